@@ -1,0 +1,1 @@
+//! Benchmarks and whole-cell runs.

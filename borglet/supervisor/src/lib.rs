@@ -1,0 +1,1 @@
+//! DECIDES on one machine: which tasks to start, stop and restart.

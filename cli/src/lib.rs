@@ -1,0 +1,1 @@
+//! borgctl: the config language, the commands, a local cell.

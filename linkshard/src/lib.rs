@@ -1,0 +1,1 @@
+//! Link shards: which borglet to poll when, and what changed since.

@@ -1,0 +1,2 @@
+//! DECIDES: the replicated state of a cell and all that follows from it.
+pub mod store;

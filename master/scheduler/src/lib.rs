@@ -1,0 +1,1 @@
+//! DECIDES: which task goes where, and why not.

@@ -1,0 +1,1 @@
+//! DOES: a Borgmaster replica.

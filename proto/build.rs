@@ -1,0 +1,26 @@
+//! Compiles the protobuf files without a system `protoc`.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+const FILES: [&str; 5] = [
+    "borg/v1/spec.proto",
+    "borg/v1/borgmaster.proto",
+    "borg/v1/borglet.proto",
+    "borg/v1/peer.proto",
+    "borg/v1/log.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    let rpc = std::env::var_os("CARGO_FEATURE_RPC").is_some();
+    tonic_prost_build::configure()
+        .build_client(rpc)
+        .build_server(rpc)
+        .btree_map(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

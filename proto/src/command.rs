@@ -1,0 +1,139 @@
+//! What can be done to a cell: the entries of its log.
+//!
+//! A command carries everything that applying it needs, times and ids included, so that the same
+//! log gives the same state everywhere. A command's number on the wire is never reused.
+
+use crate::machine::{MachineAddress, MachineId, MachineInfo};
+use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
+use crate::spec::JobSpec;
+use crate::task::FailureCause;
+use crate::time::Millis;
+use std::sync::Arc;
+
+/// Chosen by the client, so that a repeated call is recognised: any text of 1 to 64 bytes.
+pub type RequestId = Arc<str>;
+
+/// Who asks for a change, in the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// A person or program, by certificate.
+    User(UserName),
+    /// The cell's own leader.
+    Master(ReplicaId),
+}
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The leader's clock when it proposed the entry.
+    pub at: Millis,
+    /// Who asks.
+    pub by: Principal,
+    /// Set on changes from clients: the same id twice is done once.
+    pub request: Option<RequestId>,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A replica leads from here on. First entry of every term.
+    Lead {
+        /// Who.
+        leader: ReplicaId,
+        /// The Raft term.
+        term: u64,
+    },
+    /// Accept a job.
+    SubmitJob {
+        /// What to run.
+        spec: Arc<JobSpec>,
+    },
+    /// End a job, or some of its tasks.
+    Kill {
+        /// Which job.
+        job: JobKey,
+        /// Which tasks; empty means the whole job.
+        tasks: Vec<u32>,
+    },
+    /// Add a machine, or change where its borglet listens.
+    AddMachine {
+        /// Name and address.
+        machine: MachineAddress,
+    },
+    /// Take a machine out of the cell. Its tasks go back to pending.
+    RemoveMachine {
+        /// Which.
+        machine: MachineName,
+    },
+    /// Decisions of a scheduler. Each is accepted or refused by itself.
+    Place {
+        /// In the order decided.
+        assignments: Vec<Assignment>,
+    },
+    /// What link shards saw. Each change is taken or ignored by itself.
+    Observe {
+        /// In the order seen.
+        changes: Vec<Observation>,
+    },
+}
+
+/// One decision of a scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The pending task.
+    pub task: TaskId,
+    /// Where to.
+    pub machine: MachineId,
+    /// Incarnations on that machine that must go first.
+    pub victims: Vec<IncarnationId>,
+}
+
+/// One thing that a link shard saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// The machine answered, with these facts.
+    MachineUp {
+        /// Which.
+        machine: MachineId,
+        /// What it said of itself.
+        info: MachineInfo,
+    },
+    /// The machine has not answered for too long: its tasks go back to pending.
+    MachineDown {
+        /// Which.
+        machine: MachineId,
+    },
+    /// The incarnation's process runs.
+    TaskUp {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// Process id on the machine.
+        pid: u32,
+        /// When it started, by the machine's clock.
+        since: Millis,
+        /// How often it was started again by the machine.
+        restarts: u32,
+    },
+    /// The incarnation failed and the machine will start it again.
+    TaskBackOff {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// When it will be started again.
+        until: Millis,
+        /// How often it was started again by the machine.
+        restarts: u32,
+        /// What happened.
+        cause: FailureCause,
+    },
+    /// The incarnation is over on its machine.
+    TaskEnded {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// When, by the machine's clock.
+        at: Millis,
+        /// `None` when it exited with 0.
+        failure: Option<FailureCause>,
+    },
+}

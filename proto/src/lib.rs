@@ -1,0 +1,36 @@
+//! The vocabulary of a cell, and how it travels.
+//!
+//! Every other crate speaks in these types: names, resources, job specifications, task states,
+//! and the messages between Borgmaster, link shard and borglet. `wire` holds the protobuf forms
+//! and the checked conversions; with the feature `rpc` the gRPC services and the TLS set-up are
+//! here too. Nothing in the default features does I/O.
+//!
+//! Invariant: a value of a type in this crate (outside `wire::pb`) has passed its own bounds
+//! check, so the crates that decide never see an unbounded string or an impossible size.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod command;
+pub mod identity;
+pub mod machine;
+pub mod names;
+pub mod peer;
+pub mod poll;
+pub mod priority;
+pub mod resources;
+pub mod spec;
+pub mod task;
+pub mod time;
+pub mod wire;
+
+pub use machine::{MachineId, MachineInfo};
+pub use names::{
+    CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,
+    TaskName, UserName,
+};
+pub use priority::{AppClass, Band, Priority};
+pub use resources::Resources;
+pub use spec::{JobKind, JobSpec, TaskSpec};
+pub use task::{FailureCause, TaskState};
+pub use time::Millis;

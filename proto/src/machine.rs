@@ -1,0 +1,37 @@
+//! A machine as the cell knows it.
+
+use crate::names::MachineName;
+use crate::resources::Resources;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Number of a machine, given by the cell, dense from 0, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MachineId(pub u32);
+
+/// What a borglet says of its machine. Changes are events of the cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineInfo {
+    /// What tasks may use in all. `ports` is the length of `port_range`.
+    pub capacity: Resources,
+    /// First port that may be handed out.
+    pub first_port: u16,
+    /// Facts for constraints: `arch`, `kernel`, `rack`, labels.
+    pub attributes: BTreeMap<String, String>,
+    /// Changes with every boot of the machine.
+    pub boot_id: String,
+    /// Which kinds of isolation the machine lacks, for people; empty when all are there.
+    pub missing_isolation: Vec<String>,
+    /// Host on which tasks listen, as other machines reach it.
+    pub task_host: String,
+}
+
+/// A machine that the operator has added: where its borglet listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineAddress {
+    /// Its name, which its certificate must carry.
+    pub name: MachineName,
+    /// `host:port` of its borglet.
+    pub address: String,
+}

@@ -1,0 +1,83 @@
+//! What the masters say to each other besides Raft: the leader divides the machines over the
+//! link shards, and the shards tell it what changed.
+//!
+//! Every message may be lost, doubled or reordered. Orders are absolute for the machines they
+//! name; differences carry (term, session, machine, sequence) and a gap asks for a full report.
+
+use crate::machine::MachineInfo;
+use crate::names::{IncarnationId, MachineName, ReplicaId};
+use crate::poll::{Target, TaskReport, Usage};
+use std::sync::Arc;
+
+/// Names one division of the machines over the shards. Newer ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ShardSession {
+    /// The cell's epoch.
+    pub epoch: u64,
+    /// The leader's Raft term.
+    pub term: u64,
+    /// Grows with every new division within the term.
+    pub session: u64,
+}
+
+/// Leader to shard: which machines are yours and what they should run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardOrders {
+    /// The division these orders belong to.
+    pub session: ShardSession,
+    /// Who sends it: reports go there.
+    pub leader: ReplicaId,
+    /// When set, machines that are not listed are no longer this shard's.
+    pub whole: bool,
+    /// Machines and their targets.
+    pub machines: Vec<ShardMachine>,
+    /// What the leader has folded: (machine, sequence), so that the shard need not say it again.
+    pub acks: Vec<(MachineName, u64)>,
+    /// Machines of which the leader missed something: report them in full.
+    pub resync: Vec<MachineName>,
+}
+
+/// One machine of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardMachine {
+    /// Its name.
+    pub machine: MachineName,
+    /// `host:port` of its borglet.
+    pub address: String,
+    /// Grows with every change of the target within the session.
+    pub generation: u64,
+    /// What it should run.
+    pub target: Arc<Target>,
+}
+
+/// Shard to leader: what changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardReport {
+    /// The division it belongs to; the leader drops others.
+    pub session: ShardSession,
+    /// The replica whose shard speaks.
+    pub from: ReplicaId,
+    /// Only machines of which there is something to say.
+    pub deltas: Vec<MachineDelta>,
+    /// Usage beyond the epsilon, in a periodic summary of its own.
+    pub usage: Vec<(IncarnationId, Usage)>,
+}
+
+/// What changed on one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineDelta {
+    /// The machine.
+    pub machine: MachineName,
+    /// 1, 2, 3, ... within the session.
+    pub seq: u64,
+    /// Whether it stands alone (a full report) or builds on `seq - 1`.
+    pub full: bool,
+    /// Whether the machine answers. When it does not, the rest is empty.
+    pub reachable: bool,
+    /// The machine's facts, when they changed or `full`.
+    pub info: Option<MachineInfo>,
+    /// Tasks whose report changed; all when `full`. Usage in them is as of this moment.
+    pub tasks: Vec<TaskReport>,
+    /// Incarnations that the machine no longer has anything of. Empty when `full`.
+    pub gone: Vec<IncarnationId>,
+}

@@ -1,0 +1,487 @@
+//! What people ask for: the specification of a job.
+//!
+//! The same types are the JSON form that `borgctl submit` takes, so unknown fields are errors.
+//! [`JobSpec::check`] holds every bound; a master and `borgctl` call the same one.
+
+use crate::names::{JobKey, JobName, PortName, UserName, shorten};
+use crate::priority::{AppClass, Priority};
+use crate::resources::Resources;
+use crate::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Most tasks of one job. 100,000: our choice, ten times the largest jobs usual in published
+/// traces; a job is one log entry and one object of the state.
+pub const MAX_TASKS: u32 = 100_000;
+/// Largest encoded job specification in bytes: our choice, 1 MiB, so that one job is never more
+/// than a small part of a log segment.
+pub const MAX_SPEC_BYTES: usize = 1 << 20;
+/// Least processor time of a task in millicores: 1, a thousandth of a core.
+pub const MIN_CPU_MILLI: u64 = 1;
+/// Most processor time of a task in millicores: 10,000 cores, more than any machine has.
+pub const MAX_CPU_MILLI: u64 = 10_000_000;
+/// Least memory of a task in bytes: 1 MiB, under which not even a shell starts.
+pub const MIN_RAM_BYTES: u64 = 1 << 20;
+/// Most memory or disk of a task in bytes: 1 PiB, more than any machine has.
+pub const MAX_BYTES: u64 = 1 << 50;
+/// Most ports of a task.
+pub const MAX_PORTS: usize = 64;
+/// Most words of a command, entries of an environment, constraints, labels, volumes, ...
+pub const MAX_LIST: usize = 1024;
+/// Longest single text of a specification in bytes.
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
+/// Longest grace period between SIGTERM and SIGKILL: 10 minutes, our choice.
+pub const MAX_GRACE: Millis = Millis(600_000);
+
+/// How a job lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Runs until told to stop; a task that ends is started again.
+    Service,
+    /// Runs to completion; a task that exits with 0 is done.
+    Batch,
+}
+
+/// A job as submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Its name among the user's jobs.
+    pub name: JobName,
+    /// Service or batch.
+    pub kind: JobKind,
+    /// How many tasks, 1 to [`MAX_TASKS`].
+    #[serde(default = "one")]
+    pub tasks: u32,
+    /// Who goes first.
+    #[serde(default = "default_priority")]
+    pub priority: Priority,
+    /// How a machine shares itself; unset means latency-sensitive for a service, batch for batch.
+    #[serde(default)]
+    pub appclass: Option<AppClass>,
+    /// What each task runs and needs.
+    pub task: Arc<TaskSpec>,
+    /// Jobs that must have finished successfully before this one starts.
+    #[serde(default)]
+    pub after: Vec<JobKey>,
+    /// Batch: how many times one task may fail before the job fails.
+    #[serde(default)]
+    pub retries: u32,
+    /// Free text pairs for people and selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+fn default_priority() -> Priority {
+    crate::priority::Band::Batch.default_priority()
+}
+
+/// What each task of a job runs and needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// Program and arguments. The program is an absolute path or found in the machine's PATH.
+    /// `%task%`, `%tasks%` and `%port.NAME%` are replaced in arguments and environment.
+    pub command: Vec<String>,
+    /// Environment beside what the cell itself sets (`BORG_*`, `HOME`, `PATH`).
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The most that a task may use. `ports` here is derived from the list below.
+    pub limit: Resources,
+    /// Ports that the cell hands out, by name; told as `BORG_PORT_NAME` and `%port.NAME%`.
+    #[serde(default)]
+    pub ports: Vec<PortName>,
+    /// Machines that will do.
+    #[serde(default)]
+    pub constraints: Vec<Constraint>,
+    /// At most so many tasks of the job in one place.
+    #[serde(default)]
+    pub spread: Vec<Spread>,
+    /// Directories of the machine that the task sees. The machine's operator decides which may be
+    /// asked for.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Time between SIGTERM and SIGKILL.
+    #[serde(default = "default_grace")]
+    pub grace_ms: Millis,
+}
+
+const fn default_grace() -> Millis {
+    Millis(5_000)
+}
+
+/// A directory of the machine, seen by a task under the same path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Absolute path on the machine and in the task.
+    pub path: String,
+    /// Whether the task may write there.
+    #[serde(default)]
+    pub writable: bool,
+}
+
+/// A condition on an attribute of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constraint {
+    /// The attribute, as in `arch`, `rack` or a label.
+    pub attribute: String,
+    /// How it is compared.
+    pub op: ConstraintOp,
+    /// What with. One value, except for `in` (any number) and `present`/`absent` (none).
+    #[serde(default)]
+    pub values: Vec<String>,
+    /// A soft constraint is a preference: it changes the score, never rules a machine out.
+    #[serde(default)]
+    pub soft: bool,
+}
+
+/// Comparisons of the 2019 Google trace and set membership. A missing attribute counts as the
+/// empty text for `=`, `!=` and `in`, as 0 for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConstraintOp {
+    /// Equal as text.
+    #[serde(rename = "=")]
+    Equal,
+    /// Not equal as text.
+    #[serde(rename = "!=")]
+    NotEqual,
+    /// Less, as whole numbers.
+    #[serde(rename = "<")]
+    Less,
+    /// Less or equal, as whole numbers.
+    #[serde(rename = "<=")]
+    LessEqual,
+    /// Greater, as whole numbers.
+    #[serde(rename = ">")]
+    Greater,
+    /// Greater or equal, as whole numbers.
+    #[serde(rename = ">=")]
+    GreaterEqual,
+    /// The machine has the attribute.
+    #[serde(rename = "present")]
+    Present,
+    /// The machine lacks the attribute.
+    #[serde(rename = "absent")]
+    Absent,
+    /// Equal to one of several texts.
+    #[serde(rename = "in")]
+    In,
+}
+
+impl ConstraintOp {
+    /// The comparison as it is written.
+    #[must_use]
+    pub const fn symbol(self) -> &'static str {
+        match self {
+            Self::Equal => "=",
+            Self::NotEqual => "!=",
+            Self::Less => "<",
+            Self::LessEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterEqual => ">=",
+            Self::Present => "present",
+            Self::Absent => "absent",
+            Self::In => "in",
+        }
+    }
+
+    /// Whether values are compared as whole numbers.
+    #[must_use]
+    pub const fn is_numeric(self) -> bool {
+        matches!(self, Self::Less | Self::LessEqual | Self::Greater | Self::GreaterEqual)
+    }
+}
+
+impl std::fmt::Display for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.attribute, self.op.symbol())?;
+        for value in &self.values {
+            write!(f, " {value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Constraint {
+    /// Whether a machine with these attributes meets the condition (hard or soft alike).
+    #[must_use]
+    pub fn holds(&self, attributes: &BTreeMap<String, String>) -> bool {
+        let found = attributes.get(&self.attribute).map(String::as_str);
+        let text = found.unwrap_or("");
+        let number = || text.parse::<i64>().unwrap_or(0);
+        let wanted = self.values.first().map_or("", String::as_str);
+        let bound = || wanted.parse::<i64>().unwrap_or(0);
+        match self.op {
+            ConstraintOp::Equal => text == wanted,
+            ConstraintOp::NotEqual => text != wanted,
+            ConstraintOp::Less => number() < bound(),
+            ConstraintOp::LessEqual => number() <= bound(),
+            ConstraintOp::Greater => number() > bound(),
+            ConstraintOp::GreaterEqual => number() >= bound(),
+            ConstraintOp::Present => found.is_some(),
+            ConstraintOp::Absent => found.is_none(),
+            ConstraintOp::In => self.values.iter().any(|value| value == text),
+        }
+    }
+}
+
+/// At most `max` tasks of the job where the attribute has one value; the attribute `machine`
+/// stands for the machine itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// `machine`, `rack`, or any attribute.
+    pub attribute: String,
+    /// How many, at least 1.
+    pub max: u32,
+}
+
+/// A field of a specification that is out of bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value} {why}")]
+pub struct SpecError {
+    /// Path of the field, as in `task.limit.cpu_milli`.
+    pub field: String,
+    /// What it was, shortened.
+    pub value: String,
+    /// What is allowed and what to do.
+    pub why: String,
+}
+
+fn refuse(field: &str, value: impl ToString, why: impl Into<String>) -> Result<(), SpecError> {
+    Err(SpecError { field: field.into(), value: shorten(&value.to_string()), why: why.into() })
+}
+
+fn check_range(field: &str, value: u64, least: u64, most: u64) -> Result<(), SpecError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    refuse(field, value, format!("is outside {least} to {most}"))
+}
+
+fn check_text(field: &str, text: &str) -> Result<(), SpecError> {
+    if text.len() > MAX_TEXT_BYTES {
+        return refuse(field, text, format!("is longer than {MAX_TEXT_BYTES} bytes"));
+    }
+    if text.contains('\0') {
+        return refuse(field, format!("{text:?}"), "contains a zero byte");
+    }
+    Ok(())
+}
+
+fn check_len(field: &str, len: usize) -> Result<(), SpecError> {
+    if len <= MAX_LIST {
+        return Ok(());
+    }
+    refuse(field, format!("{len} entries"), format!("is more than {MAX_LIST}"))
+}
+
+fn check_pairs(field: &str, pairs: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    check_len(field, pairs.len())?;
+    for (key, value) in pairs {
+        if key.is_empty() || key.contains('=') || key.chars().any(char::is_control) {
+            return refuse(field, format!("{key:?}"), "is not a usable key: empty, '=' or control character");
+        }
+        check_text(&format!("{field}.{}", shorten(key)), value)?;
+    }
+    Ok(())
+}
+
+impl JobSpec {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds, with what is allowed.
+    pub fn check(&self) -> Result<(), SpecError> {
+        check_range("tasks", self.tasks.into(), 1, MAX_TASKS.into())?;
+        check_len("after", self.after.len())?;
+        check_range("retries", self.retries.into(), 0, 1_000_000)?;
+        check_pairs("labels", &self.labels)?;
+        self.task.check()
+    }
+
+    /// The appclass in force.
+    #[must_use]
+    pub fn effective_appclass(&self) -> AppClass {
+        self.appclass.unwrap_or(match self.kind {
+            JobKind::Service => AppClass::LatencySensitive,
+            JobKind::Batch => AppClass::Batch,
+        })
+    }
+
+    /// The key under which `user` owns this job.
+    #[must_use]
+    pub fn key(&self, user: &UserName) -> JobKey {
+        JobKey { user: user.clone(), name: self.name.clone() }
+    }
+}
+
+impl TaskSpec {
+    /// What a task asks of a machine: the limit, with the count of its named ports.
+    #[must_use]
+    pub fn asked(&self) -> Resources {
+        let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
+        Resources { ports, ..self.limit.clone() }
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        if self.command.first().is_none_or(String::is_empty) {
+            return refuse("task.command", "[]", "is empty: name the program to run");
+        }
+        check_len("task.command", self.command.len())?;
+        for (i, word) in self.command.iter().enumerate() {
+            check_text(&format!("task.command[{i}]"), word)?;
+        }
+        check_pairs("task.env", &self.env)?;
+        self.check_limit()?;
+        self.check_ports()?;
+        check_len("task.constraints", self.constraints.len())?;
+        for (i, constraint) in self.constraints.iter().enumerate() {
+            check_constraint(&format!("task.constraints[{i}]"), constraint)?;
+        }
+        check_len("task.spread", self.spread.len())?;
+        for (i, spread) in self.spread.iter().enumerate() {
+            check_text(&format!("task.spread[{i}].attribute"), &spread.attribute)?;
+            check_range(&format!("task.spread[{i}].max"), spread.max.into(), 1, MAX_TASKS.into())?;
+        }
+        check_len("task.volumes", self.volumes.len())?;
+        for (i, volume) in self.volumes.iter().enumerate() {
+            check_volume(&format!("task.volumes[{i}].path"), &volume.path)?;
+        }
+        check_range("task.grace_ms", self.grace_ms.0, 0, MAX_GRACE.0)
+    }
+
+    fn check_limit(&self) -> Result<(), SpecError> {
+        let limit = &self.limit;
+        check_range("task.limit.cpu_milli", limit.cpu_milli, MIN_CPU_MILLI, MAX_CPU_MILLI)?;
+        check_range("task.limit.ram_bytes", limit.ram_bytes, MIN_RAM_BYTES, MAX_BYTES)?;
+        check_range("task.limit.disk_bytes", limit.disk_bytes, 0, MAX_BYTES)?;
+        if limit.ports != 0 {
+            return refuse("task.limit.ports", limit.ports, "is set: name ports in task.ports instead");
+        }
+        check_len("task.limit.devices", limit.devices.len())?;
+        for (name, amount) in &limit.devices {
+            check_range(&format!("task.limit.devices.{}", shorten(name)), *amount, 1, 1_000_000)?;
+        }
+        Ok(())
+    }
+
+    fn check_ports(&self) -> Result<(), SpecError> {
+        if self.ports.len() > MAX_PORTS {
+            return refuse("task.ports", format!("{} ports", self.ports.len()), format!("is more than {MAX_PORTS}"));
+        }
+        let mut seen = BTreeSet::new();
+        for (i, port) in self.ports.iter().enumerate() {
+            if !seen.insert(port) {
+                return refuse(&format!("task.ports[{i}]"), port, "is there twice");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_constraint(field: &str, constraint: &Constraint) -> Result<(), SpecError> {
+    check_text(&format!("{field}.attribute"), &constraint.attribute)?;
+    if constraint.attribute.is_empty() {
+        return refuse(&format!("{field}.attribute"), "\"\"", "is empty");
+    }
+    check_len(&format!("{field}.values"), constraint.values.len())?;
+    for value in &constraint.values {
+        check_text(&format!("{field}.values"), value)?;
+        if constraint.op.is_numeric() && value.parse::<i64>().is_err() {
+            return refuse(&format!("{field}.values"), value, "is not a whole number, which this comparison needs");
+        }
+    }
+    let count = constraint.values.len();
+    let fine = match constraint.op {
+        ConstraintOp::Present | ConstraintOp::Absent => count == 0,
+        ConstraintOp::In => count >= 1,
+        ConstraintOp::Equal
+        | ConstraintOp::NotEqual
+        | ConstraintOp::Less
+        | ConstraintOp::LessEqual
+        | ConstraintOp::Greater
+        | ConstraintOp::GreaterEqual => count == 1,
+    };
+    if fine {
+        return Ok(());
+    }
+    refuse(
+        &format!("{field}.values"),
+        format!("{count} values"),
+        format!("do not go with '{}': one value, any number for 'in', none for 'present' and 'absent'", constraint.op.symbol()),
+    )
+}
+
+fn check_volume(field: &str, path: &str) -> Result<(), SpecError> {
+    check_text(field, path)?;
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return refuse(field, format!("{path:?}"), "is not an absolute path without '..'");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> JobSpec {
+        serde_json::from_str(
+            r#"{"name":"web","kind":"service","task":{"command":["/bin/true"],"limit":{"cpu_milli":100,"ram_bytes":10485760}}}"#,
+        )
+        .unwrap()
+    }
+
+    fn with(change: impl FnOnce(&mut JobSpec, &mut TaskSpec)) -> String {
+        let mut job = job();
+        let mut task = (*job.task).clone();
+        change(&mut job, &mut task);
+        job.task = Arc::new(task);
+        job.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_smallest_job_is_accepted_with_defaults() {
+        let job = job();
+        job.check().unwrap();
+        assert_eq!((job.tasks, job.priority.get()), (1, 100));
+        assert_eq!(job.effective_appclass(), AppClass::LatencySensitive);
+    }
+
+    #[test]
+    fn every_bound_names_its_field_the_value_and_what_is_allowed() {
+        assert_eq!(with(|j, _| j.tasks = 0), "tasks: 0 is outside 1 to 100000");
+        assert_eq!(with(|j, _| j.tasks = 1_000_000_000), "tasks: 1000000000 is outside 1 to 100000");
+        assert_eq!(with(|_, t| t.command.clear()), "task.command: [] is empty: name the program to run");
+        assert_eq!(with(|_, t| t.limit.cpu_milli = 0), "task.limit.cpu_milli: 0 is outside 1 to 10000000");
+        assert!(with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844"));
+        assert!(with(|_, t| t.ports = vec!["a".parse().unwrap(), "a".parse().unwrap()]).contains("twice"));
+        assert!(with(|_, t| t.volumes = vec![Volume { path: "/a/../b".into(), writable: true }]).contains("absolute"));
+        assert!(with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key"));
+    }
+
+    #[test]
+    fn unknown_fields_of_json_are_errors() {
+        let text = r#"{"name":"web","kind":"service","replicas":3,"task":{"command":["x"],"limit":{}}}"#;
+        assert!(serde_json::from_str::<JobSpec>(text).unwrap_err().to_string().contains("replicas"));
+    }
+
+    #[test]
+    fn a_missing_attribute_counts_as_empty_text_or_zero() {
+        let none = BTreeMap::new();
+        let c = |op, value: &str| Constraint { attribute: "x".into(), op, values: vec![value.into()], soft: false };
+        assert!(c(ConstraintOp::Equal, "").holds(&none));
+        assert!(c(ConstraintOp::NotEqual, "a").holds(&none));
+        assert!(c(ConstraintOp::Less, "1").holds(&none));
+        assert!(!c(ConstraintOp::Greater, "0").holds(&none));
+        assert!(c(ConstraintOp::In, "").holds(&none));
+    }
+}

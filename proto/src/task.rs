@@ -1,0 +1,197 @@
+//! The life of a task, seen from the cell.
+//!
+//! States and edges are those of figure 2 of the Borg paper; every edge has a cause.
+
+use crate::machine::MachineId;
+use crate::names::shorten;
+use crate::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Longest text that a machine may report as the cause of something, in bytes.
+pub const MAX_CAUSE_BYTES: usize = 512;
+
+/// Where a task's slot is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum TaskState {
+    /// Waits to be placed.
+    Pending {
+        /// Since when.
+        since: Millis,
+        /// Not placed before this moment: start-after that is not met has [`Millis`] of `u64::MAX`,
+        /// back-off after failures the end of the wait, else 0.
+        not_before: Millis,
+    },
+    /// Placed on a machine.
+    Running(Placement),
+    /// Over: finished, failed or killed.
+    Dead {
+        /// Since when.
+        at: Millis,
+        /// How it ended.
+        end: TaskEnd,
+    },
+}
+
+/// Where and as what a running task runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The machine.
+    pub machine: MachineId,
+    /// Which placement of the slot this is, from 1.
+    pub incarnation: u32,
+    /// When the placement was committed.
+    pub placed_at: Millis,
+    /// Port numbers, in the order of the specification's port names.
+    pub ports: Vec<u16>,
+    /// What the machine last said of it.
+    pub phase: Phase,
+    /// How often the machine started it again within this placement.
+    pub restarts: u32,
+}
+
+/// How far a placed task has come on its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// The machine has not reported a process yet.
+    Starting,
+    /// A process runs.
+    Up {
+        /// Its process id on the machine.
+        pid: u32,
+        /// When it started.
+        since: Millis,
+    },
+    /// It ended and the machine waits before it starts it again.
+    BackOff {
+        /// When it will be started again.
+        until: Millis,
+    },
+}
+
+/// How a task ended for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "end")]
+pub enum TaskEnd {
+    /// It exited with 0.
+    Finished,
+    /// It failed more often than allowed, or can never succeed.
+    Failed {
+        /// The last failure.
+        cause: FailureCause,
+    },
+    /// Somebody asked for it.
+    Killed {
+        /// Who: a user's name.
+        by: String,
+    },
+    /// A job that it had to wait for did not finish successfully.
+    DependencyFailed {
+        /// That job.
+        job: String,
+    },
+}
+
+/// Why one run of a task's program failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "failure")]
+pub enum FailureCause {
+    /// The program exited with another code than 0, or a service exited at all.
+    Exit {
+        /// The exit code.
+        code: i32,
+    },
+    /// A signal ended the program.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// It used more memory than its limit.
+    OutOfMemory {
+        /// The limit in bytes.
+        limit_bytes: u64,
+        /// The most it had in bytes.
+        peak_bytes: u64,
+    },
+    /// It could not be started.
+    Start {
+        /// Why, for people.
+        why: String,
+    },
+    /// A port that the cell handed out is in use on the machine by something else.
+    PortTaken {
+        /// The port.
+        port: u16,
+    },
+    /// The machine no longer knows how it ended, as after a reboot.
+    Lost,
+}
+
+impl FailureCause {
+    /// Wraps a machine's text, shortened to [`MAX_CAUSE_BYTES`].
+    #[must_use]
+    pub fn start(why: &str) -> Self {
+        let mut end = why.len().min(MAX_CAUSE_BYTES);
+        while !why.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self::Start { why: why[..end].to_owned() }
+    }
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        match self {
+            Self::Exit { code } => write!(f, "exit code {code}"),
+            Self::Signal { signal } => write!(f, "signal {signal}"),
+            Self::OutOfMemory { limit_bytes, peak_bytes } => write!(
+                f,
+                "memory limit {} MiB exceeded, peak {} MiB",
+                limit_bytes / MIB,
+                peak_bytes.div_ceil(MIB)
+            ),
+            Self::Start { why } => write!(f, "cannot start: {why}"),
+            Self::PortTaken { port } => write!(f, "port {port} is taken on the machine"),
+            Self::Lost => f.write_str("lost by the machine"),
+        }
+    }
+}
+
+impl fmt::Display for TaskEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::Failed { cause } => write!(f, "failed: {cause}"),
+            Self::Killed { by } => write!(f, "killed by {}", shorten(by)),
+            Self::DependencyFailed { job } => write!(f, "job {} did not finish", shorten(job)),
+        }
+    }
+}
+
+/// Why a running task went back to pending without having failed by its own fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "evicted")]
+pub enum EvictCause {
+    /// A task of higher priority needed the room.
+    Preempted {
+        /// That task, as `user/job/index`.
+        by: String,
+    },
+    /// The machine did not answer for too long, or was removed.
+    MachineDown,
+    /// The machine is being emptied.
+    Drained,
+}
+
+impl fmt::Display for EvictCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Preempted { by } => write!(f, "preempted by {}", shorten(by)),
+            Self::MachineDown => f.write_str("machine down"),
+            Self::Drained => f.write_str("machine drained"),
+        }
+    }
+}
