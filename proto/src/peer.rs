@@ -74,6 +74,9 @@ pub struct MachineDelta {
     pub full: bool,
     /// Whether the machine answers. When it does not, the rest is empty.
     pub reachable: bool,
+    /// Generation of the target that the machine had obeyed when it reported; 0 when none of this
+    /// session. What a target of a newer generation lists may be missing from the report.
+    pub obeyed: u64,
     /// The machine's facts, when they changed or `full`.
     pub info: Option<MachineInfo>,
     /// Tasks whose report changed; all when `full`. Usage in them is as of this moment.
