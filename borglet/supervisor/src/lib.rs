@@ -1,1 +1,25 @@
-//! DECIDES on one machine: which tasks to start, stop and restart.
+//! What one machine does about what the cell asked of it.
+//!
+//! [`Supervisor::handle`] compares the target that link shards hand over with what runs, and
+//! returns effects: start, terminate, kill, forget, remember, answer. It knows nothing of cells,
+//! quota or scheduling, and does nothing itself: the borglet carries its effects out in order, and
+//! the simulator does the same on virtual time.
+//!
+//! Invariants:
+//! - An order older than the newest obeyed changes nothing, also after a restart: the fence is
+//!   remembered (an effect that comes first) before anything of the order is done.
+//! - Silence kills nothing: only a target that lacks an incarnation ends it.
+//! - Everything in the target is in every report until the target drops it, so the loss of any
+//!   answer costs nothing.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod launch;
+mod supervisor;
+mod task;
+mod turn;
+pub mod volumes;
+
+pub use supervisor::Supervisor;
+pub use turn::{Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, Run};

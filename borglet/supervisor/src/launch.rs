@@ -1,0 +1,1 @@
+//! Fills in what a task of the target leaves open.

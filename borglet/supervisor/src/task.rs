@@ -1,0 +1,1 @@
+//! One incarnation on the machine.

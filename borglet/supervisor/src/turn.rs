@@ -1,0 +1,207 @@
+//! What goes into one turn of the supervisor, and what comes out.
+
+use crate::volumes::AllowedVolume;
+use borg_proto::poll::{Fence, PollAnswer, PollRefusal, PollRequest, Usage};
+use borg_proto::spec::Volume;
+use borg_proto::{
+    AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
+    TaskName,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What a supervisor is told when it is made.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Orders of other cells are refused.
+    pub cell: CellName,
+    /// Orders for other machines are refused.
+    pub machine: MachineName,
+    /// Differs for each start of the borglet: names its reports.
+    pub session: u64,
+    /// How many failures in a row a service is started again after, before the cell is told that
+    /// it ended.
+    pub local_restarts: u32,
+    /// Directories of the machine that tasks may ask to see.
+    pub volumes: Vec<AllowedVolume>,
+    /// Longest time that an answer is held, whatever the shard asks.
+    pub max_hold: Millis,
+    /// Most answers held at once. When one more comes, the oldest is given at once.
+    pub max_held: usize,
+}
+
+impl Config {
+    /// The usual limits: 5 restarts, answers held for 30 s at most, 16 at once, no volumes. Our
+    /// choice; the 16 leave room for every master of a cell and its successor.
+    #[must_use]
+    pub const fn new(cell: CellName, machine: MachineName, session: u64) -> Self {
+        Self {
+            cell,
+            machine,
+            session,
+            local_restarts: 5,
+            volumes: Vec::new(),
+            max_hold: Millis(30_000),
+            max_held: 16,
+        }
+    }
+}
+
+/// One start of an incarnation on its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Run {
+    /// Which incarnation.
+    pub id: IncarnationId,
+    /// 0 for the first start, then how often it was started again.
+    pub number: u32,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} run {}", self.id, self.number)
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A link shard polls. `token` names the answer; the shell picks it, each once.
+    Poll {
+        /// Names the answer.
+        token: u64,
+        /// What was asked.
+        request: PollRequest,
+    },
+    /// A run's process is there.
+    Started {
+        /// Which run.
+        run: Run,
+        /// Process id on the machine.
+        pid: u32,
+        /// When it started.
+        since: Millis,
+    },
+    /// A run could not be started, and nothing is left of it.
+    StartFailed {
+        /// Which run.
+        run: Run,
+        /// Why.
+        cause: FailureCause,
+    },
+    /// A run ended, with all of its processes.
+    Exited {
+        /// Which run.
+        run: Run,
+        /// When.
+        at: Millis,
+        /// `None` when it exited with 0.
+        failure: Option<FailureCause>,
+    },
+    /// What tasks use. Unknown ones are ignored.
+    Usage(Vec<(IncarnationId, Usage)>),
+    /// Time passed; due at [`crate::Supervisor::next_wakeup`].
+    Tick,
+}
+
+/// Something to be done. Effects of one turn are carried out in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// To be durable before any later effect is begun; when that fails the borglet must stop.
+    /// `generation` need not be kept.
+    RememberFence(Fence),
+    /// Start a container; what is left of an earlier run of the incarnation goes first, except
+    /// its logs. Answered by `Started` or `StartFailed`.
+    Start(Box<Launch>),
+    /// Ask a run to end: SIGTERM.
+    Terminate {
+        /// Which run.
+        run: Run,
+    },
+    /// End a run with all of its processes: SIGKILL. May come again when nothing happens.
+    Kill {
+        /// Which run.
+        run: Run,
+    },
+    /// Forget an incarnation of which nothing runs. Its logs are kept for a while.
+    Remove {
+        /// Which incarnation.
+        id: IncarnationId,
+    },
+    /// Answer a poll.
+    Answer {
+        /// The poll's token.
+        token: u64,
+        /// The answer.
+        result: Result<PollAnswer, PollRefusal>,
+    },
+}
+
+/// Everything that a container needs to know, with nothing left to be filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// Which start of which incarnation.
+    pub run: Run,
+    /// The task's name.
+    pub name: TaskName,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// The most that it may use.
+    pub limit: Resources,
+    /// Ports that must be free on the machine before it starts.
+    pub ports: Vec<u16>,
+    /// Directories that it sees; all allowed.
+    pub volumes: Vec<Volume>,
+    /// How the machine shares itself.
+    pub appclass: AppClass,
+    /// Order in which a machine gives up room.
+    pub priority: Priority,
+    /// Time between SIGTERM and SIGKILL: to be handed back in [`Adopted`].
+    pub grace: Millis,
+}
+
+/// A container that an earlier borglet process left on the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    /// Which run.
+    pub run: Run,
+    /// When it started.
+    pub since: Millis,
+    /// As in its [`Launch`].
+    pub grace: Millis,
+    /// Whether it still runs.
+    pub state: AdoptedState,
+}
+
+/// How an adopted container was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdoptedState {
+    /// It runs; its end will be told as [`Input::Exited`].
+    Running {
+        /// Process id on the machine.
+        pid: u32,
+    },
+    /// It is over.
+    Ended {
+        /// When.
+        at: Millis,
+        /// `None` when it exited with 0.
+        failure: Option<FailureCause>,
+    },
+}
+
+/// How many incarnations are in which state, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Being set up.
+    pub starting: usize,
+    /// With a process.
+    pub up: usize,
+    /// Waiting to be started again.
+    pub back_off: usize,
+    /// Being stopped.
+    pub stopping: usize,
+    /// Over, kept for the report.
+    pub ended: usize,
+}
