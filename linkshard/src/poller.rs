@@ -1,0 +1,173 @@
+//! The doing half of a link shard: polls borglets over gRPC, one call per machine at a time.
+//!
+//! Holds no decision: what to ask, when and whom comes from [`Shard`].
+
+use crate::shard::{Config, Effect, Input, PollFailure, Shard};
+use borg_proto::identity::{Identity, Role};
+use borg_proto::names::{CellName, MachineName, ReplicaId};
+use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::poll::{PollAnswer, PollRequest};
+use borg_proto::rpc::borglet_client::BorgletClient;
+use borg_proto::rpc::tls::Credentials;
+use borg_proto::rpc::{self, Timeouts};
+use borg_proto::time::Millis;
+use borg_proto::wire::pb;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// Answers that may wait for the shard's attention. When it is full the answering calls wait, so
+/// the shard slows down its polls and loses nothing.
+const ANSWERS: usize = 4_096;
+
+/// Most inputs that one turn of the shard takes.
+const INPUTS_PER_TURN: usize = 512;
+
+/// How often the shard looks at the time.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What a running shard is connected to.
+#[derive(Debug)]
+pub struct Wiring {
+    /// The leader's orders. The sender drops orders when this is full: the leader repeats them.
+    pub orders: mpsc::Receiver<ShardOrders>,
+    /// What goes to the leader. When it is full, a report is dropped: the shard repeats itself.
+    pub reports: mpsc::Sender<(ReplicaId, ShardReport)>,
+    /// How many machines the shard polls, for people.
+    pub machines: Arc<AtomicUsize>,
+    /// Milliseconds since the Unix epoch, never going back.
+    pub clock: fn() -> Millis,
+}
+
+/// Runs a link shard until `stop`.
+pub async fn run(config: Config, credentials: Credentials, mut wiring: Wiring, stop: CancellationToken) {
+    let cell = config.cell.clone();
+    let mut shard = Shard::new(config);
+    let (answers, mut answered) = mpsc::channel(ANSWERS);
+    let mut poller = Poller { cell, credentials, answers, machines: BTreeMap::new() };
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turn = Vec::with_capacity(INPUTS_PER_TURN);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => turn.push(Input::Tick),
+            Some(orders) = wiring.orders.recv() => turn.push(Input::Orders(orders)),
+            _ = answered.recv_many(&mut turn, INPUTS_PER_TURN) => {}
+        }
+        for effect in shard.handle((wiring.clock)(), turn.drain(..)) {
+            match effect {
+                Effect::Poll { machine, ticket, address, request, patience } => {
+                    poller.poll(machine, ticket, &address, request, patience);
+                }
+                Effect::Forget(machine) => poller.forget(&machine),
+                Effect::Report { to, report } => {
+                    if wiring.reports.try_send((to, report)).is_err() {
+                        tracing::debug!(%to, "report dropped: the queue to the leader is full");
+                    }
+                }
+            }
+        }
+        wiring.machines.store(shard.machines(), Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct Poller {
+    cell: CellName,
+    credentials: Credentials,
+    answers: mpsc::Sender<Input>,
+    machines: BTreeMap<MachineName, Machine>,
+}
+
+/// The connection to one borglet, and the call that is out.
+#[derive(Debug)]
+struct Machine {
+    address: String,
+    client: BorgletClient<Channel>,
+    call: Option<AbortHandle>,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.abort();
+        }
+    }
+}
+
+impl Poller {
+    fn poll(&mut self, name: MachineName, ticket: u64, address: &str, request: PollRequest, patience: Millis) {
+        let client = match self.connection(&name, address) {
+            Ok(client) => client,
+            Err(why) => return self.answer_later(name, ticket, PollFailure::Unreachable(why)),
+        };
+        let answers = self.answers.clone();
+        let machine = name.clone();
+        let call = tokio::spawn(async move {
+            let input = match call(client, request, patience).await {
+                Ok(answer) => Input::Answered { machine, ticket, answer },
+                Err(failure) => Input::Failed { machine, ticket, failure },
+            };
+            if answers.send(input).await.is_err() {
+                tracing::debug!("the shard has stopped");
+            }
+        });
+        if let Some(machine) = self.machines.get_mut(&name)
+            && let Some(superseded) = machine.call.replace(call.abort_handle())
+        {
+            superseded.abort();
+        }
+    }
+
+    fn answer_later(&self, machine: MachineName, ticket: u64, failure: PollFailure) {
+        tracing::debug!(%machine, ?failure, "no connection to the borglet");
+        if self.answers.try_send(Input::Failed { machine, ticket, failure }).is_err() {
+            tracing::debug!("the shard gives the poll up by its own deadline");
+        }
+    }
+
+    /// The machine's connection: opened when first needed, again when its address changed.
+    fn connection(&mut self, name: &MachineName, address: &str) -> Result<BorgletClient<Channel>, String> {
+        if let Some(machine) = self.machines.get(name).filter(|machine| machine.address == address) {
+            return Ok(machine.client.clone());
+        }
+        let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };
+        let server = identity.server_name().expect("a borglet serves, so it has a server name");
+        let channel = rpc::channel(address, &self.credentials, &server, Timeouts::default())
+            .map_err(|error| error.to_string())?;
+        let client = BorgletClient::new(channel)
+            .max_decoding_message_size(rpc::MAX_PEER_MESSAGE_BYTES)
+            .max_encoding_message_size(rpc::MAX_PEER_MESSAGE_BYTES);
+        let machine = Machine { address: address.to_owned(), client: client.clone(), call: None };
+        self.machines.insert(name.clone(), machine);
+        Ok(client)
+    }
+
+    fn forget(&mut self, machine: &MachineName) {
+        self.machines.remove(machine);
+    }
+}
+
+async fn call(
+    mut client: BorgletClient<Channel>,
+    request: PollRequest,
+    patience: Millis,
+) -> Result<PollAnswer, PollFailure> {
+    let asked = request.fence;
+    let mut message = tonic::Request::new(pb::PollRequest::from(&request));
+    message.set_timeout(Duration::from_millis(patience.0));
+    match client.poll(message).await {
+        Ok(answer) => PollAnswer::try_from(answer.into_inner())
+            .map_err(|error| PollFailure::Unreachable(format!("senseless answer: {error}"))),
+        Err(status) => Err(match rpc::poll_refusal(&status, asked) {
+            Some(refusal) => PollFailure::Refused(refusal),
+            None => PollFailure::Unreachable(rpc::explain(&status)),
+        }),
+    }
+}

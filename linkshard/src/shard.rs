@@ -1,0 +1,593 @@
+//! The deciding half of a link shard.
+//!
+//! Takes the leader's orders, the borglets' answers and the time; returns which borglets to ask
+//! and what to tell the leader. The leader's orders are absolute for the machines they name, so a
+//! lost or doubled message costs a delay and nothing else.
+//!
+//! Invariant: at most one poll per machine counts. A newer one supersedes it, and an answer with
+//! an older ticket is dropped.
+
+use crate::diff::difference;
+use borg_proto::names::{CellName, IncarnationId, MachineName, ReplicaId};
+use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession};
+use borg_proto::poll::{
+    Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target, Usage,
+};
+use borg_proto::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How a shard paces itself. All values are ours: the paper gives "every few seconds".
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cell.
+    pub cell: CellName,
+    /// The replica that the shard is part of.
+    pub replica: ReplicaId,
+    /// How long a borglet may hold its answer while nothing changes, so that a change is known at
+    /// once and an idle machine costs one exchange a second.
+    pub hold: Millis,
+    /// Most polls out at once. With more machines than this, answers are not held and machines
+    /// are asked in turn, each at most every `hold`.
+    pub polls_out: usize,
+    /// Least time between two polls of a machine, so that a machine whose tasks flap cannot take
+    /// the shard for itself.
+    pub gap: Millis,
+    /// How long an answer may take beyond the time it may be held.
+    pub patience: Millis,
+    /// Wait after a poll that failed.
+    pub retry: Millis,
+    /// Polls missed in a row before the leader is told that the machine is silent.
+    pub missed: u32,
+    /// Longest silence towards the leader; an empty report says that the shard lives.
+    pub heartbeat: Millis,
+    /// A difference that the leader has not acknowledged for this long is sent again, in full.
+    pub resend: Millis,
+    /// Time between two usage summaries.
+    pub usage_every: Millis,
+}
+
+impl Config {
+    /// The pace of a shard in production.
+    #[must_use]
+    pub fn new(cell: CellName, replica: ReplicaId) -> Self {
+        Self {
+            cell,
+            replica,
+            hold: Millis(1_000),
+            polls_out: 2_000,
+            gap: Millis(10),
+            patience: Millis(1_000),
+            retry: Millis(500),
+            missed: 3,
+            heartbeat: Millis(250),
+            resend: Millis(500),
+            usage_every: Millis(5_000),
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// The leader spoke.
+    Orders(ShardOrders),
+    /// A borglet answered.
+    Answered {
+        /// Which machine.
+        machine: MachineName,
+        /// The poll that it answers.
+        ticket: u64,
+        /// Its full state.
+        answer: PollAnswer,
+    },
+    /// A poll came to nothing.
+    Failed {
+        /// Which machine.
+        machine: MachineName,
+        /// The poll that failed.
+        ticket: u64,
+        /// How.
+        failure: PollFailure,
+    },
+}
+
+/// How a poll came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PollFailure {
+    /// No answer: no connection, a deadline, or somebody else at that address.
+    Unreachable(String),
+    /// The borglet answered, with a refusal.
+    Refused(PollRefusal),
+}
+
+/// Something to be done.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Ask a borglet. An earlier poll of the same machine no longer matters and may be dropped.
+    Poll {
+        /// Which machine.
+        machine: MachineName,
+        /// Names this poll.
+        ticket: u64,
+        /// `host:port` of its borglet.
+        address: String,
+        /// What to say.
+        request: PollRequest,
+        /// Give up after this long.
+        patience: Millis,
+    },
+    /// The machine is no longer this shard's: its connection may be closed.
+    Forget(MachineName),
+    /// Tell the leader.
+    Report {
+        /// The leader.
+        to: ReplicaId,
+        /// What changed.
+        report: ShardReport,
+    },
+}
+
+/// One of the shard's machines.
+#[derive(Debug)]
+struct Polled {
+    address: String,
+    generation: u64,
+    target: Arc<Target>,
+    /// The order that the borglet last said it had obeyed, if of this session.
+    obeyed: Fence,
+    seen: ReportVersion,
+    /// What the leader has been told, last usage included.
+    told: Option<MachineReport>,
+    told_obeyed: u64,
+    told_usage: BTreeMap<IncarnationId, Usage>,
+    reachable: bool,
+    missed: u32,
+    seq: u64,
+    acked: u64,
+    /// When the newest difference was sent.
+    sent_at: Millis,
+    /// The next difference must stand alone.
+    full: bool,
+    out: Option<Out>,
+    due: Millis,
+}
+
+#[derive(Debug)]
+struct Out {
+    ticket: u64,
+    give_up_at: Millis,
+}
+
+impl Polled {
+    fn new(order: ShardMachine, now: Millis) -> Self {
+        Self {
+            address: order.address,
+            generation: order.generation,
+            target: order.target,
+            obeyed: Fence::default(),
+            seen: ReportVersion::default(),
+            told: None,
+            told_obeyed: 0,
+            told_usage: BTreeMap::new(),
+            reachable: true,
+            missed: 0,
+            seq: 0,
+            acked: 0,
+            sent_at: now,
+            full: true,
+            out: None,
+            due: now,
+        }
+    }
+}
+
+/// The deciding half of a link shard.
+#[derive(Debug)]
+pub struct Shard {
+    config: Config,
+    session: ShardSession,
+    leader: Option<ReplicaId>,
+    machines: BTreeMap<MachineName, Polled>,
+    /// Machines without a poll out, by when they are due.
+    due: BTreeSet<(Millis, MachineName)>,
+    /// Polls out, by when they are given up.
+    out: BTreeSet<(Millis, MachineName)>,
+    next_ticket: u64,
+    last_report: Millis,
+    next_usage: Millis,
+    next_audit: Millis,
+}
+
+impl Shard {
+    /// A shard without orders: it polls nobody.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            session: ShardSession::default(),
+            leader: None,
+            machines: BTreeMap::new(),
+            due: BTreeSet::new(),
+            out: BTreeSet::new(),
+            next_ticket: 1,
+            last_report: Millis(0),
+            next_usage: Millis(0),
+            next_audit: Millis(0),
+        }
+    }
+
+    /// How many machines it has been given.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// Takes everything that happened since the last call, returns what to do about it.
+    pub fn handle(&mut self, now: Millis, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut deltas = Vec::new();
+        for input in inputs {
+            match input {
+                Input::Tick => {}
+                Input::Orders(orders) => self.take_orders(now, orders, &mut effects),
+                Input::Answered { machine, ticket, answer } => {
+                    self.take_answer(now, &machine, ticket, answer, &mut deltas);
+                }
+                Input::Failed { machine, ticket, failure } => {
+                    self.take_failure(now, &machine, ticket, &failure, &mut deltas);
+                }
+            }
+        }
+        self.give_up(now, &mut deltas);
+        self.repeat_unacknowledged(now, &mut deltas);
+        self.send_polls(now, &mut effects);
+        self.send_report(now, deltas, &mut effects);
+        effects
+    }
+
+    fn take_orders(&mut self, now: Millis, orders: ShardOrders, effects: &mut Vec<Effect>) {
+        if orders.session < self.session {
+            return;
+        }
+        if orders.session > self.session {
+            if !orders.whole {
+                return; // the leader repeats the whole division until it hears from this session
+            }
+            self.begin(now, orders.session, orders.leader);
+        }
+        if orders.whole {
+            let named: BTreeSet<_> = orders.machines.iter().map(|m| m.machine.clone()).collect();
+            let lost = self.machines.keys().filter(|name| !named.contains(*name));
+            for machine in lost.cloned().collect::<Vec<_>>() {
+                self.forget(&machine);
+                effects.push(Effect::Forget(machine));
+            }
+        }
+        for order in orders.machines {
+            self.take_order(now, order);
+        }
+        for (machine, seq) in orders.acks {
+            if let Some(polled) = self.machines.get_mut(&machine) {
+                polled.acked = polled.acked.max(seq.min(polled.seq));
+            }
+        }
+        for machine in orders.resync {
+            if let Some(polled) = self.machines.get_mut(&machine) {
+                polled.full = true;
+                polled.seen = ReportVersion::default();
+                self.hurry(now, &machine);
+            }
+        }
+    }
+
+    /// A new division: what was told to the last leader counts for nothing now.
+    fn begin(&mut self, now: Millis, session: ShardSession, leader: ReplicaId) {
+        self.session = session;
+        self.leader = Some(leader);
+        self.last_report = Millis(0);
+        self.next_usage = now + self.config.usage_every;
+        self.due.clear();
+        self.out.clear();
+        for (name, polled) in &mut self.machines {
+            let order = ShardMachine {
+                machine: name.clone(),
+                address: std::mem::take(&mut polled.address),
+                generation: 0,
+                target: Arc::default(),
+            };
+            *polled = Polled::new(order, now);
+            self.due.insert((now, name.clone()));
+        }
+    }
+
+    fn forget(&mut self, machine: &MachineName) {
+        if let Some(polled) = self.machines.remove(machine) {
+            self.due.remove(&(polled.due, machine.clone()));
+            if let Some(out) = polled.out {
+                self.out.remove(&(out.give_up_at, machine.clone()));
+            }
+        }
+    }
+
+    fn take_order(&mut self, now: Millis, order: ShardMachine) {
+        let name = order.machine.clone();
+        let Some(polled) = self.machines.get_mut(&name) else {
+            self.machines.insert(name.clone(), Polled::new(order, now));
+            self.due.insert((now, name));
+            return;
+        };
+        let moved = polled.address != order.address;
+        if order.generation <= polled.generation && !moved {
+            return;
+        }
+        polled.address = order.address;
+        polled.generation = order.generation;
+        polled.target = order.target;
+        self.hurry(now, &name);
+    }
+
+    /// Polls the machine at once, in place of the poll that is out.
+    fn hurry(&mut self, now: Millis, machine: &MachineName) {
+        let Some(polled) = self.machines.get_mut(machine) else { return };
+        if let Some(out) = polled.out.take() {
+            self.out.remove(&(out.give_up_at, machine.clone()));
+        }
+        self.schedule(machine, now);
+    }
+
+    fn schedule(&mut self, machine: &MachineName, at: Millis) {
+        let Some(polled) = self.machines.get_mut(machine) else { return };
+        self.due.remove(&(polled.due, machine.clone()));
+        polled.due = at;
+        self.due.insert((at, machine.clone()));
+    }
+
+    /// Takes the poll back from the machine when `ticket` is the one that counts.
+    fn returned(&mut self, machine: &MachineName, ticket: u64) -> Option<&mut Polled> {
+        let polled = self.machines.get_mut(machine)?;
+        let out = polled.out.take_if(|out| out.ticket == ticket)?;
+        self.out.remove(&(out.give_up_at, machine.clone()));
+        Some(polled)
+    }
+
+    fn take_answer(
+        &mut self,
+        now: Millis,
+        machine: &MachineName,
+        ticket: u64,
+        answer: PollAnswer,
+        deltas: &mut Vec<MachineDelta>,
+    ) {
+        let (session, gap) = (self.session, self.config.gap);
+        let pause = if self.holds() { gap } else { self.config.hold };
+        let Some(polled) = self.returned(machine, ticket) else { return };
+        let moved_on = polled.seen != answer.version;
+        polled.missed = 0;
+        polled.seen = answer.version;
+        polled.obeyed = answer.obeyed;
+        let obeyed = obeyed_generation(session, answer.obeyed);
+        deltas.extend(tell(now, machine, polled, answer.report, obeyed));
+        self.schedule(machine, now + if moved_on { gap } else { pause });
+    }
+
+    fn take_failure(
+        &mut self,
+        now: Millis,
+        machine: &MachineName,
+        ticket: u64,
+        failure: &PollFailure,
+        deltas: &mut Vec<MachineDelta>,
+    ) {
+        let (missed, retry) = (self.config.missed, self.config.retry);
+        let Some(polled) = self.returned(machine, ticket) else { return };
+        let wait = match failure {
+            PollFailure::Refused(PollRefusal::TargetMissing { .. }) => {
+                polled.obeyed = Fence::default(); // the next poll carries the target
+                Millis(0)
+            }
+            // Somebody newer gives the orders there: this shard is the one out of date.
+            PollFailure::Refused(PollRefusal::Stale { .. }) => retry,
+            PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. })
+            | PollFailure::Unreachable(_) => {
+                polled.seen = ReportVersion::default();
+                polled.obeyed = Fence::default();
+                polled.missed = polled.missed.saturating_add(1);
+                if polled.missed >= missed && polled.reachable {
+                    deltas.push(tell_silence(now, machine, polled));
+                }
+                retry
+            }
+        };
+        self.schedule(machine, now + wait);
+    }
+
+    /// Polls that nobody answered for in time count as failed.
+    fn give_up(&mut self, now: Millis, deltas: &mut Vec<MachineDelta>) {
+        while let Some((at, machine)) = self.out.first().cloned()
+            && at <= now
+        {
+            let ticket = self.machines.get(&machine).and_then(|m| m.out.as_ref()).map(|o| o.ticket);
+            let Some(ticket) = ticket else {
+                self.out.remove(&(at, machine));
+                continue;
+            };
+            let failure = PollFailure::Unreachable("no answer in time".into());
+            self.take_failure(now, &machine, ticket, &failure, deltas);
+        }
+    }
+
+    /// Whether there are few enough machines for every answer to be held.
+    fn holds(&self) -> bool {
+        self.machines.len() <= self.config.polls_out
+    }
+
+    fn send_polls(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let hold = if self.holds() { self.config.hold } else { Millis(0) };
+        while self.out.len() < self.config.polls_out
+            && let Some((due, _)) = self.due.first()
+            && *due <= now
+        {
+            let Some((_, machine)) = self.due.pop_first() else { return };
+            let Some(polled) = self.machines.get_mut(&machine) else { continue };
+            if polled.generation == 0 {
+                continue; // kept over from the last division, not ordered in this one yet
+            }
+            let fence = Fence {
+                epoch: self.session.epoch,
+                term: self.session.term,
+                session: self.session.session,
+                generation: polled.generation,
+            };
+            let give_up_at = now + hold + self.config.patience;
+            polled.out = Some(Out { ticket: self.next_ticket, give_up_at });
+            self.out.insert((give_up_at, machine.clone()));
+            effects.push(Effect::Poll {
+                ticket: self.next_ticket,
+                address: polled.address.clone(),
+                request: PollRequest {
+                    cell: self.config.cell.clone(),
+                    machine: machine.clone(),
+                    fence,
+                    target: (polled.obeyed != fence).then(|| polled.target.clone()),
+                    seen: polled.seen,
+                    hold,
+                },
+                patience: hold + self.config.patience,
+                machine,
+            });
+            self.next_ticket += 1;
+        }
+    }
+
+    /// A difference may be lost on the way; the full report that follows makes up for it.
+    fn repeat_unacknowledged(&mut self, now: Millis, deltas: &mut Vec<MachineDelta>) {
+        if now < self.next_audit {
+            return;
+        }
+        self.next_audit = now + self.config.resend;
+        for (name, polled) in &mut self.machines {
+            let late = polled.seq > polled.acked && now.since(polled.sent_at) >= self.config.resend;
+            if !late {
+                continue;
+            }
+            if !polled.reachable {
+                deltas.push(tell_silence(now, name, polled));
+            } else if let Some(report) = polled.told.clone() {
+                polled.full = true;
+                let obeyed = polled.told_obeyed;
+                deltas.extend(tell(now, name, polled, report, obeyed));
+            }
+        }
+    }
+
+    fn send_report(&mut self, now: Millis, deltas: Vec<MachineDelta>, effects: &mut Vec<Effect>) {
+        let Some(leader) = self.leader else { return };
+        let usage = if now >= self.next_usage {
+            self.next_usage = now + self.config.usage_every;
+            self.machines.values_mut().flat_map(usage_news).collect()
+        } else {
+            Vec::new()
+        };
+        let silent_for = now.since(self.last_report);
+        if deltas.is_empty() && usage.is_empty() && silent_for < self.config.heartbeat {
+            return;
+        }
+        self.last_report = now;
+        let report =
+            ShardReport { session: self.session, from: self.config.replica, deltas, usage };
+        effects.push(Effect::Report { to: leader, report });
+    }
+
+    /// The next moment at which something is due without any input.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Millis> {
+        self.leader?;
+        let due = self.due.first().map(|(at, _)| *at);
+        let out = self.out.first().map(|(at, _)| *at);
+        let heartbeat = Some(self.last_report + self.config.heartbeat);
+        [due, out, heartbeat].into_iter().flatten().min()
+    }
+}
+
+fn obeyed_generation(session: ShardSession, obeyed: Fence) -> u64 {
+    let same = (obeyed.epoch, obeyed.term, obeyed.session)
+        == (session.epoch, session.term, session.session);
+    if same { obeyed.generation } else { 0 }
+}
+
+/// What the leader has to hear of a report, if anything. Remembers that it was told.
+fn tell(
+    now: Millis,
+    machine: &MachineName,
+    polled: &mut Polled,
+    report: MachineReport,
+    obeyed: u64,
+) -> Option<MachineDelta> {
+    let returned = !std::mem::replace(&mut polled.reachable, true);
+    let full = std::mem::take(&mut polled.full) || returned;
+    let delta = match &polled.told {
+        Some(told) if !full => {
+            let news = difference(told, &report);
+            if news.is_empty() && obeyed == polled.told_obeyed {
+                polled.told = Some(report);
+                return None;
+            }
+            let (info, tasks, gone) = (news.info, news.tasks, news.gone);
+            MachineDelta { info, tasks, gone, full: false, ..empty(machine) }
+        }
+        Some(_) | None => MachineDelta {
+            info: Some(report.info.clone()),
+            tasks: report.tasks.clone(),
+            full: true,
+            ..empty(machine)
+        },
+    };
+    polled.seq += 1;
+    polled.sent_at = now;
+    polled.told_obeyed = obeyed;
+    polled.told = Some(report);
+    Some(MachineDelta { seq: polled.seq, obeyed, reachable: true, ..delta })
+}
+
+fn tell_silence(now: Millis, machine: &MachineName, polled: &mut Polled) -> MachineDelta {
+    polled.reachable = false;
+    polled.seq += 1;
+    polled.sent_at = now;
+    MachineDelta { seq: polled.seq, ..empty(machine) }
+}
+
+fn empty(machine: &MachineName) -> MachineDelta {
+    MachineDelta {
+        machine: machine.clone(),
+        seq: 0,
+        full: false,
+        reachable: false,
+        obeyed: 0,
+        info: None,
+        tasks: Vec::new(),
+        gone: Vec::new(),
+    }
+}
+
+/// Change in usage below which nothing is said: a twentieth of a core, 4 MiB. Ours.
+const USAGE_EPSILON: Usage = Usage { cpu_milli: 50, ram_bytes: 4 << 20 };
+
+/// Usage that moved beyond the epsilon since it was last told.
+fn usage_news(polled: &mut Polled) -> Vec<(IncarnationId, Usage)> {
+    let Some(told) = &polled.told else { return Vec::new() };
+    let mut news = Vec::new();
+    for task in &told.tasks {
+        let was = polled.told_usage.get(&task.id).copied().unwrap_or_default();
+        let moved = task.usage.cpu_milli.abs_diff(was.cpu_milli) >= USAGE_EPSILON.cpu_milli
+            || task.usage.ram_bytes.abs_diff(was.ram_bytes) >= USAGE_EPSILON.ram_bytes;
+        if moved {
+            news.push((task.id, task.usage));
+        }
+    }
+    polled.told_usage.extend(news.iter().copied());
+    polled.told_usage.retain(|id, _| told.tasks.iter().any(|task| task.id == *id));
+    news
+}

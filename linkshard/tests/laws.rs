@@ -1,0 +1,253 @@
+//! Laws of a link shard: differences add up to the full state, whatever is lost on the way.
+
+use borg_linkshard::{Config, Effect, Input, PollFailure, Shard, difference, fold};
+use borg_proto::machine::MachineInfo;
+use borg_proto::names::{IncarnationId, JobId, MachineName, ReplicaId, TaskId};
+use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardSession};
+use borg_proto::poll::{
+    MachineReport, PollAnswer, PollRefusal, ReportVersion, TaskReport, TaskStatus, Usage,
+};
+use borg_proto::resources::Resources;
+use borg_proto::time::Millis;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
+    let info = MachineInfo {
+        capacity: Resources::default(),
+        first_port: 20_000,
+        attributes: BTreeMap::new(),
+        boot_id: boot.to_string(),
+        missing_isolation: Vec::new(),
+        task_host: "127.0.0.1".into(),
+    };
+    let task = |(index, pid): (&u8, &u8)| TaskReport {
+        id: IncarnationId { task: TaskId { job: JobId(1), index: (*index).into() }, number: 1 },
+        status: TaskStatus::Up { pid: (*pid).into(), since: Millis(0) },
+        restarts: 0,
+        last_failure: None,
+        usage: Usage { cpu_milli: u64::from(*pid) * 100, ram_bytes: 0 },
+    };
+    MachineReport { info, tasks: tasks.iter().map(task).collect() }
+}
+
+fn machine() -> MachineName {
+    "m-1".parse().unwrap()
+}
+
+fn orders(session: u64, generation: u64) -> ShardOrders {
+    ShardOrders {
+        session: ShardSession { epoch: 1, term: 1, session },
+        leader: ReplicaId(1),
+        whole: true,
+        machines: vec![ShardMachine {
+            machine: machine(),
+            address: "127.0.0.1:1".into(),
+            generation,
+            target: Arc::default(),
+        }],
+        acks: Vec::new(),
+        resync: Vec::new(),
+    }
+}
+
+fn shard() -> Shard {
+    Shard::new(Config::new("lab".parse().unwrap(), ReplicaId(2)))
+}
+
+/// The poll that is now out, if the effects start one.
+fn polled(effects: &[Effect]) -> Option<(u64, borg_proto::poll::PollRequest)> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Poll { ticket, request, .. } => Some((*ticket, request.clone())),
+        Effect::Forget(_) | Effect::Report { .. } => None,
+    })
+}
+
+fn deltas(effects: &[Effect]) -> Vec<MachineDelta> {
+    let reports = effects.iter().filter_map(|effect| match effect {
+        Effect::Report { report, .. } => Some(report.deltas.clone()),
+        Effect::Poll { .. } | Effect::Forget(_) => None,
+    });
+    reports.flatten().collect()
+}
+
+fn answer(
+    request: &borg_proto::poll::PollRequest,
+    number: u64,
+    report: MachineReport,
+) -> PollAnswer {
+    PollAnswer { version: ReportVersion { session: 1, number }, obeyed: request.fence, report }
+}
+
+proptest! {
+    #[test]
+    fn a_report_and_a_difference_give_the_next_report(
+        a in prop::collection::btree_map(0..20u8, 0..4u8, 0..12),
+        b in prop::collection::btree_map(0..20u8, 0..4u8, 0..12),
+        boots in (0..2u8, 0..2u8),
+    ) {
+        let (old, new) = (report(boots.0, &a), report(boots.1, &b));
+        let news = difference(&old, &new);
+        prop_assert_eq!(news.is_empty(), old == new);
+        prop_assert_eq!(fold(&old, &news), new);
+    }
+
+    /// A leader that folds what arrives, acknowledges it and asks again after a gap ends up with
+    /// the machine's state, whichever reports and polls are lost.
+    #[test]
+    fn a_leader_that_folds_differences_ends_with_the_full_state(
+        states in prop::collection::vec(prop::collection::btree_map(0..6u8, 0..3u8, 0..5), 1..12),
+        lost_reports in prop::collection::vec(any::<bool>(), 64),
+        lost_polls in prop::collection::vec(any::<bool>(), 64),
+    ) {
+        let mut shard = shard();
+        let mut now = Millis(1_000);
+        let mut held: Option<MachineReport> = None;
+        let (mut seq, mut resync) = (0, false);
+        let mut out = polled(&shard.handle(now, [Input::Orders(orders(1, 1))]));
+        let mut losses = lost_reports.into_iter().chain(std::iter::repeat(false));
+        let mut misses = lost_polls.into_iter().chain(std::iter::repeat(false));
+        for step in 0..states.len() + 80 {
+            now = now + Millis(100);
+            let at = step.min(states.len() - 1);
+            let mut inputs = vec![Input::Tick];
+            if let Some((ticket, request)) = out.take() {
+                let machine = machine();
+                inputs.push(if misses.next() == Some(true) {
+                    Input::Failed { machine, ticket, failure: PollFailure::Unreachable("lost".into()) }
+                } else {
+                    let answer = answer(&request, at as u64 + 1, report(0, &states[at]));
+                    Input::Answered { machine, ticket, answer }
+                });
+            }
+            let mut effects = shard.handle(now, inputs);
+            for delta in deltas(&effects) {
+                if losses.next() == Some(true) {
+                    continue;
+                }
+                if !delta.reachable {
+                    seq = delta.seq;
+                } else if delta.full {
+                    held = Some(MachineReport { info: delta.info.unwrap(), tasks: delta.tasks });
+                    (seq, resync) = (delta.seq, false);
+                } else if let (Some(old), true) = (&held, delta.seq == seq + 1) {
+                    let news = borg_linkshard::Difference { info: delta.info, tasks: delta.tasks, gone: delta.gone };
+                    held = Some(fold(old, &news));
+                    seq = delta.seq;
+                } else {
+                    resync = true;
+                }
+            }
+            let back = ShardOrders {
+                whole: false,
+                machines: Vec::new(),
+                acks: vec![(machine(), seq)],
+                resync: if resync { vec![machine()] } else { Vec::new() },
+                ..orders(1, 1)
+            };
+            effects.extend(shard.handle(now, [Input::Orders(back)]));
+            if let Some(newest) = polled(&effects) {
+                out = Some(newest);
+            }
+        }
+        prop_assert_eq!(held.unwrap().tasks, report(0, states.last().unwrap()).tasks);
+    }
+}
+
+#[test]
+fn an_unchanged_machine_costs_the_leader_nothing_but_heartbeats() {
+    let mut shard = shard();
+    let tasks = BTreeMap::from([(1, 1)]);
+    let (ticket, request) =
+        polled(&shard.handle(Millis(0), [Input::Orders(orders(1, 1))])).unwrap();
+    assert!(request.target.is_some(), "the borglet has not obeyed this session yet");
+    let first = Input::Answered {
+        machine: machine(),
+        ticket,
+        answer: answer(&request, 1, report(0, &tasks)),
+    };
+    assert_eq!(deltas(&shard.handle(Millis(1), [first])).len(), 1);
+    let ack = ShardOrders {
+        whole: false,
+        machines: Vec::new(),
+        acks: vec![(machine(), 1)],
+        ..orders(1, 1)
+    };
+    let effects = shard.handle(Millis(20), [Input::Orders(ack)]);
+    let (ticket, request) = polled(&effects).unwrap();
+    assert!(request.target.is_none(), "the borglet has the target already");
+    let again = Input::Answered {
+        machine: machine(),
+        ticket,
+        answer: answer(&request, 1, report(0, &tasks)),
+    };
+    assert!(deltas(&shard.handle(Millis(1_020), [again])).is_empty());
+    for at in (1_100..6_000).step_by(100) {
+        assert!(deltas(&shard.handle(Millis(at), [Input::Tick])).is_empty());
+    }
+}
+
+#[test]
+fn a_new_target_goes_out_at_once_and_supersedes_the_poll_that_is_held() {
+    let mut shard = shard();
+    let (old, _) = polled(&shard.handle(Millis(0), [Input::Orders(orders(1, 1))])).unwrap();
+    let (new, request) = polled(&shard.handle(Millis(5), [Input::Orders(orders(1, 2))])).unwrap();
+    assert_ne!(old, new);
+    assert_eq!(request.fence.generation, 2);
+    let stale = Input::Answered {
+        machine: machine(),
+        ticket: old,
+        answer: answer(&request, 1, report(0, &BTreeMap::new())),
+    };
+    assert!(deltas(&shard.handle(Millis(6), [stale])).is_empty());
+}
+
+#[test]
+fn a_machine_is_called_silent_after_three_missed_polls_and_not_for_a_refusal_by_a_newer_order() {
+    let mut shard = shard();
+    let mut effects = shard.handle(Millis(0), [Input::Orders(orders(1, 1))]);
+    let mut now = Millis(0);
+    let mut fail = |failure: PollFailure| {
+        let (ticket, _) = polled(&effects).unwrap();
+        let told = shard.handle(now, [Input::Failed { machine: machine(), ticket, failure }]);
+        now = now + Millis(500);
+        effects = shard.handle(now, [Input::Tick]);
+        deltas(&told)
+    };
+    let stale = || {
+        PollFailure::Refused(PollRefusal::Stale {
+            asked: Default::default(),
+            obeyed: Default::default(),
+        })
+    };
+    for _ in 0..5 {
+        assert!(fail(stale()).is_empty());
+    }
+    let lost = || PollFailure::Unreachable("no route".into());
+    assert!(fail(lost()).is_empty());
+    assert!(fail(lost()).is_empty());
+    let told = fail(lost());
+    assert_eq!((told.len(), told[0].reachable), (1, false));
+}
+
+#[test]
+fn orders_of_an_older_division_are_ignored_and_a_newer_one_reports_everything_afresh() {
+    let mut shard = shard();
+    let (ticket, request) =
+        polled(&shard.handle(Millis(0), [Input::Orders(orders(5, 1))])).unwrap();
+    let full = report(0, &BTreeMap::from([(1, 1)]));
+    shard.handle(
+        Millis(1),
+        [Input::Answered { machine: machine(), ticket, answer: answer(&request, 1, full.clone()) }],
+    );
+    assert!(polled(&shard.handle(Millis(2), [Input::Orders(orders(4, 9))])).is_none());
+    let (ticket, request) =
+        polled(&shard.handle(Millis(3), [Input::Orders(orders(6, 1))])).unwrap();
+    assert_eq!(request.seen, ReportVersion::default(), "the borglet must answer at once");
+    let told = deltas(&shard.handle(
+        Millis(4),
+        [Input::Answered { machine: machine(), ticket, answer: answer(&request, 1, full) }],
+    ));
+    assert_eq!((told[0].seq, told[0].full), (1, true));
+}
