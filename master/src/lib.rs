@@ -1,1 +1,2 @@
 //! DOES: a Borgmaster replica.
+pub mod store;

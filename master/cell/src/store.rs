@@ -50,7 +50,7 @@ impl EntryKind {
 }
 
 /// One entry of the replicated log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LogEntry {
     /// Place in the log; the first entry of a cell has index 1.
     pub index: u64,
@@ -60,6 +60,18 @@ pub struct LogEntry {
     pub kind: EntryKind,
     /// The encoded command, opaque here.
     pub data: Vec<u8>,
+}
+
+/// Leaves the command itself out: it may be large and may hold secrets.
+impl fmt::Debug for LogEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogEntry")
+            .field("index", &self.index)
+            .field("term", &self.term)
+            .field("kind", &self.kind)
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
 }
 
 /// What a replica promised in elections, and how far it knows the log to be decided.

@@ -95,16 +95,19 @@ impl<'a, 'b> Pair<'a, 'b> {
         self.store.as_mut().expect("open between calls").as_mut()
     }
 
+    #[track_caller]
     fn write(&mut self, batch: Batch<'_>) {
         apply(&mut self.model, &batch).expect("the case writes a valid batch");
         self.store().write(&batch).expect("a valid batch is written");
     }
 
+    #[track_caller]
     fn append(&mut self, entries: &[LogEntry]) {
         self.write(Batch { entries, ..Batch::default() });
     }
 
     /// The batch is refused, and is refused by the model as well.
+    #[track_caller]
     fn refused(&mut self, batch: Batch<'_>) {
         let ours = apply(&mut self.model, &batch);
         assert!(matches!(ours, Err(StoreError::Invalid(_))), "the model takes {batch:?}");
@@ -113,12 +116,14 @@ impl<'a, 'b> Pair<'a, 'b> {
     }
 
     /// What is open holds the model, and so does the disk after it is opened again.
+    #[track_caller]
     fn check(&mut self) {
         let open = self.store().recover().expect("an open store is read");
         same(&open, &self.model);
         self.reopen();
     }
 
+    #[track_caller]
     fn reopen(&mut self) {
         self.store = None;
         let mut store = (self.open)(&identity()).expect("a sound disk opens");
@@ -128,6 +133,7 @@ impl<'a, 'b> Pair<'a, 'b> {
 }
 
 /// Compares part by part, so that a failure does not print megabytes.
+#[track_caller]
 fn same(found: &Recovered, wanted: &Recovered) {
     assert_eq!(found.identity, wanted.identity);
     assert_eq!(found.hard_state, wanted.hard_state);

@@ -71,10 +71,12 @@ impl Extent {
                 ));
             }
             if first.index <= after.last.index {
-                if first.index <= self.hard_state.commit {
+                let settled = after.checkpoint.map_or(0, |checkpoint| checkpoint.index);
+                let settled = settled.max(self.hard_state.commit);
+                if first.index <= settled {
                     return invalid(format!(
-                        "entries overwrite {}, committed up to {}",
-                        first.index, self.hard_state.commit
+                        "entries overwrite {}, settled up to {settled}",
+                        first.index
                     ));
                 }
                 plan.truncate_from = Some(first.index);
@@ -86,7 +88,8 @@ impl Extent {
             if index > covered.min(after.last.index) {
                 return invalid(format!("compact to {index}, covered up to {covered}"));
             }
-            let place = Position { index, term: term_in(batch.entries, index, &term_at) };
+            // Never one of the batch's entries: they all come after the checkpoint.
+            let place = Position { index, term: term_at(index) };
             plan.compact_to = Some(place);
             after.compacted = place;
         }
@@ -118,14 +121,6 @@ impl Extent {
         } else {
             None
         }
-    }
-}
-
-/// Term at `index` of the log once `entries` are appended.
-fn term_in(entries: &[LogEntry], index: u64, term_at: impl Fn(u64) -> u64) -> u64 {
-    match entries.binary_search_by_key(&index, |entry| entry.index) {
-        Ok(at) => entries[at].term,
-        Err(_) => term_at(index),
     }
 }
 

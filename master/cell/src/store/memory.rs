@@ -114,8 +114,7 @@ mod tests {
 
     #[test]
     fn memory_conforms() {
-        for (name, case) in CASES {
-            eprintln!("{name}");
+        for (_name, case) in CASES {
             let disk = MemoryDisk::default();
             case(&mut |identity| Ok(Box::new(disk.open(identity)?)));
         }

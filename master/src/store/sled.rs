@@ -1,0 +1,128 @@
+//! The log in sled, hardened.
+//!
+//! sled 0.34.7 is not durable by itself on Linux: its `flush` starts writing and does not wait for
+//! the disk. So after each flush this module syncs the file itself. Its background flusher would
+//! swallow errors: off. Values of 64 KiB and more would go to files that it never syncs: records
+//! are split. It takes a rotten record for the end of the log: the chain and the watermark above
+//! notice. It panics on some rot: the callers catch.
+
+use std::fs::File;
+use std::path::Path;
+
+use sled::{Batch, Config, Db};
+
+use super::engine::{Change, Engine, EngineError, Held};
+use super::files::sync_tree;
+
+/// Longest value, in bytes; well under the 64 KiB at which sled moves it out of its log.
+const CHUNK_BYTES: usize = 48 << 10;
+/// Memory for pages. 16 MiB: our choice, as for redb.
+const CACHE_BYTES: u64 = 16 << 20;
+/// Key of the head. Keys of records are 12 bytes: index and number of the chunk, big endian.
+const HEAD: &[u8] = b"head";
+
+/// An open sled directory.
+#[derive(Debug)]
+pub(super) struct SledEngine {
+    database: Db,
+    /// sled's own file, to be synced.
+    file: File,
+}
+
+impl SledEngine {
+    /// Opens the directory at `path`, or makes it.
+    pub(super) fn open(path: &Path, create: bool) -> Result<Self, EngineError> {
+        let file_path = path.join("db");
+        if !create {
+            // sled would make a new one, and an empty log would pass for the whole.
+            File::open(&file_path)?;
+        }
+        let database = Config::new()
+            .path(path)
+            .flush_every_ms(None)
+            .cache_capacity(CACHE_BYTES)
+            .open()
+            .map_err(refused)?;
+        let file = File::options().write(true).open(&file_path)?;
+        // Opening made or replaced files.
+        sync_tree(path).map_err(|error| EngineError::Failed(error.into()))?;
+        Ok(Self { database, file })
+    }
+
+    fn remove(&self, batch: &mut Batch, from: u64, through: u64) -> Result<(), EngineError> {
+        let range = chunk_key(from, 0)..=chunk_key(through, u32::MAX);
+        for key in self.database.range(range).keys() {
+            let key = key.map_err(refused)?;
+            if key.as_ref() != HEAD {
+                batch.remove(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Engine for SledEngine {
+    fn load(&mut self) -> Result<Held, EngineError> {
+        let mut held = Held { head: None, records: Vec::new() };
+        for item in self.database.iter() {
+            let (key, value) = item.map_err(refused)?;
+            if key.as_ref() == HEAD {
+                held.head = Some(value.to_vec());
+                continue;
+            }
+            let (index, chunk) = split_key(&key)
+                .ok_or_else(|| EngineError::Damaged(format!("a key of {} bytes", key.len())))?;
+            match held.records.last_mut() {
+                Some((last, record)) if *last == index && chunk > 0 => {
+                    record.extend_from_slice(&value);
+                }
+                Some(_) | None => held.records.push((index, value.to_vec())),
+            }
+        }
+        Ok(held)
+    }
+
+    fn commit(&mut self, change: &Change<'_>) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        if let Some(from) = change.truncate_from {
+            self.remove(&mut batch, from, u64::MAX)?;
+        }
+        for (index, record) in change.put {
+            for (chunk, bytes) in (0..).zip(record.chunks(CHUNK_BYTES)) {
+                batch.insert(&chunk_key(*index, chunk), bytes);
+            }
+        }
+        if let Some(through) = change.remove_through {
+            self.remove(&mut batch, 0, through)?;
+        }
+        batch.insert(HEAD, change.head);
+        self.database.apply_batch(batch).map_err(refused)?;
+        self.database.flush().map_err(refused)?;
+        Ok(self.file.sync_data()?)
+    }
+}
+
+fn chunk_key(index: u64, chunk: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&index.to_be_bytes());
+    key[8..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+fn split_key(key: &[u8]) -> Option<(u64, u32)> {
+    let (index, chunk) = key.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*index), u32::from_be_bytes(chunk.try_into().ok()?)))
+}
+
+/// Sorts sled's errors into damage and failure.
+fn refused(error: sled::Error) -> EngineError {
+    match error {
+        sled::Error::Io(error) => error.into(),
+        error @ (sled::Error::Corruption { .. } | sled::Error::CollectionNotFound(_)) => {
+            EngineError::Damaged(error.to_string())
+        }
+        error @ (sled::Error::Unsupported(_) | sled::Error::ReportableBug(_)) => {
+            EngineError::Failed(error.into())
+        }
+    }
+}
