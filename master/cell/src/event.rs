@@ -1,0 +1,188 @@
+//! What changed: the one stream that everything which follows a cell folds.
+//!
+//! `apply` gives the events of each entry in order. Events name things by number; whoever shows
+//! them to people asks [`Event::describe`], with the state right after the entry.
+
+use crate::state::{CellState, JobState, Machine, MachineState};
+use borg_proto::task::{EvictCause, FailureCause};
+use borg_proto::{JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId};
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Log index of the entry that caused it. Entries may cause any number of events.
+    pub index: u64,
+    /// Cell time of the entry; never goes back.
+    pub at: Millis,
+    /// What changed.
+    pub kind: EventKind,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventKind {
+    /// A machine was added.
+    MachineAdded(MachineId),
+    /// A machine's address, state or facts changed.
+    MachineChanged(MachineId),
+    /// A machine was removed; its tasks were evicted by events before this one.
+    MachineRemoved(MachineId, MachineName),
+    /// A job was accepted.
+    JobSubmitted(JobId),
+    /// A job is in another state.
+    JobChanged {
+        /// Which.
+        job: JobId,
+        /// It was.
+        from: JobState,
+        /// It is.
+        to: JobState,
+    },
+    /// A dead job left the state: replaced under its name, or old.
+    JobForgotten(JobId, JobKey),
+    /// Something happened to a task.
+    TaskChanged {
+        /// Which.
+        task: TaskId,
+        /// What.
+        change: TaskChange,
+        /// The machine whose room or tasks this changed, or on which it happened.
+        machine: Option<MachineId>,
+    },
+    /// A replica leads from here on.
+    Led {
+        /// Who.
+        leader: ReplicaId,
+        /// Its Raft term.
+        term: u64,
+    },
+}
+
+/// What happened to a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskChange {
+    /// All jobs that it had to wait for have finished: it may be placed.
+    Released,
+    /// It was placed.
+    Placed {
+        /// Where.
+        machine: MachineId,
+        /// As what.
+        incarnation: u32,
+    },
+    /// Its process runs.
+    Up {
+        /// Process id on the machine.
+        pid: u32,
+    },
+    /// It failed, and its machine starts it again.
+    BackOff {
+        /// When.
+        until: Millis,
+        /// What happened.
+        cause: FailureCause,
+    },
+    /// It went back to pending by no fault of its own.
+    Evicted(EvictCause),
+    /// Its incarnation failed.
+    Failed {
+        /// What happened.
+        cause: FailureCause,
+        /// When it may be placed again; `None` when it is dead.
+        again: Option<Millis>,
+    },
+    /// It exited with 0 and is done.
+    Finished,
+    /// It is dead because somebody asked for it.
+    Killed {
+        /// Who.
+        by: String,
+    },
+    /// It is dead because a job that it had to wait for did not finish.
+    DependencyFailed {
+        /// That job.
+        job: String,
+    },
+}
+
+impl Event {
+    /// Kind, subject and detail for people and for Watch: as in `task.up`, `ann/web/0`, `on m-1`.
+    #[must_use]
+    pub fn describe(&self, state: &CellState) -> (String, String, String) {
+        let (kind, subject, detail) = match &self.kind {
+            EventKind::MachineAdded(id) => {
+                ("machine.added", machine_name(state, *id), machine_address(state, *id))
+            }
+            EventKind::MachineChanged(id) => {
+                let kind = match state.machine(*id).map(|machine| machine.state) {
+                    Some(MachineState::Up) => "machine.up",
+                    Some(MachineState::Down) => "machine.down",
+                    Some(MachineState::New) | None => "machine.changed",
+                };
+                (kind, machine_name(state, *id), machine_address(state, *id))
+            }
+            EventKind::MachineRemoved(_, name) => ("machine.removed", name.to_string(), String::new()),
+            EventKind::JobSubmitted(id) => {
+                let tasks = state.job(*id).map_or(0, |job| job.spec.tasks);
+                ("job.submitted", job_name(state, *id), format!("{tasks} tasks"))
+            }
+            EventKind::JobChanged { job, to, .. } => {
+                (job_kind(*to), job_name(state, *job), state.job(*job).map_or_else(String::new, |j| j.note(state)))
+            }
+            EventKind::JobForgotten(_, key) => ("job.forgotten", key.to_string(), String::new()),
+            EventKind::TaskChanged { task, change, machine } => {
+                let place = machine.map(|id| machine_name(state, id)).unwrap_or_default();
+                let (kind, detail) = describe_task(change, &place);
+                (kind, task_name(state, *task), detail)
+            }
+            EventKind::Led { leader, term } => {
+                ("master.leads", format!("master {leader}"), format!("term {term}"))
+            }
+        };
+        (kind.to_owned(), subject, detail)
+    }
+}
+
+fn job_kind(to: JobState) -> &'static str {
+    match to {
+        JobState::Waiting => "job.waiting",
+        JobState::Pending => "job.pending",
+        JobState::Running => "job.running",
+        JobState::Finished => "job.finished",
+        JobState::Failed => "job.failed",
+        JobState::Killed => "job.killed",
+    }
+}
+
+fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
+    match change {
+        TaskChange::Released => ("task.released", String::new()),
+        TaskChange::Placed { incarnation, .. } => {
+            ("task.placed", format!("on {place} as incarnation {incarnation}"))
+        }
+        TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
+        TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),
+        TaskChange::Evicted(cause) => ("task.evicted", format!("from {place}: {cause}")),
+        TaskChange::Failed { cause, again: Some(_) } => ("task.failed", format!("on {place}: {cause}; will be placed again")),
+        TaskChange::Failed { cause, again: None } => ("task.failed", format!("on {place}: {cause}; given up")),
+        TaskChange::Finished => ("task.finished", format!("on {place}")),
+        TaskChange::Killed { by } => ("task.killed", format!("by {by}")),
+        TaskChange::DependencyFailed { job } => ("task.failed", format!("job {job} did not finish")),
+    }
+}
+
+fn machine_name(state: &CellState, id: MachineId) -> String {
+    state.machine(id).map_or_else(|| format!("machine {}", id.0), |machine| machine.name.to_string())
+}
+
+fn machine_address(state: &CellState, id: MachineId) -> String {
+    state.machine(id).map_or_else(String::new, |machine: &Machine| format!("at {}", machine.address))
+}
+
+fn job_name(state: &CellState, id: JobId) -> String {
+    state.job(id).map_or_else(|| format!("job {}", id.0), |job| job.key.to_string())
+}
+
+fn task_name(state: &CellState, id: TaskId) -> String {
+    format!("{}/{}", job_name(state, id.job), id.index)
+}

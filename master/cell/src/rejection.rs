@@ -1,0 +1,143 @@
+//! Why the cell refused a change: data inside the protocol, with the values a person needs.
+//!
+//! A rejection is an ordinary outcome of an entry, the same on every replica. It travels between
+//! masters as bytes, so that a follower can pass the leader's refusal on to its client.
+
+use crate::state::{JobState, MachineState};
+use borg_proto::resources::Dimension;
+use borg_proto::spec::SpecError;
+use borg_proto::{IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, TaskId, UserName};
+use std::sync::Arc;
+
+/// What kind of refusal it is; the names are gRPC's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectionCode {
+    /// The request can never be accepted.
+    InvalidArgument,
+    /// The name is taken.
+    AlreadyExists,
+    /// The named thing is not there.
+    NotFound,
+    /// The asker may not do this.
+    PermissionDenied,
+    /// The cell is not in a state for it now.
+    FailedPrecondition,
+    /// No room.
+    ResourceExhausted,
+}
+
+/// Why the cell refused a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the text on each variant says what it means and names its fields")]
+pub enum Rejection {
+    #[error("{0}")]
+    Spec(SpecError),
+    #[error("request id has {bytes} bytes, allowed are 1 to 64")]
+    RequestId { bytes: u32 },
+    #[error("request id {request:?} was used for another change before: choose a new one")]
+    RequestReused { request: Arc<str> },
+    #[error("address {address:?} is not 1 to 255 bytes of HOST:PORT")]
+    Address { address: String },
+    #[error("job {job} cannot start after itself")]
+    AfterItself { job: JobKey },
+    #[error("job {job} is a service and never finishes: nothing can start after it")]
+    AfterService { job: JobKey },
+
+    #[error("job {job} exists and is {state}")]
+    JobAlive { job: JobKey, state: JobState },
+
+    #[error("there is no job {job}")]
+    NoSuchJob { job: JobKey },
+    #[error("job {job} has tasks 0 to {last}, not {index}")]
+    NoSuchTask { job: JobKey, index: u32, last: u32 },
+    #[error("there is no machine {machine}")]
+    NoSuchMachine { machine: MachineName },
+    #[error("there is no job {job} to start after")]
+    AfterUnknown { job: JobKey },
+    #[error("task {task} is not there any more")]
+    TaskGone { task: TaskId },
+    #[error("machine number {} is not there any more", machine.0)]
+    MachineGone { machine: MachineId },
+
+    #[error("user {user} is neither the owner of {job} nor admin")]
+    NotOwner { user: UserName, job: JobKey },
+    #[error("{who} may not {what}: that needs admin")]
+    NeedsAdmin { who: String, what: String },
+    #[error("a master may not {what}: that needs a user")]
+    NeedsUser { what: String },
+    #[error("user {user} may not {what}: that is for the cell's leader")]
+    NeedsLeader { user: UserName, what: String },
+
+    #[error("job {job}, which it starts after, is {state}")]
+    AfterEnded { job: JobKey, state: JobState },
+    #[error("task {task} is not pending")]
+    NotPending { task: TaskId },
+    #[error("task {task} waits for other jobs")]
+    Waiting { task: TaskId },
+    #[error("task {task} is not placed before {not_before}, now is {now}")]
+    TooEarly { task: TaskId, not_before: Millis, now: Millis },
+    #[error("machine {machine} is {state}")]
+    MachineNotUp { machine: MachineName, state: MachineState },
+    #[error("machine {machine} does not meet: {constraint}")]
+    Constraint { machine: MachineName, constraint: String },
+    #[error("{there} tasks of the job are on {attribute} {value:?} already, most is {most}")]
+    Crowded { attribute: String, value: String, there: u32, most: u32 },
+    #[error("priority {priority} may not preempt {victim} of priority {victims}")]
+    MayNotPreempt { priority: Priority, victim: IncarnationId, victims: Priority },
+    #[error("term {term} is over, now is {now}")]
+    StaleTerm { term: u64, now: u64 },
+
+    #[error("{}", no_room(machine, short, *free, *asked))]
+    NoRoom { machine: MachineName, short: Dimension, free: u64, asked: u64 },
+    #[error("the cell has {there} {what}, most is {most}")]
+    CellFull { what: String, there: u64, most: u64 },
+}
+
+fn no_room(machine: &MachineName, short: &Dimension, free: u64, asked: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    let (unit, what, scale) = match short {
+        Dimension::Cpu => (" m", "CPU".to_owned(), 1),
+        Dimension::Ram => (" MiB", "memory".to_owned(), MIB),
+        Dimension::Disk => (" MiB", "disk".to_owned(), MIB),
+        Dimension::Ports => ("", "ports".to_owned(), 1),
+        Dimension::Device(name) => ("/1000", format!("of device {name}"), 1),
+    };
+    let (free, asked) = (free / scale, asked.div_ceil(scale));
+    format!("machine {machine} has {free}{unit} {what} free, task asks {asked}{unit}")
+}
+
+impl Rejection {
+    /// What kind of refusal it is.
+    #[must_use]
+    pub fn code(&self) -> RejectionCode {
+        match self {
+            Self::Spec(_)
+            | Self::RequestId { .. }
+            | Self::RequestReused { .. }
+            | Self::Address { .. }
+            | Self::AfterItself { .. }
+            | Self::AfterService { .. } => RejectionCode::InvalidArgument,
+            Self::JobAlive { .. } => RejectionCode::AlreadyExists,
+            Self::NoSuchJob { .. }
+            | Self::NoSuchTask { .. }
+            | Self::NoSuchMachine { .. }
+            | Self::AfterUnknown { .. }
+            | Self::TaskGone { .. }
+            | Self::MachineGone { .. } => RejectionCode::NotFound,
+            Self::NotOwner { .. }
+            | Self::NeedsAdmin { .. }
+            | Self::NeedsUser { .. }
+            | Self::NeedsLeader { .. } => RejectionCode::PermissionDenied,
+            Self::AfterEnded { .. }
+            | Self::NotPending { .. }
+            | Self::Waiting { .. }
+            | Self::TooEarly { .. }
+            | Self::MachineNotUp { .. }
+            | Self::Constraint { .. }
+            | Self::Crowded { .. }
+            | Self::MayNotPreempt { .. }
+            | Self::StaleTerm { .. } => RejectionCode::FailedPrecondition,
+            Self::NoRoom { .. } | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
+        }
+    }
+}

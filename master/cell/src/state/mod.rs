@@ -1,0 +1,235 @@
+//! The replicated state of a cell: machines, jobs and tasks, and the one way they change.
+//!
+//! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
+//! have a file each (`machines`, `jobs`, `tasks`), as have the rules of placing (`placement`), of
+//! taking in what machines report (`observe`) and of repeated requests (`requests`). `audit` says
+//! what must always hold. Soft state (usage, poll health) is not here.
+//!
+//! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
+//! randomness, float or hash order is read. A clone shares everything and costs next to nothing.
+
+#![deny(clippy::float_arithmetic)]
+
+mod jobs;
+mod machines;
+pub mod observe;
+pub mod requests;
+mod tasks;
+
+pub use jobs::{Job, JobEnd, JobState, TaskCounts};
+pub use machines::{Machine, MachineState};
+pub use tasks::Task;
+
+use crate::event::Event;
+use crate::rejection::Rejection;
+use borg_proto::command::{Command, RequestId};
+use borg_proto::{
+    CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
+};
+use imbl::{OrdMap, OrdSet, Vector};
+use std::sync::Arc;
+
+/// The state of a cell after some log index. Clones share everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellState {
+    pub(crate) cell: CellName,
+    pub(crate) epoch: u64,
+    pub(crate) applied: u64,
+    pub(crate) digest: u128,
+    /// The latest time that any entry carried.
+    pub(crate) clock: Millis,
+    /// Who leads, and its term.
+    pub(crate) leader: Option<(ReplicaId, u64)>,
+    pub(crate) next_machine: u32,
+    pub(crate) next_job: u64,
+    pub(crate) machines: OrdMap<MachineId, Arc<Machine>>,
+    pub(crate) jobs: OrdMap<JobId, Arc<Job>>,
+    /// What clients asked for lately, oldest first, and what came of it.
+    pub(crate) requests: OrdMap<(UserName, RequestId), Arc<requests::Remembered>>,
+    pub(crate) request_order: Vector<(UserName, RequestId)>,
+    // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
+    pub(crate) machine_names: OrdMap<MachineName, MachineId>,
+    pub(crate) job_keys: OrdMap<JobKey, JobId>,
+    pub(crate) pending: OrdSet<TaskId>,
+    /// Dead jobs, the first to be forgotten first.
+    pub(crate) dead_jobs: OrdSet<(Millis, JobId)>,
+    /// Slots of all jobs, dead ones included.
+    pub(crate) slots: u64,
+}
+
+/// What an accepted entry did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// What changed, in order. Empty when nothing did, as for a repeated request.
+    pub events: Vec<Event>,
+    /// What the asker is told.
+    pub answer: Answer,
+}
+
+/// What the asker of a change is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// That it happened.
+    None,
+    /// The job was accepted.
+    Job {
+        /// Its number.
+        id: JobId,
+        /// Its name.
+        key: JobKey,
+    },
+    /// Tasks were killed.
+    Killed {
+        /// How many were alive before.
+        tasks: u32,
+    },
+    /// The machine was added or changed.
+    Machine(MachineId),
+    /// What came of each assignment, in order.
+    Placed {
+        /// The new incarnation, or why not.
+        results: Vec<Result<IncarnationId, Rejection>>,
+    },
+}
+
+impl CellState {
+    /// An empty cell.
+    #[must_use]
+    pub fn new(cell: CellName) -> Self {
+        Self {
+            cell,
+            epoch: 1,
+            applied: 0,
+            digest: 0,
+            clock: Millis(0),
+            leader: None,
+            next_machine: 0,
+            next_job: 1,
+            machines: OrdMap::new(),
+            jobs: OrdMap::new(),
+            requests: OrdMap::new(),
+            request_order: Vector::new(),
+            machine_names: OrdMap::new(),
+            job_keys: OrdMap::new(),
+            pending: OrdSet::new(),
+            dead_jobs: OrdSet::new(),
+            slots: 0,
+        }
+    }
+
+    /// Applies one committed entry. The same entry on the same state gives the same result on
+    /// every replica. A rejection is an ordinary outcome and still uses up the entry.
+    ///
+    /// # Errors
+    /// When the state does not allow the change; nothing but index, digest, clock and the memory
+    /// of requests has changed then.
+    ///
+    /// # Panics
+    /// When `index` was applied before: the caller has lost its place in the log.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Rejection> {
+        todo!("{index} {command:?}")
+    }
+
+    /// Uses up an entry of the log that is no command: the empty entry of a new leader, or a
+    /// change of members.
+    ///
+    /// # Panics
+    /// When `index` was applied before.
+    pub fn skip(&mut self, index: u64) {
+        todo!("{index}")
+    }
+
+    /// Index of the last entry that was applied or skipped.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Grows when the cell is restored from a backup; 1 in a cell that never was.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Hash over all entries so far and what came of each. Equal on replicas that applied the
+    /// same entries; differs as soon as one of them came to another result.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// The latest time of any entry: cell time. Entries that carry less are taken to be as late.
+    #[must_use]
+    pub fn clock(&self) -> Millis {
+        self.clock
+    }
+
+    /// Who led last, and in which term, by the log.
+    #[must_use]
+    pub fn leader(&self) -> Option<(ReplicaId, u64)> {
+        self.leader
+    }
+
+    /// The cell's name.
+    #[must_use]
+    pub fn cell(&self) -> &CellName {
+        &self.cell
+    }
+
+    /// A machine by number.
+    #[must_use]
+    pub fn machine(&self, id: MachineId) -> Option<&Machine> {
+        self.machines.get(&id).map(AsRef::as_ref)
+    }
+
+    /// A machine by name.
+    #[must_use]
+    pub fn machine_named(&self, name: &MachineName) -> Option<&Machine> {
+        self.machine(*self.machine_names.get(name)?)
+    }
+
+    /// All machines, by number.
+    pub fn machines(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values().map(AsRef::as_ref)
+    }
+
+    /// A job by number.
+    #[must_use]
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id).map(AsRef::as_ref)
+    }
+
+    /// The job of that name: the live one, or else the last one that is remembered.
+    #[must_use]
+    pub fn job_named(&self, key: &JobKey) -> Option<&Job> {
+        self.job(*self.job_keys.get(key)?)
+    }
+
+    /// All jobs, by number.
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values().map(AsRef::as_ref)
+    }
+
+    /// A task.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        self.job(id.job)?.task(id.index)
+    }
+
+    /// The tasks of a job, by index; none when there is no such job.
+    pub fn tasks_of(&self, job: JobId) -> impl Iterator<Item = (TaskId, &Task)> {
+        let tasks = self.job(job).map(|job| job.tasks.iter()).into_iter().flatten();
+        tasks.zip(0..).map(move |(task, index)| (TaskId { job, index }, task.as_ref()))
+    }
+
+    /// Tasks that wait to be placed, those that may not be placed yet included, by number.
+    pub fn pending(&self) -> impl Iterator<Item = TaskId> {
+        self.pending.iter().copied()
+    }
+
+    /// How many tasks wait to be placed.
+    #[must_use]
+    pub fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+}
