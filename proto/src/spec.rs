@@ -332,7 +332,11 @@ impl TaskSpec {
         Resources { ports, ..self.limit.clone() }
     }
 
-    fn check(&self) -> Result<(), SpecError> {
+    /// Checks every bound of the task's part.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds, named from the job: `task.limit.cpu_milli`.
+    pub fn check(&self) -> Result<(), SpecError> {
         if self.command.first().is_none_or(String::is_empty) {
             return refuse("task.command", "[]", "is empty: name the program to run");
         }

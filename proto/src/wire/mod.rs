@@ -1,8 +1,41 @@
 //! The protobuf forms of the vocabulary, and the checked way from one to the other.
+//!
+//! From the vocabulary to protobuf is `From<&T>` and cannot fail. Back is `TryFrom` with
+//! [`WireError`], and every bound is checked on that way: lengths of lists and texts, numbers,
+//! names, ports. One file per noun; `error` holds what all of them check with.
+//!
+//! Invariant: whoever holds a value of the vocabulary that came through here may trust it; no
+//! bytes make a conversion panic.
+
+mod cause;
+mod command;
+mod error;
+mod machine;
+mod peer;
+mod poll;
+mod spec;
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod sample;
+
+pub use command::{
+    Change, DecodeError, MAX_ASSIGNMENTS, MAX_COMMAND_BYTES, MAX_OBSERVATIONS, MAX_REQUEST_ID_BYTES,
+};
+pub use error::WireError;
+pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES};
+pub use peer::{MAX_MACHINES, MAX_USAGES};
+pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
 
 #[allow(missing_docs, reason = "generated from the documented .proto files")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]
-#[allow(unused_qualifications, unreachable_pub, missing_debug_implementations, reason = "generated")]
+#[allow(
+    unused_qualifications,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "generated"
+)]
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/borg.v1.rs"));
 }

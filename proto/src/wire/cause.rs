@@ -1,0 +1,71 @@
+//! Incarnations and why they failed.
+
+use super::error::{At, WireError, check_range, port};
+use super::pb;
+use crate::names::{IncarnationId, JobId, ReplicaId, TaskId};
+use crate::spec::MAX_TASKS;
+use crate::task::FailureCause;
+use pb::failure_cause::{Kind, OutOfMemory};
+
+impl From<&IncarnationId> for pb::IncarnationId {
+    fn from(id: &IncarnationId) -> Self {
+        Self { job: id.task.job.0, index: id.task.index, number: id.number }
+    }
+}
+
+impl TryFrom<pb::IncarnationId> for IncarnationId {
+    type Error = WireError;
+    fn try_from(id: pb::IncarnationId) -> Result<Self, WireError> {
+        check_range("number", id.number.into(), 1, u32::MAX.into())?;
+        Ok(Self { task: task_id(id.job, id.index)?, number: id.number })
+    }
+}
+
+/// A task's slot from its parts.
+pub(super) fn task_id(job: u64, index: u32) -> Result<TaskId, WireError> {
+    check_range("index", index.into(), 0, (MAX_TASKS - 1).into())?;
+    Ok(TaskId { job: JobId(job), index })
+}
+
+/// A replica's number: 1 and up.
+pub(super) fn replica(value: u64) -> Result<ReplicaId, WireError> {
+    check_range("", value, 1, u64::MAX)?;
+    Ok(ReplicaId(value))
+}
+
+impl From<&FailureCause> for pb::FailureCause {
+    fn from(cause: &FailureCause) -> Self {
+        let kind = match cause {
+            FailureCause::Exit { code } => Kind::ExitCode(*code),
+            FailureCause::Signal { signal } => Kind::Signal(*signal),
+            FailureCause::OutOfMemory { limit_bytes, peak_bytes } => {
+                Kind::OutOfMemory(OutOfMemory {
+                    limit_bytes: *limit_bytes,
+                    peak_bytes: *peak_bytes,
+                })
+            }
+            FailureCause::Start { why } => Kind::Start(why.clone()),
+            FailureCause::PortTaken { port } => Kind::PortTaken((*port).into()),
+            FailureCause::Lost => Kind::Lost(true),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<pb::FailureCause> for FailureCause {
+    type Error = WireError;
+    fn try_from(cause: pb::FailureCause) -> Result<Self, WireError> {
+        Ok(match super::error::required("kind", cause.kind)? {
+            Kind::ExitCode(code) => Self::Exit { code },
+            Kind::Signal(signal) => Self::Signal { signal },
+            Kind::OutOfMemory(OutOfMemory { limit_bytes, peak_bytes }) => {
+                Self::OutOfMemory { limit_bytes, peak_bytes }
+            }
+            // A machine's text may be of any length: it is cut, not refused.
+            Kind::Start(why) => Self::start(&why),
+            Kind::PortTaken(value) => Self::PortTaken { port: port(value).at("port_taken")? },
+            Kind::Lost(true) => Self::Lost,
+            Kind::Lost(false) => return Err(WireError::new("lost", "false", "is never sent")),
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! Entries of the log, as bytes and back, and the changes that clients ask for.
+
+use super::cause::{replica, task_id};
+use super::error::{At, WireError, check_line, check_range, each, required};
+use super::pb;
+use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
+use crate::command::{Action, Assignment, Command, Observation, Principal, RequestId};
+use crate::machine::MachineId;
+use crate::names::IncarnationId;
+use crate::spec::MAX_TASKS;
+use crate::time::Millis;
+use pb::command::{Action as PbAction, By};
+use pb::observation as seen;
+use prost::Message;
+use std::sync::Arc;
+
+/// Largest entry of the log in bytes. 16 MiB: our choice; a proposer splits long lists long
+/// before it. Nothing larger is decoded.
+pub const MAX_COMMAND_BYTES: usize = 16 << 20;
+/// Most decisions in one entry.
+pub const MAX_ASSIGNMENTS: usize = 100_000;
+/// Most observations in one entry.
+pub const MAX_OBSERVATIONS: usize = 100_000;
+/// Longest request id in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// Bytes that are not an entry of the log that this build can apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not protobuf.
+    #[error("the entry is not a command: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    /// Too large to even look at.
+    #[error("the entry has {0} bytes, more than {MAX_COMMAND_BYTES}")]
+    TooLarge(usize),
+    /// An action, or a kind of observation, of a later version. A replica that skipped it would
+    /// go another way than its peers: it must stop.
+    #[error(
+        "the entry holds an action that this version does not know: install the version of the other masters"
+    )]
+    UnknownAction,
+    /// A field of a later version inside a known action. Skipping it is as wrong.
+    #[error(
+        "the entry holds {0} bytes of fields that this version does not know: install the version of the other masters"
+    )]
+    UnknownFields(usize),
+    /// A field out of bounds.
+    #[error(transparent)]
+    Field(#[from] WireError),
+}
+
+impl Command {
+    /// The entry as bytes: the same command always gives the same bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        pb::Command::from(self).encode_to_vec()
+    }
+
+    /// The entry from bytes, every bound checked.
+    ///
+    /// # Errors
+    /// When the bytes are not a command, or one that this version does not know in full.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_COMMAND_BYTES {
+            return Err(DecodeError::TooLarge(bytes.len()));
+        }
+        let command = pb::Command::decode(bytes)?;
+        let known = match &command.action {
+            None => false,
+            Some(PbAction::Observe(observe)) => observe.changes.iter().all(|c| c.kind.is_some()),
+            Some(_) => true,
+        };
+        if !known {
+            return Err(DecodeError::UnknownAction);
+        }
+        // What protobuf does not know it drops; our own encoding is canonical, so a difference in
+        // length is what was dropped.
+        let understood = command.encoded_len();
+        if understood != bytes.len() {
+            return Err(DecodeError::UnknownFields(bytes.len().abs_diff(understood)));
+        }
+        Ok(command.try_into()?)
+    }
+}
+
+impl From<&Command> for pb::Command {
+    fn from(c: &Command) -> Self {
+        let by = match &c.by {
+            Principal::User(user) => By::User(user.to_string()),
+            Principal::Master(replica) => By::Master(replica.0),
+        };
+        Self {
+            at_ms: c.at.0,
+            by: Some(by),
+            request: c.request.as_deref().unwrap_or_default().to_owned(),
+            action: Some((&c.action).into()),
+        }
+    }
+}
+
+impl TryFrom<pb::Command> for Command {
+    type Error = WireError;
+    fn try_from(c: pb::Command) -> Result<Self, WireError> {
+        let by = match required("by", c.by)? {
+            By::User(user) => Principal::User(user.parse().at("user")?),
+            By::Master(number) => Principal::Master(replica(number).at("master")?),
+        };
+        let request =
+            (!c.request.is_empty()).then(|| request_id("request", &c.request)).transpose()?;
+        Ok(Self {
+            at: Millis(c.at_ms),
+            by,
+            request,
+            action: required("action", c.action)?.try_into()?,
+        })
+    }
+}
+
+fn request_id(field: &str, text: &str) -> Result<RequestId, WireError> {
+    if text.is_empty() {
+        let why = "is no request id: choose 1 to 64 bytes, the same for each repeat of the request";
+        return Err(WireError::new(field, "\"\"", why));
+    }
+    check_line(field, text, MAX_REQUEST_ID_BYTES)?;
+    Ok(text.into())
+}
+
+impl From<&Action> for PbAction {
+    fn from(action: &Action) -> Self {
+        match action {
+            Action::Lead { leader, term } => Self::Lead(pb::Lead { leader: leader.0, term: *term }),
+            Action::SubmitJob { spec } => {
+                Self::SubmitJob(pb::SubmitJob { spec: Some((&**spec).into()) })
+            }
+            Action::Kill { job, tasks } => {
+                Self::Kill(pb::KillJob { job: job.to_string(), tasks: tasks.clone() })
+            }
+            Action::AddMachine { machine } => Self::AddMachine(machine.into()),
+            Action::RemoveMachine { machine } => {
+                Self::RemoveMachine(pb::RemoveMachine { name: machine.to_string() })
+            }
+            Action::Place { assignments } => {
+                Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
+            }
+            Action::Observe { changes } => {
+                Self::Observe(pb::Observe { changes: changes.iter().map(Into::into).collect() })
+            }
+        }
+    }
+}
+
+impl TryFrom<PbAction> for Action {
+    type Error = WireError;
+    fn try_from(action: PbAction) -> Result<Self, WireError> {
+        match action {
+            PbAction::Lead(pb::Lead { leader, term }) => {
+                Ok(Self::Lead { leader: replica(leader).at("lead.leader")?, term })
+            }
+            PbAction::SubmitJob(pb::SubmitJob { spec }) => submit(spec).at("submit_job"),
+            PbAction::Kill(pb::KillJob { job, tasks }) => kill(&job, tasks).at("kill"),
+            PbAction::AddMachine(machine) => {
+                Ok(Self::AddMachine { machine: machine.try_into().at("add_machine")? })
+            }
+            PbAction::RemoveMachine(pb::RemoveMachine { name }) => {
+                Ok(Self::RemoveMachine { machine: name.parse().at("remove_machine.name")? })
+            }
+            PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
+                assignments: each(
+                    "place.assignments",
+                    assignments,
+                    MAX_ASSIGNMENTS,
+                    Assignment::try_from,
+                )?,
+            }),
+            PbAction::Observe(pb::Observe { changes }) => Ok(Self::Observe {
+                changes: each("observe.changes", changes, MAX_OBSERVATIONS, Observation::try_from)?,
+            }),
+        }
+    }
+}
+
+fn submit(spec: Option<pb::JobSpec>) -> Result<Action, WireError> {
+    Ok(Action::SubmitJob { spec: Arc::new(required("spec", spec)?.try_into().at("spec")?) })
+}
+
+fn kill(job: &str, tasks: Vec<u32>) -> Result<Action, WireError> {
+    let index = |i: u32| check_range("", i.into(), 0, (MAX_TASKS - 1).into()).map(|()| i);
+    let most = usize::try_from(MAX_TASKS).unwrap_or(usize::MAX);
+    Ok(Action::Kill { job: job.parse().at("job")?, tasks: each("tasks", tasks, most, index)? })
+}
+
+impl From<&Assignment> for pb::Assignment {
+    fn from(a: &Assignment) -> Self {
+        Self {
+            job: a.task.job.0,
+            index: a.task.index,
+            machine: a.machine.0,
+            victims: a.victims.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Assignment> for Assignment {
+    type Error = WireError;
+    fn try_from(a: pb::Assignment) -> Result<Self, WireError> {
+        Ok(Self {
+            task: task_id(a.job, a.index)?,
+            machine: MachineId(a.machine),
+            victims: each("victims", a.victims, MAX_TASKS_PER_MACHINE, IncarnationId::try_from)?,
+        })
+    }
+}
+
+impl From<&Observation> for pb::Observation {
+    fn from(o: &Observation) -> Self {
+        let kind = match o {
+            Observation::MachineUp { machine, info } => seen::Kind::MachineUp(seen::MachineUp {
+                machine: machine.0,
+                info: Some(info.into()),
+            }),
+            Observation::MachineDown { machine } => {
+                seen::Kind::MachineDown(seen::MachineDown { machine: machine.0 })
+            }
+            Observation::TaskUp { id, pid, since, restarts } => seen::Kind::TaskUp(seen::TaskUp {
+                id: Some(id.into()),
+                pid: *pid,
+                since_ms: since.0,
+                restarts: *restarts,
+            }),
+            Observation::TaskBackOff { id, until, restarts, cause } => {
+                seen::Kind::TaskBackOff(seen::TaskBackOff {
+                    id: Some(id.into()),
+                    until_ms: until.0,
+                    restarts: *restarts,
+                    cause: Some(cause.into()),
+                })
+            }
+            Observation::TaskEnded { id, at, failure } => seen::Kind::TaskEnded(seen::TaskEnded {
+                id: Some(id.into()),
+                at_ms: at.0,
+                failure: failure.as_ref().map(Into::into),
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<pb::Observation> for Observation {
+    type Error = WireError;
+    fn try_from(o: pb::Observation) -> Result<Self, WireError> {
+        Ok(match required("kind", o.kind)? {
+            seen::Kind::MachineUp(up) => Self::MachineUp {
+                machine: MachineId(up.machine),
+                info: required("info", up.info)?.try_into().at("info")?,
+            },
+            seen::Kind::MachineDown(down) => Self::MachineDown { machine: MachineId(down.machine) },
+            seen::Kind::TaskUp(up) => Self::TaskUp {
+                id: incarnation("id", up.id)?,
+                pid: up.pid,
+                since: Millis(up.since_ms),
+                restarts: up.restarts,
+            },
+            seen::Kind::TaskBackOff(wait) => Self::TaskBackOff {
+                id: incarnation("id", wait.id)?,
+                until: Millis(wait.until_ms),
+                restarts: wait.restarts,
+                cause: required("cause", wait.cause)?.try_into().at("cause")?,
+            },
+            seen::Kind::TaskEnded(end) => Self::TaskEnded {
+                id: incarnation("id", end.id)?,
+                at: Millis(end.at_ms),
+                failure: end.failure.map(TryInto::try_into).transpose().at("failure")?,
+            },
+        })
+    }
+}
+
+/// A change that a client asks for: what to do, and under which id it is done once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The client's id of the request.
+    pub request: RequestId,
+    /// What to do.
+    pub action: Action,
+}
+
+impl TryFrom<pb::SubmitJobRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::SubmitJobRequest) -> Result<Self, WireError> {
+        Ok(Self { action: submit(r.spec)?, request: request_id("request_id", &r.request_id)? })
+    }
+}
+
+impl TryFrom<pb::KillRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::KillRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            action: kill(&r.job, r.tasks)?,
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<pb::AddMachineRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::AddMachineRequest) -> Result<Self, WireError> {
+        let machine = pb::AddMachine { name: r.name, address: r.address }.try_into()?;
+        Ok(Self {
+            action: Action::AddMachine { machine },
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<pb::RemoveMachineRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::RemoveMachineRequest) -> Result<Self, WireError> {
+        let machine = r.name.parse().at("name")?;
+        Ok(Self {
+            action: Action::RemoveMachine { machine },
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! The leader's orders to its link shards and their differences.
+
+use super::cause::replica;
+use super::error::{At, WireError, check_range, each, required};
+use super::machine::check_address;
+use super::pb;
+use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
+use crate::names::IncarnationId;
+use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession};
+use crate::poll::{TaskReport, Usage};
+use std::sync::Arc;
+
+/// Most machines in one message: ten times the median cell of the Borg paper (section 2.2).
+pub const MAX_MACHINES: usize = 100_000;
+/// Most usages in one message.
+pub const MAX_USAGES: usize = 1_000_000;
+
+impl From<&ShardSession> for pb::ShardSession {
+    fn from(s: &ShardSession) -> Self {
+        Self { epoch: s.epoch, term: s.term, session: s.session }
+    }
+}
+
+impl From<pb::ShardSession> for ShardSession {
+    fn from(s: pb::ShardSession) -> Self {
+        Self { epoch: s.epoch, term: s.term, session: s.session }
+    }
+}
+
+impl From<&ShardMachine> for pb::ShardMachine {
+    fn from(m: &ShardMachine) -> Self {
+        Self {
+            machine: m.machine.to_string(),
+            address: m.address.clone(),
+            generation: m.generation,
+            target: Some((&*m.target).into()),
+        }
+    }
+}
+
+impl TryFrom<pb::ShardMachine> for ShardMachine {
+    type Error = WireError;
+    fn try_from(m: pb::ShardMachine) -> Result<Self, WireError> {
+        check_address("address", &m.address)?;
+        Ok(Self {
+            machine: m.machine.parse().at("machine")?,
+            address: m.address,
+            generation: m.generation,
+            target: Arc::new(required("target", m.target)?.try_into().at("target")?),
+        })
+    }
+}
+
+impl From<&ShardOrders> for pb::ShardOrders {
+    fn from(o: &ShardOrders) -> Self {
+        Self {
+            session: Some((&o.session).into()),
+            leader: o.leader.0,
+            whole: o.whole,
+            machines: o.machines.iter().map(Into::into).collect(),
+            acks: o
+                .acks
+                .iter()
+                .map(|(machine, seq)| pb::MachineSeq { machine: machine.to_string(), seq: *seq })
+                .collect(),
+            resync: o.resync.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::ShardOrders> for ShardOrders {
+    type Error = WireError;
+    fn try_from(o: pb::ShardOrders) -> Result<Self, WireError> {
+        let ack =
+            |ack: pb::MachineSeq| ack.machine.parse().at("machine").map(|name| (name, ack.seq));
+        Ok(Self {
+            session: required("session", o.session)?.into(),
+            leader: replica(o.leader).at("leader")?,
+            whole: o.whole,
+            machines: each("machines", o.machines, MAX_MACHINES, ShardMachine::try_from)?,
+            acks: each("acks", o.acks, MAX_MACHINES, ack)?,
+            resync: each("resync", o.resync, MAX_MACHINES, |name| name.parse())?,
+        })
+    }
+}
+
+impl From<&MachineDelta> for pb::MachineDelta {
+    fn from(d: &MachineDelta) -> Self {
+        Self {
+            machine: d.machine.to_string(),
+            seq: d.seq,
+            full: d.full,
+            reachable: d.reachable,
+            info: d.info.as_ref().map(Into::into),
+            tasks: d.tasks.iter().map(Into::into).collect(),
+            gone: d.gone.iter().map(Into::into).collect(),
+            obeyed: d.obeyed,
+        }
+    }
+}
+
+impl TryFrom<pb::MachineDelta> for MachineDelta {
+    type Error = WireError;
+    fn try_from(d: pb::MachineDelta) -> Result<Self, WireError> {
+        check_range("seq", d.seq, 1, u64::MAX)?;
+        Ok(Self {
+            machine: d.machine.parse().at("machine")?,
+            seq: d.seq,
+            full: d.full,
+            reachable: d.reachable,
+            obeyed: d.obeyed,
+            info: d.info.map(TryInto::try_into).transpose().at("info")?,
+            tasks: each("tasks", d.tasks, MAX_TASKS_PER_MACHINE, TaskReport::try_from)?,
+            gone: each("gone", d.gone, MAX_TASKS_PER_MACHINE, IncarnationId::try_from)?,
+        })
+    }
+}
+
+impl From<&ShardReport> for pb::ShardReport {
+    fn from(r: &ShardReport) -> Self {
+        let usage = |(id, usage): &(IncarnationId, Usage)| pb::TaskUsage {
+            id: Some(id.into()),
+            usage: Some(usage.into()),
+        };
+        Self {
+            session: Some((&r.session).into()),
+            from: r.from.0,
+            deltas: r.deltas.iter().map(Into::into).collect(),
+            usage: r.usage.iter().map(usage).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::ShardReport> for ShardReport {
+    type Error = WireError;
+    fn try_from(r: pb::ShardReport) -> Result<Self, WireError> {
+        let usage = |u: pb::TaskUsage| -> Result<_, WireError> {
+            Ok((incarnation("id", u.id)?, required("usage", u.usage)?.into()))
+        };
+        Ok(Self {
+            session: required("session", r.session)?.into(),
+            from: replica(r.from).at("from")?,
+            deltas: each("deltas", r.deltas, MAX_MACHINES, MachineDelta::try_from)?,
+            usage: each("usage", r.usage, MAX_USAGES, usage)?,
+        })
+    }
+}

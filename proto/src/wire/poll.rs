@@ -1,0 +1,230 @@
+//! The exchange of a link shard and a borglet.
+
+use super::error::{At, WireError, check_ordered, check_range, each, port, required};
+use super::{pb, spec};
+use crate::names::{IncarnationId, TaskName};
+use crate::poll::{
+    Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport,
+    TaskStatus, Usage,
+};
+use crate::spec::{MAX_PORTS, MAX_TASKS};
+use crate::time::Millis;
+use pb::task_report::{BackOff, Ended, Starting, Status, Stopping, Up};
+use std::sync::Arc;
+
+/// Most incarnations of one machine, in a target or a report: our choice; a machine of the 2019
+/// Google trace ran some hundred at most.
+pub const MAX_TASKS_PER_MACHINE: usize = 10_000;
+/// Longest time that an answer may be held: our choice.
+pub const MAX_HOLD: Millis = Millis::from_secs(60);
+
+impl From<&Fence> for pb::Fence {
+    fn from(f: &Fence) -> Self {
+        Self { epoch: f.epoch, term: f.term, session: f.session, generation: f.generation }
+    }
+}
+
+impl From<pb::Fence> for Fence {
+    fn from(f: pb::Fence) -> Self {
+        Self { epoch: f.epoch, term: f.term, session: f.session, generation: f.generation }
+    }
+}
+
+impl From<&ReportVersion> for pb::ReportVersion {
+    fn from(v: &ReportVersion) -> Self {
+        Self { session: v.session, number: v.number }
+    }
+}
+
+impl From<pb::ReportVersion> for ReportVersion {
+    fn from(v: pb::ReportVersion) -> Self {
+        Self { session: v.session, number: v.number }
+    }
+}
+
+impl From<&Usage> for pb::Usage {
+    fn from(u: &Usage) -> Self {
+        Self { cpu_milli: u.cpu_milli, ram_bytes: u.ram_bytes }
+    }
+}
+
+impl From<pb::Usage> for Usage {
+    fn from(u: pb::Usage) -> Self {
+        Self { cpu_milli: u.cpu_milli, ram_bytes: u.ram_bytes }
+    }
+}
+
+impl From<&TargetTask> for pb::TargetTask {
+    fn from(t: &TargetTask) -> Self {
+        Self {
+            id: Some((&t.id).into()),
+            name: t.name.to_string(),
+            tasks: t.tasks,
+            spec: Some((&*t.spec).into()),
+            ports: t.ports.iter().map(|&port| port.into()).collect(),
+            priority: t.priority.get().into(),
+            appclass: pb::AppClass::from(t.appclass).into(),
+            restart: t.restart,
+        }
+    }
+}
+
+impl TryFrom<pb::TargetTask> for TargetTask {
+    type Error = WireError;
+    fn try_from(t: pb::TargetTask) -> Result<Self, WireError> {
+        let id = incarnation("id", t.id)?;
+        let name: TaskName = t.name.parse().at("name")?;
+        if name.index != id.task.index {
+            return Err(WireError::new("name", &name, format!("does not go with id {id}")));
+        }
+        check_range("tasks", t.tasks.into(), u64::from(name.index) + 1, MAX_TASKS.into())?;
+        let task = Self {
+            id,
+            name,
+            tasks: t.tasks,
+            spec: Arc::new(required("spec", t.spec)?.try_into().at("spec")?),
+            ports: each("ports", t.ports, MAX_PORTS, port)?,
+            priority: spec::priority(t.priority)?,
+            appclass: required("appclass", spec::appclass("appclass", t.appclass)?)?,
+            restart: t.restart,
+        };
+        if task.ports.len() != task.spec.ports.len() {
+            let why = format!("are not one for each of the {} named ports", task.spec.ports.len());
+            return Err(WireError::new("ports", format!("{} numbers", task.ports.len()), why));
+        }
+        Ok(task)
+    }
+}
+
+/// A required incarnation.
+pub(super) fn incarnation(
+    field: &str,
+    id: Option<pb::IncarnationId>,
+) -> Result<IncarnationId, WireError> {
+    required(field, id)?.try_into().at(field)
+}
+
+impl From<&Target> for pb::Target {
+    fn from(target: &Target) -> Self {
+        Self { tasks: target.tasks.iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<pb::Target> for Target {
+    type Error = WireError;
+    fn try_from(target: pb::Target) -> Result<Self, WireError> {
+        let tasks = each("tasks", target.tasks, MAX_TASKS_PER_MACHINE, TargetTask::try_from)?;
+        check_ordered("tasks", &tasks, |task| task.id)?;
+        Ok(Self { tasks })
+    }
+}
+
+impl From<&PollRequest> for pb::PollRequest {
+    fn from(r: &PollRequest) -> Self {
+        Self {
+            cell: r.cell.to_string(),
+            machine: r.machine.to_string(),
+            fence: Some((&r.fence).into()),
+            target: r.target.as_deref().map(Into::into),
+            seen: Some((&r.seen).into()),
+            hold_ms: r.hold.0,
+        }
+    }
+}
+
+impl TryFrom<pb::PollRequest> for PollRequest {
+    type Error = WireError;
+    fn try_from(r: pb::PollRequest) -> Result<Self, WireError> {
+        check_range("hold_ms", r.hold_ms, 0, MAX_HOLD.0)?;
+        Ok(Self {
+            cell: r.cell.parse().at("cell")?,
+            machine: r.machine.parse().at("machine")?,
+            fence: required("fence", r.fence)?.into(),
+            target: r.target.map(Target::try_from).transpose().at("target")?.map(Arc::new),
+            seen: r.seen.map_or_else(ReportVersion::default, Into::into),
+            hold: Millis(r.hold_ms),
+        })
+    }
+}
+
+impl From<&TaskReport> for pb::TaskReport {
+    fn from(r: &TaskReport) -> Self {
+        let status = match &r.status {
+            TaskStatus::Starting => Status::Starting(Starting {}),
+            TaskStatus::Up { pid, since } => Status::Up(Up { pid: *pid, since_ms: since.0 }),
+            TaskStatus::BackOff { until } => Status::BackOff(BackOff { until_ms: until.0 }),
+            TaskStatus::Stopping => Status::Stopping(Stopping {}),
+            TaskStatus::Ended { at, failure } => {
+                Status::Ended(Ended { at_ms: at.0, failure: failure.as_ref().map(Into::into) })
+            }
+        };
+        Self {
+            id: Some((&r.id).into()),
+            status: Some(status),
+            restarts: r.restarts,
+            last_failure: r.last_failure.as_ref().map(Into::into),
+            usage: Some((&r.usage).into()),
+        }
+    }
+}
+
+impl TryFrom<pb::TaskReport> for TaskReport {
+    type Error = WireError;
+    fn try_from(r: pb::TaskReport) -> Result<Self, WireError> {
+        let status = match required("status", r.status)? {
+            Status::Starting(Starting {}) => TaskStatus::Starting,
+            Status::Up(Up { pid, since_ms }) => TaskStatus::Up { pid, since: Millis(since_ms) },
+            Status::BackOff(BackOff { until_ms }) => {
+                TaskStatus::BackOff { until: Millis(until_ms) }
+            }
+            Status::Stopping(Stopping {}) => TaskStatus::Stopping,
+            Status::Ended(Ended { at_ms, failure }) => TaskStatus::Ended {
+                at: Millis(at_ms),
+                failure: failure.map(TryInto::try_into).transpose().at("ended.failure")?,
+            },
+        };
+        Ok(Self {
+            id: incarnation("id", r.id)?,
+            status,
+            restarts: r.restarts,
+            last_failure: r.last_failure.map(TryInto::try_into).transpose().at("last_failure")?,
+            usage: r.usage.map_or_else(Usage::default, Into::into),
+        })
+    }
+}
+
+impl From<&MachineReport> for pb::MachineReport {
+    fn from(r: &MachineReport) -> Self {
+        Self { info: Some((&r.info).into()), tasks: r.tasks.iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<pb::MachineReport> for MachineReport {
+    type Error = WireError;
+    fn try_from(r: pb::MachineReport) -> Result<Self, WireError> {
+        let tasks = each("tasks", r.tasks, MAX_TASKS_PER_MACHINE, TaskReport::try_from)?;
+        check_ordered("tasks", &tasks, |task| task.id)?;
+        Ok(Self { info: required("info", r.info)?.try_into().at("info")?, tasks })
+    }
+}
+
+impl From<&PollAnswer> for pb::PollAnswer {
+    fn from(a: &PollAnswer) -> Self {
+        Self {
+            version: Some((&a.version).into()),
+            obeyed: Some((&a.obeyed).into()),
+            report: Some((&a.report).into()),
+        }
+    }
+}
+
+impl TryFrom<pb::PollAnswer> for PollAnswer {
+    type Error = WireError;
+    fn try_from(a: pb::PollAnswer) -> Result<Self, WireError> {
+        Ok(Self {
+            version: required("version", a.version)?.into(),
+            obeyed: required("obeyed", a.obeyed)?.into(),
+            report: required("report", a.report)?.try_into().at("report")?,
+        })
+    }
+}

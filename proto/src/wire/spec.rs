@@ -1,0 +1,276 @@
+//! Job specifications and resources.
+//!
+//! Reading a specification also runs [`JobSpec::check`], so paths are the same as those that
+//! `borgctl` shows before it sends anything.
+
+use super::error::{At, WireError, check_len, check_line, check_range, each, required};
+use super::pb;
+use crate::names::MAX_NAME_BYTES;
+use crate::priority::{AppClass, Priority};
+use crate::resources::Resources;
+use crate::spec::{
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_BYTES, MAX_CPU_MILLI, MAX_LIST, MAX_PORTS,
+    MAX_SPEC_BYTES, SpecError, Spread, TaskSpec, Volume,
+};
+use crate::time::Millis;
+use prost::Message;
+use std::sync::Arc;
+
+/// Most of one device on a machine or in a task, in thousandths: a thousand whole ones.
+const MAX_DEVICE: u64 = 1_000_000;
+/// Every TCP port there is.
+const ALL_PORTS: u64 = 65_536;
+
+impl From<&Resources> for pb::Resources {
+    fn from(r: &Resources) -> Self {
+        Self {
+            cpu_milli: r.cpu_milli,
+            ram_bytes: r.ram_bytes,
+            disk_bytes: r.disk_bytes,
+            ports: r.ports,
+            devices: r.devices.iter().map(|(name, amount)| (name.to_string(), *amount)).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Resources> for Resources {
+    type Error = WireError;
+    fn try_from(r: pb::Resources) -> Result<Self, WireError> {
+        check_range("cpu_milli", r.cpu_milli, 0, MAX_CPU_MILLI)?;
+        check_range("ram_bytes", r.ram_bytes, 0, MAX_BYTES)?;
+        check_range("disk_bytes", r.disk_bytes, 0, MAX_BYTES)?;
+        check_range("ports", r.ports.into(), 0, ALL_PORTS)?;
+        check_len("devices", r.devices.len(), MAX_LIST)?;
+        for (name, amount) in &r.devices {
+            check_line("devices", name, MAX_NAME_BYTES)?;
+            if name.is_empty() {
+                return Err(WireError::new(
+                    "devices",
+                    "\"\"",
+                    "is not a device's name: it is empty",
+                ));
+            }
+            check_range(&format!("devices.{name}"), *amount, 1, MAX_DEVICE)?;
+        }
+        Ok(Self {
+            cpu_milli: r.cpu_milli,
+            ram_bytes: r.ram_bytes,
+            disk_bytes: r.disk_bytes,
+            ports: r.ports,
+            devices: r.devices.into_iter().map(|(name, amount)| (name.into(), amount)).collect(),
+        })
+    }
+}
+
+impl From<JobKind> for pb::JobKind {
+    fn from(kind: JobKind) -> Self {
+        match kind {
+            JobKind::Service => Self::Service,
+            JobKind::Batch => Self::Batch,
+        }
+    }
+}
+
+impl TryFrom<pb::JobKind> for JobKind {
+    type Error = WireError;
+    fn try_from(kind: pb::JobKind) -> Result<Self, WireError> {
+        match kind {
+            pb::JobKind::Service => Ok(Self::Service),
+            pb::JobKind::Batch => Ok(Self::Batch),
+            pb::JobKind::Unspecified => {
+                Err(WireError::new("", "nothing", "is given: service or batch"))
+            }
+        }
+    }
+}
+
+impl From<AppClass> for pb::AppClass {
+    fn from(class: AppClass) -> Self {
+        match class {
+            AppClass::LatencySensitive => Self::LatencySensitive,
+            AppClass::Batch => Self::Batch,
+        }
+    }
+}
+
+/// Reads an appclass; unspecified is `None`.
+pub(super) fn appclass(field: &str, value: i32) -> Result<Option<AppClass>, WireError> {
+    Ok(match known(field, value)? {
+        pb::AppClass::Unspecified => None,
+        pb::AppClass::LatencySensitive => Some(AppClass::LatencySensitive),
+        pb::AppClass::Batch => Some(AppClass::Batch),
+    })
+}
+
+/// An enumeration's value that this build knows.
+fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, WireError> {
+    T::try_from(value)
+        .map_err(|_| WireError::new(field, value, "is not a value that this version knows"))
+}
+
+/// A priority that somebody sent.
+pub(super) fn priority(value: u32) -> Result<Priority, WireError> {
+    Priority::new(value.into()).at("priority")
+}
+
+impl From<ConstraintOp> for pb::ConstraintOp {
+    fn from(op: ConstraintOp) -> Self {
+        match op {
+            ConstraintOp::Equal => Self::Equal,
+            ConstraintOp::NotEqual => Self::NotEqual,
+            ConstraintOp::Less => Self::Less,
+            ConstraintOp::LessEqual => Self::LessEqual,
+            ConstraintOp::Greater => Self::Greater,
+            ConstraintOp::GreaterEqual => Self::GreaterEqual,
+            ConstraintOp::Present => Self::Present,
+            ConstraintOp::Absent => Self::Absent,
+            ConstraintOp::In => Self::In,
+        }
+    }
+}
+
+impl TryFrom<pb::ConstraintOp> for ConstraintOp {
+    type Error = WireError;
+    fn try_from(op: pb::ConstraintOp) -> Result<Self, WireError> {
+        Ok(match op {
+            pb::ConstraintOp::Equal => Self::Equal,
+            pb::ConstraintOp::NotEqual => Self::NotEqual,
+            pb::ConstraintOp::Less => Self::Less,
+            pb::ConstraintOp::LessEqual => Self::LessEqual,
+            pb::ConstraintOp::Greater => Self::Greater,
+            pb::ConstraintOp::GreaterEqual => Self::GreaterEqual,
+            pb::ConstraintOp::Present => Self::Present,
+            pb::ConstraintOp::Absent => Self::Absent,
+            pb::ConstraintOp::In => Self::In,
+            pb::ConstraintOp::Unspecified => {
+                return Err(WireError::new("", "nothing", "is given: name a comparison"));
+            }
+        })
+    }
+}
+
+impl From<&Constraint> for pb::Constraint {
+    fn from(c: &Constraint) -> Self {
+        Self {
+            attribute: c.attribute.clone(),
+            op: pb::ConstraintOp::from(c.op).into(),
+            values: c.values.clone(),
+            soft: c.soft,
+        }
+    }
+}
+
+impl TryFrom<pb::Constraint> for Constraint {
+    type Error = WireError;
+    fn try_from(c: pb::Constraint) -> Result<Self, WireError> {
+        let op: pb::ConstraintOp = known("op", c.op)?;
+        Ok(Self {
+            attribute: c.attribute,
+            op: op.try_into().at("op")?,
+            values: c.values,
+            soft: c.soft,
+        })
+    }
+}
+
+impl From<&TaskSpec> for pb::TaskSpec {
+    fn from(t: &TaskSpec) -> Self {
+        let spread = |s: &Spread| pb::Spread { attribute: s.attribute.clone(), max: s.max };
+        let volume = |v: &Volume| pb::Volume { path: v.path.clone(), writable: v.writable };
+        Self {
+            command: t.command.clone(),
+            env: t.env.clone(),
+            limit: Some((&t.limit).into()),
+            ports: t.ports.iter().map(ToString::to_string).collect(),
+            constraints: t.constraints.iter().map(Into::into).collect(),
+            spread: t.spread.iter().map(spread).collect(),
+            volumes: t.volumes.iter().map(volume).collect(),
+            grace_ms: t.grace_ms.0,
+        }
+    }
+}
+
+/// Reads a task's part without its bounds, which the caller checks.
+fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
+    Ok(TaskSpec {
+        command: t.command,
+        env: t.env,
+        limit: required("limit", t.limit)?.try_into().at("limit")?,
+        ports: each("ports", t.ports, MAX_PORTS, |p| p.parse())?,
+        constraints: each("constraints", t.constraints, MAX_LIST, Constraint::try_from)?,
+        spread: t
+            .spread
+            .into_iter()
+            .map(|s| Spread { attribute: s.attribute, max: s.max })
+            .collect(),
+        volumes: t
+            .volumes
+            .into_iter()
+            .map(|v| Volume { path: v.path, writable: v.writable })
+            .collect(),
+        grace_ms: Millis(t.grace_ms),
+    })
+}
+
+impl TryFrom<pb::TaskSpec> for TaskSpec {
+    type Error = WireError;
+    fn try_from(t: pb::TaskSpec) -> Result<Self, WireError> {
+        check_size(t.encoded_len())?;
+        let task = unchecked(t)?;
+        // The check names fields from the job's point of view.
+        task.check().map_err(|SpecError { field, value, why }| WireError {
+            field: field.strip_prefix("task.").unwrap_or(&field).to_owned(),
+            value,
+            why,
+        })?;
+        Ok(task)
+    }
+}
+
+impl From<&JobSpec> for pb::JobSpec {
+    fn from(j: &JobSpec) -> Self {
+        Self {
+            name: j.name.to_string(),
+            kind: pb::JobKind::from(j.kind).into(),
+            tasks: j.tasks,
+            priority: j.priority.get().into(),
+            appclass: j.appclass.map_or(pb::AppClass::Unspecified, Into::into).into(),
+            task: Some((&*j.task).into()),
+            after: j.after.iter().map(ToString::to_string).collect(),
+            retries: j.retries,
+            labels: j.labels.clone(),
+        }
+    }
+}
+
+impl TryFrom<pb::JobSpec> for JobSpec {
+    type Error = WireError;
+    fn try_from(j: pb::JobSpec) -> Result<Self, WireError> {
+        check_size(j.encoded_len())?;
+        let kind: pb::JobKind = known("kind", j.kind)?;
+        let spec = Self {
+            name: j.name.parse().at("name")?,
+            kind: kind.try_into().at("kind")?,
+            tasks: j.tasks,
+            priority: priority(j.priority)?,
+            appclass: appclass("appclass", j.appclass)?,
+            task: Arc::new(unchecked(required("task", j.task)?).at("task")?),
+            after: each("after", j.after, MAX_LIST, |job| job.parse())?,
+            retries: j.retries,
+            labels: j.labels,
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+}
+
+fn check_size(bytes: usize) -> Result<(), WireError> {
+    if bytes <= MAX_SPEC_BYTES {
+        return Ok(());
+    }
+    Err(WireError::new(
+        "",
+        format!("{bytes} bytes"),
+        format!("is larger than a specification may be, {MAX_SPEC_BYTES}"),
+    ))
+}
