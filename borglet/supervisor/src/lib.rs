@@ -15,9 +15,13 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(test)]
+mod fixture;
 mod launch;
 mod supervisor;
 mod task;
+#[cfg(test)]
+mod tests;
 mod turn;
 pub mod volumes;
 

@@ -1,15 +1,39 @@
 //! The supervisor: fencing, the comparison of target and actual, and the answers it holds back.
 
-use crate::turn::{Adopted, Config, Counts, Effect, Input};
-use borg_proto::poll::{Fence, MachineReport, ReportVersion};
-use borg_proto::{MachineInfo, Millis};
+use crate::launch::launch;
+use crate::task::{Phase, Stop, Task};
+use crate::turn::{Adopted, Config, Counts, Effect, Input, Run};
+use borg_proto::poll::{
+    Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target, TargetTask,
+};
+use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A kill that had no effect is repeated after this time. Our choice.
+const KILL_AGAIN: Millis = Millis(5_000);
 
 /// Decides for one machine.
 #[derive(Debug)]
 pub struct Supervisor {
     config: Config,
     info: MachineInfo,
+    /// The newest order obeyed.
     obeyed: Fence,
+    /// Whether this process has had a target at all.
+    has_target: bool,
+    tasks: BTreeMap<IncarnationId, Task>,
+    /// Grows when any status changes.
+    number: u64,
+    /// Answers held back, oldest first.
+    held: VecDeque<Held>,
+}
+
+/// A poll whose answer waits for news.
+#[derive(Debug)]
+struct Held {
+    token: u64,
+    fence: Fence,
+    until: Millis,
 }
 
 impl Supervisor {
@@ -21,27 +45,46 @@ impl Supervisor {
         adopted: Vec<Adopted>,
         info: MachineInfo,
     ) -> Self {
-        let _ = adopted;
-        Self { config, info, obeyed: remembered }
+        let tasks = adopted.into_iter().map(|found| (found.run.id, Task::adopted(found))).collect();
+        let obeyed = Fence { generation: 0, ..remembered };
+        Self { config, info, obeyed, has_target: false, tasks, number: 1, held: VecDeque::new() }
     }
 
     /// Takes one input at moment `now` and returns what is to be done, in order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Effect> {
-        let _ = (now, input);
-        Vec::new()
+        let mut effects = Vec::new();
+        let before = self.number;
+        match input {
+            Input::Poll { token, request } => self.poll(now, token, request, &mut effects),
+            Input::Started { run, pid, since } => self.started(now, run, pid, since, &mut effects),
+            Input::StartFailed { run, cause } => self.start_failed(now, run, cause, &mut effects),
+            Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
+            Input::Usage(usages) => {
+                for (id, usage) in usages {
+                    if let Some(task) = self.tasks.get_mut(&id).filter(|task| task.is_live()) {
+                        task.usage = usage;
+                    }
+                }
+            }
+            Input::Tick => {}
+        }
+        self.do_what_is_due(now, &mut effects);
+        self.answer_held(now, self.number != before, &mut effects);
+        effects
     }
 
     /// When the next `Tick` is due; `None` while only other inputs can change anything.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Millis> {
-        None
+        let tasks = self.tasks.values().filter_map(Task::due);
+        tasks.chain(self.held.iter().map(|held| held.until)).min()
     }
 
     /// The present report.
     #[must_use]
     pub fn report(&self) -> (ReportVersion, MachineReport) {
-        let version = ReportVersion { session: self.config.session, number: 1 };
-        (version, MachineReport { info: self.info.clone(), tasks: Vec::new() })
+        let tasks = self.tasks.values().map(Task::report).collect();
+        (self.version(), MachineReport { info: self.info.clone(), tasks })
     }
 
     /// The newest order obeyed.
@@ -53,6 +96,243 @@ impl Supervisor {
     /// How many incarnations are in which state.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts::default()
+        let mut counts = Counts::default();
+        for task in self.tasks.values() {
+            *match task.phase {
+                Phase::Starting => &mut counts.starting,
+                Phase::Up { .. } => &mut counts.up,
+                Phase::BackOff { .. } => &mut counts.back_off,
+                Phase::Stopping(_) => &mut counts.stopping,
+                Phase::Ended { .. } => &mut counts.ended,
+            } += 1;
+        }
+        counts
     }
+
+    const fn version(&self) -> ReportVersion {
+        ReportVersion { session: self.config.session, number: self.number }
+    }
+
+    fn answer(&self) -> PollAnswer {
+        let (version, report) = self.report();
+        PollAnswer { version, obeyed: self.obeyed, report }
+    }
+
+    fn poll(&mut self, now: Millis, token: u64, request: PollRequest, effects: &mut Vec<Effect>) {
+        if let Err(refusal) = self.admit(&request) {
+            effects.push(Effect::Answer { token, result: Err(refusal) });
+            return;
+        }
+        let (old, new) = (self.obeyed, request.fence);
+        if session(old) != session(new) {
+            effects.push(Effect::RememberFence(new));
+        }
+        if new != old || !self.has_target {
+            self.obeyed = new;
+            self.has_target = true;
+            let target =
+                request.target.as_deref().expect("admitted: a new fence comes with a target");
+            self.obey(now, target, effects);
+        }
+        // Whoever asked before a newer session took over has nothing to wait for, and neither has
+        // whoever has not seen the present report.
+        for held in &mut self.held {
+            if session(held.fence) < session(new) {
+                held.until = now;
+            }
+        }
+        let hold = if request.seen == self.version() { request.hold } else { Millis(0) };
+        let until = now + hold.min(self.config.max_hold);
+        self.held.push_back(Held { token, fence: new, until });
+        while self.held.len() > self.config.max_held.max(1) {
+            let oldest = self.held.pop_front().expect("longer than its bound, so not empty");
+            effects.push(Effect::Answer { token: oldest.token, result: Ok(self.answer()) });
+        }
+    }
+
+    fn admit(&self, request: &PollRequest) -> Result<(), PollRefusal> {
+        let asked = request.fence;
+        if request.cell != self.config.cell {
+            return Err(PollRefusal::Cell {
+                asked: request.cell.clone(),
+                mine: self.config.cell.clone(),
+            });
+        }
+        if request.machine != self.config.machine {
+            let mine = self.config.machine.clone();
+            return Err(PollRefusal::Machine { asked: request.machine.clone(), mine });
+        }
+        if asked < self.obeyed {
+            return Err(PollRefusal::Stale { asked, obeyed: self.obeyed });
+        }
+        // Generations of two sessions have nothing to do with each other, so the whole fence counts.
+        if request.target.is_none() && !(self.has_target && asked == self.obeyed) {
+            return Err(PollRefusal::TargetMissing { asked });
+        }
+        Ok(())
+    }
+
+    /// Makes the target what this machine works towards: what is not in it ends first.
+    fn obey(&mut self, now: Millis, target: &Target, effects: &mut Vec<Effect>) {
+        let wanted: BTreeMap<IncarnationId, &TargetTask> =
+            target.tasks.iter().map(|task| (task.id, task)).collect();
+        let unwanted: Vec<_> =
+            self.tasks.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in unwanted {
+            self.stop(now, id, effects);
+        }
+        for (id, want) in wanted {
+            if let Some(task) = self.tasks.get_mut(&id) {
+                let before = task.phase.clone();
+                task.confirm(want, now, &self.config);
+                self.number += u64::from(before != task.phase);
+                continue;
+            }
+            self.tasks.insert(id, Task::wanted(want));
+            self.number += 1;
+            self.launch(now, id, effects);
+        }
+    }
+
+    fn launch(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let Some(want) = &task.want else { return };
+        match launch(&self.config, task.run, want) {
+            Ok(launch) => effects.push(Effect::Start(Box::new(launch))),
+            Err(why) => task.cannot_start(now, FailureCause::start(&why)),
+        }
+    }
+
+    fn stop(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.want = None;
+        match task.phase {
+            Phase::Stopping(_) => {}
+            Phase::Starting => {
+                task.phase = Phase::Stopping(Stop::AwaitsStart);
+                self.number += 1;
+            }
+            Phase::Up { .. } => {
+                effects.push(Effect::Terminate { run: task.run });
+                task.phase = Phase::Stopping(Stop::Asked { kill_at: now + task.grace });
+                self.number += 1;
+            }
+            Phase::BackOff { .. } | Phase::Ended { .. } => self.forget(id, effects),
+        }
+    }
+
+    fn forget(&mut self, id: IncarnationId, effects: &mut Vec<Effect>) {
+        self.tasks.remove(&id);
+        self.number += 1;
+        effects.push(Effect::Remove { id });
+    }
+
+    fn started(
+        &mut self,
+        now: Millis,
+        run: Run,
+        pid: u32,
+        since: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(task) = live(&mut self.tasks, run) else { return };
+        match task.phase {
+            Phase::Starting => task.came_up(pid, since),
+            Phase::Stopping(Stop::AwaitsStart) => {
+                effects.push(Effect::Terminate { run });
+                task.phase = Phase::Stopping(Stop::Asked { kill_at: now + task.grace });
+                // Still "stopping" to everyone outside.
+                return;
+            }
+            Phase::Stopping(Stop::Asked { .. })
+            | Phase::Up { .. }
+            | Phase::BackOff { .. }
+            | Phase::Ended { .. } => {
+                return;
+            }
+        }
+        self.number += 1;
+    }
+
+    fn start_failed(
+        &mut self,
+        now: Millis,
+        run: Run,
+        cause: FailureCause,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(task) = live(&mut self.tasks, run) else { return };
+        if task.want.is_none() {
+            self.forget(run.id, effects);
+            return;
+        }
+        task.cannot_start(now, cause);
+        self.number += 1;
+    }
+
+    fn exited(
+        &mut self,
+        now: Millis,
+        run: Run,
+        at: Millis,
+        failure: Option<FailureCause>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(task) = live(&mut self.tasks, run) else { return };
+        if matches!(task.phase, Phase::Stopping(_)) && task.want.is_none() {
+            self.forget(run.id, effects);
+            return;
+        }
+        task.settle(now, at, failure, &self.config);
+        self.number += 1;
+    }
+
+    fn do_what_is_due(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let due = |(id, task): (&IncarnationId, &Task)| {
+            task.due().is_some_and(|at| at <= now).then_some(*id)
+        };
+        let ids: Vec<_> = self.tasks.iter().filter_map(due).collect();
+        for id in ids {
+            let Some(task) = self.tasks.get_mut(&id) else { continue };
+            match &mut task.phase {
+                Phase::BackOff { .. } => {
+                    task.start_again();
+                    self.number += 1;
+                    self.launch(now, id, effects);
+                }
+                Phase::Stopping(Stop::Asked { kill_at }) => {
+                    *kill_at = now + KILL_AGAIN;
+                    effects.push(Effect::Kill { run: task.run });
+                }
+                Phase::Stopping(Stop::AwaitsStart)
+                | Phase::Starting
+                | Phase::Up { .. }
+                | Phase::Ended { .. } => {}
+            }
+        }
+    }
+
+    fn answer_held(&mut self, now: Millis, news: bool, effects: &mut Vec<Effect>) {
+        if !news && self.held.iter().all(|held| held.until > now) {
+            return;
+        }
+        let answer = self.answer();
+        self.held.retain(|held| {
+            if held.until > now && !news {
+                return true;
+            }
+            effects.push(Effect::Answer { token: held.token, result: Ok(answer.clone()) });
+            false
+        });
+    }
+}
+
+/// The part of a fence that names a session: what is remembered on disk.
+fn session(fence: Fence) -> (u64, u64, u64) {
+    (fence.epoch, fence.term, fence.session)
+}
+
+/// The task whose present run this is, if that run may still have processes.
+fn live(tasks: &mut BTreeMap<IncarnationId, Task>, run: Run) -> Option<&mut Task> {
+    tasks.get_mut(&run.id).filter(|task| task.run == run && task.is_live())
 }

@@ -1,1 +1,193 @@
-//! One incarnation on the machine.
+//! One incarnation on the machine: its phases, and how it goes on when a run ends.
+
+use crate::turn::{Adopted, AdoptedState, Config, Run};
+use borg_proto::poll::{TargetTask, TaskReport, TaskStatus, Usage};
+use borg_proto::{FailureCause, Millis};
+
+/// First wait before a service is started again; doubles with each failure in a row. Our choice.
+const FIRST_BACK_OFF: Millis = Millis(1_000);
+/// Longest such wait. Our choice.
+const LONGEST_BACK_OFF: Millis = Millis(60_000);
+/// Up for so long, earlier failures no longer count as "in a row". Our choice.
+const STEADY_AFTER: Millis = Millis(60_000);
+
+/// How far an incarnation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// A start was ordered.
+    Starting,
+    /// Its process runs.
+    Up { pid: u32, since: Millis },
+    /// It is started again at `until`.
+    BackOff { until: Millis },
+    /// The target no longer has it, and something of it is still there.
+    Stopping(Stop),
+    /// Over.
+    Ended { at: Millis, failure: Option<FailureCause> },
+}
+
+/// How far the stopping of a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Its start is under way: it is terminated once it is there.
+    AwaitsStart,
+    /// It was asked to end, and is killed at `kill_at`: again and again until it is gone.
+    Asked { kill_at: Millis },
+}
+
+/// One incarnation.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// What the target says; `None` once the target no longer has it, or before the first target
+    /// after a restart of the borglet.
+    pub(crate) want: Option<TargetTask>,
+    pub(crate) phase: Phase,
+    /// The present or last run.
+    pub(crate) run: Run,
+    pub(crate) grace: Millis,
+    pub(crate) usage: Usage,
+    last_failure: Option<FailureCause>,
+    /// Failures since it last was up for [`STEADY_AFTER`].
+    failures_in_row: u32,
+    /// When the last run started, if it did.
+    up_since: Option<Millis>,
+}
+
+impl Task {
+    /// A task of the target of which nothing is there yet.
+    pub(crate) fn wanted(task: &TargetTask) -> Self {
+        Self {
+            want: Some(task.clone()),
+            phase: Phase::Starting,
+            run: Run { id: task.id, number: 0 },
+            grace: task.spec.grace_ms,
+            usage: Usage::default(),
+            last_failure: None,
+            failures_in_row: 0,
+            up_since: None,
+        }
+    }
+
+    /// What an earlier borglet process left. Whether it is still wanted is not known yet.
+    pub(crate) fn adopted(found: Adopted) -> Self {
+        let (phase, last_failure) = match found.state {
+            AdoptedState::Running { pid } => (Phase::Up { pid, since: found.since }, None),
+            AdoptedState::Ended { at, failure } => {
+                (Phase::Ended { at, failure: failure.clone() }, failure)
+            }
+        };
+        Self {
+            want: None,
+            phase,
+            run: found.run,
+            grace: found.grace,
+            usage: Usage::default(),
+            last_failure,
+            failures_in_row: 0,
+            up_since: Some(found.since),
+        }
+    }
+
+    /// Whether the present run may have processes, so that its end is still to be told.
+    pub(crate) const fn is_live(&self) -> bool {
+        match self.phase {
+            Phase::Starting | Phase::Up { .. } | Phase::Stopping(_) => true,
+            Phase::BackOff { .. } | Phase::Ended { .. } => false,
+        }
+    }
+
+    /// The target has it. The first time after an adoption, an end that was found is settled.
+    pub(crate) fn confirm(&mut self, task: &TargetTask, now: Millis, config: &Config) {
+        let first = self.want.is_none();
+        self.grace = task.spec.grace_ms;
+        self.want = Some(task.clone());
+        if let (true, Phase::Ended { at, failure }) = (first, &self.phase) {
+            let (at, failure) = (*at, failure.clone());
+            self.settle(now, at, failure, config);
+        }
+    }
+
+    /// A run ended: a service waits to be started again unless it failed too often; everything
+    /// else is over.
+    pub(crate) fn settle(
+        &mut self,
+        now: Millis,
+        at: Millis,
+        failure: Option<FailureCause>,
+        config: &Config,
+    ) {
+        self.usage = Usage::default();
+        if !self.want.as_ref().is_some_and(|task| task.restart) {
+            self.last_failure.clone_from(&failure);
+            self.phase = Phase::Ended { at, failure };
+            return;
+        }
+        // A service that ends has failed, whatever its code.
+        let cause = failure.unwrap_or(FailureCause::Exit { code: 0 });
+        self.last_failure = Some(cause.clone());
+        if self.up_since.is_some_and(|since| at.since(since) >= STEADY_AFTER) {
+            self.failures_in_row = 0;
+        }
+        self.failures_in_row = self.failures_in_row.saturating_add(1);
+        self.phase = if self.failures_in_row > config.local_restarts {
+            Phase::Ended { at, failure: Some(cause) }
+        } else {
+            Phase::BackOff { until: now + back_off(self.failures_in_row) }
+        };
+    }
+
+    /// It cannot be started: over at once, so that the cell can decide where to try next.
+    pub(crate) fn cannot_start(&mut self, now: Millis, cause: FailureCause) {
+        self.last_failure = Some(cause.clone());
+        self.phase = Phase::Ended { at: now, failure: Some(cause) };
+    }
+
+    /// The next run begins.
+    pub(crate) fn start_again(&mut self) {
+        self.run.number = self.run.number.saturating_add(1);
+        self.up_since = None;
+        self.phase = Phase::Starting;
+    }
+
+    /// The process is there.
+    pub(crate) fn came_up(&mut self, pid: u32, since: Millis) {
+        self.up_since = Some(since);
+        self.phase = Phase::Up { pid, since };
+    }
+
+    /// When time alone changes it.
+    pub(crate) const fn due(&self) -> Option<Millis> {
+        match self.phase {
+            Phase::BackOff { until } => Some(until),
+            Phase::Stopping(Stop::Asked { kill_at }) => Some(kill_at),
+            Phase::Stopping(Stop::AwaitsStart)
+            | Phase::Starting
+            | Phase::Up { .. }
+            | Phase::Ended { .. } => None,
+        }
+    }
+
+    /// What the machine says of it.
+    pub(crate) fn report(&self) -> TaskReport {
+        let status = match &self.phase {
+            Phase::Starting => TaskStatus::Starting,
+            Phase::Up { pid, since } => TaskStatus::Up { pid: *pid, since: *since },
+            Phase::BackOff { until } => TaskStatus::BackOff { until: *until },
+            Phase::Stopping(_) => TaskStatus::Stopping,
+            Phase::Ended { at, failure } => TaskStatus::Ended { at: *at, failure: failure.clone() },
+        };
+        TaskReport {
+            id: self.run.id,
+            status,
+            restarts: self.run.number,
+            last_failure: self.last_failure.clone(),
+            usage: self.usage,
+        }
+    }
+}
+
+/// The wait after so many failures in a row.
+fn back_off(failures_in_row: u32) -> Millis {
+    let doublings = failures_in_row.saturating_sub(1).min(16);
+    Millis(FIRST_BACK_OFF.0 << doublings).min(LONGEST_BACK_OFF)
+}

@@ -1,0 +1,353 @@
+//! Sentences about one machine.
+
+use crate::fixture::{fence, poll, target_task};
+use crate::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
+use borg_proto::poll::{
+    Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskStatus, Usage,
+};
+use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
+use std::collections::BTreeMap;
+
+struct Bench {
+    supervisor: Supervisor,
+    now: Millis,
+    token: u64,
+}
+
+fn info() -> MachineInfo {
+    MachineInfo {
+        capacity: Resources::default(),
+        first_port: 1,
+        attributes: BTreeMap::new(),
+        boot_id: String::new(),
+        missing_isolation: Vec::new(),
+        task_host: "h".into(),
+    }
+}
+
+fn bench(adopted: Vec<Adopted>) -> Bench {
+    let config = Config::new("lab".parse().unwrap(), "m1".parse().unwrap(), 77);
+    let supervisor = Supervisor::new(config, fence(1, 1, 0), adopted, info());
+    Bench { supervisor, now: Millis(1_000_000), token: 0 }
+}
+
+fn run(id: IncarnationId, number: u32) -> Run {
+    Run { id, number }
+}
+
+impl Bench {
+    fn input(&mut self, input: Input) -> Vec<Effect> {
+        self.supervisor.handle(self.now, input)
+    }
+
+    fn later(&mut self, ms: u64) -> Vec<Effect> {
+        self.now = self.now + Millis(ms);
+        self.input(Input::Tick)
+    }
+
+    fn poll(&mut self, request: PollRequest) -> Vec<Effect> {
+        self.token += 1;
+        let token = self.token;
+        self.input(Input::Poll { token, request })
+    }
+
+    fn order(&mut self, generation: u64, tasks: &[&TargetTask]) -> Vec<Effect> {
+        self.poll(poll(fence(1, 1, generation), Some(tasks.iter().copied().cloned().collect())))
+    }
+
+    fn start(&mut self, id: IncarnationId, number: u32, pid: u32) -> Vec<Effect> {
+        let since = self.now;
+        self.input(Input::Started { run: run(id, number), pid, since })
+    }
+
+    fn exit(
+        &mut self,
+        id: IncarnationId,
+        number: u32,
+        failure: Option<FailureCause>,
+    ) -> Vec<Effect> {
+        let at = self.now;
+        self.input(Input::Exited { run: run(id, number), at, failure })
+    }
+
+    fn status(&self, id: IncarnationId) -> Option<TaskStatus> {
+        self.supervisor
+            .report()
+            .1
+            .tasks
+            .into_iter()
+            .find(|task| task.id == id)
+            .map(|task| task.status)
+    }
+}
+
+/// The effects other than answers.
+fn work(effects: Vec<Effect>) -> Vec<Effect> {
+    effects.into_iter().filter(|effect| !matches!(effect, Effect::Answer { .. })).collect()
+}
+
+fn answers(effects: &[Effect]) -> Vec<(u64, &Result<PollAnswer, PollRefusal>)> {
+    let answer = |effect| match effect {
+        &Effect::Answer { token, ref result } => Some((token, result)),
+        _ => None,
+    };
+    effects.iter().filter_map(answer).collect()
+}
+
+fn starts(effects: &[Effect]) -> Vec<Run> {
+    let start = |effect: &Effect| match effect {
+        Effect::Start(launch) => Some(launch.run),
+        _ => None,
+    };
+    effects.iter().filter_map(start).collect()
+}
+
+#[test]
+fn a_batch_task_runs_once_and_its_end_is_reported_until_the_target_drops_it() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    assert_eq!(starts(&b.order(1, &[&task])), [run(task.id, 0)]);
+    assert_eq!(b.status(task.id), Some(TaskStatus::Starting));
+    b.start(task.id, 0, 42);
+    assert_eq!(b.status(task.id), Some(TaskStatus::Up { pid: 42, since: b.now }));
+    b.exit(task.id, 0, None);
+    let ended = Some(TaskStatus::Ended { at: b.now, failure: None });
+    assert_eq!(b.status(task.id), ended);
+    assert_eq!(work(b.order(2, &[&task])), []);
+    assert_eq!(b.status(task.id), ended);
+    assert_eq!(work(b.order(3, &[])), [Effect::Remove { id: task.id }]);
+    assert_eq!(b.status(task.id), None);
+}
+
+#[test]
+fn a_service_is_started_again_with_growing_waits_and_given_up_after_five_restarts() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, true);
+    b.order(1, &[&task]);
+    for (number, wait) in [1_000, 2_000, 4_000, 8_000, 16_000].into_iter().enumerate() {
+        let number = u32::try_from(number).unwrap();
+        b.start(task.id, number, 42);
+        assert_eq!(b.exit(task.id, number, None), []);
+        assert_eq!(b.status(task.id), Some(TaskStatus::BackOff { until: b.now + Millis(wait) }));
+        assert_eq!(b.supervisor.next_wakeup(), Some(b.now + Millis(wait)));
+        assert_eq!(b.later(wait - 1), []);
+        assert_eq!(starts(&b.later(1)), [run(task.id, number + 1)]);
+    }
+    b.start(task.id, 5, 42);
+    b.exit(task.id, 5, Some(FailureCause::Signal { signal: 9 }));
+    let failure = Some(FailureCause::Signal { signal: 9 });
+    assert_eq!(b.status(task.id), Some(TaskStatus::Ended { at: b.now, failure }));
+    assert_eq!(b.later(600_000), []);
+}
+
+#[test]
+fn failures_before_a_minute_of_steady_work_are_forgiven() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, true);
+    b.order(1, &[&task]);
+    for number in 0..20 {
+        b.start(task.id, number, 42);
+        b.later(60_000);
+        b.exit(task.id, number, None);
+        assert_eq!(b.status(task.id), Some(TaskStatus::BackOff { until: b.now + Millis(1_000) }));
+        b.later(1_000);
+    }
+}
+
+#[test]
+fn what_cannot_start_ends_at_once_with_its_cause() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, true);
+    b.order(1, &[&task]);
+    let cause = FailureCause::PortTaken { port: 80 };
+    b.input(Input::StartFailed { run: run(task.id, 0), cause: cause.clone() });
+    assert_eq!(b.status(task.id), Some(TaskStatus::Ended { at: b.now, failure: Some(cause) }));
+    assert_eq!(b.later(600_000), []);
+}
+
+#[test]
+fn a_task_that_the_target_drops_is_asked_then_killed_then_forgotten() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    b.order(1, &[&task]);
+    b.start(task.id, 0, 42);
+    assert_eq!(work(b.order(2, &[])), [Effect::Terminate { run: run(task.id, 0) }]);
+    assert_eq!(b.status(task.id), Some(TaskStatus::Stopping));
+    assert_eq!(b.later(4_999), []);
+    assert_eq!(b.later(1), [Effect::Kill { run: run(task.id, 0) }]);
+    assert_eq!(b.later(5_000), [Effect::Kill { run: run(task.id, 0) }]);
+    let gone = b.exit(task.id, 0, Some(FailureCause::Signal { signal: 9 }));
+    assert_eq!(gone, [Effect::Remove { id: task.id }]);
+    assert_eq!(b.status(task.id), None);
+}
+
+#[test]
+fn a_task_that_is_dropped_while_it_starts_is_stopped_once_it_is_there() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    b.order(1, &[&task]);
+    assert_eq!(work(b.order(2, &[])), []);
+    assert_eq!(b.start(task.id, 0, 42), [Effect::Terminate { run: run(task.id, 0) }]);
+}
+
+#[test]
+fn an_order_older_than_the_newest_obeyed_changes_nothing() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    b.poll(poll(fence(3, 2, 5), Some(vec![task.clone()])));
+    for old in
+        [fence(3, 2, 4), fence(3, 1, 9), fence(2, 9, 9), Fence { epoch: 0, ..fence(9, 9, 9) }]
+    {
+        let effects = b.poll(poll(old, Some(vec![])));
+        let refusal = PollRefusal::Stale { asked: old, obeyed: fence(3, 2, 5) };
+        assert_eq!(effects, [Effect::Answer { token: b.token, result: Err(refusal) }]);
+    }
+    assert_eq!(b.status(task.id), Some(TaskStatus::Starting));
+}
+
+#[test]
+fn a_new_session_is_remembered_before_its_orders_are_obeyed() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    let effects = b.poll(poll(fence(2, 1, 1), Some(vec![task.clone()])));
+    assert_eq!(effects[0], Effect::RememberFence(fence(2, 1, 1)));
+    assert!(matches!(effects[1], Effect::Start(_)));
+    // A generation within the session is not remembered.
+    let effects = b.poll(poll(fence(2, 1, 2), Some(vec![])));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::RememberFence(_))));
+}
+
+#[test]
+fn an_order_without_its_target_is_obeyed_only_when_it_is_the_one_in_force() {
+    let mut b = bench(vec![]);
+    let missing = |b: &mut Bench, asked| {
+        let effects = b.poll(poll(asked, None));
+        effects
+            == [Effect::Answer {
+                token: b.token,
+                result: Err(PollRefusal::TargetMissing { asked }),
+            }]
+    };
+    assert!(missing(&mut b, fence(1, 1, 0)), "nothing was obeyed by this process yet");
+    b.order(3, &[]);
+    assert!(missing(&mut b, fence(1, 1, 4)));
+    assert!(missing(&mut b, fence(1, 2, 3)), "generations of two sessions are strangers");
+    let effects = b.poll(poll(fence(1, 1, 3), None));
+    assert!(answers(&effects)[0].1.is_ok());
+}
+
+#[test]
+fn another_cell_or_machine_is_refused_by_name() {
+    let mut b = bench(vec![]);
+    let other =
+        PollRequest { cell: "other".parse().unwrap(), ..poll(fence(9, 9, 9), Some(vec![])) };
+    let effects = b.poll(other);
+    assert_eq!(
+        answers(&effects)[0].1.as_ref().unwrap_err().to_string(),
+        "this borglet belongs to cell lab, asked by cell other"
+    );
+    let other =
+        PollRequest { machine: "m2".parse().unwrap(), ..poll(fence(9, 9, 9), Some(vec![])) };
+    let effects = b.poll(other);
+    assert_eq!(
+        answers(&effects)[0].1.as_ref().unwrap_err().to_string(),
+        "this is machine m1, asked was m2"
+    );
+    assert_eq!(b.supervisor.obeyed(), fence(1, 1, 0));
+}
+
+/// A poll that has seen the present report.
+fn patient(b: &Bench, fence: Fence) -> PollRequest {
+    PollRequest { seen: b.supervisor.report().0, hold: Millis(10_000), ..poll(fence, None) }
+}
+
+#[test]
+fn an_answer_waits_for_news_or_the_end_of_its_hold() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    b.order(1, &[&task]);
+    let request = patient(&b, fence(1, 1, 1));
+    assert_eq!(b.poll(request), []);
+    assert_eq!(b.input(Input::Usage(vec![(task.id, Usage { cpu_milli: 9, ram_bytes: 9 })])), []);
+    let effects = b.start(task.id, 0, 42);
+    let [(token, Ok(answer))] = answers(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(token, b.token);
+    assert!(matches!(answer.report.tasks[0].status, TaskStatus::Up { pid: 42, .. }));
+
+    let request = patient(&b, fence(1, 1, 1));
+    assert_eq!(b.poll(request), []);
+    assert_eq!(b.supervisor.next_wakeup(), Some(b.now + Millis(10_000)));
+    assert_eq!(answers(&b.later(10_000)).len(), 1);
+}
+
+#[test]
+fn a_newer_session_answers_the_polls_of_older_ones() {
+    let mut b = bench(vec![]);
+    b.order(1, &[]);
+    let request = patient(&b, fence(1, 1, 1));
+    assert_eq!(b.poll(request), []);
+    let old = b.token;
+    let request = PollRequest {
+        target: poll(fence(1, 1, 1), Some(vec![])).target,
+        ..patient(&b, fence(2, 1, 1))
+    };
+    let effects = b.poll(request);
+    let [(token, Ok(answer))] = answers(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((token, answer.obeyed), (old, fence(2, 1, 1)));
+}
+
+#[test]
+fn answers_held_are_bounded_and_the_oldest_goes_first() {
+    let mut b = bench(vec![]);
+    b.order(1, &[]);
+    for _ in 0..16 {
+        let request = patient(&b, fence(1, 1, 1));
+        assert_eq!(b.poll(request), []);
+    }
+    let oldest = b.token - 15;
+    let request = patient(&b, fence(1, 1, 1));
+    let effects = b.poll(request);
+    assert_eq!(answers(&effects).iter().map(|(token, _)| *token).collect::<Vec<_>>(), [oldest]);
+}
+
+fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
+    Adopted { run: run(task.id, number), since: Millis(900_000), grace: Millis(1_000), state }
+}
+
+#[test]
+fn silence_after_a_restart_kills_nothing_and_the_first_target_decides() {
+    let [keep, drop, done, service] =
+        [(0, false), (1, false), (2, false), (3, true)].map(|(i, r)| target_task(1, i, r));
+    let over = |failure| AdoptedState::Ended { at: Millis(950_000), failure };
+    let mut b = bench(vec![
+        found(&keep, 0, AdoptedState::Running { pid: 1 }),
+        found(&drop, 0, AdoptedState::Running { pid: 2 }),
+        found(&done, 0, over(None)),
+        found(&service, 2, over(Some(FailureCause::Exit { code: 3 }))),
+    ]);
+    assert_eq!(b.later(10_000_000), []);
+    assert_eq!(b.status(keep.id), Some(TaskStatus::Up { pid: 1, since: Millis(900_000) }));
+    let effects = b.order(1, &[&keep, &done, &service]);
+    assert_eq!(work(effects), [Effect::Terminate { run: run(drop.id, 0) }]);
+    assert_eq!(b.status(keep.id), Some(TaskStatus::Up { pid: 1, since: Millis(900_000) }));
+    assert_eq!(b.status(done.id), Some(TaskStatus::Ended { at: Millis(950_000), failure: None }));
+    assert_eq!(b.status(service.id), Some(TaskStatus::BackOff { until: b.now + Millis(1_000) }));
+    let effects = b.later(1_000);
+    assert_eq!(starts(&effects), [run(service.id, 3)]);
+    // The grace of the container that was found, not of a specification that nobody has.
+    assert!(effects.contains(&Effect::Kill { run: run(drop.id, 0) }));
+}
+
+#[test]
+fn news_of_an_earlier_run_is_ignored() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, true);
+    b.order(1, &[&task]);
+    b.start(task.id, 0, 42);
+    b.exit(task.id, 0, None);
+    b.later(1_000);
+    b.start(task.id, 1, 43);
+    b.exit(task.id, 0, None);
+    b.start(task.id, 0, 42);
+    assert!(matches!(b.status(task.id), Some(TaskStatus::Up { pid: 43, .. })));
+}

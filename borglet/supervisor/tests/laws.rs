@@ -1,0 +1,312 @@
+//! Laws of one machine under any order of events: a model of the machine carries effects out, and
+//! polls of several sessions, exits, failed starts, nonsense and restarts of the borglet come in
+//! any order.
+
+#[path = "../src/fixture.rs"]
+mod fixture;
+
+use borg_proto::poll::{
+    Fence, MachineReport, PollRefusal, ReportVersion, TargetTask, TaskStatus, Usage,
+};
+use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
+use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
+use fixture::{fence, poll, target_task};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Poll { term: u64, session: u64, generation: u64, with_target: bool, hold: u64 },
+    Start { pick: usize, works: bool },
+    Exit { pick: usize, failure: Option<FailureCause> },
+    Nonsense { index: u32, number: u32, kind: u8 },
+    Pass { ms: u64 },
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let failure = prop_oneof![
+        Just(None),
+        Just(Some(FailureCause::Exit { code: 1 })),
+        Just(Some(FailureCause::Lost))
+    ];
+    prop_oneof![
+        4 => (0..3_u64, 0..3_u64, 0..5_u64, any::<bool>(), 0..3_u64).prop_map(|(term, session, generation, with_target, hold)| {
+            Step::Poll { term, session, generation, with_target, hold: hold * 1_000 }
+        }),
+        4 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(pick, works)| Step::Start { pick, works }),
+        3 => (any::<usize>(), failure).prop_map(|(pick, failure)| Step::Exit { pick, failure }),
+        1 => (0..6_u32, 0..3_u32, 0..4_u8).prop_map(|(index, number, kind)| Step::Nonsense { index, number, kind }),
+        3 => prop_oneof![Just(0_u64), Just(700), Just(6_000), Just(90_000)].prop_map(|ms| Step::Pass { ms }),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// The target that a fence names: always the same one. Odd indexes are services.
+fn target_of(fence: Fence) -> Vec<TargetTask> {
+    let bits =
+        (fence.term * 7 + fence.session * 3 + fence.generation * 5).wrapping_mul(0x9e37) >> 3;
+    (0..6)
+        .filter(|index| bits >> index & 1 == 1)
+        .map(|index| target_task(1, index, index % 2 == 1))
+        .collect()
+}
+
+fn info() -> MachineInfo {
+    MachineInfo {
+        capacity: Resources::default(),
+        first_port: 1,
+        attributes: BTreeMap::new(),
+        boot_id: String::new(),
+        missing_isolation: Vec::new(),
+        task_host: String::new(),
+    }
+}
+
+fn supervisor(session: u64, remembered: Fence, adopted: Vec<Adopted>) -> Supervisor {
+    let mut config =
+        Config::new("lab".parse().expect("a name"), "m1".parse().expect("a name"), session);
+    config.max_held = 3;
+    Supervisor::new(config, remembered, adopted, info())
+}
+
+/// What the machine itself has: survives the supervisor.
+struct Machine {
+    supervisor: Supervisor,
+    session: u64,
+    now: Millis,
+    token: u64,
+    remembered: Fence,
+    starting: BTreeSet<Run>,
+    running: BTreeSet<Run>,
+    /// Asked to end or killed; may still run.
+    asked: BTreeSet<Run>,
+    ended: BTreeMap<Run, Option<FailureCause>>,
+    unanswered: BTreeSet<u64>,
+    last: (ReportVersion, MachineReport),
+}
+
+impl Machine {
+    fn new() -> Self {
+        let supervisor = supervisor(1, Fence::default(), Vec::new());
+        let last = supervisor.report();
+        Self {
+            supervisor,
+            session: 1,
+            now: Millis(1_000_000),
+            token: 0,
+            remembered: Fence::default(),
+            starting: BTreeSet::new(),
+            running: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
+            last,
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Effect> {
+        let effects = self.supervisor.handle(self.now, input);
+        for effect in &effects {
+            self.perform(effect);
+        }
+        self.check_version();
+        assert!(
+            self.supervisor.next_wakeup().is_none_or(|due| due > self.now),
+            "due work was left undone"
+        );
+        effects
+    }
+
+    fn perform(&mut self, effect: &Effect) {
+        match effect {
+            Effect::RememberFence(fence) => self.remembered = *fence,
+            Effect::Start(launch) => {
+                let run = launch.run;
+                let live = self.starting.iter().chain(&self.running);
+                assert!(live.clone().all(|other| other.id != run.id), "two copies of {run}");
+                assert!(!self.ended.contains_key(&run), "{run} is started twice");
+                self.ended.retain(|other, _| other.id != run.id);
+                self.starting.insert(run);
+            }
+            Effect::Terminate { run } | Effect::Kill { run } => {
+                assert!(self.running.contains(run), "{run} does not run");
+                self.asked.insert(*run);
+            }
+            Effect::Remove { id } => {
+                let live = self.starting.iter().chain(&self.running);
+                assert!(live.clone().all(|run| run.id != *id), "{id} is forgotten while it runs");
+                self.ended.retain(|run, _| run.id != *id);
+            }
+            Effect::Answer { token, result } => {
+                assert!(self.unanswered.remove(token), "poll {token} is answered twice");
+                if let Ok(answer) = result {
+                    assert_eq!(
+                        (answer.version, &answer.report),
+                        (self.supervisor.report().0, &self.supervisor.report().1)
+                    );
+                }
+            }
+        }
+    }
+
+    /// A report has a new version exactly when its states changed.
+    fn check_version(&mut self) {
+        let states = |report: &MachineReport| {
+            let mut report = report.clone();
+            report.tasks.iter_mut().for_each(|task| task.usage = Usage::default());
+            report
+        };
+        let next = self.supervisor.report();
+        assert!(next.0 >= self.last.0, "versions go back");
+        if next.0 == self.last.0 {
+            assert_eq!(states(&next.1), states(&self.last.1), "a change without a new version");
+        }
+        self.last = next;
+    }
+
+    fn poll(&mut self, asked: Fence, with_target: bool, hold: u64) -> Vec<Effect> {
+        self.token += 1;
+        self.unanswered.insert(self.token);
+        let mut request = poll(asked, with_target.then(|| target_of(asked)));
+        request.hold = Millis(hold);
+        request.seen = self.supervisor.report().0;
+        self.input(Input::Poll { token: self.token, request })
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Poll { term, session, generation, with_target, hold } => {
+                let asked = fence(term, session, generation);
+                let (before, obeyed) = (self.supervisor.report(), self.supervisor.obeyed());
+                let effects = self.poll(asked, with_target, hold);
+                if asked < obeyed {
+                    let refusal = PollRefusal::Stale { asked, obeyed };
+                    assert_eq!(
+                        effects,
+                        [Effect::Answer { token: self.token, result: Err(refusal) }]
+                    );
+                    assert_eq!(
+                        (before, obeyed),
+                        (self.supervisor.report(), self.supervisor.obeyed())
+                    );
+                }
+            }
+            Step::Start { pick, works } => {
+                let Some(&run) = self.starting.iter().nth(pick % self.starting.len().max(1)) else {
+                    return;
+                };
+                self.starting.remove(&run);
+                if works {
+                    self.running.insert(run);
+                    self.input(Input::Started { run, pid: 1, since: self.now });
+                } else {
+                    self.input(Input::StartFailed {
+                        run,
+                        cause: FailureCause::PortTaken { port: 1 },
+                    });
+                }
+            }
+            Step::Exit { pick, failure } => {
+                let Some(&run) = self.running.iter().nth(pick % self.running.len().max(1)) else {
+                    return;
+                };
+                self.exit(run, failure);
+            }
+            Step::Nonsense { index, number, kind } => {
+                let run = Run { id: target_task(1, index, false).id, number: number + 1_000 };
+                let (at, failure) = (Millis(u64::MAX), Some(FailureCause::Lost));
+                self.input(match kind {
+                    0 => Input::Started { run, pid: 0, since: at },
+                    1 => Input::StartFailed { run, cause: FailureCause::Lost },
+                    2 => Input::Exited { run, at, failure },
+                    _ => Input::Usage(vec![(
+                        run.id,
+                        Usage { cpu_milli: u64::MAX, ram_bytes: u64::MAX },
+                    )]),
+                });
+            }
+            Step::Pass { ms } => {
+                self.now = self.now + Millis(ms);
+                self.input(Input::Tick);
+            }
+            Step::Crash => self.crash(),
+        }
+    }
+
+    fn exit(&mut self, run: Run, failure: Option<FailureCause>) {
+        self.running.remove(&run);
+        self.ended.insert(run, failure.clone());
+        self.input(Input::Exited { run, at: self.now, failure });
+    }
+
+    /// Kill -9: a start under way is either there or not there at all; polls break off.
+    fn crash(&mut self) {
+        self.running.append(&mut self.starting);
+        self.unanswered.clear();
+        let found = |run: Run, state| Adopted {
+            run,
+            since: Millis(1_000_000),
+            grace: Millis(1_000),
+            state,
+        };
+        let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));
+        let ended = self.ended.iter().map(|(run, failure)| {
+            found(*run, AdoptedState::Ended { at: self.now, failure: failure.clone() })
+        });
+        let adopted = running.chain(ended).collect();
+        self.session += 1;
+        self.supervisor = supervisor(self.session, self.remembered, adopted);
+        assert_eq!(self.supervisor.handle(self.now, Input::Tick), [], "silence does nothing");
+        self.last = self.supervisor.report();
+    }
+
+    /// Nothing fails any more and what is asked to end does.
+    fn settle(&mut self, last: Fence) {
+        let wanted: BTreeSet<IncarnationId> = target_of(last).iter().map(|task| task.id).collect();
+        self.poll(last, true, 0);
+        for _ in 0..20 {
+            while let Some(run) = self.starting.pop_first() {
+                self.running.insert(run);
+                self.input(Input::Started { run, pid: 1, since: self.now });
+            }
+            for run in self.running.clone() {
+                if self.asked.contains(&run) {
+                    self.exit(run, Some(FailureCause::Signal { signal: 15 }));
+                }
+            }
+            self.now = self.now + Millis(60_000);
+            self.input(Input::Tick);
+        }
+        let report = self.supervisor.report().1;
+        assert_eq!(report.tasks.iter().map(|task| task.id).collect::<BTreeSet<_>>(), wanted);
+        let up = report
+            .tasks
+            .iter()
+            .filter(|task| matches!(task.status, TaskStatus::Up { .. }))
+            .map(|task| task.id);
+        assert_eq!(up.collect::<BTreeSet<_>>(), self.running.iter().map(|run| run.id).collect());
+        for task in &report.tasks {
+            assert!(
+                matches!(task.status, TaskStatus::Up { .. } | TaskStatus::Ended { .. }),
+                "{task:?} is neither up nor over"
+            );
+        }
+        assert!(self.unanswered.is_empty(), "polls without an answer");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// At most one copy of anything, no start twice, stale orders change nothing, every poll is
+    /// answered once; and once events cease, what runs is what the last order names.
+    #[test]
+    fn whatever_happens_the_machine_ends_up_with_its_target(steps in prop::collection::vec(step(), 0..120)) {
+        let mut machine = Machine::new();
+        for step in steps {
+            machine.take(step);
+        }
+        machine.settle(fence(9, 9, 9));
+    }
+}
