@@ -1,1 +1,358 @@
+//! Arbitrary values of the vocabulary, each within its bounds, for the laws of the wire.
 
+use crate::command::{Action, Assignment, Command, Observation, Principal};
+use crate::machine::{MachineAddress, MachineId, MachineInfo};
+use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId, TaskName};
+use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession};
+use crate::poll::{
+    Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport,
+    TaskStatus, Usage,
+};
+use crate::priority::{AppClass, Priority};
+use crate::resources::Resources;
+use crate::spec::{
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_TASKS, Spread, TaskSpec, Volume,
+};
+use crate::task::FailureCause;
+use crate::time::Millis;
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use std::fmt::Debug;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Any value that parses from a short name.
+fn name<T: FromStr<Err: Debug> + Debug>() -> impl Strategy<Value = T> {
+    "[a-z0-9][a-z0-9_-]{0,20}".prop_map(|text| text.parse().unwrap())
+}
+
+fn line() -> impl Strategy<Value = String> {
+    "[ -~äß…]{0,24}"
+}
+
+fn millis() -> impl Strategy<Value = Millis> {
+    any::<u64>().prop_map(Millis)
+}
+
+fn job_key() -> impl Strategy<Value = JobKey> {
+    (name(), name()).prop_map(|(user, name)| JobKey { user, name })
+}
+
+fn task_id() -> impl Strategy<Value = TaskId> {
+    (any::<u64>(), 0..MAX_TASKS).prop_map(|(job, index)| TaskId { job: JobId(job), index })
+}
+
+fn incarnation() -> impl Strategy<Value = IncarnationId> {
+    (task_id(), 1..=u32::MAX).prop_map(|(task, number)| IncarnationId { task, number })
+}
+
+fn replica() -> impl Strategy<Value = ReplicaId> {
+    (1..=u64::MAX).prop_map(ReplicaId)
+}
+
+fn resources(ports: std::ops::RangeInclusive<u32>) -> impl Strategy<Value = Resources> {
+    let devices = btree_map("[a-z]{1,9}", 1..=1_000_000_u64, 0..3);
+    (1..=10_000_000_u64, 1_u64 << 20..=1 << 50, 0..=1_u64 << 50, ports, devices).prop_map(
+        |(cpu_milli, ram_bytes, disk_bytes, ports, devices)| Resources {
+            cpu_milli,
+            ram_bytes,
+            disk_bytes,
+            ports,
+            devices: devices.into_iter().map(|(k, v)| (k.into(), v)).collect(),
+        },
+    )
+}
+
+fn constraint() -> impl Strategy<Value = Constraint> {
+    let number = || any::<i64>().prop_map(|n| vec![n.to_string()]);
+    let op_and_values = prop_oneof![
+        vec(line(), 1).prop_map(|v| (ConstraintOp::Equal, v)),
+        vec(line(), 1).prop_map(|v| (ConstraintOp::NotEqual, v)),
+        number().prop_map(|v| (ConstraintOp::Less, v)),
+        number().prop_map(|v| (ConstraintOp::LessEqual, v)),
+        number().prop_map(|v| (ConstraintOp::Greater, v)),
+        number().prop_map(|v| (ConstraintOp::GreaterEqual, v)),
+        Just((ConstraintOp::Present, vec![])),
+        Just((ConstraintOp::Absent, vec![])),
+        vec(line(), 1..4).prop_map(|v| (ConstraintOp::In, v)),
+    ];
+    ("[a-z]{1,9}", op_and_values, any::<bool>())
+        .prop_map(|(attribute, (op, values), soft)| Constraint { attribute, op, values, soft })
+}
+
+/// A task's part of a specification.
+pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
+    let spread =
+        ("[a-z]{1,9}", 1..=MAX_TASKS).prop_map(|(attribute, max)| Spread { attribute, max });
+    let volume = ("(/[a-z]{1,5}){1,3}", any::<bool>())
+        .prop_map(|(path, writable)| Volume { path, writable });
+    (
+        ("/[a-z]{1,9}", vec("[^\0]{0,12}", 0..4)),
+        btree_map("[A-Z_]{1,9}", "[^\0]{0,12}", 0..3),
+        resources(0..=0),
+        btree_set(name(), 0..4),
+        vec(constraint(), 0..3),
+        vec(spread, 0..2),
+        vec(volume, 0..2),
+        0..=600_000_u64,
+    )
+        .prop_map(
+            |((program, args), env, limit, ports, constraints, spread, volumes, grace)| TaskSpec {
+                command: [vec![program], args].concat(),
+                env,
+                limit,
+                ports: ports.into_iter().collect(),
+                constraints,
+                spread,
+                volumes,
+                grace_ms: Millis(grace),
+            },
+        )
+}
+
+fn priority() -> impl Strategy<Value = Priority> {
+    (0..=450_u64).prop_map(|p| Priority::new(p).unwrap())
+}
+
+fn appclass() -> impl Strategy<Value = AppClass> {
+    prop_oneof![Just(AppClass::LatencySensitive), Just(AppClass::Batch)]
+}
+
+/// A specification that a master would take.
+pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
+    (
+        name(),
+        prop_oneof![Just(JobKind::Service), Just(JobKind::Batch)],
+        1..=MAX_TASKS,
+        priority(),
+        option::of(appclass()),
+        task_spec().prop_map(Arc::new),
+        vec(job_key(), 0..3),
+        0..=1_000_000_u32,
+        btree_map("[a-z]{1,9}", line(), 0..3),
+    )
+        .prop_map(|(name, kind, tasks, priority, appclass, task, after, retries, labels)| {
+            JobSpec { name, kind, tasks, priority, appclass, task, after, retries, labels }
+        })
+}
+
+fn cause() -> impl Strategy<Value = FailureCause> {
+    prop_oneof![
+        any::<i32>().prop_map(|code| FailureCause::Exit { code }),
+        any::<i32>().prop_map(|signal| FailureCause::Signal { signal }),
+        (any::<u64>(), any::<u64>()).prop_map(|(limit_bytes, peak_bytes)| {
+            FailureCause::OutOfMemory { limit_bytes, peak_bytes }
+        }),
+        ".{0,300}".prop_map(|why: String| FailureCause::start(&why)),
+        (1..=u16::MAX).prop_map(|port| FailureCause::PortTaken { port }),
+        Just(FailureCause::Lost),
+    ]
+}
+
+fn machine_info() -> impl Strategy<Value = MachineInfo> {
+    (
+        resources(0..=1000),
+        1..=64_000_u16,
+        btree_map("[a-z]{1,9}", line(), 0..4),
+        line(),
+        vec(line(), 0..3),
+        "[a-z.]{0,20}",
+    )
+        .prop_map(
+            |(capacity, first_port, attributes, boot_id, missing_isolation, task_host)| {
+                MachineInfo {
+                    capacity,
+                    first_port,
+                    attributes,
+                    boot_id,
+                    missing_isolation,
+                    task_host,
+                }
+            },
+        )
+}
+
+fn address() -> impl Strategy<Value = String> {
+    ("[a-z0-9.-]{1,20}", 1..=u16::MAX).prop_map(|(host, port)| format!("{host}:{port}"))
+}
+
+fn target_task() -> impl Strategy<Value = TargetTask> {
+    let spec_and_ports = task_spec().prop_flat_map(|spec| {
+        let count = spec.ports.len();
+        (Just(Arc::new(spec)), vec(1..=u16::MAX, count))
+    });
+    (incarnation(), job_key(), 0..100_u32, spec_and_ports, priority(), appclass(), any::<bool>())
+        .prop_map(|(id, job, more, (spec, ports), priority, appclass, restart)| TargetTask {
+            id,
+            name: TaskName { job, index: id.task.index },
+            tasks: (id.task.index + 1 + more).min(MAX_TASKS),
+            spec,
+            ports,
+            priority,
+            appclass,
+            restart,
+        })
+}
+
+fn target() -> impl Strategy<Value = Arc<Target>> {
+    vec(target_task(), 0..3).prop_map(|mut tasks| {
+        tasks.sort_by_key(|task| task.id);
+        tasks.dedup_by_key(|task| task.id);
+        Arc::new(Target { tasks })
+    })
+}
+
+/// What a shard asks.
+pub(super) fn poll_request() -> impl Strategy<Value = PollRequest> {
+    let fence = any::<[u64; 4]>().prop_map(|[epoch, term, session, generation]| Fence {
+        epoch,
+        term,
+        session,
+        generation,
+    });
+    (name(), name(), fence, option::of(target()), version(), 0..=60_000_u64).prop_map(
+        |(cell, machine, fence, target, seen, hold)| PollRequest {
+            cell,
+            machine,
+            fence,
+            target,
+            seen,
+            hold: Millis(hold),
+        },
+    )
+}
+
+fn version() -> impl Strategy<Value = ReportVersion> {
+    any::<[u64; 2]>().prop_map(|[session, number]| ReportVersion { session, number })
+}
+
+fn usage() -> impl Strategy<Value = Usage> {
+    any::<[u64; 2]>().prop_map(|[cpu_milli, ram_bytes]| Usage { cpu_milli, ram_bytes })
+}
+
+fn task_report() -> impl Strategy<Value = TaskReport> {
+    let status = prop_oneof![
+        Just(TaskStatus::Starting),
+        (any::<u32>(), millis()).prop_map(|(pid, since)| TaskStatus::Up { pid, since }),
+        millis().prop_map(|until| TaskStatus::BackOff { until }),
+        Just(TaskStatus::Stopping),
+        (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
+    ];
+    (incarnation(), status, any::<u32>(), option::of(cause()), usage()).prop_map(
+        |(id, status, restarts, last_failure, usage)| TaskReport {
+            id,
+            status,
+            restarts,
+            last_failure,
+            usage,
+        },
+    )
+}
+
+/// What a machine answers.
+pub(super) fn poll_answer() -> impl Strategy<Value = PollAnswer> {
+    let tasks = vec(task_report(), 0..4).prop_map(|mut tasks| {
+        tasks.sort_by_key(|task| task.id);
+        tasks.dedup_by_key(|task| task.id);
+        tasks
+    });
+    (version(), any::<[u64; 4]>(), machine_info(), tasks).prop_map(
+        |(version, [epoch, term, session, generation], info, tasks)| PollAnswer {
+            version,
+            obeyed: Fence { epoch, term, session, generation },
+            report: MachineReport { info, tasks },
+        },
+    )
+}
+
+fn session() -> impl Strategy<Value = ShardSession> {
+    any::<[u64; 3]>().prop_map(|[epoch, term, session]| ShardSession { epoch, term, session })
+}
+
+/// Orders to a shard.
+pub(super) fn orders() -> impl Strategy<Value = ShardOrders> {
+    let machine = (name(), address(), any::<u64>(), target()).prop_map(
+        |(machine, address, generation, target)| ShardMachine {
+            machine,
+            address,
+            generation,
+            target,
+        },
+    );
+    let ack = (name(), any::<u64>());
+    (session(), replica(), any::<bool>(), vec(machine, 0..3), vec(ack, 0..3), vec(name(), 0..3))
+        .prop_map(|(session, leader, whole, machines, acks, resync)| ShardOrders {
+            session,
+            leader,
+            whole,
+            machines,
+            acks,
+            resync,
+        })
+}
+
+/// A shard's differences.
+pub(super) fn report() -> impl Strategy<Value = ShardReport> {
+    let delta =
+        (
+            name::<MachineName>(),
+            1..=u64::MAX,
+            any::<bool>(),
+            any::<bool>(),
+            any::<u64>(),
+            option::of(machine_info()),
+            vec(task_report(), 0..3),
+            vec(incarnation(), 0..3),
+        )
+            .prop_map(|(machine, seq, full, reachable, obeyed, info, tasks, gone)| {
+                MachineDelta { machine, seq, full, reachable, obeyed, info, tasks, gone }
+            });
+    (session(), replica(), vec(delta, 0..3), vec((incarnation(), usage()), 0..3))
+        .prop_map(|(session, from, deltas, usage)| ShardReport { session, from, deltas, usage })
+}
+
+fn observation() -> impl Strategy<Value = Observation> {
+    prop_oneof![
+        (any::<u32>(), machine_info())
+            .prop_map(|(m, info)| Observation::MachineUp { machine: MachineId(m), info }),
+        any::<u32>().prop_map(|m| Observation::MachineDown { machine: MachineId(m) }),
+        (incarnation(), any::<u32>(), millis(), any::<u32>()).prop_map(
+            |(id, pid, since, restarts)| Observation::TaskUp { id, pid, since, restarts }
+        ),
+        (incarnation(), millis(), any::<u32>(), cause()).prop_map(
+            |(id, until, restarts, cause)| {
+                Observation::TaskBackOff { id, until, restarts, cause }
+            }
+        ),
+        (incarnation(), millis(), option::of(cause()))
+            .prop_map(|(id, at, failure)| Observation::TaskEnded { id, at, failure }),
+    ]
+}
+
+/// Any entry of the log.
+pub(super) fn command() -> impl Strategy<Value = Command> {
+    let assignment =
+        (task_id(), any::<u32>(), vec(incarnation(), 0..3)).prop_map(|(task, machine, victims)| {
+            Assignment { task, machine: MachineId(machine), victims }
+        });
+    let action = prop_oneof![
+        (replica(), any::<u64>()).prop_map(|(leader, term)| Action::Lead { leader, term }),
+        job_spec().prop_map(|spec| Action::SubmitJob { spec: Arc::new(spec) }),
+        (job_key(), vec(0..MAX_TASKS, 0..4)).prop_map(|(job, tasks)| Action::Kill { job, tasks }),
+        (name(), address()).prop_map(|(name, address)| Action::AddMachine {
+            machine: MachineAddress { name, address }
+        }),
+        name().prop_map(|machine| Action::RemoveMachine { machine }),
+        vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
+        vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
+    ];
+    let by = prop_oneof![name().prop_map(Principal::User), replica().prop_map(Principal::Master)];
+    let request = option::of("[!-~]{1,64}".prop_map(|id: String| id.into()));
+    (millis(), by, request, action).prop_map(|(at, by, request, action)| Command {
+        at,
+        by,
+        request,
+        action,
+    })
+}
