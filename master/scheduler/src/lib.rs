@@ -1,1 +1,33 @@
 //! DECIDES: which task goes where, and why not.
+//!
+//! A [`Scheduler`] keeps its own compact index of the cell, folded from the stream of committed
+//! changes, and proposes [assignments](borg_proto::command::Assignment). The state machine of the
+//! cell checks each one again and accepts or refuses it, so a scheduler can be wrong but never do
+//! harm, and two of them could run.
+//!
+//! Leaves to others: when to run a pass, carrying the decisions to the log, and everything after.
+//!
+//! Invariants: the machine chosen is the exact best of all machines (caches change the time, never
+//! the answer); a task is proposed once until its fate is known; room is promised once; production
+//! never pushes out production; the reasons that [`Scheduler::explain`] counts come from the
+//! function that decides.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod class;
+mod explain;
+mod filter;
+mod fit;
+mod machines;
+mod need;
+mod queue;
+mod scheduler;
+mod score;
+mod victims;
+
+pub use explain::Explanation;
+pub use filter::{Reason, Rejected};
+pub use fit::Fit;
+pub use scheduler::{Config, Scheduler};
+pub use score::Weights;

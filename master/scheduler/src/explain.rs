@@ -1,0 +1,192 @@
+//! Why a task is where it is, or is not anywhere: numbers, and one sentence for people.
+//!
+//! Counts what `filter` finds on every machine, all reasons of each, so nothing said here can
+//! differ from what decides.
+
+use crate::class::Class;
+use crate::filter::{Misses, Reason, Rejected, dimension, unmet};
+use crate::machines::Machines;
+use crate::queue::NEVER;
+use crate::victims::could_free;
+use borg_cell::state::{CellState, Job, Task};
+use borg_proto::{Millis, TaskId, TaskState};
+use std::collections::BTreeMap;
+
+/// Answer to "why".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// One sentence.
+    pub summary: String,
+    /// How many machines the cell has; 0 for a task that is not pending.
+    pub machines: u32,
+    /// How many of them could take the task now, pushing out others where that is allowed.
+    pub feasible: u32,
+    /// Why the others could not, most frequent first.
+    pub rejections: Vec<Rejected>,
+    /// When it may be placed at the earliest, if that is not now. `u64::MAX`: when the jobs are
+    /// finished that it waits for.
+    pub not_before: Option<Millis>,
+}
+
+/// What all machines together say to one task.
+pub(crate) struct Counted {
+    pub(crate) machines: u32,
+    pub(crate) feasible: u32,
+    pub(crate) rejections: Vec<Rejected>,
+}
+
+/// Asks every machine about one task of a class, with or without pushing out others.
+pub(crate) fn count(class: &mut Class, machines: &Machines, preempting: bool) -> Counted {
+    class.learn_all(machines);
+    let mut tally = Tally::default();
+    let mut freed = vec![0; machines.columns()];
+    let (mut known, mut feasible) = (0, 0);
+    for m in machines.known() {
+        known += 1;
+        if preempting {
+            could_free(machines, &class.need, m, &mut freed);
+        }
+        let misses = class.misses(machines, m, |column| freed[column]);
+        if misses.none() {
+            feasible += 1;
+        } else {
+            tally.add(class, machines, m, &freed, misses);
+        }
+    }
+    Counted { machines: known, feasible, rejections: tally.rejections(machines) }
+}
+
+/// Reasons while they are being counted: shortages by column, so that their extremes can grow.
+#[derive(Default)]
+struct Tally {
+    plain: BTreeMap<Reason, u32>,
+    short: BTreeMap<usize, Shortage>,
+}
+
+#[derive(Default)]
+struct Shortage {
+    machines: u32,
+    asks: u64,
+    room: u64,
+    capacity: u64,
+}
+
+impl Tally {
+    fn add(&mut self, class: &Class, machines: &Machines, m: usize, freed: &[u64], misses: Misses) {
+        if misses.has(Misses::NOT_UP) {
+            *self.plain.entry(Reason::NotUp).or_default() += 1;
+        }
+        if misses.has(Misses::CONSTRAINT) {
+            for constraint in unmet(machines, &class.need, m) {
+                *self.plain.entry(Reason::Constraint(constraint.clone())).or_default() += 1;
+            }
+        }
+        if misses.has(Misses::SPREAD) {
+            for (attribute, max) in class.crowded(machines, m) {
+                let reason = Reason::Spread { attribute: attribute.to_owned(), max };
+                *self.plain.entry(reason).or_default() += 1;
+            }
+        }
+        for (column, asks) in class.need.amounts() {
+            let bit = if column < class.need.asks.len() {
+                Misses::short_of(column)
+            } else {
+                Misses::DEVICE
+            };
+            let room = machines.room(column, m, freed[column]);
+            if !misses.has(bit) || asks <= room {
+                continue;
+            }
+            let short = self.short.entry(column).or_default();
+            short.machines += 1;
+            short.asks = asks;
+            short.room = short.room.max(room);
+            short.capacity = short.capacity.max(machines.capacity(column, m));
+        }
+    }
+
+    fn rejections(self, machines: &Machines) -> Vec<Rejected> {
+        let short = self.short.into_iter().map(|(column, s)| {
+            let dimension = dimension(machines, column);
+            let reason =
+                Reason::Short { dimension, asks: s.asks, room: s.room, capacity: s.capacity };
+            Rejected { reason, machines: s.machines }
+        });
+        let plain = self.plain.into_iter().map(|(reason, machines)| Rejected { reason, machines });
+        let mut all: Vec<Rejected> = plain.chain(short).collect();
+        all.sort_by(|a, b| b.machines.cmp(&a.machines).then_with(|| a.reason.cmp(&b.reason)));
+        all
+    }
+}
+
+/// "0 of 3 machines fit: 3 lack memory (asks 1 TiB, largest has 24 GiB)".
+pub(crate) fn sentence(machines: u32, feasible: u32, rejections: &[Rejected]) -> String {
+    if machines == 0 {
+        return "the cell has no machines".into();
+    }
+    let not_up = rejections.iter().find(|r| r.reason == Reason::NotUp).map_or(0, |r| r.machines);
+    if not_up == machines {
+        return format!("none of the {machines} machines is up");
+    }
+    let noun = if machines == 1 { "machine fits" } else { "machines fit" };
+    let mut text = format!("{feasible} of {machines} {noun}");
+    for (i, rejected) in rejections.iter().enumerate() {
+        text += if i == 0 { ": " } else { ", " };
+        text += &rejected.to_string();
+    }
+    text
+}
+
+/// Explains a pending task for which `counted` was found; `assumed` names the machine that is
+/// already decided for it.
+pub(crate) fn pending(
+    state: &CellState,
+    job: &Job,
+    task: &Task,
+    now: Millis,
+    not_before: Millis,
+    counted: Counted,
+    assumed: Option<String>,
+) -> Explanation {
+    let Counted { machines, feasible, rejections } = counted;
+    let fits = sentence(machines, feasible, &rejections);
+    let last =
+        task.last_failure.as_ref().map(|cause| format!(" after {cause}")).unwrap_or_default();
+    let summary = if not_before == NEVER {
+        let waits: Vec<String> = job
+            .waits_for
+            .iter()
+            .filter_map(|id| state.job(*id))
+            .map(|job| job.key.to_string())
+            .collect();
+        format!("waits for {} to finish", waits.join(", "))
+    } else if let Some(machine) = assumed {
+        format!("goes to {machine} as soon as the decision is committed")
+    } else if not_before > now {
+        let seconds = not_before.since(now).0.div_ceil(1000);
+        format!("in back-off for another {seconds} s{last}; {fits}")
+    } else if feasible > 0 {
+        format!("waits for its turn; {fits}")
+    } else {
+        fits
+    };
+    let not_before = (not_before > now).then_some(not_before);
+    Explanation { summary, machines, feasible, rejections, not_before }
+}
+
+/// Explains a task that is not pending.
+pub(crate) fn settled(state: &CellState, id: TaskId, task: Option<&Task>) -> Explanation {
+    let summary = match task.map(|task| &task.state) {
+        None => format!("the cell has no task {id}"),
+        Some(TaskState::Running(placement)) => {
+            let machine = state.machine(placement.machine).map_or_else(
+                || format!("machine {}", placement.machine.0),
+                |machine| machine.name.to_string(),
+            );
+            format!("placed on {machine} as incarnation {}", placement.incarnation)
+        }
+        Some(TaskState::Dead { end, .. }) => format!("over: {end}"),
+        Some(TaskState::Pending { .. }) => "pending".into(),
+    };
+    Explanation { summary, machines: 0, feasible: 0, rejections: Vec::new(), not_before: None }
+}

@@ -1,0 +1,252 @@
+//! Which machines could run a task at all, and for each that could not, every reason.
+//!
+//! [`misses`] is the only place that says no: the scan takes the machines for which it
+//! finds nothing, and `explain` counts what it finds. `score` ranks the rest.
+//!
+//! Invariant: the rules are those of the state machine: limits of what stands on the machine
+//! against its capacity, hard constraints, spread limits, ports and devices by count.
+
+use crate::machines::{CPU, DISK, Machines, PORTS, RAM};
+use crate::need::Need;
+use borg_proto::resources::Dimension;
+use borg_proto::spec::Constraint;
+use std::fmt;
+
+/// Why a machine was rejected.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// It does not answer, or never did.
+    NotUp,
+    /// It does not meet a hard constraint.
+    Constraint(Constraint),
+    /// There are as many tasks of the job in that place as the job allows.
+    Spread {
+        /// The attribute that is limited; `machine` is the machine itself.
+        attribute: String,
+        /// How many are allowed.
+        max: u32,
+    },
+    /// It lacks room, even if everything left that may be pushed out.
+    Short {
+        /// Of what.
+        dimension: Dimension,
+        /// What the task asks for.
+        asks: u64,
+        /// The most that any of the machines rejected for this has or could free.
+        room: u64,
+        /// The most that any of them has in all.
+        capacity: u64,
+    },
+}
+
+/// A reason, and how many machines were rejected for it. One machine may have several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Why.
+    pub reason: Reason,
+    /// How many machines.
+    pub machines: u32,
+}
+
+/// What one machine is rejected for, as a set of bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Misses(pub(crate) u32);
+
+impl Misses {
+    pub(crate) const NOT_UP: u32 = 1 << 8;
+    pub(crate) const CONSTRAINT: u32 = 1 << 9;
+    pub(crate) const SPREAD: u32 = 1 << 10;
+    pub(crate) const DEVICE: u32 = 1 << 11;
+
+    pub(crate) fn none(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// The bit of one of the four resources that every machine has.
+    pub(crate) const fn short_of(column: usize) -> u32 {
+        1 << column
+    }
+}
+
+/// Everything that a machine is missing for one task of `need`, when `freed` (by column) is given
+/// back first. `allowed` and `crowded` are the class's answers on constraints and spread.
+#[inline]
+pub(crate) fn misses(
+    machines: &Machines,
+    need: &Need,
+    m: usize,
+    freed: impl Fn(usize) -> u64,
+    allowed: bool,
+    crowded: bool,
+) -> Misses {
+    // A machine that never answered has no known room or attributes: only that is said of it.
+    if machines.info(m).is_none() {
+        return Misses(Misses::NOT_UP);
+    }
+    let bit = |missing: bool, bit: u32| if missing { bit } else { 0 };
+    let short = |column: usize, asked: u64| asked > machines.room(column, m, freed(column));
+    let mut found = bit(!machines.is_up(m), Misses::NOT_UP);
+    for column in [CPU, RAM, DISK, PORTS] {
+        found |= bit(short(column, need.asks[column]), Misses::short_of(column));
+    }
+    for (column, asked) in &need.devices {
+        found |= bit(short(*column, *asked), Misses::DEVICE);
+    }
+    Misses(found | bit(!allowed, Misses::CONSTRAINT) | bit(crowded, Misses::SPREAD))
+}
+
+/// Whether machine `m` meets every hard constraint.
+pub(crate) fn allowed(machines: &Machines, need: &Need, m: usize) -> bool {
+    unmet(machines, need, m).next().is_none()
+}
+
+/// The hard constraints that machine `m` does not meet.
+pub(crate) fn unmet<'a>(
+    machines: &'a Machines,
+    need: &'a Need,
+    m: usize,
+) -> impl Iterator<Item = &'a Constraint> {
+    let info = machines.info(m);
+    need.task
+        .constraints
+        .iter()
+        .filter(move |c| !c.soft && info.is_some_and(|info| !c.holds(&info.attributes)))
+}
+
+/// How many soft constraints machine `m` does not meet.
+pub(crate) fn soft_missed(machines: &Machines, need: &Need, m: usize) -> u16 {
+    let Some(info) = machines.info(m) else { return 0 };
+    let missed =
+        need.task.constraints.iter().filter(|c| c.soft && !c.holds(&info.attributes)).count();
+    u16::try_from(missed).expect("a specification has at most MAX_LIST constraints")
+}
+
+/// The resource of a column, for people.
+pub(crate) fn dimension(machines: &Machines, column: usize) -> Dimension {
+    match column {
+        CPU => Dimension::Cpu,
+        RAM => Dimension::Ram,
+        DISK => Dimension::Disk,
+        PORTS => Dimension::Ports,
+        device => Dimension::Device(
+            machines.device_name(device).expect("other columns are devices").clone(),
+        ),
+    }
+}
+
+impl Reason {
+    /// The reason as what one machine, or several, do: "lacks memory (...)", "are not up".
+    fn say(&self, f: &mut fmt::Formatter<'_>, one: bool) -> fmt::Result {
+        let verb =
+            |singular: &'static str, plural: &'static str| if one { singular } else { plural };
+        match self {
+            Self::NotUp => write!(f, "{} not up", verb("is", "are")),
+            Self::Constraint(constraint) => {
+                write!(f, "{} not meet {constraint}", verb("does", "do"))
+            }
+            Self::Spread { attribute, max } => {
+                write!(
+                    f,
+                    "{} no more of the job (at most {max} per {attribute})",
+                    verb("takes", "take")
+                )
+            }
+            Self::Short { dimension, asks, room, capacity } => {
+                let amount = |n: u64| Amount(dimension, n);
+                let noun = noun(dimension);
+                write!(f, "{} {noun} (asks {}, ", verb("lacks", "lack"), amount(*asks))?;
+                if asks > capacity {
+                    return write!(f, "largest has {})", amount(*capacity));
+                }
+                write!(f, "most free is {})", amount(*room))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say(f, false)
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.machines)?;
+        self.reason.say(f, self.machines == 1)
+    }
+}
+
+fn noun(dimension: &Dimension) -> String {
+    match dimension {
+        Dimension::Cpu => "cpu".into(),
+        Dimension::Ram => "memory".into(),
+        Dimension::Disk => "disk".into(),
+        Dimension::Ports => "ports".into(),
+        Dimension::Device(name) => format!("device {name}"),
+    }
+}
+
+/// An amount as people write it: `1.5` cores, `24 GiB`, `3` ports.
+struct Amount<'a>(&'a Dimension, u64);
+
+impl fmt::Display for Amount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Dimension::Ports => write!(f, "{}", self.1),
+            Dimension::Cpu | Dimension::Device(_) => {
+                let (whole, rest) = (self.1 / 1000, self.1 % 1000);
+                if rest == 0 {
+                    return write!(f, "{whole}");
+                }
+                write!(f, "{}", format!("{whole}.{rest:03}").trim_end_matches('0'))
+            }
+            Dimension::Ram | Dimension::Disk => {
+                const UNITS: [(&str, u32); 5] =
+                    [("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+                let Some((unit, shift)) = UNITS.iter().find(|(_, shift)| self.1 >= 1 << shift)
+                else {
+                    return write!(f, "{} bytes", self.1);
+                };
+                // Tenths, rounded down: "has 23.9 GiB" must not read as the 24 that were asked for.
+                let tenths = u128::from(self.1) * 10 >> shift;
+                if tenths % 10 == 0 {
+                    return write!(f, "{} {unit}", tenths / 10);
+                }
+                write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_reads_as_a_person_would_say_it() {
+        let short = |dimension, asks, room, capacity| {
+            Reason::Short { dimension, asks, room, capacity }.to_string()
+        };
+        assert_eq!(
+            short(Dimension::Ram, 1 << 40, 0, 24 << 30),
+            "lack memory (asks 1 TiB, largest has 24 GiB)"
+        );
+        assert_eq!(
+            short(Dimension::Cpu, 1500, 250, 2000),
+            "lack cpu (asks 1.5, most free is 0.25)"
+        );
+        assert_eq!(
+            short(Dimension::Device("gpu".into()), 2000, 0, 0),
+            "lack device gpu (asks 2, largest has 0)"
+        );
+        assert_eq!(
+            short(Dimension::Disk, 1 << 30, (1 << 30) - 1, 1 << 30),
+            "lack disk (asks 1 GiB, most free is 1023.9 MiB)"
+        );
+    }
+}

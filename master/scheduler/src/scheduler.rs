@@ -1,0 +1,343 @@
+//! The scheduler itself: follows the cell, runs passes, remembers what it has decided.
+//!
+//! Invariant: `machines` and `queue` are the committed state plus the decisions whose fate is not
+//! known yet. So room is not promised twice and a task is not proposed twice, whatever the order
+//! of committed changes, refusals and passes.
+
+use crate::class::Class;
+use crate::explain::{self, Explanation};
+use crate::fit::{self, Fit};
+use crate::machines::{Machines, Resident};
+use crate::need::{ClassKey, Need};
+use crate::queue::Queue;
+use crate::score::Weights;
+use crate::victims;
+use borg_cell::event::{Event, EventKind};
+use borg_cell::state::{CellState, MachineState};
+use borg_proto::command::Assignment;
+use borg_proto::{JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Classes of tasks kept beside those of waiting jobs. 4,096: our choice; a class takes some 6 KB
+/// at 10,000 machines, and as much again once it had to look for victims.
+const MAX_CLASSES: usize = 4096;
+
+/// How a scheduler decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// What makes a machine the best.
+    pub weights: Weights,
+    /// Whether answers are remembered. Off, every machine is looked at for every task: the same
+    /// decisions, slowly.
+    pub caches: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { weights: Weights::default(), caches: true }
+    }
+}
+
+/// A decision whose fate is not known yet.
+#[derive(Debug, Clone)]
+struct Assumed {
+    machine: usize,
+    victims: Vec<TaskId>,
+}
+
+/// Decides which task goes where.
+#[derive(Debug, Clone)]
+pub struct Scheduler {
+    config: Config,
+    state: CellState,
+    machines: Machines,
+    queue: Queue,
+    needs: BTreeMap<JobId, Arc<Need>>,
+    classes: BTreeMap<ClassKey, Class>,
+    /// Counts uses of classes.
+    uses: u64,
+    assumed: BTreeMap<TaskId, Assumed>,
+    /// Incarnations that an assumed decision pushes out.
+    leaving: BTreeMap<TaskId, u32>,
+}
+
+impl Scheduler {
+    /// A scheduler that knows all of `state`.
+    #[must_use]
+    pub fn new(state: &CellState, config: Config) -> Self {
+        let mut new = Self {
+            config,
+            state: state.clone(),
+            machines: Machines::new(),
+            queue: Queue::default(),
+            needs: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            uses: 0,
+            assumed: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+        };
+        for machine in state.machines() {
+            new.settle_machine(machine.id);
+        }
+        for job in state.jobs().filter(|job| job.is_alive()) {
+            for (task, _) in state.tasks_of(job.id) {
+                new.settle(task);
+            }
+        }
+        new
+    }
+
+    /// Takes over committed changes. `state` is as of the last of `events`, and the events are all
+    /// since the last call.
+    pub fn follow(&mut self, state: CellState, events: &[Event]) {
+        self.state = state;
+        let mut machines = BTreeSet::new();
+        let mut tasks = BTreeSet::new();
+        let mut forgotten = BTreeSet::new();
+        for event in events {
+            match &event.kind {
+                EventKind::MachineAdded(id)
+                | EventKind::MachineChanged(id)
+                | EventKind::MachineRemoved(id, _) => {
+                    machines.insert(*id);
+                }
+                EventKind::JobSubmitted(job) => {
+                    tasks.extend(self.state.tasks_of(*job).map(|(id, _)| id))
+                }
+                EventKind::TaskChanged { task, .. } => {
+                    tasks.insert(*task);
+                }
+                EventKind::JobForgotten(job, _) => {
+                    forgotten.insert(*job);
+                }
+                // A job's state follows from its tasks, which have events of their own.
+                EventKind::JobChanged { .. } | EventKind::Led { .. } => {}
+            }
+        }
+        for machine in machines {
+            self.settle_machine(machine);
+        }
+        for task in tasks {
+            self.refused(task);
+        }
+        for job in forgotten {
+            self.needs.remove(&job);
+            self.classes.remove(&ClassKey::Job(job));
+        }
+    }
+
+    /// Decides where waiting tasks go, at most `max` of them, in the order in which they must be
+    /// applied. The decisions are assumed to hold until [`Self::follow`], [`Self::refused`] or
+    /// [`Self::undecided`] says otherwise.
+    pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
+        self.queue.wake(now);
+        self.forget_old_classes();
+        let mut decisions = Vec::new();
+        for priority in self.queue.priorities() {
+            let mut turns = self.queue.turns(priority);
+            // A job that finds no machine is out for this pass: what is decided in between only
+            // takes room from it.
+            while let Some((user, mut jobs)) = turns.pop_front() {
+                while let Some(job) = jobs.front().copied() {
+                    if decisions.len() >= max {
+                        return decisions;
+                    }
+                    let decision = self.queue.first(job).and_then(|task| self.decide(task));
+                    let Some(decision) = decision else {
+                        jobs.pop_front();
+                        continue;
+                    };
+                    decisions.push(decision);
+                    self.queue.served(priority, &user);
+                    turns.push_back((user, jobs));
+                    break;
+                }
+            }
+        }
+        decisions
+    }
+
+    /// The proposed placement of `task` did not happen: it waits again, and its room is free.
+    pub fn refused(&mut self, task: TaskId) {
+        let victims = self.assumed.remove(&task).map(|assumed| assumed.victims).unwrap_or_default();
+        for victim in &victims {
+            self.leaving.remove(victim);
+        }
+        self.settle(task);
+        for victim in victims {
+            self.settle(victim);
+        }
+    }
+
+    /// Nothing is known of any decision so far, as after a change of leader: forgets them all.
+    pub fn undecided(&mut self) {
+        let tasks: Vec<TaskId> = self.assumed.keys().copied().collect();
+        for task in tasks {
+            self.refused(task);
+        }
+    }
+
+    /// The earliest moment at which a task that waits now may be placed without anything else
+    /// having changed; it may have passed already.
+    #[must_use]
+    pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
+        self.queue.next_waking().map(|at| at.max(now))
+    }
+
+    /// Why a task is where it is, or is not anywhere.
+    #[must_use]
+    pub fn explain(&self, task: TaskId, now: Millis) -> Explanation {
+        let found = self.state.task(task);
+        let (Some(found), Some(job), Some(need)) =
+            (found, self.state.job(task.job), self.needs.get(&task.job))
+        else {
+            return explain::settled(&self.state, task, found);
+        };
+        let TaskState::Pending { not_before, .. } = found.state else {
+            return explain::settled(&self.state, task, Some(found));
+        };
+        let assumed =
+            self.assumed.get(&task).and_then(|assumed| self.machines.name(assumed.machine));
+        let counted =
+            explain::count(&mut Class::new(need.clone(), &self.machines), &self.machines, true);
+        explain::pending(
+            &self.state,
+            job,
+            found,
+            now,
+            not_before,
+            counted,
+            assumed.map(ToString::to_string),
+        )
+    }
+
+    /// How many more tasks of `spec`, at most `most`, would fit now as a new job without pushing
+    /// anybody out, and what stops the next one.
+    #[must_use]
+    pub fn fit(&self, spec: &JobSpec, most: u32) -> Fit {
+        fit::fit(self.machines.rooms(), &self.config.weights, spec, most)
+    }
+
+    fn decide(&mut self, task: TaskId) -> Option<Assignment> {
+        let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
+        self.uses += 1;
+        let class = match self.classes.get_mut(&need.class) {
+            Some(class) => class,
+            None => {
+                let class = Class::new(need.clone(), &self.machines);
+                self.classes.entry(need.class.clone()).or_insert(class)
+            }
+        };
+        class.used_at = self.uses;
+        let Config { weights, caches } = self.config;
+        let mut victims = Vec::new();
+        let m = match class.best(&self.machines, &weights, caches) {
+            Some((_, m)) => m,
+            None => {
+                let m = class.best_preempting(&self.machines, &weights, caches)?;
+                let (chosen, _) = victims::choose(&self.machines, &need, m, &mut Vec::new())
+                    .expect("the machine was found by the same choice");
+                victims.extend(chosen.into_iter().map(victims::incarnation));
+                m
+            }
+        };
+        for victim in &victims {
+            self.depart(victim.task);
+            self.leaving.insert(victim.task, victim.number);
+        }
+        self.arrive(m, Resident { task, incarnation: None, need });
+        self.queue.remove(task);
+        self.assumed.insert(
+            task,
+            Assumed { machine: m, victims: victims.iter().map(|v| v.task).collect() },
+        );
+        let machine =
+            MachineId(u32::try_from(m).expect("machines are indexed by a number of 32 bits"));
+        Some(Assignment { task, machine, victims })
+    }
+
+    /// Makes index and queue say of a task what the committed state says, unless a decision is
+    /// assumed that pushes it out.
+    fn settle(&mut self, task: TaskId) {
+        let found = self.state.task(task).map(|found| found.state.clone());
+        match found {
+            Some(TaskState::Running(placement)) => {
+                self.queue.remove(task);
+                let m = placement.machine.0 as usize;
+                if self.leaving.get(&task) == Some(&placement.incarnation) {
+                    return;
+                }
+                if self.machines.confirm(task, m, placement.incarnation) {
+                    return;
+                }
+                self.depart(task);
+                let need = self.need(task.job);
+                self.arrive(m, Resident { task, incarnation: Some(placement.incarnation), need });
+            }
+            Some(TaskState::Pending { not_before, .. }) => {
+                if self.assumed.contains_key(&task) {
+                    return;
+                }
+                self.depart(task);
+                let need = self.need(task.job);
+                let job = self.state.job(task.job).expect("a task of the state has its job there");
+                self.queue.add(task, need.priority, &job.key.user, not_before);
+            }
+            Some(TaskState::Dead { .. }) | None => {
+                self.queue.remove(task);
+                self.depart(task);
+            }
+        }
+    }
+
+    fn settle_machine(&mut self, id: MachineId) {
+        let machine = self.state.machine(id);
+        let now = machine.map(|m| (&m.name, m.state == MachineState::Up, m.info.as_ref()));
+        if !self.machines.set(id, now) {
+            return;
+        }
+        // Its attributes are others: jobs with tasks there have to count their crowds again.
+        for resident in self.machines.residents(id.0 as usize) {
+            self.classes.remove(&resident.need.class);
+        }
+    }
+
+    fn arrive(&mut self, m: usize, resident: Resident) {
+        let need = resident.need.clone();
+        self.machines.add(m, resident);
+        if let Some(class) = self.classes.get_mut(&need.class) {
+            class.count(&self.machines, m, true);
+        }
+    }
+
+    fn depart(&mut self, task: TaskId) {
+        let Some((m, resident)) = self.machines.remove(task) else { return };
+        if let Some(class) = self.classes.get_mut(&resident.need.class) {
+            class.count(&self.machines, m, false);
+        }
+    }
+
+    fn need(&mut self, job: JobId) -> Arc<Need> {
+        if let Some(need) = self.needs.get(&job) {
+            return need.clone();
+        }
+        let found = self.state.job(job).expect("a task of the state has its job there");
+        let need = Arc::new(Need::new(job, &found.spec, &mut self.machines));
+        self.needs.insert(job, need.clone());
+        need
+    }
+
+    /// Forgets the classes that were not used for the longest time. Each waiting job may keep its
+    /// own, so that many jobs that fit nowhere do not push out each other's answers.
+    fn forget_old_classes(&mut self) {
+        let most = MAX_CLASSES + self.queue.ready_jobs();
+        if self.classes.len() <= most + MAX_CLASSES {
+            return;
+        }
+        let mut uses: Vec<u64> = self.classes.values().map(|class| class.used_at).collect();
+        uses.sort_unstable();
+        let oldest_kept = uses[uses.len() - most];
+        self.classes.retain(|_, class| class.used_at >= oldest_kept);
+    }
+}
