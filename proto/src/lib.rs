@@ -19,6 +19,8 @@ pub mod peer;
 pub mod poll;
 pub mod priority;
 pub mod resources;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 pub mod spec;
 pub mod task;
 pub mod time;

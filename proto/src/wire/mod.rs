@@ -30,6 +30,7 @@ pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
 
 #[allow(missing_docs, reason = "generated from the documented .proto files")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(clippy::allow_attributes_without_reason, reason = "generated")]
 #[allow(
     unused_qualifications,
     unreachable_pub,
