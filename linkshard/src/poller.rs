@@ -7,9 +7,7 @@ use borg_proto::identity::{Identity, Role};
 use borg_proto::names::{CellName, MachineName, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::poll::{PollAnswer, PollRequest};
-use borg_proto::rpc::borglet_client::BorgletClient;
-use borg_proto::rpc::tls::Credentials;
-use borg_proto::rpc::{self, Timeouts};
+use borg_proto::rpc::{self, BorgletClient, Credentials, Timeouts};
 use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
@@ -141,9 +139,7 @@ impl Poller {
         let server = identity.server_name().expect("a borglet serves, so it has a server name");
         let channel = rpc::channel(address, &self.credentials, &server, Timeouts::default())
             .map_err(|error| error.to_string())?;
-        let client = BorgletClient::new(channel)
-            .max_decoding_message_size(rpc::MAX_PEER_MESSAGE_BYTES)
-            .max_encoding_message_size(rpc::MAX_PEER_MESSAGE_BYTES);
+        let client = rpc::borglet_client(channel);
         let machine = Machine { address: address.to_owned(), client: client.clone(), call: None };
         self.machines.insert(name.clone(), machine);
         Ok(client)
@@ -159,13 +155,12 @@ async fn call(
     request: PollRequest,
     patience: Millis,
 ) -> Result<PollAnswer, PollFailure> {
-    let asked = request.fence;
     let mut message = tonic::Request::new(pb::PollRequest::from(&request));
     message.set_timeout(Duration::from_millis(patience.0));
     match client.poll(message).await {
         Ok(answer) => PollAnswer::try_from(answer.into_inner())
             .map_err(|error| PollFailure::Unreachable(format!("senseless answer: {error}"))),
-        Err(status) => Err(match rpc::poll_refusal(&status, asked) {
+        Err(status) => Err(match rpc::refusal_of(&status) {
             Some(refusal) => PollFailure::Refused(refusal),
             None => PollFailure::Unreachable(rpc::explain(&status)),
         }),

@@ -1,2 +1,28 @@
-//! DOES: a Borgmaster replica.
+//! A Borgmaster replica: the threads, sockets and files around the deciding crates.
+//!
+//! `driver` is the one thread that owns the replicated state and its log; `scheduling` the one
+//! that owns the scheduler; the link shard is a task of its own. `api` and `peer_service` answer
+//! calls, `changes` takes a change to the leader. Holds no decision: those are in borg-cell,
+//! borg-scheduler and borg-linkshard.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod api;
+mod app;
+mod changes;
+mod clock;
+mod config;
+mod driver;
+mod feed;
+mod http;
+mod main_with;
+mod metrics;
+mod peer_service;
+mod peers;
+mod scheduling;
 pub mod store;
+
+pub use app::{App, AppError};
+pub use config::{Config, Member};
+pub use main_with::main_with;

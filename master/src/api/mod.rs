@@ -1,0 +1,313 @@
+//! The API of a cell: `borg.v1.Borgmaster`.
+//!
+//! Reads are answered from this replica's newest view; changes go through [`Changes`]. Here is who
+//! may call what and how requests are checked; `views` turns state into answers, `streams` serves
+//! the calls that go on.
+
+mod streams;
+mod views;
+
+use crate::changes::Changes;
+use crate::clock;
+use crate::config::Member;
+use crate::feed::{Feed, View};
+use crate::metrics::Metrics;
+use crate::peer_service::hello;
+use crate::scheduling::Mailbox;
+use borg_cell::state::Job;
+use borg_proto::command::Action;
+use borg_proto::machine::MachineAddress;
+use borg_proto::names::{CellName, JobKey, NameError, TaskId, TaskName, UserName};
+use borg_proto::rpc::{self, Borgmaster, Credentials};
+use borg_proto::spec::{JobSpec, MAX_SPEC_BYTES};
+use borg_proto::wire::pb;
+use prost::Message;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+/// How long another master may take to say hello.
+const HELLO: Duration = Duration::from_millis(500);
+
+/// The API of one replica.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// The cell.
+    pub cell: CellName,
+    /// This replica among the members.
+    pub me: Member,
+    /// Where changes go.
+    pub changes: Changes,
+    /// The newest state.
+    pub view: watch::Receiver<View>,
+    /// The stream of events.
+    pub feed: Arc<Feed>,
+    /// The scheduler, for its reasons.
+    pub scheduler: Arc<Mailbox>,
+    /// For reading logs from borglets.
+    pub credentials: Credentials,
+    /// How many machines this replica's shard polls.
+    pub polled: Arc<AtomicUsize>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Ends streams when the process stops.
+    pub stop: CancellationToken,
+}
+
+fn bad_name(field: &str) -> impl Fn(NameError) -> Status {
+    move |error| Status::invalid_argument(format!("{field}: {error}"))
+}
+
+/// The deadline that the caller set, if any.
+fn timeout<T>(request: &Request<T>) -> Option<Duration> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+impl Api {
+    /// The user who calls; nobody else may use the API.
+    fn user<T>(&self, request: &Request<T>, call: &str) -> Result<UserName, Status> {
+        self.metrics.api_calls.inc();
+        let identity = rpc::peer_identity(request, &self.cell)?;
+        rpc::require_user(&identity, call).cloned()
+    }
+
+    fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    async fn change(
+        &self,
+        by: UserName,
+        request: &str,
+        action: Action,
+        timeout: Option<Duration>,
+    ) -> Result<crate::changes::Done, Status> {
+        self.changes.make(by, request, action, timeout).await
+    }
+}
+
+fn find_job<'a>(view: &'a View, name: &str) -> Result<&'a Job, Status> {
+    let key: JobKey = name.parse().map_err(bad_name("job"))?;
+    view.state.job_named(&key).ok_or_else(|| Status::not_found(format!("there is no job {key}")))
+}
+
+fn find_task(view: &View, name: &str) -> Result<(TaskName, TaskId), Status> {
+    let name: TaskName = name.parse().map_err(bad_name("task"))?;
+    let job = find_job(view, &name.job.to_string())?;
+    let id = TaskId { job: job.id, index: name.index };
+    if view.state.task(id).is_none() {
+        let last = job.spec.tasks - 1;
+        let job = &name.job;
+        return Err(Status::not_found(format!("job {job} has tasks 0 to {last}, not {}", name.index)));
+    }
+    Ok((name, id))
+}
+
+#[tonic::async_trait]
+impl Borgmaster for Api {
+    async fn submit_job(
+        &self,
+        request: Request<pb::SubmitJobRequest>,
+    ) -> Result<Response<pb::SubmitJobResponse>, Status> {
+        let user = self.user(&request, "SubmitJob")?;
+        let timeout = timeout(&request);
+        let message = request.into_inner();
+        let wire = message.spec.ok_or_else(|| Status::invalid_argument("spec: is missing"))?;
+        let size = wire.encoded_len();
+        if size > MAX_SPEC_BYTES {
+            return Err(Status::resource_exhausted(format!(
+                "spec: {size} bytes, most is {MAX_SPEC_BYTES}"
+            )));
+        }
+        let spec = Arc::new(JobSpec::try_from(wire).map_err(|error| rpc::status_of(&error))?);
+        let job = spec.key(&user).to_string();
+        let action = Action::SubmitJob { spec: spec.clone() };
+        let done = self.change(user, &message.request_id, action, timeout).await?;
+        let job_id = match done.answer {
+            Some(pb::accepted::Answer::Job(id)) => id,
+            Some(_) | None => return Err(Status::internal("the cell accepted something else")),
+        };
+        let fitting_machines = views::fitting_machines(&self.view().state, &spec);
+        Ok(Response::new(pb::SubmitJobResponse { job, job_id, index: done.index, fitting_machines }))
+    }
+
+    async fn kill(&self, request: Request<pb::KillRequest>) -> Result<Response<pb::KillResponse>, Status> {
+        let user = self.user(&request, "Kill")?;
+        let timeout = timeout(&request);
+        let message = request.into_inner();
+        let job = message.job.parse().map_err(bad_name("job"))?;
+        let action = Action::Kill { job, tasks: message.tasks };
+        let done = self.change(user, &message.request_id, action, timeout).await?;
+        let killed = match done.answer {
+            Some(pb::accepted::Answer::Killed(killed)) => killed,
+            Some(_) | None => return Err(Status::internal("the cell accepted something else")),
+        };
+        Ok(Response::new(pb::KillResponse { killed, index: done.index }))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+        self.user(&request, "ListJobs")?;
+        let message = request.into_inner();
+        let view = self.view();
+        let wanted = |job: &&Job| {
+            (message.all || job.is_alive())
+                && (message.user.is_empty() || job.owner().as_str() == message.user)
+        };
+        let jobs = view.state.jobs().filter(wanted).map(|job| views::job_summary(&view.state, job)).collect();
+        Ok(Response::new(pb::ListJobsResponse {
+            jobs,
+            read: Some(views::read_info(&view)),
+            now_ms: clock::now().0,
+        }))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<pb::GetJobRequest>,
+    ) -> Result<Response<pb::GetJobResponse>, Status> {
+        self.user(&request, "GetJob")?;
+        let view = self.view();
+        let job = find_job(&view, &request.into_inner().job)?;
+        let tasks =
+            view.state.tasks_of(job.id).map(|(id, task)| views::task_info(&view, job, id, task)).collect();
+        Ok(Response::new(pb::GetJobResponse {
+            job: Some(views::job_summary(&view.state, job)),
+            spec: Some(job.spec.as_ref().into()),
+            tasks,
+            read: Some(views::read_info(&view)),
+            now_ms: clock::now().0,
+        }))
+    }
+
+    async fn why(&self, request: Request<pb::WhyRequest>) -> Result<Response<pb::WhyResponse>, Status> {
+        self.user(&request, "Why")?;
+        let view = self.view();
+        let (_, id) = find_task(&view, &request.into_inner().task)?;
+        let explanation = self.scheduler.why(id).await.ok_or_else(|| {
+            Status::resource_exhausted("too many questions wait for the scheduler: try again in a second")
+        })?;
+        Ok(Response::new(views::why(&view, id, explanation)))
+    }
+
+    async fn list_machines(
+        &self,
+        request: Request<pb::ListMachinesRequest>,
+    ) -> Result<Response<pb::ListMachinesResponse>, Status> {
+        self.user(&request, "ListMachines")?;
+        let view = self.view();
+        let machines = view.state.machines().map(|machine| views::machine(&view, machine)).collect();
+        Ok(Response::new(pb::ListMachinesResponse {
+            machines,
+            read: Some(views::read_info(&view)),
+            now_ms: clock::now().0,
+        }))
+    }
+
+    async fn add_machine(
+        &self,
+        request: Request<pb::AddMachineRequest>,
+    ) -> Result<Response<pb::AddMachineResponse>, Status> {
+        let user = self.user(&request, "AddMachine")?;
+        let timeout = timeout(&request);
+        let message = request.into_inner();
+        let name = message.name.parse().map_err(bad_name("name"))?;
+        let action = Action::AddMachine { machine: MachineAddress { name, address: message.address } };
+        let done = self.change(user, &message.request_id, action, timeout).await?;
+        Ok(Response::new(pb::AddMachineResponse { index: done.index }))
+    }
+
+    async fn remove_machine(
+        &self,
+        request: Request<pb::RemoveMachineRequest>,
+    ) -> Result<Response<pb::RemoveMachineResponse>, Status> {
+        let user = self.user(&request, "RemoveMachine")?;
+        let timeout = timeout(&request);
+        let message = request.into_inner();
+        let machine = message.name.parse().map_err(bad_name("name"))?;
+        let action = Action::RemoveMachine { machine };
+        let done = self.change(user, &message.request_id, action, timeout).await?;
+        Ok(Response::new(pb::RemoveMachineResponse { index: done.index }))
+    }
+
+    async fn list_masters(
+        &self,
+        request: Request<pb::ListMastersRequest>,
+    ) -> Result<Response<pb::ListMastersResponse>, Status> {
+        self.user(&request, "ListMasters")?;
+        let own = hello(&self.view(), self.polled.load(Ordering::Relaxed));
+        let mut calls = tokio::task::JoinSet::new();
+        for member in self.changes.peers.members().cloned() {
+            let client = self.changes.peers.client(member.replica);
+            calls.spawn(async move {
+                let mut request = Request::new(pb::HelloRequest {});
+                request.set_timeout(HELLO);
+                let answer = match client {
+                    Some(mut client) => client.hello(request).await.map(Response::into_inner),
+                    None => Err(Status::internal("no link to this master")),
+                };
+                views::master(&member, answer)
+            });
+        }
+        let mut masters = calls.join_all().await;
+        masters.push(views::master(&self.me, Ok(own)));
+        masters.sort_by_key(|master| master.replica);
+        Ok(Response::new(pb::ListMastersResponse { masters, cell: self.cell.to_string() }))
+    }
+
+    async fn resolve(
+        &self,
+        request: Request<pb::ResolveRequest>,
+    ) -> Result<Response<pb::ResolveResponse>, Status> {
+        self.user(&request, "Resolve")?;
+        let view = self.view();
+        let endpoints = view.state.resolve(&request.into_inner().name).map_err(views::bns_status)?;
+        Ok(Response::new(pb::ResolveResponse {
+            endpoints: endpoints.into_iter().map(views::endpoint).collect(),
+            read: Some(views::read_info(&view)),
+        }))
+    }
+
+    type WatchStream = streams::Items<pb::Event>;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        self.user(&request, "Watch")?;
+        streams::watch(self, request.into_inner()).map(Response::new)
+    }
+
+    type ReadLogsStream = streams::Items<pb::LogChunk>;
+
+    async fn read_logs(
+        &self,
+        request: Request<pb::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let user = self.user(&request, "ReadLogs")?;
+        streams::read_logs(self, &user, request.into_inner()).await.map(Response::new)
+    }
+
+    type SaveCheckpointStream = streams::Items<pb::CheckpointChunk>;
+
+    async fn save_checkpoint(
+        &self,
+        request: Request<pb::SaveCheckpointRequest>,
+    ) -> Result<Response<Self::SaveCheckpointStream>, Status> {
+        let user = self.user(&request, "SaveCheckpoint")?;
+        streams::save_checkpoint(self, &user).map(Response::new)
+    }
+}

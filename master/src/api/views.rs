@@ -1,0 +1,233 @@
+//! State as the API shows it.
+
+use crate::clock;
+use crate::config::Member;
+use crate::feed::View;
+use borg_cell::bns::{BnsError, Endpoint};
+use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Task};
+use borg_proto::names::TaskId;
+use borg_proto::spec::{Constraint, JobSpec};
+use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
+use borg_proto::wire::pb;
+use borg_proto::{IncarnationId, JobKind, Millis};
+use borg_scheduler::Explanation;
+use tonic::Status;
+
+pub(super) fn read_info(view: &View) -> pb::ReadInfo {
+    pb::ReadInfo {
+        index: view.state.applied(),
+        age_ms: clock::now().since(view.heard_at).0,
+        replica: view.status.replica.0,
+    }
+}
+
+fn job_state(state: JobState) -> pb::JobState {
+    match state {
+        JobState::Waiting => pb::JobState::Waiting,
+        JobState::Pending => pb::JobState::Pending,
+        JobState::Running => pb::JobState::Running,
+        JobState::Finished => pb::JobState::Finished,
+        JobState::Failed => pb::JobState::Failed,
+        JobState::Killed => pb::JobState::Killed,
+    }
+}
+
+pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
+    let kind = match job.spec.kind {
+        JobKind::Service => pb::JobKind::Service,
+        JobKind::Batch => pb::JobKind::Batch,
+    };
+    pb::JobSummary {
+        job: job.key.to_string(),
+        job_id: job.id.0,
+        kind: kind.into(),
+        priority: job.priority().get().into(),
+        state: job_state(job.state()).into(),
+        tasks: job.spec.tasks,
+        pending: job.counts.pending,
+        running: job.counts.running,
+        up: job.counts.up,
+        finished: job.counts.finished,
+        failed: job.counts.failed,
+        killed: job.counts.killed,
+        submitted_at_ms: job.submitted_at.0,
+        ended_at_ms: job.ended_at().map_or(0, |at| at.0),
+        note: job.note(state),
+    }
+}
+
+pub(super) fn task_info(view: &View, job: &Job, id: TaskId, task: &Task) -> pb::TaskInfo {
+    let mut info = pb::TaskInfo {
+        index: id.index,
+        incarnation: task.incarnations,
+        failures: task.failures,
+        ..pb::TaskInfo::default()
+    };
+    if let Some((machine, _)) = task.last_place {
+        info.machine = view.state.machine(machine).map_or_else(String::new, |m| m.name.to_string());
+    }
+    let phase = match &task.state {
+        TaskState::Pending { since, not_before } => {
+            info.since_ms = since.0;
+            info.note = pending_note(view, job, task, *not_before);
+            info.not_before_ms = not_before.0;
+            info.machine.clear();
+            pb::TaskPhase::Pending
+        }
+        TaskState::Running(placement) => fill_running(view, job, id, task, placement, &mut info),
+        TaskState::Dead { at, end } => {
+            info.since_ms = at.0;
+            info.note = match end {
+                TaskEnd::Finished => String::new(),
+                TaskEnd::Failed { .. } | TaskEnd::Killed { .. } | TaskEnd::DependencyFailed { .. } => end.to_string(),
+            };
+            match end {
+                TaskEnd::Finished => pb::TaskPhase::Finished,
+                TaskEnd::Failed { .. } | TaskEnd::DependencyFailed { .. } => pb::TaskPhase::Failed,
+                TaskEnd::Killed { .. } => pb::TaskPhase::Killed,
+            }
+        }
+    };
+    info.phase = phase.into();
+    info
+}
+
+fn fill_running(
+    view: &View,
+    job: &Job,
+    id: TaskId,
+    task: &Task,
+    placement: &Placement,
+    info: &mut pb::TaskInfo,
+) -> pb::TaskPhase {
+    info.restarts = placement.restarts;
+    info.since_ms = placement.placed_at.0;
+    let names = job.spec.task.ports.iter();
+    info.ports = names
+        .zip(&placement.ports)
+        .map(|(name, port)| pb::Port { name: name.to_string(), port: (*port).into() })
+        .collect();
+    let incarnation = IncarnationId { task: id, number: placement.incarnation };
+    if let Some(usage) = view.usage.get(&incarnation) {
+        info.cpu_milli = usage.cpu_milli;
+        info.ram_bytes = usage.ram_bytes;
+    }
+    match placement.phase {
+        Phase::Starting => pb::TaskPhase::Starting,
+        Phase::Up { pid, since } => {
+            info.pid = pid;
+            info.since_ms = since.0;
+            pb::TaskPhase::Running
+        }
+        Phase::BackOff { until } => {
+            info.not_before_ms = until.0;
+            info.note = task.last_failure.as_ref().map(ToString::to_string).unwrap_or_default();
+            pb::TaskPhase::BackOff
+        }
+    }
+}
+
+fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> String {
+    let waiting = job.note(&view.state);
+    if !waiting.is_empty() {
+        return waiting;
+    }
+    let last = match (&task.last_failure, &task.last_evict) {
+        (Some(cause), _) => cause.to_string(),
+        (None, Some(cause)) => cause.to_string(),
+        (None, None) => return String::new(),
+    };
+    let wait = not_before.since(clock::now());
+    if wait == Millis(0) { last } else { format!("{last}; next try in {} s", wait.0.div_ceil(1000)) }
+}
+
+pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyResponse {
+    let phase = view
+        .state
+        .job(id.job)
+        .zip(view.state.task(id))
+        .map_or(0, |(job, task)| task_info(view, job, id, task).phase);
+    let rejections = explanation.rejected.iter().map(|rejected| pb::Rejection {
+        reason: rejected.reason.to_string(),
+        machines: rejected.machines,
+    });
+    pb::WhyResponse {
+        phase,
+        rejections: rejections.collect(),
+        machines: explanation.machines,
+        feasible: explanation.feasible,
+        summary: explanation.summary,
+        read: Some(read_info(view)),
+    }
+}
+
+pub(super) fn machine(view: &View, machine: &Machine) -> pb::Machine {
+    let state = match machine.state {
+        MachineState::New => pb::MachineState::New,
+        MachineState::Up => pb::MachineState::Up,
+        MachineState::Down => pb::MachineState::Down,
+    };
+    pb::Machine {
+        name: machine.name.to_string(),
+        address: machine.address.to_string(),
+        state: state.into(),
+        since_ms: machine.since.0,
+        info: machine.info.as_deref().map(Into::into),
+        used: Some((&machine.used).into()),
+        tasks: u32::try_from(machine.tasks.len()).unwrap_or(u32::MAX),
+        shard: view.status.links.as_ref().and_then(|links| links.shard_of(machine.id)).map_or(0, |r| r.0),
+    }
+}
+
+pub(super) fn master(member: &Member, answer: Result<pb::HelloResponse, Status>) -> pb::Master {
+    let base = pb::Master {
+        replica: member.replica.0,
+        address: member.address.clone(),
+        ..pb::Master::default()
+    };
+    match answer {
+        Ok(hello) => pb::Master {
+            leader: hello.leader == member.replica.0,
+            reachable: true,
+            term: hello.term,
+            applied_index: hello.applied_index,
+            digest: hello.digest,
+            digest_index: hello.digest_index,
+            machines_polled: hello.machines_polled,
+            pid: hello.pid,
+            note: hello.note,
+            ..base
+        },
+        Err(status) => pb::Master { note: borg_proto::rpc::explain(&status), ..base },
+    }
+}
+
+pub(super) fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
+    pb::Endpoint {
+        task: endpoint.task.to_string(),
+        port_name: endpoint.port_name.to_string(),
+        host: endpoint.host,
+        port: endpoint.port.into(),
+        up: endpoint.up,
+    }
+}
+
+pub(super) fn bns_status(error: BnsError) -> Status {
+    match error {
+        BnsError::Name(_) => Status::invalid_argument(format!("name: {error}")),
+        BnsError::NoSuchJob(_) | BnsError::NoSuchTask(_) => Status::not_found(error.to_string()),
+    }
+}
+
+/// How many machines could run a task of the job were they empty.
+pub(super) fn fitting_machines(state: &CellState, spec: &JobSpec) -> u32 {
+    let asked = spec.task.asked();
+    let fits = |machine: &&Machine| {
+        machine.info.as_ref().is_some_and(|info| {
+            let hard = |c: &&Constraint| !c.soft;
+            asked.fits_in(&info.capacity)
+                && spec.task.constraints.iter().filter(hard).all(|c| c.holds(&info.attributes))
+        })
+    };
+    u32::try_from(state.machines().filter(fits).count()).unwrap_or(u32::MAX)
+}

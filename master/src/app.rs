@@ -1,0 +1,393 @@
+//! Puts a Borgmaster together: opens its log, binds its address, starts its threads and tasks.
+//!
+//! `Config` -> [`App::build`] -> [`App::run`]; no globals, so that five replicas fit in one test.
+
+use crate::api::Api;
+use crate::changes::Changes;
+use crate::config::{Config, Member};
+use crate::driver::{self, Driver, DriverError, Turn};
+use crate::feed::{Feed, View};
+use crate::http;
+use crate::metrics::{Exposition, Metrics};
+use crate::peer_service::PeerService;
+use crate::peers::Peers;
+use crate::scheduling::{self, Mailbox};
+use crate::{clock, store};
+use borg_cell::master::{self, Input, Master};
+use borg_cell::store::{LogStore, ReplicaIdentity, StoreError};
+use borg_linkshard::poller;
+use borg_proto::identity::Role;
+use borg_proto::names::ReplicaId;
+use borg_proto::rpc::{self, BorgmasterServer, Credentials, CredentialsError};
+use borg_proto::time::Millis;
+use borg_proto::wire::pb;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Orders that may wait for the shard; more are dropped, the leader repeats them.
+const ORDERS: usize = 256;
+/// Reports of the shard that may wait; more are dropped, the shard repeats itself.
+const REPORTS: usize = 1_024;
+/// The epoch of a cell that was never restored from a backup.
+const FIRST_EPOCH: u64 = 1;
+/// Time between two comparisons of state digests with the other masters.
+const COMPARE: Duration = Duration::from_secs(2);
+
+/// Why a Borgmaster could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The certificate or key is no good.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The certificate is not a master's.
+    #[error("the certificate in --creds names {0}, not a master")]
+    NotAMaster(Role),
+    /// The certificate's replica is not in `--masters`.
+    #[error("the certificate is master {0}'s, which is not in --masters")]
+    NotAMember(ReplicaId),
+    /// The same replica twice in `--masters`.
+    #[error("--masters names master {0} twice")]
+    MemberTwice(ReplicaId),
+    /// The log cannot be used.
+    #[error("the log in {dir}")]
+    Store {
+        /// The directory.
+        dir: String,
+        /// What is wrong with it.
+        #[source]
+        source: StoreError,
+    },
+    /// The log does not make sense.
+    #[error("the log does not make sense")]
+    Recover(#[source] master::RecoverError),
+    /// An address could not be bound.
+    #[error("listen on {address}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another master's address is no good.
+    #[error(transparent)]
+    Peer(#[from] rpc::ChannelError),
+    /// Serving failed.
+    #[error("serve")]
+    Serve(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The driver stopped.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
+    /// A thread ended by a panic.
+    #[error("the thread {0} panicked")]
+    Panicked(&'static str),
+}
+
+/// A Borgmaster that is ready to run.
+pub struct App {
+    config: Config,
+    credentials: Credentials,
+    me: Member,
+    listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
+    store: Box<dyn LogStore>,
+    master: Master,
+    metrics: Metrics,
+    exposition: Exposition,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Bind { address, source })
+}
+
+fn check_members(me: ReplicaId, members: &[Member]) -> Result<Member, AppError> {
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = members.iter().find(|member| !seen.insert(member.replica)) {
+        return Err(AppError::MemberTwice(twice.replica));
+    }
+    members.iter().find(|member| member.replica == me).cloned().ok_or(AppError::NotAMember(me))
+}
+
+impl App {
+    /// Checks the configuration, opens the log and binds the addresses.
+    ///
+    /// # Errors
+    /// When any of that fails; nothing is left behind.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let credentials = Credentials::load(&config.creds)?;
+        let own = match &credentials.identity.role {
+            Role::Master(replica) => *replica,
+            role @ (Role::Borglet(_) | Role::User(_)) => return Err(AppError::NotAMaster(role.clone())),
+        };
+        let me = check_members(own, &config.masters)?;
+        let identity = ReplicaIdentity {
+            cell: credentials.identity.cell.to_string(),
+            replica: own.0,
+            epoch: FIRST_EPOCH,
+        };
+        let store_error =
+            |source| AppError::Store { dir: config.dir.display().to_string(), source };
+        let mut store = store::open(config.store, &config.dir, &identity).map_err(store_error)?;
+        let recovered = store.recover().map_err(store_error)?;
+        let voters = config.masters.iter().map(|member| member.replica).collect();
+        let cell = credentials.identity.cell.clone();
+        let mut settings = master::Config::new(cell, own, voters, seed());
+        settings.checkpoint_every = config.checkpoint_every;
+        settings.links.machine_down_after = Millis(config.machine_down_after_ms);
+        let master = Master::new(settings, recovered).map_err(AppError::Recover)?;
+        let listener = bind(config.listen).await?;
+        let metrics_listener = match config.metrics_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let (metrics, exposition) = Metrics::new();
+        Ok(Self { config, credentials, me, listener, metrics_listener, store, master, metrics, exposition })
+    }
+
+    /// Where the API is served.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Runs until `stop`, or until something fails that a master must not outlive.
+    ///
+    /// # Errors
+    /// What failed. The process must end then.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        // Whichever part ends first takes the others with it.
+        let stop = stop.child_token();
+        let _on_return = stop.clone().drop_guard();
+        let own = self.me.replica;
+        let members = &self.config.masters;
+        let peers = Peers::connect(&self.credentials, own, members, self.metrics.clone(), &stop)?;
+        let (turns, turns_in) = mpsc::channel(driver::QUEUE);
+        let (orders, orders_in) = mpsc::channel(ORDERS);
+        let (reports, reports_out) = mpsc::channel(REPORTS);
+        let first = View {
+            state: self.master.state().clone(),
+            status: self.master.status(),
+            usage: Arc::default(),
+            seen_at: clock::now(),
+            heard_at: Millis(0),
+        };
+        let (view, view_in) = watch::channel(first);
+        let scheduler = Arc::new(Mailbox::default());
+        let feed = Arc::new(Feed::new());
+        let polled = Arc::new(AtomicUsize::new(0));
+
+        let mut deciding =
+            spawn_scheduler(&scheduler, self.master.state().clone(), &turns, &self.metrics)?;
+        let driver = Driver {
+            master: self.master,
+            store: self.store,
+            peers: peers.clone(),
+            own,
+            shard: orders.clone(),
+            scheduler: scheduler.clone(),
+            feed: feed.clone(),
+            view,
+            metrics: self.metrics.clone(),
+        };
+        let mut driving = spawn_driver(driver, turns_in)?;
+
+        tokio::spawn(tick(turns.clone(), stop.clone()));
+        tokio::spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
+        tokio::spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
+        let wiring = poller::Wiring {
+            orders: orders_in,
+            reports,
+            machines: polled.clone(),
+            clock: clock::now,
+        };
+        let shard = borg_linkshard::Config::new(self.credentials.identity.cell.clone(), own);
+        tokio::spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
+        if let Some(listener) = self.metrics_listener {
+            let seen = view_in.clone();
+            let healthy: http::Healthy = Arc::new(move || seen.borrow().status.leader.is_some());
+            let gauge = self.metrics.polled_machines.clone();
+            let count = polled.clone();
+            let before = move || gauge.set(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            tokio::spawn(http::serve(listener, self.exposition, Box::new(before), healthy, stop.clone()));
+        }
+
+        let changes = Changes { driver: turns.clone(), peers: peers.clone(), view: view_in.clone(), own };
+        let api = Api {
+            cell: self.credentials.identity.cell.clone(),
+            me: self.me,
+            changes: changes.clone(),
+            view: view_in.clone(),
+            feed,
+            scheduler: scheduler.clone(),
+            credentials: self.credentials.clone(),
+            polled: polled.clone(),
+            metrics: self.metrics,
+            stop: stop.clone(),
+        };
+        let peer_service = PeerService {
+            cell: self.credentials.identity.cell.clone(),
+            own,
+            members: members.iter().map(|member| member.replica).collect(),
+            changes,
+            driver: turns.clone(),
+            shard: orders,
+            view: view_in,
+            polled,
+        };
+        let serving = serve(&self.credentials, self.listener, api, peer_service, stop.clone());
+        tracing::info!(master = %own, "serving");
+        let ended = tokio::select! {
+            served = serving => served,
+            driven = &mut driving => finished(driven, "driver").and_then(|done| done.map_err(AppError::from)),
+            decided = &mut deciding => finished(decided, "scheduler"),
+            () = stop.cancelled() => Ok(()),
+        };
+        scheduler.stop();
+        ended
+    }
+}
+
+fn finished<T>(
+    joined: Result<T, tokio::sync::oneshot::error::RecvError>,
+    thread: &'static str,
+) -> Result<T, AppError> {
+    joined.map_err(|_| AppError::Panicked(thread))
+}
+
+/// Starts a thread; its result arrives at the receiver.
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<tokio::sync::oneshot::Receiver<T>, AppError> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || drop(done.send(work())))
+        .map_err(AppError::Thread)?;
+    Ok(result)
+}
+
+fn spawn_driver(
+    driver: Driver,
+    turns: mpsc::Receiver<Turn>,
+) -> Result<tokio::sync::oneshot::Receiver<Result<(), DriverError>>, AppError> {
+    spawn("driver", move || driver.run(turns))
+}
+
+fn spawn_scheduler(
+    mailbox: &Arc<Mailbox>,
+    state: borg_cell::state::CellState,
+    turns: &mpsc::Sender<Turn>,
+    metrics: &Metrics,
+) -> Result<tokio::sync::oneshot::Receiver<()>, AppError> {
+    let (mailbox, turns, metrics) = (mailbox.clone(), turns.clone(), metrics.clone());
+    spawn("scheduler", move || {
+        scheduling::run(&mailbox, &state, borg_scheduler::Config::default(), &turns, &metrics);
+    })
+}
+
+/// A number that differs from start to start, so that replicas do not time out together.
+fn seed() -> u64 {
+    xxhash_rust::xxh3::xxh3_64(&[clock::now().0.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat())
+}
+
+async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(master::TICK.0));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // A full queue means that the driver is behind; a tick more would not help it.
+        if let Err(mpsc::error::TrySendError::Closed(_)) = turns.try_send(Turn::Input(Input::Tick)) {
+            return;
+        }
+    }
+}
+
+/// The state of every replica must be the same after the same entry; this is where it shows.
+async fn compare_digests(peers: Peers, turns: mpsc::Sender<Turn>, stop: CancellationToken) {
+    let mut rounds = tokio::time::interval(COMPARE);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = rounds.tick() => {}
+        }
+        for member in peers.members() {
+            let Some(mut client) = peers.client(member.replica) else { continue };
+            let mut request = tonic::Request::new(pb::HelloRequest {});
+            request.set_timeout(Duration::from_millis(500));
+            let Ok(hello) = client.hello(request).await else { continue };
+            let hello = hello.into_inner();
+            let Ok(digest) = u128::from_str_radix(&hello.digest, 16) else { continue };
+            let input =
+                Input::PeerDigest { replica: member.replica, index: hello.digest_index, digest };
+            if turns.send(Turn::Input(input)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Reports of this replica's shard, to the leader.
+async fn forward_reports(
+    mut reports: mpsc::Receiver<(ReplicaId, borg_proto::peer::ShardReport)>,
+    peers: Peers,
+    own: ReplicaId,
+    turns: mpsc::Sender<Turn>,
+) {
+    while let Some((to, report)) = reports.recv().await {
+        if to == own {
+            if turns.send(Turn::Input(Input::Report(report))).await.is_err() {
+                return;
+            }
+        } else {
+            let body = pb::peer_message::Body::Report((&report).into());
+            peers.send(pb::PeerMessage { from: own.0, to: to.0, body: Some(body) });
+        }
+    }
+}
+
+async fn serve(
+    credentials: &Credentials,
+    listener: TcpListener,
+    api: Api,
+    peer_service: PeerService,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| AppError::Serve(error);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<BorgmasterServer<Api>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(rpc::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| failed(error.into()))?;
+    rpc::server(credentials)
+        .map_err(|error| failed(error.into()))?
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(rpc::borgmaster_server(api))
+        .add_service(rpc::peer_server(peer_service))
+        .serve_with_incoming_shutdown(rpc::serve_incoming(listener), stop.cancelled_owned())
+        .await
+        .map_err(|error| failed(error.into()))
+}

@@ -1,0 +1,189 @@
+//! The way of a change: to this replica's driver when it leads, else to the leader.
+//!
+//! A change may be tried several times under one request id; the state does it once.
+
+use crate::clock;
+use crate::driver::Turn;
+use crate::feed::View;
+use crate::peers::Peers;
+use borg_cell::master::Outcome;
+use borg_cell::state::Answer;
+use borg_cell::rejection::{Rejection, RejectionCode};
+use borg_proto::Millis;
+use borg_proto::command::{Action, Command, Principal, RequestId};
+use borg_proto::names::{ReplicaId, UserName};
+use borg_proto::wire::pb;
+use pb::propose_response::Outcome as Reply;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::{Code, Status};
+
+/// How long a change may take when its caller sets no deadline.
+const PATIENCE: Millis = Millis(10_000);
+/// Wait before the next try when nobody leads.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// What became of an accepted change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Its place in the log.
+    pub index: u64,
+    /// What the asker is told.
+    pub answer: Option<pb::accepted::Answer>,
+}
+
+/// Takes changes to where they are made.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// This replica's driver.
+    pub driver: mpsc::Sender<Turn>,
+    /// The other masters.
+    pub peers: Peers,
+    /// Who leads.
+    pub view: watch::Receiver<View>,
+    /// This replica.
+    pub own: ReplicaId,
+}
+
+impl Changes {
+    /// Makes a change on behalf of a user, wherever the leader is.
+    ///
+    /// # Errors
+    /// The state's refusal, or UNAVAILABLE when no majority was found in time: the change may or
+    /// may not be done then, and asking again with the same request id is safe.
+    pub async fn make(
+        &self,
+        by: UserName,
+        request: &str,
+        action: Action,
+        timeout: Option<Duration>,
+    ) -> Result<Done, Status> {
+        let request = check_request_id(request)?;
+        let command =
+            Command { at: Millis(0), by: Principal::User(by), request: Some(request), action };
+        let patience =
+            timeout.and_then(|t| u64::try_from(t.as_millis()).ok()).map_or(PATIENCE, Millis);
+        let deadline = clock::now() + patience.min(PATIENCE);
+        loop {
+            let tried = self.try_once(&command, deadline).await;
+            let again = match &tried {
+                Err(status) => status.code() == Code::Unavailable,
+                Ok(_) => false,
+            };
+            if !again || clock::now() + Millis(50) >= deadline {
+                return tried;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn try_once(&self, command: &Command, deadline: Millis) -> Result<Done, Status> {
+        let leader = self.view.borrow().status.leader;
+        match leader {
+            Some(leader) if leader == self.own => {
+                let outcome = self.make_here(command.clone(), deadline).await?;
+                reply_of(outcome)
+            }
+            Some(leader) => self.pass_on(leader, command, deadline).await,
+            None => Err(no_quorum("no leader is elected")),
+        }
+    }
+
+    /// Makes a change on this replica only.
+    ///
+    /// # Errors
+    /// UNAVAILABLE when the driver has stopped.
+    pub async fn make_here(&self, command: Command, deadline: Millis) -> Result<Outcome, Status> {
+        let (reply, outcome) = oneshot::channel();
+        let turn = Turn::Propose { command, deadline, reply };
+        self.driver.send(turn).await.map_err(|_| Status::unavailable("this master is stopping"))?;
+        outcome.await.map_err(|_| Status::unavailable("this master is stopping"))
+    }
+
+    async fn pass_on(
+        &self,
+        leader: ReplicaId,
+        command: &Command,
+        deadline: Millis,
+    ) -> Result<Done, Status> {
+        let Some(mut client) = self.peers.client(leader) else {
+            return Err(Status::internal(format!("leader {leader} is not a known master")));
+        };
+        let mut request = tonic::Request::new(pb::ProposeRequest { command: command.encode() });
+        request.set_timeout(Duration::from_millis(deadline.since(clock::now()).0.min(2_000)));
+        let response = client.propose(request).await.map_err(|status| match status.code() {
+            Code::FailedPrecondition | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                no_quorum(&format!("master {leader} does not answer for the leader"))
+            }
+            _ => status,
+        })?;
+        let response = response.into_inner();
+        match response.outcome {
+            Some(Reply::Accepted(accepted)) => {
+                Ok(Done { index: response.index, answer: accepted.answer })
+            }
+            Some(Reply::Refused(refused)) => {
+                Err(Status::new(Code::from_i32(refused.code), refused.why))
+            }
+            None => Err(Status::internal(format!("master {leader} gave an empty answer"))),
+        }
+    }
+}
+
+fn no_quorum(why: &str) -> Status {
+    Status::unavailable(format!(
+        "{why}: no majority of the masters agreed in time; the change may or may not be done, and \
+         asking again with the same request id is safe"
+    ))
+}
+
+fn check_request_id(text: &str) -> Result<RequestId, Status> {
+    if text.is_empty() || text.len() > 64 {
+        let found = text.len();
+        return Err(Status::invalid_argument(format!(
+            "request_id: {found} bytes; allowed are 1 to 64: choose one, and use it again when you repeat the call"
+        )));
+    }
+    Ok(text.into())
+}
+
+/// The outcome as the asker's answer or refusal.
+///
+/// # Errors
+/// Everything but acceptance.
+pub fn reply_of(outcome: Outcome) -> Result<Done, Status> {
+    match outcome {
+        Outcome::Accepted { index, answer } => Ok(Done { index, answer: Some(wire_answer(&answer)) }),
+        Outcome::Refused { rejection, .. } => Err(refusal(&rejection)),
+        Outcome::NotLeader { .. } => Err(no_quorum("the leader has just changed")),
+        Outcome::Unavailable => Err(no_quorum("the deadline passed or the leader changed")),
+        Outcome::Overloaded => Err(Status::resource_exhausted(
+            "the masters have too many changes waiting; nothing was done: try again in a second",
+        )),
+        Outcome::TooLarge { bytes, limit } => {
+            Err(Status::resource_exhausted(format!("the change has {bytes} bytes, most is {limit}")))
+        }
+    }
+}
+
+fn wire_answer(answer: &Answer) -> pb::accepted::Answer {
+    use pb::accepted::Answer as Wire;
+    match answer {
+        Answer::Job { id, .. } => Wire::Job(id.0),
+        Answer::Killed { tasks } => Wire::Killed(*tasks),
+        Answer::Machine(id) => Wire::Machine(id.0),
+        Answer::None | Answer::Placed { .. } => Wire::Done(true),
+    }
+}
+
+fn refusal(rejection: &Rejection) -> Status {
+    let code = match rejection.code() {
+        RejectionCode::InvalidArgument => Code::InvalidArgument,
+        RejectionCode::AlreadyExists => Code::AlreadyExists,
+        RejectionCode::NotFound => Code::NotFound,
+        RejectionCode::PermissionDenied => Code::PermissionDenied,
+        RejectionCode::FailedPrecondition => Code::FailedPrecondition,
+        RejectionCode::ResourceExhausted => Code::ResourceExhausted,
+    };
+    Status::new(code, rejection.to_string())
+}

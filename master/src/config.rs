@@ -1,0 +1,59 @@
+//! What a Borgmaster is told at its start.
+
+use crate::store::StoreKind;
+use borg_proto::names::ReplicaId;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// One of the masters of a cell: `N=HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its replica number.
+    pub replica: ReplicaId,
+    /// Where it listens, as the others reach it.
+    pub address: String,
+}
+
+impl FromStr for Member {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not N=HOST:PORT with N from 1");
+        let (replica, address) = text.split_once('=').ok_or_else(wrong)?;
+        let replica = replica.parse().ok().filter(|&n| n > 0).ok_or_else(wrong)?;
+        if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+            return Err(wrong());
+        }
+        Ok(Self { replica: ReplicaId(replica), address: address.to_owned() })
+    }
+}
+
+/// A replica of the Borgmaster: holds the cell's state, elects a leader with the others, polls
+/// its share of the machines.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Directory of this replica's log and checkpoints.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Directory with ca.pem, cert.pem and key.pem; the certificate names the cell and the replica.
+    #[arg(long)]
+    pub creds: PathBuf,
+    /// Address to serve the API and the other masters on; port 0 takes a free one.
+    #[arg(long)]
+    pub listen: SocketAddr,
+    /// All masters of the cell, this one too, as N=HOST:PORT,N=HOST:PORT,...
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub masters: Vec<Member>,
+    /// Address for /metrics and /healthz, in plain HTTP; not served when left out.
+    #[arg(long)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Which store keeps the log.
+    #[arg(long, default_value_t)]
+    pub store: StoreKind,
+    /// Log entries between two checkpoints.
+    #[arg(long, default_value_t = 10_000)]
+    pub checkpoint_every: u64,
+    /// Milliseconds of silence after which a machine counts as down.
+    #[arg(long, default_value_t = 10_000)]
+    pub machine_down_after_ms: u64,
+}

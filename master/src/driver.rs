@@ -1,0 +1,239 @@
+//! The thread that owns the Borgmaster's deciding half and its disk.
+//!
+//! Feeds it everything that arrived as one turn and carries out the effects in the order given:
+//! that order (persist, then promise, then answer) is the protocol. Nobody else touches the state;
+//! readers get cheap copies through [`View`].
+
+use crate::clock;
+use crate::feed::{Feed, View};
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::scheduling::Mailbox;
+use borg_cell::master::{Effect, Input, Master, Outcome};
+use borg_cell::store::{LogStore, StoreError};
+use borg_proto::Millis;
+use borg_proto::command::Command;
+use borg_proto::names::ReplicaId;
+use borg_proto::peer::ShardOrders;
+use borg_proto::wire::pb;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Inputs that may wait. Calls wait for room; messages that may be lost are dropped.
+pub const QUEUE: usize = 8_192;
+/// Most inputs of one turn: they share one durable write.
+const INPUTS_PER_TURN: usize = 1_024;
+
+/// Something for the driver.
+#[derive(Debug)]
+pub enum Turn {
+    /// As it is.
+    Input(Input),
+    /// A change, and where its outcome goes.
+    Propose {
+        /// What.
+        command: Command,
+        /// When to give up.
+        deadline: Millis,
+        /// Where the outcome goes.
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// Wait until the state is as new as this moment; `true` when it is.
+    Read {
+        /// When to give up.
+        deadline: Millis,
+        /// Where the word goes.
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// Why the driver stopped by itself. The process must end.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The log could not be written: what is on disk is unknown.
+    #[error("the log failed; this replica stops so that it never promises what it may lose")]
+    Store(#[source] StoreError),
+    /// The deciding half must not go on.
+    #[error("{0}")]
+    Halted(String),
+}
+
+/// Everything that effects are carried out with.
+pub struct Driver {
+    /// The deciding half.
+    pub master: Master,
+    /// The log.
+    pub store: Box<dyn LogStore>,
+    /// The other masters.
+    pub peers: Peers,
+    /// This replica.
+    pub own: ReplicaId,
+    /// This replica's link shard. Orders are dropped when it is full: the leader repeats them.
+    pub shard: mpsc::Sender<ShardOrders>,
+    /// The scheduler.
+    pub scheduler: Arc<Mailbox>,
+    /// Who follows the events.
+    pub feed: Arc<Feed>,
+    /// Where readers look.
+    pub view: watch::Sender<View>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+/// Calls that wait for their outcome.
+#[derive(Debug, Default)]
+struct Waiting {
+    next_token: u64,
+    proposals: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    reads: BTreeMap<u64, oneshot::Sender<bool>>,
+}
+
+impl Driver {
+    /// Runs until every sender of `turns` is gone.
+    ///
+    /// # Errors
+    /// When the log fails or the deciding half halts.
+    pub fn run(mut self, mut turns: mpsc::Receiver<Turn>) -> Result<(), DriverError> {
+        let mut waiting = Waiting::default();
+        let mut turn = Vec::with_capacity(INPUTS_PER_TURN);
+        let mut heard_at = clock::now();
+        while turns.blocking_recv_many(&mut turn, INPUTS_PER_TURN) > 0 {
+            let now = clock::now();
+            if self.heard_from_leader(&turn) {
+                heard_at = now;
+            }
+            let inputs: Vec<_> = turn.drain(..).map(|item| waiting.input(item)).collect();
+            let effects = self.master.handle(now, inputs);
+            let changed = effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Applied { .. } | Effect::LeaderChanged { .. }));
+            for effect in effects {
+                self.perform(effect, &mut waiting)?;
+            }
+            if changed || now.since(self.view.borrow().seen_at) > Millis(200) {
+                self.show(now, heard_at);
+            }
+        }
+        Ok(())
+    }
+
+    fn heard_from_leader(&self, turn: &[Turn]) -> bool {
+        let leader = self.master.leader();
+        leader == Some(self.own)
+            || turn.iter().any(|item| match item {
+                Turn::Input(Input::Raft(message)) => leader == Some(ReplicaId(message.from)),
+                Turn::Input(_) | Turn::Propose { .. } | Turn::Read { .. } => false,
+            })
+    }
+
+    fn perform(&mut self, effect: Effect, waiting: &mut Waiting) -> Result<(), DriverError> {
+        match effect {
+            Effect::Persist(batch) => {
+                let began = clock::stopwatch();
+                self.store.write(&batch.as_batch()).map_err(DriverError::Store)?;
+                self.metrics.log_writes.inc();
+                self.metrics.log_write_seconds.observe(began.seconds());
+            }
+            Effect::Send { to, message } => {
+                self.send(to, pb::peer_message::Body::Raft(message));
+            }
+            Effect::Orders { to, orders } if to == self.own => {
+                if self.shard.try_send(orders).is_err() {
+                    self.metrics.dropped_messages.inc();
+                }
+            }
+            Effect::Orders { to, orders } => {
+                self.send(to, pb::peer_message::Body::Orders((&orders).into()));
+            }
+            Effect::Answer { token, outcome } => {
+                self.metrics.proposals.inc();
+                if matches!(outcome, Outcome::Refused { .. }) {
+                    self.metrics.refusals.inc();
+                }
+                if let Some(reply) = waiting.proposals.remove(&token)
+                    && reply.send(outcome).is_err()
+                {
+                    tracing::debug!("the caller went away before the outcome");
+                }
+            }
+            Effect::Applied { state, events, reset } => {
+                self.scheduler.follow(state.clone(), &events, reset);
+                self.feed.publish(state, events, reset);
+            }
+            Effect::LeaderChanged { leader, term } => {
+                let leader_text = leader.map_or_else(|| "nobody".to_owned(), |id| id.to_string());
+                tracing::info!(leader = leader_text, term, "leader changed");
+                self.metrics.leading.set(i64::from(leader == Some(self.own)));
+                self.metrics.term.set(i64::try_from(term).unwrap_or(i64::MAX));
+                self.scheduler.lead(leader == Some(self.own));
+            }
+            Effect::ReadReady { token, .. } => waiting.answer_read(token, true),
+            Effect::ReadFailed { token } => waiting.answer_read(token, false),
+            Effect::Decided { results } => {
+                let refused = results.into_iter().filter_map(|(task, result)| match result {
+                    Ok(_) => None,
+                    Err(rejection) => {
+                        tracing::debug!(%task, %rejection, "placement refused");
+                        Some(task)
+                    }
+                });
+                self.scheduler.reconsider(refused.collect());
+            }
+            Effect::Undecided { tasks } => self.scheduler.reconsider(tasks),
+            Effect::Diverged { replica, index } => {
+                tracing::error!(%replica, index, "state differs from this replica's: one of the two is wrong");
+            }
+            Effect::Halt { why } => return Err(DriverError::Halted(why)),
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: ReplicaId, body: pb::peer_message::Body) {
+        self.peers.send(pb::PeerMessage { from: self.own.0, to: to.0, body: Some(body) });
+    }
+
+    fn show(&self, now: Millis, heard_at: Millis) {
+        let status = self.master.status();
+        self.metrics.applied_index.set(i64::try_from(status.applied).unwrap_or(i64::MAX));
+        self.view.send_replace(View {
+            state: self.master.state().clone(),
+            status,
+            usage: self.master.usages(),
+            seen_at: now,
+            heard_at,
+        });
+    }
+}
+
+impl Waiting {
+    fn input(&mut self, item: Turn) -> Input {
+        self.next_token += 1;
+        let token = self.next_token;
+        match item {
+            Turn::Input(input) => input,
+            Turn::Propose { command, deadline, reply } => {
+                self.proposals.insert(token, reply);
+                Input::Propose { token, command, deadline }
+            }
+            Turn::Read { deadline, reply } => {
+                self.reads.insert(token, reply);
+                Input::ReadIndex { token, deadline }
+            }
+        }
+    }
+
+    fn answer_read(&mut self, token: u64, ready: bool) {
+        if let Some(reply) = self.reads.remove(&token)
+            && reply.send(ready).is_err()
+        {
+            tracing::debug!("the reader went away");
+        }
+    }
+}

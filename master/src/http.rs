@@ -1,0 +1,49 @@
+//! `/metrics` and `/healthz`, in plain HTTP on an address of their own.
+
+use crate::metrics::Exposition;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The content type that Prometheus asks for.
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether the replica is fit to serve: it knows a leader.
+pub type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Brings metrics up to date that are only counted when somebody looks.
+pub type Refresh = Box<dyn Fn() + Send + Sync>;
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    exposition: Exposition,
+    refresh: Refresh,
+    healthy: Healthy,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let shown = Arc::new((exposition, refresh));
+    let metrics = move || {
+        let (exposition, refresh) = shown.as_ref();
+        refresh();
+        let text = exposition.text();
+        async move { ([(header::CONTENT_TYPE, TEXT)], text) }
+    };
+    let health = move || {
+        let answer = if healthy() {
+            (StatusCode::OK, "ok\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "no leader known\n")
+        };
+        async move { answer.into_response() }
+    };
+    let routes = Router::new().route("/metrics", get(metrics)).route("/healthz", get(health));
+    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+}

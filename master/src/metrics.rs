@@ -1,0 +1,98 @@
+//! What a Borgmaster counts, in the Prometheus text format.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// The counters of one replica. Handed to the parts that count; no globals, so that five replicas
+/// fit in one test.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// 1 while this replica leads.
+    pub leading: Gauge,
+    /// Raft term.
+    pub term: Gauge,
+    /// Last log entry applied.
+    pub applied_index: Gauge,
+    /// Changes proposed by clients, answered in any way.
+    pub proposals: Counter,
+    /// Changes that the state refused.
+    pub refusals: Counter,
+    /// Durable writes.
+    pub log_writes: Counter,
+    /// Time of one durable write.
+    pub log_write_seconds: Histogram,
+    /// Messages to other masters that were dropped because a queue was full.
+    pub dropped_messages: Counter,
+    /// Machines that the shard of this replica polls.
+    pub polled_machines: Gauge,
+    /// Tasks waiting to be placed.
+    pub pending_tasks: Gauge,
+    /// Time of one scheduling pass.
+    pub pass_seconds: Histogram,
+    /// Placements proposed.
+    pub placements: Counter,
+    /// Calls of the API.
+    pub api_calls: Counter,
+}
+
+/// The metrics of one replica with the registry that prints them.
+#[derive(Debug)]
+pub struct Exposition {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// New metrics, all at zero, and what prints them.
+    #[must_use]
+    pub fn new() -> (Self, Exposition) {
+        let seconds = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let metrics = Self {
+            leading: Gauge::default(),
+            term: Gauge::default(),
+            applied_index: Gauge::default(),
+            proposals: Counter::default(),
+            refusals: Counter::default(),
+            log_writes: Counter::default(),
+            log_write_seconds: seconds(),
+            dropped_messages: Counter::default(),
+            polled_machines: Gauge::default(),
+            pending_tasks: Gauge::default(),
+            pass_seconds: seconds(),
+            placements: Counter::default(),
+            api_calls: Counter::default(),
+        };
+        let mut registry = Registry::with_prefix("borgmaster");
+        let m = &metrics;
+        registry.register("leading", "1 while this replica leads", m.leading.clone());
+        registry.register("raft_term", "Raft term", m.term.clone());
+        registry.register("applied_index", "Last log entry applied", m.applied_index.clone());
+        registry.register("proposals", "Changes proposed by clients", m.proposals.clone());
+        registry.register("refusals", "Changes that the state refused", m.refusals.clone());
+        registry.register("log_writes", "Durable writes of the log", m.log_writes.clone());
+        let write = m.log_write_seconds.clone();
+        registry.register_with_unit("log_write", "Time of one durable write", Unit::Seconds, write);
+        let dropped = m.dropped_messages.clone();
+        registry.register("dropped_messages", "Messages to masters dropped at a full queue", dropped);
+        let polled = m.polled_machines.clone();
+        registry.register("polled_machines", "Machines that this replica polls", polled);
+        registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
+        let pass = m.pass_seconds.clone();
+        registry.register_with_unit("scheduling_pass", "Time of one scheduling pass", Unit::Seconds, pass);
+        registry.register("placements", "Placements proposed", m.placements.clone());
+        registry.register("api_calls", "Calls of the API", m.api_calls.clone());
+        (metrics, Exposition { registry })
+    }
+}
+
+impl Exposition {
+    /// All metrics as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String does not fail");
+        text
+    }
+}

@@ -1,0 +1,155 @@
+//! What this replica answers to the other masters. Members of the cell only.
+
+use crate::changes::{Changes, reply_of};
+use crate::clock;
+use crate::driver::Turn;
+use crate::feed::View;
+use borg_cell::master::Input;
+use borg_proto::Millis;
+use borg_proto::command::Command;
+use borg_proto::identity::Role;
+use borg_proto::names::{CellName, ReplicaId};
+use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::rpc::{self, Peer};
+use borg_proto::wire::pb;
+use pb::peer_message::Body;
+use pb::propose_response::Outcome as Reply;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{mpsc, watch};
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a change that a follower passes on may take here; the follower's own deadline is
+/// usually shorter.
+const PATIENCE: Millis = Millis(2_000);
+
+/// The service between masters.
+#[derive(Debug)]
+pub struct PeerService {
+    /// The cell.
+    pub cell: CellName,
+    /// This replica.
+    pub own: ReplicaId,
+    /// All masters of the cell.
+    pub members: BTreeSet<ReplicaId>,
+    /// Where changes go.
+    pub changes: Changes,
+    /// The driver. Messages that may be lost are dropped when it is full.
+    pub driver: mpsc::Sender<Turn>,
+    /// This replica's link shard; the same.
+    pub shard: mpsc::Sender<ShardOrders>,
+    /// What this replica knows of itself.
+    pub view: watch::Receiver<View>,
+    /// How many machines its shard polls.
+    pub polled: Arc<AtomicUsize>,
+}
+
+impl PeerService {
+    fn member<T>(&self, request: &Request<T>) -> Result<ReplicaId, Status> {
+        let identity = rpc::peer_identity(request, &self.cell)?;
+        match identity.role {
+            Role::Master(replica) if self.members.contains(&replica) => Ok(replica),
+            role @ (Role::Master(_) | Role::Borglet(_) | Role::User(_)) => Err(
+                Status::permission_denied(format!("{role} is not one of the masters of this cell")),
+            ),
+        }
+    }
+
+    /// Takes one message; false when it cannot be from who sent it.
+    fn take(&self, from: ReplicaId, message: pb::PeerMessage) -> Result<(), Status> {
+        if message.from != from.0 || message.to != self.own.0 {
+            return Err(Status::permission_denied(format!(
+                "message from {} to {} came from master {from} to master {}",
+                message.from, message.to, self.own
+            )));
+        }
+        let turn = match message.body {
+            None => return Ok(()),
+            Some(Body::Raft(raft)) if raft.from != from.0 => {
+                return Err(Status::permission_denied("raft message of another replica"));
+            }
+            Some(Body::Raft(raft)) => Turn::Input(Input::Raft(raft)),
+            Some(Body::Report(report)) => {
+                let report = ShardReport::try_from(report).map_err(|error| rpc::status_of(&error))?;
+                Turn::Input(Input::Report(report))
+            }
+            Some(Body::Orders(orders)) => {
+                let orders = ShardOrders::try_from(orders).map_err(|error| rpc::status_of(&error))?;
+                if self.shard.try_send(orders).is_err() {
+                    tracing::debug!("orders dropped: the shard is busy");
+                }
+                return Ok(());
+            }
+        };
+        if self.driver.try_send(turn).is_err() {
+            tracing::debug!("message dropped: the driver is busy");
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn deliver(
+        &self,
+        request: Request<Streaming<pb::PeerMessage>>,
+    ) -> Result<Response<pb::DeliverResponse>, Status> {
+        let from = self.member(&request)?;
+        let mut messages = request.into_inner();
+        while let Some(message) = messages.message().await? {
+            self.take(from, message)?;
+        }
+        Ok(Response::new(pb::DeliverResponse {}))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        self.member(&request)?;
+        let command = Command::decode(&request.into_inner().command)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let outcome = self.changes.make_here(command, clock::now() + PATIENCE).await?;
+        let response = match reply_of(outcome) {
+            Ok(done) => pb::ProposeResponse {
+                index: done.index,
+                outcome: Some(Reply::Accepted(pb::Accepted { answer: done.answer })),
+            },
+            Err(status) => pb::ProposeResponse {
+                index: 0,
+                outcome: Some(Reply::Refused(pb::Refused {
+                    code: status.code().into(),
+                    why: status.message().to_owned(),
+                })),
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn hello(
+        &self,
+        request: Request<pb::HelloRequest>,
+    ) -> Result<Response<pb::HelloResponse>, Status> {
+        self.member(&request)?;
+        Ok(Response::new(hello(&self.view.borrow(), self.polled.load(Ordering::Relaxed))))
+    }
+}
+
+/// What a replica says of itself.
+#[must_use]
+pub fn hello(view: &View, polled: usize) -> pb::HelloResponse {
+    let status = &view.status;
+    let (digest_index, digest) = status.digests.last().copied().unwrap_or((0, 0));
+    pb::HelloResponse {
+        replica: status.replica.0,
+        leader: status.leader.map_or(0, |leader| leader.0),
+        term: status.term,
+        applied_index: status.applied,
+        digest: format!("{digest:032x}"),
+        digest_index,
+        machines_polled: u64::try_from(polled).unwrap_or(u64::MAX),
+        pid: std::process::id(),
+        note: status.halted.clone().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,192 @@
+//! The scheduler's thread: follows the state, decides while this replica leads.
+//!
+//! Between the driver and the thread lies a mailbox, not a queue: news is merged, so it holds a
+//! bounded amount however far the scheduler falls behind.
+
+use crate::clock;
+use crate::driver::Turn;
+use crate::metrics::Metrics;
+use borg_cell::event::Event;
+use borg_cell::master::Input;
+use borg_cell::state::CellState;
+use borg_proto::names::TaskId;
+use borg_scheduler::{Config, Explanation, Scheduler};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Events that may wait. Beyond it the scheduler starts afresh from the state instead.
+const EVENTS: usize = 100_000;
+/// Questions that may wait; more are turned away.
+const QUESTIONS: usize = 256;
+/// Placements proposed at once: one entry of the log.
+const BATCH: usize = 512;
+/// Longest sleep between two looks at tasks whose back-off ends.
+const NAP: Duration = Duration::from_millis(500);
+
+/// What the scheduler has to look at when it next can.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    letter: Mutex<Letter>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Letter {
+    state: Option<CellState>,
+    events: Vec<Event>,
+    afresh: bool,
+    leads: Option<bool>,
+    reconsider: Vec<TaskId>,
+    questions: Vec<Question>,
+    stop: bool,
+}
+
+/// A question for the scheduler.
+#[derive(Debug)]
+enum Question {
+    Why { task: TaskId, reply: oneshot::Sender<Explanation> },
+    Fit { spec: Box<borg_proto::JobSpec>, most: u32, reply: oneshot::Sender<borg_scheduler::Fit> },
+}
+
+impl Letter {
+    fn is_empty(&self) -> bool {
+        self.state.is_none()
+            && self.leads.is_none()
+            && self.reconsider.is_empty()
+            && self.questions.is_empty()
+            && !self.stop
+    }
+}
+
+impl Mailbox {
+    fn open(&self) -> MutexGuard<'_, Letter> {
+        self.letter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Letter)) {
+        change(&mut self.open());
+        self.arrived.notify_one();
+    }
+
+    /// The state changed.
+    pub fn follow(&self, state: CellState, events: &[Event], reset: bool) {
+        self.put(|letter| {
+            letter.afresh |= reset || letter.events.len() + events.len() > EVENTS;
+            if letter.afresh {
+                letter.events.clear();
+            } else {
+                letter.events.extend_from_slice(events);
+            }
+            letter.state = Some(state);
+        });
+    }
+
+    /// This replica leads from now on, or no longer.
+    pub fn lead(&self, leads: bool) {
+        self.put(|letter| letter.leads = Some(leads));
+    }
+
+    /// Decisions about these tasks came to nothing.
+    pub fn reconsider(&self, tasks: Vec<TaskId>) {
+        if !tasks.is_empty() {
+            self.put(|letter| letter.reconsider.extend(tasks));
+        }
+    }
+
+    /// Why a task is pending. `None` when too many questions wait.
+    pub async fn why(&self, task: TaskId) -> Option<Explanation> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Question::Why { task, reply })?;
+        answer.await.ok()
+    }
+
+    /// How many tasks of a job would fit. `None` when too many questions wait.
+    pub async fn fit(&self, spec: borg_proto::JobSpec, most: u32) -> Option<borg_scheduler::Fit> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Question::Fit { spec: Box::new(spec), most, reply })?;
+        answer.await.ok()
+    }
+
+    fn ask(&self, question: Question) -> Option<()> {
+        let mut letter = self.open();
+        if letter.questions.len() >= QUESTIONS {
+            return None;
+        }
+        letter.questions.push(question);
+        self.arrived.notify_one();
+        Some(())
+    }
+
+    /// The thread ends soon.
+    pub fn stop(&self) {
+        self.put(|letter| letter.stop = true);
+    }
+
+    /// Takes everything that waits; waits for something at most `longest`.
+    fn take(&self, longest: Duration) -> Letter {
+        let letter = self.open();
+        let (mut letter, _) = self
+            .arrived
+            .wait_timeout_while(letter, longest, |letter| letter.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *letter)
+    }
+}
+
+/// Runs the scheduler until [`Mailbox::stop`].
+pub fn run(
+    mailbox: &Mailbox,
+    state: &CellState,
+    config: Config,
+    decisions: &mpsc::Sender<Turn>,
+    metrics: &Metrics,
+) {
+    let mut scheduler = Scheduler::new(state, config.clone());
+    let mut leads = false;
+    let mut nap = NAP;
+    loop {
+        let letter = mailbox.take(nap);
+        if letter.stop {
+            return;
+        }
+        leads = letter.leads.unwrap_or(leads);
+        if let Some(state) = letter.state {
+            let pending = state.pending().count();
+            metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
+            if letter.afresh {
+                scheduler = Scheduler::new(&state, config.clone());
+            } else {
+                scheduler.follow(state, &letter.events);
+            }
+        }
+        for task in letter.reconsider {
+            scheduler.refused(task);
+        }
+        let now = clock::now();
+        for question in letter.questions {
+            match question {
+                Question::Why { task, reply } => drop(reply.send(scheduler.explain(task, now))),
+                Question::Fit { spec, most, reply } => drop(reply.send(scheduler.fit(&spec, most))),
+            }
+        }
+        nap = if leads { decide(&mut scheduler, decisions, metrics) } else { NAP };
+    }
+}
+
+/// One pass; returns how long to sleep unless something arrives.
+fn decide(scheduler: &mut Scheduler, decisions: &mpsc::Sender<Turn>, metrics: &Metrics) -> Duration {
+    let began = clock::stopwatch();
+    let now = clock::now();
+    let assignments = scheduler.pass(now, BATCH);
+    metrics.pass_seconds.observe(began.seconds());
+    if assignments.is_empty() {
+        let wake = scheduler.next_wakeup(now).map(|at| Duration::from_millis(at.since(now).0));
+        return wake.map_or(NAP, |nap| nap.clamp(Duration::from_millis(1), NAP));
+    }
+    metrics.placements.inc_by(u64::try_from(assignments.len()).unwrap_or(u64::MAX));
+    if decisions.blocking_send(Turn::Input(Input::Decisions(assignments))).is_err() {
+        tracing::debug!("the driver has stopped");
+    }
+    Duration::ZERO
+}
