@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "borg/v1/spec.proto",
     "borg/v1/borgmaster.proto",
     "borg/v1/borglet.proto",
     "borg/v1/peer.proto",
     "borg/v1/log.proto",
+    "borg/v1/checkpoint.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -184,6 +184,8 @@ pub enum EvictCause {
     MachineDown,
     /// The machine is being emptied.
     Drained,
+    /// The machine came back with less room than its tasks need.
+    Shrunk,
 }
 
 impl fmt::Display for EvictCause {
@@ -192,6 +194,7 @@ impl fmt::Display for EvictCause {
             Self::Preempted { by } => write!(f, "preempted by {}", shorten(by)),
             Self::MachineDown => f.write_str("machine down"),
             Self::Drained => f.write_str("machine drained"),
+            Self::Shrunk => f.write_str("machine has less room"),
         }
     }
 }

@@ -5,14 +5,30 @@
 //! Invariants: a key names at most one job; a job is over exactly when all its tasks are dead; a
 //! job that waits has only pending tasks, and waits only for jobs that are alive.
 
-use super::CellState;
 use super::tasks::Task;
-use borg_proto::task::FailureCause;
-use borg_proto::{JobId, JobKey, JobSpec, Millis, Priority, UserName};
+use super::turn::Turn;
+use super::{Answer, CellState};
+use crate::event::{EventKind, TaskChange};
+use crate::rejection::Rejection;
+use borg_proto::identity::ADMIN;
+use borg_proto::spec::SpecError;
+use borg_proto::task::{FailureCause, TaskEnd, TaskState};
+use borg_proto::wire::pb;
+use borg_proto::{JobId, JobKey, JobKind, JobSpec, Millis, Priority, TaskId, UserName};
 use imbl::{OrdMap, Vector};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+
+/// Most slots of jobs that are alive: our choice, over the 1,500,000 tasks that the design is
+/// measured at.
+pub const MAX_LIVE_SLOTS: u64 = 2_000_000;
+/// Most jobs that are alive: our choice; bounds what all specifications together can take.
+pub const MAX_LIVE_JOBS: u64 = 100_000;
+/// How many dead jobs are remembered; the oldest are forgotten first. 10,000: our choice.
+pub const DEAD_JOBS_KEPT: usize = 10_000;
+/// How many slots of dead jobs are remembered. 500,000: our choice, five jobs of the largest kind.
+pub const DEAD_SLOTS_KEPT: u64 = 500_000;
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,4 +198,220 @@ impl Job {
     pub fn crowd(&self, spread: usize, value: &str) -> u32 {
         self.crowds.get(spread).and_then(|crowd| crowd.get(value)).copied().unwrap_or(0)
     }
+}
+
+impl Job {
+    /// A job that was just accepted: all slots alike, in one allocation.
+    pub(crate) fn new(
+        id: JobId,
+        user: &UserName,
+        spec: Arc<JobSpec>,
+        waits_for: BTreeSet<JobId>,
+        submitted_at: Millis,
+    ) -> Self {
+        let not_before = Millis(if waits_for.is_empty() { 0 } else { u64::MAX });
+        let slot = Arc::new(Task::new(TaskState::Pending { since: submitted_at, not_before }));
+        let tasks = (0..spec.tasks).map(|_| slot.clone()).collect();
+        Self {
+            id,
+            key: spec.key(user),
+            submitted_at,
+            counts: TaskCounts { pending: spec.tasks, ..TaskCounts::default() },
+            ended: None,
+            waits_for,
+            dependents: BTreeSet::new(),
+            tasks,
+            crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),
+            spec,
+        }
+    }
+
+    /// How a job whose tasks are all dead ended: the worst of its tasks decides.
+    pub(crate) fn verdict(&self) -> JobEnd {
+        let mut verdict = JobEnd::Finished;
+        for (task, index) in self.tasks.iter().zip(0..) {
+            let TaskState::Dead { end, .. } = &task.state else { continue };
+            match end {
+                TaskEnd::Failed { cause } => return JobEnd::TaskFailed { index, cause: cause.clone() },
+                TaskEnd::DependencyFailed { job } => {
+                    return JobEnd::DependencyFailed { job: job.clone() };
+                }
+                TaskEnd::Killed { by } if verdict == JobEnd::Finished => {
+                    verdict = JobEnd::Killed { by: by.clone() };
+                }
+                TaskEnd::Killed { .. } | TaskEnd::Finished => {}
+            }
+        }
+        verdict
+    }
+}
+
+impl Turn<'_> {
+    /// Accepts a job.
+    pub(super) fn submit(&mut self, user: &UserName, spec: &Arc<JobSpec>) -> Result<Answer, Rejection> {
+        check_spec(spec)?;
+        let key = spec.key(user);
+        let old = self.state.job_named(&key);
+        if let Some(old) = old.filter(|old| old.is_alive()) {
+            return Err(Rejection::JobAlive { job: key, state: old.state() });
+        }
+        let old = old.map(|old| old.id);
+        let waits_for = self.awaited(&key, &spec.after)?;
+        self.check_room(spec)?;
+
+        if let Some(old) = old {
+            self.forget(old);
+        }
+        let id = JobId(self.state.next_job);
+        self.state.next_job += 1;
+        for awaited in &waits_for {
+            self.job_mut(*awaited).dependents.insert(id);
+        }
+        let job = Job::new(id, user, spec.clone(), waits_for, self.at);
+        self.state.pending.extend((0..spec.tasks).map(|index| TaskId { job: id, index }));
+        self.state.live_slots += u64::from(spec.tasks);
+        self.state.job_keys.insert(key.clone(), id);
+        self.state.jobs.insert(id, Arc::new(job));
+        self.emit(EventKind::JobSubmitted(id));
+        Ok(Answer::Job { id, key })
+    }
+
+    /// The jobs of `after` that have not finished yet.
+    fn awaited(&self, key: &JobKey, after: &[JobKey]) -> Result<BTreeSet<JobId>, Rejection> {
+        let mut awaited = BTreeSet::new();
+        for name in after {
+            let job = name.clone();
+            if name == key {
+                return Err(Rejection::AfterItself { job });
+            }
+            let Some(first) = self.state.job_named(name) else {
+                return Err(Rejection::AfterUnknown { job });
+            };
+            if first.spec.kind == JobKind::Service {
+                return Err(Rejection::AfterService { job });
+            }
+            match first.state() {
+                JobState::Finished => {}
+                state @ (JobState::Failed | JobState::Killed) => {
+                    return Err(Rejection::AfterEnded { job, state });
+                }
+                JobState::Waiting | JobState::Pending | JobState::Running => {
+                    awaited.insert(first.id);
+                }
+            }
+        }
+        Ok(awaited)
+    }
+
+    fn check_room(&self, spec: &JobSpec) -> Result<(), Rejection> {
+        let full = |what: &str, there, most| Err(Rejection::CellFull { what: what.to_owned(), there, most });
+        let slots = self.state.live_slots;
+        if slots + u64::from(spec.tasks) > MAX_LIVE_SLOTS {
+            return full("tasks", slots, MAX_LIVE_SLOTS);
+        }
+        let live = (self.state.jobs.len() - self.state.dead_jobs.len()) as u64;
+        if live >= MAX_LIVE_JOBS || self.state.next_job == u64::MAX {
+            return full("jobs", live, MAX_LIVE_JOBS);
+        }
+        Ok(())
+    }
+
+    /// Ends a job, or some of its tasks. Killing what is dead already is fine and does nothing.
+    pub(super) fn kill(&mut self, user: &UserName, key: &JobKey, tasks: &[u32]) -> Result<Answer, Rejection> {
+        let Some(job) = self.state.job_named(key) else {
+            return Err(Rejection::NoSuchJob { job: key.clone() });
+        };
+        if user != job.owner() && user.as_str() != ADMIN {
+            return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
+        }
+        if let Some(index) = tasks.iter().copied().find(|index| *index >= job.spec.tasks) {
+            return Err(Rejection::NoSuchTask { job: key.clone(), index, last: job.spec.tasks - 1 });
+        }
+        let id = job.id;
+        let end = TaskEnd::Killed { by: user.to_string() };
+        if tasks.is_empty() {
+            return Ok(Answer::Killed { tasks: self.end_tasks(id, &end) });
+        }
+        let mut killed = 0;
+        for index in tasks {
+            let task = TaskId { job: id, index: *index };
+            if self.state.task(task).is_some_and(|task| !task.is_dead()) {
+                self.end_task(task, end.clone());
+                killed += 1;
+            }
+        }
+        Ok(Answer::Killed { tasks: killed })
+    }
+
+    /// Ends the jobs whose last task died in this entry, and those that this lets start or fail
+    /// in turn. A worklist, not recursion: chains of jobs may be long.
+    pub(super) fn settle(&mut self) {
+        while let Some((id, from)) = self.over.pop_front() {
+            let end = self.end_job(id, from);
+            let job = self.job_mut(id);
+            let key = job.key.to_string();
+            for dependent in std::mem::take(&mut job.dependents) {
+                if end == JobEnd::Finished {
+                    self.no_longer_waits(dependent, id);
+                } else {
+                    self.end_tasks(dependent, &TaskEnd::DependencyFailed { job: key.clone() });
+                }
+            }
+        }
+        self.forget_oldest();
+    }
+
+    fn end_job(&mut self, id: JobId, from: JobState) -> JobEnd {
+        let at = self.at;
+        let job = self.job_mut(id);
+        let end = job.verdict();
+        job.ended = Some((at, end.clone()));
+        let (to, slots) = (job.state(), u64::from(job.spec.tasks));
+        for awaited in std::mem::take(&mut job.waits_for) {
+            self.job_mut(awaited).dependents.remove(&id);
+        }
+        self.state.live_slots -= slots;
+        self.state.dead_slots += slots;
+        self.state.dead_jobs.insert((at, id));
+        self.emit(EventKind::JobChanged { job: id, from, to });
+        end
+    }
+
+    fn no_longer_waits(&mut self, id: JobId, finished: JobId) {
+        let job = self.job_mut(id);
+        job.waits_for.remove(&finished);
+        if !job.waits_for.is_empty() {
+            return;
+        }
+        self.emit(EventKind::JobChanged { job: id, from: JobState::Waiting, to: JobState::Pending });
+        let held: Vec<TaskId> =
+            self.state.tasks_of(id).filter(|(_, task)| !task.is_dead()).map(|(id, _)| id).collect();
+        for task in held {
+            let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
+            self.change_task(task, to, TaskChange::Released, |_| ());
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.state.dead_jobs.len() > DEAD_JOBS_KEPT || self.state.dead_slots > DEAD_SLOTS_KEPT {
+            let Some((_, oldest)) = self.state.dead_jobs.get_min().copied() else { return };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.remove(&id) else { return };
+        self.state.job_keys.remove(&job.key);
+        self.state.dead_slots -= u64::from(job.spec.tasks);
+        if let Some(at) = job.ended_at() {
+            self.state.dead_jobs.remove(&(at, id));
+        }
+        self.emit(EventKind::JobForgotten(id, job.key.clone()));
+    }
+}
+
+/// Every bound of a specification, its size included.
+fn check_spec(spec: &JobSpec) -> Result<(), Rejection> {
+    let checked = JobSpec::try_from(pb::JobSpec::from(spec));
+    checked.map(|_| ()).map_err(|e| Rejection::Spec(SpecError { field: e.field, value: e.value, why: e.why }))
 }

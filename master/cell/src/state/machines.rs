@@ -4,6 +4,13 @@
 //!
 //! Invariant: `used`, `tasks` and `ports` are exactly the sums over the tasks placed on it.
 
+use super::Answer;
+use super::turn::Turn;
+use crate::event::EventKind;
+use crate::rejection::Rejection;
+use borg_proto::machine::MachineAddress;
+use borg_proto::task::EvictCause;
+use borg_proto::wire::{MAX_MACHINES, pb};
 use borg_proto::{MachineId, MachineInfo, MachineName, Millis, Resources, TaskId};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -57,10 +64,37 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A machine that was never heard of.
+    pub(crate) fn new(id: MachineId, name: MachineName, address: Arc<str>, since: Millis) -> Self {
+        Self {
+            id,
+            name,
+            address,
+            state: MachineState::New,
+            since,
+            info: None,
+            used: Resources::default(),
+            tasks: BTreeSet::new(),
+            ports: BTreeSet::new(),
+            next_port: 0,
+        }
+    }
+
     /// What is left for more tasks, by limits; nothing while it never answered.
     #[must_use]
     pub fn free(&self) -> Resources {
         self.info.as_ref().map_or_else(Resources::default, |info| info.capacity.minus(&self.used))
+    }
+
+    /// The value of an attribute as `spread` sees it: the machine's name for `machine`, empty for
+    /// one that it lacks.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> &str {
+        if name == "machine" {
+            return self.name.as_str();
+        }
+        let found = self.info.as_ref().and_then(|info| info.attributes.get(name));
+        found.map_or("", String::as_str)
     }
 
     /// Host on which its tasks listen, once it has answered.
@@ -80,4 +114,54 @@ impl Machine {
 pub(crate) fn port_range(info: &MachineInfo) -> Range<u32> {
     let first = u32::from(info.first_port.max(1));
     first..first.saturating_add(info.capacity.ports).min(u32::from(u16::MAX) + 1)
+}
+
+impl Turn<'_> {
+    /// Adds a machine, or changes where its borglet listens.
+    pub(super) fn add_machine(&mut self, asked: &MachineAddress) -> Result<Answer, Rejection> {
+        MachineAddress::try_from(pb::AddMachine::from(asked))
+            .map_err(|_| Rejection::Address { address: borg_proto::names::shorten(&asked.address) })?;
+        if let Some(id) = self.state.machine_names.get(&asked.name).copied() {
+            let machine = self.machine_mut(id);
+            if *machine.address != *asked.address {
+                machine.address = asked.address.as_str().into();
+                self.emit(EventKind::MachineChanged(id));
+            }
+            return Ok(Answer::Machine(id));
+        }
+        let there = self.state.machines.len();
+        if there >= MAX_MACHINES || self.state.next_machine == u32::MAX {
+            return Err(Rejection::CellFull {
+                what: "machines".to_owned(),
+                there: there as u64,
+                most: MAX_MACHINES as u64,
+            });
+        }
+        let id = MachineId(self.state.next_machine);
+        self.state.next_machine += 1;
+        self.state.machine_names.insert(asked.name.clone(), id);
+        let machine = Machine::new(id, asked.name.clone(), asked.address.as_str().into(), self.at);
+        self.state.machines.insert(id, Arc::new(machine));
+        self.emit(EventKind::MachineAdded(id));
+        Ok(Answer::Machine(id))
+    }
+
+    /// Takes a machine out of the cell. Its tasks go back to pending.
+    pub(super) fn remove_machine(&mut self, name: &MachineName) -> Result<Answer, Rejection> {
+        let Some(id) = self.state.machine_names.get(name).copied() else {
+            return Err(Rejection::NoSuchMachine { machine: name.clone() });
+        };
+        self.clear_machine(id);
+        self.state.machine_names.remove(name);
+        self.state.machines.remove(&id);
+        self.emit(EventKind::MachineRemoved(id, name.clone()));
+        Ok(Answer::Machine(id))
+    }
+
+    /// Sends all tasks of a machine that is gone back to pending.
+    pub(super) fn clear_machine(&mut self, id: MachineId) {
+        for task in self.machine_mut(id).tasks.clone() {
+            self.evict(task, &EvictCause::MachineDown);
+        }
+    }
 }

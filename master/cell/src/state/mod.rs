@@ -10,12 +10,17 @@
 
 #![deny(clippy::float_arithmetic)]
 
-mod jobs;
+pub mod audit;
+mod digest;
+pub mod jobs;
 mod machines;
 pub mod observe;
 pub mod requests;
+mod placement;
 mod tasks;
+mod turn;
 
+pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{Machine, MachineState};
 pub use tasks::Task;
@@ -28,6 +33,7 @@ use borg_proto::{
 };
 use imbl::{OrdMap, OrdSet, Vector};
 use std::sync::Arc;
+use turn::Turn;
 
 /// The state of a cell after some log index. Clones share everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +59,10 @@ pub struct CellState {
     pub(crate) pending: OrdSet<TaskId>,
     /// Dead jobs, the first to be forgotten first.
     pub(crate) dead_jobs: OrdSet<(Millis, JobId)>,
-    /// Slots of all jobs, dead ones included.
-    pub(crate) slots: u64,
+    /// Slots of jobs that are alive.
+    pub(crate) live_slots: u64,
+    /// Slots of dead jobs.
+    pub(crate) dead_slots: u64,
 }
 
 /// What an accepted entry did.
@@ -113,7 +121,8 @@ impl CellState {
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
             dead_jobs: OrdSet::new(),
-            slots: 0,
+            live_slots: 0,
+            dead_slots: 0,
         }
     }
 
@@ -127,7 +136,11 @@ impl CellState {
     /// # Panics
     /// When `index` was applied before: the caller has lost its place in the log.
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Rejection> {
-        todo!("{index} {command:?}")
+        self.advance(index);
+        self.clock = self.clock.max(command.at);
+        let result = Turn::new(self).once(command);
+        self.digest = digest::after(self.digest, index, command, &result);
+        result
     }
 
     /// Uses up an entry of the log that is no command: the empty entry of a new leader, or a
@@ -136,7 +149,13 @@ impl CellState {
     /// # Panics
     /// When `index` was applied before.
     pub fn skip(&mut self, index: u64) {
-        todo!("{index}")
+        self.advance(index);
+        self.digest = digest::after_skip(self.digest, index);
+    }
+
+    fn advance(&mut self, index: u64) {
+        assert!(index > self.applied, "entry {index} after {}: entries apply in order, once", self.applied);
+        self.applied = index;
     }
 
     /// Index of the last entry that was applied or skipped.

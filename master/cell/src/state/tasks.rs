@@ -5,8 +5,13 @@
 //!
 //! Invariant: a slot is on at most one machine, and its incarnation number never falls.
 
-use borg_proto::task::{EvictCause, FailureCause, Placement, TaskState};
-use borg_proto::{IncarnationId, MachineId, TaskId};
+use super::machines::Machine;
+use super::turn::Turn;
+use super::{Job, TaskCounts};
+use crate::event::{EventKind, TaskChange};
+use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
+use borg_proto::{IncarnationId, MachineId, Millis, TaskId};
+use std::sync::Arc;
 
 /// One slot of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,5 +66,168 @@ impl Task {
     #[must_use]
     pub fn running(&self, id: TaskId) -> Option<IncarnationId> {
         self.placement().map(|placement| IncarnationId { task: id, number: placement.incarnation })
+    }
+}
+
+impl TaskCounts {
+    /// Tasks that are not dead.
+    #[must_use]
+    pub fn alive(&self) -> u32 {
+        self.pending + self.running
+    }
+
+    pub(crate) fn add(&mut self, state: &TaskState) {
+        self.each(state, |count| *count += 1);
+    }
+
+    fn subtract(&mut self, state: &TaskState) {
+        self.each(state, |count| *count -= 1);
+    }
+
+    fn each(&mut self, state: &TaskState, change: impl Fn(&mut u32)) {
+        match state {
+            TaskState::Pending { .. } => change(&mut self.pending),
+            TaskState::Running(placement) => {
+                change(&mut self.running);
+                if matches!(placement.phase, Phase::Up { .. }) {
+                    change(&mut self.up);
+                }
+            }
+            TaskState::Dead { end, .. } => change(match end {
+                TaskEnd::Finished => &mut self.finished,
+                TaskEnd::Failed { .. } | TaskEnd::DependencyFailed { .. } => &mut self.failed,
+                TaskEnd::Killed { .. } => &mut self.killed,
+            }),
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Brings a slot into another state, and everything that follows from it: room and ports of
+    /// its machine, the index of pending tasks, the job's counts, the events. `note` changes what
+    /// else is remembered of the slot.
+    pub(super) fn change_task(
+        &mut self,
+        id: TaskId,
+        to: TaskState,
+        change: TaskChange,
+        note: impl FnOnce(&mut Task),
+    ) {
+        let now_at = place_of(&to);
+        let now_pending = matches!(to, TaskState::Pending { .. });
+        let job = self.job_mut(id.job);
+        let before = job.state();
+        job.counts.add(&to);
+        let slot = usize::try_from(id.index).ok().and_then(|index| job.tasks.get_mut(index));
+        let task = Arc::make_mut(slot.expect("rules look tasks up before they change them"));
+        let from = std::mem::replace(&mut task.state, to.clone());
+        note(task);
+        job.counts.subtract(&from);
+        let (after, alive) = (job.state(), job.counts.alive());
+
+        if place_of(&from) != now_at {
+            self.leave(id, &from);
+            self.enter(id, &to);
+        }
+        if now_pending {
+            self.state.pending.insert(id);
+        } else {
+            self.state.pending.remove(&id);
+        }
+        let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
+        self.emit(EventKind::TaskChanged { task: id, change, machine });
+        if alive == 0 {
+            self.over.push_back((id.job, before));
+        } else if before != after {
+            self.emit(EventKind::JobChanged { job: id.job, from: before, to: after });
+        }
+    }
+
+    /// Sends a placed task back to pending by no fault of its own.
+    pub(super) fn evict(&mut self, id: TaskId, cause: &EvictCause) {
+        let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
+        self.change_task(id, to, TaskChange::Evicted(cause.clone()), |task| {
+            task.last_evict = Some(cause.clone());
+        });
+    }
+
+    /// Ends a task that is alive.
+    pub(super) fn end_task(&mut self, id: TaskId, end: TaskEnd) {
+        let change = match &end {
+            TaskEnd::Finished => TaskChange::Finished,
+            TaskEnd::Failed { cause } => TaskChange::Failed { cause: cause.clone(), again: None },
+            TaskEnd::Killed { by } => TaskChange::Killed { by: by.clone() },
+            TaskEnd::DependencyFailed { job } => TaskChange::DependencyFailed { job: job.clone() },
+        };
+        let at = self.at;
+        self.change_task(id, TaskState::Dead { at, end }, change, |_| ());
+    }
+
+    /// Ends all tasks of a job that are alive; gives their number.
+    pub(super) fn end_tasks(&mut self, job: borg_proto::JobId, end: &TaskEnd) -> u32 {
+        let alive: Vec<TaskId> =
+            self.state.tasks_of(job).filter(|(_, task)| !task.is_dead()).map(|(id, _)| id).collect();
+        for id in &alive {
+            self.end_task(*id, end.clone());
+        }
+        u32::try_from(alive.len()).unwrap_or(u32::MAX)
+    }
+
+    fn leave(&mut self, id: TaskId, from: &TaskState) {
+        let TaskState::Running(placement) = from else { return };
+        let (job, machine) = self.pair(id, placement.machine);
+        machine.used = machine.used.minus(&job.spec.task.asked());
+        machine.tasks.remove(&id);
+        for port in &placement.ports {
+            machine.ports.remove(port);
+        }
+        crowd_out(job, machine);
+    }
+
+    fn enter(&mut self, id: TaskId, to: &TaskState) {
+        let TaskState::Running(placement) = to else { return };
+        let (job, machine) = self.pair(id, placement.machine);
+        seat(job, machine, id, placement);
+    }
+
+    fn pair(&mut self, id: TaskId, machine: MachineId) -> (&mut Job, &mut Machine) {
+        let job = self.state.jobs.get_mut(&id.job).expect("the job holds the task that changes");
+        let machine = self.state.machines.get_mut(&machine).expect("placed tasks are on machines of the cell");
+        (Arc::make_mut(job), Arc::make_mut(machine))
+    }
+}
+
+fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
+    match state {
+        TaskState::Running(placement) => Some((placement.machine, placement.incarnation)),
+        TaskState::Pending { .. } | TaskState::Dead { .. } => None,
+    }
+}
+
+/// Takes the room of a placed task on its machine.
+pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
+    machine.used = machine.used.plus(&job.spec.task.asked());
+    machine.tasks.insert(id);
+    machine.ports.extend(&placement.ports);
+    crowd_in(job, machine);
+}
+
+/// Counts one more task of the job where the machine is.
+pub(super) fn crowd_in(job: &mut Job, machine: &Machine) {
+    for (spread, crowd) in job.spec.task.spread.iter().zip(&mut job.crowds) {
+        *crowd.entry(machine.attribute(&spread.attribute).into()).or_insert(0) += 1;
+    }
+}
+
+/// Counts one task of the job less where the machine is.
+pub(super) fn crowd_out(job: &mut Job, machine: &Machine) {
+    for (spread, crowd) in job.spec.task.spread.iter().zip(&mut job.crowds) {
+        let value = machine.attribute(&spread.attribute);
+        let there = crowd.get(value).copied().unwrap_or(0);
+        if there > 1 {
+            crowd.insert(value.into(), there - 1);
+        } else {
+            crowd.remove(value);
+        }
     }
 }

@@ -1,0 +1,168 @@
+//! The state as bytes: checkpoints, and what one master tells another of a change.
+//!
+//! `parts` has the nouns, `outcome` answers and refusals. Says nothing of files: their checksum
+//! and compression are the store's.
+//!
+//! Invariants: equal states give equal bytes, and the other way round. No bytes make `decode`
+//! panic, and a state that it gives passes its own audit.
+
+mod outcome;
+mod parts;
+
+pub(crate) use outcome::answer_bytes;
+
+use crate::state::requests::{REMEMBERED, Remembered};
+use crate::state::{CellState, Violation};
+use borg_proto::wire::{MAX_REQUEST_ID_BYTES, WireError, pb};
+use borg_proto::{CellName, Millis, ReplicaId, UserName};
+use prost::Message;
+use std::sync::Arc;
+
+/// What every encoded state begins with.
+pub const MAGIC: [u8; 8] = *b"BORGCELL";
+/// Version of the format that this build writes. It reads all up to this one.
+pub const VERSION: u32 = 1;
+/// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
+/// 1,500,000 tasks.
+pub const MAX_STATE_BYTES: u64 = 4 << 30;
+
+/// Bytes that are not a state, an answer or a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Something else.
+    #[error("this is not the state of a cell: it does not begin with BORGCELL and a version")]
+    NotAState,
+    /// Written by a later version.
+    #[error("the state has format {found}, this build reads formats 1 to {VERSION}: install a newer version")]
+    Newer {
+        /// The format's version.
+        found: u32,
+    },
+    /// Too large to look at.
+    #[error("the state has {0} bytes, more than {MAX_STATE_BYTES}")]
+    TooLarge(u64),
+    /// Not protobuf.
+    #[error("damaged: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    /// A field is missing or out of bounds.
+    #[error("damaged: {0}")]
+    Field(#[from] WireError),
+    /// The parts contradict each other.
+    #[error("damaged: {0}")]
+    Unsound(#[from] Violation),
+}
+
+impl CellState {
+    /// The whole state as bytes; equal states give equal bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let message = pb::CheckpointState::from(self);
+        let mut bytes = Vec::with_capacity(message.encoded_len() + MAGIC.len() + 4);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_be_bytes());
+        bytes.extend(message.encode_to_vec());
+        bytes
+    }
+
+    /// A state from bytes, checked in full.
+    ///
+    /// # Errors
+    /// When the bytes are no state, one of a later version, or one that cannot be.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() as u64 > MAX_STATE_BYTES {
+            return Err(DecodeError::TooLarge(bytes.len() as u64));
+        }
+        let rest = bytes.strip_prefix(&MAGIC).ok_or(DecodeError::NotAState)?;
+        let (version, body) = rest.split_first_chunk::<4>().ok_or(DecodeError::NotAState)?;
+        match u32::from_be_bytes(*version) {
+            0 => return Err(DecodeError::NotAState),
+            1..=VERSION => {}
+            found => return Err(DecodeError::Newer { found }),
+        }
+        let state = read(pb::CheckpointState::decode(body)?)?;
+        match state.audit().into_iter().next() {
+            None => Ok(state),
+            Some(violation) => Err(violation.into()),
+        }
+    }
+}
+
+impl From<&CellState> for pb::CheckpointState {
+    fn from(state: &CellState) -> Self {
+        let (leader, term) = state.leader.map_or((0, 0), |(leader, term)| (leader.0, term));
+        Self {
+            cell: state.cell.to_string(),
+            epoch: state.epoch,
+            applied: state.applied,
+            digest_high: half(state.digest >> 64),
+            digest_low: half(state.digest),
+            clock_ms: state.clock.0,
+            leader,
+            term,
+            next_machine: state.next_machine,
+            next_job: state.next_job,
+            machines: state.machines().map(parts::machine).collect(),
+            jobs: state.jobs().map(parts::job).collect(),
+            requests: state.request_order.iter().map(|key| request(state, key)).collect(),
+        }
+    }
+}
+
+fn half(digest: u128) -> u64 {
+    u64::try_from(digest & u128::from(u64::MAX)).unwrap_or(u64::MAX)
+}
+
+fn request(state: &CellState, key: &(UserName, Arc<str>)) -> pb::CheckpointRequest {
+    let known = state.requests.get(key);
+    pb::CheckpointRequest {
+        user: key.0.to_string(),
+        request: key.1.to_string(),
+        asked: known.map_or(0, |known| known.asked),
+        outcome: known.map(|known| outcome::to_wire(&known.outcome)),
+    }
+}
+
+fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
+    let cell = CellName::new(&message.cell).map_err(|e| WireError::from(e).within("cell"))?;
+    let mut state = CellState::new(cell);
+    state.epoch = message.epoch;
+    state.applied = message.applied;
+    state.digest = (u128::from(message.digest_high) << 64) | u128::from(message.digest_low);
+    state.clock = Millis(message.clock_ms);
+    state.leader = (message.leader > 0).then_some((ReplicaId(message.leader), message.term));
+    state.next_machine = message.next_machine;
+    state.next_job = message.next_job;
+    for (i, machine) in message.machines.into_iter().enumerate() {
+        let machine = parts::read_machine(machine).map_err(|e| e.within(&format!("machines[{i}]")))?;
+        state.machines.insert(machine.id, Arc::new(machine));
+    }
+    let mut slots = 0;
+    for (i, job) in message.jobs.into_iter().enumerate() {
+        let job = parts::read_job(job, &mut slots).map_err(|e| e.within(&format!("jobs[{i}]")))?;
+        state.jobs.insert(job.id, Arc::new(job));
+    }
+    if message.requests.len() > REMEMBERED {
+        let many = format!("{} entries", message.requests.len());
+        return Err(WireError::new("requests", many, format!("are more than {REMEMBERED}")).into());
+    }
+    for (i, request) in message.requests.into_iter().enumerate() {
+        read_request(&mut state, request).map_err(|e| e.within(&format!("requests[{i}]")))?;
+    }
+    match state.rebuild().into_iter().next() {
+        None => Ok(state),
+        Some(what) => Err(Violation { rule: "ports are handed out once", what }.into()),
+    }
+}
+
+fn read_request(state: &mut CellState, request: pb::CheckpointRequest) -> Result<(), WireError> {
+    let user = UserName::new(&request.user).map_err(|e| WireError::from(e).within("user"))?;
+    if !(1..=MAX_REQUEST_ID_BYTES).contains(&request.request.len()) {
+        return Err(WireError::new("request", &request.request, "is not 1 to 64 bytes"));
+    }
+    let outcome = request.outcome.ok_or_else(|| parts::missing("outcome"))?;
+    let known = Remembered { asked: request.asked, outcome: outcome::from_wire(outcome)? };
+    let key = (user, Arc::from(request.request));
+    state.request_order.push_back(key.clone());
+    state.requests.insert(key, Arc::new(known));
+    Ok(())
+}

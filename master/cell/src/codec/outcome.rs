@@ -1,0 +1,292 @@
+//! Answers and refusals as bytes: they travel from the leader to the master that was asked, and
+//! are kept with the requests that they answered.
+//!
+//! A refusal is its kind and the values of its fields in order. Kinds are never reused.
+
+use super::DecodeError;
+use super::parts::missing;
+use crate::rejection::Rejection;
+use crate::state::{Answer, JobState, MachineState};
+use borg_proto::names::NameError;
+use borg_proto::resources::Dimension;
+use borg_proto::spec::SpecError;
+use borg_proto::wire::{WireError, pb};
+use borg_proto::{IncarnationId, JobId, MachineId, Millis, Priority, TaskId};
+use pb::change_answer as wire;
+use pb::checkpoint_request::Outcome;
+use prost::Message;
+use std::str::FromStr;
+
+impl Answer {
+    /// The answer as bytes, for another master.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        answer_bytes(self)
+    }
+
+    /// An answer from bytes.
+    ///
+    /// # Errors
+    /// When the bytes are no answer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(read_answer(pb::ChangeAnswer::decode(bytes)?)?)
+    }
+}
+
+impl Rejection {
+    /// The refusal as bytes, for another master.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        refusal(self).encode_to_vec()
+    }
+
+    /// A refusal from bytes.
+    ///
+    /// # Errors
+    /// When the bytes are no refusal that this version knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(read_refusal(pb::ChangeRefusal::decode(bytes)?)?)
+    }
+}
+
+pub(crate) fn answer_bytes(of: &Answer) -> Vec<u8> {
+    answer(of).encode_to_vec()
+}
+
+pub(super) fn to_wire(outcome: &Result<Answer, Rejection>) -> Outcome {
+    match outcome {
+        Ok(accepted) => Outcome::Accepted(answer(accepted)),
+        Err(refused) => Outcome::Refused(refusal(refused)),
+    }
+}
+
+pub(super) fn from_wire(outcome: Outcome) -> Result<Result<Answer, Rejection>, WireError> {
+    Ok(match outcome {
+        Outcome::Accepted(accepted) => Ok(read_answer(accepted)?),
+        Outcome::Refused(refused) => Err(read_refusal(refused)?),
+    })
+}
+
+fn answer(answer: &Answer) -> pb::ChangeAnswer {
+    let kind = match answer {
+        Answer::None => wire::Kind::None(true),
+        Answer::Job { id, key } => wire::Kind::Job(wire::Job { id: id.0, key: key.to_string() }),
+        Answer::Killed { tasks } => wire::Kind::Killed(*tasks),
+        Answer::Machine(id) => wire::Kind::Machine(id.0),
+        Answer::Placed { results } => {
+            let result = |one: &Result<IncarnationId, Rejection>| wire::PlaceResult {
+                outcome: Some(match one {
+                    Ok(id) => wire::place_result::Outcome::Placed(id.into()),
+                    Err(refused) => wire::place_result::Outcome::Refused(refusal(refused)),
+                }),
+            };
+            wire::Kind::Placed(wire::Placed { results: results.iter().map(result).collect() })
+        }
+    };
+    pb::ChangeAnswer { kind: Some(kind) }
+}
+
+fn read_answer(answer: pb::ChangeAnswer) -> Result<Answer, WireError> {
+    Ok(match answer.kind.ok_or_else(|| missing("kind"))? {
+        wire::Kind::None(_) => Answer::None,
+        wire::Kind::Job(job) => {
+            let key = job.key.parse().map_err(|e: NameError| WireError::from(e).within("key"))?;
+            Answer::Job { id: JobId(job.id), key }
+        }
+        wire::Kind::Killed(tasks) => Answer::Killed { tasks },
+        wire::Kind::Machine(id) => Answer::Machine(MachineId(id)),
+        wire::Kind::Placed(placed) => {
+            let result = |one: wire::PlaceResult| match one.outcome.ok_or_else(|| missing("outcome"))? {
+                wire::place_result::Outcome::Placed(id) => Ok(Ok(id.try_into()?)),
+                wire::place_result::Outcome::Refused(refused) => Ok(Err(read_refusal(refused)?)),
+            };
+            let results: Result<_, WireError> = placed.results.into_iter().map(result).collect();
+            Answer::Placed { results: results? }
+        }
+    })
+}
+
+fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
+    use Rejection as R;
+    let (kind, numbers, texts) = match rejection {
+        R::Spec(e) => (1, vec![], vec![e.field.clone(), e.value.clone(), e.why.clone()]),
+        R::RequestId { bytes } => (2, vec![(*bytes).into()], vec![]),
+        R::RequestReused { request } => (3, vec![], vec![request.to_string()]),
+        R::Address { address } => (4, vec![], vec![address.clone()]),
+        R::AfterItself { job } => (5, vec![], vec![job.to_string()]),
+        R::AfterService { job } => (6, vec![], vec![job.to_string()]),
+        R::JobAlive { job, state } => (7, vec![], vec![job.to_string(), state.to_string()]),
+        R::NoSuchJob { job } => (8, vec![], vec![job.to_string()]),
+        R::NoSuchTask { job, index, last } => {
+            (9, vec![(*index).into(), (*last).into()], vec![job.to_string()])
+        }
+        R::NoSuchMachine { machine } => (10, vec![], vec![machine.to_string()]),
+        R::AfterUnknown { job } => (11, vec![], vec![job.to_string()]),
+        R::TaskGone { task } => (12, task_numbers(*task), vec![]),
+        R::MachineGone { machine } => (13, vec![machine.0.into()], vec![]),
+        R::NotOwner { user, job } => (14, vec![], vec![user.to_string(), job.to_string()]),
+        R::NeedsAdmin { who, what } => (15, vec![], vec![who.clone(), what.clone()]),
+        R::NeedsUser { what } => (16, vec![], vec![what.clone()]),
+        R::NeedsLeader { user, what } => (17, vec![], vec![user.to_string(), what.clone()]),
+        R::AfterEnded { job, state } => (18, vec![], vec![job.to_string(), state.to_string()]),
+        R::NotPending { task } => (19, task_numbers(*task), vec![]),
+        R::Waiting { task } => (20, task_numbers(*task), vec![]),
+        R::TooEarly { task, not_before, now } => {
+            let mut numbers = task_numbers(*task);
+            numbers.extend([not_before.0, now.0]);
+            (21, numbers, vec![])
+        }
+        R::MachineNotUp { machine, state } => (22, vec![], vec![machine.to_string(), state.to_string()]),
+        R::Constraint { machine, constraint } => (23, vec![], vec![machine.to_string(), constraint.clone()]),
+        R::Crowded { attribute, value, there, most } => {
+            (24, vec![(*there).into(), (*most).into()], vec![attribute.clone(), value.clone()])
+        }
+        R::MayNotPreempt { priority, victim, victims } => {
+            let mut numbers = vec![priority.get().into(), victims.get().into(), victim.number.into()];
+            numbers.extend(task_numbers(victim.task));
+            (25, numbers, vec![])
+        }
+        R::StaleTerm { term, now } => (26, vec![*term, *now], vec![]),
+        R::NoRoom { machine, short, free, asked } => {
+            let (dimension, device) = match short {
+                Dimension::Cpu => (1, ""),
+                Dimension::Ram => (2, ""),
+                Dimension::Disk => (3, ""),
+                Dimension::Ports => (4, ""),
+                Dimension::Device(name) => (5, name.as_ref()),
+            };
+            (27, vec![dimension, *free, *asked], vec![machine.to_string(), device.to_owned()])
+        }
+        R::CellFull { what, there, most } => (28, vec![*there, *most], vec![what.clone()]),
+    };
+    pb::ChangeRefusal { kind, numbers, texts }
+}
+
+fn task_numbers(task: TaskId) -> Vec<u64> {
+    vec![task.job.0, task.index.into()]
+}
+
+fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
+    use Rejection as R;
+    let mut from = Fields { numbers: refusal.numbers.into_iter(), texts: refusal.texts.into_iter() };
+    let rejection = match refusal.kind {
+        1 => R::Spec(SpecError { field: from.text()?, value: from.text()?, why: from.text()? }),
+        2 => R::RequestId { bytes: from.small()? },
+        3 => R::RequestReused { request: from.text()?.into() },
+        4 => R::Address { address: from.text()? },
+        5 => R::AfterItself { job: from.name()? },
+        6 => R::AfterService { job: from.name()? },
+        7 => R::JobAlive { job: from.name()?, state: from.job_state()? },
+        8 => R::NoSuchJob { job: from.name()? },
+        9 => R::NoSuchTask { index: from.small()?, last: from.small()?, job: from.name()? },
+        10 => R::NoSuchMachine { machine: from.name()? },
+        11 => R::AfterUnknown { job: from.name()? },
+        12 => R::TaskGone { task: from.task()? },
+        13 => R::MachineGone { machine: MachineId(from.small()?) },
+        14 => R::NotOwner { user: from.name()?, job: from.name()? },
+        15 => R::NeedsAdmin { who: from.text()?, what: from.text()? },
+        16 => R::NeedsUser { what: from.text()? },
+        17 => R::NeedsLeader { user: from.name()?, what: from.text()? },
+        18 => R::AfterEnded { job: from.name()?, state: from.job_state()? },
+        19 => R::NotPending { task: from.task()? },
+        20 => R::Waiting { task: from.task()? },
+        21 => {
+            let task = from.task()?;
+            R::TooEarly { task, not_before: Millis(from.number()?), now: Millis(from.number()?) }
+        }
+        22 => R::MachineNotUp { machine: from.name()?, state: from.machine_state()? },
+        23 => R::Constraint { machine: from.name()?, constraint: from.text()? },
+        24 => R::Crowded {
+            there: from.small()?,
+            most: from.small()?,
+            attribute: from.text()?,
+            value: from.text()?,
+        },
+        25 => {
+            let (priority, victims, number) = (from.priority()?, from.priority()?, from.small()?);
+            R::MayNotPreempt { priority, victim: IncarnationId { task: from.task()?, number }, victims }
+        }
+        26 => R::StaleTerm { term: from.number()?, now: from.number()? },
+        27 => {
+            let (dimension, free, asked) = (from.number()?, from.number()?, from.number()?);
+            let (machine, device) = (from.name()?, from.text()?);
+            R::NoRoom { machine, short: read_dimension(dimension, &device)?, free, asked }
+        }
+        28 => R::CellFull { there: from.number()?, most: from.number()?, what: from.text()? },
+        other => return Err(WireError::new("kind", other, "is no refusal that this version knows")),
+    };
+    from.end()?;
+    Ok(rejection)
+}
+
+fn read_dimension(number: u64, device: &str) -> Result<Dimension, WireError> {
+    Ok(match number {
+        1 => Dimension::Cpu,
+        2 => Dimension::Ram,
+        3 => Dimension::Disk,
+        4 => Dimension::Ports,
+        5 => Dimension::Device(device.into()),
+        other => return Err(WireError::new("numbers", other, "is no dimension")),
+    })
+}
+
+/// The values of a refusal, taken one after the other.
+struct Fields {
+    numbers: std::vec::IntoIter<u64>,
+    texts: std::vec::IntoIter<String>,
+}
+
+impl Fields {
+    fn number(&mut self) -> Result<u64, WireError> {
+        self.numbers.next().ok_or_else(|| missing("numbers"))
+    }
+
+    fn small(&mut self) -> Result<u32, WireError> {
+        let number = self.number()?;
+        u32::try_from(number).map_err(|_| WireError::new("numbers", number, "is too large"))
+    }
+
+    fn text(&mut self) -> Result<String, WireError> {
+        self.texts.next().ok_or_else(|| missing("texts"))
+    }
+
+    fn name<T: FromStr<Err = NameError>>(&mut self) -> Result<T, WireError> {
+        self.text()?.parse().map_err(|e| WireError::from(e).within("texts"))
+    }
+
+    fn task(&mut self) -> Result<TaskId, WireError> {
+        Ok(TaskId { job: JobId(self.number()?), index: self.small()? })
+    }
+
+    fn priority(&mut self) -> Result<Priority, WireError> {
+        Priority::new(self.number()?).map_err(|e| WireError::from(e).within("numbers"))
+    }
+
+    fn job_state(&mut self) -> Result<JobState, WireError> {
+        let text = self.text()?;
+        let all = [
+            JobState::Waiting,
+            JobState::Pending,
+            JobState::Running,
+            JobState::Finished,
+            JobState::Failed,
+            JobState::Killed,
+        ];
+        let found = all.into_iter().find(|state| state.to_string() == text);
+        found.ok_or_else(|| WireError::new("texts", text, "is no state of a job"))
+    }
+
+    fn machine_state(&mut self) -> Result<MachineState, WireError> {
+        let text = self.text()?;
+        let all = [MachineState::New, MachineState::Up, MachineState::Down];
+        let found = all.into_iter().find(|state| state.to_string() == text);
+        found.ok_or_else(|| WireError::new("texts", text, "is no state of a machine"))
+    }
+
+    fn end(mut self) -> Result<(), WireError> {
+        match (self.numbers.next(), self.texts.next()) {
+            (None, None) => Ok(()),
+            (number, text) => Err(WireError::new("", format!("{number:?} {text:?}"), "is too much")),
+        }
+    }
+}

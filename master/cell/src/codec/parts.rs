@@ -1,0 +1,230 @@
+//! Machines, jobs and tasks as they stand in a checkpoint.
+//!
+//! Bounds of single fields are checked here, with the names of the fields; what the parts say
+//! about each other is left to the audit.
+
+use crate::state::{Job, JobEnd, Machine, MachineState, Task};
+use crate::state::jobs::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
+use borg_proto::names::NameError;
+use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
+use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
+use borg_proto::wire::{WireError, pb};
+use borg_proto::{JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, UserName};
+use imbl::Vector;
+use pb::checkpoint_task as wire;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Longest name of whoever killed or preempted a task, in bytes: our own texts are far shorter.
+const MAX_BY_BYTES: usize = 256;
+
+pub(super) fn missing(field: &str) -> WireError {
+    WireError::new(field, "nothing", "is given, but it is required")
+}
+
+fn name<T>(field: &str, parsed: Result<T, NameError>) -> Result<T, WireError> {
+    parsed.map_err(|error| WireError::from(error).within(field))
+}
+
+fn by(field: &str, text: String) -> Result<String, WireError> {
+    if text.len() <= MAX_BY_BYTES {
+        return Ok(text);
+    }
+    Err(WireError::new(field, text, format!("is longer than {MAX_BY_BYTES} bytes")))
+}
+
+fn port(value: u32) -> Result<u16, WireError> {
+    u16::try_from(value).map_err(|_| WireError::new("ports", value, "is no port"))
+}
+
+pub(super) fn machine(machine: &Machine) -> pb::CheckpointMachine {
+    pb::CheckpointMachine {
+        id: machine.id.0,
+        name: machine.name.to_string(),
+        address: machine.address.to_string(),
+        state: match machine.state {
+            MachineState::New => 1,
+            MachineState::Up => 2,
+            MachineState::Down => 3,
+        },
+        since_ms: machine.since.0,
+        info: machine.info.as_deref().map(Into::into),
+        next_port: machine.next_port.into(),
+    }
+}
+
+pub(super) fn read_machine(machine: pb::CheckpointMachine) -> Result<Machine, WireError> {
+    let state = match machine.state {
+        1 => MachineState::New,
+        2 => MachineState::Up,
+        3 => MachineState::Down,
+        other => return Err(WireError::new("state", other, "is no state of a machine")),
+    };
+    let info = machine.info.map(MachineInfo::try_from).transpose().map_err(|e| e.within("info"))?;
+    let id = MachineId(machine.id);
+    let since = Millis(machine.since_ms);
+    let bare = Machine::new(id, name("name", MachineName::new(&machine.name))?, machine.address.into(), since);
+    Ok(Machine { state, info: info.map(Arc::new), next_port: port(machine.next_port)?, ..bare })
+}
+
+pub(super) fn job(job: &Job) -> pb::CheckpointJob {
+    pb::CheckpointJob {
+        id: job.id.0,
+        user: job.key.user.to_string(),
+        spec: Some(job.spec.as_ref().into()),
+        submitted_at_ms: job.submitted_at.0,
+        ended_at_ms: job.ended_at().map(|at| at.0),
+        waits_for: job.waits_for.iter().map(|id| id.0).collect(),
+        tasks: runs(&job.tasks),
+    }
+}
+
+/// Equal neighbours as one entry: most slots of a large job are alike.
+fn runs(tasks: &Vector<Arc<Task>>) -> Vec<pb::CheckpointTask> {
+    let mut runs: Vec<(&Arc<Task>, u32)> = Vec::new();
+    for task in tasks {
+        match runs.last_mut() {
+            Some((last, alike)) if *last == task => *alike += 1,
+            Some(_) | None => runs.push((task, 1)),
+        }
+    }
+    let write = |(of, alike): (&Arc<Task>, u32)| pb::CheckpointTask { alike: if alike == 1 { 0 } else { alike }, ..task(of) };
+    runs.into_iter().map(write).collect()
+}
+
+/// `slots` counts the slots of all jobs read so far, so that a few bytes cannot ask for more
+/// memory than a cell may have.
+pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, WireError> {
+    let spec = JobSpec::try_from(job.spec.ok_or_else(|| missing("spec"))?).map_err(|e| e.within("spec"))?;
+    let mut tasks = Vector::new();
+    for (i, entry) in job.tasks.into_iter().enumerate() {
+        let alike = entry.alike.max(1);
+        *slots += u64::from(alike);
+        if tasks.len() as u64 + u64::from(alike) > MAX_TASKS.into() || *slots > MAX_LIVE_SLOTS + DEAD_SLOTS_KEPT {
+            return Err(WireError::new("tasks", alike, "slots more are too many"));
+        }
+        let task = Arc::new(read_task(entry).map_err(|e| e.within(&format!("tasks[{i}]")))?);
+        tasks.extend((0..alike).map(|_| task.clone()));
+    }
+    let waits_for: BTreeSet<JobId> = job.waits_for.into_iter().map(JobId).collect();
+    let user = name("user", UserName::new(&job.user))?;
+    let bare = Job::new(JobId(job.id), &user, Arc::new(JobSpec { tasks: 0, ..spec.clone() }), waits_for, Millis(job.submitted_at_ms));
+    let mut job_read = Job { spec: Arc::new(spec), tasks, ..bare };
+    let end: JobEnd = job_read.verdict();
+    job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
+    Ok(job_read)
+}
+
+fn task(task: &Task) -> pb::CheckpointTask {
+    pb::CheckpointTask {
+        state: Some(state(&task.state)),
+        incarnations: task.incarnations,
+        failures: task.failures,
+        streak: task.streak,
+        last_failure: task.last_failure.as_ref().map(Into::into),
+        last_evict: task.last_evict.as_ref().map(|cause| wire::Evict { cause: Some(evict(cause)) }),
+        last_place: task.last_place.map(|(machine, incarnation)| wire::Place { machine: machine.0, incarnation }),
+        alike: 0,
+    }
+}
+
+fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
+    let state = read_state(task.state.ok_or_else(|| missing("state"))?)?;
+    let last_failure = task.last_failure.map(FailureCause::try_from).transpose();
+    let last_evict = task.last_evict.map(|e| read_evict(e.cause.ok_or_else(|| missing("last_evict"))?));
+    Ok(Task {
+        state,
+        incarnations: task.incarnations,
+        failures: task.failures,
+        streak: task.streak,
+        last_failure: last_failure.map_err(|e| e.within("last_failure"))?,
+        last_evict: last_evict.transpose()?,
+        last_place: task.last_place.map(|place| (MachineId(place.machine), place.incarnation)),
+    })
+}
+
+fn state(state: &TaskState) -> wire::State {
+    match state {
+        TaskState::Pending { since, not_before } => {
+            wire::State::Pending(wire::Pending { since_ms: since.0, not_before_ms: not_before.0 })
+        }
+        TaskState::Running(placement) => wire::State::Running(wire::Running {
+            machine: placement.machine.0,
+            incarnation: placement.incarnation,
+            placed_at_ms: placement.placed_at.0,
+            ports: placement.ports.iter().copied().map(Into::into).collect(),
+            restarts: placement.restarts,
+            phase: match placement.phase {
+                Phase::Starting => None,
+                Phase::Up { pid, since } => Some(wire::running::Phase::Up(wire::Up { pid, since_ms: since.0 })),
+                Phase::BackOff { until } => Some(wire::running::Phase::BackOffUntilMs(until.0)),
+            },
+        }),
+        TaskState::Dead { at, end } => wire::State::Dead(wire::Dead {
+            at_ms: at.0,
+            end: Some(match end {
+                TaskEnd::Finished => wire::dead::End::Finished(true),
+                TaskEnd::Failed { cause } => wire::dead::End::Failed(cause.into()),
+                TaskEnd::Killed { by } => wire::dead::End::KilledBy(by.clone()),
+                TaskEnd::DependencyFailed { job } => wire::dead::End::DependencyFailed(job.clone()),
+            }),
+        }),
+    }
+}
+
+fn read_state(state: wire::State) -> Result<TaskState, WireError> {
+    Ok(match state {
+        wire::State::Pending(pending) => TaskState::Pending {
+            since: Millis(pending.since_ms),
+            not_before: Millis(pending.not_before_ms),
+        },
+        wire::State::Running(running) => {
+            if running.ports.len() > MAX_PORTS {
+                return Err(WireError::new("ports", running.ports.len(), "are too many"));
+            }
+            TaskState::Running(Placement {
+                machine: MachineId(running.machine),
+                incarnation: running.incarnation,
+                placed_at: Millis(running.placed_at_ms),
+                ports: running.ports.into_iter().map(port).collect::<Result<_, _>>()?,
+                phase: match running.phase {
+                    None => Phase::Starting,
+                    Some(wire::running::Phase::Up(up)) => Phase::Up { pid: up.pid, since: Millis(up.since_ms) },
+                    Some(wire::running::Phase::BackOffUntilMs(until)) => Phase::BackOff { until: Millis(until) },
+                },
+                restarts: running.restarts,
+            })
+        }
+        wire::State::Dead(dead) => TaskState::Dead {
+            at: Millis(dead.at_ms),
+            end: match dead.end.ok_or_else(|| missing("end"))? {
+                wire::dead::End::Finished(_) => TaskEnd::Finished,
+                wire::dead::End::Failed(cause) => {
+                    TaskEnd::Failed { cause: cause.try_into().map_err(|e: WireError| e.within("failed"))? }
+                }
+                wire::dead::End::KilledBy(who) => TaskEnd::Killed { by: by("killed_by", who)? },
+                wire::dead::End::DependencyFailed(job) => {
+                    TaskEnd::DependencyFailed { job: by("dependency_failed", job)? }
+                }
+            },
+        },
+    })
+}
+
+fn evict(cause: &EvictCause) -> wire::evict::Cause {
+    match cause {
+        EvictCause::Preempted { by } => wire::evict::Cause::PreemptedBy(by.clone()),
+        EvictCause::MachineDown => wire::evict::Cause::MachineDown(true),
+        EvictCause::Drained => wire::evict::Cause::Drained(true),
+        EvictCause::Shrunk => wire::evict::Cause::Shrunk(true),
+    }
+}
+
+fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
+    Ok(match cause {
+        wire::evict::Cause::PreemptedBy(who) => EvictCause::Preempted { by: by("preempted_by", who)? },
+        wire::evict::Cause::MachineDown(_) => EvictCause::MachineDown,
+        wire::evict::Cause::Drained(_) => EvictCause::Drained,
+        wire::evict::Cause::Shrunk(_) => EvictCause::Shrunk,
+    })
+}

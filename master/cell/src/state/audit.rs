@@ -1,0 +1,248 @@
+//! What must hold of every state, checked from scratch.
+//!
+//! Used after each simulated step, when a checkpoint is read, and on a status page. Indexes are
+//! rebuilt from what they index and compared; the rest are rules about each noun.
+
+use super::{CellState, Job, Machine, MachineState, Task};
+use borg_proto::task::TaskState;
+use borg_proto::{JobId, MachineId, TaskId};
+use imbl::{OrdMap, OrdSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Something that must never be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}: {what}")]
+pub struct Violation {
+    /// The invariant that is broken.
+    pub rule: &'static str,
+    /// By what.
+    pub what: String,
+}
+
+/// Collects what is wrong.
+struct Findings(Vec<Violation>);
+
+impl Findings {
+    fn check(&mut self, holds: bool, rule: &'static str, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Violation { rule, what: what() });
+        }
+    }
+}
+
+impl CellState {
+    /// Everything that is wrong with this state; empty when all is well.
+    #[must_use]
+    pub fn audit(&self) -> Vec<Violation> {
+        let mut found = Findings(Vec::new());
+        self.audit_numbers(&mut found);
+        for machine in self.machines.values() {
+            self.audit_machine(machine, &mut found);
+        }
+        for job in self.jobs.values() {
+            self.audit_job(job, &mut found);
+        }
+        self.audit_requests(&mut found);
+        if found.0.is_empty() {
+            // Only a state whose parts are sound can be rebuilt.
+            self.audit_indexes(&mut found);
+        }
+        found.0
+    }
+
+    fn audit_numbers(&self, found: &mut Findings) {
+        let last = self.machines.get_max().map_or(0, |(id, _)| u64::from(id.0) + 1);
+        found.check(last <= self.next_machine.into(), "machine numbers are never reused", || {
+            format!("{last} over next {}", self.next_machine)
+        });
+        let last = self.jobs.get_max().map_or(1, |(id, _)| id.0.saturating_add(1));
+        found.check(last <= self.next_job, "job numbers are never reused", || {
+            format!("{last} over next {}", self.next_job)
+        });
+        found.check(self.epoch > 0, "the epoch begins at 1", || self.epoch.to_string());
+    }
+
+    fn audit_machine(&self, machine: &Machine, found: &mut Findings) {
+        let name = || machine.name.to_string();
+        let known = self.machines.get(&machine.id).is_some_and(|m| std::ptr::eq(m.as_ref(), machine));
+        found.check(known, "a machine is filed under its number", name);
+        found.check(
+            self.machine_names.get(&machine.name) == Some(&machine.id),
+            "a machine's name is its own",
+            name,
+        );
+        let capacity = machine.info.as_ref().map(|info| info.capacity.clone()).unwrap_or_default();
+        found.check(machine.used.fits_in(&capacity), "capacity is never exceeded", || {
+            format!("{}: {:?} over {capacity:?}", machine.name, machine.used)
+        });
+        found.check(
+            machine.tasks.is_empty() || machine.state == MachineState::Up,
+            "only machines that are up hold tasks",
+            name,
+        );
+        found.check(
+            (machine.state == MachineState::New) <= machine.info.is_none(),
+            "a new machine has said nothing",
+            name,
+        );
+        let range = machine.port_range();
+        found.check(
+            machine.ports.iter().all(|port| range.contains(&u32::from(*port))),
+            "ports are of the machine's range",
+            name,
+        );
+    }
+
+    fn audit_job(&self, job: &Job, found: &mut Findings) {
+        let name = || job.key.to_string();
+        found.check(self.job_keys.get(&job.key) == Some(&job.id), "a job's name is its own", name);
+        found.check(job.key.name == job.spec.name, "a job is named as specified", name);
+        found.check(job.tasks.len() == job.spec.tasks as usize, "a job has the tasks asked for", name);
+        let all_dead = job.tasks.iter().all(|task| task.is_dead());
+        found.check(all_dead == job.ended.is_some(), "a job is over when all tasks are dead", name);
+        if let Some((_, end)) = &job.ended {
+            found.check(*end == job.verdict(), "a job ended as its tasks did", name);
+        }
+        let awaits_the_living = job.waits_for.iter().all(|id| self.job(*id).is_some_and(Job::is_alive));
+        found.check(awaits_the_living, "jobs wait for jobs that are alive", name);
+        found.check(
+            job.waits_for.iter().all(|first| *first < job.id) && (job.ended.is_none() || job.waits_for.is_empty()),
+            "jobs wait for older ones, while alive",
+            name,
+        );
+        let waiting = !job.waits_for.is_empty();
+        for (id, task) in self.tasks_of(job.id) {
+            self.audit_task(job, id, task, waiting, found);
+        }
+    }
+
+    fn audit_task(&self, job: &Job, id: TaskId, task: &Task, waiting: bool, found: &mut Findings) {
+        let name = || format!("{}/{}", job.key, id.index);
+        let last = task.last_place.map_or(0, |(_, incarnation)| incarnation);
+        found.check(last == task.incarnations, "incarnations count placements", name);
+        match &task.state {
+            TaskState::Pending { not_before, .. } => {
+                found.check(waiting == (not_before.0 == u64::MAX), "who waits for jobs is held", name);
+            }
+            TaskState::Running(placement) => {
+                found.check(!waiting, "who waits for jobs does not run", name);
+                found.check(
+                    task.last_place == Some((placement.machine, placement.incarnation)),
+                    "the last incarnation is the one that runs",
+                    name,
+                );
+                found.check(
+                    self.machine(placement.machine).is_some_and(|m| m.tasks.contains(&id)),
+                    "a placed task is on a machine of the cell",
+                    name,
+                );
+                found.check(
+                    placement.ports.len() == job.spec.task.ports.len(),
+                    "a placed task has its ports",
+                    name,
+                );
+            }
+            TaskState::Dead { .. } => {}
+        }
+    }
+
+    fn audit_requests(&self, found: &mut Findings) {
+        let listed: BTreeSet<_> = self.request_order.iter().collect();
+        found.check(
+            listed.len() == self.request_order.len()
+                && listed.len() == self.requests.len()
+                && listed.iter().all(|key| self.requests.contains_key(*key)),
+            "requests are remembered once, in order",
+            || format!("{} in order, {} remembered", self.request_order.len(), self.requests.len()),
+        );
+        found.check(
+            self.requests.len() <= super::requests::REMEMBERED,
+            "the memory of requests is bounded",
+            || self.requests.len().to_string(),
+        );
+    }
+
+    fn audit_indexes(&self, found: &mut Findings) {
+        let mut rebuilt = self.clone();
+        let clashes = rebuilt.rebuild();
+        found.check(clashes.is_empty(), "ports are handed out once", || clashes.join(", "));
+        for (id, machine) in &self.machines {
+            let sum = rebuilt.machine(*id);
+            found.check(sum == Some(machine), "a machine's sums are those of its tasks", || {
+                format!("{machine:?} against {sum:?}")
+            });
+        }
+        for (id, job) in &self.jobs {
+            let sum = rebuilt.job(*id);
+            found.check(sum == Some(job), "a job's sums are those of its tasks", || {
+                format!("{}: {:?}, {:?}, {:?}", job.key, job.counts, job.dependents, job.crowds)
+            });
+        }
+        let mine = (&self.machine_names, &self.job_keys, &self.pending, &self.dead_jobs);
+        let sums = (&rebuilt.machine_names, &rebuilt.job_keys, &rebuilt.pending, &rebuilt.dead_jobs);
+        found.check(mine == sums, "indexes agree with what they index", || format!("{mine:?} against {sums:?}"));
+        found.check(
+            (self.live_slots, self.dead_slots) == (rebuilt.live_slots, rebuilt.dead_slots),
+            "slots are counted",
+            || format!("{} alive, {} dead", self.live_slots, self.dead_slots),
+        );
+    }
+
+    /// Makes all indexes and sums anew from machines and jobs. Names ports that two tasks have,
+    /// and tasks on machines that are not there.
+    pub(crate) fn rebuild(&mut self) -> Vec<String> {
+        let mut clashes = Vec::new();
+        let mut machines: BTreeMap<MachineId, Machine> = BTreeMap::new();
+        for (id, machine) in &self.machines {
+            let machine = machine.as_ref();
+            let bare = Machine::new(machine.id, machine.name.clone(), machine.address.clone(), machine.since);
+            let (state, info, next_port) = (machine.state, machine.info.clone(), machine.next_port);
+            machines.insert(*id, Machine { state, info, next_port, ..bare });
+        }
+        let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
+        let (mut jobs, mut pending) = (Vec::new(), Vec::new());
+        self.live_slots = 0;
+        self.dead_slots = 0;
+        for job in self.jobs.values() {
+            let mut bare = job.as_ref().clone();
+            bare.counts = Default::default();
+            bare.dependents = BTreeSet::new();
+            bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
+            for (task, index) in job.tasks.iter().zip(0..) {
+                let id = TaskId { job: job.id, index };
+                bare.counts.add(&task.state);
+                if matches!(task.state, TaskState::Pending { .. }) {
+                    pending.push(id);
+                }
+                let Some(placement) = task.placement() else { continue };
+                let Some(machine) = machines.get_mut(&placement.machine) else {
+                    clashes.push(format!("task {id} is on machine {}, which is not there", placement.machine.0));
+                    continue;
+                };
+                for port in placement.ports.iter().filter(|port| machine.ports.contains(port)) {
+                    clashes.push(format!("port {port} of machine {} is given to {id} too", machine.name));
+                }
+                super::tasks::seat(&mut bare, machine, id, placement);
+            }
+            for awaited in &job.waits_for {
+                dependents.entry(*awaited).or_default().insert(job.id);
+            }
+            match job.ended {
+                None => self.live_slots += u64::from(job.spec.tasks),
+                Some(_) => self.dead_slots += u64::from(job.spec.tasks),
+            }
+            jobs.push(bare);
+        }
+        for job in &mut jobs {
+            job.dependents = dependents.remove(&job.id).unwrap_or_default();
+        }
+        self.machine_names = machines.values().map(|m| (m.name.clone(), m.id)).collect();
+        self.job_keys = jobs.iter().map(|job| (job.key.clone(), job.id)).collect();
+        self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
+        self.pending = OrdSet::from_iter(pending);
+        self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();
+        self.jobs = jobs.into_iter().map(|job| (job.id, Arc::new(job))).collect();
+        clashes
+    }
+}

@@ -1,0 +1,141 @@
+//! The running hash by which replicas are compared.
+//!
+//! Chains over every entry and what came of it: answer and events, or the refusal. Its bytes are
+//! the same in every version that gives the same results, so masters of two versions can be
+//! compared too.
+
+use super::{Applied, JobState};
+use crate::codec;
+use crate::event::{Event, EventKind, TaskChange};
+use crate::rejection::Rejection;
+use borg_proto::command::Command;
+use borg_proto::task::{EvictCause, FailureCause};
+use borg_proto::wire::pb;
+use borg_proto::{MachineId, TaskId};
+use prost::Message;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// The hash after an entry that is no command.
+pub(super) fn after_skip(before: u128, index: u64) -> u128 {
+    let mut bytes = Vec::with_capacity(24);
+    bytes.extend(before.to_le_bytes());
+    bytes.extend(index.to_le_bytes());
+    xxh3_128(&bytes)
+}
+
+/// The hash after a command.
+pub(super) fn after(before: u128, index: u64, command: &Command, result: &Result<Applied, Rejection>) -> u128 {
+    let mut out = Out(command.encode());
+    out.number(index);
+    out.0.extend(before.to_le_bytes());
+    match result {
+        Ok(applied) => {
+            out.number(1);
+            out.text(&codec::answer_bytes(&applied.answer));
+            for event in &applied.events {
+                out.event(event);
+            }
+        }
+        Err(rejection) => {
+            out.number(0);
+            out.text(&rejection.encode());
+        }
+    }
+    xxh3_128(&out.0)
+}
+
+/// Bytes to be hashed: numbers at full width, texts with their length, so that no two results
+/// share their bytes.
+struct Out(Vec<u8>);
+
+impl Out {
+    fn number(&mut self, number: u64) {
+        self.0.extend(number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.number(text.len() as u64);
+        self.0.extend(text);
+    }
+
+    fn numbers(&mut self, numbers: &[u64]) {
+        numbers.iter().for_each(|number| self.number(*number));
+    }
+
+    fn cause(&mut self, cause: &FailureCause) {
+        self.text(&pb::FailureCause::from(cause).encode_to_vec());
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.numbers(&[event.index, event.at.0]);
+        match &event.kind {
+            EventKind::MachineAdded(id) => self.numbers(&[1, id.0.into()]),
+            EventKind::MachineChanged(id) => self.numbers(&[2, id.0.into()]),
+            EventKind::MachineRemoved(id, name) => {
+                self.numbers(&[3, id.0.into()]);
+                self.text(name.as_str().as_bytes());
+            }
+            EventKind::JobSubmitted(id) => self.numbers(&[4, id.0]),
+            EventKind::JobChanged { job, from, to } => {
+                self.numbers(&[5, job.0, job_state(*from), job_state(*to)]);
+            }
+            EventKind::JobForgotten(id, key) => {
+                self.numbers(&[6, id.0]);
+                self.text(key.to_string().as_bytes());
+            }
+            EventKind::TaskChanged { task, change, machine } => self.task(*task, change, *machine),
+            EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
+        }
+    }
+
+    fn task(&mut self, task: TaskId, change: &TaskChange, machine: Option<MachineId>) {
+        let machine = machine.map_or(0, |id| u64::from(id.0) + 1);
+        self.numbers(&[7, task.job.0, task.index.into(), machine]);
+        match change {
+            TaskChange::Released => self.number(1),
+            TaskChange::Placed { machine, incarnation } => {
+                self.numbers(&[2, machine.0.into(), (*incarnation).into()]);
+            }
+            TaskChange::Up { pid } => self.numbers(&[3, (*pid).into()]),
+            TaskChange::BackOff { until, cause } => {
+                self.numbers(&[4, until.0]);
+                self.cause(cause);
+            }
+            TaskChange::Evicted(cause) => {
+                let (kind, by) = match cause {
+                    EvictCause::Preempted { by } => (1, by.as_str()),
+                    EvictCause::MachineDown => (2, ""),
+                    EvictCause::Drained => (3, ""),
+                    EvictCause::Shrunk => (4, ""),
+                };
+                self.numbers(&[5, kind]);
+                self.text(by.as_bytes());
+            }
+            TaskChange::Failed { cause, again } => {
+                self.number(6);
+                self.cause(cause);
+                self.numbers(&[u64::from(again.is_some()), again.map_or(0, |at| at.0)]);
+            }
+            TaskChange::Finished => self.number(7),
+            TaskChange::Killed { by } => {
+                self.number(8);
+                self.text(by.as_bytes());
+            }
+            TaskChange::DependencyFailed { job } => {
+                self.number(9);
+                self.text(job.as_bytes());
+            }
+        }
+    }
+}
+
+fn job_state(state: JobState) -> u64 {
+    match state {
+        JobState::Waiting => 1,
+        JobState::Pending => 2,
+        JobState::Running => 3,
+        JobState::Finished => 4,
+        JobState::Failed => 5,
+        JobState::Killed => 6,
+    }
+}

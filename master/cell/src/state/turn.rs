@@ -1,0 +1,116 @@
+//! One entry being applied: who may ask for what, and what it changed so far.
+//!
+//! The rules are with their nouns; here an action finds its rule. Every rule checks first and
+//! changes last, so a refusal leaves nothing half done.
+
+use super::{Answer, Applied, CellState, Job, JobState, Machine};
+use crate::event::{Event, EventKind};
+use crate::rejection::Rejection;
+use borg_proto::command::{Action, Command, Principal};
+use borg_proto::identity::ADMIN;
+use borg_proto::{JobId, MachineId, Millis, ReplicaId, UserName};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// One entry being applied.
+pub(super) struct Turn<'a> {
+    pub(super) state: &'a mut CellState,
+    /// Cell time of the entry.
+    pub(super) at: Millis,
+    pub(super) events: Vec<Event>,
+    /// Jobs whose last task died in this entry, with the state they were in.
+    pub(super) over: VecDeque<(JobId, JobState)>,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(state: &'a mut CellState) -> Self {
+        let at = state.clock;
+        Self { state, at, events: Vec::new(), over: VecDeque::new() }
+    }
+
+    pub(super) fn emit(&mut self, kind: EventKind) {
+        self.events.push(Event { index: self.state.applied, at: self.at, kind });
+    }
+
+    /// Does what the command asks, repeated or not.
+    pub(super) fn act(&mut self, command: &Command) -> Result<Applied, Rejection> {
+        let answer = self.dispatch(command)?;
+        self.settle();
+        Ok(Applied { events: std::mem::take(&mut self.events), answer })
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Result<Answer, Rejection> {
+        let by = &command.by;
+        match &command.action {
+            Action::Lead { leader, term } => {
+                needs_leader(by, "lead")?;
+                self.lead(*leader, *term)
+            }
+            Action::SubmitJob { spec } => self.submit(needs_user(by, "submit a job")?, spec),
+            Action::Kill { job, tasks } => self.kill(needs_user(by, "kill a job")?, job, tasks),
+            Action::AddMachine { machine } => {
+                needs_admin(by, "add a machine")?;
+                self.add_machine(machine)
+            }
+            Action::RemoveMachine { machine } => {
+                needs_admin(by, "remove a machine")?;
+                self.remove_machine(machine)
+            }
+            Action::Place { assignments } => {
+                needs_leader(by, "place tasks")?;
+                Ok(self.place(assignments))
+            }
+            Action::Observe { changes } => {
+                needs_leader(by, "report machines")?;
+                Ok(self.observe(changes))
+            }
+        }
+    }
+
+    fn lead(&mut self, leader: ReplicaId, term: u64) -> Result<Answer, Rejection> {
+        let now = self.state.leader.map_or(0, |(_, now)| now);
+        if term < now || leader.0 == 0 {
+            return Err(Rejection::StaleTerm { term, now });
+        }
+        self.state.leader = Some((leader, term));
+        self.emit(EventKind::Led { leader, term });
+        Ok(Answer::None)
+    }
+
+    /// A job for changing.
+    pub(super) fn job_mut(&mut self, id: JobId) -> &mut Job {
+        let job = self.state.jobs.get_mut(&id).expect("rules look jobs up before they change them");
+        Arc::make_mut(job)
+    }
+
+    /// A machine for changing.
+    pub(super) fn machine_mut(&mut self, id: MachineId) -> &mut Machine {
+        let machine = self.state.machines.get_mut(&id).expect("rules look machines up before they change them");
+        Arc::make_mut(machine)
+    }
+}
+
+fn needs_user<'c>(by: &'c Principal, what: &str) -> Result<&'c UserName, Rejection> {
+    match by {
+        Principal::User(user) => Ok(user),
+        Principal::Master(_) => Err(Rejection::NeedsUser { what: what.to_owned() }),
+    }
+}
+
+fn needs_admin(by: &Principal, what: &str) -> Result<(), Rejection> {
+    let who = match by {
+        Principal::User(user) if user.as_str() == ADMIN => return Ok(()),
+        Principal::User(user) => format!("user {user}"),
+        Principal::Master(replica) => format!("master {replica}"),
+    };
+    Err(Rejection::NeedsAdmin { who, what: what.to_owned() })
+}
+
+fn needs_leader(by: &Principal, what: &str) -> Result<(), Rejection> {
+    match by {
+        Principal::Master(_) => Ok(()),
+        Principal::User(user) => {
+            Err(Rejection::NeedsLeader { user: user.clone(), what: what.to_owned() })
+        }
+    }
+}
