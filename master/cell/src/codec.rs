@@ -33,7 +33,9 @@ pub enum DecodeError {
     #[error("this is not the state of a cell: it does not begin with BORGCELL and a version")]
     NotAState,
     /// Written by a later version.
-    #[error("the state has format {found}, this build reads formats 1 to {VERSION}: install a newer version")]
+    #[error(
+        "the state has format {found}, this build reads formats 1 to {VERSION}: install a newer version"
+    )]
     Newer {
         /// The format's version.
         found: u32,
@@ -133,7 +135,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     state.next_machine = message.next_machine;
     state.next_job = message.next_job;
     for (i, machine) in message.machines.into_iter().enumerate() {
-        let machine = parts::read_machine(machine).map_err(|e| e.within(&format!("machines[{i}]")))?;
+        let machine =
+            parts::read_machine(machine).map_err(|e| e.within(&format!("machines[{i}]")))?;
         state.machines.insert(machine.id, Arc::new(machine));
     }
     let mut slots = 0;

@@ -121,14 +121,18 @@ impl Event {
                 };
                 (kind, machine_name(state, *id), machine_address(state, *id))
             }
-            EventKind::MachineRemoved(_, name) => ("machine.removed", name.to_string(), String::new()),
+            EventKind::MachineRemoved(_, name) => {
+                ("machine.removed", name.to_string(), String::new())
+            }
             EventKind::JobSubmitted(id) => {
                 let tasks = state.job(*id).map_or(0, |job| job.spec.tasks);
                 ("job.submitted", job_name(state, *id), format!("{tasks} tasks"))
             }
-            EventKind::JobChanged { job, to, .. } => {
-                (job_kind(*to), job_name(state, *job), state.job(*job).map_or_else(String::new, |j| j.note(state)))
-            }
+            EventKind::JobChanged { job, to, .. } => (
+                job_kind(*to),
+                job_name(state, *job),
+                state.job(*job).map_or_else(String::new, |j| j.note(state)),
+            ),
             EventKind::JobForgotten(_, key) => ("job.forgotten", key.to_string(), String::new()),
             EventKind::TaskChanged { task, change, machine } => {
                 let place = machine.map(|id| machine_name(state, id)).unwrap_or_default();
@@ -163,20 +167,30 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),
         TaskChange::Evicted(cause) => ("task.evicted", format!("from {place}: {cause}")),
-        TaskChange::Failed { cause, again: Some(_) } => ("task.failed", format!("on {place}: {cause}; will be placed again")),
-        TaskChange::Failed { cause, again: None } => ("task.failed", format!("on {place}: {cause}; given up")),
+        TaskChange::Failed { cause, again: Some(_) } => {
+            ("task.failed", format!("on {place}: {cause}; will be placed again"))
+        }
+        TaskChange::Failed { cause, again: None } => {
+            ("task.failed", format!("on {place}: {cause}; given up"))
+        }
         TaskChange::Finished => ("task.finished", format!("on {place}")),
         TaskChange::Killed { by } => ("task.killed", format!("by {by}")),
-        TaskChange::DependencyFailed { job } => ("task.failed", format!("job {job} did not finish")),
+        TaskChange::DependencyFailed { job } => {
+            ("task.failed", format!("job {job} did not finish"))
+        }
     }
 }
 
 fn machine_name(state: &CellState, id: MachineId) -> String {
-    state.machine(id).map_or_else(|| format!("machine {}", id.0), |machine| machine.name.to_string())
+    state
+        .machine(id)
+        .map_or_else(|| format!("machine {}", id.0), |machine| machine.name.to_string())
 }
 
 fn machine_address(state: &CellState, id: MachineId) -> String {
-    state.machine(id).map_or_else(String::new, |machine: &Machine| format!("at {}", machine.address))
+    state
+        .machine(id)
+        .map_or_else(String::new, |machine: &Machine| format!("at {}", machine.address))
 }
 
 fn job_name(state: &CellState, id: JobId) -> String {

@@ -4,6 +4,7 @@ pub mod codec;
 pub mod event;
 pub mod links;
 pub mod master;
+pub mod fixture;
 pub mod rejection;
 pub mod replica;
 pub mod state;

@@ -6,7 +6,9 @@
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::Dimension;
 use borg_proto::spec::SpecError;
-use borg_proto::{IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, TaskId, UserName};
+use borg_proto::{
+    IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, TaskId, UserName,
+};
 use std::sync::Arc;
 
 /// What kind of refusal it is; the names are gRPC's.

@@ -96,7 +96,10 @@ fn read_answer(answer: pb::ChangeAnswer) -> Result<Answer, WireError> {
         wire::Kind::Killed(tasks) => Answer::Killed { tasks },
         wire::Kind::Machine(id) => Answer::Machine(MachineId(id)),
         wire::Kind::Placed(placed) => {
-            let result = |one: wire::PlaceResult| match one.outcome.ok_or_else(|| missing("outcome"))? {
+            let result = |one: wire::PlaceResult| match one
+                .outcome
+                .ok_or_else(|| missing("outcome"))?
+            {
                 wire::place_result::Outcome::Placed(id) => Ok(Ok(id.try_into()?)),
                 wire::place_result::Outcome::Refused(refused) => Ok(Err(read_refusal(refused)?)),
             };
@@ -136,13 +139,18 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             numbers.extend([not_before.0, now.0]);
             (21, numbers, vec![])
         }
-        R::MachineNotUp { machine, state } => (22, vec![], vec![machine.to_string(), state.to_string()]),
-        R::Constraint { machine, constraint } => (23, vec![], vec![machine.to_string(), constraint.clone()]),
+        R::MachineNotUp { machine, state } => {
+            (22, vec![], vec![machine.to_string(), state.to_string()])
+        }
+        R::Constraint { machine, constraint } => {
+            (23, vec![], vec![machine.to_string(), constraint.clone()])
+        }
         R::Crowded { attribute, value, there, most } => {
             (24, vec![(*there).into(), (*most).into()], vec![attribute.clone(), value.clone()])
         }
         R::MayNotPreempt { priority, victim, victims } => {
-            let mut numbers = vec![priority.get().into(), victims.get().into(), victim.number.into()];
+            let mut numbers =
+                vec![priority.get().into(), victims.get().into(), victim.number.into()];
             numbers.extend(task_numbers(victim.task));
             (25, numbers, vec![])
         }
@@ -168,7 +176,8 @@ fn task_numbers(task: TaskId) -> Vec<u64> {
 
 fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
     use Rejection as R;
-    let mut from = Fields { numbers: refusal.numbers.into_iter(), texts: refusal.texts.into_iter() };
+    let mut from =
+        Fields { numbers: refusal.numbers.into_iter(), texts: refusal.texts.into_iter() };
     let rejection = match refusal.kind {
         1 => R::Spec(SpecError { field: from.text()?, value: from.text()?, why: from.text()? }),
         2 => R::RequestId { bytes: from.small()? },
@@ -204,7 +213,11 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         },
         25 => {
             let (priority, victims, number) = (from.priority()?, from.priority()?, from.small()?);
-            R::MayNotPreempt { priority, victim: IncarnationId { task: from.task()?, number }, victims }
+            R::MayNotPreempt {
+                priority,
+                victim: IncarnationId { task: from.task()?, number },
+                victims,
+            }
         }
         26 => R::StaleTerm { term: from.number()?, now: from.number()? },
         27 => {
@@ -213,7 +226,9 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
             R::NoRoom { machine, short: read_dimension(dimension, &device)?, free, asked }
         }
         28 => R::CellFull { there: from.number()?, most: from.number()?, what: from.text()? },
-        other => return Err(WireError::new("kind", other, "is no refusal that this version knows")),
+        other => {
+            return Err(WireError::new("kind", other, "is no refusal that this version knows"));
+        }
     };
     from.end()?;
     Ok(rejection)
@@ -286,7 +301,9 @@ impl Fields {
     fn end(mut self) -> Result<(), WireError> {
         match (self.numbers.next(), self.texts.next()) {
             (None, None) => Ok(()),
-            (number, text) => Err(WireError::new("", format!("{number:?} {text:?}"), "is too much")),
+            (number, text) => {
+                Err(WireError::new("", format!("{number:?} {text:?}"), "is too much"))
+            }
         }
     }
 }

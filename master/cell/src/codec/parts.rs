@@ -3,8 +3,8 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
-use crate::state::{Job, JobEnd, Machine, MachineState, Task};
 use crate::state::jobs::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
+use crate::state::{Job, JobEnd, Machine, MachineState, Task};
 use borg_proto::names::NameError;
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
@@ -63,7 +63,12 @@ pub(super) fn read_machine(machine: pb::CheckpointMachine) -> Result<Machine, Wi
     let info = machine.info.map(MachineInfo::try_from).transpose().map_err(|e| e.within("info"))?;
     let id = MachineId(machine.id);
     let since = Millis(machine.since_ms);
-    let bare = Machine::new(id, name("name", MachineName::new(&machine.name))?, machine.address.into(), since);
+    let bare = Machine::new(
+        id,
+        name("name", MachineName::new(&machine.name))?,
+        machine.address.into(),
+        since,
+    );
     Ok(Machine { state, info: info.map(Arc::new), next_port: port(machine.next_port)?, ..bare })
 }
 
@@ -88,19 +93,25 @@ fn runs(tasks: &Vector<Arc<Task>>) -> Vec<pb::CheckpointTask> {
             Some(_) | None => runs.push((task, 1)),
         }
     }
-    let write = |(of, alike): (&Arc<Task>, u32)| pb::CheckpointTask { alike: if alike == 1 { 0 } else { alike }, ..task(of) };
+    let write = |(of, alike): (&Arc<Task>, u32)| pb::CheckpointTask {
+        alike: if alike == 1 { 0 } else { alike },
+        ..task(of)
+    };
     runs.into_iter().map(write).collect()
 }
 
 /// `slots` counts the slots of all jobs read so far, so that a few bytes cannot ask for more
 /// memory than a cell may have.
 pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, WireError> {
-    let spec = JobSpec::try_from(job.spec.ok_or_else(|| missing("spec"))?).map_err(|e| e.within("spec"))?;
+    let spec = JobSpec::try_from(job.spec.ok_or_else(|| missing("spec"))?)
+        .map_err(|e| e.within("spec"))?;
     let mut tasks = Vector::new();
     for (i, entry) in job.tasks.into_iter().enumerate() {
         let alike = entry.alike.max(1);
         *slots += u64::from(alike);
-        if tasks.len() as u64 + u64::from(alike) > MAX_TASKS.into() || *slots > MAX_LIVE_SLOTS + DEAD_SLOTS_KEPT {
+        if tasks.len() as u64 + u64::from(alike) > MAX_TASKS.into()
+            || *slots > MAX_LIVE_SLOTS + DEAD_SLOTS_KEPT
+        {
             return Err(WireError::new("tasks", alike, "slots more are too many"));
         }
         let task = Arc::new(read_task(entry).map_err(|e| e.within(&format!("tasks[{i}]")))?);
@@ -108,7 +119,13 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
     }
     let waits_for: BTreeSet<JobId> = job.waits_for.into_iter().map(JobId).collect();
     let user = name("user", UserName::new(&job.user))?;
-    let bare = Job::new(JobId(job.id), &user, Arc::new(JobSpec { tasks: 0, ..spec.clone() }), waits_for, Millis(job.submitted_at_ms));
+    let bare = Job::new(
+        JobId(job.id),
+        &user,
+        Arc::new(JobSpec { tasks: 0, ..spec.clone() }),
+        waits_for,
+        Millis(job.submitted_at_ms),
+    );
     let mut job_read = Job { spec: Arc::new(spec), tasks, ..bare };
     let end: JobEnd = job_read.verdict();
     job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
@@ -123,7 +140,9 @@ fn task(task: &Task) -> pb::CheckpointTask {
         streak: task.streak,
         last_failure: task.last_failure.as_ref().map(Into::into),
         last_evict: task.last_evict.as_ref().map(|cause| wire::Evict { cause: Some(evict(cause)) }),
-        last_place: task.last_place.map(|(machine, incarnation)| wire::Place { machine: machine.0, incarnation }),
+        last_place: task
+            .last_place
+            .map(|(machine, incarnation)| wire::Place { machine: machine.0, incarnation }),
         alike: 0,
     }
 }
@@ -131,7 +150,8 @@ fn task(task: &Task) -> pb::CheckpointTask {
 fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
     let state = read_state(task.state.ok_or_else(|| missing("state"))?)?;
     let last_failure = task.last_failure.map(FailureCause::try_from).transpose();
-    let last_evict = task.last_evict.map(|e| read_evict(e.cause.ok_or_else(|| missing("last_evict"))?));
+    let last_evict =
+        task.last_evict.map(|e| read_evict(e.cause.ok_or_else(|| missing("last_evict"))?));
     Ok(Task {
         state,
         incarnations: task.incarnations,
@@ -156,7 +176,9 @@ fn state(state: &TaskState) -> wire::State {
             restarts: placement.restarts,
             phase: match placement.phase {
                 Phase::Starting => None,
-                Phase::Up { pid, since } => Some(wire::running::Phase::Up(wire::Up { pid, since_ms: since.0 })),
+                Phase::Up { pid, since } => {
+                    Some(wire::running::Phase::Up(wire::Up { pid, since_ms: since.0 }))
+                }
                 Phase::BackOff { until } => Some(wire::running::Phase::BackOffUntilMs(until.0)),
             },
         }),
@@ -189,8 +211,12 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                 ports: running.ports.into_iter().map(port).collect::<Result<_, _>>()?,
                 phase: match running.phase {
                     None => Phase::Starting,
-                    Some(wire::running::Phase::Up(up)) => Phase::Up { pid: up.pid, since: Millis(up.since_ms) },
-                    Some(wire::running::Phase::BackOffUntilMs(until)) => Phase::BackOff { until: Millis(until) },
+                    Some(wire::running::Phase::Up(up)) => {
+                        Phase::Up { pid: up.pid, since: Millis(up.since_ms) }
+                    }
+                    Some(wire::running::Phase::BackOffUntilMs(until)) => {
+                        Phase::BackOff { until: Millis(until) }
+                    }
                 },
                 restarts: running.restarts,
             })
@@ -199,9 +225,9 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
             at: Millis(dead.at_ms),
             end: match dead.end.ok_or_else(|| missing("end"))? {
                 wire::dead::End::Finished(_) => TaskEnd::Finished,
-                wire::dead::End::Failed(cause) => {
-                    TaskEnd::Failed { cause: cause.try_into().map_err(|e: WireError| e.within("failed"))? }
-                }
+                wire::dead::End::Failed(cause) => TaskEnd::Failed {
+                    cause: cause.try_into().map_err(|e: WireError| e.within("failed"))?,
+                },
                 wire::dead::End::KilledBy(who) => TaskEnd::Killed { by: by("killed_by", who)? },
                 wire::dead::End::DependencyFailed(job) => {
                     TaskEnd::DependencyFailed { job: by("dependency_failed", job)? }
@@ -222,7 +248,9 @@ fn evict(cause: &EvictCause) -> wire::evict::Cause {
 
 fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
     Ok(match cause {
-        wire::evict::Cause::PreemptedBy(who) => EvictCause::Preempted { by: by("preempted_by", who)? },
+        wire::evict::Cause::PreemptedBy(who) => {
+            EvictCause::Preempted { by: by("preempted_by", who)? }
+        }
         wire::evict::Cause::MachineDown(_) => EvictCause::MachineDown,
         wire::evict::Cause::Drained(_) => EvictCause::Drained,
         wire::evict::Cause::Shrunk(_) => EvictCause::Shrunk,

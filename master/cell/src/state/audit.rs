@@ -65,7 +65,8 @@ impl CellState {
 
     fn audit_machine(&self, machine: &Machine, found: &mut Findings) {
         let name = || machine.name.to_string();
-        let known = self.machines.get(&machine.id).is_some_and(|m| std::ptr::eq(m.as_ref(), machine));
+        let known =
+            self.machines.get(&machine.id).is_some_and(|m| std::ptr::eq(m.as_ref(), machine));
         found.check(known, "a machine is filed under its number", name);
         found.check(
             self.machine_names.get(&machine.name) == Some(&machine.id),
@@ -98,16 +99,22 @@ impl CellState {
         let name = || job.key.to_string();
         found.check(self.job_keys.get(&job.key) == Some(&job.id), "a job's name is its own", name);
         found.check(job.key.name == job.spec.name, "a job is named as specified", name);
-        found.check(job.tasks.len() == job.spec.tasks as usize, "a job has the tasks asked for", name);
+        found.check(
+            job.tasks.len() == job.spec.tasks as usize,
+            "a job has the tasks asked for",
+            name,
+        );
         let all_dead = job.tasks.iter().all(|task| task.is_dead());
         found.check(all_dead == job.ended.is_some(), "a job is over when all tasks are dead", name);
         if let Some((_, end)) = &job.ended {
             found.check(*end == job.verdict(), "a job ended as its tasks did", name);
         }
-        let awaits_the_living = job.waits_for.iter().all(|id| self.job(*id).is_some_and(Job::is_alive));
+        let awaits_the_living =
+            job.waits_for.iter().all(|id| self.job(*id).is_some_and(Job::is_alive));
         found.check(awaits_the_living, "jobs wait for jobs that are alive", name);
         found.check(
-            job.waits_for.iter().all(|first| *first < job.id) && (job.ended.is_none() || job.waits_for.is_empty()),
+            job.waits_for.iter().all(|first| *first < job.id)
+                && (job.ended.is_none() || job.waits_for.is_empty()),
             "jobs wait for older ones, while alive",
             name,
         );
@@ -123,7 +130,11 @@ impl CellState {
         found.check(last == task.incarnations, "incarnations count placements", name);
         match &task.state {
             TaskState::Pending { not_before, .. } => {
-                found.check(waiting == (not_before.0 == u64::MAX), "who waits for jobs is held", name);
+                found.check(
+                    waiting == (not_before.0 == u64::MAX),
+                    "who waits for jobs is held",
+                    name,
+                );
             }
             TaskState::Running(placement) => {
                 found.check(!waiting, "who waits for jobs does not run", name);
@@ -180,8 +191,11 @@ impl CellState {
             });
         }
         let mine = (&self.machine_names, &self.job_keys, &self.pending, &self.dead_jobs);
-        let sums = (&rebuilt.machine_names, &rebuilt.job_keys, &rebuilt.pending, &rebuilt.dead_jobs);
-        found.check(mine == sums, "indexes agree with what they index", || format!("{mine:?} against {sums:?}"));
+        let sums =
+            (&rebuilt.machine_names, &rebuilt.job_keys, &rebuilt.pending, &rebuilt.dead_jobs);
+        found.check(mine == sums, "indexes agree with what they index", || {
+            format!("{mine:?} against {sums:?}")
+        });
         found.check(
             (self.live_slots, self.dead_slots) == (rebuilt.live_slots, rebuilt.dead_slots),
             "slots are counted",
@@ -196,7 +210,12 @@ impl CellState {
         let mut machines: BTreeMap<MachineId, Machine> = BTreeMap::new();
         for (id, machine) in &self.machines {
             let machine = machine.as_ref();
-            let bare = Machine::new(machine.id, machine.name.clone(), machine.address.clone(), machine.since);
+            let bare = Machine::new(
+                machine.id,
+                machine.name.clone(),
+                machine.address.clone(),
+                machine.since,
+            );
             let (state, info, next_port) = (machine.state, machine.info.clone(), machine.next_port);
             machines.insert(*id, Machine { state, info, next_port, ..bare });
         }
@@ -217,11 +236,17 @@ impl CellState {
                 }
                 let Some(placement) = task.placement() else { continue };
                 let Some(machine) = machines.get_mut(&placement.machine) else {
-                    clashes.push(format!("task {id} is on machine {}, which is not there", placement.machine.0));
+                    clashes.push(format!(
+                        "task {id} is on machine {}, which is not there",
+                        placement.machine.0
+                    ));
                     continue;
                 };
                 for port in placement.ports.iter().filter(|port| machine.ports.contains(port)) {
-                    clashes.push(format!("port {port} of machine {} is given to {id} too", machine.name));
+                    clashes.push(format!(
+                        "port {port} of machine {} is given to {id} too",
+                        machine.name
+                    ));
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }

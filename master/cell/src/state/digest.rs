@@ -24,7 +24,12 @@ pub(super) fn after_skip(before: u128, index: u64) -> u128 {
 }
 
 /// The hash after a command.
-pub(super) fn after(before: u128, index: u64, command: &Command, result: &Result<Applied, Rejection>) -> u128 {
+pub(super) fn after(
+    before: u128,
+    index: u64,
+    command: &Command,
+    result: &Result<Applied, Rejection>,
+) -> u128 {
     let mut out = Out(command.encode());
     out.number(index);
     out.0.extend(before.to_le_bytes());

@@ -143,7 +143,9 @@ impl Job {
     pub fn state(&self) -> JobState {
         match &self.ended {
             Some((_, JobEnd::Finished)) => JobState::Finished,
-            Some((_, JobEnd::TaskFailed { .. } | JobEnd::DependencyFailed { .. })) => JobState::Failed,
+            Some((_, JobEnd::TaskFailed { .. } | JobEnd::DependencyFailed { .. })) => {
+                JobState::Failed
+            }
             Some((_, JobEnd::Killed { .. })) => JobState::Killed,
             None if !self.waits_for.is_empty() => JobState::Waiting,
             None if self.counts.running > 0 => JobState::Running,
@@ -157,8 +159,12 @@ impl Job {
         if let Some((_, end)) = &self.ended {
             return end.to_string();
         }
-        let awaited: Vec<String> =
-            self.waits_for.iter().filter_map(|id| state.job(*id)).map(|job| job.key.to_string()).collect();
+        let awaited: Vec<String> = self
+            .waits_for
+            .iter()
+            .filter_map(|id| state.job(*id))
+            .map(|job| job.key.to_string())
+            .collect();
         if awaited.is_empty() { String::new() } else { format!("waits for {}", awaited.join(", ")) }
     }
 
@@ -232,7 +238,9 @@ impl Job {
         for (task, index) in self.tasks.iter().zip(0..) {
             let TaskState::Dead { end, .. } = &task.state else { continue };
             match end {
-                TaskEnd::Failed { cause } => return JobEnd::TaskFailed { index, cause: cause.clone() },
+                TaskEnd::Failed { cause } => {
+                    return JobEnd::TaskFailed { index, cause: cause.clone() };
+                }
                 TaskEnd::DependencyFailed { job } => {
                     return JobEnd::DependencyFailed { job: job.clone() };
                 }
@@ -248,7 +256,11 @@ impl Job {
 
 impl Turn<'_> {
     /// Accepts a job.
-    pub(super) fn submit(&mut self, user: &UserName, spec: &Arc<JobSpec>) -> Result<Answer, Rejection> {
+    pub(super) fn submit(
+        &mut self,
+        user: &UserName,
+        spec: &Arc<JobSpec>,
+    ) -> Result<Answer, Rejection> {
         check_spec(spec)?;
         let key = spec.key(user);
         let old = self.state.job_named(&key);
@@ -304,7 +316,9 @@ impl Turn<'_> {
     }
 
     fn check_room(&self, spec: &JobSpec) -> Result<(), Rejection> {
-        let full = |what: &str, there, most| Err(Rejection::CellFull { what: what.to_owned(), there, most });
+        let full = |what: &str, there, most| {
+            Err(Rejection::CellFull { what: what.to_owned(), there, most })
+        };
         let slots = self.state.live_slots;
         if slots + u64::from(spec.tasks) > MAX_LIVE_SLOTS {
             return full("tasks", slots, MAX_LIVE_SLOTS);
@@ -317,7 +331,12 @@ impl Turn<'_> {
     }
 
     /// Ends a job, or some of its tasks. Killing what is dead already is fine and does nothing.
-    pub(super) fn kill(&mut self, user: &UserName, key: &JobKey, tasks: &[u32]) -> Result<Answer, Rejection> {
+    pub(super) fn kill(
+        &mut self,
+        user: &UserName,
+        key: &JobKey,
+        tasks: &[u32],
+    ) -> Result<Answer, Rejection> {
         let Some(job) = self.state.job_named(key) else {
             return Err(Rejection::NoSuchJob { job: key.clone() });
         };
@@ -325,7 +344,11 @@ impl Turn<'_> {
             return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
         }
         if let Some(index) = tasks.iter().copied().find(|index| *index >= job.spec.tasks) {
-            return Err(Rejection::NoSuchTask { job: key.clone(), index, last: job.spec.tasks - 1 });
+            return Err(Rejection::NoSuchTask {
+                job: key.clone(),
+                index,
+                last: job.spec.tasks - 1,
+            });
         }
         let id = job.id;
         let end = TaskEnd::Killed { by: user.to_string() };
@@ -383,7 +406,11 @@ impl Turn<'_> {
         if !job.waits_for.is_empty() {
             return;
         }
-        self.emit(EventKind::JobChanged { job: id, from: JobState::Waiting, to: JobState::Pending });
+        self.emit(EventKind::JobChanged {
+            job: id,
+            from: JobState::Waiting,
+            to: JobState::Pending,
+        });
         let held: Vec<TaskId> =
             self.state.tasks_of(id).filter(|(_, task)| !task.is_dead()).map(|(id, _)| id).collect();
         for task in held {
@@ -393,7 +420,8 @@ impl Turn<'_> {
     }
 
     fn forget_oldest(&mut self) {
-        while self.state.dead_jobs.len() > DEAD_JOBS_KEPT || self.state.dead_slots > DEAD_SLOTS_KEPT {
+        while self.state.dead_jobs.len() > DEAD_JOBS_KEPT || self.state.dead_slots > DEAD_SLOTS_KEPT
+        {
             let Some((_, oldest)) = self.state.dead_jobs.get_min().copied() else { return };
             self.forget(oldest);
         }
@@ -413,5 +441,7 @@ impl Turn<'_> {
 /// Every bound of a specification, its size included.
 fn check_spec(spec: &JobSpec) -> Result<(), Rejection> {
     let checked = JobSpec::try_from(pb::JobSpec::from(spec));
-    checked.map(|_| ()).map_err(|e| Rejection::Spec(SpecError { field: e.field, value: e.value, why: e.why }))
+    checked
+        .map(|_| ())
+        .map_err(|e| Rejection::Spec(SpecError { field: e.field, value: e.value, why: e.why }))
 }

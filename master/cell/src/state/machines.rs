@@ -119,8 +119,9 @@ pub(crate) fn port_range(info: &MachineInfo) -> Range<u32> {
 impl Turn<'_> {
     /// Adds a machine, or changes where its borglet listens.
     pub(super) fn add_machine(&mut self, asked: &MachineAddress) -> Result<Answer, Rejection> {
-        MachineAddress::try_from(pb::AddMachine::from(asked))
-            .map_err(|_| Rejection::Address { address: borg_proto::names::shorten(&asked.address) })?;
+        MachineAddress::try_from(pb::AddMachine::from(asked)).map_err(|_| Rejection::Address {
+            address: borg_proto::names::shorten(&asked.address),
+        })?;
         if let Some(id) = self.state.machine_names.get(&asked.name).copied() {
             let machine = self.machine_mut(id);
             if *machine.address != *asked.address {

@@ -15,8 +15,8 @@ mod digest;
 pub mod jobs;
 mod machines;
 pub mod observe;
-pub mod requests;
 mod placement;
+pub mod requests;
 mod tasks;
 mod turn;
 
@@ -29,7 +29,8 @@ use crate::event::Event;
 use crate::rejection::Rejection;
 use borg_proto::command::{Command, RequestId};
 use borg_proto::{
-    CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
+    CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
+    UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
 use std::sync::Arc;
@@ -154,7 +155,11 @@ impl CellState {
     }
 
     fn advance(&mut self, index: u64) {
-        assert!(index > self.applied, "entry {index} after {}: entries apply in order, once", self.applied);
+        assert!(
+            index > self.applied,
+            "entry {index} after {}: entries apply in order, once",
+            self.applied
+        );
         self.applied = index;
     }
 

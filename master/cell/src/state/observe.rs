@@ -40,7 +40,9 @@ impl Turn<'_> {
                 Observation::TaskBackOff { id, until, restarts, cause } => {
                     self.task_phase(*id, Phase::BackOff { until: *until }, *restarts, Some(cause));
                 }
-                Observation::TaskEnded { id, failure, .. } => self.task_ended(*id, failure.as_ref()),
+                Observation::TaskEnded { id, failure, .. } => {
+                    self.task_ended(*id, failure.as_ref())
+                }
             }
         }
         Answer::None
@@ -91,7 +93,9 @@ impl Turn<'_> {
             }
         }
         let mut order: Vec<_> = self.machine_mut(id).tasks.iter().copied().collect();
-        order.sort_by_key(|task| (self.state.job(task.job).map(super::Job::priority), Reverse(*task)));
+        order.sort_by_key(|task| {
+            (self.state.job(task.job).map(super::Job::priority), Reverse(*task))
+        });
         for task in order {
             let machine = self.machine_mut(id);
             let capacity = machine.info.as_ref().map(|info| &info.capacity);
@@ -127,7 +131,13 @@ impl Turn<'_> {
         (placement.incarnation == id.number).then_some(placement)
     }
 
-    fn task_phase(&mut self, id: IncarnationId, phase: Phase, restarts: u32, cause: Option<&FailureCause>) {
+    fn task_phase(
+        &mut self,
+        id: IncarnationId,
+        phase: Phase,
+        restarts: u32,
+        cause: Option<&FailureCause>,
+    ) {
         let Some(old) = self.present(id) else { return };
         if old.phase == phase && old.restarts == restarts {
             return;
@@ -137,7 +147,9 @@ impl Turn<'_> {
         let cause = cause.map(storable);
         let change = match (phase, &cause) {
             (Phase::Up { pid, .. }, _) => TaskChange::Up { pid },
-            (Phase::BackOff { until }, Some(cause)) => TaskChange::BackOff { until, cause: cause.clone() },
+            (Phase::BackOff { until }, Some(cause)) => {
+                TaskChange::BackOff { until, cause: cause.clone() }
+            }
             (Phase::BackOff { .. } | Phase::Starting, _) => return,
         };
         self.change_task(id.task, TaskState::Running(placement), change, |task| {
@@ -154,10 +166,16 @@ impl Turn<'_> {
         let Some(spec) = self.state.job(id.task.job).map(|job| job.spec.clone()) else { return };
         match (spec.kind, failure) {
             (JobKind::Batch, None) => self.end_task(id.task, TaskEnd::Finished),
-            (JobKind::Batch, Some(cause)) => self.task_failed(id.task, storable(cause), lasted, Some(spec.retries)),
+            (JobKind::Batch, Some(cause)) => {
+                self.task_failed(id.task, storable(cause), lasted, Some(spec.retries))
+            }
             // A service that exits at all has failed.
-            (JobKind::Service, None) => self.task_failed(id.task, FailureCause::Exit { code: 0 }, lasted, None),
-            (JobKind::Service, Some(cause)) => self.task_failed(id.task, storable(cause), lasted, None),
+            (JobKind::Service, None) => {
+                self.task_failed(id.task, FailureCause::Exit { code: 0 }, lasted, None)
+            }
+            (JobKind::Service, Some(cause)) => {
+                self.task_failed(id.task, storable(cause), lasted, None)
+            }
         }
     }
 

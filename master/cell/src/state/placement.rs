@@ -24,7 +24,8 @@ impl Turn<'_> {
 
     fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
         let plan = self.plan(asked)?;
-        let by = self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
+        let by =
+            self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
         let cause = EvictCause::Preempted { by: by.unwrap_or_default() };
         for victim in plan.victims {
             self.evict(victim, &cause);
@@ -52,7 +53,8 @@ impl Turn<'_> {
     /// Everything that must hold; changes nothing.
     fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
         let gone = Rejection::TaskGone { task: asked.task };
-        let (Some(job), Some(task)) = (self.state.job(asked.task.job), self.state.task(asked.task)) else {
+        let (Some(job), Some(task)) = (self.state.job(asked.task.job), self.state.task(asked.task))
+        else {
             return Err(gone);
         };
         check_task(job, task, asked.task, self.at)?;
@@ -62,11 +64,17 @@ impl Turn<'_> {
         check_machine(job, machine)?;
         let victims = self.make_room(job, machine, &asked.victims)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
-        let freed: BTreeSet<u16> = freed.flat_map(|placement| placement.ports.iter().copied()).collect();
+        let freed: BTreeSet<u16> =
+            freed.flat_map(|placement| placement.ports.iter().copied()).collect();
         let wanted = job.spec.task.ports.len();
         let ports = pick_ports(machine, &freed, wanted);
         if ports.len() < wanted {
-            return Err(no_room(machine, Dimension::Ports, &machine.free(), &job.spec.task.asked()));
+            return Err(no_room(
+                machine,
+                Dimension::Ports,
+                &machine.free(),
+                &job.spec.task.asked(),
+            ));
         }
         let Some(incarnation) = task.incarnations.checked_add(1) else {
             return Err(Rejection::NotPending { task: asked.task });
@@ -76,7 +84,12 @@ impl Turn<'_> {
 
     /// As many of the victims, in their order, as the job's task needs to fit. Those that are not
     /// on the machine any more have made their room already.
-    fn make_room(&self, job: &Job, machine: &Machine, victims: &[IncarnationId]) -> Result<Vec<TaskId>, Rejection> {
+    fn make_room(
+        &self,
+        job: &Job,
+        machine: &Machine,
+        victims: &[IncarnationId],
+    ) -> Result<Vec<TaskId>, Rejection> {
         let asked = job.spec.task.asked();
         let mut free = machine.free();
         let mut chosen = Vec::new();
@@ -86,7 +99,9 @@ impl Turn<'_> {
             }
             let id = victim.task;
             let current = self.state.task(id).and_then(|task| task.running(id)) == Some(*victim);
-            let (Some(theirs), true) = (self.state.job(id.job), current && machine.tasks.contains(&id)) else {
+            let (Some(theirs), true) =
+                (self.state.job(id.job), current && machine.tasks.contains(&id))
+            else {
                 continue;
             };
             if !job.priority().may_preempt(theirs.priority()) {

@@ -165,8 +165,12 @@ impl Turn<'_> {
 
     /// Ends all tasks of a job that are alive; gives their number.
     pub(super) fn end_tasks(&mut self, job: borg_proto::JobId, end: &TaskEnd) -> u32 {
-        let alive: Vec<TaskId> =
-            self.state.tasks_of(job).filter(|(_, task)| !task.is_dead()).map(|(id, _)| id).collect();
+        let alive: Vec<TaskId> = self
+            .state
+            .tasks_of(job)
+            .filter(|(_, task)| !task.is_dead())
+            .map(|(id, _)| id)
+            .collect();
         for id in &alive {
             self.end_task(*id, end.clone());
         }
@@ -192,7 +196,11 @@ impl Turn<'_> {
 
     fn pair(&mut self, id: TaskId, machine: MachineId) -> (&mut Job, &mut Machine) {
         let job = self.state.jobs.get_mut(&id.job).expect("the job holds the task that changes");
-        let machine = self.state.machines.get_mut(&machine).expect("placed tasks are on machines of the cell");
+        let machine = self
+            .state
+            .machines
+            .get_mut(&machine)
+            .expect("placed tasks are on machines of the cell");
         (Arc::make_mut(job), Arc::make_mut(machine))
     }
 }

@@ -85,7 +85,11 @@ impl<'a> Turn<'a> {
 
     /// A machine for changing.
     pub(super) fn machine_mut(&mut self, id: MachineId) -> &mut Machine {
-        let machine = self.state.machines.get_mut(&id).expect("rules look machines up before they change them");
+        let machine = self
+            .state
+            .machines
+            .get_mut(&id)
+            .expect("rules look machines up before they change them");
         Arc::make_mut(machine)
     }
 }
