@@ -14,7 +14,8 @@ pub use composite::Master;
 
 use crate::event::Event;
 use crate::links;
-use crate::state::{Answer, CellState, Rejection};
+use crate::rejection::Rejection;
+use crate::state::{Answer, CellState};
 use borg_proto::command::{Assignment, Command};
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::wire::pb;

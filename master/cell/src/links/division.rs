@@ -1,0 +1,107 @@
+//! Which replica's shard a machine belongs to.
+//!
+//! Rendezvous hashing: each machine goes to the live replica with the highest hash of the pair, so
+//! that the loss of a replica moves its machines alone.
+
+use super::Config;
+use borg_proto::{MachineId, Millis, ReplicaId};
+use std::collections::{BTreeMap, BTreeSet};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The live replica that a machine belongs to. `live` is not empty.
+pub(super) fn owner(machine: MachineId, live: &BTreeSet<ReplicaId>) -> ReplicaId {
+    let hash = |replica: &ReplicaId| {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&machine.0.to_le_bytes());
+        bytes[4..].copy_from_slice(&replica.0.to_le_bytes());
+        xxh3_64(&bytes)
+    };
+    *live.iter().max_by_key(|replica| hash(replica)).expect("the leader itself is live")
+}
+
+/// Which replicas are there. Quick to believe in a loss, slower in a return, so that a replica on
+/// a bad line does not move machines back and forth.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    live: BTreeSet<ReplicaId>,
+    /// Since when each replica is heard of without a break.
+    since: BTreeMap<ReplicaId, Millis>,
+    /// Replicas that were lost in this term.
+    lost: BTreeSet<ReplicaId>,
+}
+
+impl Liveness {
+    pub(super) fn new(me: ReplicaId) -> Self {
+        Self { live: BTreeSet::from([me]), since: BTreeMap::new(), lost: BTreeSet::new() }
+    }
+
+    pub(super) fn live(&self) -> &BTreeSet<ReplicaId> {
+        &self.live
+    }
+
+    /// Takes the time at which each other replica was last heard of; true if others are live now.
+    pub(super) fn update(
+        &mut self,
+        config: &Config,
+        heard: &BTreeMap<ReplicaId, Millis>,
+        now: Millis,
+    ) -> bool {
+        let mut changed = false;
+        for (replica, at) in heard {
+            if now.since(*at) >= config.shard_dead_after {
+                self.since.remove(replica);
+                if self.live.remove(replica) {
+                    self.lost.insert(*replica);
+                    changed = true;
+                }
+                continue;
+            }
+            let since = *self.since.entry(*replica).or_insert(now);
+            let steady = now.since(since) >= config.shard_back_after;
+            if (steady || !self.lost.contains(replica)) && self.live.insert(*replica) {
+                changed = true;
+            }
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replicas(ids: std::ops::RangeInclusive<u64>) -> BTreeSet<ReplicaId> {
+        ids.map(ReplicaId).collect()
+    }
+
+    #[test]
+    fn the_loss_of_a_replica_moves_its_machines_alone() {
+        let (five, four) = (replicas(1..=5), replicas(1..=4));
+        for id in (0..1_000).map(MachineId) {
+            let before = owner(id, &five);
+            assert!(before == ReplicaId(5) || owner(id, &four) == before);
+        }
+    }
+
+    #[test]
+    fn machines_are_spread_evenly_enough() {
+        let five = replicas(1..=5);
+        for replica in &five {
+            let count = (0..10_000).filter(|id| owner(MachineId(*id), &five) == *replica).count();
+            assert!((1_800..2_200).contains(&count), "{replica} has {count}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_comes_back_waits_until_it_is_steady() {
+        let config = Config::default();
+        let mut liveness = Liveness::new(ReplicaId(1));
+        let heard = |at| BTreeMap::from([(ReplicaId(2), Millis(at))]);
+        assert!(liveness.update(&config, &heard(0), Millis(10)));
+        assert!(liveness.update(&config, &heard(0), Millis(1_000)));
+        assert_eq!(liveness.live().len(), 1);
+        assert!(!liveness.update(&config, &heard(2_000), Millis(2_000)));
+        assert!(!liveness.update(&config, &heard(2_900), Millis(2_999)));
+        assert!(liveness.update(&config, &heard(2_900), Millis(3_000)));
+    }
+}

@@ -1,0 +1,307 @@
+//! One machine as the leader sees it: what it should run, what it said, and what differs.
+//!
+//! Invariant: every difference is applied once and in order (session, sequence); what was missed
+//! makes the view stale until a full report.
+
+use crate::state::{CellState, Machine, MachineState};
+use borg_proto::command::Observation;
+use borg_proto::machine::MachineInfo;
+use borg_proto::names::TaskName;
+use borg_proto::peer::MachineDelta;
+use borg_proto::poll::{Target, TargetTask, TaskReport, TaskStatus};
+use borg_proto::task::{FailureCause, Phase, Placement};
+use borg_proto::{IncarnationId, JobKind, MachineId, MachineName, Millis, ReplicaId, TaskState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a difference did to the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Folded {
+    News,
+    /// It was folded before.
+    Known,
+    /// Something before it is missing: a full report is needed.
+    Gap,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) name: MachineName,
+    pub(super) address: Arc<str>,
+    pub(super) shard: ReplicaId,
+    /// Grows with every change of the target or the address.
+    pub(super) generation: u64,
+    pub(super) target: Arc<Target>,
+    /// When its orders were last sent.
+    pub(super) sent_at: Millis,
+    id: MachineId,
+    /// The generation that first listed each incarnation of the target.
+    listed: BTreeMap<IncarnationId, u64>,
+    seen: Seen,
+    given_up: bool,
+    on_its_way: Option<Vec<Observation>>,
+    /// What was applied last and changed nothing, so that it is not said for ever.
+    in_vain: Vec<Observation>,
+}
+
+/// What the machine said in the present session.
+#[derive(Debug, Default)]
+struct Seen {
+    seq: u64,
+    /// Whether a full report and all differences since are folded.
+    whole: bool,
+    reachable: bool,
+    silent_since: Option<Millis>,
+    obeyed: u64,
+    info: Option<MachineInfo>,
+    tasks: BTreeMap<IncarnationId, TaskReport>,
+}
+
+impl Link {
+    /// A machine of which nothing was heard. Belongs to no shard yet.
+    pub(super) fn new(machine: &Machine, state: &CellState) -> Self {
+        let target = target(machine, state);
+        Self {
+            name: machine.name.clone(),
+            address: machine.address.clone(),
+            shard: ReplicaId(0),
+            generation: 1,
+            listed: target.tasks.iter().map(|task| (task.id, 1)).collect(),
+            target: Arc::new(target),
+            sent_at: Millis(0),
+            id: machine.id,
+            seen: Seen::default(),
+            given_up: false,
+            on_its_way: None,
+            in_vain: Vec::new(),
+        }
+    }
+
+    /// A new session: whatever was said before counts for nothing.
+    pub(super) fn begin(&mut self) {
+        self.seen = Seen::default();
+        self.given_up = false;
+    }
+
+    /// Compares the orders with the state. When they changed, the incarnations that are no longer
+    /// listed.
+    pub(super) fn retarget(
+        &mut self,
+        machine: &Machine,
+        state: &CellState,
+    ) -> Option<Vec<IncarnationId>> {
+        self.in_vain.clear();
+        let target = target(machine, state);
+        if target == *self.target && machine.address == self.address {
+            return None;
+        }
+        self.generation += 1;
+        let before = std::mem::take(&mut self.listed);
+        let generation =
+            |task: &TargetTask| before.get(&task.id).copied().unwrap_or(self.generation);
+        self.listed = target.tasks.iter().map(|task| (task.id, generation(task))).collect();
+        self.target = Arc::new(target);
+        self.address = machine.address.clone();
+        Some(before.into_keys().filter(|id| !self.listed.contains_key(id)).collect())
+    }
+
+    pub(super) fn fold(&mut self, now: Millis, delta: MachineDelta) -> Folded {
+        let seen = &mut self.seen;
+        if delta.seq <= seen.seq {
+            return Folded::Known;
+        }
+        if !delta.reachable {
+            // Says nothing else, so nothing before it can be missing; what follows is full.
+            seen.seq = delta.seq;
+            seen.reachable = false;
+            seen.whole = false;
+            seen.silent_since.get_or_insert(now);
+            return Folded::News;
+        }
+        if delta.full {
+            seen.tasks.clear();
+            seen.whole = true;
+        } else if !seen.whole || delta.seq != seen.seq + 1 {
+            seen.whole = false;
+            return Folded::Gap;
+        }
+        seen.seq = delta.seq;
+        seen.reachable = true;
+        seen.silent_since = None;
+        seen.obeyed = delta.obeyed;
+        if delta.info.is_some() {
+            seen.info = delta.info;
+        }
+        for id in &delta.gone {
+            seen.tasks.remove(id);
+        }
+        seen.tasks.extend(delta.tasks.into_iter().map(|task| (task.id, task)));
+        self.given_up = false;
+        self.in_vain.clear();
+        Folded::News
+    }
+
+    /// What the machine said that the state does not say. Remembers it as on its way.
+    pub(super) fn differences(
+        &mut self,
+        now: Millis,
+        machine: &Machine,
+        state: &CellState,
+    ) -> Vec<Observation> {
+        let found = self.compare(now, machine, state);
+        if found.is_empty() {
+            return found;
+        }
+        if found == self.in_vain {
+            tracing::debug!(machine = %self.name, "the state takes no notice of {found:?}");
+            return Vec::new();
+        }
+        self.on_its_way = Some(found.clone());
+        found
+    }
+
+    fn compare(&self, now: Millis, machine: &Machine, state: &CellState) -> Vec<Observation> {
+        let seen = &self.seen;
+        if !seen.reachable {
+            let down = self.given_up && machine.state == MachineState::Up;
+            return if down {
+                vec![Observation::MachineDown { machine: self.id }]
+            } else {
+                Vec::new()
+            };
+        }
+        if !seen.whole {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        if let Some(info) = &seen.info
+            && (machine.state != MachineState::Up || machine.info.as_deref() != Some(info))
+        {
+            found.push(Observation::MachineUp { machine: self.id, info: info.clone() });
+        }
+        for task in &machine.tasks {
+            let Some(placed) = placed_on(self.id, *task, state) else { continue };
+            let id = IncarnationId { task: *task, number: placed.incarnation };
+            match seen.tasks.get(&id) {
+                Some(report) => found.extend(difference(placed, report)),
+                None if self.listed.get(&id).is_some_and(|listed| *listed <= seen.obeyed) => {
+                    found.push(Observation::TaskEnded {
+                        id,
+                        at: now,
+                        failure: Some(FailureCause::Lost),
+                    });
+                }
+                None => {}
+            }
+        }
+        found
+    }
+
+    pub(super) fn settled(&mut self, applied: bool) {
+        let sent = self.on_its_way.take();
+        self.in_vain = sent.filter(|_| applied).unwrap_or_default();
+    }
+
+    pub(super) fn on_its_way(&self) -> bool {
+        self.on_its_way.is_some()
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.seen.seq
+    }
+
+    pub(super) fn answers(&self) -> bool {
+        self.seen.reachable
+    }
+
+    pub(super) fn silent_since(&self) -> Option<Millis> {
+        self.seen.silent_since
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    /// Whether the newest orders may not have arrived. A silent machine obeys none; its shard has
+    /// them, or gets them when it answers again.
+    pub(super) fn overdue(&self) -> bool {
+        let unheard = self.seen.seq == 0;
+        unheard || (self.seen.reachable && self.seen.obeyed < self.generation)
+    }
+
+    pub(super) fn targets(&self, id: IncarnationId) -> bool {
+        self.listed.contains_key(&id)
+    }
+
+    pub(super) fn incarnations(&self) -> impl Iterator<Item = IncarnationId> {
+        self.listed.keys().copied()
+    }
+}
+
+/// What a report says of a placed incarnation that the state does not say.
+fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
+    let (id, restarts) = (report.id, report.restarts);
+    let restarted = placed.restarts != restarts;
+    match &report.status {
+        TaskStatus::Starting | TaskStatus::Stopping => None,
+        TaskStatus::Up { pid, since } => {
+            let known = placed.phase == Phase::Up { pid: *pid, since: *since };
+            (restarted || !known).then_some(Observation::TaskUp {
+                id,
+                pid: *pid,
+                since: *since,
+                restarts,
+            })
+        }
+        TaskStatus::BackOff { until } => {
+            let known = placed.phase == Phase::BackOff { until: *until };
+            let cause = report.last_failure.clone().unwrap_or(FailureCause::Lost);
+            (restarted || !known).then_some(Observation::TaskBackOff {
+                id,
+                until: *until,
+                restarts,
+                cause,
+            })
+        }
+        TaskStatus::Ended { at, failure } => {
+            Some(Observation::TaskEnded { id, at: *at, failure: failure.clone() })
+        }
+    }
+}
+
+fn placed_on(
+    machine: MachineId,
+    task: borg_proto::TaskId,
+    state: &CellState,
+) -> Option<&Placement> {
+    match &state.task(task)?.state {
+        TaskState::Running(placed) if placed.machine == machine => Some(placed),
+        TaskState::Running(_) | TaskState::Pending { .. } | TaskState::Dead { .. } => None,
+    }
+}
+
+/// What the state says that a machine should run.
+fn target(machine: &Machine, state: &CellState) -> Target {
+    let mut tasks = Vec::with_capacity(machine.tasks.len());
+    for id in &machine.tasks {
+        let (Some(job), Some(placed)) = (state.job(id.job), placed_on(machine.id, *id, state))
+        else {
+            continue;
+        };
+        tasks.push(TargetTask {
+            id: IncarnationId { task: *id, number: placed.incarnation },
+            name: TaskName { job: job.key.clone(), index: id.index },
+            tasks: job.spec.tasks,
+            spec: job.spec.task.clone(),
+            ports: placed.ports.clone(),
+            priority: job.spec.priority,
+            appclass: job.spec.effective_appclass(),
+            restart: job.spec.kind == JobKind::Service,
+        });
+    }
+    Target { tasks }
+}

@@ -1,0 +1,266 @@
+//! Replica and links as one.
+//!
+//! Decides the order inside a turn: inputs first, then the leader's own proposals, then agreement,
+//! then what follows from what was applied.
+
+use super::{Config, Effect, Input, Outcome, Status};
+use crate::links::Links;
+use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
+use crate::state::{Answer, CellState};
+use crate::store::Recovered;
+use borg_proto::command::{Action, Assignment, Principal};
+use borg_proto::poll::Usage;
+use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
+
+/// Most decisions in one entry, so that one entry does not hold up the others.
+const MAX_PLACED: usize = 1_000;
+
+/// A whole Borgmaster, without its hands.
+#[derive(Debug)]
+pub struct Master {
+    config: Config,
+    replica: Replica,
+    /// While this replica leads and has applied its first entry.
+    links: Option<Links>,
+    halt_told: bool,
+}
+
+impl Master {
+    /// A Borgmaster as of what its store gave back.
+    ///
+    /// # Errors
+    /// When `recovered` does not go with `config`, or is not enough to go on from.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the log is moved in; a caller needs it no more"
+    )]
+    pub fn new(config: Config, recovered: Recovered) -> Result<Self, RecoverError> {
+        let replica = Replica::new(config.clone(), &recovered)?;
+        Ok(Self { config, replica, links: None, halt_told: false })
+    }
+
+    /// Takes all inputs of one turn, returns what to do, in order. `now` is in Unix milliseconds
+    /// and never goes back.
+    pub fn handle(&mut self, now: Millis, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        let mut out = Out::default();
+        for input in inputs {
+            if self.replica.halted().is_some() {
+                refuse(input, &mut out.after);
+            } else {
+                self.take(now, input, &mut out);
+            }
+        }
+        if self.replica.halted().is_none() {
+            self.observe(now, &mut out);
+            self.replica.advance(now, &mut out);
+        }
+        self.finish(now, out)
+    }
+
+    /// The state as of the last entry applied.
+    #[must_use]
+    pub fn state(&self) -> &CellState {
+        self.replica.state()
+    }
+
+    /// Who leads, as far as known.
+    #[must_use]
+    pub fn leader(&self) -> Option<ReplicaId> {
+        self.replica.leader()
+    }
+
+    /// The Raft term.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.replica.term()
+    }
+
+    /// Whether this replica takes changes.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.replica.leads()
+    }
+
+    /// What an incarnation last said that it uses. Only the leader knows.
+    #[must_use]
+    pub fn usage(&self, id: IncarnationId) -> Option<Usage> {
+        self.links.as_ref()?.usage(id)
+    }
+
+    /// The replica whose link shard polls a machine. Only the leader knows.
+    #[must_use]
+    pub fn shard_of(&self, machine: MachineId) -> Option<ReplicaId> {
+        self.links.as_ref()?.shard_of(machine)
+    }
+
+    /// Since when a machine is silent, if it is. Only the leader knows.
+    #[must_use]
+    pub fn silent_since(&self, machine: MachineId) -> Option<Millis> {
+        self.links.as_ref()?.silent_since(machine)
+    }
+
+    /// What this replica knows of itself.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let replica = &self.replica;
+        Status {
+            replica: self.config.replica,
+            leader: replica.leader(),
+            term: replica.term(),
+            last_index: replica.last_index(),
+            commit: replica.commit(),
+            applied: replica.state().applied(),
+            checkpoint: replica.checkpoint_index(),
+            digest: replica.state().digest(),
+            digests: replica.digests(),
+            in_flight: replica.in_flight(),
+            halted: replica.halted().map(str::to_owned),
+            links: self.links.as_ref().map(Links::status),
+        }
+    }
+
+    fn take(&mut self, now: Millis, input: Input, out: &mut Out) {
+        match input {
+            Input::Tick => self.replica.tick(now, out),
+            Input::Raft(message) => self.replica.step(now, message, out),
+            Input::Unreachable(replica) => self.replica.unreachable(replica),
+            Input::Report(report) => {
+                if let Some(links) = &mut self.links {
+                    links.fold(now, report);
+                }
+            }
+            Input::Propose { token, command, deadline } => {
+                let what = (command.by, command.request, command.action);
+                let origin = Origin::Client { token };
+                if let Err((_, outcome)) = self.replica.propose(now, what, Some(deadline), origin) {
+                    out.after.push(Effect::Answer { token, outcome });
+                }
+            }
+            Input::Decisions(assignments) => self.place(now, assignments, out),
+            Input::ReadIndex { token, deadline } => self.replica.read(token, deadline, out),
+            Input::PeerDigest { replica, index, digest } => {
+                self.replica.peer_digest(replica, index, digest, out);
+            }
+        }
+    }
+
+    fn place(&mut self, now: Millis, mut assignments: Vec<Assignment>, out: &mut Out) {
+        while !assignments.is_empty() {
+            let rest = assignments.split_off(assignments.len().min(MAX_PLACED));
+            let tasks: Vec<TaskId> = assignments.iter().map(|assignment| assignment.task).collect();
+            if self.links.is_none() {
+                out.after.push(Effect::Undecided { tasks });
+            } else {
+                let action = Action::Place { assignments };
+                self.propose_own(now, action, Origin::Scheduler { tasks }, out);
+            }
+            assignments = rest;
+        }
+    }
+
+    fn observe(&mut self, now: Millis, out: &mut Out) {
+        let Some(links) = &mut self.links else { return };
+        links.tick(now, self.replica.state(), self.replica.heard());
+        if let Some((changes, machines)) = links.observe(now, self.replica.state()) {
+            self.propose_own(now, Action::Observe { changes }, Origin::Links { machines }, out);
+        }
+    }
+
+    fn propose_own(&mut self, now: Millis, action: Action, origin: Origin, out: &mut Out) {
+        let by = Principal::Master(self.config.replica);
+        if let Err((origin, _)) = self.replica.propose(now, (by, None, action), None, origin) {
+            out.settled.push((origin, Fate::Unknown));
+        }
+    }
+
+    /// What follows from what was applied.
+    fn finish(&mut self, now: Millis, mut out: Out) -> Vec<Effect> {
+        let mut effects = std::mem::take(&mut out.effects);
+        effects.extend(self.replica.leader_changed());
+        if !self.replica.leads() || self.replica.halted().is_some() {
+            self.links = None;
+        }
+        if out.led && self.replica.leads() {
+            let config = self.config.links.clone();
+            let (state, heard) = (self.replica.state(), self.replica.heard());
+            self.links = Some(Links::new(
+                config,
+                self.config.replica,
+                self.replica.term(),
+                state,
+                heard,
+                now,
+            ));
+        } else if let Some(links) = &mut self.links {
+            links.follow(self.replica.state(), &out.events, now);
+        }
+        if out.moved {
+            let (state, events) = (self.replica.state().clone(), std::mem::take(&mut out.events));
+            effects.push(Effect::Applied { state, events, reset: out.reset });
+        }
+        for (origin, fate) in out.settled {
+            effects.extend(self.settle(origin, fate));
+        }
+        if let Some(links) = &mut self.links {
+            effects.extend(links.orders(now));
+        }
+        effects.extend(out.after);
+        if let Some(why) = self.replica.halted().filter(|_| !self.halt_told) {
+            self.halt_told = true;
+            effects.push(Effect::Halt { why: why.to_owned() });
+        }
+        effects
+    }
+
+    fn settle(&mut self, origin: Origin, fate: Fate) -> Option<Effect> {
+        match origin {
+            Origin::Leader => None,
+            Origin::Client { token } => {
+                let outcome = match fate {
+                    Fate::Applied { index, result: Ok(answer) } => {
+                        Outcome::Accepted { index, answer }
+                    }
+                    Fate::Applied { index, result: Err(rejection) } => {
+                        Outcome::Refused { index, rejection }
+                    }
+                    Fate::Unknown => Outcome::Unavailable,
+                };
+                Some(Effect::Answer { token, outcome })
+            }
+            Origin::Scheduler { tasks } => Some(match fate {
+                Fate::Applied { result: Ok(Answer::Placed { results }), .. } => {
+                    Effect::Decided { results: tasks.into_iter().zip(results).collect() }
+                }
+                Fate::Applied { result: Err(rejection), .. } => Effect::Decided {
+                    results: tasks.into_iter().map(|task| (task, Err(rejection.clone()))).collect(),
+                },
+                Fate::Applied { result: Ok(_), .. } | Fate::Unknown => Effect::Undecided { tasks },
+            }),
+            Origin::Links { machines } => {
+                if let Some(links) = &mut self.links {
+                    links.settled(&machines, matches!(fate, Fate::Applied { .. }));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// What a halted replica says: nothing is done any more.
+fn refuse(input: Input, effects: &mut Vec<Effect>) {
+    match input {
+        Input::Propose { token, .. } => {
+            effects.push(Effect::Answer { token, outcome: Outcome::NotLeader { leader: None } });
+        }
+        Input::Decisions(assignments) => {
+            let tasks = assignments.into_iter().map(|assignment| assignment.task).collect();
+            effects.push(Effect::Undecided { tasks });
+        }
+        Input::ReadIndex { token, .. } => effects.push(Effect::ReadFailed { token }),
+        Input::Tick
+        | Input::Raft(_)
+        | Input::Unreachable(_)
+        | Input::Report(_)
+        | Input::PeerDigest { .. } => {}
+    }
+}

@@ -1,0 +1,662 @@
+//! One member of the group of masters: agreement on the log, and the state that follows from it.
+//!
+//! Answers which entries are agreed, in which order, and applies them. raft-rs decides; this drives
+//! it without I/O: everything of a turn goes in, one `advance` gives what is to be written, sent
+//! and answered, in that order. Leaves what entries mean to `state`, keeping them to `store`, and
+//! machines to `links`.
+//!
+//! Invariants: a vote or an acknowledgement comes after the [`Effect::Persist`] that covers it. An
+//! entry that cannot be understood stops the replica; it is never skipped. The same seed, inputs
+//! and times give the same effects.
+
+mod digests;
+mod log;
+mod logger;
+mod message;
+mod reads;
+
+use crate::event::Event;
+use crate::master::{Config, Effect, Outcome};
+use crate::rejection::Rejection;
+use crate::state::{Answer, CellState};
+use crate::store::{Batch, Checkpoint, HardState, LogEntry, Membership, Recovered};
+use borg_proto::command::{Action, Command, Principal};
+use borg_proto::wire::{MAX_COMMAND_BYTES, pb};
+use borg_proto::{MachineId, Millis, ReplicaId, TaskId};
+use digests::Digests;
+use log::MemoryLog;
+use message::Standing;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+use reads::Reads;
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes of entries that may wait for agreement on a leader. Ours: far below its memory.
+const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
+/// How long a sent checkpoint may stay unanswered until it counts as lost: this, and a second more
+/// for each [`SNAPSHOT_BYTES_PER_SECOND`]. Ours.
+const SNAPSHOT_PATIENCE: Millis = Millis(2_000);
+/// The slowest network that a checkpoint may travel on.
+const SNAPSHOT_BYTES_PER_SECOND: u64 = 10 << 20;
+
+/// An atomic write that owns its parts, so that it can wait for a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnedBatch {
+    /// See [`Batch::checkpoint`].
+    pub checkpoint: Option<Checkpoint>,
+    /// See [`Batch::entries`].
+    pub entries: Vec<LogEntry>,
+    /// See [`Batch::compact_to`].
+    pub compact_to: Option<u64>,
+    /// See [`Batch::hard_state`].
+    pub hard_state: Option<HardState>,
+}
+
+impl OwnedBatch {
+    /// As a store takes it.
+    #[must_use]
+    pub fn as_batch(&self) -> Batch<'_> {
+        Batch {
+            checkpoint: self.checkpoint.as_ref(),
+            entries: &self.entries,
+            compact_to: self.compact_to,
+            hard_state: self.hard_state,
+        }
+    }
+}
+
+/// Why a replica could not begin from what its store gave back.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The replica is not among the voters, or the voters are none or too many.
+    #[error("replica {replica} is not one of the masters {voters:?}")]
+    NotAMember {
+        /// This replica.
+        replica: ReplicaId,
+        /// The members.
+        voters: Vec<ReplicaId>,
+    },
+    /// The checkpoint was made with other masters.
+    #[error("the checkpoint is of masters {found:?}, configured are {expected:?}")]
+    OtherMembers {
+        /// In the checkpoint.
+        found: Vec<u64>,
+        /// Configured.
+        expected: Vec<u64>,
+    },
+    /// The checkpoint is not a state that this version can read.
+    #[error("checkpoint at {index}: {why}")]
+    Checkpoint {
+        /// Its place.
+        index: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// More is known to be agreed than the log holds.
+    #[error("commit {commit} is beyond the last entry {last}: rejoin from a peer")]
+    CommitBeyondLog {
+        /// Known to be agreed.
+        commit: u64,
+        /// Last entry.
+        last: u64,
+    },
+    /// Raft refuses the configuration.
+    #[error("raft configuration")]
+    Raft(#[from] raft::Error),
+}
+
+/// Who proposed an entry, and so who hears how it went.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Client { token: u64 },
+    Scheduler { tasks: Vec<TaskId> },
+    Links { machines: Vec<MachineId> },
+    Leader,
+}
+
+/// How a proposed entry went.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Applied {
+        index: u64,
+        result: Result<Answer, Rejection>,
+    },
+    /// It may or may not be applied one day.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    term: u64,
+    deadline: Option<Millis>,
+    origin: Origin,
+}
+
+/// What came out of a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Out {
+    /// Persist and Send, in their order.
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) events: Vec<Event>,
+    /// Entries were applied, or the state replaced.
+    pub(crate) moved: bool,
+    pub(crate) reset: bool,
+    /// The first entry of this replica's own term was applied.
+    pub(crate) led: bool,
+    pub(crate) settled: Vec<(Origin, Fate)>,
+    /// What comes after answers.
+    pub(crate) after: Vec<Effect>,
+}
+
+pub(crate) struct Replica {
+    config: Config,
+    id: u64,
+    voters: Vec<u64>,
+    raw: RawNode<MemoryLog>,
+    state: CellState,
+    /// The newest of Raft's; what of it must be durable has been handed out.
+    hard: HardState,
+    waiting: BTreeMap<u64, Waiting>,
+    reads: Reads,
+    digests: Digests,
+    heard: BTreeMap<ReplicaId, Millis>,
+    /// Checkpoints on their way, by when they count as lost.
+    sending: BTreeMap<u64, Millis>,
+    announced: (Option<ReplicaId>, u64),
+    /// The term in which this replica proposed that it leads.
+    claimed: u64,
+    halted: Option<String>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica")
+            .field("id", &self.id)
+            .field("hard", &self.hard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    pub(crate) fn new(config: Config, recovered: &Recovered) -> Result<Self, RecoverError> {
+        let id = config.replica.0;
+        let mut voters: Vec<u64> = config.voters.iter().map(|voter| voter.0).collect();
+        voters.sort_unstable();
+        voters.dedup();
+        if id == 0 || !voters.contains(&id) || voters.contains(&0) || voters.len() > 64 {
+            return Err(RecoverError::NotAMember {
+                replica: config.replica,
+                voters: config.voters,
+            });
+        }
+        let state = match &recovered.checkpoint {
+            Some(made) => recover_state(&config, &voters, made)?,
+            None => CellState::new(config.cell.clone()),
+        };
+        // A checkpoint covers agreed entries only, so at least that much is agreed (etcd-io/raft
+        // #300: applied beyond commit after a restart).
+        let commit = recovered.hard_state.commit.max(state.applied());
+        if commit > recovered.last().index {
+            return Err(RecoverError::CommitBeyondLog { commit, last: recovered.last().index });
+        }
+        let members = Membership { voters: voters.clone(), ..Membership::default() };
+        let log = MemoryLog::new(recovered, members, commit);
+        let raft_config = raft::Config {
+            id,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: state.applied(),
+            max_size_per_msg: message::MAX_BATCH_BYTES,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            ..raft::Config::default()
+        };
+        let raw = RawNode::new(&raft_config, log, &logger::forwarding())?;
+        let hard = HardState { commit, ..recovered.hard_state };
+        let mut replica = Self {
+            id,
+            voters,
+            raw,
+            hard,
+            waiting: BTreeMap::new(),
+            reads: Reads::new(id, config.seed),
+            digests: Digests::new(config.replica, config.voters.len()),
+            heard: BTreeMap::new(),
+            sending: BTreeMap::new(),
+            announced: (None, hard.term),
+            claimed: 0,
+            halted: None,
+            state,
+            config,
+        };
+        replica.pin_election_timeout();
+        Ok(replica)
+    }
+
+    pub(crate) fn state(&self) -> &CellState {
+        &self.state
+    }
+
+    pub(crate) fn leader(&self) -> Option<ReplicaId> {
+        Some(self.raw.raft.leader_id).filter(|id| *id != 0).map(ReplicaId)
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub(crate) fn halted(&self) -> Option<&str> {
+        self.halted.as_deref()
+    }
+
+    /// When each other replica was last heard of.
+    pub(crate) fn heard(&self) -> &BTreeMap<ReplicaId, Millis> {
+        &self.heard
+    }
+
+    pub(crate) fn commit(&self) -> u64 {
+        self.hard.commit
+    }
+
+    pub(crate) fn last_index(&self) -> u64 {
+        self.raw.raft.raft_log.last_index()
+    }
+
+    pub(crate) fn checkpoint_index(&self) -> u64 {
+        self.raw.store().checkpoint_index()
+    }
+
+    pub(crate) fn digests(&self) -> Vec<(u64, u128)> {
+        self.digests.own()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn tick(&mut self, now: Millis, out: &mut Out) {
+        self.raw.tick();
+        self.pin_election_timeout();
+        self.expire(now, out);
+        self.give_up_checkpoints(now);
+    }
+
+    /// Takes a message of another replica, or drops it with a word in the log.
+    pub(crate) fn step(&mut self, now: Millis, message: pb::RaftMessage, out: &mut Out) {
+        if let Err(refused) = self.try_step(now, message, out) {
+            tracing::warn!(replica = self.id, "{refused}");
+        }
+    }
+
+    fn try_step(
+        &mut self,
+        now: Millis,
+        message: pb::RaftMessage,
+        out: &mut Out,
+    ) -> Result<(), message::Refused> {
+        let message = message::decode(message)?;
+        message::admit(&message, &self.standing())?;
+        let (from, current) = (message.from, message.term >= self.term());
+        let installs = message.get_msg_type() == MessageType::MsgSnapshot;
+        if installs && current && message.get_snapshot().get_metadata().index > self.hard.commit {
+            read_snapshot(&self.config, message.get_snapshot())
+                .map_err(|_| message::Refused("checkpoint that is no state of this cell"))?;
+        }
+        // Errors are of messages that came too late: nothing to do about them.
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(replica = self.id, from, %error, "raft message ignored");
+        }
+        self.pin_election_timeout();
+        if current {
+            self.heard.insert(ReplicaId(from), now);
+        }
+        if installs {
+            // On its own, so that nothing else of the turn meets a half installed state.
+            self.drain(now, out);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unreachable(&mut self, replica: ReplicaId) {
+        if self.leads() && self.voters.contains(&replica.0) {
+            self.raw.report_unreachable(replica.0);
+        }
+    }
+
+    /// Puts a command into the log if this replica leads. The answer comes in [`Out::settled`].
+    pub(crate) fn propose(
+        &mut self,
+        now: Millis,
+        action: (Principal, Option<borg_proto::command::RequestId>, Action),
+        deadline: Option<Millis>,
+        origin: Origin,
+    ) -> Result<(), (Origin, Outcome)> {
+        if !self.leads() {
+            return Err((origin, Outcome::NotLeader { leader: self.leader() }));
+        }
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Err((origin, Outcome::Unavailable));
+        }
+        if matches!(origin, Origin::Client { .. }) && self.waiting.len() >= self.config.in_flight {
+            return Err((origin, Outcome::Overloaded));
+        }
+        let (by, request, action) = action;
+        let bytes = Command { at: now, by, request, action }.encode();
+        if bytes.len() > MAX_COMMAND_BYTES {
+            let (bytes, limit) = (bytes.len() as u64, MAX_COMMAND_BYTES as u64);
+            return Err((origin, Outcome::TooLarge { bytes, limit }));
+        }
+        if self.raw.propose(Vec::new(), bytes).is_err() {
+            return Err((origin, Outcome::Overloaded));
+        }
+        let waiting = Waiting { term: self.term(), deadline, origin };
+        self.waiting.insert(self.last_index(), waiting);
+        Ok(())
+    }
+
+    pub(crate) fn read(&mut self, token: u64, deadline: Millis, out: &mut Out) {
+        if !self.reads.add(token, deadline) {
+            out.after.push(Effect::ReadFailed { token });
+        }
+    }
+
+    pub(crate) fn peer_digest(&mut self, from: ReplicaId, index: u64, digest: u128, out: &mut Out) {
+        if !self.voters.contains(&from.0) || from.0 == self.id {
+            return;
+        }
+        if self.digests.compare(from, index, digest) {
+            out.after.push(Effect::Diverged { replica: from, index });
+        }
+        if let Some(index) = self.digests.outvoted() {
+            self.halt(format!("after entry {index} a majority of the masters has another state than this one: restore this replica from a peer"));
+        }
+    }
+
+    /// Does all that the inputs of the turn lead to.
+    pub(crate) fn advance(&mut self, now: Millis, out: &mut Out) {
+        self.claim(now);
+        if let Some(context) = self.reads.ask(now) {
+            self.raw.read_index(context);
+        }
+        self.drain(now, out);
+        self.reads.finish(self.state.applied(), &mut out.after);
+        self.make_checkpoint(out);
+    }
+
+    /// The leader that the group has now, when it is another than last time.
+    pub(crate) fn leader_changed(&mut self) -> Option<Effect> {
+        let now = (self.leader(), self.term());
+        if now == self.announced {
+            return None;
+        }
+        self.announced = now;
+        Some(Effect::LeaderChanged { leader: now.0, term: now.1 })
+    }
+
+    /// A new leader's first entry says so: followers of the log learn it, and all that was agreed
+    /// before is known to be agreed once this is.
+    fn claim(&mut self, now: Millis) {
+        if !self.leads() || self.claimed == self.term() {
+            return;
+        }
+        let action = Action::Lead { leader: self.config.replica, term: self.term() };
+        let by = Principal::Master(self.config.replica);
+        if self.propose(now, (by, None, action), None, Origin::Leader).is_ok() {
+            self.claimed = self.term();
+        }
+    }
+
+    fn drain(&mut self, now: Millis, out: &mut Out) {
+        while self.halted.is_none() && self.raw.has_ready() {
+            self.one_ready(now, out);
+            self.claim(now);
+        }
+        let (leads, term) = (self.leads(), self.term());
+        let lost: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| !leads || waiting.term != term || self.halted.is_some())
+            .map(|(index, _)| *index)
+            .collect();
+        for index in lost {
+            self.settle_unknown(index, out);
+        }
+    }
+
+    fn one_ready(&mut self, now: Millis, out: &mut Out) {
+        let mut ready = self.raw.ready();
+        self.send(now, ready.take_messages(), out);
+        let mut batch = OwnedBatch::default();
+        if !ready.snapshot().is_empty() {
+            let Some(checkpoint) = self.install(ready.snapshot(), out) else { return };
+            self.raw.mut_store().install(checkpoint.clone());
+            batch.checkpoint = Some(checkpoint);
+        }
+        self.raw.mut_store().append(ready.entries());
+        batch.entries = ready.entries().iter().map(log::from_raft).collect();
+        if let Some(hard) = ready.hs() {
+            self.hard = HardState { term: hard.term, vote: hard.vote, commit: hard.commit };
+        }
+        // How far the log is agreed alone needs no write: it is learnt again from the group.
+        if ready.must_sync() {
+            batch.hard_state = Some(self.hard);
+            out.effects.push(Effect::Persist(batch));
+        }
+        self.send(now, ready.take_persisted_messages(), out);
+        for read in ready.take_read_states() {
+            self.reads.confirmed(&read.request_ctx, read.index);
+        }
+        let committed = ready.take_committed_entries();
+        self.apply(committed, out);
+        if self.halted.is_some() {
+            return;
+        }
+        let mut light = self.raw.advance(ready);
+        if let Some(commit) = light.commit_index() {
+            self.hard.commit = commit;
+        }
+        self.send(now, light.take_messages(), out);
+        self.apply(light.take_committed_entries(), out);
+        if self.halted.is_none() {
+            self.raw.advance_apply();
+        }
+    }
+
+    fn send(&mut self, now: Millis, messages: Vec<Message>, out: &mut Out) {
+        for message in messages {
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                let bytes = message.get_snapshot().data.len() as u64;
+                let patience =
+                    SNAPSHOT_PATIENCE + Millis::from_secs(bytes / SNAPSHOT_BYTES_PER_SECOND);
+                self.sending.insert(message.to, now + patience);
+            }
+            let to = ReplicaId(message.to);
+            out.effects.push(Effect::Send { to, message: message::encode(message) });
+        }
+    }
+
+    /// Replaces the state by a leader's.
+    fn install(&mut self, snapshot: &Snapshot, out: &mut Out) -> Option<Checkpoint> {
+        match read_snapshot(&self.config, snapshot) {
+            Ok(state) => self.state = state,
+            Err(why) => {
+                self.halt(format!("checkpoint of the leader: {why}"));
+                return None;
+            }
+        }
+        // What was applied in this turn before is part of the new state.
+        out.events.clear();
+        out.moved = true;
+        out.reset = true;
+        let meta = snapshot.get_metadata();
+        Some(Checkpoint {
+            index: meta.index,
+            term: meta.term,
+            membership: self.raw.store().members().clone(),
+            data: snapshot.data.to_vec().into(),
+        })
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>, out: &mut Out) {
+        for entry in entries {
+            if let Err(why) = self.apply_one(&entry, out) {
+                self.halt(format!("log entry {}: {why}", entry.index));
+                return;
+            }
+            for replica in self.digests.note(entry.index, self.state.digest()) {
+                out.after.push(Effect::Diverged { replica, index: entry.index });
+            }
+        }
+    }
+
+    fn apply_one(&mut self, entry: &Entry, out: &mut Out) -> Result<(), String> {
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            return Err("it changes the members, which this version does not know".into());
+        }
+        out.moved = true;
+        if entry.data.is_empty() {
+            self.state.skip(entry.index);
+            return Ok(());
+        }
+        let command = Command::decode(&entry.data).map_err(|error| error.to_string())?;
+        let result = self.state.apply(entry.index, &command).map(|applied| {
+            out.events.extend(applied.events);
+            applied.answer
+        });
+        if let Action::Lead { leader, term } = &command.action {
+            out.led |= leader.0 == self.id && *term == self.term() && self.leads();
+        }
+        if let Some(waiting) = self.waiting.remove(&entry.index) {
+            let fate = if waiting.term == entry.term {
+                Fate::Applied { index: entry.index, result }
+            } else {
+                Fate::Unknown
+            };
+            out.settled.push((waiting.origin, fate));
+        }
+        Ok(())
+    }
+
+    fn settle_unknown(&mut self, index: u64, out: &mut Out) {
+        if let Some(waiting) = self.waiting.remove(&index) {
+            out.settled.push((waiting.origin, Fate::Unknown));
+        }
+    }
+
+    fn expire(&mut self, now: Millis, out: &mut Out) {
+        let over = |waiting: &Waiting| waiting.deadline.is_some_and(|deadline| deadline <= now);
+        let late = self.waiting.iter().filter(|(_, waiting)| over(waiting));
+        for index in late.map(|(index, _)| *index).collect::<Vec<_>>() {
+            self.settle_unknown(index, out);
+        }
+        self.reads.expire(now, &mut out.after);
+    }
+
+    fn make_checkpoint(&mut self, out: &mut Out) {
+        let applied = self.state.applied();
+        let log = self.raw.store();
+        if self.halted.is_some() || applied < log.checkpoint_index() + self.config.checkpoint_every
+        {
+            return;
+        }
+        let term = log.term(applied).expect("an applied entry after the checkpoint is in the log");
+        let checkpoint = Checkpoint {
+            index: applied,
+            term,
+            membership: log.members().clone(),
+            data: self.state.encode().into(),
+        };
+        let compact_to = applied.saturating_sub(self.config.trailing);
+        let batch = OwnedBatch {
+            checkpoint: Some(checkpoint.clone()),
+            entries: Vec::new(),
+            compact_to: Some(compact_to).filter(|to| *to > log.compacted()),
+            hard_state: Some(self.hard),
+        };
+        self.raw.mut_store().checkpoint(checkpoint, compact_to);
+        out.after.push(Effect::Persist(batch));
+    }
+
+    /// Raft waits for a word about every checkpoint that it sent. No word for long is a word too.
+    fn give_up_checkpoints(&mut self, now: Millis) {
+        let late: Vec<u64> =
+            self.sending.iter().filter(|(_, at)| **at <= now).map(|(to, _)| *to).collect();
+        for to in late {
+            self.sending.remove(&to);
+            let waits =
+                self.raw.raft.prs().get(to).is_some_and(|p| p.state == ProgressState::Snapshot);
+            if self.leads() && waits {
+                self.raw.report_snapshot(to, SnapshotStatus::Failure);
+            }
+        }
+    }
+
+    /// raft-rs draws election timeouts from the thread's random numbers; these repeat.
+    fn pin_election_timeout(&mut self) {
+        let mut bytes = [0; 24];
+        for (part, value) in bytes.chunks_exact_mut(8).zip([self.config.seed, self.id, self.term()])
+        {
+            part.copy_from_slice(&value.to_le_bytes());
+        }
+        let shortest = self.config.election_ticks;
+        let draw = usize::try_from(xxh3_64(&bytes) >> 33).expect("31 bits");
+        self.raw.raft.set_randomized_election_timeout(shortest + draw % shortest);
+    }
+
+    fn standing(&self) -> Standing<'_> {
+        let log = &self.raw.raft.raft_log;
+        Standing {
+            id: self.id,
+            voters: &self.voters,
+            term: self.raw.raft.term,
+            leads: self.leads(),
+            committed: log.committed,
+            committed_term: log.term(log.committed).unwrap_or(0),
+            last_index: log.last_index(),
+        }
+    }
+
+    fn halt(&mut self, why: String) {
+        if self.halted.is_none() {
+            tracing::error!(replica = self.id, %why, "replica halts");
+            self.halted = Some(why);
+        }
+    }
+}
+
+fn recover_state(
+    config: &Config,
+    voters: &[u64],
+    made: &Checkpoint,
+) -> Result<CellState, RecoverError> {
+    let members = Membership { voters: voters.to_vec(), ..Membership::default() };
+    if made.membership != members {
+        let found = made.membership.voters.clone();
+        return Err(RecoverError::OtherMembers { found, expected: voters.to_vec() });
+    }
+    read_state(config, made.index, &made.data)
+        .map_err(|why| RecoverError::Checkpoint { index: made.index, why })
+}
+
+fn read_snapshot(config: &Config, snapshot: &Snapshot) -> Result<CellState, String> {
+    read_state(config, snapshot.get_metadata().index, &snapshot.data)
+}
+
+fn read_state(config: &Config, index: u64, data: &[u8]) -> Result<CellState, String> {
+    let state = CellState::decode(data).map_err(|error| error.to_string())?;
+    if *state.cell() != config.cell {
+        return Err(format!("it is of cell {}, this is cell {}", state.cell(), config.cell));
+    }
+    if state.applied() != index {
+        return Err(format!("it is of entry {}, not of {index}", state.applied()));
+    }
+    Ok(state)
+}

@@ -1,0 +1,187 @@
+//! The part of the log that a replica holds in memory, as Raft wants to read it.
+//!
+//! Everything since the last compaction, and the newest checkpoint for replicas that need older
+//! entries than these. Says nothing of durability: what is here has been handed out to be
+//! persisted in the same turn.
+//!
+//! Invariant: entries are consecutive and start just after `compacted`; the checkpoint covers
+//! `compacted`.
+
+use super::message;
+use crate::store::{Checkpoint, EntryKind, LogEntry, Membership, Position, Recovered};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+pub(super) struct MemoryLog {
+    compacted: Position,
+    entries: VecDeque<Entry>,
+    checkpoint: Option<Checkpoint>,
+    members: Membership,
+    /// Only what Raft starts from.
+    start: HardState,
+}
+
+impl MemoryLog {
+    /// The log that a store gave back. `commit` is where it is known to be agreed.
+    pub(super) fn new(recovered: &Recovered, members: Membership, commit: u64) -> Self {
+        let start = HardState {
+            term: recovered.hard_state.term,
+            vote: recovered.hard_state.vote,
+            commit,
+            ..HardState::default()
+        };
+        Self {
+            compacted: recovered.compacted,
+            entries: recovered.entries.iter().map(to_raft).collect(),
+            checkpoint: recovered.checkpoint.clone(),
+            members,
+            start,
+        }
+    }
+
+    pub(super) fn members(&self) -> &Membership {
+        &self.members
+    }
+
+    pub(super) fn checkpoint_index(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.index)
+    }
+
+    pub(super) fn compacted(&self) -> u64 {
+        self.compacted.index
+    }
+
+    /// Takes entries that are being persisted; they replace everything from the first of them on.
+    pub(super) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        let keep = first.index.saturating_sub(self.compacted.index + 1);
+        self.entries.truncate(to_usize(keep));
+        self.entries.extend(entries.iter().cloned());
+    }
+
+    /// Takes a leader's checkpoint in place of the whole log.
+    pub(super) fn install(&mut self, checkpoint: Checkpoint) {
+        self.entries.clear();
+        self.compacted = checkpoint.position();
+        self.checkpoint = Some(checkpoint);
+    }
+
+    /// Takes a checkpoint of our own and forgets entries up to `compact_to`.
+    pub(super) fn checkpoint(&mut self, checkpoint: Checkpoint, compact_to: u64) {
+        let gone = compact_to.min(checkpoint.index).saturating_sub(self.compacted.index);
+        if gone > 0 {
+            let last = self.entries.drain(..to_usize(gone)).next_back();
+            let last = last.expect("a checkpoint of our own is inside the log");
+            self.compacted = Position { index: last.index, term: last.term };
+        }
+        self.checkpoint = Some(checkpoint);
+    }
+
+    fn last(&self) -> u64 {
+        self.entries.back().map_or(self.compacted.index, |entry| entry.index)
+    }
+}
+
+impl Storage for MemoryLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState { hard_state: self.start.clone(), conf_state: conf_state(&self.members) })
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.compacted.index {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if high > self.last() + 1 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let first = self.compacted.index + 1;
+        let range = to_usize(low - first)..to_usize(high - first);
+        let max_size = max_size.into().unwrap_or(u64::MAX);
+        let mut size = 0;
+        let fits = |entry: &&Entry| {
+            let empty = size == 0;
+            size += entry.data.len() as u64 + 32;
+            empty || size <= max_size
+        };
+        Ok(self.entries.range(range).take_while(fits).cloned().collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.compacted.index {
+            return Ok(self.compacted.term);
+        }
+        if index < self.compacted.index {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        let entry = self.entries.get(to_usize(index - self.compacted.index - 1));
+        entry.map(|entry| entry.term).ok_or(Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.compacted.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, request_index: u64, _: u64) -> raft::Result<Snapshot> {
+        match &self.checkpoint {
+            Some(made) if made.index >= request_index => {
+                let members = conf_state(&made.membership);
+                Ok(message::snapshot(made.index, made.term, members, &made.data))
+            }
+            Some(_) | None => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+        }
+    }
+}
+
+fn to_raft(entry: &LogEntry) -> Entry {
+    let mut to = Entry::default();
+    to.set_entry_type(match entry.kind {
+        EntryKind::Normal => EntryType::EntryNormal,
+        EntryKind::ConfChange => EntryType::EntryConfChange,
+        EntryKind::ConfChangeV2 => EntryType::EntryConfChangeV2,
+    });
+    to.index = entry.index;
+    to.term = entry.term;
+    to.data = entry.data.clone().into();
+    to
+}
+
+/// An entry of Raft's as the store keeps it.
+pub(super) fn from_raft(entry: &Entry) -> LogEntry {
+    LogEntry {
+        index: entry.index,
+        term: entry.term,
+        kind: match entry.get_entry_type() {
+            EntryType::EntryNormal => EntryKind::Normal,
+            EntryType::EntryConfChange => EntryKind::ConfChange,
+            EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
+        },
+        data: entry.data.to_vec(),
+    }
+}
+
+fn conf_state(members: &Membership) -> ConfState {
+    ConfState {
+        voters: members.voters.clone(),
+        learners: members.learners.clone(),
+        voters_outgoing: members.voters_outgoing.clone(),
+        learners_next: members.learners_next.clone(),
+        auto_leave: members.auto_leave,
+        ..ConfState::default()
+    }
+}
+
+fn to_usize(count: u64) -> usize {
+    usize::try_from(count).expect("a log in memory fits in memory")
+}
