@@ -37,6 +37,10 @@ fn check_name(what: &'static str, text: &str) -> Result<(), NameError> {
     if !text.as_bytes()[0].is_ascii_alphanumeric() {
         return refuse("begins with a character that is not allowed there");
     }
+    // A DNS label may not (RFC 1035, section 2.3.1), and TLS refuses to connect to such a name.
+    if text.ends_with('-') {
+        return refuse("ends with '-'");
+    }
     Ok(())
 }
 
@@ -238,7 +242,7 @@ mod tests {
 
     #[test]
     fn names_that_could_escape_a_path_or_a_label_are_refused() {
-        for bad in ["", "a/b", "..", "é", "A", "-a", "a.b", "a b", &"x".repeat(10_240)] {
+        for bad in ["", "a/b", "..", "é", "A", "-a", "a-", "a.b", "a b", &"x".repeat(10_240)] {
             let refused = JobName::new(bad).unwrap_err();
             assert!(refused.to_string().len() < 300, "{refused}");
         }

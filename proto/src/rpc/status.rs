@@ -128,7 +128,8 @@ fn explain_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     if text.contains("failed to lookup address") {
         return Some("the host's name cannot be resolved".into());
     }
-    if cause.is::<tonic::TimeoutExpired>() || text == "deadline has elapsed" {
+    let late = ["deadline has elapsed", "TLS handshake timeout.", "keep-alive timed out"];
+    if cause.is::<tonic::TimeoutExpired>() || late.contains(&text.as_str()) {
         return Some("no answer before the deadline".into());
     }
     let io = cause.downcast_ref::<std::io::Error>()?;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// Any value that parses from a short name.
 fn name<T: FromStr<Err: Debug> + Debug>() -> impl Strategy<Value = T> {
-    "[a-z0-9][a-z0-9_-]{0,20}".prop_map(|text| text.parse().unwrap())
+    "[a-z0-9]([a-z0-9_-]{0,19}[a-z0-9_])?".prop_map(|text| text.parse().unwrap())
 }
 
 fn line() -> impl Strategy<Value = String> {
