@@ -65,9 +65,8 @@ fn same_but_for_usage(a: &TaskReport, b: &TaskReport) -> bool {
 #[must_use]
 pub fn fold(old: &MachineReport, difference: &Difference) -> MachineReport {
     let info = difference.info.clone().unwrap_or_else(|| old.info.clone());
-    let replaced = |id| {
-        difference.gone.contains(&id) || difference.tasks.iter().any(|task| task.id == id)
-    };
+    let replaced =
+        |id| difference.gone.contains(&id) || difference.tasks.iter().any(|task| task.id == id);
     let kept = old.tasks.iter().filter(|task| !replaced(task.id)).cloned();
     let mut tasks: Vec<_> = kept.chain(difference.tasks.iter().cloned()).collect();
     tasks.sort_by_key(|task| task.id);

@@ -43,7 +43,12 @@ pub struct Wiring {
 }
 
 /// Runs a link shard until `stop`.
-pub async fn run(config: Config, credentials: Credentials, mut wiring: Wiring, stop: CancellationToken) {
+pub async fn run(
+    config: Config,
+    credentials: Credentials,
+    mut wiring: Wiring,
+    stop: CancellationToken,
+) {
     let cell = config.cell.clone();
     let mut shard = Shard::new(config);
     let (answers, mut answered) = mpsc::channel(ANSWERS);
@@ -100,7 +105,14 @@ impl Drop for Machine {
 }
 
 impl Poller {
-    fn poll(&mut self, name: MachineName, ticket: u64, address: &str, request: PollRequest, patience: Millis) {
+    fn poll(
+        &mut self,
+        name: MachineName,
+        ticket: u64,
+        address: &str,
+        request: PollRequest,
+        patience: Millis,
+    ) {
         let client = match self.connection(&name, address) {
             Ok(client) => client,
             Err(why) => return self.answer_later(name, ticket, PollFailure::Unreachable(why)),
@@ -131,8 +143,13 @@ impl Poller {
     }
 
     /// The machine's connection: opened when first needed, again when its address changed.
-    fn connection(&mut self, name: &MachineName, address: &str) -> Result<BorgletClient<Channel>, String> {
-        if let Some(machine) = self.machines.get(name).filter(|machine| machine.address == address) {
+    fn connection(
+        &mut self,
+        name: &MachineName,
+        address: &str,
+    ) -> Result<BorgletClient<Channel>, String> {
+        if let Some(machine) = self.machines.get(name).filter(|machine| machine.address == address)
+        {
             return Ok(machine.client.clone());
         }
         let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };

@@ -33,7 +33,7 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
 }
 
 fn machine() -> MachineName {
-    "m-1".parse().unwrap()
+    "m-1".parse().expect("a name")
 }
 
 fn orders(session: u64, generation: u64) -> ShardOrders {
@@ -53,7 +53,7 @@ fn orders(session: u64, generation: u64) -> ShardOrders {
 }
 
 fn shard() -> Shard {
-    Shard::new(Config::new("lab".parse().unwrap(), ReplicaId(2)))
+    Shard::new(Config::new("lab".parse().expect("a name"), ReplicaId(2)))
 }
 
 /// The poll that is now out, if the effects start one.

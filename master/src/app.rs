@@ -36,6 +36,8 @@ const ORDERS: usize = 256;
 const REPORTS: usize = 1_024;
 /// The epoch of a cell that was never restored from a backup.
 const FIRST_EPOCH: u64 = 1;
+/// The beat of the deciding half: what its timers are counted in.
+const TICK: Millis = Millis(20);
 /// Time between two comparisons of state digests with the other masters.
 const COMPARE: Duration = Duration::from_secs(2);
 
@@ -132,7 +134,9 @@ impl App {
         let credentials = Credentials::load(&config.creds)?;
         let own = match &credentials.identity.role {
             Role::Master(replica) => *replica,
-            role @ (Role::Borglet(_) | Role::User(_)) => return Err(AppError::NotAMaster(role.clone())),
+            role @ (Role::Borglet(_) | Role::User(_)) => {
+                return Err(AppError::NotAMaster(role.clone()));
+            }
         };
         let me = check_members(own, &config.masters)?;
         let identity = ReplicaIdentity {
@@ -147,6 +151,7 @@ impl App {
         let voters = config.masters.iter().map(|member| member.replica).collect();
         let cell = credentials.identity.cell.clone();
         let mut settings = master::Config::new(cell, own, voters, seed());
+        settings.tick = TICK;
         settings.checkpoint_every = config.checkpoint_every;
         settings.links.machine_down_after = Millis(config.machine_down_after_ms);
         let master = Master::new(settings, recovered).map_err(AppError::Recover)?;
@@ -156,7 +161,17 @@ impl App {
             None => None,
         };
         let (metrics, exposition) = Metrics::new();
-        Ok(Self { config, credentials, me, listener, metrics_listener, store, master, metrics, exposition })
+        Ok(Self {
+            config,
+            credentials,
+            me,
+            listener,
+            metrics_listener,
+            store,
+            master,
+            metrics,
+            exposition,
+        })
     }
 
     /// Where the API is served.
@@ -184,7 +199,6 @@ impl App {
         let first = View {
             state: self.master.state().clone(),
             status: self.master.status(),
-            usage: Arc::default(),
             seen_at: clock::now(),
             heard_at: Millis(0),
         };
@@ -224,11 +238,20 @@ impl App {
             let healthy: http::Healthy = Arc::new(move || seen.borrow().status.leader.is_some());
             let gauge = self.metrics.polled_machines.clone();
             let count = polled.clone();
-            let before = move || gauge.set(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-            tokio::spawn(http::serve(listener, self.exposition, Box::new(before), healthy, stop.clone()));
+            let before = move || {
+                gauge.set(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            };
+            tokio::spawn(http::serve(
+                listener,
+                self.exposition,
+                Box::new(before),
+                healthy,
+                stop.clone(),
+            ));
         }
 
-        let changes = Changes { driver: turns.clone(), peers: peers.clone(), view: view_in.clone(), own };
+        let changes =
+            Changes { driver: turns.clone(), peers: peers.clone(), view: view_in.clone(), own };
         let api = Api {
             cell: self.credentials.identity.cell.clone(),
             me: self.me,
@@ -305,11 +328,13 @@ fn spawn_scheduler(
 
 /// A number that differs from start to start, so that replicas do not time out together.
 fn seed() -> u64 {
-    xxhash_rust::xxh3::xxh3_64(&[clock::now().0.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat())
+    xxhash_rust::xxh3::xxh3_64(
+        &[clock::now().0.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat(),
+    )
 }
 
 async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(Duration::from_millis(master::TICK.0));
+    let mut ticks = tokio::time::interval(Duration::from_millis(TICK.0));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
@@ -317,7 +342,8 @@ async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         // A full queue means that the driver is behind; a tick more would not help it.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = turns.try_send(Turn::Input(Input::Tick)) {
+        if let Err(mpsc::error::TrySendError::Closed(_)) = turns.try_send(Turn::Input(Input::Tick))
+        {
             return;
         }
     }

@@ -7,8 +7,8 @@ use crate::driver::Turn;
 use crate::feed::View;
 use crate::peers::Peers;
 use borg_cell::master::Outcome;
-use borg_cell::state::Answer;
 use borg_cell::rejection::{Rejection, RejectionCode};
+use borg_cell::state::Answer;
 use borg_proto::Millis;
 use borg_proto::command::{Action, Command, Principal, RequestId};
 use borg_proto::names::{ReplicaId, UserName};
@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// What became of an accepted change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
+pub(crate) struct Done {
     /// Its place in the log.
     pub index: u64,
     /// What the asker is told.
@@ -34,7 +34,7 @@ pub struct Done {
 
 /// Takes changes to where they are made.
 #[derive(Debug, Clone)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// This replica's driver.
     pub driver: mpsc::Sender<Turn>,
     /// The other masters.
@@ -51,7 +51,7 @@ impl Changes {
     /// # Errors
     /// The state's refusal, or UNAVAILABLE when no majority was found in time: the change may or
     /// may not be done then, and asking again with the same request id is safe.
-    pub async fn make(
+    pub(crate) async fn make(
         &self,
         by: UserName,
         request: &str,
@@ -93,7 +93,11 @@ impl Changes {
     ///
     /// # Errors
     /// UNAVAILABLE when the driver has stopped.
-    pub async fn make_here(&self, command: Command, deadline: Millis) -> Result<Outcome, Status> {
+    pub(crate) async fn make_here(
+        &self,
+        command: Command,
+        deadline: Millis,
+    ) -> Result<Outcome, Status> {
         let (reply, outcome) = oneshot::channel();
         let turn = Turn::Propose { command, deadline, reply };
         self.driver.send(turn).await.map_err(|_| Status::unavailable("this master is stopping"))?;
@@ -112,7 +116,10 @@ impl Changes {
         let mut request = tonic::Request::new(pb::ProposeRequest { command: command.encode() });
         request.set_timeout(Duration::from_millis(deadline.since(clock::now()).0.min(2_000)));
         let response = client.propose(request).await.map_err(|status| match status.code() {
-            Code::FailedPrecondition | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+            Code::FailedPrecondition
+            | Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled => {
                 no_quorum(&format!("master {leader} does not answer for the leader"))
             }
             _ => status,
@@ -151,18 +158,20 @@ fn check_request_id(text: &str) -> Result<RequestId, Status> {
 ///
 /// # Errors
 /// Everything but acceptance.
-pub fn reply_of(outcome: Outcome) -> Result<Done, Status> {
+pub(crate) fn reply_of(outcome: Outcome) -> Result<Done, Status> {
     match outcome {
-        Outcome::Accepted { index, answer } => Ok(Done { index, answer: Some(wire_answer(&answer)) }),
+        Outcome::Accepted { index, answer } => {
+            Ok(Done { index, answer: Some(wire_answer(&answer)) })
+        }
         Outcome::Refused { rejection, .. } => Err(refusal(&rejection)),
         Outcome::NotLeader { .. } => Err(no_quorum("the leader has just changed")),
         Outcome::Unavailable => Err(no_quorum("the deadline passed or the leader changed")),
         Outcome::Overloaded => Err(Status::resource_exhausted(
             "the masters have too many changes waiting; nothing was done: try again in a second",
         )),
-        Outcome::TooLarge { bytes, limit } => {
-            Err(Status::resource_exhausted(format!("the change has {bytes} bytes, most is {limit}")))
-        }
+        Outcome::TooLarge { bytes, limit } => Err(Status::resource_exhausted(format!(
+            "the change has {bytes} bytes, most is {limit}"
+        ))),
     }
 }
 

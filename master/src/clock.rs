@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// counted since: a step of the wall clock moves no timer.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub fn now() -> Millis {
+pub(crate) fn now() -> Millis {
     static START: OnceLock<(Instant, u64)> = OnceLock::new();
     let (instant, wall) = START.get_or_init(|| {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -20,18 +20,18 @@ pub fn now() -> Millis {
 /// Starts measuring how long something takes.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub fn stopwatch() -> Stopwatch {
+pub(crate) fn stopwatch() -> Stopwatch {
     Stopwatch(Instant::now())
 }
 
 /// A measurement under way.
 #[derive(Debug)]
-pub struct Stopwatch(Instant);
+pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
     /// Seconds since it was started.
     #[must_use]
-    pub fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         self.0.elapsed().as_secs_f64()
     }
 }

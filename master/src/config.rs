@@ -21,7 +21,10 @@ impl FromStr for Member {
         let wrong = || format!("{text:?} is not N=HOST:PORT with N from 1");
         let (replica, address) = text.split_once('=').ok_or_else(wrong)?;
         let replica = replica.parse().ok().filter(|&n| n > 0).ok_or_else(wrong)?;
-        if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        if !address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        {
             return Err(wrong());
         }
         Ok(Self { replica: ReplicaId(replica), address: address.to_owned() })

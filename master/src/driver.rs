@@ -21,13 +21,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Inputs that may wait. Calls wait for room; messages that may be lost are dropped.
-pub const QUEUE: usize = 8_192;
+pub(crate) const QUEUE: usize = 8_192;
 /// Most inputs of one turn: they share one durable write.
 const INPUTS_PER_TURN: usize = 1_024;
 
 /// Something for the driver.
-#[derive(Debug)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// As it is.
     Input(Input),
     /// A change, and where its outcome goes.
@@ -39,13 +38,27 @@ pub enum Turn {
         /// Where the outcome goes.
         reply: oneshot::Sender<Outcome>,
     },
-    /// Wait until the state is as new as this moment; `true` when it is.
+    /// Ask how far the log was decided at this moment: an index to wait for, or `None` when no
+    /// majority confirms it in time.
     Read {
         /// When to give up.
         deadline: Millis,
         /// Where the word goes.
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Option<u64>>,
     },
+    /// A look at what is in no state and no view.
+    Look(Box<dyn FnOnce(&Master) + Send>),
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Input(_) => "Input",
+            Self::Propose { .. } => "Propose",
+            Self::Read { .. } => "Read",
+            Self::Look(_) => "Look",
+        })
+    }
 }
 
 /// Why the driver stopped by itself. The process must end.
@@ -60,7 +73,7 @@ pub enum DriverError {
 }
 
 /// Everything that effects are carried out with.
-pub struct Driver {
+pub(crate) struct Driver {
     /// The deciding half.
     pub master: Master,
     /// The log.
@@ -92,7 +105,7 @@ impl std::fmt::Debug for Driver {
 struct Waiting {
     next_token: u64,
     proposals: BTreeMap<u64, oneshot::Sender<Outcome>>,
-    reads: BTreeMap<u64, oneshot::Sender<bool>>,
+    reads: BTreeMap<u64, oneshot::Sender<Option<u64>>>,
 }
 
 impl Driver {
@@ -100,7 +113,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the log fails or the deciding half halts.
-    pub fn run(mut self, mut turns: mpsc::Receiver<Turn>) -> Result<(), DriverError> {
+    pub(crate) fn run(mut self, mut turns: mpsc::Receiver<Turn>) -> Result<(), DriverError> {
         let mut waiting = Waiting::default();
         let mut turn = Vec::with_capacity(INPUTS_PER_TURN);
         let mut heard_at = clock::now();
@@ -109,11 +122,12 @@ impl Driver {
             if self.heard_from_leader(&turn) {
                 heard_at = now;
             }
-            let inputs: Vec<_> = turn.drain(..).map(|item| waiting.input(item)).collect();
+            let inputs: Vec<_> =
+                turn.drain(..).filter_map(|item| waiting.input(item, &self.master)).collect();
             let effects = self.master.handle(now, inputs);
-            let changed = effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Applied { .. } | Effect::LeaderChanged { .. }));
+            let changed = effects.iter().any(|effect| {
+                matches!(effect, Effect::Applied { .. } | Effect::LeaderChanged { .. })
+            });
             for effect in effects {
                 self.perform(effect, &mut waiting)?;
             }
@@ -129,7 +143,7 @@ impl Driver {
         leader == Some(self.own)
             || turn.iter().any(|item| match item {
                 Turn::Input(Input::Raft(message)) => leader == Some(ReplicaId(message.from)),
-                Turn::Input(_) | Turn::Propose { .. } | Turn::Read { .. } => false,
+                Turn::Input(_) | Turn::Propose { .. } | Turn::Read { .. } | Turn::Look(_) => false,
             })
     }
 
@@ -174,8 +188,8 @@ impl Driver {
                 self.metrics.term.set(i64::try_from(term).unwrap_or(i64::MAX));
                 self.scheduler.lead(leader == Some(self.own));
             }
-            Effect::ReadReady { token, .. } => waiting.answer_read(token, true),
-            Effect::ReadFailed { token } => waiting.answer_read(token, false),
+            Effect::ReadReady { token, index } => waiting.answer_read(token, Some(index)),
+            Effect::ReadFailed { token } => waiting.answer_read(token, None),
             Effect::Decided { results } => {
                 let refused = results.into_iter().filter_map(|(task, result)| match result {
                     Ok(_) => None,
@@ -205,7 +219,6 @@ impl Driver {
         self.view.send_replace(View {
             state: self.master.state().clone(),
             status,
-            usage: self.master.usages(),
             seen_at: now,
             heard_at,
         });
@@ -213,10 +226,14 @@ impl Driver {
 }
 
 impl Waiting {
-    fn input(&mut self, item: Turn) -> Input {
+    fn input(&mut self, item: Turn, master: &Master) -> Option<Input> {
         self.next_token += 1;
         let token = self.next_token;
-        match item {
+        Some(match item {
+            Turn::Look(look) => {
+                look(master);
+                return None;
+            }
             Turn::Input(input) => input,
             Turn::Propose { command, deadline, reply } => {
                 self.proposals.insert(token, reply);
@@ -226,12 +243,12 @@ impl Waiting {
                 self.reads.insert(token, reply);
                 Input::ReadIndex { token, deadline }
             }
-        }
+        })
     }
 
-    fn answer_read(&mut self, token: u64, ready: bool) {
+    fn answer_read(&mut self, token: u64, index: Option<u64>) {
         if let Some(reply) = self.reads.remove(&token)
-            && reply.send(ready).is_err()
+            && reply.send(index).is_err()
         {
             tracing::debug!("the reader went away");
         }

@@ -4,9 +4,7 @@ use borg_cell::event::Event;
 use borg_cell::master::Status;
 use borg_cell::state::CellState;
 use borg_proto::Millis;
-use borg_proto::names::IncarnationId;
-use borg_proto::poll::Usage;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
 
@@ -17,13 +15,11 @@ const SLACK: usize = 4_096;
 
 /// The state of this replica as of a moment.
 #[derive(Debug, Clone)]
-pub struct View {
+pub(crate) struct View {
     /// The cell.
     pub state: CellState,
     /// The replica.
     pub status: Status,
-    /// What tasks use, as far as the leader was told; empty elsewhere.
-    pub usage: Arc<BTreeMap<IncarnationId, Usage>>,
     /// When this view was taken.
     pub seen_at: Millis,
     /// When the leader was last heard of.
@@ -32,7 +28,7 @@ pub struct View {
 
 /// The events of some entries, with the state right after them.
 #[derive(Debug)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// State after the last event.
     pub state: CellState,
     /// In order.
@@ -41,14 +37,17 @@ pub struct Batch {
 
 /// The stream of events, with its recent past.
 #[derive(Debug)]
-pub struct Feed {
+pub(crate) struct Feed {
     kept: Mutex<VecDeque<Arc<Batch>>>,
     live: broadcast::Sender<Arc<Batch>>,
 }
 
+/// What a watcher gets: the past that it asked for, and what follows.
+pub(crate) type Watching = (Vec<Arc<Batch>>, broadcast::Receiver<Arc<Batch>>);
+
 /// What a watcher asked for is no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forgotten {
+pub(crate) struct Forgotten {
     /// The oldest index after which events are still kept.
     pub oldest: u64,
 }
@@ -56,12 +55,12 @@ pub struct Forgotten {
 impl Feed {
     /// A stream without a past.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { kept: Mutex::default(), live: broadcast::channel(SLACK).0 }
     }
 
     /// Adds what an entry changed. A reset empties the past: what lies between is not known here.
-    pub fn publish(&self, state: CellState, events: Vec<Event>, reset: bool) {
+    pub(crate) fn publish(&self, state: CellState, events: Vec<Event>, reset: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if reset {
             kept.clear();
@@ -83,11 +82,7 @@ impl Feed {
     ///
     /// # Errors
     /// When events after `after` are no longer kept.
-    pub fn watch(
-        &self,
-        after: Option<u64>,
-        applied: u64,
-    ) -> Result<(Vec<Arc<Batch>>, broadcast::Receiver<Arc<Batch>>), Forgotten> {
+    pub(crate) fn watch(&self, after: Option<u64>, applied: u64) -> Result<Watching, Forgotten> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live.subscribe();
         let Some(after) = after else { return Ok((Vec::new(), live)) };

@@ -13,16 +13,16 @@ use tokio_util::sync::CancellationToken;
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether the replica is fit to serve: it knows a leader.
-pub type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
+pub(crate) type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Brings metrics up to date that are only counted when somebody looks.
-pub type Refresh = Box<dyn Fn() + Send + Sync>;
+pub(crate) type Refresh = Box<dyn Fn() + Send + Sync>;
 
 /// Serves until `stop`.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     exposition: Exposition,
     refresh: Refresh,

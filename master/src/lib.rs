@@ -25,4 +25,5 @@ pub mod store;
 
 pub use app::{App, AppError};
 pub use config::{Config, Member};
+pub use driver::DriverError;
 pub use main_with::main_with;

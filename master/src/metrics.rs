@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// The counters of one replica. Handed to the parts that count; no globals, so that five replicas
 /// fit in one test.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// 1 while this replica leads.
     pub leading: Gauge,
     /// Raft term.
@@ -40,14 +40,14 @@ pub struct Metrics {
 
 /// The metrics of one replica with the registry that prints them.
 #[derive(Debug)]
-pub struct Exposition {
+pub(crate) struct Exposition {
     registry: Registry,
 }
 
 impl Metrics {
     /// New metrics, all at zero, and what prints them.
     #[must_use]
-    pub fn new() -> (Self, Exposition) {
+    pub(crate) fn new() -> (Self, Exposition) {
         let seconds = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
         let metrics = Self {
             leading: Gauge::default(),
@@ -75,12 +75,21 @@ impl Metrics {
         let write = m.log_write_seconds.clone();
         registry.register_with_unit("log_write", "Time of one durable write", Unit::Seconds, write);
         let dropped = m.dropped_messages.clone();
-        registry.register("dropped_messages", "Messages to masters dropped at a full queue", dropped);
+        registry.register(
+            "dropped_messages",
+            "Messages to masters dropped at a full queue",
+            dropped,
+        );
         let polled = m.polled_machines.clone();
         registry.register("polled_machines", "Machines that this replica polls", polled);
         registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
         let pass = m.pass_seconds.clone();
-        registry.register_with_unit("scheduling_pass", "Time of one scheduling pass", Unit::Seconds, pass);
+        registry.register_with_unit(
+            "scheduling_pass",
+            "Time of one scheduling pass",
+            Unit::Seconds,
+            pass,
+        );
         registry.register("placements", "Placements proposed", m.placements.clone());
         registry.register("api_calls", "Calls of the API", m.api_calls.clone());
         (metrics, Exposition { registry })
@@ -90,7 +99,7 @@ impl Metrics {
 impl Exposition {
     /// All metrics as text.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
         text

@@ -26,7 +26,7 @@ const PATIENCE: Millis = Millis(2_000);
 
 /// The service between masters.
 #[derive(Debug)]
-pub struct PeerService {
+pub(crate) struct PeerService {
     /// The cell.
     pub cell: CellName,
     /// This replica.
@@ -71,11 +71,13 @@ impl PeerService {
             }
             Some(Body::Raft(raft)) => Turn::Input(Input::Raft(raft)),
             Some(Body::Report(report)) => {
-                let report = ShardReport::try_from(report).map_err(|error| rpc::status_of(&error))?;
+                let report =
+                    ShardReport::try_from(report).map_err(|error| rpc::status_of(&error))?;
                 Turn::Input(Input::Report(report))
             }
             Some(Body::Orders(orders)) => {
-                let orders = ShardOrders::try_from(orders).map_err(|error| rpc::status_of(&error))?;
+                let orders =
+                    ShardOrders::try_from(orders).map_err(|error| rpc::status_of(&error))?;
                 if self.shard.try_send(orders).is_err() {
                     tracing::debug!("orders dropped: the shard is busy");
                 }
@@ -138,7 +140,7 @@ impl Peer for PeerService {
 
 /// What a replica says of itself.
 #[must_use]
-pub fn hello(view: &View, polled: usize) -> pb::HelloResponse {
+pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
     let status = &view.status;
     let (digest_index, digest) = status.digests.last().copied().unwrap_or((0, 0));
     pb::HelloResponse {

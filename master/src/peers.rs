@@ -26,7 +26,7 @@ const RECONNECT: Duration = Duration::from_millis(50);
 
 /// The other masters, as this one reaches them.
 #[derive(Debug, Clone)]
-pub struct Peers {
+pub(crate) struct Peers {
     peers: BTreeMap<ReplicaId, PeerLink>,
     metrics: Metrics,
 }
@@ -43,7 +43,7 @@ impl Peers {
     ///
     /// # Errors
     /// When an address or the credentials are no good.
-    pub fn connect(
+    pub(crate) fn connect(
         credentials: &Credentials,
         own: ReplicaId,
         members: &[Member],
@@ -62,7 +62,7 @@ impl Peers {
     }
 
     /// Sends a message, or drops it when the peer is too slow.
-    pub fn send(&self, message: pb::PeerMessage) {
+    pub(crate) fn send(&self, message: pb::PeerMessage) {
         let to = ReplicaId(message.to);
         if let Some(peer) = self.peers.get(&to)
             && peer.queue.try_send(message).is_err()
@@ -73,12 +73,12 @@ impl Peers {
 
     /// The client for calls to a peer; none for ourselves and for strangers.
     #[must_use]
-    pub fn client(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
+    pub(crate) fn client(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
         self.peers.get(&replica).map(|peer| peer.client.clone())
     }
 
     /// The other masters.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
         self.peers.values().map(|peer| &peer.member)
     }
 }

@@ -26,7 +26,7 @@ const NAP: Duration = Duration::from_millis(500);
 
 /// What the scheduler has to look at when it next can.
 #[derive(Debug, Default)]
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     letter: Mutex<Letter>,
     arrived: Condvar,
 }
@@ -42,11 +42,11 @@ struct Letter {
     stop: bool,
 }
 
-/// A question for the scheduler.
+/// Why a task is where it is.
 #[derive(Debug)]
-enum Question {
-    Why { task: TaskId, reply: oneshot::Sender<Explanation> },
-    Fit { spec: Box<borg_proto::JobSpec>, most: u32, reply: oneshot::Sender<borg_scheduler::Fit> },
+struct Question {
+    task: TaskId,
+    reply: oneshot::Sender<Explanation>,
 }
 
 impl Letter {
@@ -70,7 +70,7 @@ impl Mailbox {
     }
 
     /// The state changed.
-    pub fn follow(&self, state: CellState, events: &[Event], reset: bool) {
+    pub(crate) fn follow(&self, state: CellState, events: &[Event], reset: bool) {
         self.put(|letter| {
             letter.afresh |= reset || letter.events.len() + events.len() > EVENTS;
             if letter.afresh {
@@ -83,43 +83,33 @@ impl Mailbox {
     }
 
     /// This replica leads from now on, or no longer.
-    pub fn lead(&self, leads: bool) {
+    pub(crate) fn lead(&self, leads: bool) {
         self.put(|letter| letter.leads = Some(leads));
     }
 
     /// Decisions about these tasks came to nothing.
-    pub fn reconsider(&self, tasks: Vec<TaskId>) {
+    pub(crate) fn reconsider(&self, tasks: Vec<TaskId>) {
         if !tasks.is_empty() {
             self.put(|letter| letter.reconsider.extend(tasks));
         }
     }
 
     /// Why a task is pending. `None` when too many questions wait.
-    pub async fn why(&self, task: TaskId) -> Option<Explanation> {
+    pub(crate) async fn why(&self, task: TaskId) -> Option<Explanation> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Question::Why { task, reply })?;
-        answer.await.ok()
-    }
-
-    /// How many tasks of a job would fit. `None` when too many questions wait.
-    pub async fn fit(&self, spec: borg_proto::JobSpec, most: u32) -> Option<borg_scheduler::Fit> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Question::Fit { spec: Box::new(spec), most, reply })?;
-        answer.await.ok()
-    }
-
-    fn ask(&self, question: Question) -> Option<()> {
-        let mut letter = self.open();
-        if letter.questions.len() >= QUESTIONS {
-            return None;
+        {
+            let mut letter = self.open();
+            if letter.questions.len() >= QUESTIONS {
+                return None;
+            }
+            letter.questions.push(Question { task, reply });
         }
-        letter.questions.push(question);
         self.arrived.notify_one();
-        Some(())
+        answer.await.ok()
     }
 
     /// The thread ends soon.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.put(|letter| letter.stop = true);
     }
 
@@ -135,14 +125,14 @@ impl Mailbox {
 }
 
 /// Runs the scheduler until [`Mailbox::stop`].
-pub fn run(
+pub(crate) fn run(
     mailbox: &Mailbox,
     state: &CellState,
     config: Config,
     decisions: &mpsc::Sender<Turn>,
     metrics: &Metrics,
 ) {
-    let mut scheduler = Scheduler::new(state, config.clone());
+    let mut scheduler = Scheduler::new(state, config);
     let mut leads = false;
     let mut nap = NAP;
     loop {
@@ -155,7 +145,7 @@ pub fn run(
             let pending = state.pending().count();
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
             if letter.afresh {
-                scheduler = Scheduler::new(&state, config.clone());
+                scheduler = Scheduler::new(&state, config);
             } else {
                 scheduler.follow(state, &letter.events);
             }
@@ -165,17 +155,18 @@ pub fn run(
         }
         let now = clock::now();
         for question in letter.questions {
-            match question {
-                Question::Why { task, reply } => drop(reply.send(scheduler.explain(task, now))),
-                Question::Fit { spec, most, reply } => drop(reply.send(scheduler.fit(&spec, most))),
-            }
+            drop(question.reply.send(scheduler.explain(question.task, now)));
         }
         nap = if leads { decide(&mut scheduler, decisions, metrics) } else { NAP };
     }
 }
 
 /// One pass; returns how long to sleep unless something arrives.
-fn decide(scheduler: &mut Scheduler, decisions: &mpsc::Sender<Turn>, metrics: &Metrics) -> Duration {
+fn decide(
+    scheduler: &mut Scheduler,
+    decisions: &mpsc::Sender<Turn>,
+    metrics: &Metrics,
+) -> Duration {
     let began = clock::stopwatch();
     let now = clock::now();
     let assignments = scheduler.pass(now, BATCH);

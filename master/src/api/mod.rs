@@ -10,14 +10,17 @@ mod views;
 use crate::changes::Changes;
 use crate::clock;
 use crate::config::Member;
+use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
 use crate::peer_service::hello;
 use crate::scheduling::Mailbox;
+use borg_cell::master::Master;
 use borg_cell::state::Job;
+use borg_proto::Millis;
 use borg_proto::command::Action;
 use borg_proto::machine::MachineAddress;
-use borg_proto::names::{CellName, JobKey, NameError, TaskId, TaskName, UserName};
+use borg_proto::names::{CellName, IncarnationId, JobKey, NameError, TaskId, TaskName, UserName};
 use borg_proto::rpc::{self, Borgmaster, Credentials};
 use borg_proto::spec::{JobSpec, MAX_SPEC_BYTES};
 use borg_proto::wire::pb;
@@ -25,16 +28,18 @@ use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+/// Metadata of a read that must not be older than the moment of asking.
+const CONSISTENT: &str = "borg-consistent";
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
 /// The API of one replica.
 #[derive(Debug, Clone)]
-pub struct Api {
+pub(crate) struct Api {
     /// The cell.
     pub cell: CellName,
     /// This replica among the members.
@@ -89,6 +94,39 @@ impl Api {
         self.view.borrow().clone()
     }
 
+    /// The view to answer a read from: the newest of this replica, or, when the caller set the
+    /// metadata `borg-consistent`, one at least as new as the moment of asking (Raft's read index).
+    async fn view_for<T>(&self, request: &Request<T>) -> Result<View, Status> {
+        if !request.metadata().contains_key(CONSISTENT) {
+            return Ok(self.view());
+        }
+        let late = || Status::unavailable("no majority of the masters confirmed the read in time");
+        let deadline = clock::now() + Millis(2_000);
+        let (reply, answer) = oneshot::channel();
+        self.changes.driver.send(Turn::Read { deadline, reply }).await.map_err(|_| late())?;
+        let index = answer.await.ok().flatten().ok_or_else(late)?;
+        let mut seen = self.view.clone();
+        let view = seen.wait_for(|view| view.state.applied() >= index).await.map_err(|_| late())?;
+        Ok(view.clone())
+    }
+
+    /// Asks the driver something that is in no view.
+    async fn look<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Master) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let look = move |master: &Master| drop(reply.send(question(master)));
+        let stopping = || Status::unavailable("this master is stopping");
+        self.changes.driver.send(Turn::Look(Box::new(look))).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    async fn usages(&self, ids: Vec<IncarnationId>) -> Result<views::Usages, Status> {
+        let of = |master: &Master, id| master.usage(id).map(|usage| (id, usage));
+        self.look(move |master| ids.into_iter().filter_map(|id| of(master, id)).collect()).await
+    }
+
     async fn change(
         &self,
         by: UserName,
@@ -112,7 +150,10 @@ fn find_task(view: &View, name: &str) -> Result<(TaskName, TaskId), Status> {
     if view.state.task(id).is_none() {
         let last = job.spec.tasks - 1;
         let job = &name.job;
-        return Err(Status::not_found(format!("job {job} has tasks 0 to {last}, not {}", name.index)));
+        return Err(Status::not_found(format!(
+            "job {job} has tasks 0 to {last}, not {}",
+            name.index
+        )));
     }
     Ok((name, id))
 }
@@ -137,24 +178,30 @@ impl Borgmaster for Api {
         let job = spec.key(&user).to_string();
         let action = Action::SubmitJob { spec: spec.clone() };
         let done = self.change(user, &message.request_id, action, timeout).await?;
-        let job_id = match done.answer {
-            Some(pb::accepted::Answer::Job(id)) => id,
-            Some(_) | None => return Err(Status::internal("the cell accepted something else")),
+        let Some(pb::accepted::Answer::Job(job_id)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
         };
         let fitting_machines = views::fitting_machines(&self.view().state, &spec);
-        Ok(Response::new(pb::SubmitJobResponse { job, job_id, index: done.index, fitting_machines }))
+        Ok(Response::new(pb::SubmitJobResponse {
+            job,
+            job_id,
+            index: done.index,
+            fitting_machines,
+        }))
     }
 
-    async fn kill(&self, request: Request<pb::KillRequest>) -> Result<Response<pb::KillResponse>, Status> {
+    async fn kill(
+        &self,
+        request: Request<pb::KillRequest>,
+    ) -> Result<Response<pb::KillResponse>, Status> {
         let user = self.user(&request, "Kill")?;
         let timeout = timeout(&request);
         let message = request.into_inner();
         let job = message.job.parse().map_err(bad_name("job"))?;
         let action = Action::Kill { job, tasks: message.tasks };
         let done = self.change(user, &message.request_id, action, timeout).await?;
-        let killed = match done.answer {
-            Some(pb::accepted::Answer::Killed(killed)) => killed,
-            Some(_) | None => return Err(Status::internal("the cell accepted something else")),
+        let Some(pb::accepted::Answer::Killed(killed)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
         };
         Ok(Response::new(pb::KillResponse { killed, index: done.index }))
     }
@@ -164,13 +211,18 @@ impl Borgmaster for Api {
         request: Request<pb::ListJobsRequest>,
     ) -> Result<Response<pb::ListJobsResponse>, Status> {
         self.user(&request, "ListJobs")?;
+        let view = self.view_for(&request).await?;
         let message = request.into_inner();
-        let view = self.view();
         let wanted = |job: &&Job| {
             (message.all || job.is_alive())
                 && (message.user.is_empty() || job.owner().as_str() == message.user)
         };
-        let jobs = view.state.jobs().filter(wanted).map(|job| views::job_summary(&view.state, job)).collect();
+        let jobs = view
+            .state
+            .jobs()
+            .filter(wanted)
+            .map(|job| views::job_summary(&view.state, job))
+            .collect();
         Ok(Response::new(pb::ListJobsResponse {
             jobs,
             read: Some(views::read_info(&view)),
@@ -183,10 +235,13 @@ impl Borgmaster for Api {
         request: Request<pb::GetJobRequest>,
     ) -> Result<Response<pb::GetJobResponse>, Status> {
         self.user(&request, "GetJob")?;
-        let view = self.view();
+        let view = self.view_for(&request).await?;
         let job = find_job(&view, &request.into_inner().job)?;
+        let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
+        let usages = self.usages(running.collect()).await?;
+        let tasks = view.state.tasks_of(job.id);
         let tasks =
-            view.state.tasks_of(job.id).map(|(id, task)| views::task_info(&view, job, id, task)).collect();
+            tasks.map(|(id, task)| views::task_info(&view, &usages, job, id, task)).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
             spec: Some(job.spec.as_ref().into()),
@@ -196,12 +251,17 @@ impl Borgmaster for Api {
         }))
     }
 
-    async fn why(&self, request: Request<pb::WhyRequest>) -> Result<Response<pb::WhyResponse>, Status> {
+    async fn why(
+        &self,
+        request: Request<pb::WhyRequest>,
+    ) -> Result<Response<pb::WhyResponse>, Status> {
         self.user(&request, "Why")?;
-        let view = self.view();
+        let view = self.view_for(&request).await?;
         let (_, id) = find_task(&view, &request.into_inner().task)?;
         let explanation = self.scheduler.why(id).await.ok_or_else(|| {
-            Status::resource_exhausted("too many questions wait for the scheduler: try again in a second")
+            Status::resource_exhausted(
+                "too many questions wait for the scheduler: try again in a second",
+            )
         })?;
         Ok(Response::new(views::why(&view, id, explanation)))
     }
@@ -211,8 +271,13 @@ impl Borgmaster for Api {
         request: Request<pb::ListMachinesRequest>,
     ) -> Result<Response<pb::ListMachinesResponse>, Status> {
         self.user(&request, "ListMachines")?;
-        let view = self.view();
-        let machines = view.state.machines().map(|machine| views::machine(&view, machine)).collect();
+        let view = self.view_for(&request).await?;
+        let ids: Vec<_> = view.state.machines().map(|machine| machine.id).collect();
+        let shards: Vec<_> = self
+            .look(move |master| ids.into_iter().map(|id| master.shard_of(id)).collect())
+            .await?;
+        let machines = view.state.machines().zip(shards);
+        let machines = machines.map(|(machine, shard)| views::machine(machine, shard)).collect();
         Ok(Response::new(pb::ListMachinesResponse {
             machines,
             read: Some(views::read_info(&view)),
@@ -228,7 +293,8 @@ impl Borgmaster for Api {
         let timeout = timeout(&request);
         let message = request.into_inner();
         let name = message.name.parse().map_err(bad_name("name"))?;
-        let action = Action::AddMachine { machine: MachineAddress { name, address: message.address } };
+        let action =
+            Action::AddMachine { machine: MachineAddress { name, address: message.address } };
         let done = self.change(user, &message.request_id, action, timeout).await?;
         Ok(Response::new(pb::AddMachineResponse { index: done.index }))
     }
@@ -276,8 +342,9 @@ impl Borgmaster for Api {
         request: Request<pb::ResolveRequest>,
     ) -> Result<Response<pb::ResolveResponse>, Status> {
         self.user(&request, "Resolve")?;
-        let view = self.view();
-        let endpoints = view.state.resolve(&request.into_inner().name).map_err(views::bns_status)?;
+        let view = self.view_for(&request).await?;
+        let endpoints =
+            view.state.resolve(&request.into_inner().name).map_err(views::bns_status)?;
         Ok(Response::new(pb::ResolveResponse {
             endpoints: endpoints.into_iter().map(views::endpoint).collect(),
             read: Some(views::read_info(&view)),
@@ -286,7 +353,10 @@ impl Borgmaster for Api {
 
     type WatchStream = streams::Items<pb::Event>;
 
-    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         self.user(&request, "Watch")?;
         streams::watch(self, request.into_inner()).map(Response::new)
     }

@@ -60,7 +60,9 @@ pub(super) fn watch(api: &Api, request: pb::WatchRequest) -> Result<Items<pb::Ev
                 }
                 Err(RecvError::Closed) => return,
                 Err(RecvError::Lagged(missed)) => {
-                    let why = format!("too slow: {missed} entries missed; watch again after the last index seen");
+                    let why = format!(
+                        "too slow: {missed} entries missed; watch again after the last index seen"
+                    );
                     drop(out.send(Err(Status::aborted(why))).await);
                     return;
                 }
@@ -110,11 +112,15 @@ pub(super) async fn read_logs(
     }
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;
     let Some((machine, newest)) = task.last_place else {
-        return Err(Status::failed_precondition(format!("{name} was never placed: there is no log")));
+        return Err(Status::failed_precondition(format!(
+            "{name} was never placed: there is no log"
+        )));
     };
     let number = if request.incarnation == 0 { newest } else { request.incarnation };
     if number > newest {
-        return Err(Status::not_found(format!("{name} has incarnations 1 to {newest}, not {number}")));
+        return Err(Status::not_found(format!(
+            "{name} has incarnations 1 to {newest}, not {number}"
+        )));
     }
     let machine = view
         .state
@@ -122,7 +128,9 @@ pub(super) async fn read_logs(
         .ok_or_else(|| Status::not_found(format!("the machine on which {name} ran was removed")))?;
     if machine.state == MachineState::Down {
         let name = &machine.name;
-        return Err(Status::unavailable(format!("machine {name} does not answer: its logs are there")));
+        return Err(Status::unavailable(format!(
+            "machine {name} does not answer: its logs are there"
+        )));
     }
     let server = Identity { cell: api.cell.clone(), role: Role::Borglet(machine.name.clone()) }
         .server_name()
@@ -166,9 +174,14 @@ fn async_stop(
     ReceiverStream::new(items)
 }
 
-pub(super) fn save_checkpoint(api: &Api, user: &UserName) -> Result<Items<pb::CheckpointChunk>, Status> {
+pub(super) fn save_checkpoint(
+    api: &Api,
+    user: &UserName,
+) -> Result<Items<pb::CheckpointChunk>, Status> {
     if user.as_str() != ADMIN {
-        return Err(Status::permission_denied(format!("user {user} may not save checkpoints: that needs {ADMIN}")));
+        return Err(Status::permission_denied(format!(
+            "user {user} may not save checkpoints: that needs {ADMIN}"
+        )));
     }
     let state = api.view().state;
     let (out, items) = mpsc::channel(PIECES);

@@ -6,11 +6,13 @@ use crate::feed::View;
 use borg_cell::bns::{BnsError, Endpoint};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Task};
 use borg_proto::names::TaskId;
+use borg_proto::poll::Usage;
 use borg_proto::spec::{Constraint, JobSpec};
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
-use borg_proto::{IncarnationId, JobKind, Millis};
+use borg_proto::{IncarnationId, JobKind, Millis, ReplicaId};
 use borg_scheduler::Explanation;
+use std::collections::BTreeMap;
 use tonic::Status;
 
 pub(super) fn read_info(view: &View) -> pb::ReadInfo {
@@ -56,7 +58,16 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
     }
 }
 
-pub(super) fn task_info(view: &View, job: &Job, id: TaskId, task: &Task) -> pb::TaskInfo {
+/// Usage of incarnations, as far as the answering master was told.
+pub(super) type Usages = BTreeMap<IncarnationId, Usage>;
+
+pub(super) fn task_info(
+    view: &View,
+    usages: &Usages,
+    job: &Job,
+    id: TaskId,
+    task: &Task,
+) -> pb::TaskInfo {
     let mut info = pb::TaskInfo {
         index: id.index,
         incarnation: task.incarnations,
@@ -74,12 +85,14 @@ pub(super) fn task_info(view: &View, job: &Job, id: TaskId, task: &Task) -> pb::
             info.machine.clear();
             pb::TaskPhase::Pending
         }
-        TaskState::Running(placement) => fill_running(view, job, id, task, placement, &mut info),
+        TaskState::Running(placement) => fill_running(usages, job, id, task, placement, &mut info),
         TaskState::Dead { at, end } => {
             info.since_ms = at.0;
             info.note = match end {
                 TaskEnd::Finished => String::new(),
-                TaskEnd::Failed { .. } | TaskEnd::Killed { .. } | TaskEnd::DependencyFailed { .. } => end.to_string(),
+                TaskEnd::Failed { .. }
+                | TaskEnd::Killed { .. }
+                | TaskEnd::DependencyFailed { .. } => end.to_string(),
             };
             match end {
                 TaskEnd::Finished => pb::TaskPhase::Finished,
@@ -93,7 +106,7 @@ pub(super) fn task_info(view: &View, job: &Job, id: TaskId, task: &Task) -> pb::
 }
 
 fn fill_running(
-    view: &View,
+    usages: &Usages,
     job: &Job,
     id: TaskId,
     task: &Task,
@@ -108,7 +121,7 @@ fn fill_running(
         .map(|(name, port)| pb::Port { name: name.to_string(), port: (*port).into() })
         .collect();
     let incarnation = IncarnationId { task: id, number: placement.incarnation };
-    if let Some(usage) = view.usage.get(&incarnation) {
+    if let Some(usage) = usages.get(&incarnation) {
         info.cpu_milli = usage.cpu_milli;
         info.ram_bytes = usage.ram_bytes;
     }
@@ -138,7 +151,11 @@ fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> Stri
         (None, None) => return String::new(),
     };
     let wait = not_before.since(clock::now());
-    if wait == Millis(0) { last } else { format!("{last}; next try in {} s", wait.0.div_ceil(1000)) }
+    if wait == Millis(0) {
+        last
+    } else {
+        format!("{last}; next try in {} s", wait.0.div_ceil(1000))
+    }
 }
 
 pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyResponse {
@@ -146,8 +163,8 @@ pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyR
         .state
         .job(id.job)
         .zip(view.state.task(id))
-        .map_or(0, |(job, task)| task_info(view, job, id, task).phase);
-    let rejections = explanation.rejected.iter().map(|rejected| pb::Rejection {
+        .map_or(0, |(job, task)| task_info(view, &Usages::new(), job, id, task).phase);
+    let rejections = explanation.rejections.iter().map(|rejected| pb::Rejection {
         reason: rejected.reason.to_string(),
         machines: rejected.machines,
     });
@@ -161,7 +178,7 @@ pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyR
     }
 }
 
-pub(super) fn machine(view: &View, machine: &Machine) -> pb::Machine {
+pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machine {
     let state = match machine.state {
         MachineState::New => pb::MachineState::New,
         MachineState::Up => pb::MachineState::Up,
@@ -175,7 +192,7 @@ pub(super) fn machine(view: &View, machine: &Machine) -> pb::Machine {
         info: machine.info.as_deref().map(Into::into),
         used: Some((&machine.used).into()),
         tasks: u32::try_from(machine.tasks.len()).unwrap_or(u32::MAX),
-        shard: view.status.links.as_ref().and_then(|links| links.shard_of(machine.id)).map_or(0, |r| r.0),
+        shard: shard.map_or(0, |replica| replica.0),
     }
 }
 
