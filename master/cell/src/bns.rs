@@ -75,3 +75,44 @@ impl CellState {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::{Cell, PORTS, service, with_task};
+
+    #[test]
+    fn a_name_gives_host_and_port_of_placed_tasks_and_whether_they_are_up() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 1 << 30);
+        let spec = with_task(service("web", 2, 100, 1 << 20), |task| {
+            task.ports = vec!["http".parse().unwrap(), "admin".parse().unwrap()];
+        });
+        let job = cell.submit("ann", spec);
+        assert_eq!(cell.state.resolve("ann/web").unwrap(), []);
+        let id = cell.place(job, 1, machine).unwrap();
+        cell.up(id);
+        let found = cell.state.resolve("ann/web").unwrap();
+        assert_eq!(found, cell.state.resolve("ann/web/1").unwrap());
+        let shown: Vec<String> = found
+            .iter()
+            .map(|e| format!("{} {} {}:{} {}", e.task, e.port_name, e.host, e.port, e.up))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                format!("ann/web/1 http 127.0.0.1:{} true", PORTS.0),
+                format!("ann/web/1 admin 127.0.0.1:{} true", PORTS.0 + 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn names_that_name_nothing_say_so() {
+        let mut cell = Cell::new();
+        cell.submit("ann", service("web", 2, 100, 1 << 20));
+        let refused = |name: &str| cell.state.resolve(name).unwrap_err().to_string();
+        assert_eq!(refused("ann/no"), "there is no job ann/no");
+        assert_eq!(refused("ann/web/2"), "there is no task ann/web/2");
+        assert!(refused("web").contains("is not USER/JOB"));
+    }
+}

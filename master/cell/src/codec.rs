@@ -169,3 +169,79 @@ fn read_request(state: &mut CellState, request: pb::CheckpointRequest) -> Result
     state.requests.insert(key, Arc::new(known));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, batch, service};
+
+    fn busy() -> CellState {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 1 << 30);
+        let job = cell.submit("ann", batch("count", 1000, 100, 1 << 20));
+        let id = cell.place(job, 3, machine).unwrap();
+        cell.up(id);
+        cell.submit("bob", service("web", 2, 100, 1 << 20));
+        cell.state
+    }
+
+    #[test]
+    fn a_state_survives_its_bytes() {
+        let state = busy();
+        let bytes = state.encode();
+        let back = CellState::decode(&bytes).unwrap();
+        assert_eq!(back, state);
+        assert_eq!(back.encode(), bytes);
+        assert!(bytes.len() < 1000, "slots that are alike are written once: {} bytes", bytes.len());
+    }
+
+    #[test]
+    fn a_later_format_and_foreign_bytes_are_named_as_such() {
+        let mut bytes = busy().encode();
+        bytes[11] = 2;
+        let newer = CellState::decode(&bytes).unwrap_err();
+        assert_eq!(
+            newer.to_string(),
+            "the state has format 2, this build reads formats 1 to 1: install a newer version"
+        );
+        for foreign in
+            [&b""[..], b"BORG", b"BORGCELL", b"BORGCELL\0\0\0\0", b"something else that is long"]
+        {
+            assert_eq!(CellState::decode(foreign), Err(DecodeError::NotAState));
+        }
+    }
+
+    #[test]
+    fn parts_that_contradict_each_other_are_refused() {
+        let mut message = pb::CheckpointState::from(&busy());
+        message.machines.clear();
+        let mut bytes = [&MAGIC[..], &VERSION.to_be_bytes()].concat();
+        bytes.extend(message.encode_to_vec());
+        assert!(matches!(CellState::decode(&bytes), Err(DecodeError::Unsound(_))));
+    }
+
+    #[test]
+    fn a_few_bytes_cannot_ask_for_endless_slots() {
+        let mut message = pb::CheckpointState::from(&busy());
+        message.jobs[0].tasks[0].alike = u32::MAX;
+        let mut bytes = [&MAGIC[..], &VERSION.to_be_bytes()].concat();
+        bytes.extend(message.encode_to_vec());
+        let error = CellState::decode(&bytes).unwrap_err().to_string();
+        assert_eq!(error, "damaged: jobs[0].tasks: 4294967295 slots more are too many");
+    }
+
+    #[test]
+    fn damaged_bytes_are_errors_or_other_states_but_never_panics() {
+        let bytes = busy().encode();
+        for at in 0..bytes.len() {
+            for flip in [1u8, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= flip;
+                if let Ok(state) = CellState::decode(&damaged) {
+                    assert_eq!(state.audit(), []);
+                }
+            }
+            assert!(CellState::decode(&bytes[..at]).is_err() || at > 12);
+        }
+    }
+}

@@ -128,11 +128,15 @@ impl Event {
                 let tasks = state.job(*id).map_or(0, |job| job.spec.tasks);
                 ("job.submitted", job_name(state, *id), format!("{tasks} tasks"))
             }
-            EventKind::JobChanged { job, to, .. } => (
-                job_kind(*to),
-                job_name(state, *job),
-                state.job(*job).map_or_else(String::new, |j| j.note(state)),
-            ),
+            EventKind::JobChanged { job, to, .. } => {
+                // Later events of the same entry may have brought it further.
+                let now = state.job(*job).filter(|job| job.state() == *to);
+                (
+                    job_kind(*to),
+                    job_name(state, *job),
+                    now.map_or_else(String::new, |job| job.note(state)),
+                )
+            }
             EventKind::JobForgotten(_, key) => ("job.forgotten", key.to_string(), String::new()),
             EventKind::TaskChanged { task, change, machine } => {
                 let place = machine.map(|id| machine_name(state, id)).unwrap_or_default();

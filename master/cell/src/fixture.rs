@@ -35,7 +35,9 @@ pub struct Cell {
     pub state: CellState,
     /// Time of the next command.
     pub now: Millis,
-    /// Events of all commands so far.
+    /// All commands so far, refused ones included.
+    pub log: Vec<Command>,
+    /// Their events.
     pub events: Vec<Event>,
 }
 
@@ -53,7 +55,12 @@ impl Cell {
     #[must_use]
     pub fn new() -> Self {
         let name = CellName::new("lab").expect("a name");
-        Self { state: CellState::new(name), now: Millis(1_000_000), events: Vec::new() }
+        Self {
+            state: CellState::new(name),
+            now: Millis(1_000_000),
+            log: Vec::new(),
+            events: Vec::new(),
+        }
     }
 
     /// Applies an action of somebody as the next entry.
@@ -70,6 +77,7 @@ impl Cell {
             self.events.extend(applied.events.iter().cloned());
         }
         assert_eq!(self.state.audit(), [], "after {command:?}");
+        self.log.push(command);
         result
     }
 

@@ -307,3 +307,90 @@ impl Fields {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Rejection> {
+        use Rejection as R;
+        let (job, user) = ("ann/web".parse().unwrap(), "ann".parse().unwrap());
+        let job = || -> borg_proto::JobKey { Clone::clone(&job) };
+        let machine = || -> borg_proto::MachineName { "m-3".parse().unwrap() };
+        let task = TaskId { job: JobId(7), index: 2 };
+        let text = || "text".to_owned();
+        let (state, priority) = (JobState::Running, Priority::new(120).unwrap());
+        let victim = IncarnationId { task, number: 3 };
+        let no_room = |short| R::NoRoom { machine: machine(), short, free: 1, asked: 2 };
+        vec![
+            R::Spec(SpecError { field: text(), value: text(), why: text() }),
+            R::RequestId { bytes: 65 },
+            R::RequestReused { request: "r".into() },
+            R::Address { address: text() },
+            R::AfterItself { job: job() },
+            R::AfterService { job: job() },
+            R::JobAlive { job: job(), state },
+            R::NoSuchJob { job: job() },
+            R::NoSuchTask { job: job(), index: 3, last: 2 },
+            R::NoSuchMachine { machine: machine() },
+            R::AfterUnknown { job: job() },
+            R::TaskGone { task },
+            R::MachineGone { machine: MachineId(4) },
+            R::NotOwner { user: Clone::clone(&user), job: job() },
+            R::NeedsAdmin { who: text(), what: text() },
+            R::NeedsUser { what: text() },
+            R::NeedsLeader { user, what: text() },
+            R::AfterEnded { job: job(), state },
+            R::NotPending { task },
+            R::Waiting { task },
+            R::TooEarly { task, not_before: Millis(9), now: Millis(8) },
+            R::MachineNotUp { machine: machine(), state: MachineState::Down },
+            R::Constraint { machine: machine(), constraint: text() },
+            R::Crowded { attribute: text(), value: text(), there: 1, most: 1 },
+            R::MayNotPreempt { priority, victim, victims: priority },
+            R::StaleTerm { term: 1, now: 2 },
+            no_room(Dimension::Cpu),
+            no_room(Dimension::Ram),
+            no_room(Dimension::Disk),
+            no_room(Dimension::Ports),
+            no_room(Dimension::Device("gpu".into())),
+            R::CellFull { what: text(), there: 1, most: 1 },
+        ]
+    }
+
+    #[test]
+    fn every_refusal_survives_its_bytes() {
+        for rejection in all() {
+            assert_eq!(Rejection::decode(&rejection.encode()).unwrap(), rejection);
+        }
+        let kinds: std::collections::BTreeSet<u32> =
+            all().iter().map(|r| refusal(r).kind).collect();
+        assert_eq!(kinds, (1..=28).collect(), "each kind has its own number, and its sample here");
+    }
+
+    #[test]
+    fn every_answer_survives_its_bytes() {
+        let id = IncarnationId { task: TaskId { job: JobId(7), index: 2 }, number: 3 };
+        let results = all().into_iter().map(Err).chain([Ok(id)]).collect();
+        for answer in [
+            Answer::None,
+            Answer::Job { id: JobId(0), key: "ann/web".parse().unwrap() },
+            Answer::Killed { tasks: 0 },
+            Answer::Machine(MachineId(0)),
+            Answer::Placed { results },
+        ] {
+            assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn refusals_with_too_few_or_too_many_values_are_errors() {
+        for bad in [
+            pb::ChangeRefusal { kind: 26, numbers: vec![1], texts: vec![] },
+            pb::ChangeRefusal { kind: 26, numbers: vec![1, 2, 3], texts: vec![] },
+            pb::ChangeRefusal { kind: 99, numbers: vec![], texts: vec![] },
+        ] {
+            assert!(Rejection::decode(&bad.encode_to_vec()).is_err());
+        }
+    }
+}

@@ -156,8 +156,17 @@ impl Job {
     /// Why it waits or how it ended, for people; else empty. `state` is the state it is in.
     #[must_use]
     pub fn note(&self, state: &CellState) -> String {
-        if let Some((_, end)) = &self.ended {
-            return end.to_string();
+        match &self.ended {
+            None => {}
+            Some((_, JobEnd::Finished)) => return String::new(),
+            Some((
+                _,
+                end @ (JobEnd::TaskFailed { .. }
+                | JobEnd::DependencyFailed { .. }
+                | JobEnd::Killed { .. }),
+            )) => {
+                return end.to_string();
+            }
         }
         let awaited: Vec<String> = self
             .waits_for
@@ -444,4 +453,148 @@ fn check_spec(spec: &JobSpec) -> Result<(), Rejection> {
     checked
         .map(|_| ())
         .map_err(|e| Rejection::Spec(SpecError { field: e.field, value: e.value, why: e.why }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, batch, service};
+    use borg_proto::MachineId;
+
+    const MIB: u64 = 1 << 20;
+
+    fn after(name: &str, first: &[&str]) -> JobSpec {
+        let mut spec = batch(name, 2, 100, MIB);
+        spec.after = first.iter().map(|job| job.parse().unwrap()).collect();
+        spec
+    }
+
+    fn state(cell: &Cell, job: JobId) -> JobState {
+        cell.state.job(job).unwrap().state()
+    }
+
+    fn finish(cell: &mut Cell, job: JobId, machine: MachineId) {
+        for index in 0..cell.state.job(job).unwrap().spec.tasks {
+            let id = cell.place(job, index, machine).unwrap();
+            cell.ended(id, None);
+        }
+    }
+
+    #[test]
+    fn a_job_starts_when_the_last_one_before_it_has_finished() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let (a, b) = (
+            cell.submit("ann", batch("a", 1, 100, MIB)),
+            cell.submit("ann", batch("b", 1, 100, MIB)),
+        );
+        let merge = cell.submit("ann", after("merge", &["ann/a", "ann/b"]));
+        assert_eq!(state(&cell, merge), JobState::Waiting);
+        assert_eq!(cell.state.job(merge).unwrap().note(&cell.state), "waits for ann/a, ann/b");
+        assert_eq!(
+            cell.place(merge, 0, machine).unwrap_err().to_string(),
+            "task 3.0 waits for other jobs"
+        );
+        finish(&mut cell, a, machine);
+        assert_eq!(state(&cell, merge), JobState::Waiting);
+        finish(&mut cell, b, machine);
+        assert_eq!(state(&cell, merge), JobState::Pending);
+        finish(&mut cell, merge, machine);
+        assert_eq!(state(&cell, merge), JobState::Finished);
+    }
+
+    #[test]
+    fn a_chain_of_jobs_fails_from_its_first_link_however_long_it_is() {
+        let mut cell = Cell::new();
+        let first = cell.submit("ann", batch("j0", 1, 100, MIB));
+        let last = (1..300)
+            .map(|i| cell.submit("ann", after(&format!("j{i}"), &[&format!("ann/j{}", i - 1)])))
+            .last();
+        assert_eq!(cell.kill("ann", "ann/j0", &[]).unwrap(), 1);
+        assert_eq!(state(&cell, first), JobState::Killed);
+        assert_eq!(state(&cell, last.unwrap()), JobState::Failed);
+        assert_eq!(
+            cell.state.job(last.unwrap()).unwrap().note(&cell.state),
+            "job ann/j298 did not finish"
+        );
+    }
+
+    #[test]
+    fn what_a_job_cannot_start_after_is_said_at_once() {
+        let mut cell = Cell::new();
+        cell.submit("ann", service("web", 1, 100, MIB));
+        cell.submit("ann", batch("gone", 1, 100, MIB));
+        cell.kill("ann", "ann/gone", &[]).unwrap();
+        let mut refused =
+            |first: &str| cell.try_submit("ann", after("merge", &[first])).unwrap_err().to_string();
+        assert_eq!(refused("ann/merge"), "job ann/merge cannot start after itself");
+        assert_eq!(refused("bob/web"), "there is no job bob/web to start after");
+        assert_eq!(
+            refused("ann/web"),
+            "job ann/web is a service and never finishes: nothing can start after it"
+        );
+        assert_eq!(refused("ann/gone"), "job ann/gone, which it starts after, is killed");
+    }
+
+    #[test]
+    fn a_name_is_free_again_when_its_job_is_dead() {
+        let mut cell = Cell::new();
+        let first = cell.submit("ann", service("web", 1, 100, MIB));
+        let again = cell.try_submit("ann", service("web", 1, 100, MIB)).unwrap_err();
+        assert_eq!(again.to_string(), "job ann/web exists and is pending");
+        cell.kill("ann", "ann/web", &[]).unwrap();
+        let second = cell.submit("ann", service("web", 1, 100, MIB));
+        assert!(second > first);
+        assert_eq!(cell.state.job(first), None);
+        assert_eq!(cell.state.job_named(&"ann/web".parse().unwrap()).unwrap().id, second);
+    }
+
+    #[test]
+    fn only_owner_and_admin_kill_and_some_tasks_leave_the_rest() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 3, 100, MIB));
+        cell.place(job, 1, machine).unwrap();
+        let refused = cell.kill("bob", "ann/web", &[]).unwrap_err();
+        assert_eq!(refused.to_string(), "user bob is neither the owner of ann/web nor admin");
+        assert_eq!(
+            cell.kill("ann", "ann/web", &[7]).unwrap_err().to_string(),
+            "job ann/web has tasks 0 to 2, not 7"
+        );
+        assert_eq!(cell.kill("ann", "ann/web", &[1, 1]).unwrap(), 1);
+        assert!(cell.state.machine(machine).unwrap().tasks.is_empty());
+        assert_eq!(state(&cell, job), JobState::Pending);
+        assert_eq!(cell.kill("admin", "ann/web", &[]).unwrap(), 2);
+        assert_eq!(cell.kill("admin", "ann/web", &[]).unwrap(), 0);
+        assert_eq!(cell.state.job(job).unwrap().note(&cell.state), "killed by admin");
+    }
+
+    #[test]
+    fn a_specification_out_of_bounds_is_refused_by_field() {
+        let mut cell = Cell::new();
+        let refused = cell.try_submit("ann", batch("none", 0, 100, MIB)).unwrap_err();
+        assert_eq!(refused.to_string(), "tasks: 0 is outside 1 to 100000");
+    }
+
+    #[test]
+    fn old_dead_jobs_are_forgotten() {
+        let mut cell = Cell::new().state;
+        let mut index = 0;
+        let mut apply = |action| {
+            index += 1;
+            let by = crate::fixture::user("ann");
+            let command =
+                borg_proto::command::Command { at: Millis(index), by, request: None, action };
+            cell.apply(index, &command).unwrap();
+        };
+        for i in 0..DEAD_JOBS_KEPT + 3 {
+            let spec = Arc::new(batch(&format!("j{i}"), 1, 100, MIB));
+            let job = spec.key(&UserName::new("ann").unwrap());
+            apply(borg_proto::command::Action::SubmitJob { spec });
+            apply(borg_proto::command::Action::Kill { job, tasks: Vec::new() });
+        }
+        assert_eq!(cell.jobs().count(), DEAD_JOBS_KEPT);
+        assert_eq!(cell.jobs().next().unwrap().key.name.as_str(), "j3");
+        assert_eq!(cell.audit(), []);
+    }
 }

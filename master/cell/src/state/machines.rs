@@ -166,3 +166,50 @@ impl Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, master, service, user};
+    use borg_proto::command::Action;
+
+    fn address(name: &str, address: &str) -> Action {
+        Action::AddMachine {
+            machine: MachineAddress { name: name.parse().unwrap(), address: address.to_owned() },
+        }
+    }
+
+    #[test]
+    fn only_admin_adds_machines_and_their_addresses_are_addresses() {
+        let mut cell = Cell::new();
+        let refused = cell.apply(user("ann"), address("m-1", "m-1:7000")).unwrap_err();
+        assert_eq!(refused.to_string(), "user ann may not add a machine: that needs admin");
+        assert!(cell.apply(master(), address("m-1", "m-1:7000")).is_err());
+        let refused = cell.apply(user("admin"), address("m-1", "nowhere")).unwrap_err();
+        assert_eq!(refused.to_string(), "address \"nowhere\" is not 1 to 255 bytes of HOST:PORT");
+    }
+
+    #[test]
+    fn adding_a_machine_again_changes_its_address_only() {
+        let mut cell = Cell::new();
+        let id = cell.machine("m-1", 1000, 1 << 30);
+        let again = cell.apply(user("admin"), address("m-1", "m-1:7001")).unwrap();
+        assert_eq!(again.answer, Answer::Machine(id));
+        assert_eq!(cell.apply(user("admin"), address("m-1", "m-1:7001")).unwrap().events, []);
+        let machine = cell.state.machine(id).unwrap();
+        assert_eq!((&*machine.address, machine.state), ("m-1:7001", MachineState::Up));
+    }
+
+    #[test]
+    fn a_removed_machine_gives_its_tasks_back_and_its_number_is_not_used_again() {
+        let mut cell = Cell::new();
+        let id = cell.machine("m-1", 1000, 1 << 30);
+        let job = cell.submit("ann", service("web", 1, 100, 1 << 20));
+        cell.place(job, 0, id).unwrap();
+        let machine: MachineName = "m-1".parse().unwrap();
+        cell.apply(user("admin"), Action::RemoveMachine { machine: machine.clone() }).unwrap();
+        assert_eq!(cell.state.pending().count(), 1);
+        assert!(cell.apply(user("admin"), Action::RemoveMachine { machine }).is_err());
+        assert!(cell.machine("m-1", 1000, 1 << 30) > id);
+    }
+}

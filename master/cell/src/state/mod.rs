@@ -257,3 +257,53 @@ impl CellState {
         self.pending.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::{Cell, master, user};
+    use borg_proto::ReplicaId;
+    use borg_proto::command::Action;
+
+    #[test]
+    fn terms_never_go_back_and_only_masters_lead() {
+        let mut cell = Cell::new();
+        let lead = |leader, term| Action::Lead { leader: ReplicaId(leader), term };
+        cell.apply(master(), lead(2, 7)).unwrap();
+        assert_eq!(cell.state.leader(), Some((ReplicaId(2), 7)));
+        assert_eq!(
+            cell.apply(master(), lead(3, 6)).unwrap_err().to_string(),
+            "term 6 is over, now is 7"
+        );
+        let refused = cell.apply(user("admin"), lead(3, 8)).unwrap_err();
+        assert_eq!(refused.to_string(), "user admin may not lead: that is for the cell's leader");
+    }
+
+    #[test]
+    fn cell_time_never_goes_back() {
+        let mut cell = Cell::new();
+        let before = cell.now;
+        let job = cell.submit("ann", crate::fixture::batch("a", 1, 1, 1 << 20));
+        cell.now = borg_proto::Millis(5);
+        cell.kill("ann", "ann/a", &[]).unwrap();
+        assert_eq!(cell.state.job(job).unwrap().ended_at(), Some(before));
+    }
+
+    #[test]
+    fn a_refusal_uses_up_its_entry_and_shows_in_the_digest() {
+        let mut cell = Cell::new();
+        let digest = cell.state.digest();
+        cell.kill("ann", "ann/web", &[]).unwrap_err();
+        assert_eq!(cell.state.applied(), 1);
+        assert_ne!(cell.state.digest(), digest);
+        cell.state.skip(9);
+        assert_eq!(cell.state.applied(), 9);
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 1 after 1: entries apply in order, once")]
+    fn an_entry_is_never_applied_twice() {
+        let mut cell = Cell::new();
+        cell.state.skip(1);
+        cell.state.skip(1);
+    }
+}

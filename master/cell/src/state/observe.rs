@@ -247,3 +247,176 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
 fn storable(cause: &FailureCause) -> FailureCause {
     FailureCause::try_from(pb::FailureCause::from(cause)).unwrap_or(FailureCause::Lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, batch, info, service, with_task};
+    use crate::state::JobState;
+
+    const MIB: u64 = 1 << 20;
+    const EXIT: FailureCause = FailureCause::Exit { code: 1 };
+
+    fn not_before(cell: &Cell, id: TaskId) -> Millis {
+        let TaskState::Pending { not_before, .. } = cell.state.task(id).unwrap().state else {
+            panic!("not pending")
+        };
+        not_before
+    }
+
+    /// Places a service's task and lets it fail, so often; gives the waits.
+    fn waits(causes: &[FailureCause]) -> Vec<u64> {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let mut waits = Vec::new();
+        for cause in causes {
+            let id = cell.place(job, 0, machine).unwrap();
+            cell.ended(id, Some(cause.clone()));
+            waits.push(not_before(&cell, id.task).since(cell.now).0);
+            cell.wait(*waits.last().unwrap());
+        }
+        waits
+    }
+
+    #[test]
+    fn each_quick_failure_doubles_the_wait_up_to_five_minutes() {
+        let waits = waits(&[const { EXIT }; 11]);
+        assert_eq!(waits[..4], [1000, 2000, 4000, 8000]);
+        assert_eq!(waits[8..], [256_000, 300_000, 300_000]);
+    }
+
+    #[test]
+    fn a_taken_port_costs_no_wait_at_first_and_is_no_failure() {
+        let taken = FailureCause::PortTaken { port: 20_000 };
+        assert_eq!(waits(&[taken.clone(), taken.clone(), taken.clone(), taken]), [0, 0, 0, 1000]);
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 1, 100, MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.ended(id, Some(FailureCause::PortTaken { port: 20_000 }));
+        assert_eq!(cell.state.task(id.task).unwrap().failures, 0);
+    }
+
+    #[test]
+    fn an_incarnation_that_lasted_begins_the_row_anew() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        for _ in 0..3 {
+            let id = cell.place(job, 0, machine).unwrap();
+            cell.wait(LASTED.0);
+            cell.ended(id, Some(EXIT));
+            assert_eq!(not_before(&cell, id.task).since(cell.now), FIRST_BACK_OFF);
+            cell.wait(1000);
+        }
+        assert_eq!(cell.state.job(job).unwrap().task(0).unwrap().failures, 3);
+    }
+
+    #[test]
+    fn a_batch_task_that_fails_too_often_ends_its_job_and_kills_its_siblings() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let mut spec = batch("count", 3, 100, MIB);
+        spec.retries = 1;
+        let job = cell.submit("ann", spec);
+        cell.place(job, 1, machine).unwrap();
+        for _ in 0..2 {
+            cell.wait(10_000);
+            let id = cell.place(job, 0, machine).unwrap();
+            cell.ended(id, Some(EXIT));
+        }
+        let ended = cell.state.job(job).unwrap();
+        assert_eq!(ended.state(), JobState::Failed);
+        assert_eq!(ended.note(&cell.state), "task 0 failed: exit code 1");
+        assert_eq!((ended.counts.failed, ended.counts.killed), (1, 2));
+        assert!(cell.state.machine(machine).unwrap().tasks.is_empty());
+    }
+
+    #[test]
+    fn a_machine_that_reboots_does_not_use_up_retries() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 1, 100, MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.ended(id, Some(FailureCause::Lost));
+        assert_eq!(cell.state.job(job).unwrap().state(), JobState::Pending);
+    }
+
+    #[test]
+    fn reports_about_another_incarnation_change_nothing() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 1, 100, MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.up(id);
+        let before = cell.state.clone();
+        let other = IncarnationId { number: 2, ..id };
+        assert_eq!(cell.ended(other, None), []);
+        assert_eq!(cell.up(id), [], "a repeated report is no change");
+        assert_eq!(cell.state.jobs, before.jobs);
+    }
+
+    #[test]
+    fn a_silent_machine_gives_its_tasks_back_and_comes_back_empty() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 2, 100, MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.observe(Observation::MachineDown { machine });
+        assert_eq!(cell.state.pending().count(), 2);
+        assert_eq!(not_before(&cell, id.task), Millis(0));
+        cell.observe(Observation::MachineUp { machine, info: info(1000, 64 * MIB, &[]) });
+        assert_eq!(cell.place(job, 0, machine).unwrap().number, 2);
+    }
+
+    #[test]
+    fn restarts_by_the_machine_count_as_failures_once() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        for restarts in 0..2 {
+            let until = cell.now;
+            for _ in 0..2 {
+                cell.observe(Observation::TaskBackOff { id, until, restarts, cause: EXIT });
+            }
+            cell.observe(Observation::TaskUp {
+                id,
+                pid: 7,
+                since: cell.now,
+                restarts: restarts + 1,
+            });
+        }
+        let task = cell.state.task(id.task).unwrap();
+        assert_eq!((task.failures, task.last_failure.clone()), (2, Some(EXIT)));
+    }
+
+    #[test]
+    fn a_machine_that_comes_back_smaller_sheds_its_lowest_work() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let low = cell.submit("ann", batch("low", 1, 400, MIB));
+        let high = cell.submit("ann", service("high", 1, 400, MIB));
+        cell.place(low, 0, machine).unwrap();
+        cell.place(high, 0, machine).unwrap();
+        cell.observe(Observation::MachineUp { machine, info: info(500, 64 * MIB, &[]) });
+        let states = [low, high].map(|job| cell.state.job(job).unwrap().state());
+        assert_eq!(states, [JobState::Pending, JobState::Running]);
+    }
+
+    #[test]
+    fn tasks_on_ports_that_the_machine_no_longer_offers_are_shed() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let spec = with_task(service("web", 1, 100, MIB), |task| {
+            task.ports = vec!["http".parse().unwrap()]
+        });
+        let job = cell.submit("ann", spec);
+        cell.place(job, 0, machine).unwrap();
+        let mut moved = info(1000, 64 * MIB, &[]);
+        moved.first_port = 40_000;
+        cell.observe(Observation::MachineUp { machine, info: moved });
+        assert_eq!(cell.state.job(job).unwrap().state(), JobState::Pending);
+    }
+}

@@ -189,3 +189,150 @@ fn no_room(machine: &Machine, short: Dimension, free: &Resources, asked: &Resour
     let (free, asked) = (amount(free), amount(asked));
     Rejection::NoRoom { machine: machine.name.clone(), short, free, asked }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::{Cell, PORTS, batch, info, service, with_task};
+    use borg_proto::command::Observation;
+    use borg_proto::spec::{Constraint, ConstraintOp, Spread};
+    use borg_proto::task::TaskState;
+    use borg_proto::{JobId, MachineId};
+
+    const MIB: u64 = 1 << 20;
+
+    fn refused(cell: &mut Cell, job: JobId, index: u32, machine: MachineId) -> String {
+        cell.place(job, index, machine).unwrap_err().to_string()
+    }
+
+    /// Two schedulers can pick one machine from one copy. The order of the log decides who wins,
+    /// and the loser's task stays pending.
+    #[test]
+    fn the_second_assignment_to_a_full_machine_is_refused() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-3", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 2, 600, 10 * MIB));
+        cell.place(job, 0, machine).unwrap();
+        assert_eq!(
+            refused(&mut cell, job, 1, machine),
+            "machine m-3 has 400 m CPU free, task asks 600 m"
+        );
+        assert_eq!(refused(&mut cell, job, 0, machine), "task 1.0 is not pending");
+        assert_eq!(cell.state.pending().count(), 1);
+    }
+
+    #[test]
+    fn memory_that_is_short_is_told_in_mebibytes() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 1, 600, 65 * MIB));
+        assert_eq!(
+            refused(&mut cell, job, 0, machine),
+            "machine m-1 has 64 MiB memory free, task asks 65 MiB"
+        );
+    }
+
+    #[test]
+    fn a_task_goes_only_to_machines_that_are_up_and_meet_its_constraints() {
+        let mut cell = Cell::new();
+        let arm = cell.machine_with("arm", info(1000, 64 * MIB, &[("arch", "arm64")]));
+        let amd = cell.machine_with("amd", info(1000, 64 * MIB, &[("arch", "amd64")]));
+        let arch = Constraint {
+            attribute: "arch".into(),
+            op: ConstraintOp::Equal,
+            values: vec!["amd64".into()],
+            soft: false,
+        };
+        let spec = with_task(batch("count", 1, 100, MIB), |task| task.constraints = vec![arch]);
+        let job = cell.submit("ann", spec);
+        assert_eq!(refused(&mut cell, job, 0, arm), "machine arm does not meet: arch = amd64");
+        cell.observe(Observation::MachineDown { machine: amd });
+        assert_eq!(refused(&mut cell, job, 0, amd), "machine amd is down");
+        assert_eq!(
+            refused(&mut cell, job, 0, MachineId(9)),
+            "machine number 9 is not there any more"
+        );
+    }
+
+    #[test]
+    fn spread_holds_over_placing_moving_racks_and_leaving() {
+        let mut cell = Cell::new();
+        let rack = |name: &str| info(1000, 64 * MIB, &[("rack", name)]);
+        let (a, b) = (cell.machine_with("a", rack("r1")), cell.machine_with("b", rack("r1")));
+        let spread = vec![Spread { attribute: "rack".into(), max: 1 }];
+        let job =
+            cell.submit("ann", with_task(service("web", 2, 100, MIB), |task| task.spread = spread));
+        let first = cell.place(job, 0, a).unwrap();
+        assert_eq!(
+            refused(&mut cell, job, 1, b),
+            "1 tasks of the job are on rack \"r1\" already, most is 1"
+        );
+        cell.observe(Observation::MachineUp { machine: a, info: rack("r2") });
+        cell.place(job, 1, b).unwrap();
+        cell.ended(first, None);
+        assert_eq!(cell.state.job(job).unwrap().crowd(0, "r2"), 0);
+    }
+
+    #[test]
+    fn only_as_many_victims_go_as_are_needed_and_none_of_equal_rank() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let low = cell.submit("ann", batch("low", 2, 500, MIB));
+        let victims =
+            vec![cell.place(low, 0, machine).unwrap(), cell.place(low, 1, machine).unwrap()];
+        let high = cell.submit("bob", service("high", 1, 400, MIB));
+        cell.place_over(high, 0, machine, victims.clone()).unwrap();
+        let evicted: Vec<bool> = (0..2)
+            .map(|i| cell.state.job(low).unwrap().task(i).unwrap().last_evict.is_some())
+            .collect();
+        assert_eq!(evicted, [true, false]);
+        assert_eq!(
+            cell.state.job(low).unwrap().task(0).unwrap().last_evict.as_ref().unwrap().to_string(),
+            "preempted by bob/high/0"
+        );
+
+        let equal = cell.submit("cid", batch("equal", 1, 500, MIB));
+        let error = cell.place_over(equal, 0, machine, vec![victims[1]]).unwrap_err();
+        assert_eq!(error.to_string(), "priority 100 may not preempt 1.1.1 of priority 100");
+    }
+
+    #[test]
+    fn ports_are_handed_out_in_turn_and_never_twice() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 100_000, 1 << 30);
+        let spec = with_task(service("web", 101, 1, MIB), |task| {
+            task.ports = vec!["http".parse().unwrap()]
+        });
+        let job = cell.submit("ann", spec);
+        let port = |cell: &Cell, index| {
+            cell.state.job(job).unwrap().task(index).unwrap().placement().unwrap().ports[0]
+        };
+        let first = cell.place(job, 0, machine).unwrap();
+        assert_eq!(port(&cell, 0), PORTS.0);
+        cell.ended(first, None);
+        for index in 1..=100 {
+            cell.place(job, index, machine).unwrap();
+        }
+        assert_eq!((port(&cell, 1), port(&cell, 100)), (PORTS.0 + 1, PORTS.0));
+        cell.wait(1000);
+        assert_eq!(
+            refused(&mut cell, job, 0, machine),
+            "machine m-1 has 0 ports free, task asks 1"
+        );
+    }
+
+    #[test]
+    fn a_task_that_backs_off_is_not_placed_too_early() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.ended(id, None);
+        assert_eq!(
+            refused(&mut cell, job, 0, machine),
+            "task 1.0 is not placed before 1001000 ms, now is 1000000 ms"
+        );
+        cell.wait(1000);
+        assert_eq!(cell.place(job, 0, machine).unwrap().number, 2);
+        assert!(matches!(cell.state.task(id.task).unwrap().state, TaskState::Running(_)));
+    }
+}

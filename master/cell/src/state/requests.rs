@@ -64,3 +64,56 @@ fn hash_of(command: &Command) -> u64 {
     let timeless = Command { at: Millis(0), ..command.clone() };
     xxhash_rust::xxh3::xxh3_64(&timeless.encode())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, batch, user};
+    use borg_proto::command::Action;
+
+    fn submit(name: &str, request: &str, at: u64) -> Command {
+        let action = Action::SubmitJob { spec: Arc::new(batch(name, 1, 100, 1 << 20)) };
+        Command { at: Millis(at), by: user("ann"), request: Some(request.into()), action }
+    }
+
+    #[test]
+    fn a_repeated_request_has_one_effect_and_the_same_answer() {
+        let mut state = Cell::new().state;
+        let first = state.apply(1, &submit("web", "r1", 10)).unwrap();
+        let second = state.apply(2, &submit("web", "r1", 20)).unwrap();
+        assert_eq!((second.answer, second.events), (first.answer, vec![]));
+        assert_eq!(state.jobs().count(), 1);
+        let refused = state.apply(3, &submit("web", "r2", 30)).unwrap_err();
+        assert_eq!(state.apply(4, &submit("web", "r2", 40)).unwrap_err(), refused);
+    }
+
+    #[test]
+    fn a_request_id_stands_for_one_change_of_one_user() {
+        let mut state = Cell::new().state;
+        state.apply(1, &submit("web", "r1", 10)).unwrap();
+        let reused = state.apply(2, &submit("other", "r1", 10)).unwrap_err();
+        assert_eq!(
+            reused.to_string(),
+            "request id \"r1\" was used for another change before: choose a new one"
+        );
+        let bob = Command { by: user("bob"), ..submit("web", "r1", 10) };
+        assert!(!state.apply(3, &bob).unwrap().events.is_empty());
+        let long = state.apply(4, &submit("web", &"x".repeat(65), 10)).unwrap_err();
+        assert_eq!(long.to_string(), "request id has 65 bytes, allowed are 1 to 64");
+    }
+
+    #[test]
+    fn the_oldest_requests_are_forgotten() {
+        let mut state = Cell::new().state;
+        for i in 0..REMEMBERED as u64 + 5 {
+            let refused = Command {
+                action: Action::Kill { job: "ann/no".parse().unwrap(), tasks: vec![] },
+                ..submit("x", &i.to_string(), i)
+            };
+            state.apply(i + 1, &refused).unwrap_err();
+        }
+        assert_eq!(state.requests.len(), REMEMBERED);
+        assert_eq!(&*state.request_order[0].1, "5");
+        assert_eq!(state.audit(), []);
+    }
+}

@@ -1,0 +1,92 @@
+//! What earlier versions wrote stays readable: a state, and the log that led to it.
+//!
+//! Files in `tests/golden` are named after the format's version and never rewritten. Where the
+//! files of this version are not there yet, `UPDATE_EXPECT=1` writes them.
+
+use borg_cell::codec::VERSION;
+use borg_cell::fixture::{Cell, batch, service, with_task};
+use borg_cell::state::CellState;
+use borg_proto::command::{Command, Observation};
+use borg_proto::spec::Spread;
+use borg_proto::{CellName, FailureCause};
+use std::path::{Path, PathBuf};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// A bit of everything that a state can hold.
+fn everything() -> Cell {
+    let mut cell = Cell::new();
+    let (one, two) = (cell.machine("m-1", 4000, 8 << 30), cell.machine("m-2", 1000, 1 << 30));
+    let web = with_task(service("web", 3, 500, 64 << 20), |task| {
+        task.ports = vec!["http".parse().unwrap()];
+        task.spread = vec![Spread { attribute: "machine".into(), max: 2 }];
+    });
+    let web = cell.submit("ann", web);
+    let up = cell.place(web, 0, one).unwrap();
+    cell.up(up);
+    let failing = cell.place(web, 1, one).unwrap();
+    cell.ended(
+        failing,
+        Some(FailureCause::OutOfMemory { limit_bytes: 64 << 20, peak_bytes: 65 << 20 }),
+    );
+    let count = cell.submit("bob", batch("count", 100, 1000, 1 << 20));
+    let mut merge = batch("merge", 1, 100, 1 << 20);
+    merge.after = vec!["bob/count".parse().unwrap()];
+    cell.submit("bob", merge);
+    let first = cell.place(count, 0, two).unwrap();
+    cell.place_over(web, 2, two, vec![first]).unwrap();
+    let back_off = cell.place(count, 1, one).unwrap();
+    let (until, cause) = (cell.now, FailureCause::start("no such file"));
+    cell.observe(Observation::TaskBackOff { id: back_off, until, restarts: 0, cause });
+    let done = cell.place(count, 2, one).unwrap();
+    cell.ended(done, None);
+    cell.submit("cid", batch("gone", 2, 100, 1 << 20));
+    cell.kill("admin", "cid/gone", &[]).unwrap();
+    cell.kill("cid", "ann/web", &[]).unwrap_err();
+    cell.observe(Observation::MachineDown { machine: two });
+    cell
+}
+
+fn write_log(log: &[Command]) -> Vec<u8> {
+    let entry = |command: &Command| {
+        let bytes = command.encode();
+        [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat()
+    };
+    log.iter().flat_map(entry).collect()
+}
+
+fn read_log(mut bytes: &[u8]) -> Vec<Command> {
+    let mut log = Vec::new();
+    while let Some((len, rest)) = bytes.split_first_chunk::<4>() {
+        let (entry, rest) = rest.split_at(u32::from_be_bytes(*len) as usize);
+        log.push(Command::decode(entry).unwrap());
+        bytes = rest;
+    }
+    log
+}
+
+#[test]
+fn states_and_logs_of_every_version_still_load() {
+    for version in 1..=VERSION {
+        let (state, log) =
+            (file(&format!("state-v{version}.bin")), file(&format!("log-v{version}.bin")));
+        if version == VERSION && !state.exists() && std::env::var_os("UPDATE_EXPECT").is_some() {
+            let cell = everything();
+            std::fs::write(&state, cell.state.encode()).unwrap();
+            std::fs::write(&log, write_log(&cell.log)).unwrap();
+        }
+        let bytes = std::fs::read(&state).unwrap();
+        let loaded = CellState::decode(&bytes).unwrap();
+        assert_eq!(loaded.audit(), []);
+        let mut replayed = CellState::new(CellName::new("lab").unwrap());
+        for command in read_log(&std::fs::read(&log).unwrap()) {
+            let _: Result<_, _> = replayed.apply(replayed.applied() + 1, &command);
+        }
+        assert_eq!(replayed, loaded, "the log of version {version} leads to its state");
+        if version == VERSION {
+            assert_eq!(loaded.encode(), bytes, "bytes of the present version are canonical");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Laws of the state: for any sequence of commands, sensible or hostile.
+
+use borg_cell::fixture::{batch, info, service, user, with_task};
+use borg_cell::state::{CellState, Machine};
+use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::machine::MachineAddress;
+use borg_proto::spec::Spread;
+use borg_proto::{
+    CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis, Priority,
+    ReplicaId, TaskId,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// A few numbers from which a command is made that suits the state it is applied to, or not.
+type Step = [u8; 5];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    vec(any::<Step>(), 1..120)
+}
+
+fn empty() -> CellState {
+    CellState::new(CellName::new("lab").unwrap())
+}
+
+fn pick<T: Clone>(from: &[T], by: u8) -> Option<T> {
+    from.get(usize::from(by) % from.len().max(1)).cloned()
+}
+
+/// The command of a step. Most fit the state; one in eight names things that are not there.
+fn command(state: &CellState, step: Step, request: bool) -> Command {
+    let [kind, a, b, c, d] = step;
+    let by_user = pick(&["ann", "bob", "admin"], d).unwrap();
+    let (by, action) = match kind % 16 {
+        0 => (user("admin"), add_machine(a)),
+        1 => (
+            user(by_user),
+            Action::RemoveMachine { machine: format!("m-{}", a % 8).parse().unwrap() },
+        ),
+        2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
+        5 => {
+            let tasks = if a % 2 == 0 { vec![] } else { vec![(b % 6).into(), (c % 6).into()] };
+            let job: JobKey = format!("{by_user}/j{}", c % 5).parse().unwrap();
+            (user(by_user), Action::Kill { job, tasks })
+        }
+        6..=10 => (
+            master(a),
+            Action::Place {
+                assignments: (0..3)
+                    .map(|i| assignment(state, a, b.wrapping_add(i % 2), c.wrapping_add(i)))
+                    .collect(),
+            },
+        ),
+        11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
+        _ => (
+            master(a),
+            Action::Observe {
+                changes: vec![observation(state, a, b, c), observation(state, b, c, d)],
+            },
+        ),
+    };
+    let request =
+        (request && matches!(by, Principal::User(_))).then(|| format!("r{}", a ^ b).into());
+    let at = Millis(state.clock().0.saturating_sub(10) + u64::from(d) * 100);
+    Command { at, by, request, action }
+}
+
+fn master(a: u8) -> Principal {
+    if a == 77 { user("ann") } else { Principal::Master(ReplicaId(1)) }
+}
+
+fn add_machine(a: u8) -> Action {
+    let address = if a == 99 { "nowhere".into() } else { format!("m:{}", 1 + u16::from(a)) };
+    Action::AddMachine {
+        machine: MachineAddress { name: format!("m-{}", a % 8).parse().unwrap(), address },
+    }
+}
+
+fn job(a: u8, b: u8, c: u8) -> JobSpec {
+    let name = format!("j{}", a % 5);
+    let tasks = u32::from(b % 6) + u32::from(a > 10); // now and then 0
+    let mut spec = if b % 2 == 0 {
+        batch(&name, tasks, 300, 1 << 20)
+    } else {
+        service(&name, tasks, 400, 1 << 20)
+    };
+    spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
+    spec.retries = u32::from(c % 3);
+    if c % 4 == 0 {
+        spec.after =
+            vec![format!("{}/j{}", ["ann", "bob"][usize::from(c / 4 % 2)], b % 5).parse().unwrap()];
+    }
+    with_task(spec, |task| {
+        task.ports =
+            ["http", "rpc"][..usize::from(a % 3)].iter().map(|p| p.parse().unwrap()).collect();
+        if c % 5 == 0 {
+            task.spread =
+                vec![Spread { attribute: ["machine", "rack"][usize::from(b % 2)].into(), max: 1 }];
+        }
+    })
+}
+
+fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
+    let pending: Vec<TaskId> = state.pending().take(40).collect();
+    let machines: Vec<&Machine> = state.machines().collect();
+    let hostile = a % 8 == 0;
+    let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
+    let task = pick(&pending, b).filter(|_| !hostile).unwrap_or(stranger);
+    let machine = pick(&machines, c).map_or(MachineId(u32::from(c)), |machine| machine.id);
+    let on = pick(&machines, c)
+        .map(|m| m.tasks.iter().filter_map(|id| state.task(*id)?.running(*id)).collect());
+    let mut victims: Vec<IncarnationId> = on.unwrap_or_default();
+    victims.truncate(usize::from(a % 4));
+    if hostile {
+        victims.push(IncarnationId { task: stranger, number: 1 });
+    }
+    Assignment { task, machine, victims }
+}
+
+fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
+    let machines: Vec<MachineId> = state.machines().map(|machine| machine.id).collect();
+    let machine = pick(&machines, b).filter(|_| a % 16 != 0).unwrap_or(MachineId(u32::from(b)));
+    let running: Vec<IncarnationId> = state
+        .jobs()
+        .flat_map(|job| state.tasks_of(job.id))
+        .filter_map(|(id, task)| task.running(id))
+        .collect();
+    let old =
+        IncarnationId { task: TaskId { job: JobId(u64::from(b)), index: 0 }, number: u32::from(c) };
+    let id = pick(&running, b).filter(|_| a % 16 != 0).unwrap_or(old);
+    let causes = [
+        FailureCause::Exit { code: -1 },
+        FailureCause::Lost,
+        FailureCause::PortTaken { port: u16::from(c) },
+        FailureCause::Start { why: "ß".repeat(usize::from(c) * 4) },
+        FailureCause::OutOfMemory { limit_bytes: 1, peak_bytes: u64::MAX },
+    ];
+    let cause = pick(&causes, c).unwrap();
+    match a % 8 {
+        0..=2 => {
+            let mut info =
+                info(u64::from(c) * 10, 1 << 30, &[("rack", ["r1", "r2"][usize::from(c % 2)])]);
+            info.capacity.ports = u32::from(b % 8);
+            info.first_port = if c == 7 { 65_535 } else { 20_000 + u16::from(c / 64) };
+            Observation::MachineUp { machine, info }
+        }
+        3 => Observation::MachineDown { machine },
+        4 => Observation::TaskUp {
+            id,
+            pid: c.into(),
+            since: Millis(u64::MAX),
+            restarts: u32::from(c) << 24,
+        },
+        5 => {
+            Observation::TaskBackOff { id, until: Millis(u64::from(c)), restarts: b.into(), cause }
+        }
+        _ => Observation::TaskEnded { id, at: Millis(0), failure: (c % 3 > 0).then_some(cause) },
+    }
+}
+
+/// The log that the steps make on an empty cell, and the state after it.
+fn run(steps: &[Step], mut check: impl FnMut(&CellState, &Command)) -> (Vec<Command>, CellState) {
+    let mut state = empty();
+    let mut log = Vec::new();
+    for step in steps {
+        let command = command(&state, *step, true);
+        let _: Result<_, _> = state.apply(state.applied() + 1, &command);
+        check(&state, &command);
+        log.push(command);
+    }
+    (log, state)
+}
+
+fn replay(state: &mut CellState, log: &[Command]) {
+    for command in log {
+        let _: Result<_, _> = state.apply(state.applied() + 1, command);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_invariant_holds_after_every_command(steps in steps()) {
+        run(&steps, |state, command| assert_eq!(state.audit(), [], "after {command:?}"));
+    }
+
+    #[test]
+    fn two_replicas_come_to_the_same_bytes_and_digest(steps in steps()) {
+        let (log, _) = run(&steps, |_, _| ());
+        let (mut first, mut second) = (empty(), empty());
+        for command in &log {
+            // What does not survive its bytes never gets into a log.
+            let Ok(command) = Command::decode(&command.encode()) else { continue };
+            let index = first.applied() + 1;
+            let read = Command::decode(&command.encode()).unwrap();
+            prop_assert_eq!(first.apply(index, &command), second.apply(index, &read));
+        }
+        prop_assert_eq!(first.digest(), second.digest());
+        prop_assert_eq!(first.encode(), second.encode());
+    }
+
+    #[test]
+    fn a_checkpoint_and_the_tail_of_the_log_give_the_live_state(steps in steps(), cut in 0..120usize) {
+        let (log, live) = run(&steps, |_, _| ());
+        let cut = cut.min(log.len());
+        let mut before = empty();
+        replay(&mut before, &log[..cut]);
+        let mut restored = CellState::decode(&before.encode()).unwrap();
+        prop_assert_eq!(&restored, &before);
+        replay(&mut restored, &log[cut..]);
+        prop_assert_eq!(restored.encode(), live.encode());
+        prop_assert_eq!(restored, live);
+    }
+
+    #[test]
+    fn a_repeated_request_has_one_effect_and_one_answer(steps in steps()) {
+        let mut state = empty();
+        for (i, step) in steps.iter().enumerate() {
+            let mut command = command(&state, *step, false);
+            if matches!(command.by, Principal::User(_)) {
+                command.request = Some(format!("r{i}").into());
+            }
+            let first = state.apply(state.applied() + 1, &command).map(|applied| applied.answer);
+            if command.request.is_none() {
+                continue;
+            }
+            let before = state.clone();
+            let again = state.apply(state.applied() + 1, &command);
+            prop_assert!(again.as_ref().map_or(true, |applied| applied.events.is_empty()));
+            prop_assert_eq!(again.map(|applied| applied.answer), first);
+            prop_assert!(before.jobs().eq(state.jobs()) && before.machines().eq(state.machines()));
+        }
+    }
+
+    #[test]
+    fn events_tell_everything_that_a_follower_needs_about_places(steps in steps()) {
+        use borg_cell::event::{EventKind, TaskChange};
+        let mut state = empty();
+        let mut placed = std::collections::BTreeMap::new();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            for event in applied.events {
+                let EventKind::TaskChanged { task, change, .. } = event.kind else { continue };
+                match change {
+                    TaskChange::Placed { machine, incarnation } => {
+                        prop_assert_eq!(placed.insert(task, (machine, incarnation)), None);
+                    }
+                    TaskChange::Up { .. } | TaskChange::BackOff { .. } => prop_assert!(placed.contains_key(&task)),
+                    TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
+                        prop_assert!(placed.remove(&task).is_some());
+                    }
+                    TaskChange::Killed { .. } => drop(placed.remove(&task)),
+                    TaskChange::Released | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
+                }
+            }
+            let really = state.jobs().flat_map(|job| state.tasks_of(job.id));
+            let really = really.filter_map(|(id, task)| Some((id, task.placement().map(|p| (p.machine, p.incarnation))?)));
+            prop_assert!(placed.clone().into_iter().eq(really));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_decode_panic(mut bytes in vec(any::<u8>(), 0..400), framed in any::<bool>()) {
+        if framed {
+            bytes.splice(0..0, *b"BORGCELL\0\0\0\x01");
+        }
+        if let Ok(state) = CellState::decode(&bytes) {
+            prop_assert_eq!(state.audit(), []);
+        }
+        let _: Result<_, _> = borg_cell::rejection::Rejection::decode(&bytes);
+        let _: Result<_, _> = borg_cell::state::Answer::decode(&bytes);
+    }
+}
+
+/// The laws say nothing if the commands that they try are all refused.
+#[test]
+fn the_steps_reach_the_interesting_places() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..96 {
+        let steps = steps().new_tree(&mut runner).unwrap().current();
+        let mut state = empty();
+        for step in steps {
+            let command = command(&state, step, true);
+            match state.apply(state.applied() + 1, &command) {
+                Ok(applied) => {
+                    for event in applied.events {
+                        *seen.entry(event.describe(&state).0).or_default() += 1;
+                    }
+                }
+                Err(refused) => *seen.entry(format!("{:?}", refused.code())).or_default() += 1,
+            }
+        }
+    }
+    for rare in [
+        "task.up",
+        "task.backoff",
+        "task.evicted",
+        "task.failed",
+        "task.finished",
+        "task.killed",
+        "task.released",
+        "machine.removed",
+        "job.finished",
+        "job.failed",
+        "job.forgotten",
+        "job.waiting",
+        "InvalidArgument",
+        "AlreadyExists",
+        "NotFound",
+        "PermissionDenied",
+        "FailedPrecondition",
+    ] {
+        // A waiting job shows by its release; it has no event of its own.
+        if rare != "job.waiting" {
+            assert!(seen.contains_key(rare), "{rare} was never reached: {seen:?}");
+        }
+    }
+}

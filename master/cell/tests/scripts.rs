@@ -1,0 +1,225 @@
+//! Scenarios that an operator can read: commands, `----`, and what the cell says to them.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p borg-cell --test scripts` rewrites what is expected.
+//!
+//! ```text
+//! machine NAME cpu=N ram=SIZE [ATTRIBUTE=VALUE ...]     adds a machine that is up
+//! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE]
+//! place TASK MACHINE [over TASK ...]     up TASK     ended TASK [exit=N | port]
+//! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
+//! ```
+
+use borg_cell::event::Event;
+use borg_cell::fixture::{Cell, batch, info, service, with_task};
+use borg_cell::rejection::Rejection;
+use borg_proto::command::Observation;
+use borg_proto::spec::Spread;
+use borg_proto::{FailureCause, IncarnationId, JobId, MachineId, Priority, TaskId, TaskName};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+#[test]
+fn every_script_reads_as_expected() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    let mut scripts = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let played = play(&text);
+        if update {
+            std::fs::write(&path, &played).unwrap();
+        }
+        assert!(update || played == text, "{} now reads:\n{played}", path.display());
+        scripts += 1;
+    }
+    assert!(scripts > 0, "no scripts in {}", dir.display());
+}
+
+/// The script with what the cell says now.
+fn play(script: &str) -> String {
+    let mut cell = Cell::new();
+    let mut out = String::new();
+    let mut commands: Vec<&str> = Vec::new();
+    let mut expected = false;
+    for line in script.lines().chain([""]) {
+        match line {
+            "" if expected => {
+                expected = false;
+                commands.clear();
+                out.push('\n');
+            }
+            "----" => {
+                out.push_str("----\n");
+                for command in &commands {
+                    out.push_str(&answer(&mut cell, command));
+                }
+                expected = true;
+            }
+            _ if expected => {}
+            line => {
+                let _ = writeln!(out, "{line}");
+                if !line.is_empty() && !line.starts_with('#') {
+                    commands.push(line);
+                }
+            }
+        }
+    }
+    format!("{}\n", out.trim_end())
+}
+
+fn answer(cell: &mut Cell, line: &str) -> String {
+    let seen = cell.events.len();
+    let said = command(cell, line);
+    let mut out = String::new();
+    for event in &cell.events[seen..] {
+        out.push_str(&shown(cell, event));
+    }
+    match said {
+        Ok(text) => out.push_str(&text),
+        Err(refused) => out = format!("refused, {:?}: {refused}\n", refused.code()),
+    }
+    out
+}
+
+fn shown(cell: &Cell, event: &Event) -> String {
+    let (kind, subject, detail) = event.describe(&cell.state);
+    format!("{}\n", format!("{kind} {subject} {detail}").trim_end())
+}
+
+fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["machine", name, ref rest @ ..] => {
+            let mut options = options(rest);
+            let cpu = options.remove("cpu").unwrap().parse().unwrap();
+            let ram = size(options.remove("ram").unwrap());
+            let attributes: Vec<_> = options.into_iter().collect();
+            cell.machine_with(name, info(cpu, ram, &attributes));
+        }
+        ["submit", user, name, kind, ref rest @ ..] => {
+            submit(cell, user, name, kind, &options(rest))?
+        }
+        ["place", task, machine] => place(cell, task, machine, &[]).map(|_: IncarnationId| ())?,
+        ["place", task, machine, "over", ref victims @ ..] => {
+            place(cell, task, machine, victims).map(|_: IncarnationId| ())?
+        }
+        ["up", task] => {
+            let id = incarnation(cell, task);
+            cell.up(id);
+        }
+        ["ended", task, ref how @ ..] => {
+            let failure = how.first().map(|how| match how.strip_prefix("exit=") {
+                Some(code) => FailureCause::Exit { code: code.parse().unwrap() },
+                None => FailureCause::PortTaken { port: 20_000 },
+            });
+            let id = incarnation(cell, task);
+            cell.ended(id, failure);
+        }
+        ["down", name] => {
+            let machine = machine(cell, name);
+            cell.observe(Observation::MachineDown { machine });
+        }
+        ["kill", user, job, ref tasks @ ..] => {
+            let tasks: Vec<u32> = tasks.iter().map(|index| index.parse().unwrap()).collect();
+            return Ok(format!("{} killed\n", cell.kill(user, job, &tasks)?));
+        }
+        ["wait", ms] => cell.wait(ms.parse().unwrap()),
+        ["jobs"] => return Ok(jobs(cell)),
+        ["resolve", name] => {
+            let found = cell.state.resolve(name).unwrap();
+            return Ok(found
+                .iter()
+                .map(|e| format!("{} {} {}:{} up={}\n", e.task, e.port_name, e.host, e.port, e.up))
+                .collect());
+        }
+        _ => panic!("no such command: {line}"),
+    }
+    Ok(String::new())
+}
+
+fn submit(
+    cell: &mut Cell,
+    user: &str,
+    name: &str,
+    kind: &str,
+    options: &BTreeMap<&str, &str>,
+) -> Result<(), Rejection> {
+    let number = |key: &str| options.get(key).map(|value| value.parse::<u64>().unwrap());
+    let list = |key: &str| options.get(key).map_or(Vec::new(), |value| value.split(',').collect());
+    let make = if kind == "service" { service } else { batch };
+    let tasks = u32::try_from(number("tasks").unwrap()).unwrap();
+    let mut spec = make(name, tasks, number("cpu").unwrap(), size(options["ram"]));
+    spec.after = list("after").iter().map(|job| job.parse().unwrap()).collect();
+    spec.retries = u32::try_from(number("retries").unwrap_or(0)).unwrap();
+    spec.priority = number("priority").map_or(spec.priority, |value| Priority::new(value).unwrap());
+    let spec = with_task(spec, |task| {
+        task.ports = list("ports").iter().map(|port| port.parse().unwrap()).collect();
+        let spread = |attribute: &&str| Spread { attribute: (*attribute).to_owned(), max: 1 };
+        task.spread = list("spread").iter().map(spread).collect();
+    });
+    cell.try_submit(user, spec).map(|_: JobId| ())
+}
+
+fn place(
+    cell: &mut Cell,
+    task: &str,
+    on: &str,
+    victims: &[&str],
+) -> Result<IncarnationId, Rejection> {
+    let id = task_id(cell, task);
+    let on = machine(cell, on);
+    let victims = victims.iter().map(|victim| incarnation(cell, victim)).collect();
+    cell.place_over(id.job, id.index, on, victims)
+}
+
+fn jobs(cell: &Cell) -> String {
+    let line = |job: &borg_cell::state::Job| {
+        let counts = job.counts;
+        let counts = format!(
+            "{} pending, {} running ({} up), {} finished, {} failed, {} killed",
+            counts.pending,
+            counts.running,
+            counts.up,
+            counts.finished,
+            counts.failed,
+            counts.killed
+        );
+        let note = job.note(&cell.state);
+        format!(
+            "{} {}: {counts}{}{note}\n",
+            job.key,
+            job.state(),
+            if note.is_empty() { "" } else { "; " }
+        )
+    };
+    cell.state.jobs().map(line).collect()
+}
+
+fn options<'a>(words: &[&'a str]) -> BTreeMap<&'a str, &'a str> {
+    words
+        .iter()
+        .map(|word| word.split_once('=').unwrap_or_else(|| panic!("{word} is not KEY=VALUE")))
+        .collect()
+}
+
+fn size(text: &str) -> u64 {
+    let mib = text.strip_suffix("MiB").map(|n| n.parse::<u64>().unwrap());
+    mib.unwrap_or_else(|| text.strip_suffix("GiB").unwrap().parse::<u64>().unwrap() << 10) << 20
+}
+
+fn machine(cell: &Cell, name: &str) -> MachineId {
+    cell.state.machine_named(&name.parse().unwrap()).unwrap().id
+}
+
+fn task_id(cell: &Cell, name: &str) -> TaskId {
+    let name: TaskName = name.parse().unwrap();
+    TaskId { job: cell.state.job_named(&name.job).unwrap().id, index: name.index }
+}
+
+/// The present incarnation of a task, or its last.
+fn incarnation(cell: &Cell, name: &str) -> IncarnationId {
+    let task = task_id(cell, name);
+    IncarnationId { task, number: cell.state.task(task).unwrap().incarnations }
+}
