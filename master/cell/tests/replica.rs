@@ -1,0 +1,271 @@
+//! One replica among hostile or broken company.
+
+mod five;
+
+use borg_cell::master::{Config, Effect, Input, Master, Outcome, RecoverError};
+use borg_cell::store::{EntryKind, HardState, LogEntry, Recovered, ReplicaIdentity};
+use borg_proto::wire::pb;
+use borg_proto::{CellName, Millis, ReplicaId};
+use five::Five;
+use proptest::prelude::*;
+use std::sync::LazyLock;
+
+fn config(replica: u64, voters: u64) -> Config {
+    let voters = (1..=voters).map(ReplicaId).collect();
+    Config::new(CellName::new("lab").unwrap(), ReplicaId(replica), voters, 1)
+}
+
+fn recovered() -> Recovered {
+    Recovered::empty(ReplicaIdentity { cell: "lab".into(), replica: 1, epoch: 1 })
+}
+
+fn entry(index: u64, data: &[u8]) -> LogEntry {
+    LogEntry { index, term: 1, kind: EntryKind::Normal, data: data.to_vec() }
+}
+
+/// I30: an entry of a later version stops the replica; skipping it would make another state.
+#[test]
+fn an_entry_that_cannot_be_understood_halts_the_replica() {
+    let mut from = recovered();
+    from.entries = vec![entry(1, b""), entry(2, b"\xff\xff\xff")];
+    from.hard_state = HardState { term: 1, vote: 0, commit: 2 };
+    let mut master = Master::new(config(1, 5), from).unwrap();
+    let effects = master.handle(Millis(1), [Input::Tick]);
+    let halts = |e: &Effect| matches!(e, Effect::Halt { why } if why.starts_with("log entry 2: "));
+    assert_eq!(effects.iter().filter(|e| halts(e)).count(), 1, "{effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Send { .. })));
+    assert_eq!(master.state().applied(), 1);
+    let ticks = std::iter::repeat_n(Input::Tick, 1_000);
+    assert!(master.handle(Millis(2), ticks).is_empty(), "a halted replica is silent");
+    assert!(master.status().halted.is_some());
+}
+
+#[test]
+fn a_change_of_members_halts_a_replica_that_knows_none() {
+    let mut from = recovered();
+    from.entries = vec![LogEntry { kind: EntryKind::ConfChange, ..entry(1, b"") }];
+    from.hard_state = HardState { term: 1, vote: 0, commit: 1 };
+    let mut master = Master::new(config(1, 5), from).unwrap();
+    let effects = master.handle(Millis(1), [Input::Tick]);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Halt { .. })), "{effects:?}");
+}
+
+#[test]
+fn a_replica_does_not_begin_from_less_than_was_agreed() {
+    let mut from = recovered();
+    from.entries = vec![entry(1, b"")];
+    from.hard_state = HardState { term: 1, vote: 0, commit: 7 };
+    let error = Master::new(config(1, 5), from).unwrap_err();
+    assert!(matches!(error, RecoverError::CommitBeyondLog { commit: 7, last: 1 }));
+    let error = Master::new(config(6, 5), recovered()).unwrap_err();
+    assert!(matches!(error, RecoverError::NotAMember { .. }));
+}
+
+#[test]
+fn changes_that_wait_for_agreement_are_bounded() {
+    let mut five = Five::with(1, 5, |config| config.in_flight = 4);
+    let leader = five.elect();
+    five.run(200);
+    for id in (1..=5).filter(|id| *id != leader) {
+        five.cut(id);
+    }
+    let tokens: Vec<u64> = (0..5).map(|n| five.submit(leader, &format!("job-{n}"))).collect();
+    assert_eq!(five.answers.get(&tokens[4]), Some(&Outcome::Overloaded));
+    assert!(!five.answers.contains_key(&tokens[3]));
+    five.heal();
+    five.run(2_000);
+    assert_eq!(tokens.iter().filter(|token| five.answers.contains_key(token)).count(), 5);
+}
+
+/// B9: states that differ at one entry are noticed, and whoever is outvoted stops.
+#[test]
+fn a_replica_with_another_state_than_the_majority_halts() {
+    let mut five = Five::new(2);
+    for round in 0..70 {
+        five.submit_until_accepted(&format!("job-{round}"));
+    }
+    five.settle();
+    let (index, digest) = *five.master(1).status().digests.last().unwrap();
+    let say = |five: &mut Five, from: u64, digest: u128| {
+        five.input(1, vec![Input::PeerDigest { replica: ReplicaId(from), index, digest }]);
+    };
+    say(&mut five, 2, digest);
+    assert_eq!(five.diverged, []);
+    for from in 2..=4 {
+        assert_eq!(five.halts, []);
+        say(&mut five, from, digest ^ 1);
+        say(&mut five, from, digest ^ 1);
+    }
+    let told: Vec<_> = (2..=4).map(|from| (1, ReplicaId(from), index)).collect();
+    assert_eq!(five.diverged, told);
+    assert_eq!(five.halts.len(), 1);
+    assert!(five.halts[0].1.contains(&format!("after entry {index} a majority")));
+}
+
+/// Real messages of a run with elections, losses, reads and a checkpoint.
+static REAL: LazyLock<Vec<pb::RaftMessage>> = LazyLock::new(|| {
+    let mut five = scene();
+    five.capture = true;
+    let leader = five.elect();
+    five.crash(leader % 5 + 1);
+    for round in 0..30 {
+        five.submit_until_accepted(&format!("more-{round}"));
+        five.read((leader + 1) % 5 + 1);
+    }
+    five.start(leader % 5 + 1);
+    five.run(1_000);
+    five.crash(leader);
+    five.run(2_000);
+    let mut kept = Vec::new();
+    for kind in 0..20 {
+        let of_kind: Vec<_> = five.captured.iter().filter(|m| m.r#type == kind).collect();
+        kept.extend(
+            of_kind.iter().step_by(of_kind.len().div_ceil(40).max(1)).map(|m| (*m).clone()),
+        );
+    }
+    assert!(kept.iter().any(|message| message.snapshot.is_some()));
+    kept
+});
+
+fn scene() -> Five {
+    let mut five = Five::with(3, 5, |config| {
+        config.checkpoint_every = 10;
+        config.trailing = 3;
+    });
+    for round in 0..12 {
+        five.submit_until_accepted(&format!("job-{round}"));
+    }
+    five.run(100);
+    five
+}
+
+#[derive(Debug, Clone)]
+enum Twist {
+    Type(u32),
+    To(u64),
+    From(u64),
+    Term(u64),
+    LogTerm(u64),
+    Index(u64),
+    Commit(u64),
+    CommitTerm(u64),
+    RequestSnapshot(u64),
+    Reject(bool),
+    Hint(u64),
+    Context(Vec<u8>),
+    Priority(i64),
+    EntryIndex(u64),
+    EntryTerm(u64),
+    EntryData(Vec<u8>),
+    EntryType(u32),
+    DropEntry,
+    DoubleEntry,
+    Snapshot(u64, u64, Vec<u64>, Vec<u8>),
+    SnapshotPlace(u64, u64),
+    NoSnapshot,
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..6_u64, 4 => 10..60_u64, 1 => Just(u64::MAX), 1 => Just(u64::MAX / 2), 1 => Just(1 << 56)]
+}
+
+fn twist() -> impl Strategy<Value = Twist> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..70);
+    prop_oneof![
+        (0..25_u32).prop_map(Twist::Type),
+        number().prop_map(Twist::To),
+        (0..7_u64).prop_map(Twist::From),
+        number().prop_map(Twist::Term),
+        number().prop_map(Twist::LogTerm),
+        number().prop_map(Twist::Index),
+        number().prop_map(Twist::Commit),
+        number().prop_map(Twist::CommitTerm),
+        number().prop_map(Twist::RequestSnapshot),
+        any::<bool>().prop_map(Twist::Reject),
+        number().prop_map(Twist::Hint),
+        bytes().prop_map(Twist::Context),
+        Just(Twist::Context(b"CampaignTransfer".to_vec())),
+        any::<i64>().prop_map(Twist::Priority),
+        number().prop_map(Twist::EntryIndex),
+        number().prop_map(Twist::EntryTerm),
+        bytes().prop_map(Twist::EntryData),
+        (0..4_u32).prop_map(Twist::EntryType),
+        Just(Twist::DropEntry),
+        Just(Twist::DoubleEntry),
+        (number(), number(), prop::collection::vec(0..7_u64, 0..7), bytes())
+            .prop_map(|(index, term, voters, data)| Twist::Snapshot(index, term, voters, data)),
+        (number(), number()).prop_map(|(index, term)| Twist::SnapshotPlace(index, term)),
+        Just(Twist::NoSnapshot),
+    ]
+}
+
+fn apply(twist: Twist, m: &mut pb::RaftMessage) {
+    match twist {
+        Twist::Type(v) => m.r#type = v,
+        Twist::To(v) => m.to = v,
+        Twist::From(v) => m.from = v,
+        Twist::Term(v) => m.term = v,
+        Twist::LogTerm(v) => m.log_term = v,
+        Twist::Index(v) => m.index = v,
+        Twist::Commit(v) => m.commit = v,
+        Twist::CommitTerm(v) => m.commit_term = v,
+        Twist::RequestSnapshot(v) => m.request_snapshot = v,
+        Twist::Reject(v) => m.reject = v,
+        Twist::Hint(v) => m.reject_hint = v,
+        Twist::Context(v) => m.context = v,
+        Twist::Priority(v) => m.priority = v,
+        Twist::EntryIndex(v) => m.entries.iter_mut().for_each(|entry| entry.index = v),
+        Twist::EntryTerm(v) => m.entries.iter_mut().for_each(|entry| entry.term = v),
+        Twist::EntryData(v) => m.entries.iter_mut().for_each(|entry| entry.data.clone_from(&v)),
+        Twist::EntryType(v) => m.entries.iter_mut().for_each(|entry| entry.r#type = v),
+        Twist::DropEntry => drop(m.entries.pop()),
+        Twist::DoubleEntry => m.entries.extend(m.entries.first().cloned()),
+        Twist::Snapshot(index, term, voters, data) => {
+            m.snapshot = Some(pb::RaftSnapshot { index, term, voters, learners: Vec::new(), data });
+        }
+        Twist::SnapshotPlace(index, term) => {
+            if let Some(snapshot) = &mut m.snapshot {
+                (snapshot.index, snapshot.term) = (index, term);
+            }
+        }
+        Twist::NoSnapshot => m.snapshot = None,
+    }
+}
+
+proptest! {
+    /// Whatever arrives in Raft's name, a replica of any role neither panics nor writes what its
+    /// store would refuse. (It may halt.)
+    #[test]
+    fn no_message_makes_a_replica_panic(
+        to_leader in any::<bool>(),
+        messages in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::collection::vec(twist(), 0..4), any::<bool>(), any::<bool>()),
+            1..12,
+        ),
+    ) {
+        let mut five = scene();
+        let leader = five.elect();
+        let victim = if to_leader { leader } else { leader % 5 + 1 };
+        for (which, twists, at_present, alone) in messages {
+            let mut message = which.get(&REAL).clone();
+            message.to = victim;
+            if message.from == victim {
+                message.from = victim % 5 + 1;
+            }
+            if at_present && message.term != 0 {
+                message.term = five.master(victim).term();
+            }
+            for twist in twists {
+                apply(twist, &mut message);
+            }
+            let mut inputs = vec![Input::Raft(message)];
+            if alone {
+                inputs.push(Input::Tick);
+            }
+            five.input(victim, inputs);
+            five.now = five.now + Millis(7);
+        }
+        let ticks = std::iter::repeat_n(Input::Tick, 60).collect();
+        five.input(victim, ticks);
+    }
+}
