@@ -1,0 +1,438 @@
+//! The leader and its link shards: what machines are told, and what becomes of what they say.
+//!
+//! One master alone leads a cell; the test plays its shard.
+
+mod five;
+
+use borg_cell::fixture::{info, service};
+use borg_cell::master::{Config, Input, Outcome};
+use borg_cell::state::{Answer, MachineState};
+use borg_proto::command::{Action, Assignment};
+use borg_proto::machine::MachineAddress;
+use borg_proto::peer::{MachineDelta, ShardOrders, ShardReport, ShardSession};
+use borg_proto::poll::{TaskReport, TaskStatus, Usage};
+use borg_proto::task::{FailureCause, Phase, Placement};
+use borg_proto::{
+    IncarnationId, JobId, MachineId, MachineName, Millis, ReplicaId, TaskId, TaskState,
+};
+use five::Five;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const GIB: u64 = 1 << 30;
+
+/// A leader with machines, and the shard that the test plays.
+struct Rig {
+    five: Five,
+    /// What the shard said last of each machine.
+    said: BTreeMap<MachineName, MachineDelta>,
+    requests: u32,
+    silent: bool,
+}
+
+impl Rig {
+    fn new(machines: u32) -> Self {
+        Self::with(machines, |_| {})
+    }
+
+    fn with(machines: u32, change: fn(&mut Config)) -> Self {
+        let mut five = Five::with(1, 1, change);
+        five.elect();
+        let mut rig = Self { five, said: BTreeMap::new(), requests: 0, silent: false };
+        for number in 0..machines {
+            let name: MachineName = name(number);
+            let machine = MachineAddress { address: format!("{name}:7000"), name };
+            let answer = rig.change("admin", Action::AddMachine { machine });
+            assert_eq!(answer, Answer::Machine(MachineId(number)));
+        }
+        rig.run(100);
+        for number in 0..machines {
+            rig.full(number, &[]);
+        }
+        rig.run(100);
+        rig
+    }
+
+    fn change(&mut self, who: &str, action: Action) -> Answer {
+        self.requests += 1;
+        let token = self.five.propose(1, who, format!("r{}", self.requests), action);
+        match &self.five.answers[&token] {
+            Outcome::Accepted { answer, .. } => answer.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Time passes; the shard says that it lives.
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(100) {
+            self.five.run(100);
+            if !self.silent {
+                self.report(Vec::new());
+            }
+        }
+    }
+
+    fn orders(&self) -> &[ShardOrders] {
+        &self.five.orders[&1]
+    }
+
+    fn session(&self) -> ShardSession {
+        self.orders().last().unwrap().session
+    }
+
+    /// The newest orders of a machine: its generation and target.
+    fn target(&self, number: u32) -> (u64, Vec<IncarnationId>) {
+        let of = |orders: &ShardOrders| {
+            orders.machines.iter().find(|m| m.machine == name(number)).cloned()
+        };
+        let machine = self.orders().iter().rev().find_map(of).unwrap();
+        (machine.generation, machine.target.tasks.iter().map(|task| task.id).collect())
+    }
+
+    fn report(&mut self, deltas: Vec<MachineDelta>) {
+        let session = self.session();
+        self.report_in(session, deltas);
+    }
+
+    fn report_in(&mut self, session: ShardSession, deltas: Vec<MachineDelta>) {
+        let report = ShardReport { session, from: ReplicaId(1), deltas, usage: Vec::new() };
+        self.five.input(1, vec![Input::Report(report)]);
+    }
+
+    /// The machine says everything, having obeyed its newest orders.
+    fn full(&mut self, number: u32, tasks: &[(IncarnationId, TaskStatus)]) {
+        let delta = self.full_delta(number, tasks);
+        self.report(vec![delta]);
+    }
+
+    fn full_delta(&mut self, number: u32, tasks: &[(IncarnationId, TaskStatus)]) -> MachineDelta {
+        let (obeyed, _) = self.target(number);
+        let seq = self.said.get(&name(number)).map_or(0, |said| said.seq) + 1;
+        let delta = MachineDelta {
+            machine: name(number),
+            seq,
+            full: true,
+            reachable: true,
+            obeyed,
+            info: Some(info(4_000, 8 * GIB, &[])),
+            tasks: tasks.iter().map(|(id, status)| task(*id, status.clone())).collect(),
+            gone: Vec::new(),
+        };
+        self.said.insert(name(number), delta.clone());
+        delta
+    }
+
+    fn silence(&mut self, number: u32) {
+        let seq = self.said[&name(number)].seq + 1;
+        let delta = MachineDelta {
+            seq,
+            full: false,
+            reachable: false,
+            info: None,
+            tasks: Vec::new(),
+            ..self.said[&name(number)].clone()
+        };
+        self.said.insert(name(number), delta.clone());
+        self.report(vec![delta]);
+    }
+
+    fn submit(&mut self, tasks: u32) -> JobId {
+        let spec = Arc::new(service("web", tasks, 100, GIB / 8));
+        let Answer::Job { id, .. } = self.change("ann", Action::SubmitJob { spec }) else {
+            panic!()
+        };
+        id
+    }
+
+    fn place(&mut self, job: JobId, index: u32, machine: u32) -> IncarnationId {
+        let task = TaskId { job, index };
+        let assignment = Assignment { task, machine: MachineId(machine), victims: Vec::new() };
+        self.five.input(1, vec![Input::Decisions(vec![assignment])]);
+        IncarnationId { task, number: self.placement(task).incarnation }
+    }
+
+    fn placement(&self, task: TaskId) -> Placement {
+        match &self.five.master(1).state().task(task).unwrap().state {
+            TaskState::Running(placement) => placement.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pending(&self, task: TaskId) -> bool {
+        self.five.master(1).state().pending().any(|pending| pending == task)
+    }
+
+    fn machine(&self, number: u32) -> MachineState {
+        self.five.master(1).state().machine(MachineId(number)).unwrap().state
+    }
+
+    fn applied(&self) -> u64 {
+        self.five.master(1).state().applied()
+    }
+}
+
+fn name(number: u32) -> MachineName {
+    format!("m-{number}").parse().unwrap()
+}
+
+fn task(id: IncarnationId, status: TaskStatus) -> TaskReport {
+    let usage = Usage { cpu_milli: 7, ram_bytes: 9 };
+    TaskReport { id, status, restarts: 0, last_failure: None, usage }
+}
+
+fn up(pid: u32) -> TaskStatus {
+    TaskStatus::Up { pid, since: Millis(5) }
+}
+
+#[test]
+fn a_machine_that_answers_is_up_and_an_idle_cell_writes_nothing() {
+    let mut rig = Rig::new(3);
+    assert_eq!(rig.machine(0), MachineState::Up);
+    let applied = rig.applied();
+    rig.run(5_000);
+    rig.full(0, &[]);
+    rig.run(100);
+    assert_eq!(rig.applied(), applied);
+}
+
+#[test]
+fn a_placed_task_goes_out_at_once_and_its_life_comes_back() {
+    let mut rig = Rig::new(2);
+    let job = rig.submit(1);
+    let (generation, _) = rig.target(0);
+    let id = rig.place(job, 0, 0);
+    assert_eq!(rig.target(0), (generation + 1, vec![id]), "in the same turn");
+    rig.full(0, &[(id, TaskStatus::Starting)]);
+    assert_eq!(rig.placement(id.task).phase, Phase::Starting);
+    rig.full(0, &[(id, up(42))]);
+    assert_eq!(rig.placement(id.task).phase, Phase::Up { pid: 42, since: Millis(5) });
+    assert_eq!(rig.target(0).0, generation + 1, "that changes no target");
+    assert_eq!(rig.five.master(1).usage(id), Some(Usage { cpu_milli: 7, ram_bytes: 9 }));
+    let at = rig.five.now;
+    rig.full(0, &[(id, TaskStatus::Ended { at, failure: Some(FailureCause::Exit { code: 1 }) })]);
+    assert!(rig.pending(id.task));
+    assert_eq!(rig.target(0), (generation + 2, vec![]));
+    assert_eq!(rig.five.master(1).usage(id), None);
+}
+
+/// I10, I11: each difference counts once, in order; a gap asks for everything.
+#[test]
+fn differences_fold_once_and_in_order() {
+    let mut rig = Rig::new(1);
+    let job = rig.submit(1);
+    let id = rig.place(job, 0, 0);
+    rig.full(0, &[(id, TaskStatus::Starting)]);
+    let full = rig.said[&name(0)].clone();
+    let delta = |seq: u64, pid: u32| MachineDelta {
+        seq,
+        full: false,
+        info: None,
+        tasks: vec![task(id, up(pid))],
+        ..full.clone()
+    };
+    rig.report(vec![delta(full.seq + 1, 1)]);
+    assert_eq!(rig.placement(id.task).phase, Phase::Up { pid: 1, since: Millis(5) });
+    // The same again, and an older one late.
+    let applied = rig.applied();
+    rig.report(vec![delta(full.seq + 1, 9), delta(full.seq, 8), full.clone()]);
+    assert_eq!(rig.applied(), applied);
+    let acks = rig.orders().last().unwrap().acks.clone();
+    assert_eq!(acks, [(name(0), full.seq + 1)]);
+    // One is missing.
+    rig.report(vec![delta(full.seq + 3, 3)]);
+    assert_eq!(rig.orders().last().unwrap().resync, [name(0)]);
+    assert_eq!(rig.applied(), applied);
+    // What comes after it counts for nothing until a full report.
+    rig.report(vec![delta(full.seq + 4, 4)]);
+    assert_eq!(rig.applied(), applied);
+    rig.report(vec![MachineDelta {
+        seq: full.seq + 5,
+        tasks: vec![task(id, up(5))],
+        ..full.clone()
+    }]);
+    assert_eq!(rig.placement(id.task).phase, Phase::Up { pid: 5, since: Millis(5) });
+}
+
+#[test]
+fn reports_of_an_older_division_say_nothing() {
+    let mut rig = Rig::new(1);
+    let job = rig.submit(1);
+    let id = rig.place(job, 0, 0);
+    let delta = rig.full_delta(0, &[(id, up(1))]);
+    let now = rig.session();
+    for old in [
+        ShardSession { session: now.session - 1, ..now },
+        ShardSession { term: now.term - 1, ..now },
+        ShardSession { epoch: now.epoch - 1, ..now },
+        ShardSession::default(),
+    ] {
+        rig.report_in(old, vec![delta.clone()]);
+        assert_eq!(rig.placement(id.task).phase, Phase::Starting, "{old:?}");
+    }
+    rig.report(vec![delta]);
+    assert_ne!(rig.placement(id.task).phase, Phase::Starting);
+}
+
+/// A report from before the machine had its orders lacks the task, too, and means nothing.
+#[test]
+fn a_task_is_lost_only_when_a_machine_that_had_its_orders_lacks_it() {
+    let mut rig = Rig::new(1);
+    let job = rig.submit(1);
+    let old = rig.full_delta(0, &[]);
+    let id = rig.place(job, 0, 0);
+    rig.report(vec![old]);
+    rig.run(300);
+    assert!(!rig.pending(id.task));
+    rig.full(0, &[]);
+    assert!(rig.pending(id.task));
+    let task = rig.five.master(1).state().task(id.task).unwrap();
+    assert_eq!(task.last_failure, Some(FailureCause::Lost));
+}
+
+#[test]
+fn incarnations_that_the_cell_does_not_know_need_no_entry() {
+    let mut rig = Rig::new(1);
+    let ghost = IncarnationId { task: TaskId { job: JobId(77), index: 0 }, number: 3 };
+    let applied = rig.applied();
+    rig.full(0, &[(ghost, up(1))]);
+    rig.run(500);
+    assert_eq!(rig.applied(), applied);
+    assert_eq!(rig.target(0).1, []);
+}
+
+#[test]
+fn a_machine_is_down_after_ten_silent_seconds_and_its_tasks_wait_again() {
+    let mut rig = Rig::new(2);
+    let job = rig.submit(1);
+    let id = rig.place(job, 0, 0);
+    rig.full(0, &[(id, up(1))]);
+    rig.silence(0);
+    rig.run(9_700);
+    assert_eq!(rig.machine(0), MachineState::Up);
+    rig.run(600);
+    assert_eq!(rig.machine(0), MachineState::Down);
+    assert!(rig.pending(id.task));
+    let applied = rig.applied();
+    rig.run(20_000);
+    assert_eq!(rig.applied(), applied, "said once");
+    let again = rig.place(job, 0, 1);
+    // It comes back, with the task that was replaced: it is up, and told to run nothing.
+    rig.full(0, &[(id, up(1))]);
+    assert_eq!(rig.machine(0), MachineState::Up);
+    assert_eq!(rig.target(0).1, []);
+    assert_eq!(rig.placement(again.task).machine, MachineId(1));
+}
+
+#[test]
+fn a_word_from_the_machine_ends_its_silence() {
+    let mut rig = Rig::new(1);
+    for _ in 0..4 {
+        rig.silence(0);
+        rig.run(6_000);
+        rig.full(0, &[]);
+    }
+    assert_eq!(rig.machine(0), MachineState::Up);
+}
+
+/// The leader's own blindness must not move a cell.
+#[test]
+fn machines_of_a_shard_that_is_silent_itself_are_not_down() {
+    let mut rig = Rig::new(1);
+    rig.silence(0);
+    rig.silent = true;
+    rig.run(60_000);
+    assert_eq!(rig.machine(0), MachineState::Up);
+    assert_eq!(rig.five.master(1).silent_since(MachineId(0)), None);
+}
+
+/// I19.
+#[test]
+fn when_a_third_of_the_cell_falls_silent_nothing_is_down() {
+    let mut rig = Rig::new(12);
+    for number in 0..4 {
+        rig.silence(number);
+    }
+    rig.run(30_000);
+    assert!((0..12).all(|number| rig.machine(number) == MachineState::Up));
+    let status = rig.five.master(1).status().links.unwrap();
+    assert!(status.safe_mode);
+    assert_eq!((status.silent, status.answering), (4, 8));
+    rig.full(0, &[]);
+    rig.run(1_000);
+    assert_eq!(rig.machine(1), MachineState::Down, "the three others go when it has recovered");
+    assert_eq!(rig.machine(0), MachineState::Up);
+}
+
+/// I19.
+#[test]
+fn only_so_many_machines_a_minute_are_taken_for_down() {
+    let mut rig = Rig::with(12, |config| config.links.downs_per_minute = 2);
+    for number in 0..3 {
+        rig.silence(number);
+    }
+    let down = |rig: &Rig| (0..12).filter(|n| rig.machine(*n) == MachineState::Down).count();
+    rig.run(11_000);
+    assert_eq!(down(&rig), 2);
+    rig.run(31_000);
+    assert_eq!(down(&rig), 3);
+}
+
+#[test]
+fn orders_are_repeated_until_the_shard_takes_them_and_the_machine_obeys() {
+    let mut rig = Rig::new(1);
+    let job = rig.submit(1);
+    rig.place(job, 0, 0);
+    let before = rig.orders().len();
+    rig.run(2_000); // the machine still says that it obeyed the generation before
+    let repeated = rig.orders()[before..].iter().filter(|o| !o.machines.is_empty()).count();
+    assert!((2..=4).contains(&repeated), "{repeated} times");
+    // The shard forgot everything: it gets a new division, again and again until it speaks.
+    let session = rig.session();
+    rig.silent = true;
+    let before = rig.orders().len();
+    rig.run(4_000);
+    let new: Vec<_> = rig.orders()[before..].iter().filter(|o| o.session > session).collect();
+    assert!(
+        new.len() >= 5 && new.iter().all(|o| o.whole && o.machines.len() == 1),
+        "{}",
+        new.len()
+    );
+    assert!(new.iter().all(|o| o.session == new[0].session), "one division, repeated");
+}
+
+#[test]
+fn a_removed_machine_leaves_its_shard_and_a_moved_one_is_told() {
+    let mut rig = Rig::new(2);
+    let machine = MachineAddress { name: name(0), address: "elsewhere:7000".into() };
+    let (generation, _) = rig.target(0);
+    rig.change("admin", Action::AddMachine { machine });
+    assert_eq!(rig.target(0).0, generation + 1);
+    assert_eq!(rig.orders().last().unwrap().machines[0].address, "elsewhere:7000");
+    let session = rig.session();
+    rig.change("admin", Action::RemoveMachine { machine: name(1) });
+    let last = rig.orders().last().unwrap();
+    assert!(last.whole && last.session > session);
+    assert_eq!(last.machines.iter().map(|m| m.machine.clone()).collect::<Vec<_>>(), [name(0)]);
+}
+
+/// Decisions are answered task by task.
+#[test]
+fn the_scheduler_hears_what_became_of_each_decision() {
+    let mut rig = Rig::new(1);
+    let job = rig.submit(2);
+    let assign = |index, machine| Assignment {
+        task: TaskId { job, index },
+        machine: MachineId(machine),
+        victims: Vec::new(),
+    };
+    rig.five.record = true;
+    rig.five.input(1, vec![Input::Decisions(vec![assign(0, 0), assign(1, 9)])]);
+    let told = rig.five.history.lines().find(|line| line.contains("Decided")).unwrap();
+    assert!(told.contains("Ok(IncarnationId") && told.contains("Err(MachineGone"), "{told}");
+    let mut follower = Five::new(1);
+    follower.elect();
+    let idle = follower.up().into_iter().find(|id| !follower.master(*id).is_leader()).unwrap();
+    follower.record = true;
+    follower.input(idle, vec![Input::Decisions(vec![assign(0, 0)])]);
+    assert!(follower.history.contains("Undecided"));
+}
