@@ -1,1 +1,45 @@
-fn main() {}
+//! `borgctl`: one file that is everything, by its first argument.
+
+use borgctl::commands::Cli;
+use borgctl::exit::{Code, Failure};
+use borgctl::output::note;
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    #[cfg(feature = "daemons")]
+    if let Some(code) = daemon() {
+        return code;
+    }
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            note(&format!("error: cannot start: {error}"));
+            return Code::Internal.into();
+        }
+    };
+    match runtime.block_on(cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure == Failure::reader_gone() => ExitCode::SUCCESS,
+        Err(failure) => {
+            note(&format!("error: {failure}"));
+            failure.code.into()
+        }
+    }
+}
+
+/// Runs as one of the daemons when called as one.
+#[cfg(feature = "daemons")]
+fn daemon() -> Option<ExitCode> {
+    // Before anything else: a shim must not start threads or read a command line.
+    if borglet::shim::is_shim_invocation() {
+        return Some(borglet::shim::main());
+    }
+    let mut args = std::env::args_os().skip(1).peekable();
+    match args.peek()?.to_str()? {
+        "borgmaster" => Some(borg_master::main_with(args)),
+        "borglet" => Some(borglet::main_with(args)),
+        _ => None,
+    }
+}

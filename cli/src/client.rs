@@ -1,0 +1,154 @@
+//! Calls to a cell: any master takes any call, so one that does not answer is passed over.
+//!
+//! A call goes to one master after another, starting somewhere at random, until one answers or
+//! the time is up. Changes carry a request id that stays the same over all tries, so trying again
+//! never does a thing twice.
+//!
+//! Invariant: a refusal is an answer and ends the tries; only silence is tried again.
+
+use crate::exit::{Code, Failure};
+use crate::target::Target;
+use borg_proto::UserName;
+use borg_proto::identity::any_master_name;
+use borg_proto::rpc::{BorgmasterClient, Timeouts, borgmaster_client, channel};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// Longest time that one master gets for one try: our choice, three elections.
+const TRY: Duration = Duration::from_secs(3);
+/// Pause after all masters have been tried in vain.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether a call may change the cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It reads.
+    Read,
+    /// It changes something, with a request id.
+    Change,
+}
+
+/// A cell's masters as one.
+#[derive(Debug)]
+pub struct Client {
+    masters: Vec<(String, BorgmasterClient<Channel>)>,
+    /// The master to try first: the one that answered last.
+    first: usize,
+    timeout: Duration,
+    user: UserName,
+}
+
+impl Client {
+    /// A client; connects at the first call. To be made inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address is none.
+    pub fn new(target: &Target) -> Result<Self, Failure> {
+        let name = any_master_name(&target.credentials.identity.cell);
+        let masters = target.masters.iter().map(|address| {
+            let channel = channel(address, &target.credentials, &name, Timeouts::default())
+                .map_err(|error| Failure::new(Code::Usage, error.to_string()))?;
+            Ok((address.clone(), borgmaster_client(channel)))
+        });
+        let masters = masters.collect::<Result<Vec<_>, Failure>>()?;
+        let first = usize::try_from(random() % masters.len() as u64).unwrap_or(0);
+        Ok(Self { masters, first, timeout: target.timeout, user: target.user.clone() })
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn user(&self) -> &UserName {
+        &self.user
+    }
+
+    /// Makes one call with one answer. `what` names it in errors, as in `submit`.
+    ///
+    /// # Errors
+    /// The refusal, or `Unavailable` when no master answered in time.
+    pub async fn call<M: Clone, T>(
+        &mut self,
+        what: &str,
+        kind: Kind,
+        message: M,
+        make: impl AsyncFn(BorgmasterClient<Channel>, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut silent = None;
+        loop {
+            for _ in 0..self.masters.len() {
+                let (address, client) = &self.masters[self.first];
+                let left = deadline.saturating_duration_since(Instant::now()).min(TRY);
+                if left.is_zero() {
+                    break;
+                }
+                let mut request = Request::new(message.clone());
+                request.set_timeout(left);
+                let failure = match tokio::time::timeout(left, make(client.clone(), request)).await
+                {
+                    Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                    Ok(Err(status)) => Failure::from(status),
+                    Err(_) => Failure::new(Code::Unavailable, "no answer in time"),
+                };
+                if failure.code != Code::Unavailable {
+                    return Err(failure.context(what));
+                }
+                silent = Some(failure.context(address));
+                self.first = (self.first + 1) % self.masters.len();
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(self.given_up(what, kind, silent));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Opens a stream of answers; one that ends is the caller's to open again. The time allowed is
+    /// for the first answer only.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn open<M: Clone, T>(
+        &mut self,
+        what: &str,
+        message: M,
+        make: impl AsyncFn(BorgmasterClient<Channel>, Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        // A stream has no deadline of its own: one set on the request would end it.
+        let make = async |client, request: Request<M>| {
+            make(client, Request::new(request.into_inner())).await
+        };
+        self.call(what, Kind::Read, message, make).await
+    }
+
+    /// Makes the next call begin at another master.
+    pub fn pass_over(&mut self) {
+        self.first = (self.first + 1) % self.masters.len();
+    }
+
+    fn given_up(&self, what: &str, kind: Kind, last: Option<Failure>) -> Failure {
+        let time = humantime::format_duration(self.timeout);
+        let masters = self.masters.len();
+        let last = last.map_or_else(String::new, |failure| format!("; last: {}", failure.text));
+        let known = match kind {
+            Kind::Read => "",
+            Kind::Change => "; nothing is known to have been done, and doing it again is safe",
+        };
+        let text =
+            format!("{what}: none of {masters} masters could answer within {time}{known}{last}");
+        Failure::new(Code::Unavailable, text)
+    }
+}
+
+/// A new request id: 128 random bits.
+#[must_use]
+pub fn request_id() -> String {
+    format!("{:016x}{:016x}", random(), random())
+}
+
+/// Random bits from the system, by way of the seed that the standard library asks it for.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

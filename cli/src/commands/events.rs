@@ -1,0 +1,157 @@
+//! `watch` and `backup save`: streams of a cell.
+
+use super::names;
+use crate::client::Client;
+use crate::exit::{Code, Failure};
+use crate::output::Output;
+use crate::output::views::Event;
+use borg_proto::wire::pb;
+use clap::{Args, Subcommand};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tonic::Streaming;
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// Only this job's events: JOB or USER/JOB
+    job: Option<String>,
+    /// Begin after this place in the log instead of now
+    #[arg(long, default_value_t = 0, value_name = "INDEX")]
+    after: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackupCommand {
+    /// Write the whole state as a checkpoint file
+    Save {
+        /// Where to; an earlier file is replaced once the new one is complete
+        file: PathBuf,
+    },
+}
+
+/// Prints events until interrupted. When a master goes away, goes on at another one where it was.
+pub(super) async fn watch(
+    client: &mut Client,
+    args: WatchArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let job = args.job.map(|name| names::job(&name, client.user())).transpose()?;
+    let job = job.map(|job| job.to_string()).unwrap_or_default();
+    let mut place = Place { after: args.after, last: 0, seen_at_last: 0 };
+    loop {
+        let message = pb::WatchRequest { after_index: place.resume(), job: job.clone() };
+        let mut skip = place.seen_at_last;
+        let mut stream: Streaming<pb::Event> = client
+            .open("watch", message, async |mut master, request| master.watch(request).await)
+            .await?;
+        loop {
+            match stream.message().await {
+                Ok(Some(event)) if event.index == place.last && skip > 0 => skip -= 1,
+                Ok(Some(event)) => {
+                    place.saw(event.index);
+                    show(event.into(), out)?;
+                }
+                Ok(None) => break,
+                Err(status) => {
+                    let failure = Failure::from(status);
+                    if failure.code != Code::Unavailable {
+                        return Err(failure.context("watch"));
+                    }
+                    break;
+                }
+            }
+        }
+        client.pass_over();
+    }
+}
+
+/// How far the events have been shown. Several may have one index, so the last index is asked for
+/// again and those of it that were shown are skipped.
+#[derive(Debug)]
+struct Place {
+    after: u64,
+    last: u64,
+    seen_at_last: usize,
+}
+
+impl Place {
+    fn saw(&mut self, index: u64) {
+        self.seen_at_last = if index == self.last { self.seen_at_last + 1 } else { 1 };
+        self.last = index;
+    }
+
+    fn resume(&self) -> u64 {
+        if self.last > 1 { self.last - 1 } else { self.after }
+    }
+}
+
+fn show(event: Event, out: Output) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(&event, true);
+    }
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(event.at_ms);
+    let at = humantime::format_rfc3339_millis(at);
+    let line =
+        format!("{at} {:>6}  {:<16} {}  {}", event.index, event.kind, event.subject, event.detail);
+    let clean: String =
+        line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    out.line(&clean)
+}
+
+pub(super) async fn backup(
+    client: &mut Client,
+    command: BackupCommand,
+    out: Output,
+) -> Result<(), Failure> {
+    let BackupCommand::Save { file } = command;
+    let message = pb::SaveCheckpointRequest {};
+    let mut stream = client
+        .open("backup", message, async |mut master, request| master.save_checkpoint(request).await)
+        .await?;
+    let mut partial = file.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let received = receive(&mut stream, &partial).await;
+    let bytes = match received {
+        Ok(bytes) if bytes > 0 => bytes,
+        other => {
+            // What is there is no backup; that the file cannot be removed changes nothing.
+            std::fs::remove_file(&partial).ok();
+            other?;
+            return Err(Failure::new(Code::Internal, "backup: the master sent nothing"));
+        }
+    };
+    std::fs::rename(&partial, &file)?;
+    if out.is_json() {
+        return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
+    }
+    out.line(&format!("{}: {bytes} bytes", file.display()))
+}
+
+async fn receive(stream: &mut Streaming<pb::CheckpointChunk>, to: &Path) -> Result<usize, Failure> {
+    let cannot = |error: std::io::Error| Failure::from(error).context(&to.display().to_string());
+    let mut file = std::fs::File::create(to).map_err(cannot)?;
+    let mut bytes = 0;
+    while let Some(chunk) = stream.message().await.map_err(Failure::from)? {
+        bytes += chunk.data.len();
+        file.write_all(&chunk.data).map_err(cannot)?;
+    }
+    file.sync_all().map_err(cannot)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_goes_on_where_it_was_even_within_one_entry() {
+        let mut place = Place { after: 5, last: 0, seen_at_last: 0 };
+        assert_eq!((place.resume(), place.seen_at_last), (5, 0));
+        place.saw(7);
+        place.saw(7);
+        assert_eq!((place.resume(), place.seen_at_last), (6, 2));
+        place.saw(9);
+        assert_eq!((place.resume(), place.seen_at_last), (8, 1));
+    }
+}

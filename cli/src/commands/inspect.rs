@@ -1,0 +1,233 @@
+//! `status`, `why` and `resolve`: what the cell knows.
+
+use super::names;
+use crate::client::{Client, Kind};
+use crate::exit::Failure;
+use crate::output::views::{Endpoint, Job, JobDetail, Task, Why};
+use crate::output::{Output, age, cores, size};
+use borg_proto::JobKey;
+use borg_proto::wire::pb;
+use clap::Args;
+use std::time::Duration;
+
+/// How often `--watch` looks again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// JOB or USER/JOB, to list its tasks
+    job: Option<String>,
+    /// Look again every second, until the job has ended
+    #[arg(short, long)]
+    watch: bool,
+    /// Also list jobs that are over
+    #[arg(short, long)]
+    all: bool,
+    /// Only this user's jobs
+    #[arg(short, long, conflicts_with = "job")]
+    user: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WhyArgs {
+    /// JOB/INDEX or USER/JOB/INDEX
+    task: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResolveArgs {
+    /// JOB, USER/JOB or USER/JOB/INDEX
+    name: String,
+}
+
+pub(super) async fn status(
+    client: &mut Client,
+    args: StatusArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let job = args.job.as_ref().map(|name| names::job(name, client.user())).transpose()?;
+    let mut before = String::new();
+    loop {
+        let (text, over) = match &job {
+            Some(job) => one_job(client, job, out, args.watch).await?,
+            None => all_jobs(client, &args, out).await?,
+        };
+        // Ages change every second: a terminal is drawn anew, a pipe gets what is new otherwise.
+        if out.is_terminal() || text != before {
+            if args.watch {
+                out.clear()?;
+            }
+            out.line(&text)?;
+        }
+        if !args.watch || over {
+            return Ok(());
+        }
+        before = text;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The list of jobs as text. It is never over.
+async fn all_jobs(
+    client: &mut Client,
+    args: &StatusArgs,
+    out: Output,
+) -> Result<(String, bool), Failure> {
+    let message =
+        pb::ListJobsRequest { user: args.user.clone().unwrap_or_default(), all: args.all };
+    let answer = client
+        .call("status", Kind::Read, message, async |mut master, request| {
+            master.list_jobs(request).await
+        })
+        .await?;
+    let now = answer.now_ms;
+    let jobs: Vec<Job> = answer.jobs.into_iter().map(Job::from).collect();
+    if out.is_json() {
+        return Ok((json(&jobs, args.watch)?, false));
+    }
+    if jobs.is_empty() {
+        let text = if args.all {
+            "no jobs"
+        } else {
+            "no jobs are running (--all lists those that are over)"
+        };
+        return Ok((text.into(), false));
+    }
+    let rows = jobs.into_iter().map(|job| {
+        let since = age(now.saturating_sub(job.submitted_at_ms));
+        [
+            job.job,
+            job.kind.into(),
+            job.state.into(),
+            format!("{}/{}", job.up, job.tasks),
+            job.pending.to_string(),
+            job.finished.to_string(),
+            job.failed.to_string(),
+            job.priority.to_string(),
+            since,
+            job.note,
+        ]
+    });
+    let head =
+        ["job", "kind", "state", "up", "pending", "finished", "failed", "prio", "age", "note"];
+    Ok((crate::output::table(head, rows), false))
+}
+
+async fn one_job(
+    client: &mut Client,
+    key: &JobKey,
+    out: Output,
+    watch: bool,
+) -> Result<(String, bool), Failure> {
+    let message = pb::GetJobRequest { job: key.to_string() };
+    let answer = client
+        .call(&format!("status of {key}"), Kind::Read, message, async |mut master, request| {
+            master.get_job(request).await
+        })
+        .await?;
+    let now = answer.now_ms;
+    let job = Job::from(answer.job.unwrap_or_default());
+    let over = job.is_over();
+    let tasks: Vec<Task> = answer.tasks.into_iter().map(Task::from).collect();
+    if out.is_json() {
+        return Ok((json(&JobDetail { job, task_list: tasks }, watch)?, over));
+    }
+    let mut head = format!(
+        "{}  {}  {}  priority {}  {} of {} up  submitted {} ago",
+        job.job,
+        job.kind,
+        job.state,
+        job.priority,
+        job.up,
+        job.tasks,
+        age(now.saturating_sub(job.submitted_at_ms))
+    );
+    if !job.note.is_empty() {
+        head.push_str("\n");
+        head.push_str(&job.note);
+    }
+    let rows = tasks.into_iter().map(|task| task_row(task, now));
+    let titles =
+        ["task", "phase", "age", "machine", "try", "pid", "ports", "cpu", "ram", "fails", "note"];
+    Ok((format!("{head}\n\n{}", crate::output::table(titles, rows)), over))
+}
+
+fn task_row(task: Task, now: u64) -> [String; 11] {
+    let none_if = |empty: bool, text: String| if empty { String::from("-") } else { text };
+    let ports: Vec<String> =
+        task.ports.iter().map(|(name, port)| format!("{name}:{port}")).collect();
+    let measured = task.ram_bytes > 0 || task.cpu_milli > 0;
+    [
+        task.index.to_string(),
+        task.phase.into(),
+        age(now.saturating_sub(task.since_ms)),
+        task.machine.unwrap_or_else(|| "-".into()),
+        none_if(task.incarnation == 0, task.incarnation.to_string()),
+        task.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+        none_if(ports.is_empty(), ports.join(" ")),
+        none_if(!measured, cores(task.cpu_milli)),
+        none_if(!measured, size(task.ram_bytes)),
+        (task.failures + task.restarts).to_string(),
+        task.note,
+    ]
+}
+
+fn json(value: &impl serde::Serialize, one_line: bool) -> Result<String, Failure> {
+    let text =
+        if one_line { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
+    Ok(text.map_err(std::io::Error::from)?)
+}
+
+pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Result<(), Failure> {
+    let task = names::task(&args.task, client.user())?.to_string();
+    let message = pb::WhyRequest { task: task.clone() };
+    let answer = client
+        .call(&format!("why {task}"), Kind::Read, message, async |mut master, request| {
+            master.why(request).await
+        })
+        .await?;
+    let why = Why::new(task, answer);
+    if out.is_json() {
+        return out.json(&why, false);
+    }
+    out.line(&format!("{}: {}", why.task, why.summary))?;
+    if why.rejections.is_empty() {
+        return Ok(());
+    }
+    out.line(&format!("{} of {} machines could take it now", why.feasible, why.machines))?;
+    out.table(
+        ["machines", "rejected because"],
+        why.rejections.into_iter().map(|r| [r.machines.to_string(), r.reason]),
+    )
+}
+
+pub(super) async fn resolve(
+    client: &mut Client,
+    args: ResolveArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let name = match names::job_or_task(&args.name, client.user())? {
+        (job, None) => job.to_string(),
+        (job, Some(index)) => format!("{job}/{index}"),
+    };
+    let message = pb::ResolveRequest { name: name.clone() };
+    let answer = client
+        .call(&format!("resolve {name}"), Kind::Read, message, async |mut master, request| {
+            master.resolve(request).await
+        })
+        .await?;
+    let endpoints: Vec<Endpoint> = answer.endpoints.into_iter().map(Endpoint::from).collect();
+    if out.is_json() {
+        return out.json(&endpoints, false);
+    }
+    let rows = endpoints.into_iter().map(|endpoint| {
+        let up = if endpoint.up { "up" } else { "starting" };
+        [
+            endpoint.task,
+            endpoint.port_name,
+            format!("{}:{}", endpoint.host, endpoint.port),
+            up.into(),
+        ]
+    });
+    out.table(["task", "port", "address", "state"], rows)
+}

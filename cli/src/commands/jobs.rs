@@ -1,0 +1,207 @@
+//! `submit`, `kill` and `eval`.
+
+use super::{must_exist, names};
+use crate::client::{Client, Kind, request_id};
+use crate::config::{self, Evaluated, Options};
+use crate::exit::{Code, Failure};
+use crate::output::views::{Job, Submitted};
+use crate::output::{Output, note};
+use crate::target::TargetArgs;
+use borg_proto::wire::pb;
+use borg_proto::{JobKey, JobKind, JobSpec, UserName};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often a job that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Args)]
+pub(super) struct SubmitArgs {
+    /// The file: .bcl, JSON, or - for standard input
+    file: PathBuf,
+    /// A value for arg("NAME") in the file
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
+    args: Vec<(String, String)>,
+    /// Wait until batch jobs have ended and services are up
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// The file: .bcl, JSON, or - for standard input
+    file: PathBuf,
+    /// A value for arg("NAME") in the file
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
+    args: Vec<(String, String)>,
+    /// On whose behalf [default: the owner of the credentials, or nobody]
+    #[arg(long)]
+    user: Option<UserName>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KillArgs {
+    /// JOB, USER/JOB or USER/JOB/INDEX
+    name: String,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+async fn evaluate(
+    file: &PathBuf,
+    args: Vec<(String, String)>,
+    user: UserName,
+) -> Result<Evaluated, Failure> {
+    must_exist(file)?;
+    let options = Options { args: args.into_iter().collect(), ..Options::new(user)? };
+    let evaluated = config::load(file, &options).await?;
+    for line in &evaluated.printed {
+        note(line);
+    }
+    Ok(evaluated)
+}
+
+pub(super) async fn eval(target: &TargetArgs, args: EvalArgs, out: Output) -> Result<(), Failure> {
+    let nobody = || "nobody".parse().expect("nobody is a name");
+    let user = args
+        .user
+        .unwrap_or_else(|| target.resolve().map_or_else(|_| nobody(), |target| target.user));
+    let evaluated = evaluate(&args.file, args.args, user).await?;
+    match evaluated.jobs.as_slice() {
+        [job] => out.json(job, false),
+        jobs => out.json(&jobs, false),
+    }
+}
+
+pub(super) async fn submit(
+    target: &TargetArgs,
+    args: SubmitArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let target = target.resolve()?;
+    let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
+    let mut client = Client::new(&target)?;
+    let mut submitted = Vec::new();
+    for job in &evaluated.jobs {
+        submitted.push(submit_one(&mut client, job, out).await?);
+    }
+    if out.is_json() && !args.wait {
+        return match submitted.as_slice() {
+            [one] => out.json(one, false),
+            several => out.json(&several, false),
+        };
+    }
+    if args.wait {
+        let keys = evaluated.jobs.iter().map(|job| (job.key(&target.user), job.kind));
+        return wait(&mut client, keys.collect(), out).await;
+    }
+    Ok(())
+}
+
+async fn submit_one(client: &mut Client, job: &JobSpec, out: Output) -> Result<Submitted, Failure> {
+    let message = pb::SubmitJobRequest { spec: Some(job.into()), request_id: request_id() };
+    let what = format!("submit {}", job.key(client.user()));
+    let answer = client
+        .call(&what, Kind::Change, message, async |mut master, request| {
+            master.submit_job(request).await
+        })
+        .await?;
+    if !out.is_json() {
+        out.line(&answer.job)?;
+    }
+    if answer.fitting_machines == 0 {
+        note(&format!(
+            "warning: no machine of the cell could run a task of it: borgctl why {}/0",
+            answer.job
+        ));
+    }
+    Ok(Submitted {
+        job: answer.job,
+        job_id: answer.job_id,
+        index: answer.index,
+        fitting_machines: answer.fitting_machines,
+    })
+}
+
+/// Waits until batch jobs have ended and all tasks of services are up.
+async fn wait(
+    client: &mut Client,
+    mut open: Vec<(JobKey, JobKind)>,
+    out: Output,
+) -> Result<(), Failure> {
+    let mut done: Vec<Job> = Vec::new();
+    let mut shown: Vec<(String, String)> = Vec::new();
+    while !open.is_empty() {
+        for (key, kind) in std::mem::take(&mut open) {
+            let job = look(client, &key).await?;
+            let line = format!(
+                "{}: {} ({} of {} up, {} finished)",
+                job.job, job.state, job.up, job.tasks, job.finished
+            );
+            if out.is_terminal() && !shown.contains(&(job.job.clone(), line.clone())) {
+                note(&line);
+                shown.retain(|(name, _)| *name != job.job);
+                shown.push((job.job.clone(), line));
+            }
+            if job.is_over() || (kind == JobKind::Service && job.up == job.tasks) {
+                done.push(job);
+            } else {
+                open.push((key, kind));
+            }
+        }
+        if !open.is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+    if out.is_json() {
+        match done.as_slice() {
+            [one] => out.json(one, false)?,
+            several => out.json(&several, false)?,
+        }
+    }
+    let bad: Vec<String> = done
+        .iter()
+        .filter(|job| job.is_over() && job.state != "finished")
+        .map(|job| {
+            format!("{} {}: {}", job.job, job.state, job.note)
+                .trim_end_matches([':', ' '])
+                .to_owned()
+        })
+        .collect();
+    if bad.is_empty() { Ok(()) } else { Err(Failure::new(Code::JobFailed, bad.join("\n"))) }
+}
+
+async fn look(client: &mut Client, key: &JobKey) -> Result<Job, Failure> {
+    let message = pb::GetJobRequest { job: key.to_string() };
+    let what = format!("status of {key}");
+    let answer = client
+        .call(&what, Kind::Read, message, async |mut master, request| master.get_job(request).await)
+        .await?;
+    Ok(answer.job.unwrap_or_default().into())
+}
+
+pub(super) async fn kill(client: &mut Client, args: KillArgs, out: Output) -> Result<(), Failure> {
+    let (job, index) = names::job_or_task(&args.name, client.user())?;
+    let message = pb::KillRequest {
+        job: job.to_string(),
+        tasks: index.into_iter().collect(),
+        request_id: request_id(),
+    };
+    let answer = client
+        .call(&format!("kill {}", args.name), Kind::Change, message, async |mut master, request| {
+            master.kill(request).await
+        })
+        .await?;
+    if out.is_json() {
+        return out.json(
+            &serde_json::json!({ "job": job, "killed": answer.killed, "index": answer.index }),
+            false,
+        );
+    }
+    let tasks = if answer.killed == 1 { "task" } else { "tasks" };
+    out.line(&format!("{job}: {} {tasks} killed", answer.killed))
+}

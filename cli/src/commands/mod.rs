@@ -1,0 +1,135 @@
+//! The commands: what each takes, and which code carries it out.
+
+mod cert;
+mod events;
+pub mod example;
+mod inspect;
+mod jobs;
+mod logs;
+mod machines;
+mod names;
+
+use crate::client::Client;
+use crate::config::guard;
+use crate::exit::{Code, Failure};
+use crate::output::{Format, Output};
+use crate::target::TargetArgs;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "borgctl",
+    version,
+    about = "Runs jobs on a cell of machines",
+    propagate_version = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 internal, 2 usage, 3 refused, 4 not found, 5 exists already, 6 not permitted, 7 unavailable, 8 the job that was waited for failed."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// How answers look
+    #[arg(short, long, global = true, value_enum, default_value = "table", value_name = "FORM")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the jobs of a file (.bcl or JSON, - for standard input)
+    Submit(jobs::SubmitArgs),
+    /// List jobs, or one job's tasks
+    Status(inspect::StatusArgs),
+    /// Print a task's output
+    Logs(logs::LogsArgs),
+    /// End a job, or one of its tasks
+    Kill(jobs::KillArgs),
+    /// Tell why a task is pending, or where it runs
+    Why(inspect::WhyArgs),
+    /// List the cell's machines
+    Machines,
+    /// Add or remove machines
+    #[command(subcommand)]
+    Machine(machines::MachineCommand),
+    /// List the cell's masters
+    Masters,
+    /// Find host and port of tasks by name
+    Resolve(inspect::ResolveArgs),
+    /// Print what happens in the cell, as it happens
+    Watch(events::WatchArgs),
+    /// Save the cell's state
+    #[command(subcommand)]
+    Backup(events::BackupCommand),
+    /// Issue certificates with the cell's CA
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
+    /// Print the specification that a file amounts to, as JSON
+    Eval(jobs::EvalArgs),
+    /// Print a shell's completion script
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Programs for examples
+    #[command(subcommand, hide = true)]
+    Example(example::ExampleCommand),
+    /// Evaluates configuration within hard limits
+    #[command(name = guard::COMMAND, hide = true)]
+    Evaluate,
+}
+
+impl Cli {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// With the exit code and what to tell.
+    pub async fn run(self) -> Result<(), Failure> {
+        let Self { target, output, command } = self;
+        let out = Output::new(output);
+        let client = || Client::new(&target.resolve()?);
+        match command {
+            Command::Submit(args) => jobs::submit(&target, args, out).await,
+            Command::Status(args) => inspect::status(&mut client()?, args, out).await,
+            Command::Logs(args) => logs::logs(&mut client()?, args, out).await,
+            Command::Kill(args) => jobs::kill(&mut client()?, args, out).await,
+            Command::Why(args) => inspect::why(&mut client()?, args, out).await,
+            Command::Machines => machines::list(&mut client()?, out).await,
+            Command::Machine(command) => machines::change(&mut client()?, command, out).await,
+            Command::Masters => machines::masters(&mut client()?, out).await,
+            Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
+            Command::Watch(args) => events::watch(&mut client()?, args, out).await,
+            Command::Backup(command) => events::backup(&mut client()?, command, out).await,
+            Command::Cert(command) => cert::run(command, out),
+            Command::Eval(args) => jobs::eval(&target, args, out).await,
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "borgctl", &mut script);
+                out.bytes(&script)
+            }
+            Command::Example(command) => Ok(example::run(command)?),
+            Command::Evaluate => Ok(guard::child()?),
+        }
+    }
+}
+
+/// A path that must exist, as a failure of the right kind.
+fn must_exist(path: &PathBuf) -> Result<(), Failure> {
+    if path.as_os_str() == "-" || path.exists() {
+        return Ok(());
+    }
+    Err(Failure::new(Code::NotFound, format!("{}: there is no such file", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

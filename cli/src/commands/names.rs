@@ -1,0 +1,50 @@
+//! Names on the command line: the user may be left out when it is oneself.
+
+use crate::exit::{Code, Failure};
+use borg_proto::names::shorten;
+use borg_proto::{JobKey, TaskName, UserName};
+
+fn wrong(text: &str, wanted: &str) -> Failure {
+    Failure::new(Code::Usage, format!("{:?} is not {wanted}", shorten(text)))
+}
+
+/// `JOB` or `USER/JOB`.
+pub(super) fn job(text: &str, own: &UserName) -> Result<JobKey, Failure> {
+    let full = if text.contains('/') { text.to_owned() } else { format!("{own}/{text}") };
+    full.parse().map_err(|error| wrong(text, &format!("JOB or USER/JOB: {error}")))
+}
+
+/// `JOB/INDEX` or `USER/JOB/INDEX`.
+pub(super) fn task(text: &str, own: &UserName) -> Result<TaskName, Failure> {
+    let full =
+        if text.matches('/').count() == 1 { format!("{own}/{text}") } else { text.to_owned() };
+    full.parse().map_err(|error| wrong(text, &format!("JOB/INDEX or USER/JOB/INDEX: {error}")))
+}
+
+/// A job, or one of its tasks: `JOB`, `USER/JOB` or `USER/JOB/INDEX`.
+pub(super) fn job_or_task(text: &str, own: &UserName) -> Result<(JobKey, Option<u32>), Failure> {
+    if text.matches('/').count() < 2 {
+        return Ok((job(text, own)?, None));
+    }
+    let name = task(text, own)?;
+    Ok((name.job, Some(name.index)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_user_may_be_left_out() {
+        let own: UserName = "ann".parse().unwrap();
+        assert_eq!(job("web", &own).unwrap().to_string(), "ann/web");
+        assert_eq!(job("bob/web", &own).unwrap().to_string(), "bob/web");
+        assert_eq!(task("web/3", &own).unwrap().to_string(), "ann/web/3");
+        assert_eq!(task("bob/web/3", &own).unwrap().to_string(), "bob/web/3");
+        assert_eq!(job_or_task("bob/web/3", &own).unwrap().1, Some(3));
+        for bad in ["", "a/b/c/d", "../x", "WEB", "é"] {
+            assert_eq!(job_or_task(bad, &own).unwrap_err().code, Code::Usage, "{bad}");
+        }
+        assert!(task("web", &own).is_err() && task("web/x", &own).is_err());
+    }
+}

@@ -1,0 +1,373 @@
+//! The constructors of the language: `job`, `task`, `resources`, `constraint`, `spread`,
+//! `volume`, and `arg`.
+//!
+//! A constructor checks its own fields at once, where the mistake is, and leaves what it built in
+//! the [`Session`]; the value that Starlark sees is a handle. `job` puts the pieces together,
+//! checks the whole and adds it to the session's jobs.
+
+use super::did_you_mean;
+use super::fields::{FieldError, Fields, show, thousandths};
+use super::session::{Piece, Session};
+use borg_proto::names::{PortName, shorten};
+use borg_proto::priority::{Band, MAX_PRIORITY};
+use borg_proto::spec::{
+    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_RAM_BYTES, SpecError, Spread, Volume,
+};
+use borg_proto::{
+    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Priority, Resources, TaskSpec,
+};
+use starlark::collections::SmallMap;
+use starlark::environment::GlobalsBuilder;
+use starlark::eval::Evaluator;
+use starlark::starlark_module;
+use starlark::values::none::NoneType;
+use starlark::values::tuple::UnpackTuple;
+use starlark::values::{Heap, Value};
+use std::str::FromStr;
+use std::sync::Arc;
+
+const JOB: [&str; 9] =
+    ["name", "kind", "tasks", "priority", "appclass", "task", "after", "retries", "labels"];
+const TASK: [&str; 9] =
+    ["command", "resources", "limit", "env", "ports", "constraints", "spread", "volumes", "grace"];
+/// Grace when none is given. 5 s: the default of the JSON form.
+const DEFAULT_GRACE: Millis = Millis(5_000);
+
+type Named<'v> = SmallMap<String, Value<'v>>;
+
+#[starlark_module]
+pub(super) fn constructors(builder: &mut GlobalsBuilder) {
+    /// Adds a job. A task's fields may stand here directly instead of `task = task(...)`.
+    fn job<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<NoneType> {
+        let session = Session::of(eval);
+        session.may_add_job()?;
+        let known = [JOB.as_slice(), TASK.as_slice()].concat();
+        let mut fields = Fields::new("job", &known, 0, args.items, named)?;
+        session.add_job(build_job(session, &mut fields, eval.heap())?)?;
+        Ok(NoneType)
+    }
+
+    /// What each task runs and needs.
+    fn task<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        let mut fields = Fields::new("task", &TASK, 0, args.items, named)?;
+        let session = Session::of(eval);
+        let task = build_task(session, &mut fields, eval.heap())?;
+        Ok(session.keep(Piece::Task(task), eval.heap())?)
+    }
+
+    /// What a task may use.
+    fn resources<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        const KNOWN: [&str; 4] = ["cpu", "ram", "disk", "devices"];
+        let mut fields = Fields::new("resources", &KNOWN, 0, args.items, named)?;
+        let missing =
+            |fields: &Fields<'_>, name| fields.missing(name, "resources(cpu = 0.5, ram = 100*MiB)");
+        let mut built = Resources {
+            cpu_milli: fields.cores("cpu")?.ok_or_else(|| missing(&fields, "cpu"))?,
+            ram_bytes: fields
+                .bytes("ram", MIN_RAM_BYTES)?
+                .ok_or_else(|| missing(&fields, "ram"))?,
+            disk_bytes: fields.bytes("disk", 0)?.unwrap_or(0),
+            ..Resources::default()
+        };
+        for (name, amount) in fields.entries("devices")? {
+            let milli = thousandths(amount).ok().filter(|milli| (1..=1_000_000).contains(milli));
+            let milli = milli.ok_or_else(|| {
+                let why = format!(
+                    "{} of {} is outside 0.001 to 1000 devices",
+                    show(amount),
+                    shorten(&name)
+                );
+                fields.error("devices", why)
+            })?;
+            built.devices.insert(name.into(), milli);
+        }
+        Ok(Session::of(eval).keep(Piece::Resources(built), eval.heap())?)
+    }
+
+    /// A condition on an attribute of a machine: `constraint("rack", "=", "r1")`.
+    fn constraint<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        const KNOWN: [&str; 4] = ["attribute", "op", "value", "soft"];
+        const OPS: [ConstraintOp; 9] = [
+            ConstraintOp::Equal,
+            ConstraintOp::NotEqual,
+            ConstraintOp::Less,
+            ConstraintOp::LessEqual,
+            ConstraintOp::Greater,
+            ConstraintOp::GreaterEqual,
+            ConstraintOp::Present,
+            ConstraintOp::Absent,
+            ConstraintOp::In,
+        ];
+        let mut fields = Fields::new("constraint", &KNOWN, 3, args.items, named)?;
+        let example = "constraint(\"rack\", \"=\", \"r1\")";
+        let attribute =
+            fields.text("attribute")?.ok_or_else(|| fields.missing("attribute", example))?;
+        let symbol = fields.text("op")?.ok_or_else(|| fields.missing("op", example))?;
+        let op = OPS.into_iter().find(|op| op.symbol() == symbol).ok_or_else(|| {
+            let known = OPS.map(ConstraintOp::symbol).join(" ");
+            fields.error("op", format!("{:?} is not one of {known}", shorten(&symbol)))
+        })?;
+        let values = fields.one_or_more("value")?;
+        let soft = fields.flag("soft")?;
+        Ok(Session::of(eval)
+            .keep(Piece::Constraint(Constraint { attribute, op, values, soft }), eval.heap())?)
+    }
+
+    /// At most so many tasks of the job in one place: `spread("machine", 1)`.
+    fn spread<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        let mut fields = Fields::new("spread", &["attribute", "max"], 2, args.items, named)?;
+        let example = "spread(\"machine\", 1)";
+        let attribute =
+            fields.text("attribute")?.ok_or_else(|| fields.missing("attribute", example))?;
+        let max =
+            fields.whole("max", 1, MAX_TASKS)?.ok_or_else(|| fields.missing("max", example))?;
+        Ok(Session::of(eval).keep(Piece::Spread(Spread { attribute, max }), eval.heap())?)
+    }
+
+    /// A directory of the machine that the task sees: `volume("/data", writable = True)`.
+    fn volume<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        let mut fields = Fields::new("volume", &["path", "writable"], 1, args.items, named)?;
+        let path =
+            fields.text("path")?.ok_or_else(|| fields.missing("path", "volume(\"/data\")"))?;
+        let writable = fields.flag("writable")?;
+        Ok(Session::of(eval).keep(Piece::Volume(Volume { path, writable }), eval.heap())?)
+    }
+
+    /// A value from the command line: `--arg name=value`. With a number or truth value as
+    /// default, the given text is read as one.
+    fn arg<'v>(
+        #[starlark(require = pos)] name: &str,
+        #[starlark(require = pos)] default: Option<Value<'v>>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        let refuse = |text| FieldError { field: None, text };
+        let Some(given) = Session::of(eval).arg(name) else {
+            let needed =
+                || format!("arg {:?} is needed: give --arg {}=VALUE", shorten(name), shorten(name));
+            return default.ok_or_else(|| refuse(needed()).into());
+        };
+        let heap = eval.heap();
+        let wrong = |kind| refuse(format!("arg {name}: {:?} is not {kind}", shorten(&given)));
+        Ok(match default.map(Value::get_type) {
+            Some("int") => heap.alloc(given.parse::<i64>().map_err(|_| wrong("a whole number"))?),
+            Some("float") => {
+                let number = given.parse::<f64>().ok().filter(|number| number.is_finite());
+                heap.alloc(number.ok_or_else(|| wrong("a number"))?)
+            }
+            Some("bool") => {
+                let truth =
+                    given.to_lowercase().parse::<bool>().map_err(|_| wrong("true or false"))?;
+                Value::new_bool(truth)
+            }
+            _ => heap.alloc(given.as_str()),
+        })
+    }
+}
+
+impl<'v> Fields<'v> {
+    /// A text, a list of texts, or nothing.
+    fn one_or_more(&mut self, name: &str) -> Result<Vec<String>, FieldError> {
+        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
+        self.put(name, value);
+        if value.unpack_str().is_some() || !matches!(value.get_type(), "list" | "tuple") {
+            return Ok(self.text(name)?.into_iter().collect());
+        }
+        self.texts(name)
+    }
+
+    /// One of a few words.
+    fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, FieldError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(Some(*value));
+        }
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let hint = match did_you_mean(&text, known.iter().copied()) {
+            Some(guess) => format!("did you mean {guess:?}?"),
+            None => format!("it is {:?}", known).replace(['[', ']'], "").replace(", ", " or "),
+        };
+        Err(self.error(name, format!("{:?} is unknown; {hint}", shorten(&text))))
+    }
+
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        name: &str,
+    ) -> Result<Vec<T>, FieldError> {
+        let texts = self.texts(name)?;
+        let all = texts
+            .iter()
+            .enumerate()
+            .map(|(i, text)| text.parse().map_err(|why| self.error(name, format!("[{i}] {why}"))));
+        all.collect()
+    }
+}
+
+fn build_job<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<JobSpec, FieldError> {
+    let name =
+        fields.text("name")?.ok_or_else(|| fields.missing("name", "job(name = \"hello\", ...)"))?;
+    let name: JobName = name.parse().map_err(|why| fields.error("name", why))?;
+    let kinds = [("batch", JobKind::Batch), ("service", JobKind::Service)];
+    let kind = fields.word("kind", &kinds)?.ok_or_else(|| {
+        fields.missing(
+            "kind",
+            "kind = \"batch\" (runs to its end) or kind = \"service\" (runs until killed)",
+        )
+    })?;
+    let classes = [("latency-sensitive", AppClass::LatencySensitive), ("batch", AppClass::Batch)];
+    let job = JobSpec {
+        name,
+        kind,
+        tasks: fields.whole("tasks", 1, MAX_TASKS)?.unwrap_or(1),
+        priority: priority(fields)?,
+        appclass: fields.word("appclass", &classes)?,
+        after: after(session, fields)?,
+        retries: fields.whole("retries", 0, 1_000_000)?.unwrap_or(0),
+        labels: fields.pairs("labels")?,
+        task: Arc::new(the_task(session, fields, heap)?),
+    };
+    job.check().map_err(|error| out_of_bounds("job", &error))?;
+    Ok(job)
+}
+
+/// The task of a job: `task = task(...)`, or a task's fields directly.
+fn the_task<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<TaskSpec, FieldError> {
+    let Some(value) = fields.take("task") else {
+        return build_task(session, fields, heap);
+    };
+    if let Some(double) = TASK.iter().find(|name| fields.has(name)) {
+        return Err(fields.error(double, "belongs into task(...), since task is given"));
+    }
+    match session.piece(value, heap) {
+        Some(Piece::Task(task)) => Ok(task),
+        _ => Err(fields.error("task", format!("{} is not a task(...)", show(value)))),
+    }
+}
+
+fn build_task<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<TaskSpec, FieldError> {
+    if fields.has("limit") && fields.has("resources") {
+        return Err(fields.error("limit", "is another name for resources: give one of them"));
+    }
+    if !fields.has("command") {
+        return Err(fields.missing("command", "command = [\"echo\", \"hello\"]"));
+    }
+    let limit_name = if fields.has("limit") { "limit" } else { "resources" };
+    let example = "resources = resources(cpu = 0.5, ram = 100*MiB)";
+    let limit = fields.take(limit_name).ok_or_else(|| fields.missing("resources", example))?;
+    let Some(Piece::Resources(limit_built)) = session.piece(limit, heap) else {
+        return Err(fields.error(
+            limit_name,
+            format!("{} is not a resources(cpu = 0.5, ram = 100*MiB)", show(limit)),
+        ));
+    };
+    let task = TaskSpec {
+        command: fields.texts("command")?,
+        env: fields.pairs("env")?,
+        limit: limit_built,
+        ports: fields.parsed::<PortName>("ports")?,
+        constraints: pieces(session, fields, heap, "constraints", |piece| match piece {
+            Piece::Constraint(constraint) => Some(constraint),
+            Piece::Task(_) | Piece::Resources(_) | Piece::Spread(_) | Piece::Volume(_) => None,
+        })?,
+        spread: pieces(session, fields, heap, "spread", |piece| match piece {
+            Piece::Spread(spread) => Some(spread),
+            Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Volume(_) => None,
+        })?,
+        volumes: pieces(session, fields, heap, "volumes", |piece| match piece {
+            Piece::Volume(volume) => Some(volume),
+            Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Spread(_) => None,
+        })?,
+        grace_ms: fields.time("grace", MAX_GRACE)?.unwrap_or(DEFAULT_GRACE),
+    };
+    task.check().map_err(|error| out_of_bounds("task", &error))?;
+    Ok(task)
+}
+
+fn pieces<'v, T>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+    name: &str,
+    pick: impl Fn(Piece) -> Option<T>,
+) -> Result<Vec<T>, FieldError> {
+    let items = fields.items(name)?;
+    let built = items.into_iter().enumerate().map(|(i, item)| {
+        session.piece(item, heap).and_then(&pick).ok_or_else(|| {
+            let constructor = name.trim_end_matches('s');
+            fields.error(name, format!("[{i}] {} is not a {constructor}(...)", show(item)))
+        })
+    });
+    built.collect()
+}
+
+fn priority(fields: &mut Fields<'_>) -> Result<Priority, FieldError> {
+    let Some(value) = fields.take("priority") else { return Ok(Band::Batch.default_priority()) };
+    fields.put("priority", value);
+    if value.unpack_str().is_some() {
+        let bands = Band::ALL.map(|band| (band.name(), band));
+        let band = fields.word("priority", &bands)?.unwrap_or(Band::Batch);
+        return Ok(band.default_priority());
+    }
+    let number = fields.whole("priority", 0, MAX_PRIORITY.into())?.unwrap_or(0);
+    Priority::new(number.into()).map_err(|why| fields.error("priority", why))
+}
+
+/// Jobs to wait for; a name without an owner is one of the user's own.
+fn after(session: &Session, fields: &mut Fields<'_>) -> Result<Vec<JobKey>, FieldError> {
+    let texts = fields.one_or_more("after")?;
+    let keys = texts.iter().enumerate().map(|(i, text)| {
+        let key = if text.contains('/') {
+            text.parse()
+        } else {
+            text.parse().map(|name| JobKey { user: session.user().clone(), name })
+        };
+        key.map_err(|why| fields.error("after", format!("[{i}] {why}")))
+    });
+    keys.collect()
+}
+
+/// An error of the whole specification, told with the names of the language.
+fn out_of_bounds(constructor: &str, error: &SpecError) -> FieldError {
+    let path = error.field.trim_start_matches("task.");
+    let path = path.replace("grace_ms", "grace").replace("limit.", "resources.");
+    let field = path.split(['.', '[']).next().unwrap_or_default().to_owned();
+    FieldError {
+        text: format!("{constructor}.{path}: {} {}", error.value, error.why),
+        field: Some(field),
+    }
+}

@@ -1,0 +1,131 @@
+//! How a command ends: the exit codes, and errors with their code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Kinds of failure, each with its own exit code. 0 is success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// A defect, or this machine's fault (disk full, no memory).
+    Internal = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The cell, or the check before it, refuses what was asked: invalid specification, not
+    /// possible in this state.
+    Refused = 3,
+    /// There is no such job, task, machine or file.
+    NotFound = 4,
+    /// There is one already.
+    AlreadyExists = 5,
+    /// Not allowed, or the certificates do not fit.
+    Permission = 6,
+    /// No master answered in time, or they have no majority.
+    Unavailable = 7,
+    /// The job that was waited for did not finish well.
+    JobFailed = 8,
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which exit code it leads to.
+    pub code: Code,
+    /// What to tell.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure with a text.
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// The reader of our output had enough, as `head` does: nothing to complain about.
+    #[must_use]
+    pub fn reader_gone() -> Self {
+        Self::new(Code::Internal, "broken pipe")
+    }
+
+    /// The same failure, with what was being done in front.
+    #[must_use]
+    pub fn context(mut self, doing: &str) -> Self {
+        self.text = format!("{doing}: {}", self.text);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::reader_gone();
+        }
+        Self::new(Code::Internal, error.to_string())
+    }
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        let excerpt = error.excerpt();
+        let text =
+            if excerpt.is_empty() { error.to_string() } else { format!("{error}\n{excerpt}") };
+        Self::new(Code::Refused, text)
+    }
+}
+
+impl From<crate::ca::CaError> for Failure {
+    fn from(error: crate::ca::CaError) -> Self {
+        use crate::ca::CaError;
+        let code = match &error {
+            CaError::Exists { .. } => Code::AlreadyExists,
+            CaError::Read { .. } => Code::NotFound,
+            CaError::Write { .. } | CaError::Certificate(_) => Code::Internal,
+        };
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        Self::new(code, text)
+    }
+}
+
+/// The failure of a call, in words for people.
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        use tonic::Code as Rpc;
+        let text = borg_proto::rpc::explain(&status);
+        let certificate = ["certificate", "TLS"].iter().any(|word| text.contains(word));
+        let code = match status.code() {
+            Rpc::Ok => Code::Internal,
+            Rpc::Unavailable | Rpc::Unknown | Rpc::Internal if certificate => Code::Permission,
+            Rpc::InvalidArgument
+            | Rpc::FailedPrecondition
+            | Rpc::ResourceExhausted
+            | Rpc::OutOfRange => Code::Refused,
+            Rpc::NotFound => Code::NotFound,
+            Rpc::AlreadyExists => Code::AlreadyExists,
+            Rpc::PermissionDenied | Rpc::Unauthenticated => Code::Permission,
+            Rpc::Unavailable | Rpc::DeadlineExceeded | Rpc::Aborted | Rpc::Cancelled => {
+                Code::Unavailable
+            }
+            Rpc::Unknown | Rpc::Internal | Rpc::DataLoss | Rpc::Unimplemented => Code::Internal,
+        };
+        Self::new(code, text)
+    }
+}

@@ -1,0 +1,219 @@
+//! Starting a local cell.
+
+use super::{Daemon, Layout, LocalCell, LocalError, Process, system};
+use crate::ca::CellCa;
+use crate::target::{CLIENT_FILE, ClientFile};
+use borg_proto::identity::{ADMIN, Role};
+use borg_proto::names::{CellName, MachineName, ReplicaId};
+use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// Most masters of a local cell.
+const MOST_MASTERS: u32 = 9;
+/// Most borglets of a local cell.
+const MOST_BORGLETS: u32 = 100;
+/// Ports that each machine of a local cell may hand out to tasks.
+const PORTS_PER_MACHINE: u16 = 100;
+/// Where those ports begin to be looked for: below the range that Linux uses for outgoing
+/// connections (32768 and up).
+const FIRST_PORT: u16 = 20_000;
+const LAST_PORT: u16 = 32_000;
+
+/// What kind of cell to start.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The cell's directory; made when missing.
+    pub dir: PathBuf,
+    /// Its name.
+    pub cell: CellName,
+    /// How many masters: 1 to 9.
+    pub masters: u32,
+    /// How many borglets: 0 to 100.
+    pub borglets: u32,
+    /// Directories that tasks may see, beside the cell's own `shared`; written as the borglet's
+    /// `--volume` takes them.
+    pub volumes: Vec<String>,
+    /// Start the cell that was kept in the directory, instead of a new one.
+    pub again: bool,
+}
+
+/// Starts the processes and returns as soon as they run; they may not be ready yet.
+///
+/// # Errors
+/// When the directory holds a cell already, or the system refuses something. What was started by
+/// then is in `cell.json`, so that `down` finds it.
+pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
+    check("--masters", plan.masters, 1, MOST_MASTERS)?;
+    check("--borglets", plan.borglets, 0, MOST_BORGLETS)?;
+    fs::create_dir_all(&plan.dir).map_err(system(format!("make {}", plan.dir.display())))?;
+    let dir = plan.dir.canonicalize().map_err(system(format!("find {}", plan.dir.display())))?;
+    let layout = Layout::new(&dir);
+    let mut cell = if plan.again {
+        LocalCell::load(&dir)?
+    } else {
+        if layout.record().exists() {
+            return Err(LocalError::Exists(dir));
+        }
+        let cell = lay_out(plan)?;
+        make_certificates(&layout, &cell)?;
+        cell
+    };
+    for sub in ["log", "data", "shared"] {
+        let path = dir.join(sub);
+        fs::create_dir_all(&path).map_err(system(format!("make {}", path.display())))?;
+    }
+    cell.save(&layout)?;
+    start_masters(&layout, &mut cell)?;
+    start_borglets(&layout, plan, &mut cell)?;
+    write_client_config(&layout, &cell)?;
+    Ok(cell)
+}
+
+fn check(what: &'static str, count: u32, least: u32, most: u32) -> Result<(), LocalError> {
+    if (least..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(LocalError::Count { what, count, least, most })
+}
+
+/// Names and addresses. The ports are free now; a daemon that finds its port taken says so.
+fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
+    let count = usize::try_from(plan.masters + plan.borglets).expect("at most 109");
+    let listeners = (0..2 * count)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(system("find free ports"))?;
+    let mut addresses = Vec::with_capacity(listeners.len());
+    for listener in &listeners {
+        addresses.push(listener.local_addr().map_err(system("find free ports"))?.to_string());
+    }
+    let mut addresses = addresses.into_iter();
+    let mut daemon = |name: String| Daemon {
+        name,
+        address: addresses.next().expect("two for each daemon"),
+        metrics: addresses.next().expect("two for each daemon"),
+        process: None,
+    };
+    Ok(LocalCell {
+        cell: plan.cell.clone(),
+        masters: (1..=plan.masters).map(|n| daemon(format!("master-{n}"))).collect(),
+        borglets: (1..=plan.borglets).map(|n| daemon(format!("m-{n}"))).collect(),
+    })
+}
+
+fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError> {
+    let ca = CellCa::create(&layout.ca(), cell.cell.clone())?;
+    let issue = |role, dir: PathBuf| ca.issue(role, &dir).map(drop);
+    for (replica, master) in (1..).zip(&cell.masters) {
+        issue(Role::Master(ReplicaId(replica)), layout.credentials(&master.name))?;
+    }
+    for borglet in &cell.borglets {
+        let machine = MachineName::new(&borglet.name).expect("m-N is a name");
+        issue(Role::Borglet(machine), layout.credentials(&borglet.name))?;
+    }
+    issue(Role::User(ADMIN.parse().expect("admin is a name")), layout.user(ADMIN))?;
+    Ok(())
+}
+
+fn start_masters(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError> {
+    let members: Vec<String> = (1..)
+        .zip(&cell.masters)
+        .map(|(n, master): (u64, _)| format!("{n}={}", master.address))
+        .collect();
+    for i in 0..cell.masters.len() {
+        let master = &cell.masters[i];
+        let args = arguments(layout, master, &[("--masters", members.join(","))]);
+        let process = Process::spawn("borgmaster", args, &layout.log(&master.name))?;
+        cell.masters[i].process = Some(process);
+        cell.save(layout)?;
+    }
+    Ok(())
+}
+
+fn start_borglets(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
+    let ports = port_ranges(cell.borglets.len());
+    let share = Share::of_this_computer(cell.borglets.len());
+    for i in 0..cell.borglets.len() {
+        let borglet = &cell.borglets[i];
+        let (first, last) = ports[i];
+        let mut more = vec![
+            ("--ports", format!("{first}-{last}")),
+            ("--attribute", format!("rack=r{}", i % 2 + 1)),
+            ("--volume", layout.shared().display().to_string()),
+        ];
+        more.extend(share.cpu_milli.map(|cpu| ("--cpu-milli", cpu.to_string())));
+        more.extend(share.ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
+        more.extend(plan.volumes.iter().map(|volume| ("--volume", volume.clone())));
+        let args = arguments(layout, borglet, &more);
+        let process = Process::spawn("borglet", args, &layout.log(&borglet.name))?;
+        cell.borglets[i].process = Some(process);
+        cell.save(layout)?;
+    }
+    Ok(())
+}
+
+fn arguments(layout: &Layout, daemon: &Daemon, more: &[(&str, String)]) -> Vec<OsString> {
+    let path = |path: PathBuf| path.into_os_string();
+    let mut args = vec![
+        "--dir".into(),
+        path(layout.data(&daemon.name)),
+        "--creds".into(),
+        path(layout.credentials(&daemon.name)),
+        "--listen".into(),
+        daemon.address.clone().into(),
+        "--metrics-listen".into(),
+        daemon.metrics.clone().into(),
+    ];
+    for (flag, value) in more {
+        args.push((*flag).into());
+        args.push(value.into());
+    }
+    args
+}
+
+/// A range of ports for each machine, all machines being on one host. Ranges whose first port is
+/// in use are passed over, as another local cell may have them.
+fn port_ranges(machines: usize) -> Vec<(u16, u16)> {
+    let starts = (FIRST_PORT..LAST_PORT).step_by(PORTS_PER_MACHINE.into());
+    let free =
+        |first: &u16| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, *first))).is_ok();
+    let mut ranges: Vec<_> = starts
+        .filter(free)
+        .take(machines)
+        .map(|first| (first, first + PORTS_PER_MACHINE - 1))
+        .collect();
+    // A port that is taken after all is found out at the task's start, and another one is tried.
+    ranges.resize(machines, (FIRST_PORT, LAST_PORT));
+    ranges
+}
+
+/// What each of several machines on this computer may give to tasks.
+struct Share {
+    cpu_milli: Option<u64>,
+    ram_bytes: Option<u64>,
+}
+
+impl Share {
+    /// Memory is divided among the machines. Processors are shared, as tasks of a local cell are
+    /// mostly idle: each machine offers all of them.
+    fn of_this_computer(machines: usize) -> Self {
+        let kib = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+            line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        let machines = u64::try_from(machines.max(1)).unwrap_or(u64::MAX);
+        Self { cpu_milli: None, ram_bytes: kib.map(|kib| kib * 1024 / 4 * 3 / machines) }
+    }
+}
+
+/// What `borgctl` reads to find the cell.
+fn write_client_config(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError> {
+    let file = ClientFile {
+        cell: cell.cell.clone(),
+        masters: cell.masters.iter().map(|master| master.address.clone()).collect(),
+        creds: Path::new("users").join(ADMIN),
+    };
+    file.write(layout.dir()).map_err(system(format!("write {CLIENT_FILE}")))
+}

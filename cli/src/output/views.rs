@@ -1,0 +1,326 @@
+//! The JSON form of answers. Field names are a promise to scripts: they are added to, never
+//! changed. Times are milliseconds since the Unix epoch, sizes bytes, processors thousandths.
+
+use borg_proto::wire::pb;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.JobSummary, documented there")]
+pub struct Job {
+    pub job: String,
+    pub job_id: u64,
+    pub kind: &'static str,
+    pub state: &'static str,
+    pub priority: u32,
+    pub tasks: u32,
+    pub pending: u32,
+    pub running: u32,
+    pub up: u32,
+    pub finished: u32,
+    pub failed: u32,
+    pub killed: u32,
+    pub submitted_at_ms: u64,
+    pub ended_at_ms: Option<u64>,
+    pub note: String,
+}
+
+impl From<pb::JobSummary> for Job {
+    fn from(job: pb::JobSummary) -> Self {
+        Self {
+            kind: match job.kind() {
+                pb::JobKind::Service => "service",
+                pb::JobKind::Batch => "batch",
+                pb::JobKind::Unspecified => "unknown",
+            },
+            state: match job.state() {
+                pb::JobState::Waiting => "waiting",
+                pb::JobState::Pending => "pending",
+                pb::JobState::Running => "running",
+                pb::JobState::Finished => "finished",
+                pb::JobState::Failed => "failed",
+                pb::JobState::Killed => "killed",
+                pb::JobState::Unspecified => "unknown",
+            },
+            job: job.job,
+            job_id: job.job_id,
+            priority: job.priority,
+            tasks: job.tasks,
+            pending: job.pending,
+            running: job.running,
+            up: job.up,
+            finished: job.finished,
+            failed: job.failed,
+            killed: job.killed,
+            submitted_at_ms: job.submitted_at_ms,
+            ended_at_ms: Some(job.ended_at_ms).filter(|&at| at > 0),
+            note: job.note,
+        }
+    }
+}
+
+impl Job {
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, "finished" | "failed" | "killed")
+    }
+}
+
+/// A task of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.TaskInfo, documented there")]
+pub struct Task {
+    pub index: u32,
+    pub phase: &'static str,
+    pub since_ms: u64,
+    pub machine: Option<String>,
+    pub incarnation: u32,
+    pub pid: Option<u32>,
+    pub ports: BTreeMap<String, u32>,
+    pub failures: u32,
+    pub restarts: u32,
+    pub note: String,
+    pub cpu_milli: u64,
+    pub ram_bytes: u64,
+}
+
+/// A phase as a word.
+#[must_use]
+pub fn phase(phase: pb::TaskPhase) -> &'static str {
+    match phase {
+        pb::TaskPhase::Pending => "pending",
+        pb::TaskPhase::Starting => "starting",
+        pb::TaskPhase::Running => "running",
+        pb::TaskPhase::BackOff => "back-off",
+        pb::TaskPhase::Finished => "finished",
+        pb::TaskPhase::Failed => "failed",
+        pb::TaskPhase::Killed => "killed",
+        pb::TaskPhase::Unspecified => "unknown",
+    }
+}
+
+impl From<pb::TaskInfo> for Task {
+    fn from(task: pb::TaskInfo) -> Self {
+        Self {
+            index: task.index,
+            phase: phase(task.phase()),
+            since_ms: task.since_ms,
+            machine: Some(task.machine).filter(|name| !name.is_empty()),
+            incarnation: task.incarnation,
+            pid: Some(task.pid).filter(|&pid| pid > 0),
+            ports: task.ports.into_iter().map(|port| (port.name, port.port)).collect(),
+            failures: task.failures,
+            restarts: task.restarts,
+            note: task.note,
+            cpu_milli: task.cpu_milli,
+            ram_bytes: task.ram_bytes,
+        }
+    }
+}
+
+/// A job with its tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobDetail {
+    /// The job.
+    #[serde(flatten)]
+    pub job: Job,
+    /// Its tasks, by index.
+    pub task_list: Vec<Task>,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Machine, documented there")]
+pub struct Machine {
+    pub name: String,
+    pub address: String,
+    pub state: &'static str,
+    pub since_ms: u64,
+    pub tasks: u32,
+    pub used: Amount,
+    pub capacity: Amount,
+    pub attributes: BTreeMap<String, String>,
+    pub missing_isolation: Vec<String>,
+    pub shard: Option<u64>,
+}
+
+/// An amount of resources.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Resources, documented there")]
+pub struct Amount {
+    pub cpu_milli: u64,
+    pub ram_bytes: u64,
+    pub disk_bytes: u64,
+    pub ports: u32,
+    pub devices: BTreeMap<String, u64>,
+}
+
+impl From<pb::Resources> for Amount {
+    fn from(from: pb::Resources) -> Self {
+        Self {
+            cpu_milli: from.cpu_milli,
+            ram_bytes: from.ram_bytes,
+            disk_bytes: from.disk_bytes,
+            ports: from.ports,
+            devices: from.devices,
+        }
+    }
+}
+
+impl From<pb::Machine> for Machine {
+    fn from(machine: pb::Machine) -> Self {
+        let state = match machine.state() {
+            pb::MachineState::New => "new",
+            pb::MachineState::Up => "up",
+            pb::MachineState::Down => "down",
+            pb::MachineState::Unspecified => "unknown",
+        };
+        let info = machine.info.unwrap_or_default();
+        Self {
+            name: machine.name,
+            address: machine.address,
+            state,
+            since_ms: machine.since_ms,
+            tasks: machine.tasks,
+            used: machine.used.unwrap_or_default().into(),
+            capacity: info.capacity.unwrap_or_default().into(),
+            attributes: info.attributes,
+            missing_isolation: info.missing_isolation,
+            shard: Some(machine.shard).filter(|&shard| shard > 0),
+        }
+    }
+}
+
+/// A master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Master, documented there")]
+pub struct Master {
+    pub replica: u64,
+    pub address: String,
+    pub leader: bool,
+    pub reachable: bool,
+    pub term: u64,
+    pub applied_index: u64,
+    pub digest: String,
+    pub digest_index: u64,
+    pub machines_polled: u64,
+    pub pid: u32,
+    pub note: String,
+}
+
+impl From<pb::Master> for Master {
+    fn from(from: pb::Master) -> Self {
+        Self {
+            replica: from.replica,
+            address: from.address,
+            leader: from.leader,
+            reachable: from.reachable,
+            term: from.term,
+            applied_index: from.applied_index,
+            digest: from.digest,
+            digest_index: from.digest_index,
+            machines_polled: from.machines_polled,
+            pid: from.pid,
+            note: from.note,
+        }
+    }
+}
+
+/// Where a task listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Endpoint, documented there")]
+pub struct Endpoint {
+    pub task: String,
+    pub port_name: String,
+    pub host: String,
+    pub port: u32,
+    pub up: bool,
+}
+
+impl From<pb::Endpoint> for Endpoint {
+    fn from(from: pb::Endpoint) -> Self {
+        Self {
+            task: from.task,
+            port_name: from.port_name,
+            host: from.host,
+            port: from.port,
+            up: from.up,
+        }
+    }
+}
+
+/// Why a task is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.WhyResponse, documented there")]
+pub struct Why {
+    pub task: String,
+    pub phase: &'static str,
+    pub summary: String,
+    pub machines: u32,
+    pub feasible: u32,
+    pub rejections: Vec<Rejection>,
+}
+
+/// How many machines were rejected for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Rejection, documented there")]
+pub struct Rejection {
+    pub reason: String,
+    pub machines: u32,
+}
+
+impl Why {
+    /// The answer about a task.
+    #[must_use]
+    pub fn new(task: String, from: pb::WhyResponse) -> Self {
+        let rejections = from.rejections.iter();
+        Self {
+            task,
+            phase: phase(from.phase()),
+            rejections: rejections
+                .map(|r| Rejection { reason: r.reason.clone(), machines: r.machines })
+                .collect(),
+            summary: from.summary,
+            machines: from.machines,
+            feasible: from.feasible,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Event, documented there")]
+pub struct Event {
+    pub index: u64,
+    pub at_ms: u64,
+    pub kind: String,
+    pub subject: String,
+    pub detail: String,
+}
+
+impl From<pb::Event> for Event {
+    fn from(from: pb::Event) -> Self {
+        Self {
+            index: from.index,
+            at_ms: from.at_ms,
+            kind: from.kind,
+            subject: from.subject,
+            detail: from.detail,
+        }
+    }
+}
+
+/// A job that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.SubmitJobResponse, documented there"
+)]
+pub struct Submitted {
+    pub job: String,
+    pub job_id: u64,
+    pub index: u64,
+    pub fitting_machines: u32,
+}

@@ -1,0 +1,383 @@
+//! The language from outside: what is accepted, and what each mistake is answered with.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use borg_proto::JobSpec;
+use borgctl::config::{ConfigError, Options, load, load_trusted};
+use std::fs;
+use std::path::Path;
+
+fn options() -> Options {
+    let args = [("dir", "/data"), ("out", "/out")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Options {
+        user: "ann".parse().unwrap(),
+        args: args.into(),
+        borgctl: env!("CARGO_BIN_EXE_borgctl").into(),
+    }
+}
+
+fn no_args() -> Options {
+    Options { args: Default::default(), ..options() }
+}
+
+/// The error of a file with this text, without its directory.
+fn refused(text: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    refused_in(dir.path(), text)
+}
+
+fn refused_in(dir: &Path, text: &str) -> String {
+    let path = dir.join("x.bcl");
+    fs::write(&path, text).unwrap();
+    let error = load_trusted(&path, &no_args()).unwrap_err();
+    error.to_string().replace(&format!("{}/", dir.display()), "")
+}
+
+fn accepted(text: &str) -> Vec<JobSpec> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bcl");
+    fs::write(&path, text).unwrap();
+    load_trusted(&path, &no_args()).unwrap().jobs
+}
+
+/// The error of a file that only the child process can be trusted with.
+async fn refused_by_the_guard(text: &str) -> ConfigError {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bcl");
+    fs::write(&path, text).unwrap();
+    load(&path, &no_args()).await.unwrap_err()
+}
+
+/// The smallest job, with one line put in or changed.
+fn job_with(line: &str) -> String {
+    format!(
+        "job(\n    name = \"hello\", kind = \"batch\",\n    command = [\"echo\"], resources = resources(cpu = 0.1, ram = 16*MiB),\n    {line},\n)\n"
+    )
+}
+
+fn resources_with(fields: &str) -> String {
+    format!(
+        "job(name = \"x\", kind = \"batch\", command = [\"x\"],\n    resources = resources({fields}))\n"
+    )
+}
+
+#[tokio::test]
+async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut seen = 0;
+    for entry in fs::read_dir(&examples).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ext| ext != "bcl") {
+            continue;
+        }
+        let asks = fs::read_to_string(&path).unwrap().contains("arg(\"dir\")");
+        let options = if asks { options() } else { no_args() };
+        let jobs = load(&path, &options).await.unwrap().jobs;
+        for job in &jobs {
+            job.check().unwrap();
+        }
+        seen += 1;
+    }
+    assert!(seen >= 3);
+    assert_eq!(fs::read_to_string(examples.join("hello.bcl")).unwrap().lines().count(), 5);
+    let wordcount = load(&examples.join("wordcount.bcl"), &options()).await.unwrap().jobs;
+    assert_eq!(
+        (wordcount[0].tasks, wordcount[1].after[0].to_string()),
+        (8, "ann/wordcount".to_owned())
+    );
+    let web = load(&examples.join("hello-web.bcl"), &no_args()).await.unwrap().jobs;
+    assert_eq!((web[0].tasks, web[0].task.ports.len(), web[0].priority.get()), (3, 1, 120));
+    assert_eq!(web[0].task.command[0], env!("CARGO_BIN_EXE_borgctl"));
+}
+
+#[test]
+fn all_fields_arrive_as_written_and_numbers_are_exact() {
+    let jobs = accepted(
+        r#"
+common = resources(cpu = 0.5, ram = 100*MiB, disk = 2*GB, devices = {"gpu": 0.5})
+job(
+    name = "web", kind = "service", tasks = 3, priority = "production", appclass = "batch",
+    after = ["mine", "bob/other"], labels = {"team": "search"}, retries = 2,
+    task = task(
+        command = ["serve", "%port.http%"], limit = common, env = {"A": "b"}, ports = ["http"],
+        constraints = [constraint("rack", "=", "r1"), constraint("gpu", "present"),
+                       constraint("zone", "in", ["a", "b"], soft = True)],
+        spread = [spread("machine", 1)], volumes = [volume("/data", writable = True)], grace = "1m 30s",
+    ),
+)
+[job(name = n, kind = "batch", command = [n], resources = common) for n in ["a", "b"]]
+"#,
+    );
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    assert_eq!(names, ["web", "a", "b"]);
+    let json = serde_json::to_value(&jobs[0]).unwrap();
+    let expected = serde_json::json!({
+        "name": "web", "kind": "service", "tasks": 3, "priority": 120, "appclass": "batch",
+        "after": ["ann/mine", "bob/other"], "retries": 2, "labels": {"team": "search"},
+        "task": {
+            "command": ["serve", "%port.http%"], "env": {"A": "b"}, "ports": ["http"], "grace_ms": 90_000,
+            "limit": {"cpu_milli": 500, "ram_bytes": 104_857_600, "disk_bytes": 2_000_000_000_u64, "ports": 0,
+                      "devices": {"gpu": 500}},
+            "constraints": [
+                {"attribute": "rack", "op": "=", "values": ["r1"], "soft": false},
+                {"attribute": "gpu", "op": "present", "values": [], "soft": false},
+                {"attribute": "zone", "op": "in", "values": ["a", "b"], "soft": true}],
+            "spread": [{"attribute": "machine", "max": 1}],
+            "volumes": [{"path": "/data", "writable": true}],
+        },
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn mistakes_are_answered_with_place_field_value_and_what_is_allowed() {
+    let golden = [
+        ("job(name = \n", "x.bcl:2:1: Parse error: unexpected new line, expected expression"),
+        ("{nonsense", "x.bcl:1:10: Parse error: unexpected new line, expected symbol ':'"),
+        ("x = 1\n", "x.bcl: has no job: call job(name = ..., ...)"),
+        ("nojob()\n", "x.bcl:1:1: Variable `nojob` not found, did you mean `job`?"),
+        (&job_with("retires = 3"), "x.bcl:4:5: job has no field retires; did you mean retries?"),
+        (&job_with("tasks = 0"), "x.bcl:4:5: job.tasks: 0 is outside 1 to 100000"),
+        (
+            &job_with("tasks = 1000000000"),
+            "x.bcl:4:5: job.tasks: 1000000000 is outside 1 to 100000",
+        ),
+        (&job_with("tasks = -1"), "x.bcl:4:5: job.tasks: -1 is outside 1 to 100000"),
+        (&job_with("tasks = \"3\""), "x.bcl:4:5: job.tasks: \"3\" is not a whole number"),
+        (&job_with("tasks = 1.5"), "x.bcl:4:5: job.tasks: 1.5 is not a whole number"),
+        (&job_with("tasks = True"), "x.bcl:4:5: job.tasks: True is not a whole number"),
+        (&job_with("priority = 451"), "x.bcl:4:5: job.priority: 451 is outside 0 to 450"),
+        (
+            &job_with("priority = \"prod\""),
+            "x.bcl:4:5: job.priority: \"prod\" is unknown; did you mean \"production\"?",
+        ),
+        (
+            &job_with("after = \"a/b/c\""),
+            "x.bcl:4:5: job.after: [0] job name \"b/c\" has a character that is not allowed; allowed are 1 to 63 of a-z, 0-9, '-', '_', beginning with a letter or digit",
+        ),
+        (
+            &job_with("env = {\"A\": 1}"),
+            "x.bcl:4:5: job.env: A 1 is a number, not a text: put it in quotes",
+        ),
+        (
+            &job_with("grace = \"1 parsec\""),
+            "x.bcl:4:5: job.grace: \"1 parsec\" is not a time, as in \"500ms\", \"90s\", \"1h 30m\" or a number of seconds",
+        ),
+        (&job_with("grace = \"1h\""), "x.bcl:4:5: job.grace: \"1h\" is more than 600 s"),
+        (&job_with("ports = [\"a\", \"a\"]"), "x.bcl:4:5: task.ports[1]: a is there twice"),
+        (
+            &job_with("volumes = [volume(\"/a/../b\")]"),
+            "x.bcl:4:5: task.volumes[0].path: \"/a/../b\" is not an absolute path without '..'",
+        ),
+        (
+            &job_with("spread = [volume(\"/a\")]"),
+            "x.bcl:4:5: job.spread: [0] a value of type struct is not a spread(...)",
+        ),
+        (
+            &job_with("constraints = [constraint(\"n\", \"<\", \"many\")]"),
+            "x.bcl:4:5: task.constraints[0].values: many is not a whole number, which this comparison needs",
+        ),
+        (
+            &job_with("constraints = [constraint(\"n\", \"~\", \"1\")]"),
+            "x.bcl:4:20: constraint.op: \"~\" is not one of = != < <= > >= present absent in",
+        ),
+        (
+            &job_with("labels = [1]"),
+            "x.bcl:4:5: job.labels: a list is not a dict, as in {\"key\": \"value\"}",
+        ),
+        (
+            &job_with("limit = 1"),
+            "x.bcl:4:5: job.limit: is another name for resources: give one of them",
+        ),
+        (
+            &resources_with("cpu = -1, ram = 1*GiB"),
+            "x.bcl:2:27: resources.cpu: -1 is outside 0.001 to 10000 cores",
+        ),
+        (
+            &resources_with("cpu = 0, ram = 1*GiB"),
+            "x.bcl:2:27: resources.cpu: 0 is outside 0.001 to 10000 cores",
+        ),
+        (
+            &resources_with("cpu = 0.0001, ram = 1*GiB"),
+            "x.bcl:2:27: resources.cpu: 0.0001 cores: the smallest amount and step is 0.001",
+        ),
+        (
+            &resources_with("cpu = 1e300, ram = 1*GiB"),
+            "x.bcl:2:27: resources.cpu: 1e+300 is outside 0.001 to 10000 cores",
+        ),
+        (
+            &resources_with("cpu = \"lots\", ram = 1*GiB"),
+            "x.bcl:2:27: resources.cpu: \"lots\" is not a number of cores, as in 0.5",
+        ),
+        (
+            &resources_with("cpu = 1, ram = -1"),
+            "x.bcl:2:36: resources.ram: -1 bytes are outside 1*MiB to 1024*TiB",
+        ),
+        (
+            &resources_with("cpu = 1, ram = 100"),
+            "x.bcl:2:36: resources.ram: 100 bytes are outside 1*MiB to 1024*TiB",
+        ),
+        (
+            &resources_with("cpu = 1, ram = 1000000*TiB*TiB*TiB*TiB"),
+            "x.bcl:2:36: resources.ram: 1461501637330902918203684832716283019655… (55 bytes) bytes are outside 1*MiB to 1024*TiB",
+        ),
+        (
+            &resources_with("cpu = 1, ram = \"1G\""),
+            "x.bcl:2:36: resources.ram: \"1G\" is not a whole number of bytes, as in 100*MiB",
+        ),
+        (
+            &resources_with("cpu = 1"),
+            "x.bcl:2:17: resources needs ram, as in resources(cpu = 0.5, ram = 100*MiB)",
+        ),
+        ("job(\"x\")", "x.bcl:1:1: job: fields are named, as in job(name = ...)"),
+        (
+            "job(name = \"x\")",
+            "x.bcl:1:1: job needs kind, as in kind = \"batch\" (runs to its end) or kind = \"service\" (runs until killed)",
+        ),
+        (
+            "job(name = \"x\", kind = \"bach\")",
+            "x.bcl:1:17: job.kind: \"bach\" is unknown; did you mean \"batch\"?",
+        ),
+        (
+            "job(name = \"x\", kind = \"batch\")",
+            "x.bcl:1:1: job needs command, as in command = [\"echo\", \"hello\"]",
+        ),
+        ("arg(\"dir\")", "x.bcl:1:1: arg \"dir\" is needed: give --arg dir=VALUE"),
+        ("fail(\"not today\")", "x.bcl:1:1: fail: not today"),
+    ];
+    let wrong: Vec<String> = golden
+        .iter()
+        .filter(|(text, expected)| refused(text) != *expected)
+        .map(|(text, expected)| {
+            format!("{text}\n expected {expected}\n but was  {}", refused(text))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn names_that_are_no_names_are_refused_shortly() {
+    for bad in ["", "a/b", "..", "é", "Big", &"x".repeat(10_240)] {
+        let text = refused(&format!("job(name = \"{bad}\", kind = \"batch\")"));
+        assert!(text.starts_with("x.bcl:1:5: job.name: job name \""), "{text}");
+        assert!(text.len() < 250, "{text}");
+    }
+}
+
+#[test]
+fn endless_or_growing_files_stop_at_a_limit() {
+    assert_eq!(
+        refused("def f():\n    for i in range(1000000000):\n        pass\nf()\n")
+            .split_once(": ")
+            .unwrap()
+            .1,
+        "takes more than 1000000 steps: a loop without an end?"
+    );
+    assert_eq!(
+        refused("def f(n):\n    return f(n + 1)\nf(0)\n").split_once(": ").unwrap().1,
+        "calls are nested more than 64 deep: recursion without an end?"
+    );
+    assert_eq!(
+        refused("def f():\n    x = []\n    for i in range(900000):\n        x.append(str(i) * 100)\nf()\n").split_once(": ").unwrap().1,
+        "its values take more than 64 MiB"
+    );
+}
+
+#[tokio::test]
+async fn a_single_step_that_asks_for_everything_ends_in_an_error_not_in_a_crash() {
+    for text in
+        ["x = \"x\" * 2000000000", "x = [0] * 2000000000", "x = \"x\" * 2000000000 * 2000000000"]
+    {
+        let error = refused_by_the_guard(text).await;
+        assert_eq!(error.text, "takes more than 192 MiB of memory to evaluate", "{text}");
+    }
+    let doubling = "def f():\n    x = \"x\"\n    for i in range(60):\n        x = x + x\nf()\n";
+    assert_eq!(
+        refused_by_the_guard(doubling).await.text,
+        "takes more than 192 MiB of memory to evaluate"
+    );
+    let deep = format!("x = {}1{}", "(".repeat(200_000), ")".repeat(200_000));
+    let error = refused_by_the_guard(&deep).await.text;
+    assert!(error.contains("nested too deeply"), "{error}");
+}
+
+#[tokio::test]
+async fn good_files_give_the_same_in_the_child_process_as_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bcl");
+    fs::write(&path, format!("print(\"for\", USER)\n{}", job_with("tasks = 2"))).unwrap();
+    let here = load_trusted(&path, &no_args()).unwrap();
+    assert_eq!(here, load(&path, &no_args()).await.unwrap());
+    assert_eq!(here.printed, ["for ann"]);
+}
+
+#[tokio::test]
+async fn a_huge_file_is_refused_before_it_is_read_and_others_that_are_no_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bcl");
+    fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+    let error = load(&path, &no_args()).await.unwrap_err();
+    assert_eq!(error.text, "has 104857600 bytes; configuration may have 1048576 bytes (1 MiB)");
+    fs::write(&path, b"ok\n  \xff").unwrap();
+    let error = load(&path, &no_args()).await.unwrap_err();
+    assert_eq!((error.place, error.text.as_str()), (Some((2, 3)), "byte 0xff is not UTF-8 text"));
+    fs::write(&path, b"\xef\xbb\xbfjob()").unwrap();
+    assert!(load(&path, &no_args()).await.unwrap_err().text.contains("byte order mark"));
+    assert!(load(dir.path(), &no_args()).await.unwrap_err().text.contains("is a directory"));
+    assert!(
+        load(&dir.path().join("none"), &no_args()).await.unwrap_err().text.contains("cannot read")
+    );
+}
+
+#[test]
+fn files_load_from_their_own_directory_tree_only_and_never_in_circles() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::create_dir_all(root.join("tree/lib")).unwrap();
+    let tree = root.join("tree");
+    fs::write(root.join("secret.bcl"), "x = 1").unwrap();
+    fs::write(tree.join("lib/sizes.bcl"), "small = resources(cpu = 0.1, ram = 16*MiB)").unwrap();
+    fs::write(tree.join("lib/web.bcl"), "load(\"sizes.bcl\", \"small\")\nload(\"//top.bcl\", \"kind\")\ndef web(name):\n    job(name = name, kind = kind, command = [\"x\"], resources = small)\n").unwrap();
+    fs::write(tree.join("top.bcl"), "kind = \"batch\"").unwrap();
+    fs::write(tree.join("main.bcl"), "load(\"lib/web.bcl\", \"web\")\nweb(\"a\")\nweb(\"b\")\n")
+        .unwrap();
+    assert_eq!(load_trusted(&tree.join("main.bcl"), &no_args()).unwrap().jobs.len(), 2);
+
+    assert_eq!(
+        refused_in(&tree, "load(\"../secret.bcl\", \"x\")"),
+        "x.bcl:1:6: load \"../secret.bcl\": lies outside the first file's directory"
+    );
+    assert!(
+        refused_in(&tree, "load(\"/etc/passwd\", \"x\")")
+            .starts_with("x.bcl:1:6: load \"/etc/passwd\": only files below")
+    );
+    assert!(refused_in(&tree, "load(\"//none.bcl\", \"x\")").contains("No such file"));
+    fs::write(tree.join("a.bcl"), "load(\"b.bcl\", \"x\")").unwrap();
+    fs::write(tree.join("b.bcl"), "load(\"a.bcl\", \"x\")").unwrap();
+    assert_eq!(
+        refused_in(&tree, "load(\"a.bcl\", \"x\")"),
+        "//b.bcl:1:6: load \"a.bcl\": goes in a circle: //a.bcl -> //b.bcl -> //a.bcl"
+    );
+    fs::write(tree.join("adds.bcl"), "x = 1\njob(name = \"x\")").unwrap();
+    assert!(
+        refused_in(&tree, "load(\"adds.bcl\", \"x\")")
+            .starts_with("//adds.bcl:2:1: job: a loaded file cannot add jobs itself")
+    );
+}
+
+#[test]
+fn arguments_fill_the_file_with_the_type_of_their_default_and_unknown_ones_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bcl");
+    fs::write(&path, job_with("tasks = arg(\"tasks\", 2)")).unwrap();
+    let with = |name: &str, value: &str| {
+        let options = Options { args: [(name.to_owned(), value.to_owned())].into(), ..no_args() };
+        load_trusted(&path, &options)
+            .map(|evaluated| evaluated.jobs[0].tasks)
+            .map_err(|error| error.text)
+    };
+    assert_eq!(with("tasks", "7"), Ok(7));
+    assert_eq!(with("tasks", "x"), Err("arg tasks: \"x\" is not a whole number".into()));
+    assert_eq!(with("task", "7"), Err("does not ask for --arg task; did you mean tasks?".into()));
+}
