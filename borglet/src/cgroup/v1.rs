@@ -1,0 +1,226 @@
+//! cgroups with one hierarchy per controller, with or without a v2 tree beside them.
+//!
+//! Limits and figures come from the controllers; tracking and killing from the v2 tree where there
+//! is one, since it is born into and killed atomically, else from the controllers' lists.
+//! The cpuset hierarchy is not joined: it would have to be filled in first and limits nothing here.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
+
+use super::{CPU_PERIOD_US, CgroupDriver, CgroupError, CgroupLayout, Limits, SHIMS, Usage};
+use super::{files, quota_us, shares};
+
+/// Where each v1 hierarchy is mounted, as far as it is, and what our group is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct V1 {
+    /// Our group's name at the top of each.
+    pub name: String,
+    /// Controller `cpu`.
+    pub cpu: Option<PathBuf>,
+    /// Controller `cpuacct`, often at the same place as `cpu`.
+    pub cpuacct: Option<PathBuf>,
+    /// Controller `memory`.
+    pub memory: Option<PathBuf>,
+    /// Controller `pids`.
+    pub pids: Option<PathBuf>,
+    /// The v2 tree of the mixed layout.
+    pub unified: Option<PathBuf>,
+}
+
+impl V1 {
+    fn group(&self, mount: &Path, name: &str) -> PathBuf {
+        mount.join(&self.name).join(name)
+    }
+
+    /// Each v1 hierarchy in use, once. cpuacct is used only where no v2 tree counts the time.
+    fn controllers(&self) -> Vec<&PathBuf> {
+        let cpuacct = self.cpuacct.as_ref().filter(|_| self.unified.is_none());
+        let mut mounts: Vec<&PathBuf> =
+            [self.cpu.as_ref(), cpuacct, self.memory.as_ref(), self.pids.as_ref()]
+                .into_iter()
+                .flatten()
+                .collect();
+        mounts.dedup();
+        mounts
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.controllers().into_iter().chain(&self.unified)
+    }
+
+    /// The hierarchy whose list of processes is the truth.
+    fn tracking(&self) -> Option<&PathBuf> {
+        self.unified.as_ref().or_else(|| self.controllers().pop())
+    }
+
+    fn cpu_ms(&self, name: &str) -> Result<u64, CgroupError> {
+        if let Some(mount) = &self.unified {
+            let stat = self.group(mount, name).join("cpu.stat");
+            return Ok(files::keyed(&stat, "usage_usec")? / 1000);
+        }
+        let Some(mount) = &self.cpuacct else { return Ok(0) };
+        Ok(files::number(&self.group(mount, name).join("cpuacct.usage"))? / 1_000_000)
+    }
+}
+
+impl CgroupDriver for V1 {
+    fn layout(&self) -> CgroupLayout {
+        if self.unified.is_some() { CgroupLayout::Mixed } else { CgroupLayout::V1 }
+    }
+
+    fn prepare(&self) -> Result<(), CgroupError> {
+        for mount in self.all() {
+            files::make_dir(&mount.join(&self.name))?;
+        }
+        if let Some(mount) = &self.cpu {
+            // Together our tasks weigh as much as the machine has processors, not as one group.
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let weight = shares(u64::try_from(processors).unwrap_or(1) * 1000);
+            files::put(&mount.join(&self.name).join("cpu.shares"), weight)?;
+        }
+        if let Some(mount) = &self.memory {
+            // Always 1 on new kernels; on old ones a task's own groups would escape its limit.
+            let hierarchy = mount.join(&self.name).join("memory.use_hierarchy");
+            if files::number(&hierarchy).is_ok_and(|on| on == 0) {
+                files::put(&hierarchy, 1)?;
+            }
+        }
+        self.unified.as_ref().map_or(Ok(()), |mount| files::make_dir(&self.group(mount, SHIMS)))
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let absent = [
+            (&self.cpu, "no cpu cgroup: cpu limits are not enforced"),
+            (&self.memory, "no memory cgroup: memory limits are not enforced"),
+            (&self.pids, "no pids cgroup: the number of processes is not limited"),
+        ];
+        let words = absent.into_iter().filter(|(mount, _)| mount.is_none());
+        words.map(|(_, words)| words.to_owned()).collect()
+    }
+
+    fn create(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        for mount in self.all() {
+            files::make_dir(&self.group(mount, name))?;
+        }
+        self.set_limits(name, limits)
+    }
+
+    fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        if let Some(mount) = &self.cpu {
+            let group = self.group(mount, name);
+            files::put(&group.join("cpu.shares"), shares(limits.cpu_milli))?;
+            if let Some(cap) = limits.cpu_cap_milli {
+                files::put(&group.join("cpu.cfs_period_us"), CPU_PERIOD_US)?;
+                files::put(&group.join("cpu.cfs_quota_us"), quota_us(cap))?;
+            } else {
+                files::put_if_there(&group.join("cpu.cfs_quota_us"), -1)?;
+            }
+        }
+        if let Some(mount) = &self.memory {
+            let group = self.group(mount, name);
+            // Memory with swap may never be limited below memory alone: lift it first.
+            files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), -1)?;
+            files::put(&group.join("memory.limit_in_bytes"), limits.ram_bytes)?;
+            files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), limits.ram_bytes)?;
+        }
+        if let Some(mount) = &self.pids {
+            files::put(&self.group(mount, name).join("pids.max"), limits.pids_max)?;
+        }
+        Ok(())
+    }
+
+    fn birthplace(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {
+        let Some(mount) = &self.unified else { return Ok(None) };
+        let path = self.group(mount, name);
+        let dir =
+            fs::File::open(&path).map_err(|source| CgroupError { action: "open", path, source })?;
+        Ok(Some(dir.into()))
+    }
+
+    fn enter(&self, name: &str) -> Result<(), CgroupError> {
+        for mount in self.controllers() {
+            files::put(&self.group(mount, name).join("cgroup.procs"), 0)?;
+        }
+        Ok(())
+    }
+
+    fn join(&self, name: &str, pid: i32) -> Result<(), CgroupError> {
+        for mount in self.all() {
+            files::put(&self.group(mount, name).join("cgroup.procs"), pid)?;
+        }
+        Ok(())
+    }
+
+    fn processes(&self, name: &str) -> Result<Vec<i32>, CgroupError> {
+        self.tracking().map_or(Ok(Vec::new()), |mount| files::pids(&self.group(mount, name)))
+    }
+
+    fn usage(&self, name: &str) -> Result<Usage, CgroupError> {
+        let mut usage = Usage { cpu_ms: self.cpu_ms(name)?, ..Usage::default() };
+        if let Some(mount) = &self.memory {
+            let group = self.group(mount, name);
+            usage.memory_bytes = files::number(&group.join("memory.usage_in_bytes"))?;
+            usage.memory_peak_bytes = files::number(&group.join("memory.max_usage_in_bytes"))?;
+            let idle = files::keyed(&group.join("memory.stat"), "total_inactive_file")?;
+            usage.working_set_bytes = usage.memory_bytes.saturating_sub(idle);
+        }
+        Ok(usage)
+    }
+
+    fn oom_kills(&self, name: &str) -> Result<u64, CgroupError> {
+        let Some(mount) = &self.memory else { return Ok(0) };
+        files::keyed(&self.group(mount, name).join("memory.oom_control"), "oom_kill")
+    }
+
+    /// v1 kills one process of the group and lets the others be, so somebody must watch.
+    fn oom_notice(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {
+        let Some(mount) = &self.memory else { return Ok(None) };
+        let group = self.group(mount, name);
+        let watched = group.join("memory.oom_control");
+        let failed =
+            |source: io::Error| CgroupError { action: "watch", path: watched.clone(), source };
+        let control = fs::File::open(&watched).map_err(failed)?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let event = EventFd::from_flags(flags).map_err(|e| failed(e.into()))?;
+        let event = OwnedFd::from(event);
+        let request = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+        files::put(&group.join("cgroup.event_control"), request)?;
+        Ok(Some(event))
+    }
+
+    fn kill_all(&self, name: &str) -> Result<(), CgroupError> {
+        if let Some(mount) = &self.unified {
+            return files::kill_v2(&self.group(mount, name));
+        }
+        if let Some(mount) = &self.pids {
+            // No births while we kill one by one.
+            files::put_if_there(&self.group(mount, name).join("pids.max"), 0)?;
+        }
+        self.tracking().map_or(Ok(()), |mount| files::kill_one_by_one(&self.group(mount, name)))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), CgroupError> {
+        self.all().try_for_each(|mount| files::remove_dir(&self.group(mount, name)))
+    }
+
+    fn list(&self) -> Result<Vec<String>, CgroupError> {
+        let mut names = Vec::new();
+        for mount in self.all() {
+            names.extend(files::groups_below(&mount.join(&self.name))?);
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn retire(&self) -> Result<(), CgroupError> {
+        if let Some(mount) = &self.unified {
+            files::remove_dir(&self.group(mount, SHIMS))?;
+        }
+        self.all().try_for_each(|mount| files::remove_dir(&mount.join(&self.name)))
+    }
+}

@@ -1,0 +1,159 @@
+//! cgroups with one tree for all controllers.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CPU_PERIOD_US, CgroupDriver, CgroupError, CgroupLayout, Limits, SHIMS, Usage};
+use super::{files, quota_us, weight};
+
+/// The controllers we use.
+const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Where the tree is mounted and what our group is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct V2 {
+    /// Our group's name at the top.
+    pub name: String,
+    /// Mount point of the tree.
+    pub mount: PathBuf,
+}
+
+impl V2 {
+    fn top(&self) -> PathBuf {
+        self.mount.join(&self.name)
+    }
+
+    fn group(&self, name: &str) -> PathBuf {
+        self.top().join(name)
+    }
+
+    /// Whether tasks' groups have the controller.
+    fn has(&self, controller: &str) -> bool {
+        let passed_down = files::text(&self.top().join("cgroup.subtree_control"));
+        passed_down.is_ok_and(|list| list.split_whitespace().any(|word| word == controller))
+    }
+}
+
+/// Asks `group` to pass each wanted controller down that it has and does not pass yet. One at a
+/// time, since one refused controller would refuse all.
+fn pass_down(group: &std::path::Path) {
+    let words = |file| files::text(&group.join(file)).unwrap_or_default();
+    let (there, passed) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+    let holds = |list: &str, wanted: &str| list.split_whitespace().any(|word| word == wanted);
+    for wanted in WANTED {
+        if holds(&there, wanted) && !holds(&passed, wanted) {
+            // A refusal shows in `missing`.
+            drop(files::put(&group.join("cgroup.subtree_control"), format!("+{wanted}")));
+        }
+    }
+}
+
+impl CgroupDriver for V2 {
+    fn layout(&self) -> CgroupLayout {
+        CgroupLayout::V2
+    }
+
+    fn prepare(&self) -> Result<(), CgroupError> {
+        pass_down(&self.mount);
+        files::make_dir(&self.top())?;
+        pass_down(&self.top());
+        if self.has("cpu") {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let all = u64::try_from(processors).unwrap_or(1) * 1000;
+            files::put_if_there(&self.top().join("cpu.weight"), weight(all))?;
+        }
+        files::make_dir(&self.group(SHIMS))
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let words = [
+            ("cpu", "no cpu controller: cpu limits are not enforced"),
+            ("memory", "no memory controller: memory limits are not enforced"),
+            ("pids", "no pids controller: the number of processes is not limited"),
+        ];
+        let absent = words.into_iter().filter(|(controller, _)| !self.has(controller));
+        absent.map(|(_, words)| words.to_owned()).collect()
+    }
+
+    fn create(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        files::make_dir(&self.group(name))?;
+        // The kernel then kills the whole task, never a part of it.
+        files::put_if_there(&self.group(name).join("memory.oom.group"), 1)?;
+        self.set_limits(name, limits)
+    }
+
+    fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let group = self.group(name);
+        let max = limits.cpu_cap_milli.map_or("max".to_owned(), |cap| quota_us(cap).to_string());
+        files::put_if_there(&group.join("cpu.weight"), weight(limits.cpu_milli))?;
+        files::put_if_there(&group.join("cpu.max"), format!("{max} {CPU_PERIOD_US}"))?;
+        files::put_if_there(&group.join("memory.max"), limits.ram_bytes)?;
+        files::put_if_there(&group.join("memory.swap.max"), 0)?;
+        files::put_if_there(&group.join("pids.max"), limits.pids_max)
+    }
+
+    fn birthplace(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {
+        let path = self.group(name);
+        let dir =
+            fs::File::open(&path).map_err(|source| CgroupError { action: "open", path, source })?;
+        Ok(Some(dir.into()))
+    }
+
+    fn enter(&self, _name: &str) -> Result<(), CgroupError> {
+        Ok(()) // born there
+    }
+
+    fn join(&self, name: &str, pid: i32) -> Result<(), CgroupError> {
+        files::put(&self.group(name).join("cgroup.procs"), pid)
+    }
+
+    fn processes(&self, name: &str) -> Result<Vec<i32>, CgroupError> {
+        files::pids(&self.group(name))
+    }
+
+    fn usage(&self, name: &str) -> Result<Usage, CgroupError> {
+        let group = self.group(name);
+        let cpu_ms = files::keyed(&group.join("cpu.stat"), "usage_usec")? / 1000;
+        if !group.join("memory.current").exists() {
+            return Ok(Usage { cpu_ms, ..Usage::default() });
+        }
+        let memory_bytes = files::number(&group.join("memory.current"))?;
+        let idle = files::keyed(&group.join("memory.stat"), "inactive_file")?;
+        Ok(Usage {
+            cpu_ms,
+            memory_bytes,
+            working_set_bytes: memory_bytes.saturating_sub(idle),
+            // Kernels before 5.19 keep no peak; then now is all that is known.
+            memory_peak_bytes: files::number(&group.join("memory.peak")).unwrap_or(memory_bytes),
+        })
+    }
+
+    fn oom_kills(&self, name: &str) -> Result<u64, CgroupError> {
+        let events = self.group(name).join("memory.events");
+        if events.exists() { files::keyed(&events, "oom_kill") } else { Ok(0) }
+    }
+
+    fn oom_notice(&self, _name: &str) -> Result<Option<OwnedFd>, CgroupError> {
+        Ok(None) // memory.oom.group
+    }
+
+    fn kill_all(&self, name: &str) -> Result<(), CgroupError> {
+        files::kill_v2(&self.group(name))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), CgroupError> {
+        files::remove_dir(&self.group(name))
+    }
+
+    fn list(&self) -> Result<Vec<String>, CgroupError> {
+        files::groups_below(&self.top())
+    }
+
+    fn retire(&self) -> Result<(), CgroupError> {
+        files::remove_dir(&self.group(SHIMS))?;
+        files::remove_dir(&self.top())
+    }
+}

@@ -1,0 +1,72 @@
+//! The directory of one container, where shim and borglet meet.
+//!
+//! `spec.json` what was asked, `lock` held as long as the shim lives (and by the borglet from
+//! before the shim exists), `state.json` once it runs, `exit.json` once it ended, `work/` the task's
+//! own directory, `log/` its output, `shim.err` what a shim in trouble said.
+//! Invariant: a `.json` file is whole or absent, whenever a process or the machine stops.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Paths inside one container's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskDir {
+    pub(crate) root: PathBuf,
+}
+
+impl TaskDir {
+    pub(crate) fn spec(&self) -> PathBuf {
+        self.root.join("spec.json")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("state.json")
+    }
+
+    pub(crate) fn exit(&self) -> PathBuf {
+        self.root.join("exit.json")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    pub(crate) fn shim_err(&self) -> PathBuf {
+        self.root.join("shim.err")
+    }
+}
+
+/// Reads a file written by [`write_whole`]; `None` when there is none.
+pub(crate) fn read_whole<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+    }
+}
+
+/// Writes `value` under a temporary name and renames it into place; with `durable` it is on the
+/// disk before it gets its name.
+pub(crate) fn write_whole(path: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut file =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&temporary, path)
+}

@@ -1,0 +1,14 @@
+//! What a container is: what is asked for ([`ContainerSpec`]), what runs ([`Started`]), how it
+//! ended ([`ExitRecord`]), and how a process is put inside one (`view`, `program`).
+//!
+//! Leaves the holding of a running task to `shim` and the bookkeeping to `executor`.
+
+mod dir;
+pub(crate) mod program;
+mod record;
+mod spec;
+pub(crate) mod view;
+
+pub(crate) use dir::{TaskDir, read_whole, write_whole};
+pub use record::{ExitRecord, Outcome, StartError, Started};
+pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, User, Workdir};

@@ -1,0 +1,198 @@
+//! The last steps of a process before it becomes the task's program.
+//!
+//! Runs in the child that the shim (or the container's init) made, with the container's view of
+//! the machine, and never returns on success. Every step that fails is named in the error, which
+//! the caller passes back through a pipe. The program starts only once the shim said go, that is
+//! after its pid is on record.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd;
+
+use super::{ContainerSpec, StartError, Workdir};
+use crate::sys;
+
+/// Where programs are looked up unless the task's environment says otherwise.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Most files a task may have open. Ours: enough for a server, far below what a machine has.
+const OPEN_FILES_MAX: u64 = 16_384;
+
+/// What root keeps inside a container, as a mask by capability number (linux/capability.h):
+/// CHOWN 0, `DAC_OVERRIDE` 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6, SETUID 7,
+/// `NET_BIND_SERVICE` 10. Nothing that reaches devices, mounts, other tasks or the kernel.
+pub(crate) const KEPT_CAPABILITIES: u64 = 0b100_1111_1011;
+
+/// The ends of the pipes of one starting program.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    /// Becomes its stdin.
+    pub(crate) null: File,
+    /// Becomes its stdout.
+    pub(crate) stdout: OwnedFd,
+    /// Becomes its stderr.
+    pub(crate) stderr: OwnedFd,
+    /// One byte on it means go; its end means that the shim is gone.
+    pub(crate) go: File,
+}
+
+/// Becomes the program of `spec`. Returns only when that failed.
+///
+/// `notes` carries `ready` to the shim and is closed by a successful execute; the caller sends what
+/// went wrong along it.
+/// `die_with` is the process whose death must be ours, where no init sees to that.
+pub(crate) fn become_program(
+    spec: &ContainerSpec,
+    work: &Path,
+    pipes: Pipes,
+    notes: &mut File,
+    die_with: Option<i32>,
+) -> StartError {
+    match prepare(spec, work, pipes, notes, die_with) {
+        Ok(path) => execute(spec, work, &path),
+        Err(error) => error,
+    }
+}
+
+/// Everything up to the go. Gives the directories to look the program up in.
+fn prepare(
+    spec: &ContainerSpec,
+    work: &Path,
+    mut pipes: Pipes,
+    notes: &mut File,
+    die_with: Option<i32>,
+) -> Result<String, StartError> {
+    let step = |name: &'static str| move |e: Errno| StartError::machine(name, e);
+    unistd::setsid().map_err(step("start a session"))?;
+    unistd::dup2_stdin(&pipes.null).map_err(step("connect stdin"))?;
+    unistd::dup2_stdout(&pipes.stdout).map_err(step("connect stdout"))?;
+    unistd::dup2_stderr(&pipes.stderr).map_err(step("connect stderr"))?;
+    limit_resources().map_err(step("limit resources"))?;
+    if let Some(user) = spec.user {
+        let gid = unistd::Gid::from_raw(user.gid);
+        unistd::setgroups(&[]).map_err(step("give up groups"))?;
+        unistd::setgid(gid).map_err(step("change group"))?;
+        unistd::setuid(unistd::Uid::from_raw(user.uid)).map_err(step("change user"))?;
+    }
+    let cwd = workdir(spec, work);
+    unistd::chdir(cwd)
+        .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;
+    nix::sys::prctl::set_no_new_privs().map_err(step("forbid new privileges"))?;
+    sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
+    if let Some(shim) = die_with {
+        sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
+        if unistd::getppid().as_raw() != shim {
+            return Err(StartError::machine("bind to the shim", "it is gone"));
+        }
+    }
+    let answer = notes.write_all(b"ready\n").and_then(|()| pipes.go.read_exact(&mut [0]));
+    answer.map_err(|e| StartError::machine("wait for the shim", e))?;
+    sys::reset_signals();
+    let given = spec.env.iter().find(|(name, _)| name == "PATH");
+    Ok(given.map_or_else(|| DEFAULT_PATH.to_owned(), |(_, path)| path.clone()))
+}
+
+fn workdir<'a>(spec: &'a ContainerSpec, work: &'a Path) -> &'a Path {
+    match &spec.workdir {
+        Workdir::Private => work,
+        Workdir::Path(path) => path,
+    }
+}
+
+fn limit_resources() -> Result<(), Errno> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let hard = hard.min(OPEN_FILES_MAX);
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
+}
+
+/// Tries each place where the program may be, as a shell would.
+fn execute(spec: &ContainerSpec, work: &Path, path: &str) -> StartError {
+    let program = &spec.argv[0];
+    let argv: Vec<CString> = spec.argv.iter().map(|word| c_string(word)).collect();
+    let env = environment(spec, work);
+    let mut refused = None;
+    for candidate in candidates(program, path) {
+        let file = c_string(&candidate.to_string_lossy());
+        let Err(errno) = unistd::execve(&file, &argv, &env);
+        let there = candidate.exists();
+        if there || !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+            let cause = cause_of(errno, there, &candidate);
+            refused.get_or_insert(StartError::NotExecutable {
+                path: candidate.display().to_string(),
+                cause,
+            });
+        }
+    }
+    refused.unwrap_or_else(|| StartError::ProgramNotFound {
+        program: program.clone(),
+        hint: if program.contains('/') { String::new() } else { format!(" (PATH is {path})") },
+    })
+}
+
+fn candidates(program: &str, path: &str) -> Vec<PathBuf> {
+    if program.contains('/') {
+        return vec![PathBuf::from(program)];
+    }
+    path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join(program)).collect()
+}
+
+fn cause_of(errno: Errno, there: bool, path: &Path) -> String {
+    match errno {
+        Errno::ENOENT if there => "its interpreter or loader is not found".to_owned(),
+        Errno::EACCES if path.is_dir() => "it is a directory".to_owned(),
+        Errno::ENOEXEC => "not a program of this machine, and no #! line".to_owned(),
+        other => other.desc().to_owned(),
+    }
+}
+
+/// PATH, HOME and PWD, then what the specification gives; the last of one name wins.
+fn environment(spec: &ContainerSpec, work: &Path) -> Vec<CString> {
+    let mut words = vec![
+        ("PATH", DEFAULT_PATH.to_owned()),
+        ("HOME", work.to_string_lossy().into_owned()),
+        ("PWD", workdir(spec, work).to_string_lossy().into_owned()),
+    ];
+    for (name, value) in &spec.env {
+        words.retain(|(earlier, _)| earlier != name);
+        words.push((name, value.clone()));
+    }
+    words.iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect()
+}
+
+fn c_string(text: &str) -> CString {
+    CString::new(text).expect("validated words hold no zero byte")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec::new("a".parse().unwrap(), vec!["true".into()])
+    }
+
+    #[test]
+    fn the_environment_holds_only_what_is_given_and_three_defaults() {
+        let mut spec = spec();
+        spec.env = vec![("PORT".into(), "80".into()), ("HOME".into(), "/h".into())];
+        let env = environment(&spec, Path::new("/w"));
+        let words: Vec<_> = env.iter().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(
+            words,
+            [format!("PATH={DEFAULT_PATH}").as_str(), "PWD=/w", "PORT=80", "HOME=/h"]
+        );
+    }
+
+    #[test]
+    fn a_program_with_a_slash_is_not_looked_up() {
+        assert_eq!(candidates("./x", "/bin:/usr/bin"), [PathBuf::from("./x")]);
+        assert_eq!(candidates("x", "/bin::/b"), [PathBuf::from("/bin/x"), PathBuf::from("/b/x")]);
+    }
+}

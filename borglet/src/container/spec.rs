@@ -1,0 +1,273 @@
+//! What is asked of a container, and whether the question makes sense.
+//!
+//! Plain data that is written to `spec.json` and read by the shim. Invariant: a [`ContainerId`] is
+//! always a safe file name, so it may be joined to any path and used as a cgroup's name.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
+const ID_MAX: usize = 200;
+
+/// Name of one container, unique on its machine for ever: say `user.job.index.incarnation`.
+///
+/// Letters, digits, `.`, `_` and `-`, starting with a letter or digit, at most 200 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+
+/// The words of a container's specification do not make sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum InvalidSpec {
+    /// Not a safe file name.
+    #[error("container id {0:?} is not 1 to 200 letters, digits, dots, dashes and underscores")]
+    Id(String),
+    /// Nothing to execute.
+    #[error("no program given")]
+    NoProgram,
+    /// A string that the kernel cannot take.
+    #[error("{0} contains a zero byte")]
+    ZeroByte(String),
+    /// An environment variable without a usable name.
+    #[error("environment variable name {0:?} is empty or contains '='")]
+    EnvName(String),
+    /// A path that depends on where the borglet stands.
+    #[error("path {} is not absolute", .0.display())]
+    RelativePath(PathBuf),
+    /// A limit that no process could live under.
+    #[error("limit {name} is {value}, at least {least} is needed")]
+    TooSmall {
+        /// Which limit.
+        name: String,
+        /// What was asked.
+        value: u64,
+        /// The least that works.
+        least: u64,
+    },
+}
+
+impl ContainerId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = InvalidSpec;
+
+    fn try_from(text: String) -> Result<Self, InvalidSpec> {
+        let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let starts_well = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+        if starts_well && text.len() <= ID_MAX && text.bytes().all(safe) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidSpec::Id(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = InvalidSpec;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSpec> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where the program starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Workdir {
+    /// The task's own writable directory, which is also its HOME.
+    #[default]
+    Private,
+    /// An existing directory of the host, read-only unless a bind makes it writable.
+    Path(PathBuf),
+}
+
+/// A path of the host shown to the task at the same place, even under a path that is hidden
+/// (such as `/tmp`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Absolute path of a file or directory.
+    pub path: PathBuf,
+    /// Whether the task may write there.
+    pub writable: bool,
+}
+
+/// Whom the program runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id; supplementary groups are none.
+    pub gid: u32,
+}
+
+/// How much output is kept, for each of stdout and stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Bytes after which a new file is begun.
+    pub file_bytes: u64,
+    /// Files kept; the oldest goes first.
+    pub files: u32,
+}
+
+impl Default for LogLimits {
+    /// 4 files of 8 MiB: ours.
+    fn default() -> Self {
+        Self { file_bytes: 8 << 20, files: 4 }
+    }
+}
+
+/// Everything needed to start one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its name.
+    pub id: ContainerId,
+    /// The program and its arguments. Without a slash the program is looked up in the task's PATH.
+    pub argv: Vec<String>,
+    /// The environment, beside PATH, HOME and PWD which are set unless given here. Nothing is
+    /// inherited.
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub workdir: Workdir,
+    /// Share of the processors under contention, in thousandths of a processor.
+    pub cpu_milli: u64,
+    /// Hard cap on processor use in thousandths of a processor; none lets it use what is idle.
+    pub cpu_cap_milli: Option<u64>,
+    /// Hard limit on memory in bytes; beyond it the whole task is killed.
+    pub ram_bytes: u64,
+    /// Most processes and threads at once.
+    pub pids_max: u32,
+    /// Paths of the host to show or make writable. None by default.
+    pub binds: Vec<Bind>,
+    /// Whom to run as. None keeps the borglet's own user; when that is root, the task is root with
+    /// few capabilities. Needs root.
+    pub user: Option<User>,
+    /// Bounds of its logs.
+    pub logs: LogLimits,
+    /// Words of the caller's own, handed back when the container is adopted.
+    #[serde(default)]
+    pub note: String,
+}
+
+impl ContainerSpec {
+    /// A container that runs `argv` with 100 millicores, 256 MiB and 512 processes.
+    pub fn new(id: ContainerId, argv: Vec<String>) -> Self {
+        Self {
+            id,
+            argv,
+            env: Vec::new(),
+            workdir: Workdir::default(),
+            cpu_milli: 100,
+            cpu_cap_milli: None,
+            ram_bytes: 256 << 20,
+            pids_max: 512,
+            binds: Vec::new(),
+            user: None,
+            logs: LogLimits::default(),
+            note: String::new(),
+        }
+    }
+
+    /// Checks everything that can be known without looking at the machine.
+    pub fn validate(&self) -> Result<(), InvalidSpec> {
+        if self.argv.first().is_none_or(String::is_empty) {
+            return Err(InvalidSpec::NoProgram);
+        }
+        if let Some(word) = self.argv.iter().find(|word| word.contains('\0')) {
+            return Err(InvalidSpec::ZeroByte(format!("argument {word:?}")));
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains('=') {
+                return Err(InvalidSpec::EnvName(name.clone()));
+            }
+            if name.contains('\0') || value.contains('\0') {
+                return Err(InvalidSpec::ZeroByte(format!("environment variable {name:?}")));
+            }
+        }
+        let workdir = match &self.workdir {
+            Workdir::Private => None,
+            Workdir::Path(path) => Some(path),
+        };
+        for path in self.binds.iter().map(|bind| &bind.path).chain(workdir) {
+            if !path.is_absolute() {
+                return Err(InvalidSpec::RelativePath(path.clone()));
+            }
+            if path.as_os_str().as_encoded_bytes().contains(&0) {
+                return Err(InvalidSpec::ZeroByte(format!("path {}", path.display())));
+            }
+        }
+        self.validate_limits()
+    }
+
+    /// The least values are ours: below them the kernel kills the task before its first
+    /// instruction, which would read like a fault of the program.
+    fn validate_limits(&self) -> Result<(), InvalidSpec> {
+        let least = [
+            ("cpu_milli", self.cpu_milli, 1),
+            ("cpu_cap_milli", self.cpu_cap_milli.unwrap_or(u64::MAX), 10),
+            ("ram_bytes", self.ram_bytes, 4 << 20),
+            ("pids_max", u64::from(self.pids_max), 2),
+            ("logs.file_bytes", self.logs.file_bytes, 1024),
+            ("logs.files", u64::from(self.logs.files), 1),
+        ];
+        match least.into_iter().find(|(_, value, least)| value < least) {
+            None => Ok(()),
+            Some((name, value, least)) => {
+                Err(InvalidSpec::TooSmall { name: name.to_owned(), value, least })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_could_leave_its_directory_is_refused() {
+        for bad in ["", ".", "..", "../x", "a/b", "-x", "_shims", "a b", "ü", "a\0"] {
+            assert!(bad.parse::<ContainerId>().is_err(), "{bad:?} was accepted");
+        }
+        assert!("x".repeat(201).parse::<ContainerId>().is_err());
+        assert_eq!("ana.web.0.3".parse::<ContainerId>().unwrap().as_str(), "ana.web.0.3");
+    }
+
+    #[test]
+    fn an_id_is_checked_when_it_is_read_from_a_file_too() {
+        assert!(serde_json::from_str::<ContainerId>("\"../../etc\"").is_err());
+    }
+
+    #[test]
+    fn a_specification_that_cannot_work_is_refused_with_the_reason() {
+        let good = ContainerSpec::new("a".parse().unwrap(), vec!["true".into()]);
+        assert_eq!(good.validate(), Ok(()));
+        let with = |change: fn(&mut ContainerSpec)| {
+            let mut spec = good.clone();
+            change(&mut spec);
+            spec.validate().unwrap_err().to_string()
+        };
+        assert_eq!(with(|s| s.argv.clear()), "no program given");
+        assert!(with(|s| s.argv[0] = "a\0b".into()).contains("zero byte"));
+        assert!(with(|s| s.env.push(("A=B".into(), String::new()))).contains("\"A=B\""));
+        assert!(with(|s| s.workdir = Workdir::Path("x".into())).contains("not absolute"));
+        assert!(with(|s| s.ram_bytes = 5).contains("ram_bytes is 5"));
+    }
+}

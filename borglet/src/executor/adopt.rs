@@ -1,0 +1,131 @@
+//! What a new borglet finds of the old one's containers.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use super::{Entry, Executor, Live, open_process};
+use crate::container::{
+    ContainerId, ContainerSpec, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole,
+    write_whole,
+};
+use crate::shim::ShimSpec;
+use crate::sys;
+
+/// How long a shim that has just begun may take to say what it started; 2000 times 5 ms.
+const STATE_TRIES: u32 = 2_000;
+
+/// A container found on the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    /// Its specification, as it was started.
+    pub spec: ContainerSpec,
+    /// How it is.
+    pub found: Found,
+}
+
+/// How an adopted container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It runs; pid and start time are those of the process that was started.
+    Running(Started),
+    /// It ended while no borglet was there, or its end was not yet dealt with.
+    Ended(ExitRecord),
+}
+
+impl Executor {
+    /// Takes over everything that an earlier borglet left in the directory, and removes cgroups of
+    /// ours that belong to nothing. Called once after [`Executor::open`], before any start.
+    ///
+    /// A container whose files cannot be read is left alone, with a warning: it may run.
+    pub fn adopt(&self) -> io::Result<Vec<Adopted>> {
+        let mut adopted = Vec::new();
+        let mut known = Vec::new();
+        for (id, dir) in self.directories()? {
+            match self.adopt_one(&id, &dir) {
+                Ok(found) => adopted.extend(found),
+                Err(error) => tracing::warn!(%id, %error, "cannot adopt this container"),
+            }
+            known.push(id);
+        }
+        self.remove_ownerless_groups(&known);
+        Ok(adopted)
+    }
+
+    fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
+        let Some(spec) = read_whole::<ShimSpec>(&dir.spec())? else {
+            // Logs of a container cleaned up, or a start that got no further than the directory.
+            if !dir.log().exists() {
+                self.remove_group(id)?;
+                super::remove_tree(&dir.root)?;
+            }
+            return Ok(None);
+        };
+        let found = self.find(id, dir)?;
+        let live = match &found {
+            Found::Ended(_) => None,
+            Found::Running(started) => {
+                // Gone in this very moment: then its record is there by now.
+                let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
+                shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) })
+            }
+        };
+        self.table().insert(id.clone(), Entry { live });
+        Ok(Some(Adopted { spec: spec.container, found }))
+    }
+
+    fn find(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Found> {
+        for _ in 0..STATE_TRIES {
+            // Asked before the record is looked for: a shim writes it first and lets go then.
+            let held = is_held(dir)?;
+            if let Some(record) = read_whole(&dir.exit())? {
+                return Ok(Found::Ended(record));
+            }
+            let started: Option<Started> = read_whole(&dir.state())?;
+            match (held, started) {
+                (true, Some(started)) => return Ok(Found::Running(started)),
+                (true, None) => sys::pause_ms(5), // the shim is at work on it
+                (false, Some(_)) => return self.record(id).map(Found::Ended),
+                (false, None) => return never_began(id, dir).map(Found::Ended),
+            }
+        }
+        Err(io::Error::new(ErrorKind::TimedOut, "its shim holds the lock but says nothing"))
+    }
+
+    fn remove_ownerless_groups(&self, known: &[ContainerId]) {
+        let Some(groups) = &self.0.groups else { return };
+        let listed = groups.list().unwrap_or_default();
+        for name in listed.iter().filter(|name| !known.iter().any(|id| id.as_str() == *name)) {
+            let removed = groups.kill_all(name).and_then(|()| groups.remove(name));
+            if let Err(error) = removed {
+                tracing::warn!(group = %name, error = %error.in_full(), "cannot remove this cgroup");
+            }
+        }
+    }
+}
+
+fn is_held(dir: &TaskDir) -> io::Result<bool> {
+    let file = match File::open(dir.lock()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn never_began(id: &ContainerId, dir: &TaskDir) -> io::Result<ExitRecord> {
+    let error = StartError::machine("start", "the borglet stopped before the task began");
+    let record = ExitRecord {
+        id: id.clone(),
+        outcome: Outcome::NotStarted(error),
+        started: None,
+        ended_at_ms: sys::wall_clock_ms(),
+        cpu_ms: 0,
+        memory_peak_bytes: 0,
+    };
+    write_whole(&dir.exit(), &record, true)?;
+    Ok(record)
+}

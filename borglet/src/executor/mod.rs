@@ -1,0 +1,451 @@
+//! The borglet's hands: starts, signals, watches, adopts and removes containers.
+//!
+//! All state is on disk or in the kernel; what is held in memory is only a table of handles, so a
+//! new borglet that calls [`Executor::adopt`] knows all that the old one knew. Leaves every decision
+//! (what to run, when to kill, how often to restart) to its caller.
+//!
+//! Calls are synchronous and short. [`Executor::start`] takes a few milliseconds and
+//! [`Executor::cleanup`] may wait up to a second for dying processes: from async code call these
+//! two in `spawn_blocking`. [`Executor::wait`] is async.
+//!
+//! Invariant: a container is known by exactly one directory, `DIR/tasks/ID`; a shim lives exactly
+//! as long as somebody holds the lock in it.
+
+mod adopt;
+mod start;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+pub use nix::sys::signal::Signal;
+
+pub use adopt::{Adopted, Found};
+
+use crate::cgroup::{CgroupDriver, Hierarchies, Limits, Usage};
+use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
+use crate::container::{read_whole, write_whole};
+use crate::isolation::{Isolation, IsolationWanted, probe};
+use crate::logs::{LogChunk, Stream, read};
+use crate::{procfs, sys};
+
+/// How an [`Executor`] is set up.
+#[derive(Debug, Clone)]
+pub struct ExecutorConfig {
+    /// Directory of its own; made if absent.
+    pub dir: PathBuf,
+    /// Name of our group at the top of each cgroup hierarchy: `borg-CELL-MACHINE`.
+    pub cgroup_name: String,
+    /// The binary that becomes the shim; its `main` must begin with the shim's dispatch.
+    pub shim: PathBuf,
+    /// Isolation to use where it is there.
+    pub isolation: IsolationWanted,
+    /// Directories of the host that tasks must not see into, beside `dir` (keys, say).
+    pub hidden: Vec<PathBuf>,
+}
+
+impl ExecutorConfig {
+    /// Full isolation, with this very binary as shim.
+    pub fn new(dir: PathBuf, cgroup_name: String) -> Self {
+        Self {
+            dir,
+            cgroup_name,
+            shim: PathBuf::from("/proc/self/exe"),
+            isolation: IsolationWanted::FULL,
+            hidden: Vec::new(),
+        }
+    }
+}
+
+/// The executor cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be used.
+    #[error("use the directory {}", .path.display())]
+    Dir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another borglet works there.
+    #[error("another borglet uses the directory {}", .0.display())]
+    InUse(PathBuf),
+    /// The cgroup's name is not a plain file name.
+    #[error("cgroup name {0:?} is not letters, digits, dots and dashes")]
+    CgroupName(String),
+}
+
+/// A container could not be acted upon.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// No such container here.
+    #[error("no container {0}")]
+    Unknown(ContainerId),
+    /// It has ended.
+    #[error("container {0} has ended")]
+    Ended(ContainerId),
+    /// It has not ended.
+    #[error("container {0} still runs")]
+    Running(ContainerId),
+    /// The kernel refused.
+    #[error("{action} container {id}")]
+    Failed {
+        /// What was being done.
+        action: &'static str,
+        /// To which container.
+        id: ContainerId,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts and holds the containers of one machine. Cheap to clone; clones share one table.
+#[derive(Debug, Clone)]
+pub struct Executor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: ExecutorConfig,
+    isolation: Isolation,
+    hierarchies: Option<Hierarchies>,
+    groups: Option<Box<dyn CgroupDriver>>,
+    /// Never held over anything that waits.
+    table: Mutex<BTreeMap<ContainerId, Entry>>,
+    /// Keeps other borglets out for as long as we live.
+    _lock: File,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    /// None: it ended, or never began, before we looked.
+    live: Option<Live>,
+}
+
+#[derive(Debug, Clone)]
+struct Live {
+    started: Started,
+    /// Readable when the shim has ended, which it does after writing the exit record.
+    shim: Arc<OwnedFd>,
+}
+
+impl Executor {
+    /// Takes the directory, finds out what isolation there is and makes our cgroups ready. Call
+    /// [`Self::adopt`] next.
+    pub fn open(config: ExecutorConfig) -> Result<Self, OpenError> {
+        let safe = config.cgroup_name.parse::<ContainerId>().is_ok();
+        if !safe {
+            return Err(OpenError::CgroupName(config.cgroup_name));
+        }
+        let bad_dir = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| OpenError::Dir { path, source }
+        };
+        let mut config = config;
+        fs::create_dir_all(config.dir.join("tasks")).map_err(bad_dir(&config.dir))?;
+        config.dir = config.dir.canonicalize().map_err(bad_dir(&config.dir))?;
+        let lock = config.dir.join("executor.lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&lock);
+        let lock = file.map_err(bad_dir(&lock))?;
+        lock.try_lock().map_err(|_| OpenError::InUse(config.dir.clone()))?;
+        let (isolation, hierarchies) =
+            probe(config.isolation, &config.cgroup_name, &config.shim, &config.dir);
+        let groups = hierarchies.clone().map(Hierarchies::driver);
+        let table = Mutex::new(BTreeMap::new());
+        Ok(Self(Arc::new(Inner { config, isolation, hierarchies, groups, table, _lock: lock })))
+    }
+
+    /// What isolation is in force, and what is missing.
+    pub fn isolation(&self) -> &Isolation {
+        &self.0.isolation
+    }
+
+    /// All containers that were started or adopted and not cleaned up, in order.
+    pub fn ids(&self) -> Vec<ContainerId> {
+        self.table().keys().cloned().collect()
+    }
+
+    /// Sends `signal` to the first process of the container.
+    pub fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), ActError> {
+        let live = self.live(id)?;
+        let Started { pid, start_ticks, .. } = live.started;
+        let sent = open_process(pid, start_ticks)
+            .and_then(|process| sys::pidfd_signal(&process, signal as i32));
+        sent.map_err(|source| match source.raw_os_error() {
+            Some(nix::libc::ESRCH) => ActError::Ended(id.clone()),
+            Some(_) | None => ActError::Failed { action: "signal", id: id.clone(), source },
+        })
+    }
+
+    /// Kills all processes of the container. Returns at once; [`Self::wait`] tells when they are
+    /// gone. Harmless when it has ended.
+    pub fn kill(&self, id: &ContainerId) -> Result<(), ActError> {
+        let live = match self.live(id) {
+            Err(ActError::Ended(_)) => return Ok(()),
+            live => live?,
+        };
+        let failed = |source| ActError::Failed { action: "kill", id: id.clone(), source };
+        if let Some(groups) = &self.0.groups {
+            groups.kill_all(id.as_str()).map_err(|e| failed(e.source))?;
+        }
+        // The shim knows what else there is to kill.
+        match sys::pidfd_signal(&live.shim, Signal::SIGTERM as i32) {
+            Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => Err(failed(e)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits for the end of the container. Any number of waiters may wait; one that was started,
+    /// or ended, under an earlier borglet is waited for in the same way.
+    pub async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, ActError> {
+        let failed = |source| ActError::Failed { action: "wait for", id: id.clone(), source };
+        let entry = self.entry(id)?;
+        if let Some(live) = entry.live {
+            let shim = live.shim.try_clone().map_err(failed)?;
+            let shim = sys::watch_readable(shim).map_err(failed)?;
+            drop(shim.readable().await.map_err(failed)?);
+        }
+        self.record(id).map_err(failed)
+    }
+
+    /// The exit record, if the container has ended.
+    pub fn exit_record(&self, id: &ContainerId) -> Result<Option<ExitRecord>, ActError> {
+        let failed = |source| ActError::Failed { action: "look at", id: id.clone(), source };
+        let entry = self.entry(id)?;
+        if entry.live.is_some_and(|live| !ended(&live.shim)) {
+            return Ok(None);
+        }
+        self.record(id).map(Some).map_err(failed)
+    }
+
+    /// What the container uses. Without cgroups only its first process and that one's collected
+    /// children are counted.
+    pub fn usage(&self, id: &ContainerId) -> Result<Usage, ActError> {
+        let failed = |source| ActError::Failed { action: "measure", id: id.clone(), source };
+        if let Some(groups) = &self.0.groups {
+            self.entry(id)?;
+            return groups.usage(id.as_str()).map_err(|e| failed(e.source));
+        }
+        let live = self.live(id)?;
+        let stat = procfs::stat(live.started.pid).map_err(failed)?;
+        let memory_bytes = stat.rss_pages * page_bytes();
+        Ok(Usage {
+            cpu_ms: stat.cpu_ticks * 1000 / ticks_per_second(),
+            memory_bytes,
+            working_set_bytes: memory_bytes,
+            memory_peak_bytes: memory_bytes,
+        })
+    }
+
+    /// Changes the limits of a running container. Without cgroups there is nothing to change.
+    pub fn set_limits(&self, id: &ContainerId, limits: &Limits) -> Result<(), ActError> {
+        self.live(id)?;
+        let Some(groups) = &self.0.groups else { return Ok(()) };
+        groups.set_limits(id.as_str(), limits).map_err(|e| ActError::Failed {
+            action: "limit",
+            id: id.clone(),
+            source: e.source,
+        })
+    }
+
+    /// Removes an ended container from the machine and from the table: processes that may be left,
+    /// cgroup, files; all but its logs. Its id cannot be used again while these exist.
+    pub fn cleanup(&self, id: &ContainerId) -> Result<(), ActError> {
+        let entry = self.entry(id)?;
+        if entry.live.is_some_and(|live| !ended(&live.shim)) {
+            return Err(ActError::Running(id.clone()));
+        }
+        let failed = |source| ActError::Failed { action: "clean up", id: id.clone(), source };
+        self.remove_group(id).map_err(failed)?;
+        let dir = self.dir(id);
+        remove_tree(&dir.work()).map_err(failed)?;
+        // The specification last: as long as it is there, an adoption finds the rest.
+        for file in [dir.shim_err(), dir.lock(), dir.state(), dir.exit(), dir.spec()] {
+            absent_is_fine(fs::remove_file(file)).map_err(failed)?;
+        }
+        self.table().remove(id);
+        Ok(())
+    }
+
+    /// Removes the logs of a container that was cleaned up.
+    pub fn remove_logs(&self, id: &ContainerId) -> Result<(), ActError> {
+        if self.table().contains_key(id) {
+            return Err(ActError::Running(id.clone()));
+        }
+        remove_tree(&self.dir(id).root).map_err(|source| ActError::Failed {
+            action: "remove logs of",
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// Containers of which only the logs are left, with the time of their last change in
+    /// milliseconds since 1970, for whoever decides how long logs are kept.
+    pub fn kept_logs(&self) -> io::Result<Vec<(ContainerId, u64)>> {
+        let mut kept = Vec::new();
+        for (id, dir) in self.directories()? {
+            if dir.spec().exists() || self.table().contains_key(&id) {
+                continue;
+            }
+            let changed = fs::metadata(dir.log()).and_then(|log| log.modified());
+            let since = changed.ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+            kept.push((id, since.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))));
+        }
+        kept.sort();
+        Ok(kept)
+    }
+
+    /// Reads at most `max` bytes of a container's output from `offset` on, while it runs and as long
+    /// as its logs are kept. To follow, ask again from `next_offset`; `u64::MAX` finds the end.
+    pub fn read_log(
+        &self,
+        id: &ContainerId,
+        stream: Stream,
+        offset: u64,
+        max: usize,
+    ) -> Result<LogChunk, ActError> {
+        let dir = self.dir(id);
+        if !dir.root.is_dir() {
+            return Err(ActError::Unknown(id.clone()));
+        }
+        read(&dir.log(), stream, offset, max).map_err(|source| ActError::Failed {
+            action: "read the log of",
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// Removes our own cgroups, for a machine that leaves the cell. Fails while a container exists.
+    pub fn retire(&self) -> io::Result<()> {
+        self.0.groups.as_ref().map_or(Ok(()), |groups| groups.retire().map_err(|e| e.source))
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Entry>> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir(&self, id: &ContainerId) -> TaskDir {
+        TaskDir { root: self.0.config.dir.join("tasks").join(id.as_str()) }
+    }
+
+    fn directories(&self) -> io::Result<Vec<(ContainerId, TaskDir)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.0.config.dir.join("tasks"))? {
+            let entry = entry?;
+            match entry.file_name().into_string().map(ContainerId::try_from) {
+                Ok(Ok(id)) => found.push((id, TaskDir { root: entry.path() })),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!(path = %entry.path().display(), "not a container's directory");
+                }
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    fn entry(&self, id: &ContainerId) -> Result<Entry, ActError> {
+        self.table().get(id).cloned().ok_or_else(|| ActError::Unknown(id.clone()))
+    }
+
+    fn live(&self, id: &ContainerId) -> Result<Live, ActError> {
+        self.entry(id)?.live.ok_or_else(|| ActError::Ended(id.clone()))
+    }
+
+    /// The exit record of a container whose shim is gone. If the shim left none, it was killed:
+    /// then nothing of the task may stay, and the record says so.
+    fn record(&self, id: &ContainerId) -> io::Result<ExitRecord> {
+        let dir = self.dir(id);
+        if let Some(record) = read_whole(&dir.exit())? {
+            return Ok(record);
+        }
+        let started: Option<Started> = read_whole(&dir.state())?;
+        let same_boot = started.as_ref().is_none_or(|was| was.boot_id == procfs::boot_id());
+        let why = if same_boot { "its shim was killed" } else { "the machine restarted" };
+        let usage = self.0.groups.as_ref().and_then(|groups| groups.usage(id.as_str()).ok());
+        let usage = usage.unwrap_or_default();
+        if let (true, Some(groups)) = (same_boot, &self.0.groups) {
+            groups.kill_all(id.as_str()).map_err(|e| e.source)?;
+        }
+        let record = ExitRecord {
+            id: id.clone(),
+            outcome: Outcome::Lost { why: why.to_owned() },
+            started,
+            ended_at_ms: sys::wall_clock_ms(),
+            cpu_ms: usage.cpu_ms,
+            memory_peak_bytes: usage.memory_peak_bytes,
+        };
+        write_whole(&dir.exit(), &record, true)?;
+        Ok(record)
+    }
+
+    fn remove_group(&self, id: &ContainerId) -> io::Result<()> {
+        let Some(groups) = &self.0.groups else { return Ok(()) };
+        let removed = groups.kill_all(id.as_str()).and_then(|()| groups.remove(id.as_str()));
+        removed.map_err(|e| e.source)
+    }
+}
+
+/// Whether `port` of `addr` can be listened on now. Somebody else may take it a moment later.
+pub fn port_free(addr: IpAddr, port: u16) -> bool {
+    TcpListener::bind((addr, port)).is_ok()
+}
+
+/// A handle on the process that was `pid` and started at `start_ticks`, or ESRCH.
+fn open_process(pid: i32, start_ticks: u64) -> io::Result<OwnedFd> {
+    let process = sys::pidfd_open(pid)?;
+    // Checked after the handle exists: from here on the handle cannot change its meaning.
+    if procfs::stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks) {
+        Ok(process)
+    } else {
+        Err(io::Error::from_raw_os_error(nix::libc::ESRCH))
+    }
+}
+
+fn ended(process: &OwnedFd) -> bool {
+    use std::os::fd::AsFd;
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn remove_tree(path: &std::path::Path) -> io::Result<()> {
+    absent_is_fine(fs::remove_dir_all(path))
+}
+
+fn page_bytes() -> u64 {
+    let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
+}
+
+fn ticks_per_second() -> u64 {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+    ticks.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_not_free() {
+        let addr = IpAddr::from([127, 0, 0, 1]);
+        let listener = TcpListener::bind((addr, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(!port_free(addr, port));
+        drop(listener);
+        assert!(port_free(addr, port));
+    }
+}

@@ -1,0 +1,160 @@
+//! Starting a container: its directory, its group, its shim.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Entry, Executor, Live, open_process, remove_tree};
+use crate::cgroup::Limits;
+use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_whole};
+use crate::shim::{self, ShimSpec};
+use crate::sys;
+
+/// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+impl Executor {
+    /// Starts a container and returns once its program runs. On an error nothing of it is left.
+    ///
+    /// Takes a few milliseconds; 10 s at most.
+    pub fn start(&self, spec: ContainerSpec) -> Result<Started, StartError> {
+        spec.validate()?;
+        let id = spec.id.clone();
+        let dir = self.dir(&id);
+        match fs::create_dir(&dir.root) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
+            made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
+        }
+        match self.start_in(&dir, spec) {
+            Ok(started) => {
+                // A task so short that its shim is gone already has no handle, only a record.
+                let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
+                let live = shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) });
+                self.table().insert(id, Entry { live });
+                Ok(started)
+            }
+            Err(error) => {
+                if let Err(e) = self.remove_group(&id).and_then(|()| remove_tree(&dir.root)) {
+                    tracing::warn!(%id, error = %e, "remains of a failed start");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start_in(&self, dir: &TaskDir, spec: ContainerSpec) -> Result<Started, StartError> {
+        let id = spec.id.clone();
+        let lock = lay_out(dir, &spec)
+            .map_err(|e| StartError::machine("fill the container's directory", e))?;
+        if let Some(groups) = &self.0.groups {
+            let limits = Limits {
+                cpu_milli: spec.cpu_milli,
+                cpu_cap_milli: spec.cpu_cap_milli,
+                ram_bytes: spec.ram_bytes,
+                pids_max: spec.pids_max,
+            };
+            groups
+                .create(id.as_str(), &limits)
+                .map_err(|e| StartError::machine("make the cgroup", e.in_full()))?;
+        }
+        let config = &self.0.config;
+        let isolation = &self.0.isolation;
+        let hidden = [&config.dir].into_iter().chain(&config.hidden).cloned().collect();
+        let spec = ShimSpec {
+            container: spec,
+            cgroups: self.0.hierarchies.clone(),
+            namespaces: isolation.namespaces,
+            drop_capabilities: isolation.drop_capabilities,
+            hidden,
+        };
+        write_whole(&dir.spec(), &spec, false)
+            .map_err(|e| StartError::machine("write spec.json", e))?;
+        self.run_shim(dir, lock)
+    }
+
+    fn run_shim(&self, dir: &TaskDir, lock: File) -> Result<Started, StartError> {
+        let trouble = |e: io::Error| StartError::machine("execute the shim", e);
+        let (mut report, report_in) = io::pipe().map_err(trouble)?;
+        let errors = File::create(dir.shim_err()).map_err(trouble)?;
+        let mut command = Command::new(&self.0.config.shim);
+        command
+            .arg0(shim::NAME)
+            .arg("run")
+            .arg(&dir.root)
+            .env_clear()
+            .stdin(lock)
+            .stdout(report_in)
+            .stderr(errors);
+        let mut child = command.spawn().map_err(trouble)?;
+        // With it goes our end of the pipe, so that the shim's end is the only one.
+        drop(command);
+        let answer = read_within(&mut report, ANSWER_WITHIN);
+        if answer.is_err() {
+            drop(child.kill());
+            self.kill_silent_shim(dir);
+        }
+        // It has only to split itself; the shim proper is no child of ours.
+        child.wait().map_err(trouble)?;
+        let answer = answer.map_err(|e| match e.kind() {
+            ErrorKind::TimedOut => StartError::TimedOut { seconds: ANSWER_WITHIN.as_secs() },
+            _other => trouble(e),
+        })?;
+        serde_json::from_slice(&answer).unwrap_or_else(|_| {
+            let said = fs::read_to_string(dir.shim_err()).unwrap_or_default();
+            Err(StartError::machine("hear from the shim", format!("it said {:?}", said.trim())))
+        })
+    }
+
+    /// Ends a shim that did not answer: it alone works in this directory.
+    fn kill_silent_shim(&self, dir: &TaskDir) {
+        for pid in crate::procfs::with_argument(shim::NAME, &dir.root) {
+            if let Ok(process) = sys::pidfd_open(pid) {
+                drop(sys::pidfd_signal(&process, nix::libc::SIGKILL));
+            }
+        }
+    }
+}
+
+/// Makes the parts of a container's directory, and locks it.
+fn lay_out(dir: &TaskDir, spec: &ContainerSpec) -> io::Result<File> {
+    // May be passed through by a task of another user on the way to its own directory, not listed.
+    fs::set_permissions(&dir.root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    fs::DirBuilder::new().mode(0o700).create(dir.work())?;
+    fs::DirBuilder::new().mode(0o700).create(dir.log())?;
+    if let Some(user) = spec.user {
+        chown(dir.work(), Some(user.uid), Some(user.gid))?;
+    }
+    let file = File::create(dir.lock())?;
+    // The lock belongs to the open file, which the shim inherits: it lasts until the last of us
+    // two has closed it.
+    file.try_lock()?;
+    Ok(file)
+}
+
+/// Reads to the end, or fails with `TimedOut`.
+fn read_within(pipe: &mut io::PipeReader, limit: Duration) -> io::Result<Vec<u8>> {
+    use std::os::fd::AsFd;
+    let deadline = sys::monotonic() + limit;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let left = deadline.saturating_sub(sys::monotonic());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, left) {
+            Ok(0) => return Err(io::Error::from(ErrorKind::TimedOut)),
+            Err(nix::errno::Errno::EINTR) => continue,
+            polled => polled?,
+        };
+        match pipe.read(&mut buffer)? {
+            0 => return Ok(answer),
+            length => answer.extend_from_slice(&buffer[..length]),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! One life of a shim: leave the borglet, make the task, tell, watch, record.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd;
+
+use super::birth::Newborn;
+use super::watch::{Ended, Watch};
+use super::{NAMESPACES, ShimSpec, complain};
+use crate::cgroup::{CgroupDriver, SHIMS};
+use crate::container::program::Pipes;
+use crate::container::{
+    ExitRecord, Outcome, StartError, Started, TaskDir, read_whole, write_whole,
+};
+use crate::logs::{LogWriter, Stream};
+use crate::{procfs, sys};
+
+/// Runs one task from start to exit record. Descriptor 0 is the lock, 1 the pipe to the borglet.
+pub(super) fn run(dir: &TaskDir) -> ExitCode {
+    let taken = take_descriptors().and_then(|taken| Ok((taken, leave_the_borglet(dir)?)));
+    let ((lock, mut report), spec) = match taken {
+        Ok((_, None)) => return ExitCode::SUCCESS,
+        Ok((taken, Some(spec))) => (taken, spec),
+        Err(error) => {
+            complain(format_args!("cannot begin in {}: {error}", dir.root.display()));
+            return ExitCode::FAILURE;
+        }
+    };
+    let groups = spec.cgroups.clone().map(super::Hierarchies::driver);
+    let record = match begin(dir, &spec, groups.as_deref()) {
+        Err(error) => {
+            // First on disk: the borglet may die before it hears.
+            keep(dir, &not_started(&spec, &error));
+            tell(&mut report, &Err(error));
+            return ExitCode::FAILURE;
+        }
+        Ok((started, watch)) => {
+            tell(&mut report, &Ok(started.clone()));
+            drop(report);
+            ended(&spec, started, &watch.to_the_end())
+        }
+    };
+    keep(dir, &record);
+    drop(lock);
+    ExitCode::SUCCESS
+}
+
+/// Moves the inherited descriptors out of the way of the task's.
+fn take_descriptors() -> io::Result<(OwnedFd, File)> {
+    use std::os::fd::AsFd;
+    let lock = io::stdin().as_fd().try_clone_to_owned()?;
+    let report = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    unistd::dup2_stdin(&null)?;
+    unistd::dup2_stdout(&null)?;
+    Ok((lock, report))
+}
+
+/// Becomes a process of nobody: own session, own parent (init), own cgroup. `None` in the process
+/// that stays behind to tell the borglet that this is done.
+fn leave_the_borglet(dir: &TaskDir) -> io::Result<Option<ShimSpec>> {
+    let spec: ShimSpec = read_whole(&dir.spec())?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no spec.json"))?;
+    unistd::setsid()?;
+    let groups = spec.cgroups.clone().map(super::Hierarchies::driver);
+    // Outside of the task's group, so as not to die of its memory limit; and outside of the
+    // borglet's, so as not to die with it.
+    let home = groups.and_then(|groups| groups.birthplace(SHIMS).ok().flatten());
+    if sys::clone_process(0, home.as_ref())?.is_some() {
+        return Ok(None);
+    }
+    unistd::chdir("/")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::sys::prctl::set_name(c"borglet-shim")?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    Ok(Some(spec))
+}
+
+fn begin<'a>(
+    dir: &TaskDir,
+    spec: &'a ShimSpec,
+    groups: Option<&'a dyn CgroupDriver>,
+) -> Result<(Started, Watch<'a>), StartError> {
+    let trouble = |step: &'static str| move |e: io::Error| StartError::machine(step, e);
+    let pipe = || unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| trouble("make a pipe")(e.into()));
+    let (stdout, stdout_in) = pipe()?;
+    let (stderr, stderr_in) = pipe()?;
+    let (notes, notes_in) = pipe()?;
+    let (go_out, go) = pipe()?;
+    let (endings, endings_in) = pipe()?;
+    let container = &spec.container;
+    let log = |stream| LogWriter::create(&dir.log(), stream, container.logs);
+    let logs = [log(Stream::Stdout), log(Stream::Stderr)];
+    let [stdout_log, stderr_log] = logs.map(|log| log.map_err(trouble("begin the logs")));
+    let name = container.id.as_str();
+    let group_trouble = |e: crate::cgroup::CgroupError| StartError::machine("cgroup", e.in_full());
+    let home = groups.map(|groups| groups.birthplace(name)).transpose().map_err(group_trouble)?;
+    let oom = groups.map(|groups| groups.oom_notice(name)).transpose().map_err(group_trouble)?;
+    let null = File::open("/dev/null").map_err(trouble("open /dev/null"))?;
+
+    let namespaces = if spec.namespaces { NAMESPACES.bits() } else { 0 };
+    let shim_pid = unistd::getpid().as_raw();
+    let child = sys::clone_process(namespaces, home.flatten().as_ref())
+        .map_err(trouble("make the container's first process"))?;
+    let Some(child) = child else {
+        let go = File::from(go_out);
+        drop(notes);
+        let pipes = Pipes { null, stdout: stdout_in, stderr: stderr_in, go };
+        let notes = File::from(notes_in);
+        Newborn { spec, dir, pipes, notes, endings: endings_in, shim_pid }.live()
+    };
+    drop((stdout_in, stderr_in, notes_in, go_out, endings_in));
+
+    let init_pid = spec.namespaces.then_some(child.pid);
+    let watch = Watch::new(
+        child,
+        spec,
+        groups,
+        [(stdout, stdout_log?), (stderr, stderr_log?)],
+        endings,
+        oom.flatten(),
+    );
+    let watch = watch.map_err(trouble("watch the task"))?;
+    let mut notes = BufReader::new(File::from(notes));
+    let launched = await_ready(&mut notes)
+        .and_then(|()| record_start(dir, init_pid, watch.child_pid()))
+        .and_then(|started| {
+            File::from(go).write_all(b"g").map_err(trouble("say go"))?;
+            await_execution(&mut notes)?;
+            Ok(started)
+        });
+    match launched {
+        Ok(started) => Ok((started, watch)),
+        Err(error) => {
+            let ended = watch.give_up();
+            let starved = ended.out_of_memory && !error.is_fault_of_task();
+            Err(if starved {
+                let limit = container.ram_bytes;
+                StartError::machine("start", format!("a limit of {limit} bytes is too little"))
+            } else {
+                error
+            })
+        }
+    }
+}
+
+/// The task's first process is complete but for its program.
+fn await_ready(notes: &mut impl BufRead) -> Result<(), StartError> {
+    let mut line = String::new();
+    notes.read_line(&mut line).map_err(|e| StartError::machine("hear of the task", e))?;
+    match line.as_str() {
+        "ready\n" => Ok(()),
+        line => Err(told(line)),
+    }
+}
+
+/// The end of the notes without a word is a successful execute.
+fn await_execution(notes: &mut impl Read) -> Result<(), StartError> {
+    let mut line = String::new();
+    notes.read_to_string(&mut line).map_err(|e| StartError::machine("hear of the task", e))?;
+    if line.is_empty() { Ok(()) } else { Err(told(&line)) }
+}
+
+fn told(line: &str) -> StartError {
+    serde_json::from_str(line)
+        .unwrap_or_else(|_| StartError::machine("start", "the first process died"))
+}
+
+/// Puts the pids on record before the program runs. Not synced: after a power cut there is no
+/// process for it to be true of.
+fn record_start(dir: &TaskDir, init_pid: Option<i32>, child: i32) -> Result<Started, StartError> {
+    let trouble = |e: io::Error| StartError::machine("record the start", e);
+    let no_child = || trouble(io::Error::new(io::ErrorKind::NotFound, "init has no child"));
+    let pid = match init_pid {
+        Some(init) => procfs::children(init).first().copied().ok_or_else(no_child)?,
+        None => child,
+    };
+    let shim_pid = unistd::getpid().as_raw();
+    let started = Started {
+        pid,
+        start_ticks: procfs::stat(pid).map_err(trouble)?.start_ticks,
+        shim_pid,
+        shim_start_ticks: procfs::stat(shim_pid).map_err(trouble)?.start_ticks,
+        init_pid,
+        started_at_ms: sys::wall_clock_ms(),
+        boot_id: procfs::boot_id(),
+    };
+    write_whole(&dir.state(), &started, false).map_err(trouble)?;
+    Ok(started)
+}
+
+fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
+    let outcome = match ended.ending {
+        _ if ended.out_of_memory => Outcome::OutOfMemory {
+            limit_bytes: spec.container.ram_bytes,
+            peak_bytes: ended.usage.memory_peak_bytes,
+        },
+        sys::Ending::Code(code) => Outcome::Exited { code },
+        sys::Ending::Signal(signal) => Outcome::Signalled { signal },
+    };
+    ExitRecord {
+        id: spec.container.id.clone(),
+        outcome,
+        started: Some(started),
+        ended_at_ms: sys::wall_clock_ms(),
+        cpu_ms: ended.usage.cpu_ms,
+        memory_peak_bytes: ended.usage.memory_peak_bytes,
+    }
+}
+
+fn not_started(spec: &ShimSpec, error: &StartError) -> ExitRecord {
+    ExitRecord {
+        id: spec.container.id.clone(),
+        outcome: Outcome::NotStarted(error.clone()),
+        started: None,
+        ended_at_ms: sys::wall_clock_ms(),
+        cpu_ms: 0,
+        memory_peak_bytes: 0,
+    }
+}
+
+fn keep(dir: &TaskDir, record: &ExitRecord) {
+    if let Err(error) = write_whole(&dir.exit(), record, true) {
+        complain(format_args!("the exit record is lost: {error}: {record:?}"));
+    }
+}
+
+/// Answers the borglet. It may be gone; then the files speak for us.
+fn tell(report: &mut File, answer: &Result<Started, StartError>) {
+    drop(serde_json::to_writer(report, answer));
+}

@@ -1,0 +1,315 @@
+//! The system calls that no safe wrapper offers, each behind one safe function.
+//!
+//! Leaves every decision to its callers. Invariant: this is the only module of the project with
+//! `unsafe` in it. The functions that split the process ([`clone_process`]) are for the shim
+//! alone, which has one thread; calling them in a process with several threads is a bug and panics.
+#![expect(unsafe_code, reason = "clone3, mount_setattr, pidfds and the like have no safe wrapper")]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::libc::{self, c_int, c_long, c_ulong, c_void};
+use nix::sys::signal::{SigSet, Signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Clone the mount tree instead of opening it (linux/mount.h).
+const OPEN_TREE_CLONE: c_long = 1;
+/// The source of `move_mount` is the descriptor itself (linux/mount.h).
+const MOVE_MOUNT_F_EMPTY_PATH: c_long = 0x4;
+/// Make the mount read-only (linux/mount.h).
+const MOUNT_ATTR_RDONLY: u64 = 0x1;
+/// Ignore set-user-id bits on the mount (linux/mount.h).
+const MOUNT_ATTR_NOSUID: u64 = 0x2;
+/// Start the child inside the cgroup of the given descriptor (linux/sched.h).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// Third version of the capability structures, 64 bits wide (linux/capability.h).
+const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+fn check(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(result: c_long) -> io::Result<OwnedFd> {
+    let raw =
+        RawFd::try_from(check(result)?).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just returned this descriptor to us, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A child made by [`clone_process`].
+#[derive(Debug)]
+pub(crate) struct Child {
+    /// Its pid, as this process sees it.
+    pub(crate) pid: i32,
+    /// Becomes readable when the child ends.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Splits this process with clone3: the parent gets the child, the child gets `None`.
+///
+/// `namespaces` are `CLONE_NEW*` flags; `cgroup` is the directory of a cgroup v2 the child is born
+/// into. Panics when the process has more than one thread: locks held by other threads would stay
+/// locked for ever in the child.
+pub(crate) fn clone_process(
+    namespaces: c_int,
+    cgroup: Option<&OwnedFd>,
+) -> io::Result<Option<Child>> {
+    assert_eq!(thread_count(), 1, "only a process of one thread may split itself");
+    let mut pidfd: c_int = -1;
+    let mut args = [0u64; 11];
+    args[0] = u64::from(namespaces.cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args[1] = (&raw mut pidfd) as u64;
+    args[4] = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(dir) = cgroup {
+        args[0] |= CLONE_INTO_CGROUP;
+        args[10] = u64::from(dir.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: `args` is a zero-filled clone_args of 88 bytes and `pidfd` outlives the call. Without
+    // CLONE_VM the child has its own copy of memory, and with one thread no lock can be half held.
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, args.as_mut_ptr(), size_of_val(&args)) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let pid = i32::try_from(pid).expect("a pid fits in 31 bits");
+    Ok(Some(Child { pid, pidfd: owned(c_long::from(pidfd))? }))
+}
+
+fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// Ends this process at once: no destructors, no flushing. For children that share their parent's
+/// buffers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// A handle on the process `pid`; fails with ESRCH when it is gone.
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers; the result is checked.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// Sends `signal` to the process behind `pidfd`, never to one that took over its number.
+pub(crate) fn pidfd_signal(pidfd: &impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let no_info = std::ptr::null::<c_void>();
+    // SAFETY: a null siginfo asks the kernel to fill in the ordinary one.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) })?;
+    Ok(())
+}
+
+/// Lets async code wait for `fd` to become readable.
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what we return, so it stays open and the same until it
+    // is deregistered.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    watched.map_err(io::Error::from)
+}
+
+/// A private copy of the mounts at `path` and below, attached nowhere yet.
+pub(crate) fn open_tree(path: &CStr) -> io::Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | c_long::from(libc::AT_RECURSIVE) | c_long::from(libc::O_CLOEXEC);
+    // SAFETY: `path` is a C string that outlives the call.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+}
+
+/// Attaches a tree from [`open_tree`] at `target`.
+pub(crate) fn move_mount(tree: &OwnedFd, target: &CStr) -> io::Result<()> {
+    // SAFETY: both paths are C strings that outlive the call; the empty one names `tree` itself.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    })?;
+    Ok(())
+}
+
+/// Makes all mounts of a tree from [`open_tree`] read-only.
+pub(crate) fn tree_read_only(tree: &OwnedFd) -> io::Result<()> {
+    set_mount_attr(
+        tree.as_raw_fd(),
+        c"",
+        libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+        MOUNT_ATTR_RDONLY,
+    )
+}
+
+/// Makes the mount at `path`, and all below it when `below`, read-only and without set-user-id.
+pub(crate) fn mount_read_only(path: &CStr, below: bool) -> io::Result<()> {
+    let flags = if below { libc::AT_RECURSIVE } else { 0 };
+    set_mount_attr(libc::AT_FDCWD, path, flags, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
+}
+
+fn set_mount_attr(dir: RawFd, path: &CStr, flags: c_int, set: u64) -> io::Result<()> {
+    let attr = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    let size = size_of::<MountAttr>();
+    // SAFETY: `path` and `attr` outlive the call and `size` is the size of `attr`.
+    check(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, &raw const attr, size)
+    })?;
+    Ok(())
+}
+
+/// Gives up all capabilities of this process, and of what it will execute, that are not in `keep`
+/// (a bit mask by capability number). Needs CAP_SETPCAP; calling it without is an error.
+pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
+    for capability in 0..64u64 {
+        if keep & (1 << capability) != 0 {
+            continue;
+        }
+        // SAFETY: plain integers; an unknown capability number gives EINVAL.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as c_ulong, 0, 0, 0) };
+        if dropped < 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                break;
+            }
+            return Err(error);
+        }
+    }
+    let header = CapHeader { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    let data_of = (&raw mut data).cast::<CapData>();
+    // SAFETY: version 3 reads two CapData; both structures outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data_of) })?;
+    let halves = [keep & 0xffff_ffff, keep >> 32];
+    for (have, half) in data.iter_mut().zip(halves) {
+        let half = u32::try_from(half).expect("a half of 64 bits is 32 bits");
+        have.permitted &= half;
+        have.effective = have.permitted;
+        have.inheritable = 0;
+    }
+    let data_of = (&raw const data).cast::<CapData>();
+    // SAFETY: as for capget above.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data_of) })?;
+    Ok(())
+}
+
+/// Puts all signals back to their default action and unblocks them, as a program expects at start.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: setting the default action installs no handler; KILL, STOP and the C library's
+        // own signals refuse with EINVAL, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    never_mind(SigSet::all().thread_unblock());
+}
+
+/// Marks every descriptor from `first` up as closed at the next execute.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: plain integers; CLOSE_RANGE_CLOEXEC closes nothing now.
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    })?;
+    Ok(())
+}
+
+/// Closes every descriptor from 3 up but `kept`, whoever owns it. For a process that will use no
+/// other again and never return.
+pub(crate) fn close_all_but(kept: &OwnedFd) {
+    let kept = kept.as_raw_fd().cast_unsigned();
+    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: the caller promises that no owner of these descriptors runs again.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal, real-time ones included.
+    Signal(i32),
+}
+
+/// Collects one ended child, waiting for it when `block`. `None` when none has ended yet; ECHILD
+/// when there are no children.
+pub(crate) fn wait_any(block: bool) -> io::Result<Option<(i32, Ending)>> {
+    let mut status = 0;
+    let flags = if block { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: `status` outlives the call.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, flags) };
+        match pid {
+            0 => return Ok(None),
+            1.. if libc::WIFEXITED(status) => {
+                return Ok(Some((pid, Ending::Code(libc::WEXITSTATUS(status)))));
+            }
+            1.. => return Ok(Some((pid, Ending::Signal(libc::WTERMSIG(status))))),
+            ..0 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Asks the kernel to kill this process when its parent dies.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)
+}
+
+/// Milliseconds since 1970, for records that people read. Never used to measure a time span.
+pub(crate) fn wall_clock_ms() -> u64 {
+    let now = clock(libc::CLOCK_REALTIME);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Time since boot, not counting sleep: for deadlines.
+pub(crate) fn monotonic() -> Duration {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+fn clock(id: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` outlives the call; both clocks exist on every Linux.
+    unsafe { libc::clock_gettime(id, &raw mut time) };
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Waits `ms` milliseconds. For short waits on the kernel where it offers nothing to wait on.
+pub(crate) fn pause_ms(ms: u16) {
+    never_mind(nix::poll::poll(&mut [], ms));
+}
+
+/// For results that change nothing for us: the failure is what we wanted anyway, or there is
+/// nobody left to tell.
+pub(crate) fn never_mind<T, E>(_result: Result<T, E>) {}
