@@ -6,6 +6,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "measures and prints; not part of the library"
 )]
 

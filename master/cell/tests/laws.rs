@@ -1,5 +1,7 @@
 //! Laws of the state: for any sequence of commands, sensible or hostile.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
 use borg_cell::fixture::{batch, info, service, user, with_task};
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
@@ -40,7 +42,8 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         ),
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
-            let tasks = if a % 2 == 0 { vec![] } else { vec![(b % 6).into(), (c % 6).into()] };
+            let tasks =
+                if a.is_multiple_of(2) { vec![] } else { vec![(b % 6).into(), (c % 6).into()] };
             let job: JobKey = format!("{by_user}/j{}", c % 5).parse().unwrap();
             (user(by_user), Action::Kill { job, tasks })
         }
@@ -80,21 +83,21 @@ fn add_machine(a: u8) -> Action {
 fn job(a: u8, b: u8, c: u8) -> JobSpec {
     let name = format!("j{}", a % 5);
     let tasks = u32::from(b % 6) + u32::from(a > 10); // now and then 0
-    let mut spec = if b % 2 == 0 {
+    let mut spec = if b.is_multiple_of(2) {
         batch(&name, tasks, 300, 1 << 20)
     } else {
         service(&name, tasks, 400, 1 << 20)
     };
     spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     spec.retries = u32::from(c % 3);
-    if c % 4 == 0 {
+    if c.is_multiple_of(4) {
         spec.after =
             vec![format!("{}/j{}", ["ann", "bob"][usize::from(c / 4 % 2)], b % 5).parse().unwrap()];
     }
     with_task(spec, |task| {
         task.ports =
             ["http", "rpc"][..usize::from(a % 3)].iter().map(|p| p.parse().unwrap()).collect();
-        if c % 5 == 0 {
+        if c.is_multiple_of(5) {
             task.spread =
                 vec![Spread { attribute: ["machine", "rack"][usize::from(b % 2)].into(), max: 1 }];
         }
@@ -104,7 +107,7 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
 fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let pending: Vec<TaskId> = state.pending().take(40).collect();
     let machines: Vec<&Machine> = state.machines().collect();
-    let hostile = a % 8 == 0;
+    let hostile = a.is_multiple_of(8);
     let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
     let task = pick(&pending, b).filter(|_| !hostile).unwrap_or(stranger);
     let machine = pick(&machines, c).map_or(MachineId(u32::from(c)), |machine| machine.id);
@@ -120,7 +123,8 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
 
 fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
     let machines: Vec<MachineId> = state.machines().map(|machine| machine.id).collect();
-    let machine = pick(&machines, b).filter(|_| a % 16 != 0).unwrap_or(MachineId(u32::from(b)));
+    let machine =
+        pick(&machines, b).filter(|_| !a.is_multiple_of(16)).unwrap_or(MachineId(u32::from(b)));
     let running: Vec<IncarnationId> = state
         .jobs()
         .flat_map(|job| state.tasks_of(job.id))
@@ -128,7 +132,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
         .collect();
     let old =
         IncarnationId { task: TaskId { job: JobId(u64::from(b)), index: 0 }, number: u32::from(c) };
-    let id = pick(&running, b).filter(|_| a % 16 != 0).unwrap_or(old);
+    let id = pick(&running, b).filter(|_| !a.is_multiple_of(16)).unwrap_or(old);
     let causes = [
         FailureCause::Exit { code: -1 },
         FailureCause::Lost,
@@ -155,7 +159,11 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
         5 => {
             Observation::TaskBackOff { id, until: Millis(u64::from(c)), restarts: b.into(), cause }
         }
-        _ => Observation::TaskEnded { id, at: Millis(0), failure: (c % 3 > 0).then_some(cause) },
+        _ => Observation::TaskEnded {
+            id,
+            at: Millis(0),
+            failure: (!c.is_multiple_of(3)).then_some(cause),
+        },
     }
 }
 
@@ -165,7 +173,7 @@ fn run(steps: &[Step], mut check: impl FnMut(&CellState, &Command)) -> (Vec<Comm
     let mut log = Vec::new();
     for step in steps {
         let command = command(&state, *step, true);
-        let _: Result<_, _> = state.apply(state.applied() + 1, &command);
+        drop(state.apply(state.applied() + 1, &command));
         check(&state, &command);
         log.push(command);
     }
@@ -174,7 +182,7 @@ fn run(steps: &[Step], mut check: impl FnMut(&CellState, &Command)) -> (Vec<Comm
 
 fn replay(state: &mut CellState, log: &[Command]) {
     for command in log {
-        let _: Result<_, _> = state.apply(state.applied() + 1, command);
+        drop(state.apply(state.applied() + 1, command));
     }
 }
 
@@ -270,8 +278,8 @@ proptest! {
         if let Ok(state) = CellState::decode(&bytes) {
             prop_assert_eq!(state.audit(), []);
         }
-        let _: Result<_, _> = borg_cell::rejection::Rejection::decode(&bytes);
-        let _: Result<_, _> = borg_cell::state::Answer::decode(&bytes);
+        drop(borg_cell::rejection::Rejection::decode(&bytes));
+        drop(borg_cell::state::Answer::decode(&bytes));
     }
 }
 

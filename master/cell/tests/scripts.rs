@@ -9,6 +9,8 @@
 //! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
 use borg_cell::event::Event;
 use borg_cell::fixture::{Cell, batch, info, service, with_task};
 use borg_cell::rejection::Rejection;
@@ -16,7 +18,6 @@ use borg_proto::command::Observation;
 use borg_proto::spec::Spread;
 use borg_proto::{FailureCause, IncarnationId, JobId, MachineId, Priority, TaskId, TaskName};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
 
 #[test]
@@ -59,7 +60,8 @@ fn play(script: &str) -> String {
             }
             _ if expected => {}
             line => {
-                let _ = writeln!(out, "{line}");
+                out.push_str(line);
+                out.push('\n');
                 if !line.is_empty() && !line.starts_with('#') {
                     commands.push(line);
                 }
