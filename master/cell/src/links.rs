@@ -322,13 +322,14 @@ impl Links {
 
     fn notice_silence(&mut self, now: Millis, state: &CellState) {
         let up = |id: &MachineId| state.machine(*id).is_some_and(|m| m.state == MachineState::Up);
-        let all_up = self.links.keys().filter(|id| up(id)).count();
         let silent: Vec<(Millis, MachineId)> = self
             .links
             .iter()
-            .filter(|(id, _)| up(id))
             .filter_map(|(id, link)| Some((link.silent_since()?, *id)))
+            .filter(|(_, id)| up(id))
             .collect();
+        let all_up =
+            if silent.is_empty() { 0 } else { self.links.keys().filter(|id| up(id)).count() };
         self.silence.update(&self.config, now, silent.len(), all_up);
         for (since, id) in silent {
             let link = self.links.get_mut(&id).expect("it was just found there");
@@ -444,7 +445,8 @@ impl Links {
                 shard.whole || (!shard.confirmed && now.since(shard.sent_at) >= self.config.repeat);
             let part =
                 !shard.changed.is_empty() || !shard.acks.is_empty() || !shard.resync.is_empty();
-            if !whole && !(shard.confirmed && part) {
+            let due = whole || (shard.confirmed && part);
+            if !due {
                 continue;
             }
             let changed = std::mem::take(&mut shard.changed);

@@ -34,6 +34,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of entries that may wait for agreement on a leader. Ours: far below its memory.
 const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
+/// Bytes of entries after which a checkpoint is made, however few they are, and of entries that
+/// are kept before one. Ours: they stay in memory.
+const CHECKPOINT_BYTES: usize = 64 << 20;
 /// How long a sent checkpoint may stay unanswered until it counts as lost: this, and a second more
 /// for each [`SNAPSHOT_BYTES_PER_SECOND`]. Ours.
 const SNAPSHOT_PATIENCE: Millis = Millis(2_000);
@@ -161,6 +164,10 @@ pub(crate) struct Replica {
     reads: Reads,
     digests: Digests,
     heard: BTreeMap<ReplicaId, Millis>,
+    /// Bytes of entries applied since the last checkpoint.
+    uncovered_bytes: usize,
+    /// The state in a leader's checkpoint that is being stepped, with its place.
+    incoming: Option<(u64, CellState)>,
     /// Checkpoints on their way, by when they count as lost.
     sending: BTreeMap<u64, Millis>,
     announced: (Option<ReplicaId>, u64),
@@ -226,6 +233,8 @@ impl Replica {
             reads: Reads::new(id, config.seed),
             digests: Digests::new(config.replica, config.voters.len()),
             heard: BTreeMap::new(),
+            uncovered_bytes: recovered.entries.iter().map(|entry| entry.data.len()).sum(),
+            incoming: None,
             sending: BTreeMap::new(),
             announced: (None, hard.term),
             claimed: 0,
@@ -306,9 +315,11 @@ impl Replica {
         message::admit(&message, &self.standing())?;
         let (from, current) = (message.from, message.term >= self.term());
         let installs = message.get_msg_type() == MessageType::MsgSnapshot;
-        if installs && current && message.get_snapshot().get_metadata().index > self.hard.commit {
-            read_snapshot(&self.config, message.get_snapshot())
+        let place = message.get_snapshot().get_metadata().index;
+        if installs && current && place >= self.hard.commit {
+            let state = read_snapshot(&self.config, message.get_snapshot())
                 .map_err(|_| message::Refused("checkpoint that is no state of this cell"))?;
+            self.incoming = Some((place, state));
         }
         // Errors are of messages that came too late: nothing to do about them.
         if let Err(error) = self.raw.step(message) {
@@ -321,6 +332,7 @@ impl Replica {
         if installs {
             // On its own, so that nothing else of the turn meets a half installed state.
             self.drain(now, out);
+            self.incoming = None;
         }
         Ok(())
     }
@@ -420,12 +432,13 @@ impl Replica {
             self.claim(now);
         }
         let (leads, term) = (self.leads(), self.term());
-        let lost: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| !leads || waiting.term != term || self.halted.is_some())
-            .map(|(index, _)| *index)
-            .collect();
+        // They are ordered by index and so by term: mostly a look at the first will do.
+        let fine = |waiting: &Waiting| leads && waiting.term == term && self.halted.is_none();
+        if self.waiting.values().next().is_none_or(fine) {
+            return;
+        }
+        let lost = self.waiting.iter().filter(|(_, waiting)| !fine(waiting));
+        let lost: Vec<u64> = lost.map(|(index, _)| *index).collect();
         for index in lost {
             self.settle_unknown(index, out);
         }
@@ -485,18 +498,22 @@ impl Replica {
 
     /// Replaces the state by a leader's.
     fn install(&mut self, snapshot: &Snapshot, out: &mut Out) -> Option<Checkpoint> {
-        match read_snapshot(&self.config, snapshot) {
-            Ok(state) => self.state = state,
-            Err(why) => {
-                self.halt(format!("checkpoint of the leader: {why}"));
+        let meta = snapshot.get_metadata();
+        match self.incoming.take().filter(|(place, _)| *place == meta.index) {
+            Some((_, state)) => self.state = state,
+            None => {
+                self.halt(format!(
+                    "raft installs a checkpoint at {} that did not come",
+                    meta.index
+                ));
                 return None;
             }
         }
+        self.uncovered_bytes = 0;
         // What was applied in this turn before is part of the new state.
         out.events.clear();
         out.moved = true;
         out.reset = true;
-        let meta = snapshot.get_metadata();
         Some(Checkpoint {
             index: meta.index,
             term: meta.term,
@@ -522,6 +539,7 @@ impl Replica {
             return Err("it changes the members, which this version does not know".into());
         }
         out.moved = true;
+        self.uncovered_bytes += entry.data.len();
         if entry.data.is_empty() {
             self.state.skip(entry.index);
             return Ok(());
@@ -563,8 +581,9 @@ impl Replica {
     fn make_checkpoint(&mut self, out: &mut Out) {
         let applied = self.state.applied();
         let log = self.raw.store();
-        if self.halted.is_some() || applied < log.checkpoint_index() + self.config.checkpoint_every
-        {
+        let due = applied >= log.checkpoint_index() + self.config.checkpoint_every
+            || self.uncovered_bytes >= CHECKPOINT_BYTES;
+        if self.halted.is_some() || !due || applied == log.checkpoint_index() {
             return;
         }
         let term = log.term(applied).expect("an applied entry after the checkpoint is in the log");
@@ -574,7 +593,7 @@ impl Replica {
             membership: log.members().clone(),
             data: self.state.encode().into(),
         };
-        let compact_to = applied.saturating_sub(self.config.trailing);
+        let compact_to = log.compact_to(applied, self.config.trailing, CHECKPOINT_BYTES);
         let batch = OwnedBatch {
             checkpoint: Some(checkpoint.clone()),
             entries: Vec::new(),
@@ -582,6 +601,7 @@ impl Replica {
             hard_state: Some(self.hard),
         };
         self.raw.mut_store().checkpoint(checkpoint, compact_to);
+        self.uncovered_bytes = 0;
         out.after.push(Effect::Persist(batch));
     }
 

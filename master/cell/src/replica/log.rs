@@ -79,6 +79,19 @@ impl MemoryLog {
         self.checkpoint = Some(checkpoint);
     }
 
+    /// Up to where entries may be forgotten at a checkpoint at `applied`, if as many as `most` and
+    /// as large as `bytes` in all are kept for replicas that are a little behind.
+    pub(super) fn compact_to(&self, applied: u64, most: u64, bytes: usize) -> u64 {
+        let old = self.entries.iter().rev().skip_while(|entry| entry.index > applied);
+        let mut room = bytes;
+        let kept = old.take(to_usize(most)).take_while(|entry| {
+            let fits = entry.data.len() <= room;
+            room = room.saturating_sub(entry.data.len());
+            fits
+        });
+        applied - kept.count() as u64
+    }
+
     fn last(&self) -> u64 {
         self.entries.back().map_or(self.compacted.index, |entry| entry.index)
     }

@@ -133,8 +133,7 @@ fn decode_snapshot(from: pb::RaftSnapshot) -> Result<Snapshot, Refused> {
 
 /// A checkpoint as Raft carries it.
 pub(super) fn snapshot(index: u64, term: u64, members: ConfState, data: &[u8]) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    snapshot.data = data.to_vec().into();
+    let mut snapshot = Snapshot { data: data.to_vec().into(), ..Snapshot::default() };
     let meta = snapshot.mut_metadata();
     meta.index = index;
     meta.term = term;

@@ -50,7 +50,8 @@ impl Reads {
     pub(super) fn ask(&mut self, now: Millis) -> Option<Vec<u8>> {
         let new = self.waiting.iter().any(|read| read.asked == 0);
         let open = self.waiting.iter().any(|read| read.index.is_none());
-        if !new && !(open && now.since(self.asked_at) >= ASK_AGAIN) {
+        let due = new || (open && now.since(self.asked_at) >= ASK_AGAIN);
+        if !due {
             return None;
         }
         if self.questions == 0 {
