@@ -9,10 +9,6 @@ use borg_proto::names::shorten;
 use borg_proto::poll::TargetTask;
 use std::collections::BTreeMap;
 
-/// Where programs are looked for and tasks are at home, unless the job says otherwise.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const HOME: &str = "/tmp";
-
 /// What to start for a task of the target.
 ///
 /// # Errors
@@ -53,7 +49,7 @@ pub(crate) fn launch(config: &Config, run: Run, task: &TargetTask) -> Result<Lau
 }
 
 fn environment(config: &Config, task: &TargetTask) -> Result<BTreeMap<String, String>, String> {
-    let mut env = BTreeMap::from([("PATH".into(), PATH.into()), ("HOME".into(), HOME.into())]);
+    let mut env = BTreeMap::new();
     for (key, value) in &task.spec.env {
         let value = expand(task, value).map_err(|why| format!("env.{}: {why}", shorten(key)))?;
         env.insert(key.clone(), value);
@@ -172,7 +168,6 @@ mod tests {
             ["8001", "8001", "8002"]
         );
         assert_eq!(get("URL"), "http://h:8001");
-        assert_eq!(get("HOME"), "/tmp");
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub struct Launch {
     pub name: TaskName,
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// The whole environment.
+    /// The environment, beside `HOME` and `PATH` which the machine sets unless they are here.
     pub env: BTreeMap<String, String>,
     /// The most that it may use.
     pub limit: Resources,

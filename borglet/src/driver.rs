@@ -1,0 +1,190 @@
+//! The task that owns the supervisor: everyone else sends it inputs, and it carries effects out.
+//!
+//! Invariant: effects are begun in their order, and a fence is on disk before anything after it is
+//! begun. When the disk refuses, the borglet stops: its tasks live on and the next start adopts
+//! them.
+
+use crate::clock;
+use crate::home::{Home, HomeError};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use borg_proto::IncarnationId;
+use borg_proto::poll::{Fence, PollAnswer, PollRefusal, PollRequest, TaskStatus};
+use borglet_supervisor::{Effect, Input, Supervisor};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Questions that may wait for the supervisor. When it is full, polls are refused with "busy": the
+/// shard asks again. Our choice; each master has one poll out at a time.
+const QUESTIONS: usize = 64;
+/// News of containers that may wait. When it is full, whoever has news waits: none is lost.
+const NEWS: usize = 1024;
+/// Most news that one turn takes.
+const NEWS_PER_TURN: usize = 64;
+/// The supervisor is asked what is due at least so often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// The daemon's heart stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The fence could not be made durable, so no further order may be obeyed.
+    #[error("remember the newest order")]
+    Fence(#[source] HomeError),
+}
+
+/// The way to the supervisor.
+#[derive(Debug, Clone)]
+pub(crate) struct Core {
+    questions: mpsc::Sender<Question>,
+}
+
+/// A question to the supervisor.
+#[derive(Debug)]
+enum Question {
+    Poll { request: Box<PollRequest>, answer: oneshot::Sender<Result<PollAnswer, PollRefusal>> },
+    Obeyed(oneshot::Sender<Fence>),
+    Status { id: IncarnationId, answer: oneshot::Sender<Option<TaskStatus>> },
+}
+
+/// Too many questions wait, or the borglet stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the borglet is busy or stopping; ask again")]
+pub(crate) struct Busy;
+
+impl Core {
+    /// Passes a poll on. The answer may be held for as long as the request allows.
+    pub(crate) async fn poll(
+        &self,
+        request: PollRequest,
+    ) -> Result<Result<PollAnswer, PollRefusal>, Busy> {
+        let (answer, answered) = oneshot::channel();
+        let question = Question::Poll { request: Box::new(request), answer };
+        self.questions.try_send(question).map_err(|_| Busy)?;
+        answered.await.map_err(|_| Busy)
+    }
+
+    /// The newest order obeyed; `None` when the supervisor is gone.
+    pub(crate) async fn obeyed(&self) -> Option<Fence> {
+        let (answer, answered) = oneshot::channel();
+        self.questions.send(Question::Obeyed(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// How far an incarnation is; `None` when the machine has nothing of it.
+    pub(crate) async fn status(&self, id: IncarnationId) -> Option<TaskStatus> {
+        let (answer, answered) = oneshot::channel();
+        self.questions.send(Question::Status { id, answer }).await.ok()?;
+        answered.await.ok()?
+    }
+}
+
+/// What the driver listens to.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    questions: mpsc::Receiver<Question>,
+    news: mpsc::Receiver<Input>,
+}
+
+/// The driver's inbox, and the two ways into it.
+pub(crate) fn inbox() -> (Core, mpsc::Sender<Input>, Inbox) {
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    let (told, news) = mpsc::channel(NEWS);
+    (Core { questions }, told, Inbox { questions: asked, news })
+}
+
+/// Owns the supervisor until `stop`.
+pub(crate) async fn run(
+    supervisor: Supervisor,
+    home: Arc<Home>,
+    tasks: Tasks,
+    metrics: Metrics,
+    mut inbox: Inbox,
+    stop: CancellationToken,
+) -> Result<(), DriverError> {
+    let mut driver =
+        Driver { supervisor, home, tasks, metrics, waiting: BTreeMap::new(), token: 0 };
+    let mut turn = Vec::with_capacity(NEWS_PER_TURN);
+    loop {
+        let now = clock::now();
+        let due =
+            driver.supervisor.next_wakeup().map(|due| Duration::from_millis(due.since(now).0));
+        let sleep = due.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            Some(question) = inbox.questions.recv() => driver.take(question, &mut turn),
+            _ = inbox.news.recv_many(&mut turn, NEWS_PER_TURN) => {}
+            () = tokio::time::sleep(sleep) => turn.push(Input::Tick),
+        }
+        for input in turn.drain(..) {
+            driver.turn(input).await?;
+        }
+        driver.metrics.set_tasks(driver.supervisor.counts());
+    }
+}
+
+#[derive(Debug)]
+struct Driver {
+    supervisor: Supervisor,
+    home: Arc<Home>,
+    tasks: Tasks,
+    metrics: Metrics,
+    /// Polls without an answer yet, bounded by what the supervisor holds.
+    waiting: BTreeMap<u64, oneshot::Sender<Result<PollAnswer, PollRefusal>>>,
+    token: u64,
+}
+
+impl Driver {
+    fn take(&mut self, question: Question, turn: &mut Vec<Input>) {
+        match question {
+            Question::Poll { request, answer } => {
+                self.token += 1;
+                self.waiting.insert(self.token, answer);
+                turn.push(Input::Poll { token: self.token, request: *request });
+            }
+            // Whoever asked may have gone away meanwhile.
+            Question::Obeyed(answer) => drop(answer.send(self.supervisor.obeyed())),
+            Question::Status { id, answer } => {
+                let (_, report) = self.supervisor.report();
+                let status =
+                    report.tasks.into_iter().find(|task| task.id == id).map(|task| task.status);
+                drop(answer.send(status));
+            }
+        }
+    }
+
+    async fn turn(&mut self, input: Input) -> Result<(), DriverError> {
+        for effect in self.supervisor.handle(clock::now(), input) {
+            match effect {
+                Effect::RememberFence(fence) => {
+                    let home = Arc::clone(&self.home);
+                    let done = tokio::task::spawn_blocking(move || home.remember(fence)).await;
+                    done.expect("writing a file does not panic").map_err(DriverError::Fence)?;
+                    tracing::info!(?fence, "a new session gives the orders");
+                }
+                Effect::Start(launch) => self.tasks.start(*launch),
+                Effect::Terminate { run } => self.tasks.terminate(run),
+                Effect::Kill { run } => self.tasks.kill(run),
+                Effect::Remove { id } => self.tasks.remove(id),
+                Effect::Answer { token, result } => self.answer(token, result),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, token: u64, result: Result<PollAnswer, PollRefusal>) {
+        match &result {
+            Ok(_) => self.metrics.polls.inc(),
+            Err(refusal) => {
+                tracing::warn!(%refusal, "poll refused");
+                self.metrics.refused_polls.inc()
+            }
+        };
+        if let Some(answer) = self.waiting.remove(&token) {
+            // The shard may have given the poll up: its next one gets the full state again.
+            drop(answer.send(result));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a borglet counts, as Prometheus text.
+
+use borglet_supervisor::Counts;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeSet;
+
+/// The counters of one borglet. Handed to the parts that count; no globals, so that several
+/// borglets fit in one test.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// Polls answered.
+    pub(crate) polls: Counter,
+    /// Polls refused: stale, of another cell, or with a queue full.
+    pub(crate) refused_polls: Counter,
+    /// Containers started.
+    pub(crate) starts: Counter,
+    /// Containers that could not be started.
+    pub(crate) failed_starts: Counter,
+    /// Time from the decision to start until the process was there.
+    pub(crate) start_seconds: Histogram,
+    /// Runs that ended.
+    pub(crate) exits: Counter,
+    /// Runs killed for memory.
+    pub(crate) out_of_memory: Counter,
+    /// Bytes of task output sent to masters.
+    pub(crate) log_bytes: Counter,
+    tasks: Family<State, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: &'static str,
+}
+
+/// The metrics of one borglet with the registry that prints them.
+#[derive(Debug)]
+pub(crate) struct Exposition {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// New metrics, all at zero, and what prints them.
+    pub(crate) fn new() -> (Self, Exposition) {
+        let metrics = Self {
+            polls: Counter::default(),
+            refused_polls: Counter::default(),
+            starts: Counter::default(),
+            failed_starts: Counter::default(),
+            start_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            exits: Counter::default(),
+            out_of_memory: Counter::default(),
+            log_bytes: Counter::default(),
+            tasks: Family::default(),
+        };
+        metrics.set_tasks(Counts::default());
+        let mut registry = Registry::with_prefix("borglet");
+        let m = &metrics;
+        registry.register("tasks", "Incarnations on this machine by state", m.tasks.clone());
+        registry.register("polls", "Polls answered", m.polls.clone());
+        registry.register("refused_polls", "Polls refused", m.refused_polls.clone());
+        registry.register("starts", "Containers started", m.starts.clone());
+        registry.register(
+            "failed_starts",
+            "Containers that could not be started",
+            m.failed_starts.clone(),
+        );
+        let start = m.start_seconds.clone();
+        registry.register_with_unit("start", "Time from decision to process", Unit::Seconds, start);
+        registry.register("exits", "Runs that ended", m.exits.clone());
+        registry.register("out_of_memory", "Runs killed for memory", m.out_of_memory.clone());
+        let bytes = m.log_bytes.clone();
+        registry.register_with_unit("log", "Task output sent to masters", Unit::Bytes, bytes);
+        (metrics, Exposition { registry })
+    }
+
+    /// How many incarnations are in which state.
+    pub(crate) fn set_tasks(&self, counts: Counts) {
+        let Counts { starting, up, back_off, stopping, ended } = counts;
+        let all = [
+            ("starting", starting),
+            ("up", up),
+            ("back_off", back_off),
+            ("stopping", stopping),
+            ("ended", ended),
+        ];
+        for (state, count) in all {
+            self.tasks
+                .get_or_create(&State { state })
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl Exposition {
+    /// All metrics in the Prometheus text format (version 0.0.4).
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String does not fail");
+        prometheus_text(&text)
+    }
+}
+
+/// OpenMetrics names a counter without `_total` in HELP and TYPE and has UNIT and EOF lines; the
+/// older text format, which `promtool check metrics` reads, wants the sample's own name and knows
+/// neither line.
+fn prometheus_text(openmetrics: &str) -> String {
+    let counter =
+        |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: BTreeSet<String> = openmetrics.lines().filter_map(counter).collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines() {
+        if line.starts_with("# UNIT ") || line == "# EOF" {
+            continue;
+        }
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind), Some(name), rest) if counters.contains(name) => {
+                text.push_str(&format!("# {kind} {name}_total {}", rest.unwrap_or("")));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_what_promtool_accepts() {
+        let (metrics, exposition) = Metrics::new();
+        metrics.polls.inc();
+        let text = exposition.text();
+        assert!(text.contains("# HELP borglet_polls_total Polls answered.\n# TYPE borglet_polls_total counter\nborglet_polls_total 1\n"), "{text}");
+        assert!(text.contains("# TYPE borglet_log_bytes_total counter"), "{text}");
+        assert!(text.contains("borglet_tasks{state=\"up\"} 0"), "{text}");
+        assert!(!text.contains("# UNIT") && !text.contains("# EOF"), "{text}");
+    }
+}

@@ -1,0 +1,489 @@
+//! The supervisor's effects on containers: each is carried out beside the core, and what comes of
+//! it is told as news.
+//!
+//! A container is one run of an incarnation; its id says which, so that the next borglet knows.
+//! Invariant: for every start that is ordered, exactly one of started and failed is told, and for
+//! every one that started, its end.
+
+use crate::clock;
+use crate::config::{Config, Isolation};
+use crate::container::{
+    Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, StartError, Started,
+};
+use crate::executor::{ActError, Executor, ExecutorConfig, Found, OpenError, Signal};
+use crate::home::{Home, HomeError};
+use crate::isolation::IsolationWanted;
+use crate::logs::{LogChunk, Stream};
+use crate::metrics::Metrics;
+use borg_proto::spec::Volume;
+use borg_proto::{FailureCause, IncarnationId, JobId, Millis, TaskId, TaskName};
+use borglet_supervisor::volumes::{self, AllowedVolume};
+use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, Run};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Containers set up at once. Our choice: more would only wait for the same processors.
+const STARTS_AT_ONCE: usize = 4;
+/// Most processes and threads of a task. Our choice.
+const PROCESSES: u32 = 1024;
+/// Least hard limit on the processor in millicores: what the kernel's accounting can hold.
+const LEAST_CPU_CAP: u64 = 10;
+/// A wait for an end that fails is tried again after this time.
+const WAIT_AGAIN: Duration = Duration::from_secs(1);
+/// SIGTERM to SIGKILL for a container of which no note was kept.
+const USUAL_GRACE: Millis = Millis(5_000);
+
+/// Containers cannot be held on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum TasksError {
+    /// The executor cannot work.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The directory does not say whose it is.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The containers of an earlier process cannot be listed.
+    #[error("adopt the containers of an earlier borglet")]
+    Adopt(#[source] io::Error),
+    /// A container cannot be taken down.
+    #[error(transparent)]
+    Act(#[from] ActError),
+    /// Our cgroups cannot be removed.
+    #[error("remove the borglet's cgroups")]
+    Retire(#[source] io::Error),
+}
+
+/// All tasks of this machine. Cheap to clone; clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Tasks(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    executor: Executor,
+    /// Bounded; whoever has news of a start or an end waits for room, so none is lost.
+    news: mpsc::Sender<Input>,
+    metrics: Metrics,
+    volumes: Vec<AllowedVolume>,
+    starts: Semaphore,
+    /// What runs. Never held over anything that waits.
+    live: Mutex<BTreeMap<IncarnationId, (Run, ContainerId)>>,
+}
+
+impl Tasks {
+    /// Takes over what an earlier process left in the directory.
+    pub(crate) async fn open(
+        home: &Home,
+        config: &Config,
+        metrics: Metrics,
+        news: mpsc::Sender<Input>,
+    ) -> Result<(Self, Vec<Adopted>), TasksError> {
+        let mut setup = ExecutorConfig::new(home.path().to_owned(), home.cgroup()?);
+        setup.isolation = match config.isolation {
+            Isolation::Auto => IsolationWanted::FULL,
+            Isolation::None => IsolationWanted::NONE,
+        };
+        setup.hidden = config.creds.canonicalize().into_iter().collect();
+        let (executor, found) = blocking(move || adopt(setup)).await?;
+        let inner = Inner {
+            executor,
+            news,
+            metrics,
+            volumes: config.volumes.clone(),
+            starts: Semaphore::new(STARTS_AT_ONCE),
+            live: Mutex::default(),
+        };
+        let tasks = Self(Arc::new(inner));
+        let mut adopted = Vec::with_capacity(found.len());
+        for (container, one) in found {
+            if matches!(one.state, AdoptedState::Running { .. }) {
+                tasks.watch(one.run, container);
+            }
+            adopted.push(one);
+        }
+        Ok((tasks, adopted))
+    }
+
+    /// What isolation tasks do not get here, for people.
+    pub(crate) fn missing_isolation(&self) -> Vec<String> {
+        self.0.executor.isolation().missing.clone()
+    }
+
+    /// The executor, for reading.
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.0.executor
+    }
+
+    /// What runs now.
+    pub(crate) fn running(&self) -> Vec<(IncarnationId, ContainerId)> {
+        self.live().iter().map(|(id, (_, container))| (*id, container.clone())).collect()
+    }
+
+    /// Tells news that may be lost: when the queue is full they are.
+    pub(crate) fn tell_if_room(&self, input: Input) {
+        drop(self.0.news.try_send(input));
+    }
+
+    /// Starts a container; told as started or failed.
+    pub(crate) fn start(&self, launch: Launch) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            let since = clock::stopwatch();
+            let (run, name) = (launch.run, launch.name.clone());
+            let permit = tasks.0.starts.acquire().await.expect("never closed");
+            let starter = tasks.clone();
+            let started = blocking(move || starter.start_now(&launch)).await;
+            drop(permit);
+            match started {
+                Ok((container, started)) => {
+                    tracing::info!(task = %name, %run, pid = started.pid, "started");
+                    tasks.0.metrics.starts.inc();
+                    tasks.0.metrics.start_seconds.observe(since.seconds());
+                    let since = Millis(started.started_at_ms);
+                    tasks.tell(Input::Started { run, pid: pid(&started), since }).await;
+                    tasks.watch(run, container);
+                }
+                Err(cause) => {
+                    tracing::warn!(task = %name, %run, %cause, "not started");
+                    tasks.0.metrics.failed_starts.inc();
+                    tasks.tell(Input::StartFailed { run, cause }).await;
+                }
+            }
+        });
+    }
+
+    fn start_now(&self, launch: &Launch) -> Result<(ContainerId, Started), FailureCause> {
+        let fail = |why: String| FailureCause::start(&why);
+        self.clean_up(launch.run.id).map_err(|error| fail(in_full(&error)))?;
+        for volume in &launch.volumes {
+            self.check_volume(volume).map_err(fail)?;
+        }
+        if let Some(&port) = launch.ports.iter().find(|&&port| is_taken(port)) {
+            return Err(FailureCause::PortTaken { port });
+        }
+        let spec = container_spec(launch).map_err(fail)?;
+        let container = spec.id.clone();
+        let started = match self.0.executor.start(spec.clone()) {
+            // Only logs of a start that an earlier borglet did not live to tell of.
+            Err(StartError::Exists(_)) if self.0.executor.remove_logs(&container).is_ok() => {
+                self.0.executor.start(spec)
+            }
+            started => started,
+        };
+        let started = started.map_err(|error| fail(error.to_string()))?;
+        Ok((container, started))
+    }
+
+    /// The supervisor has checked the path as it is written; here what it leads to is checked.
+    fn check_volume(&self, volume: &Volume) -> Result<(), String> {
+        let real = std::fs::canonicalize(&volume.path)
+            .map_err(|error| format!("volume {:?}: {error}", volume.path))?;
+        let path = real.to_str().ok_or_else(|| format!("volume {:?} is not UTF-8", volume.path))?;
+        volumes::check(
+            &self.0.volumes,
+            &Volume { path: path.to_owned(), writable: volume.writable },
+        )
+    }
+
+    /// Waits for the end of a run and tells it.
+    fn watch(&self, run: Run, container: ContainerId) {
+        self.live().insert(run.id, (run, container.clone()));
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            let (at, failure) = loop {
+                match tasks.0.executor.wait(&container).await {
+                    Ok(record) => break (Millis(record.ended_at_ms), failure(&record)),
+                    Err(ActError::Unknown(_)) => break (clock::now(), Some(FailureCause::Lost)),
+                    Err(error) => {
+                        tracing::error!(%container, error = in_full(&error), "cannot wait for its end");
+                        tokio::time::sleep(WAIT_AGAIN).await;
+                    }
+                }
+            };
+            tracing::info!(%container, failure = failure.as_ref().map(tracing::field::display), "ended");
+            tasks.live().retain(|_, (live, _)| *live != run);
+            tasks.0.metrics.exits.inc();
+            if matches!(failure, Some(FailureCause::OutOfMemory { .. })) {
+                tasks.0.metrics.out_of_memory.inc();
+            }
+            tasks.tell(Input::Exited { run, at, failure }).await;
+        });
+    }
+
+    async fn tell(&self, input: Input) {
+        // Fails only when the borglet stops: the next one adopts and finds out by itself.
+        drop(self.0.news.send(input).await);
+    }
+
+    /// SIGTERM. The end is told when it comes.
+    pub(crate) fn terminate(&self, run: Run) {
+        let Some(container) = self.container(run) else { return };
+        match self.0.executor.signal(&container, Signal::SIGTERM) {
+            Ok(()) | Err(ActError::Ended(_)) => {}
+            Err(error) => tracing::warn!(%container, error = in_full(&error), "SIGTERM not sent"),
+        }
+    }
+
+    /// SIGKILL to all of its processes. The end is told when it comes.
+    pub(crate) fn kill(&self, run: Run) {
+        let Some(container) = self.container(run) else { return };
+        let tasks = self.clone();
+        drop(tokio::task::spawn_blocking(move || match tasks.0.executor.kill(&container) {
+            Ok(()) | Err(ActError::Ended(_)) => {}
+            Err(error) => tracing::warn!(%container, error = in_full(&error), "not killed"),
+        }));
+    }
+
+    /// Removes all of an incarnation but its logs.
+    pub(crate) fn remove(&self, id: IncarnationId) {
+        let tasks = self.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = tasks.clean_up(id) {
+                // The next start of the borglet finds it and tries again.
+                tracing::warn!(%id, error = in_full(&error), "not cleaned up");
+            }
+        }));
+    }
+
+    fn clean_up(&self, id: IncarnationId) -> Result<(), ActError> {
+        let ids = self.0.executor.ids();
+        let mut ours =
+            ids.iter().filter(|container| run_of(container).is_some_and(|run| run.id == id));
+        ours.try_for_each(|container| self.0.executor.cleanup(container))
+    }
+
+    /// The containers of an incarnation that still have logs, by the number of their run.
+    pub(crate) async fn logs(
+        &self,
+        name: &TaskName,
+        id: IncarnationId,
+    ) -> BTreeMap<u32, ContainerId> {
+        let (tasks, name) = (self.clone(), name.clone());
+        blocking(move || {
+            let mut runs = tasks.known_runs(&name, id);
+            let kept = tasks.0.executor.kept_logs().unwrap_or_default();
+            runs.extend(runs_of(&name, id, kept.into_iter().map(|(container, _)| container)));
+            runs
+        })
+        .await
+    }
+
+    /// The same without those of which nothing but logs is left. Costs no look at the disk.
+    pub(crate) fn known_runs(
+        &self,
+        name: &TaskName,
+        id: IncarnationId,
+    ) -> BTreeMap<u32, ContainerId> {
+        runs_of(name, id, self.0.executor.ids().into_iter())
+    }
+
+    /// A piece of a container's output.
+    pub(crate) async fn read_log(
+        &self,
+        container: ContainerId,
+        stream: Stream,
+        offset: u64,
+        max: usize,
+    ) -> Result<LogChunk, ActError> {
+        let tasks = self.clone();
+        blocking(move || tasks.0.executor.read_log(&container, stream, offset, max)).await
+    }
+
+    /// Kills everything in the directory and removes its cgroups.
+    pub(crate) async fn destroy(home: &Home) -> Result<(), TasksError> {
+        let mut setup = ExecutorConfig::new(home.path().to_owned(), home.cgroup()?);
+        // Nothing is started any more, so nobody needs to know whether namespaces work.
+        setup.isolation = IsolationWanted { namespaces: false, ..IsolationWanted::FULL };
+        let executor = blocking(move || {
+            let executor = Executor::open(setup)?;
+            executor.adopt().map_err(TasksError::Adopt)?;
+            Ok::<_, TasksError>(executor)
+        })
+        .await?;
+        let ids = executor.ids();
+        for id in &ids {
+            executor.kill(id)?;
+        }
+        for id in ids {
+            executor.wait(&id).await?;
+            let executor = executor.clone();
+            blocking(move || executor.cleanup(&id)).await?;
+        }
+        blocking(move || executor.retire()).await.map_err(TasksError::Retire)
+    }
+
+    fn container(&self, run: Run) -> Option<ContainerId> {
+        self.live()
+            .get(&run.id)
+            .filter(|(live, _)| *live == run)
+            .map(|(_, container)| container.clone())
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<IncarnationId, (Run, ContainerId)>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs something that waits for the disk or the kernel off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("blocking work does not panic and is not aborted")
+}
+
+type AdoptedContainer = (ContainerId, Adopted);
+
+fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), TasksError> {
+    let executor = Executor::open(setup)?;
+    let mut newest: BTreeMap<IncarnationId, AdoptedContainer> = BTreeMap::new();
+    for found in executor.adopt().map_err(TasksError::Adopt)? {
+        let id = found.spec.id.clone();
+        let Some(run) = run_of(&id) else {
+            tracing::warn!(container = %id, "not one of a task: left alone");
+            continue;
+        };
+        let grace = found.spec.note.parse().map_or(USUAL_GRACE, Millis);
+        let (since, state) = match found.found {
+            Found::Running(started) => {
+                (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
+            }
+            // It never ran: as if it had not been ordered yet.
+            Found::Ended(ExitRecord { outcome: Outcome::NotStarted(_), .. }) => {
+                forget(&executor, &id);
+                continue;
+            }
+            Found::Ended(record) => {
+                let at = Millis(record.ended_at_ms);
+                let since =
+                    record.started.as_ref().map_or(at, |started| Millis(started.started_at_ms));
+                (since, AdoptedState::Ended { at, failure: failure(&record) })
+            }
+        };
+        let adopted = Adopted { run, since, grace, state };
+        // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
+        let older = match newest.get(&run.id) {
+            Some((_, other)) if other.run > run => Some(id),
+            _ => newest.insert(run.id, (id, adopted)).map(|(older, _)| older),
+        };
+        if let Some(older) = older
+            && let Err(error) = executor.cleanup(&older)
+        {
+            tracing::warn!(container = %older, error = in_full(&error), "not cleaned up");
+        }
+    }
+    Ok((executor, newest.into_values().collect()))
+}
+
+fn forget(executor: &Executor, id: &ContainerId) {
+    if let Err(error) = executor.cleanup(id).and_then(|()| executor.remove_logs(id)) {
+        tracing::warn!(container = %id, error = in_full(&error), "not cleaned up");
+    }
+}
+
+/// `USER.JOB.INDEX.JOBNUMBER.INCARNATION.RUN`: people find a task by it, and the next borglet the
+/// run. Names have no dots.
+fn container_id(name: &TaskName, run: Run) -> Result<ContainerId, String> {
+    let TaskName { job, index } = name;
+    let IncarnationId { task, number } = run.id;
+    let id = format!("{}.{}.{index}.{}.{number}.{}", job.user, job.name, task.job.0, run.number);
+    id.parse().map_err(|error: crate::container::InvalidSpec| error.to_string())
+}
+
+fn run_of(container: &ContainerId) -> Option<Run> {
+    let parts: Vec<&str> = container.as_str().split('.').collect();
+    let [_user, _job, index, job, number, run] = parts.as_slice() else { return None };
+    let task = TaskId { job: JobId(job.parse().ok()?), index: index.parse().ok()? };
+    let id = IncarnationId { task, number: number.parse().ok()? };
+    Some(Run { id, number: run.parse().ok()? })
+}
+
+/// Those of an incarnation, by the number of their run.
+fn runs_of(
+    name: &TaskName,
+    id: IncarnationId,
+    all: impl Iterator<Item = ContainerId>,
+) -> BTreeMap<u32, ContainerId> {
+    let Ok(wanted) = container_id(name, Run { id, number: 0 }) else { return BTreeMap::new() };
+    let ours = all.filter(|container| slot(container.as_str()) == slot(wanted.as_str()));
+    ours.filter_map(|container| Some((run_of(&container)?.number, container))).collect()
+}
+
+/// A container's id without its run.
+fn slot(container: &str) -> &str {
+    container.rsplit_once('.').map_or(container, |(slot, _)| slot)
+}
+
+/// Whether somebody listens on a port, on any address: he would take the task's callers.
+fn is_taken(port: u16) -> bool {
+    let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    // Other errors (no IPv6 here, a port below 1024) are not for us to judge.
+    let in_use = |ip| matches!(TcpListener::bind((ip, port)), Err(e) if e.kind() == io::ErrorKind::AddrInUse);
+    all.into_iter().any(in_use)
+}
+
+fn container_spec(launch: &Launch) -> Result<ContainerSpec, String> {
+    let id = container_id(&launch.name, launch.run)?;
+    let mut spec = ContainerSpec::new(id, launch.argv.clone());
+    spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    spec.cpu_milli = launch.limit.cpu_milli;
+    spec.cpu_cap_milli = Some(launch.limit.cpu_milli.max(LEAST_CPU_CAP));
+    spec.ram_bytes = launch.limit.ram_bytes;
+    spec.pids_max = PROCESSES;
+    let bind =
+        |volume: &Volume| Bind { path: volume.path.clone().into(), writable: volume.writable };
+    spec.binds = launch.volumes.iter().map(bind).collect();
+    spec.note = launch.grace.0.to_string();
+    Ok(spec)
+}
+
+fn failure(record: &ExitRecord) -> Option<FailureCause> {
+    match &record.outcome {
+        Outcome::Exited { code: 0 } => None,
+        Outcome::Exited { code } => Some(FailureCause::Exit { code: *code }),
+        Outcome::Signalled { signal } => Some(FailureCause::Signal { signal: *signal }),
+        Outcome::OutOfMemory { limit_bytes, peak_bytes } => {
+            Some(FailureCause::OutOfMemory { limit_bytes: *limit_bytes, peak_bytes: *peak_bytes })
+        }
+        Outcome::NotStarted(error) => Some(FailureCause::start(&error.to_string())),
+        Outcome::Lost { .. } => Some(FailureCause::Lost),
+    }
+}
+
+fn pid(started: &Started) -> u32 {
+    u32::try_from(started.pid).unwrap_or(0)
+}
+
+/// An error with its causes in one line.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_says_which_run_of_which_task_it_is() {
+        let id = IncarnationId { task: TaskId { job: JobId(12), index: 3 }, number: 4 };
+        let run = Run { id, number: 5 };
+        let container = container_id(&"ann/web-1/3".parse().unwrap(), run).unwrap();
+        assert_eq!(container.as_str(), "ann.web-1.3.12.4.5");
+        assert_eq!(run_of(&container), Some(run));
+        assert_eq!(slot(container.as_str()), "ann.web-1.3.12.4");
+        for strange in ["a.b.3.12.4", "a.b.x.12.4.5", "a"] {
+            assert_eq!(run_of(&strange.parse().unwrap()), None);
+        }
+        // The longest names still fit.
+        let long = "x".repeat(63);
+        let id = IncarnationId {
+            task: TaskId { job: JobId(u64::MAX), index: u32::MAX },
+            number: u32::MAX,
+        };
+        let name = format!("{long}/{long}/{}", u32::MAX).parse().unwrap();
+        container_id(&name, Run { id, number: u32::MAX }).unwrap();
+    }
+}

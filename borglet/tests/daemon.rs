@@ -1,0 +1,269 @@
+//! The borglet as masters meet it: its own binary, real sockets, real processes.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the panic says where")]
+
+mod cell;
+
+use borg_proto::poll::{Fence, PollRefusal, TaskStatus};
+use borg_proto::rpc;
+use borg_proto::spec::Volume;
+use borg_proto::wire::pb;
+use borg_proto::{FailureCause, Millis};
+use cell::{Cell, Daemon, fence, shell, within};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::net::TcpListener;
+use std::time::Duration;
+
+fn is_alive(pid: u32) -> bool {
+    kill(Pid::from_raw(pid.try_into().unwrap()), None).is_ok()
+}
+
+/// A batch task from the order to its end: every change is told at once, and its output is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_the_target_runs_and_its_end_is_reported() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let task =
+        shell(1, 0, "echo hello $BORG_TASK of $BORG_TASKS on $BORG_MACHINE; sleep 0.3; exit 3");
+    let first = master.poll(fence(1, 1), Some(&[&task])).await.unwrap();
+    assert_eq!(first.obeyed, fence(1, 1));
+    assert!(matches!(first.report.tasks[0].status, TaskStatus::Starting));
+    assert_eq!(first.report.info.capacity.cpu_milli, 1_500, "as told on the command line");
+    let up = master.held(fence(1, 1), first.version).await.unwrap();
+    let TaskStatus::Up { pid, .. } = up.report.tasks[0].status else { panic!("{up:?}") };
+    assert!(is_alive(pid));
+    let over = master.held(fence(1, 1), up.version).await.unwrap();
+    let TaskStatus::Ended { failure, .. } = &over.report.tasks[0].status else {
+        panic!("{over:?}")
+    };
+    assert_eq!(failure, &Some(FailureCause::Exit { code: 3 }));
+    assert_eq!(master.log(&task, false).await.unwrap(), "hello 0 of 1 on m1\n");
+    let empty = master.poll(fence(1, 2), Some(&[])).await.unwrap();
+    assert!(empty.report.tasks.is_empty());
+}
+
+/// An old leader or an old division of the machines can do nothing, before and after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_order_is_refused_even_by_the_next_process() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let newest = Fence { epoch: 1, term: 7, session: 3, generation: 1 };
+    master.poll(newest, Some(&[])).await.unwrap();
+    let old = Fence { term: 6, session: 9, generation: 9, ..newest };
+    let refused = master.poll(old, Some(&[])).await.unwrap_err();
+    assert_eq!(rpc::refusal_of(&refused), Some(PollRefusal::Stale { asked: old, obeyed: newest }));
+    daemon.kill();
+    daemon.restart();
+    let mut master = daemon.master(&cell, "master/1");
+    let refused = master.poll(old, Some(&[])).await.unwrap_err();
+    assert!(matches!(rpc::refusal_of(&refused), Some(PollRefusal::Stale { .. })), "{refused:?}");
+    let missing = master.poll(newest, None).await.unwrap_err();
+    assert_eq!(rpc::refusal_of(&missing), Some(PollRefusal::TargetMissing { asked: newest }));
+}
+
+/// Tasks do not notice the death of their borglet, and the next one misses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_live_on_when_the_borglet_is_killed_and_no_end_is_lost() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let (long, short) = (shell(1, 0, "sleep 1000"), shell(1, 1, "sleep 1; exit 7"));
+    master.poll(fence(1, 1), Some(&[&long, &short])).await.unwrap();
+    let before = master
+        .until(fence(1, 1), |report| report.iter().all(|task| cell::pid(task).is_some()))
+        .await;
+    let pid = cell::pid(&before[0]).unwrap();
+    daemon.kill();
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    assert!(is_alive(pid), "the task died with its borglet");
+    daemon.restart();
+    let mut master = daemon.master(&cell, "master/1");
+    let after = master.poll(fence(1, 2), Some(&[&long, &short])).await.unwrap().report.tasks;
+    assert_eq!(after[0].status, before[0].status, "another process, or another start");
+    let TaskStatus::Ended { failure, .. } = &after[1].status else { panic!("{after:?}") };
+    assert_eq!(failure, &Some(FailureCause::Exit { code: 7 }));
+    // An adopted task obeys like any other.
+    master.poll(fence(1, 3), Some(&[])).await.unwrap();
+    master.until(fence(1, 3), <[_]>::is_empty).await;
+    within(Duration::from_secs(5), || !is_alive(pid)).await;
+}
+
+/// Stopping a borglet is not stopping its tasks; `destroy` is.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_survive_a_stop_and_nothing_survives_destruction() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let task = shell(1, 0, "trap '' TERM; while :; do sleep 1; done");
+    master.poll(fence(1, 1), Some(&[&task])).await.unwrap();
+    let up = master.until(fence(1, 1), |report| cell::pid(&report[0]).is_some()).await;
+    let pid = cell::pid(&up[0]).unwrap();
+    assert!(borglet::destroy(daemon.dir()).await.unwrap_err().to_string().contains("in use"));
+    assert!(daemon.terminate().success());
+    assert!(is_alive(pid));
+    borglet::destroy(daemon.dir()).await.unwrap();
+    assert!(!is_alive(pid));
+}
+
+/// A task that ignores SIGTERM is killed when its grace is over, with all of its processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_will_not_end_is_killed_after_its_grace() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let mut task = shell(1, 0, "trap '' TERM; sleep 1000 & while :; do sleep 1; done");
+    cell::change(&mut task, |spec| spec.grace_ms = Millis(300));
+    master.poll(fence(1, 1), Some(&[&task])).await.unwrap();
+    let up = master.until(fence(1, 1), |report| cell::pid(&report[0]).is_some()).await;
+    let stopping = master.poll(fence(1, 2), Some(&[])).await.unwrap();
+    assert_eq!(stopping.report.tasks[0].status, TaskStatus::Stopping);
+    master.until(fence(1, 2), <[_]>::is_empty).await;
+    assert!(!is_alive(cell::pid(&up[0]).unwrap()));
+}
+
+/// A service that ends is started again on the machine, and its log goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_started_again_and_its_log_goes_on() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let mut task = shell(1, 0, "echo run; [ -e gone ] || sleep 0.1");
+    task.restart = true;
+    master.poll(fence(1, 1), Some(&[&task])).await.unwrap();
+    let report = master.until(fence(1, 1), |report| report[0].restarts == 1).await;
+    assert_eq!(report[0].last_failure, Some(FailureCause::Exit { code: 0 }));
+    master
+        .until(fence(1, 1), |report| matches!(report[0].status, TaskStatus::BackOff { .. }))
+        .await;
+    assert_eq!(master.log(&task, false).await.unwrap(), "run\nrun\n");
+    let tail = master.tail(&task, 6).await.unwrap();
+    assert_eq!(tail, "n\nrun\n");
+}
+
+/// What can never start says why, in words for the job's owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_fails_with_a_clear_cause() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &["--volume", "/usr/share:ro"]);
+    let mut master = daemon.master(&cell, "master/1");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let [mut missing, mut volume, mut busy, mut link] =
+        [0, 1, 2, 3].map(|index| shell(1, index, "true"));
+    cell::change(&mut missing, |spec| spec.command = vec!["no-such-program".into()]);
+    cell::change(&mut volume, |spec| {
+        spec.volumes = vec![Volume { path: "/etc".into(), writable: false }]
+    });
+    cell::change(&mut busy, |spec| spec.ports = vec!["http".parse().unwrap()]);
+    busy.ports = vec![port];
+    cell::change(&mut link, |spec| spec.command.push("%port.web%".into()));
+    let all = [&missing, &volume, &busy, &link];
+    master.poll(fence(1, 1), Some(&all)).await.unwrap();
+    let over = |report: &[borg_proto::poll::TaskReport]| {
+        report.iter().all(|task| matches!(task.status, TaskStatus::Ended { .. }))
+    };
+    let report = master.until(fence(1, 1), over).await;
+    let why = |index: usize| report[index].last_failure.clone().unwrap().to_string();
+    assert!(why(0).contains("program not found: no-such-program"), "{}", why(0));
+    assert!(why(1).contains("volume \"/etc\" is not allowed on this machine"), "{}", why(1));
+    assert_eq!(why(2), format!("port {port} is taken on the machine"));
+    assert!(why(3).contains("%port.web% names no port of the task"), "{}", why(3));
+}
+
+/// Only masters of the borglet's own cell are heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_masters_of_the_own_cell_is_obeyed() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    for (role, code) in [
+        ("user/admin", tonic::Code::PermissionDenied),
+        ("borglet/m2", tonic::Code::PermissionDenied),
+    ] {
+        let mut caller = daemon.master(&cell, role);
+        let refused = caller.poll(fence(1, 1), Some(&[])).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused:?}");
+        let refused = caller.log(&shell(1, 0, "true"), false).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused:?}");
+    }
+    // Another cell whose name is not even different: its CA is.
+    let stranger = Cell::new();
+    let mut caller = daemon.master(&stranger, "master/1");
+    assert!(caller.poll(fence(1, 1), Some(&[])).await.is_err());
+    // A certificate of our CA that names another cell.
+    let mut caller = daemon.master_named(&cell, "borg://other/master/1");
+    let refused = caller.poll(fence(1, 1), Some(&[])).await.unwrap_err();
+    assert_eq!(refused.message(), "certificate for cell other, this is cell lab");
+    // A master of ours that means another machine.
+    let mut master = daemon.master(&cell, "master/1");
+    master.machine = "m2".parse().unwrap();
+    let refused = master.poll(fence(1, 1), Some(&[])).await.unwrap_err();
+    assert_eq!(refused.message(), "this is machine m1, asked was m2");
+    master.machine = "m1".parse().unwrap();
+    let missing = master.poll(fence(1, 1), None).await.unwrap_err();
+    assert!(
+        matches!(rpc::refusal_of(&missing), Some(PollRefusal::TargetMissing { .. })),
+        "something was obeyed"
+    );
+}
+
+/// One directory, one machine, one process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_in_use_or_of_another_machine_is_refused() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let (ok, error) = daemon.second(&cell.credentials("borg://lab/borglet/m1"));
+    assert!(!ok && error.contains("in use by another borglet"), "{error}");
+    daemon.terminate();
+    let (ok, error) = daemon.second(&cell.credentials("borg://lab/borglet/m2"));
+    assert!(!ok && error.contains("belongs to machine lab/m1, this is machine lab/m2"), "{error}");
+    let (ok, error) = daemon.second(&cell.credentials("borg://lab/user/ann"));
+    assert!(!ok && error.contains("a borglet needs borg://CELL/borglet/MACHINE"), "{error}");
+}
+
+/// What a monitoring system and a person with a browser see.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_and_health_are_served_in_plain_http() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    master.poll(fence(1, 1), Some(&[])).await.unwrap();
+    assert!(daemon.get("/healthz").await.ends_with("ok\n"));
+    let metrics = daemon.get("/metrics").await;
+    assert!(metrics.contains("\nborglet_polls_total 1\n"), "{metrics}");
+    for line in
+        metrics.lines().filter(|line| line.starts_with("# TYPE") && line.ends_with(" counter"))
+    {
+        assert!(line.contains("_total counter"), "{line}");
+    }
+}
+
+/// A reader that follows sees output as it comes and the end of the stream at the end of the task.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_log_ends_with_its_task() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let task = shell(1, 0, "for i in 1 2 3; do echo $i; sleep 0.2; done; echo end >&2");
+    master.poll(fence(1, 1), Some(&[&task])).await.unwrap();
+    assert_eq!(master.log(&task, true).await.unwrap(), "1\n2\n3\n");
+    let mut errors = master.open_log(&task, pb::LogStream::Stderr, false, 0).await.unwrap();
+    assert_eq!(errors.message().await.unwrap().unwrap().data, b"end\n");
+    let unknown = master.log(&shell(9, 9, "true"), false).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+}
+
+/// SIGTERM is part of the contract: the daemon ends with success.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_is_not_needed() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let first = master.poll(fence(1, 1), Some(&[])).await.unwrap();
+    // A held answer does not delay the end.
+    let held = tokio::spawn(async move { master.held(fence(1, 1), first.version).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    assert!(held.await.unwrap().is_err());
+}
