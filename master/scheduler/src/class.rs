@@ -8,7 +8,7 @@
 //! Invariant: a remembered answer equals the one that scoring the block now would give.
 
 use crate::filter::{Misses, allowed, misses, soft_missed};
-use crate::machines::{BLOCK, Machines, NOWHERE, bits};
+use crate::machines::{BLOCK, Machines, NOWHERE};
 use crate::need::Need;
 use crate::score::{Surroundings, Weights, crowd_steps};
 use crate::victims::{Amounts, Loss, choose, could_free};

@@ -213,7 +213,7 @@ impl fmt::Display for Amount<'_> {
                     return write!(f, "{} bytes", self.1);
                 };
                 // Tenths, rounded down: "has 23.9 GiB" must not read as the 24 that were asked for.
-                let tenths = u128::from(self.1) * 10 >> shift;
+                let tenths = (u128::from(self.1) * 10) >> shift;
                 if tenths % 10 == 0 {
                     return write!(f, "{} {unit}", tenths / 10);
                 }

@@ -24,6 +24,8 @@ mod need;
 mod queue;
 mod scheduler;
 mod score;
+#[cfg(test)]
+mod tests;
 mod victims;
 
 pub use explain::Explanation;

@@ -143,12 +143,12 @@ impl Queue {
         Some(TaskId { job, index })
     }
 
-    /// Every task that is here, with the moment before which it may not go.
+    /// Every task that is here.
     #[cfg(test)]
-    pub(crate) fn all(&self) -> BTreeMap<TaskId, Millis> {
+    pub(crate) fn all(&self) -> BTreeSet<TaskId> {
         let ready = self.ready.iter().flat_map(|(job, ready)| {
-            ready.tasks.iter().map(|index| (TaskId { job: *job, index: *index }, Millis(0)))
+            ready.tasks.iter().map(|index| TaskId { job: *job, index: *index })
         });
-        ready.chain(self.asleep.iter().map(|(task, (at, _, _))| (*task, *at))).collect()
+        ready.chain(self.asleep.keys().copied()).collect()
     }
 }

@@ -341,3 +341,32 @@ impl Scheduler {
         self.classes.retain(|_, class| class.used_at >= oldest_kept);
     }
 }
+
+/// Everything that a scheduler has folded from the stream, for comparing two of them.
+#[cfg(test)]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) rooms: BTreeMap<usize, [u64; 4]>,
+    up: BTreeSet<usize>,
+    residents: BTreeMap<TaskId, (usize, Option<u32>)>,
+    queued: BTreeSet<TaskId>,
+    undecided: usize,
+}
+
+#[cfg(test)]
+impl Scheduler {
+    pub(crate) fn contents(&self) -> Contents {
+        let machines = || self.machines.known();
+        let room = |m| (m, [0, 1, 2, 3].map(|column| self.machines.room(column, m, 0)));
+        let residents = machines().flat_map(|m| {
+            self.machines.residents(m).iter().map(move |r| (r.task, (m, r.incarnation)))
+        });
+        Contents {
+            rooms: machines().map(room).collect(),
+            up: machines().filter(|m| self.machines.is_up(*m)).collect(),
+            residents: residents.collect(),
+            queued: self.queue.all(),
+            undecided: self.assumed.len() + self.leaving.len(),
+        }
+    }
+}

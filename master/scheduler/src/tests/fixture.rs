@@ -1,0 +1,176 @@
+//! A cell to schedule in: the real state machine, driven by hand.
+
+use crate::Scheduler;
+use borg_cell::event::Event;
+use borg_cell::state::{Answer, Applied, CellState};
+use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::machine::MachineAddress;
+use borg_proto::{
+    IncarnationId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis, Priority, ReplicaId,
+    Resources, TaskId, TaskSpec, TaskState,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(super) const GIB: u64 = 1 << 30;
+/// No bound on the decisions of a pass.
+pub(super) const EVERYTHING: usize = usize::MAX;
+
+/// A cell, its log, and what happened since a scheduler was last told.
+pub(super) struct Cell {
+    pub(super) state: CellState,
+    pub(super) now: Millis,
+    pub(super) news: Vec<Event>,
+    jobs: u32,
+}
+
+impl Cell {
+    pub(super) fn new() -> Self {
+        let state = CellState::new("lab".parse().unwrap());
+        let mut cell = Self { state, now: Millis(1_000_000), news: Vec::new(), jobs: 0 };
+        cell.master(Action::Lead { leader: ReplicaId(1), term: 1 });
+        cell
+    }
+
+    pub(super) fn apply(&mut self, by: Principal, action: Action) -> Option<Answer> {
+        let command = Command { at: self.now, by, request: None, action };
+        let Applied { events, answer } =
+            self.state.apply(self.state.applied() + 1, &command).ok()?;
+        self.news.extend(events);
+        Some(answer)
+    }
+
+    pub(super) fn master(&mut self, action: Action) -> Option<Answer> {
+        self.apply(Principal::Master(ReplicaId(1)), action)
+    }
+
+    pub(super) fn user(&mut self, user: &str, action: Action) -> Option<Answer> {
+        self.apply(Principal::User(user.parse().unwrap()), action)
+    }
+
+    pub(super) fn observe(&mut self, change: Observation) {
+        self.master(Action::Observe { changes: vec![change] });
+    }
+
+    pub(super) fn add_machine(&mut self, info: MachineInfo) -> MachineId {
+        let name =
+            format!("m{}", self.state.machines().last().map_or(0, |m| m.id.0 + 1)).parse().unwrap();
+        let machine = MachineAddress { name, address: "127.0.0.1:1".into() };
+        let Some(Answer::Machine(id)) = self.user("admin", Action::AddMachine { machine }) else {
+            panic!("machine added")
+        };
+        self.observe(Observation::MachineUp { machine: id, info });
+        id
+    }
+
+    pub(super) fn submit(&mut self, user: &str, mut spec: JobSpec) -> JobKey {
+        spec.name = format!("j{}", self.jobs).parse().unwrap();
+        self.jobs += 1;
+        let Some(Answer::Job { key, .. }) =
+            self.user(user, Action::SubmitJob { spec: Arc::new(spec) })
+        else {
+            panic!("job accepted")
+        };
+        key
+    }
+
+    /// Commits decisions; each must be accepted, as nothing moved since they were made.
+    pub(super) fn place(&mut self, assignments: &[Assignment]) {
+        if assignments.is_empty() {
+            return;
+        }
+        let Some(Answer::Placed { results }) =
+            self.master(Action::Place { assignments: assignments.to_vec() })
+        else {
+            panic!("decisions are taken one by one")
+        };
+        for (result, assignment) in results.iter().zip(assignments) {
+            if let Err(refusal) = result {
+                panic!("{assignment:?} refused: {refusal}");
+            }
+        }
+        assert_eq!(results.len(), assignments.len());
+    }
+
+    pub(super) fn tell(&mut self, scheduler: &mut Scheduler) {
+        scheduler.follow(self.state.clone(), &self.news);
+        self.news.clear();
+    }
+
+    pub(super) fn running(&self) -> Vec<IncarnationId> {
+        let tasks = self.state.jobs().flat_map(|job| self.state.tasks_of(job.id));
+        tasks.filter_map(|(id, task)| task.running(id)).collect()
+    }
+
+    /// Pending tasks that may go now.
+    pub(super) fn ready(&self) -> Vec<TaskId> {
+        self.state.pending().filter(|id| self.not_before(*id) <= self.now).collect()
+    }
+
+    pub(super) fn not_before(&self, id: TaskId) -> Millis {
+        match self.state.task(id).unwrap().state {
+            TaskState::Pending { not_before, .. } => not_before,
+            TaskState::Running(_) | TaskState::Dead { .. } => panic!("{id} is pending"),
+        }
+    }
+
+    pub(super) fn priority(&self, id: TaskId) -> Priority {
+        self.state.job(id.job).unwrap().spec.priority
+    }
+
+    pub(super) fn spec(&self, id: TaskId) -> &JobSpec {
+        &self.state.job(id.job).unwrap().spec
+    }
+}
+
+pub(super) fn info(cpu_milli: u64, ram_gib: u64, rack: Option<u32>, gpus: u64) -> MachineInfo {
+    let devices =
+        if gpus > 0 { BTreeMap::from([("gpu".into(), gpus * 1000)]) } else { BTreeMap::new() };
+    let mut attributes = BTreeMap::from([(
+        "arch".into(),
+        if cpu_milli.is_multiple_of(2000) { "a" } else { "b" }.into(),
+    )]);
+    attributes.extend(rack.map(|rack| ("rack".into(), format!("r{rack}"))));
+    MachineInfo {
+        capacity: Resources {
+            cpu_milli,
+            ram_bytes: ram_gib * GIB,
+            disk_bytes: 100 * GIB,
+            ports: 4,
+            devices,
+        },
+        first_port: 20_000,
+        attributes,
+        boot_id: "b".into(),
+        missing_isolation: Vec::new(),
+        task_host: "127.0.0.1".into(),
+    }
+}
+
+pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> JobSpec {
+    JobSpec {
+        name: "unnamed".parse().unwrap(),
+        kind: JobKind::Batch,
+        tasks,
+        priority: Priority::new(priority).unwrap(),
+        appclass: None,
+        task: Arc::new(TaskSpec {
+            command: vec!["/bin/true".into()],
+            env: BTreeMap::new(),
+            limit: Resources { cpu_milli, ram_bytes: ram_gib * GIB, ..Resources::default() },
+            ports: Vec::new(),
+            constraints: Vec::new(),
+            spread: Vec::new(),
+            volumes: Vec::new(),
+            grace_ms: Millis(0),
+        }),
+        after: Vec::new(),
+        retries: 3,
+        labels: BTreeMap::new(),
+    }
+}
+
+pub(super) fn with(mut job: JobSpec, change: impl FnOnce(&mut TaskSpec)) -> JobSpec {
+    change(Arc::get_mut(&mut job.task).unwrap());
+    job
+}

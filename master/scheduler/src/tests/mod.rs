@@ -1,0 +1,6 @@
+//! Tests of the whole scheduler against the real state machine.
+
+mod fixture;
+mod laws;
+mod reference;
+mod scenes;

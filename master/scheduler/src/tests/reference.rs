@@ -1,0 +1,99 @@
+//! The best machine for a task by looking at all of them: the rules written down a second time,
+//! from the state alone, without any structure of the scheduler.
+
+use super::fixture::Cell;
+use crate::Weights;
+use borg_cell::state::{Machine, MachineState};
+use borg_proto::{IncarnationId, MachineId, Resources, TaskId};
+use std::sync::Arc;
+
+pub(super) type Best = (Option<(u16, usize)>, i64, MachineId, Vec<IncarnationId>);
+
+pub(super) fn best(cell: &Cell, task: TaskId) -> Option<Best> {
+    let plain = cell.state.machines().filter_map(|m| on(cell, task, m, false)).min();
+    plain.or_else(|| cell.state.machines().filter_map(|m| on(cell, task, m, true)).min())
+}
+
+fn on(cell: &Cell, task: TaskId, machine: &Machine, preempting: bool) -> Option<Best> {
+    let spec = cell.spec(task);
+    let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
+    if spec.task.constraints.iter().any(|c| !c.soft && !c.holds(&info.attributes)) {
+        return None;
+    }
+    let value = |machine: &Machine, attribute: &str| match attribute {
+        "machine" => machine.name.to_string(),
+        other => {
+            machine.info.as_ref().and_then(|i| i.attributes.get(other)).cloned().unwrap_or_default()
+        }
+    };
+    let there = |attribute: &str| {
+        let here = value(machine, attribute);
+        let homes =
+            cell.state.tasks_of(task.job).filter_map(|(_, t)| t.placement()).map(|p| p.machine);
+        homes.filter(|m| value(cell.state.machine(*m).unwrap(), attribute) == here).count() as u64
+    };
+    if spec.task.spread.iter().any(|s| there(&s.attribute) >= s.max.into()) {
+        return None;
+    }
+    let asked = spec.task.asked();
+    let mut gone: Vec<TaskId> = Vec::new();
+    let used = |gone: &[TaskId]| {
+        let staying = machine.tasks.iter().filter(|t| !gone.contains(t));
+        staying.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).task.asked()))
+    };
+    let fits = |gone: &[TaskId]| asked.fits_in(&info.capacity.minus(&used(gone)));
+    if preempting {
+        let mut candidates: Vec<TaskId> = machine
+            .tasks
+            .iter()
+            .copied()
+            .filter(|t| spec.priority.may_preempt(cell.priority(*t)))
+            .collect();
+        candidates.sort_by_key(|t| (cell.priority(*t), std::cmp::Reverse(*t)));
+        for candidate in candidates {
+            if fits(&gone) {
+                break;
+            }
+            gone.push(candidate);
+        }
+        for spared in gone.clone().into_iter().rev() {
+            let without: Vec<TaskId> = gone.iter().copied().filter(|t| *t != spared).collect();
+            if fits(&without) {
+                gone = without;
+            }
+        }
+    }
+    if !fits(&gone) {
+        return None;
+    }
+    let left = info.capacity.minus(&used(&gone)).minus(&asked);
+    let share = |left: u64, capacity: u64| {
+        i64::try_from((left * (1u64 << 48).checked_div(capacity).unwrap_or(0)) >> 32).unwrap()
+    };
+    let cpu = share(left.cpu_milli, info.capacity.cpu_milli);
+    let ram = share(left.ram_bytes >> 20, info.capacity.ram_bytes >> 20);
+    let disk = share(left.disk_bytes >> 20, info.capacity.disk_bytes >> 20);
+    let device =
+        |(name, all): (&Arc<str>, &u64)| share(left.devices.get(name).copied().unwrap_or(0), *all);
+    let devices: i64 = info.capacity.devices.iter().map(device).sum();
+    let weights = Weights::default();
+    let (mut on_machine, mut in_rack) = (0, 0);
+    if spec.tasks > 1 {
+        let steps = |count: u64| {
+            i64::try_from((count * 64 / u64::from(spec.tasks)).min(64) * 1024).unwrap()
+        };
+        (on_machine, in_rack) = (steps(there("machine")), steps(there("rack")));
+    }
+    let soft =
+        spec.task.constraints.iter().filter(|c| c.soft && !c.holds(&info.attributes)).count();
+    let soft = i64::try_from(soft).unwrap();
+    let cost = i64::from(weights.fit) * (cpu + ram + disk + devices)
+        + i64::from(weights.strand) * (cpu - ram).abs()
+        + i64::from(weights.machine_crowd) * on_machine
+        + i64::from(weights.rack_crowd) * in_rack
+        + i64::from(weights.soft) * 65_536 * soft;
+    let loss = preempting
+        .then(|| (gone.iter().map(|t| cell.priority(*t).get()).max().unwrap_or(0), gone.len()));
+    let victims = gone.iter().map(|t| cell.state.task(*t).unwrap().running(*t).unwrap()).collect();
+    Some((loss, cost, machine.id, victims))
+}

@@ -1,0 +1,253 @@
+//! Scenes: one thing each that a person can see a scheduler do.
+
+use super::fixture::{Cell, EVERYTHING, GIB, info, job, with};
+use crate::{Config, Reason, Scheduler};
+use borg_proto::command::{Action, Observation};
+use borg_proto::resources::Dimension;
+use borg_proto::spec::{Constraint, ConstraintOp, Spread};
+use borg_proto::{FailureCause, JobId, JobKey, JobSpec, Millis, TaskId};
+use std::collections::BTreeSet;
+
+/// A cell of equal machines, and a scheduler that knows it.
+fn cell_of(machines: u32, cpu_milli: u64, ram_gib: u64) -> (Cell, Scheduler) {
+    let mut cell = Cell::new();
+    for m in 0..machines {
+        cell.add_machine(info(cpu_milli, ram_gib, Some(m % 2), 0));
+    }
+    let mut scheduler = Scheduler::new(&cell.state, Config::default());
+    cell.tell(&mut scheduler);
+    (cell, scheduler)
+}
+
+fn task(cell: &Cell, key: &JobKey, index: u32) -> TaskId {
+    TaskId { job: cell.state.job_named(key).unwrap().id, index }
+}
+
+fn submit(cell: &mut Cell, scheduler: &mut Scheduler, user: &str, spec: JobSpec) -> JobKey {
+    let key = cell.submit(user, spec);
+    cell.tell(scheduler);
+    key
+}
+
+fn place_all(cell: &mut Cell, scheduler: &mut Scheduler) -> usize {
+    let decisions = scheduler.pass(cell.now, EVERYTHING);
+    cell.place(&decisions);
+    cell.tell(scheduler);
+    decisions.len()
+}
+
+fn why(cell: &Cell, scheduler: &Scheduler, key: &JobKey) -> String {
+    scheduler.explain(task(cell, key, 0), cell.now).summary
+}
+
+#[test]
+fn a_task_that_fits_nowhere_is_told_what_is_short_and_by_how_much() {
+    let (mut cell, mut scheduler) = cell_of(3, 4000, 24);
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 1000, 1024));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    let told = scheduler.explain(task(&cell, &key, 0), cell.now);
+    assert_eq!(told.summary, "0 of 3 machines fit: 3 lack memory (asks 1 TiB, largest has 24 GiB)");
+    assert_eq!((told.machines, told.feasible, told.rejections.len()), (3, 0, 1));
+    let reason = &told.rejections[0].reason;
+    assert_eq!(
+        *reason,
+        Reason::Short {
+            dimension: Dimension::Ram,
+            asks: 1024 * GIB,
+            room: 24 * GIB,
+            capacity: 24 * GIB
+        }
+    );
+}
+
+#[test]
+fn every_reason_of_every_machine_is_counted_not_only_the_first() {
+    let (mut cell, mut scheduler) = cell_of(2, 4000, 8);
+    let machine = cell.add_machine(info(1000, 64, None, 0));
+    cell.observe(Observation::MachineDown { machine });
+    let spec = with(job(1, 100, 5500, 16), |task| {
+        let values = vec!["b".into()];
+        task.constraints.push(Constraint {
+            attribute: "arch".into(),
+            op: ConstraintOp::Equal,
+            values,
+            soft: false,
+        });
+    });
+    let key = submit(&mut cell, &mut scheduler, "ann", spec);
+    assert_eq!(
+        why(&cell, &scheduler, &key),
+        "0 of 3 machines fit: 3 lack cpu (asks 5.5, largest has 4), 2 do not meet arch = b, \
+         2 lack memory (asks 16 GiB, largest has 8 GiB), 1 is not up"
+    );
+}
+
+#[test]
+fn a_cell_without_machines_or_with_none_up_says_so() {
+    let (mut cell, mut scheduler) = cell_of(0, 0, 0);
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 100, 1));
+    assert_eq!(why(&cell, &scheduler, &key), "the cell has no machines");
+    let machine = cell.add_machine(info(1000, 8, None, 0));
+    cell.observe(Observation::MachineDown { machine });
+    cell.tell(&mut scheduler);
+    assert_eq!(why(&cell, &scheduler, &key), "none of the 1 machines is up");
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+}
+
+#[test]
+fn a_failed_task_waits_out_its_back_off_and_says_how_long() {
+    let (mut cell, mut scheduler) = cell_of(1, 1000, 8);
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 100, 1));
+    place_all(&mut cell, &mut scheduler);
+    let id = cell.running()[0];
+    let failure = Some(FailureCause::Exit { code: 7 });
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    let wakeup = scheduler.next_wakeup(cell.now).unwrap();
+    assert!(wakeup > cell.now);
+    let said = why(&cell, &scheduler, &key);
+    assert!(
+        said.starts_with("in back-off for another 1 s after exit code 7; 1 of 1 machine fits"),
+        "{said}"
+    );
+    cell.now = Millis(wakeup.0 - 1);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    cell.now = wakeup;
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    assert_eq!(scheduler.next_wakeup(cell.now), None);
+}
+
+#[test]
+fn a_job_that_starts_after_another_says_for_whom_it_waits() {
+    let (mut cell, mut scheduler) = cell_of(1, 1000, 8);
+    let first = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 100, 1));
+    let spec = JobSpec { after: vec![first.clone()], ..job(1, 100, 100, 1) };
+    let second = submit(&mut cell, &mut scheduler, "ann", spec);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    assert_eq!(why(&cell, &scheduler, &second), format!("waits for {first} to finish"));
+    assert_eq!(scheduler.next_wakeup(cell.now), None, "no clock releases it");
+    let id = cell.running()[0];
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure: None });
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    assert_eq!(why(&cell, &scheduler, &second), "placed on m0 as incarnation 1");
+    assert_eq!(why(&cell, &scheduler, &first), "over: finished");
+    let nobody = TaskId { job: JobId(999), index: 0 };
+    assert_eq!(scheduler.explain(nobody, cell.now).summary, "the cell has no task 999.0");
+}
+
+#[test]
+fn a_decision_on_its_way_is_not_made_again_and_why_says_where_it_goes() {
+    let (mut cell, mut scheduler) = cell_of(1, 1000, 8);
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 600, 1));
+    let other = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 600, 1));
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    assert_eq!(decided.len(), 1);
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), []);
+    assert_eq!(why(&cell, &scheduler, &key), "goes to m0 as soon as the decision is committed");
+    scheduler.refused(task(&cell, &key, 0));
+    cell.user("ann", Action::Kill { job: key, tasks: Vec::new() });
+    cell.tell(&mut scheduler);
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING)[0].task, task(&cell, &other, 0));
+}
+
+#[test]
+fn users_of_one_priority_take_turns_and_higher_priority_goes_before_them() {
+    let (mut cell, mut scheduler) = cell_of(4, 4000, 64);
+    submit(&mut cell, &mut scheduler, "ann", job(5, 100, 100, 1));
+    submit(&mut cell, &mut scheduler, "bob", job(2, 100, 100, 1));
+    submit(&mut cell, &mut scheduler, "eve", job(1, 110, 100, 1));
+    let mut order = String::new();
+    // One decision a pass: whose turn it was is remembered from pass to pass.
+    loop {
+        let decided = scheduler.pass(cell.now, 1);
+        let Some(one) = decided.first() else { break };
+        order += &cell.state.job(one.task.job).unwrap().key.user.as_str()[..1];
+    }
+    assert_eq!(order, "eababaaa");
+}
+
+#[test]
+fn the_lowest_priority_goes_first_and_nobody_goes_in_vain() {
+    let (mut cell, mut scheduler) = cell_of(1, 4000, 64);
+    let small = submit(&mut cell, &mut scheduler, "ann", job(1, 0, 500, 1));
+    let large = submit(&mut cell, &mut scheduler, "ann", job(1, 50, 2000, 1));
+    let batch = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 1500, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 3);
+    let prod = submit(&mut cell, &mut scheduler, "eve", job(1, 200, 2000, 1));
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    let victims: Vec<TaskId> = decided[0].victims.iter().map(|v| v.task).collect();
+    assert_eq!(
+        victims,
+        [task(&cell, &large, 0)],
+        "{small} would not have helped, {batch} is more important"
+    );
+    cell.place(&decided);
+    cell.tell(&mut scheduler);
+    assert_eq!(why(&cell, &scheduler, &prod), "placed on m0 as incarnation 1");
+    let more = submit(&mut cell, &mut scheduler, "eve", job(1, 300, 4000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0, "production does not push out production");
+    assert_eq!(
+        why(&cell, &scheduler, &more),
+        "0 of 1 machine fits: 1 lacks cpu (asks 4, most free is 2)",
+        "what may be pushed out counts as room"
+    );
+}
+
+#[test]
+fn a_service_of_few_tasks_stands_on_several_machines_and_racks() {
+    let (mut cell, mut scheduler) = cell_of(4, 4000, 64);
+    submit(&mut cell, &mut scheduler, "ann", job(2, 200, 500, 4));
+    place_all(&mut cell, &mut scheduler);
+    let racks: BTreeSet<_> = cell
+        .running()
+        .iter()
+        .map(|id| cell.state.task(id.task).unwrap().placement().unwrap().machine)
+        .map(|machine| {
+            cell.state.machine(machine).unwrap().info.as_ref().unwrap().attributes["rack"].clone()
+        })
+        .collect();
+    assert_eq!(racks.len(), 2);
+}
+
+#[test]
+fn a_soft_constraint_is_followed_when_it_can_be_and_only_then() {
+    let (mut cell, mut scheduler) = cell_of(4, 1000, 64);
+    let prefer = |task: &mut borg_proto::TaskSpec| {
+        let values = vec!["r1".into()];
+        task.constraints.push(Constraint {
+            attribute: "rack".into(),
+            op: ConstraintOp::Equal,
+            values,
+            soft: true,
+        });
+    };
+    for _ in 0..3 {
+        submit(&mut cell, &mut scheduler, "ann", with(job(1, 100, 1000, 1), prefer));
+    }
+    let on: Vec<u32> = scheduler.pass(cell.now, EVERYTHING).iter().map(|d| d.machine.0).collect();
+    assert_eq!(on, [1, 3, 0]);
+}
+
+#[test]
+fn fit_says_how_many_and_what_stops_the_next_one() {
+    let (cell, scheduler) = cell_of(3, 4000, 8);
+    let fit = scheduler.fit(&job(100, 100, 1500, 1), 100);
+    assert_eq!((fit.tasks, fit.machines), (6, 3));
+    assert_eq!(
+        fit.summary,
+        "6 of 100 tasks fit; for the next one, 0 of 3 machines fit: 3 lack cpu (asks 1.5, most free is 1)"
+    );
+    let spread = with(job(10, 100, 100, 1), |task| {
+        task.spread.push(Spread { attribute: "rack".into(), max: 2 });
+    });
+    let fit = scheduler.fit(&spread, 10);
+    assert_eq!(fit.tasks, 4);
+    assert!(
+        fit.summary.ends_with("3 take no more of the job (at most 2 per rack)"),
+        "{}",
+        fit.summary
+    );
+    assert!(cell.running().is_empty());
+}
