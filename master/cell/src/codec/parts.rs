@@ -3,7 +3,7 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
-use crate::state::jobs::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
+use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{Job, JobEnd, Machine, MachineState, Task};
 use borg_proto::names::NameError;
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};

@@ -1,8 +1,9 @@
 //! The replicated state of a cell: machines, jobs and tasks, and the one way they change.
 //!
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
-//! have a file each (`machines`, `jobs`, `tasks`), as have the rules of placing (`placement`), of
-//! taking in what machines report (`observe`) and of repeated requests (`requests`). `audit` says
+//! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
+//! (`lives`), of placing (`placement`), of taking in what machines report (`observe`) and of
+//! repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -12,7 +13,8 @@
 
 pub mod audit;
 mod digest;
-pub mod jobs;
+mod jobs;
+pub mod lives;
 mod machines;
 pub mod observe;
 mod placement;

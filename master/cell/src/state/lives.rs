@@ -1,0 +1,364 @@
+//! The life of jobs: accepting, ending and forgetting them, and the order that `after` asks for.
+//!
+//! Leaves where tasks run to `placement` and what becomes of running ones to `observe`.
+//!
+//! Invariants: a name is taken while its job is alive; when a job ends, whoever waited for it
+//! starts or fails in the same entry; how much is alive or remembered is bounded.
+
+use super::turn::Turn;
+use super::{Answer, Job, JobEnd, JobState};
+use crate::event::{EventKind, TaskChange};
+use crate::rejection::Rejection;
+use borg_proto::identity::ADMIN;
+use borg_proto::spec::SpecError;
+use borg_proto::task::{TaskEnd, TaskState};
+use borg_proto::wire::pb;
+use borg_proto::{JobId, JobKey, JobKind, JobSpec, Millis, TaskId, UserName};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Most slots of jobs that are alive: our choice, over the 1,500,000 tasks that the design is
+/// measured at.
+pub const MAX_LIVE_SLOTS: u64 = 2_000_000;
+/// Most jobs that are alive: our choice; bounds what all specifications together can take.
+pub const MAX_LIVE_JOBS: u64 = 100_000;
+/// How many dead jobs are remembered; the oldest are forgotten first. 10,000: our choice.
+pub const DEAD_JOBS_KEPT: usize = 10_000;
+/// How many slots of dead jobs are remembered. 500,000: our choice, five jobs of the largest kind.
+pub const DEAD_SLOTS_KEPT: u64 = 500_000;
+
+impl Turn<'_> {
+    /// Accepts a job.
+    pub(super) fn submit(
+        &mut self,
+        user: &UserName,
+        spec: &Arc<JobSpec>,
+    ) -> Result<Answer, Rejection> {
+        check_spec(spec)?;
+        let key = spec.key(user);
+        let old = self.state.job_named(&key);
+        if let Some(old) = old.filter(|old| old.is_alive()) {
+            return Err(Rejection::JobAlive { job: key, state: old.state() });
+        }
+        let old = old.map(|old| old.id);
+        let waits_for = self.awaited(&key, &spec.after)?;
+        self.check_room(spec)?;
+
+        if let Some(old) = old {
+            self.forget(old);
+        }
+        let id = JobId(self.state.next_job);
+        self.state.next_job += 1;
+        for awaited in &waits_for {
+            self.job_mut(*awaited).dependents.insert(id);
+        }
+        let job = Job::new(id, user, spec.clone(), waits_for, self.at);
+        self.state.pending.extend((0..spec.tasks).map(|index| TaskId { job: id, index }));
+        self.state.live_slots += u64::from(spec.tasks);
+        self.state.job_keys.insert(key.clone(), id);
+        self.state.jobs.insert(id, Arc::new(job));
+        self.emit(EventKind::JobSubmitted(id));
+        Ok(Answer::Job { id, key })
+    }
+
+    /// The jobs of `after` that have not finished yet.
+    fn awaited(&self, key: &JobKey, after: &[JobKey]) -> Result<BTreeSet<JobId>, Rejection> {
+        let mut awaited = BTreeSet::new();
+        for name in after {
+            let job = name.clone();
+            if name == key {
+                return Err(Rejection::AfterItself { job });
+            }
+            let Some(first) = self.state.job_named(name) else {
+                return Err(Rejection::AfterUnknown { job });
+            };
+            if first.spec.kind == JobKind::Service {
+                return Err(Rejection::AfterService { job });
+            }
+            match first.state() {
+                JobState::Finished => {}
+                state @ (JobState::Failed | JobState::Killed) => {
+                    return Err(Rejection::AfterEnded { job, state });
+                }
+                JobState::Waiting | JobState::Pending | JobState::Running => {
+                    awaited.insert(first.id);
+                }
+            }
+        }
+        Ok(awaited)
+    }
+
+    fn check_room(&self, spec: &JobSpec) -> Result<(), Rejection> {
+        let full = |what: &str, there, most| {
+            Err(Rejection::CellFull { what: what.to_owned(), there, most })
+        };
+        let slots = self.state.live_slots;
+        if slots + u64::from(spec.tasks) > MAX_LIVE_SLOTS {
+            return full("tasks", slots, MAX_LIVE_SLOTS);
+        }
+        let live = (self.state.jobs.len() - self.state.dead_jobs.len()) as u64;
+        if live >= MAX_LIVE_JOBS || self.state.next_job == u64::MAX {
+            return full("jobs", live, MAX_LIVE_JOBS);
+        }
+        Ok(())
+    }
+
+    /// Ends a job, or some of its tasks. Killing what is dead already is fine and does nothing.
+    pub(super) fn kill(
+        &mut self,
+        user: &UserName,
+        key: &JobKey,
+        tasks: &[u32],
+    ) -> Result<Answer, Rejection> {
+        let Some(job) = self.state.job_named(key) else {
+            return Err(Rejection::NoSuchJob { job: key.clone() });
+        };
+        if user != job.owner() && user.as_str() != ADMIN {
+            return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
+        }
+        if let Some(index) = tasks.iter().copied().find(|index| *index >= job.spec.tasks) {
+            return Err(Rejection::NoSuchTask {
+                job: key.clone(),
+                index,
+                last: job.spec.tasks - 1,
+            });
+        }
+        let id = job.id;
+        let end = TaskEnd::Killed { by: user.to_string() };
+        if tasks.is_empty() {
+            return Ok(Answer::Killed { tasks: self.end_tasks(id, &end) });
+        }
+        let mut killed = 0;
+        for index in tasks {
+            let task = TaskId { job: id, index: *index };
+            if self.state.task(task).is_some_and(|task| !task.is_dead()) {
+                self.end_task(task, end.clone());
+                killed += 1;
+            }
+        }
+        Ok(Answer::Killed { tasks: killed })
+    }
+
+    /// Ends the jobs whose last task died in this entry, and those that this lets start or fail
+    /// in turn. A worklist, not recursion: chains of jobs may be long.
+    pub(super) fn settle(&mut self) {
+        while let Some((id, from)) = self.over.pop_front() {
+            let end = self.end_job(id, from);
+            let job = self.job_mut(id);
+            let key = job.key.to_string();
+            for dependent in std::mem::take(&mut job.dependents) {
+                if end == JobEnd::Finished {
+                    self.no_longer_waits(dependent, id);
+                } else {
+                    self.end_tasks(dependent, &TaskEnd::DependencyFailed { job: key.clone() });
+                }
+            }
+        }
+        self.forget_oldest();
+    }
+
+    fn end_job(&mut self, id: JobId, from: JobState) -> JobEnd {
+        let at = self.at;
+        let job = self.job_mut(id);
+        let end = job.verdict();
+        job.ended = Some((at, end.clone()));
+        let (to, slots) = (job.state(), u64::from(job.spec.tasks));
+        for awaited in std::mem::take(&mut job.waits_for) {
+            self.job_mut(awaited).dependents.remove(&id);
+        }
+        self.state.live_slots -= slots;
+        self.state.dead_slots += slots;
+        self.state.dead_jobs.insert((at, id));
+        self.emit(EventKind::JobChanged { job: id, from, to });
+        end
+    }
+
+    fn no_longer_waits(&mut self, id: JobId, finished: JobId) {
+        let job = self.job_mut(id);
+        job.waits_for.remove(&finished);
+        if !job.waits_for.is_empty() {
+            return;
+        }
+        self.emit(EventKind::JobChanged {
+            job: id,
+            from: JobState::Waiting,
+            to: JobState::Pending,
+        });
+        let held: Vec<TaskId> =
+            self.state.tasks_of(id).filter(|(_, task)| !task.is_dead()).map(|(id, _)| id).collect();
+        for task in held {
+            let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
+            self.change_task(task, to, TaskChange::Released, |_| ());
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.state.dead_jobs.len() > DEAD_JOBS_KEPT || self.state.dead_slots > DEAD_SLOTS_KEPT
+        {
+            let Some((_, oldest)) = self.state.dead_jobs.get_min().copied() else { return };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.remove(&id) else { return };
+        self.state.job_keys.remove(&job.key);
+        self.state.dead_slots -= u64::from(job.spec.tasks);
+        if let Some(at) = job.ended_at() {
+            self.state.dead_jobs.remove(&(at, id));
+        }
+        self.emit(EventKind::JobForgotten(id, job.key.clone()));
+    }
+}
+
+/// Every bound of a specification, its size included.
+fn check_spec(spec: &JobSpec) -> Result<(), Rejection> {
+    let checked = JobSpec::try_from(pb::JobSpec::from(spec));
+    checked
+        .map(|_| ())
+        .map_err(|e| Rejection::Spec(SpecError { field: e.field, value: e.value, why: e.why }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, batch, service};
+    use borg_proto::MachineId;
+
+    const MIB: u64 = 1 << 20;
+
+    fn after(name: &str, first: &[&str]) -> JobSpec {
+        let mut spec = batch(name, 2, 100, MIB);
+        spec.after = first.iter().map(|job| job.parse().unwrap()).collect();
+        spec
+    }
+
+    fn state(cell: &Cell, job: JobId) -> JobState {
+        cell.state.job(job).unwrap().state()
+    }
+
+    fn finish(cell: &mut Cell, job: JobId, machine: MachineId) {
+        for index in 0..cell.state.job(job).unwrap().spec.tasks {
+            let id = cell.place(job, index, machine).unwrap();
+            cell.ended(id, None);
+        }
+    }
+
+    #[test]
+    fn a_job_starts_when_the_last_one_before_it_has_finished() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let (a, b) = (
+            cell.submit("ann", batch("a", 1, 100, MIB)),
+            cell.submit("ann", batch("b", 1, 100, MIB)),
+        );
+        let merge = cell.submit("ann", after("merge", &["ann/a", "ann/b"]));
+        assert_eq!(state(&cell, merge), JobState::Waiting);
+        assert_eq!(cell.state.job(merge).unwrap().note(&cell.state), "waits for ann/a, ann/b");
+        assert_eq!(
+            cell.place(merge, 0, machine).unwrap_err().to_string(),
+            "task 3.0 waits for other jobs"
+        );
+        finish(&mut cell, a, machine);
+        assert_eq!(state(&cell, merge), JobState::Waiting);
+        finish(&mut cell, b, machine);
+        assert_eq!(state(&cell, merge), JobState::Pending);
+        finish(&mut cell, merge, machine);
+        assert_eq!(state(&cell, merge), JobState::Finished);
+    }
+
+    #[test]
+    fn a_chain_of_jobs_fails_from_its_first_link_however_long_it_is() {
+        let mut cell = Cell::new();
+        let first = cell.submit("ann", batch("j0", 1, 100, MIB));
+        let last = (1..300)
+            .map(|i| cell.submit("ann", after(&format!("j{i}"), &[&format!("ann/j{}", i - 1)])))
+            .last();
+        assert_eq!(cell.kill("ann", "ann/j0", &[]).unwrap(), 1);
+        assert_eq!(state(&cell, first), JobState::Killed);
+        assert_eq!(state(&cell, last.unwrap()), JobState::Failed);
+        assert_eq!(
+            cell.state.job(last.unwrap()).unwrap().note(&cell.state),
+            "job ann/j298 did not finish"
+        );
+    }
+
+    #[test]
+    fn what_a_job_cannot_start_after_is_said_at_once() {
+        let mut cell = Cell::new();
+        cell.submit("ann", service("web", 1, 100, MIB));
+        cell.submit("ann", batch("gone", 1, 100, MIB));
+        cell.kill("ann", "ann/gone", &[]).unwrap();
+        let mut refused =
+            |first: &str| cell.try_submit("ann", after("merge", &[first])).unwrap_err().to_string();
+        assert_eq!(refused("ann/merge"), "job ann/merge cannot start after itself");
+        assert_eq!(refused("bob/web"), "there is no job bob/web to start after");
+        assert_eq!(
+            refused("ann/web"),
+            "job ann/web is a service and never finishes: nothing can start after it"
+        );
+        assert_eq!(refused("ann/gone"), "job ann/gone, which it starts after, is killed");
+    }
+
+    #[test]
+    fn a_name_is_free_again_when_its_job_is_dead() {
+        let mut cell = Cell::new();
+        let first = cell.submit("ann", service("web", 1, 100, MIB));
+        let again = cell.try_submit("ann", service("web", 1, 100, MIB)).unwrap_err();
+        assert_eq!(again.to_string(), "job ann/web exists and is pending");
+        cell.kill("ann", "ann/web", &[]).unwrap();
+        let second = cell.submit("ann", service("web", 1, 100, MIB));
+        assert!(second > first);
+        assert_eq!(cell.state.job(first), None);
+        assert_eq!(cell.state.job_named(&"ann/web".parse().unwrap()).unwrap().id, second);
+    }
+
+    #[test]
+    fn only_owner_and_admin_kill_and_some_tasks_leave_the_rest() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 3, 100, MIB));
+        cell.place(job, 1, machine).unwrap();
+        let refused = cell.kill("bob", "ann/web", &[]).unwrap_err();
+        assert_eq!(refused.to_string(), "user bob is neither the owner of ann/web nor admin");
+        assert_eq!(
+            cell.kill("ann", "ann/web", &[7]).unwrap_err().to_string(),
+            "job ann/web has tasks 0 to 2, not 7"
+        );
+        assert_eq!(cell.kill("ann", "ann/web", &[1, 1]).unwrap(), 1);
+        assert!(cell.state.machine(machine).unwrap().tasks.is_empty());
+        assert_eq!(state(&cell, job), JobState::Pending);
+        assert_eq!(cell.kill("admin", "ann/web", &[]).unwrap(), 2);
+        assert_eq!(cell.kill("admin", "ann/web", &[]).unwrap(), 0);
+        assert_eq!(cell.state.job(job).unwrap().note(&cell.state), "killed by admin");
+    }
+
+    #[test]
+    fn a_specification_out_of_bounds_is_refused_by_field() {
+        let mut cell = Cell::new();
+        let refused = cell.try_submit("ann", batch("none", 0, 100, MIB)).unwrap_err();
+        assert_eq!(refused.to_string(), "tasks: 0 is outside 1 to 100000");
+    }
+
+    #[test]
+    fn old_dead_jobs_are_forgotten() {
+        let mut cell = Cell::new().state;
+        let mut index = 0;
+        let mut apply = |action| {
+            index += 1;
+            let by = crate::fixture::user("ann");
+            let command =
+                borg_proto::command::Command { at: Millis(index), by, request: None, action };
+            cell.apply(index, &command).unwrap();
+        };
+        for i in 0..DEAD_JOBS_KEPT + 3 {
+            let spec = Arc::new(batch(&format!("j{i}"), 1, 100, MIB));
+            let job = spec.key(&UserName::new("ann").unwrap());
+            apply(borg_proto::command::Action::SubmitJob { spec });
+            apply(borg_proto::command::Action::Kill { job, tasks: Vec::new() });
+        }
+        assert_eq!(cell.jobs().count(), DEAD_JOBS_KEPT);
+        assert_eq!(cell.jobs().next().unwrap().key.name.as_str(), "j3");
+        assert_eq!(cell.audit(), []);
+    }
+}
