@@ -1,1 +1,37 @@
 //! DOES: the agent of one machine, and the shim that holds each task.
+//!
+//! The daemon: [`App`] puts it together, `driver` owns the supervisor, `tasks` carries its effects
+//! out, `service` is what masters talk to, `home` what must not be forgotten. Below it,
+//! `executor` is the door to containers: it starts, signals, watches and removes them. Everything
+//! else serves it: `shim` is the small process that holds one task, `container` what a container
+//! is and how a process is put inside one, `cgroup` its limits, `logs` its output, `isolation`
+//! what this machine can and cannot do.
+
+mod app;
+pub mod cgroup;
+mod clock;
+mod command;
+pub mod config;
+pub mod container;
+mod driver;
+pub mod executor;
+mod home;
+mod housekeeping;
+mod http;
+pub mod isolation;
+pub mod logs;
+mod machine;
+mod metrics;
+mod procfs;
+mod service;
+pub mod shim;
+mod sys;
+mod tasks;
+
+pub use app::{App, BuildError, RunError, destroy};
+pub use command::main_with;
+pub use config::Config;
+pub use driver::DriverError;
+pub use home::{ADDRESSES_FILE, Addresses, HomeError};
+pub use machine::MachineError;
+pub use tasks::TasksError;
