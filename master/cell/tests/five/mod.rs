@@ -189,7 +189,7 @@ impl Five {
         }
         // Replicas do not tick at the same moment.
         for id in self.up() {
-            if (self.now.0 + id * 3) % 20 == 0 {
+            if (self.now.0 + id * 3).is_multiple_of(20) {
                 self.input(id, vec![Input::Tick]);
             }
         }
