@@ -123,6 +123,69 @@ async fn a_task_that_will_not_end_is_killed_after_its_grace() {
     assert!(!is_alive(cell::pid(&up[0]).unwrap()));
 }
 
+/// The same where there are no cgroups and namespaces, or nobody may use them.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_isolation_tasks_run_and_end_and_the_machine_says_what_is_missing() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &["--isolation", "none"]);
+    let mut master = daemon.master(&cell, "master/1");
+    let stubborn = shell(1, 0, "trap '' TERM; sleep 1000 & echo $!; wait; sleep 1000");
+    let long = shell(1, 1, "sleep 1000");
+    let first = master.poll(fence(1, 1), Some(&[&stubborn, &long])).await.unwrap();
+    let missing = first.report.info.missing_isolation.join("; ");
+    assert!(
+        missing.contains("limits are not enforced") && missing.contains("process table"),
+        "{missing}"
+    );
+    let before = master
+        .until(fence(1, 1), |report| report.iter().all(|task| cell::pid(task).is_some()))
+        .await;
+    daemon.kill();
+    daemon.restart();
+    let mut master = daemon.master(&cell, "master/1");
+    let after = master.poll(fence(1, 2), Some(&[&stubborn, &long])).await.unwrap().report.tasks;
+    assert_eq!(after[1].status, before[1].status);
+    let child: u32 = master.log(&stubborn, false).await.unwrap().trim().parse().unwrap();
+    assert!(is_alive(child));
+    master.poll(fence(1, 3), Some(&[&long])).await.unwrap();
+    master.until(fence(1, 3), |report| report.len() == 1).await;
+    within(Duration::from_secs(5), || {
+        !is_alive(cell::pid(&before[0]).unwrap()) && !is_alive(child)
+    })
+    .await;
+    assert!(is_alive(cell::pid(&before[1]).unwrap()));
+}
+
+/// Memory over the limit ends the task and the report says so; usage is measured.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_and_usage_is_reported() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let hog = shell(1, 0, "x=a; while :; do x=$x$x; done");
+    let mut busy = shell(1, 1, "while :; do :; done");
+    cell::change(&mut busy, |spec| spec.limit.cpu_milli = 200);
+    let first = master.poll(fence(1, 1), Some(&[&hog, &busy])).await.unwrap();
+    let missing = &first.report.info.missing_isolation;
+    if !missing.is_empty() {
+        assert!(std::env::var_os("BORG_PRIVILEGED").is_none(), "{missing:?}");
+        eprintln!("skipped: {missing:?}");
+        return;
+    }
+    let over =
+        |task: &borg_proto::poll::TaskReport| matches!(task.status, TaskStatus::Ended { .. });
+    let report = master.until(fence(1, 1), |report| over(&report[0])).await;
+    let cause = report[0].last_failure.clone().unwrap();
+    assert!(
+        matches!(cause, FailureCause::OutOfMemory { limit_bytes: 67_108_864, .. }),
+        "{cause:?}"
+    );
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    let usage = master.poll(fence(1, 1), None).await.unwrap().report.tasks[1].usage;
+    assert!((100..=300).contains(&usage.cpu_milli), "a limit of 200, used {usage:?}");
+    assert!(usage.ram_bytes > 0, "{usage:?}");
+}
+
 /// A service that ends is started again on the machine, and its log goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_started_again_and_its_log_goes_on() {
