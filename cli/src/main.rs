@@ -36,7 +36,10 @@ fn daemon() -> Option<ExitCode> {
     if borglet::shim::is_shim_invocation() {
         return Some(borglet::shim::main());
     }
-    let mut args = std::env::args_os().skip(1).peekable();
+    // By its own name, as `ps` shows a local cell's processes, or by its first argument.
+    let called = std::env::args_os().next()?;
+    let skipped = usize::from(!matches!(called.to_str(), Some("borgmaster" | "borglet")));
+    let mut args = std::env::args_os().skip(skipped).peekable();
     match args.peek()?.to_str()? {
         "borgmaster" => Some(borg_master::main_with(args)),
         "borglet" => Some(borglet::main_with(args)),

@@ -44,7 +44,7 @@ pub struct TargetArgs {
     #[arg(long, global = true, env = "BORG_CELL_DIR", value_name = "DIR")]
     pub cell_dir: Option<PathBuf>,
     /// Addresses of the masters instead of those in client.json
-    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT,..")]
+    #[arg(long = "master", global = true, value_delimiter = ',', value_name = "HOST:PORT,..")]
     pub masters: Vec<String>,
     /// Directory of the credentials instead of that in client.json
     #[arg(long, global = true, value_name = "DIR")]
@@ -98,13 +98,16 @@ impl TargetArgs {
             _ => self.masters.clone(),
         };
         if masters.is_empty() {
-            return Err(Failure::new(Code::Usage, "no master is known: give --masters HOST:PORT"));
+            return Err(Failure::new(Code::Usage, "no master is known: give --master HOST:PORT"));
         }
         let creds = match (&self.creds, &file) {
             (Some(creds), _) => creds.clone(),
             (None, Some(file)) => self.dir().join(&file.creds),
             (None, None) => {
-                return Err(Failure::new(Code::Usage, "no credentials are known: give --creds DIR"));
+                return Err(Failure::new(
+                    Code::Usage,
+                    "no credentials are known: give --creds DIR",
+                ));
             }
         };
         let credentials = Credentials::load(&creds)
@@ -137,7 +140,7 @@ impl TargetArgs {
         let path = self.dir().join(CLIENT_FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let why = format!(
-                "there is no cell in {} ({error}): start one with `borgctl cell up`, or name one with --cell-dir, BORG_CELL_DIR or --masters and --creds",
+                "there is no cell in {} ({error}): start one with `borgctl cell up`, or name one with --cell-dir, BORG_CELL_DIR or --master and --creds",
                 self.dir().display()
             );
             Failure::new(Code::NotFound, why)

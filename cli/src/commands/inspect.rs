@@ -143,7 +143,7 @@ async fn one_job(
         age(now.saturating_sub(job.submitted_at_ms))
     );
     if !job.note.is_empty() {
-        head.push_str("\n");
+        head.push('\n');
         head.push_str(&job.note);
     }
     let rows = tasks.into_iter().map(|task| task_row(task, now));

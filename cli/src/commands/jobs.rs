@@ -10,7 +10,7 @@ use crate::target::TargetArgs;
 use borg_proto::wire::pb;
 use borg_proto::{JobKey, JobKind, JobSpec, UserName};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How often a job that is waited for is looked at.
@@ -52,7 +52,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 async fn evaluate(
-    file: &PathBuf,
+    file: &Path,
     args: Vec<(String, String)>,
     user: UserName,
 ) -> Result<Evaluated, Failure> {

@@ -1,5 +1,7 @@
 //! The commands: what each takes, and which code carries it out.
 
+#[cfg(feature = "daemons")]
+mod cell;
 mod cert;
 mod events;
 pub mod example;
@@ -15,7 +17,7 @@ use crate::exit::{Code, Failure};
 use crate::output::{Format, Output};
 use crate::target::TargetArgs;
 use clap::{CommandFactory, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::Path;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -40,6 +42,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show a whole cell at work on this computer, through the death of its leader
+    #[cfg(feature = "daemons")]
+    Demo(crate::demo::DemoArgs),
+    /// Start, show or stop a cell on this computer
+    #[cfg(feature = "daemons")]
+    #[command(subcommand)]
+    Cell(cell::CellCommand),
     /// Run the jobs of a file (.bcl or JSON, - for standard input)
     Submit(jobs::SubmitArgs),
     /// List jobs, or one job's tasks
@@ -92,6 +101,10 @@ impl Cli {
         let out = Output::new(output);
         let client = || Client::new(&target.resolve()?);
         match command {
+            #[cfg(feature = "daemons")]
+            Command::Demo(args) => crate::demo::run(args).await,
+            #[cfg(feature = "daemons")]
+            Command::Cell(command) => cell::run(command, target, out).await,
             Command::Submit(args) => jobs::submit(&target, args, out).await,
             Command::Status(args) => inspect::status(&mut client()?, args, out).await,
             Command::Logs(args) => logs::logs(&mut client()?, args, out).await,
@@ -117,7 +130,7 @@ impl Cli {
 }
 
 /// A path that must exist, as a failure of the right kind.
-fn must_exist(path: &PathBuf) -> Result<(), Failure> {
+fn must_exist(path: &Path) -> Result<(), Failure> {
     if path.as_os_str() == "-" || path.exists() {
         return Ok(());
     }
