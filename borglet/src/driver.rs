@@ -176,12 +176,20 @@ impl Driver {
 
     fn answer(&mut self, token: u64, result: Result<PollAnswer, PollRefusal>) {
         match &result {
-            Ok(_) => self.metrics.polls.inc(),
+            Ok(_) => drop(self.metrics.polls.inc()),
             Err(refusal) => {
-                tracing::warn!(%refusal, "poll refused");
-                self.metrics.refused_polls.inc()
+                self.metrics.refused_polls.inc();
+                match refusal {
+                    // The shard did not know yet that this process is new; its next poll has it.
+                    PollRefusal::TargetMissing { .. } => tracing::debug!(%refusal, "poll refused"),
+                    PollRefusal::Stale { .. }
+                    | PollRefusal::Cell { .. }
+                    | PollRefusal::Machine { .. } => {
+                        tracing::warn!(%refusal, "poll refused");
+                    }
+                }
             }
-        };
+        }
         if let Some(answer) = self.waiting.remove(&token) {
             // The shard may have given the poll up: its next one gets the full state again.
             drop(answer.send(result));

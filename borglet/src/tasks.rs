@@ -168,13 +168,20 @@ impl Tasks {
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
             // Only logs of a start that an earlier borglet did not live to tell of.
-            Err(StartError::Exists(_)) if self.0.executor.remove_logs(&container).is_ok() => {
+            Err(StartError::Exists(_)) if self.remove_kept_logs(&container) => {
                 self.0.executor.start(spec)
             }
             started => started,
         };
         let started = started.map_err(|error| fail(error.to_string()))?;
         Ok((container, started))
+    }
+
+    /// Whether logs were all that was left of a container, and are gone now. What is more than
+    /// logs may run, and is never touched here.
+    fn remove_kept_logs(&self, container: &ContainerId) -> bool {
+        let kept = self.0.executor.kept_logs().unwrap_or_default();
+        kept.iter().any(|(id, _)| id == container) && self.0.executor.remove_logs(container).is_ok()
     }
 
     /// The supervisor has checked the path as it is written; here what it leads to is checked.

@@ -302,6 +302,21 @@ async fn metrics_and_health_are_served_in_plain_http() {
     }
 }
 
+/// What a load balancer or `grpcurl` asks first.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_served_over_grpc_to_anyone_of_the_cell() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let user = daemon.master(&cell, "user/ann");
+    let mut client = tonic_health::pb::health_client::HealthClient::new(user.channel.clone());
+    let service = "borg.v1.Borglet".to_owned();
+    let answer = client.check(tonic_health::pb::HealthCheckRequest { service }).await.unwrap();
+    assert_eq!(
+        answer.into_inner().status(),
+        tonic_health::pb::health_check_response::ServingStatus::Serving
+    );
+}
+
 /// A reader that follows sees output as it comes and the end of the stream at the end of the task.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_followed_log_ends_with_its_task() {

@@ -128,7 +128,11 @@ impl Daemon {
         let channel =
             rpc::channel(&address, &credentials, "m1.borglet.lab.borg", Timeouts::default())
                 .unwrap();
-        Master { client: rpc::borglet_client(channel), machine: "m1".parse().unwrap() }
+        Master {
+            client: rpc::borglet_client(channel.clone()),
+            channel,
+            machine: "m1".parse().unwrap(),
+        }
     }
 
     /// The whole answer to a plain HTTP GET.
@@ -185,6 +189,7 @@ fn launch(dir: &Path, creds: &Path, more: &[String]) -> (Child, Addresses) {
 
 /// Whoever polls machine `m1`.
 pub(crate) struct Master {
+    pub(crate) channel: Channel,
     client: BorgletClient<Channel>,
     pub(crate) machine: MachineName,
 }
