@@ -123,6 +123,7 @@ fn a_checkpoint_gets_through_a_bad_network() {
         five.submit_until_accepted(&format!("job-{round}"));
     }
     five.lost_per_hundred = 30;
+    five.checkpoints_to_lose = 2;
     five.start(away);
     five.run_until("the checkpoint", 60_000, |five| five.has_job(away, "job-0"));
     five.lost_per_hundred = 0;
@@ -156,6 +157,19 @@ fn without_a_majority_a_change_is_unavailable_within_its_deadline() {
     assert!(!five.master(leader).is_leader());
     let token = five.submit(leader, "web");
     assert!(matches!(five.answers[&token], Outcome::NotLeader { .. }));
+}
+
+/// A client hears of a lost leader as soon as the leader itself knows, not at its deadline.
+#[test]
+fn a_leader_that_steps_down_tells_those_who_wait() {
+    let mut five = Five::new(14);
+    let leader = five.elect();
+    five.run(200);
+    five.cut(leader);
+    let token = five.submit(leader, "web");
+    five.run_until("an answer", 700, |five| five.answers.contains_key(&token));
+    assert_eq!(five.answers[&token], Outcome::Unavailable);
+    assert!(!five.master(leader).is_leader());
 }
 
 /// I3, B6: a leader that was cut off must not answer reads from what it remembers.
@@ -207,7 +221,13 @@ fn a_lossy_network_loses_no_acknowledged_job() {
         five.lost_per_hundred = 20;
         for round in 0..10 {
             five.submit_until_accepted(&format!("job-{round}"));
+            // Followers that are behind must catch up before they answer; `five` checks that.
+            for id in 1..=5 {
+                five.read(id);
+            }
         }
+        five.run(1_100);
+        assert!(five.reads.values().filter(|read| read.is_some()).count() > 40, "{:?}", five.reads);
         five.lost_per_hundred = 0;
         five.settle();
         assert!((0..10).all(|round| five.has_job(1, &format!("job-{round}"))));

@@ -5,7 +5,9 @@
 mod five;
 
 use borg_cell::master::{Config, Effect, Input, Master, Outcome, RecoverError};
-use borg_cell::store::{EntryKind, HardState, LogEntry, Recovered, ReplicaIdentity};
+use borg_cell::store::{
+    Checkpoint, EntryKind, HardState, LogEntry, Membership, Position, Recovered, ReplicaIdentity,
+};
 use borg_proto::wire::pb;
 use borg_proto::{CellName, Millis, ReplicaId};
 use five::Five;
@@ -61,6 +63,26 @@ fn a_replica_does_not_begin_from_less_than_was_agreed() {
     assert!(matches!(error, RecoverError::CommitBeyondLog { commit: 7, last: 1 }));
     let error = Master::new(config(6, 5), recovered()).unwrap_err();
     assert!(matches!(error, RecoverError::NotAMember { .. }));
+}
+
+/// B3: how far the log is agreed is written late, a checkpoint only of what is agreed.
+#[test]
+fn what_a_checkpoint_covers_is_agreed() {
+    let mut one = Five::with(1, 1, |_| {});
+    one.submit_until_accepted("web");
+    let state = one.master(1).state();
+    let (index, term) = (state.applied(), one.master(1).term());
+    let membership = Membership { voters: vec![1], ..Membership::default() };
+    let data = state.encode().into();
+    let mut from = recovered();
+    from.checkpoint = Some(Checkpoint { index, term, membership, data });
+    from.compacted = Position { index, term };
+    from.hard_state = HardState { term, vote: 1, commit: index - 1 };
+    let mut master = Master::new(config(1, 1), from).unwrap();
+    assert_eq!((master.state().applied(), master.status().commit), (index, index));
+    master.handle(Millis(1), std::iter::repeat_n(Input::Tick, 50));
+    assert!(master.is_leader());
+    assert_eq!(master.state().applied(), index + 2, "Raft's entry and the leader's");
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(crate) struct Five {
     /// Times a replica took the whole state from another.
     pub(crate) resets: BTreeMap<u64, u32>,
     pub(crate) lost_per_hundred: u64,
+    pub(crate) checkpoints_to_lose: u32,
     pub(crate) diverged: Vec<(u64, ReplicaId, u64)>,
     /// Orders to each replica's shard, in order.
     pub(crate) orders: BTreeMap<u64, Vec<ShardOrders>>,
@@ -68,6 +69,7 @@ impl Five {
             leaders: BTreeMap::new(),
             resets: BTreeMap::new(),
             lost_per_hundred: 0,
+            checkpoints_to_lose: 0,
             diverged: Vec::new(),
             orders: BTreeMap::new(),
             captured: Vec::new(),
@@ -147,7 +149,10 @@ impl Five {
                     if self.capture {
                         self.captured.push(message.clone());
                     }
-                    if draw % 100 >= self.lost_per_hundred {
+                    let checkpoint = message.snapshot.is_some();
+                    if checkpoint && self.checkpoints_to_lose > 0 {
+                        self.checkpoints_to_lose -= 1;
+                    } else if draw % 100 >= self.lost_per_hundred {
                         let at = self.now + Millis(1 + (draw >> 32) % 5);
                         self.wire.insert((at, self.sent), (id, to.0, message));
                     }
@@ -157,6 +162,7 @@ impl Five {
                 }
                 Effect::ReadReady { token, index } => {
                     assert!(self.reads.insert(token, Some(index)).is_none(), "answered once");
+                    assert!(master.state().applied() >= index, "a read before its entry");
                 }
                 Effect::ReadFailed { token } => {
                     assert!(self.reads.insert(token, None).is_none(), "answered once");
