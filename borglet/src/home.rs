@@ -8,9 +8,10 @@ use borg_proto::poll::Fence;
 use borg_proto::{CellName, MachineName};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The directory, held by this process.
@@ -102,10 +103,10 @@ impl Home {
         cell: &CellName,
         machine: &MachineName,
     ) -> Result<Self, HomeError> {
-        fs::create_dir_all(path).map_err(disk("create", path))?;
-        // Tasks write their output there: nobody else's business.
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        fs::set_permissions(path, private).map_err(disk("protect", path))?;
+        // Tasks write their output there: nobody else's business. A directory that is there
+        // already keeps the rights that somebody gave it.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(disk("create", path))?;
         let home = Self::lock(path)?;
         let cgroup = format!("borg-{cell}-{machine}-{:x}", clock::session());
         let mine = Owner { cell: cell.clone(), machine: machine.clone(), cgroup };

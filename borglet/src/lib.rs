@@ -23,6 +23,7 @@ pub mod logs;
 mod machine;
 mod metrics;
 mod procfs;
+mod runs;
 mod service;
 pub mod shim;
 mod sys;

@@ -139,7 +139,12 @@ mod tests {
         let (metrics, exposition) = Metrics::new();
         metrics.polls.inc();
         let text = exposition.text();
-        assert!(text.contains("# HELP borglet_polls_total Polls answered.\n# TYPE borglet_polls_total counter\nborglet_polls_total 1\n"), "{text}");
+        let polls = [
+            "# HELP borglet_polls_total Polls answered.",
+            "# TYPE borglet_polls_total counter",
+            "borglet_polls_total 1",
+        ];
+        assert!(text.contains(&polls.join("\n")), "{text}");
         assert!(text.contains("# TYPE borglet_log_bytes_total counter"), "{text}");
         assert!(text.contains("borglet_tasks{state=\"up\"} 0"), "{text}");
         assert!(!text.contains("# UNIT") && !text.contains("# EOF"), "{text}");

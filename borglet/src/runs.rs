@@ -1,0 +1,110 @@
+//! A run of a task as a container: its id, its specification, how its end reads.
+//!
+//! Invariant: a container's id says which run it is, so that the next borglet knows it from the
+//! directory alone.
+
+use crate::container::{Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, Started};
+use borg_proto::spec::Volume;
+use borg_proto::{FailureCause, IncarnationId, JobId, TaskId, TaskName};
+use borglet_supervisor::{Launch, Run};
+use std::collections::BTreeMap;
+
+/// Most processes and threads of a task. Our choice.
+const PROCESSES: u32 = 1024;
+/// Least hard limit on the processor in millicores: what the kernel's accounting can hold.
+const LEAST_CPU_CAP: u64 = 10;
+
+/// `USER.JOB.INDEX.JOBNUMBER.INCARNATION.RUN`: people find a task by it, and the next borglet the
+/// run. Names have no dots.
+pub(crate) fn container_id(name: &TaskName, run: Run) -> Result<ContainerId, String> {
+    let TaskName { job, index } = name;
+    let IncarnationId { task, number } = run.id;
+    let id = format!("{}.{}.{index}.{}.{number}.{}", job.user, job.name, task.job.0, run.number);
+    id.parse().map_err(|error: crate::container::InvalidSpec| error.to_string())
+}
+
+/// Which run a container is; `None` when it is not one of a task.
+pub(crate) fn run_of(container: &ContainerId) -> Option<Run> {
+    let parts: Vec<&str> = container.as_str().split('.').collect();
+    let [_user, _job, index, job, number, run] = parts.as_slice() else { return None };
+    let task = TaskId { job: JobId(job.parse().ok()?), index: index.parse().ok()? };
+    let id = IncarnationId { task, number: number.parse().ok()? };
+    Some(Run { id, number: run.parse().ok()? })
+}
+
+/// Those of an incarnation, by the number of their run.
+pub(crate) fn runs_of(
+    name: &TaskName,
+    id: IncarnationId,
+    all: impl Iterator<Item = ContainerId>,
+) -> BTreeMap<u32, ContainerId> {
+    let Ok(wanted) = container_id(name, Run { id, number: 0 }) else { return BTreeMap::new() };
+    let ours = all.filter(|container| slot(container.as_str()) == slot(wanted.as_str()));
+    ours.filter_map(|container| Some((run_of(&container)?.number, container))).collect()
+}
+
+/// A container's id without its run.
+fn slot(container: &str) -> &str {
+    container.rsplit_once('.').map_or(container, |(slot, _)| slot)
+}
+
+/// What the executor is asked for. The processor is a hard limit, as memory is.
+pub(crate) fn container_spec(launch: &Launch) -> Result<ContainerSpec, String> {
+    let id = container_id(&launch.name, launch.run)?;
+    let mut spec = ContainerSpec::new(id, launch.argv.clone());
+    spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    spec.cpu_milli = launch.limit.cpu_milli;
+    spec.cpu_cap_milli = Some(launch.limit.cpu_milli.max(LEAST_CPU_CAP));
+    spec.ram_bytes = launch.limit.ram_bytes;
+    spec.pids_max = PROCESSES;
+    let bind =
+        |volume: &Volume| Bind { path: volume.path.clone().into(), writable: volume.writable };
+    spec.binds = launch.volumes.iter().map(bind).collect();
+    spec.note = launch.grace.0.to_string();
+    Ok(spec)
+}
+
+/// Why a run failed; `None` when it exited with 0.
+pub(crate) fn failure(record: &ExitRecord) -> Option<FailureCause> {
+    match &record.outcome {
+        Outcome::Exited { code: 0 } => None,
+        Outcome::Exited { code } => Some(FailureCause::Exit { code: *code }),
+        Outcome::Signalled { signal } => Some(FailureCause::Signal { signal: *signal }),
+        Outcome::OutOfMemory { limit_bytes, peak_bytes } => {
+            Some(FailureCause::OutOfMemory { limit_bytes: *limit_bytes, peak_bytes: *peak_bytes })
+        }
+        Outcome::NotStarted(error) => Some(FailureCause::start(&error.to_string())),
+        Outcome::Lost { .. } => Some(FailureCause::Lost),
+    }
+}
+
+/// Process id of the task's first process on the machine.
+pub(crate) fn pid(started: &Started) -> u32 {
+    u32::try_from(started.pid).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_says_which_run_of_which_task_it_is() {
+        let id = IncarnationId { task: TaskId { job: JobId(12), index: 3 }, number: 4 };
+        let run = Run { id, number: 5 };
+        let container = container_id(&"ann/web-1/3".parse().unwrap(), run).unwrap();
+        assert_eq!(container.as_str(), "ann.web-1.3.12.4.5");
+        assert_eq!(run_of(&container), Some(run));
+        assert_eq!(slot(container.as_str()), "ann.web-1.3.12.4");
+        for strange in ["a.b.3.12.4", "a.b.x.12.4.5", "a"] {
+            assert_eq!(run_of(&strange.parse().unwrap()), None);
+        }
+        // The longest names still fit.
+        let long = "x".repeat(63);
+        let id = IncarnationId {
+            task: TaskId { job: JobId(u64::MAX), index: u32::MAX },
+            number: u32::MAX,
+        };
+        let name = format!("{long}/{long}/{}", u32::MAX).parse().unwrap();
+        container_id(&name, Run { id, number: u32::MAX }).unwrap();
+    }
+}
