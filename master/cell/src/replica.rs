@@ -14,6 +14,9 @@ mod log;
 mod logger;
 mod message;
 mod reads;
+mod recovery;
+
+pub use recovery::RecoverError;
 
 use crate::event::Event;
 use crate::master::{Config, Effect, Outcome};
@@ -67,46 +70,6 @@ impl OwnedBatch {
             hard_state: self.hard_state,
         }
     }
-}
-
-/// Why a replica could not begin from what its store gave back.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    /// The replica is not among the voters, or the voters are none or too many.
-    #[error("replica {replica} is not one of the masters {voters:?}")]
-    NotAMember {
-        /// This replica.
-        replica: ReplicaId,
-        /// The members.
-        voters: Vec<ReplicaId>,
-    },
-    /// The checkpoint was made with other masters.
-    #[error("the checkpoint is of masters {found:?}, configured are {expected:?}")]
-    OtherMembers {
-        /// In the checkpoint.
-        found: Vec<u64>,
-        /// Configured.
-        expected: Vec<u64>,
-    },
-    /// The checkpoint is not a state that this version can read.
-    #[error("checkpoint at {index}: {why}")]
-    Checkpoint {
-        /// Its place.
-        index: u64,
-        /// What is wrong.
-        why: String,
-    },
-    /// More is known to be agreed than the log holds.
-    #[error("commit {commit} is beyond the last entry {last}: rejoin from a peer")]
-    CommitBeyondLog {
-        /// Known to be agreed.
-        commit: u64,
-        /// Last entry.
-        last: u64,
-    },
-    /// Raft refuses the configuration.
-    #[error("raft configuration")]
-    Raft(#[from] raft::Error),
 }
 
 /// Who proposed an entry, and so who hears how it went.
@@ -198,7 +161,7 @@ impl Replica {
             });
         }
         let state = match &recovered.checkpoint {
-            Some(made) => recover_state(&config, &voters, made)?,
+            Some(made) => recovery::from_checkpoint(&config, &voters, made)?,
             None => CellState::new(config.cell.clone()),
         };
         // A checkpoint covers agreed entries only, so at least that much is agreed (etcd-io/raft
@@ -317,7 +280,7 @@ impl Replica {
         let installs = message.get_msg_type() == MessageType::MsgSnapshot;
         let place = message.get_snapshot().get_metadata().index;
         if installs && current && place >= self.hard.commit {
-            let state = read_snapshot(&self.config, message.get_snapshot())
+            let state = recovery::from_snapshot(&self.config, message.get_snapshot())
                 .map_err(|_| message::Refused("checkpoint that is no state of this cell"))?;
             self.incoming = Some((place, state));
         }
@@ -650,33 +613,4 @@ impl Replica {
             self.halted = Some(why);
         }
     }
-}
-
-fn recover_state(
-    config: &Config,
-    voters: &[u64],
-    made: &Checkpoint,
-) -> Result<CellState, RecoverError> {
-    let members = Membership { voters: voters.to_vec(), ..Membership::default() };
-    if made.membership != members {
-        let found = made.membership.voters.clone();
-        return Err(RecoverError::OtherMembers { found, expected: voters.to_vec() });
-    }
-    read_state(config, made.index, &made.data)
-        .map_err(|why| RecoverError::Checkpoint { index: made.index, why })
-}
-
-fn read_snapshot(config: &Config, snapshot: &Snapshot) -> Result<CellState, String> {
-    read_state(config, snapshot.get_metadata().index, &snapshot.data)
-}
-
-fn read_state(config: &Config, index: u64, data: &[u8]) -> Result<CellState, String> {
-    let state = CellState::decode(data).map_err(|error| error.to_string())?;
-    if *state.cell() != config.cell {
-        return Err(format!("it is of cell {}, this is cell {}", state.cell(), config.cell));
-    }
-    if state.applied() != index {
-        return Err(format!("it is of entry {}, not of {index}", state.applied()));
-    }
-    Ok(state)
 }

@@ -234,6 +234,53 @@ fn a_lossy_network_loses_no_acknowledged_job() {
     }
 }
 
+/// Whatever happens in whatever order: nothing acknowledged is lost, and all agree in the end.
+#[test]
+fn crashes_cuts_and_losses_in_any_order_lose_nothing() {
+    for seed in 1_000..1_020 {
+        let mut five = Five::with(seed, 5, |config| {
+            config.checkpoint_every = 12;
+            config.trailing = 3;
+        });
+        let mut tokens = BTreeMap::new();
+        for round in 0..60 {
+            let draw = five.draw();
+            let (up, which) = (five.up(), draw >> 20);
+            match draw % 8 {
+                0 if up.len() > 3 => five.crash(which % 5 + 1),
+                1 | 2 => {
+                    (1..=5).filter(|id| !up.contains(id)).take(1).for_each(|id| five.start(id))
+                }
+                3 => five.lost_per_hundred = which % 40,
+                4 => five.heal(),
+                5 => five.cut(which % 5 + 1),
+                _ => {}
+            }
+            if let Some(leader) = five.leader() {
+                let name = format!("job-{round}");
+                tokens.insert(five.submit(leader, &name), name);
+            }
+            for id in five.up() {
+                five.read(id);
+            }
+            five.run((draw >> 40) % 300);
+        }
+        five.heal();
+        five.lost_per_hundred = 0;
+        for id in (1..=5).filter(|id| !five.up().contains(id)).collect::<Vec<_>>() {
+            five.start(id);
+        }
+        five.run(3_000);
+        five.settle();
+        let accepted =
+            |token: &u64| matches!(five.answers.get(token), Some(Outcome::Accepted { .. }));
+        let kept: Vec<_> = tokens.iter().filter(|(token, _)| accepted(token)).collect();
+        assert!(kept.len() > 5, "seed {seed}: {} of {} accepted", kept.len(), tokens.len());
+        assert!(kept.iter().all(|(_, name)| five.has_job(1, name)), "seed {seed} lost a job");
+        assert_eq!((five.halts.len(), five.diverged.len()), (0, 0));
+    }
+}
+
 /// The same seed gives the same effects, byte for byte: elections, messages, states and all.
 #[test]
 fn the_same_seed_gives_the_same_history() {

@@ -220,6 +220,11 @@ impl Five {
         panic!("not within {most_ms} ms: {what}");
     }
 
+    /// A number of the test's own generator.
+    pub(crate) fn draw(&mut self) -> u64 {
+        next(&mut self.random)
+    }
+
     pub(crate) fn elect(&mut self) -> u64 {
         self.run_until("a leader", 5_000, |five| five.leader().is_some());
         self.leader().unwrap()
