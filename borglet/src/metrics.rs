@@ -8,7 +8,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use std::collections::BTreeSet;
 
 /// The counters of one borglet. Handed to the parts that count; no globals, so that several
 /// borglets fit in one test.
@@ -102,32 +101,8 @@ impl Exposition {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
-        prometheus_text(&text)
+        borg_proto::rpc::prometheus_text(&text)
     }
-}
-
-/// OpenMetrics names a counter without `_total` in HELP and TYPE and has UNIT and EOF lines; the
-/// older text format, which `promtool check metrics` reads, wants the sample's own name and knows
-/// neither line.
-fn prometheus_text(openmetrics: &str) -> String {
-    let counter =
-        |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
-    let counters: BTreeSet<String> = openmetrics.lines().filter_map(counter).collect();
-    let mut text = String::with_capacity(openmetrics.len());
-    for line in openmetrics.lines() {
-        if line.starts_with("# UNIT ") || line == "# EOF" {
-            continue;
-        }
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(kind), Some(name), rest) if counters.contains(name) => {
-                text.push_str(&format!("# {kind} {name}_total {}", rest.unwrap_or("")));
-            }
-            _ => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

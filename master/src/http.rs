@@ -5,12 +5,10 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use borg_proto::rpc::METRICS_CONTENT_TYPE;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-/// The content type that Prometheus asks for.
-const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether the replica is fit to serve: it knows a leader.
 pub(crate) type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -34,7 +32,7 @@ pub(crate) async fn serve(
         let (exposition, refresh) = shown.as_ref();
         refresh();
         let text = exposition.text();
-        async move { ([(header::CONTENT_TYPE, TEXT)], text) }
+        async move { ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text) }
     };
     let health = move || {
         let answer = if healthy() {

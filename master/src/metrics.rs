@@ -97,11 +97,11 @@ impl Metrics {
 }
 
 impl Exposition {
-    /// All metrics as text.
+    /// All metrics in the Prometheus text format.
     #[must_use]
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
-        text
+        borg_proto::rpc::prometheus_text(&text)
     }
 }

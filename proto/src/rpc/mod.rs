@@ -10,6 +10,7 @@
 
 mod caller;
 mod channel;
+mod exposition;
 mod status;
 mod tls;
 
@@ -25,6 +26,7 @@ pub use channel::{
     borglet_client, borglet_server, borgmaster_client, borgmaster_server, channel, peer_client,
     peer_server, serve_incoming, server,
 };
+pub use exposition::{METRICS_CONTENT_TYPE, prometheus_text};
 pub use status::{explain, refusal_of, status_of, status_of_refusal};
 pub use tls::{
     CA_FILE, CERT_FILE, Credentials, CredentialsError, KEY_FILE, client_tls, server_tls,
