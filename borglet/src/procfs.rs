@@ -14,8 +14,6 @@ pub(crate) struct Stat {
     pub(crate) start_ticks: u64,
     /// Resident memory in pages.
     pub(crate) rss_pages: u64,
-    /// Ended and not yet collected.
-    pub(crate) zombie: bool,
 }
 
 /// Looks at process `pid`.
@@ -34,13 +32,7 @@ fn parse(text: &str) -> Option<Stat> {
         cpu_ticks: number(14)? + number(15)? + number(16)? + number(17)?,
         start_ticks: number(22)?,
         rss_pages: number(24)?,
-        zombie: fields.first() == Some(&"Z"),
     })
-}
-
-/// Whether the process that was `pid` and started at `start_ticks` still runs.
-pub(crate) fn runs(pid: i32, start_ticks: u64) -> bool {
-    stat(pid).is_ok_and(|stat| stat.start_ticks == start_ticks && !stat.zombie)
 }
 
 /// The children of `pid`, which must have a single thread.
@@ -100,13 +92,5 @@ mod tests {
         let stat = parse(&format!("7 (a) b (c)) {}", fields.join(" "))).unwrap();
         assert_eq!((stat.parent, stat.start_ticks, stat.rss_pages), (4, 22, 24));
         assert_eq!(stat.cpu_ticks, 14 + 15 + 16 + 17);
-    }
-
-    #[test]
-    fn this_process_runs_and_one_started_at_another_time_does_not() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let ticks = stat(own).unwrap().start_ticks;
-        assert!(runs(own, ticks));
-        assert!(!runs(own, ticks + 1));
     }
 }

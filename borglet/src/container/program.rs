@@ -55,7 +55,7 @@ pub(crate) fn become_program(
     die_with: Option<i32>,
 ) -> StartError {
     match prepare(spec, work, pipes, notes, die_with) {
-        Ok(path) => execute(spec, work, &path),
+        Ok(path) => execute(spec, work, &path, die_with.is_none()),
         Err(error) => error,
     }
 }
@@ -113,7 +113,7 @@ fn limit_resources() -> Result<(), Errno> {
 }
 
 /// Tries each place where the program may be, as a shell would.
-fn execute(spec: &ContainerSpec, work: &Path, path: &str) -> StartError {
+fn execute(spec: &ContainerSpec, work: &Path, path: &str, own_tmp: bool) -> StartError {
     let program = &spec.argv[0];
     let argv: Vec<CString> = spec.argv.iter().map(|word| c_string(word)).collect();
     let env = environment(spec, work);
@@ -132,8 +132,18 @@ fn execute(spec: &ContainerSpec, work: &Path, path: &str) -> StartError {
     }
     refused.unwrap_or_else(|| StartError::ProgramNotFound {
         program: program.clone(),
-        hint: if program.contains('/') { String::new() } else { format!(" (PATH is {path})") },
+        hint: hint(program, path, own_tmp),
     })
+}
+
+fn hint(program: &str, path: &str, own_tmp: bool) -> String {
+    if !program.contains('/') {
+        format!(" (PATH is {path})")
+    } else if own_tmp && program.starts_with("/tmp/") {
+        " (tasks have a /tmp of their own)".to_owned()
+    } else {
+        String::new()
+    }
 }
 
 fn candidates(program: &str, path: &str) -> Vec<PathBuf> {

@@ -42,7 +42,7 @@ pub(super) fn run(dir: &TaskDir) -> ExitCode {
         Ok((started, watch)) => {
             tell(&mut report, &Ok(started.clone()));
             drop(report);
-            ended(&spec, started, &watch.to_the_end())
+            ended(&spec, started, &watch.until_the_end())
         }
     };
     keep(dir, &record);

@@ -85,7 +85,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Watches until no process of the task is left.
-    pub(super) fn to_the_end(mut self) -> Ended {
+    pub(super) fn until_the_end(mut self) -> Ended {
         let mut buffer = vec![0; COPY];
         let ending = loop {
             if let Err(error) = self.turn(&mut buffer) {
@@ -218,7 +218,7 @@ impl<'a> Watch<'a> {
 fn collected_usage() -> Usage {
     let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage::default() };
     let ms = |time: nix::sys::time::TimeVal| {
-        u64::try_from(time.tv_sec() * 1000 + i64::from(time.tv_usec()) / 1000).unwrap_or(0)
+        u64::try_from(time.tv_sec() * 1000 + time.tv_usec() / 1000).unwrap_or(0)
     };
     Usage {
         cpu_ms: ms(used.user_time()) + ms(used.system_time()),

@@ -1,0 +1,25 @@
+//! Containers for real: what they see, what they may use, and that nothing of them stays behind.
+//!
+//! Tests of full isolation need root and cgroups; elsewhere they say why they skip, and
+//! `BORG_PRIVILEGED=1` makes that a failure. The others force reduced isolation, or become an
+//! ordinary user, so they run anywhere (becoming one needs root again).
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
+#[path = "privileged/adoption.rs"]
+mod adoption;
+#[path = "privileged/cgroups.rs"]
+mod cgroups;
+#[path = "privileged/isolation.rs"]
+mod isolation;
+#[path = "privileged/leftovers.rs"]
+mod leftovers;
+#[path = "privileged/limits.rs"]
+mod limits;
+#[path = "privileged/machine.rs"]
+mod machine;
+#[path = "privileged/programs.rs"]
+mod programs;
+#[path = "privileged/reduced.rs"]
+mod reduced;

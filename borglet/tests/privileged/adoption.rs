@@ -1,0 +1,128 @@
+//! Tasks outlive the borglet, and the next one finds them.
+//!
+//! The borglet that dies is this test binary executed again: see `a_starter_to_be_killed`.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use borglet::container::{ExitRecord, Started};
+use borglet::executor::{Executor, ExecutorConfig, Found};
+use borglet::isolation::IsolationWanted;
+
+use super::machine::{Machine, PATIENCE, exited, id, processes_with, shell, within};
+
+const STARTER: &str = "BORG_TEST_STARTER";
+
+/// Not a test of its own: the process that the tests below start and kill. It starts three
+/// containers, says so and waits for its death.
+#[test]
+#[ignore = "run by the other tests of this file"]
+fn a_starter_to_be_killed() {
+    let Some(config) = std::env::var_os(STARTER) else { return };
+    let config: (PathBuf, String, IsolationWanted) =
+        serde_json::from_str(config.to_str().unwrap()).unwrap();
+    let executor = Executor::open(starter_config(config)).unwrap();
+    for (name, script) in [
+        ("runs", "sleep 70006.5"),
+        ("ends", "while ! test -e $HOME/go; do sleep 0.05; done; exit 5"),
+        ("ended", "exit 4"),
+    ] {
+        let started = executor.start(shell(name, script)).unwrap();
+        eprintln!("started {}", serde_json::to_string(&started).unwrap());
+    }
+    within(PATIENCE * 10, || false);
+}
+
+fn starter_config((dir, name, isolation): (PathBuf, String, IsolationWanted)) -> ExecutorConfig {
+    let mut config = ExecutorConfig::new(dir, name);
+    config.shim = PathBuf::from(env!("CARGO_BIN_EXE_borglet"));
+    config.isolation = isolation;
+    config
+}
+
+fn starter(dir: &Path, name: &str, isolation: IsolationWanted) -> (Child, Vec<Started>) {
+    let config = serde_json::to_string(&(dir, name, isolation)).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "adoption::a_starter_to_be_killed", "--ignored", "--nocapture"])
+        .env(STARTER, config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let started = lines
+        .map_while(Result::ok)
+        .filter_map(|line| serde_json::from_str(line.strip_prefix("started ")?).ok());
+    let started: Vec<Started> = started.take(3).collect();
+    assert_eq!(started.len(), 3, "the starter failed");
+    (child, started)
+}
+
+fn survive(isolation: IsolationWanted) {
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("borg-test-{}-adopt-{}", std::process::id(), isolation.namespaces);
+    let home = dir.path().join("machine");
+    let (mut old, started) = starter(&home, &name, isolation);
+    old.kill().unwrap();
+    old.wait().unwrap();
+    // This one ends while there is no borglet at all.
+    std::fs::write(home.join("tasks/ends/work/go"), "").unwrap();
+    assert!(within(PATIENCE, || home.join("tasks/ends/exit.json").exists()));
+
+    let config = starter_config((home, name, isolation));
+    let executor = Executor::open(config.clone()).unwrap();
+    let adopted = executor.adopt().unwrap();
+    let found = |name: &str| {
+        let mut all = adopted.iter().filter(|adopted| adopted.spec.id == id(name));
+        all.next().unwrap().found.clone()
+    };
+    let ended = |name: &str| match found(name) {
+        Found::Ended(ExitRecord { outcome, .. }) => outcome,
+        running @ Found::Running(_) => panic!("{running:?}"),
+    };
+    assert_eq!(adopted.len(), 3);
+    assert_eq!((ended("ended"), ended("ends")), (exited(4), exited(5)));
+    assert_eq!(found("runs"), Found::Running(started[0].clone()), "same pid, same start");
+    assert_eq!(processes_with("70006.5").len(), 1);
+
+    let machine = Machine::of(executor, config, dir);
+    machine.executor.kill(&id("runs")).unwrap();
+    machine.wait(&id("runs"));
+    assert_eq!(machine.wait(&id("ends")).outcome, exited(5));
+    machine.close();
+}
+
+/// One test, since both count the same processes.
+#[test]
+fn tasks_survive_kill_9_of_the_borglet_and_no_end_is_lost() {
+    survive(IsolationWanted::NONE);
+    if let Some(machine) = Machine::full() {
+        machine.close();
+        survive(IsolationWanted::FULL);
+    }
+}
+
+#[test]
+fn a_start_cut_short_by_the_borglets_death_is_known_and_leaves_nothing() {
+    let machine = Machine::with(IsolationWanted::FULL);
+    machine.run(shell("a", "true"));
+    // As if the shim had never been executed.
+    let dir = machine.config.dir.join("tasks/a");
+    for name in ["state.json", "exit.json"] {
+        std::fs::remove_file(dir.join(name)).unwrap();
+    }
+    let adopted = machine.executor.adopt().unwrap();
+    let [adopted] = &adopted[..] else { panic!("{adopted:?}") };
+    let Found::Ended(record) = &adopted.found else { panic!("{adopted:?}") };
+    assert!(record.outcome.to_string().contains("before the task began"), "{record:?}");
+    machine.close();
+}
+
+#[test]
+fn a_second_borglet_cannot_use_the_directory_of_a_living_one() {
+    let machine = Machine::with(IsolationWanted::NONE);
+    let second = Executor::open(machine.config.clone()).unwrap_err();
+    assert!(second.to_string().starts_with("another borglet uses the directory"), "{second}");
+    machine.close();
+}

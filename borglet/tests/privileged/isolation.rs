@@ -1,0 +1,89 @@
+//! What a task sees of its machine, and what it may do to it.
+
+use borglet::container::{Bind, User};
+
+use super::machine::{Machine, exited, shell};
+
+#[test]
+fn a_task_sees_only_its_own_processes() {
+    let Some(machine) = Machine::full() else { return };
+    let (record, said) = machine.run(shell("a", "cd /proc; echo $$; echo [0-9]*; hostname"));
+    assert_eq!(record.outcome, exited(0));
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0], "2", "pid 1 is the init");
+    assert!(lines[1].split(' ').count() <= 3, "processes: {}", lines[1]);
+    assert_eq!(lines[2], "a");
+    machine.close();
+}
+
+#[test]
+fn the_root_is_read_only_and_tmp_is_private() {
+    let Some(machine) = Machine::full() else { return };
+    let marker = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let script = "for d in / /etc /usr /var /sys/fs/cgroup /proc/sys/kernel; do \
+        touch $d/borg-was-here 2>/dev/null && echo wrote $d; done; \
+        touch /tmp/a && echo tmp; touch $HOME/b && echo home; touch /dev/shm/c && echo shm; \
+        cd /tmp; echo *; echo x > /proc/sys/kernel/domainname 2>/dev/null && echo sysctl; \
+        cat /dev/null && echo null; ls /dev/vda /dev/sda 2>/dev/null; pwd";
+    let (_, said) = machine.run(shell("a", script));
+    let names = said.lines().nth(3).unwrap();
+    assert!(!names.contains(marker.path().file_name().unwrap().to_str().unwrap()), "{names}");
+    let rest: Vec<_> = said.lines().filter(|line| *line != names).collect();
+    assert_eq!(rest, ["tmp", "home", "shm", "null", "/tmp"]);
+    assert!(!std::path::Path::new("/tmp/a").exists());
+    machine.close();
+}
+
+#[test]
+fn the_borglets_own_files_and_other_tasks_are_hidden() {
+    let Some(machine) = Machine::full() else { return };
+    machine.run(shell("other", "echo secret > $HOME/secret"));
+    let secret = machine.config.dir.join("tasks/other/work/secret");
+    assert!(secret.exists());
+    let script = format!("cat {}; ls {}", secret.display(), machine.config.dir.display());
+    let (record, said) = machine.run(shell("a", &script));
+    assert_eq!((record.outcome, said.as_str()), (exited(0), "tasks\n"));
+    machine.close();
+}
+
+#[test]
+fn a_bind_shows_a_path_where_it_is_on_the_host_and_is_writable_only_if_said() {
+    let Some(machine) = Machine::full() else { return };
+    let shared = tempfile::tempdir().unwrap();
+    let path = shared.path().join("dir");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("in"), "hello").unwrap();
+    let script = format!("cd {}; cat in; echo out > out; echo $?", path.display());
+    let mut spec = shell("a", &script);
+    spec.binds = vec![Bind { path: path.clone(), writable: true }];
+    let mut read_only = shell("b", &script);
+    read_only.binds = vec![Bind { path: path.clone(), writable: false }];
+    assert_eq!(machine.run(spec).1, "hello0\n");
+    assert_eq!(std::fs::read_to_string(path.join("out")).unwrap(), "out\n");
+    assert_eq!(machine.run(read_only).1, "hello2\n");
+    machine.close();
+}
+
+#[test]
+fn root_in_a_container_keeps_few_capabilities_and_gains_none() {
+    let Some(machine) = Machine::full() else { return };
+    let script = "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | tr -d '\\t'; \
+        mount -t tmpfs x /mnt 2>/dev/null || echo no mount; \
+        cat /proc/1/environ 2>/dev/null || echo no peeking";
+    let (_, said) = machine.run(shell("a", script));
+    let few = "00000000000004fb";
+    let expected = format!("CapEff:{few}\nCapBnd:{few}\nNoNewPrivs:1\nno mount\n");
+    assert!(said.starts_with(&expected), "{said}");
+    machine.close();
+}
+
+#[test]
+fn a_task_of_another_user_owns_its_directory_and_has_no_capabilities() {
+    let Some(machine) = Machine::full() else { return };
+    let script =
+        "id -u; id -G; grep CapEff /proc/self/status | tr -d '\\t'; touch $HOME/a && echo ok";
+    let mut spec = shell("a", script);
+    spec.user = Some(User { uid: 65534, gid: 65534 });
+    assert_eq!(machine.run(spec).1, "65534\n65534\nCapEff:0000000000000000\nok\n");
+    machine.close();
+}
