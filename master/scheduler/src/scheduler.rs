@@ -239,6 +239,10 @@ impl Scheduler {
                 let (chosen, _) = victims::choose(&self.machines, &need, m, &mut Vec::new())
                     .expect("the machine was found by the same choice");
                 victims.extend(chosen.into_iter().map(victims::incarnation));
+                debug_assert!(
+                    !victims.is_empty(),
+                    "a machine with room is found before victims are looked for"
+                );
                 m
             }
         };

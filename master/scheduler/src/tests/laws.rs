@@ -168,7 +168,7 @@ fn check_fold(cell: &Cell, scheduler: &Scheduler) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Few machines and more than a block of them; the same passes with and without caches.
     #[test]

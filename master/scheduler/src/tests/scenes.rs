@@ -196,6 +196,23 @@ fn the_lowest_priority_goes_first_and_nobody_goes_in_vain() {
 }
 
 #[test]
+fn a_task_whose_placement_is_not_committed_cannot_be_pushed_out_until_it_is() {
+    let (mut cell, mut scheduler) = cell_of(1, 1000, 8);
+    let low = submit(&mut cell, &mut scheduler, "ann", job(1, 0, 1000, 1));
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    submit(&mut cell, &mut scheduler, "eve", job(1, 200, 1000, 1));
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), []);
+    cell.place(&decided);
+    cell.tell(&mut scheduler);
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    assert_eq!(decided[0].victims[0].task, task(&cell, &low, 0));
+    cell.place(&decided);
+    cell.tell(&mut scheduler);
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), [], "the victim waits");
+    assert!(why(&cell, &scheduler, &low).starts_with("0 of 1 machine fits"));
+}
+
+#[test]
 fn a_service_of_few_tasks_stands_on_several_machines_and_racks() {
     let (mut cell, mut scheduler) = cell_of(4, 4000, 64);
     submit(&mut cell, &mut scheduler, "ann", job(2, 200, 500, 4));
