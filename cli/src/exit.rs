@@ -111,9 +111,12 @@ impl From<tonic::Status> for Failure {
         use tonic::Code as Rpc;
         let text = borg_proto::rpc::explain(&status);
         let certificate = ["certificate", "TLS"].iter().any(|word| text.contains(word));
+        // A status with a cause was made on this side: the connection failed, no server spoke.
+        let broken = std::error::Error::source(&status).is_some();
         let code = match status.code() {
             Rpc::Ok => Code::Internal,
             Rpc::Unavailable | Rpc::Unknown | Rpc::Internal if certificate => Code::Permission,
+            Rpc::Unknown | Rpc::Internal if broken => Code::Unavailable,
             Rpc::InvalidArgument
             | Rpc::FailedPrecondition
             | Rpc::ResourceExhausted

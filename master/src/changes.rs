@@ -119,6 +119,7 @@ impl Changes {
             Code::FailedPrecondition
             | Code::Unavailable
             | Code::DeadlineExceeded
+            | Code::Unknown
             | Code::Cancelled => {
                 no_quorum(&format!("master {leader} does not answer for the leader"))
             }
