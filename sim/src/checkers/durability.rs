@@ -1,0 +1,121 @@
+//! What was acknowledged is durable on a majority at that moment, and in the state of every later
+//! leader (I2).
+
+use crate::disk::SimDisk;
+use borg_cell::state::{Answer, CellState};
+use borg_proto::command::Action;
+use borg_proto::{JobId, JobKey, MachineId, MachineName, UserName};
+use std::collections::BTreeMap;
+
+/// What clients were told.
+#[derive(Debug, Default)]
+pub struct Durability {
+    /// The newest entry whose outcome somebody was told.
+    newest: u64,
+    jobs: BTreeMap<JobKey, (JobId, u64)>,
+    kills: BTreeMap<JobKey, u64>,
+    machines: BTreeMap<MachineName, (Option<MachineId>, u64)>,
+    /// Entry that accepted each job, by the events.
+    submitted_at: BTreeMap<JobId, u64>,
+}
+
+impl Durability {
+    /// The newest entry whose outcome somebody was told.
+    #[must_use]
+    pub const fn acknowledged(&self) -> u64 {
+        self.newest
+    }
+
+    /// The events say that a job was accepted.
+    pub fn submitted(&mut self, job: JobId, index: u64) {
+        self.submitted_at.insert(job, index);
+    }
+
+    /// A master is about to tell somebody the outcome of the entry at `index`.
+    ///
+    /// # Errors
+    /// When fewer than a majority of the disks have the entry that the master has there.
+    pub fn is_on_a_majority<'a>(
+        &self,
+        index: u64,
+        teller: usize,
+        disks: impl Iterator<Item = &'a SimDisk>,
+    ) -> Result<(), String> {
+        let terms: Vec<Option<u64>> = disks.map(|disk| disk.term_at(index)).collect();
+        let Some(term) = terms[teller].or_else(|| terms.iter().copied().flatten().max()) else {
+            return Err(format!("entry {index} is answered and on no disk"));
+        };
+        // A compacted entry was agreed on; its term is not known any more.
+        let same = |found: &&Option<u64>| **found == Some(term) || **found == Some(0) || term == 0 && found.is_some();
+        let there = terms.iter().filter(same).count();
+        if there * 2 > terms.len() {
+            return Ok(());
+        }
+        Err(format!("entry {index} is answered by master {} and durable on {there} of {} disks only", teller + 1, terms.len()))
+    }
+
+    /// A client was told that its change was done.
+    pub fn acknowledge(&mut self, index: u64, user: &UserName, action: &Action, answer: &Answer) {
+        self.newest = self.newest.max(index);
+        match (action, answer) {
+            (Action::SubmitJob { .. }, Answer::Job { id, key }) => {
+                let newest = self.jobs.entry(key.clone()).or_insert((*id, index));
+                if newest.0 < *id {
+                    *newest = (*id, index);
+                }
+            }
+            (Action::Kill { job, tasks }, Answer::Killed { .. }) if tasks.is_empty() && job.user == *user => {
+                let newest = self.kills.entry(job.clone()).or_insert(index);
+                *newest = (*newest).max(index);
+            }
+            (Action::AddMachine { machine }, Answer::Machine(id)) => {
+                self.machines.insert(machine.name.clone(), (Some(*id), index));
+            }
+            (Action::RemoveMachine { machine }, Answer::Machine(_)) => {
+                self.machines.insert(machine.clone(), (None, index));
+            }
+            (
+                Action::SubmitJob { .. }
+                | Action::Kill { .. }
+                | Action::AddMachine { .. }
+                | Action::RemoveMachine { .. }
+                | Action::Lead { .. }
+                | Action::Place { .. }
+                | Action::Observe { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    /// A leader's state, as of its own first entry.
+    ///
+    /// # Errors
+    /// What was acknowledged and is not there.
+    pub fn all_kept(&self, state: &CellState) -> Result<(), String> {
+        for (key, (id, index)) in &self.jobs {
+            // A job of the same name may have replaced it since.
+            let found = state.job_named(key).map(|job| job.id);
+            if found.is_none_or(|found| found < *id) {
+                return Err(format!("job {key}, number {} of entry {index}, is gone: found {found:?}", id.0));
+            }
+        }
+        for (key, index) in &self.kills {
+            let Some(job) = state.job_named(key).filter(|job| job.is_alive()) else { continue };
+            if self.submitted_at.get(&job.id).is_some_and(|at| at < index) {
+                return Err(format!("job {key} lives, although entry {index} killed it"));
+            }
+        }
+        for (name, (id, index)) in &self.machines {
+            // The admin is the only one who changes machines, one change at a time; the newest
+            // may be under way.
+            let found = state.machine_named(name).map(|machine| machine.id);
+            if id.is_some() && found.is_some_and(|found| Some(found) < *id) {
+                return Err(format!("machine {name} of entry {index} is {found:?}, not {id:?}"));
+            }
+        }
+        if state.applied() < self.newest {
+            return Err(format!("the leader is at entry {}, {} was acknowledged", state.applied(), self.newest));
+        }
+        Ok(())
+    }
+}

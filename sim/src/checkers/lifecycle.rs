@@ -1,0 +1,87 @@
+//! Tasks change along the legal edges only, incarnations grow, events never go back (I22).
+
+use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::state::CellState;
+use borg_proto::{MachineId, Millis, TaskId};
+use std::collections::BTreeMap;
+
+/// Where a task is, by the events alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Pending,
+    On(MachineId),
+    Dead,
+}
+
+/// The lives of all tasks, by the events alone.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    /// Everything up to here was seen.
+    seen: u64,
+    last: (u64, Millis),
+    tasks: BTreeMap<TaskId, (Place, u32)>,
+}
+
+impl Lifecycle {
+    /// Whether an event was not seen on any replica before.
+    #[must_use]
+    pub const fn is_news(&self, event: &Event) -> bool {
+        event.index > self.seen
+    }
+
+    /// Some replica has applied everything up to this entry.
+    pub fn caught_up(&mut self, index: u64) {
+        self.seen = self.seen.max(index);
+    }
+
+    /// Takes an event, in order of the log.
+    ///
+    /// # Errors
+    /// When it cannot follow what was before.
+    pub fn take(&mut self, event: &Event, state: &CellState) -> Result<(), String> {
+        let (index, at) = self.last;
+        if event.index < index || event.at < at {
+            return Err(format!("event {event:?} after entry {index} at {at}"));
+        }
+        self.last = (event.index, event.at);
+        match &event.kind {
+            EventKind::JobSubmitted(job) => {
+                for (task, _) in state.tasks_of(*job) {
+                    if self.tasks.insert(task, (Place::Pending, 0)).is_some() {
+                        return Err(format!("task {task} is submitted twice"));
+                    }
+                }
+                Ok(())
+            }
+            EventKind::TaskChanged { task, change, .. } => self.step(*task, change),
+            EventKind::MachineAdded(_)
+            | EventKind::MachineChanged(_)
+            | EventKind::MachineRemoved(..)
+            | EventKind::JobChanged { .. }
+            | EventKind::JobForgotten(..)
+            | EventKind::Led { .. } => Ok(()),
+        }
+    }
+
+    fn step(&mut self, task: TaskId, change: &TaskChange) -> Result<(), String> {
+        // A job that came and went within one turn of the fastest replica was not seen.
+        let (place, incarnation) = *self.tasks.get(&task).unwrap_or(&(Place::Pending, 0));
+        let illegal = || Err(format!("task {task} is {place:?} in incarnation {incarnation}, then {change:?}"));
+        let next = match (place, change) {
+            (Place::Pending, TaskChange::Released) => (Place::Pending, incarnation),
+            (Place::Pending, TaskChange::Placed { machine, incarnation: new }) if *new > incarnation => {
+                (Place::On(*machine), *new)
+            }
+            (Place::On(_), TaskChange::Up { .. } | TaskChange::BackOff { .. }) => (place, incarnation),
+            (Place::On(_), TaskChange::Evicted(_) | TaskChange::Failed { again: Some(_), .. }) => {
+                (Place::Pending, incarnation)
+            }
+            (Place::On(_), TaskChange::Finished | TaskChange::Failed { again: None, .. })
+            | (Place::On(_) | Place::Pending, TaskChange::Killed { .. })
+            | (Place::Pending, TaskChange::DependencyFailed { .. }) => (Place::Dead, incarnation),
+            (Place::Pending | Place::On(_) | Place::Dead, _) => return illegal(),
+        };
+        self.tasks.insert(task, next);
+        Ok(())
+    }
+}

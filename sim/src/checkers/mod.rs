@@ -1,0 +1,140 @@
+//! What must hold, checked while it happens.
+//!
+//! One file per noun; each remembers what it has seen and says what contradicts it. They share no
+//! code with what they check: they look at effects, disks, processes and the furthest state.
+
+pub mod copies;
+pub mod durability;
+pub mod election;
+pub mod equality;
+pub mod fencing;
+pub mod lifecycle;
+pub mod quiescence;
+pub mod requests;
+
+use borg_proto::{MachineId, Millis};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A thing that must always hold. The numbers are those of the list of invariants in the
+/// documentation of the simulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invariant {
+    /// At most one leader in a term.
+    OneLeader,
+    /// What was acknowledged is durable on a majority and in every later leader's state.
+    Durable,
+    /// A read sees everything that was acknowledged before it was asked.
+    Linearizable,
+    /// A request has one effect and one answer however often it is asked.
+    OnceOnly,
+    /// Equal states after equal entries.
+    SameState,
+    /// An incarnation belongs to one machine and runs there once at most.
+    SingleCopy,
+    /// No machine obeys an order older than one that it has obeyed.
+    Fencing,
+    /// When nothing fails, exactly what is placed runs.
+    NoOrphan,
+    /// The leader's folded view of a machine is what the machine says.
+    DeltaSound,
+    /// No task that is wanted where it runs is ended, whatever fails around it.
+    TasksSurvive,
+    /// The state's own audit: room, ports, counts, indexes.
+    Audit,
+    /// When nothing fails, everything settles within a bounded time.
+    Settles,
+    /// Tasks change along legal edges, incarnations grow, events never go back.
+    LegalLife,
+    /// The deciding crates do not panic.
+    NoPanic,
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OneLeader => "I1 one leader per term",
+            Self::Durable => "I2 acknowledged means durable",
+            Self::Linearizable => "I3 linearizable reads",
+            Self::OnceOnly => "I4 one effect per request",
+            Self::SameState => "I5 replica equality",
+            Self::SingleCopy => "I6 single copy",
+            Self::Fencing => "I8 fencing",
+            Self::NoOrphan => "I9 no orphan, no ghost",
+            Self::DeltaSound => "I10 delta soundness",
+            Self::TasksSurvive => "I13 tasks survive",
+            Self::Audit => "I15 audit of the state",
+            Self::Settles => "I21 liveness",
+            Self::LegalLife => "I22 legal task lives",
+            Self::NoPanic => "no panic",
+        })
+    }
+}
+
+/// Something that did not hold.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// What should have held.
+    pub invariant: Invariant,
+    /// When, since the beginning of the run.
+    pub at: Millis,
+    /// What was found.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} violated at {}: {}", self.invariant, self.at, self.what)
+    }
+}
+
+/// States between two audits in cells of more than [`SMALL`] machines.
+const AUDIT_EVERY: u64 = 16;
+/// Cells up to this size are audited after every change.
+const SMALL: usize = 10;
+
+/// All checkers of a run.
+#[derive(Debug)]
+pub struct Checks {
+    pub(crate) election: election::Election,
+    pub(crate) durability: durability::Durability,
+    pub(crate) equality: equality::Equality,
+    pub(crate) requests: requests::Requests,
+    pub(crate) copies: copies::Copies,
+    pub(crate) fencing: fencing::Fencing,
+    pub(crate) lifecycle: lifecycle::Lifecycle,
+    /// Machines that are down, for the mark of their return.
+    pub(crate) down_machines: BTreeSet<MachineId>,
+    states: u64,
+    violations: Vec<Violation>,
+}
+
+impl Checks {
+    pub(crate) fn new(machines: usize) -> Self {
+        Self {
+            election: election::Election::default(),
+            durability: durability::Durability::default(),
+            equality: equality::Equality::default(),
+            requests: requests::Requests::default(),
+            copies: copies::Copies::default(),
+            fencing: fencing::Fencing::new(machines),
+            lifecycle: lifecycle::Lifecycle::default(),
+            down_machines: BTreeSet::new(),
+            states: 0,
+            violations: Vec::new(),
+        }
+    }
+
+    pub(crate) fn report(&mut self, violation: Violation) {
+        self.violations.push(violation);
+    }
+
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    pub(crate) fn is_time_to_audit(&mut self, machines: usize) -> bool {
+        self.states += 1;
+        machines <= SMALL || self.states.is_multiple_of(AUDIT_EVERY)
+    }
+}

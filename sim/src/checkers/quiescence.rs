@@ -1,0 +1,112 @@
+//! What must become so when nothing fails any more: every task that can run does, exactly once,
+//! where the state says, and everybody agrees (I9, I10, I21).
+
+use crate::world::World;
+use borg_cell::state::{CellState, Job, Machine, MachineState};
+use borg_proto::task::Phase;
+use borg_proto::{IncarnationId, Millis, TaskId, TaskState};
+use std::collections::BTreeMap;
+
+impl World {
+    /// Why the world has not settled yet, in words; `None` when it has.
+    #[must_use]
+    pub fn unsettled(&self) -> Option<String> {
+        if !self.clients.are_idle() {
+            return Some("a client waits".into());
+        }
+        let Some(leader) = self.agreed_leader() else { return Some("no leader that all agree on".into()) };
+        let leader = self.replicas[leader].process.as_ref()?;
+        let state = leader.master.state();
+        for replica in self.replicas.iter().filter_map(|replica| replica.process.as_ref()) {
+            if (replica.master.state().applied(), replica.master.state().digest()) != (state.applied(), state.digest()) {
+                return Some(format!("a replica is at entry {}, the leader at {}", replica.master.state().applied(), state.applied()));
+            }
+        }
+        if let Some(machine) = state.machines().find(|machine| machine.state != MachineState::Up) {
+            return Some(format!("machine {} is {}", machine.name, machine.state));
+        }
+        self.misplaced(state).or_else(|| self.unplaced(state))
+    }
+
+    /// A difference between what is placed and what runs.
+    fn misplaced(&self, state: &CellState) -> Option<String> {
+        for host in &self.machines {
+            let Some(machine) = state.machine_named(&host.name) else { return Some(format!("machine {} is not in the cell", host.name)) };
+            let mut wanted: BTreeMap<IncarnationId, Phase> = BTreeMap::new();
+            for task in &machine.tasks {
+                let placement = state.task(*task).and_then(|task| task.placement())?;
+                wanted.insert(IncarnationId { task: *task, number: placement.incarnation }, placement.phase);
+            }
+            for (id, pid) in host.running() {
+                match wanted.remove(&id) {
+                    Some(Phase::Up { pid: known, .. }) if known == pid => {}
+                    found => return Some(format!("{id} runs on {} as process {pid}, the cell says {found:?}", host.name)),
+                }
+            }
+            // What does not run may be waiting to be started again by its machine.
+            for (id, phase) in wanted {
+                if !matches!(phase, Phase::BackOff { .. }) {
+                    return Some(format!("{id} does not run on {}, the cell says {phase:?}", host.name));
+                }
+            }
+        }
+        None
+    }
+
+    /// A task that could be placed and is not. Looked for by the plainest means, not by asking
+    /// the scheduler.
+    fn unplaced(&self, state: &CellState) -> Option<String> {
+        let now = state.clock().max(self.now());
+        for id in state.pending() {
+            let (Some(job), Some(task)) = (state.job(id.job), state.task(id)) else { continue };
+            let TaskState::Pending { not_before, .. } = task.state else { continue };
+            if not_before > now + Millis(1_000) {
+                continue;
+            }
+            if let Some(machine) = state.machines().find(|machine| takes(machine, job, id)) {
+                return Some(format!("task {id} of {} would fit on {}", job.key, machine.name));
+            }
+        }
+        None
+    }
+
+    /// Whether some pending task finds no room now.
+    #[must_use]
+    pub fn somebody_waits_for_room(&self) -> bool {
+        let state = self.state();
+        let waits = |id: TaskId| matches!(state.task(id).map(|task| &task.state), Some(TaskState::Pending { not_before, .. }) if *not_before <= state.clock());
+        state.pending().any(waits)
+    }
+
+    /// A machine of which the leader believes something else than the machine says.
+    #[must_use]
+    pub fn misread(&self) -> Option<String> {
+        let leader = self.replicas[self.agreed_leader()?].process.as_ref()?;
+        for host in &self.machines {
+            let machine = leader.master.state().machine_named(&host.name)?;
+            let seen = leader.master.report_of(machine.id);
+            let (_, mut said) = host.supervisor()?.report();
+            let Some(mut seen) = seen else { return Some(format!("the leader has no view of {}", host.name)) };
+            for task in said.tasks.iter_mut().chain(&mut seen.tasks) {
+                task.usage = borg_proto::poll::Usage::default();
+            }
+            if seen != said {
+                return Some(format!("the leader sees {seen:?} on {}, which says {said:?}", host.name));
+            }
+        }
+        None
+    }
+}
+
+fn takes(machine: &Machine, job: &Job, _: TaskId) -> bool {
+    let Some(info) = &machine.info else { return false };
+    let asked = job.spec.task.asked();
+    let hard = job.spec.task.constraints.iter().filter(|constraint| !constraint.soft);
+    let crowded = job.spec.task.spread.iter().enumerate().any(|(number, spread)| {
+        job.crowd(number, machine.attribute(&spread.attribute)) >= spread.max
+    });
+    machine.state == MachineState::Up
+        && asked.fits_in(&machine.free())
+        && hard.clone().all(|constraint| constraint.holds(&info.attributes))
+        && !crowded
+}

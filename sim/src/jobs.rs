@@ -1,0 +1,270 @@
+//! Jobs for simulated cells: a short way to write a specification, and the plays that simulated
+//! machines perform instead of programs.
+
+use crate::dice::Dice;
+use borg_proto::names::PortName;
+use borg_proto::spec::{Constraint, ConstraintOp, Spread};
+use borg_proto::{JobKey, JobKind, JobSpec, Millis, Priority, Resources, TaskSpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a simulated process does. It travels in the job's command, as a program's name would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Play {
+    /// Runs on until it is told to end.
+    Serve,
+    /// The same, and takes no notice of SIGTERM.
+    Stubborn,
+    /// Ends after so many milliseconds, with this code.
+    Exit {
+        /// Milliseconds.
+        after: u64,
+        /// Exit code.
+        code: i32,
+    },
+    /// Ends after so many milliseconds; fails this many times in a thousand while faults are
+    /// allowed, else exits with 0 or, as a service, runs on.
+    Flaky {
+        /// Milliseconds.
+        after: u64,
+        /// Thousandths.
+        failing: u64,
+    },
+    /// The program does not exist.
+    Missing,
+}
+
+impl Play {
+    fn command(self) -> Vec<String> {
+        let words: Vec<String> = match self {
+            Self::Serve => vec!["serve".into()],
+            Self::Stubborn => vec!["stubborn".into()],
+            Self::Exit { after, code } => vec!["exit".into(), after.to_string(), code.to_string()],
+            Self::Flaky { after, failing } => {
+                vec!["flaky".into(), after.to_string(), failing.to_string()]
+            }
+            Self::Missing => vec!["missing".into()],
+        };
+        std::iter::once("/sim/play".to_owned()).chain(words).collect()
+    }
+
+    /// Reads a command; any other program serves.
+    #[must_use]
+    pub fn read(argv: &[String]) -> Self {
+        let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let number = |text: &str| text.parse().unwrap_or(0);
+        match words.as_slice() {
+            ["/sim/play", "stubborn"] => Self::Stubborn,
+            ["/sim/play", "missing"] => Self::Missing,
+            ["/sim/play", "exit", after, code] => {
+                Self::Exit { after: number(after), code: code.parse().unwrap_or(1) }
+            }
+            ["/sim/play", "flaky", after, failing] => {
+                Self::Flaky { after: number(after), failing: number(failing) }
+            }
+            _ => Self::Serve,
+        }
+    }
+}
+
+/// Builds a [`JobSpec`]. Begins as a service of one task of 100 millicores and 64 MiB in the
+/// batch band.
+#[derive(Debug, Clone)]
+pub struct JobBuilder {
+    spec: JobSpec,
+    task: TaskSpec,
+}
+
+/// A job of this name.
+///
+/// # Panics
+/// When it is not a name.
+#[must_use]
+pub fn job(name: &str) -> JobBuilder {
+    let task = TaskSpec {
+        command: Play::Serve.command(),
+        env: BTreeMap::new(),
+        limit: Resources { cpu_milli: 100, ram_bytes: 64 << 20, ..Resources::default() },
+        ports: Vec::new(),
+        constraints: Vec::new(),
+        spread: Vec::new(),
+        volumes: Vec::new(),
+        grace_ms: Millis(2_000),
+    };
+    let spec = JobSpec {
+        name: name.parse().expect("a job's name in a test or a workload is a name"),
+        kind: JobKind::Service,
+        tasks: 1,
+        priority: Priority::new(100).expect("100 is a priority"),
+        appclass: None,
+        task: Arc::new(task.clone()),
+        after: Vec::new(),
+        retries: 0,
+        labels: BTreeMap::new(),
+    };
+    JobBuilder { spec, task }
+}
+
+impl JobBuilder {
+    /// How many tasks.
+    #[must_use]
+    pub fn tasks(mut self, tasks: u32) -> Self {
+        self.spec.tasks = tasks;
+        self
+    }
+
+    /// In the production band.
+    #[must_use]
+    pub fn prod(self) -> Self {
+        self.priority(200)
+    }
+
+    /// This priority, which is at most 450.
+    ///
+    /// # Panics
+    /// When it is more.
+    #[must_use]
+    pub fn priority(mut self, priority: u16) -> Self {
+        self.spec.priority = Priority::new(priority.into()).expect("at most 450");
+        self
+    }
+
+    /// A batch job that may fail so many times per task.
+    #[must_use]
+    pub fn batch(mut self, retries: u32) -> Self {
+        self.spec.kind = JobKind::Batch;
+        self.spec.retries = retries;
+        self
+    }
+
+    /// What its processes do.
+    #[must_use]
+    pub fn plays(mut self, play: Play) -> Self {
+        self.task.command = play.command();
+        self
+    }
+
+    /// What each task may use.
+    #[must_use]
+    pub fn limit(mut self, cpu_milli: u64, ram_mib: u64) -> Self {
+        self.task.limit.cpu_milli = cpu_milli;
+        self.task.limit.ram_bytes = ram_mib << 20;
+        self
+    }
+
+    /// Named ports.
+    ///
+    /// # Panics
+    /// When one is not a name.
+    #[must_use]
+    pub fn ports(mut self, names: &[&str]) -> Self {
+        let names = names.iter().map(|name| name.parse::<PortName>());
+        self.task.ports = names.collect::<Result<_, _>>().expect("port names are names");
+        self
+    }
+
+    /// Only on machines where the attribute has this value.
+    #[must_use]
+    pub fn only_on(mut self, attribute: &str, value: &str) -> Self {
+        let (attribute, values) = (attribute.into(), vec![value.into()]);
+        let constraint = Constraint { attribute, op: ConstraintOp::Equal, values, soft: false };
+        self.task.constraints.push(constraint);
+        self
+    }
+
+    /// At most so many tasks in one place.
+    #[must_use]
+    pub fn spread(mut self, attribute: &str, max: u32) -> Self {
+        self.task.spread.push(Spread { attribute: attribute.into(), max });
+        self
+    }
+
+    /// Starts after that job has finished.
+    #[must_use]
+    pub fn after(mut self, job: JobKey) -> Self {
+        self.spec.after.push(job);
+        self
+    }
+
+    /// Time between SIGTERM and SIGKILL.
+    #[must_use]
+    pub fn grace(mut self, grace: Millis) -> Self {
+        self.task.grace_ms = grace;
+        self
+    }
+
+    /// The specification.
+    #[must_use]
+    pub fn spec(self) -> JobSpec {
+        JobSpec { task: Arc::new(self.task), ..self.spec }
+    }
+}
+
+/// A job of the random workload: sizes between a small part and more than half of a machine, so
+/// that machines fill up, tasks wait, and higher priorities push out lower ones.
+#[must_use]
+pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
+    let mut spec = job(name)
+        .tasks(u32::try_from(dice.between(1, 6)).expect("small"))
+        .priority(*dice.pick(&[0, 25, 100, 110, 200, 200, 360]))
+        .limit(dice.between(1, 24) * 100, dice.between(1, 24) * 64)
+        .grace(Millis(dice.between(0, 3) * 1_000));
+    if dice.chance(400) {
+        spec = spec.ports(&["http", "admin"][..dice.index(2) + 1]);
+    }
+    if dice.chance(150) {
+        spec = spec.only_on("rack", &format!("r{}", dice.below(3)));
+    }
+    if dice.chance(150) {
+        spec = spec.spread("machine", u32::try_from(dice.between(1, 2)).expect("small"));
+    }
+    if dice.chance(500) {
+        let play = match dice.below(10) {
+            0..=5 => Play::Serve,
+            6 | 7 => Play::Flaky { after: dice.between(200, 8_000), failing: 1_000 },
+            8 => Play::Stubborn,
+            _ => Play::Flaky { after: dice.between(5_000, 20_000), failing: 500 },
+        };
+        return spec.plays(play).spec();
+    }
+    let after = dice.between(100, 12_000);
+    let play = match dice.below(10) {
+        0..=4 => Play::Exit { after, code: 0 },
+        5..=7 => Play::Flaky { after, failing: 300 },
+        8 => Play::Exit { after, code: 3 },
+        _ => Play::Missing,
+    };
+    let retries = u32::try_from(dice.below(4)).expect("small");
+    spec = spec.batch(retries).plays(play);
+    if dice.chance(250) && !others.is_empty() {
+        spec = spec.after(dice.pick(others).clone());
+    }
+    spec.spec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plays_survive_the_command_line() {
+        for play in [
+            Play::Serve,
+            Play::Stubborn,
+            Play::Missing,
+            Play::Exit { after: 5, code: 3 },
+            Play::Flaky { after: 7, failing: 300 },
+        ] {
+            assert_eq!(Play::read(&play.command()), play);
+        }
+        assert_eq!(Play::read(&["/bin/true".into()]), Play::Serve);
+    }
+
+    #[test]
+    fn every_random_job_is_within_bounds() {
+        let mut dice = Dice::new(3);
+        for _ in 0..1_000 {
+            random(&mut dice, "job", &["ann/x".parse().unwrap()]).check().unwrap();
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Proof that the simulation is not empty: rare branches, counted.
+//!
+//! Every branch of fault and recovery that a run is meant to reach has a mark here. A set of seeds
+//! that never reached one of them has failed, however green it looks.
+
+use std::fmt;
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $mark:ident = $text:literal,)*) => {
+        /// A rare branch.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mark { $($(#[$doc])* $mark,)* }
+
+        impl Mark {
+            /// All of them, in the order of the list.
+            pub const ALL: &'static [Self] = &[$(Self::$mark,)*];
+
+            /// What happened, in words.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$mark => $text,)* }
+            }
+        }
+    };
+}
+
+marks! {
+    /// The leader changed after the first one.
+    LeaderReplaced = "another leader took over",
+    /// A client's change was on its way in the leader that died.
+    LeaderDiedWithProposal = "leader crashed while a proposal was in flight",
+    /// A client asked again with the same request id and got the first answer.
+    RequestRepeated = "request repeated, same answer",
+    /// A leader that others had left found out.
+    LeaderSteppedDown = "a leader lost its office while alive",
+    /// A change had an unknown outcome.
+    OutcomeUnknown = "outcome of a change unknown",
+    /// A client asked a replica that does not lead.
+    AskedFollower = "client sent to the leader by a follower",
+    /// A linearizable read succeeded.
+    ReadConfirmed = "read confirmed by a majority",
+    /// A linearizable read was refused by a replica that could not confirm it.
+    ReadFailed = "read failed without a majority",
+    /// A replica caught up by a checkpoint.
+    SnapshotInstalled = "checkpoint of a leader installed",
+    /// A master died during a write, and the write was lost.
+    UnsyncedWriteLost = "crash lost a write before its sync",
+    /// A master died during a write that became durable all the same.
+    UnsyncedWriteKept = "crash after a write was durable, before its effects",
+    /// A master died between two effects of one turn.
+    CrashInTurn = "crash between two effects of one turn",
+    /// A sync failed and its master stopped.
+    SyncFailed = "failed sync stopped a master",
+    /// All masters were down at once.
+    AllMastersDown = "all masters down at once",
+    /// A master stood still and went on.
+    MasterPaused = "a master paused and went on",
+    /// Masters could not reach each other, and could again.
+    MastersParted = "masters partitioned and healed",
+    /// A one-way cut.
+    OneWayCut = "one-way cut and healed",
+    /// The leader missed a difference and asked for a full report.
+    DeltaGap = "leader asked for a full report after a gap",
+    /// A shard sent a full report later than its first.
+    FullReportAgain = "shard repeated an unacknowledged difference in full",
+    /// The machines were divided again within a term.
+    DividedAgain = "machines divided again over the shards",
+    /// A borglet refused an older order.
+    StaleOrderRefused = "borglet refused a stale order",
+    /// A borglet was asked to obey what it does not have.
+    TargetMissing = "borglet asked for a missing target",
+    /// A machine was silent for long enough.
+    MachineDown = "machine marked down",
+    /// A machine marked down answered again.
+    MachineBack = "machine marked down came back",
+    /// A machine came back while its old tasks ran on.
+    StaleCopyKilled = "stale copy killed after its machine came back",
+    /// A borglet found its tasks running after its own restart.
+    BorgletAdopted = "borglet restarted and adopted running tasks",
+    /// A borglet found that a task had ended while it was away.
+    AdoptedEnded = "borglet found a task that ended without it",
+    /// A borglet died between two effects.
+    BorgletCrashInTurn = "borglet crashed between two effects",
+    /// A machine started anew.
+    MachineRebooted = "machine rebooted",
+    /// A machine came back smaller and gave up tasks.
+    MachineShrunk = "machine came back with less room",
+    /// A machine was taken out of the cell.
+    MachineRemoved = "machine removed and added again",
+    /// The state refused a scheduler's decision.
+    PlacementRefused = "placement refused by the state",
+    /// A scheduler's decisions were lost with its leader.
+    PlacementUndecided = "decisions lost with their leader",
+    /// A task pushed out another.
+    Preempted = "task preempted",
+    /// A batch task failed and was tried again.
+    TaskRetried = "failed task placed again",
+    /// A batch job failed for good.
+    JobFailed = "job failed",
+    /// A service was started again by its machine.
+    LocalRestart = "service restarted by its machine",
+    /// A task found its port taken.
+    PortTaken = "port taken on the machine",
+    /// A program could not be started.
+    StartFailed = "program could not be started",
+    /// A task had to be killed with signal 9.
+    KilledHard = "task ignored SIGTERM and was killed",
+    /// A job began after the jobs that it waited for.
+    Released = "job released after the jobs before it",
+    /// A job's predecessor failed.
+    DependencyFailed = "job given up after the one before it failed",
+    /// A task waited because no machine had room.
+    WaitedForRoom = "task waited for room",
+    /// The network lost messages.
+    LossyNetwork = "network lost, doubled and delayed messages",
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// How often each mark was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks(Vec<u64>);
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self(vec![0; Mark::ALL.len()])
+    }
+}
+
+impl Marks {
+    /// The branch was reached.
+    pub fn hit(&mut self, mark: Mark) {
+        self.0[mark as usize] += 1;
+    }
+
+    /// How often the branch was reached.
+    #[must_use]
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.0[mark as usize]
+    }
+
+    /// Adds the counts of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// Marks that were never reached.
+    pub fn missing(&self) -> impl Iterator<Item = Mark> {
+        Mark::ALL.iter().copied().filter(|mark| self.count(*mark) == 0)
+    }
+}

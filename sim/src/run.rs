@@ -1,0 +1,238 @@
+//! One seed from beginning to end, and many of them.
+//!
+//! A run is a storm of faults over a busy cell, then calm, then the check that everything settled.
+
+use crate::checkers::{Invariant, Violation};
+use crate::journal::Sink;
+use crate::marks::{Mark, Marks};
+use crate::world::{BEGIN, Setup, Weather, World};
+use borg_proto::Millis;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How long the storm is, unless told otherwise.
+pub const STORM: Millis = Millis(40_000);
+/// Everything has to be settled so long after the storm. Restarts by the cell may wait for up to
+/// 32 s after a storm of this length, machines for 5 s until they are taken for down, and the
+/// last batch tasks run for 12 s.
+pub const SETTLING: Millis = Millis(90_000);
+/// A leader that all agree on must be there so long after the storm.
+pub const ELECTING: Millis = Millis(5_000);
+/// Stack of a run's thread: a world is deep in debug builds.
+const STACK_BYTES: usize = 8 << 20;
+
+/// What a run is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// How many machines; `None` lets the seed decide.
+    pub machines: Option<usize>,
+    /// How long the storm is.
+    pub storm: Millis,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { machines: None, storm: STORM }
+    }
+}
+
+impl Plan {
+    /// The command line that repeats a run.
+    #[must_use]
+    pub fn command(&self, seed: u64) -> String {
+        let mut text = format!("cellsim --seed {seed}");
+        if let Some(machines) = self.machines {
+            text += &format!(" --borglets {machines}");
+        }
+        if self.storm != STORM {
+            text += &format!(" --for {}", self.storm.0.div_ceil(1_000));
+        }
+        text
+    }
+
+    /// The world of a seed: small cells, a larger one now and then.
+    #[must_use]
+    pub fn setup(&self, seed: u64) -> Setup {
+        let machines = self.machines.unwrap_or_else(|| match seed % 50 {
+            49 => 50,
+            rest => 4 + usize::try_from(rest % 6).expect("small"),
+        });
+        let checkpoint_every = [60, 200, 1_000][usize::try_from(seed % 3).expect("small")];
+        Setup {
+            machines,
+            checkpoint_every,
+            weather: Weather::Stormy,
+            clients: 2 + usize::try_from(seed % 3).expect("small"),
+            wire: seed % 8 == 3,
+            ..Setup::new(seed)
+        }
+    }
+}
+
+/// How a run went.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// The hash over everything that happened.
+    pub digest: u128,
+    /// The first thing that did not hold.
+    pub violation: Option<Violation>,
+    /// Rare branches.
+    pub marks: Marks,
+    /// How much time passed in the world.
+    pub simulated: Millis,
+    /// How many things happened.
+    pub events: u64,
+    /// Entries of the log.
+    pub entries: u64,
+    /// How long it took to settle after the storm.
+    pub settled_after: Option<Millis>,
+    /// The last lines of the record, when something did not hold.
+    pub lines: Vec<String>,
+}
+
+/// Runs one seed. A panic is not caught: see [`many`].
+#[must_use]
+pub fn one(seed: u64, plan: &Plan, trace: Option<Sink>) -> Report {
+    let mut world = World::new(plan.setup(seed));
+    if let Some(sink) = trace {
+        world.journal_mut().trace(sink);
+    }
+    let step = Millis(500);
+    let mut left = plan.storm;
+    while left > Millis(0) && world.violations().is_empty() {
+        world.run_for(step.min(left));
+        left = left - step;
+        if world.somebody_waits_for_room() {
+            world.hit(Mark::WaitedForRoom);
+        }
+    }
+    world.calm_down();
+    let settled_after = settle(&mut world);
+    Report {
+        seed,
+        digest: world.journal().digest(),
+        violation: world.violations().first().cloned(),
+        marks: world.marks().clone(),
+        simulated: world.now().since(BEGIN),
+        events: world.journal().events(),
+        entries: world.state().applied(),
+        settled_after,
+        lines: world.journal().lines().map(str::to_owned).collect(),
+    }
+}
+
+fn settle(world: &mut World) -> Option<Millis> {
+    let calm = world.now();
+    loop {
+        world.run_for(Millis(250));
+        if !world.violations().is_empty() {
+            return None;
+        }
+        let since = world.now().since(calm);
+        let Some(why) = world.unsettled() else {
+            // Settled means that it stays so: nothing more than what is on its way happens.
+            world.run_for(Millis(2_500));
+            if let Some(why) = world.unsettled() {
+                let found = Err(format!("settled after {since}, and not any more: {why}"));
+                if world.now().since(calm) > SETTLING {
+                    world.check(Invariant::Settles, found);
+                }
+                continue;
+            }
+            if let Some(what) = world.misread() {
+                world.check(Invariant::DeltaSound, Err(what));
+            }
+            let audit = world.state().audit();
+            let sound = if audit.is_empty() { Ok(()) } else { Err(format!("{audit:?}")) };
+            world.check(Invariant::Audit, sound);
+            return Some(since);
+        };
+        if since > ELECTING && world.agreed_leader().is_none() {
+            world.check(Invariant::Settles, Err(format!("no leader {since} after the last fault")));
+        }
+        if since > SETTLING {
+            world.check(Invariant::Settles, Err(format!("not settled {since} after the last fault: {why}")));
+        }
+    }
+}
+
+/// Runs many seeds on some threads. `done` hears of each as it ends, in any order.
+///
+/// # Panics
+/// When a thread cannot be started.
+pub fn many(seeds: std::ops::Range<u64>, jobs: usize, plan: &Plan, done: impl Fn(&Report) + Sync) -> Vec<Report> {
+    let next = AtomicU64::new(seeds.start);
+    let reports = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let report = caught(seed, plan);
+            done(&report);
+            reports.lock().expect("nobody panics while holding it").push(report);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+            thread.spawn_scoped(scope, work).expect("threads can be started");
+        }
+    });
+    let mut reports = reports.into_inner().expect("nobody panicked while holding it");
+    reports.sort_by_key(|report: &Report| report.seed);
+    reports
+}
+
+/// A run whose panic is a violation like any other, where panics unwind.
+fn caught(seed: u64, plan: &Plan) -> Report {
+    let _running = Running::begin(seed, plan);
+    std::panic::catch_unwind(|| one(seed, plan, None)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        let violation = Violation { invariant: Invariant::NoPanic, at: Millis(0), what: text.to_owned() };
+        Report {
+            seed,
+            digest: 0,
+            violation: Some(violation),
+            marks: Marks::default(),
+            simulated: Millis(0),
+            events: 0,
+            entries: 0,
+            settled_after: None,
+            lines: Vec::new(),
+        }
+    })
+}
+
+thread_local! {
+    static RUNNING: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
+}
+
+/// While it lives, a panic of this thread can be told with the command that repeats it.
+#[derive(Debug)]
+pub struct Running(());
+
+impl Running {
+    /// This thread runs a seed from now on.
+    #[must_use]
+    pub fn begin(seed: u64, plan: &Plan) -> Self {
+        RUNNING.set(Some(plan.command(seed)));
+        Self(())
+    }
+
+    /// The command that repeats what this thread runs.
+    #[must_use]
+    pub fn command() -> Option<String> {
+        RUNNING.with_borrow(Clone::clone)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(None);
+    }
+}

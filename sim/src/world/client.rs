@@ -1,0 +1,369 @@
+//! Clients: they ask for changes until they know the outcome, and remember what they were told.
+//!
+//! The first client is the admin, who adds the machines; the second does what a test asks; the
+//! others submit, kill and read at random. A client tries one thing at a time, with one request id
+//! however often it has to ask.
+
+use super::{Change, Happening, World, index_of, machine, number};
+use crate::checkers::Invariant;
+use crate::jobs;
+use crate::marks::Mark;
+use borg_cell::master::{Input, Outcome};
+use borg_cell::rejection::Rejection;
+use borg_cell::state::Answer;
+use borg_proto::command::{Action, Command, Principal, RequestId};
+use borg_proto::identity::ADMIN;
+use borg_proto::machine::MachineAddress;
+use borg_proto::{JobKey, Millis, UserName};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The admin.
+pub(crate) const ADMIN_CLIENT: usize = 0;
+/// Does what a test asks.
+pub(crate) const TEST_CLIENT: usize = 1;
+/// How long a master may take.
+const DEADLINE: Millis = Millis(2_000);
+/// How long a client waits for an answer before it asks somebody else.
+const PATIENCE: Millis = Millis(3_000);
+
+/// What a client wants.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// A change.
+    Change(Action),
+    /// To know what is true now.
+    Read,
+    /// The same as last time, with the same request id.
+    Again,
+}
+
+/// The clients of a world.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    pub(crate) list: Vec<Client>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) user: UserName,
+    pub(crate) wishes: VecDeque<Asked>,
+    current: Option<Wish>,
+    last: Option<Wish>,
+    wakes_at: Option<Millis>,
+    /// Which master it asks next.
+    target: usize,
+    asked: u64,
+    /// Outcomes of changes, oldest first.
+    pub(crate) done: Vec<(u64, Result<Answer, Rejection>)>,
+}
+
+/// Something that a client tries to get done.
+#[derive(Debug, Clone)]
+struct Wish {
+    /// Names it among the client's wishes; a repetition has the same.
+    number: u64,
+    what: Asked,
+    /// What must be visible to a read: everything acknowledged before it was asked.
+    must_see: u64,
+}
+
+/// A call on its way to a master.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    client: usize,
+    wish: u64,
+    /// `None` for a read.
+    change: Option<Change>,
+    must_see: u64,
+}
+
+/// A call that waits in a master for its outcome.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    client: usize,
+    wish: u64,
+    /// For a read: what it must see.
+    must_see: Option<u64>,
+}
+
+/// What a client hears.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    Outcome(Outcome),
+    Read { index: Option<u64> },
+    Refused,
+}
+
+impl Clients {
+    pub(crate) fn new(random: usize) -> Self {
+        let names = [ADMIN.to_owned(), "ann".to_owned()];
+        let others = (0..random).map(|i| format!("user{i}"));
+        let list = names.into_iter().chain(others).map(|name| Client {
+            user: name.parse().expect("a name"),
+            wishes: VecDeque::new(),
+            current: None,
+            last: None,
+            wakes_at: None,
+            target: 0,
+            asked: 0,
+            done: Vec::new(),
+        });
+        Self { list: list.collect() }
+    }
+
+    /// Whether nobody waits for anything.
+    pub(crate) fn are_idle(&self) -> bool {
+        self.list.iter().all(|client| client.current.is_none() && client.wishes.is_empty())
+    }
+}
+
+impl World {
+    pub(crate) fn begin_clients(&mut self) {
+        for index in 0..self.setup.machines {
+            self.wish(ADMIN_CLIENT, Asked::Change(add_machine(self, index)));
+        }
+        for client in 2..self.clients.list.len() {
+            let delay = Millis(self.dice.between(500, 3_000));
+            self.wake_client(client, delay);
+        }
+    }
+
+    /// Adds to what a client wants; the number under which its outcome will be known.
+    pub(crate) fn wish(&mut self, client: usize, what: Asked) -> u64 {
+        let delay = Millis(1);
+        let them = &mut self.clients.list[client];
+        them.wishes.push_back(what);
+        let number = them.asked + number(them.wishes.len());
+        if them.current.is_none() {
+            self.wake_client(client, delay);
+        }
+        number
+    }
+
+    fn wake_client(&mut self, client: usize, delay: Millis) {
+        self.clients.list[client].wakes_at = Some(self.now() + delay);
+        self.agenda.after(delay, Happening::ClientWakes { client });
+    }
+
+    pub(crate) fn client_wakes(&mut self, client: usize) {
+        let now = self.now();
+        let them = &mut self.clients.list[client];
+        if them.wakes_at.is_none_or(|at| at > now) {
+            return;
+        }
+        them.wakes_at = None;
+        if them.current.is_some() {
+            // No answer in time: somebody else may know more.
+            them.target = self.dice.index(self.setup.masters);
+            return self.ask(client);
+        }
+        let Some(what) = them.wishes.pop_front().or_else(|| self.random_wish(client)) else { return };
+        let must_see = self.checks.durability.acknowledged();
+        let them = &mut self.clients.list[client];
+        let wish = match (what, them.last.clone()) {
+            (Asked::Again, Some(last)) => last,
+            (what, _) => {
+                them.asked += 1;
+                Wish { number: them.asked, what, must_see }
+            }
+        };
+        them.current = Some(wish);
+        self.ask(client);
+    }
+
+    fn random_wish(&mut self, client: usize) -> Option<Asked> {
+        if client <= TEST_CLIENT || self.faults.is_over() {
+            return None;
+        }
+        let user = self.clients.list[client].user.clone();
+        let key = |name: String| JobKey { user: user.clone(), name: name.parse().expect("a name") };
+        let name = format!("job{}", self.dice.below(5));
+        let dice = &mut self.dice;
+        Some(match dice.below(100) {
+            0..=54 => {
+                let others = [key(format!("job{}", dice.below(5)))];
+                let spec = Arc::new(jobs::random(dice, &name, &others));
+                Asked::Change(Action::SubmitJob { spec })
+            }
+            55..=74 => {
+                let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
+                Asked::Change(Action::Kill { job: key(name), tasks })
+            }
+            75..=89 => Asked::Read,
+            _ => Asked::Again,
+        })
+    }
+
+    /// Sends the client's present wish to the master that it believes in.
+    fn ask(&mut self, client: usize) {
+        let them = &self.clients.list[client];
+        let (user, target) = (them.user.clone(), them.target);
+        let Some(wish) = them.current.clone() else { return };
+        let change = match wish.what {
+            Asked::Change(action) => Some(Command {
+                at: Millis(0),
+                by: Principal::User(user.clone()),
+                request: Some(RequestId::from(format!("{user}-{}", wish.number))),
+                action,
+            }),
+            Asked::Read | Asked::Again => None,
+        };
+        self.note(&[30, number(client), wish.number, number(target)]);
+        let call = Call { client, wish: wish.number, change, must_see: wish.must_see };
+        let copies = self.network.outside(&mut self.dice);
+        let arrives = |call: &Call| Happening::CallArrives { call: Box::new(call.clone()), to: target };
+        let first = arrives(&call);
+        self.carry(copies, || arrives(&call), first);
+        self.wake_client(client, PATIENCE);
+    }
+
+    pub(crate) fn call_arrives(&mut self, call: Call, to: usize) {
+        let clock = self.master_clock(to);
+        let Call { client, wish, change, must_see } = call;
+        let Some(process) = &mut self.replicas[to].process else {
+            return self.reply(client, wish, Reply::Refused);
+        };
+        let token = process.next_token;
+        process.next_token += 1;
+        let deadline = clock + DEADLINE;
+        let must_see = change.is_none().then_some(must_see);
+        process.calls.insert(token, Waiting { client, wish, must_see });
+        self.tell_master(to, match change {
+            Some(command) => Input::Propose { token, command, deadline },
+            None => Input::ReadIndex { token, deadline },
+        });
+    }
+
+    fn waiting(&mut self, replica: usize, token: u64) -> Option<Waiting> {
+        let found = self.replicas[replica].process.as_mut().and_then(|process| process.calls.remove(&token));
+        if found.is_none() {
+            let what = format!("master {} answers call {token} twice", replica + 1);
+            self.check(Invariant::OnceOnly, Err(what));
+        }
+        found
+    }
+
+    pub(crate) fn call_done(&mut self, replica: usize, token: u64, outcome: Outcome) {
+        let Some(waiting) = self.waiting(replica, token) else { return };
+        match &outcome {
+            Outcome::Accepted { index, .. } | Outcome::Refused { index, .. } => {
+                let disks = self.replicas.iter().map(|replica| &replica.disk);
+                let result = self.checks.durability.is_on_a_majority(*index, replica, disks);
+                self.check(Invariant::Durable, result);
+            }
+            Outcome::Unavailable => self.hit(Mark::OutcomeUnknown),
+            Outcome::NotLeader { leader: Some(_) } => self.hit(Mark::AskedFollower),
+            Outcome::NotLeader { leader: None } | Outcome::Overloaded | Outcome::TooLarge { .. } => {}
+        }
+        self.reply(waiting.client, waiting.wish, Reply::Outcome(outcome));
+    }
+
+    pub(crate) fn read_done(&mut self, replica: usize, token: u64, index: Option<u64>) {
+        let Some(waiting) = self.waiting(replica, token) else { return };
+        let seen = self.replicas[replica].process.as_ref().map_or(0, |p| p.master.state().applied());
+        let must_see = waiting.must_see.unwrap_or(0);
+        if index.is_some() {
+            self.hit(Mark::ReadConfirmed);
+            let result = if seen < must_see {
+                Err(format!("master {} lets a read see entry {seen}, {must_see} was acknowledged before", replica + 1))
+            } else {
+                Ok(())
+            };
+            self.check(Invariant::Linearizable, result);
+        } else {
+            self.hit(Mark::ReadFailed);
+        }
+        self.reply(waiting.client, waiting.wish, Reply::Read { index });
+    }
+
+    fn reply(&mut self, client: usize, wish: u64, reply: Reply) {
+        let copies = self.network.outside(&mut self.dice);
+        let back = |reply: &Reply| Happening::CallAnswered { client, attempt: wish, reply: Box::new(reply.clone()) };
+        let first = back(&reply);
+        self.carry(copies, || back(&reply), first);
+    }
+
+    pub(crate) fn call_answered(&mut self, client: usize, wish: u64, reply: Reply) {
+        self.note(&[31, number(client), wish]);
+        if let Reply::Outcome(Outcome::Accepted { index, answer }) = &reply {
+            self.told(client, wish, *index, Ok(answer.clone()));
+        }
+        if let Reply::Outcome(Outcome::Refused { index, rejection }) = &reply {
+            self.told(client, wish, *index, Err(rejection.clone()));
+        }
+        let them = &mut self.clients.list[client];
+        if them.current.as_ref().is_none_or(|current| current.number != wish) {
+            return;
+        }
+        let any = self.dice.index(self.setup.masters);
+        match reply {
+            Reply::Outcome(Outcome::Accepted { .. } | Outcome::Refused { .. }) | Reply::Read { index: Some(_) } => {
+                self.finish_wish(client);
+            }
+            Reply::Outcome(Outcome::NotLeader { leader: Some(leader) }) => {
+                self.retry(client, index_of(leader), Millis(5));
+            }
+            Reply::Outcome(Outcome::NotLeader { leader: None }) | Reply::Refused | Reply::Read { index: None } => {
+                self.retry(client, any, Millis(100));
+            }
+            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded) => self.retry(client, any, Millis(50)),
+            Reply::Outcome(Outcome::TooLarge { bytes, limit }) => {
+                let what = format!("a change of {bytes} bytes is more than {limit}");
+                self.check(Invariant::OnceOnly, Err(what));
+            }
+        }
+    }
+
+    /// Asks another master after a while; the time-out of the last attempt no longer counts.
+    fn retry(&mut self, client: usize, target: usize, delay: Millis) {
+        self.clients.list[client].target = target;
+        self.clients.list[client].wakes_at = Some(self.now() + delay);
+        self.agenda.after(delay, Happening::ClientWakes { client });
+    }
+
+    fn finish_wish(&mut self, client: usize) {
+        let pause = Millis(self.dice.between(100, 2_500));
+        let them = &mut self.clients.list[client];
+        let done = them.current.take();
+        if done.as_ref().is_some_and(|wish| matches!(wish.what, Asked::Change(_))) {
+            them.last = done;
+        }
+        let busy = !them.wishes.is_empty();
+        self.wake_client(client, if busy || client <= TEST_CLIENT { Millis(1) } else { pause });
+    }
+
+    /// A client was told the outcome of a change.
+    fn told(&mut self, client: usize, wish: u64, index: u64, result: Result<Answer, Rejection>) {
+        let user = self.clients.list[client].user.clone();
+        match self.checks.requests.told((client, wish), &result) {
+            Ok(repeated) => {
+                if repeated {
+                    self.hit(Mark::RequestRepeated);
+                }
+            }
+            Err(what) => self.check(Invariant::OnceOnly, Err(what)),
+        }
+        let them = &mut self.clients.list[client];
+        if them.done.iter().any(|(number, _)| *number == wish) {
+            return;
+        }
+        them.done.push((wish, result.clone()));
+        let action = them.current.as_ref().filter(|current| current.number == wish).map(|w| w.what.clone());
+        self.say(|| format!("{user} is told of change {wish}: {result:?}"));
+        if let (Some(Asked::Change(action)), Ok(answer)) = (action, result) {
+            self.checks.durability.acknowledge(index, &user, &action, &answer);
+        }
+    }
+
+    /// What came of a wish of the test's client, once it is known.
+    pub(crate) fn outcome(&self, client: usize, wish: u64) -> Option<&Result<Answer, Rejection>> {
+        self.clients.list[client].done.iter().find(|(number, _)| *number == wish).map(|(_, result)| result)
+    }
+}
+
+/// What the admin says to add a machine.
+pub(crate) fn add_machine(world: &World, index: usize) -> Action {
+    let name = world.machines[index].name.clone();
+    Action::AddMachine { machine: MachineAddress { name, address: machine::address(index) } }
+}

@@ -1,0 +1,482 @@
+//! One simulated machine: its processes, what its borglet keeps on disk, and the borglet.
+//!
+//! Processes live and die by themselves, as under shims: the death of the borglet touches none of
+//! them, a reboot ends all. The fence is the only thing that the borglet itself must not lose.
+
+use super::{Asking, Happening, PollId, World, number, refused};
+use crate::checkers::Invariant;
+use crate::dice::Dice;
+use crate::jobs::Play;
+use crate::marks::Mark;
+use borg_linkshard::PollFailure;
+use borg_proto::poll::{Fence, PollAnswer, Usage};
+use borg_proto::{FailureCause, IncarnationId, MachineInfo, MachineName, Millis, Resources};
+use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Launch, Run, Supervisor};
+use std::collections::BTreeMap;
+
+/// SIGKILL and SIGTERM.
+const KILL: i32 = 9;
+const TERM: i32 = 15;
+/// How often a borglet measures usage.
+const MEASURE: Millis = Millis(5_000);
+
+/// A machine.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) name: MachineName,
+    pub(crate) info: MachineInfo,
+    skew: u64,
+    /// Counts its boots.
+    boot: u32,
+    /// On its disk.
+    fence: Fence,
+    processes: BTreeMap<IncarnationId, Container>,
+    next_pid: u32,
+    /// Counts its borglet's processes.
+    pub(crate) life: u32,
+    borglet: Option<Borglet>,
+    /// The borglet dies after so many more effects.
+    pub(crate) dies_after: Option<u32>,
+}
+
+/// What a machine has of one incarnation.
+#[derive(Debug)]
+struct Container {
+    run: Run,
+    play: Play,
+    grace: Millis,
+    ports: Vec<u16>,
+    state: ContainerState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ContainerState {
+    Starting,
+    Running { pid: u32, since: Millis },
+    Ended { since: Millis, at: Millis, failure: Option<FailureCause> },
+}
+
+#[derive(Debug)]
+struct Borglet {
+    supervisor: Supervisor,
+    held: BTreeMap<u64, PollId>,
+    next_token: u64,
+    wakes_at: Option<Millis>,
+}
+
+/// The address under which a machine's borglet is known to the cell.
+pub(crate) fn address(index: usize) -> String {
+    format!("machine-{index}:7000")
+}
+
+/// The machine at an address.
+pub(crate) fn host_at(address: &str) -> usize {
+    let text = address.trim_start_matches("machine-").trim_end_matches(":7000");
+    text.parse().expect("the world made this address")
+}
+
+impl Host {
+    pub(crate) fn new(dice: &mut Dice, index: usize) -> Self {
+        let attributes = BTreeMap::from([
+            ("arch".to_owned(), "x86_64".to_owned()),
+            ("rack".to_owned(), format!("r{}", index % 3)),
+        ]);
+        let capacity = Resources {
+            cpu_milli: 4_000,
+            ram_bytes: 4 << 30,
+            disk_bytes: 100 << 30,
+            ports: 20,
+            devices: BTreeMap::new(),
+        };
+        let info = MachineInfo {
+            capacity,
+            first_port: 20_000,
+            attributes,
+            boot_id: format!("boot-{index}-1"),
+            missing_isolation: Vec::new(),
+            task_host: format!("10.0.0.{index}"),
+        };
+        Self {
+            name: format!("m{index}").parse().expect("a name"),
+            info,
+            skew: dice.below(2_000),
+            boot: 1,
+            fence: Fence::default(),
+            processes: BTreeMap::new(),
+            next_pid: 100,
+            life: 0,
+            borglet: None,
+            dies_after: None,
+        }
+    }
+
+    pub(crate) fn has_borglet(&self) -> bool {
+        self.borglet.is_some()
+    }
+
+    /// Incarnations with a process, and its id.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (IncarnationId, u32)> {
+        self.processes.iter().filter_map(|(id, container)| match container.state {
+            ContainerState::Running { pid, .. } => Some((*id, pid)),
+            ContainerState::Starting | ContainerState::Ended { .. } => None,
+        })
+    }
+
+    /// What the borglet says of itself, while it runs.
+    pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
+        self.borglet.as_ref().map(|borglet| &borglet.supervisor)
+    }
+
+    fn adoptable(&self) -> Vec<Adopted> {
+        let adopt = |container: &Container| {
+            let (since, state) = match &container.state {
+                ContainerState::Starting => return None,
+                ContainerState::Running { pid, since } => {
+                    (*since, AdoptedState::Running { pid: *pid })
+                }
+                ContainerState::Ended { since, at, failure } => {
+                    (*since, AdoptedState::Ended { at: *at, failure: failure.clone() })
+                }
+            };
+            Some(Adopted { run: container.run, since, grace: container.grace, state })
+        };
+        self.processes.values().filter_map(adopt).collect()
+    }
+}
+
+impl World {
+    fn machine_clock(&self, machine: usize) -> Millis {
+        self.now() + Millis(self.machines[machine].skew)
+    }
+
+    pub(crate) fn start_borglet(&mut self, index: usize) {
+        let session = self.dice.roll();
+        let host = &mut self.machines[index];
+        let config = Config::new(self.newest.cell().clone(), host.name.clone(), session);
+        let adopted = host.adoptable();
+        let running = adopted.iter().any(|one| matches!(one.state, AdoptedState::Running { .. }));
+        let ended = adopted.iter().any(|one| matches!(one.state, AdoptedState::Ended { .. }));
+        let supervisor = Supervisor::new(config, host.fence, adopted, host.info.clone());
+        host.life += 1;
+        host.dies_after = None;
+        host.borglet =
+            Some(Borglet { supervisor, held: BTreeMap::new(), next_token: 1, wakes_at: None });
+        let life = host.life;
+        if running {
+            self.hit(Mark::BorgletAdopted);
+        }
+        if ended {
+            self.hit(Mark::AdoptedEnded);
+        }
+        self.note(&[20, number(index)]);
+        self.say(|| format!("borglet of m{index} starts"));
+        self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });
+        self.plan_borglet(index);
+    }
+
+    /// Ends a borglet as signal 9 does. Tasks run on; starts that are under way are finished or
+    /// given up by themselves.
+    pub(crate) fn crash_borglet(&mut self, index: usize) {
+        let host = &mut self.machines[index];
+        if host.borglet.take().is_none() {
+            return;
+        }
+        let clock = self.now() + Millis(self.machines[index].skew);
+        let host = &mut self.machines[index];
+        let (dice, mut next_pid) = (&mut self.dice, host.next_pid);
+        host.processes.retain(|_, container| {
+            if container.state != ContainerState::Starting {
+                return true;
+            }
+            next_pid += 1;
+            container.state = ContainerState::Running { pid: next_pid, since: clock };
+            dice.chance(500)
+        });
+        host.next_pid = next_pid;
+        let came_up: Vec<Run> = host
+            .processes
+            .values()
+            .filter(|container| container.state == (ContainerState::Running { pid: next_pid, since: clock }))
+            .map(|container| container.run)
+            .collect();
+        for run in came_up {
+            self.act(index, run);
+        }
+        self.note(&[21, number(index)]);
+        self.say(|| format!("borglet of m{index} dies"));
+    }
+
+    /// Everything on the machine ends; what is left on its disk says nothing of how.
+    pub(crate) fn reboot(&mut self, index: usize, shrink: bool) {
+        self.crash_borglet(index);
+        let clock = self.machine_clock(index);
+        let host = &mut self.machines[index];
+        host.boot += 1;
+        host.info.boot_id = format!("boot-{index}-{}", host.boot);
+        let full = Resources { cpu_milli: 4_000, ram_bytes: 4 << 30, ..host.info.capacity.clone() };
+        host.info.capacity =
+            if shrink { Resources { cpu_milli: 2_000, ram_bytes: 2 << 30, ..full } } else { full };
+        let mut ended = Vec::new();
+        for (id, container) in &mut host.processes {
+            if let ContainerState::Running { since, .. } = container.state {
+                let failure = Some(FailureCause::Lost);
+                container.state = ContainerState::Ended { since, at: clock, failure };
+                ended.push(*id);
+            }
+        }
+        host.processes.retain(|_, container| container.state != ContainerState::Starting);
+        for id in ended {
+            self.checks.copies.stopped(id, index);
+        }
+        self.hit(Mark::MachineRebooted);
+        self.note(&[22, number(index), u64::from(shrink)]);
+        self.say(|| format!("m{index} reboots"));
+    }
+
+    /// A poll reaches a machine.
+    pub(crate) fn polled(&mut self, asked: Asking) {
+        let machine = asked.id.machine;
+        self.note(&[23, number(machine), asked.request.fence.term, asked.request.fence.generation]);
+        let Some(borglet) = &mut self.machines[machine].borglet else {
+            let refused = PollFailure::Unreachable("connection refused".into());
+            return self.send_answer(asked.id, Err(refused));
+        };
+        let token = borglet.next_token;
+        borglet.next_token += 1;
+        borglet.held.insert(token, asked.id);
+        self.tell_borglet(machine, Input::Poll { token, request: asked.request });
+    }
+
+    pub(crate) fn tell_borglet(&mut self, index: usize, input: Input) {
+        let now = self.machine_clock(index);
+        let host = &mut self.machines[index];
+        let life = host.life;
+        let Some(borglet) = &mut host.borglet else { return };
+        let effects = borglet.supervisor.handle(now, input);
+        let obeyed = borglet.supervisor.obeyed();
+        let result = self.checks.fencing.obeys(index, life, obeyed);
+        self.check(Invariant::Fencing, result);
+        for effect in effects {
+            let host = &mut self.machines[index];
+            if host.dies_after == Some(0) {
+                self.hit(Mark::BorgletCrashInTurn);
+                self.crash_borglet(index);
+                return self.restart_borglet_later(index);
+            }
+            if let Some(left) = &mut host.dies_after {
+                *left -= 1;
+            }
+            self.do_on_machine(index, effect);
+        }
+        self.plan_borglet(index);
+    }
+
+    fn do_on_machine(&mut self, index: usize, effect: Effect) {
+        match effect {
+            Effect::RememberFence(fence) => self.machines[index].fence = fence,
+            Effect::Start(launch) => self.launch(index, *launch),
+            Effect::Terminate { run } => self.signal(index, run, TERM),
+            Effect::Kill { run } => {
+                self.hit(Mark::KilledHard);
+                self.signal(index, run, KILL);
+            }
+            Effect::Remove { id } => {
+                self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
+                let host = &mut self.machines[index];
+                let alive = host.processes.get(&id).is_some_and(|c| matches!(c.state, ContainerState::Running { .. }));
+                let result = if alive { Err(format!("m{index} forgets {id}, which runs")) } else { Ok(()) };
+                host.processes.remove(&id);
+                self.check(Invariant::NoOrphan, result);
+            }
+            Effect::Answer { token, result } => {
+                let Some(borglet) = &mut self.machines[index].borglet else { return };
+                let Some(asked) = borglet.held.remove(&token) else {
+                    return self.check(Invariant::Fencing, Err(format!("m{index} answers poll {token} twice")));
+                };
+                self.send_answer(asked, result.map_err(refused));
+            }
+        }
+    }
+
+    fn send_answer(&mut self, asked: PollId, result: Result<PollAnswer, PollFailure>) {
+        let result = if self.setup.wire { over_the_wire(result) } else { result };
+        let from = self.setup.masters + asked.machine;
+        let copies = self.network.send(&mut self.dice, from, asked.replica);
+        if let Some(delay) = copies[0] {
+            self.agenda.after(delay, Happening::Polled { asked, result: Box::new(result) });
+        }
+    }
+
+    fn launch(&mut self, index: usize, launch: Launch) {
+        let run = launch.run;
+        let result = self.checks.copies.starts(run, index);
+        self.check(Invariant::SingleCopy, result);
+        self.note(&[25, number(index), run.id.task.job.0, u64::from(run.id.number), u64::from(run.number)]);
+        self.say(|| format!("m{index} starts {} {run}", launch.name));
+        let host = &mut self.machines[index];
+        let taken = launch.ports.iter().find(|port| {
+            host.processes.iter().any(|(id, container)| {
+                *id != run.id
+                    && !matches!(container.state, ContainerState::Ended { .. })
+                    && container.ports.contains(port)
+            })
+        });
+        let play = Play::read(&launch.argv);
+        if let Some(port) = taken.copied() {
+            self.hit(Mark::PortTaken);
+            let cause = FailureCause::PortTaken { port };
+            return self.tell_borglet_later(index, run, cause);
+        }
+        if play == Play::Missing {
+            self.hit(Mark::StartFailed);
+            let cause = FailureCause::start("/sim/play: no such program");
+            return self.tell_borglet_later(index, run, cause);
+        }
+        let (boot, state) = (host.boot, ContainerState::Starting);
+        let container = Container { run, play, grace: launch.grace, ports: launch.ports, state };
+        host.processes.insert(run.id, container);
+        let delay = Millis(self.dice.between(3, 60));
+        self.agenda.after(delay, Happening::ProcessThere { machine: index, boot, run });
+    }
+
+    /// A start that came to nothing: the answer comes like any other, a moment later.
+    fn tell_borglet_later(&mut self, index: usize, run: Run, cause: FailureCause) {
+        let boot = self.machines[index].boot;
+        self.machines[index].processes.remove(&run.id);
+        let failure = Some(cause);
+        self.agenda.after(Millis(2), Happening::ProcessOver { machine: index, boot, run, failure });
+    }
+
+    fn container(&mut self, index: usize, boot: u32, run: Run) -> Option<&mut Container> {
+        let host = &mut self.machines[index];
+        host.processes.get_mut(&run.id).filter(|container| container.run == run && host.boot == boot)
+    }
+
+    pub(crate) fn process_there(&mut self, index: usize, boot: u32, run: Run) {
+        let since = self.machine_clock(index);
+        let pid = self.machines[index].next_pid + 1;
+        let Some(container) = self.container(index, boot, run) else { return };
+        if container.state != ContainerState::Starting {
+            return;
+        }
+        container.state = ContainerState::Running { pid, since };
+        self.machines[index].next_pid = pid;
+        self.act(index, run);
+        self.tell_borglet(index, Input::Started { run, pid, since });
+    }
+
+    /// Decides how a new process goes on.
+    fn act(&mut self, index: usize, run: Run) {
+        self.checks.copies.runs(run.id, index);
+        let boot = self.machines[index].boot;
+        let calm = self.faults.is_over();
+        let Some(container) = self.container(index, boot, run) else { return };
+        let play = container.play;
+        let end = match play {
+            Play::Serve | Play::Stubborn | Play::Missing => None,
+            Play::Exit { after, code } => Some((after, code)),
+            Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => Some((after, 1)),
+            // A flaky service that is well runs on; only batch tasks are done some time.
+            Play::Flaky { failing: 500.., .. } => None,
+            Play::Flaky { after, .. } => Some((after, 0)),
+        };
+        if let Some((after, code)) = end {
+            let failure = (code != 0).then_some(FailureCause::Exit { code });
+            self.agenda.after(Millis(after), Happening::ProcessOver { machine: index, boot, run, failure });
+        }
+    }
+
+    pub(crate) fn process_over(&mut self, index: usize, boot: u32, run: Run, failure: Option<FailureCause>) {
+        let at = self.machine_clock(index);
+        if self.machines[index].boot != boot {
+            return;
+        }
+        let Some(container) = self.container(index, boot, run) else {
+            // Never came to be.
+            if let Some(cause) = failure.filter(|cause| matches!(cause, FailureCause::PortTaken { .. } | FailureCause::Start { .. })) {
+                self.tell_borglet(index, Input::StartFailed { run, cause });
+            }
+            return;
+        };
+        let ContainerState::Running { since, .. } = container.state else { return };
+        container.state = ContainerState::Ended { since, at, failure: failure.clone() };
+        self.checks.copies.stopped(run.id, index);
+        self.note(&[26, number(index), run.id.task.job.0, u64::from(run.id.number)]);
+        self.say(|| format!("m{index}: {run} ends: {failure:?}"));
+        self.tell_borglet(index, Input::Exited { run, at, failure });
+    }
+
+    fn signal(&mut self, index: usize, run: Run, signal: i32) {
+        // Whoever ends a task must not have the newest word of the cell against it.
+        let machine = self.newest.machine_named(&self.machines[index].name).map(|machine| machine.id);
+        let placed = self.newest.task(run.id.task).and_then(|task| task.placement());
+        let wanted = placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
+        let elsewhere = placed.is_some_and(|p| Some(p.machine) != machine);
+        let result = if wanted { Err(format!("m{index} ends {run}, which the cell wants there")) } else { Ok(()) };
+        self.check(Invariant::TasksSurvive, result);
+        if elsewhere {
+            self.hit(Mark::StaleCopyKilled);
+        }
+        self.note(&[27, number(index), run.id.task.job.0, u64::from(run.id.number)]);
+        self.say(|| format!("m{index}: signal {signal} to {run}"));
+        let boot = self.machines[index].boot;
+        let Some(container) = self.container(index, boot, run) else { return };
+        if container.play == Play::Stubborn && signal == TERM {
+            return;
+        }
+        let delay = if signal == KILL { self.dice.between(1, 20) } else { self.dice.between(1, 1_500) };
+        let failure = Some(FailureCause::Signal { signal });
+        self.agenda.after(Millis(delay), Happening::ProcessOver { machine: index, boot, run, failure });
+    }
+
+    pub(crate) fn usage_measured(&mut self, index: usize, life: u32) {
+        let host = &self.machines[index];
+        if host.life != life || host.borglet.is_none() {
+            return;
+        }
+        let ids: Vec<IncarnationId> = host.running().map(|(id, _)| id).collect();
+        let mut usages = Vec::with_capacity(ids.len());
+        for id in ids {
+            let usage = Usage { cpu_milli: self.dice.below(200), ram_bytes: self.dice.below(64 << 20) };
+            usages.push((id, usage));
+        }
+        self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });
+        self.tell_borglet(index, Input::Usage(usages));
+    }
+
+    pub(crate) fn borglet_wakes(&mut self, index: usize, life: u32) {
+        let now = self.machine_clock(index);
+        let host = &mut self.machines[index];
+        let Some(borglet) = host.borglet.as_mut().filter(|_| host.life == life) else { return };
+        if borglet.wakes_at.is_none_or(|at| at > now) {
+            return;
+        }
+        borglet.wakes_at = None;
+        if borglet.supervisor.next_wakeup().is_some_and(|due| due <= now) {
+            self.tell_borglet(index, Input::Tick);
+        } else {
+            self.plan_borglet(index);
+        }
+    }
+
+    fn plan_borglet(&mut self, index: usize) {
+        let now = self.machine_clock(index);
+        let host = &mut self.machines[index];
+        let life = host.life;
+        let Some(borglet) = &mut host.borglet else { return };
+        let Some(due) = borglet.supervisor.next_wakeup() else { return };
+        let due = due.max(now);
+        if borglet.wakes_at.is_none_or(|at| due < at) {
+            borglet.wakes_at = Some(due);
+            self.agenda.after(due.since(now), Happening::BorgletWakes { machine: index, life });
+        }
+    }
+}
+
+/// The answer as the shard reads it.
+fn over_the_wire(result: Result<PollAnswer, PollFailure>) -> Result<PollAnswer, PollFailure> {
+    use borg_proto::wire::pb;
+    result.map(|answer| {
+        PollAnswer::try_from(pb::PollAnswer::from(&answer)).expect("an answer survives the wire")
+    })
+}

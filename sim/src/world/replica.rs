@@ -1,0 +1,690 @@
+//! One simulated Borgmaster: the process, its disk, and the carrying out of effects.
+//!
+//! Mirrors the daemon's shells (driver, scheduler thread, shard's poller): one turn takes all that
+//! arrived, effects are carried out in their order, a write takes time and holds up what comes
+//! after it. The process can die between any two effects.
+
+use super::{Asking, Happening, PeerMessage, PollId, World, index_of, number, replica_id};
+use crate::checkers::Invariant;
+use crate::dice::Dice;
+use crate::disk::{SimDisk, SimStore};
+use crate::marks::Mark;
+use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::master::{self, Effect, Input, Master, OwnedBatch};
+use borg_cell::state::{CellState, MachineState};
+use borg_cell::store::{LogStore, ReplicaIdentity};
+use borg_linkshard::{Effect as ShardEffect, Input as ShardInput, PollFailure, Shard};
+use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
+use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::task::EvictCause;
+use borg_proto::wire::pb;
+use borg_proto::{Millis, ReplicaId, TaskId};
+use borg_scheduler::Scheduler;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Placements proposed at once, as in production.
+const BATCH: usize = 512;
+/// Longest sleep of the scheduler, as in production.
+const NAP: Millis = Millis(500);
+/// How often states are compared, as in production.
+const COMPARE: Millis = Millis(10_000);
+
+/// A master: what survives its process, and the process.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) disk: SimDisk,
+    /// How far its clock is ahead of virtual time.
+    skew: u64,
+    /// Counts its processes.
+    pub(crate) life: u32,
+    pub(crate) process: Option<Box<Process>>,
+    /// Writes take at least this long.
+    pub(crate) stalled: Millis,
+    /// It stands still until then.
+    pub(crate) paused_until: Millis,
+    /// It dies after so many more effects.
+    pub(crate) dies_after: Option<u32>,
+}
+
+/// A running Borgmaster.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) master: Master,
+    store: SimStore,
+    inbox: Vec<Input>,
+    turn_due: bool,
+    todo: VecDeque<Effect>,
+    writing: Option<OwnedBatch>,
+    pub(crate) scheduler: Scheduler,
+    letter: Letter,
+    scheduler_due: bool,
+    leads: bool,
+    shard: Shard,
+    shard_inbox: Vec<ShardInput>,
+    shard_wakes_at: Option<Millis>,
+    /// Calls of clients that wait for their outcome, by token.
+    pub(crate) calls: BTreeMap<u64, super::client::Waiting>,
+    pub(crate) next_token: u64,
+    was_leader: Option<u64>,
+}
+
+/// What the scheduler has to look at when it next can.
+#[derive(Debug, Default)]
+struct Letter {
+    state: Option<CellState>,
+    events: Vec<Event>,
+    afresh: bool,
+    leads: Option<bool>,
+    reconsider: Vec<TaskId>,
+}
+
+impl Replica {
+    pub(crate) fn new(dice: &mut Dice) -> Self {
+        Self {
+            disk: SimDisk::default(),
+            skew: dice.below(2_000),
+            life: 0,
+            process: None,
+            stalled: Millis(0),
+            paused_until: Millis(0),
+            dies_after: None,
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.master.is_leader())
+    }
+
+    /// The process, if it is the one of this life.
+    fn alive(&mut self, life: u32) -> Option<&mut Process> {
+        self.process.as_deref_mut().filter(|_| self.life == life)
+    }
+}
+
+impl World {
+    pub(crate) fn master_clock(&self, replica: usize) -> Millis {
+        self.now() + Millis(self.replicas[replica].skew)
+    }
+
+    pub(crate) fn start_master(&mut self, index: usize) {
+        let (seed, cell) = (self.dice.roll(), self.newest.cell().clone());
+        let id = replica_id(index);
+        let voters = (0..self.setup.masters).map(replica_id).collect();
+        let mut config = master::Config::new(cell.clone(), id, voters, seed);
+        config.checkpoint_every = self.setup.checkpoint_every;
+        config.trailing = self.setup.checkpoint_every / 4;
+        config.links.machine_down_after = self.setup.machine_down_after;
+        let tick = config.tick;
+        let identity = ReplicaIdentity { cell: cell.to_string(), replica: id.0, epoch: 1 };
+        let replica = &mut self.replicas[index];
+        let mut store = replica.disk.open(&identity).expect("its last process is gone");
+        let recovered = store.recover().expect("a simulated disk can be read");
+        let master = match Master::new(config, recovered) {
+            Ok(master) => master,
+            Err(error) => {
+                return self.check(Invariant::Durable, Err(format!("master {id} cannot start again: {error}")));
+            }
+        };
+        replica.life += 1;
+        replica.dies_after = None;
+        let scheduler = Scheduler::new(master.state(), borg_scheduler::Config::default());
+        let process = Process {
+            master,
+            store,
+            inbox: Vec::new(),
+            turn_due: false,
+            todo: VecDeque::new(),
+            writing: None,
+            scheduler,
+            letter: Letter::default(),
+            scheduler_due: false,
+            leads: false,
+            shard: Shard::new(borg_linkshard::Config::new(cell, id)),
+            shard_inbox: Vec::new(),
+            shard_wakes_at: None,
+            calls: BTreeMap::new(),
+            next_token: 1,
+            was_leader: None,
+        };
+        replica.process = Some(Box::new(process));
+        let life = replica.life;
+        self.say(|| format!("master {id} starts"));
+        self.note(&[1, id.0]);
+        let first = Millis(self.dice.below(tick.0));
+        self.agenda.after(first, Happening::MasterTick { replica: index, life });
+        self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
+    }
+
+    /// Ends a master's process as signal 9 does.
+    pub(crate) fn crash_master(&mut self, index: usize) {
+        let Some(mut process) = self.replicas[index].process.take() else { return };
+        self.note(&[2, number(index)]);
+        self.say(|| format!("master {} dies", index + 1));
+        let waiting = process.master.status().in_flight > 0;
+        if process.master.is_leader() && waiting && !process.calls.is_empty() {
+            self.hit(Mark::LeaderDiedWithProposal);
+        }
+        if let Some(batch) = process.writing.take() {
+            if self.dice.chance(500) {
+                self.hit(Mark::UnsyncedWriteKept);
+                if process.store.write(&batch.as_batch()).is_err() {
+                    self.hit(Mark::SyncFailed);
+                }
+            } else {
+                self.hit(Mark::UnsyncedWriteLost);
+            }
+        }
+        drop(process);
+        if self.replicas.iter().all(|replica| replica.process.is_none()) {
+            self.hit(Mark::AllMastersDown);
+        }
+    }
+
+    pub(crate) fn master_tick(&mut self, index: usize, life: u32) {
+        if self.replicas[index].alive(life).is_none() {
+            return;
+        }
+        self.agenda.after(Millis(20), Happening::MasterTick { replica: index, life });
+        self.tell_master(index, Input::Tick);
+    }
+
+    /// Puts an input into the master's queue.
+    pub(crate) fn tell_master(&mut self, index: usize, input: Input) {
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        process.inbox.push(input);
+        if !process.turn_due && process.todo.is_empty() && process.writing.is_none() {
+            process.turn_due = true;
+            self.agenda.after(Millis(0), Happening::MasterTurn { replica: index, life });
+        }
+    }
+
+    pub(crate) fn master_turn(&mut self, index: usize, life: u32) {
+        let (now, world_now) = (self.master_clock(index), self.now());
+        let replica = &mut self.replicas[index];
+        let paused_until = replica.paused_until;
+        let Some(process) = replica.alive(life) else { return };
+        if paused_until > world_now {
+            let wait = paused_until - world_now;
+            return self.agenda.after(wait, Happening::MasterTurn { replica: index, life });
+        }
+        process.turn_due = false;
+        let inputs = std::mem::take(&mut process.inbox);
+        let count = number(inputs.len());
+        let effects = process.master.handle(now, inputs);
+        process.todo.extend(effects);
+        let (leads, term) = (process.master.is_leader(), process.master.term());
+        if leads {
+            let result = self.checks.election.leads(replica_id(index), term);
+            self.check(Invariant::OneLeader, result);
+        }
+        self.note(&[3, number(index), count]);
+        self.perform_all(index, life);
+    }
+
+    /// Carries out what is left of a turn, up to a write that takes time.
+    fn perform_all(&mut self, index: usize, life: u32) {
+        loop {
+            let replica = &mut self.replicas[index];
+            if replica.alive(life).is_none() {
+                return;
+            }
+            if replica.dies_after == Some(0) {
+                replica.dies_after = None;
+                self.hit(Mark::CrashInTurn);
+                self.crash_master(index);
+                return self.restart_later(index);
+            }
+            let Some(process) = replica.alive(life) else { return };
+            let Some(effect) = process.todo.pop_front() else {
+                return self.turn_done(index, life);
+            };
+            if let Some(left) = &mut replica.dies_after {
+                *left -= 1;
+            }
+            if let Effect::Persist(batch) = effect {
+                if self.begin_write(index, batch) {
+                    return;
+                }
+            } else {
+                self.perform(index, life, effect);
+            }
+        }
+    }
+
+    /// Writes, at once or later. True when the turn has to wait for it.
+    fn begin_write(&mut self, index: usize, batch: OwnedBatch) -> bool {
+        let life = self.replicas[index].life;
+        let stalled = self.replicas[index].stalled;
+        let latency = self.dice.below(2) + stalled.0;
+        let Some(process) = &mut self.replicas[index].process else { return true };
+        process.writing = Some(batch);
+        if latency == 0 {
+            return !self.write(index);
+        }
+        self.agenda.after(Millis(latency), Happening::Persisted { replica: index, life });
+        true
+    }
+
+    pub(crate) fn persisted(&mut self, index: usize, life: u32) {
+        if self.replicas[index].alive(life).is_none() {
+            return;
+        }
+        if self.write(index) {
+            self.perform_all(index, life);
+        }
+    }
+
+    /// Does the write that is under way. False when the process did not survive it.
+    fn write(&mut self, index: usize) -> bool {
+        let Some(process) = &mut self.replicas[index].process else { return false };
+        let Some(batch) = process.writing.take() else { return true };
+        let Err(error) = process.store.write(&batch.as_batch()) else { return true };
+        self.say(|| format!("master {} cannot write: {error}", index + 1));
+        if matches!(error, borg_cell::store::StoreError::Invalid(_)) {
+            self.check(Invariant::Durable, Err(format!("master {}: {error}", index + 1)));
+        }
+        self.hit(Mark::SyncFailed);
+        self.crash_master(index);
+        self.restart_later(index);
+        false
+    }
+
+    fn turn_done(&mut self, index: usize, life: u32) {
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if !process.inbox.is_empty() && !process.turn_due {
+            process.turn_due = true;
+            self.agenda.after(Millis(0), Happening::MasterTurn { replica: index, life });
+        }
+    }
+
+    fn perform(&mut self, index: usize, life: u32, effect: Effect) {
+        match effect {
+            Effect::Persist(_) => unreachable!("writes go through begin_write"),
+            Effect::Send { to, message } => {
+                self.send_peer(index, index_of(to), PeerMessage::Raft(Box::new(message)));
+            }
+            Effect::Orders { to, orders } => {
+                if !orders.resync.is_empty() {
+                    self.hit(Mark::DeltaGap);
+                }
+                if orders.whole && orders.session.session > number(self.setup.masters) {
+                    self.hit(Mark::DividedAgain);
+                }
+                if to == replica_id(index) {
+                    self.tell_shard(index, ShardInput::Orders(orders));
+                } else {
+                    self.send_peer(index, index_of(to), PeerMessage::Orders(Box::new(orders)));
+                }
+            }
+            Effect::Answer { token, outcome } => self.call_done(index, token, outcome),
+            Effect::ReadReady { token, index: at } => self.read_done(index, token, Some(at)),
+            Effect::ReadFailed { token } => self.read_done(index, token, None),
+            Effect::Applied { state, events, reset } => self.applied(index, state, events, reset),
+            Effect::LeaderChanged { leader, term } => self.leader_changed(index, leader, term),
+            Effect::Decided { results } => {
+                let refused: Vec<TaskId> = results
+                    .iter()
+                    .filter_map(|(task, result)| result.is_err().then_some(*task))
+                    .collect();
+                for (task, result) in &results {
+                    if let Err(why) = result {
+                        self.say(|| format!("placement of {task} refused: {why}"));
+                    }
+                }
+                if !refused.is_empty() {
+                    self.hit(Mark::PlacementRefused);
+                    self.reconsider(index, refused);
+                }
+            }
+            Effect::Undecided { tasks } => {
+                self.hit(Mark::PlacementUndecided);
+                self.reconsider(index, tasks);
+            }
+            Effect::Diverged { replica, index: at } => {
+                let what = format!("master {} finds that {replica} differs after entry {at}", index + 1);
+                self.check(Invariant::SameState, Err(what));
+            }
+            Effect::Halt { why } => {
+                let what = format!("master {} halts: {why}", index + 1);
+                self.check(Invariant::SameState, Err(what));
+            }
+        }
+        debug_assert!(life > 0, "a process has a life");
+    }
+
+    fn leader_changed(&mut self, index: usize, leader: Option<ReplicaId>, term: u64) {
+        let me = leader == Some(replica_id(index));
+        self.note(&[4, number(index), leader.map_or(0, |id| id.0), term]);
+        self.say(|| {
+            let who = leader.map_or("nobody".into(), |id| format!("master {id}"));
+            format!("master {}: {who} leads in term {term}", index + 1)
+        });
+        let Some(process) = &mut self.replicas[index].process else { return };
+        let before = process.was_leader;
+        process.was_leader = me.then_some(term);
+        process.letter.leads = Some(me);
+        if before.is_some() && !me {
+            self.hit(Mark::LeaderSteppedDown);
+        }
+        if me && self.checks.election.is_successor(term) {
+            self.hit(Mark::LeaderReplaced);
+        }
+        self.wake_scheduler(index, Millis(1));
+    }
+
+    fn applied(&mut self, index: usize, state: CellState, events: Vec<Event>, reset: bool) {
+        let (applied, digest) = (state.applied(), state.digest());
+        let [low, high] = [digest & u128::from(u64::MAX), digest >> 64].map(|half| u64::try_from(half).expect("64 bits"));
+        self.note(&[5, number(index), applied, low, high, u64::from(reset)]);
+        if reset {
+            self.hit(Mark::SnapshotInstalled);
+        }
+        let result = self.checks.equality.seen(replica_id(index), applied, digest);
+        self.check(Invariant::SameState, result);
+        for event in &events {
+            if self.checks.lifecycle.is_news(event) {
+                self.happened(event, &state);
+            }
+        }
+        self.checks.lifecycle.caught_up(applied);
+        let mine = state.leader().is_some_and(|(leader, _)| leader == replica_id(index));
+        if mine && events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
+            let result = self.checks.durability.all_kept(&state);
+            self.check(Invariant::Durable, result);
+        }
+        if applied > self.newest.applied() {
+            if self.checks.is_time_to_audit(self.setup.machines) {
+                let found = state.audit();
+                let result = if found.is_empty() { Ok(()) } else { Err(format!("{found:?}")) };
+                self.check(Invariant::Audit, result);
+            }
+            self.newest = state.clone();
+        }
+        let Some(process) = &mut self.replicas[index].process else { return };
+        process.letter.afresh |= reset;
+        if process.letter.afresh {
+            process.letter.events.clear();
+        } else {
+            process.letter.events.extend(events);
+        }
+        process.letter.state = Some(state);
+        let delay = Millis(self.dice.between(0, 2));
+        self.wake_scheduler(index, delay);
+    }
+
+    /// An event of the cell, seen for the first time on any replica.
+    fn happened(&mut self, event: &Event, state: &CellState) {
+        self.say(|| {
+            let (kind, subject, detail) = event.describe(state);
+            format!("{} {kind} {subject} {detail}", event.index)
+        });
+        let result = self.checks.lifecycle.take(event, state);
+        self.check(Invariant::LegalLife, result);
+        match &event.kind {
+            EventKind::MachineChanged(id) => match state.machine(*id).map(|machine| machine.state) {
+                Some(MachineState::Down) => {
+                    self.checks.down_machines.insert(*id);
+                    self.hit(Mark::MachineDown);
+                }
+                Some(MachineState::Up) if self.checks.down_machines.remove(id) => {
+                    self.hit(Mark::MachineBack);
+                }
+                Some(MachineState::Up | MachineState::New) | None => {}
+            },
+            EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
+            EventKind::JobChanged { to: borg_cell::state::JobState::Failed, .. } => {
+                self.hit(Mark::JobFailed);
+            }
+            EventKind::TaskChanged { change, .. } => match change {
+                TaskChange::Evicted(EvictCause::Preempted { .. }) => self.hit(Mark::Preempted),
+                TaskChange::Evicted(EvictCause::Shrunk) => self.hit(Mark::MachineShrunk),
+                TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
+                TaskChange::BackOff { .. } => self.hit(Mark::LocalRestart),
+                TaskChange::Released => self.hit(Mark::Released),
+                TaskChange::DependencyFailed { .. } => self.hit(Mark::DependencyFailed),
+                TaskChange::Placed { .. }
+                | TaskChange::Up { .. }
+                | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
+                | TaskChange::Failed { again: None, .. }
+                | TaskChange::Finished
+                | TaskChange::Killed { .. } => {}
+            },
+            EventKind::MachineAdded(_)
+            | EventKind::MachineRemoved(..)
+            | EventKind::JobForgotten(..)
+            | EventKind::JobChanged { .. }
+            | EventKind::Led { .. } => {}
+        }
+    }
+
+    // The scheduler's thread.
+
+    fn reconsider(&mut self, index: usize, tasks: Vec<TaskId>) {
+        let Some(process) = &mut self.replicas[index].process else { return };
+        process.letter.reconsider.extend(tasks);
+        self.wake_scheduler(index, Millis(0));
+    }
+
+    fn wake_scheduler(&mut self, index: usize, delay: Millis) {
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        if !process.scheduler_due {
+            process.scheduler_due = true;
+            self.agenda.after(delay, Happening::SchedulerWakes { replica: index, life });
+        }
+    }
+
+    pub(crate) fn scheduler_wakes(&mut self, index: usize, life: u32) {
+        let (now, world_now) = (self.master_clock(index), self.now());
+        let paused_until = self.replicas[index].paused_until;
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if paused_until > world_now {
+            let wait = paused_until - world_now;
+            return self.agenda.after(wait, Happening::SchedulerWakes { replica: index, life });
+        }
+        process.scheduler_due = false;
+        let letter = std::mem::take(&mut process.letter);
+        process.leads = letter.leads.unwrap_or(process.leads);
+        if let Some(state) = letter.state {
+            if letter.afresh {
+                process.scheduler = Scheduler::new(&state, borg_scheduler::Config::default());
+            } else {
+                process.scheduler.follow(state, &letter.events);
+            }
+        }
+        for task in letter.reconsider {
+            process.scheduler.refused(task);
+        }
+        if !process.leads {
+            return;
+        }
+        let decisions = process.scheduler.pass(now, BATCH);
+        let (count, first) = (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
+        if decisions.is_empty() {
+            let wake = process.scheduler.next_wakeup(now).map_or(NAP, |at| at.since(now));
+            self.wake_scheduler(index, Millis(wake.0.clamp(1, NAP.0)));
+            return;
+        }
+        self.note(&[6, number(index), count, first]);
+        self.tell_master(index, Input::Decisions(decisions));
+        self.wake_scheduler(index, Millis(1));
+    }
+
+    // The link shard and its poller.
+
+    fn tell_shard(&mut self, index: usize, input: ShardInput) {
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        process.shard_inbox.push(input);
+        if process.shard_inbox.len() == 1 {
+            self.agenda.after(Millis(0), Happening::ShardTurn { replica: index, life });
+        }
+    }
+
+    pub(crate) fn shard_wakes(&mut self, index: usize, life: u32) {
+        let now = self.master_clock(index);
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if process.shard_wakes_at.is_none_or(|at| at > now) {
+            return;
+        }
+        process.shard_wakes_at = None;
+        if process.shard.next_due().is_some_and(|due| due <= now) {
+            self.shard_turn(index, life);
+        } else {
+            self.plan_shard(index);
+        }
+    }
+
+    pub(crate) fn shard_turn(&mut self, index: usize, life: u32) {
+        let (now, world_now) = (self.master_clock(index), self.now());
+        let paused_until = self.replicas[index].paused_until;
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if paused_until > world_now {
+            let wait = paused_until - world_now;
+            return self.agenda.after(wait, Happening::ShardTurn { replica: index, life });
+        }
+        let inputs = std::mem::take(&mut process.shard_inbox);
+        let effects = process.shard.handle(now, inputs);
+        for effect in effects {
+            match effect {
+                ShardEffect::Poll { machine: _, ticket, address, request, patience: _ } => {
+                    let machine = super::machine::host_at(&address);
+                    let id = PollId { replica: index, life, machine, ticket };
+                    self.send_poll(Asking { id, request });
+                }
+                ShardEffect::Forget(_) => {}
+                ShardEffect::Report { to, report } => {
+                    if report.deltas.iter().any(|delta| delta.full && delta.seq > 1) {
+                        self.hit(Mark::FullReportAgain);
+                    }
+                    if to == replica_id(index) {
+                        self.tell_master(index, Input::Report(report));
+                    } else {
+                        self.send_peer(index, index_of(to), PeerMessage::Report(Box::new(report)));
+                    }
+                }
+            }
+        }
+        self.plan_shard(index);
+    }
+
+    fn plan_shard(&mut self, index: usize) {
+        let now = self.master_clock(index);
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        let Some(due) = process.shard.next_due() else { return };
+        // The production shell looks at the time every 10 ms.
+        let due = due.max(now + Millis(1));
+        if process.shard_wakes_at.is_none_or(|at| due < at) {
+            process.shard_wakes_at = Some(due);
+            self.agenda.after(due.since(now), Happening::ShardWakes { replica: index, life });
+        }
+    }
+
+    fn send_poll(&mut self, mut asking: Asking) {
+        let PollId { replica, machine, ticket, .. } = asking.id;
+        self.note(&[7, number(replica), number(machine), ticket]);
+        if self.setup.wire {
+            asking.request = PollRequest::try_from(pb::PollRequest::from(&asking.request))
+                .expect("what a shard asks survives the wire");
+        }
+        let copies = self.network.send(&mut self.dice, replica, self.setup.masters + machine);
+        let again = copies[1].is_some().then(|| asking.clone());
+        if let (Some(delay), Some(asked)) = (copies[1], again) {
+            self.agenda.after(delay, Happening::Poll { asked: Box::new(asked) });
+        }
+        if let Some(delay) = copies[0] {
+            self.agenda.after(delay, Happening::Poll { asked: Box::new(asking) });
+        }
+    }
+
+    /// A borglet's word reaches the poller.
+    pub(crate) fn poll_answered(&mut self, asked: PollId, result: Result<PollAnswer, PollFailure>) {
+        let PollId { replica, life, machine, ticket } = asked;
+        if self.replicas[replica].alive(life).is_none() {
+            return;
+        }
+        let name = self.machines[machine].name.clone();
+        match &result {
+            Err(PollFailure::Refused(PollRefusal::Stale { .. })) => self.hit(Mark::StaleOrderRefused),
+            Err(PollFailure::Refused(PollRefusal::TargetMissing { .. })) => self.hit(Mark::TargetMissing),
+            Err(PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. }) | PollFailure::Unreachable(_))
+            | Ok(_) => {}
+        }
+        let input = match result {
+            Ok(answer) => ShardInput::Answered { machine: name, ticket, answer },
+            Err(failure) => ShardInput::Failed { machine: name, ticket, failure },
+        };
+        self.tell_shard(replica, input);
+    }
+
+    // Between masters.
+
+    fn send_peer(&mut self, from: usize, to: usize, message: PeerMessage) {
+        let message = if self.setup.wire { over_the_wire(message) } else { message };
+        let copies = self.network.send(&mut self.dice, from, to);
+        if copies[1].is_some() {
+            let again = message.clone();
+            self.carry(copies, || Happening::Peer { from, to, message: again.clone() }, Happening::Peer { from, to, message });
+        } else if let Some(delay) = copies[0] {
+            self.agenda.after(delay, Happening::Peer { from, to, message });
+        }
+    }
+
+    pub(crate) fn peer_message(&mut self, from: usize, to: usize, message: PeerMessage) {
+        if self.replicas[to].process.is_none() {
+            return;
+        }
+        let (kind, facts) = match &message {
+            PeerMessage::Raft(raft) => (u64::from(raft.r#type), [raft.term, raft.index, raft.commit]),
+            PeerMessage::Orders(orders) => {
+                (100, [orders.session.term, orders.session.session, number(orders.machines.len())])
+            }
+            PeerMessage::Report(report) => {
+                (101, [report.session.term, report.session.session, number(report.deltas.len())])
+            }
+            PeerMessage::Digest { replica, index, .. } => (102, [replica.0, *index, 0]),
+        };
+        self.note(&[8, number(from), number(to), kind, facts[0], facts[1], facts[2]]);
+        match message {
+            PeerMessage::Raft(message) => self.tell_master(to, Input::Raft(*message)),
+            PeerMessage::Orders(orders) => self.tell_shard(to, ShardInput::Orders(*orders)),
+            PeerMessage::Report(report) => self.tell_master(to, Input::Report(*report)),
+            PeerMessage::Digest { replica, index, digest } => {
+                self.tell_master(to, Input::PeerDigest { replica, index, digest });
+            }
+        }
+    }
+
+    /// Every master tells the others what its state looked like.
+    pub(crate) fn compare_digests(&mut self, index: usize, life: u32) {
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        let newest = process.master.status().digests.last().copied();
+        self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
+        let Some((at, digest)) = newest else { return };
+        for to in (0..self.setup.masters).filter(|to| *to != index) {
+            let replica = replica_id(index);
+            self.send_peer(index, to, PeerMessage::Digest { replica, index: at, digest });
+        }
+    }
+}
+
+/// The message as the other side reads it.
+fn over_the_wire(message: PeerMessage) -> PeerMessage {
+    match message {
+        PeerMessage::Orders(orders) => {
+            let orders = ShardOrders::try_from(pb::ShardOrders::from(&*orders));
+            PeerMessage::Orders(Box::new(orders.expect("a leader's orders survive the wire")))
+        }
+        PeerMessage::Report(report) => {
+            let report = ShardReport::try_from(pb::ShardReport::from(&*report));
+            PeerMessage::Report(Box::new(report.expect("a shard's report survives the wire")))
+        }
+        PeerMessage::Raft(_) | PeerMessage::Digest { .. } => message,
+    }
+}
