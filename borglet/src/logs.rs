@@ -52,7 +52,8 @@ pub(crate) struct LogWriter {
     dir: PathBuf,
     stream: Stream,
     limits: LogLimits,
-    file: File,
+    /// None until the first byte: most streams never get one, and files cost more than most starts.
+    file: Option<File>,
     /// Offset of the first byte of `file`.
     begin: u64,
     /// Bytes in `file`.
@@ -61,9 +62,8 @@ pub(crate) struct LogWriter {
 
 impl LogWriter {
     /// Begins a stream in `dir`.
-    pub(crate) fn create(dir: &Path, stream: Stream, limits: LogLimits) -> io::Result<Self> {
-        let file = open_new(dir, stream, 0)?;
-        Ok(Self { dir: dir.to_owned(), stream, limits, file, begin: 0, length: 0 })
+    pub(crate) fn new(dir: &Path, stream: Stream, limits: LogLimits) -> Self {
+        Self { dir: dir.to_owned(), stream, limits, file: None, begin: 0, length: 0 }
     }
 
     /// Appends `data`, beginning new files as they fill.
@@ -74,9 +74,13 @@ impl LogWriter {
                 self.rotate()?;
                 continue;
             }
+            let file = match &mut self.file {
+                Some(file) => file,
+                none => none.insert(open_new(&self.dir, self.stream, self.begin)?),
+            };
             let take = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
             let (now, later) = data.split_at(take);
-            self.file.write_all(now)?;
+            file.write_all(now)?;
             self.length += u64::try_from(take).expect("a length fits in 64 bits");
             data = later;
         }
@@ -85,7 +89,7 @@ impl LogWriter {
 
     fn rotate(&mut self) -> io::Result<()> {
         let begin = self.begin + self.length;
-        self.file = open_new(&self.dir, self.stream, begin)?;
+        self.file = Some(open_new(&self.dir, self.stream, begin)?);
         (self.begin, self.length) = (begin, 0);
         let files = files_of(&self.dir, self.stream)?;
         let keep = usize::try_from(self.limits.files).unwrap_or(usize::MAX);
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn a_stream_is_bounded_and_keeps_its_newest_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogWriter::create(dir.path(), Stream::Stdout, SMALL).unwrap();
+        let mut log = LogWriter::new(dir.path(), Stream::Stdout, SMALL);
         for n in 0..20 {
             log.append(format!("line{n:02}\n").as_bytes()).unwrap();
         }
@@ -183,7 +187,7 @@ mod tests {
     #[test]
     fn a_reader_that_follows_gets_each_byte_once_over_rotations() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogWriter::create(dir.path(), Stream::Stderr, SMALL).unwrap();
+        let mut log = LogWriter::new(dir.path(), Stream::Stderr, SMALL);
         let (mut offset, mut seen) = (0, Vec::new());
         for n in 0..9 {
             log.append(format!("<{n}>").as_bytes()).unwrap();
@@ -199,7 +203,7 @@ mod tests {
     #[test]
     fn streams_do_not_mix_and_a_missing_directory_is_an_empty_log() {
         let dir = tempfile::tempdir().unwrap();
-        LogWriter::create(dir.path(), Stream::Stdout, SMALL).unwrap().append(b"x").unwrap();
+        LogWriter::new(dir.path(), Stream::Stdout, SMALL).append(b"x").unwrap();
         assert_eq!(read(dir.path(), Stream::Stderr, 0, 9).unwrap().end, 0);
         assert_eq!(read(&dir.path().join("gone"), Stream::Stdout, 5, 9).unwrap().next_offset, 0);
     }

@@ -1,7 +1,7 @@
 //! The directory of one container, where shim and borglet meet.
 //!
-//! `spec.json` what was asked, `lock` held as long as the shim lives (and by the borglet from
-//! before the shim exists), `state.json` once it runs, `exit.json` once it ended, `work/` the task's
+//! `spec.json` what was asked, with a lock on it as long as the shim lives (and from before the
+//! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `work/` the task's
 //! own directory, `log/` its output, `shim.err` what a shim in trouble said.
 //! Invariant: a `.json` file is whole or absent, whenever a process or the machine stops.
 
@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// Extension of a file that is not whole yet.
+const TEMPORARY: &str = "json.new";
 
 /// Paths inside one container's directory.
 #[derive(Debug, Clone)]
@@ -30,10 +33,6 @@ impl TaskDir {
 
     pub(crate) fn exit(&self) -> PathBuf {
         self.root.join("exit.json")
-    }
-
-    pub(crate) fn lock(&self) -> PathBuf {
-        self.root.join("lock")
     }
 
     pub(crate) fn work(&self) -> PathBuf {
@@ -61,12 +60,26 @@ pub(crate) fn read_whole<T: DeserializeOwned>(path: &Path) -> io::Result<Option<
 /// Writes `value` under a temporary name and renames it into place; with `durable` it is on the
 /// disk before it gets its name.
 pub(crate) fn write_whole(path: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {
-    let temporary = path.with_extension("json.new");
-    let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    let file = write_temporary(path, value)?;
     if durable {
         file.sync_all()?;
     }
-    fs::rename(&temporary, path)
+    fs::rename(path.with_extension(TEMPORARY), path)
+}
+
+/// Writes `value` so that nobody ever sees the file without the lock on it, which lasts as long as
+/// the returned file, or what inherits it, is open.
+pub(crate) fn write_locked(path: &Path, value: &impl Serialize) -> io::Result<File> {
+    let file = write_temporary(path, value)?;
+    file.try_lock()?;
+    fs::rename(path.with_extension(TEMPORARY), path)?;
+    Ok(file)
+}
+
+fn write_temporary(path: &Path, value: &impl Serialize) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path.with_extension(TEMPORARY))?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    Ok(file)
 }

@@ -9,6 +9,6 @@ mod record;
 mod spec;
 pub(crate) mod view;
 
-pub(crate) use dir::{TaskDir, read_whole, write_whole};
+pub(crate) use dir::{TaskDir, read_whole, write_locked, write_whole};
 pub use record::{ExitRecord, Outcome, StartError, Started};
 pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, User, Workdir};

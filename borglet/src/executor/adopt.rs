@@ -1,6 +1,6 @@
 //! What a new borglet finds of the old one's containers.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -54,9 +54,11 @@ impl Executor {
 
     fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
         let Some(spec) = read_whole::<ShimSpec>(&dir.spec())? else {
-            // Logs of a container cleaned up, or a start that got no further than the directory.
-            if !dir.log().exists() {
-                self.remove_group(id)?;
+            // Logs of a container cleaned up, or a start or a cleaning that was cut short.
+            self.remove_group(id)?;
+            super::remove_tree(&dir.work())?;
+            let has_logs = fs::read_dir(dir.log()).is_ok_and(|mut logs| logs.next().is_some());
+            if !has_logs {
                 super::remove_tree(&dir.root)?;
             }
             return Ok(None);
@@ -105,7 +107,7 @@ impl Executor {
 }
 
 fn is_held(dir: &TaskDir) -> io::Result<bool> {
-    let file = match File::open(dir.lock()) {
+    let file = match File::open(dir.spec()) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
         file => file?,
     };

@@ -9,7 +9,7 @@
 //! two in `spawn_blocking`. [`Executor::wait`] is async.
 //!
 //! Invariant: a container is known by exactly one directory, `DIR/tasks/ID`; a shim lives exactly
-//! as long as somebody holds the lock in it.
+//! as long as somebody holds the lock on the specification in it.
 
 mod adopt;
 mod start;
@@ -267,7 +267,7 @@ impl Executor {
         let dir = self.dir(id);
         remove_tree(&dir.work()).map_err(failed)?;
         // The specification last: as long as it is there, an adoption finds the rest.
-        for file in [dir.shim_err(), dir.lock(), dir.state(), dir.exit(), dir.spec()] {
+        for file in [dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;
         }
         self.table().remove(id);

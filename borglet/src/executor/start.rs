@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Entry, Executor, Live, open_process, remove_tree};
 use crate::cgroup::Limits;
-use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_whole};
+use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
 use crate::shim::{self, ShimSpec};
 use crate::sys;
 
@@ -50,7 +50,7 @@ impl Executor {
 
     fn start_in(&self, dir: &TaskDir, spec: ContainerSpec) -> Result<Started, StartError> {
         let id = spec.id.clone();
-        let lock = lay_out(dir, &spec)
+        lay_out(dir, &spec)
             .map_err(|e| StartError::machine("fill the container's directory", e))?;
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
@@ -73,24 +73,23 @@ impl Executor {
             drop_capabilities: isolation.drop_capabilities,
             hidden,
         };
-        write_whole(&dir.spec(), &spec, false)
+        let locked = write_locked(&dir.spec(), &spec)
             .map_err(|e| StartError::machine("write spec.json", e))?;
-        self.run_shim(dir, lock)
+        self.run_shim(dir, locked)
     }
 
-    fn run_shim(&self, dir: &TaskDir, lock: File) -> Result<Started, StartError> {
+    fn run_shim(&self, dir: &TaskDir, spec: File) -> Result<Started, StartError> {
         let trouble = |e: io::Error| StartError::machine("execute the shim", e);
         let (mut report, report_in) = io::pipe().map_err(trouble)?;
-        let errors = File::create(dir.shim_err()).map_err(trouble)?;
         let mut command = Command::new(&self.0.config.shim);
         command
             .arg0(shim::NAME)
             .arg("run")
             .arg(&dir.root)
             .env_clear()
-            .stdin(lock)
+            .stdin(spec)
             .stdout(report_in)
-            .stderr(errors);
+            .stderr(Stdio::null());
         let mut child = command.spawn().map_err(trouble)?;
         // With it goes our end of the pipe, so that the shim's end is the only one.
         drop(command);
@@ -121,8 +120,8 @@ impl Executor {
     }
 }
 
-/// Makes the parts of a container's directory, and locks it.
-fn lay_out(dir: &TaskDir, spec: &ContainerSpec) -> io::Result<File> {
+/// Makes the parts of a container's directory.
+fn lay_out(dir: &TaskDir, spec: &ContainerSpec) -> io::Result<()> {
     // May be passed through by a task of another user on the way to its own directory, not listed.
     fs::set_permissions(&dir.root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
     fs::DirBuilder::new().mode(0o700).create(dir.work())?;
@@ -130,11 +129,7 @@ fn lay_out(dir: &TaskDir, spec: &ContainerSpec) -> io::Result<File> {
     if let Some(user) = spec.user {
         chown(dir.work(), Some(user.uid), Some(user.gid))?;
     }
-    let file = File::create(dir.lock())?;
-    // The lock belongs to the open file, which the shim inherits: it lasts until the last of us
-    // two has closed it.
-    file.try_lock()?;
-    Ok(file)
+    Ok(())
 }
 
 /// Reads to the end, or fails with `TimedOut`.

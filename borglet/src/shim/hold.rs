@@ -1,8 +1,7 @@
 //! One life of a shim: leave the borglet, make the task, tell, watch, record.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::process::ExitCode;
 
 use nix::fcntl::OFlag;
@@ -14,15 +13,18 @@ use super::watch::{Ended, Watch};
 use super::{NAMESPACES, ShimSpec, complain};
 use crate::cgroup::{CgroupDriver, SHIMS};
 use crate::container::program::Pipes;
-use crate::container::{
-    ExitRecord, Outcome, StartError, Started, TaskDir, read_whole, write_whole,
-};
+use crate::container::{ExitRecord, Outcome, StartError, Started, TaskDir, write_whole};
 use crate::logs::{LogWriter, Stream};
 use crate::{procfs, sys};
 
-/// Runs one task from start to exit record. Descriptor 0 is the lock, 1 the pipe to the borglet.
+/// Runs one task from start to exit record. Descriptor 0 is the specification with the
+/// lock on it, 1 the pipe to the borglet.
 pub(super) fn run(dir: &TaskDir) -> ExitCode {
-    let taken = take_descriptors().and_then(|taken| Ok((taken, leave_the_borglet(dir)?)));
+    super::complain_in(dir);
+    let taken = take_descriptors().and_then(|mut taken| {
+        let spec = leave_the_borglet(&mut taken.0)?;
+        Ok((taken, spec))
+    });
     let ((lock, mut report), spec) = match taken {
         Ok((_, None)) => return ExitCode::SUCCESS,
         Ok((taken, Some(spec))) => (taken, spec),
@@ -51,9 +53,9 @@ pub(super) fn run(dir: &TaskDir) -> ExitCode {
 }
 
 /// Moves the inherited descriptors out of the way of the task's.
-fn take_descriptors() -> io::Result<(OwnedFd, File)> {
+fn take_descriptors() -> io::Result<(File, File)> {
     use std::os::fd::AsFd;
-    let lock = io::stdin().as_fd().try_clone_to_owned()?;
+    let lock = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let report = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let null = File::options().read(true).write(true).open("/dev/null")?;
     unistd::dup2_stdin(&null)?;
@@ -63,9 +65,11 @@ fn take_descriptors() -> io::Result<(OwnedFd, File)> {
 
 /// Becomes a process of nobody: own session, own parent (init), own cgroup. `None` in the process
 /// that stays behind to tell the borglet that this is done.
-fn leave_the_borglet(dir: &TaskDir) -> io::Result<Option<ShimSpec>> {
-    let spec: ShimSpec = read_whole(&dir.spec())?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no spec.json"))?;
+fn leave_the_borglet(spec: &mut File) -> io::Result<Option<ShimSpec>> {
+    let mut text = Vec::new();
+    spec.rewind()?;
+    spec.read_to_end(&mut text)?;
+    let spec: ShimSpec = serde_json::from_slice(&text)?;
     unistd::setsid()?;
     let groups = spec.cgroups.clone().map(super::Hierarchies::driver);
     // Outside of the task's group, so as not to die of its memory limit; and outside of the
@@ -95,9 +99,7 @@ fn begin<'a>(
     let (go_out, go) = pipe()?;
     let (endings, endings_in) = pipe()?;
     let container = &spec.container;
-    let log = |stream| LogWriter::create(&dir.log(), stream, container.logs);
-    let logs = [log(Stream::Stdout), log(Stream::Stderr)];
-    let [stdout_log, stderr_log] = logs.map(|log| log.map_err(trouble("begin the logs")));
+    let log = |stream| LogWriter::new(&dir.log(), stream, container.logs);
     let name = container.id.as_str();
     let group_trouble = |e: crate::cgroup::CgroupError| StartError::machine("cgroup", e.in_full());
     let home = groups.map(|groups| groups.birthplace(name)).transpose().map_err(group_trouble)?;
@@ -122,7 +124,7 @@ fn begin<'a>(
         child,
         spec,
         groups,
-        [(stdout, stdout_log?), (stderr, stderr_log?)],
+        [(stdout, log(Stream::Stdout)), (stderr, log(Stream::Stderr))],
         endings,
         oom.flatten(),
     );

@@ -16,6 +16,7 @@ mod watch;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
@@ -64,9 +65,23 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to the file that the borglet gave us for trouble.
+/// Where trouble is written down, once there is any.
+static TROUBLE: OnceLock<PathBuf> = OnceLock::new();
+
+/// Sends complaints, and the words of a panic, to a file in the container's directory.
+fn complain_in(dir: &TaskDir) {
+    if TROUBLE.set(dir.shim_err()).is_ok() {
+        std::panic::set_hook(Box::new(|panic| complain(panic)));
+    }
+}
+
 fn complain(words: impl std::fmt::Display) {
-    drop(writeln!(std::io::stderr(), "shim: {words}"));
+    let Some(path) = TROUBLE.get() else {
+        drop(writeln!(std::io::stderr(), "{NAME}: {words}"));
+        return;
+    };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    drop(file.map(|mut file| writeln!(file, "{words}")));
 }
 
 /// Finds out by doing whether containers work here: prints nothing when they do, the error when

@@ -126,3 +126,23 @@ fn a_second_borglet_cannot_use_the_directory_of_a_living_one() {
     assert!(second.to_string().starts_with("another borglet uses the directory"), "{second}");
     machine.close();
 }
+
+#[test]
+fn what_an_interrupted_start_left_is_removed_and_logs_are_kept() {
+    let Some(machine) = Machine::full() else { return };
+    machine.run(shell("logs", "echo kept"));
+    machine.executor.cleanup(&id("logs")).unwrap();
+    let tasks = machine.config.dir.join("tasks");
+    std::fs::create_dir_all(tasks.join("half/work")).unwrap();
+    std::fs::create_dir(tasks.join("half/log")).unwrap();
+    let group = PathBuf::from("/sys/fs/cgroup/pids").join(&machine.config.cgroup_name);
+    if group.is_dir() {
+        std::fs::create_dir(group.join("half")).unwrap();
+        std::fs::create_dir(group.join("ownerless")).unwrap();
+    }
+    assert_eq!(machine.executor.adopt().unwrap(), []);
+    assert!(!tasks.join("half").exists());
+    assert_eq!(machine.stdout(&id("logs")), "kept\n");
+    machine.executor.remove_logs(&id("logs")).unwrap();
+    machine.close();
+}
