@@ -18,7 +18,7 @@ use crate::master::Effect;
 use crate::state::{CellState, MachineState};
 use borg_proto::command::Observation;
 use borg_proto::peer::{ShardMachine, ShardOrders, ShardReport, ShardSession};
-use borg_proto::poll::Usage;
+use borg_proto::poll::{MachineReport, Usage};
 use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use division::{Liveness, owner};
 use silence::Silence;
@@ -126,6 +126,9 @@ pub(crate) struct Links {
     usage: BTreeMap<IncarnationId, Usage>,
     silence: Silence,
     next_sweep: Millis,
+    /// Machines that left the cell in this term. Their borglets have obeyed a session of the
+    /// shard that they had, and obey an older one of another shard no more.
+    left: BTreeSet<MachineName>,
 }
 
 impl Links {
@@ -151,6 +154,7 @@ impl Links {
             dirty: BTreeSet::new(),
             usage: BTreeMap::new(),
             next_sweep: now,
+            left: BTreeSet::new(),
             config,
         };
         for machine in state.machines() {
@@ -184,12 +188,12 @@ impl Links {
             }
         }
         for id in touched {
-            self.retarget(id, state);
+            self.retarget(id, state, now);
         }
     }
 
     /// The state of one machine, or what is placed on it, changed.
-    fn retarget(&mut self, id: MachineId, state: &CellState) {
+    fn retarget(&mut self, id: MachineId, state: &CellState, now: Millis) {
         let Some(machine) = state.machine(id) else { return };
         let Some(link) = self.links.get_mut(&id) else {
             let mut link = Link::new(machine, state);
@@ -200,6 +204,9 @@ impl Links {
             let shard = self.shards.entry(replica).or_default();
             shard.machines.insert(id);
             shard.changed.insert(id);
+            if self.left.remove(&machine.name) {
+                self.renew(replica, now);
+            }
             return;
         };
         self.dirty.insert(id);
@@ -217,6 +224,7 @@ impl Links {
         if self.names.get(name) == Some(&id) {
             self.names.remove(name);
         }
+        self.left.insert(name.clone());
         self.dirty.remove(&id);
         for incarnation in link.incarnations() {
             self.usage.remove(&incarnation);
@@ -479,6 +487,11 @@ impl Links {
     /// What an incarnation last said that it uses.
     pub(crate) fn usage(&self, id: IncarnationId) -> Option<Usage> {
         self.usage.get(&id).copied()
+    }
+
+    /// What a machine last said of itself, as far as this leader has the whole of it.
+    pub(crate) fn report_of(&self, id: MachineId) -> Option<MachineReport> {
+        self.links.get(&id)?.report()
     }
 
     /// Since when a machine is silent, if it is.

@@ -389,8 +389,10 @@ impl World {
             }
         }
         self.checks.lifecycle.caught_up(applied);
-        let mine = state.leader().is_some_and(|(leader, _)| leader == replica_id(index));
-        if mine && events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
+        // Its own first entry, and not one of an earlier office that it reads again after a restart.
+        let office = self.replicas[index].process.as_ref().map(|process| &process.master);
+        let office = office.filter(|master| master.is_leader()).map(|master| (replica_id(index), master.term()));
+        if office.is_some() && state.leader() == office && events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
             let result = self.checks.durability.all_kept(&state);
             self.check(Invariant::Durable, result);
         }

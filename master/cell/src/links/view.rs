@@ -8,7 +8,7 @@ use borg_proto::command::Observation;
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
 use borg_proto::peer::MachineDelta;
-use borg_proto::poll::{Target, TargetTask, TaskReport, TaskStatus};
+use borg_proto::poll::{MachineReport, Target, TargetTask, TaskReport, TaskStatus};
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{IncarnationId, JobKind, MachineId, MachineName, Millis, ReplicaId, TaskState};
 use std::collections::BTreeMap;
@@ -212,6 +212,13 @@ impl Link {
 
     pub(super) fn answers(&self) -> bool {
         self.seen.reachable
+    }
+
+    /// What the machine said of itself, differences folded in; `None` while something is missing.
+    pub(super) fn report(&self) -> Option<MachineReport> {
+        let seen = &self.seen;
+        let info = seen.info.clone().filter(|_| seen.whole && seen.reachable)?;
+        Some(MachineReport { info, tasks: seen.tasks.values().cloned().collect() })
     }
 
     pub(super) fn silent_since(&self) -> Option<Millis> {

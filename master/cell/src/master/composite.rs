@@ -9,7 +9,7 @@ use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
 use crate::store::Recovered;
 use borg_proto::command::{Action, Assignment, Principal};
-use borg_proto::poll::Usage;
+use borg_proto::poll::{MachineReport, Usage};
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
 
 /// Most decisions in one entry, so that one entry does not hold up the others.
@@ -91,6 +91,13 @@ impl Master {
     #[must_use]
     pub fn shard_of(&self, machine: MachineId) -> Option<ReplicaId> {
         self.links.as_ref()?.shard_of(machine)
+    }
+
+    /// What a machine last said of itself, as far as the whole of it is known. Only the leader
+    /// knows.
+    #[must_use]
+    pub fn report_of(&self, machine: MachineId) -> Option<MachineReport> {
+        self.links.as_ref()?.report_of(machine)
     }
 
     /// Since when a machine is silent, if it is. Only the leader knows.
