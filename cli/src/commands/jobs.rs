@@ -46,12 +46,12 @@ pub(super) struct KillArgs {
     name: String,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
-async fn evaluate(
+pub(super) async fn evaluate(
     file: &Path,
     args: Vec<(String, String)>,
     user: UserName,

@@ -5,6 +5,8 @@ mod cell;
 mod cert;
 mod events;
 pub mod example;
+#[cfg(feature = "daemons")]
+mod fauxmaster;
 mod inspect;
 mod jobs;
 mod logs;
@@ -83,6 +85,10 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Ask what would fit into a cell, of the code that runs it
+    #[cfg(feature = "daemons")]
+    #[command(subcommand)]
+    Fauxmaster(fauxmaster::FauxmasterCommand),
     /// Programs for examples
     #[command(subcommand, hide = true)]
     Example(example::ExampleCommand),
@@ -105,6 +111,8 @@ impl Cli {
             Command::Demo(args) => crate::demo::run(args).await,
             #[cfg(feature = "daemons")]
             Command::Cell(command) => cell::run(command, target, out).await,
+            #[cfg(feature = "daemons")]
+            Command::Fauxmaster(command) => fauxmaster::run(command, &target, out).await,
             Command::Submit(args) => jobs::submit(&target, args, out).await,
             Command::Status(args) => inspect::status(&mut client()?, args, out).await,
             Command::Logs(args) => logs::logs(&mut client()?, args, out).await,

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use watch::{Running, running_tasks, wait_for_job, wait_for_up};
 
@@ -60,10 +61,12 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
             (dir.clone(), Some(dir))
         }
     };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let interrupted = async {
-        // Without a handler there is nothing to wait for, and Ctrl-C ends us as usual.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
     };
     let shown = tokio::select! {

@@ -134,17 +134,15 @@ fn start_masters(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError
 
 fn start_borglets(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
     let ports = port_ranges(cell.borglets.len());
-    let share = Share::of_this_computer(cell.borglets.len());
-    for i in 0..cell.borglets.len() {
+    let ram_bytes = ram_share(cell.borglets.len());
+    for (i, (first, last)) in ports.into_iter().enumerate() {
         let borglet = &cell.borglets[i];
-        let (first, last) = ports[i];
         let mut more = vec![
             ("--ports", format!("{first}-{last}")),
             ("--attribute", format!("rack=r{}", i % 2 + 1)),
             ("--volume", layout.shared().display().to_string()),
         ];
-        more.extend(share.cpu_milli.map(|cpu| ("--cpu-milli", cpu.to_string())));
-        more.extend(share.ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
+        more.extend(ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
         more.extend(plan.volumes.iter().map(|volume| ("--volume", volume.clone())));
         let args = arguments(layout, borglet, &more);
         let process = Process::spawn("borglet", args, &layout.log(&borglet.name))?;
@@ -189,23 +187,14 @@ fn port_ranges(machines: usize) -> Vec<(u16, u16)> {
     ranges
 }
 
-/// What each of several machines on this computer may give to tasks.
-struct Share {
-    cpu_milli: Option<u64>,
-    ram_bytes: Option<u64>,
-}
-
-impl Share {
-    /// Memory is divided among the machines. Processors are shared, as tasks of a local cell are
-    /// mostly idle: each machine offers all of them.
-    fn of_this_computer(machines: usize) -> Self {
-        let kib = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-            line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
-        });
-        let machines = u64::try_from(machines.max(1)).unwrap_or(u64::MAX);
-        Self { cpu_milli: None, ram_bytes: kib.map(|kib| kib * 1024 / 4 * 3 / machines) }
-    }
+/// What each of several machines on this computer may give to tasks, in bytes: three quarters of
+/// what is available now, divided among them. Processors are not divided, as tasks of a local cell
+/// are mostly idle: each machine offers all of them.
+fn ram_share(machines: usize) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024 / 4 * 3 / u64::try_from(machines.max(1)).unwrap_or(u64::MAX))
 }
 
 /// What `borgctl` reads to find the cell.

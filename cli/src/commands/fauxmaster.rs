@@ -1,0 +1,109 @@
+//! `borgctl fauxmaster`: questions about a cell, answered by the code that runs it.
+
+use super::jobs;
+use crate::client::Client;
+use crate::exit::{Code, Failure};
+use crate::output::Output;
+use crate::target::TargetArgs;
+use borg_cell::state::CellState;
+use borg_proto::wire::pb;
+use borg_sim::fauxmaster::{self, FitReport};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Most bytes that a checkpoint may have: 1 GiB, far over what the largest cells need.
+const MOST_BYTES: u64 = 1 << 30;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FauxmasterCommand {
+    /// How many more tasks of a job would fit, and what stops the next one
+    Fit(FitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FitArgs {
+    /// The file with one job: .bcl, JSON, or - for standard input
+    file: PathBuf,
+    /// A value for arg("NAME") in the file
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = jobs::pair)]
+    args: Vec<(String, String)>,
+    /// A checkpoint saved by `borgctl backup save` [default: the cell as it is now]
+    #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
+    checkpoint: Option<PathBuf>,
+    /// A made-up cell of so many machines
+    #[arg(long, value_name = "MACHINES", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    synthetic: Option<u32>,
+    /// Which of the made-up cells
+    #[arg(long, default_value_t = 1, requires = "synthetic")]
+    seed: u64,
+    /// Stop counting here
+    #[arg(long, default_value_t = 1_000_000)]
+    most: u32,
+}
+
+pub(super) async fn run(
+    command: FauxmasterCommand,
+    target: &TargetArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let FauxmasterCommand::Fit(args) = command;
+    let nobody = || "nobody".parse().expect("nobody is a name");
+    let user = target.resolve().map_or_else(|_| nobody(), |target| target.user);
+    let mut evaluated = jobs::evaluate(&args.file, args.args, user).await?;
+    let (Some(spec), true) = (evaluated.jobs.pop(), evaluated.jobs.is_empty()) else {
+        let text = format!("{}: fit takes a file with exactly one job", args.file.display());
+        return Err(Failure::new(Code::Refused, text));
+    };
+    let state = match (args.checkpoint, args.synthetic) {
+        (Some(file), _) => {
+            let size = std::fs::metadata(&file).map(|file| file.len());
+            let size = size.map_err(|error| missing(&file, &error))?;
+            if size > MOST_BYTES {
+                let text = format!("{}: {size} bytes, most is {MOST_BYTES}", file.display());
+                return Err(Failure::new(Code::Refused, text));
+            }
+            let bytes = std::fs::read(&file).map_err(|error| missing(&file, &error))?;
+            decode(&bytes).map_err(|failure| failure.context(&file.display().to_string()))?
+        }
+        (None, Some(machines)) => fauxmaster::synthetic(machines, args.seed),
+        (None, None) => decode(&live(&mut Client::new(&target.resolve()?)?).await?)?,
+    };
+    show(&fauxmaster::fit(&state, &spec, args.most), out)
+}
+
+fn missing(file: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::new(Code::NotFound, format!("{}: {error}", file.display()))
+}
+
+fn decode(bytes: &[u8]) -> Result<CellState, Failure> {
+    fauxmaster::load_checkpoint(bytes)
+        .map_err(|error| Failure::new(Code::Refused, error.to_string()))
+}
+
+/// The cell's state now, as its checkpoint.
+async fn live(client: &mut Client) -> Result<Vec<u8>, Failure> {
+    let message = pb::SaveCheckpointRequest {};
+    let mut stream = client
+        .open("checkpoint", message, async |mut master, request| {
+            master.save_checkpoint(request).await
+        })
+        .await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.message().await? {
+        bytes.extend(chunk.data);
+    }
+    Ok(bytes)
+}
+
+fn show(report: &FitReport, out: Output) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(report, false);
+    }
+    out.line(&report.summary)?;
+    if report.stopped_by.is_empty() {
+        return Ok(());
+    }
+    let rows =
+        report.stopped_by.iter().map(|stop| [stop.machines.to_string(), stop.reason.clone()]);
+    out.table(["machines", "why they take no more"], rows)
+}
