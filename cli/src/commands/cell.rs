@@ -32,10 +32,10 @@ pub(super) enum CellCommand {
 #[derive(Debug, Clone, Args)]
 pub(super) struct UpArgs {
     /// How many masters, 1 to 9
-    #[arg(long, default_value_t = 5)]
+    #[arg(long = "masters", id = "how many masters", value_name = "N", default_value_t = 5)]
     masters: u32,
     /// How many borglets, 0 to 100
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     borglets: u32,
     /// The cell's directory [default: --cell-dir]
     #[arg(long, value_name = "DIR")]

@@ -153,4 +153,11 @@ mod tests {
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    #[cfg(feature = "daemons")]
+    fn the_number_of_masters_is_not_taken_for_their_addresses() {
+        let cli = Cli::try_parse_from(["borgctl", "cell", "up", "--masters", "3"]);
+        assert!(cli.is_ok(), "{cli:?}");
+    }
 }
