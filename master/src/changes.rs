@@ -20,6 +20,8 @@ use tonic::{Code, Status};
 
 /// How long a change may take when its caller sets no deadline.
 const PATIENCE: Millis = Millis(10_000);
+/// Longest wait of a follower for a change that the leader has made.
+const CATCH_UP: Duration = Duration::from_millis(500);
 /// Wait before the next try when nobody leads.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -71,10 +73,21 @@ impl Changes {
                 Ok(_) => false,
             };
             if !again || clock::now() + Millis(50) >= deadline {
+                if let Ok(done) = &tried {
+                    self.catch_up(done.index).await;
+                }
                 return tried;
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Waits a moment until this replica has the change too, so that whoever was told of it can
+    /// read it here. Late is no failure: the change is made.
+    async fn catch_up(&self, index: u64) {
+        let mut seen = self.view.clone();
+        let applied = seen.wait_for(|view| view.state.applied() >= index);
+        drop(tokio::time::timeout(CATCH_UP, applied).await);
     }
 
     async fn try_once(&self, command: &Command, deadline: Millis) -> Result<Done, Status> {

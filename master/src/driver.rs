@@ -179,6 +179,8 @@ impl Driver {
             }
             Effect::Applied { state, events, reset } => {
                 self.scheduler.follow(state.clone(), &events, reset);
+                // Before the answers of this turn: whoever is told of a change can read it.
+                self.view.send_modify(|view| view.state = state.clone());
                 self.feed.publish(state, events, reset);
             }
             Effect::LeaderChanged { leader, term } => {
