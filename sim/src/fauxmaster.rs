@@ -124,7 +124,7 @@ fn machine(dice: &mut Dice, number: u32) -> MachineInfo {
     let cores = *dice.pick(&[8, 16, 32, 64]);
     let capacity = Resources {
         cpu_milli: cores * 1_000,
-        ram_bytes: cores * dice.between(2, 8) << 30,
+        ram_bytes: (cores * dice.between(2, 8)) << 30,
         disk_bytes: 1 << 40,
         ports: 10_000,
         devices: BTreeMap::new(),
@@ -139,7 +139,7 @@ fn machine(dice: &mut Dice, number: u32) -> MachineInfo {
         attributes,
         boot_id: format!("boot-{number}"),
         missing_isolation: Vec::new(),
-        task_host: format!("10.{}.{}.{}", number >> 16, number >> 8 & 0xff, number & 0xff),
+        task_host: format!("10.{}.{}.{}", number >> 16, (number >> 8) & 0xff, number & 0xff),
     }
 }
 
@@ -168,7 +168,8 @@ mod tests {
         assert_eq!(cell.encode(), synthetic(20, 7).encode());
         assert_eq!(cell.audit(), []);
         let sum = |of: fn(&borg_cell::state::Machine) -> u64| cell.machines().map(of).sum::<u64>();
-        let (used, all) = (sum(|m| m.used.cpu_milli), sum(|m| m.used.cpu_milli + m.free().cpu_milli));
+        let (used, all) =
+            (sum(|m| m.used.cpu_milli), sum(|m| m.used.cpu_milli + m.free().cpu_milli));
         assert!((500..=700).contains(&(used * 1_000 / all)), "{used} of {all}");
     }
 

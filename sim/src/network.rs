@@ -109,8 +109,13 @@ mod tests {
     #[test]
     fn a_bad_network_loses_and_doubles_about_as_often_as_told() {
         let mut network = Network::new(2);
-        network.conditions =
-            Conditions { lost: 100, doubled: 50, latency: (1, 9), held_up: 10, held_up_for: Millis(50) };
+        network.conditions = Conditions {
+            lost: 100,
+            doubled: 50,
+            latency: (1, 9),
+            held_up: 10,
+            held_up_for: Millis(50),
+        };
         let mut dice = Dice::new(2);
         let sent: Vec<_> = (0..10_000).map(|_| network.send(&mut dice, 0, 1)).collect();
         let lost = sent.iter().filter(|copies| copies[0].is_none()).count();

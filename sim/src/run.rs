@@ -141,7 +141,15 @@ fn settle(world: &mut World) -> Option<Millis> {
                 }
                 continue;
             }
-            if let Some(what) = world.misread() {
+            // A change may be on its way at any one moment, not for a whole poll.
+            let mut misread = world.misread();
+            for _ in 0..20 {
+                if misread.is_some() {
+                    world.run_for(Millis(100));
+                    misread = world.misread();
+                }
+            }
+            if let Some(what) = misread {
                 world.check(Invariant::DeltaSound, Err(what));
             }
             let audit = world.state().audit();
@@ -153,7 +161,10 @@ fn settle(world: &mut World) -> Option<Millis> {
             world.check(Invariant::Settles, Err(format!("no leader {since} after the last fault")));
         }
         if since > SETTLING {
-            world.check(Invariant::Settles, Err(format!("not settled {since} after the last fault: {why}")));
+            world.check(
+                Invariant::Settles,
+                Err(format!("not settled {since} after the last fault: {why}")),
+            );
         }
     }
 }
@@ -162,7 +173,12 @@ fn settle(world: &mut World) -> Option<Millis> {
 ///
 /// # Panics
 /// When a thread cannot be started.
-pub fn many(seeds: std::ops::Range<u64>, jobs: usize, plan: &Plan, done: impl Fn(&Report) + Sync) -> Vec<Report> {
+pub fn many(
+    seeds: std::ops::Range<u64>,
+    jobs: usize,
+    plan: &Plan,
+    done: impl Fn(&Report) + Sync,
+) -> Vec<Report> {
     let next = AtomicU64::new(seeds.start);
     let reports = Mutex::new(Vec::new());
     let work = || {
@@ -193,7 +209,8 @@ fn caught(seed: u64, plan: &Plan) -> Report {
     std::panic::catch_unwind(|| one(seed, plan, None)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        let violation = Violation { invariant: Invariant::NoPanic, at: Millis(0), what: text.to_owned() };
+        let violation =
+            Violation { invariant: Invariant::NoPanic, at: Millis(0), what: text.to_owned() };
         Report {
             seed,
             digest: 0,

@@ -1,6 +1,10 @@
 //! Runs simulated cells under faults: one seed, to look at it, or many, to find the one to look at.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks to its user")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool speaks to its user"
+)]
 
 use borg_proto::Millis;
 use borg_sim::marks::{Mark, Marks};
@@ -127,7 +131,8 @@ fn many(args: &Args, seeds: u64, plan: &Plan) -> ExitCode {
         println!("failed: {}", plan.command(report.seed));
     }
     let failed = failed.into_inner();
-    let slowest = reports.iter().filter_map(|report| report.settled_after).max().unwrap_or_default();
+    let slowest =
+        reports.iter().filter_map(|report| report.settled_after).max().unwrap_or_default();
     println!(
         "{seeds} seeds, {failed} failed, {} marks never reached; slowest to settle {slowest}; {}",
         missing.len(),
@@ -154,5 +159,10 @@ fn stopwatch() -> std::time::Instant {
 fn speed(simulated: Millis, real: std::time::Duration) -> String {
     let real_ms = u64::try_from(real.as_millis()).unwrap_or(u64::MAX).max(1);
     let ratio = simulated.0 / real_ms;
-    format!("{} s simulated in {}.{:01} s, {ratio} to 1", simulated.0 / 1_000, real_ms / 1_000, real_ms % 1_000 / 100)
+    format!(
+        "{} s simulated in {}.{:01} s, {ratio} to 1",
+        simulated.0 / 1_000,
+        real_ms / 1_000,
+        real_ms % 1_000 / 100
+    )
 }

@@ -53,7 +53,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let spec = read_job(&job)?;
     let state = match checkpoint {
         Some(path) => {
-            let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let bytes =
+                std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             load_checkpoint(&bytes).map_err(|error| format!("{}: {error}", path.display()))?
         }
         None => synthetic(made_up.unwrap_or_default(), seed),
@@ -83,7 +84,10 @@ fn read_job(path: &Path) -> Result<JobSpec, Box<dyn Error>> {
 fn print_table(report: &FitReport) {
     println!("{:<24}{}", "job", report.job);
     println!("{:<24}{} of {} asked", "more tasks that fit", report.fit, report.asked);
-    println!("{:<24}{} of {}", "machines for the first", report.machines_for_first, report.machines);
+    println!(
+        "{:<24}{} of {}",
+        "machines for the first", report.machines_for_first, report.machines
+    );
     for (number, stop) in report.stopped_by.iter().enumerate() {
         let head = if number == 0 { "the next one stops at" } else { "" };
         println!("{head:<24}{}", stop.reason);

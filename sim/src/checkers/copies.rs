@@ -23,7 +23,9 @@ impl Copies {
         let home = *self.homes.entry(run.id).or_insert(machine);
         self.last_run.insert(run.id, run);
         if home != machine {
-            return Err(format!("{run} starts on m{machine}, the incarnation was on m{home} before"));
+            return Err(format!(
+                "{run} starts on m{machine}, the incarnation was on m{home} before"
+            ));
         }
         if self.running.contains(&(run.id, machine)) {
             return Err(format!("{run} starts on m{machine}, where the incarnation runs already"));

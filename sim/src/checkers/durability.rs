@@ -46,12 +46,18 @@ impl Durability {
             return Err(format!("entry {index} is answered and on no disk"));
         };
         // A compacted entry was agreed on; its term is not known any more.
-        let same = |found: &&Option<u64>| **found == Some(term) || **found == Some(0) || term == 0 && found.is_some();
+        let same = |found: &&Option<u64>| {
+            **found == Some(term) || **found == Some(0) || term == 0 && found.is_some()
+        };
         let there = terms.iter().filter(same).count();
         if there * 2 > terms.len() {
             return Ok(());
         }
-        Err(format!("entry {index} is answered by master {} and durable on {there} of {} disks only", teller + 1, terms.len()))
+        Err(format!(
+            "entry {index} is answered by master {} and durable on {there} of {} disks only",
+            teller + 1,
+            terms.len()
+        ))
     }
 
     /// A client was told that its change was done.
@@ -64,7 +70,9 @@ impl Durability {
                     *newest = (*id, index);
                 }
             }
-            (Action::Kill { job, tasks }, Answer::Killed { .. }) if tasks.is_empty() && job.user == *user => {
+            (Action::Kill { job, tasks }, Answer::Killed { .. })
+                if tasks.is_empty() && job.user == *user =>
+            {
                 let newest = self.kills.entry(job.clone()).or_insert(index);
                 *newest = (*newest).max(index);
             }
@@ -96,7 +104,10 @@ impl Durability {
             // A job of the same name may have replaced it since.
             let found = state.job_named(key).map(|job| job.id);
             if found.is_none_or(|found| found < *id) {
-                return Err(format!("job {key}, number {} of entry {index}, is gone: found {found:?}", id.0));
+                return Err(format!(
+                    "job {key}, number {} of entry {index}, is gone: found {found:?}",
+                    id.0
+                ));
             }
         }
         for (key, index) in &self.kills {
@@ -114,7 +125,11 @@ impl Durability {
             }
         }
         if state.applied() < self.newest {
-            return Err(format!("the leader is at entry {}, {} was acknowledged", state.applied(), self.newest));
+            return Err(format!(
+                "the leader is at entry {}, {} was acknowledged",
+                state.applied(),
+                self.newest
+            ));
         }
         Ok(())
     }

@@ -25,7 +25,9 @@ impl Equality {
         if expected == digest {
             return Ok(());
         }
-        Err(format!("masters {first} and {replica} differ after entry {index}: {expected:032x} and {digest:032x}"))
+        Err(format!(
+            "masters {first} and {replica} differ after entry {index}: {expected:032x} and {digest:032x}"
+        ))
     }
 }
 

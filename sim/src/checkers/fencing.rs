@@ -21,7 +21,8 @@ impl Fencing {
     pub fn obeys(&mut self, machine: usize, life: u32, fence: Fence) -> Result<(), String> {
         let (last_life, newest) = self.newest[machine];
         let session = |fence: Fence| (fence.epoch, fence.term, fence.session);
-        let older = if life == last_life { fence < newest } else { session(fence) < session(newest) };
+        let older =
+            if life == last_life { fence < newest } else { session(fence) < session(newest) };
         self.newest[machine] = (life, fence);
         if older {
             return Err(format!("m{machine} obeys {fence:?} after {newest:?}"));

@@ -66,13 +66,19 @@ impl Lifecycle {
     fn step(&mut self, task: TaskId, change: &TaskChange) -> Result<(), String> {
         // A job that came and went within one turn of the fastest replica was not seen.
         let (place, incarnation) = *self.tasks.get(&task).unwrap_or(&(Place::Pending, 0));
-        let illegal = || Err(format!("task {task} is {place:?} in incarnation {incarnation}, then {change:?}"));
+        let illegal = || {
+            Err(format!("task {task} is {place:?} in incarnation {incarnation}, then {change:?}"))
+        };
         let next = match (place, change) {
             (Place::Pending, TaskChange::Released) => (Place::Pending, incarnation),
-            (Place::Pending, TaskChange::Placed { machine, incarnation: new }) if *new > incarnation => {
+            (Place::Pending, TaskChange::Placed { machine, incarnation: new })
+                if *new > incarnation =>
+            {
                 (Place::On(*machine), *new)
             }
-            (Place::On(_), TaskChange::Up { .. } | TaskChange::BackOff { .. }) => (place, incarnation),
+            (Place::On(_), TaskChange::Up { .. } | TaskChange::BackOff { .. }) => {
+                (place, incarnation)
+            }
             (Place::On(_), TaskChange::Evicted(_) | TaskChange::Failed { again: Some(_), .. }) => {
                 (Place::Pending, incarnation)
             }

@@ -14,12 +14,22 @@ impl World {
         if !self.clients.are_idle() {
             return Some("a client waits".into());
         }
-        let Some(leader) = self.agreed_leader() else { return Some("no leader that all agree on".into()) };
-        let leader = self.replicas[leader].process.as_ref()?;
+        let Some(leader) = self.agreed_leader() else {
+            return Some("no leader that all agree on".into());
+        };
+        let Some(leader) = self.replicas[leader].process.as_ref() else {
+            return Some("the leader is down".into());
+        };
         let state = leader.master.state();
         for replica in self.replicas.iter().filter_map(|replica| replica.process.as_ref()) {
-            if (replica.master.state().applied(), replica.master.state().digest()) != (state.applied(), state.digest()) {
-                return Some(format!("a replica is at entry {}, the leader at {}", replica.master.state().applied(), state.applied()));
+            if (replica.master.state().applied(), replica.master.state().digest())
+                != (state.applied(), state.digest())
+            {
+                return Some(format!(
+                    "a replica is at entry {}, the leader at {}",
+                    replica.master.state().applied(),
+                    state.applied()
+                ));
             }
         }
         if let Some(machine) = state.machines().find(|machine| machine.state != MachineState::Up) {
@@ -31,22 +41,37 @@ impl World {
     /// A difference between what is placed and what runs.
     fn misplaced(&self, state: &CellState) -> Option<String> {
         for host in &self.machines {
-            let Some(machine) = state.machine_named(&host.name) else { return Some(format!("machine {} is not in the cell", host.name)) };
+            let Some(machine) = state.machine_named(&host.name) else {
+                return Some(format!("machine {} is not in the cell", host.name));
+            };
             let mut wanted: BTreeMap<IncarnationId, Phase> = BTreeMap::new();
             for task in &machine.tasks {
-                let placement = state.task(*task).and_then(|task| task.placement())?;
-                wanted.insert(IncarnationId { task: *task, number: placement.incarnation }, placement.phase);
+                let placement = state.task(*task).and_then(|task| task.placement());
+                let placement =
+                    placement.expect("the audit says that a machine's tasks are placed");
+                wanted.insert(
+                    IncarnationId { task: *task, number: placement.incarnation },
+                    placement.phase,
+                );
             }
             for (id, pid) in host.running() {
                 match wanted.remove(&id) {
                     Some(Phase::Up { pid: known, .. }) if known == pid => {}
-                    found => return Some(format!("{id} runs on {} as process {pid}, the cell says {found:?}", host.name)),
+                    found => {
+                        return Some(format!(
+                            "{id} runs on {} as process {pid}, the cell says {found:?}",
+                            host.name
+                        ));
+                    }
                 }
             }
             // What does not run may be waiting to be started again by its machine.
             for (id, phase) in wanted {
                 if !matches!(phase, Phase::BackOff { .. }) {
-                    return Some(format!("{id} does not run on {}, the cell says {phase:?}", host.name));
+                    return Some(format!(
+                        "{id} does not run on {}, the cell says {phase:?}",
+                        host.name
+                    ));
                 }
             }
         }
@@ -86,12 +111,17 @@ impl World {
             let machine = leader.master.state().machine_named(&host.name)?;
             let seen = leader.master.report_of(machine.id);
             let (_, mut said) = host.supervisor()?.report();
-            let Some(mut seen) = seen else { return Some(format!("the leader has no view of {}", host.name)) };
+            let Some(mut seen) = seen else {
+                return Some(format!("the leader has no view of {}", host.name));
+            };
             for task in said.tasks.iter_mut().chain(&mut seen.tasks) {
                 task.usage = borg_proto::poll::Usage::default();
             }
             if seen != said {
-                return Some(format!("the leader sees {seen:?} on {}, which says {said:?}", host.name));
+                return Some(format!(
+                    "the leader sees {seen:?} on {}, which says {said:?}",
+                    host.name
+                ));
             }
         }
         None

@@ -19,7 +19,11 @@ impl Requests {
     ///
     /// # Errors
     /// When it was another outcome.
-    pub fn told(&mut self, request: Request, answer: &Result<Answer, Rejection>) -> Result<bool, String> {
+    pub fn told(
+        &mut self,
+        request: Request,
+        answer: &Result<Answer, Rejection>,
+    ) -> Result<bool, String> {
         let Some(first) = self.answers.get(&request) else {
             self.answers.insert(request, answer.clone());
             return Ok(false);

@@ -126,7 +126,9 @@ impl World {
     #[must_use]
     pub fn leader(&self) -> Option<usize> {
         let leading = self.replicas.iter().enumerate().filter(|(_, replica)| replica.leads());
-        let term = |(_, replica): &(usize, &super::Replica)| replica.process.as_ref().map(|p| p.master.term());
+        let term = |(_, replica): &(usize, &super::Replica)| {
+            replica.process.as_ref().map(|p| p.master.term())
+        };
         leading.max_by_key(term).map(|(index, _)| index)
     }
 
@@ -200,7 +202,11 @@ impl World {
     /// The leader as everybody who is up sees it, if they agree.
     #[must_use]
     pub fn agreed_leader(&self) -> Option<usize> {
-        let mut leaders = self.replicas.iter().filter_map(|replica| replica.process.as_ref()).map(|p| p.master.leader());
+        let mut leaders = self
+            .replicas
+            .iter()
+            .filter_map(|replica| replica.process.as_ref())
+            .map(|p| p.master.leader());
         let first = leaders.next()??;
         leaders.all(|leader| leader == Some(first)).then(|| index_of(first))
     }

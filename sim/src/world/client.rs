@@ -158,7 +158,9 @@ impl World {
             them.target = self.dice.index(self.setup.masters);
             return self.ask(client);
         }
-        let Some(what) = them.wishes.pop_front().or_else(|| self.random_wish(client)) else { return };
+        let Some(what) = them.wishes.pop_front().or_else(|| self.random_wish(client)) else {
+            return;
+        };
         let must_see = self.checks.durability.acknowledged();
         let them = &mut self.clients.list[client];
         let wish = match (what, them.last.clone()) {
@@ -212,7 +214,8 @@ impl World {
         self.note(&[30, number(client), wish.number, number(target)]);
         let call = Call { client, wish: wish.number, change, must_see: wish.must_see };
         let copies = self.network.outside(&mut self.dice);
-        let arrives = |call: &Call| Happening::CallArrives { call: Box::new(call.clone()), to: target };
+        let arrives =
+            |call: &Call| Happening::CallArrives { call: Box::new(call.clone()), to: target };
         let first = arrives(&call);
         self.carry(copies, || arrives(&call), first);
         self.wake_client(client, PATIENCE);
@@ -229,14 +232,20 @@ impl World {
         let deadline = clock + DEADLINE;
         let must_see = change.is_none().then_some(must_see);
         process.calls.insert(token, Waiting { client, wish, must_see });
-        self.tell_master(to, match change {
-            Some(command) => Input::Propose { token, command, deadline },
-            None => Input::ReadIndex { token, deadline },
-        });
+        self.tell_master(
+            to,
+            match change {
+                Some(command) => Input::Propose { token, command, deadline },
+                None => Input::ReadIndex { token, deadline },
+            },
+        );
     }
 
     fn waiting(&mut self, replica: usize, token: u64) -> Option<Waiting> {
-        let found = self.replicas[replica].process.as_mut().and_then(|process| process.calls.remove(&token));
+        let found = self.replicas[replica]
+            .process
+            .as_mut()
+            .and_then(|process| process.calls.remove(&token));
         if found.is_none() {
             let what = format!("master {} answers call {token} twice", replica + 1);
             self.check(Invariant::OnceOnly, Err(what));
@@ -254,19 +263,25 @@ impl World {
             }
             Outcome::Unavailable => self.hit(Mark::OutcomeUnknown),
             Outcome::NotLeader { leader: Some(_) } => self.hit(Mark::AskedFollower),
-            Outcome::NotLeader { leader: None } | Outcome::Overloaded | Outcome::TooLarge { .. } => {}
+            Outcome::NotLeader { leader: None }
+            | Outcome::Overloaded
+            | Outcome::TooLarge { .. } => {}
         }
         self.reply(waiting.client, waiting.wish, Reply::Outcome(outcome));
     }
 
     pub(crate) fn read_done(&mut self, replica: usize, token: u64, index: Option<u64>) {
         let Some(waiting) = self.waiting(replica, token) else { return };
-        let seen = self.replicas[replica].process.as_ref().map_or(0, |p| p.master.state().applied());
+        let seen =
+            self.replicas[replica].process.as_ref().map_or(0, |p| p.master.state().applied());
         let must_see = waiting.must_see.unwrap_or(0);
         if index.is_some() {
             self.hit(Mark::ReadConfirmed);
             let result = if seen < must_see {
-                Err(format!("master {} lets a read see entry {seen}, {must_see} was acknowledged before", replica + 1))
+                Err(format!(
+                    "master {} lets a read see entry {seen}, {must_see} was acknowledged before",
+                    replica + 1
+                ))
             } else {
                 Ok(())
             };
@@ -279,7 +294,11 @@ impl World {
 
     fn reply(&mut self, client: usize, wish: u64, reply: Reply) {
         let copies = self.network.outside(&mut self.dice);
-        let back = |reply: &Reply| Happening::CallAnswered { client, attempt: wish, reply: Box::new(reply.clone()) };
+        let back = |reply: &Reply| Happening::CallAnswered {
+            client,
+            attempt: wish,
+            reply: Box::new(reply.clone()),
+        };
         let first = back(&reply);
         self.carry(copies, || back(&reply), first);
     }
@@ -298,16 +317,21 @@ impl World {
         }
         let any = self.dice.index(self.setup.masters);
         match reply {
-            Reply::Outcome(Outcome::Accepted { .. } | Outcome::Refused { .. }) | Reply::Read { index: Some(_) } => {
+            Reply::Outcome(Outcome::Accepted { .. } | Outcome::Refused { .. })
+            | Reply::Read { index: Some(_) } => {
                 self.finish_wish(client);
             }
             Reply::Outcome(Outcome::NotLeader { leader: Some(leader) }) => {
                 self.retry(client, index_of(leader), Millis(5));
             }
-            Reply::Outcome(Outcome::NotLeader { leader: None }) | Reply::Refused | Reply::Read { index: None } => {
+            Reply::Outcome(Outcome::NotLeader { leader: None })
+            | Reply::Refused
+            | Reply::Read { index: None } => {
                 self.retry(client, any, Millis(100));
             }
-            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded) => self.retry(client, any, Millis(50)),
+            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded) => {
+                self.retry(client, any, Millis(50))
+            }
             Reply::Outcome(Outcome::TooLarge { bytes, limit }) => {
                 let what = format!("a change of {bytes} bytes is more than {limit}");
                 self.check(Invariant::OnceOnly, Err(what));
@@ -349,7 +373,8 @@ impl World {
             return;
         }
         them.done.push((wish, result.clone()));
-        let action = them.current.as_ref().filter(|current| current.number == wish).map(|w| w.what.clone());
+        let action =
+            them.current.as_ref().filter(|current| current.number == wish).map(|w| w.what.clone());
         self.say(|| format!("{user} is told of change {wish}: {result:?}"));
         if let (Some(Asked::Change(action)), Ok(answer)) = (action, result) {
             self.checks.durability.acknowledge(index, &user, &action, &answer);
@@ -358,7 +383,11 @@ impl World {
 
     /// What came of a wish of the test's client, once it is known.
     pub(crate) fn outcome(&self, client: usize, wish: u64) -> Option<&Result<Answer, Rejection>> {
-        self.clients.list[client].done.iter().find(|(number, _)| *number == wish).map(|(_, result)| result)
+        self.clients.list[client]
+            .done
+            .iter()
+            .find(|(number, _)| *number == wish)
+            .map(|(_, result)| result)
     }
 }
 

@@ -144,7 +144,8 @@ impl World {
         }
     }
 
-    /// Lets a fault begin now. It ends by itself.
+    /// Lets a fault begin now. It ends by itself in a storm; in calm weather a fault that goes on
+    /// does so until [`Self::end_fault`].
     pub fn inflict(&mut self, fault: Fault) {
         self.say(|| format!("fault: {fault:?}"));
         let length = match fault {
@@ -192,13 +193,17 @@ impl World {
             }
             Fault::RemoveMachine(machine) => {
                 let name = self.machines[machine].name.clone();
-                self.wish(client::ADMIN_CLIENT, Asked::Change(Action::RemoveMachine { machine: name }));
+                self.wish(
+                    client::ADMIN_CLIENT,
+                    Asked::Change(Action::RemoveMachine { machine: name }),
+                );
                 let add = client::add_machine(self, machine);
                 self.wish(client::ADMIN_CLIENT, Asked::Change(add));
                 return self.hit(Mark::MachineRemoved);
             }
             Fault::PauseMaster(master) => {
-                let length = self.dice.between(100, 4_000);
+                let length =
+                    if self.faults.over { u64::MAX / 2 } else { self.dice.between(100, 4_000) };
                 self.replicas[master].paused_until = self.now() + Millis(length);
                 length
             }
@@ -229,12 +234,16 @@ impl World {
             self.network.cut(from, to);
         }
         self.faults.going_on.push(fault);
-        self.agenda.after(Millis(length), Happening::Ends(fault));
+        if !self.faults.over {
+            self.agenda.after(Millis(length), Happening::Ends(fault));
+        }
     }
 
     /// Lets a fault end, if it has not ended already.
     pub fn end_fault(&mut self, fault: Fault) {
-        let Some(at) = self.faults.going_on.iter().position(|going| *going == fault) else { return };
+        let Some(at) = self.faults.going_on.iter().position(|going| *going == fault) else {
+            return;
+        };
         self.faults.going_on.remove(at);
         self.say(|| format!("fault over: {fault:?}"));
         for (from, to) in self.ways(fault) {
@@ -269,9 +278,10 @@ impl World {
         let (masters, all) = (self.setup.masters, self.setup.masters + self.setup.machines);
         let both = |a: usize, b: usize| [(a, b), (b, a)];
         match fault {
-            Fault::IsolateMaster(master) => {
-                (0..all).filter(|node| *node != master).flat_map(|node| both(master, node)).collect()
-            }
+            Fault::IsolateMaster(master) => (0..all)
+                .filter(|node| *node != master)
+                .flat_map(|node| both(master, node))
+                .collect(),
             Fault::CutOneWay(from, to) => vec![(from, to)],
             Fault::SplitMasters(at) => {
                 (0..at).flat_map(|a| (at..masters).flat_map(move |b| both(a, b))).collect()

@@ -183,22 +183,26 @@ impl World {
         }
         let clock = self.now() + Millis(self.machines[index].skew);
         let host = &mut self.machines[index];
-        let (dice, mut next_pid) = (&mut self.dice, host.next_pid);
+        // A start that was under way is finished by itself, or leaves a record without a process,
+        // or, when it was the first, nothing at all.
+        let mut came_up = Vec::new();
+        let dice = &mut self.dice;
+        let mut next_pid = host.next_pid;
         host.processes.retain(|_, container| {
             if container.state != ContainerState::Starting {
                 return true;
             }
-            next_pid += 1;
-            container.state = ContainerState::Running { pid: next_pid, since: clock };
-            dice.chance(500)
+            if dice.chance(500) {
+                next_pid += 1;
+                container.state = ContainerState::Running { pid: next_pid, since: clock };
+                came_up.push(container.run);
+                return true;
+            }
+            let failure = Some(FailureCause::Lost);
+            container.state = ContainerState::Ended { since: clock, at: clock, failure };
+            container.run.number > 0 || dice.chance(500)
         });
         host.next_pid = next_pid;
-        let came_up: Vec<Run> = host
-            .processes
-            .values()
-            .filter(|container| container.state == (ContainerState::Running { pid: next_pid, since: clock }))
-            .map(|container| container.run)
-            .collect();
         for run in came_up {
             self.act(index, run);
         }
@@ -254,8 +258,6 @@ impl World {
         let Some(borglet) = &mut host.borglet else { return };
         let effects = borglet.supervisor.handle(now, input);
         let obeyed = borglet.supervisor.obeyed();
-        let result = self.checks.fencing.obeys(index, life, obeyed);
-        self.check(Invariant::Fencing, result);
         for effect in effects {
             let host = &mut self.machines[index];
             if host.dies_after == Some(0) {
@@ -268,12 +270,22 @@ impl World {
             }
             self.do_on_machine(index, effect);
         }
+        self.obeyed(index, life, obeyed);
         self.plan_borglet(index);
+    }
+
+    fn obeyed(&mut self, index: usize, life: u32, fence: Fence) {
+        let result = self.checks.fencing.obeys(index, life, fence);
+        self.check(Invariant::Fencing, result);
     }
 
     fn do_on_machine(&mut self, index: usize, effect: Effect) {
         match effect {
-            Effect::RememberFence(fence) => self.machines[index].fence = fence,
+            Effect::RememberFence(fence) => {
+                let life = self.machines[index].life;
+                self.machines[index].fence = fence;
+                self.obeyed(index, life, fence);
+            }
             Effect::Start(launch) => self.launch(index, *launch),
             Effect::Terminate { run } => self.signal(index, run, TERM),
             Effect::Kill { run } => {
@@ -283,15 +295,22 @@ impl World {
             Effect::Remove { id } => {
                 self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
                 let host = &mut self.machines[index];
-                let alive = host.processes.get(&id).is_some_and(|c| matches!(c.state, ContainerState::Running { .. }));
-                let result = if alive { Err(format!("m{index} forgets {id}, which runs")) } else { Ok(()) };
+                let alive = host
+                    .processes
+                    .get(&id)
+                    .is_some_and(|c| matches!(c.state, ContainerState::Running { .. }));
+                let result =
+                    if alive { Err(format!("m{index} forgets {id}, which runs")) } else { Ok(()) };
                 host.processes.remove(&id);
                 self.check(Invariant::NoOrphan, result);
             }
             Effect::Answer { token, result } => {
                 let Some(borglet) = &mut self.machines[index].borglet else { return };
                 let Some(asked) = borglet.held.remove(&token) else {
-                    return self.check(Invariant::Fencing, Err(format!("m{index} answers poll {token} twice")));
+                    return self.check(
+                        Invariant::Fencing,
+                        Err(format!("m{index} answers poll {token} twice")),
+                    );
                 };
                 self.send_answer(asked, result.map_err(refused));
             }
@@ -311,7 +330,13 @@ impl World {
         let run = launch.run;
         let result = self.checks.copies.starts(run, index);
         self.check(Invariant::SingleCopy, result);
-        self.note(&[25, number(index), run.id.task.job.0, u64::from(run.id.number), u64::from(run.number)]);
+        self.note(&[
+            25,
+            number(index),
+            run.id.task.job.0,
+            u64::from(run.id.number),
+            u64::from(run.number),
+        ]);
         self.say(|| format!("m{index} starts {} {run}", launch.name));
         let host = &mut self.machines[index];
         let taken = launch.ports.iter().find(|port| {
@@ -349,7 +374,9 @@ impl World {
 
     fn container(&mut self, index: usize, boot: u32, run: Run) -> Option<&mut Container> {
         let host = &mut self.machines[index];
-        host.processes.get_mut(&run.id).filter(|container| container.run == run && host.boot == boot)
+        host.processes
+            .get_mut(&run.id)
+            .filter(|container| container.run == run && host.boot == boot)
     }
 
     pub(crate) fn process_there(&mut self, index: usize, boot: u32, run: Run) {
@@ -375,25 +402,38 @@ impl World {
         let end = match play {
             Play::Serve | Play::Stubborn | Play::Missing => None,
             Play::Exit { after, code } => Some((after, code)),
-            Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => Some((after, 1)),
+            Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => {
+                Some((after, 1))
+            }
             // A flaky service that is well runs on; only batch tasks are done some time.
             Play::Flaky { failing: 500.., .. } => None,
             Play::Flaky { after, .. } => Some((after, 0)),
         };
         if let Some((after, code)) = end {
             let failure = (code != 0).then_some(FailureCause::Exit { code });
-            self.agenda.after(Millis(after), Happening::ProcessOver { machine: index, boot, run, failure });
+            self.agenda.after(
+                Millis(after),
+                Happening::ProcessOver { machine: index, boot, run, failure },
+            );
         }
     }
 
-    pub(crate) fn process_over(&mut self, index: usize, boot: u32, run: Run, failure: Option<FailureCause>) {
+    pub(crate) fn process_over(
+        &mut self,
+        index: usize,
+        boot: u32,
+        run: Run,
+        failure: Option<FailureCause>,
+    ) {
         let at = self.machine_clock(index);
         if self.machines[index].boot != boot {
             return;
         }
         let Some(container) = self.container(index, boot, run) else {
             // Never came to be.
-            if let Some(cause) = failure.filter(|cause| matches!(cause, FailureCause::PortTaken { .. } | FailureCause::Start { .. })) {
+            if let Some(cause) = failure.filter(|cause| {
+                matches!(cause, FailureCause::PortTaken { .. } | FailureCause::Start { .. })
+            }) {
                 self.tell_borglet(index, Input::StartFailed { run, cause });
             }
             return;
@@ -408,11 +448,17 @@ impl World {
 
     fn signal(&mut self, index: usize, run: Run, signal: i32) {
         // Whoever ends a task must not have the newest word of the cell against it.
-        let machine = self.newest.machine_named(&self.machines[index].name).map(|machine| machine.id);
+        let machine =
+            self.newest.machine_named(&self.machines[index].name).map(|machine| machine.id);
         let placed = self.newest.task(run.id.task).and_then(|task| task.placement());
-        let wanted = placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
+        let wanted =
+            placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
         let elsewhere = placed.is_some_and(|p| Some(p.machine) != machine);
-        let result = if wanted { Err(format!("m{index} ends {run}, which the cell wants there")) } else { Ok(()) };
+        let result = if wanted {
+            Err(format!("m{index} ends {run}, which the cell wants there"))
+        } else {
+            Ok(())
+        };
         self.check(Invariant::TasksSurvive, result);
         if elsewhere {
             self.hit(Mark::StaleCopyKilled);
@@ -424,9 +470,11 @@ impl World {
         if container.play == Play::Stubborn && signal == TERM {
             return;
         }
-        let delay = if signal == KILL { self.dice.between(1, 20) } else { self.dice.between(1, 1_500) };
+        let delay =
+            if signal == KILL { self.dice.between(1, 20) } else { self.dice.between(1, 1_500) };
         let failure = Some(FailureCause::Signal { signal });
-        self.agenda.after(Millis(delay), Happening::ProcessOver { machine: index, boot, run, failure });
+        self.agenda
+            .after(Millis(delay), Happening::ProcessOver { machine: index, boot, run, failure });
     }
 
     pub(crate) fn usage_measured(&mut self, index: usize, life: u32) {
@@ -437,7 +485,8 @@ impl World {
         let ids: Vec<IncarnationId> = host.running().map(|(id, _)| id).collect();
         let mut usages = Vec::with_capacity(ids.len());
         for id in ids {
-            let usage = Usage { cpu_milli: self.dice.below(200), ram_bytes: self.dice.below(64 << 20) };
+            let usage =
+                Usage { cpu_milli: self.dice.below(200), ram_bytes: self.dice.below(64 << 20) };
             usages.push((id, usage));
         }
         self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });

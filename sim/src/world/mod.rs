@@ -221,7 +221,9 @@ impl World {
             Happening::Poll { asked } => self.polled(*asked),
             Happening::Polled { asked, result } => self.poll_answered(asked, *result),
             Happening::BorgletWakes { machine, life } => self.borglet_wakes(machine, life),
-            Happening::ProcessThere { machine, boot, run } => self.process_there(machine, boot, run),
+            Happening::ProcessThere { machine, boot, run } => {
+                self.process_there(machine, boot, run)
+            }
             Happening::ProcessOver { machine, boot, run, failure } => {
                 self.process_over(machine, boot, run, failure);
             }
@@ -239,7 +241,12 @@ impl World {
     }
 
     /// Schedules the copies of a message that get through.
-    pub(crate) fn carry(&mut self, copies: Copies, message: impl Fn() -> Happening, first: Happening) {
+    pub(crate) fn carry(
+        &mut self,
+        copies: Copies,
+        message: impl Fn() -> Happening,
+        first: Happening,
+    ) {
         if let Some(delay) = copies[1] {
             self.agenda.after(delay, message());
         }

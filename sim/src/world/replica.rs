@@ -14,8 +14,8 @@ use borg_cell::master::{self, Effect, Input, Master, OwnedBatch};
 use borg_cell::state::{CellState, MachineState};
 use borg_cell::store::{LogStore, ReplicaIdentity};
 use borg_linkshard::{Effect as ShardEffect, Input as ShardInput, PollFailure, Shard};
-use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
 use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
 use borg_proto::task::EvictCause;
 use borg_proto::wire::pb;
 use borg_proto::{Millis, ReplicaId, TaskId};
@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, VecDeque};
 const BATCH: usize = 512;
 /// Longest sleep of the scheduler, as in production.
 const NAP: Millis = Millis(500);
+/// How often a master that stands still is looked at.
+const NUDGE: Millis = Millis(20);
 /// How often states are compared, as in production.
 const COMPARE: Millis = Millis(10_000);
 
@@ -122,7 +124,10 @@ impl World {
         let master = match Master::new(config, recovered) {
             Ok(master) => master,
             Err(error) => {
-                return self.check(Invariant::Durable, Err(format!("master {id} cannot start again: {error}")));
+                return self.check(
+                    Invariant::Durable,
+                    Err(format!("master {id} cannot start again: {error}")),
+                );
             }
         };
         replica.life += 1;
@@ -206,7 +211,7 @@ impl World {
         let paused_until = replica.paused_until;
         let Some(process) = replica.alive(life) else { return };
         if paused_until > world_now {
-            let wait = paused_until - world_now;
+            let wait = NUDGE.min(paused_until - world_now);
             return self.agenda.after(wait, Happening::MasterTurn { replica: index, life });
         }
         process.turn_due = false;
@@ -343,7 +348,8 @@ impl World {
                 self.reconsider(index, tasks);
             }
             Effect::Diverged { replica, index: at } => {
-                let what = format!("master {} finds that {replica} differs after entry {at}", index + 1);
+                let what =
+                    format!("master {} finds that {replica} differs after entry {at}", index + 1);
                 self.check(Invariant::SameState, Err(what));
             }
             Effect::Halt { why } => {
@@ -376,7 +382,8 @@ impl World {
 
     fn applied(&mut self, index: usize, state: CellState, events: Vec<Event>, reset: bool) {
         let (applied, digest) = (state.applied(), state.digest());
-        let [low, high] = [digest & u128::from(u64::MAX), digest >> 64].map(|half| u64::try_from(half).expect("64 bits"));
+        let [low, high] = [digest & u128::from(u64::MAX), digest >> 64]
+            .map(|half| u64::try_from(half).expect("64 bits"));
         self.note(&[5, number(index), applied, low, high, u64::from(reset)]);
         if reset {
             self.hit(Mark::SnapshotInstalled);
@@ -391,8 +398,13 @@ impl World {
         self.checks.lifecycle.caught_up(applied);
         // Its own first entry, and not one of an earlier office that it reads again after a restart.
         let office = self.replicas[index].process.as_ref().map(|process| &process.master);
-        let office = office.filter(|master| master.is_leader()).map(|master| (replica_id(index), master.term()));
-        if office.is_some() && state.leader() == office && events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
+        let office = office
+            .filter(|master| master.is_leader())
+            .map(|master| (replica_id(index), master.term()));
+        if office.is_some()
+            && state.leader() == office
+            && events.iter().any(|event| matches!(event.kind, EventKind::Led { .. }))
+        {
             let result = self.checks.durability.all_kept(&state);
             self.check(Invariant::Durable, result);
         }
@@ -425,16 +437,18 @@ impl World {
         let result = self.checks.lifecycle.take(event, state);
         self.check(Invariant::LegalLife, result);
         match &event.kind {
-            EventKind::MachineChanged(id) => match state.machine(*id).map(|machine| machine.state) {
-                Some(MachineState::Down) => {
-                    self.checks.down_machines.insert(*id);
-                    self.hit(Mark::MachineDown);
+            EventKind::MachineChanged(id) => {
+                match state.machine(*id).map(|machine| machine.state) {
+                    Some(MachineState::Down) => {
+                        self.checks.down_machines.insert(*id);
+                        self.hit(Mark::MachineDown);
+                    }
+                    Some(MachineState::Up) if self.checks.down_machines.remove(id) => {
+                        self.hit(Mark::MachineBack);
+                    }
+                    Some(MachineState::Up | MachineState::New) | None => {}
                 }
-                Some(MachineState::Up) if self.checks.down_machines.remove(id) => {
-                    self.hit(Mark::MachineBack);
-                }
-                Some(MachineState::Up | MachineState::New) | None => {}
-            },
+            }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: borg_cell::state::JobState::Failed, .. } => {
                 self.hit(Mark::JobFailed);
@@ -484,7 +498,7 @@ impl World {
         let paused_until = self.replicas[index].paused_until;
         let Some(process) = self.replicas[index].alive(life) else { return };
         if paused_until > world_now {
-            let wait = paused_until - world_now;
+            let wait = NUDGE.min(paused_until - world_now);
             return self.agenda.after(wait, Happening::SchedulerWakes { replica: index, life });
         }
         process.scheduler_due = false;
@@ -504,7 +518,8 @@ impl World {
             return;
         }
         let decisions = process.scheduler.pass(now, BATCH);
-        let (count, first) = (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
+        let (count, first) =
+            (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
         if decisions.is_empty() {
             let wake = process.scheduler.next_wakeup(now).map_or(NAP, |at| at.since(now));
             self.wake_scheduler(index, Millis(wake.0.clamp(1, NAP.0)));
@@ -546,7 +561,7 @@ impl World {
         let paused_until = self.replicas[index].paused_until;
         let Some(process) = self.replicas[index].alive(life) else { return };
         if paused_until > world_now {
-            let wait = paused_until - world_now;
+            let wait = NUDGE.min(paused_until - world_now);
             return self.agenda.after(wait, Happening::ShardTurn { replica: index, life });
         }
         let inputs = std::mem::take(&mut process.shard_inbox);
@@ -613,9 +628,16 @@ impl World {
         }
         let name = self.machines[machine].name.clone();
         match &result {
-            Err(PollFailure::Refused(PollRefusal::Stale { .. })) => self.hit(Mark::StaleOrderRefused),
-            Err(PollFailure::Refused(PollRefusal::TargetMissing { .. })) => self.hit(Mark::TargetMissing),
-            Err(PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. }) | PollFailure::Unreachable(_))
+            Err(PollFailure::Refused(PollRefusal::Stale { .. })) => {
+                self.hit(Mark::StaleOrderRefused)
+            }
+            Err(PollFailure::Refused(PollRefusal::TargetMissing { .. })) => {
+                self.hit(Mark::TargetMissing)
+            }
+            Err(
+                PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. })
+                | PollFailure::Unreachable(_),
+            )
             | Ok(_) => {}
         }
         let input = match result {
@@ -632,7 +654,11 @@ impl World {
         let copies = self.network.send(&mut self.dice, from, to);
         if copies[1].is_some() {
             let again = message.clone();
-            self.carry(copies, || Happening::Peer { from, to, message: again.clone() }, Happening::Peer { from, to, message });
+            self.carry(
+                copies,
+                || Happening::Peer { from, to, message: again.clone() },
+                Happening::Peer { from, to, message },
+            );
         } else if let Some(delay) = copies[0] {
             self.agenda.after(delay, Happening::Peer { from, to, message });
         }
@@ -643,7 +669,9 @@ impl World {
             return;
         }
         let (kind, facts) = match &message {
-            PeerMessage::Raft(raft) => (u64::from(raft.r#type), [raft.term, raft.index, raft.commit]),
+            PeerMessage::Raft(raft) => {
+                (u64::from(raft.r#type), [raft.term, raft.index, raft.commit])
+            }
             PeerMessage::Orders(orders) => {
                 (100, [orders.session.term, orders.session.session, number(orders.machines.len())])
             }

@@ -1,0 +1,271 @@
+//! Incidents, each told from its beginning to what must be so at its end.
+
+use borg_cell::state::JobState;
+use borg_proto::Millis;
+use borg_sim::marks::Mark;
+use borg_sim::world::{Submitted, World};
+use borg_sim::{Fault, Play, job};
+
+const HALF_A_MINUTE: Millis = Millis(30_000);
+
+/// A cell of five masters with a service of so many tasks, all up.
+fn cell_with_web(machines: usize, tasks: u32) -> (World, Submitted) {
+    let mut world = World::seeded(0x5eed).replicas(5).machines(machines).build();
+    world.journal_mut().keep_lines();
+    let web = world.submit(job("web").tasks(tasks).prod());
+    world.run_until_acknowledged(&web).unwrap();
+    world.run_until("all tasks of web are up", HALF_A_MINUTE, |world| world.running(&web) == tasks);
+    (world, web)
+}
+
+#[test]
+fn acknowledged_job_survives_the_crash_of_its_leader() {
+    let mut world = World::seeded(0x5eed).replicas(5).machines(20).build();
+    let web = world.submit(job("web").tasks(10).prod());
+    world.run_until_acknowledged(&web).unwrap();
+    world.crash(world.leader().unwrap());
+    world.run_for(HALF_A_MINUTE);
+    world.check_all();
+    assert_eq!(world.running(&web), 10);
+}
+
+#[test]
+fn a_job_is_acknowledged_again_within_two_seconds_after_the_leader_died() {
+    let (mut world, _) = cell_with_web(5, 3);
+    world.crash(world.leader().unwrap());
+    let after = world.submit(job("after"));
+    let died = world.now();
+    world.run_until_acknowledged(&after).unwrap();
+    assert!(world.now().since(died) < Millis(4_000), "{}", world.now().since(died));
+}
+
+#[test]
+fn two_masters_of_five_may_die_and_with_three_gone_nothing_changes() {
+    let (mut world, web) = cell_with_web(6, 6);
+    world.crash(0);
+    world.crash(1);
+    let more = world.submit(job("more").tasks(2));
+    world.run_until_acknowledged(&more).unwrap();
+    world.crash(2);
+    world.run_for(Millis(1_000));
+    let (before, processes) = (world.state().applied(), world.processes());
+    let lost = world.submit(job("lost"));
+    world.run_for(Millis(60_000));
+    world.check_all();
+    assert_eq!((world.state().applied(), world.processes()), (before, processes));
+    world.restart(1);
+    world.run_until_acknowledged(&lost).unwrap();
+    assert_eq!(world.running(&web), 6);
+}
+
+#[test]
+fn no_task_restarts_when_all_masters_restart() {
+    let (mut world, _) = cell_with_web(8, 20);
+    let before = world.processes();
+    for master in 0..5 {
+        world.crash(master);
+    }
+    world.run_for(Millis(600_000));
+    assert_eq!(world.processes(), before, "ten minutes without a master");
+    for master in 0..5 {
+        world.restart(master);
+    }
+    world.run_until_settled();
+    world.run_for(HALF_A_MINUTE);
+    world.check_all();
+    assert_eq!(world.processes(), before);
+}
+
+#[test]
+fn no_task_restarts_when_borglets_restart() {
+    let (mut world, _) = cell_with_web(4, 12);
+    let before = world.processes();
+    for machine in 0..4 {
+        world.kill_borglet(machine);
+        world.run_for(Millis(2_000));
+        world.restart_borglet(machine);
+    }
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.processes(), before);
+    assert!(world.marks().count(Mark::BorgletAdopted) >= 4);
+}
+
+#[test]
+fn a_leader_that_was_left_behind_orders_nothing_when_it_is_back() {
+    let (mut world, web) = cell_with_web(6, 12);
+    let stale = world.leader().unwrap();
+    world.inflict(Fault::PauseMaster(stale));
+    world.run_until("another master leads", HALF_A_MINUTE, |world| {
+        world.leader().is_some_and(|leader| leader != stale)
+    });
+    let gone = world.kill(&web.key);
+    world.run_until_acknowledged(&gone).unwrap();
+    world.end_fault(Fault::PauseMaster(stale));
+    world.run_until_settled();
+    world.run_for(Millis(10_000));
+    world.check_all();
+    assert!(world.processes().is_empty(), "nothing of web is started again");
+}
+
+#[test]
+fn an_isolated_leader_acknowledges_nothing_and_the_rest_goes_on() {
+    let (mut world, web) = cell_with_web(6, 6);
+    let before = world.processes();
+    let isolated = world.leader().unwrap();
+    world.inflict(Fault::IsolateMaster(isolated));
+    let next = world.submit(job("next").tasks(2));
+    world.run_until_acknowledged(&next).unwrap();
+    assert_ne!(world.leader(), Some(isolated));
+    world.end_fault(Fault::IsolateMaster(isolated));
+    world.run_until_settled();
+    assert_eq!(world.running(&web), 6);
+    let after = world.processes();
+    assert!(before.iter().all(|process| after.get(process.0) == Some(process.1)));
+}
+
+/// The machine is silent for long enough that its tasks are placed elsewhere. When it comes back,
+/// the copies that it still runs end, and the new ones do not.
+#[test]
+fn after_a_partition_the_duplicate_alone_is_killed() {
+    let (mut world, web) = cell_with_web(6, 6);
+    let machine = world.place_of(&web, 0).unwrap();
+    let job = world.job(&web).unwrap().id;
+    world.inflict(Fault::CutMachine(machine));
+    world.run_until("its tasks run elsewhere", HALF_A_MINUTE, |world| {
+        world.place_of(&web, 0).is_some_and(|at| at != machine) && world.running(&web) == 6
+    });
+    let copies = world.processes_of(job);
+    assert!(copies > 6, "the old copies run on: silence kills nothing");
+    let elsewhere: Vec<_> = world
+        .processes()
+        .into_iter()
+        .filter(|((id, _), _)| {
+            let task = world.state().task(id.task).unwrap();
+            task.running(id.task) == Some(*id)
+        })
+        .collect();
+    world.end_fault(Fault::CutMachine(machine));
+    let healed = world.now();
+    world.run_until("one copy each", HALF_A_MINUTE, |world| world.processes_of(job) == 6);
+    assert!(world.now().since(healed) < Millis(5_000), "{}", world.now().since(healed));
+    world.run_until_settled();
+    assert_eq!(world.processes().into_iter().collect::<Vec<_>>(), elsewhere);
+}
+
+#[test]
+fn a_short_partition_moves_nothing() {
+    let (mut world, web) = cell_with_web(6, 12);
+    let before = world.processes();
+    let machine = world.place_of(&web, 0).unwrap();
+    world.inflict(Fault::CutMachine(machine));
+    world.run_for(Millis(3_000));
+    world.end_fault(Fault::CutMachine(machine));
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.processes(), before);
+}
+
+#[test]
+fn when_many_machines_are_silent_at_once_nothing_is_placed_elsewhere() {
+    let (mut world, _) = cell_with_web(12, 24);
+    let before = world.processes();
+    for machine in 0..8 {
+        world.inflict(Fault::CutMachine(machine));
+    }
+    world.run_for(Millis(60_000));
+    assert_eq!(world.marks().count(Mark::MachineDown), 0);
+    for machine in 0..8 {
+        world.end_fault(Fault::CutMachine(machine));
+    }
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.processes(), before);
+}
+
+/// Found by seed 7: its borglet had obeyed a session of its old shard, newer than its new shard's.
+#[test]
+fn a_machine_that_was_removed_and_added_again_is_polled_again() {
+    let (mut world, web) = cell_with_web(5, 10);
+    for machine in 0..5 {
+        world.inflict(Fault::RemoveMachine(machine));
+        world.run_for(Millis(3_000));
+    }
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.running(&web), 10);
+}
+
+#[test]
+fn a_rebooted_machine_gets_its_tasks_again_once_each() {
+    let (mut world, web) = cell_with_web(4, 8);
+    let machine = world.place_of(&web, 0).unwrap();
+    world.inflict(Fault::Reboot(machine));
+    world.run_until("all are up again", Millis(60_000), |world| {
+        world.running(&web) == 8 && world.processes().len() == 8
+    });
+    world.run_until_settled();
+    world.check_all();
+}
+
+#[test]
+fn a_job_that_starts_after_another_starts_when_that_has_finished() {
+    let mut world = World::seeded(2).build();
+    let count =
+        world.submit(job("count").tasks(8).batch(0).plays(Play::Exit { after: 3_000, code: 0 }));
+    let merge = world.submit(
+        job("merge").batch(0).plays(Play::Exit { after: 500, code: 0 }).after(count.key.clone()),
+    );
+    world.run_until_acknowledged(&merge).unwrap();
+    world.run_until("count runs", HALF_A_MINUTE, |world| world.running(&count) == 8);
+    assert_eq!(world.job(&merge).unwrap().state(), JobState::Waiting);
+    world.crash(world.leader().unwrap());
+    world.run_until("merge has finished", HALF_A_MINUTE, |world| {
+        world.job(&merge).is_some_and(|job| job.state() == JobState::Finished)
+    });
+    assert_eq!(world.job(&count).unwrap().state(), JobState::Finished);
+}
+
+#[test]
+fn production_pushes_out_batch_and_batch_comes_back() {
+    let mut world = World::seeded(3).machines(2).build();
+    let batch = world.submit(job("batch").tasks(8).limit(1_000, 64));
+    world.run_until_acknowledged(&batch).unwrap();
+    world.run_until("batch fills the cell", HALF_A_MINUTE, |world| world.running(&batch) == 8);
+    let prod = world.submit(job("prod").tasks(4).limit(1_000, 64).prod());
+    world.run_until_acknowledged(&prod).unwrap();
+    world.run_until("production runs", HALF_A_MINUTE, |world| world.running(&prod) == 4);
+    world.run_until_settled();
+    assert_eq!(world.running(&batch), 4);
+    let gone = world.kill(&prod.key);
+    world.run_until_acknowledged(&gone).unwrap();
+    world.run_until("batch is back", HALF_A_MINUTE, |world| world.running(&batch) == 8);
+    world.run_until_settled();
+    world.check_all();
+}
+
+#[test]
+fn a_master_that_dies_at_any_effect_of_a_turn_loses_nothing() {
+    for effects in 0..12 {
+        let (mut world, _) = cell_with_web(4, 2);
+        let leader = world.leader().unwrap();
+        world.inflict(Fault::CrashInTurn(leader, effects));
+        let next = world.submit(job("next").tasks(3));
+        world.run_until_acknowledged(&next).unwrap();
+        world.run_until_settled();
+        world.check_all();
+        assert_eq!(world.running(&next), 3, "died after {effects} effects");
+    }
+}
+
+#[test]
+fn a_master_whose_disk_fails_stops_and_the_cell_goes_on() {
+    let (mut world, web) = cell_with_web(4, 4);
+    let leader = world.leader().unwrap();
+    world.inflict(Fault::FailSync(leader));
+    let next = world.submit(job("next"));
+    world.run_until_acknowledged(&next).unwrap();
+    assert!(world.marks().count(Mark::SyncFailed) > 0);
+    world.run_until_settled();
+    assert_eq!(world.running(&web), 4);
+}
