@@ -11,6 +11,7 @@ use crate::target::Target;
 use borg_proto::UserName;
 use borg_proto::identity::any_master_name;
 use borg_proto::rpc::{BorgmasterClient, Timeouts, borgmaster_client, channel};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -76,7 +77,7 @@ impl Client {
         make: impl AsyncFn(BorgmasterClient<Channel>, Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
-        let mut silent = None;
+        let mut silent = BTreeMap::new();
         loop {
             for _ in 0..self.masters.len() {
                 let (address, client) = &self.masters[self.first];
@@ -95,11 +96,11 @@ impl Client {
                 if failure.code != Code::Unavailable {
                     return Err(failure.context(what));
                 }
-                silent = Some(failure.context(address));
+                silent.insert(address.clone(), failure.text);
                 self.first = (self.first + 1) % self.masters.len();
             }
             if Instant::now() + PAUSE >= deadline {
-                return Err(self.given_up(what, kind, silent));
+                return Err(self.given_up(what, kind, &silent));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -128,16 +129,18 @@ impl Client {
         self.first = (self.first + 1) % self.masters.len();
     }
 
-    fn given_up(&self, what: &str, kind: Kind, last: Option<Failure>) -> Failure {
+    fn given_up(&self, what: &str, kind: Kind, silent: &BTreeMap<String, String>) -> Failure {
         let time = humantime::format_duration(self.timeout);
-        let masters = self.masters.len();
-        let last = last.map_or_else(String::new, |failure| format!("; last: {}", failure.text));
         let known = match kind {
             Kind::Read => "",
             Kind::Change => "; nothing is known to have been done, and doing it again is safe",
         };
-        let text =
-            format!("{what}: none of {masters} masters could answer within {time}{known}{last}");
+        let masters = self.masters.len();
+        let mut text =
+            format!("{what}: none of {masters} masters could answer within {time}{known}");
+        for (address, why) in silent {
+            text.push_str(&format!("\n  {address}: {why}"));
+        }
         Failure::new(Code::Unavailable, text)
     }
 }
