@@ -65,6 +65,12 @@ impl Client {
         &self.user
     }
 
+    /// How long one call may take in all.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Makes one call with one answer. `what` names it in errors, as in `submit`.
     ///
     /// # Errors

@@ -8,8 +8,10 @@ use crate::output::views::{Job, Submitted};
 use crate::output::{Output, note};
 use crate::target::TargetArgs;
 use borg_proto::wire::pb;
-use borg_proto::{JobKey, JobKind, JobSpec, UserName};
+use borg_proto::{JobKind, JobSpec, UserName};
 use clap::Args;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,8 +98,8 @@ pub(super) async fn submit(
         };
     }
     if args.wait {
-        let keys = evaluated.jobs.iter().map(|job| (job.key(&target.user), job.kind));
-        return wait(&mut client, keys.collect(), out).await;
+        let kinds = evaluated.jobs.iter().map(|job| job.kind);
+        return wait(&mut client, submitted.into_iter().zip(kinds).collect(), out).await;
     }
     Ok(())
 }
@@ -130,27 +132,34 @@ async fn submit_one(client: &mut Client, job: &JobSpec, out: Output) -> Result<S
 /// Waits until batch jobs have ended and all tasks of services are up.
 async fn wait(
     client: &mut Client,
-    mut open: Vec<(JobKey, JobKind)>,
+    mut open: Vec<(Submitted, JobKind)>,
     out: Output,
 ) -> Result<(), Failure> {
     let mut done: Vec<Job> = Vec::new();
-    let mut shown: Vec<(String, String)> = Vec::new();
+    let mut shown: BTreeMap<String, String> = BTreeMap::new();
+    let accepted = tokio::time::Instant::now();
     while !open.is_empty() {
-        for (key, kind) in std::mem::take(&mut open) {
-            let job = look(client, &key).await?;
+        for (submitted, kind) in std::mem::take(&mut open) {
+            let Some(job) = look(client, &submitted).await? else {
+                if accepted.elapsed() > client.timeout() {
+                    let text = format!("{} was accepted but no master shows it", submitted.job);
+                    return Err(Failure::new(Code::Unavailable, text));
+                }
+                open.push((submitted, kind));
+                continue;
+            };
             let line = format!(
                 "{}: {} ({} of {} up, {} finished)",
                 job.job, job.state, job.up, job.tasks, job.finished
             );
-            if out.is_terminal() && !shown.contains(&(job.job.clone(), line.clone())) {
+            if out.is_terminal() && shown.get(&job.job) != Some(&line) {
                 note(&line);
-                shown.retain(|(name, _)| *name != job.job);
-                shown.push((job.job.clone(), line));
+                shown.insert(job.job.clone(), line);
             }
             if job.is_over() || (kind == JobKind::Service && job.up == job.tasks) {
                 done.push(job);
             } else {
-                open.push((key, kind));
+                open.push((submitted, kind));
             }
         }
         if !open.is_empty() {
@@ -175,13 +184,29 @@ async fn wait(
     if bad.is_empty() { Ok(()) } else { Err(Failure::new(Code::JobFailed, bad.join("\n"))) }
 }
 
-async fn look(client: &mut Client, key: &JobKey) -> Result<Job, Failure> {
-    let message = pb::GetJobRequest { job: key.to_string() };
-    let what = format!("status of {key}");
-    let answer = client
-        .call(&what, Kind::Read, message, async |mut master, request| master.get_job(request).await)
-        .await?;
-    Ok(answer.job.unwrap_or_default().into())
+/// The job as a master knows it. Any master may answer, and one that is a little behind knows
+/// nothing of it yet, or only an earlier job of that name: then there is nothing to tell.
+async fn look(client: &mut Client, submitted: &Submitted) -> Result<Option<Job>, Failure> {
+    let name = &submitted.job;
+    let message = pb::GetJobRequest { job: name.clone() };
+    let asked = client
+        .call(&format!("status of {name}"), Kind::Read, message, async |mut master, request| {
+            master.get_job(request).await
+        })
+        .await;
+    let job = match asked {
+        Ok(answer) => Job::from(answer.job.unwrap_or_default()),
+        Err(failure) if failure.code == Code::NotFound => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    match job.job_id.cmp(&submitted.job_id) {
+        Ordering::Less => Ok(None),
+        Ordering::Equal => Ok(Some(job)),
+        Ordering::Greater => {
+            let text = format!("{name} was replaced by another job of that name");
+            Err(Failure::new(Code::JobFailed, text))
+        }
+    }
 }
 
 pub(super) async fn kill(client: &mut Client, args: KillArgs, out: Output) -> Result<(), Failure> {
