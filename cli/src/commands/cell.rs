@@ -46,6 +46,9 @@ pub(super) struct UpArgs {
     /// A directory that tasks may see, as PREFIX or PREFIX:ro; may be repeated
     #[arg(long = "volume", value_name = "PREFIX[:ro]")]
     volumes: Vec<String>,
+    /// Which store keeps the masters' logs
+    #[arg(long, default_value = "redb", value_parser = ["redb", "sled"])]
+    store: String,
     /// Start the cell that `cell down --keep` left in the directory
     #[arg(long, conflicts_with = "name")]
     again: bool,
@@ -92,6 +95,7 @@ async fn up(args: UpArgs, target: &TargetArgs) -> Result<(), Failure> {
         masters: args.masters,
         borglets: args.borglets,
         volumes: args.volumes,
+        store: args.store,
         again: args.again,
     };
     let started = match local::up(&plan) {

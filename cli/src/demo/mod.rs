@@ -140,6 +140,7 @@ async fn start(say: &Narrator, dir: &Path, text: &Path) -> Result<(LocalCell, Cl
         masters: 5,
         borglets: 3,
         volumes: vec![format!("{}:ro", text.display())],
+        store: "redb".to_owned(),
         again: false,
     };
     let cell = local::up(&plan)?;

@@ -35,6 +35,8 @@ pub struct Plan {
     /// Directories that tasks may see, beside the cell's own `shared`; written as the borglet's
     /// `--volume` takes them.
     pub volumes: Vec<String>,
+    /// Which store keeps the masters' logs, as the master's `--store` takes it.
+    pub store: String,
     /// Start the cell that was kept in the directory, instead of a new one.
     pub again: bool,
 }
@@ -65,7 +67,7 @@ pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
         fs::create_dir_all(&path).map_err(system(format!("make {}", path.display())))?;
     }
     cell.save(&layout)?;
-    start_masters(&layout, &mut cell)?;
+    start_masters(&layout, plan, &mut cell)?;
     start_borglets(&layout, plan, &mut cell)?;
     write_client_config(&layout, &cell)?;
     Ok(cell)
@@ -117,14 +119,18 @@ fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError
     Ok(())
 }
 
-fn start_masters(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError> {
+fn start_masters(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
     let members: Vec<String> = (1..)
         .zip(&cell.masters)
         .map(|(n, master): (u64, _)| format!("{n}={}", master.address))
         .collect();
     for i in 0..cell.masters.len() {
         let master = &cell.masters[i];
-        let args = arguments(layout, master, &[("--masters", members.join(","))]);
+        let args = arguments(
+            layout,
+            master,
+            &[("--masters", members.join(",")), ("--store", plan.store.clone())],
+        );
         let process = Process::spawn("borgmaster", args, &layout.log(&master.name))?;
         cell.masters[i].process = Some(process);
         cell.save(layout)?;
