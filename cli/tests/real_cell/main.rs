@@ -1,0 +1,12 @@
+//! The whole product from outside: real masters, real borglets, the `borgctl` program, and the API
+//! as any other client would call it.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the panic says where")]
+
+mod api;
+mod bad_input;
+mod cell;
+mod directories;
+mod identities;
+mod isolation;
+mod ordinary_user;
+mod survival;
