@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long the storm is, unless told otherwise.
-pub const STORM: Millis = Millis(40_000);
+pub const STORM: Millis = Millis(60_000);
 /// Everything has to be settled so long after the storm. Restarts by the cell may wait for up to
 /// 32 s after a storm of this length, machines for 5 s until they are taken for down, and the
 /// last batch tasks run for 12 s.
@@ -53,16 +53,17 @@ impl Plan {
     /// The world of a seed: small cells, a larger one now and then.
     #[must_use]
     pub fn setup(&self, seed: u64) -> Setup {
-        let machines = self.machines.unwrap_or_else(|| match seed % 50 {
-            49 => 50,
-            rest => 4 + usize::try_from(rest % 6).expect("small"),
-        });
-        let checkpoint_every = [60, 200, 1_000][usize::try_from(seed % 3).expect("small")];
+        let small = |modulus: u64| usize::try_from(seed % modulus).expect("small");
+        let machines =
+            self.machines.unwrap_or_else(|| if seed % 50 == 49 { 50 } else { 4 + small(6) });
+        let checkpoint_every = [60, 200, 1_000][small(3)];
         Setup {
             machines,
+            machine_down_after: Millis([1_500, 3_000, 5_000, 5_000][small(4)]),
+            scheduler_lag: [2, 2, 40, 2, 300][small(5)],
             checkpoint_every,
             weather: Weather::Stormy,
-            clients: 2 + usize::try_from(seed % 3).expect("small"),
+            clients: 2 + small(3),
             wire: seed % 8 == 3,
             ..Setup::new(seed)
         }

@@ -13,7 +13,7 @@ fn cell_with_web(machines: usize, tasks: u32) -> (World, Submitted) {
     let mut world = World::seeded(0x5eed).replicas(5).machines(machines).build();
     world.journal_mut().keep_lines();
     let web = world.submit(job("web").tasks(tasks).prod());
-    world.run_until_acknowledged(&web).unwrap();
+    world.run_until_acknowledged(&web).expect("the cell is empty");
     world.run_until("all tasks of web are up", HALF_A_MINUTE, |world| world.running(&web) == tasks);
     (world, web)
 }

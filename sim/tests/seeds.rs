@@ -39,15 +39,6 @@ fn a_dozen_seeds_hold_and_settle() {
     }
 }
 
-/// Found by these very seeds: see the commit that made each hold.
-#[test]
-fn seeds_that_once_failed_hold() {
-    for seed in [7, 8, 22, 100, 145, 219, 1604] {
-        let report = run::one(seed, &Plan::default(), None);
-        assert!(report.violation.is_none(), "seed {seed}: {:?}", report.violation);
-    }
-}
-
 #[test]
 fn a_cell_of_fifty_machines_holds_and_settles() {
     let plan = Plan { machines: Some(50), storm: Millis(15_000) };

@@ -227,7 +227,7 @@ impl World {
                 self.dice.between(500, 12_000)
             }
             Fault::CutMachine(_) | Fault::MuteMachine(_) | Fault::CutPair(..) => {
-                self.dice.between(500, 20_000)
+                self.dice.between(500, 30_000)
             }
         };
         for (from, to) in self.ways(fault) {
@@ -315,8 +315,8 @@ impl World {
     }
 
     pub(crate) fn restart_borglet_later(&mut self, machine: usize) {
-        let most = if self.dice.chance(200) { 15_000 } else { 2_000 };
-        let delay = if self.faults.over { 500 } else { self.dice.between(50, most) };
+        let most = *self.dice.pick(&[5, 500, 2_000, 2_000, 15_000]);
+        let delay = if self.faults.over { 500 } else { self.dice.between(1, most) };
         self.agenda.after(Millis(delay), Happening::RestartBorglet { machine });
     }
 

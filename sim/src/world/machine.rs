@@ -177,9 +177,13 @@ impl World {
     /// Ends a borglet as signal 9 does. Tasks run on; starts that are under way are finished or
     /// given up by themselves.
     pub(crate) fn crash_borglet(&mut self, index: usize) {
-        let host = &mut self.machines[index];
-        if host.borglet.take().is_none() {
-            return;
+        let Some(borglet) = self.machines[index].borglet.take() else { return };
+        // Whoever waits for an answer mostly hears at once that the connection broke.
+        for asked in borglet.held.into_values() {
+            if self.dice.chance(800) {
+                let broken = PollFailure::Unreachable("connection reset".into());
+                self.send_answer(asked, Err(broken));
+            }
         }
         let clock = self.now() + Millis(self.machines[index].skew);
         let host = &mut self.machines[index];

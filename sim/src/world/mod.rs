@@ -55,6 +55,8 @@ pub struct Setup {
     pub checkpoint_every: u64,
     /// Silence after which a machine is down.
     pub machine_down_after: Millis,
+    /// How far a scheduler may lag behind its master, in milliseconds.
+    pub scheduler_lag: u64,
     /// Whether messages between masters and to borglets are encoded and decoded on their way.
     pub wire: bool,
 }
@@ -71,6 +73,7 @@ impl Setup {
             clients: 0,
             checkpoint_every: 200,
             machine_down_after: Millis(5_000),
+            scheduler_lag: 2,
             wire: false,
         }
     }

@@ -424,7 +424,7 @@ impl World {
             process.letter.events.extend(events);
         }
         process.letter.state = Some(state);
-        let delay = Millis(self.dice.between(0, 2));
+        let delay = Millis(self.dice.between(0, self.setup.scheduler_lag));
         self.wake_scheduler(index, delay);
     }
 
