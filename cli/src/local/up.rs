@@ -141,12 +141,15 @@ fn start_masters(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(
 fn start_borglets(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
     let ports = port_ranges(cell.borglets.len());
     let ram_bytes = ram_share(cell.borglets.len());
+    // What BORGCTL names in job files; the examples run it.
+    let program = std::env::current_exe().map_err(system("find this program"))?;
     for (i, (first, last)) in ports.into_iter().enumerate() {
         let borglet = &cell.borglets[i];
         let mut more = vec![
             ("--ports", format!("{first}-{last}")),
             ("--attribute", format!("rack=r{}", i % 2 + 1)),
             ("--volume", layout.shared().display().to_string()),
+            ("--volume", format!("{}:ro", program.display())),
         ];
         more.extend(ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
         more.extend(plan.volumes.iter().map(|volume| ("--volume", volume.clone())));

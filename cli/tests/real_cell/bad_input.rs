@@ -203,7 +203,7 @@ fn a_port_that_somebody_else_took_is_passed_over() {
     let port = up["task_list"][0]["ports"]["http"].as_u64().unwrap();
     assert!(!taken.iter().any(|taken| u64::from(*taken) == port), "{port} is one of {taken:?}");
     assert!(up["task_list"][0]["incarnation"].as_u64() > Some(1), "nothing was passed over: {up}");
-    let endpoint = &cell.json(&["resolve", "ports/0"])[0];
+    let endpoint = &cell.json(&["resolve", "admin/ports/0"])[0];
     assert_eq!((&endpoint["port"], &endpoint["up"]), (&json!(port), &json!(true)));
     within("the task says where it listens", || {
         cell.borgctl(&["logs", "ports/0"]).ok() == format!("listening on {port}\n")
