@@ -90,7 +90,7 @@ marks! {
     /// The state refused a scheduler's decision.
     PlacementRefused = "placement refused by the state",
     /// A scheduler's decisions were lost with its leader.
-    PlacementUndecided = "decisions lost with their leader",
+    PlacementUndecided = "decisions dropped, or lost with their leader",
     /// A task pushed out another.
     Preempted = "task preempted",
     /// A batch task failed and was tried again.

@@ -88,7 +88,7 @@ impl World {
             if not_before > now + Millis(1_000) {
                 continue;
             }
-            if let Some(machine) = state.machines().find(|machine| takes(machine, job, id)) {
+            if let Some(machine) = state.machines().find(|machine| takes(machine, job)) {
                 return Some(format!("task {id} of {} would fit on {}", job.key, machine.name));
             }
         }
@@ -128,7 +128,8 @@ impl World {
     }
 }
 
-fn takes(machine: &Machine, job: &Job, _: TaskId) -> bool {
+/// Whether a machine has room for one more task of a job, pushing nobody out.
+fn takes(machine: &Machine, job: &Job) -> bool {
     let Some(info) = &machine.info else { return false };
     let asked = job.spec.task.asked();
     let hard = job.spec.task.constraints.iter().filter(|constraint| !constraint.soft);

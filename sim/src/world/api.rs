@@ -193,12 +193,6 @@ impl World {
         self.machines.iter().position(|host| host.name == *name)
     }
 
-    /// The master whose shard polls a machine now, by the leader's division.
-    #[must_use]
-    pub fn masters_up(&self) -> usize {
-        self.replicas.iter().filter(|replica| replica.process.is_some()).count()
-    }
-
     /// The leader as everybody who is up sees it, if they agree.
     #[must_use]
     pub fn agreed_leader(&self) -> Option<usize> {

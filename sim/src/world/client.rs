@@ -4,7 +4,7 @@
 //! others submit, kill and read at random. A client tries one thing at a time, with one request id
 //! however often it has to ask.
 
-use super::{Change, Happening, World, index_of, machine, number};
+use super::{Happening, World, index_of, machine, number};
 use crate::checkers::Invariant;
 use crate::jobs;
 use crate::marks::Mark;
@@ -74,7 +74,7 @@ pub(crate) struct Call {
     client: usize,
     wish: u64,
     /// `None` for a read.
-    change: Option<Change>,
+    change: Option<Command>,
     must_see: u64,
 }
 

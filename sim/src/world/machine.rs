@@ -3,7 +3,7 @@
 //! Processes live and die by themselves, as under shims: the death of the borglet touches none of
 //! them, a reboot ends all. The fence is the only thing that the borglet itself must not lose.
 
-use super::{Asking, Happening, PollId, World, number, refused};
+use super::{Asking, Happening, PollId, World, number};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
 use crate::jobs::Play;
@@ -316,7 +316,7 @@ impl World {
                         Err(format!("m{index} answers poll {token} twice")),
                     );
                 };
-                self.send_answer(asked, result.map_err(refused));
+                self.send_answer(asked, result.map_err(PollFailure::Refused));
             }
         }
     }

@@ -8,9 +8,12 @@
 
 mod api;
 mod client;
+mod events;
 mod fault;
 mod machine;
 mod replica;
+mod scheduling;
+mod shard;
 
 pub use api::{Builder, Submitted};
 pub use client::Asked;
@@ -24,9 +27,8 @@ use crate::marks::{Mark, Marks};
 use crate::network::{Copies, Network};
 use borg_cell::state::CellState;
 use borg_linkshard::PollFailure;
-use borg_proto::command::Command;
 use borg_proto::peer::{ShardOrders, ShardReport};
-use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
+use borg_proto::poll::{PollAnswer, PollRequest};
 use borg_proto::wire::pb;
 use borg_proto::{FailureCause, Millis, ReplicaId};
 use borglet_supervisor::Run;
@@ -302,11 +304,3 @@ impl World {
         &mut self.journal
     }
 }
-
-/// A refusal as the shard hears it.
-pub(crate) fn refused(refusal: PollRefusal) -> PollFailure {
-    PollFailure::Refused(refusal)
-}
-
-/// A change that somebody asks for.
-pub(crate) type Change = Command;

@@ -4,32 +4,24 @@
 //! arrived, effects are carried out in their order, a write takes time and holds up what comes
 //! after it. The process can die between any two effects.
 
-use super::{Asking, Happening, PeerMessage, PollId, World, index_of, number, replica_id};
+use super::scheduling::Letter;
+use super::shard::COMPARE;
+use super::{Happening, PeerMessage, World, index_of, number, replica_id};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
 use crate::disk::{SimDisk, SimStore};
 use crate::marks::Mark;
-use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::event::{Event, EventKind};
 use borg_cell::master::{self, Effect, Input, Master, OwnedBatch};
-use borg_cell::state::{CellState, MachineState};
+use borg_cell::state::CellState;
 use borg_cell::store::{LogStore, ReplicaIdentity};
-use borg_linkshard::{Effect as ShardEffect, Input as ShardInput, PollFailure, Shard};
-use borg_proto::peer::{ShardOrders, ShardReport};
-use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
-use borg_proto::task::EvictCause;
-use borg_proto::wire::pb;
+use borg_linkshard::{Input as ShardInput, Shard};
 use borg_proto::{Millis, ReplicaId, TaskId};
 use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Placements proposed at once, as in production.
-const BATCH: usize = 512;
-/// Longest sleep of the scheduler, as in production.
-const NAP: Millis = Millis(500);
 /// How often a master that stands still is looked at.
-const NUDGE: Millis = Millis(20);
-/// How often states are compared, as in production.
-const COMPARE: Millis = Millis(10_000);
+pub(crate) const NUDGE: Millis = Millis(20);
 
 /// A master: what survives its process, and the process.
 #[derive(Debug)]
@@ -58,26 +50,16 @@ pub(crate) struct Process {
     todo: VecDeque<Effect>,
     writing: Option<OwnedBatch>,
     pub(crate) scheduler: Scheduler,
-    letter: Letter,
-    scheduler_due: bool,
-    leads: bool,
-    shard: Shard,
-    shard_inbox: Vec<ShardInput>,
-    shard_wakes_at: Option<Millis>,
+    pub(crate) letter: Letter,
+    pub(crate) scheduler_due: bool,
+    pub(crate) leads: bool,
+    pub(crate) shard: Shard,
+    pub(crate) shard_inbox: Vec<ShardInput>,
+    pub(crate) shard_wakes_at: Option<Millis>,
     /// Calls of clients that wait for their outcome, by token.
     pub(crate) calls: BTreeMap<u64, super::client::Waiting>,
     pub(crate) next_token: u64,
     was_leader: Option<u64>,
-}
-
-/// What the scheduler has to look at when it next can.
-#[derive(Debug, Default)]
-struct Letter {
-    state: Option<CellState>,
-    events: Vec<Event>,
-    afresh: bool,
-    leads: Option<bool>,
-    reconsider: Vec<TaskId>,
 }
 
 impl Replica {
@@ -98,7 +80,7 @@ impl Replica {
     }
 
     /// The process, if it is the one of this life.
-    fn alive(&mut self, life: u32) -> Option<&mut Process> {
+    pub(crate) fn alive(&mut self, life: u32) -> Option<&mut Process> {
         self.process.as_deref_mut().filter(|_| self.life == life)
     }
 }
@@ -253,7 +235,7 @@ impl World {
                     return;
                 }
             } else {
-                self.perform(index, life, effect);
+                self.perform(index, effect);
             }
         }
     }
@@ -304,7 +286,7 @@ impl World {
         }
     }
 
-    fn perform(&mut self, index: usize, life: u32, effect: Effect) {
+    fn perform(&mut self, index: usize, effect: Effect) {
         match effect {
             Effect::Persist(_) => unreachable!("writes go through begin_write"),
             Effect::Send { to, message } => {
@@ -357,7 +339,6 @@ impl World {
                 self.check(Invariant::SameState, Err(what));
             }
         }
-        debug_assert!(life > 0, "a process has a life");
     }
 
     fn leader_changed(&mut self, index: usize, leader: Option<ReplicaId>, term: u64) {
@@ -426,295 +407,5 @@ impl World {
         process.letter.state = Some(state);
         let delay = Millis(self.dice.between(0, self.setup.scheduler_lag));
         self.wake_scheduler(index, delay);
-    }
-
-    /// An event of the cell, seen for the first time on any replica.
-    fn happened(&mut self, event: &Event, state: &CellState) {
-        self.say(|| {
-            let (kind, subject, detail) = event.describe(state);
-            format!("{} {kind} {subject} {detail}", event.index)
-        });
-        let result = self.checks.lifecycle.take(event, state);
-        self.check(Invariant::LegalLife, result);
-        match &event.kind {
-            EventKind::MachineChanged(id) => {
-                match state.machine(*id).map(|machine| machine.state) {
-                    Some(MachineState::Down) => {
-                        self.checks.down_machines.insert(*id);
-                        self.hit(Mark::MachineDown);
-                    }
-                    Some(MachineState::Up) if self.checks.down_machines.remove(id) => {
-                        self.hit(Mark::MachineBack);
-                    }
-                    Some(MachineState::Up | MachineState::New) | None => {}
-                }
-            }
-            EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
-            EventKind::JobChanged { to: borg_cell::state::JobState::Failed, .. } => {
-                self.hit(Mark::JobFailed);
-            }
-            EventKind::TaskChanged { change, .. } => match change {
-                TaskChange::Evicted(EvictCause::Preempted { .. }) => self.hit(Mark::Preempted),
-                TaskChange::Evicted(EvictCause::Shrunk) => self.hit(Mark::MachineShrunk),
-                TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
-                TaskChange::BackOff { .. } => self.hit(Mark::LocalRestart),
-                TaskChange::Released => self.hit(Mark::Released),
-                TaskChange::DependencyFailed { .. } => self.hit(Mark::DependencyFailed),
-                TaskChange::Placed { .. }
-                | TaskChange::Up { .. }
-                | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
-                | TaskChange::Failed { again: None, .. }
-                | TaskChange::Finished
-                | TaskChange::Killed { .. } => {}
-            },
-            EventKind::MachineAdded(_)
-            | EventKind::MachineRemoved(..)
-            | EventKind::JobForgotten(..)
-            | EventKind::JobChanged { .. }
-            | EventKind::Led { .. } => {}
-        }
-    }
-
-    // The scheduler's thread.
-
-    fn reconsider(&mut self, index: usize, tasks: Vec<TaskId>) {
-        let Some(process) = &mut self.replicas[index].process else { return };
-        process.letter.reconsider.extend(tasks);
-        self.wake_scheduler(index, Millis(0));
-    }
-
-    fn wake_scheduler(&mut self, index: usize, delay: Millis) {
-        let replica = &mut self.replicas[index];
-        let life = replica.life;
-        let Some(process) = &mut replica.process else { return };
-        if !process.scheduler_due {
-            process.scheduler_due = true;
-            self.agenda.after(delay, Happening::SchedulerWakes { replica: index, life });
-        }
-    }
-
-    pub(crate) fn scheduler_wakes(&mut self, index: usize, life: u32) {
-        let (now, world_now) = (self.master_clock(index), self.now());
-        let paused_until = self.replicas[index].paused_until;
-        let Some(process) = self.replicas[index].alive(life) else { return };
-        if paused_until > world_now {
-            let wait = NUDGE.min(paused_until - world_now);
-            return self.agenda.after(wait, Happening::SchedulerWakes { replica: index, life });
-        }
-        process.scheduler_due = false;
-        let letter = std::mem::take(&mut process.letter);
-        process.leads = letter.leads.unwrap_or(process.leads);
-        if let Some(state) = letter.state {
-            if letter.afresh {
-                process.scheduler = Scheduler::new(&state, borg_scheduler::Config::default());
-            } else {
-                process.scheduler.follow(state, &letter.events);
-            }
-        }
-        for task in letter.reconsider {
-            process.scheduler.refused(task);
-        }
-        if !process.leads {
-            return;
-        }
-        let decisions = process.scheduler.pass(now, BATCH);
-        let (count, first) =
-            (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
-        if decisions.is_empty() {
-            let wake = process.scheduler.next_wakeup(now).map_or(NAP, |at| at.since(now));
-            self.wake_scheduler(index, Millis(wake.0.clamp(1, NAP.0)));
-            return;
-        }
-        self.note(&[6, number(index), count, first]);
-        self.tell_master(index, Input::Decisions(decisions));
-        self.wake_scheduler(index, Millis(1));
-    }
-
-    // The link shard and its poller.
-
-    fn tell_shard(&mut self, index: usize, input: ShardInput) {
-        let replica = &mut self.replicas[index];
-        let life = replica.life;
-        let Some(process) = &mut replica.process else { return };
-        process.shard_inbox.push(input);
-        if process.shard_inbox.len() == 1 {
-            self.agenda.after(Millis(0), Happening::ShardTurn { replica: index, life });
-        }
-    }
-
-    pub(crate) fn shard_wakes(&mut self, index: usize, life: u32) {
-        let now = self.master_clock(index);
-        let Some(process) = self.replicas[index].alive(life) else { return };
-        if process.shard_wakes_at.is_none_or(|at| at > now) {
-            return;
-        }
-        process.shard_wakes_at = None;
-        if process.shard.next_due().is_some_and(|due| due <= now) {
-            self.shard_turn(index, life);
-        } else {
-            self.plan_shard(index);
-        }
-    }
-
-    pub(crate) fn shard_turn(&mut self, index: usize, life: u32) {
-        let (now, world_now) = (self.master_clock(index), self.now());
-        let paused_until = self.replicas[index].paused_until;
-        let Some(process) = self.replicas[index].alive(life) else { return };
-        if paused_until > world_now {
-            let wait = NUDGE.min(paused_until - world_now);
-            return self.agenda.after(wait, Happening::ShardTurn { replica: index, life });
-        }
-        let inputs = std::mem::take(&mut process.shard_inbox);
-        let effects = process.shard.handle(now, inputs);
-        for effect in effects {
-            match effect {
-                ShardEffect::Poll { machine: _, ticket, address, request, patience: _ } => {
-                    let machine = super::machine::host_at(&address);
-                    let id = PollId { replica: index, life, machine, ticket };
-                    self.send_poll(Asking { id, request });
-                }
-                ShardEffect::Forget(_) => {}
-                ShardEffect::Report { to, report } => {
-                    if report.deltas.iter().any(|delta| delta.full && delta.seq > 1) {
-                        self.hit(Mark::FullReportAgain);
-                    }
-                    if to == replica_id(index) {
-                        self.tell_master(index, Input::Report(report));
-                    } else {
-                        self.send_peer(index, index_of(to), PeerMessage::Report(Box::new(report)));
-                    }
-                }
-            }
-        }
-        self.plan_shard(index);
-    }
-
-    fn plan_shard(&mut self, index: usize) {
-        let now = self.master_clock(index);
-        let replica = &mut self.replicas[index];
-        let life = replica.life;
-        let Some(process) = &mut replica.process else { return };
-        let Some(due) = process.shard.next_due() else { return };
-        // The production shell looks at the time every 10 ms.
-        let due = due.max(now + Millis(1));
-        if process.shard_wakes_at.is_none_or(|at| due < at) {
-            process.shard_wakes_at = Some(due);
-            self.agenda.after(due.since(now), Happening::ShardWakes { replica: index, life });
-        }
-    }
-
-    fn send_poll(&mut self, mut asking: Asking) {
-        let PollId { replica, machine, ticket, .. } = asking.id;
-        self.note(&[7, number(replica), number(machine), ticket]);
-        if self.setup.wire {
-            asking.request = PollRequest::try_from(pb::PollRequest::from(&asking.request))
-                .expect("what a shard asks survives the wire");
-        }
-        let copies = self.network.send(&mut self.dice, replica, self.setup.masters + machine);
-        let again = copies[1].is_some().then(|| asking.clone());
-        if let (Some(delay), Some(asked)) = (copies[1], again) {
-            self.agenda.after(delay, Happening::Poll { asked: Box::new(asked) });
-        }
-        if let Some(delay) = copies[0] {
-            self.agenda.after(delay, Happening::Poll { asked: Box::new(asking) });
-        }
-    }
-
-    /// A borglet's word reaches the poller.
-    pub(crate) fn poll_answered(&mut self, asked: PollId, result: Result<PollAnswer, PollFailure>) {
-        let PollId { replica, life, machine, ticket } = asked;
-        if self.replicas[replica].alive(life).is_none() {
-            return;
-        }
-        let name = self.machines[machine].name.clone();
-        match &result {
-            Err(PollFailure::Refused(PollRefusal::Stale { .. })) => {
-                self.hit(Mark::StaleOrderRefused)
-            }
-            Err(PollFailure::Refused(PollRefusal::TargetMissing { .. })) => {
-                self.hit(Mark::TargetMissing)
-            }
-            Err(
-                PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. })
-                | PollFailure::Unreachable(_),
-            )
-            | Ok(_) => {}
-        }
-        let input = match result {
-            Ok(answer) => ShardInput::Answered { machine: name, ticket, answer },
-            Err(failure) => ShardInput::Failed { machine: name, ticket, failure },
-        };
-        self.tell_shard(replica, input);
-    }
-
-    // Between masters.
-
-    fn send_peer(&mut self, from: usize, to: usize, message: PeerMessage) {
-        let message = if self.setup.wire { over_the_wire(message) } else { message };
-        let copies = self.network.send(&mut self.dice, from, to);
-        if copies[1].is_some() {
-            let again = message.clone();
-            self.carry(
-                copies,
-                || Happening::Peer { from, to, message: again.clone() },
-                Happening::Peer { from, to, message },
-            );
-        } else if let Some(delay) = copies[0] {
-            self.agenda.after(delay, Happening::Peer { from, to, message });
-        }
-    }
-
-    pub(crate) fn peer_message(&mut self, from: usize, to: usize, message: PeerMessage) {
-        if self.replicas[to].process.is_none() {
-            return;
-        }
-        let (kind, facts) = match &message {
-            PeerMessage::Raft(raft) => {
-                (u64::from(raft.r#type), [raft.term, raft.index, raft.commit])
-            }
-            PeerMessage::Orders(orders) => {
-                (100, [orders.session.term, orders.session.session, number(orders.machines.len())])
-            }
-            PeerMessage::Report(report) => {
-                (101, [report.session.term, report.session.session, number(report.deltas.len())])
-            }
-            PeerMessage::Digest { replica, index, .. } => (102, [replica.0, *index, 0]),
-        };
-        self.note(&[8, number(from), number(to), kind, facts[0], facts[1], facts[2]]);
-        match message {
-            PeerMessage::Raft(message) => self.tell_master(to, Input::Raft(*message)),
-            PeerMessage::Orders(orders) => self.tell_shard(to, ShardInput::Orders(*orders)),
-            PeerMessage::Report(report) => self.tell_master(to, Input::Report(*report)),
-            PeerMessage::Digest { replica, index, digest } => {
-                self.tell_master(to, Input::PeerDigest { replica, index, digest });
-            }
-        }
-    }
-
-    /// Every master tells the others what its state looked like.
-    pub(crate) fn compare_digests(&mut self, index: usize, life: u32) {
-        let Some(process) = self.replicas[index].alive(life) else { return };
-        let newest = process.master.status().digests.last().copied();
-        self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
-        let Some((at, digest)) = newest else { return };
-        for to in (0..self.setup.masters).filter(|to| *to != index) {
-            let replica = replica_id(index);
-            self.send_peer(index, to, PeerMessage::Digest { replica, index: at, digest });
-        }
-    }
-}
-
-/// The message as the other side reads it.
-fn over_the_wire(message: PeerMessage) -> PeerMessage {
-    match message {
-        PeerMessage::Orders(orders) => {
-            let orders = ShardOrders::try_from(pb::ShardOrders::from(&*orders));
-            PeerMessage::Orders(Box::new(orders.expect("a leader's orders survive the wire")))
-        }
-        PeerMessage::Report(report) => {
-            let report = ShardReport::try_from(pb::ShardReport::from(&*report));
-            PeerMessage::Report(Box::new(report.expect("a shard's report survives the wire")))
-        }
-        PeerMessage::Raft(_) | PeerMessage::Digest { .. } => message,
     }
 }

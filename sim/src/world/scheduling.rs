@@ -1,0 +1,79 @@
+//! The scheduler's thread of a simulated Borgmaster: news is merged in a letter, and read a little
+//! later; while its master leads, every look ends in a pass.
+
+use super::{Happening, World, number};
+use borg_cell::event::Event;
+use borg_cell::master::Input;
+use borg_cell::state::CellState;
+use borg_proto::{Millis, TaskId};
+use borg_scheduler::Scheduler;
+
+/// Placements proposed at once, as in production.
+const BATCH: usize = 512;
+/// Longest sleep of the scheduler, as in production.
+const NAP: Millis = Millis(500);
+
+/// What the scheduler has to look at when it next can.
+#[derive(Debug, Default)]
+pub(crate) struct Letter {
+    pub(crate) state: Option<CellState>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) afresh: bool,
+    pub(crate) leads: Option<bool>,
+    pub(crate) reconsider: Vec<TaskId>,
+}
+
+impl World {
+    pub(crate) fn reconsider(&mut self, index: usize, tasks: Vec<TaskId>) {
+        let Some(process) = &mut self.replicas[index].process else { return };
+        process.letter.reconsider.extend(tasks);
+        self.wake_scheduler(index, Millis(0));
+    }
+
+    pub(crate) fn wake_scheduler(&mut self, index: usize, delay: Millis) {
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        if !process.scheduler_due {
+            process.scheduler_due = true;
+            self.agenda.after(delay, Happening::SchedulerWakes { replica: index, life });
+        }
+    }
+
+    pub(crate) fn scheduler_wakes(&mut self, index: usize, life: u32) {
+        let (now, world_now) = (self.master_clock(index), self.now());
+        let paused_until = self.replicas[index].paused_until;
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if paused_until > world_now {
+            let wait = super::replica::NUDGE.min(paused_until - world_now);
+            return self.agenda.after(wait, Happening::SchedulerWakes { replica: index, life });
+        }
+        process.scheduler_due = false;
+        let letter = std::mem::take(&mut process.letter);
+        process.leads = letter.leads.unwrap_or(process.leads);
+        if let Some(state) = letter.state {
+            if letter.afresh {
+                process.scheduler = Scheduler::new(&state, borg_scheduler::Config::default());
+            } else {
+                process.scheduler.follow(state, &letter.events);
+            }
+        }
+        for task in letter.reconsider {
+            process.scheduler.refused(task);
+        }
+        if !process.leads {
+            return;
+        }
+        let decisions = process.scheduler.pass(now, BATCH);
+        let (count, first) =
+            (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
+        if decisions.is_empty() {
+            let wake = process.scheduler.next_wakeup(now).map_or(NAP, |at| at.since(now));
+            self.wake_scheduler(index, Millis(wake.0.clamp(1, NAP.0)));
+            return;
+        }
+        self.note(&[6, number(index), count, first]);
+        self.tell_master(index, Input::Decisions(decisions));
+        self.wake_scheduler(index, Millis(1));
+    }
+}

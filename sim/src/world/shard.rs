@@ -1,0 +1,199 @@
+//! The link shard of a simulated Borgmaster with its poller, and what masters say to each other.
+
+use super::{Asking, Happening, PeerMessage, PollId, World, index_of, machine, number, replica_id};
+use crate::marks::Mark;
+use borg_cell::master::Input;
+use borg_linkshard::{Effect as ShardEffect, Input as ShardInput, PollFailure};
+use borg_proto::Millis;
+use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
+use borg_proto::wire::pb;
+
+/// How often states are compared, as in production.
+pub(crate) const COMPARE: Millis = Millis(10_000);
+
+impl World {
+    pub(crate) fn tell_shard(&mut self, index: usize, input: ShardInput) {
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        process.shard_inbox.push(input);
+        if process.shard_inbox.len() == 1 {
+            self.agenda.after(Millis(0), Happening::ShardTurn { replica: index, life });
+        }
+    }
+
+    pub(crate) fn shard_wakes(&mut self, index: usize, life: u32) {
+        let now = self.master_clock(index);
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if process.shard_wakes_at.is_none_or(|at| at > now) {
+            return;
+        }
+        process.shard_wakes_at = None;
+        if process.shard.next_due().is_some_and(|due| due <= now) {
+            self.shard_turn(index, life);
+        } else {
+            self.plan_shard(index);
+        }
+    }
+
+    pub(crate) fn shard_turn(&mut self, index: usize, life: u32) {
+        let (now, world_now) = (self.master_clock(index), self.now());
+        let paused_until = self.replicas[index].paused_until;
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        if paused_until > world_now {
+            let wait = super::replica::NUDGE.min(paused_until - world_now);
+            return self.agenda.after(wait, Happening::ShardTurn { replica: index, life });
+        }
+        let inputs = std::mem::take(&mut process.shard_inbox);
+        let effects = process.shard.handle(now, inputs);
+        for effect in effects {
+            match effect {
+                ShardEffect::Poll { machine: _, ticket, address, request, patience: _ } => {
+                    let machine = machine::host_at(&address);
+                    let id = PollId { replica: index, life, machine, ticket };
+                    self.send_poll(Asking { id, request });
+                }
+                ShardEffect::Forget(_) => {}
+                ShardEffect::Report { to, report } => {
+                    if report.deltas.iter().any(|delta| delta.full && delta.seq > 1) {
+                        self.hit(Mark::FullReportAgain);
+                    }
+                    if to == replica_id(index) {
+                        self.tell_master(index, Input::Report(report));
+                    } else {
+                        self.send_peer(index, index_of(to), PeerMessage::Report(Box::new(report)));
+                    }
+                }
+            }
+        }
+        self.plan_shard(index);
+    }
+
+    fn plan_shard(&mut self, index: usize) {
+        let now = self.master_clock(index);
+        let replica = &mut self.replicas[index];
+        let life = replica.life;
+        let Some(process) = &mut replica.process else { return };
+        let Some(due) = process.shard.next_due() else { return };
+        // The production shell looks at the time every 10 ms.
+        let due = due.max(now + Millis(1));
+        if process.shard_wakes_at.is_none_or(|at| due < at) {
+            process.shard_wakes_at = Some(due);
+            self.agenda.after(due.since(now), Happening::ShardWakes { replica: index, life });
+        }
+    }
+
+    fn send_poll(&mut self, mut asking: Asking) {
+        let PollId { replica, machine, ticket, .. } = asking.id;
+        self.note(&[7, number(replica), number(machine), ticket]);
+        if self.setup.wire {
+            asking.request = PollRequest::try_from(pb::PollRequest::from(&asking.request))
+                .expect("what a shard asks survives the wire");
+        }
+        let copies = self.network.send(&mut self.dice, replica, self.setup.masters + machine);
+        let again = copies[1].is_some().then(|| asking.clone());
+        if let (Some(delay), Some(asked)) = (copies[1], again) {
+            self.agenda.after(delay, Happening::Poll { asked: Box::new(asked) });
+        }
+        if let Some(delay) = copies[0] {
+            self.agenda.after(delay, Happening::Poll { asked: Box::new(asking) });
+        }
+    }
+
+    /// A borglet's word reaches the poller.
+    pub(crate) fn poll_answered(&mut self, asked: PollId, result: Result<PollAnswer, PollFailure>) {
+        let PollId { replica, life, machine, ticket } = asked;
+        if self.replicas[replica].alive(life).is_none() {
+            return;
+        }
+        let name = self.machines[machine].name.clone();
+        match &result {
+            Err(PollFailure::Refused(PollRefusal::Stale { .. })) => {
+                self.hit(Mark::StaleOrderRefused)
+            }
+            Err(PollFailure::Refused(PollRefusal::TargetMissing { .. })) => {
+                self.hit(Mark::TargetMissing)
+            }
+            Err(
+                PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. })
+                | PollFailure::Unreachable(_),
+            )
+            | Ok(_) => {}
+        }
+        let input = match result {
+            Ok(answer) => ShardInput::Answered { machine: name, ticket, answer },
+            Err(failure) => ShardInput::Failed { machine: name, ticket, failure },
+        };
+        self.tell_shard(replica, input);
+    }
+
+    pub(crate) fn send_peer(&mut self, from: usize, to: usize, message: PeerMessage) {
+        let message = if self.setup.wire { over_the_wire(message) } else { message };
+        let copies = self.network.send(&mut self.dice, from, to);
+        if copies[1].is_some() {
+            let again = message.clone();
+            self.carry(
+                copies,
+                || Happening::Peer { from, to, message: again.clone() },
+                Happening::Peer { from, to, message },
+            );
+        } else if let Some(delay) = copies[0] {
+            self.agenda.after(delay, Happening::Peer { from, to, message });
+        }
+    }
+
+    pub(crate) fn peer_message(&mut self, from: usize, to: usize, message: PeerMessage) {
+        if self.replicas[to].process.is_none() {
+            return;
+        }
+        let (kind, facts) = match &message {
+            PeerMessage::Raft(raft) => {
+                (u64::from(raft.r#type), [raft.term, raft.index, raft.commit])
+            }
+            PeerMessage::Orders(orders) => {
+                (100, [orders.session.term, orders.session.session, number(orders.machines.len())])
+            }
+            PeerMessage::Report(report) => {
+                (101, [report.session.term, report.session.session, number(report.deltas.len())])
+            }
+            PeerMessage::Digest { replica, index, .. } => (102, [replica.0, *index, 0]),
+        };
+        self.note(&[8, number(from), number(to), kind, facts[0], facts[1], facts[2]]);
+        match message {
+            PeerMessage::Raft(message) => self.tell_master(to, Input::Raft(*message)),
+            PeerMessage::Orders(orders) => self.tell_shard(to, ShardInput::Orders(*orders)),
+            PeerMessage::Report(report) => self.tell_master(to, Input::Report(*report)),
+            PeerMessage::Digest { replica, index, digest } => {
+                self.tell_master(to, Input::PeerDigest { replica, index, digest });
+            }
+        }
+    }
+
+    /// Every master tells the others what its state looked like.
+    pub(crate) fn compare_digests(&mut self, index: usize, life: u32) {
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        let newest = process.master.status().digests.last().copied();
+        self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
+        let Some((at, digest)) = newest else { return };
+        for to in (0..self.setup.masters).filter(|to| *to != index) {
+            let replica = replica_id(index);
+            self.send_peer(index, to, PeerMessage::Digest { replica, index: at, digest });
+        }
+    }
+}
+
+/// The message as the other side reads it.
+fn over_the_wire(message: PeerMessage) -> PeerMessage {
+    match message {
+        PeerMessage::Orders(orders) => {
+            let orders = ShardOrders::try_from(pb::ShardOrders::from(&*orders));
+            PeerMessage::Orders(Box::new(orders.expect("a leader's orders survive the wire")))
+        }
+        PeerMessage::Report(report) => {
+            let report = ShardReport::try_from(pb::ShardReport::from(&*report));
+            PeerMessage::Report(Box::new(report.expect("a shard's report survives the wire")))
+        }
+        PeerMessage::Raft(_) | PeerMessage::Digest { .. } => message,
+    }
+}
