@@ -3,20 +3,17 @@
 //! Processes live and die by themselves, as under shims: the death of the borglet touches none of
 //! them, a reboot ends all. The fence is the only thing that the borglet itself must not lose.
 
+use super::processes::{Container, ContainerState, KILL, TERM};
 use super::{Asking, Happening, PollId, World, number};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
-use crate::jobs::Play;
 use crate::marks::Mark;
 use borg_linkshard::PollFailure;
 use borg_proto::poll::{Fence, PollAnswer, Usage};
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, MachineName, Millis, Resources};
-use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Launch, Run, Supervisor};
+use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Supervisor};
 use std::collections::BTreeMap;
 
-/// SIGKILL and SIGTERM.
-const KILL: i32 = 9;
-const TERM: i32 = 15;
 /// How often a borglet measures usage.
 const MEASURE: Millis = Millis(5_000);
 
@@ -27,33 +24,16 @@ pub(crate) struct Host {
     pub(crate) info: MachineInfo,
     skew: u64,
     /// Counts its boots.
-    boot: u32,
+    pub(crate) boot: u32,
     /// On its disk.
     fence: Fence,
-    processes: BTreeMap<IncarnationId, Container>,
-    next_pid: u32,
+    pub(crate) processes: BTreeMap<IncarnationId, Container>,
+    pub(crate) next_pid: u32,
     /// Counts its borglet's processes.
     pub(crate) life: u32,
     borglet: Option<Borglet>,
     /// The borglet dies after so many more effects.
     pub(crate) dies_after: Option<u32>,
-}
-
-/// What a machine has of one incarnation.
-#[derive(Debug)]
-struct Container {
-    run: Run,
-    play: Play,
-    grace: Millis,
-    ports: Vec<u16>,
-    state: ContainerState,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum ContainerState {
-    Starting,
-    Running { pid: u32, since: Millis },
-    Ended { since: Millis, at: Millis, failure: Option<FailureCause> },
 }
 
 #[derive(Debug)]
@@ -145,7 +125,7 @@ impl Host {
 }
 
 impl World {
-    fn machine_clock(&self, machine: usize) -> Millis {
+    pub(crate) fn machine_clock(&self, machine: usize) -> Millis {
         self.now() + Millis(self.machines[machine].skew)
     }
 
@@ -328,157 +308,6 @@ impl World {
         if let Some(delay) = copies[0] {
             self.agenda.after(delay, Happening::Polled { asked, result: Box::new(result) });
         }
-    }
-
-    fn launch(&mut self, index: usize, launch: Launch) {
-        let run = launch.run;
-        let result = self.checks.copies.starts(run, index);
-        self.check(Invariant::SingleCopy, result);
-        self.note(&[
-            25,
-            number(index),
-            run.id.task.job.0,
-            u64::from(run.id.number),
-            u64::from(run.number),
-        ]);
-        self.say(|| format!("m{index} starts {} {run}", launch.name));
-        let host = &mut self.machines[index];
-        let taken = launch.ports.iter().find(|port| {
-            host.processes.iter().any(|(id, container)| {
-                *id != run.id
-                    && !matches!(container.state, ContainerState::Ended { .. })
-                    && container.ports.contains(port)
-            })
-        });
-        let play = Play::read(&launch.argv);
-        if let Some(port) = taken.copied() {
-            self.hit(Mark::PortTaken);
-            let cause = FailureCause::PortTaken { port };
-            return self.tell_borglet_later(index, run, cause);
-        }
-        if play == Play::Missing {
-            self.hit(Mark::StartFailed);
-            let cause = FailureCause::start("/sim/play: no such program");
-            return self.tell_borglet_later(index, run, cause);
-        }
-        let (boot, state) = (host.boot, ContainerState::Starting);
-        let container = Container { run, play, grace: launch.grace, ports: launch.ports, state };
-        host.processes.insert(run.id, container);
-        let delay = Millis(self.dice.between(3, 60));
-        self.agenda.after(delay, Happening::ProcessThere { machine: index, boot, run });
-    }
-
-    /// A start that came to nothing: the answer comes like any other, a moment later.
-    fn tell_borglet_later(&mut self, index: usize, run: Run, cause: FailureCause) {
-        let boot = self.machines[index].boot;
-        self.machines[index].processes.remove(&run.id);
-        let failure = Some(cause);
-        self.agenda.after(Millis(2), Happening::ProcessOver { machine: index, boot, run, failure });
-    }
-
-    fn container(&mut self, index: usize, boot: u32, run: Run) -> Option<&mut Container> {
-        let host = &mut self.machines[index];
-        host.processes
-            .get_mut(&run.id)
-            .filter(|container| container.run == run && host.boot == boot)
-    }
-
-    pub(crate) fn process_there(&mut self, index: usize, boot: u32, run: Run) {
-        let since = self.machine_clock(index);
-        let pid = self.machines[index].next_pid + 1;
-        let Some(container) = self.container(index, boot, run) else { return };
-        if container.state != ContainerState::Starting {
-            return;
-        }
-        container.state = ContainerState::Running { pid, since };
-        self.machines[index].next_pid = pid;
-        self.act(index, run);
-        self.tell_borglet(index, Input::Started { run, pid, since });
-    }
-
-    /// Decides how a new process goes on.
-    fn act(&mut self, index: usize, run: Run) {
-        self.checks.copies.runs(run.id, index);
-        let boot = self.machines[index].boot;
-        let calm = self.faults.is_over();
-        let Some(container) = self.container(index, boot, run) else { return };
-        let play = container.play;
-        let end = match play {
-            Play::Serve | Play::Stubborn | Play::Missing => None,
-            Play::Exit { after, code } => Some((after, code)),
-            Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => {
-                Some((after, 1))
-            }
-            // A flaky service that is well runs on; only batch tasks are done some time.
-            Play::Flaky { failing: 500.., .. } => None,
-            Play::Flaky { after, .. } => Some((after, 0)),
-        };
-        if let Some((after, code)) = end {
-            let failure = (code != 0).then_some(FailureCause::Exit { code });
-            self.agenda.after(
-                Millis(after),
-                Happening::ProcessOver { machine: index, boot, run, failure },
-            );
-        }
-    }
-
-    pub(crate) fn process_over(
-        &mut self,
-        index: usize,
-        boot: u32,
-        run: Run,
-        failure: Option<FailureCause>,
-    ) {
-        let at = self.machine_clock(index);
-        if self.machines[index].boot != boot {
-            return;
-        }
-        let Some(container) = self.container(index, boot, run) else {
-            // Never came to be.
-            if let Some(cause) = failure.filter(|cause| {
-                matches!(cause, FailureCause::PortTaken { .. } | FailureCause::Start { .. })
-            }) {
-                self.tell_borglet(index, Input::StartFailed { run, cause });
-            }
-            return;
-        };
-        let ContainerState::Running { since, .. } = container.state else { return };
-        container.state = ContainerState::Ended { since, at, failure: failure.clone() };
-        self.checks.copies.stopped(run.id, index);
-        self.note(&[26, number(index), run.id.task.job.0, u64::from(run.id.number)]);
-        self.say(|| format!("m{index}: {run} ends: {failure:?}"));
-        self.tell_borglet(index, Input::Exited { run, at, failure });
-    }
-
-    fn signal(&mut self, index: usize, run: Run, signal: i32) {
-        // Whoever ends a task must not have the newest word of the cell against it.
-        let machine =
-            self.newest.machine_named(&self.machines[index].name).map(|machine| machine.id);
-        let placed = self.newest.task(run.id.task).and_then(|task| task.placement());
-        let wanted =
-            placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
-        let elsewhere = placed.is_some_and(|p| Some(p.machine) != machine);
-        let result = if wanted {
-            Err(format!("m{index} ends {run}, which the cell wants there"))
-        } else {
-            Ok(())
-        };
-        self.check(Invariant::TasksSurvive, result);
-        if elsewhere {
-            self.hit(Mark::StaleCopyKilled);
-        }
-        self.note(&[27, number(index), run.id.task.job.0, u64::from(run.id.number)]);
-        self.say(|| format!("m{index}: signal {signal} to {run}"));
-        let boot = self.machines[index].boot;
-        let Some(container) = self.container(index, boot, run) else { return };
-        if container.play == Play::Stubborn && signal == TERM {
-            return;
-        }
-        let delay =
-            if signal == KILL { self.dice.between(1, 20) } else { self.dice.between(1, 1_500) };
-        let failure = Some(FailureCause::Signal { signal });
-        self.agenda
-            .after(Millis(delay), Happening::ProcessOver { machine: index, boot, run, failure });
     }
 
     pub(crate) fn usage_measured(&mut self, index: usize, life: u32) {

@@ -11,6 +11,7 @@ mod client;
 mod events;
 mod fault;
 mod machine;
+mod processes;
 mod replica;
 mod scheduling;
 mod shard;
