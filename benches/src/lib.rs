@@ -1,1 +1,22 @@
-//! Benchmarks and whole-cell runs.
+//! Benchmarks and whole-cell runs: what the figures of `docs/benchmarks.md` are measured with.
+//!
+//! `cellgen` makes large cells for measuring the deciding crates in this process; `local_cell` is a
+//! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
+//! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. Nothing here links a
+//! daemon: what is measured are the programs that people run.
+//!
+//! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod cellgen;
+pub mod clock;
+pub mod failover;
+pub mod figures;
+pub mod local_cell;
+pub mod start_cost;
+pub mod submit;
+
+/// Whatever went wrong: a benchmark tells it and ends.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,48 @@
+//! Figures: how they are summed up and said.
+
+/// Prints one figure, `GROUP.NAME VALUE UNIT`, as `./ci figures` passes it on.
+#[expect(clippy::print_stdout, reason = "figures go to standard output")]
+pub fn figure(name: &str, value: f64, unit: &str) {
+    println!("{name} {value:.3} {unit}");
+}
+
+/// Says how far a measurement is.
+#[expect(clippy::print_stderr, reason = "progress goes to standard error")]
+pub fn progress(line: &str) {
+    eprintln!("{line}");
+}
+
+/// How busy the computer is: processes that ran or wanted to, on average over the last minute.
+#[must_use]
+pub fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
+}
+
+/// The sample that `percent` of all samples do not exceed (nearest rank); 0 of no samples.
+#[must_use]
+pub fn percentile(samples: &[f64], percent: usize) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(0.0)
+}
+
+/// The middle one.
+#[must_use]
+pub fn median(samples: &[f64]) -> f64 {
+    percentile(samples, 50)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_sample_of_nearest_rank() {
+        let samples: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!([50, 99, 100].map(|p| percentile(&samples, p)), [50.0, 99.0, 100.0]);
+        assert_eq!(percentile(&samples[..30], 99), 100.0);
+        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[])), (2.0, 0.0));
+    }
+}
