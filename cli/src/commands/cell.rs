@@ -49,8 +49,9 @@ pub(super) struct UpArgs {
     /// Which store keeps the masters' logs
     #[arg(long, default_value = "redb", value_parser = ["redb", "sled"])]
     store: String,
-    /// Start the cell that `cell down --keep` left in the directory
-    #[arg(long, conflicts_with = "name")]
+    /// Start what does not run of the cell in the directory: daemons that are gone, or all of a
+    /// cell that `cell down --keep` left
+    #[arg(long, conflicts_with_all = ["name", "volumes", "store"])]
     again: bool,
 }
 
@@ -108,8 +109,10 @@ async fn up(args: UpArgs, target: &TargetArgs) -> Result<(), Failure> {
     let cell = match started {
         Ok(cell) => cell,
         Err(failure) => {
-            // A cell that did not start leaves nothing running; its logs stay.
-            drop(local::down(&dir, true).await);
+            // A new cell that did not start leaves nothing running; its logs stay.
+            if !plan.again {
+                drop(local::down(&dir, true).await);
+            }
             return Err(failure);
         }
     };
@@ -179,7 +182,7 @@ async fn status(target: &TargetArgs, out: Output) -> Result<(), Failure> {
     if gone > 0 {
         return Err(Failure::new(
             Code::Unavailable,
-            format!("{gone} processes of the cell are gone"),
+            format!("{gone} processes of the cell are gone: `borgctl cell up --again` starts them"),
         ));
     }
     Ok(())

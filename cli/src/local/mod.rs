@@ -28,6 +28,10 @@ use std::path::{Path, PathBuf};
 pub struct LocalCell {
     /// Its name.
     pub cell: CellName,
+    /// Which store keeps the masters' logs, as the master's `--store` takes it.
+    pub store: String,
+    /// What tasks may see of this computer, as the borglet's `--volume` takes it.
+    pub volumes: Vec<String>,
     /// The masters, by replica number.
     pub masters: Vec<Daemon>,
     /// The borglets.
@@ -43,6 +47,9 @@ pub struct Daemon {
     pub address: String,
     /// Where it shows its metrics.
     pub metrics: String,
+    /// First and last port that a borglet's machine hands out to tasks.
+    #[serde(default)]
+    pub ports: Option<(u16, u16)>,
     /// The process; `None` before it was started.
     pub process: Option<Process>,
 }

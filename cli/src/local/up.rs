@@ -37,11 +37,11 @@ pub struct Plan {
     pub volumes: Vec<String>,
     /// Which store keeps the masters' logs, as the master's `--store` takes it.
     pub store: String,
-    /// Start the cell that was kept in the directory, instead of a new one.
+    /// Start what does not run of the cell that is in the directory, instead of a new cell.
     pub again: bool,
 }
 
-/// Starts the processes and returns as soon as they run; they may not be ready yet.
+/// Starts the processes that do not run and returns as soon as they do; they may not be ready yet.
 ///
 /// # Errors
 /// When the directory holds a cell already, or the system refuses something. What was started by
@@ -67,8 +67,8 @@ pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
         fs::create_dir_all(&path).map_err(system(format!("make {}", path.display())))?;
     }
     cell.save(&layout)?;
-    start_masters(&layout, plan, &mut cell)?;
-    start_borglets(&layout, plan, &mut cell)?;
+    start_masters(&layout, &mut cell)?;
+    start_borglets(&layout, &mut cell)?;
     write_client_config(&layout, &cell)?;
     Ok(cell)
 }
@@ -96,12 +96,20 @@ fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
         name,
         address: addresses.next().expect("two for each daemon"),
         metrics: addresses.next().expect("two for each daemon"),
+        ports: None,
         process: None,
     };
+    let masters = (1..=plan.masters).map(|n| daemon(format!("master-{n}"))).collect();
+    let machines = (1..=plan.borglets).zip(port_ranges(plan.borglets));
+    let borglets = machines
+        .map(|(n, ports)| Daemon { ports: Some(ports), ..daemon(format!("m-{n}")) })
+        .collect();
     Ok(LocalCell {
         cell: plan.cell.clone(),
-        masters: (1..=plan.masters).map(|n| daemon(format!("master-{n}"))).collect(),
-        borglets: (1..=plan.borglets).map(|n| daemon(format!("m-{n}"))).collect(),
+        store: plan.store.clone(),
+        volumes: plan.volumes.clone(),
+        masters,
+        borglets,
     })
 }
 
@@ -119,17 +127,20 @@ fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError
     Ok(())
 }
 
-fn start_masters(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
+fn start_masters(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError> {
     let members: Vec<String> = (1..)
         .zip(&cell.masters)
         .map(|(n, master): (u64, _)| format!("{n}={}", master.address))
         .collect();
     for i in 0..cell.masters.len() {
         let master = &cell.masters[i];
+        if master.is_running() {
+            continue;
+        }
         let args = arguments(
             layout,
             master,
-            &[("--masters", members.join(",")), ("--store", plan.store.clone())],
+            &[("--masters", members.join(",")), ("--store", cell.store.clone())],
         );
         let process = Process::spawn("borgmaster", args, &layout.log(&master.name))?;
         cell.masters[i].process = Some(process);
@@ -138,21 +149,23 @@ fn start_masters(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(
     Ok(())
 }
 
-fn start_borglets(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
-    let ports = port_ranges(cell.borglets.len());
+fn start_borglets(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError> {
     let ram_bytes = ram_share(cell.borglets.len());
     // What BORGCTL names in job files; the examples run it.
     let program = std::env::current_exe().map_err(system("find this program"))?;
-    for (i, (first, last)) in ports.into_iter().enumerate() {
+    for i in 0..cell.borglets.len() {
         let borglet = &cell.borglets[i];
+        if borglet.is_running() {
+            continue;
+        }
         let mut more = vec![
-            ("--ports", format!("{first}-{last}")),
             ("--attribute", format!("rack=r{}", i % 2 + 1)),
             ("--volume", layout.shared().display().to_string()),
             ("--volume", format!("{}:ro", program.display())),
         ];
+        more.extend(borglet.ports.map(|(first, last)| ("--ports", format!("{first}-{last}"))));
         more.extend(ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
-        more.extend(plan.volumes.iter().map(|volume| ("--volume", volume.clone())));
+        more.extend(cell.volumes.iter().map(|volume| ("--volume", volume.clone())));
         let args = arguments(layout, borglet, &more);
         let process = Process::spawn("borglet", args, &layout.log(&borglet.name))?;
         cell.borglets[i].process = Some(process);
@@ -181,17 +194,18 @@ fn arguments(layout: &Layout, daemon: &Daemon, more: &[(&str, String)]) -> Vec<O
 }
 
 /// A range of ports for each machine, all machines being on one host. Ranges whose first port is
-/// in use are passed over, as another local cell may have them.
-fn port_ranges(machines: usize) -> Vec<(u16, u16)> {
-    let starts = (FIRST_PORT..LAST_PORT).step_by(PORTS_PER_MACHINE.into());
+/// in use are passed over, as another local cell may have them. A port that is taken after all is
+/// found out at the task's start, and another one is tried.
+fn port_ranges(machines: u32) -> Vec<(u16, u16)> {
     let free =
         |first: &u16| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, *first))).is_ok();
+    let machines = usize::try_from(machines).expect("at most 100");
+    let starts = (FIRST_PORT..LAST_PORT).step_by(PORTS_PER_MACHINE.into());
     let mut ranges: Vec<_> = starts
         .filter(free)
         .take(machines)
         .map(|first| (first, first + PORTS_PER_MACHINE - 1))
         .collect();
-    // A port that is taken after all is found out at the task's start, and another one is tried.
     ranges.resize(machines, (FIRST_PORT, LAST_PORT));
     ranges
 }
