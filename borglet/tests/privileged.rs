@@ -2,7 +2,8 @@
 //!
 //! Tests of full isolation need root and cgroups; elsewhere they say why they skip, and
 //! `BORG_PRIVILEGED=1` makes that a failure. The others force reduced isolation, or become an
-//! ordinary user, so they run anywhere (becoming one needs root again).
+//! ordinary user, so they run anywhere (becoming one needs root again). `user_mode_linux` runs them
+//! all once more on the other kind of cgroups.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
@@ -23,3 +24,5 @@ mod machine;
 mod programs;
 #[path = "privileged/reduced.rs"]
 mod reduced;
+#[path = "privileged/user_mode_linux.rs"]
+mod user_mode_linux;

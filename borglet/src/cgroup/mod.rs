@@ -102,7 +102,7 @@ pub trait CgroupDriver: Debug + Send + Sync {
     /// Makes a group with its limits.
     fn create(&self, name: &str, limits: &Limits) -> Result<(), CgroupError>;
 
-    /// Changes the limits of a group.
+    /// Changes the limits of a group. A memory limit below what is in use is refused.
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError>;
 
     /// The directory a process should be born into (`CLONE_INTO_CGROUP`), where there is a v2 tree.

@@ -1,8 +1,9 @@
 //! cgroups with one tree for all controllers.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,28 @@ impl V2 {
         self.top().join(name)
     }
 
+    /// Below a root of threads a new group is of the type `domain invalid`.
+    fn holds_processes(&self) -> Result<(), CgroupError> {
+        let path = self.top().join("cgroup.type");
+        let kind = files::text(&path)?;
+        if kind.trim() == "domain" {
+            return Ok(());
+        }
+        let why = format!("it is {}: the group above is a root of threads", kind.trim());
+        let source = io::Error::new(io::ErrorKind::Unsupported, why);
+        Err(CgroupError { action: "use", path, source })
+    }
+
+    fn put_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let group = self.group(name);
+        let max = limits.cpu_cap_milli.map_or("max".to_owned(), |cap| quota_us(cap).to_string());
+        files::put_if_there(&group.join("cpu.weight"), weight(limits.cpu_milli))?;
+        files::put_if_there(&group.join("cpu.max"), format!("{max} {CPU_PERIOD_US}"))?;
+        files::put_if_there(&group.join("memory.max"), limits.ram_bytes)?;
+        files::put_if_there(&group.join("memory.swap.max"), 0)?;
+        files::put_if_there(&group.join("pids.max"), limits.pids_max)
+    }
+
     /// Whether tasks' groups have the controller.
     fn has(&self, controller: &str) -> bool {
         let passed_down = files::text(&self.top().join("cgroup.subtree_control"));
@@ -37,9 +60,21 @@ impl V2 {
     }
 }
 
+/// Whether `group` may be asked to pass controllers down.
+///
+/// In a container the root of the tree is a group like any other, and while processes sit in it
+/// the kernel refuses some controllers and takes others, which turns it into a root of threads
+/// below which no task could start. The true root, which has no type, may hold processes.
+fn may_pass_down(group: &Path) -> bool {
+    !group.join("cgroup.type").exists() || files::pids(group).is_ok_and(|pids| pids.is_empty())
+}
+
 /// Asks `group` to pass each wanted controller down that it has and does not pass yet. One at a
 /// time, since one refused controller would refuse all.
-fn pass_down(group: &std::path::Path) {
+fn pass_down(group: &Path) {
+    if !may_pass_down(group) {
+        return; // shows in `missing`
+    }
     let words = |file| files::text(&group.join(file)).unwrap_or_default();
     let (there, passed) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
     let holds = |list: &str, wanted: &str| list.split_whitespace().any(|word| word == wanted);
@@ -59,6 +94,11 @@ impl CgroupDriver for V2 {
     fn prepare(&self) -> Result<(), CgroupError> {
         pass_down(&self.mount);
         files::make_dir(&self.top())?;
+        if let Err(error) = self.holds_processes() {
+            // Harmless where it stays: it is empty, and has no limits.
+            drop(fs::remove_dir(self.top()));
+            return Err(error);
+        }
         pass_down(&self.top());
         if self.has("cpu") {
             let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -70,29 +110,35 @@ impl CgroupDriver for V2 {
 
     fn missing(&self) -> Vec<String> {
         let words = [
-            ("cpu", "no cpu controller: cpu limits are not enforced"),
-            ("memory", "no memory controller: memory limits are not enforced"),
-            ("pids", "no pids controller: the number of processes is not limited"),
+            ("cpu", "cpu limits are not enforced"),
+            ("memory", "memory limits are not enforced"),
+            ("pids", "the number of processes is not limited"),
         ];
+        let why = if may_pass_down(&self.mount) {
+            String::new()
+        } else {
+            format!(" (kept back by processes in {} itself)", self.mount.display())
+        };
         let absent = words.into_iter().filter(|(controller, _)| !self.has(controller));
-        absent.map(|(_, words)| words.to_owned()).collect()
+        absent.map(|(controller, so)| format!("no {controller} controller{why}: {so}")).collect()
     }
 
     fn create(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
         files::make_dir(&self.group(name))?;
         // The kernel then kills the whole task, never a part of it.
         files::put_if_there(&self.group(name).join("memory.oom.group"), 1)?;
-        self.set_limits(name, limits)
+        self.put_limits(name, limits)
     }
 
+    /// A memory limit below what cannot be given back is refused, as v1 does it: here the kernel
+    /// would take it and kill the task.
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
-        let group = self.group(name);
-        let max = limits.cpu_cap_milli.map_or("max".to_owned(), |cap| quota_us(cap).to_string());
-        files::put_if_there(&group.join("cpu.weight"), weight(limits.cpu_milli))?;
-        files::put_if_there(&group.join("cpu.max"), format!("{max} {CPU_PERIOD_US}"))?;
-        files::put_if_there(&group.join("memory.max"), limits.ram_bytes)?;
-        files::put_if_there(&group.join("memory.swap.max"), 0)?;
-        files::put_if_there(&group.join("pids.max"), limits.pids_max)
+        if self.usage(name)?.working_set_bytes > limits.ram_bytes {
+            let path = self.group(name).join("memory.max");
+            let source = io::Error::from(io::ErrorKind::ResourceBusy);
+            return Err(CgroupError { action: "lower", path, source });
+        }
+        self.put_limits(name, limits)
     }
 
     fn birthplace(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {

@@ -1,10 +1,13 @@
 //! One suite for all cgroup layouts, run on each that can be driven on this machine.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use borglet::cgroup::{CgroupDriver, CgroupLayout, Hierarchies, Limits, V1, V2, detect};
 
 use super::machine::{Machine, PATIENCE, within};
+use super::user_mode_linux::EXPECTED;
 
 const LIMITS: Limits =
     Limits { cpu_milli: 500, cpu_cap_milli: Some(250), ram_bytes: 64 << 20, pids_max: 20 };
@@ -12,7 +15,7 @@ const LIMITS: Limits =
 /// The layout found, and what can be made of its parts: v1 without the tree beside it, and the
 /// tree alone, without controllers.
 fn drivers() -> Vec<Box<dyn CgroupDriver>> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let name = |part: &str| format!("borg-suite-{}-{part}", std::process::id());
     let mut all = vec![detect(&mounts, &name("found")).unwrap()];
     if let Hierarchies::V1(V1 { unified: Some(mount), .. }) = all[0].clone() {
@@ -23,6 +26,15 @@ fn drivers() -> Vec<Box<dyn CgroupDriver>> {
     all.into_iter().map(Hierarchies::driver).collect()
 }
 
+/// A v2 tree on this machine, whatever else there is.
+fn tree() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    match detect(&mounts, "any").unwrap() {
+        Hierarchies::V2(V2 { mount, .. }) => Some(mount),
+        Hierarchies::V1(V1 { unified, .. }) => unified,
+    }
+}
+
 fn sleeper() -> Child {
     Command::new("sleep").arg("1000").spawn().unwrap()
 }
@@ -31,14 +43,25 @@ fn pid(child: &Child) -> i32 {
     i32::try_from(child.id()).unwrap()
 }
 
+/// Where the suite is started for the sake of one layout, another one would prove nothing.
+#[test]
+fn the_layout_is_the_expected_one_and_complete() {
+    let Some(expected) = std::env::var_os(EXPECTED) else { return };
+    let machine = Machine::full().unwrap();
+    let isolation = machine.executor.isolation();
+    assert_eq!(format!("{:?}", isolation.cgroups), expected.to_str().unwrap());
+    assert_eq!(isolation.missing, [] as [&str; 0]);
+    machine.close();
+}
+
 #[test]
 fn every_layout_limits_tracks_kills_and_removes() {
     let Some(machine) = Machine::full() else { return };
     machine.close();
     for driver in drivers() {
+        driver.prepare().unwrap();
+        driver.prepare().unwrap();
         eprintln!("{:?}, missing: {:?}", driver.layout(), driver.missing());
-        driver.prepare().unwrap();
-        driver.prepare().unwrap();
         assert_eq!(driver.list().unwrap(), [] as [String; 0]);
         driver.create("one", &LIMITS).unwrap();
         driver.create("two", &LIMITS).unwrap();
@@ -76,4 +99,46 @@ fn every_layout_limits_tracks_kills_and_removes() {
         driver.remove("two").unwrap();
         driver.retire().unwrap();
     }
+}
+
+/// As in a privileged container: what looks like the root of the tree is a group like any other.
+#[test]
+fn a_root_that_is_somebodys_group_is_left_as_it_is_and_our_groups_below_it_work() {
+    let Some(machine) = Machine::full() else { return };
+    machine.close();
+    let Some(tree) = tree() else { return };
+    let mount = tree.join(format!("borg-suite-{}-container", std::process::id()));
+    fs::create_dir(&mount).unwrap();
+    let mut somebody = sleeper();
+    fs::write(mount.join("cgroup.procs"), somebody.id().to_string()).unwrap();
+
+    let driver = Hierarchies::V2(V2 { name: "borg".into(), mount: mount.clone() }).driver();
+    driver.prepare().unwrap();
+    assert_eq!(fs::read_to_string(mount.join("cgroup.subtree_control")).unwrap().trim(), "");
+    let missing = driver.missing().join("\n");
+    assert!(missing.contains("processes in"), "{missing}");
+    assert!(missing.contains("memory limits are not enforced"), "{missing}");
+    driver.create("one", &LIMITS).unwrap();
+    let mut ours = sleeper();
+    driver.join("one", pid(&ours)).unwrap();
+    driver.kill_all("one").unwrap();
+    ours.wait().unwrap();
+    driver.remove("one").unwrap();
+    driver.retire().unwrap();
+
+    // Others may have made it a root of threads, where no group can hold a process.
+    let threaded = fs::write(mount.join("cgroup.subtree_control"), "+pids").is_ok();
+    if threaded {
+        let refused = driver.prepare().unwrap_err().in_full();
+        assert!(refused.contains("threads"), "{refused}");
+        assert!(!mount.join("borg").exists());
+    }
+    somebody.kill().unwrap();
+    somebody.wait().unwrap();
+    if threaded {
+        driver.prepare().unwrap();
+        assert_eq!(driver.missing(), [] as [&str; 0], "nobody is in the way any more");
+        driver.retire().unwrap();
+    }
+    assert!(within(PATIENCE, || fs::remove_dir(&mount).is_ok()));
 }

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use borglet::cgroup::CgroupLayout;
 use borglet::container::Outcome;
 use borglet::isolation::IsolationWanted;
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +14,7 @@ use nix::unistd::Pid;
 use super::machine::{Machine, PATIENCE, exited, id, processes_with, shell, skip, within};
 
 const ORDINARY: &str = "BORG_TEST_ORDINARY";
+const READ_ONLY: &str = "BORG_TEST_READ_ONLY";
 const NOBODY: u32 = 65534;
 
 #[test]
@@ -107,4 +109,40 @@ fn an_ordinary_user_can_run_tasks_too() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Not a test of its own: what a borglet of root does in the mount table of the test below.
+#[test]
+#[ignore = "run by the test below in a mount table of its own"]
+fn the_life_below_read_only_cgroups() {
+    if std::env::var_os(READ_ONLY).is_none() {
+        return;
+    }
+    let machine = Machine::with(IsolationWanted::FULL);
+    let isolation = machine.executor.isolation();
+    let missing = isolation.missing.join("\n");
+    assert_eq!(isolation.cgroups, CgroupLayout::None, "{missing}");
+    assert!(missing.contains("Read-only file system"), "{missing}");
+    assert!(missing.contains("cpu and memory limits are not enforced"), "{missing}");
+    assert!(isolation.namespaces, "{missing}");
+    assert_eq!(machine.run(shell("a", "exit 2")).0.outcome, exited(2));
+    machine.close();
+}
+
+/// As for root in a container without privileges over its cgroups.
+#[test]
+fn cgroups_that_cannot_be_written_are_done_without_and_the_rest_stays() {
+    let Some(machine) = Machine::full() else { return };
+    machine.close();
+    let script = "grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts | while read -r _ at _; do \
+        mount -o remount,bind,ro \"$at\" || exit; done && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "reduced::the_life_below_read_only_cgroups", "--ignored", "--nocapture"])
+        .env(READ_ONLY, "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
 }
