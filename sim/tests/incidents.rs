@@ -269,3 +269,25 @@ fn a_master_whose_disk_fails_stops_and_the_cell_goes_on() {
     world.run_until_settled();
     assert_eq!(world.running(&web), 4);
 }
+
+/// Reports and orders are lost at random; once the network is well, everybody knows everything.
+#[test]
+fn what_was_lost_on_its_way_is_told_again() {
+    for seed in 0..30 {
+        let mut world = World::seeded(seed).machines(6).build();
+        world.run_until_settled();
+        world.inflict(Fault::BadNetwork);
+        for number in 0..3 {
+            let play = Play::Exit { after: 700, code: 0 };
+            let batch = job(&format!("batch{number}")).tasks(6).batch(3).plays(play);
+            world.submit(batch);
+            world.submit(job(&format!("service{number}")).tasks(2));
+        }
+        world.run_for(Millis(4_000));
+        world.end_fault(Fault::BadNetwork);
+        world.run_until_settled();
+        world.run_for(Millis(6_000));
+        world.check_all();
+        assert_eq!(world.misread(), None, "seed {seed}");
+    }
+}

@@ -1,6 +1,10 @@
 //! Asks a cell's checkpoint, or a made-up cell, how many more tasks of a job would fit.
 
-#![expect(clippy::print_stdout, reason = "answers of a command line tool go to standard output")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool speaks to its user"
+)]
 
 use borg_proto::JobSpec;
 use borg_sim::fauxmaster::{FitReport, fit, load_checkpoint, synthetic};
@@ -8,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::error::Error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Answers "what would the cell do?" without touching the cell.
 #[derive(Debug, Parser)]
@@ -47,7 +52,17 @@ enum Format {
     Json,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match answer() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fauxmaster: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer() -> Result<(), Box<dyn Error>> {
     let Question::Fit { job, checkpoint, synthetic: made_up, seed, most, output } =
         Args::parse().question;
     let spec = read_job(&job)?;

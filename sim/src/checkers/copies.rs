@@ -11,6 +11,7 @@ pub struct Copies {
     running: BTreeSet<(IncarnationId, usize)>,
     ended: BTreeSet<Run>,
     last_run: BTreeMap<IncarnationId, Run>,
+    pids: BTreeSet<(IncarnationId, u32)>,
 }
 
 impl Copies {
@@ -37,8 +38,20 @@ impl Copies {
     }
 
     /// Its process is there.
-    pub fn runs(&mut self, id: IncarnationId, machine: usize) {
+    pub fn runs(&mut self, id: IncarnationId, machine: usize, pid: u32) {
+        self.pids.insert((id, pid));
         self.running.insert((id, machine));
+    }
+
+    /// The cell says that an incarnation is up.
+    ///
+    /// # Errors
+    /// When it never had that process.
+    pub fn is_said_to_run(&self, id: IncarnationId, pid: u32) -> Result<(), String> {
+        if self.pids.contains(&(id, pid)) {
+            return Ok(());
+        }
+        Err(format!("the cell says that {id} runs as process {pid}, which it never had"))
     }
 
     /// Its process is gone.
@@ -61,7 +74,9 @@ mod tests {
         let run = |number| Run { id, number };
         let mut copies = Copies::default();
         copies.starts(run(0), 3).unwrap();
-        copies.runs(id, 3);
+        copies.runs(id, 3, 7);
+        copies.is_said_to_run(id, 7).unwrap();
+        assert!(copies.is_said_to_run(id, 8).is_err());
         assert!(copies.starts(run(0), 3).is_err());
         assert!(copies.starts(run(0), 4).is_err());
         copies.stopped(id, 3);

@@ -5,7 +5,8 @@ use crate::checkers::Invariant;
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::state::{CellState, JobState, MachineState};
-use borg_proto::task::EvictCause;
+use borg_proto::IncarnationId;
+use borg_proto::task::{EvictCause, Phase};
 
 impl World {
     /// An event of the cell, seen for the first time on any replica.
@@ -32,6 +33,17 @@ impl World {
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
                 self.hit(Mark::JobFailed);
+            }
+            EventKind::TaskChanged { task, change: TaskChange::Up { pid }, .. } => {
+                let placement = state.task(*task).and_then(|task| task.placement());
+                let (pid, phase) = (*pid, placement.map(|placement| placement.phase));
+                if let (Some(placement), Some(Phase::Up { pid: now, .. })) = (placement, phase)
+                    && now == pid
+                {
+                    let id = IncarnationId { task: *task, number: placement.incarnation };
+                    let result = self.checks.copies.is_said_to_run(id, pid);
+                    self.check(Invariant::SingleCopy, result);
+                }
             }
             EventKind::TaskChanged { change, .. } => match change {
                 TaskChange::Evicted(EvictCause::Preempted { .. }) => self.hit(Mark::Preempted),

@@ -98,11 +98,13 @@ impl World {
 
     /// Decides how a new process goes on.
     pub(crate) fn act(&mut self, index: usize, run: Run) {
-        self.checks.copies.runs(run.id, index);
         let boot = self.machines[index].boot;
         let calm = self.faults.is_over();
         let Some(container) = self.container(index, boot, run) else { return };
         let play = container.play;
+        if let ContainerState::Running { pid, .. } = container.state {
+            self.checks.copies.runs(run.id, index, pid);
+        }
         let end = match play {
             Play::Serve | Play::Stubborn | Play::Missing => None,
             Play::Exit { after, code } => Some((after, code)),
