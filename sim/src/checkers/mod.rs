@@ -16,8 +16,8 @@ use borg_proto::{MachineId, Millis};
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// A thing that must always hold. The numbers are those of the list of invariants in the
-/// documentation of the simulation.
+/// A thing that must always hold. The numbers that are missing between the printed ones belong to
+/// parts of the cell that are not there yet (quota, allocs, budgets, isolation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invariant {
     /// At most one leader in a term.
