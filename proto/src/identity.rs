@@ -32,7 +32,9 @@ pub const ADMIN: &str = "admin";
 
 /// A text that names nobody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("identity {0:?} is not borg://CELL/master/N, borg://CELL/borglet/MACHINE or borg://CELL/user/NAME")]
+#[error(
+    "identity {0:?} is not borg://CELL/master/N, borg://CELL/borglet/MACHINE or borg://CELL/user/NAME"
+)]
 pub struct IdentityError(pub String);
 
 impl fmt::Display for Identity {
@@ -103,7 +105,9 @@ mod tests {
         for text in ["borg://lab/master/3", "borg://lab/borglet/m-1", "borg://lab/user/ann"] {
             assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
         }
-        for bad in ["borg://lab/master/0", "borg://lab/user/a/b", "http://lab/user/a", "borg://lab/root/x"] {
+        for bad in
+            ["borg://lab/master/0", "borg://lab/user/a/b", "http://lab/user/a", "borg://lab/root/x"]
+        {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
     }

@@ -13,7 +13,9 @@ pub const MAX_NAME_BYTES: usize = 63;
 
 /// A text that is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {value:?} {why}; allowed are 1 to 63 of a-z, 0-9, '-', '_', beginning with a letter or digit")]
+#[error(
+    "{what} {value:?} {why}; allowed are 1 to 63 of a-z, 0-9, '-', '_', beginning with a letter or digit"
+)]
 pub struct NameError {
     /// Which kind of name was expected, as in "job name".
     pub what: &'static str,
@@ -182,7 +184,8 @@ impl fmt::Display for TaskName {
 impl FromStr for TaskName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let refuse = || NameError { what: "task", value: shorten(text), why: "is not USER/JOB/INDEX" };
+        let refuse =
+            || NameError { what: "task", value: shorten(text), why: "is not USER/JOB/INDEX" };
         let (job, index) = text.rsplit_once('/').ok_or_else(refuse)?;
         Ok(Self { job: job.parse()?, index: index.parse().map_err(|_| refuse())? })
     }

@@ -76,7 +76,11 @@ impl Priority {
     /// # Errors
     /// When it is over 450.
     pub fn new(value: u64) -> Result<Self, PriorityError> {
-        u16::try_from(value).ok().filter(|&v| v <= MAX_PRIORITY).map(Self).ok_or(PriorityError(value))
+        u16::try_from(value)
+            .ok()
+            .filter(|&v| v <= MAX_PRIORITY)
+            .map(Self)
+            .ok_or(PriorityError(value))
     }
 
     /// The number.

@@ -115,7 +115,11 @@ mod tests {
     use super::*;
 
     fn gpu(cpu_milli: u64, gpu: u64) -> Resources {
-        Resources { cpu_milli, devices: BTreeMap::from([("gpu".into(), gpu)]), ..Default::default() }
+        Resources {
+            cpu_milli,
+            devices: BTreeMap::from([("gpu".into(), gpu)]),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -123,7 +127,13 @@ mod tests {
         assert_eq!(gpu(1, 1).shortest(&gpu(1, 1)), None);
         assert_eq!(gpu(2, 1).shortest(&gpu(1, 1)), Some(Dimension::Cpu));
         assert_eq!(gpu(1, 5).shortest(&gpu(1, 1)), Some(Dimension::Device("gpu".into())));
-        assert_eq!(gpu(1, 5).shortest(&Resources { cpu_milli: 9, ..Default::default() }).unwrap().to_string(), "device gpu");
+        assert_eq!(
+            gpu(1, 5)
+                .shortest(&Resources { cpu_milli: 9, ..Default::default() })
+                .unwrap()
+                .to_string(),
+            "device gpu"
+        );
     }
 
     #[test]

@@ -288,7 +288,11 @@ fn check_pairs(field: &str, pairs: &BTreeMap<String, String>) -> Result<(), Spec
     check_len(field, pairs.len())?;
     for (key, value) in pairs {
         if key.is_empty() || key.contains('=') || key.chars().any(char::is_control) {
-            return refuse(field, format!("{key:?}"), "is not a usable key: empty, '=' or control character");
+            return refuse(
+                field,
+                format!("{key:?}"),
+                "is not a usable key: empty, '=' or control character",
+            );
         }
         check_text(&format!("{field}.{}", shorten(key)), value)?;
     }
@@ -369,7 +373,11 @@ impl TaskSpec {
         check_range("task.limit.ram_bytes", limit.ram_bytes, MIN_RAM_BYTES, MAX_BYTES)?;
         check_range("task.limit.disk_bytes", limit.disk_bytes, 0, MAX_BYTES)?;
         if limit.ports != 0 {
-            return refuse("task.limit.ports", limit.ports, "is set: name ports in task.ports instead");
+            return refuse(
+                "task.limit.ports",
+                limit.ports,
+                "is set: name ports in task.ports instead",
+            );
         }
         check_len("task.limit.devices", limit.devices.len())?;
         for (name, amount) in &limit.devices {
@@ -380,7 +388,11 @@ impl TaskSpec {
 
     fn check_ports(&self) -> Result<(), SpecError> {
         if self.ports.len() > MAX_PORTS {
-            return refuse("task.ports", format!("{} ports", self.ports.len()), format!("is more than {MAX_PORTS}"));
+            return refuse(
+                "task.ports",
+                format!("{} ports", self.ports.len()),
+                format!("is more than {MAX_PORTS}"),
+            );
         }
         let mut seen = BTreeSet::new();
         for (i, port) in self.ports.iter().enumerate() {
@@ -401,7 +413,11 @@ fn check_constraint(field: &str, constraint: &Constraint) -> Result<(), SpecErro
     for value in &constraint.values {
         check_text(&format!("{field}.values"), value)?;
         if constraint.op.is_numeric() && value.parse::<i64>().is_err() {
-            return refuse(&format!("{field}.values"), value, "is not a whole number, which this comparison needs");
+            return refuse(
+                &format!("{field}.values"),
+                value,
+                "is not a whole number, which this comparison needs",
+            );
         }
     }
     let count = constraint.values.len();
@@ -421,7 +437,10 @@ fn check_constraint(field: &str, constraint: &Constraint) -> Result<(), SpecErro
     refuse(
         &format!("{field}.values"),
         format!("{count} values"),
-        format!("do not go with '{}': one value, any number for 'in', none for 'present' and 'absent'", constraint.op.symbol()),
+        format!(
+            "do not go with '{}': one value, any number for 'in', none for 'present' and 'absent'",
+            constraint.op.symbol()
+        ),
     )
 }
 
@@ -463,25 +482,52 @@ mod tests {
     #[test]
     fn every_bound_names_its_field_the_value_and_what_is_allowed() {
         assert_eq!(with(|j, _| j.tasks = 0), "tasks: 0 is outside 1 to 100000");
-        assert_eq!(with(|j, _| j.tasks = 1_000_000_000), "tasks: 1000000000 is outside 1 to 100000");
-        assert_eq!(with(|_, t| t.command.clear()), "task.command: [] is empty: name the program to run");
-        assert_eq!(with(|_, t| t.limit.cpu_milli = 0), "task.limit.cpu_milli: 0 is outside 1 to 10000000");
-        assert!(with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844"));
-        assert!(with(|_, t| t.ports = vec!["a".parse().unwrap(), "a".parse().unwrap()]).contains("twice"));
-        assert!(with(|_, t| t.volumes = vec![Volume { path: "/a/../b".into(), writable: true }]).contains("absolute"));
-        assert!(with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key"));
+        assert_eq!(
+            with(|j, _| j.tasks = 1_000_000_000),
+            "tasks: 1000000000 is outside 1 to 100000"
+        );
+        assert_eq!(
+            with(|_, t| t.command.clear()),
+            "task.command: [] is empty: name the program to run"
+        );
+        assert_eq!(
+            with(|_, t| t.limit.cpu_milli = 0),
+            "task.limit.cpu_milli: 0 is outside 1 to 10000000"
+        );
+        assert!(
+            with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844")
+        );
+        assert!(
+            with(|_, t| t.ports = vec!["a".parse().unwrap(), "a".parse().unwrap()])
+                .contains("twice")
+        );
+        assert!(
+            with(|_, t| t.volumes = vec![Volume { path: "/a/../b".into(), writable: true }])
+                .contains("absolute")
+        );
+        assert!(
+            with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
+        );
     }
 
     #[test]
     fn unknown_fields_of_json_are_errors() {
-        let text = r#"{"name":"web","kind":"service","replicas":3,"task":{"command":["x"],"limit":{}}}"#;
-        assert!(serde_json::from_str::<JobSpec>(text).unwrap_err().to_string().contains("replicas"));
+        let text =
+            r#"{"name":"web","kind":"service","replicas":3,"task":{"command":["x"],"limit":{}}}"#;
+        assert!(
+            serde_json::from_str::<JobSpec>(text).unwrap_err().to_string().contains("replicas")
+        );
     }
 
     #[test]
     fn a_missing_attribute_counts_as_empty_text_or_zero() {
         let none = BTreeMap::new();
-        let c = |op, value: &str| Constraint { attribute: "x".into(), op, values: vec![value.into()], soft: false };
+        let c = |op, value: &str| Constraint {
+            attribute: "x".into(),
+            op,
+            values: vec![value.into()],
+            soft: false,
+        };
         assert!(c(ConstraintOp::Equal, "").holds(&none));
         assert!(c(ConstraintOp::NotEqual, "a").holds(&none));
         assert!(c(ConstraintOp::Less, "1").holds(&none));
