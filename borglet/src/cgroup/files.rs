@@ -102,7 +102,7 @@ pub(super) fn remove_dir(path: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Kills whatever is in `group` until nothing is, for kernels without `cgroup.kill`.
+/// Kills whatever is in `group` until nothing is, for trees and kernels without `cgroup.kill`.
 /// The caller stops births first where it can.
 pub(super) fn kill_one_by_one(group: &Path) -> Result<(), CgroupError> {
     for _ in 0..REMOVE_TRIES {
@@ -126,6 +126,8 @@ pub(super) fn kill_one_by_one(group: &Path) -> Result<(), CgroupError> {
 pub(super) fn kill_v2(group: &Path) -> Result<(), CgroupError> {
     match put(&group.join("cgroup.kill"), 1) {
         Err(e) if e.source.kind() == ErrorKind::NotFound && group.is_dir() => {
+            // Linux before 5.14. What is frozen gives no birth, and dies when it is killed.
+            put_if_there(&group.join("cgroup.freeze"), 1)?;
             kill_one_by_one(group)
         }
         Err(e) if e.source.kind() == ErrorKind::NotFound => Ok(()),

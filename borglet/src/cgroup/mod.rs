@@ -165,9 +165,10 @@ fn shares(cpu_milli: u64) -> u64 {
     (cpu_milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
 }
 
-/// cpu.weight (1 to 10000) for a share of the processors, by the mapping common to runtimes.
+/// cpu.weight for a share of the processors: 100 per processor, within the kernel's 1 to 10000.
+/// A group that nobody gave a weight has 100, as it has 1024 shares on v1.
 fn weight(cpu_milli: u64) -> u64 {
-    1 + (shares(cpu_milli) - 2) * 9999 / 262_142
+    (cpu_milli / 10).clamp(1, 10_000)
 }
 
 /// Microseconds of processor time in each period for a hard cap; the kernel takes 1000 at least.
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn shares_and_weights_stay_within_what_the_kernel_takes() {
         assert_eq!((shares(0), shares(1000), shares(u64::MAX)), (2, 1024, 262_144));
-        assert_eq!((weight(0), weight(1000), weight(u64::MAX)), (1, 39, 10_000));
+        assert_eq!((weight(0), weight(1000), weight(u64::MAX)), (1, 100, 10_000));
         assert_eq!((quota_us(1), quota_us(500)), (1000, 50_000));
     }
 }

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -72,20 +72,25 @@ fn room_in_shm() -> bool {
 /// The guest's processes are processes here, in a group of their own.
 struct Guest(Child);
 
+impl Guest {
+    fn group(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).unwrap())
+    }
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
-        let group = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        if let Err(error) = killpg(group, Signal::SIGKILL) {
+        if let Err(error) = killpg(self.group(), Signal::SIGKILL) {
             eprintln!("the guest is not killed: {error}");
         }
         drop(self.0.wait());
     }
 }
 
-/// Ends with the guest's death at the latest.
 fn boot(linux: &Path, dir: &Path) -> Guest {
     let suite = std::env::current_exe().unwrap();
-    let target = Path::new(env!("CARGO_BIN_EXE_borglet")).parent().unwrap();
+    let borglet = Path::new(env!("CARGO_BIN_EXE_borglet")).canonicalize().unwrap();
+    let target = borglet.parent().unwrap();
     assert!(suite.starts_with(target), "{} is elsewhere", suite.display());
     let init = INIT
         .replace("TARGET", &quoted(target))
@@ -116,28 +121,27 @@ fn user_mode_linux_runs_this_suite_on_cgroups_v2() {
         return skip("no linux.uml, which Debian has in the package user-mode-linux");
     };
     let dir = tempfile::tempdir().unwrap();
-    let began = Instant::now();
     let mut guest = boot(&linux, dir.path());
     let console = BufReader::new(guest.0.stdout.take().unwrap());
-    let (line_in, lines) = channel();
+    let group = guest.group();
+    let (over, until) = channel::<()>();
     std::thread::spawn(move || {
-        // Whoever listened may be gone; then the guest is too.
-        console.lines().map_while(Result::ok).try_for_each(|line| line_in.send(line))
+        if until.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            killpg(group, Signal::SIGKILL).unwrap();
+        }
     });
     let mut said = String::new();
-    let ended = loop {
-        match lines.recv_timeout(LIMIT.saturating_sub(began.elapsed())) {
-            Ok(line) => {
-                said.push_str(&line);
-                said.push('\n');
-                if let Some((_, code)) = line.split_once(ENDED) {
-                    break code.trim().to_owned();
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => break format!("no end in {LIMIT:?}"),
-            Err(RecvTimeoutError::Disconnected) => break "the death of the guest".to_owned(),
+    let mut code = None;
+    for line in console.lines().map_while(Result::ok) {
+        said.push_str(&line);
+        said.push('\n');
+        if let Some((_, ended)) = line.split_once(ENDED) {
+            code = Some(ended.trim().to_owned());
+            break;
         }
-    };
-    assert_eq!(ended, "0", "\n{said}");
+    }
+    drop(over);
+    drop(guest);
+    assert_eq!(code.as_deref(), Some("0"), "within {LIMIT:?} the guest said:\n{said}");
     assert!(said.contains("test limits::a_processor_cap_holds"), "it ran nothing:\n{said}");
 }
