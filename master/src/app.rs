@@ -3,6 +3,7 @@
 //! `Config` -> [`App::build`] -> [`App::run`]; no globals, so that five replicas fit in one test.
 
 use crate::api::Api;
+use crate::catching_up::CaughtUp;
 use crate::changes::Changes;
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Turn};
@@ -250,6 +251,8 @@ impl App {
             ));
         }
 
+        let caught_up = CaughtUp::default();
+        tokio::spawn(caught_up.clone().watch(turns.clone(), view_in.clone()));
         let changes =
             Changes { driver: turns.clone(), peers: peers.clone(), view: view_in.clone(), own };
         let api = Api {
@@ -257,6 +260,7 @@ impl App {
             me: self.me,
             changes: changes.clone(),
             view: view_in.clone(),
+            caught_up,
             feed,
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),

@@ -10,6 +10,7 @@
 
 mod api;
 mod app;
+mod catching_up;
 mod changes;
 mod clock;
 mod config;

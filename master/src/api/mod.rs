@@ -7,6 +7,7 @@
 mod streams;
 mod views;
 
+use crate::catching_up::CaughtUp;
 use crate::changes::Changes;
 use crate::clock;
 use crate::config::Member;
@@ -48,6 +49,8 @@ pub(crate) struct Api {
     pub changes: Changes,
     /// The newest state.
     pub view: watch::Receiver<View>,
+    /// Whether the state can be answered from.
+    pub caught_up: CaughtUp,
     /// The stream of events.
     pub feed: Arc<Feed>,
     /// The scheduler, for its reasons.
@@ -94,10 +97,12 @@ impl Api {
         self.view.borrow().clone()
     }
 
-    /// The view to answer a read from: the newest of this replica, or, when the caller set the
-    /// metadata `borg-consistent`, one at least as new as the moment of asking (Raft's read index).
+    /// The view to answer a read from: the newest of this replica once it has caught up, or, when
+    /// the caller set the metadata `borg-consistent`, one at least as new as the moment of asking
+    /// (Raft's read index).
     async fn view_for<T>(&self, request: &Request<T>) -> Result<View, Status> {
         if !request.metadata().contains_key(CONSISTENT) {
+            self.caught_up.check()?;
             return Ok(self.view());
         }
         let late = || Status::unavailable("no majority of the masters confirmed the read in time");

@@ -102,6 +102,7 @@ pub(super) async fn read_logs(
     user: &UserName,
     request: pb::ReadLogsRequest,
 ) -> Result<Items<pb::LogChunk>, Status> {
+    api.caught_up.check()?;
     let view = api.view();
     let (name, id) = find_task(&view, &request.task)?;
     if user.as_str() != ADMIN && *user != name.job.user {
@@ -183,6 +184,7 @@ pub(super) fn save_checkpoint(
             "user {user} may not save checkpoints: that needs {ADMIN}"
         )));
     }
+    api.caught_up.check()?;
     let state = api.view().state;
     let (out, items) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
