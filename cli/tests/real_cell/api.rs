@@ -1,6 +1,6 @@
 //! The API as another client sees it: health, reflection, events, reads, logs, metrics.
 
-use crate::cell::{BORGCTL, Cell, Client, job, request, run, skipped, within};
+use crate::cell::{Cell, Client, borgctl, job, request, run, skipped, within};
 use borg_proto::wire::pb;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -117,7 +117,7 @@ fn logs_are_followed_while_a_task_writes_and_kept_when_it_is_over() {
     let name = cell.submit(&job("talks", "batch", script));
     cell.until(&name, |status| status["up"] == 1 || status["finished"] == 1);
     let task = format!("{name}/0");
-    let mut follow = Command::new(BORGCTL)
+    let mut follow = borgctl()
         .args(["logs", "-f", &task])
         .env("BORG_CELL_DIR", cell.dir())
         .stdout(Stdio::piped())

@@ -27,6 +27,12 @@ pub(crate) const BORGCTL: &str = env!("CARGO_BIN_EXE_borgctl");
 /// How long the cell may take for anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The time, for measuring and for giving up.
+#[expect(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
 /// What a run of `borgctl` said.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -71,7 +77,9 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Run {
 
 /// `borgctl` without a cell.
 pub(crate) fn borgctl() -> Command {
-    let mut command = Command::new(BORGCTL);
+    // Whatever hangs is a failure, not a test run without an end.
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "60", BORGCTL]);
     command.env_remove("BORG_CELL_DIR").env("HOME", "/nonexistent").env_remove("XDG_STATE_HOME");
     command
 }
@@ -172,7 +180,7 @@ impl Cell {
     /// Looks at a job until `done` says so.
     #[track_caller]
     pub(crate) fn until(&self, job: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let began = Instant::now();
+        let began = now();
         loop {
             let status = self.status(job);
             if done(&status) {
@@ -230,7 +238,7 @@ impl Cell {
 
     /// Place in the list of the master that leads.
     pub(crate) fn leader(&self) -> usize {
-        let began = Instant::now();
+        let began = now();
         loop {
             let masters = self.json(&["masters"]);
             let masters = masters.as_array().unwrap();
@@ -248,7 +256,7 @@ impl Cell {
         for victim in victims {
             victim.process.signal(Signal::SIGKILL).unwrap();
         }
-        let began = Instant::now();
+        let began = now();
         while victims.iter().any(|victim| victim.process.is_running()) {
             assert!(began.elapsed() < PATIENCE, "signal 9 was not enough");
             std::thread::sleep(Duration::from_millis(5));
@@ -348,7 +356,7 @@ pub(crate) fn note(status: &Value) -> &str {
 /// Waits for something outside of the cell.
 #[track_caller]
 pub(crate) fn within(what: &str, done: impl Fn() -> bool) {
-    let began = Instant::now();
+    let began = now();
     while !done() {
         assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -1,9 +1,9 @@
 //! A data directory has one owner, for ever and at a time.
 
-use crate::cell::{BORGCTL, Run, borgctl, issue, run};
+use crate::cell::{BORGCTL, Run, borgctl, issue, now, run};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 struct Dropped(Child);
 
@@ -44,7 +44,7 @@ fn a_data_directory_in_use_or_of_another_replica_is_refused_with_a_clear_error()
     }
     let first = borgmaster(dir, 1, "data-1").stderr(Stdio::null()).stdout(Stdio::null()).spawn();
     let first = Dropped(first.unwrap());
-    let began = Instant::now();
+    let began = now();
     while !dir.join("data-1").exists() || began.elapsed() < Duration::from_millis(500) {
         assert!(began.elapsed() < Duration::from_secs(10), "no directory was made");
         std::thread::sleep(Duration::from_millis(20));

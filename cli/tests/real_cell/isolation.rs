@@ -1,9 +1,9 @@
 //! What the kernel does for a task, seen through the whole cell. Needs root and cgroups.
 
-use crate::cell::{Cell, is_isolated, job, note, processes_with, within};
+use crate::cell::{Cell, is_isolated, job, note, now, processes_with, within};
 use serde_json::json;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Cgroups of this host whose name has a text in it.
 pub(crate) fn cgroups_with(text: &str) -> Vec<String> {
@@ -47,7 +47,7 @@ fn a_task_gets_no_more_processor_than_its_limit() {
     busy["task"]["limit"]["cpu_milli"] = json!(200);
     let busy = cell.submit(&busy);
     let pid = cell.until_up(&busy, 1)[0];
-    let (used, began) = (used_ms(pid), Instant::now());
+    let (used, began) = (used_ms(pid), now());
     std::thread::sleep(Duration::from_secs(2));
     let milli = (used_ms(pid) - used) * 1000 / u64::try_from(began.elapsed().as_millis()).unwrap();
     // On a busy computer it may get less.

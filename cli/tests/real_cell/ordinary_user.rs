@@ -18,8 +18,12 @@ fn the_demo_works_for_an_ordinary_user_says_what_is_missing_and_leaves_nothing()
     fs::create_dir(path("text")).unwrap();
     let words: Vec<String> = (1..=12).map(|n| "word".repeat(n)).collect();
     fs::write(path("text/words.txt"), words.join(" ")).unwrap();
-    let mut demo = Command::new(path("borgctl"));
-    demo.args(["demo", "--text"]).arg(path("text")).current_dir("/");
+    let mut demo = Command::new("timeout");
+    demo.args(["-s", "KILL", "120"])
+        .arg(path("borgctl"))
+        .args(["demo", "--text"])
+        .arg(path("text"))
+        .current_dir("/");
     demo.env_remove("BORG_CELL_DIR").env_remove("XDG_STATE_HOME");
     demo.env("HOME", home.path()).env("TMPDIR", home.path());
     if nix::unistd::geteuid().is_root() {
