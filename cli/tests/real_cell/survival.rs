@@ -148,7 +148,8 @@ async fn without_a_majority_a_change_fails_at_its_deadline_reads_are_answered_an
     let cell = alone();
     let web = cell.submit(&job("steady", "service", "exec sleep 1000"));
     let before = processes(&cell.until(&web, |s| s["up"] == 1));
-    let victims: Vec<usize> = (0..5).filter(|i| (i + 5 - cell.leader()) % 5 < 3).collect();
+    let leader = cell.leader();
+    let victims: Vec<usize> = (0..5).filter(|i| (i + 5 - leader) % 5 < 3).collect();
     let lives = (0..5).find(|i| !victims.contains(i)).unwrap();
     let killed = kill_masters(&cell, &victims);
     let since = now();
