@@ -225,7 +225,8 @@ impl World {
     pub(crate) fn polled(&mut self, asked: Asking) {
         let machine = asked.id.machine;
         self.note(&[23, number(machine), asked.request.fence.term, asked.request.fence.generation]);
-        let Some(borglet) = &mut self.machines[machine].borglet else {
+        let host = &mut self.machines[machine];
+        let Some(borglet) = host.borglet.as_mut().filter(|_| host.life == asked.to_life) else {
             let refused = PollFailure::Unreachable("connection refused".into());
             return self.send_answer(asked.id, Err(refused));
         };

@@ -129,6 +129,8 @@ pub(crate) struct PollId {
 #[derive(Debug, Clone)]
 pub(crate) struct Asking {
     pub(crate) id: PollId,
+    /// The borglet's process when it was sent: a connection does not outlive it.
+    pub(crate) to_life: u32,
     pub(crate) request: PollRequest,
 }
 

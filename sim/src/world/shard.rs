@@ -52,7 +52,8 @@ impl World {
                 ShardEffect::Poll { machine: _, ticket, address, request, patience: _ } => {
                     let machine = machine::host_at(&address);
                     let id = PollId { replica: index, life, machine, ticket };
-                    self.send_poll(Asking { id, request });
+                    let to_life = self.machines[machine].life;
+                    self.send_poll(Asking { id, to_life, request });
                 }
                 ShardEffect::Forget(_) => {}
                 ShardEffect::Report { to, report } => {
