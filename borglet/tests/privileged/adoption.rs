@@ -68,7 +68,9 @@ fn survive(isolation: IsolationWanted) {
     old.wait().unwrap();
     // This one ends while there is no borglet at all.
     std::fs::write(home.join("tasks/ends/work/go"), "").unwrap();
-    assert!(within(PATIENCE, || home.join("tasks/ends/exit.json").exists()));
+    for name in ["ends", "ended"] {
+        assert!(within(PATIENCE, || home.join("tasks").join(name).join("exit.json").exists()));
+    }
 
     let config = starter_config((home, name, isolation));
     let executor = Executor::open(config.clone()).unwrap();
