@@ -66,6 +66,9 @@ const MAX_CHANGES: usize = 1_000;
 /// Time between two looks at everything.
 const SWEEP: Millis = Millis(100);
 
+/// What one machine said that the state does not say.
+pub(crate) type Seen = (MachineId, Vec<Observation>);
+
 /// The link shards as the leader sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
@@ -353,17 +356,13 @@ impl Links {
         }
     }
 
-    /// What differs between the reports and the state, for the log, and on which machines. Each
-    /// machine has one batch on its way at most: the caller says how it went with `settled`.
-    pub(crate) fn observe(
-        &mut self,
-        now: Millis,
-        state: &CellState,
-    ) -> Option<(Vec<Observation>, Vec<MachineId>)> {
-        let (mut changes, mut machines) = (Vec::new(), Vec::new());
+    /// What differs between the reports and the state, for the log, by machine. Each machine has
+    /// one batch on its way at most: the caller says how it went with `settled`.
+    pub(crate) fn observe(&mut self, now: Millis, state: &CellState) -> Vec<Seen> {
+        let (mut seen, mut changes) = (Vec::new(), 0);
         let dirty: Vec<MachineId> = self.dirty.iter().copied().collect();
         for id in dirty {
-            if changes.len() >= MAX_CHANGES {
+            if changes >= MAX_CHANGES {
                 break;
             }
             let (Some(link), Some(machine)) = (self.links.get_mut(&id), state.machine(id)) else {
@@ -376,11 +375,11 @@ impl Links {
             self.dirty.remove(&id);
             let differences = link.differences(now, machine, state);
             if !differences.is_empty() {
-                machines.push(id);
-                changes.extend(differences);
+                changes += differences.len();
+                seen.push((id, differences));
             }
         }
-        (!changes.is_empty()).then_some((changes, machines))
+        seen
     }
 
     /// A batch of `observe` was applied, or came to nothing.

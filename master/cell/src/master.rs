@@ -228,6 +228,11 @@ pub enum Outcome {
         /// The most allowed.
         limit: u64,
     },
+    /// Not done: no entry of the log may hold it.
+    Malformed {
+        /// What is wrong, for people.
+        why: String,
+    },
 }
 
 /// What a Borgmaster knows of itself, for people and metrics.

@@ -6,8 +6,8 @@
 //! machines to `links`.
 //!
 //! Invariants: a vote or an acknowledgement comes after the [`Effect::Persist`] that covers it. An
-//! entry that cannot be understood stops the replica; it is never skipped. The same seed, inputs
-//! and times give the same effects.
+//! entry that cannot be understood stops the replica; it is never skipped, and never proposed. The
+//! same seed, inputs and times give the same effects.
 
 mod digests;
 mod log;
@@ -90,6 +90,8 @@ pub(crate) enum Fate {
     },
     /// It may or may not be applied one day.
     Unknown,
+    /// It was not proposed and never can be: no entry may hold it.
+    Unwritable,
 }
 
 #[derive(Debug)]
@@ -328,6 +330,10 @@ impl Replica {
         if bytes.len() > MAX_COMMAND_BYTES {
             let (bytes, limit) = (bytes.len() as u64, MAX_COMMAND_BYTES as u64);
             return Err((origin, Outcome::TooLarge { bytes, limit }));
+        }
+        // Once agreed, an entry that cannot be read stops every replica for good.
+        if let Err(error) = Command::decode(&bytes) {
+            return Err((origin, Outcome::Malformed { why: error.to_string() }));
         }
         if self.raw.propose(Vec::new(), bytes).is_err() {
             return Err((origin, Outcome::Overloaded));

@@ -4,15 +4,19 @@
 
 mod five;
 
+use borg_cell::fixture::batch;
 use borg_cell::master::{Config, Effect, Input, Master, Outcome, RecoverError};
 use borg_cell::store::{
     Checkpoint, EntryKind, HardState, LogEntry, Membership, Position, Recovered, ReplicaIdentity,
 };
+use borg_proto::command::{Action, Assignment};
+use borg_proto::machine::MachineAddress;
+use borg_proto::spec::MAX_TASKS;
 use borg_proto::wire::pb;
-use borg_proto::{CellName, Millis, ReplicaId};
+use borg_proto::{CellName, JobId, JobKey, MachineId, Millis, ReplicaId, TaskId};
 use five::Five;
 use proptest::prelude::*;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 fn config(replica: u64, voters: u64) -> Config {
     let voters = (1..=voters).map(ReplicaId).collect();
@@ -99,6 +103,60 @@ fn changes_that_wait_for_agreement_are_bounded() {
     five.heal();
     five.run(2_000);
     assert_eq!(tokens.iter().filter(|token| five.answers.contains_key(token)).count(), 5);
+}
+
+/// Once agreed, an entry that cannot be read would stop every replica for good, also after a
+/// restart: whatever an entry may not hold is refused before it is one.
+#[test]
+fn what_no_entry_may_hold_is_never_proposed() {
+    let mut five = Five::new(3);
+    five.submit_until_accepted("web");
+    let job: JobKey = "ann/web".parse().unwrap();
+    let kill = |tasks: Vec<u32>| Action::Kill { job: job.clone(), tasks };
+    let add = |address: &str| Action::AddMachine {
+        machine: MachineAddress { name: "m-1".parse().unwrap(), address: address.to_owned() },
+    };
+    let mut endless = batch("endless", 1, 1, 1 << 20);
+    endless.tasks = u32::MAX;
+    let bad = [
+        ("r", kill(vec![MAX_TASKS])),
+        ("r", kill(vec![0; MAX_TASKS as usize + 1])),
+        ("a\nb", kill(vec![0])),
+        ("r", add("no port\n")),
+        ("r", Action::SubmitJob { spec: Arc::new(endless) }),
+    ];
+    for (request, action) in bad {
+        let leader = five.elect();
+        let last = five.master(leader).status().last_index;
+        let token = five.propose(leader, "ann", request.to_owned(), action.clone());
+        let outcome = five.answers.get(&token);
+        assert!(matches!(outcome, Some(Outcome::Malformed { .. })), "{action:?}: {outcome:?}");
+        assert_eq!(five.master(leader).status().last_index, last);
+    }
+    five.submit_until_accepted("more");
+    five.settle();
+    assert_eq!(five.halts, []);
+}
+
+/// The leader's own: what no entry may hold goes without the rest being lost.
+#[test]
+fn a_decision_that_no_entry_may_hold_does_not_stop_the_others() {
+    let mut five = Five::new(4);
+    five.submit_until_accepted("web");
+    five.settle();
+    let leader = five.elect();
+    let place = |index, machine| Assignment {
+        task: TaskId { job: JobId(1), index },
+        machine: MachineId(machine),
+        victims: Vec::new(),
+    };
+    five.record = true;
+    five.input(leader, vec![Input::Decisions(vec![place(0, 7), place(MAX_TASKS, 7), place(0, 8)])]);
+    five.run(100);
+    five.settle();
+    assert_eq!(five.halts, []);
+    assert_eq!(five.history.matches("MachineGone").count(), 2);
+    assert_eq!(five.history.matches("Undecided").count(), 1);
 }
 
 /// B9: states that differ at one entry are noticed, and whoever is outvoted stops.

@@ -265,7 +265,8 @@ impl World {
             Outcome::NotLeader { leader: Some(_) } => self.hit(Mark::AskedFollower),
             Outcome::NotLeader { leader: None }
             | Outcome::Overloaded
-            | Outcome::TooLarge { .. } => {}
+            | Outcome::TooLarge { .. }
+            | Outcome::Malformed { .. } => {}
         }
         self.reply(waiting.client, waiting.wish, Reply::Outcome(outcome));
     }
@@ -335,6 +336,9 @@ impl World {
             Reply::Outcome(Outcome::TooLarge { bytes, limit }) => {
                 let what = format!("a change of {bytes} bytes is more than {limit}");
                 self.check(Invariant::OnceOnly, Err(what));
+            }
+            Reply::Outcome(Outcome::Malformed { why }) => {
+                self.check(Invariant::OnceOnly, Err(format!("a change is malformed: {why}")));
             }
         }
     }

@@ -4,7 +4,7 @@
 //! then what follows from what was applied.
 
 use super::{Config, Effect, Input, Outcome, Status};
-use crate::links::Links;
+use crate::links::{Links, Seen};
 use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
 use crate::store::Recovered;
@@ -158,8 +158,7 @@ impl Master {
             if self.links.is_none() {
                 out.after.push(Effect::Undecided { tasks });
             } else {
-                let action = Action::Place { assignments };
-                self.propose_own(now, action, Origin::Scheduler { tasks }, out);
+                self.place_batch(now, assignments, tasks, out);
             }
             assignments = rest;
         }
@@ -168,16 +167,56 @@ impl Master {
     fn observe(&mut self, now: Millis, out: &mut Out) {
         let Some(links) = &mut self.links else { return };
         links.tick(now, self.replica.state(), self.replica.heard());
-        if let Some((changes, machines)) = links.observe(now, self.replica.state()) {
-            self.propose_own(now, Action::Observe { changes }, Origin::Links { machines }, out);
+        let seen = links.observe(now, self.replica.state());
+        if !seen.is_empty() {
+            self.observe_batch(now, seen, out);
         }
     }
 
-    fn propose_own(&mut self, now: Millis, action: Action, origin: Origin, out: &mut Out) {
-        let by = Principal::Master(self.config.replica);
-        if let Err((origin, _)) = self.replica.propose(now, (by, None, action), None, origin) {
-            out.settled.push((origin, Fate::Unknown));
+    /// Proposes decisions as one entry; as two if no entry may hold them all.
+    fn place_batch(
+        &mut self,
+        now: Millis,
+        mut assignments: Vec<Assignment>,
+        mut tasks: Vec<TaskId>,
+        out: &mut Out,
+    ) {
+        let action = Action::Place { assignments: assignments.clone() };
+        let origin = Origin::Scheduler { tasks: tasks.clone() };
+        let Err((origin, outcome)) = self.propose_own(now, action, origin) else { return };
+        if is_unwritable(&outcome) && tasks.len() > 1 {
+            let half = tasks.len() / 2;
+            let (others, other_tasks) = (assignments.split_off(half), tasks.split_off(half));
+            self.place_batch(now, assignments, tasks, out);
+            self.place_batch(now, others, other_tasks, out);
+        } else {
+            give_up(origin, &outcome, out);
         }
+    }
+
+    /// Proposes what machines said as one entry; as two if no entry may hold it all.
+    fn observe_batch(&mut self, now: Millis, mut seen: Vec<Seen>, out: &mut Out) {
+        let changes = seen.iter().flat_map(|(_, changes)| changes.iter().cloned()).collect();
+        let origin = Origin::Links { machines: seen.iter().map(|(machine, _)| *machine).collect() };
+        let proposed = self.propose_own(now, Action::Observe { changes }, origin);
+        let Err((origin, outcome)) = proposed else { return };
+        if is_unwritable(&outcome) && seen.len() > 1 {
+            let others = seen.split_off(seen.len() / 2);
+            self.observe_batch(now, seen, out);
+            self.observe_batch(now, others, out);
+        } else {
+            give_up(origin, &outcome, out);
+        }
+    }
+
+    fn propose_own(
+        &mut self,
+        now: Millis,
+        action: Action,
+        origin: Origin,
+    ) -> Result<(), (Origin, Outcome)> {
+        let by = Principal::Master(self.config.replica);
+        self.replica.propose(now, (by, None, action), None, origin)
     }
 
     /// What follows from what was applied.
@@ -230,7 +269,7 @@ impl Master {
                     Fate::Applied { index, result: Err(rejection) } => {
                         Outcome::Refused { index, rejection }
                     }
-                    Fate::Unknown => Outcome::Unavailable,
+                    Fate::Unknown | Fate::Unwritable => Outcome::Unavailable,
                 };
                 Some(Effect::Answer { token, outcome })
             }
@@ -241,15 +280,40 @@ impl Master {
                 Fate::Applied { result: Err(rejection), .. } => Effect::Decided {
                     results: tasks.into_iter().map(|task| (task, Err(rejection.clone()))).collect(),
                 },
-                Fate::Applied { result: Ok(_), .. } | Fate::Unknown => Effect::Undecided { tasks },
+                Fate::Applied { result: Ok(_), .. } | Fate::Unknown | Fate::Unwritable => {
+                    Effect::Undecided { tasks }
+                }
             }),
             Origin::Links { machines } => {
                 if let Some(links) = &mut self.links {
-                    links.settled(&machines, matches!(fate, Fate::Applied { .. }));
+                    // What no entry may hold is not said again until the machine says otherwise.
+                    links.settled(&machines, !matches!(fate, Fate::Unknown));
                 }
                 None
             }
         }
+    }
+}
+
+/// Whether it will never be otherwise for the same command.
+fn is_unwritable(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::TooLarge { .. } | Outcome::Malformed { .. } => true,
+        Outcome::Accepted { .. }
+        | Outcome::Refused { .. }
+        | Outcome::NotLeader { .. }
+        | Outcome::Unavailable
+        | Outcome::Overloaded => false,
+    }
+}
+
+/// A proposal of the leader's own that was not taken.
+fn give_up(origin: Origin, outcome: &Outcome, out: &mut Out) {
+    if is_unwritable(outcome) {
+        tracing::error!(?origin, ?outcome, "no entry may hold this: dropped");
+        out.settled.push((origin, Fate::Unwritable));
+    } else {
+        out.settled.push((origin, Fate::Unknown));
     }
 }
 
