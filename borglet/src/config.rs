@@ -43,6 +43,10 @@ pub struct Config {
     /// repeated.
     #[arg(long = "volume", value_name = "PREFIX[:ro]", value_parser = AllowedVolume::parse)]
     pub volumes: Vec<AllowedVolume>,
+    /// A directory that tasks must not see into, beside --dir and --creds; may be repeated. A volume
+    /// inside of it can be allowed by its own --volume. Needs namespaces.
+    #[arg(long, value_name = "DIR")]
+    pub hide: Vec<PathBuf>,
     /// Host on which tasks listen, as others reach it [default: the host of --listen].
     #[arg(long)]
     pub task_host: Option<String>,

@@ -1,7 +1,8 @@
 //! DOES: the agent of one machine, and the shim that holds each task.
 //!
 //! The daemon: [`App`] puts it together, `driver` owns the supervisor, `tasks` carries its effects
-//! out, `service` is what masters talk to, `home` what must not be forgotten. Below it,
+//! out, `service` is what masters talk to, `home` what must not be forgotten,
+//! `volumes` is what tasks may see of the machine's files. Below it,
 //! `executor` is the door to containers: it starts, signals, watches and removes them. Everything
 //! else serves it: `shim` is the small process that holds one task, `container` what a container
 //! is and how a process is put inside one, `cgroup` its limits, `logs` its output, `isolation`
@@ -28,6 +29,7 @@ mod service;
 pub mod shim;
 mod sys;
 mod tasks;
+mod volumes;
 
 pub use app::{App, BuildError, RunError, destroy};
 pub use command::main_with;

@@ -4,7 +4,6 @@
 //! directory alone.
 
 use crate::container::{Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, Started};
-use borg_proto::spec::Volume;
 use borg_proto::{FailureCause, IncarnationId, JobId, TaskId, TaskName};
 use borglet_supervisor::{Launch, Run};
 use std::collections::BTreeMap;
@@ -48,8 +47,9 @@ fn slot(container: &str) -> &str {
     container.rsplit_once('.').map_or(container, |(slot, _)| slot)
 }
 
-/// What the executor is asked for. The processor is a hard limit, as memory is.
-pub(crate) fn container_spec(launch: &Launch) -> Result<ContainerSpec, String> {
+/// What the executor is asked for; `binds` are its volumes. The processor is a hard limit, as
+/// memory is.
+pub(crate) fn container_spec(launch: &Launch, binds: Vec<Bind>) -> Result<ContainerSpec, String> {
     let id = container_id(&launch.name, launch.run)?;
     let mut spec = ContainerSpec::new(id, launch.argv.clone());
     spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -57,9 +57,7 @@ pub(crate) fn container_spec(launch: &Launch) -> Result<ContainerSpec, String> {
     spec.cpu_cap_milli = Some(launch.limit.cpu_milli.max(LEAST_CPU_CAP));
     spec.ram_bytes = launch.limit.ram_bytes;
     spec.pids_max = PROCESSES;
-    let bind =
-        |volume: &Volume| Bind { path: volume.path.clone().into(), writable: volume.writable };
-    spec.binds = launch.volumes.iter().map(bind).collect();
+    spec.binds = binds;
     spec.note = launch.grace.0.to_string();
     Ok(spec)
 }

@@ -19,10 +19,14 @@ use tokio::io::unix::AsyncFd;
 const OPEN_TREE_CLONE: c_long = 1;
 /// The source of `move_mount` is the descriptor itself (linux/mount.h).
 const MOVE_MOUNT_F_EMPTY_PATH: c_long = 0x4;
+/// The target of `move_mount` is the descriptor itself (linux/mount.h).
+const MOVE_MOUNT_T_EMPTY_PATH: c_long = 0x40;
 /// Make the mount read-only (linux/mount.h).
 const MOUNT_ATTR_RDONLY: u64 = 0x1;
 /// Ignore set-user-id bits on the mount (linux/mount.h).
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
+/// Ignore device files on the mount (linux/mount.h).
+const MOUNT_ATTR_NODEV: u64 = 0x4;
 /// Start the child inside the cgroup of the given descriptor (linux/sched.h).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Third version of the capability structures, 64 bits wide (linux/capability.h).
@@ -34,6 +38,13 @@ struct MountAttr {
     clear: u64,
     propagation: u64,
     userns_fd: u64,
+}
+
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
 }
 
 #[repr(C)]
@@ -134,36 +145,55 @@ pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     watched.map_err(io::Error::from)
 }
 
-/// A private copy of the mounts at `path` and below, attached nowhere yet.
-pub(crate) fn open_tree(path: &CStr) -> io::Result<OwnedFd> {
-    let flags = OPEN_TREE_CLONE | c_long::from(libc::AT_RECURSIVE) | c_long::from(libc::O_CLOEXEC);
-    // SAFETY: `path` is a C string that outlives the call.
-    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+/// Opens `path` without following any symbolic link, whichever of its parts is one: ELOOP then.
+/// A relative path is looked up in `dir`. What is opened can be named, not read.
+pub(crate) fn open_plain(dir: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
+    let how = OpenHow {
+        flags: u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned()),
+        mode: 0,
+        resolve: libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
+    };
+    let dir = dir.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
+    let (how_of, size) = (&raw const how, size_of::<OpenHow>());
+    // SAFETY: `path` and `how` outlive the call and `size` is the size of `how`.
+    owned(unsafe { libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), how_of, size) })
 }
 
-/// Attaches a tree from [`open_tree`] at `target`.
-pub(crate) fn move_mount(tree: &OwnedFd, target: &CStr) -> io::Result<()> {
-    // SAFETY: both paths are C strings that outlive the call; the empty one names `tree` itself.
+/// Clones the mounts at what is open as `at`, and below, as a tree that is attached nowhere yet.
+pub(crate) fn open_tree(at: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE
+        | c_long::from(libc::AT_RECURSIVE)
+        | c_long::from(libc::AT_EMPTY_PATH)
+        | c_long::from(libc::O_CLOEXEC);
+    // SAFETY: the path is a constant C string; the empty one names `at` itself.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// Attaches a tree from [`open_tree`] over what is open as `target`.
+pub(crate) fn move_mount(tree: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    // SAFETY: the paths are constant C strings; the empty ones name the descriptors themselves.
     check(unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
         )
     })?;
     Ok(())
 }
 
-/// Makes all mounts of a tree from [`open_tree`] read-only.
-pub(crate) fn tree_read_only(tree: &OwnedFd) -> io::Result<()> {
+/// Makes all mounts of a tree from [`open_tree`] free of set-user-id and devices, and read-only
+/// unless `writable`.
+pub(crate) fn tame_tree(tree: &OwnedFd, writable: bool) -> io::Result<()> {
+    let read_only = if writable { 0 } else { MOUNT_ATTR_RDONLY };
     set_mount_attr(
         tree.as_raw_fd(),
         c"",
         libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-        MOUNT_ATTR_RDONLY,
+        read_only | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
     )
 }
 

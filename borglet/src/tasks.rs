@@ -14,13 +14,13 @@ use crate::isolation::IsolationWanted;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
-use borg_proto::spec::Volume;
+use crate::volumes::{Volumes, real};
 use borg_proto::{FailureCause, IncarnationId, Millis, TaskName};
-use borglet_supervisor::volumes::{self, AllowedVolume};
 use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, Run};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -62,7 +62,7 @@ struct Inner {
     /// Bounded; whoever has news of a start or an end waits for room, so none is lost.
     news: mpsc::Sender<Input>,
     metrics: Metrics,
-    volumes: Vec<AllowedVolume>,
+    volumes: Volumes,
     starts: Semaphore,
     /// What runs. Never held over anything that waits.
     live: Mutex<BTreeMap<IncarnationId, (Run, ContainerId)>>,
@@ -81,13 +81,16 @@ impl Tasks {
             Isolation::Auto => IsolationWanted::FULL,
             Isolation::None => IsolationWanted::NONE,
         };
-        setup.hidden = config.creds.canonicalize().into_iter().collect();
+        setup.hidden = hidden(config);
+        let mut out_of_sight = setup.hidden.clone();
+        out_of_sight.push(real(home.path()));
+        let volumes = Volumes::new(config.volumes.clone(), out_of_sight);
         let (executor, found) = blocking(move || adopt(setup)).await?;
         let inner = Inner {
             executor,
             news,
             metrics,
-            volumes: config.volumes.clone(),
+            volumes,
             starts: Semaphore::new(STARTS_AT_ONCE),
             live: Mutex::default(),
         };
@@ -153,13 +156,12 @@ impl Tasks {
     fn start_now(&self, launch: &Launch) -> Result<(ContainerId, Started), FailureCause> {
         let fail = |why: String| FailureCause::start(&why);
         self.clean_up(launch.run.id).map_err(|error| fail(in_full(&error)))?;
-        for volume in &launch.volumes {
-            self.check_volume(volume).map_err(fail)?;
-        }
+        let binds = launch.volumes.iter().map(|volume| self.0.volumes.bind(volume));
+        let binds = binds.collect::<Result<Vec<_>, _>>().map_err(fail)?;
         if let Some(&port) = launch.ports.iter().find(|&&port| is_taken(port)) {
             return Err(FailureCause::PortTaken { port });
         }
-        let spec = container_spec(launch).map_err(fail)?;
+        let spec = container_spec(launch, binds).map_err(fail)?;
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
             // Only logs of a start that an earlier borglet did not live to tell of.
@@ -177,17 +179,6 @@ impl Tasks {
     fn remove_kept_logs(&self, container: &ContainerId) -> bool {
         let kept = self.0.executor.kept_logs().unwrap_or_default();
         kept.iter().any(|(id, _)| id == container) && self.0.executor.remove_logs(container).is_ok()
-    }
-
-    /// The supervisor has checked the path as it is written; here what it leads to is checked.
-    fn check_volume(&self, volume: &Volume) -> Result<(), String> {
-        let real = std::fs::canonicalize(&volume.path)
-            .map_err(|error| format!("volume {:?}: {error}", volume.path))?;
-        let path = real.to_str().ok_or_else(|| format!("volume {:?} is not UTF-8", volume.path))?;
-        volumes::check(
-            &self.0.volumes,
-            &Volume { path: path.to_owned(), writable: volume.writable },
-        )
     }
 
     /// Waits for the end of a run and tells it.
@@ -327,6 +318,18 @@ impl Tasks {
     fn live(&self) -> MutexGuard<'_, BTreeMap<IncarnationId, (Run, ContainerId)>> {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Directories that tasks must not see into, beside the borglet's own, as real paths.
+fn hidden(config: &Config) -> Vec<PathBuf> {
+    let all = config.hide.iter().chain([&config.creds]);
+    all.map(|path| {
+        if !path.is_dir() {
+            tracing::warn!(path = %path.display(), "not a directory: not hidden from tasks");
+        }
+        real(path)
+    })
+    .collect()
 }
 
 /// Runs something that waits for the disk or the kernel off the async threads.

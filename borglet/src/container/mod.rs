@@ -11,4 +11,4 @@ pub(crate) mod view;
 
 pub(crate) use dir::{TaskDir, read_whole, write_locked, write_whole};
 pub use record::{ExitRecord, Outcome, StartError, Started};
-pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, User, Workdir};
+pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, Prefix, User, Workdir};

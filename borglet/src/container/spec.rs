@@ -4,7 +4,7 @@
 //! always a safe file name, so it may be joined to any path and used as a cgroup's name.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -108,6 +108,35 @@ pub struct Bind {
     pub path: PathBuf,
     /// Whether the task may write there.
     pub writable: bool,
+    /// The directory that was allowed and holds it; none when only the path itself was. Below it
+    /// no symbolic link is followed, and none at all where it is none.
+    #[serde(default)]
+    pub within: Option<Prefix>,
+}
+
+impl Bind {
+    /// Its path in two: what may be reached through links, and the rest, which may not.
+    pub(crate) fn parts(&self) -> (&Path, &Path) {
+        let prefix = self.within.as_ref().map_or(Path::new("/"), |within| &within.path);
+        self.path.strip_prefix(prefix).map_or((&self.path, Path::new("")), |rest| (prefix, rest))
+    }
+
+    /// Where it is on the host once all links that may be followed are.
+    pub(crate) fn source(&self) -> PathBuf {
+        let (prefix, rest) = self.parts();
+        let real = self.within.as_ref().map_or(prefix, |within| &within.real);
+        // Joined to nothing it would end with a slash, as no file may.
+        if rest.as_os_str().is_empty() { real.to_owned() } else { real.join(rest) }
+    }
+}
+
+/// Beginning of a path that is trusted not to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// As it is written in the path, perhaps with symbolic links.
+    pub path: PathBuf,
+    /// What it led to when it was allowed.
+    pub real: PathBuf,
 }
 
 /// Whom the program runs as.
@@ -206,7 +235,11 @@ impl ContainerSpec {
             Workdir::Private => None,
             Workdir::Path(path) => Some(path),
         };
-        for path in self.binds.iter().map(|bind| &bind.path).chain(workdir) {
+        let binds = self.binds.iter().flat_map(|bind| {
+            let within = bind.within.iter().flat_map(|prefix| [&prefix.path, &prefix.real]);
+            [&bind.path].into_iter().chain(within)
+        });
+        for path in binds.chain(workdir) {
             if !path.is_absolute() {
                 return Err(InvalidSpec::RelativePath(path.clone()));
             }

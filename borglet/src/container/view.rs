@@ -1,9 +1,14 @@
 //! What a container sees of its machine: the mount table of one task.
 //!
-//! The host's root, read-only, with the task's own /tmp, /dev and /proc; directories that hold
+//! The host's root, read-only, with the task's own /tmp, /run, /dev and /proc; directories that hold
 //! other people's secrets are hidden; the task's directory and its binds stay at the paths they
 //! have on the host, even below a hidden one. So HOME is the same path inside and outside, and
-//! nothing has to be created on the host.
+//! nothing has to be created on the host. /run is the task's own because a socket can be connected
+//! to even where nothing can be written, and those in there belong to the machine's daemons.
+//!
+//! Other tasks may write in directories that are shown, at this very moment too. So a path below
+//! what the operator allowed is looked up once, without following symbolic links, and what was
+//! found is what is shown.
 //!
 //! Invariant: runs only in a mount namespace of its own, whose propagation it cuts off first, so
 //! no mount made here is ever seen on the host, and all vanish with the task's last process.
@@ -11,13 +16,13 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 
 use super::{Bind, StartError};
 use crate::sys;
@@ -37,6 +42,12 @@ const DEVICES: [(&str, u64, u64); 6] = [
 const PROC_READ_ONLY: [&str; 5] =
     ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
+/// Where daemons keep their sockets; both names are one directory on most machines.
+const RUN: [&str; 2] = ["/run", "/var/run"];
+
+/// Says where names are looked up; on many machines it lies below [`RUN`].
+const RESOLVER: &str = "/etc/resolv.conf";
+
 /// The view to build.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
@@ -46,7 +57,7 @@ pub(crate) struct View<'a> {
     pub(crate) binds: &'a [Bind],
     /// Directories of the host that appear empty.
     pub(crate) hidden: &'a [PathBuf],
-    /// Most bytes in each of /tmp and /dev/shm. They count as the task's memory too.
+    /// Most bytes in each of /tmp, /run and /dev/shm. They count as the task's memory too.
     pub(crate) scratch_bytes: u64,
 }
 
@@ -64,8 +75,8 @@ impl View<'_> {
         devices(self.scratch_bytes).map_err(|e| StartError::machine("make /dev", e))?;
         process_table().map_err(|e| StartError::machine("mount /proc", e))?;
         let covered = self.hide().map_err(|e| StartError::machine("hide directories", e))?;
-        for (path, tree) in shown {
-            attach(&tree, &path).map_err(|e| bad_bind(&path, &e))?;
+        for (bind, tree) in shown {
+            attach(&tree, &bind).map_err(|e| bad_bind(&bind.path, &e))?;
         }
         for path in covered {
             sys::mount_read_only(&c_path(&path), false)
@@ -77,31 +88,40 @@ impl View<'_> {
 
     /// Takes hold of everything to be shown before it is hidden. Outer paths come first, so that
     /// inner ones are attached on top of them.
-    fn open_shown(&self) -> Result<Vec<(PathBuf, OwnedFd)>, StartError> {
-        let work = Bind { path: self.work.to_owned(), writable: true };
-        let mut wanted: Vec<&Bind> = self.binds.iter().chain([&work]).collect();
+    fn open_shown(&self) -> Result<Vec<(Bind, OwnedFd)>, StartError> {
+        let work = Bind { path: self.work.to_owned(), writable: true, within: None };
+        let mut wanted: Vec<Bind> = self.binds.iter().cloned().chain([work]).collect();
+        wanted.extend(resolver());
         wanted.sort_by_key(|bind| bind.path.components().count());
         let mut shown = Vec::with_capacity(wanted.len());
         for bind in wanted {
-            let path = &bind.path;
-            let tree = sys::open_tree(&c_path(path)).map_err(|e| bad_bind(path, &e))?;
-            if !bind.writable {
-                sys::tree_read_only(&tree).map_err(|e| bad_bind(path, &e))?;
-            }
-            shown.push((path.clone(), tree));
+            let tree = open_source(&bind).map_err(|e| bad_bind(&bind.path, &e))?;
+            shown.push((bind, tree));
         }
         Ok(shown)
     }
 
     fn mount_scratch(&self) -> io::Result<()> {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let options = format!("mode=1777,size={}", self.scratch_bytes);
-        plain_mount("tmp", "/tmp", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)
+        plain_mount("tmp", "/tmp", "tmpfs", flags, &options)?;
+        let options = format!("mode=755,size={}", self.scratch_bytes);
+        for path in RUN.map(Path::new) {
+            // Not one that is a link to the other.
+            if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                plain_mount("run", path, "tmpfs", flags | MsFlags::MS_NOEXEC, &options)?;
+            }
+        }
+        Ok(())
     }
 
     /// Covers what is to be hidden with empty directories, and says which were covered.
     fn hide(&self) -> io::Result<Vec<PathBuf>> {
         let mut covered = Vec::new();
-        for path in self.hidden {
+        let mut hidden: Vec<&PathBuf> = self.hidden.iter().collect();
+        // Outer ones first: what lies in a covered one is not there to be covered again.
+        hidden.sort_by_key(|path| path.components().count());
+        for path in hidden {
             if !path.is_dir() {
                 continue; // absent, or already gone with /tmp
             }
@@ -117,19 +137,57 @@ fn bad_bind(path: &Path, error: &io::Error) -> StartError {
     StartError::BadBind { path: path.to_owned(), cause: error.to_string() }
 }
 
-fn attach(tree: &OwnedFd, path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        let is_dir = fs::metadata(fd_path(tree))?.is_dir();
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+/// The name servers' file as a bind, where it would vanish with /run.
+fn resolver() -> Option<Bind> {
+    let path = fs::canonicalize(RESOLVER).ok()?;
+    let vanishes = RUN.iter().any(|run| path.starts_with(run));
+    vanishes.then_some(Bind { path, writable: false, within: None })
+}
+
+fn open_source(bind: &Bind) -> io::Result<OwnedFd> {
+    let tree = sys::open_tree(&sys::open_plain(None, &c_path(&bind.source()))?)?;
+    sys::tame_tree(&tree, bind.writable)?;
+    Ok(tree)
+}
+
+/// Attaches a tree where its bind says, making what is not there: directories on the way, and
+/// there a directory or a file, as the tree is one.
+fn attach(tree: &OwnedFd, bind: &Bind) -> io::Result<()> {
+    let is_dir = fs::metadata(fd_path(tree))?.is_dir();
+    let (prefix, rest) = bind.parts();
+    if !prefix.exists() {
+        let dir =
+            if rest.as_os_str().is_empty() && !is_dir { prefix.parent() } else { Some(prefix) };
+        fs::create_dir_all(dir.unwrap_or(prefix))?;
+        if !prefix.exists() {
+            drop(fs::File::create(prefix)?);
         }
-        if is_dir { fs::create_dir(path)? } else { drop(fs::File::create(path)?) }
     }
-    sys::move_mount(tree, &c_path(path))
+    let real = prefix.canonicalize()?;
+    let mut at = sys::open_plain(None, &c_path(&real))?;
+    let mut parts = rest.components().peekable();
+    while let Some(part) = parts.next() {
+        let Component::Normal(name) = part else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let name = c_path(Path::new(name));
+        at = match sys::open_plain(Some(&at), &name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if is_dir || parts.peek().is_some() {
+                    mkdirat(at.as_fd(), name.as_c_str(), Mode::from_bits_truncate(0o755))?;
+                } else {
+                    let mode = Mode::from_bits_truncate(0o644);
+                    mknodat(at.as_fd(), name.as_c_str(), SFlag::S_IFREG, mode, 0)?;
+                }
+                sys::open_plain(Some(&at), &name)?
+            }
+            there => there?,
+        };
+    }
+    sys::move_mount(tree, &at)
 }
 
 fn fd_path(fd: &OwnedFd) -> PathBuf {
-    use std::os::fd::AsRawFd;
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
@@ -156,10 +214,10 @@ fn process_table() -> io::Result<()> {
     plain_mount("proc", "/proc", "proc", flags, "")?;
     for path in PROC_READ_ONLY.map(Path::new) {
         if path.exists() {
-            let path = c_path(path);
-            let tree = sys::open_tree(&path)?;
-            sys::tree_read_only(&tree)?;
-            sys::move_mount(&tree, &path)?;
+            let at = sys::open_plain(None, &c_path(path))?;
+            let tree = sys::open_tree(&at)?;
+            sys::tame_tree(&tree, false)?;
+            sys::move_mount(&tree, &at)?;
         }
     }
     Ok(())

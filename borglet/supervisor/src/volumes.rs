@@ -1,8 +1,8 @@
 //! Which directories of the machine a task may ask to see.
 //!
 //! The machine's operator allows prefixes; whole path components count, so `/data` does not allow
-//! `/data2`. The check is on text: the shell repeats it on the resolved path, since a link may
-//! lead elsewhere.
+//! `/data2`. The check is on text: the shell resolves the prefix once, when it starts, and lets no
+//! link lead elsewhere from there.
 
 use borg_proto::names::shorten;
 use borg_proto::spec::Volume;
@@ -45,18 +45,21 @@ fn is_plain_absolute(path: &str) -> bool {
     path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != "..")
 }
 
-/// Whether a volume is allowed.
+/// What allows a volume: the longest prefix of those that do.
 ///
 /// # Errors
-/// A sentence that names the volume and what is allowed.
-pub fn check(allowed: &[AllowedVolume], volume: &Volume) -> Result<(), String> {
+/// A sentence that names the volume and what is allowed, when nothing does.
+pub fn check<'a>(
+    allowed: &'a [AllowedVolume],
+    volume: &Volume,
+) -> Result<&'a AllowedVolume, String> {
     let path = volume.path.as_str();
     if !is_plain_absolute(path) {
         return Err(format!("volume {:?} is not an absolute path without '..'", shorten(path)));
     }
     let fits = |rule: &&AllowedVolume| rule.covers(path) && (rule.writable || !volume.writable);
-    if allowed.iter().any(|rule| fits(&rule)) {
-        return Ok(());
+    if let Some(rule) = allowed.iter().filter(fits).max_by_key(|rule| rule.prefix.len()) {
+        return Ok(rule);
     }
     let wish = if volume.writable { "writable volume" } else { "volume" };
     Err(format!("{wish} {:?} is not allowed on this machine, {}", shorten(path), listed(allowed)))
@@ -79,9 +82,9 @@ fn listed(allowed: &[AllowedVolume]) -> String {
 mod tests {
     use super::*;
 
-    fn ask(path: &str, writable: bool) -> Result<(), String> {
+    fn ask(path: &str, writable: bool) -> Result<String, String> {
         let allowed = ["/data/", "/usr/share:ro"].map(|text| AllowedVolume::parse(text).unwrap());
-        check(&allowed, &Volume { path: path.into(), writable })
+        check(&allowed, &Volume { path: path.into(), writable }).map(|rule| rule.prefix.clone())
     }
 
     #[test]

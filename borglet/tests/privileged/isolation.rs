@@ -1,6 +1,8 @@
 //! What a task sees of its machine, and what it may do to it.
 
-use borglet::container::{Bind, User};
+use std::os::unix::fs::symlink;
+
+use borglet::container::{Bind, Prefix, User};
 
 use super::machine::{Machine, exited, shell};
 
@@ -55,9 +57,9 @@ fn a_bind_shows_a_path_where_it_is_on_the_host_and_is_writable_only_if_said() {
     std::fs::write(path.join("in"), "hello").unwrap();
     let script = format!("cd {}; cat in; echo out > out; echo $?", path.display());
     let mut spec = shell("a", &script);
-    spec.binds = vec![Bind { path: path.clone(), writable: true }];
+    spec.binds = vec![Bind { path: path.clone(), writable: true, within: None }];
     let mut read_only = shell("b", &script);
-    read_only.binds = vec![Bind { path: path.clone(), writable: false }];
+    read_only.binds = vec![Bind { path: path.clone(), writable: false, within: None }];
     assert_eq!(machine.run(spec).1, "hello0\n");
     assert_eq!(std::fs::read_to_string(path.join("out")).unwrap(), "out\n");
     assert_eq!(machine.run(read_only).1, "hello2\n");
@@ -85,5 +87,83 @@ fn a_task_of_another_user_owns_its_directory_and_has_no_capabilities() {
     let mut spec = shell("a", script);
     spec.user = Some(User { uid: 65534, gid: 65534 });
     assert_eq!(machine.run(spec).1, "65534\n65534\nCapEff:0000000000000000\nok\n");
+    machine.close();
+}
+
+/// A task of another job swaps a directory for a link after the volume was found to be allowed.
+#[test]
+fn a_volume_that_became_a_link_after_its_check_is_not_followed() {
+    let Some(machine) = Machine::full() else { return };
+    let shared = tempfile::tempdir().unwrap();
+    let prefix = Prefix { path: shared.path().into(), real: shared.path().into() };
+    std::fs::create_dir(shared.path().join("real")).unwrap();
+    symlink("/etc", shared.path().join("swapped")).unwrap();
+    symlink("/proc/self/root/etc", shared.path().join("magic")).unwrap();
+    symlink("real", shared.path().join("inside")).unwrap();
+    for (name, below) in [("a", "swapped"), ("b", "swapped/ssl"), ("c", "magic"), ("d", "inside")] {
+        let mut spec = shell(name, "echo started");
+        let path = shared.path().join(below);
+        spec.binds = vec![Bind { path, writable: true, within: Some(prefix.clone()) }];
+        let refused = machine.executor.start(spec).unwrap_err().to_string();
+        assert!(refused.contains("Too many levels of symbolic links"), "{refused}");
+    }
+    machine.close();
+}
+
+#[test]
+fn a_volume_below_a_linked_prefix_is_seen_under_the_path_that_was_asked_for() {
+    let Some(machine) = Machine::full() else { return };
+    let root = tempfile::tempdir_in("/var").unwrap();
+    std::fs::create_dir_all(root.path().join("data/a")).unwrap();
+    std::fs::write(root.path().join("data/a/file"), "hello").unwrap();
+    let alias = tempfile::tempdir().unwrap().path().join("alias");
+    for (name, link) in [("a", root.path().join("alias")), ("b", alias)] {
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(root.path().join("data"), &link).unwrap();
+        let prefix = Prefix { path: link.clone(), real: root.path().join("data") };
+        let (dir, file) = (link.join("a"), link.join("a/file"));
+        let script = format!(
+            "cat {}; grep -o 'nosuid,nodev' /proc/self/mounts | sort -u; grep -c '/a/file ' \
+             /proc/self/mounts",
+            file.display()
+        );
+        let mut spec = shell(name, &script);
+        let bind = |path| Bind { path, writable: false, within: Some(prefix.clone()) };
+        spec.binds = vec![bind(file), bind(dir)];
+        assert_eq!(machine.run(spec).1, "hellonosuid,nodev\n1\n");
+    }
+    machine.close();
+}
+
+#[test]
+fn hidden_directories_are_empty_but_for_what_is_shown_below_them() {
+    let Some(machine) = Machine::hiding() else { return };
+    let cell = machine.config.hidden[0].clone();
+    for dir in ["ca", "shared"] {
+        std::fs::create_dir_all(cell.join(dir)).unwrap();
+        std::fs::write(cell.join(dir).join("file"), dir).unwrap();
+    }
+    let script = format!("cd {}; ls; ls shared; touch x 2>/dev/null || echo no", cell.display());
+    let mut spec = shell("a", &script);
+    spec.binds = vec![Bind { path: cell.join("shared"), writable: true, within: None }];
+    // The machine's own directory lies in there too, and the task's in that.
+    assert_eq!(machine.run(spec).1, "machine\nshared\nfile\nno\n");
+    machine.close();
+}
+
+#[test]
+fn sockets_in_run_are_out_of_reach_and_names_are_looked_up_as_on_the_host() {
+    let Some(machine) = Machine::full() else { return };
+    let host = tempfile::tempdir_in("/run").unwrap();
+    let script = format!(
+        "test -e {} || echo gone; touch /run/x && echo mine; cat /etc/resolv.conf",
+        host.path().display()
+    );
+    let names = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert_eq!(machine.run(shell("a", &script)).1, format!("gone\nmine\n{names}"));
+    assert!(!std::path::Path::new("/run/x").exists());
+    let mut asked = shell("b", &format!("test -e {} && echo there", host.path().display()));
+    asked.binds = vec![Bind { path: "/run".into(), writable: false, within: None }];
+    assert_eq!(machine.run(asked).1, "there\n");
     machine.close();
 }

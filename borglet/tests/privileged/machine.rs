@@ -51,6 +51,19 @@ impl Machine {
         Self::at(dir, PathBuf::from(env!("CARGO_BIN_EXE_borglet")), isolation)
     }
 
+    /// As [`Self::full`], hiding the directory around its own.
+    pub(crate) fn hiding() -> Option<Self> {
+        let full = Self::full()?;
+        // Not below /tmp, which tasks do not see anyway.
+        let dir = tempfile::tempdir_in("/var").unwrap();
+        let mut config = full.config.clone();
+        full.close();
+        config.dir = dir.path().join("machine");
+        config.hidden = vec![dir.path().to_owned()];
+        let executor = Executor::open(config.clone()).unwrap();
+        Some(Self::of(executor, config, dir))
+    }
+
     pub(crate) fn at(dir: TempDir, shim: PathBuf, isolation: IsolationWanted) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("borg-test-{}-{number}", std::process::id());

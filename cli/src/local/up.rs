@@ -67,7 +67,7 @@ pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
         fs::create_dir_all(&path).map_err(system(format!("make {}", path.display())))?;
     }
     cell.save(&layout)?;
-    start_masters(&layout, &mut cell)?;
+    start_masters(&layout, plan, &mut cell)?;
     start_borglets(&layout, &mut cell)?;
     write_client_config(&layout, &cell)?;
     Ok(cell)
@@ -127,7 +127,7 @@ fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError
     Ok(())
 }
 
-fn start_masters(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError> {
+fn start_masters(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(), LocalError> {
     let members: Vec<String> = (1..)
         .zip(&cell.masters)
         .map(|(n, master): (u64, _)| format!("{n}={}", master.address))
@@ -137,11 +137,14 @@ fn start_masters(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalError
         if master.is_running() {
             continue;
         }
-        let args = arguments(
+        let mut args = arguments(
             layout,
             master,
             &[("--masters", members.join(",")), ("--store", cell.store.clone())],
         );
+        if !plan.again {
+            args.push("--new".into());
+        }
         let process = Process::spawn("borgmaster", args, &layout.log(&master.name))?;
         cell.masters[i].process = Some(process);
         cell.save(layout)?;
@@ -160,6 +163,8 @@ fn start_borglets(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalErro
         }
         let mut more = vec![
             ("--attribute", format!("rack=r{}", i % 2 + 1)),
+            // Every key of the cell lies there: those of its CA, its admin and its other daemons.
+            ("--hide", layout.dir().display().to_string()),
             ("--volume", layout.shared().display().to_string()),
             ("--volume", format!("{}:ro", program.display())),
         ];
