@@ -139,7 +139,7 @@ impl Client {
         let time = humantime::format_duration(self.timeout);
         let known = match kind {
             Kind::Read => "",
-            Kind::Change => "; nothing is known to have been done, and doing it again is safe",
+            Kind::Change => "; it may or may not have been done",
         };
         let masters = self.masters.len();
         let mut text =

@@ -57,6 +57,12 @@ pub enum AppError {
     /// The same replica twice in `--masters`.
     #[error("--masters names master {0} twice")]
     MemberTwice(ReplicaId),
+    /// There is no log, and nobody said that there should be none.
+    #[error(
+        "no log in {0}: if this replica has run before, it must not vote again without its log; \
+         leave it stopped, the other masters go on. If it never ran, start it once with --new"
+    )]
+    NoLog(String),
     /// The log cannot be used.
     #[error("the log in {dir}")]
     Store {
@@ -147,6 +153,9 @@ impl App {
         };
         let store_error =
             |source| AppError::Store { dir: config.dir.display().to_string(), source };
+        if !config.new && !store::is_there(&config.dir) {
+            return Err(AppError::NoLog(config.dir.display().to_string()));
+        }
         let mut store = store::open(config.store, &config.dir, &identity).map_err(store_error)?;
         let recovered = store.recover().map_err(store_error)?;
         let voters = config.masters.iter().map(|member| member.replica).collect();

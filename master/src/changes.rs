@@ -10,9 +10,9 @@ use borg_cell::master::Outcome;
 use borg_cell::rejection::{Rejection, RejectionCode};
 use borg_cell::state::Answer;
 use borg_proto::Millis;
-use borg_proto::command::{Action, Command, Principal, RequestId};
+use borg_proto::command::{Command, Principal};
 use borg_proto::names::{ReplicaId, UserName};
-use borg_proto::wire::pb;
+use borg_proto::wire::{Change, pb};
 use pb::propose_response::Outcome as Reply;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -56,13 +56,12 @@ impl Changes {
     pub(crate) async fn make(
         &self,
         by: UserName,
-        request: &str,
-        action: Action,
+        change: Change,
         timeout: Option<Duration>,
     ) -> Result<Done, Status> {
-        let request = check_request_id(request)?;
-        let command =
-            Command { at: Millis(0), by: Principal::User(by), request: Some(request), action };
+        let Change { action, request } = change;
+        let by = Principal::User(by);
+        let command = Command { at: Millis(0), by, request: Some(request), action };
         let patience =
             timeout.and_then(|t| u64::try_from(t.as_millis()).ok()).map_or(PATIENCE, Millis);
         let deadline = clock::now() + patience.min(PATIENCE);
@@ -158,16 +157,6 @@ fn no_quorum(why: &str) -> Status {
     ))
 }
 
-fn check_request_id(text: &str) -> Result<RequestId, Status> {
-    if text.is_empty() || text.len() > 64 {
-        let found = text.len();
-        return Err(Status::invalid_argument(format!(
-            "request_id: {found} bytes; allowed are 1 to 64: choose one, and use it again when you repeat the call"
-        )));
-    }
-    Ok(text.into())
-}
-
 /// The outcome as the asker's answer or refusal.
 ///
 /// # Errors
@@ -183,6 +172,7 @@ pub(crate) fn reply_of(outcome: Outcome) -> Result<Done, Status> {
         Outcome::Overloaded => Err(Status::resource_exhausted(
             "the masters have too many changes waiting; nothing was done: try again in a second",
         )),
+        Outcome::Malformed { why } => Err(Status::invalid_argument(why)),
         Outcome::TooLarge { bytes, limit } => Err(Status::resource_exhausted(format!(
             "the change has {bytes} bytes, most is {limit}"
         ))),

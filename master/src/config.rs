@@ -38,6 +38,10 @@ pub struct Config {
     /// Directory of this replica's log and checkpoints.
     #[arg(long)]
     pub dir: PathBuf,
+    /// Make the log: only when this replica has never run before. A replica that lost its log would
+    /// otherwise vote without what it has promised.
+    #[arg(long)]
+    pub new: bool,
     /// Directory with ca.pem, cert.pem and key.pem; the certificate names the cell and the replica.
     #[arg(long)]
     pub creds: PathBuf,

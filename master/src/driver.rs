@@ -129,7 +129,7 @@ impl Driver {
                 matches!(effect, Effect::Applied { .. } | Effect::LeaderChanged { .. })
             });
             for effect in effects {
-                self.perform(effect, &mut waiting)?;
+                self.perform(now, effect, &mut waiting)?;
             }
             if changed || now.since(self.view.borrow().seen_at) > Millis(200) {
                 self.show(now, heard_at);
@@ -147,7 +147,12 @@ impl Driver {
             })
     }
 
-    fn perform(&mut self, effect: Effect, waiting: &mut Waiting) -> Result<(), DriverError> {
+    fn perform(
+        &mut self,
+        now: Millis,
+        effect: Effect,
+        waiting: &mut Waiting,
+    ) -> Result<(), DriverError> {
         match effect {
             Effect::Persist(batch) => {
                 let began = clock::stopwatch();
@@ -178,7 +183,8 @@ impl Driver {
                 }
             }
             Effect::Applied { state, events, reset } => {
-                self.scheduler.follow(state.clone(), &events, reset);
+                let ahead = self.master.cell_time(now).since(now);
+                self.scheduler.follow(state.clone(), &events, reset, ahead);
                 // Before the answers of this turn: whoever is told of a change can read it.
                 self.view.send_modify(|view| view.state = state.clone());
                 self.feed.publish(state, events, reset);

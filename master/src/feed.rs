@@ -37,8 +37,11 @@ pub(crate) struct Batch {
 
 /// The stream of events, with its recent past.
 #[derive(Debug)]
-pub(crate) struct Feed {
-    kept: Mutex<VecDeque<Arc<Batch>>>,
+pub(crate) struct Feed(Mutex<Stream>);
+
+#[derive(Debug)]
+struct Stream {
+    kept: VecDeque<Arc<Batch>>,
     live: broadcast::Sender<Arc<Batch>>,
 }
 
@@ -56,25 +59,27 @@ impl Feed {
     /// A stream without a past.
     #[must_use]
     pub(crate) fn new() -> Self {
-        Self { kept: Mutex::default(), live: broadcast::channel(SLACK).0 }
+        Self(Mutex::new(Stream { kept: VecDeque::new(), live: broadcast::channel(SLACK).0 }))
     }
 
-    /// Adds what an entry changed. A reset empties the past: what lies between is not known here.
+    /// Adds what an entry changed. A reset empties the past and ends every watcher's stream: what
+    /// lies between is not known here.
     pub(crate) fn publish(&self, state: CellState, events: Vec<Event>, reset: bool) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if reset {
-            kept.clear();
+            stream.kept.clear();
+            stream.live = broadcast::channel(SLACK).0;
         }
         if events.is_empty() {
             return;
         }
         let batch = Arc::new(Batch { state, events });
-        if kept.len() == KEPT {
-            kept.pop_front();
+        if stream.kept.len() == KEPT {
+            stream.kept.pop_front();
         }
-        kept.push_back(batch.clone());
+        stream.kept.push_back(batch.clone());
         // Nobody watching is no error. Sent under the lock, so that `watch` misses nothing.
-        drop(self.live.send(batch));
+        drop(stream.live.send(batch));
     }
 
     /// The kept batches with events after `after`, and the stream of those that follow. `None`
@@ -83,8 +88,8 @@ impl Feed {
     /// # Errors
     /// When events after `after` are no longer kept.
     pub(crate) fn watch(&self, after: Option<u64>, applied: u64) -> Result<Watching, Forgotten> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = self.live.subscribe();
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kept, live) = (&stream.kept, stream.live.subscribe());
         let Some(after) = after else { return Ok((Vec::new(), live)) };
         let first = kept.front().and_then(|batch| batch.events.first()).map(|event| event.index);
         let oldest = first.map_or(applied, |index| index.saturating_sub(1));
@@ -99,5 +104,40 @@ impl Feed {
 impl Default for Feed {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use borg_cell::event::EventKind;
+    use borg_proto::ReplicaId;
+
+    fn publish(feed: &Feed, index: u64, reset: bool) {
+        let kind = EventKind::Led { leader: ReplicaId(1), term: index };
+        let state = CellState::new("lab".parse().expect("a name"));
+        feed.publish(state, vec![Event { index, at: Millis(0), kind }], reset);
+    }
+
+    #[test]
+    fn a_watcher_gets_the_past_it_asks_for_and_then_what_follows() {
+        let feed = Feed::new();
+        publish(&feed, 1, false);
+        publish(&feed, 2, false);
+        let (past, mut live) = feed.watch(Some(1), 2).unwrap();
+        publish(&feed, 3, false);
+        let past: Vec<u64> = past.iter().map(|batch| batch.events[0].index).collect();
+        assert_eq!(past, [2]);
+        assert_eq!(live.try_recv().unwrap().events[0].index, 3);
+    }
+
+    #[test]
+    fn a_state_that_came_as_a_whole_ends_every_stream_instead_of_leaving_a_gap() {
+        let feed = Feed::new();
+        publish(&feed, 1, false);
+        let (_, mut live) = feed.watch(None, 1).unwrap();
+        publish(&feed, 9, true);
+        assert!(matches!(live.try_recv(), Err(broadcast::error::TryRecvError::Closed)));
+        assert_eq!(feed.watch(Some(1), 9).err(), Some(Forgotten { oldest: 8 }));
     }
 }

@@ -9,7 +9,7 @@ use borg_proto::Millis;
 use borg_proto::command::Command;
 use borg_proto::identity::Role;
 use borg_proto::names::{CellName, ReplicaId};
-use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::pb;
 use pb::peer_message::Body;
@@ -23,6 +23,9 @@ use tonic::{Request, Response, Status, Streaming};
 /// How long a change that a follower passes on may take here; the follower's own deadline is
 /// usually shorter.
 const PATIENCE: Millis = Millis(2_000);
+
+/// Epochs, terms and sessions that a cell can live through: one a second for over 30,000 years.
+const MOST: u64 = 1 << 40;
 
 /// The service between masters.
 #[derive(Debug)]
@@ -73,11 +76,18 @@ impl PeerService {
             Some(Body::Report(report)) => {
                 let report =
                     ShardReport::try_from(report).map_err(|error| rpc::status_of(&error))?;
+                if report.from != from {
+                    return Err(Status::permission_denied("report of another replica's shard"));
+                }
                 Turn::Input(Input::Report(report))
             }
             Some(Body::Orders(orders)) => {
                 let orders =
                     ShardOrders::try_from(orders).map_err(|error| rpc::status_of(&error))?;
+                if orders.leader != from {
+                    return Err(Status::permission_denied("orders of another leader"));
+                }
+                check_session(orders.session)?;
                 if self.shard.try_send(orders).is_err() {
                     tracing::debug!("orders dropped: the shard is busy");
                 }
@@ -136,6 +146,15 @@ impl Peer for PeerService {
         self.member(&request)?;
         Ok(Response::new(hello(&self.view.borrow(), self.polled.load(Ordering::Relaxed))))
     }
+}
+
+/// Shards and borglets obey the newest order that they saw for ever, so a senseless one must not
+/// reach them.
+fn check_session(session: ShardSession) -> Result<(), Status> {
+    if session.epoch.max(session.term).max(session.session) <= MOST {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("{session:?} is over {MOST}")))
 }
 
 /// What a replica says of itself.

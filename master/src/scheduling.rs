@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use borg_cell::event::Event;
 use borg_cell::master::Input;
 use borg_cell::state::CellState;
+use borg_proto::Millis;
 use borg_proto::names::TaskId;
 use borg_scheduler::{Config, Explanation, Scheduler};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,8 @@ struct Letter {
     state: Option<CellState>,
     events: Vec<Event>,
     afresh: bool,
+    /// How far the cell's time is ahead of this replica's clock.
+    ahead: Millis,
     leads: Option<bool>,
     reconsider: Vec<TaskId>,
     questions: Vec<Question>,
@@ -69,9 +72,10 @@ impl Mailbox {
         self.arrived.notify_one();
     }
 
-    /// The state changed.
-    pub(crate) fn follow(&self, state: CellState, events: &[Event], reset: bool) {
+    /// The state changed. `ahead` is how far the cell's time is ahead of the clock; it only grows.
+    pub(crate) fn follow(&self, state: CellState, events: &[Event], reset: bool, ahead: Millis) {
         self.put(|letter| {
+            letter.ahead = letter.ahead.max(ahead);
             letter.afresh |= reset || letter.events.len() + events.len() > EVENTS;
             if letter.afresh {
                 letter.events.clear();
@@ -135,8 +139,10 @@ pub(crate) fn run(
     let mut scheduler = Scheduler::new(state, config);
     let mut leads = false;
     let mut nap = NAP;
+    let mut ahead = Millis(0);
     loop {
         let letter = mailbox.take(nap);
+        ahead = ahead.max(letter.ahead);
         if letter.stop {
             return;
         }
@@ -153,22 +159,23 @@ pub(crate) fn run(
         for task in letter.reconsider {
             scheduler.refused(task);
         }
-        let now = clock::now();
+        let now = clock::now() + ahead;
         for question in letter.questions {
             drop(question.reply.send(scheduler.explain(question.task, now)));
         }
-        nap = if leads { decide(&mut scheduler, decisions, metrics) } else { NAP };
+        nap = if leads { decide(&mut scheduler, ahead, decisions, metrics) } else { NAP };
     }
 }
 
 /// One pass; returns how long to sleep unless something arrives.
 fn decide(
     scheduler: &mut Scheduler,
+    ahead: Millis,
     decisions: &mpsc::Sender<Turn>,
     metrics: &Metrics,
 ) -> Duration {
     let began = clock::stopwatch();
-    let now = clock::now();
+    let now = clock::now() + ahead;
     let assignments = scheduler.pass(now, BATCH);
     metrics.pass_seconds.observe(began.seconds());
     if assignments.is_empty() {

@@ -25,6 +25,9 @@ pub(super) struct SubmitArgs {
     /// A value for arg("NAME") in the file
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
     args: Vec<(String, String)>,
+    /// Names this submission: repeated with the same one, it is done once [default: a new one]
+    #[arg(long, value_name = "ID", value_parser = request_name)]
+    request_id: Option<String>,
     /// Wait until batch jobs have ended and services are up
     #[arg(long)]
     wait: bool,
@@ -51,6 +54,15 @@ pub(super) struct KillArgs {
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A request id that leaves room for the number of each job of the file.
+fn request_name(text: &str) -> Result<String, String> {
+    const MOST: usize = 56;
+    if (1..=MOST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("is not 1 to {MOST} letters, digits and signs"))
 }
 
 pub(super) async fn evaluate(
@@ -88,8 +100,19 @@ pub(super) async fn submit(
     let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
     let mut client = Client::new(&target)?;
     let mut submitted = Vec::new();
-    for job in &evaluated.jobs {
-        submitted.push(submit_one(&mut client, job, out).await?);
+    let request = args.request_id.unwrap_or_else(request_id);
+    for (n, job) in evaluated.jobs.iter().enumerate() {
+        let done = submit_one(&mut client, job, format!("{request}-{n}"), out).await;
+        submitted.push(done.map_err(|failure| match failure.code {
+            Code::Unavailable => {
+                let text = format!(
+                    "{}\nrepeated with --request-id {request}, it is done once",
+                    failure.text
+                );
+                Failure { text, ..failure }
+            }
+            _ => failure,
+        })?);
     }
     if out.is_json() && !args.wait {
         return match submitted.as_slice() {
@@ -104,8 +127,13 @@ pub(super) async fn submit(
     Ok(())
 }
 
-async fn submit_one(client: &mut Client, job: &JobSpec, out: Output) -> Result<Submitted, Failure> {
-    let message = pb::SubmitJobRequest { spec: Some(job.into()), request_id: request_id() };
+async fn submit_one(
+    client: &mut Client,
+    job: &JobSpec,
+    request_id: String,
+    out: Output,
+) -> Result<Submitted, Failure> {
+    let message = pb::SubmitJobRequest { spec: Some(job.into()), request_id };
     let what = format!("submit {}", job.key(client.user()));
     let answer = client
         .call(&what, Kind::Change, message, async |mut master, request| {

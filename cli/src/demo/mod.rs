@@ -115,7 +115,7 @@ async fn show(say: &Narrator, dir: &Path, text: &Path) -> Result<(), Failure> {
     say.heading("The leader dies");
     let before = running_tasks(&mut client, &[&web[0], count]).await?;
     kill_the_leader(say, &cell, &mut client, &layout).await?;
-    check_survivors(say, &mut client, &before, &[&web[0], count]).await?;
+    check_survivors(say, &mut client, &before, &web[0], count).await?;
 
     say.heading("The work goes on");
     wait_for_job(say, &mut client, count).await?;
@@ -268,14 +268,16 @@ async fn kill_the_leader(
     Ok(())
 }
 
-/// Every task that ran before still runs in the same process, or has come to its end.
+/// Every task that ran before still runs in the same process; only a task of the batch job may
+/// have come to its end.
 async fn check_survivors(
     say: &Narrator,
     client: &mut Client,
     before: &Running,
-    jobs: &[&str],
+    service: &str,
+    batch: &str,
 ) -> Result<(), Failure> {
-    let after = running_tasks(client, jobs).await?;
+    let after = running_tasks(client, &[service, batch]).await?;
     let mut same = 0;
     for (task, (pid, process)) in before {
         match after.get(task) {
@@ -288,6 +290,10 @@ async fn check_survivors(
                 return Err(Failure::new(Code::Internal, text));
             }
             Some(_) => same += 1,
+            None if task.starts_with(&format!("{service}/")) => {
+                let text = format!("{task} ran as pid {pid} and runs no more");
+                return Err(Failure::new(Code::Internal, text));
+            }
             None => {} // it has finished: `wait_for_job` sees whether well
         }
     }

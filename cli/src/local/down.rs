@@ -1,11 +1,14 @@
 //! Taking a local cell away.
 
-use super::{Layout, LocalCell, LocalError, Process, system};
+use super::{Daemon, Layout, LocalCell, LocalError, Process, system};
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+/// How deep below the roots of the cgroup hierarchies a borglet's own group may be.
+const CGROUP_DEPTH: u32 = 2;
 /// How long a daemon has to end after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -18,6 +21,7 @@ pub async fn down(dir: &Path, keep: bool) -> Result<(), LocalError> {
     let dir = dir.canonicalize().map_err(|_| LocalError::Missing(dir.to_owned()))?;
     let layout = Layout::new(&dir);
     let mut cell = LocalCell::load(&dir)?;
+    let cgroups = groups_of(&layout, &cell);
     // The borglets first: without them nobody starts a task again.
     stop_all(cell.borglets.iter().filter_map(|daemon| daemon.process)).await;
     let mut left = Vec::new();
@@ -27,7 +31,7 @@ pub async fn down(dir: &Path, keep: bool) -> Result<(), LocalError> {
         }
     }
     stop_all(cell.masters.iter().filter_map(|daemon| daemon.process)).await;
-    left.extend(leftovers(&cell));
+    left.extend(leftovers(&layout, &cell, &cgroups));
     if !left.is_empty() {
         return Err(LocalError::Left(left.join("; ")));
     }
@@ -53,10 +57,56 @@ async fn stop_all(processes: impl Iterator<Item = Process>) {
     }
 }
 
-/// What of a cell is still there: its daemons. (Tasks, mounts and cgroups are the borglet's to
-/// account for, in [`borglet::destroy`].)
-#[must_use]
-pub fn leftovers(cell: &LocalCell) -> Vec<String> {
-    let running = cell.daemons().filter(|daemon| daemon.is_running());
-    running.map(|daemon| format!("process {}", daemon.name)).collect()
+/// What of a cell is still there: processes of it, mounts below its directory, its cgroups. Looks
+/// at the system itself, not at what the cell believes.
+fn leftovers(layout: &Layout, cell: &LocalCell, cgroups: &BTreeSet<String>) -> Vec<String> {
+    let dir = layout.dir().display().to_string();
+    let mut left: Vec<String> = cell
+        .daemons()
+        .filter(|daemon| daemon.is_running())
+        .map(|daemon| format!("process {}", daemon.name))
+        .collect();
+    left.extend(shims(&dir).into_iter().map(|pid| format!("process {pid} of a task")));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    left.extend(
+        mounts.lines().filter(|line| line.contains(&dir)).map(|line| format!("mount {line}")),
+    );
+    find_groups(Path::new("/sys/fs/cgroup"), CGROUP_DEPTH, cgroups, &mut left);
+    left
+}
+
+/// Processes that hold a task of a borglet below `dir`.
+fn shims(dir: &str) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let pids = processes.filter_map(Result::ok).filter_map(pid);
+    pids.filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.starts_with(borglet::shim::NAME) && line.contains(dir)
+    })
+    .collect()
+}
+
+/// The names of the cgroups that the cell's borglets made; gone from disk with the directory, so
+/// they are read before.
+fn groups_of(layout: &Layout, cell: &LocalCell) -> BTreeSet<String> {
+    let name = |borglet: &Daemon| {
+        let text = fs::read_to_string(layout.data(&borglet.name).join("owner.json")).ok()?;
+        let owner: serde_json::Value = serde_json::from_str(&text).ok()?;
+        Some(owner.get("cgroup")?.as_str()?.to_owned())
+    };
+    cell.borglets.iter().filter_map(name).collect()
+}
+
+fn find_groups(at: &Path, depth: u32, names: &BTreeSet<String>, found: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(at) else { return };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if names.contains(name) {
+            found.push(format!("cgroup {}", path.display()));
+        } else if depth > 0 && path.is_dir() && !path.is_symlink() {
+            find_groups(&path, depth - 1, names, found);
+        }
+    }
 }

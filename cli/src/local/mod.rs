@@ -12,7 +12,7 @@ mod process;
 mod ready;
 mod up;
 
-pub use down::{down, leftovers};
+pub use down::down;
 pub use process::Process;
 pub use ready::add_machines_and_wait;
 pub use up::{Plan, up};

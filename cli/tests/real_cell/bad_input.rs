@@ -122,6 +122,34 @@ async fn what_no_client_of_ours_would_send_is_refused_with_the_name_of_the_field
     cell.borgctl(&["status", "never"]).failed(4);
 }
 
+/// What the log could not hold must be refused by whichever master is asked, the leader too:
+/// a committed entry that cannot be read stops every replica for good.
+#[tokio::test]
+async fn a_change_that_no_log_could_hold_is_refused_and_every_master_lives() {
+    let cell = Cell::shared();
+    for master in 1..=3 {
+        let mut admin = cell.admin(master);
+        let kill = |request_id: &str, tasks| pb::KillRequest {
+            job: "admin/none".into(),
+            tasks,
+            request_id: request_id.into(),
+        };
+        for bad in [kill("r", vec![100_000]), kill("a\nb", vec![]), kill("r", vec![0; 200_000])] {
+            let refused = admin.kill(bad).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        }
+        for address in ["nowhere", ":1", "x:0", "x:99999", "a b:1"] {
+            let (name, request_id) = ("m-9".into(), "r".into());
+            let bad = pb::AddMachineRequest { name, address: address.into(), request_id };
+            let refused = admin.add_machine(bad).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{address}: {refused:?}");
+        }
+    }
+    let masters = cell.json(&["masters"]);
+    let masters = masters.as_array().unwrap();
+    assert!(masters.iter().all(|master| master["reachable"] == true), "{masters:?}");
+}
+
 #[tokio::test]
 async fn a_specification_over_a_mebibyte_is_refused_and_the_connection_lives() {
     let cell = Cell::shared();

@@ -42,10 +42,13 @@ fn a_data_directory_in_use_or_of_another_replica_is_refused_with_a_clear_error()
     for replica in ["1", "2", "3"] {
         issue(&dir.join("ca"), "master", replica, &dir.join(format!("master-{replica}")));
     }
-    let first = borgmaster(dir, 1, "data-1").stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+    let said = refused(borgmaster(dir, 1, "data-1"));
+    assert!(said.contains("no log") && said.contains("--new"), "{said}");
+    let mut first = borgmaster(dir, 1, "data-1");
+    let first = first.arg("--new").stderr(Stdio::null()).stdout(Stdio::null()).spawn();
     let first = Dropped(first.unwrap());
     let began = now();
-    while !dir.join("data-1").exists() || began.elapsed() < Duration::from_millis(500) {
+    while !dir.join("data-1/log").exists() || began.elapsed() < Duration::from_millis(500) {
         assert!(began.elapsed() < Duration::from_secs(10), "no directory was made");
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -236,9 +236,9 @@ pub trait LogStore: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be proved that the store still holds what the replica acknowledged. Quarantine:
-    /// the replica must neither vote nor acknowledge; it rejoins from a peer's checkpoint.
+    /// the replica must neither vote nor acknowledge.
     #[error(
-        "log broken at {at}: {why}; this replica must not vote, rejoin with --rebuild from a peer"
+        "log broken at {at}: {why}; this replica must not vote: leave it stopped, the other masters go on"
     )]
     Broken {
         /// Index of the first entry in doubt, as well as it is known.

@@ -8,7 +8,7 @@ mod streams;
 mod views;
 
 use crate::catching_up::CaughtUp;
-use crate::changes::Changes;
+use crate::changes::{Changes, Done};
 use crate::clock;
 use crate::config::Member;
 use crate::driver::Turn;
@@ -19,12 +19,12 @@ use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
-use borg_proto::command::Action;
-use borg_proto::machine::MachineAddress;
-use borg_proto::names::{CellName, IncarnationId, JobKey, NameError, TaskId, TaskName, UserName};
+use borg_proto::names::{
+    CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
+};
 use borg_proto::rpc::{self, Borgmaster, Credentials};
-use borg_proto::spec::{JobSpec, MAX_SPEC_BYTES};
-use borg_proto::wire::pb;
+use borg_proto::spec::MAX_SPEC_BYTES;
+use borg_proto::wire::{Change, WireError, pb};
 use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -132,14 +132,19 @@ impl Api {
         self.look(move |master| ids.into_iter().filter_map(|id| of(master, id)).collect()).await
     }
 
-    async fn change(
+    /// Makes the change that a request asks for. What the log could not hold is refused here,
+    /// with the field's name.
+    async fn change<M>(
         &self,
         by: UserName,
-        request: &str,
-        action: Action,
+        message: M,
         timeout: Option<Duration>,
-    ) -> Result<crate::changes::Done, Status> {
-        self.changes.make(by, request, action, timeout).await
+    ) -> Result<Done, Status>
+    where
+        Change: TryFrom<M, Error = WireError>,
+    {
+        let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
+        self.changes.make(by, change, timeout).await
     }
 }
 
@@ -172,21 +177,21 @@ impl Borgmaster for Api {
         let user = self.user(&request, "SubmitJob")?;
         let timeout = timeout(&request);
         let message = request.into_inner();
-        let wire = message.spec.ok_or_else(|| Status::invalid_argument("spec: is missing"))?;
-        let size = wire.encoded_len();
+        let size = message.spec.as_ref().map_or(0, Message::encoded_len);
         if size > MAX_SPEC_BYTES {
             return Err(Status::resource_exhausted(format!(
                 "spec: {size} bytes, most is {MAX_SPEC_BYTES}"
             )));
         }
-        let spec = Arc::new(JobSpec::try_from(wire).map_err(|error| rpc::status_of(&error))?);
-        let job = spec.key(&user).to_string();
-        let action = Action::SubmitJob { spec: spec.clone() };
-        let done = self.change(user, &message.request_id, action, timeout).await?;
+        let done = self.change(user, message, timeout).await?;
         let Some(pb::accepted::Answer::Job(job_id)) = done.answer else {
             return Err(Status::internal("the cell accepted something else"));
         };
-        let fitting_machines = views::fitting_machines(&self.view().state, &spec);
+        let state = self.view().state;
+        let (job, fitting_machines) = state.job(JobId(job_id)).map_or_else(
+            || (String::new(), 0),
+            |job| (job.key.to_string(), views::fitting_machines(&state, &job.spec)),
+        );
         Ok(Response::new(pb::SubmitJobResponse {
             job,
             job_id,
@@ -201,10 +206,7 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::KillResponse>, Status> {
         let user = self.user(&request, "Kill")?;
         let timeout = timeout(&request);
-        let message = request.into_inner();
-        let job = message.job.parse().map_err(bad_name("job"))?;
-        let action = Action::Kill { job, tasks: message.tasks };
-        let done = self.change(user, &message.request_id, action, timeout).await?;
+        let done = self.change(user, request.into_inner(), timeout).await?;
         let Some(pb::accepted::Answer::Killed(killed)) = done.answer else {
             return Err(Status::internal("the cell accepted something else"));
         };
@@ -239,7 +241,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::GetJobRequest>,
     ) -> Result<Response<pb::GetJobResponse>, Status> {
-        self.user(&request, "GetJob")?;
+        let user = self.user(&request, "GetJob")?;
         let view = self.view_for(&request).await?;
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
@@ -249,7 +251,7 @@ impl Borgmaster for Api {
             tasks.map(|(id, task)| views::task_info(&view, &usages, job, id, task)).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
-            spec: Some(job.spec.as_ref().into()),
+            spec: Some(views::spec_for(&user, job)),
             tasks,
             read: Some(views::read_info(&view)),
             now_ms: clock::now().0,
@@ -296,11 +298,7 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::AddMachineResponse>, Status> {
         let user = self.user(&request, "AddMachine")?;
         let timeout = timeout(&request);
-        let message = request.into_inner();
-        let name = message.name.parse().map_err(bad_name("name"))?;
-        let action =
-            Action::AddMachine { machine: MachineAddress { name, address: message.address } };
-        let done = self.change(user, &message.request_id, action, timeout).await?;
+        let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::AddMachineResponse { index: done.index }))
     }
 
@@ -310,10 +308,7 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::RemoveMachineResponse>, Status> {
         let user = self.user(&request, "RemoveMachine")?;
         let timeout = timeout(&request);
-        let message = request.into_inner();
-        let machine = message.name.parse().map_err(bad_name("name"))?;
-        let action = Action::RemoveMachine { machine };
-        let done = self.change(user, &message.request_id, action, timeout).await?;
+        let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::RemoveMachineResponse { index: done.index }))
     }
 

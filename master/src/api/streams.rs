@@ -58,7 +58,12 @@ pub(super) fn watch(api: &Api, request: pb::WatchRequest) -> Result<Items<pb::Ev
                         return;
                     }
                 }
-                Err(RecvError::Closed) => return,
+                Err(RecvError::Closed) => {
+                    let why = "this master was given a newer state as a whole and missed what lies \
+                               between; watch again, at another master";
+                    drop(out.send(Err(Status::aborted(why))).await);
+                    return;
+                }
                 Err(RecvError::Lagged(missed)) => {
                     let why = format!(
                         "too slow: {missed} entries missed; watch again after the last index seen"

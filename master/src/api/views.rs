@@ -5,7 +5,8 @@ use crate::config::Member;
 use crate::feed::View;
 use borg_cell::bns::{BnsError, Endpoint};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Task};
-use borg_proto::names::TaskId;
+use borg_proto::identity::ADMIN;
+use borg_proto::names::{TaskId, UserName};
 use borg_proto::poll::Usage;
 use borg_proto::spec::{Constraint, JobSpec};
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
@@ -60,6 +61,17 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
 
 /// Usage of incarnations, as far as the answering master was told.
 pub(super) type Usages = BTreeMap<IncarnationId, Usage>;
+
+/// A job's specification as a user may see it: the environment, where people keep secrets, is for
+/// its owner and `admin` alone.
+pub(super) fn spec_for(user: &UserName, job: &Job) -> pb::JobSpec {
+    let mut spec = pb::JobSpec::from(job.spec.as_ref());
+    let may_see = user == job.owner() || user.as_str() == ADMIN;
+    if let (Some(task), false) = (&mut spec.task, may_see) {
+        task.env.clear();
+    }
+    spec
+}
 
 pub(super) fn task_info(
     view: &View,

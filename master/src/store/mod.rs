@@ -42,6 +42,12 @@ use borg_cell::store::{LogStore, ReplicaIdentity, StoreError};
 use self::directory::Directory;
 use self::durable::Durable;
 
+/// Whether `dir` holds a log, whole or not.
+#[must_use]
+pub fn is_there(dir: &Path) -> bool {
+    dir.join("log").exists()
+}
+
 /// The engine that keeps the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StoreKind {
