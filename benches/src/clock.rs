@@ -1,5 +1,7 @@
 //! The one place where this crate reads a clock.
 
+use crate::Error;
+use nix::sys::resource::{UsageWho, getrusage};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Time since some moment, for durations.
@@ -14,6 +16,20 @@ pub fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "measuring is what this crate is for")]
 pub fn unix_ms() -> f64 {
     milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Milliseconds of processor time that this process has used.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn processor_ms() -> Result<f64, Error> {
+    let used = getrusage(UsageWho::RUSAGE_SELF)?;
+    let mut total = 0.0;
+    for time in [used.user_time(), used.system_time()] {
+        let (seconds, rest) = (i32::try_from(time.tv_sec())?, i32::try_from(time.tv_usec())?);
+        total += f64::from(seconds) * 1e3 + f64::from(rest) / 1e3;
+    }
+    Ok(total)
 }
 
 /// A duration in milliseconds.

@@ -4,7 +4,7 @@
 //! address. One client tries one master after another with the same request id until one answers,
 //! not knowing which master is dead.
 
-use crate::figures::{median, percentile, progress};
+use crate::figures::{part, percentile, progress};
 use crate::local_cell::{LocalCell, MASTERS};
 use crate::{Error, clock};
 use borg_proto::wire::pb;
@@ -52,16 +52,11 @@ impl Outages {
     /// Medians of the parts, to read.
     #[must_use]
     pub fn parts(&self) -> String {
-        let parts: [(&str, fn(&Outage) -> f64); 2] = [
-            ("next leader at work", |outage| outage.elected),
-            ("change acknowledged", |outage| outage.answered),
-        ];
-        let line = |(name, part): (&str, fn(&Outage) -> f64)| {
-            let samples = self.of(part);
-            let (p50, p99) = (median(&samples), percentile(&samples, 99));
-            format!("  {name:<24} p50 {p50:>7.1} ms  p99 {p99:>7.1} ms")
-        };
-        parts.map(line).join("\n")
+        [
+            part("next leader at work", &self.of(|outage| outage.elected)),
+            part("change acknowledged", &self.of(|outage| outage.answered)),
+        ]
+        .join("\n")
     }
 }
 

@@ -28,6 +28,13 @@ pub fn percentile(samples: &[f64], percent: usize) -> f64 {
     sorted.get(rank - 1).copied().unwrap_or(0.0)
 }
 
+/// A line to read about one part of what was measured, in milliseconds.
+#[must_use]
+pub fn part(name: &str, samples: &[f64]) -> String {
+    let (p50, p99) = (median(samples), percentile(samples, 99));
+    format!("  {name:<24} p50 {p50:>7.1} ms  p99 {p99:>7.1} ms")
+}
+
 /// The middle one.
 #[must_use]
 pub fn median(samples: &[f64]) -> f64 {

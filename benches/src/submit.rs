@@ -3,7 +3,7 @@
 //! The client is connected and watches events at the master that it submits to, as a program that
 //! uses the cell would; masters take turns, so most submits pass through a follower.
 
-use crate::figures::{median, percentile, progress};
+use crate::figures::{part, percentile, progress};
 use crate::local_cell::{Client, LocalCell};
 use crate::{Error, clock};
 use borg_proto::wire::pb;
@@ -60,20 +60,15 @@ impl SubmitTimes {
     /// Medians of the parts, to read.
     #[must_use]
     pub fn parts(&self) -> String {
-        let parts: [(&str, fn(&Way) -> f64); 6] = [
-            ("taken up by the leader", |way| way.taken_up),
-            ("placement taken up", |way| way.placed),
-            ("process started", |way| way.started),
-            ("reported to the leader", |way| way.reported),
-            ("seen by the client", |way| way.seen),
-            ("(acknowledged after)", |way| way.acknowledged),
-        ];
-        let line = |(name, part): (&str, fn(&Way) -> f64)| {
-            let samples = self.of(part);
-            let (p50, p99) = (median(&samples), percentile(&samples, 99));
-            format!("  {name:<24} p50 {p50:>7.1} ms  p99 {p99:>7.1} ms")
-        };
-        parts.map(line).join("\n")
+        [
+            part("taken up by the leader", &self.of(|way| way.taken_up)),
+            part("placement taken up", &self.of(|way| way.placed)),
+            part("process started", &self.of(|way| way.started)),
+            part("reported to the leader", &self.of(|way| way.reported)),
+            part("seen by the client", &self.of(|way| way.seen)),
+            part("(acknowledged after)", &self.of(|way| way.acknowledged)),
+        ]
+        .join("\n")
     }
 }
 
@@ -153,7 +148,8 @@ async fn until_up(mut events: Streaming<pb::Event>) -> Result<Seen, Error> {
 }
 
 fn request(name: &str) -> pb::SubmitJobRequest {
-    let limit = pb::Resources { cpu_milli: 10, ram_bytes: 16 << 20, ..pb::Resources::default() };
+    // A limit as in `examples/hello.bcl`. It is hard, and the container's own set-up counts against it.
+    let limit = pb::Resources { cpu_milli: 100, ram_bytes: 16 << 20, ..pb::Resources::default() };
     let task = pb::TaskSpec {
         command: ["/bin/sleep", "60"].map(str::to_owned).into(),
         limit: Some(limit),
