@@ -139,6 +139,8 @@ pub(crate) struct Replica {
     /// The term in which this replica proposed that it leads.
     claimed: u64,
     halted: Option<String>,
+    /// How far the cell's time is ahead of this replica's clock, at the most so far.
+    ahead: Millis,
 }
 
 impl std::fmt::Debug for Replica {
@@ -204,6 +206,7 @@ impl Replica {
             announced: (None, hard.term),
             claimed: 0,
             halted: None,
+            ahead: Millis(0),
             state,
             config,
         };
@@ -225,6 +228,17 @@ impl Replica {
 
     pub(crate) fn leads(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
+    }
+
+    /// The cell's time now, by this replica's clock.
+    pub(crate) fn cell_time(&self, now: Millis) -> Millis {
+        now + self.ahead
+    }
+
+    /// The clock of a leader may have been far ahead of this replica's. The cell's time goes on
+    /// from there at the pace of this one: it must not stand still until this one is as late.
+    fn keep_up(&mut self, now: Millis) {
+        self.ahead = self.ahead.max(self.state.clock().since(now));
     }
 
     pub(crate) fn halted(&self) -> Option<&str> {
@@ -326,7 +340,8 @@ impl Replica {
             return Err((origin, Outcome::Overloaded));
         }
         let (by, request, action) = action;
-        let bytes = Command { at: now, by, request, action }.encode();
+        self.keep_up(now);
+        let bytes = Command { at: self.cell_time(now), by, request, action }.encode();
         if bytes.len() > MAX_COMMAND_BYTES {
             let (bytes, limit) = (bytes.len() as u64, MAX_COMMAND_BYTES as u64);
             return Err((origin, Outcome::TooLarge { bytes, limit }));
@@ -368,6 +383,7 @@ impl Replica {
             self.raw.read_index(context);
         }
         self.drain(now, out);
+        self.keep_up(now);
         self.reads.finish(self.state.applied(), &mut out.after);
         self.make_checkpoint(out);
     }

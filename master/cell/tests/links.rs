@@ -55,6 +55,16 @@ impl Rig {
         rig
     }
 
+    /// The leader's process dies, and the next one's clock shows this.
+    fn restart_at(&mut self, now: Millis) {
+        self.five.crash(1);
+        self.five.now = now;
+        self.five.start(1);
+        self.five.elect();
+        self.five.run(100);
+        self.said.clear();
+    }
+
     fn change(&mut self, who: &str, action: Action) -> Answer {
         self.requests += 1;
         let token = self.five.propose(1, who, format!("r{}", self.requests), action);
@@ -437,4 +447,28 @@ fn the_scheduler_hears_what_became_of_each_decision() {
     follower.record = true;
     follower.input(idle, vec![Input::Decisions(vec![assign(0, 0)])]);
     assert!(follower.history.contains("Undecided"));
+}
+
+/// The cell's time never goes back, but goes on: else no back-off would end for ten years.
+#[test]
+fn a_leader_whose_clock_was_years_ahead_holds_up_no_back_off_of_the_next() {
+    let years = Millis::from_secs(10 * 365 * 86_400);
+    let mut rig = Rig::new(1);
+    rig.restart_at(rig.five.now + years);
+    rig.full(0, &[]);
+    let job = rig.submit(1);
+    let id = rig.place(job, 0, 0);
+    rig.restart_at(rig.five.now - years);
+    let failure = Some(FailureCause::Exit { code: 1 });
+    rig.full(0, &[(id, TaskStatus::Ended { at: rig.five.now, failure })]);
+    assert!(rig.pending(id.task));
+    rig.run(1_200);
+    let TaskState::Pending { not_before, .. } =
+        rig.five.master(1).state().task(id.task).unwrap().state
+    else {
+        panic!("it waits")
+    };
+    let time = rig.five.master(1).cell_time(rig.five.now);
+    assert!(not_before <= time && time.since(not_before) < Millis(500), "{not_before}, {time}");
+    assert_eq!(rig.place(job, 0, 0).number, 2);
 }

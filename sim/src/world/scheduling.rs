@@ -49,6 +49,7 @@ impl World {
             return self.agenda.after(wait, Happening::SchedulerWakes { replica: index, life });
         }
         process.scheduler_due = false;
+        let now = process.master.cell_time(now);
         let letter = std::mem::take(&mut process.letter);
         process.leads = letter.leads.unwrap_or(process.leads);
         if let Some(state) = letter.state {

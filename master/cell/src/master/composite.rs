@@ -75,6 +75,14 @@ impl Master {
         self.replica.term()
     }
 
+    /// The cell's time now, which entries carry and back-offs end by: never behind what any entry
+    /// carried so far, and as fast as this replica's clock. It is ahead of `now` by an amount that
+    /// only grows.
+    #[must_use]
+    pub fn cell_time(&self, now: Millis) -> Millis {
+        self.replica.cell_time(now)
+    }
+
     /// Whether this replica takes changes.
     #[must_use]
     pub fn is_leader(&self) -> bool {

@@ -184,7 +184,9 @@ impl CellState {
         self.digest
     }
 
-    /// The latest time of any entry: cell time. Entries that carry less are taken to be as late.
+    /// The latest time of any entry: cell time. Entries that carry less are taken to be as late; a
+    /// leader sees to it that its entries go on from here, see
+    /// [`Master::cell_time`](crate::master::Master::cell_time).
     #[must_use]
     pub fn clock(&self) -> Millis {
         self.clock
