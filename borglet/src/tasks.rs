@@ -98,6 +98,7 @@ impl Tasks {
         let mut adopted = Vec::with_capacity(found.len());
         for (container, one) in found {
             if matches!(one.state, AdoptedState::Running { .. }) {
+                tasks.live().insert(one.run.id, (one.run, container.clone()));
                 tasks.watch(one.run, container);
             }
             adopted.push(one);
@@ -141,6 +142,8 @@ impl Tasks {
                     tasks.0.metrics.starts.inc();
                     tasks.0.metrics.start_seconds.observe(since.seconds());
                     let since = Millis(started.started_at_ms);
+                    // First: its end may be ordered as soon as its start is known.
+                    tasks.live().insert(run.id, (run, container.clone()));
                     tasks.tell(Input::Started { run, pid: pid(&started), since }).await;
                     tasks.watch(run, container);
                 }
@@ -181,9 +184,8 @@ impl Tasks {
         kept.iter().any(|(id, _)| id == container) && self.0.executor.remove_logs(container).is_ok()
     }
 
-    /// Waits for the end of a run and tells it.
+    /// Waits for the end of a run that is in the table of live ones, and tells it.
     fn watch(&self, run: Run, container: ContainerId) {
-        self.live().insert(run.id, (run, container.clone()));
         let tasks = self.clone();
         tokio::spawn(async move {
             let (at, failure) = loop {
