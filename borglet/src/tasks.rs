@@ -347,12 +347,12 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
     let executor = Executor::open(setup)?;
     let mut newest: BTreeMap<IncarnationId, AdoptedContainer> = BTreeMap::new();
     for found in executor.adopt().map_err(TasksError::Adopt)? {
-        let id = found.spec.id.clone();
+        let id = found.id;
         let Some(run) = run_of(&id) else {
             tracing::warn!(container = %id, "not one of a task: left alone");
             continue;
         };
-        let grace = found.spec.note.parse().map_or(USUAL_GRACE, Millis);
+        let grace = found.note.parse().map_or(USUAL_GRACE, Millis);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })

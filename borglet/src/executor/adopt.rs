@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use super::{Entry, Executor, Live, open_process};
 use crate::container::{
-    ContainerId, ContainerSpec, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole,
-    write_whole,
+    ContainerId, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole,
 };
-use crate::shim::ShimSpec;
-use crate::sys;
+use crate::shim::{self, ShimSpec};
+use crate::{procfs, sys};
 
 /// How long a shim that has just begun may take to say what it started; 2000 times 5 ms.
 const STATE_TRIES: u32 = 2_000;
@@ -18,8 +17,10 @@ const STATE_TRIES: u32 = 2_000;
 /// A container found on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {
-    /// Its specification, as it was started.
-    pub spec: ContainerSpec,
+    /// Which.
+    pub id: ContainerId,
+    /// The words of whoever started it; empty when they cannot be read any more.
+    pub note: String,
     /// How it is.
     pub found: Found,
 }
@@ -37,14 +38,15 @@ impl Executor {
     /// Takes over everything that an earlier borglet left in the directory, and removes cgroups of
     /// ours that belong to nothing. Called once after [`Executor::open`], before any start.
     ///
-    /// A container whose files cannot be read is left alone, with a warning: it may run.
+    /// A container of which it cannot be found out how it is, is killed and has ended: one that
+    /// nobody knows of would run beside its successor.
     pub fn adopt(&self) -> io::Result<Vec<Adopted>> {
         let mut adopted = Vec::new();
         let mut known = Vec::new();
         for (id, dir) in self.directories()? {
             match self.adopt_one(&id, &dir) {
                 Ok(found) => adopted.extend(found),
-                Err(error) => tracing::warn!(%id, %error, "cannot adopt this container"),
+                Err(error) => adopted.push(self.give_up(&id, &dir, &error)),
             }
             known.push(id);
         }
@@ -52,28 +54,62 @@ impl Executor {
         Ok(adopted)
     }
 
+    /// Ends a container that cannot be adopted, by each means that needs nothing of its files.
+    fn give_up(&self, id: &ContainerId, dir: &TaskDir, error: &io::Error) -> Adopted {
+        tracing::error!(%id, %error, "cannot adopt this container: killing it");
+        // The shim first, so that it starts nothing more and writes no other record.
+        let shims = procfs::with_argument(shim::NAME, &dir.root);
+        let orphans: Vec<i32> = shims.iter().flat_map(|pid| procfs::descendants(*pid)).collect();
+        for pid in shims.into_iter().chain(orphans) {
+            if let Ok(process) = sys::pidfd_open(pid) {
+                sys::never_mind(sys::pidfd_signal(&process, nix::libc::SIGKILL));
+            }
+        }
+        if let Some(groups) = &self.0.groups
+            && let Err(error) = groups.kill_all(id.as_str())
+        {
+            tracing::error!(%id, error = %error.in_full(), "not killed");
+        }
+        let record = ExitRecord {
+            id: id.clone(),
+            outcome: Outcome::Lost { why: format!("it could not be adopted: {error}") },
+            started: None,
+            ended_at_ms: sys::wall_clock_ms(),
+            cpu_ms: 0,
+            memory_peak_bytes: 0,
+        };
+        super::keep(dir, &record);
+        self.table().insert(id.clone(), Entry { live: None, record: Some(record.clone()) });
+        Adopted { id: id.clone(), note: String::new(), found: Found::Ended(record) }
+    }
+
     fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
         let Some(spec) = read_whole::<ShimSpec>(&dir.spec())? else {
-            // Logs of a container cleaned up, or a start or a cleaning that was cut short.
-            self.remove_group(id)?;
-            super::remove_tree(&dir.work())?;
-            let has_logs = fs::read_dir(dir.log()).is_ok_and(|mut logs| logs.next().is_some());
-            if !has_logs {
-                super::remove_tree(&dir.root)?;
+            if let Err(error) = self.remove_remains(id, dir) {
+                tracing::warn!(%id, %error, "remains of a container");
             }
             return Ok(None);
         };
         let found = self.find(id, dir)?;
-        let live = match &found {
-            Found::Ended(_) => None,
+        let (live, record) = match &found {
+            Found::Ended(record) => (None, Some(record.clone())),
             Found::Running(started) => {
                 // Gone in this very moment: then its record is there by now.
                 let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
-                shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) })
+                (shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) }), None)
             }
         };
-        self.table().insert(id.clone(), Entry { live });
-        Ok(Some(Adopted { spec: spec.container, found }))
+        self.table().insert(id.clone(), Entry { live, record });
+        Ok(Some(Adopted { id: id.clone(), note: spec.container.note, found }))
+    }
+
+    /// What has no specification never ran, or is over: logs of a container cleaned up, or a start
+    /// or a cleaning that was cut short.
+    fn remove_remains(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<()> {
+        self.remove_group(id)?;
+        super::remove_tree(&dir.work())?;
+        let has_logs = fs::read_dir(dir.log()).is_ok_and(|mut logs| logs.next().is_some());
+        if has_logs { Ok(()) } else { super::remove_tree(&dir.root) }
     }
 
     fn find(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Found> {
@@ -87,8 +123,8 @@ impl Executor {
             match (held, started) {
                 (true, Some(started)) => return Ok(Found::Running(started)),
                 (true, None) => sys::pause_ms(5), // the shim is at work on it
-                (false, Some(_)) => return self.record(id).map(Found::Ended),
-                (false, None) => return never_began(id, dir).map(Found::Ended),
+                (false, Some(_)) => return self.find_record(id).map(Found::Ended),
+                (false, None) => return Ok(Found::Ended(never_began(id, dir))),
             }
         }
         Err(io::Error::new(ErrorKind::TimedOut, "its shim holds the lock but says nothing"))
@@ -118,7 +154,7 @@ fn is_held(dir: &TaskDir) -> io::Result<bool> {
     }
 }
 
-fn never_began(id: &ContainerId, dir: &TaskDir) -> io::Result<ExitRecord> {
+fn never_began(id: &ContainerId, dir: &TaskDir) -> ExitRecord {
     let error = StartError::machine("start", "the borglet stopped before the task began");
     let record = ExitRecord {
         id: id.clone(),
@@ -128,6 +164,6 @@ fn never_began(id: &ContainerId, dir: &TaskDir) -> io::Result<ExitRecord> {
         cpu_ms: 0,
         memory_peak_bytes: 0,
     };
-    write_whole(&dir.exit(), &record, true)?;
-    Ok(record)
+    super::keep(dir, &record);
+    record
 }

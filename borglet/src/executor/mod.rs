@@ -127,6 +127,8 @@ struct Inner {
 struct Entry {
     /// None: it ended, or never began, before we looked.
     live: Option<Live>,
+    /// How it ended, once that was found out; the disk may be too full to hold it.
+    record: Option<ExitRecord>,
 }
 
 #[derive(Debug, Clone)]
@@ -358,16 +360,35 @@ impl Executor {
         self.entry(id)?.live.ok_or_else(|| ActError::Ended(id.clone()))
     }
 
-    /// The exit record of a container whose shim is gone. If the shim left none, it was killed:
-    /// then nothing of the task may stay, and the record says so.
+    /// The exit record of a container whose shim is gone: the same for every caller.
     fn record(&self, id: &ContainerId) -> io::Result<ExitRecord> {
-        let dir = self.dir(id);
-        if let Some(record) = read_whole(&dir.exit())? {
+        if let Some(record) = self.table().get(id).and_then(|entry| entry.record.clone()) {
             return Ok(record);
         }
-        let started: Option<Started> = read_whole(&dir.state())?;
+        let record = self.find_record(id)?;
+        match self.table().get_mut(id) {
+            Some(entry) => Ok(entry.record.get_or_insert(record).clone()),
+            None => Ok(record),
+        }
+    }
+
+    /// If the shim left no record, it was killed or the disk was full: then nothing of the task
+    /// may stay, and the record made here says so.
+    fn find_record(&self, id: &ContainerId) -> io::Result<ExitRecord> {
+        let dir = self.dir(id);
+        match read_whole(&dir.exit()) {
+            Ok(Some(record)) => return Ok(record),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%id, %error, "its exit record cannot be read"),
+        }
+        // What is not readable any more tells nothing of the start.
+        let started: Option<Started> = read_whole(&dir.state()).ok().flatten();
         let same_boot = started.as_ref().is_none_or(|was| was.boot_id == procfs::boot_id());
-        let why = if same_boot { "its shim was killed" } else { "the machine restarted" };
+        let why = match (same_boot, fs::read_to_string(dir.shim_err())) {
+            (false, _) => "the machine restarted".to_owned(),
+            (true, Ok(said)) if !said.trim().is_empty() => format!("its shim said {}", said.trim()),
+            (true, Ok(_) | Err(_)) => "its shim was killed".to_owned(),
+        };
         let usage = self.0.groups.as_ref().and_then(|groups| groups.usage(id.as_str()).ok());
         let usage = usage.unwrap_or_default();
         if let (true, Some(groups)) = (same_boot, &self.0.groups) {
@@ -375,13 +396,13 @@ impl Executor {
         }
         let record = ExitRecord {
             id: id.clone(),
-            outcome: Outcome::Lost { why: why.to_owned() },
+            outcome: Outcome::Lost { why },
             started,
             ended_at_ms: sys::wall_clock_ms(),
             cpu_ms: usage.cpu_ms,
             memory_peak_bytes: usage.memory_peak_bytes,
         };
-        write_whole(&dir.exit(), &record, true)?;
+        keep(&dir, &record);
         Ok(record)
     }
 
@@ -389,6 +410,13 @@ impl Executor {
         let Some(groups) = &self.0.groups else { return Ok(()) };
         let removed = groups.kill_all(id.as_str()).and_then(|()| groups.remove(id.as_str()));
         removed.map_err(|e| e.source)
+    }
+}
+
+/// Writes a record down for the next borglet. On a full disk that one makes its own.
+fn keep(dir: &TaskDir, record: &ExitRecord) {
+    if let Err(error) = write_whole(&dir.exit(), record, true) {
+        tracing::warn!(id = %record.id, %error, "its exit record is not kept");
     }
 }
 

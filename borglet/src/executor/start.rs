@@ -36,7 +36,7 @@ impl Executor {
                 // A task so short that its shim is gone already has no handle, only a record.
                 let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
                 let live = shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) });
-                self.table().insert(id, Entry { live });
+                self.table().insert(id, Entry { live, record: None });
                 Ok(started)
             }
             Err(error) => {

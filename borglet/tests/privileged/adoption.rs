@@ -76,7 +76,7 @@ fn survive(isolation: IsolationWanted) {
     let executor = Executor::open(config.clone()).unwrap();
     let adopted = executor.adopt().unwrap();
     let found = |name: &str| {
-        let mut all = adopted.iter().filter(|adopted| adopted.spec.id == id(name));
+        let mut all = adopted.iter().filter(|adopted| adopted.id == id(name));
         all.next().unwrap().found.clone()
     };
     let ended = |name: &str| match found(name) {
@@ -146,5 +146,53 @@ fn what_an_interrupted_start_left_is_removed_and_logs_are_kept() {
     assert!(!tasks.join("half").exists());
     assert_eq!(machine.stdout(&id("logs")), "kept\n");
     machine.executor.remove_logs(&id("logs")).unwrap();
+    machine.close();
+}
+
+/// A task that nobody knows of would run beside its successor.
+#[test]
+fn what_cannot_be_adopted_is_killed_and_reported_as_lost() {
+    let machines = [Some(Machine::with(IsolationWanted::NONE)), Machine::full()];
+    for (word, machine) in ["70021.5", "70022.5"].iter().zip(machines) {
+        let Some(machine) = machine else { continue };
+        let file = |name: &str, file: &str| machine.config.dir.join("tasks").join(name).join(file);
+        for name in ["spec", "state", "good"] {
+            machine.start(shell(name, &format!("sleep {word} & sleep {word}")));
+        }
+        assert!(within(PATIENCE, || processes_with(word).len() == 6));
+        std::fs::write(file("spec", "spec.json"), "{").unwrap();
+        std::fs::write(file("state", "state.json"), "{").unwrap();
+        let adopted = machine.executor.adopt().unwrap();
+        let lost: Vec<_> = adopted
+            .iter()
+            .filter(|one| match &one.found {
+                Found::Ended(record) => record.outcome.to_string().contains("not be adopted"),
+                Found::Running(_) => false,
+            })
+            .map(|one| one.id.as_str())
+            .collect();
+        assert_eq!((lost, adopted.len()), (vec!["spec", "state"], 3));
+        assert!(within(PATIENCE, || processes_with(word).len() == 2), "the good one alone");
+        machine.executor.kill(&id("good")).unwrap();
+        machine.wait(&id("good"));
+        machine.wait(&id("spec"));
+        machine.close();
+    }
+}
+
+/// On a full disk the shim cannot leave its record, and neither can the borglet.
+#[test]
+fn an_end_is_told_even_when_its_record_cannot_be_written() {
+    let machine = Machine::with(IsolationWanted::NONE);
+    let script = "while ! test -e $HOME/go; do sleep 0.05; done; exit 3";
+    machine.start(shell("a", script));
+    let dir = machine.config.dir.join("tasks/a");
+    // A directory in the way of the temporary file fails every writer, root too.
+    std::fs::create_dir(dir.join("exit.json.new")).unwrap();
+    std::fs::write(dir.join("work/go"), "").unwrap();
+    let record = machine.wait(&id("a"));
+    assert!(record.outcome.to_string().contains("the exit record is lost"), "{record:?}");
+    assert_eq!(machine.wait(&id("a")), record, "one end, told twice");
+    std::fs::remove_dir(dir.join("exit.json.new")).unwrap();
     machine.close();
 }
