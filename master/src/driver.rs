@@ -9,6 +9,7 @@ use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::scheduling::Mailbox;
+use borg_cell::event::EventKind;
 use borg_cell::master::{Effect, Input, Master, Outcome};
 use borg_cell::store::{LogStore, StoreError};
 use borg_proto::Millis;
@@ -185,6 +186,9 @@ impl Driver {
             Effect::Applied { state, events, reset } => {
                 let ahead = self.master.cell_time(now).since(now);
                 self.scheduler.follow(state.clone(), &events, reset, ahead);
+                if events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
+                    self.scheduler.lead(self.leads_by_the_log());
+                }
                 // Before the answers of this turn: whoever is told of a change can read it.
                 self.view.send_modify(|view| view.state = state.clone());
                 self.feed.publish(state, events, reset);
@@ -194,7 +198,7 @@ impl Driver {
                 tracing::info!(leader = leader_text, term, "leader changed");
                 self.metrics.leading.set(i64::from(leader == Some(self.own)));
                 self.metrics.term.set(i64::try_from(term).unwrap_or(i64::MAX));
-                self.scheduler.lead(leader == Some(self.own));
+                self.scheduler.lead(self.leads_by_the_log());
             }
             Effect::ReadReady { token, index } => waiting.answer_read(token, Some(index)),
             Effect::ReadFailed { token } => waiting.answer_read(token, None),
@@ -215,6 +219,13 @@ impl Driver {
             Effect::Halt { why } => return Err(DriverError::Halted(why)),
         }
         Ok(())
+    }
+
+    /// Whether this replica leads and the log says so: before that its decisions come to nothing,
+    /// and a scheduler that went on regardless would make the same ones over and over.
+    fn leads_by_the_log(&self) -> bool {
+        let own = Some((self.own, self.master.term()));
+        self.master.is_leader() && self.master.state().leader() == own
     }
 
     fn send(&self, to: ReplicaId, body: pb::peer_message::Body) {

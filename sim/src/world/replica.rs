@@ -85,6 +85,13 @@ impl Replica {
     }
 }
 
+impl Process {
+    /// Whether it leads and the log says so: decisions before that come to nothing.
+    fn leads_by_the_log(&self, own: ReplicaId) -> bool {
+        self.master.is_leader() && self.master.state().leader() == Some((own, self.master.term()))
+    }
+}
+
 impl World {
     pub(crate) fn master_clock(&self, replica: usize) -> Millis {
         self.now() + Millis(self.replicas[replica].skew)
@@ -351,7 +358,7 @@ impl World {
         let Some(process) = &mut self.replicas[index].process else { return };
         let before = process.was_leader;
         process.was_leader = me.then_some(term);
-        process.letter.leads = Some(me);
+        process.letter.leads = Some(process.leads_by_the_log(replica_id(index)));
         if before.is_some() && !me {
             self.hit(Mark::LeaderSteppedDown);
         }
@@ -378,14 +385,12 @@ impl World {
         }
         self.checks.lifecycle.caught_up(applied);
         // Its own first entry, and not one of an earlier office that it reads again after a restart.
+        let led = events.iter().any(|event| matches!(event.kind, EventKind::Led { .. }));
         let office = self.replicas[index].process.as_ref().map(|process| &process.master);
         let office = office
             .filter(|master| master.is_leader())
             .map(|master| (replica_id(index), master.term()));
-        if office.is_some()
-            && state.leader() == office
-            && events.iter().any(|event| matches!(event.kind, EventKind::Led { .. }))
-        {
+        if office.is_some() && state.leader() == office && led {
             let result = self.checks.durability.all_kept(&state);
             self.check(Invariant::Durable, result);
         }
@@ -405,6 +410,9 @@ impl World {
             process.letter.events.extend(events);
         }
         process.letter.state = Some(state);
+        if led {
+            process.letter.leads = Some(process.leads_by_the_log(replica_id(index)));
+        }
         let delay = Millis(self.dice.between(0, self.setup.scheduler_lag));
         self.wake_scheduler(index, delay);
     }
