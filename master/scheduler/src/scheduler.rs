@@ -128,8 +128,8 @@ impl Scheduler {
     }
 
     /// Decides where waiting tasks go, at most `max` of them, in the order in which they must be
-    /// applied. The decisions are assumed to hold until [`Self::follow`], [`Self::refused`] or
-    /// [`Self::undecided`] says otherwise.
+    /// applied. The decisions are assumed to hold until [`Self::follow`] or [`Self::refused`] says
+    /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.queue.wake(now);
         self.forget_old_classes();
@@ -167,14 +167,6 @@ impl Scheduler {
         self.settle(task);
         for victim in victims {
             self.settle(victim);
-        }
-    }
-
-    /// Nothing is known of any decision so far, as after a change of leader: forgets them all.
-    pub fn undecided(&mut self) {
-        let tasks: Vec<TaskId> = self.assumed.keys().copied().collect();
-        for task in tasks {
-            self.refused(task);
         }
     }
 
