@@ -212,15 +212,15 @@ fn mistakes_are_answered_with_place_field_value_and_what_is_allowed() {
         ),
         (
             &resources_with("cpu = 1, ram = -1"),
-            "x.bcl:2:36: resources.ram: -1 bytes are outside 1*MiB to 1024*TiB",
+            "x.bcl:2:36: resources.ram: -1 bytes are outside 4*MiB to 1024*TiB",
         ),
         (
             &resources_with("cpu = 1, ram = 100"),
-            "x.bcl:2:36: resources.ram: 100 bytes are outside 1*MiB to 1024*TiB",
+            "x.bcl:2:36: resources.ram: 100 bytes are outside 4*MiB to 1024*TiB",
         ),
         (
             &resources_with("cpu = 1, ram = 1000000*TiB*TiB*TiB*TiB"),
-            "x.bcl:2:36: resources.ram: 1461501637330902918203684832716283019655… (55 bytes) bytes are outside 1*MiB to 1024*TiB",
+            "x.bcl:2:36: resources.ram: 1461501637330902918203684832716283019655… (55 bytes) bytes are outside 4*MiB to 1024*TiB",
         ),
         (
             &resources_with("cpu = 1, ram = \"1G\""),

@@ -21,8 +21,9 @@ pub const MAX_SPEC_BYTES: usize = 1 << 20;
 pub const MIN_CPU_MILLI: u64 = 1;
 /// Most processor time of a task in millicores: 10,000 cores, more than any machine has.
 pub const MAX_CPU_MILLI: u64 = 10_000_000;
-/// Least memory of a task in bytes: 1 MiB, under which not even a shell starts.
-pub const MIN_RAM_BYTES: u64 = 1 << 20;
+/// Least memory of a task in bytes: 4 MiB, our choice; with less the kernel may kill it before its
+/// first instruction, and no borglet takes it.
+pub const MIN_RAM_BYTES: u64 = 4 << 20;
 /// Most memory or disk of a task in bytes: 1 PiB, more than any machine has.
 pub const MAX_BYTES: u64 = 1 << 50;
 /// Most ports of a task.
@@ -351,6 +352,12 @@ impl TaskSpec {
         check_pairs("task.env", &self.env)?;
         self.check_limit()?;
         self.check_ports()?;
+        for (i, word) in self.command.iter().enumerate() {
+            self.check_port_names(&format!("task.command[{i}]"), word)?;
+        }
+        for (key, value) in &self.env {
+            self.check_port_names(&format!("task.env.{}", shorten(key)), value)?;
+        }
         check_len("task.constraints", self.constraints.len())?;
         for (i, constraint) in self.constraints.iter().enumerate() {
             check_constraint(&format!("task.constraints[{i}]"), constraint)?;
@@ -382,6 +389,18 @@ impl TaskSpec {
         check_len("task.limit.devices", limit.devices.len())?;
         for (name, amount) in &limit.devices {
             check_range(&format!("task.limit.devices.{}", shorten(name)), *amount, 1, 1_000_000)?;
+        }
+        Ok(())
+    }
+
+    /// `%port.NAME%` must name one of the task's ports.
+    fn check_port_names(&self, field: &str, text: &str) -> Result<(), SpecError> {
+        for rest in text.split("%port.").skip(1) {
+            let Some((name, _)) = rest.split_once('%') else { continue };
+            if !self.ports.iter().any(|port| port.as_str() == name) {
+                let named = format!("%port.{name}%");
+                return refuse(field, named, "is no port of the task: name it in task.ports");
+            }
         }
         Ok(())
     }
@@ -493,6 +512,10 @@ mod tests {
         assert_eq!(
             with(|_, t| t.limit.cpu_milli = 0),
             "task.limit.cpu_milli: 0 is outside 1 to 10000000"
+        );
+        assert_eq!(
+            with(|_, t| t.limit.ram_bytes = 2 << 20),
+            "task.limit.ram_bytes: 2097152 is outside 4194304 to 1125899906842624"
         );
         assert!(
             with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844")

@@ -101,7 +101,12 @@ async fn up(args: UpArgs, target: &TargetArgs) -> Result<(), Failure> {
     };
     let started = match local::up(&plan) {
         Ok(cell) => make_ready(&cell, target).await.map(|()| cell),
-        Err(error @ (local::LocalError::Exists(_) | local::LocalError::Count { .. })) => {
+        Err(
+            error @ (local::LocalError::Exists(_)
+            | local::LocalError::NotEmpty(_)
+            | local::LocalError::Missing(_)
+            | local::LocalError::Count { .. }),
+        ) => {
             return Err(error.into());
         }
         Err(error) => Err(error.into()),
@@ -109,9 +114,12 @@ async fn up(args: UpArgs, target: &TargetArgs) -> Result<(), Failure> {
     let cell = match started {
         Ok(cell) => cell,
         Err(failure) => {
-            // A new cell that did not start leaves nothing running; its logs stay.
-            if !plan.again {
-                drop(local::down(&dir, true).await);
+            // A new cell that did not start leaves nothing running; its logs stay for a look.
+            if !plan.again && local::down(&dir, true).await.is_ok() {
+                let dir = dir.display();
+                note(&format!(
+                    "logs are in {dir}/log; `borgctl cell down --dir {dir}` removes them"
+                ));
             }
             return Err(failure);
         }

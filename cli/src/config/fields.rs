@@ -236,7 +236,7 @@ impl<'v> Fields<'v> {
         };
         let fits = u64::try_from(number).ok().filter(|n| (least..=MAX_BYTES).contains(n));
         fits.map(Some).ok_or_else(|| {
-            let least = if least == 0 { "0" } else { "1*MiB" };
+            let least = if least == 0 { "0" } else { "4*MiB" };
             self.error(name, format!("{} bytes are outside {least} to 1024*TiB", show(value)))
         })
     }

@@ -63,10 +63,12 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let interrupted = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
     };
     let shown = tokio::select! {
@@ -94,6 +96,7 @@ async fn show(say: &Narrator, dir: &Path, text: &Path) -> Result<(), Failure> {
     let (cell, mut client) = start(say, dir, text).await?;
     let layout = Layout::new(&dir.canonicalize()?);
     let shared = layout.shared();
+    fs::create_dir_all(layout.jobs())?;
 
     say.heading("A service and a batch job");
     let web = submit(&mut client, "hello-web.bcl", HELLO_WEB, &layout, &[]).await?;
@@ -123,10 +126,16 @@ async fn show(say: &Narrator, dir: &Path, text: &Path) -> Result<(), Failure> {
     let log = watch::log_of(&mut client, &format!("{merge}/0")).await?;
     say.line("the ten commonest words:");
     for line in log.lines() {
-        say.line(&format!("  {line:>24}"));
+        let (count, word) = line.split_once(' ').unwrap_or(("", line));
+        say.line(&format!("  {count:>8} {word}"));
     }
     if log.lines().count() < 10 {
-        return Err(Failure::new(Code::JobFailed, format!("{merge} printed fewer than ten words")));
+        return Err(Failure::new(
+            Code::JobFailed,
+            format!(
+                "{merge} printed fewer than ten words: give a directory with more text in it with --text"
+            ),
+        ));
     }
     fetch::all(say, &mut client, &web[0]).await
 }
@@ -200,7 +209,7 @@ async fn submit(
     layout: &Layout,
     args: &[(&str, String)],
 ) -> Result<Vec<String>, Failure> {
-    let path = layout.dir().join(name);
+    let path = layout.jobs().join(name);
     fs::write(&path, source)?;
     let mut options = Options::new(client.user().clone())?;
     options.args = args.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -236,7 +245,7 @@ async fn kill_the_leader(
             Failure::new(Code::Internal, "the leader is not one of the cell's processes")
         })?;
     // Evaluated beforehand, so that the time measured is the cell's alone.
-    let path = layout.dir().join("after.json");
+    let path = layout.jobs().join("after.json");
     let after = r#"{"name":"after-the-crash","kind":"batch","task":{"command":["true"],"limit":{"cpu_milli":10,"ram_bytes":16777216}}}"#;
     fs::write(&path, after)?;
     let spec = config::load(&path, &Options::new(client.user().clone())?).await?.jobs;
@@ -307,7 +316,7 @@ async fn check_survivors(
 async fn take_down(say: &Narrator, dir: &Path) -> Result<(), Failure> {
     say.heading("Everything is taken down");
     if !Layout::new(dir).record().exists() {
-        drop(fs::remove_dir_all(dir));
+        drop(fs::remove_dir(dir));
         return Ok(());
     }
     local::down(dir, false).await?;

@@ -1,7 +1,7 @@
 //! How the demo speaks: a moving line on a terminal, plain lines in a pipe.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 /// Speaks to a person or to a pipe.
@@ -11,7 +11,6 @@ pub(super) struct Narrator {
     moving: Option<ProgressBar>,
 }
 
-#[expect(clippy::print_stdout, reason = "this is what people run the demo for")]
 impl Narrator {
     pub(super) fn new() -> Self {
         let moving = std::io::stdout().is_terminal().then(|| {
@@ -36,17 +35,17 @@ impl Narrator {
         match &self.moving {
             Some(bar) => {
                 bar.set_message("");
-                bar.suspend(|| println!("  {text}"));
+                bar.suspend(|| print(&format!("  {text}")));
             }
-            None => println!("  {text}"),
+            None => print(&format!("  {text}")),
         }
     }
 
     /// The next part begins.
     pub(super) fn heading(&self, text: &str) {
         match &self.moving {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bar) => bar.suspend(|| print(text)),
+            None => print(text),
         }
     }
 }
@@ -57,4 +56,10 @@ impl Drop for Narrator {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A reader that went away, as in `demo | head`, is no reason to leave a cell behind: the demo goes
+/// on to its end without being heard.
+fn print(text: &str) {
+    writeln!(std::io::stdout().lock(), "{text}").ok();
 }

@@ -4,9 +4,12 @@ use super::{Daemon, Layout, LocalCell, LocalError, Process, system};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
+/// Where a borglet writes whose its directory is.
+const OWNER_FILE: &str = "owner.json";
 /// How deep below the roots of the cgroup hierarchies a borglet's own group may be.
 const CGROUP_DEPTH: u32 = 2;
 /// How long a daemon has to end after SIGTERM before it is killed.
@@ -26,7 +29,11 @@ pub async fn down(dir: &Path, keep: bool) -> Result<(), LocalError> {
     stop_all(cell.borglets.iter().filter_map(|daemon| daemon.process)).await;
     let mut left = Vec::new();
     for borglet in &cell.borglets {
-        if let Err(error) = borglet::destroy(&layout.data(&borglet.name)).await {
+        let data = layout.data(&borglet.name);
+        if !data.join(OWNER_FILE).exists() {
+            continue; // it never came to run anything
+        }
+        if let Err(error) = borglet::destroy(&data).await {
             left.push(format!("tasks of {}: {error}", borglet.name));
         }
     }
@@ -41,7 +48,21 @@ pub async fn down(dir: &Path, keep: bool) -> Result<(), LocalError> {
         }
         return cell.save(&layout);
     }
-    fs::remove_dir_all(&dir).map_err(system(format!("remove {}", dir.display())))
+    for entry in layout.entries() {
+        let removed =
+            if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(system(format!("remove {}", entry.display()))(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    match fs::remove_dir(&dir) {
+        // Somebody has put files of his own there.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed.map_err(system(format!("remove {}", dir.display()))),
+    }
 }
 
 async fn stop_all(processes: impl Iterator<Item = Process>) {
@@ -92,7 +113,7 @@ fn shims(dir: &str) -> Vec<u32> {
 /// they are read before.
 fn groups_of(layout: &Layout, cell: &LocalCell) -> BTreeSet<String> {
     let name = |borglet: &Daemon| {
-        let text = fs::read_to_string(layout.data(&borglet.name).join("owner.json")).ok()?;
+        let text = fs::read_to_string(layout.data(&borglet.name).join(OWNER_FILE)).ok()?;
         let owner: serde_json::Value = serde_json::from_str(&text).ok()?;
         Some(owner.get("cgroup")?.as_str()?.to_owned())
     };

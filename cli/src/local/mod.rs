@@ -62,6 +62,9 @@ pub enum LocalError {
         "a cell is in {0} already: `borgctl cell status` shows it, `borgctl cell down` takes it away"
     )]
     Exists(PathBuf),
+    /// The directory holds something else.
+    #[error("{0} is not empty: give a directory that is, or does not exist yet")]
+    NotEmpty(PathBuf),
     /// There is none.
     #[error("no cell in {0}: `borgctl cell up` starts one")]
     Missing(PathBuf),
@@ -174,6 +177,18 @@ impl Layout {
         self.dir.join("data").join(name)
     }
 
+    /// Everything that a cell has in its directory.
+    fn entries(&self) -> [PathBuf; 9] {
+        ["cell.json", "client.json", "ca", "creds", "users", "data", "log", "jobs", "shared"]
+            .map(|name| self.dir.join(name))
+    }
+
+    /// Where the demo keeps its job files.
+    #[must_use]
+    pub fn jobs(&self) -> PathBuf {
+        self.dir.join("jobs")
+    }
+
     /// A daemon's log.
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
@@ -236,7 +251,7 @@ impl From<LocalError> for crate::exit::Failure {
         let code = match &error {
             LocalError::Exists(_) => Code::AlreadyExists,
             LocalError::Missing(_) => Code::NotFound,
-            LocalError::Count { .. } => Code::Usage,
+            LocalError::Count { .. } | LocalError::NotEmpty(_) => Code::Usage,
             LocalError::System { .. }
             | LocalError::Record { .. }
             | LocalError::Certificates(_)

@@ -56,10 +56,18 @@ pub async fn add_machines_and_wait(
             .await?;
         let up = i32::from(pb::MachineState::Up);
         let machines = answer.machines.iter().filter(|machine| machine.state == up).count();
-        if machines >= cell.borglets.len() {
+        let request = pb::ListMastersRequest {};
+        let answer = client
+            .call("masters", Kind::Read, request, async |mut c, r| c.list_masters(r).await)
+            .await?;
+        let masters = answer.masters.iter().filter(|master| master.reachable).count();
+        let (all_masters, all_machines) = (cell.masters.len(), cell.borglets.len());
+        if machines >= all_machines && masters >= all_masters {
             return Ok(());
         }
-        let missing = format!("{machines} of {} machines are up", cell.borglets.len());
+        let missing = format!(
+            "{masters} of {all_masters} masters and {machines} of {all_machines} machines are up"
+        );
         progress(&missing);
         check(layout, cell, began, &missing)?;
         tokio::time::sleep(LOOK).await;

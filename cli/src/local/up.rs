@@ -6,7 +6,8 @@ use crate::target::{CLIENT_FILE, ClientFile};
 use borg_proto::identity::{ADMIN, Role};
 use borg_proto::names::{CellName, MachineName, ReplicaId};
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -55,10 +56,9 @@ pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
     let mut cell = if plan.again {
         LocalCell::load(&dir)?
     } else {
-        if layout.record().exists() {
-            return Err(LocalError::Exists(dir));
-        }
+        claim(&layout)?;
         let cell = lay_out(plan)?;
+        cell.save(&layout)?;
         make_certificates(&layout, &cell)?;
         cell
     };
@@ -71,6 +71,25 @@ pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
     start_borglets(&layout, &mut cell)?;
     write_client_config(&layout, &cell)?;
     Ok(cell)
+}
+
+/// Makes the directory ours: it must be empty, and only one of several at once gets it. Whatever
+/// `down` finds in it later is the cell's.
+fn claim(layout: &Layout) -> Result<(), LocalError> {
+    let dir = layout.dir();
+    match File::create_new(layout.record()) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(LocalError::Exists(dir.to_owned()));
+        }
+        Err(error) => return Err(system(format!("write to {}", dir.display()))(error)),
+    }
+    let entries = fs::read_dir(dir).map_err(system(format!("read {}", dir.display())))?.count();
+    if entries == 1 {
+        return Ok(());
+    }
+    drop(fs::remove_file(layout.record()));
+    Err(LocalError::NotEmpty(dir.to_owned()))
 }
 
 fn check(what: &'static str, count: u32, least: u32, most: u32) -> Result<(), LocalError> {

@@ -89,8 +89,12 @@ impl Api {
     /// The user who calls; nobody else may use the API.
     fn user<T>(&self, request: &Request<T>, call: &str) -> Result<UserName, Status> {
         self.metrics.api_calls.inc();
-        let identity = rpc::peer_identity(request, &self.cell)?;
-        rpc::require_user(&identity, call).cloned()
+        let identity = rpc::peer_identity(request, &self.cell);
+        let user = identity.and_then(|identity| rpc::require_user(&identity, call).cloned());
+        user.inspect_err(|status| {
+            let from = request.remote_addr();
+            tracing::info!(call, ?from, why = status.message(), "caller refused");
+        })
     }
 
     fn view(&self) -> View {

@@ -7,6 +7,7 @@ use borg_proto::identity::{ADMIN, Identity, Role};
 use borg_proto::names::{IncarnationId, JobKey, UserName};
 use borg_proto::rpc::{self, Timeouts};
 use borg_proto::wire::pb;
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
@@ -134,7 +135,7 @@ pub(super) async fn read_logs(
         .ok_or_else(|| Status::not_found(format!("the machine on which {name} ran was removed")))?;
     if machine.state == MachineState::Down {
         let name = &machine.name;
-        return Err(Status::unavailable(format!(
+        return Err(Status::failed_precondition(format!(
             "machine {name} does not answer: its logs are there"
         )));
     }
@@ -151,11 +152,17 @@ pub(super) async fn read_logs(
             tail_bytes: request.tail_bytes,
             name: name.to_string(),
         })
-        .await?;
-    let stop = api.stop.clone();
-    let chunks = answer.into_inner();
-    let until_stop = async_stop(chunks, stop);
-    Ok(Box::pin(until_stop))
+        .await
+        // A status with a cause was made on this side: the machine did not speak.
+        .map_err(|status| match status.source() {
+            Some(_) => Status::failed_precondition(format!(
+                "machine {}, where the output of {name} is, does not answer: {}",
+                machine.name,
+                rpc::explain(&status)
+            )),
+            None => status,
+        })?;
+    Ok(Box::pin(async_stop(answer.into_inner(), api.stop.clone())))
 }
 
 /// Passes a stream on until the process stops.

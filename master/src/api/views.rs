@@ -55,8 +55,28 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
         killed: job.counts.killed,
         submitted_at_ms: job.submitted_at.0,
         ended_at_ms: job.ended_at().map_or(0, |at| at.0),
-        note: job.note(state),
+        note: job_note(state, job),
     }
+}
+
+/// Why a job waits, how it ended, or what keeps one of its tasks from running.
+fn job_note(state: &CellState, job: &Job) -> String {
+    /// Looking at more tasks than this would make lists of large jobs slow.
+    const LOOKED_AT: usize = 1_000;
+    let note = job.note(state);
+    if !note.is_empty() || job.counts.up == job.spec.tasks {
+        return note;
+    }
+    let troubled = state.tasks_of(job.id).take(LOOKED_AT).find_map(|(id, task)| {
+        let waits = match &task.state {
+            TaskState::Pending { .. } => true,
+            TaskState::Running(placement) => matches!(placement.phase, Phase::BackOff { .. }),
+            TaskState::Dead { .. } => false,
+        };
+        let cause = task.last_failure.as_ref().filter(|_| waits)?;
+        Some(format!("task {}: {cause}", id.index))
+    });
+    troubled.unwrap_or_default()
 }
 
 /// Usage of incarnations, as far as the answering master was told.
