@@ -46,6 +46,9 @@ pub(super) async fn evaluate(source: Source, options: &Options) -> Answer {
         .map_err(|error| failed("cannot pass on", &error))?;
     let mut child = tokio::process::Command::new(&options.borgctl)
         .arg(COMMAND)
+        // Hermetic. And a backtrace, asked for by a variable, would need the memory that is missing
+        // when an allocation fails, and hang.
+        .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
