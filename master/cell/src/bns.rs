@@ -84,7 +84,7 @@ mod tests {
     fn a_name_gives_host_and_port_of_placed_tasks_and_whether_they_are_up() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 1 << 30);
-        let spec = with_task(service("web", 2, 100, 1 << 20), |task| {
+        let spec = with_task(service("web", 2, 100, 4 << 20), |task| {
             task.ports = vec!["http".parse().unwrap(), "admin".parse().unwrap()];
         });
         let job = cell.submit("ann", spec);
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn names_that_name_nothing_say_so() {
         let mut cell = Cell::new();
-        cell.submit("ann", service("web", 2, 100, 1 << 20));
+        cell.submit("ann", service("web", 2, 100, 4 << 20));
         let refused = |name: &str| cell.state.resolve(name).unwrap_err().to_string();
         assert_eq!(refused("ann/no"), "there is no job ann/no");
         assert_eq!(refused("ann/web/2"), "there is no task ann/web/2");

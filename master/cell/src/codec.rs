@@ -178,10 +178,10 @@ mod tests {
     fn busy() -> CellState {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 1 << 30);
-        let job = cell.submit("ann", batch("count", 1000, 100, 1 << 20));
+        let job = cell.submit("ann", batch("count", 1000, 100, 4 << 20));
         let id = cell.place(job, 3, machine).unwrap();
         cell.up(id);
-        cell.submit("bob", service("web", 2, 100, 1 << 20));
+        cell.submit("bob", service("web", 2, 100, 4 << 20));
         cell.state
     }
 

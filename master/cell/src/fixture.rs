@@ -7,7 +7,7 @@
 //! use borg_cell::fixture::{Cell, batch};
 //! let mut cell = Cell::new();
 //! let machine = cell.machine("m-1", 1000, 1 << 30);
-//! let job = cell.submit("ann", batch("count", 2, 400, 1 << 20));
+//! let job = cell.submit("ann", batch("count", 2, 400, 4 << 20));
 //! cell.place(job, 0, machine).unwrap();
 //! assert_eq!(cell.state.pending().count(), 1);
 //! ```

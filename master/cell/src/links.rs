@@ -23,6 +23,7 @@ use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use division::{Liveness, owner};
 use silence::Silence;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use view::{Folded, Link};
 
 /// How the leader treats machines and shards. All values are ours; the paper gives none.
@@ -63,6 +64,10 @@ impl Default for Config {
 
 /// Most observations in one entry of the log, so that an entry stays small.
 const MAX_CHANGES: usize = 1_000;
+/// Most bytes of targets in one message to a shard, far below the largest that is read: the rest
+/// goes into messages of their own. A single machine's always fits, see
+/// [`MAX_TARGET_BYTES`](crate::state::MAX_TARGET_BYTES).
+const MAX_ORDERS_BYTES: u64 = 24 << 20;
 /// Time between two looks at everything.
 const SWEEP: Millis = Millis(100);
 
@@ -458,11 +463,22 @@ impl Links {
             }
             let changed = std::mem::take(&mut shard.changed);
             let which = if whole { &shard.machines } else { &changed };
-            let mut machines = Vec::with_capacity(which.len());
+            let (mut parts, mut room) = (vec![Vec::new()], MAX_ORDERS_BYTES);
             for id in which {
                 let link = self.links.get_mut(id).expect("a shard's machines are linked");
                 link.sent_at = now;
-                machines.push(link.order());
+                if link.target_bytes > room {
+                    parts.push(Vec::new());
+                    room = MAX_ORDERS_BYTES;
+                }
+                room = room.saturating_sub(link.target_bytes);
+                parts.last_mut().expect("it begins with one").push(link.order());
+            }
+            let mut parts = parts.into_iter();
+            let mut machines = parts.next().unwrap_or_default();
+            if whole {
+                // A division names all machines of the shard; orders for these follow.
+                machines.extend(parts.as_slice().iter().flatten().map(without_target));
             }
             if whole {
                 shard.whole = false;
@@ -479,6 +495,18 @@ impl Links {
                 resync: std::mem::take(&mut shard.resync).into_iter().collect(),
             };
             effects.push(Effect::Orders { to: *replica, orders });
+            let leader = self.me;
+            effects.extend(parts.map(|machines| Effect::Orders {
+                to: *replica,
+                orders: ShardOrders {
+                    session,
+                    leader,
+                    whole: false,
+                    machines,
+                    acks: Vec::new(),
+                    resync: Vec::new(),
+                },
+            }));
         }
         effects
     }
@@ -513,6 +541,12 @@ impl Links {
             safe_mode: self.silence.safe_mode(),
         }
     }
+}
+
+/// Names a machine whose orders are still to come: it is not asked before them.
+fn without_target(order: &ShardMachine) -> ShardMachine {
+    let (machine, address) = (order.machine.clone(), order.address.clone());
+    ShardMachine { machine, address, generation: 0, target: Arc::default() }
 }
 
 impl Link {

@@ -91,6 +91,12 @@ pub enum Rejection {
 
     #[error("{}", no_room(machine, short, *free, *asked))]
     NoRoom { machine: MachineName, short: Dimension, free: u64, asked: u64 },
+    #[error("machine {machine} has {there} tasks, most is {most}")]
+    TooManyTasks { machine: MachineName, there: u32, most: u32 },
+    #[error(
+        "machine {machine} is told {there} bytes of tasks, this one is {asked} more, most is {most}"
+    )]
+    TargetFull { machine: MachineName, there: u64, asked: u64, most: u64 },
     #[error("the cell has {there} {what}, most is {most}")]
     CellFull { what: String, there: u64, most: u64 },
 }
@@ -139,7 +145,10 @@ impl Rejection {
             | Self::Crowded { .. }
             | Self::MayNotPreempt { .. }
             | Self::StaleTerm { .. } => RejectionCode::FailedPrecondition,
-            Self::NoRoom { .. } | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
+            Self::NoRoom { .. }
+            | Self::TooManyTasks { .. }
+            | Self::TargetFull { .. }
+            | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
         }
     }
 }

@@ -33,8 +33,8 @@ fn everything() -> Cell {
         failing,
         Some(FailureCause::OutOfMemory { limit_bytes: 64 << 20, peak_bytes: 65 << 20 }),
     );
-    let count = cell.submit("bob", batch("count", 100, 1000, 1 << 20));
-    let mut merge = batch("merge", 1, 100, 1 << 20);
+    let count = cell.submit("bob", batch("count", 100, 1000, 4 << 20));
+    let mut merge = batch("merge", 1, 100, 4 << 20);
     merge.after = vec!["bob/count".parse().unwrap()];
     cell.submit("bob", merge);
     let first = cell.place(count, 0, two).unwrap();
@@ -44,7 +44,7 @@ fn everything() -> Cell {
     cell.observe(Observation::TaskBackOff { id: back_off, until, restarts: 0, cause });
     let done = cell.place(count, 2, one).unwrap();
     cell.ended(done, None);
-    cell.submit("cid", batch("gone", 2, 100, 1 << 20));
+    cell.submit("cid", batch("gone", 2, 100, 4 << 20));
     cell.kill("admin", "cid/gone", &[]).unwrap();
     cell.kill("cid", "ann/web", &[]).unwrap_err();
     cell.observe(Observation::MachineDown { machine: two });

@@ -84,9 +84,9 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     let name = format!("j{}", a % 5);
     let tasks = u32::from(b % 6) + u32::from(a > 10); // now and then 0
     let mut spec = if b.is_multiple_of(2) {
-        batch(&name, tasks, 300, 1 << 20)
+        batch(&name, tasks, 300, 4 << 20)
     } else {
-        service(&name, tasks, 400, 1 << 20)
+        service(&name, tasks, 400, 4 << 20)
     };
     spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     spec.retries = u32::from(c % 3);

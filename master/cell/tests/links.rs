@@ -14,10 +14,12 @@ use borg_proto::machine::MachineAddress;
 use borg_proto::peer::{MachineDelta, ShardOrders, ShardReport, ShardSession};
 use borg_proto::poll::{TaskReport, TaskStatus, Usage};
 use borg_proto::task::{FailureCause, Phase, Placement};
+use borg_proto::wire::pb;
 use borg_proto::{
     IncarnationId, JobId, MachineId, MachineName, Millis, ReplicaId, TaskId, TaskState,
 };
 use five::Five;
+use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -471,4 +473,34 @@ fn a_leader_whose_clock_was_years_ahead_holds_up_no_back_off_of_the_next() {
     let time = rig.five.master(1).cell_time(rig.five.now);
     assert!(not_before <= time && time.since(not_before) < Millis(500), "{not_before}, {time}");
     assert_eq!(rig.place(job, 0, 0).number, 2);
+}
+
+/// A division whose targets are too much for one message comes in several; the first names all.
+#[test]
+fn orders_that_are_too_large_for_one_message_come_in_several() {
+    let mut rig = Rig::new(3);
+    let mut wordy = service("wordy", 48, 1, 4 << 20);
+    let text = "x".repeat(60 << 10);
+    Arc::make_mut(&mut wordy.task).env =
+        (0..16).map(|n| (format!("TEXT_{n}"), text.clone())).collect();
+    let spec = Arc::new(wordy);
+    let Answer::Job { id, .. } = rig.change("ann", Action::SubmitJob { spec }) else { panic!() };
+    for index in 0..48 {
+        rig.place(id, index, index % 3);
+    }
+    rig.five.orders.clear();
+    rig.restart_at(rig.five.now);
+    let session = rig.session();
+    let sent: Vec<&ShardOrders> = rig.orders().iter().filter(|o| o.session == session).collect();
+    let named = |o: &ShardOrders| -> Vec<u64> { o.machines.iter().map(|m| m.generation).collect() };
+    assert_eq!((sent[0].whole, named(sent[0])), (true, vec![1, 0, 0]));
+    assert_eq!((sent[1].whole, named(sent[1])), (false, vec![1]));
+    assert_eq!((sent[2].whole, named(sent[2])), (false, vec![1]));
+    for number in 0..3 {
+        assert_eq!(rig.target(number).1.len(), 16);
+    }
+    for orders in sent {
+        let bytes = pb::ShardOrders::from(orders).encoded_len();
+        assert!(bytes < 32 << 20, "{bytes}");
+    }
 }

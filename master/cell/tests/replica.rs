@@ -116,7 +116,7 @@ fn what_no_entry_may_hold_is_never_proposed() {
     let add = |address: &str| Action::AddMachine {
         machine: MachineAddress { name: "m-1".parse().unwrap(), address: address.to_owned() },
     };
-    let mut endless = batch("endless", 1, 1, 1 << 20);
+    let mut endless = batch("endless", 1, 1, 4 << 20);
     endless.tasks = u32::MAX;
     let bad = [
         ("r", kill(vec![MAX_TASKS])),

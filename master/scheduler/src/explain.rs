@@ -5,7 +5,7 @@
 
 use crate::class::Class;
 use crate::filter::{Misses, Reason, Rejected, dimension, unmet};
-use crate::machines::Machines;
+use crate::machines::{Machines, TARGET, TASKS};
 use crate::queue::NEVER;
 use crate::victims::could_free;
 use borg_cell::state::{CellState, Job, Task};
@@ -107,9 +107,14 @@ impl Tally {
 
     fn rejections(self, machines: &Machines) -> Vec<Rejected> {
         let short = self.short.into_iter().map(|(column, s)| {
-            let dimension = dimension(machines, column);
-            let reason =
-                Reason::Short { dimension, asks: s.asks, room: s.room, capacity: s.capacity };
+            let Shortage { asks, room, capacity, .. } = s;
+            let reason = match column {
+                TASKS => Reason::TooManyTasks { most: capacity },
+                TARGET => Reason::TargetFull { asks, room, most: capacity },
+                other => {
+                    Reason::Short { dimension: dimension(machines, other), asks, room, capacity }
+                }
+            };
             Rejected { reason, machines: s.machines }
         });
         let plain = self.plain.into_iter().map(|(reason, machines)| Rejected { reason, machines });

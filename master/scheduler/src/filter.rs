@@ -4,9 +4,10 @@
 //! finds nothing, and `explain` counts what it finds. `score` ranks the rest.
 //!
 //! Invariant: the rules are those of the state machine: limits of what stands on the machine
-//! against its capacity, hard constraints, spread limits, ports and devices by count.
+//! against its capacity, hard constraints, spread limits, ports and devices by count, and how much
+//! a machine can be told.
 
-use crate::machines::{CPU, DISK, Machines, PORTS, RAM};
+use crate::machines::{CPU, DISK, FIXED_COLUMNS, Machines, PORTS, RAM};
 use crate::need::Need;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::Constraint;
@@ -37,6 +38,21 @@ pub enum Reason {
         /// The most that any of them has in all.
         capacity: u64,
     },
+    /// It has as many tasks as a machine may have, even if everything left that may be pushed out.
+    TooManyTasks {
+        /// How many that is.
+        most: u64,
+    },
+    /// What it is told to run is as long as it may be, even if everything left that may be pushed
+    /// out.
+    TargetFull {
+        /// Bytes of the task's specification, rounded up.
+        asks: u64,
+        /// The most that any of the machines rejected for this has or could free.
+        room: u64,
+        /// The most that any machine may be told.
+        most: u64,
+    },
 }
 
 /// A reason, and how many machines were rejected for it. One machine may have several.
@@ -66,7 +82,7 @@ impl Misses {
         self.0 & bit != 0
     }
 
-    /// The bit of one of the four resources that every machine has.
+    /// The bit of one of the columns that every machine has.
     pub(crate) const fn short_of(column: usize) -> u32 {
         1 << column
     }
@@ -90,7 +106,7 @@ pub(crate) fn misses(
     let bit = |missing: bool, bit: u32| if missing { bit } else { 0 };
     let short = |column: usize, asked: u64| asked > machines.room(column, m, freed(column));
     let mut found = bit(!machines.is_up(m), Misses::NOT_UP);
-    for column in [CPU, RAM, DISK, PORTS] {
+    for column in 0..FIXED_COLUMNS {
         found |= bit(short(column, need.asks[column]), Misses::short_of(column));
     }
     for (column, asked) in &need.devices {
@@ -163,6 +179,20 @@ impl Reason {
                     return write!(f, "largest has {})", amount(*capacity));
                 }
                 write!(f, "most free is {})", amount(*room))
+            }
+            Self::TooManyTasks { most } => {
+                write!(f, "{} as many tasks as a machine may ({most})", verb("has", "have"))
+            }
+            Self::TargetFull { asks, room, most } => {
+                let amount = |bytes: u64| Amount(&Dimension::Ram, bytes);
+                write!(
+                    f,
+                    "{} no more specifications (asks {}, most free is {} of {})",
+                    verb("takes", "take"),
+                    amount(*asks),
+                    amount(*room),
+                    amount(*most)
+                )
             }
         }
     }

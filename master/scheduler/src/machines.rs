@@ -9,6 +9,7 @@
 //! leaving ones not; every change of a machine stamps its block with a version never used before.
 
 use crate::need::Need;
+use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE};
 use borg_proto::{JobId, MachineId, MachineInfo, MachineName, TaskId};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,8 +23,12 @@ pub(crate) const RAM: usize = 1;
 pub(crate) const DISK: usize = 2;
 /// Column of ports, a count.
 pub(crate) const PORTS: usize = 3;
+/// Column of tasks, a count: a machine is told no more in one message.
+pub(crate) const TASKS: usize = 4;
+/// Column of what tasks take in that message, in bytes.
+pub(crate) const TARGET: usize = 5;
 /// Columns that every machine has; devices come after, one column per name.
-const FIXED_COLUMNS: usize = 4;
+pub(crate) const FIXED_COLUMNS: usize = 6;
 /// Machines per block: the bits of one word.
 pub(crate) const BLOCK: usize = 64;
 /// Stands for "this machine has no such attribute that is known".
@@ -346,6 +351,8 @@ impl Machines {
             // Port numbers end at 65535, whatever a machine says of itself.
             let possible = (1 << 16) - u64::from(info.first_port.max(1));
             capacity[PORTS] = u64::from(info.capacity.ports).min(possible);
+            capacity[TASKS] = MAX_TASKS_ON_A_MACHINE.into();
+            capacity[TARGET] = MAX_TARGET_BYTES;
         }
         for (column, capacity) in self.columns.iter_mut().zip(capacity) {
             column.capacity[m] = capacity;

@@ -2,7 +2,8 @@
 //!
 //! All tasks of a job are equal, so this exists once per job and everything else points to it.
 
-use crate::machines::{CPU, DISK, Machines, PORTS, RAM};
+use crate::machines::{CPU, DISK, FIXED_COLUMNS, Machines, PORTS, RAM, TARGET, TASKS};
+use borg_cell::state::target_bytes;
 use borg_proto::spec::Constraint;
 use borg_proto::{JobId, JobSpec, Priority, TaskSpec};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ pub(crate) struct Need {
     pub(crate) priority: Priority,
     /// How many tasks the job has.
     pub(crate) tasks: u32,
-    /// Amounts of cpu, ram, disk and ports, by column.
-    pub(crate) asks: [u64; 4],
+    /// Amounts of what every machine has, by column.
+    pub(crate) asks: [u64; FIXED_COLUMNS],
     /// Amounts of devices: (column, amount). Most tasks ask for none.
     pub(crate) devices: Vec<(usize, u64)>,
     pub(crate) task: Arc<TaskSpec>,
@@ -50,7 +51,7 @@ pub(crate) enum ClassKey {
     Job(JobId),
     Shape {
         priority: Priority,
-        asks: [u64; 4],
+        asks: [u64; FIXED_COLUMNS],
         devices: Vec<(usize, u64)>,
         constraints: Vec<Constraint>,
     },
@@ -61,11 +62,13 @@ impl Need {
     /// place in `machines`.
     pub(crate) fn new(job: JobId, spec: &JobSpec, machines: &mut Machines) -> Self {
         let asked = spec.task.asked();
-        let mut asks = [0; 4];
+        let mut asks = [0; FIXED_COLUMNS];
         asks[CPU] = asked.cpu_milli;
         asks[RAM] = asked.ram_bytes;
         asks[DISK] = asked.disk_bytes;
         asks[PORTS] = asked.ports.into();
+        asks[TASKS] = 1;
+        asks[TARGET] = target_bytes(&spec.task);
         let devices: Vec<_> =
             asked.devices.iter().map(|(name, amount)| (machines.device(name), *amount)).collect();
         let spreads =

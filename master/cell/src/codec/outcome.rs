@@ -166,6 +166,12 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             (27, vec![dimension, *free, *asked], vec![machine.to_string(), device.to_owned()])
         }
         R::CellFull { what, there, most } => (28, vec![*there, *most], vec![what.clone()]),
+        R::TooManyTasks { machine, there, most } => {
+            (29, vec![(*there).into(), (*most).into()], vec![machine.to_string()])
+        }
+        R::TargetFull { machine, there, asked, most } => {
+            (30, vec![*there, *asked, *most], vec![machine.to_string()])
+        }
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -226,6 +232,13 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
             R::NoRoom { machine, short: read_dimension(dimension, &device)?, free, asked }
         }
         28 => R::CellFull { there: from.number()?, most: from.number()?, what: from.text()? },
+        29 => R::TooManyTasks { there: from.small()?, most: from.small()?, machine: from.name()? },
+        30 => R::TargetFull {
+            there: from.number()?,
+            asked: from.number()?,
+            most: from.number()?,
+            machine: from.name()?,
+        },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -355,6 +368,8 @@ mod tests {
             no_room(Dimension::Ports),
             no_room(Dimension::Device("gpu".into())),
             R::CellFull { what: text(), there: 1, most: 1 },
+            R::TooManyTasks { machine: machine(), there: 2, most: 1 },
+            R::TargetFull { machine: machine(), there: 3, asked: 2, most: 1 },
         ]
     }
 
@@ -365,7 +380,7 @@ mod tests {
         }
         let kinds: std::collections::BTreeSet<u32> =
             all().iter().map(|r| refusal(r).kind).collect();
-        assert_eq!(kinds, (1..=28).collect(), "each kind has its own number, and its sample here");
+        assert_eq!(kinds, (1..=30).collect(), "each kind has its own number, and its sample here");
     }
 
     #[test]

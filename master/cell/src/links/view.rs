@@ -32,6 +32,8 @@ pub(super) struct Link {
     /// Grows with every change of the target or the address.
     pub(super) generation: u64,
     pub(super) target: Arc<Target>,
+    /// What the target takes in a message, see [`crate::state::target_bytes`].
+    pub(super) target_bytes: u64,
     /// When its orders were last sent.
     pub(super) sent_at: Millis,
     id: MachineId,
@@ -68,6 +70,7 @@ impl Link {
             generation: 1,
             listed: target.tasks.iter().map(|task| (task.id, 1)).collect(),
             target: Arc::new(target),
+            target_bytes: machine.target_bytes,
             sent_at: Millis(0),
             id: machine.id,
             seen: Seen::default(),
@@ -101,6 +104,7 @@ impl Link {
             |task: &TargetTask| before.get(&task.id).copied().unwrap_or(self.generation);
         self.listed = target.tasks.iter().map(|task| (task.id, generation(task))).collect();
         self.target = Arc::new(target);
+        self.target_bytes = machine.target_bytes;
         self.address = machine.address.clone();
         Some(before.into_keys().filter(|id| !self.listed.contains_key(id)).collect())
     }

@@ -77,6 +77,16 @@ impl CellState {
         found.check(machine.used.fits_in(&capacity), "capacity is never exceeded", || {
             format!("{}: {:?} over {capacity:?}", machine.name, machine.used)
         });
+        let told = machine.tasks.len() <= super::MAX_TASKS_ON_A_MACHINE as usize
+            && machine.target_bytes <= super::MAX_TARGET_BYTES;
+        found.check(told, "what a machine runs goes into one message", || {
+            format!(
+                "{}: {} tasks, {} bytes",
+                machine.name,
+                machine.tasks.len(),
+                machine.target_bytes
+            )
+        });
         found.check(
             machine.tasks.is_empty() || machine.state == MachineState::Up,
             "only machines that are up hold tasks",

@@ -105,6 +105,9 @@ pub struct Job {
     pub key: JobKey,
     /// What was submitted.
     pub spec: Arc<JobSpec>,
+    /// What each of its tasks takes in the orders of a machine, see
+    /// [`target_bytes`](super::target_bytes).
+    pub target_bytes: u64,
     /// When it was accepted.
     pub submitted_at: Millis,
     /// How many tasks are where.
@@ -214,6 +217,7 @@ impl Job {
         Self {
             id,
             key: spec.key(user),
+            target_bytes: super::target_bytes(&spec.task),
             submitted_at,
             counts: TaskCounts { pending: spec.tasks, ..TaskCounts::default() },
             ended: None,

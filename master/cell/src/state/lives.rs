@@ -228,7 +228,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn after(name: &str, first: &[&str]) -> JobSpec {
-        let mut spec = batch(name, 2, 100, MIB);
+        let mut spec = batch(name, 2, 100, 4 * MIB);
         spec.after = first.iter().map(|job| job.parse().unwrap()).collect();
         spec
     }
@@ -249,8 +249,8 @@ mod tests {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
         let (a, b) = (
-            cell.submit("ann", batch("a", 1, 100, MIB)),
-            cell.submit("ann", batch("b", 1, 100, MIB)),
+            cell.submit("ann", batch("a", 1, 100, 4 * MIB)),
+            cell.submit("ann", batch("b", 1, 100, 4 * MIB)),
         );
         let merge = cell.submit("ann", after("merge", &["ann/a", "ann/b"]));
         assert_eq!(state(&cell, merge), JobState::Waiting);
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_chain_of_jobs_fails_from_its_first_link_however_long_it_is() {
         let mut cell = Cell::new();
-        let first = cell.submit("ann", batch("j0", 1, 100, MIB));
+        let first = cell.submit("ann", batch("j0", 1, 100, 4 * MIB));
         let last = (1..300)
             .map(|i| cell.submit("ann", after(&format!("j{i}"), &[&format!("ann/j{}", i - 1)])))
             .last();
@@ -286,8 +286,8 @@ mod tests {
     #[test]
     fn what_a_job_cannot_start_after_is_said_at_once() {
         let mut cell = Cell::new();
-        cell.submit("ann", service("web", 1, 100, MIB));
-        cell.submit("ann", batch("gone", 1, 100, MIB));
+        cell.submit("ann", service("web", 1, 100, 4 * MIB));
+        cell.submit("ann", batch("gone", 1, 100, 4 * MIB));
         cell.kill("ann", "ann/gone", &[]).unwrap();
         let mut refused =
             |first: &str| cell.try_submit("ann", after("merge", &[first])).unwrap_err().to_string();
@@ -303,11 +303,11 @@ mod tests {
     #[test]
     fn a_name_is_free_again_when_its_job_is_dead() {
         let mut cell = Cell::new();
-        let first = cell.submit("ann", service("web", 1, 100, MIB));
-        let again = cell.try_submit("ann", service("web", 1, 100, MIB)).unwrap_err();
+        let first = cell.submit("ann", service("web", 1, 100, 4 * MIB));
+        let again = cell.try_submit("ann", service("web", 1, 100, 4 * MIB)).unwrap_err();
         assert_eq!(again.to_string(), "job ann/web exists and is pending");
         cell.kill("ann", "ann/web", &[]).unwrap();
-        let second = cell.submit("ann", service("web", 1, 100, MIB));
+        let second = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         assert!(second > first);
         assert_eq!(cell.state.job(first), None);
         assert_eq!(cell.state.job_named(&"ann/web".parse().unwrap()).unwrap().id, second);
@@ -317,7 +317,7 @@ mod tests {
     fn only_owner_and_admin_kill_and_some_tasks_leave_the_rest() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", service("web", 3, 100, MIB));
+        let job = cell.submit("ann", service("web", 3, 100, 4 * MIB));
         cell.place(job, 1, machine).unwrap();
         let refused = cell.kill("bob", "ann/web", &[]).unwrap_err();
         assert_eq!(refused.to_string(), "user bob is neither the owner of ann/web nor admin");
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_specification_out_of_bounds_is_refused_by_field() {
         let mut cell = Cell::new();
-        let refused = cell.try_submit("ann", batch("none", 0, 100, MIB)).unwrap_err();
+        let refused = cell.try_submit("ann", batch("none", 0, 100, 4 * MIB)).unwrap_err();
         assert_eq!(refused.to_string(), "tasks: 0 is outside 1 to 100000");
     }
 
@@ -352,7 +352,7 @@ mod tests {
             cell.apply(index, &command).unwrap();
         };
         for i in 0..DEAD_JOBS_KEPT + 3 {
-            let spec = Arc::new(batch(&format!("j{i}"), 1, 100, MIB));
+            let spec = Arc::new(batch(&format!("j{i}"), 1, 100, 4 * MIB));
             let job = spec.key(&UserName::new("ann").unwrap());
             apply(borg_proto::command::Action::SubmitJob { spec });
             apply(borg_proto::command::Action::Kill { job, tasks: Vec::new() });

@@ -2,7 +2,8 @@
 //!
 //! Leaves what a machine reports to `observe` and what is put on it to `placement`.
 //!
-//! Invariant: `used`, `tasks` and `ports` are exactly the sums over the tasks placed on it.
+//! Invariant: `used`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
+//! on it.
 
 use super::Answer;
 use super::turn::Turn;
@@ -11,11 +12,31 @@ use crate::rejection::Rejection;
 use borg_proto::machine::MachineAddress;
 use borg_proto::task::EvictCause;
 use borg_proto::wire::{MAX_MACHINES, pb};
-use borg_proto::{MachineId, MachineInfo, MachineName, Millis, Resources, TaskId};
+use borg_proto::{MachineId, MachineInfo, MachineName, Millis, Resources, TaskId, TaskSpec};
+use prost::Message;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Most tasks placed on one machine. 1,000: our choice, more than twice what any machine of the
+/// published traces runs, and a tenth of what one message about a machine may name.
+pub const MAX_TASKS_ON_A_MACHINE: u32 = 1_000;
+/// Most bytes of [`target_bytes`] placed on one machine. 16 MiB: our choice, a quarter of the largest
+/// message: what a machine should run always goes into one.
+pub const MAX_TARGET_BYTES: u64 = 16 << 20;
+/// Bytes allowed for what a target says of a task beside its specification: names and ports.
+const TARGET_TASK_BYTES: u64 = 1 << 10;
+/// [`target_bytes`] are counted in steps of this many, so that tasks that differ in a few bytes
+/// remain alike for a scheduler.
+const TARGET_STEP_BYTES: u64 = 4 << 10;
+
+/// Bytes that one such task takes in what its machine is told to run, rounded up.
+#[must_use]
+pub fn target_bytes(spec: &TaskSpec) -> u64 {
+    let bytes = pb::TaskSpec::from(spec).encoded_len() as u64;
+    (bytes + TARGET_TASK_BYTES).next_multiple_of(TARGET_STEP_BYTES)
+}
 
 /// Whether a machine answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +76,8 @@ pub struct Machine {
     pub info: Option<Arc<MachineInfo>>,
     /// Sum of the limits (and port counts) of the tasks placed on it.
     pub used: Resources,
+    /// Sum of [`target_bytes`] of the tasks placed on it.
+    pub target_bytes: u64,
     /// The tasks placed on it.
     pub tasks: BTreeSet<TaskId>,
     /// Ports handed out on it.
@@ -74,6 +97,7 @@ impl Machine {
             since,
             info: None,
             used: Resources::default(),
+            target_bytes: 0,
             tasks: BTreeSet::new(),
             ports: BTreeSet::new(),
             next_port: 0,
@@ -204,7 +228,7 @@ mod tests {
     fn a_removed_machine_gives_its_tasks_back_and_its_number_is_not_used_again() {
         let mut cell = Cell::new();
         let id = cell.machine("m-1", 1000, 1 << 30);
-        let job = cell.submit("ann", service("web", 1, 100, 1 << 20));
+        let job = cell.submit("ann", service("web", 1, 100, 4 << 20));
         cell.place(job, 0, id).unwrap();
         let machine: MachineName = "m-1".parse().unwrap();
         cell.apply(user("admin"), Action::RemoveMachine { machine: machine.clone() }).unwrap();

@@ -24,7 +24,7 @@ mod turn;
 
 pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
-pub use machines::{Machine, MachineState};
+pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use tasks::Task;
 
 use crate::event::Event;
@@ -286,7 +286,7 @@ mod tests {
     fn cell_time_never_goes_back() {
         let mut cell = Cell::new();
         let before = cell.now;
-        let job = cell.submit("ann", crate::fixture::batch("a", 1, 1, 1 << 20));
+        let job = cell.submit("ann", crate::fixture::batch("a", 1, 1, 4 << 20));
         cell.now = borg_proto::Millis(5);
         cell.kill("ann", "ann/a", &[]).unwrap();
         assert_eq!(cell.state.job(job).unwrap().ended_at(), Some(before));

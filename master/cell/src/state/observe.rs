@@ -268,7 +268,7 @@ mod tests {
     fn waits(causes: &[FailureCause]) -> Vec<u64> {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let job = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         let mut waits = Vec::new();
         for cause in causes {
             let id = cell.place(job, 0, machine).unwrap();
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(waits(&[taken.clone(), taken.clone(), taken.clone(), taken]), [0, 0, 0, 1000]);
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", batch("count", 1, 100, MIB));
+        let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
         cell.ended(id, Some(FailureCause::PortTaken { port: 20_000 }));
         assert_eq!(cell.state.task(id.task).unwrap().failures, 0);
@@ -302,7 +302,7 @@ mod tests {
     fn an_incarnation_that_lasted_begins_the_row_anew() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let job = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         for _ in 0..3 {
             let id = cell.place(job, 0, machine).unwrap();
             cell.wait(LASTED.0);
@@ -317,7 +317,7 @@ mod tests {
     fn a_batch_task_that_fails_too_often_ends_its_job_and_kills_its_siblings() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let mut spec = batch("count", 3, 100, MIB);
+        let mut spec = batch("count", 3, 100, 4 * MIB);
         spec.retries = 1;
         let job = cell.submit("ann", spec);
         cell.place(job, 1, machine).unwrap();
@@ -337,7 +337,7 @@ mod tests {
     fn a_machine_that_reboots_does_not_use_up_retries() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", batch("count", 1, 100, MIB));
+        let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
         cell.ended(id, Some(FailureCause::Lost));
         assert_eq!(cell.state.job(job).unwrap().state(), JobState::Pending);
@@ -347,7 +347,7 @@ mod tests {
     fn reports_about_another_incarnation_change_nothing() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", batch("count", 1, 100, MIB));
+        let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
         cell.up(id);
         let before = cell.state.clone();
@@ -361,7 +361,7 @@ mod tests {
     fn a_silent_machine_gives_its_tasks_back_and_comes_back_empty() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", service("web", 2, 100, MIB));
+        let job = cell.submit("ann", service("web", 2, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
         cell.observe(Observation::MachineDown { machine });
         assert_eq!(cell.state.pending().count(), 2);
@@ -374,7 +374,7 @@ mod tests {
     fn restarts_by_the_machine_count_as_failures_once() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let job = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
         for restarts in 0..2 {
             let until = cell.now;
@@ -396,8 +396,8 @@ mod tests {
     fn a_machine_that_comes_back_smaller_sheds_its_lowest_work() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let low = cell.submit("ann", batch("low", 1, 400, MIB));
-        let high = cell.submit("ann", service("high", 1, 400, MIB));
+        let low = cell.submit("ann", batch("low", 1, 400, 4 * MIB));
+        let high = cell.submit("ann", service("high", 1, 400, 4 * MIB));
         cell.place(low, 0, machine).unwrap();
         cell.place(high, 0, machine).unwrap();
         cell.observe(Observation::MachineUp { machine, info: info(500, 64 * MIB, &[]) });
@@ -409,7 +409,7 @@ mod tests {
     fn tasks_on_ports_that_the_machine_no_longer_offers_are_shed() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let spec = with_task(service("web", 1, 100, MIB), |task| {
+        let spec = with_task(service("web", 1, 100, 4 * MIB), |task| {
             task.ports = vec!["http".parse().unwrap()]
         });
         let job = cell.submit("ann", spec);

@@ -3,11 +3,11 @@
 //! A scheduler decided on a copy of the state that may be old by now; the order of the log says
 //! who wins. Each assignment of an entry stands or falls by itself. Room is the sum of limits.
 //!
-//! Invariant: after any assignment every machine holds at most its capacity and each of its ports
-//! is handed out once.
+//! Invariant: after any assignment every machine holds at most its capacity, and no more tasks than
+//! it can be told of in one message, and each of its ports is handed out once.
 
 use super::turn::Turn;
-use super::{Answer, Job, Machine, MachineState, Task};
+use super::{Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task};
 use crate::event::TaskChange;
 use crate::rejection::Rejection;
 use borg_proto::command::Assignment;
@@ -92,9 +92,10 @@ impl Turn<'_> {
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = job.spec.task.asked();
         let mut free = machine.free();
+        let mut there = Told { tasks: machine.tasks.len(), bytes: machine.target_bytes };
         let mut chosen = Vec::new();
         for victim in victims {
-            if asked.fits_in(&free) {
+            if asked.fits_in(&free) && there.check(job, machine).is_ok() {
                 break;
             }
             let id = victim.task;
@@ -113,13 +114,42 @@ impl Turn<'_> {
             }
             if !chosen.contains(&id) {
                 free = free.plus(&theirs.spec.task.asked());
+                there.tasks -= 1;
+                there.bytes -= theirs.target_bytes;
                 chosen.push(id);
             }
         }
         match asked.shortest(&free) {
-            None => Ok(chosen),
+            None => there.check(job, machine).map(|()| chosen),
             Some(short) => Err(no_room(machine, short, &free, &asked)),
         }
+    }
+}
+
+/// What a machine is told to run already.
+struct Told {
+    tasks: usize,
+    bytes: u64,
+}
+
+impl Told {
+    /// Whether it can be told of a task of `job` too.
+    fn check(&self, job: &Job, machine: &Machine) -> Result<(), Rejection> {
+        let (name, there) =
+            (|| machine.name.clone(), u32::try_from(self.tasks).unwrap_or(u32::MAX));
+        if there >= MAX_TASKS_ON_A_MACHINE {
+            return Err(Rejection::TooManyTasks {
+                machine: name(),
+                there,
+                most: MAX_TASKS_ON_A_MACHINE,
+            });
+        }
+        let (there, asked) = (self.bytes, job.target_bytes);
+        if there + asked > MAX_TARGET_BYTES {
+            let (machine, most) = (name(), MAX_TARGET_BYTES);
+            return Err(Rejection::TargetFull { machine, there, asked, most });
+        }
+        Ok(())
     }
 }
 
@@ -192,11 +222,11 @@ fn no_room(machine: &Machine, short: Dimension, free: &Resources, asked: &Resour
 
 #[cfg(test)]
 mod tests {
-    use crate::fixture::{Cell, PORTS, batch, info, service, with_task};
-    use borg_proto::command::Observation;
+    use crate::fixture::{Cell, PORTS, batch, info, master, service, with_task};
+    use borg_proto::command::{Action, Assignment, Observation};
     use borg_proto::spec::{Constraint, ConstraintOp, Spread};
     use borg_proto::task::TaskState;
-    use borg_proto::{JobId, MachineId};
+    use borg_proto::{JobId, MachineId, TaskId};
 
     const MIB: u64 = 1 << 20;
 
@@ -242,7 +272,7 @@ mod tests {
             values: vec!["amd64".into()],
             soft: false,
         };
-        let spec = with_task(batch("count", 1, 100, MIB), |task| task.constraints = vec![arch]);
+        let spec = with_task(batch("count", 1, 100, 4 * MIB), |task| task.constraints = vec![arch]);
         let job = cell.submit("ann", spec);
         assert_eq!(refused(&mut cell, job, 0, arm), "machine arm does not meet: arch = amd64");
         cell.observe(Observation::MachineDown { machine: amd });
@@ -259,8 +289,8 @@ mod tests {
         let rack = |name: &str| info(1000, 64 * MIB, &[("rack", name)]);
         let (a, b) = (cell.machine_with("a", rack("r1")), cell.machine_with("b", rack("r1")));
         let spread = vec![Spread { attribute: "rack".into(), max: 1 }];
-        let job =
-            cell.submit("ann", with_task(service("web", 2, 100, MIB), |task| task.spread = spread));
+        let job = cell
+            .submit("ann", with_task(service("web", 2, 100, 4 * MIB), |task| task.spread = spread));
         let first = cell.place(job, 0, a).unwrap();
         assert_eq!(
             refused(&mut cell, job, 1, b),
@@ -276,10 +306,10 @@ mod tests {
     fn only_as_many_victims_go_as_are_needed_and_none_of_equal_rank() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let low = cell.submit("ann", batch("low", 2, 500, MIB));
+        let low = cell.submit("ann", batch("low", 2, 500, 4 * MIB));
         let victims =
             vec![cell.place(low, 0, machine).unwrap(), cell.place(low, 1, machine).unwrap()];
-        let high = cell.submit("bob", service("high", 1, 400, MIB));
+        let high = cell.submit("bob", service("high", 1, 400, 4 * MIB));
         cell.place_over(high, 0, machine, victims.clone()).unwrap();
         let evicted: Vec<bool> = (0..2)
             .map(|i| cell.state.job(low).unwrap().task(i).unwrap().last_evict.is_some())
@@ -290,7 +320,7 @@ mod tests {
             "preempted by bob/high/0"
         );
 
-        let equal = cell.submit("cid", batch("equal", 1, 500, MIB));
+        let equal = cell.submit("cid", batch("equal", 1, 500, 4 * MIB));
         let error = cell.place_over(equal, 0, machine, vec![victims[1]]).unwrap_err();
         assert_eq!(error.to_string(), "priority 100 may not preempt 1.1.1 of priority 100");
     }
@@ -299,7 +329,7 @@ mod tests {
     fn ports_are_handed_out_in_turn_and_never_twice() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 100_000, 1 << 30);
-        let spec = with_task(service("web", 101, 1, MIB), |task| {
+        let spec = with_task(service("web", 101, 1, 4 * MIB), |task| {
             task.ports = vec!["http".parse().unwrap()]
         });
         let job = cell.submit("ann", spec);
@@ -320,11 +350,64 @@ mod tests {
         );
     }
 
+    /// More would not go into the message that tells a machine what to run: it would count as
+    /// silent, and its tasks would do the same to the next.
+    #[test]
+    fn a_machine_holds_no_more_than_one_message_can_name() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 100_000, 1 << 30);
+        let wordy = with_task(batch("wordy", 20, 1, 4 * MIB), |task| {
+            let text = "x".repeat(60 << 10);
+            task.env = (0..16).map(|n| (format!("TEXT_{n}"), text.clone())).collect();
+        });
+        let job = cell.submit("ann", wordy);
+        let each = cell.state.job(job).unwrap().target_bytes;
+        assert!(each > 960 << 10 && each < 1 << 20, "{each}");
+        for index in 0..16 {
+            cell.place(job, index, machine).unwrap();
+        }
+        let full = format!(
+            "machine m-1 is told {} bytes of tasks, this one is {each} more, most is 16777216",
+            16 * each
+        );
+        assert_eq!(refused(&mut cell, job, 16, machine), full);
+
+        let victim =
+            cell.state.task(TaskId { job, index: 0 }).unwrap().running(TaskId { job, index: 0 });
+        let high = cell.submit(
+            "bob",
+            with_task(service("high", 1, 1, 4 * MIB), |task| {
+                task.env = [("TEXT".to_owned(), "x".repeat(60 << 10))].into();
+            }),
+        );
+        cell.place_over(high, 0, machine, vec![victim.unwrap()]).unwrap();
+        assert_eq!(
+            cell.state.job(job).unwrap().counts.running,
+            16,
+            "there was room for a short one"
+        );
+    }
+
+    #[test]
+    fn a_machine_holds_no_more_tasks_than_one_message_can_name() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 100_000, 1 << 40);
+        let job = cell.submit("ann", batch("many", 1_001, 1, 4 * MIB));
+        let place =
+            |index| Assignment { task: TaskId { job, index }, machine, victims: Vec::new() };
+        let assignments = (0..1_000).map(place).collect();
+        cell.apply(master(), Action::Place { assignments }).unwrap();
+        assert_eq!(
+            refused(&mut cell, job, 1_000, machine),
+            "machine m-1 has 1000 tasks, most is 1000"
+        );
+    }
+
     #[test]
     fn a_task_that_backs_off_is_not_placed_too_early() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
-        let job = cell.submit("ann", service("web", 1, 100, MIB));
+        let job = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
         cell.ended(id, None);
         assert_eq!(

@@ -72,7 +72,7 @@ mod tests {
     use borg_proto::command::Action;
 
     fn submit(name: &str, request: &str, at: u64) -> Command {
-        let action = Action::SubmitJob { spec: Arc::new(batch(name, 1, 100, 1 << 20)) };
+        let action = Action::SubmitJob { spec: Arc::new(batch(name, 1, 100, 4 << 20)) };
         Command { at: Millis(at), by: user("ann"), request: Some(request.into()), action }
     }
 

@@ -181,6 +181,7 @@ impl Turn<'_> {
         let TaskState::Running(placement) = from else { return };
         let (job, machine) = self.pair(id, placement.machine);
         machine.used = machine.used.minus(&job.spec.task.asked());
+        machine.target_bytes -= job.target_bytes;
         machine.tasks.remove(&id);
         for port in &placement.ports {
             machine.ports.remove(port);
@@ -215,6 +216,7 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
     machine.used = machine.used.plus(&job.spec.task.asked());
+    machine.target_bytes += job.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(&placement.ports);
     crowd_in(job, machine);

@@ -41,6 +41,27 @@ fn why(cell: &Cell, scheduler: &Scheduler, key: &JobKey) -> String {
 }
 
 #[test]
+fn a_machine_gets_no_more_tasks_than_it_can_be_told_of() {
+    let (mut cell, mut scheduler) = cell_of(2, 100_000, 4_000);
+    let wordy = with(job(40, 100, 1, 1), |task| {
+        let text = "x".repeat(60 << 10);
+        task.env = (0..16).map(|n| (format!("TEXT_{n}"), text.clone())).collect();
+    });
+    let key = submit(&mut cell, &mut scheduler, "ann", wordy);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 32);
+    let last = scheduler.explain(task(&cell, &key, 39), cell.now).summary;
+    assert_eq!(
+        last,
+        "0 of 2 machines fit: 2 take no more specifications (asks 964 KiB, most free is 960 KiB of 16 MiB)"
+    );
+    cell.user("ann", Action::Kill { job: key, tasks: Vec::new() });
+    let many = submit(&mut cell, &mut scheduler, "ann", job(2_001, 100, 1, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 2_000);
+    let last = scheduler.explain(task(&cell, &many, 2_000), cell.now).summary;
+    assert_eq!(last, "0 of 2 machines fit: 2 have as many tasks as a machine may (1000)");
+}
+
+#[test]
 fn a_task_that_fits_nowhere_is_told_what_is_short_and_by_how_much() {
     let (mut cell, mut scheduler) = cell_of(3, 4000, 24);
     let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 1000, 1024));
