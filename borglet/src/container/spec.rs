@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
 /// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
@@ -256,7 +257,7 @@ impl ContainerSpec {
         let least = [
             ("cpu_milli", self.cpu_milli, 1),
             ("cpu_cap_milli", self.cpu_cap_milli.unwrap_or(u64::MAX), 10),
-            ("ram_bytes", self.ram_bytes, 4 << 20),
+            ("ram_bytes", self.ram_bytes, MIN_RAM_BYTES),
             ("pids_max", u64::from(self.pids_max), 2),
             ("logs.file_bytes", self.logs.file_bytes, 1024),
             ("logs.files", u64::from(self.logs.files), 1),
