@@ -13,6 +13,7 @@ pub(crate) use outcome::answer_bytes;
 
 use crate::state::requests::{REMEMBERED, Remembered};
 use crate::state::{CellState, Violation};
+use borg_proto::command::RequestId;
 use borg_proto::wire::{MAX_REQUEST_ID_BYTES, WireError, pb};
 use borg_proto::{CellName, Millis, ReplicaId, UserName};
 use prost::Message;
@@ -105,7 +106,7 @@ impl From<&CellState> for pb::CheckpointState {
             next_job: state.next_job,
             machines: state.machines().map(parts::machine).collect(),
             jobs: state.jobs().map(parts::job).collect(),
-            requests: state.request_order.iter().map(|key| request(state, key)).collect(),
+            requests: state.requests.iter().map(request).collect(),
         }
     }
 }
@@ -114,13 +115,12 @@ fn half(digest: u128) -> u64 {
     u64::try_from(digest & u128::from(u64::MAX)).unwrap_or(u64::MAX)
 }
 
-fn request(state: &CellState, key: &(UserName, Arc<str>)) -> pb::CheckpointRequest {
-    let known = state.requests.get(key);
+fn request((user, request, known): (&UserName, &RequestId, &Remembered)) -> pb::CheckpointRequest {
     pb::CheckpointRequest {
-        user: key.0.to_string(),
-        request: key.1.to_string(),
-        asked: known.map_or(0, |known| known.asked),
-        outcome: known.map(|known| outcome::to_wire(&known.outcome)),
+        user: user.to_string(),
+        request: request.to_string(),
+        asked: known.asked,
+        outcome: Some(outcome::to_wire(&known.outcome)),
     }
 }
 
@@ -164,9 +164,7 @@ fn read_request(state: &mut CellState, request: pb::CheckpointRequest) -> Result
     }
     let outcome = request.outcome.ok_or_else(|| parts::missing("outcome"))?;
     let known = Remembered { asked: request.asked, outcome: outcome::from_wire(outcome)? };
-    let key = (user, Arc::from(request.request));
-    state.request_order.push_back(key.clone());
-    state.requests.insert(key, Arc::new(known));
+    state.requests.add(user, request.request.into(), known);
     Ok(())
 }
 

@@ -29,12 +29,11 @@ pub use tasks::Task;
 
 use crate::event::Event;
 use crate::rejection::Rejection;
-use borg_proto::command::{Command, RequestId};
+use borg_proto::command::Command;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
-    UserName,
 };
-use imbl::{OrdMap, OrdSet, Vector};
+use imbl::{OrdMap, OrdSet};
 use std::sync::Arc;
 use turn::Turn;
 
@@ -53,9 +52,8 @@ pub struct CellState {
     pub(crate) next_job: u64,
     pub(crate) machines: OrdMap<MachineId, Arc<Machine>>,
     pub(crate) jobs: OrdMap<JobId, Arc<Job>>,
-    /// What clients asked for lately, oldest first, and what came of it.
-    pub(crate) requests: OrdMap<(UserName, RequestId), Arc<requests::Remembered>>,
-    pub(crate) request_order: Vector<(UserName, RequestId)>,
+    /// What clients asked for lately, and what came of it.
+    pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
     pub(crate) machine_names: OrdMap<MachineName, MachineId>,
     pub(crate) job_keys: OrdMap<JobKey, JobId>,
@@ -118,8 +116,7 @@ impl CellState {
             next_job: 1,
             machines: OrdMap::new(),
             jobs: OrdMap::new(),
-            requests: OrdMap::new(),
-            request_order: Vector::new(),
+            requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
