@@ -15,8 +15,9 @@ use borg_cell::store::{Checkpoint, Membership, StoreError};
 use super::files::{create_whole, read_whole};
 use super::record::{Block, CheckpointRef, FORMAT, Reader, Unsealed, put_place, seal, unseal};
 
-/// How many are kept. 2: if the newest turns out rotten, the one before it and the log from there
-/// on give the same state.
+/// How many are kept. 2: if the newest turns out rotten, the one before it gives the same state, but
+/// only with the log from there on. That is there when the two are closer together than what
+/// compaction leaves (by default 2,000 entries); else the log is broken, and says so.
 pub(super) const KEPT: usize = 2;
 /// Start of the names.
 const PREFIX: &str = "checkpoint-";
