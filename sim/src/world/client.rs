@@ -14,7 +14,7 @@ use borg_cell::state::Answer;
 use borg_proto::command::{Action, Command, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
-use borg_proto::{JobKey, Millis, UserName};
+use borg_proto::{JobKey, MachineName, Millis, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -115,6 +115,23 @@ impl Clients {
     /// Whether nobody waits for anything.
     pub(crate) fn are_idle(&self) -> bool {
         self.list.iter().all(|client| client.current.is_none() && client.wishes.is_empty())
+    }
+
+    /// The machine that the admin is adding or removing and does not know the outcome of.
+    pub(crate) fn machine_under_way(&self) -> Option<&MachineName> {
+        match &self.list[ADMIN_CLIENT].current.as_ref()?.what {
+            Asked::Change(Action::AddMachine { machine }) => Some(&machine.name),
+            Asked::Change(Action::RemoveMachine { machine }) => Some(machine),
+            Asked::Change(
+                Action::SubmitJob { .. }
+                | Action::Kill { .. }
+                | Action::Lead { .. }
+                | Action::Place { .. }
+                | Action::Observe { .. },
+            )
+            | Asked::Read
+            | Asked::Again => None,
+        }
     }
 }
 

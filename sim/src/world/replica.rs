@@ -391,7 +391,8 @@ impl World {
             .filter(|master| master.is_leader())
             .map(|master| (replica_id(index), master.term()));
         if office.is_some() && state.leader() == office && led {
-            let result = self.checks.durability.all_kept(&state);
+            let under_way = self.clients.machine_under_way();
+            let result = self.checks.durability.all_kept(&state, under_way);
             self.check(Invariant::Durable, result);
         }
         if applied > self.newest.applied() {
