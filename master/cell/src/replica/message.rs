@@ -13,8 +13,8 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot}
 pub(super) const MAX_ENTRIES: usize = 100_000;
 /// Bytes of entries after which Raft begins another message.
 pub(super) const MAX_BATCH_BYTES: u64 = 1 << 20;
-/// Largest state that travels between replicas. 1 GiB: the memory of a leader of 10,000 machines.
-pub(super) const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
+/// Largest state that travels, in bytes: 63 MiB, what one message between masters (64 MiB) holds.
+pub(super) const MAX_SNAPSHOT_BYTES: usize = 63 << 20;
 /// Longest context of a read or a heartbeat.
 const MAX_CONTEXT_BYTES: usize = 64;
 /// Terms and indexes above this are absurd: at a million a second they take 2,000 years.
