@@ -50,8 +50,9 @@ impl Volumes {
             Ok(_) => {}
         }
         for hidden in &self.hidden {
-            if hidden.starts_with(&source) {
-                return refuse("holds a directory that is hidden from tasks");
+            // The shim covers it where it lies; whoever may write around it could move it.
+            if volume.writable && *hidden != source && hidden.starts_with(&source) {
+                return refuse("is to be writable and holds a directory that is hidden from tasks");
             }
             // Unless the operator allowed a part of it by name.
             let by_name = real != *hidden && real.starts_with(hidden);
@@ -110,6 +111,8 @@ mod tests {
         for good in ["other", "cell/shared", "cell/shared/x"] {
             ask(&volumes, &root.join(good)).unwrap();
         }
+        let around = Volume { path: root.to_str().unwrap().to_owned(), writable: false };
+        volumes.bind(&around).unwrap();
         for bad in ["", "cell", "cell/ca"] {
             let refused = ask(&volumes, &root.join(bad)).unwrap_err();
             assert!(refused.contains("hidden from tasks"), "{refused}");

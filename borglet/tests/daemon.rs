@@ -213,16 +213,14 @@ async fn what_cannot_start_fails_with_a_clear_cause() {
     let mut master = daemon.master(&cell, "master/1");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let [mut missing, mut volume, mut busy, mut link] =
-        [0, 1, 2, 3].map(|index| shell(1, index, "true"));
+    let [mut missing, mut volume, mut busy] = [0, 1, 2].map(|index| shell(1, index, "true"));
     cell::change(&mut missing, |spec| spec.command = vec!["no-such-program".into()]);
     cell::change(&mut volume, |spec| {
         spec.volumes = vec![Volume { path: "/etc".into(), writable: false }]
     });
     cell::change(&mut busy, |spec| spec.ports = vec!["http".parse().unwrap()]);
     busy.ports = vec![port];
-    cell::change(&mut link, |spec| spec.command.push("%port.web%".into()));
-    let all = [&missing, &volume, &busy, &link];
+    let all = [&missing, &volume, &busy];
     master.poll(fence(1, 1), Some(&all)).await.unwrap();
     let over = |report: &[borg_proto::poll::TaskReport]| {
         report.iter().all(|task| matches!(task.status, TaskStatus::Ended { .. }))
@@ -232,7 +230,6 @@ async fn what_cannot_start_fails_with_a_clear_cause() {
     assert!(why(0).contains("program not found: no-such-program"), "{}", why(0));
     assert!(why(1).contains("volume \"/etc\" is not allowed on this machine"), "{}", why(1));
     assert_eq!(why(2), format!("port {port} is taken on the machine"));
-    assert!(why(3).contains("%port.web% names no port of the task"), "{}", why(3));
 }
 
 /// Only masters of the borglet's own cell are heard.

@@ -74,9 +74,16 @@ impl View<'_> {
         self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
         devices(self.scratch_bytes).map_err(|e| StartError::machine("make /dev", e))?;
         process_table().map_err(|e| StartError::machine("mount /proc", e))?;
-        let covered = self.hide().map_err(|e| StartError::machine("hide directories", e))?;
+        let mut covered =
+            hide(self.hidden.to_vec()).map_err(|e| StartError::machine("hide directories", e))?;
         for (bind, tree) in shown {
             attach(&tree, &bind).map_err(|e| bad_bind(&bind.path, &e))?;
+            // It shows the host's files as they are, with what was hidden of them.
+            let source = bind.source();
+            let below = self.hidden.iter().filter_map(|path| path.strip_prefix(&source).ok());
+            let below = below.filter(|rest| !rest.as_os_str().is_empty());
+            let again = hide(below.map(|rest| bind.path.join(rest)).collect());
+            covered.extend(again.map_err(|e| bad_bind(&bind.path, &e))?);
         }
         for path in covered {
             sys::mount_read_only(&c_path(&path), false)
@@ -114,23 +121,22 @@ impl View<'_> {
         }
         Ok(())
     }
+}
 
-    /// Covers what is to be hidden with empty directories, and says which were covered.
-    fn hide(&self) -> io::Result<Vec<PathBuf>> {
-        let mut covered = Vec::new();
-        let mut hidden: Vec<&PathBuf> = self.hidden.iter().collect();
-        // Outer ones first: what lies in a covered one is not there to be covered again.
-        hidden.sort_by_key(|path| path.components().count());
-        for path in hidden {
-            if !path.is_dir() {
-                continue; // absent, or already gone with /tmp
-            }
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            plain_mount("hidden", path, "tmpfs", flags, "mode=755,size=64k")?;
-            covered.push(path.clone());
+/// Covers what is to be hidden with empty directories, and says which were covered.
+fn hide(mut hidden: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    // Outer ones first: what lies in a covered one is not there to be covered again.
+    hidden.sort_by_key(|path| path.components().count());
+    let mut covered = Vec::new();
+    for path in hidden {
+        if !path.is_dir() {
+            continue; // absent, or already gone with /tmp
         }
-        Ok(covered)
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        plain_mount("hidden", &path, "tmpfs", flags, "mode=755,size=64k")?;
+        covered.push(path);
     }
+    Ok(covered)
 }
 
 fn bad_bind(path: &Path, error: &io::Error) -> StartError {

@@ -54,8 +54,10 @@ impl Machine {
     /// As [`Self::full`], hiding the directory around its own.
     pub(crate) fn hiding() -> Option<Self> {
         let full = Self::full()?;
-        // Not below /tmp, which tasks do not see anyway.
-        let dir = tempfile::tempdir_in("/var").unwrap();
+        let Some(dir) = visible_dir() else {
+            full.close();
+            return None;
+        };
         let mut config = full.config.clone();
         full.close();
         config.dir = dir.path().join("machine");
@@ -147,6 +149,12 @@ impl Drop for Machine {
             drop(self.executor.retire());
         }
     }
+}
+
+/// A directory that tasks see, unlike those below /tmp; none where the root is read-only, as in
+/// the guest of `user_mode_linux`.
+pub(crate) fn visible_dir() -> Option<TempDir> {
+    tempfile::tempdir_in("/var").inspect_err(|error| eprintln!("skipped: /var: {error}")).ok()
 }
 
 pub(crate) fn id(name: &str) -> ContainerId {
