@@ -27,7 +27,7 @@ pub use nix::sys::signal::Signal;
 
 pub use adopt::{Adopted, Found};
 
-use crate::cgroup::{CgroupDriver, Hierarchies, Limits, Usage};
+use crate::cgroup::{CgroupDriver, Hierarchies, Usage};
 use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
 use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
@@ -217,16 +217,6 @@ impl Executor {
         self.record(id).map_err(failed)
     }
 
-    /// The exit record, if the container has ended.
-    pub fn exit_record(&self, id: &ContainerId) -> Result<Option<ExitRecord>, ActError> {
-        let failed = |source| ActError::Failed { action: "look at", id: id.clone(), source };
-        let entry = self.entry(id)?;
-        if entry.live.is_some_and(|live| !ended(&live.shim)) {
-            return Ok(None);
-        }
-        self.record(id).map(Some).map_err(failed)
-    }
-
     /// What the container uses. Without cgroups only its first process and that one's collected
     /// children are counted.
     pub fn usage(&self, id: &ContainerId) -> Result<Usage, ActError> {
@@ -243,17 +233,6 @@ impl Executor {
             memory_bytes,
             working_set_bytes: memory_bytes,
             memory_peak_bytes: memory_bytes,
-        })
-    }
-
-    /// Changes the limits of a running container. Without cgroups there is nothing to change.
-    pub fn set_limits(&self, id: &ContainerId, limits: &Limits) -> Result<(), ActError> {
-        self.live(id)?;
-        let Some(groups) = &self.0.groups else { return Ok(()) };
-        groups.set_limits(id.as_str(), limits).map_err(|e| ActError::Failed {
-            action: "limit",
-            id: id.clone(),
-            source: e.source,
         })
     }
 

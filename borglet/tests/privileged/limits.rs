@@ -1,11 +1,8 @@
 //! What a task may use.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
-use borglet::cgroup::Limits;
 use borglet::container::Outcome;
-use borglet::executor::ActError;
 
 use super::machine::{Machine, PATIENCE, id, processes_with, shell, within};
 
@@ -38,28 +35,6 @@ fn what_a_task_leaves_in_tmp_counts_as_its_memory() {
     spec.ram_bytes = 32 * MIB;
     let (record, _) = machine.run(spec);
     assert!(matches!(record.outcome, Outcome::OutOfMemory { .. }), "{record:?}");
-    machine.close();
-}
-
-#[test]
-fn a_memory_limit_below_what_is_used_is_refused_and_the_task_lives() {
-    let Some(machine) = Machine::full() else { return };
-    let fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=24 2>/dev/null; exec sleep 70012.5";
-    let mut spec = shell("a", fill);
-    spec.ram_bytes = 64 * MIB;
-    machine.start(spec);
-    assert!(within(PATIENCE, || processes_with("70012.5").len() == 1));
-    let limits = |ram_bytes| Limits { cpu_milli: 100, cpu_cap_milli: None, ram_bytes, pids_max: 9 };
-    let refused = machine.executor.set_limits(&id("a"), &limits(8 * MIB)).unwrap_err();
-    assert!(
-        matches!(&refused, ActError::Failed { source, .. }
-        if source.kind() == ErrorKind::ResourceBusy),
-        "{refused:?}"
-    );
-    assert_eq!(processes_with("70012.5").len(), 1);
-    machine.executor.set_limits(&id("a"), &limits(48 * MIB)).unwrap();
-    machine.executor.kill(&id("a")).unwrap();
-    machine.wait(&id("a"));
     machine.close();
 }
 
