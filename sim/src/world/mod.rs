@@ -12,6 +12,7 @@ mod events;
 mod fault;
 mod machine;
 mod processes;
+mod reach;
 mod replica;
 mod scheduling;
 mod shard;
@@ -28,6 +29,7 @@ use crate::marks::{Mark, Marks};
 use crate::network::{Copies, Network};
 use borg_cell::state::CellState;
 use borg_linkshard::PollFailure;
+use borg_proto::command::Assignment;
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::poll::{PollAnswer, PollRequest};
 use borg_proto::wire::pb;
@@ -58,7 +60,7 @@ pub struct Setup {
     pub checkpoint_every: u64,
     /// Silence after which a machine is down.
     pub machine_down_after: Millis,
-    /// How far a scheduler may lag behind its master, in milliseconds.
+    /// How long a scheduler may take to read news, and again to decide, in milliseconds.
     pub scheduler_lag: u64,
     /// Whether messages between masters and to borglets are encoded and decoded on their way.
     pub wire: bool,
@@ -89,6 +91,7 @@ pub(crate) enum Happening {
     MasterTurn { replica: usize, life: u32 },
     Persisted { replica: usize, life: u32 },
     SchedulerWakes { replica: usize, life: u32 },
+    SchedulerDecided { replica: usize, life: u32, decisions: Vec<Assignment> },
     ShardTurn { replica: usize, life: u32 },
     ShardWakes { replica: usize, life: u32 },
     DigestsCompared { replica: usize, life: u32 },
@@ -213,6 +216,7 @@ impl World {
             && let Some(happening) = self.agenda.next(end)
         {
             self.happen(happening);
+            self.look_at_copies();
         }
     }
 
@@ -222,6 +226,9 @@ impl World {
             Happening::MasterTurn { replica, life } => self.master_turn(replica, life),
             Happening::Persisted { replica, life } => self.persisted(replica, life),
             Happening::SchedulerWakes { replica, life } => self.scheduler_wakes(replica, life),
+            Happening::SchedulerDecided { replica, life, decisions } => {
+                self.scheduler_decided(replica, life, decisions);
+            }
             Happening::ShardTurn { replica, life } => self.shard_turn(replica, life),
             Happening::ShardWakes { replica, life } => self.shard_wakes(replica, life),
             Happening::DigestsCompared { replica, life } => self.compare_digests(replica, life),

@@ -1,10 +1,11 @@
 //! The scheduler's thread of a simulated Borgmaster: news is merged in a letter, and read a little
-//! later; while its master leads, every look ends in a pass.
+//! later; while its master leads, every look ends in a pass, and a pass takes its time.
 
 use super::{Happening, World, number};
 use borg_cell::event::Event;
 use borg_cell::master::Input;
 use borg_cell::state::CellState;
+use borg_proto::command::Assignment;
 use borg_proto::{Millis, TaskId};
 use borg_scheduler::Scheduler;
 
@@ -73,7 +74,21 @@ impl World {
             self.wake_scheduler(index, Millis(wake.0.clamp(1, NAP.0)));
             return;
         }
+        // Until it has decided it looks at nothing else, and the state goes on meanwhile.
+        process.scheduler_due = true;
         self.note(&[6, number(index), count, first]);
+        let took = Millis(self.dice.between(0, self.setup.scheduler_lag));
+        self.agenda.after(took, Happening::SchedulerDecided { replica: index, life, decisions });
+    }
+
+    pub(crate) fn scheduler_decided(
+        &mut self,
+        index: usize,
+        life: u32,
+        decisions: Vec<Assignment>,
+    ) {
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        process.scheduler_due = false;
         self.tell_master(index, Input::Decisions(decisions));
         self.wake_scheduler(index, Millis(1));
     }
