@@ -315,7 +315,7 @@ impl World {
     }
 
     pub(crate) fn restart_borglet_later(&mut self, machine: usize) {
-        let most = *self.dice.pick(&[5, 500, 2_000, 2_000, 15_000]);
+        let most = *self.dice.pick(&[5, 10, 500, 2_000, 15_000]);
         let delay = if self.faults.over { 500 } else { self.dice.between(1, most) };
         self.agenda.after(Millis(delay), Happening::RestartBorglet { machine });
     }

@@ -256,6 +256,13 @@ impl World {
             self.do_on_machine(index, effect);
         }
         self.obeyed(index, life, obeyed);
+        // Death right after the last word: the cell hears of orders obeyed, the next poll finds a
+        // borglet that has none.
+        if self.machines[index].dies_after == Some(0) && self.dice.chance(500) {
+            self.hit(Mark::BorgletCrashInTurn);
+            self.crash_borglet(index);
+            return self.restart_borglet_later(index);
+        }
         self.plan_borglet(index);
     }
 
