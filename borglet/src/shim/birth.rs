@@ -104,6 +104,8 @@ impl Newborn<'_> {
 fn be_init(first: i32, endings: OwnedFd) -> ! {
     sys::close_all_but(&endings);
     sys::never_mind(nix::sys::prctl::set_name(c"borglet-init"));
+    // A task of the same user must not reach our memory, or it could forge how it ended.
+    sys::never_mind(nix::sys::prctl::set_dumpable(false));
     loop {
         match sys::wait_any(true) {
             Ok(Some((pid, ending))) if pid == first => {

@@ -18,6 +18,18 @@ fn a_task_sees_only_its_own_processes() {
     machine.close();
 }
 
+/// Whoever could write the memory of pid 1 could forge how the task ended.
+#[test]
+fn a_task_cannot_reach_the_memory_of_its_init() {
+    let Some(machine) = Machine::full() else { return };
+    // The task's own memory can be opened, so that the refusal is about pid 1.
+    let script =
+        "exec 3<>/proc/self/mem && echo own; (exec 4<>/proc/1/mem) 2>/dev/null || echo refused";
+    let (_, said) = machine.run(shell("a", script));
+    assert_eq!(said, "own\nrefused\n");
+    machine.close();
+}
+
 #[test]
 fn the_root_is_read_only_and_tmp_is_private() {
     let Some(machine) = Machine::full() else { return };
