@@ -2,7 +2,7 @@
 //!
 //! `borgctl` alone evaluates configuration; a master takes only typed data. A file is refused by
 //! size before it is read. Starlark runs in a child process with hard limits on memory and time
-//! ([`guard`]), and inside it with limits on steps, heap and call depth ([`language`]), so that a
+//! ([`guard`]), and inside it with limits on steps, heap and call depth (`language`), so that a
 //! bad file costs an error message and never the caller.
 //!
 //! Invariant: every [`JobSpec`] that leaves this module has passed [`JobSpec::check`], and no

@@ -2,9 +2,9 @@
 //!
 //! Opens a data directory as a [`LogStore`] of the chosen engine: redb, the default, or sled. The
 //! engines keep bytes; what makes the log provable is above them and the same for both: every
-//! record's checksum covers the one before ([`record`]), a second file remembers the last
-//! acknowledged write ([`watermark`]), checkpoints are files ([`checkpoint`]), a directory has one
-//! owner and one opener ([`directory`]). [`durable`] puts them together. Leaves the decision to
+//! record's checksum covers the one before (`record`), a second file remembers the last
+//! acknowledged write (`watermark`), checkpoints are files (`checkpoint`), a directory has one
+//! owner and one opener (`directory`). `durable` puts them together. Leaves the decision to
 //! write, and what to do about a broken log, to the replica.
 //!
 //! Invariant: what was acknowledged is found again, or opening fails.
@@ -54,7 +54,7 @@ pub enum StoreKind {
     /// A copy-on-write B-tree in one file.
     #[default]
     Redb,
-    /// A log-structured tree. Its own flush is not durable: see [`sled`](mod@sled).
+    /// A log-structured tree. Its own flush is not durable: see the module `sled`.
     Sled,
 }
 
