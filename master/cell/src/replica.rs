@@ -372,7 +372,7 @@ impl Replica {
             out.after.push(Effect::Diverged { replica: from, index });
         }
         if let Some(index) = self.digests.outvoted() {
-            self.halt(format!("after entry {index} a majority of the masters has another state than this one: restore this replica from a peer"));
+            self.halt(format!("after entry {index} a majority of the masters has another state than this one: leave it stopped, the others go on"));
         }
     }
 

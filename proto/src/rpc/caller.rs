@@ -2,7 +2,7 @@
 
 use super::tls::identity_of;
 use crate::identity::{Identity, Role};
-use crate::names::{CellName, MachineName, ReplicaId, UserName};
+use crate::names::{CellName, ReplicaId, UserName};
 use tonic::{Request, Status};
 
 /// Who sent a request, from the certificate of its connection.
@@ -50,17 +50,6 @@ pub fn require_user<'a>(identity: &'a Identity, call: &str) -> Result<&'a UserNa
     }
 }
 
-/// The machine whose borglet calls.
-///
-/// # Errors
-/// `PERMISSION_DENIED` when the caller is no borglet.
-pub fn require_borglet<'a>(identity: &'a Identity, call: &str) -> Result<&'a MachineName, Status> {
-    match &identity.role {
-        Role::Borglet(machine) => Ok(machine),
-        Role::User(_) | Role::Master(_) => Err(refuse(identity, call)),
-    }
-}
-
 fn refuse(identity: &Identity, call: &str) -> Status {
     let role = match &identity.role {
         Role::Master(_) => "master",
@@ -84,7 +73,6 @@ mod tests {
             "role borglet may not call SubmitJob (borg://lab/borglet/m-1)"
         );
         assert!(require_master(&borglet, "Poll").is_err());
-        assert_eq!(require_borglet(&borglet, "x").unwrap().as_str(), "m-1");
         let master: Identity = "borg://lab/master/2".parse().unwrap();
         assert_eq!(require_master(&master, "Poll").unwrap(), ReplicaId(2));
     }

@@ -20,7 +20,7 @@ pub use crate::wire::pb::{
     borgmaster_server::BorgmasterServer, peer_client::PeerClient, peer_server::Peer,
     peer_server::PeerServer,
 };
-pub use caller::{peer_identity, require_borglet, require_master, require_user};
+pub use caller::{peer_identity, require_master, require_user};
 pub use channel::{
     ChannelError, MAX_MESSAGE_BYTES, MAX_POLL_ANSWER_BYTES, MAX_REQUEST_BYTES, Timeouts,
     borglet_client, borglet_server, borgmaster_client, borgmaster_server, channel, peer_client,

@@ -37,7 +37,9 @@ pub enum RecoverError {
         why: String,
     },
     /// More is known to be agreed than the log holds.
-    #[error("commit {commit} is beyond the last entry {last}: rejoin from a peer")]
+    #[error(
+        "commit {commit} is beyond the last entry {last}: leave this replica stopped, the others go on"
+    )]
     CommitBeyondLog {
         /// Known to be agreed.
         commit: u64,
