@@ -5,6 +5,7 @@
 use crate::api::Api;
 use crate::catching_up::CaughtUp;
 use crate::changes::Changes;
+use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
@@ -219,9 +220,18 @@ impl App {
 
         let mut deciding =
             spawn_scheduler(&scheduler, self.master.state().clone(), &turns, &self.metrics)?;
+        let checkpoints = CheckpointThreads::start(Hands {
+            files: self.store.checkpoints(),
+            peers: peers.clone(),
+            own,
+            turns: turns.clone(),
+            metrics: self.metrics.clone(),
+        })
+        .map_err(AppError::Thread)?;
         let driver = Driver {
             master: self.master,
             store: self.store,
+            checkpoints,
             peers: peers.clone(),
             own,
             shard: orders.clone(),

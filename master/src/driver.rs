@@ -4,6 +4,7 @@
 //! that order (persist, then promise, then answer) is the protocol. Nobody else touches the state;
 //! readers get cheap copies through [`View`].
 
+use crate::checkpoints::CheckpointThreads;
 use crate::clock;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
@@ -47,6 +48,8 @@ pub(crate) enum Turn {
         /// Where the word goes.
         reply: oneshot::Sender<Option<u64>>,
     },
+    /// The disk failed at work on a checkpoint.
+    Failed(StoreError),
     /// A look at what is in no state and no view.
     Look(Box<dyn FnOnce(&Master) + Send>),
 }
@@ -57,6 +60,7 @@ impl std::fmt::Debug for Turn {
             Self::Input(_) => "Input",
             Self::Propose { .. } => "Propose",
             Self::Read { .. } => "Read",
+            Self::Failed(_) => "Failed",
             Self::Look(_) => "Look",
         })
     }
@@ -79,6 +83,8 @@ pub(crate) struct Driver {
     pub master: Master,
     /// The log.
     pub store: Box<dyn LogStore>,
+    /// Who works on checkpoint files.
+    pub checkpoints: CheckpointThreads,
     /// The other masters.
     pub peers: Peers,
     /// This replica.
@@ -123,8 +129,13 @@ impl Driver {
             if self.heard_from_leader(&turn) {
                 heard_at = now;
             }
-            let inputs: Vec<_> =
-                turn.drain(..).filter_map(|item| waiting.input(item, &self.master)).collect();
+            let mut inputs = Vec::with_capacity(turn.len());
+            for item in turn.drain(..) {
+                match item {
+                    Turn::Failed(error) => return Err(DriverError::Store(error)),
+                    item => inputs.extend(waiting.input(item, &self.master)),
+                }
+            }
             let effects = self.master.handle(now, inputs);
             let changed = effects.iter().any(|effect| {
                 matches!(effect, Effect::Applied { .. } | Effect::LeaderChanged { .. })
@@ -144,7 +155,11 @@ impl Driver {
         leader == Some(self.own)
             || turn.iter().any(|item| match item {
                 Turn::Input(Input::Raft(message)) => leader == Some(ReplicaId(message.from)),
-                Turn::Input(_) | Turn::Propose { .. } | Turn::Read { .. } | Turn::Look(_) => false,
+                Turn::Input(_)
+                | Turn::Propose { .. }
+                | Turn::Read { .. }
+                | Turn::Failed(_)
+                | Turn::Look(_) => false,
             })
     }
 
@@ -164,6 +179,9 @@ impl Driver {
             Effect::Send { to, message } => {
                 self.send(to, pb::peer_message::Body::Raft(message));
             }
+            Effect::Checkpoint(work) => self.checkpoints.take(work),
+            Effect::Ask { to, ask } => self.send(to, pb::peer_message::Body::Ask(ask)),
+            Effect::Piece { to, piece } => self.send(to, pb::peer_message::Body::Piece(piece)),
             Effect::Orders { to, orders } if to == self.own => {
                 if self.shard.try_send(orders).is_err() {
                     self.metrics.dropped_messages.inc();
@@ -254,6 +272,7 @@ impl Waiting {
                 return None;
             }
             Turn::Input(input) => input,
+            Turn::Failed(_) => return None,
             Turn::Propose { command, deadline, reply } => {
                 self.proposals.insert(token, reply);
                 Input::Propose { token, command, deadline }

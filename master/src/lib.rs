@@ -12,6 +12,7 @@ mod api;
 mod app;
 mod catching_up;
 mod changes;
+mod checkpoints;
 mod clock;
 mod config;
 mod driver;

@@ -24,6 +24,10 @@ pub(crate) struct Metrics {
     pub log_writes: Counter,
     /// Time of one durable write.
     pub log_write_seconds: Histogram,
+    /// Time to write one checkpoint.
+    pub checkpoint_seconds: Histogram,
+    /// Size of the newest checkpoint's file.
+    pub checkpoint_bytes: Gauge,
     /// Messages to other masters that were dropped because a queue was full.
     pub dropped_messages: Counter,
     /// Machines that the shard of this replica polls.
@@ -57,6 +61,8 @@ impl Metrics {
             refusals: Counter::default(),
             log_writes: Counter::default(),
             log_write_seconds: seconds(),
+            checkpoint_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            checkpoint_bytes: Gauge::default(),
             dropped_messages: Counter::default(),
             polled_machines: Gauge::default(),
             pending_tasks: Gauge::default(),
@@ -74,6 +80,12 @@ impl Metrics {
         registry.register("log_writes", "Durable writes of the log", m.log_writes.clone());
         let write = m.log_write_seconds.clone();
         registry.register_with_unit("log_write", "Time of one durable write", Unit::Seconds, write);
+        let checkpoint = m.checkpoint_seconds.clone();
+        let what = "Time to write one checkpoint";
+        registry.register_with_unit("checkpoint", what, Unit::Seconds, checkpoint);
+        let bytes = m.checkpoint_bytes.clone();
+        let what = "Size of the newest checkpoint's file";
+        registry.register_with_unit("checkpoint", what, Unit::Bytes, bytes);
         let dropped = m.dropped_messages.clone();
         registry.register(
             "dropped_messages",

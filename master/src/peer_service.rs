@@ -73,6 +73,8 @@ impl PeerService {
                 return Err(Status::permission_denied("raft message of another replica"));
             }
             Some(Body::Raft(raft)) => Turn::Input(Input::Raft(raft)),
+            Some(Body::Ask(ask)) => Turn::Input(Input::Ask { from, ask }),
+            Some(Body::Piece(piece)) => Turn::Input(Input::Piece { from, piece }),
             Some(Body::Report(report)) => {
                 let report =
                     ShardReport::try_from(report).map_err(|error| rpc::status_of(&error))?;

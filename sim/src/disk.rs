@@ -3,8 +3,11 @@
 //! Keeps the contract of [`LogStore`]: a write that returned is durable. When it fails, or when
 //! the process dies during it, the caller of the simulation decides whether the batch got there.
 
-use borg_cell::store::memory::apply;
-use borg_cell::store::{Batch, LogStore, Recovered, ReplicaIdentity, StoreError};
+use borg_cell::store::memory::{Files, apply};
+use borg_cell::store::{
+    Batch, CheckpointDraft, CheckpointMeta, CheckpointStore, LogStore, Recovered, ReplicaIdentity,
+    StoreError,
+};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What the next write meets.
@@ -25,6 +28,7 @@ pub struct SimDisk {
 #[derive(Debug, Default)]
 struct Shared {
     kept: Option<Recovered>,
+    files: Files,
     open: bool,
     fault: Option<SyncFault>,
 }
@@ -90,13 +94,45 @@ impl LogStore for SimStore {
         let mut shared = self.disk.lock();
         let fault = shared.fault.take();
         if fault != Some(SyncFault::Lost) {
-            apply(shared.kept.as_mut().expect("an open disk has an owner"), batch)?;
+            let Shared { kept, files, .. } = &mut *shared;
+            apply(kept.as_mut().expect("an open disk has an owner"), batch, files)?;
         }
         if fault.is_some() {
             self.failed = true;
             return Err(StoreError::failed("sync", "simulated input/output error"));
         }
         Ok(())
+    }
+
+    fn checkpoints(&self) -> Arc<dyn CheckpointStore> {
+        Arc::new(self.disk.clone())
+    }
+}
+
+impl CheckpointStore for SimDisk {
+    fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
+        Ok(self.lock().files.save(draft))
+    }
+
+    fn read(
+        &self,
+        meta: &CheckpointMeta,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.lock().files.read(meta, offset, length)
+    }
+
+    fn received(&self, meta: &CheckpointMeta) -> Result<u64, StoreError> {
+        Ok(self.lock().files.received(meta))
+    }
+
+    fn receive(&self, meta: &CheckpointMeta, offset: u64, piece: &[u8]) -> Result<(), StoreError> {
+        self.lock().files.receive(meta, offset, piece)
+    }
+
+    fn finish(&self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError> {
+        self.lock().files.finish(meta)
     }
 }
 

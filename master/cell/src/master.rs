@@ -8,9 +8,11 @@
 //! carries them out stops at the first failure.
 
 mod composite;
+mod files;
 
 pub use crate::replica::{OwnedBatch, RecoverError};
 pub use composite::Master;
+pub use files::{CheckpointNews, CheckpointWork, Performed};
 
 use crate::event::Event;
 use crate::links;
@@ -101,6 +103,22 @@ pub enum Input {
         /// When to give up waiting.
         deadline: Millis,
     },
+    /// Another replica asks for a piece of a checkpoint.
+    Ask {
+        /// Who.
+        from: ReplicaId,
+        /// Of which file, and which piece. Anything may be in it.
+        ask: pb::CheckpointAsk,
+    },
+    /// A piece of a checkpoint that this replica asked for.
+    Piece {
+        /// From whom.
+        from: ReplicaId,
+        /// The piece. Anything may be in it.
+        piece: pb::CheckpointPiece,
+    },
+    /// What became of an [`Effect::Checkpoint`].
+    Checkpoint(CheckpointNews),
     /// What another replica's state looked like (the newest of [`Status::digests`] there).
     PeerDigest {
         /// Which replica.
@@ -124,6 +142,22 @@ pub enum Effect {
         to: ReplicaId,
         /// What.
         message: pb::RaftMessage,
+    },
+    /// Work on a checkpoint file. On a thread of its own: nothing after it waits for it.
+    Checkpoint(CheckpointWork),
+    /// Ask another replica for a piece of a checkpoint; may be lost.
+    Ask {
+        /// Whom.
+        to: ReplicaId,
+        /// For what.
+        ask: pb::CheckpointAsk,
+    },
+    /// Answer such a question without looking at a file; may be lost.
+    Piece {
+        /// Whom.
+        to: ReplicaId,
+        /// The answer.
+        piece: pb::CheckpointPiece,
     },
     /// Hand to the link shard of a replica, which may be this one; may be lost.
     Orders {

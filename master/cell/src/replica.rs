@@ -15,14 +15,15 @@ mod logger;
 mod message;
 mod reads;
 mod recovery;
+mod transfer;
 
 pub use recovery::RecoverError;
 
 use crate::event::Event;
-use crate::master::{Config, Effect, Outcome};
+use crate::master::{CheckpointNews, CheckpointWork, Config, Effect, Outcome};
 use crate::rejection::Rejection;
 use crate::state::{Answer, CellState};
-use crate::store::{Batch, Checkpoint, HardState, LogEntry, Membership, Recovered};
+use crate::store::{Batch, CheckpointMeta, HardState, LogEntry, Membership, Position, Recovered};
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::wire::{MAX_COMMAND_BYTES, pb};
 use borg_proto::{MachineId, Millis, ReplicaId, TaskId};
@@ -33,6 +34,7 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 use reads::Reads;
 use std::collections::BTreeMap;
+use transfer::Transfers;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes of entries that may wait for agreement on a leader. Ours: far below its memory.
@@ -40,17 +42,17 @@ const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
 /// Bytes of entries after which a checkpoint is made, however few they are, and of entries that
 /// are kept before one. Ours: they stay in memory.
 const CHECKPOINT_BYTES: usize = 64 << 20;
-/// How long a sent checkpoint may stay unanswered until it counts as lost: this, and a second more
-/// for each [`SNAPSHOT_BYTES_PER_SECOND`]. Ours.
-const SNAPSHOT_PATIENCE: Millis = Millis(2_000);
-/// The slowest network that a checkpoint may travel on.
-const SNAPSHOT_BYTES_PER_SECOND: u64 = 10 << 20;
+/// Wait after a checkpoint that found no room on the disk. Ours.
+const CHECKPOINT_PAUSE: Millis = Millis(10_000);
+/// Bytes of entries that are kept for a replica that is taking a checkpoint, so that it finds the log
+/// after it. Ours: they stay in memory.
+const CATCH_UP_BYTES: usize = 512 << 20;
 
 /// An atomic write that owns its parts, so that it can wait for a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnedBatch {
     /// See [`Batch::checkpoint`].
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<CheckpointMeta>,
     /// See [`Batch::entries`].
     pub entries: Vec<LogEntry>,
     /// See [`Batch::compact_to`].
@@ -129,12 +131,16 @@ pub(crate) struct Replica {
     reads: Reads,
     digests: Digests,
     heard: BTreeMap<ReplicaId, Millis>,
-    /// Bytes of entries applied since the last checkpoint.
+    /// Bytes of entries applied since the last checkpoint was begun.
     uncovered_bytes: usize,
-    /// The state in a leader's checkpoint that is being stepped, with its place.
-    incoming: Option<(u64, CellState)>,
-    /// Checkpoints on their way, by when they count as lost.
-    sending: BTreeMap<u64, Millis>,
+    /// The checkpoint of our own that is being written.
+    saving: Option<Position>,
+    /// No checkpoint is begun before.
+    next_checkpoint: Millis,
+    /// Checkpoints on their way between replicas.
+    transfers: Transfers,
+    /// The state of a leader's checkpoint that is being stepped.
+    incoming: Option<(CheckpointMeta, CellState)>,
     announced: (Option<ReplicaId>, u64),
     /// The term in which this replica proposed that it leads.
     claimed: u64,
@@ -201,8 +207,10 @@ impl Replica {
             digests: Digests::new(config.replica, config.voters.len()),
             heard: BTreeMap::new(),
             uncovered_bytes: recovered.entries.iter().map(|entry| entry.data.len()).sum(),
+            saving: None,
+            next_checkpoint: Millis(0),
+            transfers: Transfers::default(),
             incoming: None,
-            sending: BTreeMap::new(),
             announced: (None, hard.term),
             claimed: 0,
             halted: None,
@@ -210,6 +218,9 @@ impl Replica {
             state,
             config,
         };
+        if let Some(made) = &recovered.checkpoint {
+            replica.transfers.keep(made.meta.clone());
+        }
         replica.pin_election_timeout();
         Ok(replica)
     }
@@ -274,7 +285,10 @@ impl Replica {
         self.raw.tick();
         self.pin_election_timeout();
         self.expire(now, out);
-        self.give_up_checkpoints(now);
+        self.transfers.tick(now, &mut out.after);
+        for to in self.transfers.lost(now) {
+            self.checkpoint_lost(to);
+        }
     }
 
     /// Takes a message of another replica, or drops it with a word in the log.
@@ -293,31 +307,108 @@ impl Replica {
         let message = message::decode(message)?;
         message::admit(&message, &self.standing())?;
         let (from, current) = (message.from, message.term >= self.term());
-        let installs = message.get_msg_type() == MessageType::MsgSnapshot;
-        let place = message.get_snapshot().get_metadata().index;
-        if installs && current && place >= self.hard.commit {
-            let state = recovery::from_snapshot(&self.config, message.get_snapshot())
-                .map_err(|_| message::Refused("checkpoint that is no state of this cell"))?;
-            self.incoming = Some((place, state));
+        if current {
+            self.heard.insert(ReplicaId(from), now);
         }
+        let place = message.get_snapshot().get_metadata().index;
+        if message.get_msg_type() == MessageType::MsgSnapshot && current && place > self.hard.commit
+        {
+            // Raft hears of it when all of it is here.
+            let Some(meta) = transfer::offered(&message) else {
+                return Err(message::Refused("checkpoint without a file"));
+            };
+            self.transfers.offer(now, message, meta, &mut out.after);
+            return Ok(());
+        }
+        self.step_raft(message);
+        Ok(())
+    }
+
+    fn step_raft(&mut self, message: Message) {
+        let from = message.from;
         // Errors are of messages that came too late: nothing to do about them.
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(replica = self.id, from, %error, "raft message ignored");
         }
         self.pin_election_timeout();
-        if current {
-            self.heard.insert(ReplicaId(from), now);
+    }
+
+    /// Another replica asks for a piece of a checkpoint.
+    pub(crate) fn asked(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        ask: &pb::CheckpointAsk,
+        out: &mut Out,
+    ) {
+        if self.is_peer(from) {
+            self.heard.insert(from, now);
+            out.after.extend(self.transfers.asked(now, from.0, ask));
         }
-        if installs {
-            // On its own, so that nothing else of the turn meets a half installed state.
-            self.drain(now, out);
-            self.incoming = None;
+    }
+
+    /// A piece of a checkpoint came.
+    pub(crate) fn piece(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        piece: pb::CheckpointPiece,
+        out: &mut Out,
+    ) {
+        self.transfers.piece(now, from.0, piece, &mut out.after);
+    }
+
+    /// What became of [`CheckpointWork`].
+    pub(crate) fn checkpoint_news(&mut self, now: Millis, news: CheckpointNews, out: &mut Out) {
+        match news {
+            CheckpointNews::Saved { place, meta: Some(meta) } => {
+                self.checkpoint_saved(place, meta, out)
+            }
+            CheckpointNews::Saved { place, meta: None } => {
+                if self.saving.take_if(|saving| *saving == place).is_some() {
+                    self.next_checkpoint = now + CHECKPOINT_PAUSE;
+                }
+            }
+            CheckpointNews::Stored { meta, bytes } => {
+                self.transfers.stored(now, &meta, bytes, &mut out.after);
+            }
+            CheckpointNews::Finished { meta, state } => {
+                let state = state.map(|state| *state).filter(|state| {
+                    let fits = recovery::check(&self.config, meta.place.index, state);
+                    if let Err(why) = &fits {
+                        tracing::error!(replica = self.id, why, "a leader's checkpoint is no good");
+                    }
+                    fits.is_ok()
+                });
+                self.transfers.finished(&meta, state);
+            }
         }
-        Ok(())
+    }
+
+    /// Gives Raft a checkpoint that has arrived in full.
+    fn take_arrived(&mut self, now: Millis, out: &mut Out) {
+        let Some(arrived) = self.transfers.take_arrived() else { return };
+        if self.leads() || arrived.meta.place.index <= self.hard.commit {
+            return;
+        }
+        let Some(leader) = self.leader() else { return self.transfers.put_back(arrived) };
+        // What is agreed stays so: it does not matter which leader offered it, and in which term.
+        let mut message = arrived.message;
+        message.from = leader.0;
+        message.term = self.term();
+        self.incoming = Some((arrived.meta, arrived.state));
+        self.step_raft(message);
+        // On its own, so that nothing else of the turn meets a half installed state.
+        self.drain(now, out);
+        self.incoming = None;
+    }
+
+    fn is_peer(&self, replica: ReplicaId) -> bool {
+        replica.0 != self.id && self.voters.contains(&replica.0)
     }
 
     pub(crate) fn unreachable(&mut self, replica: ReplicaId) {
-        if self.leads() && self.voters.contains(&replica.0) {
+        if self.leads() && self.is_peer(replica) {
             self.raw.report_unreachable(replica.0);
         }
     }
@@ -365,7 +456,7 @@ impl Replica {
     }
 
     pub(crate) fn peer_digest(&mut self, from: ReplicaId, index: u64, digest: u128, out: &mut Out) {
-        if !self.voters.contains(&from.0) || from.0 == self.id {
+        if !self.is_peer(from) {
             return;
         }
         if self.digests.compare(from, index, digest) {
@@ -383,9 +474,10 @@ impl Replica {
             self.raw.read_index(context);
         }
         self.drain(now, out);
+        self.take_arrived(now, out);
         self.keep_up(now);
         self.reads.finish(self.state.applied(), &mut out.after);
-        self.make_checkpoint(out);
+        self.begin_checkpoint(now, out);
     }
 
     /// The leader that the group has now, when it is another than last time.
@@ -471,10 +563,7 @@ impl Replica {
     fn send(&mut self, now: Millis, messages: Vec<Message>, out: &mut Out) {
         for message in messages {
             if message.get_msg_type() == MessageType::MsgSnapshot {
-                let bytes = message.get_snapshot().data.len() as u64;
-                let patience =
-                    SNAPSHOT_PATIENCE + Millis::from_secs(bytes / SNAPSHOT_BYTES_PER_SECOND);
-                self.sending.insert(message.to, now + patience);
+                self.transfers.sent(message.to, now);
             }
             let to = ReplicaId(message.to);
             out.effects.push(Effect::Send { to, message: message::encode(message) });
@@ -482,29 +571,20 @@ impl Replica {
     }
 
     /// Replaces the state by a leader's.
-    fn install(&mut self, snapshot: &Snapshot, out: &mut Out) -> Option<Checkpoint> {
-        let meta = snapshot.get_metadata();
-        match self.incoming.take().filter(|(place, _)| *place == meta.index) {
-            Some((_, state)) => self.state = state,
-            None => {
-                self.halt(format!(
-                    "raft installs a checkpoint at {} that did not come",
-                    meta.index
-                ));
-                return None;
-            }
-        }
+    fn install(&mut self, snapshot: &Snapshot, out: &mut Out) -> Option<CheckpointMeta> {
+        let index = snapshot.get_metadata().index;
+        let incoming = self.incoming.take().filter(|(meta, _)| meta.place.index == index);
+        let Some((meta, state)) = incoming else {
+            self.halt(format!("raft installs a checkpoint at {index} that did not come"));
+            return None;
+        };
+        self.state = state;
         self.uncovered_bytes = 0;
         // What was applied in this turn before is part of the new state.
         out.events.clear();
         out.moved = true;
         out.reset = true;
-        Some(Checkpoint {
-            index: meta.index,
-            term: meta.term,
-            membership: self.raw.store().members().clone(),
-            data: snapshot.data.to_vec().into(),
-        })
+        Some(meta)
     }
 
     fn apply(&mut self, entries: Vec<Entry>, out: &mut Out) {
@@ -563,44 +643,68 @@ impl Replica {
         self.reads.expire(now, &mut out.after);
     }
 
-    fn make_checkpoint(&mut self, out: &mut Out) {
+    /// Lets a checkpoint be written when it is time; the log goes on meanwhile.
+    fn begin_checkpoint(&mut self, now: Millis, out: &mut Out) {
         let applied = self.state.applied();
         let log = self.raw.store();
         let due = applied >= log.checkpoint_index() + self.config.checkpoint_every
             || self.uncovered_bytes >= CHECKPOINT_BYTES;
-        if self.halted.is_some() || !due || applied == log.checkpoint_index() {
+        let free = self.saving.is_none() && now >= self.next_checkpoint;
+        if self.halted.is_some() || !due || !free || applied == log.checkpoint_index() {
             return;
         }
         let term = log.term(applied).expect("an applied entry after the checkpoint is in the log");
-        let checkpoint = Checkpoint {
-            index: applied,
-            term,
+        let place = Position { index: applied, term };
+        out.after.push(Effect::Checkpoint(CheckpointWork::Save {
+            place,
             membership: log.members().clone(),
-            data: self.state.encode().into(),
-        };
-        let compact_to = log.compact_to(applied, self.config.trailing, CHECKPOINT_BYTES);
+            state: Box::new(self.state.clone()),
+            log: log.copies(log.checkpoint_index(), applied),
+        }));
+        self.saving = Some(place);
+        self.uncovered_bytes = 0;
+    }
+
+    /// A checkpoint of our own is on disk: from here on the log begins there.
+    fn checkpoint_saved(&mut self, place: Position, meta: CheckpointMeta, out: &mut Out) {
+        if self.saving.take_if(|saving| *saving == place).is_none() {
+            return;
+        }
+        let log = self.raw.store();
+        // A leader's checkpoint may have overtaken it.
+        if place.index <= log.checkpoint_index() || self.halted.is_some() {
+            return;
+        }
+        let mut compact_to = log.compact_to(place.index, self.config.trailing, CHECKPOINT_BYTES);
+        if let Some(wanted) = self.wanted_by_others() {
+            let room = log.compact_to(place.index, u64::MAX, CATCH_UP_BYTES);
+            compact_to = compact_to.min(wanted.max(room));
+        }
         let batch = OwnedBatch {
-            checkpoint: Some(checkpoint.clone()),
+            checkpoint: Some(meta.clone()),
             entries: Vec::new(),
             compact_to: Some(compact_to).filter(|to| *to > log.compacted()),
             hard_state: Some(self.hard),
         };
-        self.raw.mut_store().checkpoint(checkpoint, compact_to);
-        self.uncovered_bytes = 0;
+        self.raw.mut_store().checkpoint(meta.clone(), compact_to);
+        self.transfers.keep(meta);
         out.after.push(Effect::Persist(batch));
     }
 
+    /// The place of the oldest checkpoint that another replica is taking: it will need the log from
+    /// there on.
+    fn wanted_by_others(&self) -> Option<u64> {
+        let prs = self.raw.raft.prs().iter();
+        prs.filter(|(_, progress)| progress.state == ProgressState::Snapshot)
+            .map(|(_, progress)| progress.pending_snapshot)
+            .min()
+    }
+
     /// Raft waits for a word about every checkpoint that it sent. No word for long is a word too.
-    fn give_up_checkpoints(&mut self, now: Millis) {
-        let late: Vec<u64> =
-            self.sending.iter().filter(|(_, at)| **at <= now).map(|(to, _)| *to).collect();
-        for to in late {
-            self.sending.remove(&to);
-            let waits =
-                self.raw.raft.prs().get(to).is_some_and(|p| p.state == ProgressState::Snapshot);
-            if self.leads() && waits {
-                self.raw.report_snapshot(to, SnapshotStatus::Failure);
-            }
+    fn checkpoint_lost(&mut self, to: u64) {
+        let waits = self.raw.raft.prs().get(to).is_some_and(|p| p.state == ProgressState::Snapshot);
+        if self.leads() && waits {
+            self.raw.report_snapshot(to, SnapshotStatus::Failure);
         }
     }
 

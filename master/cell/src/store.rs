@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod extent;
 pub mod memory;
 
+use borg_proto::Millis;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -110,36 +111,55 @@ pub struct Membership {
     pub auto_leave: bool,
 }
 
+/// A checkpoint as a log names it, and as masters offer it to each other: everything but the state,
+/// which is in a file of [`CheckpointStore`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointMeta {
+    /// The last entry that it covers.
+    pub place: Position,
+    /// Raft's configuration there.
+    pub membership: Membership,
+    /// The cell's time there.
+    pub at: Millis,
+    /// Size of the file, in bytes.
+    pub file_bytes: u64,
+    /// Checksum (xxh3) over all bytes of the file.
+    pub file_sum: u64,
+}
+
 /// The whole state at one place in the log; replaces every entry up to there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Index of the last entry that it covers.
-    pub index: u64,
-    /// Term of that entry.
-    pub term: u64,
-    /// Raft's configuration there.
-    pub membership: Membership,
+    /// What it is of.
+    pub meta: CheckpointMeta,
     /// The encoded state, opaque here.
-    pub data: Arc<[u8]>,
-}
-
-impl Checkpoint {
-    /// Where in the log it stands.
-    pub fn position(&self) -> Position {
-        Position { index: self.index, term: self.term }
-    }
+    pub state: Arc<[u8]>,
 }
 
 /// Leaves the state itself out: it is large and may hold secrets.
 impl fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkpoint")
-            .field("index", &self.index)
-            .field("term", &self.term)
-            .field("membership", &self.membership)
-            .field("data_bytes", &self.data.len())
+            .field("meta", &self.meta)
+            .field("state_bytes", &self.state.len())
             .finish()
     }
+}
+
+/// What a checkpoint file is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckpointDraft<'a> {
+    /// The last entry that the state covers.
+    pub place: Position,
+    /// Raft's configuration there.
+    pub membership: &'a Membership,
+    /// The cell's time there.
+    pub at: Millis,
+    /// The encoded state.
+    pub state: &'a [u8],
+    /// The entries since the checkpoint before, up to `place`, for stores that keep history. They
+    /// are agreed. Empty when they are not known.
+    pub log: &'a [LogEntry],
 }
 
 /// Whom a store belongs to. All three must match when it is opened again.
@@ -164,10 +184,10 @@ impl fmt::Display for ReplicaIdentity {
 /// order of the fields, with `hard_state` last.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Batch<'a> {
-    /// A state to recover from. If the log holds an entry at its place with its term, the log
-    /// stays (a checkpoint of our own). If not, it came from a leader: it replaces the whole log,
-    /// which then starts after it.
-    pub checkpoint: Option<&'a Checkpoint>,
+    /// A state to recover from, whose file [`CheckpointStore`] holds already. If the log has an entry
+    /// at its place with its term, the log stays (a checkpoint of our own). If not, it came from a
+    /// leader: it replaces the whole log, which then starts after it.
+    pub checkpoint: Option<&'a CheckpointMeta>,
     /// Consecutive entries. Everything stored from `entries[0].index` on is replaced by them.
     pub entries: &'a [LogEntry],
     /// Forget entries up to and with this index; a checkpoint must cover it.
@@ -230,6 +250,54 @@ pub trait LogStore: Send {
     /// unknown what is on disk: every later call fails, and the replica must stop without sending
     /// what depends on the batch.
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), StoreError>;
+
+    /// The checkpoint files, for threads of their own: saving one must not hold up `write`.
+    fn checkpoints(&self) -> Arc<dyn CheckpointStore>;
+}
+
+/// Keeper of checkpoint files. A file is whole and synced before a log names it; those that no log
+/// names, and that the store does not keep as history, are cleared away when the next is named.
+///
+/// A file is what travels between masters, in pieces: what one reads with [`Self::read`], the other
+/// gives to [`Self::receive`].
+pub trait CheckpointStore: Send + Sync {
+    /// Makes a file and returns after it is durable. Blocks on the disk; `write` goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when there is no room: nothing is left of it, and it may be tried again.
+    /// Any other error is the end of the process.
+    fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError>;
+
+    /// At most `length` bytes of a file from `offset` on; fewer at its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when it is not kept any more.
+    fn read(
+        &self,
+        meta: &CheckpointMeta,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, StoreError>;
+
+    /// How much of another master's file is here, from its beginning: what was received before, by an
+    /// earlier process too. Whatever was received of other files is forgotten.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn received(&self, meta: &CheckpointMeta) -> Result<u64, StoreError>;
+
+    /// Adds a piece at `offset`, which is where the last one ended. Durable only after
+    /// [`Self::finish`].
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the piece does not follow; [`StoreError::Full`].
+    fn receive(&self, meta: &CheckpointMeta, offset: u64, piece: &[u8]) -> Result<(), StoreError>;
+
+    /// Verifies a file that was received in full and makes it durable. Gives the state in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`] when it is not the file that `meta` speaks of: it is forgotten then.
+    fn finish(&self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError>;
 }
 
 /// Why a store could not be opened or used. Whatever the kind, the replica does not vote.
@@ -287,7 +355,19 @@ pub enum StoreError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The batch contradicts the log; nothing was written. A bug of the caller.
+    /// There is no room for a checkpoint; nothing is left of it. The log is not concerned.
+    #[error("no room on the disk to {what}: make room; the log goes on without a new checkpoint")]
+    Full {
+        /// What was being done.
+        what: String,
+    },
+    /// A checkpoint file that is not kept any more.
+    #[error("the checkpoint at {index} is not kept any more")]
+    Gone {
+        /// Index of the last entry that it covered.
+        index: u64,
+    },
+    /// What was asked for contradicts the log; nothing was written. A bug of the caller.
     #[error("refused batch: {0}")]
     Invalid(String),
 }

@@ -7,7 +7,8 @@ mod five;
 use borg_cell::fixture::batch;
 use borg_cell::master::{Config, Effect, Input, Master, Outcome, RecoverError};
 use borg_cell::store::{
-    Checkpoint, EntryKind, HardState, LogEntry, Membership, Position, Recovered, ReplicaIdentity,
+    Checkpoint, CheckpointMeta, EntryKind, HardState, LogEntry, Membership, Position, Recovered,
+    ReplicaIdentity,
 };
 use borg_proto::command::{Action, Assignment};
 use borg_proto::machine::MachineAddress;
@@ -77,9 +78,10 @@ fn what_a_checkpoint_covers_is_agreed() {
     let state = one.master(1).state();
     let (index, term) = (state.applied(), one.master(1).term());
     let membership = Membership { voters: vec![1], ..Membership::default() };
-    let data = state.encode().into();
+    let place = Position { index, term };
+    let meta = CheckpointMeta { place, membership, at: Millis(0), file_bytes: 0, file_sum: 0 };
     let mut from = recovered();
-    from.checkpoint = Some(Checkpoint { index, term, membership, data });
+    from.checkpoint = Some(Checkpoint { meta, state: state.encode().into() });
     from.compacted = Position { index, term };
     from.hard_state = HardState { term, vote: 1, commit: index - 1 };
     let mut master = Master::new(config(1, 1), from).unwrap();
@@ -242,7 +244,7 @@ enum Twist {
     EntryType(u32),
     DropEntry,
     DoubleEntry,
-    Snapshot(u64, u64, Vec<u64>, Vec<u8>),
+    Snapshot(u64, u64, Vec<u64>, u64),
     SnapshotPlace(u64, u64),
     NoSnapshot,
 }
@@ -274,8 +276,8 @@ fn twist() -> impl Strategy<Value = Twist> {
         (0..4_u32).prop_map(Twist::EntryType),
         Just(Twist::DropEntry),
         Just(Twist::DoubleEntry),
-        (number(), number(), prop::collection::vec(0..7_u64, 0..7), bytes())
-            .prop_map(|(index, term, voters, data)| Twist::Snapshot(index, term, voters, data)),
+        (number(), number(), prop::collection::vec(0..7_u64, 0..7), number())
+            .prop_map(|(index, term, voters, bytes)| Twist::Snapshot(index, term, voters, bytes)),
         (number(), number()).prop_map(|(index, term)| Twist::SnapshotPlace(index, term)),
         Just(Twist::NoSnapshot),
     ]
@@ -302,8 +304,10 @@ fn apply(twist: Twist, m: &mut pb::RaftMessage) {
         Twist::EntryType(v) => m.entries.iter_mut().for_each(|entry| entry.r#type = v),
         Twist::DropEntry => drop(m.entries.pop()),
         Twist::DoubleEntry => m.entries.extend(m.entries.first().cloned()),
-        Twist::Snapshot(index, term, voters, data) => {
-            m.snapshot = Some(pb::RaftSnapshot { index, term, voters, learners: Vec::new(), data });
+        Twist::Snapshot(index, term, voters, file_bytes) => {
+            let snapshot =
+                pb::RaftSnapshot { index, term, voters, file_bytes, ..Default::default() };
+            m.snapshot = Some(snapshot);
         }
         Twist::SnapshotPlace(index, term) => {
             if let Some(snapshot) = &mut m.snapshot {

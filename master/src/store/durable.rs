@@ -10,12 +10,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use borg_cell::store::extent::Extent;
-use borg_cell::store::{Batch, Checkpoint, LogEntry, LogStore, Recovered, StoreError};
+use borg_cell::store::{
+    Batch, Checkpoint, CheckpointStore, LogEntry, LogStore, Recovered, StoreError,
+};
 
 use super::StoreKind;
-use super::checkpoint::{self, KEPT};
+use super::checkpoint::{self, Files, KEPT};
 use super::directory::Directory;
 use super::engine::{Change, Engine, guarded};
 use super::record::{
@@ -168,13 +171,19 @@ impl Durable {
     /// Does the durable part of a write, and returns the head and the links after it.
     fn persist(&mut self, batch: &Batch<'_>) -> Result<(), StoreError> {
         let plan = self.extent().plan(batch, |index| self.link(index).place.term)?;
+        if let Some(meta) = batch.checkpoint
+            && !checkpoint::is_there(&self.directory.log, meta)
+        {
+            let index = meta.place.index;
+            return Err(StoreError::Invalid(format!("the checkpoint at {index} was not saved")));
+        }
         self.failed = true;
         self.opened = None;
         let mut head = self.head.clone();
         head.write += 1;
         head.previous = self.head_sum;
-        if let Some(checkpoint) = batch.checkpoint {
-            let reference = checkpoint::save(&self.directory.log, head.write, checkpoint)?;
+        if let Some(meta) = batch.checkpoint {
+            let reference = CheckpointRef { place: meta.place, write: 0, sum: meta.file_sum };
             head.checkpoints.insert(0, reference);
             head.checkpoints.truncate(KEPT);
             if plan.replace.is_some() {
@@ -256,6 +265,10 @@ impl LogStore for Durable {
             checkpoint::remove_others(&self.directory.log, &self.head.checkpoints);
         }
         Ok(())
+    }
+
+    fn checkpoints(&self) -> Arc<dyn CheckpointStore> {
+        Arc::new(Files::new(self.directory.log.clone()))
     }
 }
 

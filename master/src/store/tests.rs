@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use borg_cell::store::conformance::{CASES, checkpoint, entries, identity};
-use borg_cell::store::memory::apply;
+use borg_cell::store::conformance::{CASES, Made, checkpoint, entries, identity};
+use borg_cell::store::memory::{Files, apply};
 use borg_cell::store::{Batch, HardState, Recovered, StoreError};
 
 use super::{StoreKind, open};
@@ -37,24 +37,30 @@ fn sled_conforms() {
 fn written(kind: StoreKind, dir: &Path, between: impl FnOnce()) -> Recovered {
     let mut model = Recovered::empty(identity());
     let mut store = open(kind, dir, &identity()).unwrap();
-    let mut write = |batch: Batch<'_>| {
-        apply(&mut model, &batch).unwrap();
-        store.write(&batch).unwrap();
+    let mut files = Files::default();
+    let mut write_at = |made: Option<&Made>, batch: Batch<'_>| {
+        let meta = made.map(|made| files.save(&made.draft()));
+        apply(&mut model, &Batch { checkpoint: meta.as_ref(), ..batch }, &files).unwrap();
+        let meta = made.map(|made| store.checkpoints().save(&made.draft()).unwrap());
+        store.write(&Batch { checkpoint: meta.as_ref(), ..batch }).unwrap();
+        if let (Some(meta), Some(held)) = (meta, &mut model.checkpoint) {
+            held.meta = meta;
+        }
     };
     let hard_state = |term, commit| Some(HardState { term, vote: 2, commit });
     let made = entries(1, 40, 1, 700);
-    write(Batch { entries: &made, hard_state: hard_state(1, 30), ..Batch::default() });
+    write_at(None, Batch { entries: &made, hard_state: hard_state(1, 30), ..Batch::default() });
     let older = checkpoint(10, 1, 3000);
-    write(Batch { checkpoint: Some(&older), compact_to: Some(8), ..Batch::default() });
+    write_at(Some(&older), Batch { compact_to: Some(8), ..Batch::default() });
     let made = entries(35, 10, 2, 900);
-    write(Batch { entries: &made, hard_state: hard_state(2, 36), ..Batch::default() });
+    write_at(None, Batch { entries: &made, hard_state: hard_state(2, 36), ..Batch::default() });
     let newer = checkpoint(20, 1, 3000);
-    write(Batch { checkpoint: Some(&newer), ..Batch::default() });
+    write_at(Some(&newer), Batch::default());
     let big = entries(45, 1, 2, 200_000);
-    write(Batch { entries: &big, ..Batch::default() });
+    write_at(None, Batch { entries: &big, ..Batch::default() });
     between();
     let last = entries(46, 2, 2, 100);
-    write(Batch { entries: &last, hard_state: hard_state(2, 46), ..Batch::default() });
+    write_at(None, Batch { entries: &last, hard_state: hard_state(2, 46), ..Batch::default() });
     model
 }
 
@@ -159,7 +165,7 @@ fn damage_is_noticed_or_harmless(kind: StoreKind) {
             Ok(mut store) => {
                 let found = store.recover().unwrap();
                 // The older checkpoint may stand in for the newer one: the log still follows it.
-                let index = found.checkpoint.as_ref().map(|checkpoint| checkpoint.index);
+                let index = found.checkpoint.as_ref().map(|made| made.meta.place.index);
                 assert!(index == Some(20) || index == Some(10), "{what}: {index:?}");
                 let whole = Recovered { checkpoint: model.checkpoint.clone(), ..found };
                 assert!(whole == model, "{what}: something is lost");
@@ -172,7 +178,7 @@ fn damage_is_noticed_or_harmless(kind: StoreKind) {
         match after {
             Ok(found) => {
                 let kept = model.clone();
-                apply(&mut model, &next).unwrap();
+                apply(&mut model, &next, &Files::default()).unwrap();
                 assert!(found.entries == model.entries, "{what}: something is lost later");
                 model = kept;
                 harmless += 1;
@@ -271,7 +277,7 @@ fn a_rotten_checkpoint_falls_back_to_the_one_before() {
     fs::write(&newer, []).unwrap();
     for _ in 0..2 {
         let found = recover(StoreKind::Redb, dir.path()).unwrap();
-        assert_eq!(found.checkpoint.map(|checkpoint| checkpoint.index), Some(10));
+        assert_eq!(found.checkpoint.map(|made| made.meta.place.index), Some(10));
         assert_eq!(found.entries, model.entries);
     }
     fs::write(&older, []).unwrap();
@@ -286,7 +292,8 @@ fn only_the_newest_two_checkpoints_are_kept() {
     store.write(&Batch { entries: &entries(1, 9, 1, 10), ..Batch::default() }).unwrap();
     for index in 1..=9 {
         let made = checkpoint(index, 1, 10);
-        let batch = Batch { checkpoint: Some(&made), compact_to: Some(index), ..Batch::default() };
+        let meta = store.checkpoints().save(&made.draft()).unwrap();
+        let batch = Batch { checkpoint: Some(&meta), compact_to: Some(index), ..Batch::default() };
         store.write(&batch).unwrap();
     }
     let names = files(&dir.path().join("log"));

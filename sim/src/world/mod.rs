@@ -27,6 +27,7 @@ use crate::dice::Dice;
 use crate::journal::Journal;
 use crate::marks::{Mark, Marks};
 use crate::network::{Copies, Network};
+use borg_cell::master::CheckpointWork;
 use borg_cell::state::CellState;
 use borg_linkshard::PollFailure;
 use borg_proto::command::Assignment;
@@ -90,6 +91,7 @@ pub(crate) enum Happening {
     MasterTick { replica: usize, life: u32 },
     MasterTurn { replica: usize, life: u32 },
     Persisted { replica: usize, life: u32 },
+    FileWork { replica: usize, life: u32, work: Box<CheckpointWork> },
     SchedulerWakes { replica: usize, life: u32 },
     SchedulerDecided { replica: usize, life: u32, decisions: Vec<Assignment> },
     ShardTurn { replica: usize, life: u32 },
@@ -118,6 +120,8 @@ pub(crate) enum PeerMessage {
     Orders(Box<ShardOrders>),
     Report(Box<ShardReport>),
     Digest { replica: ReplicaId, index: u64, digest: u128 },
+    Ask(pb::CheckpointAsk),
+    Piece(pb::CheckpointPiece),
 }
 
 /// Names one poll.
@@ -225,6 +229,7 @@ impl World {
             Happening::MasterTick { replica, life } => self.master_tick(replica, life),
             Happening::MasterTurn { replica, life } => self.master_turn(replica, life),
             Happening::Persisted { replica, life } => self.persisted(replica, life),
+            Happening::FileWork { replica, life, work } => self.file_work(replica, life, *work),
             Happening::SchedulerWakes { replica, life } => self.scheduler_wakes(replica, life),
             Happening::SchedulerDecided { replica, life, decisions } => {
                 self.scheduler_decided(replica, life, decisions);

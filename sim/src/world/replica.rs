@@ -12,7 +12,7 @@ use crate::dice::Dice;
 use crate::disk::{SimDisk, SimStore};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind};
-use borg_cell::master::{self, Effect, Input, Master, OwnedBatch};
+use borg_cell::master::{self, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed};
 use borg_cell::state::CellState;
 use borg_cell::store::{LogStore, ReplicaIdentity};
 use borg_linkshard::{Input as ShardInput, Shard};
@@ -285,6 +285,24 @@ impl World {
         false
     }
 
+    /// Does work on checkpoint files that is due.
+    pub(crate) fn file_work(&mut self, index: usize, life: u32, work: CheckpointWork) {
+        let Some(process) = self.replicas[index].alive(life) else { return };
+        let files = process.store.checkpoints();
+        match work.perform(&*files) {
+            Ok(Performed::News(news)) => self.tell_master(index, Input::Checkpoint(news)),
+            Ok(Performed::Piece { to, piece }) => {
+                self.send_peer(index, index_of(to), PeerMessage::Piece(piece));
+            }
+            Err(error) => {
+                self.say(|| format!("master {} fails at a checkpoint: {error}", index + 1));
+                self.hit(Mark::SyncFailed);
+                self.crash_master(index);
+                self.restart_later(index);
+            }
+        }
+    }
+
     fn turn_done(&mut self, index: usize, life: u32) {
         let Some(process) = self.replicas[index].alive(life) else { return };
         if !process.inbox.is_empty() && !process.turn_due {
@@ -298,6 +316,19 @@ impl World {
             Effect::Persist(_) => unreachable!("writes go through begin_write"),
             Effect::Send { to, message } => {
                 self.send_peer(index, index_of(to), PeerMessage::Raft(Box::new(message)));
+            }
+            Effect::Checkpoint(work) => {
+                // A thread of its own does it: sending is quick, the rest takes its time.
+                let quick =
+                    matches!(work, CheckpointWork::Send { .. } | CheckpointWork::Store { .. });
+                let delay = if quick { 0 } else { self.dice.between(1, 400) };
+                let life = self.replicas[index].life;
+                let work = Happening::FileWork { replica: index, life, work: Box::new(work) };
+                self.agenda.after(Millis(delay), work);
+            }
+            Effect::Ask { to, ask } => self.send_peer(index, index_of(to), PeerMessage::Ask(ask)),
+            Effect::Piece { to, piece } => {
+                self.send_peer(index, index_of(to), PeerMessage::Piece(piece));
             }
             Effect::Orders { to, orders } => {
                 if !orders.resync.is_empty() {

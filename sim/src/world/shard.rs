@@ -159,12 +159,20 @@ impl World {
                 (101, [report.session.term, report.session.session, number(report.deltas.len())])
             }
             PeerMessage::Digest { replica, index, .. } => (102, [replica.0, *index, 0]),
+            PeerMessage::Ask(ask) => (103, [ask.offset, ask.length.into(), 0]),
+            PeerMessage::Piece(piece) => (104, [piece.offset, number(piece.data.len()), 0]),
         };
         self.note(&[8, number(from), number(to), kind, facts[0], facts[1], facts[2]]);
         match message {
             PeerMessage::Raft(message) => self.tell_master(to, Input::Raft(*message)),
             PeerMessage::Orders(orders) => self.tell_shard(to, ShardInput::Orders(*orders)),
             PeerMessage::Report(report) => self.tell_master(to, Input::Report(*report)),
+            PeerMessage::Ask(ask) => {
+                self.tell_master(to, Input::Ask { from: replica_id(from), ask })
+            }
+            PeerMessage::Piece(piece) => {
+                self.tell_master(to, Input::Piece { from: replica_id(from), piece });
+            }
             PeerMessage::Digest { replica, index, digest } => {
                 self.tell_master(to, Input::PeerDigest { replica, index, digest });
             }
@@ -195,6 +203,9 @@ fn over_the_wire(message: PeerMessage) -> PeerMessage {
             let report = ShardReport::try_from(pb::ShardReport::from(&*report));
             PeerMessage::Report(Box::new(report.expect("a shard's report survives the wire")))
         }
-        PeerMessage::Raft(_) | PeerMessage::Digest { .. } => message,
+        PeerMessage::Raft(_)
+        | PeerMessage::Digest { .. }
+        | PeerMessage::Ask(_)
+        | PeerMessage::Piece(_) => message,
     }
 }

@@ -153,6 +153,9 @@ impl Master {
             }
             Input::Decisions(assignments) => self.place(now, assignments, out),
             Input::ReadIndex { token, deadline } => self.replica.read(token, deadline, out),
+            Input::Ask { from, ask } => self.replica.asked(now, from, &ask, out),
+            Input::Piece { from, piece } => self.replica.piece(now, from, piece, out),
+            Input::Checkpoint(news) => self.replica.checkpoint_news(now, news, out),
             Input::PeerDigest { replica, index, digest } => {
                 self.replica.peer_digest(replica, index, digest, out);
             }
@@ -340,6 +343,9 @@ fn refuse(input: Input, effects: &mut Vec<Effect>) {
         | Input::Raft(_)
         | Input::Unreachable(_)
         | Input::Report(_)
+        | Input::Ask { .. }
+        | Input::Piece { .. }
+        | Input::Checkpoint(_)
         | Input::PeerDigest { .. } => {}
     }
 }

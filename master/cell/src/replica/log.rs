@@ -8,8 +8,8 @@
 //! `compacted`.
 
 use super::message;
-use crate::store::{Checkpoint, EntryKind, LogEntry, Membership, Position, Recovered};
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use crate::store::{CheckpointMeta, EntryKind, LogEntry, Membership, Position, Recovered};
+use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 pub(super) struct MemoryLog {
     compacted: Position,
     entries: VecDeque<Entry>,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<CheckpointMeta>,
     members: Membership,
     /// Only what Raft starts from.
     start: HardState,
@@ -35,7 +35,7 @@ impl MemoryLog {
         Self {
             compacted: recovered.compacted,
             entries: recovered.entries.iter().map(to_raft).collect(),
-            checkpoint: recovered.checkpoint.clone(),
+            checkpoint: recovered.checkpoint.as_ref().map(|made| made.meta.clone()),
             members,
             start,
         }
@@ -46,7 +46,7 @@ impl MemoryLog {
     }
 
     pub(super) fn checkpoint_index(&self) -> u64 {
-        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.index)
+        self.checkpoint.as_ref().map_or(0, |made| made.place.index)
     }
 
     pub(super) fn compacted(&self) -> u64 {
@@ -62,21 +62,28 @@ impl MemoryLog {
     }
 
     /// Takes a leader's checkpoint in place of the whole log.
-    pub(super) fn install(&mut self, checkpoint: Checkpoint) {
+    pub(super) fn install(&mut self, checkpoint: CheckpointMeta) {
         self.entries.clear();
-        self.compacted = checkpoint.position();
+        self.compacted = checkpoint.place;
+        self.members = checkpoint.membership.clone();
         self.checkpoint = Some(checkpoint);
     }
 
     /// Takes a checkpoint of our own and forgets entries up to `compact_to`.
-    pub(super) fn checkpoint(&mut self, checkpoint: Checkpoint, compact_to: u64) {
-        let gone = compact_to.min(checkpoint.index).saturating_sub(self.compacted.index);
+    pub(super) fn checkpoint(&mut self, checkpoint: CheckpointMeta, compact_to: u64) {
+        let gone = compact_to.min(checkpoint.place.index).saturating_sub(self.compacted.index);
         if gone > 0 {
             let last = self.entries.drain(..to_usize(gone)).next_back();
             let last = last.expect("a checkpoint of our own is inside the log");
             self.compacted = Position { index: last.index, term: last.term };
         }
         self.checkpoint = Some(checkpoint);
+    }
+
+    /// Copies of the entries after `after`, up to and with `to`; fewer when older ones are gone.
+    pub(super) fn copies(&self, after: u64, to: u64) -> Vec<LogEntry> {
+        let wanted = self.entries.iter().skip_while(|entry| entry.index <= after);
+        wanted.take_while(|entry| entry.index <= to).map(from_raft).collect()
     }
 
     /// Up to where entries may be forgotten at a checkpoint at `applied`, if as many as `most` and
@@ -99,7 +106,10 @@ impl MemoryLog {
 
 impl Storage for MemoryLog {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState { hard_state: self.start.clone(), conf_state: conf_state(&self.members) })
+        Ok(RaftState {
+            hard_state: self.start.clone(),
+            conf_state: message::conf_state(&self.members),
+        })
     }
 
     fn entries(
@@ -148,10 +158,7 @@ impl Storage for MemoryLog {
 
     fn snapshot(&self, request_index: u64, _: u64) -> raft::Result<Snapshot> {
         match &self.checkpoint {
-            Some(made) if made.index >= request_index => {
-                let members = conf_state(&made.membership);
-                Ok(message::snapshot(made.index, made.term, members, &made.data))
-            }
+            Some(made) if made.place.index >= request_index => Ok(message::snapshot(made)),
             Some(_) | None => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
         }
     }
@@ -181,17 +188,6 @@ pub(super) fn from_raft(entry: &Entry) -> LogEntry {
             EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
         },
         data: entry.data.to_vec(),
-    }
-}
-
-fn conf_state(members: &Membership) -> ConfState {
-    ConfState {
-        voters: members.voters.clone(),
-        learners: members.learners.clone(),
-        voters_outgoing: members.voters_outgoing.clone(),
-        learners_next: members.learners_next.clone(),
-        auto_leave: members.auto_leave,
-        ..ConfState::default()
     }
 }
 

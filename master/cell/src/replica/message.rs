@@ -6,6 +6,8 @@
 //!
 //! Invariant: a message that passes [`decode`] and [`admit`] does not make raft-rs panic.
 
+use crate::store::{CheckpointMeta, Membership, Position};
+use borg_proto::Millis;
 use borg_proto::wire::{MAX_COMMAND_BYTES, pb};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 
@@ -13,8 +15,11 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot}
 pub(super) const MAX_ENTRIES: usize = 100_000;
 /// Bytes of entries after which Raft begins another message.
 pub(super) const MAX_BATCH_BYTES: u64 = 1 << 20;
-/// Largest state that travels, in bytes: 63 MiB, what one message between masters (64 MiB) holds.
-pub(super) const MAX_SNAPSHOT_BYTES: usize = 63 << 20;
+/// Most replicas in one configuration of Raft.
+const MAX_REPLICAS: usize = 64;
+/// Largest checkpoint file that is taken from another master. 8 GiB: our choice, twice the largest
+/// state that is read.
+const MAX_FILE_BYTES: u64 = 8 << 30;
 /// Longest context of a read or a heartbeat.
 const MAX_CONTEXT_BYTES: usize = 64;
 /// Terms and indexes above this are absurd: at a million a second they take 2,000 years.
@@ -39,14 +44,19 @@ pub(super) struct Standing<'a> {
 
 /// Raft's message for the network.
 pub(super) fn encode(mut message: Message) -> pb::RaftMessage {
-    let snapshot = message.snapshot.take().map(|mut snapshot| {
-        let meta = snapshot.take_metadata();
+    let snapshot = message.snapshot.take().map(|snapshot| {
+        let meta = meta_of(&snapshot).expect("offers are made by `snapshot`");
         pb::RaftSnapshot {
-            index: meta.index,
-            term: meta.term,
-            voters: meta.get_conf_state().voters.clone(),
-            learners: meta.get_conf_state().learners.clone(),
-            data: snapshot.data.to_vec(),
+            index: meta.place.index,
+            term: meta.place.term,
+            voters: meta.membership.voters,
+            learners: meta.membership.learners,
+            voters_outgoing: meta.membership.voters_outgoing,
+            learners_next: meta.membership.learners_next,
+            auto_leave: meta.membership.auto_leave,
+            at_ms: meta.at.0,
+            file_bytes: meta.file_bytes,
+            file_sum: meta.file_sum,
         }
     });
     pb::RaftMessage {
@@ -125,20 +135,77 @@ fn decode_entry(from: pb::RaftEntry) -> Result<Entry, Refused> {
 }
 
 fn decode_snapshot(from: pb::RaftSnapshot) -> Result<Snapshot, Refused> {
-    check(from.data.len() <= MAX_SNAPSHOT_BYTES, "checkpoint too large")?;
-    check(from.voters.len() <= 64 && from.learners.is_empty(), "checkpoint of other members")?;
-    let conf_state = ConfState { voters: from.voters, ..ConfState::default() };
-    Ok(snapshot(from.index, from.term, conf_state, &from.data))
+    check(from.file_bytes <= MAX_FILE_BYTES, "checkpoint too large")?;
+    let lists = [&from.voters, &from.learners, &from.voters_outgoing, &from.learners_next];
+    check(lists.iter().all(|list| list.len() <= MAX_REPLICAS), "checkpoint of too many masters")?;
+    check(!from.voters.is_empty(), "checkpoint without masters")?;
+    Ok(snapshot(&CheckpointMeta {
+        place: Position { index: from.index, term: from.term },
+        membership: Membership {
+            voters: from.voters,
+            learners: from.learners,
+            voters_outgoing: from.voters_outgoing,
+            learners_next: from.learners_next,
+            auto_leave: from.auto_leave,
+        },
+        at: Millis(from.at_ms),
+        file_bytes: from.file_bytes,
+        file_sum: from.file_sum,
+    }))
 }
 
-/// A checkpoint as Raft carries it.
-pub(super) fn snapshot(index: u64, term: u64, members: ConfState, data: &[u8]) -> Snapshot {
-    let mut snapshot = Snapshot { data: data.to_vec().into(), ..Snapshot::default() };
+/// A checkpoint as Raft offers it: in place of the state, which file it is in.
+pub(super) fn snapshot(of: &CheckpointMeta) -> Snapshot {
+    let numbers = [of.at.0, of.file_bytes, of.file_sum].map(u64::to_le_bytes);
+    let mut snapshot = Snapshot { data: numbers.concat().into(), ..Snapshot::default() };
     let meta = snapshot.mut_metadata();
-    meta.index = index;
-    meta.term = term;
-    meta.set_conf_state(members);
+    meta.index = of.place.index;
+    meta.term = of.place.term;
+    meta.set_conf_state(conf_state(&of.membership));
     snapshot
+}
+
+/// What [`snapshot`] was made of.
+pub(super) fn meta_of(snapshot: &Snapshot) -> Option<CheckpointMeta> {
+    let mut numbers =
+        snapshot.data.chunks_exact(8).map(|bytes| bytes.try_into().map(u64::from_le_bytes));
+    let mut number = || numbers.next()?.ok();
+    let meta = snapshot.get_metadata();
+    Some(CheckpointMeta {
+        place: Position { index: meta.index, term: meta.term },
+        membership: membership(meta.get_conf_state()),
+        at: Millis(number()?),
+        file_bytes: number()?,
+        file_sum: number()?,
+    })
+}
+
+/// Raft's configuration as it keeps it.
+pub(super) fn conf_state(members: &Membership) -> ConfState {
+    ConfState {
+        voters: members.voters.clone(),
+        learners: members.learners.clone(),
+        voters_outgoing: members.voters_outgoing.clone(),
+        learners_next: members.learners_next.clone(),
+        auto_leave: members.auto_leave,
+        ..ConfState::default()
+    }
+}
+
+/// Raft's configuration in our words, in order: Raft's own order is that of a hash.
+pub(super) fn membership(from: &ConfState) -> Membership {
+    let ordered = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    Membership {
+        voters: ordered(&from.voters),
+        learners: ordered(&from.learners),
+        voters_outgoing: ordered(&from.voters_outgoing),
+        learners_next: ordered(&from.learners_next),
+        auto_leave: from.auto_leave,
+    }
 }
 
 /// Whether a decoded message fits where this replica stands.
@@ -168,9 +235,6 @@ pub(super) fn admit(message: &Message, here: &Standing<'_>) -> Result<(), Refuse
         }
         MessageType::MsgSnapshot => {
             let meta = message.get_snapshot().get_metadata();
-            let mut voters = meta.get_conf_state().voters.clone();
-            voters.sort_unstable();
-            check(voters == here.voters, "checkpoint of other members")?;
             check(1 <= meta.index && meta.index <= MAX_COUNT, "checkpoint at no place")?;
             check(1 <= meta.term && meta.term <= message.term, "checkpoint from a later term")?;
             let above = meta.index >= here.committed;

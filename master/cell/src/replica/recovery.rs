@@ -7,7 +7,6 @@ use crate::master::Config;
 use crate::state::CellState;
 use crate::store::{Checkpoint, Membership};
 use borg_proto::ReplicaId;
-use raft::eraftpb::Snapshot;
 
 /// Why a replica could not begin from what its store gave back.
 #[derive(Debug, thiserror::Error)]
@@ -58,26 +57,24 @@ pub(super) fn from_checkpoint(
     made: &Checkpoint,
 ) -> Result<CellState, RecoverError> {
     let members = Membership { voters: voters.to_vec(), ..Membership::default() };
-    if made.membership != members {
-        let found = made.membership.voters.clone();
+    if made.meta.membership != members {
+        let found = made.meta.membership.voters.clone();
         return Err(RecoverError::OtherMembers { found, expected: voters.to_vec() });
     }
-    read_state(config, made.index, &made.data)
-        .map_err(|why| RecoverError::Checkpoint { index: made.index, why })
+    let index = made.meta.place.index;
+    let unusable = |why| RecoverError::Checkpoint { index, why };
+    let state = CellState::decode(&made.state).map_err(|error| unusable(error.to_string()))?;
+    check(config, index, &state).map_err(unusable)?;
+    Ok(state)
 }
 
-/// The state in a leader's checkpoint, or what is wrong with it.
-pub(super) fn from_snapshot(config: &Config, snapshot: &Snapshot) -> Result<CellState, String> {
-    read_state(config, snapshot.get_metadata().index, &snapshot.data)
-}
-
-fn read_state(config: &Config, index: u64, data: &[u8]) -> Result<CellState, String> {
-    let state = CellState::decode(data).map_err(|error| error.to_string())?;
+/// Whether a state is this cell's and of the place that its checkpoint names.
+pub(super) fn check(config: &Config, index: u64, state: &CellState) -> Result<(), String> {
     if *state.cell() != config.cell {
         return Err(format!("it is of cell {}, this is cell {}", state.cell(), config.cell));
     }
     if state.applied() != index {
         return Err(format!("it is of entry {}, not of {index}", state.applied()));
     }
-    Ok(state)
+    Ok(())
 }

@@ -9,11 +9,12 @@
 
 use std::sync::Arc;
 
-use super::memory::apply;
+use super::memory::{Files, apply};
 use super::{
-    Batch, Checkpoint, EntryKind, HardState, LogEntry, LogStore, Membership, Position, Recovered,
-    ReplicaIdentity, StoreError,
+    Batch, Checkpoint, CheckpointDraft, CheckpointMeta, EntryKind, HardState, LogEntry, LogStore,
+    Membership, Position, Recovered, ReplicaIdentity, StoreError,
 };
+use borg_proto::Millis;
 
 /// Opens one and the same disk every time, as the given replica.
 pub type Open<'a> = dyn FnMut(&ReplicaIdentity) -> Result<Box<dyn LogStore>, StoreError> + 'a;
@@ -35,6 +36,9 @@ pub const CASES: &[Case] = &[
     ("a thousand batches are recovered", a_thousand_batches_are_recovered),
     ("random batches mean the same as in memory", random_batches_mean_the_same_as_in_memory),
     ("a refused batch leaves the store usable", a_refused_batch_leaves_the_store_usable),
+    ("a checkpoint that was not saved is refused", an_unsaved_checkpoint_is_refused),
+    ("a file travels in pieces", a_file_travels_in_pieces),
+    ("a file that is not the one offered is refused", a_wrong_file_is_refused),
     ("another replica is refused", another_replica_is_refused),
     ("a second opener is refused", a_second_opener_is_refused),
 ];
@@ -60,12 +64,36 @@ pub fn entries(first: u64, count: u64, term: u64, bytes: usize) -> Vec<LogEntry>
         .collect()
 }
 
+/// What a checkpoint of `bytes` bytes at a place is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The last entry that it covers.
+    pub place: Position,
+    /// Raft's configuration there.
+    pub membership: Membership,
+    /// The state.
+    pub state: Arc<[u8]>,
+}
+
+impl Made {
+    /// As a store saves it.
+    #[must_use]
+    pub fn draft(&self) -> CheckpointDraft<'_> {
+        CheckpointDraft {
+            place: self.place,
+            membership: &self.membership,
+            at: Millis(self.place.index * 1_000),
+            state: &self.state,
+            log: &[],
+        }
+    }
+}
+
 /// A checkpoint of `bytes` bytes at `index`.
-pub fn checkpoint(index: u64, term: u64, bytes: usize) -> Checkpoint {
+pub fn checkpoint(index: u64, term: u64, bytes: usize) -> Made {
     let salt = index.to_le_bytes()[0];
-    Checkpoint {
-        index,
-        term,
+    Made {
+        place: Position { index, term },
         membership: Membership {
             voters: vec![1, 2, 3],
             learners: vec![4],
@@ -73,7 +101,7 @@ pub fn checkpoint(index: u64, term: u64, bytes: usize) -> Checkpoint {
             learners_next: vec![5],
             auto_leave: true,
         },
-        data: Arc::from((0..bytes).map(|at| at.to_le_bytes()[0] ^ salt).collect::<Vec<_>>()),
+        state: Arc::from((0..bytes).map(|at| at.to_le_bytes()[0] ^ salt).collect::<Vec<_>>()),
     }
 }
 
@@ -82,11 +110,13 @@ struct Pair<'a, 'b> {
     open: &'a mut Open<'b>,
     store: Option<Box<dyn LogStore>>,
     model: Recovered,
+    model_files: Files,
 }
 
 impl<'a, 'b> Pair<'a, 'b> {
     fn new(open: &'a mut Open<'b>) -> Self {
-        let mut pair = Self { open, store: None, model: Recovered::empty(identity()) };
+        let (model, model_files) = (Recovered::empty(identity()), Files::default());
+        let mut pair = Self { open, store: None, model, model_files };
         pair.reopen();
         pair
     }
@@ -97,8 +127,27 @@ impl<'a, 'b> Pair<'a, 'b> {
 
     #[track_caller]
     fn write(&mut self, batch: Batch<'_>) {
-        apply(&mut self.model, &batch).expect("the case writes a valid batch");
+        apply(&mut self.model, &batch, &self.model_files).expect("the case writes a valid batch");
         self.store().write(&batch).expect("a valid batch is written");
+    }
+
+    /// Saves a checkpoint and names it in `batch`.
+    #[track_caller]
+    fn write_at(&mut self, made: &Made, batch: Batch<'_>) {
+        let meta = self.model_files.save(&made.draft());
+        let batch = Batch { checkpoint: Some(&meta), ..batch };
+        apply(&mut self.model, &batch, &self.model_files).expect("the case writes a valid batch");
+        let meta = self.save(made);
+        let batch = Batch { checkpoint: Some(&meta), ..batch };
+        self.store().write(&batch).expect("a valid batch is written");
+    }
+
+    #[track_caller]
+    fn save(&mut self, made: &Made) -> CheckpointMeta {
+        let meta = self.store().checkpoints().save(&made.draft()).expect("there is room");
+        assert_eq!((meta.place, &meta.membership), (made.place, &made.membership));
+        assert_eq!(meta.at, made.draft().at);
+        meta
     }
 
     #[track_caller]
@@ -109,7 +158,7 @@ impl<'a, 'b> Pair<'a, 'b> {
     /// The batch is refused, and is refused by the model as well.
     #[track_caller]
     fn refused(&mut self, batch: Batch<'_>) {
-        let ours = apply(&mut self.model, &batch);
+        let ours = apply(&mut self.model, &batch, &self.model_files);
         assert!(matches!(ours, Err(StoreError::Invalid(_))), "the model takes {batch:?}");
         let refusal = self.store().write(&batch);
         assert!(matches!(refusal, Err(StoreError::Invalid(_))), "{refusal:?} for {batch:?}");
@@ -145,9 +194,14 @@ fn same(found: &Recovered, wanted: &Recovered) {
     for (found, wanted) in found.entries.iter().zip(&wanted.entries) {
         assert!(found == wanted, "entry {} differs", wanted.index);
     }
-    let place = |recovered: &Recovered| recovered.checkpoint.as_ref().map(Checkpoint::position);
-    assert_eq!(place(found), place(wanted));
-    assert!(found.checkpoint == wanted.checkpoint, "the checkpoint differs");
+    // Files may have other bytes than in memory; what they hold is the same.
+    let held = |recovered: &Recovered| {
+        let of = |made: &Checkpoint| (made.meta.place, made.meta.membership.clone(), made.meta.at);
+        recovered.checkpoint.as_ref().map(of)
+    };
+    assert_eq!(held(found), held(wanted));
+    let state = |recovered: &Recovered| recovered.checkpoint.as_ref().map(|c| c.state.clone());
+    assert!(state(found) == state(wanted), "the state in the checkpoint differs");
 }
 
 fn a_new_store_is_empty(open: &mut Open<'_>) {
@@ -200,14 +254,14 @@ fn a_checkpoint_and_its_tail_are_recovered(open: &mut Open<'_>) {
     let mut pair = Pair::new(open);
     pair.append(&entries(1, 30, 1, 200));
     let first = checkpoint(10, 1, 5000);
-    pair.write(Batch { checkpoint: Some(&first), ..Batch::default() });
+    pair.write_at(&first, Batch::default());
     pair.check();
     let second = checkpoint(25, 1, 0);
-    pair.write(Batch { checkpoint: Some(&second), compact_to: Some(10), ..Batch::default() });
+    pair.write_at(&second, Batch { compact_to: Some(10), ..Batch::default() });
     pair.check();
     pair.append(&entries(31, 2, 2, 200));
     let third = checkpoint(32, 2, 70);
-    pair.write(Batch { checkpoint: Some(&third), compact_to: Some(32), ..Batch::default() });
+    pair.write_at(&third, Batch { compact_to: Some(32), ..Batch::default() });
     pair.check();
     pair.append(&entries(33, 2, 2, 200));
     pair.check();
@@ -218,7 +272,7 @@ fn compacted_entries_are_gone(open: &mut Open<'_>) {
     pair.append(&entries(1, 10, 1, 200));
     pair.append(&entries(11, 10, 4, 200));
     let made = checkpoint(15, 4, 10);
-    pair.write(Batch { checkpoint: Some(&made), compact_to: Some(12), ..Batch::default() });
+    pair.write_at(&made, Batch { compact_to: Some(12), ..Batch::default() });
     assert_eq!(pair.model.compacted, Position { index: 12, term: 4 });
     pair.check();
     pair.write(Batch { compact_to: Some(5), ..Batch::default() });
@@ -226,13 +280,9 @@ fn compacted_entries_are_gone(open: &mut Open<'_>) {
     pair.check();
     let all = entries(21, 5, 4, 10);
     let made = checkpoint(25, 4, 10);
-    pair.write(Batch {
-        entries: &all,
-        checkpoint: Some(&checkpoint(20, 4, 10)),
-        compact_to: Some(20),
-        hard_state: None,
-    });
-    pair.write(Batch { checkpoint: Some(&made), compact_to: Some(25), ..Batch::default() });
+    let settled = Batch { entries: &all, compact_to: Some(20), ..Batch::default() };
+    pair.write_at(&checkpoint(20, 4, 10), settled);
+    pair.write_at(&made, Batch { compact_to: Some(25), ..Batch::default() });
     pair.check();
 }
 
@@ -241,13 +291,13 @@ fn a_checkpoint_of_a_leader_replaces_the_log(open: &mut Open<'_>) {
     pair.append(&entries(1, 10, 1, 200));
     let ahead = checkpoint(100, 3, 900);
     let commit = HardState { term: 3, vote: 0, commit: 100 };
-    pair.write(Batch { checkpoint: Some(&ahead), hard_state: Some(commit), ..Batch::default() });
+    pair.write_at(&ahead, Batch { hard_state: Some(commit), ..Batch::default() });
     pair.check();
     pair.append(&entries(101, 10, 3, 200));
     // Within our log, but of another term than our entry: ours never was the leader's.
     let within = checkpoint(105, 4, 900);
     let after = entries(106, 2, 4, 50);
-    pair.write(Batch { checkpoint: Some(&within), entries: &after, ..Batch::default() });
+    pair.write_at(&within, Batch { entries: &after, ..Batch::default() });
     assert_eq!(pair.model.last(), Position { index: 107, term: 4 });
     pair.check();
 }
@@ -258,7 +308,7 @@ fn big_values_are_recovered(open: &mut Open<'_>) {
     pair.check();
     pair.append(&entries(2, 1, 2, (1 << 16) + 1));
     let made = checkpoint(2, 2, 3 << 20);
-    pair.write(Batch { checkpoint: Some(&made), ..Batch::default() });
+    pair.write_at(&made, Batch::default());
     pair.check();
     pair.write(Batch { compact_to: Some(1), ..Batch::default() });
     pair.check();
@@ -296,20 +346,28 @@ fn random_batches_mean_the_same_as_in_memory(open: &mut Open<'_>) {
             Some(entry) => checkpoint(entry.index, entry.term, 100),
             None => checkpoint(was.last().index + 7, term, 100),
         });
-        let compact = was.checkpoint.as_ref().filter(|_| draw(6) == 0).map(|c| c.index);
+        let compact = was.checkpoint.as_ref().filter(|_| draw(6) == 0).map(|c| c.meta.place.index);
         let end = new.last().map_or(was.last().index, |entry| entry.index);
         let commit = first - 1 + draw(2 + end.saturating_sub(first));
         let vote = if term == was.hard_state.term { was.hard_state.vote } else { draw(4) };
         let batch = Batch {
-            checkpoint: made.as_ref(),
+            checkpoint: None,
             entries: &new,
             compact_to: compact,
             hard_state: (draw(3) != 0).then_some(HardState { term, vote, commit }),
         };
-        if apply(&mut was.clone(), &batch).is_ok() {
-            pair.write(batch);
-        } else {
-            pair.refused(batch);
+        let meta = made.as_ref().map(|made| pair.model_files.save(&made.draft()));
+        let in_memory = Batch { checkpoint: meta.as_ref(), ..batch };
+        let fits = apply(&mut was.clone(), &in_memory, &pair.model_files).is_ok();
+        match made {
+            Some(made) if fits => pair.write_at(&made, batch),
+            None if fits => pair.write(batch),
+            Some(made) => {
+                let meta = pair.save(&made);
+                let refused = pair.store().write(&Batch { checkpoint: Some(&meta), ..batch });
+                assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+            }
+            None => pair.refused(batch),
         }
         if draw(40) == 0 {
             pair.check();
@@ -344,6 +402,64 @@ fn a_refused_batch_leaves_the_store_usable(open: &mut Open<'_>) {
     pair.check();
     pair.append(&entries(6, 1, 2, 10));
     pair.check();
+}
+
+fn an_unsaved_checkpoint_is_refused(open: &mut Open<'_>) {
+    let mut pair = Pair::new(open);
+    pair.append(&entries(1, 5, 1, 100));
+    let meta = Files::default().save(&checkpoint(3, 1, 100).draft());
+    pair.refused(Batch { checkpoint: Some(&meta), ..Batch::default() });
+    pair.check();
+}
+
+/// From this store to itself, as if it had forgotten the file; begun again in the middle.
+fn a_file_travels_in_pieces(open: &mut Open<'_>) {
+    let mut pair = Pair::new(open);
+    pair.append(&entries(1, 5, 1, 100));
+    let made = checkpoint(4, 1, 300_000);
+    let meta = pair.save(&made);
+    let files = pair.store().checkpoints();
+    let whole = files.read(&meta, 0, usize::MAX).expect("it has just been saved");
+    assert_eq!(whole.len() as u64, meta.file_bytes);
+    assert_eq!(files.read(&meta, meta.file_bytes, 10).expect("at the end"), []);
+    assert_eq!(files.received(&meta).expect("asked for"), 0);
+    let (one, rest) = whole.split_at(whole.len() / 3);
+    files.receive(&meta, 0, one).expect("the first piece");
+    let again = files.receive(&meta, 0, one);
+    assert!(matches!(again, Err(StoreError::Invalid(_))), "{again:?}");
+    drop(files);
+    pair.reopen();
+    let files = pair.store().checkpoints();
+    // How much of it outlived the process is the disk's business; from there it goes on.
+    let here = usize::try_from(files.received(&meta).expect("asked for")).expect("small");
+    assert!(here <= one.len());
+    let missing = [&one[here..], rest].concat();
+    for (at, piece) in missing.chunks(70_000).enumerate() {
+        files.receive(&meta, (here + at * 70_000) as u64, piece).expect("the next piece");
+    }
+    assert!(files.finish(&meta).expect("it is whole") == *made.state);
+    pair.model_files.save(&made.draft());
+    let in_memory = pair.model_files.save(&made.draft());
+    let named = Batch { checkpoint: Some(&in_memory), ..Batch::default() };
+    apply(&mut pair.model, &named, &pair.model_files).expect("valid");
+    pair.store().write(&Batch { checkpoint: Some(&meta), ..Batch::default() }).expect("valid");
+    pair.check();
+}
+
+fn a_wrong_file_is_refused(open: &mut Open<'_>) {
+    let mut pair = Pair::new(open);
+    let meta = pair.save(&checkpoint(4, 1, 20_000));
+    let files = pair.store().checkpoints();
+    let mut file = files.read(&meta, 0, usize::MAX).expect("it has just been saved");
+    let offered = CheckpointMeta { place: Position { index: 9, term: 1 }, ..meta };
+    files.received(&offered).expect("asked for");
+    file[10_000] ^= 1;
+    files.receive(&offered, 0, &file).expect("nobody looks inside yet");
+    let refused = files.finish(&offered);
+    assert!(matches!(refused, Err(StoreError::Broken { .. })), "{refused:?}");
+    assert_eq!(files.received(&offered).expect("asked for"), 0, "it was forgotten");
+    let absent = files.read(&offered, 0, 10);
+    assert!(matches!(absent, Err(StoreError::Gone { index: 9 })), "{absent:?}");
 }
 
 fn another_replica_is_refused(open: &mut Open<'_>) {

@@ -48,7 +48,7 @@ impl Extent {
         let mut plan = Plan { replace: None, truncate_from: None, compact_to: None, after: *self };
         let after = &mut plan.after;
         if let Some(checkpoint) = batch.checkpoint {
-            let place = checkpoint.position();
+            let place = checkpoint.place;
             let newest = self.checkpoint.map_or(0, |c| c.index).max(self.compacted.index);
             if place.index == 0 || place.index < newest {
                 return invalid(format!("checkpoint at {}, newest is at {newest}", place.index));

@@ -7,10 +7,18 @@
 //!
 //! Invariant: at most one [`MemoryStore`] is open on a disk.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::extent::Extent;
-use super::{Batch, LogStore, Recovered, ReplicaIdentity, StoreError};
+use super::{
+    Batch, Checkpoint, CheckpointDraft, CheckpointMeta, CheckpointStore, LogStore, Recovered,
+    ReplicaIdentity, StoreError,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Checkpoint files kept in memory: enough for one to be sent while the next two are made.
+const KEPT: usize = 4;
 
 /// What a replica's store is opened on. Clones are the same disk.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +29,16 @@ pub struct MemoryDisk {
 #[derive(Debug, Default)]
 struct Shared {
     kept: Option<Recovered>,
+    files: Files,
     open: bool,
+}
+
+/// Checkpoint files in memory. The bytes of a file are those of its state.
+#[derive(Debug, Default)]
+pub struct Files {
+    kept: BTreeMap<u64, (CheckpointMeta, Arc<[u8]>)>,
+    /// Of another master, as far as it is here.
+    part: Option<(CheckpointMeta, Vec<u8>)>,
 }
 
 /// An open store on a [`MemoryDisk`]; dropping it lets go of the disk.
@@ -56,6 +73,117 @@ impl MemoryDisk {
     }
 }
 
+impl Files {
+    /// See [`CheckpointStore::save`].
+    pub fn save(&mut self, draft: &CheckpointDraft<'_>) -> CheckpointMeta {
+        let meta = CheckpointMeta {
+            place: draft.place,
+            membership: draft.membership.clone(),
+            at: draft.at,
+            file_bytes: draft.state.len() as u64,
+            file_sum: xxh3_64(draft.state),
+        };
+        self.keep(meta.clone(), draft.state.into());
+        meta
+    }
+
+    fn keep(&mut self, meta: CheckpointMeta, file: Arc<[u8]>) {
+        self.kept.insert(meta.place.index, (meta, file));
+        while self.kept.len() > KEPT {
+            self.kept.pop_first();
+        }
+    }
+
+    /// The state in a file, if it is kept.
+    #[must_use]
+    pub fn state(&self, meta: &CheckpointMeta) -> Option<Arc<[u8]>> {
+        self.kept.get(&meta.place.index).filter(|kept| kept.0 == *meta).map(|kept| kept.1.clone())
+    }
+
+    /// See [`CheckpointStore::read`].
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`].
+    pub fn read(
+        &self,
+        meta: &CheckpointMeta,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        let file = self.state(meta).ok_or(StoreError::Gone { index: meta.place.index })?;
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(file.len());
+        let to = from.saturating_add(length).min(file.len());
+        Ok(file[from..to].to_vec())
+    }
+
+    /// See [`CheckpointStore::received`].
+    pub fn received(&mut self, meta: &CheckpointMeta) -> u64 {
+        if self.part.as_ref().is_none_or(|part| part.0 != *meta) {
+            self.part = Some((meta.clone(), Vec::new()));
+        }
+        self.part.as_ref().map_or(0, |part| part.1.len() as u64)
+    }
+
+    /// See [`CheckpointStore::receive`].
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`].
+    pub fn receive(
+        &mut self,
+        meta: &CheckpointMeta,
+        offset: u64,
+        piece: &[u8],
+    ) -> Result<(), StoreError> {
+        let here = self.received(meta);
+        if offset != here {
+            return Err(StoreError::Invalid(format!("piece at {offset}, received up to {here}")));
+        }
+        self.part.as_mut().expect("it has just been made").1.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// See [`CheckpointStore::finish`].
+    ///
+    /// # Errors
+    /// [`StoreError::Broken`].
+    pub fn finish(&mut self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError> {
+        self.received(meta);
+        let (meta, file) = self.part.take().expect("it has just been made");
+        if file.len() as u64 != meta.file_bytes || xxh3_64(&file) != meta.file_sum {
+            return Err(StoreError::broken(meta.place.index, "not the file that was offered"));
+        }
+        self.keep(meta, file.clone().into());
+        Ok(file)
+    }
+}
+
+impl CheckpointStore for MemoryDisk {
+    fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
+        Ok(self.lock().files.save(draft))
+    }
+
+    fn read(
+        &self,
+        meta: &CheckpointMeta,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.lock().files.read(meta, offset, length)
+    }
+
+    fn received(&self, meta: &CheckpointMeta) -> Result<u64, StoreError> {
+        Ok(self.lock().files.received(meta))
+    }
+
+    fn receive(&self, meta: &CheckpointMeta, offset: u64, piece: &[u8]) -> Result<(), StoreError> {
+        self.lock().files.receive(meta, offset, piece)
+    }
+
+    fn finish(&self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError> {
+        self.lock().files.finish(meta)
+    }
+}
+
 impl LogStore for MemoryStore {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
         Ok(self.disk.lock().kept.clone().expect("an open disk has an owner"))
@@ -63,7 +191,12 @@ impl LogStore for MemoryStore {
 
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), StoreError> {
         let mut shared = self.disk.lock();
-        apply(shared.kept.as_mut().expect("an open disk has an owner"), batch)
+        let Shared { kept, files, .. } = &mut *shared;
+        apply(kept.as_mut().expect("an open disk has an owner"), batch, files)
+    }
+
+    fn checkpoints(&self) -> Arc<dyn CheckpointStore> {
+        Arc::new(self.disk.clone())
     }
 }
 
@@ -77,18 +210,22 @@ impl Drop for MemoryStore {
 ///
 /// # Errors
 /// [`StoreError::Invalid`], with `kept` unchanged.
-pub fn apply(kept: &mut Recovered, batch: &Batch<'_>) -> Result<(), StoreError> {
+pub fn apply(kept: &mut Recovered, batch: &Batch<'_>, files: &Files) -> Result<(), StoreError> {
     let extent = Extent {
         compacted: kept.compacted,
         last: kept.last(),
-        checkpoint: kept.checkpoint.as_ref().map(|checkpoint| checkpoint.position()),
+        checkpoint: kept.checkpoint.as_ref().map(|checkpoint| checkpoint.meta.place),
         hard_state: kept.hard_state,
     };
     let first = kept.compacted.index + 1;
     let term_at = |index: u64| kept.entries[offset(index, first)].term;
     let plan = extent.plan(batch, term_at)?;
-    if let Some(checkpoint) = batch.checkpoint {
-        kept.checkpoint = Some(checkpoint.clone());
+    if let Some(meta) = batch.checkpoint {
+        let Some(state) = files.state(meta) else {
+            let index = meta.place.index;
+            return Err(StoreError::Invalid(format!("the checkpoint at {index} was not saved")));
+        };
+        kept.checkpoint = Some(Checkpoint { meta: meta.clone(), state });
     }
     if plan.replace.is_some() {
         kept.entries.clear();

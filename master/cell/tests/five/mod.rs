@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use borg_cell::fixture::{batch, user};
-use borg_cell::master::{Config, Effect, Input, Master, Outcome};
+use borg_cell::master::{Config, Effect, Input, Master, Outcome, Performed};
 use borg_cell::store::memory::{MemoryDisk, MemoryStore};
 use borg_cell::store::{LogStore, ReplicaIdentity};
 use borg_proto::command::{Action, Command};
@@ -46,7 +46,7 @@ pub(crate) struct Five {
     seed: u64,
     random: u64,
     change: fn(&mut Config),
-    wire: BTreeMap<(Millis, u64), (u64, u64, pb::RaftMessage)>,
+    wire: BTreeMap<(Millis, u64), (u64, u64, Input)>,
     sent: u64,
     cut: BTreeSet<u64>,
     next_token: u64,
@@ -137,6 +137,9 @@ impl Five {
             self.leaders.entry(master.term()).or_default().insert(id);
         }
         promises_come_after_writes(&effects);
+        let files = store.checkpoints();
+        let mut news = Vec::new();
+        let mut posted = Vec::new();
         for effect in effects {
             if self.record {
                 writeln!(self.history, "{} {id} {effect:?}", self.now).unwrap();
@@ -144,19 +147,27 @@ impl Five {
             match effect {
                 Effect::Persist(batch) => store.write(&batch.as_batch()).unwrap(),
                 Effect::Send { to, message } => {
-                    let draw = next(&mut self.random);
-                    self.sent += 1;
                     if self.capture {
                         self.captured.push(message.clone());
                     }
-                    let checkpoint = message.snapshot.is_some();
-                    if checkpoint && self.checkpoints_to_lose > 0 {
+                    if message.snapshot.is_some() && self.checkpoints_to_lose > 0 {
                         self.checkpoints_to_lose -= 1;
-                    } else if draw % 100 >= self.lost_per_hundred {
-                        let at = self.now + Millis(1 + (draw >> 32) % 5);
-                        self.wire.insert((at, self.sent), (id, to.0, message));
+                    } else {
+                        posted.push((to, Input::Raft(message)));
                     }
                 }
+                Effect::Ask { to, ask } => {
+                    posted.push((to, Input::Ask { from: ReplicaId(id), ask }))
+                }
+                Effect::Piece { to, piece } => {
+                    posted.push((to, Input::Piece { from: ReplicaId(id), piece }));
+                }
+                Effect::Checkpoint(work) => match work.perform(&*files).unwrap() {
+                    Performed::News(done) => news.push(Input::Checkpoint(done)),
+                    Performed::Piece { to, piece } => {
+                        posted.push((to, Input::Piece { from: ReplicaId(id), piece }));
+                    }
+                },
                 Effect::Answer { token, outcome } => {
                     assert!(self.answers.insert(token, outcome).is_none(), "answered once");
                 }
@@ -180,6 +191,17 @@ impl Five {
                 | Effect::Undecided { .. } => {}
             }
         }
+        for (to, input) in posted {
+            let draw = next(&mut self.random);
+            self.sent += 1;
+            if draw % 100 >= self.lost_per_hundred {
+                let at = self.now + Millis(1 + (draw >> 32) % 5);
+                self.wire.insert((at, self.sent), (id, to.0, input));
+            }
+        }
+        if !news.is_empty() {
+            self.input(id, news);
+        }
     }
 
     /// Lets one millisecond pass.
@@ -188,9 +210,9 @@ impl Five {
         while let Some(first) = self.wire.first_entry()
             && first.key().0 <= self.now
         {
-            let (from, to, message) = first.remove();
+            let (from, to, input) = first.remove();
             if !self.cut.contains(&from) && !self.cut.contains(&to) {
-                self.input(to, vec![Input::Raft(message)]);
+                self.input(to, vec![input]);
             }
         }
         // Replicas do not tick at the same moment.
