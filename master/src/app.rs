@@ -159,9 +159,8 @@ impl App {
         }
         let mut store = store::open(config.store, &config.dir, &identity).map_err(store_error)?;
         let recovered = store.recover().map_err(store_error)?;
-        let voters = config.masters.iter().map(|member| member.replica).collect();
         let cell = credentials.identity.cell.clone();
-        let mut settings = master::Config::new(cell, own, voters, seed());
+        let mut settings = master::Config::new(cell, own, seed());
         settings.tick = TICK;
         settings.checkpoint_every = config.checkpoint_every;
         settings.links.machine_down_after = Millis(config.machine_down_after_ms);

@@ -172,6 +172,11 @@ pub(crate) fn reply_of(outcome: Outcome) -> Result<Done, Status> {
         Outcome::Overloaded => Err(Status::resource_exhausted(
             "the masters have too many changes waiting; nothing was done: try again in a second",
         )),
+        Outcome::Unsafe { why } => Err(Status::failed_precondition(why)),
+        Outcome::TooNew { needs, has } => Err(Status::failed_precondition(format!(
+            "not every master understands this yet: the cell works on level {has}, this needs level \
+             {needs}. It rises by itself when all masters run a version that has it: borgctl masters"
+        ))),
         Outcome::Malformed { why } => Err(Status::invalid_argument(why)),
         Outcome::TooLarge { bytes, limit } => Err(Status::resource_exhausted(format!(
             "the change has {bytes} bytes, most is {limit}"
@@ -185,6 +190,7 @@ fn wire_answer(answer: &Answer) -> pb::accepted::Answer {
         Answer::Job { id, .. } => Wire::Job(id.0),
         Answer::Killed { tasks } => Wire::Killed(*tasks),
         Answer::Machine(id) => Wire::Machine(id.0),
+        Answer::Master(id) => Wire::Master(id.0),
         Answer::None | Answer::Placed { .. } => Wire::Done(true),
     }
 }

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
 use borg_cell::master::Input;
+use borg_cell::state::{MasterRecord, Standing};
 use borg_proto::Millis;
 use borg_proto::command::Command;
 use borg_proto::identity::Role;
@@ -159,6 +160,19 @@ fn check_session(session: ShardSession) -> Result<(), Status> {
     Err(Status::invalid_argument(format!("{session:?} is over {MOST}")))
 }
 
+fn master_entry((id, record): (ReplicaId, &MasterRecord)) -> pb::MasterEntry {
+    pb::MasterEntry {
+        replica: id.0,
+        address: record.address.clone(),
+        standing: match record.standing {
+            Standing::Invited { .. } => 1,
+            Standing::Joining { .. } => 2,
+            Standing::Voting => 3,
+            Standing::Leaving => 4,
+        },
+    }
+}
+
 /// What a replica says of itself.
 #[must_use]
 pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
@@ -174,5 +188,9 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
         machines_polled: u64::try_from(polled).unwrap_or(u64::MAX),
         pid: std::process::id(),
         note: status.halted.clone().unwrap_or_default(),
+        level: status.level,
+        write_us: status.write_micros,
+        masters: view.state.masters().map(master_entry).collect(),
+        epoch: view.state.epoch(),
     }
 }

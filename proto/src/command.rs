@@ -67,6 +67,40 @@ pub enum Action {
         /// Which.
         machine: MachineName,
     },
+    /// Let a master join: a process that presents the number's certificate and has no log.
+    InviteMaster {
+        /// Its number, which no master has.
+        number: u64,
+        /// `HOST:PORT`, as the others will reach it.
+        address: String,
+        /// The number of the master whose place it takes.
+        replaces: Option<u64>,
+    },
+    /// Become a master: asked by a process that has no log, of an invited number or of one that
+    /// was a master and lost its log.
+    JoinMaster {
+        /// Its number.
+        number: u64,
+        /// `HOST:PORT`, as the others reach it.
+        address: String,
+        /// Chosen by the process: asking again with the same one changes nothing.
+        token: u64,
+    },
+    /// Take a master out, or take an invitation back.
+    RemoveMaster {
+        /// Its number.
+        number: u64,
+    },
+    /// A master on its way out is out.
+    ForgetMaster {
+        /// Which life of it.
+        master: ReplicaId,
+    },
+    /// From here on entries of this level may be proposed: every master understands them.
+    RaiseLevel {
+        /// The level.
+        level: u32,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -77,6 +111,32 @@ pub enum Action {
         /// In the order seen.
         changes: Vec<Observation>,
     },
+}
+
+/// The newest level of entries that this build understands. Grows by one with every release that
+/// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
+/// its masters understand.
+pub const LEVEL: u32 = 2;
+
+impl Action {
+    /// The level of entries that this action came with.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Lead { .. }
+            | Self::SubmitJob { .. }
+            | Self::Kill { .. }
+            | Self::AddMachine { .. }
+            | Self::RemoveMachine { .. }
+            | Self::Place { .. }
+            | Self::Observe { .. } => 1,
+            Self::InviteMaster { .. }
+            | Self::JoinMaster { .. }
+            | Self::RemoveMaster { .. }
+            | Self::ForgetMaster { .. }
+            | Self::RaiseLevel { .. } => 2,
+        }
+    }
 }
 
 /// One decision of a scheduler.

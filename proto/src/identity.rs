@@ -19,7 +19,7 @@ pub struct Identity {
 /// What somebody is in a cell.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// A Borgmaster replica.
+    /// A Borgmaster replica, by its number: whichever life it is in.
     Master(ReplicaId),
     /// The borglet of a machine.
     Borglet(MachineName),
@@ -69,7 +69,9 @@ fn parse(text: &str) -> Option<Identity> {
         return None;
     }
     let role = match kind {
-        "master" => Role::Master(ReplicaId(name.parse().ok().filter(|&n| n > 0)?)),
+        "master" => Role::Master(ReplicaId(
+            name.parse().ok().filter(|n| (1..=ReplicaId::MAX_NUMBER).contains(n))?,
+        )),
         "borglet" => Role::Borglet(name.parse().ok()?),
         "user" => Role::User(name.parse().ok()?),
         _ => return None,
@@ -105,9 +107,13 @@ mod tests {
         for text in ["borg://lab/master/3", "borg://lab/borglet/m-1", "borg://lab/user/ann"] {
             assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
         }
-        for bad in
-            ["borg://lab/master/0", "borg://lab/user/a/b", "http://lab/user/a", "borg://lab/root/x"]
-        {
+        for bad in [
+            "borg://lab/master/0",
+            "borg://lab/master/65536",
+            "borg://lab/user/a/b",
+            "http://lab/user/a",
+            "borg://lab/root/x",
+        ] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
     }

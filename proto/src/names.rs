@@ -191,14 +191,44 @@ impl FromStr for TaskName {
     }
 }
 
-/// One of the masters: 1 and up, as in the Raft log. Never reused in a cell's life.
+/// One of the masters, as in the Raft log. The low 16 bits are its number, from 1, which people use
+/// and its certificate names. The rest counts lives: a master that lost its log comes back under
+/// its number in another life, so that nothing which it has forgotten counts. Never reused in a
+/// cell's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReplicaId(pub u64);
 
+impl ReplicaId {
+    /// Largest number of a master.
+    pub const MAX_NUMBER: u64 = 0xffff;
+
+    /// The master of a number, from 1 to [`Self::MAX_NUMBER`], in one of its lives.
+    #[must_use]
+    pub const fn of_life(number: u64, life: u64) -> Self {
+        Self(life << 16 | (number & Self::MAX_NUMBER))
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0 & Self::MAX_NUMBER
+    }
+
+    /// 0 for a master from the first day of the cell, else a number that no other master has.
+    #[must_use]
+    pub const fn life(self) -> u64 {
+        self.0 >> 16
+    }
+}
+
+/// As in `3`, or `3.1` in a later life.
 impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        match self.life() {
+            0 => write!(f, "{}", self.number()),
+            life => write!(f, "{}.{life}", self.number()),
+        }
     }
 }
 

@@ -63,6 +63,21 @@ impl SimDisk {
         Ok(SimStore { disk: self.clone(), failed: false })
     }
 
+    /// Whether nothing was ever kept here.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.lock().kept.is_none()
+    }
+
+    /// Makes the disk `identity`'s, with a log that begins with a checkpoint. Whatever was on it is
+    /// gone.
+    pub fn found(&self, identity: &ReplicaIdentity, draft: &CheckpointDraft<'_>) {
+        let mut shared = self.lock();
+        let mut files = Files::default();
+        shared.kept = Some(files.found(identity, draft));
+        shared.files = files;
+    }
+
     /// Makes the next write fail.
     pub fn fail_next(&self, fault: SyncFault) {
         self.lock().fault = Some(fault);

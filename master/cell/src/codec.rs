@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// What every encoded state begins with.
 pub const MAGIC: [u8; 8] = *b"BORGCELL";
 /// Version of the format that this build writes. It reads all up to this one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
 /// 1,500,000 tasks.
 pub const MAX_STATE_BYTES: u64 = 4 << 30;
@@ -62,7 +62,9 @@ impl CellState {
         let message = pb::CheckpointState::from(self);
         let mut bytes = Vec::with_capacity(message.encoded_len() + MAGIC.len() + 4);
         bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_be_bytes());
+        // The format came with the level of entries: what masters of an older version may be sent is
+        // what they can read.
+        bytes.extend(self.level.min(VERSION).to_be_bytes());
         bytes.extend(message.encode_to_vec());
         bytes
     }
@@ -107,6 +109,9 @@ impl From<&CellState> for pb::CheckpointState {
             machines: state.machines().map(parts::machine).collect(),
             jobs: state.jobs().map(parts::job).collect(),
             requests: state.requests.iter().map(request).collect(),
+            masters: state.masters().map(parts::master).collect(),
+            master_lives: state.master_lives,
+            level: if state.level == 1 { 0 } else { state.level },
         }
     }
 }
@@ -150,6 +155,13 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     }
     for (i, request) in message.requests.into_iter().enumerate() {
         read_request(&mut state, request).map_err(|e| e.within(&format!("requests[{i}]")))?;
+    }
+    state.level = message.level.max(1);
+    state.master_lives = message.master_lives;
+    for (i, master) in message.masters.into_iter().enumerate() {
+        let (id, record) =
+            parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;
+        state.masters.insert(id, record);
     }
     match state.rebuild().into_iter().next() {
         None => Ok(state),
@@ -196,11 +208,11 @@ mod tests {
     #[test]
     fn a_later_format_and_foreign_bytes_are_named_as_such() {
         let mut bytes = busy().encode();
-        bytes[11] = 2;
+        bytes[11] = 3;
         let newer = CellState::decode(&bytes).unwrap_err();
         assert_eq!(
             newer.to_string(),
-            "the state has format 2, this build reads formats 1 to 1: install a newer version"
+            "the state has format 3, this build reads formats 1 to 2: install a newer version"
         );
         for foreign in
             [&b""[..], b"BORG", b"BORGCELL", b"BORGCELL\0\0\0\0", b"something else that is long"]

@@ -3,7 +3,7 @@
 //! `apply` gives the events of each entry in order. Events name things by number; whoever shows
 //! them to people asks [`Event::describe`], with the state right after the entry.
 
-use crate::state::{CellState, JobState, Machine, MachineState};
+use crate::state::{CellState, JobState, Machine, MachineState, Standing};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId};
 
@@ -56,6 +56,8 @@ pub enum EventKind {
         /// Its Raft term.
         term: u64,
     },
+    /// A master was invited, joined, was taken out, or is on its way.
+    MastersChanged,
 }
 
 /// What happened to a task.
@@ -142,6 +144,15 @@ impl Event {
                 let place = machine.map(|id| machine_name(state, id)).unwrap_or_default();
                 let (kind, detail) = describe_task(change, &place);
                 (kind, task_name(state, *task), detail)
+            }
+            EventKind::MastersChanged => {
+                let all = state.masters().map(|(id, record)| match record.standing {
+                    Standing::Voting => id.to_string(),
+                    Standing::Invited { .. } => format!("{id} (invited)"),
+                    Standing::Joining { .. } => format!("{id} (joining)"),
+                    Standing::Leaving => format!("{id} (leaving)"),
+                });
+                ("masters.changed", "masters".to_owned(), all.collect::<Vec<_>>().join(", "))
             }
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))

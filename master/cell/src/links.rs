@@ -192,6 +192,7 @@ impl Links {
                 EventKind::JobSubmitted(_)
                 | EventKind::JobChanged { .. }
                 | EventKind::JobForgotten(..)
+                | EventKind::MastersChanged
                 | EventKind::Led { .. } => {}
             }
         }

@@ -18,23 +18,23 @@ use crate::event::Event;
 use crate::links;
 use crate::rejection::Rejection;
 use crate::state::{Answer, CellState};
-use borg_proto::command::{Assignment, Command};
+use borg_proto::command::{Assignment, Command, LEVEL};
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::wire::pb;
 use borg_proto::{CellName, IncarnationId, Millis, ReplicaId, TaskId};
 
-/// What a Borgmaster is told at its start. Everything but `cell`, `replica`, `voters` and `seed`
-/// has a default that production uses.
+/// What a Borgmaster is told at its start. Everything but `cell`, `replica` and `seed` has
+/// a default that production uses.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The cell.
     pub cell: CellName,
     /// Which of the masters this is.
     pub replica: ReplicaId,
-    /// All masters of the cell, this one included. Fixed for the cell's life so far.
-    pub voters: Vec<ReplicaId>,
     /// Where election timeouts come from; different for each start in production.
     pub seed: u64,
+    /// Newest level of entries that this build understands.
+    pub level: u32,
     /// Time between two [`Input::Tick`]. 20 ms: measured in simulation.
     pub tick: Millis,
     /// Ticks between two heartbeats of a leader.
@@ -55,12 +55,12 @@ pub struct Config {
 impl Config {
     /// The defaults of production.
     #[must_use]
-    pub fn new(cell: CellName, replica: ReplicaId, voters: Vec<ReplicaId>, seed: u64) -> Self {
+    pub fn new(cell: CellName, replica: ReplicaId, seed: u64) -> Self {
         Self {
             cell,
             replica,
-            voters,
             seed,
+            level: LEVEL,
             tick: Millis(20),
             heartbeat_ticks: 2,
             election_ticks: 10,
@@ -119,6 +119,22 @@ pub enum Input {
     },
     /// What became of an [`Effect::Checkpoint`].
     Checkpoint(CheckpointNews),
+    /// A durable write of this replica took so long, in microseconds.
+    Wrote {
+        /// How long.
+        micros: u64,
+    },
+    /// This replica is about to be stopped: if it leads, another one should.
+    Retire,
+    /// What another replica said of itself.
+    Peer {
+        /// Which replica.
+        replica: ReplicaId,
+        /// Median time of its durable writes, in microseconds.
+        write_micros: u64,
+        /// Newest level of entries that it understands.
+        level: u32,
+    },
     /// What another replica's state looked like (the newest of [`Status::digests`] there).
     PeerDigest {
         /// Which replica.
@@ -262,6 +278,18 @@ pub enum Outcome {
         /// The most allowed.
         limit: u64,
     },
+    /// Not done: it would leave the cell without a majority.
+    Unsafe {
+        /// What is wrong, for people.
+        why: String,
+    },
+    /// Not done: some master does not understand it yet.
+    TooNew {
+        /// Level of the entry.
+        needs: u32,
+        /// Level of the cell.
+        has: u32,
+    },
     /// Not done: no entry of the log may hold it.
     Malformed {
         /// What is wrong, for people.
@@ -294,6 +322,10 @@ pub struct Status {
     pub in_flight: usize,
     /// Why it halted, if it did.
     pub halted: Option<String>,
+    /// Newest level of entries that it understands.
+    pub level: u32,
+    /// Median time of its durable writes, in microseconds; 0 while there are too few.
+    pub write_micros: u64,
     /// The link shards, when this replica leads.
     pub links: Option<links::Status>,
 }

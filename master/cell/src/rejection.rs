@@ -7,7 +7,7 @@ use crate::state::{JobState, MachineState};
 use borg_proto::resources::Dimension;
 use borg_proto::spec::SpecError;
 use borg_proto::{
-    IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, TaskId, UserName,
+    IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId, UserName,
 };
 use std::sync::Arc;
 
@@ -89,6 +89,19 @@ pub enum Rejection {
     #[error("term {term} is over, now is {now}")]
     StaleTerm { term: u64, now: u64 },
 
+    #[error("there is no master {number}: borgctl masters invite {number} HOST:PORT lets it join")]
+    NoSuchMaster { number: u64 },
+    #[error("master {number} is there already")]
+    MasterExists { number: u64 },
+    #[error(
+        "the masters are changing already, master {master} is on its way in or out: wait for it, or \
+         take it back with borgctl masters remove {}",
+        master.number()
+    )]
+    MastersChanging { master: ReplicaId },
+    #[error("master {number} is the last one: a cell without masters cannot be repaired")]
+    LastMaster { number: u64 },
+
     #[error("{}", no_room(machine, short, *free, *asked))]
     NoRoom { machine: MachineName, short: Dimension, free: u64, asked: u64 },
     #[error("machine {machine} has {there} tasks, most is {most}")]
@@ -125,11 +138,12 @@ impl Rejection {
             | Self::Address { .. }
             | Self::AfterItself { .. }
             | Self::AfterService { .. } => RejectionCode::InvalidArgument,
-            Self::JobAlive { .. } => RejectionCode::AlreadyExists,
+            Self::JobAlive { .. } | Self::MasterExists { .. } => RejectionCode::AlreadyExists,
             Self::NoSuchJob { .. }
             | Self::NoSuchTask { .. }
             | Self::NoSuchMachine { .. }
             | Self::AfterUnknown { .. }
+            | Self::NoSuchMaster { .. }
             | Self::TaskGone { .. }
             | Self::MachineGone { .. } => RejectionCode::NotFound,
             Self::NotOwner { .. }
@@ -144,6 +158,8 @@ impl Rejection {
             | Self::Constraint { .. }
             | Self::Crowded { .. }
             | Self::MayNotPreempt { .. }
+            | Self::MastersChanging { .. }
+            | Self::LastMaster { .. }
             | Self::StaleTerm { .. } => RejectionCode::FailedPrecondition,
             Self::NoRoom { .. }
             | Self::TooManyTasks { .. }

@@ -12,14 +12,16 @@
 mod digests;
 mod log;
 mod logger;
+mod members;
 mod message;
+mod office;
 mod reads;
 mod recovery;
 mod transfer;
 
 pub use recovery::RecoverError;
 
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::master::{CheckpointNews, CheckpointWork, Config, Effect, Outcome};
 use crate::rejection::Rejection;
 use crate::state::{Answer, CellState};
@@ -30,10 +32,11 @@ use borg_proto::{MachineId, Millis, ReplicaId, TaskId};
 use digests::Digests;
 use log::MemoryLog;
 use message::Standing;
+use office::Office;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 use reads::Reads;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use transfer::Transfers;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -122,7 +125,8 @@ pub(crate) struct Out {
 pub(crate) struct Replica {
     config: Config,
     id: u64,
-    voters: Vec<u64>,
+    /// All replicas that may speak to this one; empty while it knows of none.
+    peers: BTreeSet<u64>,
     raw: RawNode<MemoryLog>,
     state: CellState,
     /// The newest of Raft's; what of it must be durable has been handed out.
@@ -141,6 +145,10 @@ pub(crate) struct Replica {
     transfers: Transfers,
     /// The state of a leader's checkpoint that is being stepped.
     incoming: Option<(CheckpointMeta, CellState)>,
+    /// When this replica would rather not lead.
+    office: Office,
+    /// The level of entries that was proposed last.
+    raising: u32,
     announced: (Option<ReplicaId>, u64),
     /// The term in which this replica proposed that it leads.
     claimed: u64,
@@ -161,18 +169,14 @@ impl std::fmt::Debug for Replica {
 impl Replica {
     pub(crate) fn new(config: Config, recovered: &Recovered) -> Result<Self, RecoverError> {
         let id = config.replica.0;
-        let mut voters: Vec<u64> = config.voters.iter().map(|voter| voter.0).collect();
-        voters.sort_unstable();
-        voters.dedup();
-        if id == 0 || !voters.contains(&id) || voters.contains(&0) || voters.len() > 64 {
-            return Err(RecoverError::NotAMember {
-                replica: config.replica,
-                voters: config.voters,
-            });
+        if id == 0 {
+            return Err(RecoverError::NoId);
         }
-        let state = match &recovered.checkpoint {
-            Some(made) => recovery::from_checkpoint(&config, &voters, made)?,
-            None => CellState::new(config.cell.clone()),
+        let (state, members) = match &recovered.checkpoint {
+            Some(made) => (recovery::from_checkpoint(&config, made)?, made.meta.membership.clone()),
+            None if recovered.last().index > 0 => return Err(RecoverError::NoCheckpoint),
+            // It was not told anything yet: a leader sends it a checkpoint.
+            None => (CellState::new(config.cell.clone()), Membership::default()),
         };
         // A checkpoint covers agreed entries only, so at least that much is agreed (etcd-io/raft
         // #300: applied beyond commit after a restart).
@@ -180,7 +184,6 @@ impl Replica {
         if commit > recovered.last().index {
             return Err(RecoverError::CommitBeyondLog { commit, last: recovered.last().index });
         }
-        let members = Membership { voters: voters.clone(), ..Membership::default() };
         let log = MemoryLog::new(recovered, members, commit);
         let raft_config = raft::Config {
             id,
@@ -196,21 +199,25 @@ impl Replica {
             ..raft::Config::default()
         };
         let raw = RawNode::new(&raft_config, log, &logger::forwarding())?;
-        let hard = HardState { commit, ..recovered.hard_state };
+        // The log begins in the term of its first checkpoint, although nobody voted in it.
+        let term = recovered.hard_state.term.max(recovered.last().term);
+        let hard = HardState { commit, term, ..recovered.hard_state };
         let mut replica = Self {
             id,
-            voters,
+            peers: BTreeSet::new(),
             raw,
             hard,
             waiting: BTreeMap::new(),
             reads: Reads::new(id, config.seed),
-            digests: Digests::new(config.replica, config.voters.len()),
+            digests: Digests::new(config.replica),
             heard: BTreeMap::new(),
             uncovered_bytes: recovered.entries.iter().map(|entry| entry.data.len()).sum(),
             saving: None,
             next_checkpoint: Millis(0),
             transfers: Transfers::default(),
             incoming: None,
+            office: Office::default(),
+            raising: 0,
             announced: (None, hard.term),
             claimed: 0,
             halted: None,
@@ -221,6 +228,7 @@ impl Replica {
         if let Some(made) = &recovered.checkpoint {
             replica.transfers.keep(made.meta.clone());
         }
+        replica.find_peers();
         replica.pin_election_timeout();
         Ok(replica)
     }
@@ -289,6 +297,8 @@ impl Replica {
         for to in self.transfers.lost(now) {
             self.checkpoint_lost(to);
         }
+        self.lead_members(now);
+        self.spare_the_disk(now);
     }
 
     /// Takes a message of another replica, or drops it with a word in the log.
@@ -403,8 +413,14 @@ impl Replica {
         self.incoming = None;
     }
 
+    /// A leader's checkpoint brings its configuration.
+    fn find_members(&mut self, meta: &CheckpointMeta) {
+        self.raw.mut_store().set_members(meta.membership.clone());
+        self.find_peers();
+    }
+
     fn is_peer(&self, replica: ReplicaId) -> bool {
-        replica.0 != self.id && self.voters.contains(&replica.0)
+        replica.0 != self.id && self.peers.contains(&replica.0)
     }
 
     pub(crate) fn unreachable(&mut self, replica: ReplicaId) {
@@ -431,6 +447,18 @@ impl Replica {
             return Err((origin, Outcome::Overloaded));
         }
         let (by, request, action) = action;
+        let raises = matches!(action, Action::RaiseLevel { .. });
+        if action.level() > self.state.level() && !raises {
+            let (needs, has) = (action.level(), self.state.level());
+            return Err((origin, Outcome::TooNew { needs, has }));
+        }
+        if let Some(outcome) = self.is_unsafe(now, &action) {
+            return Err((origin, outcome));
+        }
+        if self.raw.raft.lead_transferee.is_some() {
+            // Raft takes nothing more until the next leader is there.
+            return Err((origin, Outcome::NotLeader { leader: None }));
+        }
         self.keep_up(now);
         let bytes = Command { at: self.cell_time(now), by, request, action }.encode();
         if bytes.len() > MAX_COMMAND_BYTES {
@@ -455,6 +483,11 @@ impl Replica {
         }
     }
 
+    /// Median time of this replica's newest writes, in microseconds; 0 while there are too few.
+    pub(crate) fn write_micros(&self) -> u64 {
+        self.office.write_micros()
+    }
+
     pub(crate) fn peer_digest(&mut self, from: ReplicaId, index: u64, digest: u128, out: &mut Out) {
         if !self.is_peer(from) {
             return;
@@ -462,7 +495,8 @@ impl Replica {
         if self.digests.compare(from, index, digest) {
             out.after.push(Effect::Diverged { replica: from, index });
         }
-        if let Some(index) = self.digests.outvoted() {
+        let members = self.raw.store().members().voters.len();
+        if let Some(index) = self.digests.outvoted(members) {
             self.halt(format!("after entry {index} a majority of the masters has another state than this one: leave it stopped, the others go on"));
         }
     }
@@ -579,6 +613,7 @@ impl Replica {
             return None;
         };
         self.state = state;
+        self.find_members(&meta);
         self.uncovered_bytes = 0;
         // What was applied in this turn before is part of the new state.
         out.events.clear();
@@ -600,20 +635,39 @@ impl Replica {
     }
 
     fn apply_one(&mut self, entry: &Entry, out: &mut Out) -> Result<(), String> {
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err("it changes the members, which this version does not know".into());
-        }
         out.moved = true;
+        match entry.get_entry_type() {
+            EntryType::EntryNormal => {}
+            EntryType::EntryConfChangeV2 => {
+                out.events.extend(self.apply_members(entry)?);
+                return Ok(());
+            }
+            EntryType::EntryConfChange => {
+                return Err(
+                    "it changes the masters in a way that this version does not know".into()
+                );
+            }
+        }
         self.uncovered_bytes += entry.data.len();
         if entry.data.is_empty() {
             self.state.skip(entry.index);
             return Ok(());
         }
         let command = Command::decode(&entry.data).map_err(|error| error.to_string())?;
+        if command.action.level() > self.config.level {
+            return Err(format!(
+                "it is of level {}, this version understands {}: install the version of the other masters",
+                command.action.level(),
+                self.config.level
+            ));
+        }
         let result = self.state.apply(entry.index, &command).map(|applied| {
             out.events.extend(applied.events);
             applied.answer
         });
+        if out.events.iter().any(|event| event.kind == EventKind::MastersChanged) {
+            self.find_peers();
+        }
         if let Action::Lead { leader, term } = &command.action {
             out.led |= leader.0 == self.id && *term == self.term() && self.leads();
         }
@@ -648,7 +702,8 @@ impl Replica {
         let applied = self.state.applied();
         let log = self.raw.store();
         let due = applied >= log.checkpoint_index() + self.config.checkpoint_every
-            || self.uncovered_bytes >= CHECKPOINT_BYTES;
+            || self.uncovered_bytes >= CHECKPOINT_BYTES
+            || self.somebody_needs_one();
         let free = self.saving.is_none() && now >= self.next_checkpoint;
         if self.halted.is_some() || !due || !free || applied == log.checkpoint_index() {
             return;
@@ -691,6 +746,12 @@ impl Replica {
         out.after.push(Effect::Persist(batch));
     }
 
+    /// A newcomer takes only a checkpoint whose configuration has it.
+    fn somebody_needs_one(&self) -> bool {
+        let log = self.raw.store();
+        self.leads() && log.members().learners.iter().any(|id| !log.checkpoint_includes(*id))
+    }
+
     /// The place of the oldest checkpoint that another replica is taking: it will need the log from
     /// there on.
     fn wanted_by_others(&self) -> Option<u64> {
@@ -724,7 +785,8 @@ impl Replica {
         let log = &self.raw.raft.raft_log;
         Standing {
             id: self.id,
-            voters: &self.voters,
+            peers: &self.peers,
+            leader: self.raw.raft.leader_id,
             term: self.raw.raft.term,
             leads: self.leads(),
             committed: log.committed,

@@ -7,8 +7,8 @@ mod five;
 use borg_cell::fixture::batch;
 use borg_cell::master::{Config, Effect, Input, Master, Outcome, RecoverError};
 use borg_cell::store::{
-    Checkpoint, CheckpointMeta, EntryKind, HardState, LogEntry, Membership, Position, Recovered,
-    ReplicaIdentity,
+    Checkpoint, CheckpointMeta, EntryKind, HardState, LogEntry, LogStore as _, Membership,
+    Position, Recovered, ReplicaIdentity,
 };
 use borg_proto::command::{Action, Assignment};
 use borg_proto::machine::MachineAddress;
@@ -19,13 +19,17 @@ use five::Five;
 use proptest::prelude::*;
 use std::sync::{Arc, LazyLock};
 
-fn config(replica: u64, voters: u64) -> Config {
-    let voters = (1..=voters).map(ReplicaId).collect();
-    Config::new(CellName::new("lab").unwrap(), ReplicaId(replica), voters, 1)
+fn config() -> Config {
+    Config::new(CellName::new("lab").unwrap(), ReplicaId(1), 1)
 }
 
-fn recovered() -> Recovered {
-    Recovered::empty(ReplicaIdentity { cell: "lab".into(), replica: 1, epoch: 1 })
+fn identity() -> ReplicaIdentity {
+    ReplicaIdentity { cell: "lab".into(), replica: 1, epoch: 1 }
+}
+
+/// What the first of so many masters begins from.
+fn founded(masters: u64) -> Recovered {
+    five::founded(1, masters).open(&identity()).unwrap().recover().unwrap()
 }
 
 fn entry(index: u64, data: &[u8]) -> LogEntry {
@@ -35,39 +39,41 @@ fn entry(index: u64, data: &[u8]) -> LogEntry {
 /// I30: an entry of a later version stops the replica; skipping it would make another state.
 #[test]
 fn an_entry_that_cannot_be_understood_halts_the_replica() {
-    let mut from = recovered();
-    from.entries = vec![entry(1, b""), entry(2, b"\xff\xff\xff")];
-    from.hard_state = HardState { term: 1, vote: 0, commit: 2 };
-    let mut master = Master::new(config(1, 5), from).unwrap();
+    let mut from = founded(5);
+    from.entries = vec![entry(2, b""), entry(3, b"\xff\xff\xff")];
+    from.hard_state = HardState { term: 1, vote: 0, commit: 3 };
+    let mut master = Master::new(config(), from).unwrap();
     let effects = master.handle(Millis(1), [Input::Tick]);
-    let halts = |e: &Effect| matches!(e, Effect::Halt { why } if why.starts_with("log entry 2: "));
+    let halts = |e: &Effect| matches!(e, Effect::Halt { why } if why.starts_with("log entry 3: "));
     assert_eq!(effects.iter().filter(|e| halts(e)).count(), 1, "{effects:?}");
     assert!(!effects.iter().any(|e| matches!(e, Effect::Send { .. })));
-    assert_eq!(master.state().applied(), 1);
+    assert_eq!(master.state().applied(), 2);
     let ticks = std::iter::repeat_n(Input::Tick, 1_000);
     assert!(master.handle(Millis(2), ticks).is_empty(), "a halted replica is silent");
     assert!(master.status().halted.is_some());
 }
 
 #[test]
-fn a_change_of_members_halts_a_replica_that_knows_none() {
-    let mut from = recovered();
-    from.entries = vec![LogEntry { kind: EntryKind::ConfChange, ..entry(1, b"") }];
-    from.hard_state = HardState { term: 1, vote: 0, commit: 1 };
-    let mut master = Master::new(config(1, 5), from).unwrap();
+fn a_change_of_members_that_is_not_understood_halts_the_replica() {
+    let mut from = founded(5);
+    from.entries = vec![LogEntry { kind: EntryKind::ConfChange, ..entry(2, b"") }];
+    from.hard_state = HardState { term: 1, vote: 0, commit: 2 };
+    let mut master = Master::new(config(), from).unwrap();
     let effects = master.handle(Millis(1), [Input::Tick]);
     assert!(effects.iter().any(|e| matches!(e, Effect::Halt { .. })), "{effects:?}");
 }
 
 #[test]
 fn a_replica_does_not_begin_from_less_than_was_agreed() {
-    let mut from = recovered();
-    from.entries = vec![entry(1, b"")];
+    let mut from = founded(5);
+    from.entries = vec![entry(2, b"")];
     from.hard_state = HardState { term: 1, vote: 0, commit: 7 };
-    let error = Master::new(config(1, 5), from).unwrap_err();
-    assert!(matches!(error, RecoverError::CommitBeyondLog { commit: 7, last: 1 }));
-    let error = Master::new(config(6, 5), recovered()).unwrap_err();
-    assert!(matches!(error, RecoverError::NotAMember { .. }));
+    let error = Master::new(config(), from).unwrap_err();
+    assert!(matches!(error, RecoverError::CommitBeyondLog { commit: 7, last: 2 }));
+    let mut from = Recovered::empty(identity());
+    from.entries = vec![entry(1, b"")];
+    let error = Master::new(config(), from).unwrap_err();
+    assert!(matches!(error, RecoverError::NoCheckpoint));
 }
 
 /// B3: how far the log is agreed is written late, a checkpoint only of what is agreed.
@@ -80,11 +86,11 @@ fn what_a_checkpoint_covers_is_agreed() {
     let membership = Membership { voters: vec![1], ..Membership::default() };
     let place = Position { index, term };
     let meta = CheckpointMeta { place, membership, at: Millis(0), file_bytes: 0, file_sum: 0 };
-    let mut from = recovered();
+    let mut from = Recovered::empty(identity());
     from.checkpoint = Some(Checkpoint { meta, state: state.encode().into() });
     from.compacted = Position { index, term };
     from.hard_state = HardState { term, vote: 1, commit: index - 1 };
-    let mut master = Master::new(config(1, 1), from).unwrap();
+    let mut master = Master::new(config(), from).unwrap();
     assert_eq!((master.state().applied(), master.status().commit), (index, index));
     master.handle(Millis(1), std::iter::repeat_n(Input::Tick, 50));
     assert!(master.is_leader());

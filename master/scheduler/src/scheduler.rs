@@ -112,7 +112,9 @@ impl Scheduler {
                     forgotten.insert(*job);
                 }
                 // A job's state follows from its tasks, which have events of their own.
-                EventKind::JobChanged { .. } | EventKind::Led { .. } => {}
+                EventKind::JobChanged { .. }
+                | EventKind::MastersChanged
+                | EventKind::Led { .. } => {}
             }
         }
         for machine in machines {

@@ -6,7 +6,7 @@ use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use crate::command::{Action, Assignment, Command, Observation, Principal, RequestId};
 use crate::machine::MachineId;
-use crate::names::IncarnationId;
+use crate::names::{IncarnationId, ReplicaId};
 use crate::spec::MAX_TASKS;
 use crate::time::Millis;
 use pb::command::{Action as PbAction, By};
@@ -21,6 +21,8 @@ pub const MAX_COMMAND_BYTES: usize = 16 << 20;
 pub const MAX_ASSIGNMENTS: usize = 100_000;
 /// Most observations in one entry.
 pub const MAX_OBSERVATIONS: usize = 100_000;
+/// Longest address of a master in bytes.
+const MAX_ADDRESS_BYTES: usize = 255;
 /// Longest request id in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 
@@ -139,6 +141,25 @@ impl From<&Action> for PbAction {
             Action::RemoveMachine { machine } => {
                 Self::RemoveMachine(pb::RemoveMachine { name: machine.to_string() })
             }
+            Action::InviteMaster { number, address, replaces } => {
+                Self::InviteMaster(pb::InviteMaster {
+                    number: *number,
+                    address: address.clone(),
+                    replaces: replaces.unwrap_or(0),
+                })
+            }
+            Action::JoinMaster { number, address, token } => Self::JoinMaster(pb::JoinMaster {
+                number: *number,
+                address: address.clone(),
+                token: *token,
+            }),
+            Action::RemoveMaster { number } => {
+                Self::RemoveMaster(pb::RemoveMaster { number: *number })
+            }
+            Action::ForgetMaster { master } => {
+                Self::ForgetMaster(pb::ForgetMaster { master: master.0 })
+            }
+            Action::RaiseLevel { level } => Self::RaiseLevel(pb::RaiseLevel { level: *level }),
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -164,6 +185,22 @@ impl TryFrom<PbAction> for Action {
             PbAction::RemoveMachine(pb::RemoveMachine { name }) => {
                 Ok(Self::RemoveMachine { machine: name.parse().at("remove_machine.name")? })
             }
+            PbAction::InviteMaster(invite) => self::invite(&invite).at("invite_master"),
+            PbAction::JoinMaster(pb::JoinMaster { number, address, token }) => {
+                check_address("join_master.address", &address)?;
+                let number = master_number("join_master.number", number)?;
+                Ok(Self::JoinMaster { number, address, token })
+            }
+            PbAction::RemoveMaster(pb::RemoveMaster { number }) => {
+                Ok(Self::RemoveMaster { number: master_number("remove_master.number", number)? })
+            }
+            PbAction::ForgetMaster(pb::ForgetMaster { master }) => {
+                Ok(Self::ForgetMaster { master: replica(master).at("forget_master.master")? })
+            }
+            PbAction::RaiseLevel(pb::RaiseLevel { level }) => {
+                check_range("raise_level.level", level.into(), 1, u32::MAX.into())?;
+                Ok(Self::RaiseLevel { level })
+            }
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",
@@ -177,6 +214,30 @@ impl TryFrom<PbAction> for Action {
             }),
         }
     }
+}
+
+fn invite(invite: &pb::InviteMaster) -> Result<Action, WireError> {
+    check_address("address", &invite.address)?;
+    let replaces = Some(invite.replaces).filter(|number| *number != 0);
+    Ok(Action::InviteMaster {
+        number: master_number("number", invite.number)?,
+        address: invite.address.clone(),
+        replaces: replaces.map(|number| master_number("replaces", number)).transpose()?,
+    })
+}
+
+fn master_number(field: &str, number: u64) -> Result<u64, WireError> {
+    check_range(field, number, 1, ReplicaId::MAX_NUMBER)?;
+    Ok(number)
+}
+
+fn check_address(field: &str, address: &str) -> Result<(), WireError> {
+    check_line(field, address, MAX_ADDRESS_BYTES)?;
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        return Err(WireError::new(field, address, "is not HOST:PORT"));
+    }
+    Ok(())
 }
 
 fn submit(spec: Option<pb::JobSpec>) -> Result<Action, WireError> {
@@ -318,6 +379,28 @@ impl TryFrom<pb::RemoveMachineRequest> for Change {
         let machine = r.name.parse().at("name")?;
         Ok(Self {
             action: Action::RemoveMachine { machine },
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<pb::InviteMasterRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::InviteMasterRequest) -> Result<Self, WireError> {
+        let invite =
+            pb::InviteMaster { number: r.number, address: r.address, replaces: r.replaces };
+        Ok(Self {
+            action: self::invite(&invite)?,
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<pb::RemoveMasterRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::RemoveMasterRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            action: Action::RemoveMaster { number: master_number("number", r.number)? },
             request: request_id("request_id", &r.request_id)?,
         })
     }

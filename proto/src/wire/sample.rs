@@ -47,6 +47,10 @@ fn incarnation() -> impl Strategy<Value = IncarnationId> {
     (task_id(), 1..=u32::MAX).prop_map(|(task, number)| IncarnationId { task, number })
 }
 
+fn master_number() -> impl Strategy<Value = u64> {
+    1..=ReplicaId::MAX_NUMBER
+}
+
 fn replica() -> impl Strategy<Value = ReplicaId> {
     (1..=u64::MAX).prop_map(ReplicaId)
 }
@@ -344,6 +348,14 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             machine: MachineAddress { name, address }
         }),
         name().prop_map(|machine| Action::RemoveMachine { machine }),
+        (master_number(), address(), option::of(master_number())).prop_map(
+            |(number, address, replaces)| Action::InviteMaster { number, address, replaces }
+        ),
+        (master_number(), address(), any::<u64>())
+            .prop_map(|(number, address, token)| Action::JoinMaster { number, address, token }),
+        master_number().prop_map(|number| Action::RemoveMaster { number }),
+        replica().prop_map(|master| Action::ForgetMaster { master }),
+        (1..=u32::MAX).prop_map(|level| Action::RaiseLevel { level }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

@@ -88,6 +88,11 @@ impl Durability {
                 | Action::Kill { .. }
                 | Action::AddMachine { .. }
                 | Action::RemoveMachine { .. }
+                | Action::InviteMaster { .. }
+                | Action::JoinMaster { .. }
+                | Action::RemoveMaster { .. }
+                | Action::ForgetMaster { .. }
+                | Action::RaiseLevel { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -59,6 +59,7 @@ impl Lifecycle {
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
             | EventKind::JobForgotten(..)
+            | EventKind::MastersChanged
             | EventKind::Led { .. } => Ok(()),
         }
     }

@@ -125,6 +125,11 @@ impl Clients {
             Asked::Change(
                 Action::SubmitJob { .. }
                 | Action::Kill { .. }
+                | Action::InviteMaster { .. }
+                | Action::JoinMaster { .. }
+                | Action::RemoveMaster { .. }
+                | Action::ForgetMaster { .. }
+                | Action::RaiseLevel { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },
@@ -282,6 +287,8 @@ impl World {
             Outcome::NotLeader { leader: Some(_) } => self.hit(Mark::AskedFollower),
             Outcome::NotLeader { leader: None }
             | Outcome::Overloaded
+            | Outcome::Unsafe { .. }
+            | Outcome::TooNew { .. }
             | Outcome::TooLarge { .. }
             | Outcome::Malformed { .. } => {}
         }
@@ -347,9 +354,12 @@ impl World {
             | Reply::Read { index: None } => {
                 self.retry(client, any, Millis(100));
             }
-            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded) => {
-                self.retry(client, any, Millis(50))
-            }
+            Reply::Outcome(
+                Outcome::Unavailable
+                | Outcome::Overloaded
+                | Outcome::Unsafe { .. }
+                | Outcome::TooNew { .. },
+            ) => self.retry(client, any, Millis(50)),
             Reply::Outcome(Outcome::TooLarge { bytes, limit }) => {
                 let what = format!("a change of {bytes} bytes is more than {limit}");
                 self.check(Invariant::OnceOnly, Err(what));

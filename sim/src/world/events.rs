@@ -63,6 +63,7 @@ impl World {
             | EventKind::MachineRemoved(..)
             | EventKind::JobForgotten(..)
             | EventKind::JobChanged { .. }
+            | EventKind::MastersChanged
             | EventKind::Led { .. } => {}
         }
     }

@@ -171,7 +171,7 @@ pub(crate) fn replica_id(index: usize) -> ReplicaId {
 
 /// The place of a master in the lists of the world.
 pub(crate) fn index_of(replica: ReplicaId) -> usize {
-    usize::try_from(replica.0 - 1).expect("masters are few")
+    usize::try_from(replica.number() - 1).expect("masters are few")
 }
 
 impl World {

@@ -13,9 +13,10 @@ use crate::disk::{SimDisk, SimStore};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind};
 use borg_cell::master::{self, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed};
-use borg_cell::state::CellState;
-use borg_cell::store::{LogStore, ReplicaIdentity};
+use borg_cell::state::{CellState, FOUNDING};
+use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity};
 use borg_linkshard::{Input as ShardInput, Shard};
+use borg_proto::command::LEVEL;
 use borg_proto::{Millis, ReplicaId, TaskId};
 use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, VecDeque};
@@ -100,14 +101,28 @@ impl World {
     pub(crate) fn start_master(&mut self, index: usize) {
         let (seed, cell) = (self.dice.roll(), self.newest.cell().clone());
         let id = replica_id(index);
-        let voters = (0..self.setup.masters).map(replica_id).collect();
-        let mut config = master::Config::new(cell.clone(), id, voters, seed);
+        let mut config = master::Config::new(cell.clone(), id, seed);
         config.checkpoint_every = self.setup.checkpoint_every;
         config.trailing = self.setup.checkpoint_every / 4;
         config.links.machine_down_after = self.setup.machine_down_after;
         let tick = config.tick;
         let identity = ReplicaIdentity { cell: cell.to_string(), replica: id.0, epoch: 1 };
+        let masters = self.setup.masters;
         let replica = &mut self.replicas[index];
+        if replica.disk.is_blank() {
+            let all = (0..masters).map(|at| (replica_id(at), format!("master-{}:1", at + 1)));
+            let state = CellState::found(cell.clone(), &all.collect::<Vec<_>>(), LEVEL);
+            replica.disk.found(
+                &identity,
+                &CheckpointDraft {
+                    place: FOUNDING,
+                    membership: &state.founding_membership(),
+                    at: state.clock(),
+                    state: &state.encode(),
+                    log: &[],
+                },
+            );
+        }
         let mut store = replica.disk.open(&identity).expect("its last process is gone");
         let recovered = store.recover().expect("a simulated disk can be read");
         let master = match Master::new(config, recovered) {

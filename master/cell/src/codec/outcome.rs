@@ -11,7 +11,7 @@ use borg_proto::names::NameError;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::SpecError;
 use borg_proto::wire::{WireError, pb};
-use borg_proto::{IncarnationId, JobId, MachineId, Millis, Priority, TaskId};
+use borg_proto::{IncarnationId, JobId, MachineId, Millis, Priority, ReplicaId, TaskId};
 use pb::change_answer as wire;
 use pb::checkpoint_request::Outcome;
 use prost::Message;
@@ -73,6 +73,7 @@ fn answer(answer: &Answer) -> pb::ChangeAnswer {
         Answer::Job { id, key } => wire::Kind::Job(wire::Job { id: id.0, key: key.to_string() }),
         Answer::Killed { tasks } => wire::Kind::Killed(*tasks),
         Answer::Machine(id) => wire::Kind::Machine(id.0),
+        Answer::Master(id) => wire::Kind::Master(id.0),
         Answer::Placed { results } => {
             let result = |one: &Result<IncarnationId, Rejection>| wire::PlaceResult {
                 outcome: Some(match one {
@@ -95,6 +96,7 @@ fn read_answer(answer: pb::ChangeAnswer) -> Result<Answer, WireError> {
         }
         wire::Kind::Killed(tasks) => Answer::Killed { tasks },
         wire::Kind::Machine(id) => Answer::Machine(MachineId(id)),
+        wire::Kind::Master(id) => Answer::Master(ReplicaId(id)),
         wire::Kind::Placed(placed) => {
             let result = |one: wire::PlaceResult| match one
                 .outcome
@@ -172,6 +174,10 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::TargetFull { machine, there, asked, most } => {
             (30, vec![*there, *asked, *most], vec![machine.to_string()])
         }
+        R::NoSuchMaster { number } => (41, vec![*number], vec![]),
+        R::MasterExists { number } => (42, vec![*number], vec![]),
+        R::MastersChanging { master } => (43, vec![master.0], vec![]),
+        R::LastMaster { number } => (44, vec![*number], vec![]),
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -239,6 +245,10 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
             most: from.number()?,
             machine: from.name()?,
         },
+        41 => R::NoSuchMaster { number: from.number()? },
+        42 => R::MasterExists { number: from.number()? },
+        43 => R::MastersChanging { master: ReplicaId(from.number()?) },
+        44 => R::LastMaster { number: from.number()? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -370,6 +380,10 @@ mod tests {
             R::CellFull { what: text(), there: 1, most: 1 },
             R::TooManyTasks { machine: machine(), there: 2, most: 1 },
             R::TargetFull { machine: machine(), there: 3, asked: 2, most: 1 },
+            R::NoSuchMaster { number: 6 },
+            R::MasterExists { number: 6 },
+            R::MastersChanging { master: ReplicaId::of_life(3, 1) },
+            R::LastMaster { number: 1 },
         ]
     }
 
@@ -380,7 +394,11 @@ mod tests {
         }
         let kinds: std::collections::BTreeSet<u32> =
             all().iter().map(|r| refusal(r).kind).collect();
-        assert_eq!(kinds, (1..=30).collect(), "each kind has its own number, and its sample here");
+        assert_eq!(
+            kinds,
+            (1..=30).chain(41..=44).collect(),
+            "each kind has its own number, and its sample here"
+        );
     }
 
     #[test]
@@ -392,6 +410,7 @@ mod tests {
             Answer::Job { id: JobId(0), key: "ann/web".parse().unwrap() },
             Answer::Killed { tasks: 0 },
             Answer::Machine(MachineId(0)),
+            Answer::Master(ReplicaId::of_life(3, 1)),
             Answer::Placed { results },
         ] {
             assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);

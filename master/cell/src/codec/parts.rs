@@ -4,12 +4,14 @@
 //! about each other is left to the audit.
 
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
-use crate::state::{Job, JobEnd, Machine, MachineState, Task};
+use crate::state::{Job, JobEnd, Machine, MachineState, MasterRecord, Standing, Task};
 use borg_proto::names::NameError;
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::{WireError, pb};
-use borg_proto::{JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, UserName};
+use borg_proto::{
+    JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
+};
 use imbl::Vector;
 use pb::checkpoint_task as wire;
 use std::collections::BTreeSet;
@@ -255,4 +257,37 @@ fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
         wire::evict::Cause::Drained(_) => EvictCause::Drained,
         wire::evict::Cause::Shrunk(_) => EvictCause::Shrunk,
     })
+}
+
+pub(super) fn master((id, record): (ReplicaId, &MasterRecord)) -> pb::CheckpointMaster {
+    let (standing, replaces, token) = match record.standing {
+        Standing::Invited { replaces } => (1, replaces, 0),
+        Standing::Joining { replaces, token } => (2, replaces, token),
+        Standing::Voting => (3, None, 0),
+        Standing::Leaving => (4, None, 0),
+    };
+    pb::CheckpointMaster {
+        replica: id.0,
+        address: record.address.clone(),
+        standing,
+        replaces: replaces.map_or(0, |id| id.0),
+        token,
+    }
+}
+
+pub(super) fn read_master(
+    from: pb::CheckpointMaster,
+) -> Result<(ReplicaId, MasterRecord), WireError> {
+    if from.replica == 0 {
+        return Err(WireError::new("replica", 0, "is no master"));
+    }
+    let replaces = Some(from.replaces).filter(|id| *id != 0).map(ReplicaId);
+    let standing = match from.standing {
+        1 => Standing::Invited { replaces },
+        2 => Standing::Joining { replaces, token: from.token },
+        3 => Standing::Voting,
+        4 => Standing::Leaving,
+        other => return Err(WireError::new("standing", other, "is nowhere a master stands")),
+    };
+    Ok((ReplicaId(from.replica), MasterRecord { address: from.address, standing }))
 }

@@ -130,6 +130,8 @@ impl Master {
             digests: replica.digests(),
             in_flight: replica.in_flight(),
             halted: replica.halted().map(str::to_owned),
+            level: self.config.level,
+            write_micros: replica.write_micros(),
             links: self.links.as_ref().map(Links::status),
         }
     }
@@ -153,6 +155,13 @@ impl Master {
             }
             Input::Decisions(assignments) => self.place(now, assignments, out),
             Input::ReadIndex { token, deadline } => self.replica.read(token, deadline, out),
+            Input::Wrote { micros } => self.replica.office().wrote(micros),
+            Input::Retire => {
+                self.replica.hand_over(now, "this master is stopped");
+            }
+            Input::Peer { replica, write_micros, level } => {
+                self.replica.office().heard(replica, write_micros, level);
+            }
             Input::Ask { from, ask } => self.replica.asked(now, from, &ask, out),
             Input::Piece { from, piece } => self.replica.piece(now, from, piece, out),
             Input::Checkpoint(news) => self.replica.checkpoint_news(now, news, out),
@@ -314,6 +323,8 @@ fn is_unwritable(outcome: &Outcome) -> bool {
         | Outcome::Refused { .. }
         | Outcome::NotLeader { .. }
         | Outcome::Unavailable
+        | Outcome::Unsafe { .. }
+        | Outcome::TooNew { .. }
         | Outcome::Overloaded => false,
     }
 }
@@ -343,6 +354,9 @@ fn refuse(input: Input, effects: &mut Vec<Effect>) {
         | Input::Raft(_)
         | Input::Unreachable(_)
         | Input::Report(_)
+        | Input::Wrote { .. }
+        | Input::Retire
+        | Input::Peer { .. }
         | Input::Ask { .. }
         | Input::Piece { .. }
         | Input::Checkpoint(_)

@@ -16,7 +16,6 @@ const KEPT: usize = 256;
 #[derive(Debug)]
 pub(super) struct Digests {
     me: ReplicaId,
-    members: usize,
     own: BTreeMap<u64, u128>,
     /// What others said, by index; only of indexes that can still be compared.
     others: BTreeMap<u64, BTreeMap<ReplicaId, u128>>,
@@ -24,9 +23,9 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    pub(super) fn new(me: ReplicaId, members: usize) -> Self {
+    pub(super) fn new(me: ReplicaId) -> Self {
         let (own, others, told) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { me, members, own, others, told }
+        Self { me, own, others, told }
     }
 
     pub(super) fn own(&self) -> Vec<(u64, u128)> {
@@ -62,7 +61,7 @@ impl Digests {
     }
 
     /// The index at which a majority of the members agrees on another digest than ours.
-    pub(super) fn outvoted(&self) -> Option<u64> {
+    pub(super) fn outvoted(&self, members: usize) -> Option<u64> {
         self.others
             .iter()
             .find(|(index, said)| {
@@ -71,7 +70,7 @@ impl Digests {
                 for digest in said.values().filter(|digest| *digest != own) {
                     *votes.entry(*digest).or_default() += 1;
                 }
-                votes.values().any(|count| *count > self.members / 2)
+                votes.values().any(|count| *count > members / 2)
             })
             .map(|(index, _)| *index)
     }

@@ -7,7 +7,7 @@
 //! Invariant: entries are consecutive and start just after `compacted`; the checkpoint covers
 //! `compacted`.
 
-use super::message;
+use super::{members, message};
 use crate::store::{CheckpointMeta, EntryKind, LogEntry, Membership, Position, Recovered};
 use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
@@ -43,6 +43,15 @@ impl MemoryLog {
 
     pub(super) fn members(&self) -> &Membership {
         &self.members
+    }
+
+    pub(super) fn set_members(&mut self, members: Membership) {
+        self.members = members;
+    }
+
+    /// Whether a replica is in the configuration of the newest checkpoint.
+    pub(super) fn checkpoint_includes(&self, id: u64) -> bool {
+        self.checkpoint.as_ref().is_some_and(|made| members::includes(&made.membership, id))
     }
 
     pub(super) fn checkpoint_index(&self) -> u64 {
@@ -156,9 +165,13 @@ impl Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         match &self.checkpoint {
-            Some(made) if made.place.index >= request_index => Ok(message::snapshot(made)),
+            Some(made)
+                if made.place.index >= request_index && members::includes(&made.membership, to) =>
+            {
+                Ok(message::snapshot(made))
+            }
             Some(_) | None => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
         }
     }

@@ -6,10 +6,12 @@
 //!
 //! Invariant: a message that passes [`decode`] and [`admit`] does not make raft-rs panic.
 
+use super::members;
 use crate::store::{CheckpointMeta, Membership, Position};
 use borg_proto::Millis;
 use borg_proto::wire::{MAX_COMMAND_BYTES, pb};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use std::collections::BTreeSet;
 
 /// Most entries in one message. Ours: Raft fills messages up to [`MAX_BATCH_BYTES`].
 pub(super) const MAX_ENTRIES: usize = 100_000;
@@ -22,6 +24,9 @@ const MAX_REPLICAS: usize = 64;
 const MAX_FILE_BYTES: u64 = 8 << 30;
 /// Longest context of a read or a heartbeat.
 const MAX_CONTEXT_BYTES: usize = 64;
+/// What raft-rs writes into the call for votes of a leader that was handed the office: voters do not
+/// wait for the old leader then.
+const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 /// Terms and indexes above this are absurd: at a million a second they take 2,000 years.
 const MAX_COUNT: u64 = 1 << 56;
 
@@ -34,7 +39,10 @@ pub(super) struct Refused(pub(super) &'static str);
 #[derive(Debug)]
 pub(super) struct Standing<'a> {
     pub(super) id: u64,
-    pub(super) voters: &'a [u64],
+    /// Who may speak to this replica; anybody when it knows of nobody yet.
+    pub(super) peers: &'a BTreeSet<u64>,
+    /// Who leads, 0 when nobody.
+    pub(super) leader: u64,
     pub(super) term: u64,
     pub(super) leads: bool,
     pub(super) committed: u64,
@@ -121,12 +129,18 @@ pub(super) fn decode(from: pb::RaftMessage) -> Result<Message, Refused> {
 }
 
 fn decode_entry(from: pb::RaftEntry) -> Result<Entry, Refused> {
-    check(from.r#type == 0, "an entry that changes members, which this version does not know")?;
+    let kind = match from.r#type {
+        0 => EntryType::EntryNormal,
+        2 => EntryType::EntryConfChangeV2,
+        _ => return Err(Refused("an entry of an unknown kind")),
+    };
+    let changes = kind == EntryType::EntryConfChangeV2;
+    check(!changes || members::is_conf_change(&from.data), "an odd change of the masters")?;
     check(from.data.len() <= MAX_COMMAND_BYTES, "entry too large")?;
     check(from.context.len() <= MAX_CONTEXT_BYTES, "entry's context too long")?;
     check(from.term <= MAX_COUNT && from.index <= MAX_COUNT, "absurd term or index of an entry")?;
     let mut entry = Entry::default();
-    entry.set_entry_type(EntryType::EntryNormal);
+    entry.set_entry_type(kind);
     entry.term = from.term;
     entry.index = from.index;
     entry.data = from.data.into();
@@ -211,7 +225,8 @@ pub(super) fn membership(from: &ConfState) -> Membership {
 /// Whether a decoded message fits where this replica stands.
 pub(super) fn admit(message: &Message, here: &Standing<'_>) -> Result<(), Refused> {
     check(message.to == here.id, "meant for another replica")?;
-    check(message.from != here.id && here.voters.contains(&message.from), "from no other member")?;
+    let known = here.peers.is_empty() || here.peers.contains(&message.from);
+    check(message.from != here.id && message.from != 0 && known, "from no other member")?;
     let kind = message.get_msg_type();
     check((message.term == 0) == (kind == MessageType::MsgReadIndex), "term missing or misplaced")?;
     let carries_entries = matches!(
@@ -250,16 +265,19 @@ pub(super) fn admit(message: &Message, here: &Standing<'_>) -> Result<(), Refuse
         }
         MessageType::MsgReadIndexResp => check(one_read(message), "not one read"),
         MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-            check(message.context.is_empty(), "an election that nobody may force")
+            let forced = message.context == CAMPAIGN_TRANSFER;
+            check(forced || message.context.is_empty(), "an odd election")
         }
         MessageType::MsgHeartbeatResponse
         | MessageType::MsgRequestVoteResponse
         | MessageType::MsgRequestPreVoteResponse => Ok(()),
+        MessageType::MsgTimeoutNow => {
+            check(old || message.from == here.leader, "an election that only the leader may force")
+        }
         MessageType::MsgHup
         | MessageType::MsgBeat
         | MessageType::MsgPropose
         | MessageType::MsgTransferLeader
-        | MessageType::MsgTimeoutNow
         | MessageType::MsgUnreachable
         | MessageType::MsgSnapStatus
         | MessageType::MsgCheckQuorum => Err(Refused("not for the network")),
@@ -313,7 +331,7 @@ fn type_code(kind: MessageType) -> u32 {
 
 /// Only what replicas say to each other; the rest is Raft talking to itself.
 fn network_type(code: u32) -> Option<MessageType> {
-    const FROM_NETWORK: [MessageType; 11] = [
+    const FROM_NETWORK: [MessageType; 12] = [
         MessageType::MsgAppend,
         MessageType::MsgAppendResponse,
         MessageType::MsgRequestVote,
@@ -321,6 +339,7 @@ fn network_type(code: u32) -> Option<MessageType> {
         MessageType::MsgSnapshot,
         MessageType::MsgHeartbeat,
         MessageType::MsgHeartbeatResponse,
+        MessageType::MsgTimeoutNow,
         MessageType::MsgReadIndex,
         MessageType::MsgReadIndexResp,
         MessageType::MsgRequestPreVote,

@@ -5,28 +5,17 @@
 
 use crate::master::Config;
 use crate::state::CellState;
-use crate::store::{Checkpoint, Membership};
-use borg_proto::ReplicaId;
+use crate::store::Checkpoint;
 
 /// Why a replica could not begin from what its store gave back.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// The replica is not among the voters, or the voters are none or too many.
-    #[error("replica {replica} is not one of the masters {voters:?}")]
-    NotAMember {
-        /// This replica.
-        replica: ReplicaId,
-        /// The members.
-        voters: Vec<ReplicaId>,
-    },
-    /// The checkpoint was made with other masters.
-    #[error("the checkpoint is of masters {found:?}, configured are {expected:?}")]
-    OtherMembers {
-        /// In the checkpoint.
-        found: Vec<u64>,
-        /// Configured.
-        expected: Vec<u64>,
-    },
+    /// Replicas count from 1.
+    #[error("a replica has no id")]
+    NoId,
+    /// A log begins with a checkpoint: of a new cell, of a backup, or of a leader.
+    #[error("the log does not begin with a checkpoint")]
+    NoCheckpoint,
     /// The checkpoint is not a state that this version can read.
     #[error("checkpoint at {index}: {why}")]
     Checkpoint {
@@ -53,14 +42,8 @@ pub enum RecoverError {
 /// The state in a checkpoint of our own.
 pub(super) fn from_checkpoint(
     config: &Config,
-    voters: &[u64],
     made: &Checkpoint,
 ) -> Result<CellState, RecoverError> {
-    let members = Membership { voters: voters.to_vec(), ..Membership::default() };
-    if made.meta.membership != members {
-        let found = made.meta.membership.voters.clone();
-        return Err(RecoverError::OtherMembers { found, expected: voters.to_vec() });
-    }
     let index = made.meta.place.index;
     let unusable = |why| RecoverError::Checkpoint { index, why };
     let state = CellState::decode(&made.state).map_err(|error| unusable(error.to_string()))?;

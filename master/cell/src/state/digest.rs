@@ -8,6 +8,7 @@ use super::{Applied, JobState};
 use crate::codec;
 use crate::event::{Event, EventKind, TaskChange};
 use crate::rejection::Rejection;
+use crate::store::Membership;
 use borg_proto::command::Command;
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::wire::pb;
@@ -21,6 +22,20 @@ pub(super) fn after_skip(before: u128, index: u64) -> u128 {
     bytes.extend(before.to_le_bytes());
     bytes.extend(index.to_le_bytes());
     xxh3_128(&bytes)
+}
+
+/// The hash after a change of Raft's configuration.
+pub(super) fn after_members(before: u128, index: u64, members: &Membership) -> u128 {
+    let mut out = Out(before.to_le_bytes().to_vec());
+    out.number(index);
+    for ids in
+        [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next]
+    {
+        out.number(ids.len() as u64);
+        out.numbers(ids);
+    }
+    out.number(members.auto_leave.into());
+    xxh3_128(&out.0)
 }
 
 /// The hash after a command.
@@ -90,6 +105,7 @@ impl Out {
             }
             EventKind::TaskChanged { task, change, machine } => self.task(*task, change, *machine),
             EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
+            EventKind::MastersChanged => self.number(9),
         }
     }
 

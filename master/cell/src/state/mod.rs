@@ -16,6 +16,7 @@ mod digest;
 mod jobs;
 pub mod lives;
 mod machines;
+mod masters;
 pub mod observe;
 mod placement;
 pub mod requests;
@@ -25,10 +26,12 @@ mod turn;
 pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
+pub use masters::{MAX_MASTERS, MasterRecord, Standing};
 pub use tasks::Task;
 
-use crate::event::Event;
+use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
+use crate::store::{Membership, Position};
 use borg_proto::command::Command;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
@@ -48,6 +51,11 @@ pub struct CellState {
     pub(crate) clock: Millis,
     /// Who leads, and its term.
     pub(crate) leader: Option<(ReplicaId, u64)>,
+    /// The level of entries that may be proposed, see [`borg_proto::command::LEVEL`].
+    pub(crate) level: u32,
+    pub(crate) masters: OrdMap<ReplicaId, MasterRecord>,
+    /// Lives given to masters so far.
+    pub(crate) master_lives: u64,
     pub(crate) next_machine: u32,
     pub(crate) next_job: u64,
     pub(crate) machines: OrdMap<MachineId, Arc<Machine>>,
@@ -65,6 +73,10 @@ pub struct CellState {
     /// Slots of dead jobs.
     pub(crate) dead_slots: u64,
 }
+
+/// Where the log of a new cell begins: with a checkpoint of the state that its masters agreed on by
+/// being started with the same list.
+pub const FOUNDING: Position = Position { index: 1, term: 1 };
 
 /// What an accepted entry did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +106,8 @@ pub enum Answer {
     },
     /// The machine was added or changed.
     Machine(MachineId),
+    /// The master was invited, joins or leaves.
+    Master(ReplicaId),
     /// What came of each assignment, in order.
     Placed {
         /// The new incarnation, or why not.
@@ -112,6 +126,9 @@ impl CellState {
             digest: 0,
             clock: Millis(0),
             leader: None,
+            level: 1,
+            masters: OrdMap::new(),
+            master_lives: 0,
             next_machine: 0,
             next_job: 1,
             machines: OrdMap::new(),
@@ -124,6 +141,47 @@ impl CellState {
             live_slots: 0,
             dead_slots: 0,
         }
+    }
+
+    /// What the masters of a new cell begin from: the same bytes for each of them.
+    #[must_use]
+    pub fn found(cell: CellName, masters: &[(ReplicaId, String)], level: u32) -> Self {
+        let mut state = Self::new(cell);
+        state.applied = FOUNDING.index;
+        state.level = level;
+        state.appoint(masters);
+        state
+    }
+
+    /// What the masters of a cell begin from that goes on from a backup: a new epoch, so that
+    /// nothing from before can give orders.
+    #[must_use]
+    pub fn refound(mut self, masters: &[(ReplicaId, String)]) -> (Self, Position) {
+        let term = self.leader.map_or(0, |(_, term)| term) + 1;
+        self.epoch += 1;
+        self.applied += 1;
+        self.digest = digest::after_skip(self.digest, self.applied);
+        self.leader = None;
+        self.appoint(masters);
+        let place = Position { index: self.applied, term };
+        (self, place)
+    }
+
+    /// Raft's configuration in which the masters of a new cell, or of a restored one, vote.
+    #[must_use]
+    pub fn founding_membership(&self) -> Membership {
+        let voters = self.masters.keys().map(|id| id.0).collect();
+        Membership { voters, ..Membership::default() }
+    }
+
+    fn appoint(&mut self, masters: &[(ReplicaId, String)]) {
+        let record = |address: &String| MasterRecord {
+            address: address.clone(),
+            standing: Standing::Voting,
+        };
+        self.masters = masters.iter().map(|(id, address)| (*id, record(address))).collect();
+        let last = self.masters.keys().map(|id| id.life()).max().unwrap_or(0);
+        self.master_lives = self.master_lives.max(last);
     }
 
     /// Applies one committed entry. The same entry on the same state gives the same result on
@@ -143,8 +201,20 @@ impl CellState {
         result
     }
 
-    /// Uses up an entry of the log that is no command: the empty entry of a new leader, or a
-    /// change of members.
+    /// Uses up an entry that made `members` Raft's configuration.
+    ///
+    /// # Panics
+    /// When `index` was applied before.
+    pub fn change_members(&mut self, index: u64, members: &Membership) -> Vec<Event> {
+        self.advance(index);
+        self.digest = digest::after_members(self.digest, index, members);
+        if !self.follow_members(members) {
+            return Vec::new();
+        }
+        vec![Event { index, at: self.clock, kind: EventKind::MastersChanged }]
+    }
+
+    /// Uses up an entry of the log that is no command: the empty entry of a new leader.
     ///
     /// # Panics
     /// When `index` was applied before.
@@ -172,6 +242,12 @@ impl CellState {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The level of entries that may be proposed.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        self.level
     }
 
     /// Hash over all entries so far and what came of each. Equal on replicas that applied the

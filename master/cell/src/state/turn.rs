@@ -56,6 +56,27 @@ impl<'a> Turn<'a> {
                 needs_admin(by, "remove a machine")?;
                 self.remove_machine(machine)
             }
+            Action::InviteMaster { number, address, replaces } => {
+                needs_admin(by, "invite a master")?;
+                self.invite_master(*number, address, *replaces)
+            }
+            Action::JoinMaster { number, address, token } => {
+                needs_that_master(by, *number)?;
+                self.join_master(*number, address, *token)
+            }
+            Action::RemoveMaster { number } => {
+                needs_admin(by, "remove a master")?;
+                self.remove_master(*number)
+            }
+            Action::ForgetMaster { master } => {
+                needs_leader(by, "forget a master")?;
+                self.forget_master(*master)
+            }
+            Action::RaiseLevel { level } => {
+                needs_leader(by, "raise the level of entries")?;
+                self.state.level = self.state.level.max(*level);
+                Ok(Answer::None)
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))
@@ -108,6 +129,21 @@ fn needs_admin(by: &Principal, what: &str) -> Result<(), Rejection> {
         Principal::Master(replica) => format!("master {replica}"),
     };
     Err(Rejection::NeedsAdmin { who, what: what.to_owned() })
+}
+
+/// A master joins for itself alone; `by` is in whatever life it asks from.
+fn needs_that_master(by: &Principal, number: u64) -> Result<(), Rejection> {
+    match by {
+        Principal::Master(replica) if replica.number() == number => Ok(()),
+        Principal::Master(replica) => Err(Rejection::NeedsAdmin {
+            who: format!("master {replica}"),
+            what: format!("join as master {number}"),
+        }),
+        Principal::User(user) => Err(Rejection::NeedsLeader {
+            user: user.clone(),
+            what: format!("join as master {number}"),
+        }),
+    }
 }
 
 fn needs_leader(by: &Principal, what: &str) -> Result<(), Rejection> {

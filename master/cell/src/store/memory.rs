@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::extent::Extent;
 use super::{
-    Batch, Checkpoint, CheckpointDraft, CheckpointMeta, CheckpointStore, LogStore, Recovered,
-    ReplicaIdentity, StoreError,
+    Batch, Checkpoint, CheckpointDraft, CheckpointMeta, CheckpointStore, HardState, LogStore,
+    Recovered, ReplicaIdentity, StoreError,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -68,6 +68,19 @@ impl MemoryDisk {
         Ok(MemoryStore { disk: self.clone() })
     }
 
+    /// Makes the disk `identity`'s, with a log that begins with a checkpoint: of a new cell, or of a
+    /// backup. Whatever was on it is gone.
+    ///
+    /// # Panics
+    /// When the disk is open.
+    pub fn found(&self, identity: &ReplicaIdentity, draft: &CheckpointDraft<'_>) {
+        let mut shared = self.lock();
+        assert!(!shared.open, "nobody may have the disk open");
+        let mut files = Files::default();
+        shared.kept = Some(files.found(identity, draft));
+        shared.files = files;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect("no code panics while it holds the disk")
     }
@@ -85,6 +98,18 @@ impl Files {
         };
         self.keep(meta.clone(), draft.state.into());
         meta
+    }
+
+    /// A log that begins with this checkpoint.
+    #[must_use]
+    pub fn found(&mut self, identity: &ReplicaIdentity, draft: &CheckpointDraft<'_>) -> Recovered {
+        let meta = self.save(draft);
+        Recovered {
+            hard_state: HardState { term: draft.place.term, vote: 0, commit: draft.place.index },
+            compacted: draft.place,
+            checkpoint: Some(Checkpoint { meta, state: draft.state.into() }),
+            ..Recovered::empty(identity.clone())
+        }
     }
 
     fn keep(&mut self, meta: CheckpointMeta, file: Arc<[u8]>) {

@@ -7,9 +7,10 @@
 
 use borg_cell::fixture::{batch, user};
 use borg_cell::master::{Config, Effect, Input, Master, Outcome, Performed};
+use borg_cell::state::{CellState, FOUNDING};
 use borg_cell::store::memory::{MemoryDisk, MemoryStore};
-use borg_cell::store::{LogStore, ReplicaIdentity};
-use borg_proto::command::{Action, Command};
+use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity};
+use borg_proto::command::{Action, Command, LEVEL};
 use borg_proto::peer::ShardOrders;
 use borg_proto::wire::pb;
 use borg_proto::{Millis, ReplicaId};
@@ -83,7 +84,7 @@ impl Five {
             next_token: 1,
         };
         for id in 1..=size {
-            five.replicas.insert(id, Replica { master: None, disk: MemoryDisk::default() });
+            five.replicas.insert(id, Replica { master: None, disk: founded(id, size) });
         }
         for id in 1..=size {
             five.start(id);
@@ -94,13 +95,32 @@ impl Five {
     pub(crate) fn start(&mut self, id: u64) {
         let cell = borg_proto::CellName::new("lab").unwrap();
         let identity = ReplicaIdentity { cell: "lab".into(), replica: id, epoch: 1 };
-        let voters = self.replicas.keys().map(|id| ReplicaId(*id)).collect();
-        let mut config = Config::new(cell, ReplicaId(id), voters, self.seed);
+        let mut config = Config::new(cell, ReplicaId(id), self.seed);
         (self.change)(&mut config);
         let replica = self.replicas.get_mut(&id).unwrap();
         let mut store = replica.disk.open(&identity).unwrap();
         let master = Master::new(config, store.recover().unwrap()).unwrap();
         replica.master = Some((master, store));
+    }
+
+    /// A replica with nothing on its disk.
+    pub(crate) fn add_empty(&mut self, id: u64) {
+        self.replicas.insert(id, Replica { master: None, disk: MemoryDisk::default() });
+    }
+
+    /// Begins the cell anew, as one that an older version made.
+    pub(crate) fn found_at_level(&mut self, level: u32) {
+        let size = self.replicas.len() as u64;
+        for id in 1..=size {
+            self.crash(id);
+            let disk = founded_at(id, size, level);
+            self.replicas.insert(id, Replica { master: None, disk });
+        }
+        self.wire.clear();
+        self.leaders.clear();
+        for id in 1..=size {
+            self.start(id);
+        }
     }
 
     pub(crate) fn crash(&mut self, id: u64) {
@@ -131,7 +151,8 @@ impl Five {
     }
 
     pub(crate) fn input(&mut self, id: u64, inputs: Vec<Input>) {
-        let Some((master, store)) = &mut self.replicas.get_mut(&id).unwrap().master else { return };
+        let replica = self.replicas.get_mut(&id).and_then(|replica| replica.master.as_mut());
+        let Some((master, store)) = replica else { return };
         let effects = master.handle(self.now, inputs);
         if master.is_leader() {
             self.leaders.entry(master.term()).or_default().insert(id);
@@ -297,8 +318,10 @@ impl Five {
     pub(crate) fn settle(&mut self) {
         self.run_until("replicas agree", 10_000, |five| {
             let first = five.master(five.up()[0]).state().applied();
-            five.leader().is_some()
-                && five.up().iter().all(|id| five.master(*id).state().applied() == first)
+            five.leader().is_some_and(|leader| {
+                let term = five.master(leader).term();
+                five.master(leader).state().leader() == Some((ReplicaId(leader), term))
+            }) && five.up().iter().all(|id| five.master(*id).state().applied() == first)
         });
         let up = self.up();
         let bytes = self.master(up[0]).state().encode();
@@ -307,6 +330,30 @@ impl Five {
             assert_eq!(self.master(id).state().audit(), []);
         }
     }
+}
+
+/// A replica's disk as a new cell of `size` masters begins.
+pub(crate) fn founded(id: u64, size: u64) -> MemoryDisk {
+    founded_at(id, size, LEVEL)
+}
+
+fn founded_at(id: u64, size: u64, level: u32) -> MemoryDisk {
+    let cell = borg_proto::CellName::new("lab").unwrap();
+    let masters: Vec<_> = (1..=size).map(|id| (ReplicaId(id), format!("h-{id}:1"))).collect();
+    let state = CellState::found(cell, &masters, level);
+    let disk = MemoryDisk::default();
+    let identity = ReplicaIdentity { cell: "lab".into(), replica: id, epoch: 1 };
+    disk.found(
+        &identity,
+        &CheckpointDraft {
+            place: FOUNDING,
+            membership: &state.founding_membership(),
+            at: state.clock(),
+            state: &state.encode(),
+            log: &[],
+        },
+    );
+    disk
 }
 
 /// B1: no vote, no acknowledgement and no answer before the write of the same turn.
