@@ -4,11 +4,12 @@
 
 use crate::api::Api;
 use crate::catching_up::CaughtUp;
-use crate::changes::Changes;
+use crate::changes::{Changes, Door};
 use crate::config::{Config, Member};
-use crate::driver::{self, Driver, DriverError, Turn};
+use crate::driver::{Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
 use crate::http;
+use crate::inbox::Inbox;
 use crate::metrics::{Exposition, Metrics};
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
@@ -203,7 +204,8 @@ impl App {
         let own = self.me.replica;
         let members = &self.config.masters;
         let peers = Peers::connect(&self.credentials, own, members, self.metrics.clone(), &stop)?;
-        let (turns, turns_in) = mpsc::channel(driver::QUEUE);
+        let turns = Inbox::new(self.config.waiting_calls, self.metrics.clone());
+        let _closing = turns.close_on_drop();
         let (orders, orders_in) = mpsc::channel(ORDERS);
         let (reports, reports_out) = mpsc::channel(REPORTS);
         let first = View {
@@ -230,7 +232,7 @@ impl App {
             view,
             metrics: self.metrics.clone(),
         };
-        let mut driving = spawn_driver(driver, turns_in)?;
+        let mut driving = spawn_driver(driver, turns.clone())?;
 
         tokio::spawn(tick(turns.clone(), stop.clone()));
         tokio::spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
@@ -262,8 +264,13 @@ impl App {
 
         let caught_up = CaughtUp::default();
         tokio::spawn(caught_up.clone().watch(turns.clone(), view_in.clone()));
-        let changes =
-            Changes { driver: turns.clone(), peers: peers.clone(), view: view_in.clone(), own };
+        let changes = Changes {
+            driver: turns.clone(),
+            door: Door::new(self.config.waiting_calls),
+            peers: peers.clone(),
+            view: view_in.clone(),
+            own,
+        };
         let api = Api {
             cell: self.credentials.identity.cell.clone(),
             me: self.me,
@@ -322,15 +329,15 @@ fn spawn<T: Send + 'static>(
 
 fn spawn_driver(
     driver: Driver,
-    turns: mpsc::Receiver<Turn>,
+    turns: Inbox,
 ) -> Result<tokio::sync::oneshot::Receiver<Result<(), DriverError>>, AppError> {
-    spawn("driver", move || driver.run(turns))
+    spawn("driver", move || driver.run(&turns))
 }
 
 fn spawn_scheduler(
     mailbox: &Arc<Mailbox>,
     state: borg_cell::state::CellState,
-    turns: &mpsc::Sender<Turn>,
+    turns: &Inbox,
     metrics: &Metrics,
 ) -> Result<tokio::sync::oneshot::Receiver<()>, AppError> {
     let (mailbox, turns, metrics) = (mailbox.clone(), turns.clone(), metrics.clone());
@@ -346,7 +353,7 @@ fn seed() -> u64 {
     )
 }
 
-async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
+async fn tick(turns: Inbox, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK.0));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -354,16 +361,14 @@ async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        // A full queue means that the driver is behind; a tick more would not help it.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = turns.try_send(Turn::Input(Input::Tick))
-        {
+        if turns.vital(Turn::Input(Input::Tick)).is_err() {
             return;
         }
     }
 }
 
 /// The state of every replica must be the same after the same entry; this is where it shows.
-async fn compare_digests(peers: Peers, turns: mpsc::Sender<Turn>, stop: CancellationToken) {
+async fn compare_digests(peers: Peers, turns: Inbox, stop: CancellationToken) {
     let mut rounds = tokio::time::interval(COMPARE);
     loop {
         tokio::select! {
@@ -379,7 +384,7 @@ async fn compare_digests(peers: Peers, turns: mpsc::Sender<Turn>, stop: Cancella
             let Ok(digest) = u128::from_str_radix(&hello.digest, 16) else { continue };
             let input =
                 Input::PeerDigest { replica: member.replica, index: hello.digest_index, digest };
-            if turns.send(Turn::Input(input)).await.is_err() {
+            if turns.vital(Turn::Input(input)).is_err() {
                 return;
             }
         }
@@ -391,11 +396,11 @@ async fn forward_reports(
     mut reports: mpsc::Receiver<(ReplicaId, borg_proto::peer::ShardReport)>,
     peers: Peers,
     own: ReplicaId,
-    turns: mpsc::Sender<Turn>,
+    turns: Inbox,
 ) {
     while let Some((to, report)) = reports.recv().await {
         if to == own {
-            if turns.send(Turn::Input(Input::Report(report))).await.is_err() {
+            if turns.vital(Turn::Input(Input::Report(report))).is_err() {
                 return;
             }
         } else {

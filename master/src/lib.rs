@@ -17,6 +17,7 @@ mod config;
 mod driver;
 mod feed;
 mod http;
+mod inbox;
 mod main_with;
 mod metrics;
 mod peer_service;

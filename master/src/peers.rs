@@ -1,8 +1,8 @@
 //! The connections from this replica to the other masters.
 //!
 //! One-way messages (Raft, orders to shards, reports from shards) go down one stream per peer in
-//! order. All of them may be lost: whoever sent them repeats himself. Calls (`Propose`, `Hello`)
-//! share the connection.
+//! order. All of them may be lost: whoever sent them repeats himself. `Hello` shares the connection;
+//! users' changes have one of their own, so that no amount of them delays a heartbeat.
 
 use crate::config::Member;
 use crate::metrics::Metrics;
@@ -36,6 +36,7 @@ struct PeerLink {
     member: Member,
     queue: mpsc::Sender<pb::PeerMessage>,
     client: PeerClient<Channel>,
+    changes: PeerClient<Channel>,
 }
 
 impl Peers {
@@ -53,10 +54,14 @@ impl Peers {
         let cell = &credentials.identity.cell;
         let mut peers = BTreeMap::new();
         for member in members.iter().filter(|member| member.replica != own) {
+            let changes = client(credentials, cell, member)?;
             let client = client(credentials, cell, member)?;
             let (queue, waiting) = mpsc::channel(QUEUE);
             tokio::spawn(deliver(member.replica, client.clone(), waiting, stop.clone()));
-            peers.insert(member.replica, PeerLink { member: member.clone(), queue, client });
+            peers.insert(
+                member.replica,
+                PeerLink { member: member.clone(), queue, client, changes },
+            );
         }
         Ok(Self { peers, metrics })
     }
@@ -71,7 +76,13 @@ impl Peers {
         }
     }
 
-    /// The client for calls to a peer; none for ourselves and for strangers.
+    /// The client for users' changes to a peer; none for ourselves and for strangers.
+    #[must_use]
+    pub(crate) fn changes(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
+        self.peers.get(&replica).map(|peer| peer.changes.clone())
+    }
+
+    /// The client for the masters' own calls to a peer; none for ourselves and for strangers.
     #[must_use]
     pub(crate) fn client(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
         self.peers.get(&replica).map(|peer| peer.client.clone())
