@@ -10,6 +10,7 @@ use crate::driver::{Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
 use crate::http;
 use crate::inbox::Inbox;
+use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
@@ -30,6 +31,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 /// Orders that may wait for the shard; more are dropped, the leader repeats them.
@@ -203,7 +206,9 @@ impl App {
         let _on_return = stop.clone().drop_guard();
         let own = self.me.replica;
         let members = &self.config.masters;
-        let peers = Peers::connect(&self.credentials, own, members, self.metrics.clone(), &stop)?;
+        let lifeline = Lifeline::start().map_err(AppError::Thread)?;
+        let metrics = self.metrics.clone();
+        let peers = Peers::connect(&self.credentials, own, members, metrics, &lifeline, &stop)?;
         let turns = Inbox::new(self.config.waiting_calls, self.metrics.clone());
         let _closing = turns.close_on_drop();
         let (orders, orders_in) = mpsc::channel(ORDERS);
@@ -234,9 +239,9 @@ impl App {
         };
         let mut driving = spawn_driver(driver, turns.clone())?;
 
-        tokio::spawn(tick(turns.clone(), stop.clone()));
-        tokio::spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
-        tokio::spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
+        lifeline.spawn(tick(turns.clone(), stop.clone()));
+        lifeline.spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
+        lifeline.spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
         let wiring = poller::Wiring {
             orders: orders_in,
             reports,
@@ -294,7 +299,12 @@ impl App {
             view: view_in,
             polled,
         };
-        let serving = serve(&self.credentials, self.listener, api, peer_service, stop.clone());
+        let name = self.credentials.identity.server_name().expect("a master serves");
+        let Connections { masters, others } = Connections::of(&lifeline, self.listener, name)
+            .map_err(|error| AppError::Serve(error.into()))?;
+        let vital = serve_masters(&self.credentials, masters, peer_service.clone(), stop.clone())?;
+        lifeline.spawn(vital);
+        let serving = serve(&self.credentials, others, api, peer_service, stop.clone());
         tracing::info!(master = %own, "serving");
         let ended = tokio::select! {
             served = serving => served,
@@ -410,14 +420,36 @@ async fn forward_reports(
     }
 }
 
+/// The service between masters, on the lifeline. Broken, it is as if the network were: the cell
+/// goes on with the other masters.
+fn serve_masters(
+    credentials: &Credentials,
+    connections: mpsc::Receiver<std::io::Result<tokio::net::TcpStream>>,
+    peer_service: PeerService,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + 'static, AppError> {
+    let server = rpc::server(credentials)
+        .map_err(|error| AppError::Serve(error.into()))?
+        .add_service(rpc::peer_server(peer_service));
+    let connections = ReceiverStream::new(connections);
+    Ok(async move {
+        let served = server.serve_with_incoming_shutdown(connections, stop.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(why = rpc::explain(&error), "the other masters are no longer served");
+        }
+    })
+}
+
 async fn serve(
     credentials: &Credentials,
-    listener: TcpListener,
+    connections: mpsc::Receiver<std::io::Result<std::net::TcpStream>>,
     api: Api,
     peer_service: PeerService,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| AppError::Serve(error);
+    let connections = ReceiverStream::new(connections)
+        .map(|connection| connection.and_then(tokio::net::TcpStream::from_std));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<BorgmasterServer<Api>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -431,7 +463,7 @@ async fn serve(
         .add_service(reflection)
         .add_service(rpc::borgmaster_server(api))
         .add_service(rpc::peer_server(peer_service))
-        .serve_with_incoming_shutdown(rpc::serve_incoming(listener), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await
         .map_err(|error| failed(error.into()))
 }

@@ -29,7 +29,7 @@ const PATIENCE: Millis = Millis(2_000);
 const MOST: u64 = 1 << 40;
 
 /// The service between masters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PeerService {
     /// The cell.
     pub cell: CellName,

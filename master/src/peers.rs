@@ -1,13 +1,16 @@
 //! The connections from this replica to the other masters.
 //!
 //! One-way messages (Raft, orders to shards, reports from shards) go down one stream per peer in
-//! order. All of them may be lost: whoever sent them repeats himself. `Hello` shares the connection;
-//! users' changes have one of their own, so that no amount of them delays a heartbeat.
+//! order. All of them may be lost: whoever sent them repeats himself. `Hello` shares the connection,
+//! which lives on the lifeline; users' changes have one of their own, so that no amount of them
+//! delays a heartbeat, and are asked under the name of any master, so that they are served with
+//! other calls of users.
 
 use crate::config::Member;
+use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
-use borg_proto::identity::{Identity, Role};
-use borg_proto::names::{CellName, ReplicaId};
+use borg_proto::identity::{Identity, Role, any_master_name};
+use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, ChannelError, Credentials, PeerClient, Timeouts};
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
@@ -49,15 +52,21 @@ impl Peers {
         own: ReplicaId,
         members: &[Member],
         metrics: Metrics,
+        lifeline: &Lifeline,
         stop: &CancellationToken,
     ) -> Result<Self, ChannelError> {
         let cell = &credentials.identity.cell;
         let mut peers = BTreeMap::new();
         for member in members.iter().filter(|member| member.replica != own) {
-            let changes = client(credentials, cell, member)?;
-            let client = client(credentials, cell, member)?;
+            let changes = client(credentials, member, &any_master_name(cell))?;
+            let identity = Identity { cell: cell.clone(), role: Role::Master(member.replica) };
+            let name = identity.server_name().expect("a master serves, so it has a server name");
+            let client = {
+                let _inside = lifeline.enter();
+                client(credentials, member, &name)?
+            };
             let (queue, waiting) = mpsc::channel(QUEUE);
-            tokio::spawn(deliver(member.replica, client.clone(), waiting, stop.clone()));
+            lifeline.spawn(deliver(member.replica, client.clone(), waiting, stop.clone()));
             peers.insert(
                 member.replica,
                 PeerLink { member: member.clone(), queue, client, changes },
@@ -96,12 +105,10 @@ impl Peers {
 
 fn client(
     credentials: &Credentials,
-    cell: &CellName,
     member: &Member,
+    server: &str,
 ) -> Result<PeerClient<Channel>, ChannelError> {
-    let identity = Identity { cell: cell.clone(), role: Role::Master(member.replica) };
-    let server = identity.server_name().expect("a master serves, so it has a server name");
-    let channel = rpc::channel(&member.address, credentials, &server, Timeouts::default())?;
+    let channel = rpc::channel(&member.address, credentials, server, Timeouts::default())?;
     Ok(rpc::peer_client(channel))
 }
 
