@@ -4,13 +4,15 @@
 //! the time is up. Changes carry a request id that stays the same over all tries, so trying again
 //! never does a thing twice.
 //!
-//! Invariant: a refusal is an answer and ends the tries; only silence is tried again.
+//! Invariant: a refusal is an answer and ends the tries; only silence is tried again, and a master
+//! that has too much to do and says when to ask again.
 
 use crate::exit::{Code, Failure};
 use crate::target::Target;
+use borg_proto::Millis;
 use borg_proto::UserName;
 use borg_proto::identity::any_master_name;
-use borg_proto::rpc::{BorgmasterClient, Timeouts, borgmaster_client, channel};
+use borg_proto::rpc::{self, BorgmasterClient, Timeouts, borgmaster_client, channel};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
@@ -22,6 +24,9 @@ use tonic::{Request, Response, Status};
 const TRY: Duration = Duration::from_secs(3);
 /// Pause after all masters have been tried in vain.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest pause, before dice, of a call that masters had no room for: our choice.
+const LONGEST_PAUSE: Millis = Millis(5_000);
 
 /// Whether a call may change the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +89,7 @@ impl Client {
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut silent = BTreeMap::new();
+        let mut back_off = BackOff::default();
         loop {
             for _ in 0..self.masters.len() {
                 let (address, client) = &self.masters[self.first];
@@ -96,7 +102,18 @@ impl Client {
                 let failure = match tokio::time::timeout(left, make(client.clone(), request)).await
                 {
                     Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                    Ok(Err(status)) => Failure::from(status),
+                    Ok(Err(status)) => {
+                        if let Some(asked) = rpc::retry_after(&status) {
+                            if back_off.wait(asked, deadline).await {
+                                continue;
+                            }
+                            // This master did nothing, but one that was silent may have.
+                            if !silent.is_empty() {
+                                return Err(self.given_up(what, kind, &silent));
+                            }
+                        }
+                        Failure::from(status)
+                    }
                     Err(_) => Failure::new(Code::Unavailable, "no answer in time"),
                 };
                 if failure.code != Code::Unavailable {
@@ -151,6 +168,33 @@ impl Client {
     }
 }
 
+/// How often masters had too much to do for this call.
+#[derive(Debug, Default)]
+struct BackOff {
+    times: u32,
+}
+
+impl BackOff {
+    /// Waits as long as was asked for, twice as long each time more, and up to half as much again,
+    /// so that those who were turned away together do not come back together. False when the
+    /// deadline is sooner.
+    async fn wait(&mut self, asked: Millis, deadline: Instant) -> bool {
+        let pause = self.pause(asked, random());
+        if Instant::now() + pause >= deadline {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        true
+    }
+
+    fn pause(&mut self, asked: Millis, dice: u64) -> Duration {
+        let asked = asked.0.clamp(1, LONGEST_PAUSE.0);
+        let pause = asked.saturating_mul(1 << self.times.min(16)).min(LONGEST_PAUSE.0);
+        self.times += 1;
+        Duration::from_millis(pause + dice % (pause / 2 + 1))
+    }
+}
+
 /// A new request id: 128 random bits.
 #[must_use]
 pub fn request_id() -> String {
@@ -160,4 +204,18 @@ pub fn request_id() -> String {
 /// Random bits from the system, by way of the seed that the standard library asks it for.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_turned_away_again_stays_away_for_longer() {
+        let mut back_off = BackOff::default();
+        let mut pause = |dice| back_off.pause(Millis(100), dice).as_millis();
+        assert_eq!([pause(0), pause(0), pause(0)], [100, 200, 400]);
+        assert_eq!(pause(400), 1_200, "half as much again at the most");
+        assert_eq!([pause(0), pause(0), pause(0)], [1_600, 3_200, 5_000]);
+    }
 }

@@ -4,12 +4,14 @@
 
 use crate::api::Api;
 use crate::catching_up::CaughtUp;
-use crate::changes::Changes;
+use crate::changes::{Changes, Door};
 use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
-use crate::driver::{self, Driver, DriverError, Turn};
+use crate::driver::{Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
 use crate::http;
+use crate::inbox::Inbox;
+use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
@@ -30,6 +32,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 /// Orders that may wait for the shard; more are dropped, the leader repeats them.
@@ -202,8 +206,11 @@ impl App {
         let _on_return = stop.clone().drop_guard();
         let own = self.me.replica;
         let members = &self.config.masters;
-        let peers = Peers::connect(&self.credentials, own, members, self.metrics.clone(), &stop)?;
-        let (turns, turns_in) = mpsc::channel(driver::QUEUE);
+        let lifeline = Lifeline::start().map_err(AppError::Thread)?;
+        let metrics = self.metrics.clone();
+        let peers = Peers::connect(&self.credentials, own, members, metrics, &lifeline, &stop)?;
+        let turns = Inbox::new(self.config.waiting_calls, self.metrics.clone());
+        let _closing = turns.close_on_drop();
         let (orders, orders_in) = mpsc::channel(ORDERS);
         let (reports, reports_out) = mpsc::channel(REPORTS);
         let first = View {
@@ -239,11 +246,11 @@ impl App {
             view,
             metrics: self.metrics.clone(),
         };
-        let mut driving = spawn_driver(driver, turns_in)?;
+        let mut driving = spawn_driver(driver, turns.clone())?;
 
-        tokio::spawn(tick(turns.clone(), stop.clone()));
-        tokio::spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
-        tokio::spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
+        lifeline.spawn(tick(turns.clone(), stop.clone()));
+        lifeline.spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
+        lifeline.spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
         let wiring = poller::Wiring {
             orders: orders_in,
             reports,
@@ -271,8 +278,13 @@ impl App {
 
         let caught_up = CaughtUp::default();
         tokio::spawn(caught_up.clone().watch(turns.clone(), view_in.clone()));
-        let changes =
-            Changes { driver: turns.clone(), peers: peers.clone(), view: view_in.clone(), own };
+        let changes = Changes {
+            driver: turns.clone(),
+            door: Door::new(self.config.waiting_calls),
+            peers: peers.clone(),
+            view: view_in.clone(),
+            own,
+        };
         let api = Api {
             cell: self.credentials.identity.cell.clone(),
             me: self.me,
@@ -296,7 +308,12 @@ impl App {
             view: view_in,
             polled,
         };
-        let serving = serve(&self.credentials, self.listener, api, peer_service, stop.clone());
+        let name = self.credentials.identity.server_name().expect("a master serves");
+        let Connections { masters, others } = Connections::of(&lifeline, self.listener, name)
+            .map_err(|error| AppError::Serve(error.into()))?;
+        let vital = serve_masters(&self.credentials, masters, peer_service.clone(), stop.clone())?;
+        lifeline.spawn(vital);
+        let serving = serve(&self.credentials, others, api, peer_service, stop.clone());
         tracing::info!(master = %own, "serving");
         let ended = tokio::select! {
             served = serving => served,
@@ -331,15 +348,15 @@ fn spawn<T: Send + 'static>(
 
 fn spawn_driver(
     driver: Driver,
-    turns: mpsc::Receiver<Turn>,
+    turns: Inbox,
 ) -> Result<tokio::sync::oneshot::Receiver<Result<(), DriverError>>, AppError> {
-    spawn("driver", move || driver.run(turns))
+    spawn("driver", move || driver.run(&turns))
 }
 
 fn spawn_scheduler(
     mailbox: &Arc<Mailbox>,
     state: borg_cell::state::CellState,
-    turns: &mpsc::Sender<Turn>,
+    turns: &Inbox,
     metrics: &Metrics,
 ) -> Result<tokio::sync::oneshot::Receiver<()>, AppError> {
     let (mailbox, turns, metrics) = (mailbox.clone(), turns.clone(), metrics.clone());
@@ -355,7 +372,7 @@ fn seed() -> u64 {
     )
 }
 
-async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
+async fn tick(turns: Inbox, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK.0));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -363,16 +380,14 @@ async fn tick(turns: mpsc::Sender<Turn>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        // A full queue means that the driver is behind; a tick more would not help it.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = turns.try_send(Turn::Input(Input::Tick))
-        {
+        if turns.vital(Turn::Input(Input::Tick)).is_err() {
             return;
         }
     }
 }
 
 /// The state of every replica must be the same after the same entry; this is where it shows.
-async fn compare_digests(peers: Peers, turns: mpsc::Sender<Turn>, stop: CancellationToken) {
+async fn compare_digests(peers: Peers, turns: Inbox, stop: CancellationToken) {
     let mut rounds = tokio::time::interval(COMPARE);
     loop {
         tokio::select! {
@@ -388,7 +403,7 @@ async fn compare_digests(peers: Peers, turns: mpsc::Sender<Turn>, stop: Cancella
             let Ok(digest) = u128::from_str_radix(&hello.digest, 16) else { continue };
             let input =
                 Input::PeerDigest { replica: member.replica, index: hello.digest_index, digest };
-            if turns.send(Turn::Input(input)).await.is_err() {
+            if turns.vital(Turn::Input(input)).is_err() {
                 return;
             }
         }
@@ -400,11 +415,11 @@ async fn forward_reports(
     mut reports: mpsc::Receiver<(ReplicaId, borg_proto::peer::ShardReport)>,
     peers: Peers,
     own: ReplicaId,
-    turns: mpsc::Sender<Turn>,
+    turns: Inbox,
 ) {
     while let Some((to, report)) = reports.recv().await {
         if to == own {
-            if turns.send(Turn::Input(Input::Report(report))).await.is_err() {
+            if turns.vital(Turn::Input(Input::Report(report))).is_err() {
                 return;
             }
         } else {
@@ -414,14 +429,36 @@ async fn forward_reports(
     }
 }
 
+/// The service between masters, on the lifeline. Broken, it is as if the network were: the cell
+/// goes on with the other masters.
+fn serve_masters(
+    credentials: &Credentials,
+    connections: mpsc::Receiver<std::io::Result<tokio::net::TcpStream>>,
+    peer_service: PeerService,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + 'static, AppError> {
+    let server = rpc::server(credentials)
+        .map_err(|error| AppError::Serve(error.into()))?
+        .add_service(rpc::peer_server(peer_service));
+    let connections = ReceiverStream::new(connections);
+    Ok(async move {
+        let served = server.serve_with_incoming_shutdown(connections, stop.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(why = rpc::explain(&error), "the other masters are no longer served");
+        }
+    })
+}
+
 async fn serve(
     credentials: &Credentials,
-    listener: TcpListener,
+    connections: mpsc::Receiver<std::io::Result<std::net::TcpStream>>,
     api: Api,
     peer_service: PeerService,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| AppError::Serve(error);
+    let connections = ReceiverStream::new(connections)
+        .map(|connection| connection.and_then(tokio::net::TcpStream::from_std));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<BorgmasterServer<Api>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -435,7 +472,7 @@ async fn serve(
         .add_service(reflection)
         .add_service(rpc::borgmaster_server(api))
         .add_service(rpc::peer_server(peer_service))
-        .serve_with_incoming_shutdown(rpc::serve_incoming(listener), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await
         .map_err(|error| failed(error.into()))
 }

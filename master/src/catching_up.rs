@@ -5,11 +5,12 @@
 use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
+use crate::inbox::Inbox;
 use borg_proto::Millis;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 /// How long one question to the leader may take.
@@ -35,11 +36,11 @@ impl CaughtUp {
     }
 
     /// Asks for Raft's read index until there is one, and waits until all up to it is applied.
-    pub(crate) async fn watch(self, driver: mpsc::Sender<Turn>, mut view: watch::Receiver<View>) {
+    pub(crate) async fn watch(self, driver: Inbox, mut view: watch::Receiver<View>) {
         loop {
             let (reply, answer) = oneshot::channel();
             let turn = Turn::Read { deadline: clock::now() + PATIENCE, reply };
-            if driver.send(turn).await.is_err() {
+            if driver.vital(turn).is_err() {
                 return;
             }
             if let Ok(Some(index)) = answer.await {

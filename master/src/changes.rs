@@ -5,17 +5,22 @@
 use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
+use crate::inbox::{self, Inbox};
 use crate::peers::Peers;
+use borg_cell::admission::{Shares, Shed};
 use borg_cell::master::Outcome;
 use borg_cell::rejection::{Rejection, RejectionCode};
 use borg_cell::state::Answer;
 use borg_proto::Millis;
 use borg_proto::command::{Command, Principal};
 use borg_proto::names::{ReplicaId, UserName};
+use borg_proto::rpc;
 use borg_proto::wire::{Change, pb};
 use pb::propose_response::Outcome as Reply;
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tonic::{Code, Status};
 
 /// How long a change may take when its caller sets no deadline.
@@ -23,7 +28,7 @@ const PATIENCE: Millis = Millis(10_000);
 /// Longest wait of a follower for a change that the leader has made.
 const CATCH_UP: Duration = Duration::from_millis(500);
 /// Wait before the next try when nobody leads.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY: Millis = Millis(20);
 
 /// What became of an accepted change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +43,9 @@ pub(crate) struct Done {
 #[derive(Debug, Clone)]
 pub(crate) struct Changes {
     /// This replica's driver.
-    pub driver: mpsc::Sender<Turn>,
+    pub driver: Inbox,
+    /// What each user has under way by way of this replica.
+    pub door: Door,
     /// The other masters.
     pub peers: Peers,
     /// Who leads.
@@ -60,24 +67,39 @@ impl Changes {
         timeout: Option<Duration>,
     ) -> Result<Done, Status> {
         let Change { action, request } = change;
+        let user = by.clone();
         let by = Principal::User(by);
         let command = Command { at: Millis(0), by, request: Some(request), action };
+        let bytes = command.encode();
+        let _place = self.door.enter(&user, bytes.len()).map_err(|shed| self.driver.shed(&shed))?;
         let patience =
             timeout.and_then(|t| u64::try_from(t.as_millis()).ok()).map_or(PATIENCE, Millis);
         let deadline = clock::now() + patience.min(PATIENCE);
+        // Why a try before may have done it, if one may. To be turned away then is no answer: it
+        // would say that nothing was done.
+        let mut perhaps = None;
         loop {
-            let tried = self.try_once(&command, deadline).await;
-            let again = match &tried {
-                Err(status) => status.code() == Code::Unavailable,
-                Ok(_) => false,
-            };
-            if !again || clock::now() + Millis(50) >= deadline {
-                if let Ok(done) = &tried {
+            let refused = match self.try_once(&user, &command, &bytes, deadline).await {
+                Ok(done) => {
                     self.catch_up(done.index).await;
+                    return Ok(done);
                 }
-                return tried;
+                Err(status) => status,
+            };
+            let wait = match rpc::retry_after(&refused) {
+                None if refused.code() == Code::Unavailable => {
+                    perhaps = Some(refused);
+                    RETRY
+                }
+                Some(wait) if perhaps.is_some() => wait,
+                Some(_) | None => return Err(refused),
+            };
+            if let Some(unknown) = &perhaps
+                && clock::now() + wait + RETRY >= deadline
+            {
+                return Err(unknown.clone());
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(Duration::from_millis(wait.0)).await;
         }
     }
 
@@ -89,53 +111,66 @@ impl Changes {
         drop(tokio::time::timeout(CATCH_UP, applied).await);
     }
 
-    async fn try_once(&self, command: &Command, deadline: Millis) -> Result<Done, Status> {
+    async fn try_once(
+        &self,
+        user: &UserName,
+        command: &Command,
+        bytes: &[u8],
+        deadline: Millis,
+    ) -> Result<Done, Status> {
         let leader = self.view.borrow().status.leader;
         match leader {
             Some(leader) if leader == self.own => {
-                let outcome = self.make_here(command.clone(), deadline).await?;
+                let outcome = self.make_here(user, bytes.len(), command.clone(), deadline).await?;
                 reply_of(outcome)
             }
-            Some(leader) => self.pass_on(leader, command, deadline).await,
+            Some(leader) => self.pass_on(leader, bytes, deadline).await,
             None => Err(no_quorum("no leader is elected")),
         }
     }
 
-    /// Makes a change on this replica only.
+    /// Makes a user's change of so many bytes on this replica only.
     ///
     /// # Errors
-    /// UNAVAILABLE when the driver has stopped.
+    /// RESOURCE_EXHAUSTED when too much waits, UNAVAILABLE when the driver has stopped.
     pub(crate) async fn make_here(
         &self,
+        user: &UserName,
+        bytes: usize,
         command: Command,
         deadline: Millis,
     ) -> Result<Outcome, Status> {
         let (reply, outcome) = oneshot::channel();
         let turn = Turn::Propose { command, deadline, reply };
-        self.driver.send(turn).await.map_err(|_| Status::unavailable("this master is stopping"))?;
+        self.driver.ask(user, bytes, turn)?;
         outcome.await.map_err(|_| Status::unavailable("this master is stopping"))
     }
 
     async fn pass_on(
         &self,
         leader: ReplicaId,
-        command: &Command,
+        command: &[u8],
         deadline: Millis,
     ) -> Result<Done, Status> {
-        let Some(mut client) = self.peers.client(leader) else {
+        let Some(mut client) = self.peers.changes(leader) else {
             return Err(Status::internal(format!("leader {leader} is not a known master")));
         };
-        let mut request = tonic::Request::new(pb::ProposeRequest { command: command.encode() });
+        let mut request = tonic::Request::new(pb::ProposeRequest { command: command.to_vec() });
         request.set_timeout(Duration::from_millis(deadline.since(clock::now()).0.min(2_000)));
+        let silent = || no_quorum(&format!("master {leader} does not answer for the leader"));
         let response = client.propose(request).await.map_err(|status| match status.code() {
+            // Made on this side: the connection broke, whatever its code.
+            _ if status.source().is_some() => silent(),
             Code::FailedPrecondition
             | Code::Unavailable
             | Code::DeadlineExceeded
             | Code::Unknown
-            | Code::Cancelled => {
-                no_quorum(&format!("master {leader} does not answer for the leader"))
-            }
-            _ => status,
+            | Code::Cancelled => silent(),
+            // The leader's own words, with when to ask again, without what the transport added.
+            _ => match rpc::retry_after(&status) {
+                Some(wait) => rpc::overloaded(status.message(), wait),
+                None => Status::new(status.code(), status.message()),
+            },
         })?;
         let response = response.into_inner();
         match response.outcome {
@@ -147,6 +182,39 @@ impl Changes {
             }
             None => Err(Status::internal(format!("master {leader} gave an empty answer"))),
         }
+    }
+}
+
+/// Counts what each user has under way by way of this replica, so that one user's calls do not
+/// fill the way to the leader for all others.
+#[derive(Debug, Clone)]
+pub(crate) struct Door(Arc<Mutex<Shares>>);
+
+/// A change under way.
+struct Place {
+    door: Door,
+    user: UserName,
+    bytes: usize,
+}
+
+impl Door {
+    /// Nothing is under way; so many calls may be.
+    #[must_use]
+    pub(crate) fn new(calls: usize) -> Self {
+        Self(Arc::new(Mutex::new(Shares::new(inbox::room(calls)))))
+    }
+
+    fn enter(&self, user: &UserName, bytes: usize) -> Result<Place, Shed> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.admit(clock::now(), user, bytes)?;
+        Ok(Place { door: self.clone(), user: user.clone(), bytes })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut shares = self.door.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.leave(clock::now(), &self.user, self.bytes);
     }
 }
 
@@ -169,8 +237,9 @@ pub(crate) fn reply_of(outcome: Outcome) -> Result<Done, Status> {
         Outcome::Refused { rejection, .. } => Err(refusal(&rejection)),
         Outcome::NotLeader { .. } => Err(no_quorum("the leader has just changed")),
         Outcome::Unavailable => Err(no_quorum("the deadline passed or the leader changed")),
-        Outcome::Overloaded => Err(Status::resource_exhausted(
-            "the masters have too many changes waiting; nothing was done: try again in a second",
+        Outcome::Overloaded => Err(rpc::overloaded(
+            "the masters have too many changes waiting; nothing was done: ask again in a second",
+            Millis(1_000),
         )),
         Outcome::Unsafe { why } => Err(Status::failed_precondition(why)),
         Outcome::TooNew { needs, has } => Err(Status::failed_precondition(format!(

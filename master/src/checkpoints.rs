@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::driver::Turn;
+use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use borg_cell::master::{CheckpointNews, CheckpointWork, Input, Performed};
@@ -13,7 +14,6 @@ use borg_proto::names::ReplicaId;
 use borg_proto::wire::pb;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use tokio::sync::mpsc;
 
 /// Work that may wait for the mover. What is over is dropped: whoever wants a piece asks again.
 const WAITING: usize = 256;
@@ -35,7 +35,7 @@ pub(crate) struct Hands {
     /// This replica.
     pub own: ReplicaId,
     /// The driver.
-    pub turns: mpsc::Sender<Turn>,
+    pub turns: Inbox,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -96,7 +96,7 @@ impl Hands {
                 }
                 Err(error) => Turn::Failed(error),
             };
-            if self.turns.blocking_send(turn).is_err() {
+            if self.turns.outcome(turn).is_err() {
                 return;
             }
         }

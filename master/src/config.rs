@@ -60,6 +60,10 @@ pub struct Config {
     /// Log entries between two checkpoints.
     #[arg(long, default_value_t = 10_000)]
     pub checkpoint_every: u64,
+    /// Users' calls that may wait here in all; one user may have half of that, less while others
+    /// wait too. More are turned away and told when to ask again.
+    #[arg(long, default_value_t = 2_048)]
+    pub waiting_calls: usize,
     /// Milliseconds of silence after which a machine counts as down.
     #[arg(long, default_value_t = 10_000)]
     pub machine_down_after_ms: u64,

@@ -7,9 +7,11 @@
 use crate::checkpoints::CheckpointThreads;
 use crate::clock;
 use crate::feed::{Feed, View};
+use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::scheduling::Mailbox;
+use borg_cell::admission::Window;
 use borg_cell::event::EventKind;
 use borg_cell::master::{Effect, Input, Master, Outcome};
 use borg_cell::store::{LogStore, StoreError};
@@ -22,10 +24,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Inputs that may wait. Calls wait for room; messages that may be lost are dropped.
-pub(crate) const QUEUE: usize = 8_192;
-/// Most inputs of one turn: they share one durable write.
-const INPUTS_PER_TURN: usize = 1_024;
+/// Most calls that were taken from the inbox and have no answer yet. Ours: enough for a turn on disk
+/// and one on its way, and few enough that whoever comes next waits for a fraction of a second.
+const IN_FLIGHT: usize = 1_024;
 
 /// Something for the driver.
 pub(crate) enum Turn {
@@ -116,15 +117,16 @@ struct Waiting {
 }
 
 impl Driver {
-    /// Runs until every sender of `turns` is gone.
+    /// Runs until the inbox is closed.
     ///
     /// # Errors
     /// When the log fails or the deciding half halts.
-    pub(crate) fn run(mut self, mut turns: mpsc::Receiver<Turn>) -> Result<(), DriverError> {
+    pub(crate) fn run(mut self, inbox: &Inbox) -> Result<(), DriverError> {
         let mut waiting = Waiting::default();
-        let mut turn = Vec::with_capacity(INPUTS_PER_TURN);
+        let mut window = Window::new(IN_FLIGHT);
+        let mut turn = Vec::new();
         let mut heard_at = clock::now();
-        while turns.blocking_recv_many(&mut turn, INPUTS_PER_TURN) > 0 {
+        while inbox.take(window.room(waiting.calls()), &mut turn) {
             let now = clock::now();
             if self.heard_from_leader(&turn) {
                 heard_at = now;
@@ -137,6 +139,7 @@ impl Driver {
                 }
             }
             let effects = self.master.handle(now, inputs);
+            window.turn(clock::now().since(now), waiting.calls());
             let changed = effects.iter().any(|effect| {
                 matches!(effect, Effect::Applied { .. } | Effect::LeaderChanged { .. })
             });
@@ -263,6 +266,10 @@ impl Driver {
 }
 
 impl Waiting {
+    fn calls(&self) -> usize {
+        self.proposals.len() + self.reads.len()
+    }
+
     fn input(&mut self, item: Turn, master: &Master) -> Option<Input> {
         self.next_token += 1;
         let token = self.next_token;
@@ -273,6 +280,8 @@ impl Waiting {
             }
             Turn::Input(input) => input,
             Turn::Failed(_) => return None,
+            // Nobody waits for it any more, and it was not begun: to do it now would help nobody.
+            Turn::Propose { reply, .. } if reply.is_closed() => return None,
             Turn::Propose { command, deadline, reply } => {
                 self.proposals.insert(token, reply);
                 Input::Propose { token, command, deadline }

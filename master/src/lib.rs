@@ -18,6 +18,8 @@ mod config;
 mod driver;
 mod feed;
 mod http;
+mod inbox;
+mod lifeline;
 mod main_with;
 mod metrics;
 mod peer_service;

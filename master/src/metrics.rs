@@ -30,6 +30,12 @@ pub(crate) struct Metrics {
     pub checkpoint_bytes: Gauge,
     /// Messages to other masters that were dropped because a queue was full.
     pub dropped_messages: Counter,
+    /// What keeps the cell alive and was dropped because the driver's queue was full.
+    pub dropped_inputs: Counter,
+    /// Calls of users that were refused because too many waited.
+    pub shed_calls: Counter,
+    /// Calls of users that wait for the driver.
+    pub waiting_calls: Gauge,
     /// Machines that the shard of this replica polls.
     pub polled_machines: Gauge,
     /// Tasks waiting to be placed.
@@ -64,6 +70,9 @@ impl Metrics {
             checkpoint_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             checkpoint_bytes: Gauge::default(),
             dropped_messages: Counter::default(),
+            dropped_inputs: Counter::default(),
+            shed_calls: Counter::default(),
+            waiting_calls: Gauge::default(),
             polled_machines: Gauge::default(),
             pending_tasks: Gauge::default(),
             pass_seconds: seconds(),
@@ -91,6 +100,21 @@ impl Metrics {
             "dropped_messages",
             "Messages to masters dropped at a full queue",
             dropped,
+        );
+        registry.register(
+            "dropped_inputs",
+            "Raft messages, ticks and reports dropped at a full queue",
+            m.dropped_inputs.clone(),
+        );
+        registry.register(
+            "shed_calls",
+            "Calls refused because too many waited",
+            m.shed_calls.clone(),
+        );
+        registry.register(
+            "waiting_calls",
+            "Calls that wait for the driver",
+            m.waiting_calls.clone(),
         );
         let polled = m.polled_machines.clone();
         registry.register("polled_machines", "Machines that this replica polls", polled);

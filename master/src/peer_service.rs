@@ -4,10 +4,11 @@ use crate::changes::{Changes, reply_of};
 use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
+use crate::inbox::{Closed, Inbox};
 use borg_cell::master::Input;
 use borg_cell::state::{MasterRecord, Standing};
 use borg_proto::Millis;
-use borg_proto::command::Command;
+use borg_proto::command::{Command, Principal};
 use borg_proto::identity::Role;
 use borg_proto::names::{CellName, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
@@ -29,7 +30,7 @@ const PATIENCE: Millis = Millis(2_000);
 const MOST: u64 = 1 << 40;
 
 /// The service between masters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PeerService {
     /// The cell.
     pub cell: CellName,
@@ -39,9 +40,9 @@ pub(crate) struct PeerService {
     pub members: BTreeSet<ReplicaId>,
     /// Where changes go.
     pub changes: Changes,
-    /// The driver. Messages that may be lost are dropped when it is full.
-    pub driver: mpsc::Sender<Turn>,
-    /// This replica's link shard; the same.
+    /// The driver.
+    pub driver: Inbox,
+    /// This replica's link shard. Orders are dropped when it is full.
     pub shard: mpsc::Sender<ShardOrders>,
     /// What this replica knows of itself.
     pub view: watch::Receiver<View>,
@@ -97,10 +98,7 @@ impl PeerService {
                 return Ok(());
             }
         };
-        if self.driver.try_send(turn).is_err() {
-            tracing::debug!("message dropped: the driver is busy");
-        }
-        Ok(())
+        self.driver.vital(turn).map_err(|Closed| Status::unavailable("this master is stopping"))
     }
 }
 
@@ -123,10 +121,17 @@ impl Peer for PeerService {
         request: Request<pb::ProposeRequest>,
     ) -> Result<Response<pb::ProposeResponse>, Status> {
         self.member(&request)?;
-        let command = Command::decode(&request.into_inner().command)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let outcome = self.changes.make_here(command, clock::now() + PATIENCE).await?;
+        let bytes = request.into_inner().command;
+        let command =
+            Command::decode(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let Principal::User(user) = &command.by else {
+            return Err(Status::permission_denied("only users' changes are passed on"));
+        };
+        let user = user.clone();
+        let deadline = clock::now() + PATIENCE;
+        let outcome = self.changes.make_here(&user, bytes.len(), command, deadline).await?;
         let response = match reply_of(outcome) {
+            Err(status) if rpc::retry_after(&status).is_some() => return Err(status),
             Ok(done) => pb::ProposeResponse {
                 index: done.index,
                 outcome: Some(Reply::Accepted(pb::Accepted { answer: done.answer })),

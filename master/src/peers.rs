@@ -1,13 +1,16 @@
 //! The connections from this replica to the other masters.
 //!
 //! One-way messages (Raft, orders to shards, reports from shards) go down one stream per peer in
-//! order. All of them may be lost: whoever sent them repeats himself. Calls (`Propose`, `Hello`)
-//! share the connection.
+//! order. All of them may be lost: whoever sent them repeats himself. `Hello` shares the connection,
+//! which lives on the lifeline; users' changes have one of their own, so that no amount of them
+//! delays a heartbeat, and are asked under the name of any master, so that they are served with
+//! other calls of users.
 
 use crate::config::Member;
+use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
-use borg_proto::identity::{Identity, Role};
-use borg_proto::names::{CellName, ReplicaId};
+use borg_proto::identity::{Identity, Role, any_master_name};
+use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, ChannelError, Credentials, PeerClient, Timeouts};
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
@@ -36,6 +39,7 @@ struct PeerLink {
     member: Member,
     queue: mpsc::Sender<pb::PeerMessage>,
     client: PeerClient<Channel>,
+    changes: PeerClient<Channel>,
 }
 
 impl Peers {
@@ -48,15 +52,25 @@ impl Peers {
         own: ReplicaId,
         members: &[Member],
         metrics: Metrics,
+        lifeline: &Lifeline,
         stop: &CancellationToken,
     ) -> Result<Self, ChannelError> {
         let cell = &credentials.identity.cell;
         let mut peers = BTreeMap::new();
         for member in members.iter().filter(|member| member.replica != own) {
-            let client = client(credentials, cell, member)?;
+            let changes = client(credentials, member, &any_master_name(cell))?;
+            let identity = Identity { cell: cell.clone(), role: Role::Master(member.replica) };
+            let name = identity.server_name().expect("a master serves, so it has a server name");
+            let client = {
+                let _inside = lifeline.enter();
+                client(credentials, member, &name)?
+            };
             let (queue, waiting) = mpsc::channel(QUEUE);
-            tokio::spawn(deliver(member.replica, client.clone(), waiting, stop.clone()));
-            peers.insert(member.replica, PeerLink { member: member.clone(), queue, client });
+            lifeline.spawn(deliver(member.replica, client.clone(), waiting, stop.clone()));
+            peers.insert(
+                member.replica,
+                PeerLink { member: member.clone(), queue, client, changes },
+            );
         }
         Ok(Self { peers, metrics })
     }
@@ -71,7 +85,13 @@ impl Peers {
         }
     }
 
-    /// The client for calls to a peer; none for ourselves and for strangers.
+    /// The client for users' changes to a peer; none for ourselves and for strangers.
+    #[must_use]
+    pub(crate) fn changes(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
+        self.peers.get(&replica).map(|peer| peer.changes.clone())
+    }
+
+    /// The client for the masters' own calls to a peer; none for ourselves and for strangers.
     #[must_use]
     pub(crate) fn client(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
         self.peers.get(&replica).map(|peer| peer.client.clone())
@@ -85,12 +105,10 @@ impl Peers {
 
 fn client(
     credentials: &Credentials,
-    cell: &CellName,
     member: &Member,
+    server: &str,
 ) -> Result<PeerClient<Channel>, ChannelError> {
-    let identity = Identity { cell: cell.clone(), role: Role::Master(member.replica) };
-    let server = identity.server_name().expect("a master serves, so it has a server name");
-    let channel = rpc::channel(&member.address, credentials, &server, Timeouts::default())?;
+    let channel = rpc::channel(&member.address, credentials, server, Timeouts::default())?;
     Ok(rpc::peer_client(channel))
 }
 

@@ -4,17 +4,16 @@
 //! bounded amount however far the scheduler falls behind.
 
 use crate::clock;
-use crate::driver::Turn;
+use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use borg_cell::event::Event;
-use borg_cell::master::Input;
 use borg_cell::state::CellState;
 use borg_proto::Millis;
 use borg_proto::names::TaskId;
 use borg_scheduler::{Config, Explanation, Scheduler};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Events that may wait. Beyond it the scheduler starts afresh from the state instead.
 const EVENTS: usize = 100_000;
@@ -133,7 +132,7 @@ pub(crate) fn run(
     mailbox: &Mailbox,
     state: &CellState,
     config: Config,
-    decisions: &mpsc::Sender<Turn>,
+    decisions: &Inbox,
     metrics: &Metrics,
 ) {
     let mut scheduler = Scheduler::new(state, config);
@@ -171,7 +170,7 @@ pub(crate) fn run(
 fn decide(
     scheduler: &mut Scheduler,
     ahead: Millis,
-    decisions: &mpsc::Sender<Turn>,
+    decisions: &Inbox,
     metrics: &Metrics,
 ) -> Duration {
     let began = clock::stopwatch();
@@ -183,8 +182,6 @@ fn decide(
         return wake.map_or(NAP, |nap| nap.clamp(Duration::from_millis(1), NAP));
     }
     metrics.placements.inc_by(u64::try_from(assignments.len()).unwrap_or(u64::MAX));
-    if decisions.blocking_send(Turn::Input(Input::Decisions(assignments))).is_err() {
-        tracing::debug!("the driver has stopped");
-    }
+    decisions.decide(assignments);
     Duration::ZERO
 }

@@ -9,4 +9,5 @@ mod directories;
 mod identities;
 mod isolation;
 mod ordinary_user;
+mod overload;
 mod survival;

@@ -104,7 +104,7 @@ impl Api {
     /// The view to answer a read from: the newest of this replica once it has caught up, or, when
     /// the caller set the metadata `borg-consistent`, one at least as new as the moment of asking
     /// (Raft's read index).
-    async fn view_for<T>(&self, request: &Request<T>) -> Result<View, Status> {
+    async fn view_for<T>(&self, user: &UserName, request: &Request<T>) -> Result<View, Status> {
         if !request.metadata().contains_key(CONSISTENT) {
             self.caught_up.check()?;
             return Ok(self.view());
@@ -112,7 +112,7 @@ impl Api {
         let late = || Status::unavailable("no majority of the masters confirmed the read in time");
         let deadline = clock::now() + Millis(2_000);
         let (reply, answer) = oneshot::channel();
-        self.changes.driver.send(Turn::Read { deadline, reply }).await.map_err(|_| late())?;
+        self.changes.driver.ask(user, 0, Turn::Read { deadline, reply })?;
         let index = answer.await.ok().flatten().ok_or_else(late)?;
         let mut seen = self.view.clone();
         let view = seen.wait_for(|view| view.state.applied() >= index).await.map_err(|_| late())?;
@@ -122,18 +122,24 @@ impl Api {
     /// Asks the driver something that is in no view.
     async fn look<T: Send + 'static>(
         &self,
+        user: &UserName,
         question: impl FnOnce(&Master) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
         let look = move |master: &Master| drop(reply.send(question(master)));
-        let stopping = || Status::unavailable("this master is stopping");
-        self.changes.driver.send(Turn::Look(Box::new(look))).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())
+        self.changes.driver.ask(user, 0, Turn::Look(Box::new(look)))?;
+        answer.await.map_err(|_| Status::unavailable("this master is stopping"))
     }
 
-    async fn usages(&self, ids: Vec<IncarnationId>) -> Result<views::Usages, Status> {
+    async fn usages(
+        &self,
+        user: &UserName,
+        ids: Vec<IncarnationId>,
+    ) -> Result<views::Usages, Status> {
         let of = |master: &Master, id| master.usage(id).map(|usage| (id, usage));
-        self.look(move |master| ids.into_iter().filter_map(|id| of(master, id)).collect()).await
+        let of_all =
+            move |master: &Master| ids.into_iter().filter_map(|id| of(master, id)).collect();
+        self.look(user, of_all).await
     }
 
     /// Makes the change that a request asks for. What the log could not hold is refused here,
@@ -221,8 +227,8 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::ListJobsRequest>,
     ) -> Result<Response<pb::ListJobsResponse>, Status> {
-        self.user(&request, "ListJobs")?;
-        let view = self.view_for(&request).await?;
+        let user = self.user(&request, "ListJobs")?;
+        let view = self.view_for(&user, &request).await?;
         let message = request.into_inner();
         let wanted = |job: &&Job| {
             (message.all || job.is_alive())
@@ -246,10 +252,10 @@ impl Borgmaster for Api {
         request: Request<pb::GetJobRequest>,
     ) -> Result<Response<pb::GetJobResponse>, Status> {
         let user = self.user(&request, "GetJob")?;
-        let view = self.view_for(&request).await?;
+        let view = self.view_for(&user, &request).await?;
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
-        let usages = self.usages(running.collect()).await?;
+        let usages = self.usages(&user, running.collect()).await?;
         let tasks = view.state.tasks_of(job.id);
         let tasks =
             tasks.map(|(id, task)| views::task_info(&view, &usages, job, id, task)).collect();
@@ -266,8 +272,8 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::WhyRequest>,
     ) -> Result<Response<pb::WhyResponse>, Status> {
-        self.user(&request, "Why")?;
-        let view = self.view_for(&request).await?;
+        let user = self.user(&request, "Why")?;
+        let view = self.view_for(&user, &request).await?;
         let (_, id) = find_task(&view, &request.into_inner().task)?;
         let explanation = self.scheduler.why(id).await.ok_or_else(|| {
             Status::resource_exhausted(
@@ -281,11 +287,11 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::ListMachinesRequest>,
     ) -> Result<Response<pb::ListMachinesResponse>, Status> {
-        self.user(&request, "ListMachines")?;
-        let view = self.view_for(&request).await?;
+        let user = self.user(&request, "ListMachines")?;
+        let view = self.view_for(&user, &request).await?;
         let ids: Vec<_> = view.state.machines().map(|machine| machine.id).collect();
         let shards: Vec<_> = self
-            .look(move |master| ids.into_iter().map(|id| master.shard_of(id)).collect())
+            .look(&user, move |master| ids.into_iter().map(|id| master.shard_of(id)).collect())
             .await?;
         let machines = view.state.machines().zip(shards);
         let machines = machines.map(|(machine, shard)| views::machine(machine, shard)).collect();
@@ -345,8 +351,8 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::ResolveRequest>,
     ) -> Result<Response<pb::ResolveResponse>, Status> {
-        self.user(&request, "Resolve")?;
-        let view = self.view_for(&request).await?;
+        let user = self.user(&request, "Resolve")?;
+        let view = self.view_for(&user, &request).await?;
         let endpoints =
             view.state.resolve(&request.into_inner().name).map_err(views::bns_status)?;
         Ok(Response::new(pb::ResolveResponse {

@@ -27,7 +27,7 @@ pub use channel::{
     peer_server, serve_incoming, server,
 };
 pub use exposition::{METRICS_CONTENT_TYPE, prometheus_text};
-pub use status::{explain, refusal_of, status_of, status_of_refusal};
+pub use status::{explain, overloaded, refusal_of, retry_after, status_of, status_of_refusal};
 pub use tls::{
     CA_FILE, CERT_FILE, Credentials, CredentialsError, KEY_FILE, client_tls, server_tls,
 };

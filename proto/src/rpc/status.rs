@@ -1,5 +1,6 @@
 //! Errors as gRPC statuses, refusals of a borglet there and back, and both as sentences.
 
+use crate::Millis;
 use crate::names::shorten;
 use crate::poll::{Fence, PollRefusal};
 use crate::wire::WireError;
@@ -9,6 +10,25 @@ use tonic::{Code, Status};
 
 /// The metadata that carries a refusal in full: its kind and its values, separated by blanks.
 const REFUSAL_KEY: &str = "borg-refusal";
+
+/// The metadata that says when to ask again, in milliseconds: gRPC's own word for it (proposal A6),
+/// so that other clients heed it too.
+const RETRY_KEY: &str = "grpc-retry-pushback-ms";
+
+/// Too much waits already, nothing was done, and asking again after a while is welcome.
+#[must_use]
+pub fn overloaded(text: &str, retry_after: Millis) -> Status {
+    let mut status = Status::resource_exhausted(text);
+    status.metadata_mut().insert(RETRY_KEY, MetadataValue::from(retry_after.0));
+    status
+}
+
+/// When to ask again, if the server was [`overloaded`]. A refusal without it is final.
+#[must_use]
+pub fn retry_after(status: &Status) -> Option<Millis> {
+    let text = status.metadata().get(RETRY_KEY)?.to_str().ok()?;
+    text.parse().ok().map(Millis)
+}
 
 /// A field of a request is missing or out of bounds.
 #[must_use]
@@ -188,6 +208,19 @@ mod tests {
             status.metadata_mut().insert(REFUSAL_KEY, bad.parse().unwrap());
             assert_eq!(refusal_of(&status), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_overloaded_server_says_when_to_ask_again() {
+        let status = overloaded("too much", Millis(250));
+        assert_eq!(
+            (status.code(), retry_after(&status)),
+            (Code::ResourceExhausted, Some(Millis(250)))
+        );
+        assert_eq!(retry_after(&Status::resource_exhausted("no quota")), None);
+        let mut odd = Status::resource_exhausted("x");
+        odd.metadata_mut().insert(RETRY_KEY, MetadataValue::from_static("-1"));
+        assert_eq!(retry_after(&odd), None, "gRPC's word for: do not ask again");
     }
 
     #[test]
