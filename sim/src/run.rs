@@ -153,6 +153,7 @@ fn settle(world: &mut World) -> Option<Millis> {
             if let Some(what) = misread {
                 world.check(Invariant::DeltaSound, Err(what));
             }
+            world.check_histories();
             let audit = world.state().audit();
             let sound = if audit.is_empty() { Ok(()) } else { Err(format!("{audit:?}")) };
             world.check(Invariant::Audit, sound);

@@ -27,6 +27,11 @@ impl Durability {
         self.newest
     }
 
+    /// Every job that the events say was accepted.
+    pub fn accepted(&self) -> impl Iterator<Item = &JobId> {
+        self.submitted_at.keys()
+    }
+
     /// The events say that a job was accepted.
     pub fn submitted(&mut self, job: JobId, index: u64) {
         self.submitted_at.insert(job, index);

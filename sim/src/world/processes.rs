@@ -84,7 +84,7 @@ impl World {
     }
 
     pub(crate) fn process_there(&mut self, index: usize, boot: u32, run: Run) {
-        let since = self.machine_clock(index);
+        let since = self.machine_wall(index);
         let pid = self.machines[index].next_pid + 1;
         let Some(container) = self.container(index, boot, run) else { return };
         if container.state != ContainerState::Starting {
@@ -131,7 +131,7 @@ impl World {
         run: Run,
         failure: Option<FailureCause>,
     ) {
-        let at = self.machine_clock(index);
+        let at = self.machine_wall(index);
         if self.machines[index].boot != boot {
             return;
         }

@@ -4,20 +4,21 @@
 //! arrived, effects are carried out in their order, a write takes time and holds up what comes
 //! after it. The process can die between any two effects.
 
+use super::clock::Clock;
 use super::scheduling::Letter;
 use super::shard::COMPARE;
 use super::{Happening, PeerMessage, World, index_of, number, replica_id};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
-use crate::disk::{SimDisk, SimStore};
+use crate::disk::{Reached, SimDisk, SimStore};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind};
 use borg_cell::master::{self, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed};
 use borg_cell::state::{CellState, FOUNDING};
-use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity};
+use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
 use borg_linkshard::{Input as ShardInput, Shard};
 use borg_proto::command::LEVEL;
-use borg_proto::{Millis, ReplicaId, TaskId};
+use borg_proto::{MachineName, Millis, ReplicaId, TaskId};
 use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,13 +29,14 @@ pub(crate) const NUDGE: Millis = Millis(20);
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) disk: SimDisk,
-    /// How far its clock is ahead of virtual time.
-    skew: u64,
+    pub(crate) clock: Clock,
     /// Counts its processes.
     pub(crate) life: u32,
     pub(crate) process: Option<Box<Process>>,
     /// Writes take at least this long.
     pub(crate) stalled: Millis,
+    /// Writes take longer and longer since then.
+    pub(crate) slower_since: Option<Millis>,
     /// It stands still until then.
     pub(crate) paused_until: Millis,
     /// It dies after so many more effects.
@@ -67,10 +69,11 @@ impl Replica {
     pub(crate) fn new(dice: &mut Dice) -> Self {
         Self {
             disk: SimDisk::default(),
-            skew: dice.below(2_000),
+            clock: Clock::new(dice),
             life: 0,
             process: None,
             stalled: Millis(0),
+            slower_since: None,
             paused_until: Millis(0),
             dies_after: None,
         }
@@ -95,7 +98,7 @@ impl Process {
 
 impl World {
     pub(crate) fn master_clock(&self, replica: usize) -> Millis {
-        self.now() + Millis(self.replicas[replica].skew)
+        self.replicas[replica].clock.now(self.now())
     }
 
     pub(crate) fn start_master(&mut self, index: usize) {
@@ -123,8 +126,10 @@ impl World {
                 },
             );
         }
-        let mut store = replica.disk.open(&identity).expect("its last process is gone");
+        let Some(mut store) = self.open_disk(index, &identity) else { return };
         let recovered = store.recover().expect("a simulated disk can be read");
+        let result = self.checks.log.promises(index, recovered.hard_state);
+        self.check(Invariant::OneLog, result);
         let master = match Master::new(config, recovered) {
             Ok(master) => master,
             Err(error) => {
@@ -134,8 +139,11 @@ impl World {
                 );
             }
         };
+        let now = self.now();
+        let replica = &mut self.replicas[index];
         replica.life += 1;
         replica.dies_after = None;
+        let clock_was_set = replica.clock.start(now);
         let scheduler = Scheduler::new(master.state(), borg_scheduler::Config::default());
         let process = Process {
             master,
@@ -157,11 +165,42 @@ impl World {
         };
         replica.process = Some(Box::new(process));
         let life = replica.life;
+        if clock_was_set {
+            self.hit(Mark::MasterClockSet);
+        }
         self.say(|| format!("master {id} starts"));
         self.note(&[1, id.0]);
         let first = Millis(self.dice.below(tick.0));
         self.agenda.after(first, Happening::MasterTick { replica: index, life });
         self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
+    }
+
+    /// Opens a master's disk, unless it cannot prove that it has what it acknowledged: then the
+    /// replica must not vote, and its process ends.
+    fn open_disk(&mut self, index: usize, identity: &ReplicaIdentity) -> Option<SimStore> {
+        let opened = self.replicas[index].disk.open(identity);
+        match opened {
+            Ok(store) => {
+                match store.repaired() {
+                    None => {}
+                    Some(Reached::Nothing) => self.hit(Mark::UnsyncedWriteLost),
+                    Some(Reached::Half) => self.hit(Mark::TornWriteTakenBack),
+                    Some(Reached::AllButWatermark) => self.hit(Mark::TornWriteFinished),
+                    Some(Reached::All) => self.hit(Mark::UnsyncedWriteKept),
+                }
+                Some(store)
+            }
+            Err(error @ StoreError::Broken { .. }) => {
+                self.hit(Mark::RotFound);
+                self.say(|| format!("master {} does not start: {error}", index + 1));
+                None
+            }
+            Err(error) => {
+                let what = format!("master {} cannot open its disk: {error}", index + 1);
+                self.check(Invariant::Durable, Err(what));
+                None
+            }
+        }
     }
 
     /// Ends a master's process as signal 9 does.
@@ -174,14 +213,8 @@ impl World {
             self.hit(Mark::LeaderDiedWithProposal);
         }
         if let Some(batch) = process.writing.take() {
-            if self.dice.chance(500) {
-                self.hit(Mark::UnsyncedWriteKept);
-                if process.store.write(&batch.as_batch()).is_err() {
-                    self.hit(Mark::SyncFailed);
-                }
-            } else {
-                self.hit(Mark::UnsyncedWriteLost);
-            }
+            let how_far = [Reached::Nothing, Reached::Half, Reached::AllButWatermark, Reached::All];
+            process.store.tear(batch, *self.dice.pick(&how_far));
         }
         drop(process);
         if self.replicas.iter().all(|replica| replica.process.is_none()) {
@@ -221,6 +254,7 @@ impl World {
         process.turn_due = false;
         let inputs = std::mem::take(&mut process.inbox);
         let count = number(inputs.len());
+        let reported = reported(&inputs);
         let effects = process.master.handle(now, inputs);
         process.todo.extend(effects);
         let (leads, term) = (process.master.is_leader(), process.master.term());
@@ -229,6 +263,7 @@ impl World {
             self.check(Invariant::OneLeader, result);
         }
         self.note(&[3, number(index), count]);
+        self.look_at_views(index, &reported);
         self.perform_all(index, life);
     }
 
@@ -266,9 +301,13 @@ impl World {
     fn begin_write(&mut self, index: usize, batch: OwnedBatch) -> bool {
         let life = self.replicas[index].life;
         let stalled = self.replicas[index].stalled;
-        let latency = self.dice.below(2) + stalled.0;
+        let slower = self.replicas[index].slower_since.map_or(0, |at| self.now().since(at).0 / 10);
+        let latency = self.dice.below(2) + stalled.0 + slower;
         let Some(process) = &mut self.replicas[index].process else { return true };
         process.writing = Some(batch);
+        if slower > 500 {
+            self.hit(Mark::DiskVerySlow);
+        }
         if latency == 0 {
             return !self.write(index);
         }
@@ -289,12 +328,21 @@ impl World {
     fn write(&mut self, index: usize) -> bool {
         let Some(process) = &mut self.replicas[index].process else { return false };
         let Some(batch) = process.writing.take() else { return true };
-        let Err(error) = process.store.write(&batch.as_batch()) else { return true };
+        let before = batch.entries.first().and_then(|first| {
+            let installed = batch.checkpoint.as_ref().filter(|made| made.index + 1 == first.index);
+            installed.map(|made| made.term).or_else(|| process.store.term_of(first.index - 1))
+        });
+        let Err(error) = process.store.write(&batch.as_batch()) else {
+            let result = self.checks.log.written(index, &batch.as_batch(), before);
+            self.check(Invariant::OneLog, result);
+            return true;
+        };
         self.say(|| format!("master {} cannot write: {error}", index + 1));
-        if matches!(error, borg_cell::store::StoreError::Invalid(_)) {
+        if matches!(error, StoreError::Invalid(_)) {
             self.check(Invariant::Durable, Err(format!("master {}: {error}", index + 1)));
         }
-        self.hit(Mark::SyncFailed);
+        let full = self.replicas[index].disk.is_full();
+        self.hit(if full { Mark::DiskFull } else { Mark::SyncFailed });
         self.crash_master(index);
         self.restart_later(index);
         false
@@ -408,6 +456,11 @@ impl World {
         if before.is_some() && !me {
             self.hit(Mark::LeaderSteppedDown);
         }
+        if me {
+            let disk = &self.replicas[index].disk;
+            let result = self.checks.log.leads(term, |index| disk.term_at(index));
+            self.check(Invariant::OneLog, result);
+        }
         if me && self.checks.election.is_successor(term) {
             self.hit(Mark::LeaderReplaced);
         }
@@ -422,6 +475,9 @@ impl World {
         if reset {
             self.hit(Mark::SnapshotInstalled);
         }
+        let replica = &self.replicas[index];
+        let term = replica.process.as_ref().map_or(0, |process| process.master.term());
+        self.checks.log.applied(term, applied, replica.disk.term_at(applied).unwrap_or(0));
         let result = self.checks.equality.seen(replica_id(index), applied, digest);
         self.check(Invariant::SameState, result);
         for event in &events {
@@ -463,4 +519,15 @@ impl World {
         let delay = Millis(self.dice.between(0, self.setup.scheduler_lag));
         self.wake_scheduler(index, delay);
     }
+}
+
+/// The machines of which shards report something else than usage.
+fn reported(inputs: &[Input]) -> Vec<MachineName> {
+    let deltas = |input: &Input| match input {
+        Input::Report(report) => {
+            report.deltas.iter().map(|delta| delta.machine.clone()).collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    };
+    inputs.iter().flat_map(deltas).collect()
 }
