@@ -33,8 +33,8 @@ marks! {
     RequestRepeated = "request repeated, same answer",
     /// A leader that others had left found out.
     LeaderSteppedDown = "a leader lost its office while alive",
-    /// A majority that was well waited for more than a second for a leader.
-    LateElection = "election took more than a second",
+    /// A majority that was well and had no leader for a while got one.
+    ElectedInTime = "well majority without a leader elected one in time",
     /// A client never learned what came of what it asked.
     ClientGaveUp = "client gave up without an answer",
     /// A change had an unknown outcome.

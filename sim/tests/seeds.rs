@@ -35,7 +35,7 @@ fn a_dozen_seeds_hold_and_settle() {
     assert_eq!(reports.len(), 12);
     for report in reports {
         assert!(report.violation.is_none(), "seed {}: {:?}", report.seed, report.violation);
-        assert!(report.settled_after.is_some() && report.entries > 50, "{report:?}");
+        assert!(report.settled_after().is_some() && report.entries > 50, "{report:?}");
     }
 }
 

@@ -7,6 +7,7 @@
 )]
 
 use borg_proto::Millis;
+use borg_sim::checkers::quiescence::Aspect;
 use borg_sim::marks::{Mark, Marks};
 use borg_sim::run::{self, Plan, Report, Running};
 use clap::Parser;
@@ -87,7 +88,7 @@ fn one(seed: u64, plan: &Plan, trace: bool) -> ExitCode {
         report.events,
         report.simulated.0 / 1_000,
         report.entries,
-        report.settled_after.map_or("never".into(), |time| time.to_string()),
+        report.settled_after().map_or("never".into(), |time| time.to_string()),
     );
     eprintln!("{}", speed(report.simulated, began.elapsed()));
     print_violation(&report, plan);
@@ -131,10 +132,14 @@ fn many(args: &Args, seeds: u64, plan: &Plan) -> ExitCode {
         println!("failed: {}", plan.command(report.seed));
     }
     let failed = failed.into_inner();
-    let slowest =
-        reports.iter().filter_map(|report| report.settled_after).max().unwrap_or_default();
+    println!("{:>9}  slowest to settle after the last fault, of at most", "ms");
+    for aspect in Aspect::ALL {
+        let slowest = reports.iter().filter_map(|report| report.settled.get(&aspect)).max();
+        let slowest = slowest.copied().unwrap_or_default().0;
+        println!("{slowest:>9}  {aspect:?}, {} ms", aspect.bound().0);
+    }
     println!(
-        "{seeds} seeds, {failed} failed, {} marks never reached; slowest to settle {slowest}; {}",
+        "{seeds} seeds, {failed} failed, {} marks never reached; {}",
         missing.len(),
         speed(simulated, began.elapsed()),
     );

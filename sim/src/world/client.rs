@@ -27,9 +27,9 @@ pub(crate) const TEST_CLIENT: usize = 1;
 const DEADLINE: Millis = Millis(2_000);
 /// How long a client waits for an answer before it asks somebody else.
 const PATIENCE: Millis = Millis(3_000);
-/// How many of a thousand clients do not ask again when no answer came in time. Ours: a few in
+/// After so long without knowing, this many of a thousand clients do not ask again. Ours: a few in
 /// each run; each makes the search for an order of the history longer.
-const GIVES_UP: u64 = 100;
+const GIVES_UP: (Millis, u64) = (Millis(5_000), 150);
 
 /// What a client wants.
 #[derive(Debug, Clone)]
@@ -58,6 +58,8 @@ pub(crate) struct Client {
     /// Which master it asks next.
     target: usize,
     asked: u64,
+    /// When it first asked for what it now wants.
+    asked_at: Millis,
     /// Outcomes of changes, oldest first.
     pub(crate) done: Vec<(u64, Result<Answer, Rejection>)>,
 }
@@ -116,6 +118,7 @@ impl Clients {
             wakes_at: None,
             target: 0,
             asked: 0,
+            asked_at: Millis(0),
             done: Vec::new(),
         });
         Self { list: list.collect() }
@@ -186,7 +189,7 @@ impl World {
         them.wakes_at = None;
         let random = client > TEST_CLIENT;
         if them.current.is_some() {
-            if random && self.dice.chance(GIVES_UP) {
+            if random && now.since(them.asked_at) > GIVES_UP.0 && self.dice.chance(GIVES_UP.1) {
                 self.hit(Mark::ClientGaveUp);
                 self.say(|| format!("client {client} gives up without an answer"));
                 return self.finish_wish(client);
@@ -219,6 +222,7 @@ impl World {
             }
         };
         self.clients.list[client].current = Some(wish);
+        self.clients.list[client].asked_at = now;
         self.ask(client);
     }
 

@@ -11,6 +11,8 @@ use borg_proto::Millis;
 
 /// An election takes at most so long: the bound.
 const ELECTED: Millis = Millis(2_000);
+/// A majority without a leader for so long counts for the mark.
+const SOME: Millis = Millis(200);
 /// How often is looked.
 const LOOK: Millis = Millis(50);
 
@@ -69,14 +71,17 @@ impl World {
             }
         }
         let led = self.somebody_leads();
+        let waited = |quorum: &Quorum| {
+            Some(now.since(quorum.leaderless?.max(oldest?.0))).filter(|waited| *waited >= SOME)
+        };
+        if led && waited(&self.quorum).is_some() {
+            self.hit(Mark::ElectedInTime);
+        }
         self.quorum.leaderless = if led { None } else { self.quorum.leaderless.or(Some(now)) };
         let (Some(leaderless), Some((since, set))) = (self.quorum.leaderless, oldest) else {
             return;
         };
         let waited = now.since(leaderless.max(since));
-        if waited > Millis(1_000) {
-            self.hit(Mark::LateElection);
-        }
         if waited > ELECTED {
             let who: Vec<usize> =
                 (0..masters).filter(|at| set & 1 << at != 0).map(|at| at + 1).collect();
