@@ -4,7 +4,7 @@
 //! So no difference is folded twice, left out, or put upon another report than its own.
 
 use borg_proto::MachineId;
-use borg_proto::poll::{MachineReport, Usage};
+use borg_proto::poll::{MachineReport, ReportVersion, TaskReport};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Reports of a machine that are remembered: more than are ever on their way.
@@ -22,6 +22,8 @@ pub struct Views {
 struct Said {
     /// The number of the oldest that is remembered.
     first: u64,
+    /// Of the newest.
+    version: ReportVersion,
     reports: VecDeque<MachineReport>,
 }
 
@@ -30,12 +32,13 @@ impl Views {
         Self { said: (0..machines).map(|_| Said::default()).collect(), believed: BTreeMap::new() }
     }
 
-    /// A machine answers with this report.
-    pub fn said(&mut self, machine: usize, report: &MachineReport) {
+    /// A machine answers with this report. One version is one report.
+    pub fn said(&mut self, machine: usize, version: ReportVersion, report: &MachineReport) {
         let said = &mut self.said[machine];
-        if said.reports.back().is_some_and(|last| same(last, report)) {
+        if said.version == version {
             return;
         }
+        said.version = version;
         said.reports.push_back(report.clone());
         if said.reports.len() > KEPT {
             said.reports.pop_front();
@@ -78,22 +81,20 @@ impl Views {
 
 /// Whether two reports say the same but for usage, which is told in summaries.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
+    let said = |task: &'_ TaskReport| {
+        let TaskReport { id, status, restarts, last_failure, usage: _ } = task;
+        (*id, status.clone(), *restarts, last_failure.clone())
+    };
+    let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()
-        && one.tasks.iter().zip(&other.tasks).all(|(one, other)| {
-            one == other || {
-                let (mut one, mut other) = (one.clone(), other.clone());
-                one.usage = Usage::default();
-                other.usage = Usage::default();
-                one == other
-            }
-        })
+        && one.tasks.iter().zip(&other.tasks).all(same_task)
         && one.info == other.info
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use borg_proto::poll::{TaskReport, TaskStatus};
+    use borg_proto::poll::{TaskStatus, Usage};
     use borg_proto::{IncarnationId, JobId, MachineInfo, Resources, TaskId};
 
     fn report(tasks: &[u32]) -> MachineReport {
@@ -120,8 +121,8 @@ mod tests {
     #[test]
     fn a_view_that_was_never_said_and_one_that_goes_back_are_noticed() {
         let mut views = Views::new(1);
-        for tasks in [&[][..], &[1], &[1, 2], &[2]] {
-            views.said(0, &report(tasks));
+        for (number, tasks) in (1..).zip([&[][..], &[1], &[1, 2], &[2]]) {
+            views.said(0, ReportVersion { session: 1, number }, &report(tasks));
         }
         views.believed(3, M, 0, &report(&[1])).unwrap();
         views.believed(3, M, 0, &report(&[2])).unwrap();
@@ -136,7 +137,7 @@ mod tests {
     fn usage_alone_is_no_other_report() {
         let mut views = Views::new(1);
         let mut said = report(&[1]);
-        views.said(0, &said);
+        views.said(0, ReportVersion { session: 1, number: 1 }, &said);
         said.tasks[0].usage.cpu_milli = 99;
         views.believed(1, M, 0, &said).unwrap();
     }

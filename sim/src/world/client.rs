@@ -447,11 +447,13 @@ impl World {
             return;
         }
         them.done.push((wish, result.clone()));
-        let action =
-            them.current.as_ref().filter(|current| current.number == wish).map(|w| w.what.clone());
+        let current = them.current.as_ref().filter(|current| current.number == wish).cloned();
         self.say(|| format!("{user} is told of change {wish}: {result:?}"));
-        if let (Some(Asked::Change(action)), Ok(answer)) = (action, result) {
-            self.checks.durability.acknowledge(index, &user, &action, &answer);
+        if let (Some(Wish { what: Asked::Change(action), must_see, .. }), Ok(answer)) =
+            (current, result)
+        {
+            let when = (must_see, index);
+            self.checks.durability.acknowledge(when, &user, &action, &answer);
         }
     }
 

@@ -337,7 +337,7 @@ impl World {
                     );
                 };
                 if let Ok(answer) = &result {
-                    self.checks.views.said(index, &answer.report);
+                    self.checks.views.said(index, answer.version, &answer.report);
                 }
                 self.send_answer(asked, result.map_err(PollFailure::Refused));
             }
