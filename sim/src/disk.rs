@@ -190,6 +190,10 @@ impl SimDisk {
 }
 
 impl Shared {
+    fn has_room(&self, what: &str) -> Result<(), StoreError> {
+        if self.full { Err(StoreError::Full { what: what.to_owned() }) } else { Ok(()) }
+    }
+
     /// Does a whole batch. What it writes anew or forgets is no longer rotten.
     fn take(&mut self, batch: &Batch<'_>) -> Result<(), StoreError> {
         let kept = self.kept.as_mut().expect("an open disk has an owner");
@@ -296,7 +300,9 @@ impl LogStore for SimStore {
 
 impl CheckpointStore for SimDisk {
     fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
-        Ok(self.lock().files.save(draft))
+        let mut shared = self.lock();
+        shared.has_room("save a checkpoint")?;
+        Ok(shared.files.save(draft))
     }
 
     fn read(
@@ -305,7 +311,15 @@ impl CheckpointStore for SimDisk {
         offset: u64,
         length: usize,
     ) -> Result<Vec<u8>, StoreError> {
-        self.lock().files.read(meta, offset, length)
+        let shared = self.lock();
+        let mut piece = shared.files.read(meta, offset, length)?;
+        // Whoever reads does not notice; whoever puts the file together does.
+        if shared.rotten.contains(&Rotten::Checkpoint(meta.place.index))
+            && let Some(byte) = piece.first_mut()
+        {
+            *byte ^= 1;
+        }
+        Ok(piece)
     }
 
     fn received(&self, meta: &CheckpointMeta) -> Result<u64, StoreError> {
@@ -313,7 +327,9 @@ impl CheckpointStore for SimDisk {
     }
 
     fn receive(&self, meta: &CheckpointMeta, offset: u64, piece: &[u8]) -> Result<(), StoreError> {
-        self.lock().files.receive(meta, offset, piece)
+        let mut shared = self.lock();
+        shared.has_room("receive a checkpoint")?;
+        shared.files.receive(meta, offset, piece)
     }
 
     fn finish(&self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError> {

@@ -59,6 +59,10 @@ marks! {
     RotFound = "rotten disk found, its master does not vote",
     /// A master stopped because its disk was full.
     DiskFull = "full disk stopped a master",
+    /// A checkpoint was put off because its disk was full.
+    CheckpointPutOff = "full disk put off a checkpoint",
+    /// A checkpoint of another master was rotten, or there was no room for it.
+    TransferUseless = "received checkpoint was of no use",
     /// A write took half a second and more on a disk that gets slower and slower.
     DiskVerySlow = "write on a disk that grew slow",
     /// Some masters lost their power at one moment.

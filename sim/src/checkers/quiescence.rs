@@ -105,7 +105,7 @@ impl World {
                 continue;
             };
             let live = process.master.state();
-            let begin = kept.checkpoint.as_ref().map(|made| CellState::decode(&made.data));
+            let begin = kept.checkpoint.as_ref().map(|made| CellState::decode(&made.state));
             let mut state = match begin.unwrap_or_else(|| Ok(CellState::new(live.cell().clone()))) {
                 Ok(state) => state,
                 Err(error) => return Some(format!("checkpoint of master {}: {error}", index + 1)),

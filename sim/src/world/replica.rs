@@ -13,7 +13,9 @@ use crate::dice::Dice;
 use crate::disk::{Reached, SimDisk, SimStore};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind};
-use borg_cell::master::{self, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed};
+use borg_cell::master::{
+    self, CheckpointNews, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed,
+};
 use borg_cell::state::{CellState, FOUNDING};
 use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
 use borg_linkshard::{Input as ShardInput, Shard};
@@ -329,7 +331,8 @@ impl World {
         let Some(process) = &mut self.replicas[index].process else { return false };
         let Some(batch) = process.writing.take() else { return true };
         let before = batch.entries.first().and_then(|first| {
-            let installed = batch.checkpoint.as_ref().filter(|made| made.index + 1 == first.index);
+            let made = batch.checkpoint.as_ref().map(|made| made.place);
+            let installed = made.filter(|made| made.index + 1 == first.index);
             installed.map(|made| made.term).or_else(|| process.store.term_of(first.index - 1))
         });
         let Err(error) = process.store.write(&batch.as_batch()) else {
@@ -350,9 +353,27 @@ impl World {
 
     /// Does work on checkpoint files that is due.
     pub(crate) fn file_work(&mut self, index: usize, life: u32, work: CheckpointWork) {
+        let (now, paused_until) = (self.now(), self.replicas[index].paused_until);
         let Some(process) = self.replicas[index].alive(life) else { return };
+        if paused_until > now {
+            let wait = NUDGE.min(paused_until - now);
+            let again = Happening::FileWork { replica: index, life, work: Box::new(work) };
+            return self.agenda.after(wait, again);
+        }
         let files = process.store.checkpoints();
         match work.perform(&*files) {
+            Ok(Performed::News(CheckpointNews::Saved { place, meta: None })) => {
+                self.hit(Mark::CheckpointPutOff);
+                self.say(|| format!("master {} has no room for a checkpoint", index + 1));
+                let news = CheckpointNews::Saved { place, meta: None };
+                self.tell_master(index, Input::Checkpoint(news));
+            }
+            Ok(Performed::News(CheckpointNews::Finished { meta, state: None })) => {
+                self.hit(Mark::TransferUseless);
+                self.say(|| format!("master {} cannot use the checkpoint it received", index + 1));
+                let news = CheckpointNews::Finished { meta, state: None };
+                self.tell_master(index, Input::Checkpoint(news));
+            }
             Ok(Performed::News(news)) => self.tell_master(index, Input::Checkpoint(news)),
             Ok(Performed::Piece { to, piece }) => {
                 self.send_peer(index, index_of(to), PeerMessage::Piece(piece));
