@@ -110,6 +110,7 @@ pub fn one(seed: u64, plan: &Plan, trace: Option<Sink>) -> Report {
     let mut world = World::new(plan.setup(seed));
     if let Some(sink) = trace {
         world.journal_mut().trace(sink);
+        world.introduce();
     }
     let step = Millis(500);
     let mut left = plan.storm;

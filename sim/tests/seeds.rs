@@ -45,3 +45,34 @@ fn a_cell_of_fifty_machines_holds_and_settles() {
     let report = run::one(49, &plan, None);
     assert!(report.violation.is_none(), "{:?}", report.violation);
 }
+
+/// A line of the file of kept seeds.
+fn kept(line: &str) -> Option<(u64, Plan, &str)> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let (what, why) = line.split_once(':').expect("a seed has a reason");
+    let mut words = what.split_whitespace();
+    let seed = words.next().and_then(|word| word.parse().ok()).expect("a seed is a number");
+    let mut plan = Plan::default();
+    while let Some(option) = words.next() {
+        let value: u64 = words.next().and_then(|word| word.parse().ok()).expect("a number");
+        match option {
+            "--borglets" => plan.machines = Some(usize::try_from(value).unwrap()),
+            "--for" => plan.storm = Millis::from_secs(value),
+            other => panic!("{other} is no option of a kept seed"),
+        }
+    }
+    Some((seed, plan, why.trim()))
+}
+
+#[test]
+fn kept_seeds_hold() {
+    let lines = include_str!("kept-seeds.txt").lines().filter_map(kept);
+    for (seed, plan, why) in lines {
+        let report = run::one(seed, &plan, None);
+        let again = plan.command(seed);
+        assert!(report.violation.is_none(), "{again} ({why}): {:?}", report.violation);
+    }
+}

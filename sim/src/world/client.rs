@@ -5,7 +5,7 @@
 //! names. A client tries one thing at a time, with one request id however often it has to ask; now
 //! and then it gives up without knowing.
 
-use super::{Happening, World, index_of, machine, number};
+use super::{Happening, World, index_of, machine, number, words};
 use crate::checkers::{Invariant, job_history};
 use crate::jobs;
 use crate::marks::Mark;
@@ -269,6 +269,17 @@ impl World {
             Asked::Again => unreachable!("a repetition is the wish that it repeats"),
         };
         self.note(&[30, number(client), wish.number, number(target)]);
+        self.say(|| {
+            let what = match &what {
+                Called::Change(command) => words::wanted(&command.action),
+                Called::Read(key) => format!("read {key}"),
+            };
+            format!(
+                "client {client} asks master {}, as {user}, number {}: {what}",
+                target + 1,
+                wish.number
+            )
+        });
         let call = Call { client, wish: wish.number, what, must_see: wish.must_see };
         let copies = self.network.outside(&mut self.dice);
         let arrives =
@@ -376,6 +387,7 @@ impl World {
             self.told(client, wish, *index, Err(rejection.clone()));
         }
         if let Reply::Read(Some(told)) = &reply {
+            self.say(|| format!("client {client} is told of number {wish}: {told:?}"));
             self.checks.history.told((client, wish), told.clone());
         }
         let them = &mut self.clients.list[client];
@@ -448,7 +460,9 @@ impl World {
         }
         them.done.push((wish, result.clone()));
         let current = them.current.as_ref().filter(|current| current.number == wish).cloned();
-        self.say(|| format!("{user} is told of change {wish}: {result:?}"));
+        self.say(|| {
+            format!("client {client} is told of number {wish}: {}", words::outcome(&result))
+        });
         if let (Some(Wish { what: Asked::Change(action), must_see, .. }), Ok(answer)) =
             (current, result)
         {

@@ -19,6 +19,7 @@ mod replica;
 mod scheduling;
 mod shard;
 mod storm;
+mod words;
 
 pub use api::{Builder, Submitted};
 pub use client::Asked;

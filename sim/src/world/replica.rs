@@ -132,6 +132,8 @@ impl World {
         let recovered = store.recover().expect("a simulated disk can be read");
         let result = self.checks.log.promises(index, recovered.hard_state);
         self.check(Invariant::OneLog, result);
+        let (last, term) = (recovered.last().index, recovered.hard_state.term);
+        let applied = recovered.checkpoint.as_ref().map_or(0, |made| made.meta.place.index);
         let master = match Master::new(config, recovered) {
             Ok(master) => master,
             Err(error) => {
@@ -170,7 +172,11 @@ impl World {
         if clock_was_set {
             self.hit(Mark::MasterClockSet);
         }
-        self.say(|| format!("master {id} starts"));
+        self.say(|| {
+            let at =
+                format!("entry {last} in term {term}, of which {applied} are in its checkpoint");
+            format!("master {id} starts with a log up to {at}")
+        });
         self.note(&[1, id.0]);
         let first = Millis(self.dice.below(tick.0));
         self.agenda.after(first, Happening::MasterTick { replica: index, life });
@@ -466,9 +472,12 @@ impl World {
     fn leader_changed(&mut self, index: usize, leader: Option<ReplicaId>, term: u64) {
         let me = leader == Some(replica_id(index));
         self.note(&[4, number(index), leader.map_or(0, |id| id.0), term]);
-        self.say(|| {
-            let who = leader.map_or("nobody".into(), |id| format!("master {id}"));
-            format!("master {}: {who} leads in term {term}", index + 1)
+        let led = self.replicas[index].process.as_ref().is_some_and(|p| p.was_leader.is_some());
+        self.say(|| match leader {
+            Some(_) if me => format!("LEADER master {} takes office in term {term}", index + 1),
+            Some(id) => format!("master {} follows master {id} in term {term}", index + 1),
+            None if led => format!("master {} leads no more, term {term} begins", index + 1),
+            None => format!("master {} knows no leader in term {term}", index + 1),
         });
         let Some(process) = &mut self.replicas[index].process else { return };
         let before = process.was_leader;
