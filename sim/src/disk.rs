@@ -103,12 +103,12 @@ impl SimDisk {
             let (found, expected) = (kept.identity.clone(), identity.clone());
             return Err(StoreError::WrongIdentity { found, expected });
         }
+        shared.prove()?;
         let torn = shared.torn.take();
         let repaired = torn.as_ref().map(|torn| torn.1);
         if let Some((batch, Reached::AllButWatermark | Reached::All)) = torn {
             shared.take(&batch.as_batch())?;
         }
-        shared.prove()?;
         shared.open = true;
         Ok(SimStore { disk: self.clone(), failed: false, repaired })
     }
