@@ -49,6 +49,12 @@ impl Journal {
         self.keep_lines = true;
     }
 
+    /// Whether anybody reads lines.
+    #[must_use]
+    pub const fn is_read(&self) -> bool {
+        self.keep_lines
+    }
+
     /// Something happened that these numbers stand for.
     pub fn note(&mut self, now: Millis, facts: &[u64]) {
         self.events += 1;

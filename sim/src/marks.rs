@@ -33,6 +33,10 @@ marks! {
     RequestRepeated = "request repeated, same answer",
     /// A leader that others had left found out.
     LeaderSteppedDown = "a leader lost its office while alive",
+    /// A majority that was well and had no leader for a while got one.
+    ElectedInTime = "well majority without a leader elected one in time",
+    /// A client never learned what came of what it asked.
+    ClientGaveUp = "client gave up without an answer",
     /// A change had an unknown outcome.
     OutcomeUnknown = "outcome of a change unknown",
     /// A client asked a replica that does not lead.
@@ -47,6 +51,22 @@ marks! {
     UnsyncedWriteLost = "crash lost a write before its sync",
     /// A master died during a write that became durable all the same.
     UnsyncedWriteKept = "crash after a write was durable, before its effects",
+    /// A master died in the middle of a write, and the part that was there was taken back.
+    TornWriteTakenBack = "torn write taken back when the disk was opened",
+    /// A master died when a write was there in full but for the watermark.
+    TornWriteFinished = "torn write finished when the disk was opened",
+    /// A master found that its disk had rotten, and stayed out.
+    RotFound = "rotten disk found, its master does not vote",
+    /// A master stopped because its disk was full.
+    DiskFull = "full disk stopped a master",
+    /// A checkpoint was put off because its disk was full.
+    CheckpointPutOff = "full disk put off a checkpoint",
+    /// A checkpoint of another master was rotten, or there was no room for it.
+    TransferUseless = "received checkpoint was of no use",
+    /// A write took half a second and more on a disk that gets slower and slower.
+    DiskVerySlow = "write on a disk that grew slow",
+    /// Some masters lost their power at one moment.
+    PowerCut = "power cut of several masters",
     /// A master died between two effects of one turn.
     CrashInTurn = "crash between two effects of one turn",
     /// A sync failed and its master stopped.
@@ -57,6 +77,8 @@ marks! {
     MasterPaused = "a master paused and went on",
     /// Masters could not reach each other, and could again.
     MastersParted = "masters partitioned and healed",
+    /// Any of the ways between masters were cut, and mended.
+    EdgesCut = "a set of ways between masters cut and mended",
     /// A one-way cut.
     OneWayCut = "one-way cut and healed",
     /// The leader missed a difference and asked for a full report.
@@ -111,6 +133,14 @@ marks! {
     DependencyFailed = "job given up after the one before it failed",
     /// A task waited because no machine had room.
     WaitedForRoom = "task waited for room",
+    /// A borglet stood still and went on.
+    BorgletPaused = "a borglet paused and went on",
+    /// A master started with another wall clock than before.
+    MasterClockSet = "master started after its wall clock was set",
+    /// A borglet started with another wall clock than before.
+    MachineClockSet = "borglet started after its wall clock was set",
+    /// One way through the network was bad.
+    LossyLink = "one way lost, doubled and delayed messages",
     /// The network lost messages.
     LossyNetwork = "network lost, doubled and delayed messages",
 }

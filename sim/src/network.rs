@@ -5,9 +5,10 @@
 
 use crate::dice::Dice;
 use borg_proto::Millis;
+use std::collections::BTreeMap;
 
 /// How bad the network is at the moment.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conditions {
     /// Least and most time on the way.
     pub latency: (u64, u64),
@@ -38,13 +39,32 @@ pub struct Network {
     cuts: Vec<u16>,
     /// The present conditions.
     pub conditions: Conditions,
+    /// Ways that are worse than the others.
+    bad: BTreeMap<(usize, usize), Conditions>,
 }
 
 impl Network {
     /// A whole network.
     #[must_use]
     pub fn new(nodes: usize) -> Self {
-        Self { nodes, cuts: vec![0; nodes * nodes], conditions: Conditions::GOOD }
+        let cuts = vec![0; nodes * nodes];
+        Self { nodes, cuts, conditions: Conditions::GOOD, bad: BTreeMap::new() }
+    }
+
+    /// Makes one way worse than the others, or as good again.
+    pub fn worsen(&mut self, from: usize, to: usize, conditions: Option<Conditions>) {
+        match conditions {
+            Some(conditions) => self.bad.insert((from, to), conditions),
+            None => self.bad.remove(&(from, to)),
+        };
+    }
+
+    /// Whether messages get from one node to the other as they should.
+    #[must_use]
+    pub fn is_good(&self, from: usize, to: usize) -> bool {
+        self.is_open(from, to)
+            && self.conditions == Conditions::GOOD
+            && !self.bad.contains_key(&(from, to))
     }
 
     /// Nothing gets from one node to the other until it is [mended](Self::mend) as often as cut.
@@ -66,27 +86,34 @@ impl Network {
 
     /// When a message between two nodes arrives.
     pub fn send(&self, dice: &mut Dice, from: usize, to: usize) -> Copies {
-        if self.is_open(from, to) { self.outside(dice) } else { [None, None] }
+        if !self.is_open(from, to) {
+            return [None, None];
+        }
+        let worse = if self.bad.is_empty() { None } else { self.bad.get(&(from, to)) };
+        carry(worse.unwrap_or(&self.conditions), dice)
     }
 
     /// When a message to or from a client arrives.
     pub fn outside(&self, dice: &mut Dice) -> Copies {
-        let now = &self.conditions;
-        let roll = dice.roll();
-        let part = |shift: u32| (roll >> shift) & 0x3ff;
-        let scaled = |permille: u64| permille * 1_024 / 1_000;
-        if part(0) < scaled(now.lost) {
-            return [None, None];
-        }
-        let (least, most) = now.latency;
-        let spread = most - least + 1;
-        let mut first = least + (roll >> 40) % spread;
-        if part(10) < scaled(now.held_up) {
-            first += dice.below(now.held_up_for.0 + 1);
-        }
-        let second = (part(20) < scaled(now.doubled)).then(|| Millis(first + dice.below(20)));
-        [Some(Millis(first)), second]
+        carry(&self.conditions, dice)
     }
+}
+
+fn carry(now: &Conditions, dice: &mut Dice) -> Copies {
+    let roll = dice.roll();
+    let part = |shift: u32| (roll >> shift) & 0x3ff;
+    let scaled = |permille: u64| permille * 1_024 / 1_000;
+    if part(0) < scaled(now.lost) {
+        return [None, None];
+    }
+    let (least, most) = now.latency;
+    let spread = most - least + 1;
+    let mut first = least + (roll >> 40) % spread;
+    if part(10) < scaled(now.held_up) {
+        first += dice.below(now.held_up_for.0 + 1);
+    }
+    let second = (part(20) < scaled(now.doubled)).then(|| Millis(first + dice.below(20)));
+    [Some(Millis(first)), second]
 }
 
 #[cfg(test)]
@@ -121,5 +148,17 @@ mod tests {
         let lost = sent.iter().filter(|copies| copies[0].is_none()).count();
         let doubled = sent.iter().filter(|copies| copies[1].is_some()).count();
         assert!((850..1_150).contains(&lost) && (350..550).contains(&doubled), "{lost} {doubled}");
+    }
+
+    #[test]
+    fn one_way_may_be_worse_than_the_others() {
+        let mut network = Network::new(2);
+        let mut dice = Dice::new(3);
+        network.worsen(0, 1, Some(Conditions { lost: 1_000, ..Conditions::GOOD }));
+        assert!(!network.is_good(0, 1) && network.is_open(0, 1) && network.is_good(1, 0));
+        assert_eq!(network.send(&mut dice, 0, 1), [None, None]);
+        assert!(network.send(&mut dice, 1, 0)[0].is_some());
+        network.worsen(0, 1, None);
+        assert!(network.send(&mut dice, 0, 1)[0].is_some());
     }
 }

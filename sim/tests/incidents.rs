@@ -2,8 +2,9 @@
 
 use borg_cell::state::JobState;
 use borg_proto::Millis;
+use borg_sim::disk::Rot;
 use borg_sim::marks::Mark;
-use borg_sim::world::{Submitted, World};
+use borg_sim::world::{ClockJump, Submitted, World};
 use borg_sim::{Fault, Play, job};
 
 const HALF_A_MINUTE: Millis = Millis(30_000);
@@ -290,4 +291,153 @@ fn what_was_lost_on_its_way_is_told_again() {
         world.check_all();
         assert_eq!(world.misread(), None, "seed {seed}");
     }
+}
+
+/// A bit flips on the disk of a master that is down: it finds that out, and does not vote. The others
+/// go on, and so does the cell when another one dies.
+#[test]
+fn a_master_whose_disk_has_rotten_does_not_vote_and_the_cell_goes_on() {
+    for rot in [Rot::Entry(500), Rot::Head] {
+        let (mut world, web) = cell_with_web(4, 4);
+        let leader = world.leader().unwrap();
+        world.inflict(Fault::RotDisk(leader, rot));
+        let next = world.submit(job("next"));
+        world.run_until_acknowledged(&next).unwrap();
+        world.run_for(Millis(2_000));
+        assert!(world.marks().count(Mark::RotFound) > 0);
+        world.crash(world.leader().unwrap());
+        let more = world.submit(job("more"));
+        world.run_until_acknowledged(&more).unwrap();
+        world.run_until_settled();
+        world.check_all();
+        assert_eq!(world.running(&web), 4);
+    }
+}
+
+#[test]
+fn a_master_whose_disk_is_full_stops_and_is_back_when_there_is_room() {
+    let (mut world, web) = cell_with_web(4, 4);
+    let leader = world.leader().unwrap();
+    world.inflict(Fault::FillDisk(leader));
+    let next = world.submit(job("next"));
+    world.run_until_acknowledged(&next).unwrap();
+    assert!(world.marks().count(Mark::DiskFull) > 0);
+    assert_ne!(world.leader(), Some(leader));
+    world.end_fault(Fault::FillDisk(leader));
+    world.run_for(Millis(3_000));
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.running(&web), 4);
+}
+
+/// Four of five lose their power amid their writes; what was acknowledged before is there after.
+#[test]
+fn what_was_acknowledged_survives_power_cuts_of_most_masters_at_once() {
+    let (mut world, web) = cell_with_web(4, 4);
+    for number in 0..12 {
+        let next = world.submit(job(&format!("job{number}")));
+        world.run_for(Millis(3 + number));
+        world.inflict(Fault::PowerCut(0b11110 >> (number % 2)));
+        world.run_until_acknowledged(&next).unwrap();
+    }
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.running(&web), 4);
+    for number in 0..12 {
+        let key = web.key.to_string().replace("web", &format!("job{number}"));
+        assert!(world.state().job_named(&key.parse().unwrap()).is_some(), "job{number}");
+    }
+}
+
+/// Any three masters that reach each other elect one of them, whatever ways to the other two are
+/// cut, one way or both.
+#[test]
+fn a_connected_majority_elects_whatever_else_is_cut() {
+    let mut dice = borg_sim::dice::Dice::new(7);
+    let (mut world, _) = cell_with_web(3, 1);
+    for round in 0..60 {
+        // The ways among masters 1 to 3 stay open: bits 0, 1 (from 1), 4, 5 (from 2), 8, 9 (from 3).
+        let mask = u32::try_from(dice.below(1 << 20)).unwrap() & !0b11_0011_0011;
+        world.inflict(Fault::CutEdges(mask));
+        if let Some(leader) = world.leader() {
+            world.crash(leader);
+            world.run_for(Millis(50));
+            world.restart(leader);
+        }
+        // The checker of elections looks meanwhile.
+        world.run_for(Millis(4_000));
+        assert!(
+            world.violations().is_empty(),
+            "round {round}, {mask:#b}: {:?}",
+            world.violations()
+        );
+        world.end_fault(Fault::CutEdges(mask));
+    }
+    assert!(world.marks().count(Mark::ElectedInTime) > 0);
+    world.run_until_settled();
+    world.check_all();
+}
+
+#[test]
+fn a_wall_clock_that_is_set_wrong_moves_no_task_and_no_timer() {
+    let (mut world, _) = cell_with_web(5, 10);
+    let before = world.processes();
+    for jump in [ClockJump::TenYears, ClockJump::DayBack, ClockJump::By(-700)] {
+        for master in 0..5 {
+            world.inflict(Fault::SetMasterClock(master, jump));
+            world.crash(master);
+            world.run_for(Millis(1_500));
+            world.restart(master);
+        }
+        for machine in 0..5 {
+            world.inflict(Fault::SetMachineClock(machine, jump));
+            world.kill_borglet(machine);
+            world.run_for(Millis(500));
+            world.restart_borglet(machine);
+        }
+        world.run_until_settled();
+        assert_eq!(world.processes(), before, "{jump:?}");
+    }
+    let after = world.submit(job("after").tasks(2));
+    world.run_until_acknowledged(&after).unwrap();
+    world.run_until("it runs", HALF_A_MINUTE, |world| world.running(&after) == 2);
+    world.check_all();
+}
+
+#[test]
+fn a_borglet_that_stands_still_loses_no_task_but_to_silence() {
+    let (mut world, web) = cell_with_web(6, 6);
+    let before = world.processes();
+    let machine = world.place_of(&web, 0).unwrap();
+    world.inflict(Fault::PauseBorglet(machine));
+    world.run_for(Millis(3_000));
+    world.end_fault(Fault::PauseBorglet(machine));
+    world.run_until_settled();
+    assert_eq!(world.processes(), before, "a short pause moves nothing");
+    world.inflict(Fault::PauseBorglet(machine));
+    world.run_until("its tasks run elsewhere", HALF_A_MINUTE, |world| {
+        world.place_of(&web, 0).is_some_and(|at| at != machine) && world.running(&web) == 6
+    });
+    world.end_fault(Fault::PauseBorglet(machine));
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.processes().len(), 6);
+}
+
+/// A link shard has no state: with its master it goes, and another one says all again (I12).
+#[test]
+fn losing_one_link_shard_after_the_other_kills_nothing_and_changes_nothing() {
+    let (mut world, _) = cell_with_web(10, 20);
+    let (before, entries) = (world.processes(), world.state().applied());
+    let leader = world.leader().unwrap();
+    for master in (0..5).filter(|master| *master != leader) {
+        world.crash(master);
+        world.run_for(Millis(6_000));
+        world.restart(master);
+        world.run_for(Millis(2_000));
+    }
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.processes(), before);
+    assert_eq!(world.state().applied(), entries, "the state of the cell did not change");
 }

@@ -35,7 +35,7 @@ fn a_dozen_seeds_hold_and_settle() {
     assert_eq!(reports.len(), 12);
     for report in reports {
         assert!(report.violation.is_none(), "seed {}: {:?}", report.seed, report.violation);
-        assert!(report.settled_after.is_some() && report.entries > 50, "{report:?}");
+        assert!(report.settled_after().is_some() && report.entries > 50, "{report:?}");
     }
 }
 
@@ -44,4 +44,35 @@ fn a_cell_of_fifty_machines_holds_and_settles() {
     let plan = Plan { machines: Some(50), storm: Millis(15_000) };
     let report = run::one(49, &plan, None);
     assert!(report.violation.is_none(), "{:?}", report.violation);
+}
+
+/// A line of the file of kept seeds.
+fn kept(line: &str) -> Option<(u64, Plan, &str)> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let (what, why) = line.split_once(':').expect("a seed has a reason");
+    let mut words = what.split_whitespace();
+    let seed = words.next().and_then(|word| word.parse().ok()).expect("a seed is a number");
+    let mut plan = Plan::default();
+    while let Some(option) = words.next() {
+        let value: u64 = words.next().and_then(|word| word.parse().ok()).expect("a number");
+        match option {
+            "--borglets" => plan.machines = Some(usize::try_from(value).unwrap()),
+            "--for" => plan.storm = Millis::from_secs(value),
+            other => panic!("{other} is no option of a kept seed"),
+        }
+    }
+    Some((seed, plan, why.trim()))
+}
+
+#[test]
+fn kept_seeds_hold() {
+    let lines = include_str!("kept-seeds.txt").lines().filter_map(kept);
+    for (seed, plan, why) in lines {
+        let report = run::one(seed, &plan, None);
+        let again = plan.command(seed);
+        assert!(report.violation.is_none(), "{again} ({why}): {:?}", report.violation);
+    }
 }

@@ -739,7 +739,8 @@ impl Replica {
             checkpoint: Some(meta.clone()),
             entries: Vec::new(),
             compact_to: Some(compact_to).filter(|to| *to > log.compacted()),
-            hard_state: Some(self.hard),
+            // The turn may write a newer one before this: an older must not come after it.
+            hard_state: None,
         };
         self.raw.mut_store().checkpoint(meta.clone(), compact_to);
         self.transfers.keep(meta);

@@ -13,6 +13,7 @@ pub struct Durability {
     /// The newest entry whose outcome somebody was told.
     newest: u64,
     jobs: BTreeMap<JobKey, (JobId, u64)>,
+    /// Up to which entry a job of that name was there when its death was asked for.
     kills: BTreeMap<JobKey, u64>,
     /// `None` for a machine that was removed.
     machines: BTreeMap<MachineName, (Option<MachineId>, u64)>,
@@ -25,6 +26,11 @@ impl Durability {
     #[must_use]
     pub const fn acknowledged(&self) -> u64 {
         self.newest
+    }
+
+    /// Every job that the events say was accepted.
+    pub fn accepted(&self) -> impl Iterator<Item = &JobId> {
+        self.submitted_at.keys()
     }
 
     /// The events say that a job was accepted.
@@ -61,8 +67,15 @@ impl Durability {
         ))
     }
 
-    /// A client was told that its change was done.
-    pub fn acknowledge(&mut self, index: u64, user: &UserName, action: &Action, answer: &Answer) {
+    /// A client was told that its change was done. `asked_after` is the newest entry that anybody
+    /// was told of when it was asked for: `index` may be of a repetition, long after the effect.
+    pub fn acknowledge(
+        &mut self,
+        (asked_after, index): (u64, u64),
+        user: &UserName,
+        action: &Action,
+        answer: &Answer,
+    ) {
         self.newest = self.newest.max(index);
         match (action, answer) {
             (Action::SubmitJob { .. }, Answer::Job { id, key }) => {
@@ -74,8 +87,8 @@ impl Durability {
             (Action::Kill { job, tasks }, Answer::Killed { .. })
                 if tasks.is_empty() && job.user == *user =>
             {
-                let newest = self.kills.entry(job.clone()).or_insert(index);
-                *newest = (*newest).max(index);
+                let newest = self.kills.entry(job.clone()).or_insert(asked_after);
+                *newest = (*newest).max(asked_after);
             }
             (Action::AddMachine { machine }, Answer::Machine(id)) => {
                 self.machines.insert(machine.name.clone(), (Some(*id), index));
@@ -123,8 +136,8 @@ impl Durability {
         }
         for (key, index) in &self.kills {
             let Some(job) = state.job_named(key).filter(|job| job.is_alive()) else { continue };
-            if self.submitted_at.get(&job.id).is_some_and(|at| at < index) {
-                return Err(format!("job {key} lives, although entry {index} killed it"));
+            if self.submitted_at.get(&job.id).is_some_and(|at| at <= index) {
+                return Err(format!("job {key} lives, although it was killed after entry {index}"));
             }
         }
         for (name, (id, index)) in &self.machines {
@@ -173,7 +186,7 @@ mod tests {
             let by = Principal::User(admin.clone());
             let command = Command { at: Millis(1_000), by, request: None, action };
             let answer = state.apply(index, &command).unwrap().answer;
-            durability.acknowledge(index, &admin, &command.action, &answer);
+            durability.acknowledge((index - 1, index), &admin, &command.action, &answer);
         }
         (state, durability)
     }

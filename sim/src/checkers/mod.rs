@@ -8,9 +8,13 @@ pub mod durability;
 pub mod election;
 pub mod equality;
 pub mod fencing;
+pub mod job_history;
 pub mod lifecycle;
+pub mod linearizability;
+pub mod log;
 pub mod quiescence;
 pub mod requests;
+pub mod views;
 
 use borg_proto::{MachineId, Millis};
 use std::collections::BTreeSet;
@@ -22,9 +26,11 @@ use std::fmt;
 pub enum Invariant {
     /// At most one leader in a term.
     OneLeader,
+    /// Logs agree, leaders have what was agreed, nobody takes back a promise.
+    OneLog,
     /// What was acknowledged is durable on a majority and in every later leader's state.
     Durable,
-    /// A read sees everything that was acknowledged before it was asked.
+    /// What clients are told of jobs could have happened one after the other.
     Linearizable,
     /// A request has one effect and one answer however often it is asked.
     OnceOnly,
@@ -36,12 +42,14 @@ pub enum Invariant {
     Fencing,
     /// When nothing fails, exactly what is placed runs.
     NoOrphan,
-    /// The leader's folded view of a machine is what the machine says.
+    /// The leader's folded view of a machine is what the machine said.
     DeltaSound,
     /// No task that is wanted where it runs is ended, whatever fails around it.
     TasksSurvive,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
+    /// A majority that is well and connected has a leader within two seconds.
+    Elects,
     /// When nothing fails, everything settles within a bounded time.
     Settles,
     /// Tasks change along legal edges, incarnations grow, events never go back.
@@ -54,8 +62,9 @@ impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OneLeader => "I1 one leader per term",
+            Self::OneLog => "I1 one log",
             Self::Durable => "I2 acknowledged means durable",
-            Self::Linearizable => "I3 linearizable reads",
+            Self::Linearizable => "I3 linearizable answers",
             Self::OnceOnly => "I4 one effect per request",
             Self::SameState => "I5 replica equality",
             Self::SingleCopy => "I6 single copy",
@@ -64,6 +73,7 @@ impl fmt::Display for Invariant {
             Self::DeltaSound => "I10 delta soundness",
             Self::TasksSurvive => "I13 tasks survive",
             Self::Audit => "I15 audit of the state",
+            Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",
             Self::LegalLife => "I22 legal task lives",
             Self::NoPanic => "no panic",
@@ -102,7 +112,10 @@ pub struct Checks {
     pub(crate) requests: requests::Requests,
     pub(crate) copies: copies::Copies,
     pub(crate) fencing: fencing::Fencing,
+    pub(crate) history: job_history::JobHistory,
     pub(crate) lifecycle: lifecycle::Lifecycle,
+    pub(crate) log: log::Log,
+    pub(crate) views: views::Views,
     /// Machines that are down, for the mark of their return.
     pub(crate) down_machines: BTreeSet<MachineId>,
     states: u64,
@@ -110,7 +123,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    pub(crate) fn new(machines: usize) -> Self {
+    pub(crate) fn new(masters: usize, machines: usize) -> Self {
         Self {
             election: election::Election::default(),
             durability: durability::Durability::default(),
@@ -118,7 +131,10 @@ impl Checks {
             requests: requests::Requests::default(),
             copies: copies::Copies::default(),
             fencing: fencing::Fencing::new(machines),
+            history: job_history::JobHistory::default(),
             lifecycle: lifecycle::Lifecycle::default(),
+            log: log::Log::new(masters),
+            views: views::Views::new(machines),
             down_machines: BTreeSet::new(),
             states: 0,
             violations: Vec::new(),

@@ -3,39 +3,135 @@
 
 use crate::world::World;
 use borg_cell::state::{CellState, Job, Machine, MachineState};
+use borg_proto::command::Command;
 use borg_proto::task::Phase;
 use borg_proto::{IncarnationId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
+use std::fmt;
+
+/// What settles after the last fault, each within its own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Aspect {
+    /// All masters that are up agree on a leader.
+    Leader,
+    /// They have the same state.
+    Replicas,
+    /// Clients know what came of what they asked.
+    Clients,
+    /// Machines are up.
+    Machines,
+    /// Exactly what is placed runs.
+    Running,
+    /// What could be placed is.
+    Placed,
+}
+
+impl Aspect {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Leader, Self::Replicas, Self::Clients, Self::Machines, Self::Running, Self::Placed];
+
+    /// How long it may take after the last fault. Ours, from what thousands of seeds took (see
+    /// `docs/simulation.md`), with half as much again.
+    #[must_use]
+    pub const fn bound(self) -> Millis {
+        Millis(match self {
+            Self::Leader => 5_000,
+            Self::Replicas => 10_000,
+            Self::Clients => 20_000,
+            Self::Machines => 30_000,
+            Self::Running | Self::Placed => 90_000,
+        })
+    }
+}
+
+/// Something that has not settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    /// What kind of thing.
+    pub aspect: Aspect,
+    /// What, in words.
+    pub why: String,
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+fn still(aspect: Aspect, why: impl Into<String>) -> Option<Unsettled> {
+    Some(Unsettled { aspect, why: why.into() })
+}
 
 impl World {
-    /// Why the world has not settled yet, in words; `None` when it has.
+    /// Why the world has not settled yet; `None` when it has.
     #[must_use]
-    pub fn unsettled(&self) -> Option<String> {
-        if !self.clients.are_idle() {
-            return Some("a client waits".into());
-        }
+    pub fn unsettled(&self) -> Option<Unsettled> {
         let Some(leader) = self.agreed_leader() else {
-            return Some("no leader that all agree on".into());
+            return still(Aspect::Leader, "no leader that all agree on");
         };
         let Some(leader) = self.replicas[leader].process.as_ref() else {
-            return Some("the leader is down".into());
+            return still(Aspect::Leader, "the leader is down");
         };
         let state = leader.master.state();
         for replica in self.replicas.iter().filter_map(|replica| replica.process.as_ref()) {
             if (replica.master.state().applied(), replica.master.state().digest())
                 != (state.applied(), state.digest())
             {
+                let (at, leads) = (replica.master.state().applied(), state.applied());
+                let why = format!("a replica is at entry {at}, the leader at {leads}");
+                return still(Aspect::Replicas, why);
+            }
+        }
+        if !self.clients.are_idle() {
+            return still(Aspect::Clients, "a client waits");
+        }
+        if let Some(machine) = state.machines().find(|machine| machine.state != MachineState::Up) {
+            let why = format!("machine {} is {}", machine.name, machine.state);
+            return still(Aspect::Machines, why);
+        }
+        let misplaced = self.misplaced(state).map(|why| Unsettled { aspect: Aspect::Running, why });
+        let unplaced = || self.unplaced(state).map(|why| Unsettled { aspect: Aspect::Placed, why });
+        misplaced.or_else(unplaced)
+    }
+
+    /// A replica whose checkpoint and log, as its disk has them, do not give its state byte for
+    /// byte (I5).
+    #[must_use]
+    pub fn not_replayed(&self) -> Option<String> {
+        for (index, replica) in self.replicas.iter().enumerate() {
+            let (Some(process), Some(kept)) = (&replica.process, replica.disk.kept()) else {
+                continue;
+            };
+            let live = process.master.state();
+            let begin = kept.checkpoint.as_ref().map(|made| CellState::decode(&made.state));
+            let mut state = match begin.unwrap_or_else(|| Ok(CellState::new(live.cell().clone()))) {
+                Ok(state) => state,
+                Err(error) => return Some(format!("checkpoint of master {}: {error}", index + 1)),
+            };
+            for entry in kept.entries {
+                if entry.index <= state.applied() || entry.index > live.applied() {
+                    continue;
+                }
+                match Command::decode(&entry.data) {
+                    // Refused entries use up their place all the same.
+                    Ok(command) if !entry.data.is_empty() => {
+                        drop(state.apply(entry.index, &command));
+                    }
+                    Ok(_) | Err(_) => state.skip(entry.index),
+                }
+            }
+            if state.encode() != live.encode() {
                 return Some(format!(
-                    "a replica is at entry {}, the leader at {}",
-                    replica.master.state().applied(),
-                    state.applied()
+                    "checkpoint and log of master {} give another state at entry {} than the live one at {}",
+                    index + 1,
+                    state.applied(),
+                    live.applied()
                 ));
             }
         }
-        if let Some(machine) = state.machines().find(|machine| machine.state != MachineState::Up) {
-            return Some(format!("machine {} is {}", machine.name, machine.state));
-        }
-        self.misplaced(state).or_else(|| self.unplaced(state))
+        None
     }
 
     /// A difference between what is placed and what runs.

@@ -1,11 +1,12 @@
 //! Clients: they ask for changes until they know the outcome, and remember what they were told.
 //!
 //! The first client is the admin, who adds the machines; the second does what a test asks; the
-//! others submit, kill and read at random. A client tries one thing at a time, with one request id
-//! however often it has to ask.
+//! others submit, kill and read at random, two of them to a user, so that they meet at the same
+//! names. A client tries one thing at a time, with one request id however often it has to ask; now
+//! and then it gives up without knowing.
 
-use super::{Happening, World, index_of, machine, number};
-use crate::checkers::Invariant;
+use super::{Happening, World, index_of, machine, number, words};
+use crate::checkers::{Invariant, job_history};
 use crate::jobs;
 use crate::marks::Mark;
 use borg_cell::master::{Input, Outcome};
@@ -26,14 +27,17 @@ pub(crate) const TEST_CLIENT: usize = 1;
 const DEADLINE: Millis = Millis(2_000);
 /// How long a client waits for an answer before it asks somebody else.
 const PATIENCE: Millis = Millis(3_000);
+/// After so long without knowing, this many of a thousand clients do not ask again. Ours: a few in
+/// each run; each makes the search for an order of the history longer.
+const GIVES_UP: (Millis, u64) = (Millis(5_000), 150);
 
 /// What a client wants.
 #[derive(Debug, Clone)]
 pub enum Asked {
     /// A change.
     Change(Action),
-    /// To know what is true now.
-    Read,
+    /// To know what is true of a job now.
+    Read(JobKey),
     /// The same as last time, with the same request id.
     Again,
 }
@@ -54,6 +58,8 @@ pub(crate) struct Client {
     /// Which master it asks next.
     target: usize,
     asked: u64,
+    /// When it first asked for what it now wants.
+    asked_at: Millis,
     /// Outcomes of changes, oldest first.
     pub(crate) done: Vec<(u64, Result<Answer, Rejection>)>,
 }
@@ -73,9 +79,14 @@ struct Wish {
 pub(crate) struct Call {
     client: usize,
     wish: u64,
-    /// `None` for a read.
-    change: Option<Command>,
+    what: Called,
     must_see: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Called {
+    Change(Box<Command>),
+    Read(JobKey),
 }
 
 /// A call that waits in a master for its outcome.
@@ -83,22 +94,22 @@ pub(crate) struct Call {
 pub(crate) struct Waiting {
     client: usize,
     wish: u64,
-    /// For a read: what it must see.
-    must_see: Option<u64>,
+    /// For a read: of which job, and what it must see.
+    read: Option<(JobKey, u64)>,
 }
 
 /// What a client hears.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Outcome(Outcome),
-    Read { index: Option<u64> },
+    Read(Option<job_history::JobTold>),
     Refused,
 }
 
 impl Clients {
     pub(crate) fn new(random: usize) -> Self {
         let names = [ADMIN.to_owned(), "ann".to_owned()];
-        let others = (0..random).map(|i| format!("user{i}"));
+        let others = (0..random).map(|i| format!("user{}", i / 2));
         let list = names.into_iter().chain(others).map(|name| Client {
             user: name.parse().expect("a name"),
             wishes: VecDeque::new(),
@@ -107,6 +118,7 @@ impl Clients {
             wakes_at: None,
             target: 0,
             asked: 0,
+            asked_at: Millis(0),
             done: Vec::new(),
         });
         Self { list: list.collect() }
@@ -134,7 +146,7 @@ impl Clients {
                 | Action::Place { .. }
                 | Action::Observe { .. },
             )
-            | Asked::Read
+            | Asked::Read(_)
             | Asked::Again => None,
         }
     }
@@ -175,8 +187,15 @@ impl World {
             return;
         }
         them.wakes_at = None;
+        let random = client > TEST_CLIENT;
         if them.current.is_some() {
+            if random && now.since(them.asked_at) > GIVES_UP.0 && self.dice.chance(GIVES_UP.1) {
+                self.hit(Mark::ClientGaveUp);
+                self.say(|| format!("client {client} gives up without an answer"));
+                return self.finish_wish(client);
+            }
             // No answer in time: somebody else may know more.
+            let them = &mut self.clients.list[client];
             them.target = self.dice.index(self.setup.masters);
             return self.ask(client);
         }
@@ -187,12 +206,23 @@ impl World {
         let them = &mut self.clients.list[client];
         let wish = match (what, them.last.clone()) {
             (Asked::Again, Some(last)) => last,
+            (Asked::Again, None) => return self.finish_wish(client),
             (what, _) => {
                 them.asked += 1;
-                Wish { number: them.asked, what, must_see }
+                let who = (client, them.asked);
+                let about = match &what {
+                    Asked::Change(action) => job_history::asked(action, &them.user),
+                    Asked::Read(key) => Some((key.clone(), job_history::JobAsked::Read)),
+                    Asked::Again => None,
+                };
+                if let Some((key, asked)) = about {
+                    self.checks.history.asked(who, key, asked);
+                }
+                Wish { number: who.1, what, must_see }
             }
         };
-        them.current = Some(wish);
+        self.clients.list[client].current = Some(wish);
+        self.clients.list[client].asked_at = now;
         self.ask(client);
     }
 
@@ -214,7 +244,11 @@ impl World {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
-            75..=89 => Asked::Read,
+            75..=89 => {
+                let any = TEST_CLIENT + 1 + dice.index(self.clients.list.len() - TEST_CLIENT - 1);
+                let user = self.clients.list[any].user.clone();
+                Asked::Read(JobKey { user, ..key(name) })
+            }
             _ => Asked::Again,
         })
     }
@@ -224,17 +258,29 @@ impl World {
         let them = &self.clients.list[client];
         let (user, target) = (them.user.clone(), them.target);
         let Some(wish) = them.current.clone() else { return };
-        let change = match wish.what {
-            Asked::Change(action) => Some(Command {
+        let what = match wish.what {
+            Asked::Change(action) => Called::Change(Box::new(Command {
                 at: Millis(0),
                 by: Principal::User(user.clone()),
-                request: Some(RequestId::from(format!("{user}-{}", wish.number))),
+                request: Some(RequestId::from(format!("{user}-{client}-{}", wish.number))),
                 action,
-            }),
-            Asked::Read | Asked::Again => None,
+            })),
+            Asked::Read(key) => Called::Read(key),
+            Asked::Again => unreachable!("a repetition is the wish that it repeats"),
         };
         self.note(&[30, number(client), wish.number, number(target)]);
-        let call = Call { client, wish: wish.number, change, must_see: wish.must_see };
+        self.say(|| {
+            let what = match &what {
+                Called::Change(command) => words::wanted(&command.action),
+                Called::Read(key) => format!("read {key}"),
+            };
+            format!(
+                "client {client} asks master {}, as {user}, number {}: {what}",
+                target + 1,
+                wish.number
+            )
+        });
+        let call = Call { client, wish: wish.number, what, must_see: wish.must_see };
         let copies = self.network.outside(&mut self.dice);
         let arrives =
             |call: &Call| Happening::CallArrives { call: Box::new(call.clone()), to: target };
@@ -245,22 +291,21 @@ impl World {
 
     pub(crate) fn call_arrives(&mut self, call: Call, to: usize) {
         let clock = self.master_clock(to);
-        let Call { client, wish, change, must_see } = call;
+        let Call { client, wish, what, must_see } = call;
         let Some(process) = &mut self.replicas[to].process else {
             return self.reply(client, wish, Reply::Refused);
         };
         let token = process.next_token;
         process.next_token += 1;
         let deadline = clock + DEADLINE;
-        let must_see = change.is_none().then_some(must_see);
-        process.calls.insert(token, Waiting { client, wish, must_see });
-        self.tell_master(
-            to,
-            match change {
-                Some(command) => Input::Propose { token, command, deadline },
-                None => Input::ReadIndex { token, deadline },
-            },
-        );
+        let (input, read) = match what {
+            Called::Change(command) => {
+                (Input::Propose { token, command: *command, deadline }, None)
+            }
+            Called::Read(key) => (Input::ReadIndex { token, deadline }, Some((key, must_see))),
+        };
+        process.calls.insert(token, Waiting { client, wish, read });
+        self.tell_master(to, input);
     }
 
     fn waiting(&mut self, replica: usize, token: u64) -> Option<Waiting> {
@@ -297,9 +342,14 @@ impl World {
 
     pub(crate) fn read_done(&mut self, replica: usize, token: u64, index: Option<u64>) {
         let Some(waiting) = self.waiting(replica, token) else { return };
-        let seen =
-            self.replicas[replica].process.as_ref().map_or(0, |p| p.master.state().applied());
-        let must_see = waiting.must_see.unwrap_or(0);
+        let (Some(process), Some((key, must_see))) =
+            (&self.replicas[replica].process, waiting.read)
+        else {
+            return;
+        };
+        let state = process.master.state();
+        let seen = state.applied();
+        let told = index.map(|_| job_history::JobTold::Seen(job_history::seen(state, &key)));
         if index.is_some() {
             self.hit(Mark::ReadConfirmed);
             let result = if seen < must_see {
@@ -314,7 +364,7 @@ impl World {
         } else {
             self.hit(Mark::ReadFailed);
         }
-        self.reply(waiting.client, waiting.wish, Reply::Read { index });
+        self.reply(waiting.client, waiting.wish, Reply::Read(told));
     }
 
     fn reply(&mut self, client: usize, wish: u64, reply: Reply) {
@@ -336,6 +386,10 @@ impl World {
         if let Reply::Outcome(Outcome::Refused { index, rejection }) = &reply {
             self.told(client, wish, *index, Err(rejection.clone()));
         }
+        if let Reply::Read(Some(told)) = &reply {
+            self.say(|| format!("client {client} is told of number {wish}: {told:?}"));
+            self.checks.history.told((client, wish), told.clone());
+        }
         let them = &mut self.clients.list[client];
         if them.current.as_ref().is_none_or(|current| current.number != wish) {
             return;
@@ -343,7 +397,7 @@ impl World {
         let any = self.dice.index(self.setup.masters);
         match reply {
             Reply::Outcome(Outcome::Accepted { .. } | Outcome::Refused { .. })
-            | Reply::Read { index: Some(_) } => {
+            | Reply::Read(Some(_)) => {
                 self.finish_wish(client);
             }
             Reply::Outcome(Outcome::NotLeader { leader: Some(leader) }) => {
@@ -351,7 +405,7 @@ impl World {
             }
             Reply::Outcome(Outcome::NotLeader { leader: None })
             | Reply::Refused
-            | Reply::Read { index: None } => {
+            | Reply::Read(None) => {
                 self.retry(client, any, Millis(100));
             }
             Reply::Outcome(
@@ -391,6 +445,7 @@ impl World {
     /// A client was told the outcome of a change.
     fn told(&mut self, client: usize, wish: u64, index: u64, result: Result<Answer, Rejection>) {
         let user = self.clients.list[client].user.clone();
+        self.checks.history.told((client, wish), job_history::told(&result));
         match self.checks.requests.told((client, wish), &result) {
             Ok(repeated) => {
                 if repeated {
@@ -404,11 +459,15 @@ impl World {
             return;
         }
         them.done.push((wish, result.clone()));
-        let action =
-            them.current.as_ref().filter(|current| current.number == wish).map(|w| w.what.clone());
-        self.say(|| format!("{user} is told of change {wish}: {result:?}"));
-        if let (Some(Asked::Change(action)), Ok(answer)) = (action, result) {
-            self.checks.durability.acknowledge(index, &user, &action, &answer);
+        let current = them.current.as_ref().filter(|current| current.number == wish).cloned();
+        self.say(|| {
+            format!("client {client} is told of number {wish}: {}", words::outcome(&result))
+        });
+        if let (Some(Wish { what: Asked::Change(action), must_see, .. }), Ok(answer)) =
+            (current, result)
+        {
+            let when = (must_see, index);
+            self.checks.durability.acknowledge(when, &user, &action, &answer);
         }
     }
 

@@ -1,26 +1,17 @@
-//! Faults: what goes wrong by itself, how often, and how it ends.
+//! Faults: what each does to the world, for how long, and how it ends.
 //!
-//! Each seed draws its own climate: which kinds of fault it has and how often, so that some runs
-//! are about one thing and some about everything. All faults end when the weather turns calm.
+//! Leaves to `storm` which of them come.
 
+use super::clock::ClockJump;
 use super::{Asked, Happening, World, client};
-use crate::dice::Dice;
-use crate::disk::SyncFault;
+use crate::disk::{Rot, SyncFault};
 use crate::marks::Mark;
 use crate::network::Conditions;
 use borg_proto::Millis;
 use borg_proto::command::Action;
+use std::fmt;
 
-/// Which faults come by themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weather {
-    /// None.
-    Calm,
-    /// Those that the seed draws, until [`World::calm_down`].
-    Stormy,
-}
-
-/// One fault.
+/// One fault. Masters and machines are given by their place in the world, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// A master's process dies and is started again.
@@ -29,18 +20,29 @@ pub enum Fault {
     CrashLeader,
     /// A master dies between two effects soon.
     CrashInTurn(usize, u32),
+    /// Masters, a bit each, die at one moment, in the middle of what they were writing.
+    PowerCut(u32),
+    /// All masters die.
+    CrashAllMasters,
     /// A master's next sync fails.
     FailSync(usize),
     /// A master's disk is slow.
     StallDisk(usize),
-    /// All masters die.
-    CrashAllMasters,
+    /// A master's disk gets slower and slower.
+    SlowDownDisk(usize),
+    /// A master's disk has no room for anything.
+    FillDisk(usize),
+    /// A bit flips on a master's disk; mostly its process dies too, so that it is noticed.
+    RotDisk(usize, Rot),
     /// A master stands still.
     PauseMaster(usize),
     /// Nobody reaches a master and it reaches nobody, machines included.
     IsolateMaster(usize),
     /// Two masters: the first does not reach the second.
     CutOneWay(usize, usize),
+    /// Some ways between masters are cut, a bit each: from the first to all others, then from the
+    /// second, and so on.
+    CutEdges(u32),
     /// The masters below this number and the others do not reach each other.
     SplitMasters(usize),
     /// No master reaches the machine.
@@ -51,191 +53,238 @@ pub enum Fault {
     CutPair(usize, usize),
     /// Messages are lost, doubled and late.
     BadNetwork,
+    /// The same on one way only: from one node of the network to another, masters first.
+    BadLink(usize, usize),
     /// A borglet dies and is started again.
     CrashBorglet(usize),
     /// A borglet dies between two effects soon.
     CrashBorgletInTurn(usize, u32),
+    /// A borglet stands still; its tasks run on.
+    PauseBorglet(usize),
     /// A machine reboots.
     Reboot(usize),
     /// A machine comes back from a reboot with half its room.
     Shrink(usize),
     /// A machine is taken out of the cell and added again.
     RemoveMachine(usize),
+    /// Somebody sets the wall clock of a master's computer, and mostly restarts it.
+    SetMasterClock(usize, ClockJump),
+    /// Somebody sets the wall clock of a machine, and mostly restarts its borglet.
+    SetMachineClock(usize, ClockJump),
 }
 
-const KINDS: u64 = 19;
-
-/// The faults of a run.
-#[derive(Debug)]
-pub(crate) struct Faults {
-    /// How likely each kind is.
-    weights: Vec<u64>,
-    /// Least and most time between two faults.
-    gap: (u64, u64),
-    over: bool,
-    /// Faults that have not ended yet.
-    going_on: Vec<Fault>,
-}
-
-impl Faults {
-    pub(crate) fn new(weather: &Weather, dice: &mut Dice) -> Self {
-        let kinds = usize::try_from(KINDS).expect("few");
-        let weights = (0..kinds).map(|_| if dice.chance(450) { dice.between(1, 4) } else { 0 });
-        let mut weights: Vec<u64> = weights.collect();
-        weights[1] += 1;
-        let least = *dice.pick(&[200, 500, 1_000, 2_000]);
-        let gap = (least, least * 4);
-        Self { weights, gap, over: *weather == Weather::Calm, going_on: Vec::new() }
-    }
-
-    /// Whether no fault comes any more.
-    pub(crate) const fn is_over(&self) -> bool {
-        self.over
+/// As people count: masters from 1, machines by name.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let master = |index: &usize| format!("master {}", index + 1);
+        match self {
+            Self::CrashMaster(at) => write!(f, "{} crashes", master(at)),
+            Self::CrashLeader => f.write_str("the leader crashes"),
+            Self::CrashInTurn(at, effects) => {
+                write!(f, "{} will crash after {effects} more effects", master(at))
+            }
+            Self::PowerCut(mask) => {
+                let hit: Vec<_> =
+                    (0..32).filter(|at| mask & 1 << at != 0).map(|at| at + 1).collect();
+                write!(f, "power cut of masters {hit:?}")
+            }
+            Self::CrashAllMasters => f.write_str("all masters crash"),
+            Self::FailSync(at) => write!(f, "the next sync of {} fails", master(at)),
+            Self::StallDisk(at) => write!(f, "the disk of {} is slow", master(at)),
+            Self::SlowDownDisk(at) => {
+                write!(f, "the disk of {} gets slower and slower", master(at))
+            }
+            Self::FillDisk(at) => write!(f, "the disk of {} is full", master(at)),
+            Self::RotDisk(at, rot) => {
+                write!(f, "a bit flips on the disk of {}: {rot:?}", master(at))
+            }
+            Self::PauseMaster(at) => write!(f, "{} stands still", master(at)),
+            Self::IsolateMaster(at) => write!(f, "{} is cut off from everybody", master(at)),
+            Self::CutOneWay(from, to) => {
+                write!(f, "nothing gets from {} to {}", master(from), master(to))
+            }
+            Self::CutEdges(mask) => write!(f, "ways between masters are cut: {mask:#b}"),
+            Self::SplitMasters(at) => write!(f, "masters 1 to {at} are cut off from the others"),
+            Self::CutMachine(machine) => write!(f, "m{machine} is cut off from all masters"),
+            Self::MuteMachine(machine) => write!(f, "the answers of m{machine} are lost"),
+            Self::CutPair(at, machine) => {
+                write!(f, "{} and m{machine} do not reach each other", master(at))
+            }
+            Self::BadNetwork => f.write_str("the network loses, doubles and delays messages"),
+            Self::BadLink(from, to) => {
+                write!(
+                    f,
+                    "the way from node {from} to node {to} loses, doubles and delays messages"
+                )
+            }
+            Self::CrashBorglet(machine) => write!(f, "the borglet of m{machine} crashes"),
+            Self::CrashBorgletInTurn(machine, effects) => {
+                write!(f, "the borglet of m{machine} will crash after {} more effects", effects % 4)
+            }
+            Self::PauseBorglet(machine) => write!(f, "the borglet of m{machine} stands still"),
+            Self::Reboot(machine) => write!(f, "m{machine} reboots"),
+            Self::Shrink(machine) => write!(f, "m{machine} reboots with half of its room"),
+            Self::RemoveMachine(machine) => {
+                write!(f, "the admin removes m{machine} from the cell and adds it again")
+            }
+            Self::SetMasterClock(at, jump) => {
+                write!(f, "the wall clock of {} is set wrong: {jump:?}", master(at))
+            }
+            Self::SetMachineClock(machine, jump) => {
+                write!(f, "the wall clock of m{machine} is set wrong: {jump:?}")
+            }
+        }
     }
 }
 
 impl World {
-    pub(crate) fn next_fault(&mut self) {
-        if self.faults.over {
-            return;
-        }
-        let fault = self.random_fault();
-        self.inflict(fault);
-        let (least, most) = self.faults.gap;
-        let gap = self.dice.between(least, most);
-        self.agenda.after(Millis(gap), Happening::NextFault);
-    }
-
-    fn random_fault(&mut self) -> Fault {
-        let total: u64 = self.faults.weights.iter().sum();
-        let mut roll = self.dice.below(total);
-        let mut kind = 0;
-        for (number, weight) in self.faults.weights.iter().enumerate() {
-            if roll < *weight {
-                kind = number;
-                break;
-            }
-            roll -= weight;
-        }
-        let (masters, machines) = (self.setup.masters, self.setup.machines);
-        let dice = &mut self.dice;
-        let (master, machine) = (dice.index(masters), dice.index(machines));
-        let few = |dice: &mut Dice| u32::try_from(dice.below(12)).expect("few");
-        match kind {
-            0 => Fault::CrashMaster(master),
-            1 => Fault::CrashLeader,
-            2 => Fault::CrashInTurn(master, few(dice)),
-            3 => Fault::FailSync(master),
-            4 => Fault::StallDisk(master),
-            5 => Fault::CrashAllMasters,
-            6 => Fault::PauseMaster(master),
-            7 => Fault::IsolateMaster(master),
-            8 => Fault::CutOneWay(master, dice.index(masters)),
-            9 => Fault::SplitMasters(1 + dice.index(masters.max(2) - 1)),
-            10 => Fault::CutMachine(machine),
-            11 => Fault::MuteMachine(machine),
-            12 => Fault::CutPair(master, machine),
-            13 => Fault::BadNetwork,
-            14 => Fault::CrashBorglet(machine),
-            15 => Fault::CrashBorgletInTurn(machine, few(dice)),
-            16 => Fault::Reboot(machine),
-            17 => Fault::Shrink(machine),
-            _ => Fault::RemoveMachine(machine),
-        }
-    }
-
     /// Lets a fault begin now. It ends by itself in a storm; in calm weather a fault that goes on
     /// does so until [`Self::end_fault`].
     pub fn inflict(&mut self, fault: Fault) {
-        self.say(|| format!("fault: {fault:?}"));
-        let length = match fault {
-            Fault::CrashLeader => {
-                if let Some(leader) = self.leader() {
-                    self.crash_master(leader);
-                    self.restart_later(leader);
-                }
-                return;
-            }
-            Fault::CrashMaster(master) => {
-                self.crash_master(master);
-                return self.restart_later(master);
-            }
-            Fault::CrashAllMasters => {
-                for master in 0..self.setup.masters {
-                    self.crash_master(master);
-                    self.restart_later(master);
-                }
-                return;
-            }
-            Fault::CrashInTurn(master, effects) => {
-                self.replicas[master].dies_after = Some(effects);
-                return;
-            }
-            Fault::FailSync(master) => {
-                let kept = if self.dice.chance(500) { SyncFault::Kept } else { SyncFault::Lost };
-                return self.replicas[master].disk.fail_next(kept);
-            }
-            Fault::CrashBorglet(machine) => {
-                self.crash_borglet(machine);
-                return self.restart_borglet_later(machine);
-            }
-            Fault::CrashBorgletInTurn(machine, effects) => {
-                self.machines[machine].dies_after = Some(effects % 4);
-                return;
-            }
-            Fault::Reboot(machine) => {
-                self.reboot(machine, false);
-                return self.restart_borglet_later(machine);
-            }
-            Fault::Shrink(machine) => {
-                self.reboot(machine, true);
-                return self.restart_borglet_later(machine);
-            }
-            Fault::RemoveMachine(machine) => {
-                let name = self.machines[machine].name.clone();
-                self.wish(
-                    client::ADMIN_CLIENT,
-                    Asked::Change(Action::RemoveMachine { machine: name }),
-                );
-                let add = client::add_machine(self, machine);
-                self.wish(client::ADMIN_CLIENT, Asked::Change(add));
-                return self.hit(Mark::MachineRemoved);
-            }
-            Fault::PauseMaster(master) => {
-                let length =
-                    if self.faults.over { u64::MAX / 2 } else { self.dice.between(100, 4_000) };
-                self.replicas[master].paused_until = self.now() + Millis(length);
-                length
-            }
-            Fault::StallDisk(master) => {
-                self.replicas[master].stalled = Millis(self.dice.between(5, 300));
-                self.dice.between(1_000, 8_000)
-            }
-            Fault::BadNetwork => {
-                let dice = &mut self.dice;
-                self.network.conditions = Conditions {
-                    latency: (1, dice.between(2, 40)),
-                    lost: dice.between(5, 200),
-                    doubled: dice.below(100),
-                    held_up: dice.below(100),
-                    held_up_for: Millis(dice.between(20, 1_500)),
-                };
-                self.hit(Mark::LossyNetwork);
-                self.dice.between(1_000, 15_000)
-            }
-            Fault::IsolateMaster(_) | Fault::CutOneWay(..) | Fault::SplitMasters(_) => {
-                self.dice.between(500, 12_000)
-            }
-            Fault::CutMachine(_) | Fault::MuteMachine(_) | Fault::CutPair(..) => {
-                self.dice.between(500, 30_000)
-            }
-        };
+        self.say(|| format!("FAULT {fault}"));
+        let Some(length) = self.begin(fault) else { return };
         for (from, to) in self.ways(fault) {
             self.network.cut(from, to);
         }
         self.faults.going_on.push(fault);
-        if !self.faults.over {
+        if !self.faults.is_over() {
             self.agenda.after(Millis(length), Happening::Ends(fault));
+        }
+    }
+
+    /// Does what a fault does at once. For one that goes on, the milliseconds after which it ends.
+    fn begin(&mut self, fault: Fault) -> Option<u64> {
+        match fault {
+            Fault::CrashLeader => {
+                if let Some(leader) = self.leader() {
+                    self.crash_and_restart(leader);
+                }
+            }
+            Fault::CrashMaster(master) => self.crash_and_restart(master),
+            Fault::CrashAllMasters => {
+                (0..self.setup.masters).for_each(|master| self.crash_and_restart(master));
+            }
+            Fault::PowerCut(mask) => {
+                for master in (0..self.setup.masters).filter(|at| mask & 1 << at != 0) {
+                    self.crash_and_restart(master);
+                }
+                self.hit(Mark::PowerCut);
+            }
+            Fault::CrashInTurn(master, effects) => {
+                self.replicas[master].dies_after = Some(effects);
+            }
+            Fault::FailSync(master) => {
+                let kept = if self.dice.chance(500) { SyncFault::Kept } else { SyncFault::Lost };
+                self.replicas[master].disk.fail_next(kept);
+            }
+            Fault::RotDisk(master, rot) => self.rot_disk(master, rot),
+            Fault::CrashBorglet(machine) => {
+                self.crash_borglet(machine);
+                self.restart_borglet_later(machine);
+            }
+            Fault::CrashBorgletInTurn(machine, effects) => {
+                self.machines[machine].dies_after = Some(effects % 4);
+            }
+            Fault::Reboot(machine) => {
+                self.reboot(machine, false);
+                self.restart_borglet_later(machine);
+            }
+            Fault::Shrink(machine) => {
+                self.reboot(machine, true);
+                self.restart_borglet_later(machine);
+            }
+            Fault::RemoveMachine(machine) => {
+                let name = self.machines[machine].name.clone();
+                let remove = Action::RemoveMachine { machine: name };
+                self.wish(client::ADMIN_CLIENT, Asked::Change(remove));
+                let add = client::add_machine(self, machine);
+                self.wish(client::ADMIN_CLIENT, Asked::Change(add));
+                self.hit(Mark::MachineRemoved);
+            }
+            Fault::SetMasterClock(master, jump) => {
+                self.replicas[master].clock.jump(jump);
+                if self.dice.chance(700) {
+                    self.crash_and_restart(master);
+                }
+            }
+            Fault::SetMachineClock(machine, jump) => {
+                self.machines[machine].clock.jump(jump);
+                if self.dice.chance(700) {
+                    self.crash_borglet(machine);
+                    self.restart_borglet_later(machine);
+                }
+            }
+            Fault::PauseMaster(master) => {
+                let length = if self.faults.is_over() {
+                    u64::MAX / 2
+                } else {
+                    self.dice.between(100, 4_000)
+                };
+                self.replicas[master].paused_until = self.now() + Millis(length);
+                return Some(length);
+            }
+            Fault::PauseBorglet(machine) => {
+                self.machines[machine].paused = true;
+                return Some(self.dice.between(100, 15_000));
+            }
+            Fault::StallDisk(master) => {
+                self.replicas[master].stalled = Millis(self.dice.between(5, 300));
+                return Some(self.dice.between(1_000, 8_000));
+            }
+            Fault::SlowDownDisk(master) => {
+                self.replicas[master].slower_since = Some(self.now());
+                return Some(self.dice.between(2_000, 15_000));
+            }
+            Fault::FillDisk(master) => {
+                self.replicas[master].disk.fill(true);
+                return Some(self.dice.between(500, 10_000));
+            }
+            Fault::BadNetwork => {
+                self.network.conditions = self.bad_conditions();
+                self.hit(Mark::LossyNetwork);
+                return Some(self.dice.between(1_000, 15_000));
+            }
+            Fault::BadLink(from, to) => {
+                let conditions = self.bad_conditions();
+                self.network.worsen(from, to, Some(conditions));
+                self.hit(Mark::LossyLink);
+                return Some(self.dice.between(1_000, 15_000));
+            }
+            Fault::IsolateMaster(_)
+            | Fault::CutOneWay(..)
+            | Fault::CutEdges(_)
+            | Fault::SplitMasters(_) => return Some(self.dice.between(500, 12_000)),
+            Fault::CutMachine(_) | Fault::MuteMachine(_) | Fault::CutPair(..) => {
+                return Some(self.dice.between(500, 30_000));
+            }
+        }
+        None
+    }
+
+    fn crash_and_restart(&mut self, master: usize) {
+        self.crash_master(master);
+        self.restart_later(master);
+    }
+
+    /// Rots no more disks than the cell is made to bear at once: a majority keeps what it said.
+    fn rot_disk(&mut self, master: usize, rot: Rot) {
+        let broken = self.replicas.iter().filter(|replica| replica.disk.is_broken()).count();
+        if (broken + 1) * 2 > self.setup.masters || self.replicas[master].disk.is_broken() {
+            return;
+        }
+        if self.replicas[master].disk.rot(rot) && (self.faults.is_over() || self.dice.chance(700)) {
+            self.crash_and_restart(master);
+        }
+    }
+
+    fn bad_conditions(&mut self) -> Conditions {
+        let dice = &mut self.dice;
+        Conditions {
+            latency: (1, dice.between(2, 40)),
+            lost: dice.between(5, 200),
+            doubled: dice.below(100),
+            held_up: dice.below(100),
+            held_up_for: Millis(dice.between(20, 1_500)),
         }
     }
 
@@ -245,7 +294,7 @@ impl World {
             return;
         };
         self.faults.going_on.remove(at);
-        self.say(|| format!("fault over: {fault:?}"));
+        self.say(|| format!("OVER: {fault}"));
         for (from, to) in self.ways(fault) {
             self.network.mend(from, to);
         }
@@ -254,22 +303,31 @@ impl World {
                 self.replicas[master].paused_until = Millis(0);
                 self.hit(Mark::MasterPaused);
             }
+            Fault::PauseBorglet(machine) => self.resume_borglet(machine),
             Fault::StallDisk(master) => self.replicas[master].stalled = Millis(0),
+            Fault::SlowDownDisk(master) => self.replicas[master].slower_since = None,
+            Fault::FillDisk(master) => self.replicas[master].disk.fill(false),
             Fault::BadNetwork => self.network.conditions = Conditions::GOOD,
+            Fault::BadLink(from, to) => self.network.worsen(from, to, None),
             Fault::IsolateMaster(_) | Fault::SplitMasters(_) => self.hit(Mark::MastersParted),
+            Fault::CutEdges(_) => self.hit(Mark::EdgesCut),
             Fault::CutOneWay(..) | Fault::MuteMachine(_) => self.hit(Mark::OneWayCut),
             Fault::CutMachine(_)
             | Fault::CutPair(..)
             | Fault::CrashMaster(_)
             | Fault::CrashLeader
             | Fault::CrashInTurn(..)
+            | Fault::PowerCut(_)
             | Fault::FailSync(_)
+            | Fault::RotDisk(..)
             | Fault::CrashAllMasters
             | Fault::CrashBorglet(_)
             | Fault::CrashBorgletInTurn(..)
             | Fault::Reboot(_)
             | Fault::Shrink(_)
-            | Fault::RemoveMachine(_) => {}
+            | Fault::RemoveMachine(_)
+            | Fault::SetMasterClock(..)
+            | Fault::SetMachineClock(..) => {}
         }
     }
 
@@ -283,6 +341,12 @@ impl World {
                 .flat_map(|node| both(master, node))
                 .collect(),
             Fault::CutOneWay(from, to) => vec![(from, to)],
+            Fault::CutEdges(mask) => {
+                let from =
+                    |from| (0..masters).filter(move |to| *to != from).map(move |to| (from, to));
+                let edges = (0..masters).flat_map(from).enumerate();
+                edges.filter(|(bit, _)| mask & 1 << bit != 0).map(|(_, way)| way).collect()
+            }
             Fault::SplitMasters(at) => {
                 (0..at).flat_map(|a| (at..masters).flat_map(move |b| both(a, b))).collect()
             }
@@ -296,57 +360,24 @@ impl World {
             Fault::CrashMaster(_)
             | Fault::CrashLeader
             | Fault::CrashInTurn(..)
+            | Fault::PowerCut(_)
             | Fault::FailSync(_)
             | Fault::StallDisk(_)
+            | Fault::SlowDownDisk(_)
+            | Fault::FillDisk(_)
+            | Fault::RotDisk(..)
             | Fault::CrashAllMasters
             | Fault::PauseMaster(_)
             | Fault::BadNetwork
+            | Fault::BadLink(..)
             | Fault::CrashBorglet(_)
             | Fault::CrashBorgletInTurn(..)
+            | Fault::PauseBorglet(_)
             | Fault::Reboot(_)
             | Fault::Shrink(_)
-            | Fault::RemoveMachine(_) => Vec::new(),
-        }
-    }
-
-    pub(crate) fn restart_later(&mut self, master: usize) {
-        let delay = if self.faults.over { 500 } else { self.dice.between(50, 6_000) };
-        self.agenda.after(Millis(delay), Happening::Restart { master });
-    }
-
-    pub(crate) fn restart_borglet_later(&mut self, machine: usize) {
-        let most = *self.dice.pick(&[5, 10, 500, 2_000, 15_000]);
-        let delay = if self.faults.over { 500 } else { self.dice.between(1, most) };
-        self.agenda.after(Millis(delay), Happening::RestartBorglet { machine });
-    }
-
-    /// No fault comes any more, those that are going on end, and whatever is down is started.
-    pub fn calm_down(&mut self) {
-        self.say(|| "calm".to_owned());
-        self.faults.over = true;
-        for fault in self.faults.going_on.clone() {
-            self.end_fault(fault);
-        }
-        for master in 0..self.setup.masters {
-            self.replicas[master].dies_after = None;
-            self.replicas[master].paused_until = Millis(0);
-            self.start_if_down(master);
-        }
-        for machine in 0..self.setup.machines {
-            self.machines[machine].dies_after = None;
-            self.start_borglet_if_down(machine);
-        }
-    }
-
-    pub(crate) fn start_if_down(&mut self, master: usize) {
-        if self.replicas[master].process.is_none() {
-            self.start_master(master);
-        }
-    }
-
-    pub(crate) fn start_borglet_if_down(&mut self, machine: usize) {
-        if !self.machines[machine].has_borglet() {
-            self.start_borglet(machine);
+            | Fault::RemoveMachine(_)
+            | Fault::SetMasterClock(..)
+            | Fault::SetMachineClock(..) => Vec::new(),
         }
     }
 }

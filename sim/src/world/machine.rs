@@ -3,6 +3,7 @@
 //! Processes live and die by themselves, as under shims: the death of the borglet touches none of
 //! them, a reboot ends all. The fence is the only thing that the borglet itself must not lose.
 
+use super::clock::Clock;
 use super::processes::{Container, ContainerState, KILL, TERM};
 use super::{Asking, Happening, PollId, World, number};
 use crate::checkers::Invariant;
@@ -22,7 +23,7 @@ const MEASURE: Millis = Millis(5_000);
 pub(crate) struct Host {
     pub(crate) name: MachineName,
     pub(crate) info: MachineInfo,
-    skew: u64,
+    pub(crate) clock: Clock,
     /// Counts its boots.
     pub(crate) boot: u32,
     /// On its disk.
@@ -34,10 +35,14 @@ pub(crate) struct Host {
     borglet: Option<Borglet>,
     /// The borglet dies after so many more effects.
     pub(crate) dies_after: Option<u32>,
+    /// The borglet stands still.
+    pub(crate) paused: bool,
 }
 
 #[derive(Debug)]
 struct Borglet {
+    /// What arrived while it stood still.
+    backlog: Vec<Input>,
     supervisor: Supervisor,
     held: BTreeMap<u64, PollId>,
     next_token: u64,
@@ -79,7 +84,7 @@ impl Host {
         Self {
             name: format!("m{index}").parse().expect("a name"),
             info,
-            skew: dice.below(2_000),
+            clock: Clock::new(dice),
             boot: 1,
             fence: Fence::default(),
             processes: BTreeMap::new(),
@@ -87,6 +92,7 @@ impl Host {
             life: 0,
             borglet: None,
             dies_after: None,
+            paused: false,
         }
     }
 
@@ -126,11 +132,16 @@ impl Host {
 
 impl World {
     pub(crate) fn machine_clock(&self, machine: usize) -> Millis {
-        self.now() + Millis(self.machines[machine].skew)
+        self.machines[machine].clock.now(self.now())
+    }
+
+    /// What a machine's wall clock shows, which is what shims write into their records.
+    pub(crate) fn machine_wall(&self, machine: usize) -> Millis {
+        self.machines[machine].clock.wall(self.now())
     }
 
     pub(crate) fn start_borglet(&mut self, index: usize) {
-        let session = self.dice.roll();
+        let (session, now) = (self.dice.roll(), self.now());
         let host = &mut self.machines[index];
         let config = Config::new(self.newest.cell().clone(), host.name.clone(), session);
         let adopted = host.adoptable();
@@ -139,9 +150,13 @@ impl World {
         let supervisor = Supervisor::new(config, host.fence, adopted, host.info.clone());
         host.life += 1;
         host.dies_after = None;
-        host.borglet =
-            Some(Borglet { supervisor, held: BTreeMap::new(), next_token: 1, wakes_at: None });
+        host.paused = false;
+        let (backlog, held) = (Vec::new(), BTreeMap::new());
+        host.borglet = Some(Borglet { backlog, supervisor, held, next_token: 1, wakes_at: None });
         let life = host.life;
+        if host.clock.start(now) {
+            self.hit(Mark::MachineClockSet);
+        }
         if running {
             self.hit(Mark::BorgletAdopted);
         }
@@ -165,7 +180,7 @@ impl World {
                 self.send_answer(asked, Err(broken));
             }
         }
-        let clock = self.now() + Millis(self.machines[index].skew);
+        let clock = self.machine_wall(index);
         let host = &mut self.machines[index];
         // A start that was under way is finished by itself, or leaves a record without a process,
         // or, when it was the first, nothing at all.
@@ -197,7 +212,7 @@ impl World {
     /// Everything on the machine ends; what is left on its disk says nothing of how.
     pub(crate) fn reboot(&mut self, index: usize, shrink: bool) {
         self.crash_borglet(index);
-        let clock = self.machine_clock(index);
+        let clock = self.machine_wall(index);
         let host = &mut self.machines[index];
         host.boot += 1;
         host.info.boot_id = format!("boot-{index}-{}", host.boot);
@@ -241,6 +256,9 @@ impl World {
         let host = &mut self.machines[index];
         let life = host.life;
         let Some(borglet) = &mut host.borglet else { return };
+        if host.paused {
+            return borglet.backlog.push(input);
+        }
         let effects = borglet.supervisor.handle(now, input);
         let obeyed = borglet.supervisor.obeyed();
         for effect in effects {
@@ -262,6 +280,20 @@ impl World {
             self.hit(Mark::BorgletCrashInTurn);
             self.crash_borglet(index);
             return self.restart_borglet_later(index);
+        }
+        self.plan_borglet(index);
+    }
+
+    /// A borglet that stood still goes on with what arrived meanwhile.
+    pub(crate) fn resume_borglet(&mut self, index: usize) {
+        self.machines[index].paused = false;
+        self.hit(Mark::BorgletPaused);
+        let life = self.machines[index].life;
+        let backlog = self.machines[index].borglet.as_mut().map(|b| std::mem::take(&mut b.backlog));
+        for input in backlog.into_iter().flatten() {
+            if self.machines[index].life == life {
+                self.tell_borglet(index, input);
+            }
         }
         self.plan_borglet(index);
     }
@@ -304,6 +336,9 @@ impl World {
                         Err(format!("m{index} answers poll {token} twice")),
                     );
                 };
+                if let Ok(answer) = &result {
+                    self.checks.views.said(index, answer.version, &answer.report);
+                }
                 self.send_answer(asked, result.map_err(PollFailure::Refused));
             }
         }
@@ -342,6 +377,9 @@ impl World {
             return;
         }
         borglet.wakes_at = None;
+        if host.paused {
+            return;
+        }
         if borglet.supervisor.next_wakeup().is_some_and(|due| due <= now) {
             self.tell_borglet(index, Input::Tick);
         } else {
@@ -358,7 +396,8 @@ impl World {
         let due = due.max(now);
         if borglet.wakes_at.is_none_or(|at| due < at) {
             borglet.wakes_at = Some(due);
-            self.agenda.after(due.since(now), Happening::BorgletWakes { machine: index, life });
+            let delay = host.clock.until(due.since(now));
+            self.agenda.after(delay, Happening::BorgletWakes { machine: index, life });
         }
     }
 }

@@ -8,18 +8,24 @@
 
 mod api;
 mod client;
+mod clock;
 mod events;
 mod fault;
 mod machine;
 mod processes;
+mod quorum;
 mod reach;
 mod replica;
 mod scheduling;
 mod shard;
+mod storm;
+mod words;
 
 pub use api::{Builder, Submitted};
 pub use client::Asked;
-pub use fault::{Fault, Weather};
+pub use clock::ClockJump;
+pub use fault::Fault;
+pub use storm::Weather;
 
 use crate::agenda::Agenda;
 use crate::checkers::{Checks, Invariant, Violation};
@@ -37,9 +43,10 @@ use borg_proto::wire::pb;
 use borg_proto::{FailureCause, Millis, ReplicaId};
 use borglet_supervisor::Run;
 use client::Clients;
-use fault::Faults;
 use machine::Host;
+use quorum::Quorum;
 use replica::Replica;
+use storm::Faults;
 
 /// When every world begins: an ordinary Unix time, so that nothing can mistake 0 for a moment.
 pub const BEGIN: Millis = Millis(1_700_000_000_000);
@@ -153,6 +160,7 @@ pub struct World {
     pub(crate) clients: Clients,
     pub(crate) faults: Faults,
     pub(crate) checks: Checks,
+    pub(crate) quorum: Quorum,
     pub(crate) marks: Marks,
     pub(crate) journal: Journal,
     /// The furthest state that any replica has shown.
@@ -187,7 +195,8 @@ impl World {
             machines: (0..setup.machines).map(|index| Host::new(&mut dice, index)).collect(),
             clients: Clients::new(setup.clients),
             faults: Faults::new(&setup.weather, &mut dice),
-            checks: Checks::new(setup.machines),
+            checks: Checks::new(setup.masters, setup.machines),
+            quorum: Quorum::new(setup.masters),
             marks: Marks::default(),
             journal: Journal::new(BEGIN),
             newest: CellState::new(cell),
@@ -221,6 +230,7 @@ impl World {
         {
             self.happen(happening);
             self.look_at_copies();
+            self.look_at_leader();
         }
     }
 
@@ -294,6 +304,16 @@ impl World {
             self.say(|| format!("VIOLATED {invariant}: {what}"));
             self.checks.report(Violation { invariant, at, what });
         }
+    }
+
+    /// Looks for an order that explains everything that clients were told, and counts effects.
+    pub fn check_histories(&mut self) {
+        let result = self.checks.history.all_linearizable();
+        self.check(Invariant::Linearizable, result);
+        let unknown = self.checks.history.unknown_submissions();
+        let accepted = self.checks.durability.accepted();
+        let result = self.checks.requests.one_effect_each(accepted, unknown);
+        self.check(Invariant::OnceOnly, result);
     }
 
     /// What was violated so far; a run stops at the first.

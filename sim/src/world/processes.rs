@@ -84,7 +84,7 @@ impl World {
     }
 
     pub(crate) fn process_there(&mut self, index: usize, boot: u32, run: Run) {
-        let since = self.machine_clock(index);
+        let since = self.machine_wall(index);
         let pid = self.machines[index].next_pid + 1;
         let Some(container) = self.container(index, boot, run) else { return };
         if container.state != ContainerState::Starting {
@@ -131,7 +131,7 @@ impl World {
         run: Run,
         failure: Option<FailureCause>,
     ) {
-        let at = self.machine_clock(index);
+        let at = self.machine_wall(index);
         if self.machines[index].boot != boot {
             return;
         }
@@ -148,7 +148,13 @@ impl World {
         container.state = ContainerState::Ended { since, at, failure: failure.clone() };
         self.checks.copies.stopped(run.id, index);
         self.note(&[26, number(index), run.id.task.job.0, u64::from(run.id.number)]);
-        self.say(|| format!("m{index}: {run} ends: {failure:?}"));
+        if self.journal.is_read() {
+            let name = self.name_of(run.id.task);
+            self.say(|| match &failure {
+                None => format!("m{index}: {name} {run} ends well"),
+                Some(failure) => format!("m{index}: {name} {run} ends: {failure}"),
+            });
+        }
         self.tell_borglet(index, Input::Exited { run, at, failure });
     }
 
@@ -170,7 +176,11 @@ impl World {
             self.hit(Mark::StaleCopyKilled);
         }
         self.note(&[27, number(index), run.id.task.job.0, u64::from(run.id.number)]);
-        self.say(|| format!("m{index}: signal {signal} to {run}"));
+        if self.journal.is_read() {
+            let (name, why) = (self.name_of(run.id.task), self.why_not_wanted(run.id));
+            let signal = if signal == KILL { "SIGKILL" } else { "SIGTERM" };
+            self.say(|| format!("m{index}: {signal} to {name} {run}: by the newest state {why}"));
+        }
         let boot = self.machines[index].boot;
         let Some(container) = self.container(index, boot, run) else { return };
         if container.play == Play::Stubborn && signal == TERM {

@@ -52,7 +52,7 @@ impl World {
     }
 
     /// Whether a master is there and does not stand still.
-    fn moves(&self, master: usize) -> bool {
+    pub(crate) fn moves(&self, master: usize) -> bool {
         let replica = &self.replicas[master];
         replica.process.is_some() && replica.paused_until <= self.now()
     }
@@ -67,7 +67,8 @@ impl World {
             (false, false) => true,
             (true, false) | (false, true) => false,
         };
-        self.machines[machine].has_borglet() && (0..self.setup.masters).all(brings)
+        let host = &self.machines[machine];
+        host.has_borglet() && !host.paused && (0..self.setup.masters).all(brings)
     }
 }
 

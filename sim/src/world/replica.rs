@@ -4,20 +4,23 @@
 //! arrived, effects are carried out in their order, a write takes time and holds up what comes
 //! after it. The process can die between any two effects.
 
+use super::clock::Clock;
 use super::scheduling::Letter;
 use super::shard::COMPARE;
 use super::{Happening, PeerMessage, World, index_of, number, replica_id};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
-use crate::disk::{SimDisk, SimStore};
+use crate::disk::{Reached, SimDisk, SimStore};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind};
-use borg_cell::master::{self, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed};
+use borg_cell::master::{
+    self, CheckpointNews, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed,
+};
 use borg_cell::state::{CellState, FOUNDING};
-use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity};
+use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
 use borg_linkshard::{Input as ShardInput, Shard};
 use borg_proto::command::LEVEL;
-use borg_proto::{Millis, ReplicaId, TaskId};
+use borg_proto::{MachineName, Millis, ReplicaId, TaskId};
 use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,13 +31,14 @@ pub(crate) const NUDGE: Millis = Millis(20);
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) disk: SimDisk,
-    /// How far its clock is ahead of virtual time.
-    skew: u64,
+    pub(crate) clock: Clock,
     /// Counts its processes.
     pub(crate) life: u32,
     pub(crate) process: Option<Box<Process>>,
     /// Writes take at least this long.
     pub(crate) stalled: Millis,
+    /// Writes take longer and longer since then.
+    pub(crate) slower_since: Option<Millis>,
     /// It stands still until then.
     pub(crate) paused_until: Millis,
     /// It dies after so many more effects.
@@ -67,10 +71,11 @@ impl Replica {
     pub(crate) fn new(dice: &mut Dice) -> Self {
         Self {
             disk: SimDisk::default(),
-            skew: dice.below(2_000),
+            clock: Clock::new(dice),
             life: 0,
             process: None,
             stalled: Millis(0),
+            slower_since: None,
             paused_until: Millis(0),
             dies_after: None,
         }
@@ -95,7 +100,7 @@ impl Process {
 
 impl World {
     pub(crate) fn master_clock(&self, replica: usize) -> Millis {
-        self.now() + Millis(self.replicas[replica].skew)
+        self.replicas[replica].clock.now(self.now())
     }
 
     pub(crate) fn start_master(&mut self, index: usize) {
@@ -123,8 +128,12 @@ impl World {
                 },
             );
         }
-        let mut store = replica.disk.open(&identity).expect("its last process is gone");
+        let Some(mut store) = self.open_disk(index, &identity) else { return };
         let recovered = store.recover().expect("a simulated disk can be read");
+        let result = self.checks.log.promises(index, recovered.hard_state);
+        self.check(Invariant::OneLog, result);
+        let (last, term) = (recovered.last().index, recovered.hard_state.term);
+        let applied = recovered.checkpoint.as_ref().map_or(0, |made| made.meta.place.index);
         let master = match Master::new(config, recovered) {
             Ok(master) => master,
             Err(error) => {
@@ -134,8 +143,11 @@ impl World {
                 );
             }
         };
+        let now = self.now();
+        let replica = &mut self.replicas[index];
         replica.life += 1;
         replica.dies_after = None;
+        let clock_was_set = replica.clock.start(now);
         let scheduler = Scheduler::new(master.state(), borg_scheduler::Config::default());
         let process = Process {
             master,
@@ -157,11 +169,46 @@ impl World {
         };
         replica.process = Some(Box::new(process));
         let life = replica.life;
-        self.say(|| format!("master {id} starts"));
+        if clock_was_set {
+            self.hit(Mark::MasterClockSet);
+        }
+        self.say(|| {
+            let at =
+                format!("entry {last} in term {term}, of which {applied} are in its checkpoint");
+            format!("master {id} starts with a log up to {at}")
+        });
         self.note(&[1, id.0]);
         let first = Millis(self.dice.below(tick.0));
         self.agenda.after(first, Happening::MasterTick { replica: index, life });
         self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
+    }
+
+    /// Opens a master's disk, unless it cannot prove that it has what it acknowledged: then the
+    /// replica must not vote, and its process ends.
+    fn open_disk(&mut self, index: usize, identity: &ReplicaIdentity) -> Option<SimStore> {
+        let opened = self.replicas[index].disk.open(identity);
+        match opened {
+            Ok(store) => {
+                match store.repaired() {
+                    None => {}
+                    Some(Reached::Nothing) => self.hit(Mark::UnsyncedWriteLost),
+                    Some(Reached::Half) => self.hit(Mark::TornWriteTakenBack),
+                    Some(Reached::AllButWatermark) => self.hit(Mark::TornWriteFinished),
+                    Some(Reached::All) => self.hit(Mark::UnsyncedWriteKept),
+                }
+                Some(store)
+            }
+            Err(error @ StoreError::Broken { .. }) => {
+                self.hit(Mark::RotFound);
+                self.say(|| format!("master {} does not start: {error}", index + 1));
+                None
+            }
+            Err(error) => {
+                let what = format!("master {} cannot open its disk: {error}", index + 1);
+                self.check(Invariant::Durable, Err(what));
+                None
+            }
+        }
     }
 
     /// Ends a master's process as signal 9 does.
@@ -174,14 +221,8 @@ impl World {
             self.hit(Mark::LeaderDiedWithProposal);
         }
         if let Some(batch) = process.writing.take() {
-            if self.dice.chance(500) {
-                self.hit(Mark::UnsyncedWriteKept);
-                if process.store.write(&batch.as_batch()).is_err() {
-                    self.hit(Mark::SyncFailed);
-                }
-            } else {
-                self.hit(Mark::UnsyncedWriteLost);
-            }
+            let how_far = [Reached::Nothing, Reached::Half, Reached::AllButWatermark, Reached::All];
+            process.store.tear(batch, *self.dice.pick(&how_far));
         }
         drop(process);
         if self.replicas.iter().all(|replica| replica.process.is_none()) {
@@ -221,6 +262,7 @@ impl World {
         process.turn_due = false;
         let inputs = std::mem::take(&mut process.inbox);
         let count = number(inputs.len());
+        let reported = reported(&inputs);
         let effects = process.master.handle(now, inputs);
         process.todo.extend(effects);
         let (leads, term) = (process.master.is_leader(), process.master.term());
@@ -229,6 +271,7 @@ impl World {
             self.check(Invariant::OneLeader, result);
         }
         self.note(&[3, number(index), count]);
+        self.look_at_views(index, &reported);
         self.perform_all(index, life);
     }
 
@@ -266,9 +309,13 @@ impl World {
     fn begin_write(&mut self, index: usize, batch: OwnedBatch) -> bool {
         let life = self.replicas[index].life;
         let stalled = self.replicas[index].stalled;
-        let latency = self.dice.below(2) + stalled.0;
+        let slower = self.replicas[index].slower_since.map_or(0, |at| self.now().since(at).0 / 10);
+        let latency = self.dice.below(2) + stalled.0 + slower;
         let Some(process) = &mut self.replicas[index].process else { return true };
         process.writing = Some(batch);
+        if slower > 500 {
+            self.hit(Mark::DiskVerySlow);
+        }
         if latency == 0 {
             return !self.write(index);
         }
@@ -289,12 +336,22 @@ impl World {
     fn write(&mut self, index: usize) -> bool {
         let Some(process) = &mut self.replicas[index].process else { return false };
         let Some(batch) = process.writing.take() else { return true };
-        let Err(error) = process.store.write(&batch.as_batch()) else { return true };
+        let before = batch.entries.first().and_then(|first| {
+            let made = batch.checkpoint.as_ref().map(|made| made.place);
+            let installed = made.filter(|made| made.index + 1 == first.index);
+            installed.map(|made| made.term).or_else(|| process.store.term_of(first.index - 1))
+        });
+        let Err(error) = process.store.write(&batch.as_batch()) else {
+            let result = self.checks.log.written(index, &batch.as_batch(), before);
+            self.check(Invariant::OneLog, result);
+            return true;
+        };
         self.say(|| format!("master {} cannot write: {error}", index + 1));
-        if matches!(error, borg_cell::store::StoreError::Invalid(_)) {
+        if matches!(error, StoreError::Invalid(_)) {
             self.check(Invariant::Durable, Err(format!("master {}: {error}", index + 1)));
         }
-        self.hit(Mark::SyncFailed);
+        let full = self.replicas[index].disk.is_full();
+        self.hit(if full { Mark::DiskFull } else { Mark::SyncFailed });
         self.crash_master(index);
         self.restart_later(index);
         false
@@ -302,9 +359,27 @@ impl World {
 
     /// Does work on checkpoint files that is due.
     pub(crate) fn file_work(&mut self, index: usize, life: u32, work: CheckpointWork) {
+        let (now, paused_until) = (self.now(), self.replicas[index].paused_until);
         let Some(process) = self.replicas[index].alive(life) else { return };
+        if paused_until > now {
+            let wait = NUDGE.min(paused_until - now);
+            let again = Happening::FileWork { replica: index, life, work: Box::new(work) };
+            return self.agenda.after(wait, again);
+        }
         let files = process.store.checkpoints();
         match work.perform(&*files) {
+            Ok(Performed::News(CheckpointNews::Saved { place, meta: None })) => {
+                self.hit(Mark::CheckpointPutOff);
+                self.say(|| format!("master {} has no room for a checkpoint", index + 1));
+                let news = CheckpointNews::Saved { place, meta: None };
+                self.tell_master(index, Input::Checkpoint(news));
+            }
+            Ok(Performed::News(CheckpointNews::Finished { meta, state: None })) => {
+                self.hit(Mark::TransferUseless);
+                self.say(|| format!("master {} cannot use the checkpoint it received", index + 1));
+                let news = CheckpointNews::Finished { meta, state: None };
+                self.tell_master(index, Input::Checkpoint(news));
+            }
             Ok(Performed::News(news)) => self.tell_master(index, Input::Checkpoint(news)),
             Ok(Performed::Piece { to, piece }) => {
                 self.send_peer(index, index_of(to), PeerMessage::Piece(piece));
@@ -397,9 +472,12 @@ impl World {
     fn leader_changed(&mut self, index: usize, leader: Option<ReplicaId>, term: u64) {
         let me = leader == Some(replica_id(index));
         self.note(&[4, number(index), leader.map_or(0, |id| id.0), term]);
-        self.say(|| {
-            let who = leader.map_or("nobody".into(), |id| format!("master {id}"));
-            format!("master {}: {who} leads in term {term}", index + 1)
+        let led = self.replicas[index].process.as_ref().is_some_and(|p| p.was_leader.is_some());
+        self.say(|| match leader {
+            Some(_) if me => format!("LEADER master {} takes office in term {term}", index + 1),
+            Some(id) => format!("master {} follows master {id} in term {term}", index + 1),
+            None if led => format!("master {} leads no more, term {term} begins", index + 1),
+            None => format!("master {} knows no leader in term {term}", index + 1),
         });
         let Some(process) = &mut self.replicas[index].process else { return };
         let before = process.was_leader;
@@ -407,6 +485,11 @@ impl World {
         process.letter.leads = Some(process.leads_by_the_log(replica_id(index)));
         if before.is_some() && !me {
             self.hit(Mark::LeaderSteppedDown);
+        }
+        if me {
+            let disk = &self.replicas[index].disk;
+            let result = self.checks.log.leads(term, |index| disk.term_at(index));
+            self.check(Invariant::OneLog, result);
         }
         if me && self.checks.election.is_successor(term) {
             self.hit(Mark::LeaderReplaced);
@@ -422,6 +505,9 @@ impl World {
         if reset {
             self.hit(Mark::SnapshotInstalled);
         }
+        let replica = &self.replicas[index];
+        let term = replica.process.as_ref().map_or(0, |process| process.master.term());
+        self.checks.log.applied(term, applied, replica.disk.term_at(applied).unwrap_or(0));
         let result = self.checks.equality.seen(replica_id(index), applied, digest);
         self.check(Invariant::SameState, result);
         for event in &events {
@@ -463,4 +549,15 @@ impl World {
         let delay = Millis(self.dice.between(0, self.setup.scheduler_lag));
         self.wake_scheduler(index, delay);
     }
+}
+
+/// The machines of which shards report something else than usage.
+fn reported(inputs: &[Input]) -> Vec<MachineName> {
+    let deltas = |input: &Input| match input {
+        Input::Report(report) => {
+            report.deltas.iter().map(|delta| delta.machine.clone()).collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    };
+    inputs.iter().flat_map(deltas).collect()
 }

@@ -89,6 +89,10 @@ impl World {
     ) {
         let Some(process) = self.replicas[index].alive(life) else { return };
         process.scheduler_due = false;
+        if self.journal.is_read() {
+            let what = self.decided(&decisions);
+            self.say(|| format!("scheduler of master {} decides: {what}", index + 1));
+        }
         self.tell_master(index, Input::Decisions(decisions));
         self.wake_scheduler(index, Millis(1));
     }

@@ -1,13 +1,14 @@
 //! The link shard of a simulated Borgmaster with its poller, and what masters say to each other.
 
 use super::{Asking, Happening, PeerMessage, PollId, World, index_of, machine, number, replica_id};
+use crate::checkers::Invariant;
 use crate::marks::Mark;
 use borg_cell::master::Input;
 use borg_linkshard::{Effect as ShardEffect, Input as ShardInput, PollFailure};
-use borg_proto::Millis;
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::poll::{PollAnswer, PollRefusal, PollRequest};
 use borg_proto::wire::pb;
+use borg_proto::{MachineName, Millis};
 
 /// How often states are compared, as in production.
 pub(crate) const COMPARE: Millis = Millis(10_000);
@@ -81,7 +82,8 @@ impl World {
         let due = due.max(now + Millis(1));
         if process.shard_wakes_at.is_none_or(|at| due < at) {
             process.shard_wakes_at = Some(due);
-            self.agenda.after(due.since(now), Happening::ShardWakes { replica: index, life });
+            let delay = replica.clock.until(due.since(now));
+            self.agenda.after(delay, Happening::ShardWakes { replica: index, life });
         }
     }
 
@@ -176,6 +178,23 @@ impl World {
             PeerMessage::Digest { replica, index, digest } => {
                 self.tell_master(to, Input::PeerDigest { replica, index, digest });
             }
+        }
+    }
+
+    /// What a leader believes of these machines must be what they said.
+    pub(crate) fn look_at_views(&mut self, index: usize, machines: &[MachineName]) {
+        for name in machines {
+            let Some(process) = &self.replicas[index].process else { return };
+            let Some(id) = process.master.state().machine_named(name).map(|machine| machine.id)
+            else {
+                continue;
+            };
+            let Some(view) = process.master.report_of(id) else { continue };
+            let term = process.master.term();
+            let at = self.machines.iter().position(|host| host.name == *name);
+            let at = at.expect("only machines of this world are added");
+            let result = self.checks.views.believed(term, id, at, &view);
+            self.check(Invariant::DeltaSound, result);
         }
     }
 

@@ -1,0 +1,106 @@
+//! What happens, in words: for the people who read a trace.
+
+use super::World;
+use borg_cell::rejection::Rejection;
+use borg_cell::state::Answer;
+use borg_proto::command::{Action, Assignment};
+use borg_proto::{IncarnationId, TaskId, TaskState};
+
+impl World {
+    /// Whom and what a run is about, before anything happens.
+    pub fn introduce(&mut self) {
+        let setup = &self.setup;
+        let line = format!(
+            "seed {}: masters 1 to {}, machines m0 to m{}, {} clients that ask by themselves; a checkpoint \
+             every {} entries, machines are down after {} of silence, schedulers take up to {} ms",
+            setup.seed,
+            setup.masters,
+            setup.machines.saturating_sub(1),
+            setup.clients,
+            setup.checkpoint_every,
+            setup.machine_down_after,
+            setup.scheduler_lag,
+        );
+        self.say(|| line);
+    }
+
+    /// A task as its users call it.
+    pub(crate) fn name_of(&self, task: TaskId) -> String {
+        match self.newest.job(task.job) {
+            Some(job) => format!("{}/{}", job.key, task.index),
+            None => format!("task {task} of a forgotten job"),
+        }
+    }
+
+    /// Why a machine should not have an incarnation, by the furthest state.
+    pub(crate) fn why_not_wanted(&self, id: IncarnationId) -> String {
+        let Some(task) = self.newest.task(id.task) else {
+            return "its job is forgotten".into();
+        };
+        if let Some(placement) = task.placement() {
+            let machine = self.newest.machine(placement.machine).map(|machine| &machine.name);
+            let machine =
+                machine.map_or_else(|| "a machine that is gone".into(), ToString::to_string);
+            return format!("it is placed on {machine} as incarnation {}", placement.incarnation);
+        }
+        match &task.state {
+            TaskState::Pending { .. } => "it is pending".into(),
+            TaskState::Running(_) => "it is placed".into(),
+            TaskState::Dead { end, .. } => format!("it is dead: {end}"),
+        }
+    }
+
+    /// A scheduler's decisions.
+    pub(crate) fn decided(&self, decisions: &[Assignment]) -> String {
+        let one = |decision: &Assignment| {
+            let machine = self.newest.machine(decision.machine).map(|machine| &machine.name);
+            let machine = machine.map_or_else(|| "?".into(), ToString::to_string);
+            format!("{} on {machine}", self.name_of(decision.task))
+        };
+        let mut words: Vec<String> = decisions.iter().take(6).map(one).collect();
+        if decisions.len() > words.len() {
+            words.push(format!("and {} more", decisions.len() - words.len()));
+        }
+        words.join(", ")
+    }
+}
+
+/// What a client asks for.
+pub(crate) fn wanted(action: &Action) -> String {
+    match action {
+        Action::SubmitJob { spec } => {
+            let (tasks, priority) = (spec.tasks, spec.priority);
+            format!("submit {} ({:?}, {tasks} tasks, priority {priority})", spec.name, spec.kind)
+        }
+        Action::Kill { job, tasks } if tasks.is_empty() => format!("kill {job}"),
+        Action::Kill { job, tasks } => format!("kill tasks {tasks:?} of {job}"),
+        Action::AddMachine { machine } => format!("add machine {}", machine.name),
+        Action::RemoveMachine { machine } => format!("remove machine {machine}"),
+        Action::InviteMaster { number, replaces: Some(old), .. } => {
+            format!("let master {number} take the place of {old}")
+        }
+        Action::InviteMaster { number, .. } => format!("let master {number} join"),
+        Action::JoinMaster { number, .. } => format!("join as master {number}"),
+        Action::RemoveMaster { number } => format!("remove master {number}"),
+        Action::ForgetMaster { .. }
+        | Action::RaiseLevel { .. }
+        | Action::Lead { .. }
+        | Action::Place { .. }
+        | Action::Observe { .. } => {
+            format!("{action:?}")
+        }
+    }
+}
+
+/// What a client is told.
+pub(crate) fn outcome(result: &Result<Answer, Rejection>) -> String {
+    match result {
+        Ok(Answer::None) => "done".into(),
+        Ok(Answer::Job { id, key }) => format!("{key} is accepted as job number {}", id.0),
+        Ok(Answer::Killed { tasks }) => format!("{tasks} tasks are ended"),
+        Ok(Answer::Machine(id)) => format!("done, machine number {}", id.0),
+        Ok(Answer::Master(id)) => format!("done, master {id}"),
+        Ok(Answer::Placed { results }) => format!("{} decisions taken", results.len()),
+        Err(rejection) => format!("refused: {rejection}"),
+    }
+}
