@@ -6,6 +6,7 @@
 //!
 //! Invariant: a refusal is an answer and ends the tries; only silence is tried again.
 
+use crate::commands::history::At;
 use crate::exit::{Code, Failure};
 use crate::target::Target;
 use borg_proto::UserName;
@@ -22,6 +23,9 @@ use tonic::{Request, Response, Status};
 const TRY: Duration = Duration::from_secs(3);
 /// Pause after all masters have been tried in vain.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Metadata of a read of the past.
+const AT: &str = "borg-at";
 
 /// Whether a call may change the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,7 @@ pub struct Client {
     first: usize,
     timeout: Duration,
     user: UserName,
+    at: Option<At>,
 }
 
 impl Client {
@@ -56,13 +61,19 @@ impl Client {
         });
         let masters = masters.collect::<Result<Vec<_>, Failure>>()?;
         let first = usize::try_from(random() % masters.len() as u64).unwrap_or(0);
-        Ok(Self { masters, first, timeout: target.timeout, user: target.user.clone() })
+        Ok(Self { masters, first, timeout: target.timeout, user: target.user.clone(), at: target.at })
     }
 
     /// Who we are.
     #[must_use]
     pub fn user(&self) -> &UserName {
         &self.user
+    }
+
+    /// The moment that reads show, if it is not now.
+    #[must_use]
+    pub fn at(&self) -> Option<At> {
+        self.at
     }
 
     /// How long one call may take in all.
@@ -93,6 +104,10 @@ impl Client {
                 }
                 let mut request = Request::new(message.clone());
                 request.set_timeout(left);
+                if let Some(at) = self.at {
+                    let at = at.metadata().parse().expect("words and digits are ASCII");
+                    request.metadata_mut().insert(AT, at);
+                }
                 let failure = match tokio::time::timeout(left, make(client.clone(), request)).await
                 {
                     Ok(Ok(answer)) => return Ok(answer.into_inner()),

@@ -20,6 +20,7 @@ mod feed;
 mod http;
 mod main_with;
 mod metrics;
+mod past;
 mod peer_service;
 mod peers;
 mod scheduling;

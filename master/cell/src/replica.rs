@@ -15,6 +15,7 @@ mod logger;
 mod message;
 mod reads;
 mod recovery;
+pub mod replay;
 mod transfer;
 
 pub use recovery::RecoverError;
@@ -31,7 +32,7 @@ use digests::Digests;
 use log::MemoryLog;
 use message::Standing;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+use raft::{GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 use reads::Reads;
 use std::collections::BTreeMap;
 use transfer::Transfers;
@@ -47,6 +48,9 @@ const CHECKPOINT_PAUSE: Millis = Millis(10_000);
 /// Bytes of entries that are kept for a replica that is taking a checkpoint, so that it finds the log
 /// after it. Ours: they stay in memory.
 const CATCH_UP_BYTES: usize = 512 << 20;
+
+/// Bytes of entries that a look at the log gives at once. Ours: nothing is decided meanwhile.
+const LOOK_BYTES: u64 = 4 << 20;
 
 /// An atomic write that owns its parts, so that it can wait for a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -267,6 +271,18 @@ impl Replica {
 
     pub(crate) fn last_index(&self) -> u64 {
         self.raw.raft.raft_log.last_index()
+    }
+
+    /// At most `most` applied entries after `after`; `None` if some of them are not in memory any more.
+    pub(crate) fn log_after(&self, after: u64, most: usize) -> Option<Vec<LogEntry>> {
+        let low = after + 1;
+        let high = (self.state.applied() + 1).min(low.saturating_add(most as u64));
+        if high <= low {
+            return Some(Vec::new());
+        }
+        let context = GetEntriesContext::empty(false);
+        let entries = self.raw.store().entries(low, high, LOOK_BYTES, context).ok()?;
+        Some(entries.iter().map(log::from_raft).collect())
     }
 
     pub(crate) fn checkpoint_index(&self) -> u64 {

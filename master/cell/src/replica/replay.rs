@@ -1,0 +1,45 @@
+//! Entries of the log on a state of the past, as the replica itself once applied them.
+//!
+//! Invariant: a state and the entries after it give, byte for byte, the state of a replica that
+//! applied them when they were agreed.
+
+use crate::state::CellState;
+use crate::store::{EntryKind, LogEntry};
+use borg_proto::Millis;
+use borg_proto::command::Command;
+
+/// The cell's time that an entry carries; `None` for one that carries none.
+///
+/// # Errors
+/// When the entry cannot be understood.
+pub fn time_of(entry: &LogEntry) -> Result<Option<Millis>, String> {
+    command(entry).map(|command| command.map(|command| command.at))
+}
+
+/// Applies `entry`, which must be the one after those that `state` has.
+///
+/// # Errors
+/// When the entry cannot be understood, or is another one. The state is as it was.
+pub fn replay(state: &mut CellState, entry: &LogEntry) -> Result<(), String> {
+    if entry.index != state.applied() + 1 {
+        return Err(format!("entry {} does not follow {}", entry.index, state.applied()));
+    }
+    match command(entry)? {
+        // A refusal is an ordinary outcome, and was one then.
+        Some(command) => drop(state.apply(entry.index, &command)),
+        None => state.skip(entry.index),
+    }
+    Ok(())
+}
+
+/// What an entry asks of the state. A change of the members asks nothing of it, nor does the empty
+/// entry of a new leader.
+fn command(entry: &LogEntry) -> Result<Option<Command>, String> {
+    match entry.kind {
+        EntryKind::ConfChange | EntryKind::ConfChangeV2 => Ok(None),
+        EntryKind::Normal if entry.data.is_empty() => Ok(None),
+        EntryKind::Normal => Command::decode(&entry.data)
+            .map(Some)
+            .map_err(|error| format!("log entry {}: {error}", entry.index)),
+    }
+}
