@@ -39,8 +39,10 @@ pub(super) struct Archive {
     dir: PathBuf,
     keep: Keep,
     held: Mutex<Held>,
-    /// One file is made at a time.
-    making: Mutex<Option<Incoming>>,
+    /// One checkpoint is saved at a time. Taken before `receiving`, if both are.
+    saving: Mutex<()>,
+    /// And one is received, meanwhile too.
+    receiving: Mutex<Option<Incoming>>,
     /// An error after which nobody knows what is on disk; shared with the log.
     failed: AtomicBool,
     /// The directory's lock: whoever may still write there holds it.
@@ -114,7 +116,8 @@ impl Archive {
             dir: dir.to_owned(),
             keep,
             held: Mutex::new(held),
-            making: Mutex::new(None),
+            saving: Mutex::new(()),
+            receiving: Mutex::new(None),
             failed: AtomicBool::new(false),
             _lock: lock,
         })
@@ -124,8 +127,8 @@ impl Archive {
         self.held.lock().expect("no code panics while it holds the list")
     }
 
-    fn making(&self) -> MutexGuard<'_, Option<Incoming>> {
-        self.making.lock().expect("no code panics while it makes a file")
+    fn receiving(&self) -> MutexGuard<'_, Option<Incoming>> {
+        self.receiving.lock().expect("no code panics while it receives a file")
     }
 
     /// An error if what is on disk is unknown.
@@ -227,8 +230,9 @@ impl Archive {
         self.dir.join(format!("{INCOMING}{:020}-{:016x}", key.0, key.1))
     }
 
-    /// Makes room by the policy, and removes files that nothing speaks of.
-    fn clear(&self) {
+    /// Makes room by the policy, and removes files that nothing speaks of. Nobody else may be saving;
+    /// if nobody is receiving either, also what is not needed any more of a file on its way.
+    fn clear(&self, nobody_receives: bool) {
         let (stay, parts_after) = {
             let mut held = self.held();
             held.open.retain_mut(|sending| std::mem::take(&mut sending.used));
@@ -244,7 +248,8 @@ impl Archive {
             let Some(name) = name.to_str() else { continue };
             let ours = name.starts_with(checkpoint::PREFIX) || name.starts_with(segment::PREFIX);
             // What another master sends and this replica has passed by itself.
-            let late = name.starts_with(INCOMING)
+            let late = nobody_receives
+                && name.starts_with(INCOMING)
                 && name[INCOMING.len()..]
                     .split('-')
                     .next()
@@ -259,12 +264,12 @@ impl Archive {
     /// The file that is being received, opened.
     fn incoming<'a>(
         &self,
-        making: &'a mut Option<Incoming>,
+        receiving: &'a mut Option<Incoming>,
         meta: &CheckpointMeta,
     ) -> Result<&'a mut Incoming, StoreError> {
         let key = key(meta);
-        if making.as_ref().is_none_or(|incoming| incoming.key != key) {
-            *making = None;
+        if receiving.as_ref().is_none_or(|incoming| incoming.key != key) {
+            *receiving = None;
             let path = self.part(key);
             for file in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
                 let other = file.file_name().to_str().is_some_and(|name| name.starts_with(INCOMING));
@@ -284,9 +289,9 @@ impl Archive {
                 }
                 Ok(Incoming { key, file, bytes, unsynced: bytes })
             };
-            *making = Some(open().map_err(|error| full_or_failed(&path, error))?);
+            *receiving = Some(open().map_err(|error| full_or_failed(&path, error))?);
         }
-        Ok(making.as_mut().expect("it was just made"))
+        Ok(receiving.as_mut().expect("it was just made"))
     }
 }
 
@@ -326,7 +331,7 @@ impl Held {
 
 impl CheckpointStore for Archive {
     fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
-        let _making = self.making();
+        let _saving = self.saving.lock().expect("no code panics while it saves");
         self.guarded(|| {
             let contiguous = draft.log.windows(2).all(|pair| pair[1].index == pair[0].index + 1);
             let ends = draft.log.last().is_none_or(|last| last.index == draft.place.index);
@@ -344,7 +349,8 @@ impl CheckpointStore for Archive {
             }
             let meta = checkpoint::write(&self.dir, draft)?;
             self.held().checkpoints.insert(key(&meta), meta.clone());
-            self.clear();
+            let receiving = self.receiving.try_lock();
+            self.clear(receiving.is_ok_and(|receiving| receiving.is_none()));
             Ok(meta)
         })
     }
@@ -388,8 +394,8 @@ impl CheckpointStore for Archive {
     }
 
     fn received(&self, meta: &CheckpointMeta) -> Result<u64, StoreError> {
-        let mut making = self.making();
-        self.guarded(|| Ok(self.incoming(&mut making, meta)?.bytes))
+        let mut receiving = self.receiving();
+        self.guarded(|| Ok(self.incoming(&mut receiving, meta)?.bytes))
     }
 
     fn receive(
@@ -398,9 +404,9 @@ impl CheckpointStore for Archive {
         offset: u64,
         piece: &[u8],
     ) -> Result<(), StoreError> {
-        let mut making = self.making();
+        let mut receiving = self.receiving();
         self.guarded(|| {
-            let incoming = self.incoming(&mut making, meta)?;
+            let incoming = self.incoming(&mut receiving, meta)?;
             let here = incoming.bytes;
             if offset != here || here + piece.len() as u64 > meta.file_bytes {
                 let (length, all) = (piece.len(), meta.file_bytes);
@@ -424,10 +430,10 @@ impl CheckpointStore for Archive {
     }
 
     fn finish(&self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError> {
-        let mut making = self.making();
+        let mut receiving = self.receiving();
         self.guarded(|| {
             let path = self.part(key(meta));
-            let bytes = self.incoming(&mut making, meta)?.bytes;
+            let bytes = self.incoming(&mut receiving, meta)?.bytes;
             let verified = if bytes == meta.file_bytes {
                 checkpoint::load(&path, &checkpoint::reference(meta))
             } else {
@@ -443,20 +449,23 @@ impl CheckpointStore for Archive {
             let loaded = match verified {
                 Ok(loaded) => loaded,
                 Err(error) => {
-                    *making = None;
+                    *receiving = None;
                     files::remove(&path);
                     return Err(error);
                 }
             };
             let failed = |error| StoreError::failed(format!("keep {}", path.display()), error);
-            let file = &self.incoming(&mut making, meta)?.file;
+            let file = &self.incoming(&mut receiving, meta)?.file;
             may(Call::Sync).and_then(|()| file.sync_all()).map_err(failed)?;
             let named = self.dir.join(checkpoint::name(&checkpoint::reference(meta)));
             files::rename(&path, &named).map_err(failed)?;
             sync_dir(&self.dir)?;
-            *making = None;
+            *receiving = None;
             self.held().checkpoints.insert(key(meta), meta.clone());
-            self.clear();
+            // Whoever saves clears away when it is done.
+            if let Ok(_saving) = self.saving.try_lock() {
+                self.clear(true);
+            }
             Ok(loaded.state.to_vec())
         })
     }
