@@ -7,6 +7,7 @@
 //! Invariant: a refusal is an answer and ends the tries; only silence is tried again, and a master
 //! that has too much to do and says when to ask again.
 
+use crate::commands::history::At;
 use crate::exit::{Code, Failure};
 use crate::target::Target;
 use borg_proto::Millis;
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest pause, before dice, of a call that masters had no room for: our choice.
 const LONGEST_PAUSE: Millis = Millis(5_000);
+/// Metadata of a read of the past.
+const AT: &str = "borg-at";
 
 /// Whether a call may change the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,7 @@ pub struct Client {
     first: usize,
     timeout: Duration,
     user: UserName,
+    at: Option<At>,
 }
 
 impl Client {
@@ -61,13 +65,19 @@ impl Client {
         });
         let masters = masters.collect::<Result<Vec<_>, Failure>>()?;
         let first = usize::try_from(random() % masters.len() as u64).unwrap_or(0);
-        Ok(Self { masters, first, timeout: target.timeout, user: target.user.clone() })
+        Ok(Self { masters, first, timeout: target.timeout, user: target.user.clone(), at: target.at })
     }
 
     /// Who we are.
     #[must_use]
     pub fn user(&self) -> &UserName {
         &self.user
+    }
+
+    /// The moment that reads show, if it is not now.
+    #[must_use]
+    pub fn at(&self) -> Option<At> {
+        self.at
     }
 
     /// How long one call may take in all.
@@ -99,6 +109,10 @@ impl Client {
                 }
                 let mut request = Request::new(message.clone());
                 request.set_timeout(left);
+                if let Some(at) = self.at {
+                    let at = at.metadata().parse().expect("words and digits are ASCII");
+                    request.metadata_mut().insert(AT, at);
+                }
                 let failure = match tokio::time::timeout(left, make(client.clone(), request)).await
                 {
                     Ok(Ok(answer)) => return Ok(answer.into_inner()),

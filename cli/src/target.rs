@@ -1,5 +1,6 @@
 //! Which cell to talk to: options, environment, and the file `client.json` in a cell's directory.
 
+use crate::commands::history::At;
 use crate::exit::{Code, Failure};
 use borg_proto::identity::{Identity, Role};
 use borg_proto::rpc::Credentials;
@@ -52,6 +53,9 @@ pub struct TargetArgs {
     /// How long to try before giving up
     #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub timeout: Duration,
+    /// Show the cell as it was: a time (2026-11-25T20:00:00Z), a while ago (-10m), or an index of the log
+    #[arg(long, global = true, allow_hyphen_values = true, value_name = "TIME|INDEX")]
+    pub at: Option<At>,
 }
 
 /// A cell, and who we are there.
@@ -65,6 +69,8 @@ pub struct Target {
     pub user: UserName,
     /// How long one call may take in all.
     pub timeout: Duration,
+    /// The moment that reads show; now when left out.
+    pub at: Option<At>,
 }
 
 /// The directory of the local cell: `$XDG_STATE_HOME/borg/local`, else
@@ -133,6 +139,7 @@ impl TargetArgs {
             user: user.clone(),
             credentials: credentials.clone(),
             timeout: self.timeout,
+            at: self.at,
         })
     }
 

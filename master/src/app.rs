@@ -13,9 +13,11 @@ use crate::http;
 use crate::inbox::Inbox;
 use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
+use crate::past::Past;
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
 use crate::scheduling::{self, Mailbox};
+use crate::store::{History, Opened};
 use crate::{clock, store};
 use borg_cell::master::{self, Input, Master};
 use borg_cell::store::{LogStore, ReplicaIdentity, StoreError};
@@ -114,6 +116,7 @@ pub struct App {
     listener: TcpListener,
     metrics_listener: Option<TcpListener>,
     store: Box<dyn LogStore>,
+    history: History,
     master: Master,
     metrics: Metrics,
     exposition: Exposition,
@@ -122,6 +125,15 @@ pub struct App {
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+/// Whose log a master with these credentials has.
+fn identity(credentials: &Credentials, own: ReplicaId) -> ReplicaIdentity {
+    ReplicaIdentity {
+        cell: credentials.identity.cell.to_string(),
+        replica: own.0,
+        epoch: FIRST_EPOCH,
     }
 }
 
@@ -151,17 +163,22 @@ impl App {
             }
         };
         let me = check_members(own, &config.masters)?;
-        let identity = ReplicaIdentity {
-            cell: credentials.identity.cell.to_string(),
-            replica: own.0,
-            epoch: FIRST_EPOCH,
-        };
+        let identity = identity(&credentials, own);
         let store_error =
             |source| AppError::Store { dir: config.dir.display().to_string(), source };
         if !config.new && !store::is_there(&config.dir) {
             return Err(AppError::NoLog(config.dir.display().to_string()));
         }
-        let mut store = store::open(config.store, &config.dir, &identity).map_err(store_error)?;
+        if let Some(check) = config.check.as_ref().filter(|_| store::is_there(&config.dir)) {
+            check.run().map_err(store_error)?;
+        }
+        let keep = store::Keep {
+            count: config.keep_checkpoints,
+            age: Millis::from_secs(config.keep_hours.saturating_mul(3600)),
+            bytes: config.keep_mib.saturating_mul(1 << 20),
+        };
+        let Opened { log: mut store, history } =
+            store::open_keeping(config.store, &config.dir, &identity, keep).map_err(store_error)?;
         let recovered = store.recover().map_err(store_error)?;
         let cell = credentials.identity.cell.clone();
         let mut settings = master::Config::new(cell, own, seed());
@@ -182,10 +199,28 @@ impl App {
             listener,
             metrics_listener,
             store,
+            history,
             master,
             metrics,
             exposition,
         })
+    }
+
+    /// Reads and verifies the log of a Borgmaster that does not run, and does nothing else.
+    ///
+    /// # Errors
+    /// When the log cannot be used, or is not there.
+    pub fn check_log(config: &Config) -> Result<(), AppError> {
+        let credentials = Credentials::load(&config.creds)?;
+        let Role::Master(own) = credentials.identity.role else {
+            return Err(AppError::NotAMaster(credentials.identity.role));
+        };
+        if !store::is_there(&config.dir) {
+            return Err(AppError::NoLog(config.dir.display().to_string()));
+        }
+        store::open(config.store, &config.dir, &identity(&credentials, own))
+            .map(drop)
+            .map_err(|source| AppError::Store { dir: config.dir.display().to_string(), source })
     }
 
     /// Where the API is served.
@@ -291,6 +326,7 @@ impl App {
             changes: changes.clone(),
             view: view_in.clone(),
             caught_up,
+            past: Past::new(self.credentials.identity.cell.clone(), self.history),
             feed,
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),

@@ -1,6 +1,6 @@
 //! What a Borgmaster is told at its start.
 
-use crate::store::StoreKind;
+use crate::store::{Check, StoreKind};
 use borg_proto::names::ReplicaId;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -67,4 +67,19 @@ pub struct Config {
     /// Milliseconds of silence after which a machine counts as down.
     #[arg(long, default_value_t = 10_000)]
     pub machine_down_after_ms: u64,
+    /// Most checkpoints that are kept, so that reads can go back in time.
+    #[arg(long, default_value_t = 24)]
+    pub keep_checkpoints: usize,
+    /// Hours that reads can go back in time, as long as there is room.
+    #[arg(long, default_value_t = 168)]
+    pub keep_hours: u64,
+    /// Most MiB of checkpoints and of the log between them.
+    #[arg(long, default_value_t = 4_096)]
+    pub keep_mib: u64,
+    /// Only read and verify the log, then end: a Borgmaster has another process do so first.
+    #[arg(long, hide = true)]
+    pub check_log: bool,
+    /// How to start that process; the log is opened at once when left out.
+    #[arg(skip)]
+    pub check: Option<Check>,
 }

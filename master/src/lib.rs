@@ -22,6 +22,7 @@ mod inbox;
 mod lifeline;
 mod main_with;
 mod metrics;
+mod past;
 mod peer_service;
 mod peers;
 mod scheduling;

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::config::Config;
+use crate::store::Check;
 use clap::Parser;
 use std::error::Error;
 use std::ffi::OsString;
@@ -18,8 +19,9 @@ struct Cli {
 
 /// Runs a Borgmaster with this command line until SIGTERM or SIGINT. Exit code 1 when it failed.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut config = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli.config,
         Err(error) => error.exit(),
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -28,15 +30,30 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    if config.check_log {
+        return match App::check_log(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
+    config.check = check(args);
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return failed(&error),
         };
-    match runtime.block_on(run(cli.config)) {
+    match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),
     }
+}
+
+/// This program once more, to read the log only.
+fn check(mut args: Vec<OsString>) -> Option<Check> {
+    // Without a path to itself there is no check, and a death in there has no explanation.
+    let program = std::env::current_exe().ok()?;
+    args.push("--check-log".into());
+    Some(Check { program, name: "borgmaster".into(), args: args.split_off(1) })
 }
 
 async fn run(config: Config) -> Result<(), Box<dyn Error>> {

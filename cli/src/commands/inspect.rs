@@ -1,8 +1,9 @@
 //! `status`, `why` and `resolve`: what the cell knows.
 
+use super::history::say_when;
 use super::names;
 use crate::client::{Client, Kind};
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::output::views::{Endpoint, Job, JobDetail, Task, Why};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
@@ -45,6 +46,9 @@ pub(super) async fn status(
     args: StatusArgs,
     out: Output,
 ) -> Result<(), Failure> {
+    if args.watch && client.at().is_some() {
+        return Err(Failure::new(Code::Usage, "--watch with --at: the past does not change"));
+    }
     let job = args.job.as_ref().map(|name| names::job(name, client.user())).transpose()?;
     let mut before = String::new();
     loop {
@@ -80,6 +84,7 @@ async fn all_jobs(
             master.list_jobs(request).await
         })
         .await?;
+    say_when(client, answer.read.as_ref());
     let now = answer.now_ms;
     let jobs: Vec<Job> = answer.jobs.into_iter().map(Job::from).collect();
     if out.is_json() {
@@ -125,6 +130,7 @@ async fn one_job(
             master.get_job(request).await
         })
         .await?;
+    say_when(client, answer.read.as_ref());
     let now = answer.now_ms;
     let job = Job::from(answer.job.unwrap_or_default());
     let over = job.is_over();
@@ -216,6 +222,7 @@ pub(super) async fn resolve(
             master.resolve(request).await
         })
         .await?;
+    say_when(client, answer.read.as_ref());
     let endpoints: Vec<Endpoint> = answer.endpoints.into_iter().map(Endpoint::from).collect();
     if out.is_json() {
         return out.json(&endpoints, false);

@@ -1,5 +1,6 @@
 //! `machines`, `machine add`, `machine remove` and `masters`.
 
+use super::history::say_when;
 use crate::client::{Client, Kind, request_id};
 use crate::clock;
 use crate::exit::Failure;
@@ -32,6 +33,7 @@ pub(super) async fn list(client: &mut Client, out: Output) -> Result<(), Failure
             master.list_machines(request).await
         })
         .await?;
+    say_when(client, answer.read.as_ref());
     let now = if answer.now_ms > 0 { answer.now_ms } else { clock::now().0 };
     let machines: Vec<Machine> = answer.machines.into_iter().map(Machine::from).collect();
     if out.is_json() {

@@ -7,6 +7,7 @@ mod events;
 pub mod example;
 #[cfg(feature = "daemons")]
 mod fauxmaster;
+pub mod history;
 mod inspect;
 mod jobs;
 mod logs;
@@ -70,6 +71,8 @@ enum Command {
     Masters,
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
+    /// List the checkpoints that a master keeps, for --at
+    History,
     /// Print what happens in the cell, as it happens
     Watch(events::WatchArgs),
     /// Save the cell's state
@@ -97,6 +100,31 @@ enum Command {
     Evaluate,
 }
 
+impl Command {
+    /// Whether `--at` means anything to it.
+    fn knows_the_past(&self) -> bool {
+        match self {
+            Self::Status(_) | Self::Machines | Self::Resolve(_) => true,
+            #[cfg(feature = "daemons")]
+            Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
+            Self::Submit(_)
+            | Self::Logs(_)
+            | Self::Kill(_)
+            | Self::Why(_)
+            | Self::Machine(_)
+            | Self::Masters
+            | Self::History
+            | Self::Watch(_)
+            | Self::Backup(_)
+            | Self::Cert(_)
+            | Self::Eval(_)
+            | Self::Completions { .. }
+            | Self::Example(_)
+            | Self::Evaluate => false,
+        }
+    }
+}
+
 impl Cli {
     /// Carries the command out.
     ///
@@ -105,6 +133,12 @@ impl Cli {
     pub async fn run(self) -> Result<(), Failure> {
         let Self { target, output, command } = self;
         let out = Output::new(output);
+        if target.at.is_some() && !command.knows_the_past() {
+            return Err(Failure::new(
+                Code::Usage,
+                "--at shows the past, which only status, machines and resolve know",
+            ));
+        }
         let client = || Client::new(&target.resolve()?);
         match command {
             #[cfg(feature = "daemons")]
@@ -122,6 +156,7 @@ impl Cli {
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters => machines::masters(&mut client()?, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
+            Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
             Command::Backup(command) => events::backup(&mut client()?, command, out).await,
             Command::Cert(command) => cert::run(command, out),

@@ -159,6 +159,7 @@ async fn start(say: &Narrator, dir: &Path, text: &Path) -> Result<(LocalCell, Cl
         masters: Vec::new(),
         creds: None,
         timeout: Duration::from_secs(10),
+        at: None,
     };
     let mut client = Client::new(&target.resolve()?)?;
     local::add_machines_and_wait(&layout, &cell, &mut client, |what| say.progress(what)).await?;

@@ -17,6 +17,7 @@ mod message;
 mod office;
 mod reads;
 mod recovery;
+pub mod replay;
 mod transfer;
 
 pub use recovery::RecoverError;
@@ -34,7 +35,7 @@ use log::MemoryLog;
 use message::Standing;
 use office::Office;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+use raft::{GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
 use reads::Reads;
 use std::collections::{BTreeMap, BTreeSet};
 use transfer::Transfers;
@@ -50,6 +51,9 @@ const CHECKPOINT_PAUSE: Millis = Millis(10_000);
 /// Bytes of entries that are kept for a replica that is taking a checkpoint, so that it finds the log
 /// after it. Ours: they stay in memory.
 const CATCH_UP_BYTES: usize = 512 << 20;
+
+/// Bytes of entries that a look at the log gives at once. Ours: nothing is decided meanwhile.
+const LOOK_BYTES: u64 = 4 << 20;
 
 /// An atomic write that owns its parts, so that it can wait for a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -275,6 +279,18 @@ impl Replica {
 
     pub(crate) fn last_index(&self) -> u64 {
         self.raw.raft.raft_log.last_index()
+    }
+
+    /// At most `most` applied entries after `after`; `None` if some of them are not in memory any more.
+    pub(crate) fn log_after(&self, after: u64, most: usize) -> Option<Vec<LogEntry>> {
+        let low = after + 1;
+        let high = (self.state.applied() + 1).min(low.saturating_add(most as u64));
+        if high <= low {
+            return Some(Vec::new());
+        }
+        let context = GetEntriesContext::empty(false);
+        let entries = self.raw.store().entries(low, high, LOOK_BYTES, context).ok()?;
+        Some(entries.iter().map(log::from_raft).collect())
     }
 
     pub(crate) fn checkpoint_index(&self) -> u64 {

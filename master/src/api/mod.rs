@@ -14,6 +14,7 @@ use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
+use crate::past::{self, Past};
 use crate::peer_service::hello;
 use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
@@ -35,6 +36,8 @@ use tonic::{Request, Response, Status};
 
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
+/// Calls that can show the past.
+const KNOW_THE_PAST: [&str; 4] = ["ListJobs", "GetJob", "ListMachines", "Resolve"];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -51,6 +54,8 @@ pub(crate) struct Api {
     pub view: watch::Receiver<View>,
     /// Whether the state can be answered from.
     pub caught_up: CaughtUp,
+    /// The states before it.
+    pub past: Past,
     /// The stream of events.
     pub feed: Arc<Feed>,
     /// The scheduler, for its reasons.
@@ -89,6 +94,13 @@ impl Api {
     /// The user who calls; nobody else may use the API.
     fn user<T>(&self, request: &Request<T>, call: &str) -> Result<UserName, Status> {
         self.metrics.api_calls.inc();
+        // Shown as of now, it would be taken for the past.
+        if request.metadata().contains_key(past::AT) && !KNOW_THE_PAST.contains(&call) {
+            return Err(Status::invalid_argument(format!(
+                "borg-at: {call} knows only the present; {} know the past",
+                KNOW_THE_PAST.join(", ")
+            )));
+        }
         let identity = rpc::peer_identity(request, &self.cell);
         let user = identity.and_then(|identity| rpc::require_user(&identity, call).cloned());
         user.inspect_err(|status| {
@@ -104,7 +116,21 @@ impl Api {
     /// The view to answer a read from: the newest of this replica once it has caught up, or, when
     /// the caller set the metadata `borg-consistent`, one at least as new as the moment of asking
     /// (Raft's read index).
+    ///
+    /// With the metadata `borg-at`, the view is one of the past.
     async fn view_for<T>(&self, user: &UserName, request: &Request<T>) -> Result<View, Status> {
+        if let Some(asked) = request.metadata().get(past::AT) {
+            let wrong = |why: &str| Status::invalid_argument(format!("borg-at: {why}"));
+            let text = asked.to_str().map_err(|_| wrong("not readable"))?;
+            let moment = text.parse().map_err(|why: String| wrong(&why))?;
+            if request.metadata().contains_key(CONSISTENT) {
+                return Err(wrong("the past does not change: leave out borg-consistent"));
+            }
+            self.caught_up.check()?;
+            let now = self.view();
+            let state = self.past.state(moment, &now.state, &self.changes.driver).await?;
+            return Ok(View { state, ..now });
+        }
         if !request.metadata().contains_key(CONSISTENT) {
             self.caught_up.check()?;
             return Ok(self.view());
@@ -156,6 +182,15 @@ impl Api {
         let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
         self.changes.make(by, change, timeout).await
     }
+}
+
+fn shows_the_past<T>(request: &Request<T>) -> bool {
+    request.metadata().contains_key(past::AT)
+}
+
+/// The time by which the ages in an answer are reckoned.
+fn now_in(view: &View, past: bool) -> u64 {
+    if past { view.state.clock().0 } else { clock::now().0 }
 }
 
 fn find_job<'a>(view: &'a View, name: &str) -> Result<&'a Job, Status> {
@@ -228,7 +263,7 @@ impl Borgmaster for Api {
         request: Request<pb::ListJobsRequest>,
     ) -> Result<Response<pb::ListJobsResponse>, Status> {
         let user = self.user(&request, "ListJobs")?;
-        let view = self.view_for(&user, &request).await?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let message = request.into_inner();
         let wanted = |job: &&Job| {
             (message.all || job.is_alive())
@@ -243,7 +278,7 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::ListJobsResponse {
             jobs,
             read: Some(views::read_info(&view)),
-            now_ms: clock::now().0,
+            now_ms: now_in(&view, past),
         }))
     }
 
@@ -252,10 +287,14 @@ impl Borgmaster for Api {
         request: Request<pb::GetJobRequest>,
     ) -> Result<Response<pb::GetJobResponse>, Status> {
         let user = self.user(&request, "GetJob")?;
-        let view = self.view_for(&user, &request).await?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
-        let usages = self.usages(&user, running.collect()).await?;
+        // What is not in the log is known of now only.
+        let usages = match past {
+            true => views::Usages::new(),
+            false => self.usages(&user, running.collect()).await?,
+        };
         let tasks = view.state.tasks_of(job.id);
         let tasks =
             tasks.map(|(id, task)| views::task_info(&view, &usages, job, id, task)).collect();
@@ -264,7 +303,7 @@ impl Borgmaster for Api {
             spec: Some(views::spec_for(&user, job)),
             tasks,
             read: Some(views::read_info(&view)),
-            now_ms: clock::now().0,
+            now_ms: now_in(&view, past),
         }))
     }
 
@@ -288,17 +327,18 @@ impl Borgmaster for Api {
         request: Request<pb::ListMachinesRequest>,
     ) -> Result<Response<pb::ListMachinesResponse>, Status> {
         let user = self.user(&request, "ListMachines")?;
-        let view = self.view_for(&user, &request).await?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let ids: Vec<_> = view.state.machines().map(|machine| machine.id).collect();
+        let shard = move |master: &Master, id| master.shard_of(id).filter(|_| !past);
         let shards: Vec<_> = self
-            .look(&user, move |master| ids.into_iter().map(|id| master.shard_of(id)).collect())
+            .look(&user, move |master| ids.into_iter().map(|id| shard(master, id)).collect())
             .await?;
         let machines = view.state.machines().zip(shards);
         let machines = machines.map(|(machine, shard)| views::machine(machine, shard)).collect();
         Ok(Response::new(pb::ListMachinesResponse {
             machines,
             read: Some(views::read_info(&view)),
-            now_ms: clock::now().0,
+            now_ms: now_in(&view, past),
         }))
     }
 
@@ -389,5 +429,16 @@ impl Borgmaster for Api {
     ) -> Result<Response<Self::SaveCheckpointStream>, Status> {
         let user = self.user(&request, "SaveCheckpoint")?;
         streams::save_checkpoint(self, &user).map(Response::new)
+    }
+
+    async fn list_history(
+        &self,
+        request: Request<pb::ListHistoryRequest>,
+    ) -> Result<Response<pb::ListHistoryResponse>, Status> {
+        self.user(&request, "ListHistory")?;
+        Ok(Response::new(pb::ListHistoryResponse {
+            checkpoints: self.past.kept().iter().map(views::kept_checkpoint).collect(),
+            read: Some(views::read_info(&self.view())),
+        }))
     }
 }

@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::config::Member;
 use crate::feed::View;
+use crate::store::Kept;
 use borg_cell::bns::{BnsError, Endpoint};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Task};
 use borg_proto::identity::ADMIN;
@@ -21,6 +22,17 @@ pub(super) fn read_info(view: &View) -> pb::ReadInfo {
         index: view.state.applied(),
         age_ms: clock::now().since(view.heard_at).0,
         replica: view.status.replica.0,
+        at_ms: view.state.clock().0,
+    }
+}
+
+pub(super) fn kept_checkpoint(kept: &Kept) -> pb::KeptCheckpoint {
+    pb::KeptCheckpoint {
+        index: kept.meta.place.index,
+        term: kept.meta.place.term,
+        at_ms: kept.meta.at.0,
+        bytes: kept.meta.file_bytes,
+        unbroken: kept.unbroken,
     }
 }
 

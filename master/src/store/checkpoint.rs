@@ -1,242 +1,205 @@
-//! Checkpoints as files beside the log.
+//! Checkpoints as files.
 //!
-//! Writes one whole or not at all, takes another master's in pieces, reads one only if it is the one
-//! that the head names, and clears away what no head names. The head decides which are kept; this
-//! module only does files.
+//! Writes one whole or not at all, reads one only if it is the one that is asked for. Which are
+//! kept, and for how long, is `archive`'s.
 //!
-//! Invariant: a file that the head names was synced before the head was.
+//! Format 2 is a file of `blocks` whose front has the place, the cell's time, the length of the
+//! state and the membership, and whose content is the state. Format 1 was one sealed block of
+//! place, membership and state; it is still read.
+//!
+//! Invariant: a state is as long as the front says, and a file long enough for it: few bytes
+//! cannot ask for much memory.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{BufReader, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use borg_cell::store::{
-    Checkpoint, CheckpointDraft, CheckpointMeta, CheckpointStore, Membership, StoreError,
-};
+use borg_cell::codec::MAX_STATE_BYTES;
+use borg_cell::state::CellState;
+use borg_cell::store::{Checkpoint, CheckpointDraft, CheckpointMeta, Membership, StoreError};
 use borg_proto::Millis;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::files::{create_whole, read_whole, sync_dir};
-use super::record::{Block, CheckpointRef, FORMAT, Reader, Unsealed, put_place, seal, unseal};
+use super::blocks::{BlockReader, BlockWriter, Unreadable};
+use super::fault::{Call, may};
+use super::files::Large;
+use super::record::{
+    Block, CheckpointRef, HEADER_BYTES, Reader, TRAILER_BYTES, Unsealed, header, put_place, unseal,
+};
 
-/// How many are named by a head. 2: if the newest turns out rotten, the one before it gives the same
-/// state, but only with the log from there on. That is there when the two are closer together than
-/// what compaction leaves (by default 2,000 entries); else the log is broken, and says so.
-pub(super) const KEPT: usize = 2;
 /// Start of the names.
-const PREFIX: &str = "checkpoint-";
-/// Start of the name of a file that is being received.
-const PART: &str = "part-";
+pub(super) const PREFIX: &str = "checkpoint-";
+/// More than LZ4 can ever make of one byte.
+const MAX_RATIO: u64 = 256;
+/// Longest start of a file of format 1 that is looked at for its place and members, in bytes.
+const GLANCE_BYTES: usize = 64 << 10;
 
-/// The checkpoint files of a log.
-#[derive(Debug)]
-pub(super) struct Files {
-    dir: PathBuf,
+/// Name of the file that `reference` means.
+pub(super) fn name(reference: &CheckpointRef) -> String {
+    format!("{PREFIX}{:020}-{:016x}", reference.place.index, reference.sum)
 }
 
-impl Files {
-    pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir }
-    }
-
-    fn part(&self, meta: &CheckpointMeta) -> PathBuf {
-        self.dir.join(format!("{PART}{:020}-{:016x}", meta.place.index, meta.file_sum))
-    }
+/// By what a log names the file of `meta`.
+pub(super) fn reference(meta: &CheckpointMeta) -> CheckpointRef {
+    CheckpointRef { place: meta.place, sum: meta.file_sum }
 }
 
-impl CheckpointStore for Files {
-    fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
-        let mut front = Vec::new();
-        put_place(&mut front, draft.place);
-        let members = draft.membership;
-        for ids in
-            [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next]
-        {
-            front.extend_from_slice(&(ids.len() as u64).to_le_bytes());
-            for id in ids {
-                front.extend_from_slice(&id.to_le_bytes());
-            }
-        }
-        front.push(u8::from(members.auto_leave));
-        front.extend_from_slice(&draft.at.0.to_le_bytes());
-        let mut meta = CheckpointMeta {
-            place: draft.place,
-            membership: members.clone(),
-            at: draft.at,
-            file_bytes: 0,
-            file_sum: 0,
-        };
-        create_whole(&self.dir, &name(&reference(&meta)), |file| {
-            let mut counted = Summed { file, bytes: 0, sum: Xxh3::new() };
-            seal(&mut counted, Block::Checkpoint, &[&front, draft.state])?;
-            (meta.file_bytes, meta.file_sum) = (counted.bytes, counted.sum.digest());
-            Ok(())
-        })?;
-        Ok(meta)
-    }
-
-    fn read(
-        &self,
-        meta: &CheckpointMeta,
-        offset: u64,
-        length: usize,
-    ) -> Result<Vec<u8>, StoreError> {
-        let path = self.dir.join(name(&reference(meta)));
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::Gone { index: meta.place.index });
-            }
-            Err(error) => return Err(StoreError::failed("open a checkpoint", error)),
-        };
-        let left = usize::try_from(meta.file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; length.min(left)];
-        file.read_exact_at(&mut bytes, offset)
-            .map_err(|error| StoreError::failed(format!("read {}", path.display()), error))?;
-        Ok(bytes)
-    }
-
-    fn received(&self, meta: &CheckpointMeta) -> Result<u64, StoreError> {
-        let part = self.part(meta);
-        remove_parts(&self.dir, Some(&part));
-        match fs::metadata(&part) {
-            Ok(found) => Ok(found.len().min(meta.file_bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(StoreError::failed(format!("look at {}", part.display()), error)),
-        }
-    }
-
-    fn receive(&self, meta: &CheckpointMeta, offset: u64, piece: &[u8]) -> Result<(), StoreError> {
-        let path = self.part(meta);
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::StorageFull => StoreError::Full { what: "take a checkpoint".into() },
-            _ => StoreError::failed(format!("write {}", path.display()), error),
-        };
-        let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).open(&path).map_err(failed)?;
-        let here = file.metadata().map_err(failed)?.len();
-        if here != offset {
-            return Err(StoreError::Invalid(format!("piece at {offset}, received up to {here}")));
-        }
-        (&file).write_all(piece).map_err(failed)
-    }
-
-    fn finish(&self, meta: &CheckpointMeta) -> Result<Vec<u8>, StoreError> {
-        let part = self.part(meta);
-        let at = meta.place.index;
-        let bytes = read_whole(&part, at)?;
-        let whole = bytes.len() as u64 == meta.file_bytes && xxh3_64(&bytes) == meta.file_sum;
-        let checkpoint = whole.then(|| parse(&part, &bytes, meta.place.index)).transpose()?;
-        let Some(checkpoint) = checkpoint.filter(|found| {
-            found.meta.place == meta.place && found.meta.membership == meta.membership
-        }) else {
-            remove_parts(&self.dir, None);
-            return Err(StoreError::broken(at, "not the file that was offered"));
-        };
-        let failed = |error| StoreError::failed(format!("keep {}", part.display()), error);
-        File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
-        fs::rename(&part, self.dir.join(name(&reference(meta)))).map_err(failed)?;
-        sync_dir(&self.dir)?;
-        Ok(checkpoint.state.to_vec())
-    }
+/// Writes a checkpoint in `dir`.
+pub(super) fn write(dir: &Path, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
+    let mut file = Large::create(dir, "saving-checkpoint")?;
+    let written = (|| {
+        let mut blocks = BlockWriter::begin(&mut file, Block::Checkpoint, &front(draft))?;
+        blocks.write_all(draft.state)?;
+        blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
+    })();
+    let (file_bytes, file_sum) = match written {
+        Ok(written) => written,
+        Err(error) => return Err(file.give_up(error)),
+    };
+    let meta = CheckpointMeta {
+        place: draft.place,
+        membership: draft.membership.clone(),
+        at: draft.at,
+        file_bytes,
+        file_sum,
+    };
+    file.finish(&name(&reference(&meta)))?;
+    Ok(meta)
 }
 
-/// A file whose bytes are counted and summed as they are written.
-struct Summed<'a> {
-    file: &'a mut File,
-    bytes: u64,
-    sum: Xxh3,
-}
-
-impl Write for Summed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.bytes += written as u64;
-        self.sum.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-fn reference(meta: &CheckpointMeta) -> CheckpointRef {
-    CheckpointRef { place: meta.place, write: 0, sum: meta.file_sum }
-}
-
-/// Whether the file of a checkpoint was saved.
-pub(super) fn is_there(dir: &Path, meta: &CheckpointMeta) -> bool {
-    fs::metadata(dir.join(name(&reference(meta)))).is_ok_and(|found| found.len() == meta.file_bytes)
-}
-
-/// Removes files that are being received, except one.
-fn remove_parts(dir: &Path, keep: Option<&Path>) {
-    let Ok(files) = fs::read_dir(dir) else { return };
-    for file in files.flatten() {
-        let is_part = file.file_name().to_string_lossy().starts_with(PART);
-        if is_part
-            && keep.is_none_or(|keep| keep != file.path())
-            && let Err(error) = fs::remove_file(file.path())
-        {
-            tracing::warn!(%error, "cannot remove what was received of a checkpoint");
-        }
-    }
-}
-
-/// Reads the checkpoint that `reference` names.
-pub(super) fn load(dir: &Path, reference: &CheckpointRef) -> Result<Checkpoint, StoreError> {
-    let at = reference.place.index;
-    let path = dir.join(name(reference));
-    let bytes = read_whole(&path, at)?;
+/// Reads the checkpoint file at `path`, which `wanted` means, and verifies all of it.
+pub(super) fn load(path: &Path, wanted: &CheckpointRef) -> Result<Checkpoint, StoreError> {
+    let at = wanted.place.index;
     let broken = |why: &str| StoreError::broken(at, format!("{}: {why}", path.display()));
-    if xxh3_64(&bytes) != reference.sum {
+    let checkpoint = read(path).map_err(|unreadable| match unreadable {
+        Unreadable::Unsealed(Unsealed::Damaged(why)) => broken(why),
+        Unreadable::Unsealed(Unsealed::Newer(found)) => {
+            let supported = Block::Checkpoint.format();
+            StoreError::Version { what: path.display().to_string(), found, supported }
+        }
+        Unreadable::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            StoreError::broken(at, format!("{} is missing", path.display()))
+        }
+        Unreadable::Io(error) => StoreError::failed(format!("read {}", path.display()), error),
+    })?;
+    if checkpoint.meta.file_sum != wanted.sum {
         return Err(broken("not the one that was written"));
     }
-    let checkpoint = parse(&path, &bytes, at)?;
-    if checkpoint.meta.place != reference.place {
+    if checkpoint.meta.place != wanted.place {
         return Err(broken("of another place in the log"));
     }
     Ok(checkpoint)
 }
 
-fn parse(path: &Path, bytes: &[u8], at: u64) -> Result<Checkpoint, StoreError> {
-    let broken = |why: &str| StoreError::broken(at, format!("{}: {why}", path.display()));
-    let (body, _) = unseal(Block::Checkpoint, bytes).map_err(|unsealed| match unsealed {
-        Unsealed::Damaged(why) => broken(why),
-        Unsealed::Newer(found) => {
-            StoreError::Version { what: path.display().to_string(), found, supported: FORMAT }
+/// What a file says of itself, of which no more than its ends is read: enough to list it. `None` if
+/// it is no checkpoint.
+pub(super) fn glance(path: &Path) -> Option<CheckpointMeta> {
+    let file = File::open(path).ok()?;
+    let file_bytes = file.metadata().ok()?.len();
+    let mut start = vec![0; usize::try_from(file_bytes).ok()?.min(GLANCE_BYTES)];
+    file.read_exact_at(&mut start, 0).ok()?;
+    let mut end = [0; TRAILER_BYTES];
+    file.read_exact_at(&mut end, file_bytes.checked_sub(TRAILER_BYTES as u64)?).ok()?;
+    let (mut meta, _) = match header(Block::Checkpoint, &start).ok()? {
+        (1, length) => {
+            let whole = (HEADER_BYTES + TRAILER_BYTES) as u64;
+            if length.checked_add(whole) != Some(file_bytes) {
+                return None;
+            }
+            (old_front(&mut Reader(&start[HEADER_BYTES..]))?, 0)
         }
-    })?;
-    let (file_bytes, file_sum) = (bytes.len() as u64, xxh3_64(bytes));
-    decode(Reader(body), file_bytes, file_sum).ok_or_else(|| broken("odd content"))
+        (_, _) => read_front(Reader(unseal(Block::Checkpoint, &start).ok()?.body))?,
+    };
+    (meta.file_bytes, meta.file_sum) = (file_bytes, u64::from_le_bytes(end));
+    Some(meta)
 }
 
-/// Removes checkpoint files that are not in `keep`. A file that cannot be removed costs room and
-/// nothing else, so that is only logged.
-pub(super) fn remove_others(dir: &Path, keep: &[CheckpointRef]) {
-    let keep: BTreeSet<String> = keep.iter().map(name).collect();
-    let Ok(files) = fs::read_dir(dir) else { return };
-    for file in files.flatten() {
-        let Ok(name) = file.file_name().into_string() else { continue };
-        if name.starts_with(PREFIX)
-            && !keep.contains(&name)
-            && let Err(error) = fs::remove_file(file.path())
-        {
-            tracing::warn!(%error, name, "cannot remove an old checkpoint");
+fn read(path: &Path) -> Result<Checkpoint, Unreadable> {
+    may(Call::Open)?;
+    let file = File::open(path)?;
+    let file_bytes = file.metadata()?.len();
+    let mut start = [0; HEADER_BYTES];
+    file.read_exact_at(&mut start, 0)?;
+    if header(Block::Checkpoint, &start)?.0 == 1 {
+        drop(file);
+        return read_old(path);
+    }
+    let (mut blocks, _, front) = BlockReader::begin(BufReader::new(file), Block::Checkpoint)?;
+    let Some((mut meta, state_bytes)) = read_front(Reader(&front)) else {
+        return Unreadable::damaged("odd front");
+    };
+    if state_bytes > MAX_STATE_BYTES.min(file_bytes.saturating_mul(MAX_RATIO)) {
+        return Unreadable::damaged("the state is longer than it can be");
+    }
+    let length = usize::try_from(state_bytes).unwrap_or(usize::MAX);
+    let mut state = Vec::with_capacity(length);
+    while blocks.next(&mut state)? {
+        if state.len() > length {
+            return Unreadable::damaged("the state is longer than it says");
         }
     }
+    if state.len() != length {
+        return Unreadable::damaged("the state is shorter than it says");
+    }
+    meta.file_sum = blocks.finish()?;
+    meta.file_bytes = file_bytes;
+    Ok(Checkpoint { meta, state: Arc::from(state) })
 }
 
-fn name(reference: &CheckpointRef) -> String {
-    format!("{PREFIX}{:020}-{}", reference.place.index, reference.write)
+fn read_old(path: &Path) -> Result<Checkpoint, Unreadable> {
+    let bytes = fs::read(path)?;
+    let unsealed = unseal(Block::Checkpoint, &bytes)?;
+    let mut body = Reader(unsealed.body);
+    let Some(mut meta) = old_front(&mut body) else {
+        return Unreadable::damaged("odd front");
+    };
+    (meta.file_bytes, meta.file_sum) = (bytes.len() as u64, unsealed.sum);
+    if bytes.len() != HEADER_BYTES + unsealed.body.len() + TRAILER_BYTES {
+        return Unreadable::damaged("it goes on after its end");
+    }
+    // The format had no time of its own; the state has one.
+    if let Ok(state) = CellState::decode(body.0) {
+        meta.at = state.clock();
+    }
+    Ok(Checkpoint { meta, state: Arc::from(body.0) })
 }
 
-fn decode(mut body: Reader<'_>, file_bytes: u64, file_sum: u64) -> Option<Checkpoint> {
+fn front(draft: &CheckpointDraft<'_>) -> Vec<u8> {
+    let mut front = Vec::new();
+    put_place(&mut front, draft.place);
+    front.extend_from_slice(&draft.at.0.to_le_bytes());
+    front.extend_from_slice(&(draft.state.len() as u64).to_le_bytes());
+    let members = draft.membership;
+    for ids in
+        [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next]
+    {
+        front.extend_from_slice(&(ids.len() as u64).to_le_bytes());
+        for id in ids {
+            front.extend_from_slice(&id.to_le_bytes());
+        }
+    }
+    front.push(u8::from(members.auto_leave));
+    front
+}
+
+/// All but size and sum of the file, and the length of the state.
+fn read_front(mut front: Reader<'_>) -> Option<(CheckpointMeta, u64)> {
+    let (place, at, state_bytes) = (front.place()?, Millis(front.u64()?), front.u64()?);
+    let membership = membership(&mut front)?;
+    front
+        .0
+        .is_empty()
+        .then_some((CheckpointMeta { place, membership, at, file_bytes: 0, file_sum: 0 }, state_bytes))
+}
+
+fn old_front(body: &mut Reader<'_>) -> Option<CheckpointMeta> {
     let place = body.place()?;
+    let membership = membership(body)?;
+    Some(CheckpointMeta { place, membership, at: Millis(0), file_bytes: 0, file_sum: 0 })
+}
+
+fn membership(body: &mut Reader<'_>) -> Option<Membership> {
     let mut ids = || {
         let count = body.u64()?;
         (0..count).map(|_| body.u64()).collect::<Option<Vec<_>>>()
@@ -249,7 +212,5 @@ fn decode(mut body: Reader<'_>, file_bytes: u64, file_sum: u64) -> Option<Checkp
         auto_leave: false,
     };
     membership.auto_leave = body.take(1)? != [0];
-    let at = Millis(body.u64()?);
-    let meta = CheckpointMeta { place, membership, at, file_bytes, file_sum };
-    Some(Checkpoint { meta, state: Arc::from(body.0) })
+    Some(membership)
 }

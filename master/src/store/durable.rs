@@ -4,9 +4,9 @@
 //! every record against the chain, the head and the watermark. Leaves what a batch means to
 //! `borg_cell::store::extent`, atomicity to the engine, and bytes to `record`.
 //!
-//! Invariant: checkpoint file, then engine, then watermark, each synced before the next begins,
-//! then the answer. So whatever was acknowledged is in the watermark, and whatever is in the
-//! watermark was in the engine.
+//! Invariant: checkpoint file (long before, by `archive`), then engine, then watermark, each synced
+//! before the next begins, then the answer. So whatever was acknowledged is in the watermark, and
+//! whatever is in the watermark was in the engine.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,18 +14,25 @@ use std::sync::Arc;
 
 use borg_cell::store::extent::Extent;
 use borg_cell::store::{
-    Batch, Checkpoint, CheckpointStore, LogEntry, LogStore, Recovered, StoreError,
+    Batch, Checkpoint, CheckpointStore, LogEntry, LogStore, Recovered, ReplicaIdentity, StoreError,
 };
 
 use super::StoreKind;
-use super::checkpoint::{self, Files, KEPT};
+use super::archive::Archive;
+use super::checkpoint::reference;
 use super::directory::Directory;
 use super::engine::{Change, Engine, guarded};
+use super::keep::Keep;
 use super::record::{
-    CheckpointRef, FORMAT, Head, Link, Unsealed, decode_entry, encode_entry, link_of_checkpoint,
+    Block, CheckpointRef, Head, Link, Unsealed, decode_entry, encode_entry, link_of_checkpoint,
     owner,
 };
 use super::watermark::{Mark, Watermark};
+
+/// How many checkpoints the head names. 2: if the newest turns out rotten, the one before it gives the
+/// same state, but only with the log from there on. That is there when the two are closer together
+/// than what compaction leaves (by default 2,000 entries); else the log is broken, and says so.
+const NAMED: usize = 2;
 
 /// An open log.
 pub(super) struct Durable {
@@ -39,87 +46,96 @@ pub(super) struct Durable {
     links: VecDeque<Link>,
     /// What was read on opening, until it is asked for or outdated.
     opened: Option<Recovered>,
-    /// A write failed midway: nobody knows what is on disk, so nothing may follow it.
-    failed: bool,
+    identity: ReplicaIdentity,
+    /// Knows whether a write failed midway: then nobody knows what is on disk, so nothing may follow.
     /// Last, so that the lock outlives the engine's own files.
-    directory: Directory,
+    archive: Arc<Archive>,
 }
 
 impl fmt::Debug for Durable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Durable")
             .field("head", &self.head)
-            .field("failed", &self.failed)
-            .field("directory", &self.directory)
+            .field("identity", &self.identity)
+            .field("archive", &self.archive)
             .finish_non_exhaustive()
     }
 }
 
 impl Durable {
     /// Opens the log in `directory` and verifies all of it.
-    pub(super) fn open(kind: StoreKind, directory: Directory) -> Result<Self, StoreError> {
-        let (watermark, mark) = Watermark::open(&directory.log)?;
+    pub(super) fn open(
+        kind: StoreKind,
+        directory: Directory,
+        keep: Keep,
+    ) -> Result<Self, StoreError> {
+        let Directory { log, identity, lock } = directory;
+        let (watermark, mark) = Watermark::open(&log)?;
         let at = mark.head.last.place.index;
-        let path = directory.log.join(kind.file_name());
+        let path = log.join(kind.file_name());
         if !path.exists() {
             return Err(StoreError::broken(1, format!("{} is missing", path.display())));
         }
         let engine =
             guarded(|| kind.engine(&path, false)).map_err(|error| error.of("open the log", at))?;
-        let head = mark.head.clone();
         let mut store = Self {
             engine,
             watermark,
             head_sum: mark.sum,
-            head,
+            head: mark.head.clone(),
             links: VecDeque::new(),
             opened: None,
-            failed: true,
-            directory,
+            identity,
+            archive: Arc::new(Archive::open(&log, keep, lock)?),
         };
         let (recovered, head) = store.read(&mark)?;
         if store.head_sum != mark.sum {
             // The process died between engine and watermark: finish that write.
-            store.watermark.advance(head.write, &head.encode().0)?;
+            store.watermark.advance(store.head.write, &head)?;
         }
-        // Keeps a checkpoint that was passed over, for whoever wants to know why.
-        checkpoint::remove_others(&store.directory.log, &head.checkpoints);
         store.opened = Some(recovered);
-        store.failed = false;
         Ok(store)
     }
 
-    /// Reads everything and holds it against `mark`. Gives the head as it is on disk, too; ours
-    /// leaves out checkpoints that cannot be used.
-    fn read(&mut self, mark: &Mark) -> Result<(Recovered, Head), StoreError> {
+    /// The checkpoint files of the same directory.
+    pub(super) fn archive(&self) -> &Arc<Archive> {
+        &self.archive
+    }
+
+    /// Reads everything and holds it against `mark`. Gives the bytes of the head, too; ours leaves
+    /// out checkpoints that cannot be used.
+    fn read(&mut self, mark: &Mark) -> Result<(Recovered, Vec<u8>), StoreError> {
         let at = mark.head.last.place.index;
         let held = guarded(|| self.engine.load()).map_err(|error| error.of("read the log", at))?;
-        let Some(head) = held.head else {
+        let Some(bytes) = held.head else {
             return Err(StoreError::broken(1, "the log has no head"));
         };
-        let (head, sum) = Head::decode(&head).map_err(|unsealed| match unsealed {
+        let (head, sum) = Head::decode(&bytes).map_err(|unsealed| match unsealed {
             Unsealed::Damaged(why) => StoreError::broken(at, format!("head of the log: {why}")),
             Unsealed::Newer(found) => {
-                StoreError::Version { what: "head of the log".into(), found, supported: FORMAT }
+                let supported = Block::Head.format();
+                StoreError::Version { what: "head of the log".into(), found, supported }
             }
         })?;
         check_progress(&head, sum, mark)?;
-        if head.owner != owner(&self.directory.identity) {
+        if head.owner != owner(&self.identity) {
             return Err(StoreError::broken(1, "the log is another replica's"));
         }
         let (entries, links) = check_chain(&head, &held.records)?;
         let (checkpoint, checkpoints) = self.read_checkpoint(&head)?;
         let recovered = Recovered {
-            identity: self.directory.identity.clone(),
+            identity: self.identity.clone(),
             hard_state: head.hard_state,
             checkpoint,
             compacted: head.compacted.place,
             entries,
         };
+        // A checkpoint that was passed over stays, for whoever wants to know why.
+        self.archive.name(&head.checkpoints);
         self.links = links;
-        self.head = Head { checkpoints, ..head.clone() };
+        self.head = Head { checkpoints, ..head };
         self.head_sum = sum;
-        Ok((recovered, head))
+        Ok((recovered, bytes))
     }
 
     /// The newest checkpoint that is whole and reaches the log, and the references from it on.
@@ -132,7 +148,7 @@ impl Durable {
             if reference.place.index < head.compacted.place.index {
                 continue;
             }
-            match checkpoint::load(&self.directory.log, reference) {
+            match self.archive.load(reference) {
                 Ok(found) => return Ok((Some(found), head.checkpoints[skipped..].to_vec())),
                 Err(error @ StoreError::Broken { .. }) => {
                     tracing::warn!(%error, "checkpoint unusable, looking for the one before");
@@ -168,24 +184,23 @@ impl Durable {
         }
     }
 
-    /// Does the durable part of a write, and returns the head and the links after it.
+    /// Does the durable part of a write, and keeps the head and the links after it.
     fn persist(&mut self, batch: &Batch<'_>) -> Result<(), StoreError> {
         let plan = self.extent().plan(batch, |index| self.link(index).place.term)?;
-        if let Some(meta) = batch.checkpoint
-            && !checkpoint::is_there(&self.directory.log, meta)
-        {
-            let index = meta.place.index;
-            return Err(StoreError::Invalid(format!("the checkpoint at {index} was not saved")));
+        if let Some(meta) = batch.checkpoint.filter(|meta| !self.archive.has(meta)) {
+            let why = format!("the checkpoint at {} was not saved", meta.place.index);
+            return Err(StoreError::Invalid(why));
         }
-        self.failed = true;
+        self.archive.set_failed(true);
         self.opened = None;
         let mut head = self.head.clone();
         head.write += 1;
         head.previous = self.head_sum;
         if let Some(meta) = batch.checkpoint {
-            let reference = CheckpointRef { place: meta.place, write: 0, sum: meta.file_sum };
+            let reference = reference(meta);
+            head.checkpoints.retain(|named| *named != reference);
             head.checkpoints.insert(0, reference);
-            head.checkpoints.truncate(KEPT);
+            head.checkpoints.truncate(NAMED);
             if plan.replace.is_some() {
                 head.compacted = link_of_checkpoint(head.last, &reference);
                 head.last = head.compacted;
@@ -232,16 +247,17 @@ impl Durable {
         {
             self.links.pop_front();
         }
+        self.archive.name(&head.checkpoints);
         self.head = head;
         self.head_sum = sum;
-        self.failed = false;
+        self.archive.set_failed(false);
         Ok(())
     }
 }
 
 impl LogStore for Durable {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
-        self.usable()?;
+        self.archive.usable()?;
         match self.opened.take() {
             Some(opened) => Ok(opened),
             None => {
@@ -252,7 +268,7 @@ impl LogStore for Durable {
     }
 
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), StoreError> {
-        self.usable()?;
+        self.archive.usable()?;
         if batch.checkpoint.is_none()
             && batch.entries.is_empty()
             && batch.compact_to.is_none()
@@ -260,24 +276,11 @@ impl LogStore for Durable {
         {
             return Ok(());
         }
-        self.persist(batch)?;
-        if batch.checkpoint.is_some() {
-            checkpoint::remove_others(&self.directory.log, &self.head.checkpoints);
-        }
-        Ok(())
+        self.persist(batch)
     }
 
     fn checkpoints(&self) -> Arc<dyn CheckpointStore> {
-        Arc::new(Files::new(self.directory.log.clone()))
-    }
-}
-
-impl Durable {
-    fn usable(&self) -> Result<(), StoreError> {
-        if self.failed {
-            return Err(StoreError::failed("use the log", "a write failed before; stop"));
-        }
-        Ok(())
+        self.archive.clone()
     }
 }
 

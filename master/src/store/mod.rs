@@ -3,9 +3,10 @@
 //! Opens a data directory as a [`LogStore`] of the chosen engine: redb, the default, or sled. The
 //! engines keep bytes; what makes the log provable is above them and the same for both: every
 //! record's checksum covers the one before (`record`), a second file remembers the last
-//! acknowledged write (`watermark`), checkpoints are files (`checkpoint`), a directory has one
-//! owner and one opener (`directory`). `durable` puts them together. Leaves the decision to
-//! write, and what to do about a broken log, to the replica.
+//! acknowledged write (`watermark`), checkpoints and the log between them are files that stay for a
+//! while (`archive`, `keep`), a directory has one owner and one opener (`directory`). `durable`
+//! puts them together. Leaves the decision to write, and what to do about a broken log, to the
+//! replica. `docs/formats.md` has every byte.
 //!
 //! Invariant: what was acknowledged is found again, or opening fails.
 //!
@@ -16,17 +17,26 @@
 //! log/watermark        head of the last acknowledged write, in two slots
 //! log/log.redb         the engine's file, or
 //! log/log.sled/        the engine's directory
-//! log/checkpoint-*     the newest two
+//! log/checkpoint-*     states, by index and checksum
+//! log/segment-*        the log between them, by first and last index
+//! log/incoming-*       a checkpoint that another master is sending
 //! creating/            a log that was never used: the process died while making it
+//! quarantine-N/        a log that could not be used, moved out of the way
 //! ```
 
+mod archive;
+mod blocks;
+mod check;
 mod checkpoint;
 mod directory;
 mod durable;
 mod engine;
+mod fault;
 mod files;
+mod keep;
 mod record;
 mod redb;
+mod segment;
 mod sled;
 mod watermark;
 
@@ -37,10 +47,16 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use borg_cell::store::{LogStore, ReplicaIdentity, StoreError};
+use std::sync::Arc;
 
+use borg_cell::store::{CheckpointMeta, LogEntry, LogStore, ReplicaIdentity, StoreError};
+
+use self::archive::Archive;
+pub use self::check::Check;
+pub use self::directory::{found, quarantine};
 use self::directory::Directory;
 use self::durable::Durable;
+pub use self::keep::{Keep, Kept};
 
 /// Whether `dir` holds a log, whole or not.
 #[must_use]
@@ -101,6 +117,62 @@ impl FromStr for StoreKind {
     }
 }
 
+/// An open log and its past.
+pub struct Opened {
+    /// The log.
+    pub log: Box<dyn LogStore>,
+    /// What is kept of the past.
+    pub history: History,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("history", &self.history).finish_non_exhaustive()
+    }
+}
+
+/// The states that a directory can give back, for threads of their own.
+#[derive(Debug, Clone)]
+pub struct History(Arc<Archive>);
+
+impl History {
+    /// Kept checkpoints, oldest first.
+    #[must_use]
+    pub fn checkpoints(&self) -> Vec<Kept> {
+        self.0.list()
+    }
+
+    /// The state in a checkpoint. Reads and verifies all of its file.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when it is not kept any more, [`StoreError::Broken`] when it is damaged.
+    pub fn state(&self, meta: &CheckpointMeta) -> Result<Arc<[u8]>, StoreError> {
+        let gone = StoreError::Gone { index: meta.place.index };
+        if !self.0.has(meta) {
+            return Err(gone);
+        }
+        match self.0.load(&checkpoint::reference(meta)) {
+            Ok(loaded) => Ok(loaded.state),
+            // Removed between the two looks.
+            Err(_) if !self.0.has(meta) => Err(gone),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Shows `visit` the entries after index `after`, in order, until it says `false`, one is not
+    /// kept, or the newest checkpoint is reached.
+    ///
+    /// # Errors
+    /// As of [`History::state`].
+    pub fn log(
+        &self,
+        after: u64,
+        visit: &mut dyn FnMut(LogEntry) -> bool,
+    ) -> Result<(), StoreError> {
+        self.0.log(after, visit)
+    }
+}
+
 /// Opens the log in `dir` for `identity`, after making `dir` and an empty log if there is none.
 /// Reads and verifies all of the log before it returns; blocks meanwhile.
 ///
@@ -111,6 +183,20 @@ pub fn open(
     dir: &Path,
     identity: &ReplicaIdentity,
 ) -> Result<Box<dyn LogStore>, StoreError> {
+    open_keeping(kind, dir, identity, Keep::default()).map(|opened| opened.log)
+}
+
+/// The same, keeping of the past what `keep` says.
+///
+/// # Errors
+/// As of [`open`].
+pub fn open_keeping(
+    kind: StoreKind,
+    dir: &Path,
+    identity: &ReplicaIdentity,
+    keep: Keep,
+) -> Result<Opened, StoreError> {
     let directory = Directory::open(kind, dir, identity)?;
-    Ok(Box::new(Durable::open(kind, directory)?))
+    let log = Durable::open(kind, directory, keep)?;
+    Ok(Opened { history: History(log.archive().clone()), log: Box::new(log) })
 }

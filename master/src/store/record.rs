@@ -12,15 +12,15 @@ use std::io::{self, Write};
 use borg_cell::store::{EntryKind, HardState, LogEntry, Position, ReplicaIdentity};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-/// Format of everything in this module; the only one so far.
-pub(super) const FORMAT: u32 = 1;
-
 /// What a sealed block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Block {
     Identity,
     Head,
+    /// A whole checkpoint in format 1; since format 2, what stands before its blocks.
     Checkpoint,
+    /// What stands before the blocks of a piece of the log.
+    Segment,
 }
 
 impl Block {
@@ -29,6 +29,15 @@ impl Block {
             Self::Identity => b"borgownr",
             Self::Head => b"borghead",
             Self::Checkpoint => b"borgckpt",
+            Self::Segment => b"borgsegm",
+        }
+    }
+
+    /// Format that is written. All up to it are read.
+    pub(super) fn format(self) -> u32 {
+        match self {
+            Self::Identity | Self::Segment => 1,
+            Self::Head | Self::Checkpoint => 2,
         }
     }
 }
@@ -43,15 +52,24 @@ pub(super) enum Unsealed {
 }
 
 /// Magic, format, checksum of these two, length of the body.
-const HEADER_BYTES: usize = 8 + 4 + 4 + 8;
+pub(super) const HEADER_BYTES: usize = 8 + 4 + 4 + 8;
 /// Checksum of header and body.
-const TRAILER_BYTES: usize = 8;
+pub(super) const TRAILER_BYTES: usize = 8;
+
+/// The body of a sealed block.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unsealing<'a> {
+    pub(super) format: u32,
+    pub(super) body: &'a [u8],
+    /// Checksum that ends the block.
+    pub(super) sum: u64,
+}
 
 /// Writes `parts` as the body of one block; returns the checksum that ends it.
 pub(super) fn seal(to: &mut impl Write, block: Block, parts: &[&[u8]]) -> io::Result<u64> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.extend_from_slice(block.magic());
-    header.extend_from_slice(&FORMAT.to_le_bytes());
+    header.extend_from_slice(&block.format().to_le_bytes());
     header.extend_from_slice(&header_check(&header).to_le_bytes());
     let body_bytes: usize = parts.iter().map(|part| part.len()).sum();
     header.extend_from_slice(&(body_bytes as u64).to_le_bytes());
@@ -64,8 +82,8 @@ pub(super) fn seal(to: &mut impl Write, block: Block, parts: &[&[u8]]) -> io::Re
     Ok(sum.digest())
 }
 
-/// The body of the block at the start of `bytes`, and its checksum. What follows it is ignored.
-pub(super) fn unseal(block: Block, bytes: &[u8]) -> Result<(&[u8], u64), Unsealed> {
+/// Format and length of the body of the block at the start of `bytes`.
+pub(super) fn header(block: Block, bytes: &[u8]) -> Result<(u32, u64), Unsealed> {
     let mut rest = Reader(bytes);
     let header = rest.take(12).ok_or(Unsealed::Damaged("cut off"))?;
     let check = rest.u32().ok_or(Unsealed::Damaged("cut off"))?;
@@ -73,12 +91,18 @@ pub(super) fn unseal(block: Block, bytes: &[u8]) -> Result<(&[u8], u64), Unseale
         return Err(Unsealed::Damaged("not a header"));
     }
     let format = Reader(&header[8..]).u32().ok_or(Unsealed::Damaged("cut off"))?;
-    if format != FORMAT {
+    if !(1..=block.format()).contains(&format) {
         return Err(Unsealed::Newer(format));
     }
-    let body = rest
-        .u64()
-        .and_then(|length| usize::try_from(length).ok())
+    Ok((format, rest.u64().ok_or(Unsealed::Damaged("cut off"))?))
+}
+
+/// The block at the start of `bytes`. What follows it is ignored.
+pub(super) fn unseal(block: Block, bytes: &[u8]) -> Result<Unsealing<'_>, Unsealed> {
+    let (format, length) = header(block, bytes)?;
+    let mut rest = Reader(&bytes[HEADER_BYTES..]);
+    let body = usize::try_from(length)
+        .ok()
         .and_then(|length| rest.take(length))
         .ok_or(Unsealed::Damaged("cut off"))?;
     let sum = rest.u64().ok_or(Unsealed::Damaged("cut off"))?;
@@ -86,7 +110,7 @@ pub(super) fn unseal(block: Block, bytes: &[u8]) -> Result<(&[u8], u64), Unseale
         return Err(Unsealed::Damaged("wrong checksum"));
     }
     debug_assert_eq!(bytes.len() - rest.0.len(), HEADER_BYTES + body.len() + TRAILER_BYTES);
-    Ok((body, sum))
+    Ok(Unsealing { format, body, sum })
 }
 
 /// Guards magic and format by themselves: else rot in the format would pass for a newer one.
@@ -124,9 +148,7 @@ pub(super) struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CheckpointRef {
     pub(super) place: Position,
-    /// Write that brought it; tells apart two of the same place.
-    pub(super) write: u64,
-    /// Checksum that ends the file.
+    /// Checksum that ends the file: covers all of it, so it also tells apart two of one place.
     pub(super) sum: u64,
 }
 
@@ -166,7 +188,6 @@ impl Head {
         }
         for reference in &self.checkpoints {
             put_place(&mut body, reference.place);
-            body.extend_from_slice(&reference.write.to_le_bytes());
             body.extend_from_slice(&reference.sum.to_le_bytes());
         }
         let mut sealed = Vec::with_capacity(body.len() + HEADER_BYTES + TRAILER_BYTES);
@@ -176,12 +197,12 @@ impl Head {
 
     /// The head at the start of `bytes`, and its checksum.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, u64), Unsealed> {
-        let (body, sum) = unseal(Block::Head, bytes)?;
-        let head = Self::decode_body(Reader(body)).ok_or(Unsealed::Damaged("odd length"))?;
+        let Unsealing { format, body, sum } = unseal(Block::Head, bytes)?;
+        let head = Self::decode_body(format, Reader(body)).ok_or(Unsealed::Damaged("odd length"))?;
         Ok((head, sum))
     }
 
-    fn decode_body(mut body: Reader<'_>) -> Option<Self> {
+    fn decode_body(format: u32, mut body: Reader<'_>) -> Option<Self> {
         let mut head = Self {
             write: body.u64()?,
             previous: body.u64()?,
@@ -192,11 +213,12 @@ impl Head {
             checkpoints: Vec::new(),
         };
         while !body.0.is_empty() {
-            head.checkpoints.push(CheckpointRef {
-                place: body.place()?,
-                write: body.u64()?,
-                sum: body.u64()?,
-            });
+            let place = body.place()?;
+            if format == 1 {
+                // The write that brought it, which names carried in place of the checksum.
+                body.u64()?;
+            }
+            head.checkpoints.push(CheckpointRef { place, sum: body.u64()? });
         }
         Some(head)
     }
@@ -262,7 +284,7 @@ pub(super) fn put_place(to: &mut Vec<u8>, place: Position) {
 }
 
 /// Takes bytes from the front, and `None` when there are too few.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -3,12 +3,21 @@
 //! Durability is redb's `Immediate`: a commit returns after its pages and the header that leads to
 //! them are synced. One phase is enough, because a commit torn by a power cut fails redb's
 //! checksums and is undone, and a commit undone that was acknowledged fails ours.
+//!
+//! redb is given the file and not its path, so that what it asks of the disk can be refused under
+//! test. It takes no lock of its own then: the directory's is enough.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+};
 
 use super::engine::{Change, Engine, EngineError, Held};
+use super::fault::{Call, may};
 
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 const HEAD: TableDefinition<'_, (), &[u8]> = TableDefinition::new("head");
@@ -26,18 +35,51 @@ pub(super) struct RedbEngine {
 impl RedbEngine {
     /// Opens the file at `path`, or makes it.
     pub(super) fn open(path: &Path, create: bool) -> Result<Self, EngineError> {
+        may(if create { Call::Create } else { Call::Open })?;
+        let mut options = File::options();
+        options.read(true).write(true).create_new(create);
+        let file = OneFile { file: options.open(path)? };
+        // redb would make a new log of an empty file.
+        if !create && file.len()? == 0 {
+            return Err(EngineError::Damaged("its file is empty".into()));
+        }
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES);
-        if create {
-            return Ok(Self { database: builder.create(path).map_err(refused)? });
-        }
-        let mut database = builder.open(path).map_err(refused)?;
         // Verifies every page and which pages are free: a wrong free list would let the next write
-        // overwrite the log.
-        if !database.check_integrity().map_err(refused)? {
-            tracing::warn!(path = %path.display(), "redb repaired its file");
-        }
-        Ok(Self { database })
+        // overwrite the log, and redb may panic on what it has not verified.
+        builder.set_check_integrity_on_open(!create);
+        Ok(Self { database: builder.create_with_backend(file).map_err(refused)? })
+    }
+}
+
+/// The file, as redb wants it.
+#[derive(Debug)]
+struct OneFile {
+    file: File,
+}
+
+impl StorageBackend for OneFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        may(Call::Resize)?;
+        self.file.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        may(Call::Sync)?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        may(Call::Write)?;
+        self.file.write_all_at(bytes, offset)
     }
 }
 

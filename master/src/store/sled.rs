@@ -8,16 +8,21 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use sled::{Batch, Config, Db};
 
 use super::engine::{Change, Engine, EngineError, Held};
+use super::fault::{Call, may};
 use super::files::sync_tree;
 
 /// Longest value, in bytes; well under the 64 KiB at which sled moves it out of its log.
 const CHUNK_BYTES: usize = 48 << 10;
 /// Memory for pages. 16 MiB: our choice, as for redb.
 const CACHE_BYTES: u64 = 16 << 20;
+/// How often sled's lock is asked for, and the pause between: 5 s in all, our choice.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Key of the head. Keys of records are 12 bytes: index and number of the chunk, big endian.
 const HEAD: &[u8] = b"head";
 
@@ -37,12 +42,7 @@ impl SledEngine {
             // sled would make a new one, and an empty log would pass for the whole.
             File::open(&file_path)?;
         }
-        let database = Config::new()
-            .path(path)
-            .flush_every_ms(None)
-            .cache_capacity(CACHE_BYTES)
-            .open()
-            .map_err(refused)?;
+        let database = open_unlocked(path)?;
         let file = File::options().write(true).open(&file_path)?;
         // Opening made or replaced files.
         sync_tree(path).map_err(|error| EngineError::Failed(error.into()))?;
@@ -58,6 +58,24 @@ impl SledEngine {
             }
         }
         Ok(())
+    }
+}
+
+/// Opens sled. One that was dropped lets go of its lock a little later, by a thread of its own; the
+/// lock of the directory is ours, so whoever has sled's is about to let go.
+fn open_unlocked(path: &Path) -> Result<Db, EngineError> {
+    let config = Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
+    let mut tries = 0;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if tries < LOCK_TRIES && error.to_string().contains("could not acquire lock") =>
+            {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened.map_err(refused),
+        }
     }
 }
 
@@ -98,6 +116,7 @@ impl Engine for SledEngine {
         batch.insert(HEAD, change.head);
         self.database.apply_batch(batch).map_err(refused)?;
         self.database.flush().map_err(refused)?;
+        may(Call::Sync)?;
         Ok(self.file.sync_data()?)
     }
 }

@@ -13,8 +13,9 @@ use std::path::Path;
 
 use borg_cell::store::StoreError;
 
+use super::fault::{Call, may};
 use super::files::{create_whole, read_whole};
-use super::record::{Head, Unsealed};
+use super::record::{Block, Head, Unsealed};
 
 /// Name of the file.
 const NAME: &str = "watermark";
@@ -42,7 +43,7 @@ impl Watermark {
     pub(super) fn create(dir: &Path, head: &[u8]) -> Result<(), StoreError> {
         let mut slot = head.to_vec();
         slot.resize(SLOT_BYTES, 0);
-        create_whole(dir, NAME, |file| file.write_all_at(&slot.repeat(2), 0))
+        create_whole(dir, NAME, &slot.repeat(2))
     }
 
     /// Opens the file in `dir` and reads it.
@@ -64,7 +65,7 @@ impl Watermark {
                     return Err(StoreError::Version {
                         what: path.display().to_string(),
                         found,
-                        supported: super::record::FORMAT,
+                        supported: Block::Head.format(),
                     });
                 }
             }
@@ -72,9 +73,8 @@ impl Watermark {
         let Some((head, sum)) = newest else {
             return Err(StoreError::broken(0, "both slots of the watermark are damaged"));
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&path)
+        let file = may(Call::Open)
+            .and_then(|()| OpenOptions::new().write(true).open(&path))
             .map_err(|error| StoreError::failed(format!("open {}", path.display()), error))?;
         Ok((Self { file }, Mark { head, sum, torn }))
     }
@@ -83,8 +83,9 @@ impl Watermark {
     /// that only data is synced.
     pub(super) fn advance(&mut self, write: u64, head: &[u8]) -> Result<(), StoreError> {
         assert!(head.len() <= SLOT_BYTES, "a head has at most two checkpoints");
-        self.file
-            .write_all_at(head, (write % 2) * SLOT_BYTES as u64)
+        may(Call::Write)
+            .and_then(|()| self.file.write_all_at(head, (write % 2) * SLOT_BYTES as u64))
+            .and_then(|()| may(Call::Sync))
             .and_then(|()| self.file.sync_data())
             .map_err(|error| StoreError::failed(format!("write the watermark of {write}"), error))
     }

@@ -114,6 +114,13 @@ impl Master {
         self.links.as_ref()?.silent_since(machine)
     }
 
+    /// At most `most` agreed entries after index `after`, for a look at the past; `None` if this
+    /// replica does not hold them in memory any more.
+    #[must_use]
+    pub fn log_after(&self, after: u64, most: usize) -> Option<Vec<crate::store::LogEntry>> {
+        self.replica.log_after(after, most)
+    }
+
     /// What this replica knows of itself.
     #[must_use]
     pub fn status(&self) -> Status {

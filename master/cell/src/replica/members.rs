@@ -154,6 +154,9 @@ impl Replica {
         let change = conf_change(&entry.data)?;
         let conf = self.raw.apply_conf_change(&change).map_err(|error| error.to_string())?;
         let members = super::message::membership(&conf);
+        if after(self.raw.store().members(), &entry.data)? != members {
+            return Err(format!("raft changes the masters to {members:?}, against the entry"));
+        }
         self.raw.mut_store().set_members(members.clone());
         if self.leads() && !includes(&members, self.id) {
             // Raft's leaders count on being members. Usually it has handed over before.
@@ -252,6 +255,38 @@ fn conf_change(bytes: &[u8]) -> Result<ConfChangeV2, String> {
     }
     change.set_changes(changes.into());
     Ok(change)
+}
+
+/// The configuration after a change, worked out without Raft: for states of the past, and to hold
+/// Raft's own against.
+///
+/// # Errors
+/// When the change is none that replicas propose.
+pub(super) fn after(members: &Membership, bytes: &[u8]) -> Result<Membership, String> {
+    let change = conf_change(bytes)?;
+    let mut next = members.clone();
+    if change.changes.is_empty() {
+        next.voters_outgoing.clear();
+        let demoted = std::mem::take(&mut next.learners_next);
+        next.learners.extend(demoted);
+        next.auto_leave = false;
+    } else if change.get_transition() != ConfChangeTransition::Auto {
+        next.voters_outgoing.clone_from(&next.voters);
+        next.auto_leave = change.get_transition() == ConfChangeTransition::Implicit;
+    }
+    for single in &change.changes {
+        let id = single.node_id;
+        next.learners.retain(|learner| *learner != id);
+        next.voters.retain(|voter| *voter != id);
+        match single.get_change_type() {
+            ConfChangeType::AddNode => next.voters.push(id),
+            ConfChangeType::AddLearnerNode => next.learners.push(id),
+            ConfChangeType::RemoveNode => {}
+        }
+    }
+    next.voters.sort_unstable();
+    next.learners.sort_unstable();
+    Ok(next)
 }
 
 /// Whether bytes from the network could be a change of Raft's configuration.

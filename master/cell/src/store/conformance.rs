@@ -443,6 +443,7 @@ fn a_file_travels_in_pieces(open: &mut Open<'_>) {
     let named = Batch { checkpoint: Some(&in_memory), ..Batch::default() };
     apply(&mut pair.model, &named, &pair.model_files).expect("valid");
     pair.store().write(&Batch { checkpoint: Some(&meta), ..Batch::default() }).expect("valid");
+    drop(files);
     pair.check();
 }
 
@@ -453,7 +454,8 @@ fn a_wrong_file_is_refused(open: &mut Open<'_>) {
     let mut file = files.read(&meta, 0, usize::MAX).expect("it has just been saved");
     let offered = CheckpointMeta { place: Position { index: 9, term: 1 }, ..meta };
     files.received(&offered).expect("asked for");
-    file[10_000] ^= 1;
+    let middle = file.len() / 2;
+    file[middle] ^= 1;
     files.receive(&offered, 0, &file).expect("nobody looks inside yet");
     let refused = files.finish(&offered);
     assert!(matches!(refused, Err(StoreError::Broken { .. })), "{refused:?}");

@@ -1,0 +1,289 @@
+//! The cell as it was: states of the past for reads with `borg-at`.
+//!
+//! A state is made again from the newest kept checkpoint before the asked moment and the log from
+//! there on: first what is kept on disk, then what the replica holds in memory. One is made at a
+//! time, on a thread that may block, and the last few stay for the next question. What is kept is
+//! the store's policy; here is what a reader is told when it does not reach back far enough.
+//!
+//! Invariant: a state that is shown is byte for byte the one that this replica had then.
+
+use crate::clock;
+use crate::driver::Turn;
+use crate::inbox::Inbox;
+use crate::store::{History, Kept};
+use borg_cell::replica::replay;
+use borg_cell::state::CellState;
+use borg_cell::store::{LogEntry, Membership, StoreError};
+use borg_proto::{CellName, Millis};
+use std::collections::VecDeque;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+use tonic::Status;
+
+/// Metadata of a read of the past: `index:N`, `time:MS` since 1970, or `ago:MS`.
+pub(crate) const AT: &str = "borg-at";
+/// States that stay in memory for the next question.
+const CACHED: usize = 2;
+/// How long a question waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that one state may take to make: some hundred thousand entries.
+const MAX_SECONDS: f64 = 20.0;
+/// Entries that are asked of the replica at once: it decides nothing meanwhile.
+const ENTRIES: usize = 1_000;
+
+/// A moment of the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Right after an entry of the log.
+    Index(u64),
+    /// After the last entry up to a time of the cell.
+    Time(Millis),
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not index:N, time:MS or ago:MS");
+        let (kind, number) = text.split_once(':').ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        match kind {
+            "index" => Ok(Self::Index(number)),
+            "time" => Ok(Self::Time(Millis(number))),
+            "ago" => Ok(Self::Time(Millis(clock::now().0.saturating_sub(number)))),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// Makes states of the past for the API of one replica.
+#[derive(Debug, Clone)]
+pub(crate) struct Past {
+    cell: CellName,
+    history: History,
+    turn: Arc<Semaphore>,
+    made: Arc<Mutex<VecDeque<(Moment, CellState)>>>,
+}
+
+/// Why there is no state to show.
+#[derive(Debug)]
+enum Missing {
+    /// Older than what is kept, of which this is the oldest.
+    TooOld { oldest: Option<(u64, Millis)> },
+    /// Entries in the middle that this replica never had.
+    Gap { after: u64 },
+    /// It takes too long.
+    TooLong { reached: u64 },
+    /// The replica stops.
+    Stopping,
+    /// What is kept cannot be read.
+    Unreadable(String),
+}
+
+impl Past {
+    /// The past of `cell` that `history` keeps.
+    pub(crate) fn new(cell: CellName, history: History) -> Self {
+        Self { cell, history, turn: Arc::new(Semaphore::new(1)), made: Arc::default() }
+    }
+
+    /// What is kept, oldest first.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        self.history.checkpoints()
+    }
+
+    /// The state at `moment`; `now` is the newest.
+    ///
+    /// # Errors
+    /// OUT_OF_RANGE when it is not kept any more or in the future, UNAVAILABLE when another master may
+    /// have it.
+    pub(crate) async fn state(
+        &self,
+        moment: Moment,
+        now: &CellState,
+        driver: &Inbox,
+    ) -> Result<CellState, Status> {
+        if let Some(state) = settled(moment, now)? {
+            return Ok(state);
+        }
+        let waited = tokio::time::timeout(PATIENCE, self.turn.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = waited else {
+            return Err(Status::resource_exhausted(
+                "others look at the past as well, and this master makes one state at a time: try again",
+            ));
+        };
+        if let Some(state) = self.cached(moment) {
+            return Ok(state);
+        }
+        let (past, driver) = (self.clone(), driver.clone());
+        let making = tokio::task::spawn_blocking(move || {
+            let made = past.make(moment, &driver);
+            drop(turn);
+            made
+        });
+        let made = making.await.map_err(|_| Status::internal("making the state failed"))?;
+        let state = made.map_err(|missing| missing.status(moment))?;
+        let mut cache = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.truncate(CACHED - 1);
+        cache.push_front((moment, state.clone()));
+        Ok(state)
+    }
+
+    fn cached(&self, moment: Moment) -> Option<CellState> {
+        let cache = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.iter().find(|(made, _)| *made == moment).map(|(_, state)| state.clone())
+    }
+
+    fn make(&self, moment: Moment, driver: &Inbox) -> Result<CellState, Missing> {
+        let kept = self.history.checkpoints();
+        let before = |kept: &&Kept| match moment {
+            Moment::Index(index) => kept.meta.place.index <= index,
+            // One of no known time is not before anything.
+            Moment::Time(time) => kept.meta.at <= time && kept.meta.at > Millis(0),
+        };
+        let base = kept.iter().rev().find(before);
+        let state = match base {
+            Some(base) => {
+                let bytes = self.history.state(&base.meta).map_err(Missing::unreadable)?;
+                CellState::decode(&bytes).map_err(|error| Missing::Unreadable(error.to_string()))?
+            }
+            // Of a young cell all of the log is there.
+            None => CellState::new(self.cell.clone()),
+        };
+        let members = base.map(|base| base.meta.membership.clone()).unwrap_or_default();
+        let mut making = Making { state, members, moment, done: false, began: clock::stopwatch() };
+        let mut failed = None;
+        let visit = &mut |entry: LogEntry| match making.take(&entry) {
+            Ok(more) => more,
+            Err(missing) => {
+                failed = Some(missing);
+                false
+            }
+        };
+        let from = base.map_or(0, |base| base.meta.place.index);
+        self.history.log(from, visit).map_err(Missing::unreadable)?;
+        if let Some(missing) = failed {
+            return Err(missing);
+        }
+        while !making.done {
+            let after = making.state.applied();
+            let Some(entries) = ask(driver, after)? else {
+                let oldest = kept.first().map(|kept| (kept.meta.place.index, kept.meta.at));
+                return Err(match after {
+                    0 => Missing::TooOld { oldest },
+                    _ => Missing::Gap { after },
+                });
+            };
+            if entries.is_empty() {
+                // Nothing has happened since.
+                break;
+            }
+            for entry in &entries {
+                if !making.take(entry)? {
+                    break;
+                }
+            }
+        }
+        Ok(making.state)
+    }
+}
+
+/// A state on its way to a moment.
+#[derive(Debug)]
+struct Making {
+    state: CellState,
+    members: Membership,
+    moment: Moment,
+    done: bool,
+    began: clock::Stopwatch,
+}
+
+impl Making {
+    /// Applies the next entry; `false` when the moment is reached without it.
+    fn take(&mut self, entry: &LogEntry) -> Result<bool, Missing> {
+        let unreadable = Missing::Unreadable;
+        self.done = match self.moment {
+            Moment::Index(index) => entry.index > index,
+            Moment::Time(time) => {
+                replay::time_of(entry).map_err(unreadable)?.is_some_and(|at| at > time)
+            }
+        };
+        if self.done {
+            return Ok(false);
+        }
+        if self.began.seconds() > MAX_SECONDS {
+            return Err(Missing::TooLong { reached: self.state.applied() });
+        }
+        replay::replay(&mut self.state, &mut self.members, entry).map_err(unreadable)?;
+        self.done = self.moment == Moment::Index(entry.index);
+        Ok(!self.done)
+    }
+}
+
+/// The moment is now, or not yet.
+fn settled(moment: Moment, now: &CellState) -> Result<Option<CellState>, Status> {
+    let (index, clock) = (now.applied(), clock::now());
+    let future = |what: String| {
+        Status::out_of_range(format!(
+            "borg-at: {what} is in the future: the newest entry here is {index}, of {} ms",
+            now.clock().0
+        ))
+    };
+    match moment {
+        Moment::Index(0) => Err(Status::invalid_argument("borg-at: the first entry is 1")),
+        Moment::Index(at) if at > index => Err(future(format!("entry {at}"))),
+        Moment::Index(at) => Ok((at == index).then(|| now.clone())),
+        Moment::Time(time) if time > clock.max(now.clock()) => Err(future(format!("{} ms", time.0))),
+        Moment::Time(time) => Ok((time >= now.clock()).then(|| now.clone())),
+    }
+}
+
+/// Agreed entries after `after` that the replica holds in memory; `None` if it holds only later ones.
+fn ask(driver: &Inbox, after: u64) -> Result<Option<Vec<LogEntry>>, Missing> {
+    let (reply, answer) = oneshot::channel();
+    let look = Turn::Look(Box::new(move |master| drop(reply.send(master.log_after(after, ENTRIES)))));
+    driver.vital(look).map_err(|_| Missing::Stopping)?;
+    answer.blocking_recv().map_err(|_| Missing::Stopping)
+}
+
+impl Missing {
+    fn unreadable(error: StoreError) -> Self {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Self::Unreadable(text)
+    }
+
+    fn status(self, moment: Moment) -> Status {
+        let moment = match moment {
+            Moment::Index(index) => format!("entry {index}"),
+            Moment::Time(time) => format!("time {} ms", time.0),
+        };
+        match self {
+            Self::TooOld { oldest: Some((index, at)) } => Status::out_of_range(format!(
+                "borg-at: {moment} is not kept any more: the oldest state here is that of entry \
+                 {index}, of {} ms; other masters may keep older ones (borgctl history)",
+                at.0
+            )),
+            Self::TooOld { oldest: None } => Status::unavailable(format!(
+                "borg-at: this master has nothing of {moment}: ask another one"
+            )),
+            Self::Gap { after } => Status::unavailable(format!(
+                "borg-at: this master never had what follows entry {after}, because it took a \
+                 checkpoint of the leader instead: ask another one for {moment}"
+            )),
+            Self::TooLong { reached } => Status::out_of_range(format!(
+                "borg-at: {moment} takes more than {MAX_SECONDS} s to make ({reached} was reached): \
+                 ask for a moment soon after a kept checkpoint (borgctl history)"
+            )),
+            Self::Stopping => Status::unavailable("this master is stopping"),
+            Self::Unreadable(why) => Status::unavailable(format!(
+                "borg-at: what this master keeps of {moment} cannot be used: {why}; ask another one"
+            )),
+        }
+    }
+}
