@@ -65,7 +65,13 @@ impl Client {
         });
         let masters = masters.collect::<Result<Vec<_>, Failure>>()?;
         let first = usize::try_from(random() % masters.len() as u64).unwrap_or(0);
-        Ok(Self { masters, first, timeout: target.timeout, user: target.user.clone(), at: target.at })
+        Ok(Self {
+            masters,
+            first,
+            timeout: target.timeout,
+            user: target.user.clone(),
+            at: target.at,
+        })
     }
 
     /// Who we are.

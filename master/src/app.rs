@@ -7,20 +7,21 @@ use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Door};
 use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
-use crate::driver::{Driver, DriverError, Turn};
+use crate::driver::{self, Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
 use crate::http;
 use crate::inbox::Inbox;
+use crate::joining::{self, Ready};
 use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
 use crate::past::Past;
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
 use crate::scheduling::{self, Mailbox};
-use crate::store::{History, Opened};
+use crate::store::History;
 use crate::{clock, store};
 use borg_cell::master::{self, Input, Master};
-use borg_cell::store::{LogStore, ReplicaIdentity, StoreError};
+use borg_cell::store::{LogStore, StoreError};
 use borg_linkshard::poller;
 use borg_proto::identity::Role;
 use borg_proto::names::ReplicaId;
@@ -42,10 +43,10 @@ use tokio_util::sync::CancellationToken;
 const ORDERS: usize = 256;
 /// Reports of the shard that may wait; more are dropped, the shard repeats itself.
 const REPORTS: usize = 1_024;
-/// The epoch of a cell that was never restored from a backup.
-const FIRST_EPOCH: u64 = 1;
 /// The beat of the deciding half: what its timers are counted in.
 const TICK: Millis = Millis(20);
+/// How long a leader that ends waits for another one to lead. Ours: some elections.
+const RETIRING: Duration = Duration::from_secs(2);
 /// Time between two comparisons of state digests with the other masters.
 const COMPARE: Duration = Duration::from_secs(2);
 
@@ -70,6 +71,9 @@ pub enum AppError {
          leave it stopped, the other masters go on. If it never ran, start it once with --new"
     )]
     NoLog(String),
+    /// The other masters do not know this one any more.
+    #[error("this master was taken out of the cell ({0}): its directory is of no use any more")]
+    Removed(String),
     /// The log cannot be used.
     #[error("the log in {dir}")]
     Store {
@@ -128,15 +132,6 @@ impl std::fmt::Debug for App {
     }
 }
 
-/// Whose log a master with these credentials has.
-fn identity(credentials: &Credentials, own: ReplicaId) -> ReplicaIdentity {
-    ReplicaIdentity {
-        cell: credentials.identity.cell.to_string(),
-        replica: own.0,
-        epoch: FIRST_EPOCH,
-    }
-}
-
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address).await.map_err(|source| AppError::Bind { address, source })
 }
@@ -163,23 +158,13 @@ impl App {
             }
         };
         let me = check_members(own, &config.masters)?;
-        let identity = identity(&credentials, own);
-        let store_error =
-            |source| AppError::Store { dir: config.dir.display().to_string(), source };
-        if !config.new && !store::is_there(&config.dir) {
-            return Err(AppError::NoLog(config.dir.display().to_string()));
-        }
-        if let Some(check) = config.check.as_ref().filter(|_| store::is_there(&config.dir)) {
-            check.run().map_err(store_error)?;
-        }
-        let keep = store::Keep {
-            count: config.keep_checkpoints,
-            age: Millis::from_secs(config.keep_hours.saturating_mul(3600)),
-            bytes: config.keep_mib.saturating_mul(1 << 20),
-        };
-        let Opened { log: mut store, history } =
-            store::open_keeping(config.store, &config.dir, &identity, keep).map_err(store_error)?;
-        let recovered = store.recover().map_err(store_error)?;
+        let Ready { identity, log: mut store, history } =
+            joining::ready(&config, &credentials, own.number()).await?;
+        let own = ReplicaId(identity.replica);
+        let me = Member { replica: own, ..me };
+        let recovered = store
+            .recover()
+            .map_err(|source| AppError::Store { dir: config.dir.display().to_string(), source })?;
         let cell = credentials.identity.cell.clone();
         let mut settings = master::Config::new(cell, own, seed());
         settings.tick = TICK;
@@ -192,6 +177,7 @@ impl App {
             None => None,
         };
         let (metrics, exposition) = Metrics::new();
+        metrics.life.set(i64::try_from(own.life()).unwrap_or(i64::MAX));
         Ok(Self {
             config,
             credentials,
@@ -218,9 +204,12 @@ impl App {
         if !store::is_there(&config.dir) {
             return Err(AppError::NoLog(config.dir.display().to_string()));
         }
-        store::open(config.store, &config.dir, &identity(&credentials, own))
-            .map(drop)
-            .map_err(|source| AppError::Store { dir: config.dir.display().to_string(), source })
+        let failed = |source| AppError::Store { dir: config.dir.display().to_string(), source };
+        let identity = store::owner(&config.dir).map_err(failed)?;
+        if ReplicaId(identity.replica).number() != own.number() {
+            return Err(AppError::NotAMember(own));
+        }
+        store::open(config.store, &config.dir, &identity).map(drop).map_err(failed)
     }
 
     /// Where the API is served.
@@ -236,11 +225,16 @@ impl App {
     /// # Errors
     /// What failed. The process must end then.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        // Whichever part ends first takes the others with it.
-        let stop = stop.child_token();
+        // Whichever part ends first takes the others with it. Whoever asks for the end has to wait
+        // until another master leads, so it is not the same.
+        let asked = stop;
+        let stop = CancellationToken::new();
         let _on_return = stop.clone().drop_guard();
         let own = self.me.replica;
-        let members = &self.config.masters;
+        // What the log says is newer than the command line.
+        let table = driver::members_of(self.master.state());
+        let members = if table.is_empty() { self.config.masters.clone() } else { table };
+        let members = &members;
         let lifeline = Lifeline::start().map_err(AppError::Thread)?;
         let metrics = self.metrics.clone();
         let peers = Peers::connect(&self.credentials, own, members, metrics, &lifeline, &stop)?;
@@ -280,11 +274,18 @@ impl App {
             feed: feed.clone(),
             view,
             metrics: self.metrics.clone(),
+            wrote: Vec::new(),
         };
         let mut driving = spawn_driver(driver, turns.clone())?;
 
         lifeline.spawn(tick(turns.clone(), stop.clone()));
-        lifeline.spawn(compare_digests(peers.clone(), turns.clone(), stop.clone()));
+        let greeting = greet(peers.clone(), own, turns.clone(), view_in.clone(), stop.clone());
+        let (out, was_removed) = tokio::sync::oneshot::channel();
+        lifeline.spawn(async move {
+            if let Some(why) = greeting.await {
+                drop(out.send(why));
+            }
+        });
         lifeline.spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
         let wiring = poller::Wiring {
             orders: orders_in,
@@ -337,11 +338,11 @@ impl App {
         let peer_service = PeerService {
             cell: self.credentials.identity.cell.clone(),
             own,
-            members: members.iter().map(|member| member.replica).collect(),
+            members: self.config.masters.iter().map(|member| member.replica.number()).collect(),
             changes,
             driver: turns.clone(),
             shard: orders,
-            view: view_in,
+            view: view_in.clone(),
             polled,
         };
         let name = self.credentials.identity.server_name().expect("a master serves");
@@ -355,7 +356,11 @@ impl App {
             served = serving => served,
             driven = &mut driving => finished(driven, "driver").and_then(|done| done.map_err(AppError::from)),
             decided = &mut deciding => finished(decided, "scheduler"),
-            () = stop.cancelled() => Ok(()),
+            Ok(why) = was_removed => Err(AppError::Removed(why)),
+            () = asked.cancelled() => {
+                retire(&turns, own, view_in).await;
+                Ok(())
+            }
         };
         scheduler.stop();
         ended
@@ -422,26 +427,69 @@ async fn tick(turns: Inbox, stop: CancellationToken) {
     }
 }
 
-/// The state of every replica must be the same after the same entry; this is where it shows.
-async fn compare_digests(peers: Peers, turns: Inbox, stop: CancellationToken) {
+/// Lets another master lead before this one ends, so that nobody has to wait for a time-out.
+async fn retire(turns: &Inbox, own: ReplicaId, mut view: watch::Receiver<View>) {
+    if view.borrow().status.leader != Some(own) || turns.vital(Turn::Input(Input::Retire)).is_err()
+    {
+        return;
+    }
+    let handed_over = view.wait_for(|view| view.status.leader.is_some_and(|leader| leader != own));
+    match tokio::time::timeout(RETIRING, handed_over).await {
+        Ok(Ok(_)) => tracing::info!("another master leads"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("no other master took over in time"),
+    }
+}
+
+/// Asks the other masters how they are: the state of every replica must be the same after the same
+/// entry, and this is where it shows; how fast their disks are and what entries they understand; and
+/// whether this master is still one. Gives the reason when it is not.
+async fn greet(
+    peers: Peers,
+    own: ReplicaId,
+    turns: Inbox,
+    view: watch::Receiver<View>,
+    stop: CancellationToken,
+) -> Option<String> {
     let mut rounds = tokio::time::interval(COMPARE);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return None,
             _ = rounds.tick() => {}
         }
-        for member in peers.members() {
+        let members = peers.members();
+        let mut strangers = 0;
+        for member in &members {
             let Some(mut client) = peers.client(member.replica) else { continue };
             let mut request = tonic::Request::new(pb::HelloRequest {});
             request.set_timeout(Duration::from_millis(500));
-            let Ok(hello) = client.hello(request).await else { continue };
-            let hello = hello.into_inner();
+            let hello = match client.hello(request).await {
+                Ok(hello) => hello.into_inner(),
+                Err(status) => {
+                    strangers += usize::from(status.code() == tonic::Code::PermissionDenied);
+                    continue;
+                }
+            };
+            // Whoever is further on and does not know this master any more, knows that it is out.
+            let further = hello.applied_index > view.borrow().state.applied();
+            let known = hello.masters.iter().any(|entry| entry.replica == own.0);
+            strangers += usize::from(further && !hello.masters.is_empty() && !known);
+            let heard = Input::Peer {
+                replica: member.replica,
+                write_micros: hello.write_us,
+                level: hello.level,
+            };
+            if turns.vital(Turn::Input(heard)).is_err() {
+                return None;
+            }
             let Ok(digest) = u128::from_str_radix(&hello.digest, 16) else { continue };
             let input =
                 Input::PeerDigest { replica: member.replica, index: hello.digest_index, digest };
             if turns.vital(Turn::Input(input)).is_err() {
-                return;
+                return None;
             }
+        }
+        if !members.is_empty() && strangers * 2 > members.len() {
+            return Some(format!("{strangers} of {} other masters say so", members.len()));
         }
     }
 }

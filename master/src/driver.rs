@@ -6,6 +6,7 @@
 
 use crate::checkpoints::CheckpointThreads;
 use crate::clock;
+use crate::config::Member;
 use crate::feed::{Feed, View};
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
@@ -14,6 +15,7 @@ use crate::scheduling::Mailbox;
 use borg_cell::admission::Window;
 use borg_cell::event::EventKind;
 use borg_cell::master::{Effect, Input, Master, Outcome};
+use borg_cell::state::{CellState, Standing};
 use borg_cell::store::{LogStore, StoreError};
 use borg_proto::Millis;
 use borg_proto::command::Command;
@@ -100,6 +102,26 @@ pub(crate) struct Driver {
     pub view: watch::Sender<View>,
     /// Counters.
     pub metrics: Metrics,
+    /// How long the writes of the last turn took, in microseconds.
+    pub wrote: Vec<u64>,
+}
+
+/// The cell's table of masters, those that nothing was heard of yet left out.
+pub(crate) fn members_of(state: &CellState) -> Vec<Member> {
+    let there = state.masters().filter(|(_, record)| match record.standing {
+        Standing::Invited { .. } => false,
+        Standing::Joining { .. } | Standing::Voting | Standing::Leaving => true,
+    });
+    there.map(|(replica, record)| Member { replica, address: record.address.clone() }).collect()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a duration is positive, and one of 500,000 years fits"
+)]
+fn micros(seconds: f64) -> u64 {
+    (seconds * 1e6) as u64
 }
 
 impl std::fmt::Debug for Driver {
@@ -132,6 +154,7 @@ impl Driver {
                 heard_at = now;
             }
             let mut inputs = Vec::with_capacity(turn.len());
+            inputs.extend(self.wrote.drain(..).map(|micros| Input::Wrote { micros }));
             for item in turn.drain(..) {
                 match item {
                     Turn::Failed(error) => return Err(DriverError::Store(error)),
@@ -177,7 +200,9 @@ impl Driver {
                 let began = clock::stopwatch();
                 self.store.write(&batch.as_batch()).map_err(DriverError::Store)?;
                 self.metrics.log_writes.inc();
-                self.metrics.log_write_seconds.observe(began.seconds());
+                let seconds = began.seconds();
+                self.metrics.log_write_seconds.observe(seconds);
+                self.wrote.push(micros(seconds));
             }
             Effect::Send { to, message } => {
                 self.send(to, pb::peer_message::Body::Raft(message));
@@ -209,6 +234,11 @@ impl Driver {
                 self.scheduler.follow(state.clone(), &events, reset, ahead);
                 if events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
                     self.scheduler.lead(self.leads_by_the_log());
+                }
+                let masters =
+                    events.iter().any(|event| matches!(event.kind, EventKind::MastersChanged));
+                if masters || reset {
+                    self.peers.follow(&members_of(&state));
                 }
                 // Before the answers of this turn: whoever is told of a change can read it.
                 self.view.send_modify(|view| view.state = state.clone());

@@ -19,6 +19,7 @@ mod driver;
 mod feed;
 mod http;
 mod inbox;
+mod joining;
 mod lifeline;
 mod main_with;
 mod metrics;

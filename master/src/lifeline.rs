@@ -55,6 +55,11 @@ impl Lifeline {
         drop(self.runtime.spawn(task));
     }
 
+    /// The way onto it.
+    pub(crate) fn handle(&self) -> Handle {
+        self.runtime.clone()
+    }
+
     /// What is spawned while the guard lives, runs on it.
     pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.runtime.enter()

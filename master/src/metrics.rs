@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     pub log_writes: Counter,
     /// Time of one durable write.
     pub log_write_seconds: Histogram,
+    /// How often the master of this number began anew without a log.
+    pub life: Gauge,
     /// Time to write one checkpoint.
     pub checkpoint_seconds: Histogram,
     /// Size of the newest checkpoint's file.
@@ -67,6 +69,7 @@ impl Metrics {
             refusals: Counter::default(),
             log_writes: Counter::default(),
             log_write_seconds: seconds(),
+            life: Gauge::default(),
             checkpoint_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             checkpoint_bytes: Gauge::default(),
             dropped_messages: Counter::default(),
@@ -89,6 +92,8 @@ impl Metrics {
         registry.register("log_writes", "Durable writes of the log", m.log_writes.clone());
         let write = m.log_write_seconds.clone();
         registry.register_with_unit("log_write", "Time of one durable write", Unit::Seconds, write);
+        let what = "0 on a master's first log; else it lost that and began anew in this life";
+        registry.register("life", what, m.life.clone());
         let checkpoint = m.checkpoint_seconds.clone();
         let what = "Time to write one checkpoint";
         registry.register_with_unit("checkpoint", what, Unit::Seconds, checkpoint);

@@ -234,7 +234,9 @@ fn settled(moment: Moment, now: &CellState) -> Result<Option<CellState>, Status>
         Moment::Index(0) => Err(Status::invalid_argument("borg-at: the first entry is 1")),
         Moment::Index(at) if at > index => Err(future(format!("entry {at}"))),
         Moment::Index(at) => Ok((at == index).then(|| now.clone())),
-        Moment::Time(time) if time > clock.max(now.clock()) => Err(future(format!("{} ms", time.0))),
+        Moment::Time(time) if time > clock.max(now.clock()) => {
+            Err(future(format!("{} ms", time.0)))
+        }
         Moment::Time(time) => Ok((time >= now.clock()).then(|| now.clone())),
     }
 }
@@ -242,7 +244,8 @@ fn settled(moment: Moment, now: &CellState) -> Result<Option<CellState>, Status>
 /// Agreed entries after `after` that the replica holds in memory; `None` if it holds only later ones.
 fn ask(driver: &Inbox, after: u64) -> Result<Option<Vec<LogEntry>>, Missing> {
     let (reply, answer) = oneshot::channel();
-    let look = Turn::Look(Box::new(move |master| drop(reply.send(master.log_after(after, ENTRIES)))));
+    let look =
+        Turn::Look(Box::new(move |master| drop(reply.send(master.log_after(after, ENTRIES)))));
     driver.vital(look).map_err(|_| Missing::Stopping)?;
     answer.blocking_recv().map_err(|_| Missing::Stopping)
 }

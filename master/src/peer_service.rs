@@ -36,8 +36,8 @@ pub(crate) struct PeerService {
     pub cell: CellName,
     /// This replica.
     pub own: ReplicaId,
-    /// All masters of the cell.
-    pub members: BTreeSet<ReplicaId>,
+    /// Numbers of masters that may call before the cell's own table is known here.
+    pub members: BTreeSet<u64>,
     /// Where changes go.
     pub changes: Changes,
     /// The driver.
@@ -51,23 +51,38 @@ pub(crate) struct PeerService {
 }
 
 impl PeerService {
-    fn member<T>(&self, request: &Request<T>) -> Result<ReplicaId, Status> {
+    /// The number of the master that calls.
+    fn member<T>(&self, request: &Request<T>) -> Result<u64, Status> {
         let identity = rpc::peer_identity(request, &self.cell)?;
         match identity.role {
-            Role::Master(replica) if self.members.contains(&replica) => Ok(replica),
+            Role::Master(replica) if self.is_member(replica.number()) => Ok(replica.number()),
             role @ (Role::Master(_) | Role::Borglet(_) | Role::User(_)) => Err(
                 Status::permission_denied(format!("{role} is not one of the masters of this cell")),
             ),
         }
     }
 
-    /// Takes one message; false when it cannot be from who sent it.
-    fn take(&self, from: ReplicaId, message: pb::PeerMessage) -> Result<(), Status> {
-        if message.from != from.0 || message.to != self.own.0 {
+    fn is_member(&self, number: u64) -> bool {
+        let view = self.view.borrow();
+        let mut table = view.state.masters().peekable();
+        match table.peek() {
+            Some(_) => table.any(|(id, _)| id.number() == number),
+            None => self.members.contains(&number),
+        }
+    }
+
+    /// Takes one message of the master of that number.
+    fn take(&self, number: u64, message: pb::PeerMessage) -> Result<(), Status> {
+        let from = ReplicaId(message.from);
+        if from.number() != number {
             return Err(Status::permission_denied(format!(
-                "message from {} to {} came from master {from} to master {}",
-                message.from, message.to, self.own
+                "message of master {from} came from master {number}"
             )));
+        }
+        if message.to != self.own.0 {
+            // For an earlier life of this master, which is over.
+            tracing::debug!(%from, to = %ReplicaId(message.to), "message for another life dropped");
+            return Ok(());
         }
         let turn = match message.body {
             None => return Ok(()),

@@ -14,10 +14,12 @@ use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, ChannelError, Credentials, PeerClient, Timeouts};
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
 /// Messages to one peer that may wait. When it is full, new ones are dropped and counted.
@@ -27,19 +29,32 @@ const IN_STREAM: usize = 64;
 /// Wait before a broken stream is opened again.
 const RECONNECT: Duration = Duration::from_millis(50);
 
-/// The other masters, as this one reaches them.
+/// The other masters, as this one reaches them. Clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Peers {
-    peers: BTreeMap<ReplicaId, PeerLink>,
+pub(crate) struct Peers(Arc<Shared>);
+
+struct Shared {
+    own: ReplicaId,
+    credentials: Credentials,
+    lifeline: Handle,
+    stop: CancellationToken,
     metrics: Metrics,
+    links: RwLock<BTreeMap<ReplicaId, PeerLink>>,
 }
 
-#[derive(Debug, Clone)]
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
 struct PeerLink {
     member: Member,
     queue: mpsc::Sender<pb::PeerMessage>,
     client: PeerClient<Channel>,
     changes: PeerClient<Channel>,
+    /// Ends the stream when the link goes.
+    _ends: DropGuard,
 }
 
 impl Peers {
@@ -55,52 +70,97 @@ impl Peers {
         lifeline: &Lifeline,
         stop: &CancellationToken,
     ) -> Result<Self, ChannelError> {
-        let cell = &credentials.identity.cell;
-        let mut peers = BTreeMap::new();
-        for member in members.iter().filter(|member| member.replica != own) {
-            let changes = client(credentials, member, &any_master_name(cell))?;
-            let identity = Identity { cell: cell.clone(), role: Role::Master(member.replica) };
-            let name = identity.server_name().expect("a master serves, so it has a server name");
-            let client = {
-                let _inside = lifeline.enter();
-                client(credentials, member, &name)?
-            };
-            let (queue, waiting) = mpsc::channel(QUEUE);
-            lifeline.spawn(deliver(member.replica, client.clone(), waiting, stop.clone()));
-            peers.insert(
-                member.replica,
-                PeerLink { member: member.clone(), queue, client, changes },
-            );
+        let shared = Shared {
+            own,
+            credentials: credentials.clone(),
+            lifeline: lifeline.handle(),
+            stop: stop.clone(),
+            metrics,
+            links: RwLock::default(),
+        };
+        let links = members
+            .iter()
+            .filter(|member| member.replica != own)
+            .map(|member| Ok((member.replica, shared.link(member)?)))
+            .collect::<Result<_, ChannelError>>()?;
+        *shared.links.write().unwrap_or_else(PoisonError::into_inner) = links;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// Follows the cell's table of masters: links to newcomers, none to those who left.
+    pub(crate) fn follow(&self, members: &[Member]) {
+        let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|_, link| members.contains(&link.member));
+        for member in members.iter().filter(|member| member.replica != self.0.own) {
+            if links.contains_key(&member.replica) {
+                continue;
+            }
+            match self.0.link(member) {
+                Ok(link) => drop(links.insert(member.replica, link)),
+                Err(error) => {
+                    tracing::error!(%error, master = %member.replica, "no way to a master")
+                }
+            }
         }
-        Ok(Self { peers, metrics })
+    }
+
+    fn get<T>(&self, replica: ReplicaId, part: impl FnOnce(&PeerLink) -> T) -> Option<T> {
+        self.0.links.read().unwrap_or_else(PoisonError::into_inner).get(&replica).map(part)
     }
 
     /// Sends a message, or drops it when the peer is too slow.
     pub(crate) fn send(&self, message: pb::PeerMessage) {
         let to = ReplicaId(message.to);
-        if let Some(peer) = self.peers.get(&to)
-            && peer.queue.try_send(message).is_err()
-        {
-            self.metrics.dropped_messages.inc();
+        if self.get(to, |link| link.queue.try_send(message).is_err()) == Some(true) {
+            self.0.metrics.dropped_messages.inc();
         }
     }
 
     /// The client for users' changes to a peer; none for ourselves and for strangers.
     #[must_use]
     pub(crate) fn changes(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
-        self.peers.get(&replica).map(|peer| peer.changes.clone())
+        self.get(replica, |link| link.changes.clone())
     }
 
     /// The client for the masters' own calls to a peer; none for ourselves and for strangers.
     #[must_use]
     pub(crate) fn client(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
-        self.peers.get(&replica).map(|peer| peer.client.clone())
+        self.get(replica, |link| link.client.clone())
     }
 
     /// The other masters.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.peers.values().map(|peer| &peer.member)
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.values().map(|link| link.member.clone()).collect()
     }
+}
+
+impl Shared {
+    fn link(&self, member: &Member) -> Result<PeerLink, ChannelError> {
+        let _inside = self.lifeline.enter();
+        let any = any_master_name(&self.credentials.identity.cell);
+        let changes = client(&self.credentials, member, &any)?;
+        let client = client_of(&self.credentials, member)?;
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let stop = self.stop.child_token();
+        drop(self.lifeline.spawn(deliver(member.replica, client.clone(), waiting, stop.clone())));
+        let _ends = stop.drop_guard();
+        Ok(PeerLink { member: member.clone(), queue, client, changes, _ends })
+    }
+}
+
+/// A client for the masters' own calls to one of them.
+///
+/// # Errors
+/// When its address or the credentials are no good.
+pub(crate) fn client_of(
+    credentials: &Credentials,
+    member: &Member,
+) -> Result<PeerClient<Channel>, ChannelError> {
+    let role = Role::Master(ReplicaId(member.replica.number()));
+    let identity = Identity { cell: credentials.identity.cell.clone(), role };
+    let name = identity.server_name().expect("a master serves, so it has a server name");
+    client(credentials, member, &name)
 }
 
 fn client(

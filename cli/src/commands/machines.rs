@@ -1,10 +1,10 @@
-//! `machines`, `machine add`, `machine remove` and `masters`.
+//! `machines`, `machine add` and `machine remove`.
 
 use super::history::say_when;
 use crate::client::{Client, Kind, request_id};
 use crate::clock;
 use crate::exit::Failure;
-use crate::output::views::{Machine, Master};
+use crate::output::views::Machine;
 use crate::output::{Output, age, cores, note, size};
 use borg_proto::MachineName;
 use borg_proto::wire::pb;
@@ -99,36 +99,4 @@ pub(super) async fn change(
     } else {
         out.line(&text)
     }
-}
-
-pub(super) async fn masters(client: &mut Client, out: Output) -> Result<(), Failure> {
-    let message = pb::ListMastersRequest {};
-    let answer = client
-        .call("masters", Kind::Read, message, async |mut master, request| {
-            master.list_masters(request).await
-        })
-        .await?;
-    let masters: Vec<Master> = answer.masters.into_iter().map(Master::from).collect();
-    if out.is_json() {
-        return out.json(&masters, false);
-    }
-    let rows = masters.into_iter().map(|master| {
-        let role = match (master.reachable, master.leader) {
-            (false, _) => "away",
-            (true, true) => "leader",
-            (true, false) => "follower",
-        };
-        let known = |text: String| if master.reachable { text } else { "-".into() };
-        [
-            master.replica.to_string(),
-            master.address,
-            role.into(),
-            known(master.term.to_string()),
-            known(master.applied_index.to_string()),
-            known(master.machines_polled.to_string()),
-            known(master.pid.to_string()),
-            master.note,
-        ]
-    });
-    out.table(["master", "address", "role", "term", "applied", "machines", "pid", "note"], rows)
 }

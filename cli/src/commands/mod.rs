@@ -12,6 +12,7 @@ mod inspect;
 mod jobs;
 mod logs;
 mod machines;
+mod masters;
 mod names;
 
 use crate::client::Client;
@@ -67,8 +68,8 @@ enum Command {
     /// Add or remove machines
     #[command(subcommand)]
     Machine(machines::MachineCommand),
-    /// List the cell's masters
-    Masters,
+    /// List the cell's masters; add, replace or remove some
+    Masters(masters::MastersArgs),
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
@@ -112,7 +113,7 @@ impl Command {
             | Self::Kill(_)
             | Self::Why(_)
             | Self::Machine(_)
-            | Self::Masters
+            | Self::Masters(_)
             | Self::History
             | Self::Watch(_)
             | Self::Backup(_)
@@ -154,7 +155,7 @@ impl Cli {
             Command::Why(args) => inspect::why(&mut client()?, args, out).await,
             Command::Machines => machines::list(&mut client()?, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
-            Command::Masters => machines::masters(&mut client()?, out).await,
+            Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,

@@ -1,6 +1,7 @@
 //! The JSON form of answers. Field names are a promise to scripts: they are added to, never
 //! changed. Times are milliseconds since the Unix epoch, sizes bytes, processors thousandths.
 
+use borg_proto::ReplicaId;
 use borg_proto::wire::pb;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -208,6 +209,17 @@ pub struct Master {
     pub machines_polled: u64,
     pub pid: u32,
     pub note: String,
+    pub life: u64,
+    pub standing: String,
+    pub epoch: u64,
+}
+
+impl Master {
+    /// What people call it: its number, and its life unless it is the first.
+    #[must_use]
+    pub fn name(&self) -> String {
+        ReplicaId::of_life(self.replica, self.life).to_string()
+    }
 }
 
 impl From<pb::Master> for Master {
@@ -224,6 +236,9 @@ impl From<pb::Master> for Master {
             machines_polled: from.machines_polled,
             pid: from.pid,
             note: from.note,
+            life: from.life,
+            standing: from.standing,
+            epoch: from.epoch,
         }
     }
 }

@@ -89,7 +89,7 @@ pub enum Rejection {
     #[error("term {term} is over, now is {now}")]
     StaleTerm { term: u64, now: u64 },
 
-    #[error("there is no master {number}: borgctl masters invite {number} HOST:PORT lets it join")]
+    #[error("there is no master {number}: borgctl masters add {number}=HOST:PORT lets it join")]
     NoSuchMaster { number: u64 },
     #[error("master {number} is there already")]
     MasterExists { number: u64 },

@@ -35,7 +35,9 @@ use log::MemoryLog;
 use message::Standing;
 use office::Office;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage};
+use raft::{
+    GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage,
+};
 use reads::Reads;
 use std::collections::{BTreeMap, BTreeSet};
 use transfer::Transfers;

@@ -362,6 +362,26 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::RemoveMachineResponse { index: done.index }))
     }
 
+    async fn invite_master(
+        &self,
+        request: Request<pb::InviteMasterRequest>,
+    ) -> Result<Response<pb::InviteMasterResponse>, Status> {
+        let user = self.user(&request, "InviteMaster")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::InviteMasterResponse { index: done.index }))
+    }
+
+    async fn remove_master(
+        &self,
+        request: Request<pb::RemoveMasterRequest>,
+    ) -> Result<Response<pb::RemoveMasterResponse>, Status> {
+        let user = self.user(&request, "RemoveMaster")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::RemoveMasterResponse { index: done.index }))
+    }
+
     async fn list_masters(
         &self,
         request: Request<pb::ListMastersRequest>,
@@ -369,7 +389,7 @@ impl Borgmaster for Api {
         self.user(&request, "ListMasters")?;
         let own = hello(&self.view(), self.polled.load(Ordering::Relaxed));
         let mut calls = tokio::task::JoinSet::new();
-        for member in self.changes.peers.members().cloned() {
+        for member in self.changes.peers.members() {
             let client = self.changes.peers.client(member.replica);
             calls.spawn(async move {
                 let mut request = Request::new(pb::HelloRequest {});
@@ -383,7 +403,7 @@ impl Borgmaster for Api {
         }
         let mut masters = calls.join_all().await;
         masters.push(views::master(&self.me, Ok(own)));
-        masters.sort_by_key(|master| master.replica);
+        views::stand(&mut masters, &self.view().state);
         Ok(Response::new(pb::ListMastersResponse { masters, cell: self.cell.to_string() }))
     }
 

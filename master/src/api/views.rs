@@ -5,7 +5,7 @@ use crate::config::Member;
 use crate::feed::View;
 use crate::store::Kept;
 use borg_cell::bns::{BnsError, Endpoint};
-use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Task};
+use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{TaskId, UserName};
 use borg_proto::poll::Usage;
@@ -242,7 +242,8 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
 
 pub(super) fn master(member: &Member, answer: Result<pb::HelloResponse, Status>) -> pb::Master {
     let base = pb::Master {
-        replica: member.replica.0,
+        replica: member.replica.number(),
+        life: member.replica.life(),
         address: member.address.clone(),
         ..pb::Master::default()
     };
@@ -257,10 +258,48 @@ pub(super) fn master(member: &Member, answer: Result<pb::HelloResponse, Status>)
             machines_polled: hello.machines_polled,
             pid: hello.pid,
             note: hello.note,
+            epoch: hello.epoch,
             ..base
         },
         Err(status) => pb::Master { note: borg_proto::rpc::explain(&status), ..base },
     }
+}
+
+/// Says where each master stands by the cell's table; adds those that nothing was heard of yet.
+pub(super) fn stand(masters: &mut Vec<pb::Master>, state: &CellState) {
+    for (id, record) in state.masters() {
+        let found = masters
+            .iter_mut()
+            .find(|master| (master.replica, master.life) == (id.number(), id.life()));
+        let (standing, note) = match record.standing {
+            Standing::Invited { .. } => {
+                ("invited", "nothing was heard of it yet: start its process")
+            }
+            Standing::Joining { replaces: Some(old), .. } if old.number() == id.number() => {
+                ("joining", "lost its log and takes everything from the others")
+            }
+            Standing::Joining { .. } => ("joining", "takes the state and does not vote yet"),
+            Standing::Voting => ("voting", ""),
+            Standing::Leaving => ("leaving", ""),
+        };
+        let master = match found {
+            Some(master) => master,
+            None => {
+                masters.push(pb::Master {
+                    replica: id.number(),
+                    life: id.life(),
+                    address: record.address.clone(),
+                    ..pb::Master::default()
+                });
+                masters.last_mut().expect("it has just been added")
+            }
+        };
+        standing.clone_into(&mut master.standing);
+        if master.note.is_empty() {
+            note.clone_into(&mut master.note);
+        }
+    }
+    masters.sort_by_key(|master| (master.replica, master.life));
 }
 
 pub(super) fn endpoint(endpoint: Endpoint) -> pb::Endpoint {

@@ -162,9 +162,10 @@ impl Archive {
 
     /// Whether the file of `meta` is here.
     pub(super) fn has(&self, meta: &CheckpointMeta) -> bool {
-        self.held().checkpoints.get(&key(meta)).is_some_and(|held| {
-            held.place == meta.place && held.file_bytes == meta.file_bytes
-        })
+        self.held()
+            .checkpoints
+            .get(&key(meta))
+            .is_some_and(|held| held.place == meta.place && held.file_bytes == meta.file_bytes)
     }
 
     /// From now on the head names these.
@@ -272,7 +273,8 @@ impl Archive {
             *receiving = None;
             let path = self.part(key);
             for file in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-                let other = file.file_name().to_str().is_some_and(|name| name.starts_with(INCOMING));
+                let other =
+                    file.file_name().to_str().is_some_and(|name| name.starts_with(INCOMING));
                 if other && file.path() != path {
                     files::remove(&file.path());
                 }
@@ -299,9 +301,10 @@ impl Held {
     fn kept(&self, meta: &CheckpointMeta) -> Kept {
         let before = self.checkpoints.range(..(meta.place.index, 0)).next_back();
         let unbroken = before.is_some_and(|((index, _), _)| self.reaches(*index, meta.place.index));
-        let pinned = self.named.iter().any(|named| {
-            named.place.index == meta.place.index && named.sum == meta.file_sum
-        });
+        let pinned = self
+            .named
+            .iter()
+            .any(|named| named.place.index == meta.place.index && named.sum == meta.file_sum);
         Kept { meta: meta.clone(), unbroken, pinned }
     }
 
@@ -363,10 +366,11 @@ impl CheckpointStore for Archive {
     ) -> Result<Vec<u8>, StoreError> {
         let gone = || StoreError::Gone { index: meta.place.index };
         let key = key(meta);
-        let opened = self.held().open.iter_mut().find(|sending| sending.key == key).map(|sending| {
-            sending.used = true;
-            sending.file.clone()
-        });
+        let opened =
+            self.held().open.iter_mut().find(|sending| sending.key == key).map(|sending| {
+                sending.used = true;
+                sending.file.clone()
+            });
         let failed = |error| StoreError::failed(format!("read the checkpoint at {}", key.0), error);
         let file = if let Some(file) = opened {
             file
@@ -387,7 +391,8 @@ impl CheckpointStore for Archive {
             held.open.push(Sending { key, file: file.clone(), used: true });
             file
         };
-        let length = (length as u64).min(MAX_READ_BYTES).min(meta.file_bytes.saturating_sub(offset));
+        let length =
+            (length as u64).min(MAX_READ_BYTES).min(meta.file_bytes.saturating_sub(offset));
         let mut piece = vec![0; usize::try_from(length).expect("it was just bounded")];
         file.read_exact_at(&mut piece, offset).map_err(failed)?;
         Ok(piece)
@@ -398,12 +403,7 @@ impl CheckpointStore for Archive {
         self.guarded(|| Ok(self.incoming(&mut receiving, meta)?.bytes))
     }
 
-    fn receive(
-        &self,
-        meta: &CheckpointMeta,
-        offset: u64,
-        piece: &[u8],
-    ) -> Result<(), StoreError> {
+    fn receive(&self, meta: &CheckpointMeta, offset: u64, piece: &[u8]) -> Result<(), StoreError> {
         let mut receiving = self.receiving();
         self.guarded(|| {
             let incoming = self.incoming(&mut receiving, meta)?;

@@ -117,7 +117,8 @@ mod tests {
     fn only_a_death_or_no_end_says_that_the_log_is_broken() {
         check("exit 0").run().unwrap();
         check("echo no such log >&2; exit 1").run().unwrap();
-        let died = check("echo 'thread x panicked at y.rs:1:' >&2; echo 'odd page' >&2; kill -ABRT $$");
+        let died =
+            check("echo 'thread x panicked at y.rs:1:' >&2; echo 'odd page' >&2; kill -ABRT $$");
         let died = died.run().unwrap_err();
         assert!(matches!(died, StoreError::Broken { .. }), "{died:?}");
         assert!(died.to_string().contains("panicked at y.rs:1: odd page"), "{died}");

@@ -187,10 +187,10 @@ fn front(draft: &CheckpointDraft<'_>) -> Vec<u8> {
 fn read_front(mut front: Reader<'_>) -> Option<(CheckpointMeta, u64)> {
     let (place, at, state_bytes) = (front.place()?, Millis(front.u64()?), front.u64()?);
     let membership = membership(&mut front)?;
-    front
-        .0
-        .is_empty()
-        .then_some((CheckpointMeta { place, membership, at, file_bytes: 0, file_sum: 0 }, state_bytes))
+    front.0.is_empty().then_some((
+        CheckpointMeta { place, membership, at, file_bytes: 0, file_sum: 0 },
+        state_bytes,
+    ))
 }
 
 fn old_front(body: &mut Reader<'_>) -> Option<CheckpointMeta> {

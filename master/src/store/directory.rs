@@ -14,8 +14,8 @@ use std::sync::Arc;
 use borg_cell::store::{CheckpointDraft, HardState, ReplicaIdentity, StoreError};
 
 use super::StoreKind;
-use super::engine::{Change, guarded};
 use super::checkpoint;
+use super::engine::{Change, guarded};
 use super::fault::{Call, may};
 use super::files::{create_whole, read_whole, rename, sync_dir, sync_tree};
 use super::record::{Block, Head, Reader, Unsealed, link_of_checkpoint, seal, unseal};
@@ -54,6 +54,14 @@ impl Directory {
     }
 }
 
+/// Whose log is in `dir`.
+///
+/// # Errors
+/// [`StoreError::Broken`] when that cannot be read.
+pub fn owner_of(dir: &Path) -> Result<ReplicaIdentity, StoreError> {
+    read_owner(&dir.join("log")).map(|(_, found)| found)
+}
+
 /// Makes a log in `dir` that begins with the checkpoint `founding`: of a new cell whose first state
 /// is not empty, or of one that is restored. Its term and commit are the checkpoint's. Blocks.
 ///
@@ -87,7 +95,8 @@ pub fn quarantine(dir: &Path) -> Result<PathBuf, StoreError> {
     if !exists(&log)? {
         return Err(StoreError::broken(0, format!("there is no log in {}", dir.display())));
     }
-    let failed = |error| StoreError::failed(format!("move {} out of the way", log.display()), error);
+    let failed =
+        |error| StoreError::failed(format!("move {} out of the way", log.display()), error);
     let mut before = Vec::new();
     for child in fs::read_dir(dir).map_err(failed)? {
         let name = child.map_err(failed)?.file_name();
@@ -155,8 +164,7 @@ fn create(
         head.compacted = link_of_checkpoint(head.last, &reference);
         head.last = head.compacted;
         head.checkpoints = vec![reference];
-        head.hard_state =
-            HardState { term: draft.place.term, vote: 0, commit: draft.place.index };
+        head.hard_state = HardState { term: draft.place.term, vote: 0, commit: draft.place.index };
     }
     let (head, _) = head.encode();
     guarded(|| {
@@ -180,6 +188,18 @@ fn create(
 }
 
 fn check_owner(kind: StoreKind, log: &Path, expected: &ReplicaIdentity) -> Result<(), StoreError> {
+    let (engine, found) = read_owner(log)?;
+    if found != *expected {
+        return Err(StoreError::WrongIdentity { found, expected: expected.clone() });
+    }
+    if engine != kind.to_string() {
+        return Err(StoreError::OtherStore { found: engine, expected: kind.to_string() });
+    }
+    Ok(())
+}
+
+/// The engine that made a log, and whose it is.
+fn read_owner(log: &Path) -> Result<(String, ReplicaIdentity), StoreError> {
     let path = log.join("identity");
     let bytes = read_whole(&path, 0)?;
     let body = match unseal(Block::Identity, &bytes) {
@@ -192,16 +212,8 @@ fn check_owner(kind: StoreKind, log: &Path, expected: &ReplicaIdentity) -> Resul
             return Err(StoreError::Version { what, found, supported });
         }
     };
-    let Some((engine, found)) = decode_owner(Reader(body)) else {
-        return Err(StoreError::broken(0, format!("{}: odd content", path.display())));
-    };
-    if found != *expected {
-        return Err(StoreError::WrongIdentity { found, expected: expected.clone() });
-    }
-    if engine != kind.to_string() {
-        return Err(StoreError::OtherStore { found: engine, expected: kind.to_string() });
-    }
-    Ok(())
+    decode_owner(Reader(body))
+        .ok_or_else(|| StoreError::broken(0, format!("{}: odd content", path.display())))
 }
 
 fn encode_owner(kind: StoreKind, identity: &ReplicaIdentity) -> Vec<u8> {

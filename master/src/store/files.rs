@@ -107,13 +107,7 @@ impl Large {
             OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)
         };
         let file = make().map_err(|error| full_or_failed(&temporary, error))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            temporary,
-            file,
-            unsynced: 0,
-            began: clock::stopwatch(),
-        })
+        Ok(Self { dir: dir.to_owned(), temporary, file, unsynced: 0, began: clock::stopwatch() })
     }
 
     /// Gives up, with the reason.

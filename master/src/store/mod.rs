@@ -53,8 +53,8 @@ use borg_cell::store::{CheckpointMeta, LogEntry, LogStore, ReplicaIdentity, Stor
 
 use self::archive::Archive;
 pub use self::check::Check;
-pub use self::directory::{found, quarantine};
 use self::directory::Directory;
+pub use self::directory::{found, owner_of as owner, quarantine};
 use self::durable::Durable;
 pub use self::keep::{Keep, Kept};
 

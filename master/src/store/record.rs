@@ -198,7 +198,8 @@ impl Head {
     /// The head at the start of `bytes`, and its checksum.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, u64), Unsealed> {
         let Unsealing { format, body, sum } = unseal(Block::Head, bytes)?;
-        let head = Self::decode_body(format, Reader(body)).ok_or(Unsealed::Damaged("odd length"))?;
+        let head =
+            Self::decode_body(format, Reader(body)).ok_or(Unsealed::Damaged("odd length"))?;
         Ok((head, sum))
     }
 

@@ -140,7 +140,8 @@ fn walk(
 /// The entry at the start of `bytes`, if all of it is there, and what follows it.
 fn entry(bytes: Reader<'_>) -> Result<Option<(LogEntry, Reader<'_>)>, Unreadable> {
     let mut rest = bytes;
-    let (Some(place), Some(&[code]), Some(length)) = (rest.place(), rest.take(1), rest.u64()) else {
+    let (Some(place), Some(&[code]), Some(length)) = (rest.place(), rest.take(1), rest.u64())
+    else {
         return Ok(None);
     };
     let Some(kind) = EntryKind::from_code(code) else {

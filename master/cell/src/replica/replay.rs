@@ -3,8 +3,8 @@
 //! Invariant: a state and the entries after it give, byte for byte, the state of a replica that
 //! applied them when they were agreed.
 
-use crate::state::CellState;
 use super::members;
+use crate::state::CellState;
 use crate::store::{EntryKind, LogEntry, Membership};
 use borg_proto::Millis;
 use borg_proto::command::Command;

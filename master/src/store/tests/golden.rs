@@ -87,11 +87,7 @@ fn a_directory_of_every_format_is_read_in_full() {
         let found = recover(kind, dir).unwrap_or_else(|error| panic!("{kind}-{format}: {error}"));
         assert_eq!(found.hard_state, HardState { term: 2, vote: 2, commit: 46 });
         assert_eq!(found.compacted, Position { index: 8, term: 1 });
-        let wanted = [
-            entries(9, 26, 1, 70),
-            entries(35, 10, 2, 90),
-            entries(45, 3, 2, 60_000),
-        ];
+        let wanted = [entries(9, 26, 1, 70), entries(35, 10, 2, 90), entries(45, 3, 2, 60_000)];
         assert!(found.entries == wanted.concat(), "{kind}-{format}");
         let newest = found.checkpoint.unwrap();
         let made = checkpoint(20, 1, 3_000);
