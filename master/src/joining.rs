@@ -14,12 +14,11 @@ use crate::peers;
 use crate::store::{self, History, Opened};
 use borg_cell::state::{CellState, FOUNDING};
 use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
-use borg_proto::command::{Action, Command, LEVEL, Principal};
+use borg_proto::command::LEVEL;
 use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, Credentials};
 use borg_proto::time::Millis;
 use borg_proto::wire::pb;
-use pb::propose_response::Outcome as Reply;
 use std::time::Duration;
 
 /// The epoch of a cell that was never restored from a backup.
@@ -184,20 +183,11 @@ async fn ask(
             .map(|entry| Member { replica: ReplicaId(entry.replica), address: entry.address });
         return Ok(Asked::Masters(all.collect()));
     }
-    let number = own.replica.number();
-    let action = Action::JoinMaster { number, address: own.address.clone(), token };
-    let by = Principal::Master(ReplicaId(number));
-    let command = Command { at: clock::now(), by, request: None, action };
-    let mut request = tonic::Request::new(pb::ProposeRequest { command: command.encode() });
+    let ask = pb::JoinRequest { address: own.address.clone(), token };
+    let mut request = tonic::Request::new(ask);
     request.set_timeout(PATIENCE);
-    let answer = client.propose(request).await.map_err(explain)?.into_inner();
-    match answer.outcome {
-        Some(Reply::Accepted(pb::Accepted { answer: Some(pb::accepted::Answer::Master(id)) })) => {
-            Ok(Asked::In(ReplicaId(id), hello.epoch))
-        }
-        Some(Reply::Refused(refused)) => Err(refused.why),
-        Some(Reply::Accepted(_)) | None => Err("an odd answer".into()),
-    }
+    let answer = client.join(request).await.map_err(explain)?.into_inner();
+    Ok(Asked::In(ReplicaId(answer.replica), answer.epoch))
 }
 
 fn others(members: &[Member], number: u64) -> Vec<Member> {

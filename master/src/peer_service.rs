@@ -5,10 +5,10 @@ use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
-use borg_cell::master::Input;
-use borg_cell::state::{MasterRecord, Standing};
+use borg_cell::master::{Input, Outcome};
+use borg_cell::state::{Answer, MasterRecord, Standing};
 use borg_proto::Millis;
-use borg_proto::command::{Command, Principal};
+use borg_proto::command::{Action, Command, Principal};
 use borg_proto::identity::Role;
 use borg_proto::names::{CellName, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
@@ -19,7 +19,7 @@ use pb::propose_response::Outcome as Reply;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a change that a follower passes on may take here; the follower's own deadline is
@@ -160,6 +160,31 @@ impl Peer for PeerService {
             },
         };
         Ok(Response::new(response))
+    }
+
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
+        let number = self.member(&request)?;
+        let pb::JoinRequest { address, token } = request.into_inner();
+        let action = Action::JoinMaster { number, address, token };
+        let by = Principal::Master(ReplicaId(number));
+        let command = Command { at: Millis(0), by, request: None, action };
+        let (reply, outcome) = oneshot::channel();
+        let turn = Turn::Propose { command, deadline: clock::now() + PATIENCE, reply };
+        let stopping = || Status::unavailable("this master is stopping");
+        self.driver.vital(turn).map_err(|_| stopping())?;
+        match outcome.await.map_err(|_| stopping())? {
+            Outcome::Accepted { answer: Answer::Master(replica), .. } => {
+                let epoch = self.view.borrow().state.epoch();
+                Ok(Response::new(pb::JoinResponse { replica: replica.0, epoch }))
+            }
+            other => match reply_of(other) {
+                Ok(_) => Err(Status::internal("an odd answer")),
+                Err(status) => Err(status),
+            },
+        }
     }
 
     async fn hello(
