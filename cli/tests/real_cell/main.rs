@@ -8,6 +8,7 @@ mod cell;
 mod directories;
 mod identities;
 mod isolation;
+mod masters;
 mod ordinary_user;
 mod overload;
 mod survival;
