@@ -11,3 +11,4 @@ mod isolation;
 mod ordinary_user;
 mod overload;
 mod survival;
+mod watch;
