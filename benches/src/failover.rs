@@ -116,7 +116,7 @@ async fn change(cell: &LocalCell, id: &str, first: usize) -> Result<Acknowledged
 
 /// When the first leader after an entry took up its work, in Unix milliseconds of this computer.
 async fn led_after(cell: &LocalCell, index: u64, ask: usize) -> Result<f64, Error> {
-    let watch = pb::WatchRequest { after_index: index, job: String::new() };
+    let watch = pb::WatchRequest { after_index: index, job: String::new(), progress: false };
     let mut events = cell.client(ask).watch(watch).await?.into_inner();
     let found = async {
         while let Some(event) = events.message().await? {

@@ -99,7 +99,7 @@ pub async fn measure(cell: &LocalCell) -> Result<SubmitTimes, Error> {
 
 async fn one(mut client: Client, user: &str, name: &str) -> Result<Way, Error> {
     let job = format!("{user}/{name}");
-    let watch = pb::WatchRequest { after_index: 0, job: job.clone() };
+    let watch = pb::WatchRequest { after_index: 0, job: job.clone(), progress: false };
     let events = client.watch(watch).await?.into_inner();
     let watched = tokio::spawn(until_up(events));
     let mut submitter = client.clone();

@@ -86,6 +86,12 @@ impl Client {
         self.at
     }
 
+    /// How many masters there are.
+    #[must_use]
+    pub fn masters(&self) -> usize {
+        self.masters.len()
+    }
+
     /// How long one call may take in all.
     #[must_use]
     pub fn timeout(&self) -> Duration {

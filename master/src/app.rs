@@ -250,7 +250,8 @@ impl App {
         };
         let (view, view_in) = watch::channel(first);
         let scheduler = Arc::new(Mailbox::default());
-        let feed = Arc::new(Feed::new());
+        let feed = Arc::new(Feed::new(self.master.state().applied()));
+        tokio::spawn(with_stop(feed.clone().tell(), stop.clone()));
         let polled = Arc::new(AtomicUsize::new(0));
 
         let mut deciding =
@@ -411,6 +412,13 @@ fn seed() -> u64 {
     xxhash_rust::xxh3::xxh3_64(
         &[clock::now().0.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat(),
     )
+}
+
+async fn with_stop(task: impl Future<Output = ()>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
 }
 
 async fn tick(turns: Inbox, stop: CancellationToken) {

@@ -38,14 +38,28 @@ pub(super) async fn watch(
     let job = args.job.map(|name| names::job(&name, client.user())).transpose()?;
     let job = job.map(|job| job.to_string()).unwrap_or_default();
     let mut place = Place { after: args.after, last: 0, seen_at_last: 0 };
+    let mut refused = 0;
     loop {
-        let message = pb::WatchRequest { after_index: place.resume(), job: job.clone() };
-        let mut skip = place.seen_at_last;
-        let mut stream: Streaming<pb::Event> = client
+        let after_index = place.resume();
+        let message = pb::WatchRequest { after_index, job: job.clone(), progress: true };
+        let mut skip = place.to_skip();
+        let opened = client
             .open("watch", message, async |mut master, request| master.watch(request).await)
-            .await?;
+            .await;
+        let mut stream: Streaming<pb::Event> = match opened {
+            Ok(stream) => stream,
+            // A master that was started lately keeps less of the past than the others.
+            Err(failure) if failure.code == Code::Refused && refused + 1 < client.masters() => {
+                refused += 1;
+                client.pass_over();
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        refused = 0;
         loop {
             match stream.message().await {
+                Ok(Some(event)) if event.kind == "watch.progress" => place.passed(event.index),
                 Ok(Some(event)) if event.index == place.last && skip > 0 => skip -= 1,
                 Ok(Some(event)) => {
                     place.saw(event.index);
@@ -80,8 +94,18 @@ impl Place {
         self.last = index;
     }
 
+    /// The log has been looked through up to here.
+    fn passed(&mut self, index: u64) {
+        *self = Self { after: index, last: 0, seen_at_last: 0 };
+    }
+
     fn resume(&self) -> u64 {
         if self.last > 1 { self.last - 1 } else { self.after }
+    }
+
+    /// How many events of the last index come again.
+    fn to_skip(&self) -> usize {
+        self.seen_at_last
     }
 }
 
@@ -153,5 +177,7 @@ mod tests {
         assert_eq!((place.resume(), place.seen_at_last), (6, 2));
         place.saw(9);
         assert_eq!((place.resume(), place.seen_at_last), (8, 1));
+        place.passed(1_009);
+        assert_eq!((place.resume(), place.to_skip()), (1_009, 0));
     }
 }

@@ -60,7 +60,11 @@ async fn events_until(events: &mut Streaming<pb::Event>, kind: &str) -> Vec<pb::
 async fn watch_tells_what_happened_to_a_job_in_order_and_goes_on_after_an_index() {
     let cell = Cell::shared();
     let mut client = cell.admin(0);
-    let watch = |after_index| pb::WatchRequest { after_index, job: "admin/watched".into() };
+    let watch = |after_index| pb::WatchRequest {
+        after_index,
+        job: "admin/watched".into(),
+        progress: false,
+    };
     let mut live = client.watch(watch(0)).await.unwrap().into_inner();
     client.submit_job(request(job("watched", "batch", "sleep 0.5"))).await.unwrap();
     let seen = events_until(&mut live, "job.finished").await;

@@ -12,3 +12,4 @@ mod masters;
 mod ordinary_user;
 mod overload;
 mod survival;
+mod watch;

@@ -1,11 +1,12 @@
 //! What changed: the one stream that everything which follows a cell folds.
 //!
 //! `apply` gives the events of each entry in order. Events name things by number; whoever shows
-//! them to people asks [`Event::describe`], with the state right after the entry.
+//! them to people asks [`describe`], with the state right after the last of them.
 
 use crate::state::{CellState, JobState, Machine, MachineState, Standing};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId};
+use std::collections::BTreeMap;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,13 +108,54 @@ pub enum TaskChange {
     },
 }
 
+/// Kind, subject and detail of events that followed each other, for people and for Watch: as in
+/// `task.up`, `ann/web/0`, `on m-1`. `state` is that right after the last.
+///
+/// What the last events took out of the state has its name from those events: however many entries
+/// a master applies at once, a job's events are told under its name.
+#[must_use]
+pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, String)> {
+    let mut gone = Gone::default();
+    for event in events {
+        match &event.kind {
+            EventKind::JobForgotten(id, key) => drop(gone.jobs.insert(*id, key.clone())),
+            EventKind::MachineRemoved(id, name) => drop(gone.machines.insert(*id, name.clone())),
+            EventKind::MachineAdded(_)
+            | EventKind::MachineChanged(_)
+            | EventKind::JobSubmitted(_)
+            | EventKind::JobChanged { .. }
+            | EventKind::TaskChanged { .. }
+            | EventKind::Led { .. } => {}
+        }
+    }
+    let names = Names { state, gone: &gone };
+    events.iter().map(|event| event.tell(&names)).collect()
+}
+
+/// Names of what left the state.
+#[derive(Debug, Default)]
+struct Gone {
+    jobs: BTreeMap<JobId, JobKey>,
+    machines: BTreeMap<MachineId, MachineName>,
+}
+
+struct Names<'a> {
+    state: &'a CellState,
+    gone: &'a Gone,
+}
+
 impl Event {
-    /// Kind, subject and detail for people and for Watch: as in `task.up`, `ann/web/0`, `on m-1`.
+    /// The same of one event.
     #[must_use]
     pub fn describe(&self, state: &CellState) -> (String, String, String) {
+        self.tell(&Names { state, gone: &Gone::default() })
+    }
+
+    fn tell(&self, names: &Names<'_>) -> (String, String, String) {
+        let state = names.state;
         let (kind, subject, detail) = match &self.kind {
             EventKind::MachineAdded(id) => {
-                ("machine.added", machine_name(state, *id), machine_address(state, *id))
+                ("machine.added", machine_name(names, *id), machine_address(state, *id))
             }
             EventKind::MachineChanged(id) => {
                 let kind = match state.machine(*id).map(|machine| machine.state) {
@@ -121,29 +163,29 @@ impl Event {
                     Some(MachineState::Down) => "machine.down",
                     Some(MachineState::New) | None => "machine.changed",
                 };
-                (kind, machine_name(state, *id), machine_address(state, *id))
+                (kind, machine_name(names, *id), machine_address(state, *id))
             }
             EventKind::MachineRemoved(_, name) => {
                 ("machine.removed", name.to_string(), String::new())
             }
             EventKind::JobSubmitted(id) => {
                 let tasks = state.job(*id).map_or(0, |job| job.spec.tasks);
-                ("job.submitted", job_name(state, *id), format!("{tasks} tasks"))
+                ("job.submitted", job_name(names, *id), format!("{tasks} tasks"))
             }
             EventKind::JobChanged { job, to, .. } => {
                 // Later events of the same entry may have brought it further.
                 let now = state.job(*job).filter(|job| job.state() == *to);
                 (
                     job_kind(*to),
-                    job_name(state, *job),
+                    job_name(names, *job),
                     now.map_or_else(String::new, |job| job.note(state)),
                 )
             }
             EventKind::JobForgotten(_, key) => ("job.forgotten", key.to_string(), String::new()),
             EventKind::TaskChanged { task, change, machine } => {
-                let place = machine.map(|id| machine_name(state, id)).unwrap_or_default();
+                let place = machine.map(|id| machine_name(names, id)).unwrap_or_default();
                 let (kind, detail) = describe_task(change, &place);
-                (kind, task_name(state, *task), detail)
+                (kind, task_name(names, *task), detail)
             }
             EventKind::MastersChanged => {
                 let all = state.masters().map(|(id, record)| match record.standing {
@@ -196,10 +238,10 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
     }
 }
 
-fn machine_name(state: &CellState, id: MachineId) -> String {
-    state
-        .machine(id)
-        .map_or_else(|| format!("machine {}", id.0), |machine| machine.name.to_string())
+fn machine_name(names: &Names<'_>, id: MachineId) -> String {
+    let known = names.state.machine(id).map(|machine| &machine.name);
+    let known = known.or_else(|| names.gone.machines.get(&id));
+    known.map_or_else(|| format!("machine {}", id.0), ToString::to_string)
 }
 
 fn machine_address(state: &CellState, id: MachineId) -> String {
@@ -208,10 +250,11 @@ fn machine_address(state: &CellState, id: MachineId) -> String {
         .map_or_else(String::new, |machine: &Machine| format!("at {}", machine.address))
 }
 
-fn job_name(state: &CellState, id: JobId) -> String {
-    state.job(id).map_or_else(|| format!("job {}", id.0), |job| job.key.to_string())
+fn job_name(names: &Names<'_>, id: JobId) -> String {
+    let known = names.state.job(id).map(|job| &job.key).or_else(|| names.gone.jobs.get(&id));
+    known.map_or_else(|| format!("job {}", id.0), ToString::to_string)
 }
 
-fn task_name(state: &CellState, id: TaskId) -> String {
-    format!("{}/{}", job_name(state, id.job), id.index)
+fn task_name(names: &Names<'_>, id: TaskId) -> String {
+    format!("{}/{}", job_name(names, id.job), id.index)
 }

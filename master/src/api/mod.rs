@@ -428,7 +428,7 @@ impl Borgmaster for Api {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.user(&request, "Watch")?;
-        streams::watch(self, request.into_inner()).map(Response::new)
+        streams::watch(self, &request.into_inner()).map(Response::new)
     }
 
     type ReadLogsStream = streams::Items<pb::LogChunk>;

@@ -1,7 +1,7 @@
 //! Calls that go on: events, logs, checkpoints.
 
 use super::{Api, bad_name, find_task};
-use crate::feed::{Batch, Forgotten};
+use crate::feed::{Batch, Cut, Forgotten, Place, Watcher};
 use borg_cell::state::MachineState;
 use borg_proto::identity::{ADMIN, Identity, Role};
 use borg_proto::names::{IncarnationId, JobKey, UserName};
@@ -9,8 +9,7 @@ use borg_proto::rpc::{self, Timeouts};
 use borg_proto::wire::pb;
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::Arc;
-use tokio::sync::broadcast::error::RecvError;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -21,86 +20,116 @@ pub(super) type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>
 
 /// Events that may wait for a slow watcher's connection, beside those kept for everyone.
 const EVENTS: usize = 256;
+/// Rests that are shorter are none: tokio counts in milliseconds.
+const LEAST_REST: Duration = Duration::from_millis(2);
+/// Entries after which a watcher that wants to know is told how far the log has been looked through,
+/// when none of their events was for it. Far fewer than are kept.
+const PROGRESS: u64 = 1_000;
 /// Pieces of a checkpoint on their way.
 const PIECES: usize = 4;
 /// Size of one piece of a checkpoint.
 const PIECE_BYTES: usize = 256 << 10;
 
-pub(super) fn watch(api: &Api, request: pb::WatchRequest) -> Result<Items<pb::Event>, Status> {
+pub(super) fn watch(api: &Api, request: &pb::WatchRequest) -> Result<Items<pb::Event>, Status> {
     let job = match request.job.as_str() {
         "" => None,
         name => Some(name.parse::<JobKey>().map_err(bad_name("job"))?),
     };
     let after = (request.after_index > 0).then_some(request.after_index);
-    let applied = api.view().state.applied();
-    let (past, mut live) = api.feed.watch(after, applied).map_err(|Forgotten { oldest }| {
+    let watcher = api.feed.watch(after).map_err(|Forgotten { oldest }| {
         Status::out_of_range(format!(
-            "events after index {} are no longer kept; the oldest to ask for is {oldest}",
+            "after_index: events after {} are no longer kept here, the oldest to ask for is \
+             {oldest}; another master may have more",
             request.after_index
         ))
     })?;
     let (out, items) = mpsc::channel(EVENTS);
+    let place = Place { index: request.after_index };
+    let told = Told { out, job, place, progress: request.progress, last: request.after_index };
     let stop = api.stop.clone();
     tokio::spawn(async move {
-        for batch in past {
-            if !send_batch(&out, &batch, after, job.as_ref()).await {
-                return;
-            }
-        }
-        loop {
-            let next = tokio::select! {
-                () = stop.cancelled() => return,
-                () = out.closed() => return,
-                next = live.recv() => next,
-            };
-            match next {
-                Ok(batch) => {
-                    if !send_batch(&out, &batch, after, job.as_ref()).await {
-                        return;
-                    }
-                }
-                Err(RecvError::Closed) => {
-                    let why = "this master was given a newer state as a whole and missed what lies \
-                               between; watch again, at another master";
-                    drop(out.send(Err(Status::aborted(why))).await);
-                    return;
-                }
-                Err(RecvError::Lagged(missed)) => {
-                    let why = format!(
-                        "too slow: {missed} entries missed; watch again after the last index seen"
-                    );
-                    drop(out.send(Err(Status::aborted(why))).await);
-                    return;
-                }
-            }
+        let gone = told.out.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = gone.closed() => {}
+            () = told.tell(watcher) => {}
         }
     });
     Ok(Box::pin(ReceiverStream::new(items)))
 }
 
-/// False when the watcher is gone.
-async fn send_batch(
-    out: &mpsc::Sender<Result<pb::Event, Status>>,
-    batch: &Arc<Batch>,
-    after: Option<u64>,
-    job: Option<&JobKey>,
-) -> bool {
-    let prefix = job.map(|job| format!("{job}/"));
-    for event in &batch.events {
-        let (kind, subject, detail) = event.describe(&batch.state);
-        let wanted = match (job, &prefix) {
-            (Some(job), Some(prefix)) => subject == job.to_string() || subject.starts_with(prefix),
-            (_, _) => true,
-        };
-        if !wanted || after.is_some_and(|after| event.index <= after) {
-            continue;
-        }
-        let event = pb::Event { index: event.index, at_ms: event.at.0, kind, subject, detail };
-        if out.send(Ok(event)).await.is_err() {
-            return false;
+/// One watcher's stream.
+struct Told {
+    out: mpsc::Sender<Result<pb::Event, Status>>,
+    job: Option<JobKey>,
+    place: Place,
+    progress: bool,
+    /// Index of the last thing sent.
+    last: u64,
+}
+
+/// The watcher is gone.
+struct Gone;
+
+impl Told {
+    async fn tell(mut self, mut watcher: Watcher) {
+        loop {
+            let cut = match watcher.next().await {
+                Ok(batch) => match self.send(&batch).await {
+                    Ok(()) => None,
+                    Err(Gone) => return,
+                },
+                Err(cut) => Some(cut),
+            };
+            if let Some(cut) = cut {
+                drop(self.out.send(Err(cut_off(cut, self.place))).await);
+                return;
+            }
+            // What waits is sent together; then the others have their turn.
+            if !watcher.is_behind() && watcher.rest() >= LEAST_REST {
+                tokio::time::sleep(watcher.rest()).await;
+            }
         }
     }
-    true
+
+    async fn send(&mut self, batch: &Batch) -> Result<(), Gone> {
+        for event in self.place.pass(batch) {
+            if self.job.as_ref().is_none_or(|job| is_of(&event.subject, job)) {
+                self.last = event.index;
+                self.out.send(Ok(event.clone())).await.map_err(|_| Gone)?;
+            }
+        }
+        if self.progress && self.place.index >= self.last + PROGRESS {
+            self.last = self.place.index;
+            let progress = pb::Event {
+                index: self.place.index,
+                kind: "watch.progress".to_owned(),
+                ..pb::Event::default()
+            };
+            self.out.send(Ok(progress)).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+}
+
+fn cut_off(cut: Cut, Place { index }: Place) -> Status {
+    let go_on = format!("all events up to index {index} were told: watch again after {index}");
+    match cut {
+        Cut::Slow(missed) => {
+            Status::aborted(format!("too slow: {missed} entries behind what is kept; {go_on}"))
+        }
+        Cut::Reset => Status::aborted(format!(
+            "this master was given a newer state as a whole and missed what lies between; {go_on}, \
+             at another master"
+        )),
+    }
+}
+
+/// Whether an event's subject is a job or one of its tasks.
+fn is_of(subject: &str, job: &JobKey) -> bool {
+    let rest = subject.strip_prefix(job.user.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    let rest = rest.and_then(|rest| rest.strip_prefix(job.name.as_str()));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 pub(super) async fn read_logs(
