@@ -59,6 +59,13 @@ struct Greeter {
 
 #[tonic::async_trait]
 impl Peer for Greeter {
+    async fn join(
+        &self,
+        _: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
     async fn hello(
         &self,
         request: Request<pb::HelloRequest>,

@@ -93,7 +93,7 @@ pub(super) async fn run(
                 .await?
                 .index;
             if wait.wait {
-                until_settled(client, out).await?;
+                until_settled(client, index, out).await?;
             }
             say(out, index, &format!("master {master} leaves the cell"))
         }
@@ -127,7 +127,7 @@ async fn invite(
     if out.is_terminal() {
         note(&text);
     }
-    until_settled(client, out).await?;
+    until_settled(client, index, out).await?;
     say(out, index, &format!("master {number} votes{place}"))
 }
 
@@ -139,11 +139,15 @@ fn say(out: Output, index: u64, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Waits until no master is on its way in or out.
-async fn until_settled(client: &mut Client, out: Output) -> Result<(), Failure> {
+/// Waits until no master is on its way in or out, after the change of that index.
+async fn until_settled(client: &mut Client, index: u64, out: Output) -> Result<(), Failure> {
     let mut told = String::new();
     loop {
-        let masters = ask(client).await?;
+        let (masters, read) = ask(client).await?;
+        if read < index {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
         let moving: Vec<String> = masters
             .iter()
             .filter(|master| !matches!(master.standing.as_str(), "voting" | ""))
@@ -161,7 +165,8 @@ async fn until_settled(client: &mut Client, out: Output) -> Result<(), Failure> 
     }
 }
 
-async fn ask(client: &mut Client) -> Result<Vec<Master>, Failure> {
+/// The masters, and how new the table of them is.
+async fn ask(client: &mut Client) -> Result<(Vec<Master>, u64), Failure> {
     let message = pb::ListMastersRequest {};
     let answer = client
         .call("masters", Kind::Read, message, async |mut master, request| {
@@ -171,11 +176,12 @@ async fn ask(client: &mut Client) -> Result<Vec<Master>, Failure> {
     if answer.masters.is_empty() {
         return Err(Failure::new(Code::Internal, "masters: the answer names none"));
     }
-    Ok(answer.masters.into_iter().map(Master::from).collect())
+    let read = answer.read.map_or(0, |read| read.index);
+    Ok((answer.masters.into_iter().map(Master::from).collect(), read))
 }
 
 async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
-    let masters = ask(client).await?;
+    let (masters, _) = ask(client).await?;
     if out.is_json() {
         return out.json(&masters, false);
     }

@@ -42,8 +42,13 @@ fn a_data_directory_in_use_or_of_another_replica_is_refused_with_a_clear_error()
     for replica in ["1", "2", "3"] {
         issue(&dir.join("ca"), "master", replica, &dir.join(format!("master-{replica}")));
     }
-    let said = refused(borgmaster(dir, 1, "data-1"));
-    assert!(said.contains("no log") && said.contains("--new"), "{said}");
+    // Without a log it neither votes nor serves: it waits for a cell that takes it in.
+    let mut waits = Command::new("timeout");
+    let waiting = borgmaster(dir, 1, "data-1");
+    waits.args(["-s", "KILL", "2"]).arg(waiting.get_program()).args(waiting.get_args());
+    let said = run(&mut waits, "");
+    assert!(said.err.contains("no log here") && said.err.contains("--new"), "{said:?}");
+    assert!(!dir.join("data-1/log").exists(), "{said:?}");
     let mut first = borgmaster(dir, 1, "data-1");
     let first = first.arg("--new").stderr(Stdio::null()).stdout(Stdio::null()).spawn();
     let first = Dropped(first.unwrap());

@@ -83,6 +83,9 @@ fn an_invited_master_listens_first_and_votes_then() {
     assert_eq!(join_anew(&mut five, 4), id.0);
     five.run_until("the newcomer votes", 10_000, |five| votes(five, id.0));
     five.settle();
+    // Asked again, however late, it is the same.
+    let again = ask(&mut five, Principal::Master(ReplicaId(4)), &join(4, 77));
+    assert_eq!(accepted(&again), id);
     assert!(five.has_job(id.0, "job-0"));
     assert_eq!(five.resets.get(&id.0), Some(&1), "it took a checkpoint");
 }

@@ -403,8 +403,13 @@ impl Borgmaster for Api {
         }
         let mut masters = calls.join_all().await;
         masters.push(views::master(&self.me, Ok(own)));
-        views::stand(&mut masters, &self.view().state);
-        Ok(Response::new(pb::ListMastersResponse { masters, cell: self.cell.to_string() }))
+        let view = self.view();
+        views::stand(&mut masters, &view.state);
+        Ok(Response::new(pb::ListMastersResponse {
+            masters,
+            cell: self.cell.to_string(),
+            read: Some(views::read_info(&view)),
+        }))
     }
 
     async fn resolve(

@@ -248,6 +248,8 @@ pub(super) fn master(member: &Member, answer: Result<pb::HelloResponse, Status>)
         ..pb::Master::default()
     };
     match answer {
+        // Its number answers in another life, in which it is listed by itself.
+        Ok(hello) if hello.replica != member.replica.0 => base,
         Ok(hello) => pb::Master {
             leader: hello.leader == member.replica.0,
             reachable: true,
@@ -275,7 +277,7 @@ pub(super) fn stand(masters: &mut Vec<pb::Master>, state: &CellState) {
             Standing::Invited { .. } => {
                 ("invited", "nothing was heard of it yet: start its process")
             }
-            Standing::Joining { replaces: Some(old), .. } if old.number() == id.number() => {
+            Standing::Joining { replaces: Some(old) } if old.number() == id.number() => {
                 ("joining", "lost its log and takes everything from the others")
             }
             Standing::Joining { .. } => ("joining", "takes the state and does not vote yet"),

@@ -260,18 +260,18 @@ fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
 }
 
 pub(super) fn master((id, record): (ReplicaId, &MasterRecord)) -> pb::CheckpointMaster {
-    let (standing, replaces, token) = match record.standing {
-        Standing::Invited { replaces } => (1, replaces, 0),
-        Standing::Joining { replaces, token } => (2, replaces, token),
-        Standing::Voting => (3, None, 0),
-        Standing::Leaving => (4, None, 0),
+    let (standing, replaces) = match record.standing {
+        Standing::Invited { replaces } => (1, replaces),
+        Standing::Joining { replaces } => (2, replaces),
+        Standing::Voting => (3, None),
+        Standing::Leaving => (4, None),
     };
     pb::CheckpointMaster {
         replica: id.0,
         address: record.address.clone(),
         standing,
         replaces: replaces.map_or(0, |id| id.0),
-        token,
+        token: record.token,
     }
 }
 
@@ -284,10 +284,11 @@ pub(super) fn read_master(
     let replaces = Some(from.replaces).filter(|id| *id != 0).map(ReplicaId);
     let standing = match from.standing {
         1 => Standing::Invited { replaces },
-        2 => Standing::Joining { replaces, token: from.token },
+        2 => Standing::Joining { replaces },
         3 => Standing::Voting,
         4 => Standing::Leaving,
         other => return Err(WireError::new("standing", other, "is nowhere a master stands")),
     };
-    Ok((ReplicaId(from.replica), MasterRecord { address: from.address, standing }))
+    let record = MasterRecord { address: from.address, standing, token: from.token };
+    Ok((ReplicaId(from.replica), record))
 }

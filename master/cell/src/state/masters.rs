@@ -27,6 +27,9 @@ pub struct MasterRecord {
     pub address: String,
     /// Where it stands.
     pub standing: Standing,
+    /// Chosen by the process that joined as it, so that asking again is recognised, however late;
+    /// 0 when none did.
+    pub token: u64,
 }
 
 /// Where a master stands.
@@ -41,8 +44,6 @@ pub enum Standing {
     Joining {
         /// Whose place it takes.
         replaces: Option<ReplicaId>,
-        /// Chosen by its process, so that asking again is recognised.
-        token: u64,
     },
     /// It votes.
     Voting,
@@ -120,8 +121,7 @@ impl Turn<'_> {
             return Err(Rejection::MasterExists { number });
         }
         let id = self.new_life(number)?;
-        let standing = Standing::Invited { replaces };
-        self.set(id, address, standing);
+        self.set(id, address, Standing::Invited { replaces }, 0);
         Ok(Answer::Master(id))
     }
 
@@ -134,15 +134,15 @@ impl Turn<'_> {
     ) -> Result<Answer, Rejection> {
         let known = self.known(number)?;
         let record = self.state.masters[&known].clone();
+        if token != 0 && record.token == token {
+            return Ok(Answer::Master(known));
+        }
         let (id, replaces) = match record.standing {
-            Standing::Joining { token: asked, .. } if asked == token => {
-                return Ok(Answer::Master(known));
-            }
             Standing::Invited { replaces } => (known, replaces),
             // It lost its log on the way in: what it was is taken out again.
-            Standing::Joining { replaces, .. } => {
+            Standing::Joining { replaces } => {
                 let id = self.new_life(number)?;
-                self.set(known, &record.address, Standing::Leaving);
+                self.set(known, &record.address, Standing::Leaving, record.token);
                 (id, replaces)
             }
             Standing::Voting => {
@@ -153,7 +153,7 @@ impl Turn<'_> {
             }
             Standing::Leaving => return Err(Rejection::MastersChanging { master: known }),
         };
-        self.set(id, address, Standing::Joining { replaces, token });
+        self.set(id, address, Standing::Joining { replaces }, token);
         Ok(Answer::Master(id))
     }
 
@@ -178,8 +178,8 @@ impl Turn<'_> {
                 }
             }
         }
-        let address = self.state.masters[&id].address.clone();
-        self.set(id, &address, Standing::Leaving);
+        let MasterRecord { address, token, .. } = self.state.masters[&id].clone();
+        self.set(id, &address, Standing::Leaving, token);
         Ok(Answer::Master(id))
     }
 
@@ -208,8 +208,9 @@ impl Turn<'_> {
         Ok(ReplicaId::of_life(number, self.state.master_lives))
     }
 
-    fn set(&mut self, id: ReplicaId, address: &str, standing: Standing) {
-        self.state.masters.insert(id, MasterRecord { address: address.to_owned(), standing });
+    fn set(&mut self, id: ReplicaId, address: &str, standing: Standing, token: u64) {
+        let record = MasterRecord { address: address.to_owned(), standing, token };
+        self.state.masters.insert(id, record);
         self.emit(EventKind::MastersChanged);
     }
 }

@@ -178,6 +178,7 @@ impl CellState {
         let record = |address: &String| MasterRecord {
             address: address.clone(),
             standing: Standing::Voting,
+            token: 0,
         };
         self.masters = masters.iter().map(|(id, address)| (*id, record(address))).collect();
         let last = self.masters.keys().map(|id| id.life()).max().unwrap_or(0);
