@@ -5,7 +5,6 @@ use crate::store::{Keep, Opened, StoreKind, found, open, open_keeping, quarantin
 use borg_cell::store::conformance::{checkpoint, entries, identity};
 use borg_cell::store::{Batch, CheckpointDraft, HardState, LogEntry, Position, StoreError};
 use std::fs;
-use std::path::Path;
 
 const KINDS: [StoreKind; 2] = [StoreKind::Redb, StoreKind::Sled];
 
