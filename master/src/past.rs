@@ -143,17 +143,24 @@ impl Past {
         let kept = self.history.checkpoints();
         let before = |kept: &&Kept| match moment {
             Moment::Index(index) => kept.meta.place.index <= index,
-            // One of no known time is not before anything.
-            Moment::Time(time) => kept.meta.at <= time && kept.meta.at > Millis(0),
+            Moment::Time(time) => kept.meta.at <= time,
         };
-        let base = kept.iter().rev().find(before);
-        let state = match base {
-            Some(base) => {
-                let bytes = self.history.state(&base.meta).map_err(Missing::unreadable)?;
-                CellState::decode(&bytes).map_err(|error| Missing::Unreadable(error.to_string()))?
+        let mut base = None;
+        for kept in kept.iter().rev().filter(before) {
+            let bytes = self.history.state(&kept.meta).map_err(Missing::unreadable)?;
+            let state = CellState::decode(&bytes)
+                .map_err(|error| Missing::Unreadable(error.to_string()))?;
+            // What stands beside the state may not know its time.
+            if matches!(moment, Moment::Time(time) if state.clock() > time) {
+                continue;
             }
-            // Of a young cell all of the log is there.
-            None => CellState::new(self.cell.clone()),
+            base = Some((kept, state));
+            break;
+        }
+        let (base, state) = match base {
+            Some((base, state)) => (Some(base), state),
+            // Of a young cell all of the log may be there.
+            None => (None, CellState::new(self.cell.clone())),
         };
         let members = base.map(|base| base.meta.membership.clone()).unwrap_or_default();
         let mut making = Making { state, members, moment, done: false, began: clock::stopwatch() };
@@ -337,7 +344,7 @@ mod tests {
             })
             .collect();
         for entry in &entries {
-            replay::replay(&mut state, entry).unwrap();
+            replay::replay(&mut state, &mut Membership::default(), entry).unwrap();
             states.push(state.clone());
         }
         assert!(state == cell.state, "the log gives the live state");
