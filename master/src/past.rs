@@ -399,13 +399,14 @@ mod tests {
         let state = young.make(Moment::Index(17), &mut life.live(0)).unwrap();
         assert_eq!(state.encode(), life.states[17].encode());
 
-        let mut opened = opened(dir.path(), Keep { count: 3, ..Keep::default() });
+        let mut opened = opened(dir.path(), Keep { count: 4, ..Keep::default() });
         for to in (10..=50).step_by(10) {
             life.save(&mut opened, to - 10, to);
         }
         let past = past(&opened);
-        assert_eq!(past.kept().len(), 3);
-        for (index, was) in life.states.iter().enumerate().skip(1) {
+        let kept: Vec<u64> = past.kept().iter().map(|kept| kept.meta.place.index).collect();
+        assert_eq!(kept, [10, 30, 40, 50], "from 10 on, nothing is missed");
+        for (index, was) in life.states.iter().enumerate().skip(10) {
             let index = index as u64;
             let state = past.make(Moment::Index(index), &mut life.live(45)).unwrap();
             assert_eq!(state.encode(), was.encode(), "entry {index}");

@@ -116,23 +116,21 @@ fn a_rotten_piece_of_the_past_is_an_error_and_the_log_goes_on() {
 }
 
 #[test]
-fn checkpoints_are_saved_received_and_sent_while_the_log_is_written() {
+fn checkpoints_are_saved_and_sent_while_the_log_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut pair = Pair::open(StoreKind::Redb, dir.path());
     let files = pair.store.checkpoints();
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (files, over) = (&files, &over);
-        for from in [0, 1_000_000] {
-            scope.spawn(move || {
-                for index in from + 1..from + 40 {
-                    let meta = files.save(&checkpoint(index, 1, 5_000).draft()).unwrap();
-                    let whole = files.read(&meta, 0, usize::MAX).unwrap();
-                    assert_eq!(whole.len() as u64, meta.file_bytes);
-                }
-                over.store(true, std::sync::atomic::Ordering::Relaxed);
-            });
-        }
+        scope.spawn(move || {
+            for index in 1..40 {
+                let meta = files.save(&checkpoint(index, 1, 5_000).draft()).unwrap();
+                let whole = files.read(&meta, 0, usize::MAX).unwrap();
+                assert_eq!(whole.len() as u64, meta.file_bytes);
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
         let mut next = 1;
         while !over.load(std::sync::atomic::Ordering::Relaxed) {
             let one = entries(next, 1, 1, 100);
