@@ -67,6 +67,10 @@ pub(crate) struct Past {
     made: Arc<Mutex<VecDeque<(Moment, CellState)>>>,
 }
 
+/// Gives agreed entries after an index that the replica holds in memory; `None` if it holds only
+/// later ones.
+type Live<'a> = dyn FnMut(u64) -> Result<Option<Vec<LogEntry>>, Missing> + 'a;
+
 /// Why there is no state to show.
 #[derive(Debug)]
 enum Missing {
@@ -118,7 +122,7 @@ impl Past {
         }
         let (past, driver) = (self.clone(), driver.clone());
         let making = tokio::task::spawn_blocking(move || {
-            let made = past.make(moment, &driver);
+            let made = past.make(moment, &mut |after| ask(&driver, after));
             drop(turn);
             made
         });
@@ -135,21 +139,28 @@ impl Past {
         cache.iter().find(|(made, _)| *made == moment).map(|(_, state)| state.clone())
     }
 
-    fn make(&self, moment: Moment, driver: &Inbox) -> Result<CellState, Missing> {
+    fn make(&self, moment: Moment, live: &mut Live<'_>) -> Result<CellState, Missing> {
         let kept = self.history.checkpoints();
         let before = |kept: &&Kept| match moment {
             Moment::Index(index) => kept.meta.place.index <= index,
-            // One of no known time is not before anything.
-            Moment::Time(time) => kept.meta.at <= time && kept.meta.at > Millis(0),
+            Moment::Time(time) => kept.meta.at <= time,
         };
-        let base = kept.iter().rev().find(before);
-        let state = match base {
-            Some(base) => {
-                let bytes = self.history.state(&base.meta).map_err(Missing::unreadable)?;
-                CellState::decode(&bytes).map_err(|error| Missing::Unreadable(error.to_string()))?
+        let mut base = None;
+        for kept in kept.iter().rev().filter(before) {
+            let bytes = self.history.state(&kept.meta).map_err(Missing::unreadable)?;
+            let state = CellState::decode(&bytes)
+                .map_err(|error| Missing::Unreadable(error.to_string()))?;
+            // What stands beside the state may not know its time.
+            if matches!(moment, Moment::Time(time) if state.clock() > time) {
+                continue;
             }
-            // Of a young cell all of the log is there.
-            None => CellState::new(self.cell.clone()),
+            base = Some((kept, state));
+            break;
+        }
+        let (base, state) = match base {
+            Some((base, state)) => (Some(base), state),
+            // Of a young cell all of the log may be there.
+            None => (None, CellState::new(self.cell.clone())),
         };
         let members = base.map(|base| base.meta.membership.clone()).unwrap_or_default();
         let mut making = Making { state, members, moment, done: false, began: clock::stopwatch() };
@@ -168,7 +179,7 @@ impl Past {
         }
         while !making.done {
             let after = making.state.applied();
-            let Some(entries) = ask(driver, after)? else {
+            let Some(entries) = live(after)? else {
                 let oldest = kept.first().map(|kept| (kept.meta.place.index, kept.meta.at));
                 return Err(match after {
                     0 => Missing::TooOld { oldest },
@@ -241,7 +252,7 @@ fn settled(moment: Moment, now: &CellState) -> Result<Option<CellState>, Status>
     }
 }
 
-/// Agreed entries after `after` that the replica holds in memory; `None` if it holds only later ones.
+/// The entries that the driver's replica holds.
 fn ask(driver: &Inbox, after: u64) -> Result<Option<Vec<LogEntry>>, Missing> {
     let (reply, answer) = oneshot::channel();
     let look =
@@ -287,6 +298,173 @@ impl Missing {
             Self::Unreadable(why) => Status::unavailable(format!(
                 "borg-at: what this master keeps of {moment} cannot be used: {why}; ask another one"
             )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Keep, Opened, StoreKind, open_keeping};
+    use borg_cell::fixture::{self, batch, service};
+    use borg_cell::store::conformance::identity;
+    use borg_cell::store::{Batch, CheckpointDraft, EntryKind, Membership, Position};
+
+    /// What a cell did, and every state that it had.
+    struct Life {
+        entries: Vec<LogEntry>,
+        states: Vec<CellState>,
+    }
+
+    fn life(length: u64) -> Life {
+        let mut cell = fixture::Cell::new();
+        let mut states = vec![cell.state.clone()];
+        let machine = cell.machine("m-1", 64_000, 1 << 40);
+        for round in 0.. {
+            if cell.log.len() as u64 >= length {
+                break;
+            }
+            cell.wait(1_000);
+            let job = match round % 3 {
+                0 => cell.submit("ann", batch(&format!("count-{round}"), 2, 100, 4 << 20)),
+                _ => cell.submit("bob", service(&format!("web-{round}"), 2, 100, 4 << 20)),
+            };
+            if let Ok(id) = cell.place(job, 0, machine) {
+                cell.up(id);
+            }
+        }
+        let mut state = states[0].clone();
+        let entries: Vec<LogEntry> = (1..)
+            .zip(&cell.log)
+            .map(|(index, command)| LogEntry {
+                index,
+                term: 1,
+                kind: EntryKind::Normal,
+                data: command.encode(),
+            })
+            .collect();
+        for entry in &entries {
+            replay::replay(&mut state, &mut Membership::default(), entry).unwrap();
+            states.push(state.clone());
+        }
+        assert!(state == cell.state, "the log gives the live state");
+        Life { entries, states }
+    }
+
+    impl Life {
+        fn save(&self, opened: &mut Opened, from: u64, to: u64) {
+            let at = |index: u64| usize::try_from(index).unwrap();
+            let log = &self.entries[at(from)..at(to)];
+            opened.log.write(&Batch { entries: log, ..Batch::default() }).unwrap();
+            let state = &self.states[at(to)];
+            let draft = CheckpointDraft {
+                place: Position { index: to, term: 1 },
+                membership: &Membership::default(),
+                at: state.clock(),
+                state: &state.encode(),
+                log,
+            };
+            let meta = opened.log.checkpoints().save(&draft).unwrap();
+            let batch = Batch { checkpoint: Some(&meta), compact_to: Some(to), ..Batch::default() };
+            opened.log.write(&batch).unwrap();
+        }
+
+        /// A replica that holds entries after `compacted`.
+        fn live(
+            &self,
+            compacted: u64,
+        ) -> impl FnMut(u64) -> Result<Option<Vec<LogEntry>>, Missing> {
+            move |after| {
+                let wanted = self.entries.iter().filter(|entry| entry.index > after).take(7);
+                Ok((after >= compacted).then(|| wanted.cloned().collect()))
+            }
+        }
+    }
+
+    fn opened(dir: &std::path::Path, keep: Keep) -> Opened {
+        open_keeping(StoreKind::Redb, dir, &identity(), keep).unwrap()
+    }
+
+    fn past(opened: &Opened) -> Past {
+        Past::new("lab".parse().unwrap(), opened.history.clone())
+    }
+
+    #[test]
+    fn every_moment_of_the_past_is_the_state_of_then_byte_for_byte() {
+        let life = life(60);
+        let dir = tempfile::tempdir().unwrap();
+        // Of a young cell there is no checkpoint yet.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let young = past(&opened(elsewhere.path(), Keep::default()));
+        let state = young.make(Moment::Index(17), &mut life.live(0)).unwrap();
+        assert_eq!(state.encode(), life.states[17].encode());
+
+        let mut opened = opened(dir.path(), Keep { count: 4, ..Keep::default() });
+        for to in (10..=50).step_by(10) {
+            life.save(&mut opened, to - 10, to);
+        }
+        let past = past(&opened);
+        let kept: Vec<u64> = past.kept().iter().map(|kept| kept.meta.place.index).collect();
+        assert_eq!(kept, [10, 30, 40, 50], "from 10 on, nothing is missed");
+        for (index, was) in life.states.iter().enumerate().skip(10) {
+            let index = index as u64;
+            let state = past.make(Moment::Index(index), &mut life.live(45)).unwrap();
+            assert_eq!(state.encode(), was.encode(), "entry {index}");
+            // Several entries have one time: the last of them counts.
+            let last = life.states.iter().rfind(|state| state.clock() == was.clock()).unwrap();
+            let between = Millis(was.clock().0 + 500);
+            for time in [was.clock(), between] {
+                let state = past.make(Moment::Time(time), &mut life.live(45)).unwrap();
+                assert_eq!(state.encode(), last.encode(), "{} ms", time.0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_shown_is_told_with_what_can() {
+        let life = life(60);
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = opened(dir.path(), Keep { bytes: 0, ..Keep::default() });
+        for to in (10..=40).step_by(10) {
+            life.save(&mut opened, to - 10, to);
+        }
+        let past = past(&opened);
+        let told = |moment: Moment, compacted| {
+            past.make(moment, &mut life.live(compacted)).unwrap_err().status(moment)
+        };
+        let old = told(Moment::Index(5), 40);
+        assert_eq!(old.code(), tonic::Code::OutOfRange);
+        assert!(
+            old.message().contains("the oldest state here is that of entry 20, of 10"),
+            "{old}"
+        );
+        let old = told(Moment::Time(Millis(1)), 40);
+        assert_eq!(old.code(), tonic::Code::OutOfRange, "{old}");
+        let gap = told(Moment::Index(45), 50);
+        assert_eq!(gap.code(), tonic::Code::Unavailable);
+        assert!(gap.message().contains("what follows entry 40"), "{gap}");
+
+        let now = life.states.last().unwrap();
+        let refused = |moment| settled(moment, now).unwrap_err();
+        let future = refused(Moment::Index(now.applied() + 1));
+        assert_eq!(future.code(), tonic::Code::OutOfRange);
+        assert!(
+            future.message().contains("is in the future: the newest entry here is"),
+            "{future}"
+        );
+        let tomorrow = Millis(clock::now().0 + 86_400_000);
+        assert_eq!(refused(Moment::Time(tomorrow)).code(), tonic::Code::OutOfRange);
+        assert_eq!(refused(Moment::Index(0)).code(), tonic::Code::InvalidArgument);
+        assert!(settled(Moment::Index(now.applied()), now).unwrap() == Some(now.clone()));
+    }
+
+    #[test]
+    fn a_moment_in_metadata_is_one_of_three() {
+        assert_eq!("index:12".parse(), Ok(Moment::Index(12)));
+        assert_eq!("time:12".parse(), Ok(Moment::Time(Millis(12))));
+        assert!(matches!("ago:0".parse(), Ok(Moment::Time(time)) if time <= clock::now()));
+        for wrong in ["", "12", "index:", "index:-1", "yesterday:1"] {
+            assert!(wrong.parse::<Moment>().is_err(), "{wrong}");
         }
     }
 }

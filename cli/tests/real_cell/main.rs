@@ -11,5 +11,6 @@ mod isolation;
 mod masters;
 mod ordinary_user;
 mod overload;
+mod past;
 mod survival;
 mod watch;

@@ -139,16 +139,16 @@ impl Archive {
         Ok(())
     }
 
-    /// Says whether what is on disk is unknown.
-    pub(super) fn set_failed(&self, failed: bool) {
-        self.failed.store(failed, Ordering::Release);
+    /// From now on what is on disk is unknown.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
     }
 
     /// Runs what writes. After any error but lack of room nothing may follow.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.usable()?;
         work().inspect_err(|error| match error {
-            StoreError::Failed { .. } => self.set_failed(true),
+            StoreError::Failed { .. } => self.fail(),
             StoreError::Full { .. }
             | StoreError::Gone { .. }
             | StoreError::Invalid(_)

@@ -47,7 +47,7 @@ pub(super) struct Durable {
     /// What was read on opening, until it is asked for or outdated.
     opened: Option<Recovered>,
     identity: ReplicaIdentity,
-    /// Knows whether a write failed midway: then nobody knows what is on disk, so nothing may follow.
+    /// Knows whether a write failed: then nobody knows what is on disk, so nothing may follow.
     /// Last, so that the lock outlives the engine's own files.
     archive: Arc<Archive>,
 }
@@ -191,7 +191,6 @@ impl Durable {
             let why = format!("the checkpoint at {} was not saved", meta.place.index);
             return Err(StoreError::Invalid(why));
         }
-        self.archive.set_failed(true);
         self.opened = None;
         let mut head = self.head.clone();
         head.write += 1;
@@ -250,7 +249,6 @@ impl Durable {
         self.archive.name(&head.checkpoints);
         self.head = head;
         self.head_sum = sum;
-        self.archive.set_failed(false);
         Ok(())
     }
 }
@@ -276,7 +274,12 @@ impl LogStore for Durable {
         {
             return Ok(());
         }
-        self.persist(batch)
+        self.persist(batch).inspect_err(|error| {
+            // A refusal comes before anything is done; after all else nobody knows what is on disk.
+            if !matches!(error, StoreError::Invalid(_)) {
+                self.archive.fail();
+            }
+        })
     }
 
     fn checkpoints(&self) -> Arc<dyn CheckpointStore> {

@@ -20,7 +20,7 @@ pub(super) const TEMPORARY: &str = ".tmp";
 const PIECE_BYTES: usize = 1 << 20;
 /// Time that a large file stays away from the disk after each piece, as a multiple of the piece's
 /// own. 3: our choice; a checkpoint may take its time, and so holds the disk a quarter of it.
-/// `benches/checkpoint` shows what it does to commits.
+/// `master/benches/checkpoint.rs` shows what it does to commits.
 const REST: u32 = 3;
 /// Longest such rest.
 const MAX_REST: Duration = Duration::from_millis(100);

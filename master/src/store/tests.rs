@@ -281,6 +281,20 @@ fn half_a_watermark_does_not_vouch_for_the_log() {
     assert!(matches!(found, Err(StoreError::Broken { .. })), "{found:?}");
 }
 
+/// Else the half that is left would do until the next write, and then not.
+#[test]
+fn a_watermark_that_was_cut_is_noticed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    written(StoreKind::Redb, dir.path(), || {});
+    let path = dir.path().join("log/watermark");
+    let bytes = fs::read(&path).unwrap();
+    for length in [0, 100, 4_096, 5_000, 8_191] {
+        fs::write(&path, &bytes[..length]).unwrap();
+        let found = recover(StoreKind::Redb, dir.path());
+        assert!(matches!(found, Err(StoreError::Broken { .. })), "cut to {length}: {found:?}");
+    }
+}
+
 #[test]
 fn a_rotten_checkpoint_falls_back_to_the_one_before() {
     let dir = tempfile::tempdir().unwrap();

@@ -50,11 +50,15 @@ impl Watermark {
     pub(super) fn open(dir: &Path) -> Result<(Self, Mark), StoreError> {
         let path = dir.join(NAME);
         let bytes = read_whole(&path, 0)?;
+        // It was made in full, and no write changes its length.
+        if bytes.len() != 2 * SLOT_BYTES {
+            let why = format!("the watermark has {} bytes, not {}", bytes.len(), 2 * SLOT_BYTES);
+            return Err(StoreError::broken(0, why));
+        }
         let mut newest: Option<(Head, u64)> = None;
         let mut torn = false;
         for slot in 0..2 {
-            let slot = bytes.get(slot * SLOT_BYTES..(slot + 1) * SLOT_BYTES).unwrap_or(&[]);
-            match Head::decode(slot) {
+            match Head::decode(&bytes[slot * SLOT_BYTES..(slot + 1) * SLOT_BYTES]) {
                 Ok((head, sum)) => {
                     if newest.as_ref().is_none_or(|(newest, _)| newest.write < head.write) {
                         newest = Some((head, sum));

@@ -115,6 +115,31 @@ fn a_rotten_piece_of_the_past_is_an_error_and_the_log_goes_on() {
     rounds(&mut opened, 4..5);
 }
 
+#[test]
+fn checkpoints_are_saved_and_sent_while_the_log_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::open(StoreKind::Redb, dir.path());
+    let files = pair.store.checkpoints();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (files, over) = (&files, &over);
+        scope.spawn(move || {
+            for index in 1..40 {
+                let meta = files.save(&checkpoint(index, 1, 5_000).draft()).unwrap();
+                let whole = files.read(&meta, 0, usize::MAX).unwrap();
+                assert_eq!(whole.len() as u64, meta.file_bytes);
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut next = 1;
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            let one = entries(next, 1, 1, 100);
+            pair.store.write(&Batch { entries: &one, ..Batch::default() }).unwrap();
+            next += 1;
+        }
+    });
+}
+
 /// A reader that is in the middle of a file gets to its end.
 #[test]
 fn a_file_that_is_being_sent_outlives_its_name() {
