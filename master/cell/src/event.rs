@@ -125,6 +125,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::JobSubmitted(_)
             | EventKind::JobChanged { .. }
             | EventKind::TaskChanged { .. }
+            | EventKind::MastersChanged
             | EventKind::Led { .. } => {}
         }
     }
