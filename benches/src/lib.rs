@@ -2,7 +2,8 @@
 //!
 //! `cellgen` makes large cells for measuring the deciding crates in this process; `local_cell` is a
 //! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
-//! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. Nothing here links a
+//! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of
+//! simulated `machines`; `acked`, `outage` and `masters` measure its masters, beside `etcd`. Nothing here links a
 //! daemon: what is measured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
@@ -10,11 +11,17 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod acked;
 pub mod cellgen;
 pub mod clock;
+pub mod etcd;
 pub mod failover;
 pub mod figures;
+pub mod fill;
 pub mod local_cell;
+pub mod machines;
+pub mod masters;
+pub mod outage;
 pub mod start_cost;
 pub mod submit;
 

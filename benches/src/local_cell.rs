@@ -1,4 +1,4 @@
-//! A real cell on this computer: five masters and three borglets as processes, over loopback.
+//! A real cell on this computer: five masters and some borglets as processes, over loopback.
 //!
 //! `borgctl` starts and ends it (named by `BORGCTL`, else the one beside this program); its masters
 //! are asked over gRPC as any client asks them. Masters can be killed and started again with the
@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -44,6 +45,8 @@ pub struct LocalCell {
     borgctl: PathBuf,
     record: Value,
     clients: Vec<Client>,
+    credentials: Option<Credentials>,
+    simulated: OnceLock<String>,
     is_up: bool,
 }
 
@@ -53,25 +56,90 @@ impl LocalCell {
     /// # Errors
     /// When `borgctl` is not there or the cell does not start.
     pub fn up() -> Result<Self, Error> {
+        Self::of(BORGLETS)
+    }
+
+    /// The same with so many borglets.
+    ///
+    /// # Errors
+    /// As [`LocalCell::up`].
+    pub fn of(borglets: usize) -> Result<Self, Error> {
         let borgctl = match std::env::var_os("BORGCTL") {
             Some(path) => PathBuf::from(path),
             None => std::env::current_exe()?.with_file_name("borgctl"),
         };
         let dir = tempfile::Builder::new().prefix("borg-figures-").tempdir()?;
-        let (masters, borglets) = (MASTERS.to_string(), BORGLETS.to_string());
+        let (masters, borglets) = (MASTERS.to_string(), borglets.to_string());
         run(&borgctl, dir.path(), &["up", "--masters", &masters, "--borglets", &borglets])?;
-        let mut cell = Self { dir, borgctl, record: Value::Null, clients: Vec::new(), is_up: true };
+        let mut cell = Self {
+            dir,
+            borgctl,
+            record: Value::Null,
+            clients: Vec::new(),
+            credentials: None,
+            simulated: OnceLock::new(),
+            is_up: true,
+        };
         cell.record = read_json(&cell.file("cell.json"))?;
         let client: Value = read_json(&cell.file("client.json"))?;
         let creds = client["creds"].as_str().ok_or("client.json names no credentials")?;
         let credentials = Credentials::load(&cell.dir.path().join(creds))?;
-        let name = any_master_name(&credentials.identity.cell);
+        cell.credentials = Some(credentials);
         for master in 0..MASTERS {
-            let address = cell.text(master, "address")?;
-            let channel = channel(&address, &credentials, &name, Timeouts::default())?;
-            cell.clients.push(borgmaster_client(channel));
+            let client = cell.connect(master)?;
+            cell.clients.push(client);
         }
         Ok(cell)
+    }
+
+    /// A client with a connection of its own to a master.
+    ///
+    /// # Errors
+    /// When its address is none.
+    pub fn connect(&self, master: usize) -> Result<Client, Error> {
+        let credentials = self.credentials.as_ref().ok_or("the cell is not up yet")?;
+        let name = any_master_name(&credentials.identity.cell);
+        let address = self.text(master % MASTERS, "address")?;
+        let channel = channel(&address, credentials, &name, Timeouts::default())?;
+        Ok(borgmaster_client(channel))
+    }
+
+    /// Where the cell's CA is.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.file("ca")
+    }
+
+    /// Where a master shows its metrics.
+    ///
+    /// # Errors
+    /// When `cell.json` does not say.
+    pub fn metrics(&self, master: usize) -> Result<String, Error> {
+        self.text(master, "metrics")
+    }
+
+    /// The process of a master.
+    ///
+    /// # Errors
+    /// When `cell.json` records none.
+    pub fn pid(&self, master: usize) -> Result<i32, Error> {
+        let pid = self.record["masters"][master]["process"]["pid"].as_u64();
+        Ok(i32::try_from(pid.ok_or("cell.json records no process")?)?)
+    }
+
+    /// The first of the simulated machines, with the address that all of them have.
+    ///
+    /// # Errors
+    /// When none was added.
+    pub fn first_machine(&self) -> Result<(String, String), Error> {
+        let address = self.simulated.get().ok_or("no simulated machine was added")?;
+        Ok((crate::machines::name(0), address.clone()))
+    }
+
+    /// Remembers where the simulated machines listen.
+    pub fn machines_are_at(&self, address: &str) {
+        // The first address stays: machines are added once.
+        drop(self.simulated.set(address.to_owned()));
     }
 
     /// Takes it down: no process, mount or cgroup of it stays.

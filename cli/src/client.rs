@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest pause, before dice, of a call that masters had no room for: our choice.
 const LONGEST_PAUSE: Millis = Millis(5_000);
+/// Metadata of a read that must not be older than the moment of asking.
+const CONSISTENT: &str = "borg-consistent";
 /// Metadata of a read of the past.
 const AT: &str = "borg-at";
 
@@ -49,6 +51,7 @@ pub struct Client {
     timeout: Duration,
     user: UserName,
     at: Option<At>,
+    consistent: bool,
 }
 
 impl Client {
@@ -71,6 +74,7 @@ impl Client {
             timeout: target.timeout,
             user: target.user.clone(),
             at: target.at,
+            consistent: target.consistent,
         })
     }
 
@@ -124,6 +128,9 @@ impl Client {
                 if let Some(at) = self.at {
                     let at = at.metadata().parse().expect("words and digits are ASCII");
                     request.metadata_mut().insert(AT, at);
+                }
+                if self.consistent {
+                    request.metadata_mut().insert(CONSISTENT, "1".parse().expect("a digit"));
                 }
                 let failure = match tokio::time::timeout(left, make(client.clone(), request)).await
                 {

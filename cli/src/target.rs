@@ -56,6 +56,9 @@ pub struct TargetArgs {
     /// Show the cell as it was: a time (2026-11-25T20:00:00Z), a while ago (-10m), or an index of the log
     #[arg(long, global = true, allow_hyphen_values = true, value_name = "TIME|INDEX")]
     pub at: Option<At>,
+    /// Show nothing older than this moment: a majority of the masters is asked (status, machines, why, resolve)
+    #[arg(long, global = true, conflicts_with = "at")]
+    pub consistent: bool,
 }
 
 /// A cell, and who we are there.
@@ -71,6 +74,8 @@ pub struct Target {
     pub timeout: Duration,
     /// The moment that reads show; now when left out.
     pub at: Option<At>,
+    /// Whether reads must not be older than the moment of asking.
+    pub consistent: bool,
 }
 
 /// The directory of the local cell: `$XDG_STATE_HOME/borg/local`, else
@@ -140,6 +145,7 @@ impl TargetArgs {
             credentials: credentials.clone(),
             timeout: self.timeout,
             at: self.at,
+            consistent: self.consistent,
         })
     }
 

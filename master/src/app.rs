@@ -28,6 +28,7 @@ use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, BorgmasterServer, Credentials, CredentialsError};
 use borg_proto::time::Millis;
 use borg_proto::wire::pb;
+use prost::Message;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -287,7 +288,13 @@ impl App {
                 drop(out.send(why));
             }
         });
-        lifeline.spawn(forward_reports(reports_out, peers.clone(), own, turns.clone()));
+        lifeline.spawn(forward_reports(
+            reports_out,
+            peers.clone(),
+            own,
+            turns.clone(),
+            self.metrics.clone(),
+        ));
         let wiring = poller::Wiring {
             orders: orders_in,
             reports,
@@ -508,14 +515,17 @@ async fn forward_reports(
     peers: Peers,
     own: ReplicaId,
     turns: Inbox,
+    metrics: Metrics,
 ) {
     while let Some((to, report)) = reports.recv().await {
+        let message = pb::ShardReport::from(&report);
+        metrics.report_bytes.inc_by(u64::try_from(message.encoded_len()).unwrap_or(u64::MAX));
         if to == own {
             if turns.vital(Turn::Input(Input::Report(report))).is_err() {
                 return;
             }
         } else {
-            let body = pb::peer_message::Body::Report((&report).into());
+            let body = pb::peer_message::Body::Report(message);
             peers.send(pb::PeerMessage { from: own.0, to: to.0, body: Some(body) });
         }
     }

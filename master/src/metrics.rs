@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub shed_calls: Counter,
     /// Calls of users that wait for the driver.
     pub waiting_calls: Gauge,
+    /// Bytes of reports from this replica's shard to the leader, which may be this replica.
+    pub report_bytes: Counter,
     /// Machines that the shard of this replica polls.
     pub polled_machines: Gauge,
     /// Tasks waiting to be placed.
@@ -76,6 +78,7 @@ impl Metrics {
             dropped_inputs: Counter::default(),
             shed_calls: Counter::default(),
             waiting_calls: Gauge::default(),
+            report_bytes: Counter::default(),
             polled_machines: Gauge::default(),
             pending_tasks: Gauge::default(),
             pass_seconds: seconds(),
@@ -120,6 +123,11 @@ impl Metrics {
             "waiting_calls",
             "Calls that wait for the driver",
             m.waiting_calls.clone(),
+        );
+        registry.register(
+            "report_bytes",
+            "Bytes of reports from this replica's shard to the leader",
+            m.report_bytes.clone(),
         );
         let polled = m.polled_machines.clone();
         registry.register("polled_machines", "Machines that this replica polls", polled);

@@ -64,16 +64,39 @@ fn time(ms: u64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// Says of which moment an answer is, if it was asked for one.
-pub(super) fn say_when(client: &Client, read: Option<&pb::ReadInfo>) {
-    if let (Some(_), Some(read)) = (client.at(), read) {
+/// Age from which on an answer is called old: ours, longer than the longest election.
+const STALE_MS: u64 = 1_000;
+
+/// Says of which moment an answer is, if it was asked for one, or if it is old; to people also when
+/// it is not the leader's. The JSON forms carry it in themselves.
+pub(super) fn say_when(client: &Client, out: Output, read: Option<&pb::ReadInfo>) {
+    let Some(read) = read else { return };
+    if client.at().is_some() {
         note(&format!(
             "as of entry {}, {} (from master {})",
             read.index,
             time(read.at_ms),
             read.replica
         ));
+    } else if !out.is_json()
+        && let Some(text) = how_old(read, out.is_terminal())
+    {
+        note(&text);
     }
+}
+
+/// How old an answer is, when that is worth a line.
+fn how_old(read: &pb::ReadInfo, to_a_person: bool) -> Option<String> {
+    let pb::ReadInfo { index, age_ms, replica, leader, .. } = read;
+    if *age_ms >= STALE_MS {
+        let age = age(*age_ms);
+        return Some(format!(
+            "master {replica} has not heard of a leader for {age}: this is as of entry {index} \
+             (--consistent waits for a majority)"
+        ));
+    }
+    (to_a_person && !leader)
+        .then(|| format!("from master {replica}, as of entry {index}, {age_ms} ms old"))
 }
 
 /// A kept checkpoint, as it is printed.
@@ -126,6 +149,17 @@ pub(super) async fn history(client: &mut Client, out: Output) -> Result<(), Fail
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_answer_is_told_to_everybody_and_a_followers_to_people() {
+        let read = |age_ms, leader| pb::ReadInfo { index: 7, age_ms, replica: 2, leader, at_ms: 0 };
+        assert_eq!(how_old(&read(900, true), true), None);
+        assert_eq!(how_old(&read(900, false), false), None);
+        let follower = how_old(&read(40, false), true).unwrap();
+        assert_eq!(follower, "from master 2, as of entry 7, 40 ms old");
+        let old = how_old(&read(65_000, false), false).unwrap();
+        assert!(old.contains("for 1m5s: this is as of entry 7"), "{old}");
+    }
 
     #[test]
     fn a_moment_is_an_index_a_time_or_a_while_ago() {

@@ -4,7 +4,7 @@ use super::history::say_when;
 use super::names;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
-use crate::output::views::{Endpoint, Job, JobDetail, Task, Why};
+use crate::output::views::{Endpoint, Job, JobDetail, Read, Task, Why};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
 use borg_proto::wire::pb;
@@ -84,11 +84,11 @@ async fn all_jobs(
             master.list_jobs(request).await
         })
         .await?;
-    say_when(client, answer.read.as_ref());
+    say_when(client, out, answer.read.as_ref());
     let now = answer.now_ms;
     let jobs: Vec<Job> = answer.jobs.into_iter().map(Job::from).collect();
     if out.is_json() {
-        return Ok((json(&jobs, args.watch)?, false));
+        return Ok((json(&Read::each(answer.read, jobs), args.watch)?, false));
     }
     if jobs.is_empty() {
         let text = if args.all {
@@ -130,13 +130,14 @@ async fn one_job(
             master.get_job(request).await
         })
         .await?;
-    say_when(client, answer.read.as_ref());
+    say_when(client, out, answer.read.as_ref());
     let now = answer.now_ms;
     let job = Job::from(answer.job.unwrap_or_default());
     let over = job.is_over();
     let tasks: Vec<Task> = answer.tasks.into_iter().map(Task::from).collect();
     if out.is_json() {
-        return Ok((json(&JobDetail { job, task_list: tasks }, watch)?, over));
+        let detail = JobDetail { job, task_list: tasks };
+        return Ok((json(&Read::of(answer.read, detail), watch)?, over));
     }
     let mut head = format!(
         "{}  {}  {}  priority {}  {} of {} up  submitted {} ago",
@@ -192,9 +193,11 @@ pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Resu
             master.why(request).await
         })
         .await?;
+    say_when(client, out, answer.read.as_ref());
+    let read = answer.read;
     let why = Why::new(task, answer);
     if out.is_json() {
-        return out.json(&why, false);
+        return out.json(&Read::of(read, why), false);
     }
     out.line(&format!("{}: {}", why.task, why.summary))?;
     if why.rejections.is_empty() {
@@ -222,10 +225,10 @@ pub(super) async fn resolve(
             master.resolve(request).await
         })
         .await?;
-    say_when(client, answer.read.as_ref());
+    say_when(client, out, answer.read.as_ref());
     let endpoints: Vec<Endpoint> = answer.endpoints.into_iter().map(Endpoint::from).collect();
     if out.is_json() {
-        return out.json(&endpoints, false);
+        return out.json(&Read::each(answer.read, endpoints), false);
     }
     let rows = endpoints.into_iter().map(|endpoint| {
         let up = if endpoint.up { "up" } else { "starting" };

@@ -4,7 +4,7 @@ use super::history::say_when;
 use crate::client::{Client, Kind, request_id};
 use crate::clock;
 use crate::exit::Failure;
-use crate::output::views::Machine;
+use crate::output::views::{Machine, Read};
 use crate::output::{Output, age, cores, note, size};
 use borg_proto::MachineName;
 use borg_proto::wire::pb;
@@ -33,11 +33,11 @@ pub(super) async fn list(client: &mut Client, out: Output) -> Result<(), Failure
             master.list_machines(request).await
         })
         .await?;
-    say_when(client, answer.read.as_ref());
+    say_when(client, out, answer.read.as_ref());
     let now = if answer.now_ms > 0 { answer.now_ms } else { clock::now().0 };
     let machines: Vec<Machine> = answer.machines.into_iter().map(Machine::from).collect();
     if out.is_json() {
-        return out.json(&machines, false);
+        return out.json(&Read::each(answer.read, machines), false);
     }
     for machine in
         machines.iter().filter(|machine| out.is_terminal() && !machine.missing_isolation.is_empty())

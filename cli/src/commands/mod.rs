@@ -140,6 +140,12 @@ impl Cli {
                 "--at shows the past, which only status, machines and resolve know",
             ));
         }
+        if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
+            return Err(Failure::new(
+                Code::Usage,
+                "--consistent is for commands that read the state: status, machines, why and resolve",
+            ));
+        }
         let client = || Client::new(&target.resolve()?);
         match command {
             #[cfg(feature = "daemons")]

@@ -160,6 +160,7 @@ async fn start(say: &Narrator, dir: &Path, text: &Path) -> Result<(LocalCell, Cl
         creds: None,
         timeout: Duration::from_secs(10),
         at: None,
+        consistent: false,
     };
     let mut client = Client::new(&target.resolve()?)?;
     local::add_machines_and_wait(&layout, &cell, &mut client, |what| say.progress(what)).await?;

@@ -6,6 +6,43 @@ use borg_proto::wire::pb;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// What was read, with how new it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Read<T> {
+    /// What was read.
+    #[serde(flatten)]
+    pub value: T,
+    /// How new it was.
+    pub read: Freshness,
+}
+
+/// How new an answer was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.ReadInfo, documented there")]
+pub struct Freshness {
+    pub index: u64,
+    pub age_ms: u64,
+    pub master: u64,
+    pub leader: bool,
+}
+
+impl<T> Read<T> {
+    /// One answer.
+    #[must_use]
+    pub fn of(read: Option<pb::ReadInfo>, value: T) -> Self {
+        let read = read.unwrap_or_default();
+        let (index, age_ms) = (read.index, read.age_ms);
+        let read = Freshness { index, age_ms, master: read.replica, leader: read.leader };
+        Self { value, read }
+    }
+
+    /// The items of a list, which has no other place for it.
+    #[must_use]
+    pub fn each(read: Option<pb::ReadInfo>, items: Vec<T>) -> Vec<Self> {
+        items.into_iter().map(|item| Self::of(read, item)).collect()
+    }
+}
+
 /// A job in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of borg.v1.JobSummary, documented there")]

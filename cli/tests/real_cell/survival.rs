@@ -172,6 +172,11 @@ async fn without_a_majority_a_change_fails_at_its_deadline_reads_are_answered_an
     // Reads: from what the living know, unless the caller insists on the newest.
     let status = cell.status(&web);
     assert_eq!(processes(&status), before);
+    assert!(status["read"]["index"].as_u64() > Some(0), "{status}");
+    assert!(status["read"]["age_ms"].as_u64() > Some(1_000), "{status}");
+    let table = cell.borgctl(&["status", &web]);
+    assert!(table.err.contains("has not heard of a leader for"), "{table:?}");
+    cell.borgctl(&["status", &web, "--consistent", "--timeout", "1s"]).failed(7);
     let get = pb::GetJobRequest { job: web.clone() };
     let answer = cell.admin(lives).get_job(get.clone()).await.unwrap().into_inner();
     assert_eq!(answer.job.unwrap().up, 1);
@@ -182,6 +187,7 @@ async fn without_a_majority_a_change_fails_at_its_deadline_reads_are_answered_an
     // The majority is back: all of a change or nothing of it, and asking again settles it.
     drop(killed);
     cell.leader();
+    assert_eq!(cell.json(&["status", &web, "--consistent"])["up"], 1);
     let answer = cell.admin(lives).submit_job(id).await.unwrap().into_inner();
     cell.until(&answer.job, |s| s["state"] == "finished");
     let list = pb::ListJobsRequest { all: true, ..Default::default() };

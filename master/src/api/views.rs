@@ -23,6 +23,7 @@ pub(super) fn read_info(view: &View) -> pb::ReadInfo {
         age_ms: clock::now().since(view.heard_at).0,
         replica: view.status.replica.0,
         at_ms: view.state.clock().0,
+        leader: view.status.leader == Some(view.status.replica),
     }
 }
 
