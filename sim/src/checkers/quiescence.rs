@@ -18,6 +18,8 @@ pub enum Aspect {
     Replicas,
     /// Clients know what came of what they asked.
     Clients,
+    /// No master is on its way in or out.
+    Masters,
     /// Machines are up.
     Machines,
     /// Exactly what is placed runs.
@@ -28,7 +30,7 @@ pub enum Aspect {
 
 impl Aspect {
     /// All of them.
-    pub const ALL: [Self; 6] =
+    pub const ALL: [Self; 7] =
         [Self::Leader, Self::Replicas, Self::Clients, Self::Machines, Self::Running, Self::Placed];
 
     /// How long it may take after the last fault. Ours, from what thousands of seeds took (see
@@ -39,6 +41,7 @@ impl Aspect {
             Self::Leader => 5_000,
             Self::Replicas => 10_000,
             Self::Clients => 20_000,
+            Self::Masters => 20_000,
             Self::Machines => 30_000,
             Self::Running | Self::Placed => 90_000,
         })
@@ -86,6 +89,9 @@ impl World {
         }
         if !self.clients.are_idle() {
             return still(Aspect::Clients, "a client waits");
+        }
+        if let Some(id) = state.masters_changing() {
+            return still(Aspect::Masters, format!("master {id} is on its way in or out"));
         }
         if let Some(machine) = state.machines().find(|machine| machine.state != MachineState::Up) {
             let why = format!("machine {} is {}", machine.name, machine.state);
