@@ -30,8 +30,15 @@ pub enum Aspect {
 
 impl Aspect {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Leader, Self::Replicas, Self::Clients, Self::Machines, Self::Running, Self::Placed];
+    pub const ALL: [Self; 7] = [
+        Self::Leader,
+        Self::Replicas,
+        Self::Clients,
+        Self::Masters,
+        Self::Machines,
+        Self::Running,
+        Self::Placed,
+    ];
 
     /// How long it may take after the last fault. Ours, from what thousands of seeds took (see
     /// `docs/simulation.md`), with half as much again.
