@@ -2,8 +2,8 @@
 //! where the state says, and everybody agrees (I9, I10, I21).
 
 use crate::world::World;
+use borg_cell::replica::replay::replay;
 use borg_cell::state::{CellState, Job, Machine, MachineState};
-use borg_proto::command::Command;
 use borg_proto::task::Phase;
 use borg_proto::{IncarnationId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
@@ -123,16 +123,14 @@ impl World {
                 Ok(state) => state,
                 Err(error) => return Some(format!("checkpoint of master {}: {error}", index + 1)),
             };
-            for entry in kept.entries {
+            let made = kept.checkpoint.as_ref().map(|made| made.meta.membership.clone());
+            let mut members = made.unwrap_or_default();
+            for entry in &kept.entries {
                 if entry.index <= state.applied() || entry.index > live.applied() {
                     continue;
                 }
-                match Command::decode(&entry.data) {
-                    // Refused entries use up their place all the same.
-                    Ok(command) if !entry.data.is_empty() => {
-                        drop(state.apply(entry.index, &command));
-                    }
-                    Ok(_) | Err(_) => state.skip(entry.index),
+                if let Err(why) = replay(&mut state, &mut members, entry) {
+                    return Some(format!("log of master {}: {why}", index + 1));
                 }
             }
             if state.encode() != live.encode() {
