@@ -155,10 +155,11 @@ impl SimDisk {
         self.lock().kept.clone()
     }
 
-    /// Whether nothing was ever kept here.
-    #[must_use]
-    pub fn is_blank(&self) -> bool {
-        self.lock().kept.is_none()
+    /// Loses everything, as when somebody puts in a new disk.
+    pub fn wipe(&self) {
+        let mut shared = self.lock();
+        let (open, full) = (shared.open, shared.full);
+        *shared = Shared { open, full, ..Shared::default() };
     }
 
     /// Makes the disk `identity`'s, with a log that begins with a checkpoint. Whatever was on it is

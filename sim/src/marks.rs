@@ -57,6 +57,12 @@ marks! {
     TornWriteFinished = "torn write finished when the disk was opened",
     /// A master found that its disk had rotten, and stayed out.
     RotFound = "rotten disk found, its master does not vote",
+    /// A master's disk was lost.
+    DiskLost = "disk of a master lost",
+    /// A master without a log became one again, in another life.
+    MasterJoins = "master without a log joined in another life",
+    /// An operator took a master out and let its number join again.
+    MasterTakenOut = "master taken out, and invited again",
     /// A master stopped because its disk was full.
     DiskFull = "full disk stopped a master",
     /// A checkpoint was put off because its disk was full.

@@ -441,3 +441,46 @@ fn losing_one_link_shard_after_the_other_kills_nothing_and_changes_nothing() {
     assert_eq!(world.processes(), before);
     assert_eq!(world.state().applied(), entries, "the state of the cell did not change");
 }
+
+/// Found by seeds 18 and 19: the machines of a master that was taken out were polled by nobody while
+/// the same leader led.
+#[test]
+fn machines_of_a_master_that_was_taken_out_get_another_shard() {
+    let (mut world, web) = cell_with_web(10, 10);
+    let leader = world.leader().unwrap();
+    let before = world.processes();
+    let out = (leader + 1) % 5;
+    world.inflict(Fault::TakeOutMaster(out));
+    world.run_until("it is out", HALF_A_MINUTE, |world| world.marks().count(Mark::MasterJoins) > 0);
+    world.run_until_settled();
+    world.run_for(Millis(10_000));
+    world.check_all();
+    assert_eq!(world.leader(), Some(leader));
+    assert_eq!(world.misread(), None);
+    assert_eq!(world.processes(), before);
+    let next = world.submit(job("next").tasks(10));
+    world.run_until_acknowledged(&next).unwrap();
+    world.run_until("all run", HALF_A_MINUTE, |world| world.running(&next) == 10);
+    assert_eq!(world.running(&web), 10);
+}
+
+/// A master that lost its disk comes back in another life and takes part again: then the cell bears
+/// two more losses.
+#[test]
+fn masters_that_lose_their_disks_one_after_the_other_lose_nothing() {
+    let (mut world, web) = cell_with_web(4, 4);
+    for master in 0..5 {
+        world.inflict(Fault::LoseDisk(master));
+        let next = world.submit(job(&format!("job{master}")));
+        world.run_until_acknowledged(&next).unwrap();
+        world.run_until_settled();
+    }
+    assert!(world.marks().count(Mark::MasterJoins) >= 5);
+    world.crash(0);
+    world.crash(1);
+    let after = world.submit(job("after"));
+    world.run_until_acknowledged(&after).unwrap();
+    world.run_until_settled();
+    world.check_all();
+    assert_eq!(world.running(&web), 4);
+}

@@ -2,8 +2,8 @@
 //! where the state says, and everybody agrees (I9, I10, I21).
 
 use crate::world::World;
+use borg_cell::replica::replay::replay;
 use borg_cell::state::{CellState, Job, Machine, MachineState};
-use borg_proto::command::Command;
 use borg_proto::task::Phase;
 use borg_proto::{IncarnationId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ pub enum Aspect {
     Replicas,
     /// Clients know what came of what they asked.
     Clients,
+    /// No master is on its way in or out.
+    Masters,
     /// Machines are up.
     Machines,
     /// Exactly what is placed runs.
@@ -28,8 +30,15 @@ pub enum Aspect {
 
 impl Aspect {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Leader, Self::Replicas, Self::Clients, Self::Machines, Self::Running, Self::Placed];
+    pub const ALL: [Self; 7] = [
+        Self::Leader,
+        Self::Replicas,
+        Self::Clients,
+        Self::Masters,
+        Self::Machines,
+        Self::Running,
+        Self::Placed,
+    ];
 
     /// How long it may take after the last fault. Ours, from what thousands of seeds took (see
     /// `docs/simulation.md`), with half as much again.
@@ -39,6 +48,7 @@ impl Aspect {
             Self::Leader => 5_000,
             Self::Replicas => 10_000,
             Self::Clients => 20_000,
+            Self::Masters => 20_000,
             Self::Machines => 30_000,
             Self::Running | Self::Placed => 90_000,
         })
@@ -87,6 +97,9 @@ impl World {
         if !self.clients.are_idle() {
             return still(Aspect::Clients, "a client waits");
         }
+        if let Some(id) = state.masters_changing() {
+            return still(Aspect::Masters, format!("master {id} is on its way in or out"));
+        }
         if let Some(machine) = state.machines().find(|machine| machine.state != MachineState::Up) {
             let why = format!("machine {} is {}", machine.name, machine.state);
             return still(Aspect::Machines, why);
@@ -110,16 +123,14 @@ impl World {
                 Ok(state) => state,
                 Err(error) => return Some(format!("checkpoint of master {}: {error}", index + 1)),
             };
-            for entry in kept.entries {
+            let made = kept.checkpoint.as_ref().map(|made| made.meta.membership.clone());
+            let mut members = made.unwrap_or_default();
+            for entry in &kept.entries {
                 if entry.index <= state.applied() || entry.index > live.applied() {
                     continue;
                 }
-                match Command::decode(&entry.data) {
-                    // Refused entries use up their place all the same.
-                    Ok(command) if !entry.data.is_empty() => {
-                        drop(state.apply(entry.index, &command));
-                    }
-                    Ok(_) | Err(_) => state.skip(entry.index),
+                if let Err(why) = replay(&mut state, &mut members, entry) {
+                    return Some(format!("log of master {}: {why}", index + 1));
                 }
             }
             if state.encode() != live.encode() {

@@ -15,7 +15,7 @@ use borg_cell::state::Answer;
 use borg_proto::command::{Action, Command, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
-use borg_proto::{JobKey, MachineName, Millis, UserName};
+use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -46,6 +46,16 @@ pub enum Asked {
 #[derive(Debug)]
 pub(crate) struct Clients {
     pub(crate) list: Vec<Client>,
+    /// From here on clients are masters that have no log.
+    joiners: usize,
+}
+
+impl Client {
+    /// Whether it wants such a change, now or next.
+    pub(crate) fn wants(&self, such: impl Fn(&Action) -> bool) -> bool {
+        let now = self.current.iter().map(|wish| &wish.what);
+        now.chain(&self.wishes).any(|what| matches!(what, Asked::Change(action) if such(action)))
+    }
 }
 
 #[derive(Debug)]
@@ -107,10 +117,11 @@ pub(crate) enum Reply {
 }
 
 impl Clients {
-    pub(crate) fn new(random: usize) -> Self {
+    pub(crate) fn new(random: usize, masters: usize) -> Self {
         let names = [ADMIN.to_owned(), "ann".to_owned()];
         let others = (0..random).map(|i| format!("user{}", i / 2));
-        let list = names.into_iter().chain(others).map(|name| Client {
+        let joiners = (0..masters).map(|i| format!("master{}", i + 1));
+        let list = names.into_iter().chain(others).chain(joiners).map(|name| Client {
             user: name.parse().expect("a name"),
             wishes: VecDeque::new(),
             current: None,
@@ -121,7 +132,12 @@ impl Clients {
             asked_at: Millis(0),
             done: Vec::new(),
         });
-        Self { list: list.collect() }
+        Self { list: list.collect(), joiners: TEST_CLIENT + 1 + random }
+    }
+
+    /// The client that asks for a master whether it may be one.
+    pub(crate) const fn joiner(&self, master: usize) -> usize {
+        self.joiners + master
     }
 
     /// Whether nobody waits for anything.
@@ -157,7 +173,7 @@ impl World {
         for index in 0..self.setup.machines {
             self.wish(ADMIN_CLIENT, Asked::Change(add_machine(self, index)));
         }
-        for client in 2..self.clients.list.len() {
+        for client in TEST_CLIENT + 1..self.clients.joiners {
             let delay = Millis(self.dice.between(500, 3_000));
             self.wake_client(client, delay);
         }
@@ -187,7 +203,7 @@ impl World {
             return;
         }
         them.wakes_at = None;
-        let random = client > TEST_CLIENT;
+        let random = client > TEST_CLIENT && client < self.clients.joiners;
         if them.current.is_some() {
             if random && now.since(them.asked_at) > GIVES_UP.0 && self.dice.chance(GIVES_UP.1) {
                 self.hit(Mark::ClientGaveUp);
@@ -227,7 +243,7 @@ impl World {
     }
 
     fn random_wish(&mut self, client: usize) -> Option<Asked> {
-        if client <= TEST_CLIENT || self.faults.is_over() {
+        if client <= TEST_CLIENT || client >= self.clients.joiners || self.faults.is_over() {
             return None;
         }
         let user = self.clients.list[client].user.clone();
@@ -245,7 +261,7 @@ impl World {
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
             75..=89 => {
-                let any = TEST_CLIENT + 1 + dice.index(self.clients.list.len() - TEST_CLIENT - 1);
+                let any = TEST_CLIENT + 1 + dice.index(self.clients.joiners - TEST_CLIENT - 1);
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })
             }
@@ -259,6 +275,11 @@ impl World {
         let (user, target) = (them.user.clone(), them.target);
         let Some(wish) = them.current.clone() else { return };
         let what = match wish.what {
+            Asked::Change(action) if client >= self.clients.joiners => {
+                let id = ReplicaId(number(client - self.clients.joiners) + 1);
+                let by = Principal::Master(id);
+                Called::Change(Box::new(Command { at: Millis(0), by, request: None, action }))
+            }
             Asked::Change(action) => Called::Change(Box::new(Command {
                 at: Millis(0),
                 by: Principal::User(user.clone()),
@@ -395,6 +416,20 @@ impl World {
             return;
         }
         let any = self.dice.index(self.setup.masters);
+        let result = match &reply {
+            Reply::Outcome(Outcome::Accepted { answer, .. }) => Some(Ok(answer.clone())),
+            Reply::Outcome(Outcome::Refused { rejection, .. }) => Some(Err(rejection.clone())),
+            Reply::Outcome(_) | Reply::Read(_) | Reply::Refused => None,
+        };
+        if let Some(result) = result
+            && !self.masters_told(client, &result)
+        {
+            let them = &mut self.clients.list[client];
+            let again = them.current.take().map(|wish| wish.what);
+            them.wishes.extend(again);
+            them.wishes.rotate_right(1);
+            return self.wake_client(client, Millis(300));
+        }
         match reply {
             Reply::Outcome(Outcome::Accepted { .. } | Outcome::Refused { .. })
             | Reply::Read(Some(_)) => {
@@ -429,6 +464,28 @@ impl World {
         self.clients.list[client].target = target;
         self.clients.list[client].wakes_at = Some(self.now() + delay);
         self.agenda.after(delay, Happening::ClientWakes { client });
+    }
+
+    /// What follows from the outcome of a change of the masters. False when it has to be asked for
+    /// again, since another such change is under way.
+    fn masters_told(&mut self, client: usize, result: &Result<Answer, Rejection>) -> bool {
+        match result {
+            Ok(Answer::Master(id)) if client >= self.clients.joiners => {
+                self.joins(client - self.clients.joiners, *id);
+            }
+            Ok(Answer::Master(id))
+                if self.clients.list[client].current.as_ref().is_some_and(|wish| {
+                    matches!(wish.what, Asked::Change(Action::InviteMaster { .. }))
+                }) =>
+            {
+                self.invited(*id);
+            }
+            Err(Rejection::MastersChanging { .. } | Rejection::MasterExists { .. }) => {
+                return false;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        true
     }
 
     fn finish_wish(&mut self, client: usize) {

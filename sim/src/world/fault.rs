@@ -34,6 +34,10 @@ pub enum Fault {
     FillDisk(usize),
     /// A bit flips on a master's disk; mostly its process dies too, so that it is noticed.
     RotDisk(usize, Rot),
+    /// A master's disk is lost with all that was on it.
+    LoseDisk(usize),
+    /// The operator takes a master out of the cell, and later lets it in again, empty.
+    TakeOutMaster(usize),
     /// A master stands still.
     PauseMaster(usize),
     /// Nobody reaches a master and it reaches nobody, machines included.
@@ -97,6 +101,10 @@ impl fmt::Display for Fault {
             Self::FillDisk(at) => write!(f, "the disk of {} is full", master(at)),
             Self::RotDisk(at, rot) => {
                 write!(f, "a bit flips on the disk of {}: {rot:?}", master(at))
+            }
+            Self::LoseDisk(at) => write!(f, "the disk of {} is lost", master(at)),
+            Self::TakeOutMaster(at) => {
+                write!(f, "the admin takes {} out of the cell and lets it join again", master(at))
             }
             Self::PauseMaster(at) => write!(f, "{} stands still", master(at)),
             Self::IsolateMaster(at) => write!(f, "{} is cut off from everybody", master(at)),
@@ -178,6 +186,18 @@ impl World {
                 self.replicas[master].disk.fail_next(kept);
             }
             Fault::RotDisk(master, rot) => self.rot_disk(master, rot),
+            Fault::LoseDisk(master) => {
+                if self.may_lose_log(master) {
+                    self.crash_master(master);
+                    self.hit(Mark::DiskLost);
+                    self.join_anew(master);
+                }
+            }
+            Fault::TakeOutMaster(master) => {
+                if self.may_take_out() {
+                    self.take_out(master);
+                }
+            }
             Fault::CrashBorglet(machine) => {
                 self.crash_borglet(machine);
                 self.restart_borglet_later(machine);
@@ -268,8 +288,7 @@ impl World {
 
     /// Rots no more disks than the cell is made to bear at once: a majority keeps what it said.
     fn rot_disk(&mut self, master: usize, rot: Rot) {
-        let broken = self.replicas.iter().filter(|replica| replica.disk.is_broken()).count();
-        if (broken + 1) * 2 > self.setup.masters || self.replicas[master].disk.is_broken() {
+        if !self.may_lose_log(master) {
             return;
         }
         if self.replicas[master].disk.rot(rot) && (self.faults.is_over() || self.dice.chance(700)) {
@@ -320,6 +339,8 @@ impl World {
             | Fault::PowerCut(_)
             | Fault::FailSync(_)
             | Fault::RotDisk(..)
+            | Fault::LoseDisk(_)
+            | Fault::TakeOutMaster(_)
             | Fault::CrashAllMasters
             | Fault::CrashBorglet(_)
             | Fault::CrashBorgletInTurn(..)
@@ -366,6 +387,8 @@ impl World {
             | Fault::SlowDownDisk(_)
             | Fault::FillDisk(_)
             | Fault::RotDisk(..)
+            | Fault::LoseDisk(_)
+            | Fault::TakeOutMaster(_)
             | Fault::CrashAllMasters
             | Fault::PauseMaster(_)
             | Fault::BadNetwork

@@ -12,6 +12,7 @@ mod clock;
 mod events;
 mod fault;
 mod machine;
+mod masters;
 mod processes;
 mod quorum;
 mod reach;
@@ -191,9 +192,9 @@ impl World {
         let mut world = Self {
             agenda: Agenda::new(BEGIN),
             network: Network::new(setup.masters + setup.machines),
-            replicas: (0..setup.masters).map(|_| Replica::new(&mut dice)).collect(),
+            replicas: (0..setup.masters).map(|index| Replica::new(&mut dice, index)).collect(),
             machines: (0..setup.machines).map(|index| Host::new(&mut dice, index)).collect(),
-            clients: Clients::new(setup.clients),
+            clients: Clients::new(setup.clients, setup.masters),
             faults: Faults::new(&setup.weather, &mut dice),
             checks: Checks::new(setup.masters, setup.machines),
             quorum: Quorum::new(setup.masters),

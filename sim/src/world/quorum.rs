@@ -4,9 +4,10 @@
 //! majority has been one for long enough, somebody leads, whatever the other masters and the ways
 //! to them do (partial and one-way partitions, Cloudflare's outage of 2020).
 
-use super::{World, replica_id};
+use super::World;
 use crate::checkers::Invariant;
 use crate::marks::Mark;
+use borg_cell::state::Standing;
 use borg_proto::Millis;
 
 /// An election takes at most so long: the bound.
@@ -43,9 +44,15 @@ impl World {
         }
         self.quorum.next = now + LOOK;
         let masters = self.setup.masters;
+        // While masters come and go, a majority is not what it is otherwise.
+        let changing =
+            self.newest.masters_changing().is_some() || self.newest.masters().count() != masters;
         let fit = |at: &usize| {
             let replica = &self.replicas[*at];
-            self.moves(*at)
+            let record = self.newest.master(replica.id);
+            !changing
+                && record.is_some_and(|record| record.standing == Standing::Voting)
+                && self.moves(*at)
                 && replica.stalled == Millis(0)
                 && replica.slower_since.is_none()
                 && !replica.disk.is_full()
@@ -96,7 +103,7 @@ impl World {
     fn somebody_leads(&self) -> bool {
         (0..self.setup.masters).any(|leader| {
             let Some(process) = &self.replicas[leader].process else { return false };
-            let (id, term) = (Some(replica_id(leader)), process.master.term());
+            let (id, term) = (Some(self.replicas[leader].id), process.master.term());
             let follows = |other: &usize| {
                 *other == leader
                     || self.moves(*other)

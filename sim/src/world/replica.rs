@@ -30,6 +30,10 @@ pub(crate) const NUDGE: Millis = Millis(20);
 /// A master: what survives its process, and the process.
 #[derive(Debug)]
 pub(crate) struct Replica {
+    /// What its log is known as: its number, in its present life.
+    pub(crate) id: ReplicaId,
+    /// It has no log and asks to become a master.
+    pub(crate) joining: bool,
     pub(crate) disk: SimDisk,
     pub(crate) clock: Clock,
     /// Counts its processes.
@@ -68,8 +72,10 @@ pub(crate) struct Process {
 }
 
 impl Replica {
-    pub(crate) fn new(dice: &mut Dice) -> Self {
+    pub(crate) fn new(dice: &mut Dice, index: usize) -> Self {
         Self {
+            id: replica_id(index),
+            joining: false,
             disk: SimDisk::default(),
             clock: Clock::new(dice),
             life: 0,
@@ -105,7 +111,10 @@ impl World {
 
     pub(crate) fn start_master(&mut self, index: usize) {
         let (seed, cell) = (self.dice.roll(), self.newest.cell().clone());
-        let id = replica_id(index);
+        if self.replicas[index].joining {
+            return;
+        }
+        let id = self.replicas[index].id;
         let mut config = master::Config::new(cell.clone(), id, seed);
         config.checkpoint_every = self.setup.checkpoint_every;
         config.trailing = self.setup.checkpoint_every / 4;
@@ -114,7 +123,7 @@ impl World {
         let identity = ReplicaIdentity { cell: cell.to_string(), replica: id.0, epoch: 1 };
         let masters = self.setup.masters;
         let replica = &mut self.replicas[index];
-        if replica.disk.is_blank() {
+        if replica.life == 0 {
             let all = (0..masters).map(|at| (replica_id(at), format!("master-{}:1", at + 1)));
             let state = CellState::found(cell.clone(), &all.collect::<Vec<_>>(), LEVEL);
             replica.disk.found(
@@ -201,6 +210,7 @@ impl World {
             Err(error @ StoreError::Broken { .. }) => {
                 self.hit(Mark::RotFound);
                 self.say(|| format!("master {} does not start: {error}", index + 1));
+                self.join_anew(index);
                 None
             }
             Err(error) => {
@@ -267,7 +277,7 @@ impl World {
         process.todo.extend(effects);
         let (leads, term) = (process.master.is_leader(), process.master.term());
         if leads {
-            let result = self.checks.election.leads(replica_id(index), term);
+            let result = self.checks.election.leads(self.replicas[index].id, term);
             self.check(Invariant::OneLeader, result);
         }
         self.note(&[3, number(index), count]);
@@ -427,7 +437,7 @@ impl World {
                 if orders.whole && orders.session.session > number(self.setup.masters) {
                     self.hit(Mark::DividedAgain);
                 }
-                if to == replica_id(index) {
+                if to == self.replicas[index].id {
                     self.tell_shard(index, ShardInput::Orders(orders));
                 } else {
                     self.send_peer(index, index_of(to), PeerMessage::Orders(Box::new(orders)));
@@ -470,7 +480,7 @@ impl World {
     }
 
     fn leader_changed(&mut self, index: usize, leader: Option<ReplicaId>, term: u64) {
-        let me = leader == Some(replica_id(index));
+        let me = leader == Some(self.replicas[index].id);
         self.note(&[4, number(index), leader.map_or(0, |id| id.0), term]);
         let led = self.replicas[index].process.as_ref().is_some_and(|p| p.was_leader.is_some());
         self.say(|| match leader {
@@ -479,10 +489,11 @@ impl World {
             None if led => format!("master {} leads no more, term {term} begins", index + 1),
             None => format!("master {} knows no leader in term {term}", index + 1),
         });
+        let own = self.replicas[index].id;
         let Some(process) = &mut self.replicas[index].process else { return };
         let before = process.was_leader;
         process.was_leader = me.then_some(term);
-        process.letter.leads = Some(process.leads_by_the_log(replica_id(index)));
+        process.letter.leads = Some(process.leads_by_the_log(own));
         if before.is_some() && !me {
             self.hit(Mark::LeaderSteppedDown);
         }
@@ -508,7 +519,7 @@ impl World {
         let replica = &self.replicas[index];
         let term = replica.process.as_ref().map_or(0, |process| process.master.term());
         self.checks.log.applied(term, applied, replica.disk.term_at(applied).unwrap_or(0));
-        let result = self.checks.equality.seen(replica_id(index), applied, digest);
+        let result = self.checks.equality.seen(self.replicas[index].id, applied, digest);
         self.check(Invariant::SameState, result);
         for event in &events {
             if self.checks.lifecycle.is_news(event) {
@@ -521,7 +532,7 @@ impl World {
         let office = self.replicas[index].process.as_ref().map(|process| &process.master);
         let office = office
             .filter(|master| master.is_leader())
-            .map(|master| (replica_id(index), master.term()));
+            .map(|master| (self.replicas[index].id, master.term()));
         if office.is_some() && state.leader() == office && led {
             let under_way = self.clients.machine_under_way();
             let result = self.checks.durability.all_kept(&state, under_way);
@@ -535,6 +546,7 @@ impl World {
             }
             self.newest = state.clone();
         }
+        let own = self.replicas[index].id;
         let Some(process) = &mut self.replicas[index].process else { return };
         process.letter.afresh |= reset;
         if process.letter.afresh {
@@ -544,7 +556,7 @@ impl World {
         }
         process.letter.state = Some(state);
         if led {
-            process.letter.leads = Some(process.leads_by_the_log(replica_id(index)));
+            process.letter.leads = Some(process.leads_by_the_log(own));
         }
         let delay = Millis(self.dice.between(0, self.setup.scheduler_lag));
         self.wake_scheduler(index, delay);

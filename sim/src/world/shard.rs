@@ -1,6 +1,6 @@
 //! The link shard of a simulated Borgmaster with its poller, and what masters say to each other.
 
-use super::{Asking, Happening, PeerMessage, PollId, World, index_of, machine, number, replica_id};
+use super::{Asking, Happening, PeerMessage, PollId, World, index_of, machine, number};
 use crate::checkers::Invariant;
 use crate::marks::Mark;
 use borg_cell::master::Input;
@@ -61,7 +61,7 @@ impl World {
                     if report.deltas.iter().any(|delta| delta.full && delta.seq > 1) {
                         self.hit(Mark::FullReportAgain);
                     }
-                    if to == replica_id(index) {
+                    if to == self.replicas[index].id {
                         self.tell_master(index, Input::Report(report));
                     } else {
                         self.send_peer(index, index_of(to), PeerMessage::Report(Box::new(report)));
@@ -170,10 +170,10 @@ impl World {
             PeerMessage::Orders(orders) => self.tell_shard(to, ShardInput::Orders(*orders)),
             PeerMessage::Report(report) => self.tell_master(to, Input::Report(*report)),
             PeerMessage::Ask(ask) => {
-                self.tell_master(to, Input::Ask { from: replica_id(from), ask })
+                self.tell_master(to, Input::Ask { from: self.replicas[from].id, ask })
             }
             PeerMessage::Piece(piece) => {
-                self.tell_master(to, Input::Piece { from: replica_id(from), piece });
+                self.tell_master(to, Input::Piece { from: self.replicas[from].id, piece });
             }
             PeerMessage::Digest { replica, index, digest } => {
                 self.tell_master(to, Input::PeerDigest { replica, index, digest });
@@ -205,7 +205,7 @@ impl World {
         self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
         let Some((at, digest)) = newest else { return };
         for to in (0..self.setup.masters).filter(|to| *to != index) {
-            let replica = replica_id(index);
+            let replica = self.replicas[index].id;
             self.send_peer(index, to, PeerMessage::Digest { replica, index: at, digest });
         }
     }

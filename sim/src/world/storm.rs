@@ -51,6 +51,8 @@ const KINDS: &[Draw] = &[
     |dice, cell| Fault::RemoveMachine(dice.index(cell.machines)),
     |dice, cell| Fault::PowerCut(some_of(dice, cell.masters)),
     |dice, cell| Fault::RotDisk(dice.index(cell.masters), rot(dice)),
+    |dice, cell| Fault::LoseDisk(dice.index(cell.masters)),
+    |dice, cell| Fault::TakeOutMaster(dice.index(cell.masters)),
     |dice, cell| Fault::FillDisk(dice.index(cell.masters)),
     |dice, cell| Fault::SlowDownDisk(dice.index(cell.masters)),
     |dice, cell| Fault::CutEdges(edges(dice, cell.masters)),

@@ -23,6 +23,7 @@ pub(super) fn owner(machine: MachineId, live: &BTreeSet<ReplicaId>) -> ReplicaId
 /// a bad line does not move machines back and forth.
 #[derive(Debug)]
 pub(super) struct Liveness {
+    me: ReplicaId,
     live: BTreeSet<ReplicaId>,
     /// Since when each replica is heard of without a break.
     since: BTreeMap<ReplicaId, Millis>,
@@ -32,7 +33,7 @@ pub(super) struct Liveness {
 
 impl Liveness {
     pub(super) fn new(me: ReplicaId) -> Self {
-        Self { live: BTreeSet::from([me]), since: BTreeMap::new(), lost: BTreeSet::new() }
+        Self { me, live: BTreeSet::from([me]), since: BTreeMap::new(), lost: BTreeSet::new() }
     }
 
     pub(super) fn live(&self) -> &BTreeSet<ReplicaId> {
@@ -40,13 +41,19 @@ impl Liveness {
     }
 
     /// Takes the time at which each other replica was last heard of; true if others are live now.
+    /// A replica that is not listed any more is a master no more.
     pub(super) fn update(
         &mut self,
         config: &Config,
         heard: &BTreeMap<ReplicaId, Millis>,
         now: Millis,
     ) -> bool {
-        let mut changed = false;
+        let there = |replica: &ReplicaId| *replica == self.me || heard.contains_key(replica);
+        let before = self.live.len();
+        self.live.retain(there);
+        self.since.retain(|replica, _| there(replica));
+        self.lost.retain(there);
+        let mut changed = self.live.len() < before;
         for (replica, at) in heard {
             if now.since(*at) >= config.shard_dead_after {
                 self.since.remove(replica);
@@ -103,5 +110,18 @@ mod tests {
         assert!(!liveness.update(&config, &heard(2_000), Millis(2_000)));
         assert!(!liveness.update(&config, &heard(2_900), Millis(2_999)));
         assert!(liveness.update(&config, &heard(2_900), Millis(3_000)));
+    }
+
+    /// Found by `cellsim`: the machines of a master that was taken out were polled by nobody.
+    #[test]
+    fn a_replica_that_is_a_master_no_more_is_not_live() {
+        let config = Config::default();
+        let mut liveness = Liveness::new(ReplicaId(1));
+        let heard = BTreeMap::from([(ReplicaId(2), Millis(0)), (ReplicaId(3), Millis(0))]);
+        assert!(liveness.update(&config, &heard, Millis(10)));
+        let heard = BTreeMap::from([(ReplicaId(3), Millis(20))]);
+        assert!(liveness.update(&config, &heard, Millis(20)));
+        assert_eq!(liveness.live(), &BTreeSet::from([ReplicaId(1), ReplicaId(3)]));
+        assert!(!liveness.update(&config, &heard, Millis(30)));
     }
 }
