@@ -17,6 +17,7 @@ pub mod figures;
 pub mod local_cell;
 pub mod start_cost;
 pub mod submit;
+pub mod torture;
 
 /// Whatever went wrong: a benchmark tells it and ends.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
