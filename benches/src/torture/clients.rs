@@ -78,6 +78,8 @@ pub struct Pace {
     pub rest: Duration,
     /// Name of their first, so that two sets of clients in one cell differ.
     pub prefix: char,
+    /// Bytes that each submitted job carries for nothing.
+    pub ballast: usize,
 }
 
 impl Clients {
@@ -102,6 +104,7 @@ impl Clients {
                 slowest_ms: slowest_ms.clone(),
                 gaps: gaps.clone(),
                 rest: pace.rest,
+                ballast: pace.ballast,
             };
             tasks.push(cell.runtime.spawn(one.work()));
         }
@@ -140,6 +143,7 @@ struct One {
     slowest_ms: Arc<AtomicU64>,
     gaps: Gaps,
     rest: Duration,
+    ballast: usize,
 }
 
 /// A change to be made, however often it has to be asked for.
@@ -179,7 +183,13 @@ impl One {
                 let name = format!("j-{number}");
                 let job = format!("{}/{name}", self.user);
                 self.books.asks(&job);
-                let submit = Change::Submit(submission(&name));
+                let mut request = submission(&name);
+                if let Some(task) = request.spec.as_mut().and_then(|spec| spec.task.as_mut())
+                    && self.ballast > 0
+                {
+                    task.command.push("x".repeat(self.ballast));
+                }
+                let submit = Change::Submit(request);
                 let Some((index, id)) = self.until_done(&job, submit).await else { return };
                 self.books.lives(&job, id, index);
                 live.push_back(job);

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Few entries between two checkpoints, so that the changes make several.
 const CHECKPOINT_EVERY: u64 = 200;
 /// As fast as they can.
-const PACE: Pace = Pace { clients: 4, rest: Duration::ZERO, prefix: 't' };
+const PACE: Pace = Pace { clients: 4, rest: Duration::ZERO, prefix: 't', ballast: 0 };
 /// Errors of a disk, and their names.
 const ERRORS: [(&str, i32); 2] = [("EIO", 5), ("ENOSPC", 28)];
 

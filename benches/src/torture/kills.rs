@@ -27,7 +27,7 @@ const LOOK_EVERY: u32 = 25;
 /// How long the cell may take for anything once the kills stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Four clients with a rest, as daemons starting all the time take most of a small computer.
-const PACE: Pace = Pace { clients: 4, rest: Duration::from_millis(10), prefix: 't' };
+const PACE: Pace = Pace { clients: 4, rest: Duration::from_millis(10), prefix: 't', ballast: 0 };
 
 /// A task's process: machine, id, start time, and number of the placement.
 type Process = (String, u32, u64, u32);

@@ -25,7 +25,7 @@ const TAKES_OVER: Duration = Duration::from_secs(15);
 /// How long the cell may take to be whole again.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// Four clients.
-const PACE: Pace = Pace { clients: 4, rest: Duration::from_millis(5), prefix: 't' };
+const PACE: Pace = Pace { clients: 4, rest: Duration::from_millis(5), prefix: 't', ballast: 0 };
 
 /// What is wrong for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

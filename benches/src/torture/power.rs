@@ -15,7 +15,7 @@ use super::disk::Disk;
 use super::faults::{Faults, Wrong};
 use super::reached::Reached;
 use super::{Run, Says};
-use crate::Error;
+use crate::{Error, clock};
 use borg_sim::dice::Dice;
 use std::fs::{self, File};
 use std::io::Write;
@@ -28,8 +28,10 @@ const PER_CELL: u32 = 100;
 const RECOVERY: Duration = Duration::from_secs(30);
 /// Milliseconds that the cell works before a cut.
 const WORK_MS: (u64, u64) = (20, 400);
+/// Changes that must be acknowledged before a cell without syncs loses power.
+const AT_STAKE: u64 = 150;
 /// Four clients, as fast as a small computer lets them.
-const PACE: Pace = Pace { clients: 4, rest: Duration::from_millis(4), prefix: 't' };
+const PACE: Pace = Pace { clients: 4, rest: Duration::from_millis(4), prefix: 't', ballast: 0 };
 /// A cell whose masters have disks of their own.
 struct Rig {
     // Before the disks: daemons have to be gone when those are unmounted.
@@ -39,11 +41,13 @@ struct Rig {
 
 impl Rig {
     fn make(
-        work: &Path,
+        run: &Run,
         name: &str,
         store: &str,
         faults: Option<&Unsynced>,
+        says: &mut Says,
     ) -> Result<Self, Error> {
+        let work = &run.work;
         let mut plan = Plan::new(work, name, MASTERS, 7_001, store);
         let disks = work.join(name).join("disks");
         fs::create_dir_all(&disks)?;
@@ -52,6 +56,7 @@ impl Rig {
             .collect::<Result<_, _>>()?;
         plan.data = disks.iter().map(|disk| disk.at().join("data")).collect();
         let mut cell = Cell::make(plan)?;
+        says.logs_are_in(cell.logs());
         for (disk, master) in disks.iter().zip(&mut cell.masters) {
             if let Some(faults) = faults {
                 master.under = faults.command(disk.at());
@@ -110,15 +115,18 @@ pub fn cuts(run: &Run, says: &mut Says) -> Result<Reached, Error> {
             break;
         }
         let name = format!("power-{round}");
-        let mut rig = Rig::make(&run.work, &name, store, None)?;
-        says.logs_are_in(rig.cell.logs());
+        let mut rig = Rig::make(run, &name, store, None, says)?;
         let books = Books::default();
         let clients = Clients::start(&rig.cell, &books, dice.roll(), PACE)?;
+        let mut sizes: Vec<usize> = (1..=MASTERS).collect();
         for _ in 0..per_cell.min(run.count - done) {
             let rest = dice.between(WORK_MS.0, WORK_MS.1);
             std::thread::sleep(Duration::from_millis(rest));
-            // Quorums more often than the rest: there is most to lose.
-            let many = [1, 2, 3, 3, 4, 5, 5][dice.index(7)];
+            // Each once, then quorums more often than the rest: there is most to lose.
+            let many = match sizes.len() {
+                0 => [1, 2, 3, 3, 4, 5, 5][dice.index(7)],
+                left => sizes.swap_remove(dice.index(left)),
+            };
             let victims = choose(&mut dice, many);
             let at_least: Vec<u64> =
                 (0..MASTERS).map(|i| rig.cell.applied(i).unwrap_or(0)).collect();
@@ -176,10 +184,31 @@ fn must_not_have_been_refused(cell: &Cell) -> Result<(), Error> {
 /// Which syncs say that they are done, and are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lies {
+    /// All of redb's and of ours.
+    Redb,
     /// All: sled as it is, with nothing of ours around it.
-    All,
+    Sled,
     /// Those of sled's own file; the watermark is synced as ever.
     SledOnly,
+}
+
+impl Lies {
+    const ALL: [Self; 3] = [Self::Redb, Self::Sled, Self::SledOnly];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Redb => "redb unsynced",
+            Self::Sled => "sled unsynced",
+            Self::SledOnly => "sled's own file unsynced",
+        }
+    }
+
+    fn store(self) -> &'static str {
+        match self {
+            Self::Redb => "redb",
+            Self::Sled | Self::SledOnly => "sled",
+        }
+    }
 }
 
 /// Daemons whose syncs lie.
@@ -191,7 +220,7 @@ struct Unsynced {
 impl Unsynced {
     fn command(&self, disk: &Path) -> Vec<String> {
         let under = match self.lies {
-            Lies::All => disk.to_owned(),
+            Lies::Redb | Lies::Sled => disk.to_owned(),
             Lies::SledOnly => disk.join("data/log/log.sled"),
         };
         self.faults.command(Wrong::SyncsLie, &under, &disk.join("calls"))
@@ -203,15 +232,25 @@ impl Unsynced {
 enum Loss {
     /// Acknowledged changes were gone, and the masters went on as if nothing had been.
     Silent,
-    /// So many masters found their logs broken.
+    /// Masters found that their logs lack what they acknowledged.
     Noticed,
     /// The kernel had written enough back by itself.
     None,
 }
 
-/// Proof that [`cuts`] can fail: sled as it is, without our syncs, loses acknowledged changes when
-/// all five masters lose power. `count` cells without any sync must lose some in silence; in
-/// `count` more, whose watermarks alone are synced, that must not happen: they notice.
+impl Loss {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "lost in silence",
+            Self::Noticed => "loss noticed",
+            Self::None => "nothing lost",
+        }
+    }
+}
+
+/// Proof that [`cuts`] can fail: without syncs, all five masters lose acknowledged changes when they
+/// lose power. Three kinds, `count` cells of each. Where the watermark is synced and only sled is
+/// not, as sled is without our sync, the watermark has to tell.
 ///
 /// # Errors
 /// When nothing is lost: then the cuts prove nothing. When a watermark did not help.
@@ -219,17 +258,27 @@ pub fn plain_sled(run: &Run, says: &mut Says) -> Result<Reached, Error> {
     forgets_what_is_not_synced(&run.work)?;
     let mut reached = Reached::default();
     let mut dice = Dice::new(run.seed);
-    for round in 0..2 * run.count {
-        let lies = if round % 2 == 0 { Lies::All } else { Lies::SledOnly };
-        let unsynced = Unsynced { faults: Faults::make(&run.work)?, lies };
-        let loss = lose(run, &format!("plain-{round}"), &unsynced, &mut dice, says)?;
-        if (lies, loss) == (Lies::SledOnly, Loss::Silent) {
-            return Err("sled lost acknowledged changes, and the watermark did not tell".into());
+    for round in 1..=run.count {
+        for lies in Lies::ALL {
+            let unsynced = Unsynced { faults: Faults::make(&run.work)?, lies };
+            let name = format!("plain-{round}-{lies:?}").to_lowercase();
+            let loss = lose(run, &name, &unsynced, &mut dice, says)?;
+            if (lies, loss) == (Lies::SledOnly, Loss::Silent) {
+                return Err("sled lost acknowledged changes, and the watermark did not tell".into());
+            }
+            let outcome = format!("{}: {}", lies.name(), loss.name());
+            says.progress(&format!("round {round}/{}: {outcome}", run.count));
+            reached.one(outcome);
+            reached.one(format!(
+                "{}: {}",
+                lies.name(),
+                if loss == Loss::None { "kept" } else { "lost" }
+            ));
         }
-        reached.one(format!("{lies:?} {loss:?}"));
-        says.progress(&format!("cell {round} of {}: {lies:?} {loss:?}", 2 * run.count));
     }
-    reached.all_of(&["All Silent", "SledOnly Noticed"])?;
+    reached.all_of(&Lies::ALL.map(|lies| format!("{}: lost", lies.name())))?;
+    reached
+        .all_of(&["redb unsynced: lost in silence", "sled's own file unsynced: loss noticed"])?;
     Ok(reached)
 }
 
@@ -240,17 +289,22 @@ fn lose(
     dice: &mut Dice,
     says: &mut Says,
 ) -> Result<Loss, Error> {
-    let mut rig = Rig::make(&run.work, name, "sled", Some(unsynced))?;
-    says.logs_are_in(rig.cell.logs());
+    let mut rig = Rig::make(run, name, unsynced.lies.store(), Some(unsynced), says)?;
     // The creation of the logs may reach the disks; the changes after it are at stake.
     super::apart::run("sync", &[""; 0])?;
     let books = Books::default();
-    let clients = Clients::start(&rig.cell, &books, dice.roll(), PACE)?;
-    std::thread::sleep(Duration::from_millis(dice.between(800, 1_600)));
-    clients.finish(&rig.cell);
-    if books.acknowledged() == 0 {
-        return Err("nothing was acknowledged".into());
+    // Large changes: sled's file has to grow, as what is written into a part that it has already
+    // needs no sync on a disk that keeps what it is given.
+    let large = Pace { ballast: 8 << 10, rest: Duration::ZERO, ..PACE };
+    let clients = Clients::start(&rig.cell, &books, dice.roll(), large)?;
+    let began = clock::now();
+    while books.acknowledged() < AT_STAKE {
+        if began.elapsed() > RECOVERY {
+            return Err(format!("only {} changes in {RECOVERY:?}", books.acknowledged()).into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
+    clients.finish(&rig.cell);
     rig.cell.check(&books, 0, true)?;
     for (disk, master) in rig.disks.iter().zip(&mut rig.cell.masters) {
         if Faults::calls(&disk.at().join("calls"))?.injected == 0 {
@@ -260,7 +314,10 @@ fn lose(
     }
     rig.cut(&[0, 1, 2, 3, 4])?;
     if let Err(error) = rig.cell.until_all_serve(Duration::from_secs(10)) {
-        let noticed = |master: &Daemon| master.said_last().contains("the log in ");
+        let noticed = |master: &Daemon| {
+            let said = master.said_last();
+            said.contains("the log in ") || said.contains("quarantine")
+        };
         if rig.cell.masters.iter().any(noticed) {
             return Ok(Loss::Noticed);
         }

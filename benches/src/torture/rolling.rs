@@ -18,9 +18,9 @@ use std::time::Duration;
 /// milliseconds.
 const GAP_P99_MS: f64 = 100.0;
 /// Other clients, with a rest.
-const PACE: Pace = Pace { clients: 3, rest: Duration::from_millis(10), prefix: 't' };
+const PACE: Pace = Pace { clients: 3, rest: Duration::from_millis(10), prefix: 't', ballast: 0 };
 /// The client whose gaps are measured does not rest.
-const MEASURED: Pace = Pace { clients: 1, rest: Duration::from_millis(1), prefix: 'w' };
+const MEASURED: Pace = Pace { clients: 1, rest: Duration::from_millis(1), prefix: 'w', ballast: 0 };
 
 /// `count` restarts of all five.
 ///
