@@ -2,7 +2,7 @@
 
 use borg_benches::figures::progress;
 use borg_benches::torture::reached::Reached;
-use borg_benches::torture::{Run, Says, apart, errors, kills, partitions, power, rolling};
+use borg_benches::torture::{Run, Says, apart, damage, errors, kills, partitions, power, rolling};
 use borg_benches::{Error, clock};
 use clap::Parser;
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ struct Test {
     run: fn(&Run, &mut Says) -> Result<Reached, Error>,
 }
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     Test { name: "power", unit: "power cuts", ci: 200, full: 10_000, run: power::cuts },
     Test {
         name: "plain-sled",
@@ -47,6 +47,7 @@ const TESTS: [Test; 6] = [
         run: power::plain_sled,
     },
     Test { name: "kills", unit: "kills", ci: 1_000, full: 10_000, run: kills::kills },
+    Test { name: "damage", unit: "damaged files", ci: 60, full: 2_000, run: damage::damage },
     Test {
         name: "errors",
         unit: "failed calls",

@@ -13,6 +13,7 @@ pub mod books;
 pub mod cell;
 pub mod clients;
 pub mod daemon;
+pub mod damage;
 pub mod disk;
 pub mod errors;
 pub mod faults;
