@@ -2,8 +2,9 @@
 //!
 //! `cellgen` makes large cells for measuring the deciding crates in this process; `local_cell` is a
 //! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
-//! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. Nothing here links a
-//! daemon: what is measured are the programs that people run.
+//! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. `torture` does to
+//! a real cell what disks, kernels and networks do. Nothing here links a daemon: what is measured and
+//! tortured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
 

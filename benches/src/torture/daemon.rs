@@ -225,7 +225,9 @@ impl Daemon {
         let said = self.said_last();
         let last = said.rfind("leader changed leader=").map(|at| &said[at + 22..]);
         let number = self.name.trim_start_matches(|c: char| !c.is_ascii_digit());
-        last.is_some_and(|rest| rest.split(' ').next().unwrap_or("").trim_matches('"') == number)
+        // `3`, or `3.1` in its second life.
+        let leader = last.and_then(|rest| rest.split([' ', '.']).next());
+        leader.is_some_and(|leader| leader.trim_matches('"') == number)
     }
 
     /// The last lines that it said.

@@ -271,14 +271,14 @@ impl Rig {
     }
 }
 
-/// A damaged log was put aside.
+/// A damaged log was put aside, or none was found, and the master joined again.
 fn says_that_it_repaired(said: &str) -> bool {
-    said.contains("quarantine")
+    said.contains("taken in by the cell without a log")
 }
 
 /// Where the operator finds a way out.
 fn says_what_to_do(said: &str) -> bool {
-    said.contains("borgctl")
+    said.contains("borgctl backup restore")
 }
 
 fn kind_of(data: &Path, path: &Path) -> String {
