@@ -3,8 +3,9 @@
 //! `cellgen` makes large cells for measuring the deciding crates in this process; `local_cell` is a
 //! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
 //! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of
-//! simulated `machines`; `acked`, `outage` and `masters` measure its masters, beside `etcd`. Nothing here links a
-//! daemon: what is measured are the programs that people run.
+//! simulated `machines`; `acked`, `outage` and `masters` measure its masters, beside `etcd`. `torture` does to
+//! a real cell what disks, kernels and networks do. Nothing here links a daemon: what is measured and
+//! tortured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
 
@@ -24,6 +25,7 @@ pub mod masters;
 pub mod outage;
 pub mod start_cost;
 pub mod submit;
+pub mod torture;
 
 /// Whatever went wrong: a benchmark tells it and ends.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
