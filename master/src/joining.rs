@@ -25,6 +25,8 @@ use std::time::Duration;
 const FIRST_EPOCH: u64 = 1;
 /// How long one question to another master may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long another master may take to say whether it has heard of this one.
+const GREETING: Duration = Duration::from_millis(300);
 /// Time between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Time after which it is told again what is waited for.
@@ -64,7 +66,7 @@ pub(crate) async fn ready(
             }
             Err(error) => return Err(failed(error)),
         }
-    } else if config.new {
+    } else if config.new && !is_known(config, credentials, number).await {
         let identity = found(config, credentials, number).map_err(failed)?;
         return open(config, identity).map_err(failed);
     }
@@ -72,6 +74,24 @@ pub(crate) async fn ready(
     let cell = credentials.identity.cell.to_string();
     tracing::warn!(%replica, "taken in by the cell without a log: everything comes from the other masters");
     open(config, ReplicaIdentity { cell, replica: replica.0, epoch }).map_err(failed)
+}
+
+/// Whether one of the other masters has heard of this one: then it had a log, whatever the command
+/// line says, and must not begin anew under the same id.
+async fn is_known(config: &Config, credentials: &Credentials, number: u64) -> bool {
+    for member in others(&config.masters, number) {
+        let Ok(mut client) = peers::client_of(credentials, &member) else { continue };
+        let mut request = tonic::Request::new(pb::HelloRequest {});
+        request.set_timeout(GREETING);
+        if client.hello(request).await.is_ok_and(|hello| hello.into_inner().heard_you) {
+            tracing::error!(
+                by = %member.replica,
+                "--new, but this master is known already: it joins again instead. Leave out --new"
+            );
+            return true;
+        }
+    }
+    false
 }
 
 /// The log that is there, if it is this master's, in whichever life.

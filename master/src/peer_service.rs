@@ -191,8 +191,11 @@ impl Peer for PeerService {
         &self,
         request: Request<pb::HelloRequest>,
     ) -> Result<Response<pb::HelloResponse>, Status> {
-        self.member(&request)?;
-        Ok(Response::new(hello(&self.view.borrow(), self.polled.load(Ordering::Relaxed))))
+        let number = self.member(&request)?;
+        let view = self.view.borrow();
+        let heard_you = view.status.heard.iter().any(|id| id.number() == number);
+        let polled = self.polled.load(Ordering::Relaxed);
+        Ok(Response::new(pb::HelloResponse { heard_you, ..hello(&view, polled) }))
     }
 }
 
@@ -237,5 +240,6 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
         write_us: status.write_micros,
         masters: view.state.masters().map(master_entry).collect(),
         epoch: view.state.epoch(),
+        heard_you: false,
     }
 }

@@ -318,6 +318,8 @@ pub struct Status {
     pub digest: u128,
     /// Newest last: (index, digest) at round indexes, comparable between replicas.
     pub digests: Vec<(u64, u128)>,
+    /// Replicas that were heard of since this one started.
+    pub heard: Vec<ReplicaId>,
     /// Changes that wait for agreement.
     pub in_flight: usize,
     /// Why it halted, if it did.

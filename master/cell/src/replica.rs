@@ -205,9 +205,7 @@ impl Replica {
             ..raft::Config::default()
         };
         let raw = RawNode::new(&raft_config, log, &logger::forwarding())?;
-        // The log begins in the term of its first checkpoint, although nobody voted in it.
-        let term = recovered.hard_state.term.max(recovered.last().term);
-        let hard = HardState { commit, term, ..recovered.hard_state };
+        let hard = HardState { commit, ..recovered.hard_state };
         let mut replica = Self {
             id,
             peers: BTreeSet::new(),
@@ -515,7 +513,7 @@ impl Replica {
         }
         let members = self.raw.store().members().voters.len();
         if let Some(index) = self.digests.outvoted(members) {
-            self.halt(format!("after entry {index} a majority of the masters has another state than this one: leave it stopped, the others go on"));
+            self.halt(format!("after entry {index} a majority of the masters has another state than this one: keep its directory for a look, and start it again on an empty one, it joins anew"));
         }
     }
 

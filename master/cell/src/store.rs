@@ -305,9 +305,7 @@ pub trait CheckpointStore: Send + Sync {
 pub enum StoreError {
     /// It cannot be proved that the store still holds what the replica acknowledged. Quarantine:
     /// the replica must neither vote nor acknowledge.
-    #[error(
-        "log broken at {at}: {why}; this replica must not vote: leave it stopped, the other masters go on"
-    )]
+    #[error("log broken at {at}: {why}; nobody must vote by this log")]
     Broken {
         /// Index of the first entry in doubt, as well as it is known.
         at: u64,

@@ -135,6 +135,7 @@ impl Master {
             checkpoint: replica.checkpoint_index(),
             digest: replica.state().digest(),
             digests: replica.digests(),
+            heard: replica.heard().keys().copied().collect(),
             in_flight: replica.in_flight(),
             halted: replica.halted().map(str::to_owned),
             level: self.config.level,

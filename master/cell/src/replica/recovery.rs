@@ -26,7 +26,7 @@ pub enum RecoverError {
     },
     /// More is known to be agreed than the log holds.
     #[error(
-        "commit {commit} is beyond the last entry {last}: leave this replica stopped, the others go on"
+        "commit {commit} is beyond the last entry {last}: remove the log of this replica and start it again, it joins anew"
     )]
     CommitBeyondLog {
         /// Known to be agreed.
