@@ -23,6 +23,7 @@ pub mod local_cell;
 pub mod machines;
 pub mod masters;
 pub mod outage;
+pub mod replace;
 pub mod start_cost;
 pub mod submit;
 pub mod torture;

@@ -225,6 +225,15 @@ impl LocalCell {
         Ok(Doomed { master, pid, args })
     }
 
+    /// Takes the log of a killed master away.
+    ///
+    /// # Errors
+    /// When the directory is not there.
+    pub fn forget_log(&self, master: usize) -> Result<(), Error> {
+        let log = self.file("data").join(self.text(master, "name")?).join("log");
+        fs::remove_dir_all(&log).map_err(|error| format!("{}: {error}", log.display()).into())
+    }
+
     /// Starts a killed master again, with the same arguments on the same directory.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ fn kept(line: &str) -> Option<(u64, Plan, &str)> {
     while let Some(option) = words.next() {
         let value: u64 = words.next().and_then(|word| word.parse().ok()).expect("a number");
         match option {
-            "--borglets" => plan.machines = Some(usize::try_from(value).unwrap()),
+            "--borglets" => plan.machines = Some(usize::try_from(value).expect("a small number")),
             "--for" => plan.storm = Millis::from_secs(value),
             other => panic!("{other} is no option of a kept seed"),
         }

@@ -9,7 +9,7 @@ use borg_benches::etcd::Etcd;
 use borg_benches::figures::{figure, load, progress};
 use borg_benches::local_cell::{LocalCell, MASTERS};
 use borg_benches::masters::{counted, idle, memory_mib, restart_ms};
-use borg_benches::{Error, fill, machines, outage};
+use borg_benches::{Error, fill, machines, outage, replace};
 use std::path::Path;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +23,8 @@ struct Plan {
     machines: u32,
     tasks: u32,
     restarts: usize,
+    /// Bytes of the state of the cell in which a master is replaced.
+    large: u64,
 }
 
 impl Plan {
@@ -35,9 +37,17 @@ impl Plan {
         machines: 10_000,
         tasks: 150_000,
         restarts: 5,
+        large: 1 << 30,
     };
-    const QUICK: Self =
-        Self { rounds: 1, kills: 5, kills_when_big: 3, machines: 500, tasks: 5_000, restarts: 2 };
+    const QUICK: Self = Self {
+        rounds: 1,
+        kills: 5,
+        kills_when_big: 3,
+        machines: 500,
+        tasks: 5_000,
+        restarts: 2,
+        large: 64 << 20,
+    };
 
     fn of_this_run() -> Self {
         match std::env::var("BORG_FIGURES").as_deref() {
@@ -66,6 +76,15 @@ fn main() -> Result<(), Error> {
     }
     if wanted("big") {
         runtime.block_on(in_a_cell(async |cell| big(cell, plan).await))?;
+    }
+    if wanted("replace") {
+        runtime.block_on(in_a_cell(async |cell| {
+            replace::fill(cell, plan.large).await?;
+            let (seconds, changes) = replace::seconds(cell).await?;
+            figure("master.replace_large_s", seconds, "s");
+            figure("master.acked_while_replaced_per_s", changes as f64 / seconds, "1/s");
+            Ok(())
+        }))?;
     }
     Ok(())
 }

@@ -148,6 +148,7 @@ struct One {
 
 /// A change to be made, however often it has to be asked for.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 enum Change {
     Submit(pb::SubmitJobRequest),
     Kill(pb::KillRequest),
