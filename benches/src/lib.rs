@@ -2,7 +2,8 @@
 //!
 //! `cellgen` makes large cells for measuring the deciding crates in this process; `local_cell` is a
 //! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
-//! are asked over gRPC; `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of
+//! are asked over gRPC; `silent` is a leader alone, whose machines fall silent;
+//! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of
 //! simulated `machines`; `acked`, `outage` and `masters` measure its masters, beside `etcd`. `torture` does to
 //! a real cell what disks, kernels and networks do. Nothing here links a daemon: what is measured and
 //! tortured are the programs that people run.
@@ -24,6 +25,7 @@ pub mod machines;
 pub mod masters;
 pub mod outage;
 pub mod replace;
+pub mod silent;
 pub mod start_cost;
 pub mod submit;
 pub mod torture;

@@ -1,20 +1,30 @@
 //! The one place where the daemon reads a clock.
 
+use crate::sys;
 use borg_proto::Millis;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since the Unix epoch, as of the process's start plus what a monotonic clock has
-/// counted since: a step of the wall clock moves no timer.
+/// Boot time and wall clock as the process began, in milliseconds.
+fn start() -> (u64, u64) {
+    static START: OnceLock<(u64, u64)> = OnceLock::new();
+    *START.get_or_init(|| (sys::boot_time_ms(), sys::wall_clock_ms()))
+}
+
+/// Milliseconds since the Unix epoch, as of the process's start plus what a clock has counted since
+/// that goes on while the machine sleeps: a step of the wall clock moves no timer, and an exclusive
+/// task does not outlive its lease in a machine that slept.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub(crate) fn now() -> Millis {
-    static START: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (instant, wall) = START.get_or_init(|| {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (Instant::now(), u64::try_from(wall.as_millis()).unwrap_or(u64::MAX))
-    });
-    Millis(wall.saturating_add(u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX)))
+    let (boot, wall) = start();
+    Millis(wall.saturating_add(sys::boot_time_ms().saturating_sub(boot)))
+}
+
+/// A moment of [`now`] as milliseconds since the machine booted: the same for every process.
+#[must_use]
+pub(crate) fn boot_time_of(at: Millis) -> u64 {
+    let (boot, wall) = start();
+    boot.saturating_add(at.0).saturating_sub(wall)
 }
 
 /// A number that differs for each start of a borglet on a machine: nanoseconds since the epoch.

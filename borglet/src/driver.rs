@@ -7,7 +7,7 @@
 use crate::clock;
 use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, in_full};
 use borg_proto::IncarnationId;
 use borg_proto::poll::{Fence, PollAnswer, PollRefusal, PollRequest, TaskStatus};
 use borglet_supervisor::{Effect, Input, Supervisor};
@@ -163,6 +163,14 @@ impl Driver {
                     let done = tokio::task::spawn_blocking(move || home.remember(fence)).await;
                     done.expect("writing a file does not panic").map_err(DriverError::Fence)?;
                     tracing::info!(?fence, "a new session gives the orders");
+                }
+                Effect::ExtendLease { until } => {
+                    let (home, until) = (Arc::clone(&self.home), clock::boot_time_of(until));
+                    let done = tokio::task::spawn_blocking(move || home.extend_lease(until)).await;
+                    if let Err(error) = done.expect("writing a file does not panic") {
+                        // Exclusive tasks end in time then, as if nobody had been heard of.
+                        tracing::error!(error = in_full(&error), "the lease is not extended");
+                    }
                 }
                 Effect::Start(launch) => self.tasks.start(*launch),
                 Effect::Terminate { run } => self.tasks.terminate(run),

@@ -4,6 +4,7 @@
 //! machine for ever; the fence on disk is never older than an order that was obeyed.
 
 use crate::clock;
+use crate::lease;
 use borg_proto::poll::Fence;
 use borg_proto::{CellName, MachineName};
 use nix::fcntl::{Flock, FlockArg};
@@ -176,6 +177,12 @@ impl Home {
     pub(crate) fn remember(&self, fence: Fence) -> Result<(), HomeError> {
         let Fence { epoch, term, session, generation: _ } = fence;
         self.write("fence.json", &Remembered { epoch, term, session })
+    }
+
+    /// Lets exclusive tasks run until a moment in milliseconds since boot.
+    pub(crate) fn extend_lease(&self, until_boot_ms: u64) -> Result<(), HomeError> {
+        let file = lease::file_in(&self.path);
+        lease::extend(&file, until_boot_ms).map_err(disk("extend the lease", &file))
     }
 
     fn read<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, HomeError> {

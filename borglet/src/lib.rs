@@ -20,6 +20,7 @@ mod home;
 mod housekeeping;
 mod http;
 pub mod isolation;
+mod lease;
 pub mod logs;
 mod machine;
 mod metrics;

@@ -3,10 +3,15 @@
 //! Invariant: a container's id says which run it is, so that the next borglet knows it from the
 //! directory alone.
 
-use crate::container::{Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, Started};
+use crate::clock;
+use crate::container::{
+    Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, StartError, Started,
+};
+use crate::lease::Lease;
 use borg_proto::{FailureCause, IncarnationId, JobId, TaskId, TaskName};
 use borglet_supervisor::{Launch, Run};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Most processes and threads of a task. Our choice.
 const PROCESSES: u32 = 1024;
@@ -49,7 +54,11 @@ fn slot(container: &str) -> &str {
 
 /// What the executor is asked for; `binds` are its volumes. The processor is a hard limit, as
 /// memory is.
-pub(crate) fn container_spec(launch: &Launch, binds: Vec<Bind>) -> Result<ContainerSpec, String> {
+pub(crate) fn container_spec(
+    launch: &Launch,
+    binds: Vec<Bind>,
+    lease_file: PathBuf,
+) -> Result<ContainerSpec, String> {
     let id = container_id(&launch.name, launch.run)?;
     let mut spec = ContainerSpec::new(id, launch.argv.clone());
     spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -58,6 +67,9 @@ pub(crate) fn container_spec(launch: &Launch, binds: Vec<Bind>) -> Result<Contai
     spec.ram_bytes = launch.limit.ram_bytes;
     spec.pids_max = PROCESSES;
     spec.binds = binds;
+    spec.lease = launch
+        .ends_by
+        .map(|until| Lease { until_boot_ms: clock::boot_time_of(until), file: lease_file });
     spec.note = launch.grace.0.to_string();
     Ok(spec)
 }
@@ -71,6 +83,7 @@ pub(crate) fn failure(record: &ExitRecord) -> Option<FailureCause> {
         Outcome::OutOfMemory { limit_bytes, peak_bytes } => {
             Some(FailureCause::OutOfMemory { limit_bytes: *limit_bytes, peak_bytes: *peak_bytes })
         }
+        Outcome::Fenced | Outcome::NotStarted(StartError::Fenced) => Some(FailureCause::Fenced),
         Outcome::NotStarted(error) => Some(FailureCause::start(&error.to_string())),
         Outcome::Lost { .. } => Some(FailureCause::Lost),
     }

@@ -328,6 +328,11 @@ pub(crate) fn monotonic() -> Duration {
     clock(libc::CLOCK_MONOTONIC)
 }
 
+/// Milliseconds since boot, sleep included: for what must end in time whatever happens.
+pub(crate) fn boot_time_ms() -> u64 {
+    u64::try_from(clock(libc::CLOCK_BOOTTIME).as_millis()).unwrap_or(u64::MAX)
+}
+
 fn clock(id: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` outlives the call; both clocks exist on every Linux.

@@ -11,6 +11,7 @@ use crate::container::{ContainerId, ExitRecord, Outcome, StartError, Started};
 use crate::executor::{ActError, Executor, ExecutorConfig, Found, OpenError, Signal};
 use crate::home::{Home, HomeError};
 use crate::isolation::IsolationWanted;
+use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
@@ -63,6 +64,7 @@ struct Inner {
     news: mpsc::Sender<Input>,
     metrics: Metrics,
     volumes: Volumes,
+    lease_file: PathBuf,
     starts: Semaphore,
     /// What runs. Never held over anything that waits.
     live: Mutex<BTreeMap<IncarnationId, (Run, ContainerId)>>,
@@ -91,6 +93,7 @@ impl Tasks {
             news,
             metrics,
             volumes,
+            lease_file: lease::file_in(&real(home.path())),
             starts: Semaphore::new(STARTS_AT_ONCE),
             live: Mutex::default(),
         };
@@ -164,7 +167,7 @@ impl Tasks {
         if let Some(&port) = launch.ports.iter().find(|&&port| is_taken(port)) {
             return Err(FailureCause::PortTaken { port });
         }
-        let spec = container_spec(launch, binds).map_err(fail)?;
+        let spec = container_spec(launch, binds, self.0.lease_file.clone()).map_err(fail)?;
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
             // Only logs of a start that an earlier borglet did not live to tell of.
@@ -173,7 +176,10 @@ impl Tasks {
             }
             started => started,
         };
-        let started = started.map_err(|error| fail(error.to_string()))?;
+        let started = started.map_err(|error| match error {
+            StartError::Fenced => FailureCause::Fenced,
+            error => fail(error.to_string()),
+        })?;
         Ok((container, started))
     }
 

@@ -3,7 +3,7 @@
 
 mod cell;
 
-use borg_proto::poll::{Fence, PollRefusal, TaskStatus};
+use borg_proto::poll::{FENCE_AFTER, Fence, PollRefusal, REPLACE_AFTER, TaskStatus};
 use borg_proto::rpc;
 use borg_proto::spec::Volume;
 use borg_proto::wire::pb;
@@ -341,4 +341,84 @@ async fn a_second_signal_is_not_needed() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(daemon.signal(Signal::SIGTERM).success());
     assert!(held.await.unwrap().is_err());
+}
+
+/// I7, the point of it all: the borglet is dead, nobody polls, and the task is gone before any
+/// master may place it again. Another task beside it lives on. Takes as long as a lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_task_ends_with_its_lease_although_its_borglet_is_dead() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    // It ignores SIGTERM, and so does its child: only the kill at the end counts.
+    let script = "trap '' TERM; (trap '' TERM; exec sleep 999) & echo $!; wait; sleep 999";
+    let mut task = shell(1, 0, script);
+    (task.exclusive, task.restart) = (true, true);
+    let other = shell(2, 0, "sleep 999");
+    let targets = [&task, &other];
+    master.poll(fence(1, 1), Some(&targets)).await.unwrap();
+    let waits = master.poll(fence(1, 1), None).await.unwrap();
+    assert!(matches!(waits.report.tasks[0].status, TaskStatus::Starting));
+    // The masters heard that answer.
+    let leased = tokio::time::Instant::now();
+    master.lease = master.answered;
+    master.poll(fence(1, 1), None).await.unwrap();
+    let up = master
+        .until(fence(1, 1), |report| report.iter().all(|task| cell::pid(task).is_some()))
+        .await;
+    let [pid, other_pid] = [&up[0], &up[1]].map(|task| cell::pid(task).unwrap());
+    daemon.kill();
+    within_patience(FENCE_AFTER.0 + 2_000, || !is_alive(pid)).await;
+    let lived = leased.elapsed();
+    assert!(lived < Duration::from_millis(REPLACE_AFTER.0 - 3_000), "{lived:?}");
+    assert!(lived > Duration::from_millis(FENCE_AFTER.0 - 1_500), "{lived:?}");
+    assert!(is_alive(other_pid), "who is not exclusive lives on");
+
+    daemon.restart();
+    let mut master = daemon.master(&cell, "master/1");
+    let found = master.poll(fence(1, 2), Some(&targets)).await.unwrap();
+    let fenced = Some(FailureCause::Fenced);
+    assert!(
+        matches!(&found.report.tasks[0].status, TaskStatus::Ended { failure, .. } if *failure == fenced),
+        "{found:?}"
+    );
+    master.lease = master.answered;
+    let still = master.poll(fence(1, 2), None).await.unwrap();
+    assert!(matches!(still.report.tasks[0].status, TaskStatus::Ended { .. }), "not started again");
+}
+
+/// A restarted borglet has not forgotten how long it was alone: it cannot make it longer by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_borglet_extends_no_lease_and_a_poll_does() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let [mut kept, mut lost] = [0, 1].map(|index| shell(1, index, "sleep 999"));
+    (kept.exclusive, lost.exclusive) = (true, true);
+    let both = [&kept, &lost];
+    master.poll(fence(1, 1), Some(&both)).await.unwrap();
+    master.lease = master.answered;
+    master.poll(fence(1, 1), None).await.unwrap();
+    master.until(fence(1, 1), |report| report.iter().all(|t| cell::pid(t).is_some())).await;
+    let before = std::fs::read_to_string(daemon.dir().join("lease")).unwrap();
+    daemon.kill();
+    daemon.restart();
+    let mut next = daemon.master(&cell, "master/1");
+    // A stamp of the process before is worth nothing to this one.
+    next.lease = master.answered;
+    next.poll(fence(1, 2), Some(&both)).await.unwrap();
+    let now = || std::fs::read_to_string(daemon.dir().join("lease")).unwrap();
+    assert_eq!(now(), before);
+    next.lease = next.answered;
+    let polled = next.poll(fence(1, 2), None).await.unwrap();
+    assert!(polled.report.tasks.iter().all(|task| cell::pid(task).is_some()));
+    assert!(now()[..16] > before[..16], "{} after {before}", now());
+}
+
+async fn within_patience(ms: u64, holds: impl Fn() -> bool) {
+    let end = tokio::time::Instant::now() + Duration::from_millis(ms);
+    while !holds() && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(holds(), "not within {ms} ms");
 }

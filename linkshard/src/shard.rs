@@ -4,14 +4,19 @@
 //! and what to tell the leader. The leader's orders are absolute for the machines they name, so a
 //! lost or doubled message costs a delay and nothing else.
 //!
-//! Invariant: at most one poll per machine counts. A newer one supersedes it, and an answer with
-//! an older ticket is dropped.
+//! Invariants: at most one poll per machine counts. A newer one supersedes it, and an answer with
+//! an older ticket is dropped. A lease that goes to a borglet is of an answer that came before a
+//! moment at which a majority of the masters followed the leader, and of which the leader knows
+//! that the machine answers (docs/adr/0009).
 
 use crate::diff::difference;
 use borg_proto::names::{CellName, IncarnationId, MachineName, ReplicaId};
-use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession};
+use borg_proto::peer::{
+    MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
+};
 use borg_proto::poll::{
-    Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target, Usage,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
+    Usage,
 };
 use borg_proto::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +50,8 @@ pub struct Config {
     pub resend: Millis,
     /// Time between two usage summaries.
     pub usage_every: Millis,
+    /// Differs for each start of the process, so that nobody takes another one's clock for ours.
+    pub process: u64,
 }
 
 impl Config {
@@ -63,6 +70,7 @@ impl Config {
             heartbeat: Millis(250),
             resend: Millis(500),
             usage_every: Millis(5_000),
+            process: 0,
         }
     }
 }
@@ -149,6 +157,15 @@ struct Polled {
     acked: u64,
     /// When the newest difference was sent.
     sent_at: Millis,
+    /// The difference that said that it answers, of which the leader must know before a lease goes
+    /// out.
+    reachable_seq: u64,
+    /// Whether it is told to run exclusive tasks.
+    exclusive: bool,
+    /// An answer that waits to be confirmed, and when it came.
+    answered: Option<(Millis, AnswerStamp)>,
+    /// The newest answer that is confirmed.
+    lease: Option<AnswerStamp>,
     /// The next difference must stand alone.
     full: bool,
     out: Option<Out>,
@@ -164,6 +181,10 @@ struct Out {
 impl Polled {
     fn new(order: ShardMachine, now: Millis) -> Self {
         Self {
+            exclusive: has_exclusive(&order.target),
+            reachable_seq: 0,
+            answered: None,
+            lease: None,
             address: order.address,
             generation: order.generation,
             target: order.target,
@@ -195,6 +216,10 @@ pub struct Shard {
     due: BTreeSet<(Millis, MachineName)>,
     /// Polls out, by when they are given up.
     out: BTreeSet<(Millis, MachineName)>,
+    /// Machines with exclusive tasks.
+    exclusive: BTreeSet<MachineName>,
+    /// The newest of our own moments after which a majority followed the leader.
+    confirmed: Millis,
     next_ticket: u64,
     last_report: Millis,
     next_usage: Millis,
@@ -212,6 +237,8 @@ impl Shard {
             machines: BTreeMap::new(),
             due: BTreeSet::new(),
             out: BTreeSet::new(),
+            exclusive: BTreeSet::new(),
+            confirmed: Millis(0),
             next_ticket: 1,
             last_report: Millis(0),
             next_usage: Millis(0),
@@ -232,7 +259,7 @@ impl Shard {
         for input in inputs {
             match input {
                 Input::Tick => {}
-                Input::Orders(orders) => self.take_orders(now, orders, &mut effects),
+                Input::Orders(orders) => self.take_orders(now, orders, &mut effects, &mut deltas),
                 Input::Answered { machine, ticket, answer } => {
                     self.take_answer(now, &machine, ticket, answer, &mut deltas);
                 }
@@ -248,7 +275,13 @@ impl Shard {
         effects
     }
 
-    fn take_orders(&mut self, now: Millis, orders: ShardOrders, effects: &mut Vec<Effect>) {
+    fn take_orders(
+        &mut self,
+        now: Millis,
+        orders: ShardOrders,
+        effects: &mut Vec<Effect>,
+        deltas: &mut Vec<MachineDelta>,
+    ) {
         if orders.session < self.session {
             return;
         }
@@ -267,7 +300,7 @@ impl Shard {
             }
         }
         for order in orders.machines {
-            self.take_order(now, order);
+            self.take_order(now, order, deltas);
         }
         for (machine, seq) in orders.acks {
             if let Some(polled) = self.machines.get_mut(&machine) {
@@ -281,6 +314,30 @@ impl Shard {
                 self.hurry(now, &machine);
             }
         }
+        if let Some(stamp) = orders.confirmed.filter(|stamp| stamp.process == self.config.process) {
+            self.confirmed = self.confirmed.max(stamp.at);
+        }
+        self.extend_leases(now);
+    }
+
+    /// Answers that came before a moment that is confirmed now are good for a lease.
+    fn extend_leases(&mut self, now: Millis) {
+        let mut first = Vec::new();
+        for machine in &self.exclusive {
+            let Some(polled) = self.machines.get_mut(machine) else { continue };
+            let known = polled.acked >= polled.reachable_seq;
+            let confirmed = self.confirmed;
+            let sure = |(at, _): &mut (Millis, AnswerStamp)| known && *at <= confirmed;
+            if let Some((_, stamp)) = polled.answered.take_if(sure)
+                && polled.lease.replace(stamp).is_none()
+            {
+                // Its exclusive tasks wait for this.
+                first.push(machine.clone());
+            }
+        }
+        for machine in first {
+            self.hurry(now, &machine);
+        }
     }
 
     /// A new division: what was told to the last leader counts for nothing now.
@@ -291,6 +348,8 @@ impl Shard {
         self.next_usage = now + self.config.usage_every;
         self.due.clear();
         self.out.clear();
+        self.exclusive.clear();
+        self.confirmed = Millis(0);
         for (name, polled) in &mut self.machines {
             let order = ShardMachine {
                 machine: name.clone(),
@@ -298,7 +357,9 @@ impl Shard {
                 generation: 0,
                 target: Arc::default(),
             };
-            *polled = Polled::new(order, now);
+            // That it does not answer is between it and us, whoever leads.
+            let missed = polled.missed;
+            *polled = Polled { missed, ..Polled::new(order, now) };
             self.due.insert((now, name.clone()));
         }
     }
@@ -306,14 +367,18 @@ impl Shard {
     fn forget(&mut self, machine: &MachineName) {
         if let Some(polled) = self.machines.remove(machine) {
             self.due.remove(&(polled.due, machine.clone()));
+            self.exclusive.remove(machine);
             if let Some(out) = polled.out {
                 self.out.remove(&(out.give_up_at, machine.clone()));
             }
         }
     }
 
-    fn take_order(&mut self, now: Millis, order: ShardMachine) {
+    fn take_order(&mut self, now: Millis, order: ShardMachine, deltas: &mut Vec<MachineDelta>) {
         let name = order.machine.clone();
+        if has_exclusive(&order.target) {
+            self.exclusive.insert(name.clone());
+        }
         let Some(polled) = self.machines.get_mut(&name) else {
             self.machines.insert(name.clone(), Polled::new(order, now));
             self.due.insert((now, name));
@@ -322,6 +387,14 @@ impl Shard {
         let moved = polled.address != order.address;
         if order.generation <= polled.generation && !moved {
             return;
+        }
+        if polled.generation == 0 && polled.missed >= self.config.missed && polled.reachable {
+            deltas.push(tell_silence(now, &name, polled));
+        }
+        polled.exclusive = has_exclusive(&order.target);
+        if !polled.exclusive {
+            self.exclusive.remove(&name);
+            (polled.answered, polled.lease) = (None, None);
         }
         polled.address = order.address;
         polled.generation = order.generation;
@@ -361,11 +434,14 @@ impl Shard {
         answer: PollAnswer,
         deltas: &mut Vec<MachineDelta>,
     ) {
-        let (session, gap) = (self.session, self.config.gap);
+        let (session, gap, stamp) = (self.session, self.config.gap, answer.stamp());
         let pause = if self.holds() { gap } else { self.config.hold };
         let Some(polled) = self.returned(machine, ticket) else { return };
         let moved_on = polled.seen != answer.version;
         polled.missed = 0;
+        if polled.exclusive && polled.answered.is_none() {
+            polled.answered = Some((now, stamp));
+        }
         polled.seen = answer.version;
         polled.obeyed = answer.obeyed;
         let obeyed = obeyed_generation(session, answer.obeyed);
@@ -454,6 +530,7 @@ impl Shard {
                     target: (polled.obeyed != fence).then(|| polled.target.clone()),
                     seen: polled.seen,
                     hold,
+                    lease: polled.lease.filter(|_| polled.exclusive),
                 },
                 patience: hold + self.config.patience,
                 machine,
@@ -496,8 +573,10 @@ impl Shard {
             return;
         }
         self.last_report = now;
+        let stamp = ShardStamp { process: self.config.process, at: now };
+        let stamp = (!self.exclusive.is_empty()).then_some(stamp);
         let report =
-            ShardReport { session: self.session, from: self.config.replica, deltas, usage };
+            ShardReport { session: self.session, from: self.config.replica, deltas, usage, stamp };
         effects.push(Effect::Report { to: leader, report });
     }
 
@@ -510,6 +589,10 @@ impl Shard {
         let heartbeat = Some(self.last_report + self.config.heartbeat);
         [due, out, heartbeat].into_iter().flatten().min()
     }
+}
+
+fn has_exclusive(target: &Target) -> bool {
+    target.tasks.iter().any(|task| task.exclusive)
 }
 
 fn obeyed_generation(session: ShardSession, obeyed: Fence) -> u64 {
@@ -527,6 +610,7 @@ fn tell(
     obeyed: u64,
 ) -> Option<MachineDelta> {
     let returned = !std::mem::replace(&mut polled.reachable, true);
+    let first = polled.told.is_none();
     let full = std::mem::take(&mut polled.full) || returned;
     let delta = match &polled.told {
         Some(told) if !full => {
@@ -547,6 +631,9 @@ fn tell(
     };
     polled.seq += 1;
     polled.sent_at = now;
+    if returned || first {
+        polled.reachable_seq = polled.seq;
+    }
     polled.told_obeyed = obeyed;
     polled.told = Some(report);
     Some(MachineDelta { seq: polled.seq, obeyed, reachable: true, ..delta })

@@ -3,7 +3,7 @@
 use borg_linkshard::{Config, Effect, Input, PollFailure, Shard, difference, fold};
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::{IncarnationId, JobId, MachineName, ReplicaId, TaskId};
-use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardSession};
+use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardSession, ShardStamp};
 use borg_proto::poll::{
     MachineReport, PollAnswer, PollRefusal, ReportVersion, TaskReport, TaskStatus, Usage,
 };
@@ -49,6 +49,7 @@ fn orders(session: u64, generation: u64) -> ShardOrders {
         }],
         acks: Vec::new(),
         resync: Vec::new(),
+        confirmed: None,
     }
 }
 
@@ -77,7 +78,8 @@ fn answer(
     number: u64,
     report: MachineReport,
 ) -> PollAnswer {
-    PollAnswer { version: ReportVersion { session: 1, number }, obeyed: request.fence, report }
+    let (version, at) = (ReportVersion { session: 1, number }, Millis(number));
+    PollAnswer { version, obeyed: request.fence, report, at }
 }
 
 proptest! {
@@ -108,7 +110,8 @@ proptest! {
         let mut out = polled(&shard.handle(now, [Input::Orders(orders(1, 1))]));
         let mut losses = lost_reports.into_iter().chain(std::iter::repeat(false));
         let mut misses = lost_polls.into_iter().chain(std::iter::repeat(false));
-        for step in 0..states.len() + 80 {
+        // As long as it takes for 64 losses, each found out after half a second, on both ways.
+        for step in 0..states.len() + 800 {
             now = now + Millis(100);
             let at = step.min(states.len() - 1);
             let mut inputs = vec![Input::Tick];
@@ -250,4 +253,112 @@ fn orders_of_an_older_division_are_ignored_and_a_newer_one_reports_everything_af
         [Input::Answered { machine: machine(), ticket, answer: answer(&request, 1, full) }],
     ));
     assert_eq!((told[0].seq, told[0].full), (1, true));
+}
+
+/// Orders for a machine that runs an exclusive task.
+fn exclusive_orders(session: u64) -> ShardOrders {
+    let mut orders = orders(session, 1);
+    let spec = borg_proto::spec::TaskSpec {
+        command: vec!["/bin/true".into()],
+        env: BTreeMap::new(),
+        limit: Default::default(),
+        ports: Vec::new(),
+        constraints: Vec::new(),
+        spread: Vec::new(),
+        volumes: Vec::new(),
+        grace_ms: Millis(0),
+    };
+    let task = TaskId { job: JobId(1), index: 0 };
+    let task = borg_proto::poll::TargetTask {
+        id: IncarnationId { task, number: 1 },
+        name: "ann/db/0".parse().expect("a name"),
+        tasks: 1,
+        spec: Arc::new(spec),
+        ports: Vec::new(),
+        priority: borg_proto::Priority::new(100).expect("in range"),
+        appclass: borg_proto::AppClass::Batch,
+        restart: true,
+        exclusive: true,
+    };
+    orders.machines[0].target = Arc::new(borg_proto::poll::Target { tasks: vec![task] });
+    orders
+}
+
+fn stamp(effects: &[Effect]) -> Option<ShardStamp> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::Report { report, .. } => report.stamp,
+        Effect::Poll { .. } | Effect::Forget(_) => None,
+    })
+}
+
+/// I7: a lease is an answer that came before a moment which a majority confirmed, and of which the
+/// leader knows that the machine answers.
+#[test]
+fn a_lease_goes_out_when_the_answer_is_known_and_its_moment_confirmed_and_not_before() {
+    let mut shard = shard();
+    let tell = |confirmed: Option<ShardStamp>, acks: Vec<(MachineName, u64)>| {
+        Input::Orders(ShardOrders {
+            whole: false,
+            machines: Vec::new(),
+            acks,
+            confirmed,
+            ..exclusive_orders(1)
+        })
+    };
+    let (ticket, request) =
+        polled(&shard.handle(Millis(100), [Input::Orders(exclusive_orders(1))])).unwrap();
+    assert_eq!(request.lease, None);
+    let report = report(0, &BTreeMap::new());
+    let first = Input::Answered { machine: machine(), ticket, answer: answer(&request, 9, report) };
+    let effects = shard.handle(Millis(200), [first]);
+    let said = stamp(&effects).unwrap();
+    assert_eq!(said.at, Millis(200));
+    let lease = |effects: &[Effect]| polled(effects).and_then(|(_, request)| request.lease);
+
+    // Confirmed, but for a moment before the answer came, or for another process.
+    let before = ShardStamp { at: Millis(199), ..said };
+    let other = ShardStamp { process: said.process + 1, ..said };
+    for stamp in [before, other] {
+        let acks = vec![(machine(), 1)];
+        assert_eq!(lease(&shard.handle(Millis(300), [tell(Some(stamp), acks)])), None);
+    }
+    let effects = shard.handle(Millis(400), [tell(Some(said), Vec::new())]);
+    let heard = borg_proto::poll::AnswerStamp { session: 1, at: Millis(9) };
+    assert_eq!(lease(&effects), Some(heard), "at once: its tasks wait for it");
+
+    // A new division: nothing of the old one counts.
+    let (_, request) =
+        polled(&shard.handle(Millis(500), [Input::Orders(exclusive_orders(2))])).unwrap();
+    assert_eq!(request.lease, None);
+}
+
+/// The leader counts from when it was told of the silence: it must have heard of the answer first.
+#[test]
+fn no_lease_goes_out_while_the_leader_does_not_know_that_the_machine_answers() {
+    let mut shard = shard();
+    let (ticket, request) =
+        polled(&shard.handle(Millis(100), [Input::Orders(exclusive_orders(1))])).unwrap();
+    let answer = answer(&request, 9, report(0, &BTreeMap::new()));
+    let effects =
+        shard.handle(Millis(200), [Input::Answered { machine: machine(), ticket, answer }]);
+    let confirmed = stamp(&effects);
+    let orders =
+        ShardOrders { whole: false, machines: Vec::new(), confirmed, ..exclusive_orders(1) };
+    let effects = shard.handle(Millis(900), [Input::Orders(orders), Input::Tick]);
+    assert_eq!(polled(&effects).and_then(|(_, request)| request.lease), None);
+}
+
+/// A new leader does not have to find out again what the shard knows.
+#[test]
+fn a_machine_that_did_not_answer_is_called_silent_at_once_in_a_new_division() {
+    let mut shard = shard();
+    let mut effects = shard.handle(Millis(0), [Input::Orders(orders(1, 1))]);
+    for round in 1..4 {
+        let (ticket, _) = polled(&effects).unwrap();
+        let failure = PollFailure::Unreachable("no route".into());
+        shard.handle(Millis(round * 600), [Input::Failed { machine: machine(), ticket, failure }]);
+        effects = shard.handle(Millis(round * 600 + 500), [Input::Tick]);
+    }
+    let told = deltas(&shard.handle(Millis(3_000), [Input::Orders(orders(2, 1))]));
+    assert_eq!((told.len(), told[0].reachable), (1, false));
 }

@@ -301,7 +301,10 @@ impl App {
             machines: polled.clone(),
             clock: clock::now,
         };
-        let shard = borg_linkshard::Config::new(self.credentials.identity.cell.clone(), own);
+        let shard = borg_linkshard::Config {
+            process: clock::now().0,
+            ..borg_linkshard::Config::new(self.credentials.identity.cell.clone(), own)
+        };
         tokio::spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
         if let Some(listener) = self.metrics_listener {
             let seen = view_in.clone();

@@ -286,6 +286,10 @@ impl Driver {
     fn show(&self, now: Millis, heard_at: Millis) {
         let status = self.master.status();
         self.metrics.applied_index.set(i64::try_from(status.applied).unwrap_or(i64::MAX));
+        let silent = status.links.as_ref().map_or(0, |links| links.silent);
+        self.metrics.silent_machines.set(i64::try_from(silent).unwrap_or(i64::MAX));
+        let safe_mode = self.master.state().safe_mode().is_some();
+        self.metrics.safe_mode.set(i64::from(safe_mode));
         self.view.send_replace(View {
             state: self.master.state().clone(),
             status,

@@ -42,6 +42,10 @@ pub(crate) struct Metrics {
     pub report_bytes: Counter,
     /// Machines that the shard of this replica polls.
     pub polled_machines: Gauge,
+    /// Machines that should answer and do not, while this replica leads.
+    pub silent_machines: Gauge,
+    /// 1 while nothing moves because much of the cell is silent.
+    pub safe_mode: Gauge,
     /// Tasks waiting to be placed.
     pub pending_tasks: Gauge,
     /// Time of one scheduling pass.
@@ -80,6 +84,8 @@ impl Metrics {
             waiting_calls: Gauge::default(),
             report_bytes: Counter::default(),
             polled_machines: Gauge::default(),
+            silent_machines: Gauge::default(),
+            safe_mode: Gauge::default(),
             pending_tasks: Gauge::default(),
             pass_seconds: seconds(),
             placements: Counter::default(),
@@ -131,6 +137,10 @@ impl Metrics {
         );
         let polled = m.polled_machines.clone();
         registry.register("polled_machines", "Machines that this replica polls", polled);
+        let silent = m.silent_machines.clone();
+        registry.register("silent_machines", "Machines silent, as the leader sees it", silent);
+        let safe = "1 while nothing moves because much of the cell is silent";
+        registry.register("safe_mode", safe, m.safe_mode.clone());
         registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
         let pass = m.pass_seconds.clone();
         registry.register_with_unit(

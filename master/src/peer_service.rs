@@ -5,7 +5,7 @@ use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
-use borg_cell::master::{Input, Outcome};
+use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, MasterRecord, Standing};
 use borg_proto::Millis;
 use borg_proto::command::{Action, Command, Principal};
@@ -192,10 +192,16 @@ impl Peer for PeerService {
         request: Request<pb::HelloRequest>,
     ) -> Result<Response<pb::HelloResponse>, Status> {
         let number = self.member(&request)?;
+        let (reply, answer) = oneshot::channel();
+        let look = move |master: &Master| drop(reply.send(silent(master)));
+        let silent = match self.driver.vital(Turn::Look(Box::new(look))) {
+            Ok(()) => answer.await.unwrap_or_default(),
+            Err(Closed) => Vec::new(),
+        };
         let view = self.view.borrow();
         let heard_you = view.status.heard.iter().any(|id| id.number() == number);
         let polled = self.polled.load(Ordering::Relaxed);
-        Ok(Response::new(pb::HelloResponse { heard_you, ..hello(&view, polled) }))
+        Ok(Response::new(pb::HelloResponse { heard_you, silent, ..hello(&view, polled) }))
     }
 }
 
@@ -241,5 +247,17 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
         masters: view.state.masters().map(master_entry).collect(),
         epoch: view.state.epoch(),
         heard_you: false,
+        silent: Vec::new(),
     }
+}
+
+/// The machines that should answer and do not, as a leader knows them.
+#[must_use]
+pub(crate) fn silent(master: &Master) -> Vec<pb::SilentMachine> {
+    let silent = master.silent(clock::now()).into_iter();
+    let named = silent.filter_map(|(id, length)| {
+        let machine = master.state().machine(id)?.name.to_string();
+        Some(pb::SilentMachine { machine, for_ms: length.0 })
+    });
+    named.collect()
 }

@@ -13,6 +13,10 @@ use std::sync::Arc;
 /// Chosen by the client, so that a repeated call is recognised: any text of 1 to 64 bytes.
 pub type RequestId = Arc<str>;
 
+/// Most machines that one [`Action::GiveUp`] may name. 200: our choice; their tasks move in one
+/// entry, which holds up all others.
+pub const MAX_GIVEN_UP: usize = 200;
+
 /// Who asks for a change, in the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
@@ -101,6 +105,14 @@ pub enum Action {
         /// The level.
         level: u32,
     },
+    /// Take machines for down because an operator says so, whatever the rate limit and safe mode
+    /// say.
+    GiveUp {
+        /// Which: 1 to [`MAX_GIVEN_UP`].
+        machines: Vec<MachineName>,
+        /// One of them that answered as the leader proposed the entry: then it is refused.
+        answering: Option<MachineName>,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -124,17 +136,32 @@ impl Action {
     pub fn level(&self) -> u32 {
         match self {
             Self::Lead { .. }
-            | Self::SubmitJob { .. }
             | Self::Kill { .. }
             | Self::AddMachine { .. }
             | Self::RemoveMachine { .. }
-            | Self::Place { .. }
-            | Self::Observe { .. } => 1,
+            | Self::Place { .. } => 1,
+            Self::SubmitJob { spec } => 1 + u32::from(spec.exclusive),
+            Self::Observe { changes } => changes.iter().map(Observation::level).max().unwrap_or(1),
             Self::InviteMaster { .. }
             | Self::JoinMaster { .. }
             | Self::RemoveMaster { .. }
             | Self::ForgetMaster { .. }
+            | Self::GiveUp { .. }
             | Self::RaiseLevel { .. } => 2,
+        }
+    }
+}
+
+impl Observation {
+    /// The level of entries that this kind of observation came with.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        let of = |cause: &FailureCause| 1 + u32::from(*cause == FailureCause::Fenced);
+        match self {
+            Self::MachineUp { .. } | Self::MachineDown { .. } | Self::TaskUp { .. } => 1,
+            Self::TaskBackOff { cause, .. } => of(cause),
+            Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, of),
+            Self::TaskGone { .. } | Self::Silence { .. } => 2,
         }
     }
 }
@@ -195,5 +222,20 @@ pub enum Observation {
         at: Millis,
         /// `None` when it exited with 0.
         failure: Option<FailureCause>,
+    },
+    /// The incarnation of an exclusive task, which was taken off its machine, surely runs no more
+    /// and never will.
+    TaskGone {
+        /// Which incarnation.
+        id: IncarnationId,
+    },
+    /// So much of the cell is silent that nothing moves until an operator says so, or no longer.
+    Silence {
+        /// Whether nothing moves.
+        safe_mode: bool,
+        /// How many machines were silent.
+        silent: u32,
+        /// Of how many that should answer.
+        machines: u32,
     },
 }

@@ -7,6 +7,7 @@
 use crate::machine::MachineInfo;
 use crate::names::{IncarnationId, MachineName, ReplicaId};
 use crate::poll::{Target, TaskReport, Usage};
+use crate::time::Millis;
 use std::sync::Arc;
 
 /// Names one division of the machines over the shards. Newer ones win.
@@ -35,6 +36,17 @@ pub struct ShardOrders {
     pub acks: Vec<(MachineName, u64)>,
     /// Machines of which the leader missed something: report them in full.
     pub resync: Vec<MachineName>,
+    /// The newest stamp of the shard's after which a majority has confirmed the leader.
+    pub confirmed: Option<ShardStamp>,
+}
+
+/// When a shard reported, by its own clock; given back to it with [`ShardOrders::confirmed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardStamp {
+    /// Differs for each start of the shard's process: another one ignores it.
+    pub process: u64,
+    /// Its clock.
+    pub at: Millis,
 }
 
 /// One machine of a shard.
@@ -61,6 +73,8 @@ pub struct ShardReport {
     pub deltas: Vec<MachineDelta>,
     /// Usage beyond the epsilon, in a periodic summary of its own.
     pub usage: Vec<(IncarnationId, Usage)>,
+    /// When it was sent; only while the shard has machines with exclusive tasks.
+    pub stamp: Option<ShardStamp>,
 }
 
 /// What changed on one machine.

@@ -11,6 +11,22 @@ use crate::task::FailureCause;
 use crate::time::Millis;
 use std::sync::Arc;
 
+/// How long an exclusive task lives without news from a master, counted by its machine's clock from
+/// an answer that the masters are known to have heard. 30 s: ours; a cell changes its leader in
+/// less than one, and each master in turn can be restarted.
+pub const FENCE_AFTER: Millis = Millis::from_secs(30);
+/// How much faster or slower than real time a clock may go, in thousandths. 100: ours; a kernel
+/// can be told to go a tenth off its pace and no more, and chrony slews by a twelfth at most.
+pub const CLOCK_DRIFT_PERMILLE: u64 = 100;
+/// How long a leader waits, by its own clock, until an exclusive task that it cannot ask about has
+/// surely been ended by its machine. 40 s: `FENCE_AFTER` on the slowest clock is over after 33.3 s,
+/// this on the fastest not before 36.4 s; the 3 s between are for the kill. docs/adr/0009.
+pub const REPLACE_AFTER: Millis = Millis::from_secs(40);
+const _: () = assert!(
+    REPLACE_AFTER.0 * (1000 - CLOCK_DRIFT_PERMILLE)
+        > FENCE_AFTER.0 * (1000 + CLOCK_DRIFT_PERMILLE) + 3_000 * (1000 - CLOCK_DRIFT_PERMILLE)
+);
+
 /// Orders older than the newest that a borglet has obeyed are refused. Compared field by field in
 /// this order. A borglet keeps the newest on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -41,6 +57,19 @@ pub struct PollRequest {
     pub seen: ReportVersion,
     /// How long the answer may be held at most.
     pub hold: Millis,
+    /// The newest answer after which a majority of the masters is known to have followed the leader
+    /// that this poll is for: exclusive tasks may live for [`FENCE_AFTER`] from then on.
+    pub lease: Option<AnswerStamp>,
+}
+
+/// When a borglet gave an answer, by its own clock; given back to it, so that nobody compares the
+/// clocks of two machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AnswerStamp {
+    /// [`ReportVersion::session`] of the answer: another process of the borglet ignores it.
+    pub session: u64,
+    /// [`PollAnswer::at`].
+    pub at: Millis,
 }
 
 /// Names one report of one borglet process.
@@ -78,6 +107,8 @@ pub struct TargetTask {
     pub appclass: AppClass,
     /// Whether the machine starts it again when it ends (a service), or reports its end (batch).
     pub restart: bool,
+    /// Whether the machine ends it when it is alone for [`FENCE_AFTER`].
+    pub exclusive: bool,
 }
 
 /// The answer: everything that the machine has to say.
@@ -89,6 +120,16 @@ pub struct PollAnswer {
     pub obeyed: Fence,
     /// The full state.
     pub report: MachineReport,
+    /// The borglet's clock when it answered; means nothing to anybody else.
+    pub at: Millis,
+}
+
+impl PollAnswer {
+    /// Names the moment of the answer to the borglet that gave it.
+    #[must_use]
+    pub const fn stamp(&self) -> AnswerStamp {
+        AnswerStamp { session: self.version.session, at: self.at }
+    }
 }
 
 /// The full state of a machine.

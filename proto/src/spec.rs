@@ -70,6 +70,11 @@ pub struct JobSpec {
     /// Batch: how many times one task may fail before the job fails.
     #[serde(default)]
     pub retries: u32,
+    /// Whether a task of the job may never run twice, not even while its machine is cut off: the
+    /// machine ends it by itself when it is alone for [`FENCE_AFTER`](crate::poll::FENCE_AFTER), and
+    /// it is placed again only after [`REPLACE_AFTER`](crate::poll::REPLACE_AFTER).
+    #[serde(default)]
+    pub exclusive: bool,
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

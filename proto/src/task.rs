@@ -127,6 +127,8 @@ pub enum FailureCause {
     },
     /// The machine no longer knows how it ended, as after a reboot.
     Lost,
+    /// It is exclusive, and its machine heard nothing from the masters for too long.
+    Fenced,
 }
 
 impl FailureCause {
@@ -156,6 +158,7 @@ impl fmt::Display for FailureCause {
             Self::Start { why } => write!(f, "cannot start: {why}"),
             Self::PortTaken { port } => write!(f, "port {port} is taken on the machine"),
             Self::Lost => f.write_str("lost by the machine"),
+            Self::Fenced => f.write_str("exclusive, and its machine was cut off from the masters"),
         }
     }
 }

@@ -100,6 +100,7 @@ pub fn job(name: &str) -> JobBuilder {
         task: Arc::new(task.clone()),
         after: Vec::new(),
         retries: 0,
+        exclusive: false,
         labels: BTreeMap::new(),
     };
     JobBuilder { spec, task }
@@ -110,6 +111,13 @@ impl JobBuilder {
     #[must_use]
     pub fn tasks(mut self, tasks: u32) -> Self {
         self.spec.tasks = tasks;
+        self
+    }
+
+    /// Never two running copies of a task.
+    #[must_use]
+    pub fn exclusive(mut self) -> Self {
+        self.spec.exclusive = true;
         self
     }
 
@@ -217,6 +225,9 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
     }
     if dice.chance(150) {
         spec = spec.spread("machine", u32::try_from(dice.between(1, 2)).expect("small"));
+    }
+    if dice.chance(250) {
+        spec = spec.exclusive();
     }
     if dice.chance(500) {
         let play = match dice.below(10) {

@@ -97,6 +97,20 @@ marks! {
     StaleOrderRefused = "borglet refused a stale order",
     /// A borglet was asked to obey what it does not have.
     TargetMissing = "borglet asked for a missing target",
+    /// An exclusive task ended with its lease.
+    ExclusiveFenced = "exclusive task ended with its lease",
+    /// The same, while no borglet was there: its shim alone did it.
+    ExclusiveFencedAlone = "exclusive task ended with its lease, its borglet dead",
+    /// An exclusive task was set free after its last incarnation was surely over.
+    ExclusiveFreed = "exclusive task free to be placed again",
+    /// A task went elsewhere than where it had failed.
+    CrashAvoided = "task kept away from where it failed",
+    /// Too much of the cell was silent.
+    SafeMode = "safe mode began",
+    /// And was no longer.
+    SafeModeOver = "safe mode ended",
+    /// An operator gave a machine up.
+    MachineGivenUp = "machine given up by an operator",
     /// A machine was silent for long enough.
     MachineDown = "machine marked down",
     /// A machine marked down answered again.

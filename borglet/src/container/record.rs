@@ -69,6 +69,9 @@ pub enum Outcome {
         /// The most it used.
         peak_bytes: u64,
     },
+    /// Its lease ran out, and all of it was killed.
+    #[error("ended with its lease")]
+    Fenced,
     /// It never ran.
     #[error("not started: {0}")]
     NotStarted(StartError),
@@ -136,6 +139,9 @@ pub enum StartError {
         /// What the kernel said.
         cause: String,
     },
+    /// The lease under which it was to run is over.
+    #[error("its lease is over")]
+    Fenced,
     /// The shim did not answer in time and was killed.
     #[error("no answer from the shim within {seconds} s")]
     TimedOut {
@@ -158,7 +164,7 @@ impl StartError {
             | Self::NotExecutable { .. }
             | Self::BadWorkdir { .. }
             | Self::BadBind { .. } => true,
-            Self::Exists(_) | Self::Machine { .. } | Self::TimedOut { .. } => false,
+            Self::Exists(_) | Self::Machine { .. } | Self::Fenced | Self::TimedOut { .. } => false,
         }
     }
 }

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
+use crate::lease::Lease;
+
 /// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
 const ID_MAX: usize = 200;
 
@@ -192,6 +194,9 @@ pub struct ContainerSpec {
     pub user: Option<User>,
     /// Bounds of its logs.
     pub logs: LogLimits,
+    /// Set when it must not run on without news: when it ends at the latest.
+    #[serde(default)]
+    pub lease: Option<Lease>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -212,6 +217,7 @@ impl ContainerSpec {
             binds: Vec::new(),
             user: None,
             logs: LogLimits::default(),
+            lease: None,
             note: String::new(),
         }
     }

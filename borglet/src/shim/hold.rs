@@ -34,7 +34,11 @@ pub(super) fn run(dir: &TaskDir) -> ExitCode {
         }
     };
     let groups = spec.cgroups.clone().map(super::Hierarchies::driver);
-    let record = match begin(dir, &spec, groups.as_deref()) {
+    // The start may have waited for others; what is over must not begin.
+    let mut lease = spec.container.lease.clone();
+    let over = lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
+    let begun = if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref()) };
+    let record = match begun {
         Err(error) => {
             // First on disk: the borglet may die before it hears.
             keep(dir, &not_started(&spec, &error));
@@ -203,6 +207,7 @@ fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
             limit_bytes: spec.container.ram_bytes,
             peak_bytes: ended.usage.memory_peak_bytes,
         },
+        _ if ended.fenced => Outcome::Fenced,
         sys::Ending::Code(code) => Outcome::Exited { code },
         sys::Ending::Signal(signal) => Outcome::Signalled { signal },
     };

@@ -17,12 +17,19 @@ use nix::unistd::{Pid, getpid};
 use super::birth::decode;
 use super::{ShimSpec, complain};
 use crate::cgroup::{CgroupDriver, Usage};
+use crate::lease::Lease;
 use crate::logs::LogWriter;
 use crate::procfs;
 use crate::sys::{self, Child, Ending};
 
 /// Bytes copied at once, the size of a pipe.
 const COPY: usize = 65_536;
+
+/// Wait between two kills of a task whose lease ran out, in milliseconds.
+const LEASE_AGAIN_MS: u64 = 100;
+/// Longest sleep under a lease, in milliseconds: a wait is not counted while the machine sleeps, a
+/// lease is. Ours; costs one wake-up a second for each exclusive task.
+const LONGEST_WAIT_MS: u64 = 1_000;
 
 /// How often, 2 ms apart, ending processes are looked for before we give up on them.
 const END_TRIES: u32 = 2_500;
@@ -38,6 +45,8 @@ pub(super) struct Watch<'a> {
     oom: Option<OwnedFd>,
     signals: SignalFd,
     out_of_memory: bool,
+    lease: Option<Lease>,
+    fenced: bool,
 }
 
 #[derive(Debug)]
@@ -53,6 +62,7 @@ struct LogStream {
 pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) out_of_memory: bool,
+    pub(super) fenced: bool,
     pub(super) usage: Usage,
 }
 
@@ -76,7 +86,19 @@ impl<'a> Watch<'a> {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             streams.push(LogStream { pipe: pipe.into(), log, failing: false });
         }
-        Ok(Self { child, spec, groups, streams, endings, oom, signals, out_of_memory: false })
+        let lease = spec.container.lease.clone();
+        Ok(Self {
+            child,
+            spec,
+            groups,
+            streams,
+            endings,
+            oom,
+            signals,
+            out_of_memory: false,
+            lease,
+            fenced: false,
+        })
     }
 
     /// Pid of the shim's own child: the container's init, or the task itself.
@@ -120,10 +142,17 @@ impl<'a> Watch<'a> {
         let first_stream = fds.len();
         let pipes = self.streams.iter();
         fds.extend(pipes.map(|stream| PollFd::new(stream.pipe.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        // A lease that ran out is looked at again and again: a kill may have had no effect.
+        let wait = self.lease.as_mut().map(|lease| match lease.left(sys::boot_time_ms()) {
+            0 => LEASE_AGAIN_MS,
+            left => left.min(LONGEST_WAIT_MS),
+        });
+        let wait = wait.and_then(|ms| PollTimeout::try_from(ms).ok());
+        match poll(&mut fds, wait.unwrap_or(PollTimeout::NONE)) {
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             polled => polled?,
         };
+        let over = self.lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
         let mut open = Vec::with_capacity(2);
@@ -133,6 +162,10 @@ impl<'a> Watch<'a> {
             }
         }
         self.streams = open;
+        if over {
+            self.fenced = true;
+            self.kill_all();
+        }
         if first_stream > 1 && ready[1] {
             self.out_of_memory = true;
             self.oom = None;
@@ -194,6 +227,7 @@ impl<'a> Watch<'a> {
         Ended {
             ending,
             out_of_memory: self.out_of_memory || kills > 0,
+            fenced: self.fenced,
             usage: usage.unwrap_or_else(collected_usage),
         }
     }

@@ -27,6 +27,7 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         priority: Priority::new(100).expect("in range"),
         appclass: AppClass::Batch,
         restart,
+        exclusive: false,
     }
 }
 
@@ -44,5 +45,6 @@ pub(crate) fn poll(fence: Fence, target: Option<Vec<TargetTask>>) -> PollRequest
         target: target.map(|tasks| Arc::new(Target { tasks })),
         seen: ReportVersion::default(),
         hold: Millis(0),
+        lease: None,
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::turn::{Config, Launch, Run};
 use crate::volumes;
+use borg_proto::Millis;
 use borg_proto::names::shorten;
 use borg_proto::poll::TargetTask;
 use std::collections::BTreeMap;
@@ -13,7 +14,12 @@ use std::collections::BTreeMap;
 ///
 /// # Errors
 /// A sentence for people when the task can never start on this machine.
-pub(crate) fn launch(config: &Config, run: Run, task: &TargetTask) -> Result<Launch, String> {
+pub(crate) fn launch(
+    config: &Config,
+    run: Run,
+    task: &TargetTask,
+    ends_by: Option<Millis>,
+) -> Result<Launch, String> {
     let spec = &task.spec;
     if spec.ports.len() != task.ports.len() {
         return Err(format!(
@@ -45,6 +51,7 @@ pub(crate) fn launch(config: &Config, run: Run, task: &TargetTask) -> Result<Lau
         appclass: task.appclass,
         priority: task.priority,
         grace: spec.grace_ms,
+        ends_by: ends_by.filter(|_| task.exclusive),
     })
 }
 
@@ -128,7 +135,7 @@ mod tests {
         task.ports = vec![8001, 8002];
         change(&mut spec);
         task.spec = Arc::new(spec);
-        launch(&config, Run { id: task.id, number: 0 }, &task)
+        launch(&config, Run { id: task.id, number: 0 }, &task, None)
     }
 
     #[test]

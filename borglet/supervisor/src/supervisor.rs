@@ -4,13 +4,17 @@ use crate::launch::launch;
 use crate::task::{Phase, Stop, Task};
 use crate::turn::{Adopted, Config, Counts, Effect, Input, Run};
 use borg_proto::poll::{
-    Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target, TargetTask,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
+    TargetTask,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A kill that had no effect is repeated after this time. Our choice.
 const KILL_AGAIN: Millis = Millis(5_000);
+/// An exclusive task is started only when it may run for this part of its lease at least. A third,
+/// 10 s: our choice; no start takes longer.
+const LEAST_PART: u64 = 3;
 
 /// Decides for one machine.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct Supervisor {
     /// Whether this process has had a target at all.
     has_target: bool,
     tasks: BTreeMap<IncarnationId, Task>,
+    /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
+    lease: Option<Millis>,
     /// Grows when any status changes.
     number: u64,
     /// Answers held back, oldest first.
@@ -47,7 +53,16 @@ impl Supervisor {
     ) -> Self {
         let tasks = adopted.into_iter().map(|found| (found.run.id, Task::adopted(found))).collect();
         let obeyed = Fence { generation: 0, ..remembered };
-        Self { config, info, obeyed, has_target: false, tasks, number: 1, held: VecDeque::new() }
+        Self {
+            config,
+            info,
+            obeyed,
+            has_target: false,
+            tasks,
+            lease: None,
+            number: 1,
+            held: VecDeque::new(),
+        }
     }
 
     /// Takes one input at moment `now` and returns what is to be done, in order.
@@ -69,6 +84,7 @@ impl Supervisor {
             Input::Tick => {}
         }
         self.do_what_is_due(now, &mut effects);
+        self.give_notice(now, &mut effects);
         self.answer_held(now, self.number != before, &mut effects);
         effects
     }
@@ -77,7 +93,9 @@ impl Supervisor {
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Millis> {
         let tasks = self.tasks.values().filter_map(Task::due);
-        tasks.chain(self.held.iter().map(|held| held.until)).min()
+        let (lease, whole) = (self.lease, self.config.fence_after);
+        let notices = self.tasks.values().filter_map(|task| task.notice(lease?, whole));
+        tasks.chain(notices).chain(self.held.iter().map(|held| held.until)).min()
     }
 
     /// The present report.
@@ -99,7 +117,7 @@ impl Supervisor {
         let mut counts = Counts::default();
         for task in self.tasks.values() {
             *match task.phase {
-                Phase::Starting => &mut counts.starting,
+                Phase::AwaitsLease | Phase::Starting => &mut counts.starting,
                 Phase::Up { .. } => &mut counts.up,
                 Phase::BackOff { .. } => &mut counts.back_off,
                 Phase::Stopping(_) => &mut counts.stopping,
@@ -113,9 +131,9 @@ impl Supervisor {
         ReportVersion { session: self.config.session, number: self.number }
     }
 
-    fn answer(&self) -> PollAnswer {
+    fn answer(&self, now: Millis) -> PollAnswer {
         let (version, report) = self.report();
-        PollAnswer { version, obeyed: self.obeyed, report }
+        PollAnswer { version, obeyed: self.obeyed, report, at: now }
     }
 
     fn poll(&mut self, now: Millis, token: u64, request: PollRequest, effects: &mut Vec<Effect>) {
@@ -127,12 +145,19 @@ impl Supervisor {
         if session(old) != session(new) {
             effects.push(Effect::RememberFence(new));
         }
+        let extended = self.extend_lease(now, request.lease);
         if new != old || !self.has_target {
             self.obeyed = new;
             self.has_target = true;
             let target =
                 request.target.as_deref().expect("admitted: a new fence comes with a target");
             self.obey(now, target, effects);
+        }
+        if let Some(until) = extended
+            && self.tasks.values().any(Task::is_exclusive)
+        {
+            effects.push(Effect::ExtendLease { until });
+            self.launch_leased(now, effects);
         }
         // Whoever asked before a newer session took over has nothing to wait for, and neither has
         // whoever has not seen the present report.
@@ -146,7 +171,33 @@ impl Supervisor {
         self.held.push_back(Held { token, fence: new, until });
         while self.held.len() > self.config.max_held.max(1) {
             let oldest = self.held.pop_front().expect("longer than its bound, so not empty");
-            effects.push(Effect::Answer { token: oldest.token, result: Ok(self.answer()) });
+            effects.push(Effect::Answer { token: oldest.token, result: Ok(self.answer(now)) });
+        }
+    }
+
+    /// Takes an answer of this process that the masters are known to have heard: exclusive tasks may
+    /// run for [`Config::fence_after`] from the moment at which it was given. A poll that was long on its
+    /// way therefore extends nothing.
+    fn extend_lease(&mut self, now: Millis, heard: Option<AnswerStamp>) -> Option<Millis> {
+        let ours = |stamp: &AnswerStamp| stamp.session == self.config.session && stamp.at <= now;
+        let until = heard.filter(ours)?.at + self.config.fence_after;
+        let later = self.lease.is_none_or(|lease| until > lease);
+        later.then(|| *self.lease.insert(until))
+    }
+
+    /// The lease, when it has not run out.
+    fn leased(&self, now: Millis) -> Option<Millis> {
+        let least = Millis(self.config.fence_after.0 / LEAST_PART);
+        self.lease.filter(|lease| *lease > now + least)
+    }
+
+    /// Starts the exclusive tasks that waited for the masters.
+    fn launch_leased(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let waits =
+            |(id, task): (&IncarnationId, &Task)| (task.phase == Phase::AwaitsLease).then_some(*id);
+        let waiting: Vec<_> = self.tasks.iter().filter_map(waits).collect();
+        for id in waiting {
+            self.launch(now, id, effects);
         }
     }
 
@@ -195,9 +246,15 @@ impl Supervisor {
     }
 
     fn launch(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) {
+        let lease = self.leased(now);
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let Some(want) = &task.want else { return };
-        match launch(&self.config, task.run, want) {
+        if want.exclusive && lease.is_none() {
+            task.phase = Phase::AwaitsLease;
+            return;
+        }
+        task.phase = Phase::Starting;
+        match launch(&self.config, task.run, want, lease) {
             Ok(launch) => effects.push(Effect::Start(Box::new(launch))),
             Err(why) => task.cannot_start(now, FailureCause::start(&why)),
         }
@@ -217,7 +274,9 @@ impl Supervisor {
                 task.phase = Phase::Stopping(Stop::Asked { kill_at: now + task.grace });
                 self.number += 1;
             }
-            Phase::BackOff { .. } | Phase::Ended { .. } => self.forget(id, effects),
+            Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
+                self.forget(id, effects);
+            }
         }
     }
 
@@ -246,6 +305,7 @@ impl Supervisor {
             }
             Phase::Stopping(Stop::Asked { .. })
             | Phase::Up { .. }
+            | Phase::AwaitsLease
             | Phase::BackOff { .. }
             | Phase::Ended { .. } => {
                 return;
@@ -305,9 +365,21 @@ impl Supervisor {
                     effects.push(Effect::Kill { run: task.run });
                 }
                 Phase::Stopping(Stop::AwaitsStart)
+                | Phase::AwaitsLease
                 | Phase::Starting
                 | Phase::Up { .. }
                 | Phase::Ended { .. } => {}
+            }
+        }
+    }
+
+    /// Asks exclusive tasks to end, before they are ended at the end of the lease.
+    fn give_notice(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let Some(lease) = self.lease else { return };
+        for task in self.tasks.values_mut() {
+            if task.notice(lease, self.config.fence_after).is_some_and(|at| at <= now) {
+                task.fence();
+                effects.push(Effect::Terminate { run: task.run });
             }
         }
     }
@@ -316,7 +388,7 @@ impl Supervisor {
         if !news && self.held.iter().all(|held| held.until > now) {
             return;
         }
-        let answer = self.answer();
+        let answer = self.answer(now);
         self.held.retain(|held| {
             if held.until > now && !news {
                 return true;

@@ -11,9 +11,15 @@ const LONGEST_BACK_OFF: Millis = Millis(60_000);
 /// Up for so long, earlier failures no longer count as "in a row". Our choice.
 const STEADY_AFTER: Millis = Millis(60_000);
 
+/// Longest time before the end of the lease at which an exclusive task is asked to end, so that it
+/// can end well: its grace, but at most this part of the lease. A sixth, 5 s: our choice.
+const NOTICE_PART: u64 = 6;
+
 /// How far an incarnation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// It is exclusive, and is started as soon as the masters are known to follow its leader.
+    AwaitsLease,
     /// A start was ordered.
     Starting,
     /// Its process runs.
@@ -46,6 +52,8 @@ pub(crate) struct Task {
     pub(crate) run: Run,
     pub(crate) grace: Millis,
     pub(crate) usage: Usage,
+    /// It is exclusive and was asked to end, as the masters were not heard of for too long.
+    fenced: bool,
     last_failure: Option<FailureCause>,
     /// Failures since it last was up for [`STEADY_AFTER`].
     failures_in_row: u32,
@@ -62,6 +70,7 @@ impl Task {
             run: Run { id: task.id, number: 0 },
             grace: task.spec.grace_ms,
             usage: Usage::default(),
+            fenced: false,
             last_failure: None,
             failures_in_row: 0,
             up_since: None,
@@ -82,6 +91,7 @@ impl Task {
             run: found.run,
             grace: found.grace,
             usage: Usage::default(),
+            fenced: false,
             last_failure,
             failures_in_row: 0,
             up_since: Some(found.since),
@@ -92,8 +102,26 @@ impl Task {
     pub(crate) const fn is_live(&self) -> bool {
         match self.phase {
             Phase::Starting | Phase::Up { .. } | Phase::Stopping(_) => true,
-            Phase::BackOff { .. } | Phase::Ended { .. } => false,
+            Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => false,
         }
+    }
+
+    /// Whether it must end when the masters are not heard of.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.want.as_ref().is_some_and(|want| want.exclusive)
+    }
+
+    /// When an exclusive task is asked to end, for a lease that ends then and is this long as a
+    /// whole.
+    pub(crate) fn notice(&self, lease: Millis, whole: Millis) -> Option<Millis> {
+        let runs = matches!(self.phase, Phase::Up { .. });
+        let at = Millis(lease.0.saturating_sub(self.grace.min(Millis(whole.0 / NOTICE_PART)).0));
+        (runs && self.is_exclusive() && !self.fenced).then_some(at)
+    }
+
+    /// It was asked to end because of that.
+    pub(crate) fn fence(&mut self) {
+        self.fenced = true;
     }
 
     /// The target has it. The first time after an adoption, an end that was found is settled.
@@ -117,7 +145,10 @@ impl Task {
         config: &Config,
     ) {
         self.usage = Usage::default();
-        if !self.want.as_ref().is_some_and(|task| task.restart) {
+        // What the masters did not know of for so long may have been placed elsewhere: they decide.
+        let failure = if self.fenced { Some(FailureCause::Fenced) } else { failure };
+        let fenced = failure == Some(FailureCause::Fenced);
+        if fenced || !self.want.as_ref().is_some_and(|task| task.restart) {
             self.last_failure.clone_from(&failure);
             self.phase = Phase::Ended { at, failure };
             return;
@@ -161,6 +192,7 @@ impl Task {
             Phase::BackOff { until } => Some(until),
             Phase::Stopping(Stop::Asked { kill_at }) => Some(kill_at),
             Phase::Stopping(Stop::AwaitsStart)
+            | Phase::AwaitsLease
             | Phase::Starting
             | Phase::Up { .. }
             | Phase::Ended { .. } => None,
@@ -170,7 +202,7 @@ impl Task {
     /// What the machine says of it.
     pub(crate) fn report(&self) -> TaskReport {
         let status = match &self.phase {
-            Phase::Starting => TaskStatus::Starting,
+            Phase::AwaitsLease | Phase::Starting => TaskStatus::Starting,
             Phase::Up { pid, since } => TaskStatus::Up { pid: *pid, since: *since },
             Phase::BackOff { until } => TaskStatus::BackOff { until: *until },
             Phase::Stopping(_) => TaskStatus::Stopping,

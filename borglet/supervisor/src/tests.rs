@@ -3,7 +3,7 @@
 use crate::fixture::{fence, poll, target_task};
 use crate::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
 use borg_proto::poll::{
-    Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskStatus, Usage,
+    AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskStatus, Usage,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use std::collections::BTreeMap;
@@ -350,4 +350,113 @@ fn news_of_an_earlier_run_is_ignored() {
     b.exit(task.id, 0, None);
     b.start(task.id, 0, 42);
     assert!(matches!(b.status(task.id), Some(TaskStatus::Up { pid: 43, .. })));
+}
+
+/// A poll that brings back the stamp of an answer of this process, given so long ago.
+fn heard(b: &Bench, mut request: PollRequest, ago: u64) -> PollRequest {
+    let at = Millis(b.now.0 - ago);
+    request.lease = Some(AnswerStamp { session: 77, at });
+    request
+}
+
+fn exclusive(index: u32, restart: bool) -> TargetTask {
+    TargetTask { exclusive: true, ..target_task(1, index, restart) }
+}
+
+fn extended(effects: &[Effect]) -> Option<Millis> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::ExtendLease { until } => Some(*until),
+        _ => None,
+    })
+}
+
+/// I7.
+#[test]
+fn an_exclusive_task_starts_only_under_a_lease_and_knows_its_end() {
+    let mut b = bench(vec![]);
+    let (task, other) = (exclusive(0, true), target_task(2, 0, true));
+    let effects = b.order(1, &[&task, &other]);
+    assert_eq!(starts(&effects), [run(other.id, 0)]);
+    assert_eq!(b.status(task.id), Some(TaskStatus::Starting));
+    // An answer of an earlier process, one that was never given, and one of long ago are no lease.
+    for (session, ago) in [(76, 0), (77, -1), (77, 25_000)] {
+        let mut request = poll(fence(1, 1, 1), None);
+        let at = Millis(b.now.0.saturating_add_signed(-ago));
+        request.lease = Some(AnswerStamp { session, at });
+        assert_eq!(starts(&b.poll(request)), []);
+    }
+    let request = heard(&b, poll(fence(1, 1, 1), None), 2_000);
+    let effects = b.poll(request);
+    let until = Millis(b.now.0 + 28_000);
+    assert_eq!(extended(&effects), Some(until));
+    let launch = effects.iter().find_map(|effect| match effect {
+        Effect::Start(launch) => Some(launch),
+        _ => None,
+    });
+    assert_eq!(
+        launch.map(|launch| (launch.run, launch.ends_by)),
+        Some((run(task.id, 0), Some(until)))
+    );
+}
+
+/// I7: a poll that was on its way for long must not keep a task alive.
+#[test]
+fn a_late_poll_extends_no_lease() {
+    let mut b = bench(vec![]);
+    let task = exclusive(0, false);
+    let first = heard(&b, poll(fence(1, 1, 1), Some(vec![task.clone()])), 0);
+    let late = heard(&b, poll(fence(1, 1, 1), None), 1_000);
+    let until = extended(&b.poll(first)).unwrap();
+    b.later(20_000);
+    assert_eq!(extended(&b.poll(late)), None);
+    let next = heard(&b, poll(fence(1, 1, 1), None), 500);
+    assert!(extended(&b.poll(next)).unwrap() > until);
+    // Nor does one that is refused.
+    let stale = heard(&b, poll(fence(1, 0, 9), Some(vec![task])), 0);
+    assert_eq!(extended(&b.poll(stale)), None);
+}
+
+/// I7: it is asked to end in time, and is not started again by its machine.
+#[test]
+fn an_exclusive_service_that_hears_nothing_ends_for_good() {
+    let mut b = bench(vec![]);
+    let (task, other) = (exclusive(0, true), target_task(2, 0, true));
+    let request = poll(fence(1, 1, 1), Some(vec![task.clone(), other.clone()]));
+    let request = heard(&b, request, 0);
+    b.poll(request);
+    b.start(task.id, 0, 42);
+    b.start(other.id, 0, 43);
+    assert_eq!(b.supervisor.next_wakeup(), Some(b.now + Millis(25_000)));
+    assert_eq!(b.later(24_999), []);
+    assert_eq!(b.later(1), [Effect::Terminate { run: run(task.id, 0) }]);
+    b.exit(task.id, 0, None);
+    let ended = TaskStatus::Ended { at: b.now, failure: Some(FailureCause::Fenced) };
+    assert_eq!(b.status(task.id), Some(ended.clone()));
+    // The masters are heard of again, and still list it: they have to decide.
+    let request = heard(&b, poll(fence(1, 1, 1), None), 0);
+    assert_eq!(starts(&b.poll(request)), []);
+    assert_eq!(b.status(task.id), Some(ended));
+    assert!(matches!(b.status(other.id), Some(TaskStatus::Up { .. })), "others live on");
+}
+
+#[test]
+fn an_exclusive_task_that_waits_for_a_lease_and_is_no_longer_wanted_is_forgotten() {
+    let mut b = bench(vec![]);
+    let task = exclusive(0, true);
+    b.order(1, &[&task]);
+    assert_eq!(work(b.order(2, &[])), [Effect::Remove { id: task.id }]);
+    assert_eq!(b.status(task.id), None);
+}
+
+/// Its shim ended it while no borglet was there.
+#[test]
+fn an_exclusive_service_found_ended_by_its_lease_is_not_started_again() {
+    let task = exclusive(0, true);
+    let failure = Some(FailureCause::Fenced);
+    let over = AdoptedState::Ended { at: Millis(950_000), failure };
+    let mut b = bench(vec![found(&task, 0, over)]);
+    let request = heard(&b, poll(fence(1, 1, 1), Some(vec![task.clone()])), 0);
+    assert_eq!(starts(&b.poll(request)), []);
+    let ended = TaskStatus::Ended { at: Millis(950_000), failure: Some(FailureCause::Fenced) };
+    assert_eq!(b.status(task.id), Some(ended));
 }

@@ -1,7 +1,7 @@
 //! What goes into one turn of the supervisor, and what comes out.
 
 use crate::volumes::AllowedVolume;
-use borg_proto::poll::{Fence, PollAnswer, PollRefusal, PollRequest, Usage};
+use borg_proto::poll::{FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, Usage};
 use borg_proto::spec::Volume;
 use borg_proto::{
     AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
@@ -24,6 +24,9 @@ pub struct Config {
     pub local_restarts: u32,
     /// Directories of the machine that tasks may ask to see.
     pub volumes: Vec<AllowedVolume>,
+    /// How long exclusive tasks live without news. Must go with what the masters wait; production
+    /// has [`FENCE_AFTER`](borg_proto::poll::FENCE_AFTER) everywhere.
+    pub fence_after: Millis,
     /// Longest time that an answer is held, whatever the shard asks.
     pub max_hold: Millis,
     /// Most answers held at once. When one more comes, the oldest is given at once.
@@ -41,6 +44,7 @@ impl Config {
             session,
             local_restarts: 5,
             volumes: Vec::new(),
+            fence_after: FENCE_AFTER,
             max_hold: Millis(30_000),
             max_held: 16,
         }
@@ -110,6 +114,12 @@ pub enum Effect {
     /// To be durable before any later effect is begun; when that fails the borglet must stop.
     /// `generation` need not be kept.
     RememberFence(Fence),
+    /// From now on exclusive runs may live until this moment, by the clock of `handle`; those that
+    /// run are told, whether or not this process lives on. When that fails they end in time.
+    ExtendLease {
+        /// Until when. Never earlier than the last one.
+        until: Millis,
+    },
     /// Start a container; what is left of an earlier run of the incarnation goes first, except
     /// its logs. Answered by `Started` or `StartFailed`.
     Start(Box<Launch>),
@@ -160,6 +170,9 @@ pub struct Launch {
     pub priority: Priority,
     /// Time between SIGTERM and SIGKILL: to be handed back in [`Adopted`].
     pub grace: Millis,
+    /// For an exclusive run: when it ends at the latest, unless [`Effect::ExtendLease`] says later.
+    /// It must not begin after that.
+    pub ends_by: Option<Millis>,
 }
 
 /// A container that an earlier borglet process left on the machine.

@@ -121,6 +121,7 @@ impl Machine {
     fn perform(&mut self, effect: &Effect) {
         match effect {
             Effect::RememberFence(fence) => self.remembered = *fence,
+            Effect::ExtendLease { until } => assert!(*until > self.now, "a lease that is over"),
             Effect::Start(launch) => {
                 let run = launch.run;
                 let live = self.starting.iter().chain(&self.running);

@@ -2,7 +2,8 @@
 
 use borg_proto::identity::Identity;
 use borg_proto::poll::{
-    Fence, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport, TaskStatus,
+    AnswerStamp, Fence, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport,
+    TaskStatus,
 };
 use borg_proto::rpc::{self, BorgletClient, Credentials, Timeouts};
 use borg_proto::spec::TaskSpec;
@@ -132,6 +133,8 @@ impl Daemon {
             client: rpc::borglet_client(channel.clone()),
             channel,
             machine: "m1".parse().unwrap(),
+            lease: None,
+            answered: None,
         }
     }
 
@@ -192,6 +195,10 @@ pub(crate) struct Master {
     pub(crate) channel: Channel,
     client: BorgletClient<Channel>,
     pub(crate) machine: MachineName,
+    /// What goes out with each poll.
+    pub(crate) lease: Option<AnswerStamp>,
+    /// Of the last answer.
+    pub(crate) answered: Option<AnswerStamp>,
 }
 
 impl Master {
@@ -223,9 +230,12 @@ impl Master {
         let target =
             tasks.map(|tasks| Arc::new(Target { tasks: tasks.iter().copied().cloned().collect() }));
         let (cell, machine) = ("lab".parse().unwrap(), self.machine.clone());
-        let request = PollRequest { cell, machine, fence, target, seen, hold };
+        let lease = self.lease;
+        let request = PollRequest { cell, machine, fence, target, seen, hold, lease };
         let answer = self.client.poll(pb::PollRequest::from(&request)).await?;
-        Ok(PollAnswer::try_from(answer.into_inner()).unwrap())
+        let answer = PollAnswer::try_from(answer.into_inner()).unwrap();
+        self.answered = Some(answer.stamp());
+        Ok(answer)
     }
 
     /// The tasks of the first report in which `done` holds.
@@ -320,6 +330,7 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         priority: Priority::new(100).unwrap(),
         appclass: AppClass::Batch,
         restart: false,
+        exclusive: false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `machines`, `machine add` and `machine remove`.
+//! `machines`, `machines give-up`, `machine add` and `machine remove`.
 
 use super::history::say_when;
 use crate::client::{Client, Kind, request_id};
@@ -7,8 +7,9 @@ use crate::exit::Failure;
 use crate::output::views::{Machine, Read};
 use crate::output::{Output, age, cores, note, size};
 use borg_proto::MachineName;
+use borg_proto::command::MAX_GIVEN_UP;
 use borg_proto::wire::pb;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MachineCommand {
@@ -26,19 +27,112 @@ pub(super) enum MachineCommand {
     },
 }
 
-pub(super) async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct MachinesArgs {
+    #[command(subcommand)]
+    command: Option<MachinesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MachinesCommand {
+    /// Take silent machines for down now: their tasks go elsewhere. Needs admin
+    GiveUp {
+        /// Their names
+        #[arg(required_unless_present = "all_silent")]
+        machines: Vec<MachineName>,
+        /// All machines that are silent now
+        #[arg(long, conflicts_with = "machines")]
+        all_silent: bool,
+    },
+}
+
+pub(super) async fn machines(
+    client: &mut Client,
+    args: MachinesArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    match args.command {
+        None => list(client, out).await,
+        Some(MachinesCommand::GiveUp { machines, all_silent }) => {
+            let named = machines.iter().map(ToString::to_string).collect();
+            let machines = if all_silent { silent(client).await? } else { named };
+            give_up(client, machines, out).await
+        }
+    }
+}
+
+async fn ask(client: &mut Client) -> Result<pb::ListMachinesResponse, Failure> {
     let message = pb::ListMachinesRequest {};
-    let answer = client
+    client
         .call("machines", Kind::Read, message, async |mut master, request| {
             master.list_machines(request).await
         })
-        .await?;
+        .await
+}
+
+async fn silent(client: &mut Client) -> Result<Vec<String>, Failure> {
+    let silent = ask(client).await?.machines.into_iter().filter(|machine| machine.silent_ms > 0);
+    Ok(silent.map(|machine| machine.name).collect())
+}
+
+/// As many at once as one change may name. What was given up stays so when a later part fails.
+async fn give_up(client: &mut Client, machines: Vec<String>, out: Output) -> Result<(), Failure> {
+    let mut index = 0;
+    for part in machines.chunks(MAX_GIVEN_UP) {
+        let what = match part {
+            [one] => format!("give up machine {one}"),
+            several => format!("give up {} machines", several.len()),
+        };
+        let message =
+            pb::GiveUpMachinesRequest { machines: part.to_vec(), request_id: request_id() };
+        let answer = client
+            .call(&what, Kind::Change, message, async |mut master, request| {
+                master.give_up_machines(request).await
+            })
+            .await?;
+        index = answer.index;
+    }
+    if out.is_json() {
+        return out.json(&serde_json::json!({ "machines": machines, "index": index }), false);
+    }
+    match machines.as_slice() {
+        [] => out.line("no machine is silent: nothing was done"),
+        [one] => out.line(&format!("{one} given up: its tasks go elsewhere")),
+        several => {
+            out.line(&format!("{} machines given up: their tasks go elsewhere", several.len()))
+        }
+    }
+}
+
+/// What an operator has to know when nothing moves.
+pub(super) fn explain_safe_mode(safe_mode: Option<pb::SafeMode>, now: u64) {
+    let Some(safe) = safe_mode else { return };
+    note(&format!(
+        "SAFE MODE for {}: {} of {} machines fell silent, so no machine is given up and no task of \
+         theirs is moved.",
+        age(now.saturating_sub(safe.since_ms)),
+        safe.silent,
+        safe.machines
+    ));
+    note(
+        "Look for a fault of the network between masters and machines first: tasks on silent \
+         machines most likely run on. It ends by itself when they answer again.",
+    );
+    note(
+        "To move the tasks of machines that are lost: borgctl machines give-up MACHINE..., or \
+         borgctl machines give-up --all-silent",
+    );
+}
+
+async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
+    let answer = ask(client).await?;
     say_when(client, out, answer.read.as_ref());
     let now = if answer.now_ms > 0 { answer.now_ms } else { clock::now().0 };
     let machines: Vec<Machine> = answer.machines.into_iter().map(Machine::from).collect();
     if out.is_json() {
         return out.json(&Read::each(answer.read, machines), false);
     }
+    explain_safe_mode(answer.safe_mode, now);
     for machine in
         machines.iter().filter(|machine| out.is_terminal() && !machine.missing_isolation.is_empty())
     {
@@ -48,7 +142,10 @@ pub(super) async fn list(client: &mut Client, out: Output) -> Result<(), Failure
         let of = |used: String, all: String| format!("{used}/{all}");
         [
             machine.name,
-            machine.state.into(),
+            match machine.silent_ms {
+                0 => machine.state.into(),
+                silent => format!("{}, silent {}", machine.state, age(silent)),
+            },
             age(now.saturating_sub(machine.since_ms)),
             machine.tasks.to_string(),
             of(cores(machine.used.cpu_milli), cores(machine.capacity.cpu_milli)),

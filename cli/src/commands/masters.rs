@@ -185,6 +185,7 @@ async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
     if out.is_json() {
         return out.json(&masters, false);
     }
+    super::machines::explain_safe_mode(answer.safe_mode, crate::clock::now().0);
     let rows = masters.into_iter().map(|master| {
         let role = match (master.reachable, master.leader, master.standing.as_str()) {
             (_, _, standing @ ("invited" | "joining" | "leaving")) => standing,

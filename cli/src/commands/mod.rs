@@ -63,8 +63,8 @@ enum Command {
     Kill(jobs::KillArgs),
     /// Tell why a task is pending, or where it runs
     Why(inspect::WhyArgs),
-    /// List the cell's machines
-    Machines,
+    /// List the cell's machines, or give silent ones up
+    Machines(machines::MachinesArgs),
     /// Add or remove machines
     #[command(subcommand)]
     Machine(machines::MachineCommand),
@@ -159,7 +159,7 @@ impl Cli {
             Command::Logs(args) => logs::logs(&mut client()?, args, out).await,
             Command::Kill(args) => jobs::kill(&mut client()?, args, out).await,
             Command::Why(args) => inspect::why(&mut client()?, args, out).await,
-            Command::Machines => machines::list(&mut client()?, out).await,
+            Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,

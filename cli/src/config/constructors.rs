@@ -26,8 +26,18 @@ use starlark::values::{Heap, Value};
 use std::str::FromStr;
 use std::sync::Arc;
 
-const JOB: [&str; 9] =
-    ["name", "kind", "tasks", "priority", "appclass", "task", "after", "retries", "labels"];
+const JOB: [&str; 10] = [
+    "name",
+    "kind",
+    "tasks",
+    "priority",
+    "appclass",
+    "task",
+    "after",
+    "retries",
+    "exclusive",
+    "labels",
+];
 const TASK: [&str; 9] =
     ["command", "resources", "limit", "env", "ports", "constraints", "spread", "volumes", "grace"];
 /// Grace when none is given. 5 s: the default of the JSON form.
@@ -250,6 +260,7 @@ fn build_job<'v>(
         appclass: fields.word("appclass", &classes)?,
         after: after(session, fields)?,
         retries: fields.whole("retries", 0, 1_000_000)?.unwrap_or(0),
+        exclusive: fields.flag("exclusive")?,
         labels: fields.pairs("labels")?,
         task: Arc::new(the_task(session, fields, heap)?),
     };

@@ -182,6 +182,7 @@ pub struct Machine {
     pub attributes: BTreeMap<String, String>,
     pub missing_isolation: Vec<String>,
     pub shard: Option<u64>,
+    pub silent_ms: u64,
 }
 
 /// An amount of resources.
@@ -227,6 +228,7 @@ impl From<pb::Machine> for Machine {
             attributes: info.attributes,
             missing_isolation: info.missing_isolation,
             shard: Some(machine.shard).filter(|&shard| shard > 0),
+            silent_ms: machine.silent_ms,
         }
     }
 }

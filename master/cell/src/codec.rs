@@ -12,9 +12,9 @@ mod parts;
 pub(crate) use outcome::answer_bytes;
 
 use crate::state::requests::{REMEMBERED, Remembered};
-use crate::state::{CellState, Violation};
+use crate::state::{CellState, SafeMode, Violation};
 use borg_proto::command::RequestId;
-use borg_proto::wire::{MAX_REQUEST_ID_BYTES, WireError, pb};
+use borg_proto::wire::{MAX_MACHINES, MAX_REQUEST_ID_BYTES, WireError, pb};
 use borg_proto::{CellName, Millis, ReplicaId, UserName};
 use prost::Message;
 use std::sync::Arc;
@@ -112,6 +112,12 @@ impl From<&CellState> for pb::CheckpointState {
             masters: state.masters().map(parts::master).collect(),
             master_lives: state.master_lives,
             level: if state.level == 1 { 0 } else { state.level },
+            safe_mode: state.safe_mode.map(|safe| pb::CheckpointSafeMode {
+                since_ms: safe.since.0,
+                silent: safe.silent,
+                machines: safe.machines,
+            }),
+            downs_ms: state.downs.iter().map(|at| at.0).collect(),
         }
     }
 }
@@ -139,6 +145,17 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     state.leader = (message.leader > 0).then_some((ReplicaId(message.leader), message.term));
     state.next_machine = message.next_machine;
     state.next_job = message.next_job;
+    if message.downs_ms.len() > MAX_MACHINES {
+        let many = format!("{} entries", message.downs_ms.len());
+        let why = format!("are more than {MAX_MACHINES}");
+        return Err(WireError::new("downs_ms", many, why).into());
+    }
+    state.downs = message.downs_ms.into_iter().map(Millis).collect();
+    state.safe_mode = message.safe_mode.map(|safe| SafeMode {
+        since: Millis(safe.since_ms),
+        silent: safe.silent,
+        machines: safe.machines,
+    });
     for (i, machine) in message.machines.into_iter().enumerate() {
         let machine =
             parts::read_machine(machine).map_err(|e| e.within(&format!("machines[{i}]")))?;

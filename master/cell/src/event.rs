@@ -50,6 +50,15 @@ pub enum EventKind {
         /// The machine whose room or tasks this changed, or on which it happened.
         machine: Option<MachineId>,
     },
+    /// So much of the cell is silent that nothing moves, or no longer.
+    SafeMode {
+        /// Whether nothing moves.
+        on: bool,
+        /// How many machines were silent.
+        silent: u32,
+        /// Of how many that should answer.
+        machines: u32,
+    },
     /// A replica leads from here on.
     Led {
         /// Who.
@@ -87,6 +96,11 @@ pub enum TaskChange {
     },
     /// It went back to pending by no fault of its own.
     Evicted(EvictCause),
+    /// Exclusive: what it was evicted as surely runs no more, so it may be placed again.
+    Gone {
+        /// The incarnation.
+        incarnation: u32,
+    },
     /// Its incarnation failed.
     Failed {
         /// What happened.
@@ -197,6 +211,15 @@ impl Event {
                 });
                 ("masters.changed", "masters".to_owned(), all.collect::<Vec<_>>().join(", "))
             }
+            EventKind::SafeMode { on, silent, machines } => {
+                let (kind, what) = if *on {
+                    ("cell.safe-mode", "nothing moves until an operator says so")
+                } else {
+                    ("cell.safe-mode-over", "machines are given up again")
+                };
+                let detail = format!("{silent} of {machines} machines are silent: {what}");
+                (kind, state.cell().to_string(), detail)
+            }
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))
             }
@@ -225,6 +248,9 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),
         TaskChange::Evicted(cause) => ("task.evicted", format!("from {place}: {cause}")),
+        TaskChange::Gone { incarnation } => {
+            ("task.gone", format!("incarnation {incarnation} no longer runs on {place}"))
+        }
         TaskChange::Failed { cause, again: Some(_) } => {
             ("task.failed", format!("on {place}: {cause}; will be placed again"))
         }

@@ -269,6 +269,7 @@ fn job(
         task: Arc::new(task),
         after: Vec::new(),
         retries: 0,
+        exclusive: false,
         labels: BTreeMap::new(),
     }
 }

@@ -7,21 +7,25 @@
 //!
 //! Invariants: machines that behave as the state says write nothing to the log. Nothing is lost
 //! for good by a lost message: orders are repeated until obeyed, and a gap in the reports asks for
-//! a full one. A machine is taken for down only by silence that a live shard saw in this term.
+//! a full one. A machine is taken for down only by silence that a live shard saw in this term. An
+//! exclusive task is set free only when its last incarnation surely runs no more (`lease`).
 
 mod division;
+mod lease;
 mod silence;
 mod view;
 
 use crate::event::{Event, EventKind, TaskChange};
 use crate::master::Effect;
-use crate::state::{CellState, MachineState};
+use crate::state::CellState;
 use borg_proto::command::Observation;
 use borg_proto::peer::{ShardMachine, ShardOrders, ShardReport, ShardSession};
-use borg_proto::poll::{MachineReport, Usage};
+use borg_proto::poll::{MachineReport, REPLACE_AFTER, Usage};
 use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use division::{Liveness, owner};
-use silence::Silence;
+use lease::Leases;
+use silence::{Silence, urgency};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use view::{Folded, Link};
@@ -31,16 +35,26 @@ use view::{Folded, Link};
 pub struct Config {
     /// Silence after which a machine is down and its tasks are placed elsewhere.
     pub machine_down_after: Millis,
-    /// Most machines that are taken for down in a minute: a fault of ours must not move the cell.
+    /// Most machines that are taken for down in a minute, while next to none is silent: a fault of
+    /// ours must not move the cell. Falls to nothing as the silent share grows to `safe_percent`.
     pub downs_per_minute: u32,
-    /// When more than this share of the machines that were up is silent, none is taken for down...
+    /// When more than this share of the machines that should answer is silent or was taken for
+    /// down lately, nothing moves until an operator says so (safe mode)...
     pub safe_percent: usize,
     /// ...if that is also more than this many.
     pub safe_least: usize,
+    /// Safe mode is over when no more than this share is silent.
+    pub calm_percent: usize,
+    /// How long an exclusive task must have been alone until it is placed again. Must go with the
+    /// borglets' lease; production has [`REPLACE_AFTER`](borg_proto::poll::REPLACE_AFTER) everywhere.
+    pub replace_after: Millis,
     /// A replica that was not heard of for so long gives up its machines.
     pub shard_dead_after: Millis,
     /// A replica that came back gets machines after it was heard of for so long.
     pub shard_back_after: Millis,
+    /// A replica that is heard of, and whose shard has not taken its division for so long, gives
+    /// up its machines.
+    pub shard_deaf_after: Millis,
     /// A shard that has not reported for so long begins anew.
     pub shard_silent_after: Millis,
     /// Orders that were not confirmed are repeated after this time.
@@ -54,8 +68,11 @@ impl Default for Config {
             downs_per_minute: 60,
             safe_percent: 30,
             safe_least: 3,
+            calm_percent: 25,
+            replace_after: REPLACE_AFTER,
             shard_dead_after: Millis(1_000),
             shard_back_after: Millis(1_000),
+            shard_deaf_after: Millis(3_000),
             shard_silent_after: Millis(1_500),
             repeat: Millis(300),
         }
@@ -68,6 +85,8 @@ const MAX_CHANGES: usize = 1_000;
 /// goes into messages of their own. A single machine's always fits, see
 /// [`MAX_TARGET_BYTES`](crate::state::MAX_TARGET_BYTES).
 const MAX_ORDERS_BYTES: u64 = 24 << 20;
+/// Stands for no machine: the cell hands this number out to none.
+const NOBODY: MachineId = MachineId(u32::MAX);
 /// Time between two looks at everything.
 const SWEEP: Millis = Millis(100);
 
@@ -85,6 +104,8 @@ pub struct Status {
     pub silent: usize,
     /// Whether so many are silent that none is taken for down.
     pub safe_mode: bool,
+    /// How many machines may be taken for down now.
+    pub allowance: usize,
 }
 
 /// One shard as the leader sees it.
@@ -110,6 +131,7 @@ struct Shard {
     /// The whole division is to be sent.
     whole: bool,
     sent_at: Millis,
+    renewed_at: Millis,
     reported_at: Millis,
     machines: BTreeSet<MachineId>,
     /// Machines whose orders are to be sent.
@@ -133,6 +155,9 @@ pub(crate) struct Links {
     dirty: BTreeSet<MachineId>,
     usage: BTreeMap<IncarnationId, Usage>,
     silence: Silence,
+    leases: Leases,
+    /// What is to be said of no machine in particular.
+    other: Vec<Observation>,
     next_sweep: Millis,
     /// Machines that left the cell in this term. Their borglets have obeyed a session of the
     /// shard that they had, and obey an older one of another shard no more.
@@ -151,7 +176,9 @@ impl Links {
     ) -> Self {
         let mut links = Self {
             liveness: Liveness::new(me),
-            silence: Silence::new(&config, now),
+            silence: Silence::new(state, now),
+            leases: Leases::new(now),
+            other: Vec::new(),
             me,
             epoch: state.epoch(),
             term,
@@ -167,7 +194,8 @@ impl Links {
         };
         for machine in state.machines() {
             links.names.insert(machine.name.clone(), machine.id);
-            links.links.insert(machine.id, Link::new(machine, state));
+            links.links.insert(machine.id, Link::new(machine, state, now));
+            links.restand(machine.id);
         }
         links.liveness.update(&links.config, heard, now);
         links.divide(now);
@@ -194,6 +222,12 @@ impl Links {
                 | EventKind::JobForgotten(..)
                 | EventKind::MastersChanged
                 | EventKind::Led { .. } => {}
+                // What was decided and not done before it began was undone by it.
+                EventKind::SafeMode { .. } => {
+                    for id in self.silence.silent() {
+                        self.links.get_mut(id).expect("what is silent is linked").keep();
+                    }
+                }
             }
         }
         for id in touched {
@@ -205,7 +239,7 @@ impl Links {
     fn retarget(&mut self, id: MachineId, state: &CellState, now: Millis) {
         let Some(machine) = state.machine(id) else { return };
         let Some(link) = self.links.get_mut(&id) else {
-            let mut link = Link::new(machine, state);
+            let mut link = Link::new(machine, state, now);
             let replica = owner(id, self.liveness.live());
             link.shard = replica;
             self.links.insert(id, link);
@@ -216,20 +250,34 @@ impl Links {
             if self.left.remove(&machine.name) {
                 self.renew(replica, now);
             }
+            self.restand(id);
             return;
         };
         self.dirty.insert(id);
-        let gone = link.retarget(machine, state);
+        let gone = link.retarget(machine, state, now);
         if let Some(gone) = gone {
             for incarnation in gone {
                 self.usage.remove(&incarnation);
             }
             self.shards.entry(link.shard).or_default().changed.insert(id);
         }
+        self.restand(id);
+    }
+
+    /// Counts a machine as what it is now.
+    fn restand(&mut self, id: MachineId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let (was, is) = link.restand();
+        if was != is {
+            self.silence.count(id, was, false);
+            self.silence.count(id, is, true);
+        }
     }
 
     fn remove(&mut self, id: MachineId, name: &MachineName, now: Millis) {
         let Some(link) = self.links.remove(&id) else { return };
+        self.silence.count(id, link.standing(), false);
+        self.leases.removed(id, now);
         if self.names.get(name) == Some(&id) {
             self.names.remove(name);
         }
@@ -261,6 +309,11 @@ impl Links {
         }
         shard.confirmed = true;
         shard.reported_at = now;
+        self.liveness.hears(report.from, now);
+        if let Some(stamp) = report.stamp {
+            self.leases.reported(report.from, shard.session, stamp);
+        }
+        let mut touched = Vec::with_capacity(report.deltas.len());
         for delta in report.deltas {
             let Some(id) = self.names.get(&delta.machine).copied() else { continue };
             let Some(link) = self.links.get_mut(&id).filter(|link| link.shard == report.from)
@@ -276,6 +329,7 @@ impl Links {
             match link.fold(now, delta) {
                 Folded::News => {
                     self.dirty.insert(id);
+                    touched.push(id);
                 }
                 Folded::Known => {}
                 Folded::Gap => {
@@ -289,6 +343,9 @@ impl Links {
             if self.usage.contains_key(&id) {
                 self.usage.insert(id, usage);
             }
+        }
+        for id in touched {
+            self.restand(id);
         }
     }
 
@@ -306,6 +363,7 @@ impl Links {
             return;
         }
         self.next_sweep = now + SWEEP;
+        self.notice_deaf(now);
         let lost: Vec<ReplicaId> = self
             .shards
             .iter()
@@ -321,6 +379,51 @@ impl Links {
         }
         self.repeat_orders(now);
         self.notice_silence(now, state);
+        self.set_free(now, state);
+        // What not all masters understand yet is said later.
+        self.other.retain(|word| word.level() <= state.level());
+    }
+
+    /// A shard that does not take its division, although its replica is heard of, polls nobody:
+    /// its machines go to others.
+    fn notice_deaf(&mut self, now: Millis) {
+        let deaf: Vec<ReplicaId> = self
+            .shards
+            .iter()
+            .filter(|(replica, shard)| {
+                **replica != self.me
+                    && self.liveness.live().contains(replica)
+                    && shard.session != 0
+                    && !shard.confirmed
+                    && now.since(shard.renewed_at) >= self.config.shard_deaf_after
+            })
+            .map(|(replica, _)| *replica)
+            .collect();
+        if deaf.is_empty() {
+            return;
+        }
+        for replica in &deaf {
+            tracing::warn!(%replica, "its shard does not take orders: its machines go to others");
+            self.liveness.goes_deaf(*replica);
+        }
+        self.divide(now);
+        for replica in deaf {
+            // Without machines: only to find out when it hears again.
+            self.renew(replica, now);
+        }
+    }
+
+    /// Sets exclusive tasks free whose last incarnation surely runs no more.
+    fn set_free(&mut self, now: Millis, state: &CellState) {
+        for (machine, id) in state.lingering() {
+            let gone = match self.links.get(&machine) {
+                Some(link) => link.surely_gone(id, now, self.config.replace_after),
+                None => self.leases.alone_for(machine, now) >= self.config.replace_after,
+            };
+            if gone && self.leases.says(id, now) {
+                self.other.push(Observation::TaskGone { id });
+            }
+        }
     }
 
     /// Orders that a machine should have obeyed by now go out again.
@@ -338,27 +441,31 @@ impl Links {
     }
 
     fn notice_silence(&mut self, now: Millis, state: &CellState) {
-        let up = |id: &MachineId| state.machine(*id).is_some_and(|m| m.state == MachineState::Up);
-        let silent: Vec<(Millis, MachineId)> = self
-            .links
-            .iter()
-            .filter_map(|(id, link)| Some((link.silent_since()?, *id)))
-            .filter(|(_, id)| up(id))
-            .collect();
-        let all_up =
-            if silent.is_empty() { 0 } else { self.links.keys().filter(|id| up(id)).count() };
-        self.silence.update(&self.config, now, silent.len(), all_up);
-        for (since, id) in silent {
-            let link = self.links.get_mut(&id).expect("it was just found there");
-            let shard = self.shards.get(&link.shard);
-            let seen = shard.is_some_and(|shard| {
+        self.other.extend(self.silence.update(&self.config, now, state));
+        let room = self.silence.allowance(&self.config);
+        if room == 0 {
+            return;
+        }
+        // Those that are half way there already have their place before others that are due.
+        let soon = Millis(self.config.machine_down_after.0 / 2);
+        let coming = self.silence.silent().iter().filter(|id| {
+            let link = &self.links[*id];
+            let seen = self.shards.get(&link.shard).is_some_and(|shard| {
                 shard.confirmed && now.since(shard.reported_at) < self.config.shard_silent_after
             });
-            let due = now.since(since) >= self.config.machine_down_after;
-            if seen && due && !link.is_given_up() && self.silence.take() {
-                link.give_up();
-                self.dirty.insert(id);
+            seen && !link.is_given_up() && link.silent_for(now) >= soon
+        });
+        let mut coming: Vec<MachineId> = coming.copied().collect();
+        coming.sort_by_cached_key(|id| Reverse(urgency(&self.links[id], now)));
+        for id in coming.into_iter().take(room) {
+            let link = self.links.get_mut(&id).expect("it was just found there");
+            if link.silent_for(now) < self.config.machine_down_after {
+                continue;
             }
+            tracing::warn!(machine = %link.name, silent_ms = link.silent_for(now).0, "given up");
+            link.give_up();
+            self.silence.took(now);
+            self.dirty.insert(id);
         }
     }
 
@@ -366,6 +473,11 @@ impl Links {
     /// one batch on its way at most: the caller says how it went with `settled`.
     pub(crate) fn observe(&mut self, now: Millis, state: &CellState) -> Vec<Seen> {
         let (mut seen, mut changes) = (Vec::new(), 0);
+        if !self.other.is_empty() {
+            let rest = self.other.split_off(self.other.len().min(MAX_CHANGES));
+            changes += self.other.len();
+            seen.push((NOBODY, std::mem::replace(&mut self.other, rest)));
+        }
         let dirty: Vec<MachineId> = self.dirty.iter().copied().collect();
         for id in dirty {
             if changes >= MAX_CHANGES {
@@ -438,26 +550,32 @@ impl Links {
         shard.confirmed = false;
         shard.whole = true;
         shard.reported_at = now;
+        shard.renewed_at = now;
         shard.changed.clear();
         shard.acks.clear();
         shard.resync.clear();
-        for id in &shard.machines {
-            self.links.get_mut(id).expect("a shard's machines are linked").begin();
+        self.leases.renewed(replica);
+        for id in shard.machines.clone() {
+            self.links.get_mut(&id).expect("a shard's machines are linked").begin(now);
+            self.restand(id);
         }
     }
 
     /// What the shards are to be told now.
     pub(crate) fn orders(&mut self, now: Millis) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for replica in self.liveness.live() {
+        for replica in self.liveness.live().union(self.liveness.deaf()) {
             let Some(shard) = self.shards.get_mut(replica).filter(|shard| shard.session != 0)
             else {
                 continue;
             };
             let whole =
                 shard.whole || (!shard.confirmed && now.since(shard.sent_at) >= self.config.repeat);
-            let part =
-                !shard.changed.is_empty() || !shard.acks.is_empty() || !shard.resync.is_empty();
+            let lease = self.leases.news(*replica);
+            let part = !shard.changed.is_empty()
+                || !shard.acks.is_empty()
+                || !shard.resync.is_empty()
+                || lease;
             let due = whole || (shard.confirmed && part);
             if !due {
                 continue;
@@ -494,6 +612,7 @@ impl Links {
                 machines,
                 acks: std::mem::take(&mut shard.acks).into_iter().collect(),
                 resync: std::mem::take(&mut shard.resync).into_iter().collect(),
+                confirmed: self.leases.tell(*replica),
             };
             effects.push(Effect::Orders { to: *replica, orders });
             let leader = self.me;
@@ -506,6 +625,7 @@ impl Links {
                     machines,
                     acks: Vec::new(),
                     resync: Vec::new(),
+                    confirmed: None,
                 },
             }));
         }
@@ -522,9 +642,32 @@ impl Links {
         self.links.get(&id)?.report()
     }
 
-    /// Since when a machine is silent, if it is.
-    pub(crate) fn silent_since(&self, id: MachineId) -> Option<Millis> {
-        self.links.get(&id)?.silent_since()
+    /// For how long a machine is silent, if it is.
+    pub(crate) fn silent_for(&self, id: MachineId, now: Millis) -> Option<Millis> {
+        Some(self.links.get(&id)?.silent_for(now)).filter(|for_ms| for_ms.0 > 0)
+    }
+
+    /// Machines that should answer and do not, with how long.
+    pub(crate) fn silent(&self, now: Millis) -> Vec<(MachineId, Millis)> {
+        let silent = self.silence.silent().iter();
+        silent.map(|id| (*id, self.links[id].silent_for(now))).collect()
+    }
+
+    /// Whether a machine of that name answers now.
+    pub(crate) fn answers(&self, name: &MachineName) -> bool {
+        let link = self.names.get(name).and_then(|id| self.links.get(id));
+        link.is_some_and(Link::answers)
+    }
+
+    /// Whether the leader has to find out now that a majority still follows it; if so, under which
+    /// name it asks.
+    pub(crate) fn asks(&mut self, now: Millis, token: u64) -> bool {
+        self.leases.asks(now, token)
+    }
+
+    /// A majority followed this leader after `asks`, or it could not be found out.
+    pub(crate) fn asked(&mut self, token: u64, confirmed: bool) {
+        self.leases.asked(token, confirmed);
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -537,9 +680,10 @@ impl Links {
         };
         Status {
             shards: self.shards.iter().map(shard).collect(),
-            answering: self.links.values().filter(|link| link.answers()).count(),
-            silent: self.silence.silent(),
+            answering: self.silence.answering(),
+            silent: self.silence.silent().len(),
             safe_mode: self.silence.safe_mode(),
+            allowance: self.silence.allowance(&self.config),
         }
     }
 }

@@ -98,7 +98,7 @@ pub enum Input {
     /// Somebody wants to read what is true now. Answered once, with [`Effect::ReadReady`] or
     /// [`Effect::ReadFailed`].
     ReadIndex {
-        /// Chosen by the caller, for the answer.
+        /// Chosen by the caller, for the answer; below 2^63.
         token: u64,
         /// When to give up waiting.
         deadline: Millis,

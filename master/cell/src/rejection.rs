@@ -76,6 +76,13 @@ pub enum Rejection {
     NotPending { task: TaskId },
     #[error("task {task} waits for other jobs")]
     Waiting { task: TaskId },
+    #[error(
+        "task {task} is exclusive, and its last incarnation may still run on machine number {}",
+        machine.0
+    )]
+    Lingers { task: TaskId, machine: MachineId },
+    #[error("machine {machine} answers: only machines that are silent can be given up")]
+    MachineAnswers { machine: MachineName },
     #[error("task {task} is not placed before {not_before}, now is {now}")]
     TooEarly { task: TaskId, not_before: Millis, now: Millis },
     #[error("machine {machine} is {state}")]
@@ -153,6 +160,8 @@ impl Rejection {
             Self::AfterEnded { .. }
             | Self::NotPending { .. }
             | Self::Waiting { .. }
+            | Self::Lingers { .. }
+            | Self::MachineAnswers { .. }
             | Self::TooEarly { .. }
             | Self::MachineNotUp { .. }
             | Self::Constraint { .. }

@@ -36,6 +36,12 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
     let by_user = pick(&["ann", "bob", "admin"], d).unwrap();
     let (by, action) = match kind % 16 {
         0 => (user("admin"), add_machine(a)),
+        1 if a.is_multiple_of(7) => {
+            let machines: Vec<borg_proto::MachineName> =
+                vec![format!("m-{}", a % 8).parse().unwrap()];
+            let answering = (b == 9).then(|| machines[0].clone());
+            (user("admin"), Action::GiveUp { machines, answering })
+        }
         1 => (
             user(by_user),
             Action::RemoveMachine { machine: format!("m-{}", a % 8).parse().unwrap() },
@@ -90,6 +96,7 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     };
     spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     spec.retries = u32::from(c % 3);
+    spec.exclusive = b.is_multiple_of(5);
     if c.is_multiple_of(4) {
         spec.after =
             vec![format!("{}/j{}", ["ann", "bob"][usize::from(c / 4 % 2)], b % 5).parse().unwrap()];
@@ -158,6 +165,15 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
         },
         5 => {
             Observation::TaskBackOff { id, until: Millis(u64::from(c)), restarts: b.into(), cause }
+        }
+        6 if c.is_multiple_of(8) => Observation::Silence {
+            safe_mode: b.is_multiple_of(8),
+            silent: b.into(),
+            machines: c.into(),
+        },
+        6 if c.is_multiple_of(4) => {
+            let lingering: Vec<IncarnationId> = state.lingering().map(|(_, id)| id).collect();
+            Observation::TaskGone { id: pick(&lingering, b).unwrap_or(id) }
         }
         _ => Observation::TaskEnded {
             id,
@@ -261,7 +277,7 @@ proptest! {
                         prop_assert!(placed.remove(&task).is_some());
                     }
                     TaskChange::Killed { .. } => drop(placed.remove(&task)),
-                    TaskChange::Released | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
+                    TaskChange::Released | TaskChange::Gone { .. } | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
                 }
             }
             let really = state.jobs().flat_map(|job| state.tasks_of(job.id));
@@ -313,6 +329,9 @@ fn the_steps_reach_the_interesting_places() {
         "task.finished",
         "task.killed",
         "task.released",
+        "task.gone",
+        "cell.safe-mode",
+        "cell.safe-mode-over",
         "machine.removed",
         "job.finished",
         "job.failed",

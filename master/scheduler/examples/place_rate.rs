@@ -107,6 +107,7 @@ impl Cell {
             task: Arc::new(task),
             after: Vec::new(),
             retries: 0,
+            exclusive: false,
             labels: BTreeMap::new(),
         };
         let user = Principal::User(format!("u{}", n % 7).parse().expect("a name"));

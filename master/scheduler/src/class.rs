@@ -152,12 +152,14 @@ impl Class {
         self.nowhere = (0, 0);
     }
 
-    /// The best machine with room, with its cost.
+    /// The best machine with room, with its cost. A task that keeps away from some machines gets the
+    /// best of the others.
     pub(crate) fn best(
         &mut self,
         machines: &Machines,
         weights: &Weights,
         caches: bool,
+        avoid: &[usize],
     ) -> Option<(i64, usize)> {
         self.grow(machines);
         if caches && self.nowhere.0 == machines.version() {
@@ -170,12 +172,17 @@ impl Class {
             let since = if seen.best.is_some() { versions.changed } else { versions.grown };
             if !caches || seen.at == 0 || since > seen.at {
                 self.learn_facts(machines, b);
-                let found = self.scan_block(machines, weights, b);
+                let found = self.scan_block(machines, weights, b, &[]);
                 self.plain[b] = Seen { at: machines.version(), best: found };
             }
-            best = least(best, self.plain[b].best);
+            let found = if in_block(avoid, b) {
+                self.scan_block(machines, weights, b, avoid)
+            } else {
+                self.plain[b].best
+            };
+            best = least(best, found);
         }
-        if best.is_none() {
+        if best.is_none() && avoid.is_empty() {
             self.nowhere.0 = machines.version();
         }
         best
@@ -187,6 +194,7 @@ impl Class {
         machines: &Machines,
         weights: &Weights,
         caches: bool,
+        avoid: &[usize],
     ) -> Option<usize> {
         self.grow(machines);
         if caches && self.nowhere.1 == machines.version() {
@@ -200,15 +208,35 @@ impl Class {
             let since = versions.residents.max(versions.facts).max(versions.changed);
             if !caches || self.preempting[b].at == 0 || since > self.preempting[b].at {
                 self.learn_facts(machines, b);
-                let found = self.scan_block_preempting(machines, weights, b, &mut freed);
+                let found = self.scan_block_preempting(machines, weights, b, &mut freed, &[]);
                 self.preempting[b] = Seen { at: machines.version(), best: found };
             }
-            best = least(best, self.preempting[b].best);
+            let found = if in_block(avoid, b) {
+                self.scan_block_preempting(machines, weights, b, &mut freed, avoid)
+            } else {
+                self.preempting[b].best
+            };
+            best = least(best, found);
         }
-        if best.is_none() {
+        if best.is_none() && avoid.is_empty() {
             self.nowhere.1 = machines.version();
         }
         best.map(|(_, _, m)| m)
+    }
+
+    /// Whether there is a machine that could take such a task were it empty, besides those to avoid.
+    pub(crate) fn has_others(&mut self, machines: &Machines, avoid: &[usize]) -> bool {
+        self.learn_all(machines);
+        let fits = |m: usize| {
+            machines.is_up(m)
+                && self.is_allowed(m)
+                && self.need.amounts().all(|(column, asks)| asks <= machines.capacity(column, m))
+        };
+        machines.known().any(|m| !avoid.contains(&m) && fits(m))
+    }
+
+    fn is_allowed(&self, m: usize) -> bool {
+        self.allowed.get(m / BLOCK).is_none_or(|word| word >> (m % BLOCK) & 1 == 1)
     }
 
     /// Everything that keeps one task of the class from machine `m`, when `freed` is given back.
@@ -217,9 +245,10 @@ impl Class {
         machines: &Machines,
         m: usize,
         freed: impl Fn(usize) -> u64,
+        avoid: &[usize],
     ) -> Misses {
         let on = self.on_machine.get(&m).copied().unwrap_or(0);
-        self.misses_with(machines, m, freed, on)
+        self.misses_with(machines, m, freed, on, avoid)
     }
 
     /// The spread limits that machine `m` would break, as (attribute, most).
@@ -248,13 +277,14 @@ impl Class {
         m: usize,
         freed: impl Fn(usize) -> u64,
         on: u32,
+        avoid: &[usize],
     ) -> Misses {
-        let allowed = self.allowed.get(m / BLOCK).is_none_or(|word| word >> (m % BLOCK) & 1 == 1);
+        let allowed = self.is_allowed(m);
         let crowded = self.max_per_machine.is_some_and(|max| on >= max)
             || self.crowds.iter().any(|crowd| {
                 crowd.max.is_some() && crowd.is_full(machines.domain(crowd.domain).of(m))
             });
-        misses(machines, &self.need, m, freed, allowed, crowded)
+        misses(machines, &self.need, m, freed, allowed, crowded, avoid.contains(&m))
     }
 
     #[inline]
@@ -277,13 +307,19 @@ impl Class {
         weights.cost(machines, &self.need, m, freed, around)
     }
 
-    fn scan_block(&self, machines: &Machines, weights: &Weights, b: usize) -> Option<(i64, usize)> {
+    fn scan_block(
+        &self,
+        machines: &Machines,
+        weights: &Weights,
+        b: usize,
+        avoid: &[usize],
+    ) -> Option<(i64, usize)> {
         let on_machine = self.counts_in(b);
         let none = |_| 0;
         let mut best = None;
         for m in machines.block(b) {
             let on = on_machine[m % BLOCK];
-            if self.misses_with(machines, m, none, on).none() {
+            if self.misses_with(machines, m, none, on, avoid).none() {
                 best = least(best, Some((self.cost_with(machines, weights, m, none, on), m)));
             }
         }
@@ -296,13 +332,14 @@ impl Class {
         weights: &Weights,
         b: usize,
         freed: &mut Amounts,
+        avoid: &[usize],
     ) -> Option<(Loss, i64, usize)> {
         let on_machine = self.counts_in(b);
         let mut best = None;
         for m in machines.block(b) {
             let on = on_machine[m % BLOCK];
             could_free(machines, &self.need, m, freed);
-            if !self.misses_with(machines, m, |column| freed[column], on).none() {
+            if !self.misses_with(machines, m, |column| freed[column], on, avoid).none() {
                 continue;
             }
             let Some((_, loss)) = choose(machines, &self.need, m, freed) else { continue };
@@ -360,6 +397,10 @@ impl Class {
             }
         }
     }
+}
+
+fn in_block(avoid: &[usize], b: usize) -> bool {
+    avoid.iter().any(|m| m / BLOCK == b)
 }
 
 fn step(count: u32, came: bool) -> u32 {

@@ -36,7 +36,13 @@ pub(crate) struct Counted {
 }
 
 /// Asks every machine about one task of a class, with or without pushing out others.
-pub(crate) fn count(class: &mut Class, machines: &Machines, preempting: bool) -> Counted {
+/// `avoid` are the machines that the task keeps away from.
+pub(crate) fn count(
+    class: &mut Class,
+    machines: &Machines,
+    preempting: bool,
+    avoid: &[usize],
+) -> Counted {
     class.learn_all(machines);
     let mut tally = Tally::default();
     let mut freed = vec![0; machines.columns()];
@@ -46,7 +52,7 @@ pub(crate) fn count(class: &mut Class, machines: &Machines, preempting: bool) ->
         if preempting {
             could_free(machines, &class.need, m, &mut freed);
         }
-        let misses = class.misses(machines, m, |column| freed[column]);
+        let misses = class.misses(machines, m, |column| freed[column], avoid);
         if misses.none() {
             feasible += 1;
         } else {
@@ -75,6 +81,9 @@ impl Tally {
     fn add(&mut self, class: &Class, machines: &Machines, m: usize, freed: &[u64], misses: Misses) {
         if misses.has(Misses::NOT_UP) {
             *self.plain.entry(Reason::NotUp).or_default() += 1;
+        }
+        if misses.has(Misses::CRASHED) {
+            *self.plain.entry(Reason::Crashed).or_default() += 1;
         }
         if misses.has(Misses::CONSTRAINT) {
             for constraint in unmet(machines, &class.need, m) {
@@ -143,7 +152,8 @@ pub(crate) fn sentence(machines: u32, feasible: u32, rejections: &[Rejected]) ->
 }
 
 /// Explains a pending task for which `counted` was found; `assumed` names the machine that is
-/// already decided for it.
+/// already decided for it, `lingers` the one where its last incarnation may still run.
+#[expect(clippy::too_many_arguments, reason = "all that there is to say of one task")]
 pub(crate) fn pending(
     state: &CellState,
     job: &Job,
@@ -152,6 +162,7 @@ pub(crate) fn pending(
     not_before: Millis,
     counted: Counted,
     assumed: Option<String>,
+    lingers: Option<String>,
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
@@ -165,6 +176,11 @@ pub(crate) fn pending(
             .map(|job| job.key.to_string())
             .collect();
         format!("waits for {} to finish", waits.join(", "))
+    } else if let Some(machine) = lingers {
+        format!(
+            "is exclusive, and its last incarnation may still run on {machine}: waits until that has \
+             surely ended"
+        )
     } else if let Some(machine) = assumed {
         format!("goes to {machine} as soon as the decision is committed")
     } else if not_before > now {

@@ -27,6 +27,8 @@ pub enum Reason {
         /// How many are allowed.
         max: u32,
     },
+    /// The task failed there lately, and there are others to try.
+    Crashed,
     /// It lacks room, even if everything left that may be pushed out.
     Short {
         /// Of what.
@@ -73,6 +75,7 @@ impl Misses {
     pub(crate) const CONSTRAINT: u32 = 1 << 9;
     pub(crate) const SPREAD: u32 = 1 << 10;
     pub(crate) const DEVICE: u32 = 1 << 11;
+    pub(crate) const CRASHED: u32 = 1 << 12;
 
     pub(crate) fn none(self) -> bool {
         self.0 == 0
@@ -89,7 +92,8 @@ impl Misses {
 }
 
 /// Everything that a machine is missing for one task of `need`, when `freed` (by column) is given
-/// back first. `allowed` and `crowded` are the class's answers on constraints and spread.
+/// back first. `allowed` and `crowded` are the class's answers on constraints and spread, `avoided`
+/// is the task's own on machines where it failed.
 #[inline]
 pub(crate) fn misses(
     machines: &Machines,
@@ -98,6 +102,7 @@ pub(crate) fn misses(
     freed: impl Fn(usize) -> u64,
     allowed: bool,
     crowded: bool,
+    avoided: bool,
 ) -> Misses {
     // A machine that never answered has no known room or attributes: only that is said of it.
     if machines.info(m).is_none() {
@@ -112,7 +117,8 @@ pub(crate) fn misses(
     for (column, asked) in &need.devices {
         found |= bit(short(*column, *asked), Misses::DEVICE);
     }
-    Misses(found | bit(!allowed, Misses::CONSTRAINT) | bit(crowded, Misses::SPREAD))
+    found |= bit(!allowed, Misses::CONSTRAINT) | bit(crowded, Misses::SPREAD);
+    Misses(found | bit(avoided, Misses::CRASHED))
 }
 
 /// Whether machine `m` meets every hard constraint.
@@ -171,6 +177,7 @@ impl Reason {
                     verb("takes", "take")
                 )
             }
+            Self::Crashed => write!(f, "{} avoided as the task failed there", verb("is", "are")),
             Self::Short { dimension, asks, room, capacity } => {
                 let amount = |n: u64| Amount(dimension, n);
                 let noun = noun(dimension);

@@ -30,10 +30,10 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     let job = JobId(u64::MAX);
     let need = Arc::new(Need::new(job, spec, &mut machines));
     let mut class = Class::new(need.clone(), &machines);
-    let first = count(&mut class, &machines, false);
+    let first = count(&mut class, &machines, false, &[]);
     let mut tasks = 0;
     while tasks < most {
-        let Some((_, m)) = class.best(&machines, weights, true) else { break };
+        let Some((_, m)) = class.best(&machines, weights, true, &[]) else { break };
         machines.add(
             m,
             Resident { task: TaskId { job, index: tasks }, incarnation: None, need: need.clone() },
@@ -44,7 +44,7 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     let mut stopped_by = Vec::new();
     let mut summary = format!("{tasks} of {most} tasks fit");
     if tasks < most {
-        let Counted { machines, feasible, rejections } = count(&mut class, &machines, false);
+        let Counted { machines, feasible, rejections } = count(&mut class, &machines, false, &[]);
         summary =
             format!("{summary}; for the next one, {}", sentence(machines, feasible, &rejections));
         stopped_by = rejections;

@@ -8,6 +8,7 @@
 use borg_proto::{JobId, Millis, Priority, TaskId, UserName};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 /// The moment that never comes: tasks of jobs that wait for other jobs.
 pub(crate) const NEVER: Millis = Millis(u64::MAX);
@@ -141,6 +142,13 @@ impl Queue {
     pub(crate) fn first(&self, job: JobId) -> Option<TaskId> {
         let index = *self.ready.get(&job)?.tasks.first()?;
         Some(TaskId { job, index })
+    }
+
+    /// The next ready task of the same job.
+    pub(crate) fn after(&self, task: TaskId) -> Option<TaskId> {
+        let later = (Bound::Excluded(task.index), Bound::Unbounded);
+        let index = *self.ready.get(&task.job)?.tasks.range(later).next()?;
+        Some(TaskId { job: task.job, index })
     }
 
     /// Every task that is here.

@@ -9,11 +9,11 @@ use crate::explain::{self, Explanation};
 use crate::fit::{self, Fit};
 use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Need};
-use crate::queue::Queue;
+use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::victims;
 use borg_cell::event::{Event, EventKind};
-use borg_cell::state::{CellState, MachineState};
+use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState};
 use borg_proto::command::Assignment;
 use borg_proto::{JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +58,9 @@ pub struct Scheduler {
     /// Counts uses of classes.
     uses: u64,
     assumed: BTreeMap<TaskId, Assumed>,
+    /// When the first of the tasks that keep away from machines where they failed, and found no
+    /// other, may go back to one. As of the last pass.
+    cooled: Option<Millis>,
     /// Incarnations that an assumed decision pushes out.
     leaving: BTreeMap<TaskId, u32>,
 }
@@ -75,6 +78,7 @@ impl Scheduler {
             classes: BTreeMap::new(),
             uses: 0,
             assumed: BTreeMap::new(),
+            cooled: None,
             leaving: BTreeMap::new(),
         };
         for machine in state.machines() {
@@ -114,6 +118,7 @@ impl Scheduler {
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
+                | EventKind::SafeMode { .. }
                 | EventKind::Led { .. } => {}
             }
         }
@@ -134,6 +139,7 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.queue.wake(now);
+        self.cooled = None;
         self.forget_old_classes();
         let mut decisions = Vec::new();
         for priority in self.queue.priorities() {
@@ -145,7 +151,7 @@ impl Scheduler {
                     if decisions.len() >= max {
                         return decisions;
                     }
-                    let decision = self.queue.first(job).and_then(|task| self.decide(task));
+                    let decision = self.decide_job(job, now);
                     let Some(decision) = decision else {
                         jobs.pop_front();
                         continue;
@@ -176,7 +182,8 @@ impl Scheduler {
     /// having changed; it may have passed already.
     #[must_use]
     pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
-        self.queue.next_waking().map(|at| at.max(now))
+        let next = self.queue.next_waking().into_iter().chain(self.cooled).min();
+        next.map(|at| at.max(now))
     }
 
     /// Why a task is where it is, or is not anywhere.
@@ -193,8 +200,14 @@ impl Scheduler {
         };
         let assumed =
             self.assumed.get(&task).and_then(|assumed| self.machines.name(assumed.machine));
-        let counted =
-            explain::count(&mut Class::new(need.clone(), &self.machines), &self.machines, true);
+        let mut class = Class::new(need.clone(), &self.machines);
+        let crashes: Vec<Crash> = found.avoids(now).collect();
+        let avoid = avoided(&crashes, &mut class, &self.machines);
+        let counted = explain::count(&mut class, &self.machines, true, &avoid);
+        let lingers = found.lingering(task).map(|(machine, _)| {
+            let found = self.state.machine(machine);
+            found.map_or_else(|| format!("machine {}", machine.0), |m| m.name.to_string())
+        });
         explain::pending(
             &self.state,
             job,
@@ -203,6 +216,7 @@ impl Scheduler {
             not_before,
             counted,
             assumed.map(ToString::to_string),
+            lingers,
         )
     }
 
@@ -213,7 +227,21 @@ impl Scheduler {
         fit::fit(self.machines.rooms(), &self.config.weights, spec, most)
     }
 
-    fn decide(&mut self, task: TaskId) -> Option<Assignment> {
+    /// Decides for the first task of a job that finds a machine. All are equal, but for where they
+    /// failed.
+    fn decide_job(&mut self, job: JobId, now: Millis) -> Option<Assignment> {
+        let mut task = self.queue.first(job)?;
+        loop {
+            let decision = self.decide(task, now);
+            let picky = self.state.task(task).is_some_and(|t| t.avoids(now).next().is_some());
+            if decision.is_some() || !picky {
+                return decision;
+            }
+            task = self.queue.after(task)?;
+        }
+    }
+
+    fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
         let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
         self.uses += 1;
         let class = match self.classes.get_mut(&need.class) {
@@ -226,10 +254,19 @@ impl Scheduler {
         class.used_at = self.uses;
         let Config { weights, caches } = self.config;
         let mut victims = Vec::new();
-        let m = match class.best(&self.machines, &weights, caches) {
+        let crashes: Vec<Crash> =
+            self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
+        let avoid = avoided(&crashes, class, &self.machines);
+        let m = match class.best(&self.machines, &weights, caches, &avoid) {
             Some((_, m)) => m,
             None => {
-                let m = class.best_preempting(&self.machines, &weights, caches)?;
+                let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
+                if found.is_none() {
+                    let kept = crashes.iter().filter(|c| avoid.contains(&(c.machine.0 as usize)));
+                    let cooled = kept.map(|crash| crash.at + CRASH_COOL_DOWN).min();
+                    self.cooled = self.cooled.into_iter().chain(cooled).min();
+                }
+                let m = found?;
                 let (chosen, _) = victims::choose(&self.machines, &need, m, &mut Vec::new())
                     .expect("the machine was found by the same choice");
                 victims.extend(chosen.into_iter().map(victims::incarnation));
@@ -274,6 +311,9 @@ impl Scheduler {
                 self.arrive(m, Resident { task, incarnation: Some(placement.incarnation), need });
             }
             Some(TaskState::Pending { not_before, .. }) => {
+                // Until its last incarnation is known to be over, as for who waits for other jobs.
+                let lingers = self.state.task(task).is_some_and(|task| task.lingers);
+                let not_before = if lingers { NEVER } else { not_before };
                 if self.assumed.contains_key(&task) {
                     return;
                 }
@@ -338,6 +378,16 @@ impl Scheduler {
         let oldest_kept = uses[uses.len() - most];
         self.classes.retain(|_, class| class.used_at >= oldest_kept);
     }
+}
+
+/// Where a task does not go as it failed there: of its machines those that are left when, from the
+/// one that failed the longest ago on, as many are forgiven as it takes for one to be there to try.
+fn avoided(crashes: &[Crash], class: &mut Class, machines: &Machines) -> Vec<usize> {
+    let mut avoid: Vec<usize> = crashes.iter().map(|crash| crash.machine.0 as usize).collect();
+    while !avoid.is_empty() && !class.has_others(machines, &avoid) {
+        avoid.remove(0);
+    }
+    avoid
 }
 
 /// Everything that a scheduler has folded from the stream, for comparing two of them.

@@ -15,7 +15,7 @@ use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
 use crate::past::{self, Past};
-use crate::peer_service::hello;
+use crate::peer_service::{hello, silent};
 use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
@@ -27,6 +27,7 @@ use borg_proto::rpc::{self, Borgmaster, Credentials};
 use borg_proto::spec::MAX_SPEC_BYTES;
 use borg_proto::wire::{Change, WireError, pb};
 use prost::Message;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -155,6 +156,28 @@ impl Api {
         let look = move |master: &Master| drop(reply.send(question(master)));
         self.changes.driver.ask(user, 0, Turn::Look(Box::new(look)))?;
         answer.await.map_err(|_| Status::unavailable("this master is stopping"))
+    }
+
+    /// For how long machines are silent, by name. Only the leader knows; nothing when it cannot be
+    /// asked.
+    async fn silent(&self, user: &UserName) -> Result<BTreeMap<String, u64>, Status> {
+        let leader = self.view().status.leader;
+        let silent = match leader.filter(|leader| *leader != self.me.replica) {
+            None => self.look(user, silent).await?,
+            Some(leader) => {
+                let mut request = Request::new(pb::HelloRequest {});
+                request.set_timeout(HELLO);
+                match self.changes.peers.client(leader) {
+                    Some(mut client) => client
+                        .hello(request)
+                        .await
+                        .map(|hello| hello.into_inner().silent)
+                        .unwrap_or_default(),
+                    None => Vec::new(),
+                }
+            }
+        };
+        Ok(silent.into_iter().map(|silent| (silent.machine, silent.for_ms)).collect())
     }
 
     async fn usages(
@@ -334,9 +357,14 @@ impl Borgmaster for Api {
             .look(&user, move |master| ids.into_iter().map(|id| shard(master, id)).collect())
             .await?;
         let machines = view.state.machines().zip(shards);
-        let machines = machines.map(|(machine, shard)| views::machine(machine, shard)).collect();
+        let silent = self.silent(&user).await?;
+        let machines = machines.map(|(machine, shard)| pb::Machine {
+            silent_ms: silent.get(machine.name.as_str()).copied().unwrap_or(0),
+            ..views::machine(machine, shard)
+        });
         Ok(Response::new(pb::ListMachinesResponse {
-            machines,
+            machines: machines.collect(),
+            safe_mode: views::safe_mode(&view.state),
             read: Some(views::read_info(&view)),
             now_ms: now_in(&view, past),
         }))
@@ -382,6 +410,16 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::RemoveMasterResponse { index: done.index }))
     }
 
+    async fn give_up_machines(
+        &self,
+        request: Request<pb::GiveUpMachinesRequest>,
+    ) -> Result<Response<pb::GiveUpMachinesResponse>, Status> {
+        let user = self.user(&request, "GiveUpMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::GiveUpMachinesResponse { index: done.index }))
+    }
+
     async fn list_masters(
         &self,
         request: Request<pb::ListMastersRequest>,
@@ -408,6 +446,7 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::ListMastersResponse {
             masters,
             cell: self.cell.to_string(),
+            safe_mode: views::safe_mode(&view.state),
             read: Some(views::read_info(&view)),
         }))
     }

@@ -190,6 +190,9 @@ fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> Stri
     if !waiting.is_empty() {
         return waiting;
     }
+    if task.lingers {
+        return "exclusive: waits until its last incarnation has surely ended".to_owned();
+    }
     let last = match (&task.last_failure, &task.last_evict) {
         (Some(cause), _) => cause.to_string(),
         (None, Some(cause)) => cause.to_string(),
@@ -238,7 +241,16 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
         used: Some((&machine.used).into()),
         tasks: u32::try_from(machine.tasks.len()).unwrap_or(u32::MAX),
         shard: shard.map_or(0, |replica| replica.0),
+        silent_ms: 0,
     }
+}
+
+pub(super) fn safe_mode(state: &CellState) -> Option<pb::SafeMode> {
+    state.safe_mode().map(|safe| pb::SafeMode {
+        since_ms: safe.since.0,
+        silent: safe.silent,
+        machines: safe.machines,
+    })
 }
 
 pub(super) fn master(member: &Member, answer: Result<pb::HelloResponse, Status>) -> pb::Master {

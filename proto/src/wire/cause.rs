@@ -47,6 +47,7 @@ impl From<&FailureCause> for pb::FailureCause {
             FailureCause::Start { why } => Kind::Start(why.clone()),
             FailureCause::PortTaken { port } => Kind::PortTaken((*port).into()),
             FailureCause::Lost => Kind::Lost(true),
+            FailureCause::Fenced => Kind::Fenced(true),
         };
         Self { kind: Some(kind) }
     }
@@ -65,6 +66,8 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             Kind::Start(why) => Self::start(&why),
             Kind::PortTaken(value) => Self::PortTaken { port: port(value).at("port_taken")? },
             Kind::Lost(true) => Self::Lost,
+            Kind::Fenced(true) => Self::Fenced,
+            Kind::Fenced(false) => return Err(WireError::new("fenced", "false", "is never sent")),
             Kind::Lost(false) => return Err(WireError::new("lost", "false", "is never sent")),
         })
     }

@@ -4,7 +4,9 @@ use super::cause::{replica, task_id};
 use super::error::{At, WireError, check_line, check_range, each, required};
 use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
-use crate::command::{Action, Assignment, Command, Observation, Principal, RequestId};
+use crate::command::{
+    Action, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
+};
 use crate::machine::MachineId;
 use crate::names::{IncarnationId, ReplicaId};
 use crate::spec::MAX_TASKS;
@@ -160,6 +162,10 @@ impl From<&Action> for PbAction {
                 Self::ForgetMaster(pb::ForgetMaster { master: master.0 })
             }
             Action::RaiseLevel { level } => Self::RaiseLevel(pb::RaiseLevel { level: *level }),
+            Action::GiveUp { machines, answering } => Self::GiveUp(pb::GiveUpMachines {
+                machines: machines.iter().map(ToString::to_string).collect(),
+                answering: answering.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }),
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -201,6 +207,9 @@ impl TryFrom<PbAction> for Action {
                 check_range("raise_level.level", level.into(), 1, u32::MAX.into())?;
                 Ok(Self::RaiseLevel { level })
             }
+            PbAction::GiveUp(pb::GiveUpMachines { machines, answering }) => {
+                give_up(machines, &answering).at("give_up")
+            }
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",
@@ -238,6 +247,21 @@ fn check_address(field: &str, address: &str) -> Result<(), WireError> {
         return Err(WireError::new(field, address, "is not HOST:PORT"));
     }
     Ok(())
+}
+
+fn give_up(machines: Vec<String>, answering: &str) -> Result<Action, WireError> {
+    if machines.is_empty() {
+        return Err(WireError::new(
+            "machines",
+            "nothing",
+            "is given: name machines that are silent",
+        ));
+    }
+    let answering = (!answering.is_empty()).then(|| answering.parse().at("answering"));
+    Ok(Action::GiveUp {
+        machines: each("machines", machines, MAX_GIVEN_UP, |name| name.parse())?,
+        answering: answering.transpose()?,
+    })
 }
 
 fn submit(spec: Option<pb::JobSpec>) -> Result<Action, WireError> {
@@ -301,6 +325,16 @@ impl From<&Observation> for pb::Observation {
                 at_ms: at.0,
                 failure: failure.as_ref().map(Into::into),
             }),
+            Observation::TaskGone { id } => {
+                seen::Kind::TaskGone(seen::TaskGone { id: Some(id.into()) })
+            }
+            Observation::Silence { safe_mode, silent, machines } => {
+                seen::Kind::Silence(seen::Silence {
+                    safe_mode: *safe_mode,
+                    silent: *silent,
+                    machines: *machines,
+                })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -332,6 +366,10 @@ impl TryFrom<pb::Observation> for Observation {
                 at: Millis(end.at_ms),
                 failure: end.failure.map(TryInto::try_into).transpose().at("failure")?,
             },
+            seen::Kind::TaskGone(gone) => Self::TaskGone { id: incarnation("id", gone.id)? },
+            seen::Kind::Silence(seen::Silence { safe_mode, silent, machines }) => {
+                Self::Silence { safe_mode, silent, machines }
+            }
         })
     }
 }
@@ -401,6 +439,16 @@ impl TryFrom<pb::RemoveMasterRequest> for Change {
     fn try_from(r: pb::RemoveMasterRequest) -> Result<Self, WireError> {
         Ok(Self {
             action: Action::RemoveMaster { number: master_number("number", r.number)? },
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<pb::GiveUpMachinesRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::GiveUpMachinesRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            action: give_up(r.machines, "")?,
             request: request_id("request_id", &r.request_id)?,
         })
     }

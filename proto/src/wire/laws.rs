@@ -254,6 +254,7 @@ fn ordered() -> pb::TargetTask {
         priority: 200,
         appclass: pb::AppClass::Batch.into(),
         restart: true,
+        exclusive: true,
     }
 }
 
@@ -306,6 +307,7 @@ fn every_bad_field_of_an_answer_is_named_by_its_path() {
             version: Some(pb::ReportVersion::default()),
             obeyed: Some(pb::Fence::default()),
             report: Some(pb::MachineReport { info: Some(info), tasks: vec![task] }),
+            at_ms: 7,
         });
         answer.map_or_else(|error| error.field, |_| "fine".into())
     };

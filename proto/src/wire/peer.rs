@@ -6,8 +6,9 @@ use super::machine::check_address;
 use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use crate::names::IncarnationId;
-use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession};
+use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp};
 use crate::poll::{TaskReport, Usage};
+use crate::time::Millis;
 use std::sync::Arc;
 
 /// Most machines in one message: ten times the median cell of the Borg paper (section 2.2).
@@ -24,6 +25,18 @@ impl From<&ShardSession> for pb::ShardSession {
 impl From<pb::ShardSession> for ShardSession {
     fn from(s: pb::ShardSession) -> Self {
         Self { epoch: s.epoch, term: s.term, session: s.session }
+    }
+}
+
+impl From<ShardStamp> for pb::ShardStamp {
+    fn from(s: ShardStamp) -> Self {
+        Self { process: s.process, at_ms: s.at.0 }
+    }
+}
+
+impl From<pb::ShardStamp> for ShardStamp {
+    fn from(s: pb::ShardStamp) -> Self {
+        Self { process: s.process, at: Millis(s.at_ms) }
     }
 }
 
@@ -64,6 +77,7 @@ impl From<&ShardOrders> for pb::ShardOrders {
                 .map(|(machine, seq)| pb::MachineSeq { machine: machine.to_string(), seq: *seq })
                 .collect(),
             resync: o.resync.iter().map(ToString::to_string).collect(),
+            confirmed: o.confirmed.map(Into::into),
         }
     }
 }
@@ -80,6 +94,7 @@ impl TryFrom<pb::ShardOrders> for ShardOrders {
             machines: each("machines", o.machines, MAX_MACHINES, ShardMachine::try_from)?,
             acks: each("acks", o.acks, MAX_MACHINES, ack)?,
             resync: each("resync", o.resync, MAX_MACHINES, |name| name.parse())?,
+            confirmed: o.confirmed.map(Into::into),
         })
     }
 }
@@ -127,6 +142,7 @@ impl From<&ShardReport> for pb::ShardReport {
             from: r.from.0,
             deltas: r.deltas.iter().map(Into::into).collect(),
             usage: r.usage.iter().map(usage).collect(),
+            stamp: r.stamp.map(Into::into),
         }
     }
 }
@@ -142,6 +158,7 @@ impl TryFrom<pb::ShardReport> for ShardReport {
             from: replica(r.from).at("from")?,
             deltas: each("deltas", r.deltas, MAX_MACHINES, MachineDelta::try_from)?,
             usage: each("usage", r.usage, MAX_USAGES, usage)?,
+            stamp: r.stamp.map(Into::into),
         })
     }
 }

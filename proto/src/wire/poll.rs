@@ -4,8 +4,8 @@ use super::error::{At, WireError, check_ordered, check_range, each, port, requir
 use super::{pb, spec};
 use crate::names::{IncarnationId, TaskName};
 use crate::poll::{
-    Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport,
-    TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask,
+    TaskReport, TaskStatus, Usage,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
 use crate::time::Millis;
@@ -65,6 +65,7 @@ impl From<&TargetTask> for pb::TargetTask {
             priority: t.priority.get().into(),
             appclass: pb::AppClass::from(t.appclass).into(),
             restart: t.restart,
+            exclusive: t.exclusive,
         }
     }
 }
@@ -87,6 +88,7 @@ impl TryFrom<pb::TargetTask> for TargetTask {
             priority: spec::priority(t.priority)?,
             appclass: required("appclass", spec::appclass("appclass", t.appclass)?)?,
             restart: t.restart,
+            exclusive: t.exclusive,
         };
         if task.ports.len() != task.spec.ports.len() {
             let why = format!("are not one for each of the {} named ports", task.spec.ports.len());
@@ -128,6 +130,9 @@ impl From<&PollRequest> for pb::PollRequest {
             target: r.target.as_deref().map(Into::into),
             seen: Some((&r.seen).into()),
             hold_ms: r.hold.0,
+            lease: r
+                .lease
+                .map(|stamp| pb::AnswerStamp { session: stamp.session, at_ms: stamp.at.0 }),
         }
     }
 }
@@ -143,6 +148,7 @@ impl TryFrom<pb::PollRequest> for PollRequest {
             target: r.target.map(Target::try_from).transpose().at("target")?.map(Arc::new),
             seen: r.seen.map_or_else(ReportVersion::default, Into::into),
             hold: Millis(r.hold_ms),
+            lease: r.lease.map(|l| AnswerStamp { session: l.session, at: Millis(l.at_ms) }),
         })
     }
 }
@@ -214,6 +220,7 @@ impl From<&PollAnswer> for pb::PollAnswer {
             version: Some((&a.version).into()),
             obeyed: Some((&a.obeyed).into()),
             report: Some((&a.report).into()),
+            at_ms: a.at.0,
         }
     }
 }
@@ -225,6 +232,7 @@ impl TryFrom<pb::PollAnswer> for PollAnswer {
             version: required("version", a.version)?.into(),
             obeyed: required("obeyed", a.obeyed)?.into(),
             report: required("report", a.report)?.try_into().at("report")?,
+            at: Millis(a.at_ms),
         })
     }
 }

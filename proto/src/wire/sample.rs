@@ -1,12 +1,12 @@
 //! Arbitrary values of the vocabulary, each within its bounds, for the laws of the wire.
 
-use crate::command::{Action, Assignment, Command, Observation, Principal};
+use crate::command::{Action, Assignment, Command, MAX_GIVEN_UP, Observation, Principal};
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId, TaskName};
-use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession};
+use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp};
 use crate::poll::{
-    Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport,
-    TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask,
+    TaskReport, TaskStatus, Usage,
 };
 use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
@@ -133,11 +133,23 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
         option::of(appclass()),
         task_spec().prop_map(Arc::new),
         vec(job_key(), 0..3),
-        0..=1_000_000_u32,
+        (0..=1_000_000_u32, any::<bool>()),
         btree_map("[a-z]{1,9}", line(), 0..3),
     )
-        .prop_map(|(name, kind, tasks, priority, appclass, task, after, retries, labels)| {
-            JobSpec { name, kind, tasks, priority, appclass, task, after, retries, labels }
+        .prop_map(|(name, kind, tasks, priority, appclass, task, after, bounds, labels)| {
+            let (retries, exclusive) = bounds;
+            JobSpec {
+                name,
+                kind,
+                tasks,
+                priority,
+                appclass,
+                task,
+                after,
+                retries,
+                exclusive,
+                labels,
+            }
         })
 }
 
@@ -151,6 +163,7 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         ".{0,300}".prop_map(|why: String| FailureCause::start(&why)),
         (1..=u16::MAX).prop_map(|port| FailureCause::PortTaken { port }),
         Just(FailureCause::Lost),
+        Just(FailureCause::Fenced),
     ]
 }
 
@@ -186,17 +199,28 @@ fn target_task() -> impl Strategy<Value = TargetTask> {
         let count = spec.ports.len();
         (Just(Arc::new(spec)), vec(1..=u16::MAX, count))
     });
-    (incarnation(), job_key(), 0..100_u32, spec_and_ports, priority(), appclass(), any::<bool>())
-        .prop_map(|(id, job, more, (spec, ports), priority, appclass, restart)| TargetTask {
-            id,
-            name: TaskName { job, index: id.task.index },
-            tasks: (id.task.index + 1 + more).min(MAX_TASKS),
-            spec,
-            ports,
-            priority,
-            appclass,
-            restart,
-        })
+    (
+        incarnation(),
+        job_key(),
+        0..100_u32,
+        spec_and_ports,
+        priority(),
+        appclass(),
+        any::<[bool; 2]>(),
+    )
+        .prop_map(
+            |(id, job, more, (spec, ports), priority, appclass, [restart, exclusive])| TargetTask {
+                id,
+                name: TaskName { job, index: id.task.index },
+                tasks: (id.task.index + 1 + more).min(MAX_TASKS),
+                spec,
+                ports,
+                priority,
+                appclass,
+                restart,
+                exclusive,
+            },
+        )
 }
 
 fn target() -> impl Strategy<Value = Arc<Target>> {
@@ -215,16 +239,24 @@ pub(super) fn poll_request() -> impl Strategy<Value = PollRequest> {
         session,
         generation,
     });
-    (name(), name(), fence, option::of(target()), version(), 0..=60_000_u64).prop_map(
-        |(cell, machine, fence, target, seen, hold)| PollRequest {
+    (
+        name(),
+        name(),
+        fence,
+        option::of(target()),
+        version(),
+        0..=60_000_u64,
+        option::of(any::<[u64; 2]>()),
+    )
+        .prop_map(|(cell, machine, fence, target, seen, hold, lease)| PollRequest {
             cell,
             machine,
             fence,
             target,
             seen,
             hold: Millis(hold),
-        },
-    )
+            lease: lease.map(|[session, at]| AnswerStamp { session, at: Millis(at) }),
+        })
 }
 
 fn version() -> impl Strategy<Value = ReportVersion> {
@@ -261,13 +293,19 @@ pub(super) fn poll_answer() -> impl Strategy<Value = PollAnswer> {
         tasks.dedup_by_key(|task| task.id);
         tasks
     });
-    (version(), any::<[u64; 4]>(), machine_info(), tasks).prop_map(
-        |(version, [epoch, term, session, generation], info, tasks)| PollAnswer {
+    (version(), any::<[u64; 4]>(), machine_info(), tasks, millis()).prop_map(
+        |(version, [epoch, term, session, generation], info, tasks, at)| PollAnswer {
             version,
             obeyed: Fence { epoch, term, session, generation },
             report: MachineReport { info, tasks },
+            at,
         },
     )
+}
+
+fn stamp() -> impl Strategy<Value = Option<ShardStamp>> {
+    let stamp = |[process, at]: [u64; 2]| ShardStamp { process, at: Millis(at) };
+    option::of(any::<[u64; 2]>().prop_map(stamp))
 }
 
 fn session() -> impl Strategy<Value = ShardSession> {
@@ -285,14 +323,16 @@ pub(super) fn orders() -> impl Strategy<Value = ShardOrders> {
         },
     );
     let ack = (name(), any::<u64>());
-    (session(), replica(), any::<bool>(), vec(machine, 0..3), vec(ack, 0..3), vec(name(), 0..3))
-        .prop_map(|(session, leader, whole, machines, acks, resync)| ShardOrders {
+    let resync = vec(name(), 0..3);
+    (session(), replica(), any::<bool>(), vec(machine, 0..3), vec(ack, 0..3), resync, stamp())
+        .prop_map(|(session, leader, whole, machines, acks, resync, confirmed)| ShardOrders {
             session,
             leader,
             whole,
             machines,
             acks,
             resync,
+            confirmed,
         })
 }
 
@@ -312,8 +352,9 @@ pub(super) fn report() -> impl Strategy<Value = ShardReport> {
             .prop_map(|(machine, seq, full, reachable, obeyed, info, tasks, gone)| {
                 MachineDelta { machine, seq, full, reachable, obeyed, info, tasks, gone }
             });
-    (session(), replica(), vec(delta, 0..3), vec((incarnation(), usage()), 0..3))
-        .prop_map(|(session, from, deltas, usage)| ShardReport { session, from, deltas, usage })
+    (session(), replica(), vec(delta, 0..3), vec((incarnation(), usage()), 0..3), stamp()).prop_map(
+        |(session, from, deltas, usage, stamp)| ShardReport { session, from, deltas, usage, stamp },
+    )
 }
 
 fn observation() -> impl Strategy<Value = Observation> {
@@ -331,6 +372,10 @@ fn observation() -> impl Strategy<Value = Observation> {
         ),
         (incarnation(), millis(), option::of(cause()))
             .prop_map(|(id, at, failure)| Observation::TaskEnded { id, at, failure }),
+        incarnation().prop_map(|id| Observation::TaskGone { id }),
+        (any::<bool>(), any::<[u32; 2]>()).prop_map(|(safe_mode, [silent, machines])| {
+            Observation::Silence { safe_mode, silent, machines }
+        }),
     ]
 }
 
@@ -356,6 +401,8 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         master_number().prop_map(|number| Action::RemoveMaster { number }),
         replica().prop_map(|master| Action::ForgetMaster { master }),
         (1..=u32::MAX).prop_map(|level| Action::RaiseLevel { level }),
+        (vec(name(), 1..MAX_GIVEN_UP), option::of(name()))
+            .prop_map(|(machines, answering)| Action::GiveUp { machines, answering }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

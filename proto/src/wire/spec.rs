@@ -238,6 +238,7 @@ impl From<&JobSpec> for pb::JobSpec {
             task: Some((&*j.task).into()),
             after: j.after.iter().map(ToString::to_string).collect(),
             retries: j.retries,
+            exclusive: j.exclusive,
             labels: j.labels.clone(),
         }
     }
@@ -257,6 +258,7 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             task: Arc::new(unchecked(required("task", j.task)?).at("task")?),
             after: each("after", j.after, MAX_LIST, |job| job.parse())?,
             retries: j.retries,
+            exclusive: j.exclusive,
             labels: j.labels,
         };
         spec.check()?;

@@ -18,6 +18,8 @@ pub struct Copies {
     pids: BTreeSet<(IncarnationId, u32)>,
     /// Slots with more than one running incarnation.
     doubled: BTreeSet<TaskId>,
+    /// Slots of exclusive jobs.
+    exclusive: BTreeSet<TaskId>,
     /// Since when nothing excuses an older copy.
     unexcused: BTreeMap<(IncarnationId, usize), Millis>,
     /// The office under which that is counted: a new leader has to find everything out anew.
@@ -47,12 +49,27 @@ impl Copies {
         Ok(())
     }
 
+    /// The slot is of an exclusive job.
+    pub fn is_exclusive(&mut self, task: TaskId) {
+        self.exclusive.insert(task);
+    }
+
     /// Its process is there.
-    pub fn runs(&mut self, id: IncarnationId, machine: usize, pid: u32) {
+    ///
+    /// # Errors
+    /// When it is exclusive and another copy runs (I7).
+    pub fn runs(&mut self, id: IncarnationId, machine: usize, pid: u32) -> Result<(), String> {
         self.pids.insert((id, pid));
         self.running.insert((id, machine));
         if self.copies_of(id.task).nth(1).is_some() {
             self.doubled.insert(id.task);
+        }
+        let other = self.copies_of(id.task).find(|copy| *copy != (id, machine));
+        match other.filter(|_| self.exclusive.contains(&id.task)) {
+            None => Ok(()),
+            Some((other, there)) => Err(format!(
+                "{id} runs on m{machine} while {other} runs on m{there}, and the job is exclusive"
+            )),
         }
     }
 
@@ -140,7 +157,7 @@ mod tests {
         let run = |number| Run { id, number };
         let mut copies = Copies::default();
         copies.starts(run(0), 3).unwrap();
-        copies.runs(id, 3, 7);
+        copies.runs(id, 3, 7).unwrap();
         copies.is_said_to_run(id, 7).unwrap();
         assert!(copies.is_said_to_run(id, 8).is_err());
         assert!(copies.starts(run(0), 3).is_err());
@@ -156,9 +173,21 @@ mod tests {
         let mut copies = Copies::default();
         for (number, machine) in [(1, 3), (2, 4)] {
             copies.starts(Run { id: id(number), number: 0 }, machine).unwrap();
-            copies.runs(id(number), machine, number);
+            copies.runs(id(number), machine, number).unwrap();
         }
         (copies, id(1))
+    }
+
+    #[test]
+    fn a_second_copy_of_an_exclusive_task_is_noticed_at_once() {
+        let id = |number| IncarnationId { task: TaskId { job: JobId(1), index: 0 }, number };
+        let mut copies = Copies::default();
+        copies.is_exclusive(id(1).task);
+        copies.runs(id(1), 3, 7).unwrap();
+        assert!(copies.runs(id(2), 4, 8).is_err());
+        copies.stopped(id(1), 3);
+        copies.stopped(id(2), 4);
+        copies.runs(id(3), 3, 9).unwrap();
     }
 
     #[test]

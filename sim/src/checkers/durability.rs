@@ -106,6 +106,7 @@ impl Durability {
                 | Action::RemoveMaster { .. }
                 | Action::ForgetMaster { .. }
                 | Action::RaiseLevel { .. }
+                | Action::GiveUp { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

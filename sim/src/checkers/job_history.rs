@@ -253,6 +253,7 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         }
         Action::AddMachine { .. }
         | Action::RemoveMachine { .. }
+        | Action::GiveUp { .. }
         | Action::InviteMaster { .. }
         | Action::JoinMaster { .. }
         | Action::RemoveMaster { .. }

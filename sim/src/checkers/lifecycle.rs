@@ -60,6 +60,7 @@ impl Lifecycle {
             | EventKind::JobChanged { .. }
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
+            | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }
     }
@@ -72,6 +73,9 @@ impl Lifecycle {
         };
         let next = match (place, change) {
             (Place::Pending, TaskChange::Released) => (Place::Pending, incarnation),
+            (Place::Pending, TaskChange::Gone { incarnation: last }) if *last == incarnation => {
+                (Place::Pending, incarnation)
+            }
             (Place::Pending, TaskChange::Placed { machine, incarnation: new })
                 if *new > incarnation =>
             {

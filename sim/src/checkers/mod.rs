@@ -4,6 +4,8 @@
 //! code with what they check: they look at effects, disks, processes and the furthest state.
 
 pub mod copies;
+pub mod crashes;
+pub mod downs;
 pub mod durability;
 pub mod election;
 pub mod equality;
@@ -38,6 +40,12 @@ pub enum Invariant {
     SameState,
     /// An incarnation belongs to one machine and runs there once at most.
     SingleCopy,
+    /// An exclusive task never runs twice, whatever is cut off.
+    Exclusive,
+    /// So many machines a minute are given up at most, and none in safe mode.
+    DownRate,
+    /// A task does not go back where it failed while there are others to try.
+    CrashPairs,
     /// No machine obeys an order older than one that it has obeyed.
     Fencing,
     /// When nothing fails, exactly what is placed runs.
@@ -68,6 +76,9 @@ impl fmt::Display for Invariant {
             Self::OnceOnly => "I4 one effect per request",
             Self::SameState => "I5 replica equality",
             Self::SingleCopy => "I6 single copy",
+            Self::Exclusive => "I7 exclusive tasks never twice",
+            Self::DownRate => "I19 rate of machines given up",
+            Self::CrashPairs => "I20 crash pairings",
             Self::Fencing => "I8 fencing",
             Self::NoOrphan => "I9 no orphan, no ghost",
             Self::DeltaSound => "I10 delta soundness",
@@ -111,6 +122,7 @@ pub struct Checks {
     pub(crate) equality: equality::Equality,
     pub(crate) requests: requests::Requests,
     pub(crate) copies: copies::Copies,
+    pub(crate) downs: downs::Downs,
     pub(crate) fencing: fencing::Fencing,
     pub(crate) history: job_history::JobHistory,
     pub(crate) lifecycle: lifecycle::Lifecycle,
@@ -130,6 +142,7 @@ impl Checks {
             equality: equality::Equality::default(),
             requests: requests::Requests::default(),
             copies: copies::Copies::default(),
+            downs: downs::Downs::default(),
             fencing: fencing::Fencing::new(machines),
             history: job_history::JobHistory::default(),
             lifecycle: lifecycle::Lifecycle::default(),

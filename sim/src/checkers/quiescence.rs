@@ -195,7 +195,12 @@ impl World {
             if not_before > now + Millis(1_000) {
                 continue;
             }
-            if let Some(machine) = state.machines().find(|machine| takes(machine, job)) {
+            if task.lingers {
+                return Some(format!("task {id} of {} waits for its last incarnation", job.key));
+            }
+            let avoids = |machine: &Machine| task.avoids(now).any(|c| c.machine == machine.id);
+            let fits = |machine: &&Machine| takes(machine, job) && !avoids(machine);
+            if let Some(machine) = state.machines().find(fits) {
                 return Some(format!("task {id} of {} would fit on {}", job.key, machine.name));
             }
         }

@@ -158,6 +158,7 @@ impl Clients {
                 | Action::RemoveMaster { .. }
                 | Action::ForgetMaster { .. }
                 | Action::RaiseLevel { .. }
+                | Action::GiveUp { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -7,9 +7,12 @@
 
 use crate::dice::Dice;
 use borg_proto::Millis;
+use borg_proto::poll::CLOCK_DRIFT_PERMILLE;
 
 /// The most that a monotonic clock is wrong, in millionths. 500: what Linux lets NTP correct.
 const DRIFT: u64 = 500;
+/// The most that the clock of a machine is wrong, in millionths: what exclusive jobs have to bear.
+const WORST: i64 = CLOCK_DRIFT_PERMILLE.cast_signed() * 1_000;
 
 /// How far the wall clock of a computer is set wrong at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,21 @@ impl Clock {
         Self { ahead, pace, start: (Millis(0), Millis(0)), jumped: false }
     }
 
+    /// The clock of a machine, which may go far more wrong.
+    pub(crate) fn of_machine(dice: &mut Dice) -> Self {
+        let clock = Self::new(dice);
+        let pace = *dice.pick(&[clock.pace, clock.pace, WORST / 2, WORST, -WORST]);
+        Self { pace, ..clock }
+    }
+
+    /// What has passed since the world began, by this clock: a machine's time since boot, which no
+    /// restart of a process changes.
+    pub(crate) fn boot(&self, now: Millis) -> Millis {
+        let passed = now.since(super::BEGIN).0;
+        let wrong = i64::try_from(passed).expect("a run is short") * self.pace;
+        Millis(passed.saturating_add_signed(wrong.div_euclid(1_000_000)))
+    }
+
     /// What the wall clock shows.
     pub(crate) fn wall(&self, now: Millis) -> Millis {
         Millis(now.0.saturating_add_signed(self.ahead))
@@ -75,7 +93,7 @@ impl Clock {
     /// How much time to let pass so that the daemon's clock shows so much more.
     pub(crate) fn until(&self, more: Millis) -> Millis {
         let slow = self.pace.min(0).unsigned_abs();
-        let longer = if slow == 0 { 0 } else { more.0 * slow / 1_000_000 + 1 };
+        let longer = if slow == 0 { 0 } else { more.0 * slow / (1_000_000 - slow) + 1 };
         Millis(more.0 + longer)
     }
 
@@ -104,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_wrong_clock_never_goes_back_and_shows_what_was_waited_for() {
-        for pace in [-500, -499, -1, 0, 3, 500] {
+        for pace in [-WORST, -500, -499, -1, 0, 3, 500, WORST] {
             let mut clock = Clock { ahead: 0, pace, start: (Millis(0), Millis(0)), jumped: false };
             clock.start(Millis(1_000));
             let mut last = Millis(0);

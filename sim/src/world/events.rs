@@ -1,14 +1,25 @@
 //! What the cell's own events mean for checks and marks.
 
 use super::World;
-use crate::checkers::Invariant;
+use super::replica::DOWNS_PER_MINUTE;
+use crate::checkers::{Invariant, crashes};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::state::{CellState, JobState, MachineState};
-use borg_proto::IncarnationId;
 use borg_proto::task::{EvictCause, Phase};
+use borg_proto::{IncarnationId, MachineId};
 
 impl World {
+    /// A machine was taken for down.
+    fn given_up(&mut self, event: &Event, state: &CellState, id: MachineId) {
+        let Some(machine) = state.machine(id) else { return };
+        if machine.given_up {
+            return self.hit(Mark::MachineGivenUp);
+        }
+        let result = self.checks.downs.down(event.at, DOWNS_PER_MINUTE);
+        self.check(Invariant::DownRate, result);
+    }
+
     /// An event of the cell, seen for the first time on any replica.
     pub(crate) fn happened(&mut self, event: &Event, state: &CellState) {
         self.say(|| {
@@ -21,6 +32,7 @@ impl World {
             EventKind::MachineChanged(id) => {
                 match state.machine(*id).map(|machine| machine.state) {
                     Some(MachineState::Down) => {
+                        self.given_up(event, state, *id);
                         self.checks.down_machines.insert(*id);
                         self.hit(Mark::MachineDown);
                     }
@@ -29,6 +41,13 @@ impl World {
                     }
                     Some(MachineState::Up | MachineState::New) | None => {}
                 }
+            }
+            EventKind::TaskChanged { task, change: TaskChange::Placed { machine, .. }, .. } => {
+                let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
+                if avoided {
+                    self.hit(Mark::CrashAvoided);
+                }
+                self.check(Invariant::CrashPairs, result);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
@@ -52,6 +71,7 @@ impl World {
                 TaskChange::BackOff { .. } => self.hit(Mark::LocalRestart),
                 TaskChange::Released => self.hit(Mark::Released),
                 TaskChange::DependencyFailed { .. } => self.hit(Mark::DependencyFailed),
+                TaskChange::Gone { .. } => self.hit(Mark::ExclusiveFreed),
                 TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
@@ -59,6 +79,11 @@ impl World {
                 | TaskChange::Finished
                 | TaskChange::Killed { .. } => {}
             },
+            EventKind::SafeMode { on, .. } => {
+                let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
+                self.hit(mark);
+                self.checks.downs.safe_mode(*on);
+            }
             EventKind::MachineAdded(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobForgotten(..)

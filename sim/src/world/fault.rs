@@ -51,6 +51,8 @@ pub enum Fault {
     SplitMasters(usize),
     /// No master reaches the machine.
     CutMachine(usize),
+    /// No master reaches the machines below this number.
+    CutManyMachines(usize),
     /// The machine's answers are lost.
     MuteMachine(usize),
     /// One master does not reach a machine.
@@ -114,6 +116,9 @@ impl fmt::Display for Fault {
             Self::CutEdges(mask) => write!(f, "ways between masters are cut: {mask:#b}"),
             Self::SplitMasters(at) => write!(f, "masters 1 to {at} are cut off from the others"),
             Self::CutMachine(machine) => write!(f, "m{machine} is cut off from all masters"),
+            Self::CutManyMachines(below) => {
+                write!(f, "the machines m0 to m{} are cut off from all masters", below - 1)
+            }
             Self::MuteMachine(machine) => write!(f, "the answers of m{machine} are lost"),
             Self::CutPair(at, machine) => {
                 write!(f, "{} and m{machine} do not reach each other", master(at))
@@ -277,6 +282,7 @@ impl World {
             Fault::CutMachine(_) | Fault::MuteMachine(_) | Fault::CutPair(..) => {
                 return Some(self.dice.between(500, 30_000));
             }
+            Fault::CutManyMachines(_) => return Some(self.dice.between(3_000, 25_000)),
         }
         None
     }
@@ -331,7 +337,14 @@ impl World {
             Fault::IsolateMaster(_) | Fault::SplitMasters(_) => self.hit(Mark::MastersParted),
             Fault::CutEdges(_) => self.hit(Mark::EdgesCut),
             Fault::CutOneWay(..) | Fault::MuteMachine(_) => self.hit(Mark::OneWayCut),
+            // An operator who is a moment too late, or in time.
+            Fault::CutMachine(machine) if !self.faults.is_over() && self.dice.chance(300) => {
+                let machines = vec![self.machines[machine].name.clone()];
+                let action = Action::GiveUp { machines, answering: None };
+                self.wish(client::ADMIN_CLIENT, Asked::Change(action));
+            }
             Fault::CutMachine(_)
+            | Fault::CutManyMachines(_)
             | Fault::CutPair(..)
             | Fault::CrashMaster(_)
             | Fault::CrashLeader
@@ -374,6 +387,9 @@ impl World {
             Fault::CutMachine(machine) => {
                 (0..masters).flat_map(|master| both(master, masters + machine)).collect()
             }
+            Fault::CutManyMachines(below) => (0..masters)
+                .flat_map(|master| (masters..masters + below).flat_map(move |m| both(master, m)))
+                .collect(),
             Fault::MuteMachine(machine) => {
                 (0..masters).map(|master| (masters + machine, master)).collect()
             }

@@ -5,6 +5,7 @@
 
 use super::clock::Clock;
 use super::processes::{Container, ContainerState, KILL, TERM};
+use super::replica::FENCE_AFTER;
 use super::{Asking, Happening, PollId, World, number};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
@@ -24,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) name: MachineName,
     pub(crate) info: MachineInfo,
     pub(crate) clock: Clock,
+    /// On its disk: until when exclusive processes may live, by its time since boot.
+    pub(crate) lease: Millis,
     /// Counts its boots.
     pub(crate) boot: u32,
     /// On its disk.
@@ -84,7 +87,8 @@ impl Host {
         Self {
             name: format!("m{index}").parse().expect("a name"),
             info,
-            clock: Clock::new(dice),
+            clock: Clock::of_machine(dice),
+            lease: Millis(0),
             boot: 1,
             fence: Fence::default(),
             processes: BTreeMap::new(),
@@ -131,6 +135,17 @@ impl Host {
 }
 
 impl World {
+    /// A machine's time since boot.
+    pub(crate) fn boot_time(&self, machine: usize) -> Millis {
+        self.machines[machine].clock.boot(self.now())
+    }
+
+    /// A moment by the clock of a machine's borglet as time since boot.
+    pub(crate) fn boot_time_of(&self, machine: usize, at: Millis) -> Millis {
+        let left = at.since(self.machine_clock(machine));
+        self.boot_time(machine) + left
+    }
+
     pub(crate) fn machine_clock(&self, machine: usize) -> Millis {
         self.machines[machine].clock.now(self.now())
     }
@@ -143,7 +158,8 @@ impl World {
     pub(crate) fn start_borglet(&mut self, index: usize) {
         let (session, now) = (self.dice.roll(), self.now());
         let host = &mut self.machines[index];
-        let config = Config::new(self.newest.cell().clone(), host.name.clone(), session);
+        let mut config = Config::new(self.newest.cell().clone(), host.name.clone(), session);
+        config.fence_after = FENCE_AFTER;
         let adopted = host.adoptable();
         let running = adopted.iter().any(|one| matches!(one.state, AdoptedState::Running { .. }));
         let ended = adopted.iter().any(|one| matches!(one.state, AdoptedState::Ended { .. }));
@@ -180,8 +196,9 @@ impl World {
                 self.send_answer(asked, Err(broken));
             }
         }
-        let clock = self.machine_wall(index);
+        let (clock, booted) = (self.machine_wall(index), self.boot_time(index));
         let host = &mut self.machines[index];
+        let lease = host.lease;
         // A start that was under way is finished by itself, or leaves a record without a process,
         // or, when it was the first, nothing at all.
         let mut came_up = Vec::new();
@@ -191,7 +208,8 @@ impl World {
             if container.state != ContainerState::Starting {
                 return true;
             }
-            if dice.chance(500) {
+            let over = container.ends_by.is_some_and(|by| by.max(lease) <= booted);
+            if !over && dice.chance(500) {
                 next_pid += 1;
                 container.state = ContainerState::Running { pid: next_pid, since: clock };
                 came_up.push(container.run);
@@ -215,6 +233,7 @@ impl World {
         let clock = self.machine_wall(index);
         let host = &mut self.machines[index];
         host.boot += 1;
+        host.lease = Millis(0);
         host.info.boot_id = format!("boot-{index}-{}", host.boot);
         let full = Resources { cpu_milli: 4_000, ram_bytes: 4 << 30, ..host.info.capacity.clone() };
         host.info.capacity =
@@ -309,6 +328,11 @@ impl World {
                 let life = self.machines[index].life;
                 self.machines[index].fence = fence;
                 self.obeyed(index, life, fence);
+            }
+            Effect::ExtendLease { until } => {
+                let until = self.boot_time_of(index, until);
+                let host = &mut self.machines[index];
+                host.lease = host.lease.max(until);
             }
             Effect::Start(launch) => self.launch(index, *launch),
             Effect::Terminate { run } => self.signal(index, run, TERM),

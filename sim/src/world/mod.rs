@@ -111,6 +111,7 @@ pub(crate) enum Happening {
     BorgletWakes { machine: usize, life: u32 },
     ProcessThere { machine: usize, boot: u32, run: Run },
     ProcessOver { machine: usize, boot: u32, run: Run, failure: Option<FailureCause> },
+    LeaseOver { machine: usize, boot: u32, run: Run },
     UsageMeasured { machine: usize, life: u32 },
     ClientWakes { client: usize },
     CallArrives { call: Box<client::Call>, to: usize },
@@ -258,6 +259,7 @@ impl World {
             Happening::ProcessOver { machine, boot, run, failure } => {
                 self.process_over(machine, boot, run, failure);
             }
+            Happening::LeaseOver { machine, boot, run } => self.lease_over(machine, boot, run),
             Happening::UsageMeasured { machine, life } => self.usage_measured(machine, life),
             Happening::ClientWakes { client } => self.client_wakes(client),
             Happening::CallArrives { call, to } => self.call_arrives(*call, to),

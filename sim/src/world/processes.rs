@@ -1,6 +1,7 @@
 //! The processes of a simulated machine: they start, play their part, end by themselves or by a
 //! signal, and tell the borglet if there is one.
 
+use super::replica::FENCE_AFTER;
 use super::{Happening, World, number};
 use crate::checkers::Invariant;
 use crate::jobs::Play;
@@ -8,6 +9,8 @@ use crate::marks::Mark;
 use borg_proto::{FailureCause, Millis};
 use borglet_supervisor::{Input, Launch, Run};
 
+/// How long before its end the notice of a lease may come: a sixth of it.
+const NOTICE: Millis = Millis(FENCE_AFTER.0 / 6);
 /// SIGKILL and SIGTERM.
 pub(crate) const KILL: i32 = 9;
 pub(crate) const TERM: i32 = 15;
@@ -19,6 +22,8 @@ pub(crate) struct Container {
     pub(crate) play: Play,
     pub(crate) grace: Millis,
     pub(crate) ports: Vec<u16>,
+    /// Of an exclusive run: when it ends, unless the machine's lease is longer.
+    pub(crate) ends_by: Option<Millis>,
     pub(crate) state: ContainerState,
 }
 
@@ -42,6 +47,7 @@ impl World {
             u64::from(run.number),
         ]);
         self.say(|| format!("m{index} starts {} {run}", launch.name));
+        let ends_by = launch.ends_by.map(|by| self.boot_time_of(index, by));
         let host = &mut self.machines[index];
         let taken = launch.ports.iter().find(|port| {
             host.processes.iter().any(|(id, container)| {
@@ -62,8 +68,12 @@ impl World {
             return self.tell_borglet_later(index, run, cause);
         }
         let (boot, state) = (host.boot, ContainerState::Starting);
-        let container = Container { run, play, grace: launch.grace, ports: launch.ports, state };
+        let (grace, ports) = (launch.grace, launch.ports);
+        let container = Container { run, play, grace, ports, ends_by, state };
         host.processes.insert(run.id, container);
+        if ends_by.is_some() {
+            self.checks.copies.is_exclusive(run.id.task);
+        }
         let delay = Millis(self.dice.between(3, 60));
         self.agenda.after(delay, Happening::ProcessThere { machine: index, boot, run });
     }
@@ -86,9 +96,14 @@ impl World {
     pub(crate) fn process_there(&mut self, index: usize, boot: u32, run: Run) {
         let since = self.machine_wall(index);
         let pid = self.machines[index].next_pid + 1;
+        let (booted, lease) = (self.boot_time(index), self.machines[index].lease);
         let Some(container) = self.container(index, boot, run) else { return };
         if container.state != ContainerState::Starting {
             return;
+        }
+        if container.ends_by.is_some_and(|by| by.max(lease) <= booted) {
+            // As the shim does, which looks before it begins.
+            return self.tell_borglet_later(index, run, FailureCause::Fenced);
         }
         container.state = ContainerState::Running { pid, since };
         self.machines[index].next_pid = pid;
@@ -103,7 +118,9 @@ impl World {
         let Some(container) = self.container(index, boot, run) else { return };
         let play = container.play;
         if let ContainerState::Running { pid, .. } = container.state {
-            self.checks.copies.runs(run.id, index, pid);
+            let result = self.checks.copies.runs(run.id, index, pid);
+            self.check(Invariant::Exclusive, result);
+            self.watch_lease(index, boot, run);
         }
         let end = match play {
             Play::Serve | Play::Stubborn | Play::Missing => None,
@@ -138,7 +155,12 @@ impl World {
         let Some(container) = self.container(index, boot, run) else {
             // Never came to be.
             if let Some(cause) = failure.filter(|cause| {
-                matches!(cause, FailureCause::PortTaken { .. } | FailureCause::Start { .. })
+                matches!(
+                    cause,
+                    FailureCause::PortTaken { .. }
+                        | FailureCause::Start { .. }
+                        | FailureCause::Fenced
+                )
             }) {
                 self.tell_borglet(index, Input::StartFailed { run, cause });
             }
@@ -158,6 +180,37 @@ impl World {
         self.tell_borglet(index, Input::Exited { run, at, failure });
     }
 
+    /// Looks at an exclusive run again when its lease is over, as far as is known now. It takes the
+    /// shim up to a moment to do something about it.
+    fn watch_lease(&mut self, index: usize, boot: u32, run: Run) {
+        let (now, lease) = (self.boot_time(index), self.machines[index].lease);
+        let Some(container) = self.container(index, boot, run) else { return };
+        let Some(by) = container.ends_by else { return };
+        let left = by.max(lease).since(now);
+        let left = self.machines[index].clock.until(left);
+        self.agenda.after(left, Happening::LeaseOver { machine: index, boot, run });
+    }
+
+    pub(crate) fn lease_over(&mut self, index: usize, boot: u32, run: Run) {
+        let (now, lease) = (self.boot_time(index), self.machines[index].lease);
+        let Some(container) = self.container(index, boot, run) else { return };
+        let runs = matches!(container.state, ContainerState::Running { .. });
+        if !runs || container.ends_by.is_none() {
+            return;
+        }
+        if container.ends_by.is_some_and(|by| by.max(lease) > now) {
+            return self.watch_lease(index, boot, run);
+        }
+        self.hit(Mark::ExclusiveFenced);
+        if !self.machines[index].has_borglet() {
+            self.hit(Mark::ExclusiveFencedAlone);
+        }
+        self.say(|| format!("m{index}: the lease of {run} is over"));
+        let (delay, failure) = (self.dice.between(1, 300), Some(FailureCause::Fenced));
+        self.agenda
+            .after(Millis(delay), Happening::ProcessOver { machine: index, boot, run, failure });
+    }
+
     pub(crate) fn signal(&mut self, index: usize, run: Run, signal: i32) {
         // Whoever ends a task must not have the newest word of the cell against it.
         let machine =
@@ -166,7 +219,14 @@ impl World {
         let wanted =
             placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
         let elsewhere = placed.is_some_and(|p| Some(p.machine) != machine);
-        let result = if wanted {
+        // An exclusive one is asked to end shortly before its lease is over.
+        let now = self.boot_time(index);
+        let host = &self.machines[index];
+        let fenced = host.processes.get(&run.id).is_some_and(|container| {
+            let over = |by: Millis| by.max(host.lease) <= now + NOTICE;
+            container.ends_by.is_some_and(over)
+        });
+        let result = if wanted && !fenced {
             Err(format!("m{index} ends {run}, which the cell wants there"))
         } else {
             Ok(())

@@ -89,7 +89,7 @@ mod tests {
         let there = world.place_of(&web, 0).unwrap();
         let id = world.processes().keys().next().unwrap().0;
         let elsewhere = (there + 1) % 4;
-        world.checks.copies.runs(IncarnationId { number: 0, ..id }, elsewhere, 99);
+        world.checks.copies.runs(IncarnationId { number: 0, ..id }, elsewhere, 99).unwrap();
         (world, elsewhere)
     }
 

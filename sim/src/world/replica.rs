@@ -24,6 +24,13 @@ use borg_proto::{MachineName, Millis, ReplicaId, TaskId};
 use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Most machines that a simulated cell gives up in a minute: few, as are its machines.
+pub(crate) const DOWNS_PER_MINUTE: u32 = 20;
+/// How long exclusive tasks live without news in a simulated cell, and how long its leader waits:
+/// shorter than in production, as are its storms, in the same proportion.
+pub(crate) const FENCE_AFTER: Millis = Millis(6_000);
+pub(crate) const REPLACE_AFTER: Millis = Millis(8_000);
+
 /// How often a master that stands still is looked at.
 pub(crate) const NUDGE: Millis = Millis(20);
 
@@ -119,6 +126,8 @@ impl World {
         config.checkpoint_every = self.setup.checkpoint_every;
         config.trailing = self.setup.checkpoint_every / 4;
         config.links.machine_down_after = self.setup.machine_down_after;
+        config.links.downs_per_minute = DOWNS_PER_MINUTE;
+        config.links.replace_after = REPLACE_AFTER;
         let tick = config.tick;
         let identity = ReplicaIdentity { cell: cell.to_string(), replica: id.0, epoch: 1 };
         let masters = self.setup.masters;
@@ -169,7 +178,10 @@ impl World {
             letter: Letter::default(),
             scheduler_due: false,
             leads: false,
-            shard: Shard::new(borg_linkshard::Config::new(cell, id)),
+            shard: Shard::new(borg_linkshard::Config {
+                process: u64::from(replica.life),
+                ..borg_linkshard::Config::new(cell, id)
+            }),
             shard_inbox: Vec::new(),
             shard_wakes_at: None,
             calls: BTreeMap::new(),

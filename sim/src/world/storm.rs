@@ -59,6 +59,7 @@ const KINDS: &[Draw] = &[
     bad_link,
     |dice, cell| Fault::PauseBorglet(dice.index(cell.machines)),
     |dice, cell| Fault::SetMasterClock(dice.index(cell.masters), jump(dice)),
+    |dice, cell| Fault::CutManyMachines(1 + dice.index(cell.machines)),
     |dice, cell| Fault::SetMachineClock(dice.index(cell.machines), jump(dice)),
 ];
 

@@ -76,6 +76,10 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::Kill { job, tasks } => format!("kill tasks {tasks:?} of {job}"),
         Action::AddMachine { machine } => format!("add machine {}", machine.name),
         Action::RemoveMachine { machine } => format!("remove machine {machine}"),
+        Action::GiveUp { machines, .. } => {
+            let names: Vec<_> = machines.iter().map(ToString::to_string).collect();
+            format!("give up {}", names.join(", "))
+        }
         Action::InviteMaster { number, replaces: Some(old), .. } => {
             format!("let master {number} take the place of {old}")
         }

@@ -178,6 +178,12 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::MasterExists { number } => (42, vec![*number], vec![]),
         R::MastersChanging { master } => (43, vec![master.0], vec![]),
         R::LastMaster { number } => (44, vec![*number], vec![]),
+        R::Lingers { task, machine } => {
+            let mut numbers = task_numbers(*task);
+            numbers.push(machine.0.into());
+            (51, numbers, vec![])
+        }
+        R::MachineAnswers { machine } => (52, vec![], vec![machine.to_string()]),
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -249,6 +255,8 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         42 => R::MasterExists { number: from.number()? },
         43 => R::MastersChanging { master: ReplicaId(from.number()?) },
         44 => R::LastMaster { number: from.number()? },
+        51 => R::Lingers { task: from.task()?, machine: MachineId(from.small()?) },
+        52 => R::MachineAnswers { machine: from.name()? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -384,6 +392,8 @@ mod tests {
             R::MasterExists { number: 6 },
             R::MastersChanging { master: ReplicaId::of_life(3, 1) },
             R::LastMaster { number: 1 },
+            R::Lingers { task, machine: MachineId(4) },
+            R::MachineAnswers { machine: machine() },
         ]
     }
 
@@ -396,7 +406,7 @@ mod tests {
             all().iter().map(|r| refusal(r).kind).collect();
         assert_eq!(
             kinds,
-            (1..=30).chain(41..=44).collect(),
+            (1..=30).chain(41..=44).chain(51..=52).collect(),
             "each kind has its own number, and its sample here"
         );
     }

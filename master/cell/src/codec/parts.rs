@@ -4,7 +4,9 @@
 //! about each other is left to the audit.
 
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
-use crate::state::{Job, JobEnd, Machine, MachineState, MasterRecord, Standing, Task};
+use crate::state::{
+    Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Standing, Task,
+};
 use borg_proto::names::NameError;
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
@@ -52,6 +54,7 @@ pub(super) fn machine(machine: &Machine) -> pb::CheckpointMachine {
         since_ms: machine.since.0,
         info: machine.info.as_deref().map(Into::into),
         next_port: machine.next_port.into(),
+        given_up: machine.given_up,
     }
 }
 
@@ -71,7 +74,8 @@ pub(super) fn read_machine(machine: pb::CheckpointMachine) -> Result<Machine, Wi
         machine.address.into(),
         since,
     );
-    Ok(Machine { state, info: info.map(Arc::new), next_port: port(machine.next_port)?, ..bare })
+    let (next_port, given_up) = (port(machine.next_port)?, machine.given_up);
+    Ok(Machine { state, info: info.map(Arc::new), next_port, given_up, ..bare })
 }
 
 pub(super) fn job(job: &Job) -> pb::CheckpointJob {
@@ -145,6 +149,12 @@ fn task(task: &Task) -> pb::CheckpointTask {
         last_place: task
             .last_place
             .map(|(machine, incarnation)| wire::Place { machine: machine.0, incarnation }),
+        crashes: task
+            .crashes
+            .iter()
+            .map(|crash| wire::Crash { machine: crash.machine.0, at_ms: crash.at.0 })
+            .collect(),
+        lingers: task.lingers,
         alike: 0,
     }
 }
@@ -162,7 +172,18 @@ fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
         last_failure: last_failure.map_err(|e| e.within("last_failure"))?,
         last_evict: last_evict.transpose()?,
         last_place: task.last_place.map(|place| (MachineId(place.machine), place.incarnation)),
+        crashes: crashes(&task.crashes)?,
+        lingers: task.lingers,
     })
+}
+
+fn crashes(crashes: &[wire::Crash]) -> Result<Vec<Crash>, WireError> {
+    if crashes.len() > MAX_CRASHES {
+        let why = format!("are more than {MAX_CRASHES}");
+        return Err(WireError::new("crashes", crashes.len(), why));
+    }
+    let read = |c: &wire::Crash| Crash { machine: MachineId(c.machine), at: Millis(c.at_ms) };
+    Ok(crashes.iter().map(read).collect())
 }
 
 fn state(state: &TaskState) -> wire::State {

@@ -29,15 +29,43 @@ pub(super) struct Liveness {
     since: BTreeMap<ReplicaId, Millis>,
     /// Replicas that were lost in this term.
     lost: BTreeSet<ReplicaId>,
+    /// Replicas that are heard of and whose shards do not take what they are told: a line that is
+    /// cut in one direction. They are lost until they take something.
+    deaf: BTreeSet<ReplicaId>,
 }
 
 impl Liveness {
     pub(super) fn new(me: ReplicaId) -> Self {
-        Self { me, live: BTreeSet::from([me]), since: BTreeMap::new(), lost: BTreeSet::new() }
+        Self {
+            me,
+            live: BTreeSet::from([me]),
+            since: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+        }
     }
 
     pub(super) fn live(&self) -> &BTreeSet<ReplicaId> {
         &self.live
+    }
+
+    /// Replicas that are heard of and do not hear.
+    pub(super) fn deaf(&self) -> &BTreeSet<ReplicaId> {
+        &self.deaf
+    }
+
+    /// The shard of a live replica does not take its division.
+    pub(super) fn goes_deaf(&mut self, replica: ReplicaId) {
+        self.live.remove(&replica);
+        self.lost.insert(replica);
+        self.deaf.insert(replica);
+    }
+
+    /// A shard took what it was told; it gets machines when it is steady.
+    pub(super) fn hears(&mut self, replica: ReplicaId, now: Millis) {
+        if self.deaf.remove(&replica) {
+            self.since.insert(replica, now);
+        }
     }
 
     /// Takes the time at which each other replica was last heard of; true if others are live now.
@@ -53,10 +81,12 @@ impl Liveness {
         self.live.retain(there);
         self.since.retain(|replica, _| there(replica));
         self.lost.retain(there);
+        self.deaf.retain(there);
         let mut changed = self.live.len() < before;
         for (replica, at) in heard {
             if now.since(*at) >= config.shard_dead_after {
                 self.since.remove(replica);
+                self.deaf.remove(replica);
                 if self.live.remove(replica) {
                     self.lost.insert(*replica);
                     changed = true;
@@ -65,7 +95,8 @@ impl Liveness {
             }
             let since = *self.since.entry(*replica).or_insert(now);
             let steady = now.since(since) >= config.shard_back_after;
-            if (steady || !self.lost.contains(replica)) && self.live.insert(*replica) {
+            let may = !self.deaf.contains(replica) && (steady || !self.lost.contains(replica));
+            if may && self.live.insert(*replica) {
                 changed = true;
             }
         }
@@ -97,6 +128,20 @@ mod tests {
             let count = (0..10_000).filter(|id| owner(MachineId(*id), &five) == *replica).count();
             assert!((1_800..2_200).contains(&count), "{replica} has {count}");
         }
+    }
+
+    /// It is heard of all the time, so only what it takes can tell that it hears again.
+    #[test]
+    fn a_replica_that_does_not_hear_has_no_machines_until_it_does() {
+        let config = Config::default();
+        let mut liveness = Liveness::new(ReplicaId(1));
+        let heard = |at| BTreeMap::from([(ReplicaId(2), Millis(at))]);
+        assert!(liveness.update(&config, &heard(10), Millis(10)));
+        liveness.goes_deaf(ReplicaId(2));
+        assert!(!liveness.update(&config, &heard(9_000), Millis(9_000)));
+        liveness.hears(ReplicaId(2), Millis(9_000));
+        assert!(!liveness.update(&config, &heard(9_999), Millis(9_999)));
+        assert!(liveness.update(&config, &heard(10_000), Millis(10_000)));
     }
 
     #[test]

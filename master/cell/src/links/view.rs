@@ -10,7 +10,9 @@ use borg_proto::names::TaskName;
 use borg_proto::peer::MachineDelta;
 use borg_proto::poll::{MachineReport, Target, TargetTask, TaskReport, TaskStatus};
 use borg_proto::task::{FailureCause, Phase, Placement};
-use borg_proto::{IncarnationId, JobKind, MachineId, MachineName, Millis, ReplicaId, TaskState};
+use borg_proto::{
+    IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,9 +43,62 @@ pub(super) struct Link {
     listed: BTreeMap<IncarnationId, u64>,
     seen: Seen,
     given_up: bool,
+    /// How the state has it, and whether it answers.
+    standing: Standing,
+    /// How the state has it.
+    place: Place,
+    /// How long it was seen to be silent before the present session, since it last answered. What
+    /// passed between two sessions does not count: nobody looked.
+    silent_before: Millis,
+    /// The latest moment, by this leader's clock, from which its exclusive tasks may count that they
+    /// heard of the masters; `None` while it answers. docs/adr/0009.
+    alone_since: Option<Millis>,
     on_its_way: Option<Vec<Observation>>,
     /// What was applied last and changed nothing, so that it is not said for ever.
     in_vain: Vec<Observation>,
+}
+
+/// How a machine counts towards the silent share of the cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Up, and nothing was heard of it in this session.
+    Unheard,
+    /// Up and answering.
+    Answering,
+    /// Up and silent.
+    Silent,
+    /// Taken for down by a leader, at that moment by this leader's clock.
+    Lost(Millis),
+    /// New, or given up by an operator.
+    Other,
+}
+
+impl Standing {
+    /// Whether a leader took the machine for down, rather than an operator.
+    pub(super) fn is_lost(machine: &Machine) -> bool {
+        machine.state == MachineState::Down && !machine.given_up
+    }
+}
+
+/// How the state has a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Up,
+    Lost(Millis),
+    Other,
+}
+
+impl Place {
+    fn of(machine: &Machine, state: &CellState, now: Millis) -> Self {
+        if machine.state == MachineState::Up {
+            Self::Up
+        } else if Standing::is_lost(machine) {
+            let age = state.clock().since(machine.since);
+            Self::Lost(Millis(now.0.saturating_sub(age.0)))
+        } else {
+            Self::Other
+        }
+    }
 }
 
 /// What the machine said in the present session.
@@ -61,7 +116,7 @@ struct Seen {
 
 impl Link {
     /// A machine of which nothing was heard. Belongs to no shard yet.
-    pub(super) fn new(machine: &Machine, state: &CellState) -> Self {
+    pub(super) fn new(machine: &Machine, state: &CellState, now: Millis) -> Self {
         let target = target(machine, state);
         Self {
             name: machine.name.clone(),
@@ -75,15 +130,42 @@ impl Link {
             id: machine.id,
             seen: Seen::default(),
             given_up: false,
+            standing: Standing::Other,
+            place: Place::of(machine, state, now),
+            silent_before: Millis(0),
+            alone_since: Some(now),
             on_its_way: None,
             in_vain: Vec::new(),
         }
     }
 
     /// A new session: whatever was said before counts for nothing.
-    pub(super) fn begin(&mut self) {
+    /// How long it was silent counts on, as soon as the session sees it silent again.
+    pub(super) fn begin(&mut self, now: Millis) {
+        if let Some(since) = self.seen.silent_since {
+            self.silent_before = self.silent_before + now.since(since);
+        }
+        // The last session's shard may have passed on what it heard of this leader until now.
+        self.alone_since.get_or_insert(now);
         self.seen = Seen::default();
         self.given_up = false;
+    }
+
+    /// How it stood when it was counted last, and how it stands now.
+    pub(super) fn restand(&mut self) -> (Standing, Standing) {
+        let now = match self.place {
+            Place::Lost(at) => Standing::Lost(at),
+            Place::Other => Standing::Other,
+            Place::Up if self.seen.reachable => Standing::Answering,
+            Place::Up if self.seen.silent_since.is_some() => Standing::Silent,
+            Place::Up => Standing::Unheard,
+        };
+        (std::mem::replace(&mut self.standing, now), now)
+    }
+
+    /// How it was counted last.
+    pub(super) fn standing(&self) -> Standing {
+        self.standing
     }
 
     /// Compares the orders with the state. When they changed, the incarnations that are no longer
@@ -92,8 +174,13 @@ impl Link {
         &mut self,
         machine: &Machine,
         state: &CellState,
+        now: Millis,
     ) -> Option<Vec<IncarnationId>> {
         self.in_vain.clear();
+        let place = Place::of(machine, state, now);
+        if std::mem::discriminant(&place) != std::mem::discriminant(&self.place) {
+            self.place = place;
+        }
         let target = target(machine, state);
         if target == *self.target && machine.address == self.address {
             return None;
@@ -120,6 +207,7 @@ impl Link {
             seen.reachable = false;
             seen.whole = false;
             seen.silent_since.get_or_insert(now);
+            self.alone_since.get_or_insert(now);
             return Folded::News;
         }
         if delta.full {
@@ -132,6 +220,8 @@ impl Link {
         seen.seq = delta.seq;
         seen.reachable = true;
         seen.silent_since = None;
+        self.silent_before = Millis(0);
+        self.alone_since = None;
         seen.obeyed = delta.obeyed;
         if delta.info.is_some() {
             seen.info = delta.info;
@@ -225,8 +315,27 @@ impl Link {
         Some(MachineReport { info, tasks: seen.tasks.values().cloned().collect() })
     }
 
-    pub(super) fn silent_since(&self) -> Option<Millis> {
-        self.seen.silent_since
+    /// How long it was seen to be silent since it last answered; 0 when it is not silent now.
+    pub(super) fn silent_for(&self, now: Millis) -> Millis {
+        let Some(since) = self.seen.silent_since else { return Millis(0) };
+        self.silent_before + now.since(since)
+    }
+
+    /// The highest priority of the tasks that it should run.
+    pub(super) fn top_priority(&self) -> Option<Priority> {
+        self.target.tasks.iter().map(|task| task.priority).max()
+    }
+
+    /// Whether an incarnation that it should not run any more surely runs no more there: it said
+    /// so, having obeyed its newest orders, or it was alone for long enough to have ended it.
+    pub(super) fn surely_gone(&self, id: IncarnationId, now: Millis, alone: Millis) -> bool {
+        let seen = &self.seen;
+        let said = seen.whole
+            && seen.reachable
+            && seen.obeyed >= self.generation
+            && !self.listed.contains_key(&id)
+            && !seen.tasks.contains_key(&id);
+        said || self.alone_since.is_some_and(|since| now.since(since) >= alone)
     }
 
     pub(super) fn is_given_up(&self) -> bool {
@@ -235,6 +344,12 @@ impl Link {
 
     pub(super) fn give_up(&mut self) {
         self.given_up = true;
+    }
+
+    /// That it was given up came to nothing: it is up for decision again.
+    pub(super) fn keep(&mut self) {
+        self.given_up = false;
+        self.in_vain.clear();
     }
 
     /// Whether the newest orders may not have arrived. A silent machine obeys none; its shard has
@@ -312,6 +427,7 @@ fn target(machine: &Machine, state: &CellState) -> Target {
             priority: job.spec.priority,
             appclass: job.spec.effective_appclass(),
             restart: job.spec.kind == JobKind::Service,
+            exclusive: job.spec.exclusive,
         });
     }
     Target { tasks }

@@ -22,8 +22,15 @@ pub struct Master {
     replica: Replica,
     /// While this replica leads and has applied its first entry.
     links: Option<Links>,
+    /// Names the leader's own questions to the majority.
+    own_reads: u64,
     halt_told: bool,
 }
+
+/// Tokens from here on name the leader's own reads; see [`Input::ReadIndex`].
+const OWN_READS: u64 = 1 << 63;
+/// How long such a question may take.
+const OWN_READ_TIMEOUT: Millis = Millis(1_000);
 
 impl Master {
     /// A Borgmaster as of what its store gave back.
@@ -36,7 +43,7 @@ impl Master {
     )]
     pub fn new(config: Config, recovered: Recovered) -> Result<Self, RecoverError> {
         let replica = Replica::new(config.clone(), &recovered)?;
-        Ok(Self { config, replica, links: None, halt_told: false })
+        Ok(Self { config, replica, links: None, own_reads: OWN_READS, halt_told: false })
     }
 
     /// Takes all inputs of one turn, returns what to do, in order. `now` is in Unix milliseconds
@@ -108,10 +115,16 @@ impl Master {
         self.links.as_ref()?.report_of(machine)
     }
 
-    /// Since when a machine is silent, if it is. Only the leader knows.
+    /// For how long a machine is silent, if it is. Only the leader knows.
     #[must_use]
-    pub fn silent_since(&self, machine: MachineId) -> Option<Millis> {
-        self.links.as_ref()?.silent_since(machine)
+    pub fn silent_for(&self, machine: MachineId, now: Millis) -> Option<Millis> {
+        self.links.as_ref()?.silent_for(machine, now)
+    }
+
+    /// All machines that should answer and do not, with how long. Only the leader knows.
+    #[must_use]
+    pub fn silent(&self, now: Millis) -> Vec<(MachineId, Millis)> {
+        self.links.as_ref().map(|links| links.silent(now)).unwrap_or_default()
     }
 
     /// At most `most` agreed entries after index `after`, for a look at the past; `None` if this
@@ -154,7 +167,8 @@ impl Master {
                     links.fold(now, report);
                 }
             }
-            Input::Propose { token, command, deadline } => {
+            Input::Propose { token, mut command, deadline } => {
+                self.look_who_answers(&mut command.action);
                 let what = (command.by, command.request, command.action);
                 let origin = Origin::Client { token };
                 if let Err((_, outcome)) = self.replica.propose(now, what, Some(deadline), origin) {
@@ -179,6 +193,14 @@ impl Master {
         }
     }
 
+    /// Notes in the entry whether a machine answers that is to be given up: no operator means that,
+    /// and only the leader knows.
+    fn look_who_answers(&self, action: &mut Action) {
+        if let (Some(links), Action::GiveUp { machines, answering }) = (&self.links, action) {
+            *answering = machines.iter().find(|machine| links.answers(machine)).cloned();
+        }
+    }
+
     fn place(&mut self, now: Millis, mut assignments: Vec<Assignment>, out: &mut Out) {
         while !assignments.is_empty() {
             let rest = assignments.split_off(assignments.len().min(MAX_PLACED));
@@ -195,6 +217,10 @@ impl Master {
     fn observe(&mut self, now: Millis, out: &mut Out) {
         let Some(links) = &mut self.links else { return };
         links.tick(now, self.replica.state(), self.replica.heard());
+        if links.asks(now, self.own_reads + 1) {
+            self.own_reads += 1;
+            self.replica.read(self.own_reads, now + OWN_READ_TIMEOUT, out);
+        }
         let seen = links.observe(now, self.replica.state());
         if !seen.is_empty() {
             self.observe_batch(now, seen, out);
@@ -275,6 +301,8 @@ impl Master {
         for (origin, fate) in out.settled {
             effects.extend(self.settle(origin, fate));
         }
+        let links = &mut self.links;
+        out.after.retain(|effect| !own_read(links.as_mut(), effect));
         if let Some(links) = &mut self.links {
             effects.extend(links.orders(now));
         }
@@ -321,6 +349,34 @@ impl Master {
             }
         }
     }
+}
+
+/// Takes the answer to a question of the leader's own; false when it is somebody else's.
+fn own_read(links: Option<&mut Links>, effect: &Effect) -> bool {
+    let (token, confirmed) = match effect {
+        Effect::ReadReady { token, .. } => (*token, true),
+        Effect::ReadFailed { token } => (*token, false),
+        Effect::Persist(_)
+        | Effect::Send { .. }
+        | Effect::Orders { .. }
+        | Effect::Answer { .. }
+        | Effect::Applied { .. }
+        | Effect::LeaderChanged { .. }
+        | Effect::Decided { .. }
+        | Effect::Undecided { .. }
+        | Effect::Diverged { .. }
+        | Effect::Checkpoint(_)
+        | Effect::Ask { .. }
+        | Effect::Piece { .. }
+        | Effect::Halt { .. } => return false,
+    };
+    if token < OWN_READS {
+        return false;
+    }
+    if let Some(links) = links {
+        links.asked(token, confirmed);
+    }
+    true
 }
 
 /// Whether it will never be otherwise for the same command.

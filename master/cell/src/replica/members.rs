@@ -185,6 +185,7 @@ impl Replica {
             | Action::Kill { .. }
             | Action::AddMachine { .. }
             | Action::RemoveMachine { .. }
+            | Action::GiveUp { .. }
             | Action::ForgetMaster { .. }
             | Action::RaiseLevel { .. }
             | Action::Place { .. }

@@ -93,6 +93,11 @@ impl CellState {
             name,
         );
         found.check(
+            !machine.given_up || machine.state == MachineState::Down,
+            "only machines that are down were given up",
+            name,
+        );
+        found.check(
             (machine.state == MachineState::New) <= machine.info.is_none(),
             "a new machine has said nothing",
             name,
@@ -138,6 +143,18 @@ impl CellState {
         let name = || format!("{}/{}", job.key, id.index);
         let last = task.last_place.map_or(0, |(_, incarnation)| incarnation);
         found.check(last == task.incarnations, "incarnations count placements", name);
+        let pending = matches!(task.state, TaskState::Pending { .. });
+        found.check(
+            !task.lingers || (pending && job.spec.exclusive && task.incarnations > 0),
+            "only a pending exclusive task waits for its last incarnation",
+            name,
+        );
+        let places: BTreeSet<_> = task.crashes.iter().map(|crash| crash.machine).collect();
+        found.check(
+            places.len() == task.crashes.len() && places.len() <= super::MAX_CRASHES,
+            "a task keeps away from few machines",
+            name,
+        );
         match &task.state {
             TaskState::Pending { not_before, .. } => {
                 found.check(
@@ -195,6 +212,11 @@ impl CellState {
         let mine = (&self.machine_names, &self.job_keys, &self.pending, &self.dead_jobs);
         let sums =
             (&rebuilt.machine_names, &rebuilt.job_keys, &rebuilt.pending, &rebuilt.dead_jobs);
+        found.check(
+            self.lingering == rebuilt.lingering,
+            "tasks that may still run somewhere are indexed",
+            || format!("{:?} against {:?}", self.lingering, rebuilt.lingering),
+        );
         found.check(mine == sums, "indexes agree with what they index", || {
             format!("{mine:?} against {sums:?}")
         });
@@ -219,10 +241,11 @@ impl CellState {
                 machine.since,
             );
             let (state, info, next_port) = (machine.state, machine.info.clone(), machine.next_port);
-            machines.insert(*id, Machine { state, info, next_port, ..bare });
+            let given_up = machine.given_up;
+            machines.insert(*id, Machine { state, info, next_port, given_up, ..bare });
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
-        let (mut jobs, mut pending) = (Vec::new(), Vec::new());
+        let (mut jobs, mut pending, mut lingering) = (Vec::new(), Vec::new(), Vec::new());
         self.live_slots = 0;
         self.dead_slots = 0;
         for job in self.jobs.values() {
@@ -235,6 +258,9 @@ impl CellState {
                 bare.counts.add(&task.state);
                 if matches!(task.state, TaskState::Pending { .. }) {
                     pending.push(id);
+                }
+                if task.lingers {
+                    lingering.push(id);
                 }
                 let Some(placement) = task.placement() else { continue };
                 let Some(machine) = machines.get_mut(&placement.machine) else {
@@ -268,6 +294,7 @@ impl CellState {
         self.job_keys = jobs.iter().map(|job| (job.key.clone(), job.id)).collect();
         self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
         self.pending = OrdSet::from_iter(pending);
+        self.lingering = OrdSet::from_iter(lingering);
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();
         self.jobs = jobs.into_iter().map(|job| (job.id, Arc::new(job))).collect();
         clashes

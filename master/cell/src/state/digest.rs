@@ -104,6 +104,9 @@ impl Out {
                 self.text(key.to_string().as_bytes());
             }
             EventKind::TaskChanged { task, change, machine } => self.task(*task, change, *machine),
+            EventKind::SafeMode { on, silent, machines } => {
+                self.numbers(&[9, u64::from(*on), (*silent).into(), (*machines).into()]);
+            }
             EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
             EventKind::MastersChanged => self.number(9),
         }
@@ -137,6 +140,7 @@ impl Out {
                 self.cause(cause);
                 self.numbers(&[u64::from(again.is_some()), again.map_or(0, |at| at.0)]);
             }
+            TaskChange::Gone { incarnation } => self.numbers(&[10, (*incarnation).into()]),
             TaskChange::Finished => self.number(7),
             TaskChange::Killed { by } => {
                 self.number(8);

@@ -72,6 +72,8 @@ pub struct Machine {
     pub state: MachineState,
     /// Since when it is in that state.
     pub since: Millis,
+    /// Whether it is down because an operator said so.
+    pub given_up: bool,
     /// What it said of itself, once it has answered.
     pub info: Option<Arc<MachineInfo>>,
     /// Sum of the limits (and port counts) of the tasks placed on it.
@@ -95,6 +97,7 @@ impl Machine {
             address,
             state: MachineState::New,
             since,
+            given_up: false,
             info: None,
             used: Resources::default(),
             target_bytes: 0,

@@ -27,7 +27,7 @@ pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
-pub use tasks::Task;
+pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
@@ -36,7 +36,7 @@ use borg_proto::command::Command;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
 };
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, Vector};
 use std::sync::Arc;
 use turn::Turn;
 
@@ -60,12 +60,18 @@ pub struct CellState {
     pub(crate) next_job: u64,
     pub(crate) machines: OrdMap<MachineId, Arc<Machine>>,
     pub(crate) jobs: OrdMap<JobId, Arc<Job>>,
+    /// Set while so much of the cell is silent that nothing moves.
+    pub(crate) safe_mode: Option<SafeMode>,
+    /// When machines were taken for down by a leader within [`DOWNS_REMEMBERED`], in cell time.
+    pub(crate) downs: Vector<Millis>,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
     pub(crate) machine_names: OrdMap<MachineName, MachineId>,
     pub(crate) job_keys: OrdMap<JobKey, JobId>,
     pub(crate) pending: OrdSet<TaskId>,
+    /// Tasks whose last incarnation may still run, see [`Task::lingers`].
+    pub(crate) lingering: OrdSet<TaskId>,
     /// Dead jobs, the first to be forgotten first.
     pub(crate) dead_jobs: OrdSet<(Millis, JobId)>,
     /// Slots of jobs that are alive.
@@ -77,6 +83,23 @@ pub struct CellState {
 /// Where the log of a new cell begins: with a checkpoint of the state that its masters agreed on by
 /// being started with the same list.
 pub const FOUNDING: Position = Position { index: 1, term: 1 };
+
+/// How long it is remembered that a leader took a machine for down: the rate limit is by the minute.
+pub const DOWNS_REMEMBERED: Millis = Millis::from_secs(60);
+
+/// The level of entries from which on downs and crashes are noted.
+pub const NOTES_LEVEL: u32 = 2;
+
+/// Why nothing moves: much of the cell was silent at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SafeMode {
+    /// Since when, in cell time.
+    pub since: Millis,
+    /// How many machines were silent as it began.
+    pub silent: u32,
+    /// Of how many that should have answered.
+    pub machines: u32,
+}
 
 /// What an accepted entry did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,10 +156,13 @@ impl CellState {
             next_job: 1,
             machines: OrdMap::new(),
             jobs: OrdMap::new(),
+            safe_mode: None,
+            downs: Vector::new(),
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
+            lingering: OrdSet::new(),
             dead_jobs: OrdSet::new(),
             live_slots: 0,
             dead_slots: 0,
@@ -270,6 +296,32 @@ impl CellState {
     #[must_use]
     pub fn leader(&self) -> Option<(ReplicaId, u64)> {
         self.leader
+    }
+
+    /// Set while so much of the cell is silent that nothing moves until an operator says so, or the
+    /// machines return.
+    #[must_use]
+    pub fn safe_mode(&self) -> Option<SafeMode> {
+        self.safe_mode
+    }
+
+    /// Whether downs and crashes are noted: since the level of entries at which all masters do, so
+    /// that older logs lead to the states that they always led to.
+    #[must_use]
+    pub fn keeps_notes(&self) -> bool {
+        self.level >= NOTES_LEVEL
+    }
+
+    /// When machines were taken for down within the last minute, operators' words aside, in cell
+    /// time: a new leader goes on counting from these.
+    pub fn downs(&self) -> impl Iterator<Item = Millis> {
+        self.downs.iter().copied()
+    }
+
+    /// Exclusive tasks that are not placed because their last incarnation may still run: where,
+    /// and which.
+    pub fn lingering(&self) -> impl Iterator<Item = (MachineId, IncarnationId)> {
+        self.lingering.iter().filter_map(|id| self.task(*id)?.lingering(*id))
     }
 
     /// The cell's name.

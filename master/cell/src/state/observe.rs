@@ -5,12 +5,13 @@
 
 use super::tasks::{crowd_in, crowd_out};
 use super::turn::Turn;
-use super::{Answer, MachineState};
+use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
 use crate::event::{EventKind, TaskChange};
+use crate::rejection::Rejection;
 use borg_proto::command::Observation;
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
-use borg_proto::{IncarnationId, JobKind, MachineId, MachineInfo, Millis, TaskId};
+use borg_proto::{IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, TaskId};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ impl Turn<'_> {
         for change in changes {
             match change {
                 Observation::MachineUp { machine, info } => self.machine_up(*machine, info),
-                Observation::MachineDown { machine } => self.machine_down(*machine),
+                Observation::MachineDown { machine } => self.machine_lost(*machine),
                 Observation::TaskUp { id, pid, since, restarts } => {
                     let phase = Phase::Up { pid: *pid, since: *since };
                     self.task_phase(*id, phase, *restarts, None);
@@ -42,6 +43,10 @@ impl Turn<'_> {
                 }
                 Observation::TaskEnded { id, failure, .. } => {
                     self.task_ended(*id, failure.as_ref())
+                }
+                Observation::TaskGone { id } => self.task_gone(*id),
+                Observation::Silence { safe_mode, silent, machines } => {
+                    self.silence(*safe_mode, *silent, *machines);
                 }
             }
         }
@@ -106,6 +111,48 @@ impl Turn<'_> {
         }
     }
 
+    fn silence(&mut self, safe_mode: bool, silent: u32, machines: u32) {
+        if safe_mode == self.state.safe_mode.is_some() {
+            return;
+        }
+        self.state.safe_mode = safe_mode.then_some(SafeMode { since: self.at, silent, machines });
+        self.emit(EventKind::SafeMode { on: safe_mode, silent, machines });
+    }
+
+    /// Takes machines for down because an operator says so. All or none.
+    pub(super) fn give_up(
+        &mut self,
+        names: &[MachineName],
+        answering: Option<&MachineName>,
+    ) -> Result<Answer, Rejection> {
+        if let Some(machine) = answering {
+            return Err(Rejection::MachineAnswers { machine: machine.clone() });
+        }
+        let found = names.iter().map(|name| {
+            let id = self.state.machine_names.get(name).copied();
+            id.ok_or_else(|| Rejection::NoSuchMachine { machine: name.clone() })
+        });
+        for id in found.collect::<Result<Vec<_>, _>>()? {
+            self.machine_down(id);
+            self.machine_mut(id).given_up = true;
+        }
+        Ok(Answer::None)
+    }
+
+    /// A leader gave a machine up. In safe mode nothing moves, whatever was decided before it.
+    fn machine_lost(&mut self, id: MachineId) {
+        let up = self.state.machine(id).is_some_and(|machine| machine.state != MachineState::Down);
+        if self.state.safe_mode.is_some() || !up {
+            return;
+        }
+        if self.state.keeps_notes() {
+            let at = self.at;
+            self.state.downs.retain(|down| at.since(*down) < DOWNS_REMEMBERED);
+            self.state.downs.push_back(at);
+        }
+        self.machine_down(id);
+    }
+
     fn machine_down(&mut self, id: MachineId) {
         let Some(machine) = self.state.machine(id) else { return };
         if machine.state == MachineState::Down {
@@ -121,6 +168,7 @@ impl Turn<'_> {
         let machine = self.machine_mut(id);
         if machine.state != to {
             machine.state = to;
+            machine.given_up = false;
             machine.since = at;
         }
     }
@@ -184,16 +232,26 @@ impl Turn<'_> {
     fn task_failed(&mut self, id: TaskId, cause: FailureCause, lasted: bool, retries: Option<u32>) {
         let Some(task) = self.state.task(id) else { return };
         let failures = task.failures.saturating_add(u32::from(is_own_fault(&cause)));
-        let streak = if lasted { 1 } else { task.streak.saturating_add(1) };
+        let streak = match cause {
+            FailureCause::Fenced => task.streak,
+            _ if lasted => 1,
+            _ => task.streak.saturating_add(1),
+        };
+        let at = self.at;
+        let crashed = task.placement().map(|placement| placement.machine);
+        let crashed = crashed.filter(|_| self.state.keeps_notes() && is_crash(&cause));
         let last_failure = Some(cause.clone());
         let note = |task: &mut super::Task| {
             task.failures = failures;
             task.streak = streak;
             task.last_failure = last_failure;
+            if let Some(machine) = crashed {
+                task.crashed(machine, at);
+            }
         };
         if is_own_fault(&cause) && retries.is_some_and(|retries| failures > retries) {
             let end = TaskEnd::Failed { cause: cause.clone() };
-            let (at, change) = (self.at, TaskChange::Failed { cause, again: None });
+            let change = TaskChange::Failed { cause, again: None };
             self.change_task(id, TaskState::Dead { at, end }, change, note);
             let by = format!("the failure of task {}", id.index);
             self.end_tasks(id.job, &TaskEnd::Killed { by });
@@ -224,7 +282,20 @@ fn is_own_fault(cause: &FailureCause) -> bool {
         | FailureCause::Signal { .. }
         | FailureCause::OutOfMemory { .. }
         | FailureCause::Start { .. } => true,
-        FailureCause::PortTaken { .. } | FailureCause::Lost => false,
+        FailureCause::PortTaken { .. } | FailureCause::Lost | FailureCause::Fenced => false,
+    }
+}
+
+/// Whether task and machine should not meet again soon. A machine that restarted may have done so
+/// because of the task.
+fn is_crash(cause: &FailureCause) -> bool {
+    match cause {
+        FailureCause::Exit { .. }
+        | FailureCause::Signal { .. }
+        | FailureCause::OutOfMemory { .. }
+        | FailureCause::Start { .. }
+        | FailureCause::Lost => true,
+        FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
     }
 }
 
@@ -237,6 +308,8 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::OutOfMemory { .. }
         | FailureCause::Start { .. }
         | FailureCause::Lost => streak,
+        // It did nothing wrong, and its machine waited long enough.
+        FailureCause::Fenced => 0,
     };
     let Some(doublings) = counted.checked_sub(1) else { return Millis(0) };
     let factor = 1u64.checked_shl(doublings).unwrap_or(u64::MAX);

@@ -167,6 +167,9 @@ fn check_task(job: &Job, task: &Task, id: TaskId, now: Millis) -> Result<(), Rej
     if !job.waits_for.is_empty() {
         return Err(Rejection::Waiting { task: id });
     }
+    if let Some((machine, _)) = task.lingering(id) {
+        return Err(Rejection::Lingers { task: id, machine });
+    }
     if not_before > now {
         return Err(Rejection::TooEarly { task: id, not_before, now });
     }

@@ -8,7 +8,7 @@
 use super::turn::Turn;
 use super::{Answer, Applied};
 use crate::rejection::Rejection;
-use borg_proto::command::{Command, Principal, RequestId};
+use borg_proto::command::{Action, Command, Principal, RequestId};
 use borg_proto::wire::MAX_REQUEST_ID_BYTES;
 use borg_proto::{Millis, UserName};
 use imbl::{OrdMap, OrdSet, Vector};
@@ -143,7 +143,10 @@ impl Turn<'_> {
 
 /// What was asked, whenever it was asked.
 fn hash_of(command: &Command) -> u64 {
-    let timeless = Command { at: Millis(0), ..command.clone() };
+    let mut timeless = Command { at: Millis(0), ..command.clone() };
+    if let Action::GiveUp { answering, .. } = &mut timeless.action {
+        *answering = None;
+    }
     xxhash_rust::xxh3::xxh3_64(&timeless.encode())
 }
 

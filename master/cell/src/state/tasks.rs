@@ -31,7 +31,29 @@ pub struct Task {
     /// Machine and incarnation of the last placement, so that logs of a dead task can be found.
     /// The machine may have been removed since.
     pub last_place: Option<(MachineId, u32)>,
+    /// Where it failed lately, the last place last, each once; at most [`MAX_CRASHES`]. A scheduler
+    /// avoids these for [`CRASH_COOL_DOWN`] while there are others to try.
+    pub crashes: Vec<Crash>,
+    /// Whether it is exclusive and its last incarnation may still run where it was: it is not
+    /// placed until that is known to be over.
+    pub lingers: bool,
 }
+
+/// A failure of a task on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// Where.
+    pub machine: MachineId,
+    /// When, in cell time.
+    pub at: Millis,
+}
+
+/// How long a task keeps away from a machine on which it failed, while there are machines on which
+/// it did not. 10 minutes: our choice, as long as an incarnation must last not to count as a quick
+/// failure; the paper (section 4) avoids such pairings and gives no number.
+pub const CRASH_COOL_DOWN: Millis = Millis::from_secs(600);
+/// Most machines that a task keeps away from. 8: our choice; with so many the task is at fault.
+pub const MAX_CRASHES: usize = 8;
 
 impl Task {
     /// A slot that was never placed.
@@ -44,6 +66,8 @@ impl Task {
             last_failure: None,
             last_evict: None,
             last_place: None,
+            crashes: Vec::new(),
+            lingers: false,
         }
     }
 
@@ -60,6 +84,28 @@ impl Task {
     #[must_use]
     pub fn is_dead(&self) -> bool {
         matches!(self.state, TaskState::Dead { .. })
+    }
+
+    /// The machines that it should keep away from at `now`, the last one last.
+    pub fn avoids(&self, now: Millis) -> impl Iterator<Item = Crash> + '_ {
+        self.crashes.iter().copied().filter(move |crash| now.since(crash.at) < CRASH_COOL_DOWN)
+    }
+
+    /// Notes that it failed on a machine.
+    pub(super) fn crashed(&mut self, machine: MachineId, at: Millis) {
+        self.crashes
+            .retain(|crash| crash.machine != machine && at.since(crash.at) < CRASH_COOL_DOWN);
+        if self.crashes.len() == MAX_CRASHES {
+            self.crashes.remove(0);
+        }
+        self.crashes.push(Crash { machine, at });
+    }
+
+    /// The incarnation that may still run although the task was taken off its machine.
+    #[must_use]
+    pub fn lingering(&self, id: TaskId) -> Option<(MachineId, IncarnationId)> {
+        let (machine, number) = self.last_place.filter(|_| self.lingers)?;
+        Some((machine, IncarnationId { task: id, number }))
     }
 
     /// The incarnation that runs now, if one does.
@@ -122,12 +168,20 @@ impl Turn<'_> {
         let task = Arc::make_mut(slot.expect("rules look tasks up before they change them"));
         let from = std::mem::replace(&mut task.state, to.clone());
         note(task);
+        // What is over for good is not placed again, so nobody waits for its last incarnation.
+        task.lingers &= !task.is_dead();
+        let lingers = task.lingers;
         job.counts.subtract(&from);
         let (after, alive) = (job.state(), job.counts.alive());
 
         if place_of(&from) != now_at {
             self.leave(id, &from);
             self.enter(id, &to);
+        }
+        if lingers {
+            self.state.lingering.insert(id);
+        } else {
+            self.state.lingering.remove(&id);
         }
         if now_pending {
             self.state.pending.insert(id);
@@ -145,10 +199,27 @@ impl Turn<'_> {
 
     /// Sends a placed task back to pending by no fault of its own.
     pub(super) fn evict(&mut self, id: TaskId, cause: &EvictCause) {
+        let lingers = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
         self.change_task(id, to, TaskChange::Evicted(cause.clone()), |task| {
             task.last_evict = Some(cause.clone());
+            task.lingers = lingers;
         });
+    }
+
+    /// The incarnation of an exclusive task that was taken off its machine surely runs no more.
+    pub(super) fn task_gone(&mut self, id: IncarnationId) {
+        let Some(task) = self.state.task(id.task) else { return };
+        let Some((machine, lingering)) = task.lingering(id.task) else { return };
+        if lingering != id {
+            return;
+        }
+        let job = self.job_mut(id.task.job);
+        let slot = usize::try_from(id.task.index).ok().and_then(|index| job.tasks.get_mut(index));
+        Arc::make_mut(slot.expect("the task was just found there")).lingers = false;
+        self.state.lingering.remove(&id.task);
+        let (change, machine) = (TaskChange::Gone { incarnation: id.number }, Some(machine));
+        self.emit(EventKind::TaskChanged { task: id.task, change, machine });
     }
 
     /// Ends a task that is alive.

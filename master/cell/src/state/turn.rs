@@ -77,6 +77,10 @@ impl<'a> Turn<'a> {
                 self.state.level = self.state.level.max(*level);
                 Ok(Answer::None)
             }
+            Action::GiveUp { machines, answering } => {
+                needs_admin(by, "give up machines")?;
+                self.give_up(machines, answering.as_ref())
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))

@@ -2,6 +2,7 @@
 
 use super::fixture::{Cell, EVERYTHING, GIB, info, job, with};
 use crate::{Config, Reason, Scheduler};
+use borg_cell::state::{CRASH_COOL_DOWN, NOTES_LEVEL};
 use borg_proto::command::{Action, Observation};
 use borg_proto::resources::Dimension;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
@@ -288,4 +289,81 @@ fn fit_says_how_many_and_what_stops_the_next_one() {
         fit.summary
     );
     assert!(cell.running().is_empty());
+}
+
+/// I20. The rule is soft: it never keeps a task waiting for what cannot be.
+#[test]
+fn a_task_keeps_away_from_where_it_failed_until_all_others_were_tried() {
+    let (mut cell, mut scheduler) = cell_of(3, 4_000, 16);
+    cell.master(Action::RaiseLevel { level: NOTES_LEVEL });
+    let spec = JobSpec { retries: 9, ..job(1, 100, 1_000, 1) };
+    submit(&mut cell, &mut scheduler, "ann", spec);
+    let mut been = Vec::new();
+    for _ in 0..5 {
+        assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+        let id = cell.running()[0];
+        let state = cell.state.task(id.task).unwrap();
+        been.push(state.placement().unwrap().machine.0);
+        let failure = Some(FailureCause::Exit { code: 1 });
+        cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+        cell.now = cell.now + Millis(20_000);
+        cell.tell(&mut scheduler);
+    }
+    let tried: BTreeSet<u32> = been[..3].iter().copied().collect();
+    assert_eq!(tried.len(), 3, "{been:?}");
+    assert_eq!(been[3..], been[..2], "then the one that was tried the longest ago");
+}
+
+#[test]
+fn who_keeps_away_from_a_machine_waits_for_the_others_and_says_so() {
+    let (mut cell, mut scheduler) = cell_of(2, 4_000, 16);
+    cell.master(Action::RaiseLevel { level: NOTES_LEVEL });
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 3_000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    let id = cell.running()[0];
+    submit(&mut cell, &mut scheduler, "bob", job(1, 200, 3_000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1, "on the other machine");
+    let failure = Some(FailureCause::Exit { code: 1 });
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+    let failed = cell.now;
+    cell.now = cell.now + Millis(2_000);
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    assert_eq!(
+        why(&cell, &scheduler, &key),
+        "0 of 2 machines fit: 1 is avoided as the task failed there, 1 lacks cpu (asks 3, most free is 1)"
+    );
+    let cooled = failed + CRASH_COOL_DOWN;
+    assert_eq!(scheduler.next_wakeup(cell.now), Some(cooled));
+    // Another task of the same shape goes there at once.
+    submit(&mut cell, &mut scheduler, "cid", job(1, 100, 3_000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    cell.user("cid", Action::Kill { job: "cid/j2".parse().unwrap(), tasks: Vec::new() });
+    cell.tell(&mut scheduler);
+    cell.now = cooled;
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1, "the cool-down is over");
+}
+
+/// I7.
+#[test]
+fn an_exclusive_task_waits_for_its_last_incarnation_and_says_so() {
+    let (mut cell, mut scheduler) = cell_of(2, 4_000, 16);
+    let spec = JobSpec { exclusive: true, ..job(1, 100, 1_000, 1) };
+    let key = submit(&mut cell, &mut scheduler, "ann", spec);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    let id = cell.running()[0];
+    let machine = cell.state.task(id.task).unwrap().placement().unwrap().machine;
+    cell.observe(Observation::MachineDown { machine });
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    let name = &cell.state.machine(machine).unwrap().name;
+    assert_eq!(
+        why(&cell, &scheduler, &key),
+        format!(
+            "is exclusive, and its last incarnation may still run on {name}: waits until that has surely ended"
+        )
+    );
+    cell.observe(Observation::TaskGone { id });
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
 }
