@@ -132,7 +132,9 @@ impl Machine {
                             drop(reply.send(result));
                         }
                     }
-                    Effect::RememberFence(_) | Effect::Remove { .. } => {}
+                    Effect::RememberFence(_)
+                    | Effect::ExtendLease { .. }
+                    | Effect::Remove { .. } => {}
                 }
             }
         }

@@ -27,6 +27,10 @@ macro_rules! marks {
 marks! {
     /// The leader changed after the first one.
     LeaderReplaced = "another leader took over",
+    /// A leader that was told to stop let another one lead first.
+    HandedOver = "a stopped leader handed over",
+    /// All masters of a cell understood the next level of entries.
+    LevelRaised = "the level of entries was raised",
     /// A client's change was on its way in the leader that died.
     LeaderDiedWithProposal = "leader crashed while a proposal was in flight",
     /// A client asked again with the same request id and got the first answer.

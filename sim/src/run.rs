@@ -8,6 +8,7 @@ use crate::journal::Sink;
 use crate::marks::{Mark, Marks};
 use crate::world::{BEGIN, Setup, Weather, World};
 use borg_proto::Millis;
+use borg_proto::command::LEVEL;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +64,7 @@ impl Plan {
             weather: Weather::Stormy,
             clients: 2 + small(3),
             wire: seed % 8 == 3,
+            level: if seed % 9 == 4 { 1 } else { LEVEL },
             ..Setup::new(seed)
         }
     }

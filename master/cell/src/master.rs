@@ -148,6 +148,7 @@ pub enum Input {
 
 /// One thing to do. To be done in the order given; each before the next is begun.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a turn has a few, and moves each of them twice")]
 pub enum Effect {
     /// Write and sync. If that fails, the process must end and nothing after it may be done.
     Persist(OwnedBatch),

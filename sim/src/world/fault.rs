@@ -18,6 +18,8 @@ pub enum Fault {
     CrashMaster(usize),
     /// The leader's process dies and is started again.
     CrashLeader,
+    /// A master is stopped as an operator does it: it may let another one lead first.
+    StopMaster(usize),
     /// A master dies between two effects soon.
     CrashInTurn(usize, u32),
     /// Masters, a bit each, die at one moment, in the middle of what they were writing.
@@ -85,6 +87,7 @@ impl fmt::Display for Fault {
         let master = |index: &usize| format!("master {}", index + 1);
         match self {
             Self::CrashMaster(at) => write!(f, "{} crashes", master(at)),
+            Self::StopMaster(at) => write!(f, "{} is stopped", master(at)),
             Self::CrashLeader => f.write_str("the leader crashes"),
             Self::CrashInTurn(at, effects) => {
                 write!(f, "{} will crash after {effects} more effects", master(at))
@@ -226,6 +229,7 @@ impl World {
                 self.wish(client::ADMIN_CLIENT, Asked::Change(add));
                 self.hit(Mark::MachineRemoved);
             }
+            Fault::StopMaster(master) => self.stop_master(master),
             Fault::SetMasterClock(master, jump) => {
                 self.replicas[master].clock.jump(jump);
                 if self.dice.chance(700) {
@@ -347,6 +351,7 @@ impl World {
             | Fault::CutManyMachines(_)
             | Fault::CutPair(..)
             | Fault::CrashMaster(_)
+            | Fault::StopMaster(_)
             | Fault::CrashLeader
             | Fault::CrashInTurn(..)
             | Fault::PowerCut(_)
@@ -395,6 +400,7 @@ impl World {
             }
             Fault::CutPair(master, machine) => both(master, masters + machine).to_vec(),
             Fault::CrashMaster(_)
+            | Fault::StopMaster(_)
             | Fault::CrashLeader
             | Fault::CrashInTurn(..)
             | Fault::PowerCut(_)

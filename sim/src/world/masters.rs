@@ -4,11 +4,19 @@
 //! another life, until it is told under which name.
 
 use super::client::{ADMIN_CLIENT, Clients};
-use super::{Asked, World, number};
+use super::{Asked, BEGIN, Happening, World, number};
 use crate::marks::Mark;
+use borg_cell::master::Input;
 use borg_cell::state::Standing;
-use borg_proto::ReplicaId;
-use borg_proto::command::Action;
+use borg_proto::command::{Action, LEVEL};
+use borg_proto::{Millis, ReplicaId};
+
+/// How long a master that is told to stop may take.
+const STOPPING: Millis = Millis(300);
+/// Masters that start after this are of the new version.
+const UPGRADING: Millis = Millis(BEGIN.0 + 25_000);
+/// The level of entries with which masters can join.
+const JOINS_LEVEL: u32 = 2;
 
 impl World {
     /// How many masters vote, and how many of these have lost their log.
@@ -28,7 +36,8 @@ impl World {
     pub(crate) fn may_lose_log(&self, index: usize) -> bool {
         let (voters, lost) = self.voters();
         let replica = &self.replicas[index];
-        !replica.joining
+        self.newest.level() >= JOINS_LEVEL
+            && !replica.joining
             && !replica.disk.is_broken()
             && (lost + 1) * 2 < voters
             && !self.clients.changes_masters()
@@ -37,9 +46,41 @@ impl World {
     /// Whether an operator may take a master out now.
     pub(crate) fn may_take_out(&self) -> bool {
         let whole = (self.setup.masters, 0);
-        self.voters() == whole
+        self.newest.level() >= JOINS_LEVEL
+            && self.voters() == whole
             && self.newest.masters_changing().is_none()
             && !self.clients.changes_masters()
+    }
+
+    /// A master is told to stop: a leader lets another one lead first.
+    pub(crate) fn stop_master(&mut self, index: usize) {
+        let (life, led) = (self.replicas[index].life, self.replicas[index].leads());
+        self.tell_master(index, Input::Retire);
+        self.agenda.after(STOPPING, Happening::Stops { replica: index, life, led });
+    }
+
+    pub(crate) fn stops(&mut self, index: usize, life: u32, led: bool) {
+        if self.replicas[index].alive(life).is_none() {
+            return;
+        }
+        if led && !self.replicas[index].leads() {
+            self.hit(Mark::HandedOver);
+        }
+        self.crash_master(index);
+        self.restart_later(index);
+    }
+
+    /// Whether a master that starts now is still of the version that the cell was founded with.
+    pub(crate) fn is_old_version(&self) -> bool {
+        self.now() < UPGRADING && !self.faults.is_over()
+    }
+
+    /// A master of an old version is started again in the new one.
+    pub(crate) fn upgrade(&mut self, index: usize) {
+        let process = self.replicas[index].process.as_ref();
+        if process.is_some_and(|process| process.master.status().level < LEVEL) {
+            self.crash_master(index);
+        }
     }
 
     /// A master whose disk has lost the log asks to be one again.

@@ -37,7 +37,7 @@ use crate::network::{Copies, Network};
 use borg_cell::master::CheckpointWork;
 use borg_cell::state::CellState;
 use borg_linkshard::PollFailure;
-use borg_proto::command::Assignment;
+use borg_proto::command::{Assignment, LEVEL};
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::poll::{PollAnswer, PollRequest};
 use borg_proto::wire::pb;
@@ -73,6 +73,9 @@ pub struct Setup {
     pub scheduler_lag: u64,
     /// Whether messages between masters and to borglets are encoded and decoded on their way.
     pub wire: bool,
+    /// The level of entries that the masters understand at first; each understands all when it starts
+    /// again after half of the storm.
+    pub level: u32,
 }
 
 impl Setup {
@@ -89,6 +92,7 @@ impl Setup {
             machine_down_after: Millis(5_000),
             scheduler_lag: 2,
             wire: false,
+            level: LEVEL,
         }
     }
 }
@@ -99,6 +103,7 @@ pub(crate) enum Happening {
     MasterTick { replica: usize, life: u32 },
     MasterTurn { replica: usize, life: u32 },
     Persisted { replica: usize, life: u32 },
+    Stops { replica: usize, life: u32, led: bool },
     FileWork { replica: usize, life: u32, work: Box<CheckpointWork> },
     SchedulerWakes { replica: usize, life: u32 },
     SchedulerDecided { replica: usize, life: u32, decisions: Vec<Assignment> },
@@ -128,7 +133,17 @@ pub(crate) enum PeerMessage {
     Raft(Box<pb::RaftMessage>),
     Orders(Box<ShardOrders>),
     Report(Box<ShardReport>),
-    Digest { replica: ReplicaId, index: u64, digest: u128 },
+    Digest {
+        replica: ReplicaId,
+        index: u64,
+        digest: u128,
+    },
+    /// How fast its disk is, in microseconds, and what entries it understands.
+    Fitness {
+        replica: ReplicaId,
+        write_micros: u64,
+        level: u32,
+    },
     Ask(pb::CheckpointAsk),
     Piece(pb::CheckpointPiece),
 }
@@ -241,6 +256,7 @@ impl World {
             Happening::MasterTick { replica, life } => self.master_tick(replica, life),
             Happening::MasterTurn { replica, life } => self.master_turn(replica, life),
             Happening::Persisted { replica, life } => self.persisted(replica, life),
+            Happening::Stops { replica, life, led } => self.stops(replica, life, led),
             Happening::FileWork { replica, life, work } => self.file_work(replica, life, *work),
             Happening::SchedulerWakes { replica, life } => self.scheduler_wakes(replica, life),
             Happening::SchedulerDecided { replica, life, decisions } => {

@@ -19,7 +19,6 @@ use borg_cell::master::{
 use borg_cell::state::{CellState, FOUNDING};
 use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
 use borg_linkshard::{Input as ShardInput, Shard};
-use borg_proto::command::LEVEL;
 use borg_proto::{MachineName, Millis, ReplicaId, TaskId};
 use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, VecDeque};
@@ -65,6 +64,8 @@ pub(crate) struct Process {
     turn_due: bool,
     todo: VecDeque<Effect>,
     writing: Option<OwnedBatch>,
+    /// How long the last write took, in microseconds.
+    wrote: Option<u64>,
     pub(crate) scheduler: Scheduler,
     pub(crate) letter: Letter,
     pub(crate) scheduler_due: bool,
@@ -124,6 +125,9 @@ impl World {
         let id = self.replicas[index].id;
         let mut config = master::Config::new(cell.clone(), id, seed);
         config.checkpoint_every = self.setup.checkpoint_every;
+        if self.setup.level < config.level && self.is_old_version() {
+            config.level = self.setup.level;
+        }
         config.trailing = self.setup.checkpoint_every / 4;
         config.links.machine_down_after = self.setup.machine_down_after;
         config.links.downs_per_minute = DOWNS_PER_MINUTE;
@@ -134,7 +138,7 @@ impl World {
         let replica = &mut self.replicas[index];
         if replica.life == 0 {
             let all = (0..masters).map(|at| (replica_id(at), format!("master-{}:1", at + 1)));
-            let state = CellState::found(cell.clone(), &all.collect::<Vec<_>>(), LEVEL);
+            let state = CellState::found(cell.clone(), &all.collect::<Vec<_>>(), self.setup.level);
             replica.disk.found(
                 &identity,
                 &CheckpointDraft {
@@ -174,6 +178,7 @@ impl World {
             turn_due: false,
             todo: VecDeque::new(),
             writing: None,
+            wrote: None,
             scheduler,
             letter: Letter::default(),
             scheduler_due: false,
@@ -282,7 +287,10 @@ impl World {
             return self.agenda.after(wait, Happening::MasterTurn { replica: index, life });
         }
         process.turn_due = false;
-        let inputs = std::mem::take(&mut process.inbox);
+        let mut inputs = std::mem::take(&mut process.inbox);
+        if let Some(micros) = process.wrote.take() {
+            inputs.push(Input::Wrote { micros });
+        }
         let count = number(inputs.len());
         let reported = reported(&inputs);
         let effects = process.master.handle(now, inputs);
@@ -335,6 +343,7 @@ impl World {
         let latency = self.dice.below(2) + stalled.0 + slower;
         let Some(process) = &mut self.replicas[index].process else { return true };
         process.writing = Some(batch);
+        process.wrote = Some(latency * 1_000);
         if slower > 500 {
             self.hit(Mark::DiskVerySlow);
         }
@@ -551,6 +560,9 @@ impl World {
             self.check(Invariant::Durable, result);
         }
         if applied > self.newest.applied() {
+            if state.level() > self.newest.level() && self.newest.applied() > 0 {
+                self.hit(Mark::LevelRaised);
+            }
             if self.checks.is_time_to_audit(self.setup.machines) {
                 let found = state.audit();
                 let result = if found.is_empty() { Ok(()) } else { Err(format!("{found:?}")) };

@@ -161,6 +161,9 @@ impl World {
                 (101, [report.session.term, report.session.session, number(report.deltas.len())])
             }
             PeerMessage::Digest { replica, index, .. } => (102, [replica.0, *index, 0]),
+            PeerMessage::Fitness { replica, write_micros, level } => {
+                (105, [replica.0, *write_micros, u64::from(*level)])
+            }
             PeerMessage::Ask(ask) => (103, [ask.offset, ask.length.into(), 0]),
             PeerMessage::Piece(piece) => (104, [piece.offset, number(piece.data.len()), 0]),
         };
@@ -177,6 +180,9 @@ impl World {
             }
             PeerMessage::Digest { replica, index, digest } => {
                 self.tell_master(to, Input::PeerDigest { replica, index, digest });
+            }
+            PeerMessage::Fitness { replica, write_micros, level } => {
+                self.tell_master(to, Input::Peer { replica, write_micros, level });
             }
         }
     }
@@ -198,14 +204,19 @@ impl World {
         }
     }
 
-    /// Every master tells the others what its state looked like.
+    /// Every master tells the others how it is, and what its state looked like.
     pub(crate) fn compare_digests(&mut self, index: usize, life: u32) {
         let Some(process) = self.replicas[index].alive(life) else { return };
-        let newest = process.master.status().digests.last().copied();
+        let status = process.master.status();
+        let (newest, write_micros, level) =
+            (status.digests.last().copied(), status.write_micros, status.level);
         self.agenda.after(COMPARE, Happening::DigestsCompared { replica: index, life });
+        let replica = self.replicas[index].id;
+        for to in (0..self.setup.masters).filter(|to| *to != index) {
+            self.send_peer(index, to, PeerMessage::Fitness { replica, write_micros, level });
+        }
         let Some((at, digest)) = newest else { return };
         for to in (0..self.setup.masters).filter(|to| *to != index) {
-            let replica = self.replicas[index].id;
             self.send_peer(index, to, PeerMessage::Digest { replica, index: at, digest });
         }
     }
@@ -224,6 +235,7 @@ fn over_the_wire(message: PeerMessage) -> PeerMessage {
         }
         PeerMessage::Raft(_)
         | PeerMessage::Digest { .. }
+        | PeerMessage::Fitness { .. }
         | PeerMessage::Ask(_)
         | PeerMessage::Piece(_) => message,
     }

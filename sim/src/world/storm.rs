@@ -32,6 +32,7 @@ struct Cell {
 const KINDS: &[Draw] = &[
     |_, _| Fault::CrashLeader,
     |dice, cell| Fault::CrashMaster(dice.index(cell.masters)),
+    |dice, cell| Fault::StopMaster(dice.index(cell.masters)),
     |dice, cell| Fault::CrashInTurn(dice.index(cell.masters), few(dice)),
     |dice, cell| Fault::FailSync(dice.index(cell.masters)),
     |dice, cell| Fault::StallDisk(dice.index(cell.masters)),
@@ -179,6 +180,7 @@ impl World {
         for master in 0..self.setup.masters {
             self.replicas[master].dies_after = None;
             self.replicas[master].paused_until = Millis(0);
+            self.upgrade(master);
             self.start_if_down(master);
         }
         for machine in 0..self.setup.machines {
