@@ -37,6 +37,18 @@ pub enum Reached {
     All,
 }
 
+/// How much room a disk has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Room {
+    /// Enough.
+    #[default]
+    Plenty,
+    /// Enough for the log, not for checkpoints.
+    Little,
+    /// None at all.
+    None,
+}
+
 /// Where a bit has flipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rot {
@@ -73,7 +85,7 @@ struct Shared {
     rotten: Vec<Rotten>,
     open: bool,
     fault: Option<SyncFault>,
-    full: bool,
+    room: Room,
 }
 
 /// An open store on a [`SimDisk`]; dropping it lets go of the disk.
@@ -138,15 +150,15 @@ impl SimDisk {
         !self.lock().rotten.is_empty()
     }
 
-    /// Whether writes are refused for want of room from now on.
-    pub fn fill(&self, full: bool) {
-        self.lock().full = full;
+    /// How much room there is from now on.
+    pub fn fill(&self, room: Room) {
+        self.lock().room = room;
     }
 
     /// Whether writes are refused for want of room.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.lock().full
+        self.lock().room == Room::None
     }
 
     /// The log from its beginning on this disk: what a replica would start from.
@@ -158,8 +170,8 @@ impl SimDisk {
     /// Loses everything, as when somebody puts in a new disk.
     pub fn wipe(&self) {
         let mut shared = self.lock();
-        let (open, full) = (shared.open, shared.full);
-        *shared = Shared { open, full, ..Shared::default() };
+        let (open, room) = (shared.open, shared.room);
+        *shared = Shared { open, room, ..Shared::default() };
     }
 
     /// Makes the disk `identity`'s, with a log that begins with a checkpoint. Whatever was on it is
@@ -192,7 +204,10 @@ impl SimDisk {
 
 impl Shared {
     fn has_room(&self, what: &str) -> Result<(), StoreError> {
-        if self.full { Err(StoreError::Full { what: what.to_owned() }) } else { Ok(()) }
+        if self.room == Room::Plenty {
+            return Ok(());
+        }
+        Err(StoreError::Full { what: what.to_owned() })
     }
 
     /// Does a whole batch. What it writes anew or forgets is no longer rotten.
@@ -279,7 +294,7 @@ impl LogStore for SimStore {
             return Err(StoreError::failed("write after a failure", "the disk failed before"));
         }
         let mut shared = self.disk.lock();
-        if shared.full {
+        if shared.room == Room::None {
             self.failed = true;
             return Err(StoreError::failed("write", "simulated: no space left on device"));
         }
@@ -427,11 +442,11 @@ mod tests {
         let disk = SimDisk::default();
         let mut store = disk.open(&identity()).unwrap();
         written(&mut store, 1, 3);
-        disk.fill(true);
+        disk.fill(Room::None);
         let more = entries(4, 1, 1, 10);
         assert!(store.write(&Batch { entries: &more, ..Batch::default() }).is_err());
         drop(store);
-        disk.fill(false);
+        disk.fill(Room::Plenty);
         let mut store = disk.open(&identity()).unwrap();
         assert_eq!(store.recover().unwrap().last().index, 3);
         written(&mut store, 4, 1);

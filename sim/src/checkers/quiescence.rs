@@ -109,11 +109,12 @@ impl World {
         misplaced.or_else(unplaced)
     }
 
-    /// A replica whose checkpoint and log, as its disk has them, do not give its state byte for
-    /// byte (I5).
+    /// Whether checkpoint and log of a master, as its disk has them, do not give its state byte for
+    /// byte (I5). Another master for each seed: all would take a fifth of the run.
     #[must_use]
     pub fn not_replayed(&self) -> Option<String> {
-        for (index, replica) in self.replicas.iter().enumerate() {
+        let chosen = usize::try_from(self.setup.seed).unwrap_or(0) % self.setup.masters;
+        for (index, replica) in self.replicas.iter().enumerate().skip(chosen).take(1) {
             let (Some(process), Some(kept)) = (&replica.process, replica.disk.kept()) else {
                 continue;
             };

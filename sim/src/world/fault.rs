@@ -4,7 +4,7 @@
 
 use super::clock::ClockJump;
 use super::{Asked, Happening, World, client};
-use crate::disk::{Rot, SyncFault};
+use crate::disk::{Room, Rot, SyncFault};
 use crate::marks::Mark;
 use crate::network::Conditions;
 use borg_proto::Millis;
@@ -265,8 +265,12 @@ impl World {
                 return Some(self.dice.between(2_000, 15_000));
             }
             Fault::FillDisk(master) => {
-                self.replicas[master].disk.fill(true);
-                return Some(self.dice.between(500, 10_000));
+                // Checkpoints are large: mostly there is room for the log for a while yet.
+                let little = !self.faults.is_over() && self.dice.chance(600);
+                let (room, longest) =
+                    if little { (Room::Little, 25_000) } else { (Room::None, 10_000) };
+                self.replicas[master].disk.fill(room);
+                return Some(self.dice.between(500, longest));
             }
             Fault::BadNetwork => {
                 self.network.conditions = self.bad_conditions();
@@ -335,7 +339,7 @@ impl World {
             Fault::PauseBorglet(machine) => self.resume_borglet(machine),
             Fault::StallDisk(master) => self.replicas[master].stalled = Millis(0),
             Fault::SlowDownDisk(master) => self.replicas[master].slower_since = None,
-            Fault::FillDisk(master) => self.replicas[master].disk.fill(false),
+            Fault::FillDisk(master) => self.replicas[master].disk.fill(Room::Plenty),
             Fault::BadNetwork => self.network.conditions = Conditions::GOOD,
             Fault::BadLink(from, to) => self.network.worsen(from, to, None),
             Fault::IsolateMaster(_) | Fault::SplitMasters(_) => self.hit(Mark::MastersParted),
