@@ -143,11 +143,12 @@ fn say(out: Output, index: u64, text: &str) -> Result<(), Failure> {
 async fn until_settled(client: &mut Client, index: u64, out: Output) -> Result<(), Failure> {
     let mut told = String::new();
     loop {
-        let (masters, read) = ask(client).await?;
-        if read < index {
+        let answer = ask(client).await?;
+        if answer.read.is_none_or(|read| read.index < index) {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }
+        let masters: Vec<Master> = answer.masters.into_iter().map(Master::from).collect();
         let moving: Vec<String> = masters
             .iter()
             .filter(|master| !matches!(master.standing.as_str(), "voting" | ""))
@@ -165,8 +166,7 @@ async fn until_settled(client: &mut Client, index: u64, out: Output) -> Result<(
     }
 }
 
-/// The masters, and how new the table of them is.
-async fn ask(client: &mut Client) -> Result<(Vec<Master>, u64), Failure> {
+async fn ask(client: &mut Client) -> Result<pb::ListMastersResponse, Failure> {
     let message = pb::ListMastersRequest {};
     let answer = client
         .call("masters", Kind::Read, message, async |mut master, request| {
@@ -176,12 +176,12 @@ async fn ask(client: &mut Client) -> Result<(Vec<Master>, u64), Failure> {
     if answer.masters.is_empty() {
         return Err(Failure::new(Code::Internal, "masters: the answer names none"));
     }
-    let read = answer.read.map_or(0, |read| read.index);
-    Ok((answer.masters.into_iter().map(Master::from).collect(), read))
+    Ok(answer)
 }
 
 async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
-    let (masters, _) = ask(client).await?;
+    let answer = ask(client).await?;
+    let masters: Vec<Master> = answer.masters.into_iter().map(Master::from).collect();
     if out.is_json() {
         return out.json(&masters, false);
     }

@@ -105,7 +105,7 @@ impl Command {
     /// Whether `--at` means anything to it.
     fn knows_the_past(&self) -> bool {
         match self {
-            Self::Status(_) | Self::Machines | Self::Resolve(_) => true,
+            Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
             Self::Submit(_)
