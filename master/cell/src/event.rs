@@ -140,6 +140,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::JobChanged { .. }
             | EventKind::TaskChanged { .. }
             | EventKind::MastersChanged
+            | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => {}
         }
     }
