@@ -105,7 +105,7 @@ impl Out {
             }
             EventKind::TaskChanged { task, change, machine } => self.task(*task, change, *machine),
             EventKind::SafeMode { on, silent, machines } => {
-                self.numbers(&[9, u64::from(*on), (*silent).into(), (*machines).into()]);
+                self.numbers(&[20, u64::from(*on), (*silent).into(), (*machines).into()]);
             }
             EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
             EventKind::MastersChanged => self.number(9),
