@@ -42,6 +42,7 @@ fn polls(cell: &Cell) -> pb::PollRequest {
         target: Some(pb::Target::default()),
         seen: None,
         hold_ms: 0,
+        lease: None,
     }
 }
 
