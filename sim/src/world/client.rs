@@ -444,12 +444,13 @@ impl World {
             | Reply::Read(None) => {
                 self.retry(client, any, Millis(100));
             }
-            Reply::Outcome(
-                Outcome::Unavailable
-                | Outcome::Overloaded
-                | Outcome::Unsafe { .. }
-                | Outcome::TooNew { .. },
-            ) => self.retry(client, any, Millis(50)),
+            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded) => {
+                self.retry(client, any, Millis(50));
+            }
+            // Not done, and told so: nobody asks again.
+            Reply::Outcome(Outcome::Unsafe { .. } | Outcome::TooNew { .. }) => {
+                self.finish_wish(client);
+            }
             Reply::Outcome(Outcome::TooLarge { bytes, limit }) => {
                 let what = format!("a change of {bytes} bytes is more than {limit}");
                 self.check(Invariant::OnceOnly, Err(what));

@@ -36,7 +36,10 @@ impl World {
     pub(crate) fn may_lose_log(&self, index: usize) -> bool {
         let (voters, lost) = self.voters();
         let replica = &self.replicas[index];
+        // Between two configurations both need a majority of theirs.
+        let between = self.newest.masters_changing().is_some();
         self.newest.level() >= JOINS_LEVEL
+            && !between
             && !replica.joining
             && !replica.disk.is_broken()
             && (lost + 1) * 2 < voters
