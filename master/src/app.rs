@@ -480,13 +480,8 @@ async fn greet(
             let Some(mut client) = peers.client(member.replica) else { continue };
             let mut request = tonic::Request::new(pb::HelloRequest {});
             request.set_timeout(Duration::from_millis(500));
-            let hello = match client.hello(request).await {
-                Ok(hello) => hello.into_inner(),
-                Err(status) => {
-                    strangers += usize::from(status.code() == tonic::Code::PermissionDenied);
-                    continue;
-                }
-            };
+            let Ok(hello) = client.hello(request).await else { continue };
+            let hello = hello.into_inner();
             // Whoever is further on and does not know this master any more, knows that it is out.
             let further = hello.applied_index > view.borrow().state.applied();
             let known = hello.masters.iter().any(|entry| entry.replica == own.0);

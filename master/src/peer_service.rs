@@ -5,6 +5,7 @@ use crate::clock;
 use crate::driver::Turn;
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
+use crate::peers;
 use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, MasterRecord, Standing};
 use borg_proto::Millis;
@@ -26,6 +27,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// usually shorter.
 const PATIENCE: Millis = Millis(2_000);
 
+/// Longest address of a master that is believed.
+const MAX_ADDRESS_BYTES: usize = 255;
 /// Epochs, terms and sessions that a cell can live through: one a second for over 30,000 years.
 const MOST: u64 = 1 << 40;
 
@@ -62,6 +65,27 @@ impl PeerService {
         }
     }
 
+    /// The number of whoever has a certificate of a master of this cell.
+    fn number<T>(&self, request: &Request<T>) -> Result<u64, Status> {
+        let identity = rpc::peer_identity(request, &self.cell)?;
+        match identity.role {
+            Role::Master(replica) => Ok(replica.number()),
+            role @ (Role::Borglet(_) | Role::User(_)) => {
+                Err(Status::permission_denied(format!("{role} is not a master of this cell")))
+            }
+        }
+    }
+
+    /// Whether a master may speak to this one: it is in the table, or so new that a table which lags
+    /// does not have it yet. Who was taken out may not.
+    fn may_speak(&self, id: ReplicaId) -> bool {
+        let view = self.view.borrow();
+        match view.state.masters().next() {
+            Some(_) => view.state.master(id).is_some() || id.life() > view.state.master_lives(),
+            None => true,
+        }
+    }
+
     fn is_member(&self, number: u64) -> bool {
         let view = self.view.borrow();
         let mut table = view.state.masters().peekable();
@@ -77,6 +101,11 @@ impl PeerService {
         if from.number() != number {
             return Err(Status::permission_denied(format!(
                 "message of master {from} came from master {number}"
+            )));
+        }
+        if !self.may_speak(from) {
+            return Err(Status::permission_denied(format!(
+                "master {from} was taken out of the cell"
             )));
         }
         if message.to != self.own.0 {
@@ -123,10 +152,19 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<pb::PeerMessage>>,
     ) -> Result<Response<pb::DeliverResponse>, Status> {
-        let from = self.member(&request)?;
+        let number = self.number(&request)?;
+        let address = request.metadata().get(peers::ADDRESS).and_then(|text| text.to_str().ok());
+        let address = address.filter(|text| text.len() <= MAX_ADDRESS_BYTES).map(str::to_owned);
         let mut messages = request.into_inner();
+        let mut known = None;
         while let Some(message) = messages.message().await? {
-            self.take(from, message)?;
+            let from = ReplicaId(message.from);
+            self.take(number, message)?;
+            if let Some(address) = address.as_ref().filter(|_| known != Some(from)) {
+                // A table that lags may not say where to answer.
+                self.changes.peers.learn(from, address);
+                known = Some(from);
+            }
         }
         Ok(Response::new(pb::DeliverResponse {}))
     }
@@ -191,7 +229,7 @@ impl Peer for PeerService {
         &self,
         request: Request<pb::HelloRequest>,
     ) -> Result<Response<pb::HelloResponse>, Status> {
-        let number = self.member(&request)?;
+        let number = self.number(&request)?;
         let (reply, answer) = oneshot::channel();
         let look = move |master: &Master| drop(reply.send(silent(master)));
         let silent = match self.driver.vital(Turn::Look(Box::new(look))) {

@@ -20,8 +20,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 
+/// Metadata of a stream between masters: where the sender is reached.
+pub(crate) const ADDRESS: &str = "borg-address";
 /// Messages to one peer that may wait. When it is full, new ones are dropped and counted.
 const QUEUE: usize = 4_096;
 /// Messages that one connection may hold beyond that.
@@ -35,6 +38,8 @@ pub(crate) struct Peers(Arc<Shared>);
 
 struct Shared {
     own: ReplicaId,
+    /// Where the others reach this one.
+    own_address: AsciiMetadataValue,
     credentials: Credentials,
     lifeline: Handle,
     stop: CancellationToken,
@@ -70,8 +75,11 @@ impl Peers {
         lifeline: &Lifeline,
         stop: &CancellationToken,
     ) -> Result<Self, ChannelError> {
+        let own_address = members.iter().find(|member| member.replica == own);
+        let own_address = own_address.and_then(|own| own.address.parse().ok());
         let shared = Shared {
             own,
+            own_address: own_address.unwrap_or_else(|| AsciiMetadataValue::from_static("")),
             credentials: credentials.clone(),
             lifeline: lifeline.handle(),
             stop: stop.clone(),
@@ -101,6 +109,21 @@ impl Peers {
                     tracing::error!(%error, master = %member.replica, "no way to a master")
                 }
             }
+        }
+    }
+
+    /// Learns where a master is that the table does not have yet, from itself.
+    pub(crate) fn learn(&self, replica: ReplicaId, address: &str) {
+        if replica == self.0.own || self.get(replica, |_| ()).is_some() {
+            return;
+        }
+        let member = Member { replica, address: address.to_owned() };
+        match self.0.link(&member) {
+            Ok(link) => {
+                let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+                links.entry(replica).or_insert(link);
+            }
+            Err(error) => tracing::warn!(%error, master = %replica, "no way to a master"),
         }
     }
 
@@ -143,7 +166,13 @@ impl Shared {
         let client = client_of(&self.credentials, member)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         let stop = self.stop.child_token();
-        drop(self.lifeline.spawn(deliver(member.replica, client.clone(), waiting, stop.clone())));
+        drop(self.lifeline.spawn(deliver(
+            member.replica,
+            self.own_address.clone(),
+            client.clone(),
+            waiting,
+            stop.clone(),
+        )));
         let _ends = stop.drop_guard();
         Ok(PeerLink { member: member.clone(), queue, client, changes, _ends })
     }
@@ -175,6 +204,7 @@ fn client(
 /// Keeps one stream to a peer open. What waits in a broken stream is lost.
 async fn deliver(
     to: ReplicaId,
+    own_address: AsciiMetadataValue,
     mut client: PeerClient<Channel>,
     mut waiting: mpsc::Receiver<pb::PeerMessage>,
     stop: CancellationToken,
@@ -184,7 +214,11 @@ async fn deliver(
         message = waiting.recv() => message,
     } {
         let (stream, messages) = mpsc::channel(IN_STREAM);
-        let call = client.deliver(ReceiverStream::new(messages));
+        let mut request = tonic::Request::new(ReceiverStream::new(messages));
+        if !own_address.is_empty() {
+            request.metadata_mut().insert(ADDRESS, own_address.clone());
+        }
+        let call = client.deliver(request);
         let pump = async {
             let mut next = Some(first);
             while let Some(message) = next {

@@ -803,6 +803,7 @@ impl Replica {
         Standing {
             id: self.id,
             peers: &self.peers,
+            newest_life: self.state.master_lives(),
             leader: self.raw.raft.leader_id,
             term: self.raw.raft.term,
             leads: self.leads(),

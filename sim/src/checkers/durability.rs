@@ -38,7 +38,8 @@ impl Durability {
         self.submitted_at.insert(job, index);
     }
 
-    /// A master is about to tell somebody the outcome of the entry at `index`.
+    /// A master is about to tell somebody the outcome of the entry at `index`. With each disk, whether
+    /// its log was lost.
     ///
     /// # Errors
     /// When fewer than a majority of the disks have the entry that the master has there.
@@ -46,9 +47,10 @@ impl Durability {
         &self,
         index: u64,
         teller: usize,
-        disks: impl Iterator<Item = &'a SimDisk>,
+        disks: impl Iterator<Item = (&'a SimDisk, bool)>,
     ) -> Result<(), String> {
-        let terms: Vec<Option<u64>> = disks.map(|disk| disk.term_at(index)).collect();
+        let (terms, lost): (Vec<Option<u64>>, Vec<bool>) =
+            disks.map(|(disk, lost)| (disk.term_at(index), lost)).unzip();
         let Some(term) = terms[teller].or_else(|| terms.iter().copied().flatten().max()) else {
             return Err(format!("entry {index} is answered and on no disk"));
         };
@@ -56,8 +58,10 @@ impl Durability {
         let same = |found: &&Option<u64>| {
             **found == Some(term) || **found == Some(0) || term == 0 && found.is_some()
         };
+        // One that was lost in between had it, or else the others must be enough.
+        let lost = lost.iter().filter(|lost| **lost).count();
         let there = terms.iter().filter(same).count();
-        if there * 2 > terms.len() {
+        if (there + lost) * 2 > terms.len() {
             return Ok(());
         }
         Err(format!(

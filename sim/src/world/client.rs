@@ -5,6 +5,7 @@
 //! names. A client tries one thing at a time, with one request id however often it has to ask; now
 //! and then it gives up without knowing.
 
+use super::replica::Replica;
 use super::{Happening, World, index_of, machine, number, words};
 use crate::checkers::{Invariant, job_history};
 use crate::jobs;
@@ -346,7 +347,8 @@ impl World {
         let Some(waiting) = self.waiting(replica, token) else { return };
         match &outcome {
             Outcome::Accepted { index, .. } | Outcome::Refused { index, .. } => {
-                let disks = self.replicas.iter().map(|replica| &replica.disk);
+                let lost = |replica: &Replica| replica.joining || replica.disk.is_broken();
+                let disks = self.replicas.iter().map(|replica| (&replica.disk, lost(replica)));
                 let result = self.checks.durability.is_on_a_majority(*index, replica, disks);
                 self.check(Invariant::Durable, result);
             }
@@ -444,13 +446,11 @@ impl World {
             | Reply::Read(None) => {
                 self.retry(client, any, Millis(100));
             }
-            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded) => {
-                self.retry(client, any, Millis(50));
+            // An operator who was told that it is not safe waits until it is.
+            Reply::Outcome(Outcome::Unavailable | Outcome::Overloaded | Outcome::Unsafe { .. }) => {
+                self.retry(client, any, Millis(50))
             }
-            // Not done, and told so: nobody asks again.
-            Reply::Outcome(Outcome::Unsafe { .. } | Outcome::TooNew { .. }) => {
-                self.finish_wish(client);
-            }
+            Reply::Outcome(Outcome::TooNew { .. }) => self.finish_wish(client),
             Reply::Outcome(Outcome::TooLarge { bytes, limit }) => {
                 let what = format!("a change of {bytes} bytes is more than {limit}");
                 self.check(Invariant::OnceOnly, Err(what));

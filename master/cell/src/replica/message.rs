@@ -8,8 +8,8 @@
 
 use super::members;
 use crate::store::{CheckpointMeta, Membership, Position};
-use borg_proto::Millis;
 use borg_proto::wire::{MAX_COMMAND_BYTES, pb};
+use borg_proto::{Millis, ReplicaId};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 use std::collections::BTreeSet;
 
@@ -41,6 +41,8 @@ pub(super) struct Standing<'a> {
     pub(super) id: u64,
     /// Who may speak to this replica; anybody when it knows of nobody yet.
     pub(super) peers: &'a BTreeSet<u64>,
+    /// The newest life that a master is known to have: who has a newer one is not known yet.
+    pub(super) newest_life: u64,
     /// Who leads, 0 when nobody.
     pub(super) leader: u64,
     pub(super) term: u64,
@@ -225,7 +227,9 @@ pub(super) fn membership(from: &ConfState) -> Membership {
 /// Whether a decoded message fits where this replica stands.
 pub(super) fn admit(message: &Message, here: &Standing<'_>) -> Result<(), Refused> {
     check(message.to == here.id, "meant for another replica")?;
-    let known = here.peers.is_empty() || here.peers.contains(&message.from);
+    // Who lags does not know the newest masters, and has to hear of them from themselves.
+    let newer = ReplicaId(message.from).life() > here.newest_life;
+    let known = newer || here.peers.is_empty() || here.peers.contains(&message.from);
     check(message.from != here.id && message.from != 0 && known, "from no other member")?;
     let kind = message.get_msg_type();
     check((message.term == 0) == (kind == MessageType::MsgReadIndex), "term missing or misplaced")?;

@@ -69,6 +69,13 @@ impl CellState {
         self.masters.keys().filter(|id| id.number() == number).max().copied()
     }
 
+    /// The newest life that was given to a master. Whoever has one up to this and is not in the table
+    /// was taken out.
+    #[must_use]
+    pub fn master_lives(&self) -> u64 {
+        self.master_lives
+    }
+
     fn voting(&self) -> impl Iterator<Item = ReplicaId> {
         let votes = |record: &MasterRecord| matches!(record.standing, Standing::Voting);
         self.masters.iter().filter(move |(_, record)| votes(record)).map(|(id, _)| *id)
