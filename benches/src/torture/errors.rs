@@ -99,24 +99,17 @@ pub fn errors(run: &Run, says: &mut Says) -> Result<Reached, Error> {
                 let Case { stage, call, at, error: (code, _) } = case;
                 format!("{store}, {}, {code} from {} {at}: {error}", stage.name(), call.name())
             })?;
-            reached.one(format!("{store} {} {}: {outcome}", case.stage.name(), case.call.name()));
+            reached.one(format!("{store} {}: {outcome}", case.call.name()));
+            reached.one(format!("{store} {}: {outcome}", case.stage.name()));
             says.progress(&format!("{store}: {}/{all} {case:?}: {outcome}", n + 1));
         }
     }
-    let mut wanted = Vec::new();
-    for store in stores {
-        for (stage, call) in [
-            (Stage::New, Call::Open),
-            (Stage::New, Call::Write),
-            (Stage::New, Call::Sync),
-            (Stage::New, Call::Rename),
-            (Stage::Again, Call::Open),
-            (Stage::Works, Call::Write),
-            (Stage::Works, Call::Sync),
-        ] {
-            wanted.push(format!("{store} {} {}: ended", stage.name(), call.name()));
-        }
-    }
+    // Each kind of call has to have been needed at least once. (Not each one is: an engine syncs when
+    // it is closed, for one, and the log that it made is synced again.)
+    let wanted: Vec<String> = stores
+        .iter()
+        .flat_map(|store| Call::ALL.map(|call| format!("{store} {}: ended", call.name())))
+        .collect();
     reached.all_of(&wanted)?;
     Ok(reached)
 }
@@ -261,6 +254,7 @@ impl Bench<'_> {
             Stage::Again => {
                 rig.cell.start_masters()?;
                 rig.work(books, self.dice.roll(), CHECKPOINT_EVERY * 2)?;
+                rig.cell.masters[0].must_run()?;
                 rig.cell.masters[0].kill()?;
             }
             // Later than what makes and opens the log: that is for the other stages.
