@@ -172,6 +172,8 @@ struct Rig {
     disk: Disk,
     report: PathBuf,
     dir: PathBuf,
+    /// How often clients came to work.
+    shifts: u32,
 }
 
 impl Rig {
@@ -185,7 +187,10 @@ impl Rig {
 
     /// Works until so many changes are acknowledged, or the master has ended.
     fn work(&mut self, books: &Books, seed: u64, changes: u64) -> Result<(), Error> {
-        let clients = Clients::start(&self.cell, books, seed, PACE)?;
+        // Other users each time: the names and request ids of the last ones are used up.
+        self.shifts += 1;
+        let pace = Pace { prefix: if self.shifts == 1 { 't' } else { 'u' }, ..PACE };
+        let clients = Clients::start(&self.cell, books, seed, pace)?;
         let began = clock::now();
         while books.acknowledged() < changes && self.cell.masters[0].ended()?.is_none() {
             if began.elapsed() > PATIENCE {
@@ -230,7 +235,7 @@ impl Bench<'_> {
         plan.data = vec![disk.at().join("data")];
         let cell = Cell::make(plan)?;
         says.logs_are_in(cell.logs());
-        Ok(Rig { cell, disk, report: dir.join("calls"), dir })
+        Ok(Rig { cell, disk, report: dir.join("calls"), dir, shifts: 0 })
     }
 
     fn start(&self, rig: &mut Rig, wrong: Wrong) -> Result<(), Error> {
