@@ -181,6 +181,9 @@ impl Daemon {
         kill(pid, Signal::SIGSTOP)?;
         let began = clock::now();
         while !stands_still(pid)? {
+            if began.elapsed() > LOOK * 100 && is_over(pid) {
+                return Err(format!("{} has ended by itself\n{}", self.name, self.tail()).into());
+            }
             if began.elapsed() > PATIENCE {
                 return Err(format!("{} does not stand still", self.name).into());
             }
@@ -243,6 +246,12 @@ impl Drop for Daemon {
         // Gone already is as good.
         self.kill().ok();
     }
+}
+
+/// Whether it has ended, and only waits to be asked how.
+fn is_over(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn stands_still(pid: Pid) -> Result<bool, Error> {

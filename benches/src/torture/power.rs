@@ -291,7 +291,9 @@ fn lose(
 ) -> Result<Loss, Error> {
     let mut rig = Rig::make(run, name, unsynced.lies.store(), Some(unsynced), says)?;
     // The creation of the logs may reach the disks; the changes after it are at stake.
-    super::apart::run("sync", &[""; 0])?;
+    for disk in &rig.disks {
+        super::apart::run("sync", &["-f", &disk.at().display().to_string()])?;
+    }
     let books = Books::default();
     // Large changes: sled's file has to grow, as what is written into a part that it has already
     // needs no sync on a disk that keeps what it is given.
