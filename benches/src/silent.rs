@@ -19,6 +19,7 @@ const PER_REPORT: usize = 1_000;
 /// The leader and what its shard said.
 #[derive(Debug)]
 pub struct Cell {
+    me: ReplicaId,
     master: Master,
     now: Millis,
     session: ShardSession,
@@ -32,9 +33,9 @@ impl Cell {
     /// # Errors
     /// When it cannot be made.
     pub fn led(size: Size) -> Result<Self, Error> {
-        let me = ReplicaId(1);
-        let masters = [(me, "m:1".to_owned())];
-        let (state, place) = Grown::filled(size)?.state.refound(&masters);
+        let masters = [(1, "m:1".to_owned())];
+        let (state, place) = Grown::filled(size)?.state.refound(&masters, Millis(0));
+        let me = state.master_numbered(1).ok_or("the cell has no master")?;
         let meta = CheckpointMeta {
             place,
             membership: state.founding_membership(),
@@ -42,7 +43,7 @@ impl Cell {
             file_bytes: 0,
             file_sum: 0,
         };
-        let identity = ReplicaIdentity { cell: "large".into(), replica: 1, epoch: state.epoch() };
+        let identity = ReplicaIdentity { cell: "large".into(), replica: me.0, epoch: state.epoch() };
         let recovered = Recovered {
             hard_state: HardState { term: place.term, vote: 0, commit: place.index },
             checkpoint: Some(Checkpoint { meta, state: state.encode().into() }),
@@ -51,6 +52,7 @@ impl Cell {
         };
         let config = Config::new("large".parse()?, me, 1);
         let mut cell = Self {
+            me,
             master: Master::new(config, recovered)?,
             now: Millis(1_000_000),
             session: ShardSession::default(),
@@ -137,7 +139,8 @@ impl Cell {
 
     fn report(&self, deltas: Vec<MachineDelta>) -> Input {
         let (session, usage, stamp) = (self.session, Vec::new(), None);
-        Input::Report(ShardReport { session, from: ReplicaId(1), deltas, usage, stamp })
+        let from = self.me;
+        Input::Report(ShardReport { session, from, deltas, usage, stamp })
     }
 
     fn delta(&mut self, id: MachineId, reachable: bool) -> MachineDelta {
@@ -149,7 +152,8 @@ impl Cell {
             let id = state.task(*task)?.running(*task)?;
             let status = TaskStatus::Up { pid: 100, since: Millis(1) };
             let usage = Usage::default();
-            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage })
+            let ports = Vec::new();
+            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports })
         };
         let said =
             if reachable { machine.tasks.iter().filter_map(report).collect() } else { Vec::new() };

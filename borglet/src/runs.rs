@@ -70,7 +70,10 @@ pub(crate) fn container_spec(
     spec.lease = launch
         .ends_by
         .map(|until| Lease { until_boot_ms: clock::boot_time_of(until), file: lease_file });
-    spec.note = launch.grace.0.to_string();
+    let numbers = launch.ports.iter().map(|port| u64::from(*port));
+    let note: Vec<_> =
+        std::iter::once(launch.grace.0).chain(numbers).map(|n| n.to_string()).collect();
+    spec.note = note.join(" ");
     Ok(spec)
 }
 

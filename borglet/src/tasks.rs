@@ -358,7 +358,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             tracing::warn!(container = %id, "not one of a task: left alone");
             continue;
         };
-        let grace = found.note.parse().map_or(USUAL_GRACE, Millis);
+        let (grace, ports) = read_note(&found.note);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
@@ -375,7 +375,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, state };
+        let adopted = Adopted { run, since, grace, ports, state };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),
@@ -388,6 +388,13 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
         }
     }
     Ok((executor, newest.into_values().collect()))
+}
+
+/// What was noted at a container's start: its grace in milliseconds, then its ports.
+fn read_note(note: &str) -> (Millis, Vec<u16>) {
+    let mut words = note.split(' ');
+    let grace = words.next().and_then(|word| word.parse().ok()).map_or(USUAL_GRACE, Millis);
+    (grace, words.filter_map(|word| word.parse().ok()).collect())
 }
 
 fn forget(executor: &Executor, id: &ContainerId) {

@@ -58,7 +58,10 @@ pub fn difference(old: &MachineReport, new: &MachineReport) -> Difference {
 }
 
 fn same_but_for_usage(a: &TaskReport, b: &TaskReport) -> bool {
-    a.status == b.status && a.restarts == b.restarts && a.last_failure == b.last_failure
+    a.status == b.status
+        && a.restarts == b.restarts
+        && a.last_failure == b.last_failure
+        && a.ports == b.ports
 }
 
 /// The report that `difference` was made from, usage of unchanged tasks aside.

@@ -28,6 +28,7 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         restarts: 0,
         last_failure: None,
         usage: Usage { cpu_milli: u64::from(*pid) * 100, ram_bytes: 0 },
+        ports: Vec::new(),
     };
     MachineReport { info, tasks: tasks.iter().map(task).collect() }
 }
@@ -280,7 +281,8 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         restart: true,
         exclusive: true,
     };
-    orders.machines[0].target = Arc::new(borg_proto::poll::Target { tasks: vec![task] });
+    orders.machines[0].target =
+        Arc::new(borg_proto::poll::Target { tasks: vec![task], ..Default::default() });
     orders
 }
 

@@ -148,6 +148,7 @@ impl Driver {
         let mut window = Window::new(IN_FLIGHT);
         let mut turn = Vec::new();
         let mut heard_at = clock::now();
+        let mut placing = false;
         while inbox.take(window.room(waiting.calls()), &mut turn) {
             let now = clock::now();
             if self.heard_from_leader(&turn) {
@@ -168,6 +169,11 @@ impl Driver {
             });
             for effect in effects {
                 self.perform(now, effect, &mut waiting)?;
+            }
+            let may_place = self.master.may_place(now);
+            if may_place != placing {
+                placing = may_place;
+                self.scheduler.lead(placing);
             }
             if changed || now.since(self.view.borrow().seen_at) > Millis(200) {
                 self.show(now, heard_at);
@@ -232,9 +238,6 @@ impl Driver {
             Effect::Applied { state, events, reset } => {
                 let ahead = self.master.cell_time(now).since(now);
                 self.scheduler.follow(state.clone(), &events, reset, ahead);
-                if events.iter().any(|event| matches!(event.kind, EventKind::Led { .. })) {
-                    self.scheduler.lead(self.leads_by_the_log());
-                }
                 let masters =
                     events.iter().any(|event| matches!(event.kind, EventKind::MastersChanged));
                 if masters || reset {
@@ -249,7 +252,6 @@ impl Driver {
                 tracing::info!(leader = leader_text, term, "leader changed");
                 self.metrics.leading.set(i64::from(leader == Some(self.own)));
                 self.metrics.term.set(i64::try_from(term).unwrap_or(i64::MAX));
-                self.scheduler.lead(self.leads_by_the_log());
             }
             Effect::ReadReady { token, index } => waiting.answer_read(token, Some(index)),
             Effect::ReadFailed { token } => waiting.answer_read(token, None),
@@ -270,13 +272,6 @@ impl Driver {
             Effect::Halt { why } => return Err(DriverError::Halted(why)),
         }
         Ok(())
-    }
-
-    /// Whether this replica leads and the log says so: before that its decisions come to nothing,
-    /// and a scheduler that went on regardless would make the same ones over and over.
-    fn leads_by_the_log(&self) -> bool {
-        let own = Some((self.own, self.master.term()));
-        self.master.is_leader() && self.master.state().leader() == own
     }
 
     fn send(&self, to: ReplicaId, body: pb::peer_message::Body) {

@@ -265,6 +265,23 @@ fn master_entry((id, record): (ReplicaId, &MasterRecord)) -> pb::MasterEntry {
     }
 }
 
+/// In a cell that was restored from a backup: what its leader has to say of that.
+fn spared(view: &View) -> String {
+    let Some(links) = &view.status.links else { return String::new() };
+    let Some(window) = view.state.restored().and_then(|restored| restored.window) else {
+        return String::new();
+    };
+    if links.spared == 0 {
+        return String::new();
+    }
+    let left = window.spare_until.since(view.seen_at).0.div_ceil(60_000);
+    format!(
+        "restored: {} incarnations run that the cell does not know; they end in {left} min, or at once \
+         with borgctl backup settle",
+        links.spared
+    )
+}
+
 /// What a replica says of itself.
 #[must_use]
 pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
@@ -279,7 +296,7 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
         digest_index,
         machines_polled: u64::try_from(polled).unwrap_or(u64::MAX),
         pid: std::process::id(),
-        note: status.halted.clone().unwrap_or_default(),
+        note: status.halted.clone().unwrap_or_else(|| spared(view)),
         level: status.level,
         write_us: status.write_micros,
         masters: view.state.masters().map(master_entry).collect(),

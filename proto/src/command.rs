@@ -113,6 +113,8 @@ pub enum Action {
         /// One of them that answered as the leader proposed the entry: then it is refused.
         answering: Option<MachineName>,
     },
+    /// A cell that was restored from a backup spares nothing any more that it does not know.
+    Settle,
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -147,6 +149,7 @@ impl Action {
             | Self::RemoveMaster { .. }
             | Self::ForgetMaster { .. }
             | Self::GiveUp { .. }
+            | Self::Settle
             | Self::RaiseLevel { .. } => 2,
         }
     }
@@ -161,7 +164,7 @@ impl Observation {
             Self::MachineUp { .. } | Self::MachineDown { .. } | Self::TaskUp { .. } => 1,
             Self::TaskBackOff { cause, .. } => of(cause),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, of),
-            Self::TaskGone { .. } | Self::Silence { .. } => 2,
+            Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
 }
@@ -237,5 +240,21 @@ pub enum Observation {
         silent: u32,
         /// Of how many that should answer.
         machines: u32,
+    },
+    /// In a cell that was restored from a backup: an incarnation runs that was placed after the
+    /// backup was taken. It is its task's placement from here on.
+    TaskAdopted {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// Where it runs.
+        machine: MachineId,
+        /// Process id on the machine.
+        pid: u32,
+        /// When it started, by the machine's clock.
+        since: Millis,
+        /// How often it was started again by the machine.
+        restarts: u32,
+        /// Its ports, in the order of its specification.
+        ports: Vec<u16>,
     },
 }

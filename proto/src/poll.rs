@@ -86,6 +86,12 @@ pub struct ReportVersion {
 pub struct Target {
     /// Ordered by id.
     pub tasks: Vec<TargetTask>,
+    /// What is not listed goes on running: the cell was restored from a backup and may not know
+    /// yet what it is.
+    pub spare: bool,
+    /// What ends although the rest is spared; ordered. Empty without `spare`, as everything that is
+    /// not listed ends then.
+    pub ends: Vec<IncarnationId>,
 }
 
 /// One incarnation that a machine should run.
@@ -154,6 +160,8 @@ pub struct TaskReport {
     pub last_failure: Option<FailureCause>,
     /// What it uses now. Not part of the report's version: usage alone wakes nobody.
     pub usage: Usage,
+    /// Its ports, in the order of its specification; none when the machine does not know them.
+    pub ports: Vec<u16>,
 }
 
 /// How far an incarnation is on its machine.

@@ -42,7 +42,7 @@ pub(crate) fn poll(fence: Fence, target: Option<Vec<TargetTask>>) -> PollRequest
         cell: "lab".parse().expect("a name"),
         machine: "m1".parse().expect("a name"),
         fence,
-        target: target.map(|tasks| Arc::new(Target { tasks })),
+        target: target.map(|tasks| Arc::new(Target { tasks, ..Target::default() })),
         seen: ReportVersion::default(),
         hold: Millis(0),
         lease: None,

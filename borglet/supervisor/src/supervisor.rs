@@ -223,12 +223,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Makes the target what this machine works towards: what is not in it ends first.
+    /// Makes the target what this machine works towards: what is not in it ends first, unless it is
+    /// spared.
     fn obey(&mut self, now: Millis, target: &Target, effects: &mut Vec<Effect>) {
         let wanted: BTreeMap<IncarnationId, &TargetTask> =
             target.tasks.iter().map(|task| (task.id, task)).collect();
+        let ends = |id: &IncarnationId| !target.spare || target.ends.binary_search(id).is_ok();
         let unwanted: Vec<_> =
-            self.tasks.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+            self.tasks.keys().filter(|id| !wanted.contains_key(id) && ends(id)).copied().collect();
         for id in unwanted {
             self.stop(now, id, effects);
         }

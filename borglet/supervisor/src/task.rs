@@ -54,6 +54,8 @@ pub(crate) struct Task {
     pub(crate) usage: Usage,
     /// It is exclusive and was asked to end, as the masters were not heard of for too long.
     fenced: bool,
+    /// As ordered, or as found.
+    ports: Vec<u16>,
     last_failure: Option<FailureCause>,
     /// Failures since it last was up for [`STEADY_AFTER`].
     failures_in_row: u32,
@@ -71,6 +73,7 @@ impl Task {
             grace: task.spec.grace_ms,
             usage: Usage::default(),
             fenced: false,
+            ports: task.ports.clone(),
             last_failure: None,
             failures_in_row: 0,
             up_since: None,
@@ -92,6 +95,7 @@ impl Task {
             grace: found.grace,
             usage: Usage::default(),
             fenced: false,
+            ports: found.ports,
             last_failure,
             failures_in_row: 0,
             up_since: Some(found.since),
@@ -128,6 +132,7 @@ impl Task {
     pub(crate) fn confirm(&mut self, task: &TargetTask, now: Millis, config: &Config) {
         let first = self.want.is_none();
         self.grace = task.spec.grace_ms;
+        self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
         if let (true, Phase::Ended { at, failure }) = (first, &self.phase) {
             let (at, failure) = (*at, failure.clone());
@@ -214,6 +219,7 @@ impl Task {
             restarts: self.run.number,
             last_failure: self.last_failure.clone(),
             usage: self.usage,
+            ports: self.ports.clone(),
         }
     }
 }

@@ -3,10 +3,11 @@
 use crate::fixture::{fence, poll, target_task};
 use crate::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
 use borg_proto::poll::{
-    AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskStatus, Usage,
+    AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetTask, TaskStatus, Usage,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 struct Bench {
     supervisor: Supervisor,
@@ -311,7 +312,13 @@ fn answers_held_are_bounded_and_the_oldest_goes_first() {
 }
 
 fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
-    Adopted { run: run(task.id, number), since: Millis(900_000), grace: Millis(1_000), state }
+    Adopted {
+        run: run(task.id, number),
+        since: Millis(900_000),
+        grace: Millis(1_000),
+        ports: vec![],
+        state,
+    }
 }
 
 #[test]
@@ -459,4 +466,57 @@ fn an_exclusive_service_found_ended_by_its_lease_is_not_started_again() {
     assert_eq!(starts(&b.poll(request)), []);
     let ended = TaskStatus::Ended { at: Millis(950_000), failure: Some(FailureCause::Fenced) };
     assert_eq!(b.status(task.id), Some(ended));
+}
+
+/// Orders of a cell that was restored from a backup.
+fn restored(generation: u64, tasks: &[&TargetTask], ends: &[IncarnationId]) -> PollRequest {
+    let tasks = tasks.iter().copied().cloned().collect();
+    let (spare, ends) = (true, ends.to_vec());
+    let fence = Fence { epoch: 2, term: 1, session: 1, generation };
+    PollRequest { target: Some(Arc::new(Target { tasks, spare, ends })), ..poll(fence, None) }
+}
+
+/// A backup is restored: the cell does not know of one task, knows that one is over, and knows one.
+#[test]
+fn a_restored_cell_spares_what_it_does_not_know_until_it_says_otherwise() {
+    let [known, unknown, over] = [0, 1, 2].map(|index| target_task(1, index, true));
+    let mut b = bench(vec![]);
+    b.order(1, &[&known, &unknown, &over]);
+    for (task, pid) in [(&known, 1), (&unknown, 2), (&over, 3)] {
+        b.start(task.id, 0, pid);
+    }
+    let effects = b.poll(restored(1, &[&known], &[]));
+    assert!(matches!(effects[0], Effect::RememberFence(Fence { epoch: 2, .. })));
+    assert!(work(effects).len() == 1, "nothing but the fence is touched");
+    let effects = work(b.poll(restored(2, &[&known], &[over.id])));
+    assert_eq!(effects, [Effect::Terminate { run: run(over.id, 0) }]);
+    // What is spared lives on as before, and is started again when it fails.
+    b.exit(unknown.id, 0, Some(FailureCause::Exit { code: 1 }));
+    assert_eq!(starts(&b.later(1_000)), [run(unknown.id, 1)]);
+    b.start(unknown.id, 1, 4);
+
+    // Of the old epoch nothing is obeyed any more, whatever its term.
+    let late = Fence { epoch: 1, term: 99, session: 9, generation: 9 };
+    let effects = b.poll(poll(late, Some(vec![])));
+    assert!(matches!(answers(&effects)[..], [(_, Err(PollRefusal::Stale { .. }))]));
+    assert_eq!(work(effects), []);
+
+    let fence = Fence { epoch: 2, term: 1, session: 1, generation: 3 };
+    let effects = work(b.poll(poll(fence, Some(vec![known.clone()]))));
+    assert_eq!(effects, [Effect::Terminate { run: run(unknown.id, 1) }]);
+    assert!(matches!(b.status(known.id), Some(TaskStatus::Up { pid: 1, .. })));
+}
+
+/// Ports are how a cell knows what an incarnation holds that it had forgotten.
+#[test]
+fn a_report_names_ports_also_of_what_was_found() {
+    let mut wanted = target_task(1, 0, true);
+    wanted.ports = vec![20_001];
+    let mut left = found(&target_task(1, 1, true), 0, AdoptedState::Running { pid: 2 });
+    left.ports = vec![20_002];
+    let mut b = bench(vec![left]);
+    b.poll(restored(1, &[&wanted], &[]));
+    let reported: Vec<_> =
+        b.supervisor.report().1.tasks.into_iter().map(|task| task.ports).collect();
+    assert_eq!(reported, [vec![20_001], vec![20_002]]);
 }

@@ -160,7 +160,7 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// The most that it may use.
     pub limit: Resources,
-    /// Ports that must be free on the machine before it starts.
+    /// Ports that must be free on the machine before it starts: to be handed back in [`Adopted`].
     pub ports: Vec<u16>,
     /// Directories that it sees; all allowed.
     pub volumes: Vec<Volume>,
@@ -184,6 +184,8 @@ pub struct Adopted {
     pub since: Millis,
     /// As in its [`Launch`].
     pub grace: Millis,
+    /// As in its [`Launch`]; none when that is not known any more.
+    pub ports: Vec<u16>,
     /// Whether it still runs.
     pub state: AdoptedState,
 }

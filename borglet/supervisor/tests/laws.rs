@@ -249,6 +249,7 @@ impl Machine {
             run,
             since: Millis(1_000_000),
             grace: Millis(1_000),
+            ports: Vec::new(),
             state,
         };
         let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));

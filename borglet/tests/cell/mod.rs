@@ -227,8 +227,12 @@ impl Master {
         seen: ReportVersion,
         hold: Millis,
     ) -> Result<PollAnswer, Status> {
-        let target =
-            tasks.map(|tasks| Arc::new(Target { tasks: tasks.iter().copied().cloned().collect() }));
+        let target = tasks.map(|tasks| {
+            Arc::new(Target {
+                tasks: tasks.iter().copied().cloned().collect(),
+                ..Target::default()
+            })
+        });
         let (cell, machine) = ("lab".parse().unwrap(), self.machine.clone());
         let lease = self.lease;
         let request = PollRequest { cell, machine, fence, target, seen, hold, lease };

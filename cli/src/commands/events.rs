@@ -1,4 +1,4 @@
-//! `watch` and `backup save`: streams of a cell.
+//! `watch`: what happens in a cell, as it happens.
 
 use super::names;
 use crate::client::Client;
@@ -6,9 +6,7 @@ use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::output::views::Event;
 use borg_proto::wire::pb;
-use clap::{Args, Subcommand};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use clap::Args;
 use tonic::Streaming;
 
 #[derive(Debug, Args)]
@@ -18,15 +16,6 @@ pub(super) struct WatchArgs {
     /// Begin after this place in the log instead of now
     #[arg(long, default_value_t = 0, value_name = "INDEX")]
     after: u64,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum BackupCommand {
-    /// Write the whole state as a checkpoint file
-    Save {
-        /// Where to; an earlier file is replaced once the new one is complete
-        file: PathBuf,
-    },
 }
 
 /// Prints events until interrupted. When a master goes away, goes on at another one where it was.
@@ -120,48 +109,6 @@ fn show(event: Event, out: Output) -> Result<(), Failure> {
     let clean: String =
         line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     out.line(&clean)
-}
-
-pub(super) async fn backup(
-    client: &mut Client,
-    command: BackupCommand,
-    out: Output,
-) -> Result<(), Failure> {
-    let BackupCommand::Save { file } = command;
-    let message = pb::SaveCheckpointRequest {};
-    let mut stream = client
-        .open("backup", message, async |mut master, request| master.save_checkpoint(request).await)
-        .await?;
-    let mut partial = file.clone().into_os_string();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let received = receive(&mut stream, &partial).await;
-    let bytes = match received {
-        Ok(bytes) if bytes > 0 => bytes,
-        other => {
-            // What is there is no backup; that the file cannot be removed changes nothing.
-            std::fs::remove_file(&partial).ok();
-            other?;
-            return Err(Failure::new(Code::Internal, "backup: the master sent nothing"));
-        }
-    };
-    std::fs::rename(&partial, &file)?;
-    if out.is_json() {
-        return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
-    }
-    out.line(&format!("{}: {bytes} bytes", file.display()))
-}
-
-async fn receive(stream: &mut Streaming<pb::CheckpointChunk>, to: &Path) -> Result<usize, Failure> {
-    let cannot = |error: std::io::Error| Failure::from(error).context(&to.display().to_string());
-    let mut file = std::fs::File::create(to).map_err(cannot)?;
-    let mut bytes = 0;
-    while let Some(chunk) = stream.message().await.map_err(Failure::from)? {
-        bytes += chunk.data.len();
-        file.write_all(&chunk.data).map_err(cannot)?;
-    }
-    file.sync_all().map_err(cannot)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

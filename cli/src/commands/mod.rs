@@ -1,5 +1,6 @@
 //! The commands: what each takes, and which code carries it out.
 
+mod backup;
 #[cfg(feature = "daemons")]
 mod cell;
 mod cert;
@@ -76,9 +77,9 @@ enum Command {
     History,
     /// Print what happens in the cell, as it happens
     Watch(events::WatchArgs),
-    /// Save the cell's state
+    /// Save the cell's state, look at a backup, begin again from one
     #[command(subcommand)]
-    Backup(events::BackupCommand),
+    Backup(backup::BackupCommand),
     /// Issue certificates with the cell's CA
     #[command(subcommand)]
     Cert(cert::CertCommand),
@@ -165,7 +166,7 @@ impl Cli {
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
-            Command::Backup(command) => events::backup(&mut client()?, command, out).await,
+            Command::Backup(command) => backup::run(client, command, out).await,
             Command::Cert(command) => cert::run(command, out),
             Command::Eval(args) => jobs::eval(&target, args, out).await,
             Command::Completions { shell } => {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the panic says where")]
 
 mod api;
+mod backup;
 mod bad_input;
 mod cell;
 mod directories;

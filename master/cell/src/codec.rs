@@ -118,6 +118,7 @@ impl From<&CellState> for pb::CheckpointState {
                 machines: safe.machines,
             }),
             downs_ms: state.downs.iter().map(|at| at.0).collect(),
+            restored: state.restored.as_ref().map(parts::restored),
         }
     }
 }
@@ -175,6 +176,7 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     }
     state.level = message.level.max(1);
     state.master_lives = message.master_lives;
+    state.restored = message.restored.as_ref().map(parts::read_restored);
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;

@@ -106,6 +106,9 @@ pub struct Status {
     pub safe_mode: bool,
     /// How many machines may be taken for down now.
     pub allowance: usize,
+    /// In a cell that was restored from a backup: incarnations that run and are spared though the
+    /// state does not know them.
+    pub spared: usize,
 }
 
 /// One shard as the leader sees it.
@@ -159,6 +162,9 @@ pub(crate) struct Links {
     /// What is to be said of no machine in particular.
     other: Vec<Observation>,
     next_sweep: Millis,
+    /// Whether machines keep what the state does not know: see `state::restored`.
+    spare: bool,
+    next_judgement: Millis,
     /// Machines that left the cell in this term. Their borglets have obeyed a session of the
     /// shard that they had, and obey an older one of another shard no more.
     left: BTreeSet<MachineName>,
@@ -189,12 +195,14 @@ impl Links {
             dirty: BTreeSet::new(),
             usage: BTreeMap::new(),
             next_sweep: now,
+            spare: state.spares(state.clock()),
+            next_judgement: now,
             left: BTreeSet::new(),
             config,
         };
         for machine in state.machines() {
             links.names.insert(machine.name.clone(), machine.id);
-            links.links.insert(machine.id, Link::new(machine, state, now));
+            links.links.insert(machine.id, Link::new(machine, state, now, links.spare));
             links.restand(machine.id);
         }
         links.liveness.update(&links.config, heard, now);
@@ -239,7 +247,7 @@ impl Links {
     fn retarget(&mut self, id: MachineId, state: &CellState, now: Millis) {
         let Some(machine) = state.machine(id) else { return };
         let Some(link) = self.links.get_mut(&id) else {
-            let mut link = Link::new(machine, state, now);
+            let mut link = Link::new(machine, state, now, self.spare);
             let replica = owner(id, self.liveness.live());
             link.shard = replica;
             self.links.insert(id, link);
@@ -254,7 +262,7 @@ impl Links {
             return;
         };
         self.dirty.insert(id);
-        let gone = link.retarget(machine, state, now);
+        let gone = link.retarget(machine, state, now, self.spare);
         if let Some(gone) = gone {
             for incarnation in gone {
                 self.usage.remove(&incarnation);
@@ -271,6 +279,28 @@ impl Links {
         if was != is {
             self.silence.count(id, was, false);
             self.silence.count(id, is, true);
+        }
+    }
+
+    /// In a cell that was restored from a backup: ends what turned out to be over, and when the
+    /// time is up everything that is still unknown. `cell_time` is what entries carry now.
+    pub(crate) fn judge_strangers(&mut self, now: Millis, cell_time: Millis, state: &CellState) {
+        if !self.spare || now < self.next_judgement {
+            return;
+        }
+        self.next_judgement = now + SWEEP;
+        let left: usize = self.links.values().map(Link::spared).sum();
+        self.spare = state.spares(cell_time);
+        if !self.spare {
+            tracing::warn!(left, "restored cell: what is still unknown is spared no longer");
+        }
+        for (id, link) in &mut self.links {
+            let Some(machine) = state.machine(*id) else { continue };
+            if (!self.spare || link.strangers > 0)
+                && link.renew_target(machine, state, self.spare).is_some()
+            {
+                self.shards.entry(link.shard).or_default().changed.insert(*id);
+            }
         }
     }
 
@@ -684,6 +714,7 @@ impl Links {
             silent: self.silence.silent().len(),
             safe_mode: self.silence.safe_mode(),
             allowance: self.silence.allowance(&self.config),
+            spared: self.links.values().map(Link::spared).sum(),
         }
     }
 }

@@ -85,6 +85,11 @@ pub enum Rejection {
     MachineAnswers { machine: MachineName },
     #[error("task {task} is not placed before {not_before}, now is {now}")]
     TooEarly { task: TaskId, not_before: Millis, now: Millis },
+    #[error(
+        "the cell was restored from a backup and finds out first what runs: nothing is placed before \
+         {until}, now is {now}"
+    )]
+    HearingOut { until: Millis, now: Millis },
     #[error("machine {machine} is {state}")]
     MachineNotUp { machine: MachineName, state: MachineState },
     #[error("machine {machine} does not meet: {constraint}")]
@@ -163,6 +168,7 @@ impl Rejection {
             | Self::Lingers { .. }
             | Self::MachineAnswers { .. }
             | Self::TooEarly { .. }
+            | Self::HearingOut { .. }
             | Self::MachineNotUp { .. }
             | Self::Constraint { .. }
             | Self::Crowded { .. }

@@ -286,6 +286,57 @@ proptest! {
         }
     }
 
+    /// The cell goes on for a while after its backup; restored, it hears of everything that ran then,
+    /// and goes on another way.
+    #[test]
+    fn a_restored_cell_adopts_soundly_and_gives_no_number_twice(before in steps(), lost in steps(), after in steps()) {
+        let (_, backup) = run(&before, |_, _| ());
+        let mut gone = backup.clone();
+        for step in &lost {
+            let command = command(&gone, *step, true);
+            drop(gone.apply(gone.applied() + 1, &command));
+        }
+        let (mut state, place) = backup.clone().refound(&[(1, "a:1".into())], Millis(2_000));
+        prop_assert_eq!((state.epoch(), place.index), (2, backup.applied() + 1));
+        let at = state.clock();
+        let apply = |state: &mut CellState, by, action| {
+            let command = Command { at, by, request: None, action };
+            let applied = state.apply(state.applied() + 1, &command);
+            assert_eq!(state.audit(), [], "after {command:?}");
+            applied
+        };
+        let leader = state.masters().next().unwrap().0;
+        apply(&mut state, master(0), Action::Lead { leader, term: place.term }).unwrap();
+        let ran = gone.jobs().flat_map(|job| gone.tasks_of(job.id));
+        let ran: Vec<_> = ran
+            .filter_map(|(id, task)| Some((task.running(id)?, task.placement()?.clone())))
+            .collect();
+        for (id, placement) in &ran {
+            let (machine, ports) = (placement.machine, placement.ports.clone());
+            let found = Observation::TaskAdopted {
+                id: *id, machine, pid: 1, since: at, restarts: 0, ports,
+            };
+            let was = state.task(id.task).and_then(|task| task.running(id.task));
+            apply(&mut state, master(0), Action::Observe { changes: vec![found] }).unwrap();
+            let is = state.task(id.task).and_then(|task| task.running(id.task));
+            prop_assert!(is == was || is == Some(*id));
+            prop_assert!(was.is_none_or(|was| is.is_some_and(|is| is.number >= was.number)));
+        }
+        let known: std::collections::BTreeSet<IncarnationId> =
+            ran.iter().map(|(id, _)| *id).collect();
+        for step in &after {
+            let command = command(&state, *step, true);
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            prop_assert_eq!(state.audit(), []);
+            if let borg_cell::state::Answer::Placed { results } = applied.answer {
+                for id in results.into_iter().flatten() {
+                    prop_assert!(!known.contains(&id), "{id:?} was given out before the restore");
+                }
+            }
+            prop_assert_eq!(&CellState::decode(&state.encode()).unwrap(), &state);
+        }
+    }
+
     #[test]
     fn no_bytes_make_decode_panic(mut bytes in vec(any::<u8>(), 0..400), framed in any::<bool>()) {
         if framed {

@@ -7,16 +7,20 @@
 //! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE]
 //! place TASK MACHINE [over TASK ...]     up TASK     ended TASK [exit=N | port]
 //! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
+//! backup     restore SPARE_MS     found TASK INCARNATION MACHINE [PORT ...]     settle USER
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use borg_cell::event::Event;
-use borg_cell::fixture::{Cell, batch, info, service, with_task};
+use borg_cell::fixture::{Cell, batch, info, master, service, user, with_task};
 use borg_cell::rejection::Rejection;
-use borg_proto::command::Observation;
+use borg_cell::state::CellState;
+use borg_proto::command::{Action, Observation};
 use borg_proto::spec::Spread;
-use borg_proto::{FailureCause, IncarnationId, JobId, MachineId, Priority, TaskId, TaskName};
+use borg_proto::{
+    FailureCause, IncarnationId, JobId, MachineId, Millis, Priority, TaskId, TaskName,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -41,6 +45,7 @@ fn every_script_reads_as_expected() {
 /// The script with what the cell says now.
 fn play(script: &str) -> String {
     let mut cell = Cell::new();
+    let mut backup = cell.state.clone();
     let mut out = String::new();
     let mut commands: Vec<&str> = Vec::new();
     let mut expected = false;
@@ -54,7 +59,11 @@ fn play(script: &str) -> String {
             "----" => {
                 out.push_str("----\n");
                 for command in &commands {
-                    out.push_str(&answer(&mut cell, command));
+                    match command.split_once(' ') {
+                        None if *command == "backup" => backup = cell.state.clone(),
+                        Some(("restore", spare)) => restore(&mut cell, &backup, spare),
+                        Some(_) | None => out.push_str(&answer(&mut cell, command)),
+                    }
                 }
                 expected = true;
             }
@@ -69,6 +78,14 @@ fn play(script: &str) -> String {
         }
     }
     format!("{}\n", out.trim_end())
+}
+
+/// The cell goes on from its backup, under the leader of a new epoch.
+fn restore(cell: &mut Cell, backup: &CellState, spare_ms: &str) {
+    let spare = Millis(spare_ms.parse().unwrap());
+    cell.state = backup.clone().refound(&[(1, "a:1".into())], spare).0;
+    let leader = cell.state.masters().next().unwrap().0;
+    cell.apply(master(), Action::Lead { leader, term: 9 }).unwrap();
 }
 
 fn answer(cell: &mut Cell, line: &str) -> String {
@@ -126,6 +143,15 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
         ["kill", user, job, ref tasks @ ..] => {
             let tasks: Vec<u32> = tasks.iter().map(|index| index.parse().unwrap()).collect();
             return Ok(format!("{} killed\n", cell.kill(user, job, &tasks)?));
+        }
+        ["found", task, number, on, ref ports @ ..] => {
+            let id = IncarnationId { task: task_id(cell, task), number: number.parse().unwrap() };
+            let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+            let (machine, pid, since) = (machine(cell, on), 7, Millis(0));
+            cell.observe(Observation::TaskAdopted { id, machine, pid, since, restarts: 0, ports });
+        }
+        ["settle", by] => {
+            cell.apply(user(by), Action::Settle)?;
         }
         ["wait", ms] => cell.wait(ms.parse().unwrap()),
         ["jobs"] => return Ok(jobs(cell)),

@@ -420,6 +420,16 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::GiveUpMachinesResponse { index: done.index }))
     }
 
+    async fn settle(
+        &self,
+        request: Request<pb::SettleRequest>,
+    ) -> Result<Response<pb::SettleResponse>, Status> {
+        let user = self.user(&request, "Settle")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::SettleResponse { index: done.index }))
+    }
+
     async fn list_masters(
         &self,
         request: Request<pb::ListMastersRequest>,

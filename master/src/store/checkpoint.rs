@@ -72,7 +72,24 @@ pub(super) fn write(dir: &Path, draft: &CheckpointDraft<'_>) -> Result<Checkpoin
 pub(super) fn load(path: &Path, wanted: &CheckpointRef) -> Result<Checkpoint, StoreError> {
     let at = wanted.place.index;
     let broken = |why: &str| StoreError::broken(at, format!("{}: {why}", path.display()));
-    let checkpoint = read(path).map_err(|unreadable| match unreadable {
+    let checkpoint = verified(path, at)?;
+    if checkpoint.meta.file_sum != wanted.sum {
+        return Err(broken("not the one that was written"));
+    }
+    if checkpoint.meta.place != wanted.place {
+        return Err(broken("of another place in the log"));
+    }
+    Ok(checkpoint)
+}
+
+/// Reads whatever checkpoint file is at `path` and verifies all of it.
+pub(super) fn load_any(path: &Path) -> Result<Checkpoint, StoreError> {
+    verified(path, 0)
+}
+
+fn verified(path: &Path, at: u64) -> Result<Checkpoint, StoreError> {
+    let broken = |why: &str| StoreError::broken(at, format!("{}: {why}", path.display()));
+    read(path).map_err(|unreadable| match unreadable {
         Unreadable::Unsealed(Unsealed::Damaged(why)) => broken(why),
         Unreadable::Unsealed(Unsealed::Newer(found)) => {
             let supported = Block::Checkpoint.format();
@@ -82,14 +99,7 @@ pub(super) fn load(path: &Path, wanted: &CheckpointRef) -> Result<Checkpoint, St
             StoreError::broken(at, format!("{} is missing", path.display()))
         }
         Unreadable::Io(error) => StoreError::failed(format!("read {}", path.display()), error),
-    })?;
-    if checkpoint.meta.file_sum != wanted.sum {
-        return Err(broken("not the one that was written"));
-    }
-    if checkpoint.meta.place != wanted.place {
-        return Err(broken("of another place in the log"));
-    }
-    Ok(checkpoint)
+    })
 }
 
 /// What a file says of itself, of which no more than its ends is read: enough to list it. `None` if

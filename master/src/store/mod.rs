@@ -64,6 +64,14 @@ pub fn is_there(dir: &Path) -> bool {
     dir.join("log").exists()
 }
 
+/// The state in a checkpoint file of some directory, opened or not. Reads and verifies all of it.
+///
+/// # Errors
+/// When it is no checkpoint of a version that this build reads, or damaged.
+pub fn state_in(path: &Path) -> Result<Arc<[u8]>, StoreError> {
+    checkpoint::load_any(path).map(|loaded| loaded.state)
+}
+
 /// The engine that keeps the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StoreKind {

@@ -1,7 +1,7 @@
 //! Entries of the log, as bytes and back, and the changes that clients ask for.
 
 use super::cause::{replica, task_id};
-use super::error::{At, WireError, check_line, check_range, each, required};
+use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use crate::command::{
@@ -9,7 +9,7 @@ use crate::command::{
 };
 use crate::machine::MachineId;
 use crate::names::{IncarnationId, ReplicaId};
-use crate::spec::MAX_TASKS;
+use crate::spec::{MAX_PORTS, MAX_TASKS};
 use crate::time::Millis;
 use pb::command::{Action as PbAction, By};
 use pb::observation as seen;
@@ -166,6 +166,7 @@ impl From<&Action> for PbAction {
                 machines: machines.iter().map(ToString::to_string).collect(),
                 answering: answering.as_ref().map(ToString::to_string).unwrap_or_default(),
             }),
+            Action::Settle => Self::Settle(pb::Settle {}),
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -210,6 +211,7 @@ impl TryFrom<PbAction> for Action {
             PbAction::GiveUp(pb::GiveUpMachines { machines, answering }) => {
                 give_up(machines, &answering).at("give_up")
             }
+            PbAction::Settle(pb::Settle {}) => Ok(Self::Settle),
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",
@@ -335,6 +337,16 @@ impl From<&Observation> for pb::Observation {
                     machines: *machines,
                 })
             }
+            Observation::TaskAdopted { id, machine, pid, since, restarts, ports } => {
+                seen::Kind::TaskAdopted(seen::TaskAdopted {
+                    id: Some(id.into()),
+                    machine: machine.0,
+                    pid: *pid,
+                    since_ms: since.0,
+                    restarts: *restarts,
+                    ports: ports.iter().map(|&port| port.into()).collect(),
+                })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -370,6 +382,14 @@ impl TryFrom<pb::Observation> for Observation {
             seen::Kind::Silence(seen::Silence { safe_mode, silent, machines }) => {
                 Self::Silence { safe_mode, silent, machines }
             }
+            seen::Kind::TaskAdopted(found) => Self::TaskAdopted {
+                id: incarnation("id", found.id)?,
+                machine: MachineId(found.machine),
+                pid: found.pid,
+                since: Millis(found.since_ms),
+                restarts: found.restarts,
+                ports: each("ports", found.ports, MAX_PORTS, port)?,
+            },
         })
     }
 }
@@ -451,5 +471,12 @@ impl TryFrom<pb::GiveUpMachinesRequest> for Change {
             action: give_up(r.machines, "")?,
             request: request_id("request_id", &r.request_id)?,
         })
+    }
+}
+
+impl TryFrom<pb::SettleRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::SettleRequest) -> Result<Self, WireError> {
+        Ok(Self { action: Action::Settle, request: request_id("request_id", &r.request_id)? })
     }
 }

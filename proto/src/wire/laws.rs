@@ -265,7 +265,7 @@ fn every_bad_field_of_a_poll_is_named_by_its_path() {
             cell: "lab".into(),
             machine: "m-1".into(),
             fence: Some(pb::Fence::default()),
-            target: Some(pb::Target { tasks }),
+            target: Some(pb::Target { tasks, ..Default::default() }),
             ..Default::default()
         })
     };

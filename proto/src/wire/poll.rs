@@ -108,7 +108,11 @@ pub(super) fn incarnation(
 
 impl From<&Target> for pb::Target {
     fn from(target: &Target) -> Self {
-        Self { tasks: target.tasks.iter().map(Into::into).collect() }
+        Self {
+            tasks: target.tasks.iter().map(Into::into).collect(),
+            spare: target.spare,
+            ends: target.ends.iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -117,7 +121,13 @@ impl TryFrom<pb::Target> for Target {
     fn try_from(target: pb::Target) -> Result<Self, WireError> {
         let tasks = each("tasks", target.tasks, MAX_TASKS_PER_MACHINE, TargetTask::try_from)?;
         check_ordered("tasks", &tasks, |task| task.id)?;
-        Ok(Self { tasks })
+        let ends = each("ends", target.ends, MAX_TASKS_PER_MACHINE, IncarnationId::try_from)?;
+        check_ordered("ends", &ends, |id| *id)?;
+        if !ends.is_empty() && !target.spare {
+            let many = format!("{} incarnations", ends.len());
+            return Err(WireError::new("ends", many, "are named though nothing is spared"));
+        }
+        Ok(Self { tasks, spare: target.spare, ends })
     }
 }
 
@@ -170,6 +180,7 @@ impl From<&TaskReport> for pb::TaskReport {
             restarts: r.restarts,
             last_failure: r.last_failure.as_ref().map(Into::into),
             usage: Some((&r.usage).into()),
+            ports: r.ports.iter().map(|&port| port.into()).collect(),
         }
     }
 }
@@ -195,6 +206,7 @@ impl TryFrom<pb::TaskReport> for TaskReport {
             restarts: r.restarts,
             last_failure: r.last_failure.map(TryInto::try_into).transpose().at("last_failure")?,
             usage: r.usage.map_or_else(Usage::default, Into::into),
+            ports: each("ports", r.ports, MAX_PORTS, port)?,
         })
     }
 }

@@ -224,10 +224,14 @@ fn target_task() -> impl Strategy<Value = TargetTask> {
 }
 
 fn target() -> impl Strategy<Value = Arc<Target>> {
-    vec(target_task(), 0..3).prop_map(|mut tasks| {
+    let ends = option::of(vec(incarnation(), 0..3));
+    (vec(target_task(), 0..3), ends).prop_map(|(mut tasks, ends)| {
         tasks.sort_by_key(|task| task.id);
         tasks.dedup_by_key(|task| task.id);
-        Arc::new(Target { tasks })
+        let (spare, mut ends) = (ends.is_some(), ends.unwrap_or_default());
+        ends.sort();
+        ends.dedup();
+        Arc::new(Target { tasks, spare, ends })
     })
 }
 
@@ -275,13 +279,15 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
         Just(TaskStatus::Stopping),
         (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
     ];
-    (incarnation(), status, any::<u32>(), option::of(cause()), usage()).prop_map(
-        |(id, status, restarts, last_failure, usage)| TaskReport {
+    let ports = vec(1..=u16::MAX, 0..3);
+    (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports).prop_map(
+        |(id, status, restarts, last_failure, usage, ports)| TaskReport {
             id,
             status,
             restarts,
             last_failure,
             usage,
+            ports,
         },
     )
 }
@@ -376,6 +382,18 @@ fn observation() -> impl Strategy<Value = Observation> {
         (any::<bool>(), any::<[u32; 2]>()).prop_map(|(safe_mode, [silent, machines])| {
             Observation::Silence { safe_mode, silent, machines }
         }),
+        (
+            incarnation(),
+            any::<u32>(),
+            any::<u32>(),
+            millis(),
+            any::<u32>(),
+            vec(1..=u16::MAX, 0..3)
+        )
+            .prop_map(|(id, machine, pid, since, restarts, ports)| {
+                let machine = MachineId(machine);
+                Observation::TaskAdopted { id, machine, pid, since, restarts, ports }
+            }),
     ]
 }
 
@@ -403,6 +421,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (1..=u32::MAX).prop_map(|level| Action::RaiseLevel { level }),
         (vec(name(), 1..MAX_GIVEN_UP), option::of(name()))
             .prop_map(|(machines, answering)| Action::GiveUp { machines, answering }),
+        Just(Action::Settle),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

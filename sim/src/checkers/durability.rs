@@ -111,6 +111,7 @@ impl Durability {
                 | Action::ForgetMaster { .. }
                 | Action::RaiseLevel { .. }
                 | Action::GiveUp { .. }
+                | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

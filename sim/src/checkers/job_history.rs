@@ -259,6 +259,7 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::RemoveMaster { .. }
         | Action::ForgetMaster { .. }
         | Action::RaiseLevel { .. }
+        | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => None,

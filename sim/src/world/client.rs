@@ -160,6 +160,7 @@ impl Clients {
                 | Action::ForgetMaster { .. }
                 | Action::RaiseLevel { .. }
                 | Action::GiveUp { .. }
+                | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -128,7 +128,13 @@ impl Host {
                     (*since, AdoptedState::Ended { at: *at, failure: failure.clone() })
                 }
             };
-            Some(Adopted { run: container.run, since, grace: container.grace, state })
+            Some(Adopted {
+                run: container.run,
+                since,
+                grace: container.grace,
+                ports: container.ports.clone(),
+                state,
+            })
         };
         self.processes.values().filter_map(adopt).collect()
     }

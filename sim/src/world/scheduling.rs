@@ -50,6 +50,7 @@ impl World {
             return self.agenda.after(wait, Happening::SchedulerWakes { replica: index, life });
         }
         process.scheduler_due = false;
+        let may_place = process.master.may_place(now);
         let now = process.master.cell_time(now);
         let letter = std::mem::take(&mut process.letter);
         process.leads = letter.leads.unwrap_or(process.leads);
@@ -65,6 +66,10 @@ impl World {
         }
         if !process.leads {
             return;
+        }
+        if !may_place {
+            // A restored cell hears its machines out first.
+            return self.wake_scheduler(index, NAP);
         }
         let decisions = process.scheduler.pass(now, BATCH);
         let (count, first) =

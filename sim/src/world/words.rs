@@ -88,6 +88,7 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::RemoveMaster { number } => format!("remove master {number}"),
         Action::ForgetMaster { .. }
         | Action::RaiseLevel { .. }
+        | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => {

@@ -184,6 +184,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             (51, numbers, vec![])
         }
         R::MachineAnswers { machine } => (52, vec![], vec![machine.to_string()]),
+        R::HearingOut { until, now } => (55, vec![until.0, now.0], vec![]),
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -257,6 +258,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         44 => R::LastMaster { number: from.number()? },
         51 => R::Lingers { task: from.task()?, machine: MachineId(from.small()?) },
         52 => R::MachineAnswers { machine: from.name()? },
+        55 => R::HearingOut { until: Millis(from.number()?), now: Millis(from.number()?) },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -406,7 +408,7 @@ mod tests {
             all().iter().map(|r| refusal(r).kind).collect();
         assert_eq!(
             kinds,
-            (1..=30).chain(41..=44).chain(51..=52).collect(),
+            (1..=30).chain(41..=44).chain(51..=52).chain([55]).collect(),
             "each kind has its own number, and its sample here"
         );
     }

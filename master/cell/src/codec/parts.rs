@@ -5,7 +5,8 @@
 
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
-    Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Standing, Task,
+    Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Restored, Standing, Task,
+    Window,
 };
 use borg_proto::names::NameError;
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
@@ -312,4 +313,26 @@ pub(super) fn read_master(
     };
     let record = MasterRecord { address: from.address, standing, token: from.token };
     Ok((ReplicaId(from.replica), record))
+}
+
+pub(super) fn restored(of: &Restored) -> pb::CheckpointRestored {
+    pb::CheckpointRestored {
+        spare_ms: of.spare.0,
+        window: of.window.map(|window| pb::checkpoint_restored::Window {
+            spare_until_ms: window.spare_until.0,
+            place_after_ms: window.place_after.0,
+        }),
+        incarnations: of.incarnations,
+    }
+}
+
+pub(super) fn read_restored(of: &pb::CheckpointRestored) -> Restored {
+    Restored {
+        spare: Millis(of.spare_ms),
+        window: of.window.as_ref().map(|window| Window {
+            spare_until: Millis(window.spare_until_ms),
+            place_after: Millis(window.place_after_ms),
+        }),
+        incarnations: of.incarnations,
+    }
 }

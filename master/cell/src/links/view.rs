@@ -3,7 +3,7 @@
 //! Invariant: every difference is applied once and in order (session, sequence); what was missed
 //! makes the view stale until a full report.
 
-use crate::state::{CellState, Machine, MachineState};
+use crate::state::{CellState, Machine, MachineState, Stranger};
 use borg_proto::command::Observation;
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
@@ -15,6 +15,9 @@ use borg_proto::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// The level of entries that [`Observation::TaskAdopted`] came with.
+const ADOPTED_SINCE: u32 = 2;
 
 /// What a difference did to the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub(super) struct Link {
     /// The generation that first listed each incarnation of the target.
     listed: BTreeMap<IncarnationId, u64>,
     seen: Seen,
+    /// How many incarnations it has without being told of them. Counted while such are spared.
+    pub(super) strangers: usize,
     given_up: bool,
     /// How the state has it, and whether it answers.
     standing: Standing,
@@ -116,8 +121,8 @@ struct Seen {
 
 impl Link {
     /// A machine of which nothing was heard. Belongs to no shard yet.
-    pub(super) fn new(machine: &Machine, state: &CellState, now: Millis) -> Self {
-        let target = target(machine, state);
+    pub(super) fn new(machine: &Machine, state: &CellState, now: Millis, spare: bool) -> Self {
+        let target = Target { spare, ..target(machine, state) };
         Self {
             name: machine.name.clone(),
             address: machine.address.clone(),
@@ -129,6 +134,7 @@ impl Link {
             sent_at: Millis(0),
             id: machine.id,
             seen: Seen::default(),
+            strangers: 0,
             given_up: false,
             standing: Standing::Other,
             place: Place::of(machine, state, now),
@@ -148,6 +154,7 @@ impl Link {
         // The last session's shard may have passed on what it heard of this leader until now.
         self.alone_since.get_or_insert(now);
         self.seen = Seen::default();
+        self.strangers = 0;
         self.given_up = false;
     }
 
@@ -175,13 +182,29 @@ impl Link {
         machine: &Machine,
         state: &CellState,
         now: Millis,
+        spare: bool,
     ) -> Option<Vec<IncarnationId>> {
         self.in_vain.clear();
         let place = Place::of(machine, state, now);
         if std::mem::discriminant(&place) != std::mem::discriminant(&self.place) {
             self.place = place;
         }
-        let target = target(machine, state);
+        self.renew_target(machine, state, spare)
+    }
+
+    /// The same, when nothing of the state changed that concerns this machine.
+    pub(super) fn renew_target(
+        &mut self,
+        machine: &Machine,
+        state: &CellState,
+        spare: bool,
+    ) -> Option<Vec<IncarnationId>> {
+        let mut target = Target { spare, ..target(machine, state) };
+        if spare {
+            let over = |id: &IncarnationId| state.stranger(*id) == Stranger::Over;
+            target.ends = strangers(&self.seen, &target).filter(over).collect();
+            self.strangers = strangers(&self.seen, &target).count();
+        }
         if target == *self.target && machine.address == self.address {
             return None;
         }
@@ -230,6 +253,9 @@ impl Link {
             seen.tasks.remove(id);
         }
         seen.tasks.extend(delta.tasks.into_iter().map(|task| (task.id, task)));
+        if self.target.spare {
+            self.strangers = strangers(&self.seen, &self.target).count();
+        }
         self.given_up = false;
         self.in_vain.clear();
         Folded::News
@@ -288,7 +314,40 @@ impl Link {
                 None => {}
             }
         }
+        if self.target.spare && state.level() >= ADOPTED_SINCE {
+            found.extend(self.newer(state));
+        }
         found
+    }
+
+    /// What runs here since after the backup that the cell was restored from, and fills its slot.
+    fn newer(&self, state: &CellState) -> impl Iterator<Item = Observation> {
+        let found = strangers(&self.seen, &self.target)
+            .filter(|id| state.stranger(*id) == Stranger::Newer)
+            .filter_map(|id| self.seen.tasks.get(&id));
+        found.filter_map(|report| match report.status {
+            TaskStatus::Up { pid, since } => Some(Observation::TaskAdopted {
+                id: report.id,
+                machine: self.id,
+                pid,
+                since,
+                restarts: report.restarts,
+                ports: report.ports.clone(),
+            }),
+            TaskStatus::Starting
+            | TaskStatus::Stopping
+            | TaskStatus::BackOff { .. }
+            | TaskStatus::Ended { .. } => None,
+        })
+    }
+
+    /// How many incarnations are spared that the state has no place for.
+    pub(super) fn spared(&self) -> usize {
+        if self.target.spare {
+            self.strangers - self.target.ends.len().min(self.strangers)
+        } else {
+            0
+        }
     }
 
     pub(super) fn settled(&mut self, applied: bool) {
@@ -368,6 +427,12 @@ impl Link {
     }
 }
 
+/// What a machine has without being told to.
+fn strangers<'a>(seen: &'a Seen, target: &'a Target) -> impl Iterator<Item = IncarnationId> + 'a {
+    let told = |id: &IncarnationId| target.tasks.binary_search_by_key(id, |task| task.id).is_ok();
+    seen.tasks.keys().filter(move |id| !told(id)).copied()
+}
+
 /// What a report says of a placed incarnation that the state does not say.
 fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
     let (id, restarts) = (report.id, report.restarts);
@@ -430,5 +495,92 @@ fn target(machine: &Machine, state: &CellState) -> Target {
             exclusive: job.spec.exclusive,
         });
     }
-    Target { tasks }
+    Target { tasks, ..Target::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Cell, batch, info, master, service};
+    use borg_proto::command::Action;
+    use borg_proto::poll::Usage;
+    use borg_proto::{JobId, TaskId};
+
+    const MIB: u64 = 1 << 20;
+
+    fn report(id: IncarnationId) -> TaskReport {
+        TaskReport {
+            id,
+            status: TaskStatus::Up { pid: 7, since: Millis(3) },
+            restarts: 0,
+            last_failure: None,
+            usage: Usage::default(),
+            ports: Vec::new(),
+        }
+    }
+
+    /// A machine of a cell that was restored from a backup has four incarnations that the backup
+    /// does not have there: one of a slot that waits, one that was replaced, one of a job that is
+    /// dead, and one of a job that came later.
+    #[test]
+    fn a_restored_cell_adopts_what_it_can_ends_what_is_over_and_spares_the_rest() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let web = cell.submit("ann", service("web", 2, 100, 4 * MIB));
+        let replaced = cell.place(web, 0, machine).unwrap();
+        cell.ended(replaced, None);
+        let dead = cell.submit("ann", batch("dead", 1, 100, 4 * MIB));
+        let over = cell.place(dead, 0, machine).unwrap();
+        cell.kill("ann", "ann/dead", &[]).unwrap();
+        let newer = IncarnationId { task: TaskId { job: web, index: 1 }, number: 1 };
+        let unknown = IncarnationId { task: TaskId { job: JobId(7), index: 0 }, number: 1 };
+
+        cell.state = cell.state.refound(&[(1, "a:1".into())], Millis(60_000)).0;
+        let leader = cell.state.masters().next().unwrap().0;
+        cell.apply(master(), Action::Lead { leader, term: 5 }).unwrap();
+        let state = &cell.state;
+        let machine = state.machine(machine).unwrap();
+        let mut link = Link::new(machine, state, cell.now, true);
+        assert!(link.target.spare && link.target.tasks.is_empty());
+        let mut all = [newer, replaced, over, unknown];
+        all.sort();
+        let said = MachineDelta {
+            machine: machine.name.clone(),
+            seq: 1,
+            full: true,
+            reachable: true,
+            obeyed: 1,
+            info: Some(info(1000, 64 * MIB, &[])),
+            tasks: all.map(report).to_vec(),
+            gone: Vec::new(),
+        };
+        link.fold(cell.now, said);
+        assert_eq!((link.strangers, link.spared()), (4, 4));
+
+        let found = link.compare(cell.now, machine, state);
+        let adopted: Vec<_> = found
+            .iter()
+            .filter_map(|change| match change {
+                Observation::TaskAdopted { id, machine: at, pid, .. } => Some((*id, *at, *pid)),
+                Observation::MachineUp { .. }
+                | Observation::MachineDown { .. }
+                | Observation::TaskUp { .. }
+                | Observation::TaskBackOff { .. }
+                | Observation::TaskEnded { .. }
+                | Observation::TaskGone { .. }
+                | Observation::Silence { .. } => None,
+            })
+            .collect();
+        assert_eq!(adopted, [(newer, machine.id, 7)]);
+
+        assert!(link.renew_target(machine, state, true).is_some());
+        assert_eq!(link.target.ends, [replaced, over]);
+        assert_eq!((link.generation, link.spared()), (2, 2));
+        assert!(link.renew_target(machine, state, true).is_none(), "nothing new to tell");
+
+        // The window is over: the target alone counts again.
+        assert!(link.renew_target(machine, state, false).is_some());
+        assert_eq!((link.target.spare, link.target.ends.len(), link.spared()), (false, 0, 0));
+        assert!(link.compare(cell.now, machine, state).is_empty());
+    }
 }

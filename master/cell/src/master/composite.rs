@@ -96,6 +96,15 @@ impl Master {
         self.replica.leads()
     }
 
+    /// Whether decisions of this replica's scheduler can come to something now. Before it leads by the
+    /// log they cannot, nor while a cell that was restored from a backup hears its machines out: a
+    /// scheduler that went on regardless would make the same ones over and over.
+    #[must_use]
+    pub fn may_place(&self, now: Millis) -> bool {
+        let (own, state) = (Some((self.config.replica, self.term())), self.state());
+        self.is_leader() && state.leader() == own && self.cell_time(now) >= state.place_after()
+    }
+
     /// What an incarnation last said that it uses. Only the leader knows.
     #[must_use]
     pub fn usage(&self, id: IncarnationId) -> Option<Usage> {
@@ -216,6 +225,7 @@ impl Master {
 
     fn observe(&mut self, now: Millis, out: &mut Out) {
         let Some(links) = &mut self.links else { return };
+        links.judge_strangers(now, self.replica.cell_time(now), self.replica.state());
         links.tick(now, self.replica.state(), self.replica.heard());
         if links.asks(now, self.own_reads + 1) {
             self.own_reads += 1;

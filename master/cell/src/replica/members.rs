@@ -188,6 +188,7 @@ impl Replica {
             | Action::GiveUp { .. }
             | Action::ForgetMaster { .. }
             | Action::RaiseLevel { .. }
+            | Action::Settle
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

@@ -61,6 +61,13 @@ impl CellState {
             format!("{last} over next {}", self.next_job)
         });
         found.check(self.epoch > 0, "the epoch begins at 1", || self.epoch.to_string());
+        if let Some(restored) = &self.restored {
+            found.check(
+                self.epoch > 1 && self.level > 1,
+                "a restored cell has another epoch",
+                || format!("epoch {}, level {}, {restored:?}", self.epoch, self.level),
+            );
+        }
     }
 
     fn audit_machine(&self, machine: &Machine, found: &mut Findings) {

@@ -2,8 +2,8 @@
 //!
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
-//! (`lives`), of placing (`placement`), of taking in what machines report (`observe`) and of
-//! repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
+//! from a backup (`restored`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -20,6 +20,7 @@ mod masters;
 pub mod observe;
 mod placement;
 pub mod requests;
+mod restored;
 mod tasks;
 mod turn;
 
@@ -27,6 +28,7 @@ pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
+pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 
 use crate::event::{Event, EventKind};
@@ -56,6 +58,8 @@ pub struct CellState {
     pub(crate) masters: OrdMap<ReplicaId, MasterRecord>,
     /// Lives given to masters so far.
     pub(crate) master_lives: u64,
+    /// Set when the cell goes on from a backup.
+    pub(crate) restored: Option<Restored>,
     pub(crate) next_machine: u32,
     pub(crate) next_job: u64,
     pub(crate) machines: OrdMap<MachineId, Arc<Machine>>,
@@ -152,6 +156,7 @@ impl CellState {
             level: 1,
             masters: OrdMap::new(),
             master_lives: 0,
+            restored: None,
             next_machine: 0,
             next_job: 1,
             machines: OrdMap::new(),
@@ -177,20 +182,6 @@ impl CellState {
         state.level = level;
         state.appoint(masters);
         state
-    }
-
-    /// What the masters of a cell begin from that goes on from a backup: a new epoch, so that
-    /// nothing from before can give orders.
-    #[must_use]
-    pub fn refound(mut self, masters: &[(ReplicaId, String)]) -> (Self, Position) {
-        let term = self.leader.map_or(0, |(_, term)| term) + 1;
-        self.epoch += 1;
-        self.applied += 1;
-        self.digest = digest::after_skip(self.digest, self.applied);
-        self.leader = None;
-        self.appoint(masters);
-        let place = Position { index: self.applied, term };
-        (self, place)
     }
 
     /// Raft's configuration in which the masters of a new cell, or of a restored one, vote.

@@ -3,6 +3,7 @@
 //! Invariant: a report about an incarnation that is not the present one of its task changes
 //! nothing.
 
+use super::restored::Found;
 use super::tasks::{crowd_in, crowd_out};
 use super::turn::Turn;
 use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
@@ -47,6 +48,15 @@ impl Turn<'_> {
                 Observation::TaskGone { id } => self.task_gone(*id),
                 Observation::Silence { safe_mode, silent, machines } => {
                     self.silence(*safe_mode, *silent, *machines);
+                }
+                Observation::TaskAdopted { id, machine, pid, since, restarts, ports } => {
+                    self.adopt(&Found {
+                        id: *id,
+                        machine: *machine,
+                        up: Phase::Up { pid: *pid, since: *since },
+                        restarts: *restarts,
+                        ports,
+                    });
                 }
             }
         }

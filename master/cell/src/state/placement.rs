@@ -52,6 +52,10 @@ impl Turn<'_> {
 
     /// Everything that must hold; changes nothing.
     fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
+        let (until, now) = (self.state.place_after(), self.at);
+        if now < until {
+            return Err(Rejection::HearingOut { until, now });
+        }
         let gone = Rejection::TaskGone { task: asked.task };
         let (Some(job), Some(task)) = (self.state.job(asked.task.job), self.state.task(asked.task))
         else {
@@ -76,7 +80,7 @@ impl Turn<'_> {
                 &job.spec.task.asked(),
             ));
         }
-        let Some(incarnation) = task.incarnations.checked_add(1) else {
+        let Some(incarnation) = self.state.next_incarnation(task) else {
             return Err(Rejection::NotPending { task: asked.task });
         };
         Ok(Plan { victims, ports, incarnation })
@@ -92,7 +96,7 @@ impl Turn<'_> {
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = job.spec.task.asked();
         let mut free = machine.free();
-        let mut there = Told { tasks: machine.tasks.len(), bytes: machine.target_bytes };
+        let mut there = Told::of(machine);
         let mut chosen = Vec::new();
         for victim in victims {
             if asked.fits_in(&free) && there.check(job, machine).is_ok() {
@@ -114,8 +118,7 @@ impl Turn<'_> {
             }
             if !chosen.contains(&id) {
                 free = free.plus(&theirs.spec.task.asked());
-                there.tasks -= 1;
-                there.bytes -= theirs.target_bytes;
+                there.leaves(theirs);
                 chosen.push(id);
             }
         }
@@ -127,14 +130,24 @@ impl Turn<'_> {
 }
 
 /// What a machine is told to run already.
-struct Told {
+pub(super) struct Told {
     tasks: usize,
     bytes: u64,
 }
 
 impl Told {
+    pub(super) fn of(machine: &Machine) -> Self {
+        Self { tasks: machine.tasks.len(), bytes: machine.target_bytes }
+    }
+
+    /// One of the job's tasks goes.
+    pub(super) fn leaves(&mut self, job: &Job) {
+        self.tasks -= 1;
+        self.bytes -= job.target_bytes;
+    }
+
     /// Whether it can be told of a task of `job` too.
-    fn check(&self, job: &Job, machine: &Machine) -> Result<(), Rejection> {
+    pub(super) fn check(&self, job: &Job, machine: &Machine) -> Result<(), Rejection> {
         let (name, there) =
             (|| machine.name.clone(), u32::try_from(self.tasks).unwrap_or(u32::MAX));
         if there >= MAX_TASKS_ON_A_MACHINE {

@@ -81,6 +81,10 @@ impl<'a> Turn<'a> {
                 needs_admin(by, "give up machines")?;
                 self.give_up(machines, answering.as_ref())
             }
+            Action::Settle => {
+                needs_admin(by, "end what a restored cell spares")?;
+                Ok(self.settle_restored())
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))
@@ -98,6 +102,7 @@ impl<'a> Turn<'a> {
             return Err(Rejection::StaleTerm { term, now });
         }
         self.state.leader = Some((leader, term));
+        self.open_window();
         self.emit(EventKind::Led { leader, term });
         Ok(Answer::None)
     }

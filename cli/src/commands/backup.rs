@@ -1,0 +1,351 @@
+//! `backup`: save a cell's state to a file, look at one, and begin again from it.
+//!
+//! Saving and settling ask the cell; inspecting and restoring need no more than the file, as there
+//! may be no cell any more.
+
+use crate::client::{Client, Kind, request_id};
+use crate::exit::{Code, Failure};
+use crate::output::Output;
+use borg_proto::wire::pb;
+use clap::Subcommand;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tonic::Streaming;
+
+#[cfg(feature = "daemons")]
+pub(super) use file::{InspectArgs, RestoreArgs};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackupCommand {
+    /// Write the whole state as a checkpoint file
+    Save {
+        /// Where to; an earlier file is replaced once the new one is complete
+        file: PathBuf,
+    },
+    /// Tell what is in a backup, or in a checkpoint of a master's directory; needs no cell
+    #[cfg(feature = "daemons")]
+    Inspect(InspectArgs),
+    /// Make the directory of one master of a cell that begins again from a backup, after all
+    /// masters were lost; needs no cell
+    #[cfg(feature = "daemons")]
+    Restore(RestoreArgs),
+    /// In a restored cell: end at once what runs and is still unknown, instead of sparing it longer
+    Settle,
+}
+
+pub(super) async fn run(
+    client: impl FnOnce() -> Result<Client, Failure>,
+    command: BackupCommand,
+    out: Output,
+) -> Result<(), Failure> {
+    match command {
+        BackupCommand::Save { file } => save(&mut client()?, &file, out).await,
+        #[cfg(feature = "daemons")]
+        BackupCommand::Inspect(args) => file::inspect(&args, out),
+        #[cfg(feature = "daemons")]
+        BackupCommand::Restore(args) => file::restore(&args, out),
+        BackupCommand::Settle => settle(&mut client()?, out).await,
+    }
+}
+
+async fn save(client: &mut Client, file: &Path, out: Output) -> Result<(), Failure> {
+    let message = pb::SaveCheckpointRequest {};
+    let mut stream = client
+        .open("backup", message, async |mut master, request| master.save_checkpoint(request).await)
+        .await?;
+    let mut partial = file.to_owned().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let received = receive(&mut stream, &partial).await;
+    let bytes = match received {
+        Ok(bytes) if bytes > 0 => bytes,
+        other => {
+            // What is there is no backup; that the file cannot be removed changes nothing.
+            std::fs::remove_file(&partial).ok();
+            other?;
+            return Err(Failure::new(Code::Internal, "backup: the master sent nothing"));
+        }
+    };
+    std::fs::rename(&partial, file)?;
+    if out.is_json() {
+        return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
+    }
+    out.line(&format!("{}: {bytes} bytes", file.display()))
+}
+
+async fn receive(stream: &mut Streaming<pb::CheckpointChunk>, to: &Path) -> Result<usize, Failure> {
+    let cannot = |error: std::io::Error| Failure::from(error).context(&to.display().to_string());
+    let mut file = std::fs::File::create(to).map_err(cannot)?;
+    let mut bytes = 0;
+    while let Some(chunk) = stream.message().await.map_err(Failure::from)? {
+        bytes += chunk.data.len();
+        file.write_all(&chunk.data).map_err(cannot)?;
+    }
+    file.sync_all().map_err(cannot)?;
+    Ok(bytes)
+}
+
+async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
+    let message = pb::SettleRequest { request_id: request_id() };
+    let answer = client
+        .call("settle", Kind::Change, message, async |mut master, request| {
+            master.settle(request).await
+        })
+        .await?;
+    if out.is_json() {
+        return out.json(&serde_json::json!({ "index": answer.index }), false);
+    }
+    out.line("nothing is spared any more that the cell does not know")
+}
+
+/// What needs the cell's own code, and no cell.
+#[cfg(feature = "daemons")]
+mod file {
+    use crate::clock;
+    use crate::exit::{Code, Failure};
+    use crate::output::{Output, age};
+    use borg_cell::codec::DecodeError;
+    use borg_cell::state::{CellState, Window};
+    use borg_cell::store::{CheckpointDraft, ReplicaIdentity, StoreError};
+    use borg_master::Member;
+    use borg_master::store::{self, StoreKind};
+    use borg_proto::Millis;
+    use borg_proto::task::{Phase, TaskState};
+    use clap::Args;
+    use serde::Serialize;
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    #[derive(Debug, Args)]
+    pub(in super::super) struct InspectArgs {
+        /// The backup, or a checkpoint file of a master's directory
+        file: PathBuf,
+    }
+
+    #[derive(Debug, Args)]
+    pub(in super::super) struct RestoreArgs {
+        /// The backup: the same for every master
+        file: PathBuf,
+        /// The directory to make: the master's --dir. There must be no log in it
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Which of the masters this is
+        #[arg(long, value_name = "N")]
+        number: u64,
+        /// All masters of the restored cell, as N=HOST:PORT,N=HOST:PORT,...: the same for every master
+        // Named apart from the option of the same name that says where the cell is.
+        #[arg(
+            long = "masters",
+            id = "masters of the restored cell",
+            value_delimiter = ',',
+            required = true,
+            value_name = "N=HOST:PORT,..."
+        )]
+        masters: Vec<Member>,
+        /// How long machines keep what the backup does not know, once the cell has a leader: the same
+        /// for every master
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = duration)]
+        spare: Millis,
+        /// Which store keeps the log, as in the master's --store
+        #[arg(long, default_value_t)]
+        store: StoreKind,
+    }
+
+    fn duration(text: &str) -> Result<Millis, String> {
+        let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        let ms = u64::try_from(time.as_millis()).ok().filter(|ms| *ms <= 30 * 24 * 3_600_000);
+        ms.map(Millis).ok_or_else(|| "more than 30 days".to_owned())
+    }
+
+    /// A state from a file: as `backup save` writes it, or as a master keeps it.
+    fn load(file: &Path) -> Result<CellState, Failure> {
+        let name = file.display();
+        let bytes = std::fs::read(file)
+            .map_err(|error| Failure::new(Code::NotFound, format!("{name}: {error}")))?;
+        let decoded = match CellState::decode(&bytes) {
+            Err(DecodeError::NotAState) => match store::state_in(file) {
+                Ok(bytes) => CellState::decode(&bytes),
+                Err(error @ StoreError::Version { .. }) => {
+                    return Err(Failure::new(Code::Refused, error.to_string()));
+                }
+                Err(_) => Err(DecodeError::NotAState),
+            },
+            decoded => decoded,
+        };
+        decoded.map_err(|error| {
+            let more = match &error {
+                DecodeError::NotAState => {
+                    "; or it is a damaged checkpoint of a master. Take a file that borgctl backup save \
+                     wrote, or one named checkpoint-* of a master's directory"
+                }
+                DecodeError::Newer { .. } | DecodeError::TooLarge(_) => "",
+                DecodeError::Malformed(_) | DecodeError::Field(_) | DecodeError::Unsound(_) => {
+                    ": take another copy, or an older backup"
+                }
+            };
+            Failure::new(Code::Refused, format!("{name}: {error}{more}"))
+        })
+    }
+
+    /// What a backup holds, as `-o json` has it.
+    #[derive(Debug, Serialize)]
+    struct Contents {
+        cell: String,
+        /// Level of entries, which is the version of the format too.
+        level: u32,
+        index: u64,
+        /// Of the newest entry.
+        at_ms: u64,
+        at: String,
+        epoch: u64,
+        /// After a restore: until when the unknown is spared.
+        spare_until_ms: Option<u64>,
+        masters: Vec<Entry>,
+        machines: usize,
+        machines_up: usize,
+        jobs: usize,
+        jobs_alive: usize,
+        tasks: Tasks,
+    }
+
+    #[derive(Debug, Serialize)]
+    struct Entry {
+        number: u64,
+        life: u64,
+        address: String,
+    }
+
+    #[derive(Debug, Default, Serialize)]
+    struct Tasks {
+        pending: u64,
+        starting: u64,
+        up: u64,
+        back_off: u64,
+        dead: u64,
+    }
+
+    impl Contents {
+        fn of(state: &CellState) -> Self {
+            let mut tasks = Tasks::default();
+            for (_, task) in state.jobs().flat_map(|job| state.tasks_of(job.id)) {
+                *match &task.state {
+                    TaskState::Pending { .. } => &mut tasks.pending,
+                    TaskState::Dead { .. } => &mut tasks.dead,
+                    TaskState::Running(placement) => match placement.phase {
+                        Phase::Starting => &mut tasks.starting,
+                        Phase::Up { .. } => &mut tasks.up,
+                        Phase::BackOff { .. } => &mut tasks.back_off,
+                    },
+                } += 1;
+            }
+            let up = |machine: &&borg_cell::state::Machine| {
+                machine.state == borg_cell::state::MachineState::Up
+            };
+            let window: Option<Window> = state.restored().and_then(|restored| restored.window);
+            let entry = |(id, record): (borg_proto::ReplicaId, &borg_cell::state::MasterRecord)| {
+                Entry { number: id.number(), life: id.life(), address: record.address.clone() }
+            };
+            Self {
+                cell: state.cell().to_string(),
+                level: state.level(),
+                index: state.applied(),
+                at_ms: state.clock().0,
+                at: time(state.clock()),
+                epoch: state.epoch(),
+                spare_until_ms: window.map(|window| window.spare_until.0),
+                masters: state.masters().map(entry).collect(),
+                machines: state.machines().count(),
+                machines_up: state.machines().filter(up).count(),
+                jobs: state.jobs().count(),
+                jobs_alive: state.jobs().filter(|job| job.is_alive()).count(),
+                tasks,
+            }
+        }
+    }
+
+    fn time(at: Millis) -> String {
+        let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(at.0.min(1 << 46));
+        humantime::format_rfc3339_millis(at).to_string()
+    }
+
+    pub(super) fn inspect(args: &InspectArgs, out: Output) -> Result<(), Failure> {
+        let found = Contents::of(&load(&args.file)?);
+        if out.is_json() {
+            return out.json(&found, false);
+        }
+        let masters: Vec<String> =
+            found.masters.iter().map(|m| format!("{}={}", m.number, m.address)).collect();
+        let tasks = &found.tasks;
+        let rows = [
+            ["cell", &found.cell],
+            ["format", &found.level.to_string()],
+            ["entry", &found.index.to_string()],
+            [
+                "time",
+                &format!("{}, {} ago", found.at, age(clock::now().0.saturating_sub(found.at_ms))),
+            ],
+            ["epoch", &found.epoch.to_string()],
+            ["masters", &masters.join(", ")],
+            ["machines", &format!("{}, {} up", found.machines, found.machines_up)],
+            ["jobs", &format!("{}, {} alive", found.jobs, found.jobs_alive)],
+            [
+                "tasks",
+                &format!(
+                    "{} pending, {} starting, {} up, {} backing off, {} dead",
+                    tasks.pending, tasks.starting, tasks.up, tasks.back_off, tasks.dead
+                ),
+            ],
+        ];
+        out.table(["what", "value"], rows.map(|row| row.map(str::to_owned)))
+    }
+
+    pub(super) fn restore(args: &RestoreArgs, out: Output) -> Result<(), Failure> {
+        let usage = |text: String| Failure::new(Code::Usage, text);
+        let masters: Vec<(u64, String)> =
+            args.masters.iter().map(|m| (m.replica.0, m.address.clone())).collect();
+        let numbers: BTreeSet<u64> = masters.iter().map(|(number, _)| *number).collect();
+        let most = borg_proto::ReplicaId::MAX_NUMBER;
+        if let Some(number) = numbers.iter().find(|number| **number > most) {
+            return Err(usage(format!("--masters: {number} is over {most}")));
+        }
+        if numbers.len() != masters.len() {
+            return Err(usage("--masters: a number is there twice".into()));
+        }
+        if !numbers.contains(&args.number) {
+            return Err(usage(format!("--number {} is none of --masters", args.number)));
+        }
+        if store::is_there(&args.dir) {
+            let dir = args.dir.display();
+            let text = format!(
+                "{dir}: there is a log already. If that master is lost for good, move the directory \
+                 away; if it may be whole, start it instead"
+            );
+            return Err(Failure::new(Code::AlreadyExists, text));
+        }
+        let (state, place) = load(&args.file)?.refound(&masters, args.spare);
+        let (epoch, cell) = (state.epoch(), state.cell().to_string());
+        let replica = state.master_numbered(args.number).map_or(args.number, |id| id.0);
+        let identity = ReplicaIdentity { cell: cell.clone(), replica, epoch };
+        let founding = CheckpointDraft {
+            place,
+            membership: &state.founding_membership(),
+            at: state.clock(),
+            state: &state.encode(),
+            log: &[],
+        };
+        store::found(args.store, &args.dir, &identity, &founding)
+            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+        let (number, dir) = (args.number, args.dir.display());
+        if out.is_json() {
+            let digest = format!("{:032x}", state.digest());
+            let made = serde_json::json!({
+                "cell": cell, "master": number, "epoch": epoch, "dir": args.dir, "digest": digest,
+            });
+            return out.json(&made, false);
+        }
+        out.line(&format!(
+            "{dir}: master {number} of cell {cell} in epoch {epoch}; do the same for the others, then \
+             start them without --new"
+        ))
+    }
+}
