@@ -6,11 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use borg_cell::codec::VERSION;
-use borg_cell::fixture::{Cell, batch, service, with_task};
+use borg_cell::fixture::{Cell, batch, master, service, user, with_task};
 use borg_cell::state::CellState;
-use borg_proto::command::{Command, Observation};
+use borg_proto::command::{Action, Command, Observation, Principal};
 use borg_proto::spec::Spread;
-use borg_proto::{CellName, FailureCause};
+use borg_proto::{CellName, FailureCause, MachineId, ReplicaId};
 use std::path::{Path, PathBuf};
 
 fn file(name: &str) -> PathBuf {
@@ -48,7 +48,25 @@ fn everything() -> Cell {
     cell.kill("admin", "cid/gone", &[]).unwrap();
     cell.kill("cid", "ann/web", &[]).unwrap_err();
     cell.observe(Observation::MachineDown { machine: two });
+    since_level_2(&mut cell, one);
     cell
+}
+
+/// What came with level 2 of entries.
+fn since_level_2(cell: &mut Cell, machine: MachineId) {
+    cell.apply(master(), Action::RaiseLevel { level: 2 }).unwrap();
+    let address = || "h-6:1".to_owned();
+    let invite = Action::InviteMaster { number: 6, address: address(), replaces: None };
+    cell.apply(user("admin"), invite).unwrap();
+    let join = Action::JoinMaster { number: 6, address: address(), token: 7 };
+    cell.apply(Principal::Master(ReplicaId(6)), join).unwrap();
+    let mut alone = service("alone", 1, 100, 4 << 20);
+    alone.exclusive = true;
+    let alone = cell.submit("ann", alone);
+    let placed = cell.place(alone, 0, machine).unwrap();
+    cell.up(placed);
+    cell.ended(placed, Some(FailureCause::Fenced));
+    cell.observe(Observation::Silence { safe_mode: true, silent: 40, machines: 100 });
 }
 
 fn write_log(log: &[Command]) -> Vec<u8> {

@@ -167,7 +167,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             Observation::TaskBackOff { id, until: Millis(u64::from(c)), restarts: b.into(), cause }
         }
         6 if c.is_multiple_of(8) => Observation::Silence {
-            safe_mode: b.is_multiple_of(8),
+            safe_mode: b.is_multiple_of(2),
             silent: b.into(),
             machines: c.into(),
         },
