@@ -43,7 +43,8 @@ impl Cell {
             file_bytes: 0,
             file_sum: 0,
         };
-        let identity = ReplicaIdentity { cell: "large".into(), replica: me.0, epoch: state.epoch() };
+        let identity =
+            ReplicaIdentity { cell: "large".into(), replica: me.0, epoch: state.epoch() };
         let recovered = Recovered {
             hard_state: HardState { term: place.term, vote: 0, commit: place.index },
             checkpoint: Some(Checkpoint { meta, state: state.encode().into() }),

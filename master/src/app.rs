@@ -469,6 +469,7 @@ async fn greet(
     stop: CancellationToken,
 ) -> Option<String> {
     let mut rounds = tokio::time::interval(COMPARE);
+    let mut was_out = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return None,
@@ -483,7 +484,8 @@ async fn greet(
             let Ok(hello) = client.hello(request).await else { continue };
             let hello = hello.into_inner();
             // Whoever is further on and does not know this master any more, knows that it is out.
-            let further = hello.applied_index > view.borrow().state.applied();
+            let own_index = view.borrow().state.applied();
+            let further = own_index > 0 && hello.applied_index >= own_index;
             let known = hello.masters.iter().any(|entry| entry.replica == own.0);
             strangers += usize::from(further && !hello.masters.is_empty() && !known);
             let heard = Input::Peer {
@@ -501,9 +503,12 @@ async fn greet(
                 return None;
             }
         }
-        if !members.is_empty() && strangers * 2 > members.len() {
+        // Twice in a row: one that has just joined is not in every table yet.
+        let out = !members.is_empty() && strangers * 2 > members.len();
+        if out && was_out {
             return Some(format!("{strangers} of {} other masters say so", members.len()));
         }
+        was_out = out;
     }
 }
 

@@ -70,9 +70,9 @@ impl PeerService {
         let identity = rpc::peer_identity(request, &self.cell)?;
         match identity.role {
             Role::Master(replica) => Ok(replica.number()),
-            role @ (Role::Borglet(_) | Role::User(_)) => {
-                Err(Status::permission_denied(format!("{role} is not a master of this cell")))
-            }
+            role @ (Role::Borglet(_) | Role::User(_)) => Err(Status::permission_denied(format!(
+                "{role} is not one of the masters of this cell"
+            ))),
         }
     }
 
