@@ -20,6 +20,7 @@ use pb::propose_response::Outcome as Reply;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -27,6 +28,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// usually shorter.
 const PATIENCE: Millis = Millis(2_000);
 
+/// How long another master may take to say whether it knows one that is not known here.
+const INTRODUCTION: Duration = Duration::from_millis(300);
 /// Longest address of a master that is believed.
 const MAX_ADDRESS_BYTES: usize = 255;
 /// Epochs, terms and sessions that a cell can live through: one a second for over 30,000 years.
@@ -59,9 +62,9 @@ impl PeerService {
         let identity = rpc::peer_identity(request, &self.cell)?;
         match identity.role {
             Role::Master(replica) if self.is_member(replica.number()) => Ok(replica.number()),
-            role @ (Role::Master(_) | Role::Borglet(_) | Role::User(_)) => Err(
-                Status::permission_denied(format!("{role} is not one of the masters of this cell")),
-            ),
+            role @ (Role::Master(_) | Role::Borglet(_) | Role::User(_)) => {
+                Err(not_one_of_us(&role))
+            }
         }
     }
 
@@ -70,10 +73,23 @@ impl PeerService {
         let identity = rpc::peer_identity(request, &self.cell)?;
         match identity.role {
             Role::Master(replica) => Ok(replica.number()),
-            role @ (Role::Borglet(_) | Role::User(_)) => Err(Status::permission_denied(format!(
-                "{role} is not one of the masters of this cell"
-            ))),
+            role @ (Role::Borglet(_) | Role::User(_)) => Err(not_one_of_us(&role)),
         }
+    }
+
+    /// Whether another master knows this number as one of theirs: a table that lags may not have it yet.
+    async fn is_introduced(&self, number: u64) -> bool {
+        for member in self.changes.peers.members() {
+            let Some(mut client) = self.changes.peers.client(member.replica) else { continue };
+            let mut request = Request::new(pb::HelloRequest {});
+            request.set_timeout(INTRODUCTION);
+            let Ok(hello) = client.hello(request).await else { continue };
+            let mut table = hello.into_inner().masters.into_iter();
+            if table.any(|entry| ReplicaId(entry.replica).number() == number) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether a master may speak to this one: it is in the table, or so new that a table which lags
@@ -153,6 +169,9 @@ impl Peer for PeerService {
         request: Request<Streaming<pb::PeerMessage>>,
     ) -> Result<Response<pb::DeliverResponse>, Status> {
         let number = self.number(&request)?;
+        if !self.is_member(number) && !self.is_introduced(number).await {
+            return Err(not_one_of_us(&Role::Master(ReplicaId(number))));
+        }
         let address = request.metadata().get(peers::ADDRESS).and_then(|text| text.to_str().ok());
         let address = address.filter(|text| text.len() <= MAX_ADDRESS_BYTES).map(str::to_owned);
         let mut messages = request.into_inner();
@@ -250,6 +269,10 @@ fn check_session(session: ShardSession) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::invalid_argument(format!("{session:?} is over {MOST}")))
+}
+
+fn not_one_of_us(role: &Role) -> Status {
+    Status::permission_denied(format!("{role} is not one of the masters of this cell"))
 }
 
 fn master_entry((id, record): (ReplicaId, &MasterRecord)) -> pb::MasterEntry {
