@@ -67,10 +67,7 @@ pub enum AppError {
     #[error("--masters names master {0} twice")]
     MemberTwice(ReplicaId),
     /// There is no log, and nobody said that there should be none.
-    #[error(
-        "no log in {0}: if this replica has run before, it must not vote again without its log; \
-         leave it stopped, the other masters go on. If it never ran, start it once with --new"
-    )]
+    #[error("no log in {0}")]
     NoLog(String),
     /// The other masters do not know this one any more.
     #[error("this master was taken out of the cell ({0}): its directory is of no use any more")]
@@ -238,7 +235,15 @@ impl App {
         let members = &members;
         let lifeline = Lifeline::start().map_err(AppError::Thread)?;
         let metrics = self.metrics.clone();
-        let peers = Peers::connect(&self.credentials, own, members, metrics, &lifeline, &stop)?;
+        let peers = Peers::connect(
+            &self.credentials,
+            own,
+            &self.me.address,
+            members,
+            metrics,
+            &lifeline,
+            &stop,
+        )?;
         let turns = Inbox::new(self.config.waiting_calls, self.metrics.clone());
         let _closing = turns.close_on_drop();
         let (orders, orders_in) = mpsc::channel(ORDERS);
@@ -248,6 +253,7 @@ impl App {
             status: self.master.status(),
             seen_at: clock::now(),
             heard_at: Millis(0),
+            silent: Arc::default(),
         };
         let (view, view_in) = watch::channel(first);
         let scheduler = Arc::new(Mailbox::default());
@@ -276,6 +282,8 @@ impl App {
             feed: feed.clone(),
             view,
             metrics: self.metrics.clone(),
+            silent: Arc::default(),
+            silent_at: Millis(0),
             wrote: Vec::new(),
         };
         let mut driving = spawn_driver(driver, turns.clone())?;

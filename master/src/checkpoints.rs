@@ -1,7 +1,8 @@
 //! The threads that work on checkpoint files, so that the log never waits for them.
 //!
-//! One writes this replica's own checkpoints, which may take seconds; the other moves pieces between
-//! files and masters. Both decide nothing: `borg_cell` says what to do, and hears what came of it.
+//! One writes this replica's own checkpoints, which may take seconds; one takes another master's file,
+//! piece by piece; one reads pieces for others. None decides anything: `borg_cell` says what to do, and
+//! hears what came of it.
 
 use crate::clock;
 use crate::driver::Turn;
@@ -15,18 +16,21 @@ use borg_proto::wire::pb;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-/// Work that may wait for the mover. What is over is dropped: whoever wants a piece asks again.
-const WAITING: usize = 256;
+/// Pieces for others that may wait to be read. What is over is dropped: whoever wants one asks again.
+const SENDING: usize = 256;
+/// Steps of taking a file that may wait: far more than are asked for at once, so none is ever dropped.
+const TAKING: usize = 1_024;
 
 /// Where work on checkpoint files goes.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckpointThreads {
     writer: SyncSender<CheckpointWork>,
-    mover: SyncSender<CheckpointWork>,
+    taker: SyncSender<CheckpointWork>,
+    sender: SyncSender<CheckpointWork>,
     metrics: Metrics,
 }
 
-/// What both threads work with.
+/// What the threads work with.
 pub(crate) struct Hands {
     /// The files.
     pub files: Arc<dyn CheckpointStore>,
@@ -41,21 +45,23 @@ pub(crate) struct Hands {
 }
 
 impl CheckpointThreads {
-    /// Starts both threads. They end when the last clone of the result is gone.
+    /// Starts the threads. They end when the last clone of the result is gone.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(hands: Hands) -> std::io::Result<Self> {
         // There is one checkpoint of our own at a time.
         let (writer, to_write) = sync_channel(1);
-        let (mover, to_move) = sync_channel(WAITING);
+        let (taker, to_take) = sync_channel(TAKING);
+        let (sender, to_send) = sync_channel(SENDING);
         let hands = Arc::new(hands);
         let metrics = hands.metrics.clone();
-        for (name, work) in [("checkpoints", to_write), ("pieces", to_move)] {
+        let threads = [("checkpoints", to_write), ("pieces-in", to_take), ("pieces-out", to_send)];
+        for (name, work) in threads {
             let hands = hands.clone();
             std::thread::Builder::new().name(name.to_owned()).spawn(move || hands.work(work))?;
         }
-        Ok(Self { writer, mover, metrics })
+        Ok(Self { writer, taker, sender, metrics })
     }
 
     /// Hands over work. Never waits.
@@ -64,8 +70,8 @@ impl CheckpointThreads {
             CheckpointWork::Save { .. } => &self.writer,
             CheckpointWork::Begin { .. }
             | CheckpointWork::Store { .. }
-            | CheckpointWork::Finish { .. }
-            | CheckpointWork::Send { .. } => &self.mover,
+            | CheckpointWork::Finish { .. } => &self.taker,
+            CheckpointWork::Send { .. } => &self.sender,
         };
         match to.try_send(work) {
             Ok(()) => {}

@@ -30,6 +30,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// and one on its way, and few enough that whoever comes next waits for a fraction of a second.
 const IN_FLIGHT: usize = 1_024;
 
+/// Time between two looks at silent machines, for those who ask.
+const SILENT_EVERY: Millis = Millis(500);
+
 /// Something for the driver.
 pub(crate) enum Turn {
     /// As it is.
@@ -102,6 +105,10 @@ pub(crate) struct Driver {
     pub view: watch::Sender<View>,
     /// Counters.
     pub metrics: Metrics,
+    /// Machines that are silent, and when that was looked at.
+    pub silent: Arc<Vec<pb::SilentMachine>>,
+    /// See `silent`.
+    pub silent_at: Millis,
     /// How long the writes of the last turn took, in microseconds.
     pub wrote: Vec<u64>,
 }
@@ -241,7 +248,7 @@ impl Driver {
                 let masters =
                     events.iter().any(|event| matches!(event.kind, EventKind::MastersChanged));
                 if masters || reset {
-                    self.peers.follow(&members_of(&state));
+                    self.peers.follow(&members_of(&state), state.master_lives());
                 }
                 // Before the answers of this turn: whoever is told of a change can read it.
                 self.view.send_modify(|view| view.state = state.clone());
@@ -278,7 +285,11 @@ impl Driver {
         self.peers.send(pb::PeerMessage { from: self.own.0, to: to.0, body: Some(body) });
     }
 
-    fn show(&self, now: Millis, heard_at: Millis) {
+    fn show(&mut self, now: Millis, heard_at: Millis) {
+        if now.since(self.silent_at) >= SILENT_EVERY {
+            self.silent_at = now;
+            self.silent = Arc::new(crate::peer_service::silent(&self.master));
+        }
         let status = self.master.status();
         self.metrics.applied_index.set(i64::try_from(status.applied).unwrap_or(i64::MAX));
         let silent = status.links.as_ref().map_or(0, |links| links.silent);
@@ -290,6 +301,7 @@ impl Driver {
             status,
             seen_at: now,
             heard_at,
+            silent: self.silent.clone(),
         });
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct View {
     pub seen_at: Millis,
     /// When the leader was last heard of.
     pub heard_at: Millis,
+    /// Machines that should answer and do not, as of half a second ago at most; only a leader knows.
+    pub silent: Arc<Vec<pb::SilentMachine>>,
 }
 
 /// The events of some entries, as watchers get them: made once for all of them.

@@ -25,6 +25,10 @@ use std::time::Duration;
 const FIRST_EPOCH: u64 = 1;
 /// How long one question to another master may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A cell with more entries than this was not founded just now.
+const YOUNG: u64 = 200;
+/// Most masters that are asked to be taken in.
+const MOST_ASKED: usize = 64;
 /// How long another master may take to say whether it has heard of this one.
 const GREETING: Duration = Duration::from_millis(300);
 /// Time between two rounds of questions.
@@ -76,14 +80,16 @@ pub(crate) async fn ready(
     open(config, ReplicaIdentity { cell, replica: replica.0, epoch }).map_err(failed)
 }
 
-/// Whether one of the other masters has heard of this one: then it had a log, whatever the command
-/// line says, and must not begin anew under the same id.
+/// Whether one of the other masters has heard of this one, or is of a cell that is not new: then this
+/// one had a log, whatever the command line says, and must not begin anew under the same id.
 async fn is_known(config: &Config, credentials: &Credentials, number: u64) -> bool {
     for member in others(&config.masters, number) {
         let Ok(mut client) = peers::client_of(credentials, &member) else { continue };
         let mut request = tonic::Request::new(pb::HelloRequest {});
         request.set_timeout(GREETING);
-        if client.hello(request).await.is_ok_and(|hello| hello.into_inner().heard_you) {
+        let Ok(hello) = client.hello(request).await else { continue };
+        let hello = hello.into_inner();
+        if hello.heard_you || hello.applied_index > YOUNG {
             tracing::error!(
                 by = %member.replica,
                 "--new, but this master is known already: it joins again instead. Leave out --new"
@@ -156,8 +162,12 @@ async fn join(
         for member in known.clone() {
             match ask(credentials, &member, &own, token).await {
                 Ok(Asked::In(replica, epoch)) => return Ok((replica, epoch)),
-                Ok(Asked::Masters(all)) if all.len() > known.len() => known = others(&all, number),
-                Ok(Asked::Masters(_)) => {
+                Ok(Asked::Masters(all)) => {
+                    for member in others(&all, number) {
+                        if !known.contains(&member) && known.len() < MOST_ASKED {
+                            known.push(member);
+                        }
+                    }
                     why.push(format!("master {} knows of no leader", member.replica));
                 }
                 Err(text) => why.push(format!("master {}: {text}", member.replica)),

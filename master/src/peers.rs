@@ -63,20 +63,20 @@ struct PeerLink {
 }
 
 impl Peers {
-    /// Opens a link to every member but ourselves.
+    /// Opens a link to every member but ourselves. `address` is where the others reach this one.
     ///
     /// # Errors
     /// When an address or the credentials are no good.
     pub(crate) fn connect(
         credentials: &Credentials,
         own: ReplicaId,
+        address: &str,
         members: &[Member],
         metrics: Metrics,
         lifeline: &Lifeline,
         stop: &CancellationToken,
     ) -> Result<Self, ChannelError> {
-        let own_address = members.iter().find(|member| member.replica == own);
-        let own_address = own_address.and_then(|own| own.address.parse().ok());
+        let own_address = address.parse().ok();
         let shared = Shared {
             own,
             own_address: own_address.unwrap_or_else(|| AsciiMetadataValue::from_static("")),
@@ -88,17 +88,18 @@ impl Peers {
         };
         let links = members
             .iter()
-            .filter(|member| member.replica != own)
+            .filter(|member| member.replica.number() != own.number())
             .map(|member| Ok((member.replica, shared.link(member)?)))
             .collect::<Result<_, ChannelError>>()?;
         *shared.links.write().unwrap_or_else(PoisonError::into_inner) = links;
         Ok(Self(Arc::new(shared)))
     }
 
-    /// Follows the cell's table of masters: links to newcomers, none to those who left.
-    pub(crate) fn follow(&self, members: &[Member]) {
+    /// Follows the cell's table of masters: links to newcomers, none to those who left. Those of a later
+    /// life than any in the table, `newest_life`, are not in it yet.
+    pub(crate) fn follow(&self, members: &[Member], newest_life: u64) {
         let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|_, link| members.contains(&link.member));
+        links.retain(|id, link| members.contains(&link.member) || id.life() > newest_life);
         for member in members.iter().filter(|member| member.replica != self.0.own) {
             if links.contains_key(&member.replica) {
                 continue;

@@ -79,8 +79,6 @@ pub enum Input {
     Tick,
     /// Another replica speaks. Anything may be in it.
     Raft(pb::RaftMessage),
-    /// The network could not reach a replica. Optional: only speeds things up.
-    Unreachable(ReplicaId),
     /// A link shard speaks; this replica's own too.
     Report(ShardReport),
     /// Somebody wants a change. Answered once, with [`Effect::Answer`].

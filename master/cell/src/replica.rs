@@ -155,6 +155,8 @@ pub(crate) struct Replica {
     office: Office,
     /// The level of entries that was proposed last.
     raising: u32,
+    /// The entry by which the table of masters was cleared last.
+    forgetting: u64,
     announced: (Option<ReplicaId>, u64),
     /// The term in which this replica proposed that it leads.
     claimed: u64,
@@ -222,6 +224,7 @@ impl Replica {
             incoming: None,
             office: Office::default(),
             raising: 0,
+            forgetting: 0,
             announced: (None, hard.term),
             claimed: 0,
             halted: None,
@@ -395,6 +398,9 @@ impl Replica {
                     self.next_checkpoint = now + CHECKPOINT_PAUSE;
                 }
             }
+            CheckpointNews::Begun { meta, bytes } => {
+                self.transfers.begun(now, &meta, bytes, &mut out.after);
+            }
             CheckpointNews::Stored { meta, bytes } => {
                 self.transfers.stored(now, &meta, bytes, &mut out.after);
             }
@@ -437,12 +443,6 @@ impl Replica {
 
     fn is_peer(&self, replica: ReplicaId) -> bool {
         replica.0 != self.id && self.peers.contains(&replica.0)
-    }
-
-    pub(crate) fn unreachable(&mut self, replica: ReplicaId) {
-        if self.leads() && self.is_peer(replica) {
-            self.raw.report_unreachable(replica.0);
-        }
     }
 
     /// Puts a command into the log if this replica leads. The answer comes in [`Out::settled`].
@@ -550,6 +550,8 @@ impl Replica {
         let by = Principal::Master(self.config.replica);
         if self.propose(now, (by, None, action), None, Origin::Leader).is_ok() {
             self.claimed = self.term();
+            self.raising = 0;
+            self.forgetting = 0;
         }
     }
 
@@ -760,7 +762,8 @@ impl Replica {
         };
         self.raw.mut_store().checkpoint(meta.clone(), compact_to);
         self.transfers.keep(meta);
-        out.after.push(Effect::Persist(batch));
+        // At once: a leader's newer checkpoint may be installed later in this turn.
+        out.effects.push(Effect::Persist(batch));
     }
 
     /// A newcomer takes only a checkpoint whose configuration has it.

@@ -61,7 +61,8 @@ pub use self::keep::{Keep, Kept};
 /// Whether `dir` holds a log, whole or not.
 #[must_use]
 pub fn is_there(dir: &Path) -> bool {
-    dir.join("log").exists()
+    // What cannot be looked at is there: opening it will say why.
+    dir.join("log").try_exists().unwrap_or(true)
 }
 
 /// The state in a checkpoint file of some directory, opened or not. Reads and verifies all of it.

@@ -170,7 +170,6 @@ impl Master {
         match input {
             Input::Tick => self.replica.tick(now, out),
             Input::Raft(message) => self.replica.step(now, message, out),
-            Input::Unreachable(replica) => self.replica.unreachable(replica),
             Input::Report(report) => {
                 if let Some(links) = &mut self.links {
                     links.fold(now, report);
@@ -426,7 +425,6 @@ fn refuse(input: Input, effects: &mut Vec<Effect>) {
         Input::ReadIndex { token, .. } => effects.push(Effect::ReadFailed { token }),
         Input::Tick
         | Input::Raft(_)
-        | Input::Unreachable(_)
         | Input::Report(_)
         | Input::Wrote { .. }
         | Input::Retire

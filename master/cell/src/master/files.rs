@@ -25,7 +25,7 @@ pub enum CheckpointWork {
         /// The entries since the checkpoint before.
         log: Vec<LogEntry>,
     },
-    /// Look how much of another master's file is here: [`CheckpointNews::Stored`].
+    /// Look how much of another master's file is here: [`CheckpointNews::Begun`].
     Begin {
         /// Which file.
         meta: CheckpointMeta,
@@ -67,7 +67,14 @@ pub enum CheckpointNews {
         /// Its file; `None` when there was no room for it.
         meta: Option<CheckpointMeta>,
     },
-    /// So much of another master's file is here.
+    /// So much of another master's file is here; pieces go on from there.
+    Begun {
+        /// Which file.
+        meta: CheckpointMeta,
+        /// Bytes from its beginning.
+        bytes: u64,
+    },
+    /// One more piece of it is here.
     Stored {
         /// Which file.
         meta: CheckpointMeta,
@@ -116,14 +123,20 @@ impl CheckpointWork {
                 };
                 CheckpointNews::Saved { place, meta: if_room(files.save(&draft))? }
             }
-            Self::Begin { meta } => {
-                let bytes = files.received(&meta)?;
-                CheckpointNews::Stored { meta, bytes }
-            }
+            Self::Begin { meta } => match if_room(files.received(&meta))? {
+                Some(bytes) => CheckpointNews::Begun { meta, bytes },
+                None => CheckpointNews::Finished { meta, state: None },
+            },
             Self::Store { meta, offset, piece } => {
-                match if_room(files.receive(&meta, offset, &piece))? {
-                    Some(()) => CheckpointNews::Stored { meta, bytes: offset + piece.len() as u64 },
-                    None => CheckpointNews::Finished { meta, state: None },
+                let bytes = offset + piece.len() as u64;
+                match files.receive(&meta, offset, &piece) {
+                    Ok(()) => CheckpointNews::Stored { meta, bytes },
+                    // It does not follow what is here, as when one before it found no room.
+                    Err(StoreError::Invalid(_)) => return Self::Begin { meta }.perform(files),
+                    Err(error) => {
+                        if_room::<()>(Err(error))?;
+                        CheckpointNews::Finished { meta, state: None }
+                    }
                 }
             }
             Self::Finish { meta } => {
@@ -131,7 +144,11 @@ impl CheckpointWork {
                     Ok(bytes) => CellState::decode(&bytes)
                         .inspect_err(|error| tracing::error!(%error, "another master's checkpoint"))
                         .ok(),
-                    Err(error @ (StoreError::Broken { .. } | StoreError::Full { .. })) => {
+                    Err(
+                        error @ (StoreError::Broken { .. }
+                        | StoreError::Version { .. }
+                        | StoreError::Full { .. }),
+                    ) => {
                         tracing::warn!(%error, "another master's checkpoint");
                         None
                     }
@@ -149,7 +166,11 @@ impl CheckpointWork {
                 let (data, gone) = match files.read(&meta, offset, length) {
                     Ok(data) => (data, false),
                     Err(StoreError::Gone { .. }) => (Vec::new(), true),
-                    Err(error) => return Err(error),
+                    // An old file that cannot be read is no reason to end: the log stands without it.
+                    Err(error) => {
+                        tracing::error!(%error, "a checkpoint that another master asked for");
+                        (Vec::new(), true)
+                    }
                 };
                 let piece = pb::CheckpointPiece { file: Some(file), offset, data, gone };
                 return Ok(Performed::Piece { to, piece });

@@ -61,6 +61,9 @@ impl Replica {
             return;
         }
         let Some(step) = self.next_step() else { return self.raise_level(now) };
+        if !self.can_carry(now, step) {
+            return;
+        }
         let own = self.id;
         match step {
             Step::LeaveJoint => self.propose_members(&[]),
@@ -73,6 +76,7 @@ impl Replica {
             }
             Step::Remove(id) => self.propose_members(&[(ConfChangeType::RemoveNode, id)]),
             Step::HandOver => self.leave(now),
+            Step::Forget(_) if self.state.applied() < self.forgetting => {}
             Step::Forget(master) => {
                 let by = Principal::Master(self.config.replica);
                 let action = Action::ForgetMaster { master };
@@ -80,6 +84,8 @@ impl Replica {
                     self.propose(now, (by, None, action), None, Origin::Leader)
                 {
                     tracing::debug!(?outcome, "the table of masters is not cleared yet");
+                } else {
+                    self.forgetting = self.last_index();
                 }
             }
         }
@@ -122,6 +128,26 @@ impl Replica {
         let mut strangers = strangers.filter(|id| self.state.master(ReplicaId(**id)).is_none());
         let known = self.state.masters().next().is_some();
         strangers.next().filter(|_| known).map(|id| Step::Remove(*id))
+    }
+
+    /// Whether a majority of the voters after a step was heard of lately, and whoever joins them.
+    fn can_carry(&self, now: Millis, step: Step) -> bool {
+        let mut after: BTreeSet<u64> = self.raw.store().members().voters.iter().copied().collect();
+        match step {
+            Step::Vote(new, old) => {
+                after.insert(new);
+                if let Some(old) = old {
+                    after.remove(&old);
+                }
+                if !self.was_heard(now, new) {
+                    return false;
+                }
+            }
+            Step::Remove(id) => drop(after.remove(&id)),
+            Step::LeaveJoint | Step::Listen(_) | Step::Forget(_) | Step::HandOver => return true,
+        }
+        let heard = after.iter().filter(|id| self.was_heard(now, **id)).count();
+        heard > after.len() / 2
     }
 
     fn has_nearly_all(&self, id: u64) -> bool {

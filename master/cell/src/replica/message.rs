@@ -154,20 +154,41 @@ fn decode_snapshot(from: pb::RaftSnapshot) -> Result<Snapshot, Refused> {
     check(from.file_bytes <= MAX_FILE_BYTES, "checkpoint too large")?;
     let lists = [&from.voters, &from.learners, &from.voters_outgoing, &from.learners_next];
     check(lists.iter().all(|list| list.len() <= MAX_REPLICAS), "checkpoint of too many masters")?;
-    check(!from.voters.is_empty(), "checkpoint without masters")?;
+    let membership = Membership {
+        voters: from.voters,
+        learners: from.learners,
+        voters_outgoing: from.voters_outgoing,
+        learners_next: from.learners_next,
+        auto_leave: from.auto_leave,
+    };
+    check(is_sound(&membership), "checkpoint of masters that cannot be")?;
     Ok(snapshot(&CheckpointMeta {
         place: Position { index: from.index, term: from.term },
-        membership: Membership {
-            voters: from.voters,
-            learners: from.learners,
-            voters_outgoing: from.voters_outgoing,
-            learners_next: from.learners_next,
-            auto_leave: from.auto_leave,
-        },
+        membership,
         at: Millis(from.at_ms),
         file_bytes: from.file_bytes,
         file_sum: from.file_sum,
     }))
+}
+
+/// Whether Raft could have come to a configuration; it panics at others.
+fn is_sound(members: &Membership) -> bool {
+    let once = |ids: &[u64]| {
+        let set: BTreeSet<u64> = ids.iter().copied().collect();
+        set.len() == ids.len() && !set.contains(&0)
+    };
+    let lists =
+        [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next];
+    let votes = |id: &u64| members.voters.contains(id) || members.voters_outgoing.contains(id);
+    let joint = !members.voters_outgoing.is_empty();
+    !members.voters.is_empty()
+        && lists.iter().all(|ids| once(ids))
+        && !members.learners.iter().any(votes)
+        && members
+            .learners_next
+            .iter()
+            .all(|id| members.voters_outgoing.contains(id) && !members.voters.contains(id))
+        && (joint || (members.learners_next.is_empty() && !members.auto_leave))
 }
 
 /// A checkpoint as Raft offers it: in place of the state, which file it is in.

@@ -69,8 +69,9 @@ impl Office {
         if own < SLOW_MICROS {
             return Vec::new();
         }
-        let fast =
-            self.others.iter().filter(|(_, (micros, _))| micros.saturating_mul(FASTER) < own);
+        // 0 is: not known.
+        let faster = |micros: u64| micros > 0 && micros.saturating_mul(FASTER) < own;
+        let fast = self.others.iter().filter(|(_, (micros, _))| faster(*micros));
         fast.map(|(id, _)| *id).collect()
     }
 }
@@ -138,5 +139,7 @@ mod tests {
         assert_eq!(office.faster(), [ReplicaId(2)]);
         office.heard(ReplicaId(2), 100_000, 1);
         assert_eq!(office.faster(), [], "all disks are slow");
+        office.heard(ReplicaId(2), 0, 1);
+        assert_eq!(office.faster(), [], "nobody knows how fast it is");
     }
 }

@@ -168,7 +168,22 @@ impl Transfers {
         });
     }
 
-    /// The disk has the file up to `bytes`.
+    /// The disk has said up to where the file is here.
+    pub(super) fn begun(
+        &mut self,
+        now: Millis,
+        meta: &CheckpointMeta,
+        bytes: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(receiving) = self.receiving.as_mut().filter(|taking| taking.meta == *meta) else {
+            return;
+        };
+        (receiving.received, receiving.asked, receiving.stored) = (bytes, bytes, Some(bytes));
+        receiving.go_on(now, out);
+    }
+
+    /// The disk has taken a piece, up to `bytes`.
     pub(super) fn stored(
         &mut self,
         now: Millis,
@@ -179,12 +194,11 @@ impl Transfers {
         let Some(receiving) = self.receiving.as_mut().filter(|taking| taking.meta == *meta) else {
             return;
         };
-        if receiving.stored.is_none() {
-            receiving.received = bytes;
-            receiving.asked = bytes;
+        // What the disk took before it was asked where to go on, it will count then.
+        if receiving.stored.is_some() {
+            receiving.stored = Some(bytes);
+            receiving.go_on(now, out);
         }
-        receiving.stored = Some(bytes);
-        receiving.go_on(now, out);
     }
 
     /// A piece came.

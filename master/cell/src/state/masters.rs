@@ -88,6 +88,14 @@ impl CellState {
         self.masters.iter().find(|(_, record)| !settled(record)).map(|(id, _)| *id)
     }
 
+    /// A master that is on its way in or out, and not only invited.
+    fn masters_moving(&self) -> Option<ReplicaId> {
+        let moves = |record: &MasterRecord| {
+            matches!(record.standing, Standing::Joining { .. } | Standing::Leaving)
+        };
+        self.masters.iter().find(|(_, record)| moves(record)).map(|(id, _)| *id)
+    }
+
     /// Leads the table on after Raft's configuration became `members`. True when it changed.
     pub(crate) fn follow_members(&mut self, members: &Membership) -> bool {
         let before = self.masters.clone();
@@ -153,7 +161,8 @@ impl Turn<'_> {
                 (id, replaces)
             }
             Standing::Voting => {
-                if let Some(changing) = self.state.masters_changing() {
+                // An invitation that nobody follows must not keep a master from repairing itself.
+                if let Some(changing) = self.state.masters_moving() {
                     return Err(Rejection::MastersChanging { master: changing });
                 }
                 (self.new_life(number)?, Some(known))
