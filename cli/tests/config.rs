@@ -114,6 +114,7 @@ job(
     let json = serde_json::to_value(&jobs[0]).unwrap();
     let expected = serde_json::json!({
         "name": "web", "kind": "service", "tasks": 3, "priority": 120, "appclass": "batch",
+        "exclusive": false,
         "after": ["ann/mine", "bob/other"], "retries": 2, "labels": {"team": "search"},
         "task": {
             "command": ["serve", "%port.http%"], "env": {"A": "b"}, "ports": ["http"], "grace_ms": 90_000,

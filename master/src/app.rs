@@ -489,8 +489,13 @@ async fn greet(
             let Some(mut client) = peers.client(member.replica) else { continue };
             let mut request = tonic::Request::new(pb::HelloRequest {});
             request.set_timeout(Duration::from_millis(500));
-            let Ok(hello) = client.hello(request).await else { continue };
-            let hello = hello.into_inner();
+            let hello = match client.hello(request).await {
+                Ok(hello) => hello.into_inner(),
+                Err(status) => {
+                    strangers += usize::from(status.code() == tonic::Code::PermissionDenied);
+                    continue;
+                }
+            };
             // Whoever is further on and does not know this master any more, knows that it is out.
             let own_index = view.borrow().state.applied();
             let further = own_index > 0 && hello.applied_index >= own_index;

@@ -153,7 +153,7 @@ impl Changes {
         deadline: Millis,
     ) -> Result<Done, Status> {
         let Some(mut client) = self.peers.changes(leader) else {
-            return Err(Status::internal(format!("leader {leader} is not a known master")));
+            return Err(no_quorum(&format!("master {leader} leads and is not known here yet")));
         };
         let mut request = tonic::Request::new(pb::ProposeRequest { command: command.to_vec() });
         request.set_timeout(Duration::from_millis(deadline.since(clock::now()).0.min(2_000)));

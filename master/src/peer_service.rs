@@ -247,6 +247,9 @@ impl Peer for PeerService {
         request: Request<pb::HelloRequest>,
     ) -> Result<Response<pb::HelloResponse>, Status> {
         let number = self.number(&request)?;
+        if !self.is_member(number) && !self.is_introduced(number).await {
+            return Err(not_one_of_us(&Role::Master(ReplicaId(number))));
+        }
         let view = self.view.borrow();
         let silent = view.silent.as_ref().clone();
         let heard_you = view.status.heard.iter().any(|id| id.number() == number);

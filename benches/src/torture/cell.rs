@@ -353,7 +353,7 @@ impl Cell {
             let mut states = Vec::new();
             for master in 0..self.masters.len() {
                 let state = self.ask(master, async |mut client| {
-                    let request = pb::SaveCheckpointRequest {};
+                    let request = pb::SaveCheckpointRequest::default();
                     let mut chunks = client.save_checkpoint(request).await?.into_inner();
                     let mut bytes = Vec::new();
                     while let Some(chunk) = chunks.message().await? {

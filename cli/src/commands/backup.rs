@@ -21,6 +21,9 @@ pub(super) enum BackupCommand {
     Save {
         /// Where to; an earlier file is replaced once the new one is complete
         file: PathBuf,
+        /// Take what the answering master has, also when no majority confirms that it is all
+        #[arg(long)]
+        stale: bool,
     },
     /// Tell what is in a backup, or in a checkpoint of a master's directory; needs no cell
     #[cfg(feature = "daemons")]
@@ -39,7 +42,7 @@ pub(super) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     match command {
-        BackupCommand::Save { file } => save(&mut client()?, &file, out).await,
+        BackupCommand::Save { file, stale } => save(&mut client()?, &file, stale, out).await,
         #[cfg(feature = "daemons")]
         BackupCommand::Inspect(args) => file::inspect(&args, out),
         #[cfg(feature = "daemons")]
@@ -48,8 +51,14 @@ pub(super) async fn run(
     }
 }
 
-async fn save(client: &mut Client, file: &Path, out: Output) -> Result<(), Failure> {
-    let message = pb::SaveCheckpointRequest {};
+async fn save(client: &mut Client, file: &Path, stale: bool, out: Output) -> Result<(), Failure> {
+    // The file is made beside and renamed: what is no plain file would be replaced by one.
+    let there = std::fs::symlink_metadata(file);
+    if there.is_ok_and(|there| !there.is_file()) {
+        let what = format!("{} is there and no plain file: choose another name", file.display());
+        return Err(Failure::new(Code::Usage, what));
+    }
+    let message = pb::SaveCheckpointRequest { stale };
     let mut stream = client
         .open("backup", message, async |mut master, request| master.save_checkpoint(request).await)
         .await?;

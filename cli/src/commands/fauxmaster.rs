@@ -82,7 +82,7 @@ fn decode(bytes: &[u8]) -> Result<CellState, Failure> {
 
 /// The cell's state now, as its checkpoint.
 async fn live(client: &mut Client) -> Result<Vec<u8>, Failure> {
-    let message = pb::SaveCheckpointRequest {};
+    let message = pb::SaveCheckpointRequest::default();
     let mut stream = client
         .open("checkpoint", message, async |mut master, request| {
             master.save_checkpoint(request).await

@@ -159,7 +159,7 @@ async fn users_kill_and_read_only_their_own_jobs_and_only_admin_changes_machines
         ..Default::default()
     };
     denied(bobs.read_logs(logs.clone()).await, "neither the owner");
-    denied(bobs.save_checkpoint(pb::SaveCheckpointRequest {}).await, "needs admin");
+    denied(bobs.save_checkpoint(pb::SaveCheckpointRequest::default()).await, "needs admin");
     // Everybody sees what runs.
     bobs.get_job(pb::GetJobRequest { job: "ann/own".into() }).await.unwrap();
     let add = pb::AddMachineRequest {

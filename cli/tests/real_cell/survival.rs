@@ -65,7 +65,8 @@ fn until_states_agree(cell: &Cell) {
     let admin = Credentials::load(&cell.layout().user("admin")).unwrap();
     let state_of = async |master| {
         let mut client = cell.client(master, &admin);
-        let mut chunks = client.save_checkpoint(pb::SaveCheckpointRequest {}).await?.into_inner();
+        let mut chunks =
+            client.save_checkpoint(pb::SaveCheckpointRequest::default()).await?.into_inner();
         let mut bytes = Vec::new();
         while let Some(chunk) = chunks.message().await? {
             bytes.extend(chunk.data);

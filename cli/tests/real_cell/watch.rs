@@ -64,8 +64,12 @@ fn a_watch_through_the_deaths_of_its_masters_sees_each_event_once_and_in_order()
             masters.as_array().unwrap().iter().all(|master| master["reachable"] == true)
         });
     }
+    for n in 0..submitted {
+        let name = format!("admin/w-{n}");
+        cell.until(&name, |status| status["state"] == "finished");
+        within("the watch sees it", || all.has("job.finished", &name));
+    }
     let last = format!("admin/w-{}", submitted - 1);
-    cell.until(&last, |status| status["state"] == "finished");
     within("the watch sees the end", || all.has("job.finished", &last));
     let events = all.events();
     let indexes: Vec<u64> = events.iter().map(|event| event["index"].as_u64().unwrap()).collect();

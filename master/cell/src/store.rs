@@ -13,7 +13,7 @@ pub mod conformance;
 pub mod extent;
 pub mod memory;
 
-use borg_proto::Millis;
+use borg_proto::{Millis, ReplicaId};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -176,7 +176,8 @@ pub struct ReplicaIdentity {
 
 impl fmt::Display for ReplicaIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "replica {} of cell {} in epoch {}", self.replica, self.cell, self.epoch)
+        let replica = ReplicaId(self.replica);
+        write!(f, "replica {replica} of cell {} in epoch {}", self.cell, self.epoch)
     }
 }
 

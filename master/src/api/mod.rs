@@ -136,6 +136,11 @@ impl Api {
             self.caught_up.check()?;
             return Ok(self.view());
         }
+        self.confirmed_view(user).await
+    }
+
+    /// A view that is at least as new as this moment, by Raft's read index.
+    async fn confirmed_view(&self, user: &UserName) -> Result<View, Status> {
         let late = || Status::unavailable("no majority of the masters confirmed the read in time");
         let deadline = clock::now() + Millis(2_000);
         let (reply, answer) = oneshot::channel();
@@ -502,7 +507,15 @@ impl Borgmaster for Api {
         request: Request<pb::SaveCheckpointRequest>,
     ) -> Result<Response<Self::SaveCheckpointStream>, Status> {
         let user = self.user(&request, "SaveCheckpoint")?;
-        streams::save_checkpoint(self, &user).map(Response::new)
+        streams::may_save_checkpoints(&user)?;
+        // A backup of a master that lags would lack what was acknowledged.
+        let view = if request.into_inner().stale {
+            self.caught_up.check()?;
+            self.view()
+        } else {
+            self.confirmed_view(&user).await?
+        };
+        Ok(Response::new(streams::save_checkpoint(view.state)))
     }
 
     async fn list_history(

@@ -2,6 +2,7 @@
 
 use super::{Api, bad_name, find_task};
 use crate::feed::{Batch, Cut, Forgotten, Place, Watcher};
+use borg_cell::state::CellState;
 use borg_cell::state::MachineState;
 use borg_proto::identity::{ADMIN, Identity, Role};
 use borg_proto::names::{IncarnationId, JobKey, UserName};
@@ -216,17 +217,16 @@ fn async_stop(
     ReceiverStream::new(items)
 }
 
-pub(super) fn save_checkpoint(
-    api: &Api,
-    user: &UserName,
-) -> Result<Items<pb::CheckpointChunk>, Status> {
+pub(super) fn may_save_checkpoints(user: &UserName) -> Result<(), Status> {
     if user.as_str() != ADMIN {
         return Err(Status::permission_denied(format!(
             "user {user} may not save checkpoints: that needs {ADMIN}"
         )));
     }
-    api.caught_up.check()?;
-    let state = api.view().state;
+    Ok(())
+}
+
+pub(super) fn save_checkpoint(state: CellState) -> Items<pb::CheckpointChunk> {
     let (out, items) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         for piece in state.encode().chunks(PIECE_BYTES) {
@@ -236,5 +236,5 @@ pub(super) fn save_checkpoint(
             }
         }
     });
-    Ok(Box::pin(ReceiverStream::new(items)))
+    Box::pin(ReceiverStream::new(items))
 }

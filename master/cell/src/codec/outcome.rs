@@ -394,6 +394,7 @@ mod tests {
             R::MasterExists { number: 6 },
             R::MastersChanging { master: ReplicaId::of_life(3, 1) },
             R::LastMaster { number: 1 },
+            R::HearingOut { until: Millis(2), now: Millis(1) },
             R::Lingers { task, machine: MachineId(4) },
             R::MachineAnswers { machine: machine() },
         ]
