@@ -34,6 +34,9 @@ pub(crate) enum ContainerState {
     Ended { since: Millis, at: Millis, failure: Option<FailureCause> },
 }
 
+/// How far two tellings of one moment may be apart.
+const ROUNDING: Millis = Millis(5);
+
 impl World {
     pub(crate) fn launch(&mut self, index: usize, launch: Launch) {
         let run = launch.run;
@@ -223,7 +226,8 @@ impl World {
         let now = self.boot_time(index);
         let host = &self.machines[index];
         let fenced = host.processes.get(&run.id).is_some_and(|container| {
-            let over = |by: Millis| by.max(host.lease) <= now + NOTICE;
+            // Milliseconds of one clock are rounded when they are told by another.
+            let over = |by: Millis| by.max(host.lease) <= now + NOTICE + ROUNDING;
             container.ends_by.is_some_and(over)
         });
         let result = if wanted && !fenced {
