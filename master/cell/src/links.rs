@@ -46,7 +46,7 @@ pub struct Config {
     /// Safe mode is over when no more than this share is silent.
     pub calm_percent: usize,
     /// How long an exclusive task must have been alone until it is placed again. Must go with the
-    /// borglets' lease; production has [`REPLACE_AFTER`](borg_proto::poll::REPLACE_AFTER) everywhere.
+    /// borglets' lease; production has [`REPLACE_AFTER`] everywhere.
     pub replace_after: Millis,
     /// A replica that was not heard of for so long gives up its machines.
     pub shard_dead_after: Millis,
