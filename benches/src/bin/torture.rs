@@ -47,7 +47,7 @@ const TESTS: [Test; 7] = [
         run: power::plain_sled,
     },
     Test { name: "kills", unit: "kills", ci: 1_000, full: 10_000, run: kills::kills },
-    Test { name: "damage", unit: "damaged files", ci: 72, full: 2_000, run: damage::damage },
+    Test { name: "damage", unit: "damaged files", ci: 80, full: 2_000, run: damage::damage },
     Test {
         name: "errors",
         unit: "failed calls",

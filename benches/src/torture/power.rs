@@ -155,6 +155,7 @@ pub fn cuts(run: &Run, says: &mut Says) -> Result<Reached, Error> {
         says.slowest(clients.slowest_ms());
         clients.finish(&rig.cell);
         rig.cell.check_calm(&books)?;
+        rig.cell.check_equal_states()?;
         rig.cell.check_logs()?;
         must_not_have_been_refused(&rig.cell)?;
         if books.acknowledged() < u64::from(per_cell) {

@@ -66,6 +66,7 @@ pub fn rolling(run: &Run, says: &mut Says) -> Result<Reached, Error> {
     writer.finish(&cell);
     readers.finish(&cell, &mut reached);
     cell.check_calm(&books)?;
+    cell.check_equal_states()?;
     cell.check_logs()?;
     let (p50, p99) = (percentile(&gaps, 50), percentile(&gaps, 99));
     // Told and not held: on a busy computer it says more about that than about the cell.
