@@ -103,7 +103,8 @@ async fn one(mut client: Client, user: &str, name: &str) -> Result<Way, Error> {
     let events = client.watch(watch).await?.into_inner();
     let watched = tokio::spawn(until_up(events));
     let mut submitter = client.clone();
-    let request = request(name);
+    // A limit as in `examples/hello.bcl`. It is hard, and the container's own set-up counts against it.
+    let request = submission(name, 16 << 20);
     let (began, began_ms) = (clock::now(), clock::unix_ms());
     submitter.submit_job(request).await?;
     let acknowledged = clock::milliseconds(began.elapsed());
@@ -147,9 +148,10 @@ async fn until_up(mut events: Streaming<pb::Event>) -> Result<Seen, Error> {
     Err("the events ended before the task was up".into())
 }
 
-fn request(name: &str) -> pb::SubmitJobRequest {
-    // A limit as in `examples/hello.bcl`. It is hard, and the container's own set-up counts against it.
-    let limit = pb::Resources { cpu_milli: 100, ram_bytes: 16 << 20, ..pb::Resources::default() };
+/// A batch job of one task that sleeps for a minute with a limit of `ram_bytes`; asked under its name.
+#[must_use]
+pub fn submission(name: &str, ram_bytes: u64) -> pb::SubmitJobRequest {
+    let limit = pb::Resources { cpu_milli: 100, ram_bytes, ..pb::Resources::default() };
     let task = pb::TaskSpec {
         command: ["/bin/sleep", "60"].map(str::to_owned).into(),
         limit: Some(limit),

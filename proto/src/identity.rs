@@ -112,7 +112,7 @@ mod tests {
             "borg://lab/master/65536",
             "borg://lab/user/a/b",
             "http://lab/user/a",
-            "borg://lab/root/x",
+            "borg://lab/robot/x",
         ] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }

@@ -354,20 +354,5 @@ pub async fn read(
 /// A job that waits for a machine with 1 TiB: the change is what counts.
 #[must_use]
 pub fn submission(name: &str) -> pb::SubmitJobRequest {
-    let limit = pb::Resources { cpu_milli: 100, ram_bytes: 1 << 40, ..pb::Resources::default() };
-    let task = pb::TaskSpec {
-        command: ["/bin/sleep", "100000"].map(str::to_owned).into(),
-        limit: Some(limit),
-        grace_ms: 100,
-        ..pb::TaskSpec::default()
-    };
-    let spec = pb::JobSpec {
-        name: name.to_owned(),
-        kind: pb::JobKind::Batch.into(),
-        tasks: 1,
-        priority: 100,
-        task: Some(task),
-        ..pb::JobSpec::default()
-    };
-    pb::SubmitJobRequest { spec: Some(spec), request_id: name.to_owned() }
+    crate::submit::submission(name, 1 << 40)
 }
