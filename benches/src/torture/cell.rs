@@ -243,8 +243,9 @@ impl Cell {
         })
     }
 
-    /// Waits until every started master answers reads and has all that any of them had when the
-    /// wait began.
+    /// Waits until every started master answers reads, has all that any of them had when the wait
+    /// began, and votes: one that has joined again and does not vote yet is as good as dead to those
+    /// who count on a majority.
     ///
     /// # Errors
     /// When that takes too long, or a master ends by itself.
@@ -270,10 +271,14 @@ impl Cell {
             }
             if behind.is_empty() {
                 let goal = *goal.get_or_insert(most);
-                if least >= goal {
+                if least < goal {
+                    behind.push(format!("the last is at {least} of {goal}"));
+                } else {
+                    behind.extend(self.not_voting());
+                }
+                if behind.is_empty() {
                     return Ok(());
                 }
-                behind.push(format!("the last is at {least} of {goal}"));
             }
             if began.elapsed() > patience {
                 return Err(format!(
@@ -284,6 +289,27 @@ impl Cell {
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// The started masters that do not vote, as one that has all entries tells it.
+    fn not_voting(&self) -> Vec<String> {
+        let started = |i: &usize| self.masters[*i].is_started();
+        let Some(asked) = (0..self.masters.len()).find(started) else { return Vec::new() };
+        let seen = match self.seen_from(asked) {
+            Ok(seen) => seen,
+            Err(status) => {
+                return vec![format!("{}: {}", self.masters[asked].name, status.message())];
+            }
+        };
+        let mut waits = Vec::new();
+        for (i, master) in self.masters.iter().enumerate().filter(|(_, one)| one.is_started()) {
+            // Its earlier life may be there still.
+            let mut lives = seen.iter().filter(|one| one.replica == i as u64 + 1).peekable();
+            if lives.peek().is_none() || lives.any(|one| one.standing != "voting") {
+                waits.push(format!("{} does not vote", master.name));
+            }
+        }
+        waits
     }
 
     /// Holds what one master answers against the books: through read index if `consistent`, else
