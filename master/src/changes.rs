@@ -3,7 +3,7 @@
 //! A change may be tried several times under one request id; the state does it once.
 
 use crate::clock;
-use crate::driver::Turn;
+use crate::driver::{self, Turn};
 use crate::feed::View;
 use crate::inbox::{self, Inbox};
 use crate::peers::Peers;
@@ -16,8 +16,7 @@ use borg_proto::command::{Command, Principal};
 use borg_proto::names::{ReplicaId, UserName};
 use borg_proto::rpc;
 use borg_proto::wire::{Change, pb};
-use pb::propose_response::Outcome as Reply;
-use std::error::Error;
+use pb::proposal_outcome::Outcome as Reply;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -27,6 +26,8 @@ use tonic::{Code, Status};
 const PATIENCE: Millis = Millis(10_000);
 /// Longest wait of a follower for a change that the leader has made.
 const CATCH_UP: Duration = Duration::from_millis(500);
+/// Longest wait for a leader that a change was passed on to.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Wait before the next try when nobody leads.
 const RETRY: Millis = Millis(20);
 
@@ -141,7 +142,7 @@ impl Changes {
         deadline: Millis,
     ) -> Result<Outcome, Status> {
         let (reply, outcome) = oneshot::channel();
-        let turn = Turn::Propose { command, deadline, reply };
+        let turn = Turn::Propose { command, deadline, reply: driver::Reply::Here(reply) };
         self.driver.ask(user, bytes, turn)?;
         outcome.await.map_err(|_| Status::unavailable("this master is stopping"))
     }
@@ -152,36 +153,50 @@ impl Changes {
         command: &[u8],
         deadline: Millis,
     ) -> Result<Done, Status> {
-        let Some(mut client) = self.peers.changes(leader) else {
+        let silent = || no_quorum(&format!("master {leader} does not answer for the leader"));
+        let Some(outcome) = self.peers.pass_on(leader, command.to_vec()) else {
             return Err(no_quorum(&format!("master {leader} leads and is not known here yet")));
         };
-        let mut request = tonic::Request::new(pb::ProposeRequest { command: command.to_vec() });
-        request.set_timeout(Duration::from_millis(deadline.since(clock::now()).0.min(2_000)));
-        let silent = || no_quorum(&format!("master {leader} does not answer for the leader"));
-        let response = client.propose(request).await.map_err(|status| match status.code() {
-            // Made on this side: the connection broke, whatever its code.
-            _ if status.source().is_some() => silent(),
-            Code::FailedPrecondition
-            | Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Unknown
-            | Code::Cancelled => silent(),
-            // The leader's own words, with when to ask again, without what the transport added.
-            _ => match rpc::retry_after(&status) {
-                Some(wait) => rpc::overloaded(status.message(), wait),
-                None => Status::new(status.code(), status.message()),
-            },
-        })?;
-        let response = response.into_inner();
-        match response.outcome {
-            Some(Reply::Accepted(accepted)) => {
-                Ok(Done { index: response.index, answer: accepted.answer })
-            }
-            Some(Reply::Refused(refused)) => {
-                Err(Status::new(Code::from_i32(refused.code), refused.why))
-            }
-            None => Err(Status::internal(format!("master {leader} gave an empty answer"))),
+        let patience = Duration::from_millis(deadline.since(clock::now()).0).min(ANSWER);
+        match tokio::time::timeout(patience, outcome).await {
+            Ok(Ok(outcome)) => done_of(outcome),
+            // The stream broke, or nothing comes.
+            Ok(Err(_)) | Err(_) => Err(silent()),
         }
+    }
+}
+
+/// What the leader said of a change that was passed on to it.
+fn done_of(outcome: pb::ProposalOutcome) -> Result<Done, Status> {
+    match outcome.outcome {
+        Some(Reply::Accepted(accepted)) => {
+            Ok(Done { index: outcome.index, answer: accepted.answer })
+        }
+        Some(Reply::Refused(refused)) => Err(match refused.retry_after_ms {
+            Some(wait) => rpc::overloaded(&refused.why, Millis(wait)),
+            None => Status::new(Code::from_i32(refused.code), refused.why),
+        }),
+        None => Err(Status::internal("the leader gave an empty answer")),
+    }
+}
+
+/// What a follower is told of a change that it passed on.
+pub(crate) fn outcome_of(token: u64, done: Result<Done, Status>) -> pb::ProposalOutcome {
+    match done {
+        Ok(done) => pb::ProposalOutcome {
+            token,
+            index: done.index,
+            outcome: Some(Reply::Accepted(pb::Accepted { answer: done.answer })),
+        },
+        Err(status) => pb::ProposalOutcome {
+            token,
+            index: 0,
+            outcome: Some(Reply::Refused(pb::Refused {
+                code: status.code().into(),
+                why: status.message().to_owned(),
+                retry_after_ms: rpc::retry_after(&status).map(|wait| wait.0),
+            })),
+        },
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) enum Turn {
         /// When to give up.
         deadline: Millis,
         /// Where the outcome goes.
-        reply: oneshot::Sender<Outcome>,
+        reply: Reply,
     },
     /// Ask how far the log was decided at this moment: an index to wait for, or `None` when no
     /// majority confirms it in time.
@@ -58,6 +58,40 @@ pub(crate) enum Turn {
     Failed(StoreError),
     /// A look at what is in no state and no view.
     Look(Box<dyn FnOnce(&Master) + Send>),
+}
+
+/// Where the outcome of a change goes.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// To the one that waits for it.
+    Here(oneshot::Sender<Outcome>),
+    /// To the master that passed it on, under the name that it has there.
+    Passed {
+        /// The name.
+        token: u64,
+        /// The way; has room for whatever may wait.
+        to: mpsc::Sender<(u64, Outcome)>,
+    },
+}
+
+impl Reply {
+    /// Whether nobody waits any more.
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Here(reply) => reply.is_closed(),
+            Self::Passed { to, .. } => to.is_closed(),
+        }
+    }
+
+    fn send(self, outcome: Outcome) {
+        let sent = match self {
+            Self::Here(reply) => reply.send(outcome).is_ok(),
+            Self::Passed { token, to } => to.try_send((token, outcome)).is_ok(),
+        };
+        if !sent {
+            tracing::debug!("the caller went away before the outcome");
+        }
+    }
 }
 
 impl std::fmt::Debug for Turn {
@@ -141,7 +175,7 @@ impl std::fmt::Debug for Driver {
 #[derive(Debug, Default)]
 struct Waiting {
     next_token: u64,
-    proposals: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    proposals: BTreeMap<u64, Reply>,
     reads: BTreeMap<u64, oneshot::Sender<Option<u64>>>,
 }
 
@@ -156,18 +190,22 @@ impl Driver {
         let mut turn = Vec::new();
         let mut heard_at = clock::now();
         let mut placing = false;
-        while inbox.take(window.room(waiting.calls()), &mut turn) {
+        while inbox.take(window.room(clock::now(), waiting.calls()), &mut turn) {
             let now = clock::now();
             if self.heard_from_leader(&turn) {
                 heard_at = now;
             }
             let mut inputs = Vec::with_capacity(turn.len());
             inputs.extend(self.wrote.drain(..).map(|micros| Input::Wrote { micros }));
+            let under_way = waiting.calls();
             for item in turn.drain(..) {
                 match item {
                     Turn::Failed(error) => return Err(DriverError::Store(error)),
                     item => inputs.extend(waiting.input(item, &self.master)),
                 }
+            }
+            if waiting.calls() > under_way {
+                window.begin(now);
             }
             let effects = self.master.handle(now, inputs);
             window.turn(clock::now().since(now), waiting.calls());
@@ -236,10 +274,8 @@ impl Driver {
                 if matches!(outcome, Outcome::Refused { .. }) {
                     self.metrics.refusals.inc();
                 }
-                if let Some(reply) = waiting.proposals.remove(&token)
-                    && reply.send(outcome).is_err()
-                {
-                    tracing::debug!("the caller went away before the outcome");
+                if let Some(reply) = waiting.proposals.remove(&token) {
+                    reply.send(outcome);
                 }
             }
             Effect::Applied { state, events, reset } => {

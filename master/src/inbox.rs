@@ -10,12 +10,14 @@
 use crate::clock;
 use crate::driver::Turn;
 use crate::metrics::Metrics;
-use borg_cell::admission::{Queue, Room, Shed};
+use borg_cell::admission::{Queue, Room, Shed, Window};
 use borg_cell::master::Input;
+use borg_proto::Millis;
 use borg_proto::command::Assignment;
 use borg_proto::names::UserName;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tonic::Status;
 
 /// Raft messages, ticks and what the master asks itself that may wait; more is dropped, whoever
@@ -32,6 +34,9 @@ const VITAL_PER_TURN: usize = 1_024;
 const REPORTS_PER_TURN: usize = 512;
 /// Most calls of one turn, so that the next vital input never waits long.
 const ASKED_PER_TURN: usize = 512;
+
+/// How long a driver with room for calls waits when nothing happens: the clock's ticks come sooner.
+const FOR_EVER: Millis = Millis(60_000);
 
 /// What users' calls may take up: so many of them, and a fixed number of bytes.
 #[must_use]
@@ -59,6 +64,8 @@ struct Slots {
     reports: VecDeque<Turn>,
     decisions: Option<Vec<Assignment>>,
     asked: Queue<Turn>,
+    /// Whether a call is worth waking the driver for: it waits, and has room for calls.
+    listening: bool,
     closed: bool,
 }
 
@@ -85,6 +92,7 @@ impl Inbox {
             reports: VecDeque::new(),
             decisions: None,
             asked: Queue::new(room(calls)),
+            listening: false,
             closed: false,
         };
         Self(Arc::new(Shared {
@@ -165,19 +173,20 @@ impl Inbox {
     /// RESOURCE_EXHAUSTED at once when it may not wait, with when to ask again; UNAVAILABLE when
     /// the driver has stopped.
     pub(crate) fn ask(&self, user: &UserName, bytes: usize, call: Turn) -> Result<(), Status> {
-        let pushed = {
+        let (pushed, listening) = {
             let mut slots = self.open();
             if slots.closed {
                 return Err(Status::unavailable("this master is stopping"));
             }
             let pushed = slots.asked.push(clock::now(), user.clone(), bytes, call);
             self.0.metrics.waiting_calls.set(i64::try_from(slots.asked.len()).unwrap_or(i64::MAX));
-            pushed
+            (pushed, std::mem::take(&mut slots.listening))
         };
+        if listening {
+            self.0.arrived.notify_one();
+        }
         // The call goes away outside of the lock.
-        let pushed = pushed.map_err(|(shed, _)| self.shed(&shed));
-        self.0.arrived.notify_one();
-        pushed
+        pushed.map_err(|(shed, _)| self.shed(&shed))
     }
 
     /// The refusal of a call that may not wait, counted.
@@ -186,16 +195,23 @@ impl Inbox {
         borg_proto::rpc::overloaded(&shed.to_string(), shed.retry_after)
     }
 
-    /// Waits for something and takes it: first what is vital, then at most `room` calls. False
-    /// when the inbox is closed.
+    /// Waits for something and takes it: first what is vital, then at most `room` calls; without room
+    /// it waits no longer than until there may be some again. False when the inbox is closed.
     pub(crate) fn take(&self, room: usize, turn: &mut Vec<Turn>) -> bool {
         let idle = |slots: &mut Slots| {
             let none_asked = room == 0 || slots.asked.is_empty();
             let none_vital = slots.vital.is_empty() && slots.reports.is_empty();
-            !slots.closed && none_vital && slots.decisions.is_none() && none_asked
+            let idle = !slots.closed && none_vital && slots.decisions.is_none() && none_asked;
+            slots.listening = idle && room > 0;
+            idle
         };
-        let mut slots =
-            self.0.arrived.wait_while(self.open(), idle).unwrap_or_else(PoisonError::into_inner);
+        let patience = if room == 0 { Window::GROUP } else { FOR_EVER };
+        let (mut slots, _) = self
+            .0
+            .arrived
+            .wait_timeout_while(self.open(), Duration::from_millis(patience.0), idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        slots.listening = false;
         if slots.closed {
             return false;
         }
@@ -250,7 +266,7 @@ mod tests {
     }
 
     fn call() -> Turn {
-        Turn::Read { deadline: borg_proto::Millis(0), reply: oneshot::channel().0 }
+        Turn::Read { deadline: Millis(0), reply: oneshot::channel().0 }
     }
 
     fn kinds(turn: &[Turn]) -> Vec<String> {
@@ -294,7 +310,7 @@ mod tests {
     fn closing_ends_the_driver_and_lets_go_of_whoever_waits() {
         let (inbox, _) = inbox();
         let (reply, mut answer) = oneshot::channel();
-        let turn = Turn::Read { deadline: borg_proto::Millis(0), reply };
+        let turn = Turn::Read { deadline: Millis(0), reply };
         inbox.ask(&"ann".parse().unwrap(), 1, turn).unwrap();
         drop(inbox.close_on_drop());
         assert!(answer.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));

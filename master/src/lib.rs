@@ -23,11 +23,17 @@ mod joining;
 mod lifeline;
 mod main_with;
 mod metrics;
+mod passing;
 mod past;
 mod peer_service;
 mod peers;
 mod scheduling;
 pub mod store;
+
+/// Of every program that is a Borgmaster. Under thousands of calls a second the C library's own took a
+/// tenth of all processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub use app::{App, AppError};
 pub use config::{Config, Member};

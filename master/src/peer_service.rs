@@ -1,8 +1,8 @@
 //! What this replica answers to the other masters. Members of the cell only.
 
-use crate::changes::{Changes, reply_of};
+use crate::changes::{Changes, outcome_of, reply_of};
 use crate::clock;
-use crate::driver::Turn;
+use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
 use crate::peers;
@@ -16,17 +16,24 @@ use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::pb;
 use pb::peer_message::Body;
-use pb::propose_response::Outcome as Reply;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long a change that a follower passes on may take here; the follower's own deadline is
 /// usually shorter.
 const PATIENCE: Millis = Millis(2_000);
+
+/// Outcomes of changes of one follower that may wait to be sent: more than its users may have under way.
+const OUTCOMES: usize = 16_384;
+/// Most outcomes in a message.
+const OUTCOMES_PER_MESSAGE: usize = 512;
+/// Messages of outcomes that may wait in a stream.
+const ANSWERS: usize = 16;
 
 /// How long another master may take to say whether it knows one that is not known here.
 const INTRODUCTION: Duration = Duration::from_millis(300);
@@ -162,6 +169,55 @@ impl PeerService {
     }
 }
 
+/// Takes what a follower passes on, and answers as outcomes come, until the stream ends.
+async fn passed_on(
+    driver: Inbox,
+    mut proposals: Streaming<pb::Proposals>,
+    answers: mpsc::Sender<Result<pb::Outcomes, Status>>,
+) {
+    let (decided, mut decisions) = mpsc::channel(OUTCOMES);
+    let mut taken = Vec::new();
+    loop {
+        let outcomes: Vec<_> = tokio::select! {
+            message = proposals.message() => match message {
+                Ok(Some(message)) => {
+                    let begin = |proposal| begin(&driver, proposal, &decided);
+                    message.proposals.into_iter().filter_map(begin).collect()
+                }
+                // The follower has gone, or has another stream.
+                Ok(None) | Err(_) => return,
+            },
+            _ = decisions.recv_many(&mut taken, OUTCOMES_PER_MESSAGE) => {
+                taken.drain(..).map(|(token, outcome)| outcome_of(token, reply_of(outcome))).collect()
+            }
+        };
+        if !outcomes.is_empty() && answers.send(Ok(pb::Outcomes { outcomes })).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Lets a change wait for the driver; gives what to answer when it may not.
+fn begin(
+    driver: &Inbox,
+    proposal: pb::Proposal,
+    decided: &mpsc::Sender<(u64, Outcome)>,
+) -> Option<pb::ProposalOutcome> {
+    let pb::Proposal { token, command: bytes } = proposal;
+    let begun = Command::decode(&bytes)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
+        .and_then(|command| {
+            let Principal::User(user) = &command.by else {
+                return Err(Status::permission_denied("only users' changes are passed on"));
+            };
+            let user = user.clone();
+            let reply = Reply::Passed { token, to: decided.clone() };
+            let deadline = clock::now() + PATIENCE;
+            driver.ask(&user, bytes.len(), Turn::Propose { command, deadline, reply })
+        });
+    begun.err().map(|status| outcome_of(token, Err(status)))
+}
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn deliver(
@@ -186,35 +242,16 @@ impl Peer for PeerService {
         Ok(Response::new(pb::DeliverResponse {}))
     }
 
+    type ProposeStream = ReceiverStream<Result<pb::Outcomes, Status>>;
+
     async fn propose(
         &self,
-        request: Request<pb::ProposeRequest>,
-    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        request: Request<Streaming<pb::Proposals>>,
+    ) -> Result<Response<Self::ProposeStream>, Status> {
         self.member(&request)?;
-        let bytes = request.into_inner().command;
-        let command =
-            Command::decode(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Principal::User(user) = &command.by else {
-            return Err(Status::permission_denied("only users' changes are passed on"));
-        };
-        let user = user.clone();
-        let deadline = clock::now() + PATIENCE;
-        let outcome = self.changes.make_here(&user, bytes.len(), command, deadline).await?;
-        let response = match reply_of(outcome) {
-            Err(status) if rpc::retry_after(&status).is_some() => return Err(status),
-            Ok(done) => pb::ProposeResponse {
-                index: done.index,
-                outcome: Some(Reply::Accepted(pb::Accepted { answer: done.answer })),
-            },
-            Err(status) => pb::ProposeResponse {
-                index: 0,
-                outcome: Some(Reply::Refused(pb::Refused {
-                    code: status.code().into(),
-                    why: status.message().to_owned(),
-                })),
-            },
-        };
-        Ok(Response::new(response))
+        let (answers, out) = mpsc::channel(ANSWERS);
+        tokio::spawn(passed_on(self.driver.clone(), request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(out)))
     }
 
     async fn join(
@@ -227,7 +264,8 @@ impl Peer for PeerService {
         let by = Principal::Master(ReplicaId(number));
         let command = Command { at: Millis(0), by, request: None, action };
         let (reply, outcome) = oneshot::channel();
-        let turn = Turn::Propose { command, deadline: clock::now() + PATIENCE, reply };
+        let deadline = clock::now() + PATIENCE;
+        let turn = Turn::Propose { command, deadline, reply: Reply::Here(reply) };
         let stopping = || Status::unavailable("this master is stopping");
         self.driver.vital(turn).map_err(|_| stopping())?;
         match outcome.await.map_err(|_| stopping())? {

@@ -2,13 +2,14 @@
 //!
 //! One-way messages (Raft, orders to shards, reports from shards) go down one stream per peer in
 //! order. All of them may be lost: whoever sent them repeats himself. `Hello` shares the connection,
-//! which lives on the lifeline; users' changes have one of their own, so that no amount of them
-//! delays a heartbeat, and are asked under the name of any master, so that they are served with
+//! which lives on the lifeline; users' changes have one of their own beside it, so that no amount of
+//! them delays a heartbeat, and are asked under the name of any master, so that they are served with
 //! other calls of users.
 
 use crate::config::Member;
 use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
+use crate::passing::{self, Passed};
 use borg_proto::identity::{Identity, Role, any_master_name};
 use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, ChannelError, Credentials, PeerClient, Timeouts};
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::AsciiMetadataValue;
@@ -25,7 +26,7 @@ use tonic::transport::Channel;
 
 /// Metadata of a stream between masters: where the sender is reached.
 pub(crate) const ADDRESS: &str = "borg-address";
-/// Messages to one peer that may wait. When it is full, new ones are dropped and counted.
+/// Messages, and changes, to one peer that may wait. When it is full, new ones are dropped and counted.
 const QUEUE: usize = 4_096;
 /// Messages that one connection may hold beyond that.
 const IN_STREAM: usize = 64;
@@ -42,6 +43,8 @@ struct Shared {
     own_address: AsciiMetadataValue,
     credentials: Credentials,
     lifeline: Handle,
+    /// Where users' calls are served.
+    calls: Handle,
     stop: CancellationToken,
     metrics: Metrics,
     links: RwLock<BTreeMap<ReplicaId, PeerLink>>,
@@ -57,13 +60,14 @@ struct PeerLink {
     member: Member,
     queue: mpsc::Sender<pb::PeerMessage>,
     client: PeerClient<Channel>,
-    changes: PeerClient<Channel>,
-    /// Ends the stream when the link goes.
+    changes: mpsc::Sender<Passed>,
+    /// Ends the streams when the link goes.
     _ends: DropGuard,
 }
 
 impl Peers {
-    /// Opens a link to every member but ourselves. `address` is where the others reach this one.
+    /// Opens a link to every member but ourselves. `address` is where the others reach this one. To be
+    /// called on the runtime where users' calls are served.
     ///
     /// # Errors
     /// When an address or the credentials are no good.
@@ -82,6 +86,7 @@ impl Peers {
             own_address: own_address.unwrap_or_else(|| AsciiMetadataValue::from_static("")),
             credentials: credentials.clone(),
             lifeline: lifeline.handle(),
+            calls: Handle::current(),
             stop: stop.clone(),
             metrics,
             links: RwLock::default(),
@@ -140,10 +145,16 @@ impl Peers {
         }
     }
 
-    /// The client for users' changes to a peer; none for ourselves and for strangers.
-    #[must_use]
-    pub(crate) fn changes(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
-        self.get(replica, |link| link.changes.clone())
+    /// Passes a user's encoded change on to a peer; its outcome arrives at the receiver, or nothing when
+    /// the way breaks or is too full. None for ourselves and for strangers.
+    pub(crate) fn pass_on(
+        &self,
+        replica: ReplicaId,
+        command: Vec<u8>,
+    ) -> Option<oneshot::Receiver<pb::ProposalOutcome>> {
+        let (reply, outcome) = oneshot::channel();
+        self.get(replica, |link| link.changes.try_send(Passed { command, reply }))?.ok();
+        Some(outcome)
     }
 
     /// The client for the masters' own calls to a peer; none for ourselves and for strangers.
@@ -161,12 +172,17 @@ impl Peers {
 
 impl Shared {
     fn link(&self, member: &Member) -> Result<PeerLink, ChannelError> {
-        let _inside = self.lifeline.enter();
+        let stop = self.stop.child_token();
         let any = any_master_name(&self.credentials.identity.cell);
-        let changes = client(&self.credentials, member, &any)?;
+        let leader = {
+            let _inside = self.calls.enter();
+            client(&self.credentials, member, &any)?
+        };
+        let (changes, passed) = mpsc::channel(QUEUE);
+        drop(self.calls.spawn(passing::pass_on(member.replica, leader, passed, stop.clone())));
+        let _inside = self.lifeline.enter();
         let client = client_of(&self.credentials, member)?;
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let stop = self.stop.child_token();
         drop(self.lifeline.spawn(deliver(
             member.replica,
             self.own_address.clone(),

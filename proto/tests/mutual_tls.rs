@@ -59,13 +59,6 @@ struct Greeter {
 
 #[tonic::async_trait]
 impl Peer for Greeter {
-    async fn join(
-        &self,
-        _: Request<pb::JoinRequest>,
-    ) -> Result<Response<pb::JoinResponse>, Status> {
-        Err(Status::unimplemented("not asked here"))
-    }
-
     async fn hello(
         &self,
         request: Request<pb::HelloRequest>,
@@ -84,10 +77,18 @@ impl Peer for Greeter {
     ) -> Result<Response<pb::DeliverResponse>, Status> {
         Err(Status::unimplemented("not part of this test"))
     }
+    type ProposeStream = Streaming<pb::Outcomes>;
+
     async fn propose(
         &self,
-        request: Request<pb::ProposeRequest>,
-    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        _: Request<Streaming<pb::Proposals>>,
+    ) -> Result<Response<Self::ProposeStream>, Status> {
+        Err(Status::unimplemented("not part of this test"))
+    }
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
         // Holds the answer as long as the caller waits.
         drop(request);
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -247,8 +248,7 @@ async fn a_call_has_a_deadline() {
     let timeouts = Timeouts { call: Some(Duration::from_millis(300)), ..Timeouts::default() };
     let client = ca.credentials("borg://lab/master/2");
     let channel = rpc::channel(&address, &client, MASTER_1_DNS, timeouts).unwrap();
-    let status =
-        rpc::peer_client(channel).propose(pb::ProposeRequest::default()).await.unwrap_err();
+    let status = rpc::peer_client(channel).join(pb::JoinRequest::default()).await.unwrap_err();
     assert_eq!(rpc::explain(&status), "no answer before the deadline", "{status:?}");
 }
 
@@ -275,7 +275,7 @@ async fn a_connection_that_falls_silent_is_noticed_by_pings() {
         rpc::channel(&address, &ca.credentials("borg://lab/master/2"), MASTER_1_DNS, timeouts)
             .unwrap();
     let mut client = rpc::peer_client(channel);
-    let call = client.propose(pb::ProposeRequest::default());
+    let call = client.join(pb::JoinRequest::default());
     let answer = tokio::time::timeout(Duration::from_secs(4), call).await;
     let status = answer.expect("the call ends long before its answer would come").unwrap_err();
     assert_eq!(rpc::explain(&status), "no answer before the deadline", "{status:?}");
@@ -306,10 +306,10 @@ async fn a_request_that_is_too_large_is_refused_before_it_is_parsed() {
     let address = serve(&ca).await.to_string();
     let client = ca.credentials("borg://lab/master/2");
     let channel = rpc::channel(&address, &client, MASTER_1_DNS, Timeouts::default()).unwrap();
-    let command = vec![0; rpc::MAX_MESSAGE_BYTES + 1];
+    let address = "a".repeat(rpc::MAX_MESSAGE_BYTES + 1);
     // A client that bounds nothing itself.
     let mut client = rpc::PeerClient::new(channel).max_encoding_message_size(usize::MAX);
-    let status = client.propose(pb::ProposeRequest { command }).await.unwrap_err();
+    let status = client.join(pb::JoinRequest { address, token: 1 }).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
 }
 

@@ -133,8 +133,8 @@ async fn each_role_may_only_make_its_own_calls() {
         let messages = tokio_stream::iter([pb::PeerMessage { from: 1, to: 1, body: None }]);
         denied(client.deliver(messages).await, "not one of the masters");
         denied(client.hello(pb::HelloRequest {}).await, "not one of the masters");
-        let proposal = pb::ProposeRequest { command: vec![] };
-        denied(client.propose(proposal).await, "not one of the masters");
+        let proposals = tokio_stream::iter([pb::Proposals::default()]);
+        denied(client.propose(proposals).await, "not one of the masters");
     }
     // A master speaks for itself alone.
     let mut client = peer_client(cell.channel(1, &master));
