@@ -30,11 +30,6 @@ mod peers;
 mod scheduling;
 pub mod store;
 
-/// Of every program that is a Borgmaster. Under thousands of calls a second the C library's own took a
-/// tenth of all processor time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 pub use app::{App, AppError};
 pub use config::{Config, Member};
 pub use driver::DriverError;
