@@ -284,6 +284,7 @@ impl App {
             metrics: self.metrics.clone(),
             silent: Arc::default(),
             silent_at: Millis(0),
+            avoided: BTreeSet::new(),
             wrote: Vec::new(),
         };
         let mut driving = spawn_driver(driver, turns.clone())?;

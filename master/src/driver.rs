@@ -17,12 +17,12 @@ use borg_cell::event::EventKind;
 use borg_cell::master::{Effect, Input, Master, Outcome};
 use borg_cell::state::{CellState, Standing};
 use borg_cell::store::{LogStore, StoreError};
-use borg_proto::Millis;
 use borg_proto::command::Command;
 use borg_proto::names::ReplicaId;
 use borg_proto::peer::ShardOrders;
 use borg_proto::wire::pb;
-use std::collections::BTreeMap;
+use borg_proto::{MachineId, Millis};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -143,6 +143,8 @@ pub(crate) struct Driver {
     pub silent: Arc<Vec<pb::SilentMachine>>,
     /// See `silent`.
     pub silent_at: Millis,
+    /// Those of which the scheduler knows that they are silent.
+    pub avoided: BTreeSet<MachineId>,
     /// How long the writes of the last turn took, in microseconds.
     pub wrote: Vec<u64>,
 }
@@ -325,6 +327,12 @@ impl Driver {
         if now.since(self.silent_at) >= SILENT_EVERY {
             self.silent_at = now;
             self.silent = Arc::new(crate::peer_service::silent(&self.master));
+            let silent: BTreeSet<_> =
+                self.master.silent(now).into_iter().map(|(id, _)| id).collect();
+            if silent != self.avoided {
+                self.scheduler.avoid(silent.clone());
+                self.avoided = silent;
+            }
         }
         let status = self.master.status();
         self.metrics.applied_index.set(i64::try_from(status.applied).unwrap_or(i64::MAX));

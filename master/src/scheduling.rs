@@ -8,9 +8,10 @@ use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use borg_cell::event::Event;
 use borg_cell::state::CellState;
-use borg_proto::Millis;
 use borg_proto::names::TaskId;
+use borg_proto::{MachineId, Millis};
 use borg_scheduler::{Config, Explanation, Scheduler};
+use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -39,6 +40,7 @@ struct Letter {
     /// How far the cell's time is ahead of this replica's clock.
     ahead: Millis,
     leads: Option<bool>,
+    silent: Option<BTreeSet<MachineId>>,
     reconsider: Vec<TaskId>,
     questions: Vec<Question>,
     stop: bool,
@@ -55,6 +57,7 @@ impl Letter {
     fn is_empty(&self) -> bool {
         self.state.is_none()
             && self.leads.is_none()
+            && self.silent.is_none()
             && self.reconsider.is_empty()
             && self.questions.is_empty()
             && !self.stop
@@ -88,6 +91,11 @@ impl Mailbox {
     /// This replica leads from now on, or no longer.
     pub(crate) fn lead(&self, leads: bool) {
         self.put(|letter| letter.leads = Some(leads));
+    }
+
+    /// These machines do not answer just now, all others do.
+    pub(crate) fn avoid(&self, silent: BTreeSet<MachineId>) {
+        self.put(|letter| letter.silent = Some(silent));
     }
 
     /// Decisions about these tasks came to nothing.
@@ -150,10 +158,13 @@ pub(crate) fn run(
             let pending = state.pending().count();
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
             if letter.afresh {
-                scheduler = Scheduler::new(&state, config);
+                scheduler.start_afresh(&state);
             } else {
                 scheduler.follow(state, &letter.events);
             }
+        }
+        if let Some(silent) = letter.silent {
+            scheduler.avoid(silent);
         }
         for task in letter.reconsider {
             scheduler.refused(task);

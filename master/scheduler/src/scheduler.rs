@@ -52,6 +52,8 @@ pub struct Scheduler {
     config: Config,
     state: CellState,
     machines: Machines,
+    /// Machines that do not answer just now, whatever the state says of them.
+    silent: BTreeSet<MachineId>,
     queue: Queue,
     needs: BTreeMap<JobId, Arc<Need>>,
     classes: BTreeMap<ClassKey, Class>,
@@ -73,6 +75,7 @@ impl Scheduler {
             config,
             state: state.clone(),
             machines: Machines::new(),
+            silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
             classes: BTreeMap::new(),
@@ -90,6 +93,22 @@ impl Scheduler {
             }
         }
         new
+    }
+
+    /// Begins again with all of `state`, as when news was missed.
+    pub fn start_afresh(&mut self, state: &CellState) {
+        let silent = std::mem::take(&mut self.silent);
+        *self = Self::new(state, self.config);
+        self.avoid(silent);
+    }
+
+    /// Takes over which machines do not answer just now. They count as not up: what is placed on a machine
+    /// in the time that it takes to give it up would only wait for that.
+    pub fn avoid(&mut self, silent: BTreeSet<MachineId>) {
+        let before = std::mem::replace(&mut self.silent, silent);
+        for machine in before.symmetric_difference(&self.silent).copied().collect::<Vec<_>>() {
+            self.settle_machine(machine);
+        }
     }
 
     /// Takes over committed changes. `state` is as of the last of `events`, and the events are all
@@ -331,7 +350,9 @@ impl Scheduler {
 
     fn settle_machine(&mut self, id: MachineId) {
         let machine = self.state.machine(id);
-        let now = machine.map(|m| (&m.name, m.state == MachineState::Up, m.info.as_ref()));
+        let answers = !self.silent.contains(&id);
+        let now =
+            machine.map(|m| (&m.name, answers && m.state == MachineState::Up, m.info.as_ref()));
         if !self.machines.set(id, now) {
             return;
         }

@@ -117,6 +117,24 @@ fn a_cell_without_machines_or_with_none_up_says_so() {
 }
 
 #[test]
+fn nothing_is_placed_on_a_machine_that_is_silent_and_it_is_said() {
+    let (mut cell, mut scheduler) = cell_of(1, 1000, 8);
+    let machine = cell.state.machines().next().unwrap().id;
+    scheduler.avoid([machine].into());
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 100, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    assert_eq!(why(&cell, &scheduler, &key), "none of the 1 machines is up");
+    scheduler.start_afresh(&cell.state);
+    assert_eq!(
+        place_all(&mut cell, &mut scheduler),
+        0,
+        "news of the state is no news of the machine"
+    );
+    scheduler.avoid(Default::default());
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+}
+
+#[test]
 fn a_failed_task_waits_out_its_back_off_and_says_how_long() {
     let (mut cell, mut scheduler) = cell_of(1, 1000, 8);
     let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 100, 1));
