@@ -12,9 +12,9 @@ use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -28,11 +28,6 @@ const INPUTS_PER_TURN: usize = 512;
 
 /// How often the shard looks at the time.
 const TICK: Duration = Duration::from_millis(10);
-
-/// Most connections that are opened to machines at once: our choice. A handshake costs milliseconds
-/// on both sides; when a shard is given thousands of machines, all at once would each take longer
-/// than anybody waits, and none would be made.
-const OPENING: usize = 64;
 
 /// What a running shard is connected to.
 #[derive(Debug)]
@@ -57,8 +52,7 @@ pub async fn run(
     let cell = config.cell.clone();
     let mut shard = Shard::new(config);
     let (answers, mut answered) = mpsc::channel(ANSWERS);
-    let opening = Arc::new(Semaphore::new(OPENING));
-    let mut poller = Poller { cell, credentials, answers, opening, machines: BTreeMap::new() };
+    let mut poller = Poller { cell, credentials, answers, machines: BTreeMap::new() };
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut turn = Vec::with_capacity(INPUTS_PER_TURN);
@@ -91,7 +85,6 @@ struct Poller {
     cell: CellName,
     credentials: Credentials,
     answers: mpsc::Sender<Input>,
-    opening: Arc<Semaphore>,
     machines: BTreeMap<MachineName, Machine>,
 }
 
@@ -100,8 +93,6 @@ struct Poller {
 struct Machine {
     address: String,
     client: BorgletClient<Channel>,
-    /// Whether a call has ended, so that the connection has been tried.
-    tried: Arc<AtomicBool>,
     call: Option<AbortHandle>,
 }
 
@@ -122,29 +113,24 @@ impl Poller {
         request: PollRequest,
         patience: Millis,
     ) {
-        let (answers, opening) = (self.answers.clone(), self.opening.clone());
-        let machine = match self.connection(&name, address) {
-            Ok(machine) => machine,
+        let client = match self.connection(&name, address) {
+            Ok(client) => client,
             Err(why) => return self.answer_later(name, ticket, PollFailure::Unreachable(why)),
         };
-        let (client, tried) = (machine.client.clone(), machine.tried.clone());
-        let polling = tokio::spawn(async move {
-            let turn = match tried.load(Ordering::Relaxed) {
-                true => None,
-                false => opening.acquire().await.ok(),
-            };
-            let machine = name;
+        let answers = self.answers.clone();
+        let machine = name.clone();
+        let call = tokio::spawn(async move {
             let input = match call(client, request, patience).await {
                 Ok(answer) => Input::Answered { machine, ticket, answer },
                 Err(failure) => Input::Failed { machine, ticket, failure },
             };
-            tried.store(true, Ordering::Relaxed);
-            drop(turn);
             if answers.send(input).await.is_err() {
                 tracing::debug!("the shard has stopped");
             }
         });
-        if let Some(superseded) = machine.call.replace(polling.abort_handle()) {
+        if let Some(machine) = self.machines.get_mut(&name)
+            && let Some(superseded) = machine.call.replace(call.abort_handle())
+        {
             superseded.abort();
         }
     }
@@ -157,18 +143,23 @@ impl Poller {
     }
 
     /// The machine's connection: opened when first needed, again when its address changed.
-    fn connection(&mut self, name: &MachineName, address: &str) -> Result<&mut Machine, String> {
-        let known = self.machines.get(name).is_some_and(|machine| machine.address == address);
-        if !known {
-            let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };
-            let server = identity.server_name().expect("a borglet serves, so it has a server name");
-            let channel = rpc::channel(address, &self.credentials, &server, Timeouts::default())
-                .map_err(|error| error.to_string())?;
-            let client = rpc::borglet_client(channel);
-            let (address, tried) = (address.to_owned(), Arc::default());
-            self.machines.insert(name.clone(), Machine { address, client, tried, call: None });
+    fn connection(
+        &mut self,
+        name: &MachineName,
+        address: &str,
+    ) -> Result<BorgletClient<Channel>, String> {
+        if let Some(machine) = self.machines.get(name).filter(|machine| machine.address == address)
+        {
+            return Ok(machine.client.clone());
         }
-        Ok(self.machines.get_mut(name).expect("it is there, or was put there just now"))
+        let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };
+        let server = identity.server_name().expect("a borglet serves, so it has a server name");
+        let channel = rpc::channel(address, &self.credentials, &server, Timeouts::default())
+            .map_err(|error| error.to_string())?;
+        let client = rpc::borglet_client(channel);
+        let machine = Machine { address: address.to_owned(), client: client.clone(), call: None };
+        self.machines.insert(name.clone(), machine);
+        Ok(client)
     }
 
     fn forget(&mut self, machine: &MachineName) {

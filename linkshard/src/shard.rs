@@ -35,6 +35,9 @@ pub struct Config {
     /// Most polls out at once. With more machines than this, answers are not held and machines
     /// are asked in turn, each at most every `hold`.
     pub polls_out: usize,
+    /// Most of them to machines that have not answered since they were last unreachable: each opens a
+    /// connection, and when thousands are opened at once all take longer than anybody waits.
+    pub openings_out: usize,
     /// Least time between two polls of a machine, so that a machine whose tasks flap cannot take
     /// the shard for itself.
     pub gap: Millis,
@@ -63,6 +66,7 @@ impl Config {
             replica,
             hold: Millis(1_000),
             polls_out: 2_000,
+            openings_out: 128,
             gap: Millis(10),
             patience: Millis(1_000),
             retry: Millis(500),
@@ -152,6 +156,8 @@ struct Polled {
     told_obeyed: u64,
     told_usage: BTreeMap<IncarnationId, Usage>,
     reachable: bool,
+    /// Whether it has answered since the last poll that it missed, so that there is a connection.
+    open: bool,
     missed: u32,
     seq: u64,
     acked: u64,
@@ -176,6 +182,7 @@ struct Polled {
 struct Out {
     ticket: u64,
     give_up_at: Millis,
+    opening: bool,
 }
 
 impl Polled {
@@ -194,6 +201,7 @@ impl Polled {
             told_obeyed: 0,
             told_usage: BTreeMap::new(),
             reachable: true,
+            open: false,
             missed: 0,
             seq: 0,
             acked: 0,
@@ -212,10 +220,14 @@ pub struct Shard {
     session: ShardSession,
     leader: Option<ReplicaId>,
     machines: BTreeMap<MachineName, Polled>,
-    /// Machines without a poll out, by when they are due.
+    /// Machines without a poll out and with a connection, by when they are due.
     due: BTreeSet<(Millis, MachineName)>,
+    /// The same of those to which a connection has to be opened.
+    due_opening: BTreeSet<(Millis, MachineName)>,
     /// Polls out, by when they are given up.
     out: BTreeSet<(Millis, MachineName)>,
+    /// How many of them open a connection.
+    openings: usize,
     /// Machines with exclusive tasks.
     exclusive: BTreeSet<MachineName>,
     /// The newest of our own moments after which a majority followed the leader.
@@ -236,7 +248,9 @@ impl Shard {
             leader: None,
             machines: BTreeMap::new(),
             due: BTreeSet::new(),
+            due_opening: BTreeSet::new(),
             out: BTreeSet::new(),
+            openings: 0,
             exclusive: BTreeSet::new(),
             confirmed: Millis(0),
             next_ticket: 1,
@@ -347,7 +361,9 @@ impl Shard {
         self.last_report = Millis(0);
         self.next_usage = now + self.config.usage_every;
         self.due.clear();
+        self.due_opening.clear();
         self.out.clear();
+        self.openings = 0;
         self.exclusive.clear();
         self.confirmed = Millis(0);
         for (name, polled) in &mut self.machines {
@@ -357,21 +373,30 @@ impl Shard {
                 generation: 0,
                 target: Arc::default(),
             };
-            // That it does not answer is between it and us, whoever leads.
-            let missed = polled.missed;
-            *polled = Polled { missed, ..Polled::new(order, now) };
-            self.due.insert((now, name.clone()));
+            // That it answers or does not is between it and us, whoever leads.
+            let (open, missed) = (polled.open, polled.missed);
+            *polled = Polled { open, missed, ..Polled::new(order, now) };
+            let due = if open { &mut self.due } else { &mut self.due_opening };
+            due.insert((now, name.clone()));
         }
     }
 
     fn forget(&mut self, machine: &MachineName) {
+        self.take_back(machine);
         if let Some(polled) = self.machines.remove(machine) {
             self.due.remove(&(polled.due, machine.clone()));
+            self.due_opening.remove(&(polled.due, machine.clone()));
             self.exclusive.remove(machine);
-            if let Some(out) = polled.out {
-                self.out.remove(&(out.give_up_at, machine.clone()));
-            }
         }
+    }
+
+    /// Takes the poll that is out, if there is one, off the books.
+    fn take_back(&mut self, machine: &MachineName) {
+        let Some(out) = self.machines.get_mut(machine).and_then(|polled| polled.out.take()) else {
+            return;
+        };
+        self.out.remove(&(out.give_up_at, machine.clone()));
+        self.openings -= usize::from(out.opening);
     }
 
     fn take_order(&mut self, now: Millis, order: ShardMachine, deltas: &mut Vec<MachineDelta>) {
@@ -381,7 +406,7 @@ impl Shard {
         }
         let Some(polled) = self.machines.get_mut(&name) else {
             self.machines.insert(name.clone(), Polled::new(order, now));
-            self.due.insert((now, name));
+            self.due_opening.insert((now, name));
             return;
         };
         let moved = polled.address != order.address;
@@ -396,6 +421,7 @@ impl Shard {
             self.exclusive.remove(&name);
             (polled.answered, polled.lease) = (None, None);
         }
+        polled.open &= !moved;
         polled.address = order.address;
         polled.generation = order.generation;
         polled.target = order.target;
@@ -404,26 +430,24 @@ impl Shard {
 
     /// Polls the machine at once, in place of the poll that is out.
     fn hurry(&mut self, now: Millis, machine: &MachineName) {
-        let Some(polled) = self.machines.get_mut(machine) else { return };
-        if let Some(out) = polled.out.take() {
-            self.out.remove(&(out.give_up_at, machine.clone()));
-        }
+        self.take_back(machine);
         self.schedule(machine, now);
     }
 
     fn schedule(&mut self, machine: &MachineName, at: Millis) {
         let Some(polled) = self.machines.get_mut(machine) else { return };
         self.due.remove(&(polled.due, machine.clone()));
+        self.due_opening.remove(&(polled.due, machine.clone()));
         polled.due = at;
-        self.due.insert((at, machine.clone()));
+        let due = if polled.open { &mut self.due } else { &mut self.due_opening };
+        due.insert((at, machine.clone()));
     }
 
     /// Takes the poll back from the machine when `ticket` is the one that counts.
     fn returned(&mut self, machine: &MachineName, ticket: u64) -> Option<&mut Polled> {
-        let polled = self.machines.get_mut(machine)?;
-        let out = polled.out.take_if(|out| out.ticket == ticket)?;
-        self.out.remove(&(out.give_up_at, machine.clone()));
-        Some(polled)
+        self.machines.get(machine)?.out.as_ref().filter(|out| out.ticket == ticket)?;
+        self.take_back(machine);
+        self.machines.get_mut(machine)
     }
 
     fn take_answer(
@@ -438,6 +462,7 @@ impl Shard {
         let pause = if self.holds() { gap } else { self.config.hold };
         let Some(polled) = self.returned(machine, ticket) else { return };
         let moved_on = polled.seen != answer.version;
+        polled.open = true;
         polled.missed = 0;
         if polled.exclusive && polled.answered.is_none() {
             polled.answered = Some((now, stamp));
@@ -470,6 +495,7 @@ impl Shard {
             | PollFailure::Unreachable(_) => {
                 polled.seen = ReportVersion::default();
                 polled.obeyed = Fence::default();
+                polled.open = false;
                 polled.missed = polled.missed.saturating_add(1);
                 if polled.missed >= missed && polled.reachable {
                     deltas.push(tell_silence(now, machine, polled));
@@ -500,13 +526,24 @@ impl Shard {
         self.machines.len() <= self.config.polls_out
     }
 
+    /// The machine whose turn it is. Connections are opened first: they are few, and would else wait for as
+    /// long as there is always somebody to ask again.
+    fn next_to_poll(&mut self, now: Millis) -> Option<MachineName> {
+        let is_due =
+            |due: &BTreeSet<(Millis, MachineName)>| due.first().is_some_and(|(at, _)| *at <= now);
+        let due = if self.openings < self.config.openings_out && is_due(&self.due_opening) {
+            &mut self.due_opening
+        } else {
+            Some(&mut self.due).filter(|due| is_due(due))?
+        };
+        due.pop_first().map(|(_, machine)| machine)
+    }
+
     fn send_polls(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let hold = if self.holds() { self.config.hold } else { Millis(0) };
         while self.out.len() < self.config.polls_out
-            && let Some((due, _)) = self.due.first()
-            && *due <= now
+            && let Some(machine) = self.next_to_poll(now)
         {
-            let Some((_, machine)) = self.due.pop_first() else { return };
             let Some(polled) = self.machines.get_mut(&machine) else { continue };
             if polled.generation == 0 {
                 continue; // kept over from the last division, not ordered in this one yet
@@ -518,7 +555,9 @@ impl Shard {
                 generation: polled.generation,
             };
             let give_up_at = now + hold + self.config.patience;
-            polled.out = Some(Out { ticket: self.next_ticket, give_up_at });
+            let opening = !polled.open;
+            self.openings += usize::from(opening);
+            polled.out = Some(Out { ticket: self.next_ticket, give_up_at, opening });
             self.out.insert((give_up_at, machine.clone()));
             effects.push(Effect::Poll {
                 ticket: self.next_ticket,
@@ -585,9 +624,11 @@ impl Shard {
     pub fn next_due(&self) -> Option<Millis> {
         self.leader?;
         let due = self.due.first().map(|(at, _)| *at);
+        let may_open = self.openings < self.config.openings_out;
+        let opening = self.due_opening.first().map(|(at, _)| *at).filter(|_| may_open);
         let out = self.out.first().map(|(at, _)| *at);
         let heartbeat = Some(self.last_report + self.config.heartbeat);
-        [due, out, heartbeat].into_iter().flatten().min()
+        [due, opening, out, heartbeat].into_iter().flatten().min()
     }
 }
 

@@ -364,3 +364,66 @@ fn a_machine_that_did_not_answer_is_called_silent_at_once_in_a_new_division() {
     let told = deltas(&shard.handle(Millis(3_000), [Input::Orders(orders(2, 1))]));
     assert_eq!((told.len(), told[0].reachable), (1, false));
 }
+
+/// Orders for machines `m-0` to `m-COUNT`.
+fn orders_of(count: usize) -> ShardOrders {
+    let machine = |number: usize| ShardMachine {
+        machine: format!("m-{number}").parse().expect("a name"),
+        address: "127.0.0.1:1".into(),
+        generation: 1,
+        target: Arc::default(),
+    };
+    ShardOrders { machines: (0..count).map(machine).collect(), ..orders(1, 1) }
+}
+
+/// Whom the effects poll, with tickets and requests.
+fn polls(effects: Vec<Effect>) -> Vec<(MachineName, u64, borg_proto::poll::PollRequest)> {
+    let poll = |effect| match effect {
+        Effect::Poll { machine, ticket, request, .. } => Some((machine, ticket, request)),
+        Effect::Forget(_) | Effect::Report { .. } => None,
+    };
+    effects.into_iter().filter_map(poll).collect()
+}
+
+#[test]
+fn connections_are_opened_a_few_at_a_time_and_whoever_waits_for_one_has_not_missed_a_poll() {
+    let mut shard = shard();
+    let limit = Config::new("lab".parse().expect("a name"), ReplicaId(2)).openings_out;
+    let mut out = polls(shard.handle(Millis(1_000), [Input::Orders(orders_of(3 * limit))]));
+    assert_eq!(out.len(), limit);
+    // One answers: it is polled again, and the next connection is opened.
+    let (machine, ticket, request) = out.remove(0);
+    let first = machine.clone();
+    let news = answer(&request, 1, report(1, &BTreeMap::new()));
+    let input = Input::Answered { machine, ticket, answer: news };
+    let next = polls(shard.handle(Millis(1_010), [input]));
+    assert_eq!(next.len(), 1);
+    assert_ne!(next[0].0, first);
+    let again = polls(shard.handle(Millis(1_100), [Input::Tick]));
+    assert_eq!(again.iter().map(|poll| &poll.0).collect::<Vec<_>>(), [&first]);
+    // All others are dead. The live one is asked all the while, and those that were not dialled yet come
+    // before those that were in vain.
+    let mut dialled: Vec<MachineName> = out.into_iter().chain(next).map(|poll| poll.0).collect();
+    let mut ticket = again[0].1;
+    let mut silent = Vec::new();
+    for second in 2..7 {
+        let now = Millis(second * 1_000);
+        let live = answer(&request, second, report(1, &BTreeMap::new()));
+        let input = Input::Answered { machine: first.clone(), ticket, answer: live };
+        let mut effects = shard.handle(now, [input]);
+        effects.extend(shard.handle(now + Millis(500), [Input::Tick]));
+        silent.extend(deltas(&effects).into_iter().filter(|delta| !delta.reachable));
+        for (machine, number, _) in polls(effects) {
+            if machine == first {
+                ticket = number;
+            } else {
+                dialled.push(machine);
+            }
+        }
+    }
+    let mut once = dialled[..3 * limit - 1].to_vec();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), 3 * limit - 1, "each is dialled once before any is dialled again");
+    assert!(silent.iter().all(|delta| delta.machine != first));
+}

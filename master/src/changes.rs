@@ -154,14 +154,16 @@ impl Changes {
         deadline: Millis,
     ) -> Result<Done, Status> {
         let silent = || no_quorum(&format!("master {leader} does not answer for the leader"));
-        let Some(outcome) = self.peers.pass_on(leader, command.to_vec()) else {
+        let Some(outcome) = self.peers.pass_on(leader, command.to_vec(), deadline) else {
             return Err(no_quorum(&format!("master {leader} leads and is not known here yet")));
         };
         let patience = Duration::from_millis(deadline.since(clock::now()).0).min(ANSWER);
-        match tokio::time::timeout(patience, outcome).await {
-            Ok(Ok(outcome)) => done_of(outcome),
-            // The stream broke, or nothing comes.
-            Ok(Err(_)) | Err(_) => Err(silent()),
+        let mut seen = self.view.clone();
+        tokio::select! {
+            outcome = outcome => outcome.map_or_else(|_| Err(silent()), done_of),
+            () = tokio::time::sleep(patience) => Err(silent()),
+            // A leader that lost its power breaks no stream. Its successor can be asked at once.
+            _ = seen.wait_for(|view| view.status.leader != Some(leader)) => Err(silent()),
         }
     }
 }
@@ -289,4 +291,25 @@ fn refusal(rejection: &Rejection) -> Status {
         RejectionCode::ResourceExhausted => Code::ResourceExhausted,
     };
     Status::new(code, rejection.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_change_is_the_same_for_whoever_passed_it_on() {
+        let done = Done { index: 7, answer: Some(pb::accepted::Answer::Job(3)) };
+        let told = outcome_of(5, Ok(done.clone()));
+        assert_eq!(told.token, 5);
+        assert_eq!(done_of(told).unwrap(), done);
+        let refused = done_of(outcome_of(5, Err(Status::not_found("no job x")))).unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::NotFound, "no job x"));
+        assert_eq!(rpc::retry_after(&refused), None, "final");
+        let shed = rpc::overloaded("too much waits", Millis(300));
+        let shed = done_of(outcome_of(5, Err(shed))).unwrap_err();
+        assert_eq!((shed.code(), shed.message()), (Code::ResourceExhausted, "too much waits"));
+        assert_eq!(rpc::retry_after(&shed), Some(Millis(300)));
+        assert_eq!(done_of(pb::ProposalOutcome::default()).unwrap_err().code(), Code::Internal);
+    }
 }

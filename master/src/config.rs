@@ -2,6 +2,7 @@
 
 use crate::store::{Check, StoreKind};
 use borg_proto::names::ReplicaId;
+use clap::builder::RangedU64ValueParser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -29,6 +30,13 @@ impl FromStr for Member {
         }
         Ok(Self { replica: ReplicaId(replica), address: address.to_owned() })
     }
+}
+
+/// Most calls of users that may be let wait: what the queues behind them are made for.
+pub(crate) const MOST_WAITING_CALLS: usize = 4_096;
+
+fn calls() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=MOST_WAITING_CALLS as u64)
 }
 
 /// A replica of the Borgmaster: holds the cell's state, elects a leader with the others, polls
@@ -62,7 +70,7 @@ pub struct Config {
     pub checkpoint_every: u64,
     /// Users' calls that may wait here in all; one user may have half of that, less while others
     /// wait too. More are turned away and told when to ask again.
-    #[arg(long, default_value_t = 2_048)]
+    #[arg(long, default_value_t = 2_048, value_parser = calls())]
     pub waiting_calls: usize,
     /// Milliseconds of silence after which a machine counts as down.
     #[arg(long, default_value_t = 10_000)]

@@ -26,8 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Most calls that were taken from the inbox and have no answer yet. Ours: enough for a turn on disk
-/// and one on its way, and few enough that whoever comes next waits for a fraction of a second.
+/// Most calls that were taken from the inbox and have no answer yet. Ours: enough for a group on its way
+/// and one that did not wait for it, and few enough that whoever comes next waits for a fraction of a
+/// second.
 const IN_FLIGHT: usize = 1_024;
 
 /// Time between two looks at silent machines, for those who ask.
@@ -69,7 +70,7 @@ pub(crate) enum Reply {
     Passed {
         /// The name.
         token: u64,
-        /// The way; has room for whatever may wait.
+        /// The way; has room for what the other master's users may have under way.
         to: mpsc::Sender<(u64, Outcome)>,
     },
 }
@@ -84,12 +85,12 @@ impl Reply {
     }
 
     fn send(self, outcome: Outcome) {
-        let sent = match self {
-            Self::Here(reply) => reply.send(outcome).is_ok(),
-            Self::Passed { token, to } => to.try_send((token, outcome)).is_ok(),
+        let lost = match self {
+            Self::Here(reply) => reply.send(outcome).is_err(),
+            Self::Passed { token, to } => to.try_send((token, outcome)).is_err(),
         };
-        if !sent {
-            tracing::debug!("the caller went away before the outcome");
+        if lost {
+            tracing::debug!("nobody waits for this outcome any more, or too many wait to be sent");
         }
     }
 }
@@ -192,21 +193,23 @@ impl Driver {
         let mut turn = Vec::new();
         let mut heard_at = clock::now();
         let mut placing = false;
-        while inbox.take(window.room(clock::now(), waiting.calls()), &mut turn) {
+        while inbox
+            .take(window.room(clock::now(), waiting.proposals.len(), waiting.calls()), &mut turn)
+        {
             let now = clock::now();
             if self.heard_from_leader(&turn) {
                 heard_at = now;
             }
             let mut inputs = Vec::with_capacity(turn.len());
             inputs.extend(self.wrote.drain(..).map(|micros| Input::Wrote { micros }));
-            let under_way = waiting.calls();
+            let changes = waiting.proposals.len();
             for item in turn.drain(..) {
                 match item {
                     Turn::Failed(error) => return Err(DriverError::Store(error)),
                     item => inputs.extend(waiting.input(item, &self.master)),
                 }
             }
-            if waiting.calls() > under_way {
+            if waiting.proposals.len() > changes {
                 window.begin(now);
             }
             let effects = self.master.handle(now, inputs);

@@ -10,7 +10,7 @@
 use crate::clock;
 use crate::driver::Turn;
 use crate::metrics::Metrics;
-use borg_cell::admission::{Queue, Room, Shed, Window};
+use borg_cell::admission::{Queue, Room, Shed};
 use borg_cell::master::Input;
 use borg_proto::Millis;
 use borg_proto::command::Assignment;
@@ -195,9 +195,14 @@ impl Inbox {
         borg_proto::rpc::overloaded(&shed.to_string(), shed.retry_after)
     }
 
-    /// Waits for something and takes it: first what is vital, then at most `room` calls; without room
-    /// it waits no longer than until there may be some again. False when the inbox is closed.
-    pub(crate) fn take(&self, room: usize, turn: &mut Vec<Turn>) -> bool {
+    /// Waits for something and takes it: first what is vital, then as many calls as there is room for;
+    /// without room it waits no longer than until there may be some again. False when the inbox is
+    /// closed.
+    pub(crate) fn take(&self, room: Result<usize, Millis>, turn: &mut Vec<Turn>) -> bool {
+        let (room, patience) = match room {
+            Ok(room) => (room, FOR_EVER),
+            Err(rest) => (0, rest),
+        };
         let idle = |slots: &mut Slots| {
             let none_asked = room == 0 || slots.asked.is_empty();
             let none_vital = slots.vital.is_empty() && slots.reports.is_empty();
@@ -205,7 +210,6 @@ impl Inbox {
             slots.listening = idle && room > 0;
             idle
         };
-        let patience = if room == 0 { Window::GROUP } else { FOR_EVER };
         let (mut slots, _) = self
             .0
             .arrived
@@ -286,7 +290,7 @@ mod tests {
         inbox.vital(Turn::Input(Input::Tick)).unwrap();
         inbox.decide(Vec::new());
         let mut turn = Vec::new();
-        assert!(inbox.take(2, &mut turn));
+        assert!(inbox.take(Ok(2), &mut turn));
         assert_eq!(kinds(&turn), ["Input", "Input", "Read", "Read"]);
         assert_eq!(metrics.dropped_inputs.get(), 0);
         inbox.ask(&"other".parse().unwrap(), 100, call()).unwrap();
@@ -298,12 +302,37 @@ mod tests {
         inbox.ask(&"ann".parse().unwrap(), 1, call()).unwrap();
         inbox.vital(Turn::Input(Input::Tick)).unwrap();
         let mut turn = Vec::new();
-        assert!(inbox.take(0, &mut turn));
+        assert!(inbox.take(Err(Millis(1)), &mut turn));
         assert_eq!(kinds(&turn), ["Input"]);
         for _ in 0..=VITAL {
             inbox.vital(Turn::Input(Input::Tick)).unwrap();
         }
         assert_eq!(metrics.dropped_inputs.get(), 1);
+    }
+
+    #[test]
+    fn a_call_wakes_a_driver_with_room_and_waits_for_one_without() {
+        let (inbox, _) = inbox();
+        let ann = "ann".parse().unwrap();
+        let taken = std::thread::scope(|scope| {
+            let driver = scope.spawn(|| {
+                let mut turn = Vec::new();
+                assert!(inbox.take(Ok(10), &mut turn));
+                kinds(&turn)
+            });
+            while !inbox.open().listening {
+                std::thread::yield_now();
+            }
+            inbox.ask(&ann, 1, call()).unwrap();
+            driver.join().unwrap()
+        });
+        assert_eq!(taken, ["Read"]);
+        inbox.ask(&ann, 1, call()).unwrap();
+        let mut turn = Vec::new();
+        assert!(inbox.take(Err(Millis(1)), &mut turn), "it looks again when there may be room");
+        assert!(turn.is_empty());
+        assert!(inbox.take(Ok(1), &mut turn));
+        assert_eq!(kinds(&turn), ["Read"]);
     }
 
     #[test]
@@ -314,7 +343,7 @@ mod tests {
         inbox.ask(&"ann".parse().unwrap(), 1, turn).unwrap();
         drop(inbox.close_on_drop());
         assert!(answer.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed));
-        assert!(!inbox.take(10, &mut Vec::new()));
+        assert!(!inbox.take(Ok(10), &mut Vec::new()));
         assert_eq!(inbox.vital(Turn::Input(Input::Tick)), Err(Closed));
         inbox.decide(Vec::new());
     }

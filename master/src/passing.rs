@@ -3,6 +3,8 @@
 //! A call for each change would cost both masters more than the change itself. What the stream loses
 //! gets no answer, and `changes` asks again.
 
+use crate::clock;
+use borg_proto::Millis;
 use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, PeerClient};
 use borg_proto::wire::pb;
@@ -27,6 +29,8 @@ const RECONNECT: Duration = Duration::from_millis(50);
 pub(crate) struct Passed {
     /// An encoded command.
     pub command: Vec<u8>,
+    /// When its asker gives up.
+    pub deadline: Millis,
     /// Where its outcome goes.
     pub reply: oneshot::Sender<pb::ProposalOutcome>,
 }
@@ -50,9 +54,12 @@ pub(crate) async fn pass_on(
                 tracing::debug!(%to, why = rpc::explain(&status), "changes cannot be passed on");
             }
         }
-        tokio::time::sleep(RECONNECT).await;
         // Whoever waits for these is told at once, and asks again.
         while waiting.try_recv().is_ok() {}
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RECONNECT) => {}
+        }
     }
 }
 
@@ -75,12 +82,15 @@ async fn stream(
                 let Ok(room) = room else { return Ok(()) };
                 let mut message = pb::Proposals::default();
                 let mut bytes = 0;
-                while let Some(Passed { command, reply }) = next.take() {
-                    bytes += command.len();
-                    let token = next_token;
-                    next_token += 1;
-                    replies.insert(token, reply);
-                    message.proposals.push(pb::Proposal { token, command });
+                while let Some(Passed { command, deadline, reply }) = next.take() {
+                    // Who has given up is not served by doing it.
+                    if !reply.is_closed() {
+                        bytes += command.len();
+                        let (token, timeout_ms) = (next_token, deadline.since(clock::now()).0);
+                        next_token += 1;
+                        replies.insert(token, reply);
+                        message.proposals.push(pb::Proposal { token, command, timeout_ms });
+                    }
                     if message.proposals.len() < PER_MESSAGE && bytes < BYTES_PER_MESSAGE {
                         next = waiting.try_recv().ok();
                     }

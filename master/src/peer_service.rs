@@ -2,6 +2,7 @@
 
 use crate::changes::{Changes, outcome_of, reply_of};
 use crate::clock;
+use crate::config::MOST_WAITING_CALLS;
 use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
@@ -24,12 +25,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// How long a change that a follower passes on may take here; the follower's own deadline is
-/// usually shorter.
+/// Longest time that a change of another master may take here.
 const PATIENCE: Millis = Millis(2_000);
 
-/// Outcomes of changes of one follower that may wait to be sent: more than its users may have under way.
-const OUTCOMES: usize = 16_384;
+/// Outcomes of changes of one follower that may wait to be sent: as many as its users may have under way,
+/// twice, so that what a broken stream left behind takes no room.
+const OUTCOMES: usize = 2 * MOST_WAITING_CALLS;
 /// Most outcomes in a message.
 const OUTCOMES_PER_MESSAGE: usize = 512;
 /// Messages of outcomes that may wait in a stream.
@@ -118,8 +119,8 @@ impl PeerService {
         }
     }
 
-    /// Takes one message of the master of that number.
-    fn take(&self, number: u64, message: pb::PeerMessage) -> Result<(), Status> {
+    /// Takes one message of the master of that number; answers whether it was for this one.
+    fn take(&self, number: u64, message: pb::PeerMessage) -> Result<bool, Status> {
         let from = ReplicaId(message.from);
         if from.number() != number {
             return Err(Status::permission_denied(format!(
@@ -134,10 +135,10 @@ impl PeerService {
         if message.to != self.own.0 {
             // For an earlier life of this master, which is over.
             tracing::debug!(%from, to = %ReplicaId(message.to), "message for another life dropped");
-            return Ok(());
+            return Ok(false);
         }
         let turn = match message.body {
-            None => return Ok(()),
+            None => return Ok(false),
             Some(Body::Raft(raft)) if raft.from != from.0 => {
                 return Err(Status::permission_denied("raft message of another replica"));
             }
@@ -162,60 +163,72 @@ impl PeerService {
                 if self.shard.try_send(orders).is_err() {
                     tracing::debug!("orders dropped: the shard is busy");
                 }
-                return Ok(());
+                return Ok(true);
             }
         };
-        self.driver.vital(turn).map_err(|Closed| Status::unavailable("this master is stopping"))
+        let stopping = |Closed| Status::unavailable("this master is stopping");
+        self.driver.vital(turn).map(|()| true).map_err(stopping)
     }
-}
 
-/// Takes what a follower passes on, and answers as outcomes come, until the stream ends.
-async fn passed_on(
-    driver: Inbox,
-    mut proposals: Streaming<pb::Proposals>,
-    answers: mpsc::Sender<Result<pb::Outcomes, Status>>,
-) {
-    let (decided, mut decisions) = mpsc::channel(OUTCOMES);
-    let mut taken = Vec::new();
-    loop {
-        let outcomes: Vec<_> = tokio::select! {
-            message = proposals.message() => match message {
-                Ok(Some(message)) => {
-                    let begin = |proposal| begin(&driver, proposal, &decided);
-                    message.proposals.into_iter().filter_map(begin).collect()
+    /// Takes what a follower passes on, and answers as outcomes come, until the stream ends.
+    async fn take_changes(
+        self,
+        number: u64,
+        mut proposals: Streaming<pb::Proposals>,
+        answers: mpsc::Sender<Result<pb::Outcomes, Status>>,
+    ) {
+        let (decided, mut decisions) = mpsc::channel(OUTCOMES);
+        let mut taken = Vec::new();
+        loop {
+            let outcomes = tokio::select! {
+                message = proposals.message() => match message {
+                    // It may have been taken out meanwhile.
+                    Ok(Some(_)) if !self.is_member(number) => {
+                        Err(not_one_of_us(&Role::Master(ReplicaId(number))))
+                    }
+                    Ok(Some(message)) => {
+                        let begin = |proposal| self.begin(proposal, &decided);
+                        Ok(message.proposals.into_iter().filter_map(begin).collect())
+                    }
+                    // The follower has gone, or has another stream.
+                    Ok(None) | Err(_) => return,
+                },
+                _ = decisions.recv_many(&mut taken, OUTCOMES_PER_MESSAGE) => {
+                    let told = |(token, outcome)| outcome_of(token, reply_of(outcome));
+                    Ok(taken.drain(..).map(told).collect::<Vec<_>>())
                 }
-                // The follower has gone, or has another stream.
-                Ok(None) | Err(_) => return,
-            },
-            _ = decisions.recv_many(&mut taken, OUTCOMES_PER_MESSAGE) => {
-                taken.drain(..).map(|(token, outcome)| outcome_of(token, reply_of(outcome))).collect()
+            };
+            if matches!(&outcomes, Ok(none) if none.is_empty()) {
+                continue;
             }
-        };
-        if !outcomes.is_empty() && answers.send(Ok(pb::Outcomes { outcomes })).await.is_err() {
-            return;
+            let last = outcomes.is_err();
+            let sent = answers.send(outcomes.map(|outcomes| pb::Outcomes { outcomes })).await;
+            if last || sent.is_err() {
+                return;
+            }
         }
     }
-}
 
-/// Lets a change wait for the driver; gives what to answer when it may not.
-fn begin(
-    driver: &Inbox,
-    proposal: pb::Proposal,
-    decided: &mpsc::Sender<(u64, Outcome)>,
-) -> Option<pb::ProposalOutcome> {
-    let pb::Proposal { token, command: bytes } = proposal;
-    let begun = Command::decode(&bytes)
-        .map_err(|error| Status::invalid_argument(error.to_string()))
-        .and_then(|command| {
-            let Principal::User(user) = &command.by else {
-                return Err(Status::permission_denied("only users' changes are passed on"));
-            };
-            let user = user.clone();
-            let reply = Reply::Passed { token, to: decided.clone() };
-            let deadline = clock::now() + PATIENCE;
-            driver.ask(&user, bytes.len(), Turn::Propose { command, deadline, reply })
-        });
-    begun.err().map(|status| outcome_of(token, Err(status)))
+    /// Lets a change wait for the driver; gives what to answer when it may not.
+    fn begin(
+        &self,
+        proposal: pb::Proposal,
+        decided: &mpsc::Sender<(u64, Outcome)>,
+    ) -> Option<pb::ProposalOutcome> {
+        let pb::Proposal { token, command: bytes, timeout_ms } = proposal;
+        let begun = Command::decode(&bytes)
+            .map_err(|error| Status::invalid_argument(error.to_string()))
+            .and_then(|command| {
+                let Principal::User(user) = &command.by else {
+                    return Err(Status::permission_denied("only users' changes are passed on"));
+                };
+                let user = user.clone();
+                let reply = Reply::Passed { token, to: decided.clone() };
+                let deadline = clock::now() + PATIENCE.min(Millis(timeout_ms));
+                self.driver.ask(&user, bytes.len(), Turn::Propose { command, deadline, reply })
+            });
+        begun.err().map(|status| outcome_of(token, Err(status)))
+    }
 }
 
 #[tonic::async_trait]
@@ -233,8 +246,8 @@ impl Peer for PeerService {
         let mut messages = request.into_inner();
         while let Some(message) = messages.message().await? {
             let from = ReplicaId(message.from);
-            self.take(number, message)?;
-            if let Some(address) = &address {
+            let taken = self.take(number, message)?;
+            if let Some(address) = address.as_ref().filter(|_| taken) {
                 // A table that lags may not say where to answer.
                 self.changes.peers.learn(from, address);
             }
@@ -248,9 +261,9 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<pb::Proposals>>,
     ) -> Result<Response<Self::ProposeStream>, Status> {
-        self.member(&request)?;
+        let number = self.member(&request)?;
         let (answers, out) = mpsc::channel(ANSWERS);
-        tokio::spawn(passed_on(self.driver.clone(), request.into_inner(), answers));
+        tokio::spawn(self.clone().take_changes(number, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(out)))
     }
 

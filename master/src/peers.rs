@@ -6,10 +6,11 @@
 //! them delays a heartbeat, and are asked under the name of any master, so that they are served with
 //! other calls of users.
 
-use crate::config::Member;
+use crate::config::{MOST_WAITING_CALLS, Member};
 use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
 use crate::passing::{self, Passed};
+use borg_proto::Millis;
 use borg_proto::identity::{Identity, Role, any_master_name};
 use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, ChannelError, Credentials, PeerClient, Timeouts};
@@ -26,7 +27,7 @@ use tonic::transport::Channel;
 
 /// Metadata of a stream between masters: where the sender is reached.
 pub(crate) const ADDRESS: &str = "borg-address";
-/// Messages, and changes, to one peer that may wait. When it is full, new ones are dropped and counted.
+/// Messages to one peer that may wait. When it is full, new ones are dropped and counted.
 const QUEUE: usize = 4_096;
 /// Messages that one connection may hold beyond that.
 const IN_STREAM: usize = 64;
@@ -127,6 +128,13 @@ impl Peers {
         match self.0.link(&member) {
             Ok(link) => {
                 let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
+                // Whatever a master says of itself, it has one link more than the table gives it.
+                let mut lives: Vec<_> =
+                    links.keys().filter(|id| id.number() == replica.number()).copied().collect();
+                if lives.len() > 1 {
+                    lives.sort();
+                    links.remove(&lives[lives.len() - 1]);
+                }
                 links.entry(replica).or_insert(link);
             }
             Err(error) => tracing::warn!(%error, master = %replica, "no way to a master"),
@@ -146,14 +154,19 @@ impl Peers {
     }
 
     /// Passes a user's encoded change on to a peer; its outcome arrives at the receiver, or nothing when
-    /// the way breaks or is too full. None for ourselves and for strangers.
+    /// the way breaks. None for ourselves and for strangers.
     pub(crate) fn pass_on(
         &self,
         replica: ReplicaId,
         command: Vec<u8>,
+        deadline: Millis,
     ) -> Option<oneshot::Receiver<pb::ProposalOutcome>> {
         let (reply, outcome) = oneshot::channel();
-        self.get(replica, |link| link.changes.try_send(Passed { command, reply }))?.ok();
+        let passed = Passed { command, deadline, reply };
+        if self.get(replica, |link| link.changes.try_send(passed).is_err())? {
+            // Cannot be: it has room for all that users may have under way here.
+            self.0.metrics.dropped_messages.inc();
+        }
         Some(outcome)
     }
 
@@ -174,12 +187,12 @@ impl Shared {
     fn link(&self, member: &Member) -> Result<PeerLink, ChannelError> {
         let stop = self.stop.child_token();
         let any = any_master_name(&self.credentials.identity.cell);
-        let leader = {
+        let of_users = {
             let _inside = self.calls.enter();
             client(&self.credentials, member, &any)?
         };
-        let (changes, passed) = mpsc::channel(QUEUE);
-        drop(self.calls.spawn(passing::pass_on(member.replica, leader, passed, stop.clone())));
+        let (changes, passed) = mpsc::channel(MOST_WAITING_CALLS);
+        drop(self.calls.spawn(passing::pass_on(member.replica, of_users, passed, stop.clone())));
         let _inside = self.lifeline.enter();
         let client = client_of(&self.credentials, member)?;
         let (queue, waiting) = mpsc::channel(QUEUE);

@@ -412,14 +412,22 @@ impl Cell {
     pub fn leader(&self) -> Result<usize, Error> {
         let began = clock::now();
         loop {
+            let mut votes = vec![0; self.masters.len()];
+            let mut answers = 0;
             for i in 0..self.masters.len() {
                 if !self.masters[i].is_started() {
                     continue;
                 }
                 let Ok(masters) = self.seen_from(i) else { continue };
-                if let Some(leader) = masters.iter().position(|m| m.leader && m.reachable) {
-                    return Ok(leader);
+                answers += 1;
+                let leader = masters.iter().find(|master| master.leader && master.reachable);
+                let number = leader.and_then(|leader| usize::try_from(leader.replica).ok());
+                if let Some(vote) = number.and_then(|number| votes.get_mut(number - 1)) {
+                    *vote += 1;
                 }
+            }
+            if let Some(leader) = votes.iter().position(|votes| 2 * votes > answers) {
+                return Ok(leader);
             }
             if began.elapsed() > Duration::from_secs(20) {
                 return Err("nobody leads for 20 s".into());

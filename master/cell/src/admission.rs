@@ -193,7 +193,7 @@ impl Window {
     const LEAST: usize = 32;
     /// Growth with each short turn.
     const STEP: usize = 8;
-    /// Longest time that a group holds up the next: what a majority of ordinary disks takes to agree on
+    /// Longest time that a group of changes holds up the next calls: what a majority of ordinary disks takes to agree on
     /// one, on busy computers. Ours.
     pub const GROUP: Millis = Millis(10);
 
@@ -203,14 +203,22 @@ impl Window {
         Self { most, size: most, began: Millis(0) }
     }
 
-    /// How many calls may begin when so many are under way.
-    #[must_use]
-    pub fn room(&self, now: Millis, under_way: usize) -> usize {
-        let on_its_way = under_way > 0 && now.since(self.began) < Self::GROUP;
-        if on_its_way { 0 } else { self.size.saturating_sub(under_way) }
+    /// How many calls may begin while so many changes, and so many calls in all, are under way.
+    ///
+    /// # Errors
+    /// None; says after how long it makes sense to ask again.
+    pub fn room(&self, now: Millis, changes: usize, calls: usize) -> Result<usize, Millis> {
+        let rest = (self.began + Self::GROUP).since(now);
+        if changes > 0 && rest > Millis(0) {
+            return Err(rest);
+        }
+        match self.size.saturating_sub(calls) {
+            0 => Err(Self::GROUP),
+            room => Ok(room),
+        }
     }
 
-    /// Calls begin.
+    /// A group of changes begins.
     pub fn begin(&mut self, now: Millis) {
         self.began = now;
     }
@@ -360,17 +368,17 @@ mod tests {
     #[test]
     fn calls_that_come_while_a_group_is_on_its_way_form_the_next() {
         let mut window = Window::new(1_000);
-        assert_eq!(window.room(Millis(50), 0), 1_000, "whoever comes alone begins at once");
+        assert_eq!(window.room(Millis(50), 0, 0), Ok(1_000), "whoever comes alone begins at once");
         window.begin(Millis(50));
-        assert_eq!(window.room(Millis(59), 1), 0);
-        assert_eq!(window.room(Millis(59), 0), 1_000, "the group has its answers");
-        assert_eq!(window.room(Millis(60), 1), 999, "the group is late, and nobody waits for it");
+        assert_eq!(window.room(Millis(53), 1, 1), Err(Millis(7)));
+        assert_eq!(window.room(Millis(53), 0, 1), Ok(999), "the group has its answers");
+        assert_eq!(window.room(Millis(60), 1, 1), Ok(999), "it is late, and nobody waits for it");
     }
 
     #[test]
     fn long_turns_make_the_window_smaller_and_short_ones_larger_again() {
         let mut window = Window::new(1_000);
-        let room = |window: Window, under_way| window.room(Millis(100), under_way);
+        let room = |window: Window, calls| window.room(Millis(100), 0, calls).unwrap_or(0);
         assert_eq!([0, 999, 2_000].map(|calls| room(window, calls)), [1_000, 1, 0]);
         window.turn(Millis(41), 600);
         assert_eq!(room(window, 0), 300);

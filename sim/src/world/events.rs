@@ -43,7 +43,8 @@ impl World {
                 }
             }
             EventKind::TaskChanged { task, change: TaskChange::Placed { machine, .. }, .. } => {
-                let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
+                let (result, avoided) =
+                    crashes::placed(event.at, state, *task, *machine, &self.checks.silent);
                 if avoided {
                     self.hit(Mark::CrashAvoided);
                 }
