@@ -12,7 +12,7 @@ use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -93,6 +93,8 @@ struct Poller {
 struct Machine {
     address: String,
     client: BorgletClient<Channel>,
+    /// A call failed on it: it may be dead and not know, as nothing pings it.
+    broken: Arc<AtomicBool>,
     call: Option<AbortHandle>,
 }
 
@@ -113,8 +115,8 @@ impl Poller {
         request: PollRequest,
         patience: Millis,
     ) {
-        let client = match self.connection(&name, address) {
-            Ok(client) => client,
+        let (client, broken) = match self.connection(&name, address) {
+            Ok(connection) => connection,
             Err(why) => return self.answer_later(name, ticket, PollFailure::Unreachable(why)),
         };
         let answers = self.answers.clone();
@@ -122,7 +124,12 @@ impl Poller {
         let call = tokio::spawn(async move {
             let input = match call(client, request, patience).await {
                 Ok(answer) => Input::Answered { machine, ticket, answer },
-                Err(failure) => Input::Failed { machine, ticket, failure },
+                Err(failure) => {
+                    if matches!(failure, PollFailure::Unreachable(_)) {
+                        broken.store(true, Ordering::Relaxed);
+                    }
+                    Input::Failed { machine, ticket, failure }
+                }
             };
             if answers.send(input).await.is_err() {
                 tracing::debug!("the shard has stopped");
@@ -142,24 +149,34 @@ impl Poller {
         }
     }
 
-    /// The machine's connection: opened when first needed, again when its address changed.
+    /// The machine's connection, and where to tell that it broke: opened when first needed, again when it
+    /// broke or the address changed. Polls follow each other with deadlines, so nothing else watches it.
     fn connection(
         &mut self,
         name: &MachineName,
         address: &str,
-    ) -> Result<BorgletClient<Channel>, String> {
-        if let Some(machine) = self.machines.get(name).filter(|machine| machine.address == address)
-        {
-            return Ok(machine.client.clone());
+    ) -> Result<(BorgletClient<Channel>, Arc<AtomicBool>), String> {
+        let usable = |machine: &&Machine| {
+            machine.address == address && !machine.broken.load(Ordering::Relaxed)
+        };
+        if let Some(machine) = self.machines.get(name).filter(usable) {
+            return Ok((machine.client.clone(), machine.broken.clone()));
         }
         let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };
         let server = identity.server_name().expect("a borglet serves, so it has a server name");
-        let channel = rpc::channel(address, &self.credentials, &server, Timeouts::default())
+        let timeouts = Timeouts { ping: None, ..Timeouts::default() };
+        let channel = rpc::channel(address, &self.credentials, &server, timeouts)
             .map_err(|error| error.to_string())?;
         let client = rpc::borglet_client(channel);
-        let machine = Machine { address: address.to_owned(), client: client.clone(), call: None };
+        let broken = Arc::<AtomicBool>::default();
+        let machine = Machine {
+            address: address.to_owned(),
+            client: client.clone(),
+            broken: broken.clone(),
+            call: None,
+        };
         self.machines.insert(name.clone(), machine);
-        Ok(client)
+        Ok((client, broken))
     }
 
     fn forget(&mut self, machine: &MachineName) {

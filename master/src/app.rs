@@ -16,7 +16,7 @@ use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
 use crate::past::Past;
 use crate::peer_service::PeerService;
-use crate::peers::Peers;
+use crate::peers::{self, Peers};
 use crate::scheduling::{self, Mailbox};
 use crate::store::History;
 use crate::{clock, store};
@@ -72,6 +72,17 @@ pub enum AppError {
     /// The other masters do not know this one any more.
     #[error("this master was taken out of the cell ({0}): its directory is of no use any more")]
     Removed(String),
+    /// The other masters go on from another restore than this one.
+    #[error(
+        "this master was restored to epoch {own}, the others are of epoch {others}: move its directory \
+         away, and restore it from the backup that they were restored from (borgctl backup restore)"
+    )]
+    OtherRestore {
+        /// Its own epoch.
+        own: u64,
+        /// That of most others.
+        others: u64,
+    },
     /// The log cannot be used.
     #[error("the log in {dir}")]
     Store {
@@ -376,7 +387,7 @@ impl App {
             served = serving => served,
             driven = &mut driving => finished(driven, "driver").and_then(|done| done.map_err(AppError::from)),
             decided = &mut deciding => finished(decided, "scheduler"),
-            Ok(why) = was_removed => Err(AppError::Removed(why)),
+            Ok(why) = was_removed => Err(why),
             () = asked.cancelled() => {
                 retire(&turns, own, view_in).await;
                 Ok(())
@@ -476,7 +487,7 @@ async fn greet(
     turns: Inbox,
     view: watch::Receiver<View>,
     stop: CancellationToken,
-) -> Option<String> {
+) -> Option<AppError> {
     let mut rounds = tokio::time::interval(COMPARE);
     let mut was_out = false;
     loop {
@@ -486,12 +497,11 @@ async fn greet(
         }
         let members = peers.members();
         let mut strangers = 0;
+        let mut elsewhere = Vec::new();
         for member in &members {
-            let Some(mut client) = peers.client(member.replica) else { continue };
-            let mut request = tonic::Request::new(pb::HelloRequest {});
-            request.set_timeout(Duration::from_millis(500));
-            let hello = match client.hello(request).await {
-                Ok(hello) => hello.into_inner(),
+            let Some(client) = peers.client(member.replica) else { continue };
+            let hello = match peers::hello(client, Duration::from_millis(500)).await {
+                Ok(hello) => hello,
                 Err(status) => {
                     strangers += usize::from(status.code() == tonic::Code::PermissionDenied);
                     continue;
@@ -501,6 +511,10 @@ async fn greet(
             let own_index = view.borrow().state.applied();
             let further = own_index > 0 && hello.applied_index >= own_index;
             let known = hello.masters.iter().any(|entry| entry.replica == own.0);
+            let own_epoch = view.borrow().state.epoch();
+            if own_index > 0 && hello.applied_index > 0 && hello.epoch != own_epoch {
+                elsewhere.push((own_epoch, hello.epoch));
+            }
             strangers += usize::from(further && !hello.masters.is_empty() && !known);
             let heard = Input::Peer {
                 replica: member.replica,
@@ -518,9 +532,14 @@ async fn greet(
             }
         }
         // Twice in a row: one that has just joined is not in every table yet.
-        let out = !members.is_empty() && strangers * 2 > members.len();
+        let many = |count: usize| count * 2 > members.len();
+        let out = many(strangers) || many(elsewhere.len());
+        if let Some(&(own, others)) = elsewhere.first().filter(|_| was_out && out) {
+            return Some(AppError::OtherRestore { own, others });
+        }
         if out && was_out {
-            return Some(format!("{strangers} of {} other masters say so", members.len()));
+            let why = format!("{strangers} of {} other masters say so", members.len());
+            return Some(AppError::Removed(why));
         }
         was_out = out;
     }

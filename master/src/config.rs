@@ -2,6 +2,7 @@
 
 use crate::store::{Check, StoreKind};
 use borg_proto::names::ReplicaId;
+use borg_proto::wire::check_address;
 use clap::builder::RangedU64ValueParser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,15 +20,11 @@ pub struct Member {
 impl FromStr for Member {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not N=HOST:PORT with N from 1");
+        let most = ReplicaId::MAX_NUMBER;
+        let wrong = || format!("{text:?} is not N=HOST:PORT with N from 1 to {most}");
         let (replica, address) = text.split_once('=').ok_or_else(wrong)?;
-        let replica = replica.parse().ok().filter(|&n| n > 0).ok_or_else(wrong)?;
-        if !address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        {
-            return Err(wrong());
-        }
+        let replica = replica.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(wrong)?;
+        check_address(text, address).map_err(|error| error.to_string())?;
         Ok(Self { replica: ReplicaId(replica), address: address.to_owned() })
     }
 }

@@ -84,11 +84,8 @@ pub(crate) async fn ready(
 /// one had a log, whatever the command line says, and must not begin anew under the same id.
 async fn is_known(config: &Config, credentials: &Credentials, number: u64) -> bool {
     for member in others(&config.masters, number) {
-        let Ok(mut client) = peers::client_of(credentials, &member) else { continue };
-        let mut request = tonic::Request::new(pb::HelloRequest {});
-        request.set_timeout(GREETING);
-        let Ok(hello) = client.hello(request).await else { continue };
-        let hello = hello.into_inner();
+        let Ok(client) = peers::client_of(credentials, &member) else { continue };
+        let Ok(hello) = peers::hello(client, GREETING).await else { continue };
         if hello.heard_you || hello.applied_index > YOUNG {
             tracing::error!(
                 by = %member.replica,
@@ -203,9 +200,7 @@ async fn ask(
 ) -> Result<Asked, String> {
     let mut client = peers::client_of(credentials, member).map_err(|error| error.to_string())?;
     let explain = |status: tonic::Status| rpc::explain(&status);
-    let mut request = tonic::Request::new(pb::HelloRequest {});
-    request.set_timeout(PATIENCE);
-    let hello = client.hello(request).await.map_err(explain)?.into_inner();
+    let hello = peers::hello(client.clone(), PATIENCE).await.map_err(explain)?;
     if hello.leader == 0 || hello.leader != hello.replica {
         let all = hello
             .masters

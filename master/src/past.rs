@@ -76,6 +76,8 @@ type Live<'a> = dyn FnMut(u64) -> Result<Option<Vec<LogEntry>>, Missing> + 'a;
 enum Missing {
     /// Older than what is kept, of which this is the oldest.
     TooOld { oldest: Option<(u64, Millis)> },
+    /// Older than the cell.
+    Unborn,
     /// Entries in the middle that this replica never had.
     Gap { after: u64 },
     /// It takes too long.
@@ -196,6 +198,10 @@ impl Past {
                 }
             }
         }
+        if matches!(moment, Moment::Time(_)) && making.state.clock() == Millis(0) {
+            // The cell was founded by then, and no entry had given it a time.
+            return Err(Missing::Unborn);
+        }
         Ok(making.state)
     }
 }
@@ -285,6 +291,9 @@ impl Missing {
             )),
             Self::TooOld { oldest: None } => Status::unavailable(format!(
                 "borg-at: this master has nothing of {moment}: ask another one"
+            )),
+            Self::Unborn => Status::out_of_range(format!(
+                "borg-at: the cell did not exist at {moment}: its first entry is newer"
             )),
             Self::Gap { after } => Status::unavailable(format!(
                 "borg-at: this master never had what follows entry {after}, because it took a \

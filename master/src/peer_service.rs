@@ -88,11 +88,9 @@ impl PeerService {
     /// Whether another master knows this number as one of theirs: a table that lags may not have it yet.
     async fn is_introduced(&self, number: u64) -> bool {
         for member in self.changes.peers.members() {
-            let Some(mut client) = self.changes.peers.client(member.replica) else { continue };
-            let mut request = Request::new(pb::HelloRequest {});
-            request.set_timeout(INTRODUCTION);
-            let Ok(hello) = client.hello(request).await else { continue };
-            let mut table = hello.into_inner().masters.into_iter();
+            let Some(client) = self.changes.peers.client(member.replica) else { continue };
+            let Ok(hello) = peers::hello(client, INTRODUCTION).await else { continue };
+            let mut table = hello.masters.into_iter();
             if table.any(|entry| ReplicaId(entry.replica).number() == number) {
                 return true;
             }

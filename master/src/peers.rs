@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 /// Metadata of a stream between masters: where the sender is reached.
 pub(crate) const ADDRESS: &str = "borg-address";
@@ -220,6 +221,20 @@ pub(crate) fn client_of(
     let identity = Identity { cell: credentials.identity.cell.clone(), role };
     let name = identity.server_name().expect("a master serves, so it has a server name");
     client(credentials, member, &name)
+}
+
+/// Asks a master what it knows of itself. A call's own limit would not count the time until there is a
+/// connection, and a master that is stopped lets others wait for it.
+///
+/// # Errors
+/// Its refusal, or DEADLINE_EXCEEDED.
+pub(crate) async fn hello(
+    mut client: PeerClient<Channel>,
+    limit: Duration,
+) -> Result<pb::HelloResponse, Status> {
+    let answer = tokio::time::timeout(limit, client.hello(pb::HelloRequest {})).await;
+    let late = |_| Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis()));
+    answer.map_err(late)?.map(Response::into_inner)
 }
 
 fn client(

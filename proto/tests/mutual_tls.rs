@@ -270,7 +270,7 @@ async fn a_connection_that_falls_silent_is_noticed_by_pings() {
         }
         (from, to) // open, and nobody reads
     });
-    let timeouts = Timeouts { ping: Duration::from_millis(500), ..Timeouts::default() };
+    let timeouts = Timeouts { ping: Some(Duration::from_millis(500)), ..Timeouts::default() };
     let channel =
         rpc::channel(&address, &ca.credentials("borg://lab/master/2"), MASTER_1_DNS, timeouts)
             .unwrap();

@@ -4,23 +4,21 @@
 //! may be no cell any more.
 
 use crate::client::{Client, Kind, request_id};
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::output::Output;
 use borg_proto::wire::pb;
 use clap::Subcommand;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use tonic::Streaming;
 
 #[cfg(feature = "daemons")]
-pub(super) use file::{InspectArgs, RestoreArgs};
+pub(super) use file::{InspectArgs, RestoreArgs, live_state, load};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
-    /// Write the whole state as a checkpoint file
+    /// Write the whole state as a checkpoint file: compressed, with checksums
+    #[cfg(feature = "daemons")]
     Save {
         /// Where to; an earlier file is replaced once the new one is complete
-        file: PathBuf,
+        file: std::path::PathBuf,
         /// Take what the answering master has, also when no majority confirms that it is all
         #[arg(long)]
         stale: bool,
@@ -42,56 +40,14 @@ pub(super) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     match command {
-        BackupCommand::Save { file, stale } => save(&mut client()?, &file, stale, out).await,
+        #[cfg(feature = "daemons")]
+        BackupCommand::Save { file, stale } => file::save(&mut client()?, &file, stale, out).await,
         #[cfg(feature = "daemons")]
         BackupCommand::Inspect(args) => file::inspect(&args, out),
         #[cfg(feature = "daemons")]
         BackupCommand::Restore(args) => file::restore(&args, out),
         BackupCommand::Settle => settle(&mut client()?, out).await,
     }
-}
-
-async fn save(client: &mut Client, file: &Path, stale: bool, out: Output) -> Result<(), Failure> {
-    // The file is made beside and renamed: what is no plain file would be replaced by one.
-    let there = std::fs::symlink_metadata(file);
-    if there.is_ok_and(|there| !there.is_file()) {
-        let what = format!("{} is there and no plain file: choose another name", file.display());
-        return Err(Failure::new(Code::Usage, what));
-    }
-    let message = pb::SaveCheckpointRequest { stale };
-    let mut stream = client
-        .open("backup", message, async |mut master, request| master.save_checkpoint(request).await)
-        .await?;
-    let mut partial = file.to_owned().into_os_string();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let received = receive(&mut stream, &partial).await;
-    let bytes = match received {
-        Ok(bytes) if bytes > 0 => bytes,
-        other => {
-            // What is there is no backup; that the file cannot be removed changes nothing.
-            std::fs::remove_file(&partial).ok();
-            other?;
-            return Err(Failure::new(Code::Internal, "backup: the master sent nothing"));
-        }
-    };
-    std::fs::rename(&partial, file)?;
-    if out.is_json() {
-        return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
-    }
-    out.line(&format!("{}: {bytes} bytes", file.display()))
-}
-
-async fn receive(stream: &mut Streaming<pb::CheckpointChunk>, to: &Path) -> Result<usize, Failure> {
-    let cannot = |error: std::io::Error| Failure::from(error).context(&to.display().to_string());
-    let mut file = std::fs::File::create(to).map_err(cannot)?;
-    let mut bytes = 0;
-    while let Some(chunk) = stream.message().await.map_err(Failure::from)? {
-        bytes += chunk.data.len();
-        file.write_all(&chunk.data).map_err(cannot)?;
-    }
-    file.sync_all().map_err(cannot)?;
-    Ok(bytes)
 }
 
 async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
@@ -110,6 +66,7 @@ async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
 /// What needs the cell's own code, and no cell.
 #[cfg(feature = "daemons")]
 mod file {
+    use crate::client::Client;
     use crate::clock;
     use crate::exit::{Code, Failure};
     use crate::output::{Output, age};
@@ -120,10 +77,14 @@ mod file {
     use borg_master::store::{self, StoreKind};
     use borg_proto::Millis;
     use borg_proto::task::{Phase, TaskState};
+    use borg_proto::wire::pb;
     use clap::Args;
     use serde::Serialize;
     use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
+
+    /// Largest file that is read: 16 GiB, our choice; the state of 10,000 machines takes some MiB.
+    const MOST_BYTES: u64 = 16 << 30;
 
     #[derive(Debug, Args)]
     pub(in super::super) struct InspectArgs {
@@ -166,33 +127,91 @@ mod file {
         ms.map(Millis).ok_or_else(|| "more than 30 days".to_owned())
     }
 
-    /// A state from a file: as `backup save` writes it, or as a master keeps it.
-    fn load(file: &Path) -> Result<CellState, Failure> {
-        let name = file.display();
-        let bytes = std::fs::read(file)
-            .map_err(|error| Failure::new(Code::NotFound, format!("{name}: {error}")))?;
-        let decoded = match CellState::decode(&bytes) {
-            Err(DecodeError::NotAState) => match store::state_in(file) {
-                Ok(bytes) => CellState::decode(&bytes),
-                Err(error @ StoreError::Version { .. }) => {
-                    return Err(Failure::new(Code::Refused, error.to_string()));
-                }
-                Err(_) => Err(DecodeError::NotAState),
-            },
-            decoded => decoded,
+    pub(super) async fn save(
+        client: &mut Client,
+        file: &Path,
+        stale: bool,
+        out: Output,
+    ) -> Result<(), Failure> {
+        // The file is made beside and renamed: what is no plain file would be replaced by one.
+        let there = std::fs::symlink_metadata(file);
+        if there.is_ok_and(|there| !there.is_file()) {
+            let what =
+                format!("{} is there and no plain file: choose another name", file.display());
+            return Err(Failure::new(Code::Usage, what));
+        }
+        let Some(name) = file.file_name().and_then(|name| name.to_str()) else {
+            let what = format!("{} is no name for a file in UTF-8", file.display());
+            return Err(Failure::new(Code::Usage, what));
         };
-        decoded.map_err(|error| {
+        let state = live_state(client, stale).await?;
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let bytes = store::save_state(dir.unwrap_or(Path::new(".")), name, &state)
+            .map_err(|error| Failure::new(Code::Internal, with_cause(&error)))?;
+        if out.is_json() {
+            return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
+        }
+        out.line(&format!("{}: {bytes} bytes, entry {}", file.display(), state.applied()))
+    }
+
+    /// The cell's state now. What the answering master has, if `stale`.
+    pub(in super::super) async fn live_state(
+        client: &mut Client,
+        stale: bool,
+    ) -> Result<CellState, Failure> {
+        let message = pb::SaveCheckpointRequest { stale };
+        let mut stream = client
+            .open("backup", message, async |mut master, request| {
+                master.save_checkpoint(request).await
+            })
+            .await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.message().await? {
+            bytes.extend(chunk.data);
+        }
+        CellState::decode(&bytes).map_err(|error| Failure::new(Code::Internal, error.to_string()))
+    }
+
+    /// An error and what it comes from.
+    fn with_cause(error: &dyn std::error::Error) -> String {
+        match error.source() {
+            Some(cause) => format!("{error}: {}", with_cause(cause)),
+            None => error.to_string(),
+        }
+    }
+
+    /// The state in a checkpoint file, as `backup save` or a master wrote it.
+    pub(in super::super) fn load(file: &Path) -> Result<CellState, Failure> {
+        let name = file.display();
+        let there = std::fs::metadata(file)
+            .map_err(|error| Failure::new(Code::NotFound, format!("{name}: {error}")))?;
+        let refused = |why: String| Failure::new(Code::Refused, format!("{name}: {why}"));
+        if !there.is_file() {
+            return Err(refused("is no plain file".into()));
+        }
+        if there.len() > MOST_BYTES {
+            return Err(refused(format!("{} bytes, most is {MOST_BYTES}", there.len())));
+        }
+        let bytes = store::state_in(file).map_err(|error| {
+            match error {
+            StoreError::Version { .. } => refused(error.to_string()),
+            StoreError::Broken { .. } => refused(
+                "this is no checkpoint, or it is damaged: take another copy, or an older backup. A \
+                 backup is a file that borgctl backup save wrote, or one named checkpoint-* of a \
+                 master's directory"
+                    .into(),
+            ),
+            error => refused(with_cause(&error)),
+        }
+        })?;
+        CellState::decode(&bytes).map_err(|error| {
             let more = match &error {
-                DecodeError::NotAState => {
-                    "; or it is a damaged checkpoint of a master. Take a file that borgctl backup save \
-                     wrote, or one named checkpoint-* of a master's directory"
-                }
-                DecodeError::Newer { .. } | DecodeError::TooLarge(_) => "",
+                DecodeError::NotAState | DecodeError::Newer { .. } | DecodeError::TooLarge(_) => "",
                 DecodeError::Malformed(_) | DecodeError::Field(_) | DecodeError::Unsound(_) => {
                     ": take another copy, or an older backup"
                 }
             };
-            Failure::new(Code::Refused, format!("{name}: {error}{more}"))
+            refused(format!("{error}{more}"))
         })
     }
 
@@ -319,6 +338,10 @@ mod file {
         }
         if numbers.len() != masters.len() {
             return Err(usage("--masters: a number is there twice".into()));
+        }
+        let addresses: BTreeSet<&String> = masters.iter().map(|(_, address)| address).collect();
+        if addresses.len() != masters.len() {
+            return Err(usage("--masters: an address is there twice".into()));
         }
         if !numbers.contains(&args.number) {
             return Err(usage(format!("--number {} is none of --masters", args.number)));

@@ -65,10 +65,11 @@ fn role(kind: RoleName, name: &str) -> Result<Role, Failure> {
             Role::Borglet(name.parse().map_err(|error| wrong(format!("{error}")))?)
         }
         RoleName::Master => {
-            let number = name.parse().ok().filter(|&number| number > 0);
+            let most = ReplicaId::MAX_NUMBER;
+            let number = name.parse().ok().filter(|number| (1..=most).contains(number));
             Role::Master(ReplicaId(
                 number.ok_or_else(|| {
-                    wrong(format!("{name:?} is not a master's number, 1 or more"))
+                    wrong(format!("{name:?} is not a master's number, 1 to {most}"))
                 })?,
             ))
         }

@@ -1,18 +1,13 @@
 //! `borgctl fauxmaster`: questions about a cell, answered by the code that runs it.
 
-use super::jobs;
+use super::{backup, jobs};
 use crate::client::Client;
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::target::TargetArgs;
-use borg_cell::state::CellState;
-use borg_proto::wire::pb;
 use borg_sim::fauxmaster::{self, FitReport};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
-
-/// Most bytes that a checkpoint may have: 1 GiB, far over what the largest cells need.
-const MOST_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FauxmasterCommand {
@@ -55,44 +50,11 @@ pub(super) async fn run(
         return Err(Failure::new(Code::Refused, text));
     };
     let state = match (args.checkpoint, args.synthetic) {
-        (Some(file), _) => {
-            let size = std::fs::metadata(&file).map(|file| file.len());
-            let size = size.map_err(|error| missing(&file, &error))?;
-            if size > MOST_BYTES {
-                let text = format!("{}: {size} bytes, most is {MOST_BYTES}", file.display());
-                return Err(Failure::new(Code::Refused, text));
-            }
-            let bytes = std::fs::read(&file).map_err(|error| missing(&file, &error))?;
-            decode(&bytes).map_err(|failure| failure.context(&file.display().to_string()))?
-        }
+        (Some(file), _) => backup::load(&file)?,
         (None, Some(machines)) => fauxmaster::synthetic(machines, args.seed),
-        (None, None) => decode(&live(&mut Client::new(&target.resolve()?)?).await?)?,
+        (None, None) => backup::live_state(&mut Client::new(&target.resolve()?)?, false).await?,
     };
     show(&fauxmaster::fit(&state, &spec, args.most), out)
-}
-
-fn missing(file: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::new(Code::NotFound, format!("{}: {error}", file.display()))
-}
-
-fn decode(bytes: &[u8]) -> Result<CellState, Failure> {
-    fauxmaster::load_checkpoint(bytes)
-        .map_err(|error| Failure::new(Code::Refused, error.to_string()))
-}
-
-/// The cell's state now, as its checkpoint.
-async fn live(client: &mut Client) -> Result<Vec<u8>, Failure> {
-    let message = pb::SaveCheckpointRequest::default();
-    let mut stream = client
-        .open("checkpoint", message, async |mut master, request| {
-            master.save_checkpoint(request).await
-        })
-        .await?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream.message().await? {
-        bytes.extend(chunk.data);
-    }
-    Ok(bytes)
 }
 
 fn show(report: &FitReport, out: Output) -> Result<(), Failure> {

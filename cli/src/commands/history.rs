@@ -4,6 +4,7 @@ use crate::client::{Client, Kind};
 use crate::clock;
 use crate::exit::{Code, Failure};
 use crate::output::{Output, age, note, size};
+use borg_proto::names::ReplicaId;
 use borg_proto::wire::pb;
 use serde::Serialize;
 use std::str::FromStr;
@@ -87,7 +88,8 @@ pub(super) fn say_when(client: &Client, out: Output, read: Option<&pb::ReadInfo>
 
 /// How old an answer is, when that is worth a line.
 fn how_old(read: &pb::ReadInfo, to_a_person: bool) -> Option<String> {
-    let pb::ReadInfo { index, age_ms, replica, leader, .. } = read;
+    let pb::ReadInfo { index, age_ms, leader, .. } = read;
+    let replica = ReplicaId(read.replica);
     if *age_ms >= STALE_MS {
         let age = age(*age_ms);
         return Some(format!(
@@ -142,7 +144,8 @@ pub(super) async fn history(client: &mut Client, out: Output) -> Result<(), Fail
         ]
     });
     out.table(["index", "time", "age", "size", "log before"], rows)?;
-    note(&format!("checkpoints of master {}; the newest entry is {}", read.replica, read.index));
+    let replica = ReplicaId(read.replica);
+    note(&format!("checkpoints of master {replica}; the newest entry is {}", read.index));
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use crate::client::{Client, Kind, request_id};
 use crate::exit::{Code, Failure};
 use crate::output::views::Master;
 use crate::output::{Output, note};
-use borg_proto::wire::pb;
+use borg_proto::wire::{check_address, pb};
 use clap::Subcommand;
 use std::str::FromStr;
 use std::time::Duration;
@@ -68,6 +68,7 @@ impl FromStr for NewMaster {
         let wrong = || format!("{text:?} is not N=HOST:PORT");
         let (number, address) = text.split_once('=').ok_or_else(wrong)?;
         let number = number.parse().map_err(|_| wrong())?;
+        check_address(text, address).map_err(|error| error.to_string())?;
         Ok(Self { number, address: address.to_owned() })
     }
 }

@@ -16,6 +16,7 @@ use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
+use crate::peers;
 use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
@@ -169,18 +170,12 @@ impl Api {
         let leader = self.view().status.leader;
         let silent = match leader.filter(|leader| *leader != self.me.replica) {
             None => self.look(user, silent).await?,
-            Some(leader) => {
-                let mut request = Request::new(pb::HelloRequest {});
-                request.set_timeout(HELLO);
-                match self.changes.peers.client(leader) {
-                    Some(mut client) => client
-                        .hello(request)
-                        .await
-                        .map(|hello| hello.into_inner().silent)
-                        .unwrap_or_default(),
-                    None => Vec::new(),
+            Some(leader) => match self.changes.peers.client(leader) {
+                Some(client) => {
+                    peers::hello(client, HELLO).await.map(|hello| hello.silent).unwrap_or_default()
                 }
-            }
+                None => Vec::new(),
+            },
         };
         Ok(silent.into_iter().map(|silent| (silent.machine, silent.for_ms)).collect())
     }
@@ -401,6 +396,20 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::InviteMasterResponse>, Status> {
         let user = self.user(&request, "InviteMaster")?;
         let timeout = timeout(&request);
+        let asked = request.get_ref();
+        let old = self
+            .view()
+            .state
+            .masters()
+            .find(|(id, record)| {
+                record.address == asked.address
+                    && ![asked.number, asked.replaces].contains(&id.number())
+            })
+            .map(|(id, _)| id.number());
+        if let Some(old) = old {
+            let text = format!("address: {} is that of master {old}", asked.address);
+            return Err(Status::already_exists(text));
+        }
         let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::InviteMasterResponse { index: done.index }))
     }
@@ -445,10 +454,8 @@ impl Borgmaster for Api {
         for member in self.changes.peers.members() {
             let client = self.changes.peers.client(member.replica);
             calls.spawn(async move {
-                let mut request = Request::new(pb::HelloRequest {});
-                request.set_timeout(HELLO);
                 let answer = match client {
-                    Some(mut client) => client.hello(request).await.map(Response::into_inner),
+                    Some(client) => peers::hello(client, HELLO).await,
                     None => Err(Status::internal("no link to this master")),
                 };
                 views::master(&member, answer)

@@ -47,7 +47,16 @@ pub(super) fn reference(meta: &CheckpointMeta) -> CheckpointRef {
 
 /// Writes a checkpoint in `dir`.
 pub(super) fn write(dir: &Path, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
-    let mut file = Large::create(dir, "saving-checkpoint")?;
+    let file = Large::create(dir, "saving-checkpoint")?;
+    write_to(file, draft, |meta| name(&reference(meta)))
+}
+
+/// Writes a checkpoint in `file`, and gives it its name.
+pub(super) fn write_to(
+    mut file: Large,
+    draft: &CheckpointDraft<'_>,
+    name: impl FnOnce(&CheckpointMeta) -> String,
+) -> Result<CheckpointMeta, StoreError> {
     let written = (|| {
         let mut blocks = BlockWriter::begin(&mut file, Block::Checkpoint, &front(draft))?;
         blocks.write_all(draft.state)?;
@@ -64,7 +73,7 @@ pub(super) fn write(dir: &Path, draft: &CheckpointDraft<'_>) -> Result<Checkpoin
         file_bytes,
         file_sum,
     };
-    file.finish(&name(&reference(&meta)))?;
+    file.finish(&name(&meta))?;
     Ok(meta)
 }
 

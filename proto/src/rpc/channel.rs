@@ -36,15 +36,16 @@ const MAX_STREAMS: u32 = 1024;
 pub struct Timeouts {
     /// For the TCP connection and the TLS handshake.
     pub connect: Duration,
-    /// For the answer to a ping, before the connection counts as dead.
-    pub ping: Duration,
+    /// For the answer to a ping, before the connection counts as dead; `None` for no pings, where calls
+    /// with deadlines follow each other anyway.
+    pub ping: Option<Duration>,
     /// For a whole call; `None` for connections that carry long polls or streams.
     pub call: Option<Duration>,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(2), ping: Duration::from_secs(2), call: None }
+        Self { connect: Duration::from_secs(2), ping: Some(Duration::from_secs(2)), call: None }
     }
 }
 
@@ -87,10 +88,14 @@ pub fn channel(
         .map_err(|source| ChannelError::Tls { server_name: server_name.to_owned(), source })?
         .connect_timeout(timeouts.connect)
         .tcp_nodelay(true)
-        .tcp_keepalive(Some(TCP_KEEPALIVE))
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(timeouts.ping)
-        .keep_alive_while_idle(true);
+        .tcp_keepalive(Some(TCP_KEEPALIVE));
+    let endpoint = match timeouts.ping {
+        Some(limit) => endpoint
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(limit)
+            .keep_alive_while_idle(true),
+        None => endpoint,
+    };
     Ok(match timeouts.call {
         Some(limit) => endpoint.timeout(limit).connect_lazy(),
         None => endpoint.connect_lazy(),

@@ -2,6 +2,7 @@
 
 use super::cause::{replica, task_id};
 use super::error::{At, WireError, check_line, check_range, each, port, required};
+use super::machine::check_address;
 use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use crate::command::{
@@ -23,8 +24,6 @@ pub const MAX_COMMAND_BYTES: usize = 16 << 20;
 pub const MAX_ASSIGNMENTS: usize = 100_000;
 /// Most observations in one entry.
 pub const MAX_OBSERVATIONS: usize = 100_000;
-/// Longest address of a master in bytes.
-const MAX_ADDRESS_BYTES: usize = 255;
 /// Longest request id in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 
@@ -240,15 +239,6 @@ fn invite(invite: &pb::InviteMaster) -> Result<Action, WireError> {
 fn master_number(field: &str, number: u64) -> Result<u64, WireError> {
     check_range(field, number, 1, ReplicaId::MAX_NUMBER)?;
     Ok(number)
-}
-
-fn check_address(field: &str, address: &str) -> Result<(), WireError> {
-    check_line(field, address, MAX_ADDRESS_BYTES)?;
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        return Err(WireError::new(field, address, "is not HOST:PORT"));
-    }
-    Ok(())
 }
 
 fn give_up(machines: Vec<String>, answering: &str) -> Result<Action, WireError> {

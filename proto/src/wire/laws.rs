@@ -239,7 +239,7 @@ fn a_change_needs_a_request_id() {
     };
     assert_eq!(
         Change::try_from(add).unwrap_err().to_string(),
-        "address: \"nowhere\" is not HOST:PORT"
+        "address: \"nowhere\" is not HOST:PORT as others reach it, with a port from 1 to 65535"
     );
 }
 

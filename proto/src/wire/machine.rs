@@ -77,19 +77,30 @@ impl TryFrom<pb::AddMachine> for MachineAddress {
     }
 }
 
-/// `HOST:PORT`, where HOST is a name, an IPv4 address or an IPv6 address in brackets.
-pub(super) fn check_address(field: &str, address: &str) -> Result<(), WireError> {
-    let refuse = || WireError::new(field, format!("{address:?}"), "is not HOST:PORT");
+/// Holds that `address` is `HOST:PORT`, as others can reach it: HOST is a name, an IPv4 address or an IPv6
+/// address in brackets, PORT from 1 to 65535.
+///
+/// # Errors
+/// Names `field`.
+pub fn check_address(field: &str, address: &str) -> Result<(), WireError> {
+    const WHY: &str = "is not HOST:PORT as others reach it, with a port from 1 to 65535";
+    let refuse = || WireError::new(field, format!("{address:?}"), WHY);
     let (host, port) = address.rsplit_once(':').ok_or_else(refuse)?;
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let fits = match bare {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok_and(|v6| !v6.is_unspecified()),
         None => {
             !host.is_empty()
+                && host != "0.0.0.0"
                 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         }
     };
-    if fits && host.len() <= MAX_HOST_BYTES && port.parse::<u16>().is_ok_and(|p| p > 0) {
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    if fits
+        && digits
+        && host.len() <= MAX_HOST_BYTES
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
         return Ok(());
     }
     Err(refuse())
@@ -104,9 +115,21 @@ mod tests {
         for good in ["127.0.0.1:7000", "m-1.lab.example:1", "[::1]:65535"] {
             check_address("", good).unwrap();
         }
-        for bad in
-            ["", ":1", "m", "m:0", "m:65536", "m:x", "a b:1", "http://m:1", "[::g]:1", "::1:80"]
-        {
+        for bad in [
+            "",
+            ":1",
+            "m",
+            "m:0",
+            "m:65536",
+            "m:x",
+            "m:+9",
+            "a b:1",
+            "http://m:1",
+            "[::g]:1",
+            "::1:80",
+            "0.0.0.0:1",
+            "[::]:1",
+        ] {
             assert!(check_address("", bad).is_err(), "{bad}");
         }
     }

@@ -24,7 +24,7 @@ pub use command::{
     Change, DecodeError, MAX_ASSIGNMENTS, MAX_COMMAND_BYTES, MAX_OBSERVATIONS, MAX_REQUEST_ID_BYTES,
 };
 pub use error::WireError;
-pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES};
+pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
 pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
 
