@@ -12,7 +12,7 @@ use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -28,6 +28,10 @@ const INPUTS_PER_TURN: usize = 512;
 
 /// How often the shard looks at the time.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Calls that fail in a row before a connection is given up. One that is late on a busy computer is worth
+/// more than another handshake.
+const FAILURES: u32 = 3;
 
 /// What a running shard is connected to.
 #[derive(Debug)]
@@ -93,8 +97,8 @@ struct Poller {
 struct Machine {
     address: String,
     client: BorgletClient<Channel>,
-    /// A call failed on it: it may be dead and not know, as nothing pings it.
-    broken: Arc<AtomicBool>,
+    /// Calls in a row that failed on it.
+    failed: Arc<AtomicU32>,
     call: Option<AbortHandle>,
 }
 
@@ -115,7 +119,7 @@ impl Poller {
         request: PollRequest,
         patience: Millis,
     ) {
-        let (client, broken) = match self.connection(&name, address) {
+        let (client, failed) = match self.connection(&name, address) {
             Ok(connection) => connection,
             Err(why) => return self.answer_later(name, ticket, PollFailure::Unreachable(why)),
         };
@@ -123,11 +127,12 @@ impl Poller {
         let machine = name.clone();
         let call = tokio::spawn(async move {
             let input = match call(client, request, patience).await {
-                Ok(answer) => Input::Answered { machine, ticket, answer },
+                Ok(answer) => {
+                    failed.store(0, Ordering::Relaxed);
+                    Input::Answered { machine, ticket, answer }
+                }
                 Err(failure) => {
-                    if matches!(failure, PollFailure::Unreachable(_)) {
-                        broken.store(true, Ordering::Relaxed);
-                    }
+                    failed.fetch_add(1, Ordering::Relaxed);
                     Input::Failed { machine, ticket, failure }
                 }
             };
@@ -149,18 +154,19 @@ impl Poller {
         }
     }
 
-    /// The machine's connection, and where to tell that it broke: opened when first needed, again when it
-    /// broke or the address changed. Polls follow each other with deadlines, so nothing else watches it.
+    /// The machine's connection, and where its failures are counted: opened when first needed, again when
+    /// the address changed, and after [`FAILURES`]. Nothing pings it, as polls follow each other anyway, so
+    /// it may be dead and not know.
     fn connection(
         &mut self,
         name: &MachineName,
         address: &str,
-    ) -> Result<(BorgletClient<Channel>, Arc<AtomicBool>), String> {
+    ) -> Result<(BorgletClient<Channel>, Arc<AtomicU32>), String> {
         let usable = |machine: &&Machine| {
-            machine.address == address && !machine.broken.load(Ordering::Relaxed)
+            machine.address == address && machine.failed.load(Ordering::Relaxed) < FAILURES
         };
         if let Some(machine) = self.machines.get(name).filter(usable) {
-            return Ok((machine.client.clone(), machine.broken.clone()));
+            return Ok((machine.client.clone(), machine.failed.clone()));
         }
         let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };
         let server = identity.server_name().expect("a borglet serves, so it has a server name");
@@ -168,15 +174,15 @@ impl Poller {
         let channel = rpc::channel(address, &self.credentials, &server, timeouts)
             .map_err(|error| error.to_string())?;
         let client = rpc::borglet_client(channel);
-        let broken = Arc::<AtomicBool>::default();
+        let failed = Arc::<AtomicU32>::default();
         let machine = Machine {
             address: address.to_owned(),
             client: client.clone(),
-            broken: broken.clone(),
+            failed: failed.clone(),
             call: None,
         };
         self.machines.insert(name.clone(), machine);
-        Ok((client, broken))
+        Ok((client, failed))
     }
 
     fn forget(&mut self, machine: &MachineName) {
