@@ -362,8 +362,11 @@ mod tests {
         let feed = feed();
         let one = feed.watch(None).unwrap();
         assert_eq!(one.rest(), LOOK);
-        let others: Vec<_> = (0..999).map(|_| feed.watch(None).unwrap()).collect();
+        let others: Vec<_> = (0..399).map(|_| feed.watch(None).unwrap()).collect();
         assert_eq!(one.rest(), Duration::from_millis(200));
+        let crowd: Vec<_> = (0..9_999).map(|_| feed.watch(None).unwrap()).collect();
+        assert_eq!(one.rest(), LONGEST_REST);
+        drop(crowd);
         drop(others);
         assert_eq!(one.rest(), LOOK);
     }
