@@ -10,6 +10,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use borg_cell::store::{CheckpointDraft, HardState, ReplicaIdentity, StoreError};
 
@@ -20,11 +21,18 @@ use super::fault::{Call, may};
 use super::files::{create_whole, read_whole, rename, sync_dir, sync_tree};
 use super::record::{Block, Head, Reader, Unsealed, link_of_checkpoint, seal, unseal};
 use super::watermark::Watermark;
+use crate::clock;
 
 /// Start of the names of logs that could not be used.
 const QUARANTINE: &str = "quarantine-";
 /// How many of them are kept. 3: our choice; enough to find out what happened, and bounded.
 const QUARANTINED: usize = 3;
+
+/// How long a lock may be held by a process that was killed, in seconds: the kernel gives it back after all
+/// of the process's memory, which took more than half a second with 5 GiB. Ours.
+const LAST_BREATH: f64 = 3.0;
+/// Time between two looks at it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A directory that this process holds, with a log in it.
 #[derive(Debug)]
@@ -123,7 +131,7 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
         .map_err(|error| StoreError::failed(format!("look for {}", path.display()), error))
 }
 
-/// Locks `dir`, after making it if there is none.
+/// Locks `dir`, after making it if there is none. Waits for [`LAST_BREATH`] when a process has it.
 fn lock(dir: &Path) -> Result<File, StoreError> {
     may(Call::Create)
         .and_then(|()| fs::create_dir_all(dir))
@@ -132,12 +140,18 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     let failed = |error| StoreError::failed(format!("lock {}", path.display()), error);
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(StoreError::InUse { path: path.display().to_string() })
+    let waited = clock::stopwatch();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if waited.seconds() < LAST_BREATH => {
+                std::thread::sleep(LOOK);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse { path: path.display().to_string() });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 
