@@ -6,7 +6,7 @@
 //! are split. It takes a rotten record for the end of the log: the chain and the watermark above
 //! notice. It panics on some rot: the callers catch.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,7 +42,14 @@ impl SledEngine {
             // sled would make a new one, and an empty log would pass for the whole.
             File::open(&file_path)?;
         }
-        let database = open_unlocked(path)?;
+        let database = match open_unlocked(path) {
+            Err(EngineError::Damaged(why)) if !create => {
+                tracing::warn!(why, "sled opens again without its snapshot");
+                remove_snapshots(path)?;
+                open_unlocked(path)?
+            }
+            opened => opened?,
+        };
         let file = File::options().write(true).open(&file_path)?;
         // Opening made or replaced files.
         sync_tree(path).map_err(|error| EngineError::Failed(error.into()))?;
@@ -77,6 +84,20 @@ fn open_unlocked(path: &Path) -> Result<Db, EngineError> {
             opened => return opened.map_err(refused),
         }
     }
+}
+
+/// Removes sled's snapshots. They only save it from reading all of its log, and it replaces the old one by
+/// the new without syncing their directory, so a power cut may leave one that is empty. Whether all is there
+/// that has to be, the chain and the watermark tell.
+fn remove_snapshots(path: &Path) -> Result<(), EngineError> {
+    for file in fs::read_dir(path)? {
+        let file = file?;
+        if file.file_name().as_encoded_bytes().starts_with(b"snap.") {
+            may(Call::Remove)?;
+            fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl Engine for SledEngine {
