@@ -78,7 +78,7 @@ pub async fn machines(cell: &LocalCell, count: u32) -> Result<Machines, Error> {
             let name = machines::name(number);
             let request_id = format!("add-{name}");
             let request = pb::AddMachineRequest { name, address, request_id };
-            // As any client does: ten thousand handshakes make these two cores miss pings.
+            // As any client does: thousands of handshakes make a small computer miss pings.
             while let Err(status) = master.add_machine(request.clone()).await {
                 if status.code() != tonic::Code::Unavailable || began.elapsed() > PATIENCE {
                     return Err(status);

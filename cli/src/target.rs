@@ -163,7 +163,8 @@ impl TargetArgs {
     }
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error and what it comes from.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

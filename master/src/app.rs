@@ -534,10 +534,10 @@ async fn greet(
         // Twice in a row: one that has just joined is not in every table yet.
         let many = |count: usize| count * 2 > members.len();
         let out = many(strangers) || many(elsewhere.len());
-        if let Some(&(own, others)) = elsewhere.first().filter(|_| was_out && out) {
-            return Some(AppError::OtherRestore { own, others });
-        }
         if out && was_out {
+            if let Some(&(own, others)) = elsewhere.first().filter(|_| many(elsewhere.len())) {
+                return Some(AppError::OtherRestore { own, others });
+            }
             let why = format!("{strangers} of {} other masters say so", members.len());
             return Some(AppError::Removed(why));
         }

@@ -129,12 +129,10 @@ impl Peers {
         match self.0.link(&member) {
             Ok(link) => {
                 let mut links = self.0.links.write().unwrap_or_else(PoisonError::into_inner);
-                // Whatever a master says of itself, it has one link more than the table gives it.
-                let mut lives: Vec<_> =
-                    links.keys().filter(|id| id.number() == replica.number()).copied().collect();
-                if lives.len() > 1 {
-                    lives.sort();
-                    links.remove(&lives[lives.len() - 1]);
+                // Whatever a master says of itself, it does not get more than two links by it.
+                let lives = links.keys().filter(|id| id.number() == replica.number());
+                if let Some(newest) = lives.copied().nth(1) {
+                    links.remove(&newest);
                 }
                 links.entry(replica).or_insert(link);
             }

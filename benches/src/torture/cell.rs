@@ -422,7 +422,8 @@ impl Cell {
                 answers += 1;
                 let leader = masters.iter().find(|master| master.leader && master.reachable);
                 let number = leader.and_then(|leader| usize::try_from(leader.replica).ok());
-                if let Some(vote) = number.and_then(|number| votes.get_mut(number - 1)) {
+                if let Some(vote) = number.and_then(|number| votes.get_mut(number.checked_sub(1)?))
+                {
                     *vote += 1;
                 }
             }

@@ -63,13 +63,14 @@ async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
     out.line("nothing is spared any more that the cell does not know")
 }
 
-/// What needs the cell's own code, and no cell.
+/// What needs the cell's own code; all but saving needs no cell.
 #[cfg(feature = "daemons")]
 mod file {
     use crate::client::Client;
     use crate::clock;
     use crate::exit::{Code, Failure};
     use crate::output::{Output, age};
+    use crate::target::with_causes;
     use borg_cell::codec::DecodeError;
     use borg_cell::state::{CellState, Window};
     use borg_cell::store::{CheckpointDraft, ReplicaIdentity, StoreError};
@@ -85,6 +86,10 @@ mod file {
 
     /// Largest file that is read: 16 GiB, our choice; the state of 10,000 machines takes some MiB.
     const MOST_BYTES: u64 = 16 << 30;
+
+    const NO_BACKUP: &str = "this is no checkpoint, or it is damaged: take another copy, or an older \
+        backup. A backup is a file that borgctl backup save wrote, or one named checkpoint-* of a \
+        master's directory";
 
     #[derive(Debug, Args)]
     pub(in super::super) struct InspectArgs {
@@ -147,7 +152,7 @@ mod file {
         let state = live_state(client, stale).await?;
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
         let bytes = store::save_state(dir.unwrap_or(Path::new(".")), name, &state)
-            .map_err(|error| Failure::new(Code::Internal, with_cause(&error)))?;
+            .map_err(|error| Failure::new(Code::Internal, with_causes(&error)))?;
         if out.is_json() {
             return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
         }
@@ -172,16 +177,8 @@ mod file {
         CellState::decode(&bytes).map_err(|error| Failure::new(Code::Internal, error.to_string()))
     }
 
-    /// An error and what it comes from.
-    fn with_cause(error: &dyn std::error::Error) -> String {
-        match error.source() {
-            Some(cause) => format!("{error}: {}", with_cause(cause)),
-            None => error.to_string(),
-        }
-    }
-
-    /// The state in a checkpoint file, as `backup save` or a master wrote it.
-    pub(in super::super) fn load(file: &Path) -> Result<CellState, Failure> {
+    /// The state in a checkpoint file of at most so many bytes, as `backup save` or a master wrote it.
+    pub(in super::super) fn load(file: &Path, most: u64) -> Result<CellState, Failure> {
         let name = file.display();
         let there = std::fs::metadata(file)
             .map_err(|error| Failure::new(Code::NotFound, format!("{name}: {error}")))?;
@@ -189,20 +186,12 @@ mod file {
         if !there.is_file() {
             return Err(refused("is no plain file".into()));
         }
-        if there.len() > MOST_BYTES {
-            return Err(refused(format!("{} bytes, most is {MOST_BYTES}", there.len())));
+        if there.len() > most {
+            return Err(refused(format!("{} bytes, most is {most}", there.len())));
         }
-        let bytes = store::state_in(file).map_err(|error| {
-            match error {
-            StoreError::Version { .. } => refused(error.to_string()),
-            StoreError::Broken { .. } => refused(
-                "this is no checkpoint, or it is damaged: take another copy, or an older backup. A \
-                 backup is a file that borgctl backup save wrote, or one named checkpoint-* of a \
-                 master's directory"
-                    .into(),
-            ),
-            error => refused(with_cause(&error)),
-        }
+        let bytes = store::state_in(file).map_err(|error| match error {
+            StoreError::Broken { .. } => refused(NO_BACKUP.to_owned()),
+            error => refused(with_causes(&error)),
         })?;
         CellState::decode(&bytes).map_err(|error| {
             let more = match &error {
@@ -297,7 +286,7 @@ mod file {
     }
 
     pub(super) fn inspect(args: &InspectArgs, out: Output) -> Result<(), Failure> {
-        let found = Contents::of(&load(&args.file)?);
+        let found = Contents::of(&load(&args.file, MOST_BYTES)?);
         if out.is_json() {
             return out.json(&found, false);
         }
@@ -354,7 +343,7 @@ mod file {
             );
             return Err(Failure::new(Code::AlreadyExists, text));
         }
-        let (state, place) = load(&args.file)?.refound(&masters, args.spare);
+        let (state, place) = load(&args.file, MOST_BYTES)?.refound(&masters, args.spare);
         let (epoch, cell) = (state.epoch(), state.cell().to_string());
         let replica = state.master_numbered(args.number).map_or(args.number, |id| id.0);
         let identity = ReplicaIdentity { cell: cell.clone(), replica, epoch };

@@ -9,6 +9,9 @@ use borg_sim::fauxmaster::{self, FitReport};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
+/// Most bytes that a checkpoint may have: 1 GiB, far over what the largest cells need.
+const MOST_BYTES: u64 = 1 << 30;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum FauxmasterCommand {
     /// How many more tasks of a job would fit, and what stops the next one
@@ -50,7 +53,7 @@ pub(super) async fn run(
         return Err(Failure::new(Code::Refused, text));
     };
     let state = match (args.checkpoint, args.synthetic) {
-        (Some(file), _) => backup::load(&file)?,
+        (Some(file), _) => backup::load(&file, MOST_BYTES)?,
         (None, Some(machines)) => fauxmaster::synthetic(machines, args.seed),
         (None, None) => backup::live_state(&mut Client::new(&target.resolve()?)?, false).await?,
     };

@@ -224,11 +224,12 @@ impl Class {
         best.map(|(_, _, m)| m)
     }
 
-    /// Whether there is a machine that could take such a task were it empty, besides those to avoid.
+    /// Whether there is a machine that could take such a task were it empty, besides those to avoid. One
+    /// that is silent counts: it answers again or is given up soon, and is worth the wait.
     pub(crate) fn has_others(&mut self, machines: &Machines, avoid: &[usize]) -> bool {
         self.learn_all(machines);
         let fits = |m: usize| {
-            machines.is_up(m)
+            machines.is_in_service(m)
                 && self.is_allowed(m)
                 && self.need.amounts().all(|(column, asks)| asks <= machines.capacity(column, m))
         };

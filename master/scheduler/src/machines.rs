@@ -147,6 +147,8 @@ pub(crate) struct Machines {
     names: Vec<Option<MachineName>>,
     info: Vec<Option<Arc<MachineInfo>>>,
     up: Vec<u64>,
+    /// Those that do not answer just now.
+    silent: Vec<u64>,
     columns: Vec<Column>,
     devices: BTreeMap<Arc<str>, usize>,
     domains: Vec<(String, Domain)>,
@@ -200,8 +202,26 @@ impl Machines {
         self.info[m].as_deref()
     }
 
+    /// Whether it is up and answers.
     pub(crate) fn is_up(&self, m: usize) -> bool {
+        (self.up[m / BLOCK] & !self.silent[m / BLOCK]) >> (m % BLOCK) & 1 == 1
+    }
+
+    /// Whether it is up, though it may not answer just now.
+    pub(crate) fn is_in_service(&self, m: usize) -> bool {
         self.up[m / BLOCK] >> (m % BLOCK) & 1 == 1
+    }
+
+    /// Takes over whether a machine answers.
+    pub(crate) fn set_silent(&mut self, id: MachineId, silent: bool) {
+        let m = id.0 as usize;
+        self.grow(m + 1);
+        let bit = 1 << (m % BLOCK);
+        self.silent[m / BLOCK] &= !bit;
+        if silent {
+            self.silent[m / BLOCK] |= bit;
+        }
+        self.touch(m);
     }
 
     pub(crate) fn versions(&self, b: usize) -> Versions {
@@ -294,6 +314,7 @@ impl Machines {
             names: self.names.clone(),
             info: self.info.clone(),
             up: self.up.clone(),
+            silent: self.silent.clone(),
             columns: self.columns.clone(),
             devices: self.devices.clone(),
             domains: self.domains.clone(),
@@ -330,10 +351,15 @@ impl Machines {
         for (attribute, domain) in &mut self.domains {
             domain.set(m, self.info[m].as_deref(), attribute);
         }
+        self.touch(m);
+        moved
+    }
+
+    /// Everything about a machine may be other than before.
+    fn touch(&mut self, m: usize) {
         let version = self.next_version();
         self.versions[m / BLOCK] =
             Versions { changed: version, grown: version, residents: version, facts: version };
-        moved
     }
 
     fn take_capacity(&mut self, m: usize) {
@@ -426,6 +452,7 @@ impl Machines {
         self.residents.resize_with(machines, Vec::new);
         let blocks = machines.div_ceil(BLOCK);
         self.up.resize(blocks, 0);
+        self.silent.resize(blocks, 0);
         self.versions.resize(blocks, Versions::default());
         for column in &mut self.columns {
             for values in

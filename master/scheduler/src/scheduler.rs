@@ -106,8 +106,8 @@ impl Scheduler {
     /// in the time that it takes to give it up would only wait for that.
     pub fn avoid(&mut self, silent: BTreeSet<MachineId>) {
         let before = std::mem::replace(&mut self.silent, silent);
-        for machine in before.symmetric_difference(&self.silent).copied().collect::<Vec<_>>() {
-            self.settle_machine(machine);
+        for machine in before.symmetric_difference(&self.silent) {
+            self.machines.set_silent(*machine, self.silent.contains(machine));
         }
     }
 
@@ -350,9 +350,7 @@ impl Scheduler {
 
     fn settle_machine(&mut self, id: MachineId) {
         let machine = self.state.machine(id);
-        let answers = !self.silent.contains(&id);
-        let now =
-            machine.map(|m| (&m.name, answers && m.state == MachineState::Up, m.info.as_ref()));
+        let now = machine.map(|m| (&m.name, m.state == MachineState::Up, m.info.as_ref()));
         if !self.machines.set(id, now) {
             return;
         }

@@ -5,14 +5,12 @@
 
 use borg_cell::state::{CellState, Machine, MachineState};
 use borg_proto::{MachineId, Millis, TaskId};
-use std::collections::BTreeMap;
 
-/// A machine that came up, or answered again, later than this before a placement may not have been known
-/// to whoever decided it.
+/// A machine that came up later than this before a placement may not have been known to whoever
+/// decided it.
 const KNOWN_AFTER: Millis = Millis(10_000);
 
-/// A task was placed on a machine. `silent` has when a leader last found a machine silent: it is no place
-/// to try then. Answers also whether it kept away from one.
+/// A task was placed on a machine. Answers also whether it kept away from one.
 ///
 /// # Errors
 /// When it failed there lately, and another machine that could take it was not tried.
@@ -21,7 +19,6 @@ pub(crate) fn placed(
     state: &CellState,
     id: TaskId,
     on: MachineId,
-    silent: &BTreeMap<MachineId, Millis>,
 ) -> (Result<(), String>, bool) {
     let (Some(job), Some(task)) = (state.job(id.job), state.task(id)) else {
         return (Ok(()), false);
@@ -37,7 +34,6 @@ pub(crate) fn placed(
         machine.info.as_ref().is_some_and(|info| {
             machine.state == MachineState::Up
                 && at.since(machine.since) > KNOWN_AFTER
-                && silent.get(&machine.id).is_none_or(|seen| at.since(*seen) > KNOWN_AFTER)
                 && asked.fits_in(&info.capacity)
                 && job.spec.task.constraints.iter().all(|c| c.soft || c.holds(&info.attributes))
         })

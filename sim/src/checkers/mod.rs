@@ -19,7 +19,7 @@ pub mod requests;
 pub mod views;
 
 use borg_proto::{MachineId, Millis};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A thing that must always hold. The numbers that are missing between the printed ones belong to
@@ -130,8 +130,6 @@ pub struct Checks {
     pub(crate) views: views::Views,
     /// Machines that are down, for the mark of their return.
     pub(crate) down_machines: BTreeSet<MachineId>,
-    /// When a leader last counted a machine among the silent ones, in the cell's time.
-    pub(crate) silent: BTreeMap<MachineId, Millis>,
     states: u64,
     violations: Vec<Violation>,
 }
@@ -151,7 +149,6 @@ impl Checks {
             log: log::Log::new(masters),
             views: views::Views::new(machines),
             down_machines: BTreeSet::new(),
-            silent: BTreeMap::new(),
             states: 0,
             violations: Vec::new(),
         }

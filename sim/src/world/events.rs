@@ -43,8 +43,7 @@ impl World {
                 }
             }
             EventKind::TaskChanged { task, change: TaskChange::Placed { machine, .. }, .. } => {
-                let (result, avoided) =
-                    crashes::placed(event.at, state, *task, *machine, &self.checks.silent);
+                let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
                 if avoided {
                     self.hit(Mark::CrashAvoided);
                 }

@@ -7,7 +7,6 @@ use borg_cell::master::Input;
 use borg_cell::state::CellState;
 use borg_proto::command::Assignment;
 use borg_proto::{Millis, TaskId};
-use std::collections::BTreeSet;
 
 /// Placements proposed at once, as in production.
 const BATCH: usize = 512;
@@ -51,11 +50,9 @@ impl World {
         }
         process.scheduler_due = false;
         let may_place = process.master.may_place(now);
-        let silent: BTreeSet<_> =
-            process.master.silent(now).into_iter().map(|(id, _)| id).collect();
-        let now = process.master.cell_time(now);
-        self.checks.silent.extend(silent.iter().map(|id| (*id, now)));
+        let silent = process.master.silent(now).into_iter().map(|(id, _)| id).collect();
         process.scheduler.avoid(silent);
+        let now = process.master.cell_time(now);
         let letter = std::mem::take(&mut process.letter);
         process.leads = letter.leads.unwrap_or(process.leads);
         if let Some(state) = letter.state {
