@@ -12,7 +12,7 @@ use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -28,10 +28,6 @@ const INPUTS_PER_TURN: usize = 512;
 
 /// How often the shard looks at the time.
 const TICK: Duration = Duration::from_millis(10);
-
-/// Calls that fail in a row before a connection is given up. One that is late on a busy computer is worth
-/// more than another handshake.
-const FAILURES: u32 = 3;
 
 /// What a running shard is connected to.
 #[derive(Debug)]
@@ -69,7 +65,10 @@ pub async fn run(
         }
         for effect in shard.handle((wiring.clock)(), turn.drain(..)) {
             match effect {
-                Effect::Poll { machine, ticket, address, request, patience } => {
+                Effect::Poll { machine, ticket, address, request, patience, afresh } => {
+                    if afresh {
+                        poller.forget(&machine);
+                    }
                     poller.poll(machine, ticket, &address, request, patience);
                 }
                 Effect::Forget(machine) => poller.forget(&machine),
@@ -97,8 +96,6 @@ struct Poller {
 struct Machine {
     address: String,
     client: BorgletClient<Channel>,
-    /// Calls in a row that failed on it.
-    failed: Arc<AtomicU32>,
     call: Option<AbortHandle>,
 }
 
@@ -119,22 +116,16 @@ impl Poller {
         request: PollRequest,
         patience: Millis,
     ) {
-        let (client, failed) = match self.connection(&name, address) {
-            Ok(connection) => connection,
+        let client = match self.connection(&name, address) {
+            Ok(client) => client,
             Err(why) => return self.answer_later(name, ticket, PollFailure::Unreachable(why)),
         };
         let answers = self.answers.clone();
         let machine = name.clone();
         let call = tokio::spawn(async move {
             let input = match call(client, request, patience).await {
-                Ok(answer) => {
-                    failed.store(0, Ordering::Relaxed);
-                    Input::Answered { machine, ticket, answer }
-                }
-                Err(failure) => {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    Input::Failed { machine, ticket, failure }
-                }
+                Ok(answer) => Input::Answered { machine, ticket, answer },
+                Err(failure) => Input::Failed { machine, ticket, failure },
             };
             if answers.send(input).await.is_err() {
                 tracing::debug!("the shard has stopped");
@@ -154,19 +145,16 @@ impl Poller {
         }
     }
 
-    /// The machine's connection, and where its failures are counted: opened when first needed, again when
-    /// the address changed, and after [`FAILURES`]. Nothing pings it, as polls follow each other anyway, so
-    /// it may be dead and not know.
+    /// The machine's connection: opened when first needed, again when its address changed. Nothing pings
+    /// it, as polls follow each other anyway.
     fn connection(
         &mut self,
         name: &MachineName,
         address: &str,
-    ) -> Result<(BorgletClient<Channel>, Arc<AtomicU32>), String> {
-        let usable = |machine: &&Machine| {
-            machine.address == address && machine.failed.load(Ordering::Relaxed) < FAILURES
-        };
-        if let Some(machine) = self.machines.get(name).filter(usable) {
-            return Ok((machine.client.clone(), machine.failed.clone()));
+    ) -> Result<BorgletClient<Channel>, String> {
+        if let Some(machine) = self.machines.get(name).filter(|machine| machine.address == address)
+        {
+            return Ok(machine.client.clone());
         }
         let identity = Identity { cell: self.cell.clone(), role: Role::Borglet(name.clone()) };
         let server = identity.server_name().expect("a borglet serves, so it has a server name");
@@ -174,15 +162,9 @@ impl Poller {
         let channel = rpc::channel(address, &self.credentials, &server, timeouts)
             .map_err(|error| error.to_string())?;
         let client = rpc::borglet_client(channel);
-        let failed = Arc::<AtomicU32>::default();
-        let machine = Machine {
-            address: address.to_owned(),
-            client: client.clone(),
-            failed: failed.clone(),
-            call: None,
-        };
+        let machine = Machine { address: address.to_owned(), client: client.clone(), call: None };
         self.machines.insert(name.clone(), machine);
-        Ok((client, failed))
+        Ok(client)
     }
 
     fn forget(&mut self, machine: &MachineName) {

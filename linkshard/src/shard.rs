@@ -130,6 +130,9 @@ pub enum Effect {
         request: PollRequest,
         /// Give up after this long.
         patience: Millis,
+        /// Over a new connection: so many polls in a row were missed that the old one may be dead and not
+        /// know. A single late answer is worth more than another handshake.
+        afresh: bool,
     },
     /// The machine is no longer this shard's: its connection may be closed.
     Forget(MachineName),
@@ -572,6 +575,7 @@ impl Shard {
                     lease: polled.lease.filter(|_| polled.exclusive),
                 },
                 patience: hold + self.config.patience,
+                afresh: polled.missed > 0 && polled.missed.is_multiple_of(self.config.missed),
                 machine,
             });
             self.next_ticket += 1;

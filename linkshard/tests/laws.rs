@@ -217,7 +217,8 @@ fn a_machine_is_called_silent_after_three_missed_polls_and_not_for_a_refusal_by_
         let told = shard.handle(now, [Input::Failed { machine: machine(), ticket, failure }]);
         now = now + Millis(500);
         effects = shard.handle(now, [Input::Tick]);
-        deltas(&told)
+        let is_afresh = |effect: &Effect| matches!(effect, Effect::Poll { afresh: true, .. });
+        (deltas(&told), effects.iter().any(is_afresh))
     };
     let stale = || {
         PollFailure::Refused(PollRefusal::Stale {
@@ -226,13 +227,15 @@ fn a_machine_is_called_silent_after_three_missed_polls_and_not_for_a_refusal_by_
         })
     };
     for _ in 0..5 {
-        assert!(fail(stale()).is_empty());
+        assert_eq!(fail(stale()), (Vec::new(), false));
     }
     let lost = || PollFailure::Unreachable("no route".into());
-    assert!(fail(lost()).is_empty());
-    assert!(fail(lost()).is_empty());
-    let told = fail(lost());
+    assert_eq!(fail(lost()), (Vec::new(), false));
+    assert_eq!(fail(lost()), (Vec::new(), false));
+    let (told, afresh) = fail(lost());
     assert_eq!((told.len(), told[0].reachable), (1, false));
+    assert!(afresh, "the connection may be dead and not know");
+    assert!(!fail(lost()).1, "the new one has its chance");
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl World {
         let effects = process.shard.handle(now, inputs);
         for effect in effects {
             match effect {
-                ShardEffect::Poll { machine: _, ticket, address, request, patience: _ } => {
+                ShardEffect::Poll { ticket, address, request, .. } => {
                     let machine = machine::host_at(&address);
                     let id = PollId { replica: index, life, machine, ticket };
                     let to_life = self.machines[machine].life;
