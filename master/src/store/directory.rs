@@ -181,11 +181,9 @@ fn create(
         head.hard_state = HardState { term: draft.place.term, vote: 0, commit: draft.place.index };
     }
     let (head, _) = head.encode();
-    guarded(|| {
-        let mut engine = kind.engine(&creating.join(kind.file_name()), true)?;
-        engine.commit(&Change { truncate_from: None, put: &[], remove_through: None, head: &head })
-    })
-    .map_err(|error| error.of("make the engine's files", 0))?;
+    let first = Change { truncate_from: None, put: &[], remove_through: None, head: &head };
+    guarded(|| kind.make(&creating.join(kind.file_name()), &first))
+        .map_err(|error| error.of("make the engine's files", 0))?;
     Watermark::create(&creating, &head)?;
     let mut owner = Vec::new();
     seal(&mut owner, Block::Identity, &[&encode_owner(kind, identity)])

@@ -76,8 +76,7 @@ impl Durable {
         if !path.exists() {
             return Err(StoreError::broken(1, format!("{} is missing", path.display())));
         }
-        let engine =
-            guarded(|| kind.engine(&path, false)).map_err(|error| error.of("open the log", at))?;
+        let engine = guarded(|| kind.open(&path)).map_err(|error| error.of("open the log", at))?;
         let mut store = Self {
             engine,
             watermark,

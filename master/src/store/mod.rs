@@ -106,16 +106,20 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
-    /// The engine of this kind on `path`, made there if `create`.
-    fn engine(
-        self,
-        path: &Path,
-        create: bool,
-    ) -> Result<Box<dyn engine::Engine>, engine::EngineError> {
+    /// The engine of this kind on `path`.
+    fn open(self, path: &Path) -> Result<Box<dyn engine::Engine>, engine::EngineError> {
         Ok(match self {
-            Self::Redb => Box::new(redb::RedbEngine::open(path, create)?),
-            Self::Sled => Box::new(sled::SledEngine::open(path, create)?),
+            Self::Redb => Box::new(redb::RedbEngine::open(path)?),
+            Self::Sled => Box::new(sled::SledEngine::open(path)?),
         })
+    }
+
+    /// Makes the files of this kind at `path`, with a first change in them.
+    fn make(self, path: &Path, change: &engine::Change<'_>) -> Result<(), engine::EngineError> {
+        match self {
+            Self::Redb => redb::RedbEngine::make(path, change),
+            Self::Sled => sled::SledEngine::make(path, change),
+        }
     }
 
     /// Name of the engine's file or directory.

@@ -33,8 +33,17 @@ pub(super) struct RedbEngine {
 }
 
 impl RedbEngine {
-    /// Opens the file at `path`, or makes it.
-    pub(super) fn open(path: &Path, create: bool) -> Result<Self, EngineError> {
+    /// Opens the file at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
+        Self::begin(path, false)
+    }
+
+    /// Makes the file at `path` with a first change in it.
+    pub(super) fn make(path: &Path, change: &Change<'_>) -> Result<(), EngineError> {
+        Self::begin(path, true)?.commit(change)
+    }
+
+    fn begin(path: &Path, create: bool) -> Result<Self, EngineError> {
         may(if create { Call::Create } else { Call::Open })?;
         let mut options = File::options();
         options.read(true).write(true).create_new(create);

@@ -14,7 +14,7 @@ use sled::{Batch, Config, Db};
 
 use super::engine::{Change, Engine, EngineError, Held};
 use super::fault::{Call, may};
-use super::files::sync_tree;
+use super::files::{rename, sync_tree};
 
 /// Longest value, in bytes; well under the 64 KiB at which sled moves it out of its log.
 const CHUNK_BYTES: usize = 48 << 10;
@@ -35,22 +35,34 @@ pub(super) struct SledEngine {
 }
 
 impl SledEngine {
-    /// Opens the directory at `path`, or makes it.
-    pub(super) fn open(path: &Path, create: bool) -> Result<Self, EngineError> {
-        let file_path = path.join("db");
-        if !create {
-            // sled would make a new one, and an empty log would pass for the whole.
-            File::open(&file_path)?;
-        }
-        let database = match open_unlocked(path) {
-            Err(EngineError::Damaged(why)) if !create => {
+    /// Opens the directory at `path`.
+    pub(super) fn open(path: &Path) -> Result<Self, EngineError> {
+        // sled would make a new one, and an empty log would pass for the whole.
+        File::open(path.join("db"))?;
+        match Self::begin(path, false) {
+            Err(EngineError::Damaged(why)) => {
                 tracing::warn!(why, "sled opens again without its snapshot");
                 remove_snapshots(path)?;
-                open_unlocked(path)?
+                Self::begin(path, false)
             }
-            opened => opened?,
-        };
-        let file = File::options().write(true).open(&file_path)?;
+            opened => opened,
+        }
+    }
+
+    /// Makes the directory at `path` with a first change in it.
+    ///
+    /// sled syncs when it is dropped, and panics when it cannot. One that it takes for temporary it removes
+    /// instead, by the name that it was made under; by then ours has another.
+    pub(super) fn make(path: &Path, change: &Change<'_>) -> Result<(), EngineError> {
+        let making = path.with_extension("making");
+        let mut engine = Self::begin(&making, true)?;
+        engine.commit(change)?;
+        Ok(rename(&making, path)?)
+    }
+
+    fn begin(path: &Path, temporary: bool) -> Result<Self, EngineError> {
+        let database = open_unlocked(path, temporary)?;
+        let file = File::options().write(true).open(path.join("db"))?;
         // Opening made or replaced files.
         sync_tree(path).map_err(|error| EngineError::Failed(error.into()))?;
         Ok(Self { database, file })
@@ -70,8 +82,12 @@ impl SledEngine {
 
 /// Opens sled. One that was dropped lets go of its lock a little later, by a thread of its own; the
 /// lock of the directory is ours, so whoever has sled's is about to let go.
-fn open_unlocked(path: &Path) -> Result<Db, EngineError> {
-    let config = Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES);
+fn open_unlocked(path: &Path, temporary: bool) -> Result<Db, EngineError> {
+    let config = Config::new()
+        .path(path)
+        .temporary(temporary)
+        .flush_every_ms(None)
+        .cache_capacity(CACHE_BYTES);
     let mut tries = 0;
     loop {
         match config.open() {
