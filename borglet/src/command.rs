@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::config::Config;
-use crate::tasks::in_full;
+use borg_proto::in_full;
 use clap::Parser;
 use std::error::Error;
 use std::ffi::OsString;

@@ -7,9 +7,9 @@
 use crate::clock;
 use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
-use crate::tasks::{Tasks, in_full};
-use borg_proto::IncarnationId;
+use crate::tasks::Tasks;
 use borg_proto::poll::{Fence, PollAnswer, PollRefusal, PollRequest, TaskStatus};
+use borg_proto::{IncarnationId, in_full};
 use borglet_supervisor::{Effect, Input, Supervisor};
 use std::collections::BTreeMap;
 use std::sync::Arc;

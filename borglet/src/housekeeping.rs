@@ -1,10 +1,10 @@
 //! What goes on by itself on the machine: usage is measured, old logs go.
 
 use crate::container::ContainerId;
-use crate::tasks::{Tasks, blocking, in_full};
+use crate::tasks::{Tasks, blocking};
 use crate::{clock, clock::Stopwatch};
-use borg_proto::IncarnationId;
 use borg_proto::poll::Usage;
+use borg_proto::{IncarnationId, in_full};
 use borglet_supervisor::Input;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
-use borg_proto::{FailureCause, IncarnationId, Millis, TaskName};
+use borg_proto::{FailureCause, IncarnationId, Millis, TaskName, in_full};
 use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, Run};
 use std::collections::BTreeMap;
 use std::io;
@@ -409,10 +409,4 @@ fn is_taken(port: u16) -> bool {
     // Other errors (no IPv6 here, a port below 1024) are not for us to judge.
     let in_use = |ip| matches!(TcpListener::bind((ip, port)), Err(e) if e.kind() == io::ErrorKind::AddrInUse);
     all.into_iter().any(in_use)
-}
-
-/// An error with its causes in one line.
-pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,5 +1,6 @@
 //! How a command ends: the exit codes, and errors with their code.
 
+use borg_proto::in_full;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -95,13 +96,7 @@ impl From<crate::ca::CaError> for Failure {
             CaError::Read { .. } => Code::NotFound,
             CaError::Write { .. } | CaError::Certificate(_) => Code::Internal,
         };
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        Self::new(code, text)
+        Self::new(code, in_full(&error))
     }
 }
 

@@ -4,7 +4,7 @@ use crate::commands::history::At;
 use crate::exit::{Code, Failure};
 use borg_proto::identity::{Identity, Role};
 use borg_proto::rpc::Credentials;
-use borg_proto::{CellName, UserName};
+use borg_proto::{CellName, UserName, in_full};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -122,7 +122,7 @@ impl TargetArgs {
             }
         };
         let credentials = Credentials::load(&creds)
-            .map_err(|error| Failure::new(Code::Permission, with_causes(&error)))?;
+            .map_err(|error| Failure::new(Code::Permission, in_full(&error)))?;
         let Identity { cell, role } = &credentials.identity;
         if let Some(file) = &file
             && file.cell != *cell
@@ -161,15 +161,4 @@ impl TargetArgs {
         serde_json::from_str(&text)
             .map_err(|error| Failure::new(Code::Usage, format!("{}: {error}", path.display())))
     }
-}
-
-/// An error and what it comes from.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -9,6 +9,7 @@ use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
+use crate::greeting::{self, Out};
 use crate::http;
 use crate::inbox::Inbox;
 use crate::joining::{self, Ready};
@@ -16,7 +17,7 @@ use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
 use crate::past::Past;
 use crate::peer_service::PeerService;
-use crate::peers::{self, Peers};
+use crate::peers::Peers;
 use crate::scheduling::{self, Mailbox};
 use crate::store::History;
 use crate::{clock, store};
@@ -48,8 +49,6 @@ const REPORTS: usize = 1_024;
 const TICK: Millis = Millis(20);
 /// How long a leader that ends waits for another one to lead. Ours: some elections.
 const RETIRING: Duration = Duration::from_secs(2);
-/// Time between two comparisons of state digests with the other masters.
-const COMPARE: Duration = Duration::from_secs(2);
 
 /// Why a Borgmaster could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +69,16 @@ pub enum AppError {
     #[error("no log in {0}")]
     NoLog(String),
     /// The other masters do not know this one any more.
-    #[error("this master was taken out of the cell ({0}): its directory is of no use any more")]
-    Removed(String),
+    #[error(
+        "this master was taken out of the cell ({by} of {of} other masters say so): its directory is of no use \
+         any more"
+    )]
+    Removed {
+        /// How many of the others say so.
+        by: usize,
+        /// How many there are.
+        of: usize,
+    },
     /// The other masters go on from another restore than this one.
     #[error(
         "this master was restored to epoch {own}, the others are of epoch {others}: move its directory \
@@ -119,6 +126,15 @@ pub enum AppError {
     /// A thread ended by a panic.
     #[error("the thread {0} panicked")]
     Panicked(&'static str),
+}
+
+impl From<Out> for AppError {
+    fn from(out: Out) -> Self {
+        match out {
+            Out::Removed { by, of } => Self::Removed { by, of },
+            Out::OtherRestore { own, others } => Self::OtherRestore { own, others },
+        }
+    }
 }
 
 /// A Borgmaster that is ready to run.
@@ -218,7 +234,10 @@ impl App {
         if ReplicaId(identity.replica).number() != own.number() {
             return Err(AppError::NotAMember(own));
         }
-        store::open(config.store, &config.dir, &identity).map(drop).map_err(failed)
+        let store = store::open(config.store, &config.dir, &identity).map_err(failed)?;
+        // sled syncs when it is closed, and panics when it cannot, which says nothing about the log.
+        std::mem::forget(store);
+        Ok(())
     }
 
     /// Where the API is served.
@@ -301,11 +320,12 @@ impl App {
         let mut driving = spawn_driver(driver, turns.clone())?;
 
         lifeline.spawn(tick(turns.clone(), stop.clone()));
-        let greeting = greet(peers.clone(), own, turns.clone(), view_in.clone(), stop.clone());
+        let greeting =
+            greeting::greet(peers.clone(), own, turns.clone(), view_in.clone(), stop.clone());
         let (out, was_removed) = tokio::sync::oneshot::channel();
         lifeline.spawn(async move {
             if let Some(why) = greeting.await {
-                drop(out.send(why));
+                out.send(why).ok();
             }
         });
         lifeline.spawn(forward_reports(
@@ -387,7 +407,7 @@ impl App {
             served = serving => served,
             driven = &mut driving => finished(driven, "driver").and_then(|done| done.map_err(AppError::from)),
             decided = &mut deciding => finished(decided, "scheduler"),
-            Ok(why) = was_removed => Err(why),
+            Ok(why) = was_removed => Err(why.into()),
             () = asked.cancelled() => {
                 retire(&turns, own, view_in).await;
                 Ok(())
@@ -475,73 +495,6 @@ async fn retire(turns: &Inbox, own: ReplicaId, mut view: watch::Receiver<View>) 
     match tokio::time::timeout(RETIRING, handed_over).await {
         Ok(Ok(_)) => tracing::info!("another master leads"),
         Ok(Err(_)) | Err(_) => tracing::warn!("no other master took over in time"),
-    }
-}
-
-/// Asks the other masters how they are: the state of every replica must be the same after the same
-/// entry, and this is where it shows; how fast their disks are and what entries they understand; and
-/// whether this master is still one. Gives the reason when it is not.
-async fn greet(
-    peers: Peers,
-    own: ReplicaId,
-    turns: Inbox,
-    view: watch::Receiver<View>,
-    stop: CancellationToken,
-) -> Option<AppError> {
-    let mut rounds = tokio::time::interval(COMPARE);
-    let mut was_out = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            _ = rounds.tick() => {}
-        }
-        let members = peers.members();
-        let mut strangers = 0;
-        let mut elsewhere = Vec::new();
-        for member in &members {
-            let Some(client) = peers.client(member.replica) else { continue };
-            let hello = match peers::hello(client, Duration::from_millis(500)).await {
-                Ok(hello) => hello,
-                Err(status) => {
-                    strangers += usize::from(status.code() == tonic::Code::PermissionDenied);
-                    continue;
-                }
-            };
-            // Whoever is further on and does not know this master any more, knows that it is out.
-            let own_index = view.borrow().state.applied();
-            let further = own_index > 0 && hello.applied_index >= own_index;
-            let known = hello.masters.iter().any(|entry| entry.replica == own.0);
-            let own_epoch = view.borrow().state.epoch();
-            if own_index > 0 && hello.applied_index > 0 && hello.epoch != own_epoch {
-                elsewhere.push((own_epoch, hello.epoch));
-            }
-            strangers += usize::from(further && !hello.masters.is_empty() && !known);
-            let heard = Input::Peer {
-                replica: member.replica,
-                write_micros: hello.write_us,
-                level: hello.level,
-            };
-            if turns.vital(Turn::Input(heard)).is_err() {
-                return None;
-            }
-            let Ok(digest) = u128::from_str_radix(&hello.digest, 16) else { continue };
-            let input =
-                Input::PeerDigest { replica: member.replica, index: hello.digest_index, digest };
-            if turns.vital(Turn::Input(input)).is_err() {
-                return None;
-            }
-        }
-        // Twice in a row: one that has just joined is not in every table yet.
-        let many = |count: usize| count * 2 > members.len();
-        let out = many(strangers) || many(elsewhere.len());
-        if out && was_out {
-            if let Some(&(own, others)) = elsewhere.first().filter(|_| many(elsewhere.len())) {
-                return Some(AppError::OtherRestore { own, others });
-            }
-            let why = format!("{strangers} of {} other masters say so", members.len());
-            return Some(AppError::Removed(why));
-        }
-        was_out = out;
     }
 }
 

@@ -16,7 +16,7 @@ use borg_proto::command::{Command, Principal};
 use borg_proto::names::{ReplicaId, UserName};
 use borg_proto::rpc;
 use borg_proto::wire::{Change, pb};
-use pb::proposal_outcome::Outcome as Reply;
+use pb::proposal_outcome::Outcome as Told;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -171,10 +171,10 @@ impl Changes {
 /// What the leader said of a change that was passed on to it.
 fn done_of(outcome: pb::ProposalOutcome) -> Result<Done, Status> {
     match outcome.outcome {
-        Some(Reply::Accepted(accepted)) => {
+        Some(Told::Accepted(accepted)) => {
             Ok(Done { index: outcome.index, answer: accepted.answer })
         }
-        Some(Reply::Refused(refused)) => Err(match refused.retry_after_ms {
+        Some(Told::Refused(refused)) => Err(match refused.retry_after_ms {
             Some(wait) => rpc::overloaded(&refused.why, Millis(wait)),
             None => Status::new(Code::from_i32(refused.code), refused.why),
         }),
@@ -188,12 +188,12 @@ pub(crate) fn outcome_of(token: u64, done: Result<Done, Status>) -> pb::Proposal
         Ok(done) => pb::ProposalOutcome {
             token,
             index: done.index,
-            outcome: Some(Reply::Accepted(pb::Accepted { answer: done.answer })),
+            outcome: Some(Told::Accepted(pb::Accepted { answer: done.answer })),
         },
         Err(status) => pb::ProposalOutcome {
             token,
             index: 0,
-            outcome: Some(Reply::Refused(pb::Refused {
+            outcome: Some(Told::Refused(pb::Refused {
                 code: status.code().into(),
                 why: status.message().to_owned(),
                 retry_after_ms: rpc::retry_after(&status).map(|wait| wait.0),

@@ -329,9 +329,9 @@ impl Driver {
     fn show(&mut self, now: Millis, heard_at: Millis) {
         if now.since(self.silent_at) >= SILENT_EVERY {
             self.silent_at = now;
-            self.silent = Arc::new(crate::peer_service::silent(&self.master));
-            let silent: BTreeSet<_> =
-                self.master.silent(now).into_iter().map(|(id, _)| id).collect();
+            let silent = self.master.silent(now);
+            self.silent = Arc::new(crate::peer_service::silent(self.master.state(), &silent));
+            let silent: BTreeSet<_> = silent.into_iter().map(|(id, _)| id).collect();
             if silent != self.avoided {
                 self.scheduler.avoid(silent.clone());
                 self.avoided = silent;

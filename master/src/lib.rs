@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod driver;
 mod feed;
+mod greeting;
 mod http;
 mod inbox;
 mod joining;

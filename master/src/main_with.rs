@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::config::Config;
 use crate::store::Check;
+use borg_proto::in_full;
 use clap::Parser;
 use std::error::Error;
 use std::ffi::OsString;
@@ -73,12 +74,6 @@ async fn run(config: Config) -> Result<(), Box<dyn Error>> {
 }
 
 fn failed(error: &dyn Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    tracing::error!("{text}");
+    tracing::error!("{}", in_full(error));
     ExitCode::FAILURE
 }

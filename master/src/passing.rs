@@ -113,3 +113,100 @@ async fn stream(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use borg_proto::rpc::{Peer, PeerServer};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response};
+
+    type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+    /// A leader that does the first change of every stream and ends the stream at the next message.
+    #[derive(Debug, Clone, Default)]
+    struct Leader {
+        streams: Arc<AtomicUsize>,
+    }
+
+    #[tonic::async_trait]
+    impl Peer for Leader {
+        type ProposeStream = Answers<pb::Outcomes>;
+
+        async fn propose(
+            &self,
+            request: Request<Streaming<pb::Proposals>>,
+        ) -> Result<Response<Self::ProposeStream>, Status> {
+            self.streams.fetch_add(1, Ordering::SeqCst);
+            let mut proposals = request.into_inner();
+            let (answers, stream) = mpsc::channel(1);
+            tokio::spawn(async move {
+                let first = proposals.message().await.unwrap().unwrap().proposals.remove(0);
+                let outcome = pb::ProposalOutcome { token: first.token, index: 7, outcome: None };
+                answers.send(Ok(pb::Outcomes { outcomes: vec![outcome] })).await.unwrap();
+                drop(proposals.message().await);
+                answers.send(Err(Status::unavailable("no longer leader"))).await.ok();
+            });
+            Ok(Response::new(ReceiverStream::new(stream)))
+        }
+
+        async fn deliver(
+            &self,
+            _: Request<Streaming<pb::PeerMessage>>,
+        ) -> Result<Response<pb::DeliverResponse>, Status> {
+            Err(Status::unimplemented("deliver"))
+        }
+
+        async fn join(
+            &self,
+            _: Request<pb::JoinRequest>,
+        ) -> Result<Response<pb::JoinResponse>, Status> {
+            Err(Status::unimplemented("join"))
+        }
+
+        async fn hello(
+            &self,
+            _: Request<pb::HelloRequest>,
+        ) -> Result<Response<pb::HelloResponse>, Status> {
+            Err(Status::unimplemented("hello"))
+        }
+    }
+
+    async fn pass(changes: &mpsc::Sender<Passed>) -> oneshot::Receiver<pb::ProposalOutcome> {
+        let (reply, outcome) = oneshot::channel();
+        let deadline = clock::now() + Millis(10_000);
+        changes.send(Passed { command: vec![1], deadline, reply }).await.unwrap();
+        outcome
+    }
+
+    /// Whoever waits must not wait for its deadline when the way is gone, and the next finds a new way.
+    #[tokio::test]
+    async fn changes_in_a_stream_that_breaks_are_told_at_once_and_the_next_take_another() {
+        let leader = Leader::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server =
+            tonic::transport::Server::builder().add_service(PeerServer::new(leader.clone()));
+        let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let channel = Channel::from_shared(address).unwrap().connect_lazy();
+        let (changes, waiting) = mpsc::channel(8);
+        let stop = CancellationToken::new();
+        let client = PeerClient::new(channel);
+        let passing = tokio::spawn(pass_on(ReplicaId(2), client, waiting, stop.clone()));
+        let soon = Duration::from_secs(5);
+        for stream in 1..=2 {
+            let first = pass(&changes).await;
+            let first = tokio::time::timeout(soon, first).await.expect("an answer").unwrap();
+            assert_eq!((first.index, first.token), (7, 0));
+            assert_eq!(leader.streams.load(Ordering::SeqCst), stream);
+            let second = pass(&changes).await;
+            let second = tokio::time::timeout(soon, second).await.expect("told at once");
+            assert!(second.is_err(), "nobody knows what became of it: {second:?}");
+        }
+        stop.cancel();
+        passing.await.unwrap();
+        serving.abort();
+    }
+}

@@ -14,7 +14,7 @@ use crate::store::{History, Kept};
 use borg_cell::replica::replay;
 use borg_cell::state::CellState;
 use borg_cell::store::{LogEntry, Membership, StoreError};
-use borg_proto::{CellName, Millis};
+use borg_proto::{CellName, Millis, in_full};
 use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -269,13 +269,7 @@ fn ask(driver: &Inbox, after: u64) -> Result<Option<Vec<LogEntry>>, Missing> {
 
 impl Missing {
     fn unreadable(error: StoreError) -> Self {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        Self::Unreadable(text)
+        Self::Unreadable(in_full(&error))
     }
 
     fn status(self, moment: Moment) -> Status {

@@ -7,15 +7,15 @@ use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
 use crate::peers;
-use borg_cell::master::{Input, Master, Outcome};
-use borg_cell::state::{Answer, MasterRecord, Standing};
-use borg_proto::Millis;
+use borg_cell::master::{Input, Outcome};
+use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::identity::Role;
 use borg_proto::names::{CellName, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::pb;
+use borg_proto::{MachineId, Millis};
 use pb::peer_message::Body;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -374,12 +374,11 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
     }
 }
 
-/// The machines that should answer and do not, as a leader knows them.
+/// The machines that should answer and do not, and for how long, as others are told of them.
 #[must_use]
-pub(crate) fn silent(master: &Master) -> Vec<pb::SilentMachine> {
-    let silent = master.silent(clock::now()).into_iter();
-    let named = silent.filter_map(|(id, length)| {
-        let machine = master.state().machine(id)?.name.to_string();
+pub(crate) fn silent(state: &CellState, silent: &[(MachineId, Millis)]) -> Vec<pb::SilentMachine> {
+    let named = silent.iter().filter_map(|(id, length)| {
+        let machine = state.machine(*id)?.name.to_string();
         Some(pb::SilentMachine { machine, for_ms: length.0 })
     });
     named.collect()

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod causes;
 pub mod command;
 pub mod identity;
 pub mod machine;
@@ -26,6 +27,7 @@ pub mod task;
 pub mod time;
 pub mod wire;
 
+pub use causes::in_full;
 pub use machine::{MachineId, MachineInfo};
 pub use names::{
     CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,

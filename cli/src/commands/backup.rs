@@ -70,15 +70,14 @@ mod file {
     use crate::clock;
     use crate::exit::{Code, Failure};
     use crate::output::{Output, age};
-    use crate::target::with_causes;
     use borg_cell::codec::DecodeError;
     use borg_cell::state::{CellState, Window};
     use borg_cell::store::{CheckpointDraft, ReplicaIdentity, StoreError};
     use borg_master::Member;
     use borg_master::store::{self, StoreKind};
-    use borg_proto::Millis;
     use borg_proto::task::{Phase, TaskState};
     use borg_proto::wire::pb;
+    use borg_proto::{Millis, in_full};
     use clap::Args;
     use serde::Serialize;
     use std::collections::BTreeSet;
@@ -152,7 +151,7 @@ mod file {
         let state = live_state(client, stale).await?;
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
         let bytes = store::save_state(dir.unwrap_or(Path::new(".")), name, &state)
-            .map_err(|error| Failure::new(Code::Internal, with_causes(&error)))?;
+            .map_err(|error| Failure::new(Code::Internal, in_full(&error)))?;
         if out.is_json() {
             return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
         }
@@ -191,7 +190,7 @@ mod file {
         }
         let bytes = store::state_in(file).map_err(|error| match error {
             StoreError::Broken { .. } => refused(NO_BACKUP.to_owned()),
-            error => refused(with_causes(&error)),
+            error => refused(in_full(&error)),
         })?;
         CellState::decode(&bytes).map_err(|error| {
             let more = match &error {

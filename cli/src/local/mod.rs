@@ -17,6 +17,7 @@ pub use process::Process;
 pub use ready::add_machines_and_wait;
 pub use up::{Plan, up};
 
+use borg_proto::in_full;
 use borg_proto::names::CellName;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -259,12 +260,6 @@ impl From<LocalError> for crate::exit::Failure {
             | LocalError::NotReady { .. }
             | LocalError::Left(_) => Code::Internal,
         };
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        Self::new(code, text)
+        Self::new(code, in_full(&error))
     }
 }

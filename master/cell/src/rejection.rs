@@ -105,6 +105,8 @@ pub enum Rejection {
     NoSuchMaster { number: u64 },
     #[error("master {number} is there already")]
     MasterExists { number: u64 },
+    #[error("address: {address} is that of master {number}")]
+    AddressTaken { number: u64, address: String },
     #[error(
         "the masters are changing already, master {master} is on its way in or out: wait for it, or \
          take it back with borgctl masters remove {}",
@@ -150,7 +152,9 @@ impl Rejection {
             | Self::Address { .. }
             | Self::AfterItself { .. }
             | Self::AfterService { .. } => RejectionCode::InvalidArgument,
-            Self::JobAlive { .. } | Self::MasterExists { .. } => RejectionCode::AlreadyExists,
+            Self::JobAlive { .. } | Self::MasterExists { .. } | Self::AddressTaken { .. } => {
+                RejectionCode::AlreadyExists
+            }
             Self::NoSuchJob { .. }
             | Self::NoSuchTask { .. }
             | Self::NoSuchMachine { .. }

@@ -5,6 +5,7 @@
 mod five;
 
 use borg_cell::master::{Config, Input, Outcome};
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{Answer, Standing};
 use borg_proto::command::{Action, Command, LEVEL, Principal};
 use borg_proto::{Millis, ReplicaId};
@@ -88,6 +89,24 @@ fn an_invited_master_listens_first_and_votes_then() {
     assert_eq!(accepted(&again), id);
     assert!(five.has_job(id.0, "job-0"));
     assert_eq!(five.resets.get(&id.0), Some(&1), "it took a checkpoint");
+}
+
+/// Two masters at one address: one of them would never be reached, and count as a voter.
+#[test]
+fn an_address_is_one_masters_and_passes_to_the_one_that_replaces_it() {
+    let mut five = Five::with(4, 3, small);
+    let leader = five.elect();
+    let taken = five.master(leader).state().master(ReplicaId(2)).unwrap().address.clone();
+    let invite =
+        |number, replaces| Action::InviteMaster { number, address: taken.clone(), replaces };
+    let refused = Rejection::AddressTaken { number: 2, address: taken.clone() };
+    for replaces in [None, Some(1)] {
+        match admin(&mut five, &invite(4, replaces)) {
+            Outcome::Refused { rejection, .. } => assert_eq!(rejection, refused),
+            other => panic!("{other:?}"),
+        }
+    }
+    accepted(&admin(&mut five, &invite(4, Some(2))));
 }
 
 /// The point of it all: with two of five gone for good, replacing one of them makes the cell bear

@@ -169,7 +169,10 @@ impl Api {
     async fn silent(&self, user: &UserName) -> Result<BTreeMap<String, u64>, Status> {
         let leader = self.view().status.leader;
         let silent = match leader.filter(|leader| *leader != self.me.replica) {
-            None => self.look(user, silent).await?,
+            None => {
+                let look = |master: &Master| silent(master.state(), &master.silent(clock::now()));
+                self.look(user, look).await?
+            }
             Some(leader) => match self.changes.peers.client(leader) {
                 Some(client) => {
                     peers::hello(client, HELLO).await.map(|hello| hello.silent).unwrap_or_default()
@@ -396,20 +399,6 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::InviteMasterResponse>, Status> {
         let user = self.user(&request, "InviteMaster")?;
         let timeout = timeout(&request);
-        let asked = request.get_ref();
-        let old = self
-            .view()
-            .state
-            .masters()
-            .find(|(id, record)| {
-                record.address == asked.address
-                    && ![asked.number, asked.replaces].contains(&id.number())
-            })
-            .map(|(id, _)| id.number());
-        if let Some(old) = old {
-            let text = format!("address: {} is that of master {old}", asked.address);
-            return Err(Status::already_exists(text));
-        }
         let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::InviteMasterResponse { index: done.index }))
     }

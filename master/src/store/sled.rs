@@ -4,10 +4,13 @@
 //! the disk. So after each flush this module syncs the file itself. Its background flusher would
 //! swallow errors: off. Values of 64 KiB and more would go to files that it never syncs: records
 //! are split. It takes a rotten record for the end of the log: the chain and the watermark above
-//! notice. It panics on some rot: the callers catch.
+//! notice. It panics on some rot: the callers catch. A write that fails in one of its threads may leave
+//! the thread that waits for it waiting for ever: whoever writes waits for so long and no longer.
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use sled::{Batch, Config, Db};
@@ -23,6 +26,8 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// How often sled's lock is asked for, and the pause between: 5 s in all, our choice.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Longest wait for sled to write, our choice: a disk that takes longer is of no use to a cell.
+const WRITING: Duration = Duration::from_secs(20);
 /// Key of the head. Keys of records are 12 bytes: index and number of the chunk, big endian.
 const HEAD: &[u8] = b"head";
 
@@ -52,16 +57,20 @@ impl SledEngine {
     /// Makes the directory at `path` with a first change in it.
     ///
     /// sled syncs when it is dropped, and panics when it cannot. One that it takes for temporary it removes
-    /// instead, by the name that it was made under; by then ours has another.
+    /// instead, by the name that it was made under; by then ours has another. It may do so late, so no two
+    /// are made under the same name.
     pub(super) fn make(path: &Path, change: &Change<'_>) -> Result<(), EngineError> {
-        let making = path.with_extension("making");
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let making =
+            path.with_extension(format!("making-{}", MADE.fetch_add(1, Ordering::Relaxed)));
         let mut engine = Self::begin(&making, true)?;
         engine.commit(change)?;
         Ok(rename(&making, path)?)
     }
 
     fn begin(path: &Path, temporary: bool) -> Result<Self, EngineError> {
-        let database = open_unlocked(path, temporary)?;
+        let at = path.to_owned();
+        let database = timely(WRITING, move || open_unlocked(&at, temporary))?;
         let file = File::options().write(true).open(path.join("db"))?;
         // Opening made or replaced files.
         sync_tree(path).map_err(|error| EngineError::Failed(error.into()))?;
@@ -99,6 +108,30 @@ fn open_unlocked(path: &Path, temporary: bool) -> Result<Db, EngineError> {
             }
             opened => return opened.map_err(refused),
         }
+    }
+}
+
+/// Does work of sled's that writes. `exit_reservation` in its `pagecache/logger.rs` keeps the error of a write
+/// and wakes nobody, so that `flush` waits for a write that will never be there.
+fn timely<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let (done, result) = mpsc::sync_channel(1);
+    let working = std::thread::Builder::new().name("sled".to_owned()).spawn(move || {
+        // Who has given up needs no result.
+        drop(done.send(work()));
+    })?;
+    match result.recv_timeout(limit) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => {
+            let why = format!("sled has not written for {} s: a write failed", limit.as_secs());
+            Err(EngineError::Failed(why.into()))
+        }
+        Err(RecvTimeoutError::Disconnected) => match working.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => Err(EngineError::Failed("sled gave no result".into())),
+        },
     }
 }
 
@@ -151,8 +184,11 @@ impl Engine for SledEngine {
             self.remove(&mut batch, 0, through)?;
         }
         batch.insert(HEAD, change.head);
-        self.database.apply_batch(batch).map_err(refused)?;
-        self.database.flush().map_err(refused)?;
+        let database = self.database.clone();
+        timely(WRITING, move || {
+            database.apply_batch(batch).map_err(refused)?;
+            database.flush().map_err(refused)
+        })?;
         may(Call::Sync)?;
         Ok(self.file.sync_data()?)
     }
@@ -180,5 +216,25 @@ fn refused(error: sled::Error) -> EngineError {
         error @ (sled::Error::Unsupported(_) | sled::Error::ReportableBug(_)) => {
             EngineError::Failed(error.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_does_not_end_is_given_up_and_a_panic_stays_one() {
+        assert!(matches!(timely(WRITING, || Ok(7)), Ok(7)));
+        let short = Duration::from_millis(10);
+        let endless = timely(short, || {
+            std::thread::park_timeout(WRITING);
+            Ok(())
+        });
+        assert!(matches!(endless, Err(EngineError::Failed(_))));
+        let panicked = std::panic::catch_unwind(|| {
+            timely(WRITING, || -> Result<(), EngineError> { panic!("an odd page") })
+        });
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"an odd page"));
     }
 }

@@ -178,6 +178,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::MasterExists { number } => (42, vec![*number], vec![]),
         R::MastersChanging { master } => (43, vec![master.0], vec![]),
         R::LastMaster { number } => (44, vec![*number], vec![]),
+        R::AddressTaken { number, address } => (45, vec![*number], vec![address.clone()]),
         R::Lingers { task, machine } => {
             let mut numbers = task_numbers(*task);
             numbers.push(machine.0.into());
@@ -256,6 +257,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         42 => R::MasterExists { number: from.number()? },
         43 => R::MastersChanging { master: ReplicaId(from.number()?) },
         44 => R::LastMaster { number: from.number()? },
+        45 => R::AddressTaken { number: from.number()?, address: from.text()? },
         51 => R::Lingers { task: from.task()?, machine: MachineId(from.small()?) },
         52 => R::MachineAnswers { machine: from.name()? },
         55 => R::HearingOut { until: Millis(from.number()?), now: Millis(from.number()?) },
@@ -392,6 +394,7 @@ mod tests {
             R::TargetFull { machine: machine(), there: 3, asked: 2, most: 1 },
             R::NoSuchMaster { number: 6 },
             R::MasterExists { number: 6 },
+            R::AddressTaken { number: 6, address: "m6:1".into() },
             R::MastersChanging { master: ReplicaId::of_life(3, 1) },
             R::LastMaster { number: 1 },
             R::HearingOut { until: Millis(2), now: Millis(1) },

@@ -135,6 +135,14 @@ impl Turn<'_> {
         if self.state.master_numbered(number).is_some() {
             return Err(Rejection::MasterExists { number });
         }
+        let taken = self.state.masters.iter().find(|(id, record)| {
+            // The master that is replaced may hand its address on.
+            record.address == address && replaces != Some(**id)
+        });
+        if let Some((id, _)) = taken {
+            let (number, address) = (id.number(), address.to_owned());
+            return Err(Rejection::AddressTaken { number, address });
+        }
         let id = self.new_life(number)?;
         self.set(id, address, Standing::Invited { replaces }, 0);
         Ok(Answer::Master(id))
