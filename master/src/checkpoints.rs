@@ -22,11 +22,12 @@ const SENDING: usize = 256;
 const TAKING: usize = 1_024;
 
 /// Where work on checkpoint files goes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct CheckpointThreads {
     writer: SyncSender<CheckpointWork>,
     taker: SyncSender<CheckpointWork>,
     sender: SyncSender<CheckpointWork>,
+    files: Arc<dyn CheckpointStore>,
     metrics: Metrics,
 }
 
@@ -55,13 +56,18 @@ impl CheckpointThreads {
         let (taker, to_take) = sync_channel(TAKING);
         let (sender, to_send) = sync_channel(SENDING);
         let hands = Arc::new(hands);
-        let metrics = hands.metrics.clone();
+        let (files, metrics) = (hands.files.clone(), hands.metrics.clone());
         let threads = [("checkpoints", to_write), ("pieces-in", to_take), ("pieces-out", to_send)];
         for (name, work) in threads {
             let hands = hands.clone();
             std::thread::Builder::new().name(name.to_owned()).spawn(move || hands.work(work))?;
         }
-        Ok(Self { writer, taker, sender, metrics })
+        Ok(Self { writer, taker, sender, files, metrics })
+    }
+
+    /// Somebody waits for the checkpoint at `index`.
+    pub(crate) fn hurry(&self, index: u64) {
+        self.files.hurry(index);
     }
 
     /// Hands over work. Never waits.

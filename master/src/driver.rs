@@ -264,6 +264,7 @@ impl Driver {
                 self.send(to, pb::peer_message::Body::Raft(message));
             }
             Effect::Checkpoint(work) => self.checkpoints.take(work),
+            Effect::Hurry { index } => self.checkpoints.hurry(index),
             Effect::Ask { to, ask } => self.send(to, pb::peer_message::Body::Ask(ask)),
             Effect::Piece { to, piece } => self.send(to, pb::peer_message::Body::Piece(piece)),
             Effect::Orders { to, orders } if to == self.own => {

@@ -65,6 +65,8 @@ marks! {
     DiskLost = "disk of a master lost",
     /// A master without a log became one again, in another life.
     MasterJoins = "master without a log joined in another life",
+    /// A leader told its disk to hurry with the checkpoint that a newcomer needed.
+    CheckpointWanted = "a newcomer waited for a checkpoint that was being saved",
     /// An operator took a master out and let its number join again.
     MasterTakenOut = "master taken out, and invited again",
     /// A master stopped because its disk was full.

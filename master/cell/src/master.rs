@@ -160,6 +160,11 @@ pub enum Effect {
     },
     /// Work on a checkpoint file. On a thread of its own: nothing after it waits for it.
     Checkpoint(CheckpointWork),
+    /// Somebody waits for this replica's checkpoint at this index, which is being saved.
+    Hurry {
+        /// The index.
+        index: u64,
+    },
     /// Ask another replica for a piece of a checkpoint; may be lost.
     Ask {
         /// Whom.

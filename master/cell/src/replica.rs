@@ -145,6 +145,8 @@ pub(crate) struct Replica {
     uncovered_bytes: usize,
     /// The checkpoint of our own that is being written.
     saving: Option<Position>,
+    /// Index of the one that was told to hurry.
+    hurried: u64,
     /// No checkpoint is begun before.
     next_checkpoint: Millis,
     /// Checkpoints on their way between replicas.
@@ -219,6 +221,7 @@ impl Replica {
             heard: BTreeMap::new(),
             uncovered_bytes: recovered.entries.iter().map(|entry| entry.data.len()).sum(),
             saving: None,
+            hurried: 0,
             next_checkpoint: Millis(0),
             transfers: Transfers::default(),
             incoming: None,
@@ -528,6 +531,7 @@ impl Replica {
         self.keep_up(now);
         self.reads.finish(self.state.applied(), &mut out.after);
         self.begin_checkpoint(now, out);
+        self.hurry_checkpoint(out);
     }
 
     /// The leader that the group has now, when it is another than last time.
@@ -736,6 +740,17 @@ impl Replica {
         }));
         self.saving = Some(place);
         self.uncovered_bytes = 0;
+    }
+
+    /// A newcomer waits for the checkpoint that is being saved, or for the one after it.
+    fn hurry_checkpoint(&mut self, out: &mut Out) {
+        if let Some(Position { index, .. }) = self.saving
+            && index != self.hurried
+            && self.somebody_needs_one()
+        {
+            self.hurried = index;
+            out.after.push(Effect::Hurry { index });
+        }
     }
 
     /// A checkpoint of our own is on disk: from here on the log begins there.

@@ -269,6 +269,11 @@ pub trait CheckpointStore: Send + Sync {
     /// Any other error is the end of the process.
     fn save(&self, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError>;
 
+    /// Somebody waits for the checkpoint that is being saved, or will be next, at this index: what
+    /// [`Self::save`] does for others' sake it leaves out now. A store that does nothing for others' sake has
+    /// nothing to do here.
+    fn hurry(&self, _index: u64) {}
+
     /// At most `length` bytes of a file from `offset` on; fewer at its end.
     ///
     /// # Errors

@@ -89,6 +89,7 @@ fn an_invited_master_listens_first_and_votes_then() {
     assert_eq!(accepted(&again), id);
     assert!(five.has_job(id.0, "job-0"));
     assert_eq!(five.resets.get(&id.0), Some(&1), "it took a checkpoint");
+    assert_eq!(five.hurried.len(), 1, "that was saved for it alone, without pauses");
 }
 
 /// Two masters at one address: one of them would never be reached, and count as a voter.

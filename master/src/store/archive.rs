@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use borg_cell::store::{
@@ -20,7 +20,7 @@ use borg_cell::store::{
 
 use super::checkpoint;
 use super::fault::{Call, may};
-use super::files::{self, TEMPORARY, full_or_failed, sync_dir};
+use super::files::{self, Pace, TEMPORARY, full_or_failed, sync_dir};
 use super::keep::{Keep, Kept};
 use super::record::CheckpointRef;
 use super::segment::{self, Segment};
@@ -41,6 +41,8 @@ pub(super) struct Archive {
     held: Mutex<Held>,
     /// One checkpoint is saved at a time. Taken before `receiving`, if both are.
     saving: Mutex<()>,
+    /// Index of the checkpoint that somebody waits for.
+    wanted: Arc<AtomicU64>,
     /// And one is received, meanwhile too.
     receiving: Mutex<Option<Incoming>>,
     /// An error after which nobody knows what is on disk; shared with the log.
@@ -117,6 +119,7 @@ impl Archive {
             keep,
             held: Mutex::new(held),
             saving: Mutex::new(()),
+            wanted: Arc::default(),
             receiving: Mutex::new(None),
             failed: AtomicBool::new(false),
             _lock: lock,
@@ -347,15 +350,20 @@ impl CheckpointStore for Archive {
             let new = draft.log.partition_point(|entry| entry.index <= have);
             let first_new = draft.log.get(new).map_or(0, |entry| entry.index);
             let log = if first_new == have + 1 { &draft.log[new..] } else { draft.log };
-            if let Some(segment) = segment::write(&self.dir, log)? {
+            let pace = Pace::Polite { index: draft.place.index, wanted: self.wanted.clone() };
+            if let Some(segment) = segment::write(&self.dir, log, pace.clone())? {
                 self.held().segments.insert(segment.last, segment);
             }
-            let meta = checkpoint::write(&self.dir, draft)?;
+            let meta = checkpoint::write(&self.dir, draft, pace)?;
             self.held().checkpoints.insert(key(&meta), meta.clone());
             let receiving = self.receiving.try_lock();
             self.clear(receiving.is_ok_and(|receiving| receiving.is_none()));
             Ok(meta)
         })
+    }
+
+    fn hurry(&self, index: u64) {
+        self.wanted.store(index, Ordering::Relaxed);
     }
 
     fn read(

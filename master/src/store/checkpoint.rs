@@ -23,7 +23,7 @@ use borg_proto::Millis;
 
 use super::blocks::{BlockReader, BlockWriter, Unreadable};
 use super::fault::{Call, may};
-use super::files::Large;
+use super::files::{Large, Pace};
 use super::record::{
     Block, CheckpointRef, HEADER_BYTES, Reader, TRAILER_BYTES, Unsealed, header, put_place, unseal,
 };
@@ -46,8 +46,12 @@ pub(super) fn reference(meta: &CheckpointMeta) -> CheckpointRef {
 }
 
 /// Writes a checkpoint in `dir`.
-pub(super) fn write(dir: &Path, draft: &CheckpointDraft<'_>) -> Result<CheckpointMeta, StoreError> {
-    let file = Large::create(dir, "saving-checkpoint")?;
+pub(super) fn write(
+    dir: &Path,
+    draft: &CheckpointDraft<'_>,
+    pace: Pace,
+) -> Result<CheckpointMeta, StoreError> {
+    let file = Large::create(dir, "saving-checkpoint", pace)?;
     write_to(file, draft, |meta| name(&reference(meta)))
 }
 

@@ -18,7 +18,7 @@ use super::StoreKind;
 use super::checkpoint;
 use super::engine::{Change, guarded};
 use super::fault::{Call, may};
-use super::files::{create_whole, read_whole, rename, sync_dir, sync_tree};
+use super::files::{Pace, create_whole, read_whole, rename, sync_dir, sync_tree};
 use super::record::{Block, Head, Reader, Unsealed, link_of_checkpoint, seal, unseal};
 use super::watermark::Watermark;
 use crate::clock;
@@ -173,7 +173,7 @@ fn create(
     may(Call::Create).and_then(|()| fs::create_dir(&creating)).map_err(failed)?;
     let mut head = Head::first(identity);
     if let Some(draft) = founding {
-        let meta = checkpoint::write(&creating, draft)?;
+        let meta = checkpoint::write(&creating, draft, Pace::Fast)?;
         let reference = checkpoint::reference(&meta);
         head.compacted = link_of_checkpoint(head.last, &reference);
         head.last = head.compacted;

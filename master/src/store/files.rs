@@ -6,6 +6,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use borg_cell::store::StoreError;
@@ -87,27 +89,51 @@ pub(super) fn remove(path: &Path) {
     }
 }
 
-/// A large file in the making. It has no name until [`Large::finish`], and is written so that
-/// others get at the disk in between.
+/// How a large file is written.
+#[derive(Debug, Clone)]
+pub(super) enum Pace {
+    /// As fast as the disk takes it.
+    Fast,
+    /// With rests, so that others get at the disk in between, unless somebody waits for the file.
+    Polite {
+        /// By which index the file is known to those who may wait for it.
+        index: u64,
+        /// The index of the file that somebody waits for.
+        wanted: Arc<AtomicU64>,
+    },
+}
+
+impl Pace {
+    fn rests(&self) -> bool {
+        match self {
+            Self::Fast => false,
+            Self::Polite { index, wanted } => wanted.load(Ordering::Relaxed) != *index,
+        }
+    }
+}
+
+/// A large file in the making. It has no name until [`Large::finish`].
 #[derive(Debug)]
 pub(super) struct Large {
     dir: PathBuf,
     temporary: PathBuf,
     file: File,
+    pace: Pace,
     unsynced: usize,
     began: clock::Stopwatch,
 }
 
 impl Large {
     /// Begins a file in `dir`.
-    pub(super) fn create(dir: &Path, name: &str) -> Result<Self, StoreError> {
+    pub(super) fn create(dir: &Path, name: &str, pace: Pace) -> Result<Self, StoreError> {
         let temporary = dir.join(format!("{name}{TEMPORARY}"));
         let make = || {
             may(Call::Create)?;
             OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)
         };
         let file = make().map_err(|error| full_or_failed(&temporary, error))?;
-        Ok(Self { dir: dir.to_owned(), temporary, file, unsynced: 0, began: clock::stopwatch() })
+        let (dir, began) = (dir.to_owned(), clock::stopwatch());
+        Ok(Self { dir, temporary, file, pace, unsynced: 0, began })
     }
 
     /// Gives up, with the reason.
@@ -131,8 +157,10 @@ impl Large {
 
     fn sync_piece(&mut self) -> io::Result<()> {
         may(Call::Sync).and_then(|()| self.file.sync_data()).map_err(sync_failed)?;
-        let took = Duration::from_secs_f64(self.began.seconds().clamp(0.0, 1.0));
-        std::thread::sleep((took * REST).min(MAX_REST));
+        if self.pace.rests() {
+            let took = Duration::from_secs_f64(self.began.seconds().clamp(0.0, 1.0));
+            std::thread::sleep((took * REST).min(MAX_REST));
+        }
         self.unsynced = 0;
         self.began = clock::stopwatch();
         Ok(())
@@ -176,7 +204,7 @@ mod tests {
     use super::*;
 
     fn large(dir: &Path) -> Result<(), StoreError> {
-        let mut file = Large::create(dir, "making")?;
+        let mut file = Large::create(dir, "making", Pace::Fast)?;
         match file.write_all(&vec![7; 3 * PIECE_BYTES]) {
             Ok(()) => file.finish("made"),
             Err(error) => Err(file.give_up(error)),

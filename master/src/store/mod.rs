@@ -83,7 +83,7 @@ pub fn save_state(dir: &Path, name: &str, state: &CellState) -> Result<u64, Stor
         log: &[],
     };
     let temporary = format!(".{name}.{}", std::process::id());
-    let file = files::Large::create(dir, &temporary)?;
+    let file = files::Large::create(dir, &temporary, files::Pace::Fast)?;
     checkpoint::write_to(file, &draft, |_| name.to_owned()).map(|meta| meta.file_bytes)
 }
 

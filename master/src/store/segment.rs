@@ -14,7 +14,7 @@ use borg_cell::store::{EntryKind, LogEntry, StoreError};
 
 use super::blocks::{BlockReader, BlockWriter, Unreadable};
 use super::fault::{Call, may};
-use super::files::Large;
+use super::files::{Large, Pace};
 use super::record::{Block, Reader, Unsealed};
 
 /// Start of the names.
@@ -52,10 +52,14 @@ impl Segment {
 }
 
 /// Writes `entries`, which are consecutive and not none, in `dir`.
-pub(super) fn write(dir: &Path, entries: &[LogEntry]) -> Result<Option<Segment>, StoreError> {
+pub(super) fn write(
+    dir: &Path,
+    entries: &[LogEntry],
+    pace: Pace,
+) -> Result<Option<Segment>, StoreError> {
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
     let (first, last) = (first.index, last.index);
-    let mut file = Large::create(dir, "saving-segment")?;
+    let mut file = Large::create(dir, "saving-segment", pace)?;
     let written = (|| {
         let front = [first.to_le_bytes(), last.to_le_bytes()].concat();
         let mut blocks = BlockWriter::begin(&mut file, Block::Segment, &front)?;

@@ -447,6 +447,7 @@ impl World {
                 let work = Happening::FileWork { replica: index, life, work: Box::new(work) };
                 self.agenda.after(Millis(delay), work);
             }
+            Effect::Hurry { .. } => self.hit(Mark::CheckpointWanted),
             Effect::Ask { to, ask } => self.send_peer(index, index_of(to), PeerMessage::Ask(ask)),
             Effect::Piece { to, piece } => {
                 self.send_peer(index, index_of(to), PeerMessage::Piece(piece));

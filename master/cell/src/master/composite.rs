@@ -375,6 +375,7 @@ fn own_read(links: Option<&mut Links>, effect: &Effect) -> bool {
         | Effect::Undecided { .. }
         | Effect::Diverged { .. }
         | Effect::Checkpoint(_)
+        | Effect::Hurry { .. }
         | Effect::Ask { .. }
         | Effect::Piece { .. }
         | Effect::Halt { .. } => return false,
