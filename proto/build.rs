@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_client(rpc)
         .build_server(rpc)
         .btree_map(".")
+        // Sent to every other master, and kept: shared in place of copied.
+        .bytes(".borg.v1.RaftEntry.data")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -343,7 +343,7 @@ mod tests {
                 index,
                 term: 1,
                 kind: EntryKind::Normal,
-                data: command.encode(),
+                data: command.encode().into(),
             })
             .collect();
         for entry in &entries {

@@ -48,6 +48,9 @@ const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
 /// Bytes of entries after which a checkpoint is made, however few they are, and of entries that
 /// are kept before one. Ours: they stay in memory.
 const CHECKPOINT_BYTES: usize = 64 << 20;
+/// Bytes of entries that are forgotten in one turn. Ours: engines read what they remove, so this is some
+/// milliseconds.
+const COMPACT_BYTES: usize = 8 << 20;
 /// Wait after a checkpoint that found no room on the disk. Ours.
 const CHECKPOINT_PAUSE: Millis = Millis(10_000);
 /// Bytes of entries that are kept for a replica that is taking a checkpoint, so that it finds the log
@@ -147,6 +150,8 @@ pub(crate) struct Replica {
     saving: Option<Position>,
     /// Index of the one that was told to hurry.
     hurried: u64,
+    /// Up to where the log is being compacted, a step each tick.
+    compacting: u64,
     /// No checkpoint is begun before.
     next_checkpoint: Millis,
     /// Checkpoints on their way between replicas.
@@ -222,6 +227,7 @@ impl Replica {
             uncovered_bytes: recovered.entries.iter().map(|entry| entry.data.len()).sum(),
             saving: None,
             hurried: 0,
+            compacting: 0,
             next_checkpoint: Millis(0),
             transfers: Transfers::default(),
             incoming: None,
@@ -321,6 +327,7 @@ impl Replica {
         }
         self.lead_members(now);
         self.spare_the_disk(now);
+        self.compact(out);
     }
 
     /// Takes a message of another replica, or drops it with a word in the log.
@@ -742,11 +749,12 @@ impl Replica {
         self.uncovered_bytes = 0;
     }
 
-    /// A newcomer waits for the checkpoint that is being saved, or for the one after it.
+    /// A newcomer waits for the checkpoint that is being saved, or for the one after it; or the log grows
+    /// so fast that the next one is due.
     fn hurry_checkpoint(&mut self, out: &mut Out) {
         if let Some(Position { index, .. }) = self.saving
             && index != self.hurried
-            && self.somebody_needs_one()
+            && (self.somebody_needs_one() || self.uncovered_bytes >= CHECKPOINT_BYTES)
         {
             self.hurried = index;
             out.after.push(Effect::Hurry { index });
@@ -763,20 +771,30 @@ impl Replica {
         if place.index <= log.checkpoint_index() || self.halted.is_some() {
             return;
         }
-        let mut compact_to = log.compact_to(place.index, self.config.trailing, CHECKPOINT_BYTES);
+        self.compacting = log.compact_to(place.index, self.config.trailing, CHECKPOINT_BYTES);
         if let Some(wanted) = self.wanted_by_others() {
             let room = log.compact_to(place.index, u64::MAX, CATCH_UP_BYTES);
-            compact_to = compact_to.min(wanted.max(room));
+            self.compacting = self.compacting.min(wanted.max(room));
         }
-        let batch = OwnedBatch {
-            checkpoint: Some(meta.clone()),
-            entries: Vec::new(),
-            compact_to: Some(compact_to).filter(|to| *to > log.compacted()),
-            // The turn may write a newer one before this: an older must not come after it.
-            hard_state: None,
-        };
-        self.raw.mut_store().checkpoint(meta.clone(), compact_to);
-        self.transfers.keep(meta);
+        self.raw.mut_store().checkpoint(meta.clone());
+        self.transfers.keep(meta.clone());
+        self.persist_compaction(Some(meta), out);
+    }
+
+    /// Forgets some more of what the last checkpoint covers.
+    fn compact(&mut self, out: &mut Out) {
+        if self.compacting > self.raw.store().compacted() && self.halted.is_none() {
+            self.persist_compaction(None, out);
+        }
+    }
+
+    fn persist_compaction(&mut self, checkpoint: Option<CheckpointMeta>, out: &mut Out) {
+        let log = self.raw.mut_store();
+        let step = log.step_towards(self.compacting, COMPACT_BYTES);
+        let compact_to = Some(step).filter(|step| *step > log.compacted());
+        log.compact(step);
+        // The turn may write a newer hard state before this: an older must not come after it.
+        let batch = OwnedBatch { checkpoint, entries: Vec::new(), compact_to, hard_state: None };
         // At once: a leader's newer checkpoint may be installed later in this turn.
         out.effects.push(Effect::Persist(batch));
     }

@@ -14,6 +14,7 @@ pub mod extent;
 pub mod memory;
 
 use borg_proto::{Millis, ReplicaId};
+use bytes::Bytes;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -59,8 +60,9 @@ pub struct LogEntry {
     pub term: u64,
     /// What it is to Raft.
     pub kind: EntryKind,
-    /// The encoded command, opaque here.
-    pub data: Vec<u8>,
+    /// The encoded command, opaque here. Copies share it: entries of megabytes are held by the log, the engine
+    /// and a checkpoint in the making at once.
+    pub data: Bytes,
 }
 
 /// Leaves the command itself out: it may be large and may hold secrets.

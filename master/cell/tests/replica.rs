@@ -33,7 +33,7 @@ fn founded(masters: u64) -> Recovered {
 }
 
 fn entry(index: u64, data: &[u8]) -> LogEntry {
-    LogEntry { index, term: 1, kind: EntryKind::Normal, data: data.to_vec() }
+    LogEntry { index, term: 1, kind: EntryKind::Normal, data: data.to_vec().into() }
 }
 
 /// I30: an entry of a later version stops the replica; skipping it would make another state.
@@ -306,7 +306,7 @@ fn apply(twist: Twist, m: &mut pb::RaftMessage) {
         Twist::Priority(v) => m.priority = v,
         Twist::EntryIndex(v) => m.entries.iter_mut().for_each(|entry| entry.index = v),
         Twist::EntryTerm(v) => m.entries.iter_mut().for_each(|entry| entry.term = v),
-        Twist::EntryData(v) => m.entries.iter_mut().for_each(|entry| entry.data.clone_from(&v)),
+        Twist::EntryData(v) => m.entries.iter_mut().for_each(|entry| entry.data = v.clone().into()),
         Twist::EntryType(v) => m.entries.iter_mut().for_each(|entry| entry.r#type = v),
         Twist::DropEntry => drop(m.entries.pop()),
         Twist::DoubleEntry => m.entries.extend(m.entries.first().cloned()),

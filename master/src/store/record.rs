@@ -268,7 +268,7 @@ pub(super) fn decode_entry(before: Link, record: &[u8]) -> Result<(LogEntry, Lin
     }
     let [code, data @ ..] = rest.0 else { return Err("cut off") };
     let kind = EntryKind::from_code(*code).ok_or("unknown kind of entry")?;
-    let entry = LogEntry { index: place.index, term: place.term, kind, data: data.to_vec() };
+    let entry = LogEntry { index: place.index, term: place.term, kind, data: data.to_vec().into() };
     Ok((entry, Link { place, chain: stored }))
 }
 

@@ -156,6 +156,6 @@ fn entry(bytes: Reader<'_>) -> Result<Option<(LogEntry, Reader<'_>)>, Unreadable
     }
     let length = usize::try_from(length).expect("it was just bounded");
     Ok(rest.take(length).map(|data| {
-        (LogEntry { index: place.index, term: place.term, kind, data: data.to_vec() }, rest)
+        (LogEntry { index: place.index, term: place.term, kind, data: data.to_vec().into() }, rest)
     }))
 }

@@ -133,7 +133,7 @@ mod tests {
     use borg_cell::store::EntryKind;
 
     fn entry(index: u64, term: u64, data: &str) -> LogEntry {
-        LogEntry { index, term, kind: EntryKind::Normal, data: data.into() }
+        LogEntry { index, term, kind: EntryKind::Normal, data: data.to_owned().into() }
     }
 
     fn write(

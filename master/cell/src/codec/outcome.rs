@@ -412,7 +412,7 @@ mod tests {
             all().iter().map(|r| refusal(r).kind).collect();
         assert_eq!(
             kinds,
-            (1..=30).chain(41..=44).chain(51..=52).chain([55]).collect(),
+            (1..=30).chain(41..=45).chain(51..=52).chain([55]).collect(),
             "each kind has its own number, and its sample here"
         );
     }

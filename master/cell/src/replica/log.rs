@@ -13,6 +13,9 @@ use raft::eraftpb::{Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use std::collections::VecDeque;
 
+/// What an entry takes beside its data, about, in bytes.
+const ENTRY_BYTES: usize = 64;
+
 #[derive(Debug)]
 pub(super) struct MemoryLog {
     compacted: Position,
@@ -78,15 +81,27 @@ impl MemoryLog {
         self.checkpoint = Some(checkpoint);
     }
 
-    /// Takes a checkpoint of our own and forgets entries up to `compact_to`.
-    pub(super) fn checkpoint(&mut self, checkpoint: CheckpointMeta, compact_to: u64) {
-        let gone = compact_to.min(checkpoint.place.index).saturating_sub(self.compacted.index);
-        if gone > 0 {
-            let last = self.entries.drain(..to_usize(gone)).next_back();
-            let last = last.expect("a checkpoint of our own is inside the log");
+    /// Takes a checkpoint of our own, at an entry of this log.
+    pub(super) fn checkpoint(&mut self, checkpoint: CheckpointMeta) {
+        self.checkpoint = Some(checkpoint);
+    }
+
+    /// Forgets entries up to `to`, which the checkpoint covers.
+    pub(super) fn compact(&mut self, to: u64) {
+        let gone = to.min(self.checkpoint_index()).saturating_sub(self.compacted.index);
+        if let Some(last) = self.entries.drain(..to_usize(gone)).next_back() {
             self.compacted = Position { index: last.index, term: last.term };
         }
-        self.checkpoint = Some(checkpoint);
+    }
+
+    /// How far towards `to` the log is compacted by forgetting about so many bytes of entries; at least one.
+    pub(super) fn step_towards(&self, to: u64, bytes: usize) -> u64 {
+        let mut taken = 0;
+        let step = self.entries.iter().take_while(|entry| {
+            taken += entry.data.len() + ENTRY_BYTES;
+            taken <= bytes
+        });
+        (self.compacted.index + (step.count() as u64).max(1)).min(to)
     }
 
     /// Copies of the entries after `after`, up to and with `to`; fewer when older ones are gone.
@@ -186,7 +201,7 @@ fn to_raft(entry: &LogEntry) -> Entry {
     });
     to.index = entry.index;
     to.term = entry.term;
-    to.data = entry.data.clone().into();
+    to.data = entry.data.clone();
     to
 }
 
@@ -200,10 +215,43 @@ pub(super) fn from_raft(entry: &Entry) -> LogEntry {
             EntryType::EntryConfChange => EntryKind::ConfChange,
             EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
         },
-        data: entry.data.to_vec(),
+        data: entry.data.clone(),
     }
 }
 
 fn to_usize(count: u64) -> usize {
     usize::try_from(count).expect("a log in memory fits in memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ReplicaIdentity;
+
+    #[test]
+    fn large_entries_are_forgotten_a_few_at_a_time() {
+        let identity = ReplicaIdentity { cell: "test".into(), replica: 1, epoch: 1 };
+        let entry = |index| LogEntry {
+            index,
+            term: 1,
+            kind: EntryKind::Normal,
+            data: vec![0; if index == 3 { 5_000 } else { 400 }].into(),
+        };
+        let recovered =
+            Recovered { entries: (1..=9).map(entry).collect(), ..Recovered::empty(identity) };
+        let mut log = MemoryLog::new(&recovered, Membership::default(), 9);
+        let place = Position { index: 7, term: 1 };
+        let (membership, at) = (Membership::default(), borg_proto::Millis(0));
+        log.checkpoint(CheckpointMeta { place, membership, at, file_bytes: 1, file_sum: 1 });
+        let mut steps = Vec::new();
+        while log.compacted() < 7 {
+            let step = log.step_towards(7, 1_000);
+            log.compact(step);
+            steps.push(step);
+        }
+        assert_eq!(steps, [2, 3, 5, 7], "and one that is larger goes alone");
+        assert_eq!(log.step_towards(7, 1_000), 7, "nothing is left to do");
+        log.compact(9);
+        assert_eq!(log.compacted(), 7, "no further than the checkpoint");
+    }
 }

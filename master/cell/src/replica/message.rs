@@ -10,6 +10,7 @@ use super::members;
 use crate::store::{CheckpointMeta, Membership, Position};
 use borg_proto::wire::{MAX_COMMAND_BYTES, pb};
 use borg_proto::{Millis, ReplicaId};
+use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 use std::collections::BTreeSet;
 
@@ -93,7 +94,7 @@ fn encode_entry(entry: Entry) -> pb::RaftEntry {
         r#type: entry_code(entry.get_entry_type()),
         term: entry.term,
         index: entry.index,
-        data: entry.data.to_vec(),
+        data: entry.data,
         context: entry.context.to_vec(),
     }
 }
@@ -145,7 +146,8 @@ fn decode_entry(from: pb::RaftEntry) -> Result<Entry, Refused> {
     entry.set_entry_type(kind);
     entry.term = from.term;
     entry.index = from.index;
-    entry.data = from.data.into();
+    // A copy: what came is a part of a buffer that may hold much else, and the entry stays for long.
+    entry.data = Bytes::copy_from_slice(&from.data);
     entry.context = from.context.into();
     Ok(entry)
 }

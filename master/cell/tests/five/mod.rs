@@ -36,8 +36,8 @@ pub(crate) struct Five {
     pub(crate) leaders: BTreeMap<u64, BTreeSet<u64>>,
     /// Times a replica took the whole state from another.
     pub(crate) resets: BTreeMap<u64, u32>,
-    /// Checkpoints that somebody waited for, by their index.
-    pub(crate) hurried: BTreeSet<u64>,
+    /// Checkpoints that somebody waited for, by replica and index.
+    pub(crate) hurried: BTreeSet<(u64, u64)>,
     pub(crate) lost_per_hundred: u64,
     pub(crate) checkpoints_to_lose: u32,
     pub(crate) diverged: Vec<(u64, ReplicaId, u64)>,
@@ -186,7 +186,7 @@ impl Five {
                 Effect::Piece { to, piece } => {
                     posted.push((to, Input::Piece { from: ReplicaId(id), piece }));
                 }
-                Effect::Hurry { index } => assert!(self.hurried.insert(index), "once"),
+                Effect::Hurry { index } => assert!(self.hurried.insert((id, index)), "once"),
                 Effect::Checkpoint(work) => match work.perform(&*files).unwrap() {
                     Performed::News(done) => news.push(Input::Checkpoint(done)),
                     Performed::Piece { to, piece } => {
