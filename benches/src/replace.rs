@@ -1,7 +1,8 @@
 //! A master that lost its log, in a cell of a large state under load: how long until it votes again.
 
 use crate::figures::{load, progress};
-use crate::local_cell::LocalCell;
+use crate::local_cell::{LocalCell, MASTERS};
+use crate::masters::counted;
 use crate::{Error, clock, fill};
 use borg_proto::wire::pb;
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ const VARIABLES: usize = 15;
 const AT_ONCE: usize = 8;
 /// Small changes a second while the master is replaced.
 const CHANGES_PER_S: u64 = 100;
+/// As long as the largest checkpoint takes to be saved when nobody waits for it.
+const QUIET: Duration = Duration::from_secs(60);
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -62,6 +65,27 @@ fn noise(seed: u64) -> BTreeMap<String, String> {
         text
     };
     (0..VARIABLES).map(|number| (format!("V{number}"), text())).collect()
+}
+
+/// Waits until no master has saved a checkpoint for a while: those of the fill are over.
+///
+/// # Errors
+/// When a master has no metrics.
+pub async fn rest(cell: &LocalCell) -> Result<(), Error> {
+    let saved = || -> Result<f64, Error> {
+        let counts = (0..MASTERS).map(|m| counted(cell, m, "borgmaster_checkpoint_seconds_count"));
+        counts.sum()
+    };
+    let (mut before, mut since) = (saved()?, clock::now());
+    while since.elapsed() < QUIET {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = saved()?;
+        if now > before {
+            (before, since) = (now, clock::now());
+        }
+    }
+    progress(&format!("load {}; no checkpoint is being saved any more", load()));
+    Ok(())
 }
 
 /// Kills a follower, takes its log away, starts it again, and waits until it votes and has what the

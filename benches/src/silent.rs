@@ -141,7 +141,8 @@ impl Cell {
     fn report(&self, deltas: Vec<MachineDelta>) -> Input {
         let (session, usage, stamp) = (self.session, Vec::new(), None);
         let from = self.me;
-        Input::Report(ShardReport { session, from, deltas, usage, stamp })
+        let wanting = Vec::new();
+        Input::Report(ShardReport { session, from, deltas, usage, stamp, wanting })
     }
 
     fn delta(&mut self, id: MachineId, reachable: bool) -> MachineDelta {

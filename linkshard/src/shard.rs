@@ -16,7 +16,7 @@ use borg_proto::peer::{
 };
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
-    Usage,
+    TargetDigest, Usage,
 };
 use borg_proto::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,8 +149,13 @@ pub enum Effect {
 #[derive(Debug)]
 struct Polled {
     address: String,
+    /// 0: it was not ordered in this session yet, or its target is still to come.
     generation: u64,
     target: Arc<Target>,
+    /// Names the target.
+    digest: TargetDigest,
+    /// Names the one that the borglet has, as far as is known.
+    has: TargetDigest,
     /// The order that the borglet last said it had obeyed, if of this session.
     obeyed: Fence,
     seen: ReportVersion,
@@ -189,15 +194,17 @@ struct Out {
 }
 
 impl Polled {
-    fn new(order: ShardMachine, now: Millis) -> Self {
+    fn new(address: String, now: Millis) -> Self {
         Self {
-            exclusive: has_exclusive(&order.target),
+            exclusive: false,
             reachable_seq: 0,
             answered: None,
             lease: None,
-            address: order.address,
-            generation: order.generation,
-            target: order.target,
+            address,
+            generation: 0,
+            target: Arc::default(),
+            digest: TargetDigest::default(),
+            has: TargetDigest::default(),
             obeyed: Fence::default(),
             seen: ReportVersion::default(),
             told: None,
@@ -233,6 +240,8 @@ pub struct Shard {
     openings: usize,
     /// Machines with exclusive tasks.
     exclusive: BTreeSet<MachineName>,
+    /// Machines whose target the leader named and did not send: to be asked for.
+    wanting: Vec<MachineName>,
     /// The newest of our own moments after which a majority followed the leader.
     confirmed: Millis,
     next_ticket: u64,
@@ -255,6 +264,7 @@ impl Shard {
             out: BTreeSet::new(),
             openings: 0,
             exclusive: BTreeSet::new(),
+            wanting: Vec::new(),
             confirmed: Millis(0),
             next_ticket: 1,
             last_report: Millis(0),
@@ -368,17 +378,13 @@ impl Shard {
         self.out.clear();
         self.openings = 0;
         self.exclusive.clear();
+        self.wanting.clear();
         self.confirmed = Millis(0);
         for (name, polled) in &mut self.machines {
-            let order = ShardMachine {
-                machine: name.clone(),
-                address: std::mem::take(&mut polled.address),
-                generation: 0,
-                target: Arc::default(),
-            };
-            // That it answers or does not is between it and us, whoever leads.
-            let (open, missed) = (polled.open, polled.missed);
-            *polled = Polled { open, missed, ..Polled::new(order, now) };
+            let old = std::mem::replace(polled, Polled::new(String::new(), now));
+            // Whoever leads: that it answers or does not, and what it was told.
+            let Polled { address, open, missed, target, digest, has, .. } = old;
+            *polled = Polled { open, missed, target, digest, has, ..Polled::new(address, now) };
             let due = if open { &mut self.due } else { &mut self.due_opening };
             due.insert((now, name.clone()));
         }
@@ -404,22 +410,27 @@ impl Shard {
 
     fn take_order(&mut self, now: Millis, order: ShardMachine, deltas: &mut Vec<MachineDelta>) {
         let name = order.machine.clone();
-        if has_exclusive(&order.target) {
-            self.exclusive.insert(name.clone());
+        if !self.machines.contains_key(&name) {
+            self.machines.insert(name.clone(), Polled::new(order.address.clone(), now));
+            self.due_opening.insert((now, name.clone()));
         }
-        let Some(polled) = self.machines.get_mut(&name) else {
-            self.machines.insert(name.clone(), Polled::new(order, now));
-            self.due_opening.insert((now, name));
-            return;
-        };
+        let Some(polled) = self.machines.get_mut(&name) else { return };
         let moved = polled.address != order.address;
         if order.generation <= polled.generation && !moved {
             return;
         }
+        let known = order.digest.is_known_as(polled.digest).then(|| polled.target.clone());
+        let Some(target) = order.target.or(known) else {
+            self.wanting.push(name);
+            return;
+        };
+        if has_exclusive(&target) {
+            self.exclusive.insert(name.clone());
+        }
         if polled.generation == 0 && polled.missed >= self.config.missed && polled.reachable {
             deltas.push(tell_silence(now, &name, polled));
         }
-        polled.exclusive = has_exclusive(&order.target);
+        polled.exclusive = has_exclusive(&target);
         if !polled.exclusive {
             self.exclusive.remove(&name);
             (polled.answered, polled.lease) = (None, None);
@@ -427,7 +438,8 @@ impl Shard {
         polled.open &= !moved;
         polled.address = order.address;
         polled.generation = order.generation;
-        polled.target = order.target;
+        polled.target = target;
+        polled.digest = order.digest;
         self.hurry(now, &name);
     }
 
@@ -473,6 +485,9 @@ impl Shard {
         polled.seen = answer.version;
         polled.obeyed = answer.obeyed;
         let obeyed = obeyed_generation(session, answer.obeyed);
+        if obeyed > 0 && obeyed == polled.generation {
+            polled.has = polled.digest;
+        }
         deltas.extend(tell(now, machine, polled, answer.report, obeyed));
         self.schedule(machine, now + if moved_on { gap } else { pause });
     }
@@ -489,7 +504,8 @@ impl Shard {
         let Some(polled) = self.returned(machine, ticket) else { return };
         let wait = match failure {
             PollFailure::Refused(PollRefusal::TargetMissing { .. }) => {
-                polled.obeyed = Fence::default(); // the next poll carries the target
+                // The next poll carries it.
+                (polled.obeyed, polled.has) = (Fence::default(), TargetDigest::default());
                 Millis(0)
             }
             // Somebody newer gives the orders there: this shard is the one out of date.
@@ -497,7 +513,7 @@ impl Shard {
             PollFailure::Refused(PollRefusal::Cell { .. } | PollRefusal::Machine { .. })
             | PollFailure::Unreachable(_) => {
                 polled.seen = ReportVersion::default();
-                polled.obeyed = Fence::default();
+                (polled.obeyed, polled.has) = (Fence::default(), TargetDigest::default());
                 polled.open = false;
                 polled.missed = polled.missed.saturating_add(1);
                 if polled.missed >= missed && polled.reachable {
@@ -557,6 +573,7 @@ impl Shard {
                 session: self.session.session,
                 generation: polled.generation,
             };
+            let has_it = polled.obeyed == fence || polled.digest.is_known_as(polled.has);
             let give_up_at = now + hold + self.config.patience;
             let opening = !polled.open;
             self.openings += usize::from(opening);
@@ -569,7 +586,8 @@ impl Shard {
                     cell: self.config.cell.clone(),
                     machine: machine.clone(),
                     fence,
-                    target: (polled.obeyed != fence).then(|| polled.target.clone()),
+                    digest: polled.digest,
+                    target: (!has_it).then(|| polled.target.clone()),
                     seen: polled.seen,
                     hold,
                     lease: polled.lease.filter(|_| polled.exclusive),
@@ -612,14 +630,22 @@ impl Shard {
             Vec::new()
         };
         let silent_for = now.since(self.last_report);
-        if deltas.is_empty() && usage.is_empty() && silent_for < self.config.heartbeat {
+        let wanting = std::mem::take(&mut self.wanting);
+        let nothing = deltas.is_empty() && usage.is_empty() && wanting.is_empty();
+        if nothing && silent_for < self.config.heartbeat {
             return;
         }
         self.last_report = now;
         let stamp = ShardStamp { process: self.config.process, at: now };
         let stamp = (!self.exclusive.is_empty()).then_some(stamp);
-        let report =
-            ShardReport { session: self.session, from: self.config.replica, deltas, usage, stamp };
+        let report = ShardReport {
+            session: self.session,
+            from: self.config.replica,
+            deltas,
+            usage,
+            stamp,
+            wanting,
+        };
         effects.push(Effect::Report { to: leader, report });
     }
 

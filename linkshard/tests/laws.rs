@@ -5,7 +5,8 @@ use borg_proto::machine::MachineInfo;
 use borg_proto::names::{IncarnationId, JobId, MachineName, ReplicaId, TaskId};
 use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardSession, ShardStamp};
 use borg_proto::poll::{
-    MachineReport, PollAnswer, PollRefusal, ReportVersion, TaskReport, TaskStatus, Usage,
+    MachineReport, PollAnswer, PollRefusal, ReportVersion, TargetDigest, TaskReport, TaskStatus,
+    Usage,
 };
 use borg_proto::resources::Resources;
 use borg_proto::time::Millis;
@@ -46,7 +47,8 @@ fn orders(session: u64, generation: u64) -> ShardOrders {
             machine: machine(),
             address: "127.0.0.1:1".into(),
             generation,
-            target: Arc::default(),
+            digest: TargetDigest(generation),
+            target: Some(Arc::default()),
         }],
         acks: Vec::new(),
         resync: Vec::new(),
@@ -192,6 +194,54 @@ fn an_unchanged_machine_costs_the_leader_nothing_but_heartbeats() {
     }
 }
 
+/// The orders of another leader, which names the target and does not send it.
+fn named(session: u64, digest: u64) -> ShardOrders {
+    let mut orders = orders(session, 1);
+    (orders.machines[0].digest, orders.machines[0].target) = (TargetDigest(digest), None);
+    orders
+}
+
+fn wanting(effects: &[Effect]) -> Vec<MachineName> {
+    let reports = effects.iter().filter_map(|effect| match effect {
+        Effect::Report { report, .. } => Some(report.wanting.clone()),
+        Effect::Poll { .. } | Effect::Forget(_) => None,
+    });
+    reports.flatten().collect()
+}
+
+#[test]
+fn a_target_that_the_next_leader_only_names_is_kept_and_not_sent_to_the_borglet_again() {
+    let mut shard = shard();
+    let (ticket, request) =
+        polled(&shard.handle(Millis(0), [Input::Orders(orders(1, 1))])).unwrap();
+    let answer = answer(&request, 1, report(0, &BTreeMap::new()));
+    shard.handle(Millis(1), [Input::Answered { machine: machine(), ticket, answer }]);
+
+    let effects = shard.handle(Millis(30), [Input::Orders(named(2, 1))]);
+    assert!(wanting(&effects).is_empty());
+    let (ticket, request) = polled(&effects).unwrap();
+    assert_eq!((request.digest, request.target, request.fence.session), (TargetDigest(1), None, 2));
+    // The borglet was restarted meanwhile, and knows nothing.
+    let failure = PollFailure::Refused(PollRefusal::TargetMissing { asked: request.fence });
+    let failed = Input::Failed { machine: machine(), ticket, failure };
+    let (_, request) = polled(&shard.handle(Millis(40), [failed])).unwrap();
+    assert!(request.target.is_some(), "so it is sent");
+}
+
+#[test]
+fn a_target_that_is_not_known_is_asked_for_and_nobody_is_polled_without_it() {
+    let mut shard = shard();
+    shard.handle(Millis(0), [Input::Orders(orders(1, 1))]);
+    let effects = shard.handle(Millis(10), [Input::Orders(named(2, 9))]);
+    assert_eq!((wanting(&effects), polled(&effects)), (vec![machine()], None));
+    let effects = shard.handle(Millis(20), [Input::Orders(named(2, 9))]);
+    assert_eq!(wanting(&effects), [machine()], "as often as the leader says so");
+    let mut sent = named(2, 9);
+    (sent.whole, sent.machines[0].target) = (false, Some(Arc::default()));
+    let (_, request) = polled(&shard.handle(Millis(30), [Input::Orders(sent)])).unwrap();
+    assert_eq!((request.digest, request.target.is_some()), (TargetDigest(9), true));
+}
+
 #[test]
 fn a_new_target_goes_out_at_once_and_supersedes_the_poll_that_is_held() {
     let mut shard = shard();
@@ -284,8 +334,8 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         restart: true,
         exclusive: true,
     };
-    orders.machines[0].target =
-        Arc::new(borg_proto::poll::Target { tasks: vec![task], ..Default::default() });
+    let target = borg_proto::poll::Target { tasks: vec![task], ..Default::default() };
+    orders.machines[0].target = Some(Arc::new(target));
     orders
 }
 
@@ -374,7 +424,8 @@ fn orders_of(count: usize) -> ShardOrders {
         machine: format!("m-{number}").parse().expect("a name"),
         address: "127.0.0.1:1".into(),
         generation: 1,
-        target: Arc::default(),
+        digest: TargetDigest(1),
+        target: Some(Arc::default()),
     };
     ShardOrders { machines: (0..count).map(machine).collect(), ..orders(1, 1) }
 }

@@ -6,7 +6,7 @@
 
 use crate::machine::MachineInfo;
 use crate::names::{IncarnationId, MachineName, ReplicaId};
-use crate::poll::{Target, TaskReport, Usage};
+use crate::poll::{Target, TargetDigest, TaskReport, Usage};
 use crate::time::Millis;
 use std::sync::Arc;
 
@@ -58,8 +58,11 @@ pub struct ShardMachine {
     pub address: String,
     /// Grows with every change of the target within the session.
     pub generation: u64,
-    /// What it should run.
-    pub target: Arc<Target>,
+    /// Names the target.
+    pub digest: TargetDigest,
+    /// What it should run. Left out in a whole division: the shard may have it from an earlier leader, and
+    /// says when it does not.
+    pub target: Option<Arc<Target>>,
 }
 
 /// Shard to leader: what changed.
@@ -75,6 +78,8 @@ pub struct ShardReport {
     pub usage: Vec<(IncarnationId, Usage)>,
     /// When it was sent; only while the shard has machines with exclusive tasks.
     pub stamp: Option<ShardStamp>,
+    /// Machines of which it does not have the target.
+    pub wanting: Vec<MachineName>,
 }
 
 /// What changed on one machine.

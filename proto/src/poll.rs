@@ -50,8 +50,10 @@ pub struct PollRequest {
     pub machine: MachineName,
     /// How new the order is.
     pub fence: Fence,
+    /// Names the target.
+    pub digest: TargetDigest,
     /// What the machine should run. Left out when the borglet's last answer said that it already
-    /// has this generation.
+    /// has this generation, or the same by an earlier leader.
     pub target: Option<Arc<Target>>,
     /// The report that the shard has: the borglet may hold its answer while nothing is newer.
     pub seen: ReportVersion,
@@ -79,6 +81,19 @@ pub struct ReportVersion {
     pub session: u64,
     /// Grows with every change of the report's states (not of its usage).
     pub number: u64,
+}
+
+/// Names a [`Target`]: equal targets of a cell have the same, whoever leads, so that what a machine has
+/// already need not be sent to it again. 0 names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TargetDigest(pub u64);
+
+impl TargetDigest {
+    /// Whether both name the same target.
+    #[must_use]
+    pub fn is_known_as(self, other: Self) -> bool {
+        self == other && self != Self::default()
+    }
 }
 
 /// The whole set of incarnations that a machine should run.

@@ -65,6 +65,8 @@ marks! {
     DiskLost = "disk of a master lost",
     /// A master without a log became one again, in another life.
     MasterJoins = "master without a log joined in another life",
+    /// A machine obeyed another leader, or session, whose target it had already.
+    TargetKept = "a target was obeyed by its name alone",
     /// A leader told its disk to hurry with the checkpoint that a newcomer needed.
     CheckpointWanted = "a newcomer waited for a checkpoint that was being saved",
     /// An operator took a master out and let its number join again.

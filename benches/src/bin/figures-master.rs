@@ -80,6 +80,7 @@ fn main() -> Result<(), Error> {
     if wanted("replace") {
         runtime.block_on(in_a_cell(async |cell| {
             replace::fill(cell, plan.large).await?;
+            replace::rest(cell).await?;
             let (seconds, changes) = replace::seconds(cell).await?;
             figure("master.replace_large_s", seconds, "s");
             figure("master.acked_while_replaced_per_s", changes as f64 / seconds, "1/s");

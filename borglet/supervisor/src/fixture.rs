@@ -1,6 +1,6 @@
 //! Tasks and polls for tests.
 
-use borg_proto::poll::{Fence, PollRequest, ReportVersion, Target, TargetTask};
+use borg_proto::poll::{Fence, PollRequest, ReportVersion, Target, TargetDigest, TargetTask};
 use borg_proto::spec::TaskSpec;
 use borg_proto::{AppClass, IncarnationId, JobId, Millis, Priority, Resources, TaskId};
 use std::collections::BTreeMap;
@@ -42,6 +42,7 @@ pub(crate) fn poll(fence: Fence, target: Option<Vec<TargetTask>>) -> PollRequest
         cell: "lab".parse().expect("a name"),
         machine: "m1".parse().expect("a name"),
         fence,
+        digest: TargetDigest::default(),
         target: target.map(|tasks| Arc::new(Target { tasks, ..Target::default() })),
         seen: ReportVersion::default(),
         hold: Millis(0),

@@ -5,7 +5,7 @@ use crate::task::{Phase, Stop, Task};
 use crate::turn::{Adopted, Config, Counts, Effect, Input, Run};
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
-    TargetTask,
+    TargetDigest, TargetTask,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +25,8 @@ pub struct Supervisor {
     obeyed: Fence,
     /// Whether this process has had a target at all.
     has_target: bool,
+    /// Names it.
+    digest: TargetDigest,
     tasks: BTreeMap<IncarnationId, Task>,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
@@ -58,6 +60,7 @@ impl Supervisor {
             info,
             obeyed,
             has_target: false,
+            digest: TargetDigest::default(),
             tasks,
             lease: None,
             number: 1,
@@ -149,9 +152,10 @@ impl Supervisor {
         if new != old || !self.has_target {
             self.obeyed = new;
             self.has_target = true;
-            let target =
-                request.target.as_deref().expect("admitted: a new fence comes with a target");
-            self.obey(now, target, effects);
+            if let Some(target) = request.target.as_deref() {
+                self.digest = request.digest;
+                self.obey(now, target, effects);
+            }
         }
         if let Some(until) = extended
             && self.tasks.values().any(Task::is_exclusive)
@@ -217,7 +221,8 @@ impl Supervisor {
             return Err(PollRefusal::Stale { asked, obeyed: self.obeyed });
         }
         // Generations of two sessions have nothing to do with each other, so the whole fence counts.
-        if request.target.is_none() && !(self.has_target && asked == self.obeyed) {
+        let has_it = asked == self.obeyed || request.digest.is_known_as(self.digest);
+        if request.target.is_none() && !(self.has_target && has_it) {
             return Err(PollRefusal::TargetMissing { asked });
         }
         Ok(())

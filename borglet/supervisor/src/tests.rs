@@ -3,7 +3,8 @@
 use crate::fixture::{fence, poll, target_task};
 use crate::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
 use borg_proto::poll::{
-    AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetTask, TaskStatus, Usage,
+    AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetDigest, TargetTask,
+    TaskStatus, Usage,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use std::collections::BTreeMap;
@@ -235,6 +236,27 @@ fn an_order_without_its_target_is_obeyed_only_when_it_is_the_one_in_force() {
     assert!(missing(&mut b, fence(1, 2, 3)), "generations of two sessions are strangers");
     let effects = b.poll(poll(fence(1, 1, 3), None));
     assert!(answers(&effects)[0].1.is_ok());
+}
+
+/// A new leader wants the same: nothing is sent again, nothing starts or ends, and the order before is over.
+#[test]
+fn the_same_target_by_another_leader_is_obeyed_by_its_name() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, true);
+    let named =
+        |fence, digest, tasks| PollRequest { digest: TargetDigest(digest), ..poll(fence, tasks) };
+    let effects = b.poll(named(fence(1, 1, 3), 7, Some(vec![task])));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Start(_))));
+    let effects = b.poll(named(fence(2, 1, 1), 7, None));
+    assert_eq!(answers(&effects)[0].1.as_ref().unwrap().obeyed, fence(2, 1, 1));
+    let kept = |effect: &Effect| matches!(effect, Effect::RememberFence(_) | Effect::Answer { .. });
+    assert!(effects.iter().all(kept), "{effects:?}");
+    let stale = b.poll(named(fence(1, 1, 4), 7, Some(vec![])));
+    assert!(matches!(answers(&stale)[0].1, Err(PollRefusal::Stale { .. })));
+    for digest in [8, 0] {
+        let other = b.poll(named(fence(2, 1, 2), digest, None));
+        assert!(matches!(answers(&other)[0].1, Err(PollRefusal::TargetMissing { .. })));
+    }
 }
 
 #[test]

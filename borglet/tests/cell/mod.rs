@@ -2,8 +2,8 @@
 
 use borg_proto::identity::Identity;
 use borg_proto::poll::{
-    AnswerStamp, Fence, PollAnswer, PollRequest, ReportVersion, Target, TargetTask, TaskReport,
-    TaskStatus,
+    AnswerStamp, Fence, PollAnswer, PollRequest, ReportVersion, Target, TargetDigest, TargetTask,
+    TaskReport, TaskStatus,
 };
 use borg_proto::rpc::{self, BorgletClient, Credentials, Timeouts};
 use borg_proto::spec::TaskSpec;
@@ -235,7 +235,8 @@ impl Master {
         });
         let (cell, machine) = ("lab".parse().unwrap(), self.machine.clone());
         let lease = self.lease;
-        let request = PollRequest { cell, machine, fence, target, seen, hold, lease };
+        let digest = TargetDigest::default();
+        let request = PollRequest { cell, machine, fence, digest, target, seen, hold, lease };
         let answer = self.client.poll(pb::PollRequest::from(&request)).await?;
         let answer = PollAnswer::try_from(answer.into_inner()).unwrap();
         self.answered = Some(answer.stamp());

@@ -43,6 +43,7 @@ fn polls(cell: &Cell) -> pb::PollRequest {
         seen: None,
         hold_ms: 0,
         lease: None,
+        digest: 0,
     }
 }
 

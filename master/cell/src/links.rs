@@ -10,6 +10,7 @@
 //! a full one. A machine is taken for down only by silence that a live shard saw in this term. An
 //! exclusive task is set free only when its last incarnation surely runs no more (`lease`).
 
+mod digest;
 mod division;
 mod lease;
 mod silence;
@@ -20,8 +21,9 @@ use crate::master::Effect;
 use crate::state::CellState;
 use borg_proto::command::Observation;
 use borg_proto::peer::{ShardMachine, ShardOrders, ShardReport, ShardSession};
-use borg_proto::poll::{MachineReport, REPLACE_AFTER, Usage};
+use borg_proto::poll::{MachineReport, REPLACE_AFTER, Target, Usage};
 use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
+use digest::Digests;
 use division::{Liveness, owner};
 use lease::Leases;
 use silence::{Silence, urgency};
@@ -139,6 +141,8 @@ struct Shard {
     machines: BTreeSet<MachineId>,
     /// Machines whose orders are to be sent.
     changed: BTreeSet<MachineId>,
+    /// Machines whose orders are to be repeated, without the target that was sent already.
+    repeated: BTreeSet<MachineId>,
     acks: BTreeMap<MachineName, u64>,
     resync: BTreeSet<MachineName>,
 }
@@ -153,6 +157,7 @@ pub(crate) struct Links {
     liveness: Liveness,
     shards: BTreeMap<ReplicaId, Shard>,
     links: BTreeMap<MachineId, Link>,
+    digests: Digests,
     names: BTreeMap<MachineName, MachineId>,
     /// Machines whose reports may differ from the state.
     dirty: BTreeSet<MachineId>,
@@ -191,6 +196,7 @@ impl Links {
             last_session: 0,
             shards: BTreeMap::new(),
             links: BTreeMap::new(),
+            digests: Digests::default(),
             names: BTreeMap::new(),
             dirty: BTreeSet::new(),
             usage: BTreeMap::new(),
@@ -202,7 +208,8 @@ impl Links {
         };
         for machine in state.machines() {
             links.names.insert(machine.name.clone(), machine.id);
-            links.links.insert(machine.id, Link::new(machine, state, now, links.spare));
+            let link = Link::new(machine, state, now, links.spare, &mut links.digests);
+            links.links.insert(machine.id, link);
             links.restand(machine.id);
         }
         links.liveness.update(&links.config, heard, now);
@@ -225,9 +232,9 @@ impl Links {
                         touched.insert(*machine);
                     }
                 }
+                EventKind::JobForgotten(id, _) => self.digests.forget(*id),
                 EventKind::JobSubmitted(_)
                 | EventKind::JobChanged { .. }
-                | EventKind::JobForgotten(..)
                 | EventKind::MastersChanged
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
@@ -247,7 +254,7 @@ impl Links {
     fn retarget(&mut self, id: MachineId, state: &CellState, now: Millis) {
         let Some(machine) = state.machine(id) else { return };
         let Some(link) = self.links.get_mut(&id) else {
-            let mut link = Link::new(machine, state, now, self.spare);
+            let mut link = Link::new(machine, state, now, self.spare, &mut self.digests);
             let replica = owner(id, self.liveness.live());
             link.shard = replica;
             self.links.insert(id, link);
@@ -262,7 +269,7 @@ impl Links {
             return;
         };
         self.dirty.insert(id);
-        let gone = link.retarget(machine, state, now, self.spare);
+        let gone = link.retarget(machine, state, now, self.spare, &mut self.digests);
         if let Some(gone) = gone {
             for incarnation in gone {
                 self.usage.remove(&incarnation);
@@ -297,7 +304,7 @@ impl Links {
         for (id, link) in &mut self.links {
             let Some(machine) = state.machine(*id) else { continue };
             if (!self.spare || link.strangers > 0)
-                && link.renew_target(machine, state, self.spare).is_some()
+                && link.renew_target(machine, state, self.spare, &mut self.digests).is_some()
             {
                 self.shards.entry(link.shard).or_default().changed.insert(*id);
             }
@@ -319,6 +326,7 @@ impl Links {
         if let Some(shard) = self.shards.get_mut(&link.shard) {
             shard.machines.remove(&id);
             shard.changed.remove(&id);
+            shard.repeated.remove(&id);
         }
         // Orders cannot take a machine away from a shard, a new division can.
         self.renew(link.shard, now);
@@ -369,6 +377,8 @@ impl Links {
             }
             shard.acks.insert(name, link.seq());
         }
+        let wanting = report.wanting.iter().filter_map(|name| self.names.get(name));
+        shard.changed.extend(wanting.filter(|id| shard.machines.contains(id)));
         for (id, usage) in report.usage {
             if self.usage.contains_key(&id) {
                 self.usage.insert(id, usage);
@@ -464,7 +474,7 @@ impl Links {
                 if link.overdue()
                     && now.since(link.sent_at) >= self.config.repeat + self.config.repeat
                 {
-                    shard.changed.insert(*id);
+                    shard.repeated.insert(*id);
                 }
             }
         }
@@ -556,6 +566,7 @@ impl Links {
             if let Some(shard) = self.shards.get_mut(&link.shard) {
                 shard.machines.remove(id);
                 shard.changed.remove(id);
+                shard.repeated.remove(id);
                 touched.insert(link.shard);
             }
             self.shards.entry(to).or_default().machines.insert(*id);
@@ -582,6 +593,7 @@ impl Links {
         shard.reported_at = now;
         shard.renewed_at = now;
         shard.changed.clear();
+        shard.repeated.clear();
         shard.acks.clear();
         shard.resync.clear();
         self.leases.renewed(replica);
@@ -603,6 +615,7 @@ impl Links {
                 shard.whole || (!shard.confirmed && now.since(shard.sent_at) >= self.config.repeat);
             let lease = self.leases.news(*replica);
             let part = !shard.changed.is_empty()
+                || !shard.repeated.is_empty()
                 || !shard.acks.is_empty()
                 || !shard.resync.is_empty()
                 || lease;
@@ -611,24 +624,25 @@ impl Links {
                 continue;
             }
             let changed = std::mem::take(&mut shard.changed);
-            let which = if whole { &shard.machines } else { &changed };
+            let mut named = std::mem::take(&mut shard.repeated);
+            named.extend(&changed);
+            let which = if whole { &shard.machines } else { &named };
             let (mut parts, mut room) = (vec![Vec::new()], MAX_ORDERS_BYTES);
             for id in which {
                 let link = self.links.get_mut(id).expect("a shard's machines are linked");
                 link.sent_at = now;
-                if link.target_bytes > room {
+                // A shard has most targets from the leader before, and asks for the others.
+                let target = (!whole && changed.contains(id)).then(|| link.target.clone());
+                let bytes = if target.is_some() { link.target_bytes } else { 0 };
+                if bytes > room {
                     parts.push(Vec::new());
                     room = MAX_ORDERS_BYTES;
                 }
-                room = room.saturating_sub(link.target_bytes);
-                parts.last_mut().expect("it begins with one").push(link.order());
+                room = room.saturating_sub(bytes);
+                parts.last_mut().expect("it begins with one").push(link.order(target));
             }
             let mut parts = parts.into_iter();
-            let mut machines = parts.next().unwrap_or_default();
-            if whole {
-                // A division names all machines of the shard; orders for these follow.
-                machines.extend(parts.as_slice().iter().flatten().map(without_target));
-            }
+            let machines = parts.next().unwrap_or_default();
             if whole {
                 shard.whole = false;
                 shard.sent_at = now;
@@ -719,19 +733,14 @@ impl Links {
     }
 }
 
-/// Names a machine whose orders are still to come: it is not asked before them.
-fn without_target(order: &ShardMachine) -> ShardMachine {
-    let (machine, address) = (order.machine.clone(), order.address.clone());
-    ShardMachine { machine, address, generation: 0, target: Arc::default() }
-}
-
 impl Link {
-    fn order(&self) -> ShardMachine {
+    fn order(&self, target: Option<Arc<Target>>) -> ShardMachine {
         ShardMachine {
             machine: self.name.clone(),
             address: self.address.to_string(),
             generation: self.generation,
-            target: self.target.clone(),
+            digest: self.digest,
+            target,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use crate::names::IncarnationId;
 use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp};
-use crate::poll::{TaskReport, Usage};
+use crate::poll::{Target, TargetDigest, TaskReport, Usage};
 use crate::time::Millis;
 use std::sync::Arc;
 
@@ -46,7 +46,8 @@ impl From<&ShardMachine> for pb::ShardMachine {
             machine: m.machine.to_string(),
             address: m.address.clone(),
             generation: m.generation,
-            target: Some((&*m.target).into()),
+            target: m.target.as_deref().map(Into::into),
+            digest: m.digest.0,
         }
     }
 }
@@ -59,7 +60,8 @@ impl TryFrom<pb::ShardMachine> for ShardMachine {
             machine: m.machine.parse().at("machine")?,
             address: m.address,
             generation: m.generation,
-            target: Arc::new(required("target", m.target)?.try_into().at("target")?),
+            target: m.target.map(Target::try_from).transpose().at("target")?.map(Arc::new),
+            digest: TargetDigest(m.digest),
         })
     }
 }
@@ -143,6 +145,7 @@ impl From<&ShardReport> for pb::ShardReport {
             deltas: r.deltas.iter().map(Into::into).collect(),
             usage: r.usage.iter().map(usage).collect(),
             stamp: r.stamp.map(Into::into),
+            wanting: r.wanting.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -159,6 +162,7 @@ impl TryFrom<pb::ShardReport> for ShardReport {
             deltas: each("deltas", r.deltas, MAX_MACHINES, MachineDelta::try_from)?,
             usage: each("usage", r.usage, MAX_USAGES, usage)?,
             stamp: r.stamp.map(Into::into),
+            wanting: each("wanting", r.wanting, MAX_MACHINES, |name| name.parse())?,
         })
     }
 }

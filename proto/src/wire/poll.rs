@@ -4,8 +4,8 @@ use super::error::{At, WireError, check_ordered, check_range, each, port, requir
 use super::{pb, spec};
 use crate::names::{IncarnationId, TaskName};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask,
-    TaskReport, TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
+    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
 use crate::time::Millis;
@@ -138,6 +138,7 @@ impl From<&PollRequest> for pb::PollRequest {
             machine: r.machine.to_string(),
             fence: Some((&r.fence).into()),
             target: r.target.as_deref().map(Into::into),
+            digest: r.digest.0,
             seen: Some((&r.seen).into()),
             hold_ms: r.hold.0,
             lease: r
@@ -156,6 +157,7 @@ impl TryFrom<pb::PollRequest> for PollRequest {
             machine: r.machine.parse().at("machine")?,
             fence: required("fence", r.fence)?.into(),
             target: r.target.map(Target::try_from).transpose().at("target")?.map(Arc::new),
+            digest: TargetDigest(r.digest),
             seen: r.seen.map_or_else(ReportVersion::default, Into::into),
             hold: Millis(r.hold_ms),
             lease: r.lease.map(|l| AnswerStamp { session: l.session, at: Millis(l.at_ms) }),

@@ -5,8 +5,8 @@ use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId, TaskName};
 use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target, TargetTask,
-    TaskReport, TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
+    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
 };
 use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
@@ -251,11 +251,13 @@ pub(super) fn poll_request() -> impl Strategy<Value = PollRequest> {
         version(),
         0..=60_000_u64,
         option::of(any::<[u64; 2]>()),
+        any::<u64>().prop_map(TargetDigest),
     )
-        .prop_map(|(cell, machine, fence, target, seen, hold, lease)| PollRequest {
+        .prop_map(|(cell, machine, fence, target, seen, hold, lease, digest)| PollRequest {
             cell,
             machine,
             fence,
+            digest,
             target,
             seen,
             hold: Millis(hold),
@@ -320,11 +322,13 @@ fn session() -> impl Strategy<Value = ShardSession> {
 
 /// Orders to a shard.
 pub(super) fn orders() -> impl Strategy<Value = ShardOrders> {
-    let machine = (name(), address(), any::<u64>(), target()).prop_map(
-        |(machine, address, generation, target)| ShardMachine {
+    let digest = any::<u64>().prop_map(TargetDigest);
+    let machine = (name(), address(), any::<u64>(), digest, option::of(target())).prop_map(
+        |(machine, address, generation, digest, target)| ShardMachine {
             machine,
             address,
             generation,
+            digest,
             target,
         },
     );
@@ -358,8 +362,16 @@ pub(super) fn report() -> impl Strategy<Value = ShardReport> {
             .prop_map(|(machine, seq, full, reachable, obeyed, info, tasks, gone)| {
                 MachineDelta { machine, seq, full, reachable, obeyed, info, tasks, gone }
             });
-    (session(), replica(), vec(delta, 0..3), vec((incarnation(), usage()), 0..3), stamp()).prop_map(
-        |(session, from, deltas, usage, stamp)| ShardReport { session, from, deltas, usage, stamp },
+    let usage = vec((incarnation(), usage()), 0..3);
+    (session(), replica(), vec(delta, 0..3), usage, stamp(), vec(name(), 0..3)).prop_map(
+        |(session, from, deltas, usage, stamp, wanting)| ShardReport {
+            session,
+            from,
+            deltas,
+            usage,
+            stamp,
+            wanting,
+        },
     )
 }
 

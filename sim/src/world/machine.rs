@@ -273,7 +273,13 @@ impl World {
         let token = borglet.next_token;
         borglet.next_token += 1;
         borglet.held.insert(token, asked.id);
+        let (before, fence) = (borglet.supervisor.obeyed(), asked.request.fence);
+        let named = asked.request.target.is_none() && before.session != fence.session;
         self.tell_borglet(machine, Input::Poll { token, request: asked.request });
+        let obeyed = self.machines[machine].borglet.as_ref().map(|b| b.supervisor.obeyed());
+        if named && obeyed == Some(fence) {
+            self.hit(Mark::TargetKept);
+        }
     }
 
     pub(crate) fn tell_borglet(&mut self, index: usize, input: Input) {

@@ -3,12 +3,13 @@
 //! Invariant: every difference is applied once and in order (session, sequence); what was missed
 //! makes the view stale until a full report.
 
+use super::digest::Digests;
 use crate::state::{CellState, Machine, MachineState, Stranger};
 use borg_proto::command::Observation;
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
 use borg_proto::peer::MachineDelta;
-use borg_proto::poll::{MachineReport, Target, TargetTask, TaskReport, TaskStatus};
+use borg_proto::poll::{MachineReport, Target, TargetDigest, TargetTask, TaskReport, TaskStatus};
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{
     IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
@@ -37,6 +38,8 @@ pub(super) struct Link {
     /// Grows with every change of the target or the address.
     pub(super) generation: u64,
     pub(super) target: Arc<Target>,
+    /// Names the target.
+    pub(super) digest: TargetDigest,
     /// What the target takes in a message, see [`crate::state::target_bytes`].
     pub(super) target_bytes: u64,
     /// When its orders were last sent.
@@ -121,7 +124,13 @@ struct Seen {
 
 impl Link {
     /// A machine of which nothing was heard. Belongs to no shard yet.
-    pub(super) fn new(machine: &Machine, state: &CellState, now: Millis, spare: bool) -> Self {
+    pub(super) fn new(
+        machine: &Machine,
+        state: &CellState,
+        now: Millis,
+        spare: bool,
+        digests: &mut Digests,
+    ) -> Self {
         let target = Target { spare, ..target(machine, state) };
         Self {
             name: machine.name.clone(),
@@ -129,6 +138,7 @@ impl Link {
             shard: ReplicaId(0),
             generation: 1,
             listed: target.tasks.iter().map(|task| (task.id, 1)).collect(),
+            digest: digests.of(&target),
             target: Arc::new(target),
             target_bytes: machine.target_bytes,
             sent_at: Millis(0),
@@ -183,13 +193,14 @@ impl Link {
         state: &CellState,
         now: Millis,
         spare: bool,
+        digests: &mut Digests,
     ) -> Option<Vec<IncarnationId>> {
         self.in_vain.clear();
         let place = Place::of(machine, state, now);
         if std::mem::discriminant(&place) != std::mem::discriminant(&self.place) {
             self.place = place;
         }
-        self.renew_target(machine, state, spare)
+        self.renew_target(machine, state, spare, digests)
     }
 
     /// The same, when nothing of the state changed that concerns this machine.
@@ -198,6 +209,7 @@ impl Link {
         machine: &Machine,
         state: &CellState,
         spare: bool,
+        digests: &mut Digests,
     ) -> Option<Vec<IncarnationId>> {
         let mut target = Target { spare, ..target(machine, state) };
         if spare {
@@ -213,6 +225,7 @@ impl Link {
         let generation =
             |task: &TargetTask| before.get(&task.id).copied().unwrap_or(self.generation);
         self.listed = target.tasks.iter().map(|task| (task.id, generation(task))).collect();
+        self.digest = digests.of(&target);
         self.target = Arc::new(target);
         self.target_bytes = machine.target_bytes;
         self.address = machine.address.clone();
@@ -540,7 +553,8 @@ mod tests {
         cell.apply(master(), Action::Lead { leader, term: 5 }).unwrap();
         let state = &cell.state;
         let machine = state.machine(machine).unwrap();
-        let mut link = Link::new(machine, state, cell.now, true);
+        let digests = &mut Digests::default();
+        let mut link = Link::new(machine, state, cell.now, true, digests);
         assert!(link.target.spare && link.target.tasks.is_empty());
         let mut all = [newer, replaced, over, unknown];
         all.sort();
@@ -573,13 +587,13 @@ mod tests {
             .collect();
         assert_eq!(adopted, [(newer, machine.id, 7)]);
 
-        assert!(link.renew_target(machine, state, true).is_some());
+        assert!(link.renew_target(machine, state, true, digests).is_some());
         assert_eq!(link.target.ends, [replaced, over]);
         assert_eq!((link.generation, link.spared()), (2, 2));
-        assert!(link.renew_target(machine, state, true).is_none(), "nothing new to tell");
+        assert!(link.renew_target(machine, state, true, digests).is_none(), "nothing new to tell");
 
         // The window is over: the target alone counts again.
-        assert!(link.renew_target(machine, state, false).is_some());
+        assert!(link.renew_target(machine, state, false, digests).is_some());
         assert_eq!((link.target.spare, link.target.ends.len(), link.spared()), (false, 0, 0));
         assert!(link.compare(cell.now, machine, state).is_empty());
     }
