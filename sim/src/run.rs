@@ -2,7 +2,7 @@
 //!
 //! A run is a storm of faults over a busy cell, then calm, then the check that everything settled.
 
-use crate::checkers::quiescence::Aspect;
+use crate::checkers::quiescence::{Aspect, Unsettled};
 use crate::checkers::{Invariant, Violation};
 use crate::journal::Sink;
 use crate::marks::{Mark, Marks};
@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const STORM: Millis = Millis(60_000);
 /// How long it must stay settled: nothing more than what is on its way happens.
 const STAYS: Millis = Millis(2_500);
+/// How long an entry may take from the leader to the others when nothing fails: some round trips.
+const ON_ITS_WAY: Millis = Millis(100);
 /// Stack of a run's thread: a world is deep in debug builds.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -148,9 +150,9 @@ fn settle(world: &mut World) -> BTreeMap<Aspect, Millis> {
             return settled;
         }
         let since = world.now().since(calm);
-        let unsettled = world.unsettled().or_else(|| {
+        let unsettled = unsettled(world).or_else(|| {
             world.run_for(STAYS);
-            world.unsettled()
+            unsettled(world)
         });
         // What comes before it in the order of looking is well.
         let well = |aspect: &Aspect| unsettled.as_ref().is_none_or(|why| *aspect < why.aspect);
@@ -169,6 +171,20 @@ fn settle(world: &mut World) -> BTreeMap<Aspect, Millis> {
     }
     look_at_the_end(world);
     settled
+}
+
+/// Why the world has not settled. At any one moment an entry may be on its way from the leader to the others;
+/// one that does not arrive within [`ON_ITS_WAY`] is late.
+fn unsettled(world: &mut World) -> Option<Unsettled> {
+    let until = world.now() + ON_ITS_WAY;
+    loop {
+        let unsettled = world.unsettled();
+        let others_behind = unsettled.as_ref().is_some_and(|why| why.aspect == Aspect::Replicas);
+        if !others_behind || world.now() >= until {
+            return unsettled;
+        }
+        world.run_for(Millis(10));
+    }
 }
 
 /// What must be so when everything has settled.
