@@ -32,6 +32,8 @@ pub const MASTERS: usize = 5;
 pub const BORGLETS: usize = 3;
 /// How long masters may take to agree after one was started: ours, for a loaded computer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause after a kill: its sockets are gone.
+const AFTER_A_KILL: Duration = Duration::from_millis(500);
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -223,6 +225,23 @@ impl LocalCell {
         let mut args: Vec<OsString> = args.collect();
         args.pop(); // behind the last zero
         Ok(Doomed { master, pid, args })
+    }
+
+    /// Starts all masters again, one after another, with these arguments besides.
+    ///
+    /// # Errors
+    /// When one does not come back.
+    pub async fn start_all_with(&mut self, more: &[&str]) -> Result<(), Error> {
+        for master in 0..MASTERS {
+            self.settled().await?;
+            let mut doomed = self.arguments(master)?;
+            doomed.kill()?;
+            doomed.args.extend(more.iter().map(OsString::from));
+            tokio::time::sleep(AFTER_A_KILL).await;
+            self.start_again(doomed)?;
+        }
+        self.settled().await?;
+        Ok(())
     }
 
     /// Takes the log of a killed master away.

@@ -343,6 +343,7 @@ impl App {
         };
         let shard = borg_linkshard::Config {
             process: clock::now().0,
+            hold: Millis(self.config.poll_every_ms),
             ..borg_linkshard::Config::new(self.credentials.identity.cell.clone(), own)
         };
         tokio::spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
