@@ -155,12 +155,15 @@ pub async fn with_watchers(cell: &LocalCell, rounds: usize) -> Result<[f64; 2], 
             let watched = watchers(cell, WATCHERS, kind == "everything").await?;
             let beside = seen(cell, CLIENTS).await?;
             let events = watched.load(Ordering::Relaxed);
+            drop(watched);
+            // On both sides, as the cell grows with each round.
+            let after = seen(cell, CLIENTS).await?;
             progress(&format!(
-                "load {}; round {round}: {alone:.0}/s alone, {beside:.0}/s beside {WATCHERS} \
-                 watchers of {kind}, who got {events} events",
+                "load {}; round {round}: {alone:.0}/s and {after:.0}/s alone, {beside:.0}/s beside \
+                 {WATCHERS} watchers of {kind}, who got {events} events",
                 load()
             ));
-            ratios.push(beside / alone);
+            ratios.push(2.0 * beside / (alone + after));
         }
     }
     Ok(ratios.map(|ratios| median(&ratios)))
