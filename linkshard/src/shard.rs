@@ -16,11 +16,17 @@ use borg_proto::peer::{
 };
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
-    TargetDigest, Usage,
+    TargetDigest, TaskStatus, Usage,
 };
 use borg_proto::time::Millis;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Bytes of differences in one report, about. Ours.
+const MAX_REPORT_BYTES: usize = 1 << 20;
+/// What each part of a difference takes besides its texts, at most about, in bytes.
+const ITEM_BYTES: usize = 96;
 
 /// How a shard paces itself. All values are ours: the paper gives "every few seconds".
 #[derive(Debug, Clone)]
@@ -409,12 +415,14 @@ impl Shard {
     }
 
     fn take_order(&mut self, now: Millis, order: ShardMachine, deltas: &mut Vec<MachineDelta>) {
-        let name = order.machine.clone();
-        if !self.machines.contains_key(&name) {
-            self.machines.insert(name.clone(), Polled::new(order.address.clone(), now));
-            self.due_opening.insert((now, name.clone()));
-        }
-        let Some(polled) = self.machines.get_mut(&name) else { return };
+        let name = order.machine;
+        let polled = match self.machines.entry(name.clone()) {
+            Entry::Occupied(polled) => polled.into_mut(),
+            Entry::Vacant(free) => {
+                self.due_opening.insert((now, name.clone()));
+                free.insert(Polled::new(order.address.clone(), now))
+            }
+        };
         let moved = polled.address != order.address;
         if order.generation <= polled.generation && !moved {
             return;
@@ -424,14 +432,13 @@ impl Shard {
             self.wanting.push(name);
             return;
         };
-        if has_exclusive(&target) {
-            self.exclusive.insert(name.clone());
-        }
         if polled.generation == 0 && polled.missed >= self.config.missed && polled.reachable {
             deltas.push(tell_silence(now, &name, polled));
         }
-        polled.exclusive = has_exclusive(&target);
-        if !polled.exclusive {
+        polled.exclusive = target.tasks.iter().any(|task| task.exclusive);
+        if polled.exclusive {
+            self.exclusive.insert(name.clone());
+        } else {
             self.exclusive.remove(&name);
             (polled.answered, polled.lease) = (None, None);
         }
@@ -638,15 +645,16 @@ impl Shard {
         self.last_report = now;
         let stamp = ShardStamp { process: self.config.process, at: now };
         let stamp = (!self.exclusive.is_empty()).then_some(stamp);
-        let report = ShardReport {
-            session: self.session,
-            from: self.config.replica,
-            deltas,
-            usage,
-            stamp,
-            wanting,
-        };
-        effects.push(Effect::Report { to: leader, report });
+        let (session, from) = (self.session, self.config.replica);
+        let mut parts = in_parts(deltas).into_iter();
+        let deltas = parts.next().unwrap_or_default();
+        let first = ShardReport { session, from, deltas, usage, stamp, wanting };
+        effects.push(Effect::Report { to: leader, report: first });
+        for deltas in parts {
+            let (usage, wanting) = (Vec::new(), Vec::new());
+            let report = ShardReport { session, from, deltas, usage, stamp, wanting };
+            effects.push(Effect::Report { to: leader, report });
+        }
     }
 
     /// The next moment at which something is due without any input.
@@ -662,8 +670,40 @@ impl Shard {
     }
 }
 
-fn has_exclusive(target: &Target) -> bool {
-    target.tasks.iter().any(|task| task.exclusive)
+/// Differences in messages of about [`MAX_REPORT_BYTES`], so that heartbeats on the same connection are not
+/// late and none is larger than what is read.
+fn in_parts(deltas: Vec<MachineDelta>) -> Vec<Vec<MachineDelta>> {
+    let (mut parts, mut room) = (vec![Vec::new()], MAX_REPORT_BYTES);
+    for delta in deltas {
+        let bytes = about_bytes(&delta);
+        if bytes > room && room < MAX_REPORT_BYTES {
+            parts.push(Vec::new());
+            room = MAX_REPORT_BYTES;
+        }
+        room = room.saturating_sub(bytes);
+        parts.last_mut().expect("it begins with one").push(delta);
+    }
+    parts
+}
+
+/// How long a difference is in a message, about, in bytes.
+fn about_bytes(delta: &MachineDelta) -> usize {
+    let info = delta.info.as_ref().map_or(0, |info| {
+        info.attributes.iter().map(|(name, value)| name.len() + value.len() + ITEM_BYTES).sum()
+    });
+    let tasks = delta.tasks.iter().map(|task| {
+        let text = task.last_failure.as_ref().map_or(0, |cause| cause.to_string().len());
+        let ended = match &task.status {
+            TaskStatus::Ended { failure: Some(cause), .. } => cause.to_string().len(),
+            TaskStatus::Ended { failure: None, .. }
+            | TaskStatus::Starting
+            | TaskStatus::Up { .. }
+            | TaskStatus::BackOff { .. }
+            | TaskStatus::Stopping => 0,
+        };
+        text + ended + task.ports.len() * 4 + ITEM_BYTES
+    });
+    ITEM_BYTES + info + tasks.sum::<usize>() + delta.gone.len() * ITEM_BYTES
 }
 
 fn obeyed_generation(session: ShardSession, obeyed: Fence) -> u64 {

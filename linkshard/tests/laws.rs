@@ -481,3 +481,33 @@ fn connections_are_opened_a_few_at_a_time_and_whoever_waits_for_one_has_not_miss
     assert_eq!(once.len(), 3 * limit - 1, "each is dialled once before any is dialled again");
     assert!(silent.iter().all(|delta| delta.machine != first));
 }
+
+/// However much a shard has to say at once, no message is larger than what heartbeats can wait for.
+#[test]
+fn a_long_report_comes_in_several_and_says_everything_once() {
+    let mut shard = shard();
+    let polls = polls(shard.handle(Millis(0), [Input::Orders(orders_of(40))]));
+    let tasks: BTreeMap<u8, u8> = (0..=255).map(|task| (task, 1)).collect();
+    let mut long = report(0, &tasks);
+    for task in &mut long.tasks {
+        task.last_failure = Some(borg_proto::FailureCause::start(&"x".repeat(500)));
+    }
+    let answers = polls.iter().map(|(machine, ticket, request)| Input::Answered {
+        machine: machine.clone(),
+        ticket: *ticket,
+        answer: answer(request, 1, long.clone()),
+    });
+    let effects = shard.handle(Millis(1), answers);
+    let lengths: Vec<usize> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Report { report, .. } => {
+                Some(prost::Message::encoded_len(&borg_proto::wire::pb::ShardReport::from(report)))
+            }
+            Effect::Poll { .. } | Effect::Forget(_) => None,
+        })
+        .collect();
+    assert!(lengths.len() > 4 && lengths.iter().all(|bytes| *bytes < 3 << 20), "{lengths:?}");
+    let told: Vec<MachineName> = deltas(&effects).into_iter().map(|delta| delta.machine).collect();
+    assert_eq!(told.len(), polls.len());
+}

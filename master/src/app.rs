@@ -9,7 +9,7 @@ use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
 use crate::driver::{self, Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
-use crate::greeting::{self, Out};
+use crate::greeting::{self, Dismissal};
 use crate::http;
 use crate::inbox::Inbox;
 use crate::joining::{self, Ready};
@@ -30,7 +30,7 @@ use borg_proto::rpc::{self, BorgmasterServer, Credentials, CredentialsError};
 use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use prost::Message;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,6 +65,9 @@ pub enum AppError {
     /// The same replica twice in `--masters`.
     #[error("--masters names master {0} twice")]
     MemberTwice(ReplicaId),
+    /// Two replicas at one address in `--masters`.
+    #[error("--masters gives masters {0} and {1} the same address")]
+    AddressTwice(ReplicaId, ReplicaId),
     /// There is no log, and nobody said that there should be none.
     #[error("no log in {0}")]
     NoLog(String),
@@ -128,11 +131,11 @@ pub enum AppError {
     Panicked(&'static str),
 }
 
-impl From<Out> for AppError {
-    fn from(out: Out) -> Self {
-        match out {
-            Out::Removed { by, of } => Self::Removed { by, of },
-            Out::OtherRestore { own, others } => Self::OtherRestore { own, others },
+impl From<Dismissal> for AppError {
+    fn from(dismissal: Dismissal) -> Self {
+        match dismissal {
+            Dismissal::Removed { by, of } => Self::Removed { by, of },
+            Dismissal::OtherRestore { own, others } => Self::OtherRestore { own, others },
         }
     }
 }
@@ -165,6 +168,12 @@ fn check_members(me: ReplicaId, members: &[Member]) -> Result<Member, AppError> 
     let mut seen = BTreeSet::new();
     if let Some(twice) = members.iter().find(|member| !seen.insert(member.replica)) {
         return Err(AppError::MemberTwice(twice.replica));
+    }
+    let mut places = BTreeMap::new();
+    for member in members {
+        if let Some(other) = places.insert(&member.address, member.replica) {
+            return Err(AppError::AddressTwice(other, member.replica));
+        }
     }
     members.iter().find(|member| member.replica == me).cloned().ok_or(AppError::NotAMember(me))
 }

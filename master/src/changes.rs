@@ -144,7 +144,7 @@ impl Changes {
         let (reply, outcome) = oneshot::channel();
         let turn = Turn::Propose { command, deadline, reply: driver::Reply::Here(reply) };
         self.driver.ask(user, bytes, turn)?;
-        outcome.await.map_err(|_| Status::unavailable("this master is stopping"))
+        outcome.await.map_err(|_| unanswered())
     }
 
     async fn pass_on(
@@ -233,6 +233,11 @@ impl Drop for Place {
         let mut shares = self.door.0.lock().unwrap_or_else(PoisonError::into_inner);
         shares.leave(clock::now(), &self.user, self.bytes);
     }
+}
+
+/// The driver let a question go.
+pub(crate) fn unanswered() -> Status {
+    Status::unavailable("this master is stopping, or has far too much to do: ask again")
 }
 
 fn no_quorum(why: &str) -> Status {

@@ -73,7 +73,8 @@ pub struct Config {
     #[arg(long, default_value_t = 10_000)]
     pub machine_down_after_ms: u64,
     /// Milliseconds for which a machine without news may hold its answer to a poll: in a cell so large that
-    /// polls cost too much, more. A machine that hangs is noticed so much later.
+    /// polls cost too much, more. A machine that hangs is noticed after three polls: 7.5 s by default, 19.5 s
+    /// with 5000. The same for all masters of a cell.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=5_000))]
     pub poll_every_ms: u64,
     /// Most checkpoints that are kept, so that reads can go back in time.

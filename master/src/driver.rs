@@ -258,7 +258,10 @@ impl Driver {
                 self.metrics.log_writes.inc();
                 let seconds = began.seconds();
                 self.metrics.log_write_seconds.observe(seconds);
-                self.wrote.push(micros(seconds));
+                // To remove what is old takes longer, and says nothing of the disk.
+                if !batch.entries.is_empty() || batch.hard_state.is_some() {
+                    self.wrote.push(micros(seconds));
+                }
             }
             Effect::Send { to, message } => {
                 self.send(to, pb::peer_message::Body::Raft(message));

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the cell goes on without this master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Out {
+pub(crate) enum Dismissal {
     /// Most others do not know it any more.
     Removed {
         /// How many of them.
@@ -45,7 +45,7 @@ pub(crate) async fn greet(
     turns: Inbox,
     view: watch::Receiver<View>,
     stop: CancellationToken,
-) -> Option<Out> {
+) -> Option<Dismissal> {
     let mut rounds = tokio::time::interval(EVERY);
     let mut doubted = false;
     loop {
@@ -129,14 +129,14 @@ impl Round {
         self.strangers += usize::from(further && !known);
     }
 
-    fn verdict(&self) -> Option<Out> {
+    fn verdict(&self) -> Option<Dismissal> {
         let most = |count: usize| count * 2 > self.others;
         match self.elsewhere.first() {
             Some(&(own, others)) if most(self.elsewhere.len()) => {
-                Some(Out::OtherRestore { own, others })
+                Some(Dismissal::OtherRestore { own, others })
             }
             Some(_) | None if most(self.strangers) => {
-                Some(Out::Removed { by: self.strangers, of: self.others })
+                Some(Dismissal::Removed { by: self.strangers, of: self.others })
             }
             Some(_) | None => None,
         }
@@ -156,7 +156,7 @@ mod tests {
         Ok(pb::HelloResponse { masters, applied_index, epoch, ..pb::HelloResponse::default() })
     }
 
-    fn verdict(own: Own, answers: &[Result<pb::HelloResponse, Status>]) -> Option<Out> {
+    fn verdict(own: Own, answers: &[Result<pb::HelloResponse, Status>]) -> Option<Dismissal> {
         let mut round = Round { others: answers.len(), ..Round::default() };
         for answer in answers {
             round.heard(own, answer);
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(verdict(OWN, &[friends(), friends(), friends(), strangers()]), None);
         assert_eq!(verdict(OWN, &[silent(), silent(), strangers(), strangers()]), None);
         let shut = || Err(Status::permission_denied("not a master"));
-        let out = Some(Out::Removed { by: 3, of: 4 });
+        let out = Some(Dismissal::Removed { by: 3, of: 4 });
         assert_eq!(verdict(OWN, &[strangers(), shut(), strangers(), silent()]), out);
     }
 
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn another_restore_is_said_rather_than_that_it_was_removed() {
         let restored = || hello(&[2, 3, 4, 5], 200, 3);
-        let out = Some(Out::OtherRestore { own: 2, others: 3 });
+        let out = Some(Dismissal::OtherRestore { own: 2, others: 3 });
         assert_eq!(verdict(OWN, &[restored(), restored(), restored(), silent()]), out);
         assert_eq!(verdict(OWN, &[restored(), restored(), friends(), friends()]), None);
         // A master that knows nothing yet has no epoch of its own to hold against others.

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a state that is shown is byte for byte the one that this replica had then.
 
+use crate::changes::unanswered;
 use crate::clock;
 use crate::driver::Turn;
 use crate::inbox::Inbox;
@@ -83,7 +84,7 @@ enum Missing {
     /// It takes too long.
     TooLong { reached: u64 },
     /// The replica stops.
-    Stopping,
+    Unanswered,
     /// What is kept cannot be read.
     Unreadable(String),
 }
@@ -263,8 +264,8 @@ fn ask(driver: &Inbox, after: u64) -> Result<Option<Vec<LogEntry>>, Missing> {
     let (reply, answer) = oneshot::channel();
     let look =
         Turn::Look(Box::new(move |master| drop(reply.send(master.log_after(after, ENTRIES)))));
-    driver.vital(look).map_err(|_| Missing::Stopping)?;
-    answer.blocking_recv().map_err(|_| Missing::Stopping)
+    driver.vital(look).map_err(|_| Missing::Unanswered)?;
+    answer.blocking_recv().map_err(|_| Missing::Unanswered)
 }
 
 impl Missing {
@@ -297,7 +298,7 @@ impl Missing {
                 "borg-at: {moment} takes more than {MAX_SECONDS} s to make ({reached} was reached): \
                  ask for a moment soon after a kept checkpoint (borgctl history)"
             )),
-            Self::Stopping => Status::unavailable("this master is stopping"),
+            Self::Unanswered => unanswered(),
             Self::Unreadable(why) => Status::unavailable(format!(
                 "borg-at: what this master keeps of {moment} cannot be used: {why}; ask another one"
             )),

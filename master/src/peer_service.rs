@@ -1,6 +1,6 @@
 //! What this replica answers to the other masters. Members of the cell only.
 
-use crate::changes::{Changes, outcome_of, reply_of};
+use crate::changes::{Changes, outcome_of, reply_of, unanswered};
 use crate::clock;
 use crate::config::MOST_WAITING_CALLS;
 use crate::driver::{Reply, Turn};
@@ -14,7 +14,7 @@ use borg_proto::identity::Role;
 use borg_proto::names::{CellName, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
 use borg_proto::rpc::{self, Peer};
-use borg_proto::wire::pb;
+use borg_proto::wire::{WireError, pb};
 use borg_proto::{MachineId, Millis};
 use pb::peer_message::Body;
 use std::collections::BTreeSet;
@@ -144,16 +144,18 @@ impl PeerService {
             Some(Body::Ask(ask)) => Turn::Input(Input::Ask { from, ask }),
             Some(Body::Piece(piece)) => Turn::Input(Input::Piece { from, piece }),
             Some(Body::Report(report)) => {
-                let report =
-                    ShardReport::try_from(report).map_err(|error| rpc::status_of(&error))?;
+                let Some(report) = readable(from, "report", ShardReport::try_from(report)) else {
+                    return Ok(true);
+                };
                 if report.from != from {
                     return Err(Status::permission_denied("report of another replica's shard"));
                 }
                 Turn::Input(Input::Report(report))
             }
             Some(Body::Orders(orders)) => {
-                let orders =
-                    ShardOrders::try_from(orders).map_err(|error| rpc::status_of(&error))?;
+                let Some(orders) = readable(from, "orders", ShardOrders::try_from(orders)) else {
+                    return Ok(true);
+                };
                 if orders.leader != from {
                     return Err(Status::permission_denied("orders of another leader"));
                 }
@@ -277,9 +279,8 @@ impl Peer for PeerService {
         let (reply, outcome) = oneshot::channel();
         let deadline = clock::now() + PATIENCE;
         let turn = Turn::Propose { command, deadline, reply: Reply::Here(reply) };
-        let stopping = || Status::unavailable("this master is stopping");
-        self.driver.vital(turn).map_err(|_| stopping())?;
-        match outcome.await.map_err(|_| stopping())? {
+        self.driver.vital(turn).map_err(|_| unanswered())?;
+        match outcome.await.map_err(|_| unanswered())? {
             Outcome::Accepted { answer: Answer::Master(replica), .. } => {
                 let epoch = self.view.borrow().state.epoch();
                 Ok(Response::new(pb::JoinResponse { replica: replica.0, epoch }))
@@ -372,6 +373,12 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
         heard_you: false,
         silent: Vec::new(),
     }
+}
+
+/// What another master said of machines, if this version understands it: else it is as if it was lost. Raft
+/// speaks on the same stream, so the stream goes on.
+fn readable<T>(from: ReplicaId, what: &str, read: Result<T, WireError>) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!(%from, what, %error, "not understood, dropped")).ok()
 }
 
 /// The machines that should answer and do not, and for how long, as others are told of them.

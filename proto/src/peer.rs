@@ -60,7 +60,7 @@ pub struct ShardMachine {
     pub generation: u64,
     /// Names the target.
     pub digest: TargetDigest,
-    /// What it should run. Left out in a whole division: the shard may have it from an earlier leader, and
+    /// What it should run. Left out in a whole division and in repeats: the shard may have it already, and
     /// says when it does not.
     pub target: Option<Arc<Target>>,
 }

@@ -67,8 +67,10 @@ marks! {
     MasterJoins = "master without a log joined in another life",
     /// A machine obeyed another leader, or session, whose target it had already.
     TargetKept = "a target was obeyed by its name alone",
-    /// A leader told its disk to hurry with the checkpoint that a newcomer needed.
-    CheckpointWanted = "a newcomer waited for a checkpoint that was being saved",
+    /// A newcomer needs the checkpoint that is being saved, and the disk is told to hurry.
+    CheckpointWanted = "a checkpoint was asked to be saved in a hurry",
+    /// What a checkpoint covers was forgotten in more than one step.
+    CompactedInSteps = "log compacted a step at a time",
     /// An operator took a master out and let its number join again.
     MasterTakenOut = "master taken out, and invited again",
     /// A master stopped because its disk was full.

@@ -17,6 +17,9 @@ use std::time::Duration;
 /// Aim for the 99th percentile of the longest gaps between two acknowledgements around each restart, in
 /// milliseconds.
 const GAP_P99_MS: f64 = 100.0;
+/// What it must not exceed, in milliseconds, in a debug build on a busy computer: the longest election twice, and
+/// as much again for a new leader to begin. Ours.
+const HELD_P99_MS: f64 = 2_000.0;
 /// Other clients, with a rest.
 const PACE: Pace = Pace { clients: 3, rest: Duration::from_millis(10), prefix: 't', ballast: 0 };
 /// The client whose gaps are measured does not rest.
@@ -69,7 +72,10 @@ pub fn rolling(run: &Run, says: &mut Says) -> Result<Reached, Error> {
     cell.check_equal_states()?;
     cell.check_logs()?;
     let (p50, p99) = (percentile(&gaps, 50), percentile(&gaps, 99));
-    // Told and not held: on a busy computer it says more about that than about the cell.
+    // The aim is told and not held: on a busy computer it says more about that than about the cell.
+    if p99 > HELD_P99_MS {
+        return Err(format!("a restart kept changes waiting for {p99:.0} ms").into());
+    }
     says.note(&format!(
         "longest write gap of a restart: p50 {p50:.0} ms, p99 {p99:.0} ms (aim, release build, quiet: {GAP_P99_MS:.0})"
     ));

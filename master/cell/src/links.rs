@@ -83,10 +83,10 @@ impl Default for Config {
 
 /// Most observations in one entry of the log, so that an entry stays small.
 const MAX_CHANGES: usize = 1_000;
-/// Most bytes of targets in one message to a shard, far below the largest that is read: the rest
-/// goes into messages of their own. A single machine's always fits, see
+/// Most bytes of targets in one message to a shard, so that heartbeats on the same connection are not late:
+/// the rest goes into messages of their own. A single machine's may be larger, see
 /// [`MAX_TARGET_BYTES`](crate::state::MAX_TARGET_BYTES).
-const MAX_ORDERS_BYTES: u64 = 24 << 20;
+const MAX_ORDERS_BYTES: u64 = 1 << 20;
 /// Stands for no machine: the cell hands this number out to none.
 const NOBODY: MachineId = MachineId(u32::MAX);
 /// Time between two looks at everything.
@@ -377,8 +377,13 @@ impl Links {
             }
             shard.acks.insert(name, link.seq());
         }
-        let wanting = report.wanting.iter().filter_map(|name| self.names.get(name));
-        shard.changed.extend(wanting.filter(|id| shard.machines.contains(id)));
+        for id in report.wanting.iter().filter_map(|name| self.names.get(name)) {
+            let link = self.links.get(id).filter(|link| link.shard == report.from);
+            // It asks as often as it is told, and what was sent may still be on its way.
+            if link.is_some_and(|link| link.is_worth_sending(now, self.config.repeat)) {
+                shard.changed.insert(*id);
+            }
+        }
         for (id, usage) in report.usage {
             if self.usage.contains_key(&id) {
                 self.usage.insert(id, usage);
@@ -633,8 +638,11 @@ impl Links {
                 link.sent_at = now;
                 // A shard has most targets from the leader before, and asks for the others.
                 let target = (!whole && changed.contains(id)).then(|| link.target.clone());
+                if target.is_some() {
+                    link.carried = Some((link.generation, now));
+                }
                 let bytes = if target.is_some() { link.target_bytes } else { 0 };
-                if bytes > room {
+                if bytes > room && room < MAX_ORDERS_BYTES {
                     parts.push(Vec::new());
                     room = MAX_ORDERS_BYTES;
                 }

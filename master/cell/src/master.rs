@@ -46,6 +46,9 @@ pub struct Config {
     /// Entries before a checkpoint that are kept, so that a replica that was away for a moment
     /// needs no checkpoint.
     pub trailing: u64,
+    /// Bytes of entries that are forgotten in one turn. Engines read what they remove, so 8 MiB, ours, are
+    /// some milliseconds.
+    pub compact_bytes: usize,
     /// Changes waiting for agreement at most; more are answered [`Outcome::Overloaded`].
     pub in_flight: usize,
     /// What concerns machines.
@@ -66,6 +69,7 @@ impl Config {
             election_ticks: 10,
             checkpoint_every: 10_000,
             trailing: 2_000,
+            compact_bytes: 8 << 20,
             in_flight: 4_096,
             links: links::Config::default(),
         }

@@ -48,9 +48,9 @@ const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
 /// Bytes of entries after which a checkpoint is made, however few they are, and of entries that
 /// are kept before one. Ours: they stay in memory.
 const CHECKPOINT_BYTES: usize = 64 << 20;
-/// Bytes of entries that are forgotten in one turn. Ours: engines read what they remove, so this is some
-/// milliseconds.
-const COMPACT_BYTES: usize = 8 << 20;
+/// Bytes of entries that come while a checkpoint is being saved, from which on it is late. Ours: they stay
+/// in memory as well.
+const LATE_BYTES: usize = 4 * CHECKPOINT_BYTES;
 /// Wait after a checkpoint that found no room on the disk. Ours.
 const CHECKPOINT_PAUSE: Millis = Millis(10_000);
 /// Bytes of entries that are kept for a replica that is taking a checkpoint, so that it finds the log
@@ -224,7 +224,11 @@ impl Replica {
             reads: Reads::new(id, config.seed),
             digests: Digests::new(config.replica),
             heard: BTreeMap::new(),
-            uncovered_bytes: recovered.entries.iter().map(|entry| entry.data.len()).sum(),
+            uncovered_bytes: {
+                let covered = recovered.checkpoint.as_ref().map_or(0, |made| made.meta.place.index);
+                let after = recovered.entries.iter().filter(|entry| entry.index > covered);
+                after.map(|entry| entry.data.len()).sum()
+            },
             saving: None,
             hurried: 0,
             compacting: 0,
@@ -455,6 +459,15 @@ impl Replica {
         replica.0 != self.id && self.peers.contains(&replica.0)
     }
 
+    /// Why an action may not even begin.
+    fn gate(&self, now: Millis, action: &Action) -> Option<Outcome> {
+        let raises = matches!(action, Action::RaiseLevel { .. });
+        if action.level() > self.state.level() && !raises {
+            return Some(Outcome::TooNew { needs: action.level(), has: self.state.level() });
+        }
+        self.is_unsafe(now, action)
+    }
+
     /// Puts a command into the log if this replica leads. The answer comes in [`Out::settled`].
     pub(crate) fn propose(
         &mut self,
@@ -473,12 +486,14 @@ impl Replica {
             return Err((origin, Outcome::Overloaded));
         }
         let (by, request, action) = action;
-        let raises = matches!(action, Action::RaiseLevel { .. });
-        if action.level() > self.state.level() && !raises {
-            let (needs, has) = (action.level(), self.state.level());
-            return Err((origin, Outcome::TooNew { needs, has }));
-        }
-        if let Some(outcome) = self.is_unsafe(now, &action) {
+        // What was done before is only told once more: whether it would be safe now is no question.
+        let repeated = match (&by, &request) {
+            (Principal::User(user), Some(request)) => {
+                self.state.requests.get(user, request).is_some()
+            }
+            (Principal::User(_) | Principal::Master(_), _) => false,
+        };
+        if let Some(outcome) = self.gate(now, &action).filter(|_| !repeated) {
             return Err((origin, outcome));
         }
         if self.raw.raft.lead_transferee.is_some() {
@@ -754,7 +769,7 @@ impl Replica {
     fn hurry_checkpoint(&mut self, out: &mut Out) {
         if let Some(Position { index, .. }) = self.saving
             && index != self.hurried
-            && (self.somebody_needs_one() || self.uncovered_bytes >= CHECKPOINT_BYTES)
+            && (self.somebody_needs_one() || self.uncovered_bytes >= LATE_BYTES)
         {
             self.hurried = index;
             out.after.push(Effect::Hurry { index });
@@ -790,7 +805,7 @@ impl Replica {
 
     fn persist_compaction(&mut self, checkpoint: Option<CheckpointMeta>, out: &mut Out) {
         let log = self.raw.mut_store();
-        let step = log.step_towards(self.compacting, COMPACT_BYTES);
+        let step = log.step_towards(self.compacting, self.config.compact_bytes);
         let compact_to = Some(step).filter(|step| *step > log.compacted());
         log.compact(step);
         // The turn may write a newer hard state before this: an older must not come after it.

@@ -8,7 +8,7 @@ mod streams;
 mod views;
 
 use crate::catching_up::CaughtUp;
-use crate::changes::{Changes, Done};
+use crate::changes::{Changes, Done, unanswered};
 use crate::clock;
 use crate::config::Member;
 use crate::driver::Turn;
@@ -161,7 +161,7 @@ impl Api {
         let (reply, answer) = oneshot::channel();
         let look = move |master: &Master| drop(reply.send(question(master)));
         self.changes.driver.ask(user, 0, Turn::Look(Box::new(look)))?;
-        answer.await.map_err(|_| Status::unavailable("this master is stopping"))
+        answer.await.map_err(|_| unanswered())
     }
 
     /// For how long machines are silent, by name. Only the leader knows; nothing when it cannot be

@@ -203,6 +203,17 @@ mod tests {
     use super::super::fault::injected;
     use super::*;
 
+    #[test]
+    fn a_file_is_written_with_rests_until_somebody_waits_for_it() {
+        let wanted = Arc::new(AtomicU64::new(0));
+        let pace = Pace::Polite { index: 7, wanted: wanted.clone() };
+        assert!(pace.rests() && !Pace::Fast.rests());
+        wanted.store(6, Ordering::Relaxed);
+        assert!(pace.rests(), "that is another one");
+        wanted.store(7, Ordering::Relaxed);
+        assert!(!pace.rests());
+    }
+
     fn large(dir: &Path) -> Result<(), StoreError> {
         let mut file = Large::create(dir, "making", Pace::Fast)?;
         match file.write_all(&vec![7; 3 * PIECE_BYTES]) {

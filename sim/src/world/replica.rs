@@ -129,6 +129,8 @@ impl World {
             config.level = self.setup.level;
         }
         config.trailing = self.setup.checkpoint_every / 4;
+        // A few entries, so that compactions have steps.
+        config.compact_bytes = 1_000;
         config.links.machine_down_after = self.setup.machine_down_after;
         config.links.downs_per_minute = DOWNS_PER_MINUTE;
         config.links.replace_after = REPLACE_AFTER;
@@ -341,6 +343,9 @@ impl World {
         let stalled = self.replicas[index].stalled;
         let slower = self.replicas[index].slower_since.map_or(0, |at| self.now().since(at).0 / 10);
         let latency = self.dice.below(2) + stalled.0 + slower;
+        if batch.compact_to.is_some() && batch.checkpoint.is_none() {
+            self.hit(Mark::CompactedInSteps);
+        }
         let Some(process) = &mut self.replicas[index].process else { return true };
         process.writing = Some(batch);
         process.wrote = Some(latency * 1_000);

@@ -21,14 +21,16 @@ pub(super) struct Digests {
 impl Digests {
     /// The name of a target.
     pub(super) fn of(&mut self, target: &Target) -> TargetDigest {
+        // Every field: what is left out would not be sent when it changes.
+        let Target { tasks, spare, ends } = target;
         // Numbers of fixed width and lengths before texts: no two targets have the same bytes.
-        let mut bytes = Vec::with_capacity(128 * (target.tasks.len() + 1));
-        bytes.push(u8::from(target.spare));
-        bytes.extend((target.ends.len() as u64).to_le_bytes());
-        for id in &target.ends {
+        let mut bytes = Vec::with_capacity(128 * (tasks.len() + 1));
+        bytes.push(u8::from(*spare));
+        bytes.extend((ends.len() as u64).to_le_bytes());
+        for id in ends {
             put_id(&mut bytes, id.task.job, id.task.index, id.number);
         }
-        for task in &target.tasks {
+        for task in tasks {
             self.put(&mut bytes, task);
         }
         TargetDigest(xxh3_64(&bytes).max(1))
@@ -40,7 +42,6 @@ impl Digests {
     }
 
     fn put(&mut self, bytes: &mut Vec<u8>, task: &TargetTask) {
-        // Every field: what is left out would not be sent when it changes.
         let TargetTask { id, name, tasks, spec, ports, priority, appclass, restart, exclusive } =
             task;
         put_id(bytes, id.task.job, id.task.index, id.number);
@@ -74,4 +75,70 @@ fn put_id(bytes: &mut Vec<u8>, job: JobId, index: u32, number: u32) {
     bytes.extend(job.0.to_le_bytes());
     bytes.extend(index.to_le_bytes());
     bytes.extend(number.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use borg_proto::{AppClass, IncarnationId, Priority, TaskId};
+
+    fn task() -> TargetTask {
+        let task = TaskId { job: JobId(3), index: 1 };
+        TargetTask {
+            id: IncarnationId { task, number: 2 },
+            name: "ann/web/1".parse().unwrap(),
+            tasks: 4,
+            spec: Arc::new(crate::fixture::service("web", 4, 100, 1 << 20).task.as_ref().clone()),
+            ports: vec![20_000, 20_001],
+            priority: Priority::new(200).unwrap(),
+            appclass: AppClass::LatencySensitive,
+            restart: true,
+            exclusive: false,
+        }
+    }
+
+    fn target(change: impl FnOnce(&mut TargetTask)) -> Target {
+        let mut task = task();
+        change(&mut task);
+        Target { tasks: vec![task], ..Target::default() }
+    }
+
+    /// A difference that is not in the name would never reach the machine.
+    #[test]
+    fn whatever_differs_has_another_name_and_what_is_the_same_has_the_same() {
+        let other = TaskId { job: JobId(3), index: 2 };
+        let end = IncarnationId { task: other, number: 1 };
+        let all = [
+            target(|_| {}),
+            target(|task| task.id.number = 3),
+            target(|task| task.id.task = other),
+            target(|task| task.id.task.job = JobId(4)),
+            target(|task| task.name = "ann/web/2".parse().unwrap()),
+            target(|task| task.name = "an/nweb/1".parse().unwrap()),
+            target(|task| task.tasks = 5),
+            target(|task| Arc::make_mut(&mut task.spec).grace_ms = borg_proto::Millis(77)),
+            target(|task| task.ports = vec![20_000]),
+            target(|task| task.ports = Vec::new()),
+            target(|task| task.priority = Priority::new(201).unwrap()),
+            target(|task| task.appclass = AppClass::Batch),
+            target(|task| task.restart = false),
+            target(|task| task.exclusive = true),
+            Target { spare: true, ..target(|_| {}) },
+            Target { spare: true, ends: vec![end], ..target(|_| {}) },
+            Target { tasks: vec![task(), task()], ..Target::default() },
+            Target::default(),
+        ];
+        let names: Vec<u64> = all.iter().map(|target| Digests::default().of(target).0).collect();
+        let different: std::collections::BTreeSet<&u64> = names.iter().collect();
+        assert_eq!(different.len(), all.len());
+        let mut digests = Digests::default();
+        let again: Vec<u64> = all.iter().map(|target| digests.of(target).0).collect();
+        assert_eq!(again, names, "another leader, which has seen other specifications before");
+    }
+
+    /// Masters of two versions give the same names, or a change of leader sends everything again.
+    #[test]
+    fn names_stay_what_they_are_over_versions() {
+        assert_eq!(Digests::default().of(&target(|_| {})), TargetDigest(267_519_504_772_313_239));
+    }
 }

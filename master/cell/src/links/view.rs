@@ -44,6 +44,8 @@ pub(super) struct Link {
     pub(super) target_bytes: u64,
     /// When its orders were last sent.
     pub(super) sent_at: Millis,
+    /// The generation that was last sent with its target in this session, and when.
+    pub(super) carried: Option<(u64, Millis)>,
     id: MachineId,
     /// The generation that first listed each incarnation of the target.
     listed: BTreeMap<IncarnationId, u64>,
@@ -142,6 +144,7 @@ impl Link {
             target: Arc::new(target),
             target_bytes: machine.target_bytes,
             sent_at: Millis(0),
+            carried: None,
             id: machine.id,
             seen: Seen::default(),
             strangers: 0,
@@ -164,6 +167,7 @@ impl Link {
         // The last session's shard may have passed on what it heard of this leader until now.
         self.alone_since.get_or_insert(now);
         self.seen = Seen::default();
+        self.carried = None;
         self.strangers = 0;
         self.given_up = false;
     }
@@ -429,6 +433,13 @@ impl Link {
     pub(super) fn overdue(&self) -> bool {
         let unheard = self.seen.seq == 0;
         unheard || (self.seen.reachable && self.seen.obeyed < self.generation)
+    }
+
+    /// Whether a shard that lacks the target should be sent it: not while it may be on its way.
+    pub(super) fn is_worth_sending(&self, now: Millis, repeat: Millis) -> bool {
+        self.carried.is_none_or(|(generation, at)| {
+            generation != self.generation || now.since(at) >= repeat + repeat
+        })
     }
 
     pub(super) fn targets(&self, id: IncarnationId) -> bool {

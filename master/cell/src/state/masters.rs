@@ -135,14 +135,7 @@ impl Turn<'_> {
         if self.state.master_numbered(number).is_some() {
             return Err(Rejection::MasterExists { number });
         }
-        let taken = self.state.masters.iter().find(|(id, record)| {
-            // The master that is replaced may hand its address on.
-            record.address == address && replaces != Some(**id)
-        });
-        if let Some((id, _)) = taken {
-            let (number, address) = (id.number(), address.to_owned());
-            return Err(Rejection::AddressTaken { number, address });
-        }
+        self.address_free(number, address, replaces)?;
         let id = self.new_life(number)?;
         self.set(id, address, Standing::Invited { replaces }, 0);
         Ok(Answer::Master(id))
@@ -160,6 +153,11 @@ impl Turn<'_> {
         if token != 0 && record.token == token {
             return Ok(Answer::Master(known));
         }
+        let replaced = match record.standing {
+            Standing::Invited { replaces } | Standing::Joining { replaces } => replaces,
+            Standing::Voting | Standing::Leaving => None,
+        };
+        self.address_free(number, address, replaced)?;
         let (id, replaces) = match record.standing {
             Standing::Invited { replaces } => (known, replaces),
             // It lost its log on the way in: what it was is taken out again.
@@ -216,6 +214,26 @@ impl Turn<'_> {
         self.state.masters.remove(&id);
         self.emit(EventKind::MastersChanged);
         Ok(Answer::None)
+    }
+
+    /// Two masters at one address: one of them would never be reached, and count as a voter. The master that
+    /// is replaced may hand its address on.
+    fn address_free(
+        &self,
+        number: u64,
+        address: &str,
+        replaced: Option<ReplicaId>,
+    ) -> Result<(), Rejection> {
+        let taken = self.state.masters.iter().find(|(id, record)| {
+            record.address == address && id.number() != number && replaced != Some(**id)
+        });
+        match taken {
+            Some((id, _)) => {
+                let (number, address) = (id.number(), address.to_owned());
+                Err(Rejection::AddressTaken { number, address })
+            }
+            None => Ok(()),
+        }
     }
 
     fn known(&self, number: u64) -> Result<ReplicaId, Rejection> {
