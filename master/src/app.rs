@@ -192,6 +192,8 @@ impl App {
             }
         };
         let me = check_members(own, &config.masters)?;
+        // Before anybody is asked to take this process in: another one may have its address, and its name.
+        drop(bind(config.listen).await?);
         let Ready { identity, log: mut store, history } =
             joining::ready(&config, &credentials, own.number()).await?;
         let own = ReplicaId(identity.replica);

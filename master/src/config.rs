@@ -63,14 +63,14 @@ pub struct Config {
     #[arg(long, default_value_t)]
     pub store: StoreKind,
     /// Log entries between two checkpoints.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub checkpoint_every: u64,
     /// Users' calls that may wait here in all; one user may have half of that, less while others
     /// wait too. More are turned away and told when to ask again.
     #[arg(long, default_value_t = 2_048, value_parser = calls())]
     pub waiting_calls: usize,
     /// Milliseconds of silence after which a machine counts as down.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(500..=86_400_000))]
     pub machine_down_after_ms: u64,
     /// Milliseconds for which a machine without news may hold its answer to a poll: in a cell so large that
     /// polls cost too much, more. A machine that hangs is noticed after three polls: 7.5 s by default, 19.5 s

@@ -77,7 +77,7 @@ pub(super) fn say_when(client: &Client, out: Output, read: Option<&pb::ReadInfo>
             "as of entry {}, {} (from master {})",
             read.index,
             time(read.at_ms),
-            read.replica
+            ReplicaId(read.replica)
         ));
     } else if !out.is_json()
         && let Some(text) = how_old(read, out.is_terminal())

@@ -8,6 +8,7 @@ use crate::output::views::{Machine, Read};
 use crate::output::{Output, age, cores, note, size};
 use borg_proto::MachineName;
 use borg_proto::command::MAX_GIVEN_UP;
+use borg_proto::names::ReplicaId;
 use borg_proto::wire::pb;
 use clap::{Args, Subcommand};
 
@@ -151,7 +152,7 @@ async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
             of(cores(machine.used.cpu_milli), cores(machine.capacity.cpu_milli)),
             of(size(machine.used.ram_bytes), size(machine.capacity.ram_bytes)),
             machine.address,
-            machine.shard.map_or_else(|| "-".into(), |shard| shard.to_string()),
+            machine.shard.map_or_else(|| "-".into(), |shard| ReplicaId(shard).to_string()),
         ]
     });
     out.table(["machine", "state", "age", "tasks", "cpu", "ram", "borglet", "shard"], rows)

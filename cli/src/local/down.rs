@@ -81,7 +81,8 @@ async fn stop_all(processes: impl Iterator<Item = Process>) {
 /// What of a cell is still there: processes of it, mounts below its directory, its cgroups. Looks
 /// at the system itself, not at what the cell believes.
 fn leftovers(layout: &Layout, cell: &LocalCell, cgroups: &BTreeSet<String>) -> Vec<String> {
-    let dir = layout.dir().display().to_string();
+    // With the separator: a neighbour's name may begin with ours.
+    let dir = format!("{}/", layout.dir().display());
     let mut left: Vec<String> = cell
         .daemons()
         .filter(|daemon| daemon.is_running())

@@ -482,7 +482,18 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.user(&request, "Watch")?;
+        let user = self.user(&request, "Watch")?;
+        let after = request.get_ref().after_index;
+        if after > self.view().state.applied() {
+            // This replica may be behind; but no cell has what comes after the end of its log.
+            let end = self.confirmed_view(&user).await?.state.applied();
+            if after > end {
+                return Err(Status::out_of_range(format!(
+                    "after_index: {after}, but the log of this cell ends at {end}: it was restored from a \
+                     backup since, or the index is another cell's. Read the state anew and watch from now on"
+                )));
+            }
+        }
         streams::watch(self, &request.into_inner()).map(Response::new)
     }
 

@@ -28,6 +28,8 @@ const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Longest wait for sled to write, our choice: a disk that takes longer is of no use to a cell.
 const WRITING: Duration = Duration::from_secs(20);
+/// Longest wait for it to open, our choice: it reads its log then, as the check before does (`check`).
+const OPENING: Duration = Duration::from_secs(600);
 /// Key of the head. Keys of records are 12 bytes: index and number of the chunk, big endian.
 const HEAD: &[u8] = b"head";
 
@@ -70,7 +72,9 @@ impl SledEngine {
 
     fn begin(path: &Path, temporary: bool) -> Result<Self, EngineError> {
         let at = path.to_owned();
-        let database = timely(WRITING, move || open_unlocked(&at, temporary))?;
+        // A new one is only written.
+        let limit = if temporary { WRITING } else { OPENING };
+        let database = timely(limit, move || open_unlocked(&at, temporary))?;
         let file = File::options().write(true).open(path.join("db"))?;
         // Opening made or replaced files.
         sync_tree(path).map_err(|error| EngineError::Failed(error.into()))?;
@@ -125,7 +129,8 @@ fn timely<T: Send + 'static>(
     match result.recv_timeout(limit) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => {
-            let why = format!("sled has not written for {} s: a write failed", limit.as_secs());
+            let why =
+                format!("sled did not come to an end in {} s: a write failed", limit.as_secs());
             Err(EngineError::Failed(why.into()))
         }
         Err(RecvTimeoutError::Disconnected) => match working.join() {
@@ -210,12 +215,11 @@ fn split_key(key: &[u8]) -> Option<(u64, u32)> {
 fn refused(error: sled::Error) -> EngineError {
     match error {
         sled::Error::Io(error) => error.into(),
-        error @ (sled::Error::Corruption { .. } | sled::Error::CollectionNotFound(_)) => {
-            EngineError::Damaged(error.to_string())
-        }
-        error @ (sled::Error::Unsupported(_) | sled::Error::ReportableBug(_)) => {
-            EngineError::Failed(error.into())
-        }
+        // What is unsupported is its own configuration file when that is rotten: this version wrote it.
+        error @ (sled::Error::Corruption { .. }
+        | sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)) => EngineError::Damaged(error.to_string()),
+        error @ sled::Error::ReportableBug(_) => EngineError::Failed(error.into()),
     }
 }
 

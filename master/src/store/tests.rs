@@ -340,6 +340,31 @@ fn sled_opens_without_its_snapshot_and_nothing_is_missing() {
     }
 }
 
+/// A master whose log is broken repairs itself; one whose log merely failed to open ends, at every start.
+#[test]
+fn rot_in_the_configuration_file_of_sled_is_damage_and_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let intact = dir.path().join("intact");
+    let model = written(StoreKind::Sled, &intact, || {});
+    let mut broken = 0;
+    for at in 0.. {
+        let copy = dir.path().join(format!("{at}"));
+        copy_tree(&intact, &copy);
+        let path = files(&copy).into_iter().find(|path| path.ends_with("log.sled/conf")).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        let Some(byte) = bytes.get_mut(at) else { break };
+        *byte ^= 1;
+        fs::write(&path, bytes).unwrap();
+        match recover(StoreKind::Sled, &copy) {
+            Ok(found) => assert_eq!(found.entries, model.entries, "byte {at}"),
+            Err(StoreError::Broken { .. }) => broken += 1,
+            Err(other) => panic!("byte {at}: {other:?}"),
+        }
+        fs::remove_dir_all(&copy).unwrap();
+    }
+    assert!(broken > 0);
+}
+
 #[test]
 fn a_newer_format_is_named_and_rot_in_the_format_is_not_taken_for_one() {
     let dir = tempfile::tempdir().unwrap();
