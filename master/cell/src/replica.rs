@@ -52,7 +52,7 @@ const CHECKPOINT_BYTES: usize = 64 << 20;
 /// in memory as well.
 const LATE_BYTES: usize = 4 * CHECKPOINT_BYTES;
 /// Wait after a checkpoint that found no room on the disk. Ours.
-const CHECKPOINT_PAUSE: Millis = Millis(10_000);
+const CHECKPOINT_PAUSE: Millis = Millis(5_000);
 /// Bytes of entries that are kept for a replica that is taking a checkpoint, so that it finds the log
 /// after it. Ours: they stay in memory.
 const CATCH_UP_BYTES: usize = 512 << 20;
@@ -152,6 +152,8 @@ pub(crate) struct Replica {
     hurried: u64,
     /// Up to where the log is being compacted, a step each tick.
     compacting: u64,
+    /// Whether the disk knows how far the log was agreed when the members changed last.
+    members_written: bool,
     /// No checkpoint is begun before.
     next_checkpoint: Millis,
     /// Checkpoints on their way between replicas.
@@ -232,6 +234,7 @@ impl Replica {
             saving: None,
             hurried: 0,
             compacting: 0,
+            members_written: true,
             next_checkpoint: Millis(0),
             transfers: Transfers::default(),
             incoming: None,
@@ -332,6 +335,16 @@ impl Replica {
         self.lead_members(now);
         self.spare_the_disk(now);
         self.compact(out);
+        self.write_members(out);
+    }
+
+    /// Raft starts from the members at the index that is known to be agreed, and it would learn that from
+    /// the group: after a change, from another one than the old one of which it would want a majority.
+    fn write_members(&mut self, out: &mut Out) {
+        if !std::mem::replace(&mut self.members_written, true) && self.halted.is_none() {
+            let hard_state = Some(self.hard);
+            out.effects.push(Effect::Persist(OwnedBatch { hard_state, ..OwnedBatch::default() }));
+        }
     }
 
     /// Takes a message of another replica, or drops it with a word in the log.
@@ -613,7 +626,8 @@ impl Replica {
         if let Some(hard) = ready.hs() {
             self.hard = HardState { term: hard.term, vote: hard.vote, commit: hard.commit };
         }
-        // How far the log is agreed alone needs no write: it is learnt again from the group.
+        // How far the log is agreed alone needs no write: it is learnt again from the group. (When the
+        // group has changed, the next tick writes it.)
         if ready.must_sync() {
             batch.hard_state = Some(self.hard);
             out.effects.push(Effect::Persist(batch));
@@ -684,6 +698,8 @@ impl Replica {
             EntryType::EntryNormal => {}
             EntryType::EntryConfChangeV2 => {
                 out.events.extend(self.apply_members(entry)?);
+                self.hard.commit = self.hard.commit.max(entry.index);
+                self.members_written = false;
                 return Ok(());
             }
             EntryType::EntryConfChange => {

@@ -135,6 +135,33 @@ fn a_dead_master_is_replaced_while_jobs_are_accepted() {
     five.settle();
 }
 
+/// Raft starts from the configuration at the index that a replica knows to be agreed. Were that not on its
+/// disk when the masters have changed, a majority of the new ones would wait for one of the old ones, for ever.
+#[test]
+fn a_majority_of_the_new_masters_elects_after_all_have_died_right_behind_the_change() {
+    let mut five = Five::with(6, 5, small);
+    five.submit_until_accepted("before");
+    let dead = five.elect() % 5 + 1;
+    five.crash(dead);
+    accepted(&admin(&mut five, &invite(6, Some(dead))));
+    let new = join_anew(&mut five, 6);
+    let changed = |five: &Five, id: u64| {
+        let state = five.master(id).state();
+        state.masters_changing().is_none() && state.master(ReplicaId(new)).is_some()
+    };
+    let all = |five: &Five| five.up().into_iter().all(|id| changed(five, id));
+    five.run_until("all have changed", 10_000, all);
+    five.run(20);
+    for id in five.up() {
+        five.crash(id);
+    }
+    let old: Vec<u64> = (1..=5).filter(|id| *id != dead).take(2).collect();
+    for id in [old[0], old[1], new] {
+        five.start(id);
+    }
+    five.submit_until_accepted("after");
+}
+
 /// I2, B2: what a master acknowledged and forgot must not count. It comes back under another id.
 #[test]
 fn a_master_that_lost_its_log_comes_back_in_another_life() {
