@@ -12,7 +12,7 @@
 use crate::diff::difference;
 use borg_proto::names::{CellName, IncarnationId, MachineName, ReplicaId};
 use borg_proto::peer::{
-    MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
+    MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
 };
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
@@ -335,8 +335,12 @@ impl Shard {
         for order in orders.machines {
             self.take_order(now, order, deltas);
         }
-        for (machine, seq) in orders.acks {
-            if let Some(polled) = self.machines.get_mut(&machine) {
+        for MachineAck { machine, seq, generation } in orders.acks {
+            // Orders may be lost or still to come: what followed from the report is not known here then, and
+            // an exclusive task could be let live that the leader has just given up.
+            if let Some(polled) = self.machines.get_mut(&machine)
+                && polled.generation >= generation
+            {
                 polled.acked = polled.acked.max(seq.min(polled.seq));
             }
         }

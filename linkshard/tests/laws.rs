@@ -3,7 +3,9 @@
 use borg_linkshard::{Config, Effect, Input, PollFailure, Shard, difference, fold};
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::{IncarnationId, JobId, MachineName, ReplicaId, TaskId};
-use borg_proto::peer::{MachineDelta, ShardMachine, ShardOrders, ShardSession, ShardStamp};
+use borg_proto::peer::{
+    MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardSession, ShardStamp,
+};
 use borg_proto::poll::{
     MachineReport, PollAnswer, PollRefusal, ReportVersion, TargetDigest, TaskReport, TaskStatus,
     Usage,
@@ -54,6 +56,10 @@ fn orders(session: u64, generation: u64) -> ShardOrders {
         resync: Vec::new(),
         confirmed: None,
     }
+}
+
+fn ack(seq: u64, generation: u64) -> MachineAck {
+    MachineAck { machine: machine(), seq, generation }
 }
 
 fn shard() -> Shard {
@@ -148,7 +154,7 @@ proptest! {
             let back = ShardOrders {
                 whole: false,
                 machines: Vec::new(),
-                acks: vec![(machine(), seq)],
+                acks: vec![ack(seq, 1)],
                 resync: if resync { vec![machine()] } else { Vec::new() },
                 ..orders(1, 1)
             };
@@ -174,12 +180,8 @@ fn an_unchanged_machine_costs_the_leader_nothing_but_heartbeats() {
         answer: answer(&request, 1, report(0, &tasks)),
     };
     assert_eq!(deltas(&shard.handle(Millis(1), [first])).len(), 1);
-    let ack = ShardOrders {
-        whole: false,
-        machines: Vec::new(),
-        acks: vec![(machine(), 1)],
-        ..orders(1, 1)
-    };
+    let ack =
+        ShardOrders { whole: false, machines: Vec::new(), acks: vec![ack(1, 1)], ..orders(1, 1) };
     let effects = shard.handle(Millis(20), [Input::Orders(ack)]);
     let (ticket, request) = polled(&effects).unwrap();
     assert!(request.target.is_none(), "the borglet has the target already");
@@ -351,7 +353,7 @@ fn stamp(effects: &[Effect]) -> Option<ShardStamp> {
 #[test]
 fn a_lease_goes_out_when_the_answer_is_known_and_its_moment_confirmed_and_not_before() {
     let mut shard = shard();
-    let tell = |confirmed: Option<ShardStamp>, acks: Vec<(MachineName, u64)>| {
+    let tell = |confirmed: Option<ShardStamp>, acks: Vec<MachineAck>| {
         Input::Orders(ShardOrders {
             whole: false,
             machines: Vec::new(),
@@ -374,9 +376,21 @@ fn a_lease_goes_out_when_the_answer_is_known_and_its_moment_confirmed_and_not_be
     let before = ShardStamp { at: Millis(199), ..said };
     let other = ShardStamp { process: said.process + 1, ..said };
     for stamp in [before, other] {
-        let acks = vec![(machine(), 1)];
+        let acks = vec![ack(1, 1)];
         assert_eq!(lease(&shard.handle(Millis(300), [tell(Some(stamp), acks)])), None);
     }
+    // Confirmed, and known: but the leader's orders are newer by now than what is here.
+    let newer = tell(Some(said), vec![ack(1, 2)]);
+    let mut behind = self::shard();
+    behind.handle(Millis(100), [Input::Orders(exclusive_orders(1))]);
+    let answered = Input::Answered {
+        machine: machine(),
+        ticket,
+        answer: answer(&request, 9, self::report(0, &BTreeMap::new())),
+    };
+    behind.handle(Millis(200), [answered]);
+    assert_eq!(lease(&behind.handle(Millis(400), [newer])), None);
+
     let effects = shard.handle(Millis(400), [tell(Some(said), Vec::new())]);
     let heard = borg_proto::poll::AnswerStamp { session: 1, at: Millis(9) };
     assert_eq!(lease(&effects), Some(heard), "at once: its tasks wait for it");

@@ -32,12 +32,24 @@ pub struct ShardOrders {
     pub whole: bool,
     /// Machines and their targets.
     pub machines: Vec<ShardMachine>,
-    /// What the leader has folded: (machine, sequence), so that the shard need not say it again.
-    pub acks: Vec<(MachineName, u64)>,
+    /// What the leader has folded, so that the shard need not say it again.
+    pub acks: Vec<MachineAck>,
     /// Machines of which the leader missed something: report them in full.
     pub resync: Vec<MachineName>,
     /// The newest stamp of the shard's after which a majority has confirmed the leader.
     pub confirmed: Option<ShardStamp>,
+}
+
+/// What the leader has of a machine, and what the machine should have by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineAck {
+    /// Which machine.
+    pub machine: MachineName,
+    /// Everything up to this sequence number is folded.
+    pub seq: u64,
+    /// The generation of its orders at that moment: a shard that has an older one does not know yet what
+    /// followed from its report.
+    pub generation: u64,
 }
 
 /// When a shard reported, by its own clock; given back to it with [`ShardOrders::confirmed`].

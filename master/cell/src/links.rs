@@ -20,7 +20,7 @@ use crate::event::{Event, EventKind, TaskChange};
 use crate::master::Effect;
 use crate::state::CellState;
 use borg_proto::command::Observation;
-use borg_proto::peer::{ShardMachine, ShardOrders, ShardReport, ShardSession};
+use borg_proto::peer::{MachineAck, ShardMachine, ShardOrders, ShardReport, ShardSession};
 use borg_proto::poll::{MachineReport, REPLACE_AFTER, Target, Usage};
 use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use digest::Digests;
@@ -662,7 +662,7 @@ impl Links {
                 leader: self.me,
                 whole,
                 machines,
-                acks: std::mem::take(&mut shard.acks).into_iter().collect(),
+                acks: acks(std::mem::take(&mut shard.acks), &self.names, &self.links),
                 resync: std::mem::take(&mut shard.resync).into_iter().collect(),
                 confirmed: self.leases.tell(*replica),
             };
@@ -739,6 +739,19 @@ impl Links {
             spared: self.links.values().map(Link::spared).sum(),
         }
     }
+}
+
+/// What is folded, with what the machines' orders are by now.
+fn acks(
+    folded: BTreeMap<MachineName, u64>,
+    names: &BTreeMap<MachineName, MachineId>,
+    links: &BTreeMap<MachineId, Link>,
+) -> Vec<MachineAck> {
+    let ack = |(machine, seq): (MachineName, u64)| {
+        let generation = links.get(names.get(&machine)?)?.generation;
+        Some(MachineAck { machine, seq, generation })
+    };
+    folded.into_iter().filter_map(ack).collect()
 }
 
 impl Link {

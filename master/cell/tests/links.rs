@@ -277,7 +277,8 @@ fn differences_fold_once_and_in_order() {
     rig.report(vec![delta(full.seq + 1, 9), delta(full.seq, 8), full.clone()]);
     assert_eq!(rig.applied(), applied);
     let acks = rig.orders().last().unwrap().acks.clone();
-    assert_eq!(acks, [(name(0), full.seq + 1)]);
+    assert_eq!((acks.len(), &acks[0].machine, acks[0].seq), (1, &name(0), full.seq + 1));
+    assert_eq!(acks[0].generation, rig.target(0).0);
     // One is missing.
     rig.report(vec![delta(full.seq + 3, 3)]);
     assert_eq!(rig.orders().last().unwrap().resync, [name(0)]);

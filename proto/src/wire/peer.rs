@@ -6,7 +6,9 @@ use super::machine::check_address;
 use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use crate::names::IncarnationId;
-use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp};
+use crate::peer::{
+    MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
+};
 use crate::poll::{Target, TargetDigest, TaskReport, Usage};
 use crate::time::Millis;
 use std::sync::Arc;
@@ -66,6 +68,20 @@ impl TryFrom<pb::ShardMachine> for ShardMachine {
     }
 }
 
+impl From<&MachineAck> for pb::MachineSeq {
+    fn from(ack: &MachineAck) -> Self {
+        Self { machine: ack.machine.to_string(), seq: ack.seq, generation: ack.generation }
+    }
+}
+
+impl TryFrom<pb::MachineSeq> for MachineAck {
+    type Error = WireError;
+    fn try_from(ack: pb::MachineSeq) -> Result<Self, WireError> {
+        let machine = ack.machine.parse().at("machine")?;
+        Ok(Self { machine, seq: ack.seq, generation: ack.generation })
+    }
+}
+
 impl From<&ShardOrders> for pb::ShardOrders {
     fn from(o: &ShardOrders) -> Self {
         Self {
@@ -73,11 +89,7 @@ impl From<&ShardOrders> for pb::ShardOrders {
             leader: o.leader.0,
             whole: o.whole,
             machines: o.machines.iter().map(Into::into).collect(),
-            acks: o
-                .acks
-                .iter()
-                .map(|(machine, seq)| pb::MachineSeq { machine: machine.to_string(), seq: *seq })
-                .collect(),
+            acks: o.acks.iter().map(Into::into).collect(),
             resync: o.resync.iter().map(ToString::to_string).collect(),
             confirmed: o.confirmed.map(Into::into),
         }
@@ -87,14 +99,12 @@ impl From<&ShardOrders> for pb::ShardOrders {
 impl TryFrom<pb::ShardOrders> for ShardOrders {
     type Error = WireError;
     fn try_from(o: pb::ShardOrders) -> Result<Self, WireError> {
-        let ack =
-            |ack: pb::MachineSeq| ack.machine.parse().at("machine").map(|name| (name, ack.seq));
         Ok(Self {
             session: required("session", o.session)?.into(),
             leader: replica(o.leader).at("leader")?,
             whole: o.whole,
             machines: each("machines", o.machines, MAX_MACHINES, ShardMachine::try_from)?,
-            acks: each("acks", o.acks, MAX_MACHINES, ack)?,
+            acks: each("acks", o.acks, MAX_MACHINES, MachineAck::try_from)?,
             resync: each("resync", o.resync, MAX_MACHINES, |name| name.parse())?,
             confirmed: o.confirmed.map(Into::into),
         })

@@ -3,7 +3,9 @@
 use crate::command::{Action, Assignment, Command, MAX_GIVEN_UP, Observation, Principal};
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId, TaskName};
-use crate::peer::{MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp};
+use crate::peer::{
+    MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
+};
 use crate::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
     TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
@@ -332,7 +334,8 @@ pub(super) fn orders() -> impl Strategy<Value = ShardOrders> {
             target,
         },
     );
-    let ack = (name(), any::<u64>());
+    let ack = (name(), any::<u64>(), any::<u64>())
+        .prop_map(|(machine, seq, generation)| MachineAck { machine, seq, generation });
     let resync = vec(name(), 0..3);
     (session(), replica(), any::<bool>(), vec(machine, 0..3), vec(ack, 0..3), resync, stamp())
         .prop_map(|(session, leader, whole, machines, acks, resync, confirmed)| ShardOrders {
