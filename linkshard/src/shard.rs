@@ -323,6 +323,8 @@ impl Shard {
                 return; // the leader repeats the whole division until it hears from this session
             }
             self.begin(now, orders.session, orders.leader);
+            // Their numbers are of the session that is over.
+            deltas.clear();
         }
         if orders.whole {
             let named: BTreeSet<_> = orders.machines.iter().map(|m| m.machine.clone()).collect();

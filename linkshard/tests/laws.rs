@@ -496,6 +496,19 @@ fn connections_are_opened_a_few_at_a_time_and_whoever_waits_for_one_has_not_miss
     assert!(silent.iter().all(|delta| delta.machine != first));
 }
 
+/// In one turn an answer comes and another division begins: what was said for the old one must not be told in the
+/// new one, where the same numbers mean other differences.
+#[test]
+fn what_was_to_be_told_in_the_last_session_is_not_told_in_the_next() {
+    let mut shard = shard();
+    let (ticket, request) =
+        polled(&shard.handle(Millis(0), [Input::Orders(orders(1, 1))])).unwrap();
+    let answer = answer(&request, 1, report(0, &BTreeMap::new()));
+    let answered = Input::Answered { machine: machine(), ticket, answer };
+    let effects = shard.handle(Millis(1), [answered, Input::Orders(orders(2, 1))]);
+    assert_eq!(deltas(&effects), []);
+}
+
 /// However much a shard has to say at once, no message is larger than what heartbeats can wait for.
 #[test]
 fn a_long_report_comes_in_several_and_says_everything_once() {
