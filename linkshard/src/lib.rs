@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod diff;
+mod parts;
 #[cfg(feature = "poller")]
 pub mod poller;
 pub mod shard;

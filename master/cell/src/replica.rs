@@ -9,6 +9,7 @@
 //! entry that cannot be understood stops the replica; it is never skipped, and never proposed. The
 //! same seed, inputs and times give the same effects.
 
+mod checkpoints;
 mod digests;
 mod log;
 mod logger;
@@ -23,7 +24,7 @@ mod transfer;
 pub use recovery::RecoverError;
 
 use crate::event::{Event, EventKind};
-use crate::master::{CheckpointNews, CheckpointWork, Config, Effect, Outcome};
+use crate::master::{CheckpointNews, Config, Effect, Outcome};
 use crate::rejection::Rejection;
 use crate::state::{Answer, CellState};
 use crate::store::{Batch, CheckpointMeta, HardState, LogEntry, Membership, Position, Recovered};
@@ -35,9 +36,7 @@ use log::MemoryLog;
 use message::Standing;
 use office::Office;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{
-    GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage,
-};
+use raft::{GetEntriesContext, RawNode, ReadOnlyOption, StateRole, Storage};
 use reads::Reads;
 use std::collections::{BTreeMap, BTreeSet};
 use transfer::Transfers;
@@ -414,7 +413,7 @@ impl Replica {
         self.transfers.piece(now, from.0, piece, &mut out.after);
     }
 
-    /// What became of [`CheckpointWork`].
+    /// What became of work on a checkpoint file.
     pub(crate) fn checkpoint_news(&mut self, now: Millis, news: CheckpointNews, out: &mut Out) {
         match news {
             CheckpointNews::Saved { place, meta: Some(meta) } => {
@@ -755,102 +754,6 @@ impl Replica {
             self.settle_unknown(index, out);
         }
         self.reads.expire(now, &mut out.after);
-    }
-
-    /// Lets a checkpoint be written when it is time; the log goes on meanwhile.
-    fn begin_checkpoint(&mut self, now: Millis, out: &mut Out) {
-        let applied = self.state.applied();
-        let log = self.raw.store();
-        let due = applied >= log.checkpoint_index() + self.config.checkpoint_every
-            || self.uncovered_bytes >= CHECKPOINT_BYTES
-            || self.somebody_needs_one();
-        let free = self.saving.is_none() && now >= self.next_checkpoint;
-        if self.halted.is_some() || !due || !free || applied == log.checkpoint_index() {
-            return;
-        }
-        let term = log.term(applied).expect("an applied entry after the checkpoint is in the log");
-        let place = Position { index: applied, term };
-        out.after.push(Effect::Checkpoint(CheckpointWork::Save {
-            place,
-            membership: log.members().clone(),
-            state: Box::new(self.state.clone()),
-            log: log.copies(log.checkpoint_index(), applied),
-        }));
-        self.saving = Some(place);
-        self.uncovered_bytes = 0;
-    }
-
-    /// A newcomer waits for the checkpoint that is being saved, or for the one after it; or the log grows
-    /// so fast that the next one is due.
-    fn hurry_checkpoint(&mut self, out: &mut Out) {
-        if let Some(Position { index, .. }) = self.saving
-            && index != self.hurried
-            && (self.somebody_needs_one() || self.uncovered_bytes >= LATE_BYTES)
-        {
-            self.hurried = index;
-            out.after.push(Effect::Hurry { index });
-        }
-    }
-
-    /// A checkpoint of our own is on disk: from here on the log begins there.
-    fn checkpoint_saved(&mut self, place: Position, meta: CheckpointMeta, out: &mut Out) {
-        if self.saving.take_if(|saving| *saving == place).is_none() {
-            return;
-        }
-        let log = self.raw.store();
-        // A leader's checkpoint may have overtaken it.
-        if place.index <= log.checkpoint_index() || self.halted.is_some() {
-            return;
-        }
-        self.compacting = log.compact_to(place.index, self.config.trailing, CHECKPOINT_BYTES);
-        if let Some(wanted) = self.wanted_by_others() {
-            let room = log.compact_to(place.index, u64::MAX, CATCH_UP_BYTES);
-            self.compacting = self.compacting.min(wanted.max(room));
-        }
-        self.raw.mut_store().checkpoint(meta.clone());
-        self.transfers.keep(meta.clone());
-        self.persist_compaction(Some(meta), out);
-    }
-
-    /// Forgets some more of what the last checkpoint covers.
-    fn compact(&mut self, out: &mut Out) {
-        if self.compacting > self.raw.store().compacted() && self.halted.is_none() {
-            self.persist_compaction(None, out);
-        }
-    }
-
-    fn persist_compaction(&mut self, checkpoint: Option<CheckpointMeta>, out: &mut Out) {
-        let log = self.raw.mut_store();
-        let step = log.step_towards(self.compacting, self.config.compact_bytes);
-        let compact_to = Some(step).filter(|step| *step > log.compacted());
-        log.compact(step);
-        // The turn may write a newer hard state before this: an older must not come after it.
-        let batch = OwnedBatch { checkpoint, entries: Vec::new(), compact_to, hard_state: None };
-        // At once: a leader's newer checkpoint may be installed later in this turn.
-        out.effects.push(Effect::Persist(batch));
-    }
-
-    /// A newcomer takes only a checkpoint whose configuration has it.
-    fn somebody_needs_one(&self) -> bool {
-        let log = self.raw.store();
-        self.leads() && log.members().learners.iter().any(|id| !log.checkpoint_includes(*id))
-    }
-
-    /// The place of the oldest checkpoint that another replica is taking: it will need the log from
-    /// there on.
-    fn wanted_by_others(&self) -> Option<u64> {
-        let prs = self.raw.raft.prs().iter();
-        prs.filter(|(_, progress)| progress.state == ProgressState::Snapshot)
-            .map(|(_, progress)| progress.pending_snapshot)
-            .min()
-    }
-
-    /// Raft waits for a word about every checkpoint that it sent. No word for long is a word too.
-    fn checkpoint_lost(&mut self, to: u64) {
-        let waits = self.raw.raft.prs().get(to).is_some_and(|p| p.state == ProgressState::Snapshot);
-        if self.leads() && waits {
-            self.raw.report_snapshot(to, SnapshotStatus::Failure);
-        }
     }
 
     /// raft-rs draws election timeouts from the thread's random numbers; these repeat.
