@@ -71,7 +71,8 @@ fn a_master_whose_log_was_damaged_or_lost_repairs_itself() {
     let said = fs::read_to_string(cell.layout().log(&daemons[damaged].name)).unwrap();
     assert!(said.contains("cannot prove that it has what it acknowledged"), "{said}");
     assert_eq!(cell.until_up(&web, 1), pids, "no task noticed");
-    assert_eq!(cell.status("meanwhile")["state"], "finished");
+    // The machine's shard may have died with its master, and the next one looks when it can.
+    cell.until("meanwhile", |job| job["state"] == "finished");
 }
 
 #[test]
