@@ -263,6 +263,10 @@ impl Replica {
         Some(self.raw.raft.leader_id).filter(|id| *id != 0).map(ReplicaId)
     }
 
+    pub(crate) fn membership(&self) -> &Membership {
+        self.raw.store().members()
+    }
+
     pub(crate) fn term(&self) -> u64 {
         self.raw.raft.term
     }

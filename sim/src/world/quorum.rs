@@ -2,7 +2,8 @@
 //!
 //! Masters that are up, move, can write and reach each other as they should are a clique; when a
 //! majority has been one for long enough, somebody leads, whatever the other masters and the ways
-//! to them do (partial and one-way partitions, Cloudflare's outage of 2020).
+//! to them do (partial and one-way partitions, Cloudflare's outage of 2020). A majority of whom is
+//! what each of them has applied: until a change of masters is over, that of the old ones as well.
 
 use super::World;
 use crate::checkers::Invariant;
@@ -68,10 +69,23 @@ impl World {
         };
         let friends: Vec<u32> =
             (0..masters).map(|at| if fits[at] { friends(at) } else { 0 }).collect();
+        // What one of them has applied may be a change that the others do not know to be over.
+        let suffices = |set: u32, at: usize| {
+            self.replicas[at].process.as_ref().is_some_and(|process| {
+                let members = process.master.membership();
+                [&members.voters, &members.voters_outgoing].into_iter().all(|half| {
+                    let in_set = |id: &&u64| {
+                        let mut chosen = (0..masters).filter(|at| set & 1 << at != 0);
+                        chosen.any(|at| self.replicas[at].id.0 == **id)
+                    };
+                    half.is_empty() || half.iter().filter(in_set).count() * 2 > half.len()
+                })
+            })
+        };
         let mut oldest: Option<(Millis, u32)> = None;
         for (set, since) in &mut self.quorum.cliques {
-            let is_clique =
-                (0..masters).all(|at| *set & 1 << at == 0 || friends[at] & *set == *set);
+            let is_clique = (0..masters)
+                .all(|at| *set & 1 << at == 0 || friends[at] & *set == *set && suffices(*set, at));
             *since = if is_clique { since.or(Some(now)) } else { None };
             if let Some(since) = *since {
                 oldest = Some(oldest.map_or((since, *set), |found| found.min((since, *set))));

@@ -7,7 +7,7 @@ use super::{Config, Effect, Input, Outcome, Status};
 use crate::links::{Links, Seen};
 use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
-use crate::store::Recovered;
+use crate::store::{Membership, Recovered};
 use borg_proto::command::{Action, Assignment, Principal};
 use borg_proto::poll::{MachineReport, Usage};
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
@@ -74,6 +74,12 @@ impl Master {
     #[must_use]
     pub fn leader(&self) -> Option<ReplicaId> {
         self.replica.leader()
+    }
+
+    /// Who votes and who listens, as far as this replica has applied it.
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        self.replica.membership()
     }
 
     /// The Raft term.
