@@ -13,6 +13,7 @@ use crate::greeting::{self, Dismissal};
 use crate::http;
 use crate::inbox::Inbox;
 use crate::joining::{self, Ready};
+use crate::last_breath;
 use crate::lifeline::{Connections, Lifeline};
 use crate::metrics::{Exposition, Metrics};
 use crate::past::Past;
@@ -160,8 +161,8 @@ impl std::fmt::Debug for App {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Bind { address, source })
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    last_breath::bind(address).await.map_err(|source| AppError::Bind { address, source })
 }
 
 fn check_members(me: ReplicaId, members: &[Member]) -> Result<Member, AppError> {
@@ -193,7 +194,7 @@ impl App {
         };
         let me = check_members(own, &config.masters)?;
         // Before anybody is asked to take this process in: another one may have its address, and its name.
-        drop(bind(config.listen).await?);
+        drop(listen(config.listen).await?);
         let Ready { identity, log: mut store, history } =
             joining::ready(&config, &credentials, own.number()).await?;
         let own = ReplicaId(identity.replica);
@@ -207,9 +208,9 @@ impl App {
         settings.checkpoint_every = config.checkpoint_every;
         settings.links.machine_down_after = Millis(config.machine_down_after_ms);
         let master = Master::new(settings, recovered).map_err(AppError::Recover)?;
-        let listener = bind(config.listen).await?;
+        let listener = listen(config.listen).await?;
         let metrics_listener = match config.metrics_listen {
-            Some(address) => Some(bind(address).await?),
+            Some(address) => Some(listen(address).await?),
             None => None,
         };
         let (metrics, exposition) = Metrics::new();

@@ -21,6 +21,7 @@ mod greeting;
 mod http;
 mod inbox;
 mod joining;
+mod last_breath;
 mod lifeline;
 mod main_with;
 mod metrics;

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::config::Config;
+use crate::lifeline::give_way;
 use crate::store::Check;
 use borg_proto::in_full;
 use clap::Parser;
@@ -38,11 +39,16 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         };
     }
     config.check = check(args);
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return failed(&error),
-        };
+    // Users' calls and polls, handshakes included.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .on_thread_start(give_way)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
     match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),

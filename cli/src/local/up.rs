@@ -7,18 +7,22 @@ use borg_proto::identity::{ADMIN, Role};
 use borg_proto::names::{CellName, MachineName, ReplicaId};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Most masters of a local cell.
 const MOST_MASTERS: u32 = 9;
 /// Most borglets of a local cell.
 const MOST_BORGLETS: u32 = 100;
+/// Where the daemons listen: below the range that Linux uses for outgoing connections (32768 and up),
+/// one of which could take the port of a daemon that is not there for a moment.
+const DAEMON_PORTS: Range<u16> = 10_000..FIRST_PORT;
 /// Ports that each machine of a local cell may hand out to tasks.
 const PORTS_PER_MACHINE: u16 = 100;
-/// Where those ports begin to be looked for: below the range that Linux uses for outgoing
-/// connections (32768 and up).
+/// Where those ports begin to be looked for, below that range too.
 const FIRST_PORT: u16 = 20_000;
 const LAST_PORT: u16 = 32_000;
 
@@ -102,15 +106,7 @@ fn check(what: &'static str, count: u32, least: u32, most: u32) -> Result<(), Lo
 /// Names and addresses. The ports are free now; a daemon that finds its port taken says so.
 fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
     let count = usize::try_from(plan.masters + plan.borglets).expect("at most 109");
-    let listeners = (0..2 * count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(system("find free ports"))?;
-    let mut addresses = Vec::with_capacity(listeners.len());
-    for listener in &listeners {
-        addresses.push(listener.local_addr().map_err(system("find free ports"))?.to_string());
-    }
-    let mut addresses = addresses.into_iter();
+    let mut addresses = free_addresses(2 * count)?.into_iter();
     let mut daemon = |name: String| Daemon {
         name,
         address: addresses.next().expect("two for each daemon"),
@@ -130,6 +126,26 @@ fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
         masters,
         borglets,
     })
+}
+
+/// Addresses on loopback that nobody has. Cells that start at the same moment look from different
+/// places on, so that they seldom find the same ones.
+fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
+    let ports = DAEMON_PORTS;
+    let span = u64::from(ports.end - ports.start);
+    let turn = u16::try_from(RandomState::new().build_hasher().finish() % span).expect("a port");
+    // Held until all are found.
+    let listeners: Vec<TcpListener> = (ports.start + turn..ports.end)
+        .chain(ports.start..ports.start + turn)
+        .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
+        .take(count)
+        .collect();
+    if listeners.len() < count {
+        let why = format!("{count} free ports are needed in {ports:?}");
+        return Err(system("find free ports")(std::io::Error::new(ErrorKind::AddrInUse, why)));
+    }
+    let addresses = listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
+    addresses.collect::<Result<_, _>>().map_err(system("find free ports"))
 }
 
 fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError> {

@@ -10,7 +10,6 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use borg_cell::store::{CheckpointDraft, HardState, ReplicaIdentity, StoreError};
 
@@ -22,17 +21,12 @@ use super::files::{Pace, create_whole, read_whole, rename, sync_dir, sync_tree};
 use super::record::{Block, Head, Reader, Unsealed, link_of_checkpoint, seal, unseal};
 use super::watermark::Watermark;
 use crate::clock;
+use crate::last_breath::{LAST_BREATH, LOOK};
 
 /// Start of the names of logs that could not be used.
 const QUARANTINE: &str = "quarantine-";
 /// How many of them are kept. 3: our choice; enough to find out what happened, and bounded.
 const QUARANTINED: usize = 3;
-
-/// How long a lock may be held by a process that was killed, in seconds: the kernel gives it back after all
-/// of the process's memory, which took more than half a second with 5 GiB. Ours.
-const LAST_BREATH: f64 = 3.0;
-/// Time between two looks at it.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// A directory that this process holds, with a log in it.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! makes the view stale until a full report.
 
 use super::digest::Digests;
-use crate::state::{CellState, Machine, MachineState, Stranger};
+use crate::state::{CellState, Job, Machine, MachineState, Stranger};
 use borg_proto::command::Observation;
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
@@ -12,7 +12,7 @@ use borg_proto::peer::MachineDelta;
 use borg_proto::poll::{MachineReport, Target, TargetDigest, TargetTask, TaskReport, TaskStatus};
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{
-    IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
+    IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId, TaskState,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,12 +128,11 @@ impl Link {
     /// A machine of which nothing was heard. Belongs to no shard yet.
     pub(super) fn new(
         machine: &Machine,
+        target: Target,
         state: &CellState,
         now: Millis,
-        spare: bool,
         digests: &mut Digests,
     ) -> Self {
-        let target = Target { spare, ..target(machine, state) };
         Self {
             name: machine.name.clone(),
             address: machine.address.clone(),
@@ -189,6 +188,11 @@ impl Link {
         self.standing
     }
 
+    /// The state of its tasks changed: what changed nothing before may do so now.
+    pub(super) fn try_again(&mut self) {
+        self.in_vain.clear();
+    }
+
     /// Compares the orders with the state. When they changed, the incarnations that are no longer
     /// listed.
     pub(super) fn retarget(
@@ -199,7 +203,7 @@ impl Link {
         spare: bool,
         digests: &mut Digests,
     ) -> Option<Vec<IncarnationId>> {
-        self.in_vain.clear();
+        self.try_again();
         let place = Place::of(machine, state, now);
         if std::mem::discriminant(&place) != std::mem::discriminant(&self.place) {
             self.place = place;
@@ -215,7 +219,7 @@ impl Link {
         spare: bool,
         digests: &mut Digests,
     ) -> Option<Vec<IncarnationId>> {
-        let mut target = Target { spare, ..target(machine, state) };
+        let mut target = target(machine, state, spare);
         if spare {
             let over = |id: &IncarnationId| state.stranger(*id) == Stranger::Over;
             target.ends = strangers(&self.seen, &target).filter(over).collect();
@@ -488,47 +492,61 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
     }
 }
 
-fn placed_on(
-    machine: MachineId,
-    task: borg_proto::TaskId,
-    state: &CellState,
-) -> Option<&Placement> {
+fn placed_on(machine: MachineId, task: TaskId, state: &CellState) -> Option<&Placement> {
     match &state.task(task)?.state {
         TaskState::Running(placed) if placed.machine == machine => Some(placed),
         TaskState::Running(_) | TaskState::Pending { .. } | TaskState::Dead { .. } => None,
     }
 }
 
-/// What the state says that a machine should run.
-fn target(machine: &Machine, state: &CellState) -> Target {
+/// What the state says that a machine should run. `spare`: whether it keeps what it has beside that.
+pub(super) fn target(machine: &Machine, state: &CellState, spare: bool) -> Target {
     let mut tasks = Vec::with_capacity(machine.tasks.len());
     for id in &machine.tasks {
         let (Some(job), Some(placed)) = (state.job(id.job), placed_on(machine.id, *id, state))
         else {
             continue;
         };
-        tasks.push(TargetTask {
-            id: IncarnationId { task: *id, number: placed.incarnation },
-            name: TaskName { job: job.key.clone(), index: id.index },
-            tasks: job.spec.tasks,
-            spec: job.spec.task.clone(),
-            ports: placed.ports.clone(),
-            priority: job.spec.priority,
-            appclass: job.spec.effective_appclass(),
-            restart: job.spec.kind == JobKind::Service,
-            exclusive: job.spec.exclusive,
-        });
+        tasks.push(target_task(job, id.index, placed));
     }
-    Target { tasks, ..Target::default() }
+    Target { tasks, spare, ..Target::default() }
+}
+
+/// The same of all machines that should run anything, in one walk over the jobs.
+pub(super) fn targets(state: &CellState, spare: bool) -> BTreeMap<MachineId, Target> {
+    let mut targets: BTreeMap<MachineId, Target> = BTreeMap::new();
+    for job in state.jobs() {
+        for (id, task) in state.tasks_of(job.id) {
+            let TaskState::Running(placed) = &task.state else { continue };
+            let empty = || Target { spare, ..Target::default() };
+            let target = targets.entry(placed.machine).or_insert_with(empty);
+            target.tasks.push(target_task(job, id.index, placed));
+        }
+    }
+    targets
+}
+
+fn target_task(job: &Job, index: u32, placed: &Placement) -> TargetTask {
+    TargetTask {
+        id: IncarnationId { task: TaskId { job: job.id, index }, number: placed.incarnation },
+        name: TaskName { job: job.key.clone(), index },
+        tasks: job.spec.tasks,
+        spec: job.spec.task.clone(),
+        ports: placed.ports.clone(),
+        priority: job.spec.priority,
+        appclass: job.spec.effective_appclass(),
+        restart: job.spec.kind == JobKind::Service,
+        exclusive: job.spec.exclusive,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::{Cell, batch, info, master, service};
+    use borg_proto::JobId;
     use borg_proto::command::Action;
     use borg_proto::poll::Usage;
-    use borg_proto::{JobId, TaskId};
 
     const MIB: u64 = 1 << 20;
 
@@ -540,6 +558,29 @@ mod tests {
             last_failure: None,
             usage: Usage::default(),
             ports: Vec::new(),
+        }
+    }
+
+    /// A new leader walks the jobs, later one machine at a time is looked at. A target that differs
+    /// would be sent to every machine again.
+    #[test]
+    fn all_targets_at_once_are_those_of_each_machine() {
+        let mut cell = Cell::new();
+        let machines = ["m-1", "m-2", "m-3"].map(|name| cell.machine(name, 4000, 256 * MIB));
+        let (web, dead) = (service("web", 5, 100, 4 * MIB), batch("dead", 2, 100, 4 * MIB));
+        let (web, dead) = (cell.submit("ann", web), cell.submit("bob", dead));
+        for (task, at) in [(4, 0), (0, 1), (2, 0), (1, 0)] {
+            cell.place(web, task, machines[at]).unwrap();
+        }
+        let over = cell.place(dead, 0, machines[1]).unwrap();
+        cell.ended(over, None);
+        cell.place(dead, 1, machines[0]).unwrap();
+        for spare in [false, true] {
+            let mut all = targets(&cell.state, spare);
+            for machine in cell.state.machines().filter(|machine| !machine.tasks.is_empty()) {
+                assert_eq!(all.remove(&machine.id), Some(target(machine, &cell.state, spare)));
+            }
+            assert!(all.is_empty(), "{all:?}");
         }
     }
 
@@ -565,7 +606,7 @@ mod tests {
         let state = &cell.state;
         let machine = state.machine(machine).unwrap();
         let digests = &mut Digests::default();
-        let mut link = Link::new(machine, state, cell.now, true, digests);
+        let mut link = Link::new(machine, target(machine, state, true), state, cell.now, digests);
         assert!(link.target.spare && link.target.tasks.is_empty());
         let mut all = [newer, replaced, over, unknown];
         all.sort();
