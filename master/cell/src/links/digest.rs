@@ -26,7 +26,7 @@ impl Digests {
         // Numbers of fixed width and lengths before texts: no two targets have the same bytes.
         let mut bytes = Vec::with_capacity(128 * (tasks.len() + 1));
         bytes.push(u8::from(*spare));
-        bytes.extend((ends.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&(ends.len() as u64).to_le_bytes());
         for id in ends {
             put_id(&mut bytes, id.task.job, id.task.index, id.number);
         }
@@ -46,17 +46,17 @@ impl Digests {
             task;
         put_id(bytes, id.task.job, id.task.index, id.number);
         for text in [name.job.user.as_str(), name.job.name.as_str()] {
-            bytes.extend((text.len() as u64).to_le_bytes());
-            bytes.extend(text.as_bytes());
+            bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
         }
-        bytes.extend(name.index.to_le_bytes());
-        bytes.extend(tasks.to_le_bytes());
-        bytes.extend(self.spec(id.task.job, spec).to_le_bytes());
-        bytes.extend((ports.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&name.index.to_le_bytes());
+        bytes.extend_from_slice(&tasks.to_le_bytes());
+        bytes.extend_from_slice(&self.spec(id.task.job, spec).to_le_bytes());
+        bytes.extend_from_slice(&(ports.len() as u64).to_le_bytes());
         bytes.extend(ports.iter().flat_map(|port| port.to_le_bytes()));
-        bytes.extend(priority.get().to_le_bytes());
-        bytes.extend(i32::from(pb::AppClass::from(*appclass)).to_le_bytes());
-        bytes.extend([u8::from(*restart), u8::from(*exclusive)]);
+        bytes.extend_from_slice(&priority.get().to_le_bytes());
+        bytes.extend_from_slice(&i32::from(pb::AppClass::from(*appclass)).to_le_bytes());
+        bytes.extend_from_slice(&[u8::from(*restart), u8::from(*exclusive)]);
     }
 
     fn spec(&mut self, job: JobId, spec: &Arc<TaskSpec>) -> u64 {
@@ -72,9 +72,9 @@ impl Digests {
 }
 
 fn put_id(bytes: &mut Vec<u8>, job: JobId, index: u32, number: u32) {
-    bytes.extend(job.0.to_le_bytes());
-    bytes.extend(index.to_le_bytes());
-    bytes.extend(number.to_le_bytes());
+    bytes.extend_from_slice(&job.0.to_le_bytes());
+    bytes.extend_from_slice(&index.to_le_bytes());
+    bytes.extend_from_slice(&number.to_le_bytes());
 }
 
 #[cfg(test)]
