@@ -13,14 +13,15 @@ use crate::greeting::{self, Dismissal};
 use crate::http;
 use crate::inbox::Inbox;
 use crate::joining::{self, Ready};
-use crate::last_breath;
-use crate::lifeline::{Connections, Lifeline};
+use crate::last_breath::{self, LAST_BREATH};
+use crate::lifeline::Connections;
 use crate::metrics::{Exposition, Metrics};
 use crate::past::Past;
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
 use crate::scheduling::{self, Mailbox};
 use crate::store::History;
+use crate::threads::{RuntimeThread, give_way};
 use crate::{clock, store};
 use borg_cell::master::{self, Input, Master};
 use borg_cell::store::{LogStore, StoreError};
@@ -161,8 +162,8 @@ impl std::fmt::Debug for App {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
-    last_breath::bind(address).await.map_err(|source| AppError::Bind { address, source })
+async fn listen(address: SocketAddr, patience: Duration) -> Result<TcpListener, AppError> {
+    last_breath::bind(address, patience).await.map_err(|source| AppError::Bind { address, source })
 }
 
 fn check_members(me: ReplicaId, members: &[Member]) -> Result<Member, AppError> {
@@ -194,7 +195,7 @@ impl App {
         };
         let me = check_members(own, &config.masters)?;
         // Before anybody is asked to take this process in: another one may have its address, and its name.
-        drop(listen(config.listen).await?);
+        drop(listen(config.listen, LAST_BREATH).await?);
         let Ready { identity, log: mut store, history } =
             joining::ready(&config, &credentials, own.number()).await?;
         let own = ReplicaId(identity.replica);
@@ -208,9 +209,9 @@ impl App {
         settings.checkpoint_every = config.checkpoint_every;
         settings.links.machine_down_after = Millis(config.machine_down_after_ms);
         let master = Master::new(settings, recovered).map_err(AppError::Recover)?;
-        let listener = listen(config.listen).await?;
+        let listener = listen(config.listen, Duration::ZERO).await?;
         let metrics_listener = match config.metrics_listen {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen(address, LAST_BREATH).await?),
             None => None,
         };
         let (metrics, exposition) = Metrics::new();
@@ -275,7 +276,7 @@ impl App {
         let table = driver::members_of(self.master.state());
         let members = if table.is_empty() { self.config.masters.clone() } else { table };
         let members = &members;
-        let lifeline = Lifeline::start().map_err(AppError::Thread)?;
+        let lifeline = RuntimeThread::start("lifeline", || ()).map_err(AppError::Thread)?;
         let metrics = self.metrics.clone();
         let peers = Peers::connect(
             &self.credentials,
@@ -358,7 +359,9 @@ impl App {
             hold: Millis(self.config.poll_every_ms),
             ..borg_linkshard::Config::new(self.credentials.identity.cell.clone(), own)
         };
-        tokio::spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
+        // Of its own, so that machines wait behind no user.
+        let polls = RuntimeThread::start("polls", give_way).map_err(AppError::Thread)?;
+        polls.spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
         if let Some(listener) = self.metrics_listener {
             let seen = view_in.clone();
             let healthy: http::Healthy = Arc::new(move || seen.borrow().status.leader.is_some());

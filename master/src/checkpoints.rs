@@ -7,7 +7,6 @@
 use crate::clock;
 use crate::driver::Turn;
 use crate::inbox::Inbox;
-use crate::lifeline::give_way;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use borg_cell::master::{CheckpointNews, CheckpointWork, Input, Performed};
@@ -61,10 +60,7 @@ impl CheckpointThreads {
         let threads = [("checkpoints", to_write), ("pieces-in", to_take), ("pieces-out", to_send)];
         for (name, work) in threads {
             let hands = hands.clone();
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-                give_way();
-                hands.work(work);
-            })?;
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || hands.work(work))?;
         }
         Ok(Self { writer, taker, sender, files, metrics })
     }

@@ -2,7 +2,7 @@
 
 use borg_proto::time::Millis;
 use std::sync::OnceLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch, as of the process's start plus what a monotonic clock has
 /// counted since: a step of the wall clock moves no timer.
@@ -29,9 +29,15 @@ pub(crate) fn stopwatch() -> Stopwatch {
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Seconds since it was started.
+    /// Time since it was started.
+    #[must_use]
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// The same in seconds.
     #[must_use]
     pub(crate) fn seconds(&self) -> f64 {
-        self.0.elapsed().as_secs_f64()
+        self.elapsed().as_secs_f64()
     }
 }

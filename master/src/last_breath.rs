@@ -7,23 +7,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// How long a killed process may hold its lock and its address, in seconds. It took more than half a second
-/// with 5 GiB of memory, or with 2,000 connections on a busy computer. Ours.
-pub(crate) const LAST_BREATH: f64 = 3.0;
+/// How long a killed process may hold its lock and its address. It took more than half a second with 5 GiB
+/// of memory, or with 2,000 connections on a busy computer. Ours.
+pub(crate) const LAST_BREATH: Duration = Duration::from_secs(3);
 /// Time between two looks at it.
 pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
-/// Listens at `address`. Waits for [`LAST_BREATH`] when a process has it.
+/// Listens at `address`. Waits for `patience` when a process has it.
 ///
 /// # Errors
 /// When it has it still, or the address is not this computer's.
-pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
     let waited = clock::stopwatch();
+    let mut told = false;
     loop {
         match TcpListener::bind(address).await {
-            Err(error)
-                if error.kind() == ErrorKind::AddrInUse && waited.seconds() < LAST_BREATH =>
-            {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && waited.elapsed() < patience => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(%address, ?patience, "a process has this address: waiting for it");
+                }
                 tokio::time::sleep(LOOK).await;
             }
             bound => return bound,
@@ -43,8 +45,13 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(200)).await;
             drop(held);
         });
-        let held = bind(address).await.unwrap();
-        assert_eq!(bind(address).await.unwrap_err().kind(), ErrorKind::AddrInUse);
+        let held = bind(address, Duration::from_secs(30)).await.unwrap();
+        let error = bind(address, Duration::from_millis(200)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
         drop(held);
+        // Of a range for documents, which no computer has: nothing to wait for.
+        let nowhere = "203.0.113.1:1".parse().unwrap();
+        let error = bind(nowhere, Duration::from_secs(86_400)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
     }
 }

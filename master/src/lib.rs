@@ -31,6 +31,7 @@ mod peer_service;
 mod peers;
 mod scheduling;
 pub mod store;
+mod threads;
 
 pub use app::{App, AppError};
 pub use config::{Config, Member};

@@ -1,4 +1,4 @@
-//! A thread for what keeps the cell alive: Raft messages, reports, orders and ticks.
+//! The lifeline, a thread for what keeps the cell alive: Raft messages, reports, orders and ticks.
 //!
 //! Thousands of users' calls can keep the threads that serve the API busy for longer than an
 //! election takes, and a heartbeat that has to pass through three tasks there waits three times.
@@ -9,14 +9,12 @@
 //!
 //! Invariant: nothing that users send is decoded on this thread.
 
+use crate::threads::RuntimeThread;
 use borg_proto::rpc;
-use std::future::Future;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// New connections that wait to be served; more wait in the kernel.
 const CONNECTIONS: usize = 64;
@@ -26,57 +24,6 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 const PIECES: Duration = Duration::from_millis(5);
 /// Longest first word that is looked at. It carries the name near its beginning.
 const MOST: usize = 4_096;
-
-/// The thread; it ends, with all of its tasks, when this goes.
-#[derive(Debug)]
-pub(crate) struct Lifeline {
-    runtime: Handle,
-    _ends: DropGuard,
-}
-
-impl Lifeline {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// When the system gives no thread or no epoll.
-    pub(crate) fn start() -> std::io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let ended = CancellationToken::new();
-        let guard = ended.clone().drop_guard();
-        std::thread::Builder::new()
-            .name("lifeline".to_owned())
-            .spawn(move || runtime.block_on(ended.cancelled()))?;
-        Ok(Self { runtime: handle, _ends: guard })
-    }
-
-    /// Runs a task on it.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        drop(self.runtime.spawn(task));
-    }
-
-    /// The way onto it.
-    pub(crate) fn handle(&self) -> Handle {
-        self.runtime.clone()
-    }
-
-    /// What is spawned while the guard lives, runs on it.
-    pub(crate) fn enter(&self) -> EnterGuard<'_> {
-        self.runtime.enter()
-    }
-}
-
-/// How much less of a crowded processor a thread that gives way gets: a third.
-const NICE: i32 = 5;
-
-/// Lets the threads that keep the cell alive, this one and the driver's, go before the calling one when
-/// there are not processors for all. After the loss of a master thousands of machines are connected to
-/// anew, and their handshakes must not hold up the election.
-pub(crate) fn give_way() {
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!(%error, "this thread does not give way");
-    }
-}
 
 /// New connections, sorted by whom they are to be served by.
 #[derive(Debug)]
@@ -93,7 +40,7 @@ impl Connections {
     /// # Errors
     /// When the listener cannot be moved there.
     pub(crate) fn of(
-        lifeline: &Lifeline,
+        lifeline: &RuntimeThread,
         listener: TcpListener,
         name: String,
     ) -> std::io::Result<Self> {
@@ -174,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_goes_where_the_name_in_its_first_word_belongs() {
-        let lifeline = Lifeline::start().unwrap();
+        let lifeline = RuntimeThread::start("lifeline", || ()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut sorted =

@@ -2,8 +2,8 @@
 
 use crate::app::App;
 use crate::config::Config;
-use crate::lifeline::give_way;
 use crate::store::Check;
+use crate::threads::give_way;
 use borg_proto::in_full;
 use clap::Parser;
 use std::error::Error;
@@ -39,7 +39,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         };
     }
     config.check = check(args);
-    // Users' calls and polls, handshakes included.
+    // For what users ask.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .on_thread_start(give_way)

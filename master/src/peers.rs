@@ -7,9 +7,9 @@
 //! other calls of users.
 
 use crate::config::{MOST_WAITING_CALLS, Member};
-use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
 use crate::passing::{self, Passed};
+use crate::threads::RuntimeThread;
 use borg_proto::Millis;
 use borg_proto::identity::{Identity, Role, any_master_name};
 use borg_proto::names::ReplicaId;
@@ -79,7 +79,7 @@ impl Peers {
         address: &str,
         members: &[Member],
         metrics: Metrics,
-        lifeline: &Lifeline,
+        lifeline: &RuntimeThread,
         stop: &CancellationToken,
     ) -> Result<Self, ChannelError> {
         let own_address = address.parse().ok();

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 const MOST_MASTERS: u32 = 9;
 /// Most borglets of a local cell.
 const MOST_BORGLETS: u32 = 100;
-/// Where the daemons listen: below the range that Linux uses for outgoing connections (32768 and up),
-/// one of which could take the port of a daemon that is not there for a moment.
+/// Where the daemons listen: below the range that Linux uses by default for outgoing connections (32768
+/// and up), one of which could take the port of a daemon that is not there for a moment.
 const DAEMON_PORTS: Range<u16> = 10_000..FIRST_PORT;
 /// Ports that each machine of a local cell may hand out to tasks.
 const PORTS_PER_MACHINE: u16 = 100;
@@ -133,19 +133,27 @@ fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
 fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
     let ports = DAEMON_PORTS;
     let span = u64::from(ports.end - ports.start);
-    let turn = u16::try_from(RandomState::new().build_hasher().finish() % span).expect("a port");
+    // What the standard library seeds its hash maps with differs from process to process.
+    let random = RandomState::new().build_hasher().finish();
+    let offset = u16::try_from(random % span).expect("less than a port");
     // Held until all are found.
-    let listeners: Vec<TcpListener> = (ports.start + turn..ports.end)
-        .chain(ports.start..ports.start + turn)
-        .filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
-        .take(count)
-        .collect();
-    if listeners.len() < count {
-        let why = format!("{count} free ports are needed in {ports:?}");
-        return Err(system("find free ports")(std::io::Error::new(ErrorKind::AddrInUse, why)));
+    let mut listeners = Vec::with_capacity(count);
+    let mut addresses = Vec::with_capacity(count);
+    for port in (ports.start + offset..ports.end).chain(ports.start..ports.start + offset) {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => {
+                listeners.push(listener);
+                addresses.push(format!("{}:{port}", Ipv4Addr::LOCALHOST));
+                if addresses.len() == count {
+                    return Ok(addresses);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(system("find free ports")(error)),
+        }
     }
-    let addresses = listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
-    addresses.collect::<Result<_, _>>().map_err(system("find free ports"))
+    let why = format!("fewer than {count} are free from {} to {}", ports.start, ports.end - 1);
+    Err(system("find free ports")(std::io::Error::new(ErrorKind::AddrInUse, why)))
 }
 
 fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError> {
@@ -268,4 +276,26 @@ fn write_client_config(layout: &Layout, cell: &LocalCell) -> Result<(), LocalErr
         creds: Path::new("users").join(ADMIN),
     };
     file.write(layout.dir()).map_err(system(format!("write {CLIENT_FILE}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn free_addresses_are_below_the_range_of_outgoing_connections_and_nobody_has_them() {
+        let taken = free_addresses(1).unwrap().remove(0);
+        let _held = TcpListener::bind(&taken).unwrap();
+        let found: BTreeSet<String> = free_addresses(218).unwrap().into_iter().collect();
+        assert_eq!(found.len(), 218);
+        assert!(!found.contains(&taken));
+        for address in &found {
+            let address: SocketAddr = address.parse().unwrap();
+            assert!(address.ip().is_loopback() && DAEMON_PORTS.contains(&address.port()));
+        }
+        let error = free_addresses(DAEMON_PORTS.len() + 1).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("from 10000 to 19999"), "{why}");
+    }
 }

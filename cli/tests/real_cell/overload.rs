@@ -4,6 +4,8 @@ use crate::cell::{Cell, Client, Killed, job, now, request};
 use borg_proto::rpc::retry_after;
 use borg_proto::wire::pb;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
 use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
@@ -28,6 +30,38 @@ struct Went {
 
 fn is_silence(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+}
+
+/// Names of a process's threads, and how much nicer than its first one they are.
+fn niceness(pid: u32) -> BTreeSet<(String, i64)> {
+    let of = |stat: String| {
+        // The name is in brackets and may contain some; niceness is field 19, the 17th after it.
+        let (before, after) = stat.rsplit_once(')').unwrap();
+        let name = before.split_once('(').unwrap().1.to_owned();
+        (name, after.split_whitespace().nth(16).unwrap().parse::<i64>().unwrap())
+    };
+    let (_, first) = of(fs::read_to_string(format!("/proc/{pid}/stat")).unwrap());
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats =
+        threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+    stats.map(of).map(|(name, nice)| (name, nice - first)).collect()
+}
+
+#[test]
+fn threads_for_users_and_polls_give_way_to_those_that_keep_the_cell() {
+    let cell = Cell::up(1, 0);
+    // A backup needs a thread for what takes long, which a thread that gives way starts.
+    let file = cell.dir().join("backup").display().to_string();
+    cell.borgctl(&["backup", "save", &file]).ok();
+    let master = cell.record().masters[0].process.unwrap();
+    let threads = niceness(master.pid);
+    let expected =
+        [("driver", 0), ("lifeline", 0), ("scheduler", 0), ("polls", 5), ("tokio-rt-worker", 5)];
+    for (name, nicer) in expected {
+        let found: Vec<i64> =
+            threads.iter().filter(|(thread, _)| thread == name).map(|(_, nice)| *nice).collect();
+        assert_eq!(found, [nicer], "{name} of {threads:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

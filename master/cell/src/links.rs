@@ -30,7 +30,7 @@ use silence::{Silence, urgency};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use view::{Folded, Link, target, targets};
+use view::{Folded, Link};
 
 /// How the leader treats machines and shards. All values are ours; the paper gives none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,13 +206,9 @@ impl Links {
             left: BTreeSet::new(),
             config,
         };
-        let mut targets = targets(state, links.spare);
         for machine in state.machines() {
             links.names.insert(machine.name.clone(), machine.id);
-            let target = targets.remove(&machine.id);
-            let target =
-                target.unwrap_or_else(|| Target { spare: links.spare, ..Target::default() });
-            let link = Link::new(machine, target, state, now, &mut links.digests);
+            let link = Link::new(machine, state, now, links.spare, &mut links.digests);
             links.links.insert(machine.id, link);
             links.restand(machine.id);
         }
@@ -223,19 +219,19 @@ impl Links {
 
     /// Follows what was applied.
     pub(crate) fn follow(&mut self, state: &CellState, events: &[Event], now: Millis) {
-        let (mut touched, mut noted) = (BTreeSet::new(), BTreeSet::new());
+        let (mut touched, mut progressed) = (BTreeSet::new(), BTreeSet::new());
         for event in events {
             match &event.kind {
                 EventKind::MachineAdded(id) | EventKind::MachineChanged(id) => {
                     touched.insert(*id);
                 }
                 EventKind::MachineRemoved(id, name) => self.remove(*id, name, now),
-                // How far its process is: as the machine said, so nothing else is to run there.
+                // The target says nothing of how far its processes are.
                 EventKind::TaskChanged {
                     change: TaskChange::Up { .. } | TaskChange::BackOff { .. },
                     machine,
                     ..
-                } => noted.extend(*machine),
+                } => progressed.extend(*machine),
                 EventKind::TaskChanged { change, machine, .. } => {
                     touched.extend(*machine);
                     if let TaskChange::Placed { machine, .. } = change {
@@ -255,9 +251,10 @@ impl Links {
                 }
             }
         }
-        for id in noted.difference(&touched) {
+        for id in progressed.difference(&touched) {
             if let Some(link) = self.links.get_mut(id) {
                 link.try_again();
+                debug_assert!(link.is_on_target(state), "{} has an old target", link.name);
                 self.dirty.insert(*id);
             }
         }
@@ -270,8 +267,7 @@ impl Links {
     fn retarget(&mut self, id: MachineId, state: &CellState, now: Millis) {
         let Some(machine) = state.machine(id) else { return };
         let Some(link) = self.links.get_mut(&id) else {
-            let target = target(machine, state, self.spare);
-            let mut link = Link::new(machine, target, state, now, &mut self.digests);
+            let mut link = Link::new(machine, state, now, self.spare, &mut self.digests);
             let replica = owner(id, self.liveness.live());
             link.shard = replica;
             self.links.insert(id, link);

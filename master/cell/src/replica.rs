@@ -299,6 +299,11 @@ impl Replica {
         self.hard.commit
     }
 
+    pub(crate) fn last_log(&self) -> Position {
+        let log = &self.raw.raft.raft_log;
+        Position { index: log.last_index(), term: log.last_term() }
+    }
+
     pub(crate) fn last_index(&self) -> u64 {
         self.raw.raft.raft_log.last_index()
     }

@@ -138,7 +138,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if waited.seconds() < LAST_BREATH => {
+            Err(TryLockError::WouldBlock) if waited.elapsed() < LAST_BREATH => {
                 std::thread::sleep(LOOK);
             }
             Err(TryLockError::WouldBlock) => {

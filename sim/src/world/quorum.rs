@@ -2,13 +2,15 @@
 //!
 //! Masters that are up, move, can write and reach each other as they should are a clique; when a
 //! majority has been one for long enough, somebody leads, whatever the other masters and the ways
-//! to them do (partial and one-way partitions, Cloudflare's outage of 2020). A majority of whom is
-//! what each of them has applied: until a change of masters is over, that of the old ones as well.
+//! to them do (partial and one-way partitions, Cloudflare's outage of 2020). A majority of whom, says
+//! what those with the newest log have applied, who alone can be elected: while none of them knows
+//! that a change of masters is over, the old ones count as well.
 
 use super::World;
 use crate::checkers::Invariant;
 use crate::marks::Mark;
 use borg_cell::state::Standing;
+use borg_cell::store::{Membership, Position};
 use borg_proto::Millis;
 
 /// An election takes at most so long: the bound.
@@ -25,6 +27,30 @@ pub(crate) struct Quorum {
     /// Masters, a bit each.
     cliques: Vec<(u32, Option<Millis>)>,
     leaderless: Option<Millis>,
+}
+
+/// One of a clique, as far as its election goes.
+#[derive(Debug, Clone, Copy)]
+struct Candidate<'a> {
+    id: u64,
+    /// Term and index of its last entry.
+    last: (u64, u64),
+    /// Who votes, as far as it has applied it.
+    members: &'a Membership,
+}
+
+/// Whether these masters can elect one of them without anybody else. Raft (section 5.4.1) lets only
+/// those with the newest log win, and each asks the voters that it has applied.
+fn can_elect(clique: &[Candidate<'_>]) -> bool {
+    let newest = clique.iter().map(|candidate| candidate.last).max();
+    let majority = |voters: &[u64]| {
+        let here = voters.iter().filter(|id| clique.iter().any(|candidate| candidate.id == **id));
+        here.count() * 2 > voters.len()
+    };
+    clique.iter().filter(|candidate| Some(candidate.last) == newest).any(|candidate| {
+        let Membership { voters, voters_outgoing, .. } = candidate.members;
+        majority(voters) && (voters_outgoing.is_empty() || majority(voters_outgoing))
+    })
 }
 
 impl Quorum {
@@ -69,23 +95,22 @@ impl World {
         };
         let friends: Vec<u32> =
             (0..masters).map(|at| if fits[at] { friends(at) } else { 0 }).collect();
-        // What one of them has applied may be a change that the others do not know to be over.
-        let suffices = |set: u32, at: usize| {
-            self.replicas[at].process.as_ref().is_some_and(|process| {
-                let members = process.master.membership();
-                [&members.voters, &members.voters_outgoing].into_iter().all(|half| {
-                    let in_set = |id: &&u64| {
-                        let mut chosen = (0..masters).filter(|at| set & 1 << at != 0);
-                        chosen.any(|at| self.replicas[at].id.0 == **id)
-                    };
-                    half.is_empty() || half.iter().filter(in_set).count() * 2 > half.len()
+        let elects = |set: u32| {
+            let chosen = (0..masters).filter(|at| set & 1 << at != 0);
+            let candidates: Vec<Candidate<'_>> = chosen
+                .filter_map(|at| {
+                    let master = &self.replicas[at].process.as_ref()?.master;
+                    let Position { index, term } = master.last_log();
+                    let id = self.replicas[at].id.0;
+                    Some(Candidate { id, last: (term, index), members: master.membership() })
                 })
-            })
+                .collect();
+            can_elect(&candidates)
         };
         let mut oldest: Option<(Millis, u32)> = None;
         for (set, since) in &mut self.quorum.cliques {
-            let is_clique = (0..masters)
-                .all(|at| *set & 1 << at == 0 || friends[at] & *set == *set && suffices(*set, at));
+            let meet = (0..masters).all(|at| *set & 1 << at == 0 || friends[at] & *set == *set);
+            let is_clique = meet && elects(*set);
             *since = if is_clique { since.or(Some(now)) } else { None };
             if let Some(since) = *since {
                 oldest = Some(oldest.map_or((since, *set), |found| found.min((since, *set))));
@@ -131,5 +156,42 @@ impl World {
                 && self.moves(leader)
                 && (0..self.setup.masters).filter(follows).count() * 2 > self.setup.masters
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(voters: &[u64], outgoing: &[u64]) -> Membership {
+        let (voters, voters_outgoing) = (voters.to_vec(), outgoing.to_vec());
+        Membership { voters, voters_outgoing, ..Membership::default() }
+    }
+
+    /// 22 takes the place of 2.
+    #[test]
+    fn a_clique_must_elect_somebody_exactly_when_one_with_the_newest_log_has_a_majority_in_it() {
+        let old = members(&[1, 2, 3, 4, 5], &[]);
+        let joint = members(&[1, 3, 4, 5, 22], &[1, 2, 3, 4, 5]);
+        let new = members(&[1, 3, 4, 5, 22], &[]);
+        let can = |clique: &[(u64, u64, &Membership)]| {
+            let candidates: Vec<Candidate<'_>> = clique
+                .iter()
+                .map(|&(id, index, members)| Candidate { id, last: (7, index), members })
+                .collect();
+            can_elect(&candidates)
+        };
+        assert!(can(&[(1, 9, &new), (3, 9, &new), (22, 9, &new)]));
+        // Seed 693: 4 and 5 are away, and nobody else knows that the change is over.
+        assert!(!can(&[(1, 9, &joint), (3, 9, &joint), (22, 9, &joint)]));
+        assert!(can(&[(1, 9, &joint), (3, 9, &joint), (4, 9, &joint), (22, 9, &joint)]));
+        // One that missed the change votes for one that did not.
+        assert!(can(&[(1, 3, &old), (3, 9, &new), (22, 9, &new)]));
+        // Of two with the same log one has applied the end of the change.
+        assert!(can(&[(1, 9, &joint), (3, 9, &new), (22, 9, &joint)]));
+        // One that knows the end by an older log cannot win.
+        assert!(!can(&[(1, 8, &new), (3, 9, &joint), (22, 9, &joint)]));
+        let nobody = members(&[], &[]);
+        assert!(!can(&[(1, 9, &nobody), (3, 9, &nobody), (22, 9, &nobody)]));
     }
 }

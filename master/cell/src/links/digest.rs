@@ -53,7 +53,9 @@ impl Digests {
         bytes.extend_from_slice(&tasks.to_le_bytes());
         bytes.extend_from_slice(&self.spec(id.task.job, spec).to_le_bytes());
         bytes.extend_from_slice(&(ports.len() as u64).to_le_bytes());
-        bytes.extend(ports.iter().flat_map(|port| port.to_le_bytes()));
+        for port in ports {
+            bytes.extend_from_slice(&port.to_le_bytes());
+        }
         bytes.extend_from_slice(&priority.get().to_le_bytes());
         bytes.extend_from_slice(&i32::from(pb::AppClass::from(*appclass)).to_le_bytes());
         bytes.extend_from_slice(&[u8::from(*restart), u8::from(*exclusive)]);

@@ -4,7 +4,7 @@
 //! makes the view stale until a full report.
 
 use super::digest::Digests;
-use crate::state::{CellState, Job, Machine, MachineState, Stranger};
+use crate::state::{CellState, Machine, MachineState, Stranger};
 use borg_proto::command::Observation;
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
@@ -12,7 +12,7 @@ use borg_proto::peer::MachineDelta;
 use borg_proto::poll::{MachineReport, Target, TargetDigest, TargetTask, TaskReport, TaskStatus};
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{
-    IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId, TaskState,
+    IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,11 +128,12 @@ impl Link {
     /// A machine of which nothing was heard. Belongs to no shard yet.
     pub(super) fn new(
         machine: &Machine,
-        target: Target,
         state: &CellState,
         now: Millis,
+        spare: bool,
         digests: &mut Digests,
     ) -> Self {
+        let target = target(machine, state, spare);
         Self {
             name: machine.name.clone(),
             address: machine.address.clone(),
@@ -191,6 +192,12 @@ impl Link {
     /// The state of its tasks changed: what changed nothing before may do so now.
     pub(super) fn try_again(&mut self) {
         self.in_vain.clear();
+    }
+
+    /// Whether its tasks are those that the state has there.
+    pub(super) fn is_on_target(&self, state: &CellState) -> bool {
+        let machine = state.machine(self.id);
+        machine.is_some_and(|machine| target(machine, state, false).tasks == self.target.tasks)
     }
 
     /// Compares the orders with the state. When they changed, the incarnations that are no longer
@@ -278,7 +285,7 @@ impl Link {
             self.strangers = strangers(&self.seen, &self.target).count();
         }
         self.given_up = false;
-        self.in_vain.clear();
+        self.try_again();
         Folded::News
     }
 
@@ -429,7 +436,7 @@ impl Link {
     /// That it was given up came to nothing: it is up for decision again.
     pub(super) fn keep(&mut self) {
         self.given_up = false;
-        self.in_vain.clear();
+        self.try_again();
     }
 
     /// Whether the newest orders may not have arrived. A silent machine obeys none; its shard has
@@ -492,7 +499,11 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
     }
 }
 
-fn placed_on(machine: MachineId, task: TaskId, state: &CellState) -> Option<&Placement> {
+fn placed_on(
+    machine: MachineId,
+    task: borg_proto::TaskId,
+    state: &CellState,
+) -> Option<&Placement> {
     match &state.task(task)?.state {
         TaskState::Running(placed) if placed.machine == machine => Some(placed),
         TaskState::Running(_) | TaskState::Pending { .. } | TaskState::Dead { .. } => None,
@@ -500,53 +511,35 @@ fn placed_on(machine: MachineId, task: TaskId, state: &CellState) -> Option<&Pla
 }
 
 /// What the state says that a machine should run. `spare`: whether it keeps what it has beside that.
-pub(super) fn target(machine: &Machine, state: &CellState, spare: bool) -> Target {
+fn target(machine: &Machine, state: &CellState, spare: bool) -> Target {
     let mut tasks = Vec::with_capacity(machine.tasks.len());
     for id in &machine.tasks {
         let (Some(job), Some(placed)) = (state.job(id.job), placed_on(machine.id, *id, state))
         else {
             continue;
         };
-        tasks.push(target_task(job, id.index, placed));
+        tasks.push(TargetTask {
+            id: IncarnationId { task: *id, number: placed.incarnation },
+            name: TaskName { job: job.key.clone(), index: id.index },
+            tasks: job.spec.tasks,
+            spec: job.spec.task.clone(),
+            ports: placed.ports.clone(),
+            priority: job.spec.priority,
+            appclass: job.spec.effective_appclass(),
+            restart: job.spec.kind == JobKind::Service,
+            exclusive: job.spec.exclusive,
+        });
     }
     Target { tasks, spare, ..Target::default() }
-}
-
-/// The same of all machines that should run anything, in one walk over the jobs.
-pub(super) fn targets(state: &CellState, spare: bool) -> BTreeMap<MachineId, Target> {
-    let mut targets: BTreeMap<MachineId, Target> = BTreeMap::new();
-    for job in state.jobs() {
-        for (id, task) in state.tasks_of(job.id) {
-            let TaskState::Running(placed) = &task.state else { continue };
-            let empty = || Target { spare, ..Target::default() };
-            let target = targets.entry(placed.machine).or_insert_with(empty);
-            target.tasks.push(target_task(job, id.index, placed));
-        }
-    }
-    targets
-}
-
-fn target_task(job: &Job, index: u32, placed: &Placement) -> TargetTask {
-    TargetTask {
-        id: IncarnationId { task: TaskId { job: job.id, index }, number: placed.incarnation },
-        name: TaskName { job: job.key.clone(), index },
-        tasks: job.spec.tasks,
-        spec: job.spec.task.clone(),
-        ports: placed.ports.clone(),
-        priority: job.spec.priority,
-        appclass: job.spec.effective_appclass(),
-        restart: job.spec.kind == JobKind::Service,
-        exclusive: job.spec.exclusive,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::{Cell, batch, info, master, service};
-    use borg_proto::JobId;
     use borg_proto::command::Action;
     use borg_proto::poll::Usage;
+    use borg_proto::{JobId, TaskId};
 
     const MIB: u64 = 1 << 20;
 
@@ -558,29 +551,6 @@ mod tests {
             last_failure: None,
             usage: Usage::default(),
             ports: Vec::new(),
-        }
-    }
-
-    /// A new leader walks the jobs, later one machine at a time is looked at. A target that differs
-    /// would be sent to every machine again.
-    #[test]
-    fn all_targets_at_once_are_those_of_each_machine() {
-        let mut cell = Cell::new();
-        let machines = ["m-1", "m-2", "m-3"].map(|name| cell.machine(name, 4000, 256 * MIB));
-        let (web, dead) = (service("web", 5, 100, 4 * MIB), batch("dead", 2, 100, 4 * MIB));
-        let (web, dead) = (cell.submit("ann", web), cell.submit("bob", dead));
-        for (task, at) in [(4, 0), (0, 1), (2, 0), (1, 0)] {
-            cell.place(web, task, machines[at]).unwrap();
-        }
-        let over = cell.place(dead, 0, machines[1]).unwrap();
-        cell.ended(over, None);
-        cell.place(dead, 1, machines[0]).unwrap();
-        for spare in [false, true] {
-            let mut all = targets(&cell.state, spare);
-            for machine in cell.state.machines().filter(|machine| !machine.tasks.is_empty()) {
-                assert_eq!(all.remove(&machine.id), Some(target(machine, &cell.state, spare)));
-            }
-            assert!(all.is_empty(), "{all:?}");
         }
     }
 
@@ -606,7 +576,7 @@ mod tests {
         let state = &cell.state;
         let machine = state.machine(machine).unwrap();
         let digests = &mut Digests::default();
-        let mut link = Link::new(machine, target(machine, state, true), state, cell.now, digests);
+        let mut link = Link::new(machine, state, cell.now, true, digests);
         assert!(link.target.spare && link.target.tasks.is_empty());
         let mut all = [newer, replaced, over, unknown];
         all.sort();

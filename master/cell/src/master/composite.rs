@@ -7,7 +7,7 @@ use super::{Config, Effect, Input, Outcome, Status};
 use crate::links::{Links, Seen};
 use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
-use crate::store::{Membership, Recovered};
+use crate::store::{Membership, Position, Recovered};
 use borg_proto::command::{Action, Assignment, Principal};
 use borg_proto::poll::{MachineReport, Usage};
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
@@ -80,6 +80,12 @@ impl Master {
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.replica.membership()
+    }
+
+    /// Where its log ends.
+    #[must_use]
+    pub fn last_log(&self) -> Position {
+        self.replica.last_log()
     }
 
     /// The Raft term.
