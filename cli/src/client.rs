@@ -21,8 +21,12 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// Longest time that one master gets for one try: our choice, three elections.
-const TRY: Duration = Duration::from_secs(3);
+/// Time that the first master gets for one try; each further one gets twice as long, up to
+/// [`LONGEST_TRY`]. Our choice: more than a master takes that waits for others which hang, so that one
+/// that hangs itself costs less than a second, and a busy cell is not asked everything twice for ever.
+const FIRST_TRY: Duration = Duration::from_millis(750);
+/// Longest time that one master gets: three elections.
+const LONGEST_TRY: Duration = Duration::from_secs(3);
 /// Pause after all masters have been tried in vain.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -116,10 +120,11 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let mut silent = BTreeMap::new();
         let mut back_off = BackOff::default();
+        let mut patience = FIRST_TRY;
         loop {
             for _ in 0..self.masters.len() {
                 let (address, client) = &self.masters[self.first];
-                let left = deadline.saturating_duration_since(Instant::now()).min(TRY);
+                let left = deadline.saturating_duration_since(Instant::now()).min(patience);
                 if left.is_zero() {
                     break;
                 }
@@ -152,6 +157,7 @@ impl Client {
                 if failure.code != Code::Unavailable {
                     return Err(failure.context(what));
                 }
+                patience = LONGEST_TRY.min(patience * 2);
                 silent.insert(address.clone(), failure.text);
                 self.first = (self.first + 1) % self.masters.len();
             }

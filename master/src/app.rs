@@ -87,7 +87,7 @@ pub enum AppError {
     /// The other masters go on from another restore than this one.
     #[error(
         "this master was restored to epoch {own}, the others are of epoch {others}: move its directory \
-         away, and restore it from the backup that they were restored from (borgctl backup restore)"
+         away and start it again without --new: it takes everything from them"
     )]
     OtherRestore {
         /// Its own epoch.

@@ -117,16 +117,15 @@ impl Round {
                 return;
             }
         };
-        if own.applied == 0 {
-            return;
-        }
-        if hello.applied_index > 0 && hello.epoch != own.epoch {
+        if own.applied > 0 && hello.applied_index > 0 && hello.epoch != own.epoch {
             self.elsewhere.push((own.epoch, hello.epoch));
         }
-        // Whoever is further on and does not know this master any more, knows that it is out.
-        let further = hello.applied_index >= own.applied && !hello.masters.is_empty();
+        // Whoever is further on, or has seen this life begin, and does not know it, knows that it is out.
+        let further = own.applied > 0 && hello.applied_index >= own.applied;
+        let life = own.replica.life();
+        let past = life > 0 && life <= hello.master_lives;
         let known = hello.masters.iter().any(|entry| entry.replica == own.replica.0);
-        self.strangers += usize::from(further && !known);
+        self.strangers += usize::from((further || past) && !hello.masters.is_empty() && !known);
     }
 
     fn verdict(&self) -> Option<Dismissal> {
@@ -198,6 +197,19 @@ mod tests {
     fn a_master_without_a_state_asks_nobody_whether_it_is_one() {
         let newcomer = Own { applied: 0, epoch: 1, ..OWN };
         assert_eq!(verdict(newcomer, &[strangers(), strangers(), strangers(), strangers()]), None);
+    }
+
+    /// It lost its log, was let in in another life, and that was taken back before it had anything.
+    #[test]
+    fn a_master_whose_join_was_taken_back_is_out_though_its_number_is_a_masters() {
+        let newcomer = Own { replica: ReplicaId::of_life(1, 7), applied: 0, epoch: 1 };
+        let with = |lives| {
+            let answer = hello(&[1, 2, 3], 100, 2).unwrap();
+            Ok(pb::HelloResponse { master_lives: lives, ..answer })
+        };
+        assert_eq!(verdict(newcomer, &[with(6), with(6)]), None, "they do not know of it yet");
+        let out = Some(Dismissal::Removed { by: 2, of: 2 });
+        assert_eq!(verdict(newcomer, &[with(7), with(8)]), out);
     }
 
     #[test]

@@ -371,6 +371,7 @@ pub(crate) fn hello(view: &View, polled: usize) -> pb::HelloResponse {
         masters: view.state.masters().map(master_entry).collect(),
         epoch: view.state.epoch(),
         heard_you: false,
+        master_lives: view.state.master_lives(),
         silent: Vec::new(),
     }
 }

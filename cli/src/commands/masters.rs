@@ -115,7 +115,10 @@ async fn invite(
         replaces: replaces.unwrap_or(0),
         request_id: request_id(),
     };
-    let what = format!("add master {number}");
+    let what = match replaces {
+        None => format!("add master {number}"),
+        Some(old) => format!("replace master {old}"),
+    };
     let index = client
         .call(&what, Kind::Change, message, async |mut to, request| to.invite_master(request).await)
         .await?

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn down(dir: &Path, keep: bool) -> Result<(), LocalError> {
     let dir = dir.canonicalize().map_err(|_| LocalError::Missing(dir.to_owned()))?;
     let layout = Layout::new(&dir);
+    let _held = layout.hold()?;
     let mut cell = LocalCell::load(&dir)?;
     let cgroups = groups_of(&layout, &cell);
     // The borglets first: without them nobody starts a task again.

@@ -148,6 +148,13 @@ impl Layout {
         &self.dir
     }
 
+    /// Holds the directory until the result goes: one `up` or `down` at a time, or daemons would run that
+    /// are written down nowhere. Waits for another one.
+    fn hold(&self) -> Result<fs::File, LocalError> {
+        let held = fs::File::open(&self.dir).and_then(|dir| dir.lock().map(|()| dir));
+        held.map_err(system(format!("lock {}", self.dir.display())))
+    }
+
     /// What remembers the cell.
     #[must_use]
     pub fn record(&self) -> PathBuf {
@@ -243,6 +250,11 @@ impl Daemon {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.process.as_ref().is_some_and(Process::is_running)
+    }
+
+    /// Whether the process that was started for it has this id.
+    fn is(&self, pid: u32) -> bool {
+        self.process.is_some_and(|process| process.pid == pid)
     }
 }
 

@@ -60,7 +60,9 @@ pub async fn add_machines_and_wait(
         let answer = client
             .call("masters", Kind::Read, request, async |mut c, r| c.list_masters(r).await)
             .await?;
-        let masters = answer.masters.iter().filter(|master| master.reachable).count();
+        // Another process may have the address of one that was started, and answer in its place.
+        let ours = |pid| cell.masters.iter().any(|daemon| daemon.is(pid));
+        let masters = answer.masters.iter().filter(|it| it.reachable && ours(it.pid)).count();
         let (all_masters, all_machines) = (cell.masters.len(), cell.borglets.len());
         if machines >= all_machines && masters >= all_masters {
             return Ok(());

@@ -57,6 +57,7 @@ pub fn up(plan: &Plan) -> Result<LocalCell, LocalError> {
     fs::create_dir_all(&plan.dir).map_err(system(format!("make {}", plan.dir.display())))?;
     let dir = plan.dir.canonicalize().map_err(system(format!("find {}", plan.dir.display())))?;
     let layout = Layout::new(&dir);
+    let _held = layout.hold()?;
     let mut cell = if plan.again {
         LocalCell::load(&dir)?
     } else {

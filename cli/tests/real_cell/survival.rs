@@ -238,6 +238,27 @@ fn a_borglet_that_is_killed_and_started_again_has_its_tasks_and_reports_what_end
     within("the killed task is gone", || !before.iter().any(Process::is_running));
 }
 
+/// Each would start daemons of its own, and those of one would be written down nowhere.
+#[test]
+fn two_who_start_a_cell_again_at_once_start_it_once() {
+    let cell = Cell::up(3, 1);
+    let dir = cell.dir().canonicalize().unwrap();
+    let dir = dir.to_str().unwrap();
+    for _ in 0..2 {
+        cell.borgctl(&["cell", "down", "--keep"]).ok();
+        assert_eq!(processes_with(dir), [""; 0]);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| cell.borgctl(&["cell", "up", "--again"]).ok());
+            }
+        });
+        for daemon in cell.record().daemons() {
+            assert!(daemon.is_running(), "{daemon:?}");
+        }
+        assert_eq!(processes_with(dir).len(), 4, "{:?}", processes_with(dir));
+    }
+}
+
 #[test]
 fn after_cell_down_nothing_of_the_cell_is_left() {
     let cell = Cell::up(1, 1);
