@@ -89,6 +89,10 @@ marks! {
     SyncFailed = "failed sync stopped a master",
     /// All masters were down at once.
     AllMastersDown = "all masters down at once",
+    /// A restored cell took over a task that was placed after its backup.
+    Adopted = "a restored cell adopted a task",
+    /// All masters lost their disks and began anew from a backup.
+    Restored = "the cell went on from a backup",
     /// A master stood still and went on.
     MasterPaused = "a master paused and went on",
     /// Masters could not reach each other, and could again.

@@ -1,6 +1,7 @@
 //! One seed from beginning to end, and many of them.
 //!
-//! A run is a storm of faults over a busy cell, then calm, then the check that everything settled.
+//! A run is a storm of faults over a busy cell, then calm, then the check that everything settled. One
+//! cell in ten then loses all of its masters, goes on from a backup of the storm, and settles again.
 
 use crate::checkers::quiescence::{Aspect, Unsettled};
 use crate::checkers::{Invariant, Violation};
@@ -15,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long the storm is, unless told otherwise.
 pub const STORM: Millis = Millis(60_000);
+/// How long a cell that is restored from a backup keeps what the backup does not know: a little longer than
+/// it hears its machines out.
+const SPARE: Millis = Millis(50_000);
 /// How long it must stay settled: nothing more than what is on its way happens.
 const STAYS: Millis = Millis(2_500);
 /// How long an entry may take from the leader to the others when nothing fails: some round trips.
@@ -118,15 +122,23 @@ pub fn one(seed: u64, plan: &Plan, trace: Option<Sink>) -> Report {
     }
     let step = Millis(500);
     let mut left = plan.storm;
+    let mut backup = None;
     while left > Millis(0) && world.violations().is_empty() {
         world.run_for(step.min(left));
         left = left - step;
+        if seed % 10 == 6 && backup.is_none() && left <= Millis(plan.storm.0 / 2) {
+            backup = Some(world.state().clone());
+        }
         if world.somebody_waits_for_room() {
             world.hit(Mark::WaitedForRoom);
         }
     }
     world.calm_down();
     let settled = settle(&mut world);
+    if let Some(backup) = backup.filter(|_| world.violations().is_empty()) {
+        world.restore(&backup, SPARE);
+        settle(&mut world);
+    }
     Report {
         seed,
         digest: world.journal().digest(),

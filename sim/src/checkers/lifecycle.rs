@@ -1,8 +1,8 @@
 //! Tasks change along the legal edges only, incarnations grow, events never go back (I22).
 
 use borg_cell::event::{Event, EventKind, TaskChange};
-use borg_cell::state::CellState;
-use borg_proto::{MachineId, Millis, TaskId};
+use borg_cell::state::{CellState, Task};
+use borg_proto::{MachineId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
 
 /// Where a task is, by the events alone.
@@ -23,6 +23,19 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// The lives of a cell that goes on from a backup.
+    #[must_use]
+    pub fn restored(state: &CellState) -> Self {
+        let place = |task: &Task| match &task.state {
+            TaskState::Pending { .. } => Place::Pending,
+            TaskState::Running(placed) => Place::On(placed.machine),
+            TaskState::Dead { .. } => Place::Dead,
+        };
+        let all = state.jobs().flat_map(|job| state.tasks_of(job.id));
+        let tasks = all.map(|(id, task)| (id, (place(task), task.incarnations))).collect();
+        Self { seen: state.applied(), last: (state.applied(), state.clock()), tasks }
+    }
+
     /// Whether an event was not seen on any replica before.
     #[must_use]
     pub const fn is_news(&self, event: &Event) -> bool {

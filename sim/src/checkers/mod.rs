@@ -18,6 +18,7 @@ pub mod quiescence;
 pub mod requests;
 pub mod views;
 
+use borg_cell::state::{CellState, MachineState};
 use borg_proto::{MachineId, Millis};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -60,6 +61,9 @@ pub enum Invariant {
     Elects,
     /// When nothing fails, everything settles within a bounded time.
     Settles,
+    /// A cell that goes on from a backup ends nothing before it has heard its machines out, but what it
+    /// knows to be over.
+    Restore,
     /// Tasks change along legal edges, incarnations grow, events never go back.
     LegalLife,
     /// The deciding crates do not panic.
@@ -86,6 +90,7 @@ impl fmt::Display for Invariant {
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",
+            Self::Restore => "I29 restore",
             Self::LegalLife => "I22 legal task lives",
             Self::NoPanic => "no panic",
         })
@@ -152,6 +157,22 @@ impl Checks {
             states: 0,
             violations: Vec::new(),
         }
+    }
+
+    /// The masters begin anew from a state that the cell once had. What machines do goes on, and so does
+    /// what is checked of it; what was said of the cell since that state counts no more.
+    pub(crate) fn restored(&mut self, masters: usize, state: &CellState) {
+        self.election = election::Election::default();
+        self.durability = durability::Durability::default();
+        self.equality = equality::Equality::default();
+        self.requests = requests::Requests::default();
+        self.history = job_history::JobHistory::default();
+        self.downs = downs::Downs::default();
+        self.lifecycle = lifecycle::Lifecycle::restored(state);
+        self.log = log::Log::new(masters);
+        self.views.restored();
+        let down = state.machines().filter(|machine| machine.state == MachineState::Down);
+        self.down_machines = down.map(|machine| machine.id).collect();
     }
 
     pub(crate) fn report(&mut self, violation: Violation) {

@@ -32,6 +32,11 @@ impl Views {
         Self { said: (0..machines).map(|_| Said::default()).collect(), believed: BTreeMap::new() }
     }
 
+    /// Leaders are counted anew, in a new epoch of the cell.
+    pub(crate) fn restored(&mut self) {
+        self.believed.clear();
+    }
+
     /// A machine answers with this report. One version is one report.
     pub fn said(&mut self, machine: usize, version: ReportVersion, report: &MachineReport) {
         let said = &mut self.said[machine];

@@ -42,7 +42,15 @@ impl World {
                     Some(MachineState::Up | MachineState::New) | None => {}
                 }
             }
-            EventKind::TaskChanged { task, change: TaskChange::Placed { machine, .. }, .. } => {
+            EventKind::TaskChanged {
+                task,
+                change: TaskChange::Placed { machine, incarnation },
+                ..
+            } => {
+                // A restored cell takes what it finds running where it is.
+                if state.is_of_before(IncarnationId { task: *task, number: *incarnation }) {
+                    return self.hit(Mark::Adopted);
+                }
                 let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
                 if avoided {
                     self.hit(Mark::CrashAvoided);

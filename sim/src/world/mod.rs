@@ -17,6 +17,7 @@ mod processes;
 mod quorum;
 mod reach;
 mod replica;
+mod restore;
 mod scheduling;
 mod shard;
 mod storm;
@@ -182,6 +183,8 @@ pub struct World {
     pub(crate) journal: Journal,
     /// The furthest state that any replica has shown.
     pub(crate) newest: CellState,
+    /// In a cell that was restored: until when nothing unknown may be ended.
+    pub(crate) spared_until: Option<Millis>,
 }
 
 /// The number of something as the vocabulary writes it.
@@ -217,6 +220,7 @@ impl World {
             marks: Marks::default(),
             journal: Journal::new(BEGIN),
             newest: CellState::new(cell),
+            spared_until: None,
             dice,
             setup,
         };

@@ -6,6 +6,7 @@ use super::{Happening, World, number};
 use crate::checkers::Invariant;
 use crate::jobs::Play;
 use crate::marks::Mark;
+use borg_cell::state::Stranger;
 use borg_proto::{FailureCause, Millis};
 use borglet_supervisor::{Input, Launch, Run};
 
@@ -236,6 +237,11 @@ impl World {
             Ok(())
         };
         self.check(Invariant::TasksSurvive, result);
+        let spared = self.spared_until.is_some_and(|until| self.now() < until);
+        if spared && !wanted && !fenced && self.newest.stranger(run.id) != Stranger::Over {
+            let what = format!("m{index} ends {run}, of which a restored cell knows nothing bad");
+            self.check(Invariant::Restore, Err(what));
+        }
         if elsewhere {
             self.hit(Mark::StaleCopyKilled);
         }

@@ -119,6 +119,7 @@ impl World {
 
     pub(crate) fn start_master(&mut self, index: usize) {
         let (seed, cell) = (self.dice.roll(), self.newest.cell().clone());
+        let epoch = self.newest.epoch();
         if self.replicas[index].joining {
             return;
         }
@@ -135,7 +136,7 @@ impl World {
         config.links.downs_per_minute = DOWNS_PER_MINUTE;
         config.links.replace_after = REPLACE_AFTER;
         let tick = config.tick;
-        let identity = ReplicaIdentity { cell: cell.to_string(), replica: id.0, epoch: 1 };
+        let identity = ReplicaIdentity { cell: cell.to_string(), replica: id.0, epoch };
         let masters = self.setup.masters;
         let replica = &mut self.replicas[index];
         if replica.life == 0 {

@@ -133,7 +133,7 @@ impl Link {
         spare: bool,
         digests: &mut Digests,
     ) -> Self {
-        let target = target(machine, state, spare);
+        let target = wanted(machine, state, spare, |_| false);
         Self {
             name: machine.name.clone(),
             address: machine.address.clone(),
@@ -197,7 +197,10 @@ impl Link {
     /// Whether its tasks are those that the state has there.
     pub(super) fn is_on_target(&self, state: &CellState) -> bool {
         let machine = state.machine(self.id);
-        machine.is_some_and(|machine| target(machine, state, false).tasks == self.target.tasks)
+        let had = |id: &IncarnationId| self.listed.contains_key(id);
+        machine.is_some_and(|machine| {
+            wanted(machine, state, self.target.spare, had).tasks == self.target.tasks
+        })
     }
 
     /// Compares the orders with the state. When they changed, the incarnations that are no longer
@@ -226,7 +229,9 @@ impl Link {
         spare: bool,
         digests: &mut Digests,
     ) -> Option<Vec<IncarnationId>> {
-        let mut target = target(machine, state, spare);
+        let had =
+            |id: &IncarnationId| self.seen.tasks.contains_key(id) || self.listed.contains_key(id);
+        let mut target = wanted(machine, state, spare, had);
         if spare {
             let over = |id: &IncarnationId| state.stranger(*id) == Stranger::Over;
             target.ends = strangers(&self.seen, &target).filter(over).collect();
@@ -332,7 +337,7 @@ impl Link {
             let id = IncarnationId { task: *task, number: placed.incarnation };
             match seen.tasks.get(&id) {
                 Some(report) => found.extend(difference(placed, report)),
-                None if self.listed.get(&id).is_some_and(|listed| *listed <= seen.obeyed) => {
+                None if self.is_without(id, state) => {
                     found.push(Observation::TaskEnded {
                         id,
                         at: now,
@@ -346,6 +351,15 @@ impl Link {
             found.extend(self.newer(state));
         }
         found
+    }
+
+    /// Whether the machine has lost an incarnation that is not in its report: it was told of it, or knew
+    /// of it before the cell was restored.
+    fn is_without(&self, id: IncarnationId, state: &CellState) -> bool {
+        match self.listed.get(&id) {
+            Some(listed) => *listed <= self.seen.obeyed,
+            None => self.target.spare && state.is_of_before(id),
+        }
     }
 
     /// What runs here since after the backup that the cell was restored from, and fills its slot.
@@ -510,17 +524,28 @@ fn placed_on(
     }
 }
 
-/// What the state says that a machine should run. `spare`: whether it keeps what it has beside that.
-fn target(machine: &Machine, state: &CellState, spare: bool) -> Target {
+/// What a machine should run, and whether it keeps what it has beside that (`spare`). A restored cell
+/// starts nothing that was placed before: it may have ended since, or run elsewhere as a newer
+/// incarnation. So while unknown ones are spared a machine is told only of those that it `had`.
+fn wanted(
+    machine: &Machine,
+    state: &CellState,
+    spare: bool,
+    had: impl Fn(&IncarnationId) -> bool,
+) -> Target {
     let mut tasks = Vec::with_capacity(machine.tasks.len());
-    for id in &machine.tasks {
-        let (Some(job), Some(placed)) = (state.job(id.job), placed_on(machine.id, *id, state))
+    for task in &machine.tasks {
+        let (Some(job), Some(placed)) = (state.job(task.job), placed_on(machine.id, *task, state))
         else {
             continue;
         };
+        let id = IncarnationId { task: *task, number: placed.incarnation };
+        if spare && state.is_of_before(id) && !had(&id) {
+            continue;
+        }
         tasks.push(TargetTask {
-            id: IncarnationId { task: *id, number: placed.incarnation },
-            name: TaskName { job: job.key.clone(), index: id.index },
+            id,
+            name: TaskName { job: job.key.clone(), index: task.index },
             tasks: job.spec.tasks,
             spec: job.spec.task.clone(),
             ports: placed.ports.clone(),
@@ -552,6 +577,49 @@ mod tests {
             usage: Usage::default(),
             ports: Vec::new(),
         }
+    }
+
+    /// Two are placed by the backup; one of them ended after it.
+    #[test]
+    fn a_restored_cell_starts_nothing_again_that_its_machine_does_not_have() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let web = cell.submit("ann", service("web", 2, 100, 4 * MIB));
+        let [runs, ended] = [0, 1].map(|task| cell.place(web, task, machine).unwrap());
+        cell.state = cell.state.refound(&[(1, "a:1".into())], Millis(60_000)).0;
+        let leader = cell.state.masters().next().unwrap().0;
+        cell.apply(master(), Action::Lead { leader, term: 5 }).unwrap();
+        let (state, digests) = (&cell.state, &mut Digests::default());
+        let machine = state.machine(machine).unwrap();
+        let listed = |link: &Link| -> Vec<IncarnationId> {
+            link.target.tasks.iter().map(|task| task.id).collect()
+        };
+        let mut link = Link::new(machine, state, cell.now, true, digests);
+        assert_eq!(listed(&link), []);
+        let said = MachineDelta {
+            machine: machine.name.clone(),
+            seq: 1,
+            full: true,
+            reachable: true,
+            obeyed: 1,
+            info: machine.info.as_deref().cloned(),
+            tasks: vec![report(runs)],
+            gone: Vec::new(),
+        };
+        link.fold(cell.now, said);
+        assert!(link.renew_target(machine, state, true, digests).is_some());
+        assert_eq!((listed(&link), &link.target.ends), (vec![runs], &Vec::new()));
+        let found = link.compare(cell.now, machine, state);
+        let (at, failure) = (cell.now, Some(FailureCause::Lost));
+        assert!(found.contains(&Observation::TaskEnded { id: ended, at, failure }), "{found:?}");
+        // A new session has not heard of it yet, and it is still the machine's.
+        link.begin(cell.now);
+        assert!(link.renew_target(machine, state, true, digests).is_none());
+        assert_eq!(listed(&link), [runs]);
+        // Who was never heard of is told everything when the time is up.
+        let mut unheard = Link::new(machine, state, cell.now, true, digests);
+        assert!(unheard.renew_target(machine, state, false, digests).is_some());
+        assert_eq!(listed(&unheard), [runs, ended]);
     }
 
     /// A machine of a cell that was restored from a backup has four incarnations that the backup

@@ -130,6 +130,12 @@ impl CellState {
         }
     }
 
+    /// Whether an incarnation was placed before the cell was restored from a backup.
+    #[must_use]
+    pub fn is_of_before(&self, id: IncarnationId) -> bool {
+        self.restored.is_some_and(|restored| id.number <= restored.incarnations)
+    }
+
     /// What to make of an incarnation that runs without being placed.
     #[must_use]
     pub fn stranger(&self, id: IncarnationId) -> Stranger {
