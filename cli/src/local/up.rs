@@ -136,7 +136,7 @@ fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
     let span = u64::from(ports.end - ports.start);
     // What the standard library seeds its hash maps with differs from process to process.
     let random = RandomState::new().build_hasher().finish();
-    let offset = u16::try_from(random % span).expect("less than a port");
+    let offset = u16::try_from(random % span).expect("less than the number of ports");
     // Held until all are found.
     let mut listeners = Vec::with_capacity(count);
     let mut addresses = Vec::with_capacity(count);

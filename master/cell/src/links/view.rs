@@ -579,6 +579,13 @@ mod tests {
         }
     }
 
+    /// The cell goes on from what it is now as from a backup, and is led.
+    fn restore(cell: &mut Cell) {
+        cell.state = cell.state.clone().refound(&[(1, "a:1".into())], Millis(60_000)).0;
+        let leader = cell.state.masters().next().unwrap().0;
+        cell.apply(master(), Action::Lead { leader, term: 5 }).unwrap();
+    }
+
     /// Two are placed by the backup; one of them ended after it.
     #[test]
     fn a_restored_cell_starts_nothing_again_that_its_machine_does_not_have() {
@@ -586,9 +593,7 @@ mod tests {
         let machine = cell.machine("m-1", 1000, 64 * MIB);
         let web = cell.submit("ann", service("web", 2, 100, 4 * MIB));
         let [runs, ended] = [0, 1].map(|task| cell.place(web, task, machine).unwrap());
-        cell.state = cell.state.refound(&[(1, "a:1".into())], Millis(60_000)).0;
-        let leader = cell.state.masters().next().unwrap().0;
-        cell.apply(master(), Action::Lead { leader, term: 5 }).unwrap();
+        restore(&mut cell);
         let (state, digests) = (&cell.state, &mut Digests::default());
         let machine = state.machine(machine).unwrap();
         let listed = |link: &Link| -> Vec<IncarnationId> {
@@ -638,9 +643,7 @@ mod tests {
         let newer = IncarnationId { task: TaskId { job: web, index: 1 }, number: 1 };
         let unknown = IncarnationId { task: TaskId { job: JobId(7), index: 0 }, number: 1 };
 
-        cell.state = cell.state.refound(&[(1, "a:1".into())], Millis(60_000)).0;
-        let leader = cell.state.masters().next().unwrap().0;
-        cell.apply(master(), Action::Lead { leader, term: 5 }).unwrap();
+        restore(&mut cell);
         let state = &cell.state;
         let machine = state.machine(machine).unwrap();
         let digests = &mut Digests::default();
