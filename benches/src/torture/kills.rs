@@ -1,8 +1,9 @@
 //! Signal 9, five times a second, to any master or borglet, under load.
 //!
 //! Whatever dies is started again at once. Nothing acknowledged may be lost, tasks must not notice,
-//! short jobs that were acknowledged must run to their end, and when it is over the masters must
-//! have the same state byte for byte. (Nothing is lost of what a killed process wrote: the kernel
+//! short jobs that were acknowledged must run to their end (looked at as they go: a busy cell
+//! forgets its oldest dead jobs), and when it is over the masters must have the same state byte for
+//! byte. (Nothing is lost of what a killed process wrote: the kernel
 //! keeps it. What a power cut does is `power`'s question.)
 
 use super::books::Books;
@@ -48,7 +49,7 @@ pub fn kills(run: &Run, says: &mut Says) -> Result<Reached, Error> {
     books.ignore("admin/");
     let clients = Clients::start(&cell, &books, dice.roll(), PACE)?;
     let readers = Readers::start(&cell, &books, dice.roll(), 1)?;
-    let mut short = Vec::new();
+    let mut short: Vec<String> = Vec::new();
     for kill in 0..run.count {
         let next = clock::now() + PERIOD;
         let victim = dice.index(MASTERS + BORGLETS);
@@ -71,6 +72,9 @@ pub fn kills(run: &Run, says: &mut Says) -> Result<Reached, Error> {
                     return Err(format!("process {pid} of {job} died with a daemon").into());
                 }
             }
+            let before = short.len();
+            short.retain(|job| !is_finished(&cell, job));
+            reached.many("short jobs finished", u64::try_from(before - short.len())?);
             let name = format!("short-{kill}");
             // Not acknowledged, not promised.
             if let Ok(job) = submit(&cell, pb::JobKind::Batch, &name, 1, "sleep 0.5") {
@@ -88,9 +92,7 @@ pub fn kills(run: &Run, says: &mut Says) -> Result<Reached, Error> {
     let last = submit(&cell, pb::JobKind::Batch, "last", 1, "true")?;
     short.push(last);
     for job in &short {
-        until(&cell, job, "finished", |answer| {
-            answer.job.as_ref().is_some_and(|job| job.state() == pb::JobState::Finished)
-        })?;
+        until(&cell, job, "finished", says_finished)?;
         reached.one("short jobs finished");
     }
     let after = until_up(&cell, &job)?;
@@ -184,6 +186,21 @@ fn until(
         std::thread::sleep(Duration::from_millis(50));
     }
     Err(format!("{job} is not {what} after {PATIENCE:?}: {seen:?}").into())
+}
+
+fn says_finished(answer: &pb::GetJobResponse) -> bool {
+    answer.job.as_ref().is_some_and(|job| job.state() == pb::JobState::Finished)
+}
+
+/// Asks each master once at most; one that was just killed cannot tell.
+fn is_finished(cell: &Cell, job: &str) -> bool {
+    (0..MASTERS).any(|master| {
+        let job = job.to_owned();
+        let asked = cell.ask(master, async |mut client| {
+            Ok(client.get_job(pb::GetJobRequest { job }).await?.into_inner())
+        });
+        asked.is_ok_and(|answer| says_finished(&answer))
+    })
 }
 
 fn until_up(cell: &Cell, job: &str) -> Result<Vec<Process>, Error> {
