@@ -1,64 +1,54 @@
 //! Equal tasks: which machine is the best for the next of them, remembered from block to block.
 //!
-//! Per block of 64 machines a class keeps the best machine and the version at which it was looked
-//! at. On use only blocks that changed since are scored again, so ten thousand equal tasks cost
-//! one scan and ten thousand repairs; a class that fits nowhere costs nothing until room comes
-//! free. With `caches` off every block is scored every time: the answers are the same.
+//! Per block of 64 rows a class keeps the cheapest row and the version at which it was looked at. On
+//! use only blocks that changed since are scored again, so ten thousand equal tasks cost one scan
+//! and ten thousand repairs; a class that fits nowhere costs nothing until room comes free (the
+//! equivalence classes and the score cache of the Borg paper, section 3.4). With `caches` off every
+//! block is scored every time: the answers are the same.
 //!
 //! Invariant: a remembered answer equals the one that scoring the block now would give.
 
-use crate::filter::{Misses, allowed, misses, soft_missed};
-use crate::machines::{BLOCK, Machines, NOWHERE};
+use crate::crowds::Crowds;
+use crate::machines::Machines;
 use crate::need::Need;
-use crate::score::{Surroundings, Weights, crowd_steps};
+use crate::reasons::{Misses, misses};
+use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
+use crate::score::Weights;
 use crate::victims::{Amounts, Loss, choose, could_free};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A remembered answer for one block: valid while nothing that matters has a newer version.
-#[derive(Debug, Clone)]
-struct Seen<T> {
+/// The best row of a block, and when that was found.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// 0: not looked at.
     at: u64,
-    best: Option<T>,
+    cost: i32,
+    row: usize,
 }
 
-/// Tasks of the job by value of one attribute.
-#[derive(Debug, Clone)]
-struct Crowd {
-    domain: usize,
-    /// Most tasks per value, when the job limits it.
-    max: Option<u32>,
-    /// Whether the score looks at it.
-    scored: bool,
-    counts: Vec<u32>,
-}
+const UNSEEN: Seen = Seen { at: 0, cost: NEVER_MIND, row: 0 };
 
-impl Crowd {
-    fn count(&self, value: u32) -> u32 {
-        self.counts.get(value as usize).copied().unwrap_or(0)
-    }
-
-    fn is_full(&self, value: u32) -> bool {
-        self.max.is_some_and(|max| value != NOWHERE && self.count(value) >= max)
-    }
-}
+/// What a choice with victims is compared by: least loss, then cost, then the order of ties.
+type WithVictims = (Loss, i32, u64, usize);
 
 /// Tasks that get equal answers, see [`crate::need::ClassKey`].
 #[derive(Debug, Clone)]
 pub(crate) struct Class {
     pub(crate) need: Arc<Need>,
-    plain: Vec<Seen<(i64, usize)>>,
-    preempting: Vec<Seen<(Loss, i64, usize)>>,
-    /// Version of the facts that `allowed` and `soft_missed` are of, per block.
+    plain: Vec<Seen>,
+    preempting: Vec<(u64, Option<WithVictims>)>,
+    /// Version of the facts that `allowed` and `penalty` are of, per block.
     facts: Vec<u64>,
-    /// Machines that meet the hard constraints; empty when there are none.
+    /// Rows that meet the hard constraints, a word per block; empty when there are none.
     allowed: Vec<u64>,
-    /// Soft constraints missed per machine; empty when there are none.
-    soft_missed: Vec<u16>,
-    /// Tasks of the job per machine, where there are any.
-    on_machine: BTreeMap<usize, u32>,
-    max_per_machine: Option<u32>,
-    crowds: Vec<Crowd>,
+    /// Rows where a spread limit is reached, a word per block; empty when there are no limits.
+    full: Vec<u64>,
+    /// What each row costs beside its room; empty while that is nothing.
+    penalty: Vec<i32>,
+    bites: Vec<Bite>,
+    crowds: Crowds,
+    /// Version of the machines as the class began to count its crowds.
+    born: u64,
     /// Newest version at which nothing fitted anywhere: (plain, with victims).
     nowhere: (u64, u64),
     /// When it was last used, to forget the ones that are not.
@@ -67,128 +57,138 @@ pub(crate) struct Class {
 
 impl Class {
     /// A class with nothing remembered; the job's tasks are counted where `machines` has them.
-    pub(crate) fn new(need: Arc<Need>, machines: &Machines) -> Self {
-        let mut crowds = Vec::new();
-        if need.tasks > 1 {
-            crowds.push(Crowd { domain: need.rack, max: None, scored: true, counts: Vec::new() });
-        }
-        for limit in &need.spreads {
-            if let Some(domain) = limit.domain {
-                crowds.push(Crowd {
-                    domain,
-                    max: Some(limit.max),
-                    scored: false,
-                    counts: Vec::new(),
-                });
-            }
-        }
-        let on_itself = need.spreads.iter().filter(|limit| limit.domain.is_none());
-        let max_per_machine = on_itself.map(|limit| limit.max).min();
+    pub(crate) fn new(need: Arc<Need>, machines: &Machines, weights: &Weights) -> Self {
+        let crowds = Crowds::new(&need);
         let mut class = Self {
             need,
             plain: Vec::new(),
             preempting: Vec::new(),
             facts: Vec::new(),
             allowed: Vec::new(),
-            soft_missed: Vec::new(),
-            on_machine: BTreeMap::new(),
-            max_per_machine,
+            full: Vec::new(),
+            penalty: Vec::new(),
+            bites: Vec::new(),
             crowds,
+            born: machines.version(),
             nowhere: (0, 0),
             used_at: 0,
         };
         class.grow(machines);
         if class.need.tasks > 1 {
-            for m in machines.homes_of(class.need.job) {
-                class.count(machines, m, true);
+            for row in machines.homes_of(class.need.job) {
+                class.count(machines, weights, row, true);
             }
         }
         class
     }
 
-    /// Notes that a task of the job came to machine `m`, or left it.
-    pub(crate) fn count(&mut self, machines: &Machines, m: usize, came: bool) {
+    /// Notes that a task of the job came to a row, or left it.
+    pub(crate) fn count(&mut self, machines: &Machines, weights: &Weights, row: usize, came: bool) {
         if self.need.tasks <= 1 {
             return;
         }
-        let on = self.on_machine.entry(m).or_insert(0);
-        *on = step(*on, came);
-        if *on == 0 {
-            self.on_machine.remove(&m);
+        self.grow(machines);
+        if self.penalty.is_empty() {
+            self.penalty.resize(machines.len(), 0);
         }
-        let mut stale = Vec::new();
-        for crowd in &mut self.crowds {
-            let domain = machines.domain(crowd.domain);
-            let value = domain.of(m);
-            if value == NOWHERE {
-                continue;
-            }
-            if crowd.counts.len() <= value as usize {
-                crowd.counts.resize(value as usize + 1, 0);
-            }
-            let look = |crowd: &Crowd| {
-                let steps =
-                    if crowd.scored { crowd_steps(crowd.count(value), self.need.tasks) } else { 0 };
-                (steps, crowd.is_full(value))
-            };
-            let before = look(crowd);
-            crowd.counts[value as usize] = step(crowd.counts[value as usize], came);
-            if look(crowd) != before {
-                stale.extend(domain.blocks_of(value));
+        let others = self.crowds.count(machines, row, came);
+        let worse = came && !weights.attract();
+        self.settle(machines, weights, row);
+        self.forget(row, worse);
+        for value in others {
+            let domain = machines.domain(value.domain);
+            for other in domain.rows_of(value.value) {
+                self.settle(machines, weights, *other);
+                self.forget(*other, worse);
             }
         }
-        for b in stale {
-            self.forget_block(b);
+        if !came {
+            self.nowhere = (0, 0);
         }
     }
 
-    fn forget_block(&mut self, b: usize) {
-        if let Some(plain) = self.plain.get_mut(b) {
-            plain.at = 0;
+    /// A row became worse, or better. What became worse and was not the best before is not now.
+    fn forget(&mut self, row: usize, worse: bool) {
+        let b = row / BLOCK;
+        if !worse || self.plain[b].row == row {
+            self.plain[b].at = 0;
         }
-        if let Some(preempting) = self.preempting.get_mut(b) {
-            preempting.at = 0;
+        if let Some(seen) = self.preempting.get_mut(b) {
+            seen.0 = 0;
         }
-        self.nowhere = (0, 0);
     }
 
-    /// The best machine with room, with its cost. A task that keeps away from some machines gets the
-    /// best of the others.
+    /// Works out again what the job's other tasks and the soft constraints make of one row.
+    fn settle(&mut self, machines: &Machines, weights: &Weights, row: usize) {
+        if let Some(word) = self.full.get_mut(row / BLOCK) {
+            let bit = 1 << (row % BLOCK);
+            let full = self.crowds.is_full(machines, row);
+            *word = if full { *word | bit } else { *word & !bit };
+        }
+        if let Some(penalty) = self.penalty.get_mut(row) {
+            let filters = &machines.filters;
+            let missed = self.need.soft.iter().filter(|f| !filters.holds(**f, row)).count();
+            let (on_machine, in_rack) = self.crowds.steps(machines, row);
+            *penalty = weights.penalty(on_machine, in_rack, missed);
+        }
+    }
+
+    /// The best row with room, with its cost. A task that keeps away from some rows gets the best
+    /// of the others.
     pub(crate) fn best(
         &mut self,
         machines: &Machines,
         weights: &Weights,
         caches: bool,
         avoid: &[usize],
-    ) -> Option<(i64, usize)> {
+    ) -> Option<(i32, usize)> {
         self.grow(machines);
         if caches && self.nowhere.0 == machines.version() {
             return None;
         }
-        let mut best: Option<(i64, usize)> = None;
-        for b in 0..machines.blocks() {
+        let mut best = UNSEEN;
+        for b in 0..machines.rooms.blocks() {
             let versions = machines.versions(b);
-            let seen = &self.plain[b];
-            let since = if seen.best.is_some() { versions.changed } else { versions.grown };
+            let seen = self.plain[b];
+            let since = if seen.cost == NEVER_MIND { versions.grown } else { versions.changed };
             if !caches || seen.at == 0 || since > seen.at {
-                self.learn_facts(machines, b);
-                let found = self.scan_block(machines, weights, b, &[]);
-                self.plain[b] = Seen { at: machines.version(), best: found };
+                self.learn(machines, weights, b);
+                let (cost, row) = machines.rooms.best(b, self.wanted(0));
+                self.plain[b] = Seen { at: machines.version(), cost, row };
             }
-            let found = if in_block(avoid, b) {
-                self.scan_block(machines, weights, b, avoid)
-            } else {
-                self.plain[b].best
-            };
-            best = least(best, found);
+            let mut found = self.plain[b];
+            let except = in_block(avoid, b);
+            if except != 0 {
+                (found.cost, found.row) = machines.rooms.best(b, self.wanted(except));
+            }
+            let rank = |seen: Seen| machines.rooms.rank(seen.row);
+            if found.cost < best.cost
+                || (found.cost == best.cost && found.cost != NEVER_MIND && rank(found) < rank(best))
+            {
+                best = found;
+            }
         }
-        if best.is_none() && avoid.is_empty() {
-            self.nowhere.0 = machines.version();
+        if best.cost == NEVER_MIND {
+            if avoid.is_empty() {
+                self.nowhere.0 = machines.version();
+            }
+            return None;
         }
-        best
+        Some((best.cost, best.row))
     }
 
-    /// The best machine on which somebody has to go first.
+    fn wanted(&self, except: u64) -> Wanted<'_> {
+        Wanted {
+            asks: &self.need.asks,
+            allowed: &self.allowed,
+            full: &self.full,
+            except,
+            penalty: &self.penalty,
+            bites: &self.bites,
+        }
+    }
+
+    /// The best row on which somebody has to go first.
     pub(crate) fn best_preempting(
         &mut self,
         machines: &Machines,
@@ -200,218 +200,188 @@ impl Class {
         if caches && self.nowhere.1 == machines.version() {
             return None;
         }
-        self.preempting.resize(machines.blocks(), Seen { at: 0, best: None });
+        if !machines.has_lower(self.need.priority) {
+            self.nowhere.1 = machines.version();
+            return None;
+        }
+        self.preempting.resize(machines.rooms.blocks(), (0, None));
         let mut freed = Amounts::new();
-        let mut best: Option<(Loss, i64, usize)> = None;
-        for b in 0..machines.blocks() {
+        let mut best: Option<WithVictims> = None;
+        for b in 0..machines.rooms.blocks() {
             let versions = machines.versions(b);
             let since = versions.residents.max(versions.facts).max(versions.changed);
-            if !caches || self.preempting[b].at == 0 || since > self.preempting[b].at {
-                self.learn_facts(machines, b);
-                let found = self.scan_block_preempting(machines, weights, b, &mut freed, &[]);
-                self.preempting[b] = Seen { at: machines.version(), best: found };
+            let seen = self.preempting[b].0;
+            if !caches || seen == 0 || since > seen {
+                self.learn(machines, weights, b);
+                let found = self.scan_preempting(machines, b, &mut freed, 0);
+                self.preempting[b] = (machines.version(), found);
             }
-            let found = if in_block(avoid, b) {
-                self.scan_block_preempting(machines, weights, b, &mut freed, avoid)
+            let except = in_block(avoid, b);
+            let found = if except == 0 {
+                self.preempting[b].1
             } else {
-                self.preempting[b].best
+                self.scan_preempting(machines, b, &mut freed, except)
             };
-            best = least(best, found);
+            best = match (best, found) {
+                (Some(best), Some(found)) => Some(best.min(found)),
+                (best, found) => best.or(found),
+            };
         }
         if best.is_none() && avoid.is_empty() {
             self.nowhere.1 = machines.version();
         }
-        best.map(|(_, _, m)| m)
+        best.map(|(_, _, _, row)| row)
     }
 
-    /// Whether there is a machine that could take such a task were it empty, besides those to avoid. One
-    /// that is silent counts: it answers again or is given up soon, and is worth the wait.
-    pub(crate) fn has_others(&mut self, machines: &Machines, avoid: &[usize]) -> bool {
-        self.learn_all(machines);
-        let fits = |m: usize| {
-            machines.is_in_service(m)
-                && self.is_allowed(m)
-                && self.need.amounts().all(|(column, asks)| asks <= machines.capacity(column, m))
-        };
-        machines.known().any(|m| !avoid.contains(&m) && fits(m))
-    }
-
-    fn is_allowed(&self, m: usize) -> bool {
-        self.allowed.get(m / BLOCK).is_none_or(|word| word >> (m % BLOCK) & 1 == 1)
-    }
-
-    /// Everything that keeps one task of the class from machine `m`, when `freed` is given back.
-    pub(crate) fn misses(
-        &self,
+    /// Whether one of these blocks, which changed since nothing fitted anywhere, has a place now.
+    pub(crate) fn wakes(
+        &mut self,
         machines: &Machines,
-        m: usize,
-        freed: impl Fn(usize) -> u64,
-        avoid: &[usize],
-    ) -> Misses {
-        let on = self.on_machine.get(&m).copied().unwrap_or(0);
-        self.misses_with(machines, m, freed, on, avoid)
-    }
-
-    /// The spread limits that machine `m` would break, as (attribute, most).
-    pub(crate) fn crowded<'a>(
-        &'a self,
-        machines: &'a Machines,
-        m: usize,
-    ) -> impl Iterator<Item = (&'a str, u32)> + 'a {
-        let on = self.on_machine.get(&m).copied().unwrap_or(0);
-        let mut limited = self.crowds.iter().filter(|crowd| crowd.max.is_some());
-        self.need.spreads.iter().filter_map(move |limit| {
-            let full = if limit.domain.is_none() {
-                on >= limit.max
-            } else {
-                let crowd = limited.next().expect("a crowd is kept for each limit, in order");
-                crowd.is_full(machines.domain(crowd.domain).of(m))
-            };
-            full.then_some((limit.attribute.as_str(), limit.max))
+        weights: &Weights,
+        grown: &[usize],
+    ) -> bool {
+        if self.nowhere.0 == 0 || self.nowhere.1 == 0 {
+            return true;
+        }
+        self.grow(machines);
+        let lower = machines.has_lower(self.need.priority);
+        grown.iter().any(|b| {
+            self.learn(machines, weights, *b);
+            machines.rooms.best(*b, self.wanted(0)).0 != NEVER_MIND
+                || (lower && self.scan_preempting(machines, *b, &mut Vec::new(), 0).is_some())
         })
     }
 
-    #[inline]
-    fn misses_with(
+    fn scan_preempting(
         &self,
         machines: &Machines,
-        m: usize,
-        freed: impl Fn(usize) -> u64,
-        on: u32,
-        avoid: &[usize],
-    ) -> Misses {
-        let allowed = self.is_allowed(m);
-        let crowded = self.max_per_machine.is_some_and(|max| on >= max)
-            || self.crowds.iter().any(|crowd| {
-                crowd.max.is_some() && crowd.is_full(machines.domain(crowd.domain).of(m))
-            });
-        misses(machines, &self.need, m, freed, allowed, crowded, avoid.contains(&m))
-    }
-
-    #[inline]
-    fn cost_with(
-        &self,
-        machines: &Machines,
-        weights: &Weights,
-        m: usize,
-        freed: impl Fn(usize) -> u64,
-        on: u32,
-    ) -> i64 {
-        let mut around = Surroundings::default();
-        if let Some(rack) = self.crowds.first().filter(|crowd| crowd.scored) {
-            let value = machines.domain(rack.domain).of(m);
-            around.rack_crowd =
-                if value == NOWHERE { 0 } else { crowd_steps(rack.count(value), self.need.tasks) };
-            around.machine_crowd = crowd_steps(on, self.need.tasks);
-        }
-        around.soft_missed = self.soft_missed.get(m).copied().unwrap_or(0);
-        weights.cost(machines, &self.need, m, freed, around)
-    }
-
-    fn scan_block(
-        &self,
-        machines: &Machines,
-        weights: &Weights,
-        b: usize,
-        avoid: &[usize],
-    ) -> Option<(i64, usize)> {
-        let on_machine = self.counts_in(b);
-        let none = |_| 0;
-        let mut best = None;
-        for m in machines.block(b) {
-            let on = on_machine[m % BLOCK];
-            if self.misses_with(machines, m, none, on, avoid).none() {
-                best = least(best, Some((self.cost_with(machines, weights, m, none, on), m)));
-            }
-        }
-        best
-    }
-
-    fn scan_block_preempting(
-        &self,
-        machines: &Machines,
-        weights: &Weights,
         b: usize,
         freed: &mut Amounts,
-        avoid: &[usize],
-    ) -> Option<(Loss, i64, usize)> {
-        let on_machine = self.counts_in(b);
+        except: u64,
+    ) -> Option<WithVictims> {
         let mut best = None;
-        for m in machines.block(b) {
-            let on = on_machine[m % BLOCK];
-            could_free(machines, &self.need, m, freed);
-            if !self.misses_with(machines, m, |column| freed[column], on, avoid).none() {
+        for row in rows(b) {
+            if except >> (row % BLOCK) & 1 == 1
+                || !machines.rooms.is_open(row)
+                || !self.is_allowed(row)
+            {
                 continue;
             }
-            let Some((_, loss)) = choose(machines, &self.need, m, freed) else { continue };
-            let cost = self.cost_with(machines, weights, m, |column| freed[column], on);
-            best = least(best, Some((loss, cost, m)));
+            could_free(machines, &self.need, row, freed);
+            let left = |column: usize| machines.rooms.left_with(column, row, freed[column]);
+            if self.need.asks.iter().any(|(column, ask)| *ask > left(*column)) {
+                continue;
+            }
+            let Some((_, loss)) = choose(machines, &self.need, row, freed) else { continue };
+            let penalty = self.penalty.get(row).copied().unwrap_or(0);
+            let cost = machines.rooms.cost(row, &self.need.asks, penalty, |column| freed[column]);
+            let found = (loss, cost, machines.rooms.rank(row), row);
+            best = Some(best.map_or(found, |best: WithVictims| best.min(found)));
         }
         best
     }
 
-    fn counts_in(&self, b: usize) -> [u32; BLOCK] {
-        let mut counts = [0; BLOCK];
-        for (m, count) in self.on_machine.range(b * BLOCK..(b + 1) * BLOCK) {
-            counts[m % BLOCK] = *count;
-        }
-        counts
+    /// Whether there is a machine that could take such a task were it empty, besides those to
+    /// avoid. One that is silent counts: it answers again or is given up soon, and is worth the
+    /// wait.
+    pub(crate) fn has_others(
+        &mut self,
+        machines: &Machines,
+        weights: &Weights,
+        avoid: &[usize],
+    ) -> bool {
+        self.learn_all(machines, weights);
+        let allowed = |row: usize| {
+            self.allowed.get(row / BLOCK).is_none_or(|word| word >> (row % BLOCK) & 1 == 1)
+        };
+        let fits = |row: usize| {
+            let room = |column: usize| machines.rooms.capacity(column, row);
+            machines.is_in_service(row)
+                && allowed(row)
+                && self.need.asks.iter().all(|(column, ask)| *ask <= room(*column))
+        };
+        machines.known().any(|row| !avoid.contains(&row) && fits(row))
     }
 
-    /// Makes room for machines that came since.
+    fn is_allowed(&self, row: usize) -> bool {
+        let has = |word: &u64| word >> (row % BLOCK) & 1 == 1;
+        self.allowed.get(row / BLOCK).is_none_or(has)
+            && !self.full.get(row / BLOCK).is_some_and(has)
+    }
+
+    /// Everything that keeps one task of the class from a row, when `freed` is given back.
+    pub(crate) fn misses(
+        &self,
+        machines: &Machines,
+        row: usize,
+        freed: impl Fn(usize) -> i64,
+        avoid: &[usize],
+    ) -> Misses {
+        let crowded = self.crowds.is_full(machines, row);
+        misses(machines, &self.need, row, freed, crowded, avoid.contains(&row))
+    }
+
+    /// The spread limits that a row would break, as (attribute, most).
+    pub(crate) fn crowded<'a>(
+        &'a self,
+        machines: &'a Machines,
+        row: usize,
+    ) -> impl Iterator<Item = (&'a str, u32)> + 'a {
+        self.crowds.full(machines, row)
+    }
+
+    /// Makes room for machines and shapes that came since.
     fn grow(&mut self, machines: &Machines) {
-        let blocks = machines.blocks();
-        self.plain.resize(blocks, Seen { at: 0, best: None });
+        let blocks = machines.rooms.blocks();
+        for shape in self.bites.len()..machines.rooms.shapes() {
+            self.bites.push(machines.rooms.bite(shape, &self.need.asks));
+        }
+        if self.plain.len() == blocks {
+            return;
+        }
+        self.plain.resize(blocks, UNSEEN);
         self.facts.resize(blocks, 0);
-        if self.need.task.constraints.iter().any(|c| !c.soft) {
+        if !self.need.hard.is_empty() {
             self.allowed.resize(blocks, 0);
         }
-        if self.need.task.constraints.iter().any(|c| c.soft) {
-            self.soft_missed.resize(machines.len(), 0);
+        if !self.need.spreads.is_empty() {
+            self.full.resize(blocks, 0);
+        }
+        if !self.need.soft.is_empty() || !self.penalty.is_empty() {
+            self.penalty.resize(machines.len(), 0);
         }
     }
 
-    /// Evaluates constraints again for all machines whose facts changed.
-    pub(crate) fn learn_all(&mut self, machines: &Machines) {
+    /// Looks at all facts again that changed.
+    pub(crate) fn learn_all(&mut self, machines: &Machines, weights: &Weights) {
         self.grow(machines);
-        for b in 0..machines.blocks() {
-            self.learn_facts(machines, b);
+        for b in 0..machines.rooms.blocks() {
+            self.learn(machines, weights, b);
         }
     }
 
-    /// Evaluates constraints again for the machines of a block whose facts changed.
-    fn learn_facts(&mut self, machines: &Machines, b: usize) {
+    /// Looks at the facts of a block again if they changed.
+    fn learn(&mut self, machines: &Machines, weights: &Weights, b: usize) {
         let facts = machines.versions(b).facts;
         if self.facts[b] == facts && facts != 0 {
             return;
         }
         self.facts[b] = facts;
         if let Some(word) = self.allowed.get_mut(b) {
-            *word = machines
-                .block(b)
-                .filter(|m| allowed(machines, &self.need, *m))
-                .fold(0, |w, m| w | 1 << (m % BLOCK));
+            let words = self.need.hard.iter().map(|f| machines.filters.word(*f, b));
+            *word = words.fold(u64::MAX, |all, word| all & word);
         }
-        if !self.soft_missed.is_empty() {
-            for m in machines.block(b) {
-                self.soft_missed[m] = soft_missed(machines, &self.need, m);
+        // Whoever counted a crowd settled the rows that the machines had then.
+        let crowded = facts > self.born && self.need.tasks > 1;
+        if crowded || !self.need.soft.is_empty() {
+            for row in rows(b) {
+                self.settle(machines, weights, row);
             }
         }
     }
 }
 
-fn in_block(avoid: &[usize], b: usize) -> bool {
-    avoid.iter().any(|m| m / BLOCK == b)
-}
-
-fn step(count: u32, came: bool) -> u32 {
-    if came { count + 1 } else { count.checked_sub(1).expect("what left had come before") }
-}
-
-fn least<T: Ord + Copy>(a: Option<T>, b: Option<T>) -> Option<T> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, None) => a,
-        (None, b) => b,
-    }
+/// Those of the rows that are in a block, as bits.
+fn in_block(rows: &[usize], b: usize) -> u64 {
+    rows.iter().filter(|row| **row / BLOCK == b).fold(0, |word, row| word | 1 << (row % BLOCK))
 }

@@ -4,9 +4,11 @@
 //! differ from what decides.
 
 use crate::class::Class;
-use crate::filter::{Misses, Reason, Rejected, dimension, unmet};
-use crate::machines::{Machines, TARGET, TASKS};
+use crate::machines::Machines;
 use crate::queue::NEVER;
+use crate::reasons::{Misses, Reason, Rejected, dimension, unmet};
+use crate::rooms::{TARGET, TASKS, amount};
+use crate::score::Weights;
 use crate::victims::could_free;
 use borg_cell::state::{CellState, Job, Task};
 use borg_proto::{Millis, TaskId, TaskState};
@@ -40,23 +42,24 @@ pub(crate) struct Counted {
 pub(crate) fn count(
     class: &mut Class,
     machines: &Machines,
+    weights: &Weights,
     preempting: bool,
     avoid: &[usize],
 ) -> Counted {
-    class.learn_all(machines);
+    class.learn_all(machines, weights);
     let mut tally = Tally::default();
-    let mut freed = vec![0; machines.columns()];
+    let mut freed = vec![0; machines.rooms.columns()];
     let (mut known, mut feasible) = (0, 0);
-    for m in machines.known() {
+    for row in machines.known() {
         known += 1;
         if preempting {
-            could_free(machines, &class.need, m, &mut freed);
+            could_free(machines, &class.need, row, &mut freed);
         }
-        let misses = class.misses(machines, m, |column| freed[column], avoid);
+        let misses = class.misses(machines, row, |column| freed[column], avoid);
         if misses.none() {
             feasible += 1;
         } else {
-            tally.add(class, machines, m, &freed, misses);
+            tally.add(class, machines, row, &freed, misses);
         }
     }
     Counted { machines: known, feasible, rejections: tally.rejections(machines) }
@@ -78,7 +81,14 @@ struct Shortage {
 }
 
 impl Tally {
-    fn add(&mut self, class: &Class, machines: &Machines, m: usize, freed: &[u64], misses: Misses) {
+    fn add(
+        &mut self,
+        class: &Class,
+        machines: &Machines,
+        row: usize,
+        freed: &[i64],
+        misses: Misses,
+    ) {
         if misses.has(Misses::NOT_UP) {
             *self.plain.entry(Reason::NotUp).or_default() += 1;
         }
@@ -86,31 +96,30 @@ impl Tally {
             *self.plain.entry(Reason::Crashed).or_default() += 1;
         }
         if misses.has(Misses::CONSTRAINT) {
-            for constraint in unmet(machines, &class.need, m) {
+            for constraint in unmet(machines, &class.need, row) {
                 *self.plain.entry(Reason::Constraint(constraint.clone())).or_default() += 1;
             }
         }
         if misses.has(Misses::SPREAD) {
-            for (attribute, max) in class.crowded(machines, m) {
+            for (attribute, max) in class.crowded(machines, row) {
                 let reason = Reason::Spread { attribute: attribute.to_owned(), max };
                 *self.plain.entry(reason).or_default() += 1;
             }
         }
-        for (column, asks) in class.need.amounts() {
-            let bit = if column < class.need.asks.len() {
-                Misses::short_of(column)
-            } else {
-                Misses::DEVICE
-            };
-            let room = machines.room(column, m, freed[column]);
-            if !misses.has(bit) || asks <= room {
+        if !misses.has(Misses::ROOM) {
+            return;
+        }
+        for (column, ask) in &class.need.asks {
+            let room = machines.rooms.left_with(*column, row, freed[*column]);
+            if *ask <= room {
                 continue;
             }
-            let short = self.short.entry(column).or_default();
+            let short = self.short.entry(*column).or_default();
             short.machines += 1;
-            short.asks = asks;
-            short.room = short.room.max(room);
-            short.capacity = short.capacity.max(machines.capacity(column, m));
+            short.asks = amount(*column, *ask);
+            short.room = short.room.max(amount(*column, room));
+            short.capacity =
+                short.capacity.max(amount(*column, machines.rooms.capacity(*column, row)));
         }
     }
 

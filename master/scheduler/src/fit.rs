@@ -4,9 +4,9 @@
 
 use crate::class::Class;
 use crate::explain::{Counted, count, sentence};
-use crate::filter::Rejected;
 use crate::machines::{Machines, Resident};
 use crate::need::Need;
+use crate::reasons::Rejected;
 use crate::score::Weights;
 use borg_proto::{JobId, JobSpec, TaskId};
 use std::sync::Arc;
@@ -29,22 +29,23 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     // A job number that no job of the cell has.
     let job = JobId(u64::MAX);
     let need = Arc::new(Need::new(job, spec, &mut machines));
-    let mut class = Class::new(need.clone(), &machines);
-    let first = count(&mut class, &machines, false, &[]);
+    let mut class = Class::new(need.clone(), &machines, weights);
+    let first = count(&mut class, &machines, weights, false, &[]);
     let mut tasks = 0;
     while tasks < most {
-        let Some((_, m)) = class.best(&machines, weights, true, &[]) else { break };
+        let Some((_, row)) = class.best(&machines, weights, true, &[]) else { break };
         machines.add(
-            m,
+            row,
             Resident { task: TaskId { job, index: tasks }, incarnation: None, need: need.clone() },
         );
-        class.count(&machines, m, true);
+        class.count(&machines, weights, row, true);
         tasks += 1;
     }
     let mut stopped_by = Vec::new();
     let mut summary = format!("{tasks} of {most} tasks fit");
     if tasks < most {
-        let Counted { machines, feasible, rejections } = count(&mut class, &machines, false, &[]);
+        let Counted { machines, feasible, rejections } =
+            count(&mut class, &machines, weights, false, &[]);
         summary =
             format!("{summary}; for the next one, {}", sentence(machines, feasible, &rejections));
         stopped_by = rejections;

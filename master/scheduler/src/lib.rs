@@ -16,12 +16,16 @@
 #![warn(missing_docs)]
 
 mod class;
+mod crowds;
+mod domain;
 mod explain;
-mod filter;
+mod filters;
 mod fit;
 mod machines;
 mod need;
 mod queue;
+mod reasons;
+mod rooms;
 mod scheduler;
 mod score;
 #[cfg(test)]
@@ -29,7 +33,7 @@ mod tests;
 mod victims;
 
 pub use explain::Explanation;
-pub use filter::{Reason, Rejected};
 pub use fit::Fit;
+pub use reasons::{Reason, Rejected};
 pub use scheduler::{Config, Scheduler};
-pub use score::Weights;
+pub use score::{MAX_WEIGHT, Weights};

@@ -1,122 +1,28 @@
-//! The machines of the cell as arrays: room per resource, who stands where, and what changed when.
+//! The machines of the cell: which row is which machine, who stands where, and what changed when.
 //!
-//! Answers how much room a machine has and which blocks of machines changed since a given moment;
-//! `filter` and `score` read it, `class` remembers answers by its version numbers.
+//! Answers what is known of a machine and which blocks of rows changed since a given moment; `rooms`
+//! holds their room, `class` remembers answers by version numbers.
 //!
-//! Machines are dense by number and grouped in blocks of 64, one word of a bitmap.
+//! A machine has a row in a block of machines of its shape, and another one when its capacity
+//! becomes another shape. Rows are this crate's business alone: whatever enters or leaves names
+//! machines, and the order of rows decides nothing.
 //!
-//! Invariant: `used` of a machine is the sum of what its residents ask, proposed ones included,
-//! leaving ones not; every change of a machine stamps its block with a version never used before.
+//! Invariant: what is used of a machine is the sum of what its residents ask, proposed ones
+//! included, leaving ones not; every change of a machine stamps its block with a version never used
+//! before.
 
+use crate::domain::Domain;
+use crate::filters::Filters;
 use crate::need::Need;
+use crate::rooms::{
+    BLOCK, CPU, DISK, FIXED_COLUMNS, PORTS, RAM, Rooms, TARGET, TASKS, offered, rows, shape,
+};
+use crate::score::Weights;
 use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE};
-use borg_proto::{JobId, MachineId, MachineInfo, MachineName, TaskId};
-use std::collections::BTreeMap;
-use std::ops::Range;
+use borg_proto::spec::Constraint;
+use borg_proto::{JobId, MachineId, MachineInfo, MachineName, Priority, TaskId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Column of processor time, in millicores.
-pub(crate) const CPU: usize = 0;
-/// Column of memory, in bytes.
-pub(crate) const RAM: usize = 1;
-/// Column of disk space, in bytes.
-pub(crate) const DISK: usize = 2;
-/// Column of ports, a count.
-pub(crate) const PORTS: usize = 3;
-/// Column of tasks, a count: a machine is told no more in one message.
-pub(crate) const TASKS: usize = 4;
-/// Column of what tasks take in that message, in bytes.
-pub(crate) const TARGET: usize = 5;
-/// Columns that every machine has; devices come after, one column per name.
-pub(crate) const FIXED_COLUMNS: usize = 6;
-/// Machines per block: the bits of one word.
-pub(crate) const BLOCK: usize = 64;
-/// Stands for "this machine has no such attribute that is known".
-pub(crate) const NOWHERE: u32 = u32::MAX;
-
-/// One resource over all machines.
-#[derive(Debug, Clone)]
-struct Column {
-    capacity: Vec<u64>,
-    used: Vec<u64>,
-    /// `capacity - used`, at least 0. Read by every scan, so it is kept, not computed.
-    left: Vec<u64>,
-    /// 2^48 / capacity: turns an amount into a share of the machine without a division.
-    per_unit: Vec<u64>,
-    /// Bits that a share does not look at: bytes are counted in MiB, which keeps the product of
-    /// an amount and `per_unit` inside 64 bits and exact enough for machines of up to 2^48 MiB.
-    shift: u32,
-}
-
-impl Column {
-    fn new(machines: usize, shift: u32) -> Self {
-        let zeros = vec![0; machines];
-        Self {
-            capacity: zeros.clone(),
-            used: zeros.clone(),
-            left: zeros.clone(),
-            per_unit: zeros,
-            shift,
-        }
-    }
-
-    fn settle(&mut self, m: usize) {
-        self.left[m] = self.capacity[m].saturating_sub(self.used[m]);
-        self.per_unit[m] = (1u64 << 48).checked_div(self.capacity[m] >> self.shift).unwrap_or(0);
-    }
-}
-
-/// One attribute over all machines, with its values as numbers.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Domain {
-    values: BTreeMap<String, u32>,
-    /// Value of each machine, [`NOWHERE`] while nothing is known of the machine.
-    of: Vec<u32>,
-    /// Blocks in which a value occurs or once occurred, per value.
-    blocks: Vec<Vec<u64>>,
-}
-
-impl Domain {
-    /// The value of machine `m`.
-    pub(crate) fn of(&self, m: usize) -> u32 {
-        self.of[m]
-    }
-
-    /// Blocks in which machines of that value may be.
-    pub(crate) fn blocks_of(&self, value: u32) -> impl Iterator<Item = usize> + '_ {
-        let words = self.blocks.get(value as usize).map_or(&[][..], Vec::as_slice);
-        words.iter().enumerate().flat_map(|(w, word)| bits(*word).map(move |bit| w * 64 + bit))
-    }
-
-    fn set(&mut self, m: usize, info: Option<&MachineInfo>, attribute: &str) {
-        if self.of.len() <= m {
-            self.of.resize(m + 1, NOWHERE);
-        }
-        let Some(info) = info else {
-            self.of[m] = NOWHERE;
-            return;
-        };
-        // A missing attribute counts as the empty text, as for constraints.
-        let text = info.attributes.get(attribute).map_or("", String::as_str);
-        let value = match self.values.get(text) {
-            Some(value) => *value,
-            None => {
-                let next =
-                    u32::try_from(self.values.len()).expect("fewer values than machines ever seen");
-                self.values.insert(text.to_owned(), next);
-                self.blocks.push(Vec::new());
-                next
-            }
-        };
-        self.of[m] = value;
-        let block = m / BLOCK;
-        let words = &mut self.blocks[value as usize];
-        if words.len() <= block / 64 {
-            words.resize(block / 64 + 1, 0);
-        }
-        words[block / 64] |= 1 << (block % 64);
-    }
-}
 
 /// A task on a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,87 +47,137 @@ pub(crate) struct Versions {
     pub(crate) facts: u64,
 }
 
-/// All machines.
+/// What a row is.
 #[derive(Debug, Clone, Default)]
+struct Row {
+    /// The machine whose row it is, if any.
+    id: Option<MachineId>,
+    /// `None` when the cell has it no more, though somebody may still be thought to stand there.
+    name: Option<MachineName>,
+    info: Option<Arc<MachineInfo>>,
+    up: bool,
+    residents: Vec<Resident>,
+}
+
+/// All machines.
+#[derive(Debug, Clone)]
 pub(crate) struct Machines {
-    names: Vec<Option<MachineName>>,
-    info: Vec<Option<Arc<MachineInfo>>>,
-    up: Vec<u64>,
+    pub(crate) rooms: Rooms,
+    rows: Vec<Row>,
+    row_of: BTreeMap<MachineId, usize>,
+    /// Rows without a machine, by shape.
+    vacant: BTreeMap<usize, BTreeSet<usize>>,
     /// Those that do not answer just now.
-    silent: Vec<u64>,
-    columns: Vec<Column>,
+    silent: BTreeSet<MachineId>,
     devices: BTreeMap<Arc<str>, usize>,
     domains: Vec<(String, Domain)>,
-    residents: Vec<Vec<Resident>>,
+    pub(crate) filters: Filters,
     home: BTreeMap<TaskId, usize>,
     versions: Vec<Versions>,
     version: u64,
-}
-
-/// Positions of the ones in a word.
-pub(crate) fn bits(mut word: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let bit = word.trailing_zeros() as usize;
-        word &= word.wrapping_sub(1);
-        (bit < 64).then_some(bit)
-    })
+    /// Residents by priority.
+    standing: BTreeMap<Priority, usize>,
+    /// Those of them whose placement is not committed yet.
+    starting: BTreeMap<Priority, usize>,
+    seed: u64,
 }
 
 impl Machines {
-    pub(crate) fn new() -> Self {
-        let columns = (0..FIXED_COLUMNS)
-            .map(|c| Column::new(0, if c == RAM || c == DISK { 20 } else { 0 }))
-            .collect();
-        Self { columns, ..Self::default() }
+    /// None. Ties go in an order that follows from `seed`; 0 is the order of machine numbers.
+    pub(crate) fn new(weights: Weights, seed: u64) -> Self {
+        Self {
+            rooms: Rooms::new(weights),
+            rows: Vec::new(),
+            row_of: BTreeMap::new(),
+            vacant: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            devices: BTreeMap::new(),
+            domains: Vec::new(),
+            filters: Filters::default(),
+            home: BTreeMap::new(),
+            versions: Vec::new(),
+            version: 0,
+            standing: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            seed,
+        }
     }
 
-    /// One more than the highest machine number seen.
-    pub(crate) fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    pub(crate) fn blocks(&self) -> usize {
-        self.versions.len()
-    }
-
-    /// The machines of a block, by number.
-    pub(crate) fn block(&self, b: usize) -> Range<usize> {
-        b * BLOCK..((b + 1) * BLOCK).min(self.len())
-    }
-
-    /// Machines that the cell has, up or not.
+    /// Rows that are the row of a machine of the cell, up or not.
     pub(crate) fn known(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.len()).filter(|m| self.names[*m].is_some())
+        (0..self.rows.len()).filter(|row| self.rows[*row].name.is_some())
     }
 
-    pub(crate) fn name(&self, m: usize) -> Option<&MachineName> {
-        self.names[m].as_ref()
+    /// How many rows there are, with and without machines.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
     }
 
-    pub(crate) fn info(&self, m: usize) -> Option<&MachineInfo> {
-        self.info[m].as_deref()
+    pub(crate) fn info(&self, row: usize) -> Option<&MachineInfo> {
+        self.rows[row].info.as_deref()
     }
 
-    /// Whether it is up and answers.
-    pub(crate) fn is_up(&self, m: usize) -> bool {
-        (self.up[m / BLOCK] & !self.silent[m / BLOCK]) >> (m % BLOCK) & 1 == 1
+    /// The machine of a row.
+    pub(crate) fn id(&self, row: usize) -> Option<MachineId> {
+        self.rows[row].id
+    }
+
+    /// The row of a machine.
+    pub(crate) fn row(&self, id: MachineId) -> Option<usize> {
+        self.row_of.get(&id).copied()
+    }
+
+    /// The row of a machine that somebody stands on. One that the cell never told of gets a row
+    /// without room.
+    pub(crate) fn row_for(&mut self, id: MachineId) -> usize {
+        if let Some(row) = self.row(id) {
+            return row;
+        }
+        let shape = self.rooms.number(&Vec::new());
+        let row = self.vacant_row(shape);
+        self.row_of.insert(id, row);
+        self.rows[row].id = Some(id);
+        row
+    }
+
+    /// Blocks in which something became possible after a version.
+    pub(crate) fn grown_since(&self, version: u64) -> Vec<usize> {
+        let grown = self.versions.iter().enumerate().filter(|(_, v)| v.grown > version);
+        grown.map(|(b, _)| b).collect()
+    }
+
+    /// Whether somebody is about to start whom that priority may push out once it has.
+    pub(crate) fn may_hope(&self, priority: Priority) -> bool {
+        self.starting.keys().any(|other| priority.may_preempt(*other))
+    }
+
+    /// Whether anybody stands here whom that priority may push out.
+    pub(crate) fn has_lower(&self, priority: Priority) -> bool {
+        self.standing.keys().any(|other| priority.may_preempt(*other))
     }
 
     /// Whether it is up, though it may not answer just now.
-    pub(crate) fn is_in_service(&self, m: usize) -> bool {
-        self.up[m / BLOCK] >> (m % BLOCK) & 1 == 1
+    pub(crate) fn is_in_service(&self, row: usize) -> bool {
+        self.rows[row].up
     }
 
     /// Takes over whether a machine answers.
     pub(crate) fn set_silent(&mut self, id: MachineId, silent: bool) {
-        let m = id.0 as usize;
-        self.grow(m + 1);
-        let bit = 1 << (m % BLOCK);
-        self.silent[m / BLOCK] &= !bit;
         if silent {
-            self.silent[m / BLOCK] |= bit;
+            self.silent.insert(id);
+        } else {
+            self.silent.remove(&id);
         }
-        self.touch(m);
+        if let Some(row) = self.row(id) {
+            self.settle_open(row);
+            self.touch(row);
+        }
+    }
+
+    fn settle_open(&mut self, row: usize) {
+        let Row { id, up, .. } = &self.rows[row];
+        let open = *up && id.is_some_and(|id| !self.silent.contains(&id));
+        self.rooms.set_open(row, open);
     }
 
     pub(crate) fn versions(&self, b: usize) -> Versions {
@@ -233,43 +189,14 @@ impl Machines {
         self.version
     }
 
-    pub(crate) fn capacity(&self, column: usize, m: usize) -> u64 {
-        self.columns[column].capacity[m]
-    }
-
-    /// What is free, once `freed` of what is used is given back.
-    pub(crate) fn room(&self, column: usize, m: usize, freed: u64) -> u64 {
-        let column = &self.columns[column];
-        if freed == 0 {
-            return column.left[m];
-        }
-        column.capacity[m].saturating_sub(column.used[m].saturating_sub(freed))
-    }
-
-    /// Share of the machine, in 1/65536, that is free after `asked` is taken and `freed` given back.
-    pub(crate) fn share_left(&self, column: usize, m: usize, freed: u64, asked: u64) -> i64 {
-        let left = self.room(column, m, freed).saturating_sub(asked);
-        let column = &self.columns[column];
-        let share = ((left >> column.shift) * column.per_unit[m]) >> 32;
-        i64::try_from(share).expect("an amount of at most the capacity is a share of at most 65536")
-    }
-
-    pub(crate) fn columns(&self) -> usize {
-        self.columns.len()
-    }
-
-    pub(crate) fn device_columns(&self) -> Range<usize> {
-        FIXED_COLUMNS..self.columns.len()
-    }
-
     /// The column of a device, made if it is new.
     pub(crate) fn device(&mut self, name: &Arc<str>) -> usize {
         if let Some(column) = self.devices.get(name) {
             return *column;
         }
-        self.columns.push(Column::new(self.len(), 0));
-        self.devices.insert(name.clone(), self.columns.len() - 1);
-        self.columns.len() - 1
+        let column = self.rooms.add_column();
+        self.devices.insert(name.clone(), column);
+        column
     }
 
     /// The name of a device's column.
@@ -282,158 +209,242 @@ impl Machines {
         if let Some(found) = self.domains.iter().position(|(name, _)| name == attribute) {
             return found;
         }
-        let mut domain = Domain { of: vec![NOWHERE; self.len()], ..Domain::default() };
-        for m in 0..self.len() {
-            domain.set(m, self.info[m].as_deref(), attribute);
+        let mut domain = Domain::default();
+        domain.grow(self.rows.len());
+        for (row, there) in self.rows.iter().enumerate() {
+            domain.set(row, there.info.as_deref(), attribute);
         }
         self.domains.push((attribute.to_owned(), domain));
         self.domains.len() - 1
+    }
+
+    /// The number of a constraint, to be released when the job is forgotten.
+    pub(crate) fn filter(&mut self, constraint: &Constraint) -> usize {
+        self.filters.number(constraint, self.rows.iter().map(|row| row.info.as_deref()))
+    }
+
+    /// A job is forgotten.
+    pub(crate) fn release(&mut self, need: &Need) {
+        for filter in need.hard.iter().chain(&need.soft) {
+            self.filters.release(*filter);
+        }
     }
 
     pub(crate) fn domain(&self, number: usize) -> &Domain {
         &self.domains[number].1
     }
 
-    pub(crate) fn residents(&self, m: usize) -> &[Resident] {
-        &self.residents[m]
+    pub(crate) fn residents(&self, row: usize) -> &[Resident] {
+        &self.rows[row].residents
     }
 
-    pub(crate) fn home(&self, task: TaskId) -> Option<usize> {
-        self.home.get(&task).copied()
-    }
-
-    /// Where the tasks of a job are, one entry per task.
+    /// The rows of a job's tasks, one entry per task.
     pub(crate) fn homes_of(&self, job: JobId) -> impl Iterator<Item = usize> + '_ {
         let all = TaskId { job, index: 0 }..=TaskId { job, index: u32::MAX };
-        self.home.range(all).map(|(_, m)| *m)
+        self.home.range(all).map(|(_, row)| *row)
     }
 
     /// A copy to try placements in: room, names and facts, but nobody who could be pushed out.
-    pub(crate) fn rooms(&self) -> Self {
+    pub(crate) fn without_residents(&self) -> Self {
+        let empty = |row: &Row| Row { residents: Vec::new(), ..row.clone() };
         Self {
-            names: self.names.clone(),
-            info: self.info.clone(),
-            up: self.up.clone(),
+            rows: self.rows.iter().map(empty).collect(),
+            home: BTreeMap::new(),
+            rooms: self.rooms.clone(),
+            row_of: self.row_of.clone(),
+            vacant: self.vacant.clone(),
             silent: self.silent.clone(),
-            columns: self.columns.clone(),
             devices: self.devices.clone(),
             domains: self.domains.clone(),
-            residents: vec![Vec::new(); self.len()],
-            home: BTreeMap::new(),
+            filters: self.filters.clone(),
             versions: self.versions.clone(),
             version: self.version,
+            standing: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            seed: self.seed,
         }
     }
 
     /// Takes over what the cell says of a machine; `None` when it is no more. Answers whether its
-    /// attributes are other than before.
+    /// residents have to be counted again: it has another row or other attributes.
     pub(crate) fn set(
         &mut self,
         id: MachineId,
         now: Option<(&MachineName, bool, Option<&Arc<MachineInfo>>)>,
     ) -> bool {
-        let m = id.0 as usize;
-        self.grow(m + 1);
         let (name, up, info) = match now {
             Some((name, up, info)) => (Some(name.clone()), up, info.cloned()),
             None => (None, false, None),
         };
+        let capacity = self.capacity_of(info.as_deref());
+        let shape = self.rooms.number(&shape(&capacity));
+        let before = self.row(id);
         let attributes = |info: Option<&Arc<MachineInfo>>| info.map(|info| info.attributes.clone());
-        let moved = attributes(self.info[m].as_ref()) != attributes(info.as_ref());
-        self.names[m] = name;
-        self.info[m] = info;
-        let bit = 1 << (m % BLOCK);
-        self.up[m / BLOCK] &= !bit;
-        if up && self.info[m].is_some() {
-            self.up[m / BLOCK] |= bit;
-        }
-        self.take_capacity(m);
+        let mut moved = match before {
+            Some(row) => attributes(self.rows[row].info.as_ref()) != attributes(info.as_ref()),
+            None if name.is_none() => return false,
+            None => false,
+        };
+        let row = match before {
+            Some(row) if self.rooms.shape_number(row) == shape => row,
+            Some(row) => {
+                moved = true;
+                self.move_to(row, shape)
+            }
+            None => self.vacant_row(shape),
+        };
+        self.row_of.insert(id, row);
+        self.rows[row].id = Some(id);
+        self.rows[row].up = up && info.is_some();
+        self.rows[row].name = name;
+        self.rows[row].info = info;
         for (attribute, domain) in &mut self.domains {
-            domain.set(m, self.info[m].as_deref(), attribute);
+            domain.set(row, self.rows[row].info.as_deref(), attribute);
         }
-        self.touch(m);
+        self.filters.set(row, self.rows[row].info.as_deref());
+        self.rooms.furnish(row, &capacity, rank(self.seed, id));
+        self.settle_open(row);
+        self.touch(row);
+        self.vacate_if_gone(row);
         moved
     }
 
-    /// Everything about a machine may be other than before.
-    fn touch(&mut self, m: usize) {
+    fn capacity_of(&mut self, info: Option<&MachineInfo>) -> Vec<i32> {
+        let Some(info) = info else { return vec![0; self.rooms.columns()] };
+        for name in info.capacity.devices.keys() {
+            self.device(name);
+        }
+        let mut capacity = vec![0; self.rooms.columns()];
+        for (name, amount) in &info.capacity.devices {
+            let column = self.device(name);
+            capacity[column] = offered(column, *amount);
+        }
+        // Port numbers end at 65535, whatever a machine says of itself.
+        let possible = (1 << 16) - u64::from(info.first_port.max(1));
+        let fixed: [u64; FIXED_COLUMNS] = [
+            info.capacity.cpu_milli,
+            info.capacity.ram_bytes,
+            info.capacity.disk_bytes,
+            u64::from(info.capacity.ports).min(possible),
+            MAX_TASKS_ON_A_MACHINE.into(),
+            MAX_TARGET_BYTES,
+        ];
+        for column in [CPU, RAM, DISK, PORTS, TASKS, TARGET] {
+            capacity[column] = offered(column, fixed[column]);
+        }
+        capacity
+    }
+
+    fn vacant_row(&mut self, shape: usize) -> usize {
+        if let Some(row) = self.vacant.get_mut(&shape).and_then(BTreeSet::pop_first) {
+            return row;
+        }
+        let b = self.rooms.add_block(shape);
+        self.rows.resize_with((b + 1) * BLOCK, Row::default);
+        self.versions.push(Versions::default());
+        for (_, domain) in &mut self.domains {
+            domain.grow(self.rows.len());
+        }
+        self.filters.grow(b + 1);
+        self.vacant.entry(shape).or_default().extend(rows(b).skip(1));
+        rows(b).start
+    }
+
+    /// Gives a machine a row among those of another shape, with all who stand there.
+    fn move_to(&mut self, from: usize, shape: usize) -> usize {
+        let to = self.vacant_row(shape);
+        let residents = std::mem::take(&mut self.rows[from].residents);
+        for resident in &residents {
+            self.rooms.take(from, &resident.need.asks, false);
+            self.rooms.take(to, &resident.need.asks, true);
+            self.home.insert(resident.task, to);
+        }
+        self.rows[to].residents = residents;
+        self.vacate(from);
+        to
+    }
+
+    fn vacate(&mut self, row: usize) {
+        self.rows[row] = Row::default();
+        let empty = vec![0; self.rooms.columns()];
+        self.rooms.furnish(row, &empty, u64::MAX);
+        self.rooms.set_open(row, false);
+        for (attribute, domain) in &mut self.domains {
+            domain.set(row, None, attribute);
+        }
+        self.filters.set(row, None);
+        self.touch(row);
+        self.vacant.entry(self.rooms.shape_number(row)).or_default().insert(row);
+    }
+
+    fn vacate_if_gone(&mut self, row: usize) {
+        let there = &self.rows[row];
+        if there.name.is_none() && there.residents.is_empty() {
+            if let Some(id) = there.id {
+                self.row_of.remove(&id);
+            }
+            self.vacate(row);
+        }
+    }
+
+    /// Everything about a row may be other than before.
+    fn touch(&mut self, row: usize) {
         let version = self.next_version();
-        self.versions[m / BLOCK] =
+        self.versions[row / BLOCK] =
             Versions { changed: version, grown: version, residents: version, facts: version };
     }
 
-    fn take_capacity(&mut self, m: usize) {
-        let info = self.info[m].clone();
-        let mut capacity = vec![0; self.columns.len()];
-        if let Some(info) = info {
-            for (name, amount) in &info.capacity.devices {
-                let column = self.device(name);
-                capacity.resize(self.columns.len(), 0);
-                capacity[column] = *amount;
-            }
-            capacity[CPU] = info.capacity.cpu_milli;
-            capacity[RAM] = info.capacity.ram_bytes;
-            capacity[DISK] = info.capacity.disk_bytes;
-            // Port numbers end at 65535, whatever a machine says of itself.
-            let possible = (1 << 16) - u64::from(info.first_port.max(1));
-            capacity[PORTS] = u64::from(info.capacity.ports).min(possible);
-            capacity[TASKS] = MAX_TASKS_ON_A_MACHINE.into();
-            capacity[TARGET] = MAX_TARGET_BYTES;
-        }
-        for (column, capacity) in self.columns.iter_mut().zip(capacity) {
-            column.capacity[m] = capacity;
-            column.settle(m);
-        }
-    }
-
-    /// Puts a task on a machine.
-    pub(crate) fn add(&mut self, m: usize, resident: Resident) {
-        self.grow(m + 1);
-        for (column, amount) in resident.need.amounts() {
-            let column = &mut self.columns[column];
-            column.used[m] = column.used[m].saturating_add(amount);
-            column.left[m] = column.capacity[m].saturating_sub(column.used[m]);
-        }
-        let before = self.home.insert(resident.task, m);
+    /// Puts a task on a machine that has a row.
+    pub(crate) fn add(&mut self, row: usize, resident: Resident) {
+        self.rooms.take(row, &resident.need.asks, true);
+        let before = self.home.insert(resident.task, row);
         debug_assert!(before.is_none(), "a task stands on one machine");
-        self.residents[m].push(resident);
+        count(&mut self.standing, resident.need.priority, true);
+        if resident.incarnation.is_none() {
+            count(&mut self.starting, resident.need.priority, true);
+        }
+        self.rows[row].residents.push(resident);
         let version = self.next_version();
-        let block = &mut self.versions[m / BLOCK];
+        let block = &mut self.versions[row / BLOCK];
         block.changed = version;
         block.residents = version;
     }
 
     /// Takes a task from its machine.
     pub(crate) fn remove(&mut self, task: TaskId) -> Option<(usize, Resident)> {
-        let m = self.home.remove(&task)?;
-        let at =
-            self.residents[m].iter().position(|r| r.task == task).expect("home names its machine");
-        let resident = self.residents[m].swap_remove(at);
-        for (column, amount) in resident.need.amounts() {
-            let column = &mut self.columns[column];
-            column.used[m] = column.used[m].saturating_sub(amount);
-            column.left[m] = column.capacity[m].saturating_sub(column.used[m]);
+        let row = self.home.remove(&task)?;
+        let residents = &mut self.rows[row].residents;
+        let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
+        let resident = residents.swap_remove(at);
+        self.rooms.take(row, &resident.need.asks, false);
+        count(&mut self.standing, resident.need.priority, false);
+        if resident.incarnation.is_none() {
+            count(&mut self.starting, resident.need.priority, false);
         }
         let version = self.next_version();
-        let block = &mut self.versions[m / BLOCK];
+        let block = &mut self.versions[row / BLOCK];
         block.changed = version;
         block.grown = version;
         block.residents = version;
-        Some((m, resident))
+        self.vacate_if_gone(row);
+        Some((row, resident))
     }
 
     /// Notes that a proposed placement was committed as that incarnation: room is as before, but
     /// from now on the task can be pushed out. Answers whether it stood there.
-    pub(crate) fn confirm(&mut self, task: TaskId, m: usize, incarnation: u32) -> bool {
-        if self.home(task) != Some(m) {
+    pub(crate) fn confirm(&mut self, task: TaskId, on: MachineId, incarnation: u32) -> bool {
+        let Some(row) = self.row(on).filter(|row| self.home.get(&task) == Some(row)) else {
             return false;
-        }
-        let resident =
-            self.residents[m].iter_mut().find(|r| r.task == task).expect("home names its machine");
+        };
+        let mut residents = self.rows[row].residents.iter_mut();
+        let resident = residents.find(|r| r.task == task).expect("home names its machine");
         if resident.incarnation != Some(incarnation) {
+            if resident.incarnation.is_none() {
+                count(&mut self.starting, resident.need.priority, false);
+            }
             resident.incarnation = Some(incarnation);
             let version = self.next_version();
-            self.versions[m / BLOCK].residents = version;
+            self.versions[row / BLOCK].residents = version;
         }
         true
     }
@@ -442,27 +453,24 @@ impl Machines {
         self.version += 1;
         self.version
     }
+}
 
-    fn grow(&mut self, machines: usize) {
-        if machines <= self.len() {
-            return;
-        }
-        self.names.resize(machines, None);
-        self.info.resize(machines, None);
-        self.residents.resize_with(machines, Vec::new);
-        let blocks = machines.div_ceil(BLOCK);
-        self.up.resize(blocks, 0);
-        self.silent.resize(blocks, 0);
-        self.versions.resize(blocks, Versions::default());
-        for column in &mut self.columns {
-            for values in
-                [&mut column.capacity, &mut column.used, &mut column.left, &mut column.per_unit]
-            {
-                values.resize(machines, 0);
-            }
-        }
-        for (_, domain) in &mut self.domains {
-            domain.of.resize(machines, NOWHERE);
-        }
+fn count(by_priority: &mut BTreeMap<Priority, usize>, priority: Priority, came: bool) {
+    let there = by_priority.entry(priority).or_default();
+    *there = if came { *there + 1 } else { there.saturating_sub(1) };
+    if *there == 0 {
+        by_priority.remove(&priority);
     }
+}
+
+/// A machine's place among equals: its number, or with a seed a place that looks like chance
+/// (the finaliser of `SplitMix64`, which maps numbers to numbers one to one).
+fn rank(seed: u64, id: MachineId) -> u64 {
+    if seed == 0 {
+        return id.0.into();
+    }
+    let mut x = u64::from(id.0).wrapping_add(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }

@@ -2,7 +2,8 @@
 //!
 //! All tasks of a job are equal, so this exists once per job and everything else points to it.
 
-use crate::machines::{CPU, DISK, FIXED_COLUMNS, Machines, PORTS, RAM, TARGET, TASKS};
+use crate::machines::Machines;
+use crate::rooms::{CPU, DISK, FIXED_COLUMNS, PORTS, RAM, TARGET, TASKS, asked};
 use borg_cell::state::target_bytes;
 use borg_proto::spec::Constraint;
 use borg_proto::{JobId, JobSpec, Priority, TaskSpec};
@@ -15,11 +16,13 @@ pub(crate) struct Need {
     pub(crate) priority: Priority,
     /// How many tasks the job has.
     pub(crate) tasks: u32,
-    /// Amounts of what every machine has, by column.
-    pub(crate) asks: [u64; FIXED_COLUMNS],
-    /// Amounts of devices: (column, amount). Most tasks ask for none.
-    pub(crate) devices: Vec<(usize, u64)>,
+    /// Grains of each column of which it asks for any: (column, grains), devices last.
+    pub(crate) asks: Vec<(usize, i32)>,
     pub(crate) task: Arc<TaskSpec>,
+    /// Numbers of its hard constraints among the [`crate::filters`].
+    pub(crate) hard: Vec<usize>,
+    /// Numbers of its soft constraints.
+    pub(crate) soft: Vec<usize>,
     /// The attribute that names where machines fail together, as far as the score looks.
     pub(crate) rack: usize,
     /// Where the job limits its crowding; empty for a job of one task, which cannot crowd.
@@ -49,28 +52,39 @@ const RACK: &str = "rack";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClassKey {
     Job(JobId),
-    Shape {
-        priority: Priority,
-        asks: [u64; FIXED_COLUMNS],
-        devices: Vec<(usize, u64)>,
-        constraints: Vec<Constraint>,
-    },
+    Shape(Arc<SingleShape>),
+}
+
+/// What tells jobs of one task apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SingleShape {
+    priority: Priority,
+    asks: Vec<(usize, i32)>,
+    constraints: Vec<Constraint>,
 }
 
 impl Need {
     /// Reads a specification. Devices and attributes that were not asked for so far get their
     /// place in `machines`.
     pub(crate) fn new(job: JobId, spec: &JobSpec, machines: &mut Machines) -> Self {
-        let asked = spec.task.asked();
-        let mut asks = [0; FIXED_COLUMNS];
-        asks[CPU] = asked.cpu_milli;
-        asks[RAM] = asked.ram_bytes;
-        asks[DISK] = asked.disk_bytes;
-        asks[PORTS] = asked.ports.into();
-        asks[TASKS] = 1;
-        asks[TARGET] = target_bytes(&spec.task);
+        let wants = spec.task.asked();
+        let fixed: [u64; FIXED_COLUMNS] = [
+            wants.cpu_milli,
+            wants.ram_bytes,
+            wants.disk_bytes,
+            wants.ports.into(),
+            1,
+            target_bytes(&spec.task),
+        ];
         let devices: Vec<_> =
-            asked.devices.iter().map(|(name, amount)| (machines.device(name), *amount)).collect();
+            wants.devices.iter().map(|(name, amount)| (machines.device(name), *amount)).collect();
+        let asks: Vec<(usize, i32)> = [CPU, RAM, DISK, PORTS, TASKS, TARGET]
+            .map(|column| (column, fixed[column]))
+            .into_iter()
+            .chain(devices)
+            .filter(|(_, amount)| *amount > 0)
+            .map(|(column, amount)| (column, asked(column, amount)))
+            .collect();
         let spreads =
             spec.task.spread.iter().filter(|_| spec.tasks > 1).map(|spread| SpreadLimit {
                 domain: (spread.attribute != MACHINE)
@@ -83,15 +97,16 @@ impl Need {
             ClassKey::Job(job)
         } else {
             let constraints = spec.task.constraints.clone();
-            ClassKey::Shape { priority: spec.priority, asks, devices: devices.clone(), constraints }
+            let shape = SingleShape { priority: spec.priority, asks: asks.clone(), constraints };
+            ClassKey::Shape(Arc::new(shape))
         };
         let rack = machines.domain_of(RACK);
+        let mut filters = |soft: bool| -> Vec<usize> {
+            let wanted = spec.task.constraints.iter().filter(|c| c.soft == soft);
+            wanted.map(|constraint| machines.filter(constraint)).collect()
+        };
+        let (hard, soft) = (filters(false), filters(true));
         let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
-        Self { job, priority, tasks, asks, devices, task, rack, spreads, class }
-    }
-
-    /// The amounts by column, devices last.
-    pub(crate) fn amounts(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.asks.iter().copied().enumerate().chain(self.devices.iter().copied())
+        Self { job, priority, tasks, asks, task, hard, soft, rack, spreads, class }
     }
 }

@@ -1,20 +1,21 @@
 //! Who goes next: priority down, and round robin over users inside a priority, so that one user's
 //! ten thousand tasks do not starve another's one (Borg paper, section 3.2).
 //!
-//! Tasks of one user and priority go job by job in the order of submission, by index.
+//! Tasks of one user and priority go job by job in the order of submission, by index. Jobs whose
+//! class fits nowhere are parked, by class: they cost nothing until somebody wakes the class. Then
+//! one job of each of its users is back in its place, and the next one follows when that is through.
 //!
-//! Invariant: a task is here at most once, either ready or asleep until a moment.
+//! Invariants: a task is here at most once, either ready or asleep until a moment; of the parked jobs
+//! of a class and user that was woken, one is in its place as long as the class is awake.
 
+use crate::need::ClassKey;
 use borg_proto::{JobId, Millis, Priority, TaskId, UserName};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// The moment that never comes: tasks of jobs that wait for other jobs.
 pub(crate) const NEVER: Millis = Millis(u64::MAX);
-
-/// Users of one priority, each with the jobs that have ready tasks.
-pub(crate) type Turns = VecDeque<(UserName, VecDeque<JobId>)>;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Level {
@@ -28,6 +29,7 @@ struct Level {
 pub(crate) struct Queue {
     levels: BTreeMap<Reverse<Priority>, Level>,
     ready: BTreeMap<JobId, Ready>,
+    parked: BTreeMap<ClassKey, BTreeMap<UserName, BTreeSet<JobId>>>,
     asleep: BTreeMap<TaskId, (Millis, Priority, UserName)>,
     wakings: BTreeSet<(Millis, TaskId)>,
 }
@@ -37,6 +39,9 @@ struct Ready {
     priority: Priority,
     user: UserName,
     tasks: BTreeSet<u32>,
+    /// The class with which it was parked last.
+    class: Option<ClassKey>,
+    parked: bool,
 }
 
 impl Queue {
@@ -48,44 +53,123 @@ impl Queue {
         user: &UserName,
         not_before: Millis,
     ) {
-        self.remove(task);
         if not_before > Millis(0) {
+            self.remove(task);
             self.asleep.insert(task, (not_before, priority, user.clone()));
             self.wakings.insert((not_before, task));
             return;
         }
+        self.rouse(task);
         self.make_ready(task, priority, user);
     }
 
+    fn rouse(&mut self, task: TaskId) {
+        if let Some((at, _, _)) = self.asleep.remove(&task) {
+            self.wakings.remove(&(at, task));
+        }
+    }
+
     fn make_ready(&mut self, task: TaskId, priority: Priority, user: &UserName) {
+        let levels = &mut self.levels;
         let ready = self.ready.entry(task.job).or_insert_with(|| {
-            let level = self.levels.entry(Reverse(priority)).or_default();
+            let level = levels.entry(Reverse(priority)).or_default();
             level.users.entry(user.clone()).or_default().insert(task.job);
-            Ready { priority, user: user.clone(), tasks: BTreeSet::new() }
+            let user = user.clone();
+            Ready { priority, user, tasks: BTreeSet::new(), class: None, parked: false }
         });
         ready.tasks.insert(task.index);
     }
 
     /// Takes a task out, if it is there.
     pub(crate) fn remove(&mut self, task: TaskId) {
-        if let Some((at, _, _)) = self.asleep.remove(&task) {
-            self.wakings.remove(&(at, task));
-        }
+        self.rouse(task);
         let Some(ready) = self.ready.get_mut(&task.job) else { return };
         ready.tasks.remove(&task.index);
         if !ready.tasks.is_empty() {
             return;
         }
+        let Some(ready) = self.ready.remove(&task.job) else { return };
+        if ready.parked {
+            self.take_from_park(task.job, &ready);
+            return;
+        }
+        self.leave_place(task.job, &ready);
+        if let Some(class) = &ready.class {
+            self.wake_one(class, &ready.user);
+        }
+    }
+
+    fn leave_place(&mut self, job: JobId, ready: &Ready) {
         // The level stays when it is empty: it remembers whose turn it was.
         if let Some(level) = self.levels.get_mut(&Reverse(ready.priority))
             && let Some(jobs) = level.users.get_mut(&ready.user)
         {
-            jobs.remove(&task.job);
+            jobs.remove(&job);
             if jobs.is_empty() {
                 level.users.remove(&ready.user);
             }
         }
-        self.ready.remove(&task.job);
+    }
+
+    fn take_from_park(&mut self, job: JobId, ready: &Ready) {
+        let Some(class) = &ready.class else { return };
+        let Some(users) = self.parked.get_mut(class) else { return };
+        if let Some(jobs) = users.get_mut(&ready.user) {
+            jobs.remove(&job);
+            if jobs.is_empty() {
+                users.remove(&ready.user);
+            }
+        }
+        if users.is_empty() {
+            self.parked.remove(class);
+        }
+    }
+
+    /// Takes a job out of its place until its class is woken.
+    pub(crate) fn park(&mut self, job: JobId, class: &ClassKey) {
+        let Some(ready) = self.ready.get_mut(&job) else { return };
+        ready.parked = true;
+        ready.class = Some(class.clone());
+        let ready = ready.clone();
+        self.leave_place(job, &ready);
+        let users = self.parked.entry(class.clone()).or_default();
+        users.entry(ready.user).or_default().insert(job);
+    }
+
+    /// The classes that have parked jobs.
+    pub(crate) fn parked(&self) -> impl Iterator<Item = &ClassKey> {
+        self.parked.keys()
+    }
+
+    /// Whether jobs of a class are parked.
+    pub(crate) fn has_parked(&self, class: &ClassKey) -> bool {
+        self.parked.contains_key(class)
+    }
+
+    /// The class may fit somewhere again.
+    pub(crate) fn wake_class(&mut self, class: &ClassKey) {
+        let users: Vec<UserName> =
+            self.parked.get(class).map(|users| users.keys().cloned().collect()).unwrap_or_default();
+        for user in users {
+            self.wake_one(class, &user);
+        }
+    }
+
+    /// Puts the first parked job of a class and user back in its place.
+    fn wake_one(&mut self, class: &ClassKey, user: &UserName) {
+        let Some(users) = self.parked.get_mut(class) else { return };
+        let Some(jobs) = users.get_mut(user) else { return };
+        let Some(job) = jobs.pop_first() else { return };
+        if jobs.is_empty() {
+            users.remove(user);
+        }
+        if users.is_empty() {
+            self.parked.remove(class);
+        }
+        let ready = self.ready.get_mut(&job).expect("who is parked is ready");
+        ready.parked = false;
+        let level = self.levels.entry(Reverse(ready.priority)).or_default();
+        level.users.entry(user.clone()).or_default().insert(job);
     }
 
     /// Makes ready what may go at `now`.
@@ -105,37 +189,23 @@ impl Queue {
         self.wakings.first().map(|(at, _)| *at).filter(|at| *at != NEVER)
     }
 
-    /// The priorities that have ready tasks, highest first.
-    pub(crate) fn priorities(&self) -> Vec<Priority> {
-        self.levels.iter().filter(|(_, level)| !level.users.is_empty()).map(|(p, _)| p.0).collect()
+    /// The job whose turn it is: of the highest priority that has any, and of the users there of the
+    /// one after the last that was served.
+    pub(crate) fn next(&self) -> Option<JobId> {
+        let level = self.levels.values().find(|level| !level.users.is_empty())?;
+        let after = level.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut later = level.users.range::<UserName, _>((after, Bound::Unbounded));
+        let (_, jobs) = later.next().or_else(|| level.users.first_key_value())?;
+        jobs.first().copied()
     }
 
-    /// The users of a priority in the order of their turns, beginning after the last one served.
-    pub(crate) fn turns(&self, priority: Priority) -> Turns {
-        let Some(level) = self.levels.get(&Reverse(priority)) else { return Turns::new() };
-        let mut turns: Turns = level
-            .users
-            .iter()
-            .map(|(user, jobs)| (user.clone(), jobs.iter().copied().collect()))
-            .collect();
-        if let Some(last) = &level.last {
-            let first = turns.iter().position(|(user, _)| user > last).unwrap_or(0);
-            turns.rotate_left(first);
-        }
-        turns
-    }
-
-    /// Notes that a user had a turn.
-    pub(crate) fn served(&mut self, priority: Priority, user: &UserName) {
-        let level = self.levels.entry(Reverse(priority)).or_default();
+    /// Notes that a job had its user's turn.
+    pub(crate) fn served(&mut self, job: JobId) {
+        let Some(Ready { priority, user, .. }) = self.ready.get(&job) else { return };
+        let level = self.levels.entry(Reverse(*priority)).or_default();
         if level.last.as_ref() != Some(user) {
             level.last = Some(user.clone());
         }
-    }
-
-    /// How many jobs have ready tasks.
-    pub(crate) fn ready_jobs(&self) -> usize {
-        self.ready.len()
     }
 
     /// The first ready task of a job.

@@ -15,13 +15,14 @@ use crate::victims;
 use borg_cell::event::{Event, EventKind};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState};
 use borg_proto::command::Assignment;
-use borg_proto::{JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
+use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Classes of tasks kept beside those of waiting jobs. 4,096: our choice; a class takes some 6 KB
-/// at 10,000 machines, and as much again once it had to look for victims.
-const MAX_CLASSES: usize = 4096;
+/// Classes of tasks kept beside those of parked jobs. 512: our choice; a class takes some 5 KB at
+/// 10,000 machines, 40 KB more once its job has tasks that it keeps apart, and making it again costs
+/// one scan.
+const MAX_CLASSES: usize = 512;
 
 /// How a scheduler decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +32,21 @@ pub struct Config {
     /// Whether answers are remembered. Off, every machine is looked at for every task: the same
     /// decisions, slowly.
     pub caches: bool,
+    /// Equal machines are taken in an order that follows from this; 0 is the order of their
+    /// numbers, which fills them up one after another.
+    pub seed: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { weights: Weights::default(), caches: true }
+        Self { weights: Weights::default(), caches: true, seed: 0 }
     }
 }
 
 /// A decision whose fate is not known yet.
 #[derive(Debug, Clone)]
 struct Assumed {
-    machine: usize,
+    machine: MachineId,
     victims: Vec<TaskId>,
 }
 
@@ -60,6 +64,13 @@ pub struct Scheduler {
     /// Counts uses of classes.
     uses: u64,
     assumed: BTreeMap<TaskId, Assumed>,
+    /// Version of the machines up to which parked jobs know that nothing fits.
+    looked_at: u64,
+    /// Classes that failed while lower priorities were about to start: those can be pushed out as
+    /// soon as they are placed.
+    hopeful: BTreeSet<ClassKey>,
+    /// Parked jobs with tasks that keep away from machines where they failed.
+    picky: BTreeSet<ClassKey>,
     /// When the first of the tasks that keep away from machines where they failed, and found no
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
@@ -71,16 +82,20 @@ impl Scheduler {
     /// A scheduler that knows all of `state`.
     #[must_use]
     pub fn new(state: &CellState, config: Config) -> Self {
+        let config = Config { weights: config.weights.bounded(), ..config };
         let mut new = Self {
             config,
             state: state.clone(),
-            machines: Machines::new(),
+            machines: Machines::new(config.weights, config.seed),
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
             classes: BTreeMap::new(),
             uses: 0,
             assumed: BTreeMap::new(),
+            looked_at: 0,
+            hopeful: BTreeSet::new(),
+            picky: BTreeSet::new(),
             cooled: None,
             leaving: BTreeMap::new(),
         };
@@ -148,7 +163,9 @@ impl Scheduler {
             self.refused(task);
         }
         for job in forgotten {
-            self.needs.remove(&job);
+            if let Some(need) = self.needs.remove(&job) {
+                self.machines.release(&need);
+            }
             self.classes.remove(&ClassKey::Job(job));
         }
     }
@@ -158,31 +175,47 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.queue.wake(now);
+        for class in
+            std::mem::take(&mut self.hopeful).into_iter().chain(std::mem::take(&mut self.picky))
+        {
+            self.queue.wake_class(&class);
+        }
+        self.wake_parked();
         self.cooled = None;
         self.forget_old_classes();
         let mut decisions = Vec::new();
-        for priority in self.queue.priorities() {
-            let mut turns = self.queue.turns(priority);
-            // A job that finds no machine is out for this pass: what is decided in between only
-            // takes room from it.
-            while let Some((user, mut jobs)) = turns.pop_front() {
-                while let Some(job) = jobs.front().copied() {
-                    if decisions.len() >= max {
-                        return decisions;
+        while decisions.len() < max
+            && let Some(job) = self.queue.next()
+        {
+            match self.decide_job(job, now) {
+                Some(decision) => {
+                    // Victims may leave more room than their place takes.
+                    if !decision.victims.is_empty() {
+                        self.wake_parked();
                     }
-                    let decision = self.decide_job(job, now);
-                    let Some(decision) = decision else {
-                        jobs.pop_front();
-                        continue;
-                    };
                     decisions.push(decision);
-                    self.queue.served(priority, &user);
-                    turns.push_back((user, jobs));
-                    break;
                 }
+                None => self.queue.park(job, &self.needs[&job].class),
             }
         }
         decisions
+    }
+
+    /// Puts jobs back in their place whose class may fit somewhere since something changed.
+    fn wake_parked(&mut self) {
+        let grown = self.machines.grown_since(self.looked_at);
+        self.looked_at = self.machines.version();
+        let weights = self.config.weights;
+        let mut woken = Vec::new();
+        for key in self.queue.parked() {
+            let class = self.classes.get_mut(key);
+            if class.is_none_or(|class| class.wakes(&self.machines, &weights, &grown)) {
+                woken.push(key.clone());
+            }
+        }
+        for class in &woken {
+            self.queue.wake_class(class);
+        }
     }
 
     /// The proposed placement of `task` did not happen: it waits again, and its room is free.
@@ -218,11 +251,12 @@ impl Scheduler {
             return explain::settled(&self.state, task, Some(found));
         };
         let assumed =
-            self.assumed.get(&task).and_then(|assumed| self.machines.name(assumed.machine));
-        let mut class = Class::new(need.clone(), &self.machines);
+            self.assumed.get(&task).and_then(|assumed| self.state.machine(assumed.machine));
+        let weights = self.config.weights;
+        let mut class = Class::new(need.clone(), &self.machines, &weights);
         let crashes: Vec<Crash> = found.avoids(now).collect();
-        let avoid = avoided(&crashes, &mut class, &self.machines);
-        let counted = explain::count(&mut class, &self.machines, true, &avoid);
+        let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
+        let counted = explain::count(&mut class, &self.machines, &weights, true, &avoid);
         let lingers = found.lingering(task).map(|(machine, _)| {
             let found = self.state.machine(machine);
             found.map_or_else(|| format!("machine {}", machine.0), |m| m.name.to_string())
@@ -234,7 +268,7 @@ impl Scheduler {
             now,
             not_before,
             counted,
-            assumed.map(ToString::to_string),
+            assumed.map(|machine| machine.name.to_string()),
             lingers,
         )
     }
@@ -243,7 +277,7 @@ impl Scheduler {
     /// anybody out, and what stops the next one.
     #[must_use]
     pub fn fit(&self, spec: &JobSpec, most: u32) -> Fit {
-        fit::fit(self.machines.rooms(), &self.config.weights, spec, most)
+        fit::fit(self.machines.without_residents(), &self.config.weights, spec, most)
     }
 
     /// Decides for the first task of a job that finds a machine. All are equal, but for where they
@@ -262,53 +296,58 @@ impl Scheduler {
 
     fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
         let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
-        self.uses += 1;
-        let class = match self.classes.get_mut(&need.class) {
-            Some(class) => class,
-            None => {
-                let class = Class::new(need.clone(), &self.machines);
-                self.classes.entry(need.class.clone()).or_insert(class)
-            }
-        };
-        class.used_at = self.uses;
-        let Config { weights, caches } = self.config;
-        let mut victims = Vec::new();
-        let crashes: Vec<Crash> =
-            self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
-        let avoid = avoided(&crashes, class, &self.machines);
-        let m = match class.best(&self.machines, &weights, caches, &avoid) {
-            Some((_, m)) => m,
-            None => {
-                let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
-                if found.is_none() {
-                    let kept = crashes.iter().filter(|c| avoid.contains(&(c.machine.0 as usize)));
-                    let cooled = kept.map(|crash| crash.at + CRASH_COOL_DOWN).min();
-                    self.cooled = self.cooled.into_iter().chain(cooled).min();
-                }
-                let m = found?;
-                let (chosen, _) = victims::choose(&self.machines, &need, m, &mut Vec::new())
-                    .expect("the machine was found by the same choice");
-                victims.extend(chosen.into_iter().map(victims::incarnation));
-                debug_assert!(
-                    !victims.is_empty(),
-                    "a machine with room is found before victims are looked for"
-                );
-                m
-            }
-        };
+        let row = self.choose(task, &need, now)?;
+        let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
+        let (victims, _) = victims::choose(&self.machines, &need, row, &mut Vec::new())
+            .expect("the machine was found by the same choice");
+        let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
         for victim in &victims {
             self.depart(victim.task);
             self.leaving.insert(victim.task, victim.number);
         }
-        self.arrive(m, Resident { task, incarnation: None, need });
+        self.arrive(row, Resident { task, incarnation: None, need });
+        self.queue.served(task.job);
         self.queue.remove(task);
-        self.assumed.insert(
-            task,
-            Assumed { machine: m, victims: victims.iter().map(|v| v.task).collect() },
-        );
-        let machine =
-            MachineId(u32::try_from(m).expect("machines are indexed by a number of 32 bits"));
+        let assumed = Assumed { machine, victims: victims.iter().map(|v| v.task).collect() };
+        self.assumed.insert(task, assumed);
         Some(Assignment { task, machine, victims })
+    }
+
+    /// The row that is best for a task, with or without room.
+    fn choose(&mut self, task: TaskId, need: &Arc<Need>, now: Millis) -> Option<usize> {
+        let Config { weights, caches, .. } = self.config;
+        let class = match self.classes.get_mut(&need.class) {
+            // Constraints have other numbers when nobody had them for a while.
+            Some(class) if class.need.hard == need.hard && class.need.soft == need.soft => class,
+            _ => {
+                let class = Class::new(need.clone(), &self.machines, &weights);
+                self.classes.insert(need.class.clone(), class);
+                self.classes.get_mut(&need.class).expect("put there the line before")
+            }
+        };
+        self.uses += 1;
+        class.used_at = self.uses;
+        let crashes: Vec<Crash> =
+            self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
+        let avoid = avoided(&crashes, class, &self.machines, &weights);
+        if let Some((_, row)) = class.best(&self.machines, &weights, caches, &avoid) {
+            return Some(row);
+        }
+        let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
+        if found.is_none() {
+            if self.machines.may_hope(need.priority) {
+                self.hopeful.insert(need.class.clone());
+            }
+            if !avoid.is_empty() {
+                self.picky.insert(need.class.clone());
+            }
+            let kept = |crash: &&Crash| {
+                self.machines.row(crash.machine).is_some_and(|row| avoid.contains(&row))
+            };
+            let cooled = crashes.iter().filter(kept).map(|c| c.at + CRASH_COOL_DOWN).min();
+            self.cooled = self.cooled.into_iter().chain(cooled).min();
+        }
+        found
     }
 
     /// Makes index and queue say of a task what the committed state says, unless a decision is
@@ -318,16 +357,17 @@ impl Scheduler {
         match found {
             Some(TaskState::Running(placement)) => {
                 self.queue.remove(task);
-                let m = placement.machine.0 as usize;
+                let on = placement.machine;
                 if self.leaving.get(&task) == Some(&placement.incarnation) {
                     return;
                 }
-                if self.machines.confirm(task, m, placement.incarnation) {
+                if self.machines.confirm(task, on, placement.incarnation) {
                     return;
                 }
                 self.depart(task);
                 let need = self.need(task.job);
-                self.arrive(m, Resident { task, incarnation: Some(placement.incarnation), need });
+                let row = self.machines.row_for(on);
+                self.arrive(row, Resident { task, incarnation: Some(placement.incarnation), need });
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 // Until its last incarnation is known to be over, as for who waits for other jobs.
@@ -354,24 +394,25 @@ impl Scheduler {
         if !self.machines.set(id, now) {
             return;
         }
-        // Its attributes are others: jobs with tasks there have to count their crowds again.
-        for resident in self.machines.residents(id.0 as usize) {
+        // Jobs with tasks there have to count their crowds again.
+        let Some(row) = self.machines.row(id) else { return };
+        for resident in self.machines.residents(row) {
             self.classes.remove(&resident.need.class);
         }
     }
 
-    fn arrive(&mut self, m: usize, resident: Resident) {
+    fn arrive(&mut self, row: usize, resident: Resident) {
         let need = resident.need.clone();
-        self.machines.add(m, resident);
+        self.machines.add(row, resident);
         if let Some(class) = self.classes.get_mut(&need.class) {
-            class.count(&self.machines, m, true);
+            class.count(&self.machines, &self.config.weights, row, true);
         }
     }
 
     fn depart(&mut self, task: TaskId) {
-        let Some((m, resident)) = self.machines.remove(task) else { return };
+        let Some((row, resident)) = self.machines.remove(task) else { return };
         if let Some(class) = self.classes.get_mut(&resident.need.class) {
-            class.count(&self.machines, m, false);
+            class.count(&self.machines, &self.config.weights, row, false);
         }
     }
 
@@ -385,25 +426,32 @@ impl Scheduler {
         need
     }
 
-    /// Forgets the classes that were not used for the longest time. Each waiting job may keep its
-    /// own, so that many jobs that fit nowhere do not push out each other's answers.
+    /// Forgets the classes that were not used for the longest time. Those of parked jobs stay: they
+    /// know when they may fit again.
     fn forget_old_classes(&mut self) {
-        let most = MAX_CLASSES + self.queue.ready_jobs();
-        if self.classes.len() <= most + MAX_CLASSES {
+        let parked = self.queue.parked().count();
+        if self.classes.len() <= parked + 2 * MAX_CLASSES {
             return;
         }
         let mut uses: Vec<u64> = self.classes.values().map(|class| class.used_at).collect();
         uses.sort_unstable();
-        let oldest_kept = uses[uses.len() - most];
-        self.classes.retain(|_, class| class.used_at >= oldest_kept);
+        let oldest_kept = uses[uses.len() - MAX_CLASSES];
+        let queue = &self.queue;
+        self.classes.retain(|key, class| class.used_at >= oldest_kept || queue.has_parked(key));
     }
 }
 
-/// Where a task does not go as it failed there: of its machines those that are left when, from the
+/// Where a task does not go as it failed there: of its rows those that are left when, from the
 /// one that failed the longest ago on, as many are forgiven as it takes for one to be there to try.
-fn avoided(crashes: &[Crash], class: &mut Class, machines: &Machines) -> Vec<usize> {
-    let mut avoid: Vec<usize> = crashes.iter().map(|crash| crash.machine.0 as usize).collect();
-    while !avoid.is_empty() && !class.has_others(machines, &avoid) {
+fn avoided(
+    crashes: &[Crash],
+    class: &mut Class,
+    machines: &Machines,
+    weights: &Weights,
+) -> Vec<usize> {
+    let mut avoid: Vec<usize> =
+        crashes.iter().filter_map(|crash| machines.row(crash.machine)).collect();
+    while !avoid.is_empty() && !class.has_others(machines, weights, &avoid) {
         avoid.remove(0);
     }
     avoid
@@ -413,9 +461,9 @@ fn avoided(crashes: &[Crash], class: &mut Class, machines: &Machines) -> Vec<usi
 #[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
-    pub(crate) rooms: BTreeMap<usize, [u64; 4]>,
-    up: BTreeSet<usize>,
-    residents: BTreeMap<TaskId, (usize, Option<u32>)>,
+    pub(crate) rooms: BTreeMap<MachineId, [u64; 4]>,
+    open: BTreeSet<MachineId>,
+    residents: BTreeMap<TaskId, (MachineId, Option<u32>)>,
     queued: BTreeSet<TaskId>,
     undecided: usize,
 }
@@ -423,14 +471,17 @@ pub(crate) struct Contents {
 #[cfg(test)]
 impl Scheduler {
     pub(crate) fn contents(&self) -> Contents {
-        let machines = || self.machines.known();
-        let room = |m| (m, [0, 1, 2, 3].map(|column| self.machines.room(column, m, 0)));
-        let residents = machines().flat_map(|m| {
-            self.machines.residents(m).iter().map(move |r| (r.task, (m, r.incarnation)))
+        use crate::rooms::{CPU, DISK, PORTS, RAM, amount};
+        let machines = || self.machines.known().map(|row| (row, self.machines.id(row).unwrap()));
+        let left = |column, row| amount(column, self.machines.rooms.left(column, row));
+        let room = |(row, id)| (id, [CPU, RAM, DISK, PORTS].map(|column| left(column, row)));
+        let residents = machines().flat_map(|(row, id)| {
+            self.machines.residents(row).iter().map(move |r| (r.task, (id, r.incarnation)))
         });
+        let open = machines().filter(|(row, _)| self.machines.rooms.is_open(*row));
         Contents {
             rooms: machines().map(room).collect(),
-            up: machines().filter(|m| self.machines.is_up(*m)).collect(),
+            open: open.map(|(_, id)| id).collect(),
             residents: residents.collect(),
             queued: self.queue.all(),
             undecided: self.assumed.len() + self.leaving.len(),

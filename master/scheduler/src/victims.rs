@@ -19,35 +19,36 @@ pub(crate) struct Loss {
     victims: u32,
 }
 
-/// Amounts by column.
-pub(crate) type Amounts = Vec<u64>;
+/// Grains by column.
+pub(crate) type Amounts = Vec<i64>;
 
-/// What machine `m` could free for a task of `need`'s priority, by column, written into `freed`.
-pub(crate) fn could_free(machines: &Machines, need: &Need, m: usize, freed: &mut Amounts) {
+/// What a row could free for a task of `need`'s priority, by column, written into `freed`.
+pub(crate) fn could_free(machines: &Machines, need: &Need, row: usize, freed: &mut Amounts) {
     freed.clear();
-    freed.resize(machines.columns(), 0);
-    for resident in machines.residents(m) {
+    freed.resize(machines.rooms.columns(), 0);
+    for resident in machines.residents(row) {
         if may_go(need, resident) {
             add(freed, resident);
         }
     }
 }
 
-/// The victims on machine `m` for one task of `need`, what they free, and what it costs; `None`
+/// The victims on a row for one task of `need`, what they free, and what it costs; `None`
 /// when there is not enough to free. Empty when there is room already.
 pub(crate) fn choose<'a>(
     machines: &'a Machines,
     need: &Need,
-    m: usize,
+    row: usize,
     freed: &mut Amounts,
 ) -> Option<(Vec<&'a Resident>, Loss)> {
     freed.clear();
-    freed.resize(machines.columns(), 0);
+    freed.resize(machines.rooms.columns(), 0);
     let fits = |freed: &Amounts| {
-        need.amounts().all(|(column, asked)| asked <= machines.room(column, m, freed[column]))
+        let left = |column: usize| machines.rooms.left_with(column, row, freed[column]);
+        need.asks.iter().all(|(column, ask)| *ask <= left(*column))
     };
     let mut candidates: Vec<&Resident> =
-        machines.residents(m).iter().filter(|r| may_go(need, r)).collect();
+        machines.residents(row).iter().filter(|r| may_go(need, r)).collect();
     // Equal priority: the youngest job and its highest index first, which has the least to lose.
     candidates.sort_unstable_by_key(|r| (r.need.priority, std::cmp::Reverse(r.task)));
     let mut chosen = Vec::new();
@@ -87,13 +88,13 @@ fn may_go(need: &Need, resident: &Resident) -> bool {
 }
 
 fn add(freed: &mut Amounts, resident: &Resident) {
-    for (column, amount) in resident.need.amounts() {
-        freed[column] += amount;
+    for (column, amount) in &resident.need.asks {
+        freed[*column] += i64::from(*amount);
     }
 }
 
 fn take(freed: &mut Amounts, resident: &Resident) {
-    for (column, amount) in resident.need.amounts() {
-        freed[column] -= amount;
+    for (column, amount) in &resident.need.asks {
+        freed[*column] -= i64::from(*amount);
     }
 }

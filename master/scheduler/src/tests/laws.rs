@@ -5,7 +5,7 @@
 
 use super::fixture::{Cell, EVERYTHING, info, job, with};
 use super::reference;
-use crate::{Config, Scheduler};
+use crate::{Config, Scheduler, Weights};
 use borg_proto::command::{Action, Assignment, Observation};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{FailureCause, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId};
@@ -68,6 +68,19 @@ fn a_job() -> impl Strategy<Value = JobSpec> {
             })
         },
     )
+}
+
+/// The policies, and ones that nobody would choose: a job that is drawn to itself.
+fn some_weights() -> impl Strategy<Value = Weights> {
+    let drawn = Weights { machine_crowd: -300, rack_crowd: -50, ..Weights::hybrid() };
+    prop::sample::select(vec![
+        Weights::hybrid(),
+        Weights::hybrid(),
+        Weights::best_fit(),
+        Weights::worst_fit(),
+        Weights::first_fit(),
+        drawn,
+    ])
 }
 
 fn an_op() -> impl Strategy<Value = Op> {
@@ -162,7 +175,7 @@ fn check_fold(cell: &Cell, scheduler: &Scheduler) {
     assert_eq!(scheduler.contents(), anew.contents());
     for machine in cell.state.machines() {
         let free = machine.free();
-        let room = scheduler.contents().rooms[&(machine.id.0 as usize)];
+        let room = scheduler.contents().rooms[&machine.id];
         assert_eq!(room, [free.cpu_milli, free.ram_bytes, free.disk_bytes, free.ports.into()]);
     }
 }
@@ -174,14 +187,16 @@ proptest! {
     #[test]
     fn every_decision_is_accepted_exact_in_order_and_explained(
         machines in prop_oneof![4 => prop::collection::vec(a_machine(), 1..6), 1 => prop::collection::vec(a_machine(), 66..72)],
+        weights in some_weights(),
         ops in prop::collection::vec(an_op(), 1..40),
     ) {
         let mut cell = Cell::new();
         for info in machines {
             cell.add_machine(info);
         }
-        let mut cached = Scheduler::new(&cell.state, Config::default());
-        let mut plain = Scheduler::new(&cell.state, Config { caches: false, ..Config::default() });
+        let config = Config { weights, ..Config::default() };
+        let mut cached = Scheduler::new(&cell.state, config);
+        let mut plain = Scheduler::new(&cell.state, Config { caches: false, ..config });
         cell.news.clear();
         for op in &ops {
             carry_out(&mut cell, op);
@@ -195,7 +210,7 @@ proptest! {
             prop_assert!(cached.pass(cell.now, 0).is_empty());
             check_pass_alternates_users(&cell, &decisions);
             for decision in &decisions {
-                let (_, _, machine, victims) = reference::best(&cell, decision.task).expect("the reference finds one too");
+                let (_, _, machine, victims) = reference::best(&cell, weights, decision.task).expect("the reference finds one too");
                 prop_assert_eq!((machine, &victims), (decision.machine, &decision.victims), "exact best");
                 for victim in &decision.victims {
                     prop_assert!(cell.priority(decision.task).may_preempt(cell.priority(victim.task)));
@@ -205,7 +220,7 @@ proptest! {
             if *max == EVERYTHING {
                 let victims: BTreeSet<TaskId> = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task).collect();
                 for task in cell.ready().into_iter().filter(|t| !victims.contains(t)) {
-                    prop_assert_eq!(reference::best(&cell, task), None, "nothing that fits is left waiting");
+                    prop_assert_eq!(reference::best(&cell, weights, task), None, "nothing that fits is left waiting");
                 }
             }
             let news = std::mem::take(&mut cell.news);
@@ -219,7 +234,7 @@ proptest! {
                 prop_assert_eq!(why.machines, machines);
                 prop_assert!(why.rejections.iter().all(|r| r.machines <= machines - why.feasible));
                 prop_assert!(counted >= machines - why.feasible, "each rejected machine has a reason");
-                prop_assert_eq!(why.feasible > 0, reference::best(&cell, task).is_some());
+                prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
             }
         }
         // What is explained as feasible is what the next pass places.

@@ -9,12 +9,18 @@ use std::sync::Arc;
 
 pub(super) type Best = (Option<(u16, usize)>, i64, MachineId, Vec<IncarnationId>);
 
-pub(super) fn best(cell: &Cell, task: TaskId) -> Option<Best> {
-    let plain = cell.state.machines().filter_map(|m| on(cell, task, m, false)).min();
-    plain.or_else(|| cell.state.machines().filter_map(|m| on(cell, task, m, true)).min())
+pub(super) fn best(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> {
+    let plain = cell.state.machines().filter_map(|m| on(cell, weights, task, m, false)).min();
+    plain.or_else(|| cell.state.machines().filter_map(|m| on(cell, weights, task, m, true)).min())
 }
 
-fn on(cell: &Cell, task: TaskId, machine: &Machine, preempting: bool) -> Option<Best> {
+fn on(
+    cell: &Cell,
+    weights: Weights,
+    task: TaskId,
+    machine: &Machine,
+    preempting: bool,
+) -> Option<Best> {
     let spec = cell.spec(task);
     let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
     if spec.task.constraints.iter().any(|c| !c.soft && !c.holds(&info.attributes)) {
@@ -66,21 +72,30 @@ fn on(cell: &Cell, task: TaskId, machine: &Machine, preempting: bool) -> Option<
     if !fits(&gone) {
         return None;
     }
-    let left = info.capacity.minus(&used(&gone)).minus(&asked);
-    let share = |left: u64, capacity: u64| {
-        i64::try_from((left * (1u64 << 48).checked_div(capacity).unwrap_or(0)) >> 32).unwrap()
+    // Free shares before, and what the task takes of a machine of the coarser shape that counts.
+    let free = info.capacity.minus(&used(&gone));
+    let share = |part: u64, whole: u64| {
+        i64::try_from((part << 14).checked_div(whole).unwrap_or(0).min(4 << 14)).unwrap()
     };
-    let cpu = share(left.cpu_milli, info.capacity.cpu_milli);
-    let ram = share(left.ram_bytes >> 20, info.capacity.ram_bytes >> 20);
-    let disk = share(left.disk_bytes >> 20, info.capacity.disk_bytes >> 20);
-    let device =
-        |(name, all): (&Arc<str>, &u64)| share(left.devices.get(name).copied().unwrap_or(0), *all);
+    let shape = |capacity: u64| {
+        capacity & !((1u64 << (64 - capacity.leading_zeros()).saturating_sub(7)) - 1)
+    };
+    let (page, mib) = (|n: u64| n >> 16, |n: u64| n >> 20);
+    let cpu = share(free.cpu_milli, info.capacity.cpu_milli)
+        - share(asked.cpu_milli, shape(info.capacity.cpu_milli));
+    let ram = share(page(free.ram_bytes), page(info.capacity.ram_bytes))
+        - share(page(asked.ram_bytes), shape(page(info.capacity.ram_bytes)));
+    let disk = share(mib(free.disk_bytes), mib(info.capacity.disk_bytes))
+        - share(mib(asked.disk_bytes), shape(mib(info.capacity.disk_bytes)));
+    let device = |(name, all): (&Arc<str>, &u64)| {
+        let of = |r: &Resources| r.devices.get(name).copied().unwrap_or(0);
+        share(of(&free), *all) - share(of(&asked), shape(*all))
+    };
     let devices: i64 = info.capacity.devices.iter().map(device).sum();
-    let weights = Weights::default();
     let (mut on_machine, mut in_rack) = (0, 0);
     if spec.tasks > 1 {
         let steps = |count: u64| {
-            i64::try_from((count * 64 / u64::from(spec.tasks)).min(64) * 1024).unwrap()
+            i64::try_from((count * 64 / u64::from(spec.tasks)).min(64) * (1 << 14) / 64).unwrap()
         };
         (on_machine, in_rack) = (steps(there("machine")), steps(there("rack")));
     }
@@ -91,7 +106,7 @@ fn on(cell: &Cell, task: TaskId, machine: &Machine, preempting: bool) -> Option<
         + i64::from(weights.strand) * (cpu - ram).abs()
         + i64::from(weights.machine_crowd) * on_machine
         + i64::from(weights.rack_crowd) * in_rack
-        + i64::from(weights.soft) * 65_536 * soft;
+        + i64::from(weights.soft) * (1 << 14) * soft;
     let loss = preempting
         .then(|| (gone.iter().map(|t| cell.priority(*t).get()).max().unwrap_or(0), gone.len()));
     let victims = gone.iter().map(|t| cell.state.task(*t).unwrap().running(*t).unwrap()).collect();

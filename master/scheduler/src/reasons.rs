@@ -1,14 +1,15 @@
 //! Which machines could run a task at all, and for each that could not, every reason.
 //!
-//! [`misses`] is the only place that says no: the scan takes the machines for which it
-//! finds nothing, and `explain` counts what it finds. `score` ranks the rest.
+//! [`misses`] says of one machine what `rooms` and `class` say of many at once, from the same
+//! columns, filters and crowds; `explain` counts what it finds.
 //!
 //! Invariant: the rules are those of the state machine: limits of what stands on the machine
 //! against its capacity, hard constraints, spread limits, ports and devices by count, and how much
 //! a machine can be told.
 
-use crate::machines::{CPU, DISK, FIXED_COLUMNS, Machines, PORTS, RAM};
+use crate::machines::Machines;
 use crate::need::Need;
+use crate::rooms::{CPU, DISK, PORTS, RAM};
 use borg_proto::resources::Dimension;
 use borg_proto::spec::Constraint;
 use std::fmt;
@@ -74,7 +75,7 @@ impl Misses {
     pub(crate) const NOT_UP: u32 = 1 << 8;
     pub(crate) const CONSTRAINT: u32 = 1 << 9;
     pub(crate) const SPREAD: u32 = 1 << 10;
-    pub(crate) const DEVICE: u32 = 1 << 11;
+    pub(crate) const ROOM: u32 = 1 << 11;
     pub(crate) const CRASHED: u32 = 1 << 12;
 
     pub(crate) fn none(self) -> bool {
@@ -84,67 +85,45 @@ impl Misses {
     pub(crate) fn has(self, bit: u32) -> bool {
         self.0 & bit != 0
     }
-
-    /// The bit of one of the columns that every machine has.
-    pub(crate) const fn short_of(column: usize) -> u32 {
-        1 << column
-    }
 }
 
-/// Everything that a machine is missing for one task of `need`, when `freed` (by column) is given
-/// back first. `allowed` and `crowded` are the class's answers on constraints and spread, `avoided`
-/// is the task's own on machines where it failed.
-#[inline]
+/// Everything that a row is missing for one task of `need`, when `freed` (by column) is given back
+/// first. `crowded` is the class's answer on spread, `avoided` the task's own on machines where it
+/// failed.
 pub(crate) fn misses(
     machines: &Machines,
     need: &Need,
-    m: usize,
-    freed: impl Fn(usize) -> u64,
-    allowed: bool,
+    row: usize,
+    freed: impl Fn(usize) -> i64,
     crowded: bool,
     avoided: bool,
 ) -> Misses {
     // A machine that never answered has no known room or attributes: only that is said of it.
-    if machines.info(m).is_none() {
+    if machines.info(row).is_none() {
         return Misses(Misses::NOT_UP);
     }
     let bit = |missing: bool, bit: u32| if missing { bit } else { 0 };
-    let short = |column: usize, asked: u64| asked > machines.room(column, m, freed(column));
-    let mut found = bit(!machines.is_up(m), Misses::NOT_UP);
-    for column in 0..FIXED_COLUMNS {
-        found |= bit(short(column, need.asks[column]), Misses::short_of(column));
-    }
-    for (column, asked) in &need.devices {
-        found |= bit(short(*column, *asked), Misses::DEVICE);
-    }
-    found |= bit(!allowed, Misses::CONSTRAINT) | bit(crowded, Misses::SPREAD);
-    Misses(found | bit(avoided, Misses::CRASHED))
+    let left = |column: usize| machines.rooms.left_with(column, row, freed(column));
+    let short = need.asks.iter().any(|(column, ask)| *ask > left(*column));
+    let unmet = need.hard.iter().any(|filter| !machines.filters.holds(*filter, row));
+    Misses(
+        bit(!machines.rooms.is_open(row), Misses::NOT_UP)
+            | bit(short, Misses::ROOM)
+            | bit(unmet, Misses::CONSTRAINT)
+            | bit(crowded, Misses::SPREAD)
+            | bit(avoided, Misses::CRASHED),
+    )
 }
 
-/// Whether machine `m` meets every hard constraint.
-pub(crate) fn allowed(machines: &Machines, need: &Need, m: usize) -> bool {
-    unmet(machines, need, m).next().is_none()
-}
-
-/// The hard constraints that machine `m` does not meet.
+/// The hard constraints that the machine of a row does not meet.
 pub(crate) fn unmet<'a>(
     machines: &'a Machines,
     need: &'a Need,
-    m: usize,
+    row: usize,
 ) -> impl Iterator<Item = &'a Constraint> {
-    let info = machines.info(m);
-    need.task
-        .constraints
-        .iter()
-        .filter(move |c| !c.soft && info.is_some_and(|info| !c.holds(&info.attributes)))
-}
-
-/// How many soft constraints machine `m` does not meet.
-pub(crate) fn soft_missed(machines: &Machines, need: &Need, m: usize) -> u16 {
-    let Some(info) = machines.info(m) else { return 0 };
-    let missed =
-        need.task.constraints.iter().filter(|c| c.soft && !c.holds(&info.attributes)).count();
-    u16::try_from(missed).expect("a specification has at most MAX_LIST constraints")
+    let hard = need.task.constraints.iter().filter(|c| !c.soft);
+    let numbered = hard.zip(&need.hard);
+    numbered.filter(move |(_, f)| !machines.filters.holds(**f, row)).map(|(c, _)| c)
 }
 
 /// The resource of a column, for people.

@@ -1,0 +1,429 @@
+//! What is free on every machine, as arrays that a scan reads many machines at a time.
+//!
+//! Answers, for a block of 64 rows, which of them have room and which is the cheapest of those;
+//! `machines` says which machine a row is, `class` remembers the answers.
+//!
+//! Amounts are whole numbers of 31 bits in [`grain`]s, so that a scan compares several machines in
+//! one instruction of any processor. What a task asks is rounded up and what a machine has is
+//! rounded down, so nothing is promised that is not there.
+//!
+//! Blocks hold machines of one [`Shape`]: what a task takes of a machine, as a share, is then one
+//! number for the block. What a machine costs a task is a sum of what the machine keeps ready
+//! (its free share and its imbalance) and of what is the task's own, so a scan only adds and
+//! compares.
+//!
+//! Invariants: `left` is `capacity - used`, at least 0; `most` is the largest `left` of a block;
+//! `fit` and `skew` follow from `left` and `capacity` alone.
+
+use crate::score::Weights;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Column of processor time, in millicores.
+pub(crate) const CPU: usize = 0;
+/// Column of memory.
+pub(crate) const RAM: usize = 1;
+/// Column of disk space.
+pub(crate) const DISK: usize = 2;
+/// Column of ports, a count.
+pub(crate) const PORTS: usize = 3;
+/// Column of tasks, a count: a machine is told no more in one message.
+pub(crate) const TASKS: usize = 4;
+/// Column of what tasks take in that message, in bytes.
+pub(crate) const TARGET: usize = 5;
+/// Columns that every machine has; devices come after, one column per name.
+pub(crate) const FIXED_COLUMNS: usize = 6;
+/// Rows per block: the bits of one word.
+pub(crate) const BLOCK: usize = 64;
+/// A whole machine, as the unit of shares and costs.
+pub(crate) const WHOLE: i32 = 1 << 14;
+/// The cost of a row that will not do.
+pub(crate) const NEVER_MIND: i32 = i32::MAX;
+/// Sums of shares beyond this count as this: a machine with more kinds of devices than a dozen.
+const MOST_FREE: i32 = 16 * WHOLE;
+/// Significant bits of a capacity that tell shapes apart: machines of one model that report a few
+/// pages of memory more or less are alike.
+const SHAPE_BITS: u32 = 7;
+
+/// Bits that an amount of a column is shifted down by: memory counts in steps of 64 KiB, disk in
+/// MiB, so that 128 TiB and 2 PiB are numbers of 31 bits.
+pub(crate) const fn grain(column: usize) -> u32 {
+    match column {
+        RAM => 16,
+        DISK => 20,
+        _ => 0,
+    }
+}
+
+/// An amount that is asked for, in grains, rounded up.
+pub(crate) fn asked(column: usize, amount: u64) -> i32 {
+    i32::try_from(amount.div_ceil(1 << grain(column))).unwrap_or(i32::MAX)
+}
+
+/// An amount that is there, in grains, rounded down. More than 31 bits count as that many.
+pub(crate) fn offered(column: usize, amount: u64) -> i32 {
+    i32::try_from(amount >> grain(column)).unwrap_or(i32::MAX)
+}
+
+/// Grains as an amount again.
+pub(crate) fn amount(column: usize, grains: i32) -> u64 {
+    u64::from(grains.unsigned_abs()) << grain(column)
+}
+
+/// `part` of `whole` in 1/[`WHOLE`]; nothing of a resource that is not there.
+fn share(part: i32, whole: i32) -> i32 {
+    if whole <= 0 {
+        return 0;
+    }
+    let share = (i64::from(part) * i64::from(WHOLE)) / i64::from(whole);
+    i32::try_from(share.min(i64::from(4 * WHOLE))).unwrap_or(4 * WHOLE)
+}
+
+/// Whether the share of a column is part of the cost. Ports and what a machine is told are bounds,
+/// not goods.
+const fn is_scored(column: usize) -> bool {
+    matches!(column, CPU | RAM | DISK) || column >= FIXED_COLUMNS
+}
+
+/// One resource over all rows.
+#[derive(Debug, Clone, Default)]
+struct Column {
+    capacity: Vec<i32>,
+    used: Vec<i64>,
+    left: Vec<i32>,
+    /// The largest `left` of each block.
+    most: Vec<i32>,
+}
+
+impl Column {
+    fn settle(&mut self, row: usize) {
+        let left = i64::from(self.capacity[row]) - self.used[row];
+        let before = self.left[row];
+        self.left[row] = i32::try_from(left.max(0)).unwrap_or(i32::MAX);
+        let b = row / BLOCK;
+        if self.left[row] >= self.most[b] {
+            self.most[b] = self.left[row];
+        } else if before == self.most[b] {
+            self.most[b] = self.left[rows(b)].iter().copied().max().unwrap_or(0);
+        }
+    }
+}
+
+/// The rows of a block.
+pub(crate) fn rows(b: usize) -> Range<usize> {
+    b * BLOCK..(b + 1) * BLOCK
+}
+
+/// Capacities of the scored columns, each without its low bits; columns that are 0 at the end are
+/// left out, so that a new device does not change the shape of machines without it.
+pub(crate) type Shape = Vec<i32>;
+
+/// The shape of a machine with these capacities.
+pub(crate) fn shape(capacity: &[i32]) -> Shape {
+    let coarse = |c: i32| {
+        let low = (i32::BITS - c.leading_zeros()).saturating_sub(SHAPE_BITS);
+        c >> low << low
+    };
+    let mut shape: Shape = capacity
+        .iter()
+        .enumerate()
+        .map(|(column, c)| if is_scored(column) { coarse(*c) } else { 0 })
+        .collect();
+    while shape.last() == Some(&0) {
+        shape.pop();
+    }
+    shape
+}
+
+/// What one class of tasks wants of a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// (column, grains), each more than 0.
+    pub(crate) asks: &'a [(usize, i32)],
+    /// Rows that will do, a word per block; empty means all.
+    pub(crate) allowed: &'a [u64],
+    /// Rows that will not do, a word per block; empty means none.
+    pub(crate) full: &'a [u64],
+    /// More rows that will not do, of whatever block is looked at.
+    pub(crate) except: u64,
+    /// What each row costs beside its room; empty means nothing.
+    pub(crate) penalty: &'a [i32],
+    /// By number of shape, as [`Rooms::bite`] gives it.
+    pub(crate) bites: &'a [Bite],
+}
+
+/// What a task takes of machines of one shape, weighted as the scan adds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bite {
+    fit: i32,
+    skew: i32,
+}
+
+/// Room of all rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Rooms {
+    weights: Weights,
+    columns: Vec<Column>,
+    /// Weighted free share of each row, summed over scored columns.
+    fit: Vec<i32>,
+    /// Weighted difference of the free shares of cpu and memory.
+    skew: Vec<i32>,
+    /// Rows that may get tasks, a word per block.
+    open: Vec<u64>,
+    /// Order among rows of equal cost: lower first.
+    rank: Vec<u64>,
+    /// Shape of each block.
+    shape_of: Vec<usize>,
+    shapes: Vec<Shape>,
+    numbers: BTreeMap<Shape, usize>,
+}
+
+impl Rooms {
+    pub(crate) fn new(weights: Weights) -> Self {
+        Self {
+            weights,
+            columns: vec![Column::default(); FIXED_COLUMNS],
+            fit: Vec::new(),
+            skew: Vec::new(),
+            open: Vec::new(),
+            rank: Vec::new(),
+            shape_of: Vec::new(),
+            shapes: Vec::new(),
+            numbers: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
+    pub(crate) fn rank(&self, row: usize) -> u64 {
+        self.rank[row]
+    }
+
+    pub(crate) fn is_open(&self, row: usize) -> bool {
+        self.open[row / BLOCK] >> (row % BLOCK) & 1 == 1
+    }
+
+    pub(crate) fn set_open(&mut self, row: usize, open: bool) {
+        let bit = 1 << (row % BLOCK);
+        self.open[row / BLOCK] &= !bit;
+        if open {
+            self.open[row / BLOCK] |= bit;
+        }
+    }
+
+    pub(crate) fn capacity(&self, column: usize, row: usize) -> i32 {
+        self.columns[column].capacity[row]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn left(&self, column: usize, row: usize) -> i32 {
+        self.columns[column].left[row]
+    }
+
+    /// What is free once `freed` of what is used is given back.
+    pub(crate) fn left_with(&self, column: usize, row: usize, freed: i64) -> i32 {
+        let column = &self.columns[column];
+        let left = i64::from(column.capacity[row]) - (column.used[row] - freed).max(0);
+        i32::try_from(left.max(0)).unwrap_or(i32::MAX)
+    }
+
+    /// One more column, of a device.
+    pub(crate) fn add_column(&mut self) -> usize {
+        let rows = self.fit.len();
+        self.columns.push(Column {
+            capacity: vec![0; rows],
+            used: vec![0; rows],
+            left: vec![0; rows],
+            most: vec![0; self.blocks()],
+        });
+        self.columns.len() - 1
+    }
+
+    /// The number of a shape, made if it is new.
+    pub(crate) fn number(&mut self, shape: &Shape) -> usize {
+        if let Some(number) = self.numbers.get(shape) {
+            return *number;
+        }
+        self.shapes.push(shape.clone());
+        self.numbers.insert(shape.clone(), self.shapes.len() - 1);
+        self.shapes.len() - 1
+    }
+
+    /// The shape's number of a row's block.
+    pub(crate) fn shape_number(&self, row: usize) -> usize {
+        self.shape_of[row / BLOCK]
+    }
+
+    /// One more block, for machines of that shape.
+    pub(crate) fn add_block(&mut self, shape: usize) -> usize {
+        let rows = self.fit.len() + BLOCK;
+        for column in &mut self.columns {
+            column.capacity.resize(rows, 0);
+            column.used.resize(rows, 0);
+            column.left.resize(rows, 0);
+            column.most.push(0);
+        }
+        self.fit.resize(rows, 0);
+        self.skew.resize(rows, 0);
+        self.rank.resize(rows, u64::MAX);
+        self.open.push(0);
+        self.shape_of.push(shape);
+        self.open.len() - 1
+    }
+
+    /// A row is another machine from now on, or the same with another capacity.
+    pub(crate) fn furnish(&mut self, row: usize, capacity: &[i32], rank: u64) {
+        for (column, amount) in self.columns.iter_mut().zip(capacity) {
+            column.capacity[row] = *amount;
+            column.settle(row);
+        }
+        self.rank[row] = rank;
+        self.weigh(row);
+    }
+
+    /// Takes room, or gives it back.
+    pub(crate) fn take(&mut self, row: usize, asks: &[(usize, i32)], takes: bool) {
+        for (column, ask) in asks {
+            let column = &mut self.columns[*column];
+            let ask = i64::from(*ask);
+            column.used[row] += if takes { ask } else { -ask };
+            column.settle(row);
+        }
+        self.weigh(row);
+    }
+
+    fn weigh(&mut self, row: usize) {
+        let share_left = |column: &Column| share(column.left[row], column.capacity[row]);
+        let (cpu, ram) = (share_left(&self.columns[CPU]), share_left(&self.columns[RAM]));
+        let mut free = cpu + ram + share_left(&self.columns[DISK]);
+        for column in &self.columns[FIXED_COLUMNS..] {
+            free = free.saturating_add(share_left(column));
+        }
+        self.fit[row] = free.min(MOST_FREE) * i32::from(self.weights.fit);
+        self.skew[row] = (cpu - ram) * i32::from(self.weights.strand);
+    }
+
+    /// How many shapes there are.
+    pub(crate) fn shapes(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// What a task takes of machines of a shape.
+    pub(crate) fn bite(&self, shape: usize, asks: &[(usize, i32)]) -> Bite {
+        let shape = &self.shapes[shape];
+        let (mut all, mut cpu, mut ram) = (0_i32, 0, 0);
+        for (column, ask) in asks {
+            if !is_scored(*column) {
+                continue;
+            }
+            let part = share(*ask, shape.get(*column).copied().unwrap_or(0));
+            all = all.saturating_add(part);
+            match *column {
+                CPU => cpu = part,
+                RAM => ram = part,
+                _ => {}
+            }
+        }
+        Bite {
+            fit: all.min(MOST_FREE) * i32::from(self.weights.fit),
+            skew: (cpu - ram) * i32::from(self.weights.strand),
+        }
+    }
+
+    /// Whether a row of the block may have room, by the largest that is free of each column.
+    #[inline]
+    pub(crate) fn may_fit(&self, b: usize, asks: &[(usize, i32)]) -> bool {
+        asks.iter().all(|(column, ask)| *ask <= self.columns[*column].most[b])
+    }
+
+    /// The cheapest row of a block, with its cost, [`NEVER_MIND`] when none will do.
+    #[inline]
+    pub(crate) fn best(&self, b: usize, wanted: Wanted<'_>) -> (i32, usize) {
+        let mut open = self.open[b] & !wanted.except;
+        if let Some(allowed) = wanted.allowed.get(b) {
+            open &= allowed;
+        }
+        if let Some(full) = wanted.full.get(b) {
+            open &= !full;
+        }
+        if open == 0 || !self.may_fit(b, wanted.asks) {
+            return (NEVER_MIND, 0);
+        }
+        let costs = self.costs(b, open, wanted);
+        let least = costs.iter().copied().min().unwrap_or(NEVER_MIND);
+        if least == NEVER_MIND {
+            return (NEVER_MIND, 0);
+        }
+        let cheapest = costs.iter().zip(rows(b)).filter(|(cost, _)| **cost == least);
+        let first = cheapest.map(|(_, row)| row).min_by_key(|row| self.rank[*row]);
+        (least, first.unwrap_or(0))
+    }
+
+    /// What each row of a block costs; [`NEVER_MIND`] where it will not do.
+    #[inline]
+    fn costs(&self, b: usize, open: u64, wanted: Wanted<'_>) -> [i32; BLOCK] {
+        // All ones where the row will do.
+        let mut fits = [0_i32; BLOCK];
+        for (lane, fits) in fits.iter_mut().enumerate() {
+            *fits = -i32::from(open >> lane & 1 == 1);
+        }
+        for (column, ask) in wanted.asks {
+            let left = block(&self.columns[*column].left, b);
+            for (fits, left) in fits.iter_mut().zip(left) {
+                *fits &= -i32::from(*left >= *ask);
+            }
+        }
+        let bite = wanted.bites[self.shape_of[b]];
+        let (fit, skew) = (block(&self.fit, b), block(&self.skew, b));
+        let mut costs = [0_i32; BLOCK];
+        for (cost, (fit, skew)) in costs.iter_mut().zip(fit.iter().zip(skew)) {
+            *cost = fit
+                .wrapping_sub(bite.fit)
+                .wrapping_add(skew.wrapping_sub(bite.skew).wrapping_abs());
+        }
+        if !wanted.penalty.is_empty() {
+            for (cost, penalty) in costs.iter_mut().zip(block(wanted.penalty, b)) {
+                *cost = cost.wrapping_add(*penalty);
+            }
+        }
+        for (cost, fits) in costs.iter_mut().zip(&fits) {
+            *cost = (*cost & fits) | (NEVER_MIND & !fits);
+        }
+        costs
+    }
+
+    /// What one row costs when `freed` (by column) is given back first: the same as the scan says.
+    pub(crate) fn cost(
+        &self,
+        row: usize,
+        asks: &[(usize, i32)],
+        penalty: i32,
+        freed: impl Fn(usize) -> i64,
+    ) -> i32 {
+        let share_left = |column: usize| {
+            share(self.left_with(column, row, freed(column)), self.columns[column].capacity[row])
+        };
+        let (cpu, ram) = (share_left(CPU), share_left(RAM));
+        let mut free = cpu + ram + share_left(DISK);
+        for column in FIXED_COLUMNS..self.columns.len() {
+            free = free.saturating_add(share_left(column));
+        }
+        let bite = self.bite(self.shape_number(row), asks);
+        let fit = free.min(MOST_FREE) * i32::from(self.weights.fit) - bite.fit;
+        let skew = (cpu - ram) * i32::from(self.weights.strand) - bite.skew;
+        fit + skew.abs() + penalty
+    }
+}
+
+/// The values of a block's rows.
+#[inline]
+fn block(values: &[i32], b: usize) -> &[i32; BLOCK] {
+    let found = values[rows(b)].first_chunk();
+    found.expect("every array has whole blocks")
+}
