@@ -12,6 +12,13 @@ pub fn progress(line: &str) {
     eprintln!("{line}");
 }
 
+/// The same on a terminal; nothing where the output goes elsewhere.
+pub fn step(line: &str) {
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        progress(line);
+    }
+}
+
 /// How busy the computer is: processes that ran or wanted to, on average over the last minute.
 #[must_use]
 pub fn load() -> String {

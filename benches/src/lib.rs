@@ -16,6 +16,7 @@
 pub mod acked;
 pub mod cellgen;
 pub mod clock;
+pub mod driven;
 pub mod etcd;
 pub mod failover;
 pub mod figures;
@@ -25,6 +26,7 @@ pub mod machines;
 pub mod masters;
 pub mod outage;
 pub mod replace;
+pub mod scheduling;
 pub mod silent;
 pub mod start_cost;
 pub mod submit;
