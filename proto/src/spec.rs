@@ -5,7 +5,7 @@
 
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
 use crate::priority::{AppClass, Priority};
-use crate::resources::Resources;
+use crate::resources::{Resources, WHOLE_DEVICE};
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,8 @@ pub const MIN_RAM_BYTES: u64 = 4 << 20;
 pub const MAX_BYTES: u64 = 1 << 50;
 /// Most ports of a task.
 pub const MAX_PORTS: usize = 64;
+/// Most devices of one kind of a task.
+pub const MAX_DEVICES: u64 = 1_000;
 /// Most words of a command, entries of an environment, constraints, labels, volumes, ...
 pub const MAX_LIST: usize = 1024;
 /// Longest single text of a specification in bytes.
@@ -393,7 +395,15 @@ impl TaskSpec {
         }
         check_len("task.limit.devices", limit.devices.len())?;
         for (name, amount) in &limit.devices {
-            check_range(&format!("task.limit.devices.{}", shorten(name)), *amount, 1, 1_000_000)?;
+            let field = format!("task.limit.devices.{}", shorten(name));
+            check_range(&field, *amount, 1, MAX_DEVICES * WHOLE_DEVICE)?;
+            if *amount > WHOLE_DEVICE && !amount.is_multiple_of(WHOLE_DEVICE) {
+                return refuse(
+                    &field,
+                    amount,
+                    "is neither a part of one device (1 to 999) nor whole devices (1000 each)",
+                );
+            }
         }
         Ok(())
     }
@@ -521,6 +531,10 @@ mod tests {
         assert_eq!(
             with(|_, t| t.limit.ram_bytes = 2 << 20),
             "task.limit.ram_bytes: 2097152 is outside 4194304 to 1125899906842624"
+        );
+        assert_eq!(
+            with(|_, t| t.limit.devices = BTreeMap::from([("gpu".into(), 1_500)])),
+            "task.limit.devices.gpu: 1500 is neither a part of one device (1 to 999) nor whole devices (1000 each)"
         );
         assert!(
             with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844")

@@ -7,6 +7,7 @@ use crate::names::shorten;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest text that a machine may report as the cause of something, in bytes.
 pub const MAX_CAUSE_BYTES: usize = 512;
@@ -45,10 +46,24 @@ pub struct Placement {
     pub placed_at: Millis,
     /// Port numbers, in the order of the specification's port names.
     pub ports: Vec<u16>,
+    /// The devices that it has, or has a part of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceShare>,
     /// What the machine last said of it.
     pub phase: Phase,
     /// How often the machine started it again within this placement.
     pub restarts: u32,
+}
+
+/// A device of a machine, or a part of one, that a task has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeviceShare {
+    /// What kind of device, as in `gpu`.
+    pub name: Arc<str>,
+    /// Which of them, from 0.
+    pub number: u16,
+    /// How much of it, in thousandths: 1000 is all.
+    pub milli: u16,
 }
 
 /// How far a placed task has come on its machine.

@@ -13,6 +13,7 @@
 pub mod admission;
 pub mod bns;
 pub mod codec;
+pub mod devices;
 pub mod event;
 pub mod fixture;
 pub mod links;

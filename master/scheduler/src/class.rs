@@ -9,12 +9,13 @@
 //! Invariant: a remembered answer equals the one that scoring the block now would give.
 
 use crate::crowds::Crowds;
-use crate::machines::Machines;
+use crate::domain::bits;
+use crate::machines::{Grown, Machines};
 use crate::need::Need;
 use crate::reasons::{Misses, misses};
 use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
 use crate::score::Weights;
-use crate::victims::{Amounts, Loss, choose, could_free};
+use crate::victims::{Freed, Loss, choose};
 use std::sync::Arc;
 
 /// The best row of a block, and when that was found.
@@ -49,6 +50,8 @@ pub(crate) struct Class {
     crowds: Crowds,
     /// Version of the machines as the class began to count its crowds.
     born: u64,
+    /// Blocks in which it could ever fit, as bits, of a class that is parked.
+    reach: Vec<u64>,
     /// Newest version at which nothing fitted anywhere: (plain, with victims).
     nowhere: (u64, u64),
     /// When it was last used, to forget the ones that are not.
@@ -70,6 +73,7 @@ impl Class {
             bites: Vec::new(),
             crowds,
             born: machines.version(),
+            reach: Vec::new(),
             nowhere: (0, 0),
             used_at: 0,
         };
@@ -205,7 +209,6 @@ impl Class {
             return None;
         }
         self.preempting.resize(machines.rooms.blocks(), (0, None));
-        let mut freed = Amounts::new();
         let mut best: Option<WithVictims> = None;
         for b in 0..machines.rooms.blocks() {
             let versions = machines.versions(b);
@@ -213,14 +216,14 @@ impl Class {
             let seen = self.preempting[b].0;
             if !caches || seen == 0 || since > seen {
                 self.learn(machines, weights, b);
-                let found = self.scan_preempting(machines, b, &mut freed, 0);
+                let found = self.scan_preempting(machines, b, 0);
                 self.preempting[b] = (machines.version(), found);
             }
             let except = in_block(avoid, b);
             let found = if except == 0 {
                 self.preempting[b].1
             } else {
-                self.scan_preempting(machines, b, &mut freed, except)
+                self.scan_preempting(machines, b, except)
             };
             best = match (best, found) {
                 (Some(best), Some(found)) => Some(best.min(found)),
@@ -233,48 +236,67 @@ impl Class {
         best.map(|(_, _, _, row)| row)
     }
 
-    /// Whether one of these blocks, which changed since nothing fitted anywhere, has a place now.
-    pub(crate) fn wakes(
-        &mut self,
-        machines: &Machines,
-        weights: &Weights,
-        grown: &[usize],
-    ) -> bool {
+    /// It fits nowhere: only blocks where it could fit were they empty are worth a look from now on.
+    /// What it remembers of blocks goes unless it is soon tried again.
+    pub(crate) fn park(&mut self, machines: &Machines, soon: bool) {
+        let blocks = machines.rooms.blocks();
+        self.reach.clear();
+        self.reach.resize(blocks.div_ceil(64), 0);
+        for b in 0..blocks {
+            self.set_reach(machines, b);
+        }
+        if !soon {
+            self.plain = Vec::new();
+            self.preempting = Vec::new();
+        }
+    }
+
+    fn set_reach(&mut self, machines: &Machines, b: usize) {
+        let reached = machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed);
+        self.reach[b / 64] &= !(1 << (b % 64));
+        self.reach[b / 64] |= u64::from(reached) << (b % 64);
+    }
+
+    /// Whether one of the blocks that changed since nothing fitted anywhere has a place now.
+    pub(crate) fn wakes(&mut self, machines: &Machines, weights: &Weights, grown: &Grown) -> bool {
         if self.nowhere.0 == 0 || self.nowhere.1 == 0 {
             return true;
         }
-        self.grow(machines);
+        self.reach.resize(grown.blocks.len(), 0);
+        for (w, facts) in grown.facts.iter().enumerate().filter(|(_, facts)| **facts != 0) {
+            self.grow(machines);
+            for bit in bits(*facts) {
+                self.learn(machines, weights, w * 64 + bit);
+                self.set_reach(machines, w * 64 + bit);
+            }
+        }
         let lower = machines.has_lower(self.need.priority);
-        grown.iter().any(|b| {
-            self.learn(machines, weights, *b);
-            machines.rooms.best(*b, self.wanted(0)).0 != NEVER_MIND
-                || (lower && self.scan_preempting(machines, *b, &mut Vec::new(), 0).is_some())
+        let words = grown.blocks.iter().zip(&self.reach).map(|(grown, reach)| grown & reach);
+        let mut blocks =
+            words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b));
+        blocks.any(|b| {
+            machines.rooms.best(b, self.wanted(0)).0 != NEVER_MIND
+                || (lower && self.scan_preempting(machines, b, 0).is_some())
         })
     }
 
-    fn scan_preempting(
-        &self,
-        machines: &Machines,
-        b: usize,
-        freed: &mut Amounts,
-        except: u64,
-    ) -> Option<WithVictims> {
+    fn scan_preempting(&self, machines: &Machines, b: usize, except: u64) -> Option<WithVictims> {
+        if !machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed) {
+            return None;
+        }
         let mut best = None;
         for row in rows(b) {
             if except >> (row % BLOCK) & 1 == 1
                 || !machines.rooms.is_open(row)
                 || !self.is_allowed(row)
+                || !Freed::all(machines, &self.need, row).fits(machines, &self.need)
             {
                 continue;
             }
-            could_free(machines, &self.need, row, freed);
-            let left = |column: usize| machines.rooms.left_with(column, row, freed[column]);
-            if self.need.asks.iter().any(|(column, ask)| *ask > left(*column)) {
-                continue;
-            }
-            let Some((_, loss)) = choose(machines, &self.need, row, freed) else { continue };
+            let Some((_, freed, loss)) = choose(machines, &self.need, row) else { continue };
             let penalty = self.penalty.get(row).copied().unwrap_or(0);
-            let cost = machines.rooms.cost(row, &self.need.asks, penalty, |column| freed[column]);
+            let back = |column: usize| freed.amount(column);
+            let cost = machines.rooms.cost(row, &self.need.asks, penalty, back);
             let found = (loss, cost, machines.rooms.rank(row), row);
             best = Some(best.map_or(found, |best: WithVictims| best.min(found)));
         }
@@ -314,7 +336,7 @@ impl Class {
         &self,
         machines: &Machines,
         row: usize,
-        freed: impl Fn(usize) -> i64,
+        freed: &Freed<'_>,
         avoid: &[usize],
     ) -> Misses {
         let crowded = self.crowds.is_full(machines, row);

@@ -7,9 +7,9 @@ use crate::class::Class;
 use crate::machines::Machines;
 use crate::queue::NEVER;
 use crate::reasons::{Misses, Reason, Rejected, dimension, unmet};
-use crate::rooms::{TARGET, TASKS, amount};
+use crate::rooms::{FIXED_COLUMNS, TARGET, TASKS, amount, is_scored};
 use crate::score::Weights;
-use crate::victims::could_free;
+use crate::victims::Freed;
 use borg_cell::state::{CellState, Job, Task};
 use borg_proto::{Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
@@ -48,14 +48,15 @@ pub(crate) fn count(
 ) -> Counted {
     class.learn_all(machines, weights);
     let mut tally = Tally::default();
-    let mut freed = vec![0; machines.rooms.columns()];
     let (mut known, mut feasible) = (0, 0);
     for row in machines.known() {
         known += 1;
-        if preempting {
-            could_free(machines, &class.need, row, &mut freed);
-        }
-        let misses = class.misses(machines, row, |column| freed[column], avoid);
+        let freed = if preempting {
+            Freed::all(machines, &class.need, row)
+        } else {
+            Freed::nothing(machines, row)
+        };
+        let misses = class.misses(machines, row, &freed, avoid);
         if misses.none() {
             feasible += 1;
         } else {
@@ -86,7 +87,7 @@ impl Tally {
         class: &Class,
         machines: &Machines,
         row: usize,
-        freed: &[i64],
+        freed: &Freed<'_>,
         misses: Misses,
     ) {
         if misses.has(Misses::NOT_UP) {
@@ -110,8 +111,10 @@ impl Tally {
             return;
         }
         for (column, ask) in &class.need.asks {
-            let room = machines.rooms.left_with(*column, row, freed[*column]);
-            if *ask <= room {
+            let room = freed.left(machines, *column);
+            // Of devices in all there can be enough and yet none that is enough by itself: that is
+            // what is told.
+            if *ask <= room || (is_scored(*column) && *column >= FIXED_COLUMNS) {
                 continue;
             }
             let short = self.short.entry(*column).or_default();

@@ -36,7 +36,12 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
         let Some((_, row)) = class.best(&machines, weights, true, &[]) else { break };
         machines.add(
             row,
-            Resident { task: TaskId { job, index: tasks }, incarnation: None, need: need.clone() },
+            Resident {
+                task: TaskId { job, index: tasks },
+                incarnation: None,
+                need: need.clone(),
+                devices: Vec::new(),
+            },
         );
         class.count(&machines, weights, row, true);
         tasks += 1;

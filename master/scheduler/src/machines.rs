@@ -15,11 +15,15 @@ use crate::domain::Domain;
 use crate::filters::Filters;
 use crate::need::Need;
 use crate::rooms::{
-    BLOCK, CPU, DISK, FIXED_COLUMNS, PORTS, RAM, Rooms, TARGET, TASKS, offered, rows, shape,
+    BLOCK, CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PER_DEVICE, PORTS, RAM, Rooms, TARGET, TASKS,
+    offered, rows, shape,
 };
 use crate::score::Weights;
+use borg_cell::devices::Devices;
 use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE};
+use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
+use borg_proto::task::{DeviceShare, Placement};
 use borg_proto::{JobId, MachineId, MachineInfo, MachineName, Priority, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,6 +36,8 @@ pub(crate) struct Resident {
     /// cannot be pushed out.
     pub(crate) incarnation: Option<u32>,
     pub(crate) need: Arc<Need>,
+    /// The devices that it has; while it is only proposed, those that it will get.
+    pub(crate) devices: Vec<DeviceShare>,
 }
 
 /// When a block last changed in a way that matters to somebody.
@@ -47,6 +53,15 @@ pub(crate) struct Versions {
     pub(crate) facts: u64,
 }
 
+/// Blocks as bits, 64 to a word.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Grown {
+    /// In which something became possible.
+    pub(crate) blocks: Vec<u64>,
+    /// Those of them in which what is known of a machine changed.
+    pub(crate) facts: Vec<u64>,
+}
+
 /// What a row is.
 #[derive(Debug, Clone, Default)]
 struct Row {
@@ -57,6 +72,8 @@ struct Row {
     info: Option<Arc<MachineInfo>>,
     up: bool,
     residents: Vec<Resident>,
+    /// What residents have of single devices.
+    devices: Devices,
 }
 
 /// All machines.
@@ -141,9 +158,17 @@ impl Machines {
     }
 
     /// Blocks in which something became possible after a version.
-    pub(crate) fn grown_since(&self, version: u64) -> Vec<usize> {
-        let grown = self.versions.iter().enumerate().filter(|(_, v)| v.grown > version);
-        grown.map(|(b, _)| b).collect()
+    pub(crate) fn grown_since(&self, version: u64) -> Grown {
+        let mut grown = Grown::default();
+        for (b, versions) in self.versions.iter().enumerate() {
+            if b % 64 == 0 {
+                grown.blocks.push(0);
+                grown.facts.push(0);
+            }
+            grown.blocks[b / 64] |= u64::from(versions.grown > version) << (b % 64);
+            grown.facts[b / 64] |= u64::from(versions.facts > version) << (b % 64);
+        }
+        grown
     }
 
     /// Whether somebody is about to start whom that priority may push out once it has.
@@ -189,19 +214,49 @@ impl Machines {
         self.version
     }
 
-    /// The column of a device, made if it is new.
+    /// The first column of a kind of device, made if it is new.
     pub(crate) fn device(&mut self, name: &Arc<str>) -> usize {
         if let Some(column) = self.devices.get(name) {
             return *column;
         }
-        let column = self.rooms.add_column();
+        let column = self.rooms.add_device();
         self.devices.insert(name.clone(), column);
         column
     }
 
-    /// The name of a device's column.
+    /// The kind of device that a column is about.
     pub(crate) fn device_name(&self, column: usize) -> Option<&Arc<str>> {
-        self.devices.iter().find(|(_, c)| **c == column).map(|(name, _)| name)
+        let mut kinds = self.devices.iter();
+        kinds
+            .find(|(_, first)| (**first..**first + PER_DEVICE).contains(&column))
+            .map(|(name, _)| name)
+    }
+
+    /// What is free of single devices of a row's machine once `gone` has left, as (column, grains).
+    pub(crate) fn devices_left(&self, row: usize, gone: &[&[DeviceShare]]) -> Vec<(usize, i32)> {
+        let there = &self.rows[row];
+        let mut taken = there.devices.clone();
+        gone.iter().for_each(|shares| taken.take(shares, false));
+        let capacity = there.info.as_ref().map(|info| &info.capacity.devices);
+        let mut left = Vec::new();
+        for (name, first) in &self.devices {
+            let all = capacity.and_then(|devices| devices.get(name)).copied().unwrap_or(0);
+            let (mut idle, mut largest) = (0, 0);
+            for (_, free) in taken.free(name, all) {
+                let free = i32::from(free);
+                idle += if u64::from(free.unsigned_abs()) == WHOLE_DEVICE { free } else { 0 };
+                largest = free.max(largest);
+            }
+            left.push((first + IDLE, idle));
+            left.push((first + LARGEST, largest));
+        }
+        left
+    }
+
+    fn settle_devices(&mut self, row: usize) {
+        for (column, left) in self.devices_left(row, &[]) {
+            self.rooms.set_left(column, row, left);
+        }
     }
 
     /// The number under which an attribute's values are kept, made if it is new.
@@ -303,6 +358,7 @@ impl Machines {
         }
         self.filters.set(row, self.rows[row].info.as_deref());
         self.rooms.furnish(row, &capacity, rank(self.seed, id));
+        self.settle_devices(row);
         self.settle_open(row);
         self.touch(row);
         self.vacate_if_gone(row);
@@ -316,8 +372,11 @@ impl Machines {
         }
         let mut capacity = vec![0; self.rooms.columns()];
         for (name, amount) in &info.capacity.devices {
-            let column = self.device(name);
-            capacity[column] = offered(column, *amount);
+            let first = self.device(name);
+            let whole = amount / WHOLE_DEVICE * WHOLE_DEVICE;
+            capacity[first] = offered(first, whole);
+            capacity[first + IDLE] = offered(first, whole);
+            capacity[first + LARGEST] = offered(first, whole.min(WHOLE_DEVICE));
         }
         // Port numbers end at 65535, whatever a machine says of itself.
         let possible = (1 << 16) - u64::from(info.first_port.max(1));
@@ -354,6 +413,7 @@ impl Machines {
     fn move_to(&mut self, from: usize, shape: usize) -> usize {
         let to = self.vacant_row(shape);
         let residents = std::mem::take(&mut self.rows[from].residents);
+        self.rows[to].devices = std::mem::take(&mut self.rows[from].devices);
         for resident in &residents {
             self.rooms.take(from, &resident.need.asks, false);
             self.rooms.take(to, &resident.need.asks, true);
@@ -395,7 +455,14 @@ impl Machines {
     }
 
     /// Puts a task on a machine that has a row.
-    pub(crate) fn add(&mut self, row: usize, resident: Resident) {
+    pub(crate) fn add(&mut self, row: usize, mut resident: Resident) {
+        if resident.need.has_devices() {
+            if resident.incarnation.is_none() {
+                resident.devices = self.devices_for(row, &resident.need);
+            }
+            self.rows[row].devices.take(&resident.devices, true);
+            self.settle_devices(row);
+        }
         self.rooms.take(row, &resident.need.asks, true);
         let before = self.home.insert(resident.task, row);
         debug_assert!(before.is_none(), "a task stands on one machine");
@@ -410,6 +477,14 @@ impl Machines {
         block.residents = version;
     }
 
+    /// The devices that the state will give to a task that is placed there.
+    fn devices_for(&self, row: usize, need: &Need) -> Vec<DeviceShare> {
+        let there = &self.rows[row];
+        let info = there.info.as_ref();
+        info.and_then(|info| there.devices.pick(&info.capacity, &need.task.asked()))
+            .unwrap_or_default()
+    }
+
     /// Takes a task from its machine.
     pub(crate) fn remove(&mut self, task: TaskId) -> Option<(usize, Resident)> {
         let row = self.home.remove(&task)?;
@@ -417,6 +492,10 @@ impl Machines {
         let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
         let resident = residents.swap_remove(at);
         self.rooms.take(row, &resident.need.asks, false);
+        if resident.need.has_devices() {
+            self.rows[row].devices.take(&resident.devices, false);
+            self.settle_devices(row);
+        }
         count(&mut self.standing, resident.need.priority, false);
         if resident.incarnation.is_none() {
             count(&mut self.starting, resident.need.priority, false);
@@ -432,12 +511,19 @@ impl Machines {
 
     /// Notes that a proposed placement was committed as that incarnation: room is as before, but
     /// from now on the task can be pushed out. Answers whether it stood there.
-    pub(crate) fn confirm(&mut self, task: TaskId, on: MachineId, incarnation: u32) -> bool {
-        let Some(row) = self.row(on).filter(|row| self.home.get(&task) == Some(row)) else {
+    pub(crate) fn confirm(&mut self, task: TaskId, placement: &Placement) -> bool {
+        let row = self.row(placement.machine);
+        let Some(row) = row.filter(|row| self.home.get(&task) == Some(row)) else {
             return false;
         };
-        let mut residents = self.rows[row].residents.iter_mut();
-        let resident = residents.find(|r| r.task == task).expect("home names its machine");
+        let there = &mut self.rows[row];
+        let resident = there.residents.iter_mut().find(|r| r.task == task);
+        let resident = resident.expect("home names its machine");
+        if resident.devices != placement.devices {
+            // Others were placed in between: it got other devices than those it was thought to get.
+            return false;
+        }
+        let incarnation = placement.incarnation;
         if resident.incarnation != Some(incarnation) {
             if resident.incarnation.is_none() {
                 count(&mut self.starting, resident.need.priority, false);

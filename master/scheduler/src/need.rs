@@ -3,8 +3,9 @@
 //! All tasks of a job are equal, so this exists once per job and everything else points to it.
 
 use crate::machines::Machines;
-use crate::rooms::{CPU, DISK, FIXED_COLUMNS, PORTS, RAM, TARGET, TASKS, asked};
+use crate::rooms::{CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PORTS, RAM, TARGET, TASKS, asked};
 use borg_cell::state::target_bytes;
+use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
 use borg_proto::{JobId, JobSpec, Priority, TaskSpec};
 use std::sync::Arc;
@@ -76,8 +77,17 @@ impl Need {
             1,
             target_bytes(&spec.task),
         ];
-        let devices: Vec<_> =
-            wants.devices.iter().map(|(name, amount)| (machines.device(name), *amount)).collect();
+        // In all, and of single devices: whole ones that are idle, or enough of one.
+        let devices: Vec<_> = wants
+            .devices
+            .iter()
+            .flat_map(|(name, amount)| {
+                let first = machines.device(name);
+                let part = if *amount < WHOLE_DEVICE { LARGEST } else { IDLE };
+                let whole = amount.next_multiple_of(WHOLE_DEVICE);
+                [(first, *amount), (first + part, if part == IDLE { whole } else { *amount })]
+            })
+            .collect();
         let asks: Vec<(usize, i32)> = [CPU, RAM, DISK, PORTS, TASKS, TARGET]
             .map(|column| (column, fixed[column]))
             .into_iter()
@@ -108,5 +118,9 @@ impl Need {
         let (hard, soft) = (filters(false), filters(true));
         let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
         Self { job, priority, tasks, asks, task, hard, soft, rack, spreads, class }
+    }
+    /// Whether it asks for any device.
+    pub(crate) fn has_devices(&self) -> bool {
+        self.asks.last().is_some_and(|(column, _)| *column >= FIXED_COLUMNS)
     }
 }

@@ -10,6 +10,7 @@
 use crate::machines::Machines;
 use crate::need::Need;
 use crate::rooms::{CPU, DISK, PORTS, RAM};
+use crate::victims::Freed;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::Constraint;
 use std::fmt;
@@ -87,14 +88,14 @@ impl Misses {
     }
 }
 
-/// Everything that a row is missing for one task of `need`, when `freed` (by column) is given back
+/// Everything that a row is missing for one task of `need`, when `freed` is given back
 /// first. `crowded` is the class's answer on spread, `avoided` the task's own on machines where it
 /// failed.
 pub(crate) fn misses(
     machines: &Machines,
     need: &Need,
     row: usize,
-    freed: impl Fn(usize) -> i64,
+    freed: &Freed<'_>,
     crowded: bool,
     avoided: bool,
 ) -> Misses {
@@ -103,8 +104,7 @@ pub(crate) fn misses(
         return Misses(Misses::NOT_UP);
     }
     let bit = |missing: bool, bit: u32| if missing { bit } else { 0 };
-    let left = |column: usize| machines.rooms.left_with(column, row, freed(column));
-    let short = need.asks.iter().any(|(column, ask)| *ask > left(*column));
+    let short = !freed.fits(machines, need);
     let unmet = need.hard.iter().any(|filter| !machines.filters.holds(*filter, row));
     Misses(
         bit(!machines.rooms.is_open(row), Misses::NOT_UP)

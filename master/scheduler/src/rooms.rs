@@ -31,8 +31,15 @@ pub(crate) const PORTS: usize = 3;
 pub(crate) const TASKS: usize = 4;
 /// Column of what tasks take in that message, in bytes.
 pub(crate) const TARGET: usize = 5;
-/// Columns that every machine has; devices come after, one column per name.
+/// Columns that every machine has; devices come after, [`PER_DEVICE`] for each kind.
 pub(crate) const FIXED_COLUMNS: usize = 6;
+/// Columns of one kind of device: what is free in all, in idle devices, and in the one that has the
+/// most left, in thousandths. Only the first is a sum.
+pub(crate) const PER_DEVICE: usize = 3;
+/// Column of idle devices, after the first one of its kind.
+pub(crate) const IDLE: usize = 1;
+/// Column of the device that has the most left, after the first one of its kind.
+pub(crate) const LARGEST: usize = 2;
 /// Rows per block: the bits of one word.
 pub(crate) const BLOCK: usize = 64;
 /// A whole machine, as the unit of shares and costs.
@@ -81,8 +88,14 @@ fn share(part: i32, whole: i32) -> i32 {
 
 /// Whether the share of a column is part of the cost. Ports and what a machine is told are bounds,
 /// not goods.
-const fn is_scored(column: usize) -> bool {
-    matches!(column, CPU | RAM | DISK) || column >= FIXED_COLUMNS
+pub(crate) const fn is_scored(column: usize) -> bool {
+    matches!(column, CPU | RAM | DISK)
+        || (column >= FIXED_COLUMNS && (column - FIXED_COLUMNS).is_multiple_of(PER_DEVICE))
+}
+
+/// Whether what is free follows from single devices instead of from a sum.
+pub(crate) const fn is_derived(column: usize) -> bool {
+    column >= FIXED_COLUMNS && !is_scored(column)
 }
 
 /// One resource over all rows.
@@ -93,13 +106,18 @@ struct Column {
     left: Vec<i32>,
     /// The largest `left` of each block.
     most: Vec<i32>,
+    /// The largest `capacity` that a row of each block ever had.
+    ceiling: Vec<i32>,
 }
 
 impl Column {
     fn settle(&mut self, row: usize) {
         let left = i64::from(self.capacity[row]) - self.used[row];
-        let before = self.left[row];
-        self.left[row] = i32::try_from(left.max(0)).unwrap_or(i32::MAX);
+        self.set_left(row, i32::try_from(left.max(0)).unwrap_or(i32::MAX));
+    }
+
+    fn set_left(&mut self, row: usize, left: i32) {
+        let before = std::mem::replace(&mut self.left[row], left);
         let b = row / BLOCK;
         if self.left[row] >= self.most[b] {
             self.most[b] = self.left[row];
@@ -233,16 +251,18 @@ impl Rooms {
         i32::try_from(left.max(0)).unwrap_or(i32::MAX)
     }
 
-    /// One more column, of a device.
-    pub(crate) fn add_column(&mut self) -> usize {
+    /// The columns of one more kind of device; gives the first.
+    pub(crate) fn add_device(&mut self) -> usize {
         let rows = self.fit.len();
-        self.columns.push(Column {
+        let column = Column {
             capacity: vec![0; rows],
             used: vec![0; rows],
             left: vec![0; rows],
             most: vec![0; self.blocks()],
-        });
-        self.columns.len() - 1
+            ceiling: vec![0; self.blocks()],
+        };
+        self.columns.resize(self.columns.len() + PER_DEVICE, column);
+        self.columns.len() - PER_DEVICE
     }
 
     /// The number of a shape, made if it is new.
@@ -268,6 +288,7 @@ impl Rooms {
             column.used.resize(rows, 0);
             column.left.resize(rows, 0);
             column.most.push(0);
+            column.ceiling.push(0);
         }
         self.fit.resize(rows, 0);
         self.skew.resize(rows, 0);
@@ -281,6 +302,8 @@ impl Rooms {
     pub(crate) fn furnish(&mut self, row: usize, capacity: &[i32], rank: u64) {
         for (column, amount) in self.columns.iter_mut().zip(capacity) {
             column.capacity[row] = *amount;
+            let ceiling = &mut column.ceiling[row / BLOCK];
+            *ceiling = (*amount).max(*ceiling);
             column.settle(row);
         }
         self.rank[row] = rank;
@@ -289,7 +312,7 @@ impl Rooms {
 
     /// Takes room, or gives it back.
     pub(crate) fn take(&mut self, row: usize, asks: &[(usize, i32)], takes: bool) {
-        for (column, ask) in asks {
+        for (column, ask) in asks.iter().filter(|(column, _)| !is_derived(*column)) {
             let column = &mut self.columns[*column];
             let ask = i64::from(*ask);
             column.used[row] += if takes { ask } else { -ask };
@@ -298,11 +321,16 @@ impl Rooms {
         self.weigh(row);
     }
 
+    /// What is free of a column that is no sum.
+    pub(crate) fn set_left(&mut self, column: usize, row: usize, left: i32) {
+        self.columns[column].set_left(row, left);
+    }
+
     fn weigh(&mut self, row: usize) {
         let share_left = |column: &Column| share(column.left[row], column.capacity[row]);
         let (cpu, ram) = (share_left(&self.columns[CPU]), share_left(&self.columns[RAM]));
         let mut free = cpu + ram + share_left(&self.columns[DISK]);
-        for column in &self.columns[FIXED_COLUMNS..] {
+        for column in self.columns[FIXED_COLUMNS..].iter().step_by(PER_DEVICE) {
             free = free.saturating_add(share_left(column));
         }
         self.fit[row] = free.min(MOST_FREE) * i32::from(self.weights.fit);
@@ -340,6 +368,12 @@ impl Rooms {
     #[inline]
     pub(crate) fn may_fit(&self, b: usize, asks: &[(usize, i32)]) -> bool {
         asks.iter().all(|(column, ask)| *ask <= self.columns[*column].most[b])
+    }
+
+    /// Whether a row of the block could do were it empty.
+    pub(crate) fn could_ever_fit(&self, b: usize, asks: &[(usize, i32)], allowed: &[u64]) -> bool {
+        let open = self.open[b] & allowed.get(b).copied().unwrap_or(u64::MAX);
+        open != 0 && asks.iter().all(|(column, ask)| *ask <= self.columns[*column].ceiling[b])
     }
 
     /// The cheapest row of a block, with its cost, [`NEVER_MIND`] when none will do.
@@ -411,7 +445,7 @@ impl Rooms {
         };
         let (cpu, ram) = (share_left(CPU), share_left(RAM));
         let mut free = cpu + ram + share_left(DISK);
-        for column in FIXED_COLUMNS..self.columns.len() {
+        for column in (FIXED_COLUMNS..self.columns.len()).step_by(PER_DEVICE) {
             free = free.saturating_add(share_left(column));
         }
         let bite = self.bite(self.shape_number(row), asks);

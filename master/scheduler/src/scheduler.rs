@@ -195,7 +195,13 @@ impl Scheduler {
                     }
                     decisions.push(decision);
                 }
-                None => self.queue.park(job, &self.needs[&job].class),
+                None => {
+                    let key = &self.needs[&job].class;
+                    if let Some(class) = self.classes.get_mut(key) {
+                        class.park(&self.machines, self.hopeful.contains(key));
+                    }
+                    self.queue.park(job, key);
+                }
             }
         }
         decisions
@@ -298,14 +304,14 @@ impl Scheduler {
         let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
         let row = self.choose(task, &need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
-        let (victims, _) = victims::choose(&self.machines, &need, row, &mut Vec::new())
+        let (victims, _, _) = victims::choose(&self.machines, &need, row)
             .expect("the machine was found by the same choice");
         let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
         for victim in &victims {
             self.depart(victim.task);
             self.leaving.insert(victim.task, victim.number);
         }
-        self.arrive(row, Resident { task, incarnation: None, need });
+        self.arrive(row, Resident { task, incarnation: None, need, devices: Vec::new() });
         self.queue.served(task.job);
         self.queue.remove(task);
         let assumed = Assumed { machine, victims: victims.iter().map(|v| v.task).collect() };
@@ -361,13 +367,14 @@ impl Scheduler {
                 if self.leaving.get(&task) == Some(&placement.incarnation) {
                     return;
                 }
-                if self.machines.confirm(task, on, placement.incarnation) {
+                if self.machines.confirm(task, &placement) {
                     return;
                 }
                 self.depart(task);
                 let need = self.need(task.job);
                 let row = self.machines.row_for(on);
-                self.arrive(row, Resident { task, incarnation: Some(placement.incarnation), need });
+                let (incarnation, devices) = (Some(placement.incarnation), placement.devices);
+                self.arrive(row, Resident { task, incarnation, need, devices });
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 // Until its last incarnation is known to be over, as for who waits for other jobs.

@@ -9,6 +9,7 @@
 
 use crate::machines::{Machines, Resident};
 use crate::need::Need;
+use crate::rooms::is_derived;
 use borg_proto::IncarnationId;
 
 /// What a set of victims costs, compared in this order: the highest priority that is hurt, then
@@ -19,17 +20,66 @@ pub(crate) struct Loss {
     victims: u32,
 }
 
-/// Grains by column.
-pub(crate) type Amounts = Vec<i64>;
+/// What would be free on one row's machine were some of its residents gone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Freed<'a> {
+    row: usize,
+    /// Grains by column.
+    amounts: Vec<i64>,
+    /// Those who are gone and had devices.
+    with_devices: Vec<&'a Resident>,
+}
 
-/// What a row could free for a task of `need`'s priority, by column, written into `freed`.
-pub(crate) fn could_free(machines: &Machines, need: &Need, row: usize, freed: &mut Amounts) {
-    freed.clear();
-    freed.resize(machines.rooms.columns(), 0);
-    for resident in machines.residents(row) {
-        if may_go(need, resident) {
-            add(freed, resident);
+impl<'a> Freed<'a> {
+    /// Nobody is gone.
+    pub(crate) fn nothing(machines: &Machines, row: usize) -> Self {
+        let amounts = vec![0; machines.rooms.columns()];
+        Self { row, amounts, with_devices: Vec::new() }
+    }
+
+    /// Everybody is gone whom a task of `need`'s priority may push out.
+    pub(crate) fn all(machines: &'a Machines, need: &Need, row: usize) -> Self {
+        let mut freed = Self::nothing(machines, row);
+        for resident in machines.residents(row).iter().filter(|r| may_go(need, r)) {
+            freed.add(resident);
         }
+        freed
+    }
+
+    fn add(&mut self, resident: &'a Resident) {
+        for (column, amount) in &resident.need.asks {
+            self.amounts[*column] += i64::from(*amount);
+        }
+        if resident.need.has_devices() {
+            self.with_devices.push(resident);
+        }
+    }
+
+    fn take(&mut self, resident: &Resident) {
+        for (column, amount) in &resident.need.asks {
+            self.amounts[*column] -= i64::from(*amount);
+        }
+        self.with_devices.retain(|other| other.task != resident.task);
+    }
+
+    /// What is given back of a column that is a sum.
+    pub(crate) fn amount(&self, column: usize) -> i64 {
+        self.amounts[column]
+    }
+
+    /// What would be free of a column.
+    pub(crate) fn left(&self, machines: &Machines, column: usize) -> i32 {
+        if !is_derived(column) {
+            return machines.rooms.left_with(column, self.row, self.amounts[column]);
+        }
+        let gone: Vec<_> = self.with_devices.iter().map(|r| r.devices.as_slice()).collect();
+        let left = machines.devices_left(self.row, &gone);
+        left.iter().find(|(c, _)| *c == column).map_or(0, |(_, left)| *left)
+    }
+
+    /// Whether one task of `need` would fit.
+    pub(crate) fn fits(&self, machines: &Machines, need: &Need) -> bool {
+        need.asks.iter().all(|(column, ask)| *ask <= self.left(machines, *column))
     }
 }
 
@@ -39,34 +89,28 @@ pub(crate) fn choose<'a>(
     machines: &'a Machines,
     need: &Need,
     row: usize,
-    freed: &mut Amounts,
-) -> Option<(Vec<&'a Resident>, Loss)> {
-    freed.clear();
-    freed.resize(machines.rooms.columns(), 0);
-    let fits = |freed: &Amounts| {
-        let left = |column: usize| machines.rooms.left_with(column, row, freed[column]);
-        need.asks.iter().all(|(column, ask)| *ask <= left(*column))
-    };
+) -> Option<(Vec<&'a Resident>, Freed<'a>, Loss)> {
+    let mut freed = Freed::nothing(machines, row);
     let mut candidates: Vec<&Resident> =
         machines.residents(row).iter().filter(|r| may_go(need, r)).collect();
     // Equal priority: the youngest job and its highest index first, which has the least to lose.
     candidates.sort_unstable_by_key(|r| (r.need.priority, std::cmp::Reverse(r.task)));
     let mut chosen = Vec::new();
     for resident in candidates {
-        if fits(freed) {
+        if freed.fits(machines, need) {
             break;
         }
-        add(freed, resident);
+        freed.add(resident);
         chosen.push(resident);
     }
-    if !fits(freed) {
+    if !freed.fits(machines, need) {
         return None;
     }
     let mut kept = Vec::with_capacity(chosen.len());
     for resident in chosen.into_iter().rev() {
-        take(freed, resident);
-        if !fits(freed) {
-            add(freed, resident);
+        freed.take(resident);
+        if !freed.fits(machines, need) {
+            freed.add(resident);
             kept.push(resident);
         }
     }
@@ -74,7 +118,7 @@ pub(crate) fn choose<'a>(
     let highest = kept.iter().map(|r| r.need.priority.get()).max().unwrap_or(0);
     let victims =
         u32::try_from(kept.len()).expect("a machine has fewer residents than there are tasks");
-    Some((kept, Loss { highest, victims }))
+    Some((kept, freed, Loss { highest, victims }))
 }
 
 /// The incarnation that a victim is.
@@ -85,16 +129,4 @@ pub(crate) fn incarnation(resident: &Resident) -> IncarnationId {
 
 fn may_go(need: &Need, resident: &Resident) -> bool {
     resident.incarnation.is_some() && need.priority.may_preempt(resident.need.priority)
-}
-
-fn add(freed: &mut Amounts, resident: &Resident) {
-    for (column, amount) in &resident.need.asks {
-        freed[*column] += i64::from(*amount);
-    }
-}
-
-fn take(freed: &mut Amounts, resident: &Resident) {
-    for (column, amount) in &resident.need.asks {
-        freed[*column] -= i64::from(*amount);
-    }
 }

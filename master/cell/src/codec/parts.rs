@@ -10,7 +10,9 @@ use crate::state::{
 };
 use borg_proto::names::NameError;
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
-use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
+use borg_proto::task::{
+    DeviceShare, EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState,
+};
 use borg_proto::wire::{WireError, pb};
 use borg_proto::{
     JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
@@ -197,6 +199,7 @@ fn state(state: &TaskState) -> wire::State {
             incarnation: placement.incarnation,
             placed_at_ms: placement.placed_at.0,
             ports: placement.ports.iter().copied().map(Into::into).collect(),
+            devices: placement.devices.iter().map(device_share).collect(),
             restarts: placement.restarts,
             phase: match placement.phase {
                 Phase::Starting => None,
@@ -218,6 +221,25 @@ fn state(state: &TaskState) -> wire::State {
     }
 }
 
+fn device_share(share: &DeviceShare) -> wire::DeviceShare {
+    wire::DeviceShare {
+        name: share.name.to_string(),
+        number: share.number.into(),
+        milli: share.milli.into(),
+    }
+}
+
+fn read_device_shares(shares: Vec<wire::DeviceShare>) -> Result<Vec<DeviceShare>, WireError> {
+    let small = |field: &str, value: u32| {
+        u16::try_from(value).map_err(|_| WireError::new(field, value, "is more than 65535"))
+    };
+    let read = |share: wire::DeviceShare| {
+        let (number, milli) = (small("number", share.number)?, small("milli", share.milli)?);
+        Ok(DeviceShare { name: share.name.into(), number, milli })
+    };
+    shares.into_iter().map(read).collect()
+}
+
 fn read_state(state: wire::State) -> Result<TaskState, WireError> {
     Ok(match state {
         wire::State::Pending(pending) => TaskState::Pending {
@@ -233,6 +255,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                 incarnation: running.incarnation,
                 placed_at: Millis(running.placed_at_ms),
                 ports: running.ports.into_iter().map(port).collect::<Result<_, _>>()?,
+                devices: read_device_shares(running.devices)?,
                 phase: match running.phase {
                     None => Phase::Starting,
                     Some(wire::running::Phase::Up(up)) => {

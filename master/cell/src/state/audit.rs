@@ -115,6 +115,12 @@ impl CellState {
             "ports are of the machine's range",
             name,
         );
+        let capacity = machine.info.as_ref().map(|info| &info.capacity);
+        found.check(
+            capacity.is_none_or(|capacity| machine.devices.is_within(capacity)),
+            "devices are the machine's, each given out once",
+            name,
+        );
     }
 
     fn audit_job(&self, job: &Job, found: &mut Findings) {

@@ -7,6 +7,7 @@
 
 use super::Answer;
 use super::turn::Turn;
+use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
 use borg_proto::machine::MachineAddress;
@@ -82,6 +83,8 @@ pub struct Machine {
     pub target_bytes: u64,
     /// The tasks placed on it.
     pub tasks: BTreeSet<TaskId>,
+    /// Which of its devices are given out.
+    pub devices: Devices,
     /// Ports handed out on it.
     pub ports: BTreeSet<u16>,
     /// Where the search for the next free port begins.
@@ -102,6 +105,7 @@ impl Machine {
             used: Resources::default(),
             target_bytes: 0,
             tasks: BTreeSet::new(),
+            devices: Devices::default(),
             ports: BTreeSet::new(),
             next_port: 0,
         }

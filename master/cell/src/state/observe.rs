@@ -12,7 +12,9 @@ use crate::rejection::Rejection;
 use borg_proto::command::Observation;
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
-use borg_proto::{IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, TaskId};
+use borg_proto::{
+    IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
+};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -114,7 +116,9 @@ impl Turn<'_> {
         for task in order {
             let machine = self.machine_mut(id);
             let capacity = machine.info.as_ref().map(|info| &info.capacity);
-            if capacity.is_some_and(|capacity| machine.used.fits_in(capacity)) {
+            let stays =
+                |all: &Resources| machine.used.fits_in(all) && machine.devices.is_within(all);
+            if capacity.is_some_and(stays) {
                 return;
             }
             self.evict(task, &EvictCause::Shrunk);

@@ -12,7 +12,7 @@ use crate::event::TaskChange;
 use crate::rejection::Rejection;
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
-use borg_proto::task::{EvictCause, Phase, Placement, TaskState};
+use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{IncarnationId, Millis, Resources, TaskId};
 use std::collections::BTreeSet;
 
@@ -39,6 +39,7 @@ impl Turn<'_> {
             incarnation,
             placed_at: self.at,
             ports: plan.ports,
+            devices: plan.devices,
             phase: Phase::Starting,
             restarts: 0,
         };
@@ -83,7 +84,31 @@ impl Turn<'_> {
         let Some(incarnation) = self.state.next_incarnation(task) else {
             return Err(Rejection::NotPending { task: asked.task });
         };
-        Ok(Plan { victims, ports, incarnation })
+        let devices = self.devices_for(job, machine, &victims)?;
+        Ok(Plan { victims, ports, devices, incarnation })
+    }
+
+    /// The devices that the job's task gets once the victims are gone.
+    fn devices_for(
+        &self,
+        job: &Job,
+        machine: &Machine,
+        victims: &[TaskId],
+    ) -> Result<Vec<DeviceShare>, Rejection> {
+        let asked = job.spec.task.asked();
+        if asked.devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut taken = machine.devices.clone();
+        for victim in victims.iter().filter_map(|id| self.state.task(*id)?.placement()) {
+            taken.take(&victim.devices, false);
+        }
+        let none = Resources::default();
+        let capacity = machine.info.as_ref().map_or(&none, |info| &info.capacity);
+        taken.pick(capacity, &asked).ok_or_else(|| {
+            let name = asked.devices.keys().next().cloned().unwrap_or_default();
+            no_room(machine, Dimension::Device(name), &machine.free(), &asked)
+        })
     }
 
     /// As many of the victims, in their order, as the job's task needs to fit. Those that are not
@@ -170,6 +195,7 @@ impl Told {
 struct Plan {
     victims: Vec<TaskId>,
     ports: Vec<u16>,
+    devices: Vec<DeviceShare>,
     incarnation: u32,
 }
 

@@ -17,7 +17,7 @@ use super::{Answer, CellState, MachineState};
 use crate::event::TaskChange;
 use crate::store::Position;
 use borg_proto::poll::REPLACE_AFTER;
-use borg_proto::task::{EvictCause, Phase, Placement, TaskState};
+use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
 use std::collections::BTreeSet;
 use xxhash_rust::xxh3::xxh3_128;
@@ -200,6 +200,7 @@ impl Turn<'_> {
             incarnation: id.number,
             placed_at: self.at,
             ports: found.ports.to_vec(),
+            devices: self.devices_found(found),
             phase: Phase::Starting,
             restarts: found.restarts,
         };
@@ -214,6 +215,19 @@ impl Turn<'_> {
             let up = Placement { phase: found.up, ..placement };
             self.change_task(id.task, TaskState::Running(up), TaskChange::Up { pid }, |_| ());
         }
+    }
+
+    /// The devices that count as its own. Machines do not say which those are, so they are picked
+    /// as for a new task; none when others were given out since.
+    fn devices_found(&self, found: &Found<'_>) -> Vec<DeviceShare> {
+        let (Some(job), Some(machine)) =
+            (self.state.job(found.id.task.job), self.state.machine(found.machine))
+        else {
+            return Vec::new();
+        };
+        let info = machine.info.as_ref();
+        info.and_then(|info| machine.devices.pick(&info.capacity, &job.spec.task.asked()))
+            .unwrap_or_default()
     }
 
     /// Whether the machine has room and ports for it, an older incarnation of the slot gone.

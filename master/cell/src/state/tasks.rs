@@ -257,6 +257,7 @@ impl Turn<'_> {
         for port in &placement.ports {
             machine.ports.remove(port);
         }
+        machine.devices.take(&placement.devices, false);
         crowd_out(job, machine);
     }
 
@@ -290,6 +291,7 @@ pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: 
     machine.target_bytes += job.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(&placement.ports);
+    machine.devices.take(&placement.devices, true);
     crowd_in(job, machine);
 }
 

@@ -26,14 +26,14 @@ enum Op {
 
 fn a_machine() -> impl Strategy<Value = MachineInfo> {
     let rack = prop_oneof![1 => Just(None), 5 => (0u32..3).prop_map(Some)];
-    (prop::sample::select(vec![1000u64, 2000, 3000, 4000]), 1u64..9, rack, 0u64..2)
+    (prop::sample::select(vec![1000u64, 2000, 3000, 4000]), 1u64..9, rack, 0u64..4)
         .prop_map(|(cpu, ram, rack, gpus)| info(cpu, ram, rack, gpus))
 }
 
 fn a_job() -> impl Strategy<Value = JobSpec> {
     let priority = prop::sample::select(vec![50u64, 100, 110, 120, 200, 360]);
     let shape = (1u32..6, priority, 1u64..9, 1u64..5);
-    (shape, 0u8..12, 1u32..3, 0usize..3, 0u64..12).prop_map(
+    (shape, 0u8..12, 1u32..3, 0usize..3, 0usize..14).prop_map(
         |((tasks, priority, cpu, ram), kind, max, ports, gpu)| {
             with(job(tasks, priority, cpu * 250, ram), |task| {
                 let constraint = |attribute: &str, op, value: &str, soft| Constraint {
@@ -61,9 +61,9 @@ fn a_job() -> impl Strategy<Value = JobSpec> {
                     _ => {}
                 }
                 task.ports = (0..ports).map(|p| format!("p{p}").parse().unwrap()).collect();
-                if gpu < 3 {
-                    task.limit.devices =
-                        BTreeMap::from([(if gpu == 2 { "tpu" } else { "gpu" }.into(), 500)]);
+                if let Some(amount) = [300, 500, 700, 1000, 2000, 500].get(gpu) {
+                    let name = if gpu == 5 { "tpu" } else { "gpu" };
+                    task.limit.devices = BTreeMap::from([(name.into(), *amount)]);
                 }
             })
         },

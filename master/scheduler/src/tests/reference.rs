@@ -47,7 +47,25 @@ fn on(
         let staying = machine.tasks.iter().filter(|t| !gone.contains(t));
         staying.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).task.asked()))
     };
-    let fits = |gone: &[TaskId]| asked.fits_in(&info.capacity.minus(&used(gone)));
+    // Whole devices have to be idle, a part has to be free of a single one.
+    let devices_fit = |gone: &[TaskId]| {
+        asked.devices.iter().all(|(name, amount)| {
+            let all = info.capacity.devices.get(name).copied().unwrap_or(0) / 1000;
+            let mut free: Vec<u64> = vec![1000; usize::try_from(all).unwrap()];
+            for task in machine.tasks.iter().filter(|t| !gone.contains(t)) {
+                let placement = cell.state.task(*task).unwrap().placement().unwrap();
+                for share in placement.devices.iter().filter(|share| share.name == *name) {
+                    free[usize::from(share.number)] -= u64::from(share.milli);
+                }
+            }
+            if *amount < 1000 {
+                return free.iter().any(|free| free >= amount);
+            }
+            free.iter().filter(|free| **free == 1000).count() as u64 >= amount / 1000
+        })
+    };
+    let fits =
+        |gone: &[TaskId]| asked.fits_in(&info.capacity.minus(&used(gone))) && devices_fit(gone);
     if preempting {
         let mut candidates: Vec<TaskId> = machine
             .tasks
