@@ -15,6 +15,7 @@ use crate::need::Need;
 use crate::reasons::{Misses, misses};
 use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
 use crate::score::Weights;
+use crate::standing::Terms;
 use crate::victims::{Freed, Loss, choose};
 use std::sync::Arc;
 
@@ -296,11 +297,31 @@ impl Class {
             let Some((_, freed, loss)) = choose(machines, &self.need, row) else { continue };
             let penalty = self.penalty.get(row).copied().unwrap_or(0);
             let back = |column: usize| freed.amount(column);
-            let cost = machines.rooms.cost(row, &self.need.asks, penalty, back);
-            let found = (loss, cost, machines.rooms.rank(row), row);
+            let (fit, strand) = machines.rooms.cost(row, &self.need.asks, back);
+            let found = (loss, fit + strand + penalty, machines.rooms.rank(row), row);
             best = Some(best.map_or(found, |best: WithVictims| best.min(found)));
         }
         best
+    }
+
+    /// What each row of a block that will do costs.
+    pub(crate) fn costs(&self, machines: &Machines, b: usize) -> [Option<i32>; BLOCK] {
+        machines.rooms.all_costs(b, self.wanted(0))
+    }
+
+    /// What one row costs, by term.
+    pub(crate) fn terms(&self, machines: &Machines, weights: &Weights, row: usize) -> Terms {
+        let (fit, strand) = machines.rooms.cost(row, &self.need.asks, |_| 0);
+        let filters = &machines.filters;
+        let missed = self.need.soft.iter().filter(|f| !filters.holds(**f, row)).count();
+        let (on_machine, in_rack) = self.crowds.steps(machines, row);
+        Terms {
+            fit,
+            strand,
+            machine_crowd: weights.penalty(on_machine, 0, 0),
+            rack_crowd: weights.penalty(0, in_rack, 0),
+            soft: weights.penalty(0, 0, missed),
+        }
     }
 
     /// Whether there is a machine that could take such a task were it empty, besides those to

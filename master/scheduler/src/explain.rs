@@ -3,19 +3,21 @@
 //! Counts what `filter` finds on every machine, all reasons of each, so nothing said here can
 //! differ from what decides.
 
+use crate::advice::Advice;
 use crate::class::Class;
 use crate::machines::Machines;
 use crate::queue::NEVER;
 use crate::reasons::{Misses, Reason, Rejected, dimension, unmet};
 use crate::rooms::{FIXED_COLUMNS, TARGET, TASKS, amount, is_scored};
 use crate::score::Weights;
+use crate::standing::Standing;
 use crate::victims::Freed;
 use borg_cell::state::{CellState, Job, Task};
-use borg_proto::{Millis, TaskId, TaskState};
+use borg_proto::{IncarnationId, JobId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
 
 /// Answer to "why".
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Explanation {
     /// One sentence.
     pub summary: String,
@@ -25,9 +27,31 @@ pub struct Explanation {
     pub feasible: u32,
     /// Why the others could not, most frequent first.
     pub rejections: Vec<Rejected>,
+    /// The smallest changes with which it would be placed, each tried; of a pending task that no
+    /// machine can take.
+    pub advice: Vec<Advice>,
+    /// Who goes before it, of a pending task.
+    pub ahead: Ahead,
+    /// Whom it would push out were it placed now, of a pending task that fits nowhere otherwise.
+    pub victims: Vec<IncarnationId>,
+    /// What its machine and the next best cost, were a running task to be placed now; its own first.
+    pub standings: Vec<Standing>,
+    /// Tasks that were last pushed out for it.
+    pub pushed_out: Vec<TaskId>,
     /// When it may be placed at the earliest, if that is not now. `u64::MAX`: when the jobs are
     /// finished that it waits for.
     pub not_before: Option<Millis>,
+}
+
+/// Who goes before a pending task.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ahead {
+    /// Tasks of higher priority that are ready and may fit.
+    pub higher: usize,
+    /// Tasks of the same priority that are ready and may fit. They and it take turns by user.
+    pub equal: usize,
+    /// The job whose turn it is.
+    pub next: Option<JobId>,
 }
 
 /// What all machines together say to one task.
@@ -204,7 +228,7 @@ pub(crate) fn pending(
         fits
     };
     let not_before = (not_before > now).then_some(not_before);
-    Explanation { summary, machines, feasible, rejections, not_before }
+    Explanation { summary, machines, feasible, rejections, not_before, ..Explanation::default() }
 }
 
 /// Explains a task that is not pending.
@@ -221,5 +245,5 @@ pub(crate) fn settled(state: &CellState, id: TaskId, task: Option<&Task>) -> Exp
         Some(TaskState::Dead { end, .. }) => format!("over: {end}"),
         Some(TaskState::Pending { .. }) => "pending".into(),
     };
-    Explanation { summary, machines: 0, feasible: 0, rejections: Vec::new(), not_before: None }
+    Explanation { summary, ..Explanation::default() }
 }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod advice;
 mod class;
 mod crowds;
 mod domain;
@@ -28,12 +29,15 @@ mod reasons;
 mod rooms;
 mod scheduler;
 mod score;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod victims;
 
-pub use explain::Explanation;
+pub use advice::{Advice, Change};
+pub use explain::{Ahead, Explanation};
 pub use fit::Fit;
 pub use reasons::{Reason, Rejected};
 pub use scheduler::{Config, Scheduler};
 pub use score::{MAX_WEIGHT, Weights};
+pub use standing::Standing;

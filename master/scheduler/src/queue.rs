@@ -8,6 +8,7 @@
 //! Invariants: a task is here at most once, either ready or asleep until a moment; of the parked jobs
 //! of a class and user that was woken, one is in its place as long as the class is awake.
 
+use crate::explain::Ahead;
 use crate::need::ClassKey;
 use borg_proto::{JobId, Millis, Priority, TaskId, UserName};
 use std::cmp::Reverse;
@@ -219,6 +220,19 @@ impl Queue {
         let later = (Bound::Excluded(task.index), Bound::Unbounded);
         let index = *self.ready.get(&task.job)?.tasks.range(later).next()?;
         Some(TaskId { job: task.job, index })
+    }
+
+    /// Who goes before a task of that priority: jobs that are parked do not.
+    pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
+        let mut ahead = Ahead { next: self.next(), ..Ahead::default() };
+        for ready in self.ready.values().filter(|ready| !ready.parked) {
+            if ready.priority > priority {
+                ahead.higher += ready.tasks.len();
+            } else if ready.priority == priority {
+                ahead.equal += ready.tasks.len();
+            }
+        }
+        ahead
     }
 
     /// Every task that is here.

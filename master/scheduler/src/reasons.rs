@@ -197,7 +197,7 @@ impl fmt::Display for Rejected {
     }
 }
 
-fn noun(dimension: &Dimension) -> String {
+pub(crate) fn noun(dimension: &Dimension) -> String {
     match dimension {
         Dimension::Cpu => "cpu".into(),
         Dimension::Ram => "memory".into(),
@@ -208,7 +208,7 @@ fn noun(dimension: &Dimension) -> String {
 }
 
 /// An amount as people write it: `1.5` cores, `24 GiB`, `3` ports.
-struct Amount<'a>(&'a Dimension, u64);
+pub(crate) struct Amount<'a>(pub(crate) &'a Dimension, pub(crate) u64);
 
 impl fmt::Display for Amount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

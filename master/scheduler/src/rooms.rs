@@ -432,14 +432,21 @@ impl Rooms {
         costs
     }
 
-    /// What one row costs when `freed` (by column) is given back first: the same as the scan says.
+    /// What each row of a block that will do costs.
+    pub(crate) fn all_costs(&self, b: usize, wanted: Wanted<'_>) -> [Option<i32>; BLOCK] {
+        let closed = |words: &[u64], none| words.get(b).copied().unwrap_or(none);
+        let open = self.open[b] & closed(wanted.allowed, u64::MAX) & !closed(wanted.full, 0);
+        self.costs(b, open, wanted).map(|cost| (cost != NEVER_MIND).then_some(cost))
+    }
+
+    /// What one row's room costs when `freed` (by column) is given back first, the same as the scan
+    /// says: (fit, strand).
     pub(crate) fn cost(
         &self,
         row: usize,
         asks: &[(usize, i32)],
-        penalty: i32,
         freed: impl Fn(usize) -> i64,
-    ) -> i32 {
+    ) -> (i32, i32) {
         let share_left = |column: usize| {
             share(self.left_with(column, row, freed(column)), self.columns[column].capacity[row])
         };
@@ -451,7 +458,7 @@ impl Rooms {
         let bite = self.bite(self.shape_number(row), asks);
         let fit = free.min(MOST_FREE) * i32::from(self.weights.fit) - bite.fit;
         let skew = (cpu - ram) * i32::from(self.weights.strand) - bite.skew;
-        fit + skew.abs() + penalty
+        (fit, skew.abs())
     }
 }
 

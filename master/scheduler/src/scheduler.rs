@@ -4,6 +4,7 @@
 //! known yet. So room is not promised twice and a task is not proposed twice, whatever the order
 //! of committed changes, refusals and passes.
 
+use crate::advice::advise;
 use crate::class::Class;
 use crate::explain::{self, Explanation};
 use crate::fit::{self, Fit};
@@ -11,10 +12,12 @@ use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Need};
 use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
+use crate::standing::standings;
 use crate::victims;
 use borg_cell::event::{Event, EventKind};
-use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState};
+use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState, Task};
 use borg_proto::command::Assignment;
+use borg_proto::task::EvictCause;
 use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -253,8 +256,14 @@ impl Scheduler {
         else {
             return explain::settled(&self.state, task, found);
         };
-        let TaskState::Pending { not_before, .. } = found.state else {
-            return explain::settled(&self.state, task, Some(found));
+        let not_before = match &found.state {
+            TaskState::Pending { not_before, .. } => *not_before,
+            TaskState::Running(placement) => {
+                let mut told = explain::settled(&self.state, task, Some(found));
+                self.tell_standing(&mut told, task, placement.machine, need);
+                return told;
+            }
+            TaskState::Dead { .. } => return explain::settled(&self.state, task, Some(found)),
         };
         let assumed =
             self.assumed.get(&task).and_then(|assumed| self.state.machine(assumed.machine));
@@ -267,7 +276,8 @@ impl Scheduler {
             let found = self.state.machine(machine);
             found.map_or_else(|| format!("machine {}", machine.0), |m| m.name.to_string())
         });
-        explain::pending(
+        let nowhere = counted.feasible == 0;
+        let mut told = explain::pending(
             &self.state,
             job,
             found,
@@ -276,7 +286,33 @@ impl Scheduler {
             counted,
             assumed.map(|machine| machine.name.to_string()),
             lingers,
-        )
+        );
+        told.ahead = self.queue.ahead(need.priority);
+        if nowhere {
+            let mut copy = self.machines.clone();
+            told.advice = advise(&class, &mut copy, &weights, &job.spec, &avoid);
+        } else if class.best(&self.machines, &weights, true, &avoid).is_none()
+            && let Some(row) = class.best_preempting(&self.machines, &weights, true, &avoid)
+            && let Some((victims, _, _)) = victims::choose(&self.machines, need, row)
+        {
+            told.victims = victims.into_iter().map(victims::incarnation).collect();
+        }
+        told
+    }
+
+    fn tell_standing(&self, told: &mut Explanation, task: TaskId, on: MachineId, need: &Arc<Need>) {
+        let weights = self.config.weights;
+        let mut without = self.machines.clone();
+        without.remove(task);
+        if let Some(row) = without.row(on) {
+            let mut class = Class::new(need.clone(), &without, &weights);
+            told.standings = standings(&mut class, &without, &weights, row);
+        }
+        let Some(job) = self.state.job(task.job) else { return };
+        let name = format!("{}/{}", job.key, task.index);
+        let tasks = self.state.jobs().flat_map(|job| self.state.tasks_of(job.id));
+        let by_it = |other: &Task| matches!(&other.last_evict, Some(EvictCause::Preempted { by }) if *by == name);
+        told.pushed_out = tasks.filter(|(_, other)| by_it(other)).map(|(id, _)| id).collect();
     }
 
     /// How many more tasks of `spec`, at most `most`, would fit now as a new job without pushing

@@ -385,3 +385,88 @@ fn an_exclusive_task_waits_for_its_last_incarnation_and_says_so() {
     cell.tell(&mut scheduler);
     assert_eq!(place_all(&mut cell, &mut scheduler), 1);
 }
+
+fn advice(cell: &Cell, scheduler: &Scheduler, key: &JobKey, index: u32) -> Vec<String> {
+    let told = scheduler.explain(task(cell, key, index), cell.now);
+    let all = told.advice.iter().map(|advice| {
+        advice.changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+    });
+    all.collect()
+}
+
+#[test]
+fn a_task_that_fits_nowhere_is_told_the_smallest_changes_that_would_help() {
+    let (mut cell, mut scheduler) = cell_of(2, 4000, 8);
+    cell.add_machine(info(6000, 4, None, 0));
+    let large = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 5000, 8));
+    assert_eq!(
+        advice(&cell, &scheduler, &large, 0),
+        ["ask for 4 of cpu instead of 5", "ask for 4 GiB of memory instead of 8 GiB"]
+    );
+    let picky = with(job(1, 100, 5000, 8), |task| {
+        task.constraints.push(Constraint {
+            attribute: "rack".into(),
+            op: ConstraintOp::Equal,
+            values: vec!["r7".into()],
+            soft: false,
+        });
+    });
+    let picky = submit(&mut cell, &mut scheduler, "ann", picky);
+    assert_eq!(
+        advice(&cell, &scheduler, &picky, 0),
+        [
+            "ask for 4 of cpu instead of 5 and do without rack = r7",
+            "ask for 4 GiB of memory instead of 8 GiB and do without rack = r7"
+        ]
+    );
+    let spread = with(job(4, 100, 100, 1), |task| {
+        task.spread.push(Spread { attribute: "machine".into(), max: 1 });
+    });
+    let spread = submit(&mut cell, &mut scheduler, "ann", spread);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 3);
+    assert_eq!(advice(&cell, &scheduler, &spread, 3), ["allow 2 tasks per machine"]);
+}
+
+#[test]
+fn a_pending_task_is_told_who_goes_before_it_and_whom_it_would_push_out() {
+    let (mut cell, mut scheduler) = cell_of(1, 4000, 8);
+    let batch = submit(&mut cell, &mut scheduler, "ann", job(4, 100, 1000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 4);
+    let high = submit(&mut cell, &mut scheduler, "bob", job(2, 300, 100, 1));
+    let mine = submit(&mut cell, &mut scheduler, "ann", job(1, 200, 1500, 1));
+    let told = scheduler.explain(task(&cell, &mine, 0), cell.now);
+    assert_eq!((told.ahead.higher, told.ahead.equal), (2, 1));
+    assert_eq!(told.ahead.next, Some(task(&cell, &high, 0).job));
+    let victims: Vec<TaskId> = told.victims.iter().map(|victim| victim.task).collect();
+    assert_eq!(victims, [task(&cell, &batch, 3), task(&cell, &batch, 2)]);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 3);
+    let told = scheduler.explain(task(&cell, &mine, 0), cell.now);
+    // One of the two made room for the tasks of higher priority.
+    assert_eq!(told.pushed_out, [task(&cell, &batch, 2)]);
+}
+
+#[test]
+fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
+    let mut cell = Cell::new();
+    let small = cell.add_machine(info(2000, 4, Some(0), 0));
+    let large = cell.add_machine(info(8000, 16, Some(1), 0));
+    let mut scheduler = Scheduler::new(&cell.state, Config::default());
+    cell.tell(&mut scheduler);
+    let key = submit(&mut cell, &mut scheduler, "ann", job(2, 100, 1000, 2));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 2);
+    let told = scheduler.explain(task(&cell, &key, 0), cell.now);
+    let machines: Vec<_> = told.standings.iter().map(|s| (s.machine, s.cost)).collect();
+    // Half of the small machine's cpu and memory stay free, and the whole disk; of the large one
+    // three quarters, as the job's other task is there, which is half of the job.
+    assert_eq!(machines, [(small, 2_000), (large, 6_500)]);
+    assert_eq!(
+        told.standings[1].terms,
+        [
+            ("fit", 2_500),
+            ("strand", 0),
+            ("machine_crowd", 3_000),
+            ("rack_crowd", 1_000),
+            ("soft", 0)
+        ]
+    );
+}
