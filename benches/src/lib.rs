@@ -25,6 +25,7 @@ pub mod local_cell;
 pub mod machines;
 pub mod masters;
 pub mod outage;
+pub mod packing;
 pub mod replace;
 pub mod scheduling;
 pub mod silent;

@@ -1,0 +1,257 @@
+//! The common format, in which machines and tasks are written down so that anyone can check a packing.
+//!
+//! `nodes.csv`: `node_id,<resource>...[,attr.<key>...][,dom.<level>...]`. `tasks.csv`:
+//! `task_id,<resource>...[,count][,priority][,job][,constraint][,max_per_node][,max_per.<level>...]`.
+//! Resources are `cpu_milli`, `mem_mib`, `disk_mib`; any other column in both files is a device in
+//! thousandths (`gpu_milli`). Constraints are joined by `;`: `key=v`, `key!=v`, `key~a|b`, `key>=n`,
+//! `key<=n`, `key?`, `key!?`.
+//!
+//! A row of tasks becomes a job. Amounts under the least that a cell accepts are taken for that: a
+//! thousandth of a core and 4 MiB of memory.
+
+use super::table::{Row, Table, TableError};
+use crate::Error;
+use borg_proto::spec::{Constraint, ConstraintOp, MIN_CPU_MILLI, MIN_RAM_BYTES, Spread};
+use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, Priority, Resources, TaskSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Machines and tasks.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Facts of the machines in the order of the file.
+    pub machines: Vec<MachineInfo>,
+    /// Jobs in the order of the file.
+    pub jobs: Vec<Arc<JobSpec>>,
+}
+
+impl Written {
+    /// How many tasks there are.
+    #[must_use]
+    pub fn tasks(&self) -> u64 {
+        self.jobs.iter().map(|job| u64::from(job.tasks)).sum()
+    }
+}
+
+/// Columns of tasks that are no resources.
+const OF_TASKS: [&str; 6] = ["task_id", "count", "priority", "job", "constraint", "max_per_node"];
+
+/// Reads `nodes.csv` and `tasks.csv` of a folder.
+///
+/// # Errors
+/// When a file is not in the format, or asks for what our jobs cannot say.
+pub fn read(folder: &Path) -> Result<Written, Error> {
+    let nodes = Table::read(&folder.join("nodes.csv"), ',')?;
+    let tasks = Table::read(&folder.join("tasks.csv"), ',')?;
+    nodes.column("node_id")?;
+    tasks.column("task_id")?;
+    let resources: Vec<&str> = tasks
+        .columns()
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !OF_TASKS.contains(name) && !name.starts_with("max_per."))
+        .collect();
+    for name in &resources {
+        nodes.column(name)?;
+    }
+    let machines =
+        nodes.rows().map(|row| machine(&nodes, row, &resources)).collect::<Result<_, _>>()?;
+    let mut names = BTreeSet::new();
+    let mut jobs = Vec::new();
+    for row in tasks.rows() {
+        let spec = job(&tasks, row, &resources)?;
+        if let Some(column) = tasks.find("job")
+            && !names.insert(row.text(column).to_owned())
+            && !spec.task.spread.is_empty()
+        {
+            return Err(row
+                .field_error(column, "a job of its own, as limits count over it")
+                .into());
+        }
+        jobs.push(Arc::new(spec));
+    }
+    Ok(Written { machines, jobs })
+}
+
+fn amounts(table: &Table, row: Row<'_>, resources: &[&str]) -> Result<Resources, TableError> {
+    let mut all = Resources::default();
+    for name in resources {
+        let amount: u64 = row.value(table.column(name)?, "a whole number")?;
+        match *name {
+            "cpu_milli" => all.cpu_milli = amount,
+            "mem_mib" => all.ram_bytes = amount << 20,
+            "disk_mib" => all.disk_bytes = amount << 20,
+            device if amount > 0 => drop(all.devices.insert(device.into(), amount)),
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
+fn machine(table: &Table, row: Row<'_>, resources: &[&str]) -> Result<MachineInfo, TableError> {
+    let mut attributes = BTreeMap::new();
+    for (column, name) in table.columns().iter().enumerate() {
+        let key = name.strip_prefix("attr.").or_else(|| name.strip_prefix("dom."));
+        if let Some(key) = key
+            && !row.text(column).is_empty()
+        {
+            attributes.insert(key.to_owned(), row.text(column).to_owned());
+        }
+    }
+    Ok(machine_of(amounts(table, row, resources)?, attributes))
+}
+
+/// A machine with this room and these attributes.
+#[must_use]
+pub fn machine_of(capacity: Resources, attributes: BTreeMap<String, String>) -> MachineInfo {
+    MachineInfo {
+        capacity,
+        first_port: 20_000,
+        attributes,
+        boot_id: String::new(),
+        missing_isolation: Vec::new(),
+        task_host: "m".into(),
+    }
+}
+
+fn job(table: &Table, row: Row<'_>, resources: &[&str]) -> Result<JobSpec, Error> {
+    let number = |name: &str, default: u32| match table.find(name) {
+        Some(column) if !row.text(column).is_empty() => row.value(column, "a whole number"),
+        _ => Ok(default),
+    };
+    let id = table.column("task_id")?;
+    let mut spec = job_of(row.text(id), number("count", 1)?, amounts(table, row, resources)?)?;
+    if let Some(column) = table.find("priority") {
+        let priority: u64 = row.value(column, "a priority from 0 to 450")?;
+        spec.priority = Priority::new(priority)
+            .map_err(|_| row.field_error(column, "a priority from 0 to 450"))?;
+    }
+    let mut constraints = Vec::new();
+    if let Some(column) = table.find("constraint") {
+        for text in row.text(column).split(';').filter(|text| !text.is_empty()) {
+            constraints.push(constraint(text).ok_or_else(|| row.field_error(column, FORMS))?);
+        }
+    }
+    let mut spread = Vec::new();
+    for (column, name) in table.columns().iter().enumerate() {
+        let level =
+            if name == "max_per_node" { Some("machine") } else { name.strip_prefix("max_per.") };
+        if let Some(level) = level
+            && !row.text(column).is_empty()
+        {
+            let max = row.value(column, "a whole number")?;
+            spread.push(Spread { attribute: level.to_owned(), max });
+        }
+    }
+    let task = Arc::make_mut(&mut spec.task);
+    (task.constraints, task.spread) = (constraints, spread);
+    spec.check()
+        .map_err(|error| row.field_error(id, format!("a task that a cell takes: {error}")))?;
+    Ok(spec)
+}
+
+/// A batch job of equal tasks that only take up room.
+///
+/// # Errors
+/// When the name is none.
+pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error> {
+    let task = TaskSpec {
+        command: vec!["/bin/true".into()],
+        env: BTreeMap::new(),
+        limit: Resources {
+            cpu_milli: limit.cpu_milli.max(MIN_CPU_MILLI),
+            ram_bytes: limit.ram_bytes.max(MIN_RAM_BYTES),
+            ..limit
+        },
+        ports: Vec::new(),
+        constraints: Vec::new(),
+        spread: Vec::new(),
+        volumes: Vec::new(),
+        grace_ms: Millis(5_000),
+    };
+    Ok(JobSpec {
+        name: name.parse()?,
+        kind: JobKind::Batch,
+        tasks,
+        priority: Priority::new(100)?,
+        appclass: None,
+        task: Arc::new(task),
+        after: Vec::new(),
+        retries: 0,
+        exclusive: false,
+        labels: BTreeMap::new(),
+    })
+}
+
+const FORMS: &str = "constraints of the forms key=v key!=v key~a|b key>=n key<=n key? key!?";
+
+fn constraint(text: &str) -> Option<Constraint> {
+    let of = |attribute: &str, op, values: Vec<String>| Constraint {
+        attribute: attribute.to_owned(),
+        op,
+        values,
+        soft: false,
+    };
+    let one = |value: &str| vec![value.to_owned()];
+    if let Some(key) = text.strip_suffix("!?") {
+        return Some(of(key, ConstraintOp::Absent, Vec::new()));
+    }
+    if let Some(key) = text.strip_suffix('?') {
+        return Some(of(key, ConstraintOp::Present, Vec::new()));
+    }
+    for (form, op) in [
+        ("!=", ConstraintOp::NotEqual),
+        (">=", ConstraintOp::GreaterEqual),
+        ("<=", ConstraintOp::LessEqual),
+        ("=", ConstraintOp::Equal),
+    ] {
+        if let Some((key, value)) = text.split_once(form) {
+            return Some(of(key, op, one(value)));
+        }
+    }
+    let (key, values) = text.split_once('~')?;
+    Some(of(key, ConstraintOp::In, values.split('|').map(str::to_owned).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(nodes: &str, tasks: &str) -> Result<Written, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("nodes.csv"), nodes).unwrap();
+        std::fs::write(folder.path().join("tasks.csv"), tasks).unwrap();
+        read(folder.path())
+    }
+
+    const NODES: &str =
+        "node_id,cpu_milli,mem_mib,gpu_milli,attr.kernel,dom.rack\nm0,4000,1024,2000,5,r0\n";
+
+    #[test]
+    fn all_of_the_format_becomes_machines_and_jobs() {
+        let tasks = "task_id,cpu_milli,mem_mib,gpu_milli,count,priority,job,constraint,max_per_node,max_per.rack\n\
+                     t0,0,64,500,3,200,j0,kernel>=4;ssd!?;rack~r0|r1,1,2\n";
+        let read = written(NODES, tasks).unwrap();
+        assert_eq!(read.machines[0].attributes["rack"], "r0");
+        assert_eq!(read.machines[0].capacity.devices["gpu_milli"], 2_000);
+        let job = &read.jobs[0];
+        assert_eq!((job.tasks, job.priority.get(), job.task.limit.cpu_milli), (3, 200, 1));
+        let texts: Vec<_> = job.task.constraints.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["kernel >= 4", "ssd absent", "rack in r0 r1"]);
+        let limits: Vec<_> =
+            job.task.spread.iter().map(|s| (s.attribute.as_str(), s.max)).collect();
+        assert_eq!(limits, [("machine", 1), ("rack", 2)]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let error = |tasks: &str| written(NODES, tasks).unwrap_err().to_string();
+        let wrong = error("task_id,cpu_milli,constraint\nt0,1,kernel\n");
+        assert!(wrong.contains("tasks.csv:2: column constraint: \"kernel\" is not"), "{wrong}");
+        let wrong = error("task_id,cpu_milli,disk_mib\nt0,1,1\n");
+        assert!(wrong.contains("nodes.csv:1: no column disk_mib"), "{wrong}");
+        let wrong = error("task_id,cpu_milli,priority\nt0,1,451\n");
+        assert!(wrong.contains("tasks.csv:2: column priority: \"451\" is not"), "{wrong}");
+    }
+}
