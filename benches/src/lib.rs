@@ -1,10 +1,11 @@
 //! Benchmarks and whole-cell runs: what the figures of `docs/benchmarks.md` are measured with.
 //!
-//! `cellgen` makes large cells for measuring the deciding crates in this process; `local_cell` is a
+//! `cellgen` makes large cells for measuring the deciding crates in this process; in `driven` cells
+//! `scheduling` measures how fast the scheduler decides, `packing` how tightly; `local_cell` is a
 //! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
 //! are asked over gRPC; `silent` is a leader alone, whose machines fall silent;
 //! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of
-//! simulated `machines`; `acked`, `outage` and `masters` measure its masters, beside `etcd`. `torture` does to
+//! simulated `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure its masters, beside `etcd`. `torture` does to
 //! a real cell what disks, kernels and networks do. Nothing here links a daemon: what is measured and
 //! tortured are the programs that people run.
 //!
@@ -16,6 +17,7 @@
 pub mod acked;
 pub mod cellgen;
 pub mod clock;
+pub mod committed;
 pub mod driven;
 pub mod etcd;
 pub mod failover;

@@ -27,6 +27,8 @@ use tonic::{Request, Response, Status};
 /// Cores of a machine, in thousandths, and its memory.
 const MILLI_CPU: u64 = 64_000;
 const RAM_BYTES: u64 = 256 << 30;
+/// Machines of a rack, as their attribute `rack` tells.
+pub const RACK: u32 = 40;
 
 /// The name of a machine by its number.
 #[must_use]
@@ -70,7 +72,8 @@ pub async fn serve(
     for number in 0..count {
         let machine: MachineName = name(number).parse()?;
         let config = Config::new(cell.clone(), machine.clone(), 1);
-        let info = info(MILLI_CPU, RAM_BYTES, &[]);
+        let rack = format!("r{}", number / RACK);
+        let info = info(MILLI_CPU, RAM_BYTES, &[("rack", &rack)]);
         let supervisor = Supervisor::new(config, Fence::default(), Vec::new(), info);
         let machine_state = Machine { supervisor, answers: BTreeMap::new(), token: 0 };
         machines.insert(machine, Mutex::new(machine_state));

@@ -33,7 +33,7 @@ fn main() -> Result<(), Error> {
     for (n, cell) in CELLS.iter().enumerate() {
         for policy in policies() {
             let name = format!("synthetic_{cell}_{}_machines", policy.name);
-            if !named(&name) && !(only.is_empty() && n < QUICK_CELLS) {
+            if !(named(&name) || (only.is_empty() && n < QUICK_CELLS)) {
                 continue;
             }
             let Some(folder) = found(&format!("synthetic/{cell}")) else { continue };

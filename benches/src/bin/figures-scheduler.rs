@@ -1,13 +1,19 @@
-//! The figures of the scheduler alone, on one core. `BORG_FIGURES` names some of them, by the
-//! beginnings of their names and separated by commas, to measure only these.
+//! The figures of the scheduler: alone on one core, then end to end in a cell of five masters.
+//! `BORG_FIGURES` names some of them, by the beginnings of their names and separated by commas, to
+//! measure only these.
 
-use borg_benches::Error;
+use borg_benches::committed::{self, Wish};
 use borg_benches::figures::{figure, load, step};
+use borg_benches::local_cell::LocalCell;
 use borg_benches::scheduling::borg_like::Mix;
 use borg_benches::scheduling::churn::{self, Churn};
 use borg_benches::scheduling::scratch::{self, Scratch};
 use borg_benches::scheduling::{ablation, filled, hopeless, online, preempt};
+use borg_benches::{Error, fill, machines};
 use borg_scheduler::Config;
+use std::path::Path;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// 10,000 machines: the median cell of the Borg paper (section 2.2).
 const MACHINES: u32 = 10_000;
@@ -20,7 +26,24 @@ const RUNS: usize = 3;
 /// A third of the jobs with constraints, spread on all of production.
 const CONSTRAINED: Mix = Mix { constrained_permille: 333, ..Mix::BORG };
 
+/// Machines of the cell of five masters: as in the tests of Kubernetes' scheduler.
+const MACHINES_OF_A_CELL: u32 = 5_000;
+/// Tasks that are placed there for one figure.
+const TASKS: u32 = 20_000;
+/// Jobs of one task that are placed there.
+const JOBS: u32 = 10_000;
+
 fn main() -> Result<(), Error> {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, mode, ca, address, count] = args.as_slice()
+        && mode == "machines"
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        return runtime.block_on(async {
+            let credentials = machines::credentials(Path::new(ca))?;
+            machines::serve(&credentials, TcpListener::bind(address).await?, count.parse()?).await
+        });
+    }
     let only = std::env::var("BORG_FIGURES").unwrap_or_default();
     let wanted = |names: &[&str]| {
         only.is_empty() || names.iter().any(|n| only.split(',').any(|o| n.starts_with(o)))
@@ -74,6 +97,39 @@ fn main() -> Result<(), Error> {
         let (cell, timed) = (&mut found.cell, &mut found.timed);
         say_churn("mix_100k", &churn::mix(cell, timed, Mix::BORG, PLACEMENTS, 14)?);
     }
+    if wanted(&["committed", "jobs_per_s"]) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(end_to_end())?;
+    }
+    Ok(())
+}
+
+async fn end_to_end() -> Result<(), Error> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    step(&format!("load {}; starting five masters", load()));
+    let cell = LocalCell::of(0)?;
+    let measured = tokio::select! {
+        measured = committed(&cell) => measured,
+        _ = terminate.recv() => Err("interrupted".into()),
+        _ = interrupt.recv() => Err("interrupted".into()),
+    };
+    let down = cell.down();
+    measured.and(down)
+}
+
+async fn committed(cell: &LocalCell) -> Result<(), Error> {
+    let quick = std::env::var("BORG_FIGURES").is_ok_and(|only| only.contains("quick"));
+    let part = if quick { 50 } else { 1 };
+    let machines = MACHINES_OF_A_CELL / part;
+    let _machines = fill::machines(cell, machines).await?;
+    for (name, wish) in
+        [("", Wish::Plain), ("_spread", Wish::Spread), ("_affinity", Wish::Affinity)]
+    {
+        let rate = committed::placements_per_s(cell, machines, wish, TASKS / part).await?;
+        figure(&format!("scheduler.committed{name}_per_s"), rate, "1/s");
+    }
+    figure("scheduler.jobs_per_s", committed::jobs_per_s(cell, JOBS / part).await?, "1/s");
     Ok(())
 }
 

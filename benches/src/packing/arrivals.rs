@@ -187,7 +187,7 @@ mod tests {
         for workload in openb::WORKLOADS {
             let pods = openb::pods(&folder.join(format!("openb_pod_list_{workload}.csv"))).unwrap();
             for (n, pod) in pods.iter().enumerate() {
-                openb::job(pod, &format!("p{n}")).unwrap();
+                job(pod, &format!("p{n}")).unwrap();
             }
         }
     }
