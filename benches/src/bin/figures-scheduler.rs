@@ -1,6 +1,7 @@
 //! The figures of the scheduler: alone on one core, then end to end in a cell of five masters.
 //! `BORG_FIGURES` names some of them, by the beginnings of their names and separated by commas, to
-//! measure only these.
+//! measure only these. `committed,quick` places little in a cell of a hundred machines: to see that it
+//! works. `BORGCTL` names the program that starts the masters, else it is the one beside this one.
 
 use borg_benches::committed::{self, Wish};
 use borg_benches::figures::{figure, load, step};

@@ -8,7 +8,7 @@
 //! | processor time asked for | 75 % of the cell, 70 % of it by production | paper, section 2.1 |
 //! | memory asked for | 75 % of the cell, 55 % of it by production | paper, section 2.1 |
 //! | other tasks that ask for under 0.1 core | 20 % | paper, section 3.2 |
-//! | tasks of a job | Pareto, exponent 0.9, at most half a machine's count | ours; the paper's traces of 2019 have 0.7 for use, and jobs over half the cell are special (section 5.1) |
+//! | tasks of a job | Pareto, exponent 0.9, at most half as many as machines | ours; the paper's traces of 2019 have 0.7 for use, and jobs over half the cell are special (section 5.1) |
 //! | bands, of 1,000 jobs | [`BANDS`] | ours, so that production is a third of the jobs |
 //! | hard constraint | 8 % of the jobs | ours |
 //! | spread over machines | every production job of several tasks | ours |
