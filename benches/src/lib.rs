@@ -4,10 +4,10 @@
 //! `scheduling` measures how fast the scheduler decides, `packing` how tightly; `local_cell` is a
 //! real cell on this computer, whose processes `borgctl` starts and takes down and whose masters
 //! are asked over gRPC; `silent` is a leader alone, whose machines fall silent;
-//! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of
-//! simulated `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure its masters, beside `etcd`. `torture` does to
-//! a real cell what disks, kernels and networks do. Nothing here links a daemon: what is measured and
-//! tortured are the programs that people run.
+//! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of simulated
+//! `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure
+//! its masters, beside `etcd`. `torture` does to a real cell what disks, kernels and networks do.
+//! Nothing here links a daemon: what is measured and tortured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
 
