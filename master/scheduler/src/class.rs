@@ -239,7 +239,7 @@ impl Class {
 
     /// It fits nowhere: only blocks where it could fit were they empty are worth a look from now on.
     /// What it remembers of blocks goes unless it is soon tried again.
-    pub(crate) fn park(&mut self, machines: &Machines, soon: bool) {
+    pub(crate) fn park(&mut self, machines: &Machines, soon: bool) -> &[u64] {
         let blocks = machines.rooms.blocks();
         self.reach.clear();
         self.reach.resize(blocks.div_ceil(64), 0);
@@ -250,6 +250,12 @@ impl Class {
             self.plain = Vec::new();
             self.preempting = Vec::new();
         }
+        &self.reach
+    }
+
+    /// The blocks in which it could ever fit, of a class that is parked.
+    pub(crate) fn reach(&self) -> &[u64] {
+        &self.reach
     }
 
     fn set_reach(&mut self, machines: &Machines, b: usize) {
@@ -260,9 +266,6 @@ impl Class {
 
     /// Whether one of the blocks that changed since nothing fitted anywhere has a place now.
     pub(crate) fn wakes(&mut self, machines: &Machines, weights: &Weights, grown: &Grown) -> bool {
-        if self.nowhere.0 == 0 || self.nowhere.1 == 0 {
-            return true;
-        }
         self.reach.resize(grown.blocks.len(), 0);
         for (w, facts) in grown.facts.iter().enumerate().filter(|(_, facts)| **facts != 0) {
             self.grow(machines);

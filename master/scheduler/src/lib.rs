@@ -22,6 +22,7 @@ mod domain;
 mod explain;
 mod filters;
 mod fit;
+mod lot;
 mod machines;
 mod need;
 mod queue;

@@ -62,6 +62,12 @@ pub(crate) struct Grown {
     pub(crate) facts: Vec<u64>,
 }
 
+impl Grown {
+    pub(crate) fn has_facts(&self) -> bool {
+        self.facts.iter().any(|word| *word != 0)
+    }
+}
+
 /// What a row is.
 #[derive(Debug, Clone, Default)]
 struct Row {

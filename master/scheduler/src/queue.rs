@@ -137,9 +137,9 @@ impl Queue {
         users.entry(ready.user).or_default().insert(job);
     }
 
-    /// The classes that have parked jobs.
-    pub(crate) fn parked(&self) -> impl Iterator<Item = &ClassKey> {
-        self.parked.keys()
+    /// How many classes have parked jobs.
+    pub(crate) fn parked(&self) -> usize {
+        self.parked.len()
     }
 
     /// Whether jobs of a class are parked.

@@ -8,6 +8,7 @@ use crate::advice::advise;
 use crate::class::Class;
 use crate::explain::{self, Explanation};
 use crate::fit::{self, Fit};
+use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Need};
 use crate::queue::{NEVER, Queue};
@@ -69,11 +70,15 @@ pub struct Scheduler {
     assumed: BTreeMap<TaskId, Assumed>,
     /// Version of the machines up to which parked jobs know that nothing fits.
     looked_at: u64,
-    /// Classes that failed while lower priorities were about to start: those can be pushed out as
-    /// soon as they are placed.
-    hopeful: BTreeSet<ClassKey>,
-    /// Parked jobs with tasks that keep away from machines where they failed.
-    picky: BTreeSet<ClassKey>,
+    /// Classes that fit nowhere.
+    lot: Lot,
+    /// Parked classes that the next pass tries again whatever changed: lower priorities were about
+    /// to start, which can be pushed out as soon as they are placed; or a task keeps away from
+    /// machines where it failed.
+    retry: BTreeSet<ClassKey>,
+    /// Parked classes of which tasks left, or moved with their machine: what keeps them apart may
+    /// keep them out no longer.
+    loosened: BTreeSet<ClassKey>,
     /// When the first of the tasks that keep away from machines where they failed, and found no
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
@@ -97,8 +102,9 @@ impl Scheduler {
             uses: 0,
             assumed: BTreeMap::new(),
             looked_at: 0,
-            hopeful: BTreeSet::new(),
-            picky: BTreeSet::new(),
+            lot: Lot::default(),
+            retry: BTreeSet::new(),
+            loosened: BTreeSet::new(),
             cooled: None,
             leaving: BTreeMap::new(),
         };
@@ -170,6 +176,7 @@ impl Scheduler {
                 self.machines.release(&need);
             }
             self.classes.remove(&ClassKey::Job(job));
+            self.lot.take(&ClassKey::Job(job));
         }
     }
 
@@ -178,10 +185,8 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.queue.wake(now);
-        for class in
-            std::mem::take(&mut self.hopeful).into_iter().chain(std::mem::take(&mut self.picky))
-        {
-            self.queue.wake_class(&class);
+        for class in std::mem::take(&mut self.retry) {
+            self.wake(&class);
         }
         self.wake_parked();
         self.cooled = None;
@@ -198,32 +203,48 @@ impl Scheduler {
                     }
                     decisions.push(decision);
                 }
-                None => {
-                    let key = &self.needs[&job].class;
-                    if let Some(class) = self.classes.get_mut(key) {
-                        class.park(&self.machines, self.hopeful.contains(key));
-                    }
-                    self.queue.park(job, key);
-                }
+                None => self.park(job),
             }
         }
         decisions
     }
 
+    /// Takes a job out of the queue until its class may fit somewhere.
+    fn park(&mut self, job: JobId) {
+        let key = self.needs[&job].class.clone();
+        if let Some(class) = self.classes.get_mut(&key) {
+            let reach = class.park(&self.machines, self.retry.contains(&key));
+            self.lot.put(&key, reach);
+        }
+        self.queue.park(job, &key);
+    }
+
+    fn wake(&mut self, class: &ClassKey) {
+        self.lot.take(class);
+        self.queue.wake_class(class);
+    }
+
     /// Puts jobs back in their place whose class may fit somewhere since something changed.
     fn wake_parked(&mut self) {
+        for class in std::mem::take(&mut self.loosened) {
+            self.wake(&class);
+        }
         let grown = self.machines.grown_since(self.looked_at);
         self.looked_at = self.machines.version();
         let weights = self.config.weights;
-        let mut woken = Vec::new();
-        for key in self.queue.parked() {
-            let class = self.classes.get_mut(key);
-            if class.is_none_or(|class| class.wakes(&self.machines, &weights, &grown)) {
-                woken.push(key.clone());
+        let facts = grown.has_facts();
+        let keys = if facts { self.lot.all() } else { self.lot.reaching(&grown.blocks) };
+        for key in keys {
+            let Some(class) = self.classes.get_mut(&key).filter(|_| self.queue.has_parked(&key))
+            else {
+                self.wake(&key);
+                continue;
+            };
+            if class.wakes(&self.machines, &weights, &grown) {
+                self.wake(&key);
+            } else if facts {
+                self.lot.put(&key, class.reach());
             }
-        }
-        for class in &woken {
-            self.queue.wake_class(class);
         }
     }
 
@@ -377,11 +398,8 @@ impl Scheduler {
         }
         let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
         if found.is_none() {
-            if self.machines.may_hope(need.priority) {
-                self.hopeful.insert(need.class.clone());
-            }
-            if !avoid.is_empty() {
-                self.picky.insert(need.class.clone());
+            if self.machines.may_hope(need.priority) || !avoid.is_empty() {
+                self.retry.insert(need.class.clone());
             }
             let kept = |crash: &&Crash| {
                 self.machines.row(crash.machine).is_some_and(|row| avoid.contains(&row))
@@ -441,6 +459,7 @@ impl Scheduler {
         let Some(row) = self.machines.row(id) else { return };
         for resident in self.machines.residents(row) {
             self.classes.remove(&resident.need.class);
+            self.loosened.insert(resident.need.class.clone());
         }
     }
 
@@ -456,6 +475,9 @@ impl Scheduler {
         let Some((row, resident)) = self.machines.remove(task) else { return };
         if let Some(class) = self.classes.get_mut(&resident.need.class) {
             class.count(&self.machines, &self.config.weights, row, false);
+            if self.queue.has_parked(&resident.need.class) {
+                self.loosened.insert(resident.need.class.clone());
+            }
         }
     }
 
@@ -472,14 +494,18 @@ impl Scheduler {
     /// Forgets the classes that were not used for the longest time. Those of parked jobs stay: they
     /// know when they may fit again.
     fn forget_old_classes(&mut self) {
-        let parked = self.queue.parked().count();
+        let queue = &self.queue;
+        let parked = queue.parked();
+        if self.lot.len() > parked + MAX_CLASSES {
+            let gone: Vec<ClassKey> = self.lot.all();
+            gone.iter().filter(|key| !queue.has_parked(key)).for_each(|key| self.lot.take(key));
+        }
         if self.classes.len() <= parked + 2 * MAX_CLASSES {
             return;
         }
         let mut uses: Vec<u64> = self.classes.values().map(|class| class.used_at).collect();
         uses.sort_unstable();
         let oldest_kept = uses[uses.len() - MAX_CLASSES];
-        let queue = &self.queue;
         self.classes.retain(|key, class| class.used_at >= oldest_kept || queue.has_parked(key));
     }
 }
