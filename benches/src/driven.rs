@@ -10,7 +10,7 @@ use crate::{Error, clock};
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::fixture::{master, user};
 use borg_cell::state::{Answer, CellState};
-use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Principal};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::{
@@ -54,7 +54,7 @@ impl Driven {
     /// When the state refuses one.
     pub fn with_machines(machines: &[MachineInfo]) -> Result<Self, Error> {
         let mut cell = Self {
-            state: CellState::new(CellName::new("driven")?),
+            state: CellState::found(CellName::new("driven")?, &[], LEVEL),
             news: Vec::new(),
             at: Millis(1_000_000),
             running: Vec::new(),

@@ -135,8 +135,8 @@ pub fn job(pod: &Pod, name: &str) -> Result<Arc<JobSpec>, Error> {
     Ok(Arc::new(spec))
 }
 
-/// The amounts that a pod asks for, and of which kind of GPU share. Until a cell knows single devices,
-/// a machine's GPUs are one amount: looser than published, as parts of several may add up to one.
+/// The amounts that a pod asks for. Under 1,000 thousandths of a device are of a single one, from there on
+/// whole idle ones are meant: the published rule is the cell's own.
 fn asks(pod: &Pod) -> Resources {
     let gpus = (pod.gpus_milli() > 0).then(|| (GPU.into(), pod.gpus_milli()));
     Resources {
