@@ -5,6 +5,8 @@
 
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
+use crate::priority::Band;
+use crate::resources::Resources;
 use crate::spec::JobSpec;
 use crate::task::FailureCause;
 use crate::time::Millis;
@@ -115,6 +117,36 @@ pub enum Action {
     },
     /// A cell that was restored from a backup spares nothing any more that it does not know.
     Settle,
+    /// Give a user quota in a band for a time. For that time it takes the place of what the user
+    /// had there.
+    SetQuota {
+        /// Whose.
+        user: UserName,
+        /// In which band; not the free one.
+        band: Band,
+        /// How much the limits of all the user's live tasks in the band may come to.
+        amount: Resources,
+        /// From when on, in cell time; `None`, or a time that is over, means from now on.
+        from: Option<Millis>,
+        /// From when on no longer; `None` means for ever.
+        until: Option<Millis>,
+        /// Whether more prod quota may be sold by this than the cell has.
+        oversell: bool,
+    },
+    /// Take all quota of a user in a band back, that of later times included.
+    RemoveQuota {
+        /// Whose.
+        user: UserName,
+        /// In which band.
+        band: Band,
+    },
+    /// From here on jobs in these bands need quota, or no longer.
+    EnforceQuota {
+        /// Which: at least one; never the free one.
+        bands: Vec<Band>,
+        /// Whether they need it.
+        on: bool,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -130,7 +162,7 @@ pub enum Action {
 /// The newest level of entries that this build understands. Grows by one with every release that
 /// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
 /// its masters understand.
-pub const LEVEL: u32 = 2;
+pub const LEVEL: u32 = 3;
 
 impl Action {
     /// The level of entries that this action came with.
@@ -151,6 +183,7 @@ impl Action {
             | Self::GiveUp { .. }
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
+            Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
         }
     }
 }

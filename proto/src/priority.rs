@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 
 /// Highest priority there is.
 pub const MAX_PRIORITY: u16 = 450;
@@ -46,6 +47,13 @@ impl Band {
         })
     }
 
+    /// Whether it is production or monitoring, whose quota is never sold beyond what the cell has
+    /// (Borg paper, section 2.5).
+    #[must_use]
+    pub const fn is_prod(self) -> bool {
+        matches!(self, Self::Production | Self::Monitoring)
+    }
+
     /// The band's name in configuration and output.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -62,6 +70,17 @@ impl Band {
 impl fmt::Display for Band {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl FromStr for Band {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.into_iter().find(|band| band.name() == text);
+        named.ok_or_else(|| {
+            let all = Self::ALL.map(Self::name).join(", ");
+            format!("{:?} is no band: {all}", crate::names::shorten(text))
+        })
     }
 }
 
@@ -104,7 +123,7 @@ impl Priority {
     /// Production and monitoring together (Borg paper, section 2.5).
     #[must_use]
     pub const fn is_prod(self) -> bool {
-        matches!(self.band(), Band::Production | Band::Monitoring)
+        self.band().is_prod()
     }
 
     /// Whether work of this priority may push out work of `victim`'s: strictly higher, and never

@@ -53,6 +53,20 @@ impl Resources {
             .map(|(name, _)| Dimension::Device(name.clone()))
     }
 
+    /// Each dimension of which there is any, with its amount: millicores, bytes, counts, and
+    /// thousandths of a device.
+    pub fn dimensions(&self) -> impl Iterator<Item = (Dimension, u64)> + '_ {
+        let plain = [
+            (Dimension::Cpu, self.cpu_milli),
+            (Dimension::Ram, self.ram_bytes),
+            (Dimension::Disk, self.disk_bytes),
+            (Dimension::Ports, self.ports.into()),
+        ];
+        let devices =
+            self.devices.iter().map(|(name, amount)| (Dimension::Device(name.clone()), *amount));
+        plain.into_iter().chain(devices).filter(|(_, amount)| *amount > 0)
+    }
+
     /// The sum, stopping at the largest number instead of wrapping.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {

@@ -165,6 +165,10 @@ marks! {
     Released = "job released after the jobs before it",
     /// A job's predecessor failed.
     DependencyFailed = "job given up after the one before it failed",
+    /// A job asked for more than its user's quota, or there was none.
+    QuotaRefused = "job refused for want of quota",
+    /// An operator would have sold more prod quota than the cell has.
+    OversoldRefused = "prod quota beyond the machines refused",
     /// A task waited because no machine had room.
     WaitedForRoom = "task waited for room",
     /// A borglet stood still and went on.

@@ -70,6 +70,7 @@ impl Plan {
             weather: Weather::Stormy,
             clients: 2 + small(3),
             wire: seed % 8 == 3,
+            quotas: seed % 3 == 1,
             level: if seed % 9 == 4 { 1 } else { LEVEL },
             ..Setup::new(seed)
         }

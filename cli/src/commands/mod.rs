@@ -15,6 +15,7 @@ mod logs;
 mod machines;
 mod masters;
 mod names;
+mod quota;
 
 use crate::client::Client;
 use crate::config::guard;
@@ -71,6 +72,8 @@ enum Command {
     Machine(machines::MachineCommand),
     /// List the cell's masters; add, replace or remove some
     Masters(masters::MastersArgs),
+    /// Show what users may ask for and what they use; give quota, say where it is enforced
+    Quota(quota::QuotaArgs),
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
@@ -107,6 +110,7 @@ impl Command {
     fn knows_the_past(&self) -> bool {
         match self {
             Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
+            Self::Quota(args) => args.only_shows(),
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
             Self::Submit(_)
@@ -138,13 +142,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 Code::Usage,
-                "--at shows the past, which only status, machines and resolve know",
+                "--at shows the past, which only status, machines, quota and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 Code::Usage,
-                "--consistent is for commands that read the state: status, machines, why and resolve",
+                "--consistent is for commands that read the state: status, machines, quota, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -163,6 +167,7 @@ impl Cli {
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
+            Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,

@@ -54,6 +54,14 @@ pub(crate) fn thousandths(text: &str) -> Result<u64, Inexact> {
     parsed.map_err(|_| Inexact::TooLarge)
 }
 
+/// Bytes of a size such as `1.5GiB` or `7`; `None` when it is none, or not a whole number of bytes.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let unit = SIZES.iter().find_map(|(name, bytes)| Some((text.strip_suffix(name)?, *bytes)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    let scaled = u128::from(thousandths(number).ok()?) * u128::try_from(unit).ok()?;
+    scaled.is_multiple_of(1_000).then(|| u64::try_from(scaled / 1_000).ok())?
+}
+
 /// A length of time as text: `90s`, `1h 30m`, `500ms`.
 pub(crate) fn duration(text: &str) -> Result<Millis, String> {
     let example = "a time, as in \"500ms\", \"90s\", \"1h 30m\" or a number of seconds";

@@ -378,3 +378,56 @@ pub struct Submitted {
     pub index: u64,
     pub fitting_machines: u32,
 }
+
+/// Quota of one user in one band, and what is used of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Quota, documented there")]
+pub struct Quota {
+    pub user: String,
+    pub band: &'static str,
+    /// Whether jobs in the band need quota.
+    pub enforced: bool,
+    pub used: Amount,
+    pub grants: Vec<Grant>,
+}
+
+/// What was given for a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.QuotaPeriod, documented there")]
+pub struct Grant {
+    pub amount: Amount,
+    pub from_ms: u64,
+    pub until_ms: Option<u64>,
+    pub oversold: bool,
+    /// Whether it counts now.
+    pub in_force: bool,
+}
+
+impl Quota {
+    /// One of a list that was read when the cell had the time `now`.
+    #[must_use]
+    pub fn new(from: pb::Quota, enforced: &[pb::Band], now: u64) -> Self {
+        let grant = |period: pb::QuotaPeriod| Grant {
+            amount: period.amount.unwrap_or_default().into(),
+            from_ms: period.from_ms,
+            until_ms: period.until_ms,
+            oversold: period.oversold,
+            in_force: period.from_ms <= now && period.until_ms.is_none_or(|until| now < until),
+        };
+        let band = match from.band() {
+            pb::Band::Free => "free",
+            pb::Band::Batch => "batch",
+            pb::Band::Mid => "mid",
+            pb::Band::Production => "production",
+            pb::Band::Monitoring => "monitoring",
+            pb::Band::Unspecified => "unknown",
+        };
+        Self {
+            band,
+            enforced: enforced.contains(&from.band()),
+            user: from.user,
+            used: from.used.unwrap_or_default().into(),
+            grants: from.periods.into_iter().map(grant).collect(),
+        }
+    }
+}

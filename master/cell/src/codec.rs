@@ -8,8 +8,10 @@
 
 mod outcome;
 mod parts;
+mod quota;
 
 pub(crate) use outcome::answer_bytes;
+pub(crate) use quota::band_number;
 
 use crate::state::requests::{REMEMBERED, Remembered};
 use crate::state::{CellState, SafeMode, Violation};
@@ -22,7 +24,7 @@ use std::sync::Arc;
 /// What every encoded state begins with.
 pub const MAGIC: [u8; 8] = *b"BORGCELL";
 /// Version of the format that this build writes. It reads all up to this one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
 /// 1,500,000 tasks.
 pub const MAX_STATE_BYTES: u64 = 4 << 30;
@@ -119,6 +121,13 @@ impl From<&CellState> for pb::CheckpointState {
             }),
             downs_ms: state.downs.iter().map(|at| at.0).collect(),
             restored: state.restored.as_ref().map(parts::restored),
+            quotas: state.quotas().map(quota::write).collect(),
+            enforced: state
+                .quotas
+                .enforced
+                .iter()
+                .map(|band| pb::Band::from(*band).into())
+                .collect(),
         }
     }
 }
@@ -177,6 +186,7 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     state.level = message.level.max(1);
     state.master_lives = message.master_lives;
     state.restored = message.restored.as_ref().map(parts::read_restored);
+    quota::read(&mut state, message.quotas, &message.enforced)?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;
@@ -227,11 +237,11 @@ mod tests {
     #[test]
     fn a_later_format_and_foreign_bytes_are_named_as_such() {
         let mut bytes = busy().encode();
-        bytes[11] = 3;
+        bytes[11] = 4;
         let newer = CellState::decode(&bytes).unwrap_err();
         assert_eq!(
             newer.to_string(),
-            "the state has format 3, this build reads formats 1 to 2: install a newer version"
+            "the state has format 4, this build reads formats 1 to 3: install a newer version"
         );
         for foreign in
             [&b""[..], b"BORG", b"BORGCELL", b"BORGCELL\0\0\0\0", b"something else that is long"]

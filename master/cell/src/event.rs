@@ -5,7 +5,9 @@
 
 use crate::state::{CellState, JobState, Machine, MachineState, Standing};
 use borg_proto::task::{EvictCause, FailureCause};
-use borg_proto::{JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId};
+use borg_proto::{
+    Band, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
+};
 use std::collections::BTreeMap;
 
 /// One change.
@@ -66,8 +68,36 @@ pub enum EventKind {
         /// Its Raft term.
         term: u64,
     },
+    /// Somebody's quota changed, or where it is enforced.
+    QuotaChanged(QuotaChange),
     /// A master was invited, joined, was taken out, or is on its way.
     MastersChanged,
+}
+
+/// What changed of quota.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QuotaChange {
+    /// A user was given quota.
+    Set {
+        /// Who.
+        user: UserName,
+        /// In which band.
+        band: Band,
+    },
+    /// A user's quota was taken back.
+    Removed {
+        /// Whose.
+        user: UserName,
+        /// In which band.
+        band: Band,
+    },
+    /// Jobs in a band need quota from here on, or no longer.
+    Enforced {
+        /// Which band.
+        band: Band,
+        /// Whether they need it.
+        on: bool,
+    },
 }
 
 /// What happened to a task.
@@ -141,6 +171,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::TaskChanged { .. }
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }
+            | EventKind::QuotaChanged(_)
             | EventKind::Led { .. } => {}
         }
     }
@@ -221,11 +252,31 @@ impl Event {
                 let detail = format!("{silent} of {machines} machines are silent: {what}");
                 (kind, state.cell().to_string(), detail)
             }
+            EventKind::QuotaChanged(change) => describe_quota(change, state),
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))
             }
         };
         (kind.to_owned(), subject, detail)
+    }
+}
+
+fn describe_quota(change: &QuotaChange, state: &CellState) -> (&'static str, String, String) {
+    match change {
+        QuotaChange::Set { user, band } => {
+            let grants = state.quota_of(user, *band).iter().map(ToString::to_string);
+            let detail = grants.collect::<Vec<_>>().join("; ");
+            ("quota.set", format!("{user} {band}"), detail)
+        }
+        QuotaChange::Removed { user, band } => {
+            ("quota.removed", format!("{user} {band}"), String::new())
+        }
+        QuotaChange::Enforced { band, on: true } => {
+            ("quota.enforced", band.to_string(), "jobs in this band need quota".to_owned())
+        }
+        QuotaChange::Enforced { band, on: false } => {
+            ("quota.opened", band.to_string(), "jobs in this band need no quota".to_owned())
+        }
     }
 }
 

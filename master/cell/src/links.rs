@@ -242,6 +242,7 @@ impl Links {
                 EventKind::JobSubmitted(_)
                 | EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
+                | EventKind::QuotaChanged(_)
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
                 EventKind::SafeMode { .. } => {

@@ -3,11 +3,17 @@
 //! A rejection is an ordinary outcome of an entry, the same on every replica. It travels between
 //! masters as bytes, so that a follower can pass the leader's refusal on to its client.
 
+mod figures;
+
+pub use figures::{Amount, Figures, Oversold, Shortage, quota_name};
+
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::Dimension;
 use borg_proto::spec::SpecError;
+use borg_proto::time::Date;
 use borg_proto::{
-    IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId, UserName,
+    Band, IncarnationId, JobKey, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId,
+    UserName,
 };
 use std::sync::Arc;
 
@@ -116,6 +122,21 @@ pub enum Rejection {
     #[error("master {number} is the last one: a cell without masters cannot be repaired")]
     LastMaster { number: u64 },
 
+    #[error("{}", .0.none())]
+    NoQuota(Box<Shortage>),
+    #[error("{}", .0.too_small())]
+    QuotaTooSmall(Box<Shortage>),
+    #[error("{0}")]
+    Oversold(Box<Oversold>),
+    #[error(
+        "quota from {} until {} is for no time, now is {}", Date(*from), Date(*until), Date(*now)
+    )]
+    QuotaOver { from: Millis, until: Millis, now: Millis },
+    #[error("band free needs no quota: everybody has endless quota there")]
+    FreeBand,
+    #[error("user {user} has no quota in band {band}")]
+    NoSuchQuota { user: UserName, band: Band },
+
     #[error("{}", no_room(machine, short, *free, *asked))]
     NoRoom { machine: MachineName, short: Dimension, free: u64, asked: u64 },
     #[error("machine {machine} has {there} tasks, most is {most}")]
@@ -151,6 +172,8 @@ impl Rejection {
             | Self::RequestReused { .. }
             | Self::Address { .. }
             | Self::AfterItself { .. }
+            | Self::QuotaOver { .. }
+            | Self::FreeBand
             | Self::AfterService { .. } => RejectionCode::InvalidArgument,
             Self::JobAlive { .. } | Self::MasterExists { .. } | Self::AddressTaken { .. } => {
                 RejectionCode::AlreadyExists
@@ -160,11 +183,13 @@ impl Rejection {
             | Self::NoSuchMachine { .. }
             | Self::AfterUnknown { .. }
             | Self::NoSuchMaster { .. }
+            | Self::NoSuchQuota { .. }
             | Self::TaskGone { .. }
             | Self::MachineGone { .. } => RejectionCode::NotFound,
             Self::NotOwner { .. }
             | Self::NeedsAdmin { .. }
             | Self::NeedsUser { .. }
+            | Self::NoQuota(_)
             | Self::NeedsLeader { .. } => RejectionCode::PermissionDenied,
             Self::AfterEnded { .. }
             | Self::NotPending { .. }
@@ -179,10 +204,12 @@ impl Rejection {
             | Self::MayNotPreempt { .. }
             | Self::MastersChanging { .. }
             | Self::LastMaster { .. }
+            | Self::Oversold(_)
             | Self::StaleTerm { .. } => RejectionCode::FailedPrecondition,
             Self::NoRoom { .. }
             | Self::TooManyTasks { .. }
             | Self::TargetFull { .. }
+            | Self::QuotaTooSmall(_)
             | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
         }
     }

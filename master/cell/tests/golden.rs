@@ -10,7 +10,7 @@ use borg_cell::fixture::{Cell, batch, master, service, user, with_task};
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, Command, Observation, Principal};
 use borg_proto::spec::Spread;
-use borg_proto::{CellName, FailureCause, MachineId, ReplicaId};
+use borg_proto::{Band, CellName, FailureCause, MachineId, Millis, ReplicaId, Resources};
 use std::path::{Path, PathBuf};
 
 fn file(name: &str) -> PathBuf {
@@ -49,6 +49,7 @@ fn everything() -> Cell {
     cell.kill("cid", "ann/web", &[]).unwrap_err();
     cell.observe(Observation::MachineDown { machine: two });
     since_level_2(&mut cell, one);
+    since_level_3(&mut cell);
     cell
 }
 
@@ -67,6 +68,44 @@ fn since_level_2(cell: &mut Cell, machine: MachineId) {
     cell.up(placed);
     cell.ended(placed, Some(FailureCause::Fenced));
     cell.observe(Observation::Silence { safe_mode: true, silent: 40, machines: 100 });
+}
+
+/// What came with level 3 of entries.
+fn since_level_3(cell: &mut Cell) {
+    cell.apply(master(), Action::RaiseLevel { level: 3 }).unwrap();
+    let quota = |who: &str, band, until: Option<u64>, oversell| Action::SetQuota {
+        user: who.parse().unwrap(),
+        band,
+        amount: Resources {
+            cpu_milli: 1_800,
+            ram_bytes: 1 << 30,
+            devices: [("gpu".into(), 1_000)].into(),
+            ..Resources::default()
+        },
+        from: until.map(|until| Millis(until - 10)),
+        until: until.map(Millis),
+        oversell,
+    };
+    let later = cell.now.0 + 1_000;
+    for (who, band, until, oversell) in [
+        ("ann", Band::Production, None, true),
+        ("ann", Band::Production, Some(later), true),
+        ("bob", Band::Batch, None, false),
+        ("cid", Band::Mid, None, false),
+    ] {
+        cell.apply(user("admin"), quota(who, band, until, oversell)).unwrap();
+    }
+    cell.apply(user("admin"), quota("eve", Band::Monitoring, None, false)).unwrap_err();
+    let gone = Action::RemoveQuota { user: "cid".parse().unwrap(), band: Band::Mid };
+    cell.apply(user("admin"), gone).unwrap();
+    let bands = || vec![Band::Batch, Band::Production];
+    cell.apply(user("admin"), Action::EnforceQuota { bands: bands(), on: true }).unwrap();
+    cell.submit("ann", service("small", 1, 100, 4 << 20));
+    cell.try_submit("ann", service("large", 9, 100, 4 << 20)).unwrap_err();
+    cell.try_submit("dan", service("none", 1, 100, 4 << 20)).unwrap_err();
+    cell.try_submit("dan", batch("none", 1, 100, 4 << 20)).unwrap_err();
+    let open = Action::EnforceQuota { bands: vec![Band::Batch], on: false };
+    cell.apply(user("admin"), open).unwrap();
 }
 
 fn write_log(log: &[Command]) -> Vec<u8> {

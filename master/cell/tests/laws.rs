@@ -8,8 +8,8 @@ use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::machine::MachineAddress;
 use borg_proto::spec::Spread;
 use borg_proto::{
-    CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis, Priority,
-    ReplicaId, TaskId,
+    Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
+    Priority, ReplicaId, Resources, TaskId, UserName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -46,6 +46,12 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             user(by_user),
             Action::RemoveMachine { machine: format!("m-{}", a % 8).parse().unwrap() },
         ),
+        2 if a.is_multiple_of(3) => {
+            let action = quota(state, a, b, c);
+            let raises = matches!(action, Action::RaiseLevel { .. });
+            let who = if a == 9 { "ann" } else { "admin" };
+            (if raises { Principal::Master(ReplicaId(1)) } else { user(who) }, action)
+        }
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
             let tasks =
@@ -73,6 +79,33 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         (request && matches!(by, Principal::User(_))).then(|| format!("r{}", a ^ b).into());
     let at = Millis(state.clock().0.saturating_sub(10) + u64::from(d) * 100);
     Command { at, by, request, action }
+}
+
+fn quota(state: &CellState, a: u8, b: u8, c: u8) -> Action {
+    let who: UserName = ["ann", "bob", "admin"][usize::from(c % 3)].parse().unwrap();
+    let band = Band::ALL[usize::from(b % 5)];
+    match a % 8 {
+        0 => Action::RaiseLevel { level: 3 },
+        1 => Action::RemoveQuota { user: who, band },
+        2 | 3 => Action::EnforceQuota { bands: vec![band], on: !c.is_multiple_of(4) },
+        _ => {
+            let time =
+                |of: u8| of.is_multiple_of(2).then(|| state.clock() + Millis(u64::from(of) * 20));
+            Action::SetQuota {
+                user: who,
+                band,
+                amount: Resources {
+                    cpu_milli: u64::from(c) * 20,
+                    ram_bytes: u64::from(b) << 20,
+                    ports: 9,
+                    ..Resources::default()
+                },
+                from: time(b),
+                until: time(c),
+                oversell: a.is_multiple_of(5),
+            }
+        }
+    }
 }
 
 fn master(a: u8) -> Principal {

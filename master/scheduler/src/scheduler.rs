@@ -162,6 +162,7 @@ impl Scheduler {
                 EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
                 | EventKind::SafeMode { .. }
+                | EventKind::QuotaChanged(_)
                 | EventKind::Led { .. } => {}
             }
         }

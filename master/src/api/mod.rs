@@ -4,6 +4,7 @@
 //! may call what and how requests are checked; `views` turns state into answers, `streams` serves
 //! the calls that go on.
 
+mod quotas;
 mod streams;
 mod views;
 
@@ -39,7 +40,7 @@ use tonic::{Request, Response, Status};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 4] = ["ListJobs", "GetJob", "ListMachines", "Resolve"];
+const KNOW_THE_PAST: [&str; 5] = ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "Resolve"];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -431,6 +432,48 @@ impl Borgmaster for Api {
         let timeout = timeout(&request);
         let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::SettleResponse { index: done.index }))
+    }
+
+    async fn set_quota(
+        &self,
+        request: Request<pb::SetQuotaRequest>,
+    ) -> Result<Response<pb::SetQuotaResponse>, Status> {
+        let user = self.user(&request, "SetQuota")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::SetQuotaResponse { index: done.index }))
+    }
+
+    async fn remove_quota(
+        &self,
+        request: Request<pb::RemoveQuotaRequest>,
+    ) -> Result<Response<pb::RemoveQuotaResponse>, Status> {
+        let user = self.user(&request, "RemoveQuota")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::RemoveQuotaResponse { index: done.index }))
+    }
+
+    async fn enforce_quota(
+        &self,
+        request: Request<pb::EnforceQuotaRequest>,
+    ) -> Result<Response<pb::EnforceQuotaResponse>, Status> {
+        let user = self.user(&request, "EnforceQuota")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::EnforceQuotaResponse { index: done.index }))
+    }
+
+    async fn list_quotas(
+        &self,
+        request: Request<pb::ListQuotasRequest>,
+    ) -> Result<Response<pb::ListQuotasResponse>, Status> {
+        let user = self.user(&request, "ListQuotas")?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
+        let whose = request.into_inner().user;
+        let whose = (!whose.is_empty()).then(|| whose.parse().map_err(bad_name("user")));
+        let now = Millis(now_in(&view, past));
+        Ok(Response::new(quotas::list(&view, whose.transpose()?.as_ref(), now)))
     }
 
     async fn list_masters(

@@ -5,6 +5,7 @@ use super::error::{At, WireError, check_line, check_range, each, port, required}
 use super::machine::check_address;
 use super::pb;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
+use super::quota;
 use crate::command::{
     Action, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
 };
@@ -119,7 +120,7 @@ impl TryFrom<pb::Command> for Command {
     }
 }
 
-fn request_id(field: &str, text: &str) -> Result<RequestId, WireError> {
+pub(super) fn request_id(field: &str, text: &str) -> Result<RequestId, WireError> {
     if text.is_empty() {
         let why = "is no request id: choose 1 to 64 bytes, the same for each repeat of the request";
         return Err(WireError::new(field, "\"\"", why));
@@ -166,6 +167,24 @@ impl From<&Action> for PbAction {
                 answering: answering.as_ref().map(ToString::to_string).unwrap_or_default(),
             }),
             Action::Settle => Self::Settle(pb::Settle {}),
+            Action::SetQuota { user, band, amount, from, until, oversell } => {
+                Self::SetQuota(pb::SetQuota {
+                    user: user.to_string(),
+                    band: pb::Band::from(*band).into(),
+                    amount: Some(amount.into()),
+                    from_ms: from.map(|at| at.0),
+                    until_ms: until.map(|at| at.0),
+                    oversell: *oversell,
+                })
+            }
+            Action::RemoveQuota { user, band } => Self::RemoveQuota(pb::RemoveQuota {
+                user: user.to_string(),
+                band: pb::Band::from(*band).into(),
+            }),
+            Action::EnforceQuota { bands, on } => Self::EnforceQuota(pb::EnforceQuota {
+                bands: bands.iter().map(|band| pb::Band::from(*band).into()).collect(),
+                on: *on,
+            }),
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -211,6 +230,9 @@ impl TryFrom<PbAction> for Action {
                 give_up(machines, &answering).at("give_up")
             }
             PbAction::Settle(pb::Settle {}) => Ok(Self::Settle),
+            PbAction::SetQuota(set) => quota::set(set).at("set_quota"),
+            PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
+            PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",

@@ -13,6 +13,7 @@ mod error;
 mod machine;
 mod peer;
 mod poll;
+mod quota;
 mod spec;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use error::WireError;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
 pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
+pub use quota::{quota_amount, quota_band};
 
 #[allow(missing_docs, reason = "generated from the documented .proto files")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]

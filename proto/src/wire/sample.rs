@@ -10,7 +10,7 @@ use crate::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
     TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
 };
-use crate::priority::{AppClass, Priority};
+use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_TASKS, Spread, TaskSpec, Volume,
@@ -412,6 +412,29 @@ fn observation() -> impl Strategy<Value = Observation> {
     ]
 }
 
+fn band() -> impl Strategy<Value = Band> {
+    proptest::sample::select(&Band::ALL[..])
+}
+
+fn quota() -> impl Strategy<Value = Action> {
+    let amount =
+        any::<([u64; 3], u32)>().prop_map(|([cpu_milli, ram_bytes, disk_bytes], ports)| {
+            let devices = [("gpu".into(), cpu_milli)].into_iter().filter(|(_, count)| *count > 0);
+            Resources { cpu_milli, ram_bytes, disk_bytes, ports, devices: devices.collect() }
+        });
+    let times = (option::of(millis()), option::of(millis()));
+    (name(), band(), amount, times, any::<bool>()).prop_map(
+        |(user, band, amount, (from, until), oversell)| Action::SetQuota {
+            user,
+            band,
+            amount,
+            from,
+            until,
+            oversell,
+        },
+    )
+}
+
 /// Any entry of the log.
 pub(super) fn command() -> impl Strategy<Value = Command> {
     let assignment =
@@ -437,6 +460,10 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (vec(name(), 1..MAX_GIVEN_UP), option::of(name()))
             .prop_map(|(machines, answering)| Action::GiveUp { machines, answering }),
         Just(Action::Settle),
+        quota(),
+        (name(), band()).prop_map(|(user, band)| Action::RemoveQuota { user, band }),
+        (vec(band(), 1..=5), any::<bool>())
+            .prop_map(|(bands, on)| Action::EnforceQuota { bands, on }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

@@ -111,6 +111,9 @@ impl Durability {
                 | Action::ForgetMaster { .. }
                 | Action::RaiseLevel { .. }
                 | Action::GiveUp { .. }
+                | Action::SetQuota { .. }
+                | Action::RemoveQuota { .. }
+                | Action::EnforceQuota { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

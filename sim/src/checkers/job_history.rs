@@ -259,6 +259,9 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::RemoveMaster { .. }
         | Action::ForgetMaster { .. }
         | Action::RaiseLevel { .. }
+        | Action::SetQuota { .. }
+        | Action::RemoveQuota { .. }
+        | Action::EnforceQuota { .. }
         | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }

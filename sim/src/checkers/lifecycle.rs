@@ -73,6 +73,7 @@ impl Lifecycle {
             | EventKind::JobChanged { .. }
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
+            | EventKind::QuotaChanged(_)
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }

@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod linearizability;
 pub mod log;
 pub mod quiescence;
+pub mod quota;
 pub mod requests;
 pub mod views;
 
@@ -24,7 +25,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 /// A thing that must always hold. The numbers that are missing between the printed ones belong to
-/// parts of the cell that are not there yet (quota, allocs, budgets, isolation).
+/// parts of the cell that are not there yet (allocs, budgets, isolation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invariant {
     /// At most one leader in a term.
@@ -55,6 +56,8 @@ pub enum Invariant {
     DeltaSound,
     /// No task that is wanted where it runs is ended, whatever fails around it.
     TasksSurvive,
+    /// What is admitted in an enforced band is within its user's quota.
+    Quota,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
     /// A majority that is well and connected has a leader within two seconds.
@@ -87,6 +90,7 @@ impl fmt::Display for Invariant {
             Self::NoOrphan => "I9 no orphan, no ghost",
             Self::DeltaSound => "I10 delta soundness",
             Self::TasksSurvive => "I13 tasks survive",
+            Self::Quota => "I14 quota",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",

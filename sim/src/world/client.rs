@@ -141,6 +141,11 @@ impl Clients {
         self.joiners + master
     }
 
+    /// Those who submit at random, each once or twice.
+    pub(crate) fn random_users(&self) -> impl Iterator<Item = &UserName> {
+        self.list[TEST_CLIENT + 1..self.joiners].iter().map(|client| &client.user)
+    }
+
     /// Whether nobody waits for anything.
     pub(crate) fn are_idle(&self) -> bool {
         self.list.iter().all(|client| client.current.is_none() && client.wishes.is_empty())
@@ -160,6 +165,9 @@ impl Clients {
                 | Action::ForgetMaster { .. }
                 | Action::RaiseLevel { .. }
                 | Action::GiveUp { .. }
+                | Action::SetQuota { .. }
+                | Action::RemoveQuota { .. }
+                | Action::EnforceQuota { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }
@@ -519,6 +527,8 @@ impl World {
             return;
         }
         them.done.push((wish, result.clone()));
+        self.note_quota(&result);
+        let them = &self.clients.list[client];
         let current = them.current.as_ref().filter(|current| current.number == wish).cloned();
         self.say(|| {
             format!("client {client} is told of number {wish}: {}", words::outcome(&result))

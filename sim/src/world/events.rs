@@ -97,6 +97,7 @@ impl World {
             | EventKind::JobForgotten(..)
             | EventKind::JobChanged { .. }
             | EventKind::MastersChanged
+            | EventKind::QuotaChanged(_)
             | EventKind::Led { .. } => {}
         }
     }

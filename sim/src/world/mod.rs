@@ -15,6 +15,7 @@ mod machine;
 mod masters;
 mod processes;
 mod quorum;
+mod quota;
 mod reach;
 mod replica;
 mod restore;
@@ -77,6 +78,8 @@ pub struct Setup {
     /// The level of entries that the masters understand at first; each understands all when it starts
     /// again after half of the storm.
     pub level: u32,
+    /// Whether an operator changes quota, and where it is enforced, at random.
+    pub quotas: bool,
 }
 
 impl Setup {
@@ -94,6 +97,7 @@ impl Setup {
             scheduler_lag: 2,
             wire: false,
             level: LEVEL,
+            quotas: false,
         }
     }
 }
@@ -123,6 +127,7 @@ pub(crate) enum Happening {
     CallArrives { call: Box<client::Call>, to: usize },
     CallAnswered { client: usize, attempt: u64, reply: Box<client::Reply> },
     NextFault,
+    QuotaChanges,
     Restart { master: usize },
     RestartBorglet { machine: usize },
     Ends(Fault),
@@ -231,6 +236,7 @@ impl World {
             world.start_borglet(machine);
         }
         world.begin_clients();
+        world.begin_quota();
         if world.setup.weather != Weather::Calm {
             world.agenda.after(Millis(2_000), Happening::NextFault);
         }
@@ -287,6 +293,7 @@ impl World {
                 self.call_answered(client, attempt, *reply);
             }
             Happening::NextFault => self.next_fault(),
+            Happening::QuotaChanges => self.quota_changes(),
             Happening::Restart { master } => self.start_if_down(master),
             Happening::RestartBorglet { machine } => self.start_borglet_if_down(machine),
             Happening::Ends(fault) => self.end_fault(fault),

@@ -86,6 +86,13 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::InviteMaster { number, .. } => format!("let master {number} join"),
         Action::JoinMaster { number, .. } => format!("join as master {number}"),
         Action::RemoveMaster { number } => format!("remove master {number}"),
+        Action::SetQuota { user, band, amount, from, until, oversell } => format!(
+            "give {user} quota in {band}: {amount:?} from {from:?} until {until:?}{}",
+            if *oversell { ", oversold or not" } else { "" }
+        ),
+        Action::RemoveQuota { user, band } => format!("take the quota of {user} in {band} back"),
+        Action::EnforceQuota { bands, on: true } => format!("enforce quota in {bands:?}"),
+        Action::EnforceQuota { bands, on: false } => format!("open {bands:?}"),
         Action::ForgetMaster { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle

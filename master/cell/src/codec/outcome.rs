@@ -5,7 +5,8 @@
 
 use super::DecodeError;
 use super::parts::missing;
-use crate::rejection::Rejection;
+use super::quota;
+use crate::rejection::{Figures, Oversold, Rejection, Shortage};
 use crate::state::{Answer, JobState, MachineState};
 use borg_proto::names::NameError;
 use borg_proto::resources::Dimension;
@@ -158,13 +159,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         }
         R::StaleTerm { term, now } => (26, vec![*term, *now], vec![]),
         R::NoRoom { machine, short, free, asked } => {
-            let (dimension, device) = match short {
-                Dimension::Cpu => (1, ""),
-                Dimension::Ram => (2, ""),
-                Dimension::Disk => (3, ""),
-                Dimension::Ports => (4, ""),
-                Dimension::Device(name) => (5, name.as_ref()),
-            };
+            let (dimension, device) = quota::dimension_number(short);
             (27, vec![dimension, *free, *asked], vec![machine.to_string(), device.to_owned()])
         }
         R::CellFull { what, there, most } => (28, vec![*there, *most], vec![what.clone()]),
@@ -186,8 +181,20 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         }
         R::MachineAnswers { machine } => (52, vec![], vec![machine.to_string()]),
         R::HearingOut { until, now } => (55, vec![until.0, now.0], vec![]),
+        R::NoQuota(shortage) => with_kind(60, quota::shortage(shortage)),
+        R::QuotaTooSmall(shortage) => with_kind(61, quota::shortage(shortage)),
+        R::Oversold(oversold) => with_kind(62, quota::oversold(oversold)),
+        R::QuotaOver { from, until, now } => (63, vec![from.0, until.0, now.0], vec![]),
+        R::FreeBand => (64, vec![], vec![]),
+        R::NoSuchQuota { user, band } => {
+            (65, vec![quota::band_number(*band)], vec![user.to_string()])
+        }
     };
     pb::ChangeRefusal { kind, numbers, texts }
+}
+
+fn with_kind(kind: u32, (numbers, texts): (Vec<u64>, Vec<String>)) -> (u32, Vec<u64>, Vec<String>) {
+    (kind, numbers, texts)
 }
 
 fn task_numbers(task: TaskId) -> Vec<u64> {
@@ -261,6 +268,18 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         51 => R::Lingers { task: from.task()?, machine: MachineId(from.small()?) },
         52 => R::MachineAnswers { machine: from.name()? },
         55 => R::HearingOut { until: Millis(from.number()?), now: Millis(from.number()?) },
+        60 => R::NoQuota(Box::new(from.shortage()?)),
+        61 => R::QuotaTooSmall(Box::new(from.shortage()?)),
+        62 => {
+            R::Oversold(Box::new(Oversold { at: Millis(from.number()?), figures: from.figures()? }))
+        }
+        63 => R::QuotaOver {
+            from: Millis(from.number()?),
+            until: Millis(from.number()?),
+            now: Millis(from.number()?),
+        },
+        64 => R::FreeBand,
+        65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -333,6 +352,36 @@ impl Fields {
         found.ok_or_else(|| WireError::new("texts", text, "is no state of a machine"))
     }
 
+    fn shortage(&mut self) -> Result<Shortage, WireError> {
+        Ok(Shortage {
+            user: self.name()?,
+            band: quota::read_band(self.number()?)?,
+            ended: self.time()?,
+            begins: self.time()?,
+            figures: self.figures()?,
+        })
+    }
+
+    fn time(&mut self) -> Result<Option<Millis>, WireError> {
+        let (there, at) = (self.number()?, self.number()?);
+        Ok((there > 0).then_some(Millis(at)))
+    }
+
+    fn figures(&mut self) -> Result<Vec<Figures>, WireError> {
+        // No more than there are values for: the number before them asks for no memory.
+        (0..self.number()?).map(|_| self.figure()).collect()
+    }
+
+    fn figure(&mut self) -> Result<Figures, WireError> {
+        let (dimension, device) = (self.number()?, self.text()?);
+        Ok(Figures {
+            dimension: read_dimension(dimension, &device)?,
+            asked: self.number()?,
+            used: self.number()?,
+            most: self.number()?,
+        })
+    }
+
     fn end(mut self) -> Result<(), WireError> {
         match (self.numbers.next(), self.texts.next()) {
             (None, None) => Ok(()),
@@ -346,6 +395,17 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use borg_proto::Band;
+
+    fn figures() -> Vec<Figures> {
+        let of = |dimension| Figures { dimension, asked: 1, used: u64::MAX, most: 0 };
+        vec![of(Dimension::Cpu), of(Dimension::Device("gpu".into())), of(Dimension::Ports)]
+    }
+
+    fn shortage(ended: Option<Millis>, begins: Option<Millis>) -> Shortage {
+        let (user, band) = ("ann".parse().unwrap(), Band::Monitoring);
+        Shortage { user, band, ended, begins, figures: figures() }
+    }
 
     fn all() -> Vec<Rejection> {
         use Rejection as R;
@@ -400,6 +460,12 @@ mod tests {
             R::HearingOut { until: Millis(2), now: Millis(1) },
             R::Lingers { task, machine: MachineId(4) },
             R::MachineAnswers { machine: machine() },
+            R::NoQuota(Box::new(shortage(None, Some(Millis(5))))),
+            R::QuotaTooSmall(Box::new(shortage(Some(Millis(0)), None))),
+            R::Oversold(Box::new(Oversold { at: Millis(7), figures: figures() })),
+            R::QuotaOver { from: Millis(3), until: Millis(2), now: Millis(1) },
+            R::FreeBand,
+            R::NoSuchQuota { user: "ann".parse().unwrap(), band: Band::Mid },
         ]
     }
 
@@ -412,7 +478,7 @@ mod tests {
             all().iter().map(|r| refusal(r).kind).collect();
         assert_eq!(
             kinds,
-            (1..=30).chain(41..=45).chain(51..=52).chain([55]).collect(),
+            (1..=30).chain(41..=45).chain(51..=52).chain([55]).chain(60..=65).collect(),
             "each kind has its own number, and its sample here"
         );
     }

@@ -215,6 +215,9 @@ impl Replica {
             | Action::ForgetMaster { .. }
             | Action::RaiseLevel { .. }
             | Action::Settle
+            | Action::SetQuota { .. }
+            | Action::RemoveQuota { .. }
+            | Action::EnforceQuota { .. }
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

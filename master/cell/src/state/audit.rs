@@ -3,9 +3,10 @@
 //! Used after each simulated step, when a checkpoint is read, and on a status page. Indexes are
 //! rebuilt from what they index and compared; the rest are rules about each noun.
 
+use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
 use borg_proto::task::TaskState;
-use borg_proto::{JobId, MachineId, TaskId};
+use borg_proto::{Band, JobId, MachineId, TaskId};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +45,7 @@ impl CellState {
             self.audit_job(job, &mut found);
         }
         self.audit_requests(&mut found);
+        self.audit_quotas(&mut found);
         if found.0.is_empty() {
             // Only a state whose parts are sound can be rebuilt.
             self.audit_indexes(&mut found);
@@ -206,6 +208,27 @@ impl CellState {
         );
     }
 
+    fn audit_quotas(&self, found: &mut Findings) {
+        found.check(!self.enforces_quota(Band::Free), "the free band is open", String::new);
+        for (user, band, grants) in self.quotas() {
+            let lasting = grants.iter().all(|grant| !grant.is_over(grant.from));
+            let apart = |pair: &[Grant]| pair[0].is_over(pair[1].from);
+            found.check(
+                band != Band::Free
+                    && (1..=MAX_GRANTS).contains(&grants.len())
+                    && lasting
+                    && grants.windows(2).all(apart),
+                "of a user and band one grant is in force at a time",
+                || format!("{user} {band}: {grants:?}"),
+            );
+        }
+        found.check(
+            self.quotas.grants.len() <= MAX_QUOTAS,
+            "not too many users have quota",
+            || self.quotas.grants.len().to_string(),
+        );
+    }
+
     fn audit_indexes(&self, found: &mut Findings) {
         let mut rebuilt = self.clone();
         let clashes = rebuilt.rebuild();
@@ -234,6 +257,11 @@ impl CellState {
             format!("{mine:?} against {sums:?}")
         });
         found.check(
+            self.quotas.used == rebuilt.quotas.used,
+            "used quota is the sum of the limits of live tasks",
+            || format!("{:?} against {:?}", self.quotas.used, rebuilt.quotas.used),
+        );
+        found.check(
             (self.live_slots, self.dead_slots) == (rebuilt.live_slots, rebuilt.dead_slots),
             "slots are counted",
             || format!("{} alive, {} dead", self.live_slots, self.dead_slots),
@@ -259,6 +287,7 @@ impl CellState {
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
         let (mut jobs, mut pending, mut lingering) = (Vec::new(), Vec::new(), Vec::new());
+        self.quotas.used = OrdMap::new();
         self.live_slots = 0;
         self.dead_slots = 0;
         for job in self.jobs.values() {
@@ -291,6 +320,7 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
+            self.quotas.charge(bare.charged_to(), &bare.spec.task.asked(), bare.counts.alive());
             for awaited in &job.waits_for {
                 dependents.entry(*awaited).or_default().insert(job.id);
             }

@@ -6,7 +6,7 @@
 
 use super::{Applied, JobState};
 use crate::codec;
-use crate::event::{Event, EventKind, TaskChange};
+use crate::event::{Event, EventKind, QuotaChange, TaskChange};
 use crate::rejection::Rejection;
 use crate::store::Membership;
 use borg_proto::command::Command;
@@ -107,9 +107,20 @@ impl Out {
             EventKind::SafeMode { on, silent, machines } => {
                 self.numbers(&[20, u64::from(*on), (*silent).into(), (*machines).into()]);
             }
+            EventKind::QuotaChanged(change) => self.quota(change),
             EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
             EventKind::MastersChanged => self.number(9),
         }
+    }
+
+    fn quota(&mut self, change: &QuotaChange) {
+        let (kind, user, band) = match change {
+            QuotaChange::Set { user, band } => (1, user.as_str(), band),
+            QuotaChange::Removed { user, band } => (2, user.as_str(), band),
+            QuotaChange::Enforced { band, on } => (3 + u64::from(*on), "", band),
+        };
+        self.numbers(&[30, kind, codec::band_number(*band)]);
+        self.text(user.as_bytes());
     }
 
     fn task(&mut self, task: TaskId, change: &TaskChange, machine: Option<MachineId>) {

@@ -43,6 +43,7 @@ impl Turn<'_> {
         let old = old.map(|old| old.id);
         let waits_for = self.awaited(&key, &spec.after)?;
         self.check_room(spec)?;
+        self.check_quota(user, spec)?;
 
         if let Some(old) = old {
             self.forget(old);
@@ -53,6 +54,7 @@ impl Turn<'_> {
             self.job_mut(*awaited).dependents.insert(id);
         }
         let job = Job::new(id, user, spec.clone(), waits_for, self.at);
+        self.charge(&job);
         self.state.pending.extend((0..spec.tasks).map(|index| TaskId { job: id, index }));
         self.state.live_slots += u64::from(spec.tasks);
         self.state.job_keys.insert(key.clone(), id);

@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -19,6 +19,7 @@ mod machines;
 mod masters;
 pub mod observe;
 mod placement;
+pub mod quota;
 pub mod requests;
 mod restored;
 mod tasks;
@@ -68,6 +69,8 @@ pub struct CellState {
     pub(crate) safe_mode: Option<SafeMode>,
     /// When machines were taken for down by a leader within [`DOWNS_REMEMBERED`], in cell time.
     pub(crate) downs: Vector<Millis>,
+    /// Who may ask for how much.
+    pub(crate) quotas: quota::Quotas,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -163,6 +166,7 @@ impl CellState {
             jobs: OrdMap::new(),
             safe_mode: None,
             downs: Vector::new(),
+            quotas: quota::Quotas::default(),
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),

@@ -171,9 +171,13 @@ impl Turn<'_> {
         // What is over for good is not placed again, so nobody waits for its last incarnation.
         task.lingers &= !task.is_dead();
         let lingers = task.lingers;
+        let died = task.is_dead() && !matches!(from, TaskState::Dead { .. });
         job.counts.subtract(&from);
         let (after, alive) = (job.state(), job.counts.alive());
 
+        if died {
+            self.refund(id.job);
+        }
         if place_of(&from) != now_at {
             self.leave(id, &from);
             self.enter(id, &to);

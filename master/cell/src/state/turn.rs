@@ -3,6 +3,7 @@
 //! The rules are with their nouns; here an action finds its rule. Every rule checks first and
 //! changes last, so a refusal leaves nothing half done.
 
+use super::quota::Grant;
 use super::{Answer, Applied, CellState, Job, JobState, Machine};
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
@@ -84,6 +85,20 @@ impl<'a> Turn<'a> {
             Action::Settle => {
                 needs_admin(by, "end what a restored cell spares")?;
                 Ok(self.settle_restored())
+            }
+            Action::SetQuota { user, band, amount, from, until, oversell } => {
+                needs_admin(by, "set quota")?;
+                let (amount, from) = (amount.clone(), from.unwrap_or(self.at));
+                let grant = Grant { amount, from, until: *until, oversold: *oversell };
+                self.set_quota(user, *band, grant)
+            }
+            Action::RemoveQuota { user, band } => {
+                needs_admin(by, "remove quota")?;
+                self.remove_quota(user, *band)
+            }
+            Action::EnforceQuota { bands, on } => {
+                needs_admin(by, if *on { "enforce quota" } else { "open a band" })?;
+                self.enforce_quota(bands, *on)
             }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
