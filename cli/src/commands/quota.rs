@@ -74,7 +74,7 @@ enum QuotaCommand {
 }
 
 /// `cpu=8,ram=32GiB`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Asked(pb::Resources);
 
 impl FromStr for Asked {

@@ -14,7 +14,7 @@ pub mod guard;
 mod json;
 mod language;
 mod session;
-mod units;
+pub(crate) mod units;
 
 use borg_proto::{JobSpec, UserName};
 use serde::{Deserialize, Serialize};

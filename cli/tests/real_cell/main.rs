@@ -13,5 +13,6 @@ mod masters;
 mod ordinary_user;
 mod overload;
 mod past;
+mod quota;
 mod survival;
 mod watch;
