@@ -10,8 +10,11 @@ use crate::command::Action;
 use crate::names::{MAX_NAME_BYTES, shorten};
 use crate::priority::Band;
 use crate::resources::Resources;
-use crate::spec::MAX_LIST;
 use crate::time::Millis;
+
+/// Most kinds of devices in one amount of quota. 64: our choice; no machine has nearly as many, and the
+/// state holds many amounts.
+const MAX_DEVICES: usize = 64;
 
 impl From<Band> for pb::Band {
     fn from(band: Band) -> Self {
@@ -46,7 +49,7 @@ pub fn quota_band(value: i32) -> Result<Band, WireError> {
 /// # Errors
 /// When a device has no usable name or there is none of it, or there are too many.
 pub fn quota_amount(amount: pb::Resources) -> Result<Resources, WireError> {
-    check_len("devices", amount.devices.len(), MAX_LIST)?;
+    check_len("devices", amount.devices.len(), MAX_DEVICES)?;
     for (name, count) in &amount.devices {
         check_line("devices", name, MAX_NAME_BYTES)?;
         if name.is_empty() {

@@ -8,6 +8,10 @@ use borg_proto::time::Date;
 use borg_proto::{Band, Millis, UserName};
 use std::fmt;
 
+/// Most resources that a refusal tells of. 16: our choice; a task may ask for a thousand devices, and
+/// refusals are remembered with the requests that they answered.
+const MAX_FIGURES: usize = 16;
+
 /// What is asked for of one resource, against what is there. Millicores, bytes, counts, and
 /// thousandths of a device; the largest number stands for anything larger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,14 @@ pub struct Figures {
 impl Figures {
     fn is_short(&self) -> bool {
         self.asked == u64::MAX || u128::from(self.asked) + u128::from(self.used) > self.most.into()
+    }
+
+    /// Keeps [`MAX_FIGURES`] at most, those that are short before the others.
+    pub(crate) fn most_telling(figures: &mut Vec<Self>) {
+        if figures.len() > MAX_FIGURES {
+            figures.sort_by_key(|one| !one.is_short());
+            figures.truncate(MAX_FIGURES);
+        }
     }
 
     fn amount(&self, amount: u64) -> Amount<'_> {

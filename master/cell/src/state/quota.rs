@@ -173,7 +173,7 @@ impl Turn<'_> {
         let granted = grant.map_or_else(Total::default, |grant| Total::of(&grant.amount, 1));
         let used = self.state.used_quota(user, band);
         let asked = Total::of(&spec.task.asked(), spec.tasks);
-        let figures: Vec<Figures> = asked
+        let mut figures: Vec<Figures> = asked
             .iter()
             .map(|(dimension, asked)| Figures {
                 dimension: dimension.clone(),
@@ -182,6 +182,7 @@ impl Turn<'_> {
                 most: Total::number(granted.get(dimension)),
             })
             .collect();
+        Figures::most_telling(&mut figures);
         let fits = |(dimension, asked): (_, u128)| {
             used.get(dimension).saturating_add(asked) <= granted.get(dimension)
         };

@@ -86,7 +86,7 @@ impl Turn<'_> {
             others.go_to(at);
             own.go_to(at);
             own_before.go_to(at);
-            let figures: Vec<Figures> = own
+            let mut figures: Vec<Figures> = own
                 .sum
                 .iter()
                 .filter(|(dimension, own)| {
@@ -100,6 +100,7 @@ impl Turn<'_> {
                     most: Total::number(capacity.get(dimension)),
                 })
                 .collect();
+            Figures::most_telling(&mut figures);
             (!figures.is_empty()).then_some(Oversold { at, figures })
         })
     }

@@ -56,7 +56,7 @@ fn monitor(name: &str) -> JobSpec {
 fn an_open_band_asks_for_no_quota_and_an_enforced_one_tells_what_to_do() {
     let mut cell = cell();
     cell.machine("m-1", 8_000, 64 * GIB);
-    cell.submit("ann", service("before", 2, 500, 1 * GIB));
+    cell.submit("ann", service("before", 2, 500, GIB));
     enforce(&mut cell, Band::Production, true);
     let refused = cell.try_submit("ann", service("web", 3, 500, 100 * MIB)).unwrap_err();
     assert_eq!(refused.code(), RejectionCode::PermissionDenied);
@@ -326,6 +326,19 @@ fn watchers_are_told_of_quota_and_of_what_is_enforced_once() {
     assert_eq!(cell.events.len(), before);
     enforce(&mut cell, Band::Mid, false);
     assert_eq!(told(&cell).0, "quota.opened");
+}
+
+/// Adversary: a refusal is remembered, so a job must not make it large.
+#[test]
+fn a_refusal_tells_of_a_few_resources_however_many_are_asked_for() {
+    let mut cell = cell();
+    enforce(&mut cell, Band::Batch, true);
+    let job = crate::fixture::with_task(batch("many", 1, 100, 4 * MIB), |task| {
+        let devices = (0..1_000).map(|i| (format!("{i:063}").into(), 1_000));
+        task.limit.devices = devices.collect();
+    });
+    let refused = cell.try_submit("ann", job).unwrap_err();
+    assert!(refused.encode().len() < 2_000, "{} bytes", refused.encode().len());
 }
 
 #[test]
