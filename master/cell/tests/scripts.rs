@@ -19,7 +19,7 @@ use borg_cell::state::CellState;
 use borg_proto::command::{Action, Observation};
 use borg_proto::spec::Spread;
 use borg_proto::{
-    FailureCause, IncarnationId, JobId, MachineId, Millis, Priority, TaskId, TaskName,
+    FailureCause, IncarnationId, JobId, MachineId, Millis, Priority, Resources, TaskId, TaskName,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -153,6 +153,20 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
         ["settle", by] => {
             cell.apply(user(by), Action::Settle)?;
         }
+        ["level", level] => {
+            cell.apply(master(), Action::RaiseLevel { level: level.parse().unwrap() })?;
+        }
+        ["quota", by, who, band, ref rest @ ..] => {
+            set_quota(cell, by, who, band, &options(rest))?;
+        }
+        ["enforce", by, band] => {
+            let bands = vec![band.parse().unwrap()];
+            cell.apply(user(by), Action::EnforceQuota { bands, on: true })?;
+        }
+        ["used", who, band] => {
+            let used = cell.state.used_quota(&who.parse().unwrap(), band.parse().unwrap()).amount();
+            return Ok(format!("{} m, {} MiB\n", used.cpu_milli, used.ram_bytes >> 20));
+        }
         ["wait", ms] => cell.wait(ms.parse().unwrap()),
         ["jobs"] => return Ok(jobs(cell)),
         ["resolve", name] => {
@@ -165,6 +179,30 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
         _ => panic!("no such command: {line}"),
     }
     Ok(String::new())
+}
+
+fn set_quota(
+    cell: &mut Cell,
+    by: &str,
+    who: &str,
+    band: &str,
+    options: &BTreeMap<&str, &str>,
+) -> Result<(), Rejection> {
+    let amount = Resources {
+        cpu_milli: options["cpu"].parse().unwrap(),
+        ram_bytes: size(options["ram"]),
+        ..Resources::default()
+    };
+    let lasts = options.get("for").map(|ms| cell.now + Millis(ms.parse().unwrap()));
+    let action = Action::SetQuota {
+        user: who.parse().unwrap(),
+        band: band.parse().unwrap(),
+        amount,
+        from: None,
+        until: lasts,
+        oversell: options.contains_key("oversell"),
+    };
+    cell.apply(user(by), action).map(|_| ())
 }
 
 fn submit(

@@ -356,7 +356,7 @@ impl Fields {
         Ok(Shortage {
             user: self.name()?,
             band: quota::read_band(self.number()?)?,
-            ended: self.time()?,
+            ends: self.time()?,
             begins: self.time()?,
             figures: self.figures()?,
         })
@@ -402,9 +402,9 @@ mod tests {
         vec![of(Dimension::Cpu), of(Dimension::Device("gpu".into())), of(Dimension::Ports)]
     }
 
-    fn shortage(ended: Option<Millis>, begins: Option<Millis>) -> Shortage {
+    fn shortage(ends: Option<Millis>, begins: Option<Millis>) -> Shortage {
         let (user, band) = ("ann".parse().unwrap(), Band::Monitoring);
-        Shortage { user, band, ended, begins, figures: figures() }
+        Shortage { user, band, ends, begins, figures: figures() }
     }
 
     fn all() -> Vec<Rejection> {

@@ -91,7 +91,7 @@ fn time(of: Option<Millis>) -> [u64; 2] {
 
 pub(super) fn shortage(of: &Shortage) -> Values {
     let mut numbers = vec![band_number(of.band)];
-    numbers.extend(time(of.ended));
+    numbers.extend(time(of.ends));
     numbers.extend(time(of.begins));
     let (more, mut texts) = figures(&of.figures);
     numbers.extend(more);

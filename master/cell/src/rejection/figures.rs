@@ -28,7 +28,8 @@ pub struct Figures {
 
 impl Figures {
     fn is_short(&self) -> bool {
-        self.asked == u64::MAX || u128::from(self.asked) + u128::from(self.used) > self.most.into()
+        let sum = u128::from(self.asked) + u128::from(self.used);
+        self.asked > 0 && (self.asked == u64::MAX || sum > self.most.into())
     }
 
     /// Keeps [`MAX_FIGURES`] at most, those that are short before the others.
@@ -90,18 +91,19 @@ pub struct Shortage {
     pub user: UserName,
     /// In which band.
     pub band: Band,
-    /// When the user's last quota there ended.
-    pub ended: Option<Millis>,
+    /// When the user's quota there ends, or when the last one ended.
+    pub ends: Option<Millis>,
     /// When the user's next quota there begins.
     pub begins: Option<Millis>,
-    /// What the job asks for.
+    /// What the job asks for, and what was given that it does not ask for: the command that gives
+    /// enough must not take that away.
     pub figures: Vec<Figures>,
 }
 
 impl Shortage {
     pub(super) fn none(&self) -> String {
         let Self { user, band, .. } = self;
-        let when = match (self.begins, self.ended) {
+        let when = match (self.begins, self.ends) {
             (Some(begins), _) => format!(" before {}", Date(begins)),
             (None, Some(ended)) => format!(" since {}", Date(ended)),
             (None, None) => String::new(),
@@ -112,7 +114,8 @@ impl Shortage {
 
     pub(super) fn too_small(&self) -> String {
         let Self { user, band, .. } = self;
-        format!("quota of user {user} in band {band} is too small: {}", self.ask())
+        let until = self.ends.map_or_else(String::new, |ends| format!(" --until {}", Date(ends)));
+        format!("quota of user {user} in band {band} is too small: {}{until}", self.ask())
     }
 
     /// What is short, and whom to ask for what.
@@ -128,7 +131,8 @@ impl Shortage {
             )
         });
         let enough = self.figures.iter().map(|figures| {
-            let enough = figures.asked.saturating_add(figures.used).max(figures.most);
+            let needed = figures.asked.saturating_add(figures.used);
+            let enough = if figures.asked > 0 { needed.max(figures.most) } else { figures.most };
             format!("{}={}", quota_name(&figures.dimension), figures.amount(enough))
         });
         format!(

@@ -27,9 +27,11 @@ use super::turn::Turn;
 use super::{CellState, Job};
 use crate::rejection::{Amount, Figures, Rejection, Shortage, quota_name};
 use borg_proto::identity::ADMIN;
+use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
 use borg_proto::{Band, JobSpec, Millis, Resources, UserName};
 use imbl::{OrdMap, OrdSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -173,29 +175,29 @@ impl Turn<'_> {
         let granted = grant.map_or_else(Total::default, |grant| Total::of(&grant.amount, 1));
         let used = self.state.used_quota(user, band);
         let asked = Total::of(&spec.task.asked(), spec.tasks);
-        let mut figures: Vec<Figures> = asked
-            .iter()
-            .map(|(dimension, asked)| Figures {
-                dimension: dimension.clone(),
-                asked: Total::number(asked),
-                used: Total::number(used.get(dimension)),
-                most: Total::number(granted.get(dimension)),
-            })
-            .collect();
-        Figures::most_telling(&mut figures);
         let fits = |(dimension, asked): (_, u128)| {
             used.get(dimension).saturating_add(asked) <= granted.get(dimension)
         };
         if grant.is_some() && asked.iter().all(fits) {
             return Ok(());
         }
-        let other =
-            |wanted: fn(&Grant, Millis) -> bool| move |grant: &&Grant| wanted(grant, self.at);
+        let dimensions: BTreeSet<&Dimension> =
+            asked.iter().chain(granted.iter()).map(|(dimension, _)| dimension).collect();
+        let figures = dimensions.into_iter().map(|dimension| Figures {
+            dimension: dimension.clone(),
+            asked: Total::number(asked.get(dimension)),
+            used: Total::number(used.get(dimension)),
+            most: Total::number(granted.get(dimension)),
+        });
+        let mut figures: Vec<Figures> = figures.collect();
+        Figures::most_telling(&mut figures);
+        let over = grants.iter().rfind(|grant| grant.is_over(self.at));
+        let later = grants.iter().find(|grant| grant.from > self.at);
         let shortage = Box::new(Shortage {
             user: user.clone(),
             band,
-            ended: grants.iter().rfind(other(Grant::is_over)).and_then(|grant| grant.until),
-            begins: grants.iter().find(other(|grant, at| grant.from > at)).map(|grant| grant.from),
+            ends: grant.or(over).and_then(|grant| grant.until),
+            begins: later.map(|grant| grant.from),
             figures,
         });
         Err(if grant.is_some() {

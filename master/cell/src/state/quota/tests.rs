@@ -114,7 +114,7 @@ fn a_sum_that_leaves_the_numbers_is_refused_and_not_wrapped() {
     enforce(&mut cell, Band::Batch, false);
     cell.submit("ann", batch("huge", 100_000, 1, 1 << 50));
     let used = cell.state.used_quota(&"ann".parse().unwrap(), Band::Batch);
-    assert_eq!(used.get(&borg_proto::resources::Dimension::Ram), 100_000 << 50);
+    assert_eq!(used.get(&Dimension::Ram), 100_000 << 50);
     cell.kill("ann", "ann/huge", &[]).unwrap();
     assert_eq!(cell.state.used_quotas().count(), 0);
 }
@@ -326,6 +326,23 @@ fn watchers_are_told_of_quota_and_of_what_is_enforced_once() {
     assert_eq!(cell.events.len(), before);
     enforce(&mut cell, Band::Mid, false);
     assert_eq!(told(&cell).0, "quota.opened");
+}
+
+/// Who copies the command from a refusal loses nothing that was given before.
+#[test]
+fn the_command_of_a_refusal_keeps_what_was_given_and_until_when() {
+    let mut cell = cell();
+    enforce(&mut cell, Band::Batch, true);
+    let day = Some(cell.now.0 + 86_400_000);
+    let given = Resources { disk_bytes: 5 * GIB, ports: 3, ..amount(100, GIB) };
+    set_in(&mut cell, Band::Batch, Set("ann", given, None, day), false).unwrap();
+    let refused = cell.try_submit("ann", batch("count", 2, 100, 4 * MIB)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "quota of user ann in band batch is too small: cpu: the job asks for 0.2, granted 0.1, used 0. \
+         Ask an operator for: borgctl quota set ann batch cpu=0.2,ram=1GiB,disk=5GiB,ports=3 \
+         --until 1970-01-02T00:16:40Z"
+    );
 }
 
 /// Adversary: a refusal is remembered, so a job must not make it large.
