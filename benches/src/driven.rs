@@ -14,12 +14,12 @@ use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Princ
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::{
-    CellName, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, TaskId,
-    UserName,
+    Band, CellName, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis,
+    Resources, TaskId, UserName,
 };
 use borg_scheduler::{Config, Scheduler};
 use borg_sim::dice::Dice;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most decisions of one pass, as in a Borgmaster.
@@ -45,6 +45,8 @@ pub struct Driven {
     cpu_placed: u64,
     /// Incarnations that were placed and not seen to run yet.
     starting: Vec<IncarnationId>,
+    /// Owners who may use the monitoring band.
+    watchers: BTreeSet<UserName>,
 }
 
 impl Driven {
@@ -61,6 +63,7 @@ impl Driven {
             place_of: BTreeMap::new(),
             cpu_placed: 0,
             starting: Vec::new(),
+            watchers: BTreeSet::new(),
         };
         let mut up = Vec::with_capacity(machines.len());
         for (number, info) in (0..).zip(machines) {
@@ -102,11 +105,22 @@ impl Driven {
         self.running.len()
     }
 
-    /// Submits a job.
+    /// Submits a job. An owner who comes with monitoring gets the right to it first.
     ///
     /// # Errors
     /// When the state refuses it.
     pub fn submit(&mut self, owner: &UserName, spec: Arc<JobSpec>) -> Result<JobId, Error> {
+        if spec.priority.band() == Band::Monitoring && self.watchers.insert(owner.clone()) {
+            let right = Action::SetQuota {
+                user: owner.clone(),
+                band: Band::Monitoring,
+                amount: Resources { cpu_milli: 1, ..Resources::default() },
+                from: None,
+                until: None,
+                oversell: true,
+            };
+            self.apply(user(ADMIN), right)?;
+        }
         match self.apply(Principal::User(owner.clone()), Action::SubmitJob { spec })? {
             Answer::Job { id, .. } => Ok(id),
             other => Err(format!("a submit was answered with {other:?}").into()),

@@ -200,6 +200,21 @@ pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Resu
         return out.json(&Read::of(read, why), false);
     }
     out.line(&format!("{}: {}", why.task, why.summary))?;
+    say_standings(&why, out)?;
+    if why.phase == "pending" {
+        let ahead = match (why.higher, why.equal) {
+            (0, 0) => "nobody waits before it".to_owned(),
+            (higher, equal) => format!(
+                "before it: {higher} ready tasks of higher priority; {equal} of its own priority \
+                 (itself, if it may go) take turns by user; next is {}",
+                why.next
+            ),
+        };
+        out.line(&ahead)?;
+    }
+    if !why.victims.is_empty() {
+        out.line(&format!("it would push out {}", why.victims.join(", ")))?;
+    }
     if why.rejections.is_empty() {
         return Ok(());
     }
@@ -207,7 +222,30 @@ pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Resu
     out.table(
         ["machines", "rejected because"],
         why.rejections.into_iter().map(|r| [r.machines.to_string(), r.reason]),
-    )
+    )?;
+    if why.advice.is_empty() {
+        return Ok(());
+    }
+    out.line("it would be placed with these changes:")?;
+    let rows = why.advice.into_iter().map(|a| [a.machine, a.changes.join(" and ")]);
+    out.table(["on machine", "change"], rows)
+}
+
+/// Of a running task: what its machine costs it beside the next best ones, and who had to go.
+fn say_standings(why: &Why, out: Output) -> Result<(), Failure> {
+    if !why.pushed_out.is_empty() {
+        out.line(&format!("pushed out for it: {}", why.pushed_out.join(", ")))?;
+    }
+    if why.standings.is_empty() {
+        return Ok(());
+    }
+    out.line("were it placed now, in thousandths of a machine (least is best):")?;
+    let rows = why.standings.iter().map(|standing| {
+        let terms = standing.terms.iter().filter(|(_, cost)| **cost != 0);
+        let terms: Vec<String> = terms.map(|(name, cost)| format!("{name} {cost}")).collect();
+        [standing.machine.clone(), standing.cost.to_string(), terms.join(", ")]
+    });
+    out.table(["machine", "cost", "terms"], rows)
 }
 
 pub(super) async fn resolve(

@@ -315,6 +315,30 @@ pub struct Why {
     pub machines: u32,
     pub feasible: u32,
     pub rejections: Vec<Rejection>,
+    pub advice: Vec<Advice>,
+    pub higher: u64,
+    pub equal: u64,
+    pub next: String,
+    pub victims: Vec<String>,
+    pub standings: Vec<Standing>,
+    pub pushed_out: Vec<String>,
+}
+
+/// Changes that together let a task be placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Advice, documented there")]
+pub struct Advice {
+    pub changes: Vec<String>,
+    pub machine: String,
+}
+
+/// What a machine would cost a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Standing, documented there")]
+pub struct Standing {
+    pub machine: String,
+    pub cost: i64,
+    pub terms: BTreeMap<String, i64>,
 }
 
 /// How many machines were rejected for one reason.
@@ -336,10 +360,28 @@ impl Why {
             rejections: rejections
                 .map(|r| Rejection { reason: r.reason.clone(), machines: r.machines })
                 .collect(),
+            advice: from
+                .advice
+                .into_iter()
+                .map(|advice| Advice { changes: advice.changes, machine: advice.machine })
+                .collect(),
+            standings: from.standings.into_iter().map(Standing::from).collect(),
+            higher: from.higher,
+            equal: from.equal,
+            next: from.next,
+            victims: from.victims,
+            pushed_out: from.pushed_out,
             summary: from.summary,
             machines: from.machines,
             feasible: from.feasible,
         }
+    }
+}
+
+impl From<pb::Standing> for Standing {
+    fn from(from: pb::Standing) -> Self {
+        let terms = from.terms.into_iter().map(|term| (term.name, term.cost)).collect();
+        Self { machine: from.machine, cost: from.cost, terms }
     }
 }
 

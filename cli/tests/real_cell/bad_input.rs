@@ -20,6 +20,8 @@ fn a_job_that_fits_on_no_machine_is_accepted_with_a_warning_and_why_says_what_is
     assert_eq!(reason["machines"], 2, "{why}");
     assert!(reason["reason"].as_str().unwrap().contains("memory"), "{why}");
     assert!(why["summary"].as_str().unwrap().contains("32 TiB"), "{why}");
+    let change = why["advice"][0]["changes"][0].as_str().unwrap();
+    assert!(change.ends_with("of memory instead of 32 TiB"), "{why}");
     assert_eq!(cell.status("huge")["state"], "pending");
     cell.borgctl(&["kill", "huge"]).ok();
     assert_eq!(cell.status("huge")["state"], "killed");

@@ -16,7 +16,7 @@ use crate::reasons::{Misses, misses};
 use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
 use crate::score::Weights;
 use crate::standing::Terms;
-use crate::victims::{Freed, Loss, choose};
+use crate::victims::{Chooser, Freed, Loss};
 use std::sync::Arc;
 
 /// The best row of a block, and when that was found.
@@ -288,21 +288,25 @@ impl Class {
         if !machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed) {
             return None;
         }
-        let mut best = None;
+        let mut chooser = Chooser::new(machines, &self.need);
+        let mut best: Option<WithVictims> = None;
         for row in rows(b) {
             if except >> (row % BLOCK) & 1 == 1
                 || !machines.rooms.is_open(row)
                 || !self.is_allowed(row)
-                || !Freed::all(machines, &self.need, row).fits(machines, &self.need)
             {
                 continue;
             }
-            let Some((_, freed, loss)) = choose(machines, &self.need, row) else { continue };
+            let bound = best.map(|(loss, ..)| loss);
+            let Some(loss) = chooser.choose(row, bound) else { continue };
+            if bound.is_some_and(|bound| bound < loss) {
+                continue;
+            }
             let penalty = self.penalty.get(row).copied().unwrap_or(0);
-            let back = |column: usize| freed.amount(column);
+            let back = |column: usize| chooser.freed().amount(column);
             let (fit, strand) = machines.rooms.cost(row, &self.need.asks, back);
             let found = (loss, fit + strand + penalty, machines.rooms.rank(row), row);
-            best = Some(best.map_or(found, |best: WithVictims| best.min(found)));
+            best = Some(best.map_or(found, |best| best.min(found)));
         }
         best
     }

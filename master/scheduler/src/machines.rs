@@ -25,6 +25,7 @@ use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{DeviceShare, Placement};
 use borg_proto::{JobId, MachineId, MachineInfo, MachineName, Priority, TaskId};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -38,6 +39,14 @@ pub(crate) struct Resident {
     pub(crate) need: Arc<Need>,
     /// The devices that it has; while it is only proposed, those that it will get.
     pub(crate) devices: Vec<DeviceShare>,
+}
+
+impl Resident {
+    /// The order in which residents are pushed out: lowest priority first, of equal priority the
+    /// youngest job and its highest index, which has the least to lose.
+    fn place(&self) -> (Priority, Reverse<TaskId>) {
+        (self.need.priority, Reverse(self.task))
+    }
 }
 
 /// When a block last changed in a way that matters to somebody.
@@ -77,6 +86,7 @@ struct Row {
     name: Option<MachineName>,
     info: Option<Arc<MachineInfo>>,
     up: bool,
+    /// In the order in which they are pushed out.
     residents: Vec<Resident>,
     /// What residents have of single devices.
     devices: Devices,
@@ -476,7 +486,9 @@ impl Machines {
         if resident.incarnation.is_none() {
             count(&mut self.starting, resident.need.priority, true);
         }
-        self.rows[row].residents.push(resident);
+        let residents = &mut self.rows[row].residents;
+        let at = residents.partition_point(|other| other.place() < resident.place());
+        residents.insert(at, resident);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];
         block.changed = version;
@@ -496,7 +508,7 @@ impl Machines {
         let row = self.home.remove(&task)?;
         let residents = &mut self.rows[row].residents;
         let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
-        let resident = residents.swap_remove(at);
+        let resident = residents.remove(at);
         self.rooms.take(row, &resident.need.asks, false);
         if resident.need.has_devices() {
             self.rows[row].devices.take(&resident.devices, false);

@@ -12,7 +12,8 @@
 //! (its free share and its imbalance) and of what is the task's own, so a scan only adds and
 //! compares.
 //!
-//! Invariants: `left` is `capacity - used`, at least 0; `most` is the largest `left` of a block;
+//! Invariants: `left` is `capacity - used`, at least 0; `most` is the largest `left` of a block and
+//! `least` the smallest, or less;
 //! `fit` and `skew` follow from `left` and `capacity` alone.
 
 use crate::score::Weights;
@@ -106,6 +107,8 @@ struct Column {
     left: Vec<i32>,
     /// The largest `left` of each block.
     most: Vec<i32>,
+    /// The smallest `left` of each block, or less. Who asks for no more need not look at rows.
+    least: Vec<i32>,
     /// The largest `capacity` that a row of each block ever had.
     ceiling: Vec<i32>,
 }
@@ -123,6 +126,11 @@ impl Column {
             self.most[b] = self.left[row];
         } else if before == self.most[b] {
             self.most[b] = self.left[rows(b)].iter().copied().max().unwrap_or(0);
+        }
+        if left <= self.least[b] {
+            self.least[b] = left;
+        } else if before == self.least[b] {
+            self.least[b] = self.left[rows(b)].iter().copied().min().unwrap_or(0);
         }
     }
 }
@@ -259,6 +267,7 @@ impl Rooms {
             used: vec![0; rows],
             left: vec![0; rows],
             most: vec![0; self.blocks()],
+            least: vec![0; self.blocks()],
             ceiling: vec![0; self.blocks()],
         };
         self.columns.resize(self.columns.len() + PER_DEVICE, column);
@@ -288,6 +297,7 @@ impl Rooms {
             column.used.resize(rows, 0);
             column.left.resize(rows, 0);
             column.most.push(0);
+            column.least.push(0);
             column.ceiling.push(0);
         }
         self.fit.resize(rows, 0);
@@ -394,9 +404,17 @@ impl Rooms {
         if least == NEVER_MIND {
             return (NEVER_MIND, 0);
         }
-        let cheapest = costs.iter().zip(rows(b)).filter(|(cost, _)| **cost == least);
-        let first = cheapest.map(|(_, row)| row).min_by_key(|row| self.rank[*row]);
-        (least, first.unwrap_or(0))
+        let first = costs.iter().position(|cost| *cost == least).unwrap_or(0);
+        let mut best = rows(b).start + first;
+        let ties: i32 = costs.iter().map(|cost| i32::from(*cost == least)).sum();
+        if ties > 1 {
+            for (cost, row) in costs.iter().zip(rows(b)).skip(first + 1) {
+                if *cost == least && self.rank[row] < self.rank[best] {
+                    best = row;
+                }
+            }
+        }
+        (least, best)
     }
 
     /// What each row of a block costs; [`NEVER_MIND`] where it will not do.
@@ -408,8 +426,11 @@ impl Rooms {
             *fits = -i32::from(open >> lane & 1 == 1);
         }
         for (column, ask) in wanted.asks {
-            let left = block(&self.columns[*column].left, b);
-            for (fits, left) in fits.iter_mut().zip(left) {
+            let column = &self.columns[*column];
+            if *ask <= column.least[b] {
+                continue;
+            }
+            for (fits, left) in fits.iter_mut().zip(block(&column.left, b)) {
                 *fits &= -i32::from(*left >= *ask);
             }
         }

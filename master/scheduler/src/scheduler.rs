@@ -315,7 +315,7 @@ impl Scheduler {
             told.advice = advise(&class, &mut copy, &weights, &job.spec, &avoid);
         } else if class.best(&self.machines, &weights, true, &avoid).is_none()
             && let Some(row) = class.best_preempting(&self.machines, &weights, true, &avoid)
-            && let Some((victims, _, _)) = victims::choose(&self.machines, need, row)
+            && let Some((victims, _)) = victims::choose(&self.machines, need, row)
         {
             told.victims = victims.into_iter().map(victims::incarnation).collect();
         }
@@ -362,7 +362,7 @@ impl Scheduler {
         let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
         let row = self.choose(task, &need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
-        let (victims, _, _) = victims::choose(&self.machines, &need, row)
+        let (victims, _) = victims::choose(&self.machines, &need, row)
             .expect("the machine was found by the same choice");
         let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
         for victim in &victims {

@@ -46,6 +46,12 @@ impl<'a> Freed<'a> {
         freed
     }
 
+    fn reset(&mut self, row: usize) {
+        self.row = row;
+        self.amounts.fill(0);
+        self.with_devices.clear();
+    }
+
     fn add(&mut self, resident: &'a Resident) {
         for (column, amount) in &resident.need.asks {
             self.amounts[*column] += i64::from(*amount);
@@ -83,42 +89,67 @@ impl<'a> Freed<'a> {
     }
 }
 
-/// The victims on a row for one task of `need`, what they free, and what it costs; `None`
-/// when there is not enough to free. Empty when there is room already.
+/// The victims on a row for one task of `need`, and what they cost; `None` when there is not enough
+/// to free. Empty when there is room already.
 pub(crate) fn choose<'a>(
     machines: &'a Machines,
-    need: &Need,
+    need: &'a Need,
     row: usize,
-) -> Option<(Vec<&'a Resident>, Freed<'a>, Loss)> {
-    let mut freed = Freed::nothing(machines, row);
-    let mut candidates: Vec<&Resident> =
-        machines.residents(row).iter().filter(|r| may_go(need, r)).collect();
-    // Equal priority: the youngest job and its highest index first, which has the least to lose.
-    candidates.sort_unstable_by_key(|r| (r.need.priority, std::cmp::Reverse(r.task)));
-    let mut chosen = Vec::new();
-    for resident in candidates {
-        if freed.fits(machines, need) {
-            break;
-        }
-        freed.add(resident);
-        chosen.push(resident);
+) -> Option<(Vec<&'a Resident>, Loss)> {
+    let mut chooser = Chooser::new(machines, need);
+    let loss = chooser.choose(row, None)?;
+    Some((chooser.kept, loss))
+}
+
+/// Chooses victims on one row after another.
+#[derive(Debug)]
+pub(crate) struct Chooser<'a> {
+    machines: &'a Machines,
+    need: &'a Need,
+    freed: Freed<'a>,
+    /// Those who have to go on the row that was looked at last.
+    kept: Vec<&'a Resident>,
+}
+
+impl<'a> Chooser<'a> {
+    pub(crate) fn new(machines: &'a Machines, need: &'a Need) -> Self {
+        Self { machines, need, freed: Freed::nothing(machines, 0), kept: Vec::new() }
     }
-    if !freed.fits(machines, need) {
-        return None;
-    }
-    let mut kept = Vec::with_capacity(chosen.len());
-    for resident in chosen.into_iter().rev() {
-        freed.take(resident);
-        if !freed.fits(machines, need) {
+
+    /// What the least loss on a row is; `None` when there is not enough to free, or when it would be
+    /// of higher priority than `bound`.
+    pub(crate) fn choose(&mut self, row: usize, bound: Option<Loss>) -> Option<Loss> {
+        let Self { machines, need, freed, kept } = self;
+        freed.reset(row);
+        kept.clear();
+        let mut candidates = machines.residents(row).iter().filter(|r| may_go(need, r));
+        while !freed.fits(machines, need) {
+            let resident = candidates.next()?;
+            if bound.is_some_and(|bound| resident.need.priority.get() > bound.highest) {
+                return None;
+            }
             freed.add(resident);
             kept.push(resident);
         }
+        // The last one was needed; of the others some may not have been.
+        for at in (0..kept.len().saturating_sub(1)).rev() {
+            freed.take(kept[at]);
+            if freed.fits(machines, need) {
+                kept.remove(at);
+            } else {
+                freed.add(kept[at]);
+            }
+        }
+        let highest = kept.iter().map(|r| r.need.priority.get()).max().unwrap_or(0);
+        let victims =
+            u32::try_from(kept.len()).expect("a machine has fewer residents than there are tasks");
+        Some(Loss { highest, victims })
     }
-    kept.reverse();
-    let highest = kept.iter().map(|r| r.need.priority.get()).max().unwrap_or(0);
-    let victims =
-        u32::try_from(kept.len()).expect("a machine has fewer residents than there are tasks");
-    Some((kept, freed, Loss { highest, victims }))
+
+    /// What the victims of the row that was looked at last free.
+    pub(crate) fn freed(&self) -> &Freed<'a> {
+        &self.freed
+    }
 }
 
 /// The incarnation that a victim is.

@@ -12,7 +12,7 @@ use borg_proto::poll::Usage;
 use borg_proto::spec::{Constraint, JobSpec};
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
-use borg_proto::{IncarnationId, JobKind, Millis, ReplicaId};
+use borg_proto::{IncarnationId, JobKind, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -216,11 +216,41 @@ pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyR
         reason: rejected.reason.to_string(),
         machines: rejected.machines,
     });
+    let machine = |id: MachineId| {
+        let found = view.state.machine(id);
+        found.map_or_else(|| format!("machine {}", id.0), |machine| machine.name.to_string())
+    };
+    let task = |id: TaskId| {
+        let found = view.state.job(id.job);
+        found.map_or_else(|| id.to_string(), |job| format!("{}/{}", job.key, id.index))
+    };
+    let advice = explanation.advice.iter().map(|advice| pb::Advice {
+        changes: advice.changes.iter().map(ToString::to_string).collect(),
+        machine: machine(advice.machine),
+    });
+    let standings = explanation.standings.iter().map(|standing| pb::Standing {
+        machine: machine(standing.machine),
+        cost: standing.cost,
+        terms: standing
+            .terms
+            .iter()
+            .map(|(name, cost)| pb::standing::Term { name: (*name).to_owned(), cost: *cost })
+            .collect(),
+    });
+    let count = |tasks: usize| u64::try_from(tasks).unwrap_or(u64::MAX);
+    let next = explanation.ahead.next.and_then(|job| view.state.job(job));
     pb::WhyResponse {
         phase,
         rejections: rejections.collect(),
         machines: explanation.machines,
         feasible: explanation.feasible,
+        advice: advice.collect(),
+        higher: count(explanation.ahead.higher),
+        equal: count(explanation.ahead.equal),
+        next: next.map(|job| job.key.to_string()).unwrap_or_default(),
+        victims: explanation.victims.iter().map(|victim| task(victim.task)).collect(),
+        standings: standings.collect(),
+        pushed_out: explanation.pushed_out.iter().copied().map(task).collect(),
         summary: explanation.summary,
         read: Some(read_info(view)),
     }
