@@ -6,7 +6,7 @@ use borg_cell::state::{CRASH_COOL_DOWN, NOTES_LEVEL};
 use borg_proto::command::{Action, Observation};
 use borg_proto::resources::Dimension;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::{FailureCause, JobId, JobKey, JobSpec, Millis, TaskId};
+use borg_proto::{FailureCause, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
 use std::collections::BTreeSet;
 
 /// A cell of equal machines, and a scheduler that knows it.
@@ -469,4 +469,40 @@ fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
             ("soft", 0)
         ]
     );
+}
+
+/// Machines that grew, shrank, came and went have other rows than in a scheduler that sees only the
+/// result, and who leads next must decide the same.
+#[test]
+fn what_machines_were_before_decides_nothing() {
+    let (mut cell, mut scheduler) = cell_of(70, 4000, 8);
+    for m in [3_u32, 68, 11, 3] {
+        let machine = MachineId(m);
+        cell.observe(Observation::MachineUp { machine, info: info(8000, 16, Some(m % 2), 2) });
+        cell.tell(&mut scheduler);
+        cell.observe(Observation::MachineUp { machine, info: info(4000, 8, Some(m % 2), 0) });
+    }
+    let gone = cell.state.machine(MachineId(5)).unwrap().name.clone();
+    cell.user("admin", Action::RemoveMachine { machine: gone });
+    cell.add_machine(info(4000, 8, Some(0), 0));
+    for tasks in [1, 30, 200] {
+        submit(&mut cell, &mut scheduler, "ann", job(tasks, 100, 700, 1));
+    }
+    let anew = Scheduler::new(&cell.state, Config::default()).pass(cell.now, EVERYTHING);
+    assert_eq!(anew.len(), 231);
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), anew);
+}
+
+#[test]
+fn equal_machines_are_taken_by_number_or_in_the_order_of_a_seed() {
+    let (mut cell, _) = cell_of(100, 4000, 8);
+    cell.submit("ann", job(1, 100, 1000, 1));
+    let first = |seed| {
+        let config = Config { seed, ..Config::default() };
+        Scheduler::new(&cell.state, config).pass(cell.now, EVERYTHING)[0].machine
+    };
+    assert_eq!(first(0), MachineId(0));
+    let chosen: BTreeSet<MachineId> = (1..20).map(first).collect();
+    assert!(chosen.len() > 10, "{chosen:?}");
+    assert_eq!(first(7), first(7));
 }
