@@ -397,13 +397,6 @@ impl TaskSpec {
         for (name, amount) in &limit.devices {
             let field = format!("task.limit.devices.{}", shorten(name));
             check_range(&field, *amount, 1, MAX_DEVICES * WHOLE_DEVICE)?;
-            if *amount > WHOLE_DEVICE && !amount.is_multiple_of(WHOLE_DEVICE) {
-                return refuse(
-                    &field,
-                    amount,
-                    "is neither a part of one device (1 to 999) nor whole devices (1000 each)",
-                );
-            }
         }
         Ok(())
     }
@@ -436,6 +429,27 @@ impl TaskSpec {
         }
         Ok(())
     }
+}
+
+/// Checks that each amount of a device is a part of one device or a number of whole ones. Not a part of
+/// [`JobSpec::check`]: older logs have jobs that were accepted without; those get whole devices,
+/// rounded up.
+///
+/// # Errors
+/// The first amount that is neither, named from the job.
+pub fn check_devices<'a>(
+    devices: impl IntoIterator<Item = (&'a String, &'a u64)>,
+) -> Result<(), SpecError> {
+    for (name, amount) in devices {
+        if *amount > WHOLE_DEVICE && !amount.is_multiple_of(WHOLE_DEVICE) {
+            return refuse(
+                &format!("task.limit.devices.{}", shorten(name)),
+                amount,
+                "is neither a part of one device (1 to 999) nor whole devices (1000 each)",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn check_constraint(field: &str, constraint: &Constraint) -> Result<(), SpecError> {
@@ -532,10 +546,6 @@ mod tests {
             with(|_, t| t.limit.ram_bytes = 2 << 20),
             "task.limit.ram_bytes: 2097152 is outside 4194304 to 1125899906842624"
         );
-        assert_eq!(
-            with(|_, t| t.limit.devices = BTreeMap::from([("gpu".into(), 1_500)])),
-            "task.limit.devices.gpu: 1500 is neither a part of one device (1 to 999) nor whole devices (1000 each)"
-        );
         assert!(
             with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844")
         );
@@ -549,6 +559,17 @@ mod tests {
         );
         assert!(
             with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
+        );
+    }
+
+    #[test]
+    fn a_device_is_asked_for_in_part_or_whole() {
+        let check = |amount: u64| check_devices(&BTreeMap::from([("gpu".to_owned(), amount)]));
+        assert!([1, 999, 1_000, 4_000].map(check).iter().all(Result::is_ok));
+        assert_eq!(
+            check(1_500).unwrap_err().to_string(),
+            "task.limit.devices.gpu: 1500 is neither a part of one device (1 to 999) nor whole \
+             devices (1000 each)"
         );
     }
 
