@@ -191,7 +191,6 @@ impl Scheduler {
         }
         self.wake_parked();
         self.cooled = None;
-        self.forget_old_classes();
         let mut decisions = Vec::new();
         while decisions.len() < max
             && let Some(job) = self.queue.next()
@@ -380,15 +379,14 @@ impl Scheduler {
     /// The row that is best for a task, with or without room.
     fn choose(&mut self, task: TaskId, need: &Arc<Need>, now: Millis) -> Option<usize> {
         let Config { weights, caches, .. } = self.config;
-        let class = match self.classes.get_mut(&need.class) {
-            // Constraints have other numbers when nobody had them for a while.
-            Some(class) if class.need.hard == need.hard && class.need.soft == need.soft => class,
-            _ => {
-                let class = Class::new(need.clone(), &self.machines, &weights);
-                self.classes.insert(need.class.clone(), class);
-                self.classes.get_mut(&need.class).expect("put there the line before")
-            }
-        };
+        // Constraints have other numbers when nobody had them for a while.
+        let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
+        if !self.classes.get(&need.class).is_some_and(same) {
+            self.forget_old_classes();
+            let class = Class::new(need.clone(), &self.machines, &weights);
+            self.classes.insert(need.class.clone(), class);
+        }
+        let class = self.classes.get_mut(&need.class).expect("put there if it was not");
         self.uses += 1;
         class.used_at = self.uses;
         let crashes: Vec<Crash> =
