@@ -2,7 +2,7 @@
 //! placement policies on them.
 //!
 //! A pod fits a node with cpu, memory, an allowed model of GPU and either `num_gpu` whole idle GPUs, or,
-//! when it asks for less than one, a single GPU with `gpu_milli` free. [`asks`] is the one place that
+//! when it asks for less than one, a single GPU with `gpu_milli` free. `asks` is the one place that
 //! says this in our words.
 
 use super::common::{job_of, machine_of};
