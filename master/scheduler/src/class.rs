@@ -316,9 +316,19 @@ impl Class {
         machines.rooms.all_costs(b, self.wanted(0))
     }
 
-    /// What one row costs, by term.
-    pub(crate) fn terms(&self, machines: &Machines, weights: &Weights, row: usize) -> Terms {
-        let (fit, strand) = machines.rooms.cost(row, &self.need.asks, |_| 0);
+    /// What one row costs, by term, to a task that stands there or does not.
+    pub(crate) fn terms(
+        &self,
+        machines: &Machines,
+        weights: &Weights,
+        row: usize,
+        stands: bool,
+    ) -> Terms {
+        let its = |column: usize| {
+            let ask = self.need.asks.iter().find(|(c, _)| *c == column && stands);
+            ask.map_or(0, |(_, ask)| i64::from(*ask))
+        };
+        let (fit, strand) = machines.rooms.cost(row, &self.need.asks, its);
         let filters = &machines.filters;
         let missed = self.need.soft.iter().filter(|f| !filters.holds(**f, row)).count();
         let (on_machine, in_rack) = self.crowds.steps(machines, row);

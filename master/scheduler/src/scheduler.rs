@@ -323,11 +323,12 @@ impl Scheduler {
 
     fn tell_standing(&self, told: &mut Explanation, task: TaskId, on: MachineId, need: &Arc<Need>) {
         let weights = self.config.weights;
-        let mut without = self.machines.clone();
-        without.remove(task);
-        if let Some(row) = without.row(on) {
-            let mut class = Class::new(need.clone(), &without, &weights);
-            told.standings = standings(&mut class, &without, &weights, row);
+        // Who is about to be pushed out stands there no more, as far as the scheduler goes.
+        let stands = |row: &usize| self.machines.residents(*row).iter().any(|r| r.task == task);
+        if let Some(row) = self.machines.row(on).filter(stands) {
+            let mut class = Class::new(need.clone(), &self.machines, &weights);
+            class.count(&self.machines, &weights, row, false);
+            told.standings = standings(&mut class, &self.machines, &weights, row);
         }
         let Some(job) = self.state.job(task.job) else { return };
         let name = format!("{}/{}", job.key, task.index);

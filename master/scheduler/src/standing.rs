@@ -46,8 +46,8 @@ impl Terms {
     }
 }
 
-/// What `own` costs one task of the class beside the best other machines with room, were it to be
-/// placed now. `machines` must not have the task any more.
+/// What `own` costs one task of the class that stands there, beside the best other machines with
+/// room, were it to be placed now. The class must not count the task any more.
 pub(crate) fn standings(
     class: &mut Class,
     machines: &Machines,
@@ -65,7 +65,7 @@ pub(crate) fn standings(
     std::iter::once(own)
         .chain(others)
         .filter_map(|row| {
-            let terms = class.terms(machines, weights, row);
+            let terms = class.terms(machines, weights, row, row == own);
             let thousandths = |cost: i32| i64::from(cost) * 1000 / (100 * i64::from(WHOLE));
             Some(Standing {
                 machine: machines.id(row)?,

@@ -439,6 +439,10 @@ fn a_pending_task_is_told_who_goes_before_it_and_whom_it_would_push_out() {
     assert_eq!(told.ahead.next, Some(task(&cell, &high, 0).job));
     let victims: Vec<TaskId> = told.victims.iter().map(|victim| victim.task).collect();
     assert_eq!(victims, [task(&cell, &batch, 3), task(&cell, &batch, 2)]);
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    let leaving = scheduler.explain(task(&cell, &batch, 3), cell.now);
+    assert!(leaving.standings.is_empty(), "it is pushed out as soon as that is committed");
+    decided.iter().for_each(|decision| scheduler.refused(decision.task));
     assert_eq!(place_all(&mut cell, &mut scheduler), 3);
     let told = scheduler.explain(task(&cell, &mine, 0), cell.now);
     // One of the two made room for the tasks of higher priority.
