@@ -7,7 +7,7 @@ use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
 use crate::priority::Band;
 use crate::resources::Resources;
-use crate::spec::JobSpec;
+use crate::spec::{JobKind, JobSpec};
 use crate::task::FailureCause;
 use crate::time::Millis;
 use std::sync::Arc;
@@ -147,6 +147,17 @@ pub enum Action {
         /// Whether they need it.
         on: bool,
     },
+    /// Change the size of an alloc set: of each of its allocs, or how many there are. What runs in
+    /// an alloc stays in it; an alloc that its machine has no room for any more moves with all of
+    /// its tasks.
+    ResizeAllocs {
+        /// Which.
+        alloc_set: JobKey,
+        /// How many allocs from here on, no fewer than before; `None`: as many as there are.
+        allocs: Option<u32>,
+        /// How large each is from here on; `None`: as they are.
+        limit: Option<Resources>,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -162,7 +173,7 @@ pub enum Action {
 /// The newest level of entries that this build understands. Grows by one with every release that
 /// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
 /// its masters understand.
-pub const LEVEL: u32 = 3;
+pub const LEVEL: u32 = 4;
 
 impl Action {
     /// The level of entries that this action came with.
@@ -174,7 +185,10 @@ impl Action {
             | Self::AddMachine { .. }
             | Self::RemoveMachine { .. }
             | Self::Place { .. } => 1,
-            Self::SubmitJob { spec } => 1 + u32::from(spec.exclusive),
+            Self::SubmitJob { spec } => {
+                let in_allocs = spec.kind == JobKind::AllocSet || spec.alloc_set.is_some();
+                if in_allocs { 4 } else { 1 + u32::from(spec.exclusive) }
+            }
             Self::Observe { changes } => changes.iter().map(Observation::level).max().unwrap_or(1),
             Self::InviteMaster { .. }
             | Self::JoinMaster { .. }
@@ -184,6 +198,7 @@ impl Action {
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
+            Self::ResizeAllocs { .. } => 4,
         }
     }
 }

@@ -53,6 +53,18 @@ impl Resources {
             .map(|(name, _)| Dimension::Device(name.clone()))
     }
 
+    /// How much of one dimension.
+    #[must_use]
+    pub fn amount(&self, of: &Dimension) -> u64 {
+        match of {
+            Dimension::Cpu => self.cpu_milli,
+            Dimension::Ram => self.ram_bytes,
+            Dimension::Disk => self.disk_bytes,
+            Dimension::Ports => self.ports.into(),
+            Dimension::Device(name) => self.devices.get(name).copied().unwrap_or(0),
+        }
+    }
+
     /// Each dimension of which there is any, with its amount: millicores, bytes, counts, and
     /// thousandths of a device.
     pub fn dimensions(&self) -> impl Iterator<Item = (Dimension, u64)> + '_ {

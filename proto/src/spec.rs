@@ -45,6 +45,10 @@ pub enum JobKind {
     Service,
     /// Runs to completion; a task that exits with 0 is done.
     Batch,
+    /// Runs nothing: an alloc set, whose tasks are allocs, each of which holds room on a machine for
+    /// the tasks of other jobs (Borg paper, section 2.4).
+    #[serde(rename = "alloc_set")]
+    AllocSet,
 }
 
 /// A job as submitted.
@@ -77,6 +81,10 @@ pub struct JobSpec {
     /// it is placed again only after [`REPLACE_AFTER`](crate::poll::REPLACE_AFTER).
     #[serde(default)]
     pub exclusive: bool,
+    /// The alloc set in whose allocs the job's tasks run: task N in alloc N. Such a task takes its
+    /// limit from its alloc instead of from the machine; its ports are the machine's.
+    #[serde(default)]
+    pub alloc_set: Option<JobKey>,
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -94,8 +102,9 @@ fn default_priority() -> Priority {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
-    /// Program and arguments. The program is an absolute path or found in the machine's PATH.
+    /// Program and arguments; empty in an alloc set. The program is an absolute path or found in the machine's PATH.
     /// `%task%`, `%tasks%` and `%port.NAME%` are replaced in arguments and environment.
+    #[serde(default)]
     pub command: Vec<String>,
     /// Environment beside what the cell itself sets (`BORG_*`, `HOME`, `PATH`).
     #[serde(default)]
@@ -317,14 +326,71 @@ impl JobSpec {
         check_len("after", self.after.len())?;
         check_range("retries", self.retries.into(), 0, 1_000_000)?;
         check_pairs("labels", &self.labels)?;
+        if self.kind == JobKind::AllocSet {
+            self.check_alloc_set()?;
+            return self.task.check_room();
+        }
+        if self.alloc_set.is_some() {
+            self.check_in_alloc()?;
+        }
         self.task.check()
+    }
+
+    /// An alloc set runs nothing.
+    fn check_alloc_set(&self) -> Result<(), SpecError> {
+        let task = &self.task;
+        let given = [
+            ("task.command", !task.command.is_empty()),
+            ("task.env", !task.env.is_empty()),
+            ("task.ports", !task.ports.is_empty()),
+            ("task.volumes", !task.volumes.is_empty()),
+            ("retries", self.retries > 0),
+            ("exclusive", self.exclusive),
+            ("appclass", self.appclass.is_some()),
+            ("alloc_set", self.alloc_set.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((field, _)) => {
+                refuse(field, "given", "says nothing in an alloc set: it belongs to the jobs in it")
+            }
+        }
+    }
+
+    /// Where a task in an alloc goes is where its alloc is.
+    fn check_in_alloc(&self) -> Result<(), SpecError> {
+        let task = &self.task;
+        let given = [
+            ("task.constraints", !task.constraints.is_empty()),
+            ("task.spread", !task.spread.is_empty()),
+            ("task.limit.devices", !task.limit.devices.is_empty()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((field, _)) => {
+                let why = "says nothing of a task in an alloc, which is where its alloc is: it \
+                           belongs to the alloc set";
+                refuse(field, "given", why)
+            }
+        }
+    }
+
+    /// What one of its tasks asks of a machine, and of its user's quota: its limit and ports. Of a
+    /// task in an alloc only the ports; the rest is its alloc's.
+    #[must_use]
+    pub fn asked(&self) -> Resources {
+        let asked = self.task.asked();
+        if self.alloc_set.is_some() {
+            return Resources { ports: asked.ports, ..Resources::default() };
+        }
+        asked
     }
 
     /// The appclass in force.
     #[must_use]
     pub fn effective_appclass(&self) -> AppClass {
         self.appclass.unwrap_or(match self.kind {
-            JobKind::Service => AppClass::LatencySensitive,
+            JobKind::Service | JobKind::AllocSet => AppClass::LatencySensitive,
             JobKind::Batch => AppClass::Batch,
         })
     }
@@ -357,7 +423,6 @@ impl TaskSpec {
             check_text(&format!("task.command[{i}]"), word)?;
         }
         check_pairs("task.env", &self.env)?;
-        self.check_limit()?;
         self.check_ports()?;
         for (i, word) in self.command.iter().enumerate() {
             self.check_port_names(&format!("task.command[{i}]"), word)?;
@@ -365,6 +430,16 @@ impl TaskSpec {
         for (key, value) in &self.env {
             self.check_port_names(&format!("task.env.{}", shorten(key)), value)?;
         }
+        check_len("task.volumes", self.volumes.len())?;
+        for (i, volume) in self.volumes.iter().enumerate() {
+            check_volume(&format!("task.volumes[{i}].path"), &volume.path)?;
+        }
+        self.check_room()
+    }
+
+    /// Checks the bounds of what says how much room it needs, and where.
+    fn check_room(&self) -> Result<(), SpecError> {
+        self.check_limit()?;
         check_len("task.constraints", self.constraints.len())?;
         for (i, constraint) in self.constraints.iter().enumerate() {
             check_constraint(&format!("task.constraints[{i}]"), constraint)?;
@@ -373,10 +448,6 @@ impl TaskSpec {
         for (i, spread) in self.spread.iter().enumerate() {
             check_text(&format!("task.spread[{i}].attribute"), &spread.attribute)?;
             check_range(&format!("task.spread[{i}].max"), spread.max.into(), 1, MAX_TASKS.into())?;
-        }
-        check_len("task.volumes", self.volumes.len())?;
-        for (i, volume) in self.volumes.iter().enumerate() {
-            check_volume(&format!("task.volumes[{i}].path"), &volume.path)?;
         }
         check_range("task.grace_ms", self.grace_ms.0, 0, MAX_GRACE.0)
     }

@@ -204,6 +204,8 @@ pub enum EvictCause {
     Drained,
     /// The machine came back with less room than its tasks need.
     Shrunk,
+    /// Its alloc, or the one that it is, was given a size for which its machine has no room.
+    Resized,
 }
 
 impl fmt::Display for EvictCause {
@@ -213,6 +215,7 @@ impl fmt::Display for EvictCause {
             Self::MachineDown => f.write_str("machine down"),
             Self::Drained => f.write_str("machine drained"),
             Self::Shrunk => f.write_str("machine has less room"),
+            Self::Resized => f.write_str("machine has no room for the alloc's new size"),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Invariants: equal states give equal bytes, and the other way round. No bytes make `decode`
 //! panic, and a state that it gives passes its own audit.
 
+mod allocs;
 mod outcome;
 mod parts;
 mod quota;

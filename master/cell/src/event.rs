@@ -32,6 +32,8 @@ pub enum EventKind {
     MachineRemoved(MachineId, MachineName),
     /// A job was accepted.
     JobSubmitted(JobId),
+    /// The allocs of an alloc set have another size, or there are more of them.
+    AllocsResized(JobId),
     /// A job is in another state.
     JobChanged {
         /// Which.
@@ -167,6 +169,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             EventKind::MachineAdded(_)
             | EventKind::MachineChanged(_)
             | EventKind::JobSubmitted(_)
+            | EventKind::AllocsResized(_)
             | EventKind::JobChanged { .. }
             | EventKind::TaskChanged { .. }
             | EventKind::MastersChanged
@@ -218,6 +221,10 @@ impl Event {
             EventKind::JobSubmitted(id) => {
                 let tasks = state.job(*id).map_or(0, |job| job.spec.tasks);
                 ("job.submitted", job_name(names, *id), format!("{tasks} tasks"))
+            }
+            EventKind::AllocsResized(id) => {
+                let allocs = state.job(*id).map_or(0, |job| job.spec.tasks);
+                ("allocs.resized", job_name(names, *id), format!("{allocs} allocs"))
             }
             EventKind::JobChanged { job, to, .. } => {
                 // Later events of the same entry may have brought it further.

@@ -242,6 +242,22 @@ pub fn batch(name: &str, tasks: u32, cpu_milli: u64, ram_bytes: u64) -> JobSpec 
     job(name, JobKind::Batch, 100, tasks, cpu_milli, ram_bytes)
 }
 
+/// An alloc set of production priority.
+#[must_use]
+pub fn alloc_set(name: &str, allocs: u32, cpu_milli: u64, ram_bytes: u64) -> JobSpec {
+    let set = job(name, JobKind::AllocSet, 120, allocs, cpu_milli, ram_bytes);
+    with_task(set, |task| task.command.clear())
+}
+
+/// The same job in an alloc set.
+///
+/// # Panics
+/// When the text is no name of a job.
+#[must_use]
+pub fn within(spec: JobSpec, alloc_set: &str) -> JobSpec {
+    JobSpec { alloc_set: Some(alloc_set.parse().expect("a job's name")), ..spec }
+}
+
 fn job(
     name: &str,
     kind: JobKind,
@@ -270,6 +286,7 @@ fn job(
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        alloc_set: None,
         labels: BTreeMap::new(),
     }
 }

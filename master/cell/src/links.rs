@@ -240,6 +240,7 @@ impl Links {
                 }
                 EventKind::JobForgotten(id, _) => self.digests.forget(*id),
                 EventKind::JobSubmitted(_)
+                | EventKind::AllocsResized(_)
                 | EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
                 | EventKind::QuotaChanged(_)

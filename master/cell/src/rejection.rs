@@ -3,8 +3,10 @@
 //! A rejection is an ordinary outcome of an entry, the same on every replica. It travels between
 //! masters as bytes, so that a follower can pass the leader's refusal on to its client.
 
+mod allocs;
 mod figures;
 
+pub use allocs::AllocRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, quota_name};
 
 use crate::state::{JobState, MachineState};
@@ -137,7 +139,7 @@ pub enum Rejection {
     #[error("user {user} has no quota in band {band}")]
     NoSuchQuota { user: UserName, band: Band },
 
-    #[error("{}", no_room(machine, short, *free, *asked))]
+    #[error("{}", room(&format!("machine {machine}"), short, *free, *asked))]
     NoRoom { machine: MachineName, short: Dimension, free: u64, asked: u64 },
     #[error("machine {machine} has {there} tasks, most is {most}")]
     TooManyTasks { machine: MachineName, there: u32, most: u32 },
@@ -147,19 +149,43 @@ pub enum Rejection {
     TargetFull { machine: MachineName, there: u64, asked: u64, most: u64 },
     #[error("the cell has {there} {what}, most is {most}")]
     CellFull { what: String, there: u64, most: u64 },
+    #[error("{0}")]
+    Alloc(AllocRejection),
 }
 
-fn no_room(machine: &MachineName, short: &Dimension, free: u64, asked: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    let (unit, what, scale) = match short {
-        Dimension::Cpu => (" m", "CPU".to_owned(), 1),
-        Dimension::Ram => (" MiB", "memory".to_owned(), MIB),
-        Dimension::Disk => (" MiB", "disk".to_owned(), MIB),
-        Dimension::Ports => ("", "ports".to_owned(), 1),
-        Dimension::Device(name) => ("/1000", format!("of device {name}"), 1),
+impl From<AllocRejection> for Rejection {
+    fn from(refused: AllocRejection) -> Self {
+        Self::Alloc(refused)
+    }
+}
+
+/// What is free of a dimension somewhere, against what a task asks.
+fn room(place: &str, short: &Dimension, free: u64, asked: u64) -> String {
+    let (free, asked) = (in_units(short, free, false), in_units(short, asked, true));
+    format!("{place} has {free} {} free, task asks {asked}", noun(short))
+}
+
+/// An amount of a dimension in the unit in which people are told; parts of it count as none, or as
+/// whole ones.
+fn in_units(of: &Dimension, amount: u64, up: bool) -> String {
+    let (unit, scale) = match of {
+        Dimension::Cpu => (" m", 1),
+        Dimension::Ram | Dimension::Disk => (" MiB", 1 << 20),
+        Dimension::Ports => ("", 1),
+        Dimension::Device(_) => ("/1000", 1),
     };
-    let (free, asked) = (free / scale, asked.div_ceil(scale));
-    format!("machine {machine} has {free}{unit} {what} free, task asks {asked}{unit}")
+    let count = if up { amount.div_ceil(scale) } else { amount / scale };
+    format!("{count}{unit}")
+}
+
+fn noun(of: &Dimension) -> String {
+    match of {
+        Dimension::Cpu => "CPU".to_owned(),
+        Dimension::Ram => "memory".to_owned(),
+        Dimension::Disk => "disk".to_owned(),
+        Dimension::Ports => "ports".to_owned(),
+        Dimension::Device(name) => format!("of device {name}"),
+    }
 }
 
 impl Rejection {
@@ -211,6 +237,7 @@ impl Rejection {
             | Self::TargetFull { .. }
             | Self::QuotaTooSmall(_)
             | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
+            Self::Alloc(refused) => refused.code(),
         }
     }
 }

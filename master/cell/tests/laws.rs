@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
-use borg_cell::fixture::{batch, info, service, user, with_task};
+use borg_cell::event::EventKind;
+use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::machine::MachineAddress;
@@ -52,6 +53,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             let who = if a == 9 { "ann" } else { "admin" };
             (if raises { Principal::Master(ReplicaId(1)) } else { user(who) }, action)
         }
+        2..=4 if d.is_multiple_of(5) => (user(by_user), allocs(a, b, c)),
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
             let tasks =
@@ -144,6 +146,30 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     })
 }
 
+/// An alloc set, another size for one, or a job in one.
+fn allocs(a: u8, b: u8, c: u8) -> Action {
+    let key = |of: u8| format!("{}/a{}", ["ann", "bob"][usize::from(of % 2)], of % 2);
+    let size = 400 + u64::from(b) * 2;
+    if a.is_multiple_of(4) {
+        let limit = Resources { cpu_milli: size, ram_bytes: 8 << 20, ..Resources::default() };
+        let allocs = b.is_multiple_of(2).then_some(u32::from(b % 8));
+        let limit = (!b.is_multiple_of(3)).then_some(limit);
+        return Action::ResizeAllocs { alloc_set: key(c).parse().unwrap(), allocs, limit };
+    }
+    let spec = if a.is_multiple_of(2) {
+        alloc_set(&format!("a{}", c % 2), u32::from(b % 5), size, 8 << 20)
+    } else {
+        within(JobSpec { after: Vec::new(), ..job(a, b, c) }, &key(c))
+    };
+    let spec = with_task(spec, |task| {
+        if a % 16 != 1 {
+            task.spread.clear();
+        }
+    });
+    let priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
+    Action::SubmitJob { spec: Arc::new(JobSpec { priority, ..spec }) }
+}
+
 fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let pending: Vec<TaskId> = state.pending().take(40).collect();
     let machines: Vec<&Machine> = state.machines().collect();
@@ -151,6 +177,9 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
     let task = pick(&pending, b).filter(|_| !hostile).unwrap_or(stranger);
     let machine = pick(&machines, c).map_or(MachineId(u32::from(c)), |machine| machine.id);
+    // Most tasks in allocs are decided for where their alloc is.
+    let alloc = state.alloc_of(task).and_then(|alloc| state.task(alloc)?.placement());
+    let machine = alloc.filter(|_| !c.is_multiple_of(8)).map_or(machine, |home| home.machine);
     let on = pick(&machines, c)
         .map(|m| m.tasks.iter().filter_map(|id| state.task(*id)?.running(*id)).collect());
     let mut victims: Vec<IncarnationId> = on.unwrap_or_default();
@@ -398,7 +427,13 @@ fn the_steps_reach_the_interesting_places() {
             match state.apply(state.applied() + 1, &command) {
                 Ok(applied) => {
                     for event in applied.events {
-                        *seen.entry(event.describe(&state).0).or_default() += 1;
+                        let kind = event.describe(&state).0;
+                        if let EventKind::TaskChanged { task, .. } = event.kind
+                            && state.alloc_of(task).is_some()
+                        {
+                            *seen.entry(format!("{kind} in an alloc")).or_default() += 1;
+                        }
+                        *seen.entry(kind).or_default() += 1;
                     }
                 }
                 Err(refused) => *seen.entry(format!("{:?}", refused.code())).or_default() += 1,
@@ -414,6 +449,9 @@ fn the_steps_reach_the_interesting_places() {
         "task.killed",
         "task.released",
         "task.gone",
+        "task.placed in an alloc",
+        "task.evicted in an alloc",
+        "allocs.resized",
         "cell.safe-mode",
         "cell.safe-mode-over",
         "machine.removed",

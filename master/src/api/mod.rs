@@ -439,6 +439,16 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::SettleResponse { index: done.index }))
     }
 
+    async fn resize_allocs(
+        &self,
+        request: Request<pb::ResizeAllocsRequest>,
+    ) -> Result<Response<pb::ResizeAllocsResponse>, Status> {
+        let user = self.user(&request, "ResizeAllocs")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::ResizeAllocsResponse { index: done.index }))
+    }
+
     async fn set_quota(
         &self,
         request: Request<pb::SetQuotaRequest>,

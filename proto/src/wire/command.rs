@@ -185,6 +185,13 @@ impl From<&Action> for PbAction {
                 bands: bands.iter().map(|band| pb::Band::from(*band).into()).collect(),
                 on: *on,
             }),
+            Action::ResizeAllocs { alloc_set, allocs, limit } => {
+                Self::ResizeAllocs(pb::ResizeAllocs {
+                    alloc_set: alloc_set.to_string(),
+                    allocs: *allocs,
+                    limit: limit.as_ref().map(Into::into),
+                })
+            }
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -233,6 +240,7 @@ impl TryFrom<PbAction> for Action {
             PbAction::SetQuota(set) => quota::set(set).at("set_quota"),
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
+            PbAction::ResizeAllocs(resize) => resize_allocs(resize).at("resize_allocs"),
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",
@@ -286,6 +294,21 @@ fn kill(job: &str, tasks: Vec<u32>) -> Result<Action, WireError> {
     let index = |i: u32| check_range("", i.into(), 0, (MAX_TASKS - 1).into()).map(|()| i);
     let most = usize::try_from(MAX_TASKS).unwrap_or(usize::MAX);
     Ok(Action::Kill { job: job.parse().at("job")?, tasks: each("tasks", tasks, most, index)? })
+}
+
+fn resize_allocs(resize: pb::ResizeAllocs) -> Result<Action, WireError> {
+    if let Some(allocs) = resize.allocs {
+        check_range("allocs", allocs.into(), 1, MAX_TASKS.into())?;
+    }
+    if resize.allocs.is_none() && resize.limit.is_none() {
+        let why = "is given: say how many allocs there should be, or how large";
+        return Err(WireError::new("allocs", "nothing", why));
+    }
+    Ok(Action::ResizeAllocs {
+        alloc_set: resize.alloc_set.parse().at("alloc_set")?,
+        allocs: resize.allocs,
+        limit: resize.limit.map(|limit| limit.try_into().at("limit")).transpose()?,
+    })
 }
 
 impl From<&Assignment> for pb::Assignment {
@@ -413,6 +436,15 @@ pub struct Change {
     pub request: RequestId,
     /// What to do.
     pub action: Action,
+}
+
+impl TryFrom<pb::ResizeAllocsRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::ResizeAllocsRequest) -> Result<Self, WireError> {
+        let (alloc_set, allocs, limit) = (r.alloc_set, r.allocs, r.limit);
+        let action = resize_allocs(pb::ResizeAllocs { alloc_set, allocs, limit })?;
+        Ok(Self { action, request: request_id("request_id", &r.request_id)? })
+    }
 }
 
 impl TryFrom<pb::SubmitJobRequest> for Change {

@@ -129,30 +129,48 @@ fn appclass() -> impl Strategy<Value = AppClass> {
 pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
     (
         name(),
-        prop_oneof![Just(JobKind::Service), Just(JobKind::Batch)],
+        prop_oneof![Just(JobKind::Service), Just(JobKind::Batch), Just(JobKind::AllocSet)],
         1..=MAX_TASKS,
         priority(),
         option::of(appclass()),
-        task_spec().prop_map(Arc::new),
+        task_spec(),
         vec(job_key(), 0..3),
-        (0..=1_000_000_u32, any::<bool>()),
+        (0..=1_000_000_u32, any::<bool>(), option::weighted(0.2, job_key())),
         btree_map("[a-z]{1,9}", line(), 0..3),
     )
         .prop_map(|(name, kind, tasks, priority, appclass, task, after, bounds, labels)| {
-            let (retries, exclusive) = bounds;
-            JobSpec {
+            let (retries, exclusive, alloc_set) = bounds;
+            let mut spec = JobSpec {
                 name,
                 kind,
                 tasks,
                 priority,
                 appclass,
-                task,
+                task: Arc::new(task),
                 after,
                 retries,
                 exclusive,
+                alloc_set,
                 labels,
-            }
+            };
+            without_what_allocs_rule_out(&mut spec);
+            spec
         })
+}
+
+fn without_what_allocs_rule_out(spec: &mut JobSpec) {
+    let task = Arc::make_mut(&mut spec.task);
+    if spec.kind == JobKind::AllocSet {
+        (spec.alloc_set, spec.appclass, spec.retries, spec.exclusive) = (None, None, 0, false);
+        task.command.clear();
+        task.env.clear();
+        task.ports.clear();
+        task.volumes.clear();
+    } else if spec.alloc_set.is_some() {
+        task.constraints.clear();
+        task.spread.clear();
+        task.limit.devices.clear();
+    }
 }
 
 fn cause() -> impl Strategy<Value = FailureCause> {
@@ -464,6 +482,12 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (name(), band()).prop_map(|(user, band)| Action::RemoveQuota { user, band }),
         (vec(band(), 1..=5), any::<bool>())
             .prop_map(|(bands, on)| Action::EnforceQuota { bands, on }),
+        (job_key(), 1..=MAX_TASKS, option::of(resources(0..=0))).prop_map(
+            |(alloc_set, allocs, limit)| {
+                let allocs = (allocs % 2 == 0 || limit.is_none()).then_some(allocs);
+                Action::ResizeAllocs { alloc_set, allocs, limit }
+            }
+        ),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

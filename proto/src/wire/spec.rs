@@ -67,6 +67,7 @@ impl From<JobKind> for pb::JobKind {
         match kind {
             JobKind::Service => Self::Service,
             JobKind::Batch => Self::Batch,
+            JobKind::AllocSet => Self::AllocSet,
         }
     }
 }
@@ -77,8 +78,9 @@ impl TryFrom<pb::JobKind> for JobKind {
         match kind {
             pb::JobKind::Service => Ok(Self::Service),
             pb::JobKind::Batch => Ok(Self::Batch),
+            pb::JobKind::AllocSet => Ok(Self::AllocSet),
             pb::JobKind::Unspecified => {
-                Err(WireError::new("", "nothing", "is given: service or batch"))
+                Err(WireError::new("", "nothing", "is given: service, batch or alloc_set"))
             }
         }
     }
@@ -239,6 +241,7 @@ impl From<&JobSpec> for pb::JobSpec {
             after: j.after.iter().map(ToString::to_string).collect(),
             retries: j.retries,
             exclusive: j.exclusive,
+            alloc_set: j.alloc_set.as_ref().map(ToString::to_string).unwrap_or_default(),
             labels: j.labels.clone(),
         }
     }
@@ -248,6 +251,7 @@ impl TryFrom<pb::JobSpec> for JobSpec {
     type Error = WireError;
     fn try_from(j: pb::JobSpec) -> Result<Self, WireError> {
         check_size(j.encoded_len())?;
+        let alloc_set = (!j.alloc_set.is_empty()).then(|| j.alloc_set.parse().at("alloc_set"));
         let kind: pb::JobKind = known("kind", j.kind)?;
         let spec = Self {
             name: j.name.parse().at("name")?,
@@ -259,6 +263,7 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             after: each("after", j.after, MAX_LIST, |job| job.parse())?,
             retries: j.retries,
             exclusive: j.exclusive,
+            alloc_set: alloc_set.transpose()?,
             labels: j.labels,
         };
         spec.check()?;

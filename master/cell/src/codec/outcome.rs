@@ -4,6 +4,7 @@
 //! A refusal is its kind and the values of its fields in order. Kinds are never reused.
 
 use super::DecodeError;
+use super::allocs;
 use super::parts::missing;
 use super::quota;
 use crate::rejection::{Figures, Oversold, Rejection, Shortage};
@@ -189,6 +190,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::NoSuchQuota { user, band } => {
             (65, vec![quota::band_number(*band)], vec![user.to_string()])
         }
+        R::Alloc(refused) => allocs::refusal(refused),
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -280,6 +282,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         },
         64 => R::FreeBand,
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
+        kind if allocs::KINDS.contains(&kind) => R::Alloc(allocs::read(kind, &mut from)?),
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -300,17 +303,17 @@ fn read_dimension(number: u64, device: &str) -> Result<Dimension, WireError> {
 }
 
 /// The values of a refusal, taken one after the other.
-struct Fields {
+pub(super) struct Fields {
     numbers: std::vec::IntoIter<u64>,
     texts: std::vec::IntoIter<String>,
 }
 
 impl Fields {
-    fn number(&mut self) -> Result<u64, WireError> {
+    pub(super) fn number(&mut self) -> Result<u64, WireError> {
         self.numbers.next().ok_or_else(|| missing("numbers"))
     }
 
-    fn small(&mut self) -> Result<u32, WireError> {
+    pub(super) fn small(&mut self) -> Result<u32, WireError> {
         let number = self.number()?;
         u32::try_from(number).map_err(|_| WireError::new("numbers", number, "is too large"))
     }
@@ -319,7 +322,7 @@ impl Fields {
         self.texts.next().ok_or_else(|| missing("texts"))
     }
 
-    fn name<T: FromStr<Err = NameError>>(&mut self) -> Result<T, WireError> {
+    pub(super) fn name<T: FromStr<Err = NameError>>(&mut self) -> Result<T, WireError> {
         self.text()?.parse().map_err(|e| WireError::from(e).within("texts"))
     }
 
@@ -327,7 +330,7 @@ impl Fields {
         Ok(TaskId { job: JobId(self.number()?), index: self.small()? })
     }
 
-    fn priority(&mut self) -> Result<Priority, WireError> {
+    pub(super) fn priority(&mut self) -> Result<Priority, WireError> {
         Priority::new(self.number()?).map_err(|e| WireError::from(e).within("numbers"))
     }
 
@@ -362,6 +365,12 @@ impl Fields {
         })
     }
 
+    /// A dimension: its number, and the name of the device that it is if any.
+    pub(super) fn dimension(&mut self) -> Result<Dimension, WireError> {
+        let (number, device) = (self.number()?, self.text()?);
+        read_dimension(number, &device)
+    }
+
     fn time(&mut self) -> Result<Option<Millis>, WireError> {
         let (there, at) = (self.number()?, self.number()?);
         Ok((there > 0).then_some(Millis(at)))
@@ -373,9 +382,8 @@ impl Fields {
     }
 
     fn figure(&mut self) -> Result<Figures, WireError> {
-        let (dimension, device) = (self.number()?, self.text()?);
         Ok(Figures {
-            dimension: read_dimension(dimension, &device)?,
+            dimension: self.dimension()?,
             asked: self.number()?,
             used: self.number()?,
             most: self.number()?,
@@ -395,6 +403,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rejection::AllocRejection;
     use borg_proto::Band;
 
     fn figures() -> Vec<Figures> {
@@ -467,6 +476,32 @@ mod tests {
             R::FreeBand,
             R::NoSuchQuota { user: "ann".parse().unwrap(), band: Band::Mid },
         ]
+        .into_iter()
+        .chain(of_allocs().into_iter().map(R::Alloc))
+        .collect()
+    }
+
+    fn of_allocs() -> Vec<AllocRejection> {
+        use AllocRejection as A;
+        let set = || -> borg_proto::JobKey { "ann/room".parse().unwrap() };
+        let alloc = || borg_proto::TaskName { job: set(), index: 3 };
+        let priority = Priority::new(120).unwrap();
+        let gpu = || Dimension::Device("gpu".into());
+        vec![
+            A::NoSuchSet { set: set() },
+            A::NotASet { job: set() },
+            A::OfOthers { set: set(), user: "bob".parse().unwrap() },
+            A::AboveSet { set: set(), priority, sets: Priority::new(100).unwrap() },
+            A::SetFull { set: set(), most: 64 },
+            A::AfterSet { set: set() },
+            A::InUse { set: set(), job: "ann/web".parse().unwrap() },
+            A::Beyond { set: set(), allocs: 4, index: 7 },
+            A::NotPlaced { alloc: alloc() },
+            A::Elsewhere { alloc: alloc(), machine: "m-3".parse().unwrap() },
+            A::NoRoom { alloc: alloc(), short: gpu(), free: 1, asked: 2 },
+            A::TooSmall { alloc: alloc(), short: Dimension::Ram, size: 1, used: 2 },
+            A::Fewer { set: set(), there: 4, asked: 3 },
+        ]
     }
 
     #[test]
@@ -478,7 +513,13 @@ mod tests {
             all().iter().map(|r| refusal(r).kind).collect();
         assert_eq!(
             kinds,
-            (1..=30).chain(41..=45).chain(51..=52).chain([55]).chain(60..=65).collect(),
+            (1..=30)
+                .chain(41..=45)
+                .chain(51..=52)
+                .chain([55])
+                .chain(60..=65)
+                .chain(allocs::KINDS)
+                .collect(),
             "each kind has its own number, and its sample here"
         );
     }

@@ -290,6 +290,7 @@ fn evict(cause: &EvictCause) -> wire::evict::Cause {
         EvictCause::MachineDown => wire::evict::Cause::MachineDown(true),
         EvictCause::Drained => wire::evict::Cause::Drained(true),
         EvictCause::Shrunk => wire::evict::Cause::Shrunk(true),
+        EvictCause::Resized => wire::evict::Cause::Resized(true),
     }
 }
 
@@ -301,6 +302,7 @@ fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
         wire::evict::Cause::MachineDown(_) => EvictCause::MachineDown,
         wire::evict::Cause::Drained(_) => EvictCause::Drained,
         wire::evict::Cause::Shrunk(_) => EvictCause::Shrunk,
+        wire::evict::Cause::Resized(_) => EvictCause::Resized,
     })
 }
 

@@ -4,7 +4,7 @@
 //! makes the view stale until a full report.
 
 use super::digest::Digests;
-use crate::state::{CellState, Machine, MachineState, Stranger};
+use crate::state::{CellState, Job, Machine, MachineState, Stranger};
 use borg_proto::command::Observation;
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
@@ -333,7 +333,7 @@ impl Link {
             found.push(Observation::MachineUp { machine: self.id, info: info.clone() });
         }
         for task in &machine.tasks {
-            let Some(placed) = placed_on(self.id, *task, state) else { continue };
+            let Some((_, placed)) = told_of(self.id, *task, state) else { continue };
             let id = IncarnationId { task: *task, number: placed.incarnation };
             match seen.tasks.get(&id) {
                 Some(report) => found.extend(difference(placed, report)),
@@ -513,13 +513,15 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
     }
 }
 
-fn placed_on(
+/// A task that a machine is told to run: not an alloc, which runs nothing.
+fn told_of(
     machine: MachineId,
     task: borg_proto::TaskId,
     state: &CellState,
-) -> Option<&Placement> {
-    match &state.task(task)?.state {
-        TaskState::Running(placed) if placed.machine == machine => Some(placed),
+) -> Option<(&Job, &Placement)> {
+    let job = state.job(task.job).filter(|job| !job.is_alloc_set())?;
+    match &job.task(task.index)?.state {
+        TaskState::Running(placed) if placed.machine == machine => Some((job, placed)),
         TaskState::Running(_) | TaskState::Pending { .. } | TaskState::Dead { .. } => None,
     }
 }
@@ -535,10 +537,7 @@ fn wanted(
 ) -> Target {
     let mut tasks = Vec::with_capacity(machine.tasks.len());
     for task in &machine.tasks {
-        let (Some(job), Some(placed)) = (state.job(task.job), placed_on(machine.id, *task, state))
-        else {
-            continue;
-        };
+        let Some((job, placed)) = told_of(machine.id, *task, state) else { continue };
         let id = IncarnationId { task: *task, number: placed.incarnation };
         if spare && state.is_of_before(id) && !had(&id) {
             continue;

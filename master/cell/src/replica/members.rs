@@ -218,6 +218,7 @@ impl Replica {
             | Action::SetQuota { .. }
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }
+            | Action::ResizeAllocs { .. }
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

@@ -3,10 +3,11 @@
 //! Used after each simulated step, when a checkpoint is read, and on a status page. Indexes are
 //! rebuilt from what they index and compared; the rest are rules about each noun.
 
+use super::allocs::MAX_TENANTS;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
 use borg_proto::task::TaskState;
-use borg_proto::{Band, JobId, MachineId, TaskId};
+use borg_proto::{Band, JobId, JobKey, MachineId, TaskId};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -148,9 +149,47 @@ impl CellState {
             "jobs wait for older ones, while alive",
             name,
         );
+        found.check(
+            job.tenants.is_empty()
+                || (job.is_alloc_set() && job.is_alive() && job.tenants.len() <= MAX_TENANTS),
+            "an alloc set outlives the jobs in it",
+            name,
+        );
+        let set = self.alloc_set_of(job);
+        found.check(
+            job.spec.alloc_set.is_none() || !job.is_alive() || set.is_some(),
+            "a live job's alloc set is there",
+            name,
+        );
+        found.check(
+            set.is_none_or(|set| job.priority() <= set.priority()),
+            "a job is not above its alloc set",
+            name,
+        );
+        if job.is_alloc_set() {
+            self.audit_allocs(job, found);
+        }
         let waiting = !job.waits_for.is_empty();
         for (id, task) in self.tasks_of(job.id) {
             self.audit_task(job, id, task, waiting, found);
+        }
+    }
+
+    fn audit_allocs(&self, set: &Job, found: &mut Findings) {
+        for (id, alloc) in self.tasks_of(set.id) {
+            let name = || format!("{}/{}", set.key, id.index);
+            let place = |task: &Task| task.placement().map(|placement| placement.machine);
+            let at_home = |task: &Task| place(task).is_none() || place(task) == place(alloc);
+            found.check(
+                self.belonging_in(id).all(|(_, task)| at_home(task)),
+                "a task in an alloc is where its alloc is",
+                name,
+            );
+            found.check(
+                self.used_in_alloc(id).fits_in(&set.spec.task.limit),
+                "the tasks in an alloc are within it",
+                name,
+            );
         }
     }
 
@@ -242,7 +281,10 @@ impl CellState {
         for (id, job) in &self.jobs {
             let sum = rebuilt.job(*id);
             found.check(sum == Some(job), "a job's sums are those of its tasks", || {
-                format!("{}: {:?}, {:?}, {:?}", job.key, job.counts, job.dependents, job.crowds)
+                format!(
+                    "{}: {:?}, {:?}, {:?}, {:?}",
+                    job.key, job.counts, job.dependents, job.tenants, job.crowds
+                )
             });
         }
         let mine = (&self.machine_names, &self.job_keys, &self.pending, &self.dead_jobs);
@@ -286,6 +328,7 @@ impl CellState {
             machines.insert(*id, Machine { state, info, next_port, given_up, ..bare });
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
+        let mut tenants: BTreeMap<JobKey, BTreeSet<JobId>> = BTreeMap::new();
         let (mut jobs, mut pending, mut lingering) = (Vec::new(), Vec::new(), Vec::new());
         self.quotas.used = OrdMap::new();
         self.live_slots = 0;
@@ -294,6 +337,7 @@ impl CellState {
             let mut bare = job.as_ref().clone();
             bare.counts = Default::default();
             bare.dependents = BTreeSet::new();
+            bare.tenants = BTreeSet::new();
             bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
             for (task, index) in job.tasks.iter().zip(0..) {
                 let id = TaskId { job: job.id, index };
@@ -320,7 +364,10 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
-            self.quotas.charge(bare.charged_to(), &bare.spec.task.asked(), bare.counts.alive());
+            self.quotas.charge(bare.charged_to(), &bare.spec.asked(), bare.counts.alive());
+            if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
+                tenants.entry(key.clone()).or_default().insert(job.id);
+            }
             for awaited in &job.waits_for {
                 dependents.entry(*awaited).or_default().insert(job.id);
             }
@@ -332,6 +379,7 @@ impl CellState {
         }
         for job in &mut jobs {
             job.dependents = dependents.remove(&job.id).unwrap_or_default();
+            job.tenants = tenants.remove(&job.key).unwrap_or_default();
         }
         self.machine_names = machines.values().map(|m| (m.name.clone(), m.id)).collect();
         self.job_keys = jobs.iter().map(|job| (job.key.clone(), job.id)).collect();

@@ -96,6 +96,7 @@ impl Out {
                 self.text(name.as_str().as_bytes());
             }
             EventKind::JobSubmitted(id) => self.numbers(&[4, id.0]),
+            EventKind::AllocsResized(id) => self.numbers(&[70, id.0]),
             EventKind::JobChanged { job, from, to } => {
                 self.numbers(&[5, job.0, job_state(*from), job_state(*to)]);
             }
@@ -142,6 +143,7 @@ impl Out {
                     EvictCause::MachineDown => (2, ""),
                     EvictCause::Drained => (3, ""),
                     EvictCause::Shrunk => (4, ""),
+                    EvictCause::Resized => (5, ""),
                 };
                 self.numbers(&[5, kind]);
                 self.text(by.as_bytes());

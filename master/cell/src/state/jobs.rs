@@ -118,6 +118,8 @@ pub struct Job {
     pub waits_for: BTreeSet<JobId>,
     /// The jobs that wait for it.
     pub dependents: BTreeSet<JobId>,
+    /// Of an alloc set: the live jobs whose tasks run in its allocs.
+    pub tenants: BTreeSet<JobId>,
     /// Its slots, by index. Untouched slots share one allocation.
     pub(crate) tasks: Vector<Arc<Task>>,
     /// For each entry of the specification's `spread`: placed tasks by value of its attribute.
@@ -217,16 +219,25 @@ impl Job {
         Self {
             id,
             key: spec.key(user),
-            target_bytes: super::target_bytes(&spec.task),
+            target_bytes: super::target_bytes(&spec),
             submitted_at,
             counts: TaskCounts { pending: spec.tasks, ..TaskCounts::default() },
             ended: None,
             waits_for,
             dependents: BTreeSet::new(),
+            tenants: BTreeSet::new(),
             tasks,
             crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),
             spec,
         }
+    }
+
+    /// Adds slots that were never placed at the end.
+    pub(crate) fn add_slots(&mut self, more: u32, at: Millis) {
+        let not_before = Millis(if self.waits_for.is_empty() { 0 } else { u64::MAX });
+        let slot = Arc::new(Task::new(TaskState::Pending { since: at, not_before }));
+        self.tasks.extend((0..more).map(|_| slot.clone()));
+        self.counts.pending += more;
     }
 
     /// How a job whose tasks are all dead ended: the worst of its tasks decides.

@@ -8,7 +8,7 @@
 use super::turn::Turn;
 use super::{Answer, Job, JobEnd, JobState};
 use crate::event::{EventKind, TaskChange};
-use crate::rejection::Rejection;
+use crate::rejection::{AllocRejection, Rejection};
 use borg_proto::identity::ADMIN;
 use borg_proto::spec::SpecError;
 use borg_proto::task::{TaskEnd, TaskState};
@@ -43,6 +43,7 @@ impl Turn<'_> {
         let old = old.map(|old| old.id);
         let waits_for = self.awaited(&key, &spec.after)?;
         self.check_room(spec)?;
+        let set = self.check_tenancy(user, spec)?;
         self.check_quota(user, spec)?;
 
         if let Some(old) = old {
@@ -52,6 +53,9 @@ impl Turn<'_> {
         self.state.next_job += 1;
         for awaited in &waits_for {
             self.job_mut(*awaited).dependents.insert(id);
+        }
+        if let Some(set) = set {
+            self.job_mut(set).tenants.insert(id);
         }
         let job = Job::new(id, user, spec.clone(), waits_for, self.at);
         self.charge(&job);
@@ -77,6 +81,9 @@ impl Turn<'_> {
             if first.spec.kind == JobKind::Service {
                 return Err(Rejection::AfterService { job });
             }
+            if first.is_alloc_set() {
+                return Err(AllocRejection::AfterSet { set: job }.into());
+            }
             match first.state() {
                 JobState::Finished => {}
                 state @ (JobState::Failed | JobState::Killed) => {
@@ -91,16 +98,20 @@ impl Turn<'_> {
     }
 
     fn check_room(&self, spec: &JobSpec) -> Result<(), Rejection> {
-        let full = |what: &str, there, most| {
-            Err(Rejection::CellFull { what: what.to_owned(), there, most })
-        };
-        let slots = self.state.live_slots;
-        if slots + u64::from(spec.tasks) > MAX_LIVE_SLOTS {
-            return full("tasks", slots, MAX_LIVE_SLOTS);
-        }
+        self.check_slots(spec.tasks)?;
         let live = (self.state.jobs.len() - self.state.dead_jobs.len()) as u64;
         if live >= MAX_LIVE_JOBS || self.state.next_job == u64::MAX {
-            return full("jobs", live, MAX_LIVE_JOBS);
+            let (what, there, most) = ("jobs".to_owned(), live, MAX_LIVE_JOBS);
+            return Err(Rejection::CellFull { what, there, most });
+        }
+        Ok(())
+    }
+
+    /// Whether so many slots more may live.
+    pub(super) fn check_slots(&self, more: u32) -> Result<(), Rejection> {
+        let (there, most) = (self.state.live_slots, MAX_LIVE_SLOTS);
+        if there + u64::from(more) > most {
+            return Err(Rejection::CellFull { what: "tasks".to_owned(), there, most });
         }
         Ok(())
     }
@@ -125,6 +136,7 @@ impl Turn<'_> {
                 last: job.spec.tasks - 1,
             });
         }
+        self.check_unused(job, tasks)?;
         let id = job.id;
         let end = TaskEnd::Killed { by: user.to_string() };
         if tasks.is_empty() {
@@ -165,8 +177,13 @@ impl Turn<'_> {
         let end = job.verdict();
         job.ended = Some((at, end.clone()));
         let (to, slots) = (job.state(), u64::from(job.spec.tasks));
-        for awaited in std::mem::take(&mut job.waits_for) {
+        let waits_for = std::mem::take(&mut job.waits_for);
+        let key = job.spec.alloc_set.clone();
+        for awaited in waits_for {
             self.job_mut(awaited).dependents.remove(&id);
+        }
+        if let Some(set) = key.and_then(|key| self.state.job_keys.get(&key).copied()) {
+            self.job_mut(set).tenants.remove(&id);
         }
         self.state.live_slots -= slots;
         self.state.dead_slots += slots;
@@ -214,7 +231,7 @@ impl Turn<'_> {
 }
 
 /// Every bound of a specification, its size included.
-fn check_spec(spec: &JobSpec) -> Result<(), Rejection> {
+pub(super) fn check_spec(spec: &JobSpec) -> Result<(), Rejection> {
     let checked = JobSpec::try_from(pb::JobSpec::from(spec));
     checked
         .map(|_| ())

@@ -13,7 +13,9 @@ use crate::rejection::Rejection;
 use borg_proto::machine::MachineAddress;
 use borg_proto::task::EvictCause;
 use borg_proto::wire::{MAX_MACHINES, pb};
-use borg_proto::{MachineId, MachineInfo, MachineName, Millis, Resources, TaskId, TaskSpec};
+use borg_proto::{
+    JobKind, JobSpec, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
+};
 use prost::Message;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,10 +34,14 @@ const TARGET_TASK_BYTES: u64 = 1 << 10;
 /// remain alike for a scheduler.
 const TARGET_STEP_BYTES: u64 = 4 << 10;
 
-/// Bytes that one such task takes in what its machine is told to run, rounded up.
+/// Bytes that one task of such a job takes in what its machine is told to run, rounded up. Machines are
+/// not told of allocs.
 #[must_use]
-pub fn target_bytes(spec: &TaskSpec) -> u64 {
-    let bytes = pb::TaskSpec::from(spec).encoded_len() as u64;
+pub fn target_bytes(spec: &JobSpec) -> u64 {
+    if spec.kind == JobKind::AllocSet {
+        return 0;
+    }
+    let bytes = pb::TaskSpec::from(&*spec.task).encoded_len() as u64;
     (bytes + TARGET_TASK_BYTES).next_multiple_of(TARGET_STEP_BYTES)
 }
 

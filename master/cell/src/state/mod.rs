@@ -11,6 +11,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
+pub mod allocs;
 pub mod audit;
 mod digest;
 mod jobs;

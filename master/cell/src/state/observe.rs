@@ -109,7 +109,12 @@ impl Turn<'_> {
                 self.evict(*task, &EvictCause::Shrunk);
             }
         }
-        let mut order: Vec<_> = self.machine_mut(id).tasks.iter().copied().collect();
+        // Tasks in allocs free nothing but ports.
+        let holds_room = |task: &TaskId| {
+            self.state.job(task.job).is_some_and(|job| job.spec.alloc_set.is_none())
+        };
+        let order = self.state.machine(id).map(|machine| machine.tasks.iter().copied());
+        let mut order: Vec<_> = order.into_iter().flatten().filter(holds_room).collect();
         order.sort_by_key(|task| {
             (self.state.job(task.job).map(super::Job::priority), Reverse(*task))
         });
@@ -231,6 +236,8 @@ impl Turn<'_> {
             (JobKind::Batch, Some(cause)) => {
                 self.task_failed(id.task, storable(cause), lasted, Some(spec.retries))
             }
+            // Allocs run nothing.
+            (JobKind::AllocSet, _) => {}
             // A service that exits at all has failed.
             (JobKind::Service, None) => {
                 self.task_failed(id.task, FailureCause::Exit { code: 0 }, lasted, None)

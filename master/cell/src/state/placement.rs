@@ -67,6 +67,7 @@ impl Turn<'_> {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
         check_machine(job, machine)?;
+        self.state.check_alloc(job, asked.task, machine)?;
         let victims = self.make_room(job, machine, &asked.victims)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
@@ -74,12 +75,7 @@ impl Turn<'_> {
         let wanted = job.spec.task.ports.len();
         let ports = pick_ports(machine, &freed, wanted);
         if ports.len() < wanted {
-            return Err(no_room(
-                machine,
-                Dimension::Ports,
-                &machine.free(),
-                &job.spec.task.asked(),
-            ));
+            return Err(no_room(machine, Dimension::Ports, &machine.free(), &job.spec.asked()));
         }
         let Some(incarnation) = self.state.next_incarnation(task) else {
             return Err(Rejection::NotPending { task: asked.task });
@@ -95,7 +91,7 @@ impl Turn<'_> {
         machine: &Machine,
         victims: &[TaskId],
     ) -> Result<Vec<DeviceShare>, Rejection> {
-        let asked = job.spec.task.asked();
+        let asked = job.spec.asked();
         if asked.devices.is_empty() {
             return Ok(Vec::new());
         }
@@ -119,7 +115,7 @@ impl Turn<'_> {
         machine: &Machine,
         victims: &[IncarnationId],
     ) -> Result<Vec<TaskId>, Rejection> {
-        let asked = job.spec.task.asked();
+        let asked = job.spec.asked();
         let mut free = machine.free();
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
@@ -142,7 +138,7 @@ impl Turn<'_> {
                 });
             }
             if !chosen.contains(&id) {
-                free = free.plus(&theirs.spec.task.asked());
+                free = free.plus(&theirs.spec.asked());
                 there.leaves(theirs);
                 chosen.push(id);
             }
@@ -251,14 +247,7 @@ fn pick_ports(machine: &Machine, freed: &BTreeSet<u16>, wanted: usize) -> Vec<u1
 }
 
 fn no_room(machine: &Machine, short: Dimension, free: &Resources, asked: &Resources) -> Rejection {
-    let amount = |of: &Resources| match &short {
-        Dimension::Cpu => of.cpu_milli,
-        Dimension::Ram => of.ram_bytes,
-        Dimension::Disk => of.disk_bytes,
-        Dimension::Ports => of.ports.into(),
-        Dimension::Device(name) => of.devices.get(name).copied().unwrap_or(0),
-    };
-    let (free, asked) = (amount(free), amount(asked));
+    let (free, asked) = (free.amount(&short), asked.amount(&short));
     Rejection::NoRoom { machine: machine.name.clone(), short, free, asked }
 }
 

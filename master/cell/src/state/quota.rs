@@ -99,15 +99,15 @@ pub(crate) struct Quotas {
 }
 
 impl Quotas {
-    /// Counts so many tasks that each take `asked`.
+    /// Counts so many tasks that each take `asked`; of a task in an alloc that may be nothing.
     pub(crate) fn charge(&mut self, owner: (UserName, Band), asked: &Resources, tasks: u32) {
-        if tasks > 0 {
+        if tasks > 0 && asked.dimensions().next().is_some() {
             Arc::make_mut(self.used.entry(owner).or_default()).add(asked, tasks);
         }
     }
 
     /// Counts one such task less.
-    fn refund(&mut self, owner: &(UserName, Band), asked: &Resources) {
+    pub(super) fn refund(&mut self, owner: &(UserName, Band), asked: &Resources) {
         let Some(used) = self.used.get_mut(owner) else { return };
         let used = Arc::make_mut(used);
         used.subtract(asked);
@@ -161,6 +161,33 @@ impl Turn<'_> {
     /// Whether the user may submit such a job, by quota.
     pub(super) fn check_quota(&self, user: &UserName, spec: &JobSpec) -> Result<(), Rejection> {
         let band = spec.priority.band();
+        let used = self.state.used_quota(user, band);
+        self.check_amount(user, band, &used, &Total::of(&spec.asked(), spec.tasks))
+    }
+
+    /// Whether an alloc set may have another size, by its owner's quota. One that grows in nothing
+    /// always may.
+    pub(super) fn check_resized_quota(&self, set: &Job, spec: &JobSpec) -> Result<(), Rejection> {
+        let (user, band) = set.charged_to();
+        let alive = set.counts.alive();
+        let old = Total::of(&set.spec.asked(), alive);
+        let new = Total::of(&spec.asked(), alive + (spec.tasks - set.spec.tasks));
+        if new.iter().all(|(dimension, amount)| amount <= old.get(dimension)) {
+            return Ok(());
+        }
+        let mut used = self.state.used_quota(&user, band);
+        used.take(&old);
+        self.check_amount(&user, band, &used, &new)
+    }
+
+    /// Whether a user who uses so much may use so much more.
+    fn check_amount(
+        &self,
+        user: &UserName,
+        band: Band,
+        used: &Total,
+        asked: &Total,
+    ) -> Result<(), Rejection> {
         if self.state.level < QUOTA_LEVEL || band == Band::Free {
             return Ok(());
         }
@@ -173,8 +200,6 @@ impl Turn<'_> {
             }
         }
         let granted = grant.map_or_else(Total::default, |grant| Total::of(&grant.amount, 1));
-        let used = self.state.used_quota(user, band);
-        let asked = Total::of(&spec.task.asked(), spec.tasks);
         let fits = |(dimension, asked): (_, u128)| {
             used.get(dimension).saturating_add(asked) <= granted.get(dimension)
         };
@@ -210,13 +235,13 @@ impl Turn<'_> {
     /// Takes a job's tasks, none of which is dead, from its user's quota.
     pub(super) fn charge(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.charge(job.charged_to(), &job.spec.task.asked(), tasks);
+        self.state.quotas.charge(job.charged_to(), &job.spec.asked(), tasks);
     }
 
     /// Gives a task that is over for good back to its user's quota.
     pub(super) fn refund(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.refund(&job.charged_to(), &job.spec.task.asked());
+        self.state.quotas.refund(&job.charged_to(), &job.spec.asked());
     }
 }
 

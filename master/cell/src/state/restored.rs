@@ -226,7 +226,7 @@ impl Turn<'_> {
             return Vec::new();
         };
         let info = machine.info.as_ref();
-        info.and_then(|info| machine.devices.pick(&info.capacity, &job.spec.task.asked()))
+        info.and_then(|info| machine.devices.pick(&info.capacity, &job.spec.asked()))
             .unwrap_or_default()
     }
 
@@ -240,7 +240,7 @@ impl Turn<'_> {
         };
         let older = self.state.task(task).and_then(super::Task::placement);
         let older = older.filter(|placement| placement.machine == found.machine);
-        let asked = job.spec.task.asked();
+        let asked = job.spec.asked();
         let (mut free, mut there) = (machine.free(), Told::of(machine));
         if older.is_some() {
             free = free.plus(&asked);
@@ -256,6 +256,7 @@ impl Turn<'_> {
             });
         machine.state == MachineState::Up
             && asked.fits_in(&free)
+            && self.state.check_alloc(job, task, machine).is_ok()
             && there.check(job, machine).is_ok()
             && ports
     }

@@ -201,8 +201,13 @@ impl Turn<'_> {
         }
     }
 
-    /// Sends a placed task back to pending by no fault of its own.
+    /// Sends a placed task back to pending by no fault of its own, an alloc with all that is in it. One
+    /// that left with its alloc already is not placed any more.
     pub(super) fn evict(&mut self, id: TaskId, cause: &EvictCause) {
+        if self.state.task(id).and_then(Task::placement).is_none() {
+            return;
+        }
+        self.evict_tenants(id, cause);
         let lingers = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
         self.change_task(id, to, TaskChange::Evicted(cause.clone()), |task| {
@@ -252,10 +257,11 @@ impl Turn<'_> {
         u32::try_from(alive.len()).unwrap_or(u32::MAX)
     }
 
-    fn leave(&mut self, id: TaskId, from: &TaskState) {
+    /// Gives the room of a placed task on its machine back.
+    pub(super) fn leave(&mut self, id: TaskId, from: &TaskState) {
         let TaskState::Running(placement) = from else { return };
         let (job, machine) = self.pair(id, placement.machine);
-        machine.used = machine.used.minus(&job.spec.task.asked());
+        machine.used = machine.used.minus(&job.spec.asked());
         machine.target_bytes -= job.target_bytes;
         machine.tasks.remove(&id);
         for port in &placement.ports {
@@ -265,7 +271,8 @@ impl Turn<'_> {
         crowd_out(job, machine);
     }
 
-    fn enter(&mut self, id: TaskId, to: &TaskState) {
+    /// Takes the room of a placed task on its machine.
+    pub(super) fn enter(&mut self, id: TaskId, to: &TaskState) {
         let TaskState::Running(placement) = to else { return };
         let (job, machine) = self.pair(id, placement.machine);
         seat(job, machine, id, placement);
@@ -291,7 +298,7 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
-    machine.used = machine.used.plus(&job.spec.task.asked());
+    machine.used = machine.used.plus(&job.spec.asked());
     machine.target_bytes += job.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(&placement.ports);

@@ -100,6 +100,10 @@ impl<'a> Turn<'a> {
                 needs_admin(by, if *on { "enforce quota" } else { "open a band" })?;
                 self.enforce_quota(bands, *on)
             }
+            Action::ResizeAllocs { alloc_set, allocs, limit } => {
+                let user = needs_user(by, "resize allocs")?;
+                self.resize_allocs(user, alloc_set, *allocs, limit.as_ref())
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))

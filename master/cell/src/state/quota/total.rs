@@ -39,6 +39,15 @@ impl Total {
         self.0.retain(|_, sum| *sum > 0);
     }
 
+    /// Takes another sum that is part of this one away.
+    pub(super) fn take(&mut self, part: &Self) {
+        for (dimension, amount) in part.iter() {
+            if let Some(sum) = self.0.get_mut(dimension) {
+                *sum = sum.saturating_sub(amount);
+            }
+        }
+    }
+
     /// How much of a dimension.
     #[must_use]
     pub fn get(&self, dimension: &Dimension) -> u128 {

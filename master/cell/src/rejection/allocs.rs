@@ -1,0 +1,66 @@
+//! Refusals that are about alloc sets, their allocs, and the tasks in them.
+
+use super::{RejectionCode, in_units, noun, room};
+use borg_proto::resources::Dimension;
+use borg_proto::{JobKey, MachineName, Priority, TaskName, UserName};
+
+/// Why something about an alloc set was refused. An alloc is named like a task: `user/set/index`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the text on each variant says what it means and names its fields")]
+pub enum AllocRejection {
+    #[error("alloc_set: there is no alloc set {set}: submit it first")]
+    NoSuchSet { set: JobKey },
+    #[error("{job} is no alloc set")]
+    NotASet { job: JobKey },
+    #[error("alloc_set: {set} is not {user}'s: only its owner and admin run jobs in it")]
+    OfOthers { set: JobKey, user: UserName },
+    #[error(
+        "priority: {priority} is above that of alloc set {set}, {sets}: a task goes when its alloc goes"
+    )]
+    AboveSet { set: JobKey, priority: Priority, sets: Priority },
+    #[error("alloc set {set} has {most} jobs in it, the most that it may have")]
+    SetFull { set: JobKey, most: u32 },
+    #[error("{set} is an alloc set and never finishes: nothing can start after it")]
+    AfterSet { set: JobKey },
+    #[error("alloc set {set} has tasks of job {job} in it: kill those first")]
+    InUse { set: JobKey, job: JobKey },
+    #[error("alloc set {set} has {allocs} allocs, so there is none for task {index}")]
+    Beyond { set: JobKey, allocs: u32, index: u32 },
+    #[error("alloc {alloc} is not placed")]
+    NotPlaced { alloc: TaskName },
+    #[error("alloc {alloc} is on machine {machine}, and so are its tasks")]
+    Elsewhere { alloc: TaskName, machine: MachineName },
+    #[error("{}", room(&format!("alloc {alloc}"), short, *free, *asked))]
+    NoRoom { alloc: TaskName, short: Dimension, free: u64, asked: u64 },
+    #[error(
+        "limit: alloc {alloc} would have {} {}, and its tasks may use {}",
+        in_units(short, *size, false), noun(short), in_units(short, *used, true)
+    )]
+    TooSmall { alloc: TaskName, short: Dimension, size: u64, used: u64 },
+    #[error(
+        "alloc set {set} has {there} allocs and cannot have {asked}: it only grows; kill single allocs \
+         that no job uses"
+    )]
+    Fewer { set: JobKey, there: u32, asked: u32 },
+}
+
+impl AllocRejection {
+    /// What kind of refusal it is.
+    #[must_use]
+    pub fn code(&self) -> RejectionCode {
+        match self {
+            Self::NoSuchSet { .. } => RejectionCode::NotFound,
+            Self::OfOthers { .. } => RejectionCode::PermissionDenied,
+            Self::NotASet { .. }
+            | Self::AboveSet { .. }
+            | Self::AfterSet { .. }
+            | Self::Fewer { .. } => RejectionCode::InvalidArgument,
+            Self::InUse { .. }
+            | Self::Beyond { .. }
+            | Self::NotPlaced { .. }
+            | Self::Elsewhere { .. }
+            | Self::TooSmall { .. } => RejectionCode::FailedPrecondition,
+            Self::SetFull { .. } | Self::NoRoom { .. } => RejectionCode::ResourceExhausted,
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Alloc sets: room on machines that is held whether it is used or not, and the tasks of other jobs
+//! in it (Borg paper, section 2.4).
+//!
+//! An alloc set is a job whose tasks, its allocs, run nothing: they are placed, pushed out and paid
+//! for like any task. A job that names an alloc set has its task N in alloc N, wherever that is. What
+//! such a task may use comes out of its alloc, and out of its user's quota only once, with the alloc;
+//! ports are numbers of the machine and are counted there.
+//!
+//! Invariants: a task in an alloc is on the machine of its alloc, and when the alloc leaves it the
+//! task does too; what the tasks in an alloc may use together is at most the alloc; an alloc set
+//! outlives the jobs in it.
+
+use super::turn::Turn;
+use super::{Answer, CellState, Job, Machine, Task};
+use crate::event::EventKind;
+use crate::rejection::{AllocRejection, Rejection};
+use borg_proto::identity::ADMIN;
+use borg_proto::task::{EvictCause, Placement, TaskState};
+use borg_proto::{
+    JobId, JobKey, JobKind, JobSpec, MachineId, Resources, TaskId, TaskName, UserName,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Most live jobs in one alloc set. 64: our choice, far more than the servers, savers of logs and
+/// collectors of figures that share a place in practice.
+pub const MAX_TENANTS: usize = 64;
+
+impl Job {
+    /// Whether its tasks are allocs, which run nothing.
+    #[must_use]
+    pub fn is_alloc_set(&self) -> bool {
+        self.spec.kind == JobKind::AllocSet
+    }
+}
+
+impl CellState {
+    /// The alloc set in which a live job's tasks run, if it names one.
+    #[must_use]
+    pub fn alloc_set_of(&self, job: &Job) -> Option<&Job> {
+        let set = self.job_named(job.spec.alloc_set.as_ref()?)?;
+        // A job that is over may name a set that was submitted again since.
+        set.tenants.contains(&job.id).then_some(set)
+    }
+
+    /// The alloc in which a task of a live job runs or would run, if its job is in an alloc set
+    /// that has so many.
+    #[must_use]
+    pub fn alloc_of(&self, task: TaskId) -> Option<TaskId> {
+        let set = self.alloc_set_of(self.job(task.job)?)?;
+        set.task(task.index).map(|_| TaskId { job: set.id, index: task.index })
+    }
+
+    /// The tasks of live jobs that belong in an alloc, wherever they are.
+    pub fn belonging_in(&self, alloc: TaskId) -> impl Iterator<Item = (TaskId, &Task)> {
+        let tenants = self.job(alloc.job).map(|set| set.tenants.iter()).into_iter().flatten();
+        tenants.filter_map(move |job| {
+            let id = TaskId { job: *job, index: alloc.index };
+            self.task(id).map(|task| (id, task))
+        })
+    }
+
+    /// What the tasks in an alloc may use together, ports aside, which are their machine's.
+    #[must_use]
+    pub fn used_in_alloc(&self, alloc: TaskId) -> Resources {
+        let placed = self.belonging_in(alloc).filter(|(_, task)| task.placement().is_some());
+        let limits = placed.filter_map(|(id, _)| Some(&self.job(id.job)?.spec.task.limit));
+        limits.fold(Resources::default(), |sum, limit| sum.plus(limit))
+    }
+
+    /// Whether a task may be on a machine as far as its alloc goes.
+    pub(super) fn check_alloc(
+        &self,
+        job: &Job,
+        id: TaskId,
+        machine: &Machine,
+    ) -> Result<(), AllocRejection> {
+        let Some(set) = self.alloc_set_of(job) else { return Ok(()) };
+        let (allocs, index) = (set.spec.tasks, id.index);
+        let name = TaskName { job: set.key.clone(), index };
+        let Some(alloc) = set.task(index) else {
+            return Err(AllocRejection::Beyond { set: name.job, allocs, index });
+        };
+        match alloc.placement() {
+            None => return Err(AllocRejection::NotPlaced { alloc: name }),
+            Some(placed) if placed.machine != machine.id => {
+                let machine = self.machine(placed.machine).unwrap_or(machine).name.clone();
+                return Err(AllocRejection::Elsewhere { alloc: name, machine });
+            }
+            Some(_) => {}
+        }
+        let others = self.used_in_alloc(TaskId { job: set.id, index });
+        let mine = self.task(id).is_some_and(|task| task.placement().is_some());
+        let limit = &job.spec.task.limit;
+        let others = if mine { others.minus(limit) } else { others };
+        let free = set.spec.task.limit.minus(&others);
+        match limit.shortest(&free) {
+            None => Ok(()),
+            Some(short) => {
+                let (free, asked) = (free.amount(&short), limit.amount(&short));
+                Err(AllocRejection::NoRoom { alloc: name, short, free, asked })
+            }
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// The alloc set that a new job names, if it may be in it.
+    pub(super) fn check_tenancy(
+        &self,
+        user: &UserName,
+        spec: &JobSpec,
+    ) -> Result<Option<JobId>, AllocRejection> {
+        let Some(key) = &spec.alloc_set else { return Ok(None) };
+        let set = || key.clone();
+        let Some(job) = self.state.job_named(key).filter(|job| job.is_alive()) else {
+            return Err(AllocRejection::NoSuchSet { set: set() });
+        };
+        if !job.is_alloc_set() {
+            return Err(AllocRejection::NotASet { job: set() });
+        }
+        if user != job.owner() && user.as_str() != ADMIN {
+            return Err(AllocRejection::OfOthers { set: set(), user: user.clone() });
+        }
+        if spec.priority > job.priority() {
+            let (priority, sets) = (spec.priority, job.priority());
+            return Err(AllocRejection::AboveSet { set: set(), priority, sets });
+        }
+        if job.tenants.len() >= MAX_TENANTS {
+            let most = u32::try_from(MAX_TENANTS).unwrap_or(u32::MAX);
+            return Err(AllocRejection::SetFull { set: set(), most });
+        }
+        Ok(Some(job.id))
+    }
+
+    /// An alloc set, or some of its allocs, cannot go while tasks of other jobs belong there.
+    pub(super) fn check_unused(&self, set: &Job, allocs: &[u32]) -> Result<(), AllocRejection> {
+        let used = |job: &&Job| {
+            let alive = |index: &u32| job.task(*index).is_some_and(|task| !task.is_dead());
+            allocs.is_empty() || allocs.iter().any(alive)
+        };
+        let mut tenants = set.tenants.iter().filter_map(|id| self.state.job(*id));
+        match tenants.find(used) {
+            None => Ok(()),
+            Some(job) => Err(AllocRejection::InUse { set: set.key.clone(), job: job.key.clone() }),
+        }
+    }
+
+    /// Whoever is in an alloc leaves with it.
+    pub(super) fn evict_tenants(&mut self, alloc: TaskId, cause: &EvictCause) {
+        if !self.state.job(alloc.job).is_some_and(Job::is_alloc_set) {
+            return;
+        }
+        let inside: Vec<TaskId> = self.state.belonging_in(alloc).map(|(id, _)| id).collect();
+        for task in inside {
+            self.evict(task, cause);
+        }
+    }
+
+    /// Changes the size of allocs, or how many there are.
+    pub(super) fn resize_allocs(
+        &mut self,
+        user: &UserName,
+        key: &JobKey,
+        allocs: Option<u32>,
+        limit: Option<&Resources>,
+    ) -> Result<Answer, Rejection> {
+        let Some(set) = self.state.job_named(key) else {
+            return Err(AllocRejection::NoSuchSet { set: key.clone() }.into());
+        };
+        if user != set.owner() && user.as_str() != ADMIN {
+            return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
+        }
+        if !set.is_alloc_set() {
+            return Err(AllocRejection::NotASet { job: key.clone() }.into());
+        }
+        if !set.is_alive() {
+            return Err(AllocRejection::NoSuchSet { set: key.clone() }.into());
+        }
+        let spec = resized(&set.spec, allocs, limit);
+        super::lives::check_spec(&spec)?;
+        let (there, asked) = (set.spec.tasks, spec.tasks);
+        if asked < there {
+            return Err(AllocRejection::Fewer { set: key.clone(), there, asked }.into());
+        }
+        self.check_slots(asked - there)?;
+        self.check_contents(set, &spec.task.limit)?;
+        self.check_resized_quota(set, &spec)?;
+        if spec != *set.spec {
+            let id = set.id;
+            self.resize(id, Arc::new(spec));
+            self.emit(EventKind::AllocsResized(id));
+        }
+        Ok(Answer::None)
+    }
+
+    /// No alloc may become smaller than what its tasks may use.
+    fn check_contents(&self, set: &Job, limit: &Resources) -> Result<(), AllocRejection> {
+        for index in 0..set.spec.tasks {
+            let used = self.state.used_in_alloc(TaskId { job: set.id, index });
+            if let Some(short) = used.shortest(limit) {
+                let (size, used) = (limit.amount(&short), used.amount(&short));
+                let alloc = TaskName { job: set.key.clone(), index };
+                return Err(AllocRejection::TooSmall { alloc, short, size, used });
+            }
+        }
+        Ok(())
+    }
+
+    fn resize(&mut self, id: JobId, spec: Arc<JobSpec>) {
+        let (stay, leave) = self.sort_by_fit(id, &spec);
+        for alloc in leave {
+            self.evict(alloc, &EvictCause::Resized);
+        }
+        for (alloc, placement) in &stay {
+            self.leave(*alloc, &TaskState::Running(placement.clone()));
+        }
+        let at = self.at;
+        let job = self.job_mut(id);
+        let old = std::mem::replace(&mut job.spec, spec.clone());
+        let more = spec.tasks - old.tasks;
+        let alive = job.counts.alive();
+        job.add_slots(more, at);
+        let owner = job.charged_to();
+        for _ in 0..alive {
+            self.state.quotas.refund(&owner, &old.asked());
+        }
+        self.state.quotas.charge(owner, &spec.asked(), alive + more);
+        self.state.live_slots += u64::from(more);
+        let new = (old.tasks..spec.tasks).map(|index| TaskId { job: id, index });
+        self.state.pending.extend(new);
+        for (alloc, placement) in stay {
+            self.enter(alloc, &TaskState::Running(placement));
+        }
+    }
+
+    /// The placed allocs that fit where they are in their new size, and those that do not.
+    fn sort_by_fit(&self, id: JobId, spec: &JobSpec) -> (Vec<(TaskId, Placement)>, Vec<TaskId>) {
+        let Some(set) = self.state.job(id) else { return (Vec::new(), Vec::new()) };
+        let (old, new) = (set.spec.asked(), spec.asked());
+        let mut free: BTreeMap<MachineId, Resources> = BTreeMap::new();
+        let (mut stay, mut leave) = (Vec::new(), Vec::new());
+        for (alloc, task) in self.state.tasks_of(id) {
+            let Some(placement) = task.placement() else { continue };
+            let machine = self.state.machine(placement.machine);
+            let free = free
+                .entry(placement.machine)
+                .or_insert_with(|| machine.map(Machine::free).unwrap_or_default());
+            let without = free.plus(&old);
+            // Which devices it has was decided when it was placed.
+            if new.devices == old.devices && new.fits_in(&without) {
+                *free = without.minus(&new);
+                stay.push((alloc, placement.clone()));
+            } else {
+                *free = without;
+                leave.push(alloc);
+            }
+        }
+        (stay, leave)
+    }
+}
+
+fn resized(spec: &JobSpec, allocs: Option<u32>, limit: Option<&Resources>) -> JobSpec {
+    let mut spec = spec.clone();
+    spec.tasks = allocs.unwrap_or(spec.tasks);
+    if let Some(limit) = limit {
+        Arc::make_mut(&mut spec.task).limit = limit.clone();
+    }
+    spec
+}
+
+#[cfg(test)]
+mod tests;
