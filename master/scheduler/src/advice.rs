@@ -168,7 +168,7 @@ fn place_with(
     changes.iter().for_each(|change| change.apply(&mut task));
     let changed = JobSpec { task: Arc::new(task), ..spec.clone() };
     changed.check().ok()?;
-    let need = Arc::new(Need::new(job, &changed, machines));
+    let need = Arc::new(Need::new(job, &changed, None, machines));
     let mut class = Class::new(need, machines, weights);
     let found = class.best(machines, weights, true, avoid).map(|(_, row)| row);
     let row = found.or_else(|| class.best_preempting(machines, weights, true, avoid))?;

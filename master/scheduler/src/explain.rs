@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 pub struct Explanation {
     /// One sentence.
     pub summary: String,
-    /// How many machines the cell has; 0 for a task that is not pending.
+    /// How many machines the cell has; 0 for a task that is not pending. For one in an alloc 1 while its
+    /// alloc has room for it, else 0.
     pub machines: u32,
     /// How many of them could take the task now, pushing out others where that is allowed.
     pub feasible: u32,
@@ -202,26 +203,14 @@ pub(crate) fn pending(
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
-    let last =
-        task.last_failure.as_ref().map(|cause| format!(" after {cause}")).unwrap_or_default();
     let summary = if not_before == NEVER {
-        let waits: Vec<String> = job
-            .waits_for
-            .iter()
-            .filter_map(|id| state.job(*id))
-            .map(|job| job.key.to_string())
-            .collect();
-        format!("waits for {} to finish", waits.join(", "))
+        waits(state, job)
     } else if let Some(machine) = lingers {
-        format!(
-            "is exclusive, and its last incarnation may still run on {machine}: waits until that has \
-             surely ended"
-        )
+        self::lingers(&machine)
     } else if let Some(machine) = assumed {
         format!("goes to {machine} as soon as the decision is committed")
     } else if not_before > now {
-        let seconds = not_before.since(now).0.div_ceil(1000);
-        format!("in back-off for another {seconds} s{last}; {fits}")
+        back_off(task, not_before, now) + &fits
     } else if feasible > 0 {
         format!("waits for its turn; {fits}")
     } else {
@@ -229,6 +218,32 @@ pub(crate) fn pending(
     };
     let not_before = (not_before > now).then_some(not_before);
     Explanation { summary, machines, feasible, rejections, not_before, ..Explanation::default() }
+}
+
+/// "waits for ann/first to finish".
+pub(crate) fn waits(state: &CellState, job: &Job) -> String {
+    let waits = job.waits_for.iter().filter_map(|id| state.job(*id));
+    let waits: Vec<String> = waits.map(|job| job.key.to_string()).collect();
+    format!("waits for {} to finish", waits.join(", "))
+}
+
+/// What is said of an exclusive task whose last incarnation may still run.
+pub(crate) fn lingers(machine: &str) -> String {
+    format!(
+        "is exclusive, and its last incarnation may still run on {machine}: waits until that has \
+         surely ended"
+    )
+}
+
+/// "in back-off for another 4 s after exit code 1; ", or nothing when it may be placed now.
+pub(crate) fn back_off(task: &Task, not_before: Millis, now: Millis) -> String {
+    if not_before <= now {
+        return String::new();
+    }
+    let seconds = not_before.since(now).0.div_ceil(1000);
+    let last =
+        task.last_failure.as_ref().map(|cause| format!(" after {cause}")).unwrap_or_default();
+    format!("in back-off for another {seconds} s{last}; ")
 }
 
 /// Explains a task that is not pending.

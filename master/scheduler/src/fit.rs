@@ -24,11 +24,13 @@ pub struct Fit {
     pub summary: String,
 }
 
-/// Tries `spec` in `machines`, a copy, until it fits nowhere or `most` are placed.
+/// Tries `spec` in `machines`, a copy, until it fits nowhere or `most` are placed. A job in an alloc set
+/// is tried as one of its own.
 pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, most: u32) -> Fit {
     // A job number that no job of the cell has.
     let job = JobId(u64::MAX);
-    let need = Arc::new(Need::new(job, spec, &mut machines));
+    let spec = JobSpec { alloc_set: None, ..spec.clone() };
+    let need = Arc::new(Need::new(job, &spec, None, &mut machines));
     let mut class = Class::new(need.clone(), &machines, weights);
     let first = count(&mut class, &machines, weights, false, &[]);
     let mut tasks = 0;

@@ -24,7 +24,7 @@ use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE};
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{DeviceShare, Placement};
-use borg_proto::{JobId, MachineId, MachineInfo, MachineName, Priority, TaskId};
+use borg_proto::{IncarnationId, JobId, MachineId, MachineInfo, MachineName, Priority, TaskId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -307,6 +307,14 @@ impl Machines {
 
     pub(crate) fn residents(&self, row: usize) -> &[Resident] {
         &self.rows[row].residents
+    }
+
+    /// Who is in an alloc that stands on a row, as far as it is committed.
+    pub(crate) fn inside(&self, row: usize, alloc: TaskId) -> Vec<IncarnationId> {
+        let residents = self.rows[row].residents.iter();
+        let in_it = residents
+            .filter(|r| r.need.alloc_set == Some(alloc.job) && r.task.index == alloc.index);
+        in_it.filter_map(|r| Some(IncarnationId { task: r.task, number: r.incarnation? })).collect()
     }
 
     /// The rows of a job's tasks, one entry per task.

@@ -7,7 +7,7 @@ use crate::rooms::{CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PORTS, RAM, TARGET, 
 use borg_cell::state::target_bytes;
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
-use borg_proto::{JobId, JobSpec, Priority, TaskSpec};
+use borg_proto::{JobId, JobKind, JobSpec, Priority, TaskSpec};
 use std::sync::Arc;
 
 /// What a task asks for, and who asks.
@@ -28,6 +28,11 @@ pub(crate) struct Need {
     pub(crate) rack: usize,
     /// Where the job limits its crowding; empty for a job of one task, which cannot crowd.
     pub(crate) spreads: Vec<SpreadLimit>,
+    /// The alloc set in whose allocs the tasks run: then only ports are asked of the machine, and
+    /// there is no choice of machines.
+    pub(crate) alloc_set: Option<JobId>,
+    /// Whether the tasks are allocs, which take whoever is in them along.
+    pub(crate) is_alloc: bool,
     /// Which tasks get the same answers.
     pub(crate) class: ClassKey,
 }
@@ -66,16 +71,21 @@ pub(crate) struct SingleShape {
 
 impl Need {
     /// Reads a specification. Devices and attributes that were not asked for so far get their
-    /// place in `machines`.
-    pub(crate) fn new(job: JobId, spec: &JobSpec, machines: &mut Machines) -> Self {
-        let wants = spec.task.asked();
+    /// place in `machines`. `alloc_set` is the one that the job is in.
+    pub(crate) fn new(
+        job: JobId,
+        spec: &JobSpec,
+        alloc_set: Option<JobId>,
+        machines: &mut Machines,
+    ) -> Self {
+        let wants = spec.asked();
         let fixed: [u64; FIXED_COLUMNS] = [
             wants.cpu_milli,
             wants.ram_bytes,
             wants.disk_bytes,
             wants.ports.into(),
             1,
-            target_bytes(&spec.task),
+            target_bytes(spec),
         ];
         // In all, and of single devices: whole ones that are idle, or enough of one.
         let devices: Vec<_> = wants
@@ -115,10 +125,25 @@ impl Need {
             let wanted = spec.task.constraints.iter().filter(|c| c.soft == soft);
             wanted.map(|constraint| machines.filter(constraint)).collect()
         };
+        let is_alloc = spec.kind == JobKind::AllocSet;
         let (hard, soft) = (filters(false), filters(true));
         let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
-        Self { job, priority, tasks, asks, task, hard, soft, rack, spreads, class }
+        Self {
+            job,
+            priority,
+            tasks,
+            asks,
+            task,
+            hard,
+            soft,
+            rack,
+            spreads,
+            alloc_set,
+            is_alloc,
+            class,
+        }
     }
+
     /// Whether it asks for any device.
     pub(crate) fn has_devices(&self) -> bool {
         self.asks.last().is_some_and(|(column, _)| *column >= FIXED_COLUMNS)

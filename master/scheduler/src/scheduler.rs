@@ -8,6 +8,7 @@ use crate::advice::advise;
 use crate::class::Class;
 use crate::explain::{self, Explanation};
 use crate::fit::{self, Fit};
+use crate::inside::Stuck;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Need};
@@ -49,8 +50,9 @@ impl Default for Config {
 
 /// A decision whose fate is not known yet.
 #[derive(Debug, Clone)]
-struct Assumed {
-    machine: MachineId,
+pub(crate) struct Assumed {
+    pub(crate) machine: MachineId,
+    /// Who goes, tasks in allocs that go included.
     victims: Vec<TaskId>,
 }
 
@@ -58,20 +60,20 @@ struct Assumed {
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     config: Config,
-    state: CellState,
-    machines: Machines,
+    pub(crate) state: CellState,
+    pub(crate) machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
     silent: BTreeSet<MachineId>,
-    queue: Queue,
-    needs: BTreeMap<JobId, Arc<Need>>,
-    classes: BTreeMap<ClassKey, Class>,
+    pub(crate) queue: Queue,
+    pub(crate) needs: BTreeMap<JobId, Arc<Need>>,
+    pub(crate) classes: BTreeMap<ClassKey, Class>,
     /// Counts uses of classes.
     uses: u64,
-    assumed: BTreeMap<TaskId, Assumed>,
+    pub(crate) assumed: BTreeMap<TaskId, Assumed>,
     /// Version of the machines up to which parked jobs know that nothing fits.
     looked_at: u64,
     /// Classes that fit nowhere.
-    lot: Lot,
+    pub(crate) lot: Lot,
     /// Parked classes that the next pass tries again whatever changed: lower priorities were about
     /// to start, which can be pushed out as soon as they are placed; or a task keeps away from
     /// machines where it failed.
@@ -83,7 +85,8 @@ pub struct Scheduler {
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
     /// Incarnations that an assumed decision pushes out.
-    leaving: BTreeMap<TaskId, u32>,
+    pub(crate) leaving: BTreeMap<TaskId, u32>,
+    pub(crate) stuck: Stuck,
 }
 
 impl Scheduler {
@@ -107,6 +110,7 @@ impl Scheduler {
             loosened: BTreeSet::new(),
             cooled: None,
             leaving: BTreeMap::new(),
+            stuck: Stuck::default(),
         };
         for machine in state.machines() {
             new.settle_machine(machine.id);
@@ -142,6 +146,7 @@ impl Scheduler {
         let mut machines = BTreeSet::new();
         let mut tasks = BTreeSet::new();
         let mut forgotten = BTreeSet::new();
+        let mut resized = BTreeSet::new();
         for event in events {
             match &event.kind {
                 EventKind::MachineAdded(id)
@@ -158,6 +163,9 @@ impl Scheduler {
                 EventKind::JobForgotten(job, _) => {
                     forgotten.insert(*job);
                 }
+                EventKind::AllocsResized(job) => {
+                    resized.insert(*job);
+                }
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
@@ -168,6 +176,10 @@ impl Scheduler {
         }
         for machine in machines {
             self.settle_machine(machine);
+        }
+        for job in resized {
+            self.forget_size(job);
+            tasks.extend(self.state.tasks_of(job).map(|(id, _)| id));
         }
         for task in tasks {
             self.refused(task);
@@ -186,6 +198,7 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.queue.wake(now);
+        self.wake_stuck();
         for class in std::mem::take(&mut self.retry) {
             self.wake(&class);
         }
@@ -255,8 +268,10 @@ impl Scheduler {
             self.leaving.remove(victim);
         }
         self.settle(task);
+        self.settle_neighbours(task);
         for victim in victims {
             self.settle(victim);
+            self.settle_neighbours(victim);
         }
     }
 
@@ -277,6 +292,9 @@ impl Scheduler {
         else {
             return explain::settled(&self.state, task, found);
         };
+        if need.alloc_set.is_some() {
+            return self.explain_in_alloc(task, now);
+        }
         let not_before = match &found.state {
             TaskState::Pending { not_before, .. } => *not_before,
             TaskState::Running(placement) => {
@@ -293,10 +311,7 @@ impl Scheduler {
         let crashes: Vec<Crash> = found.avoids(now).collect();
         let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
         let counted = explain::count(&mut class, &self.machines, &weights, true, &avoid);
-        let lingers = found.lingering(task).map(|(machine, _)| {
-            let found = self.state.machine(machine);
-            found.map_or_else(|| format!("machine {}", machine.0), |m| m.name.to_string())
-        });
+        let lingers = found.lingering(task).map(|(machine, _)| self.machine_name(machine));
         let nowhere = counted.feasible == 0;
         let mut told = explain::pending(
             &self.state,
@@ -319,6 +334,11 @@ impl Scheduler {
             told.victims = victims.into_iter().map(victims::incarnation).collect();
         }
         told
+    }
+
+    pub(crate) fn machine_name(&self, id: MachineId) -> String {
+        let found = self.state.machine(id);
+        found.map_or_else(|| format!("machine {}", id.0), |machine| machine.name.to_string())
     }
 
     fn tell_standing(&self, told: &mut Explanation, task: TaskId, on: MachineId, need: &Arc<Need>) {
@@ -347,6 +367,9 @@ impl Scheduler {
     /// Decides for the first task of a job that finds a machine. All are equal, but for where they
     /// failed.
     fn decide_job(&mut self, job: JobId, now: Millis) -> Option<Assignment> {
+        if self.needs.get(&job).is_some_and(|need| need.alloc_set.is_some()) {
+            return self.decide_in_alloc(job);
+        }
         let mut task = self.queue.first(job)?;
         loop {
             let decision = self.decide(task, now);
@@ -365,16 +388,33 @@ impl Scheduler {
         let (victims, _) = victims::choose(&self.machines, &need, row)
             .expect("the machine was found by the same choice");
         let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
+        Some(self.assume(task, row, machine, victims))
+    }
+
+    /// Takes a decision for done.
+    pub(crate) fn assume(
+        &mut self,
+        task: TaskId,
+        row: usize,
+        machine: MachineId,
+        victims: Vec<IncarnationId>,
+    ) -> Assignment {
+        let mut leaving = Vec::new();
         for victim in &victims {
-            self.depart(victim.task);
-            self.leaving.insert(victim.task, victim.number);
+            leaving.push(*victim);
+            leaving.extend(self.machines.inside(row, victim.task));
         }
+        for gone in &leaving {
+            self.depart(gone.task);
+            self.leaving.insert(gone.task, gone.number);
+        }
+        let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
         self.arrive(row, Resident { task, incarnation: None, need, devices: Vec::new() });
         self.queue.served(task.job);
         self.queue.remove(task);
-        let assumed = Assumed { machine, victims: victims.iter().map(|v| v.task).collect() };
+        let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
         self.assumed.insert(task, assumed);
-        Some(Assignment { task, machine, victims })
+        Assignment { task, machine, victims }
     }
 
     /// The row that is best for a task, with or without room.
@@ -412,7 +452,7 @@ impl Scheduler {
 
     /// Makes index and queue say of a task what the committed state says, unless a decision is
     /// assumed that pushes it out.
-    fn settle(&mut self, task: TaskId) {
+    pub(crate) fn settle(&mut self, task: TaskId) {
         let found = self.state.task(task).map(|found| found.state.clone());
         match found {
             Some(TaskState::Running(placement)) => {
@@ -433,12 +473,13 @@ impl Scheduler {
             Some(TaskState::Pending { not_before, .. }) => {
                 // Until its last incarnation is known to be over, as for who waits for other jobs.
                 let lingers = self.state.task(task).is_some_and(|task| task.lingers);
-                let not_before = if lingers { NEVER } else { not_before };
                 if self.assumed.contains_key(&task) {
                     return;
                 }
                 self.depart(task);
                 let need = self.need(task.job);
+                let homeless = need.alloc_set.is_some() && self.home_of(task).is_err();
+                let not_before = if lingers || homeless { NEVER } else { not_before };
                 let job = self.state.job(task.job).expect("a task of the state has its job there");
                 self.queue.add(task, need.priority, &job.key.user, not_before);
             }
@@ -471,7 +512,7 @@ impl Scheduler {
         }
     }
 
-    fn depart(&mut self, task: TaskId) {
+    pub(crate) fn depart(&mut self, task: TaskId) {
         let Some((row, resident)) = self.machines.remove(task) else { return };
         if let Some(class) = self.classes.get_mut(&resident.need.class) {
             class.count(&self.machines, &self.config.weights, row, false);
@@ -486,7 +527,8 @@ impl Scheduler {
             return need.clone();
         }
         let found = self.state.job(job).expect("a task of the state has its job there");
-        let need = Arc::new(Need::new(job, &found.spec, &mut self.machines));
+        let set = self.state.alloc_set_of(found).map(|set| set.id);
+        let need = Arc::new(Need::new(job, &found.spec, set, &mut self.machines));
         self.needs.insert(job, need.clone());
         need
     }

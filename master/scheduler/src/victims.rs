@@ -13,7 +13,7 @@ use crate::rooms::is_derived;
 use borg_proto::IncarnationId;
 
 /// What a set of victims costs, compared in this order: the highest priority that is hurt, then
-/// how many are.
+/// how many are, those in allocs that go included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Loss {
     highest: u16,
@@ -141,8 +141,12 @@ impl<'a> Chooser<'a> {
             }
         }
         let highest = kept.iter().map(|r| r.need.priority.get()).max().unwrap_or(0);
+        let with_it = |r: &&Resident| {
+            if r.need.is_alloc { 1 + machines.inside(row, r.task).len() } else { 1 }
+        };
+        let victims = kept.iter().map(with_it).sum::<usize>();
         let victims =
-            u32::try_from(kept.len()).expect("a machine has fewer residents than there are tasks");
+            u32::try_from(victims).expect("a machine has fewer residents than there are tasks");
         Some(Loss { highest, victims })
     }
 
@@ -158,6 +162,9 @@ pub(crate) fn incarnation(resident: &Resident) -> IncarnationId {
     IncarnationId { task: resident.task, number }
 }
 
+/// A task in an alloc goes only with its alloc.
 fn may_go(need: &Need, resident: &Resident) -> bool {
-    resident.incarnation.is_some() && need.priority.may_preempt(resident.need.priority)
+    resident.incarnation.is_some()
+        && resident.need.alloc_set.is_none()
+        && need.priority.may_preempt(resident.need.priority)
 }

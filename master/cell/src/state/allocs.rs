@@ -68,40 +68,64 @@ impl CellState {
         limits.fold(Resources::default(), |sum, limit| sum.plus(limit))
     }
 
+    /// The machine on which a task of a live job in an alloc set has room in its alloc, ports aside.
+    ///
+    /// # Errors
+    /// Why it has none now.
+    pub fn place_in_alloc(&self, job: &Job, index: u32) -> Result<MachineId, AllocRejection> {
+        let (set, machine) = self.home_of(job, index)?;
+        self.check_room_in(set, job, index)?;
+        Ok(machine)
+    }
+
     /// Whether a task may be on a machine as far as its alloc goes.
     pub(super) fn check_alloc(
         &self,
         job: &Job,
-        id: TaskId,
+        index: u32,
         machine: &Machine,
     ) -> Result<(), AllocRejection> {
-        let Some(set) = self.alloc_set_of(job) else { return Ok(()) };
-        let (allocs, index) = (set.spec.tasks, id.index);
-        let name = TaskName { job: set.key.clone(), index };
+        if job.spec.alloc_set.is_none() {
+            return Ok(());
+        }
+        let (set, home) = self.home_of(job, index)?;
+        if home != machine.id {
+            let machine = self.machine(home).unwrap_or(machine).name.clone();
+            return Err(AllocRejection::Elsewhere { alloc: name(set, index), machine });
+        }
+        self.check_room_in(set, job, index)
+    }
+
+    /// A task's alloc set, and where its alloc is.
+    fn home_of(&self, job: &Job, index: u32) -> Result<(&Job, MachineId), AllocRejection> {
+        let Some(set) = self.alloc_set_of(job) else {
+            return Err(AllocRejection::NotASet { job: job.key.clone() });
+        };
         let Some(alloc) = set.task(index) else {
-            return Err(AllocRejection::Beyond { set: name.job, allocs, index });
+            let (set, allocs) = (set.key.clone(), set.spec.tasks);
+            return Err(AllocRejection::Beyond { set, allocs, index });
         };
         match alloc.placement() {
-            None => return Err(AllocRejection::NotPlaced { alloc: name }),
-            Some(placed) if placed.machine != machine.id => {
-                let machine = self.machine(placed.machine).unwrap_or(machine).name.clone();
-                return Err(AllocRejection::Elsewhere { alloc: name, machine });
-            }
-            Some(_) => {}
-        }
-        let others = self.used_in_alloc(TaskId { job: set.id, index });
-        let mine = self.task(id).is_some_and(|task| task.placement().is_some());
-        let limit = &job.spec.task.limit;
-        let others = if mine { others.minus(limit) } else { others };
-        let free = set.spec.task.limit.minus(&others);
-        match limit.shortest(&free) {
-            None => Ok(()),
-            Some(short) => {
-                let (free, asked) = (free.amount(&short), limit.amount(&short));
-                Err(AllocRejection::NoRoom { alloc: name, short, free, asked })
-            }
+            Some(placement) => Ok((set, placement.machine)),
+            None => Err(AllocRejection::NotPlaced { alloc: name(set, index) }),
         }
     }
+
+    fn check_room_in(&self, set: &Job, job: &Job, index: u32) -> Result<(), AllocRejection> {
+        let limit = &job.spec.task.limit;
+        let mut used = self.used_in_alloc(TaskId { job: set.id, index });
+        if job.task(index).is_some_and(|task| task.placement().is_some()) {
+            used = used.minus(limit);
+        }
+        let free = set.spec.task.limit.minus(&used);
+        let Some(short) = limit.shortest(&free) else { return Ok(()) };
+        let (free, asked) = (free.amount(&short), limit.amount(&short));
+        Err(AllocRejection::NoRoom { alloc: name(set, index), short, free, asked })
+    }
+}
+
+fn name(set: &Job, index: u32) -> TaskName {
+    TaskName { job: set.key.clone(), index }
 }
 
 impl Turn<'_> {
@@ -200,7 +224,7 @@ impl Turn<'_> {
             let used = self.state.used_in_alloc(TaskId { job: set.id, index });
             if let Some(short) = used.shortest(limit) {
                 let (size, used) = (limit.amount(&short), used.amount(&short));
-                let alloc = TaskName { job: set.key.clone(), index };
+                let alloc = name(set, index);
                 return Err(AllocRejection::TooSmall { alloc, short, size, used });
             }
         }

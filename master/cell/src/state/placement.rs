@@ -67,7 +67,7 @@ impl Turn<'_> {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
         check_machine(job, machine)?;
-        self.state.check_alloc(job, asked.task, machine)?;
+        self.state.check_alloc(job, asked.task.index, machine)?;
         let victims = self.make_room(job, machine, &asked.victims)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =

@@ -256,7 +256,7 @@ impl Turn<'_> {
             });
         machine.state == MachineState::Up
             && asked.fits_in(&free)
-            && self.state.check_alloc(job, task, machine).is_ok()
+            && self.state.check_alloc(job, task.index, machine).is_ok()
             && there.check(job, machine).is_ok()
             && ports
     }

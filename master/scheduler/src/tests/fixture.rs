@@ -167,11 +167,31 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         after: Vec::new(),
         retries: 3,
         exclusive: false,
+        alloc_set: None,
         labels: BTreeMap::new(),
     }
 }
 
+/// An alloc set with the shape of a job.
+pub(super) fn allocs(job: JobSpec) -> JobSpec {
+    let set = JobSpec { kind: JobKind::AllocSet, retries: 0, ..job };
+    with(set, |task| {
+        task.command.clear();
+        task.ports.clear();
+    })
+}
+
+/// The job in an alloc set, with nothing that belongs to the set.
+pub(super) fn within(job: JobSpec, set: &JobKey) -> JobSpec {
+    let job = JobSpec { alloc_set: Some(set.clone()), ..job };
+    with(job, |task| {
+        task.constraints.clear();
+        task.spread.clear();
+        task.limit.devices.clear();
+    })
+}
+
 pub(super) fn with(mut job: JobSpec, change: impl FnOnce(&mut TaskSpec)) -> JobSpec {
-    change(Arc::get_mut(&mut job.task).unwrap());
+    change(Arc::make_mut(&mut job.task));
     job
 }

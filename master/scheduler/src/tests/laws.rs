@@ -3,18 +3,25 @@
 //! A random cell (few machines, or more than a block of them; jobs that contend) is driven by random
 //! commands through the real state machine.
 
-use super::fixture::{Cell, EVERYTHING, info, job, with};
+use super::fixture::{Cell, EVERYTHING, allocs, info, job, with, within};
 use super::reference;
 use crate::{Config, Scheduler, Weights};
+use borg_cell::state::Job;
 use borg_proto::command::{Action, Assignment, Observation};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::{FailureCause, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId};
+use borg_proto::{
+    FailureCause, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, Resources, TaskId,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 enum Op {
     Submit { user: usize, spec: JobSpec },
+    Allocs { spec: JobSpec },
+    Inside { pick: prop::sample::Index, spec: JobSpec },
+    Resize { pick: prop::sample::Index, more: u32, cpu_milli: Option<u64> },
     Pass { max: usize },
     End { pick: prop::sample::Index, fails: bool },
     Kill { pick: prop::sample::Index },
@@ -87,6 +94,10 @@ fn an_op() -> impl Strategy<Value = Op> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
         8 => (0usize..3, a_job()).prop_map(|(user, spec)| Op::Submit { user, spec }),
+        1 => a_job().prop_map(|spec| Op::Allocs { spec: allocs(spec) }),
+        3 => (pick(), a_job()).prop_map(|(pick, spec)| Op::Inside { pick, spec }),
+        1 => (pick(), 0u32..2, proptest::option::of(100u64..2_000))
+            .prop_map(|(pick, more, cpu_milli)| Op::Resize { pick, more, cpu_milli }),
         8 => prop_oneof![Just(1usize), 2usize..5, Just(EVERYTHING)].prop_map(|max| Op::Pass { max }),
         5 => (pick(), any::<bool>()).prop_map(|(pick, fails)| Op::End { pick, fails }),
         1 => pick().prop_map(|pick| Op::Kill { pick }),
@@ -95,6 +106,12 @@ fn an_op() -> impl Strategy<Value = Op> {
         1 => pick().prop_map(|pick| Op::Remove { pick }),
         2 => (0u64..5_000).prop_map(|ms| Op::Wait { ms }),
     ]
+}
+
+fn an_alloc_set<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Job> {
+    let sets: Vec<&Job> =
+        cell.state.jobs().filter(|job| job.is_alive() && job.is_alloc_set()).collect();
+    (!sets.is_empty()).then(|| *pick.get(&sets))
 }
 
 /// Does what an operation other than a pass says.
@@ -106,6 +123,27 @@ fn carry_out(cell: &mut Cell, op: &Op) {
     match op {
         Op::Submit { user, spec } => {
             cell.submit(["ann", "bob", "eve"][*user], spec.clone());
+        }
+        Op::Allocs { spec } => {
+            cell.submit("ann", spec.clone());
+        }
+        Op::Inside { pick, spec } => {
+            let Some(set) = an_alloc_set(cell, pick) else { return };
+            let (key, priority) = (set.key.clone(), set.priority().min(spec.priority));
+            let mut spec = within(JobSpec { priority, ..spec.clone() }, &key);
+            // Half the size of the alloc or less, so that several fit.
+            let most = set.spec.task.limit.cpu_milli / 2;
+            let limit = &mut Arc::make_mut(&mut spec.task).limit;
+            limit.cpu_milli = limit.cpu_milli.min(most);
+            limit.ram_bytes /= 2;
+            cell.submit("ann", spec);
+        }
+        Op::Resize { pick, more, cpu_milli } => {
+            let Some(set) = an_alloc_set(cell, pick) else { return };
+            let limit =
+                cpu_milli.map(|cpu_milli| Resources { cpu_milli, ..set.spec.task.limit.clone() });
+            let (alloc_set, allocs) = (set.key.clone(), Some(set.spec.tasks + more));
+            cell.user("ann", Action::ResizeAllocs { alloc_set, allocs, limit });
         }
         Op::Pass { .. } => {}
         Op::End { pick, fails } => {
@@ -219,7 +257,9 @@ proptest! {
             }
             if *max == EVERYTHING {
                 let victims: BTreeSet<TaskId> = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task).collect();
-                for task in cell.ready().into_iter().filter(|t| !victims.contains(t)) {
+                // Who is in an alloc is looked at once what makes room for it is committed.
+                let at_once = |t: &TaskId| !victims.contains(t) && cell.spec(*t).alloc_set.is_none();
+                for task in cell.ready().into_iter().filter(at_once) {
                     prop_assert_eq!(reference::best(&cell, weights, task), None, "nothing that fits is left waiting");
                 }
             }
@@ -231,6 +271,10 @@ proptest! {
             for task in cell.state.pending().collect::<Vec<_>>() {
                 let why = cached.explain(task, cell.now);
                 let counted: u32 = why.rejections.iter().map(|r| r.machines).sum();
+                if cell.spec(task).alloc_set.is_some() {
+                    prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
+                    continue;
+                }
                 prop_assert_eq!(why.machines, machines);
                 prop_assert!(why.rejections.iter().all(|r| r.machines <= machines - why.feasible));
                 prop_assert!(counted >= machines - why.feasible, "each rejected machine has a reason");
@@ -240,8 +284,16 @@ proptest! {
         // What is explained as feasible is what the next pass places.
         let ready: Vec<TaskId> = cell.ready();
         let top = ready.iter().filter(|t| cached.explain(**t, cell.now).feasible > 0).map(|t| cell.priority(*t)).max();
-        let next = cached.pass(cell.now, 1);
+        let mut next = cached.pass(cell.now, 1);
         prop_assert_eq!(next.first().map(|d| cell.priority(d.task)), top);
+        while !next.is_empty() {
+            cell.place(&next);
+            cell.tell(&mut cached);
+            next = cached.pass(cell.now, EVERYTHING);
+        }
+        for task in cell.ready() {
+            prop_assert_eq!(reference::best(&cell, weights, task), None, "nothing that fits is left waiting");
+        }
     }
 
     /// Decisions of several passes before any is committed: room is promised once, tasks are

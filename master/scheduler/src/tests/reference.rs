@@ -10,8 +10,35 @@ use std::sync::Arc;
 pub(super) type Best = (Option<(u16, usize)>, i64, MachineId, Vec<IncarnationId>);
 
 pub(super) fn best(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> {
+    if cell.spec(task).alloc_set.is_some() {
+        return in_alloc(cell, task);
+    }
     let plain = cell.state.machines().filter_map(|m| on(cell, weights, task, m, false)).min();
     plain.or_else(|| cell.state.machines().filter_map(|m| on(cell, weights, task, m, true)).min())
+}
+
+/// A task in an alloc goes where that is, when the rest of the alloc leaves it room.
+fn in_alloc(cell: &Cell, task: TaskId) -> Option<Best> {
+    let spec = cell.spec(task);
+    let set = cell.state.job_named(spec.alloc_set.as_ref().unwrap()).unwrap();
+    let machine = set.task(task.index)?.placement()?.machine;
+    let machine = cell.state.machine(machine).unwrap();
+    let neighbours =
+        cell.state.jobs().filter(|j| j.is_alive() && j.spec.alloc_set == spec.alloc_set);
+    let placed = neighbours.filter(|j| j.task(task.index).is_some_and(|t| t.placement().is_some()));
+    let used = placed.fold(Resources::default(), |sum, j| sum.plus(&j.spec.task.limit));
+    let ports = u32::try_from(spec.task.ports.len()).unwrap();
+    let fits =
+        spec.task.limit.fits_in(&set.spec.task.limit.minus(&used)) && ports <= machine.free().ports;
+    fits.then_some((None, 0, machine.id, Vec::new()))
+}
+
+/// How many tasks are in an alloc.
+fn inside(cell: &Cell, alloc: TaskId) -> usize {
+    let key = &cell.state.job(alloc.job).unwrap().key;
+    let tenants =
+        cell.state.jobs().filter(|j| j.is_alive() && j.spec.alloc_set.as_ref() == Some(key));
+    tenants.filter(|j| j.task(alloc.index).is_some_and(|t| t.placement().is_some())).count()
 }
 
 fn on(
@@ -41,11 +68,11 @@ fn on(
     if spec.task.spread.iter().any(|s| there(&s.attribute) >= s.max.into()) {
         return None;
     }
-    let asked = spec.task.asked();
+    let asked = spec.asked();
     let mut gone: Vec<TaskId> = Vec::new();
     let used = |gone: &[TaskId]| {
         let staying = machine.tasks.iter().filter(|t| !gone.contains(t));
-        staying.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).task.asked()))
+        staying.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).asked()))
     };
     // Whole devices have to be idle, a part has to be free of a single one.
     let devices_fit = |gone: &[TaskId]| {
@@ -72,6 +99,7 @@ fn on(
             .iter()
             .copied()
             .filter(|t| spec.priority.may_preempt(cell.priority(*t)))
+            .filter(|t| cell.spec(*t).alloc_set.is_none())
             .collect();
         candidates.sort_by_key(|t| (cell.priority(*t), std::cmp::Reverse(*t)));
         for candidate in candidates {
@@ -125,8 +153,9 @@ fn on(
         + i64::from(weights.machine_crowd) * on_machine
         + i64::from(weights.rack_crowd) * in_rack
         + i64::from(weights.soft) * (1 << 14) * soft;
-    let loss = preempting
-        .then(|| (gone.iter().map(|t| cell.priority(*t).get()).max().unwrap_or(0), gone.len()));
+    let highest = || gone.iter().map(|t| cell.priority(*t).get()).max().unwrap_or(0);
+    let many = || gone.iter().map(|t| 1 + inside(cell, *t)).sum();
+    let loss = preempting.then(|| (highest(), many()));
     let victims = gone.iter().map(|t| cell.state.task(*t).unwrap().running(*t).unwrap()).collect();
     Some((loss, cost, machine.id, victims))
 }

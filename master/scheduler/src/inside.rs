@@ -1,0 +1,192 @@
+//! Tasks in allocs: no machine is chosen for them, they go where their alloc is.
+//!
+//! They wait outside the queue until their alloc is placed and has room, and come back when their
+//! alloc or one of their neighbours in it changes; when only their machine is in the way, when that
+//! changes. So tasks of an alloc set that finds no room cost a pass nothing.
+//!
+//! Invariant: what the tasks in an alloc may use together, proposed ones included, is at most the
+//! alloc.
+
+use crate::explain::{self, Explanation};
+use crate::need::ClassKey;
+use crate::queue::NEVER;
+use crate::rooms::BLOCK;
+use crate::scheduler::Scheduler;
+use borg_cell::rejection::AllocRejection;
+use borg_proto::command::Assignment;
+use borg_proto::{JobId, MachineId, Millis, Resources, TaskId, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tasks whose alloc has room for them and whose machine has not, with the version of the machines
+/// that they know of.
+pub(crate) type Stuck = BTreeMap<MachineId, (u64, BTreeSet<TaskId>)>;
+
+impl Scheduler {
+    /// Where a task's alloc is if it has room for the task, decisions that are not committed yet
+    /// included.
+    pub(crate) fn home_of(&self, task: TaskId) -> Result<MachineId, Homeless> {
+        let job = self.state.job(task.job).ok_or(Homeless::Undecided)?;
+        let machine = self.state.place_in_alloc(job, task.index).map_err(Homeless::Refused)?;
+        let alloc = self.state.alloc_of(task).ok_or(Homeless::Undecided)?;
+        if self.leaving.contains_key(&alloc) {
+            return Err(Homeless::Undecided);
+        }
+        let limit = |task: TaskId| self.state.job(task.job).map(|job| &job.spec.task.limit);
+        let neighbours = self.state.belonging_in(alloc).filter(|(id, found)| {
+            *id != task && (found.placement().is_some() || self.assumed.contains_key(id))
+        });
+        let used = neighbours
+            .filter_map(|(id, _)| limit(id))
+            .fold(Resources::default(), |sum, limit| sum.plus(limit));
+        let size = limit(alloc).ok_or(Homeless::Undecided)?;
+        if job.spec.task.limit.fits_in(&size.minus(&used)) {
+            Ok(machine)
+        } else {
+            Err(Homeless::Undecided)
+        }
+    }
+
+    /// Decides for the first task of a job that can go where its alloc is. Who cannot leaves the
+    /// queue until something changes.
+    pub(crate) fn decide_in_alloc(&mut self, job: JobId) -> Option<Assignment> {
+        while let Some(task) = self.queue.first(job) {
+            if let Ok(machine) = self.home_of(task)
+                && let Some(row) = self.machines.row(machine)
+            {
+                if self.has_ports(task, row) {
+                    return Some(self.assume(task, row, machine, Vec::new()));
+                }
+                let stuck = self.stuck.entry(machine).or_default();
+                stuck.0 = self.machines.version();
+                stuck.1.insert(task);
+            }
+            let need = self.needs.get(&job)?;
+            let user = self.state.job(job)?.key.user.clone();
+            self.queue.add(task, need.priority, &user, NEVER);
+        }
+        None
+    }
+
+    /// Whether a row has what a task in an alloc asks of the machine itself.
+    fn has_ports(&self, task: TaskId, row: usize) -> bool {
+        let rooms = &self.machines.rooms;
+        let asks = self.needs.get(&task.job).map(|need| need.asks.iter());
+        rooms.is_open(row)
+            && asks.is_some_and(|mut asks| {
+                asks.all(|(column, ask)| *ask <= rooms.left_with(*column, row, 0))
+            })
+    }
+
+    /// Tasks that only their machine kept from starting try again when it has changed.
+    pub(crate) fn wake_stuck(&mut self) {
+        let grown = |machine: &MachineId, since: u64| {
+            let row = self.machines.row(*machine);
+            row.is_none_or(|row| self.machines.versions(row / BLOCK).grown > since)
+        };
+        let woken = self.stuck.iter().filter(|(machine, (since, _))| grown(machine, *since));
+        let woken: Vec<MachineId> = woken.map(|(machine, _)| *machine).collect();
+        for machine in woken {
+            let (_, tasks) = self.stuck.remove(&machine).unwrap_or_default();
+            tasks.into_iter().for_each(|task| self.settle(task));
+        }
+    }
+
+    /// A task changed: if it is an alloc or in one, others may go there now, or no longer.
+    pub(crate) fn settle_neighbours(&mut self, task: TaskId) {
+        let set = self.needs.get(&task.job).and_then(|need| need.alloc_set);
+        let is_alloc = self.state.job(task.job).is_some_and(|job| job.is_alloc_set());
+        let Some(set) = set.or(is_alloc.then_some(task.job)) else { return };
+        let alloc = TaskId { job: set, index: task.index };
+        let neighbours: Vec<TaskId> =
+            self.state.belonging_in(alloc).map(|(id, _)| id).filter(|id| *id != task).collect();
+        neighbours.into_iter().for_each(|id| self.settle(id));
+    }
+
+    /// An alloc set has another size: what is known of the old one goes. Its tasks have to be settled
+    /// after that.
+    pub(crate) fn forget_size(&mut self, set: JobId) {
+        let tasks: Vec<TaskId> = self.state.tasks_of(set).map(|(id, _)| id).collect();
+        for task in &tasks {
+            self.depart(*task);
+            self.queue.remove(*task);
+        }
+        let Some(need) = self.needs.remove(&set) else { return };
+        self.machines.release(&need);
+        let key = ClassKey::Job(set);
+        self.classes.remove(&key);
+        self.lot.take(&key);
+    }
+
+    /// Why a task in an alloc is where it is.
+    pub(crate) fn explain_in_alloc(&self, task: TaskId, now: Millis) -> Explanation {
+        let found = self.state.task(task);
+        let mut told = explain::settled(&self.state, task, found);
+        let (Some(found), Some(job)) = (found, self.state.job(task.job)) else { return told };
+        let alloc = self.state.alloc_of(task);
+        let name = |alloc: TaskId| {
+            let set = self.state.job(alloc.job).map(|set| set.key.to_string()).unwrap_or_default();
+            format!("{set}/{}", alloc.index)
+        };
+        let not_before = match &found.state {
+            TaskState::Pending { not_before, .. } => *not_before,
+            TaskState::Running(_) => {
+                told.summary +=
+                    &alloc.map(|id| format!(", in alloc {}", name(id))).unwrap_or_default();
+                return told;
+            }
+            TaskState::Dead { .. } => return told,
+        };
+        told.ahead = self.queue.ahead(job.priority());
+        if let Ok(machine) = self.home_of(task) {
+            let fits = self.machines.row(machine).is_some_and(|row| self.has_ports(task, row));
+            (told.machines, told.feasible) = (1, u32::from(fits));
+        }
+        told.not_before = (not_before > now).then_some(not_before);
+        told.summary = if !job.waits_for.is_empty() {
+            explain::waits(&self.state, job)
+        } else if let Some((machine, _)) = found.lingering(task) {
+            explain::lingers(&self.machine_name(machine))
+        } else if let Some(assumed) = self.assumed.get(&task) {
+            format!(
+                "goes to its alloc on {} as soon as the decision is committed",
+                self.machine_name(assumed.machine)
+            )
+        } else {
+            let back_off = explain::back_off(found, not_before, now);
+            back_off + &self.why_homeless(task, alloc, now)
+        };
+        told
+    }
+
+    fn why_homeless(&self, task: TaskId, alloc: Option<TaskId>, now: Millis) -> String {
+        match self.home_of(task) {
+            Err(Homeless::Refused(refused @ AllocRejection::NotPlaced { .. })) => {
+                let why = alloc.map(|alloc| self.explain(alloc, now).summary).unwrap_or_default();
+                format!("{refused}: {why}")
+            }
+            Err(Homeless::Refused(refused)) => refused.to_string(),
+            Err(Homeless::Undecided) => "its alloc is about to change".to_owned(),
+            Ok(machine) => {
+                let there = self.machines.row(machine);
+                let name = self.machine_name(machine);
+                if there.is_some_and(|row| self.has_ports(task, row)) {
+                    format!("waits for its turn; its alloc on {name} has room")
+                } else if there.is_some_and(|row| self.machines.rooms.is_open(row)) {
+                    format!(
+                        "machine {name}, where its alloc is, has too few ports or too many tasks"
+                    )
+                } else {
+                    format!("machine {name}, where its alloc is, does not answer")
+                }
+            }
+        }
+    }
+}
+
+/// Why a task in an alloc has no place just now.
+pub(crate) enum Homeless {
+    /// The committed state says so.
+    Refused(AllocRejection),
+    /// A decision that is not committed yet does.
+    Undecided,
+}
