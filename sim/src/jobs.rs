@@ -101,6 +101,7 @@ pub fn job(name: &str) -> JobBuilder {
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        alloc_set: None,
         labels: BTreeMap::new(),
     };
     JobBuilder { spec, task }
@@ -194,6 +195,25 @@ impl JobBuilder {
         self
     }
 
+    /// An alloc set instead, whose tasks are allocs of the same size and run nothing.
+    #[must_use]
+    pub fn alloc_set(mut self) -> Self {
+        self.spec.kind = JobKind::AllocSet;
+        (self.spec.retries, self.spec.exclusive) = (0, false);
+        self.task.command.clear();
+        self.task.ports.clear();
+        self
+    }
+
+    /// In the allocs of that set, where they are.
+    #[must_use]
+    pub fn within(mut self, alloc_set: JobKey) -> Self {
+        self.spec.alloc_set = Some(alloc_set);
+        self.task.constraints.clear();
+        self.task.spread.clear();
+        self
+    }
+
     /// Time between SIGTERM and SIGKILL.
     #[must_use]
     pub fn grace(mut self, grace: Millis) -> Self {
@@ -228,6 +248,15 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
     }
     if dice.chance(250) {
         spec = spec.exclusive();
+    }
+    if dice.chance(150) {
+        return spec.alloc_set().spec();
+    }
+    if dice.chance(250) && !others.is_empty() {
+        // Most names are of no alloc set; then the cell says so.
+        let priority = *dice.pick(&[0, 100]);
+        spec = spec.priority(priority).limit(dice.between(1, 8) * 100, dice.between(1, 8) * 64);
+        spec = spec.within(dice.pick(others).clone());
     }
     if dice.chance(500) {
         let play = match dice.below(10) {
@@ -275,7 +304,8 @@ mod tests {
     fn every_random_job_is_within_bounds() {
         let mut dice = Dice::new(3);
         for _ in 0..1_000 {
-            random(&mut dice, "job", &["ann/x".parse().unwrap()]).check().unwrap();
+            let spec = random(&mut dice, "job", &["ann/x".parse().unwrap()]);
+            spec.check().unwrap();
         }
     }
 }

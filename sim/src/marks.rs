@@ -141,6 +141,12 @@ marks! {
     MachineRebooted = "machine rebooted",
     /// A machine came back smaller and gave up tasks.
     MachineShrunk = "machine came back with less room",
+    /// A task was placed in an alloc.
+    PlacedInAlloc = "task placed in an alloc",
+    /// An alloc had to leave its machine because it became larger.
+    AllocOutgrewMachine = "alloc outgrew its machine",
+    /// The allocs of a set became larger or smaller.
+    AllocsResized = "allocs resized",
     /// A machine was taken out of the cell.
     MachineRemoved = "machine removed and added again",
     /// The state refused a scheduler's decision.

@@ -180,6 +180,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        alloc_set: None,
         labels: BTreeMap::new(),
     })
 }

@@ -310,6 +310,7 @@ fn job_spec(
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        alloc_set: None,
         labels: BTreeMap::new(),
     };
     spec.check()?;

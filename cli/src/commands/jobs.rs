@@ -184,7 +184,7 @@ async fn wait(
                 note(&line);
                 shown.insert(job.job.clone(), line);
             }
-            if job.is_over() || (kind == JobKind::Service && job.up == job.tasks) {
+            if job.is_over() || (kind != JobKind::Batch && job.up == job.tasks) {
                 done.push(job);
             } else {
                 open.push((submitted, kind));

@@ -16,6 +16,7 @@ mod machines;
 mod masters;
 mod names;
 mod quota;
+mod resize;
 
 use crate::client::Client;
 use crate::config::guard;
@@ -63,6 +64,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// End a job, or one of its tasks
     Kill(jobs::KillArgs),
+    /// Change how large the allocs of an alloc set are, or how many there are
+    Resize(resize::ResizeArgs),
     /// Tell why a task is pending, or where it runs
     Why(inspect::WhyArgs),
     /// List the cell's machines, or give silent ones up
@@ -116,6 +119,7 @@ impl Command {
             Self::Submit(_)
             | Self::Logs(_)
             | Self::Kill(_)
+            | Self::Resize(_)
             | Self::Why(_)
             | Self::Machine(_)
             | Self::Masters(_)
@@ -167,6 +171,7 @@ impl Cli {
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
+            Command::Resize(args) => resize::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,

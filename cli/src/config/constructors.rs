@@ -1,4 +1,4 @@
-//! The constructors of the language: `job`, `task`, `resources`, `constraint`, `spread`,
+//! The constructors of the language: `job`, `alloc_set`, `task`, `resources`, `constraint`, `spread`,
 //! `volume`, and `arg`.
 //!
 //! A constructor checks its own fields at once, where the mistake is, and leaves what it built in
@@ -8,7 +8,7 @@
 use super::did_you_mean;
 use super::fields::{FieldError, Fields, show, thousandths};
 use super::session::{Piece, Session};
-use borg_proto::names::{PortName, shorten};
+use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
     Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_RAM_BYTES, SpecError, Spread, Volume,
@@ -23,10 +23,11 @@ use starlark::starlark_module;
 use starlark::values::none::NoneType;
 use starlark::values::tuple::UnpackTuple;
 use starlark::values::{Heap, Value};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-const JOB: [&str; 10] = [
+const JOB: [&str; 11] = [
     "name",
     "kind",
     "tasks",
@@ -36,6 +37,18 @@ const JOB: [&str; 10] = [
     "after",
     "retries",
     "exclusive",
+    "alloc_set",
+    "labels",
+];
+const ALLOC_SET: [&str; 9] = [
+    "name",
+    "allocs",
+    "priority",
+    "resources",
+    "limit",
+    "constraints",
+    "spread",
+    "after",
     "labels",
 ];
 const TASK: [&str; 9] =
@@ -58,6 +71,19 @@ pub(super) fn constructors(builder: &mut GlobalsBuilder) {
         let known = [JOB.as_slice(), TASK.as_slice()].concat();
         let mut fields = Fields::new("job", &known, 0, args.items, named)?;
         session.add_job(build_job(session, &mut fields, eval.heap())?)?;
+        Ok(NoneType)
+    }
+
+    /// Adds an alloc set: room on so many machines, held for the tasks of jobs that name it.
+    fn alloc_set<'v>(
+        #[starlark(args)] args: UnpackTuple<Value<'v>>,
+        #[starlark(kwargs)] named: Named<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<NoneType> {
+        let session = Session::of(eval);
+        session.may_add_job()?;
+        let mut fields = Fields::new("alloc_set", &ALLOC_SET, 0, args.items, named)?;
+        session.add_job(build_alloc_set(session, &mut fields, eval.heap())?)?;
         Ok(NoneType)
     }
 
@@ -261,11 +287,47 @@ fn build_job<'v>(
         after: after(session, fields)?,
         retries: fields.whole("retries", 0, 1_000_000)?.unwrap_or(0),
         exclusive: fields.flag("exclusive")?,
+        alloc_set: set_of(session, fields)?,
         labels: fields.pairs("labels")?,
         task: Arc::new(the_task(session, fields, heap)?),
     };
     job.check().map_err(|error| out_of_bounds("job", &error))?;
     Ok(job)
+}
+
+fn build_alloc_set<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<JobSpec, FieldError> {
+    let name = fields
+        .text("name")?
+        .ok_or_else(|| fields.missing("name", "alloc_set(name = \"room\", ...)"))?;
+    let name: JobName = name.parse().map_err(|why| fields.error("name", why))?;
+    let set = JobSpec {
+        name,
+        kind: JobKind::AllocSet,
+        tasks: fields.whole("allocs", 1, MAX_TASKS)?.unwrap_or(1),
+        priority: priority(fields)?,
+        appclass: None,
+        after: after(session, fields)?,
+        retries: 0,
+        exclusive: false,
+        alloc_set: None,
+        labels: fields.pairs("labels")?,
+        task: Arc::new(TaskSpec {
+            command: Vec::new(),
+            env: BTreeMap::new(),
+            limit: limit(session, fields, heap)?,
+            ports: Vec::new(),
+            constraints: constraints(session, fields, heap)?,
+            spread: spreads(session, fields, heap)?,
+            volumes: Vec::new(),
+            grace_ms: DEFAULT_GRACE,
+        }),
+    };
+    set.check().map_err(|error| out_of_bounds("alloc_set", &error))?;
+    Ok(set)
 }
 
 /// The task of a job: `task = task(...)`, or a task's fields directly.
@@ -291,34 +353,17 @@ fn build_task<'v>(
     fields: &mut Fields<'v>,
     heap: Heap<'v>,
 ) -> Result<TaskSpec, FieldError> {
-    if fields.has("limit") && fields.has("resources") {
-        return Err(fields.error("limit", "is another name for resources: give one of them"));
-    }
     if !fields.has("command") {
         return Err(fields.missing("command", "command = [\"echo\", \"hello\"]"));
     }
-    let limit_name = if fields.has("limit") { "limit" } else { "resources" };
-    let example = "resources = resources(cpu = 0.5, ram = 100*MiB)";
-    let limit = fields.take(limit_name).ok_or_else(|| fields.missing("resources", example))?;
-    let Some(Piece::Resources(limit_built)) = session.piece(limit, heap) else {
-        return Err(fields.error(
-            limit_name,
-            format!("{} is not a resources(cpu = 0.5, ram = 100*MiB)", show(limit)),
-        ));
-    };
+    let limit = limit(session, fields, heap)?;
     let task = TaskSpec {
         command: fields.texts("command")?,
         env: fields.pairs("env")?,
-        limit: limit_built,
+        limit,
         ports: fields.parsed::<PortName>("ports")?,
-        constraints: pieces(session, fields, heap, "constraints", |piece| match piece {
-            Piece::Constraint(constraint) => Some(constraint),
-            Piece::Task(_) | Piece::Resources(_) | Piece::Spread(_) | Piece::Volume(_) => None,
-        })?,
-        spread: pieces(session, fields, heap, "spread", |piece| match piece {
-            Piece::Spread(spread) => Some(spread),
-            Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Volume(_) => None,
-        })?,
+        constraints: constraints(session, fields, heap)?,
+        spread: spreads(session, fields, heap)?,
         volumes: pieces(session, fields, heap, "volumes", |piece| match piece {
             Piece::Volume(volume) => Some(volume),
             Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Spread(_) => None,
@@ -327,6 +372,47 @@ fn build_task<'v>(
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)
+}
+
+/// `resources = resources(...)`, or `limit`, its other name.
+fn limit<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<Resources, FieldError> {
+    if fields.has("limit") && fields.has("resources") {
+        return Err(fields.error("limit", "is another name for resources: give one of them"));
+    }
+    let name = if fields.has("limit") { "limit" } else { "resources" };
+    let example = "resources = resources(cpu = 0.5, ram = 100*MiB)";
+    let limit = fields.take(name).ok_or_else(|| fields.missing("resources", example))?;
+    let Some(Piece::Resources(built)) = session.piece(limit, heap) else {
+        return Err(fields
+            .error(name, format!("{} is not a resources(cpu = 0.5, ram = 100*MiB)", show(limit))));
+    };
+    Ok(built)
+}
+
+fn constraints<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<Vec<Constraint>, FieldError> {
+    pieces(session, fields, heap, "constraints", |piece| match piece {
+        Piece::Constraint(constraint) => Some(constraint),
+        Piece::Task(_) | Piece::Resources(_) | Piece::Spread(_) | Piece::Volume(_) => None,
+    })
+}
+
+fn spreads<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<Vec<Spread>, FieldError> {
+    pieces(session, fields, heap, "spread", |piece| match piece {
+        Piece::Spread(spread) => Some(spread),
+        Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Volume(_) => None,
+    })
 }
 
 fn pieces<'v, T>(
@@ -358,18 +444,27 @@ fn priority(fields: &mut Fields<'_>) -> Result<Priority, FieldError> {
     Priority::new(number.into()).map_err(|why| fields.error("priority", why))
 }
 
-/// Jobs to wait for; a name without an owner is one of the user's own.
+/// Where the job's tasks run, if that is in an alloc set.
+fn set_of(session: &Session, fields: &mut Fields<'_>) -> Result<Option<JobKey>, FieldError> {
+    let Some(text) = fields.text("alloc_set")? else { return Ok(None) };
+    key(session, &text).map(Some).map_err(|why| fields.error("alloc_set", why))
+}
+
+/// Jobs to wait for.
 fn after(session: &Session, fields: &mut Fields<'_>) -> Result<Vec<JobKey>, FieldError> {
     let texts = fields.one_or_more("after")?;
     let keys = texts.iter().enumerate().map(|(i, text)| {
-        let key = if text.contains('/') {
-            text.parse()
-        } else {
-            text.parse().map(|name| JobKey { user: session.user().clone(), name })
-        };
-        key.map_err(|why| fields.error("after", format!("[{i}] {why}")))
+        key(session, text).map_err(|why| fields.error("after", format!("[{i}] {why}")))
     });
     keys.collect()
+}
+
+/// The name of a job or alloc set; one without an owner is one of the user's own.
+fn key(session: &Session, text: &str) -> Result<JobKey, NameError> {
+    if text.contains('/') {
+        return text.parse();
+    }
+    text.parse().map(|name| JobKey { user: session.user().clone(), name })
 }
 
 /// An error of the whole specification, told with the names of the language.

@@ -70,6 +70,7 @@ impl From<pb::JobSummary> for Job {
             kind: match job.kind() {
                 pb::JobKind::Service => "service",
                 pb::JobKind::Batch => "batch",
+                pb::JobKind::AllocSet => "alloc_set",
                 pb::JobKind::Unspecified => "unknown",
             },
             state: match job.state() {
@@ -135,6 +136,7 @@ pub fn phase(phase: pb::TaskPhase) -> &'static str {
         pb::TaskPhase::Finished => "finished",
         pb::TaskPhase::Failed => "failed",
         pb::TaskPhase::Killed => "killed",
+        pb::TaskPhase::Held => "held",
         pb::TaskPhase::Unspecified => "unknown",
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
     let kind = match job.spec.kind {
         JobKind::Service => pb::JobKind::Service,
         JobKind::Batch => pb::JobKind::Batch,
+        JobKind::AllocSet => pb::JobKind::AllocSet,
     };
     pb::JobSummary {
         job: job.key.to_string(),
@@ -62,7 +63,8 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
         tasks: job.spec.tasks,
         pending: job.counts.pending,
         running: job.counts.running,
-        up: job.counts.up,
+        // An alloc is there as soon as it is placed.
+        up: if job.is_alloc_set() { job.counts.running } else { job.counts.up },
         finished: job.counts.finished,
         failed: job.counts.failed,
         killed: job.counts.killed,
@@ -130,6 +132,11 @@ pub(super) fn task_info(
             info.machine.clear();
             pb::TaskPhase::Pending
         }
+        TaskState::Running(placement) if job.is_alloc_set() => {
+            info.since_ms = placement.placed_at.0;
+            info.note = contents(&view.state, id);
+            pb::TaskPhase::Held
+        }
         TaskState::Running(placement) => fill_running(usages, job, id, task, placement, &mut info),
         TaskState::Dead { at, end } => {
             info.since_ms = at.0;
@@ -148,6 +155,15 @@ pub(super) fn task_info(
     };
     info.phase = phase.into();
     info
+}
+
+/// The tasks in an alloc, in words.
+fn contents(state: &CellState, alloc: TaskId) -> String {
+    let inside = state.belonging_in(alloc).filter(|(_, task)| task.placement().is_some());
+    let names = inside
+        .filter_map(|(id, _)| state.job(id.job).map(|job| format!("{}/{}", job.key, id.index)));
+    let names: Vec<String> = names.collect();
+    if names.is_empty() { "empty".to_owned() } else { format!("holds {}", names.join(", ")) }
 }
 
 fn fill_running(
@@ -366,7 +382,7 @@ pub(super) fn bns_status(error: BnsError) -> Status {
 
 /// How many machines could run a task of the job were they empty.
 pub(super) fn fitting_machines(state: &CellState, spec: &JobSpec) -> u32 {
-    let asked = spec.task.asked();
+    let asked = spec.asked();
     let fits = |machine: &&Machine| {
         machine.info.as_ref().is_some_and(|info| {
             let hard = |c: &&Constraint| !c.soft;

@@ -29,7 +29,11 @@ pub(crate) fn placed(
     if !tried.contains(&on) {
         return (Ok(()), !tried.is_empty());
     }
-    let asked = job.spec.task.asked();
+    // Where it is decided by its alloc alone.
+    if job.spec.alloc_set.is_some() {
+        return (Ok(()), false);
+    }
+    let asked = job.spec.asked();
     let fits = |machine: &&Machine| {
         machine.info.as_ref().is_some_and(|info| {
             machine.state == MachineState::Up

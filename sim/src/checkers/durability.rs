@@ -114,6 +114,7 @@ impl Durability {
                 | Action::SetQuota { .. }
                 | Action::RemoveQuota { .. }
                 | Action::EnforceQuota { .. }
+                | Action::ResizeAllocs { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

@@ -235,7 +235,7 @@ fn bits(tasks: u32) -> Tasks {
 #[must_use]
 pub fn submission(spec: &JobSpec) -> JobAsked {
     // A job that waits for others ends when one of them fails.
-    let may_end = spec.kind != JobKind::Service || !spec.after.is_empty();
+    let may_end = spec.kind == JobKind::Batch || !spec.after.is_empty();
     JobAsked::Submit { tasks: bits(spec.tasks), may_end }
 }
 
@@ -262,6 +262,7 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::SetQuota { .. }
         | Action::RemoveQuota { .. }
         | Action::EnforceQuota { .. }
+        | Action::ResizeAllocs { .. }
         | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }

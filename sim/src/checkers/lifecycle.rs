@@ -71,6 +71,7 @@ impl Lifecycle {
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
+            | EventKind::AllocsResized(_)
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)

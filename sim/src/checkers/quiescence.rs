@@ -153,7 +153,8 @@ impl World {
                 return Some(format!("machine {} is not in the cell", host.name));
             };
             let mut wanted: BTreeMap<IncarnationId, Phase> = BTreeMap::new();
-            for task in &machine.tasks {
+            let runs = |task: &&TaskId| state.job(task.job).is_some_and(|job| !job.is_alloc_set());
+            for task in machine.tasks.iter().filter(runs) {
                 let placement = state.task(*task).and_then(|task| task.placement());
                 let placement =
                     placement.expect("the audit says that a machine's tasks are placed");
@@ -198,6 +199,14 @@ impl World {
             }
             if task.lingers {
                 return Some(format!("task {id} of {} waits for its last incarnation", job.key));
+            }
+            if job.spec.alloc_set.is_some() {
+                let home = state.place_in_alloc(job, id.index).ok();
+                let home = home.and_then(|machine| state.machine(machine));
+                if home.is_some_and(|machine| takes(machine, job)) {
+                    return Some(format!("task {id} of {} would fit in its alloc", job.key));
+                }
+                continue;
             }
             let avoids = |machine: &Machine| task.avoids(now).any(|c| c.machine == machine.id);
             let fits = |machine: &&Machine| takes(machine, job) && !avoids(machine);
@@ -244,7 +253,7 @@ impl World {
 /// Whether a machine has room for one more task of a job, pushing nobody out.
 fn takes(machine: &Machine, job: &Job) -> bool {
     let Some(info) = &machine.info else { return false };
-    let asked = job.spec.task.asked();
+    let asked = job.spec.asked();
     let hard = job.spec.task.constraints.iter().filter(|constraint| !constraint.soft);
     let crowded = job.spec.task.spread.iter().enumerate().any(|(number, spread)| {
         job.crowd(number, machine.attribute(&spread.attribute)) >= spread.max

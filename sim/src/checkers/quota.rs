@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// Looks at jobs that were accepted by entries that led to `state`. Nothing but another job makes a user
 /// use more, so after the last one of a user and band what is used in the end is within the quota of
-/// its moment. Where quota changed in the same breath nothing is known of that moment.
+/// its moment. Where quota or allocs changed in the same breath nothing is known of that moment.
 ///
 /// # Errors
 /// Who was admitted beyond the quota.
@@ -18,7 +18,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
     let mut last: BTreeMap<(&UserName, Band), (&Event, &borg_cell::state::Job)> = BTreeMap::new();
     for event in events {
         match &event.kind {
-            EventKind::QuotaChanged(_) => return Ok(()),
+            EventKind::QuotaChanged(_) | EventKind::AllocsResized(_) => return Ok(()),
             EventKind::JobSubmitted(id) => {
                 let Some(job) = state.job(*id) else { continue };
                 last.insert((job.owner(), job.priority().band()), (event, job));
@@ -43,7 +43,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             return Err(format!("{} was admitted in {band} without quota", job.key));
         };
         let used = used(state, user, band);
-        let asked = job.spec.task.asked();
+        let asked = job.spec.asked();
         for (what, asked, used, most) in [
             ("millicores", asked.cpu_milli, used.cpu_milli, grant.amount.cpu_milli),
             ("bytes of memory", asked.ram_bytes, used.ram_bytes, grant.amount.ram_bytes),
@@ -63,7 +63,7 @@ fn used(state: &CellState, user: &UserName, band: Band) -> Resources {
     let jobs = state.jobs().filter(|job| job.owner() == user && job.priority().band() == band);
     let live = jobs.flat_map(|job| {
         let tasks = state.tasks_of(job.id).filter(|(_, task)| !task.is_dead());
-        tasks.map(|_| job.spec.task.asked())
+        tasks.map(|_| job.spec.asked())
     });
     live.fold(Resources::default(), |sum, asked| sum.plus(&asked))
 }

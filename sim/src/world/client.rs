@@ -16,7 +16,7 @@ use borg_cell::state::Answer;
 use borg_proto::command::{Action, Command, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
-use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
+use borg_proto::{JobKey, MachineName, Millis, ReplicaId, Resources, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -168,6 +168,7 @@ impl Clients {
                 | Action::SetQuota { .. }
                 | Action::RemoveQuota { .. }
                 | Action::EnforceQuota { .. }
+                | Action::ResizeAllocs { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }
@@ -271,7 +272,14 @@ impl World {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
-            75..=89 => {
+            75..=79 => {
+                let (cpu_milli, ram_bytes) =
+                    (dice.between(1, 24) * 100, (dice.between(1, 24) * 64) << 20);
+                let limit = Resources { cpu_milli, ram_bytes, ..Resources::default() };
+                let (alloc_set, limit) = (key(name), Some(limit));
+                Asked::Change(Action::ResizeAllocs { alloc_set, allocs: None, limit })
+            }
+            80..=89 => {
                 let any = TEST_CLIENT + 1 + dice.index(self.clients.joiners - TEST_CLIENT - 1);
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })

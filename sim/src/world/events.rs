@@ -51,6 +51,9 @@ impl World {
                 if state.is_of_before(IncarnationId { task: *task, number: *incarnation }) {
                     return self.hit(Mark::Adopted);
                 }
+                if state.alloc_of(*task).is_some() {
+                    return self.hit(Mark::PlacedInAlloc);
+                }
                 let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
                 if avoided {
                     self.hit(Mark::CrashAvoided);
@@ -75,6 +78,7 @@ impl World {
             EventKind::TaskChanged { change, .. } => match change {
                 TaskChange::Evicted(EvictCause::Preempted { .. }) => self.hit(Mark::Preempted),
                 TaskChange::Evicted(EvictCause::Shrunk) => self.hit(Mark::MachineShrunk),
+                TaskChange::Evicted(EvictCause::Resized) => self.hit(Mark::AllocOutgrewMachine),
                 TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::BackOff { .. } => self.hit(Mark::LocalRestart),
                 TaskChange::Released => self.hit(Mark::Released),
@@ -87,6 +91,7 @@ impl World {
                 | TaskChange::Finished
                 | TaskChange::Killed { .. } => {}
             },
+            EventKind::AllocsResized(_) => self.hit(Mark::AllocsResized),
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);

@@ -93,6 +93,9 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::RemoveQuota { user, band } => format!("take the quota of {user} in {band} back"),
         Action::EnforceQuota { bands, on: true } => format!("enforce quota in {bands:?}"),
         Action::EnforceQuota { bands, on: false } => format!("open {bands:?}"),
+        Action::ResizeAllocs { alloc_set, allocs, limit } => {
+            format!("resize {alloc_set} to {allocs:?} allocs of {limit:?}")
+        }
         Action::ForgetMaster { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
