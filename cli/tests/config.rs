@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use borg_proto::JobKind;
 use borg_proto::JobSpec;
 use borgctl::config::{ConfigError, Options, load, load_trusted};
 use std::fs;
@@ -79,13 +80,16 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
         }
         seen += 1;
     }
-    assert!(seen >= 3);
+    assert!(seen >= 4);
     assert_eq!(fs::read_to_string(examples.join("hello.bcl")).unwrap().lines().count(), 5);
     let wordcount = load(&examples.join("wordcount.bcl"), &options()).await.unwrap().jobs;
     assert_eq!(
         (wordcount[0].tasks, wordcount[1].after[0].to_string()),
         (8, "ann/wordcount".to_owned())
     );
+    let shared = load(&examples.join("server-with-logsaver.bcl"), &no_args()).await.unwrap().jobs;
+    assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 2));
+    assert!(shared[1..].iter().all(|job| job.alloc_set == Some("ann/room".parse().unwrap())));
     let web = load(&examples.join("hello-web.bcl"), &no_args()).await.unwrap().jobs;
     assert_eq!((web[0].tasks, web[0].task.ports.len(), web[0].priority.get()), (3, 1, 120));
     assert_eq!(web[0].task.command[0], env!("CARGO_BIN_EXE_borgctl"));
@@ -114,7 +118,7 @@ job(
     let json = serde_json::to_value(&jobs[0]).unwrap();
     let expected = serde_json::json!({
         "name": "web", "kind": "service", "tasks": 3, "priority": 120, "appclass": "batch",
-        "exclusive": false,
+        "exclusive": false, "alloc_set": null,
         "after": ["ann/mine", "bob/other"], "retries": 2, "labels": {"team": "search"},
         "task": {
             "command": ["serve", "%port.http%"], "env": {"A": "b"}, "ports": ["http"], "grace_ms": 90_000,

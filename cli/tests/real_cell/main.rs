@@ -2,6 +2,7 @@
 //! as any other client would call it.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the panic says where")]
 
+mod allocs;
 mod api;
 mod backup;
 mod bad_input;
