@@ -93,9 +93,8 @@ impl Scheduler {
 
     /// A task changed: if it is an alloc or in one, others may go there now, or no longer.
     pub(crate) fn settle_neighbours(&mut self, task: TaskId) {
-        let set = self.needs.get(&task.job).and_then(|need| need.alloc_set);
-        let is_alloc = self.state.job(task.job).is_some_and(|job| job.is_alloc_set());
-        let Some(set) = set.or(is_alloc.then_some(task.job)) else { return };
+        let Some(need) = self.needs.get(&task.job) else { return };
+        let Some(set) = need.alloc_set.or(need.is_alloc.then_some(task.job)) else { return };
         let alloc = TaskId { job: set, index: task.index };
         let neighbours: Vec<TaskId> =
             self.state.belonging_in(alloc).map(|(id, _)| id).filter(|id| *id != task).collect();

@@ -22,6 +22,7 @@ mod domain;
 mod explain;
 mod filters;
 mod fit;
+mod homes;
 mod inside;
 mod lot;
 mod machines;

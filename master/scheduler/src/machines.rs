@@ -13,6 +13,7 @@
 
 use crate::domain::Domain;
 use crate::filters::Filters;
+use crate::homes::Homes;
 use crate::need::Need;
 use crate::rooms::{
     BLOCK, CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PER_DEVICE, PORTS, RAM, Rooms, TARGET, TASKS,
@@ -105,7 +106,7 @@ pub(crate) struct Machines {
     devices: BTreeMap<Arc<str>, usize>,
     domains: Vec<(String, Domain)>,
     pub(crate) filters: Filters,
-    home: BTreeMap<TaskId, usize>,
+    homes: Homes,
     versions: Vec<Versions>,
     version: u64,
     /// Residents by priority.
@@ -127,7 +128,7 @@ impl Machines {
             devices: BTreeMap::new(),
             domains: Vec::new(),
             filters: Filters::default(),
-            home: BTreeMap::new(),
+            homes: Homes::default(),
             versions: Vec::new(),
             version: 0,
             standing: BTreeMap::new(),
@@ -319,8 +320,7 @@ impl Machines {
 
     /// The rows of a job's tasks, one entry per task.
     pub(crate) fn homes_of(&self, job: JobId) -> impl Iterator<Item = usize> + '_ {
-        let all = TaskId { job, index: 0 }..=TaskId { job, index: u32::MAX };
-        self.home.range(all).map(|(_, row)| *row)
+        self.homes.of_job(job)
     }
 
     /// A copy to try placements in: room, names and facts, but nobody who could be pushed out.
@@ -328,7 +328,7 @@ impl Machines {
         let empty = |row: &Row| Row { residents: Vec::new(), ..row.clone() };
         Self {
             rows: self.rows.iter().map(empty).collect(),
-            home: BTreeMap::new(),
+            homes: Homes::default(),
             rooms: self.rooms.clone(),
             row_of: self.row_of.clone(),
             vacant: self.vacant.clone(),
@@ -441,7 +441,7 @@ impl Machines {
         for resident in &residents {
             self.rooms.take(from, &resident.need.asks, false);
             self.rooms.take(to, &resident.need.asks, true);
-            self.home.insert(resident.task, to);
+            self.homes.put(resident.task, to);
         }
         self.rows[to].residents = residents;
         self.vacate(from);
@@ -488,7 +488,7 @@ impl Machines {
             self.settle_devices(row);
         }
         self.rooms.take(row, &resident.need.asks, true);
-        let before = self.home.insert(resident.task, row);
+        let before = self.homes.put(resident.task, row);
         debug_assert!(before.is_none(), "a task stands on one machine");
         count(&mut self.standing, resident.need.priority, true);
         if resident.incarnation.is_none() {
@@ -513,7 +513,7 @@ impl Machines {
 
     /// Takes a task from its machine.
     pub(crate) fn remove(&mut self, task: TaskId) -> Option<(usize, Resident)> {
-        let row = self.home.remove(&task)?;
+        let row = self.homes.take(task)?;
         let residents = &mut self.rows[row].residents;
         let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
         let resident = residents.remove(at);
@@ -539,7 +539,7 @@ impl Machines {
     /// from now on the task can be pushed out. Answers whether it stood there.
     pub(crate) fn confirm(&mut self, task: TaskId, placement: &Placement) -> bool {
         let row = self.row(placement.machine);
-        let Some(row) = row.filter(|row| self.home.get(&task) == Some(row)) else {
+        let Some(row) = row.filter(|row| self.homes.get(task) == Some(*row)) else {
             return false;
         };
         let there = &mut self.rows[row];

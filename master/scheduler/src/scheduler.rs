@@ -19,7 +19,7 @@ use crate::victims;
 use borg_cell::event::{Event, EventKind};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState, Task};
 use borg_proto::command::Assignment;
-use borg_proto::task::EvictCause;
+use borg_proto::task::{EvictCause, Placement};
 use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ pub struct Scheduler {
     silent: BTreeSet<MachineId>,
     pub(crate) queue: Queue,
     pub(crate) needs: BTreeMap<JobId, Arc<Need>>,
-    pub(crate) classes: BTreeMap<ClassKey, Class>,
+    pub(crate) classes: BTreeMap<ClassKey, Box<Class>>,
     /// Counts uses of classes.
     uses: u64,
     pub(crate) assumed: BTreeMap<TaskId, Assumed>,
@@ -422,10 +422,10 @@ impl Scheduler {
         let Config { weights, caches, .. } = self.config;
         // Constraints have other numbers when nobody had them for a while.
         let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
-        if !self.classes.get(&need.class).is_some_and(same) {
+        if !self.classes.get(&need.class).is_some_and(|class| same(class)) {
             self.forget_old_classes();
             let class = Class::new(need.clone(), &self.machines, &weights);
-            self.classes.insert(need.class.clone(), class);
+            self.classes.insert(need.class.clone(), Box::new(class));
         }
         let class = self.classes.get_mut(&need.class).expect("put there if it was not");
         self.uses += 1;
@@ -453,24 +453,24 @@ impl Scheduler {
     /// Makes index and queue say of a task what the committed state says, unless a decision is
     /// assumed that pushes it out.
     pub(crate) fn settle(&mut self, task: TaskId) {
-        let found = self.state.task(task).map(|found| found.state.clone());
+        let found = self.state.task(task).map(|found| &found.state);
         match found {
             Some(TaskState::Running(placement)) => {
                 self.queue.remove(task);
-                let on = placement.machine;
-                if self.leaving.get(&task) == Some(&placement.incarnation) {
+                if self.leaving.get(&task) == Some(&placement.incarnation)
+                    || self.machines.confirm(task, placement)
+                {
                     return;
                 }
-                if self.machines.confirm(task, &placement) {
-                    return;
-                }
+                let Placement { machine, incarnation, devices, .. } = placement.clone();
                 self.depart(task);
                 let need = self.need(task.job);
-                let row = self.machines.row_for(on);
-                let (incarnation, devices) = (Some(placement.incarnation), placement.devices);
+                let row = self.machines.row_for(machine);
+                let incarnation = Some(incarnation);
                 self.arrive(row, Resident { task, incarnation, need, devices });
             }
             Some(TaskState::Pending { not_before, .. }) => {
+                let not_before = *not_before;
                 // Until its last incarnation is known to be over, as for who waits for other jobs.
                 let lingers = self.state.task(task).is_some_and(|task| task.lingers);
                 if self.assumed.contains_key(&task) {

@@ -1,6 +1,6 @@
 //! Scenes: one thing each that a person can see a scheduler do.
 
-use super::fixture::{Cell, EVERYTHING, GIB, info, job, with};
+use super::fixture::{Cell, EVERYTHING, GIB, allocs, info, job, with, within};
 use crate::{Config, Reason, Scheduler};
 use borg_cell::state::{CRASH_COOL_DOWN, NOTES_LEVEL};
 use borg_proto::command::{Action, Observation};
@@ -509,4 +509,56 @@ fn equal_machines_are_taken_by_number_or_in_the_order_of_a_seed() {
     let chosen: BTreeSet<MachineId> = (1..20).map(first).collect();
     assert!(chosen.len() > 10, "{chosen:?}");
     assert_eq!(first(7), first(7));
+}
+
+#[test]
+fn a_task_in_an_alloc_goes_where_its_alloc_is_and_says_what_it_waits_for() {
+    let (mut cell, mut scheduler) = cell_of(2, 1000, 4);
+    let set = submit(&mut cell, &mut scheduler, "ann", allocs(job(2, 200, 600, 2)));
+    let small = |cpu_milli| within(job(3, 100, cpu_milli, 1), &set);
+    let first = submit(&mut cell, &mut scheduler, "ann", small(400));
+    assert_eq!(
+        why(&cell, &scheduler, &first),
+        "alloc ann/j0/0 is not placed: waits for its turn; 2 of 2 machines fit"
+    );
+    assert_eq!(place_all(&mut cell, &mut scheduler), 2, "the allocs");
+    assert_eq!(place_all(&mut cell, &mut scheduler), 2, "and then what is in them");
+    let home = |key: &JobKey, index| {
+        cell.state.task(task(&cell, key, index)).unwrap().placement().map(|p| p.machine)
+    };
+    assert_eq!([0, 1].map(|i| home(&first, i)), [0, 1].map(|i| home(&set, i)));
+    assert_eq!(
+        scheduler.explain(task(&cell, &first, 2), cell.now).summary,
+        "alloc set ann/j0 has 2 allocs, so there is none for task 2"
+    );
+    let second = submit(&mut cell, &mut scheduler, "ann", small(300));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0);
+    assert_eq!(
+        why(&cell, &scheduler, &second),
+        "alloc ann/j0/0 has 200 m CPU free, task asks 300 m"
+    );
+    cell.user("ann", Action::Kill { job: first, tasks: vec![0] });
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1, "its neighbour left it the room");
+    assert!(why(&cell, &scheduler, &second).ends_with(", in alloc ann/j0/0"));
+}
+
+#[test]
+fn of_two_machines_the_one_is_cleared_whose_alloc_holds_less() {
+    let (mut cell, mut scheduler) = cell_of(2, 1000, 4);
+    let set = submit(&mut cell, &mut scheduler, "ann", allocs(job(2, 100, 900, 2)));
+    place_all(&mut cell, &mut scheduler);
+    for tasks in [2, 1] {
+        submit(&mut cell, &mut scheduler, "ann", within(job(tasks, 100, 100, 1), &set));
+    }
+    assert_eq!(place_all(&mut cell, &mut scheduler), 3, "two in alloc 0, one in alloc 1");
+    let prod = submit(&mut cell, &mut scheduler, "bob", job(1, 200, 500, 1));
+    let alloc = cell.state.task(task(&cell, &set, 1)).unwrap().running(task(&cell, &set, 1));
+    let told = scheduler.explain(task(&cell, &prod, 0), cell.now);
+    assert_eq!(told.victims, Vec::from_iter(alloc));
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    assert_eq!(decided[0].victims, Vec::from_iter(alloc));
+    cell.place(&decided);
+    cell.tell(&mut scheduler);
+    assert_eq!(cell.state.pending().count(), 2, "the alloc, and the task that was in it");
 }

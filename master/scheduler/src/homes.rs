@@ -1,0 +1,85 @@
+//! On which row each task stands, job by job: a task is looked up several times for each placement,
+//! and a map of jobs is small where one of tasks is not.
+//!
+//! Invariant: a job is here while at least one of its tasks stands somewhere.
+
+use borg_proto::{JobId, TaskId};
+use std::collections::BTreeMap;
+
+/// No row has this number.
+const NOWHERE: u32 = u32::MAX;
+
+/// The rows of all tasks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Homes {
+    jobs: BTreeMap<JobId, Rows>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Rows {
+    /// By index of the task.
+    of: Vec<u32>,
+    standing: u32,
+}
+
+impl Homes {
+    /// The row of a task that stands somewhere.
+    pub(crate) fn get(&self, task: TaskId) -> Option<usize> {
+        let row = *self.jobs.get(&task.job)?.of.get(slot(task))?;
+        (row != NOWHERE).then_some(row as usize)
+    }
+
+    /// A task stands on a row; gives the one where it stood before.
+    pub(crate) fn put(&mut self, task: TaskId, row: usize) -> Option<usize> {
+        let rows = self.jobs.entry(task.job).or_default();
+        if rows.of.len() <= slot(task) {
+            rows.of.resize(slot(task) + 1, NOWHERE);
+        }
+        let row = u32::try_from(row).expect("there are far fewer rows than 2^32");
+        let before = std::mem::replace(&mut rows.of[slot(task)], row);
+        rows.standing += u32::from(before == NOWHERE);
+        (before != NOWHERE).then_some(before as usize)
+    }
+
+    /// A task stands nowhere any more; gives the row where it stood.
+    pub(crate) fn take(&mut self, task: TaskId) -> Option<usize> {
+        let rows = self.jobs.get_mut(&task.job)?;
+        let row = std::mem::replace(rows.of.get_mut(slot(task))?, NOWHERE);
+        if row == NOWHERE {
+            return None;
+        }
+        rows.standing -= 1;
+        if rows.standing == 0 {
+            self.jobs.remove(&task.job);
+        }
+        Some(row as usize)
+    }
+
+    /// The rows of a job's tasks, one for each task that stands somewhere.
+    pub(crate) fn of_job(&self, job: JobId) -> impl Iterator<Item = usize> + '_ {
+        let rows = self.jobs.get(&job).into_iter().flat_map(|rows| &rows.of);
+        rows.filter(|row| **row != NOWHERE).map(|row| *row as usize)
+    }
+}
+
+const fn slot(task: TaskId) -> usize {
+    task.index as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_kept_while_one_of_its_tasks_stands() {
+        let task = |index| TaskId { job: JobId(7), index };
+        let mut homes = Homes::default();
+        assert_eq!((homes.put(task(3), 70), homes.put(task(0), 5)), (None, None));
+        assert_eq!((homes.put(task(3), 71), homes.get(task(3))), (Some(70), Some(71)));
+        assert_eq!((homes.get(task(1)), homes.get(task(9))), (None, None));
+        assert_eq!(homes.of_job(JobId(7)).collect::<Vec<_>>(), [5, 71]);
+        assert_eq!((homes.take(task(3)), homes.take(task(3))), (Some(71), None));
+        assert_eq!(homes.jobs.len(), 1);
+        assert_eq!((homes.take(task(0)), homes.jobs.len()), (Some(5), 0));
+    }
+}
