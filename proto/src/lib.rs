@@ -23,6 +23,7 @@ pub mod resources;
 #[cfg(feature = "rpc")]
 pub mod rpc;
 pub mod spec;
+pub mod submitted;
 pub mod task;
 pub mod time;
 pub mod wire;

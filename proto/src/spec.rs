@@ -273,7 +273,11 @@ pub struct SpecError {
     pub why: String,
 }
 
-fn refuse(field: &str, value: impl ToString, why: impl Into<String>) -> Result<(), SpecError> {
+pub(crate) fn refuse(
+    field: &str,
+    value: impl ToString,
+    why: impl Into<String>,
+) -> Result<(), SpecError> {
     Err(SpecError { field: field.into(), value: shorten(&value.to_string()), why: why.into() })
 }
 
@@ -502,27 +506,6 @@ impl TaskSpec {
     }
 }
 
-/// Checks that each amount of a device is a part of one device or a number of whole ones. Not a part of
-/// [`JobSpec::check`]: older logs have jobs that were accepted without; those get whole devices,
-/// rounded up.
-///
-/// # Errors
-/// The first amount that is neither, named from the job.
-pub fn check_devices<'a>(
-    devices: impl IntoIterator<Item = (&'a String, &'a u64)>,
-) -> Result<(), SpecError> {
-    for (name, amount) in devices {
-        if *amount > WHOLE_DEVICE && !amount.is_multiple_of(WHOLE_DEVICE) {
-            return refuse(
-                &format!("task.limit.devices.{}", shorten(name)),
-                amount,
-                "is neither a part of one device (1 to 999) nor whole devices (1000 each)",
-            );
-        }
-    }
-    Ok(())
-}
-
 fn check_constraint(field: &str, constraint: &Constraint) -> Result<(), SpecError> {
     check_text(&format!("{field}.attribute"), &constraint.attribute)?;
     if constraint.attribute.is_empty() {
@@ -630,17 +613,6 @@ mod tests {
         );
         assert!(
             with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
-        );
-    }
-
-    #[test]
-    fn a_device_is_asked_for_in_part_or_whole() {
-        let check = |amount: u64| check_devices(&BTreeMap::from([("gpu".to_owned(), amount)]));
-        assert!([1, 999, 1_000, 4_000].map(check).iter().all(Result::is_ok));
-        assert_eq!(
-            check(1_500).unwrap_err().to_string(),
-            "task.limit.devices.gpu: 1500 is neither a part of one device (1 to 999) nor whole \
-             devices (1000 each)"
         );
     }
 

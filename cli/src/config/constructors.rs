@@ -13,6 +13,7 @@ use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
     Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_RAM_BYTES, SpecError, Spread, Volume,
 };
+use borg_proto::submitted;
 use borg_proto::{
     AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Priority, Resources, TaskSpec,
 };
@@ -291,7 +292,9 @@ fn build_job<'v>(
         labels: fields.pairs("labels")?,
         task: Arc::new(the_task(session, fields, heap)?),
     };
-    job.check().map_err(|error| out_of_bounds("job", &error))?;
+    job.check()
+        .and_then(|()| submitted::check(&job))
+        .map_err(|error| out_of_bounds("job", &error))?;
     Ok(job)
 }
 
@@ -326,7 +329,9 @@ fn build_alloc_set<'v>(
             grace_ms: DEFAULT_GRACE,
         }),
     };
-    set.check().map_err(|error| out_of_bounds("alloc_set", &error))?;
+    set.check()
+        .and_then(|()| submitted::check(&set))
+        .map_err(|error| out_of_bounds("alloc_set", &error))?;
     Ok(set)
 }
 

@@ -26,7 +26,7 @@ use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
 };
 use borg_proto::rpc::{self, Borgmaster, Credentials};
-use borg_proto::spec::{MAX_SPEC_BYTES, check_devices};
+use borg_proto::spec::MAX_SPEC_BYTES;
 use borg_proto::wire::{Change, WireError, pb};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -254,11 +254,6 @@ impl Borgmaster for Api {
             return Err(Status::resource_exhausted(format!(
                 "spec: {size} bytes, most is {MAX_SPEC_BYTES}"
             )));
-        }
-        let task = message.spec.as_ref().and_then(|spec| spec.task.as_ref());
-        if let Some(limit) = task.and_then(|task| task.limit.as_ref()) {
-            check_devices(&limit.devices)
-                .map_err(|error| Status::invalid_argument(format!("spec.{error}")))?;
         }
         let done = self.change(user, message, timeout).await?;
         let Some(pb::accepted::Answer::Job(job_id)) = done.answer else {

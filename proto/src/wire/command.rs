@@ -12,6 +12,7 @@ use crate::command::{
 use crate::machine::MachineId;
 use crate::names::{IncarnationId, ReplicaId};
 use crate::spec::{MAX_PORTS, MAX_TASKS};
+use crate::submitted;
 use crate::time::Millis;
 use pb::command::{Action as PbAction, By};
 use pb::observation as seen;
@@ -450,7 +451,11 @@ impl TryFrom<pb::ResizeAllocsRequest> for Change {
 impl TryFrom<pb::SubmitJobRequest> for Change {
     type Error = WireError;
     fn try_from(r: pb::SubmitJobRequest) -> Result<Self, WireError> {
-        Ok(Self { action: submit(r.spec)?, request: request_id("request_id", &r.request_id)? })
+        let action = submit(r.spec)?;
+        if let Action::SubmitJob { spec } = &action {
+            submitted::check(spec).map_err(WireError::from).at("spec")?;
+        }
+        Ok(Self { action, request: request_id("request_id", &r.request_id)? })
     }
 }
 
