@@ -231,6 +231,22 @@ pub(crate) fn pending(
     Explanation { summary, machines, feasible, rejections, not_before, ..Explanation::default() }
 }
 
+/// Explains a task of a job over which the scheduler panicked. Looks at no machine, as that may have
+/// been what it panicked at.
+pub(crate) fn set_aside(state: &CellState, id: TaskId, task: &Task, said: &str) -> Explanation {
+    let told = settled(state, id, Some(task));
+    match &task.state {
+        TaskState::Running(_) | TaskState::Dead { .. } => told,
+        TaskState::Pending { .. } => Explanation {
+            summary: format!(
+                "is set aside: the scheduler failed over its job ({said}), and leaves it out until the \
+                 job is submitted anew or the master restarts"
+            ),
+            ..told
+        },
+    }
+}
+
 /// Explains a task that is not pending.
 pub(crate) fn settled(state: &CellState, id: TaskId, task: Option<&Task>) -> Explanation {
     let summary = match task.map(|task| &task.state) {

@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 mod advice;
+mod aside;
 mod class;
 mod crowds;
 mod domain;
@@ -36,6 +37,9 @@ mod tests;
 mod victims;
 
 pub use advice::{Advice, Change};
+pub use aside::SetAside;
+#[cfg(any(test, feature = "trap"))]
+pub use aside::Trap;
 pub use explain::{Ahead, Explanation};
 pub use fit::Fit;
 pub use reasons::{Reason, Rejected};

@@ -5,6 +5,7 @@
 //! of committed changes, refusals and passes.
 
 use crate::advice::advise;
+use crate::aside::Aside;
 use crate::class::Class;
 use crate::explain::{self, Explanation};
 use crate::fit::{self, Fit};
@@ -58,7 +59,7 @@ struct Assumed {
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     config: Config,
-    state: CellState,
+    pub(crate) state: CellState,
     machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
     silent: BTreeSet<MachineId>,
@@ -84,14 +85,25 @@ pub struct Scheduler {
     cooled: Option<Millis>,
     /// Incarnations that an assumed decision pushes out.
     leaving: BTreeMap<TaskId, u32>,
+    /// Jobs over which this scheduler panicked.
+    pub(crate) aside: Aside,
 }
 
 impl Scheduler {
     /// A scheduler that knows all of `state`.
     #[must_use]
     pub fn new(state: &CellState, config: Config) -> Self {
+        let mut new = Self::unread(state, config);
+        new.read();
+        new
+    }
+
+    /// A scheduler that has not looked at `state` yet: for [`Self::survive`], so that no job keeps a
+    /// master from starting either.
+    #[must_use]
+    pub fn unread(state: &CellState, config: Config) -> Self {
         let config = Config { weights: config.weights.bounded(), ..config };
-        let mut new = Self {
+        Self {
             config,
             state: state.clone(),
             machines: Machines::new(config.weights, config.seed),
@@ -107,23 +119,44 @@ impl Scheduler {
             loosened: BTreeSet::new(),
             cooled: None,
             leaving: BTreeMap::new(),
-        };
+            aside: Aside::default(),
+        }
+    }
+
+    fn read(&mut self) {
+        let state = self.state.clone();
         for machine in state.machines() {
-            new.settle_machine(machine.id);
+            self.settle_machine(machine.id);
         }
         for job in state.jobs().filter(|job| job.is_alive()) {
             for (task, _) in state.tasks_of(job.id) {
-                new.settle(task);
+                self.settle(task);
             }
         }
-        new
     }
 
     /// Begins again with all of `state`, as when news was missed.
     pub fn start_afresh(&mut self, state: &CellState) {
+        let mut aside = std::mem::take(&mut self.aside);
+        aside.retain(|job| state.job(job).is_some());
         let silent = std::mem::take(&mut self.silent);
-        *self = Self::new(state, self.config);
-        self.avoid(silent);
+        *self = Self { silent, aside, ..Self::unread(state, self.config) };
+        self.read();
+        for machine in &self.silent {
+            self.machines.set_silent(*machine, true);
+        }
+    }
+
+    /// How many jobs are set aside.
+    #[must_use]
+    pub fn jobs_aside(&self) -> usize {
+        self.aside.len()
+    }
+
+    /// From now on panics over a job.
+    #[cfg(any(test, feature = "trap"))]
+    pub fn trap(&mut self, job: JobId, trap: crate::Trap) {
+        self.aside.set(job, trap);
     }
 
     /// Takes over which machines do not answer just now. They count as not up: what is placed on a machine
@@ -173,6 +206,7 @@ impl Scheduler {
             self.refused(task);
         }
         for job in forgotten {
+            self.aside.forget(job);
             if let Some(need) = self.needs.remove(&job) {
                 self.machines.release(&need);
             }
@@ -195,6 +229,7 @@ impl Scheduler {
         while decisions.len() < max
             && let Some(job) = self.queue.next()
         {
+            self.aside.decides(job);
             match self.decide_job(job, now) {
                 Some(decision) => {
                     // Victims may leave more room than their place takes.
@@ -205,6 +240,7 @@ impl Scheduler {
                 }
                 None => self.park(job),
             }
+            self.aside.done();
         }
         decisions
     }
@@ -240,11 +276,13 @@ impl Scheduler {
                 self.wake(&key);
                 continue;
             };
+            self.aside.decides(class.need.job);
             if class.wakes(&self.machines, &weights, &grown) {
                 self.wake(&key);
             } else if facts {
                 self.lot.put(&key, class.reach());
             }
+            self.aside.done();
         }
     }
 
@@ -272,6 +310,9 @@ impl Scheduler {
     #[must_use]
     pub fn explain(&self, task: TaskId, now: Millis) -> Explanation {
         let found = self.state.task(task);
+        if let (Some(said), Some(found)) = (self.aside.asked(task.job), found) {
+            return explain::set_aside(&self.state, task, found, said);
+        }
         let (Some(found), Some(job), Some(need)) =
             (found, self.state.job(task.job), self.needs.get(&task.job))
         else {
@@ -413,6 +454,12 @@ impl Scheduler {
     /// Makes index and queue say of a task what the committed state says, unless a decision is
     /// assumed that pushes it out.
     fn settle(&mut self, task: TaskId) {
+        self.aside.hears(task.job);
+        self.settle_task(task);
+        self.aside.done();
+    }
+
+    fn settle_task(&mut self, task: TaskId) {
         let found = self.state.task(task).map(|found| found.state.clone());
         match found {
             Some(TaskState::Running(placement)) => {
@@ -438,6 +485,9 @@ impl Scheduler {
                     return;
                 }
                 self.depart(task);
+                if self.aside.why(task.job).is_some() {
+                    return;
+                }
                 let need = self.need(task.job);
                 let job = self.state.job(task.job).expect("a task of the state has its job there");
                 self.queue.add(task, need.priority, &job.key.user, not_before);

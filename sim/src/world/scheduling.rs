@@ -1,7 +1,9 @@
 //! The scheduler's thread of a simulated Borgmaster: news is merged in a letter, and read a little
-//! later; while its master leads, every look ends in a pass, and a pass takes its time.
+//! later; while its master leads, every look ends in a pass, and a pass takes its time. As in production
+//! it survives a panic over one job, which is a violation all the same.
 
 use super::{Happening, World, number};
+use crate::checkers::Invariant;
 use borg_cell::event::Event;
 use borg_cell::master::Input;
 use borg_cell::state::CellState;
@@ -55,24 +57,34 @@ impl World {
         let now = process.master.cell_time(now);
         let letter = std::mem::take(&mut process.letter);
         process.leads = letter.leads.unwrap_or(process.leads);
-        if let Some(state) = letter.state {
-            if letter.afresh {
-                process.scheduler.start_afresh(&state);
-            } else {
-                process.scheduler.follow(state, &letter.events);
+        let leads = process.leads;
+        let survived = process.scheduler.survive(|scheduler| {
+            if let Some(state) = letter.state {
+                if letter.afresh {
+                    scheduler.start_afresh(&state);
+                } else {
+                    scheduler.follow(state, &letter.events);
+                }
             }
-        }
-        for task in letter.reconsider {
-            process.scheduler.refused(task);
-        }
-        if !process.leads {
+            for task in letter.reconsider {
+                scheduler.refused(task);
+            }
+            if leads && may_place { scheduler.pass(now, BATCH) } else { Vec::new() }
+        });
+        let decisions = match survived {
+            Ok(decisions) => decisions,
+            Err(blamed) => {
+                let what = format!("the scheduler of master {} panicked: {blamed:?}", index + 1);
+                return self.check(Invariant::NoPanic, Err(what));
+            }
+        };
+        if !leads {
             return;
         }
         if !may_place {
             // A restored cell hears its machines out first.
             return self.wake_scheduler(index, NAP);
         }
-        let decisions = process.scheduler.pass(now, BATCH);
         let (count, first) =
             (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
         if decisions.is_empty() {

@@ -1,5 +1,6 @@
 //! Tests of the whole scheduler against the real state machine.
 
+mod aside;
 mod fixture;
 mod laws;
 mod reference;
