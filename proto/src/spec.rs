@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Most tasks of one job. 100,000: our choice, ten times the largest jobs usual in published
 /// traces; a job is one log entry and one object of the state.
 pub const MAX_TASKS: u32 = 100_000;
+/// Most tasks of a gang. 1,000: our choice; they are decided in one pass and applied in one entry, which
+/// both hold up all others, and an ordinary pass decides some 500.
+pub const MAX_GANG: u32 = 1_000;
 /// Largest encoded job specification in bytes: our choice, 1 MiB, so that one job is never more
 /// than a small part of a log segment.
 pub const MAX_SPEC_BYTES: usize = 1 << 20;
@@ -77,6 +80,12 @@ pub struct JobSpec {
     /// it is placed again only after [`REPLACE_AFTER`](crate::poll::REPLACE_AFTER).
     #[serde(default)]
     pub exclusive: bool,
+    /// Whether all waiting tasks of the job are placed together or none is. At most [`MAX_GANG`] tasks.
+    #[serde(default)]
+    pub gang: bool,
+    /// How many tasks of the job may be placed at once; `None` means all of them.
+    #[serde(default)]
+    pub concurrent: Option<u32>,
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -316,8 +325,33 @@ impl JobSpec {
         check_range("tasks", self.tasks.into(), 1, MAX_TASKS.into())?;
         check_len("after", self.after.len())?;
         check_range("retries", self.retries.into(), 0, 1_000_000)?;
+        if let Some(most) = self.concurrent {
+            check_range("concurrent", most.into(), 1, MAX_TASKS.into())?;
+        }
+        self.check_gang()?;
         check_pairs("labels", &self.labels)?;
         self.task.check()
+    }
+
+    fn check_gang(&self) -> Result<(), SpecError> {
+        if !self.gang {
+            return Ok(());
+        }
+        if self.tasks > MAX_GANG {
+            let why =
+                format!("is for jobs of at most {MAX_GANG} tasks, this one has {}", self.tasks);
+            return refuse("gang", true, why);
+        }
+        match self.concurrent.filter(|most| *most < self.tasks) {
+            None => Ok(()),
+            Some(most) => {
+                let why = format!(
+                    "places all {} tasks together, and concurrent allows {most} at once: leave one out",
+                    self.tasks
+                );
+                refuse("gang", true, why)
+            }
+        }
     }
 
     /// The appclass in force.
@@ -534,6 +568,7 @@ mod tests {
             with(|j, _| j.tasks = 1_000_000_000),
             "tasks: 1000000000 is outside 1 to 100000"
         );
+        assert_eq!(with(|j, _| j.concurrent = Some(0)), "concurrent: 0 is outside 1 to 100000");
         assert_eq!(
             with(|_, t| t.command.clear()),
             "task.command: [] is empty: name the program to run"
@@ -560,6 +595,23 @@ mod tests {
         assert!(
             with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
         );
+    }
+
+    #[test]
+    fn a_gang_is_of_bounded_size_and_contradicts_a_cap_below_it() {
+        let gang = |tasks, concurrent| {
+            with(|j, _| (j.gang, j.tasks, j.concurrent) = (true, tasks, concurrent))
+        };
+        assert_eq!(
+            gang(1_001, None),
+            "gang: true is for jobs of at most 1000 tasks, this one has 1001"
+        );
+        assert_eq!(
+            gang(8, Some(7)),
+            "gang: true places all 8 tasks together, and concurrent allows 7 at once: leave one out"
+        );
+        let fine = JobSpec { gang: true, tasks: 8, concurrent: Some(8), ..job() };
+        fine.check().unwrap();
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub fn job(name: &str) -> JobBuilder {
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     };
     JobBuilder { spec, task }

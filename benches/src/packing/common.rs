@@ -180,6 +180,8 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     })
 }

@@ -310,6 +310,8 @@ fn job_spec(
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     };
     spec.check()?;

@@ -26,7 +26,7 @@ use starlark::values::{Heap, Value};
 use std::str::FromStr;
 use std::sync::Arc;
 
-const JOB: [&str; 10] = [
+const JOB: [&str; 12] = [
     "name",
     "kind",
     "tasks",
@@ -36,6 +36,8 @@ const JOB: [&str; 10] = [
     "after",
     "retries",
     "exclusive",
+    "gang",
+    "concurrent",
     "labels",
 ];
 const TASK: [&str; 9] =
@@ -261,6 +263,8 @@ fn build_job<'v>(
         after: after(session, fields)?,
         retries: fields.whole("retries", 0, 1_000_000)?.unwrap_or(0),
         exclusive: fields.flag("exclusive")?,
+        gang: fields.flag("gang")?,
+        concurrent: fields.whole("concurrent", 1, MAX_TASKS)?,
         labels: fields.pairs("labels")?,
         task: Arc::new(the_task(session, fields, heap)?),
     };

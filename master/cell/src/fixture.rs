@@ -270,6 +270,8 @@ fn job(
         after: Vec::new(),
         retries: 0,
         exclusive: false,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     }
 }

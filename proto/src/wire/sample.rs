@@ -13,7 +13,7 @@ use crate::poll::{
 use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_TASKS, Spread, TaskSpec, Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, Spread, TaskSpec, Volume,
 };
 use crate::task::FailureCause;
 use crate::time::Millis;
@@ -130,16 +130,17 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
     (
         name(),
         prop_oneof![Just(JobKind::Service), Just(JobKind::Batch)],
-        1..=MAX_TASKS,
+        prop_oneof![1..=MAX_GANG, 1..=MAX_TASKS],
         priority(),
         option::of(appclass()),
         task_spec().prop_map(Arc::new),
         vec(job_key(), 0..3),
-        (0..=1_000_000_u32, any::<bool>()),
+        (0..=1_000_000_u32, any::<bool>(), any::<bool>(), option::of(1..=MAX_TASKS)),
         btree_map("[a-z]{1,9}", line(), 0..3),
     )
         .prop_map(|(name, kind, tasks, priority, appclass, task, after, bounds, labels)| {
-            let (retries, exclusive) = bounds;
+            let (retries, exclusive, gang, concurrent) = bounds;
+            let gang = gang && tasks <= MAX_GANG && concurrent.is_none_or(|most| most >= tasks);
             JobSpec {
                 name,
                 kind,
@@ -150,6 +151,8 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
                 after,
                 retries,
                 exclusive,
+                gang,
+                concurrent,
                 labels,
             }
         })

@@ -239,6 +239,8 @@ impl From<&JobSpec> for pb::JobSpec {
             after: j.after.iter().map(ToString::to_string).collect(),
             retries: j.retries,
             exclusive: j.exclusive,
+            gang: j.gang,
+            concurrent: j.concurrent,
             labels: j.labels.clone(),
         }
     }
@@ -259,6 +261,8 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             after: each("after", j.after, MAX_LIST, |job| job.parse())?,
             retries: j.retries,
             exclusive: j.exclusive,
+            gang: j.gang,
+            concurrent: j.concurrent,
             labels: j.labels,
         };
         spec.check()?;

@@ -13,6 +13,7 @@
 
 pub mod audit;
 mod digest;
+mod gang;
 mod jobs;
 pub mod lives;
 mod machines;

@@ -167,6 +167,8 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         after: Vec::new(),
         retries: 3,
         exclusive: false,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     }
 }
