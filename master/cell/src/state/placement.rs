@@ -134,7 +134,10 @@ impl Turn<'_> {
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
         for victim in victims {
-            if asked.fits_in(&free) && there.check(job, machine).is_ok() {
+            if asked.fits_in(&free)
+                && there.check(job, machine).is_ok()
+                && self.devices_for(job, machine, &chosen).is_ok()
+            {
                 break;
             }
             let id = victim.task;
@@ -379,6 +382,30 @@ mod tests {
         let equal = cell.submit("cid", batch("equal", 1, 500, 4 * MIB));
         let error = cell.place_over(equal, 0, machine, vec![victims[1]]).unwrap_err();
         assert_eq!(error.to_string(), "priority 100 may not preempt 1.1.1 of priority 100");
+    }
+
+    /// Enough in all is not enough: of three devices with 1.2 free together none is idle.
+    #[test]
+    fn a_victim_goes_for_a_whole_device_although_parts_of_several_are_free() {
+        let mut cell = Cell::new();
+        let mut gpus = info(1000, 64 * MIB, &[]);
+        gpus.capacity.devices = [("gpu".into(), 3_000)].into();
+        let machine = cell.machine_with("m-1", gpus);
+        let gpu = |spec, amount| {
+            with_task(spec, |task| task.limit.devices = [("gpu".into(), amount)].into())
+        };
+        let parts = [("a", 300), ("b", 750), ("c", 750)].map(|(name, amount)| {
+            let job = cell.submit("ann", gpu(batch(name, 1, 100, 4 * MIB), amount));
+            cell.place(job, 0, machine).unwrap()
+        });
+        let whole = cell.submit("bob", gpu(service("whole", 1, 100, 4 * MIB), 1_000));
+        assert_eq!(
+            refused(&mut cell, whole, 0, machine),
+            "machine m-1 has 1200/1000 of device gpu free, task asks 1000/1000"
+        );
+        cell.place_over(whole, 0, machine, parts.to_vec()).unwrap();
+        let left = parts.map(|id| cell.state.task(id.task).unwrap().running(id.task).is_some());
+        assert_eq!(left, [false, true, true]);
     }
 
     #[test]
