@@ -57,6 +57,10 @@ impl Scheduler {
     }
 }
 
+/// Who had the turn before.
+#[derive(Debug)]
+pub(crate) struct Turn(Option<JobId>);
+
 /// Who is set aside, and who has the turn.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Aside {
@@ -82,18 +86,23 @@ pub enum Trap {
 }
 
 impl Aside {
-    /// What is done from here on is about this job, until [`Self::done`].
-    pub(crate) fn decides(&mut self, job: JobId) {
-        self.turn = Some(job);
+    /// What is done from here on is about this job, until [`Self::done`] gives the turn back to the one
+    /// who had it before.
+    #[must_use]
+    pub(crate) fn decides(&mut self, job: JobId) -> Turn {
+        let before = Turn(self.turn.replace(job));
         #[cfg(any(test, feature = "trap"))]
         self.spring(job, Trap::Deciding);
+        before
     }
 
     /// As [`Self::decides`], for news of the job's tasks.
-    pub(crate) fn hears(&mut self, job: JobId) {
-        self.turn = Some(job);
+    #[must_use]
+    pub(crate) fn hears(&mut self, job: JobId) -> Turn {
+        let before = Turn(self.turn.replace(job));
         #[cfg(any(test, feature = "trap"))]
         self.spring(job, Trap::News);
+        before
     }
 
     /// Somebody asks about this job.
@@ -103,9 +112,9 @@ impl Aside {
         self.why(job)
     }
 
-    /// What is done from here on is about no single job.
-    pub(crate) fn done(&mut self) {
-        self.turn = None;
+    /// What was about one job is done.
+    pub(crate) fn done(&mut self, before: Turn) {
+        self.turn = before.0;
     }
 
     /// Sets the job aside that had the turn as the scheduler panicked. `None` when nobody had it, or it

@@ -187,6 +187,14 @@ pub(crate) fn sentence(machines: u32, feasible: u32, rejections: &[Rejected]) ->
     text
 }
 
+/// What keeps a task waiting because of the others of its job.
+pub(crate) struct Together {
+    /// Why its gang is not placed.
+    pub(crate) gang: Option<String>,
+    /// The job's cap, when it is reached.
+    pub(crate) full: Option<u32>,
+}
+
 /// Explains a pending task for which `counted` was found; `assumed` names the machine that is
 /// already decided for it, `lingers` the one where its last incarnation may still run.
 #[expect(clippy::too_many_arguments, reason = "all that there is to say of one task")]
@@ -199,6 +207,7 @@ pub(crate) fn pending(
     counted: Counted,
     assumed: Option<String>,
     lingers: Option<String>,
+    together: &Together,
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
@@ -219,9 +228,13 @@ pub(crate) fn pending(
         )
     } else if let Some(machine) = assumed {
         format!("goes to {machine} as soon as the decision is committed")
+    } else if let Some(cap) = together.full {
+        format!("{cap} of the job's tasks run, which is its cap")
     } else if not_before > now {
         let seconds = not_before.since(now).0.div_ceil(1000);
         format!("in back-off for another {seconds} s{last}; {fits}")
+    } else if let Some(gang) = &together.gang {
+        gang.clone()
     } else if feasible > 0 {
         format!("waits for its turn; {fits}")
     } else {

@@ -23,6 +23,7 @@ mod domain;
 mod explain;
 mod filters;
 mod fit;
+mod gang;
 mod lot;
 mod machines;
 mod need;

@@ -30,6 +30,10 @@ pub(crate) struct Need {
     pub(crate) spreads: Vec<SpreadLimit>,
     /// Which tasks get the same answers.
     pub(crate) class: ClassKey,
+    /// Whether its waiting tasks are placed together or not at all.
+    pub(crate) gang: bool,
+    /// How many of its tasks may be placed at once, if not all.
+    pub(crate) cap: Option<u32>,
 }
 
 /// A spread limit of the specification, with the number of its attribute.
@@ -53,6 +57,8 @@ const RACK: &str = "rack";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClassKey {
     Job(JobId),
+    /// No class: a job that nothing can be decided for, whatever machines there are.
+    Held(JobId),
     Shape(Arc<SingleShape>),
 }
 
@@ -117,7 +123,8 @@ impl Need {
         };
         let (hard, soft) = (filters(false), filters(true));
         let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
-        Self { job, priority, tasks, asks, task, hard, soft, rack, spreads, class }
+        let (gang, cap) = (spec.gang && tasks > 1, spec.concurrent.filter(|cap| *cap < tasks));
+        Self { job, priority, tasks, asks, task, hard, soft, rack, spreads, class, gang, cap }
     }
     /// Whether it asks for any device.
     pub(crate) fn has_devices(&self) -> bool {

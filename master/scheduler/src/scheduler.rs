@@ -7,8 +7,9 @@
 use crate::advice::advise;
 use crate::aside::Aside;
 use crate::class::Class;
-use crate::explain::{self, Explanation};
+use crate::explain::{self, Explanation, Together};
 use crate::fit::{self, Fit};
+use crate::gang::Gangs;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Need};
@@ -50,7 +51,7 @@ impl Default for Config {
 
 /// A decision whose fate is not known yet.
 #[derive(Debug, Clone)]
-struct Assumed {
+pub(crate) struct Assumed {
     machine: MachineId,
     victims: Vec<TaskId>,
 }
@@ -58,19 +59,21 @@ struct Assumed {
 /// Decides which task goes where.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) state: CellState,
-    machines: Machines,
+    pub(crate) machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
     silent: BTreeSet<MachineId>,
-    queue: Queue,
-    needs: BTreeMap<JobId, Arc<Need>>,
+    pub(crate) queue: Queue,
+    pub(crate) needs: BTreeMap<JobId, Arc<Need>>,
+    /// Tasks of jobs with a cap that stand on machines.
+    pub(crate) placed: BTreeMap<JobId, u32>,
     classes: BTreeMap<ClassKey, Class>,
     /// Counts uses of classes.
     uses: u64,
-    assumed: BTreeMap<TaskId, Assumed>,
+    pub(crate) assumed: BTreeMap<TaskId, Assumed>,
     /// Version of the machines up to which parked jobs know that nothing fits.
-    looked_at: u64,
+    pub(crate) looked_at: u64,
     /// Classes that fit nowhere.
     lot: Lot,
     /// Parked classes that the next pass tries again whatever changed: lower priorities were about
@@ -79,12 +82,15 @@ pub struct Scheduler {
     retry: BTreeSet<ClassKey>,
     /// Parked classes of which tasks left, or moved with their machine: what keeps them apart may
     /// keep them out no longer.
-    loosened: BTreeSet<ClassKey>,
+    pub(crate) loosened: BTreeSet<ClassKey>,
     /// When the first of the tasks that keep away from machines where they failed, and found no
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
+    /// The time of the last pass.
+    at: Millis,
+    pub(crate) gangs: Gangs,
     /// Incarnations that an assumed decision pushes out.
-    leaving: BTreeMap<TaskId, u32>,
+    pub(crate) leaving: BTreeMap<TaskId, u32>,
     /// Jobs over which this scheduler panicked.
     pub(crate) aside: Aside,
 }
@@ -110,6 +116,7 @@ impl Scheduler {
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
+            placed: BTreeMap::new(),
             classes: BTreeMap::new(),
             uses: 0,
             assumed: BTreeMap::new(),
@@ -118,6 +125,8 @@ impl Scheduler {
             retry: BTreeSet::new(),
             loosened: BTreeSet::new(),
             cooled: None,
+            at: Millis(0),
+            gangs: Gangs::default(),
             leaving: BTreeMap::new(),
             aside: Aside::default(),
         }
@@ -207,6 +216,7 @@ impl Scheduler {
         }
         for job in forgotten {
             self.aside.forget(job);
+            self.gangs.forget(job);
             if let Some(need) = self.needs.remove(&job) {
                 self.machines.release(&need);
             }
@@ -215,11 +225,15 @@ impl Scheduler {
         }
     }
 
-    /// Decides where waiting tasks go, at most `max` of them, in the order in which they must be
-    /// applied. The decisions are assumed to hold until [`Self::follow`] or [`Self::refused`] says
+    /// Decides where waiting tasks go, at most `max` of them but for the last gang, in the order in which
+    /// they must be applied. The decisions are assumed to hold until [`Self::follow`] or [`Self::refused`] says
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
+        self.at = now;
         self.queue.wake(now);
+        for job in self.gangs.rested(now) {
+            self.queue.wake_class(&ClassKey::Job(job));
+        }
         for class in std::mem::take(&mut self.retry) {
             self.wake(&class);
         }
@@ -229,20 +243,30 @@ impl Scheduler {
         while decisions.len() < max
             && let Some(job) = self.queue.next()
         {
-            self.aside.decides(job);
-            match self.decide_job(job, now) {
-                Some(decision) => {
-                    // Victims may leave more room than their place takes.
-                    if !decision.victims.is_empty() {
-                        self.wake_parked();
-                    }
-                    decisions.push(decision);
-                }
-                None => self.park(job),
+            let before = self.aside.decides(job);
+            let many = decisions.len();
+            if self.is_held(job) {
+                self.hold(job);
+            } else if !self.decide_turn(job, now, &mut decisions) {
+                self.park(job);
+            } else if decisions[many..].iter().any(|decision| !decision.victims.is_empty()) {
+                // Victims may leave more room than their place takes.
+                self.wake_parked();
             }
-            self.aside.done();
+            self.aside.done(before);
         }
         decisions
+    }
+
+    /// Decides for one task of a job, or for a whole gang. False when nothing was found.
+    fn decide_turn(&mut self, job: JobId, now: Millis, decisions: &mut Vec<Assignment>) -> bool {
+        if self.needs[&job].gang {
+            return self.decide_gang(job, now, decisions);
+        }
+        let decision = self.decide_job(job, now);
+        let found = decision.is_some();
+        decisions.extend(decision);
+        found
     }
 
     /// Takes a job out of the queue until its class may fit somewhere.
@@ -257,11 +281,13 @@ impl Scheduler {
 
     fn wake(&mut self, class: &ClassKey) {
         self.lot.take(class);
-        self.queue.wake_class(class);
+        if !self.gangs.dozes(class, self.at) {
+            self.queue.wake_class(class);
+        }
     }
 
     /// Puts jobs back in their place whose class may fit somewhere since something changed.
-    fn wake_parked(&mut self) {
+    pub(crate) fn wake_parked(&mut self) {
         for class in std::mem::take(&mut self.loosened) {
             self.wake(&class);
         }
@@ -276,18 +302,23 @@ impl Scheduler {
                 self.wake(&key);
                 continue;
             };
-            self.aside.decides(class.need.job);
+            let before = self.aside.decides(class.need.job);
             if class.wakes(&self.machines, &weights, &grown) {
                 self.wake(&key);
             } else if facts {
                 self.lot.put(&key, class.reach());
             }
-            self.aside.done();
+            self.aside.done(before);
         }
     }
 
     /// The proposed placement of `task` did not happen: it waits again, and its room is free.
     pub fn refused(&mut self, task: TaskId) {
+        self.give_back(task);
+    }
+
+    /// Takes back what is assumed of a task.
+    pub(crate) fn give_back(&mut self, task: TaskId) {
         let victims = self.assumed.remove(&task).map(|assumed| assumed.victims).unwrap_or_default();
         for victim in &victims {
             self.leaving.remove(victim);
@@ -302,7 +333,8 @@ impl Scheduler {
     /// having changed; it may have passed already.
     #[must_use]
     pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
-        let next = self.queue.next_waking().into_iter().chain(self.cooled).min();
+        let others = self.cooled.into_iter().chain(self.gangs.next_rested());
+        let next = self.queue.next_waking().into_iter().chain(others).min();
         next.map(|at| at.max(now))
     }
 
@@ -334,6 +366,7 @@ impl Scheduler {
         let crashes: Vec<Crash> = found.avoids(now).collect();
         let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
         let counted = explain::count(&mut class, &self.machines, &weights, true, &avoid);
+        let gang = self.why_gang(task.job, need, now);
         let lingers = found.lingering(task).map(|(machine, _)| {
             let found = self.state.machine(machine);
             found.map_or_else(|| format!("machine {}", machine.0), |m| m.name.to_string())
@@ -348,6 +381,7 @@ impl Scheduler {
             counted,
             assumed.map(|machine| machine.name.to_string()),
             lingers,
+            &Together { gang, full: need.cap.filter(|cap| self.placed(task.job) >= *cap) },
         );
         told.ahead = self.queue.ahead(need.priority);
         if nowhere {
@@ -399,7 +433,7 @@ impl Scheduler {
         }
     }
 
-    fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
+    pub(crate) fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
         let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
         let row = self.choose(task, &need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
@@ -454,9 +488,10 @@ impl Scheduler {
     /// Makes index and queue say of a task what the committed state says, unless a decision is
     /// assumed that pushes it out.
     fn settle(&mut self, task: TaskId) {
-        self.aside.hears(task.job);
+        let before = self.aside.hears(task.job);
         self.settle_task(task);
-        self.aside.done();
+        self.release(task.job);
+        self.aside.done(before);
     }
 
     fn settle_task(&mut self, task: TaskId) {
@@ -515,6 +550,9 @@ impl Scheduler {
 
     fn arrive(&mut self, row: usize, resident: Resident) {
         let need = resident.need.clone();
+        if need.cap.is_some() {
+            *self.placed.entry(need.job).or_default() += 1;
+        }
         self.machines.add(row, resident);
         if let Some(class) = self.classes.get_mut(&need.class) {
             class.count(&self.machines, &self.config.weights, row, true);
@@ -523,6 +561,13 @@ impl Scheduler {
 
     fn depart(&mut self, task: TaskId) {
         let Some((row, resident)) = self.machines.remove(task) else { return };
+        if let Some(placed) = self.placed.get_mut(&task.job) {
+            *placed -= 1;
+            if *placed == 0 {
+                self.placed.remove(&task.job);
+            }
+            self.release(task.job);
+        }
         if let Some(class) = self.classes.get_mut(&resident.need.class) {
             class.count(&self.machines, &self.config.weights, row, false);
             if self.queue.has_parked(&resident.need.class) {
@@ -562,7 +607,7 @@ impl Scheduler {
 
 /// Where a task does not go as it failed there: of its rows those that are left when, from the
 /// one that failed the longest ago on, as many are forgiven as it takes for one to be there to try.
-fn avoided(
+pub(crate) fn avoided(
     crashes: &[Crash],
     class: &mut Class,
     machines: &Machines,
@@ -584,11 +629,17 @@ pub(crate) struct Contents {
     open: BTreeSet<MachineId>,
     residents: BTreeMap<TaskId, (MachineId, Option<u32>)>,
     queued: BTreeSet<TaskId>,
+    placed: BTreeMap<JobId, u32>,
     undecided: usize,
 }
 
 #[cfg(test)]
 impl Scheduler {
+    /// How often a machine was looked for.
+    pub(crate) fn uses(&self) -> u64 {
+        self.uses
+    }
+
     pub(crate) fn contents(&self) -> Contents {
         use crate::rooms::{CPU, DISK, PORTS, RAM, amount};
         let machines = || self.machines.known().map(|row| (row, self.machines.id(row).unwrap()));
@@ -603,6 +654,7 @@ impl Scheduler {
             open: open.map(|(_, id)| id).collect(),
             residents: residents.collect(),
             queued: self.queue.all(),
+            placed: self.placed.clone(),
             undecided: self.assumed.len() + self.leaving.len(),
         }
     }

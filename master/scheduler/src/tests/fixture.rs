@@ -17,6 +17,7 @@ pub(super) const GIB: u64 = 1 << 30;
 pub(super) const EVERYTHING: usize = usize::MAX;
 
 /// A cell, its log, and what happened since a scheduler was last told.
+#[derive(Clone)]
 pub(super) struct Cell {
     pub(super) state: CellState,
     pub(super) now: Millis,

@@ -5,3 +5,4 @@ mod fixture;
 mod laws;
 mod reference;
 mod scenes;
+mod together;
