@@ -123,6 +123,20 @@ impl JobBuilder {
         self
     }
 
+    /// All waiting tasks are placed together, or none.
+    #[must_use]
+    pub fn gang(mut self) -> Self {
+        self.spec.gang = true;
+        self
+    }
+
+    /// At most so many tasks are placed at once.
+    #[must_use]
+    pub fn concurrent(mut self, most: u32) -> Self {
+        self.spec.concurrent = Some(most);
+        self
+    }
+
     /// In the production band.
     #[must_use]
     pub fn prod(self) -> Self {
@@ -230,6 +244,12 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
     }
     if dice.chance(250) {
         spec = spec.exclusive();
+    }
+    // Nothing is thrown for these: seeds that are kept go on meeting what they were kept for.
+    match (spec.spec.tasks, spec.task.limit.cpu_milli / 100 % 4) {
+        (2.., 0) => spec = spec.gang(),
+        (most @ 2.., 1) => spec = spec.concurrent(most / 2),
+        _ => {}
     }
     if dice.chance(500) {
         let play = match dice.below(10) {

@@ -16,6 +16,7 @@ use borg_cell::event::{Event, EventKind};
 use borg_cell::master::{
     self, CheckpointNews, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed,
 };
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, FOUNDING};
 use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
 use borg_linkshard::{Input as ShardInput, Shard};
@@ -484,6 +485,9 @@ impl World {
                 for (task, result) in &results {
                     if let Err(why) = result {
                         self.say(|| format!("placement of {task} refused: {why}"));
+                        if matches!(why, Rejection::Gang { .. } | Rejection::GangParted { .. }) {
+                            self.hit(Mark::GangRefused);
+                        }
                     }
                 }
                 if !refused.is_empty() {
