@@ -5,4 +5,5 @@ mod fixture;
 mod laws;
 mod reference;
 mod scenes;
+mod several;
 mod together;
