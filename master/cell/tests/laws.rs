@@ -419,7 +419,7 @@ proptest! {
         if let Ok(state) = CellState::decode(&bytes) {
             prop_assert_eq!(state.audit(), []);
         }
-        drop(borg_cell::rejection::Rejection::decode(&bytes));
+        drop(Rejection::decode(&bytes));
         drop(borg_cell::state::Answer::decode(&bytes));
     }
 }
