@@ -117,6 +117,8 @@ marks! {
     ExclusiveFencedAlone = "exclusive task ended with its lease, its borglet dead",
     /// An exclusive task was set free after its last incarnation was surely over.
     ExclusiveFreed = "exclusive task free to be placed again",
+    /// Two schedulers of a master decided for the same task at once.
+    DecidedTwice = "two schedulers decided for one task",
     /// A gang was placed as a whole.
     GangPlaced = "gang placed together",
     /// Decisions of a gang were refused as one of them was.
