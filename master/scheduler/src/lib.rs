@@ -29,6 +29,7 @@ mod machines;
 mod need;
 mod queue;
 mod reasons;
+mod relaxed;
 mod rooms;
 mod scheduler;
 mod score;

@@ -41,11 +41,15 @@ pub struct Config {
     /// Equal machines are taken in an order that follows from this; 0 is the order of their
     /// numbers, which fills them up one after another.
     pub seed: u64,
+    /// Not the best of all machines but of those found first in a random order, as soon as there are so
+    /// many that will do (relaxed randomization, Borg paper, section 3.4). Only to compare with; `None`
+    /// looks at all.
+    pub relaxed: Option<u32>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { weights: Weights::default(), caches: true, seed: 0 }
+        Self { weights: Weights::default(), caches: true, seed: 0, relaxed: None }
     }
 }
 
@@ -454,7 +458,7 @@ impl Scheduler {
 
     /// The row that is best for a task, with or without room.
     fn choose(&mut self, task: TaskId, need: &Arc<Need>, now: Millis) -> Option<usize> {
-        let Config { weights, caches, .. } = self.config;
+        let Config { weights, caches, seed, relaxed } = self.config;
         // Constraints have other numbers when nobody had them for a while.
         let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
         if !self.classes.get(&need.class).is_some_and(same) {
@@ -468,8 +472,12 @@ impl Scheduler {
         let crashes: Vec<Crash> =
             self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
         let avoid = avoided(&crashes, class, &self.machines, &weights);
-        if let Some((_, row)) = class.best(&self.machines, &weights, caches, &avoid) {
-            return Some(row);
+        let plain = match relaxed {
+            None => class.best(&self.machines, &weights, caches, &avoid).map(|(_, row)| row),
+            Some(enough) => class.best_relaxed(&self.machines, &weights, enough, seed, &avoid),
+        };
+        if plain.is_some() {
+            return plain;
         }
         let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
         if found.is_none() {

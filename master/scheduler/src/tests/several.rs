@@ -183,8 +183,13 @@ impl Several {
 }
 
 fn some_configs() -> impl Strategy<Value = Vec<Config>> {
-    let config = (some_weights(), 0u64..5);
-    let config = config.prop_map(|(weights, seed)| Config { weights, seed, ..Config::default() });
+    let relaxed = prop_oneof![3 => Just(None), 1 => (1u32..4).prop_map(Some)];
+    let config = (some_weights(), 0u64..5, relaxed).prop_map(|(weights, seed, relaxed)| Config {
+        weights,
+        seed,
+        relaxed,
+        ..Config::default()
+    });
     prop::collection::vec(config, 2..4)
 }
 
