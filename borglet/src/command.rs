@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::config::Config;
-use borg_proto::in_full;
+use borg_proto::{in_full, panics};
 use clap::Parser;
 use std::error::Error;
 use std::ffi::OsString;
@@ -33,6 +33,7 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
+    panics::end_the_process();
     let config = match CommandLine::try_parse_from(args) {
         Ok(line) => line.config,
         Err(error) => {

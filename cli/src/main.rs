@@ -1,5 +1,6 @@
 //! `borgctl`: one file that is everything, by its first argument.
 
+use borg_proto::panics;
 use borgctl::commands::Cli;
 use borgctl::exit::{Code, Failure};
 use borgctl::output::note;
@@ -11,6 +12,7 @@ fn main() -> ExitCode {
     if let Some(code) = daemon() {
         return code;
     }
+    panics::end_the_process();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -102,7 +102,7 @@ fn all_fields_arrive_as_written_and_numbers_are_exact() {
 common = resources(cpu = 0.5, ram = 100*MiB, disk = 2*GB, devices = {"gpu": 0.5})
 job(
     name = "web", kind = "service", tasks = 3, priority = "production", appclass = "batch",
-    after = ["mine", "bob/other"], labels = {"team": "search"}, retries = 2,
+    after = ["mine", "bob/other"], labels = {"team": "search"}, retries = 2, gang = True, concurrent = 3,
     task = task(
         command = ["serve", "%port.http%"], limit = common, env = {"A": "b"}, ports = ["http"],
         constraints = [constraint("rack", "=", "r1"), constraint("gpu", "present"),
@@ -118,7 +118,7 @@ job(
     let json = serde_json::to_value(&jobs[0]).unwrap();
     let expected = serde_json::json!({
         "name": "web", "kind": "service", "tasks": 3, "priority": 120, "appclass": "batch",
-        "exclusive": false, "alloc_set": null,
+        "exclusive": false, "gang": true, "concurrent": 3, "alloc_set": null,
         "after": ["ann/mine", "bob/other"], "retries": 2, "labels": {"team": "search"},
         "task": {
             "command": ["serve", "%port.http%"], "env": {"A": "b"}, "ports": ["http"], "grace_ms": 90_000,

@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::store::Check;
 use crate::threads::give_way;
-use borg_proto::in_full;
+use borg_proto::{in_full, panics};
 use clap::Parser;
 use std::error::Error;
 use std::ffi::OsString;
@@ -21,6 +21,7 @@ struct Cli {
 
 /// Runs a Borgmaster with this command line until SIGTERM or SIGINT. Exit code 1 when it failed.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    panics::end_the_process();
     let args: Vec<OsString> = args.into_iter().collect();
     let mut config = match Cli::try_parse_from(&args) {
         Ok(cli) => cli.config,

@@ -52,6 +52,10 @@ pub(crate) struct Metrics {
     pub pass_seconds: Histogram,
     /// Placements proposed.
     pub placements: Counter,
+    /// Jobs that the scheduler of this replica set aside because it panicked over them.
+    pub jobs_aside: Gauge,
+    /// Panics of the scheduler that this replica survived.
+    pub scheduler_panics: Counter,
     /// Calls of the API.
     pub api_calls: Counter,
 }
@@ -89,6 +93,8 @@ impl Metrics {
             pending_tasks: Gauge::default(),
             pass_seconds: seconds(),
             placements: Counter::default(),
+            jobs_aside: Gauge::default(),
+            scheduler_panics: Counter::default(),
             api_calls: Counter::default(),
         };
         let mut registry = Registry::with_prefix("borgmaster");
@@ -150,6 +156,10 @@ impl Metrics {
             pass,
         );
         registry.register("placements", "Placements proposed", m.placements.clone());
+        let what = "Jobs set aside as the scheduler panicked over them";
+        registry.register("jobs_aside", what, m.jobs_aside.clone());
+        let what = "Panics of the scheduler that did not end the process";
+        registry.register("scheduler_panics", what, m.scheduler_panics.clone());
         registry.register("api_calls", "Calls of the API", m.api_calls.clone());
         (metrics, Exposition { registry })
     }

@@ -2,6 +2,9 @@
 //!
 //! Between the driver and the thread lies a mailbox, not a queue: news is merged, so it holds a
 //! bounded amount however far the scheduler falls behind.
+//!
+//! Invariant: a panic of the scheduler over one job ends neither the thread nor the process; the job is
+//! set aside, and that is told. Any other panic of this thread ends the process, as everywhere.
 
 use crate::clock;
 use crate::inbox::Inbox;
@@ -9,8 +12,9 @@ use crate::metrics::Metrics;
 use borg_cell::event::Event;
 use borg_cell::state::CellState;
 use borg_proto::names::TaskId;
+use borg_proto::panics::guarded;
 use borg_proto::{MachineId, Millis};
-use borg_scheduler::{Config, Explanation, Scheduler};
+use borg_scheduler::{Config, Explanation, Scheduler, SetAside};
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -143,7 +147,13 @@ pub(crate) fn run(
     decisions: &Inbox,
     metrics: &Metrics,
 ) {
-    let mut scheduler = Scheduler::new(state, config);
+    let mut scheduler = Scheduler::unread(state, config);
+    survive(&mut scheduler, metrics, |scheduler| scheduler.start_afresh(state));
+    attend(scheduler, mailbox, decisions, metrics);
+}
+
+/// Does what the mailbox says.
+fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metrics: &Metrics) {
     let mut leads = false;
     let mut nap = NAP;
     let mut ahead = Millis(0);
@@ -157,24 +167,63 @@ pub(crate) fn run(
         if let Some(state) = letter.state {
             let pending = state.pending().count();
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
-            if letter.afresh {
-                scheduler.start_afresh(&state);
-            } else {
-                scheduler.follow(state, &letter.events);
-            }
+            survive(&mut scheduler, metrics, |scheduler| {
+                if letter.afresh {
+                    scheduler.start_afresh(&state);
+                } else {
+                    scheduler.follow(state, &letter.events);
+                }
+            });
         }
         if let Some(silent) = letter.silent {
             scheduler.avoid(silent);
         }
-        for task in letter.reconsider {
-            scheduler.refused(task);
-        }
+        // Whoever begins again meanwhile has forgotten what was decided, and the rest of these with it.
+        survive(&mut scheduler, metrics, |scheduler| {
+            letter.reconsider.iter().for_each(|task| scheduler.refused(*task));
+        });
         let now = clock::now() + ahead;
         for question in letter.questions {
-            drop(question.reply.send(scheduler.explain(question.task, now)));
+            drop(question.reply.send(explain(&scheduler, question.task, now, metrics)));
         }
         nap = if leads { decide(&mut scheduler, ahead, decisions, metrics) } else { NAP };
     }
+}
+
+/// Does something with the scheduler; `None` when it panicked over a job, which is set aside then.
+fn survive<T>(
+    scheduler: &mut Scheduler,
+    metrics: &Metrics,
+    work: impl FnOnce(&mut Scheduler) -> T,
+) -> Option<T> {
+    let survived = scheduler.survive(work);
+    let jobs = i64::try_from(scheduler.jobs_aside()).unwrap_or(i64::MAX);
+    metrics.jobs_aside.set(jobs);
+    let blamed = match survived {
+        Ok(done) => return Some(done),
+        Err(blamed) => blamed,
+    };
+    for SetAside { job, name, said } in blamed {
+        metrics.scheduler_panics.inc();
+        tracing::error!(
+            job = name,
+            number = job.0,
+            panic = said,
+            "the scheduler panicked over a job and leaves it out from now on: kill it, keep its file, \
+             and report this"
+        );
+    }
+    None
+}
+
+/// Answers a question. Looking changes nothing, so a panic harms nothing but the answer.
+fn explain(scheduler: &Scheduler, task: TaskId, now: Millis, metrics: &Metrics) -> Explanation {
+    guarded(|| scheduler.explain(task, now)).unwrap_or_else(|said| {
+        metrics.scheduler_panics.inc();
+        tracing::error!(%task, panic = said, "the scheduler panicked as it was asked why: report this");
+        let summary = format!("cannot be explained: the scheduler failed over it ({said})");
+        Explanation { summary, ..Explanation::default() }
+    })
 }
 
 /// One pass; returns how long to sleep unless something arrives.
@@ -186,7 +235,10 @@ fn decide(
 ) -> Duration {
     let began = clock::stopwatch();
     let now = clock::now() + ahead;
-    let assignments = scheduler.pass(now, BATCH);
+    let Some(assignments) = survive(scheduler, metrics, |scheduler| scheduler.pass(now, BATCH))
+    else {
+        return Duration::ZERO;
+    };
     metrics.pass_seconds.observe(began.seconds());
     if assignments.is_empty() {
         let wake = scheduler.next_wakeup(now).map(|at| Duration::from_millis(at.since(now).0));
@@ -195,4 +247,81 @@ fn decide(
     metrics.placements.inc_by(u64::try_from(assignments.len()).unwrap_or(u64::MAX));
     decisions.decide(assignments);
     Duration::ZERO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::Turn;
+    use borg_cell::fixture::{Cell, batch};
+    use borg_cell::master::Input;
+    use borg_proto::JobId;
+    use borg_scheduler::Trap;
+    use std::collections::BTreeSet;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A scheduler's thread that leads a cell of one machine, with a trap for a job.
+    fn lead(cell: &Cell, bad: JobId, trap: Trap) -> (Inbox, Metrics, Explanation) {
+        let (metrics, exposition) = Metrics::new();
+        let inbox = Inbox::new(10, metrics.clone());
+        let mut scheduler = Scheduler::unread(&cell.state, Config::default());
+        scheduler.trap(bad, trap);
+        survive(&mut scheduler, &metrics, |scheduler| scheduler.start_afresh(&cell.state));
+        let mailbox = Mailbox::default();
+        let why = std::thread::scope(|scope| {
+            scope.spawn(|| attend(scheduler, &mailbox, &inbox, &metrics));
+            mailbox.lead(true);
+            let mut turn = Vec::new();
+            assert!(inbox.take(Ok(0), &mut turn));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let why = runtime.block_on(mailbox.why(TaskId { job: bad, index: 0 })).unwrap();
+            for one in turn {
+                inbox.vital(one).unwrap();
+            }
+            mailbox.stop();
+            why
+        });
+        assert!(exposition.text().contains("borgmaster_jobs_aside 1"), "{}", exposition.text());
+        (inbox, metrics, why)
+    }
+
+    #[test]
+    fn a_panic_over_one_job_ends_no_thread_and_all_others_are_placed() {
+        for trap in [Trap::Deciding, Trap::News] {
+            let mut cell = Cell::new();
+            cell.machine("m-1", 4000, 1 << 30);
+            let jobs = ["a", "b", "c"].map(|name| cell.submit("ann", batch(name, 2, 500, 4 * MIB)));
+            let (inbox, metrics, why) = lead(&cell, jobs[1], trap);
+            let mut turn = Vec::new();
+            inbox.take(Ok(0), &mut turn);
+            let [Turn::Input(Input::Decisions(decisions))] = &turn[..] else {
+                panic!("one pass is decided: {turn:?}")
+            };
+            let placed: Vec<JobId> = decisions.iter().map(|one| one.task.job).collect();
+            assert_eq!(placed.len(), 4);
+            assert_eq!(BTreeSet::from_iter(placed), BTreeSet::from([jobs[0], jobs[2]]));
+            assert!(
+                why.summary.starts_with("is set aside: the scheduler failed"),
+                "{}",
+                why.summary
+            );
+            assert_eq!(metrics.scheduler_panics.get(), 1);
+        }
+    }
+
+    #[test]
+    fn a_question_that_panics_gets_that_for_an_answer() {
+        let cell = Cell::new();
+        let (metrics, _) = Metrics::new();
+        let mut scheduler = Scheduler::new(&cell.state, Config::default());
+        let task = TaskId { job: JobId(7), index: 0 };
+        scheduler.trap(task.job, Trap::Asked);
+        let why = explain(&scheduler, task, Millis(0), &metrics);
+        assert_eq!(
+            why.summary,
+            "cannot be explained: the scheduler failed over it (the trap for job 7 closed)"
+        );
+        assert_eq!(metrics.scheduler_panics.get(), 1);
+    }
 }

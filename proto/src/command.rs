@@ -186,8 +186,11 @@ impl Action {
             | Self::RemoveMachine { .. }
             | Self::Place { .. } => 1,
             Self::SubmitJob { spec } => {
-                let in_allocs = spec.kind == JobKind::AllocSet || spec.alloc_set.is_some();
-                if in_allocs { 4 } else { 1 + u32::from(spec.exclusive) }
+                let newest = spec.kind == JobKind::AllocSet
+                    || spec.alloc_set.is_some()
+                    || spec.gang
+                    || spec.concurrent.is_some();
+                if newest { 4 } else { 1 + u32::from(spec.exclusive) }
             }
             Self::Observe { changes } => changes.iter().map(Observation::level).max().unwrap_or(1),
             Self::InviteMaster { .. }

@@ -16,6 +16,7 @@ pub mod command;
 pub mod identity;
 pub mod machine;
 pub mod names;
+pub mod panics;
 pub mod peer;
 pub mod poll;
 pub mod priority;

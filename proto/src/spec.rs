@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Most tasks of one job. 100,000: our choice, ten times the largest jobs usual in published
 /// traces; a job is one log entry and one object of the state.
 pub const MAX_TASKS: u32 = 100_000;
+/// Most tasks of a gang. 1,000: our choice; they are decided in one pass and applied in one entry, which
+/// both hold up all others, and an ordinary pass decides some 500.
+pub const MAX_GANG: u32 = 1_000;
 /// Largest encoded job specification in bytes: our choice, 1 MiB, so that one job is never more
 /// than a small part of a log segment.
 pub const MAX_SPEC_BYTES: usize = 1 << 20;
@@ -85,6 +88,12 @@ pub struct JobSpec {
     /// limit from its alloc instead of from the machine; its ports are the machine's.
     #[serde(default)]
     pub alloc_set: Option<JobKey>,
+    /// Whether all waiting tasks of the job are placed together or none is. At most [`MAX_GANG`] tasks.
+    #[serde(default)]
+    pub gang: bool,
+    /// How many tasks of the job may be placed at once; `None` means all of them.
+    #[serde(default)]
+    pub concurrent: Option<u32>,
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -329,6 +338,10 @@ impl JobSpec {
         check_range("tasks", self.tasks.into(), 1, MAX_TASKS.into())?;
         check_len("after", self.after.len())?;
         check_range("retries", self.retries.into(), 0, 1_000_000)?;
+        if let Some(most) = self.concurrent {
+            check_range("concurrent", most.into(), 1, MAX_TASKS.into())?;
+        }
+        self.check_gang()?;
         check_pairs("labels", &self.labels)?;
         if self.kind == JobKind::AllocSet {
             self.check_alloc_set()?;
@@ -338,6 +351,27 @@ impl JobSpec {
             self.check_in_alloc()?;
         }
         self.task.check()
+    }
+
+    fn check_gang(&self) -> Result<(), SpecError> {
+        if !self.gang {
+            return Ok(());
+        }
+        if self.tasks > MAX_GANG {
+            let why =
+                format!("is for jobs of at most {MAX_GANG} tasks, this one has {}", self.tasks);
+            return refuse("gang", true, why);
+        }
+        match self.concurrent.filter(|most| *most < self.tasks) {
+            None => Ok(()),
+            Some(most) => {
+                let why = format!(
+                    "places all {} tasks together, and concurrent allows {most} at once: leave one out",
+                    self.tasks
+                );
+                refuse("gang", true, why)
+            }
+        }
     }
 
     /// An alloc set runs nothing.
@@ -350,6 +384,7 @@ impl JobSpec {
             ("task.volumes", !task.volumes.is_empty()),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
+            ("concurrent", self.concurrent.is_some()),
             ("appclass", self.appclass.is_some()),
             ("alloc_set", self.alloc_set.is_some()),
         ];
@@ -361,7 +396,7 @@ impl JobSpec {
         }
     }
 
-    /// Where a task in an alloc goes is where its alloc is.
+    /// Where a task in an alloc goes is where its alloc is, and when is when that has room.
     fn check_in_alloc(&self) -> Result<(), SpecError> {
         let task = &self.task;
         let given = [
@@ -369,6 +404,11 @@ impl JobSpec {
             ("task.spread", !task.spread.is_empty()),
             ("task.limit.devices", !task.limit.devices.is_empty()),
         ];
+        if self.gang || self.concurrent.is_some() {
+            let field = if self.gang { "gang" } else { "concurrent" };
+            let why = "does not go with alloc_set: a task in an alloc starts when that has room";
+            return refuse(field, "given", why);
+        }
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
             Some((field, _)) => {
@@ -588,6 +628,7 @@ mod tests {
             with(|j, _| j.tasks = 1_000_000_000),
             "tasks: 1000000000 is outside 1 to 100000"
         );
+        assert_eq!(with(|j, _| j.concurrent = Some(0)), "concurrent: 0 is outside 1 to 100000");
         assert_eq!(
             with(|_, t| t.command.clear()),
             "task.command: [] is empty: name the program to run"
@@ -614,6 +655,23 @@ mod tests {
         assert!(
             with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
         );
+    }
+
+    #[test]
+    fn a_gang_is_of_bounded_size_and_contradicts_a_cap_below_it() {
+        let gang = |tasks, concurrent| {
+            with(|j, _| (j.gang, j.tasks, j.concurrent) = (true, tasks, concurrent))
+        };
+        assert_eq!(
+            gang(1_001, None),
+            "gang: true is for jobs of at most 1000 tasks, this one has 1001"
+        );
+        assert_eq!(
+            gang(8, Some(7)),
+            "gang: true places all 8 tasks together, and concurrent allows 7 at once: leave one out"
+        );
+        let fine = JobSpec { gang: true, tasks: 8, concurrent: Some(8), ..job() };
+        fine.check().unwrap();
     }
 
     #[test]

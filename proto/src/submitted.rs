@@ -121,8 +121,9 @@ mod tests {
 
     #[test]
     fn a_device_is_asked_for_in_part_or_whole() {
-        let with =
-            |amount| check(&job(|task| drop(task.limit.devices.insert("gpu".into(), amount))));
+        let with = |amount| {
+            check(&job(|task| task.limit.devices = BTreeMap::from([("gpu".into(), amount)])))
+        };
         assert!([1, 999, 1_000, 4_000].map(with).iter().all(Result::is_ok));
         assert_eq!(
             with(1_500).unwrap_err().to_string(),

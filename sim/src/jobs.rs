@@ -102,6 +102,8 @@ pub fn job(name: &str) -> JobBuilder {
         retries: 0,
         exclusive: false,
         alloc_set: None,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     };
     JobBuilder { spec, task }
@@ -119,6 +121,20 @@ impl JobBuilder {
     #[must_use]
     pub fn exclusive(mut self) -> Self {
         self.spec.exclusive = true;
+        self
+    }
+
+    /// All waiting tasks are placed together, or none.
+    #[must_use]
+    pub fn gang(mut self) -> Self {
+        self.spec.gang = true;
+        self
+    }
+
+    /// At most so many tasks are placed at once.
+    #[must_use]
+    pub fn concurrent(mut self, most: u32) -> Self {
+        self.spec.concurrent = Some(most);
         self
     }
 
@@ -200,6 +216,7 @@ impl JobBuilder {
     pub fn alloc_set(mut self) -> Self {
         self.spec.kind = JobKind::AllocSet;
         (self.spec.retries, self.spec.exclusive) = (0, false);
+        self.spec.concurrent = None;
         self.task.command.clear();
         self.task.ports.clear();
         self
@@ -209,6 +226,7 @@ impl JobBuilder {
     #[must_use]
     pub fn within(mut self, alloc_set: JobKey) -> Self {
         self.spec.alloc_set = Some(alloc_set);
+        (self.spec.gang, self.spec.concurrent) = (false, None);
         self.task.constraints.clear();
         self.task.spread.clear();
         self
@@ -249,14 +267,11 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
     if dice.chance(250) {
         spec = spec.exclusive();
     }
-    if dice.chance(150) {
-        return spec.alloc_set().spec();
-    }
-    if dice.chance(250) && !others.is_empty() {
-        // Most names are of no alloc set; then the cell says so.
-        let priority = *dice.pick(&[0, 100]);
-        spec = spec.priority(priority).limit(dice.between(1, 8) * 100, dice.between(1, 8) * 64);
-        spec = spec.within(dice.pick(others).clone());
+    // Nothing is thrown for these: seeds that are kept go on meeting what they were kept for.
+    match (spec.spec.tasks, spec.task.limit.cpu_milli / 100 % 4) {
+        (2.., 0) => spec = spec.gang(),
+        (most @ 2.., 1) => spec = spec.concurrent(most / 2),
+        _ => {}
     }
     if dice.chance(500) {
         let play = match dice.below(10) {
@@ -265,7 +280,7 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
             8 => Play::Stubborn,
             _ => Play::Flaky { after: dice.between(5_000, 20_000), failing: 500 },
         };
-        return spec.plays(play).spec();
+        return in_allocs(spec.plays(play), others).spec();
     }
     let after = dice.between(100, 12_000);
     let play = match dice.below(10) {
@@ -279,7 +294,18 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
     if dice.chance(250) && !others.is_empty() {
         spec = spec.after(dice.pick(others).clone());
     }
-    spec.spec()
+    in_allocs(spec, others).spec()
+}
+
+/// Some are alloc sets instead, and some are in one: most of the names that they give are of none, and
+/// the cell says so. Nothing is thrown for these either.
+fn in_allocs(spec: JobBuilder, others: &[JobKey]) -> JobBuilder {
+    let cpu_milli = spec.task.limit.cpu_milli;
+    match (spec.task.limit.ram_bytes / (64 << 20) % 8, others) {
+        (0 | 3, _) => spec.alloc_set(),
+        (1 | 5, [set, ..]) => spec.priority(0).limit(cpu_milli / 3 + 1, 64).within(set.clone()),
+        _ => spec,
+    }
 }
 
 #[cfg(test)]

@@ -117,6 +117,14 @@ marks! {
     ExclusiveFencedAlone = "exclusive task ended with its lease, its borglet dead",
     /// An exclusive task was set free after its last incarnation was surely over.
     ExclusiveFreed = "exclusive task free to be placed again",
+    /// Two schedulers of a master decided for the same task at once.
+    DecidedTwice = "two schedulers decided for one task",
+    /// A gang was placed as a whole.
+    GangPlaced = "gang placed together",
+    /// Decisions of a gang were refused as one of them was.
+    GangRefused = "gang refused as one of its tasks was",
+    /// As many tasks of a job were placed as it lets run at once, and more waited.
+    CapReached = "job placed up to its cap",
     /// A task went elsewhere than where it had failed.
     CrashAvoided = "task kept away from where it failed",
     /// Too much of the cell was silent.

@@ -66,6 +66,7 @@ impl Plan {
             machines,
             machine_down_after: Millis([1_500, 3_000, 5_000, 5_000][small(4)]),
             scheduler_lag: [2, 2, 40, 2, 300][small(5)],
+            two_schedulers: seed % 7 == 2,
             checkpoint_every,
             weather: Weather::Stormy,
             clients: 2 + small(3),

@@ -9,7 +9,7 @@ use borg_benches::local_cell::LocalCell;
 use borg_benches::scheduling::borg_like::Mix;
 use borg_benches::scheduling::churn::{self, Churn};
 use borg_benches::scheduling::scratch::{self, Scratch};
-use borg_benches::scheduling::{ablation, filled, hopeless, online, preempt};
+use borg_benches::scheduling::{ablation, filled, hopeless, online, preempt, relaxed};
 use borg_benches::{Error, fill, machines};
 use borg_scheduler::Config;
 use std::path::Path;
@@ -24,6 +24,8 @@ const MANY: u32 = 100_000;
 const PLACEMENTS: u64 = 50_000;
 /// Runs of what can be repeated on a copy.
 const RUNS: usize = 3;
+/// Machines that are enough, where not all are looked at: a hundredth and a tenth of the cell.
+const RELAXED: [u32; 2] = [100, 1_000];
 /// A third of the jobs with constraints, spread on all of production.
 const CONSTRAINED: Mix = Mix { constrained_permille: 333, ..Mix::BORG };
 
@@ -90,6 +92,21 @@ fn main() -> Result<(), Error> {
         for (name, without) in ablation::switches() {
             let ratio = ablation::measure(MACHINES / 10, without, 1)?;
             figure(&format!("scheduler.without_{name}_ratio"), ratio, "ratio");
+        }
+    }
+    if wanted(&["relaxed"]) {
+        for enough in RELAXED {
+            let [exact, relaxed] = relaxed::measure(MACHINES, enough, RUNS)?;
+            step(&format!(
+                "exact: {:.0} tasks a second, {} without a place; the best of {enough} that will do: {:.0} \
+                 a second, {} without",
+                exact.per_s, exact.pending, relaxed.per_s, relaxed.pending
+            ));
+            figure(
+                &format!("scheduler.relaxed_{enough}_ratio"),
+                relaxed.per_s / exact.per_s,
+                "ratio",
+            );
         }
     }
     if wanted(&["scratch_100k", "mix_100k"]) {

@@ -73,6 +73,8 @@ const TESTS: [Test; 7] = [
 ];
 
 fn main() -> ExitCode {
+    // A client that dies of a panic must not look like one that has nothing to say.
+    borg_proto::panics::end_the_process();
     let cli = Cli::parse();
     if !apart::is_apart() {
         if !nix::unistd::geteuid().is_root() {

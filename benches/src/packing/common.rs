@@ -181,6 +181,8 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         retries: 0,
         exclusive: false,
         alloc_set: None,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     })
 }

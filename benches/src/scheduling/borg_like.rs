@@ -311,6 +311,8 @@ fn job_spec(
         retries: 0,
         exclusive: false,
         alloc_set: None,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     };
     spec.check()?;

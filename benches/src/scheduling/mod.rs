@@ -10,6 +10,7 @@ pub mod churn;
 pub mod hopeless;
 pub mod online;
 pub mod preempt;
+pub mod relaxed;
 pub mod scratch;
 
 use crate::Error;

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use borg_proto::panics;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,7 @@ pub fn is_shim_invocation() -> bool {
 
 /// Runs the shim. Only for a process of which [`is_shim_invocation`] holds.
 pub fn main() -> ExitCode {
+    panics::end_the_process();
     let mut args = std::env::args_os().skip(1);
     match (args.next(), args.next()) {
         (Some(verb), Some(dir)) if verb == "run" => hold::run(&TaskDir { root: dir.into() }),
@@ -72,6 +74,7 @@ static TROUBLE: OnceLock<PathBuf> = OnceLock::new();
 fn complain_in(dir: &TaskDir) {
     if TROUBLE.set(dir.shim_err()).is_ok() {
         std::panic::set_hook(Box::new(|panic| complain(panic)));
+        panics::end_the_process();
     }
 }
 

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-const JOB: [&str; 11] = [
+const JOB: [&str; 13] = [
     "name",
     "kind",
     "tasks",
@@ -38,10 +38,12 @@ const JOB: [&str; 11] = [
     "after",
     "retries",
     "exclusive",
+    "gang",
+    "concurrent",
     "alloc_set",
     "labels",
 ];
-const ALLOC_SET: [&str; 9] = [
+const ALLOC_SET: [&str; 10] = [
     "name",
     "allocs",
     "priority",
@@ -50,6 +52,7 @@ const ALLOC_SET: [&str; 9] = [
     "constraints",
     "spread",
     "after",
+    "gang",
     "labels",
 ];
 const TASK: [&str; 9] =
@@ -289,6 +292,8 @@ fn build_job<'v>(
         retries: fields.whole("retries", 0, 1_000_000)?.unwrap_or(0),
         exclusive: fields.flag("exclusive")?,
         alloc_set: set_of(session, fields)?,
+        gang: fields.flag("gang")?,
+        concurrent: fields.whole("concurrent", 1, MAX_TASKS)?,
         labels: fields.pairs("labels")?,
         task: Arc::new(the_task(session, fields, heap)?),
     };
@@ -316,6 +321,8 @@ fn build_alloc_set<'v>(
         after: after(session, fields)?,
         retries: 0,
         exclusive: false,
+        gang: fields.flag("gang")?,
+        concurrent: None,
         alloc_set: None,
         labels: fields.pairs("labels")?,
         task: Arc::new(TaskSpec {

@@ -287,6 +287,8 @@ fn job(
         retries: 0,
         exclusive: false,
         alloc_set: None,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     }
 }

@@ -89,6 +89,12 @@ pub enum Rejection {
         machine.0
     )]
     Lingers { task: TaskId, machine: MachineId },
+    #[error("{there} tasks of the job are placed, and it lets {most} run at once")]
+    AtCap { there: u32, most: u32 },
+    #[error("the job is a gang, all or none, and task {task} waits too")]
+    GangParted { task: TaskId },
+    #[error("the job is a gang, all or none, and task {task} was refused: {why}")]
+    Gang { task: TaskId, why: String },
     #[error("machine {machine} answers: only machines that are silent can be given up")]
     MachineAnswers { machine: MachineName },
     #[error("task {task} is not placed before {not_before}, now is {now}")]
@@ -221,6 +227,9 @@ impl Rejection {
             | Self::NotPending { .. }
             | Self::Waiting { .. }
             | Self::Lingers { .. }
+            | Self::AtCap { .. }
+            | Self::GangParted { .. }
+            | Self::Gang { .. }
             | Self::MachineAnswers { .. }
             | Self::TooEarly { .. }
             | Self::HearingOut { .. }

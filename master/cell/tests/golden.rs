@@ -8,9 +8,11 @@
 use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, batch, master, service, user, with_task};
 use borg_cell::state::CellState;
-use borg_proto::command::{Action, Command, Observation, Principal};
+use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::spec::Spread;
-use borg_proto::{Band, CellName, FailureCause, MachineId, Millis, ReplicaId, Resources};
+use borg_proto::{
+    Band, CellName, FailureCause, JobSpec, MachineId, Millis, ReplicaId, Resources, TaskId,
+};
 use std::path::{Path, PathBuf};
 
 fn file(name: &str) -> PathBuf {
@@ -50,6 +52,7 @@ fn everything() -> Cell {
     cell.observe(Observation::MachineDown { machine: two });
     since_level_2(&mut cell, one);
     since_level_3(&mut cell);
+    since_level_4(&mut cell, one);
     cell
 }
 
@@ -106,6 +109,28 @@ fn since_level_3(cell: &mut Cell) {
     cell.try_submit("dan", batch("none", 1, 100, 4 << 20)).unwrap_err();
     let open = Action::EnforceQuota { bands: vec![Band::Batch], on: false };
     cell.apply(user("admin"), open).unwrap();
+}
+
+/// What came with level 4 of entries.
+fn since_level_4(cell: &mut Cell, machine: MachineId) {
+    cell.apply(master(), Action::RaiseLevel { level: 4 }).unwrap();
+    let capped = JobSpec { concurrent: Some(1), ..batch("capped", 2, 10, 4 << 20) };
+    let capped = cell.submit("bob", capped);
+    cell.place(capped, 0, machine).unwrap();
+    cell.place(capped, 1, machine).unwrap_err();
+    let gang = JobSpec { gang: true, ..batch("gang", 2, 10, 4 << 20) };
+    let gang = cell.submit("bob", gang);
+    cell.place(gang, 0, machine).unwrap_err();
+    let to = |index, machine| Assignment {
+        task: TaskId { job: gang, index },
+        machine,
+        victims: Vec::new(),
+    };
+    for last in [MachineId(99), machine] {
+        let assignments = vec![to(0, machine), to(1, last)];
+        cell.apply(master(), Action::Place { assignments }).unwrap();
+    }
+    assert_eq!(cell.state.job(gang).unwrap().counts.running, 2);
 }
 
 fn write_log(log: &[Command]) -> Vec<u8> {

@@ -4,6 +4,7 @@
 
 use borg_cell::event::EventKind;
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::machine::MachineAddress;
@@ -61,14 +62,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             let job: JobKey = format!("{by_user}/j{}", c % 5).parse().unwrap();
             (user(by_user), Action::Kill { job, tasks })
         }
-        6..=10 => (
-            master(a),
-            Action::Place {
-                assignments: (0..3)
-                    .map(|i| assignment(state, a, b.wrapping_add(i % 2), c.wrapping_add(i)))
-                    .collect(),
-            },
-        ),
+        6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),
@@ -132,6 +126,8 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     spec.retries = u32::from(c % 3);
     spec.exclusive = b.is_multiple_of(5);
+    spec.concurrent = a.is_multiple_of(7).then_some(1 + u32::from(c % 4));
+    spec.gang = c.is_multiple_of(7) && spec.concurrent.is_none_or(|most| most >= tasks);
     if c.is_multiple_of(4) {
         spec.after =
             vec![format!("{}/j{}", ["ann", "bob"][usize::from(c / 4 % 2)], b % 5).parse().unwrap()];
@@ -159,7 +155,10 @@ fn allocs(a: u8, b: u8, c: u8) -> Action {
     let spec = if a.is_multiple_of(2) {
         alloc_set(&format!("a{}", c % 2), u32::from(b % 5), size, 8 << 20)
     } else {
-        within(JobSpec { after: Vec::new(), ..job(a, b, c) }, &key(c))
+        let spec = JobSpec { after: Vec::new(), ..job(a, b, c) };
+        let at_once = a % 16 == 3;
+        let (gang, concurrent) = (spec.gang && at_once, spec.concurrent.filter(|_| at_once));
+        within(JobSpec { gang, concurrent, ..spec }, &key(c))
     };
     let spec = with_task(spec, |task| {
         if a % 16 != 1 {
@@ -168,6 +167,24 @@ fn allocs(a: u8, b: u8, c: u8) -> Action {
     });
     let priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     Action::SubmitJob { spec: Arc::new(JobSpec { priority, ..spec }) }
+}
+
+/// Some assignments; of gangs mostly all that wait.
+fn assignments(state: &CellState, a: u8, b: u8, c: u8) -> Vec<Assignment> {
+    let mut all: Vec<Assignment> =
+        (0..3).map(|i| assignment(state, a, b.wrapping_add(i % 2), c.wrapping_add(i))).collect();
+    let gangs = all.clone().into_iter().filter(|one| {
+        !a.is_multiple_of(5) && state.job(one.task.job).is_some_and(|job| job.spec.gang)
+    });
+    for one in gangs {
+        let waits = |id: &TaskId| id.job == one.task.job;
+        for task in state.pending().filter(waits) {
+            if all.iter().all(|other| other.task != task) {
+                all.push(Assignment { task, ..one.clone() });
+            }
+        }
+    }
+    all
 }
 
 fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
@@ -348,6 +365,33 @@ proptest! {
         }
     }
 
+    #[test]
+    fn no_entry_places_a_part_of_a_gang(steps in steps()) {
+        use borg_cell::event::{EventKind, TaskChange};
+        let mut state = empty();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            let mut evicted = std::collections::BTreeSet::new();
+            let mut gangs = std::collections::BTreeSet::new();
+            for event in &applied.events {
+                match &event.kind {
+                    EventKind::TaskChanged { task, change: TaskChange::Placed { .. }, .. }
+                        if state.job(task.job).is_some_and(|job| job.spec.gang) =>
+                    {
+                        gangs.insert(task.job);
+                    }
+                    EventKind::TaskChanged { task, change: TaskChange::Evicted(_), .. } => {
+                        evicted.insert(*task);
+                    }
+                    _ => {}
+                }
+            }
+            let left_out = state.pending().find(|task| gangs.contains(&task.job) && !evicted.contains(task));
+            prop_assert_eq!(left_out, None, "after {:?}", command);
+        }
+    }
+
     /// The cell goes on for a while after its backup; restored, it hears of everything that ran then,
     /// and goes on another way.
     #[test]
@@ -407,8 +451,22 @@ proptest! {
         if let Ok(state) = CellState::decode(&bytes) {
             prop_assert_eq!(state.audit(), []);
         }
-        drop(borg_cell::rejection::Rejection::decode(&bytes));
+        drop(Rejection::decode(&bytes));
         drop(borg_cell::state::Answer::decode(&bytes));
+    }
+}
+
+/// What came of an assignment, as far as gangs and caps go.
+fn kind_of(state: &CellState, result: &Result<IncarnationId, Rejection>) -> &'static str {
+    match result {
+        Ok(id) if state.job(id.task.job).is_some_and(|job| job.spec.gang && job.spec.tasks > 1) => {
+            "gang placed"
+        }
+        Ok(_) => "placed",
+        Err(Rejection::Gang { .. }) => "gang refused",
+        Err(Rejection::GangParted { .. }) => "gang parted",
+        Err(Rejection::AtCap { .. }) => "at cap",
+        Err(_) => "refused",
     }
 }
 
@@ -426,6 +484,11 @@ fn the_steps_reach_the_interesting_places() {
             let command = command(&state, step, true);
             match state.apply(state.applied() + 1, &command) {
                 Ok(applied) => {
+                    if let borg_cell::state::Answer::Placed { results } = &applied.answer {
+                        for result in results {
+                            *seen.entry(kind_of(&state, result).to_owned()).or_default() += 1;
+                        }
+                    }
                     for event in applied.events {
                         let kind = event.describe(&state).0;
                         if let EventKind::TaskChanged { task, .. } = event.kind
@@ -452,6 +515,10 @@ fn the_steps_reach_the_interesting_places() {
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",
+        "gang placed",
+        "gang refused",
+        "gang parted",
+        "at cap",
         "cell.safe-mode",
         "cell.safe-mode-over",
         "machine.removed",

@@ -420,6 +420,12 @@ impl Class {
         }
     }
 
+    /// Looks at the facts of one block again that changed.
+    pub(crate) fn learn_one(&mut self, machines: &Machines, weights: &Weights, b: usize) {
+        self.grow(machines);
+        self.learn(machines, weights, b);
+    }
+
     /// Looks at the facts of a block again if they changed.
     fn learn(&mut self, machines: &Machines, weights: &Weights, b: usize) {
         let facts = machines.versions(b).facts;

@@ -188,6 +188,14 @@ pub(crate) fn sentence(machines: u32, feasible: u32, rejections: &[Rejected]) ->
     text
 }
 
+/// What keeps a task waiting because of the others of its job.
+pub(crate) struct Together {
+    /// Why its gang is not placed.
+    pub(crate) gang: Option<String>,
+    /// The job's cap, when it is reached.
+    pub(crate) full: Option<u32>,
+}
+
 /// Explains a pending task for which `counted` was found; `assumed` names the machine that is
 /// already decided for it, `lingers` the one where its last incarnation may still run.
 #[expect(clippy::too_many_arguments, reason = "all that there is to say of one task")]
@@ -200,6 +208,7 @@ pub(crate) fn pending(
     counted: Counted,
     assumed: Option<String>,
     lingers: Option<String>,
+    together: &Together,
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
@@ -209,8 +218,12 @@ pub(crate) fn pending(
         self::lingers(&machine)
     } else if let Some(machine) = assumed {
         format!("goes to {machine} as soon as the decision is committed")
+    } else if let Some(cap) = together.full {
+        format!("{cap} of the job's tasks run, which is its cap")
     } else if not_before > now {
         back_off(task, not_before, now) + &fits
+    } else if let Some(gang) = &together.gang {
+        gang.clone()
     } else if feasible > 0 {
         format!("waits for its turn; {fits}")
     } else {
@@ -244,6 +257,22 @@ pub(crate) fn back_off(task: &Task, not_before: Millis, now: Millis) -> String {
     let last =
         task.last_failure.as_ref().map(|cause| format!(" after {cause}")).unwrap_or_default();
     format!("in back-off for another {seconds} s{last}; ")
+}
+
+/// Explains a task of a job over which the scheduler panicked. Looks at no machine, as that may have
+/// been what it panicked at.
+pub(crate) fn set_aside(state: &CellState, id: TaskId, task: &Task, said: &str) -> Explanation {
+    let told = settled(state, id, Some(task));
+    match &task.state {
+        TaskState::Running(_) | TaskState::Dead { .. } => told,
+        TaskState::Pending { .. } => Explanation {
+            summary: format!(
+                "is set aside: the scheduler failed over its job ({said}), and leaves it out until the \
+                 job is submitted anew or the master restarts"
+            ),
+            ..told
+        },
+    }
 }
 
 /// Explains a task that is not pending.

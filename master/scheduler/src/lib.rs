@@ -16,12 +16,14 @@
 #![warn(missing_docs)]
 
 mod advice;
+mod aside;
 mod class;
 mod crowds;
 mod domain;
 mod explain;
 mod filters;
 mod fit;
+mod gang;
 mod homes;
 mod inside;
 mod lot;
@@ -29,6 +31,7 @@ mod machines;
 mod need;
 mod queue;
 mod reasons;
+mod relaxed;
 mod rooms;
 mod scheduler;
 mod score;
@@ -38,6 +41,9 @@ mod tests;
 mod victims;
 
 pub use advice::{Advice, Change};
+pub use aside::SetAside;
+#[cfg(any(test, feature = "trap"))]
+pub use aside::Trap;
 pub use explain::{Ahead, Explanation};
 pub use fit::Fit;
 pub use reasons::{Reason, Rejected};

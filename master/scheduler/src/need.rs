@@ -35,6 +35,10 @@ pub(crate) struct Need {
     pub(crate) is_alloc: bool,
     /// Which tasks get the same answers.
     pub(crate) class: ClassKey,
+    /// Whether its waiting tasks are placed together or not at all.
+    pub(crate) gang: bool,
+    /// How many of its tasks may be placed at once, if not all.
+    pub(crate) cap: Option<u32>,
 }
 
 /// A spread limit of the specification, with the number of its attribute.
@@ -58,6 +62,8 @@ const RACK: &str = "rack";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClassKey {
     Job(JobId),
+    /// No class: a job that nothing can be decided for, whatever machines there are.
+    Held(JobId),
     Shape(Arc<SingleShape>),
 }
 
@@ -128,6 +134,7 @@ impl Need {
         let is_alloc = spec.kind == JobKind::AllocSet;
         let (hard, soft) = (filters(false), filters(true));
         let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
+        let (gang, cap) = (spec.gang && tasks > 1, spec.concurrent.filter(|cap| *cap < tasks));
         Self {
             job,
             priority,
@@ -141,6 +148,8 @@ impl Need {
             alloc_set,
             is_alloc,
             class,
+            gang,
+            cap,
         }
     }
 

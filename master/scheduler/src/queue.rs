@@ -25,6 +25,8 @@ struct Level {
     last: Option<UserName>,
 }
 
+static NOBODY: BTreeSet<u32> = BTreeSet::new();
+
 /// Tasks that want to be placed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
@@ -79,6 +81,9 @@ impl Queue {
             Ready { priority, user, tasks: BTreeSet::new(), class: None, parked: false }
         });
         ready.tasks.insert(task.index);
+        if ready.parked && ready.class == Some(ClassKey::Held(task.job)) {
+            self.wake_class(&ClassKey::Held(task.job));
+        }
     }
 
     /// Takes a task out, if it is there.
@@ -209,10 +214,26 @@ impl Queue {
         }
     }
 
+    /// Who of a priority had the last turn.
+    pub(crate) fn last_served(&self, priority: Priority) -> Option<UserName> {
+        self.levels.get(&Reverse(priority))?.last.clone()
+    }
+
+    /// The last turn of a priority came to nothing: it was this user's.
+    pub(crate) fn serve_again(&mut self, priority: Priority, last: Option<UserName>) {
+        self.levels.entry(Reverse(priority)).or_default().last = last;
+    }
+
     /// The first ready task of a job.
     pub(crate) fn first(&self, job: JobId) -> Option<TaskId> {
         let index = *self.ready.get(&job)?.tasks.first()?;
         Some(TaskId { job, index })
+    }
+
+    /// The ready tasks of a job.
+    pub(crate) fn ready(&self, job: JobId) -> impl ExactSizeIterator<Item = TaskId> + '_ {
+        let tasks = self.ready.get(&job).map_or(&NOBODY, |ready| &ready.tasks);
+        tasks.iter().map(move |index| TaskId { job, index: *index })
     }
 
     /// The next ready task of the same job.

@@ -5,9 +5,11 @@
 //! of committed changes, refusals and passes.
 
 use crate::advice::advise;
+use crate::aside::Aside;
 use crate::class::Class;
-use crate::explain::{self, Explanation};
+use crate::explain::{self, Explanation, Together};
 use crate::fit::{self, Fit};
+use crate::gang::Gangs;
 use crate::inside::Stuck;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
@@ -40,11 +42,15 @@ pub struct Config {
     /// Equal machines are taken in an order that follows from this; 0 is the order of their
     /// numbers, which fills them up one after another.
     pub seed: u64,
+    /// Not the best of all machines but of those found first in a random order, as soon as there are so
+    /// many that will do (relaxed randomization, Borg paper, section 3.4). Only to compare with; `None`
+    /// looks at all.
+    pub relaxed: Option<u32>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { weights: Weights::default(), caches: true, seed: 0 }
+        Self { weights: Weights::default(), caches: true, seed: 0, relaxed: None }
     }
 }
 
@@ -59,19 +65,21 @@ pub(crate) struct Assumed {
 /// Decides which task goes where.
 #[derive(Debug, Clone)]
 pub struct Scheduler {
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) state: CellState,
     pub(crate) machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
     silent: BTreeSet<MachineId>,
     pub(crate) queue: Queue,
     pub(crate) needs: BTreeMap<JobId, Arc<Need>>,
+    /// Tasks of jobs with a cap that stand on machines.
+    pub(crate) placed: BTreeMap<JobId, u32>,
     pub(crate) classes: BTreeMap<ClassKey, Box<Class>>,
     /// Counts uses of classes.
     uses: u64,
     pub(crate) assumed: BTreeMap<TaskId, Assumed>,
     /// Version of the machines up to which parked jobs know that nothing fits.
-    looked_at: u64,
+    pub(crate) looked_at: u64,
     /// Classes that fit nowhere.
     pub(crate) lot: Lot,
     /// Parked classes that the next pass tries again whatever changed: lower priorities were about
@@ -80,27 +88,42 @@ pub struct Scheduler {
     retry: BTreeSet<ClassKey>,
     /// Parked classes of which tasks left, or moved with their machine: what keeps them apart may
     /// keep them out no longer.
-    loosened: BTreeSet<ClassKey>,
+    pub(crate) loosened: BTreeSet<ClassKey>,
     /// When the first of the tasks that keep away from machines where they failed, and found no
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
+    /// The time of the last pass.
+    at: Millis,
+    pub(crate) gangs: Gangs,
     /// Incarnations that an assumed decision pushes out.
     pub(crate) leaving: BTreeMap<TaskId, u32>,
     pub(crate) stuck: Stuck,
+    /// Jobs over which this scheduler panicked.
+    pub(crate) aside: Aside,
 }
 
 impl Scheduler {
     /// A scheduler that knows all of `state`.
     #[must_use]
     pub fn new(state: &CellState, config: Config) -> Self {
+        let mut new = Self::unread(state, config);
+        new.read();
+        new
+    }
+
+    /// A scheduler that has not looked at `state` yet: for [`Self::survive`], so that no job keeps a
+    /// master from starting either.
+    #[must_use]
+    pub fn unread(state: &CellState, config: Config) -> Self {
         let config = Config { weights: config.weights.bounded(), ..config };
-        let mut new = Self {
+        Self {
             config,
             state: state.clone(),
             machines: Machines::new(config.weights, config.seed),
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
+            placed: BTreeMap::new(),
             classes: BTreeMap::new(),
             uses: 0,
             assumed: BTreeMap::new(),
@@ -109,25 +132,48 @@ impl Scheduler {
             retry: BTreeSet::new(),
             loosened: BTreeSet::new(),
             cooled: None,
+            at: Millis(0),
+            gangs: Gangs::default(),
             leaving: BTreeMap::new(),
             stuck: Stuck::default(),
-        };
+            aside: Aside::default(),
+        }
+    }
+
+    fn read(&mut self) {
+        let state = self.state.clone();
         for machine in state.machines() {
-            new.settle_machine(machine.id);
+            self.settle_machine(machine.id);
         }
         for job in state.jobs().filter(|job| job.is_alive()) {
             for (task, _) in state.tasks_of(job.id) {
-                new.settle(task);
+                self.settle(task);
             }
         }
-        new
     }
 
     /// Begins again with all of `state`, as when news was missed.
     pub fn start_afresh(&mut self, state: &CellState) {
+        let mut aside = std::mem::take(&mut self.aside);
+        aside.retain(|job| state.job(job).is_some());
         let silent = std::mem::take(&mut self.silent);
-        *self = Self::new(state, self.config);
-        self.avoid(silent);
+        *self = Self { silent, aside, ..Self::unread(state, self.config) };
+        self.read();
+        for machine in &self.silent {
+            self.machines.set_silent(*machine, true);
+        }
+    }
+
+    /// How many jobs are set aside.
+    #[must_use]
+    pub fn jobs_aside(&self) -> usize {
+        self.aside.len()
+    }
+
+    /// From now on panics over a job.
+    #[cfg(any(test, feature = "trap"))]
+    pub fn trap(&mut self, job: JobId, trap: crate::Trap) {
+        self.aside.set(job, trap);
     }
 
     /// Takes over which machines do not answer just now. They count as not up: what is placed on a machine
@@ -185,6 +231,8 @@ impl Scheduler {
             self.refused(task);
         }
         for job in forgotten {
+            self.aside.forget(job);
+            self.gangs.forget(job);
             if let Some(need) = self.needs.remove(&job) {
                 self.machines.release(&need);
             }
@@ -193,12 +241,16 @@ impl Scheduler {
         }
     }
 
-    /// Decides where waiting tasks go, at most `max` of them, in the order in which they must be
-    /// applied. The decisions are assumed to hold until [`Self::follow`] or [`Self::refused`] says
+    /// Decides where waiting tasks go, at most `max` of them but for the last gang, in the order in which
+    /// they must be applied. The decisions are assumed to hold until [`Self::follow`] or [`Self::refused`] says
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
+        self.at = now;
         self.queue.wake(now);
         self.wake_stuck();
+        for job in self.gangs.rested(now) {
+            self.queue.wake_class(&ClassKey::Job(job));
+        }
         for class in std::mem::take(&mut self.retry) {
             self.wake(&class);
         }
@@ -208,18 +260,30 @@ impl Scheduler {
         while decisions.len() < max
             && let Some(job) = self.queue.next()
         {
-            match self.decide_job(job, now) {
-                Some(decision) => {
-                    // Victims may leave more room than their place takes.
-                    if !decision.victims.is_empty() {
-                        self.wake_parked();
-                    }
-                    decisions.push(decision);
-                }
-                None => self.park(job),
+            let before = self.aside.decides(job);
+            let many = decisions.len();
+            if self.is_held(job) {
+                self.hold(job);
+            } else if !self.decide_turn(job, now, &mut decisions) {
+                self.park(job);
+            } else if decisions[many..].iter().any(|decision| !decision.victims.is_empty()) {
+                // Victims may leave more room than their place takes.
+                self.wake_parked();
             }
+            self.aside.done(before);
         }
         decisions
+    }
+
+    /// Decides for one task of a job, or for a whole gang. False when nothing was found.
+    fn decide_turn(&mut self, job: JobId, now: Millis, decisions: &mut Vec<Assignment>) -> bool {
+        if self.needs[&job].gang {
+            return self.decide_gang(job, now, decisions);
+        }
+        let decision = self.decide_job(job, now);
+        let found = decision.is_some();
+        decisions.extend(decision);
+        found
     }
 
     /// Takes a job out of the queue until its class may fit somewhere.
@@ -234,11 +298,13 @@ impl Scheduler {
 
     fn wake(&mut self, class: &ClassKey) {
         self.lot.take(class);
-        self.queue.wake_class(class);
+        if !self.gangs.dozes(class, self.at) {
+            self.queue.wake_class(class);
+        }
     }
 
     /// Puts jobs back in their place whose class may fit somewhere since something changed.
-    fn wake_parked(&mut self) {
+    pub(crate) fn wake_parked(&mut self) {
         for class in std::mem::take(&mut self.loosened) {
             self.wake(&class);
         }
@@ -253,16 +319,23 @@ impl Scheduler {
                 self.wake(&key);
                 continue;
             };
+            let before = self.aside.decides(class.need.job);
             if class.wakes(&self.machines, &weights, &grown) {
                 self.wake(&key);
             } else if facts {
                 self.lot.put(&key, class.reach());
             }
+            self.aside.done(before);
         }
     }
 
     /// The proposed placement of `task` did not happen: it waits again, and its room is free.
     pub fn refused(&mut self, task: TaskId) {
+        self.give_back(task);
+    }
+
+    /// Takes back what is assumed of a task.
+    pub(crate) fn give_back(&mut self, task: TaskId) {
         let victims = self.assumed.remove(&task).map(|assumed| assumed.victims).unwrap_or_default();
         for victim in &victims {
             self.leaving.remove(victim);
@@ -279,7 +352,8 @@ impl Scheduler {
     /// having changed; it may have passed already.
     #[must_use]
     pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
-        let next = self.queue.next_waking().into_iter().chain(self.cooled).min();
+        let others = self.cooled.into_iter().chain(self.gangs.next_rested());
+        let next = self.queue.next_waking().into_iter().chain(others).min();
         next.map(|at| at.max(now))
     }
 
@@ -287,6 +361,9 @@ impl Scheduler {
     #[must_use]
     pub fn explain(&self, task: TaskId, now: Millis) -> Explanation {
         let found = self.state.task(task);
+        if let (Some(said), Some(found)) = (self.aside.asked(task.job), found) {
+            return explain::set_aside(&self.state, task, found, said);
+        }
         let (Some(found), Some(job), Some(need)) =
             (found, self.state.job(task.job), self.needs.get(&task.job))
         else {
@@ -311,6 +388,7 @@ impl Scheduler {
         let crashes: Vec<Crash> = found.avoids(now).collect();
         let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
         let counted = explain::count(&mut class, &self.machines, &weights, true, &avoid);
+        let gang = self.why_gang(task.job, need, now);
         let lingers = found.lingering(task).map(|(machine, _)| self.machine_name(machine));
         let nowhere = counted.feasible == 0;
         let mut told = explain::pending(
@@ -322,6 +400,7 @@ impl Scheduler {
             counted,
             assumed.map(|machine| machine.name.to_string()),
             lingers,
+            &Together { gang, full: need.cap.filter(|cap| self.placed(task.job) >= *cap) },
         );
         told.ahead = self.queue.ahead(need.priority);
         if nowhere {
@@ -381,7 +460,7 @@ impl Scheduler {
         }
     }
 
-    fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
+    pub(crate) fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
         let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
         let row = self.choose(task, &need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
@@ -419,7 +498,7 @@ impl Scheduler {
 
     /// The row that is best for a task, with or without room.
     fn choose(&mut self, task: TaskId, need: &Arc<Need>, now: Millis) -> Option<usize> {
-        let Config { weights, caches, .. } = self.config;
+        let Config { weights, caches, seed, relaxed } = self.config;
         // Constraints have other numbers when nobody had them for a while.
         let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
         if !self.classes.get(&need.class).is_some_and(|class| same(class)) {
@@ -433,8 +512,12 @@ impl Scheduler {
         let crashes: Vec<Crash> =
             self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
         let avoid = avoided(&crashes, class, &self.machines, &weights);
-        if let Some((_, row)) = class.best(&self.machines, &weights, caches, &avoid) {
-            return Some(row);
+        let plain = match relaxed {
+            None => class.best(&self.machines, &weights, caches, &avoid).map(|(_, row)| row),
+            Some(enough) => class.best_relaxed(&self.machines, &weights, enough, seed, &avoid),
+        };
+        if plain.is_some() {
+            return plain;
         }
         let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
         if found.is_none() {
@@ -453,6 +536,13 @@ impl Scheduler {
     /// Makes index and queue say of a task what the committed state says, unless a decision is
     /// assumed that pushes it out.
     pub(crate) fn settle(&mut self, task: TaskId) {
+        let before = self.aside.hears(task.job);
+        self.settle_task(task);
+        self.release(task.job);
+        self.aside.done(before);
+    }
+
+    fn settle_task(&mut self, task: TaskId) {
         let found = self.state.task(task).map(|found| &found.state);
         match found {
             Some(TaskState::Running(placement)) => {
@@ -477,6 +567,9 @@ impl Scheduler {
                     return;
                 }
                 self.depart(task);
+                if self.aside.why(task.job).is_some() {
+                    return;
+                }
                 let need = self.need(task.job);
                 let homeless = need.alloc_set.is_some() && self.home_of(task).is_err();
                 let not_before = if lingers || homeless { NEVER } else { not_before };
@@ -506,6 +599,9 @@ impl Scheduler {
 
     fn arrive(&mut self, row: usize, resident: Resident) {
         let need = resident.need.clone();
+        if need.cap.is_some() {
+            *self.placed.entry(need.job).or_default() += 1;
+        }
         self.machines.add(row, resident);
         if let Some(class) = self.classes.get_mut(&need.class) {
             class.count(&self.machines, &self.config.weights, row, true);
@@ -514,6 +610,13 @@ impl Scheduler {
 
     pub(crate) fn depart(&mut self, task: TaskId) {
         let Some((row, resident)) = self.machines.remove(task) else { return };
+        if let Some(placed) = self.placed.get_mut(&task.job) {
+            *placed -= 1;
+            if *placed == 0 {
+                self.placed.remove(&task.job);
+            }
+            self.release(task.job);
+        }
         if let Some(class) = self.classes.get_mut(&resident.need.class) {
             class.count(&self.machines, &self.config.weights, row, false);
             if self.queue.has_parked(&resident.need.class) {
@@ -554,7 +657,7 @@ impl Scheduler {
 
 /// Where a task does not go as it failed there: of its rows those that are left when, from the
 /// one that failed the longest ago on, as many are forgiven as it takes for one to be there to try.
-fn avoided(
+pub(crate) fn avoided(
     crashes: &[Crash],
     class: &mut Class,
     machines: &Machines,
@@ -576,11 +679,17 @@ pub(crate) struct Contents {
     open: BTreeSet<MachineId>,
     residents: BTreeMap<TaskId, (MachineId, Option<u32>)>,
     queued: BTreeSet<TaskId>,
+    placed: BTreeMap<JobId, u32>,
     undecided: usize,
 }
 
 #[cfg(test)]
 impl Scheduler {
+    /// How often a machine was looked for.
+    pub(crate) fn uses(&self) -> u64 {
+        self.uses
+    }
+
     pub(crate) fn contents(&self) -> Contents {
         use crate::rooms::{CPU, DISK, PORTS, RAM, amount};
         let machines = || self.machines.known().map(|row| (row, self.machines.id(row).unwrap()));
@@ -595,6 +704,7 @@ impl Scheduler {
             open: open.map(|(_, id)| id).collect(),
             residents: residents.collect(),
             queued: self.queue.all(),
+            placed: self.placed.clone(),
             undecided: self.assumed.len() + self.leaving.len(),
         }
     }

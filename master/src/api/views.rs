@@ -209,6 +209,9 @@ fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> Stri
     if task.lingers {
         return "exclusive: waits until its last incarnation has surely ended".to_owned();
     }
+    if let Some(most) = job.spec.concurrent.filter(|most| job.counts.running >= *most) {
+        return format!("{most} of the job's tasks run, which is its cap");
+    }
     let last = match (&task.last_failure, &task.last_evict) {
         (Some(cause), _) => cause.to_string(),
         (None, Some(cause)) => cause.to_string(),

@@ -71,7 +71,7 @@ impl From<std::io::Error> for EngineError {
 }
 
 /// Calls into an engine; a panic in there becomes damage. Engines assert what they read, so rot
-/// panics where it should be an error. (Where panics abort, as in release builds, the process ends
+/// panics where it should be an error. (Where panics end the process, as in release builds, it ends
 /// instead: no vote either way.)
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {

@@ -13,7 +13,7 @@ use crate::poll::{
 use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_TASKS, Spread, TaskSpec, Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, Spread, TaskSpec, Volume,
 };
 use crate::task::FailureCause;
 use crate::time::Millis;
@@ -130,43 +130,52 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
     (
         name(),
         prop_oneof![Just(JobKind::Service), Just(JobKind::Batch), Just(JobKind::AllocSet)],
-        1..=MAX_TASKS,
+        prop_oneof![1..=MAX_GANG, 1..=MAX_TASKS],
         priority(),
         option::of(appclass()),
         task_spec(),
         vec(job_key(), 0..3),
         (0..=1_000_000_u32, any::<bool>(), option::weighted(0.2, job_key())),
+        (any::<bool>(), option::of(1..=MAX_TASKS)),
         btree_map("[a-z]{1,9}", line(), 0..3),
     )
-        .prop_map(|(name, kind, tasks, priority, appclass, task, after, bounds, labels)| {
-            let (retries, exclusive, alloc_set) = bounds;
-            let mut spec = JobSpec {
-                name,
-                kind,
-                tasks,
-                priority,
-                appclass,
-                task: Arc::new(task),
-                after,
-                retries,
-                exclusive,
-                alloc_set,
-                labels,
-            };
-            without_what_allocs_rule_out(&mut spec);
-            spec
-        })
+        .prop_map(
+            |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, labels)| {
+                let (retries, exclusive, alloc_set) = bounds;
+                let (gang, concurrent) = at_once;
+                let gang = gang && tasks <= MAX_GANG && concurrent.is_none_or(|most| most >= tasks);
+                let mut spec = JobSpec {
+                    name,
+                    kind,
+                    tasks,
+                    priority,
+                    appclass,
+                    task: Arc::new(task),
+                    after,
+                    retries,
+                    exclusive,
+                    gang,
+                    concurrent,
+                    alloc_set,
+                    labels,
+                };
+                without_what_allocs_rule_out(&mut spec);
+                spec
+            },
+        )
 }
 
 fn without_what_allocs_rule_out(spec: &mut JobSpec) {
     let task = Arc::make_mut(&mut spec.task);
     if spec.kind == JobKind::AllocSet {
         (spec.alloc_set, spec.appclass, spec.retries, spec.exclusive) = (None, None, 0, false);
+        spec.concurrent = None;
         task.command.clear();
         task.env.clear();
         task.ports.clear();
         task.volumes.clear();
     } else if spec.alloc_set.is_some() {
+        (spec.gang, spec.concurrent) = (false, None);
         task.constraints.clear();
         task.spread.clear();
         task.limit.devices.clear();

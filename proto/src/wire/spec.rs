@@ -242,6 +242,8 @@ impl From<&JobSpec> for pb::JobSpec {
             retries: j.retries,
             exclusive: j.exclusive,
             alloc_set: j.alloc_set.as_ref().map(ToString::to_string).unwrap_or_default(),
+            gang: j.gang,
+            concurrent: j.concurrent,
             labels: j.labels.clone(),
         }
     }
@@ -264,6 +266,8 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             retries: j.retries,
             exclusive: j.exclusive,
             alloc_set: alloc_set.transpose()?,
+            gang: j.gang,
+            concurrent: j.concurrent,
             labels: j.labels,
         };
         spec.check()?;

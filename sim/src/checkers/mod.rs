@@ -48,6 +48,8 @@ pub enum Invariant {
     DownRate,
     /// A task does not go back where it failed while there are others to try.
     CrashPairs,
+    /// All waiting tasks of a gang are placed by one entry, or none.
+    Gangs,
     /// No machine obeys an order older than one that it has obeyed.
     Fencing,
     /// When nothing fails, exactly what is placed runs.
@@ -86,6 +88,7 @@ impl fmt::Display for Invariant {
             Self::Exclusive => "I7 exclusive tasks never twice",
             Self::DownRate => "I19 rate of machines given up",
             Self::CrashPairs => "I20 crash pairings",
+            Self::Gangs => "gangs all or none",
             Self::Fencing => "I8 fencing",
             Self::NoOrphan => "I9 no orphan, no ghost",
             Self::DeltaSound => "I10 delta soundness",

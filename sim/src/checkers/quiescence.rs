@@ -3,7 +3,7 @@
 
 use crate::world::World;
 use borg_cell::replica::replay::replay;
-use borg_cell::state::{CellState, Job, Machine, MachineState};
+use borg_cell::state::{CellState, Job, Machine, MachineState, Task};
 use borg_proto::task::Phase;
 use borg_proto::{IncarnationId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
@@ -197,6 +197,9 @@ impl World {
             if not_before > now + Millis(1_000) {
                 continue;
             }
+            if job.spec.concurrent.is_some_and(|most| job.counts.running >= most) {
+                continue;
+            }
             if task.lingers {
                 return Some(format!("task {id} of {} waits for its last incarnation", job.key));
             }
@@ -210,6 +213,12 @@ impl World {
             }
             let avoids = |machine: &Machine| task.avoids(now).any(|c| c.machine == machine.id);
             let fits = |machine: &&Machine| takes(machine, job) && !avoids(machine);
+            if job.spec.gang && job.spec.tasks > 1 {
+                if gang_fits(state, job, now) {
+                    return Some(format!("all waiting tasks of the gang {} would fit", job.key));
+                }
+                continue;
+            }
             if let Some(machine) = state.machines().find(fits) {
                 return Some(format!("task {id} of {} would fit on {}", job.key, machine.name));
             }
@@ -248,6 +257,34 @@ impl World {
         }
         None
     }
+}
+
+/// Whether all waiting tasks of a gang may go and find room, pushing nobody out. With spread limits, or
+/// where some keep away from machines, it is more than a sum: those are not looked at.
+fn gang_fits(state: &CellState, job: &Job, now: Millis) -> bool {
+    let waiting = |task: &Task| match task.state {
+        TaskState::Pending { not_before, .. } => Some(not_before <= now && !task.lingers),
+        TaskState::Running(_) | TaskState::Dead { .. } => None,
+    };
+    let tasks = || state.tasks_of(job.id).map(|(_, task)| task);
+    let ready: Vec<bool> = tasks().filter_map(waiting).collect();
+    let plain =
+        job.spec.task.spread.is_empty() && tasks().all(|task| task.avoids(now).count() == 0);
+    if !plain || ready.contains(&false) {
+        return false;
+    }
+    let asked = job.spec.task.asked();
+    let room = |machine: &Machine| {
+        let mut free = machine.free();
+        let mut fits = 0;
+        while fits < ready.len() && asked.fits_in(&free) {
+            free = free.minus(&asked);
+            fits += 1;
+        }
+        fits
+    };
+    let machines = state.machines().filter(|machine| takes(machine, job));
+    machines.map(room).sum::<usize>() >= ready.len()
 }
 
 /// Whether a machine has room for one more task of a job, pushing nobody out.

@@ -272,15 +272,21 @@ impl World {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
-            75..=79 => {
-                let (cpu_milli, ram_bytes) =
-                    (dice.between(1, 24) * 100, (dice.between(1, 24) * 64) << 20);
-                let limit = Resources { cpu_milli, ram_bytes, ..Resources::default() };
-                let (alloc_set, limit) = (key(name), Some(limit));
-                Asked::Change(Action::ResizeAllocs { alloc_set, allocs: None, limit })
-            }
-            80..=89 => {
+            thrown @ 75..=89 => {
                 let any = TEST_CLIENT + 1 + dice.index(self.clients.joiners - TEST_CLIENT - 1);
+                // Nothing more is thrown for these: seeds that are kept go on meeting what they were
+                // kept for.
+                if thrown < 80 {
+                    let (cpu_milli, ram_bytes) =
+                        (thrown % 5 * 500 + 200, thrown % 3 * (512 << 20) + (64 << 20));
+                    let limit = Some(Resources { cpu_milli, ram_bytes, ..Resources::default() });
+                    let alloc_set = key(name);
+                    return Some(Asked::Change(Action::ResizeAllocs {
+                        alloc_set,
+                        allocs: None,
+                        limit,
+                    }));
+                }
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })
             }

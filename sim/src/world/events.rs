@@ -5,9 +5,9 @@ use super::replica::DOWNS_PER_MINUTE;
 use crate::checkers::{Invariant, crashes};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind, TaskChange};
-use borg_cell::state::{CellState, JobState, MachineState};
+use borg_cell::state::{CellState, JobState, MachineState, Task};
 use borg_proto::task::{EvictCause, Phase};
-use borg_proto::{IncarnationId, MachineId};
+use borg_proto::{IncarnationId, MachineId, TaskId, TaskState};
 
 impl World {
     /// A machine was taken for down.
@@ -18,6 +18,34 @@ impl World {
         }
         let result = self.checks.downs.down(event.at, DOWNS_PER_MINUTE);
         self.check(Invariant::DownRate, result);
+    }
+
+    /// A task of a gang is placed with all that waited, and no cap is passed. `state` may be newer than
+    /// the event: what it says of the job counts only while it is as of its entry.
+    fn placed_together(&mut self, event: &Event, state: &CellState, task: TaskId) {
+        let Some(job) = state.job(task.job).filter(|_| state.applied() == event.index) else {
+            return;
+        };
+        if job
+            .spec
+            .concurrent
+            .is_some_and(|most| job.counts.running >= most && job.counts.pending > 0)
+        {
+            self.hit(Mark::CapReached);
+        }
+        if !job.spec.gang || job.spec.tasks == 1 {
+            return;
+        }
+        self.hit(Mark::GangPlaced);
+        let waited = |(_, task): &(TaskId, &Task)| matches!(task.state, TaskState::Pending { since, .. } if since < event.at);
+        let left_out = state.tasks_of(task.job).find(waited).map(|(id, _)| id);
+        let result = match left_out {
+            None => Ok(()),
+            Some(id) => {
+                Err(format!("{task} of a gang is placed and {id}, which waited too, is not"))
+            }
+        };
+        self.check(Invariant::Gangs, result);
     }
 
     /// An event of the cell, seen for the first time on any replica.
@@ -59,6 +87,7 @@ impl World {
                     self.hit(Mark::CrashAvoided);
                 }
                 self.check(Invariant::CrashPairs, result);
+                self.placed_together(event, state, *task);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {

@@ -4,6 +4,7 @@
 //! another life, until it is told under which name.
 
 use super::client::{ADMIN_CLIENT, Clients};
+use super::replica::Process;
 use super::{Asked, BEGIN, Happening, World, number};
 use crate::marks::Mark;
 use borg_cell::master::Input;
@@ -37,7 +38,10 @@ impl World {
         let (voters, lost) = self.voters();
         let replica = &self.replicas[index];
         // Between two configurations both need a majority of theirs.
-        let between = self.newest.masters_changing().is_some();
+        // Who votes in the new one is known to the state before the old one counts no more.
+        let mut running = self.replicas.iter().filter_map(|replica| replica.process.as_deref());
+        let joint = |process: &Process| !process.master.membership().voters_outgoing.is_empty();
+        let between = self.newest.masters_changing().is_some() || running.any(joint);
         self.newest.level() >= JOINS_LEVEL
             && !between
             && !replica.joining

@@ -73,6 +73,8 @@ pub struct Setup {
     pub machine_down_after: Millis,
     /// How long a scheduler may take to read news, and again to decide, in milliseconds.
     pub scheduler_lag: u64,
+    /// Whether each master has a second scheduler beside its own, with another policy.
+    pub two_schedulers: bool,
     /// Whether messages between masters and to borglets are encoded and decoded on their way.
     pub wire: bool,
     /// The level of entries that the masters understand at first; each understands all when it starts
@@ -95,6 +97,7 @@ impl Setup {
             checkpoint_every: 200,
             machine_down_after: Millis(5_000),
             scheduler_lag: 2,
+            two_schedulers: false,
             wire: false,
             level: LEVEL,
             quotas: false,

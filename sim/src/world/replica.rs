@@ -16,11 +16,12 @@ use borg_cell::event::{Event, EventKind};
 use borg_cell::master::{
     self, CheckpointNews, CheckpointWork, Effect, Input, Master, OwnedBatch, Performed,
 };
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, FOUNDING};
 use borg_cell::store::{CheckpointDraft, LogStore, ReplicaIdentity, StoreError};
 use borg_linkshard::{Input as ShardInput, Shard};
 use borg_proto::{MachineName, Millis, ReplicaId, TaskId};
-use borg_scheduler::Scheduler;
+use borg_scheduler::{Config, Scheduler, Weights};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Most machines that a simulated cell gives up in a minute: few, as are its machines.
@@ -66,7 +67,8 @@ pub(crate) struct Process {
     writing: Option<OwnedBatch>,
     /// How long the last write took, in microseconds.
     wrote: Option<u64>,
-    pub(crate) scheduler: Scheduler,
+    /// In some worlds two.
+    pub(crate) schedulers: Vec<Scheduler>,
     pub(crate) letter: Letter,
     pub(crate) scheduler_due: bool,
     pub(crate) leads: bool,
@@ -173,7 +175,10 @@ impl World {
         replica.life += 1;
         replica.dies_after = None;
         let clock_was_set = replica.clock.start(now);
-        let scheduler = Scheduler::new(master.state(), borg_scheduler::Config::default());
+        let second = Config { weights: Weights::worst_fit(), seed: 1, ..Config::default() };
+        let second = self.setup.two_schedulers.then_some(second);
+        let configs = [Config::default()].into_iter().chain(second);
+        let schedulers = configs.map(|config| Scheduler::new(master.state(), config)).collect();
         let process = Process {
             master,
             store,
@@ -182,7 +187,7 @@ impl World {
             todo: VecDeque::new(),
             writing: None,
             wrote: None,
-            scheduler,
+            schedulers,
             letter: Letter::default(),
             scheduler_due: false,
             leads: false,
@@ -484,6 +489,9 @@ impl World {
                 for (task, result) in &results {
                     if let Err(why) = result {
                         self.say(|| format!("placement of {task} refused: {why}"));
+                        if matches!(why, Rejection::Gang { .. } | Rejection::GangParted { .. }) {
+                            self.hit(Mark::GangRefused);
+                        }
                     }
                 }
                 if !refused.is_empty() {

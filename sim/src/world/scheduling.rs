@@ -1,12 +1,17 @@
 //! The scheduler's thread of a simulated Borgmaster: news is merged in a letter, and read a little
-//! later; while its master leads, every look ends in a pass, and a pass takes its time.
+//! later; while its master leads, every look ends in a pass, and a pass takes its time. As in production
+//! it survives a panic over one job, which is a violation all the same.
 
 use super::{Happening, World, number};
+use crate::checkers::Invariant;
+use crate::marks::Mark;
 use borg_cell::event::Event;
 use borg_cell::master::Input;
 use borg_cell::state::CellState;
 use borg_proto::command::Assignment;
 use borg_proto::{Millis, TaskId};
+use borg_scheduler::Scheduler;
+use std::collections::BTreeSet;
 
 /// Placements proposed at once, as in production.
 const BATCH: usize = 512;
@@ -21,6 +26,20 @@ pub(crate) struct Letter {
     pub(crate) afresh: bool,
     pub(crate) leads: Option<bool>,
     pub(crate) reconsider: Vec<TaskId>,
+}
+
+/// Takes over what a letter says.
+fn heed(scheduler: &mut Scheduler, letter: &Letter) {
+    if let Some(state) = &letter.state {
+        if letter.afresh {
+            scheduler.start_afresh(state);
+        } else {
+            scheduler.follow(state.clone(), &letter.events);
+        }
+    }
+    for task in &letter.reconsider {
+        scheduler.refused(*task);
+    }
 }
 
 impl World {
@@ -50,41 +69,54 @@ impl World {
         }
         process.scheduler_due = false;
         let may_place = process.master.may_place(now);
-        let silent = process.master.silent(now).into_iter().map(|(id, _)| id).collect();
-        process.scheduler.avoid(silent);
+        let silent: BTreeSet<_> =
+            process.master.silent(now).into_iter().map(|(id, _)| id).collect();
         let now = process.master.cell_time(now);
         let letter = std::mem::take(&mut process.letter);
         process.leads = letter.leads.unwrap_or(process.leads);
-        if let Some(state) = letter.state {
-            if letter.afresh {
-                process.scheduler.start_afresh(&state);
-            } else {
-                process.scheduler.follow(state, &letter.events);
+        let leads = process.leads;
+        let attend = |scheduler: &mut Scheduler| {
+            scheduler.avoid(silent.clone());
+            scheduler.survive(|scheduler| {
+                heed(scheduler, &letter);
+                if leads && may_place { scheduler.pass(now, BATCH) } else { Vec::new() }
+            })
+        };
+        let attended: Result<Vec<_>, _> = process.schedulers.iter_mut().map(attend).collect();
+        let decided = match attended {
+            Ok(decided) => decided,
+            Err(blamed) => {
+                let what = format!("a scheduler of master {} panicked: {blamed:?}", index + 1);
+                return self.check(Invariant::NoPanic, Err(what));
             }
-        }
-        for task in letter.reconsider {
-            process.scheduler.refused(task);
-        }
-        if !process.leads {
+        };
+        if !leads {
             return;
         }
         if !may_place {
             // A restored cell hears its machines out first.
             return self.wake_scheduler(index, NAP);
         }
-        let decisions = process.scheduler.pass(now, BATCH);
-        let (count, first) =
-            (number(decisions.len()), decisions.first().map_or(0, |one| one.task.job.0));
-        if decisions.is_empty() {
-            let wake = process.scheduler.next_wakeup(now).map_or(NAP, |at| at.since(now));
+        if decided.iter().all(Vec::is_empty) {
+            let wakes = process.schedulers.iter().filter_map(|s| s.next_wakeup(now)).min();
+            let wake = wakes.map_or(NAP, |at| at.since(now));
             self.wake_scheduler(index, Millis(wake.0.clamp(1, NAP.0)));
             return;
         }
         // Until it has decided it looks at nothing else, and the state goes on meanwhile.
         process.scheduler_due = true;
-        self.note(&[6, number(index), count, first]);
-        let took = Millis(self.dice.between(0, self.setup.scheduler_lag));
-        self.agenda.after(took, Happening::SchedulerDecided { replica: index, life, decisions });
+        if let [one, two] = &decided[..]
+            && one.iter().any(|one| two.iter().any(|two| two.task == one.task))
+        {
+            self.hit(Mark::DecidedTwice);
+        }
+        for decisions in decided.into_iter().filter(|decisions| !decisions.is_empty()) {
+            let (count, first) = (number(decisions.len()), decisions[0].task.job.0);
+            self.note(&[6, number(index), count, first]);
+            let took = Millis(self.dice.between(0, self.setup.scheduler_lag));
+            let decided = Happening::SchedulerDecided { replica: index, life, decisions };
+            self.agenda.after(took, decided);
+        }
     }
 
     pub(crate) fn scheduler_decided(

@@ -180,6 +180,9 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             numbers.push(machine.0.into());
             (51, numbers, vec![])
         }
+        R::AtCap { there, most } => (80, vec![(*there).into(), (*most).into()], vec![]),
+        R::GangParted { task } => (81, task_numbers(*task), vec![]),
+        R::Gang { task, why } => (82, task_numbers(*task), vec![why.clone()]),
         R::MachineAnswers { machine } => (52, vec![], vec![machine.to_string()]),
         R::HearingOut { until, now } => (55, vec![until.0, now.0], vec![]),
         R::NoQuota(shortage) => with_kind(60, quota::shortage(shortage)),
@@ -268,6 +271,9 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         44 => R::LastMaster { number: from.number()? },
         45 => R::AddressTaken { number: from.number()?, address: from.text()? },
         51 => R::Lingers { task: from.task()?, machine: MachineId(from.small()?) },
+        80 => R::AtCap { there: from.small()?, most: from.small()? },
+        81 => R::GangParted { task: from.task()? },
+        82 => R::Gang { task: from.task()?, why: from.text()? },
         52 => R::MachineAnswers { machine: from.name()? },
         55 => R::HearingOut { until: Millis(from.number()?), now: Millis(from.number()?) },
         60 => R::NoQuota(Box::new(from.shortage()?)),
@@ -468,6 +474,9 @@ mod tests {
             R::LastMaster { number: 1 },
             R::HearingOut { until: Millis(2), now: Millis(1) },
             R::Lingers { task, machine: MachineId(4) },
+            R::AtCap { there: 2, most: 2 },
+            R::GangParted { task },
+            R::Gang { task, why: text() },
             R::MachineAnswers { machine: machine() },
             R::NoQuota(Box::new(shortage(None, Some(Millis(5))))),
             R::QuotaTooSmall(Box::new(shortage(Some(Millis(0)), None))),
@@ -519,6 +528,7 @@ mod tests {
                 .chain([55])
                 .chain(60..=65)
                 .chain(allocs::KINDS)
+                .chain(80..=82)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

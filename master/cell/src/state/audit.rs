@@ -135,6 +135,12 @@ impl CellState {
             "a job has the tasks asked for",
             name,
         );
+        // A restored cell adopts what it finds running.
+        found.check(
+            self.epoch > 1 || job.spec.concurrent.is_none_or(|most| job.counts.running <= most),
+            "no more tasks of a job are placed than it lets run at once",
+            name,
+        );
         let all_dead = job.tasks.iter().all(|task| task.is_dead());
         found.check(all_dead == job.ended.is_some(), "a job is over when all tasks are dead", name);
         if let Some((_, end)) = &job.ended {

@@ -14,6 +14,7 @@
 pub mod allocs;
 pub mod audit;
 mod digest;
+mod gang;
 mod jobs;
 pub mod lives;
 mod machines;

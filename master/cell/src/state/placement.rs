@@ -1,7 +1,8 @@
 //! Decisions of schedulers, checked again in full when their entry is applied.
 //!
 //! A scheduler decided on a copy of the state that may be old by now; the order of the log says
-//! who wins. Each assignment of an entry stands or falls by itself. Room is the sum of limits.
+//! who wins. Each assignment of an entry stands or falls by itself, those of a gang together (`gang`).
+//! Room is the sum of limits.
 //!
 //! Invariant: after any assignment every machine holds at most its capacity, and no more tasks than
 //! it can be told of in one message, and each of its ports is handed out once.
@@ -14,15 +15,24 @@ use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{IncarnationId, Millis, Resources, TaskId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
-    /// Places tasks, each by itself.
+    /// Places tasks, each by itself, those of a gang at the place of the first of them.
     pub(super) fn place(&mut self, assignments: &[Assignment]) -> Answer {
-        Answer::Placed { results: assignments.iter().map(|one| self.place_one(one)).collect() }
+        let mut gangs = self.gangs(assignments);
+        let mut together = BTreeMap::new();
+        let mut result = |(at, one): (usize, &Assignment)| {
+            if let Some(all) = gangs.remove(&one.task.job) {
+                let placed = self.place_gang(all.iter().map(|at| &assignments[*at]));
+                together.extend(all.into_iter().zip(placed));
+            }
+            together.remove(&at).unwrap_or_else(|| self.place_one(one))
+        };
+        Answer::Placed { results: assignments.iter().enumerate().map(&mut result).collect() }
     }
 
-    fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
+    pub(super) fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
         let plan = self.plan(asked)?;
         let by =
             self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
@@ -120,7 +130,10 @@ impl Turn<'_> {
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
         for victim in victims {
-            if asked.fits_in(&free) && there.check(job, machine).is_ok() {
+            if asked.fits_in(&free)
+                && there.check(job, machine).is_ok()
+                && self.devices_for(job, machine, &chosen).is_ok()
+            {
                 break;
             }
             let id = victim.task;
@@ -208,7 +221,11 @@ fn check_task(job: &Job, task: &Task, id: TaskId, now: Millis) -> Result<(), Rej
     if not_before > now {
         return Err(Rejection::TooEarly { task: id, not_before, now });
     }
-    Ok(())
+    let there = job.counts.running;
+    match job.spec.concurrent.filter(|most| there >= *most) {
+        Some(most) => Err(Rejection::AtCap { there, most }),
+        None => Ok(()),
+    }
 }
 
 fn check_machine(job: &Job, machine: &Machine) -> Result<(), Rejection> {
@@ -257,7 +274,7 @@ mod tests {
     use borg_proto::command::{Action, Assignment, Observation};
     use borg_proto::spec::{Constraint, ConstraintOp, Spread};
     use borg_proto::task::TaskState;
-    use borg_proto::{JobId, MachineId, TaskId};
+    use borg_proto::{JobId, JobSpec, MachineId, TaskId};
 
     const MIB: u64 = 1 << 20;
 
@@ -356,6 +373,30 @@ mod tests {
         assert_eq!(error.to_string(), "priority 100 may not preempt 1.1.1 of priority 100");
     }
 
+    /// Enough in all is not enough: of three devices with 1.2 free together none is idle.
+    #[test]
+    fn a_victim_goes_for_a_whole_device_although_parts_of_several_are_free() {
+        let mut cell = Cell::new();
+        let mut gpus = info(1000, 64 * MIB, &[]);
+        gpus.capacity.devices = [("gpu".into(), 3_000)].into();
+        let machine = cell.machine_with("m-1", gpus);
+        let gpu = |spec, amount| {
+            with_task(spec, |task| task.limit.devices = [("gpu".into(), amount)].into())
+        };
+        let parts = [("a", 300), ("b", 750), ("c", 750)].map(|(name, amount)| {
+            let job = cell.submit("ann", gpu(batch(name, 1, 100, 4 * MIB), amount));
+            cell.place(job, 0, machine).unwrap()
+        });
+        let whole = cell.submit("bob", gpu(service("whole", 1, 100, 4 * MIB), 1_000));
+        assert_eq!(
+            refused(&mut cell, whole, 0, machine),
+            "machine m-1 has 1200/1000 of device gpu free, task asks 1000/1000"
+        );
+        cell.place_over(whole, 0, machine, parts.to_vec()).unwrap();
+        let left = parts.map(|id| cell.state.task(id.task).unwrap().running(id.task).is_some());
+        assert_eq!(left, [false, true, true]);
+    }
+
     #[test]
     fn ports_are_handed_out_in_turn_and_never_twice() {
         let mut cell = Cell::new();
@@ -431,6 +472,26 @@ mod tests {
         assert_eq!(
             refused(&mut cell, job, 1_000, machine),
             "machine m-1 has 1000 tasks, most is 1000"
+        );
+    }
+
+    #[test]
+    fn no_more_tasks_of_a_job_are_placed_than_it_lets_run_at_once() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job =
+            cell.submit("ann", JobSpec { concurrent: Some(2), ..batch("count", 4, 100, 4 * MIB) });
+        let first = cell.place(job, 0, machine).unwrap();
+        cell.place(job, 3, machine).unwrap();
+        assert_eq!(
+            refused(&mut cell, job, 1, machine),
+            "2 tasks of the job are placed, and it lets 2 run at once"
+        );
+        cell.ended(first, None);
+        cell.place(job, 1, machine).unwrap();
+        assert_eq!(
+            refused(&mut cell, job, 2, machine),
+            "2 tasks of the job are placed, and it lets 2 run at once"
         );
     }
 

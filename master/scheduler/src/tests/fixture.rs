@@ -17,6 +17,7 @@ pub(super) const GIB: u64 = 1 << 30;
 pub(super) const EVERYTHING: usize = usize::MAX;
 
 /// A cell, its log, and what happened since a scheduler was last told.
+#[derive(Clone)]
 pub(super) struct Cell {
     pub(super) state: CellState,
     pub(super) now: Millis,
@@ -168,13 +169,15 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         retries: 3,
         exclusive: false,
         alloc_set: None,
+        gang: false,
+        concurrent: None,
         labels: BTreeMap::new(),
     }
 }
 
 /// An alloc set with the shape of a job.
 pub(super) fn allocs(job: JobSpec) -> JobSpec {
-    let set = JobSpec { kind: JobKind::AllocSet, retries: 0, ..job };
+    let set = JobSpec { kind: JobKind::AllocSet, retries: 0, concurrent: None, ..job };
     with(set, |task| {
         task.command.clear();
         task.ports.clear();
@@ -183,7 +186,7 @@ pub(super) fn allocs(job: JobSpec) -> JobSpec {
 
 /// The job in an alloc set, with nothing that belongs to the set.
 pub(super) fn within(job: JobSpec, set: &JobKey) -> JobSpec {
-    let job = JobSpec { alloc_set: Some(set.clone()), ..job };
+    let job = JobSpec { alloc_set: Some(set.clone()), gang: false, concurrent: None, ..job };
     with(job, |task| {
         task.constraints.clear();
         task.spread.clear();

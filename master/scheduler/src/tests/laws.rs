@@ -10,14 +10,15 @@ use borg_cell::state::Job;
 use borg_proto::command::{Action, Assignment, Observation};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{
-    FailureCause, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, Resources, TaskId,
+    FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, Resources,
+    TaskId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Submit { user: usize, spec: JobSpec },
     Allocs { spec: JobSpec },
     Inside { pick: prop::sample::Index, spec: JobSpec },
@@ -31,18 +32,21 @@ enum Op {
     Wait { ms: u64 },
 }
 
-fn a_machine() -> impl Strategy<Value = MachineInfo> {
+pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
     let rack = prop_oneof![1 => Just(None), 5 => (0u32..3).prop_map(Some)];
     (prop::sample::select(vec![1000u64, 2000, 3000, 4000]), 1u64..9, rack, 0u64..4)
         .prop_map(|(cpu, ram, rack, gpus)| info(cpu, ram, rack, gpus))
 }
 
-fn a_job() -> impl Strategy<Value = JobSpec> {
+pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
     let priority = prop::sample::select(vec![50u64, 100, 110, 120, 200, 360]);
     let shape = (1u32..6, priority, 1u64..9, 1u64..5);
-    (shape, 0u8..12, 1u32..3, 0usize..3, 0usize..14).prop_map(
-        |((tasks, priority, cpu, ram), kind, max, ports, gpu)| {
-            with(job(tasks, priority, cpu * 250, ram), |task| {
+    (shape, 0u8..12, 1u32..3, 0usize..3, 0usize..14, 0u8..8).prop_map(
+        |((tasks, priority, cpu, ram), kind, max, ports, gpu, together)| {
+            let concurrent = (together == 0).then_some(max);
+            let gang = (1..=2).contains(&together);
+            let spec = JobSpec { concurrent, gang, ..job(tasks, priority, cpu * 250, ram) };
+            with(spec, |task| {
                 let constraint = |attribute: &str, op, value: &str, soft| Constraint {
                     attribute: attribute.into(),
                     op,
@@ -78,7 +82,7 @@ fn a_job() -> impl Strategy<Value = JobSpec> {
 }
 
 /// The policies, and ones that nobody would choose: a job that is drawn to itself.
-fn some_weights() -> impl Strategy<Value = Weights> {
+pub(super) fn some_weights() -> impl Strategy<Value = Weights> {
     let drawn = Weights { machine_crowd: -300, rack_crowd: -50, ..Weights::hybrid() };
     prop::sample::select(vec![
         Weights::hybrid(),
@@ -90,7 +94,7 @@ fn some_weights() -> impl Strategy<Value = Weights> {
     ])
 }
 
-fn an_op() -> impl Strategy<Value = Op> {
+pub(super) fn an_op() -> impl Strategy<Value = Op> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
         8 => (0usize..3, a_job()).prop_map(|(user, spec)| Op::Submit { user, spec }),
@@ -115,7 +119,7 @@ fn an_alloc_set<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Jo
 }
 
 /// Does what an operation other than a pass says.
-fn carry_out(cell: &mut Cell, op: &Op) {
+pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
     let machine = |cell: &Cell, pick: &prop::sample::Index| {
         let all: Vec<MachineId> = cell.state.machines().map(|m| m.id).collect();
         (!all.is_empty()).then(|| *pick.get(&all))
@@ -186,6 +190,12 @@ fn carry_out(cell: &mut Cell, op: &Op) {
 fn check_pass_alternates_users(cell: &Cell, decisions: &[Assignment]) {
     let mut waiting: BTreeMap<(Priority, String), usize> = BTreeMap::new();
     let user = |task: TaskId| cell.state.job(task.job).unwrap().key.user.to_string();
+    // A gang is one turn.
+    let mut decisions = decisions.to_vec();
+    decisions.dedup_by_key(|d| {
+        if cell.spec(d.task).gang { (d.task.job, 0) } else { (d.task.job, d.task.index + 1) }
+    });
+    let decisions = &decisions[..];
     for decision in decisions {
         *waiting.entry((cell.priority(decision.task), user(decision.task))).or_default() += 1;
     }
@@ -204,6 +214,97 @@ fn check_pass_alternates_users(cell: &Cell, decisions: &[Assignment]) {
                 "{other} waits while others have two turns"
             );
         }
+    }
+}
+
+/// Whether as many tasks of a job are placed as may be at once.
+pub(super) fn is_at_cap(cell: &Cell, task: TaskId) -> bool {
+    let job = cell.state.job(task.job).unwrap();
+    job.spec.concurrent.is_some_and(|cap| job.counts.running >= cap)
+}
+
+/// The decisions, those of a gang together.
+fn together<'a>(cell: &Cell, decisions: &'a [Assignment]) -> Vec<&'a [Assignment]> {
+    let gang = |d: &Assignment| cell.spec(d.task).gang;
+    decisions.chunk_by(|one, two| gang(one) && one.task.job == two.task.job).collect()
+}
+
+/// A copy of a cell in which no job is a gang, so that its tasks can be placed one by one.
+struct Twin(Cell);
+
+impl Twin {
+    fn carry_out(&mut self, op: &Op) {
+        match op {
+            Op::Submit { user, spec } => {
+                let spec = JobSpec { gang: false, ..spec.clone() };
+                carry_out(&mut self.0, &Op::Submit { user: *user, spec });
+            }
+            Op::Allocs { spec } => {
+                let spec = JobSpec { gang: false, ..spec.clone() };
+                carry_out(&mut self.0, &Op::Allocs { spec });
+            }
+            other => carry_out(&mut self.0, other),
+        }
+        self.0.news.clear();
+    }
+
+    /// Whether all that waits of a job would find a place now.
+    fn has_room_for_all(&self, weights: Weights, job: JobId) -> bool {
+        let mut cell = self.0.clone();
+        let waiting: Vec<TaskId> = cell.state.pending().filter(|task| task.job == job).collect();
+        waiting.into_iter().all(|task| {
+            let Some((_, _, machine, victims)) = reference::best(&cell, weights, task) else {
+                return false;
+            };
+            cell.place(&[Assignment { task, machine, victims }]);
+            true
+        })
+    }
+}
+
+/// Each decision is the exact best by the time that it is applied; of a gang all that wait are
+/// decided, and together.
+fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions: &[Assignment]) {
+    let gangs = together(cell, decisions);
+    for gang in gangs {
+        let job = gang[0].task.job;
+        if cell.spec(gang[0].task).gang {
+            let waiting: Vec<TaskId> = cell.state.pending().filter(|t| t.job == job).collect();
+            let decided: Vec<TaskId> = gang.iter().map(|d| d.task).collect();
+            assert_eq!(decided, waiting, "a gang is decided whole");
+        }
+        for decision in gang {
+            let (_, _, machine, victims) = reference::best(&twin.0, weights, decision.task)
+                .expect("the reference finds one too");
+            assert_eq!((machine, &victims), (decision.machine, &decision.victims), "exact best");
+            for victim in &decision.victims {
+                assert!(cell.priority(decision.task).may_preempt(cell.priority(victim.task)));
+            }
+            twin.0.place(std::slice::from_ref(decision));
+        }
+        cell.place(gang);
+    }
+    twin.0.news.clear();
+}
+
+/// Nothing that could go somewhere is left waiting, `victims` of the last pass aside.
+fn check_nothing_waits(cell: &Cell, twin: &Twin, weights: Weights, victims: &BTreeSet<TaskId>) {
+    let ready = cell.ready();
+    for task in ready.iter().filter(|t| !victims.contains(t) && !is_at_cap(cell, **t)) {
+        if !cell.spec(*task).gang {
+            assert_eq!(
+                reference::best(cell, weights, *task),
+                None,
+                "nothing that fits is left waiting"
+            );
+            continue;
+        }
+        let mut others = cell.state.pending().filter(|other| other.job == task.job);
+        let whole = others.all(|other| ready.contains(&other) && !victims.contains(&other));
+        assert!(
+            !whole || !twin.has_room_for_all(weights, task.job),
+            "no gang that fits is left waiting"
+        );
     }
 }
 
@@ -233,35 +334,34 @@ proptest! {
             cell.add_machine(info);
         }
         let config = Config { weights, ..Config::default() };
+        let mut twin = Twin(cell.clone());
         let mut cached = Scheduler::new(&cell.state, config);
         let mut plain = Scheduler::new(&cell.state, Config { caches: false, ..config });
         cell.news.clear();
         for op in &ops {
             carry_out(&mut cell, op);
+            twin.carry_out(op);
             let news = std::mem::take(&mut cell.news);
             plain.follow(cell.state.clone(), &news);
             cached.follow(cell.state.clone(), &news);
             let Op::Pass { max } = op else { continue };
             let decisions = cached.pass(cell.now, *max);
             prop_assert_eq!(&decisions, &plain.pass(cell.now, *max), "caches change nothing");
-            prop_assert!(decisions.len() <= *max);
+            // The last gang may go beyond.
+            let before_the_last = together(&cell, &decisions).iter().rev().skip(1).map(|d| d.len()).sum::<usize>();
+            prop_assert!(before_the_last < (*max).max(1));
             prop_assert!(cached.pass(cell.now, 0).is_empty());
             check_pass_alternates_users(&cell, &decisions);
-            for decision in &decisions {
-                let (_, _, machine, victims) = reference::best(&cell, weights, decision.task).expect("the reference finds one too");
-                prop_assert_eq!((machine, &victims), (decision.machine, &decision.victims), "exact best");
-                for victim in &decision.victims {
-                    prop_assert!(cell.priority(decision.task).may_preempt(cell.priority(victim.task)));
-                }
-                cell.place(std::slice::from_ref(decision));
-            }
+            check_and_place(&mut cell, &mut twin, weights, &decisions);
             if *max == EVERYTHING {
-                let victims: BTreeSet<TaskId> = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task).collect();
-                // Who is in an alloc is looked at once what makes room for it is committed.
-                let at_once = |t: &TaskId| !victims.contains(t) && cell.spec(*t).alloc_set.is_none();
-                for task in cell.ready().into_iter().filter(at_once) {
-                    prop_assert_eq!(reference::best(&cell, weights, task), None, "nothing that fits is left waiting");
-                }
+                let victims = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task);
+                // Gangs that did not fit a moment ago rest, and who is in an alloc is looked at once what
+                // makes room for it is committed; below they are tried again.
+                let later = |task: &TaskId| {
+                    cell.spec(*task).gang || cell.spec(*task).alloc_set.is_some()
+                };
+                let later = cell.state.pending().filter(later);
+                check_nothing_waits(&cell, &twin, weights, &later.chain(victims).collect());
             }
             let news = std::mem::take(&mut cell.news);
             plain.follow(cell.state.clone(), &news);
@@ -281,18 +381,35 @@ proptest! {
                 prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
             }
         }
-        // What is explained as feasible is what the next pass places.
-        let ready: Vec<TaskId> = cell.ready();
-        let top = ready.iter().filter(|t| cached.explain(**t, cell.now).feasible > 0).map(|t| cell.priority(*t)).max();
-        let mut next = cached.pass(cell.now, 1);
+        // What is explained as feasible is what the next pass places, when gangs have rested.
+        cell.now = cell.now + Millis(1_000);
+        let places = |task: &TaskId| {
+            let why = cached.explain(*task, cell.now);
+            let fits = !cell.spec(*task).gang || why.summary.starts_with("waits for its turn");
+            why.feasible > 0 && fits && !is_at_cap(&cell, *task)
+        };
+        let top = cell.ready().into_iter().filter(places).map(|t| cell.priority(t)).max();
+        let next = cached.clone().pass(cell.now, 1);
         prop_assert_eq!(next.first().map(|d| cell.priority(d.task)), top);
-        while !next.is_empty() {
-            cell.place(&next);
-            cell.tell(&mut cached);
-            next = cached.pass(cell.now, EVERYTHING);
+        // Neither do gangs that fit wait then; why tells those that do not fit.
+        loop {
+            cell.now = cell.now + Millis(1_000);
+            twin.0.now = cell.now;
+            let decisions = cached.pass(cell.now, EVERYTHING);
+            prop_assert_eq!(&decisions, &plain.pass(cell.now, EVERYTHING), "caches change nothing");
+            check_and_place(&mut cell, &mut twin, weights, &decisions);
+            let news = std::mem::take(&mut cell.news);
+            plain.follow(cell.state.clone(), &news);
+            cached.follow(cell.state.clone(), &news);
+            if decisions.is_empty() {
+                break;
+            }
         }
-        for task in cell.ready() {
-            prop_assert_eq!(reference::best(&cell, weights, task), None, "nothing that fits is left waiting");
+        check_nothing_waits(&cell, &twin, weights, &BTreeSet::new());
+        check_fold(&cell, &cached);
+        for task in cell.ready().into_iter().filter(|task| cell.spec(*task).gang && cell.spec(*task).tasks > 1) {
+            let why = cached.explain(task, cell.now).summary;
+            prop_assert!(why.contains("gang"), "{}", why);
         }
     }
 
@@ -342,7 +459,7 @@ proptest! {
         }
         let mut scheduler = Scheduler::new(&cell.state, Config::default());
         cell.news.clear();
-        let spec = JobSpec { tasks: 50, ..spec };
+        let spec = JobSpec { tasks: 50, gang: false, concurrent: None, ..spec };
         let fit = scheduler.fit(&spec, 50);
         prop_assert_eq!(fit.stopped_by.is_empty(), fit.tasks == 50);
         cell.submit("ann", spec);

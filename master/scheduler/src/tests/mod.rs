@@ -1,6 +1,9 @@
 //! Tests of the whole scheduler against the real state machine.
 
+mod aside;
 mod fixture;
 mod laws;
 mod reference;
 mod scenes;
+mod several;
+mod together;

@@ -1,0 +1,215 @@
+//! Gangs: all waiting tasks of such a job are decided in one pass, or none of them.
+//!
+//! They are placed one after the other by the same choice as all tasks; when one finds no machine, what
+//! was assumed for those before it is taken back. [`fit`] does the same in a copy, for `why`.
+//!
+//! Invariants: what a pass proposes of a gang is all that waits of it; a gang that did not fit leaves
+//! everything as it was, so it wakes nobody, itself included.
+
+use crate::class::Class;
+use crate::explain::{self, sentence};
+use crate::machines::{Machines, Resident};
+use crate::need::{ClassKey, Need};
+use crate::scheduler::{Scheduler, avoided};
+use crate::score::Weights;
+use crate::victims;
+use borg_cell::state::Crash;
+use borg_proto::command::Assignment;
+use borg_proto::{JobId, Millis, TaskId, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How long a gang that did not fit is not tried again, for each of its tasks. 5 ms: our choice. Where
+/// tasks end all the time there is always room for one more, and each try looks for room for all: a
+/// gang that waits costs one look for a machine in that time at most, however large it is.
+pub(crate) const REST: Millis = Millis(5);
+
+/// Gangs that did not fit lately.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gangs {
+    /// Until when each is not tried.
+    rests: BTreeMap<JobId, Millis>,
+    /// Those that are tried again then, as something changed.
+    dozing: BTreeSet<(Millis, JobId)>,
+}
+
+impl Gangs {
+    /// Whether a class that was woken is a gang that rests. It is tried when it has rested.
+    pub(crate) fn dozes(&mut self, class: &ClassKey, now: Millis) -> bool {
+        let ClassKey::Job(job) = class else { return false };
+        let Some(until) = self.rests.get(job).filter(|until| **until > now) else { return false };
+        self.dozing.insert((*until, *job));
+        true
+    }
+
+    /// The gangs that have rested and are to be tried.
+    pub(crate) fn rested(&mut self, now: Millis) -> Vec<JobId> {
+        let mut rested = Vec::new();
+        while let Some((_, job)) = self.dozing.first().copied().filter(|(until, _)| *until <= now) {
+            self.dozing.pop_first();
+            rested.push(job);
+        }
+        rested
+    }
+
+    /// When the next one has.
+    pub(crate) fn next_rested(&self) -> Option<Millis> {
+        self.dozing.first().map(|(until, _)| *until)
+    }
+
+    /// It was placed, or is gone.
+    pub(crate) fn forget(&mut self, job: JobId) {
+        if let Some(until) = self.rests.remove(&job) {
+            self.dozing.remove(&(until, job));
+        }
+    }
+
+    fn rest(&mut self, job: JobId, until: Millis) {
+        self.forget(job);
+        self.rests.insert(job, until);
+    }
+}
+
+impl Scheduler {
+    /// Whether a job can be decided for nothing now, whatever room there is: as many of its tasks are
+    /// placed as may be at once, or some of a gang that wait are not ready.
+    pub(crate) fn is_held(&self, job: JobId) -> bool {
+        let need = &self.needs[&job];
+        need.cap.is_some_and(|cap| self.placed(job) >= cap) || (need.gang && self.unready(job) > 0)
+    }
+
+    /// How many tasks of a job with a cap stand on machines, proposed ones included.
+    pub(crate) fn placed(&self, job: JobId) -> u32 {
+        self.placed.get(&job).copied().unwrap_or(0)
+    }
+
+    /// How many tasks of a job wait, or are about to, but may not be decided now: for a moment, for
+    /// another job, or for the fate of a decision.
+    fn unready(&self, job: JobId) -> usize {
+        let waiting = self.state.job(job).map_or(0, |job| job.counts.pending as usize);
+        waiting.saturating_sub(self.queue.ready(job).len()) + self.leaving_of(job).count()
+    }
+
+    /// The tasks of a job that an assumed decision pushes out.
+    fn leaving_of(&self, job: JobId) -> impl Iterator<Item = &TaskId> {
+        let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
+        self.leaving.range(first..=last).map(|(task, _)| task)
+    }
+
+    /// Takes a job out of the queue until one of its tasks changes.
+    pub(crate) fn hold(&mut self, job: JobId) {
+        self.queue.park(job, &ClassKey::Held(job));
+    }
+
+    /// A task of the job came, went or changed: a job that was held may be so no more, and what is
+    /// left of a gang may fit.
+    pub(crate) fn release(&mut self, job: JobId) {
+        self.queue.wake_class(&ClassKey::Held(job));
+        if let Some(need) = self.needs.get(&job).filter(|need| need.gang)
+            && self.queue.has_parked(&need.class)
+        {
+            self.loosened.insert(need.class.clone());
+        }
+    }
+
+    /// Decides for all waiting tasks of a gang, or changes nothing and says false.
+    pub(crate) fn decide_gang(
+        &mut self,
+        job: JobId,
+        now: Millis,
+        decisions: &mut Vec<Assignment>,
+    ) -> bool {
+        // What others made possible is noted before what is tried here can be mistaken for it.
+        self.wake_parked();
+        let priority = self.needs[&job].priority;
+        let last = self.queue.last_served(priority);
+        let tasks: Vec<TaskId> = self.queue.ready(job).collect();
+        let before = decisions.len();
+        for task in &tasks {
+            let Some(decision) = self.decide(*task, now) else {
+                self.take_back(&decisions.split_off(before), now);
+                self.queue.serve_again(priority, last);
+                self.gangs.rest(job, now + Millis(REST.0 * tasks.len() as u64));
+                return false;
+            };
+            decisions.push(decision);
+        }
+        self.gangs.forget(job);
+        true
+    }
+
+    fn take_back(&mut self, made: &[Assignment], now: Millis) {
+        for decision in made.iter().rev() {
+            self.give_back(decision.task);
+        }
+        // Whoever had a back-off is asleep after that, though it is over.
+        self.queue.wake(now);
+        self.looked_at = self.machines.version();
+        self.loosened.clear();
+    }
+
+    /// Why a gang is not placed; `None` when it is none, or waits for its turn only.
+    pub(crate) fn why_gang(&self, job: JobId, need: &Arc<Need>, now: Millis) -> Option<String> {
+        if !need.gang {
+            return None;
+        }
+        // By the time of the question; the queue is as of the last pass.
+        let waiting = self.state.tasks_of(job).filter_map(|(id, task)| match task.state {
+            TaskState::Pending { not_before, .. } => {
+                Some((id, not_before <= now && !task.lingers && !self.assumed.contains_key(&id)))
+            }
+            TaskState::Running(_) | TaskState::Dead { .. } => None,
+        });
+        let (tasks, unready): (Vec<_>, Vec<_>) = waiting.partition(|(_, ready)| *ready);
+        let unready = unready.len() + self.leaving_of(job).count();
+        if unready > 0 {
+            let tasks = if unready == 1 { "task" } else { "tasks" };
+            return Some(format!(
+                "waits for {unready} {tasks} of its gang to be ready: all or none"
+            ));
+        }
+        let tasks: Vec<TaskId> = tasks.into_iter().map(|(id, _)| id).collect();
+        let crashes = |task: &TaskId| -> Vec<Crash> {
+            self.state.task(*task).map(|task| task.avoids(now).collect()).unwrap_or_default()
+        };
+        let crashes: Vec<_> = tasks.iter().map(|task| (*task, crashes(task))).collect();
+        fit(self.machines.clone(), &self.config.weights, need, &crashes)
+    }
+}
+
+/// Places `tasks`, each with where it failed, one after the other in a copy. Says what stops the first
+/// that finds no machine.
+fn fit(
+    mut machines: Machines,
+    weights: &Weights,
+    need: &Arc<Need>,
+    tasks: &[(TaskId, Vec<Crash>)],
+) -> Option<String> {
+    let mut class = Class::new(need.clone(), &machines, weights);
+    for (placed, (task, crashes)) in tasks.iter().enumerate() {
+        let avoid = avoided(crashes, &mut class, &machines, weights);
+        let plain = class.best(&machines, weights, true, &avoid).map(|(_, row)| row);
+        let row = plain.or_else(|| class.best_preempting(&machines, weights, true, &avoid));
+        let Some(row) = row else {
+            let stops = explain::count(&mut class, &machines, weights, true, &avoid);
+            return Some(format!(
+                "{placed} of {} tasks fit; it is a gang: all or none; for the next one, {}",
+                tasks.len(),
+                sentence(stops.machines, stops.feasible, &stops.rejections)
+            ));
+        };
+        let (victims, _) = victims::choose(&machines, need, row)
+            .expect("the machine was found by the same choice");
+        let victims: Vec<TaskId> = victims.into_iter().map(|victim| victim.task).collect();
+        for victim in victims {
+            for inside in machines.inside(row, victim) {
+                machines.remove(inside.task);
+            }
+            machines.remove(victim);
+        }
+        let (task, need) = (*task, need.clone());
+        machines.add(row, Resident { task, incarnation: None, need, devices: Vec::new() });
+        class.count(&machines, weights, row, true);
+    }
+    None
+}
