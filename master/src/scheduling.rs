@@ -6,6 +6,7 @@
 use crate::clock;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
+use crate::planning::Copy;
 use borg_cell::event::Event;
 use borg_cell::state::CellState;
 use borg_proto::names::TaskId;
@@ -46,11 +47,26 @@ struct Letter {
     stop: bool,
 }
 
-/// Why a task is where it is.
+/// Something that the scheduler is asked.
 #[derive(Debug)]
-struct Question {
-    task: TaskId,
-    reply: oneshot::Sender<Explanation>,
+enum Question {
+    /// Why a task is where it is.
+    Why { task: TaskId, reply: oneshot::Sender<Explanation> },
+    /// For a copy of itself.
+    Copy { reply: oneshot::Sender<Copy> },
+}
+
+impl Question {
+    fn answer(self, scheduler: &Scheduler, now: Millis) {
+        // Who has gone away needs no answer.
+        match self {
+            Self::Why { task, reply } => drop(reply.send(scheduler.explain(task, now))),
+            Self::Copy { reply } if reply.is_closed() => {}
+            Self::Copy { reply } => {
+                drop(reply.send(Copy { scheduler: scheduler.clone(), now }));
+            }
+        }
+    }
 }
 
 impl Letter {
@@ -108,15 +124,28 @@ impl Mailbox {
     /// Why a task is pending. `None` when too many questions wait.
     pub(crate) async fn why(&self, task: TaskId) -> Option<Explanation> {
         let (reply, answer) = oneshot::channel();
+        self.ask(Question::Why { task, reply })?;
+        answer.await.ok()
+    }
+
+    /// A copy of the scheduler, which has followed all that was told to it so far. `None` when too many
+    /// questions wait. Whoever asks sees to it that few copies are there at a time.
+    pub(crate) async fn copy(&self) -> Option<Copy> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Question::Copy { reply })?;
+        answer.await.ok()
+    }
+
+    fn ask(&self, question: Question) -> Option<()> {
         {
             let mut letter = self.open();
             if letter.questions.len() >= QUESTIONS {
                 return None;
             }
-            letter.questions.push(Question { task, reply });
+            letter.questions.push(question);
         }
         self.arrived.notify_one();
-        answer.await.ok()
+        Some(())
     }
 
     /// The thread ends soon.
@@ -171,7 +200,7 @@ pub(crate) fn run(
         }
         let now = clock::now() + ahead;
         for question in letter.questions {
-            drop(question.reply.send(scheduler.explain(question.task, now)));
+            question.answer(&scheduler, now);
         }
         nap = if leads { decide(&mut scheduler, ahead, decisions, metrics) } else { NAP };
     }

@@ -162,7 +162,7 @@ pub enum Action {
 /// The newest level of entries that this build understands. Grows by one with every release that
 /// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
 /// its masters understand.
-pub const LEVEL: u32 = 3;
+pub const LEVEL: u32 = 4;
 
 impl Action {
     /// The level of entries that this action came with.

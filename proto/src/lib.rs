@@ -13,6 +13,7 @@
 
 pub mod causes;
 pub mod command;
+pub mod difference;
 pub mod identity;
 pub mod machine;
 pub mod names;

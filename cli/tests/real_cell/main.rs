@@ -13,6 +13,7 @@ mod masters;
 mod ordinary_user;
 mod overload;
 mod past;
+mod plans;
 mod quota;
 mod survival;
 mod watch;

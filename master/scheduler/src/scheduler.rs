@@ -344,6 +344,27 @@ impl Scheduler {
         fit::fit(self.machines.without_residents(), &self.config.weights, spec, most)
     }
 
+    /// The state that it has followed so far.
+    #[must_use]
+    pub fn state(&self) -> &CellState {
+        &self.state
+    }
+
+    /// Whether tasks of a job want to be placed now.
+    pub(crate) fn has_ready(&self, job: JobId) -> bool {
+        self.queue.has_ready(job)
+    }
+
+    /// Whether the next pass looks at tasks of a job even if nothing changes.
+    pub(crate) fn has_turns(&self, job: JobId) -> bool {
+        self.queue.has_turns(job)
+    }
+
+    /// Whether a task has a place that is not committed yet.
+    pub(crate) fn has_decided(&self, task: TaskId) -> bool {
+        self.assumed.contains_key(&task)
+    }
+
     /// Decides for the first task of a job that finds a machine. All are equal, but for where they
     /// failed.
     fn decide_job(&mut self, job: JobId, now: Millis) -> Option<Assignment> {

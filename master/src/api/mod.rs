@@ -6,7 +6,7 @@
 
 mod quotas;
 mod streams;
-mod views;
+pub(crate) mod views;
 
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Done, unanswered};
@@ -207,7 +207,7 @@ impl Api {
         Change: TryFrom<M, Error = WireError>,
     {
         let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
-        self.changes.make(by, change, timeout).await
+        self.changes.make(by, change, None, timeout).await
     }
 }
 
@@ -260,7 +260,9 @@ impl Borgmaster for Api {
             check_devices(&limit.devices)
                 .map_err(|error| Status::invalid_argument(format!("spec.{error}")))?;
         }
-        let done = self.change(user, message, timeout).await?;
+        let planned = message.planned.clone();
+        let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
+        let done = self.changes.make(user, change, planned, timeout).await?;
         let Some(pb::accepted::Answer::Job(job_id)) = done.answer else {
             return Err(Status::internal("the cell accepted something else"));
         };
@@ -275,6 +277,14 @@ impl Borgmaster for Api {
             index: done.index,
             fitting_machines,
         }))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<pb::PlanRequest>,
+    ) -> Result<Response<pb::PlanResponse>, Status> {
+        let user = self.user(&request, "Plan")?;
+        self.changes.planner.plan(&user, request.into_inner()).await.map(Response::new)
     }
 
     async fn kill(

@@ -17,7 +17,8 @@ use borg_scheduler::Explanation;
 use std::collections::BTreeMap;
 use tonic::Status;
 
-pub(super) fn read_info(view: &View) -> pb::ReadInfo {
+/// How new a view is.
+pub(crate) fn read_info(view: &View) -> pb::ReadInfo {
     pb::ReadInfo {
         index: view.state.applied(),
         age_ms: clock::now().since(view.heard_at).0,

@@ -35,9 +35,10 @@ pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
 use crate::store::{Membership, Position};
-use borg_proto::command::Command;
+use borg_proto::command::{Command, RequestId};
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
+    UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
 use std::sync::Arc;
@@ -323,6 +324,12 @@ impl CellState {
     #[must_use]
     pub fn cell(&self) -> &CellName {
         &self.cell
+    }
+
+    /// Whether it is remembered what came of a user's request.
+    #[must_use]
+    pub fn remembers(&self, user: &UserName, request: &RequestId) -> bool {
+        self.requests.get(user, request).is_some()
     }
 
     /// A machine by number.

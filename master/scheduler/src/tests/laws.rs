@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     Submit { user: usize, spec: JobSpec },
     Pass { max: usize },
     End { pick: prop::sample::Index, fails: bool },
@@ -24,13 +24,13 @@ enum Op {
     Wait { ms: u64 },
 }
 
-fn a_machine() -> impl Strategy<Value = MachineInfo> {
+pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
     let rack = prop_oneof![1 => Just(None), 5 => (0u32..3).prop_map(Some)];
     (prop::sample::select(vec![1000u64, 2000, 3000, 4000]), 1u64..9, rack, 0u64..4)
         .prop_map(|(cpu, ram, rack, gpus)| info(cpu, ram, rack, gpus))
 }
 
-fn a_job() -> impl Strategy<Value = JobSpec> {
+pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
     let priority = prop::sample::select(vec![50u64, 100, 110, 120, 200, 360]);
     let shape = (1u32..6, priority, 1u64..9, 1u64..5);
     (shape, 0u8..12, 1u32..3, 0usize..3, 0usize..14).prop_map(
@@ -83,7 +83,7 @@ fn some_weights() -> impl Strategy<Value = Weights> {
     ])
 }
 
-fn an_op() -> impl Strategy<Value = Op> {
+pub(super) fn an_op() -> impl Strategy<Value = Op> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
         8 => (0usize..3, a_job()).prop_map(|(user, spec)| Op::Submit { user, spec }),
@@ -98,7 +98,7 @@ fn an_op() -> impl Strategy<Value = Op> {
 }
 
 /// Does what an operation other than a pass says.
-fn carry_out(cell: &mut Cell, op: &Op) {
+pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
     let machine = |cell: &Cell, pick: &prop::sample::Index| {
         let all: Vec<MachineId> = cell.state.machines().map(|m| m.id).collect();
         (!all.is_empty()).then(|| *pick.get(&all))

@@ -2,5 +2,6 @@
 
 mod fixture;
 mod laws;
+mod plans;
 mod reference;
 mod scenes;
