@@ -18,6 +18,7 @@ pub mod identity;
 pub mod machine;
 pub mod names;
 pub mod peer;
+pub mod policy;
 pub mod poll;
 pub mod priority;
 pub mod resources;

@@ -16,6 +16,7 @@ mod machines;
 mod masters;
 mod names;
 mod plan;
+mod policy;
 mod quota;
 
 use crate::client::Client;
@@ -78,6 +79,8 @@ enum Command {
     Masters(masters::MastersArgs),
     /// Show what users may ask for and what they use; give quota, say where it is enforced
     Quota(quota::QuotaArgs),
+    /// Show how the scheduler chooses among machines, or change it
+    Policy(policy::PolicyArgs),
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
@@ -115,6 +118,7 @@ impl Command {
         match self {
             Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
             Self::Quota(args) => args.only_shows(),
+            Self::Policy(args) => args.only_shows(),
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
             Self::Submit(_)
@@ -154,13 +158,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, quota and resolve know",
+                "--at shows the past, which only status, machines, quota, policy and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, quota, why and resolve",
+                "--consistent is for commands that read the state: status, machines, quota, policy, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -180,6 +184,7 @@ impl Cli {
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
+            Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,

@@ -183,6 +183,17 @@ pub struct Machine {
     pub missing_isolation: Vec<String>,
     pub shard: Option<u64>,
     pub silent_ms: u64,
+    pub kept_for: Vec<String>,
+    pub closed: Option<Closed>,
+}
+
+/// Why a machine takes no tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.ClosedMachine, documented there")]
+pub struct Closed {
+    pub since_ms: u64,
+    pub by: String,
+    pub reason: String,
 }
 
 /// An amount of resources.
@@ -229,6 +240,12 @@ impl From<pb::Machine> for Machine {
             missing_isolation: info.missing_isolation,
             shard: Some(machine.shard).filter(|&shard| shard > 0),
             silent_ms: machine.silent_ms,
+            kept_for: machine.kept_for,
+            closed: machine.closed.map(|closed| Closed {
+                since_ms: closed.since_ms,
+                by: closed.by,
+                reason: closed.reason,
+            }),
         }
     }
 }
@@ -598,6 +615,48 @@ impl From<pb::JobPlan> for JobPlan {
             victims: from.victims,
             more_victims: from.more_victims,
             restarts: from.restarts,
+        }
+    }
+}
+
+/// How the scheduler chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.GetPolicyResponse, documented there"
+)]
+pub struct Policy {
+    pub policy: String,
+    pub weights: Vec<PolicyWeight>,
+    pub is_set: bool,
+}
+
+/// What a term of a machine's cost weighs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.PolicyWeight, documented there")]
+pub struct PolicyWeight {
+    pub name: String,
+    pub weight: i32,
+    pub of_policy: i32,
+    pub least: i32,
+    pub most: i32,
+    pub meaning: String,
+}
+
+impl From<pb::GetPolicyResponse> for Policy {
+    fn from(from: pb::GetPolicyResponse) -> Self {
+        let weight = |weight: pb::PolicyWeight| PolicyWeight {
+            name: weight.name,
+            weight: weight.weight,
+            of_policy: weight.of_policy,
+            least: weight.least,
+            most: weight.most,
+            meaning: weight.meaning,
+        };
+        Self {
+            policy: from.policy,
+            weights: from.weights.into_iter().map(weight).collect(),
+            is_set: from.is_set,
         }
     }
 }

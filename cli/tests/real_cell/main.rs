@@ -6,6 +6,7 @@ mod api;
 mod backup;
 mod bad_input;
 mod cell;
+mod choices;
 mod directories;
 mod identities;
 mod isolation;

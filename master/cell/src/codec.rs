@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// What every encoded state begins with.
 pub const MAGIC: [u8; 8] = *b"BORGCELL";
 /// Version of the format that this build writes. It reads all up to this one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
 /// 1,500,000 tasks.
 pub const MAX_STATE_BYTES: u64 = 4 << 30;
@@ -128,6 +128,7 @@ impl From<&CellState> for pb::CheckpointState {
                 .iter()
                 .map(|band| pb::Band::from(*band).into())
                 .collect(),
+            policy: state.policy.map(parts::policy),
         }
     }
 }
@@ -187,6 +188,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     state.master_lives = message.master_lives;
     state.restored = message.restored.as_ref().map(parts::read_restored);
     quota::read(&mut state, message.quotas, &message.enforced)?;
+    let policy = message.policy.as_ref().map(parts::read_policy).transpose();
+    state.policy = policy.map_err(|e| e.within("policy"))?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;
@@ -237,11 +240,11 @@ mod tests {
     #[test]
     fn a_later_format_and_foreign_bytes_are_named_as_such() {
         let mut bytes = busy().encode();
-        bytes[11] = 4;
+        bytes[11] = 5;
         let newer = CellState::decode(&bytes).unwrap_err();
         assert_eq!(
             newer.to_string(),
-            "the state has format 4, this build reads formats 1 to 3: install a newer version"
+            "the state has format 5, this build reads formats 1 to 4: install a newer version"
         );
         for foreign in
             [&b""[..], b"BORG", b"BORGCELL", b"BORGCELL\0\0\0\0", b"something else that is long"]

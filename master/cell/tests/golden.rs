@@ -9,6 +9,7 @@ use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, batch, master, service, user, with_task};
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, Command, Observation, Principal};
+use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
 use borg_proto::{Band, CellName, FailureCause, MachineId, Millis, ReplicaId, Resources};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ fn everything() -> Cell {
     cell.observe(Observation::MachineDown { machine: two });
     since_level_2(&mut cell, one);
     since_level_3(&mut cell);
+    since_level_4(&mut cell);
     cell
 }
 
@@ -106,6 +108,32 @@ fn since_level_3(cell: &mut Cell) {
     cell.try_submit("dan", batch("none", 1, 100, 4 << 20)).unwrap_err();
     let open = Action::EnforceQuota { bands: vec![Band::Batch], on: false };
     cell.apply(user("admin"), open).unwrap();
+}
+
+/// What came with level 4 of entries.
+fn since_level_4(cell: &mut Cell) {
+    cell.apply(master(), Action::RaiseLevel { level: 4 }).unwrap();
+    let weights = [(Term::Fit, -7), (Term::Strand, 9)].into();
+    let policy = Action::SetPolicy { policy: Some(Policy::WorstFit), weights };
+    cell.apply(user("admin"), policy).unwrap();
+    let weights = || [(Term::RackCrowd, 0)].into();
+    cell.apply(user("admin"), Action::SetPolicy { policy: None, weights: weights() }).unwrap();
+    cell.apply(user("ann"), Action::SetPolicy { policy: None, weights: weights() }).unwrap_err();
+    let (kept, closed) = (cell.machine("m-3", 4000, 1 << 30), cell.machine("m-4", 4000, 1 << 30));
+    let named = |name: &str| vec![name.parse().unwrap()];
+    let users = ["bob", "cid"].map(|name| name.parse().unwrap()).into();
+    let keep = Action::KeepMachines { machines: named("m-3"), users };
+    cell.apply(user("admin"), keep).unwrap();
+    let close = |name| Action::CloseMachines { machines: named(name), reason: "bad disk".into() };
+    cell.apply(user("admin"), close("m-3")).unwrap();
+    cell.apply(user("admin"), Action::OpenMachines { machines: named("m-3") }).unwrap();
+    cell.apply(user("admin"), close("m-4")).unwrap();
+    cell.apply(user("admin"), close("m-9")).unwrap_err();
+    let job = cell.submit("dan", batch("stays-out", 2, 100, 4 << 20));
+    cell.place(job, 0, kept).unwrap_err();
+    cell.place(job, 0, closed).unwrap_err();
+    let job = cell.submit("cid", batch("may-enter", 1, 100, 4 << 20));
+    cell.place(job, 0, kept).unwrap();
 }
 
 fn write_log(log: &[Command]) -> Vec<u8> {

@@ -14,7 +14,7 @@ use crate::machines::{Grown, Machines};
 use crate::need::Need;
 use crate::reasons::{Misses, misses};
 use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
-use crate::score::Weights;
+use crate::score::{Score, Weights};
 use crate::standing::Terms;
 use crate::victims::{Chooser, Freed, Loss};
 use std::sync::Arc;
@@ -41,7 +41,8 @@ pub(crate) struct Class {
     preempting: Vec<(u64, Option<WithVictims>)>,
     /// Version of the facts that `allowed` and `penalty` are of, per block.
     facts: Vec<u64>,
-    /// Rows that meet the hard constraints, a word per block; empty when there are none.
+    /// Rows that meet the hard constraints and take tasks of the user, a word per block; empty when there
+    /// are no constraints and no machine is kept for anybody.
     allowed: Vec<u64>,
     /// Rows where a spread limit is reached, a word per block; empty when there are no limits.
     full: Vec<u64>,
@@ -343,7 +344,7 @@ impl Class {
 
     /// Whether there is a machine that could take such a task were it empty, besides those to
     /// avoid. One that is silent counts: it answers again or is given up soon, and is worth the
-    /// wait.
+    /// wait; one that is closed does not, which may be for ever.
     pub(crate) fn has_others(
         &mut self,
         machines: &Machines,
@@ -357,6 +358,7 @@ impl Class {
         let fits = |row: usize| {
             let room = |column: usize| machines.rooms.capacity(column, row);
             machines.is_in_service(row)
+                && !machines.is_closed(row)
                 && allowed(row)
                 && self.need.asks.iter().all(|(column, ask)| *ask <= room(*column))
         };
@@ -401,7 +403,7 @@ impl Class {
         }
         self.plain.resize(blocks, UNSEEN);
         self.facts.resize(blocks, 0);
-        if !self.need.hard.is_empty() {
+        if !self.need.hard.is_empty() || machines.access.is_limited() {
             self.allowed.resize(blocks, 0);
         }
         if !self.need.spreads.is_empty() {
@@ -429,7 +431,8 @@ impl Class {
         self.facts[b] = facts;
         if let Some(word) = self.allowed.get_mut(b) {
             let words = self.need.hard.iter().map(|f| machines.filters.word(*f, b));
-            *word = words.fold(u64::MAX, |all, word| all & word);
+            let admitted = machines.access.word(self.need.group, b);
+            *word = words.fold(admitted, |all, word| all & word);
         }
         // Whoever counted a crowd settled the rows that the machines had then.
         let crowded = facts > self.born && self.need.tasks > 1;

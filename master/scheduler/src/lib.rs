@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod access;
 mod advice;
 mod class;
 mod crowds;
@@ -37,10 +38,10 @@ mod tests;
 mod victims;
 
 pub use advice::{Advice, Change};
+pub use borg_proto::policy::{MAX_WEIGHT, Weights};
 pub use explain::{Ahead, Explanation};
 pub use fit::Fit;
 pub use plan::{JobPlan, MOST_PLANNED, Novelty, Plan, QuotaPlan, Victim};
 pub use reasons::{Reason, Rejected};
 pub use scheduler::{Config, Scheduler};
-pub use score::{MAX_WEIGHT, Weights};
 pub use standing::Standing;

@@ -2,6 +2,7 @@
 //!
 //! All tasks of a job are equal, so this exists once per job and everything else points to it.
 
+use crate::access::Group;
 use crate::machines::Machines;
 use crate::rooms::{CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PORTS, RAM, TARGET, TASKS, asked};
 use borg_cell::state::target_bytes;
@@ -24,6 +25,8 @@ pub(crate) struct Need {
     pub(crate) hard: Vec<usize>,
     /// Numbers of its soft constraints.
     pub(crate) soft: Vec<usize>,
+    /// Whose tasks they are, as far as machines are kept for some.
+    pub(crate) group: Group,
     /// The attribute that names where machines fail together, as far as the score looks.
     pub(crate) rack: usize,
     /// Where the job limits its crowding; empty for a job of one task, which cannot crowd.
@@ -62,12 +65,13 @@ pub(crate) struct SingleShape {
     priority: Priority,
     asks: Vec<(usize, i32)>,
     constraints: Vec<Constraint>,
+    group: Group,
 }
 
 impl Need {
-    /// Reads a specification. Devices and attributes that were not asked for so far get their
+    /// Reads a specification of a user of `group`. Devices and attributes that were not asked for so far get their
     /// place in `machines`.
-    pub(crate) fn new(job: JobId, spec: &JobSpec, machines: &mut Machines) -> Self {
+    pub(crate) fn new(job: JobId, group: Group, spec: &JobSpec, machines: &mut Machines) -> Self {
         let wants = spec.task.asked();
         let fixed: [u64; FIXED_COLUMNS] = [
             wants.cpu_milli,
@@ -107,7 +111,8 @@ impl Need {
             ClassKey::Job(job)
         } else {
             let constraints = spec.task.constraints.clone();
-            let shape = SingleShape { priority: spec.priority, asks: asks.clone(), constraints };
+            let (priority, asks) = (spec.priority, asks.clone());
+            let shape = SingleShape { priority, asks, constraints, group };
             ClassKey::Shape(Arc::new(shape))
         };
         let rack = machines.domain_of(RACK);
@@ -117,7 +122,7 @@ impl Need {
         };
         let (hard, soft) = (filters(false), filters(true));
         let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
-        Self { job, priority, tasks, asks, task, hard, soft, rack, spreads, class }
+        Self { job, priority, tasks, asks, task, hard, soft, group, rack, spreads, class }
     }
     /// Whether it asks for any device.
     pub(crate) fn has_devices(&self) -> bool {

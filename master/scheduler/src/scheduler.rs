@@ -15,8 +15,8 @@ use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
-use borg_cell::event::{Event, EventKind};
-use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState, Task};
+use borg_cell::event::{AccessChange, Event, EventKind};
+use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Task};
 use borg_proto::command::Assignment;
 use borg_proto::task::EvictCause;
 use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
@@ -31,7 +31,7 @@ const MAX_CLASSES: usize = 512;
 /// How a scheduler decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// What makes a machine the best.
+    /// What makes a machine the best, in a cell for which nobody decided otherwise.
     pub weights: Weights,
     /// Whether answers are remembered. Off, every machine is looked at for every task: the same
     /// decisions, slowly.
@@ -90,11 +90,14 @@ impl Scheduler {
     /// A scheduler that knows all of `state`.
     #[must_use]
     pub fn new(state: &CellState, config: Config) -> Self {
-        let config = Config { weights: config.weights.bounded(), ..config };
+        let weights = state.policy().map_or(config.weights, |policy| policy.weights).bounded();
+        let config = Config { weights, ..config };
+        let kept = state.machines().filter_map(|machine| machine.kept_for.as_deref());
+        let named = kept.flatten().cloned().collect();
         let mut new = Self {
             config,
             state: state.clone(),
-            machines: Machines::new(config.weights, config.seed),
+            machines: Machines::new(config.weights, config.seed, named),
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
@@ -136,8 +139,20 @@ impl Scheduler {
     }
 
     /// Takes over committed changes. `state` is as of the last of `events`, and the events are all
-    /// since the last call.
+    /// since the last call. It begins afresh, which is rare, when the cell has another policy or machines
+    /// are kept for others: decisions of which the fate is not known are then looked at again, and the
+    /// state refuses what does not fit.
     pub fn follow(&mut self, state: CellState, events: &[Event]) {
+        let other = |event: &Event| {
+            matches!(
+                &event.kind,
+                EventKind::PolicyChanged | EventKind::MachineAccess(_, AccessChange::Kept)
+            )
+        };
+        if events.iter().any(other) {
+            self.start_afresh(&state);
+            return;
+        }
         self.state = state;
         let mut machines = BTreeSet::new();
         let mut tasks = BTreeSet::new();
@@ -146,6 +161,7 @@ impl Scheduler {
             match &event.kind {
                 EventKind::MachineAdded(id)
                 | EventKind::MachineChanged(id)
+                | EventKind::MachineAccess(id, _)
                 | EventKind::MachineRemoved(id, _) => {
                     machines.insert(*id);
                 }
@@ -163,6 +179,7 @@ impl Scheduler {
                 | EventKind::MastersChanged
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
+                | EventKind::PolicyChanged
                 | EventKind::Led { .. } => {}
             }
         }
@@ -472,8 +489,7 @@ impl Scheduler {
 
     fn settle_machine(&mut self, id: MachineId) {
         let machine = self.state.machine(id);
-        let now = machine.map(|m| (&m.name, m.state == MachineState::Up, m.info.as_ref()));
-        if !self.machines.set(id, now) {
+        if !self.machines.set(id, machine) {
             return;
         }
         // Jobs with tasks there have to count their crowds again.
@@ -507,7 +523,8 @@ impl Scheduler {
             return need.clone();
         }
         let found = self.state.job(job).expect("a task of the state has its job there");
-        let need = Arc::new(Need::new(job, &found.spec, &mut self.machines));
+        let group = self.machines.access.group(found.owner());
+        let need = Arc::new(Need::new(job, group, &found.spec, &mut self.machines));
         self.needs.insert(job, need.clone());
         need
     }

@@ -40,7 +40,8 @@ use tonic::{Request, Response, Status};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 5] = ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "Resolve"];
+const KNOW_THE_PAST: [&str; 6] =
+    ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "GetPolicy", "Resolve"];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -269,7 +270,7 @@ impl Borgmaster for Api {
         let state = self.view().state;
         let (job, fitting_machines) = state.job(JobId(job_id)).map_or_else(
             || (String::new(), 0),
-            |job| (job.key.to_string(), views::fitting_machines(&state, &job.spec)),
+            |job| (job.key.to_string(), views::fitting_machines(&state, job)),
         );
         Ok(Response::new(pb::SubmitJobResponse {
             job,
@@ -447,6 +448,55 @@ impl Borgmaster for Api {
         let timeout = timeout(&request);
         let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::SettleResponse { index: done.index }))
+    }
+
+    async fn keep_machines(
+        &self,
+        request: Request<pb::KeepMachinesRequest>,
+    ) -> Result<Response<pb::KeepMachinesResponse>, Status> {
+        let user = self.user(&request, "KeepMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::KeepMachinesResponse { index: done.index }))
+    }
+
+    async fn close_machines(
+        &self,
+        request: Request<pb::CloseMachinesRequest>,
+    ) -> Result<Response<pb::CloseMachinesResponse>, Status> {
+        let user = self.user(&request, "CloseMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::CloseMachinesResponse { index: done.index }))
+    }
+
+    async fn open_machines(
+        &self,
+        request: Request<pb::OpenMachinesRequest>,
+    ) -> Result<Response<pb::OpenMachinesResponse>, Status> {
+        let user = self.user(&request, "OpenMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::OpenMachinesResponse { index: done.index }))
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<pb::SetPolicyRequest>,
+    ) -> Result<Response<pb::SetPolicyResponse>, Status> {
+        let user = self.user(&request, "SetPolicy")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::SetPolicyResponse { index: done.index }))
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<pb::GetPolicyRequest>,
+    ) -> Result<Response<pb::GetPolicyResponse>, Status> {
+        let user = self.user(&request, "GetPolicy")?;
+        let view = self.view_for(&user, &request).await?;
+        Ok(Response::new(views::policy(&view)))
     }
 
     async fn set_quota(

@@ -114,6 +114,10 @@ impl Durability {
                 | Action::SetQuota { .. }
                 | Action::RemoveQuota { .. }
                 | Action::EnforceQuota { .. }
+                | Action::SetPolicy { .. }
+                | Action::KeepMachines { .. }
+                | Action::CloseMachines { .. }
+                | Action::OpenMachines { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

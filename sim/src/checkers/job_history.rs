@@ -262,6 +262,10 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::SetQuota { .. }
         | Action::RemoveQuota { .. }
         | Action::EnforceQuota { .. }
+        | Action::SetPolicy { .. }
+        | Action::KeepMachines { .. }
+        | Action::CloseMachines { .. }
+        | Action::OpenMachines { .. }
         | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }

@@ -168,6 +168,10 @@ impl Clients {
                 | Action::SetQuota { .. }
                 | Action::RemoveQuota { .. }
                 | Action::EnforceQuota { .. }
+                | Action::SetPolicy { .. }
+                | Action::KeepMachines { .. }
+                | Action::CloseMachines { .. }
+                | Action::OpenMachines { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

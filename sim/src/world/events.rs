@@ -51,11 +51,15 @@ impl World {
                 if state.is_of_before(IncarnationId { task: *task, number: *incarnation }) {
                     return self.hit(Mark::Adopted);
                 }
-                let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
+                let (result, avoided) =
+                    crashes::placed(event.at, state, &self.checks.access_changed, *task, *machine);
                 if avoided {
                     self.hit(Mark::CrashAvoided);
                 }
                 self.check(Invariant::CrashPairs, result);
+            }
+            EventKind::MachineAccess(id, _) => {
+                self.checks.access_changed.insert(*id, event.at);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
@@ -98,6 +102,7 @@ impl World {
             | EventKind::JobChanged { .. }
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
+            | EventKind::PolicyChanged
             | EventKind::Led { .. } => {}
         }
     }

@@ -483,6 +483,7 @@ impl World {
                     .collect();
                 for (task, result) in &results {
                     if let Err(why) = result {
+                        self.note_refused_decision(why);
                         self.say(|| format!("placement of {task} refused: {why}"));
                     }
                 }

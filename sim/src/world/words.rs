@@ -94,6 +94,10 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::EnforceQuota { bands, on: true } => format!("enforce quota in {bands:?}"),
         Action::EnforceQuota { bands, on: false } => format!("open {bands:?}"),
         Action::ForgetMaster { .. }
+        | Action::SetPolicy { .. }
+        | Action::KeepMachines { .. }
+        | Action::CloseMachines { .. }
+        | Action::OpenMachines { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
         | Action::Lead { .. }

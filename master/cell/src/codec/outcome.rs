@@ -189,6 +189,12 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::NoSuchQuota { user, band } => {
             (65, vec![quota::band_number(*band)], vec![user.to_string()])
         }
+        R::MachineClosed { machine, reason } => {
+            (66, vec![], vec![machine.to_string(), reason.clone()])
+        }
+        R::MachineKept { machine, user } => {
+            (67, vec![], vec![machine.to_string(), user.to_string()])
+        }
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -280,6 +286,8 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         },
         64 => R::FreeBand,
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
+        66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
+        67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -466,6 +474,8 @@ mod tests {
             R::QuotaOver { from: Millis(3), until: Millis(2), now: Millis(1) },
             R::FreeBand,
             R::NoSuchQuota { user: "ann".parse().unwrap(), band: Band::Mid },
+            R::MachineClosed { machine: machine(), reason: text() },
+            R::MachineKept { machine: machine(), user: "ann".parse().unwrap() },
         ]
     }
 
@@ -478,7 +488,7 @@ mod tests {
             all().iter().map(|r| refusal(r).kind).collect();
         assert_eq!(
             kinds,
-            (1..=30).chain(41..=45).chain(51..=52).chain([55]).chain(60..=65).collect(),
+            (1..=30).chain(41..=45).chain(51..=52).chain([55]).chain(60..=67).collect(),
             "each kind has its own number, and its sample here"
         );
     }

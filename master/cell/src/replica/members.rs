@@ -218,6 +218,10 @@ impl Replica {
             | Action::SetQuota { .. }
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }
+            | Action::SetPolicy { .. }
+            | Action::KeepMachines { .. }
+            | Action::CloseMachines { .. }
+            | Action::OpenMachines { .. }
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

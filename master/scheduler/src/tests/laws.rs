@@ -7,6 +7,7 @@ use super::fixture::{Cell, EVERYTHING, info, job, with};
 use super::reference;
 use crate::{Config, Scheduler, Weights};
 use borg_proto::command::{Action, Assignment, Observation};
+use borg_proto::policy::Policy;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{FailureCause, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId};
 use proptest::prelude::*;
@@ -22,6 +23,9 @@ pub(super) enum Op {
     Up { pick: prop::sample::Index, info: MachineInfo },
     Remove { pick: prop::sample::Index },
     Wait { ms: u64 },
+    Keep { pick: prop::sample::Index, users: usize },
+    Close { pick: prop::sample::Index, closed: bool },
+    Policy { named: Policy },
 }
 
 pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
@@ -94,6 +98,9 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
         2 => (pick(), a_machine()).prop_map(|(pick, info)| Op::Up { pick, info }),
         1 => pick().prop_map(|pick| Op::Remove { pick }),
         2 => (0u64..5_000).prop_map(|ms| Op::Wait { ms }),
+        2 => (pick(), 0usize..4).prop_map(|(pick, users)| Op::Keep { pick, users }),
+        2 => (pick(), any::<bool>()).prop_map(|(pick, closed)| Op::Close { pick, closed }),
+        1 => prop::sample::select(&Policy::ALL[..]).prop_map(|named| Op::Policy { named }),
     ]
 }
 
@@ -140,6 +147,25 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
                 let machine = cell.state.machine(id).unwrap().name.clone();
                 cell.user("admin", Action::RemoveMachine { machine });
             }
+        }
+        Op::Keep { pick, users } => {
+            let Some(id) = machine(cell, pick) else { return };
+            let machines = vec![cell.state.machine(id).unwrap().name.clone()];
+            // Of three one is named nowhere.
+            let users = ["ann", "bob"].iter().enumerate().filter(|(n, _)| users >> n & 1 == 1);
+            let users = users.map(|(_, name)| name.parse().unwrap()).collect();
+            cell.user("admin", Action::KeepMachines { machines, users });
+        }
+        Op::Close { pick, closed } => {
+            let Some(id) = machine(cell, pick) else { return };
+            let machines = vec![cell.state.machine(id).unwrap().name.clone()];
+            let reason = "a reason".to_owned();
+            let close = Action::CloseMachines { machines: machines.clone(), reason };
+            cell.user("admin", if *closed { close } else { Action::OpenMachines { machines } });
+        }
+        Op::Policy { named } => {
+            let weights = BTreeMap::new();
+            cell.user("admin", Action::SetPolicy { policy: Some(*named), weights });
         }
         Op::Wait { ms } => cell.now = cell.now + Millis(*ms),
     }
@@ -200,6 +226,7 @@ proptest! {
         cell.news.clear();
         for op in &ops {
             carry_out(&mut cell, op);
+            let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
             let news = std::mem::take(&mut cell.news);
             plain.follow(cell.state.clone(), &news);
             cached.follow(cell.state.clone(), &news);

@@ -4,7 +4,8 @@
 use super::fixture::Cell;
 use crate::Weights;
 use borg_cell::state::{Machine, MachineState};
-use borg_proto::{IncarnationId, MachineId, Resources, TaskId};
+use borg_proto::{IncarnationId, MachineId, Resources, TaskId, UserName};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) type Best = (Option<(u16, usize)>, i64, MachineId, Vec<IncarnationId>);
@@ -23,6 +24,11 @@ fn on(
 ) -> Option<Best> {
     let spec = cell.spec(task);
     let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
+    let user = &cell.state.job(task.job).unwrap().key.user;
+    let kept_from = |users: &Arc<BTreeSet<UserName>>| !users.contains(user);
+    if machine.closed.is_some() || machine.kept_for.as_ref().is_some_and(kept_from) {
+        return None;
+    }
     if spec.task.constraints.iter().any(|c| !c.soft && !c.holds(&info.attributes)) {
         return None;
     }
