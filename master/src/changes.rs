@@ -55,7 +55,7 @@ pub(crate) struct Changes {
     /// This replica.
     pub own: ReplicaId,
     /// Whether plans still hold.
-    pub planner: Planner,
+    pub planner: Arc<Planner>,
 }
 
 impl Changes {

@@ -48,8 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Most machines, victims and fields that are told by name.
 const MAX_TOLD: usize = 32;
 
-/// Makes plans. Clones are the same.
-#[derive(Debug, Clone)]
+/// Makes plans.
+#[derive(Debug)]
 pub(crate) struct Planner {
     /// The scheduler whose copies decide.
     pub scheduler: Arc<Mailbox>,
@@ -81,9 +81,9 @@ impl Planner {
         view: watch::Receiver<View>,
         peers: Peers,
         own: ReplicaId,
-    ) -> Self {
+    ) -> Arc<Self> {
         let (door, one) = (Door::new(WAITING), Arc::new(Semaphore::new(1)));
-        Self { scheduler, view, peers, own, door, one }
+        Arc::new(Self { scheduler, view, peers, own, door, one })
     }
 
     /// What would become of a user's jobs, wherever the leader is.

@@ -108,7 +108,7 @@ pub(super) async fn submit(
         // Whether the plan holds as a whole is asked for first, so that not a part of it is done. Not when
         // a part may have been done under this id before: then each job is checked by itself.
         Some(token) => {
-            let whole = request.is_none().then(|| token.clone()).unwrap_or_default();
+            let whole = if request.is_none() { token.clone() } else { String::new() };
             new_ones(&mut client, &evaluated.jobs, whole).await?
         }
         None => evaluated.jobs.iter().enumerate().collect(),

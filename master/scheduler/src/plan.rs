@@ -129,14 +129,13 @@ impl JobPlan {
         let before = before.map(|job| job.id);
         let band = spec.priority.band();
         let used = state.used_quota(user, band);
-        let grants = state.quota_of(user, band).iter();
-        let granted = grants.filter(|grant| grant.in_force(now)).map(|grant| grant.amount.clone());
+        let grant = state.quota_of(user, band).iter().find(|grant| grant.in_force(now));
         let quota = QuotaPlan {
             band,
             needed: state.enforces_quota(band),
             after: used.clone(),
             used,
-            granted: granted.last(),
+            granted: grant.map(|grant| grant.amount.clone()),
         };
         Self {
             key,
