@@ -9,8 +9,9 @@ use borg_proto::{MachineName, Millis, UserName};
 use client::Asked;
 use std::collections::BTreeMap;
 
-/// Time between two changes, in milliseconds: some ten in a storm.
-const PAUSE: (u64, u64) = (2_000, 9_000);
+/// Time between two changes, in milliseconds: some forty in a storm, so that now and then one meets a
+/// decision on its way.
+const PAUSE: (u64, u64) = (400, 2_500);
 
 impl World {
     pub(crate) fn begin_choices(&mut self) {
