@@ -217,4 +217,21 @@ async fn bad_plans_and_tokens_are_refused_with_what_is_wrong() {
         assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     }
     cell.borgctl(&["status", "ann/plan-bad"]).failed(4);
+
+    // Done once under its id, whichever master is asked again; under another id the plan is over.
+    let asked = |id: &str| pb::SubmitJobRequest {
+        spec: Some(spec.clone()),
+        request_id: id.into(),
+        planned: Some(pb::PlannedJob { token: token.clone(), number: 0 }),
+    };
+    let ann = cell.credentials("user", "ann");
+    let mut done = Vec::new();
+    for master in 0..3 {
+        let mut client = cell.client(master, &ann);
+        done.push(client.submit_job(asked("planned-once")).await.unwrap().into_inner().job_id);
+        let status = client.submit_job(asked(&format!("other-{master}"))).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("the cell has moved since the plan"), "{status}");
+    }
+    assert!(done.windows(2).all(|pair| pair[0] == pair[1]), "{done:?}");
 }
