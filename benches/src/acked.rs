@@ -129,7 +129,7 @@ async fn seen(cell: &LocalCell, clients: usize) -> Result<f64, Error> {
             let request_id = format!("{name}-{}", number % 2);
             if number % 2 == 0 {
                 let spec = Some(crate::fill::job(&name, 1, 1 << 45));
-                master.submit_job(pb::SubmitJobRequest { spec, request_id }).await?;
+                master.submit_job(pb::SubmitJobRequest { spec, request_id, planned: None }).await?;
             } else {
                 let job = format!("{user}/{name}");
                 master.kill(pb::KillRequest { job, tasks: Vec::new(), request_id }).await?;

@@ -56,7 +56,9 @@ pub async fn placements_per_s(
             wished(wish, machines, task);
         }
         let request_id = format!("submit-{name}");
-        master.submit_job(pb::SubmitJobRequest { spec: Some(spec), request_id }).await?;
+        master
+            .submit_job(pb::SubmitJobRequest { spec: Some(spec), request_id, planned: None })
+            .await?;
         names.push(name);
     }
     let placed = tasks.div_ceil(TASKS_PER_JOB) * TASKS_PER_JOB;
@@ -83,7 +85,9 @@ pub async fn jobs_per_s(cell: &LocalCell, jobs: u32) -> Result<f64, Error> {
                 let name = format!("one-{number}");
                 let spec = Some(fill::job(&name, 1, RAM_BYTES));
                 let request_id = format!("submit-{name}");
-                channel.submit_job(pb::SubmitJobRequest { spec, request_id }).await?;
+                channel
+                    .submit_job(pb::SubmitJobRequest { spec, request_id, planned: None })
+                    .await?;
                 names.push(name);
             }
             Ok::<_, Error>(names)

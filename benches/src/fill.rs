@@ -114,7 +114,9 @@ pub async fn tasks(cell: &LocalCell, count: u32) -> Result<f64, Error> {
     for number in 0..count / TASKS_PER_JOB {
         let name = format!("fill-{number}");
         let spec = Some(job(&name, TASKS_PER_JOB, 64 << 20));
-        cell.client(0).submit_job(pb::SubmitJobRequest { spec, request_id: name }).await?;
+        cell.client(0)
+            .submit_job(pb::SubmitJobRequest { spec, request_id: name, planned: None })
+            .await?;
     }
     until(began, "tasks are up", async || {
         let list = pb::ListJobsRequest { user: cell.user().to_owned(), all: false };

@@ -84,7 +84,7 @@ pub async fn measure(cell: &mut LocalCell, kills: usize, tag: &str) -> Result<Ou
 /// The master that answered, and the job's place in the log.
 async fn submit(cell: &LocalCell, name: &str, first: usize) -> Result<(usize, u64), Error> {
     let spec = Some(fill::job(name, 1, 16 << 20));
-    let message = pb::SubmitJobRequest { spec, request_id: name.to_owned() };
+    let message = pb::SubmitJobRequest { spec, request_id: name.to_owned(), planned: None };
     let began = clock::now();
     for by in (0..MASTERS).cycle().skip(first % MASTERS) {
         let mut request = Request::new(message.clone());

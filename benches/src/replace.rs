@@ -38,7 +38,8 @@ pub async fn fill(cell: &LocalCell, bytes: u64) -> Result<(), Error> {
         spec.task = spec.task.map(|task| pb::TaskSpec { env: noise(number), ..task });
         let mut client = cell.client(usize::try_from(number % 5)?);
         under_way.spawn(async move {
-            let request = pb::SubmitJobRequest { spec: Some(spec), request_id: name };
+            let request =
+                pb::SubmitJobRequest { spec: Some(spec), request_id: name, planned: None };
             client.submit_job(request).await.map(drop).map_err(Error::from)
         });
         if number % 100 == 99 {
@@ -109,7 +110,11 @@ pub async fn seconds(cell: &mut LocalCell) -> Result<(f64, u64), Error> {
     loop {
         let spec = Some(fill::job(&format!("small-{acknowledged}"), 1, 4 << 20));
         let request_id = format!("small-{acknowledged}");
-        if changes.submit_job(pb::SubmitJobRequest { spec, request_id }).await.is_ok() {
+        if changes
+            .submit_job(pb::SubmitJobRequest { spec, request_id, planned: None })
+            .await
+            .is_ok()
+        {
             acknowledged += 1;
         }
         if acknowledged % 10 == 0 {

@@ -166,7 +166,7 @@ pub fn submission(name: &str, ram_bytes: u64) -> pb::SubmitJobRequest {
         task: Some(task),
         ..pb::JobSpec::default()
     };
-    pb::SubmitJobRequest { spec: Some(spec), request_id: name.to_owned() }
+    pb::SubmitJobRequest { spec: Some(spec), request_id: name.to_owned(), planned: None }
 }
 
 /// Kills the job and waits until no machine has a task.

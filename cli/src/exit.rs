@@ -27,6 +27,23 @@ pub enum Code {
     JobFailed = 8,
 }
 
+/// How a command went that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Success {
+    /// It is done.
+    Done = 0,
+    /// `plan`: to submit the file would change the cell. 2 as with other tools that plan; it is no
+    /// failure, and `plan` fails with [`Code::Internal`] alone.
+    Changes = 2,
+}
+
+impl From<Success> for ExitCode {
+    fn from(success: Success) -> Self {
+        Self::from(success as u8)
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

@@ -13,7 +13,10 @@ fn main() -> ExitCode {
         return code;
     }
     panics::end_the_process();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -22,12 +25,24 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(cli.run()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(success) => success.into(),
         Err(failure) if failure == Failure::reader_gone() => ExitCode::SUCCESS,
         Err(failure) => {
             note(&format!("error: {failure}"));
             failure.code.into()
         }
+    }
+}
+
+/// A wrong command line, or a question for help.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when the output is closed.
+    error.print().ok();
+    match error.use_stderr() {
+        // With 2 it says that there are changes.
+        true if Cli::is_plan(std::env::args_os()) => Code::Internal.into(),
+        true => Code::Usage.into(),
+        false => ExitCode::SUCCESS,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::metrics::{Exposition, Metrics};
 use crate::past::Past;
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
+use crate::planning::Planner;
 use crate::scheduling::{self, Mailbox};
 use crate::store::History;
 use crate::threads::{RuntimeThread, give_way};
@@ -387,6 +388,7 @@ impl App {
             peers: peers.clone(),
             view: view_in.clone(),
             own,
+            planner: Planner::new(scheduler.clone(), view_in.clone(), peers.clone(), own),
         };
         let api = Api {
             cell: self.credentials.identity.cell.clone(),

@@ -7,6 +7,7 @@ use crate::driver::{self, Turn};
 use crate::feed::View;
 use crate::inbox::{self, Inbox};
 use crate::peers::Peers;
+use crate::planning::{Planner, check_level};
 use borg_cell::admission::{Shares, Shed};
 use borg_cell::master::Outcome;
 use borg_cell::rejection::{Rejection, RejectionCode};
@@ -53,10 +54,13 @@ pub(crate) struct Changes {
     pub view: watch::Receiver<View>,
     /// This replica.
     pub own: ReplicaId,
+    /// Whether plans still hold.
+    pub planner: Arc<Planner>,
 }
 
 impl Changes {
-    /// Makes a change on behalf of a user, wherever the leader is.
+    /// Makes a change on behalf of a user, wherever the leader is; if it was planned, only as long as the
+    /// plan holds.
     ///
     /// # Errors
     /// The state's refusal, or UNAVAILABLE when no majority was found in time: the change may or
@@ -65,8 +69,12 @@ impl Changes {
         &self,
         by: UserName,
         change: Change,
+        planned: Option<pb::PlannedJob>,
         timeout: Option<Duration>,
     ) -> Result<Done, Status> {
+        if planned.is_some() {
+            check_level(&self.view.borrow().state)?;
+        }
         let Change { action, request } = change;
         let user = by.clone();
         let by = Principal::User(by);
@@ -80,13 +88,14 @@ impl Changes {
         // would say that nothing was done.
         let mut perhaps = None;
         loop {
-            let refused = match self.try_once(&user, &command, &bytes, deadline).await {
-                Ok(done) => {
-                    self.catch_up(done.index).await;
-                    return Ok(done);
-                }
-                Err(status) => status,
-            };
+            let refused =
+                match self.try_once(&user, &command, &bytes, planned.as_ref(), deadline).await {
+                    Ok(done) => {
+                        self.catch_up(done.index).await;
+                        return Ok(done);
+                    }
+                    Err(status) => status,
+                };
             let wait = match rpc::retry_after(&refused) {
                 None if refused.code() == Code::Unavailable => {
                     perhaps = Some(refused);
@@ -117,15 +126,19 @@ impl Changes {
         user: &UserName,
         command: &Command,
         bytes: &[u8],
+        planned: Option<&pb::PlannedJob>,
         deadline: Millis,
     ) -> Result<Done, Status> {
         let leader = self.view.borrow().status.leader;
         match leader {
             Some(leader) if leader == self.own => {
+                if let Some(planned) = planned {
+                    self.planner.check(command, planned).await?;
+                }
                 let outcome = self.make_here(user, bytes.len(), command.clone(), deadline).await?;
                 reply_of(outcome)
             }
-            Some(leader) => self.pass_on(leader, bytes, deadline).await,
+            Some(leader) => self.pass_on(leader, bytes, planned, deadline).await,
             None => Err(no_quorum("no leader is elected")),
         }
     }
@@ -151,10 +164,12 @@ impl Changes {
         &self,
         leader: ReplicaId,
         command: &[u8],
+        planned: Option<&pb::PlannedJob>,
         deadline: Millis,
     ) -> Result<Done, Status> {
         let silent = || no_quorum(&format!("master {leader} does not answer for the leader"));
-        let Some(outcome) = self.peers.pass_on(leader, command.to_vec(), deadline) else {
+        let planned = planned.cloned();
+        let Some(outcome) = self.peers.pass_on(leader, command.to_vec(), planned, deadline) else {
             return Err(no_quorum(&format!("master {leader} leads and is not known here yet")));
         };
         let patience = Duration::from_millis(deadline.since(clock::now()).0).min(ANSWER);
@@ -207,8 +222,9 @@ pub(crate) fn outcome_of(token: u64, done: Result<Done, Status>) -> pb::Proposal
 #[derive(Debug, Clone)]
 pub(crate) struct Door(Arc<Mutex<Shares>>);
 
-/// A change under way.
-struct Place {
+/// A call under way.
+#[derive(Debug)]
+pub(crate) struct Place {
     door: Door,
     user: UserName,
     bytes: usize,
@@ -221,7 +237,11 @@ impl Door {
         Self(Arc::new(Mutex::new(Shares::new(inbox::room(calls)))))
     }
 
-    fn enter(&self, user: &UserName, bytes: usize) -> Result<Place, Shed> {
+    /// Lets a user's call of so many bytes in, for as long as its place is held.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub(crate) fn enter(&self, user: &UserName, bytes: usize) -> Result<Place, Shed> {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shares.admit(clock::now(), user, bytes)?;
         Ok(Place { door: self.clone(), user: user.clone(), bytes })
@@ -286,7 +306,8 @@ fn wire_answer(answer: &Answer) -> pb::accepted::Answer {
     }
 }
 
-fn refusal(rejection: &Rejection) -> Status {
+/// The state's refusal as the asker gets it.
+pub(crate) fn refusal(rejection: &Rejection) -> Status {
     let code = match rejection.code() {
         RejectionCode::InvalidArgument => Code::InvalidArgument,
         RejectionCode::AlreadyExists => Code::AlreadyExists,

@@ -29,6 +29,7 @@ mod passing;
 mod past;
 mod peer_service;
 mod peers;
+mod planning;
 mod scheduling;
 pub mod store;
 mod threads;

@@ -76,7 +76,8 @@ async fn run(config: Config) -> Result<(), Box<dyn Error>> {
         }
         signalled.cancel();
     });
-    app.run(stop).await?;
+    // On the heap: it holds all that a replica is made of.
+    Box::pin(app.run(stop)).await?;
     Ok(())
 }
 

@@ -29,6 +29,8 @@ const RECONNECT: Duration = Duration::from_millis(50);
 pub(crate) struct Passed {
     /// An encoded command.
     pub command: Vec<u8>,
+    /// The plan that must still hold.
+    pub planned: Option<pb::PlannedJob>,
     /// When its asker gives up.
     pub deadline: Millis,
     /// Where its outcome goes.
@@ -82,14 +84,14 @@ async fn stream(
                 let Ok(room) = room else { return Ok(()) };
                 let mut message = pb::Proposals::default();
                 let mut bytes = 0;
-                while let Some(Passed { command, deadline, reply }) = next.take() {
+                while let Some(Passed { command, planned, deadline, reply }) = next.take() {
                     // Who has given up is not served by doing it.
                     if !reply.is_closed() {
                         bytes += command.len();
                         let (token, timeout_ms) = (next_token, deadline.since(clock::now()).0);
                         next_token += 1;
                         replies.insert(token, reply);
-                        message.proposals.push(pb::Proposal { token, command, timeout_ms });
+                        message.proposals.push(pb::Proposal { token, command, timeout_ms, planned });
                     }
                     if message.proposals.len() < PER_MESSAGE && bytes < BYTES_PER_MESSAGE {
                         next = waiting.try_recv().ok();
@@ -166,6 +168,13 @@ mod tests {
             Err(Status::unimplemented("join"))
         }
 
+        async fn plan(
+            &self,
+            _: Request<pb::PassedPlan>,
+        ) -> Result<Response<pb::PlanResponse>, Status> {
+            Err(Status::unimplemented("plan"))
+        }
+
         async fn hello(
             &self,
             _: Request<pb::HelloRequest>,
@@ -177,7 +186,7 @@ mod tests {
     async fn pass(changes: &mpsc::Sender<Passed>) -> oneshot::Receiver<pb::ProposalOutcome> {
         let (reply, outcome) = oneshot::channel();
         let deadline = clock::now() + Millis(10_000);
-        changes.send(Passed { command: vec![1], deadline, reply }).await.unwrap();
+        changes.send(Passed { command: vec![1], planned: None, deadline, reply }).await.unwrap();
         outcome
     }
 

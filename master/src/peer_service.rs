@@ -11,7 +11,7 @@ use borg_cell::master::{Input, Outcome};
 use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::identity::Role;
-use borg_proto::names::{CellName, ReplicaId};
+use borg_proto::names::{CellName, NameError, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::{WireError, pb};
@@ -187,7 +187,7 @@ impl PeerService {
                         Err(not_one_of_us(&Role::Master(ReplicaId(number))))
                     }
                     Ok(Some(message)) => {
-                        let begin = |proposal| self.begin(proposal, &decided);
+                        let begin = |proposal| self.begin(proposal, &decided, &answers);
                         Ok(message.proposals.into_iter().filter_map(begin).collect())
                     }
                     // The follower has gone, or has another stream.
@@ -214,8 +214,9 @@ impl PeerService {
         &self,
         proposal: pb::Proposal,
         decided: &mpsc::Sender<(u64, Outcome)>,
+        answers: &mpsc::Sender<Result<pb::Outcomes, Status>>,
     ) -> Option<pb::ProposalOutcome> {
-        let pb::Proposal { token, command: bytes, timeout_ms } = proposal;
+        let pb::Proposal { token, command: bytes, timeout_ms, planned } = proposal;
         let begun = Command::decode(&bytes)
             .map_err(|error| Status::invalid_argument(error.to_string()))
             .and_then(|command| {
@@ -225,9 +226,43 @@ impl PeerService {
                 let user = user.clone();
                 let reply = Reply::Passed { token, to: decided.clone() };
                 let deadline = clock::now() + PATIENCE.min(Millis(timeout_ms));
-                self.driver.ask(&user, bytes.len(), Turn::Propose { command, deadline, reply })
+                let turn = Turn::Propose { command: command.clone(), deadline, reply };
+                if let Some(planned) = planned {
+                    let (own, answers) = (self.clone(), answers.clone());
+                    tokio::spawn(own.begin_planned(token, command, planned, turn, answers));
+                    return Ok(());
+                }
+                self.driver.ask(&user, bytes.len(), turn)
             });
         begun.err().map(|status| outcome_of(token, Err(status)))
+    }
+
+    /// Lets a change wait for the driver if the plan that it was made with still holds; answers by itself
+    /// when it does not.
+    async fn begin_planned(
+        self,
+        token: u64,
+        command: Command,
+        planned: pb::PlannedJob,
+        turn: Turn,
+        answers: mpsc::Sender<Result<pb::Outcomes, Status>>,
+    ) {
+        let begun = match self.changes.planner.check(&command, &planned).await {
+            Ok(()) => self.begin_checked(&command, turn),
+            Err(status) => Err(status),
+        };
+        if let Err(status) = begun {
+            let outcomes = vec![outcome_of(token, Err(status))];
+            // A follower that has gone asks again.
+            drop(answers.send(Ok(pb::Outcomes { outcomes })).await);
+        }
+    }
+
+    fn begin_checked(&self, command: &Command, turn: Turn) -> Result<(), Status> {
+        let Principal::User(user) = &command.by else {
+            return Err(Status::permission_denied("only users' changes are passed on"));
+        };
+        self.driver.ask(user, command.encode().len(), turn)
     }
 }
 
@@ -290,6 +325,18 @@ impl Peer for PeerService {
                 Err(status) => Err(status),
             },
         }
+    }
+
+    async fn plan(
+        &self,
+        request: Request<pb::PassedPlan>,
+    ) -> Result<Response<pb::PlanResponse>, Status> {
+        self.member(&request)?;
+        let pb::PassedPlan { user, request } = request.into_inner();
+        let wrong = |error: NameError| Status::invalid_argument(format!("user: {error}"));
+        let user = user.parse().map_err(wrong)?;
+        let request = request.unwrap_or_default();
+        self.changes.planner.plan_here(&user, request).await.map(Response::new)
     }
 
     async fn hello(

@@ -62,6 +62,8 @@ struct PeerLink {
     member: Member,
     queue: mpsc::Sender<pb::PeerMessage>,
     client: PeerClient<Channel>,
+    /// On the connection that users' changes have for themselves.
+    for_users: PeerClient<Channel>,
     changes: mpsc::Sender<Passed>,
     /// Ends the streams when the link goes.
     _ends: DropGuard,
@@ -158,10 +160,11 @@ impl Peers {
         &self,
         replica: ReplicaId,
         command: Vec<u8>,
+        planned: Option<pb::PlannedJob>,
         deadline: Millis,
     ) -> Option<oneshot::Receiver<pb::ProposalOutcome>> {
         let (reply, outcome) = oneshot::channel();
-        let passed = Passed { command, deadline, reply };
+        let passed = Passed { command, planned, deadline, reply };
         if self.get(replica, |link| link.changes.try_send(passed).is_err())? {
             // Cannot be: it has room for all that users may have under way here.
             self.0.metrics.dropped_messages.inc();
@@ -173,6 +176,13 @@ impl Peers {
     #[must_use]
     pub(crate) fn client(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
         self.get(replica, |link| link.client.clone())
+    }
+
+    /// The client for what users ask of a peer by way of this master; none for ourselves and for
+    /// strangers.
+    #[must_use]
+    pub(crate) fn client_for_users(&self, replica: ReplicaId) -> Option<PeerClient<Channel>> {
+        self.get(replica, |link| link.for_users.clone())
     }
 
     /// The other masters.
@@ -191,6 +201,7 @@ impl Shared {
             client(&self.credentials, member, &any)?
         };
         let (changes, passed) = mpsc::channel(MOST_WAITING_CALLS);
+        let for_users = of_users.clone();
         drop(self.calls.spawn(passing::pass_on(member.replica, of_users, passed, stop.clone())));
         let _inside = self.lifeline.enter();
         let client = client_of(&self.credentials, member)?;
@@ -203,7 +214,7 @@ impl Shared {
             stop.clone(),
         )));
         let _ends = stop.drop_guard();
-        Ok(PeerLink { member: member.clone(), queue, client, changes, _ends })
+        Ok(PeerLink { member: member.clone(), queue, client, for_users, changes, _ends })
     }
 }
 

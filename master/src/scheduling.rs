@@ -9,6 +9,7 @@
 use crate::clock;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
+use crate::planning::Copy;
 use borg_cell::event::Event;
 use borg_cell::state::CellState;
 use borg_proto::names::TaskId;
@@ -50,11 +51,28 @@ struct Letter {
     stop: bool,
 }
 
-/// Why a task is where it is.
+/// Something that the scheduler is asked.
 #[derive(Debug)]
-struct Question {
-    task: TaskId,
-    reply: oneshot::Sender<Explanation>,
+enum Question {
+    /// Why a task is where it is.
+    Why { task: TaskId, reply: oneshot::Sender<Explanation> },
+    /// For a copy of itself.
+    Copy { reply: oneshot::Sender<Copy> },
+}
+
+impl Question {
+    fn answer(self, scheduler: &Scheduler, now: Millis, metrics: &Metrics) {
+        // Who has gone away needs no answer.
+        match self {
+            Self::Why { task, reply } => {
+                drop(reply.send(explain(scheduler, task, now, metrics)));
+            }
+            Self::Copy { reply } if reply.is_closed() => {}
+            Self::Copy { reply } => {
+                drop(reply.send(Copy { scheduler: scheduler.clone(), now }));
+            }
+        }
+    }
 }
 
 impl Letter {
@@ -112,15 +130,28 @@ impl Mailbox {
     /// Why a task is pending. `None` when too many questions wait.
     pub(crate) async fn why(&self, task: TaskId) -> Option<Explanation> {
         let (reply, answer) = oneshot::channel();
+        self.ask(Question::Why { task, reply })?;
+        answer.await.ok()
+    }
+
+    /// A copy of the scheduler, which has followed all that was told to it so far. `None` when too many
+    /// questions wait. Whoever asks sees to it that few copies are there at a time.
+    pub(crate) async fn copy(&self) -> Option<Copy> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Question::Copy { reply })?;
+        answer.await.ok()
+    }
+
+    fn ask(&self, question: Question) -> Option<()> {
         {
             let mut letter = self.open();
             if letter.questions.len() >= QUESTIONS {
                 return None;
             }
-            letter.questions.push(Question { task, reply });
+            letter.questions.push(question);
         }
         self.arrived.notify_one();
-        answer.await.ok()
+        Some(())
     }
 
     /// The thread ends soon.
@@ -184,7 +215,7 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
         });
         let now = clock::now() + ahead;
         for question in letter.questions {
-            drop(question.reply.send(explain(&scheduler, question.task, now, metrics)));
+            question.answer(&scheduler, now, metrics);
         }
         nap = if leads { decide(&mut scheduler, ahead, decisions, metrics) } else { NAP };
     }

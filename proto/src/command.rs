@@ -5,11 +5,13 @@
 
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
+use crate::policy::{Policy, Term};
 use crate::priority::Band;
 use crate::resources::Resources;
 use crate::spec::{JobKind, JobSpec};
 use crate::task::FailureCause;
 use crate::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Chosen by the client, so that a repeated call is recognised: any text of 1 to 64 bytes.
@@ -158,6 +160,32 @@ pub enum Action {
         /// How large each is from here on; `None`: as they are.
         limit: Option<Resources>,
     },
+    /// Choose another scheduling policy, or single weights of it. What runs does not move.
+    SetPolicy {
+        /// Which; `None` leaves the one that was named last.
+        policy: Option<Policy>,
+        /// Weights in place of the policy's own.
+        weights: BTreeMap<Term, i16>,
+    },
+    /// From here on only tasks of some users are placed on machines, or everybody's. What runs stays.
+    KeepMachines {
+        /// Which: 1 to [`MAX_ACCESS_MACHINES`](crate::machine::MAX_ACCESS_MACHINES).
+        machines: Vec<MachineName>,
+        /// Whose, at most [`MAX_KEPT_FOR`](crate::machine::MAX_KEPT_FOR); none means everybody's.
+        users: BTreeSet<UserName>,
+    },
+    /// From here on no task is placed on machines. What runs stays.
+    CloseMachines {
+        /// Which.
+        machines: Vec<MachineName>,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Tasks are placed on machines again.
+    OpenMachines {
+        /// Which.
+        machines: Vec<MachineName>,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -202,6 +230,10 @@ impl Action {
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
             Self::ResizeAllocs { .. } => 4,
+            Self::SetPolicy { .. }
+            | Self::KeepMachines { .. }
+            | Self::CloseMachines { .. }
+            | Self::OpenMachines { .. } => 4,
         }
     }
 }

@@ -13,11 +13,13 @@
 
 pub mod causes;
 pub mod command;
+pub mod difference;
 pub mod identity;
 pub mod machine;
 pub mod names;
 pub mod panics;
 pub mod peer;
+pub mod policy;
 pub mod poll;
 pub mod priority;
 pub mod resources;

@@ -10,6 +10,13 @@ use std::collections::BTreeMap;
 #[serde(transparent)]
 pub struct MachineId(pub u32);
 
+/// Most machines that one change of access may name. 1,000: our choice; a tenth of a large cell.
+pub const MAX_ACCESS_MACHINES: usize = 1_000;
+/// Most users for whom one machine may be kept. 64: our choice; more is a team, and may share a user.
+pub const MAX_KEPT_FOR: usize = 64;
+/// Longest reason for which a machine is closed, in bytes: our choice, a line or two of a terminal.
+pub const MAX_REASON_BYTES: usize = 256;
+
 /// What a borglet says of its machine. Changes are events of the cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineInfo {

@@ -59,6 +59,10 @@ struct Greeter {
 
 #[tonic::async_trait]
 impl Peer for Greeter {
+    async fn plan(&self, _: Request<pb::PassedPlan>) -> Result<Response<pb::PlanResponse>, Status> {
+        Err(Status::unimplemented("plan"))
+    }
+
     async fn hello(
         &self,
         request: Request<pb::HelloRequest>,

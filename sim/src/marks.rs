@@ -183,6 +183,8 @@ marks! {
     QuotaRefused = "job refused for want of quota",
     /// An operator would have sold more prod quota than the cell has.
     OversoldRefused = "prod quota beyond the machines refused",
+    /// A decision was for a machine that had been closed, or kept for others, since.
+    AccessRefused = "decision refused as its machine was closed or kept meanwhile",
     /// A task waited because no machine had room.
     WaitedForRoom = "task waited for room",
     /// A borglet stood still and went on.

@@ -72,6 +72,7 @@ impl Plan {
             clients: 2 + small(3),
             wire: seed % 8 == 3,
             quotas: seed % 3 == 1,
+            choices: seed % 3 == 2,
             level: if seed % 9 == 4 { 1 } else { LEVEL },
             ..Setup::new(seed)
         }

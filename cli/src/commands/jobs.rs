@@ -1,6 +1,6 @@
 //! `submit`, `kill` and `eval`.
 
-use super::{must_exist, names};
+use super::{must_exist, names, plan};
 use crate::client::{Client, Kind, request_id};
 use crate::config::{self, Evaluated, Options};
 use crate::exit::{Code, Failure};
@@ -31,6 +31,9 @@ pub(super) struct SubmitArgs {
     /// Wait until batch jobs have ended and services are up
     #[arg(long)]
     wait: bool,
+    /// Only if this plan of the file still holds; jobs that it found live and just so are left alone
+    #[arg(long, value_name = "TOKEN")]
+    plan: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -100,9 +103,23 @@ pub(super) async fn submit(
     let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
     let mut client = Client::new(&target)?;
     let mut submitted = Vec::new();
-    let request = args.request_id.unwrap_or_else(request_id);
-    for (n, job) in evaluated.jobs.iter().enumerate() {
-        let done = submit_one(&mut client, job, format!("{request}-{n}"), out).await;
+    let request = args.request_id;
+    let jobs = match &args.plan {
+        // Whether the plan holds as a whole is asked for first, so that not a part of it is done. Not when
+        // a part may have been done under this id before: then each job is checked by itself.
+        Some(token) => {
+            let whole = if request.is_none() { token.clone() } else { String::new() };
+            new_ones(&mut client, &evaluated.jobs, whole).await?
+        }
+        None => evaluated.jobs.iter().enumerate().collect(),
+    };
+    let request = request.unwrap_or_else(request_id);
+    for (n, job) in &jobs {
+        let planned = args.plan.as_ref().map(|token| pb::PlannedJob {
+            token: token.clone(),
+            number: u32::try_from(*n).unwrap_or(u32::MAX),
+        });
+        let done = submit_one(&mut client, job, format!("{request}-{n}"), planned, out).await;
         submitted.push(done.map_err(|failure| match failure.code {
             Code::Unavailable => {
                 let text = format!(
@@ -121,19 +138,32 @@ pub(super) async fn submit(
         };
     }
     if args.wait {
-        let kinds = evaluated.jobs.iter().map(|job| job.kind);
+        let kinds = jobs.iter().map(|(_, job)| job.kind);
         return wait(&mut client, submitted.into_iter().zip(kinds).collect(), out).await;
     }
     Ok(())
+}
+
+/// The jobs of a planned file that are to be submitted, with their numbers: not those that are live and
+/// just so. With the plan's token, only if it holds.
+async fn new_ones<'a>(
+    client: &mut Client,
+    jobs: &'a [JobSpec],
+    token: String,
+) -> Result<Vec<(usize, &'a JobSpec)>, Failure> {
+    let planned = plan::ask(client, jobs, token).await?.jobs;
+    let live = |n: usize| planned.get(n).map(pb::JobPlan::change) == Some(pb::PlannedChange::None);
+    Ok(jobs.iter().enumerate().filter(|(n, _)| !live(*n)).collect())
 }
 
 async fn submit_one(
     client: &mut Client,
     job: &JobSpec,
     request_id: String,
+    planned: Option<pb::PlannedJob>,
     out: Output,
 ) -> Result<Submitted, Failure> {
-    let message = pb::SubmitJobRequest { spec: Some(job.into()), request_id };
+    let message = pb::SubmitJobRequest { spec: Some(job.into()), request_id, planned };
     let what = format!("submit {}", job.key(client.user()));
     let answer = client
         .call(&what, Kind::Change, message, async |mut master, request| {

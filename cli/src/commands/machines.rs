@@ -1,4 +1,4 @@
-//! `machines`, `machines give-up`, `machine add` and `machine remove`.
+//! `machines`, `machines give-up`, and `machine add`, `remove`, `keep`, `close` and `open`.
 
 use super::history::say_when;
 use crate::client::{Client, Kind, request_id};
@@ -6,11 +6,14 @@ use crate::clock;
 use crate::exit::Failure;
 use crate::output::views::{Machine, Read};
 use crate::output::{Output, age, cores, note, size};
-use borg_proto::MachineName;
 use borg_proto::command::MAX_GIVEN_UP;
+use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::names::ReplicaId;
 use borg_proto::wire::pb;
+use borg_proto::{MachineName, NameError, UserName};
 use clap::{Args, Subcommand};
+use std::collections::BTreeSet;
+use std::str::FromStr;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MachineCommand {
@@ -26,6 +29,56 @@ pub(super) enum MachineCommand {
         /// Its name
         name: MachineName,
     },
+    /// Place only some users' tasks on machines, or everybody's again; what runs stays. Needs admin
+    Keep {
+        /// Their names
+        #[arg(required = true)]
+        machines: Vec<MachineName>,
+        /// Users, or all
+        #[arg(long = "for", value_name = "USER,..|all")]
+        users: KeptFor,
+    },
+    /// Place no more tasks on machines; what runs stays. Needs admin
+    Close {
+        /// Their names
+        #[arg(required = true)]
+        machines: Vec<MachineName>,
+        /// Why, for those who find it closed
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Place tasks on machines again. Needs admin
+    Open {
+        /// Their names
+        #[arg(required = true)]
+        machines: Vec<MachineName>,
+    },
+}
+
+/// `ann,bob`, or `all`: none in particular.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct KeptFor(BTreeSet<UserName>);
+
+impl FromStr for KeptFor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::default());
+        }
+        let mut users = BTreeSet::new();
+        for name in text.split(',') {
+            let user: UserName = name.parse().map_err(|error: NameError| error.to_string())?;
+            if user.as_str() == "all" {
+                return Err("all stands alone: name users, or all".to_owned());
+            }
+            users.insert(user);
+        }
+        if users.len() > MAX_KEPT_FOR {
+            return Err(format!("{} users are more than {MAX_KEPT_FOR}", users.len()));
+        }
+        Ok(Self(users))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +194,7 @@ async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
     }
     let rows = machines.into_iter().map(|machine| {
         let of = |used: String, all: String| format!("{used}/{all}");
+        let takes = takes(&machine);
         [
             machine.name,
             match machine.silent_ms {
@@ -153,9 +207,24 @@ async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
             of(size(machine.used.ram_bytes), size(machine.capacity.ram_bytes)),
             machine.address,
             machine.shard.map_or_else(|| "-".into(), |shard| ReplicaId(shard).to_string()),
+            takes,
         ]
     });
-    out.table(["machine", "state", "age", "tasks", "cpu", "ram", "borglet", "shard"], rows)
+    out.table(["machine", "state", "age", "tasks", "cpu", "ram", "borglet", "shard", "takes"], rows)
+}
+
+/// Whose tasks it takes.
+fn takes(machine: &Machine) -> String {
+    match (&machine.closed, machine.kept_for.as_slice()) {
+        (Some(closed), _) => format!("none: {}", closed.reason),
+        (None, []) => "all".to_owned(),
+        (None, users) => users.join(","),
+    }
+}
+
+fn list_of<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
+    names.join(", ")
 }
 
 pub(super) async fn change(
@@ -190,6 +259,44 @@ pub(super) async fn change(
                 )
                 .await?;
             (format!("{name} removed"), answer.index)
+        }
+        MachineCommand::Keep { machines, users: KeptFor(users) } => {
+            let named = list_of(&machines);
+            let message = pb::KeepMachinesRequest {
+                machines: machines.iter().map(ToString::to_string).collect(),
+                everybody: users.is_empty(),
+                users: users.iter().map(ToString::to_string).collect(),
+                request_id: request_id(),
+            };
+            let answer = client
+                .call(&format!("keep {named}"), Kind::Change, message, async |mut to, request| {
+                    to.keep_machines(request).await
+                })
+                .await?;
+            let whose = if users.is_empty() { "everybody".to_owned() } else { list_of(&users) };
+            (format!("{named}: for tasks of {whose}"), answer.index)
+        }
+        MachineCommand::Close { machines, reason } => {
+            let named = list_of(&machines);
+            let machines = machines.iter().map(ToString::to_string).collect();
+            let message = pb::CloseMachinesRequest { machines, reason, request_id: request_id() };
+            let answer = client
+                .call(&format!("close {named}"), Kind::Change, message, async |mut to, request| {
+                    to.close_machines(request).await
+                })
+                .await?;
+            (format!("{named}: closed to new tasks"), answer.index)
+        }
+        MachineCommand::Open { machines } => {
+            let named = list_of(&machines);
+            let machines = machines.iter().map(ToString::to_string).collect();
+            let message = pb::OpenMachinesRequest { machines, request_id: request_id() };
+            let answer = client
+                .call(&format!("open {named}"), Kind::Change, message, async |mut to, request| {
+                    to.open_machines(request).await
+                })
+                .await?;
+            (format!("{named}: open to new tasks"), answer.index)
         }
     };
     if out.is_json() {

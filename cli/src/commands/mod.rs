@@ -15,15 +15,18 @@ mod logs;
 mod machines;
 mod masters;
 mod names;
+mod plan;
+mod policy;
 mod quota;
 mod resize;
 
 use crate::client::Client;
 use crate::config::guard;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, Failure, Success};
 use crate::output::{Format, Output};
 use crate::target::TargetArgs;
 use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::Path;
 
 /// The command line.
@@ -35,7 +38,7 @@ use std::path::Path;
     propagate_version = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 internal, 2 usage, 3 refused, 4 not found, 5 exists already, 6 not permitted, 7 unavailable, 8 the job that was waited for failed."
+    after_help = "Exit codes: 0 done, 1 internal, 2 usage, 3 refused, 4 not found, 5 exists already, 6 not permitted, 7 unavailable, 8 the job that was waited for failed. `plan`: 0 nothing would change, 2 something would, 1 refused or failed."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -58,6 +61,8 @@ enum Command {
     Cell(cell::CellCommand),
     /// Run the jobs of a file (.bcl or JSON, - for standard input)
     Submit(jobs::SubmitArgs),
+    /// Tell what would become of the jobs of a file, and change nothing
+    Plan(plan::PlanArgs),
     /// List jobs, or one job's tasks
     Status(inspect::StatusArgs),
     /// Print a task's output
@@ -77,6 +82,8 @@ enum Command {
     Masters(masters::MastersArgs),
     /// Show what users may ask for and what they use; give quota, say where it is enforced
     Quota(quota::QuotaArgs),
+    /// Show how the scheduler chooses among machines, or change it
+    Policy(policy::PolicyArgs),
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
@@ -114,9 +121,11 @@ impl Command {
         match self {
             Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
             Self::Quota(args) => args.only_shows(),
+            Self::Policy(args) => args.only_shows(),
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
             Self::Submit(_)
+            | Self::Plan(_)
             | Self::Logs(_)
             | Self::Kill(_)
             | Self::Resize(_)
@@ -135,28 +144,36 @@ impl Command {
     }
 }
 
+impl Command {
+    /// The exit code when it is used wrongly: with 2, `plan` says that there are changes.
+    fn code_of_misuse(&self) -> Code {
+        if matches!(self, Self::Plan(_)) { Code::Internal } else { Code::Usage }
+    }
+}
+
 impl Cli {
     /// Carries the command out.
     ///
     /// # Errors
     /// With the exit code and what to tell.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self) -> Result<Success, Failure> {
         let Self { target, output, command } = self;
         let out = Output::new(output);
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
-                Code::Usage,
-                "--at shows the past, which only status, machines, quota and resolve know",
+                command.code_of_misuse(),
+                "--at shows the past, which only status, machines, quota, policy and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
-                Code::Usage,
-                "--consistent is for commands that read the state: status, machines, quota, why and resolve",
+                command.code_of_misuse(),
+                "--consistent is for commands that read the state: status, machines, quota, policy, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
-        match command {
+        let done = match command {
+            Command::Plan(args) => return plan::run(&target, args, out).await,
             #[cfg(feature = "daemons")]
             Command::Demo(args) => crate::demo::run(args).await,
             #[cfg(feature = "daemons")]
@@ -172,6 +189,7 @@ impl Cli {
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
+            Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,
@@ -186,7 +204,14 @@ impl Cli {
             }
             Command::Example(command) => Ok(example::run(command)?),
             Command::Evaluate => Ok(guard::child()?),
-        }
+        };
+        done.map(|()| Success::Done)
+    }
+
+    /// Whether a command line, right or wrong, is one of `plan`.
+    pub fn is_plan(args: impl Iterator<Item = OsString>) -> bool {
+        let matches = Self::command().ignore_errors(true).try_get_matches_from(args);
+        matches.is_ok_and(|matches| matches.subcommand_name() == Some("plan"))
     }
 }
 

@@ -223,7 +223,8 @@ async fn submit(
 }
 
 async fn submit_one(client: &mut Client, spec: &JobSpec) -> Result<String, Failure> {
-    let request = pb::SubmitJobRequest { spec: Some(spec.into()), request_id: request_id() };
+    let request =
+        pb::SubmitJobRequest { spec: Some(spec.into()), request_id: request_id(), planned: None };
     let answer = client
         .call("submit", Kind::Change, request, async |mut c, r| c.submit_job(r).await)
         .await?;

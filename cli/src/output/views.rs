@@ -185,6 +185,17 @@ pub struct Machine {
     pub missing_isolation: Vec<String>,
     pub shard: Option<u64>,
     pub silent_ms: u64,
+    pub kept_for: Vec<String>,
+    pub closed: Option<Closed>,
+}
+
+/// Why a machine takes no tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.ClosedMachine, documented there")]
+pub struct Closed {
+    pub since_ms: u64,
+    pub by: String,
+    pub reason: String,
 }
 
 /// An amount of resources.
@@ -231,6 +242,12 @@ impl From<pb::Machine> for Machine {
             missing_isolation: info.missing_isolation,
             shard: Some(machine.shard).filter(|&shard| shard > 0),
             silent_ms: machine.silent_ms,
+            kept_for: machine.kept_for,
+            closed: machine.closed.map(|closed| Closed {
+                since_ms: closed.since_ms,
+                by: closed.by,
+                reason: closed.reason,
+            }),
         }
     }
 }
@@ -447,6 +464,19 @@ pub struct Grant {
     pub in_force: bool,
 }
 
+/// A band as a word.
+#[must_use]
+pub fn band(band: pb::Band) -> &'static str {
+    match band {
+        pb::Band::Free => "free",
+        pb::Band::Batch => "batch",
+        pb::Band::Mid => "mid",
+        pb::Band::Production => "production",
+        pb::Band::Monitoring => "monitoring",
+        pb::Band::Unspecified => "unknown",
+    }
+}
+
 impl Quota {
     /// One of a list that was read when the cell had the time `now`.
     #[must_use]
@@ -458,20 +488,177 @@ impl Quota {
             oversold: period.oversold,
             in_force: period.from_ms <= now && period.until_ms.is_none_or(|until| now < until),
         };
-        let band = match from.band() {
-            pb::Band::Free => "free",
-            pb::Band::Batch => "batch",
-            pb::Band::Mid => "mid",
-            pb::Band::Production => "production",
-            pb::Band::Monitoring => "monitoring",
-            pb::Band::Unspecified => "unknown",
-        };
         Self {
-            band,
+            band: band(from.band()),
             enforced: enforced.contains(&from.band()),
             user: from.user,
             used: from.used.unwrap_or_default().into(),
             grants: from.periods.into_iter().map(grant).collect(),
+        }
+    }
+}
+
+/// What would become of the jobs of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.PlanResponse, documented there")]
+pub struct Plan {
+    pub jobs: Vec<JobPlan>,
+    pub token: Option<String>,
+    pub looked_at: u32,
+    pub most: u32,
+}
+
+/// What would become of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.JobPlan, documented there")]
+pub struct JobPlan {
+    pub job: String,
+    /// `new`, `none` or `differs`.
+    pub change: &'static str,
+    pub fields: Vec<FieldChange>,
+    pub more_fields: u32,
+    pub refusal: Option<String>,
+    pub band: &'static str,
+    pub needs_quota: bool,
+    pub used: Amount,
+    pub after: Amount,
+    pub granted: Option<Amount>,
+    pub tasks: u32,
+    pub placed: u32,
+    pub places: Vec<Place>,
+    pub more_machines: u32,
+    pub pending: u32,
+    pub why: String,
+    pub rejections: Vec<Rejection>,
+    pub not_looked_at: u32,
+    pub victims: Vec<String>,
+    pub more_victims: u32,
+    pub victims_by_band: BTreeMap<&'static str, u32>,
+    pub restarts: u32,
+}
+
+/// A field of a live job that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.FieldChange, documented there")]
+pub struct FieldChange {
+    pub field: String,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
+/// How many tasks of a job go to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.PlannedPlace, documented there")]
+pub struct Place {
+    pub machine: String,
+    pub tasks: u32,
+}
+
+impl Plan {
+    /// The first job that submit would refuse. One that is live and just so needs no submit.
+    #[must_use]
+    pub fn refused(&self) -> Option<&JobPlan> {
+        self.jobs.iter().find(|job| job.change != "none" && job.refusal.is_some())
+    }
+
+    /// Whether to submit it would change the cell.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        self.jobs.iter().any(|job| job.change != "none")
+    }
+}
+
+impl From<pb::PlanResponse> for Plan {
+    fn from(from: pb::PlanResponse) -> Self {
+        Self {
+            jobs: from.jobs.into_iter().map(JobPlan::from).collect(),
+            token: Some(from.token).filter(|token| !token.is_empty()),
+            looked_at: from.looked_at,
+            most: from.most,
+        }
+    }
+}
+
+impl From<pb::JobPlan> for JobPlan {
+    fn from(from: pb::JobPlan) -> Self {
+        let field = |field: pb::FieldChange| FieldChange {
+            field: field.field,
+            old: field.old,
+            new: field.new,
+        };
+        let place = |place: pb::PlannedPlace| Place { machine: place.machine, tasks: place.tasks };
+        let rejection = |r: pb::Rejection| Rejection { reason: r.reason, machines: r.machines };
+        let victims = from.victims_by_band.iter();
+        Self {
+            change: match from.change() {
+                pb::PlannedChange::New => "new",
+                pb::PlannedChange::None => "none",
+                pb::PlannedChange::Differs => "differs",
+                pb::PlannedChange::Unspecified => "unknown",
+            },
+            band: band(from.band()),
+            victims_by_band: victims.map(|some| (band(some.band()), some.tasks)).collect(),
+            job: from.job,
+            fields: from.fields.into_iter().map(field).collect(),
+            more_fields: from.more_fields,
+            refusal: from.refusal.map(|refusal| refusal.why),
+            needs_quota: from.needs_quota,
+            used: from.used.unwrap_or_default().into(),
+            after: from.after.unwrap_or_default().into(),
+            granted: from.granted.map(Amount::from),
+            tasks: from.tasks,
+            placed: from.placed,
+            places: from.places.into_iter().map(place).collect(),
+            more_machines: from.more_machines,
+            pending: from.pending,
+            why: from.why,
+            rejections: from.rejections.into_iter().map(rejection).collect(),
+            not_looked_at: from.not_looked_at,
+            victims: from.victims,
+            more_victims: from.more_victims,
+            restarts: from.restarts,
+        }
+    }
+}
+
+/// How the scheduler chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.GetPolicyResponse, documented there"
+)]
+pub struct Policy {
+    pub policy: String,
+    pub weights: Vec<PolicyWeight>,
+    pub is_set: bool,
+}
+
+/// What a term of a machine's cost weighs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.PolicyWeight, documented there")]
+pub struct PolicyWeight {
+    pub name: String,
+    pub weight: i32,
+    pub of_policy: i32,
+    pub least: i32,
+    pub most: i32,
+    pub meaning: String,
+}
+
+impl From<pb::GetPolicyResponse> for Policy {
+    fn from(from: pb::GetPolicyResponse) -> Self {
+        let weight = |weight: pb::PolicyWeight| PolicyWeight {
+            name: weight.name,
+            weight: weight.weight,
+            of_policy: weight.of_policy,
+            least: weight.least,
+            most: weight.most,
+            meaning: weight.meaning,
+        };
+        Self {
+            policy: from.policy,
+            weights: from.weights.into_iter().map(weight).collect(),
+            is_set: from.is_set,
         }
     }
 }

@@ -339,7 +339,7 @@ pub(crate) fn job(name: &str, kind: &str, script: &str) -> Value {
 /// The same, ready for a call.
 pub(crate) fn request(job: Value) -> pb::SubmitJobRequest {
     let spec: JobSpec = serde_json::from_value(job).unwrap();
-    pb::SubmitJobRequest { spec: Some((&spec).into()), request_id: request_id() }
+    pb::SubmitJobRequest { spec: Some((&spec).into()), request_id: request_id(), planned: None }
 }
 
 /// Process ids of a job's tasks that have one.

@@ -129,6 +129,7 @@ impl From<&CellState> for pb::CheckpointState {
                 .iter()
                 .map(|band| pb::Band::from(*band).into())
                 .collect(),
+            policy: state.policy.map(parts::policy),
         }
     }
 }
@@ -188,6 +189,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     state.master_lives = message.master_lives;
     state.restored = message.restored.as_ref().map(parts::read_restored);
     quota::read(&mut state, message.quotas, &message.enforced)?;
+    let policy = message.policy.as_ref().map(parts::read_policy).transpose();
+    state.policy = policy.map_err(|e| e.within("policy"))?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;

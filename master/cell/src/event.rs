@@ -72,8 +72,23 @@ pub enum EventKind {
     },
     /// Somebody's quota changed, or where it is enforced.
     QuotaChanged(QuotaChange),
+    /// Whose tasks may be placed on a machine changed.
+    MachineAccess(MachineId, AccessChange),
+    /// How the scheduler chooses changed.
+    PolicyChanged,
     /// A master was invited, joined, was taken out, or is on its way.
     MastersChanged,
+}
+
+/// What changed of whose tasks may be placed on a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessChange {
+    /// It is kept for others than before, or for everybody.
+    Kept,
+    /// It takes no tasks, or does so for another reason.
+    Closed,
+    /// It takes tasks again.
+    Opened,
 }
 
 /// What changed of quota.
@@ -175,6 +190,8 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }
             | EventKind::QuotaChanged(_)
+            | EventKind::MachineAccess(..)
+            | EventKind::PolicyChanged
             | EventKind::Led { .. } => {}
         }
     }
@@ -259,12 +276,38 @@ impl Event {
                 let detail = format!("{silent} of {machines} machines are silent: {what}");
                 (kind, state.cell().to_string(), detail)
             }
+            EventKind::MachineAccess(id, change) => {
+                let (kind, detail) = describe_access(*change, state.machine(*id));
+                (kind, machine_name(names, *id), detail)
+            }
+            EventKind::PolicyChanged => {
+                let policy = state.policy().unwrap_or_default();
+                ("policy.set", state.cell().to_string(), policy.to_string())
+            }
             EventKind::QuotaChanged(change) => describe_quota(change, state),
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))
             }
         };
         (kind.to_owned(), subject, detail)
+    }
+}
+
+fn describe_access(change: AccessChange, machine: Option<&Machine>) -> (&'static str, String) {
+    match change {
+        AccessChange::Kept => {
+            let users = machine.and_then(|machine| machine.kept_for.as_ref());
+            let users =
+                users.map(|users| users.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let users = users.map_or_else(|| "everybody".to_owned(), |users| users.join(", "));
+            ("machine.kept", format!("for {users}"))
+        }
+        AccessChange::Closed => {
+            let closed = machine.and_then(|machine| machine.closed.as_ref());
+            let reason = closed.map(|closed| format!("by {}: {}", closed.by, closed.reason));
+            ("machine.closed", reason.unwrap_or_default())
+        }
+        AccessChange::Opened => ("machine.opened", String::new()),
     }
 }
 

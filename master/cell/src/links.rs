@@ -244,6 +244,8 @@ impl Links {
                 | EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
                 | EventKind::QuotaChanged(_)
+                | EventKind::MachineAccess(..)
+                | EventKind::PolicyChanged
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
                 EventKind::SafeMode { .. } => {

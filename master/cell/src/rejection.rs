@@ -106,6 +106,10 @@ pub enum Rejection {
     HearingOut { until: Millis, now: Millis },
     #[error("machine {machine} is {state}")]
     MachineNotUp { machine: MachineName, state: MachineState },
+    #[error("machine {machine} is closed to new tasks: {reason}")]
+    MachineClosed { machine: MachineName, reason: String },
+    #[error("machine {machine} is kept for other users than {user}")]
+    MachineKept { machine: MachineName, user: UserName },
     #[error("machine {machine} does not meet: {constraint}")]
     Constraint { machine: MachineName, constraint: String },
     #[error("{there} tasks of the job are on {attribute} {value:?} already, most is {most}")]
@@ -234,6 +238,8 @@ impl Rejection {
             | Self::TooEarly { .. }
             | Self::HearingOut { .. }
             | Self::MachineNotUp { .. }
+            | Self::MachineClosed { .. }
+            | Self::MachineKept { .. }
             | Self::Constraint { .. }
             | Self::Crowded { .. }
             | Self::MayNotPreempt { .. }

@@ -6,12 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use borg_cell::codec::VERSION;
-use borg_cell::fixture::{Cell, batch, master, service, user, with_task};
+use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
 use borg_proto::{
-    Band, CellName, FailureCause, JobSpec, MachineId, Millis, ReplicaId, Resources, TaskId,
+    Band, CellName, FailureCause, JobSpec, MachineId, Millis, Priority, ReplicaId, Resources,
+    TaskId,
 };
 use std::path::{Path, PathBuf};
 
@@ -114,6 +116,12 @@ fn since_level_3(cell: &mut Cell) {
 /// What came with level 4 of entries.
 fn since_level_4(cell: &mut Cell, machine: MachineId) {
     cell.apply(master(), Action::RaiseLevel { level: 4 }).unwrap();
+    at_once(cell, machine);
+    policy_and_access(cell);
+    allocs(cell, machine);
+}
+
+fn at_once(cell: &mut Cell, machine: MachineId) {
     let capped = JobSpec { concurrent: Some(1), ..batch("capped", 2, 10, 4 << 20) };
     let capped = cell.submit("bob", capped);
     cell.place(capped, 0, machine).unwrap();
@@ -131,6 +139,60 @@ fn since_level_4(cell: &mut Cell, machine: MachineId) {
         cell.apply(master(), Action::Place { assignments }).unwrap();
     }
     assert_eq!(cell.state.job(gang).unwrap().counts.running, 2);
+}
+
+fn policy_and_access(cell: &mut Cell) {
+    let weights = [(Term::Fit, -7), (Term::Strand, 9)].into();
+    let policy = Action::SetPolicy { policy: Some(Policy::WorstFit), weights };
+    cell.apply(user("admin"), policy).unwrap();
+    let weights = || [(Term::RackCrowd, 0)].into();
+    cell.apply(user("admin"), Action::SetPolicy { policy: None, weights: weights() }).unwrap();
+    cell.apply(user("ann"), Action::SetPolicy { policy: None, weights: weights() }).unwrap_err();
+    let (kept, closed) = (cell.machine("m-3", 4000, 1 << 30), cell.machine("m-4", 4000, 1 << 30));
+    let named = |name: &str| vec![name.parse().unwrap()];
+    let users = ["bob", "cid"].map(|name| name.parse().unwrap()).into();
+    let keep = Action::KeepMachines { machines: named("m-3"), users };
+    cell.apply(user("admin"), keep).unwrap();
+    let close = |name| Action::CloseMachines { machines: named(name), reason: "bad disk".into() };
+    cell.apply(user("admin"), close("m-3")).unwrap();
+    cell.apply(user("admin"), Action::OpenMachines { machines: named("m-3") }).unwrap();
+    cell.apply(user("admin"), close("m-4")).unwrap();
+    cell.apply(user("admin"), close("m-9")).unwrap_err();
+    let job = cell.submit("dan", batch("stays-out", 2, 100, 4 << 20));
+    cell.place(job, 0, kept).unwrap_err();
+    cell.place(job, 0, closed).unwrap_err();
+    let job = cell.submit("cid", batch("may-enter", 1, 100, 4 << 20));
+    cell.place(job, 0, kept).unwrap();
+}
+
+fn allocs(cell: &mut Cell, machine: MachineId) {
+    let room = cell.submit("ann", alloc_set("room", 3, 100, 64 << 20));
+    cell.place(room, 0, machine).unwrap();
+    cell.place(room, 1, machine).unwrap();
+    let server = cell.submit("ann", within(service("server", 4, 60, 8 << 20), "ann/room"));
+    let saver = within(batch("saver", 1, 20, 8 << 20), "ann/room");
+    let saver = cell.submit("ann", JobSpec { priority: server_priority(), ..saver });
+    cell.place(server, 0, machine).unwrap();
+    cell.place(server, 1, machine).unwrap();
+    cell.place(saver, 0, machine).unwrap();
+    cell.place(server, 2, machine).unwrap_err();
+    cell.place(server, 3, machine).unwrap_err();
+    cell.kill("ann", "ann/room", &[]).unwrap_err();
+    let mut resize = |allocs, cpu_milli| {
+        let limit = Resources { cpu_milli, ram_bytes: 64 << 20, ..Resources::default() };
+        let alloc_set = "ann/room".parse().unwrap();
+        cell.apply(user("ann"), Action::ResizeAllocs { alloc_set, allocs, limit: Some(limit) })
+    };
+    resize(Some(2), 100).unwrap_err();
+    resize(None, 10).unwrap_err();
+    resize(Some(4), 120).unwrap();
+    // More than the machine has for two of them: one moves.
+    resize(None, 2_000).unwrap();
+    assert_eq!(cell.state.job(server).unwrap().counts.running, 1);
+}
+
+fn server_priority() -> Priority {
+    Priority::new(110).unwrap()
 }
 
 fn write_log(log: &[Command]) -> Vec<u8> {

@@ -6,8 +6,9 @@ use borg_cell::event::EventKind;
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
-use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Principal};
 use borg_proto::machine::MachineAddress;
+use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
@@ -44,6 +45,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             let answering = (b == 9).then(|| machines[0].clone());
             (user("admin"), Action::GiveUp { machines, answering })
         }
+        1 if a % 4 == 1 => (user(if a == 9 { "ann" } else { "admin" }), choice(a, b, c)),
         1 => (
             user(by_user),
             Action::RemoveMachine { machine: format!("m-{}", a % 8).parse().unwrap() },
@@ -77,11 +79,29 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
     Command { at, by, request, action }
 }
 
+/// Whose tasks may be placed where, and how the scheduler chooses.
+fn choice(a: u8, b: u8, c: u8) -> Action {
+    let machines = || vec![format!("m-{}", b % 8).parse().unwrap()];
+    let users = ["ann", "bob", "admin"][..usize::from(c % 4).min(3)].iter();
+    match a / 4 % 4 {
+        0 => Action::OpenMachines { machines: machines() },
+        1 => Action::CloseMachines { machines: machines(), reason: format!("reason {c}") },
+        2 => Action::SetPolicy {
+            policy: Policy::ALL.get(usize::from(b % 4)).copied(),
+            weights: [(Term::ALL[usize::from(c % 7)], i16::from(b))].into(),
+        },
+        _ => Action::KeepMachines {
+            machines: machines(),
+            users: users.map(|name| name.parse().unwrap()).collect(),
+        },
+    }
+}
+
 fn quota(state: &CellState, a: u8, b: u8, c: u8) -> Action {
     let who: UserName = ["ann", "bob", "admin"][usize::from(c % 3)].parse().unwrap();
     let band = Band::ALL[usize::from(b % 5)];
     match a % 8 {
-        0 => Action::RaiseLevel { level: 3 },
+        0 => Action::RaiseLevel { level: LEVEL },
         1 => Action::RemoveQuota { user: who, band },
         2 | 3 => Action::EnforceQuota { bands: vec![band], on: !c.is_multiple_of(4) },
         _ => {

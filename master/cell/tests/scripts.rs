@@ -163,6 +163,27 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
             let bands = vec![band.parse().unwrap()];
             cell.apply(user(by), Action::EnforceQuota { bands, on: true })?;
         }
+        ["keep", by, name, ref users @ ..] => {
+            let machines = vec![name.parse().unwrap()];
+            let users = users.iter().map(|user| user.parse().unwrap()).collect();
+            cell.apply(user(by), Action::KeepMachines { machines, users })?;
+        }
+        ["close", by, name, ref reason @ ..] => {
+            let (machines, reason) = (vec![name.parse().unwrap()], reason.join(" "));
+            cell.apply(user(by), Action::CloseMachines { machines, reason })?;
+        }
+        ["open", by, name] => {
+            let machines = vec![name.parse().unwrap()];
+            cell.apply(user(by), Action::OpenMachines { machines })?;
+        }
+        ["policy", by, named, ref weights @ ..] => {
+            let weight = |text: &&str| {
+                let (term, weight) = text.split_once('=').unwrap();
+                (term.parse().unwrap(), weight.parse().unwrap())
+            };
+            let (policy, weights) = (named.parse().ok(), weights.iter().map(weight).collect());
+            cell.apply(user(by), Action::SetPolicy { policy, weights })?;
+        }
         ["used", who, band] => {
             let used = cell.state.used_quota(&who.parse().unwrap(), band.parse().unwrap()).amount();
             return Ok(format!("{} m, {} MiB\n", used.cpu_milli, used.ram_bytes >> 20));

@@ -4,6 +4,7 @@
 //! Nothing is guessed: a change is told only after the specification with it was really fitted,
 //! by the code that decides.
 
+use crate::access::Group;
 use crate::class::Class;
 use crate::machines::Machines;
 use crate::need::Need;
@@ -90,7 +91,14 @@ pub(crate) fn advise(
     nearest.sort();
     nearest.dedup_by(|a, b| a.2 == b.2);
     let tried = nearest.into_iter().take(TRIED).filter_map(|(_, _, changes)| {
-        let machine = place_with(&changes, machines, weights, class.need.job, spec, avoid)?;
+        let machine = place_with(
+            &changes,
+            machines,
+            weights,
+            (class.need.job, class.need.group),
+            spec,
+            avoid,
+        )?;
         Some(Advice { changes, machine })
     });
     tried.take(TOLD).collect()
@@ -99,6 +107,9 @@ pub(crate) fn advise(
 /// What keeps a task from a row, as changes; `None` when no change of the specification helps.
 fn missing(class: &Class, machines: &Machines, row: usize) -> Option<Vec<Change>> {
     let freed = Freed::all(machines, &class.need, row);
+    if !machines.access.admits(class.need.group, row) {
+        return None;
+    }
     let mut changes = Vec::new();
     for (column, ask) in &class.need.asks {
         let left = freed.left(machines, *column);
@@ -160,7 +171,7 @@ fn place_with(
     changes: &[Change],
     machines: &mut Machines,
     weights: &Weights,
-    job: JobId,
+    (job, group): (JobId, Group),
     spec: &JobSpec,
     avoid: &[usize],
 ) -> Option<MachineId> {
@@ -168,7 +179,7 @@ fn place_with(
     changes.iter().for_each(|change| change.apply(&mut task));
     let changed = JobSpec { task: Arc::new(task), ..spec.clone() };
     changed.check().ok()?;
-    let need = Arc::new(Need::new(job, &changed, None, machines));
+    let need = Arc::new(Need::new(job, group, &changed, None, machines));
     let mut class = Class::new(need, machines, weights);
     let found = class.best(machines, weights, true, avoid).map(|(_, row)| row);
     let row = found.or_else(|| class.best_preempting(machines, weights, true, avoid))?;

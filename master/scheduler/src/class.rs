@@ -14,7 +14,7 @@ use crate::machines::{Grown, Machines};
 use crate::need::Need;
 use crate::reasons::{Misses, misses};
 use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
-use crate::score::Weights;
+use crate::score::{Score, There, Weights};
 use crate::standing::Terms;
 use crate::victims::{Chooser, Freed, Loss};
 use std::sync::Arc;
@@ -41,7 +41,8 @@ pub(crate) struct Class {
     preempting: Vec<(u64, Option<WithVictims>)>,
     /// Version of the facts that `allowed` and `penalty` are of, per block.
     facts: Vec<u64>,
-    /// Rows that meet the hard constraints, a word per block; empty when there are none.
+    /// Rows that meet the hard constraints and take tasks of the user, a word per block; empty when there
+    /// are no constraints and no machine is kept for anybody.
     allowed: Vec<u64>,
     /// Rows where a spread limit is reached, a word per block; empty when there are no limits.
     full: Vec<u64>,
@@ -133,8 +134,7 @@ impl Class {
         if let Some(penalty) = self.penalty.get_mut(row) {
             let filters = &machines.filters;
             let missed = self.need.soft.iter().filter(|f| !filters.holds(**f, row)).count();
-            let (on_machine, in_rack) = self.crowds.steps(machines, row);
-            *penalty = weights.penalty(on_machine, in_rack, missed);
+            *penalty = weights.penalty(self.crowds.there(machines, row), missed);
         }
     }
 
@@ -185,6 +185,7 @@ impl Class {
     fn wanted(&self, except: u64) -> Wanted<'_> {
         Wanted {
             asks: &self.need.asks,
+            kind: self.need.kind(),
             allowed: &self.allowed,
             full: &self.full,
             except,
@@ -305,7 +306,8 @@ impl Class {
             let penalty = self.penalty.get(row).copied().unwrap_or(0);
             let back = |column: usize| chooser.freed().amount(column);
             let (fit, strand) = machines.rooms.cost(row, &self.need.asks, back);
-            let found = (loss, fit + strand + penalty, machines.rooms.rank(row), row);
+            let mix = machines.rooms.mix(row, self.need.kind());
+            let found = (loss, fit + strand + mix + penalty, machines.rooms.rank(row), row);
             best = Some(best.map_or(found, |best| best.min(found)));
         }
         best
@@ -331,19 +333,22 @@ impl Class {
         let (fit, strand) = machines.rooms.cost(row, &self.need.asks, its);
         let filters = &machines.filters;
         let missed = self.need.soft.iter().filter(|f| !filters.holds(**f, row)).count();
-        let (on_machine, in_rack) = self.crowds.steps(machines, row);
+        let there = self.crowds.there(machines, row);
+        let only = |there: There| weights.penalty(there, 0);
         Terms {
             fit,
             strand,
-            machine_crowd: weights.penalty(on_machine, 0, 0),
-            rack_crowd: weights.penalty(0, in_rack, 0),
-            soft: weights.penalty(0, 0, missed),
+            machine_crowd: only(There { rack: 0, power: 0, ..there }),
+            rack_crowd: only(There { machine: 0, power: 0, ..there }),
+            power_crowd: only(There { machine: 0, rack: 0, ..there }),
+            mix: machines.rooms.mix(row, self.need.kind()),
+            soft: weights.penalty(There::default(), missed),
         }
     }
 
     /// Whether there is a machine that could take such a task were it empty, besides those to
     /// avoid. One that is silent counts: it answers again or is given up soon, and is worth the
-    /// wait.
+    /// wait; one that is closed does not, which may be for ever.
     pub(crate) fn has_others(
         &mut self,
         machines: &Machines,
@@ -357,6 +362,7 @@ impl Class {
         let fits = |row: usize| {
             let room = |column: usize| machines.rooms.capacity(column, row);
             machines.is_in_service(row)
+                && !machines.is_closed(row)
                 && allowed(row)
                 && self.need.asks.iter().all(|(column, ask)| *ask <= room(*column))
         };
@@ -401,7 +407,7 @@ impl Class {
         }
         self.plain.resize(blocks, UNSEEN);
         self.facts.resize(blocks, 0);
-        if !self.need.hard.is_empty() {
+        if !self.need.hard.is_empty() || machines.access.is_limited() {
             self.allowed.resize(blocks, 0);
         }
         if !self.need.spreads.is_empty() {
@@ -435,7 +441,8 @@ impl Class {
         self.facts[b] = facts;
         if let Some(word) = self.allowed.get_mut(b) {
             let words = self.need.hard.iter().map(|f| machines.filters.word(*f, b));
-            *word = words.fold(u64::MAX, |all, word| all & word);
+            let admitted = machines.access.word(self.need.group, b);
+            *word = words.fold(admitted, |all, word| all & word);
         }
         // Whoever counted a crowd settled the rows that the machines had then.
         let crowded = facts > self.born && self.need.tasks > 1;

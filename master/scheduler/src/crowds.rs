@@ -6,7 +6,7 @@
 use crate::domain::NOWHERE;
 use crate::machines::Machines;
 use crate::need::Need;
-use crate::score::crowd_steps;
+use crate::score::{There, crowd_steps};
 use std::collections::BTreeMap;
 
 /// Tasks of the job by value of one attribute.
@@ -45,8 +45,8 @@ pub(crate) struct Crowds {
     on: BTreeMap<usize, u32>,
     /// Most per machine, by each limit that the job sets.
     max_on: Vec<(String, u32)>,
-    /// By rack, for the score.
-    rack: Crowd,
+    /// By rack and by power domain, for the score.
+    scored: [Crowd; 2],
     limited: Vec<Crowd>,
 }
 
@@ -66,8 +66,8 @@ impl Crowds {
                 None => max_on.push((limit.attribute.clone(), limit.max)),
             }
         }
-        let rack = crowd(need.rack, "", None);
-        Self { tasks: need.tasks, on: BTreeMap::new(), max_on, rack, limited }
+        let scored = need.scored.map(|domain| crowd(domain, "", None));
+        Self { tasks: need.tasks, on: BTreeMap::new(), max_on, scored, limited }
     }
 
     /// Notes that a task came to a row or left it. Gives the values whose rows look different now,
@@ -80,7 +80,10 @@ impl Crowds {
         }
         let mut changed = Vec::new();
         let tasks = self.tasks;
-        for (crowd, scored) in std::iter::once((&mut self.rack, true))
+        for (crowd, scored) in self
+            .scored
+            .iter_mut()
+            .map(|c| (c, true))
             .chain(self.limited.iter_mut().map(|c| (c, false)))
         {
             let value = machines.domain(crowd.domain).of(row);
@@ -124,14 +127,17 @@ impl Crowds {
         here.map(|(attribute, max)| (attribute.as_str(), *max)).chain(around)
     }
 
-    /// How crowded a row's machine and rack are, in [`crate::score::CROWD_STEPS`] of the job.
-    pub(crate) fn steps(&self, machines: &Machines, row: usize) -> (u32, u32) {
+    /// How crowded a row's machine, rack and power domain are.
+    pub(crate) fn there(&self, machines: &Machines, row: usize) -> There {
         if self.tasks <= 1 {
-            return (0, 0);
+            return There::default();
         }
-        let value = machines.domain(self.rack.domain).of(row);
-        let in_rack = if value == NOWHERE { 0 } else { self.rack.count(value) };
-        (crowd_steps(self.on(row), self.tasks), crowd_steps(in_rack, self.tasks))
+        let steps = |count| crowd_steps(count, self.tasks);
+        let [rack, power] = self.scored.each_ref().map(|crowd| {
+            let value = machines.domain(crowd.domain).of(row);
+            steps(if value == NOWHERE { 0 } else { crowd.count(value) })
+        });
+        There { machine: steps(self.on(row)), rack, power }
     }
 
     fn on(&self, row: usize) -> u32 {

@@ -118,6 +118,12 @@ impl Tally {
         if misses.has(Misses::NOT_UP) {
             *self.plain.entry(Reason::NotUp).or_default() += 1;
         }
+        if misses.has(Misses::CLOSED) {
+            *self.plain.entry(Reason::Closed).or_default() += 1;
+        }
+        if misses.has(Misses::KEPT) {
+            *self.plain.entry(Reason::Kept).or_default() += 1;
+        }
         if misses.has(Misses::CRASHED) {
             *self.plain.entry(Reason::Crashed).or_default() += 1;
         }

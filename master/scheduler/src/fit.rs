@@ -1,7 +1,9 @@
 //! How many more tasks of a job would fit now, and what stops the next one.
 //!
-//! Placed one by one in a copy with the production scan, nobody pushed out, as a new job.
+//! Placed one by one in a copy with the production scan, nobody pushed out, as a new job of a user
+//! for whom no machine is kept.
 
+use crate::access::Group;
 use crate::class::Class;
 use crate::explain::{Counted, count, sentence};
 use crate::machines::{Machines, Resident};
@@ -30,7 +32,7 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     // A job number that no job of the cell has.
     let job = JobId(u64::MAX);
     let spec = JobSpec { alloc_set: None, ..spec.clone() };
-    let need = Arc::new(Need::new(job, &spec, None, &mut machines));
+    let need = Arc::new(Need::new(job, Group::default(), &spec, None, &mut machines));
     let mut class = Class::new(need.clone(), &machines, weights);
     let first = count(&mut class, &machines, weights, false, &[]);
     let mut tasks = 0;

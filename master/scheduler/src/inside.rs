@@ -8,6 +8,7 @@
 //! alloc.
 
 use crate::explain::{self, Explanation};
+use crate::machines::Machines;
 use crate::need::ClassKey;
 use crate::queue::NEVER;
 use crate::rooms::BLOCK;
@@ -53,7 +54,7 @@ impl Scheduler {
             if let Ok(machine) = self.home_of(task)
                 && let Some(row) = self.machines.row(machine)
             {
-                if self.has_ports(task, row) {
+                if self.takes(task, row) {
                     return Some(self.assume(task, row, machine, Vec::new()));
                 }
                 let stuck = self.stuck.entry(machine).or_default();
@@ -67,14 +68,12 @@ impl Scheduler {
         None
     }
 
-    /// Whether a row has what a task in an alloc asks of the machine itself.
-    fn has_ports(&self, task: TaskId, row: usize) -> bool {
-        let rooms = &self.machines.rooms;
-        let asks = self.needs.get(&task.job).map(|need| need.asks.iter());
-        rooms.is_open(row)
-            && asks.is_some_and(|mut asks| {
-                asks.all(|(column, ask)| *ask <= rooms.left_with(*column, row, 0))
-            })
+    /// Whether a row's machine takes a task that is in an alloc there, which asks it for ports alone.
+    fn takes(&self, task: TaskId, row: usize) -> bool {
+        let Machines { rooms, access, .. } = &self.machines;
+        let Some(need) = self.needs.get(&task.job) else { return false };
+        let has = |(column, ask): &(usize, i32)| *ask <= rooms.left_with(*column, row, 0);
+        rooms.is_open(row) && access.admits(need.group, row) && need.asks.iter().all(has)
     }
 
     /// Tasks that only their machine kept from starting try again when it has changed.
@@ -137,7 +136,7 @@ impl Scheduler {
         };
         told.ahead = self.queue.ahead(job.priority());
         if let Ok(machine) = self.home_of(task) {
-            let fits = self.machines.row(machine).is_some_and(|row| self.has_ports(task, row));
+            let fits = self.machines.row(machine).is_some_and(|row| self.takes(task, row));
             (told.machines, told.feasible) = (1, u32::from(fits));
         }
         told.not_before = (not_before > now).then_some(not_before);
@@ -165,19 +164,28 @@ impl Scheduler {
             }
             Err(Homeless::Refused(refused)) => refused.to_string(),
             Err(Homeless::Undecided) => "its alloc is about to change".to_owned(),
-            Ok(machine) => {
-                let there = self.machines.row(machine);
-                let name = self.machine_name(machine);
-                if there.is_some_and(|row| self.has_ports(task, row)) {
-                    format!("waits for its turn; its alloc on {name} has room")
-                } else if there.is_some_and(|row| self.machines.rooms.is_open(row)) {
-                    format!(
-                        "machine {name}, where its alloc is, has too few ports or too many tasks"
-                    )
-                } else {
-                    format!("machine {name}, where its alloc is, does not answer")
-                }
+            Ok(machine) => self.why_not_there(task, machine),
+        }
+    }
+
+    /// Why a task does not start on the machine of its alloc, which has room for it.
+    fn why_not_there(&self, task: TaskId, machine: MachineId) -> String {
+        let name = self.machine_name(machine);
+        let owner = self.state.job(task.job).map(|job| job.owner());
+        let found = self.state.machine(machine);
+        if let (Some(found), Some(owner)) = (found, owner)
+            && let Err(refused) = found.admits(owner)
+        {
+            return format!("its alloc is there, but {refused}");
+        }
+        match self.machines.row(machine) {
+            Some(row) if self.takes(task, row) => {
+                format!("waits for its turn; its alloc on {name} has room")
             }
+            Some(row) if self.machines.rooms.is_open(row) => {
+                format!("machine {name}, where its alloc is, has too few ports or too many tasks")
+            }
+            _ => format!("machine {name}, where its alloc is, does not answer"),
         }
     }
 }

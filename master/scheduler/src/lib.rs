@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod access;
 mod advice;
 mod aside;
 mod class;
@@ -29,6 +30,7 @@ mod inside;
 mod lot;
 mod machines;
 mod need;
+mod plan;
 mod queue;
 mod reasons;
 mod relaxed;
@@ -44,9 +46,10 @@ pub use advice::{Advice, Change};
 pub use aside::SetAside;
 #[cfg(any(test, feature = "trap"))]
 pub use aside::Trap;
+pub use borg_proto::policy::{MAX_WEIGHT, Weights};
 pub use explain::{Ahead, Explanation};
 pub use fit::Fit;
+pub use plan::{JobPlan, MOST_PLANNED, Novelty, Plan, QuotaPlan, Victim};
 pub use reasons::{Reason, Rejected};
 pub use scheduler::{Config, Scheduler};
-pub use score::{MAX_WEIGHT, Weights};
 pub use standing::Standing;

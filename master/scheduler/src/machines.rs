@@ -11,6 +11,7 @@
 //! included, leaving ones not; every change of a machine stamps its block with a version never used
 //! before.
 
+use crate::access::Access;
 use crate::domain::Domain;
 use crate::filters::Filters;
 use crate::homes::Homes;
@@ -21,11 +22,13 @@ use crate::rooms::{
 };
 use crate::score::Weights;
 use borg_cell::devices::Devices;
-use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE};
+use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState};
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{DeviceShare, Placement};
-use borg_proto::{IncarnationId, JobId, MachineId, MachineInfo, MachineName, Priority, TaskId};
+use borg_proto::{
+    IncarnationId, JobId, MachineId, MachineInfo, MachineName, Priority, TaskId, UserName,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,6 +90,8 @@ struct Row {
     name: Option<MachineName>,
     info: Option<Arc<MachineInfo>>,
     up: bool,
+    /// Whether an operator closed it.
+    closed: bool,
     /// In the order in which they are pushed out.
     residents: Vec<Resident>,
     /// What residents have of single devices.
@@ -106,6 +111,8 @@ pub(crate) struct Machines {
     devices: BTreeMap<Arc<str>, usize>,
     domains: Vec<(String, Domain)>,
     pub(crate) filters: Filters,
+    /// Whose tasks which rows take.
+    pub(crate) access: Access,
     homes: Homes,
     versions: Vec<Versions>,
     version: u64,
@@ -118,7 +125,8 @@ pub(crate) struct Machines {
 
 impl Machines {
     /// None. Ties go in an order that follows from `seed`; 0 is the order of machine numbers.
-    pub(crate) fn new(weights: Weights, seed: u64) -> Self {
+    /// Machines may be kept for those who are `named`.
+    pub(crate) fn new(weights: Weights, seed: u64, named: BTreeSet<UserName>) -> Self {
         Self {
             rooms: Rooms::new(weights),
             rows: Vec::new(),
@@ -128,6 +136,7 @@ impl Machines {
             devices: BTreeMap::new(),
             domains: Vec::new(),
             filters: Filters::default(),
+            access: Access::new(named),
             homes: Homes::default(),
             versions: Vec::new(),
             version: 0,
@@ -217,9 +226,18 @@ impl Machines {
     }
 
     fn settle_open(&mut self, row: usize) {
+        self.rooms.set_open(row, self.answers(row) && !self.rows[row].closed);
+    }
+
+    /// Whether the machine of a row is up and answers just now.
+    pub(crate) fn answers(&self, row: usize) -> bool {
         let Row { id, up, .. } = &self.rows[row];
-        let open = *up && id.is_some_and(|id| !self.silent.contains(&id));
-        self.rooms.set_open(row, open);
+        *up && id.is_some_and(|id| !self.silent.contains(&id))
+    }
+
+    /// Whether the machine of a row was closed by an operator.
+    pub(crate) fn is_closed(&self, row: usize) -> bool {
+        self.rows[row].closed
     }
 
     pub(crate) fn versions(&self, b: usize) -> Versions {
@@ -336,6 +354,7 @@ impl Machines {
             devices: self.devices.clone(),
             domains: self.domains.clone(),
             filters: self.filters.clone(),
+            access: self.access.clone(),
             versions: self.versions.clone(),
             version: self.version,
             standing: BTreeMap::new(),
@@ -346,15 +365,11 @@ impl Machines {
 
     /// Takes over what the cell says of a machine; `None` when it is no more. Answers whether its
     /// residents have to be counted again: it has another row or other attributes.
-    pub(crate) fn set(
-        &mut self,
-        id: MachineId,
-        now: Option<(&MachineName, bool, Option<&Arc<MachineInfo>>)>,
-    ) -> bool {
-        let (name, up, info) = match now {
-            Some((name, up, info)) => (Some(name.clone()), up, info.cloned()),
-            None => (None, false, None),
-        };
+    pub(crate) fn set(&mut self, id: MachineId, now: Option<&Machine>) -> bool {
+        let name = now.map(|machine| machine.name.clone());
+        let up = now.is_some_and(|machine| machine.state == MachineState::Up);
+        let closed = now.is_some_and(|machine| machine.closed.is_some());
+        let info = now.and_then(|machine| machine.info.clone());
         let capacity = self.capacity_of(info.as_deref());
         let shape = self.rooms.number(&shape(&capacity));
         let before = self.row(id);
@@ -375,12 +390,14 @@ impl Machines {
         self.row_of.insert(id, row);
         self.rows[row].id = Some(id);
         self.rows[row].up = up && info.is_some();
+        self.rows[row].closed = closed;
         self.rows[row].name = name;
         self.rows[row].info = info;
         for (attribute, domain) in &mut self.domains {
             domain.set(row, self.rows[row].info.as_deref(), attribute);
         }
         self.filters.set(row, self.rows[row].info.as_deref());
+        self.access.set(row, now.and_then(|machine| machine.kept_for.as_deref()));
         self.rooms.furnish(row, &capacity, rank(self.seed, id));
         self.settle_devices(row);
         self.settle_open(row);
@@ -429,6 +446,7 @@ impl Machines {
             domain.grow(self.rows.len());
         }
         self.filters.grow(b + 1);
+        self.access.grow(b + 1);
         self.vacant.entry(shape).or_default().extend(rows(b).skip(1));
         rows(b).start
     }
@@ -439,8 +457,8 @@ impl Machines {
         let residents = std::mem::take(&mut self.rows[from].residents);
         self.rows[to].devices = std::mem::take(&mut self.rows[from].devices);
         for resident in &residents {
-            self.rooms.take(from, &resident.need.asks, false);
-            self.rooms.take(to, &resident.need.asks, true);
+            self.rooms.take(from, &resident.need.asks, resident.need.kind(), false);
+            self.rooms.take(to, &resident.need.asks, resident.need.kind(), true);
             self.homes.put(resident.task, to);
         }
         self.rows[to].residents = residents;
@@ -487,7 +505,7 @@ impl Machines {
             self.rows[row].devices.take(&resident.devices, true);
             self.settle_devices(row);
         }
-        self.rooms.take(row, &resident.need.asks, true);
+        self.rooms.take(row, &resident.need.asks, resident.need.kind(), true);
         let before = self.homes.put(resident.task, row);
         debug_assert!(before.is_none(), "a task stands on one machine");
         count(&mut self.standing, resident.need.priority, true);
@@ -517,7 +535,7 @@ impl Machines {
         let residents = &mut self.rows[row].residents;
         let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
         let resident = residents.remove(at);
-        self.rooms.take(row, &resident.need.asks, false);
+        self.rooms.take(row, &resident.need.asks, resident.need.kind(), false);
         if resident.need.has_devices() {
             self.rows[row].devices.take(&resident.devices, false);
             self.settle_devices(row);

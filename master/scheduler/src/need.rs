@@ -2,8 +2,11 @@
 //!
 //! All tasks of a job are equal, so this exists once per job and everything else points to it.
 
+use crate::access::Group;
 use crate::machines::Machines;
-use crate::rooms::{CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PORTS, RAM, TARGET, TASKS, asked};
+use crate::rooms::{
+    CPU, DISK, FIXED_COLUMNS, IDLE, Kind, LARGEST, PORTS, RAM, TARGET, TASKS, asked,
+};
 use borg_cell::state::target_bytes;
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
@@ -24,8 +27,11 @@ pub(crate) struct Need {
     pub(crate) hard: Vec<usize>,
     /// Numbers of its soft constraints.
     pub(crate) soft: Vec<usize>,
-    /// The attribute that names where machines fail together, as far as the score looks.
-    pub(crate) rack: usize,
+    /// Whose tasks they are, as far as machines are kept for some.
+    pub(crate) group: Group,
+    /// The attributes that name where machines fail together, as far as the score looks: rack and power
+    /// domain.
+    pub(crate) scored: [usize; 2],
     /// Where the job limits its crowding; empty for a job of one task, which cannot crowd.
     pub(crate) spreads: Vec<SpreadLimit>,
     /// The alloc set in whose allocs the tasks run: then only ports are asked of the machine, and
@@ -52,8 +58,8 @@ pub(crate) struct SpreadLimit {
 
 /// The attribute that stands for the machine itself in a spread limit.
 const MACHINE: &str = "machine";
-/// The attribute that the score spreads a job over, beside machines.
-const RACK: &str = "rack";
+/// The attributes that the score spreads a job over, beside machines.
+const SCORED: [&str; 2] = ["rack", "power"];
 
 /// Tasks with equal keys get equal answers from every machine.
 ///
@@ -73,13 +79,15 @@ pub(crate) struct SingleShape {
     priority: Priority,
     asks: Vec<(usize, i32)>,
     constraints: Vec<Constraint>,
+    group: Group,
 }
 
 impl Need {
-    /// Reads a specification. Devices and attributes that were not asked for so far get their
-    /// place in `machines`. `alloc_set` is the one that the job is in.
+    /// Reads a specification of a user of `group`. Devices and attributes that were not asked for so
+    /// far get their place in `machines`. `alloc_set` is the one that the job is in.
     pub(crate) fn new(
         job: JobId,
+        group: Group,
         spec: &JobSpec,
         alloc_set: Option<JobId>,
         machines: &mut Machines,
@@ -123,10 +131,11 @@ impl Need {
             ClassKey::Job(job)
         } else {
             let constraints = spec.task.constraints.clone();
-            let shape = SingleShape { priority: spec.priority, asks: asks.clone(), constraints };
+            let (priority, asks) = (spec.priority, asks.clone());
+            let shape = SingleShape { priority, asks, constraints, group };
             ClassKey::Shape(Arc::new(shape))
         };
-        let rack = machines.domain_of(RACK);
+        let scored = SCORED.map(|attribute| machines.domain_of(attribute));
         let mut filters = |soft: bool| -> Vec<usize> {
             let wanted = spec.task.constraints.iter().filter(|c| c.soft == soft);
             wanted.map(|constraint| machines.filter(constraint)).collect()
@@ -143,7 +152,8 @@ impl Need {
             task,
             hard,
             soft,
-            rack,
+            group,
+            scored,
             spreads,
             alloc_set,
             is_alloc,
@@ -151,6 +161,11 @@ impl Need {
             gang,
             cap,
         }
+    }
+
+    /// Which of the two kinds of work it is that machines mix.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.priority.is_prod() { Kind::Prod } else { Kind::Rest }
     }
 
     /// Whether it asks for any device.

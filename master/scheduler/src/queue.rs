@@ -224,6 +224,16 @@ impl Queue {
         self.levels.entry(Reverse(priority)).or_default().last = last;
     }
 
+    /// Whether a job has ready tasks and is not parked.
+    pub(crate) fn has_turns(&self, job: JobId) -> bool {
+        self.ready.get(&job).is_some_and(|ready| !ready.parked)
+    }
+
+    /// Whether a job has ready tasks, parked or not.
+    pub(crate) fn has_ready(&self, job: JobId) -> bool {
+        self.ready.contains_key(&job)
+    }
+
     /// The first ready task of a job.
     pub(crate) fn first(&self, job: JobId) -> Option<TaskId> {
         let index = *self.ready.get(&job)?.tasks.first()?;

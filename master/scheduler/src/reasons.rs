@@ -4,7 +4,7 @@
 //! columns, filters and crowds; `explain` counts what it finds.
 //!
 //! Invariant: the rules are those of the state machine: limits of what stands on the machine
-//! against its capacity, hard constraints, spread limits, ports and devices by count, and how much
+//! against its capacity, whose tasks it takes, hard constraints, spread limits, ports and devices by count, and how much
 //! a machine can be told.
 
 use crate::machines::Machines;
@@ -20,6 +20,10 @@ use std::fmt;
 pub enum Reason {
     /// It does not answer, or never did.
     NotUp,
+    /// It is closed to new tasks.
+    Closed,
+    /// It is kept for other users.
+    Kept,
     /// It does not meet a hard constraint.
     Constraint(Constraint),
     /// There are as many tasks of the job in that place as the job allows.
@@ -78,6 +82,8 @@ impl Misses {
     pub(crate) const SPREAD: u32 = 1 << 10;
     pub(crate) const ROOM: u32 = 1 << 11;
     pub(crate) const CRASHED: u32 = 1 << 12;
+    pub(crate) const CLOSED: u32 = 1 << 13;
+    pub(crate) const KEPT: u32 = 1 << 14;
 
     pub(crate) fn none(self) -> bool {
         self.0 == 0
@@ -107,7 +113,9 @@ pub(crate) fn misses(
     let short = !freed.fits(machines, need);
     let unmet = need.hard.iter().any(|filter| !machines.filters.holds(*filter, row));
     Misses(
-        bit(!machines.rooms.is_open(row), Misses::NOT_UP)
+        bit(!machines.answers(row), Misses::NOT_UP)
+            | bit(machines.is_closed(row), Misses::CLOSED)
+            | bit(!machines.access.admits(need.group, row), Misses::KEPT)
             | bit(short, Misses::ROOM)
             | bit(unmet, Misses::CONSTRAINT)
             | bit(crowded, Misses::SPREAD)
@@ -146,6 +154,8 @@ impl Reason {
             |singular: &'static str, plural: &'static str| if one { singular } else { plural };
         match self {
             Self::NotUp => write!(f, "{} not up", verb("is", "are")),
+            Self::Closed => write!(f, "{} closed", verb("is", "are")),
+            Self::Kept => write!(f, "{} kept for other users", verb("is", "are")),
             Self::Constraint(constraint) => {
                 write!(f, "{} not meet {constraint}", verb("does", "do"))
             }

@@ -161,11 +161,31 @@ pub(crate) fn shape(capacity: &[i32]) -> Shape {
     shape
 }
 
+/// The two kinds of work that machines mix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Of the bands production and monitoring.
+    Prod,
+    /// Of the other bands.
+    Rest,
+}
+
+impl Kind {
+    const fn number(self) -> usize {
+        match self {
+            Self::Prod => 0,
+            Self::Rest => 1,
+        }
+    }
+}
+
 /// What one class of tasks wants of a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     /// (column, grains), each more than 0.
     pub(crate) asks: &'a [(usize, i32)],
+    /// Which kind of work it is.
+    pub(crate) kind: Kind,
     /// Rows that will do, a word per block; empty means all.
     pub(crate) allowed: &'a [u64],
     /// Rows that will not do, a word per block; empty means none.
@@ -190,8 +210,13 @@ pub(crate) struct Bite {
 pub(crate) struct Rooms {
     weights: Weights,
     columns: Vec<Column>,
-    /// Weighted free share of each row, summed over scored columns.
-    fit: Vec<i32>,
+    /// Weighted free share of each row, summed over scored columns, and what mixing is worth: for tasks
+    /// of prod and for others.
+    fit: [Vec<i32>; 2],
+    /// Weighted share of each row's cpu that the other kind has, for tasks of prod and for others.
+    mix: [Vec<i32>; 2],
+    /// Millicores of each row that prod has, and others.
+    cpu_of: [Vec<i64>; 2],
     /// Weighted difference of the free shares of cpu and memory.
     skew: Vec<i32>,
     /// Rows that may get tasks, a word per block.
@@ -209,7 +234,9 @@ impl Rooms {
         Self {
             weights,
             columns: vec![Column::default(); FIXED_COLUMNS],
-            fit: Vec::new(),
+            fit: Default::default(),
+            mix: Default::default(),
+            cpu_of: Default::default(),
             skew: Vec::new(),
             open: Vec::new(),
             rank: Vec::new(),
@@ -261,7 +288,7 @@ impl Rooms {
 
     /// The columns of one more kind of device; gives the first.
     pub(crate) fn add_device(&mut self) -> usize {
-        let rows = self.fit.len();
+        let rows = self.skew.len();
         let column = Column {
             capacity: vec![0; rows],
             used: vec![0; rows],
@@ -291,7 +318,7 @@ impl Rooms {
 
     /// One more block, for machines of that shape.
     pub(crate) fn add_block(&mut self, shape: usize) -> usize {
-        let rows = self.fit.len() + BLOCK;
+        let rows = self.skew.len() + BLOCK;
         for column in &mut self.columns {
             column.capacity.resize(rows, 0);
             column.used.resize(rows, 0);
@@ -300,7 +327,8 @@ impl Rooms {
             column.least.push(0);
             column.ceiling.push(0);
         }
-        self.fit.resize(rows, 0);
+        self.fit.iter_mut().chain(&mut self.mix).for_each(|all| all.resize(rows, 0));
+        self.cpu_of.iter_mut().for_each(|all| all.resize(rows, 0));
         self.skew.resize(rows, 0);
         self.rank.resize(rows, u64::MAX);
         self.open.push(0);
@@ -321,7 +349,9 @@ impl Rooms {
     }
 
     /// Takes room, or gives it back.
-    pub(crate) fn take(&mut self, row: usize, asks: &[(usize, i32)], takes: bool) {
+    pub(crate) fn take(&mut self, row: usize, asks: &[(usize, i32)], kind: Kind, takes: bool) {
+        let cpu = asks.iter().find(|(column, _)| *column == CPU).map_or(0, |(_, ask)| *ask);
+        self.cpu_of[kind.number()][row] += i64::from(if takes { cpu } else { -cpu });
         for (column, ask) in asks.iter().filter(|(column, _)| !is_derived(*column)) {
             let column = &mut self.columns[*column];
             let ask = i64::from(*ask);
@@ -343,8 +373,21 @@ impl Rooms {
         for column in self.columns[FIXED_COLUMNS..].iter().step_by(PER_DEVICE) {
             free = free.saturating_add(share_left(column));
         }
-        self.fit[row] = free.min(MOST_FREE) * i32::from(self.weights.fit);
+        let fit = free.min(MOST_FREE) * i32::from(self.weights.fit);
+        for kind in [Kind::Prod, Kind::Rest] {
+            let others = self.cpu_of[1 - kind.number()][row];
+            let others = i32::try_from(others).unwrap_or(i32::MAX);
+            let mix = -share(others, self.columns[CPU].capacity[row]) * i32::from(self.weights.mix);
+            self.mix[kind.number()][row] = mix;
+            self.fit[kind.number()][row] = fit + mix;
+        }
         self.skew[row] = (cpu - ram) * i32::from(self.weights.strand);
+    }
+
+    /// What mixing is worth on a row to a task of a kind, by what stands there before anybody is pushed
+    /// out.
+    pub(crate) fn mix(&self, row: usize, kind: Kind) -> i32 {
+        self.mix[kind.number()][row]
     }
 
     /// How many shapes there are.
@@ -435,7 +478,7 @@ impl Rooms {
             }
         }
         let bite = wanted.bites[self.shape_of[b]];
-        let (fit, skew) = (block(&self.fit, b), block(&self.skew, b));
+        let (fit, skew) = (block(&self.fit[wanted.kind.number()], b), block(&self.skew, b));
         let mut costs = [0_i32; BLOCK];
         for (cost, (fit, skew)) in costs.iter_mut().zip(fit.iter().zip(skew)) {
             *cost = fit

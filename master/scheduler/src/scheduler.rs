@@ -18,8 +18,8 @@ use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
-use borg_cell::event::{Event, EventKind};
-use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, MachineState, Task};
+use borg_cell::event::{AccessChange, Event, EventKind};
+use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Task};
 use borg_proto::command::Assignment;
 use borg_proto::task::{EvictCause, Placement};
 use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
@@ -34,7 +34,7 @@ const MAX_CLASSES: usize = 512;
 /// How a scheduler decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// What makes a machine the best.
+    /// What makes a machine the best, in a cell for which nobody decided otherwise.
     pub weights: Weights,
     /// Whether answers are remembered. Off, every machine is looked at for every task: the same
     /// decisions, slowly.
@@ -115,11 +115,14 @@ impl Scheduler {
     /// master from starting either.
     #[must_use]
     pub fn unread(state: &CellState, config: Config) -> Self {
-        let config = Config { weights: config.weights.bounded(), ..config };
+        let weights = state.policy().map_or(config.weights, |policy| policy.weights).bounded();
+        let config = Config { weights, ..config };
+        let kept = state.machines().filter_map(|machine| machine.kept_for.as_deref());
+        let named = kept.flatten().cloned().collect();
         Self {
             config,
             state: state.clone(),
-            machines: Machines::new(config.weights, config.seed),
+            machines: Machines::new(config.weights, config.seed, named),
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
@@ -186,8 +189,20 @@ impl Scheduler {
     }
 
     /// Takes over committed changes. `state` is as of the last of `events`, and the events are all
-    /// since the last call.
+    /// since the last call. It begins afresh, which is rare, when the cell has another policy or machines
+    /// are kept for others: decisions of which the fate is not known are then looked at again, and the
+    /// state refuses what does not fit.
     pub fn follow(&mut self, state: CellState, events: &[Event]) {
+        let other = |event: &Event| {
+            matches!(
+                &event.kind,
+                EventKind::PolicyChanged | EventKind::MachineAccess(_, AccessChange::Kept)
+            )
+        };
+        if events.iter().any(other) {
+            self.start_afresh(&state);
+            return;
+        }
         self.state = state;
         let mut machines = BTreeSet::new();
         let mut tasks = BTreeSet::new();
@@ -197,6 +212,7 @@ impl Scheduler {
             match &event.kind {
                 EventKind::MachineAdded(id)
                 | EventKind::MachineChanged(id)
+                | EventKind::MachineAccess(id, _)
                 | EventKind::MachineRemoved(id, _) => {
                     machines.insert(*id);
                 }
@@ -217,6 +233,7 @@ impl Scheduler {
                 | EventKind::MastersChanged
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
+                | EventKind::PolicyChanged
                 | EventKind::Led { .. } => {}
             }
         }
@@ -443,6 +460,27 @@ impl Scheduler {
         fit::fit(self.machines.without_residents(), &self.config.weights, spec, most)
     }
 
+    /// The state that it has followed so far.
+    #[must_use]
+    pub fn state(&self) -> &CellState {
+        &self.state
+    }
+
+    /// Whether tasks of a job want to be placed now.
+    pub(crate) fn has_ready(&self, job: JobId) -> bool {
+        self.queue.has_ready(job)
+    }
+
+    /// Whether the next pass looks at tasks of a job even if nothing changes.
+    pub(crate) fn has_turns(&self, job: JobId) -> bool {
+        self.queue.has_turns(job)
+    }
+
+    /// Whether a task has a place that is not committed yet.
+    pub(crate) fn has_decided(&self, task: TaskId) -> bool {
+        self.assumed.contains_key(&task)
+    }
+
     /// Decides for the first task of a job that finds a machine. All are equal, but for where they
     /// failed.
     fn decide_job(&mut self, job: JobId, now: Millis) -> Option<Assignment> {
@@ -585,8 +623,7 @@ impl Scheduler {
 
     fn settle_machine(&mut self, id: MachineId) {
         let machine = self.state.machine(id);
-        let now = machine.map(|m| (&m.name, m.state == MachineState::Up, m.info.as_ref()));
-        if !self.machines.set(id, now) {
+        if !self.machines.set(id, machine) {
             return;
         }
         // Jobs with tasks there have to count their crowds again.
@@ -631,7 +668,8 @@ impl Scheduler {
         }
         let found = self.state.job(job).expect("a task of the state has its job there");
         let set = self.state.alloc_set_of(found).map(|set| set.id);
-        let need = Arc::new(Need::new(job, &found.spec, set, &mut self.machines));
+        let group = self.machines.access.group(found.owner());
+        let need = Arc::new(Need::new(job, group, &found.spec, set, &mut self.machines));
         self.needs.insert(job, need.clone());
         need
     }

@@ -26,17 +26,21 @@ pub(crate) struct Terms {
     pub(crate) strand: i32,
     pub(crate) machine_crowd: i32,
     pub(crate) rack_crowd: i32,
+    pub(crate) power_crowd: i32,
+    pub(crate) mix: i32,
     pub(crate) soft: i32,
 }
 
 impl Terms {
-    fn named(&self) -> [(&'static str, i32); 5] {
-        let Self { fit, strand, machine_crowd, rack_crowd, soft } = *self;
+    fn named(&self) -> [(&'static str, i32); 7] {
+        let Self { fit, strand, machine_crowd, rack_crowd, power_crowd, mix, soft } = *self;
         [
             ("fit", fit),
             ("strand", strand),
             ("machine_crowd", machine_crowd),
             ("rack_crowd", rack_crowd),
+            ("power_crowd", power_crowd),
+            ("mix", mix),
             ("soft", soft),
         ]
     }

@@ -6,7 +6,7 @@
 
 mod quotas;
 mod streams;
-mod views;
+pub(crate) mod views;
 
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Done, unanswered};
@@ -40,7 +40,8 @@ use tonic::{Request, Response, Status};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 5] = ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "Resolve"];
+const KNOW_THE_PAST: [&str; 6] =
+    ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "GetPolicy", "Resolve"];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -207,7 +208,7 @@ impl Api {
         Change: TryFrom<M, Error = WireError>,
     {
         let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
-        self.changes.make(by, change, timeout).await
+        self.changes.make(by, change, None, timeout).await
     }
 }
 
@@ -255,14 +256,16 @@ impl Borgmaster for Api {
                 "spec: {size} bytes, most is {MAX_SPEC_BYTES}"
             )));
         }
-        let done = self.change(user, message, timeout).await?;
+        let planned = message.planned.clone();
+        let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
+        let done = self.changes.make(user, change, planned, timeout).await?;
         let Some(pb::accepted::Answer::Job(job_id)) = done.answer else {
             return Err(Status::internal("the cell accepted something else"));
         };
         let state = self.view().state;
         let (job, fitting_machines) = state.job(JobId(job_id)).map_or_else(
             || (String::new(), 0),
-            |job| (job.key.to_string(), views::fitting_machines(&state, &job.spec)),
+            |job| (job.key.to_string(), views::fitting_machines(&state, job)),
         );
         Ok(Response::new(pb::SubmitJobResponse {
             job,
@@ -270,6 +273,14 @@ impl Borgmaster for Api {
             index: done.index,
             fitting_machines,
         }))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<pb::PlanRequest>,
+    ) -> Result<Response<pb::PlanResponse>, Status> {
+        let user = self.user(&request, "Plan")?;
+        self.changes.planner.plan(&user, request.into_inner()).await.map(Response::new)
     }
 
     async fn kill(
@@ -442,6 +453,55 @@ impl Borgmaster for Api {
         let timeout = timeout(&request);
         let done = self.change(user, request.into_inner(), timeout).await?;
         Ok(Response::new(pb::ResizeAllocsResponse { index: done.index }))
+    }
+
+    async fn keep_machines(
+        &self,
+        request: Request<pb::KeepMachinesRequest>,
+    ) -> Result<Response<pb::KeepMachinesResponse>, Status> {
+        let user = self.user(&request, "KeepMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::KeepMachinesResponse { index: done.index }))
+    }
+
+    async fn close_machines(
+        &self,
+        request: Request<pb::CloseMachinesRequest>,
+    ) -> Result<Response<pb::CloseMachinesResponse>, Status> {
+        let user = self.user(&request, "CloseMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::CloseMachinesResponse { index: done.index }))
+    }
+
+    async fn open_machines(
+        &self,
+        request: Request<pb::OpenMachinesRequest>,
+    ) -> Result<Response<pb::OpenMachinesResponse>, Status> {
+        let user = self.user(&request, "OpenMachines")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::OpenMachinesResponse { index: done.index }))
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<pb::SetPolicyRequest>,
+    ) -> Result<Response<pb::SetPolicyResponse>, Status> {
+        let user = self.user(&request, "SetPolicy")?;
+        let timeout = timeout(&request);
+        let done = self.change(user, request.into_inner(), timeout).await?;
+        Ok(Response::new(pb::SetPolicyResponse { index: done.index }))
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<pb::GetPolicyRequest>,
+    ) -> Result<Response<pb::GetPolicyResponse>, Status> {
+        let user = self.user(&request, "GetPolicy")?;
+        let view = self.view_for(&user, &request).await?;
+        Ok(Response::new(views::policy(&view)))
     }
 
     async fn set_quota(

@@ -8,8 +8,9 @@ use borg_cell::bns::{BnsError, Endpoint};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{TaskId, UserName};
+use borg_proto::policy::{MAX_WEIGHT, Term};
 use borg_proto::poll::Usage;
-use borg_proto::spec::{Constraint, JobSpec};
+use borg_proto::spec::Constraint;
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{IncarnationId, JobKind, MachineId, Millis, ReplicaId};
@@ -17,7 +18,8 @@ use borg_scheduler::Explanation;
 use std::collections::BTreeMap;
 use tonic::Status;
 
-pub(super) fn read_info(view: &View) -> pb::ReadInfo {
+/// How new a view is.
+pub(crate) fn read_info(view: &View) -> pb::ReadInfo {
     pb::ReadInfo {
         index: view.state.applied(),
         age_ms: clock::now().since(view.heard_at).0,
@@ -291,6 +293,17 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
         tasks: u32::try_from(machine.tasks.len()).unwrap_or(u32::MAX),
         shard: shard.map_or(0, |replica| replica.0),
         silent_ms: 0,
+        kept_for: machine
+            .kept_for
+            .iter()
+            .flat_map(|users| users.iter())
+            .map(ToString::to_string)
+            .collect(),
+        closed: machine.closed.as_deref().map(|closed| pb::ClosedMachine {
+            since_ms: closed.since.0,
+            by: closed.by.to_string(),
+            reason: closed.reason.clone(),
+        }),
     }
 }
 
@@ -383,13 +396,35 @@ pub(super) fn bns_status(error: BnsError) -> Status {
     }
 }
 
-/// How many machines could run a task of the job were they empty.
-pub(super) fn fitting_machines(state: &CellState, spec: &JobSpec) -> u32 {
+pub(super) fn policy(view: &View) -> pb::GetPolicyResponse {
+    let set = view.state.policy();
+    let policy = set.unwrap_or_default();
+    let weight = |term: Term| pb::PolicyWeight {
+        name: term.to_string(),
+        weight: policy.weights.get(term).into(),
+        of_policy: policy.named.weights().get(term).into(),
+        least: term.least().into(),
+        most: MAX_WEIGHT.into(),
+        meaning: term.meaning().to_owned(),
+    };
+    pb::GetPolicyResponse {
+        policy: policy.named.to_string(),
+        weights: Term::ALL.into_iter().map(weight).collect(),
+        is_set: set.is_some(),
+        read: Some(read_info(view)),
+    }
+}
+
+/// How many machines could run a task of the job were they empty: none that are closed, or kept for
+/// others.
+pub(super) fn fitting_machines(state: &CellState, job: &Job) -> u32 {
+    let spec = &job.spec;
     let asked = spec.asked();
     let fits = |machine: &&Machine| {
         machine.info.as_ref().is_some_and(|info| {
             let hard = |c: &&Constraint| !c.soft;
-            asked.fits_in(&info.capacity)
+            machine.admits(job.owner()).is_ok()
+                && asked.fits_in(&info.capacity)
                 && spec.task.constraints.iter().filter(hard).all(|c| c.holds(&info.attributes))
         })
     };

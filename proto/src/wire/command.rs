@@ -1,9 +1,11 @@
 //! Entries of the log, as bytes and back, and the changes that clients ask for.
 
+use super::access;
 use super::cause::{replica, task_id};
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::machine::check_address;
 use super::pb;
+use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use super::quota;
 use crate::command::{
@@ -193,6 +195,16 @@ impl From<&Action> for PbAction {
                     limit: limit.as_ref().map(Into::into),
                 })
             }
+            Action::SetPolicy { policy, weights } => {
+                Self::SetPolicy(policy::write(*policy, weights))
+            }
+            Action::KeepMachines { machines, users } => {
+                Self::KeepMachines(access::write_keep(machines, users))
+            }
+            Action::CloseMachines { machines, reason } => {
+                Self::CloseMachines(access::write_close(machines, reason))
+            }
+            Action::OpenMachines { machines } => Self::OpenMachines(access::write_open(machines)),
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -242,6 +254,10 @@ impl TryFrom<PbAction> for Action {
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
             PbAction::ResizeAllocs(resize) => resize_allocs(resize).at("resize_allocs"),
+            PbAction::SetPolicy(set) => policy::set(&set).at("set_policy"),
+            PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
+            PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
+            PbAction::OpenMachines(open) => access::open(open).at("open_machines"),
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",

@@ -183,7 +183,8 @@ fn refused(change: impl FnOnce(&mut pb::JobSpec, &mut pb::TaskSpec)) -> WireErro
     let mut task = job.task.take().unwrap();
     change(&mut job, &mut task);
     let spec = Some(pb::JobSpec { task: Some(task), ..job });
-    Change::try_from(pb::SubmitJobRequest { spec, request_id: "r1".into() }).unwrap_err()
+    Change::try_from(pb::SubmitJobRequest { spec, request_id: "r1".into(), planned: None })
+        .unwrap_err()
 }
 
 #[test]
@@ -227,7 +228,11 @@ fn every_bad_field_of_a_job_is_named_by_its_path() {
 #[test]
 fn a_change_needs_a_request_id() {
     let change = |id: &str| {
-        Change::try_from(pb::SubmitJobRequest { spec: Some(job()), request_id: id.into() })
+        Change::try_from(pb::SubmitJobRequest {
+            spec: Some(job()),
+            request_id: id.into(),
+            planned: None,
+        })
     };
     assert!(change("r1").is_ok());
     assert_eq!(change("").unwrap_err().field, "request_id");

@@ -7,11 +7,13 @@
 //! Invariant: whoever holds a value of the vocabulary that came through here may trust it; no
 //! bytes make a conversion panic.
 
+mod access;
 mod cause;
 mod command;
 mod error;
 mod machine;
 mod peer;
+mod policy;
 mod poll;
 mod quota;
 mod spec;
@@ -21,12 +23,14 @@ mod laws;
 #[cfg(test)]
 mod sample;
 
+pub use access::{check_reason, read_users};
 pub use command::{
     Change, DecodeError, MAX_ASSIGNMENTS, MAX_COMMAND_BYTES, MAX_OBSERVATIONS, MAX_REQUEST_ID_BYTES,
 };
 pub use error::WireError;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
 pub use peer::{MAX_MACHINES, MAX_USAGES};
+pub use policy::{read_policy, read_weights};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
 pub use quota::{quota_amount, quota_band};
 

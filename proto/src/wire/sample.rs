@@ -6,6 +6,7 @@ use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId,
 use crate::peer::{
     MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
 };
+use crate::policy::{MAX_WEIGHT, Policy, Term};
 use crate::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
     TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
@@ -20,6 +21,7 @@ use crate::time::Millis;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -462,6 +464,24 @@ fn quota() -> impl Strategy<Value = Action> {
     )
 }
 
+fn policy() -> impl Strategy<Value = Action> {
+    let term = proptest::sample::select(&Term::ALL[..]);
+    let weight = term.prop_flat_map(|term| (Just(term), term.least()..=MAX_WEIGHT));
+    let named = proptest::sample::select(&Policy::ALL[..]);
+    prop_oneof![
+        (named, btree_map_of(weight.clone(), 0..4))
+            .prop_map(|(named, weights)| Action::SetPolicy { policy: Some(named), weights }),
+        btree_map_of(weight, 1..4).prop_map(|weights| Action::SetPolicy { policy: None, weights }),
+    ]
+}
+
+fn btree_map_of<K: Ord + Debug, V: Debug>(
+    pairs: impl Strategy<Value = (K, V)>,
+    count: std::ops::Range<usize>,
+) -> impl Strategy<Value = BTreeMap<K, V>> {
+    vec(pairs, count).prop_map(|pairs| pairs.into_iter().collect())
+}
+
 /// Any entry of the log.
 pub(super) fn command() -> impl Strategy<Value = Command> {
     let assignment =
@@ -497,6 +517,12 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
                 Action::ResizeAllocs { alloc_set, allocs, limit }
             }
         ),
+        policy(),
+        (vec(name(), 1..5), btree_set(name(), 0..4))
+            .prop_map(|(machines, users)| Action::KeepMachines { machines, users }),
+        (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]")
+            .prop_map(|(machines, reason)| Action::CloseMachines { machines, reason }),
+        vec(name(), 1..5).prop_map(|machines| Action::OpenMachines { machines }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

@@ -5,9 +5,10 @@
 
 use borg_cell::state::{CellState, Machine, MachineState};
 use borg_proto::{MachineId, Millis, TaskId};
+use std::collections::BTreeMap;
 
-/// A machine that came up later than this before a placement may not have been known to whoever
-/// decided it.
+/// A machine that came up, or of which it changed whose tasks it takes, later than this before a
+/// placement may not have been known so to whoever decided it.
 const KNOWN_AFTER: Millis = Millis(10_000);
 
 /// A task was placed on a machine. Answers also whether it kept away from one.
@@ -17,6 +18,7 @@ const KNOWN_AFTER: Millis = Millis(10_000);
 pub(crate) fn placed(
     at: Millis,
     state: &CellState,
+    access_changed: &BTreeMap<MachineId, Millis>,
     id: TaskId,
     on: MachineId,
 ) -> (Result<(), String>, bool) {
@@ -34,10 +36,13 @@ pub(crate) fn placed(
         return (Ok(()), false);
     }
     let asked = job.spec.asked();
+    let known = |changed: &Millis| at.since(*changed) > KNOWN_AFTER;
     let fits = |machine: &&Machine| {
         machine.info.as_ref().is_some_and(|info| {
             machine.state == MachineState::Up
                 && at.since(machine.since) > KNOWN_AFTER
+                && access_changed.get(&machine.id).is_none_or(known)
+                && machine.admits(job.owner()).is_ok()
                 && asked.fits_in(&info.capacity)
                 && job.spec.task.constraints.iter().all(|c| c.soft || c.holds(&info.attributes))
         })

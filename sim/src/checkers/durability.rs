@@ -115,6 +115,10 @@ impl Durability {
                 | Action::RemoveQuota { .. }
                 | Action::EnforceQuota { .. }
                 | Action::ResizeAllocs { .. }
+                | Action::SetPolicy { .. }
+                | Action::KeepMachines { .. }
+                | Action::CloseMachines { .. }
+                | Action::OpenMachines { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

@@ -263,6 +263,10 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::RemoveQuota { .. }
         | Action::EnforceQuota { .. }
         | Action::ResizeAllocs { .. }
+        | Action::SetPolicy { .. }
+        | Action::KeepMachines { .. }
+        | Action::CloseMachines { .. }
+        | Action::OpenMachines { .. }
         | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }

@@ -75,6 +75,8 @@ impl Lifecycle {
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
+            | EventKind::MachineAccess(..)
+            | EventKind::PolicyChanged
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }

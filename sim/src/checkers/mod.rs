@@ -21,7 +21,7 @@ pub mod views;
 
 use borg_cell::state::{CellState, MachineState};
 use borg_proto::{MachineId, Millis};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A thing that must always hold. The numbers that are missing between the printed ones belong to
@@ -142,6 +142,8 @@ pub struct Checks {
     pub(crate) views: views::Views,
     /// Machines that are down, for the mark of their return.
     pub(crate) down_machines: BTreeSet<MachineId>,
+    /// When it last changed whose tasks a machine takes.
+    pub(crate) access_changed: BTreeMap<MachineId, Millis>,
     states: u64,
     violations: Vec<Violation>,
 }
@@ -161,6 +163,7 @@ impl Checks {
             log: log::Log::new(masters),
             views: views::Views::new(machines),
             down_machines: BTreeSet::new(),
+            access_changed: BTreeMap::new(),
             states: 0,
             violations: Vec::new(),
         }

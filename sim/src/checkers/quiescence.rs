@@ -296,6 +296,7 @@ fn takes(machine: &Machine, job: &Job) -> bool {
         job.crowd(number, machine.attribute(&spread.attribute)) >= spread.max
     });
     machine.state == MachineState::Up
+        && machine.admits(job.owner()).is_ok()
         && asked.fits_in(&machine.free())
         && hard.clone().all(|constraint| constraint.holds(&info.attributes))
         && !crowded

@@ -24,6 +24,8 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
                 last.insert((job.owner(), job.priority().band()), (event, job));
             }
             EventKind::MachineAdded(_)
+            | EventKind::MachineAccess(..)
+            | EventKind::PolicyChanged
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }

@@ -169,6 +169,10 @@ impl Clients {
                 | Action::RemoveQuota { .. }
                 | Action::EnforceQuota { .. }
                 | Action::ResizeAllocs { .. }
+                | Action::SetPolicy { .. }
+                | Action::KeepMachines { .. }
+                | Action::CloseMachines { .. }
+                | Action::OpenMachines { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

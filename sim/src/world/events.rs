@@ -82,12 +82,16 @@ impl World {
                 if state.alloc_of(*task).is_some() {
                     return self.hit(Mark::PlacedInAlloc);
                 }
-                let (result, avoided) = crashes::placed(event.at, state, *task, *machine);
+                let (result, avoided) =
+                    crashes::placed(event.at, state, &self.checks.access_changed, *task, *machine);
                 if avoided {
                     self.hit(Mark::CrashAvoided);
                 }
                 self.check(Invariant::CrashPairs, result);
                 self.placed_together(event, state, *task);
+            }
+            EventKind::MachineAccess(id, _) => {
+                self.checks.access_changed.insert(*id, event.at);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
@@ -132,6 +136,7 @@ impl World {
             | EventKind::JobChanged { .. }
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
+            | EventKind::PolicyChanged
             | EventKind::Led { .. } => {}
         }
     }

@@ -7,6 +7,7 @@
 //! Invariant: the same [`Setup`] gives the same run, byte for byte.
 
 mod api;
+mod choices;
 mod client;
 mod clock;
 mod events;
@@ -82,6 +83,8 @@ pub struct Setup {
     pub level: u32,
     /// Whether an operator changes quota, and where it is enforced, at random.
     pub quotas: bool,
+    /// Whether an operator keeps, closes and opens machines and changes the scheduling policy at random.
+    pub choices: bool,
 }
 
 impl Setup {
@@ -101,6 +104,7 @@ impl Setup {
             wire: false,
             level: LEVEL,
             quotas: false,
+            choices: false,
         }
     }
 }
@@ -131,6 +135,7 @@ pub(crate) enum Happening {
     CallAnswered { client: usize, attempt: u64, reply: Box<client::Reply> },
     NextFault,
     QuotaChanges,
+    ChoiceChanges,
     Restart { master: usize },
     RestartBorglet { machine: usize },
     Ends(Fault),
@@ -240,6 +245,7 @@ impl World {
         }
         world.begin_clients();
         world.begin_quota();
+        world.begin_choices();
         if world.setup.weather != Weather::Calm {
             world.agenda.after(Millis(2_000), Happening::NextFault);
         }
@@ -297,6 +303,7 @@ impl World {
             }
             Happening::NextFault => self.next_fault(),
             Happening::QuotaChanges => self.quota_changes(),
+            Happening::ChoiceChanges => self.choice_changes(),
             Happening::Restart { master } => self.start_if_down(master),
             Happening::RestartBorglet { machine } => self.start_borglet_if_down(machine),
             Happening::Ends(fault) => self.end_fault(fault),

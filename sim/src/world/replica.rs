@@ -488,6 +488,7 @@ impl World {
                     .collect();
                 for (task, result) in &results {
                     if let Err(why) = result {
+                        self.note_refused_decision(why);
                         self.say(|| format!("placement of {task} refused: {why}"));
                         if matches!(why, Rejection::Gang { .. } | Rejection::GangParted { .. }) {
                             self.hit(Mark::GangRefused);

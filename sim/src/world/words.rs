@@ -97,6 +97,10 @@ pub(crate) fn wanted(action: &Action) -> String {
             format!("resize {alloc_set} to {allocs:?} allocs of {limit:?}")
         }
         Action::ForgetMaster { .. }
+        | Action::SetPolicy { .. }
+        | Action::KeepMachines { .. }
+        | Action::CloseMachines { .. }
+        | Action::OpenMachines { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
         | Action::Lead { .. }

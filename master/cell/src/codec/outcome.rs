@@ -194,6 +194,12 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             (65, vec![quota::band_number(*band)], vec![user.to_string()])
         }
         R::Alloc(refused) => allocs::refusal(refused),
+        R::MachineClosed { machine, reason } => {
+            (66, vec![], vec![machine.to_string(), reason.clone()])
+        }
+        R::MachineKept { machine, user } => {
+            (67, vec![], vec![machine.to_string(), user.to_string()])
+        }
     };
     pb::ChangeRefusal { kind, numbers, texts }
 }
@@ -289,6 +295,8 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         64 => R::FreeBand,
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
         kind if allocs::KINDS.contains(&kind) => R::Alloc(allocs::read(kind, &mut from)?),
+        66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
+        67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal that this version knows"));
         }
@@ -484,6 +492,8 @@ mod tests {
             R::QuotaOver { from: Millis(3), until: Millis(2), now: Millis(1) },
             R::FreeBand,
             R::NoSuchQuota { user: "ann".parse().unwrap(), band: Band::Mid },
+            R::MachineClosed { machine: machine(), reason: text() },
+            R::MachineKept { machine: machine(), user: "ann".parse().unwrap() },
         ]
         .into_iter()
         .chain(of_allocs().into_iter().map(R::Alloc))
@@ -526,9 +536,9 @@ mod tests {
                 .chain(41..=45)
                 .chain(51..=52)
                 .chain([55])
-                .chain(60..=65)
-                .chain(allocs::KINDS)
+                .chain(60..=67)
                 .chain(80..=82)
+                .chain(allocs::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

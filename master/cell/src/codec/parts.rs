@@ -5,15 +5,16 @@
 
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
-    Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Restored, Standing, Task,
-    Window,
+    Closed, Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Restored,
+    Standing, Task, Window,
 };
 use borg_proto::names::NameError;
+use borg_proto::policy::{CellPolicy, Term};
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{
     DeviceShare, EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState,
 };
-use borg_proto::wire::{WireError, pb};
+use borg_proto::wire::{WireError, check_reason, pb, read_users};
 use borg_proto::{
     JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
 };
@@ -58,6 +59,17 @@ pub(super) fn machine(machine: &Machine) -> pb::CheckpointMachine {
         info: machine.info.as_deref().map(Into::into),
         next_port: machine.next_port.into(),
         given_up: machine.given_up,
+        kept_for: machine
+            .kept_for
+            .iter()
+            .flat_map(|users| users.iter())
+            .map(ToString::to_string)
+            .collect(),
+        closed: machine.closed.as_deref().map(|closed| pb::CheckpointClosed {
+            since_ms: closed.since.0,
+            by: closed.by.to_string(),
+            reason: closed.reason.clone(),
+        }),
     }
 }
 
@@ -78,7 +90,32 @@ pub(super) fn read_machine(machine: pb::CheckpointMachine) -> Result<Machine, Wi
         since,
     );
     let (next_port, given_up) = (port(machine.next_port)?, machine.given_up);
-    Ok(Machine { state, info: info.map(Arc::new), next_port, given_up, ..bare })
+    let users = read_users(machine.kept_for).map_err(|e| e.within("kept_for"))?;
+    let kept_for = (!users.is_empty()).then(|| Arc::new(users));
+    let closed = machine.closed.map(read_closed).transpose().map_err(|e| e.within("closed"))?;
+    let closed = closed.map(Arc::new);
+    Ok(Machine { state, info: info.map(Arc::new), next_port, given_up, kept_for, closed, ..bare })
+}
+
+fn read_closed(closed: pb::CheckpointClosed) -> Result<Closed, WireError> {
+    check_reason(&closed.reason)?;
+    let (since, by) = (Millis(closed.since_ms), name("by", UserName::new(&closed.by))?);
+    Ok(Closed { since, by, reason: closed.reason })
+}
+
+pub(super) fn policy(policy: CellPolicy) -> pb::CheckpointPolicy {
+    let weight = |term: Term| (term.to_string(), policy.weights.get(term).into());
+    pb::CheckpointPolicy {
+        named: policy.named.to_string(),
+        weights: Term::ALL.into_iter().map(weight).collect(),
+    }
+}
+
+pub(super) fn read_policy(policy: &pb::CheckpointPolicy) -> Result<CellPolicy, WireError> {
+    let named = borg_proto::wire::read_policy(&policy.named).map_err(|e| e.within("named"))?;
+    let weights =
+        borg_proto::wire::read_weights(&policy.weights).map_err(|e| e.within("weights"))?;
+    Ok(CellPolicy::default().after(Some(named), &weights))
 }
 
 pub(super) fn job(job: &Job) -> pb::CheckpointJob {

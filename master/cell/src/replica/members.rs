@@ -219,6 +219,10 @@ impl Replica {
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }
             | Action::ResizeAllocs { .. }
+            | Action::SetPolicy { .. }
+            | Action::KeepMachines { .. }
+            | Action::CloseMachines { .. }
+            | Action::OpenMachines { .. }
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

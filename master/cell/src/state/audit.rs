@@ -6,6 +6,7 @@
 use super::allocs::MAX_TENANTS;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
+use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::task::TaskState;
 use borg_proto::{Band, JobId, JobKey, MachineId, TaskId};
 use imbl::{OrdMap, OrdSet};
@@ -47,6 +48,7 @@ impl CellState {
         }
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
+        self.audit_choices(&mut found);
         if found.0.is_empty() {
             // Only a state whose parts are sound can be rebuilt.
             self.audit_indexes(&mut found);
@@ -274,6 +276,22 @@ impl CellState {
         );
     }
 
+    /// How the scheduler chooses, and whose tasks it may place where.
+    fn audit_choices(&self, found: &mut Findings) {
+        let weights = self.policy.unwrap_or_default().weights;
+        found.check(weights == weights.bounded(), "weights are within their bounds", || {
+            format!("{weights:?}")
+        });
+        for machine in self.machines() {
+            let kept = machine.kept_for.as_ref();
+            found.check(
+                kept.is_none_or(|users| (1..=MAX_KEPT_FOR).contains(&users.len())),
+                "a machine is kept for some users, and not too many",
+                || machine.name.to_string(),
+            );
+        }
+    }
+
     fn audit_indexes(&self, found: &mut Findings) {
         let mut rebuilt = self.clone();
         let clashes = rebuilt.rebuild();
@@ -331,7 +349,9 @@ impl CellState {
             );
             let (state, info, next_port) = (machine.state, machine.info.clone(), machine.next_port);
             let given_up = machine.given_up;
-            machines.insert(*id, Machine { state, info, next_port, given_up, ..bare });
+            let (kept_for, closed) = (machine.kept_for.clone(), machine.closed.clone());
+            let machine = Machine { state, info, next_port, given_up, kept_for, closed, ..bare };
+            machines.insert(*id, machine);
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
         let mut tenants: BTreeMap<JobKey, BTreeSet<JobId>> = BTreeMap::new();

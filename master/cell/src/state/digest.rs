@@ -6,7 +6,7 @@
 
 use super::{Applied, JobState};
 use crate::codec;
-use crate::event::{Event, EventKind, QuotaChange, TaskChange};
+use crate::event::{AccessChange, Event, EventKind, QuotaChange, TaskChange};
 use crate::rejection::Rejection;
 use crate::store::Membership;
 use borg_proto::command::Command;
@@ -109,6 +109,15 @@ impl Out {
                 self.numbers(&[20, u64::from(*on), (*silent).into(), (*machines).into()]);
             }
             EventKind::QuotaChanged(change) => self.quota(change),
+            EventKind::MachineAccess(id, change) => {
+                let change = match change {
+                    AccessChange::Kept => 1,
+                    AccessChange::Closed => 2,
+                    AccessChange::Opened => 3,
+                };
+                self.numbers(&[31, id.0.into(), change]);
+            }
+            EventKind::PolicyChanged => self.number(32),
             EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
             EventKind::MastersChanged => self.number(9),
         }

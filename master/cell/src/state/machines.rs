@@ -5,8 +5,8 @@
 //! Invariant: `used`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
 //! on it.
 
-use super::Answer;
 use super::turn::Turn;
+use super::{Answer, Closed};
 use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
@@ -14,7 +14,7 @@ use borg_proto::machine::MachineAddress;
 use borg_proto::task::EvictCause;
 use borg_proto::wire::{MAX_MACHINES, pb};
 use borg_proto::{
-    JobKind, JobSpec, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
+    JobKind, JobSpec, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId, UserName,
 };
 use prost::Message;
 use std::collections::BTreeSet;
@@ -81,6 +81,10 @@ pub struct Machine {
     pub since: Millis,
     /// Whether it is down because an operator said so.
     pub given_up: bool,
+    /// Users whose tasks alone may be placed on it; `None` means everybody's.
+    pub kept_for: Option<Arc<BTreeSet<UserName>>>,
+    /// Set while no task may be placed on it.
+    pub closed: Option<Arc<Closed>>,
     /// What it said of itself, once it has answered.
     pub info: Option<Arc<MachineInfo>>,
     /// Sum of the limits (and port counts) of the tasks placed on it.
@@ -107,6 +111,8 @@ impl Machine {
             state: MachineState::New,
             since,
             given_up: false,
+            kept_for: None,
+            closed: None,
             info: None,
             used: Resources::default(),
             target_bytes: 0,

@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of how the scheduler chooses (`policy`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -11,6 +11,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
+mod access;
 pub mod allocs;
 pub mod audit;
 mod digest;
@@ -21,12 +22,14 @@ mod machines;
 mod masters;
 pub mod observe;
 mod placement;
+mod policy;
 pub mod quota;
 pub mod requests;
 mod restored;
 mod tasks;
 mod turn;
 
+pub use access::Closed;
 pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
@@ -37,9 +40,11 @@ pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
 use crate::store::{Membership, Position};
-use borg_proto::command::Command;
+use borg_proto::command::{Command, RequestId};
+use borg_proto::policy::CellPolicy;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
+    UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
 use std::sync::Arc;
@@ -73,6 +78,8 @@ pub struct CellState {
     pub(crate) downs: Vector<Millis>,
     /// Who may ask for how much.
     pub(crate) quotas: quota::Quotas,
+    /// How the scheduler chooses; `None` while nobody said anything.
+    pub(crate) policy: Option<CellPolicy>,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -169,6 +176,7 @@ impl CellState {
             safe_mode: None,
             downs: Vector::new(),
             quotas: quota::Quotas::default(),
+            policy: None,
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
@@ -325,6 +333,12 @@ impl CellState {
     #[must_use]
     pub fn cell(&self) -> &CellName {
         &self.cell
+    }
+
+    /// Whether it is remembered what came of a user's request.
+    #[must_use]
+    pub fn remembers(&self, user: &UserName, request: &RequestId) -> bool {
+        self.requests.get(user, request).is_some()
     }
 
     /// A machine by number.

@@ -233,6 +233,7 @@ fn check_machine(job: &Job, machine: &Machine) -> Result<(), Rejection> {
     let Some(info) = machine.info.as_ref().filter(|_| machine.state == MachineState::Up) else {
         return Err(Rejection::MachineNotUp { machine: name(), state: machine.state });
     };
+    machine.admits(job.owner())?;
     let spec = &job.spec.task;
     let unmet = spec.constraints.iter().find(|c| !c.soft && !c.holds(&info.attributes));
     if let Some(constraint) = unmet {

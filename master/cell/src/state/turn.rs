@@ -104,6 +104,22 @@ impl<'a> Turn<'a> {
                 let user = needs_user(by, "resize allocs")?;
                 self.resize_allocs(user, alloc_set, *allocs, limit.as_ref())
             }
+            Action::SetPolicy { policy, weights } => {
+                needs_admin(by, "set the scheduling policy")?;
+                Ok(self.set_policy(*policy, weights))
+            }
+            Action::KeepMachines { machines, users } => {
+                needs_admin(by, "keep machines")?;
+                self.keep_machines(machines, users)
+            }
+            Action::CloseMachines { machines, reason } => {
+                needs_admin(by, "close machines")?;
+                self.close_machines(needs_user(by, "close machines")?, machines, reason)
+            }
+            Action::OpenMachines { machines } => {
+                needs_admin(by, "open machines")?;
+                self.open_machines(machines)
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))

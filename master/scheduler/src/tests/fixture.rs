@@ -132,6 +132,7 @@ pub(super) fn info(cpu_milli: u64, ram_gib: u64, rack: Option<u32>, gpus: u64) -
         if cpu_milli.is_multiple_of(2000) { "a" } else { "b" }.into(),
     )]);
     attributes.extend(rack.map(|rack| ("rack".into(), format!("r{rack}"))));
+    attributes.extend(rack.map(|rack| ("power".into(), format!("p{}", rack / 2))));
     MachineInfo {
         capacity: Resources {
             cpu_milli,

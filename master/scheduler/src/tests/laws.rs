@@ -8,6 +8,7 @@ use super::reference;
 use crate::{Config, Scheduler, Weights};
 use borg_cell::state::Job;
 use borg_proto::command::{Action, Assignment, Observation};
+use borg_proto::policy::Policy;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{
     FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, Resources,
@@ -30,6 +31,9 @@ pub(super) enum Op {
     Up { pick: prop::sample::Index, info: MachineInfo },
     Remove { pick: prop::sample::Index },
     Wait { ms: u64 },
+    Keep { pick: prop::sample::Index, users: usize },
+    Close { pick: prop::sample::Index, closed: bool },
+    Policy { named: Policy },
 }
 
 pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
@@ -83,7 +87,13 @@ pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
 
 /// The policies, and ones that nobody would choose: a job that is drawn to itself.
 pub(super) fn some_weights() -> impl Strategy<Value = Weights> {
-    let drawn = Weights { machine_crowd: -300, rack_crowd: -50, ..Weights::hybrid() };
+    let drawn = Weights {
+        machine_crowd: -300,
+        rack_crowd: -50,
+        power_crowd: 90,
+        mix: -70,
+        ..Weights::hybrid()
+    };
     prop::sample::select(vec![
         Weights::hybrid(),
         Weights::hybrid(),
@@ -109,6 +119,9 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
         2 => (pick(), a_machine()).prop_map(|(pick, info)| Op::Up { pick, info }),
         1 => pick().prop_map(|pick| Op::Remove { pick }),
         2 => (0u64..5_000).prop_map(|ms| Op::Wait { ms }),
+        2 => (pick(), 0usize..4).prop_map(|(pick, users)| Op::Keep { pick, users }),
+        2 => (pick(), any::<bool>()).prop_map(|(pick, closed)| Op::Close { pick, closed }),
+        1 => prop::sample::select(&Policy::ALL[..]).prop_map(|named| Op::Policy { named }),
     ]
 }
 
@@ -182,6 +195,25 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
                 let machine = cell.state.machine(id).unwrap().name.clone();
                 cell.user("admin", Action::RemoveMachine { machine });
             }
+        }
+        Op::Keep { pick, users } => {
+            let Some(id) = machine(cell, pick) else { return };
+            let machines = vec![cell.state.machine(id).unwrap().name.clone()];
+            // Of three one is named nowhere.
+            let users = ["ann", "bob"].iter().enumerate().filter(|(n, _)| users >> n & 1 == 1);
+            let users = users.map(|(_, name)| name.parse().unwrap()).collect();
+            cell.user("admin", Action::KeepMachines { machines, users });
+        }
+        Op::Close { pick, closed } => {
+            let Some(id) = machine(cell, pick) else { return };
+            let machines = vec![cell.state.machine(id).unwrap().name.clone()];
+            let reason = "a reason".to_owned();
+            let close = Action::CloseMachines { machines: machines.clone(), reason };
+            cell.user("admin", if *closed { close } else { Action::OpenMachines { machines } });
+        }
+        Op::Policy { named } => {
+            let weights = BTreeMap::new();
+            cell.user("admin", Action::SetPolicy { policy: Some(*named), weights });
         }
         Op::Wait { ms } => cell.now = cell.now + Millis(*ms),
     }
@@ -341,6 +373,7 @@ proptest! {
         for op in &ops {
             carry_out(&mut cell, op);
             twin.carry_out(op);
+            let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
             let news = std::mem::take(&mut cell.news);
             plain.follow(cell.state.clone(), &news);
             cached.follow(cell.state.clone(), &news);
@@ -381,6 +414,7 @@ proptest! {
                 prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
             }
         }
+        let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
         // What is explained as feasible is what the next pass places, when gangs have rested.
         cell.now = cell.now + Millis(1_000);
         let places = |task: &TaskId| {

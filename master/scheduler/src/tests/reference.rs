@@ -4,7 +4,8 @@
 use super::fixture::Cell;
 use crate::Weights;
 use borg_cell::state::{Machine, MachineState};
-use borg_proto::{IncarnationId, MachineId, Resources, TaskId};
+use borg_proto::{IncarnationId, MachineId, Resources, TaskId, UserName};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) type Best = (Option<(u16, usize)>, i64, MachineId, Vec<IncarnationId>);
@@ -30,7 +31,8 @@ fn in_alloc(cell: &Cell, task: TaskId) -> Option<Best> {
     let ports = u32::try_from(spec.task.ports.len()).unwrap();
     let fits =
         spec.task.limit.fits_in(&set.spec.task.limit.minus(&used)) && ports <= machine.free().ports;
-    fits.then_some((None, 0, machine.id, Vec::new()))
+    let admitted = machine.admits(cell.state.job(task.job).unwrap().owner()).is_ok();
+    (fits && admitted).then_some((None, 0, machine.id, Vec::new()))
 }
 
 /// How many tasks are in an alloc.
@@ -50,6 +52,11 @@ fn on(
 ) -> Option<Best> {
     let spec = cell.spec(task);
     let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
+    let user = &cell.state.job(task.job).unwrap().key.user;
+    let kept_from = |users: &Arc<BTreeSet<UserName>>| !users.contains(user);
+    if machine.closed.is_some() || machine.kept_for.as_ref().is_some_and(kept_from) {
+        return None;
+    }
     if spec.task.constraints.iter().any(|c| !c.soft && !c.holds(&info.attributes)) {
         return None;
     }
@@ -138,13 +145,19 @@ fn on(
         share(of(&free), *all) - share(of(&asked), shape(*all))
     };
     let devices: i64 = info.capacity.devices.iter().map(device).sum();
-    let (mut on_machine, mut in_rack) = (0, 0);
+    let (mut on_machine, mut in_rack, mut in_power) = (0, 0, 0);
     if spec.tasks > 1 {
         let steps = |count: u64| {
             i64::try_from((count * 64 / u64::from(spec.tasks)).min(64) * (1 << 14) / 64).unwrap()
         };
-        (on_machine, in_rack) = (steps(there("machine")), steps(there("rack")));
+        [on_machine, in_rack, in_power] =
+            ["machine", "rack", "power"].map(|attribute| steps(there(attribute)));
     }
+    // What the other kind of work has of the machine before anybody is pushed out.
+    let is_other = |t: &&TaskId| cell.priority(**t).is_prod() != spec.priority.is_prod();
+    let others = machine.tasks.iter().filter(is_other);
+    let others: u64 = others.map(|t| cell.spec(*t).asked().cpu_milli).sum();
+    let mix = share(others, info.capacity.cpu_milli);
     let soft =
         spec.task.constraints.iter().filter(|c| c.soft && !c.holds(&info.attributes)).count();
     let soft = i64::try_from(soft).unwrap();
@@ -152,6 +165,8 @@ fn on(
         + i64::from(weights.strand) * (cpu - ram).abs()
         + i64::from(weights.machine_crowd) * on_machine
         + i64::from(weights.rack_crowd) * in_rack
+        + i64::from(weights.power_crowd) * in_power
+        - i64::from(weights.mix) * mix
         + i64::from(weights.soft) * (1 << 14) * soft;
     let highest = || gone.iter().map(|t| cell.priority(*t).get()).max().unwrap_or(0);
     let many = || gone.iter().map(|t| 1 + inside(cell, *t)).sum();

@@ -4,10 +4,11 @@ use super::fixture::{Cell, EVERYTHING, GIB, allocs, info, job, with, within};
 use crate::{Config, Reason, Scheduler};
 use borg_cell::state::{CRASH_COOL_DOWN, NOTES_LEVEL};
 use borg_proto::command::{Action, Observation};
+use borg_proto::policy::Policy;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{FailureCause, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A cell of equal machines, and a scheduler that knows it.
 fn cell_of(machines: u32, cpu_milli: u64, ram_gib: u64) -> (Cell, Scheduler) {
@@ -462,7 +463,7 @@ fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
     let machines: Vec<_> = told.standings.iter().map(|s| (s.machine, s.cost)).collect();
     // Half of the small machine's cpu and memory stay free, and the whole disk; of the large one
     // three quarters, as the job's other task is there, which is half of the job.
-    assert_eq!(machines, [(small, 2_000), (large, 6_500)]);
+    assert_eq!(machines, [(small, 2_500), (large, 7_000)]);
     assert_eq!(
         told.standings[1].terms,
         [
@@ -470,6 +471,8 @@ fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
             ("strand", 0),
             ("machine_crowd", 3_000),
             ("rack_crowd", 1_000),
+            ("power_crowd", 500),
+            ("mix", 0),
             ("soft", 0)
         ]
     );
@@ -561,4 +564,61 @@ fn of_two_machines_the_one_is_cleared_whose_alloc_holds_less() {
     cell.place(&decided);
     cell.tell(&mut scheduler);
     assert_eq!(cell.state.pending().count(), 2, "the alloc, and the task that was in it");
+}
+
+#[test]
+fn another_policy_holds_for_what_is_placed_from_then_on_and_for_the_next_leader() {
+    let (mut cell, mut scheduler) = cell_of(4, 4000, 16);
+    let places = |cell: &Cell, key: &JobKey| {
+        let job = cell.state.job_named(key).unwrap().id;
+        let placed = cell.state.tasks_of(job).filter_map(|(_, task)| task.placement());
+        placed.map(|placement| placement.machine).collect::<Vec<_>>()
+    };
+    let first = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 500, 2));
+    let second = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 500, 2));
+    place_all(&mut cell, &mut scheduler);
+    assert_eq!(places(&cell, &first), places(&cell, &second), "filled up");
+    let policy = Some(Policy::WorstFit);
+    cell.user("admin", Action::SetPolicy { policy, weights: BTreeMap::new() }).unwrap();
+    cell.tell(&mut scheduler);
+    let third = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 500, 2));
+    let mut next = Scheduler::new(&cell.state, Config::default());
+    let decisions = scheduler.pass(cell.now, EVERYTHING);
+    assert_eq!(next.pass(cell.now, EVERYTHING), decisions, "as the next leader's would");
+    cell.place(&decisions);
+    assert_ne!(places(&cell, &third), places(&cell, &first), "spread");
+    assert_eq!(places(&cell, &second), places(&cell, &first), "what runs does not move");
+}
+
+#[test]
+fn kept_and_closed_machines_are_told_with_counts_and_those_they_are_kept_for_go_elsewhere_too() {
+    let (mut cell, mut scheduler) = cell_of(6, 1000, 8);
+    let names = |range: std::ops::Range<usize>| {
+        range.map(|n| format!("m{n}").parse().unwrap()).collect::<Vec<_>>()
+    };
+    let users = ["bob".parse().unwrap()].into();
+    cell.user("admin", Action::KeepMachines { machines: names(0..4), users }).unwrap();
+    let close = Action::CloseMachines { machines: names(4..5), reason: "bad disk".into() };
+    cell.user("admin", close).unwrap();
+    cell.tell(&mut scheduler);
+    let ann = submit(&mut cell, &mut scheduler, "ann", job(2, 100, 1000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    let last = scheduler.explain(task(&cell, &ann, 1), cell.now);
+    assert_eq!(
+        last.summary,
+        "0 of 6 machines fit: 4 are kept for other users, 1 is closed, 1 lacks cpu (asks 1, most free is 0)"
+    );
+    assert!(
+        last.advice.iter().all(|advice| advice.machine == MachineId(5)),
+        "no change of the job opens a machine: {:?}",
+        last.advice
+    );
+    // Nothing of what runs is pushed out for being on a machine that is kept for others.
+    let bob = submit(&mut cell, &mut scheduler, "bob", job(5, 100, 1000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 4);
+    let why = scheduler.explain(task(&cell, &bob, 4), cell.now).summary;
+    assert!(why.starts_with("0 of 6 machines fit: 5 lack cpu"), "{why}");
+    cell.user("admin", Action::OpenMachines { machines: names(4..5) }).unwrap();
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1, "who waits is placed once it is open");
 }
