@@ -166,22 +166,24 @@ fn policy_and_access(cell: &mut Cell) {
 }
 
 fn allocs(cell: &mut Cell, machine: MachineId) {
-    let room = cell.submit("ann", alloc_set("room", 3, 100, 64 << 20));
+    // In a band that needs no quota.
+    let mid = |spec| JobSpec { priority: Priority::new(116).unwrap(), ..spec };
+    let room = cell.submit("eli", mid(alloc_set("room", 3, 100, 64 << 20)));
     cell.place(room, 0, machine).unwrap();
     cell.place(room, 1, machine).unwrap();
-    let server = cell.submit("ann", within(service("server", 4, 60, 8 << 20), "ann/room"));
-    let saver = within(batch("saver", 1, 20, 8 << 20), "ann/room");
-    let saver = cell.submit("ann", JobSpec { priority: server_priority(), ..saver });
+    let server = mid(within(service("server", 4, 60, 8 << 20), "eli/room"));
+    let server = cell.submit("eli", server);
+    let saver = cell.submit("eli", within(batch("saver", 1, 20, 8 << 20), "eli/room"));
     cell.place(server, 0, machine).unwrap();
     cell.place(server, 1, machine).unwrap();
     cell.place(saver, 0, machine).unwrap();
     cell.place(server, 2, machine).unwrap_err();
     cell.place(server, 3, machine).unwrap_err();
-    cell.kill("ann", "ann/room", &[]).unwrap_err();
+    cell.kill("eli", "eli/room", &[]).unwrap_err();
     let mut resize = |allocs, cpu_milli| {
         let limit = Resources { cpu_milli, ram_bytes: 64 << 20, ..Resources::default() };
-        let alloc_set = "ann/room".parse().unwrap();
-        cell.apply(user("ann"), Action::ResizeAllocs { alloc_set, allocs, limit: Some(limit) })
+        let alloc_set = "eli/room".parse().unwrap();
+        cell.apply(user("eli"), Action::ResizeAllocs { alloc_set, allocs, limit: Some(limit) })
     };
     resize(Some(2), 100).unwrap_err();
     resize(None, 10).unwrap_err();
@@ -189,10 +191,6 @@ fn allocs(cell: &mut Cell, machine: MachineId) {
     // More than the machine has for two of them: one moves.
     resize(None, 2_000).unwrap();
     assert_eq!(cell.state.job(server).unwrap().counts.running, 1);
-}
-
-fn server_priority() -> Priority {
-    Priority::new(110).unwrap()
 }
 
 fn write_log(log: &[Command]) -> Vec<u8> {
