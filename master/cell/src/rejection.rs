@@ -160,12 +160,12 @@ pub enum Rejection {
     #[error("the cell has {there} {what}, most is {most}")]
     CellFull { what: String, there: u64, most: u64 },
     #[error("{0}")]
-    Alloc(AllocRejection),
+    Alloc(Box<AllocRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
     fn from(refused: AllocRejection) -> Self {
-        Self::Alloc(refused)
+        Self::Alloc(Box::new(refused))
     }
 }
 

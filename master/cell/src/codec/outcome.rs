@@ -294,7 +294,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         },
         64 => R::FreeBand,
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
-        kind if allocs::KINDS.contains(&kind) => R::Alloc(allocs::read(kind, &mut from)?),
+        kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -496,7 +496,7 @@ mod tests {
             R::MachineKept { machine: machine(), user: "ann".parse().unwrap() },
         ]
         .into_iter()
-        .chain(of_allocs().into_iter().map(R::Alloc))
+        .chain(of_allocs().into_iter().map(R::from))
         .collect()
     }
 
