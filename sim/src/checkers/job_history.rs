@@ -234,8 +234,9 @@ fn bits(tasks: u32) -> Tasks {
 /// A submission of this job.
 #[must_use]
 pub fn submission(spec: &JobSpec) -> JobAsked {
-    // A job that waits for others ends when one of them fails.
-    let may_end = spec.kind == JobKind::Batch || !spec.after.is_empty();
+    // A job that waits for others ends when one of them fails, and with it the jobs in an alloc set.
+    let waits = !spec.after.is_empty() || spec.alloc_set.is_some();
+    let may_end = spec.kind == JobKind::Batch || waits;
     JobAsked::Submit { tasks: bits(spec.tasks), may_end }
 }
 

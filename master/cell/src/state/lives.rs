@@ -160,6 +160,11 @@ impl Turn<'_> {
             let end = self.end_job(id, from);
             let job = self.job_mut(id);
             let key = job.key.to_string();
+            // An alloc set that never began takes the jobs in it along.
+            for tenant in std::mem::take(&mut job.tenants) {
+                self.end_tasks(tenant, &TaskEnd::DependencyFailed { job: key.clone() });
+            }
+            let job = self.job_mut(id);
             for dependent in std::mem::take(&mut job.dependents) {
                 if end == JobEnd::Finished {
                     self.no_longer_waits(dependent, id);

@@ -238,6 +238,20 @@ fn an_alloc_set_goes_after_the_jobs_in_it() {
 }
 
 #[test]
+fn an_alloc_set_that_never_begins_takes_the_jobs_in_it_along() {
+    let mut cell = Cell::new();
+    cell.submit("ann", batch("first", 1, 100, 4 * MIB));
+    let after = vec!["ann/first".parse().unwrap()];
+    let set = JobSpec { after, ..alloc_set("room", 1, 600, 32 * MIB) };
+    let set = cell.submit("ann", set);
+    let server = cell.submit("ann", within(service("server", 1, 400, 16 * MIB), "ann/room"));
+    cell.kill("ann", "ann/first", &[]).unwrap();
+    let note = |job| cell.state.job(job).unwrap().note(&cell.state);
+    assert_eq!(note(set), "job ann/first did not finish");
+    assert_eq!(note(server), "job ann/room did not finish");
+}
+
+#[test]
 fn a_machine_that_shrinks_sheds_allocs_whole() {
     let (mut cell, set, [m1, _], _) = cell();
     let server = cell.submit("ann", within(service("server", 1, 400, 16 * MIB), "ann/room"));
