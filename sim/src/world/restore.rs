@@ -1,5 +1,6 @@
 //! All masters are lost, with their disks, and the cell goes on from a backup (I29).
 
+use super::client::{ADMIN_CLIENT, Asked, add_machine};
 use super::masters::address;
 use super::{World, number};
 use crate::marks::Mark;
@@ -10,7 +11,8 @@ use borg_proto::Millis;
 impl World {
     /// Ends all masters and starts them again on empty disks, from a state that the cell once had.
     /// What machines have and the backup does not know is spared for `spare` after the first leader.
-    /// What was acknowledged after the backup is forgotten by all, those who check included.
+    /// What was acknowledged after the backup is forgotten by all, those who check included. Machines
+    /// that the backup lacks are added again.
     ///
     /// # Panics
     /// When the state that a backup founds lacks one of its masters.
@@ -50,6 +52,12 @@ impl World {
         self.hit(Mark::Restored);
         for master in 0..masters {
             self.start_master(master);
+        }
+        // As an operator would who finds them missing.
+        for index in 0..self.machines.len() {
+            if self.newest.machine_named(&self.machines[index].name).is_none() {
+                self.wish(ADMIN_CLIENT, Asked::Change(add_machine(self, index)));
+            }
         }
     }
 }
