@@ -43,6 +43,31 @@ pub struct Command {
     pub action: Action,
 }
 
+/// Another size for the allocs of a set; what is `None` stays as it is, whoever changes it at the same
+/// time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AllocSize {
+    /// Processor time in millicores.
+    pub cpu_milli: Option<u64>,
+    /// Memory in bytes.
+    pub ram_bytes: Option<u64>,
+    /// Disk space in bytes.
+    pub disk_bytes: Option<u64>,
+}
+
+impl AllocSize {
+    /// The limit of an alloc that had this one.
+    #[must_use]
+    pub fn of(self, limit: &Resources) -> Resources {
+        Resources {
+            cpu_milli: self.cpu_milli.unwrap_or(limit.cpu_milli),
+            ram_bytes: self.ram_bytes.unwrap_or(limit.ram_bytes),
+            disk_bytes: self.disk_bytes.unwrap_or(limit.disk_bytes),
+            ..limit.clone()
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -157,8 +182,8 @@ pub enum Action {
         alloc_set: JobKey,
         /// How many allocs from here on, no fewer than before; `None`: as many as there are.
         allocs: Option<u32>,
-        /// How large each is from here on; `None`: as they are.
-        limit: Option<Resources>,
+        /// How large each is from here on.
+        size: AllocSize,
     },
     /// Choose another scheduling policy, or single weights of it. What runs does not move.
     SetPolicy {

@@ -405,9 +405,11 @@ impl JobSpec {
             ("task.limit.devices", !task.limit.devices.is_empty()),
         ];
         if self.gang || self.concurrent.is_some() {
-            let field = if self.gang { "gang" } else { "concurrent" };
             let why = "does not go with alloc_set: a task in an alloc starts when that has room";
-            return refuse(field, "given", why);
+            return match self.concurrent.filter(|_| !self.gang) {
+                Some(most) => refuse("concurrent", most, why),
+                None => refuse("gang", true, why),
+            };
         }
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),

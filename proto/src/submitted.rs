@@ -14,6 +14,12 @@ const MAX_CONSTRAINTS: usize = 64;
 /// Values in them beyond so many are not either. 256: our choice.
 const MAX_VALUES: usize = 256;
 
+/// Most attributes that a job is spread over. 8: our choice, twice the levels at which machines fail
+/// together; each is counted for each of its tasks.
+const MAX_SPREADS: usize = 8;
+/// Most kinds of devices that a task asks for. 8: our choice.
+const MAX_DEVICES: usize = 8;
+
 /// Checks a job that somebody submits.
 ///
 /// # Errors
@@ -26,6 +32,11 @@ pub fn check(spec: &JobSpec) -> Result<(), SpecError> {
 
 /// Each amount of a device is a part of one device or a number of whole ones.
 fn check_devices(spec: &JobSpec) -> Result<(), SpecError> {
+    let many = spec.task.limit.devices.len();
+    if many > MAX_DEVICES {
+        let why = format!("are more than {MAX_DEVICES}");
+        return refuse("task.limit.devices", format!("{many} kinds"), why);
+    }
     for (name, amount) in &spec.task.limit.devices {
         if *amount > WHOLE_DEVICE && !amount.is_multiple_of(WHOLE_DEVICE) {
             return refuse(
@@ -40,6 +51,11 @@ fn check_devices(spec: &JobSpec) -> Result<(), SpecError> {
 
 /// Each attribute has one bound.
 fn check_spread(spec: &JobSpec) -> Result<(), SpecError> {
+    let many = spec.task.spread.len();
+    if many > MAX_SPREADS {
+        let why = format!("are more than {MAX_SPREADS}: name the places that fail together");
+        return refuse("task.spread", format!("{many} attributes"), why);
+    }
     let mut seen = BTreeMap::new();
     for (i, spread) in spec.task.spread.iter().enumerate() {
         if let Some(before) = seen.insert(&spread.attribute, spread.max) {
@@ -133,9 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn an_attribute_is_spread_over_once() {
+    fn an_attribute_is_spread_over_once_and_not_too_many_are() {
         let spread = |attribute: &str, max| Spread { attribute: attribute.into(), max };
         let with = |all: Vec<Spread>| check(&job(|task| task.spread = all));
+        assert_eq!(
+            with((0..9).map(|n| spread(&format!("a{n}"), 1)).collect()).unwrap_err().to_string(),
+            "task.spread: 9 attributes are more than 8: name the places that fail together"
+        );
         with(vec![spread("rack", 1), spread("machine", 1)]).unwrap();
         assert_eq!(
             with(vec![spread("rack", 1), spread("rack", 3)]).unwrap_err().to_string(),

@@ -8,7 +8,7 @@
 use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
 use borg_cell::state::CellState;
-use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
 use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
 use borg_proto::{
@@ -181,9 +181,9 @@ fn allocs(cell: &mut Cell, machine: MachineId) {
     cell.place(server, 3, machine).unwrap_err();
     cell.kill("eli", "eli/room", &[]).unwrap_err();
     let mut resize = |allocs, cpu_milli| {
-        let limit = Resources { cpu_milli, ram_bytes: 64 << 20, ..Resources::default() };
+        let size = AllocSize { cpu_milli: Some(cpu_milli), ..AllocSize::default() };
         let alloc_set = "eli/room".parse().unwrap();
-        cell.apply(user("eli"), Action::ResizeAllocs { alloc_set, allocs, limit: Some(limit) })
+        cell.apply(user("eli"), Action::ResizeAllocs { alloc_set, allocs, size })
     };
     resize(Some(2), 100).unwrap_err();
     resize(None, 10).unwrap_err();

@@ -6,7 +6,7 @@ use borg_cell::event::EventKind;
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
-use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Principal};
+use borg_proto::command::{Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
@@ -61,7 +61,9 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         5 => {
             let tasks =
                 if a.is_multiple_of(2) { vec![] } else { vec![(b % 6).into(), (c % 6).into()] };
-            let job: JobKey = format!("{by_user}/j{}", c % 5).parse().unwrap();
+            let name =
+                if b.is_multiple_of(4) { format!("a{}", c % 2) } else { format!("j{}", c % 5) };
+            let job: JobKey = format!("{by_user}/{name}").parse().unwrap();
             (user(by_user), Action::Kill { job, tasks })
         }
         6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
@@ -167,13 +169,16 @@ fn allocs(a: u8, b: u8, c: u8) -> Action {
     let key = |of: u8| format!("{}/a{}", ["ann", "bob"][usize::from(of % 2)], of % 2);
     let size = 400 + u64::from(b) * 2;
     if a.is_multiple_of(4) {
-        let limit = Resources { cpu_milli: size, ram_bytes: 8 << 20, ..Resources::default() };
         let allocs = b.is_multiple_of(2).then_some(u32::from(b % 8));
-        let limit = (!b.is_multiple_of(3)).then_some(limit);
-        return Action::ResizeAllocs { alloc_set: key(c).parse().unwrap(), allocs, limit };
+        let cpu_milli = (!b.is_multiple_of(3)).then_some(size);
+        let ram_bytes = b.is_multiple_of(5).then_some(u64::from(c) << 20);
+        let size = AllocSize { cpu_milli, ram_bytes, disk_bytes: None };
+        return Action::ResizeAllocs { alloc_set: key(c).parse().unwrap(), allocs, size };
     }
     let spec = if a.is_multiple_of(2) {
-        alloc_set(&format!("a{}", c % 2), u32::from(b % 5), size, 8 << 20)
+        let set = alloc_set(&format!("a{}", c % 2), u32::from(b % 5), size, 8 << 20);
+        let after = if c.is_multiple_of(8) { vec!["ann/j1".parse().unwrap()] } else { Vec::new() };
+        JobSpec { after, ..set }
     } else {
         let spec = JobSpec { after: Vec::new(), ..job(a, b, c) };
         let at_once = a % 16 == 3;

@@ -29,7 +29,7 @@ pub struct Explanation {
     /// Why the others could not, most frequent first.
     pub rejections: Vec<Rejected>,
     /// The smallest changes with which it would be placed, each tried; of a pending task that no
-    /// machine can take.
+    /// machine can take, and of no gang, which is placed whole.
     pub advice: Vec<Advice>,
     /// Who goes before it, of a pending task.
     pub ahead: Ahead,

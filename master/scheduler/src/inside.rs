@@ -57,8 +57,9 @@ impl Scheduler {
                 if self.takes(task, row) {
                     return Some(self.assume(task, row, machine, Vec::new()));
                 }
-                let stuck = self.stuck.entry(machine).or_default();
-                stuck.0 = self.machines.version();
+                let since = self.machines.version();
+                // Who is here already knows of an older one.
+                let stuck = self.stuck.entry(machine).or_insert((since, BTreeSet::new()));
                 stuck.1.insert(task);
             }
             let need = self.needs.get(&job)?;

@@ -1,7 +1,7 @@
 //! What would become of jobs were they submitted now: planned, not done.
 //!
 //! Answers by doing it in copies: the state machine accepts or refuses the jobs in a copy of the
-//! state, a copy of the scheduler follows and decides. So what is told here cannot differ from what
+//! state, a copy of the scheduler follows and decides, and its decisions are carried out there. So what is told here cannot differ from what
 //! would happen, but for what comes in between. Leaves to others: who may ask, and what of a plan
 //! must still hold later.
 //!
@@ -10,13 +10,16 @@
 
 use crate::reasons::Rejected;
 use crate::scheduler::Scheduler;
-use borg_cell::event::Event;
+use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::rejection::Rejection;
-use borg_cell::state::CellState;
 use borg_cell::state::quota::Total;
+use borg_cell::state::{CellState, Task};
 use borg_proto::command::{Action, Assignment, Command, Principal};
 use borg_proto::difference::Difference;
-use borg_proto::{Band, JobId, JobKey, JobSpec, MachineId, Millis, Resources, TaskId, UserName};
+use borg_proto::task::EvictCause;
+use borg_proto::{
+    Band, JobId, JobKey, JobSpec, MachineId, Millis, ReplicaId, Resources, TaskId, UserName,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -184,38 +187,52 @@ impl Scheduler {
         plan
     }
 
-    /// Decides until the accepted jobs, by number with their places in the plan, are through.
+    /// Decides, and carries it out in the copy, until the accepted jobs, by number with their places in
+    /// the plan, are through.
     fn try_out(&mut self, plan: &mut Plan, accepted: &BTreeMap<JobId, usize>, now: Millis) {
         while plan.looked_at < MOST_PLANNED && accepted.keys().any(|job| self.has_ready(*job)) {
             let decisions = self.pass(now, STEP.min(MOST_PLANNED - plan.looked_at));
-            if decisions.is_empty() {
-                break;
-            }
             plan.looked_at += decisions.len();
-            for decision in &decisions {
-                if let Some(at) = accepted.get(&decision.task.job) {
-                    self.note(&mut plan.jobs[*at], decision);
+            let Some(events) = self.carry_out(decisions, now) else { break };
+            let evicted = events.iter().filter_map(|event| match &event.kind {
+                EventKind::TaskChanged {
+                    task,
+                    change: TaskChange::Evicted(EvictCause::Preempted { by }),
+                    ..
+                } => Some((*task, by.rsplit_once('/')?.0)),
+                _ => None,
+            });
+            for (task, by) in evicted {
+                let theirs = self.state().job(task.job);
+                let job = plan.jobs.iter_mut().find(|job| job.key.to_string() == by);
+                if let (Some(theirs), Some(job)) = (theirs, job) {
+                    let (name, band) = (theirs.key.clone(), theirs.priority().band());
+                    job.victims.push(Victim { task, job: name, band });
                 }
             }
         }
         for (id, at) in accepted {
-            self.tell_rest(*id, &mut plan.jobs[*at], now);
+            self.tell_places(*id, &mut plan.jobs[*at], now);
         }
     }
 
-    fn note(&self, job: &mut JobPlan, decision: &Assignment) {
-        *job.places.entry(decision.machine).or_default() += 1;
-        for victim in &decision.victims {
-            if let Some(theirs) = self.state().job(victim.task.job) {
-                let (task, job_of) = (victim.task, theirs.key.clone());
-                let band = theirs.priority().band();
-                job.victims.push(Victim { task, job: job_of, band });
-            }
-        }
+    /// Places tasks in the copy as the cell would; `None` when nothing came of any decision.
+    fn carry_out(&mut self, assignments: Vec<Assignment>, now: Millis) -> Option<Vec<Event>> {
+        let mut state = self.state().clone();
+        let by = Principal::Master(state.leader().map_or(ReplicaId(1), |(leader, _)| leader));
+        let action = Action::Place { assignments };
+        let command = Command { at: now, by, request: None, action };
+        let applied = state.apply(state.applied() + 1, &command).ok()?;
+        self.follow(state, &applied.events);
+        (!applied.events.is_empty()).then_some(applied.events)
     }
 
-    /// Those that were not placed wait, or were not looked at.
-    fn tell_rest(&self, id: JobId, job: &mut JobPlan, now: Millis) {
+    /// Where the tasks of a job are in the end. Those that are nowhere wait, or were not looked at.
+    fn tell_places(&self, id: JobId, job: &mut JobPlan, now: Millis) {
+        let place = |task: &Task| task.placement().map(|placement| placement.machine);
+        for machine in self.state().tasks_of(id).filter_map(|(_, task)| place(task)) {
+            *job.places.entry(machine).or_default() += 1;
+        }
         let left = job.tasks - job.placed();
         if left == 0 {
             return;
@@ -225,8 +242,8 @@ impl Scheduler {
             return;
         }
         job.pending = left;
-        let waits = |task: &TaskId| !self.has_decided(*task);
-        if let Some(first) = (0..job.tasks).map(|index| TaskId { job: id, index }).find(waits) {
+        let first = self.state().tasks_of(id).find(|(_, task)| place(task).is_none());
+        if let Some((first, _)) = first {
             let told = self.explain(first, now);
             (job.why, job.rejections) = (told.summary, told.rejections);
         }

@@ -339,8 +339,14 @@ impl Scheduler {
             let before = self.aside.decides(class.need.job);
             if class.wakes(&self.machines, &weights, &grown) {
                 self.wake(&key);
-            } else if facts {
-                self.lot.put(&key, class.reach());
+            } else {
+                // Whoever is about to start there can be pushed out as soon as they have.
+                if self.machines.may_hope(class.need.priority) {
+                    self.retry.insert(key.clone());
+                }
+                if facts {
+                    self.lot.put(&key, class.reach());
+                }
             }
             self.aside.done(before);
         }
@@ -420,7 +426,7 @@ impl Scheduler {
             &Together { gang, full: need.cap.filter(|cap| self.placed(task.job) >= *cap) },
         );
         told.ahead = self.queue.ahead(need.priority);
-        if nowhere {
+        if nowhere && !need.gang {
             let mut copy = self.machines.clone();
             told.advice = advise(&class, &mut copy, &weights, &job.spec, &avoid);
         } else if class.best(&self.machines, &weights, true, &avoid).is_none()
@@ -474,11 +480,6 @@ impl Scheduler {
     /// Whether the next pass looks at tasks of a job even if nothing changes.
     pub(crate) fn has_turns(&self, job: JobId) -> bool {
         self.queue.has_turns(job)
-    }
-
-    /// Whether a task has a place that is not committed yet.
-    pub(crate) fn has_decided(&self, task: TaskId) -> bool {
-        self.assumed.contains_key(&task)
     }
 
     /// Decides for the first task of a job that finds a machine. All are equal, but for where they

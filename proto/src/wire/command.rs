@@ -9,7 +9,7 @@ use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
 use super::quota;
 use crate::command::{
-    Action, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
+    Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
 };
 use crate::machine::MachineId;
 use crate::names::{IncarnationId, ReplicaId};
@@ -188,11 +188,13 @@ impl From<&Action> for PbAction {
                 bands: bands.iter().map(|band| pb::Band::from(*band).into()).collect(),
                 on: *on,
             }),
-            Action::ResizeAllocs { alloc_set, allocs, limit } => {
+            Action::ResizeAllocs { alloc_set, allocs, size } => {
                 Self::ResizeAllocs(pb::ResizeAllocs {
                     alloc_set: alloc_set.to_string(),
                     allocs: *allocs,
-                    limit: limit.as_ref().map(Into::into),
+                    cpu_milli: size.cpu_milli,
+                    ram_bytes: size.ram_bytes,
+                    disk_bytes: size.disk_bytes,
                 })
             }
             Action::SetPolicy { policy, weights } => {
@@ -253,7 +255,7 @@ impl TryFrom<PbAction> for Action {
             PbAction::SetQuota(set) => quota::set(set).at("set_quota"),
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
-            PbAction::ResizeAllocs(resize) => resize_allocs(resize).at("resize_allocs"),
+            PbAction::ResizeAllocs(resize) => resize_allocs(&resize).at("resize_allocs"),
             PbAction::SetPolicy(set) => policy::set(&set).at("set_policy"),
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
             PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
@@ -313,19 +315,21 @@ fn kill(job: &str, tasks: Vec<u32>) -> Result<Action, WireError> {
     Ok(Action::Kill { job: job.parse().at("job")?, tasks: each("tasks", tasks, most, index)? })
 }
 
-fn resize_allocs(resize: pb::ResizeAllocs) -> Result<Action, WireError> {
+fn resize_allocs(resize: &pb::ResizeAllocs) -> Result<Action, WireError> {
     if let Some(allocs) = resize.allocs {
         check_range("allocs", allocs.into(), 1, MAX_TASKS.into())?;
     }
-    if resize.allocs.is_none() && resize.limit.is_none() {
+    let size = AllocSize {
+        cpu_milli: resize.cpu_milli,
+        ram_bytes: resize.ram_bytes,
+        disk_bytes: resize.disk_bytes,
+    };
+    if resize.allocs.is_none() && size == AllocSize::default() {
         let why = "is given: say how many allocs there should be, or how large";
         return Err(WireError::new("allocs", "nothing", why));
     }
-    Ok(Action::ResizeAllocs {
-        alloc_set: resize.alloc_set.parse().at("alloc_set")?,
-        allocs: resize.allocs,
-        limit: resize.limit.map(|limit| limit.try_into().at("limit")).transpose()?,
-    })
+    let alloc_set = resize.alloc_set.parse().at("alloc_set")?;
+    Ok(Action::ResizeAllocs { alloc_set, allocs: resize.allocs, size })
 }
 
 impl From<&Assignment> for pb::Assignment {
@@ -458,8 +462,13 @@ pub struct Change {
 impl TryFrom<pb::ResizeAllocsRequest> for Change {
     type Error = WireError;
     fn try_from(r: pb::ResizeAllocsRequest) -> Result<Self, WireError> {
-        let (alloc_set, allocs, limit) = (r.alloc_set, r.allocs, r.limit);
-        let action = resize_allocs(pb::ResizeAllocs { alloc_set, allocs, limit })?;
+        let action = resize_allocs(&pb::ResizeAllocs {
+            alloc_set: r.alloc_set,
+            allocs: r.allocs,
+            cpu_milli: r.cpu_milli,
+            ram_bytes: r.ram_bytes,
+            disk_bytes: r.disk_bytes,
+        })?;
         Ok(Self { action, request: request_id("request_id", &r.request_id)? })
     }
 }

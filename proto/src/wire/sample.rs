@@ -1,6 +1,8 @@
 //! Arbitrary values of the vocabulary, each within its bounds, for the laws of the wire.
 
-use crate::command::{Action, Assignment, Command, MAX_GIVEN_UP, Observation, Principal};
+use crate::command::{
+    Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal,
+};
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId, TaskName};
 use crate::peer::{
@@ -511,10 +513,12 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (name(), band()).prop_map(|(user, band)| Action::RemoveQuota { user, band }),
         (vec(band(), 1..=5), any::<bool>())
             .prop_map(|(bands, on)| Action::EnforceQuota { bands, on }),
-        (job_key(), 1..=MAX_TASKS, option::of(resources(0..=0))).prop_map(
-            |(alloc_set, allocs, limit)| {
-                let allocs = (allocs % 2 == 0 || limit.is_none()).then_some(allocs);
-                Action::ResizeAllocs { alloc_set, allocs, limit }
+        (job_key(), option::of(1..=MAX_TASKS), any::<[Option<u64>; 3]>()).prop_map(
+            |(alloc_set, allocs, [cpu_milli, ram_bytes, disk_bytes])| {
+                let size = AllocSize { cpu_milli, ram_bytes, disk_bytes };
+                let nothing = size == AllocSize::default();
+                let allocs = allocs.or(nothing.then_some(1));
+                Action::ResizeAllocs { alloc_set, allocs, size }
             }
         ),
         policy(),

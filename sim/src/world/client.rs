@@ -13,10 +13,10 @@ use crate::marks::Mark;
 use borg_cell::master::{Input, Outcome};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
-use borg_proto::command::{Action, Command, Principal, RequestId};
+use borg_proto::command::{Action, AllocSize, Command, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
-use borg_proto::{JobKey, MachineName, Millis, ReplicaId, Resources, UserName};
+use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -281,14 +281,16 @@ impl World {
                 // Nothing more is thrown for these: seeds that are kept go on meeting what they were
                 // kept for.
                 if thrown < 80 {
-                    let (cpu_milli, ram_bytes) =
-                        (thrown % 5 * 500 + 200, thrown % 3 * (512 << 20) + (64 << 20));
-                    let limit = Some(Resources { cpu_milli, ram_bytes, ..Resources::default() });
+                    let size = AllocSize {
+                        cpu_milli: Some(thrown % 5 * 500 + 200),
+                        ram_bytes: Some(thrown % 3 * (512 << 20) + (64 << 20)),
+                        disk_bytes: None,
+                    };
                     let alloc_set = key(name);
                     return Some(Asked::Change(Action::ResizeAllocs {
                         alloc_set,
                         allocs: None,
-                        limit,
+                        size,
                     }));
                 }
                 let user = self.clients.list[any].user.clone();

@@ -93,8 +93,8 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::RemoveQuota { user, band } => format!("take the quota of {user} in {band} back"),
         Action::EnforceQuota { bands, on: true } => format!("enforce quota in {bands:?}"),
         Action::EnforceQuota { bands, on: false } => format!("open {bands:?}"),
-        Action::ResizeAllocs { alloc_set, allocs, limit } => {
-            format!("resize {alloc_set} to {allocs:?} allocs of {limit:?}")
+        Action::ResizeAllocs { alloc_set, allocs, size } => {
+            format!("resize {alloc_set} to {allocs:?} allocs of {size:?}")
         }
         Action::ForgetMaster { .. }
         | Action::SetPolicy { .. }

@@ -6,7 +6,7 @@ use crate::rejection::AllocRejection as A;
 use borg_proto::wire::WireError;
 
 /// The kinds of these refusals.
-pub(super) const KINDS: std::ops::RangeInclusive<u32> = 90..=102;
+pub(super) const KINDS: std::ops::RangeInclusive<u32> = 90..=103;
 
 pub(super) fn refusal(of: &A) -> (u32, Vec<u64>, Vec<String>) {
     match of {
@@ -34,6 +34,7 @@ pub(super) fn refusal(of: &A) -> (u32, Vec<u64>, Vec<String>) {
             let (dimension, device) = quota::dimension_number(short);
             (101, vec![dimension, *size, *used], vec![device.to_owned(), alloc.to_string()])
         }
+        A::TooLarge { set } => (103, vec![], vec![set.to_string()]),
         A::Fewer { set, there, asked } => {
             (102, vec![(*there).into(), (*asked).into()], vec![set.to_string()])
         }
@@ -65,6 +66,7 @@ pub(super) fn read(kind: u32, from: &mut Fields) -> Result<A, WireError> {
             alloc: from.name()?,
         },
         102 => A::Fewer { there: from.small()?, asked: from.small()?, set: from.name()? },
+        103 => A::TooLarge { set: from.name()? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal about alloc sets"));
         }

@@ -519,6 +519,7 @@ mod tests {
             A::Elsewhere { alloc: alloc(), machine: "m-3".parse().unwrap() },
             A::NoRoom { alloc: alloc(), short: gpu(), free: 1, asked: 2 },
             A::TooSmall { alloc: alloc(), short: Dimension::Ram, size: 1, used: 2 },
+            A::TooLarge { set: set() },
             A::Fewer { set: set(), there: 4, asked: 3 },
         ]
     }

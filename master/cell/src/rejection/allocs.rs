@@ -37,6 +37,8 @@ pub enum AllocRejection {
         in_units(short, *size, false), noun(short), in_units(short, *used, true)
     )]
     TooSmall { alloc: TaskName, short: Dimension, size: u64, used: u64 },
+    #[error("limit: no machine of the cell could hold an alloc of {set} of that size: choose less")]
+    TooLarge { set: JobKey },
     #[error(
         "alloc set {set} has {there} allocs and cannot have {asked}: it only grows; kill single allocs \
          that no job uses"
@@ -59,7 +61,8 @@ impl AllocRejection {
             | Self::Beyond { .. }
             | Self::NotPlaced { .. }
             | Self::Elsewhere { .. }
-            | Self::TooSmall { .. } => RejectionCode::FailedPrecondition,
+            | Self::TooSmall { .. }
+            | Self::TooLarge { .. } => RejectionCode::FailedPrecondition,
             Self::SetFull { .. } | Self::NoRoom { .. } => RejectionCode::ResourceExhausted,
         }
     }

@@ -14,12 +14,13 @@ use super::turn::Turn;
 use super::{Answer, CellState, Job, Machine, Task};
 use crate::event::EventKind;
 use crate::rejection::{AllocRejection, Rejection};
+use borg_proto::command::AllocSize;
 use borg_proto::identity::ADMIN;
 use borg_proto::task::{EvictCause, Placement, TaskState};
 use borg_proto::{
     JobId, JobKey, JobKind, JobSpec, MachineId, Resources, TaskId, TaskName, UserName,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most live jobs in one alloc set. 64: our choice, far more than the servers, savers of logs and
@@ -157,12 +158,14 @@ impl Turn<'_> {
         Ok(Some(job.id))
     }
 
-    /// An alloc set, or some of its allocs, cannot go while tasks of other jobs belong there.
+    /// Allocs cannot go while tasks of other jobs belong there, nor the last ones of a set while any
+    /// job is in it. None named means all.
     pub(super) fn check_unused(&self, set: &Job, allocs: &[u32]) -> Result<(), AllocRejection> {
-        let used = |job: &&Job| {
-            let alive = |index: &u32| job.task(*index).is_some_and(|task| !task.is_dead());
-            allocs.is_empty() || allocs.iter().any(alive)
-        };
+        let alive = |job: &Job, index: &u32| job.task(*index).is_some_and(|task| !task.is_dead());
+        let ending: BTreeSet<u32> =
+            allocs.iter().copied().filter(|index| alive(set, index)).collect();
+        let ends = allocs.is_empty() || ending.len() == set.counts.alive() as usize;
+        let used = |job: &&Job| ends || ending.iter().any(|index| alive(job, index));
         let mut tenants = set.tenants.iter().filter_map(|id| self.state.job(*id));
         match tenants.find(used) {
             None => Ok(()),
@@ -187,7 +190,7 @@ impl Turn<'_> {
         user: &UserName,
         key: &JobKey,
         allocs: Option<u32>,
-        limit: Option<&Resources>,
+        size: AllocSize,
     ) -> Result<Answer, Rejection> {
         let Some(set) = self.state.job_named(key) else {
             return Err(AllocRejection::NoSuchSet { set: key.clone() }.into());
@@ -201,7 +204,7 @@ impl Turn<'_> {
         if !set.is_alive() {
             return Err(AllocRejection::NoSuchSet { set: key.clone() }.into());
         }
-        let spec = resized(&set.spec, allocs, limit);
+        let spec = resized(&set.spec, allocs, size);
         super::lives::check_spec(&spec)?;
         let (there, asked) = (set.spec.tasks, spec.tasks);
         if asked < there {
@@ -209,6 +212,7 @@ impl Turn<'_> {
         }
         self.check_slots(asked - there)?;
         self.check_contents(set, &spec.task.limit)?;
+        self.check_holdable(set, &spec)?;
         self.check_resized_quota(set, &spec)?;
         if spec != *set.spec {
             let id = set.id;
@@ -220,15 +224,41 @@ impl Turn<'_> {
 
     /// No alloc may become smaller than what its tasks may use.
     fn check_contents(&self, set: &Job, limit: &Resources) -> Result<(), AllocRejection> {
-        for index in 0..set.spec.tasks {
-            let used = self.state.used_in_alloc(TaskId { job: set.id, index });
+        if set.spec.task.limit.fits_in(limit) {
+            return Ok(());
+        }
+        let mut used: BTreeMap<u32, Resources> = BTreeMap::new();
+        for job in set.tenants.iter().filter_map(|id| self.state.job(*id)) {
+            let placed = self.state.tasks_of(job.id).take(set.spec.tasks as usize);
+            for (id, _) in placed.filter(|(_, task)| task.placement().is_some()) {
+                let sum = used.entry(id.index).or_default();
+                *sum = sum.plus(&job.spec.task.limit);
+            }
+        }
+        for (index, used) in used {
             if let Some(short) = used.shortest(limit) {
                 let (size, used) = (limit.amount(&short), used.amount(&short));
-                let alloc = name(set, index);
-                return Err(AllocRejection::TooSmall { alloc, short, size, used });
+                return Err(AllocRejection::TooSmall {
+                    alloc: name(set, index),
+                    short,
+                    size,
+                    used,
+                });
             }
         }
         Ok(())
+    }
+
+    /// Allocs do not become larger than any machine of the cell: all would leave, and never come back.
+    fn check_holdable(&self, set: &Job, spec: &JobSpec) -> Result<(), AllocRejection> {
+        let (old, asked) = (set.spec.asked(), spec.asked());
+        let can_hold = |machine: &Machine| {
+            machine.info.as_ref().is_some_and(|info| asked.fits_in(&info.capacity))
+        };
+        if asked.fits_in(&old) || self.state.machines().any(can_hold) {
+            return Ok(());
+        }
+        Err(AllocRejection::TooLarge { set: set.key.clone() })
     }
 
     fn resize(&mut self, id: JobId, spec: Arc<JobSpec>) {
@@ -284,12 +314,11 @@ impl Turn<'_> {
     }
 }
 
-fn resized(spec: &JobSpec, allocs: Option<u32>, limit: Option<&Resources>) -> JobSpec {
+fn resized(spec: &JobSpec, allocs: Option<u32>, size: AllocSize) -> JobSpec {
     let mut spec = spec.clone();
     spec.tasks = allocs.unwrap_or(spec.tasks);
-    if let Some(limit) = limit {
-        Arc::make_mut(&mut spec.task).limit = limit.clone();
-    }
+    let task = Arc::make_mut(&mut spec.task);
+    task.limit = size.of(&task.limit);
     spec
 }
 

@@ -188,7 +188,8 @@ impl Turn<'_> {
         used: &Total,
         asked: &Total,
     ) -> Result<(), Rejection> {
-        if self.state.level < QUOTA_LEVEL || band == Band::Free {
+        // Nothing is asked by a job in an alloc set, which is paid for.
+        if self.state.level < QUOTA_LEVEL || band == Band::Free || asked.is_nothing() {
             return Ok(());
         }
         let grants = self.state.quota_of(user, band);

@@ -100,9 +100,9 @@ impl<'a> Turn<'a> {
                 needs_admin(by, if *on { "enforce quota" } else { "open a band" })?;
                 self.enforce_quota(bands, *on)
             }
-            Action::ResizeAllocs { alloc_set, allocs, limit } => {
+            Action::ResizeAllocs { alloc_set, allocs, size } => {
                 let user = needs_user(by, "resize allocs")?;
-                self.resize_allocs(user, alloc_set, *allocs, limit.as_ref())
+                self.resize_allocs(user, alloc_set, *allocs, *size)
             }
             Action::SetPolicy { policy, weights } => {
                 needs_admin(by, "set the scheduling policy")?;

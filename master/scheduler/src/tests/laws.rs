@@ -7,12 +7,11 @@ use super::fixture::{Cell, EVERYTHING, allocs, info, job, with, within};
 use super::reference;
 use crate::{Config, Scheduler, Weights};
 use borg_cell::state::Job;
-use borg_proto::command::{Action, Assignment, Observation};
+use borg_proto::command::{Action, AllocSize, Assignment, Observation};
 use borg_proto::policy::Policy;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{
-    FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, Resources,
-    TaskId,
+    FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,10 +156,9 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
         }
         Op::Resize { pick, more, cpu_milli } => {
             let Some(set) = an_alloc_set(cell, pick) else { return };
-            let limit =
-                cpu_milli.map(|cpu_milli| Resources { cpu_milli, ..set.spec.task.limit.clone() });
+            let size = AllocSize { cpu_milli: *cpu_milli, ..AllocSize::default() };
             let (alloc_set, allocs) = (set.key.clone(), Some(set.spec.tasks + more));
-            cell.user("ann", Action::ResizeAllocs { alloc_set, allocs, limit });
+            cell.user("ann", Action::ResizeAllocs { alloc_set, allocs, size });
         }
         Op::Pass { .. } => {}
         Op::End { pick, fails } => {

@@ -1,6 +1,6 @@
 //! Plans: what is told of a job is what then happens to it, and telling it changes nothing.
 
-use super::fixture::{Cell, EVERYTHING, GIB, info, job, with};
+use super::fixture::{Cell, EVERYTHING, GIB, allocs, info, job, with, within};
 use super::laws::{Op, a_job, a_machine, an_op, carry_out};
 use crate::{Config, JobPlan, MOST_PLANNED, Novelty, Plan, Scheduler};
 use borg_cell::state::Answer;
@@ -196,4 +196,26 @@ proptest! {
             prop_assert_eq!(job.pending > 0, !job.why.is_empty());
         }
     }
+}
+
+#[test]
+fn an_alloc_set_is_planned_with_the_jobs_in_it_and_its_victims_with_what_is_in_them() {
+    let (mut cell, mut scheduler) = cell_of(2, 2000, 8);
+    let key = |name: &str| format!("ann/{name}").parse().unwrap();
+    let inside = |tasks, set: &str| within(job(tasks, 100, 500, 1), &key(set));
+    let files = [
+        named("room", allocs(job(2, 100, 1500, 4))),
+        named("server", inside(2, "room")),
+        named("saver", inside(3, "room")),
+    ];
+    let told = plan(&cell, &scheduler, "ann", &files).jobs;
+    let counts = told.iter().map(|job| (job.placed(), job.pending)).collect::<Vec<_>>();
+    assert_eq!(counts, [(2, 0), (2, 0), (2, 1)]);
+    assert_eq!(told[2].why, "alloc set ann/room has 2 allocs, so there is none for task 2");
+    for file in files {
+        run(&mut cell, &mut scheduler, "ann", file);
+    }
+    let told = plan_one(&cell, &scheduler, job(1, 200, 1000, 1));
+    let victims: Vec<String> = told.victims.iter().map(|victim| victim.job.to_string()).collect();
+    assert_eq!(victims, ["ann/server", "ann/saver", "ann/room"]);
 }

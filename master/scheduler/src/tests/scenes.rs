@@ -622,3 +622,23 @@ fn kept_and_closed_machines_are_told_with_counts_and_those_they_are_kept_for_go_
     cell.tell(&mut scheduler);
     assert_eq!(place_all(&mut cell, &mut scheduler), 1, "who waits is placed once it is open");
 }
+
+/// What it could push out is on its way as the room comes free.
+#[test]
+fn who_waits_for_somebody_to_start_is_placed_over_them_once_they_have() {
+    let (mut cell, mut scheduler) = cell_of(1, 3000, 8);
+    let first = submit(&mut cell, &mut scheduler, "ann", job(1, 200, 2000, 1));
+    place_all(&mut cell, &mut scheduler);
+    let large = submit(&mut cell, &mut scheduler, "bob", job(1, 200, 3000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 0, "production fills the machine");
+    submit(&mut cell, &mut scheduler, "eve", job(1, 100, 1000, 1));
+    let low = scheduler.pass(cell.now, EVERYTHING);
+    cell.user("ann", Action::Kill { job: first, tasks: Vec::new() });
+    cell.tell(&mut scheduler);
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), []);
+    cell.place(&low);
+    cell.tell(&mut scheduler);
+    let decided = scheduler.pass(cell.now, EVERYTHING);
+    assert_eq!(decided.iter().map(|d| d.task).collect::<Vec<_>>(), [task(&cell, &large, 0)]);
+    assert_eq!(decided[0].victims.len(), 1);
+}

@@ -22,12 +22,9 @@ fn resize(
     allocs: Option<u32>,
     limit: Option<(u64, u64)>,
 ) -> Result<(), String> {
-    let limit = limit.map(|(cpu_milli, ram_bytes)| Resources {
-        cpu_milli,
-        ram_bytes,
-        ..Resources::default()
-    });
-    let action = Action::ResizeAllocs { alloc_set: "ann/room".parse().unwrap(), allocs, limit };
+    let (cpu_milli, ram_bytes) = limit.unzip();
+    let size = AllocSize { cpu_milli, ram_bytes, disk_bytes: None };
+    let action = Action::ResizeAllocs { alloc_set: "ann/room".parse().unwrap(), allocs, size };
     cell.apply(user(by), action).map(|_| ()).map_err(|refused| refused.to_string())
 }
 
@@ -153,6 +150,10 @@ fn a_resized_alloc_stays_where_it_fits_and_moves_with_its_tasks_where_it_does_no
         resize(&mut cell, "ann", None, Some((300, 32 * MIB))).unwrap_err(),
         "limit: alloc ann/room/0 would have 300 m CPU, and its tasks may use 400 m"
     );
+    assert_eq!(
+        resize(&mut cell, "ann", None, Some((1_001, 32 * MIB))).unwrap_err(),
+        "limit: no machine of the cell could hold an alloc of ann/room of that size: choose less"
+    );
     let before = cell.events.len();
     resize(&mut cell, "ann", None, Some((800, 32 * MIB))).unwrap();
     assert_eq!(cell.events.len(), before, "nothing changes when nothing is to be changed");
@@ -249,6 +250,31 @@ fn an_alloc_set_that_never_begins_takes_the_jobs_in_it_along() {
     let note = |job| cell.state.job(job).unwrap().note(&cell.state);
     assert_eq!(note(set), "job ann/first did not finish");
     assert_eq!(note(server), "job ann/room did not finish");
+}
+
+#[test]
+fn the_last_alloc_of_a_set_does_not_go_while_a_job_is_in_it() {
+    let mut cell = Cell::new();
+    cell.submit("ann", alloc_set("room", 2, 600, 32 * MIB));
+    cell.submit("ann", within(service("server", 3, 400, 16 * MIB), "ann/room"));
+    cell.kill("ann", "ann/server", &[0, 1]).unwrap();
+    assert_eq!(cell.kill("ann", "ann/room", &[0]), Ok(1), "no task belongs there any more");
+    assert_eq!(
+        cell.kill("ann", "ann/room", &[1, 0]).unwrap_err().to_string(),
+        "alloc set ann/room has tasks of job ann/server in it: kill those first"
+    );
+}
+
+/// Its alloc is paid for already.
+#[test]
+fn a_job_in_an_alloc_set_needs_no_quota_of_its_own() {
+    let (mut cell, ..) = cell();
+    let level = borg_proto::command::LEVEL;
+    cell.apply(crate::fixture::master(), Action::RaiseLevel { level }).unwrap();
+    let bands = vec![borg_proto::Band::Batch];
+    cell.apply(user("admin"), Action::EnforceQuota { bands, on: true }).unwrap();
+    cell.try_submit("ann", batch("alone", 1, 100, 4 * MIB)).unwrap_err();
+    cell.submit("ann", within(batch("saver", 1, 100, 4 * MIB), "ann/room"));
 }
 
 #[test]
