@@ -8,11 +8,12 @@ use crate::class::Class;
 use crate::machines::Machines;
 use crate::queue::NEVER;
 use crate::reasons::{Misses, Reason, Rejected, dimension, unmet};
-use crate::rooms::{FIXED_COLUMNS, TARGET, TASKS, amount, is_scored};
+use crate::rooms::{ABSENT, DISK, FIXED_COLUMNS, RAM, TARGET, TASKS, amount, is_scored};
 use crate::score::Weights;
 use crate::standing::Standing;
 use crate::victims::Freed;
 use borg_cell::state::{CellState, Job, Task};
+use borg_proto::resources::Dimension;
 use borg_proto::{IncarnationId, JobId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
 
@@ -142,6 +143,10 @@ impl Tally {
             return;
         }
         for (column, ask) in &class.need.asks {
+            if *column == ABSENT {
+                self.add_absent(class, machines);
+                continue;
+            }
             let room = freed.left(machines, *column);
             // Of devices in all there can be enough and yet none that is enough by itself: that is
             // what is told.
@@ -150,10 +155,25 @@ impl Tally {
             }
             let short = self.short.entry(*column).or_default();
             short.machines += 1;
-            short.asks = amount(*column, *ask);
+            short.asks = match *column {
+                // What is beyond the bits of a scan is told as it was asked.
+                RAM => class.need.task.limit.ram_bytes,
+                DISK => class.need.task.limit.disk_bytes,
+                other => amount(other, *ask),
+            };
             short.room = short.room.max(amount(*column, room));
             short.capacity =
                 short.capacity.max(amount(*column, machines.rooms.capacity(*column, row)));
+        }
+    }
+
+    /// Devices that no machine of the cell has.
+    fn add_absent(&mut self, class: &Class, machines: &Machines) {
+        let devices = class.need.task.limit.devices.iter();
+        for (name, asks) in devices.filter(|(name, _)| machines.is_absent(name)) {
+            let dimension = Dimension::Device(name.clone());
+            let reason = Reason::Short { dimension, asks: *asks, room: 0, capacity: 0 };
+            *self.plain.entry(reason).or_default() += 1;
         }
     }
 

@@ -24,6 +24,13 @@ use std::sync::Arc;
 /// gang that waits costs one look for a machine in that time at most, however large it is.
 pub(crate) const REST: Millis = Millis(5);
 
+/// Decisions that may be taken back in one pass; gangs whose turn comes later are tried in the next
+/// ones. 2,000: our choice, two gangs of the largest kind; a pass stays short however many gangs
+/// nearly fit.
+const MOST_TAKEN_BACK: usize = 2_000;
+/// When a gang that was not tried for that is tried. 1 ms: our choice; others come first.
+const SOON: Millis = Millis(1);
+
 /// Gangs that did not fit lately.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gangs {
@@ -31,6 +38,8 @@ pub(crate) struct Gangs {
     rests: BTreeMap<JobId, Millis>,
     /// Those that are tried again then, as something changed.
     dozing: BTreeSet<(Millis, JobId)>,
+    /// How many decisions the present pass took back.
+    taken_back: usize,
 }
 
 impl Gangs {
@@ -42,8 +51,9 @@ impl Gangs {
         true
     }
 
-    /// The gangs that have rested and are to be tried.
+    /// A pass begins: gives the gangs that have rested and are to be tried.
     pub(crate) fn rested(&mut self, now: Millis) -> Vec<JobId> {
+        self.taken_back = 0;
         let mut rested = Vec::new();
         while let Some((_, job)) = self.dozing.first().copied().filter(|(until, _)| *until <= now) {
             self.dozing.pop_first();
@@ -119,6 +129,11 @@ impl Scheduler {
         now: Millis,
         decisions: &mut Vec<Assignment>,
     ) -> bool {
+        if self.gangs.taken_back >= MOST_TAKEN_BACK {
+            self.gangs.rest(job, now + SOON);
+            self.gangs.dozing.insert((now + SOON, job));
+            return false;
+        }
         // What others made possible is noted before what is tried here can be mistaken for it.
         self.wake_parked();
         let priority = self.needs[&job].priority;
@@ -127,7 +142,9 @@ impl Scheduler {
         let before = decisions.len();
         for task in &tasks {
             let Some(decision) = self.decide(*task, now) else {
-                self.take_back(&decisions.split_off(before), now);
+                let made = decisions.split_off(before);
+                self.gangs.taken_back += made.len();
+                self.take_back(&made, now);
                 self.queue.serve_again(priority, last);
                 self.gangs.rest(job, now + Millis(REST.0 * tasks.len() as u64));
                 return false;

@@ -109,6 +109,12 @@ pub(crate) struct Machines {
     /// Those that do not answer just now.
     silent: BTreeSet<MachineId>,
     devices: BTreeMap<Arc<str>, usize>,
+    /// Names of attributes that any machine ever had.
+    attributes: BTreeSet<String>,
+    /// Whether anybody asked for a device or an attribute that no machine had.
+    asked_in_vain: bool,
+    /// Whether a machine came with a name that may be one of those.
+    learnt_names: bool,
     domains: Vec<(String, Domain)>,
     pub(crate) filters: Filters,
     /// Whose tasks which rows take.
@@ -134,6 +140,9 @@ impl Machines {
             vacant: BTreeMap::new(),
             silent: BTreeSet::new(),
             devices: BTreeMap::new(),
+            attributes: BTreeSet::new(),
+            asked_in_vain: false,
+            learnt_names: false,
             domains: Vec::new(),
             filters: Filters::default(),
             access: Access::new(named),
@@ -249,14 +258,40 @@ impl Machines {
         self.version
     }
 
-    /// The first column of a kind of device, made if it is new.
-    pub(crate) fn device(&mut self, name: &Arc<str>) -> usize {
-        if let Some(column) = self.devices.get(name) {
-            return *column;
-        }
-        let column = self.rooms.add_device();
-        self.devices.insert(name.clone(), column);
+    /// The first column of a kind of device, if any machine ever had one. Names that users make up take
+    /// no room.
+    pub(crate) fn device(&mut self, name: &str) -> Option<usize> {
+        let column = self.devices.get(name).copied();
+        self.asked_in_vain |= column.is_none();
         column
+    }
+
+    /// Whether no machine ever had such a device.
+    pub(crate) fn is_absent(&self, name: &str) -> bool {
+        !self.devices.contains_key(name)
+    }
+
+    /// Whether machines came with names of devices or attributes that somebody had asked for in vain:
+    /// then what was made of those requests is no longer right.
+    pub(crate) fn has_learnt_names(&self) -> bool {
+        self.learnt_names
+    }
+
+    /// Takes over names that machines have.
+    fn learn_names(&mut self, info: &MachineInfo) {
+        for name in info.capacity.devices.keys() {
+            if !self.devices.contains_key(name) {
+                self.learnt_names |= self.asked_in_vain;
+                let column = self.rooms.add_device();
+                self.devices.insert(name.clone(), column);
+            }
+        }
+        for name in info.attributes.keys() {
+            if !self.attributes.contains(name) {
+                self.learnt_names |= self.asked_in_vain;
+                self.attributes.insert(name.clone());
+            }
+        }
     }
 
     /// The kind of device that a column is about.
@@ -294,8 +329,12 @@ impl Machines {
         }
     }
 
-    /// The number under which an attribute's values are kept, made if it is new.
+    /// The number under which an attribute's values are kept, made if it is new. Those that no machine
+    /// ever had are one: all machines lack them.
     pub(crate) fn domain_of(&mut self, attribute: &str) -> usize {
+        let known = self.attributes.contains(attribute);
+        self.asked_in_vain |= !known;
+        let attribute = if known { attribute } else { "" };
         if let Some(found) = self.domains.iter().position(|(name, _)| name == attribute) {
             return found;
         }
@@ -352,6 +391,9 @@ impl Machines {
             vacant: self.vacant.clone(),
             silent: self.silent.clone(),
             devices: self.devices.clone(),
+            attributes: self.attributes.clone(),
+            asked_in_vain: self.asked_in_vain,
+            learnt_names: self.learnt_names,
             domains: self.domains.clone(),
             filters: self.filters.clone(),
             access: self.access.clone(),
@@ -408,12 +450,10 @@ impl Machines {
 
     fn capacity_of(&mut self, info: Option<&MachineInfo>) -> Vec<i32> {
         let Some(info) = info else { return vec![0; self.rooms.columns()] };
-        for name in info.capacity.devices.keys() {
-            self.device(name);
-        }
+        self.learn_names(info);
         let mut capacity = vec![0; self.rooms.columns()];
         for (name, amount) in &info.capacity.devices {
-            let first = self.device(name);
+            let Some(first) = self.devices.get(name).copied() else { continue };
             let whole = amount / WHOLE_DEVICE * WHOLE_DEVICE;
             capacity[first] = offered(first, whole);
             capacity[first + IDLE] = offered(first, whole);
@@ -428,6 +468,7 @@ impl Machines {
             u64::from(info.capacity.ports).min(possible),
             MAX_TASKS_ON_A_MACHINE.into(),
             MAX_TARGET_BYTES,
+            0,
         ];
         for column in [CPU, RAM, DISK, PORTS, TASKS, TARGET] {
             capacity[column] = offered(column, fixed[column]);

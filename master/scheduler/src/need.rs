@@ -5,7 +5,7 @@
 use crate::access::Group;
 use crate::machines::Machines;
 use crate::rooms::{
-    CPU, DISK, FIXED_COLUMNS, IDLE, Kind, LARGEST, PORTS, RAM, TARGET, TASKS, asked,
+    ABSENT, CPU, DISK, FIXED_COLUMNS, IDLE, Kind, LARGEST, PORTS, RAM, TARGET, TASKS, asked,
 };
 use borg_cell::state::target_bytes;
 use borg_proto::resources::WHOLE_DEVICE;
@@ -100,19 +100,20 @@ impl Need {
             wants.ports.into(),
             1,
             target_bytes(spec),
+            u64::from(wants.devices.keys().any(|name| machines.device(name).is_none())),
         ];
         // In all, and of single devices: whole ones that are idle, or enough of one.
         let devices: Vec<_> = wants
             .devices
             .iter()
-            .flat_map(|(name, amount)| {
-                let first = machines.device(name);
+            .filter_map(|(name, amount)| Some((machines.device(name)?, amount)))
+            .flat_map(|(first, amount)| {
                 let part = if *amount < WHOLE_DEVICE { LARGEST } else { IDLE };
                 let whole = amount.next_multiple_of(WHOLE_DEVICE);
                 [(first, *amount), (first + part, if part == IDLE { whole } else { *amount })]
             })
             .collect();
-        let asks: Vec<(usize, i32)> = [CPU, RAM, DISK, PORTS, TASKS, TARGET]
+        let asks: Vec<(usize, i32)> = [CPU, RAM, DISK, PORTS, TASKS, TARGET, ABSENT]
             .map(|column| (column, fixed[column]))
             .into_iter()
             .chain(devices)

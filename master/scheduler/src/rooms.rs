@@ -32,8 +32,10 @@ pub(crate) const PORTS: usize = 3;
 pub(crate) const TASKS: usize = 4;
 /// Column of what tasks take in that message, in bytes.
 pub(crate) const TARGET: usize = 5;
+/// Column of what no machine has: kinds of devices that none ever named.
+pub(crate) const ABSENT: usize = 6;
 /// Columns that every machine has; devices come after, [`PER_DEVICE`] for each kind.
-pub(crate) const FIXED_COLUMNS: usize = 6;
+pub(crate) const FIXED_COLUMNS: usize = 7;
 /// Columns of one kind of device: what is free in all, in idle devices, and in the one that has the
 /// most left, in thousandths. Only the first is a sum.
 pub(crate) const PER_DEVICE: usize = 3;

@@ -240,6 +240,11 @@ impl Scheduler {
         for machine in machines {
             self.settle_machine(machine);
         }
+        if self.machines.has_learnt_names() {
+            let state = self.state.clone();
+            self.start_afresh(&state);
+            return;
+        }
         for job in resized {
             self.forget_size(job);
             tasks.extend(self.state.tasks_of(job).map(|(id, _)| id));

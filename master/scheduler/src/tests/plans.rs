@@ -3,9 +3,11 @@
 use super::fixture::{Cell, EVERYTHING, GIB, allocs, info, job, with, within};
 use super::laws::{Op, a_job, a_machine, an_op, carry_out};
 use crate::{Config, JobPlan, MOST_PLANNED, Novelty, Plan, Scheduler};
+use borg_cell::event::{EventKind, TaskChange};
 use borg_cell::state::Answer;
 use borg_proto::command::Action;
-use borg_proto::{Band, JobSpec, MachineId, Resources, TaskId};
+use borg_proto::task::EvictCause;
+use borg_proto::{Band, JobId, JobSpec, MachineId, Resources, TaskId};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -183,14 +185,29 @@ proptest! {
             cell.user("ann", Action::SubmitJob { spec: spec.clone() }).unwrap();
         }
         cell.tell(&mut scheduler);
-        let decisions = scheduler.pass(cell.now, EVERYTHING);
-        for job in &told.jobs {
-            let id = cell.state.job_named(&job.key).unwrap().id;
-            let its: Vec<_> = decisions.iter().filter(|d| d.task.job == id).collect();
+        let number = |job: &JobPlan| cell.state.job_named(&job.key).unwrap().id;
+        let numbers: Vec<JobId> = told.jobs.iter().map(number).collect();
+        let mut evicted: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
+        while numbers.iter().any(|job| scheduler.has_ready(*job)) {
+            let decisions = scheduler.pass(cell.now, 64);
+            if decisions.is_empty() {
+                break;
+            }
+            cell.place(&decisions);
+            for event in &cell.news {
+                if let EventKind::TaskChanged { task, change: TaskChange::Evicted(EvictCause::Preempted { by }), .. } = &event.kind {
+                    let by = by.rsplit_once('/').unwrap().0.to_owned();
+                    evicted.entry(by).or_default().push(*task);
+                }
+            }
+            cell.tell(&mut scheduler);
+        }
+        for (job, id) in told.jobs.iter().zip(numbers) {
             let mut places: BTreeMap<MachineId, u32> = BTreeMap::new();
-            its.iter().for_each(|d| *places.entry(d.machine).or_default() += 1);
+            let placed = cell.state.tasks_of(id).filter_map(|(_, task)| task.placement());
+            placed.for_each(|placement| *places.entry(placement.machine).or_default() += 1);
             prop_assert_eq!(&job.places, &places);
-            let victims: Vec<TaskId> = its.iter().flat_map(|d| &d.victims).map(|v| v.task).collect();
+            let victims = evicted.remove(&job.key.to_string()).unwrap_or_default();
             prop_assert_eq!(job.victims.iter().map(|v| v.task).collect::<Vec<_>>(), victims);
             prop_assert_eq!(job.pending, job.tasks - job.placed());
             prop_assert_eq!(job.pending > 0, !job.why.is_empty());
