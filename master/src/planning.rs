@@ -23,7 +23,9 @@ use borg_cell::state::CellState;
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::difference::Difference;
 use borg_proto::names::{ReplicaId, UserName};
+use borg_proto::panics::guarded;
 use borg_proto::rpc;
+use borg_proto::spec::MAX_TASKS;
 use borg_proto::submitted;
 use borg_proto::wire::pb;
 use borg_proto::{JobSpec, Millis};
@@ -39,6 +41,9 @@ use tonic::Status;
 const PLAN_LEVEL: u32 = 4;
 /// Most jobs of one plan.
 const MAX_JOBS: usize = 64;
+/// Most tasks of the jobs of one plan: one job of the largest kind. A plan is made alone, and others
+/// wait for it.
+const MAX_TASKS_PLANNED: u64 = MAX_TASKS as u64;
 /// Most bytes of the specifications of one plan: half of what a request may have.
 const MAX_BYTES: usize = 2 << 20;
 /// Plans that may wait or be made at a master; a user may have half of what is still free.
@@ -107,7 +112,14 @@ impl Planner {
         let mut client = self.peers.client_for_users(leader).ok_or_else(silent)?;
         let passed = pb::PassedPlan { user: user.to_string(), request: Some(request) };
         let answer = tokio::time::timeout(PATIENCE, client.plan(passed)).await;
-        Ok(answer.map_err(|_| silent())??.into_inner())
+        let late = |_| {
+            let seconds = PATIENCE.as_secs();
+            Status::unavailable(format!(
+                "master {leader}, which leads, made no plan within {seconds} s: it makes one at a \
+                 time, and others may wait before this one"
+            ))
+        };
+        Ok(answer.map_err(late)??.into_inner())
     }
 
     /// The same at this replica, which must lead.
@@ -210,13 +222,16 @@ impl Planner {
         let work = move || {
             let _turn = turn;
             let state = scheduler.state().clone();
-            let plan = scheduler.plan(&user, &specs, now);
-            (state, plan)
+            // A plan only looks: a panic harms nothing but its answer.
+            guarded(|| scheduler.plan(&user, &specs, now)).map(|plan| (state, plan))
         };
         let began = clock::stopwatch();
-        let made = tokio::task::spawn_blocking(work).await.map_err(|_| stopping());
+        let made = tokio::task::spawn_blocking(work).await.map_err(|_| stopping())?;
         tracing::debug!(seconds = began.seconds(), "planned");
-        made
+        made.map_err(|said| {
+            tracing::error!(panic = said, "the scheduler panicked over a plan: report this");
+            Status::internal(format!("cannot be planned: the scheduler failed over it ({said})"))
+        })
     }
 }
 
@@ -244,6 +259,12 @@ fn specs_of(request: &pb::PlanRequest) -> Result<Vec<Arc<JobSpec>>, Status> {
     if bytes > MAX_BYTES {
         return Err(Status::resource_exhausted(format!(
             "jobs: {bytes} bytes, most is {MAX_BYTES}: split the file"
+        )));
+    }
+    let tasks: u64 = request.jobs.iter().map(|job| u64::from(job.tasks)).sum();
+    if tasks > MAX_TASKS_PLANNED {
+        return Err(Status::resource_exhausted(format!(
+            "jobs: {tasks} tasks, most in one plan is {MAX_TASKS_PLANNED}: split the file"
         )));
     }
     let spec = |(n, spec): (usize, &pb::JobSpec)| {

@@ -196,7 +196,7 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
         }
         leads = letter.leads.unwrap_or(leads);
         if let Some(state) = letter.state {
-            let pending = state.pending().count();
+            let pending = state.pending_len();
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
             survive(&mut scheduler, metrics, |scheduler| {
                 if letter.afresh {

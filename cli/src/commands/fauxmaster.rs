@@ -57,6 +57,10 @@ pub(super) async fn run(
         (None, Some(machines)) => fauxmaster::synthetic(machines, args.seed),
         (None, None) => backup::live_state(&mut Client::new(&target.resolve()?)?, false).await?,
     };
+    if let Some(set) = &spec.alloc_set {
+        let text = format!("alloc_set: fit looks at machines, not into {set}: leave it out");
+        return Err(Failure::new(Code::Refused, text));
+    }
     show(&fauxmaster::fit(&state, &spec, args.most), out)
 }
 

@@ -211,6 +211,7 @@ pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Resu
             ),
         };
         out.line(&ahead)?;
+        out.line(&format!("quota: {}", why.quota))?;
     }
     if !why.victims.is_empty() {
         out.line(&format!("it would push out {}", why.victims.join(", ")))?;

@@ -285,7 +285,11 @@ pub(super) async fn change(
                     to.close_machines(request).await
                 })
                 .await?;
-            (format!("{named}: closed to new tasks"), answer.index)
+            let open =
+                ask(client).await?.machines.into_iter().filter(|m| m.closed.is_none()).count();
+            let warning =
+                if open > 0 { "" } else { "; no machine of the cell takes new tasks now" };
+            (format!("{named}: closed to new tasks{warning}"), answer.index)
         }
         MachineCommand::Open { machines } => {
             let named = list_of(&machines);

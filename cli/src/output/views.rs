@@ -341,6 +341,7 @@ pub struct Why {
     pub victims: Vec<String>,
     pub standings: Vec<Standing>,
     pub pushed_out: Vec<String>,
+    pub quota: String,
 }
 
 /// Changes that together let a task be placed.
@@ -390,6 +391,7 @@ impl Why {
             next: from.next,
             victims: from.victims,
             pushed_out: from.pushed_out,
+            quota: from.quota,
             summary: from.summary,
             machines: from.machines,
             feasible: from.feasible,

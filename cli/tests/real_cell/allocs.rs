@@ -38,7 +38,7 @@ fn a_server_and_its_log_saver_share_an_alloc_that_outlives_them() {
         .map(|task| task["phase"].as_str().unwrap())
         .collect();
     assert_eq!((phases, held["kind"].as_str()), (vec!["held", "held"], Some("alloc_set")));
-    assert_eq!(held["task_list"][0]["note"], "empty");
+    assert_eq!(held["task_list"][0]["note"], "cpu=0.2,ram=256MiB, empty");
 
     let server = cell.submit(&within(job("server", "service", "sleep 1000"), &room, 2));
     let saver = cell.submit(&within(job("saver", "service", "sleep 1000"), &room, 3));
@@ -47,7 +47,8 @@ fn a_server_and_its_log_saver_share_an_alloc_that_outlives_them() {
     assert_eq!(machines(&cell.status(&server)), machines(&held));
     assert_eq!(machines(&saving)[..2], machines(&held));
     let inside = cell.status(&room)["task_list"][1]["note"].clone();
-    assert_eq!(inside, format!("holds {server}/1, {saver}/1"));
+    let free = "cpu=0.2,ram=256MiB, free cpu=0.1,ram=128MiB";
+    assert_eq!(inside, format!("{free}, holds {server}/1, {saver}/1"));
 
     let why = cell.borgctl(&["why", &format!("{saver}/2")]).ok();
     let beyond = format!("alloc set {room} has 2 allocs, so there is none for task 2");
@@ -59,7 +60,11 @@ fn a_server_and_its_log_saver_share_an_alloc_that_outlives_them() {
     assert!(said.contains(&format!("has tasks of job {server} in it: kill those first")), "{said}");
     let said = cell.borgctl(&["resize", &room, "--cpu", "0.09"]).failed(3);
     assert!(said.contains("would have 90 m CPU, and its tasks may use 100 m"), "{said}");
-    let said = cell.borgctl(&["resize", &room]).failed(2);
+    let said = cell.borgctl(&["resize", &room, "--cpu", "5000"]).failed(3);
+    assert!(said.contains("no machine of the cell could hold an alloc"), "{said}");
+    let said = cell.borgctl(&["resize", "room", "--cpu", "-1"]).failed(2);
+    assert!(said.contains("\"-1\" is not a number"), "{said}");
+    let said = cell.borgctl(&["resize", "room"]).failed(2);
     assert!(said.contains("nothing to change"), "{said}");
     let said = cell.borgctl(&["resize", &server, "--allocs", "4"]).failed(3);
     assert!(said.contains(&format!("{server} is no alloc set")), "{said}");

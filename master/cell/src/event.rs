@@ -3,7 +3,8 @@
 //! `apply` gives the events of each entry in order. Events name things by number; whoever shows
 //! them to people asks [`describe`], with the state right after the last of them.
 
-use crate::state::{CellState, JobState, Machine, MachineState, Standing};
+use crate::rejection::amounts;
+use crate::state::{CellState, Job, JobState, Machine, MachineState, Standing};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{
     Band, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
@@ -240,8 +241,11 @@ impl Event {
                 ("job.submitted", job_name(names, *id), format!("{tasks} tasks"))
             }
             EventKind::AllocsResized(id) => {
-                let allocs = state.job(*id).map_or(0, |job| job.spec.tasks);
-                ("allocs.resized", job_name(names, *id), format!("{allocs} allocs"))
+                let size = |job: &Job| {
+                    format!("{} allocs of {}", job.spec.tasks, amounts(&job.spec.task.limit))
+                };
+                let size = state.job(*id).map(size).unwrap_or_default();
+                ("allocs.resized", job_name(names, *id), size)
             }
             EventKind::JobChanged { job, to, .. } => {
                 // Later events of the same entry may have brought it further.

@@ -7,7 +7,7 @@ mod allocs;
 mod figures;
 
 pub use allocs::AllocRejection;
-pub use figures::{Amount, Figures, Oversold, Shortage, quota_name};
+pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::Dimension;

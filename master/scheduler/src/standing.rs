@@ -5,6 +5,7 @@ use crate::machines::Machines;
 use crate::rooms::{WHOLE, rows};
 use crate::score::Weights;
 use borg_proto::MachineId;
+use borg_proto::policy::Term;
 
 /// How many machines are told of beside the task's own.
 const RUNNERS_UP: usize = 3;
@@ -16,7 +17,7 @@ pub struct Standing {
     pub machine: MachineId,
     /// The sum of the terms.
     pub cost: i64,
-    /// The terms by the names of their [`Weights`].
+    /// The terms by the names of their weights.
     pub terms: Vec<(&'static str, i64)>,
 }
 
@@ -35,13 +36,13 @@ impl Terms {
     fn named(&self) -> [(&'static str, i32); 7] {
         let Self { fit, strand, machine_crowd, rack_crowd, power_crowd, mix, soft } = *self;
         [
-            ("fit", fit),
-            ("strand", strand),
-            ("machine_crowd", machine_crowd),
-            ("rack_crowd", rack_crowd),
-            ("power_crowd", power_crowd),
-            ("mix", mix),
-            ("soft", soft),
+            (Term::Fit.name(), fit),
+            (Term::Strand.name(), strand),
+            (Term::MachineCrowd.name(), machine_crowd),
+            (Term::RackCrowd.name(), rack_crowd),
+            (Term::PowerCrowd.name(), power_crowd),
+            (Term::Mix.name(), mix),
+            (Term::Soft.name(), soft),
         ]
     }
 

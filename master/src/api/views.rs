@@ -5,6 +5,7 @@ use crate::config::Member;
 use crate::feed::View;
 use crate::store::Kept;
 use borg_cell::bns::{BnsError, Endpoint};
+use borg_cell::rejection::amounts;
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{TaskId, UserName};
@@ -136,7 +137,7 @@ pub(super) fn task_info(
         }
         TaskState::Running(placement) if job.is_alloc_set() => {
             info.since_ms = placement.placed_at.0;
-            info.note = contents(&view.state, id);
+            info.note = contents(&view.state, job, id);
             pb::TaskPhase::Held
         }
         TaskState::Running(placement) => fill_running(usages, job, id, task, placement, &mut info),
@@ -159,13 +160,18 @@ pub(super) fn task_info(
     info
 }
 
-/// The tasks in an alloc, in words.
-fn contents(state: &CellState, alloc: TaskId) -> String {
+/// How large an alloc is and what is in it, in words.
+fn contents(state: &CellState, set: &Job, alloc: TaskId) -> String {
+    let limit = &set.spec.task.limit;
     let inside = state.belonging_in(alloc).filter(|(_, task)| task.placement().is_some());
     let names = inside
         .filter_map(|(id, _)| state.job(id.job).map(|job| format!("{}/{}", job.key, id.index)));
     let names: Vec<String> = names.collect();
-    if names.is_empty() { "empty".to_owned() } else { format!("holds {}", names.join(", ")) }
+    if names.is_empty() {
+        return format!("{}, empty", amounts(limit));
+    }
+    let free = limit.minus(&state.used_in_alloc(alloc));
+    format!("{}, free {}, holds {}", amounts(limit), amounts(&free), names.join(", "))
 }
 
 fn fill_running(
@@ -272,9 +278,25 @@ pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyR
         victims: explanation.victims.iter().map(|victim| task(victim.task)).collect(),
         standings: standings.collect(),
         pushed_out: explanation.pushed_out.iter().copied().map(task).collect(),
+        quota: view
+            .state
+            .job(id.job)
+            .map(|job| quota_position(&view.state, job))
+            .unwrap_or_default(),
         summary: explanation.summary,
         read: Some(read_info(view)),
     }
+}
+
+/// How a job's user stands with quota in its band, in words.
+fn quota_position(state: &CellState, job: &Job) -> String {
+    let (user, band) = (job.owner(), job.priority().band());
+    let used = amounts(&state.used_quota(user, band).amount());
+    let mut grants = state.quota_of(user, band).iter();
+    let granted = grants.find(|grant| grant.in_force(state.clock()));
+    let granted = granted.map(|grant| format!(" of {}", amounts(&grant.amount)));
+    let open = if state.enforces_quota(band) { "" } else { ", which needs no quota" };
+    format!("{user} uses {used}{} in {band}{open}", granted.unwrap_or_default())
 }
 
 pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machine {

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A thing that must always hold. The numbers that are missing between the printed ones belong to
-/// parts of the cell that are not there yet (allocs, budgets, isolation).
+/// parts of the cell that are not there yet (budgets, isolation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invariant {
     /// At most one leader in a term.

@@ -5,7 +5,7 @@
 
 use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
-use borg_proto::{Band, Millis, UserName};
+use borg_proto::{Band, Millis, Resources, UserName};
 use std::fmt;
 
 /// Most resources that a refusal tells of. 16: our choice; a task may ask for a thousand devices, and
@@ -82,6 +82,15 @@ pub fn quota_name(dimension: &Dimension) -> &str {
         Dimension::Ports => "ports",
         Dimension::Device(name) => name,
     }
+}
+
+/// Amounts of several resources as `borgctl` takes them: `cpu=0.5,ram=64MiB`.
+#[must_use]
+pub fn amounts(of: &Resources) -> String {
+    let each = of.dimensions();
+    let each = each.map(|(of, amount)| format!("{}={}", quota_name(&of), Amount(&of, amount)));
+    let each = each.collect::<Vec<_>>().join(",");
+    if each.is_empty() { "nothing".to_owned() } else { each }
 }
 
 /// A job for which its user has too little quota, or none.

@@ -25,7 +25,7 @@ pub use total::Total;
 
 use super::turn::Turn;
 use super::{CellState, Job};
-use crate::rejection::{Amount, Figures, Rejection, Shortage, quota_name};
+use crate::rejection::{Figures, Rejection, Shortage, amounts};
 use borg_proto::identity::ADMIN;
 use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
@@ -74,12 +74,7 @@ impl Grant {
 
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let amount = self.amount.dimensions().map(|(dimension, amount)| {
-            format!("{}={}", quota_name(&dimension), Amount(&dimension, amount))
-        });
-        let amount = amount.collect::<Vec<_>>().join(",");
-        let amount = if amount.is_empty() { "nothing" } else { &amount };
-        write!(f, "{amount} from {}", Date(self.from))?;
+        write!(f, "{} from {}", amounts(&self.amount), Date(self.from))?;
         if let Some(until) = self.until {
             write!(f, " until {}", Date(until))?;
         }

@@ -469,9 +469,9 @@ fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
         [
             ("fit", 2_500),
             ("strand", 0),
-            ("machine_crowd", 3_000),
-            ("rack_crowd", 1_000),
-            ("power_crowd", 500),
+            ("machine-crowd", 3_000),
+            ("rack-crowd", 1_000),
+            ("power-crowd", 500),
             ("mix", 0),
             ("soft", 0)
         ]
