@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 /// How long a gang that did not fit is not tried again, for each of its tasks. 5 ms: our choice. Where
 /// tasks end all the time there is always room for one more, and each try looks for room for all: a
-/// gang that waits costs one look for a machine in that time at most, however large it is.
+/// gang that waits costs one look for a machine in that time at most, however large it is; what all of
+/// them together cost a pass is bounded by [`MOST_TAKEN_BACK`].
 pub(crate) const REST: Millis = Millis(5);
 
 /// Decisions that may be taken back in one pass; gangs whose turn comes later are tried in the next
