@@ -25,6 +25,9 @@ use tokio::sync::oneshot;
 const EVENTS: usize = 100_000;
 /// Questions that may wait; more are turned away.
 const QUESTIONS: usize = 256;
+/// Time that questions may take between two passes, however many wait. 5 ms: our choice, as long as a
+/// large pass; a single question may take longer.
+const ANSWERING: Duration = Duration::from_millis(5);
 /// Placements proposed at once: one entry of the log.
 const BATCH: usize = 512;
 /// Longest sleep between two looks at tasks whose back-off ends.
@@ -154,6 +157,15 @@ impl Mailbox {
         Some(())
     }
 
+    /// Questions that have to wait for the next turn, before those that came meanwhile.
+    fn ask_again(&self, mut questions: Vec<Question>) {
+        if !questions.is_empty() {
+            let mut letter = self.open();
+            questions.append(&mut letter.questions);
+            letter.questions = questions;
+        }
+    }
+
     /// The thread ends soon.
     pub(crate) fn stop(&self) {
         self.put(|letter| letter.stop = true);
@@ -214,9 +226,15 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
             letter.reconsider.iter().for_each(|task| scheduler.refused(*task));
         });
         let now = clock::now() + ahead;
-        for question in letter.questions {
+        let began = clock::stopwatch();
+        let mut questions = letter.questions.into_iter();
+        for question in questions.by_ref() {
             question.answer(&scheduler, now, metrics);
+            if began.elapsed() >= ANSWERING {
+                break;
+            }
         }
+        mailbox.ask_again(questions.collect());
         nap = if leads { decide(&mut scheduler, ahead, decisions, metrics) } else { NAP };
     }
 }

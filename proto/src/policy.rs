@@ -190,7 +190,8 @@ pub struct Weights {
     /// Share of the job that would be in this rack already.
     pub rack_crowd: i16,
     /// Share of the job that would be in this power domain already: where machines have the same value
-    /// of the attribute `power`.
+    /// of the attribute `power`. 0 until it is set: each placement of a job costs time by the machines of
+    /// a domain, which are many.
     pub power_crowd: i16,
     /// Mixing: the share of the machine's cpu that is given to prod, for a task that is not prod, and
     /// the other way round for one that is, makes the machine better. So prod can grow in a spike by
@@ -215,7 +216,7 @@ impl Weights {
             strand: 100,
             machine_crowd: 600,
             rack_crowd: 200,
-            power_crowd: 100,
+            power_crowd: 0,
             mix: 20,
             soft: 400,
         }
@@ -329,9 +330,9 @@ mod tests {
         assert_eq!(
             numbers,
             [
-                [100, 100, 600, 200, 100, 20, 400],
-                [100, 0, 600, 200, 100, 20, 400],
-                [-100, 0, 600, 200, 100, 20, 400]
+                [100, 100, 600, 200, 0, 20, 400],
+                [100, 0, 600, 200, 0, 20, 400],
+                [-100, 0, 600, 200, 0, 20, 400]
             ]
         );
     }

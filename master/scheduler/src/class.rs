@@ -97,7 +97,7 @@ impl Class {
         if self.penalty.is_empty() {
             self.penalty.resize(machines.len(), 0);
         }
-        let others = self.crowds.count(machines, row, came);
+        let others = self.crowds.count(machines, weights, row, came);
         let worse = came && !weights.attract();
         self.settle(machines, weights, row);
         self.forget(row, worse);

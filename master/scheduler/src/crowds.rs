@@ -6,7 +6,7 @@
 use crate::domain::NOWHERE;
 use crate::machines::Machines;
 use crate::need::Need;
-use crate::score::{There, crowd_steps};
+use crate::score::{There, Weights, crowd_steps};
 use std::collections::BTreeMap;
 
 /// Tasks of the job by value of one attribute.
@@ -72,7 +72,13 @@ impl Crowds {
 
     /// Notes that a task came to a row or left it. Gives the values whose rows look different now,
     /// beside that row.
-    pub(crate) fn count(&mut self, machines: &Machines, row: usize, came: bool) -> Vec<Value> {
+    pub(crate) fn count(
+        &mut self,
+        machines: &Machines,
+        weights: &Weights,
+        row: usize,
+        came: bool,
+    ) -> Vec<Value> {
         let on = self.on.entry(row).or_insert(0);
         *on = step(*on, came);
         if *on == 0 {
@@ -80,11 +86,10 @@ impl Crowds {
         }
         let mut changed = Vec::new();
         let tasks = self.tasks;
-        for (crowd, scored) in self
-            .scored
-            .iter_mut()
-            .map(|c| (c, true))
-            .chain(self.limited.iter_mut().map(|c| (c, false)))
+        // Machines that lack an attribute are in no place that could be crowded.
+        let weigh = [weights.rack_crowd, weights.power_crowd].map(|weight| weight != 0);
+        for (crowd, scored) in
+            self.scored.iter_mut().zip(weigh).chain(self.limited.iter_mut().map(|c| (c, false)))
         {
             let value = machines.domain(crowd.domain).of(row);
             if value == NOWHERE {
@@ -94,6 +99,7 @@ impl Crowds {
                 crowd.counts.resize(value as usize + 1, 0);
             }
             let look = |crowd: &Crowd| {
+                let scored = scored && machines.domain(crowd.domain).is_named(value);
                 let steps = if scored { crowd_steps(crowd.count(value), tasks) } else { 0 };
                 (steps, crowd.is_full(value))
             };
@@ -135,7 +141,8 @@ impl Crowds {
         let steps = |count| crowd_steps(count, self.tasks);
         let [rack, power] = self.scored.each_ref().map(|crowd| {
             let value = machines.domain(crowd.domain).of(row);
-            steps(if value == NOWHERE { 0 } else { crowd.count(value) })
+            let named = machines.domain(crowd.domain).is_named(value);
+            steps(if named { crowd.count(value) } else { 0 })
         });
         There { machine: steps(self.on(row)), rack, power }
     }

@@ -15,12 +15,19 @@ pub(crate) struct Domain {
     of: Vec<u32>,
     /// Rows of each value.
     rows: Vec<Vec<usize>>,
+    /// The value of machines that lack the attribute, once there is one.
+    missing: Option<u32>,
 }
 
 impl Domain {
     /// The value of a row.
     pub(crate) fn of(&self, row: usize) -> u32 {
         self.of[row]
+    }
+
+    /// Whether a value is one that machines have, and not that they lack the attribute.
+    pub(crate) fn is_named(&self, value: u32) -> bool {
+        value != NOWHERE && Some(value) != self.missing
     }
 
     /// The rows of a value, in no order.
@@ -54,6 +61,9 @@ impl Domain {
         }
         let next = u32::try_from(self.values.len()).expect("fewer values than machines ever seen");
         self.values.insert(text.to_owned(), next);
+        if text.is_empty() {
+            self.missing = Some(next);
+        }
         self.rows.push(Vec::new());
         next
     }

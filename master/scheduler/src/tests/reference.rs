@@ -150,8 +150,11 @@ fn on(
         let steps = |count: u64| {
             i64::try_from((count * 64 / u64::from(spec.tasks)).min(64) * (1 << 14) / 64).unwrap()
         };
-        [on_machine, in_rack, in_power] =
-            ["machine", "rack", "power"].map(|attribute| steps(there(attribute)));
+        [on_machine, in_rack, in_power] = ["machine", "rack", "power"].map(|attribute| {
+            // A machine that lacks it is in no such place.
+            let named = !value(machine, attribute).is_empty();
+            steps(if named { there(attribute) } else { 0 })
+        });
     }
     // What the other kind of work has of the machine before anybody is pushed out.
     let is_other = |t: &&TaskId| cell.priority(**t).is_prod() != spec.priority.is_prod();

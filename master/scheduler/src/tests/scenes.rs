@@ -463,7 +463,7 @@ fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
     let machines: Vec<_> = told.standings.iter().map(|s| (s.machine, s.cost)).collect();
     // Half of the small machine's cpu and memory stay free, and the whole disk; of the large one
     // three quarters, as the job's other task is there, which is half of the job.
-    assert_eq!(machines, [(small, 2_500), (large, 7_000)]);
+    assert_eq!(machines, [(small, 2_000), (large, 6_500)]);
     assert_eq!(
         told.standings[1].terms,
         [
@@ -471,7 +471,7 @@ fn a_running_task_is_told_what_its_machine_and_the_next_best_cost_it() {
             ("strand", 0),
             ("machine-crowd", 3_000),
             ("rack-crowd", 1_000),
-            ("power-crowd", 500),
+            ("power-crowd", 0),
             ("mix", 0),
             ("soft", 0)
         ]
