@@ -84,8 +84,8 @@ impl Gangs {
 impl Scheduler {
     /// Whether a job can be decided for nothing now, whatever room there is: as many of its tasks are
     /// placed as may be at once, or some of a gang that wait are not ready.
-    pub(crate) fn is_held(&self, job: JobId) -> bool {
-        let need = &self.needs[&job];
+    pub(crate) fn is_held(&self, need: &Need) -> bool {
+        let job = need.job;
         need.cap.is_some_and(|cap| self.placed(job) >= cap) || (need.gang && self.unready(job) > 0)
     }
 
@@ -115,21 +115,24 @@ impl Scheduler {
     /// A task of the job came, went or changed: a job that was held may be so no more, and what is
     /// left of a gang may fit.
     pub(crate) fn release(&mut self, job: JobId) {
-        self.queue.wake_class(&ClassKey::Held(job));
-        if let Some(need) = self.needs.get(&job).filter(|need| need.gang)
-            && self.queue.has_parked(&need.class)
-        {
+        let Some(need) = self.needs.get(&job) else { return };
+        if !need.gang && need.cap.is_none() {
+            return;
+        }
+        if need.gang && self.queue.has_parked(&need.class) {
             self.loosened.insert(need.class.clone());
         }
+        self.queue.wake_class(&ClassKey::Held(job));
     }
 
     /// Decides for all waiting tasks of a gang, or changes nothing and says false.
     pub(crate) fn decide_gang(
         &mut self,
-        job: JobId,
+        need: &Arc<Need>,
         now: Millis,
         decisions: &mut Vec<Assignment>,
     ) -> bool {
+        let job = need.job;
         if self.gangs.taken_back >= MOST_TAKEN_BACK {
             self.gangs.rest(job, now + SOON);
             self.gangs.dozing.insert((now + SOON, job));
@@ -137,12 +140,12 @@ impl Scheduler {
         }
         // What others made possible is noted before what is tried here can be mistaken for it.
         self.wake_parked();
-        let priority = self.needs[&job].priority;
+        let priority = need.priority;
         let last = self.queue.last_served(priority);
         let tasks: Vec<TaskId> = self.queue.ready(job).collect();
         let before = decisions.len();
         for task in &tasks {
-            let Some(decision) = self.decide(*task, now) else {
+            let Some(decision) = self.decide(*task, need, now) else {
                 let made = decisions.split_off(before);
                 self.gangs.taken_back += made.len();
                 self.take_back(&made, now);

@@ -9,7 +9,7 @@
 
 use crate::explain::{self, Explanation};
 use crate::machines::Machines;
-use crate::need::ClassKey;
+use crate::need::{ClassKey, Need};
 use crate::queue::NEVER;
 use crate::rooms::BLOCK;
 use crate::scheduler::Scheduler;
@@ -17,6 +17,7 @@ use borg_cell::rejection::AllocRejection;
 use borg_proto::command::Assignment;
 use borg_proto::{JobId, MachineId, Millis, Resources, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Tasks whose alloc has room for them and whose machine has not, with the version of the machines
 /// that they know of.
@@ -49,21 +50,20 @@ impl Scheduler {
 
     /// Decides for the first task of a job that can go where its alloc is. Who cannot leaves the
     /// queue until something changes.
-    pub(crate) fn decide_in_alloc(&mut self, job: JobId) -> Option<Assignment> {
-        while let Some(task) = self.queue.first(job) {
+    pub(crate) fn decide_in_alloc(&mut self, need: &Arc<Need>) -> Option<Assignment> {
+        while let Some(task) = self.queue.first(need.job) {
             if let Ok(machine) = self.home_of(task)
                 && let Some(row) = self.machines.row(machine)
             {
                 if self.takes(task, row) {
-                    return Some(self.assume(task, row, machine, Vec::new()));
+                    return Some(self.assume(task, need, (row, machine), Vec::new()));
                 }
                 let since = self.machines.version();
                 // Who is here already knows of an older one.
                 let stuck = self.stuck.entry(machine).or_insert((since, BTreeSet::new()));
                 stuck.1.insert(task);
             }
-            let need = self.needs.get(&job)?;
-            let user = self.state.job(job)?.key.user.clone();
+            let user = self.state.job(need.job)?.key.user.clone();
             self.queue.add(task, need.priority, &user, NEVER);
         }
         None

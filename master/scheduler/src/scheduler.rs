@@ -284,9 +284,10 @@ impl Scheduler {
         {
             let before = self.aside.decides(job);
             let many = decisions.len();
-            if self.is_held(job) {
+            let need = self.needs[&job].clone();
+            if self.is_held(&need) {
                 self.hold(job);
-            } else if !self.decide_turn(job, now, &mut decisions) {
+            } else if !self.decide_turn(&need, now, &mut decisions) {
                 self.park(job);
             } else if decisions[many..].iter().any(|decision| !decision.victims.is_empty()) {
                 // Victims may leave more room than their place takes.
@@ -298,11 +299,16 @@ impl Scheduler {
     }
 
     /// Decides for one task of a job, or for a whole gang. False when nothing was found.
-    fn decide_turn(&mut self, job: JobId, now: Millis, decisions: &mut Vec<Assignment>) -> bool {
-        if self.needs[&job].gang {
-            return self.decide_gang(job, now, decisions);
+    fn decide_turn(
+        &mut self,
+        need: &Arc<Need>,
+        now: Millis,
+        decisions: &mut Vec<Assignment>,
+    ) -> bool {
+        if need.gang {
+            return self.decide_gang(need, now, decisions);
         }
-        let decision = self.decide_job(job, now);
+        let decision = self.decide_job(need, now);
         let found = decision.is_some();
         decisions.extend(decision);
         found
@@ -489,13 +495,13 @@ impl Scheduler {
 
     /// Decides for the first task of a job that finds a machine. All are equal, but for where they
     /// failed.
-    fn decide_job(&mut self, job: JobId, now: Millis) -> Option<Assignment> {
-        if self.needs.get(&job).is_some_and(|need| need.alloc_set.is_some()) {
-            return self.decide_in_alloc(job);
+    fn decide_job(&mut self, need: &Arc<Need>, now: Millis) -> Option<Assignment> {
+        if need.alloc_set.is_some() {
+            return self.decide_in_alloc(need);
         }
-        let mut task = self.queue.first(job)?;
+        let mut task = self.queue.first(need.job)?;
         loop {
-            let decision = self.decide(task, now);
+            let decision = self.decide(task, need, now);
             let picky = self.state.task(task).is_some_and(|t| t.avoids(now).next().is_some());
             if decision.is_some() || !picky {
                 return decision;
@@ -504,22 +510,26 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn decide(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
-        let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
-        let row = self.choose(task, &need, now)?;
+    pub(crate) fn decide(
+        &mut self,
+        task: TaskId,
+        need: &Arc<Need>,
+        now: Millis,
+    ) -> Option<Assignment> {
+        let row = self.choose(task, need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
-        let (victims, _) = victims::choose(&self.machines, &need, row)
+        let (victims, _) = victims::choose(&self.machines, need, row)
             .expect("the machine was found by the same choice");
         let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
-        Some(self.assume(task, row, machine, victims))
+        Some(self.assume(task, need, (row, machine), victims))
     }
 
     /// Takes a decision for done.
     pub(crate) fn assume(
         &mut self,
         task: TaskId,
-        row: usize,
-        machine: MachineId,
+        need: &Arc<Need>,
+        (row, machine): (usize, MachineId),
         victims: Vec<IncarnationId>,
     ) -> Assignment {
         let mut leaving = Vec::new();
@@ -531,7 +541,7 @@ impl Scheduler {
             self.depart(gone.task);
             self.leaving.insert(gone.task, gone.number);
         }
-        let need = self.needs.get(&task.job).expect("what is queued has a need").clone();
+        let need = need.clone();
         self.arrive(row, Resident { task, incarnation: None, need, devices: Vec::new() });
         self.queue.served(task.job);
         self.queue.remove(task);
