@@ -315,12 +315,7 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
         tasks: u32::try_from(machine.tasks.len()).unwrap_or(u32::MAX),
         shard: shard.map_or(0, |replica| replica.0),
         silent_ms: 0,
-        kept_for: machine
-            .kept_for
-            .iter()
-            .flat_map(|users| users.iter())
-            .map(ToString::to_string)
-            .collect(),
+        kept_for: machine.kept_for_names(),
         closed: machine.closed.as_deref().map(|closed| pb::ClosedMachine {
             since_ms: closed.since.0,
             by: closed.by.to_string(),

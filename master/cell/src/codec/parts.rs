@@ -59,12 +59,7 @@ pub(super) fn machine(machine: &Machine) -> pb::CheckpointMachine {
         info: machine.info.as_deref().map(Into::into),
         next_port: machine.next_port.into(),
         given_up: machine.given_up,
-        kept_for: machine
-            .kept_for
-            .iter()
-            .flat_map(|users| users.iter())
-            .map(ToString::to_string)
-            .collect(),
+        kept_for: machine.kept_for_names(),
         closed: machine.closed.as_deref().map(|closed| pb::CheckpointClosed {
             since_ms: closed.since.0,
             by: closed.by.to_string(),

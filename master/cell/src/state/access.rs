@@ -39,6 +39,12 @@ impl Machine {
         Ok(())
     }
 
+    /// The names of the users for whom it is kept; none when it is for everybody.
+    #[must_use]
+    pub fn kept_for_names(&self) -> Vec<String> {
+        self.kept_for.iter().flat_map(|users| users.iter()).map(ToString::to_string).collect()
+    }
+
     /// Whether it is kept for others than this user.
     #[must_use]
     pub fn is_kept_from(&self, user: &UserName) -> bool {
