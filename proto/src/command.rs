@@ -8,7 +8,7 @@ use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserNa
 use crate::policy::{Policy, Term};
 use crate::priority::Band;
 use crate::resources::Resources;
-use crate::spec::{JobKind, JobSpec};
+use crate::spec::JobSpec;
 use crate::task::FailureCause;
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
@@ -226,7 +226,7 @@ pub enum Action {
 /// The newest level of entries that this build understands. Grows by one with every release that
 /// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
 /// its masters understand.
-pub const LEVEL: u32 = 4;
+pub const LEVEL: u32 = 5;
 
 impl Action {
     /// The level of entries that this action came with.
@@ -238,13 +238,7 @@ impl Action {
             | Self::AddMachine { .. }
             | Self::RemoveMachine { .. }
             | Self::Place { .. } => 1,
-            Self::SubmitJob { spec } => {
-                let newest = spec.kind == JobKind::AllocSet
-                    || spec.alloc_set.is_some()
-                    || spec.gang
-                    || spec.concurrent.is_some();
-                if newest { 4 } else { 1 + u32::from(spec.exclusive) }
-            }
+            Self::SubmitJob { spec } => spec.level(),
             Self::Observe { changes } => changes.iter().map(Observation::level).max().unwrap_or(1),
             Self::InviteMaster { .. }
             | Self::JoinMaster { .. }

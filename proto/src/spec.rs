@@ -432,6 +432,16 @@ impl JobSpec {
         asked
     }
 
+    /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        let since_4 = self.kind == JobKind::AllocSet
+            || self.alloc_set.is_some()
+            || self.gang
+            || self.concurrent.is_some();
+        if since_4 { 4 } else { 1 + u32::from(self.exclusive) }
+    }
+
     /// The appclass in force.
     #[must_use]
     pub fn effective_appclass(&self) -> AppClass {
