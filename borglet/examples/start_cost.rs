@@ -1,15 +1,16 @@
-//! What the start of a container costs in processor time, beside a plain fork and exec.
+//! What the start and end of a container costs, beside a plain fork and exec.
 //!
-//! Prints CPU milliseconds for each start and end of `/bin/true`, and for the removal after it, this process and
-//! all of its helpers counted (they are collected by us, as their subreaper).
-//! Takes the number of starts as its argument; run it as root for the full container.
+//! Prints processor time, all helpers counted, and time on the clock, of each start and end of `/bin/true` and of
+//! the removal after it; medians of the clock, means of the processor. Takes the number of starts as its argument.
+//! Run it as root, for the full container, where there is a cpuacct hierarchy: what runs there is
+//! counted whoever collects it.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
-use borglet::container::ContainerSpec;
+use borglet::container::{ContainerId, ContainerSpec};
 use borglet::executor::{Executor, ExecutorConfig};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::wait::waitpid;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -28,50 +29,91 @@ fn main() -> ExitCode {
 
 fn measure() -> Result<(), Error> {
     let starts: u32 = std::env::args().nth(1).map_or(Ok(100), |n| n.parse())?;
-    nix::sys::prctl::set_child_subreaper(true)?;
-    let before = cpu_ms()?;
-    for _ in 0..starts {
-        Command::new("/bin/true").status()?;
-    }
-    let plain = (cpu_ms()? - before) / f64::from(starts);
+    let meter = Meter::new()?;
+    let plain = sample(starts, &meter, |_| Ok(Command::new("/bin/true").status().map(drop)?))?;
 
     let dir = std::env::temp_dir().join(format!("start-cost-{}", std::process::id()));
     let name = format!("borg-start-cost-{}", std::process::id());
     let executor = Executor::open(ExecutorConfig::new(dir.clone(), name))?;
     report(&format!("{:?}", executor.isolation()));
-    let (mut container, mut removal) = (0.0, 0.0);
-    for n in 0..starts {
-        let before = cpu_ms()?;
-        let spec = ContainerSpec::new(format!("c{n}").parse()?, vec!["/bin/true".into()]);
-        executor.start(spec)?;
-        while waitpid(None, None).is_ok() {} // shims, ours by adoption
-        let ended = cpu_ms()?;
-        let id = format!("c{n}").parse()?;
-        executor.cleanup(&id)?;
-        executor.remove_logs(&id)?;
-        container += (ended - before) / f64::from(starts);
-        removal += (cpu_ms()? - ended) / f64::from(starts);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The first start makes the nursery.
+    for first in [true, false] {
+        let starts = if first { 1 } else { starts };
+        let id = |n: u32| format!("c{n}").parse::<ContainerId>();
+        let container = sample(starts, &meter, |n| {
+            executor.start(ContainerSpec::new(id(n)?, vec!["/bin/true".into()]))?;
+            let record = runtime.block_on(executor.wait(&id(n)?))?;
+            if record.outcome.is_success() { Ok(()) } else { Err(record.outcome.into()) }
+        })?;
+        let removal = sample(starts, &meter, |n| {
+            executor.cleanup(&id(n)?)?;
+            Ok(executor.remove_logs(&id(n)?)?)
+        })?;
+        if !first {
+            report(&format!("plain spawn {plain}, container {container}, its removal {removal}"));
+        }
     }
     executor.retire()?;
+    drop(executor);
     std::fs::remove_dir_all(dir)?;
-    report(&format!(
-        "plain spawn {plain:.3} ms, container {container:.3} ms, its removal {removal:.3} ms"
-    ));
     Ok(())
 }
 
-/// Processor time of this process and of all it has collected.
-fn cpu_ms() -> Result<f64, Error> {
-    let mut total = 0.0;
-    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
-        let used = getrusage(who)?;
-        for time in [used.user_time(), used.system_time()] {
-            let microseconds = i32::try_from(time.tv_usec())?;
-            let seconds = i32::try_from(time.tv_sec())?;
-            total += f64::from(seconds) * 1000.0 + f64::from(microseconds) / 1000.0;
+/// What one of many took.
+struct Cost {
+    cpu_ms: f64,
+    wall_ms: f64,
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} ms ({:.3} on the clock)", self.cpu_ms, self.wall_ms)
+    }
+}
+
+fn sample(
+    times: u32,
+    meter: &Meter,
+    mut work: impl FnMut(u32) -> Result<(), Error>,
+) -> Result<Cost, Error> {
+    let before = meter.cpu_ms()?;
+    let mut walls = Vec::new();
+    for n in 0..times {
+        let began = Instant::now();
+        work(n)?;
+        walls.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    walls.sort_by(f64::total_cmp);
+    let cpu_ms = (meter.cpu_ms()? - before) / f64::from(times);
+    Ok(Cost { cpu_ms, wall_ms: walls[walls.len() / 2] })
+}
+
+/// A group of the cpuacct hierarchy that this process and all it makes are in.
+struct Meter(PathBuf);
+
+impl Meter {
+    fn new() -> Result<Self, Error> {
+        let top = Path::new("/sys/fs/cgroup/cpuacct");
+        let group = top.join(format!("start-cost-{}", std::process::id()));
+        std::fs::create_dir(&group).map_err(|error| format!("{}: {error}", group.display()))?;
+        std::fs::write(group.join("cgroup.procs"), "0")?;
+        Ok(Self(group))
+    }
+
+    fn cpu_ms(&self) -> Result<f64, Error> {
+        let text = std::fs::read_to_string(self.0.join("cpuacct.usage"))?;
+        Ok(text.trim().parse::<f64>()? / 1e6)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let left = std::fs::write("/sys/fs/cgroup/cpuacct/cgroup.procs", "0");
+        if let Err(error) = left.and_then(|()| std::fs::remove_dir(&self.0)) {
+            report(&format!("{} stays: {error}", self.0.display()));
         }
     }
-    Ok(total)
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what this program is for")]

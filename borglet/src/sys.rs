@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::libc::{self, c_int, c_long, c_ulong, c_void};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::socket::{ControlMessageOwned, RecvMsg};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -248,14 +249,52 @@ pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts all signals back to their default action and unblocks them, as a program expects at start.
+/// Puts signals back to their default action and unblocks them, as a program expects at start.
 pub(crate) fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: setting the default action installs no handler; KILL, STOP and the C library's
-        // own signals refuse with EINVAL, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    // The only one that is not at its default in a Rust program; handlers end at the execute.
+    never_mind(set_handler(Signal::SIGPIPE, SigHandler::SigDfl));
     never_mind(SigSet::all().thread_unblock());
+}
+
+/// Sets what a signal does, by a standard action (no handler of ours).
+pub(crate) fn set_handler(signal: Signal, handler: SigHandler) -> io::Result<()> {
+    assert!(matches!(handler, SigHandler::SigIgn | SigHandler::SigDfl), "no code of ours");
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: neither standard action runs code of this process.
+    unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+    Ok(())
+}
+
+/// The descriptors that came with a message.
+pub(crate) fn received_files<S>(message: &RecvMsg<'_, '_, S>) -> io::Result<Vec<OwnedFd>> {
+    let mut files = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = part {
+            // SAFETY: the kernel has just made these descriptors for us, so nobody else owns them.
+            files.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok(files)
+}
+
+/// Writes `words` over this process's arguments, for those who list processes; what does not fit is
+/// left out. The arguments that it was executed with must not be asked for any more.
+pub(crate) fn set_command_line(words: &[&[u8]]) {
+    // Fields 48 and 49 of proc_pid_stat(5): where the arguments begin and end.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap_or(0)..].split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 2)?.parse::<usize>().ok();
+    let (Some(begin), Some(end)) = (number(48), number(49)) else { return };
+    let mut line: Vec<u8> = words.iter().flat_map(|word| [*word, b"\0"].concat()).collect();
+    line.resize(end.saturating_sub(begin), 0);
+    if let Some(last) = line.last_mut() {
+        *last = 0;
+    }
+    // SAFETY: the kernel says that our arguments are there, which are writable memory of the stack, and
+    // `line` is as long as they are. Nothing holds a reference to them: `args` copies.
+    unsafe {
+        std::ptr::copy_nonoverlapping(line.as_ptr(), begin as *mut u8, line.len());
+    }
 }
 
 /// Marks every descriptor from `first` up as closed at the next execute.

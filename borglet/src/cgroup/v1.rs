@@ -143,7 +143,7 @@ impl CgroupDriver for V1 {
 
     fn enter(&self, name: &str) -> Result<(), CgroupError> {
         for mount in self.controllers() {
-            files::put(&self.group(mount, name).join("cgroup.procs"), 0)?;
+            files::put(&self.group(mount, name).join("tasks"), 0)?;
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
 use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
 use crate::logs::{LogChunk, Stream, read};
+use crate::shim::Nursery;
 use crate::{procfs, sys};
 
 /// How an [`Executor`] is set up.
@@ -117,6 +118,8 @@ struct Inner {
     isolation: Isolation,
     hierarchies: Option<Hierarchies>,
     groups: Option<Box<dyn CgroupDriver>>,
+    /// Where shims are made; none before the first start.
+    nursery: Mutex<Option<Nursery>>,
     /// Never held over anything that waits.
     table: Mutex<BTreeMap<ContainerId, Entry>>,
     /// Keeps other borglets out for as long as we live.
@@ -161,7 +164,9 @@ impl Executor {
             probe(config.isolation, &config.cgroup_name, &config.shim, &config.dir);
         let groups = hierarchies.clone().map(Hierarchies::driver);
         let table = Mutex::new(BTreeMap::new());
-        Ok(Self(Arc::new(Inner { config, isolation, hierarchies, groups, table, _lock: lock })))
+        let nursery = Mutex::default();
+        let inner = Inner { config, isolation, hierarchies, groups, nursery, table, _lock: lock };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// What isolation is in force, and what is missing.

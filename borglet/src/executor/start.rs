@@ -1,11 +1,10 @@
 //! Starting a container: its directory, its group, its shim.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, PipeWriter, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{Entry, Executor, Live, open_process, remove_tree};
 use crate::cgroup::Limits;
 use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
-use crate::shim::{self, ShimSpec};
+use crate::shim::{self, Nursery, ShimSpec};
 use crate::sys;
 
 /// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
@@ -75,39 +74,40 @@ impl Executor {
         };
         let locked = write_locked(&dir.spec(), &spec)
             .map_err(|e| StartError::machine("write spec.json", e))?;
-        self.run_shim(dir, locked)
+        self.run_shim(dir, &locked)
     }
 
-    fn run_shim(&self, dir: &TaskDir, spec: File) -> Result<Started, StartError> {
-        let trouble = |e: io::Error| StartError::machine("execute the shim", e);
+    fn run_shim(&self, dir: &TaskDir, spec: &File) -> Result<Started, StartError> {
+        let trouble = |e: io::Error| StartError::machine("make the shim", e);
         let (mut report, report_in) = io::pipe().map_err(trouble)?;
-        let mut command = Command::new(&self.0.config.shim);
-        command
-            .arg0(shim::NAME)
-            .arg("run")
-            .arg(&dir.root)
-            .env_clear()
-            .stdin(spec)
-            .stdout(report_in)
-            .stderr(Stdio::null());
-        let mut child = command.spawn().map_err(trouble)?;
-        // With it goes our end of the pipe, so that the shim's end is the only one.
-        drop(command);
-        let answer = read_within(&mut report, ANSWER_WITHIN);
-        if answer.is_err() {
-            drop(child.kill());
+        self.order(dir, spec, &report_in).map_err(trouble)?;
+        // The shim's end is the only one from here on.
+        drop(report_in);
+        let answer = read_within(&mut report, ANSWER_WITHIN).map_err(|e| {
             self.kill_silent_shim(dir);
-        }
-        // It has only to split itself; the shim proper is no child of ours.
-        child.wait().map_err(trouble)?;
-        let answer = answer.map_err(|e| match e.kind() {
-            ErrorKind::TimedOut => StartError::TimedOut { seconds: ANSWER_WITHIN.as_secs() },
-            _other => trouble(e),
+            match e.kind() {
+                ErrorKind::TimedOut => StartError::TimedOut { seconds: ANSWER_WITHIN.as_secs() },
+                _other => trouble(e),
+            }
         })?;
         serde_json::from_slice(&answer).unwrap_or_else(|_| {
             let said = fs::read_to_string(dir.shim_err()).unwrap_or_default();
             Err(StartError::machine("hear from the shim", format!("it said {:?}", said.trim())))
         })
+    }
+
+    /// Orders a shim of the nursery, of a new one where there is none or it died.
+    fn order(&self, dir: &TaskDir, spec: &File, report: &PipeWriter) -> io::Result<()> {
+        let mut nursery = self.0.nursery.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = &*nursery {
+            match old.order(&dir.root, spec.as_fd(), report.as_fd()) {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::warn!(%error, "the nursery takes no orders: making another"),
+            }
+        }
+        *nursery = None;
+        let new = Nursery::open(&self.0.config.shim, self.0.hierarchies.as_ref())?;
+        nursery.insert(new).order(&dir.root, spec.as_fd(), report.as_fd())
     }
 
     /// Ends a shim that did not answer: it alone works in this directory.
@@ -134,7 +134,6 @@ fn lay_out(dir: &TaskDir, spec: &ContainerSpec) -> io::Result<()> {
 
 /// Reads to the end, or fails with `TimedOut`.
 fn read_within(pipe: &mut io::PipeReader, limit: Duration) -> io::Result<Vec<u8>> {
-    use std::os::fd::AsFd;
     let deadline = sys::monotonic() + limit;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
-use std::process::ExitCode;
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -11,26 +10,20 @@ use nix::unistd;
 use super::birth::Newborn;
 use super::watch::{Ended, Watch};
 use super::{NAMESPACES, ShimSpec, complain};
-use crate::cgroup::{CgroupDriver, SHIMS};
+use crate::cgroup::CgroupDriver;
 use crate::container::program::Pipes;
 use crate::container::{ExitRecord, Outcome, StartError, Started, TaskDir, write_whole};
 use crate::logs::{LogWriter, Stream};
 use crate::{procfs, sys};
 
-/// Runs one task from start to exit record. Descriptor 0 is the specification with the
-/// lock on it, 1 the pipe to the borglet.
-pub(super) fn run(dir: &TaskDir) -> ExitCode {
+/// Runs one task from start to exit record, in a process made for it. `lock` is the specification
+/// with the lock on it, `report` the pipe to the borglet.
+pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File) {
     super::complain_in(dir);
-    let taken = take_descriptors().and_then(|mut taken| {
-        let spec = leave_the_borglet(&mut taken.0)?;
-        Ok((taken, spec))
-    });
-    let ((lock, mut report), spec) = match taken {
-        Ok((_, None)) => return ExitCode::SUCCESS,
-        Ok((taken, Some(spec))) => (taken, spec),
+    let spec = match leave_the_nursery(&mut lock) {
+        Ok(spec) => spec,
         Err(error) => {
-            complain(format_args!("cannot begin in {}: {error}", dir.root.display()));
-            return ExitCode::FAILURE;
+            return complain(format_args!("cannot begin in {}: {error}", dir.root.display()));
         }
     };
     let groups = spec.cgroups.clone().map(super::Hierarchies::driver);
@@ -43,7 +36,7 @@ pub(super) fn run(dir: &TaskDir) -> ExitCode {
             // First on disk: the borglet may die before it hears.
             keep(dir, &not_started(&spec, &error));
             tell(&mut report, &Err(error));
-            return ExitCode::FAILURE;
+            return;
         }
         Ok((started, watch)) => {
             tell(&mut report, &Ok(started.clone()));
@@ -53,41 +46,19 @@ pub(super) fn run(dir: &TaskDir) -> ExitCode {
     };
     keep(dir, &record);
     drop(lock);
-    ExitCode::SUCCESS
 }
 
-/// Moves the inherited descriptors out of the way of the task's.
-fn take_descriptors() -> io::Result<(File, File)> {
-    use std::os::fd::AsFd;
-    let lock = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let report = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    unistd::dup2_stdin(&null)?;
-    unistd::dup2_stdout(&null)?;
-    Ok((lock, report))
-}
-
-/// Becomes a process of nobody: own session, own parent (init), own cgroup. `None` in the process
-/// that stays behind to tell the borglet that this is done.
-fn leave_the_borglet(spec: &mut File) -> io::Result<Option<ShimSpec>> {
+/// Becomes a process of nobody.
+fn leave_the_nursery(spec: &mut File) -> io::Result<ShimSpec> {
+    unistd::setsid()?;
+    nix::sys::prctl::set_name(c"borglet-shim")?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::sys::prctl::set_child_subreaper(true)?;
     let mut text = Vec::new();
     spec.rewind()?;
     spec.read_to_end(&mut text)?;
-    let spec: ShimSpec = serde_json::from_slice(&text)?;
-    unistd::setsid()?;
-    let groups = spec.cgroups.clone().map(super::Hierarchies::driver);
-    // Outside of the task's group, so as not to die of its memory limit; and outside of the
-    // borglet's, so as not to die with it.
-    let home = groups.and_then(|groups| groups.birthplace(SHIMS).ok().flatten());
-    if sys::clone_process(0, home.as_ref())?.is_some() {
-        return Ok(None);
-    }
-    unistd::chdir("/")?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    nix::sys::prctl::set_child_subreaper(true)?;
-    nix::sys::prctl::set_name(c"borglet-shim")?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-    Ok(Some(spec))
+    Ok(serde_json::from_slice(&text)?)
 }
 
 fn begin<'a>(

@@ -1,7 +1,7 @@
 //! The shim: the small process that holds one task.
 //!
-//! It is this same binary executed again under the name [`NAME`], so that any binary that links
-//! this crate can be its own shim: the first thing its `main` does is
+//! This same binary executed again under the name [`NAME`] is the [`nursery`], which makes the
+//! shims; so any binary that links this crate can be its own: the first thing its `main` does is
 //! `if shim::is_shim_invocation() { return shim::main() }`, before any thread exists.
 //! `birth` makes the task, `watch` holds it to its end. What to do stands in the container's
 //! directory; the shim decides nothing.
@@ -11,7 +11,10 @@
 
 mod birth;
 mod hold;
+mod nursery;
 mod watch;
+
+pub(crate) use nursery::Nursery;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -58,7 +61,9 @@ pub fn main() -> ExitCode {
     panics::end_the_process();
     let mut args = std::env::args_os().skip(1);
     match (args.next(), args.next()) {
-        (Some(verb), Some(dir)) if verb == "run" => hold::run(&TaskDir { root: dir.into() }),
+        (Some(verb), Some(cgroups)) if verb == "nurse" => {
+            nursery::nurse(&cgroups.to_string_lossy())
+        }
         (Some(verb), Some(dir)) if verb == "try" => try_isolation(&PathBuf::from(dir)),
         (_, _) => {
             complain("a borglet starts this, not a person");
