@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupLayout, Hierarchies, detect};
+use crate::container::users::{self, Users};
 use crate::shim;
+use crate::sys;
 
 /// Dropping capabilities needs this one (number 8, linux/capability.h).
 const CAP_SETPCAP: u64 = 1 << 8;
@@ -31,6 +33,17 @@ impl IsolationWanted {
     pub const NONE: Self = Self { cgroups: false, namespaces: false };
 }
 
+/// Whose ids the processes of tasks have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserIds {
+    /// The machine's own.
+    Machine,
+    /// Each task a range that nobody else has.
+    Range,
+    /// The borglet's, who is not root.
+    Own,
+}
+
 /// What is in force on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
@@ -40,8 +53,14 @@ pub struct Isolation {
     pub root: bool,
     /// Whether tasks get namespaces and a read-only root.
     pub namespaces: bool,
+    /// Whose ids tasks have.
+    pub users: UserIds,
     /// Whether tasks lose the capabilities they do not need.
     pub drop_capabilities: bool,
+    /// Whether the system calls of tasks are filtered.
+    pub filter: bool,
+    /// Whether Landlock keeps tasks in.
+    pub landlock: bool,
     /// What is not there and what follows from that, in plain words; empty when all is there.
     pub missing: Vec<String>,
 }
@@ -68,20 +87,60 @@ pub(crate) fn probe(
     };
     let driver = cgroups.clone().map(Hierarchies::driver);
     missing.extend(driver.iter().flat_map(|driver| driver.missing()));
-    let namespaces = match usable_namespaces(wanted, root, shim, scratch) {
-        Ok(()) => true,
+    let (namespaces, users) = match usable_namespaces(wanted, root, shim, scratch) {
+        Ok(users) => (true, users),
         Err(why) => {
             missing.push(format!("{why}: tasks share the host's process table"));
             missing.push(format!("{why}: tasks see the host's files and /tmp as the borglet does"));
-            false
+            (false, UserIds::Machine)
         }
     };
+    if namespaces && users == UserIds::Machine {
+        let why =
+            "no user namespaces: root in a task is root of the machine, with few capabilities";
+        missing.push(why.to_owned());
+    }
+    if users == UserIds::Own {
+        missing.push("not root: tasks run as the borglet's user, who could end them".to_owned());
+    }
     let drop_capabilities = root && effective_capabilities() & CAP_SETPCAP != 0;
     if root && !drop_capabilities {
         missing.push("no CAP_SETPCAP: tasks keep the borglet's capabilities".to_owned());
     }
-    let layout = driver.map_or(CgroupLayout::None, |driver| driver.layout());
-    (Isolation { cgroups: layout, root, namespaces, drop_capabilities, missing }, cgroups)
+    let filter = namespaces && Path::new("/proc/sys/kernel/seccomp").exists();
+    if namespaces && !filter {
+        missing.push("no seccomp: tasks may make every system call".to_owned());
+    }
+    let version = if namespaces { sys::landlock_version() } else { 0 };
+    missing.extend(missing_of_landlock(version).filter(|_| namespaces).map(str::to_owned));
+    let cgroup_layout = driver.map_or(CgroupLayout::None, |driver| driver.layout());
+    let isolation = Isolation {
+        cgroups: cgroup_layout,
+        root,
+        namespaces,
+        users,
+        drop_capabilities,
+        filter,
+        landlock: version > 0,
+        missing,
+    };
+    (isolation, cgroups)
+}
+
+/// What a version of Landlock does not enforce (landlock(7)).
+fn missing_of_landlock(version: u32) -> Option<&'static str> {
+    match version {
+        0 => Some(
+            "no Landlock: tasks may listen on ports that are not theirs, and call daemons' abstract sockets",
+        ),
+        1..4 => Some(
+            "an old Landlock: tasks may listen on ports that are not theirs, and call daemons' abstract sockets",
+        ),
+        4..6 => {
+            Some("an old Landlock: tasks may call the abstract sockets of the machine's daemons")
+        }
+        6.. => None,
+    }
 }
 
 fn usable_cgroups(wanted: IsolationWanted, root: bool, group: &str) -> Result<Hierarchies, String> {
@@ -105,16 +164,31 @@ fn usable_namespaces(
     root: bool,
     shim: &Path,
     scratch: &Path,
-) -> Result<(), String> {
+) -> Result<UserIds, String> {
     if !wanted.namespaces {
         return Err("namespaces are switched off".to_owned());
     }
-    if !root {
-        return Err("not root".to_owned());
+    let range = Users::Range { first: users::FIRST };
+    let candidates = if root {
+        vec![(UserIds::Range, range), (UserIds::Machine, Users::Machine)]
+    } else {
+        vec![(UserIds::Own, Users::own())]
+    };
+    let mut first_error = None;
+    for (kind, users) in candidates {
+        match try_namespaces(users, shim, scratch) {
+            Ok(()) => return Ok(kind),
+            Err(why) => drop(first_error.get_or_insert(why)),
+        }
     }
+    Err(first_error.unwrap_or_default())
+}
+
+fn try_namespaces(users: Users, shim: &Path, scratch: &Path) -> Result<(), String> {
+    let words = serde_json::to_string(&users).map_err(|e| e.to_string())?;
     let tried = Command::new(shim)
         .arg0(shim::NAME)
-        .arg("try")
+        .args(["try", &words])
         .arg(scratch)
         .env_clear()
         .stdin(Stdio::null())

@@ -67,6 +67,7 @@ pub(crate) fn container_spec(
     spec.ram_bytes = launch.limit.ram_bytes;
     spec.pids_max = PROCESSES;
     spec.binds = binds;
+    spec.ports = Some(launch.ports.clone());
     spec.lease = launch
         .ends_by
         .map(|until| Lease { until_boot_ms: clock::boot_time_of(until), file: lease_file });

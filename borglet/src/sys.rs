@@ -28,6 +28,8 @@ const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 /// Ignore device files on the mount (linux/mount.h).
 const MOUNT_ATTR_NODEV: u64 = 0x4;
+/// Show files with the ids of a user namespace (linux/mount.h).
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 /// Start the child inside the cgroup of the given descriptor (linux/sched.h).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Third version of the capability structures, 64 bits wide (linux/capability.h).
@@ -198,6 +200,14 @@ pub(crate) fn tame_tree(tree: &OwnedFd, writable: bool) -> io::Result<()> {
     )
 }
 
+/// Shows the files of a tree from [`open_tree`] with the ids that `users`, a user namespace, gives them:
+/// what belongs to 0 on the disk belongs to 0 in there. EINVAL where the file system does not offer it.
+pub(crate) fn map_ids(tree: &OwnedFd, users: &impl AsFd) -> io::Result<()> {
+    let userns_fd = u64::from(users.as_fd().as_raw_fd().cast_unsigned());
+    let attr = MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd };
+    put_mount_attr(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, &attr)
+}
+
 /// Makes the mount at `path`, and all below it when `below`, read-only and without set-user-id.
 pub(crate) fn mount_read_only(path: &CStr, below: bool) -> io::Result<()> {
     let flags = if below { libc::AT_RECURSIVE } else { 0 };
@@ -205,11 +215,14 @@ pub(crate) fn mount_read_only(path: &CStr, below: bool) -> io::Result<()> {
 }
 
 fn set_mount_attr(dir: RawFd, path: &CStr, flags: c_int, set: u64) -> io::Result<()> {
-    let attr = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
-    let size = size_of::<MountAttr>();
+    put_mount_attr(dir, path, flags, &MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 })
+}
+
+fn put_mount_attr(dir: RawFd, path: &CStr, flags: c_int, attr: &MountAttr) -> io::Result<()> {
+    let (attr, size) = (&raw const *attr, size_of::<MountAttr>());
     // SAFETY: `path` and `attr` outlive the call and `size` is the size of `attr`.
     check(unsafe {
-        libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, &raw const attr, size)
+        libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, attr, size)
     })?;
     Ok(())
 }
@@ -246,6 +259,17 @@ pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
     let data_of = (&raw const data).cast::<CapData>();
     // SAFETY: as for capget above.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data_of) })?;
+    Ok(())
+}
+
+/// Installs a filter of system calls for this process and all that it makes.
+pub(crate) fn install_filter(code: &[libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(code.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // The kernel only reads it.
+    let program = libc::sock_fprog { len, filter: code.as_ptr().cast_mut() };
+    let (mode, program_of) = (libc::SECCOMP_SET_MODE_FILTER, &raw const program);
+    // SAFETY: `program` and the `len` operations that it points to outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, program_of) })?;
     Ok(())
 }
 
@@ -377,6 +401,15 @@ fn clock(id: libc::clockid_t) -> Duration {
     // SAFETY: `time` outlives the call; both clocks exist on every Linux.
     unsafe { libc::clock_gettime(id, &raw mut time) };
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Version of the kernel's Landlock, 0 without.
+pub(crate) fn landlock_version() -> u32 {
+    const VERSION: u32 = 1;
+    let nothing = std::ptr::null::<c_void>();
+    // SAFETY: with this flag the kernel reads nothing and makes nothing.
+    let found = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) };
+    u32::try_from(found).unwrap_or(0)
 }
 
 /// Waits `ms` milliseconds. For short waits on the kernel where it offers nothing to wait on.

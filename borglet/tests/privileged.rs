@@ -12,6 +12,8 @@
 mod adoption;
 #[path = "privileged/cgroups.rs"]
 mod cgroups;
+#[path = "privileged/escapes.rs"]
+mod escapes;
 #[path = "privileged/isolation.rs"]
 mod isolation;
 #[path = "privileged/leftovers.rs"]

@@ -4,9 +4,12 @@
 //! Leaves the holding of a running task to `shim` and the bookkeeping to `executor`.
 
 mod dir;
+pub(crate) mod fence;
 pub(crate) mod program;
 mod record;
 mod spec;
+pub(crate) mod syscalls;
+pub(crate) mod users;
 pub(crate) mod view;
 
 pub(crate) use dir::{TaskDir, read_whole, write_locked, write_whole};

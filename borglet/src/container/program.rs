@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,9 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd;
 
+use super::fence::Fence;
+use super::syscalls::Filter;
+use super::users::Users;
 use super::{ContainerSpec, StartError, Workdir};
 use crate::sys;
 
@@ -23,11 +26,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Most files a task may have open. Ours: enough for a server, far below what a machine has.
 const OPEN_FILES_MAX: u64 = 16_384;
-
-/// What root keeps inside a container, as a mask by capability number (linux/capability.h):
-/// CHOWN 0, `DAC_OVERRIDE` 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6, SETUID 7,
-/// `NET_BIND_SERVICE` 10. Nothing that reaches devices, mounts, other tasks or the kernel.
-pub(crate) const KEPT_CAPABILITIES: u64 = 0b100_1111_1011;
 
 /// The ends of the pipes of one starting program.
 #[derive(Debug)]
@@ -42,48 +40,52 @@ pub(crate) struct Pipes {
     pub(crate) go: File,
 }
 
-/// Becomes the program of `spec`. Returns only when that failed.
+/// What a program is started with, beside its pipes.
+#[derive(Debug)]
+pub(crate) struct Setting<'a> {
+    pub(crate) spec: &'a ContainerSpec,
+    /// The task's own directory.
+    pub(crate) work: PathBuf,
+    pub(crate) users: Users,
+    /// Whether this process may give capabilities up.
+    pub(crate) drop_capabilities: bool,
+    pub(crate) fence: Option<Fence>,
+    /// Whether system calls are filtered.
+    pub(crate) filter: bool,
+}
+
+/// Becomes the program of `setting`. Returns only when that failed.
 ///
 /// `notes` carries `ready` to the shim and is closed by a successful execute; the caller sends what
 /// went wrong along it.
 /// `die_with` is the process whose death must be ours, where no init sees to that.
 pub(crate) fn become_program(
-    spec: &ContainerSpec,
-    work: &Path,
+    setting: &Setting<'_>,
     pipes: Pipes,
     notes: &mut File,
     die_with: Option<i32>,
 ) -> StartError {
-    match prepare(spec, work, pipes, notes, die_with) {
-        Ok(path) => execute(spec, work, &path, die_with.is_none()),
+    match prepare(setting, pipes, notes, die_with) {
+        Ok(path) => execute(setting.spec, &setting.work, &path, die_with.is_none()),
         Err(error) => error,
     }
 }
 
 /// Everything up to the go. Gives the directories to look the program up in.
 fn prepare(
-    spec: &ContainerSpec,
-    work: &Path,
+    setting: &Setting<'_>,
     mut pipes: Pipes,
     notes: &mut File,
     die_with: Option<i32>,
 ) -> Result<String, StartError> {
+    let spec = setting.spec;
     let step = |name: &'static str| move |e: Errno| StartError::machine(name, e);
     unistd::setsid().map_err(step("start a session"))?;
     unistd::dup2_stdin(&pipes.null).map_err(step("connect stdin"))?;
     unistd::dup2_stdout(&pipes.stdout).map_err(step("connect stdout"))?;
     unistd::dup2_stderr(&pipes.stderr).map_err(step("connect stderr"))?;
     limit_resources().map_err(step("limit resources"))?;
-    if let Some(user) = spec.user {
-        let gid = unistd::Gid::from_raw(user.gid);
-        unistd::setgroups(&[]).map_err(step("give up groups"))?;
-        unistd::setgid(gid).map_err(step("change group"))?;
-        unistd::setuid(unistd::Uid::from_raw(user.uid)).map_err(step("change user"))?;
-    }
-    let cwd = workdir(spec, work);
-    unistd::chdir(cwd)
-        .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;
-    nix::sys::prctl::set_no_new_privs().map_err(step("forbid new privileges"))?;
+    confine(setting)?;
     sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
     if let Some(shim) = die_with {
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
@@ -96,6 +98,26 @@ fn prepare(
     sys::reset_signals();
     let given = spec.env.iter().find(|(name, _)| name == "PATH");
     Ok(given.map_or_else(|| DEFAULT_PATH.to_owned(), |(_, path)| path.clone()))
+}
+
+/// Gives up all that a task must not have: ids, capabilities, writing, listening, system calls. From
+/// here on this process is as the task is.
+pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
+    let Setting { spec, users, .. } = setting;
+    let step = |name: &'static str| move |e: io::Error| StartError::machine(name, e);
+    users.become_one(spec.user, setting.drop_capabilities).map_err(step("change user"))?;
+    let cwd = workdir(spec, &setting.work);
+    unistd::chdir(cwd)
+        .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;
+    nix::sys::prctl::set_no_new_privs()
+        .map_err(|e| StartError::machine("forbid new privileges", e))?;
+    if let Some(fence) = &setting.fence {
+        fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
+    }
+    if setting.filter {
+        Filter::usual().install().map_err(step("filter system calls"))?;
+    }
+    Ok(())
 }
 
 fn workdir<'a>(spec: &'a ContainerSpec, work: &'a Path) -> &'a Path {

@@ -189,8 +189,12 @@ pub struct ContainerSpec {
     pub pids_max: u32,
     /// Paths of the host to show or make writable. None by default.
     pub binds: Vec<Bind>,
-    /// Whom to run as. None keeps the borglet's own user; when that is root, the task is root with
-    /// few capabilities. Needs root.
+    /// TCP ports on which it may listen, beside those that the kernel picks, where Landlock is there.
+    /// None lets it listen on any.
+    #[serde(default)]
+    pub ports: Option<Vec<u16>>,
+    /// Whom to run as, by the ids that the task sees. None is root where the task has ids of its own
+    /// or the borglet is root, and the borglet's user where it is not. Needs root.
     pub user: Option<User>,
     /// Bounds of its logs.
     pub logs: LogLimits,
@@ -215,6 +219,7 @@ impl ContainerSpec {
             ram_bytes: 256 << 20,
             pids_max: 512,
             binds: Vec::new(),
+            ports: None,
             user: None,
             logs: LogLimits::default(),
             lease: None,

@@ -14,7 +14,7 @@
 //! no mount made here is ever seen on the host, and all vanish with the task's last process.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +24,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 
+use super::users::Users;
 use super::{Bind, StartError};
 use crate::sys;
 
@@ -59,24 +60,45 @@ pub(crate) struct View<'a> {
     pub(crate) hidden: &'a [PathBuf],
     /// Most bytes in each of /tmp, /run and /dev/shm. They count as the task's memory too.
     pub(crate) scratch_bytes: u64,
+    /// Whose ids the task has.
+    pub(crate) users: Users,
 }
 
 impl View<'_> {
-    /// Builds the view for this process and all its children. The process must be in new mount and
-    /// pid namespaces.
-    pub(crate) fn enter(&self) -> Result<(), StartError> {
-        let old_mask = umask(Mode::empty());
+    /// Builds the view for this process and all its children, but for what has to be shown with the
+    /// task's ids. The process must be in new mount and pid namespaces.
+    pub(crate) fn begin(&self) -> Result<Shown, StartError> {
+        umask(Mode::empty());
         plain_mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
             .map_err(|e| StartError::machine("make the mount table private", e))?;
         let shown = self.open_shown()?;
+        // Only root of the machine makes devices; others show the machine's.
+        let of_host = matches!(self.users, Users::Own { .. })
+            .then(|| DEVICES.map(|(name, ..)| open_device(name)));
         sys::mount_read_only(c"/", true)
             .map_err(|e| StartError::machine("make the host's files read-only", e))?;
         self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
-        devices(self.scratch_bytes).map_err(|e| StartError::machine("make /dev", e))?;
+        make_devices(self.scratch_bytes, of_host)
+            .map_err(|e| StartError::machine("make /dev", e))?;
         process_table().map_err(|e| StartError::machine("mount /proc", e))?;
-        let mut covered =
-            hide(self.hidden.to_vec()).map_err(|e| StartError::machine("hide directories", e))?;
-        for (bind, tree) in shown {
+        Ok(shown)
+    }
+
+    /// Shows the rest. `users` is the user namespace of the task, where it has one.
+    pub(crate) fn complete(&self, shown: Shown, users: Option<&File>) -> Result<(), StartError> {
+        let Shown { binds, own } = shown;
+        if let Some(users) = users {
+            for (bind, tree) in &binds {
+                show_ids(bind, tree, users).map_err(|e| bad_bind(&bind.path, &e))?;
+            }
+        }
+        let mut all: Vec<_> = binds.into_iter().chain(own).collect();
+        // Outer paths first, so that inner ones are attached on top of them.
+        all.sort_by_key(|(bind, _)| bind.path.components().count());
+        let shut = all.iter().filter_map(|(bind, _)| shut_parent(&bind.path, self.users));
+        let mut covered = hide(self.hidden.iter().cloned().chain(shut).collect())
+            .map_err(|e| StartError::machine("hide directories", e))?;
+        for (bind, tree) in all {
             attach(&tree, &bind).map_err(|e| bad_bind(&bind.path, &e))?;
             // It shows the host's files as they are, with what was hidden of them.
             let source = bind.source();
@@ -89,30 +111,29 @@ impl View<'_> {
             sys::mount_read_only(&c_path(&path), false)
                 .map_err(|e| StartError::machine("hide directories", e))?;
         }
-        umask(old_mask);
+        umask(Mode::from_bits_truncate(0o022));
         Ok(())
     }
 
-    /// Takes hold of everything to be shown before it is hidden. Outer paths come first, so that
-    /// inner ones are attached on top of them.
-    fn open_shown(&self) -> Result<Vec<(Bind, OwnedFd)>, StartError> {
-        let work = Bind { path: self.work.to_owned(), writable: true, within: None };
-        let mut wanted: Vec<Bind> = self.binds.iter().cloned().chain([work]).collect();
-        wanted.extend(resolver());
-        wanted.sort_by_key(|bind| bind.path.components().count());
-        let mut shown = Vec::with_capacity(wanted.len());
-        for bind in wanted {
+    /// Takes hold of everything to be shown before it is hidden.
+    fn open_shown(&self) -> Result<Shown, StartError> {
+        let open = |bind: Bind| {
             let tree = open_source(&bind).map_err(|e| bad_bind(&bind.path, &e))?;
-            shown.push((bind, tree));
-        }
-        Ok(shown)
+            Ok::<_, StartError>((bind, tree))
+        };
+        let binds = self.binds.iter().cloned().map(open).collect::<Result<_, _>>()?;
+        let work = Bind { path: self.work.to_owned(), writable: true, within: None };
+        let own = resolver().into_iter().chain([work]).map(open).collect::<Result<_, _>>()?;
+        Ok(Shown { binds, own })
     }
 
     fn mount_scratch(&self) -> io::Result<()> {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let options = format!("mode=1777,size={}", self.scratch_bytes);
         plain_mount("tmp", "/tmp", "tmpfs", flags, &options)?;
-        let options = format!("mode=755,size={}", self.scratch_bytes);
+        let root = self.users.on_machine(None);
+        let owner = format!("uid={},gid={}", root.uid, root.gid);
+        let options = format!("mode=755,size={},{owner}", self.scratch_bytes);
         for path in RUN.map(Path::new) {
             // Not one that is a link to the other.
             if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
@@ -121,6 +142,42 @@ impl View<'_> {
         }
         Ok(())
     }
+}
+
+/// What is to be shown, taken hold of before it is hidden.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// The machine's, to be shown with the task's ids.
+    binds: Vec<(Bind, OwnedFd)>,
+    /// What is the task's own, or anybody's, as it is.
+    own: Vec<(Bind, OwnedFd)>,
+}
+
+/// Shows the files of a bind with the task's ids. Where the file system does not offer it they belong to
+/// nobody in the task, which is enough to read, or to write where everybody may.
+fn show_ids(bind: &Bind, tree: &OwnedFd, users: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let Err(error) = sys::map_ids(tree, users) else { return Ok(()) };
+    let mode = fs::metadata(fd_path(tree))?.permissions().mode();
+    if !bind.writable || mode & 0o002 != 0 {
+        return Ok(());
+    }
+    let why = "its file system does not let a task with ids of its own write here";
+    Err(io::Error::new(error.kind(), format!("{why} ({error}): give everybody the right to")))
+}
+
+/// The outermost directory above `path` that only its owner may pass through. A task with ids of its
+/// own is not that owner, so what is in there is lost to it anyway: it is covered, and the way to
+/// `path` made anew.
+fn shut_parent(path: &Path, users: Users) -> Option<PathBuf> {
+    let passable = |dir: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
+    };
+    let Users::Range { .. } = users else { return None };
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.reverse();
+    above.into_iter().find(|dir| dir.exists() && !passable(dir)).map(Path::to_owned)
 }
 
 /// Covers what is to be hidden with empty directories, and says which were covered.
@@ -166,7 +223,7 @@ fn attach(tree: &OwnedFd, bind: &Bind) -> io::Result<()> {
             if rest.as_os_str().is_empty() && !is_dir { prefix.parent() } else { Some(prefix) };
         fs::create_dir_all(dir.unwrap_or(prefix))?;
         if !prefix.exists() {
-            drop(fs::File::create(prefix)?);
+            drop(File::create(prefix)?);
         }
     }
     let real = prefix.canonicalize()?;
@@ -197,22 +254,44 @@ fn fd_path(fd: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-fn devices(shm_bytes: u64) -> io::Result<()> {
+/// A device of the host, for where none can be made.
+fn open_device(name: &str) -> io::Result<OwnedFd> {
+    sys::open_tree(&sys::open_plain(None, &c_path(&Path::new("/dev").join(name)))?)
+}
+
+fn make_devices(
+    shm_bytes: u64,
+    of_host: Option<[io::Result<OwnedFd>; DEVICES.len()]>,
+) -> io::Result<()> {
     let options = format!("mode=755,size={shm_bytes}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     plain_mount("dev", "/dev", "tmpfs", flags, &options)?;
     let dev = Path::new("/dev");
-    for (name, major, minor) in DEVICES {
-        let all = Mode::from_bits_truncate(0o666);
-        mknod(&dev.join(name), SFlag::S_IFCHR, all, makedev(major, minor))?;
+    if let Some(trees) = of_host {
+        for ((name, ..), tree) in DEVICES.into_iter().zip(trees) {
+            drop(File::create(dev.join(name))?);
+            sys::move_mount(&tree?, &sys::open_plain(None, &c_path(&dev.join(name)))?)?;
+        }
+    } else {
+        for (name, major, minor) in DEVICES {
+            let all = Mode::from_bits_truncate(0o666);
+            mknod(&dev.join(name), SFlag::S_IFCHR, all, makedev(major, minor))?;
+        }
     }
-    for (name, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
-    {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         symlink(target, dev.join(name))?;
     }
     let shared = Mode::from_bits_truncate(0o1777);
-    Ok(nix::unistd::mkdir(&dev.join("shm"), shared)?)
+    nix::unistd::mkdir(&dev.join("shm"), shared)?;
+    nix::unistd::mkdir(&dev.join("pts"), Mode::from_bits_truncate(0o755))?;
+    let options = "newinstance,ptmxmode=0666,mode=620";
+    plain_mount("devpts", dev.join("pts"), "devpts", flags, options)
 }
 
 fn process_table() -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use super::{Entry, Executor, Live, open_process};
+use crate::container::users::Users;
 use crate::container::{
     ContainerId, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole,
 };
@@ -79,7 +80,10 @@ impl Executor {
             memory_peak_bytes: 0,
         };
         super::keep(dir, &record);
-        self.table().insert(id.clone(), Entry { live: None, record: Some(record.clone()) });
+        self.table().insert(
+            id.clone(),
+            Entry { live: None, record: Some(record.clone()), users: Users::Machine },
+        );
         Adopted { id: id.clone(), note: String::new(), found: Found::Ended(record) }
     }
 
@@ -99,7 +103,8 @@ impl Executor {
                 (shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) }), None)
             }
         };
-        self.table().insert(id.clone(), Entry { live, record });
+        self.ranges().hold(spec.users);
+        self.table().insert(id.clone(), Entry { live, record, users: spec.users });
         Ok(Some(Adopted { id: id.clone(), note: spec.container.note, found }))
     }
 

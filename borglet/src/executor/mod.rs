@@ -28,6 +28,7 @@ pub use nix::sys::signal::Signal;
 pub use adopt::{Adopted, Found};
 
 use crate::cgroup::{CgroupDriver, Hierarchies, Usage};
+use crate::container::users::{Ranges, Users};
 use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
 use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
@@ -120,6 +121,7 @@ struct Inner {
     groups: Option<Box<dyn CgroupDriver>>,
     /// Where shims are made; none before the first start.
     nursery: Mutex<Option<Nursery>>,
+    ranges: Mutex<Ranges>,
     /// Never held over anything that waits.
     table: Mutex<BTreeMap<ContainerId, Entry>>,
     /// Keeps other borglets out for as long as we live.
@@ -132,6 +134,8 @@ struct Entry {
     live: Option<Live>,
     /// How it ended, once that was found out; the disk may be too full to hold it.
     record: Option<ExitRecord>,
+    /// Whose ids it has.
+    users: Users,
 }
 
 #[derive(Debug, Clone)]
@@ -164,8 +168,9 @@ impl Executor {
             probe(config.isolation, &config.cgroup_name, &config.shim, &config.dir);
         let groups = hierarchies.clone().map(Hierarchies::driver);
         let table = Mutex::new(BTreeMap::new());
-        let nursery = Mutex::default();
-        let inner = Inner { config, isolation, hierarchies, groups, nursery, table, _lock: lock };
+        let (nursery, ranges) = (Mutex::default(), Mutex::default());
+        let inner =
+            Inner { config, isolation, hierarchies, groups, nursery, ranges, table, _lock: lock };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -245,7 +250,7 @@ impl Executor {
     /// cgroup, files; all but its logs. Its id cannot be used again while these exist.
     pub fn cleanup(&self, id: &ContainerId) -> Result<(), ActError> {
         let entry = self.entry(id)?;
-        if entry.live.is_some_and(|live| !ended(&live.shim)) {
+        if entry.live.as_ref().is_some_and(|live| !ended(&live.shim)) {
             return Err(ActError::Running(id.clone()));
         }
         let failed = |source| ActError::Failed { action: "clean up", id: id.clone(), source };
@@ -257,6 +262,7 @@ impl Executor {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;
         }
         self.table().remove(id);
+        self.ranges().give_back(entry.users);
         Ok(())
     }
 
@@ -315,6 +321,10 @@ impl Executor {
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Entry>> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Ranges> {
+        self.0.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn dir(&self, id: &ContainerId) -> TaskDir {

@@ -11,7 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Entry, Executor, Live, open_process, remove_tree};
 use crate::cgroup::Limits;
+use crate::container::users::Users;
 use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
+use crate::isolation::UserIds;
 use crate::shim::{self, Nursery, ShimSpec};
 use crate::sys;
 
@@ -30,12 +32,16 @@ impl Executor {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
-        match self.start_in(&dir, spec) {
-            Ok(started) => {
+        let started = self.give_users().and_then(|users| {
+            let started = self.start_in(&dir, spec, users);
+            started.inspect_err(|_| self.ranges().give_back(users)).map(|started| (started, users))
+        });
+        match started {
+            Ok((started, users)) => {
                 // A task so short that its shim is gone already has no handle, only a record.
                 let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
                 let live = shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) });
-                self.table().insert(id, Entry { live, record: None });
+                self.table().insert(id, Entry { live, record: None, users });
                 Ok(started)
             }
             Err(error) => {
@@ -47,9 +53,27 @@ impl Executor {
         }
     }
 
-    fn start_in(&self, dir: &TaskDir, spec: ContainerSpec) -> Result<Started, StartError> {
+    /// Whose ids the next task has.
+    fn give_users(&self) -> Result<Users, StartError> {
+        match self.0.isolation.users {
+            UserIds::Machine => Ok(Users::Machine),
+            UserIds::Own => Ok(Users::own()),
+            UserIds::Range => {
+                let first = self.ranges().take();
+                let none = || StartError::machine("find ids for the task", "all are taken");
+                Ok(Users::Range { first: first.ok_or_else(none)? })
+            }
+        }
+    }
+
+    fn start_in(
+        &self,
+        dir: &TaskDir,
+        spec: ContainerSpec,
+        users: Users,
+    ) -> Result<Started, StartError> {
         let id = spec.id.clone();
-        lay_out(dir, &spec)
+        lay_out(dir, &spec, users)
             .map_err(|e| StartError::machine("fill the container's directory", e))?;
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
@@ -69,7 +93,10 @@ impl Executor {
             container: spec,
             cgroups: self.0.hierarchies.clone(),
             namespaces: isolation.namespaces,
-            drop_capabilities: isolation.drop_capabilities,
+            users,
+            drop_capabilities: isolation.drop_capabilities || isolation.users == UserIds::Own,
+            filter: isolation.filter,
+            landlock: isolation.landlock,
             hidden,
         };
         let locked = write_locked(&dir.spec(), &spec)
@@ -121,13 +148,15 @@ impl Executor {
 }
 
 /// Makes the parts of a container's directory.
-fn lay_out(dir: &TaskDir, spec: &ContainerSpec) -> io::Result<()> {
+fn lay_out(dir: &TaskDir, spec: &ContainerSpec, users: Users) -> io::Result<()> {
     // May be passed through by a task of another user on the way to its own directory, not listed.
     fs::set_permissions(&dir.root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
     fs::DirBuilder::new().mode(0o700).create(dir.work())?;
     fs::DirBuilder::new().mode(0o700).create(dir.log())?;
-    if let Some(user) = spec.user {
-        chown(dir.work(), Some(user.uid), Some(user.gid))?;
+    // Without root it is ours, as the task is.
+    if !matches!(users, Users::Own { .. }) && (spec.user.is_some() || users != Users::Machine) {
+        let owner = users.on_machine(spec.user);
+        chown(dir.work(), Some(owner.uid), Some(owner.gid))?;
     }
     Ok(())
 }

@@ -5,16 +5,18 @@
 //! child becomes the task. Both die with the shim.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd;
 
 use super::ShimSpec;
-use crate::container::program::{KEPT_CAPABILITIES, Pipes, become_program};
-use crate::container::view::View;
+use crate::container::program::{Pipes, Setting, become_program};
+use crate::container::view::{Shown, View};
 use crate::container::{StartError, TaskDir};
 use crate::sys::{self, Ending};
 
@@ -29,6 +31,8 @@ pub(super) struct Newborn<'a> {
     pub(super) pipes: Pipes,
     /// To the shim: `ready`, or a `StartError`.
     pub(super) notes: File,
+    /// From the shim: one byte once this process has its ids.
+    pub(super) ids: File,
     /// To the shim: how the task's first process ended.
     pub(super) endings: OwnedFd,
     pub(super) shim_pid: i32,
@@ -47,55 +51,117 @@ impl Newborn<'_> {
 
     /// Returns only when the task could not be started.
     fn grow_up(self) -> StartError {
-        if let Err(error) = self.isolate() {
+        if let Err(error) = self.join_groups() {
             return error;
         }
-        let Self { spec, dir, pipes, mut notes, endings, shim_pid } = self;
-        let work = dir.work();
-        if !spec.namespaces {
-            return become_program(&spec.container, &work, pipes, &mut notes, Some(shim_pid));
-        }
-        match sys::clone_process(0, None) {
-            Err(e) => StartError::machine("make the first process", e),
-            Ok(None) => become_program(&spec.container, &work, pipes, &mut notes, None),
-            Ok(Some(first)) => be_init(first.pid, endings),
+        if self.spec.namespaces { self.make_container() } else { self.become_plain() }
+    }
+
+    /// The task, without a container around it.
+    fn become_plain(self) -> StartError {
+        let setting = setting(self.spec, self.dir);
+        let Self { pipes, mut notes, shim_pid, .. } = self;
+        become_program(&setting, pipes, &mut notes, Some(shim_pid))
+    }
+
+    fn make_container(self) -> StartError {
+        let (dir, spec) = (self.dir, self.spec);
+        let view = View {
+            work: &dir.work(),
+            binds: &spec.container.binds,
+            hidden: &spec.hidden,
+            scratch_bytes: spec.container.ram_bytes,
+            users: spec.users,
+        };
+        let begun = self.await_ids().and_then(|()| name_host(spec)).and_then(|()| view.begin());
+        let begun = begun.and_then(|shown| {
+            let (may_go_on, go_on) = unistd::pipe2(OFlag::O_CLOEXEC)
+                .map_err(|e| StartError::machine("make a pipe", e))?;
+            // With the cgroup just joined as the root of what it sees.
+            let namespaces = CloneFlags::CLONE_NEWCGROUP | spec.users.inside();
+            let first = sys::clone_process(namespaces.bits(), None)
+                .map_err(|e| StartError::machine("make the first process", e))?;
+            Ok((shown, may_go_on, go_on, first))
+        });
+        let (shown, may_go_on, go_on, first) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return error,
+        };
+        let Some(first) = first else {
+            drop(go_on);
+            if File::from(may_go_on).read_exact(&mut [0]).is_err() {
+                // Whoever builds the container failed, and says so.
+                sys::exit_now(1);
+            }
+            let setting = setting(spec, dir);
+            let Self { pipes, mut notes, .. } = self;
+            return become_program(&setting, pipes, &mut notes, None);
+        };
+        drop(may_go_on);
+        match finish(&view, shown, spec, first.pid, go_on) {
+            Ok(()) => be_init(first.pid, self.endings),
+            Err(error) => error,
         }
     }
 
-    fn isolate(&self) -> Result<(), StartError> {
-        let container = &self.spec.container;
-        if let Some(hierarchies) = &self.spec.cgroups {
-            let groups = hierarchies.clone().driver();
-            groups
-                .enter(container.id.as_str())
-                .map_err(|e| StartError::machine("join the cgroup", e.in_full()))?;
-        }
-        if self.spec.namespaces {
-            // Now, so that the group just joined is the root of what the task sees.
-            nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
-                .map_err(|e| StartError::machine("make a cgroup namespace", e))?;
-            let name = container.id.as_str();
-            unistd::sethostname(&name[..name.len().min(HOST_NAME_MAX)])
-                .map_err(|e| StartError::machine("set the host name", e))?;
-            let view = View {
-                work: &self.dir.work(),
-                binds: &container.binds,
-                hidden: &self.spec.hidden,
-                scratch_bytes: container.ram_bytes,
-            };
-            view.enter()?;
-        }
-        if self.spec.drop_capabilities {
-            sys::keep_capabilities(KEPT_CAPABILITIES)
-                .map_err(|e| StartError::machine("drop capabilities", e))?;
-        }
-        if self.spec.namespaces {
-            // After the last change of rights, which would undo it. Should the shim be dead
-            // already, the task finds nobody to say go.
-            sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
-        }
-        Ok(())
+    fn join_groups(&self) -> Result<(), StartError> {
+        let Some(hierarchies) = &self.spec.cgroups else { return Ok(()) };
+        let groups = hierarchies.clone().driver();
+        groups
+            .enter(self.spec.container.id.as_str())
+            .map_err(|e| StartError::machine("join the cgroup", e.in_full()))
     }
+
+    /// Waits until the shim gave this process its ids, where the container as a whole has others.
+    fn await_ids(&self) -> Result<(), StartError> {
+        (&self.ids).read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))
+    }
+}
+
+fn setting<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> Setting<'a> {
+    let work = dir.work();
+    Setting {
+        spec: &spec.container,
+        users: spec.users,
+        drop_capabilities: spec.drop_capabilities,
+        fence: spec.fence(&work),
+        filter: spec.filter,
+        work,
+    }
+}
+
+fn name_host(spec: &ShimSpec) -> Result<(), StartError> {
+    let name = spec.container.id.as_str();
+    unistd::sethostname(&name[..name.len().min(HOST_NAME_MAX)])
+        .map_err(|e| StartError::machine("set the host name", e))
+}
+
+/// Gives the first process its ids, shows it what needs them, and lets it go on. Then this process
+/// needs no rights any more.
+fn finish(
+    view: &View<'_>,
+    shown: Shown,
+    spec: &ShimSpec,
+    first: i32,
+    go_on: OwnedFd,
+) -> Result<(), StartError> {
+    let mut users = None;
+    if spec.users.inside().contains(CloneFlags::CLONE_NEWUSER) {
+        spec.users
+            .map(Path::new("/proc"), first)
+            .map_err(|e| StartError::machine("give the task its ids", e))?;
+        let namespace = File::open(format!("/proc/{first}/ns/user"));
+        users = Some(namespace.map_err(|e| StartError::machine("open its user namespace", e))?);
+    }
+    view.complete(shown, users.as_ref())?;
+    if spec.drop_capabilities {
+        sys::keep_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
+    }
+    // After the last change of rights, which would undo it. Should the shim be dead already, the task
+    // finds nobody to say go.
+    sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
+    let told = File::from(go_on).write_all(b"g");
+    told.map_err(|e| StartError::machine("let the first process go on", e))
 }
 
 /// Pid 1 of a container: collects what ends until the task's first process did, then ends, and

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::path::Path;
 
 use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd;
+use nix::unistd::{self, Gid, Uid};
 
 use super::birth::Newborn;
 use super::watch::{Ended, Watch};
@@ -73,6 +75,7 @@ fn begin<'a>(
     let (notes, notes_in) = pipe()?;
     let (go_out, go) = pipe()?;
     let (endings, endings_in) = pipe()?;
+    let (ids, ids_in) = pipe()?;
     let container = &spec.container;
     let log = |stream| LogWriter::new(&dir.log(), stream, container.logs);
     let name = container.id.as_str();
@@ -80,19 +83,36 @@ fn begin<'a>(
     let home = groups.map(|groups| groups.birthplace(name)).transpose().map_err(group_trouble)?;
     let oom = groups.map(|groups| groups.oom_notice(name)).transpose().map_err(group_trouble)?;
     let null = File::open("/dev/null").map_err(trouble("open /dev/null"))?;
+    let owner = spec.users.on_machine(container.user);
+    for output in [&stdout_in, &stderr_in] {
+        // Or a task that opens /dev/stdout would be refused.
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        sys::never_mind(unistd::fchown(output, Some(uid), Some(gid)));
+    }
 
-    let namespaces = if spec.namespaces { NAMESPACES.bits() } else { 0 };
+    let namespaces =
+        if spec.namespaces { NAMESPACES | spec.users.around() } else { CloneFlags::empty() };
     let shim_pid = unistd::getpid().as_raw();
-    let child = sys::clone_process(namespaces, home.flatten().as_ref())
+    let child = sys::clone_process(namespaces.bits(), home.flatten().as_ref())
         .map_err(trouble("make the container's first process"))?;
     let Some(child) = child else {
-        let go = File::from(go_out);
-        drop(notes);
+        let (go, ids) = (File::from(go_out), File::from(ids));
+        drop((notes, ids_in));
         let pipes = Pipes { null, stdout: stdout_in, stderr: stderr_in, go };
         let notes = File::from(notes_in);
-        Newborn { spec, dir, pipes, notes, endings: endings_in, shim_pid }.live()
+        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid }.live()
     };
-    drop((stdout_in, stderr_in, notes_in, go_out, endings_in));
+    drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids));
+    if spec.namespaces {
+        let given = if spec.users.around().is_empty() {
+            Ok(())
+        } else {
+            spec.users.map(Path::new("/proc"), child.pid)
+        };
+        // One that failed already has said why.
+        let given = given.and_then(|()| File::from(ids_in).write_all(b"i"));
+        sys::never_mind(given);
+    }
 
     let init_pid = spec.namespaces.then_some(child.pid);
     let watch = Watch::new(

@@ -16,8 +16,9 @@ mod watch;
 
 pub(crate) use nursery::Nursery;
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
@@ -26,6 +27,8 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Hierarchies;
+use crate::container::fence::Fence;
+use crate::container::users::Users;
 use crate::container::view::View;
 use crate::container::{ContainerSpec, StartError, TaskDir};
 use crate::sys;
@@ -46,9 +49,33 @@ pub(crate) struct ShimSpec {
     /// None: no cgroups here.
     pub(crate) cgroups: Option<Hierarchies>,
     pub(crate) namespaces: bool,
+    /// Whose ids the task has.
+    #[serde(default = "machine")]
+    pub(crate) users: Users,
     pub(crate) drop_capabilities: bool,
+    /// Whether its system calls are filtered.
+    #[serde(default)]
+    pub(crate) filter: bool,
+    /// Whether Landlock keeps it in.
+    #[serde(default)]
+    pub(crate) landlock: bool,
     /// Directories of the host that the task must not see into.
     pub(crate) hidden: Vec<PathBuf>,
+}
+
+/// What specifications of earlier versions meant.
+fn machine() -> Users {
+    Users::Machine
+}
+
+impl ShimSpec {
+    /// What the task may do by Landlock. `work` is its own directory.
+    pub(crate) fn fence(&self, work: &Path) -> Option<Fence> {
+        let binds = self.container.binds.iter().filter(|bind| bind.writable);
+        let writable = binds.map(|bind| bind.path.clone()).chain([work.to_owned()]).collect();
+        let fence = Fence { writable: Some(writable), ports: self.container.ports.clone() };
+        self.landlock.then_some(fence)
+    }
 }
 
 /// Whether this process was executed to be a shim.
@@ -64,7 +91,13 @@ pub fn main() -> ExitCode {
         (Some(verb), Some(cgroups)) if verb == "nurse" => {
             nursery::nurse(&cgroups.to_string_lossy())
         }
-        (Some(verb), Some(dir)) if verb == "try" => try_isolation(&PathBuf::from(dir)),
+        (Some(verb), Some(users)) if verb == "try" => {
+            let users = serde_json::from_str(&users.to_string_lossy());
+            match (users, args.next()) {
+                (Ok(users), Some(dir)) => try_isolation(users, Path::new(&dir)),
+                (_, _) => ExitCode::from(2),
+            }
+        }
         (_, _) => {
             complain("a borglet starts this, not a person");
             ExitCode::from(2)
@@ -92,24 +125,50 @@ fn complain(words: impl std::fmt::Display) {
     drop(file.map(|mut file| writeln!(file, "{words}")));
 }
 
-/// Finds out by doing whether containers work here: prints nothing when they do, the error when
-/// not.
-fn try_isolation(work: &std::path::Path) -> ExitCode {
-    let attempt = || -> Result<(), StartError> {
-        let child =
-            sys::clone_process(NAMESPACES.bits() | CloneFlags::CLONE_NEWCGROUP.bits(), None)
-                .map_err(|e| StartError::machine("make namespaces", e))?;
-        if child.is_some() {
-            sys::wait_any(true).map_err(|e| StartError::machine("wait", e))?;
-            return Ok(());
-        }
-        let view = View { work, binds: &[], hidden: &[], scratch_bytes: 1 << 20 };
-        let error = view.enter().err();
+/// Finds out by doing whether containers work here with these users: prints nothing when they do,
+/// the error when not.
+fn try_isolation(users: Users, work: &Path) -> ExitCode {
+    say(try_container(users, work).err().as_ref());
+    ExitCode::SUCCESS
+}
+
+fn try_container(users: Users, work: &Path) -> Result<(), StartError> {
+    let trouble = |step: &'static str| move |e: std::io::Error| StartError::machine(step, e);
+    let (ids, ids_in) = std::io::pipe().map_err(trouble("make a pipe"))?;
+    let namespaces = NAMESPACES | users.around();
+    let child = sys::clone_process(namespaces.bits(), None).map_err(trouble("make namespaces"))?;
+    let Some(child) = child else {
+        drop(ids_in);
+        let error = try_inside(users, work, ids).err();
         say(error.as_ref());
         sys::exit_now(0);
     };
-    say(attempt().err().as_ref());
-    ExitCode::SUCCESS
+    if !users.around().is_empty() {
+        users.map(Path::new("/proc"), child.pid).map_err(trouble("give the container its ids"))?;
+    }
+    (&ids_in).write_all(b"i").map_err(trouble("go on"))?;
+    sys::wait_any(true).map(drop).map_err(trouble("wait"))
+}
+
+fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), StartError> {
+    ids.read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))?;
+    let view = View { work, binds: &[], hidden: &[], scratch_bytes: 1 << 20, users };
+    let shown = view.begin()?;
+    let namespaces = CloneFlags::CLONE_NEWCGROUP | users.inside();
+    let first = sys::clone_process(namespaces.bits(), None);
+    let Some(first) = first.map_err(|e| StartError::machine("make a first process", e))? else {
+        // Until it is killed with the container.
+        loop {
+            sys::pause_ms(u16::MAX);
+        }
+    };
+    let mut namespace = None;
+    if !users.inside().is_empty() {
+        let mapped = users.map(Path::new("/proc"), first.pid);
+        mapped.map_err(|e| StartError::machine("give a task its ids", e))?;
+        namespace = File::open(format!("/proc/{}/ns/user", first.pid)).ok();
+    }
+    view.complete(shown, namespace.as_ref())
 }
 
 fn say(error: Option<&StartError>) {

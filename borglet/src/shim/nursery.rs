@@ -27,6 +27,7 @@ use nix::unistd;
 use super::{NAME, hold};
 use crate::cgroup::{Hierarchies, SHIMS};
 use crate::container::TaskDir;
+use crate::container::syscalls::Filter;
 use crate::sys;
 
 /// Longest path the kernel takes, which is also the longest order.
@@ -107,6 +108,8 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
     // borglet's, so as not to die with it.
     let groups = cgroups.map(Hierarchies::driver);
     let home = groups.and_then(|groups| groups.birthplace(SHIMS).ok().flatten());
+    // Shims find it made.
+    Filter::usual();
     // Nobody waits for shims: the kernel forgets those that ended.
     sys::set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
     while let Some(order) = next_order(&orders)? {

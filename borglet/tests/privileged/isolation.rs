@@ -1,10 +1,10 @@
 //! What a task sees of its machine, and what it may do to it.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use borglet::container::{Bind, Prefix, User};
 
-use super::machine::{Machine, exited, shell, visible_dir};
+use super::machine::{Machine, exited, id, shell, visible_dir};
 
 #[test]
 fn a_task_sees_only_its_own_processes() {
@@ -72,6 +72,16 @@ fn a_bind_shows_a_path_where_it_is_on_the_host_and_is_writable_only_if_said() {
     spec.binds = vec![Bind { path: path.clone(), writable: true, within: None }];
     let mut read_only = shell("b", &script);
     read_only.binds = vec![Bind { path: path.clone(), writable: false, within: None }];
+    // Kernels before 6.3 do not map ids on tmpfs.
+    let refused = Machine::full().unwrap();
+    if let Err(error) = refused.executor.start(spec.clone()) {
+        assert!(error.to_string().contains("ids of its own"), "{error}");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).unwrap();
+    } else {
+        refused.wait(&id("a"));
+    }
+    refused.close();
+    drop(std::fs::remove_file(path.join("out")));
     assert_eq!(machine.run(spec).1, "hello0\n");
     assert_eq!(std::fs::read_to_string(path.join("out")).unwrap(), "out\n");
     assert_eq!(machine.run(read_only).1, "hello2\n");

@@ -37,8 +37,7 @@ fn the_demo_works_for_an_ordinary_user_says_what_is_missing_and_leaves_nothing()
     for part in [
         "less isolation here: not root, so no cgroups: cpu and memory limits are not enforced",
         "less isolation here: no cgroups: the number of processes is not limited",
-        "less isolation here: not root: tasks share the host's process table",
-        "less isolation here: not root: tasks see the host's files",
+        "less isolation here: not root: tasks run as the borglet's user",
         "was killed with signal 9",
         "each in the same process",
         "all 8 tasks finished",
