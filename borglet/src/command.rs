@@ -2,8 +2,9 @@
 
 use crate::app::App;
 use crate::config::Config;
+use crate::config_file;
 use borg_proto::{in_full, panics};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 const LAST_WORK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
-#[command(name = "borglet", version)]
+#[command(name = "borglet", version, args_override_self = true)]
 struct CommandLine {
     #[command(flatten)]
     config: Config,
@@ -34,6 +35,14 @@ where
     T: Into<OsString> + Clone,
 {
     panics::end_the_process();
+    let args = args.into_iter().map(Into::into).collect();
+    let args = match config_file::with_file(args, &CommandLine::command()) {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("borglet: {}", in_full(&error));
+            return ExitCode::from(2);
+        }
+    };
     let config = match CommandLine::try_parse_from(args) {
         Ok(line) => line.config,
         Err(error) => {

@@ -12,6 +12,9 @@ use std::str::FromStr;
 /// and learn what runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
+    /// A file in TOML with these options, without their dashes; those given here as well win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Address to serve masters on; port 0 takes a free one.
     #[arg(long)]
     pub listen: SocketAddr,

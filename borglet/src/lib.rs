@@ -13,6 +13,7 @@ pub mod cgroup;
 mod clock;
 mod command;
 pub mod config;
+mod config_file;
 pub mod container;
 mod driver;
 pub mod executor;

@@ -1,6 +1,7 @@
 //! `machines`, `machines give-up`, and `machine add`, `remove`, `keep`, `close` and `open`.
 
 use super::history::say_when;
+use super::install;
 use crate::client::{Client, Kind, request_id};
 use crate::clock;
 use crate::exit::Failure;
@@ -13,6 +14,7 @@ use borg_proto::wire::pb;
 use borg_proto::{MachineName, NameError, UserName};
 use clap::{Args, Subcommand};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 #[derive(Debug, Subcommand)]
@@ -23,6 +25,13 @@ pub(super) enum MachineCommand {
         name: MachineName,
         /// HOST:PORT of its borglet
         address: String,
+        /// Directory of the cell's CA: also issue the borglet's certificate, and write what to install on
+        /// the machine
+        #[arg(long, value_name = "DIR", requires = "dir")]
+        ca: Option<PathBuf>,
+        /// A new directory for what to install
+        #[arg(long, value_name = "DIR", requires = "ca")]
+        dir: Option<PathBuf>,
     },
     /// Take a machine out of the cell; its tasks go elsewhere
     Remove {
@@ -233,8 +242,13 @@ pub(super) async fn change(
     out: Output,
 ) -> Result<(), Failure> {
     let (text, index) = match command {
-        MachineCommand::Add { name, address } => {
-            let text = format!("{name} added at {address}");
+        MachineCommand::Add { name, address, ca, dir } => {
+            let mut text = format!("{name} added at {address}");
+            if let (Some(ca), Some(dir)) = (ca, dir) {
+                // First: a machine without its certificate is of no use, files without their machine do no harm.
+                install::write(&ca, &dir, &name, &address)?;
+                text.push_str(&install::what_to_do(&dir, &address));
+            }
             let message =
                 pb::AddMachineRequest { name: name.to_string(), address, request_id: request_id() };
             let answer = client

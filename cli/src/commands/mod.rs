@@ -10,6 +10,7 @@ pub mod example;
 mod fauxmaster;
 pub mod history;
 mod inspect;
+mod install;
 mod jobs;
 mod logs;
 mod machines;

@@ -11,6 +11,7 @@ mod choices;
 mod directories;
 mod identities;
 mod isolation;
+mod machines;
 mod masters;
 mod ordinary_user;
 mod overload;
