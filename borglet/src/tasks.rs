@@ -16,8 +16,12 @@ use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
+use crate::{probe, procfs};
+use borg_proto::poll::TargetTask;
+use borg_proto::wire::pb;
 use borg_proto::{FailureCause, IncarnationId, Millis, TaskName, in_full};
-use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, Run};
+use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, ProbeAt, Run};
+use prost::Message;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
@@ -28,6 +32,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Containers set up at once. Our choice: more would only wait for the same processors.
 const STARTS_AT_ONCE: usize = 4;
+/// Probes at once: each has a connection and a buffer of 16 KiB. Our choice; each task has one at most, and more
+/// tasks than that wait for each other only when they all hang.
+const PROBES_AT_ONCE: usize = 512;
 /// A wait for an end that fails is tried again after this time.
 const WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// SIGTERM to SIGKILL for a container of which no note was kept.
@@ -66,6 +73,7 @@ struct Inner {
     volumes: Volumes,
     lease_file: PathBuf,
     starts: Semaphore,
+    probes: Semaphore,
     /// What runs. Never held over anything that waits.
     live: Mutex<BTreeMap<IncarnationId, (Run, ContainerId)>>,
 }
@@ -95,6 +103,7 @@ impl Tasks {
             volumes,
             lease_file: lease::file_in(&real(home.path())),
             starts: Semaphore::new(STARTS_AT_ONCE),
+            probes: Semaphore::new(PROBES_AT_ONCE),
             live: Mutex::default(),
         };
         let tasks = Self(Arc::new(inner));
@@ -180,6 +189,11 @@ impl Tasks {
             StartError::Fenced => FailureCause::Fenced,
             error => fail(error.to_string()),
         })?;
+        let words = pb::TargetTask::from(&launch.task).encode_to_vec();
+        if let Err(error) = self.0.executor.keep_words(&container, &words) {
+            // It is the next borglet that would miss them, until a master comes.
+            tracing::warn!(%container, error = in_full(&error), "what it is was not kept");
+        }
         Ok((container, started))
     }
 
@@ -236,6 +250,30 @@ impl Tasks {
             Ok(()) | Err(ActError::Ended(_)) => {}
             Err(error) => tracing::warn!(%container, error = in_full(&error), "not killed"),
         }));
+    }
+
+    /// Caps a run's processor time, or caps it no more.
+    pub(crate) fn cap_cpu(&self, run: Run, cap_milli: Option<u64>) {
+        let Some(container) = self.container(run) else { return };
+        let tasks = self.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            match tasks.0.executor.cap_cpu(&container, cap_milli) {
+                Ok(()) => tracing::info!(%container, cap_milli, "processor time capped"),
+                Err(ActError::Ended(_)) => {}
+                Err(error) => tracing::warn!(%container, error = in_full(&error), "not capped"),
+            }
+        }));
+    }
+
+    /// Probes a run; what comes of it is told.
+    pub(crate) fn probe(&self, run: Run, probe: ProbeAt, within: Millis) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            let permit = tasks.0.probes.acquire().await.expect("never closed");
+            let result = probe::probe(&probe, Duration::from_millis(within.0)).await;
+            drop(permit);
+            tasks.tell(Input::Probed { run, result }).await;
+        });
     }
 
     /// Removes all of an incarnation but its logs.
@@ -359,6 +397,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             continue;
         };
         let (grace, ports) = read_note(&found.note);
+        let task = task_in(&executor, &id, &found.found);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
@@ -375,7 +414,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, state };
+        let adopted = Adopted { run, since, grace, ports, task, state };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),
@@ -388,6 +427,22 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
         }
     }
     Ok((executor, newest.into_values().collect()))
+}
+
+/// What a container was started for, as it was kept beside it. After a restart of the machine only the masters
+/// know what of it is still wanted here.
+fn task_in(executor: &Executor, id: &ContainerId, found: &Found) -> Option<TargetTask> {
+    let boot = match found {
+        Found::Running(started) => Some(&started.boot_id),
+        Found::Ended(record) => record.started.as_ref().map(|started| &started.boot_id),
+    };
+    if boot.is_none_or(|boot| *boot != procfs::boot_id()) {
+        return None;
+    }
+    let words = executor.words(id)?;
+    let read = pb::TargetTask::decode(&words[..]).map_err(|error| error.to_string());
+    let read = read.and_then(|task| TargetTask::try_from(task).map_err(|error| error.to_string()));
+    read.inspect_err(|error| tracing::error!(container = %id, %error, "words are damaged")).ok()
 }
 
 /// What was noted at a container's start: its grace in milliseconds, then its ports.

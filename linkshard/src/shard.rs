@@ -736,22 +736,36 @@ fn empty(machine: &MachineName) -> MachineDelta {
     }
 }
 
-/// Change in usage below which nothing is said: a twentieth of a core, 4 MiB. Ours.
-const USAGE_EPSILON: Usage = Usage { cpu_milli: 50, ram_bytes: 4 << 20 };
+/// Change in processor use below which nothing is said, in millicores: a twentieth of a core. Ours.
+const CPU_EPSILON: u64 = 50;
+/// Change in memory, page cache or disk below which nothing is said, in bytes. Ours.
+const BYTES_EPSILON: u64 = 4 << 20;
 
 /// Usage that moved beyond the epsilon since it was last told.
 fn usage_news(polled: &mut Polled) -> Vec<(IncarnationId, Usage)> {
     let Some(told) = &polled.told else { return Vec::new() };
     let mut news = Vec::new();
     for task in &told.tasks {
-        let was = polled.told_usage.get(&task.id).copied().unwrap_or_default();
-        let moved = task.usage.cpu_milli.abs_diff(was.cpu_milli) >= USAGE_EPSILON.cpu_milli
-            || task.usage.ram_bytes.abs_diff(was.ram_bytes) >= USAGE_EPSILON.ram_bytes;
-        if moved {
+        let is = &task.usage;
+        let was = polled.told_usage.get(&task.id);
+        if was.map_or(*is != Usage::default(), |was| has_moved(was, is)) {
             news.push((task.id, task.usage));
         }
     }
     polled.told_usage.extend(news.iter().copied());
     polled.told_usage.retain(|id, _| told.tasks.iter().any(|task| task.id == *id));
     news
+}
+
+/// Whether usage is another one, beyond the epsilon.
+fn has_moved(was: &Usage, is: &Usage) -> bool {
+    let bytes = [
+        (is.ram_bytes, was.ram_bytes),
+        (is.cache_bytes, was.cache_bytes),
+        (is.disk_bytes, was.disk_bytes),
+        (is.io_bytes, was.io_bytes),
+    ];
+    is.cpu_milli.abs_diff(was.cpu_milli) >= CPU_EPSILON
+        || bytes.into_iter().any(|(is, was)| is.abs_diff(was) >= BYTES_EPSILON)
+        || is.window != was.window
 }

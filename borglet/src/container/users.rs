@@ -81,6 +81,16 @@ impl Users {
         Self::Own { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() }
     }
 
+    /// Those of a running task, by what the kernel says of its process: a range, or the machine's.
+    pub(crate) fn of(pid: i32) -> Self {
+        let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap_or_default();
+        let numbers: Vec<u32> = map.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        match numbers.as_slice() {
+            [0, first, IDS] => Self::Range { first: *first },
+            _ => Self::Machine,
+        }
+    }
+
     /// The user namespace that the container as a whole is made in.
     pub(crate) fn around(self) -> CloneFlags {
         match self {

@@ -43,9 +43,12 @@ pub(crate) fn launch(
     Ok(Launch {
         run,
         name: task.name.clone(),
+        task: task.clone(),
         argv,
         env: environment(config, task)?,
         limit: spec.limit.clone(),
+        memory: spec.memory,
+        cpu_cap_milli: spec.cpu_cap_milli,
         ports: task.ports.clone(),
         volumes: spec.volumes.clone(),
         appclass: task.appclass,

@@ -13,7 +13,9 @@ use crate::marks::Mark;
 use borg_linkshard::PollFailure;
 use borg_proto::poll::{Fence, PollAnswer, Usage};
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, MachineName, Millis, Resources};
-use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Supervisor};
+use borglet_supervisor::{
+    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Supervisor, TaskUse,
+};
 use std::collections::BTreeMap;
 
 /// How often a borglet measures usage.
@@ -133,6 +135,7 @@ impl Host {
                 since,
                 grace: container.grace,
                 ports: container.ports.clone(),
+                task: None,
                 state,
             })
         };
@@ -352,6 +355,8 @@ impl World {
                 self.hit(Mark::KilledHard);
                 self.signal(index, run, KILL);
             }
+            // No job of this world has a health check, and no machine tells how busy it is.
+            Effect::CapCpu { .. } | Effect::Probe { .. } => {}
             Effect::Remove { id } => {
                 self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
                 let host = &mut self.machines[index];
@@ -397,12 +402,17 @@ impl World {
         let ids: Vec<IncarnationId> = host.running().map(|(id, _)| id).collect();
         let mut usages = Vec::with_capacity(ids.len());
         for id in ids {
-            let usage =
-                Usage { cpu_milli: self.dice.below(200), ram_bytes: self.dice.below(64 << 20) };
-            usages.push((id, usage));
+            let usage = Usage {
+                cpu_milli: self.dice.below(200),
+                ram_bytes: self.dice.below(64 << 20),
+                ..Usage::default()
+            };
+            usages.push((id, TaskUse { usage, files: 0 }));
         }
         self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });
-        self.tell_borglet(index, Input::Usage(usages));
+        // Of the machine nothing is said: it is never short of anything.
+        let machine = MachineUse::default();
+        self.tell_borglet(index, Input::Usage { machine, tasks: usages });
     }
 
     pub(crate) fn borglet_wakes(&mut self, index: usize, life: u32) {
