@@ -155,7 +155,16 @@ impl Cell {
             let status = TaskStatus::Up { pid: 100, since: Millis(1) };
             let usage = Usage::default();
             let ports = Vec::new();
-            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports })
+            Some(TaskReport {
+                id,
+                status,
+                restarts: 0,
+                last_failure: None,
+                usage,
+                ports,
+                status_line: String::new(),
+                last_run: None,
+            })
         };
         let said =
             if reachable { machine.tasks.iter().filter_map(report).collect() } else { Vec::new() };

@@ -32,6 +32,8 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         last_failure: None,
         usage: Usage { cpu_milli: u64::from(*pid) * 100, ram_bytes: 0 },
         ports: Vec::new(),
+        status_line: String::new(),
+        last_run: None,
     };
     MachineReport { info, tasks: tasks.iter().map(task).collect() }
 }

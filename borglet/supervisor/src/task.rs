@@ -2,7 +2,9 @@
 
 use crate::turn::{Adopted, AdoptedState, Config, Run};
 use borg_proto::poll::{TargetTask, TaskReport, TaskStatus, Usage};
+use borg_proto::task::RunEnd;
 use borg_proto::{FailureCause, Millis};
+use std::sync::Arc;
 
 /// First wait before a service is started again; doubles with each failure in a row. Our choice.
 const FIRST_BACK_OFF: Millis = Millis(1_000);
@@ -52,6 +54,10 @@ pub(crate) struct Task {
     pub(crate) run: Run,
     pub(crate) grace: Millis,
     pub(crate) usage: Usage,
+    /// What it says of itself.
+    pub(crate) status_line: String,
+    /// How the last run ended that did, as far as that is known.
+    pub(crate) last_run: Option<Arc<RunEnd>>,
     /// It is exclusive and was asked to end, as the masters were not heard of for too long.
     fenced: bool,
     /// As ordered, or as found.
@@ -72,6 +78,8 @@ impl Task {
             run: Run { id: task.id, number: 0 },
             grace: task.spec.grace_ms,
             usage: Usage::default(),
+            status_line: String::new(),
+            last_run: None,
             fenced: false,
             ports: task.ports.clone(),
             last_failure: None,
@@ -94,6 +102,8 @@ impl Task {
             run: found.run,
             grace: found.grace,
             usage: Usage::default(),
+            status_line: String::new(),
+            last_run: None,
             fenced: false,
             ports: found.ports,
             last_failure,
@@ -150,6 +160,7 @@ impl Task {
         config: &Config,
     ) {
         self.usage = Usage::default();
+        self.status_line.clear();
         // What the masters did not know of for so long may have been placed elsewhere: they decide.
         let failure = if self.fenced { Some(FailureCause::Fenced) } else { failure };
         let fenced = failure == Some(FailureCause::Fenced);
@@ -220,6 +231,8 @@ impl Task {
             last_failure: self.last_failure.clone(),
             usage: self.usage,
             ports: self.ports.clone(),
+            status_line: self.status_line.clone(),
+            last_run: self.last_run.clone(),
         }
     }
 }

@@ -3,12 +3,14 @@
 use crate::volumes::AllowedVolume;
 use borg_proto::poll::{FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, Usage};
 use borg_proto::spec::Volume;
+use borg_proto::task::RunEnd;
 use borg_proto::{
     AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
     TaskName,
 };
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// What a supervisor is told when it is made.
 #[derive(Debug, Clone)]
@@ -101,8 +103,17 @@ pub enum Input {
         /// `None` when it exited with 0.
         failure: Option<FailureCause>,
     },
+    /// What is to be told of how a run ended. Comes before its `Exited` or `StartFailed`.
+    RunEnded {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// How the run ended.
+        end: Arc<RunEnd>,
+    },
     /// What tasks use. Unknown ones are ignored.
     Usage(Vec<(IncarnationId, Usage)>),
+    /// What tasks say of themselves, harmless to print. Unknown ones are ignored.
+    StatusLines(Vec<(IncarnationId, String)>),
     /// Time passed; due at [`crate::Supervisor::next_wakeup`].
     Tick,
 }

@@ -1,5 +1,6 @@
 //! The exchange of a link shard and a borglet.
 
+use super::cause::read_run;
 use super::error::{At, WireError, check_ordered, check_range, each, port, required};
 use super::{pb, spec};
 use crate::names::{IncarnationId, TaskName};
@@ -8,6 +9,7 @@ use crate::poll::{
     TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
+use crate::text::{self, MAX_STATUS_LINE_BYTES};
 use crate::time::Millis;
 use pb::task_report::{BackOff, Ended, Starting, Status, Stopping, Up};
 use std::sync::Arc;
@@ -183,6 +185,8 @@ impl From<&TaskReport> for pb::TaskReport {
             last_failure: r.last_failure.as_ref().map(Into::into),
             usage: Some((&r.usage).into()),
             ports: r.ports.iter().map(|&port| port.into()).collect(),
+            status_line: r.status_line.clone(),
+            last_run: r.last_run.as_deref().map(Into::into),
         }
     }
 }
@@ -209,6 +213,8 @@ impl TryFrom<pb::TaskReport> for TaskReport {
             last_failure: r.last_failure.map(TryInto::try_into).transpose().at("last_failure")?,
             usage: r.usage.map_or_else(Usage::default, Into::into),
             ports: each("ports", r.ports, MAX_PORTS, port)?,
+            status_line: text::one_line(r.status_line.as_bytes(), MAX_STATUS_LINE_BYTES),
+            last_run: read_run(r.last_run)?,
         })
     }
 }

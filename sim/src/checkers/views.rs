@@ -87,8 +87,9 @@ impl Views {
 /// Whether two reports say the same but for usage, which is told in summaries.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
-        let TaskReport { id, status, restarts, last_failure, usage: _, ports } = task;
-        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone())
+        let TaskReport { id, status, restarts, last_failure, usage: _, ports, .. } = task;
+        let own = (task.status_line.clone(), task.last_run.clone());
+        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), own)
     };
     let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()
@@ -118,6 +119,8 @@ mod tests {
             last_failure: None,
             usage: Usage { cpu_milli: u64::from(*number), ram_bytes: 0 },
             ports: Vec::new(),
+            status_line: String::new(),
+            last_run: None,
         };
         MachineReport { info, tasks: tasks.iter().map(task).collect() }
     }

@@ -5,7 +5,7 @@
 
 use super::digest::Digests;
 use crate::state::{CellState, Job, Machine, MachineState, Stranger};
-use borg_proto::command::Observation;
+use borg_proto::command::{Observation, RUN_ENDS_SINCE};
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
 use borg_proto::peer::MachineDelta;
@@ -336,12 +336,13 @@ impl Link {
             let Some((_, placed)) = told_of(self.id, *task, state) else { continue };
             let id = IncarnationId { task: *task, number: placed.incarnation };
             match seen.tasks.get(&id) {
-                Some(report) => found.extend(difference(placed, report)),
+                Some(report) => found.extend(difference(placed, report, state.level())),
                 None if self.is_without(id, state) => {
                     found.push(Observation::TaskEnded {
                         id,
                         at: now,
                         failure: Some(FailureCause::Lost),
+                        run: None,
                     });
                 }
                 None => {}
@@ -483,8 +484,9 @@ fn strangers<'a>(seen: &'a Seen, target: &'a Target) -> impl Iterator<Item = Inc
 }
 
 /// What a report says of a placed incarnation that the state does not say.
-fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
+fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Observation> {
     let (id, restarts) = (report.id, report.restarts);
+    let run = report.last_run.clone().filter(|_| level >= RUN_ENDS_SINCE);
     let restarted = placed.restarts != restarts;
     match &report.status {
         TaskStatus::Starting | TaskStatus::Stopping => None,
@@ -505,10 +507,11 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
                 until: *until,
                 restarts,
                 cause,
+                run,
             })
         }
         TaskStatus::Ended { at, failure } => {
-            Some(Observation::TaskEnded { id, at: *at, failure: failure.clone() })
+            Some(Observation::TaskEnded { id, at: *at, failure: failure.clone(), run })
         }
     }
 }
@@ -575,6 +578,8 @@ mod tests {
             last_failure: None,
             usage: Usage::default(),
             ports: Vec::new(),
+            status_line: String::new(),
+            last_run: None,
         }
     }
 
@@ -615,7 +620,10 @@ mod tests {
         assert_eq!((listed(&link), &link.target.ends), (vec![runs], &Vec::new()));
         let found = link.compare(cell.now, machine, state);
         let (at, failure) = (cell.now, Some(FailureCause::Lost));
-        assert!(found.contains(&Observation::TaskEnded { id: ended, at, failure }), "{found:?}");
+        assert!(
+            found.contains(&Observation::TaskEnded { id: ended, at, failure, run: None }),
+            "{found:?}"
+        );
         // A new session has not heard of it yet, and it is still the machine's.
         link.begin(cell.now);
         assert!(link.renew_target(machine, state, true, digests).is_none());
