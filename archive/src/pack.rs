@@ -58,7 +58,10 @@ impl<W: Write> Packing<'_, W> {
                 below.push((entry.path(), name.join(entry.file_name())));
                 // One directory must not take all memory.
                 if below.len() as u64 > self.bounds.entries {
-                    return Err(ArchiveError::TooMuch { what: "entries", most: self.bounds.entries });
+                    return Err(ArchiveError::TooMuch {
+                        what: "entries",
+                        most: self.bounds.entries,
+                    });
                 }
             }
             below.sort_by(|a, b| b.cmp(a));

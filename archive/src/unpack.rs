@@ -24,22 +24,21 @@ const PIECE: usize = 64 << 10;
 /// stays.
 pub fn unpack(stream: impl Read, to: &Path, bounds: &Bounds) -> Result<Summary, ArchiveError> {
     let bad = |source| ArchiveError::Target { path: to.to_owned(), source };
-    let (dir, top) = match File::options()
-        .read(true)
-        .custom_flags(OFlag::O_DIRECTORY.bits())
-        .open(to)
-    {
-        Ok(dir) => (dir, None),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(bad(error)),
-        Err(_) => {
-            let name = to.file_name().ok_or_else(|| bad(Errno::ENOTDIR.into()))?;
-            let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            let mut options = File::options();
-            let dir = options.read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(parent);
-            (dir.map_err(bad)?, Some(PathBuf::from(name)))
-        }
-    };
+    let (dir, top) =
+        match File::options().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(to) {
+            Ok(dir) => (dir, None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(bad(error));
+            }
+            Err(_) => {
+                let name = to.file_name().ok_or_else(|| bad(Errno::ENOTDIR.into()))?;
+                let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+                let parent = parent.unwrap_or(Path::new("."));
+                let mut options = File::options();
+                let dir = options.read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(parent);
+                (dir.map_err(bad)?, Some(PathBuf::from(name)))
+            }
+        };
     let mut unpacking = Unpacking { dir: dir.into(), top, bounds, summary: Summary::default() };
     let mut archive = Archive::new(stream);
     let entries = archive.entries().map_err(ArchiveError::Stream)?;

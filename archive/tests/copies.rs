@@ -55,9 +55,14 @@ fn a_tree_arrives_as_it_was() {
     assert!(fs::symlink_metadata(to.join("tree/out")).is_err(), "a link out is left out");
     // Under another name, and over what is there.
     unpack(packed(&tree).as_slice(), &to.join("other"), &Bounds::default()).unwrap();
-    unpack(packed(&tree.join("run")).as_slice(), &to.join("other/link"), &Bounds::default()).unwrap();
+    unpack(packed(&tree.join("run")).as_slice(), &to.join("other/link"), &Bounds::default())
+        .unwrap();
     assert_eq!(fs::read_to_string(to.join("other/link")).unwrap(), "#!/bin/sh");
-    assert_eq!(fs::read(to.join("other/a/b/file")).unwrap().len(), 100_000, "the link was replaced");
+    assert_eq!(
+        fs::read(to.join("other/a/b/file")).unwrap().len(),
+        100_000,
+        "the link was replaced"
+    );
 }
 
 #[test]
@@ -77,8 +82,14 @@ fn a_stream_that_would_leave_the_directory_is_refused_by_name() {
         (stream(&[(Regular, "/etc/borg-test", "y")]), "leaves the directory"),
         (stream(&[(Regular, "trap/x", "y")]), "lies below a symbolic link"),
         (stream(&[(Directory, "trap/x", "")]), "lies below a symbolic link"),
-        (stream(&[(Directory, "trap", ""), (Regular, "trap/x", "y")]), "lies below a symbolic link"),
-        (stream(&[(Symlink, "t/in", "d"), (Directory, "t/d", ""), (Regular, "t/in/x", "")]), "lies below"),
+        (
+            stream(&[(Directory, "trap", ""), (Regular, "trap/x", "y")]),
+            "lies below a symbolic link",
+        ),
+        (
+            stream(&[(Symlink, "t/in", "d"), (Directory, "t/d", ""), (Regular, "t/in/x", "")]),
+            "lies below",
+        ),
         (stream(&[(Link, "t/hard", "../outside/x")]), "is a hard link"),
         (stream(&[(Char, "t/null", "")]), "is a device"),
         (stream(&[(Fifo, "t/pipe", "")]), "is a named pipe"),
@@ -112,8 +123,21 @@ fn too_much_and_broken_streams_are_errors() {
     assert!(matches!(unpack(bytes.as_slice(), &to, &small), Err(ArchiveError::TooMuch { .. })));
     let cut = unpack(&bytes[..700], &to, &Bounds::default()).unwrap_err();
     assert!(matches!(cut, ArchiveError::Stream(_)), "{cut}");
-    assert!(unpack(&b"no archive at all, but long enough to be one".repeat(20)[..], &to, &Bounds::default()).is_err());
+    assert!(
+        unpack(
+            &b"no archive at all, but long enough to be one".repeat(20)[..],
+            &to,
+            &Bounds::default()
+        )
+        .is_err()
+    );
     let few = Bounds { entries: 1, ..Bounds::default() };
-    assert!(matches!(pack(dir.path(), Vec::new(), &few), Err(ArchiveError::TooMuch { what: "entries", .. })));
-    assert!(matches!(pack(&dir.path().join("none"), Vec::new(), &few), Err(ArchiveError::Source { .. })));
+    assert!(matches!(
+        pack(dir.path(), Vec::new(), &few),
+        Err(ArchiveError::TooMuch { what: "entries", .. })
+    ));
+    assert!(matches!(
+        pack(&dir.path().join("none"), Vec::new(), &few),
+        Err(ArchiveError::Source { .. })
+    ));
 }

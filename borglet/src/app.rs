@@ -112,14 +112,19 @@ impl App {
         let info = machine::look(&config, missing_isolation.clone())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
+        let service = Service::new(
+            identity.cell.clone(),
+            machine.clone(),
+            core.clone(),
+            tasks.clone(),
+            metrics.clone(),
+        );
         let supervisor =
             Supervisor::new(supervision(&config, &identity, machine), remembered, adopted, info);
         let (listener, addr) = listen(config.listen).await?;
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
         let pid = std::process::id();
         home.publish(&Addresses { pid, listen: addr, metrics: metrics_addr })?;
-        let service =
-            Service::new(identity.cell.clone(), core.clone(), tasks.clone(), metrics.clone());
         let server = rpc::server(&credentials).map_err(BuildError::Tls)?;
         Ok(Self {
             addr,

@@ -145,6 +145,36 @@ pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     watched.map_err(io::Error::from)
 }
 
+/// Lets async code wait for `fd` to become readable or writable.
+pub(crate) fn watch_both(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as for `watch_readable`.
+    let watched =
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::WRITABLE) };
+    watched.map_err(io::Error::from)
+}
+
+/// Takes a descriptor that a control message brought.
+pub(crate) fn take_received(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us, and the message is read once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Makes standard input, which is a terminal, the controlling terminal of this session.
+pub(crate) fn take_terminal() -> io::Result<()> {
+    // SAFETY: plain integers; the descriptor is checked by the kernel.
+    check(c_long::from(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }))?;
+    Ok(())
+}
+
+/// Tells the programs on a terminal how large it is.
+pub(crate) fn set_window(terminal: &impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let fd = terminal.as_fd().as_raw_fd();
+    // SAFETY: `size` outlives the call and is what this request reads.
+    check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size) }))?;
+    Ok(())
+}
+
 /// Opens `path` without following any symbolic link, whichever of its parts is one: ELOOP then.
 /// A relative path is looked up in `dir`. What is opened can be named, not read.
 pub(crate) fn open_plain(dir: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {

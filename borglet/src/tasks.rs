@@ -124,6 +124,11 @@ impl Tasks {
         self.live().iter().map(|(id, (_, container))| (*id, container.clone())).collect()
     }
 
+    /// The container of an incarnation that runs now.
+    pub(crate) fn running_container(&self, id: IncarnationId) -> Option<ContainerId> {
+        self.live().get(&id).map(|(_, container)| container.clone())
+    }
+
     /// Tells news that may be lost: when the queue is full they are.
     pub(crate) fn tell_if_room(&self, input: Input) {
         drop(self.0.news.try_send(input));

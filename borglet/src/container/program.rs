@@ -73,17 +73,7 @@ fn prepare(
     unistd::dup2_stdin(&pipes.null).map_err(step("connect stdin"))?;
     unistd::dup2_stdout(&pipes.stdout).map_err(step("connect stdout"))?;
     unistd::dup2_stderr(&pipes.stderr).map_err(step("connect stderr"))?;
-    limit_resources().map_err(step("limit resources"))?;
-    if let Some(user) = spec.user {
-        let gid = unistd::Gid::from_raw(user.gid);
-        unistd::setgroups(&[]).map_err(step("give up groups"))?;
-        unistd::setgid(gid).map_err(step("change group"))?;
-        unistd::setuid(unistd::Uid::from_raw(user.uid)).map_err(step("change user"))?;
-    }
-    let cwd = workdir(spec, work);
-    unistd::chdir(cwd)
-        .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;
-    nix::sys::prctl::set_no_new_privs().map_err(step("forbid new privileges"))?;
+    settle(spec, work)?;
     sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
     if let Some(shim) = die_with {
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
@@ -94,8 +84,29 @@ fn prepare(
     let answer = notes.write_all(b"ready\n").and_then(|()| pipes.go.read_exact(&mut [0]));
     answer.map_err(|e| StartError::machine("wait for the shim", e))?;
     sys::reset_signals();
+    Ok(path_of(spec))
+}
+
+/// Gives this process the limits, the user and the directory of the specification, and no way to more rights.
+pub(crate) fn settle(spec: &ContainerSpec, work: &Path) -> Result<(), StartError> {
+    let step = |name: &'static str| move |e: Errno| StartError::machine(name, e);
+    limit_resources().map_err(step("limit resources"))?;
+    if let Some(user) = spec.user {
+        let gid = unistd::Gid::from_raw(user.gid);
+        unistd::setgroups(&[]).map_err(step("give up groups"))?;
+        unistd::setgid(gid).map_err(step("change group"))?;
+        unistd::setuid(unistd::Uid::from_raw(user.uid)).map_err(step("change user"))?;
+    }
+    let cwd = workdir(spec, work);
+    unistd::chdir(cwd)
+        .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;
+    nix::sys::prctl::set_no_new_privs().map_err(step("forbid new privileges"))
+}
+
+/// The directories to look programs up in.
+pub(crate) fn path_of(spec: &ContainerSpec) -> String {
     let given = spec.env.iter().find(|(name, _)| name == "PATH");
-    Ok(given.map_or_else(|| DEFAULT_PATH.to_owned(), |(_, path)| path.clone()))
+    given.map_or_else(|| DEFAULT_PATH.to_owned(), |(_, path)| path.clone())
 }
 
 fn workdir<'a>(spec: &'a ContainerSpec, work: &'a Path) -> &'a Path {
@@ -113,7 +124,7 @@ fn limit_resources() -> Result<(), Errno> {
 }
 
 /// Tries each place where the program may be, as a shell would.
-fn execute(spec: &ContainerSpec, work: &Path, path: &str, own_tmp: bool) -> StartError {
+pub(crate) fn execute(spec: &ContainerSpec, work: &Path, path: &str, own_tmp: bool) -> StartError {
     let program = &spec.argv[0];
     let argv: Vec<CString> = spec.argv.iter().map(|word| c_string(word)).collect();
     let env = environment(spec, work);

@@ -12,6 +12,7 @@
 //! as long as somebody holds the lock on the specification in it.
 
 mod adopt;
+mod enter;
 mod start;
 
 use std::collections::BTreeMap;
@@ -25,13 +26,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use nix::sys::signal::Signal;
 
+pub use crate::shim::enter::Errand;
 pub use adopt::{Adopted, Found};
+pub(crate) use enter::{Entered, Stdio};
 
 use crate::cgroup::{CgroupDriver, Hierarchies, Usage};
 use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
 use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
-use crate::logs::{LogChunk, Stream, read};
+use crate::logs::{self, LogChunk, Stream};
 use crate::{procfs, sys};
 
 /// How an [`Executor`] is set up.
@@ -292,15 +295,46 @@ impl Executor {
         offset: u64,
         max: usize,
     ) -> Result<LogChunk, ActError> {
+        self.look_at_log(id, |dir| logs::read(dir, stream, offset, max))
+    }
+
+    /// Where a container's output of a time begins: see [`logs::since`].
+    pub fn log_since(&self, id: &ContainerId, stream: Stream, ms: u64) -> Result<u64, ActError> {
+        self.look_at_log(id, |dir| logs::since(dir, stream, ms))
+    }
+
+    /// Where the last lines of a container's output begin, and how many: see [`logs::last_lines`].
+    pub fn log_last_lines(
+        &self,
+        id: &ContainerId,
+        stream: Stream,
+        lines: u64,
+    ) -> Result<(u64, u64), ActError> {
+        self.look_at_log(id, |dir| logs::last_lines(dir, stream, lines))
+    }
+
+    /// When a piece of a container's output was written: see [`logs::segment`].
+    pub fn log_segment(
+        &self,
+        id: &ContainerId,
+        stream: Stream,
+        offset: u64,
+    ) -> Result<Option<(u64, u64)>, ActError> {
+        self.look_at_log(id, |dir| logs::segment(dir, stream, offset))
+    }
+
+    fn look_at_log<T>(
+        &self,
+        id: &ContainerId,
+        look: impl FnOnce(&std::path::Path) -> io::Result<T>,
+    ) -> Result<T, ActError> {
         let dir = self.dir(id);
         if !dir.root.is_dir() {
             return Err(ActError::Unknown(id.clone()));
         }
-        read(&dir.log(), stream, offset, max).map_err(|source| ActError::Failed {
-            action: "read the log of",
-            id: id.clone(),
-            source,
-        })
+        let failed =
+            |source| ActError::Failed { action: "read the log of", id: id.clone(), source };
+        look(&dir.log()).map_err(failed)
     }
 
     /// Removes our own cgroups, for a machine that leaves the cell. Fails while a container exists.

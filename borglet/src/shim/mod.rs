@@ -10,6 +10,8 @@
 //! others. It outlives the borglet, and its task never outlives it.
 
 mod birth;
+pub(crate) mod enter;
+mod errand;
 mod hold;
 mod watch;
 
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match (args.next(), args.next()) {
         (Some(verb), Some(dir)) if verb == "run" => hold::run(&TaskDir { root: dir.into() }),
+        (Some(verb), Some(dir)) if verb == "enter" => enter::run(&TaskDir { root: dir.into() }),
         (Some(verb), Some(dir)) if verb == "try" => try_isolation(&PathBuf::from(dir)),
         (_, _) => {
             complain("a borglet starts this, not a person");
