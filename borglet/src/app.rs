@@ -20,6 +20,7 @@ use borglet_supervisor::Supervisor;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,7 @@ pub struct App {
     exposition: Exposition,
     core: Core,
     inbox: Inbox,
+    keep_logs: Duration,
 }
 
 /// The borglet cannot start.
@@ -142,6 +144,7 @@ impl App {
             exposition,
             core,
             inbox,
+            keep_logs: config.keep_logs,
         })
     }
 
@@ -167,7 +170,7 @@ impl App {
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming(rpc::serve_incoming(self.listener));
-        let keeping = housekeeping::run(self.tasks.clone(), stop.clone());
+        let keeping = housekeeping::run(self.tasks.clone(), self.keep_logs, stop.clone());
         let watching = http::serve(self.metrics_listener, self.exposition, self.core, stop.clone());
         let driving = driver::run(
             self.supervisor,

@@ -15,13 +15,11 @@ use tokio_util::sync::CancellationToken;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// How often old logs are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// How long the logs of a run that is over are kept, in milliseconds. Our choice: a day.
-const KEEP_LOGS_MS: u64 = 24 * 3600 * 1000;
 /// Most runs whose logs are kept; the oldest go first. Our choice.
 const KEEP_LOGS: usize = 1_000;
 
 /// Works until `stop`.
-pub(crate) async fn run(tasks: Tasks, stop: CancellationToken) {
+pub(crate) async fn run(tasks: Tasks, keep_logs: Duration, stop: CancellationToken) {
     let (mut sample, mut sweep) = (interval(SAMPLE_EVERY), interval(SWEEP_EVERY));
     sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -31,18 +29,31 @@ pub(crate) async fn run(tasks: Tasks, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = sample.tick() => {
                 let work = tasks.clone();
-                let (usages, now) = blocking(move || measure(&work, &before)).await;
+                let (usages, lines, now) = blocking(move || {
+                    let (usages, now) = measure(&work, &before);
+                    (usages, status_lines(&work), now)
+                })
+                .await;
                 before = now;
+                if !lines.is_empty() {
+                    tasks.tell_if_room(Input::StatusLines(lines));
+                }
                 if !usages.is_empty() {
                     tasks.tell_if_room(Input::Usage(usages));
                 }
             }
             _ = sweep.tick() => {
                 let work = tasks.clone();
-                blocking(move || remove_old_logs(&work)).await;
+                blocking(move || remove_old_logs(&work, keep_logs)).await;
             }
         }
     }
+}
+
+/// What tasks say of themselves.
+fn status_lines(tasks: &Tasks) -> Vec<(IncarnationId, String)> {
+    let running = tasks.running().into_iter();
+    running.map(|(id, container)| (id, tasks.executor().status_line(&container))).collect()
 }
 
 /// Processor time of each container in milliseconds, and since when that is known.
@@ -63,14 +74,15 @@ fn measure(tasks: &Tasks, before: &Samples) -> (Vec<(IncarnationId, Usage)>, Sam
     (usages, samples)
 }
 
-fn remove_old_logs(tasks: &Tasks) {
+fn remove_old_logs(tasks: &Tasks, keep_logs: Duration) {
     let mut kept = match tasks.executor().kept_logs() {
         Ok(kept) => kept,
         Err(error) => return tracing::warn!(error = in_full(&error), "cannot list logs"),
     };
     kept.sort_by_key(|(_, changed)| *changed);
     let too_many = kept.len().saturating_sub(KEEP_LOGS);
-    let oldest = clock::now().0.saturating_sub(KEEP_LOGS_MS);
+    let oldest =
+        clock::now().0.saturating_sub(u64::try_from(keep_logs.as_millis()).unwrap_or(u64::MAX));
     for (place, (container, changed)) in kept.iter().enumerate() {
         if place >= too_many && *changed >= oldest {
             break;

@@ -178,8 +178,18 @@ pub(crate) fn set_window(terminal: &impl AsFd, rows: u16, columns: u16) -> io::R
 /// Opens `path` without following any symbolic link, whichever of its parts is one: ELOOP then.
 /// A relative path is looked up in `dir`. What is opened can be named, not read.
 pub(crate) fn open_plain(dir: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
+    open_without_links(dir, path, libc::O_PATH)
+}
+
+/// Opens a file of a directory for reading, following no link and waiting for nobody at the other end.
+pub(crate) fn open_plain_to_read(dir: &OwnedFd, path: &CStr) -> io::Result<std::fs::File> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    Ok(open_without_links(Some(dir), path, flags)?.into())
+}
+
+fn open_without_links(dir: Option<&OwnedFd>, path: &CStr, flags: c_int) -> io::Result<OwnedFd> {
     let how = OpenHow {
-        flags: u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned()),
+        flags: u64::from((flags | libc::O_CLOEXEC).cast_unsigned()),
         mode: 0,
         resolve: libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
     };

@@ -21,6 +21,9 @@ use crate::sys;
 /// Where programs are looked up unless the task's environment says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Name of the file in a task's own directory that holds its status line.
+pub(crate) const STATUS_FILE: &str = ".borg-status";
+
 /// Most files a task may have open. Ours: enough for a server, far below what a machine has.
 const OPEN_FILES_MAX: u64 = 16_384;
 
@@ -180,6 +183,9 @@ fn environment(spec: &ContainerSpec, work: &Path) -> Vec<CString> {
         ("HOME", work.to_string_lossy().into_owned()),
         ("PWD", workdir(spec, work).to_string_lossy().into_owned()),
     ];
+    if spec.status_file {
+        words.push(("BORG_STATUS_FILE", work.join(STATUS_FILE).to_string_lossy().into_owned()));
+    }
     for (name, value) in &spec.env {
         words.retain(|(earlier, _)| earlier != name);
         words.push((name, value.clone()));

@@ -205,6 +205,9 @@ pub struct ContainerSpec {
     /// Set when it must not run on without news: when it ends at the latest.
     #[serde(default)]
     pub lease: Option<Lease>,
+    /// Whether it is told of a file in its own directory, by `BORG_STATUS_FILE`, to write a line about itself to.
+    #[serde(default)]
+    pub status_file: bool,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -226,6 +229,7 @@ impl ContainerSpec {
             user: None,
             logs: LogLimits::default(),
             lease: None,
+            status_file: false,
             note: String::new(),
         }
     }

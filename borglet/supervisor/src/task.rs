@@ -103,7 +103,7 @@ impl Task {
             grace: found.grace,
             usage: Usage::default(),
             status_line: String::new(),
-            last_run: None,
+            last_run: found.end,
             fenced: false,
             ports: found.ports,
             last_failure,

@@ -340,6 +340,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         grace: Millis(1_000),
         ports: vec![],
         state,
+        end: None,
     }
 }
 

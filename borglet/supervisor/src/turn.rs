@@ -199,6 +199,8 @@ pub struct Adopted {
     pub ports: Vec<u16>,
     /// Whether it still runs.
     pub state: AdoptedState,
+    /// Of one that is over: what is to be told of it.
+    pub end: Option<Arc<RunEnd>>,
 }
 
 /// How an adopted container was found.

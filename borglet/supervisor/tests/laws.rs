@@ -250,6 +250,7 @@ impl Machine {
             since: Millis(1_000_000),
             grace: Millis(1_000),
             ports: Vec::new(),
+            end: None,
             state,
         };
         let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));

@@ -410,6 +410,12 @@ impl Link {
         self.seen.reachable
     }
 
+    /// What an incarnation said of itself, if anything.
+    pub(super) fn status_line(&self, id: IncarnationId) -> Option<&str> {
+        let line = self.seen.tasks.get(&id).map(|task| task.status_line.as_str());
+        line.filter(|line| !line.is_empty())
+    }
+
     /// What the machine said of itself, differences folded in; `None` while something is missing.
     pub(super) fn report(&self) -> Option<MachineReport> {
         let seen = &self.seen;
