@@ -23,6 +23,8 @@ use self::flow::{Flow, Passage};
 use self::times::{Times, TimesWriter};
 use crate::container::LogLimits;
 
+/// Bytes of what was dropped that come after all if nothing does: ours, a stack trace.
+const LOST_BYTES: usize = 4 << 10;
 /// Bytes looked through at once for the ends of lines.
 const LOOK_BYTES: usize = 64 << 10;
 
@@ -74,6 +76,8 @@ pub(crate) struct LogWriter {
     flow: Flow,
     /// Whether the last byte ended a line.
     at_line_start: bool,
+    /// The end of what was dropped last.
+    lost: Vec<u8>,
 }
 
 impl LogWriter {
@@ -90,6 +94,7 @@ impl LogWriter {
             times: None,
             flow,
             at_line_start: true,
+            lost: Vec::new(),
         }
     }
 
@@ -98,17 +103,29 @@ impl LogWriter {
     pub(crate) fn append(&mut self, data: &[u8], boot_ms: u64, now_ms: u64) -> io::Result<bool> {
         let length = u64::try_from(data.len()).expect("a length fits in 64 bits");
         match self.flow.ask(boot_ms, length) {
-            Passage::Dropped => return Ok(false),
+            Passage::Dropped => {
+                let kept = data.len().saturating_sub(LOST_BYTES);
+                self.lost.clear();
+                self.lost.extend_from_slice(&data[kept..]);
+                return Ok(false);
+            }
             Passage::Free { dropped } => self.say_dropped(dropped, now_ms)?,
         }
         self.write(data, now_ms)?;
         Ok(true)
     }
 
-    /// Says what was dropped and not said yet. No more will be appended.
+    /// Says what was dropped and not said yet, but for its end, which most often says why it ends. No more will
+    /// be appended.
     pub(crate) fn finish(&mut self, now_ms: u64) -> io::Result<()> {
         let dropped = self.flow.take_dropped();
-        self.say_dropped(dropped, now_ms)
+        if dropped == 0 {
+            return Ok(());
+        }
+        let lost = std::mem::take(&mut self.lost);
+        let kept = u64::try_from(lost.len()).expect("a length fits in 64 bits");
+        self.say_dropped(dropped.saturating_sub(kept), now_ms)?;
+        self.write(&lost, now_ms)
     }
 
     fn say_dropped(&mut self, bytes: u64, now_ms: u64) -> io::Result<()> {
@@ -405,5 +422,13 @@ mod tests {
             text.ends_with("9\n[borg: 600 bytes dropped, more than 100 a second]\nafter\n"),
             "{text}"
         );
+        // The last words of a flood are kept.
+        let mut log = LogWriter::new(dir.path(), Stream::Stderr, limits);
+        for n in 0..100 {
+            log.append(format!("crash {n:03}\n").as_bytes(), 0, 0).unwrap();
+        }
+        log.finish(0).unwrap();
+        let text = read(dir.path(), Stream::Stderr, 0, 9_999).unwrap().data;
+        assert!(text.ends_with(b"[borg: 590 bytes dropped, more than 100 a second]\ncrash 099\n"));
     }
 }

@@ -1,7 +1,8 @@
 //! `logs`: the output of a task, or of all tasks of a job.
 
+use super::inspect::get_job;
 use super::names;
-use crate::client::{Client, Kind};
+use crate::client::Client;
 use crate::exit::{Code, Failure};
 use crate::output::{Output, note};
 use borg_proto::wire::pb;
@@ -162,10 +163,7 @@ async fn whole_job(client: &mut Client, job: &JobKey, args: &LogsArgs) -> Result
         ));
     }
     let what = format!("logs of {job}");
-    let message = pb::GetJobRequest { job: job.to_string() };
-    let answer = client
-        .call(&what, Kind::Read, message, async |mut master, request| master.get_job(request).await)
-        .await?;
+    let answer = get_job(client, &what, job).await?;
     // Of what was never placed there is nothing to read.
     let placed = answer.tasks.iter().filter(|task| task.incarnation > u32::from(args.previous));
     let mut tasks: Vec<u32> = placed.map(|task| task.index).collect();

@@ -22,6 +22,7 @@ mod policy;
 mod port;
 mod quota;
 mod resize;
+mod runs;
 mod top;
 
 use crate::client::Client;

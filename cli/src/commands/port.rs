@@ -1,7 +1,8 @@
 //! `port`: a port here that leads to a task's port.
 
+use super::inspect::get_job;
 use super::names;
-use crate::client::{Client, Kind};
+use crate::client::Client;
 use crate::exit::{Code, Failure};
 use crate::output::{Output, note};
 use crate::session::{Ended, Said, Sender, Session};
@@ -47,11 +48,11 @@ pub(super) async fn port(client: &mut Client, args: PortArgs, out: Output) -> Re
     let task = names::task(&args.task, client.user())?;
     let (local, remote) = split(&args.port)?;
     let name = task.to_string();
-    let number = number_of(client, &task, &remote).await?;
     // Says now what would be said to the first connection otherwise, and touches nothing.
     drop(
         client.session(format!("forward to {name}"), name.clone(), What::Attach(Attach {})).await?,
     );
+    let number = number_of(client, &task, &remote).await?;
     let local = local.unwrap_or(number);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local)).await.map_err(|error| {
         Failure::new(
@@ -121,16 +122,18 @@ async fn number_of(
     task: &borg_proto::TaskName,
     wanted: &str,
 ) -> Result<u16, Failure> {
-    let message = pb::GetJobRequest { job: task.job.to_string() };
-    let what = format!("forward to {task}");
-    let answer = client
-        .call(&what, Kind::Read, message, async |mut master, request| master.get_job(request).await)
-        .await?;
+    let answer = get_job(client, &format!("forward to {task}"), &task.job).await?;
     let found = answer.tasks.into_iter().find(|info| info.index == task.index);
     let ports = found.map(|info| info.ports).unwrap_or_default();
     let port = ports.iter().find(|port| port.name == wanted || port.port.to_string() == wanted);
-    // What the master has to say of a port that is not there, it says with the session.
-    Ok(port.and_then(|port| u16::try_from(port.port).ok()).unwrap_or(0))
+    let number = port.and_then(|port| u16::try_from(port.port).ok());
+    number.ok_or_else(|| {
+        let all: Vec<String> =
+            ports.iter().map(|port| format!("{}:{}", port.name, port.port)).collect();
+        let wanted = shorten(wanted);
+        let all = all.join(", ");
+        Failure::new(Code::NotFound, format!("{task} has no port {wanted:?}; it has [{all}]"))
+    })
 }
 
 async fn carry(mut session: Session, stream: tokio::net::TcpStream) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! `top`: what tasks use, as it changes.
 
+use super::inspect::get_job;
 use super::names;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
@@ -55,7 +56,7 @@ pub(super) async fn top(client: &mut Client, args: TopArgs, out: Output) -> Resu
         let only = name.as_ref().and_then(|(_, index)| *index);
         let (mut rows, mut now) = (Vec::new(), 0);
         for job in jobs {
-            let answer = match (usage_of(client, &job).await, &name) {
+            let answer = match (get_job(client, "top", &job).await, &name) {
                 // It was over before it could be looked at.
                 (Err(failure), None) if failure.code == Code::NotFound => continue,
                 (answer, _) => answer?,
@@ -87,13 +88,6 @@ async fn live_jobs(client: &mut Client, user: &UserName) -> Result<(Vec<JobKey>,
     let left_out = jobs.len().saturating_sub(JOBS);
     jobs.truncate(JOBS);
     Ok((jobs, left_out))
-}
-
-async fn usage_of(client: &mut Client, job: &JobKey) -> Result<pb::GetJobResponse, Failure> {
-    let message = pb::GetJobRequest { job: job.to_string() };
-    client
-        .call("top", Kind::Read, message, async |mut master, request| master.get_job(request).await)
-        .await
 }
 
 fn rows_of(job: &JobKey, answer: pb::GetJobResponse, only: Option<u32>) -> Vec<Row> {
