@@ -338,10 +338,16 @@ impl Carrier {
         let Ways { mut control, mut sink, sources } = ways;
         let mut pumps = JoinSet::new();
         let [stdout, stderr] = sources;
-        for (source, wrap) in [(stdout, Out::Stdout as fn(Vec<u8>) -> Out), (stderr, Out::Stderr)] {
-            if let Some(source) = source {
-                pumps.spawn(pump(source, self.out.clone(), wrap));
-            }
+        if let Some(source) = stdout {
+            let out = self.out.clone();
+            pumps.spawn(async move {
+                pump(source, &out, Out::Stdout).await;
+                send(&out, Out::StdoutEnd(true)).await;
+            });
+        }
+        if let Some(source) = stderr {
+            let out = self.out.clone();
+            pumps.spawn(async move { pump(source, &out, Out::Stderr).await });
         }
         let ended = async {
             // Only where the task has no process table of its own does its end not end the session.
@@ -590,10 +596,10 @@ impl Source {
 }
 
 /// Sends what comes from a source, until its end or that of whoever listens.
-async fn pump(mut source: Source, out: Outputs, wrap: fn(Vec<u8>) -> Out) {
+async fn pump(mut source: Source, out: &Outputs, wrap: fn(Vec<u8>) -> Out) {
     let mut buffer = vec![0; PIECE];
     while let Ok(length @ 1..) = source.read(&mut buffer).await {
-        if !send(&out, wrap(buffer[..length].to_vec())).await {
+        if !send(out, wrap(buffer[..length].to_vec())).await {
             return;
         }
     }

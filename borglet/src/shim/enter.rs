@@ -258,11 +258,7 @@ impl Session {
             self.become_errand(watcher, File::from(notes_in))
         };
         drop(notes_in);
-        // With the errand's own ends, its output ends with it.
-        let null = File::open("/dev/null").map_err(|e| StartError::machine("open /dev/null", e))?;
-        for fd in &mut self.stdio {
-            *fd = null.try_clone().map_err(|e| StartError::machine("let go", e))?.into();
-        }
+        self.let_go_of_stdio()?;
         let mut said = String::new();
         File::from(notes)
             .read_to_string(&mut said)
@@ -274,8 +270,17 @@ impl Session {
             .unwrap_or_else(|_| StartError::machine("start", "the session's process died")))
     }
 
+    /// With the ends of whoever uses them, input and output end.
+    fn let_go_of_stdio(&mut self) -> Result<(), StartError> {
+        let null = File::open("/dev/null").map_err(|e| StartError::machine("open /dev/null", e))?;
+        for fd in &mut self.stdio {
+            *fd = null.try_clone().map_err(|e| StartError::machine("let go", e))?.into();
+        }
+        Ok(())
+    }
+
     /// The errand's life; that it could not be begun goes to the watcher as a note.
-    fn become_errand(&self, watcher: i32, mut notes: File) -> ! {
+    fn become_errand(&mut self, watcher: i32, mut notes: File) -> ! {
         let spec = &self.spec.container;
         let (spec, terminal) = match &self.errand {
             Errand::Run { argv, terminal } => {
@@ -289,7 +294,7 @@ impl Session {
                 (spec.clone(), false)
             }
         };
-        let prepared = self.prepare(&spec, terminal, watcher);
+        let prepared = self.prepare(&spec, terminal, watcher).and_then(|()| self.let_go_of_stdio());
         let error = match (prepared, &self.errand) {
             (Err(error), _) => error,
             (Ok(()), Errand::Run { .. }) => {

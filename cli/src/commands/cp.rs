@@ -150,6 +150,7 @@ async fn finish(
                     return Ok((None, String::new()));
                 }
             }
+            Said::StdoutEnd => {}
             Said::Stderr(data) => {
                 told.extend(data);
                 // Only the end of it is told.

@@ -174,6 +174,11 @@ async fn receive(session: &mut Session, to: &mut OwnedWriteHalf) -> Result<(), F
                     return Ok(());
                 }
             }
+            Said::StdoutEnd => {
+                if to.shutdown().await.is_err() {
+                    return Ok(());
+                }
+            }
             Said::Stderr(data) => {
                 told.extend(data);
                 told.truncate(MAX_LAST_LINES_BYTES);

@@ -48,6 +48,8 @@ impl Sender {
 pub(crate) enum Said {
     /// To standard output.
     Stdout(Vec<u8>),
+    /// Nothing more comes to standard output.
+    StdoutEnd,
     /// To standard error.
     Stderr(Vec<u8>),
     /// It is over.
@@ -127,6 +129,7 @@ impl Session {
             match self.message().await? {
                 Some(Out::Started(_)) => {}
                 Some(Out::Stdout(data)) => return Ok(Said::Stdout(data)),
+                Some(Out::StdoutEnd(_)) => return Ok(Said::StdoutEnd),
                 Some(Out::Stderr(data)) => return Ok(Said::Stderr(data)),
                 Some(Out::Ended(ended)) => {
                     use pb::session_output::ended::How;
@@ -156,6 +159,7 @@ impl Session {
                     out.write_all(&data)?;
                     out.flush()?;
                 }
+                Said::StdoutEnd => {}
                 Said::Stderr(data) => io::stderr().lock().write_all(&data)?,
                 Said::Ended(ended) => return Ok(ended),
             }

@@ -2,11 +2,14 @@
 //! what became of it.
 
 use crate::cell::{BORGCTL, Cell, borgctl, is_isolated, job, now, processes_with, run, within};
+use borg_proto::wire::pb;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -116,7 +119,7 @@ fn a_shell_has_a_terminal_of_the_right_size_that_passes_keys_on() {
     let mut shell = Command::new(BORGCTL)
         .env("BORG_CELL_DIR", cell.dir())
         .env("TERM", "borgterm")
-        .args(["exec", "-i", "-t", &task, "--", "sh"])
+        .args(["exec", "-i", "-t", &task, "--", "env", "PS1=borg> ", "sh"])
         .stdin(end())
         .stdout(end())
         .stderr(end())
@@ -129,16 +132,23 @@ fn a_shell_has_a_terminal_of_the_right_size_that_passes_keys_on() {
         let began = now();
         while !seen.contains(text) {
             assert!(began.elapsed() < Duration::from_secs(20), "{text:?} is not in {seen:?}");
+            let mut waiting = [PollFd::new(screen.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut waiting, 1_000u16).unwrap() == 0 {
+                continue;
+            }
             let mut piece = [0; 1024];
             let length = screen.read(&mut piece).unwrap();
             seen.push_str(&String::from_utf8_lossy(&piece[..length]));
         }
         seen.clear();
     };
+    until("borg> ");
     keys.write_all(b"echo s-$(stty size | tr ' ' x)-$TERM\n").unwrap();
-    until("s-33x99-borgterm");
-    keys.write_all(b"sleep 1000; echo slept-$((1+1))\n").unwrap();
+    until("s-33x99-borgterm\r\nborg> ");
+    keys.write_all(b"sleep 34591; echo slept-$((1+1))\n").unwrap();
+    within("it sleeps", || !processes_with("sleep 34591").is_empty());
     keys.write_all(b"\x03").unwrap();
+    until("borg> ");
     keys.write_all(b"echo after-$((20+3))\n").unwrap();
     until("after-23");
     keys.write_all(b"exit 5\n").unwrap();
@@ -282,8 +292,8 @@ fn files_are_copied_in_and_out_and_no_link_leads_elsewhere() {
 #[test]
 fn a_flood_and_a_giant_line_cost_no_memory_and_are_cut_with_a_count() {
     let cell = Cell::shared();
-    // A gigabyte without the end of a line, then words; and it lives on, so that its shim can be looked at.
-    let script = "head -c 1000000000 /dev/zero | tr '\\0' x; echo; sleep 6; echo last words; exec sleep 34581";
+    // 300 MB without the end of a line, then words; and it lives on, so that its shim can be looked at.
+    let script = "head -c 300000000 /dev/zero | tr '\\0' x; echo; sleep 6; echo last words; exec sleep 34581";
     let mut flood = job("flood", "service", script);
     flood["task"]["limit"]["cpu_milli"] = json!(1000);
     let name = cell.submit(&flood);
@@ -298,7 +308,7 @@ fn a_flood_and_a_giant_line_cost_no_memory_and_are_cut_with_a_count() {
     assert_eq!(cell.borgctl(&["logs", &task, "--tail", "1"]).ok(), "last words\n");
     // With the task before each line, a line that never ends comes in pieces.
     let prefixed = cell.borgctl(&["logs", &name, "--color", "never"]).ok();
-    assert!(prefixed.lines().all(|line| line.starts_with("flood/0 ") && line.len() < 40 << 10));
+    assert!(prefixed.lines().all(|line| line.starts_with("flood/0 ") && line.len() < 100 << 10));
     let shims = processes_with(&format!("tasks/{}.0.", name.replace('/', ".")));
     let peaks = shims.iter().filter(|line| line.contains("borglet-shim")).map(|line| {
         let pid = line.split_once(':').unwrap().0;
@@ -420,6 +430,22 @@ fn an_attached_task_is_followed_signalled_and_its_end_is_ours() {
     cell.borgctl(&["kill", &name]).ok();
 }
 
+/// The answer of a web server; empty when there is none.
+fn http_get(address: &str, half_closed: bool) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    if half_closed {
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    let mut answer = Vec::new();
+    // While nobody listens there the connection may be reset; that it hangs is a failure.
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
 /// A cell of its own: ports are handed out in order, and its machine goes.
 #[test]
 fn ports_are_reached_and_last_words_outlive_the_machine() {
@@ -437,26 +463,13 @@ fn ports_are_reached_and_last_words_outlive_the_machine() {
     BufReader::new(forward.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address =
         serde_json::from_str::<Value>(&line).unwrap()["address"].as_str().unwrap().to_owned();
-    let get = || {
-        let mut stream = TcpStream::connect(&address).unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
+    let get = || http_get(&address, false);
     within("it listens", || get().contains("Hello from admin/web/0"));
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let address = address.clone();
-            std::thread::spawn(move || {
-                let mut stream = TcpStream::connect(address).unwrap();
-                stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-                // Half closed: the answer still comes.
-                stream.shutdown(std::net::Shutdown::Write).unwrap();
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).unwrap();
-                answer
-            })
+            // Half closed: the answer still comes.
+            std::thread::spawn(move || http_get(&address, true))
         })
         .collect();
     assert!(threads.into_iter().all(|thread| thread.join().unwrap().contains("200 OK")));
@@ -497,4 +510,52 @@ fn ports_are_reached_and_last_words_outlive_the_machine() {
     // Others learn that it failed, not what it wrote.
     let others = as_user(&cell, "bob", &["-o", "json", "status", &task]).ok();
     assert!(others.contains("exit code 3") && !others.contains("no such table"), "{others}");
+}
+
+#[tokio::test]
+async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters_alone() {
+    let cell = Cell::shared();
+    let job = idle(cell, "crowded");
+    let mut client = cell.admin(0);
+    let start = || {
+        let what = Some(pb::session_start::What::Attach(pb::session_start::Attach {}));
+        let start = pb::SessionStart { task: format!("{job}/0"), what };
+        pb::SessionInput { kind: Some(pb::session_input::Kind::Start(start)) }
+    };
+    let mut open = Vec::new();
+    let refused = loop {
+        let (sender, messages) = tokio::sync::mpsc::channel(1);
+        sender.send(start()).await.unwrap();
+        let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+        let mut answers = client.open_session(messages).await.unwrap().into_inner();
+        match answers.message().await {
+            Ok(_) => open.push((sender, answers)),
+            Err(status) => break status,
+        }
+        assert!(open.len() <= 64, "no end of sessions");
+    };
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    assert!(refused.message().contains("user admin has 32 sessions open"), "{refused:?}");
+    assert_eq!(open.len(), 32);
+    drop(open);
+    // What was closed makes room.
+    let began = now();
+    loop {
+        let answer = client.open_session(tokio_stream::iter([start()])).await.unwrap();
+        match answer.into_inner().message().await {
+            Ok(_) => break,
+            Err(status) => assert_eq!(status.code(), tonic::Code::ResourceExhausted),
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "no room again");
+    }
+    // Rubbish is refused with its field, and whoever is no master gets nowhere at a borglet.
+    let rubbish = pb::SessionInput { kind: Some(pb::session_input::Kind::Data(vec![1])) };
+    let refused = client.open_session(tokio_stream::iter([rubbish])).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    let channel = cell.borglet_channel(0, &cell.credentials("user", "admin"));
+    let mut borglet = borg_proto::rpc::borglet_client(channel);
+    let none = tokio_stream::iter(Vec::<pb::TaskSessionInput>::new());
+    let refused = borglet.open_task_session(none).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused:?}");
+    cell.borgctl(&["kill", &job]).ok();
 }

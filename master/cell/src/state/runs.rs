@@ -231,4 +231,46 @@ mod tests {
         assert_eq!((runs.failures.len(), runs.others.len()), (1, RUNS_KEPT));
         assert_eq!(runs.runs.len(), RUNS_KEPT + 1);
     }
+
+    /// What stays is what its machine told, in cells that know of it, for as long as the job is known.
+    #[test]
+    fn a_run_is_noted_with_what_its_machine_told() {
+        use crate::fixture::{Cell, batch};
+        use borg_proto::command::Observation;
+        for (level, kept) in [(RUN_ENDS_SINCE - 1, 0), (RUN_ENDS_SINCE, 2)] {
+            let mut cell = Cell::new();
+            cell.state.level = level;
+            let machine = cell.machine("m-1", 1000, 64 << 20);
+            let mut spec = batch("crash", 1, 100, 4 << 20);
+            spec.retries = 1;
+            let job = cell.submit("ann", spec);
+            for failure in [Some(FailureCause::Exit { code: 3 }), None] {
+                cell.wait(10_000);
+                let id = cell.place(job, 0, machine).unwrap();
+                let end = RunEnd {
+                    run: 0,
+                    started: Some(cell.now),
+                    ended: cell.now,
+                    failure: failure.clone(),
+                    cpu_ms: 5,
+                    ram_peak_bytes: 7,
+                    last_lines: "no such table\u{1b}[2J".to_owned(),
+                };
+                let run = Some(Arc::new(end));
+                cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run });
+            }
+            let runs: Vec<TaskRun> =
+                cell.state.runs_of(TaskId { job, index: 0 }).cloned().collect();
+            assert_eq!(runs.len(), kept);
+            assert_eq!(cell.state.audit(), []);
+            let bytes = cell.state.encode();
+            assert_eq!(CellState::decode(&bytes).unwrap(), cell.state);
+            let [finished, failed] = runs.as_slice() else { continue };
+            assert_eq!((&finished.over, finished.incarnation), (&RunOver::Finished, 2));
+            assert_eq!(failed.over, RunOver::Failed(FailureCause::Exit { code: 3 }));
+            let told = |run: &TaskRun| run.told.as_ref().unwrap().last_lines.clone();
+            assert_eq!(told(finished), "", "only failures leave words");
+            assert_eq!(told(failed), "no such table\\u{1b}[2J", "and harmless ones");
+        }
+    }
 }
