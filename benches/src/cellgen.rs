@@ -125,8 +125,12 @@ impl Grown {
                 continue;
             }
             for index in 0..MIX_TASKS {
-                let ended =
-                    Observation::TaskEnded { id: first(job, index), at: self.at(), failure: None };
+                let ended = Observation::TaskEnded {
+                    id: first(job, index),
+                    at: self.at(),
+                    failure: None,
+                    run: None,
+                };
                 self.apply(master(), Action::Observe { changes: vec![ended] })?;
             }
         }

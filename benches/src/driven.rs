@@ -164,7 +164,8 @@ impl Driven {
     /// When the state refuses the entry.
     pub fn end(&mut self, ids: &[IncarnationId]) -> Result<(), Error> {
         let at = self.at;
-        let ended = |id: &IncarnationId| Observation::TaskEnded { id: *id, at, failure: None };
+        let ended =
+            |id: &IncarnationId| Observation::TaskEnded { id: *id, at, failure: None, run: None };
         self.observe(ids.iter().map(ended).collect())
     }
 

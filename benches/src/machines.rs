@@ -194,4 +194,13 @@ impl Borglet for Machines {
     ) -> Result<Response<Self::ReadTaskLogStream>, Status> {
         Err(Status::unimplemented("nothing runs here"))
     }
+
+    type OpenTaskSessionStream = tokio_stream::Empty<Result<pb::SessionOutput, Status>>;
+
+    async fn open_task_session(
+        &self,
+        _request: Request<tonic::Streaming<pb::TaskSessionInput>>,
+    ) -> Result<Response<Self::OpenTaskSessionStream>, Status> {
+        Err(Status::unimplemented("nothing runs here"))
+    }
 }

@@ -155,8 +155,17 @@ impl Cell {
             let status = TaskStatus::Up { pid: 100, since: Millis(1) };
             let usage = Usage::default();
             let ports = Vec::new();
-            let health = borg_proto::Health::Unchecked;
-            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports, health })
+            Some(TaskReport {
+                id,
+                status,
+                restarts: 0,
+                last_failure: None,
+                usage,
+                ports,
+                health: borg_proto::Health::Unchecked,
+                status_line: String::new(),
+                last_run: None,
+            })
         };
         let said =
             if reachable { machine.tasks.iter().filter_map(report).collect() } else { Vec::new() };

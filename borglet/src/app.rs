@@ -21,6 +21,7 @@ use borglet_supervisor::Supervisor;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,7 @@ pub struct App {
     exposition: Exposition,
     core: Core,
     inbox: Inbox,
+    keep_logs: Duration,
 }
 
 /// The borglet cannot start.
@@ -115,6 +117,13 @@ impl App {
         let info = machine::look(&config, missing_isolation.clone())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
+        let service = Service::new(
+            identity.cell.clone(),
+            machine.clone(),
+            core.clone(),
+            tasks.clone(),
+            metrics.clone(),
+        );
         let supervision = supervision(&config, &identity, machine.clone())?;
         let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
         let supervisor = Supervisor::new(supervision, remembered, adopted, info);
@@ -122,8 +131,6 @@ impl App {
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
         let pid = std::process::id();
         home.publish(&Addresses { pid, listen: addr, metrics: metrics_addr })?;
-        let service =
-            Service::new(identity.cell.clone(), core.clone(), tasks.clone(), metrics.clone());
         let server = rpc::server(&credentials).map_err(BuildError::Tls)?;
         Ok(Self {
             addr,
@@ -143,6 +150,7 @@ impl App {
             exposition,
             core,
             inbox,
+            keep_logs: config.keep_logs,
         })
     }
 
@@ -168,7 +176,8 @@ impl App {
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming(rpc::serve_incoming(self.listener));
-        let keeping = housekeeping::run(self.tasks.clone(), self.sampler, stop.clone());
+        let keeping =
+            housekeeping::run(self.tasks.clone(), self.sampler, self.keep_logs, stop.clone());
         let watching = http::serve(
             self.metrics_listener,
             self.exposition,

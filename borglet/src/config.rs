@@ -7,6 +7,7 @@ use borglet_supervisor::volumes::AllowedVolume;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The agent of one machine. It only listens: masters of its cell poll it, tell it what to run
 /// and learn what runs.
@@ -56,9 +57,24 @@ pub struct Config {
     /// Whether tasks are isolated as well as the machine can, or not at all.
     #[arg(long, value_enum, default_value_t)]
     pub isolation: Isolation,
+    /// How long the output of a run that is over is kept, as in 90m, 24h or 7d. The newest 1,000 runs at most.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = keep_time)]
+    pub keep_logs: Duration,
     /// File for the log [default: standard error].
     #[arg(long)]
     pub log_file: Option<PathBuf>,
+}
+
+/// Shortest and longest time for which output is kept: ours; it is looked through once a minute.
+const KEEP_TIMES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(366 * 24 * 3600)];
+
+fn keep_time(text: &str) -> Result<Duration, String> {
+    let wrong = |why: String| format!("{why}; allowed is 1m to 366d, as in 90m or 7d");
+    let time = humantime::parse_duration(text).map_err(|error| wrong(error.to_string()))?;
+    if (KEEP_TIMES[0]..=KEEP_TIMES[1]).contains(&time) {
+        return Ok(time);
+    }
+    Err(wrong(format!("{} is out of bounds", humantime::format_duration(time))))
 }
 
 /// How tasks are isolated.
@@ -161,6 +177,9 @@ mod tests {
             "--attribute=x",
             "--volume=data",
             "--cpu-milli=-1",
+            "--keep-logs=1s",
+            "--keep-logs=367d",
+            "--keep-logs=long",
         ] {
             assert!(parse(&[bad]).is_err(), "{bad}");
         }

@@ -3,7 +3,8 @@
 use crate::clock;
 use crate::tasks::{Tasks, blocking};
 use crate::usage::Sampler;
-use borg_proto::in_full;
+use borg_proto::{IncarnationId, in_full};
+use borglet_supervisor::Input;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -12,13 +13,16 @@ use tokio_util::sync::CancellationToken;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// How often old logs are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// How long the logs of a run that is over are kept, in milliseconds. Our choice: a day.
-const KEEP_LOGS_MS: u64 = 24 * 3600 * 1000;
 /// Most runs whose logs are kept; the oldest go first. Our choice.
 const KEEP_LOGS: usize = 1_000;
 
 /// Works until `stop`.
-pub(crate) async fn run(tasks: Tasks, mut sampler: Sampler, stop: CancellationToken) {
+pub(crate) async fn run(
+    tasks: Tasks,
+    mut sampler: Sampler,
+    keep_logs: Duration,
+    stop: CancellationToken,
+) {
     let (mut sample, mut sweep) = (interval(SAMPLE_EVERY), interval(SWEEP_EVERY));
     sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -29,28 +33,38 @@ pub(crate) async fn run(tasks: Tasks, mut sampler: Sampler, stop: CancellationTo
                 let work = tasks.clone();
                 let sampling = move || {
                     let input = sampler.sample(&work);
-                    (input, sampler)
+                    (input, status_lines(&work), sampler)
                 };
-                let (input, back) = blocking(sampling).await;
+                let (input, lines, back) = blocking(sampling).await;
                 sampler = back;
+                if !lines.is_empty() {
+                    tasks.tell_if_room(Input::StatusLines(lines));
+                }
                 tasks.tell_if_room(input);
             }
             _ = sweep.tick() => {
                 let work = tasks.clone();
-                blocking(move || remove_old_logs(&work)).await;
+                blocking(move || remove_old_logs(&work, keep_logs)).await;
             }
         }
     }
 }
 
-fn remove_old_logs(tasks: &Tasks) {
+/// What tasks say of themselves.
+fn status_lines(tasks: &Tasks) -> Vec<(IncarnationId, String)> {
+    let running = tasks.running().into_iter();
+    running.map(|(id, container)| (id, tasks.executor().status_line(&container))).collect()
+}
+
+fn remove_old_logs(tasks: &Tasks, keep_logs: Duration) {
     let mut kept = match tasks.executor().kept_logs() {
         Ok(kept) => kept,
         Err(error) => return tracing::warn!(error = in_full(&error), "cannot list logs"),
     };
     kept.sort_by_key(|(_, changed)| *changed);
     let too_many = kept.len().saturating_sub(KEEP_LOGS);
-    let oldest = clock::now().0.saturating_sub(KEEP_LOGS_MS);
+    let oldest =
+        clock::now().0.saturating_sub(u64::try_from(keep_logs.as_millis()).unwrap_or(u64::MAX));
     for (place, (container, changed)) in kept.iter().enumerate() {
         if place >= too_many && *changed >= oldest {
             break;

@@ -1,7 +1,7 @@
 //! DOES: the agent of one machine, and the shim that holds each task.
 //!
 //! The daemon: [`App`] puts it together, `driver` owns the supervisor, `tasks` carries its effects
-//! out, `service` is what masters talk to, `home` what must not be forgotten,
+//! out, `service` is what masters talk to, `sessions` carries what people do inside of tasks, `home` what must not be forgotten,
 //! `volumes` is what tasks may see of the machine's files. Below it,
 //! `executor` is the door to containers: it starts, signals, watches and removes them. Everything
 //! else serves it: `shim` is the small process that holds one task, `container` what a container
@@ -23,6 +23,7 @@ mod housekeeping;
 mod http;
 pub mod isolation;
 mod lease;
+mod log_reader;
 pub mod logs;
 mod machine;
 mod metrics;
@@ -31,6 +32,7 @@ mod probe;
 mod procfs;
 mod runs;
 mod service;
+mod sessions;
 pub mod shim;
 mod sys;
 mod tasks;

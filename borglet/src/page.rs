@@ -177,7 +177,7 @@ fn fact(out: &mut String, name: &str, value: &str) -> fmt::Result {
 
 impl Row {
     fn new((report, want, name): super::driver::SeenTask) -> Self {
-        let TaskReport { id, status, restarts, last_failure, usage, ports, health } = report;
+        let TaskReport { id, status, restarts, last_failure, usage, ports, health, .. } = report;
         let (state, pid, since) = match &status {
             TaskStatus::Starting => ("starting", None, None),
             TaskStatus::Up { pid, since } => ("up", Some(*pid), Some(since.0)),
@@ -403,6 +403,8 @@ mod tests {
             usage: Usage { cpu_milli: 1_230, ram_bytes: 64 << 20, threads: 5, ..Usage::default() },
             ports: vec![80],
             health,
+            status_line: String::new(),
+            last_run: None,
         };
         (report, None, Some("ann/web/3".parse().unwrap()))
     }

@@ -91,6 +91,7 @@ pub(crate) fn container_spec(
     let id = container_id(&launch.name, launch.run)?;
     let mut spec = ContainerSpec::new(id, launch.argv.clone());
     spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    spec.status_file = true;
     spec.cpu_milli = cpu_share(launch);
     spec.cpu_cap_milli = launch.cpu_cap_milli;
     spec.ram_bytes = launch.limit.ram_bytes;

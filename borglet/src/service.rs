@@ -1,30 +1,24 @@
 //! What a borglet answers over gRPC: polls and the output of tasks, to masters of its cell alone.
 
-use crate::container::ContainerId;
 use crate::driver::Core;
-use crate::executor::ActError;
-use crate::logs::{LogChunk, Stream as Output};
+use crate::log_reader::{Begin, Reader};
+use crate::logs::Stream as Output;
 use crate::metrics::Metrics;
+use crate::sessions::Sessions;
 use crate::tasks::Tasks;
-use borg_proto::poll::{PollRequest, TaskStatus};
+use borg_proto::poll::PollRequest;
 use borg_proto::rpc::{self, Borglet};
 use borg_proto::wire::pb;
-use borg_proto::{CellName, IncarnationId, TaskName};
-use std::collections::BTreeMap;
+use borg_proto::{CellName, IncarnationId, MachineName, ReplicaId, TaskName};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Logs that may be read at once; more are refused with RESOURCE_EXHAUSTED. Our choice.
 const READERS: usize = 64;
-/// Most bytes of output in one message. Our choice.
-const CHUNK_BYTES: usize = 64 << 10;
 /// Messages that wait for a slow reader; then the reading waits.
 const CHUNKS: usize = 4;
-/// How often the end of a growing log is looked at. Our choice.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The service.
 #[derive(Debug)]
@@ -34,16 +28,24 @@ pub(crate) struct Service {
     tasks: Tasks,
     metrics: Metrics,
     readers: Arc<Semaphore>,
+    sessions: Sessions,
 }
 
 impl Service {
-    pub(crate) fn new(cell: CellName, core: Core, tasks: Tasks, metrics: Metrics) -> Self {
-        Self { cell, core, tasks, metrics, readers: Arc::new(Semaphore::new(READERS)) }
+    pub(crate) fn new(
+        cell: CellName,
+        machine: MachineName,
+        core: Core,
+        tasks: Tasks,
+        metrics: Metrics,
+    ) -> Self {
+        let readers = Arc::new(Semaphore::new(READERS));
+        Self { cell, core, tasks, metrics, readers, sessions: Sessions::new(machine) }
     }
 
-    fn admit<T>(&self, request: &Request<T>, call: &str) -> Result<(), Status> {
+    fn admit<T>(&self, request: &Request<T>, call: &str) -> Result<ReplicaId, Status> {
         let identity = rpc::peer_identity(request, &self.cell)?;
-        rpc::require_master(&identity, call).map(drop)
+        rpc::require_master(&identity, call)
     }
 }
 
@@ -66,6 +68,17 @@ impl Borglet for Service {
         }
     }
 
+    type OpenTaskSessionStream = ReceiverStream<Result<pb::SessionOutput, Status>>;
+
+    async fn open_task_session(
+        &self,
+        request: Request<Streaming<pb::TaskSessionInput>>,
+    ) -> Result<Response<Self::OpenTaskSessionStream>, Status> {
+        let master = self.admit(&request, "OpenTaskSession")?;
+        let input = request.into_inner();
+        self.sessions.open(master, &self.core, &self.tasks, input).await.map(Response::new)
+    }
+
     type ReadTaskLogStream = ReceiverStream<Result<pb::LogChunk, Status>>;
 
     async fn read_task_log(
@@ -82,12 +95,18 @@ impl Borglet for Service {
             .name
             .parse()
             .map_err(|error| Status::invalid_argument(format!("name: {error}")))?;
-        let output = match asked.stream() {
-            pb::LogStream::Stdout => Output::Stdout,
-            pb::LogStream::Stderr => Output::Stderr,
+        let outputs = match asked.stream() {
+            pb::LogStream::Stdout => vec![Output::Stdout],
+            pb::LogStream::Stderr => vec![Output::Stderr],
+            pb::LogStream::Both => vec![Output::Stdout, Output::Stderr],
             pb::LogStream::Unspecified => {
-                return Err(Status::invalid_argument("stream: is not STDOUT or STDERR"));
+                return Err(Status::invalid_argument("stream: is not STDOUT, STDERR or BOTH"));
             }
+        };
+        let begin = Begin {
+            tail_bytes: asked.tail_bytes,
+            tail_lines: asked.tail_lines,
+            since_ms: asked.since_ms,
         };
         let slot = Arc::clone(&self.readers).try_acquire_owned();
         let slot = slot.map_err(|_| {
@@ -106,120 +125,11 @@ impl Borglet for Service {
             metrics: self.metrics.clone(),
             name,
             id,
-            output,
             follow: asked.follow,
             chunks,
             _slot: slot,
         };
-        tokio::spawn(reader.read(asked.tail_bytes));
+        tokio::spawn(reader.read(outputs, begin));
         Ok(Response::new(ReceiverStream::new(stream)))
-    }
-}
-
-/// One reading of an incarnation's output: all of its runs that are kept, one after the other.
-#[derive(Debug)]
-struct Reader {
-    core: Core,
-    tasks: Tasks,
-    metrics: Metrics,
-    name: TaskName,
-    id: IncarnationId,
-    output: Output,
-    follow: bool,
-    chunks: mpsc::Sender<Result<pb::LogChunk, Status>>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Reader {
-    async fn read(self, tail_bytes: u64) {
-        if let Err(error) = self.read_all(tail_bytes).await {
-            let status = Status::internal(format!("reading the log: {error}"));
-            // Nobody listens any more: then nobody misses it.
-            drop(self.chunks.send(Err(status)).await);
-        }
-    }
-
-    async fn read_all(&self, tail_bytes: u64) -> Result<(), ActError> {
-        let mut runs: BTreeMap<u32, ContainerId> =
-            self.tasks.logs(&self.name, self.id).await.into_iter().collect();
-        let (mut run, mut offset) = self.begin(&runs, tail_bytes).await?;
-        loop {
-            // Asked before the last look at the log: what was written until then is still sent.
-            let over = self.is_over().await;
-            runs.extend(self.tasks.known_runs(&self.name, self.id));
-            for (&number, container) in runs.range(run..) {
-                if number > run {
-                    (run, offset) = (number, 0);
-                }
-                match self.send_rest(container, offset).await? {
-                    Some(next) => offset = next,
-                    None => return Ok(()),
-                }
-            }
-            if over || !self.follow || self.chunks.is_closed() {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// With which run, and where in its output, the reading begins.
-    async fn begin(
-        &self,
-        runs: &BTreeMap<u32, ContainerId>,
-        tail_bytes: u64,
-    ) -> Result<(u32, u64), ActError> {
-        let mut wanted = tail_bytes;
-        if wanted == 0 {
-            return Ok((0, 0));
-        }
-        for (&number, container) in runs.iter().rev() {
-            let end = self.chunk(container, u64::MAX, 0).await?.end;
-            if end >= wanted {
-                return Ok((number, end - wanted));
-            }
-            wanted -= end;
-        }
-        Ok((0, 0))
-    }
-
-    /// Sends what there is from `offset` on; `None` when nobody listens any more.
-    async fn send_rest(
-        &self,
-        container: &ContainerId,
-        mut offset: u64,
-    ) -> Result<Option<u64>, ActError> {
-        loop {
-            let chunk = self.chunk(container, offset, CHUNK_BYTES).await?;
-            if chunk.data.is_empty() {
-                return Ok(Some(chunk.next_offset));
-            }
-            offset = chunk.next_offset;
-            self.metrics.log_bytes.inc_by(u64::try_from(chunk.data.len()).unwrap_or(u64::MAX));
-            if self.chunks.send(Ok(pb::LogChunk { data: chunk.data })).await.is_err() {
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn chunk(
-        &self,
-        container: &ContainerId,
-        offset: u64,
-        max: usize,
-    ) -> Result<LogChunk, ActError> {
-        self.tasks.read_log(container.clone(), self.output, offset, max).await
-    }
-
-    async fn is_over(&self) -> bool {
-        match self.core.status(self.id).await {
-            None | Some(TaskStatus::Ended { .. }) => true,
-            Some(
-                TaskStatus::Starting
-                | TaskStatus::Up { .. }
-                | TaskStatus::BackOff { .. }
-                | TaskStatus::Stopping,
-            ) => false,
-        }
     }
 }

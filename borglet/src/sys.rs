@@ -148,11 +148,45 @@ pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     watched.map_err(io::Error::from)
 }
 
+/// Lets async code wait for `fd` to become readable or writable.
+pub(crate) fn watch_both(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as for `watch_readable`.
+    let watched =
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::WRITABLE) };
+    watched.map_err(io::Error::from)
+}
+
+/// Makes standard input, which is a terminal, the controlling terminal of this session.
+pub(crate) fn take_terminal() -> io::Result<()> {
+    // SAFETY: plain integers; the descriptor is checked by the kernel.
+    check(c_long::from(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }))?;
+    Ok(())
+}
+
+/// Tells the programs on a terminal how large it is.
+pub(crate) fn set_window(terminal: &impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let fd = terminal.as_fd().as_raw_fd();
+    // SAFETY: `size` outlives the call and is what this request reads.
+    check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size) }))?;
+    Ok(())
+}
+
 /// Opens `path` without following any symbolic link, whichever of its parts is one: ELOOP then.
 /// A relative path is looked up in `dir`. What is opened can be named, not read.
 pub(crate) fn open_plain(dir: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
+    open_without_links(dir, path, libc::O_PATH)
+}
+
+/// Opens a file of a directory for reading, following no link and waiting for nobody at the other end.
+pub(crate) fn open_plain_to_read(dir: &OwnedFd, path: &CStr) -> io::Result<std::fs::File> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    Ok(open_without_links(Some(dir), path, flags)?.into())
+}
+
+fn open_without_links(dir: Option<&OwnedFd>, path: &CStr, flags: c_int) -> io::Result<OwnedFd> {
     let how = OpenHow {
-        flags: u64::from((libc::O_PATH | libc::O_CLOEXEC).cast_unsigned()),
+        flags: u64::from((flags | libc::O_CLOEXEC).cast_unsigned()),
         mode: 0,
         resolve: libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
     };

@@ -18,6 +18,8 @@ use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
 use crate::{probe, procfs};
 use borg_proto::poll::TargetTask;
+use borg_proto::task::RunEnd;
+use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
 use borg_proto::wire::pb;
 use borg_proto::{FailureCause, IncarnationId, Millis, TaskName, in_full};
 use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, ProbeAt, Run};
@@ -133,6 +135,11 @@ impl Tasks {
         self.live().iter().map(|(id, (_, container))| (*id, container.clone())).collect()
     }
 
+    /// The container of an incarnation that runs now.
+    pub(crate) fn running_container(&self, id: IncarnationId) -> Option<ContainerId> {
+        self.live().get(&id).map(|(_, container)| container.clone())
+    }
+
     /// Tells news that may be lost: when the queue is full they are.
     pub(crate) fn tell_if_room(&self, input: Input) {
         drop(self.0.news.try_send(input));
@@ -162,6 +169,8 @@ impl Tasks {
                 Err(cause) => {
                     tracing::warn!(task = %name, %run, %cause, "not started");
                     tasks.0.metrics.failed_starts.inc();
+                    let end = Arc::new(never_ran(run, clock::now(), cause.clone()));
+                    tasks.tell(Input::RunEnded { id: run.id, end }).await;
                     tasks.tell(Input::StartFailed { run, cause }).await;
                 }
             }
@@ -210,7 +219,13 @@ impl Tasks {
         tokio::spawn(async move {
             let (at, failure) = loop {
                 match tasks.0.executor.wait(&container).await {
-                    Ok(record) => break (Millis(record.ended_at_ms), failure(&record)),
+                    Ok(record) => {
+                        let ended = (Millis(record.ended_at_ms), failure(&record));
+                        let executor = tasks.0.executor.clone();
+                        let end = blocking(move || end_of(&executor, run, &record)).await;
+                        tasks.tell(Input::RunEnded { id: run.id, end: Arc::new(end) }).await;
+                        break ended;
+                    }
                     Err(ActError::Unknown(_)) => break (clock::now(), Some(FailureCause::Lost)),
                     Err(error) => {
                         tracing::error!(%container, error = in_full(&error), "cannot wait for its end");
@@ -385,6 +400,43 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         .expect("blocking work does not panic and is not aborted")
 }
 
+/// What is to be told of a run that is over. Of one that failed, the end of what it wrote to standard error, or
+/// else to standard output.
+fn end_of(executor: &Executor, run: Run, record: &ExitRecord) -> RunEnd {
+    let failure = failure(record);
+    let tail = |stream| {
+        let most = u64::try_from(MAX_LAST_LINES_BYTES).expect("a small number");
+        let end = executor.read_log(&record.id, stream, u64::MAX, 0).ok()?.end;
+        let from = end.saturating_sub(most);
+        let chunk = executor.read_log(&record.id, stream, from, MAX_LAST_LINES_BYTES).ok()?;
+        let text = last_lines(&chunk.data, MAX_LAST_LINES_BYTES);
+        (!text.trim().is_empty()).then_some(text)
+    };
+    let words =
+        failure.as_ref().and_then(|_| tail(Stream::Stderr).or_else(|| tail(Stream::Stdout)));
+    RunEnd {
+        run: run.number,
+        started: record.started.as_ref().map(|started| Millis(started.started_at_ms)),
+        ended: Millis(record.ended_at_ms),
+        failure,
+        cpu_ms: record.cpu_ms,
+        ram_peak_bytes: record.memory_peak_bytes,
+        last_lines: words.unwrap_or_default(),
+    }
+}
+
+fn never_ran(run: Run, at: Millis, cause: FailureCause) -> RunEnd {
+    RunEnd {
+        run: run.number,
+        started: None,
+        ended: at,
+        failure: Some(cause),
+        cpu_ms: 0,
+        ram_peak_bytes: 0,
+        last_lines: String::new(),
+    }
+}
+
 type AdoptedContainer = (ContainerId, Adopted);
 
 fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), TasksError> {
@@ -397,6 +449,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             continue;
         };
         let (grace, ports) = read_note(&found.note);
+        let mut end = None;
         let task = task_in(&executor, &id, &found.found);
         let (since, state) = match found.found {
             Found::Running(started) => {
@@ -411,10 +464,11 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 let at = Millis(record.ended_at_ms);
                 let since =
                     record.started.as_ref().map_or(at, |started| Millis(started.started_at_ms));
+                end = Some(Arc::new(end_of(&executor, run, &record)));
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, task, state };
+        let adopted = Adopted { run, since, grace, ports, task, state, end };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),

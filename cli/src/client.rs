@@ -47,7 +47,7 @@ pub enum Kind {
 }
 
 /// A cell's masters as one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Client {
     masters: Vec<(String, BorgmasterClient<Channel>)>,
     /// The master to try first: the one that answered last.

@@ -29,18 +29,23 @@ pub enum Code {
 
 /// How a command went that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Success {
     /// It is done.
-    Done = 0,
+    Done,
     /// `plan`: to submit the file would change the cell. 2 as with other tools that plan; it is no
     /// failure, and `plan` fails with [`Code::Internal`] alone.
-    Changes = 2,
+    Changes,
+    /// `exec` and `attach`: what ran in the task ended with this code, whatever it means.
+    Exit(u8),
 }
 
 impl From<Success> for ExitCode {
     fn from(success: Success) -> Self {
-        Self::from(success as u8)
+        Self::from(match success {
+            Success::Done => 0,
+            Success::Changes => 2,
+            Success::Exit(code) => code,
+        })
     }
 }
 

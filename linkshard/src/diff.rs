@@ -63,6 +63,8 @@ fn same_but_for_usage(a: &TaskReport, b: &TaskReport) -> bool {
         && a.last_failure == b.last_failure
         && a.ports == b.ports
         && a.health == b.health
+        && a.status_line == b.status_line
+        && a.last_run == b.last_run
 }
 
 /// The report that `difference` was made from, usage of unchanged tasks aside.

@@ -33,6 +33,8 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         health: borg_proto::Health::Unchecked,
         usage: Usage { cpu_milli: u64::from(*pid) * 100, ..Usage::default() },
         ports: Vec::new(),
+        status_line: String::new(),
+        last_run: None,
     };
     MachineReport { info, tasks: tasks.iter().map(task).collect() }
 }

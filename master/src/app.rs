@@ -400,6 +400,7 @@ impl App {
             feed,
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),
+            sessions: crate::api::sessions::room(),
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),

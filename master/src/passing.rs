@@ -175,6 +175,13 @@ mod tests {
             Err(Status::unimplemented("plan"))
         }
 
+        async fn look_at_tasks(
+            &self,
+            _: Request<pb::LookAtTasksRequest>,
+        ) -> Result<Response<pb::LookAtTasksResponse>, Status> {
+            Err(Status::unimplemented("look at tasks"))
+        }
+
         async fn hello(
             &self,
             _: Request<pb::HelloRequest>,

@@ -1,5 +1,6 @@
 //! What this replica answers to the other masters. Members of the cell only.
 
+use crate::api::views::said_of;
 use crate::changes::{Changes, outcome_of, reply_of, unanswered};
 use crate::clock;
 use crate::config::MOST_WAITING_CALLS;
@@ -7,12 +8,13 @@ use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
 use crate::peers;
-use borg_cell::master::{Input, Outcome};
+use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::identity::Role;
-use borg_proto::names::{CellName, NameError, ReplicaId};
+use borg_proto::names::{CellName, IncarnationId, NameError, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
+use borg_proto::poll::Usage;
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::{WireError, pb};
 use borg_proto::{MachineId, Millis};
@@ -337,6 +339,33 @@ impl Peer for PeerService {
         let user = user.parse().map_err(wrong)?;
         let request = request.unwrap_or_default();
         self.changes.planner.plan_here(&user, request).await.map(Response::new)
+    }
+
+    async fn look_at_tasks(
+        &self,
+        request: Request<pb::LookAtTasksRequest>,
+    ) -> Result<Response<pb::LookAtTasksResponse>, Status> {
+        self.member(&request)?;
+        let pb::LookAtTasksRequest { ids, user } = request.into_inner();
+        let wrong = |error: NameError| Status::invalid_argument(format!("user: {error}"));
+        let user = user.parse().map_err(wrong)?;
+        let ids = ids.into_iter().map(IncarnationId::try_from).collect::<Result<Vec<_>, _>>();
+        let ids = ids.map_err(|error| rpc::status_of(&error.within("ids")))?;
+        if self.view.borrow().status.leader != Some(self.own) {
+            return Err(Status::unavailable("this master does not lead"));
+        }
+        let (reply, answer) = oneshot::channel();
+        let look = move |master: &Master| drop(reply.send(said_of(master, ids)));
+        self.driver.ask(&user, 0, Turn::Look(Box::new(look)))?;
+        let said = answer.await.map_err(|_| unanswered())?;
+        let task = |(id, (usage, status_line)): (IncarnationId, (Usage, String))| {
+            pb::look_at_tasks_response::Task {
+                id: Some((&id).into()),
+                usage: Some((&usage).into()),
+                status_line,
+            }
+        };
+        Ok(Response::new(pb::LookAtTasksResponse { tasks: said.into_iter().map(task).collect() }))
     }
 
     async fn hello(

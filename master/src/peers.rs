@@ -246,6 +246,17 @@ pub(crate) async fn hello(
     answer.map_err(late)?.map(Response::into_inner)
 }
 
+/// Asks the leader what it was told of tasks.
+pub(crate) async fn look_at_tasks(
+    mut client: PeerClient<Channel>,
+    request: pb::LookAtTasksRequest,
+    limit: Duration,
+) -> Result<pb::LookAtTasksResponse, Status> {
+    let answer = tokio::time::timeout(limit, client.look_at_tasks(request)).await;
+    let late = |_| Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis()));
+    answer.map_err(late)?.map(Response::into_inner)
+}
+
 fn client(
     credentials: &Credentials,
     member: &Member,

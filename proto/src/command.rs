@@ -10,7 +10,7 @@ use crate::policy::{Policy, Term};
 use crate::priority::Band;
 use crate::resources::Resources;
 use crate::spec::JobSpec;
-use crate::task::FailureCause;
+use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -229,6 +229,9 @@ pub enum Action {
 /// its masters understand.
 pub const LEVEL: u32 = 5;
 
+/// The level of entries that tells how runs ended came with.
+pub const RUN_ENDS_SINCE: u32 = 5;
+
 impl Action {
     /// The level of entries that this action came with.
     #[must_use]
@@ -264,6 +267,9 @@ impl Observation {
     pub fn level(&self) -> u32 {
         match self {
             Self::MachineUp { .. } | Self::MachineDown { .. } | Self::TaskUp { .. } => 1,
+            Self::TaskBackOff { run: Some(_), .. } | Self::TaskEnded { run: Some(_), .. } => {
+                RUN_ENDS_SINCE
+            }
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
             Self::TaskHealth { .. } => 5,
@@ -319,6 +325,8 @@ pub enum Observation {
         restarts: u32,
         /// What happened.
         cause: FailureCause,
+        /// What the machine tells of the run; only in cells of level 5.
+        run: Option<Arc<RunEnd>>,
     },
     /// The incarnation is over on its machine.
     TaskEnded {
@@ -328,6 +336,8 @@ pub enum Observation {
         at: Millis,
         /// `None` when it exited with 0.
         failure: Option<FailureCause>,
+        /// What the machine tells of the run, when it knows; only in cells of level 5.
+        run: Option<Arc<RunEnd>>,
     },
     /// The incarnation of an exclusive task, which was taken off its machine, surely runs no more
     /// and never will.

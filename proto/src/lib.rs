@@ -29,6 +29,7 @@ pub mod rpc;
 pub mod spec;
 pub mod submitted;
 pub mod task;
+pub mod text;
 pub mod time;
 pub mod wire;
 

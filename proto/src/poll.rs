@@ -8,7 +8,7 @@ use crate::machine::MachineInfo;
 use crate::names::{CellName, IncarnationId, MachineName, TaskName};
 use crate::priority::{AppClass, Priority};
 use crate::spec::TaskSpec;
-use crate::task::FailureCause;
+use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
 use std::sync::Arc;
 
@@ -178,6 +178,12 @@ pub struct TaskReport {
     pub usage: Usage,
     /// Its ports, in the order of its specification; none when the machine does not know them.
     pub ports: Vec<u16>,
+    /// What the task says of itself, at most
+    /// [`MAX_STATUS_LINE_BYTES`](crate::text::MAX_STATUS_LINE_BYTES), harmless to print; empty when it says
+    /// nothing. Not part of the report's version, as usage is not.
+    pub status_line: String,
+    /// How the last of its runs ended that did; `None` when none did that the machine remembers.
+    pub last_run: Option<Arc<RunEnd>>,
     /// How it is by its health check.
     pub health: Health,
 }

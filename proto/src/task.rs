@@ -294,6 +294,26 @@ impl fmt::Display for TaskEnd {
     }
 }
 
+/// How one run of a task ended, as its machine tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunEnd {
+    /// 0 for the first start of the incarnation, then how often it was started again.
+    pub run: u32,
+    /// When it started, by the machine's clock; `None` when it never did.
+    pub started: Option<Millis>,
+    /// When it ended, by the machine's clock.
+    pub ended: Millis,
+    /// `None` when it exited with 0.
+    pub failure: Option<FailureCause>,
+    /// Processor time that it used in all, in milliseconds; 0 where that is not measured.
+    pub cpu_ms: u64,
+    /// Most memory that it had, in bytes; 0 where that is not measured.
+    pub ram_peak_bytes: u64,
+    /// Of a failed run: the end of what it wrote, at most
+    /// [`MAX_LAST_LINES_BYTES`](crate::text::MAX_LAST_LINES_BYTES), harmless to print.
+    pub last_lines: String,
+}
+
 /// Why a running task went back to pending without having failed by its own fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "evicted")]

@@ -63,6 +63,13 @@ impl Peer for Greeter {
         Err(Status::unimplemented("plan"))
     }
 
+    async fn look_at_tasks(
+        &self,
+        _: Request<pb::LookAtTasksRequest>,
+    ) -> Result<Response<pb::LookAtTasksResponse>, Status> {
+        Err(Status::unimplemented("look at tasks"))
+    }
+
     async fn hello(
         &self,
         request: Request<pb::HelloRequest>,

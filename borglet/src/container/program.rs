@@ -24,6 +24,9 @@ use crate::sys;
 /// Where programs are looked up unless the task's environment says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Name of the file in a task's own directory that holds its status line.
+pub(crate) const STATUS_FILE: &str = ".borg-status";
+
 /// Most files a task may have open. Ours: enough for a server, far below what a machine has.
 const OPEN_FILES_MAX: u64 = 16_384;
 
@@ -84,7 +87,6 @@ fn prepare(
     unistd::dup2_stdin(&pipes.null).map_err(step("connect stdin"))?;
     unistd::dup2_stdout(&pipes.stdout).map_err(step("connect stdout"))?;
     unistd::dup2_stderr(&pipes.stderr).map_err(step("connect stderr"))?;
-    limit_resources().map_err(step("limit resources"))?;
     confine(setting)?;
     sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
     if let Some(shim) = die_with {
@@ -96,15 +98,21 @@ fn prepare(
     let answer = notes.write_all(b"ready\n").and_then(|()| pipes.go.read_exact(&mut [0]));
     answer.map_err(|e| StartError::machine("wait for the shim", e))?;
     sys::reset_signals();
-    let given = spec.env.iter().find(|(name, _)| name == "PATH");
-    Ok(given.map_or_else(|| DEFAULT_PATH.to_owned(), |(_, path)| path.clone()))
+    Ok(path_of(spec))
 }
 
-/// Gives up all that a task must not have: ids, capabilities, writing, listening, system calls. From
+/// The directories to look programs up in.
+pub(crate) fn path_of(spec: &ContainerSpec) -> String {
+    let given = spec.env.iter().find(|(name, _)| name == "PATH");
+    given.map_or_else(|| DEFAULT_PATH.to_owned(), |(_, path)| path.clone())
+}
+
+/// Gives up all that a task must not have: files without end, ids, capabilities, writing, listening, system calls. From
 /// here on this process is as the task is.
 pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
     let Setting { spec, users, .. } = setting;
     let step = |name: &'static str| move |e: io::Error| StartError::machine(name, e);
+    limit_resources().map_err(|e| StartError::machine("limit resources", e))?;
     users.become_one(spec.user, setting.drop_capabilities).map_err(step("change user"))?;
     let cwd = workdir(spec, &setting.work);
     unistd::chdir(cwd)
@@ -135,7 +143,7 @@ fn limit_resources() -> Result<(), Errno> {
 }
 
 /// Tries each place where the program may be, as a shell would.
-fn execute(spec: &ContainerSpec, work: &Path, path: &str, own_tmp: bool) -> StartError {
+pub(crate) fn execute(spec: &ContainerSpec, work: &Path, path: &str, own_tmp: bool) -> StartError {
     let program = &spec.argv[0];
     let argv: Vec<CString> = spec.argv.iter().map(|word| c_string(word)).collect();
     let env = environment(spec, work);
@@ -191,6 +199,9 @@ fn environment(spec: &ContainerSpec, work: &Path) -> Vec<CString> {
         ("HOME", work.to_string_lossy().into_owned()),
         ("PWD", workdir(spec, work).to_string_lossy().into_owned()),
     ];
+    if spec.status_file {
+        words.push(("BORG_STATUS_FILE", work.join(STATUS_FILE).to_string_lossy().into_owned()));
+    }
     for (name, value) in &spec.env {
         words.retain(|(earlier, _)| earlier != name);
         words.push((name, value.clone()));

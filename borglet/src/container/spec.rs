@@ -158,12 +158,20 @@ pub struct LogLimits {
     pub file_bytes: u64,
     /// Files kept; the oldest goes first.
     pub files: u32,
+    /// Bytes a second beyond which output is dropped and counted; four seconds' worth may come at once.
+    #[serde(default = "usual_rate")]
+    pub bytes_per_s: u64,
+}
+
+/// 4 MiB: ours. What tasks of a machine write at this rate its disk can take.
+fn usual_rate() -> u64 {
+    4 << 20
 }
 
 impl Default for LogLimits {
-    /// 4 files of 8 MiB: ours.
+    /// 4 files of 8 MiB, 4 MiB a second: ours.
     fn default() -> Self {
-        Self { file_bytes: 8 << 20, files: 4 }
+        Self { file_bytes: 8 << 20, files: 4, bytes_per_s: usual_rate() }
     }
 }
 
@@ -207,6 +215,9 @@ pub struct ContainerSpec {
     /// Set when it must not run on without news: when it ends at the latest.
     #[serde(default)]
     pub lease: Option<Lease>,
+    /// Whether it is told of a file in its own directory, by `BORG_STATUS_FILE`, to write a line about itself to.
+    #[serde(default)]
+    pub status_file: bool,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -236,6 +247,7 @@ impl ContainerSpec {
             user: None,
             logs: LogLimits::default(),
             lease: None,
+            status_file: false,
             note: String::new(),
         }
     }
@@ -286,6 +298,7 @@ impl ContainerSpec {
             ("pids_max", u64::from(self.pids_max), 2),
             ("logs.file_bytes", self.logs.file_bytes, 1024),
             ("logs.files", u64::from(self.logs.files), 1),
+            ("logs.bytes_per_s", self.logs.bytes_per_s, 1024),
         ];
         match least.into_iter().find(|(_, value, least)| value < least) {
             None => Ok(()),

@@ -12,27 +12,33 @@
 //! as long as somebody holds the lock on the specification in it.
 
 mod adopt;
+mod enter;
 mod start;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use nix::sys::signal::Signal;
 
+pub use crate::shim::enter::Errand;
 pub use adopt::{Adopted, Found};
+pub(crate) use enter::{Entered, Stdio};
 
 use crate::cgroup::{CgroupDriver, Hierarchies, Usage};
+use crate::container::program::STATUS_FILE;
 use crate::container::users::{Ranges, Users};
 use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
 use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
-use crate::logs::{LogChunk, Stream, read};
+use crate::logs::{self, LogChunk, Stream};
 use crate::shim::Nursery;
 use crate::{procfs, sys};
 
@@ -348,15 +354,61 @@ impl Executor {
         offset: u64,
         max: usize,
     ) -> Result<LogChunk, ActError> {
+        self.look_at_log(id, |dir| logs::read(dir, stream, offset, max))
+    }
+
+    /// What a container says of itself, harmless to print; empty when that is nothing, or cannot be read. The file
+    /// is the task's to make: it is read only when it is a plain file, and waited for by nobody.
+    pub fn status_line(&self, id: &ContainerId) -> String {
+        let read = || -> io::Result<Vec<u8>> {
+            let work = sys::open_plain(None, &c_path(&self.dir(id).work())?)?;
+            let file = sys::open_plain_to_read(&work, &c_path(STATUS_FILE.as_ref())?)?;
+            let mut line = Vec::new();
+            if file.metadata()?.is_file() {
+                file.take(4 * MAX_STATUS_LINE_BYTES as u64).read_to_end(&mut line)?;
+            }
+            Ok(line)
+        };
+        one_line(&read().unwrap_or_default(), MAX_STATUS_LINE_BYTES)
+    }
+
+    /// Where a container's output of a time begins: see [`logs::since`].
+    pub fn log_since(&self, id: &ContainerId, stream: Stream, ms: u64) -> Result<u64, ActError> {
+        self.look_at_log(id, |dir| logs::since(dir, stream, ms))
+    }
+
+    /// Where the last lines of a container's output begin, and how many: see [`logs::last_lines`].
+    pub fn log_last_lines(
+        &self,
+        id: &ContainerId,
+        stream: Stream,
+        lines: u64,
+    ) -> Result<(u64, u64), ActError> {
+        self.look_at_log(id, |dir| logs::last_lines(dir, stream, lines))
+    }
+
+    /// When a piece of a container's output was written: see [`logs::segment`].
+    pub fn log_segment(
+        &self,
+        id: &ContainerId,
+        stream: Stream,
+        offset: u64,
+    ) -> Result<Option<(u64, u64)>, ActError> {
+        self.look_at_log(id, |dir| logs::segment(dir, stream, offset))
+    }
+
+    fn look_at_log<T>(
+        &self,
+        id: &ContainerId,
+        look: impl FnOnce(&std::path::Path) -> io::Result<T>,
+    ) -> Result<T, ActError> {
         let dir = self.dir(id);
         if !dir.root.is_dir() {
             return Err(ActError::Unknown(id.clone()));
         }
-        read(&dir.log(), stream, offset, max).map_err(|source| ActError::Failed {
-            action: "read the log of",
-            id: id.clone(),
-            source,
-        })
+        let failed =
+            |source| ActError::Failed { action: "read the log of", id: id.clone(), source };
+        look(&dir.log()).map_err(failed)
     }
 
     /// Removes our own cgroups, for a machine that leaves the cell. Fails while a container exists.
@@ -473,6 +525,11 @@ fn open_process(pid: i32, start_ticks: u64) -> io::Result<OwnedFd> {
     } else {
         Err(io::Error::from_raw_os_error(nix::libc::ESRCH))
     }
+}
+
+fn c_path(path: &std::path::Path) -> io::Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }
 
 fn ended(process: &OwnedFd) -> bool {

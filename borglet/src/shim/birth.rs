@@ -15,7 +15,7 @@ use nix::sched::CloneFlags;
 use nix::unistd;
 
 use super::ShimSpec;
-use crate::container::program::{Pipes, Setting, become_program};
+use crate::container::program::{Pipes, become_program};
 use crate::container::view::{Shown, View};
 use crate::container::{StartError, TaskDir};
 use crate::sys::{self, Ending};
@@ -59,7 +59,7 @@ impl Newborn<'_> {
 
     /// The task, without a container around it.
     fn become_plain(self) -> StartError {
-        let setting = setting(self.spec, self.dir);
+        let setting = self.spec.setting(self.dir.work());
         let Self { pipes, mut notes, shim_pid, .. } = self;
         become_program(&setting, pipes, &mut notes, Some(shim_pid))
     }
@@ -93,7 +93,7 @@ impl Newborn<'_> {
                 // Whoever builds the container failed, and says so.
                 sys::exit_now(1);
             }
-            let setting = setting(spec, dir);
+            let setting = spec.setting(dir.work());
             let Self { pipes, mut notes, .. } = self;
             return become_program(&setting, pipes, &mut notes, None);
         };
@@ -115,18 +115,6 @@ impl Newborn<'_> {
     /// Waits until the shim gave this process its ids, where the container as a whole has others.
     fn await_ids(&self) -> Result<(), StartError> {
         (&self.ids).read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))
-    }
-}
-
-fn setting<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> Setting<'a> {
-    let work = dir.work();
-    Setting {
-        spec: &spec.container,
-        users: spec.users,
-        drop_capabilities: spec.drop_capabilities,
-        fence: spec.fence(&work),
-        filter: spec.filter,
-        work,
     }
 }
 

@@ -10,6 +10,8 @@
 //! others. It outlives the borglet, and its task never outlives it.
 
 mod birth;
+pub(crate) mod enter;
+mod errand;
 mod hold;
 mod nursery;
 mod watch;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Hierarchies;
 use crate::container::fence::Fence;
+use crate::container::program::Setting;
 use crate::container::users::Users;
 use crate::container::view::View;
 use crate::container::{ContainerSpec, StartError, TaskDir};
@@ -69,8 +72,20 @@ fn machine() -> Users {
 }
 
 impl ShimSpec {
+    /// What the task's processes are started with. `work` is its own directory.
+    pub(crate) fn setting(&self, work: PathBuf) -> Setting<'_> {
+        Setting {
+            spec: &self.container,
+            users: self.users,
+            drop_capabilities: self.drop_capabilities,
+            fence: self.fence(&work),
+            filter: self.filter,
+            work,
+        }
+    }
+
     /// What the task may do by Landlock. `work` is its own directory.
-    pub(crate) fn fence(&self, work: &Path) -> Option<Fence> {
+    fn fence(&self, work: &Path) -> Option<Fence> {
         let binds = self.container.binds.iter().filter(|bind| bind.writable);
         let writable = binds.map(|bind| bind.path.clone()).chain([work.to_owned()]).collect();
         let fence = Fence { writable: Some(writable), ports: self.container.ports.clone() };
@@ -100,6 +115,7 @@ pub fn main() -> ExitCode {
         (Some(verb), Some(cgroups)) if verb == "nurse" => {
             nursery::nurse(&cgroups.to_string_lossy())
         }
+        (Some(verb), Some(dir)) if verb == "enter" => enter::run(&TaskDir { root: dir.into() }),
         (Some(verb), Some(users)) if verb == "try" => {
             let users = serde_json::from_str(&users.to_string_lossy());
             match (users, args.next()) {

@@ -31,6 +31,10 @@ const LEASE_AGAIN_MS: u64 = 100;
 /// lease is. Ours; costs one wake-up a second for each exclusive task.
 const LONGEST_WAIT_MS: u64 = 1_000;
 
+/// Pause after output that was dropped, in milliseconds. Ours: a flood then costs us the copying of 64 MiB a
+/// second, not of all that a processor can make; the task waits meanwhile.
+const REST_MS: u64 = 1;
+
 /// How often, 2 ms apart, ending processes are looked for before we give up on them.
 const END_TRIES: u32 = 2_500;
 
@@ -55,6 +59,8 @@ struct LogStream {
     log: LogWriter,
     /// Whether a write failed; said once.
     failing: bool,
+    /// Not read before this moment, in milliseconds since boot: it comes too fast.
+    rests_until: u64,
 }
 
 /// How a task ended, in figures.
@@ -84,7 +90,7 @@ impl<'a> Watch<'a> {
         let mut streams = Vec::with_capacity(2);
         for (pipe, log) in outputs {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            streams.push(LogStream { pipe: pipe.into(), log, failing: false });
+            streams.push(LogStream { pipe: pipe.into(), log, failing: false, rests_until: 0 });
         }
         let lease = spec.container.lease.clone();
         Ok(Self {
@@ -140,13 +146,18 @@ impl<'a> Watch<'a> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.oom.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         let first_stream = fds.len();
+        let now = sys::boot_time_ms();
+        let rests = |stream: &LogStream| stream.rests_until > now;
+        let flags = |rests| if rests { PollFlags::empty() } else { PollFlags::POLLIN };
         let pipes = self.streams.iter();
-        fds.extend(pipes.map(|stream| PollFd::new(stream.pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(pipes.map(|stream| PollFd::new(stream.pipe.as_fd(), flags(rests(stream)))));
         // A lease that ran out is looked at again and again: a kill may have had no effect.
         let wait = self.lease.as_mut().map(|lease| match lease.left(sys::boot_time_ms()) {
             0 => LEASE_AGAIN_MS,
             left => left.min(LONGEST_WAIT_MS),
         });
+        let rest = self.streams.iter().any(rests).then_some(REST_MS);
+        let wait = wait.into_iter().chain(rest).min();
         let wait = wait.and_then(|ms| PollTimeout::try_from(ms).ok());
         match poll(&mut fds, wait.unwrap_or(PollTimeout::NONE)) {
             Err(nix::errno::Errno::EINTR) => return Ok(()),
@@ -159,6 +170,8 @@ impl<'a> Watch<'a> {
         for (mut stream, ready) in self.streams.drain(..).zip(&ready[first_stream..]) {
             if !ready || stream.copy(buffer) != Copied::End {
                 open.push(stream);
+            } else {
+                stream.finish();
             }
         }
         self.streams = open;
@@ -220,6 +233,7 @@ impl<'a> Watch<'a> {
         }
         for stream in &mut self.streams {
             while stream.copy(buffer) == Copied::Some {}
+            stream.finish();
         }
         let name = self.spec.container.id.as_str();
         let usage = self.groups.and_then(|groups| groups.usage(name).ok());
@@ -269,13 +283,24 @@ enum Copied {
 }
 
 impl LogStream {
+    /// Nothing more comes.
+    fn finish(&mut self) {
+        if let Err(error) = self.log.finish(sys::wall_clock_ms()) {
+            complain(format_args!("output is being lost: {error}"));
+        }
+    }
+
     /// Moves one piece from the pipe to the log. A log that cannot be written loses the piece: the
     /// task must not stop for it.
     fn copy(&mut self, buffer: &mut [u8]) -> Copied {
         match self.pipe.read(buffer) {
             Ok(0) => Copied::End,
             Ok(length) => {
-                let written = self.log.append(&buffer[..length]);
+                let now = sys::boot_time_ms();
+                let written = self.log.append(&buffer[..length], now, sys::wall_clock_ms());
+                if matches!(written, Ok(false)) {
+                    self.rests_until = now + REST_MS;
+                }
                 if let (Err(error), false) = (&written, self.failing) {
                     complain(format_args!("output is being lost: {error}"));
                 }

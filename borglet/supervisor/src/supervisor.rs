@@ -84,6 +84,18 @@ impl Supervisor {
             Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
             Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
             Input::Probed { run, result } => self.probed(now, run, result, &mut effects),
+            Input::RunEnded { id, end } => {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.last_run = Some(end);
+                }
+            }
+            Input::StatusLines(lines) => {
+                for (id, line) in lines {
+                    if let Some(task) = self.tasks.get_mut(&id).filter(|task| task.is_live()) {
+                        task.status_line = line;
+                    }
+                }
+            }
             Input::Tick => {}
         }
         self.do_what_is_due(now, &mut effects);

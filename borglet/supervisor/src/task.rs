@@ -4,7 +4,9 @@ use crate::health::{Checkup, Due, probe_of};
 use crate::turn::{Adopted, AdoptedState, Config, Effect, Run, TaskUse};
 use crate::window::Window;
 use borg_proto::poll::{TargetTask, TaskReport, TaskStatus, Usage};
+use borg_proto::task::RunEnd;
 use borg_proto::{FailureCause, Health, Millis};
+use std::sync::Arc;
 
 /// A kill that had no effect is repeated after this time. Our choice.
 pub(crate) const KILL_AGAIN: Millis = Millis(5_000);
@@ -76,6 +78,10 @@ pub(crate) struct Task {
     fresh: bool,
     /// Why this machine ends the present run, once it does.
     doom: Option<Doom>,
+    /// What it says of itself.
+    pub(crate) status_line: String,
+    /// How the last run ended that did, as far as that is known.
+    pub(crate) last_run: Option<Arc<RunEnd>>,
     /// It is exclusive and was asked to end, as the masters were not heard of for too long.
     fenced: bool,
     /// As ordered, or as found.
@@ -102,6 +108,8 @@ impl Task {
             checkup: Checkup::default(),
             fresh: false,
             doom: None,
+            status_line: String::new(),
+            last_run: None,
             fenced: false,
             ports: task.ports.clone(),
             last_failure: None,
@@ -131,6 +139,8 @@ impl Task {
             checkup: Checkup::default(),
             fresh: true,
             doom: None,
+            status_line: String::new(),
+            last_run: found.end,
             fenced: false,
             ports: found.ports,
             last_failure,
@@ -272,6 +282,7 @@ impl Task {
     ) {
         (self.usage, self.files) = (Usage::default(), 0);
         (self.window, self.checkup) = (Window::default(), Checkup::default());
+        self.status_line.clear();
         let failure = match (self.doom.take(), failure) {
             // It was over before the kill reached it.
             (Some(Doom { asked: false, .. }), None) => None,
@@ -359,6 +370,8 @@ impl Task {
             usage: self.usage,
             ports: self.ports.clone(),
             health: self.health(),
+            status_line: self.status_line.clone(),
+            last_run: self.last_run.clone(),
         }
     }
 }

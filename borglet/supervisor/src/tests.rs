@@ -353,6 +353,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         ports: vec![],
         task: None,
         state,
+        end: None,
     }
 }
 

@@ -5,12 +5,14 @@ use borg_proto::poll::{
     FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, Usage,
 };
 use borg_proto::spec::{MemoryLimit, Volume};
+use borg_proto::task::RunEnd;
 use borg_proto::{
     AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
     TaskName,
 };
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// What a supervisor is told when it is made.
 #[derive(Debug, Clone)]
@@ -109,6 +111,13 @@ pub enum Input {
         /// `None` when it exited with 0.
         failure: Option<FailureCause>,
     },
+    /// What is to be told of how a run ended. Comes before its `Exited` or `StartFailed`.
+    RunEnded {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// How the run ended.
+        end: Arc<RunEnd>,
+    },
     /// What the machine and its tasks use, once a second. Unknown tasks are ignored.
     Usage {
         /// The machine.
@@ -123,6 +132,8 @@ pub enum Input {
         /// What was wrong, for people.
         result: Result<(), String>,
     },
+    /// What tasks say of themselves, harmless to print. Unknown ones are ignored.
+    StatusLines(Vec<(IncarnationId, String)>),
     /// Time passed; due at [`crate::Supervisor::next_wakeup`].
     Tick,
 }
@@ -273,6 +284,8 @@ pub struct Adopted {
     pub task: Option<TargetTask>,
     /// Whether it still runs.
     pub state: AdoptedState,
+    /// Of one that is over: what is to be told of it.
+    pub end: Option<Arc<RunEnd>>,
 }
 
 /// How an adopted container was found.

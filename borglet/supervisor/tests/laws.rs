@@ -310,6 +310,7 @@ impl Machine {
             grace: Millis(1_000),
             ports: Vec::new(),
             task: None,
+            end: None,
             state,
         };
         let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));

@@ -292,8 +292,14 @@ impl Master {
     ) -> Result<Streaming<pb::LogChunk>, Status> {
         let name = task.name.to_string();
         let id = Some((&task.id).into());
-        let request =
-            pb::ReadTaskLogRequest { id, stream: stream.into(), follow, tail_bytes, name };
+        let request = pb::ReadTaskLogRequest {
+            id,
+            stream: stream.into(),
+            follow,
+            tail_bytes,
+            name,
+            ..pb::ReadTaskLogRequest::default()
+        };
         Ok(self.client.read_task_log(request).await?.into_inner())
     }
 

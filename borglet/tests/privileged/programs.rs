@@ -94,7 +94,7 @@ fn an_end_is_reported_as_it_was() {
 fn output_is_bounded_and_can_be_followed() {
     for machine in machines() {
         let mut spec = shell("a", "yes 0123456789 | head -c 300000; echo last; echo oops >&2");
-        spec.logs = LogLimits { file_bytes: 10_000, files: 3 };
+        spec.logs = LogLimits { file_bytes: 10_000, files: 3, ..LogLimits::default() };
         machine.run(spec);
         let read =
             |stream, from| machine.executor.read_log(&id("a"), stream, from, 1 << 20).unwrap();

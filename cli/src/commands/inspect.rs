@@ -2,9 +2,10 @@
 
 use super::history::say_when;
 use super::names;
+use super::runs;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
-use crate::output::views::{Endpoint, Job, JobDetail, Read, Task, Why};
+use crate::output::views::{Endpoint, Job, JobDetail, Read, Task, Why, WhyWithRuns};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
 use borg_proto::wire::pb;
@@ -16,7 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// JOB or USER/JOB, to list its tasks
+    /// JOB or USER/JOB, to list its tasks; USER/JOB/INDEX, for one task and how its last runs ended
+    #[arg(value_name = "JOB|TASK")]
     job: Option<String>,
     /// Look again every second, until the job has ended
     #[arg(short, long)]
@@ -49,11 +51,14 @@ pub(super) async fn status(
     if args.watch && client.at().is_some() {
         return Err(Failure::new(Code::Usage, "--watch with --at: the past does not change"));
     }
-    let job = args.job.as_ref().map(|name| names::job(name, client.user())).transpose()?;
+    let name = args.job.as_ref().map(|name| names::job_or_task(name, client.user())).transpose()?;
     let mut before = String::new();
     loop {
-        let (text, over) = match &job {
-            Some(job) => one_job(client, job, out, args.watch).await?,
+        let (text, over) = match &name {
+            Some((job, Some(index))) => {
+                runs::one_task(client, job, *index, out, args.watch).await?
+            }
+            Some((job, None)) => one_job(client, job, out, args.watch).await?,
             None => all_jobs(client, &args, out).await?,
         };
         // Ages change every second: a terminal is drawn anew, a pipe gets what is new otherwise.
@@ -118,18 +123,25 @@ async fn all_jobs(
     Ok((crate::output::table(head, rows), false))
 }
 
+/// A job with its tasks, as a master has it.
+pub(super) async fn get_job(
+    client: &mut Client,
+    what: &str,
+    key: &JobKey,
+) -> Result<pb::GetJobResponse, Failure> {
+    let message = pb::GetJobRequest { job: key.to_string() };
+    client
+        .call(what, Kind::Read, message, async |mut master, request| master.get_job(request).await)
+        .await
+}
+
 async fn one_job(
     client: &mut Client,
     key: &JobKey,
     out: Output,
     watch: bool,
 ) -> Result<(String, bool), Failure> {
-    let message = pb::GetJobRequest { job: key.to_string() };
-    let answer = client
-        .call(&format!("status of {key}"), Kind::Read, message, async |mut master, request| {
-            master.get_job(request).await
-        })
-        .await?;
+    let answer = get_job(client, &format!("status of {key}"), key).await?;
     say_when(client, out, answer.read.as_ref());
     let now = answer.now_ms;
     let job = Job::from(answer.job.unwrap_or_default());
@@ -154,12 +166,14 @@ async fn one_job(
         head.push_str(&job.note);
     }
     let rows = tasks.into_iter().map(|task| task_row(task, now));
-    let titles =
-        ["task", "phase", "age", "machine", "try", "pid", "ports", "cpu", "ram", "fails", "note"];
-    Ok((format!("{head}\n\n{}", crate::output::table(titles, rows)), over))
+    Ok((format!("{head}\n\n{}", crate::output::table(TASK_TITLES, rows)), over))
 }
 
-fn task_row(task: Task, now: u64) -> [String; 11] {
+/// Above the rows of [`task_row`].
+pub(super) const TASK_TITLES: [&str; 11] =
+    ["task", "phase", "age", "machine", "try", "pid", "ports", "cpu", "ram", "fails", "note"];
+
+pub(super) fn task_row(task: Task, now: u64) -> [String; 11] {
     let none_if = |empty: bool, text: String| if empty { String::from("-") } else { text };
     let ports: Vec<String> =
         task.ports.iter().map(|(name, port)| format!("{name}:{port}")).collect();
@@ -175,11 +189,12 @@ fn task_row(task: Task, now: u64) -> [String; 11] {
         none_if(!measured, cores(task.cpu_milli)),
         none_if(!measured, size(task.ram_bytes)),
         (task.failures + task.restarts).to_string(),
-        task.note,
+        // Why it is in trouble comes before what it says of itself.
+        if task.note.is_empty() { task.status_line } else { task.note },
     ]
 }
 
-fn json(value: &impl serde::Serialize, one_line: bool) -> Result<String, Failure> {
+pub(super) fn json(value: &impl serde::Serialize, one_line: bool) -> Result<String, Failure> {
     let text =
         if one_line { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
     Ok(text.map_err(std::io::Error::from)?)
@@ -196,10 +211,14 @@ pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Resu
     say_when(client, out, answer.read.as_ref());
     let read = answer.read;
     let why = Why::new(task, answer);
+    let runs = runs::of_task(client, &why.task).await?;
     if out.is_json() {
-        return out.json(&Read::of(read, why), false);
+        return out.json(&Read::of(read, WhyWithRuns { why, runs: runs.list }), false);
     }
     out.line(&format!("{}: {}", why.task, why.summary))?;
+    if let Some(text) = runs.last_trouble() {
+        out.line(&text)?;
+    }
     say_standings(&why, out)?;
     if why.phase == "pending" {
         let ahead = match (why.higher, why.equal) {

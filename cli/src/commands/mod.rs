@@ -4,8 +4,10 @@ mod backup;
 #[cfg(feature = "daemons")]
 mod cell;
 mod cert;
+mod cp;
 mod events;
 pub mod example;
+mod exec;
 #[cfg(feature = "daemons")]
 mod fauxmaster;
 pub mod history;
@@ -18,8 +20,11 @@ mod masters;
 mod names;
 mod plan;
 mod policy;
+mod port;
 mod quota;
 mod resize;
+mod runs;
+mod top;
 
 use crate::client::Client;
 use crate::config::guard;
@@ -39,7 +44,7 @@ use std::path::Path;
     propagate_version = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 internal, 2 usage, 3 refused, 4 not found, 5 exists already, 6 not permitted, 7 unavailable, 8 the job that was waited for failed. `plan`: 0 nothing would change, 2 something would, 1 refused or failed."
+    after_help = "Exit codes: 0 done, 1 internal, 2 usage, 3 refused, 4 not found, 5 exists already, 6 not permitted, 7 unavailable, 8 the job that was waited for failed. `plan`: 0 nothing would change, 2 something would, 1 refused or failed. `exec` and `attach`: that of the command or task, 128 and the number of a signal that ended it."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -66,8 +71,18 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List jobs, or one job's tasks
     Status(inspect::StatusArgs),
-    /// Print a task's output
+    /// Print the output of a task, or of all tasks of a job
     Logs(logs::LogsArgs),
+    /// Run a command in a task's container
+    Exec(exec::ExecArgs),
+    /// Follow a running task's output and pass signals on to it
+    Attach(exec::AttachArgs),
+    /// Copy files into a task's container or out of it
+    Cp(cp::CpArgs),
+    /// Make a task's port a port of this computer
+    Port(port::PortArgs),
+    /// Show what tasks use and say of themselves, as it changes
+    Top(top::TopArgs),
     /// End a job, or one of its tasks
     Kill(jobs::KillArgs),
     /// Change how large the allocs of an alloc set are, or how many there are
@@ -128,6 +143,11 @@ impl Command {
             Self::Submit(_)
             | Self::Plan(_)
             | Self::Logs(_)
+            | Self::Exec(_)
+            | Self::Attach(_)
+            | Self::Cp(_)
+            | Self::Port(_)
+            | Self::Top(_)
             | Self::Kill(_)
             | Self::Resize(_)
             | Self::Why(_)
@@ -175,6 +195,11 @@ impl Cli {
         let client = || Client::new(&target.resolve()?);
         let done = match command {
             Command::Plan(args) => return plan::run(&target, args, out).await,
+            Command::Exec(args) => return exec::exec(&mut client()?, args).await,
+            Command::Attach(args) => return exec::attach(&mut client()?, args).await,
+            Command::Cp(args) => cp::cp(&mut client()?, args).await,
+            Command::Port(args) => port::port(&mut client()?, args, out).await,
+            Command::Top(args) => top::top(&mut client()?, args, out).await,
             #[cfg(feature = "daemons")]
             Command::Demo(args) => crate::demo::run(args).await,
             #[cfg(feature = "daemons")]

@@ -126,6 +126,79 @@ pub struct Task {
     pub ram_bytes: u64,
     pub health: Option<&'static str>,
     pub usage: Option<Usage>,
+    pub status_line: String,
+}
+
+/// A run of a task that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.TaskRun and RunEnd, documented there"
+)]
+pub struct TaskRun {
+    pub incarnation: u32,
+    pub machine: String,
+    pub placed_ms: u64,
+    pub at_ms: u64,
+    pub end: String,
+    pub cause: String,
+    pub told: Option<RunEnd>,
+}
+
+/// What the machine told of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.RunEnd, documented there")]
+pub struct RunEnd {
+    pub run: u32,
+    pub started_ms: Option<u64>,
+    pub ended_ms: u64,
+    pub cpu_ms: u64,
+    pub ram_peak_bytes: u64,
+    pub last_lines: String,
+}
+
+impl From<pb::TaskRun> for TaskRun {
+    fn from(run: pb::TaskRun) -> Self {
+        let told = run.told.map(|told| RunEnd {
+            run: told.run,
+            started_ms: told.started_ms,
+            ended_ms: told.ended_ms,
+            cpu_ms: told.cpu_ms,
+            ram_peak_bytes: told.ram_peak_bytes,
+            last_lines: told.last_lines,
+        });
+        Self {
+            incarnation: run.incarnation,
+            machine: run.machine,
+            placed_ms: run.placed_ms,
+            at_ms: run.at_ms,
+            end: run.end,
+            cause: run.cause,
+            told,
+        }
+    }
+}
+
+/// A task with how its last runs ended, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TaskDetail {
+    /// The job.
+    pub job: String,
+    /// The task.
+    #[serde(flatten)]
+    pub task: Task,
+    /// Its runs.
+    pub runs: Vec<TaskRun>,
+}
+
+/// Why a task is where it is, with how its last runs ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WhyWithRuns {
+    /// The answer to why.
+    #[serde(flatten)]
+    pub why: Why,
+    /// Its runs, the newest first.
+    pub runs: Vec<TaskRun>,
 }
 
 /// A phase as a word.
@@ -161,6 +234,7 @@ impl From<pb::TaskInfo> for Task {
             note: task.note,
             cpu_milli: task.cpu_milli,
             ram_bytes: task.ram_bytes,
+            status_line: task.status_line,
         }
     }
 }

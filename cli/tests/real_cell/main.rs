@@ -17,6 +17,7 @@ mod masters;
 mod ordinary_user;
 mod overload;
 mod past;
+mod people;
 mod plans;
 mod quota;
 mod survival;

@@ -10,6 +10,7 @@ mod allocs;
 mod outcome;
 mod parts;
 mod quota;
+mod runs;
 
 pub(crate) use outcome::answer_bytes;
 pub(crate) use quota::band_number;
@@ -130,6 +131,8 @@ impl From<&CellState> for pb::CheckpointState {
                 .map(|band| pb::Band::from(*band).into())
                 .collect(),
             policy: state.policy.map(parts::policy),
+            runs: state.runs.iter().map(runs::write).collect(),
+            runs_noted: state.runs.noted,
         }
     }
 }
@@ -188,6 +191,7 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     state.level = message.level.max(1);
     state.master_lives = message.master_lives;
     state.restored = message.restored.as_ref().map(parts::read_restored);
+    runs::read(&mut state, message.runs, message.runs_noted)?;
     quota::read(&mut state, message.quotas, &message.enforced)?;
     let policy = message.policy.as_ref().map(parts::read_policy).transpose();
     state.policy = policy.map_err(|e| e.within("policy"))?;

@@ -176,7 +176,7 @@ impl Cell {
 
     /// An incarnation is over; `None` means exit code 0.
     pub fn ended(&mut self, id: IncarnationId, failure: Option<FailureCause>) -> Vec<Event> {
-        self.observe(Observation::TaskEnded { id, at: self.now, failure })
+        self.observe(Observation::TaskEnded { id, at: self.now, failure, run: None })
     }
 
     /// Kills a job, or some of its tasks; gives how many were alive.

@@ -707,6 +707,11 @@ impl Links {
         self.usage.get(&id).copied()
     }
 
+    /// What an incarnation on a machine last said of itself, if anything.
+    pub(crate) fn status_line(&self, machine: MachineId, id: IncarnationId) -> Option<String> {
+        self.links.get(&machine)?.status_line(id).map(ToOwned::to_owned)
+    }
+
     /// What a machine last said of itself, as far as this leader has the whole of it.
     pub(crate) fn report_of(&self, id: MachineId) -> Option<MachineReport> {
         self.links.get(&id)?.report()

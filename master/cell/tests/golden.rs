@@ -45,7 +45,7 @@ fn everything() -> Cell {
     cell.place_over(web, 2, two, vec![first]).unwrap();
     let back_off = cell.place(count, 1, one).unwrap();
     let (until, cause) = (cell.now, FailureCause::start("no such file"));
-    cell.observe(Observation::TaskBackOff { id: back_off, until, restarts: 0, cause });
+    cell.observe(Observation::TaskBackOff { id: back_off, until, restarts: 0, cause, run: None });
     let done = cell.place(count, 2, one).unwrap();
     cell.ended(done, None);
     cell.submit("cid", batch("gone", 2, 100, 4 << 20));

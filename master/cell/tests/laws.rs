@@ -6,10 +6,13 @@ use borg_cell::event::EventKind;
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
-use borg_proto::command::{Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal};
+use borg_proto::command::{
+    Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal, RUN_ENDS_SINCE,
+};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
+use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
     Priority, ReplicaId, Resources, TaskId, UserName,
@@ -232,6 +235,20 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     Assignment { task, machine, victims }
 }
 
+/// What a machine tells of a run, in cells that may hear of it.
+fn told(state: &CellState, cause: &FailureCause, b: u8, c: u8) -> Option<Arc<RunEnd>> {
+    let end = || RunEnd {
+        run: b.into(),
+        started: b.is_multiple_of(2).then_some(Millis(7)),
+        ended: Millis(c.into()),
+        failure: c.is_multiple_of(3).then(|| cause.clone()),
+        cpu_ms: u64::MAX,
+        ram_peak_bytes: c.into(),
+        last_lines: "\u{1b}ß\n".repeat(usize::from(c) * 4),
+    };
+    (state.level() >= RUN_ENDS_SINCE).then(|| Arc::new(end()))
+}
+
 fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
     let machines: Vec<MachineId> = state.machines().map(|machine| machine.id).collect();
     let machine =
@@ -268,7 +285,9 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             restarts: u32::from(c) << 24,
         },
         5 => {
-            Observation::TaskBackOff { id, until: Millis(u64::from(c)), restarts: b.into(), cause }
+            let until = Millis(u64::from(c));
+            let run = told(state, &cause, b, c);
+            Observation::TaskBackOff { id, until, restarts: b.into(), cause, run }
         }
         6 if c.is_multiple_of(8) => Observation::Silence {
             safe_mode: b.is_multiple_of(2),
@@ -282,6 +301,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
         _ => Observation::TaskEnded {
             id,
             at: Millis(0),
+            run: told(state, &cause, b, c),
             failure: (!c.is_multiple_of(3)).then_some(cause),
         },
     }

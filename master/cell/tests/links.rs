@@ -217,8 +217,17 @@ fn name(number: u32) -> MachineName {
 
 fn task(id: IncarnationId, status: TaskStatus) -> TaskReport {
     let usage = Usage { cpu_milli: 7, ram_bytes: 9, ..Usage::default() };
-    let health = borg_proto::Health::Unchecked;
-    TaskReport { id, status, restarts: 0, last_failure: None, usage, ports: Vec::new(), health }
+    TaskReport {
+        id,
+        status,
+        restarts: 0,
+        last_failure: None,
+        usage,
+        ports: Vec::new(),
+        health: borg_proto::Health::Unchecked,
+        status_line: String::new(),
+        last_run: None,
+    }
 }
 
 fn up(pid: u32) -> TaskStatus {

@@ -5,6 +5,7 @@
 //! the calls that go on.
 
 mod quotas;
+pub(crate) mod sessions;
 mod streams;
 pub(crate) mod views;
 
@@ -22,6 +23,7 @@ use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
+use borg_proto::identity::ADMIN;
 use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
 };
@@ -33,15 +35,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 6] =
-    ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "GetPolicy", "Resolve"];
+const KNOW_THE_PAST: [&str; 7] =
+    ["ListJobs", "GetJob", "ListRuns", "ListMachines", "ListQuotas", "GetPolicy", "Resolve"];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -64,8 +66,10 @@ pub(crate) struct Api {
     pub feed: Arc<Feed>,
     /// The scheduler, for its reasons.
     pub scheduler: Arc<Mailbox>,
-    /// For reading logs from borglets.
+    /// For reaching borglets.
     pub credentials: Credentials,
+    /// Room for sessions.
+    pub sessions: Arc<Semaphore>,
     /// How many machines this replica's shard polls.
     pub polled: Arc<AtomicUsize>,
     /// Counters.
@@ -190,10 +194,17 @@ impl Api {
         user: &UserName,
         ids: Vec<IncarnationId>,
     ) -> Result<views::Usages, Status> {
-        let of = |master: &Master, id| master.usage(id).map(|usage| (id, usage));
-        let of_all =
-            move |master: &Master| ids.into_iter().filter_map(|id| of(master, id)).collect();
-        self.look(user, of_all).await
+        let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
+        let Some(leader) = leader else {
+            let of_all = move |master: &Master| views::said_of(master, ids);
+            return self.look(user, of_all).await;
+        };
+        // Beside the answer: what cannot be had at once is left out.
+        let Some(client) = self.changes.peers.client(leader) else { return Ok(BTreeMap::new()) };
+        let ids = ids.iter().map(Into::into).collect();
+        let request = pb::LookAtTasksRequest { ids, user: user.to_string() };
+        let answer = peers::look_at_tasks(client, request, HELLO).await.unwrap_or_default();
+        Ok(views::said_from(answer))
     }
 
     /// Makes the change that a request asks for. What the log could not hold is refused here,
@@ -617,7 +628,31 @@ impl Borgmaster for Api {
         request: Request<pb::ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
         let user = self.user(&request, "ReadLogs")?;
-        streams::read_logs(self, &user, request.into_inner()).await.map(Response::new)
+        sessions::read_logs(self, &user, request.into_inner()).await.map(Response::new)
+    }
+
+    type OpenSessionStream = streams::Items<pb::SessionOutput>;
+
+    async fn open_session(
+        &self,
+        request: Request<Streaming<pb::SessionInput>>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        let user = self.user(&request, "OpenSession")?;
+        sessions::open(self, user, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<pb::ListRunsRequest>,
+    ) -> Result<Response<pb::ListRunsResponse>, Status> {
+        let user = self.user(&request, "ListRuns")?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
+        let (name, id) = find_task(&view, &request.into_inner().task)?;
+        // What it wrote last may be as secret as its output.
+        let may_read = user.as_str() == ADMIN || user == name.job.user;
+        let runs = view.state.runs_of(id).map(|run| views::task_run(run, may_read)).collect();
+        let read = Some(views::read_info(&view));
+        Ok(Response::new(pb::ListRunsResponse { runs, read, now_ms: now_in(&view, past) }))
     }
 
     type SaveCheckpointStream = streams::Items<pb::CheckpointChunk>;

@@ -1,19 +1,16 @@
-//! Calls that go on: events, logs, checkpoints.
+//! Calls that go on: events, checkpoints.
 
-use super::{Api, bad_name, find_task};
+use super::{Api, bad_name};
 use crate::feed::{Batch, Cut, Forgotten, Place, Watcher};
 use borg_cell::state::CellState;
-use borg_cell::state::MachineState;
-use borg_proto::identity::{ADMIN, Identity, Role};
-use borg_proto::names::{IncarnationId, JobKey, UserName};
-use borg_proto::rpc::{self, Timeouts};
+use borg_proto::identity::ADMIN;
+use borg_proto::names::{JobKey, UserName};
 use borg_proto::wire::pb;
-use std::error::Error;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 /// What a streaming call returns.
@@ -131,90 +128,6 @@ fn is_of(subject: &str, job: &JobKey) -> bool {
     let rest = subject.strip_prefix(job.user.as_str()).and_then(|rest| rest.strip_prefix('/'));
     let rest = rest.and_then(|rest| rest.strip_prefix(job.name.as_str()));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-pub(super) async fn read_logs(
-    api: &Api,
-    user: &UserName,
-    request: pb::ReadLogsRequest,
-) -> Result<Items<pb::LogChunk>, Status> {
-    api.caught_up.check()?;
-    let view = api.view();
-    let (name, id) = find_task(&view, &request.task)?;
-    if user.as_str() != ADMIN && *user != name.job.user {
-        return Err(Status::permission_denied(format!(
-            "user {user} is neither the owner of {} nor {ADMIN}",
-            name.job
-        )));
-    }
-    let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;
-    let Some((machine, newest)) = task.last_place else {
-        return Err(Status::failed_precondition(format!(
-            "{name} was never placed: there is no log"
-        )));
-    };
-    let number = if request.incarnation == 0 { newest } else { request.incarnation };
-    if number > newest {
-        return Err(Status::not_found(format!(
-            "{name} has incarnations 1 to {newest}, not {number}"
-        )));
-    }
-    let machine = view
-        .state
-        .machine(machine)
-        .ok_or_else(|| Status::not_found(format!("the machine on which {name} ran was removed")))?;
-    if machine.state == MachineState::Down {
-        let name = &machine.name;
-        return Err(Status::failed_precondition(format!(
-            "machine {name} does not answer: its logs are there"
-        )));
-    }
-    let server = Identity { cell: api.cell.clone(), role: Role::Borglet(machine.name.clone()) }
-        .server_name()
-        .expect("a borglet serves, so it has a server name");
-    let channel = rpc::channel(&machine.address, &api.credentials, &server, Timeouts::default())
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    let answer = rpc::borglet_client(channel)
-        .read_task_log(pb::ReadTaskLogRequest {
-            id: Some((&IncarnationId { task: id, number }).into()),
-            stream: request.stream,
-            follow: request.follow,
-            tail_bytes: request.tail_bytes,
-            name: name.to_string(),
-        })
-        .await
-        // A status with a cause was made on this side: the machine did not speak.
-        .map_err(|status| match status.source() {
-            Some(_) => Status::failed_precondition(format!(
-                "machine {}, where the output of {name} is, does not answer: {}",
-                machine.name,
-                rpc::explain(&status)
-            )),
-            None => status,
-        })?;
-    Ok(Box::pin(async_stop(answer.into_inner(), api.stop.clone())))
-}
-
-/// Passes a stream on until the process stops.
-fn async_stop(
-    mut chunks: tonic::Streaming<pb::LogChunk>,
-    stop: tokio_util::sync::CancellationToken,
-) -> impl Stream<Item = Result<pb::LogChunk, Status>> {
-    let (out, items) = mpsc::channel(PIECES);
-    tokio::spawn(async move {
-        loop {
-            let next = tokio::select! {
-                () = stop.cancelled() => return,
-                () = out.closed() => return,
-                next = chunks.next() => next,
-            };
-            let Some(chunk) = next else { return };
-            if out.send(chunk).await.is_err() {
-                return;
-            }
-        }
-    });
-    ReceiverStream::new(items)
 }
 
 pub(super) fn may_save_checkpoints(user: &UserName) -> Result<(), Status> {

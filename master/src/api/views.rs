@@ -5,7 +5,9 @@ use crate::config::Member;
 use crate::feed::View;
 use crate::store::Kept;
 use borg_cell::bns::{BnsError, Endpoint};
+use borg_cell::master::Master;
 use borg_cell::rejection::amounts;
+use borg_cell::state::runs::{RunOver, TaskRun};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{TaskId, UserName};
@@ -13,6 +15,7 @@ use borg_proto::policy::{MAX_WEIGHT, Term};
 use borg_proto::poll::Usage;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
+use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
 use borg_proto::wire::pb;
 use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
@@ -97,8 +100,46 @@ fn job_note(state: &CellState, job: &Job) -> String {
     troubled.unwrap_or_default()
 }
 
-/// Usage of incarnations, as far as the answering master was told.
-pub(super) type Usages = BTreeMap<IncarnationId, Usage>;
+/// What incarnations said that is not in the log, as far as the leader was told.
+pub(super) type Usages = BTreeMap<IncarnationId, (Usage, String)>;
+
+/// What this leader was told of incarnations.
+pub(crate) fn said_of(master: &Master, ids: Vec<IncarnationId>) -> Usages {
+    let of = |id| Some((id, (master.usage(id)?, master.status_line(id).unwrap_or_default())));
+    ids.into_iter().filter_map(of).collect()
+}
+
+/// The same as another master has told it.
+pub(super) fn said_from(answer: pb::LookAtTasksResponse) -> Usages {
+    let of = |task: pb::look_at_tasks_response::Task| {
+        let id = IncarnationId::try_from(task.id?).ok()?;
+        let line = one_line(task.status_line.as_bytes(), MAX_STATUS_LINE_BYTES);
+        Some((id, (Usage::from(task.usage?), line)))
+    };
+    answer.tasks.into_iter().filter_map(of).collect()
+}
+
+/// A run that is over; its last lines only for those who may read its output.
+pub(super) fn task_run(run: &TaskRun, with_lines: bool) -> pb::TaskRun {
+    let (end, cause) = match &run.over {
+        RunOver::Finished => ("finished", String::new()),
+        RunOver::Failed(cause) => ("failed", cause.to_string()),
+        RunOver::Evicted(cause) => ("evicted", cause.to_string()),
+    };
+    let mut told: Option<pb::RunEnd> = run.told.as_deref().map(Into::into);
+    if let (Some(told), false) = (&mut told, with_lines) {
+        told.last_lines.clear();
+    }
+    pb::TaskRun {
+        incarnation: run.incarnation,
+        machine: run.machine.to_string(),
+        placed_ms: run.placed.0,
+        at_ms: run.at.0,
+        end: end.to_owned(),
+        cause,
+        told,
+    }
+}
 
 /// A job's specification as a user may see it: the environment, where people keep secrets, is for
 /// its owner and `admin` alone.
@@ -191,7 +232,8 @@ fn fill_running(
         .collect();
     info.health = pb::Health::from(job.health(placement)).into();
     let incarnation = IncarnationId { task: id, number: placement.incarnation };
-    if let Some(usage) = usages.get(&incarnation) {
+    if let Some((usage, status_line)) = usages.get(&incarnation) {
+        info.status_line.clone_from(status_line);
         info.cpu_milli = usage.cpu_milli;
         info.ram_bytes = usage.ram_bytes;
         info.usage = Some(usage.into());

@@ -4,8 +4,11 @@ use super::error::{At, WireError, check_range, port};
 use super::pb;
 use crate::names::{IncarnationId, JobId, ReplicaId, TaskId};
 use crate::spec::MAX_TASKS;
-use crate::task::{FailureCause, Shortage};
+use crate::task::{FailureCause, RunEnd, Shortage};
+use crate::text::{self, MAX_LAST_LINES_BYTES};
+use crate::time::Millis;
 use pb::failure_cause::{Kind, OutOfMemory, OverLimit};
+use std::sync::Arc;
 
 impl From<&IncarnationId> for pb::IncarnationId {
     fn from(id: &IncarnationId) -> Self {
@@ -31,6 +34,41 @@ pub(super) fn task_id(job: u64, index: u32) -> Result<TaskId, WireError> {
 pub(super) fn replica(value: u64) -> Result<ReplicaId, WireError> {
     check_range("", value, 1, u64::MAX)?;
     Ok(ReplicaId(value))
+}
+
+impl From<&RunEnd> for pb::RunEnd {
+    fn from(end: &RunEnd) -> Self {
+        Self {
+            run: end.run,
+            started_ms: end.started.map(|at| at.0),
+            ended_ms: end.ended.0,
+            failure: end.failure.as_ref().map(Into::into),
+            cpu_ms: end.cpu_ms,
+            ram_peak_bytes: end.ram_peak_bytes,
+            last_lines: end.last_lines.clone(),
+        }
+    }
+}
+
+impl TryFrom<pb::RunEnd> for RunEnd {
+    type Error = WireError;
+    fn try_from(end: pb::RunEnd) -> Result<Self, WireError> {
+        Ok(Self {
+            run: end.run,
+            started: end.started_ms.map(Millis),
+            ended: Millis(end.ended_ms),
+            failure: end.failure.map(TryInto::try_into).transpose().at("failure")?,
+            cpu_ms: end.cpu_ms,
+            ram_peak_bytes: end.ram_peak_bytes,
+            // A machine's text: it is cut and made harmless, not refused.
+            last_lines: text::last_lines(end.last_lines.as_bytes(), MAX_LAST_LINES_BYTES),
+        })
+    }
+}
+
+/// How a run ended, where that is told.
+pub(super) fn read_run(end: Option<pb::RunEnd>) -> Result<Option<Arc<RunEnd>>, WireError> {
+    end.map(RunEnd::try_from).transpose().at("run").map(|end| end.map(Arc::new))
 }
 
 impl From<&FailureCause> for pb::FailureCause {

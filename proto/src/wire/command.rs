@@ -1,7 +1,7 @@
 //! Entries of the log, as bytes and back, and the changes that clients ask for.
 
 use super::access;
-use super::cause::{replica, task_id};
+use super::cause::{read_run, replica, task_id};
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::health::read_health;
 use super::machine::check_address;
@@ -371,19 +371,23 @@ impl From<&Observation> for pb::Observation {
                 since_ms: since.0,
                 restarts: *restarts,
             }),
-            Observation::TaskBackOff { id, until, restarts, cause } => {
+            Observation::TaskBackOff { id, until, restarts, cause, run } => {
                 seen::Kind::TaskBackOff(seen::TaskBackOff {
                     id: Some(id.into()),
                     until_ms: until.0,
                     restarts: *restarts,
                     cause: Some(cause.into()),
+                    run: run.as_deref().map(Into::into),
                 })
             }
-            Observation::TaskEnded { id, at, failure } => seen::Kind::TaskEnded(seen::TaskEnded {
-                id: Some(id.into()),
-                at_ms: at.0,
-                failure: failure.as_ref().map(Into::into),
-            }),
+            Observation::TaskEnded { id, at, failure, run } => {
+                seen::Kind::TaskEnded(seen::TaskEnded {
+                    id: Some(id.into()),
+                    at_ms: at.0,
+                    failure: failure.as_ref().map(Into::into),
+                    run: run.as_deref().map(Into::into),
+                })
+            }
             Observation::TaskGone { id } => {
                 seen::Kind::TaskGone(seen::TaskGone { id: Some(id.into()) })
             }
@@ -433,11 +437,13 @@ impl TryFrom<pb::Observation> for Observation {
                 until: Millis(wait.until_ms),
                 restarts: wait.restarts,
                 cause: required("cause", wait.cause)?.try_into().at("cause")?,
+                run: read_run(wait.run)?,
             },
             seen::Kind::TaskEnded(end) => Self::TaskEnded {
                 id: incarnation("id", end.id)?,
                 at: Millis(end.at_ms),
                 failure: end.failure.map(TryInto::try_into).transpose().at("failure")?,
+                run: read_run(end.run)?,
             },
             seen::Kind::TaskGone(gone) => Self::TaskGone { id: incarnation("id", gone.id)? },
             seen::Kind::Silence(seen::Silence { safe_mode, silent, machines }) => {

@@ -17,6 +17,7 @@ mod peer;
 mod policy;
 mod poll;
 mod quota;
+mod session;
 mod spec;
 
 #[cfg(test)]
@@ -35,6 +36,10 @@ pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use policy::{read_policy, read_weights};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
 pub use quota::{quota_amount, quota_band};
+pub use session::{
+    MAX_COMMAND_WORD_BYTES, MAX_COMMAND_WORDS, MAX_PATH_BYTES, MAX_SESSION_DATA_BYTES, Session,
+    Terminal, Window,
+};
 
 #[allow(missing_docs, reason = "generated from the documented .proto files")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]

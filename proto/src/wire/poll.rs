@@ -1,5 +1,6 @@
 //! The exchange of a link shard and a borglet.
 
+use super::cause::read_run;
 use super::error::{At, WireError, check_ordered, check_range, each, port, required};
 use super::health::read_health;
 use super::{pb, spec};
@@ -9,6 +10,7 @@ use crate::poll::{
     TargetDigest, TargetTask, TaskReport, TaskStatus, Usage, UsageWindow,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
+use crate::text::{self, MAX_STATUS_LINE_BYTES};
 use crate::time::Millis;
 use pb::task_report::{BackOff, Ended, Starting, Status, Stopping, Up};
 use pb::usage_window::Range;
@@ -229,6 +231,8 @@ impl From<&TaskReport> for pb::TaskReport {
             usage: Some((&r.usage).into()),
             ports: r.ports.iter().map(|&port| port.into()).collect(),
             health: pb::Health::from(r.health).into(),
+            status_line: r.status_line.clone(),
+            last_run: r.last_run.as_deref().map(Into::into),
         }
     }
 }
@@ -256,6 +260,8 @@ impl TryFrom<pb::TaskReport> for TaskReport {
             usage: r.usage.map_or_else(Usage::default, Into::into),
             ports: each("ports", r.ports, MAX_PORTS, port)?,
             health: read_health("health", r.health)?,
+            status_line: text::one_line(r.status_line.as_bytes(), MAX_STATUS_LINE_BYTES),
+            last_run: read_run(r.last_run)?,
         })
     }
 }

@@ -22,7 +22,7 @@ use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
     Volume,
 };
-use crate::task::{FailureCause, Shortage};
+use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -376,17 +376,34 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
         (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
     ];
     let ports = vec(1..=u16::MAX, 0..3);
-    (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports, health()).prop_map(
-        |(id, status, restarts, last_failure, usage, ports, health)| TaskReport {
-            id,
-            status,
-            restarts,
-            last_failure,
-            usage,
-            ports,
-            health,
+    let own = ("[ -~]{0,40}", run_end(), health());
+    (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports, own).prop_map(
+        |(id, status, restarts, last_failure, usage, ports, (status_line, last_run, health))| {
+            TaskReport {
+                id,
+                status,
+                restarts,
+                last_failure,
+                usage,
+                ports,
+                health,
+                status_line,
+                last_run,
+            }
         },
     )
+}
+
+/// How a run ended, or nothing.
+fn run_end() -> impl Strategy<Value = Option<Arc<RunEnd>>> {
+    let figures = any::<[u64; 2]>();
+    let end =
+        (any::<u32>(), option::of(millis()), millis(), option::of(cause()), figures, "[ -~]{0,40}");
+    let end =
+        end.prop_map(|(run, started, ended, failure, [cpu_ms, ram_peak_bytes], last_lines)| {
+            Arc::new(RunEnd { run, started, ended, failure, cpu_ms, ram_peak_bytes, last_lines })
+        });
+    option::of(end)
 }
 
 /// What a machine answers.
@@ -479,13 +496,13 @@ fn observation() -> impl Strategy<Value = Observation> {
         (incarnation(), any::<u32>(), millis(), any::<u32>()).prop_map(
             |(id, pid, since, restarts)| Observation::TaskUp { id, pid, since, restarts }
         ),
-        (incarnation(), millis(), any::<u32>(), cause()).prop_map(
-            |(id, until, restarts, cause)| {
-                Observation::TaskBackOff { id, until, restarts, cause }
+        (incarnation(), millis(), any::<u32>(), cause(), run_end()).prop_map(
+            |(id, until, restarts, cause, run)| {
+                Observation::TaskBackOff { id, until, restarts, cause, run }
             }
         ),
-        (incarnation(), millis(), option::of(cause()))
-            .prop_map(|(id, at, failure)| Observation::TaskEnded { id, at, failure }),
+        (incarnation(), millis(), option::of(cause()), run_end())
+            .prop_map(|(id, at, failure, run)| Observation::TaskEnded { id, at, failure, run }),
         incarnation().prop_map(|id| Observation::TaskGone { id }),
         (incarnation(), health()).prop_map(|(id, health)| Observation::TaskHealth { id, health }),
         (any::<bool>(), any::<[u32; 2]>()).prop_map(|(safe_mode, [silent, machines])| {

@@ -87,8 +87,9 @@ impl Views {
 /// Whether two reports say the same but for usage, which is told in summaries.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
-        let TaskReport { id, status, restarts, last_failure, usage: _, ports, health } = task;
-        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), *health)
+        let TaskReport { id, status, restarts, last_failure, usage: _, ports, health, .. } = task;
+        let own = (task.status_line.clone(), task.last_run.clone());
+        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), *health, own)
     };
     let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()
@@ -119,6 +120,8 @@ mod tests {
             usage: Usage { cpu_milli: u64::from(*number), ..Usage::default() },
             health: borg_proto::Health::Unchecked,
             ports: Vec::new(),
+            status_line: String::new(),
+            last_run: None,
         };
         MachineReport { info, tasks: tasks.iter().map(task).collect() }
     }

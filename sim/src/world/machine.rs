@@ -12,11 +12,13 @@ use crate::dice::Dice;
 use crate::marks::Mark;
 use borg_linkshard::PollFailure;
 use borg_proto::poll::{Fence, PollAnswer, Usage};
+use borg_proto::task::RunEnd;
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, MachineName, Millis, Resources};
 use borglet_supervisor::{
-    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Supervisor, TaskUse,
+    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How often a borglet measures usage.
 const MEASURE: Millis = Millis(5_000);
@@ -130,6 +132,12 @@ impl Host {
                     (*since, AdoptedState::Ended { at: *at, failure: failure.clone() })
                 }
             };
+            let end = match &container.state {
+                ContainerState::Starting | ContainerState::Running { .. } => None,
+                ContainerState::Ended { since, at, failure } => {
+                    Some(run_end(container.run, *since, *at, failure.clone()))
+                }
+            };
             Some(Adopted {
                 run: container.run,
                 since,
@@ -137,10 +145,31 @@ impl Host {
                 ports: container.ports.clone(),
                 task: None,
                 state,
+                end,
             })
         };
         self.processes.values().filter_map(adopt).collect()
     }
+}
+
+/// What a machine tells of a run that is over.
+pub(super) fn run_end(
+    run: Run,
+    since: Millis,
+    at: Millis,
+    failure: Option<FailureCause>,
+) -> Arc<RunEnd> {
+    let last_lines = failure.as_ref().map(|cause| format!("{run}: {cause}")).unwrap_or_default();
+    let (cpu_ms, ram_peak_bytes) = (at.since(since).0, 1 << 20);
+    Arc::new(RunEnd {
+        run: run.number,
+        started: Some(since),
+        ended: at,
+        failure,
+        cpu_ms,
+        ram_peak_bytes,
+        last_lines,
+    })
 }
 
 impl World {

@@ -1,6 +1,7 @@
 //! The processes of a simulated machine: they start, play their part, end by themselves or by a
 //! signal, and tell the borglet if there is one.
 
+use super::machine::run_end;
 use super::replica::FENCE_AFTER;
 use super::{Happening, World, number};
 use crate::checkers::Invariant;
@@ -181,6 +182,8 @@ impl World {
                 Some(failure) => format!("m{index}: {name} {run} ends: {failure}"),
             });
         }
+        let end = run_end(run, since, at, failure.clone());
+        self.tell_borglet(index, Input::RunEnded { id: run.id, end });
         self.tell_borglet(index, Input::Exited { run, at, failure });
     }
 

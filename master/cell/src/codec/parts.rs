@@ -180,7 +180,10 @@ fn task(task: &Task) -> pb::CheckpointTask {
         failures: task.failures,
         streak: task.streak,
         last_failure: task.last_failure.as_ref().map(Into::into),
-        last_evict: task.last_evict.as_ref().map(|cause| wire::Evict { cause: Some(evict(cause)) }),
+        last_evict: task
+            .last_evict
+            .as_ref()
+            .map(|cause| wire::Evict { cause: Some(write_evict(cause)) }),
         last_place: task
             .last_place
             .map(|(machine, incarnation)| wire::Place { machine: machine.0, incarnation }),
@@ -318,7 +321,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
     })
 }
 
-fn evict(cause: &EvictCause) -> wire::evict::Cause {
+pub(super) fn write_evict(cause: &EvictCause) -> wire::evict::Cause {
     match cause {
         EvictCause::Preempted { by } => wire::evict::Cause::PreemptedBy(by.clone()),
         EvictCause::MachineDown => wire::evict::Cause::MachineDown(true),
@@ -328,7 +331,7 @@ fn evict(cause: &EvictCause) -> wire::evict::Cause {
     }
 }
 
-fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
+pub(super) fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireError> {
     Ok(match cause {
         wire::evict::Cause::PreemptedBy(who) => {
             EvictCause::Preempted { by: by("preempted_by", who)? }

@@ -5,7 +5,7 @@
 
 use super::digest::Digests;
 use crate::state::{CellState, Job, Machine, MachineState, Stranger};
-use borg_proto::command::Observation;
+use borg_proto::command::{Observation, RUN_ENDS_SINCE};
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
 use borg_proto::peer::MachineDelta;
@@ -345,6 +345,7 @@ impl Link {
                         id,
                         at: now,
                         failure: Some(FailureCause::Lost),
+                        run: None,
                     });
                 }
                 None => {}
@@ -410,6 +411,12 @@ impl Link {
 
     pub(super) fn answers(&self) -> bool {
         self.seen.reachable
+    }
+
+    /// What an incarnation said of itself, if anything.
+    pub(super) fn status_line(&self, id: IncarnationId) -> Option<&str> {
+        let line = self.seen.tasks.get(&id).map(|task| task.status_line.as_str());
+        line.filter(|line| !line.is_empty())
     }
 
     /// What the machine said of itself, differences folded in; `None` while something is missing.
@@ -488,6 +495,7 @@ fn strangers<'a>(seen: &'a Seen, target: &'a Target) -> impl Iterator<Item = Inc
 /// What a report says of a placed incarnation that the state does not say.
 fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Observation> {
     let (id, restarts) = (report.id, report.restarts);
+    let run = report.last_run.clone().filter(|_| level >= RUN_ENDS_SINCE);
     let restarted = placed.restarts != restarts;
     match &report.status {
         TaskStatus::Starting | TaskStatus::Stopping => None,
@@ -509,11 +517,12 @@ fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Obs
                 until: *until,
                 restarts,
                 cause,
+                run,
             })
         }
         TaskStatus::Ended { at, failure } => {
             let failure = failure.as_ref().map(|cause| cause.at_level(level));
-            Some(Observation::TaskEnded { id, at: *at, failure })
+            Some(Observation::TaskEnded { id, at: *at, failure, run })
         }
     }
 }
@@ -591,6 +600,8 @@ mod tests {
             usage: Usage::default(),
             ports: Vec::new(),
             health: Health::Unchecked,
+            status_line: String::new(),
+            last_run: None,
         }
     }
 
@@ -631,7 +642,10 @@ mod tests {
         assert_eq!((listed(&link), &link.target.ends), (vec![runs], &Vec::new()));
         let found = link.compare(cell.now, machine, state);
         let (at, failure) = (cell.now, Some(FailureCause::Lost));
-        assert!(found.contains(&Observation::TaskEnded { id: ended, at, failure }), "{found:?}");
+        assert!(
+            found.contains(&Observation::TaskEnded { id: ended, at, failure, run: None }),
+            "{found:?}"
+        );
         // A new session has not heard of it yet, and it is still the machine's.
         link.begin(cell.now);
         assert!(link.renew_target(machine, state, true, digests).is_none());

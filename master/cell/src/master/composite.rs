@@ -123,6 +123,13 @@ impl Master {
         self.links.as_ref()?.usage(id)
     }
 
+    /// What an incarnation that is placed last said of itself; `None` when that is nothing. Only the leader knows.
+    #[must_use]
+    pub fn status_line(&self, id: IncarnationId) -> Option<String> {
+        let machine = self.state().task(id.task)?.placement()?.machine;
+        self.links.as_ref()?.status_line(machine, id)
+    }
+
     /// The replica whose link shard polls a machine. Only the leader knows.
     #[must_use]
     pub fn shard_of(&self, machine: MachineId) -> Option<ReplicaId> {

@@ -49,6 +49,9 @@ impl CellState {
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
         self.audit_choices(&mut found);
+        for what in self.audit_runs() {
+            found.check(false, "runs of tasks are noted within bounds", || what);
+        }
         if found.0.is_empty() {
             // Only a state whose parts are sound can be rebuilt.
             self.audit_indexes(&mut found);

@@ -226,6 +226,7 @@ impl Turn<'_> {
 
     fn forget(&mut self, id: JobId) {
         let Some(job) = self.state.jobs.remove(&id) else { return };
+        self.state.runs.forget(id);
         self.state.job_keys.remove(&job.key);
         self.state.dead_slots -= u64::from(job.spec.tasks);
         if let Some(at) = job.ended_at() {

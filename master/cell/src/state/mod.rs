@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of how the scheduler chooses (`policy`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -26,6 +26,7 @@ mod policy;
 pub mod quota;
 pub mod requests;
 mod restored;
+pub mod runs;
 mod tasks;
 mod turn;
 
@@ -80,6 +81,8 @@ pub struct CellState {
     pub(crate) quotas: quota::Quotas,
     /// How the scheduler chooses; `None` while nobody said anything.
     pub(crate) policy: Option<CellPolicy>,
+    /// How runs of tasks ended.
+    pub(crate) runs: runs::Runs,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -177,6 +180,7 @@ impl CellState {
             downs: Vector::new(),
             quotas: quota::Quotas::default(),
             policy: None,
+            runs: runs::Runs::default(),
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),

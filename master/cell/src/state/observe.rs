@@ -4,13 +4,14 @@
 //! nothing.
 
 use super::restored::Found;
+use super::runs::RunOver;
 use super::tasks::{crowd_in, crowd_out};
 use super::turn::Turn;
 use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::Rejection;
 use borg_proto::command::Observation;
-use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
+use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, RunEnd, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{
     Health, IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
@@ -39,13 +40,14 @@ impl Turn<'_> {
                 Observation::MachineDown { machine } => self.machine_lost(*machine),
                 Observation::TaskUp { id, pid, since, restarts } => {
                     let phase = Phase::Up { pid: *pid, since: *since };
-                    self.task_phase(*id, phase, *restarts, None);
+                    self.task_phase(*id, phase, *restarts, None, None);
                 }
-                Observation::TaskBackOff { id, until, restarts, cause } => {
-                    self.task_phase(*id, Phase::BackOff { until: *until }, *restarts, Some(cause));
+                Observation::TaskBackOff { id, until, restarts, cause, run } => {
+                    let phase = Phase::BackOff { until: *until };
+                    self.task_phase(*id, phase, *restarts, Some(cause), run.as_deref());
                 }
-                Observation::TaskEnded { id, failure, .. } => {
-                    self.task_ended(*id, failure.as_ref())
+                Observation::TaskEnded { id, at: _, failure, run } => {
+                    self.task_ended(*id, failure.as_ref(), run.as_deref())
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
                 Observation::TaskHealth { id, health } => self.task_health(*id, *health),
@@ -205,6 +207,7 @@ impl Turn<'_> {
         phase: Phase,
         restarts: u32,
         cause: Option<&FailureCause>,
+        told: Option<&RunEnd>,
     ) {
         let Some(old) = self.present(id) else { return };
         if old.phase == phase && old.restarts == restarts {
@@ -222,6 +225,9 @@ impl Turn<'_> {
             }
             (Phase::BackOff { .. } | Phase::Starting, _) => return,
         };
+        if let Some(cause) = &cause {
+            self.note_run(id.task, RunOver::Failed(cause.clone()), told);
+        }
         self.change_task(id.task, TaskState::Running(placement), change, |task| {
             task.failures = task.failures.saturating_add(more);
             if cause.is_some() {
@@ -242,10 +248,27 @@ impl Turn<'_> {
         self.change_task(id.task, TaskState::Running(placement), change, |_| ());
     }
 
-    fn task_ended(&mut self, id: IncarnationId, failure: Option<&FailureCause>) {
+    fn task_ended(
+        &mut self,
+        id: IncarnationId,
+        failure: Option<&FailureCause>,
+        told: Option<&RunEnd>,
+    ) {
         let Some(placement) = self.present(id) else { return };
         let lasted = self.at.since(placement.placed_at) >= LASTED;
         let Some(spec) = self.state.job(id.task.job).map(|job| job.spec.clone()) else { return };
+        let over = match (spec.kind, failure) {
+            (JobKind::Batch, None) => RunOver::Finished,
+            (JobKind::Batch | JobKind::Service | JobKind::AllocSet, Some(cause)) => {
+                RunOver::Failed(storable(cause))
+            }
+            (JobKind::Service | JobKind::AllocSet, None) => {
+                RunOver::Failed(FailureCause::Exit { code: 0 })
+            }
+        };
+        if spec.kind != JobKind::AllocSet {
+            self.note_run(id.task, over, told);
+        }
         match (spec.kind, failure) {
             (JobKind::Batch, None) => self.end_task(id.task, TaskEnd::Finished),
             (JobKind::Batch, Some(cause)) => {
@@ -501,7 +524,13 @@ mod tests {
         for restarts in 0..2 {
             let until = cell.now;
             for _ in 0..2 {
-                cell.observe(Observation::TaskBackOff { id, until, restarts, cause: EXIT });
+                cell.observe(Observation::TaskBackOff {
+                    id,
+                    until,
+                    restarts,
+                    cause: EXIT,
+                    run: None,
+                });
             }
             cell.observe(Observation::TaskUp {
                 id,

@@ -6,6 +6,7 @@
 //! Invariant: a slot is on at most one machine, and its incarnation number never falls.
 
 use super::machines::Machine;
+use super::runs::RunOver;
 use super::turn::Turn;
 use super::{Job, TaskCounts};
 use crate::event::{EventKind, TaskChange};
@@ -207,6 +208,7 @@ impl Turn<'_> {
         if self.state.task(id).and_then(Task::placement).is_none() {
             return;
         }
+        self.note_run(id, RunOver::Evicted(cause.clone()), None);
         self.evict_tenants(id, cause);
         let lingers = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let to = TaskState::Pending { since: self.at, not_before: Millis(0) };

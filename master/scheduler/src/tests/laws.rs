@@ -168,7 +168,7 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
             }
             let id = *pick.get(&running);
             let failure = fails.then_some(FailureCause::Exit { code: 1 });
-            cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+            cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run: None });
         }
         Op::Kill { pick } => {
             let alive: Vec<JobKey> =

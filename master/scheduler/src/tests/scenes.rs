@@ -142,7 +142,7 @@ fn a_failed_task_waits_out_its_back_off_and_says_how_long() {
     place_all(&mut cell, &mut scheduler);
     let id = cell.running()[0];
     let failure = Some(FailureCause::Exit { code: 7 });
-    cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run: None });
     cell.tell(&mut scheduler);
     assert_eq!(place_all(&mut cell, &mut scheduler), 0);
     let wakeup = scheduler.next_wakeup(cell.now).unwrap();
@@ -169,7 +169,7 @@ fn a_job_that_starts_after_another_says_for_whom_it_waits() {
     assert_eq!(why(&cell, &scheduler, &second), format!("waits for {first} to finish"));
     assert_eq!(scheduler.next_wakeup(cell.now), None, "no clock releases it");
     let id = cell.running()[0];
-    cell.observe(Observation::TaskEnded { id, at: cell.now, failure: None });
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure: None, run: None });
     cell.tell(&mut scheduler);
     assert_eq!(place_all(&mut cell, &mut scheduler), 1);
     assert_eq!(why(&cell, &scheduler, &second), "placed on m0 as incarnation 1");
@@ -324,7 +324,7 @@ fn a_task_keeps_away_from_where_it_failed_until_all_others_were_tried() {
         let state = cell.state.task(id.task).unwrap();
         been.push(state.placement().unwrap().machine.0);
         let failure = Some(FailureCause::Exit { code: 1 });
-        cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+        cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run: None });
         cell.now = cell.now + Millis(20_000);
         cell.tell(&mut scheduler);
     }
@@ -343,7 +343,7 @@ fn who_keeps_away_from_a_machine_waits_for_the_others_and_says_so() {
     submit(&mut cell, &mut scheduler, "bob", job(1, 200, 3_000, 1));
     assert_eq!(place_all(&mut cell, &mut scheduler), 1, "on the other machine");
     let failure = Some(FailureCause::Exit { code: 1 });
-    cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run: None });
     let failed = cell.now;
     cell.now = cell.now + Millis(2_000);
     cell.tell(&mut scheduler);

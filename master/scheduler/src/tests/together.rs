@@ -46,7 +46,7 @@ fn pass(cell: &mut Cell, scheduler: &mut Scheduler) -> usize {
 fn end(cell: &mut Cell, scheduler: &mut Scheduler, task: TaskId, fails: bool) {
     let id = cell.state.task(task).unwrap().running(task).unwrap();
     let failure = fails.then_some(FailureCause::Exit { code: 1 });
-    cell.observe(Observation::TaskEnded { id, at: cell.now, failure });
+    cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run: None });
     cell.tell(scheduler);
 }
 

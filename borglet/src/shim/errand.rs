@@ -1,0 +1,75 @@
+//! What a session does in a container without a program of the container's: copy files, connect to a port.
+//!
+//! Runs with the task's rights in the task's view of the machine, so it can reach nothing that the task itself
+//! could not. Says on standard error what went wrong.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::path::Path;
+
+use borg_archive::{ArchiveError, Bounds, Summary, pack, unpack};
+
+use crate::sys;
+
+/// Unpacks standard input at a path.
+pub(super) fn copy_in(path: &Path) -> ! {
+    finish(unpack(io::stdin().lock(), path, &Bounds::default()))
+}
+
+/// Packs a path to standard output.
+pub(super) fn copy_out(path: &Path) -> ! {
+    finish(pack(path, io::stdout().lock(), &Bounds::default()))
+}
+
+fn finish(done: Result<Summary, ArchiveError>) -> ! {
+    let code = match done {
+        Ok(summary) => {
+            for left_out in summary.left_out {
+                tell(&format!("left out: {left_out}"));
+            }
+            0
+        }
+        Err(error) => {
+            tell(&error.to_string());
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+/// Passes standard input on to a port of the task, and what comes from there to standard output, until both
+/// ends have said all.
+pub(super) fn connect(port: u16) -> ! {
+    let code = match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).and_then(|to| relay(&to)) {
+        Ok(()) => 0,
+        Err(error) => {
+            tell(&format!("port {port}: {error}"));
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+fn relay(to: &TcpStream) -> io::Result<()> {
+    to.set_nodelay(true)?;
+    let mut there = to.try_clone()?;
+    let going = std::thread::Builder::new().spawn(move || {
+        let copied = io::copy(&mut io::stdin().lock(), &mut there);
+        sys::never_mind(there.shutdown(Shutdown::Write));
+        copied
+    })?;
+    let mut from = to;
+    let mut out = io::stdout().lock();
+    io::copy(&mut from, &mut out)?;
+    out.flush()?;
+    drop(out);
+    // Whoever listens is told that no more comes, while he may still have something to say.
+    let null = std::fs::File::open("/dev/null")?;
+    nix::unistd::dup2_stdout(&null)?;
+    going.join().map_err(|_| io::Error::other("the copying thread panicked"))??;
+    Ok(())
+}
+
+fn tell(words: &str) {
+    drop(writeln!(io::stderr(), "{words}"));
+}

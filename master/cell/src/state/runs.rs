@@ -1,0 +1,276 @@
+//! How runs of tasks ended: what stays readable when their machine is gone.
+//!
+//! Noted are runs that finished, failed or were pushed out; a kill says all that there is to say of itself in
+//! the task's state. Failures matter most and alone carry what the run wrote last, so they have a share of
+//! their own that nothing else takes from them.
+//!
+//! Invariant: there are at most [`RUNS_OF_A_TASK`] of a task, [`RUNS_OF_A_JOB`] of a job, and
+//! [`RUNS_KEPT`] of failures and of all others each: some 20 MiB of a cell at the very most, however many
+//! tasks it has. The oldest goes first.
+
+use super::CellState;
+use super::turn::Turn;
+use borg_proto::command::RUN_ENDS_SINCE;
+use borg_proto::task::{EvictCause, FailureCause, RunEnd};
+use borg_proto::wire::pb;
+use borg_proto::{JobId, MachineName, Millis, TaskId};
+use imbl::{OrdMap, OrdSet};
+use std::sync::Arc;
+
+/// Most runs kept of a task: ours.
+pub const RUNS_OF_A_TASK: usize = 5;
+/// Most runs kept of a job, so that one that fails a thousand times leaves room for the others: ours.
+pub const RUNS_OF_A_JOB: usize = 200;
+/// Most failed runs kept of the cell, and most others: ours, 20,000 times 1 KiB of last lines.
+pub const RUNS_KEPT: usize = 20_000;
+
+/// A run of a task that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskRun {
+    /// Whose.
+    pub task: TaskId,
+    /// Of which incarnation.
+    pub incarnation: u32,
+    /// Where it was; the machine may have been removed since.
+    pub machine: MachineName,
+    /// When the incarnation was placed there, in cell time.
+    pub placed: Millis,
+    /// When the cell heard of the end, in cell time.
+    pub at: Millis,
+    /// How it ended, for the cell.
+    pub over: RunOver,
+    /// What the machine told of it, if it did.
+    pub told: Option<Arc<RunEnd>>,
+}
+
+/// How a run ended, for the cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunOver {
+    /// It exited with 0, as it should.
+    Finished,
+    /// It failed.
+    Failed(FailureCause),
+    /// It was pushed out.
+    Evicted(EvictCause),
+}
+
+impl TaskRun {
+    fn is_failure(&self) -> bool {
+        matches!(self.over, RunOver::Failed(_))
+    }
+}
+
+/// The runs that are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Runs {
+    /// How many were ever noted: the number of the last.
+    pub(crate) noted: u64,
+    /// By number.
+    runs: OrdMap<u64, Arc<TaskRun>>,
+    failures: OrdSet<u64>,
+    others: OrdSet<u64>,
+    by_task: OrdMap<TaskId, Vec<u64>>,
+    by_job: OrdMap<JobId, OrdSet<u64>>,
+}
+
+impl Runs {
+    fn note(&mut self, run: TaskRun) {
+        self.noted += 1;
+        self.add(self.noted, run);
+    }
+
+    /// Adds a run with its number, which is larger than all before it, and lets go what is too much.
+    pub(crate) fn add(&mut self, number: u64, run: TaskRun) {
+        let (task, failure) = (run.task, run.is_failure());
+        self.runs.insert(number, Arc::new(run));
+        let of_task = self.by_task.entry(task).or_default();
+        of_task.push(number);
+        let oldest_of_task = (of_task.len() > RUNS_OF_A_TASK).then(|| of_task[0]);
+        let of_job = self.by_job.entry(task.job).or_default();
+        of_job.insert(number);
+        let oldest_of_job = of_job.get_min().copied().filter(|_| of_job.len() > RUNS_OF_A_JOB);
+        let share = if failure { &mut self.failures } else { &mut self.others };
+        share.insert(number);
+        let oldest = share.get_min().copied().filter(|_| share.len() > RUNS_KEPT);
+        for number in [oldest_of_task, oldest_of_job, oldest].into_iter().flatten() {
+            self.drop_run(number);
+        }
+    }
+
+    fn drop_run(&mut self, number: u64) {
+        let Some(run) = self.runs.remove(&number) else { return };
+        self.failures.remove(&number);
+        self.others.remove(&number);
+        if let Some(of_task) = self.by_task.get_mut(&run.task) {
+            of_task.retain(|other| *other != number);
+            if of_task.is_empty() {
+                self.by_task.remove(&run.task);
+            }
+        }
+        if let Some(of_job) = self.by_job.get_mut(&run.task.job) {
+            of_job.remove(&number);
+            if of_job.is_empty() {
+                self.by_job.remove(&run.task.job);
+            }
+        }
+    }
+
+    /// Lets go of all that is kept of a job.
+    pub(super) fn forget(&mut self, job: JobId) {
+        for number in self.by_job.get(&job).cloned().unwrap_or_default() {
+            self.drop_run(number);
+        }
+    }
+
+    /// All, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &TaskRun)> {
+        self.runs.iter().map(|(number, run)| (*number, run.as_ref()))
+    }
+}
+
+impl CellState {
+    /// How the last runs of a task ended that are still known, the newest first.
+    pub fn runs_of(&self, task: TaskId) -> impl Iterator<Item = &TaskRun> {
+        let numbers = self.runs.by_task.get(&task).map(Vec::as_slice).unwrap_or_default();
+        numbers.iter().rev().filter_map(|number| self.runs.runs.get(number).map(Arc::as_ref))
+    }
+
+    /// What is wrong with the runs that are kept, in words.
+    pub(super) fn audit_runs(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut rebuilt = Runs { noted: self.runs.noted, ..Runs::default() };
+        for (number, run) in self.runs.iter() {
+            if number == 0 || number > self.runs.noted {
+                wrong.push(format!("run {number} of {}", self.runs.noted));
+            }
+            if self.task(run.task).is_none_or(|task| run.incarnation > task.incarnations) {
+                wrong.push(format!("run {number} of {} incarnation {}", run.task, run.incarnation));
+            }
+            rebuilt.add(number, run.clone());
+        }
+        if self.level < RUN_ENDS_SINCE && self.runs.noted > 0 {
+            wrong.push(format!("{} runs on level {}", self.runs.noted, self.level));
+        }
+        if rebuilt != self.runs {
+            wrong.push("indexes or bounds do not fit the runs".to_owned());
+        }
+        wrong
+    }
+}
+
+impl Turn<'_> {
+    /// Notes how a run of the present incarnation of a task ended, while its placement is still there.
+    pub(super) fn note_run(&mut self, id: TaskId, over: RunOver, told: Option<&RunEnd>) {
+        if self.state.level < RUN_ENDS_SINCE {
+            return;
+        }
+        let Some(placement) = self.state.task(id).and_then(super::Task::placement) else { return };
+        let Some(machine) = self.state.machine(placement.machine) else { return };
+        let run = TaskRun {
+            task: id,
+            incarnation: placement.incarnation,
+            machine: machine.name.clone(),
+            placed: placement.placed_at,
+            at: self.at,
+            // Only failures leave words behind.
+            told: told.map(|end| storable(end, matches!(over, RunOver::Failed(_)))),
+            over,
+        };
+        self.state.runs.note(run);
+    }
+}
+
+/// As it can be written to a checkpoint.
+fn storable(end: &RunEnd, failed: bool) -> Arc<RunEnd> {
+    let bare = RunEnd { failure: None, last_lines: String::new(), ..end.clone() };
+    let whole = RunEnd::try_from(pb::RunEnd::from(end)).ok().filter(|_| failed);
+    Arc::new(whole.unwrap_or(bare))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(job: u64, index: u32, failed: bool) -> TaskRun {
+        TaskRun {
+            task: TaskId { job: JobId(job), index },
+            incarnation: 1,
+            machine: "m-1".parse().unwrap(),
+            placed: Millis(1),
+            at: Millis(2),
+            over: if failed { RunOver::Failed(FailureCause::Lost) } else { RunOver::Finished },
+            told: None,
+        }
+    }
+
+    #[test]
+    fn the_oldest_of_a_task_and_of_a_job_go_first() {
+        let mut runs = Runs::default();
+        for _ in 0..RUNS_OF_A_TASK + 2 {
+            runs.note(run(1, 0, true));
+        }
+        let numbers: Vec<u64> = runs.iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [3, 4, 5, 6, 7]);
+        for index in 0..2 * u32::try_from(RUNS_OF_A_JOB).unwrap() {
+            runs.note(run(2, index, true));
+        }
+        assert_eq!(runs.by_job[&JobId(2)].len(), RUNS_OF_A_JOB);
+        assert_eq!(runs.by_job[&JobId(1)].len(), RUNS_OF_A_TASK, "another job loses nothing");
+        runs.forget(JobId(2));
+        assert_eq!(runs.iter().count(), RUNS_OF_A_TASK);
+        assert_eq!(runs.by_task.len(), 1);
+    }
+
+    #[test]
+    fn runs_that_finish_push_out_no_failure() {
+        let mut runs = Runs::default();
+        runs.note(run(1, 0, true));
+        for job in 0..=RUNS_KEPT as u64 {
+            runs.note(run(2 + job, 0, false));
+        }
+        assert_eq!((runs.failures.len(), runs.others.len()), (1, RUNS_KEPT));
+        assert_eq!(runs.runs.len(), RUNS_KEPT + 1);
+    }
+
+    /// What stays is what its machine told, in cells that know of it, for as long as the job is known.
+    #[test]
+    fn a_run_is_noted_with_what_its_machine_told() {
+        use crate::fixture::{Cell, batch};
+        use borg_proto::command::Observation;
+        for (level, kept) in [(RUN_ENDS_SINCE - 1, 0), (RUN_ENDS_SINCE, 2)] {
+            let mut cell = Cell::new();
+            cell.state.level = level;
+            let machine = cell.machine("m-1", 1000, 64 << 20);
+            let mut spec = batch("crash", 1, 100, 4 << 20);
+            spec.retries = 1;
+            let job = cell.submit("ann", spec);
+            for failure in [Some(FailureCause::Exit { code: 3 }), None] {
+                cell.wait(10_000);
+                let id = cell.place(job, 0, machine).unwrap();
+                let end = RunEnd {
+                    run: 0,
+                    started: Some(cell.now),
+                    ended: cell.now,
+                    failure: failure.clone(),
+                    cpu_ms: 5,
+                    ram_peak_bytes: 7,
+                    last_lines: "no such table\u{1b}[2J".to_owned(),
+                };
+                let run = Some(Arc::new(end));
+                cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run });
+            }
+            let runs: Vec<TaskRun> =
+                cell.state.runs_of(TaskId { job, index: 0 }).cloned().collect();
+            assert_eq!(runs.len(), kept);
+            assert_eq!(cell.state.audit(), []);
+            let bytes = cell.state.encode();
+            assert_eq!(CellState::decode(&bytes).unwrap(), cell.state);
+            let [finished, failed] = runs.as_slice() else { continue };
+            assert_eq!((&finished.over, finished.incarnation), (&RunOver::Finished, 2));
+            assert_eq!(failed.over, RunOver::Failed(FailureCause::Exit { code: 3 }));
+            let told = |run: &TaskRun| run.told.as_ref().unwrap().last_lines.clone();
+            assert_eq!(told(finished), "", "only failures leave words");
+            assert_eq!(told(failed), "no such table\\u{1b}[2J", "and harmless ones");
+        }
+    }
+}
