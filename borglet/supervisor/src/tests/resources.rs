@@ -158,6 +158,7 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
         grace: Millis(1),
         ports: Vec::new(),
         task: None,
+        end: None,
         state: AdoptedState::Running { pid: 7 },
     };
     let mut b = bench(vec![found]);
@@ -257,6 +258,7 @@ fn an_adopted_task_is_probed_as_soon_as_the_target_has_it() {
         grace: Millis(1),
         ports: vec![8_080],
         task: None,
+        end: None,
         state: AdoptedState::Running { pid: 7 },
     };
     let mut b = bench(vec![found]);
@@ -289,6 +291,7 @@ fn what_an_earlier_process_knew_of_a_task_is_enough_to_go_on_with_it() {
         grace: Millis(1),
         ports: task.ports.clone(),
         task: Some(task.clone()),
+        end: None,
         state,
     };
     let over = AdoptedState::Ended { at: Millis(5), failure: None };
