@@ -250,6 +250,7 @@ impl Driven {
             TaskChange::Released
             | TaskChange::Up { .. }
             | TaskChange::BackOff { .. }
+            | TaskChange::Health(_)
             | TaskChange::Gone { .. } => {}
         }
     }

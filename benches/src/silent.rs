@@ -155,7 +155,8 @@ impl Cell {
             let status = TaskStatus::Up { pid: 100, since: Millis(1) };
             let usage = Usage::default();
             let ports = Vec::new();
-            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports })
+            let health = borg_proto::Health::Unchecked;
+            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports, health })
         };
         let said =
             if reachable { machine.tasks.iter().filter_map(report).collect() } else { Vec::new() };

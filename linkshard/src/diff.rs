@@ -62,6 +62,7 @@ fn same_but_for_usage(a: &TaskReport, b: &TaskReport) -> bool {
         && a.restarts == b.restarts
         && a.last_failure == b.last_failure
         && a.ports == b.ports
+        && a.health == b.health
 }
 
 /// The report that `difference` was made from, usage of unchanged tasks aside.

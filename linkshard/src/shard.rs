@@ -736,8 +736,10 @@ fn empty(machine: &MachineName) -> MachineDelta {
     }
 }
 
-/// Change in usage below which nothing is said: a twentieth of a core, 4 MiB. Ours.
-const USAGE_EPSILON: Usage = Usage { cpu_milli: 50, ram_bytes: 4 << 20 };
+/// Change in processor use below which nothing is said, in millicores: a twentieth of a core. Ours.
+const CPU_EPSILON: u64 = 50;
+/// Change in memory, page cache or disk below which nothing is said, in bytes. Ours.
+const BYTES_EPSILON: u64 = 4 << 20;
 
 /// Usage that moved beyond the epsilon since it was last told.
 fn usage_news(polled: &mut Polled) -> Vec<(IncarnationId, Usage)> {
@@ -745,8 +747,16 @@ fn usage_news(polled: &mut Polled) -> Vec<(IncarnationId, Usage)> {
     let mut news = Vec::new();
     for task in &told.tasks {
         let was = polled.told_usage.get(&task.id).copied().unwrap_or_default();
-        let moved = task.usage.cpu_milli.abs_diff(was.cpu_milli) >= USAGE_EPSILON.cpu_milli
-            || task.usage.ram_bytes.abs_diff(was.ram_bytes) >= USAGE_EPSILON.ram_bytes;
+        let is = &task.usage;
+        let bytes = [
+            (is.ram_bytes, was.ram_bytes),
+            (is.cache_bytes, was.cache_bytes),
+            (is.disk_bytes, was.disk_bytes),
+            (is.io_bytes, was.io_bytes),
+        ];
+        let moved = is.cpu_milli.abs_diff(was.cpu_milli) >= CPU_EPSILON
+            || bytes.into_iter().any(|(is, was)| is.abs_diff(was) >= BYTES_EPSILON)
+            || is.window != was.window;
         if moved {
             news.push((task.id, task.usage));
         }

@@ -30,7 +30,8 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         status: TaskStatus::Up { pid: (*pid).into(), since: Millis(0) },
         restarts: 0,
         last_failure: None,
-        usage: Usage { cpu_milli: u64::from(*pid) * 100, ram_bytes: 0 },
+        health: borg_proto::Health::Unchecked,
+        usage: Usage { cpu_milli: u64::from(*pid) * 100, ..Usage::default() },
         ports: Vec::new(),
     };
     MachineReport { info, tasks: tasks.iter().map(task).collect() }
@@ -323,6 +324,9 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(0),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {

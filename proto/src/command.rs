@@ -3,6 +3,7 @@
 //! A command carries everything that applying it needs, times and ids included, so that the same
 //! log gives the same state everywhere. A command's number on the wire is never reused.
 
+use crate::health::Health;
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
 use crate::policy::{Policy, Term};
@@ -261,11 +262,11 @@ impl Observation {
     /// The level of entries that this kind of observation came with.
     #[must_use]
     pub fn level(&self) -> u32 {
-        let of = |cause: &FailureCause| 1 + u32::from(*cause == FailureCause::Fenced);
         match self {
             Self::MachineUp { .. } | Self::MachineDown { .. } | Self::TaskUp { .. } => 1,
-            Self::TaskBackOff { cause, .. } => of(cause),
-            Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, of),
+            Self::TaskBackOff { cause, .. } => cause.level(),
+            Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
+            Self::TaskHealth { .. } => 5,
             Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
@@ -342,6 +343,13 @@ pub enum Observation {
         silent: u32,
         /// Of how many that should answer.
         machines: u32,
+    },
+    /// By its health check the incarnation is otherwise than before.
+    TaskHealth {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// How it is.
+        health: Health,
     },
     /// In a cell that was restored from a backup: an incarnation runs that was placed after the
     /// backup was taken. It is its task's placement from here on.

@@ -120,7 +120,19 @@ impl Found {
     }
 
     fn task(&mut self, old: &TaskSpec, new: &TaskSpec) {
-        let TaskSpec { command, env, limit, ports, constraints, spread, volumes, grace_ms } = old;
+        let TaskSpec {
+            command,
+            env,
+            limit,
+            ports,
+            constraints,
+            spread,
+            volumes,
+            grace_ms,
+            memory,
+            cpu_cap_milli,
+            health,
+        } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
         self.shown("task.limit.cpu_milli", &limit.cpu_milli, &new.limit.cpu_milli);
@@ -147,6 +159,9 @@ impl Found {
         let wanted: Vec<String> = new.volumes.iter().map(told).collect();
         self.listed("task.volumes", &volumes, &wanted);
         self.shown("task.grace_ms", &grace_ms.0, &new.grace_ms.0);
+        self.shown("task.memory", memory, &new.memory);
+        self.maybe("task.cpu_cap_milli", cpu_cap_milli.as_ref(), new.cpu_cap_milli.as_ref());
+        self.maybe("task.health", health.as_ref(), new.health.as_ref());
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod causes;
 pub mod command;
 pub mod difference;
+pub mod health;
 pub mod identity;
 pub mod machine;
 pub mod names;
@@ -32,6 +33,7 @@ pub mod time;
 pub mod wire;
 
 pub use causes::in_full;
+pub use health::Health;
 pub use machine::{MachineId, MachineInfo};
 pub use names::{
     CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,

@@ -3,6 +3,7 @@
 //! Contact always starts at the shard. The answer is always the machine's full state, so that the
 //! loss of any one answer costs nothing (Borg paper, section 3.3).
 
+use crate::health::Health;
 use crate::machine::MachineInfo;
 use crate::names::{CellName, IncarnationId, MachineName, TaskName};
 use crate::priority::{AppClass, Priority};
@@ -177,6 +178,8 @@ pub struct TaskReport {
     pub usage: Usage,
     /// Its ports, in the order of its specification; none when the machine does not know them.
     pub ports: Vec<u16>,
+    /// How it is by its health check.
+    pub health: Health,
 }
 
 /// How far an incarnation is on its machine.
@@ -214,6 +217,45 @@ pub struct Usage {
     pub cpu_milli: u64,
     /// Memory in bytes (working set).
     pub ram_bytes: u64,
+    /// Page cache in bytes that could be given back at once; beside `ram_bytes`.
+    pub cache_bytes: u64,
+    /// What its own files take on disk, in bytes.
+    pub disk_bytes: u64,
+    /// Bytes read from and written to disks, a second.
+    pub io_bytes: u64,
+    /// Reads and writes of disks, a second.
+    pub io_ops: u64,
+    /// Processes and threads.
+    pub threads: u32,
+    /// The last window that is over; `None` until there is one.
+    pub window: Option<UsageWindow>,
+}
+
+/// What a task used in one window of [`USAGE_WINDOW`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsageWindow {
+    /// When it began, by the machine's clock.
+    pub since: Millis,
+    /// Processor time in millicores.
+    pub cpu_milli: Percentiles,
+    /// Working set in bytes.
+    pub ram_bytes: Percentiles,
+}
+
+/// Length of a window of usage. 300 s: the 2019 Google trace (and the Borg paper, section 5).
+pub const USAGE_WINDOW: Millis = Millis::from_secs(300);
+
+/// How samples of one second were spread. `max` is exact, the others are at most 1/16 too high.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Percentiles {
+    /// Half of the samples were not above this.
+    pub p50: u64,
+    /// Nine tenths were not.
+    pub p90: u64,
+    /// All but a hundredth were not.
+    pub p99: u64,
+    /// None was.
+    pub max: u64,
 }
 
 /// Why a borglet refused to be polled.

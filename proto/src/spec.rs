@@ -3,6 +3,7 @@
 //! The same types are the JSON form that `borgctl submit` takes, so unknown fields are errors.
 //! [`JobSpec::check`] holds every bound; a master and `borgctl` call the same one.
 
+use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
 use crate::priority::{AppClass, Priority};
 use crate::resources::{Resources, WHOLE_DEVICE};
@@ -24,6 +25,8 @@ pub const MAX_SPEC_BYTES: usize = 1 << 20;
 pub const MIN_CPU_MILLI: u64 = 1;
 /// Most processor time of a task in millicores: 10,000 cores, more than any machine has.
 pub const MAX_CPU_MILLI: u64 = 10_000_000;
+/// Least hard cap on processor time in millicores: 10, what the kernel's accounting can hold.
+pub const MIN_CPU_CAP_MILLI: u64 = 10;
 /// Least memory of a task in bytes: 4 MiB, our choice; with less the kernel may kill it before its
 /// first instruction, and no borglet takes it.
 pub const MIN_RAM_BYTES: u64 = 4 << 20;
@@ -136,6 +139,40 @@ pub struct TaskSpec {
     /// Time between SIGTERM and SIGKILL.
     #[serde(default = "default_grace")]
     pub grace_ms: Millis,
+    /// Whether it may use more memory than its limit while its machine has some.
+    #[serde(default, skip_serializing_if = "MemoryLimit::is_hard")]
+    pub memory: MemoryLimit,
+    /// The most processor time that it gets, in millicores, whether or not more is idle; `None`: all
+    /// that nobody else wants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_cap_milli: Option<u64>,
+    /// How its machine finds out whether it works; `None`: it works as long as it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+}
+
+/// What a memory limit means (Autopilot paper, section 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryLimit {
+    /// Beyond it the task is killed.
+    #[default]
+    Hard,
+    /// It may be exceeded until the machine is short of memory. Then whoever is over a limit goes
+    /// first, whatever its priority.
+    Soft,
+}
+
+impl MemoryLimit {
+    const fn is_hard(&self) -> bool {
+        matches!(self, Self::Hard)
+    }
+}
+
+impl std::fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_hard() { "hard" } else { "soft" })
+    }
 }
 
 const fn default_grace() -> Millis {
@@ -290,14 +327,14 @@ pub(crate) fn refuse(
     Err(SpecError { field: field.into(), value: shorten(&value.to_string()), why: why.into() })
 }
 
-fn check_range(field: &str, value: u64, least: u64, most: u64) -> Result<(), SpecError> {
+pub(crate) fn check_range(field: &str, value: u64, least: u64, most: u64) -> Result<(), SpecError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
     refuse(field, value, format!("is outside {least} to {most}"))
 }
 
-fn check_text(field: &str, text: &str) -> Result<(), SpecError> {
+pub(crate) fn check_text(field: &str, text: &str) -> Result<(), SpecError> {
     if text.len() > MAX_TEXT_BYTES {
         return refuse(field, text, format!("is longer than {MAX_TEXT_BYTES} bytes"));
     }
@@ -382,6 +419,9 @@ impl JobSpec {
             ("task.env", !task.env.is_empty()),
             ("task.ports", !task.ports.is_empty()),
             ("task.volumes", !task.volumes.is_empty()),
+            ("task.memory", !task.memory.is_hard()),
+            ("task.cpu_cap_milli", task.cpu_cap_milli.is_some()),
+            ("task.health", task.health.is_some()),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
             ("concurrent", self.concurrent.is_some()),
@@ -435,6 +475,9 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
+        if self.task.since_5() {
+            return 5;
+        }
         let since_4 = self.kind == JobKind::AllocSet
             || self.alloc_set.is_some()
             || self.gang
@@ -459,6 +502,11 @@ impl JobSpec {
 }
 
 impl TaskSpec {
+    /// Whether a field is used that came with level 5.
+    fn since_5(&self) -> bool {
+        !self.memory.is_hard() || self.cpu_cap_milli.is_some() || self.health.is_some()
+    }
+
     /// What a task asks of a machine: the limit, with the count of its named ports.
     #[must_use]
     pub fn asked(&self) -> Resources {
@@ -489,6 +537,12 @@ impl TaskSpec {
         check_len("task.volumes", self.volumes.len())?;
         for (i, volume) in self.volumes.iter().enumerate() {
             check_volume(&format!("task.volumes[{i}].path"), &volume.path)?;
+        }
+        if let Some(cap) = self.cpu_cap_milli {
+            check_range("task.cpu_cap_milli", cap, MIN_CPU_CAP_MILLI, MAX_CPU_MILLI)?;
+        }
+        if let Some(health) = &self.health {
+            health.check(&self.ports)?;
         }
         self.check_room()
     }

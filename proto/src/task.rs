@@ -2,6 +2,7 @@
 //!
 //! States and edges are those of figure 2 of the Borg paper; every edge has a cause.
 
+use crate::health::Health;
 use crate::machine::MachineId;
 use crate::names::shorten;
 use crate::time::Millis;
@@ -53,6 +54,9 @@ pub struct Placement {
     pub phase: Phase,
     /// How often the machine started it again within this placement.
     pub restarts: u32,
+    /// How it is by its health check, as its machine last said.
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// A device of a machine, or a part of one, that a task has.
@@ -144,18 +148,94 @@ pub enum FailureCause {
     Lost,
     /// It is exclusive, and its machine heard nothing from the masters for too long.
     Fenced,
+    /// It wrote more to disk than its limit.
+    DiskLimit {
+        /// The limit in bytes.
+        limit_bytes: u64,
+        /// What it had written when that was found, in bytes.
+        used_bytes: u64,
+    },
+    /// It made more files than its disk limit is worth.
+    FileLimit {
+        /// How many files and directories it may have.
+        limit: u64,
+        /// How many it had when that was found.
+        used: u64,
+    },
+    /// Its machine was short of memory or disk and gave up this task.
+    Short {
+        /// Of what.
+        of: Shortage,
+        /// The task's limit in bytes.
+        limit_bytes: u64,
+        /// What it used in bytes. More than its limit: then it is to blame.
+        used_bytes: u64,
+    },
+    /// Its health check failed too often in a row.
+    Unhealthy {
+        /// What the last probe came to, for people.
+        why: String,
+    },
+}
+
+/// What a machine can be short of that cannot be taken from a task but by killing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shortage {
+    /// Memory.
+    Memory,
+    /// Room on disk.
+    Disk,
 }
 
 impl FailureCause {
     /// Wraps a machine's text, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn start(why: &str) -> Self {
-        let mut end = why.len().min(MAX_CAUSE_BYTES);
-        while !why.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self::Start { why: why[..end].to_owned() }
+        Self::Start { why: cut(why) }
     }
+
+    /// Wraps what a probe came to, shortened to [`MAX_CAUSE_BYTES`].
+    #[must_use]
+    pub fn unhealthy(why: &str) -> Self {
+        Self::Unhealthy { why: cut(why) }
+    }
+
+    /// The level of entries that this cause came with.
+    #[must_use]
+    pub const fn level(&self) -> u32 {
+        match self {
+            Self::Exit { .. }
+            | Self::Signal { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Start { .. }
+            | Self::PortTaken { .. }
+            | Self::Lost => 1,
+            Self::Fenced => 2,
+            Self::DiskLimit { .. }
+            | Self::FileLimit { .. }
+            | Self::Short { .. }
+            | Self::Unhealthy { .. } => 5,
+        }
+    }
+
+    /// The cause in words that a cell of a level knows: one that came later is the SIGKILL that it was.
+    #[must_use]
+    pub fn at_level(&self, level: u32) -> Self {
+        if self.level() <= level { self.clone() } else { Self::Signal { signal: SIGKILL } }
+    }
+}
+
+/// Number of the signal that machines kill with, the same on all of them.
+const SIGKILL: i32 = 9;
+
+/// A text of a machine, shortened to [`MAX_CAUSE_BYTES`].
+fn cut(why: &str) -> String {
+    let mut end = why.len().min(MAX_CAUSE_BYTES);
+    while !why.is_char_boundary(end) {
+        end -= 1;
+    }
+    why[..end].to_owned()
 }
 
 impl fmt::Display for FailureCause {
@@ -174,7 +254,32 @@ impl fmt::Display for FailureCause {
             Self::PortTaken { port } => write!(f, "port {port} is taken on the machine"),
             Self::Lost => f.write_str("lost by the machine"),
             Self::Fenced => f.write_str("exclusive, and its machine was cut off from the masters"),
+            Self::DiskLimit { limit_bytes, used_bytes } => write!(
+                f,
+                "disk limit {} MiB exceeded, used {} MiB",
+                limit_bytes / MIB,
+                used_bytes.div_ceil(MIB)
+            ),
+            Self::FileLimit { limit, used } => {
+                write!(f, "limit of {limit} files exceeded, {used} were there")
+            }
+            Self::Short { of, limit_bytes, used_bytes } => write!(
+                f,
+                "machine short of {of}, used {} MiB of a limit of {} MiB",
+                used_bytes.div_ceil(MIB),
+                limit_bytes / MIB
+            ),
+            Self::Unhealthy { why } => write!(f, "unhealthy: {why}"),
         }
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        })
     }
 }
 

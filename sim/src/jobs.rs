@@ -90,6 +90,9 @@ pub fn job(name: &str) -> JobBuilder {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(2_000),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),

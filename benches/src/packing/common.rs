@@ -169,6 +169,9 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     Ok(JobSpec {
         name: name.parse()?,

@@ -299,6 +299,9 @@ fn job_spec(
         spread,
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     let spec = JobSpec {
         name: name.parse()?,

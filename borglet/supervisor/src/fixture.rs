@@ -17,6 +17,9 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

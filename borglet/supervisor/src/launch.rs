@@ -46,6 +46,8 @@ pub(crate) fn launch(
         argv,
         env: environment(config, task)?,
         limit: spec.limit.clone(),
+        memory: spec.memory,
+        cpu_cap_milli: spec.cpu_cap_milli,
         ports: task.ports.clone(),
         volumes: spec.volumes.clone(),
         appclass: task.appclass,

@@ -15,15 +15,22 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod fairness;
 #[cfg(test)]
 mod fixture;
+mod health;
 mod launch;
+mod measure;
+mod room;
 mod supervisor;
 mod task;
 #[cfg(test)]
 mod tests;
 mod turn;
 pub mod volumes;
+mod window;
 
 pub use supervisor::Supervisor;
-pub use turn::{Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, Run};
+pub use turn::{
+    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, Run, TaskUse,
+};

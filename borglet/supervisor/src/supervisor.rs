@@ -1,7 +1,8 @@
 //! The supervisor: fencing, the comparison of target and actual, and the answers it holds back.
 
+use crate::fairness::Fairness;
 use crate::launch::launch;
-use crate::task::{Phase, Stop, Task};
+use crate::task::{KILL_AGAIN, Phase, Stop, Task};
 use crate::turn::{Adopted, Config, Counts, Effect, Input, Run};
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
@@ -10,8 +11,6 @@ use borg_proto::poll::{
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, VecDeque};
 
-/// A kill that had no effect is repeated after this time. Our choice.
-const KILL_AGAIN: Millis = Millis(5_000);
 /// An exclusive task is started only when it may run for this part of its lease at least. A third,
 /// 10 s: our choice; no start takes longer.
 const LEAST_PART: u64 = 3;
@@ -19,15 +18,16 @@ const LEAST_PART: u64 = 3;
 /// Decides for one machine.
 #[derive(Debug)]
 pub struct Supervisor {
-    config: Config,
-    info: MachineInfo,
+    pub(crate) config: Config,
+    pub(crate) info: MachineInfo,
     /// The newest order obeyed.
     obeyed: Fence,
     /// Whether this process has had a target at all.
     has_target: bool,
     /// Names it.
     digest: TargetDigest,
-    tasks: BTreeMap<IncarnationId, Task>,
+    pub(crate) tasks: BTreeMap<IncarnationId, Task>,
+    pub(crate) fairness: Fairness,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
     /// Grows when any status changes.
@@ -62,6 +62,7 @@ impl Supervisor {
             has_target: false,
             digest: TargetDigest::default(),
             tasks,
+            fairness: Fairness::default(),
             lease: None,
             number: 1,
             held: VecDeque::new(),
@@ -77,13 +78,8 @@ impl Supervisor {
             Input::Started { run, pid, since } => self.started(now, run, pid, since, &mut effects),
             Input::StartFailed { run, cause } => self.start_failed(now, run, cause, &mut effects),
             Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
-            Input::Usage(usages) => {
-                for (id, usage) in usages {
-                    if let Some(task) = self.tasks.get_mut(&id).filter(|task| task.is_live()) {
-                        task.usage = usage;
-                    }
-                }
-            }
+            Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
+            Input::Probed { run, result } => self.probed(now, run, result, &mut effects),
             Input::Tick => {}
         }
         self.do_what_is_due(now, &mut effects);
@@ -303,7 +299,7 @@ impl Supervisor {
     ) {
         let Some(task) = live(&mut self.tasks, run) else { return };
         match task.phase {
-            Phase::Starting => task.came_up(pid, since),
+            Phase::Starting => task.came_up(now, pid, since),
             Phase::Stopping(Stop::AwaitsStart) => {
                 effects.push(Effect::Terminate { run });
                 task.phase = Phase::Stopping(Stop::Asked { kill_at: now + task.grace });
@@ -354,6 +350,18 @@ impl Supervisor {
         self.number += 1;
     }
 
+    fn probed(
+        &mut self,
+        now: Millis,
+        run: Run,
+        result: Result<(), String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(task) = live(&mut self.tasks, run) {
+            self.number += u64::from(task.probed(now, result, effects));
+        }
+    }
+
     fn do_what_is_due(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let due = |(id, task): (&IncarnationId, &Task)| {
             task.due().is_some_and(|at| at <= now).then_some(*id)
@@ -371,10 +379,12 @@ impl Supervisor {
                     *kill_at = now + KILL_AGAIN;
                     effects.push(Effect::Kill { run: task.run });
                 }
+                Phase::Up { .. } => {
+                    self.number += u64::from(task.do_what_is_due(now, effects));
+                }
                 Phase::Stopping(Stop::AwaitsStart)
                 | Phase::AwaitsLease
                 | Phase::Starting
-                | Phase::Up { .. }
                 | Phase::Ended { .. } => {}
             }
         }

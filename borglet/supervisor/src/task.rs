@@ -1,9 +1,13 @@
 //! One incarnation on the machine: its phases, and how it goes on when a run ends.
 
-use crate::turn::{Adopted, AdoptedState, Config, Run};
+use crate::health::{Checkup, Due, probe_of};
+use crate::turn::{Adopted, AdoptedState, Config, Effect, Run, TaskUse};
+use crate::window::Window;
 use borg_proto::poll::{TargetTask, TaskReport, TaskStatus, Usage};
-use borg_proto::{FailureCause, Millis};
+use borg_proto::{FailureCause, Health, Millis};
 
+/// A kill that had no effect is repeated after this time. Our choice.
+pub(crate) const KILL_AGAIN: Millis = Millis(5_000);
 /// First wait before a service is started again; doubles with each failure in a row. Our choice.
 const FIRST_BACK_OFF: Millis = Millis(1_000);
 /// Longest such wait. Our choice.
@@ -41,6 +45,16 @@ pub(crate) enum Stop {
     Asked { kill_at: Millis },
 }
 
+/// The machine ends a run by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Doom {
+    cause: FailureCause,
+    /// When it is killed, or killed again.
+    kill_at: Millis,
+    /// Whether it was asked to end first, so that any end of it is this one.
+    asked: bool,
+}
+
 /// One incarnation.
 #[derive(Debug)]
 pub(crate) struct Task {
@@ -52,6 +66,14 @@ pub(crate) struct Task {
     pub(crate) run: Run,
     pub(crate) grace: Millis,
     pub(crate) usage: Usage,
+    /// Files and directories of its own.
+    pub(crate) files: u64,
+    /// Whether an earlier process of the borglet may have capped it.
+    pub(crate) cap_unknown: bool,
+    window: Window,
+    checkup: Checkup,
+    /// Why this machine ends the present run, once it does.
+    doom: Option<Doom>,
     /// It is exclusive and was asked to end, as the masters were not heard of for too long.
     fenced: bool,
     /// As ordered, or as found.
@@ -72,6 +94,11 @@ impl Task {
             run: Run { id: task.id, number: 0 },
             grace: task.spec.grace_ms,
             usage: Usage::default(),
+            files: 0,
+            cap_unknown: false,
+            window: Window::default(),
+            checkup: Checkup::default(),
+            doom: None,
             fenced: false,
             ports: task.ports.clone(),
             last_failure: None,
@@ -94,11 +121,83 @@ impl Task {
             run: found.run,
             grace: found.grace,
             usage: Usage::default(),
+            files: 0,
+            cap_unknown: true,
+            window: Window::default(),
+            checkup: Checkup::default(),
+            doom: None,
             fenced: false,
             ports: found.ports,
             last_failure,
             failures_in_row: 0,
             up_since: Some(found.since),
+        }
+    }
+
+    /// Takes what it uses now.
+    pub(crate) fn measured(&mut self, now: Millis, of: TaskUse) {
+        let window = self.window.add(now, &of.usage);
+        self.usage = Usage { window, ..of.usage };
+        self.files = of.files;
+    }
+
+    /// Whether the machine is ending it by itself.
+    pub(crate) const fn is_doomed(&self) -> bool {
+        self.doom.is_some()
+    }
+
+    /// Kills a run that is up, with the cause that its end will have.
+    pub(crate) fn end_now(&mut self, now: Millis, cause: FailureCause, effects: &mut Vec<Effect>) {
+        if self.is_doomed() || !matches!(self.phase, Phase::Up { .. }) {
+            return;
+        }
+        self.doom = Some(Doom { cause, kill_at: now + KILL_AGAIN, asked: false });
+        effects.push(Effect::Kill { run: self.run });
+    }
+
+    /// Takes what a probe came to; whether its health is another one now.
+    pub(crate) fn probed(
+        &mut self,
+        now: Millis,
+        result: Result<(), String>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Phase::Up { since, .. } = self.phase else { return false };
+        let Some(check) = self.want.as_ref().and_then(|want| want.spec.health.as_ref()) else {
+            return false;
+        };
+        let changed = self.checkup.answered(now, since, check, result.is_ok());
+        if let (true, Health::Unhealthy, Err(why)) = (changed, self.checkup.verdict(), result)
+            && !self.is_doomed()
+        {
+            let cause = FailureCause::unhealthy(&format!("{}: {why}", check.probe));
+            self.doom = Some(Doom { cause, kill_at: now + self.grace, asked: true });
+            effects.push(Effect::Terminate { run: self.run });
+        }
+        changed
+    }
+
+    /// Does what is due of a run that is up; whether its health is another one then.
+    pub(crate) fn do_what_is_due(&mut self, now: Millis, effects: &mut Vec<Effect>) -> bool {
+        let run = self.run;
+        if let Some(doom) = self.doom.as_mut().filter(|doom| doom.kill_at <= now) {
+            doom.kill_at = now + KILL_AGAIN;
+            effects.push(Effect::Kill { run });
+        }
+        let Some(want) = &self.want else { return false };
+        let Some(check) = &want.spec.health else { return false };
+        match self.checkup.at(now, check) {
+            Due::Nothing => false,
+            Due::Unanswered => {
+                let why = format!("no answer within {} ms", check.timeout_ms.0);
+                self.probed(now, Err(why), effects)
+            }
+            Due::Probe => {
+                let timeout = check.timeout_ms;
+                // Ports are handed out for every name, or the task would not have started.
+                effects.extend(probe_of(want).map(|probe| Effect::Probe { run, probe, timeout }));
+                false
+            }
         }
     }
 
@@ -134,9 +233,18 @@ impl Task {
         self.grace = task.spec.grace_ms;
         self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
-        if let (true, Phase::Ended { at, failure }) = (first, &self.phase) {
-            let (at, failure) = (*at, failure.clone());
-            self.settle(now, at, failure, config);
+        match &self.phase {
+            Phase::Ended { at, failure } if first => {
+                let (at, failure) = (*at, failure.clone());
+                self.settle(now, at, failure, config);
+            }
+            Phase::Up { .. } if first => self.begin_checkup(now),
+            Phase::Up { .. }
+            | Phase::Ended { .. }
+            | Phase::AwaitsLease
+            | Phase::Starting
+            | Phase::BackOff { .. }
+            | Phase::Stopping(_) => {}
         }
     }
 
@@ -149,11 +257,19 @@ impl Task {
         failure: Option<FailureCause>,
         config: &Config,
     ) {
-        self.usage = Usage::default();
+        (self.usage, self.files) = (Usage::default(), 0);
+        (self.window, self.checkup) = (Window::default(), Checkup::default());
+        let failure = match (self.doom.take(), failure) {
+            // It was over before the kill reached it.
+            (Some(Doom { asked: false, .. }), None) => None,
+            (Some(doom), _) => Some(doom.cause),
+            (None, failure) => failure,
+        };
         // What the masters did not know of for so long may have been placed elsewhere: they decide.
         let failure = if self.fenced { Some(FailureCause::Fenced) } else { failure };
-        let fenced = failure == Some(FailureCause::Fenced);
-        if fenced || !self.want.as_ref().is_some_and(|task| task.restart) {
+        // Here there is no room for it either: they decide as well.
+        let moves = matches!(failure, Some(FailureCause::Fenced | FailureCause::Short { .. }));
+        if moves || !self.want.as_ref().is_some_and(|task| task.restart) {
             self.last_failure.clone_from(&failure);
             self.phase = Phase::Ended { at, failure };
             return;
@@ -186,20 +302,29 @@ impl Task {
     }
 
     /// The process is there.
-    pub(crate) fn came_up(&mut self, pid: u32, since: Millis) {
+    pub(crate) fn came_up(&mut self, now: Millis, pid: u32, since: Millis) {
         self.up_since = Some(since);
         self.phase = Phase::Up { pid, since };
+        self.begin_checkup(now);
+    }
+
+    fn begin_checkup(&mut self, now: Millis) {
+        let check = self.want.as_ref().and_then(|want| want.spec.health.as_ref());
+        self.checkup = Checkup::of_new_process(now, check);
     }
 
     /// When time alone changes it.
-    pub(crate) const fn due(&self) -> Option<Millis> {
+    pub(crate) fn due(&self) -> Option<Millis> {
         match self.phase {
+            Phase::Up { .. } => {
+                let kill_at = self.doom.as_ref().map(|doom| doom.kill_at);
+                [kill_at, self.checkup.due()].into_iter().flatten().min()
+            }
             Phase::BackOff { until } => Some(until),
             Phase::Stopping(Stop::Asked { kill_at }) => Some(kill_at),
             Phase::Stopping(Stop::AwaitsStart)
             | Phase::AwaitsLease
             | Phase::Starting
-            | Phase::Up { .. }
             | Phase::Ended { .. } => None,
         }
     }
@@ -220,6 +345,7 @@ impl Task {
             last_failure: self.last_failure.clone(),
             usage: self.usage,
             ports: self.ports.clone(),
+            health: self.checkup.verdict(),
         }
     }
 }

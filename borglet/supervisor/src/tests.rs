@@ -291,7 +291,10 @@ fn an_answer_waits_for_news_or_the_end_of_its_hold() {
     b.order(1, &[&task]);
     let request = patient(&b, fence(1, 1, 1));
     assert_eq!(b.poll(request), []);
-    assert_eq!(b.input(Input::Usage(vec![(task.id, Usage { cpu_milli: 9, ram_bytes: 9 })])), []);
+    assert_eq!(
+        b.input(usage(vec![(task.id, Usage { cpu_milli: 9, ram_bytes: 9, ..Usage::default() })])),
+        []
+    );
     let effects = b.start(task.id, 0, 42);
     let [(token, Ok(answer))] = answers(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(token, b.token);

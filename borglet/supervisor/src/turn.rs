@@ -2,7 +2,7 @@
 
 use crate::volumes::AllowedVolume;
 use borg_proto::poll::{FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, Usage};
-use borg_proto::spec::Volume;
+use borg_proto::spec::{MemoryLimit, Volume};
 use borg_proto::{
     AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
     TaskName,
@@ -27,6 +27,10 @@ pub struct Config {
     /// How long exclusive tasks live without news. Must go with what the masters wait; production
     /// has [`FENCE_AFTER`](borg_proto::poll::FENCE_AFTER) everywhere.
     pub fence_after: Millis,
+    /// Memory of the machine that tasks must leave, in bytes: when less is there, some of them go.
+    pub memory_reserve: u64,
+    /// The same of its disk.
+    pub disk_reserve: u64,
     /// Longest time that an answer is held, whatever the shard asks.
     pub max_hold: Millis,
     /// Most answers held at once. When one more comes, the oldest is given at once.
@@ -34,7 +38,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The usual limits: 5 restarts, answers held for 30 s at most, 16 at once, no volumes. Our
+    /// The usual limits: 5 restarts, no reserve, answers held for 30 s at most, 16 at once, no volumes. Our
     /// choice; the 16 leave room for every master of a cell and its successor.
     #[must_use]
     pub const fn new(cell: CellName, machine: MachineName, session: u64) -> Self {
@@ -45,6 +49,8 @@ impl Config {
             local_restarts: 5,
             volumes: Vec::new(),
             fence_after: FENCE_AFTER,
+            memory_reserve: 0,
+            disk_reserve: 0,
             max_hold: Millis(30_000),
             max_held: 16,
         }
@@ -101,8 +107,20 @@ pub enum Input {
         /// `None` when it exited with 0.
         failure: Option<FailureCause>,
     },
-    /// What tasks use. Unknown ones are ignored.
-    Usage(Vec<(IncarnationId, Usage)>),
+    /// What the machine and its tasks use, once a second. Unknown tasks are ignored.
+    Usage {
+        /// The machine.
+        machine: MachineUse,
+        /// Its tasks, as far as they could be measured.
+        tasks: Vec<(IncarnationId, TaskUse)>,
+    },
+    /// What a probe came to.
+    Probed {
+        /// Which run was probed.
+        run: Run,
+        /// What was wrong, for people.
+        result: Result<(), String>,
+    },
     /// Time passed; due at [`crate::Supervisor::next_wakeup`].
     Tick,
 }
@@ -133,6 +151,22 @@ pub enum Effect {
         /// Which run.
         run: Run,
     },
+    /// From now on a run gets so much processor time at most.
+    CapCpu {
+        /// Which run.
+        run: Run,
+        /// In millicores; `None`: what is idle.
+        cap_milli: Option<u64>,
+    },
+    /// Find out whether a run works. Answered by [`Input::Probed`], if at all.
+    Probe {
+        /// Which run.
+        run: Run,
+        /// What to try.
+        probe: ProbeAt,
+        /// How long that may take.
+        timeout: Millis,
+    },
     /// Forget an incarnation of which nothing runs. Its logs are kept for a while.
     Remove {
         /// Which incarnation.
@@ -145,6 +179,47 @@ pub enum Effect {
         /// The answer.
         result: Result<PollAnswer, PollRefusal>,
     },
+}
+
+/// What a machine uses, as far as it can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MachineUse {
+    /// Memory that could be had without swapping, in bytes.
+    pub memory_available: Option<u64>,
+    /// Room on the disk where tasks write, in bytes.
+    pub disk_available: Option<u64>,
+    /// Processor time of the machine in millicores.
+    pub cpu_milli: Option<u64>,
+    /// How much of it nobody used over the last interval.
+    pub cpu_idle_milli: Option<u64>,
+}
+
+/// What a task uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TaskUse {
+    /// As it is reported; without a window.
+    pub usage: Usage,
+    /// Files and directories of its own.
+    pub files: u64,
+}
+
+/// What to try to find out whether a task works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeAt {
+    /// `GET` of a path.
+    Http {
+        /// Port of the task's host.
+        port: u16,
+        /// Begins with a slash.
+        path: String,
+    },
+    /// A connection.
+    Tcp {
+        /// Port of the task's host.
+        port: u16,
+    },
+    /// A program in the task's container.
+    Command(Vec<String>),
 }
 
 /// Everything that a container needs to know, with nothing left to be filled in.
@@ -160,6 +235,10 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// The most that it may use.
     pub limit: Resources,
+    /// What its memory limit means.
+    pub memory: MemoryLimit,
+    /// Hard cap on its processor time, in millicores.
+    pub cpu_cap_milli: Option<u64>,
     /// Ports that must be free on the machine before it starts: to be handed back in [`Adopted`].
     pub ports: Vec<u16>,
     /// Directories that it sees; all allowed.

@@ -325,6 +325,9 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(1_000),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

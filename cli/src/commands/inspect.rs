@@ -270,7 +270,11 @@ pub(super) async fn resolve(
         return out.json(&Read::each(answer.read, endpoints), false);
     }
     let rows = endpoints.into_iter().map(|endpoint| {
-        let up = if endpoint.up { "up" } else { "starting" };
+        let up = match (endpoint.up, endpoint.health) {
+            (true, _) => "up",
+            (false, Some(health)) => health,
+            (false, None) => "starting",
+        };
         [
             endpoint.task,
             endpoint.port_name,

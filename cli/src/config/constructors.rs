@@ -8,10 +8,12 @@
 use super::did_you_mean;
 use super::fields::{FieldError, Fields, show, thousandths};
 use super::session::{Piece, Session};
+use borg_proto::health::HealthCheck;
 use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
-    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_RAM_BYTES, SpecError, Spread, Volume,
+    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_RAM_BYTES, MemoryLimit, SpecError, Spread,
+    Volume,
 };
 use borg_proto::submitted;
 use borg_proto::{
@@ -55,8 +57,20 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 9] =
-    ["command", "resources", "limit", "env", "ports", "constraints", "spread", "volumes", "grace"];
+const TASK: [&str; 12] = [
+    "command",
+    "resources",
+    "limit",
+    "env",
+    "ports",
+    "constraints",
+    "spread",
+    "volumes",
+    "grace",
+    "memory",
+    "cpu_cap",
+    "health",
+];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
 
@@ -334,6 +348,9 @@ fn build_alloc_set<'v>(
             spread: spreads(session, fields, heap)?,
             volumes: Vec::new(),
             grace_ms: DEFAULT_GRACE,
+            memory: MemoryLimit::Hard,
+            cpu_cap_milli: None,
+            health: None,
         }),
     };
     set.check()
@@ -369,6 +386,7 @@ fn build_task<'v>(
         return Err(fields.missing("command", "command = [\"echo\", \"hello\"]"));
     }
     let limit = limit(session, fields, heap)?;
+    let memories = [("hard", MemoryLimit::Hard), ("soft", MemoryLimit::Soft)];
     let task = TaskSpec {
         command: fields.texts("command")?,
         env: fields.pairs("env")?,
@@ -378,12 +396,35 @@ fn build_task<'v>(
         spread: spreads(session, fields, heap)?,
         volumes: pieces(session, fields, heap, "volumes", |piece| match piece {
             Piece::Volume(volume) => Some(volume),
-            Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Spread(_) => None,
+            Piece::Task(_)
+            | Piece::Resources(_)
+            | Piece::Constraint(_)
+            | Piece::Spread(_)
+            | Piece::Health(_) => None,
         })?,
         grace_ms: fields.time("grace", MAX_GRACE)?.unwrap_or(DEFAULT_GRACE),
+        memory: fields.word("memory", &memories)?.unwrap_or_default(),
+        cpu_cap_milli: fields.cores("cpu_cap")?,
+        health: health(session, fields, heap)?,
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)
+}
+
+/// `health = http(...)`, `tcp(...)` or `command(...)`.
+fn health<'v>(
+    session: &Session,
+    fields: &mut Fields<'v>,
+    heap: Heap<'v>,
+) -> Result<Option<HealthCheck>, FieldError> {
+    let Some(value) = fields.take("health") else { return Ok(None) };
+    match session.piece(value, heap) {
+        Some(Piece::Health(check)) => Ok(Some(check)),
+        _ => {
+            let why = format!("{} is not http(...), tcp(...) or command(...)", show(value));
+            Err(fields.error("health", why))
+        }
+    }
 }
 
 /// `resources = resources(...)`, or `limit`, its other name.
@@ -412,7 +453,11 @@ fn constraints<'v>(
 ) -> Result<Vec<Constraint>, FieldError> {
     pieces(session, fields, heap, "constraints", |piece| match piece {
         Piece::Constraint(constraint) => Some(constraint),
-        Piece::Task(_) | Piece::Resources(_) | Piece::Spread(_) | Piece::Volume(_) => None,
+        Piece::Task(_)
+        | Piece::Resources(_)
+        | Piece::Spread(_)
+        | Piece::Volume(_)
+        | Piece::Health(_) => None,
     })
 }
 
@@ -423,7 +468,11 @@ fn spreads<'v>(
 ) -> Result<Vec<Spread>, FieldError> {
     pieces(session, fields, heap, "spread", |piece| match piece {
         Piece::Spread(spread) => Some(spread),
-        Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Volume(_) => None,
+        Piece::Task(_)
+        | Piece::Resources(_)
+        | Piece::Constraint(_)
+        | Piece::Volume(_)
+        | Piece::Health(_) => None,
     })
 }
 
@@ -482,7 +531,8 @@ fn key(session: &Session, text: &str) -> Result<JobKey, NameError> {
 /// An error of the whole specification, told with the names of the language.
 fn out_of_bounds(constructor: &str, error: &SpecError) -> FieldError {
     let path = error.field.trim_start_matches("task.");
-    let path = path.replace("grace_ms", "grace").replace("limit.", "resources.");
+    let path = path.replace("limit.", "resources.").replace("cpu_cap_milli", "cpu_cap");
+    let path = path.replace("health.probe.", "health.").replace("_ms", "");
     let field = path.split(['.', '[']).next().unwrap_or_default().to_owned();
     FieldError {
         text: format!("{constructor}.{path}: {} {}", error.value, error.why),

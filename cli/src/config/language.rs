@@ -9,6 +9,7 @@
 
 use super::constructors::constructors;
 use super::fields::FieldError;
+use super::health;
 use super::session::Session;
 use super::units::SIZES;
 use super::{ConfigError, Evaluated, MAX_SOURCE_BYTES, Options, Source, did_you_mean};
@@ -57,7 +58,9 @@ pub(crate) fn evaluate(source: &Source, options: &Options) -> Result<Evaluated, 
 }
 
 fn globals(options: &Options) -> Globals {
-    let mut builder = GlobalsBuilder::extended_by(&[LibraryExtension::Print]).with(constructors);
+    let mut builder = GlobalsBuilder::extended_by(&[LibraryExtension::Print])
+        .with(constructors)
+        .with(health::constructors);
     for (name, bytes) in SIZES {
         builder.set(name, bytes);
     }

@@ -11,6 +11,7 @@
 mod constructors;
 mod fields;
 pub mod guard;
+mod health;
 mod json;
 mod language;
 mod session;

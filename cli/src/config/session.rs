@@ -10,6 +10,7 @@
 
 use super::Options;
 use super::fields::FieldError;
+use borg_proto::health::HealthCheck;
 use borg_proto::spec::{Constraint, Spread, Volume};
 use borg_proto::{JobSpec, Resources, TaskSpec, UserName};
 use starlark::PrintHandler;
@@ -37,6 +38,7 @@ pub(super) enum Piece {
     Constraint(Constraint),
     Spread(Spread),
     Volume(Volume),
+    Health(HealthCheck),
 }
 
 impl Piece {
@@ -47,6 +49,7 @@ impl Piece {
             Self::Constraint(_) => "constraint",
             Self::Spread(_) => "spread",
             Self::Volume(_) => "volume",
+            Self::Health(_) => "health check",
         }
     }
 }

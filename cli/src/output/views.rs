@@ -1,6 +1,7 @@
 //! The JSON form of answers. Field names are a promise to scripts: they are added to, never
 //! changed. Times are milliseconds since the Unix epoch, sizes bytes, processors thousandths.
 
+use super::usage::{Usage, health};
 use borg_proto::ReplicaId;
 use borg_proto::wire::pb;
 use serde::Serialize;
@@ -123,6 +124,8 @@ pub struct Task {
     pub note: String,
     pub cpu_milli: u64,
     pub ram_bytes: u64,
+    pub health: Option<&'static str>,
+    pub usage: Option<Usage>,
 }
 
 /// A phase as a word.
@@ -146,6 +149,8 @@ impl From<pb::TaskInfo> for Task {
         Self {
             index: task.index,
             phase: phase(task.phase()),
+            health: health(task.health()),
+            usage: task.usage.map(Into::into),
             since_ms: task.since_ms,
             machine: Some(task.machine).filter(|name| !name.is_empty()),
             incarnation: task.incarnation,
@@ -310,11 +315,13 @@ pub struct Endpoint {
     pub host: String,
     pub port: u32,
     pub up: bool,
+    pub health: Option<&'static str>,
 }
 
 impl From<pb::Endpoint> for Endpoint {
     fn from(from: pb::Endpoint) -> Self {
         Self {
+            health: health(from.health()),
             task: from.task,
             port_name: from.port_name,
             host: from.host,

@@ -6,7 +6,7 @@
 use crate::state::{CellState, Job, Machine};
 use borg_proto::names::{NameError, PortName};
 use borg_proto::task::Phase;
-use borg_proto::{JobKey, TaskName};
+use borg_proto::{Health, JobKey, TaskName};
 
 /// One port of one placed task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,10 @@ pub struct Endpoint {
     pub host: String,
     /// Port number.
     pub port: u16,
-    /// Whether the task's process runs.
+    /// Whether the task's process runs and is healthy, if that is checked.
     pub up: bool,
+    /// How it is by its health check.
+    pub health: Health,
 }
 
 /// A name that does not resolve.
@@ -62,7 +64,7 @@ impl CellState {
             return Vec::new();
         };
         let host = self.machine(placement.machine).and_then(Machine::task_host).unwrap_or_default();
-        let names = job.spec.task.ports.iter();
+        let (names, health) = (job.spec.task.ports.iter(), job.health(placement));
         names
             .zip(&placement.ports)
             .map(|(port_name, port)| Endpoint {
@@ -70,7 +72,8 @@ impl CellState {
                 port_name: port_name.clone(),
                 host: host.to_owned(),
                 port: *port,
-                up: matches!(placement.phase, Phase::Up { .. }),
+                up: matches!(placement.phase, Phase::Up { .. }) && health.serves(),
+                health,
             })
             .collect()
     }

@@ -7,7 +7,7 @@ use crate::rejection::amounts;
 use crate::state::{CellState, Job, JobState, Machine, MachineState, Standing};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{
-    Band, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
+    Band, Health, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
 };
 use std::collections::BTreeMap;
 
@@ -142,6 +142,8 @@ pub enum TaskChange {
         /// What happened.
         cause: FailureCause,
     },
+    /// By its health check it is otherwise than before.
+    Health(Health),
     /// It went back to pending by no fault of its own.
     Evicted(EvictCause),
     /// Exclusive: what it was evicted as surely runs no more, so it may be placed again.
@@ -353,6 +355,7 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         }
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),
+        TaskChange::Health(health) => ("task.health", format!("{health} on {place}")),
         TaskChange::Evicted(cause) => ("task.evicted", format!("from {place}: {cause}")),
         TaskChange::Gone { incarnation } => {
             ("task.gone", format!("incarnation {incarnation} no longer runs on {place}"))

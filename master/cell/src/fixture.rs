@@ -275,6 +275,9 @@ fn job(
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        memory: borg_proto::spec::MemoryLimit::Hard,
+        cpu_cap_milli: None,
+        health: None,
     };
     JobSpec {
         name: name.parse().expect("a name"),

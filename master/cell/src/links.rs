@@ -228,7 +228,8 @@ impl Links {
                 EventKind::MachineRemoved(id, name) => self.remove(*id, name, now),
                 // The target says nothing of how far its processes are.
                 EventKind::TaskChanged {
-                    change: TaskChange::Up { .. } | TaskChange::BackOff { .. },
+                    change:
+                        TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_),
                     machine,
                     ..
                 } => progressed.extend(*machine),

@@ -216,8 +216,9 @@ fn name(number: u32) -> MachineName {
 }
 
 fn task(id: IncarnationId, status: TaskStatus) -> TaskReport {
-    let usage = Usage { cpu_milli: 7, ram_bytes: 9 };
-    TaskReport { id, status, restarts: 0, last_failure: None, usage, ports: Vec::new() }
+    let usage = Usage { cpu_milli: 7, ram_bytes: 9, ..Usage::default() };
+    let health = borg_proto::Health::Unchecked;
+    TaskReport { id, status, restarts: 0, last_failure: None, usage, ports: Vec::new(), health }
 }
 
 fn up(pid: u32) -> TaskStatus {
@@ -247,7 +248,10 @@ fn a_placed_task_goes_out_at_once_and_its_life_comes_back() {
     rig.full(0, &[(id, up(42))]);
     assert_eq!(rig.placement(id.task).phase, Phase::Up { pid: 42, since: Millis(5) });
     assert_eq!(rig.target(0).0, generation + 1, "that changes no target");
-    assert_eq!(rig.five.master(1).usage(id), Some(Usage { cpu_milli: 7, ram_bytes: 9 }));
+    assert_eq!(
+        rig.five.master(1).usage(id),
+        Some(Usage { cpu_milli: 7, ram_bytes: 9, ..Usage::default() })
+    );
     let at = rig.five.now;
     rig.full(0, &[(id, TaskStatus::Ended { at, failure: Some(FailureCause::Exit { code: 1 }) })]);
     assert!(rig.pending(id.task));

@@ -14,7 +14,7 @@ use borg_proto::poll::Usage;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
-use borg_proto::{IncarnationId, JobKind, MachineId, Millis, ReplicaId};
+use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -189,16 +189,23 @@ fn fill_running(
         .zip(&placement.ports)
         .map(|(name, port)| pb::Port { name: name.to_string(), port: (*port).into() })
         .collect();
+    info.health = pb::Health::from(job.health(placement)).into();
     let incarnation = IncarnationId { task: id, number: placement.incarnation };
     if let Some(usage) = usages.get(&incarnation) {
         info.cpu_milli = usage.cpu_milli;
         info.ram_bytes = usage.ram_bytes;
+        info.usage = Some(usage.into());
     }
     match placement.phase {
         Phase::Starting => pb::TaskPhase::Starting,
         Phase::Up { pid, since } => {
             info.pid = pid;
             info.since_ms = since.0;
+            info.note = match job.health(placement) {
+                Health::Unchecked | Health::Healthy => String::new(),
+                Health::Starting => "not healthy yet".into(),
+                Health::Unhealthy => "unhealthy".into(),
+            };
             pb::TaskPhase::Running
         }
         Phase::BackOff { until } => {
@@ -403,6 +410,7 @@ pub(super) fn endpoint(endpoint: Endpoint) -> pb::Endpoint {
         host: endpoint.host,
         port: endpoint.port.into(),
         up: endpoint.up,
+        health: pb::Health::from(endpoint.health).into(),
     }
 }
 

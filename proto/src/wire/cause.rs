@@ -4,8 +4,8 @@ use super::error::{At, WireError, check_range, port};
 use super::pb;
 use crate::names::{IncarnationId, JobId, ReplicaId, TaskId};
 use crate::spec::MAX_TASKS;
-use crate::task::FailureCause;
-use pb::failure_cause::{Kind, OutOfMemory};
+use crate::task::{FailureCause, Shortage};
+use pb::failure_cause::{Kind, OutOfMemory, OverLimit};
 
 impl From<&IncarnationId> for pb::IncarnationId {
     fn from(id: &IncarnationId) -> Self {
@@ -48,6 +48,20 @@ impl From<&FailureCause> for pb::FailureCause {
             FailureCause::PortTaken { port } => Kind::PortTaken((*port).into()),
             FailureCause::Lost => Kind::Lost(true),
             FailureCause::Fenced => Kind::Fenced(true),
+            FailureCause::DiskLimit { limit_bytes, used_bytes } => {
+                Kind::DiskLimit(OverLimit { limit: *limit_bytes, used: *used_bytes })
+            }
+            FailureCause::FileLimit { limit, used } => {
+                Kind::FileLimit(OverLimit { limit: *limit, used: *used })
+            }
+            FailureCause::Short { of, limit_bytes, used_bytes } => {
+                let over = OverLimit { limit: *limit_bytes, used: *used_bytes };
+                match of {
+                    Shortage::Memory => Kind::MemoryShort(over),
+                    Shortage::Disk => Kind::DiskShort(over),
+                }
+            }
+            FailureCause::Unhealthy { why } => Kind::Unhealthy(why.clone()),
         };
         Self { kind: Some(kind) }
     }
@@ -67,8 +81,19 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             Kind::PortTaken(value) => Self::PortTaken { port: port(value).at("port_taken")? },
             Kind::Lost(true) => Self::Lost,
             Kind::Fenced(true) => Self::Fenced,
+            Kind::DiskLimit(OverLimit { limit, used }) => {
+                Self::DiskLimit { limit_bytes: limit, used_bytes: used }
+            }
+            Kind::FileLimit(OverLimit { limit, used }) => Self::FileLimit { limit, used },
+            Kind::MemoryShort(over) => short(Shortage::Memory, over),
+            Kind::DiskShort(over) => short(Shortage::Disk, over),
+            Kind::Unhealthy(why) => Self::unhealthy(&why),
             Kind::Fenced(false) => return Err(WireError::new("fenced", "false", "is never sent")),
             Kind::Lost(false) => return Err(WireError::new("lost", "false", "is never sent")),
         })
     }
+}
+
+fn short(of: Shortage, over: OverLimit) -> FailureCause {
+    FailureCause::Short { of, limit_bytes: over.limit, used_bytes: over.used }
 }

@@ -3,6 +3,7 @@
 use super::access;
 use super::cause::{replica, task_id};
 use super::error::{At, WireError, check_line, check_range, each, port, required};
+use super::health::read_health;
 use super::machine::check_address;
 use super::pb;
 use super::policy;
@@ -403,6 +404,10 @@ impl From<&Observation> for pb::Observation {
                     ports: ports.iter().map(|&port| port.into()).collect(),
                 })
             }
+            Observation::TaskHealth { id, health } => seen::Kind::TaskHealth(seen::TaskHealth {
+                id: Some(id.into()),
+                health: pb::Health::from(*health).into(),
+            }),
         };
         Self { kind: Some(kind) }
     }
@@ -445,6 +450,10 @@ impl TryFrom<pb::Observation> for Observation {
                 since: Millis(found.since_ms),
                 restarts: found.restarts,
                 ports: each("ports", found.ports, MAX_PORTS, port)?,
+            },
+            seen::Kind::TaskHealth(seen::TaskHealth { id, health }) => Self::TaskHealth {
+                id: incarnation("id", id)?,
+                health: read_health("health", health)?,
             },
         })
     }

@@ -11,6 +11,7 @@ mod access;
 mod cause;
 mod command;
 mod error;
+mod health;
 mod machine;
 mod peer;
 mod policy;
@@ -28,6 +29,7 @@ pub use command::{
     Change, DecodeError, MAX_ASSIGNMENTS, MAX_COMMAND_BYTES, MAX_OBSERVATIONS, MAX_REQUEST_ID_BYTES,
 };
 pub use error::WireError;
+pub use health::read_health;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
 pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use policy::{read_policy, read_weights};

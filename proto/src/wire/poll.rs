@@ -1,15 +1,17 @@
 //! The exchange of a link shard and a borglet.
 
 use super::error::{At, WireError, check_ordered, check_range, each, port, required};
+use super::health::read_health;
 use super::{pb, spec};
 use crate::names::{IncarnationId, TaskName};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, Percentiles, PollAnswer, PollRequest, ReportVersion, Target,
+    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage, UsageWindow,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
 use crate::time::Millis;
 use pb::task_report::{BackOff, Ended, Starting, Status, Stopping, Up};
+use pb::usage_window::Range;
 use std::sync::Arc;
 
 /// Most incarnations of one machine, in a target or a report: our choice; a machine of the 2019
@@ -44,13 +46,56 @@ impl From<pb::ReportVersion> for ReportVersion {
 
 impl From<&Usage> for pb::Usage {
     fn from(u: &Usage) -> Self {
-        Self { cpu_milli: u.cpu_milli, ram_bytes: u.ram_bytes }
+        Self {
+            cpu_milli: u.cpu_milli,
+            ram_bytes: u.ram_bytes,
+            cache_bytes: u.cache_bytes,
+            disk_bytes: u.disk_bytes,
+            io_bytes: u.io_bytes,
+            io_ops: u.io_ops,
+            threads: u.threads,
+            window: u.window.as_ref().map(Into::into),
+        }
     }
 }
 
 impl From<pb::Usage> for Usage {
     fn from(u: pb::Usage) -> Self {
-        Self { cpu_milli: u.cpu_milli, ram_bytes: u.ram_bytes }
+        Self {
+            cpu_milli: u.cpu_milli,
+            ram_bytes: u.ram_bytes,
+            cache_bytes: u.cache_bytes,
+            disk_bytes: u.disk_bytes,
+            io_bytes: u.io_bytes,
+            io_ops: u.io_ops,
+            threads: u.threads,
+            window: u.window.map(Into::into),
+        }
+    }
+}
+
+impl From<&UsageWindow> for pb::UsageWindow {
+    fn from(w: &UsageWindow) -> Self {
+        let range = |p: &Percentiles| Range { p50: p.p50, p90: p.p90, p99: p.p99, max: p.max };
+        Self {
+            since_ms: w.since.0,
+            cpu_milli: Some(range(&w.cpu_milli)),
+            ram_bytes: Some(range(&w.ram_bytes)),
+        }
+    }
+}
+
+impl From<pb::UsageWindow> for UsageWindow {
+    fn from(w: pb::UsageWindow) -> Self {
+        let range = |r: Option<Range>| {
+            let Range { p50, p90, p99, max } = r.unwrap_or_default();
+            Percentiles { p50, p90, p99, max }
+        };
+        Self {
+            since: Millis(w.since_ms),
+            cpu_milli: range(w.cpu_milli),
+            ram_bytes: range(w.ram_bytes),
+        }
     }
 }
 
@@ -183,6 +228,7 @@ impl From<&TaskReport> for pb::TaskReport {
             last_failure: r.last_failure.as_ref().map(Into::into),
             usage: Some((&r.usage).into()),
             ports: r.ports.iter().map(|&port| port.into()).collect(),
+            health: pb::Health::from(r.health).into(),
         }
     }
 }
@@ -209,6 +255,7 @@ impl TryFrom<pb::TaskReport> for TaskReport {
             last_failure: r.last_failure.map(TryInto::try_into).transpose().at("last_failure")?,
             usage: r.usage.map_or_else(Usage::default, Into::into),
             ports: each("ports", r.ports, MAX_PORTS, port)?,
+            health: read_health("health", r.health)?,
         })
     }
 }

@@ -3,22 +3,26 @@
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal,
 };
+use crate::health::{Health, HealthCheck, Probe};
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
-use crate::names::{IncarnationId, JobId, JobKey, MachineName, ReplicaId, TaskId, TaskName};
+use crate::names::{
+    IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
+};
 use crate::peer::{
     MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
 };
 use crate::policy::{MAX_WEIGHT, Policy, Term};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, Percentiles, PollAnswer, PollRequest, ReportVersion, Target,
+    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage, UsageWindow,
 };
 use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, Spread, TaskSpec, Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
+    Volume,
 };
-use crate::task::FailureCause;
+use crate::task::{FailureCause, Shortage};
 use crate::time::Millis;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -106,19 +110,58 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
         vec(spread, 0..2),
         vec(volume, 0..2),
         0..=600_000_u64,
+        (any::<bool>(), option::of(10..=1_000_000_u64), option::of(health_check())),
     )
         .prop_map(
-            |((program, args), env, limit, ports, constraints, spread, volumes, grace)| TaskSpec {
-                command: [vec![program], args].concat(),
-                env,
-                limit,
-                ports: ports.into_iter().collect(),
-                constraints,
-                spread,
-                volumes,
-                grace_ms: Millis(grace),
+            |((program, args), env, limit, ports, constraints, spread, volumes, grace, more)| {
+                TaskSpec {
+                    command: [vec![program], args].concat(),
+                    env,
+                    limit,
+                    memory: if more.0 { MemoryLimit::Soft } else { MemoryLimit::Hard },
+                    cpu_cap_milli: more.1,
+                    health: more
+                        .2
+                        .zip(ports.first().cloned())
+                        .map(|(check, port)| of_port(check, port)),
+                    ports: ports.into_iter().collect(),
+                    constraints,
+                    spread,
+                    volumes,
+                    grace_ms: Millis(grace),
+                }
             },
         )
+}
+
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let probe = prop_oneof![
+        (name(), "/[a-z?=&]{0,9}").prop_map(|(port, path)| Probe::Http { port, path }),
+        name().prop_map(|port| Probe::Tcp { port }),
+    ];
+    (probe, 0..=3_600_000_u64, 100..=600_000_u64, 10..=60_000_u64, 1..=1_000_u32).prop_map(
+        |(probe, grace, interval, timeout, failures)| HealthCheck {
+            probe,
+            grace_ms: Millis(grace),
+            interval_ms: Millis(interval),
+            timeout_ms: Millis(timeout),
+            failures,
+        },
+    )
+}
+
+/// The check, of a port that the task has.
+fn of_port(mut check: HealthCheck, has: PortName) -> HealthCheck {
+    if let Probe::Http { port, .. } | Probe::Tcp { port } = &mut check.probe {
+        *port = has;
+    }
+    check
+}
+
+fn health() -> impl Strategy<Value = Health> {
+    proptest::sample::select(
+        &[Health::Unchecked, Health::Starting, Health::Healthy, Health::Unhealthy][..],
+    )
 }
 
 fn priority() -> impl Strategy<Value = Priority> {
@@ -178,6 +221,7 @@ fn without_what_allocs_rule_out(spec: &mut JobSpec) {
         task.env.clear();
         task.ports.clear();
         task.volumes.clear();
+        (task.memory, task.cpu_cap_milli, task.health) = (MemoryLimit::Hard, None, None);
     } else if spec.alloc_set.is_some() {
         (spec.gang, spec.concurrent) = (false, None);
         task.constraints.clear();
@@ -197,6 +241,16 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         (1..=u16::MAX).prop_map(|port| FailureCause::PortTaken { port }),
         Just(FailureCause::Lost),
         Just(FailureCause::Fenced),
+        any::<[u64; 2]>().prop_map(|[limit_bytes, used_bytes]| FailureCause::DiskLimit {
+            limit_bytes,
+            used_bytes
+        }),
+        any::<[u64; 2]>().prop_map(|[limit, used]| FailureCause::FileLimit { limit, used }),
+        (any::<bool>(), any::<[u64; 2]>()).prop_map(|(memory, [limit_bytes, used_bytes])| {
+            let of = if memory { Shortage::Memory } else { Shortage::Disk };
+            FailureCause::Short { of, limit_bytes, used_bytes }
+        }),
+        ".{0,300}".prop_map(|why: String| FailureCause::unhealthy(&why)),
     ]
 }
 
@@ -303,7 +357,14 @@ fn version() -> impl Strategy<Value = ReportVersion> {
 }
 
 fn usage() -> impl Strategy<Value = Usage> {
-    any::<[u64; 2]>().prop_map(|[cpu_milli, ram_bytes]| Usage { cpu_milli, ram_bytes })
+    let window = (millis(), any::<[u64; 8]>()).prop_map(|(since, [a, b, c, d, e, f, g, h])| {
+        let range = |p50, p90, p99, max| Percentiles { p50, p90, p99, max };
+        UsageWindow { since, cpu_milli: range(a, b, c, d), ram_bytes: range(e, f, g, h) }
+    });
+    (any::<[u64; 6]>(), any::<u32>(), option::of(window)).prop_map(|(n, threads, window)| {
+        let [cpu_milli, ram_bytes, cache_bytes, disk_bytes, io_bytes, io_ops] = n;
+        Usage { cpu_milli, ram_bytes, cache_bytes, disk_bytes, io_bytes, io_ops, threads, window }
+    })
 }
 
 fn task_report() -> impl Strategy<Value = TaskReport> {
@@ -315,14 +376,15 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
         (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
     ];
     let ports = vec(1..=u16::MAX, 0..3);
-    (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports).prop_map(
-        |(id, status, restarts, last_failure, usage, ports)| TaskReport {
+    (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports, health()).prop_map(
+        |(id, status, restarts, last_failure, usage, ports, health)| TaskReport {
             id,
             status,
             restarts,
             last_failure,
             usage,
             ports,
+            health,
         },
     )
 }
@@ -425,6 +487,7 @@ fn observation() -> impl Strategy<Value = Observation> {
         (incarnation(), millis(), option::of(cause()))
             .prop_map(|(id, at, failure)| Observation::TaskEnded { id, at, failure }),
         incarnation().prop_map(|id| Observation::TaskGone { id }),
+        (incarnation(), health()).prop_map(|(id, health)| Observation::TaskHealth { id, health }),
         (any::<bool>(), any::<[u32; 2]>()).prop_map(|(safe_mode, [silent, machines])| {
             Observation::Silence { safe_mode, silent, machines }
         }),

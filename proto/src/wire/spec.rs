@@ -10,7 +10,7 @@ use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_BYTES, MAX_CPU_MILLI, MAX_LIST, MAX_PORTS,
-    MAX_SPEC_BYTES, SpecError, Spread, TaskSpec, Volume,
+    MAX_SPEC_BYTES, MemoryLimit, SpecError, Spread, TaskSpec, Volume,
 };
 use crate::time::Millis;
 use prost::Message;
@@ -86,6 +86,24 @@ impl TryFrom<pb::JobKind> for JobKind {
     }
 }
 
+impl From<MemoryLimit> for pb::MemoryLimit {
+    fn from(limit: MemoryLimit) -> Self {
+        match limit {
+            MemoryLimit::Hard => Self::Unspecified,
+            MemoryLimit::Soft => Self::Soft,
+        }
+    }
+}
+
+impl From<pb::MemoryLimit> for MemoryLimit {
+    fn from(limit: pb::MemoryLimit) -> Self {
+        match limit {
+            pb::MemoryLimit::Unspecified => Self::Hard,
+            pb::MemoryLimit::Soft => Self::Soft,
+        }
+    }
+}
+
 impl From<AppClass> for pb::AppClass {
     fn from(class: AppClass) -> Self {
         match class {
@@ -105,7 +123,7 @@ pub(super) fn appclass(field: &str, value: i32) -> Result<Option<AppClass>, Wire
 }
 
 /// An enumeration's value that this build knows.
-fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, WireError> {
+pub(super) fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, WireError> {
     T::try_from(value)
         .map_err(|_| WireError::new(field, value, "is not a value that this version knows"))
 }
@@ -188,6 +206,9 @@ impl From<&TaskSpec> for pb::TaskSpec {
             spread: t.spread.iter().map(spread).collect(),
             volumes: t.volumes.iter().map(volume).collect(),
             grace_ms: t.grace_ms.0,
+            memory: pb::MemoryLimit::from(t.memory).into(),
+            cpu_cap_milli: t.cpu_cap_milli,
+            health: t.health.as_ref().map(Into::into),
         }
     }
 }
@@ -211,6 +232,9 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
             .map(|v| Volume { path: v.path, writable: v.writable })
             .collect(),
         grace_ms: Millis(t.grace_ms),
+        memory: known::<pb::MemoryLimit>("memory", t.memory)?.into(),
+        cpu_cap_milli: t.cpu_cap_milli,
+        health: t.health.map(TryInto::try_into).transpose().at("health")?,
     })
 }
 

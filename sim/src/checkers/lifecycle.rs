@@ -98,9 +98,10 @@ impl Lifecycle {
             {
                 (Place::On(*machine), *new)
             }
-            (Place::On(_), TaskChange::Up { .. } | TaskChange::BackOff { .. }) => {
-                (place, incarnation)
-            }
+            (
+                Place::On(_),
+                TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_),
+            ) => (place, incarnation),
             (Place::On(_), TaskChange::Evicted(_) | TaskChange::Failed { again: Some(_), .. }) => {
                 (Place::Pending, incarnation)
             }

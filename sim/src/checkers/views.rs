@@ -87,7 +87,7 @@ impl Views {
 /// Whether two reports say the same but for usage, which is told in summaries.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
-        let TaskReport { id, status, restarts, last_failure, usage: _, ports } = task;
+        let TaskReport { id, status, restarts, last_failure, usage: _, ports, health } = task;
         (*id, status.clone(), *restarts, last_failure.clone(), ports.clone())
     };
     let same_task = |(one, other)| said(one) == said(other);
@@ -116,7 +116,8 @@ mod tests {
             status: TaskStatus::Starting,
             restarts: 0,
             last_failure: None,
-            usage: Usage { cpu_milli: u64::from(*number), ram_bytes: 0 },
+            usage: Usage { cpu_milli: u64::from(*number), ..Usage::default() },
+            health: borg_proto::Health::Unchecked,
             ports: Vec::new(),
         };
         MachineReport { info, tasks: tasks.iter().map(task).collect() }

@@ -119,6 +119,7 @@ impl World {
                 TaskChange::Gone { .. } => self.hit(Mark::ExclusiveFreed),
                 TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
+                | TaskChange::Health(_)
                 | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
                 | TaskChange::Failed { again: None, .. }
                 | TaskChange::Finished

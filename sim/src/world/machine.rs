@@ -397,8 +397,11 @@ impl World {
         let ids: Vec<IncarnationId> = host.running().map(|(id, _)| id).collect();
         let mut usages = Vec::with_capacity(ids.len());
         for id in ids {
-            let usage =
-                Usage { cpu_milli: self.dice.below(200), ram_bytes: self.dice.below(64 << 20) };
+            let usage = Usage {
+                cpu_milli: self.dice.below(200),
+                ram_bytes: self.dice.below(64 << 20),
+                ..Usage::default()
+            };
             usages.push((id, usage));
         }
         self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });

@@ -14,7 +14,7 @@ use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{
     DeviceShare, EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState,
 };
-use borg_proto::wire::{WireError, check_reason, pb, read_users};
+use borg_proto::wire::{WireError, check_reason, pb, read_health, read_users};
 use borg_proto::{
     JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
 };
@@ -233,6 +233,7 @@ fn state(state: &TaskState) -> wire::State {
             ports: placement.ports.iter().copied().map(Into::into).collect(),
             devices: placement.devices.iter().map(device_share).collect(),
             restarts: placement.restarts,
+            health: pb::Health::from(placement.health).into(),
             phase: match placement.phase {
                 Phase::Starting => None,
                 Phase::Up { pid, since } => {
@@ -298,6 +299,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                     }
                 },
                 restarts: running.restarts,
+                health: read_health("health", running.health)?,
             })
         }
         wire::State::Dead(dead) => TaskState::Dead {

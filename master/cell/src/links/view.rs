@@ -12,7 +12,7 @@ use borg_proto::peer::MachineDelta;
 use borg_proto::poll::{MachineReport, Target, TargetDigest, TargetTask, TaskReport, TaskStatus};
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{
-    IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
+    Health, IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -333,10 +333,13 @@ impl Link {
             found.push(Observation::MachineUp { machine: self.id, info: info.clone() });
         }
         for task in &machine.tasks {
-            let Some((_, placed)) = told_of(self.id, *task, state) else { continue };
+            let Some((job, placed)) = told_of(self.id, *task, state) else { continue };
             let id = IncarnationId { task: *task, number: placed.incarnation };
             match seen.tasks.get(&id) {
-                Some(report) => found.extend(difference(placed, report)),
+                Some(report) => {
+                    found.extend(difference(placed, report, state.level()));
+                    found.extend(verdict(job, placed, report));
+                }
                 None if self.is_without(id, state) => {
                     found.push(Observation::TaskEnded {
                         id,
@@ -483,7 +486,7 @@ fn strangers<'a>(seen: &'a Seen, target: &'a Target) -> impl Iterator<Item = Inc
 }
 
 /// What a report says of a placed incarnation that the state does not say.
-fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
+fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Observation> {
     let (id, restarts) = (report.id, report.restarts);
     let restarted = placed.restarts != restarts;
     match &report.status {
@@ -499,7 +502,8 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
         }
         TaskStatus::BackOff { until } => {
             let known = placed.phase == Phase::BackOff { until: *until };
-            let cause = report.last_failure.clone().unwrap_or(FailureCause::Lost);
+            let cause = report.last_failure.as_ref().unwrap_or(&FailureCause::Lost);
+            let cause = cause.at_level(level);
             (restarted || !known).then_some(Observation::TaskBackOff {
                 id,
                 until: *until,
@@ -508,9 +512,20 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
             })
         }
         TaskStatus::Ended { at, failure } => {
-            Some(Observation::TaskEnded { id, at: *at, failure: failure.clone() })
+            let failure = failure.as_ref().map(|cause| cause.at_level(level));
+            Some(Observation::TaskEnded { id, at: *at, failure })
         }
     }
+}
+
+/// What a report says of a task's health that the state does not say. That it is still starting goes
+/// without saying.
+fn verdict(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observation> {
+    let said = report.health;
+    let told = matches!(said, Health::Healthy | Health::Unhealthy);
+    let up = matches!(report.status, TaskStatus::Up { .. });
+    (told && up && job.spec.task.health.is_some() && placed.health != said)
+        .then_some(Observation::TaskHealth { id: report.id, health: said })
 }
 
 /// A task that a machine is told to run: not an alloc, which runs nothing.
@@ -563,7 +578,7 @@ mod tests {
     use crate::fixture::{Cell, batch, info, master, service};
     use borg_proto::command::Action;
     use borg_proto::poll::Usage;
-    use borg_proto::{JobId, TaskId};
+    use borg_proto::{Health, JobId, TaskId};
 
     const MIB: u64 = 1 << 20;
 
@@ -575,6 +590,7 @@ mod tests {
             last_failure: None,
             usage: Usage::default(),
             ports: Vec::new(),
+            health: Health::Unchecked,
         }
     }
 
@@ -674,6 +690,7 @@ mod tests {
                 | Observation::TaskBackOff { .. }
                 | Observation::TaskEnded { .. }
                 | Observation::TaskGone { .. }
+                | Observation::TaskHealth { .. }
                 | Observation::Silence { .. } => None,
             })
             .collect();

@@ -12,7 +12,7 @@ use crate::store::Membership;
 use borg_proto::command::Command;
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::wire::pb;
-use borg_proto::{MachineId, TaskId};
+use borg_proto::{Health, MachineId, TaskId};
 use prost::Message;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -145,6 +145,15 @@ impl Out {
             TaskChange::BackOff { until, cause } => {
                 self.numbers(&[4, until.0]);
                 self.cause(cause);
+            }
+            TaskChange::Health(health) => {
+                let health = match health {
+                    Health::Unchecked => 0,
+                    Health::Starting => 1,
+                    Health::Healthy => 2,
+                    Health::Unhealthy => 3,
+                };
+                self.numbers(&[11, health]);
             }
             TaskChange::Evicted(cause) => {
                 let (kind, by) = match cause {

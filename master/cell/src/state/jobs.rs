@@ -7,8 +7,8 @@
 
 use super::CellState;
 use super::tasks::Task;
-use borg_proto::task::{FailureCause, TaskEnd, TaskState};
-use borg_proto::{JobId, JobKey, JobSpec, Millis, Priority, UserName};
+use borg_proto::task::{FailureCause, Phase, Placement, TaskEnd, TaskState};
+use borg_proto::{Health, JobId, JobKey, JobSpec, Millis, Priority, UserName};
 use imbl::{OrdMap, Vector};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -127,6 +127,17 @@ pub struct Job {
 }
 
 impl Job {
+    /// How one of its tasks is by its health check. No verdict yet means that it is starting.
+    #[must_use]
+    pub fn health(&self, placement: &Placement) -> Health {
+        let up = matches!(placement.phase, Phase::Up { .. });
+        match placement.health {
+            _ if !up || self.spec.task.health.is_none() => Health::Unchecked,
+            Health::Unchecked | Health::Starting => Health::Starting,
+            verdict @ (Health::Healthy | Health::Unhealthy) => verdict,
+        }
+    }
+
     /// How far it is.
     #[must_use]
     pub fn state(&self) -> JobState {

@@ -13,7 +13,7 @@ use borg_proto::command::Observation;
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{
-    IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
+    Health, IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
 };
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -48,6 +48,7 @@ impl Turn<'_> {
                     self.task_ended(*id, failure.as_ref())
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
+                Observation::TaskHealth { id, health } => self.task_health(*id, *health),
                 Observation::Silence { safe_mode, silent, machines } => {
                     self.silence(*safe_mode, *silent, *machines);
                 }
@@ -209,7 +210,9 @@ impl Turn<'_> {
         if old.phase == phase && old.restarts == restarts {
             return;
         }
-        let placement = Placement { phase, restarts, ..old.clone() };
+        // Another process has to show again that it works.
+        let health = Health::Unchecked;
+        let placement = Placement { phase, restarts, health, ..old.clone() };
         let more = failures_within(&placement).saturating_sub(failures_within(old));
         let cause = cause.map(storable);
         let change = match (phase, &cause) {
@@ -225,6 +228,18 @@ impl Turn<'_> {
                 task.last_failure = cause;
             }
         });
+    }
+
+    fn task_health(&mut self, id: IncarnationId, health: Health) {
+        let checked = |job: &super::Job| job.spec.task.health.is_some();
+        let Some(old) = self.present(id) else { return };
+        let up = matches!(old.phase, Phase::Up { .. });
+        if !up || old.health == health || !self.state.job(id.task.job).is_some_and(checked) {
+            return;
+        }
+        let placement = Placement { health, ..old.clone() };
+        let change = TaskChange::Health(health);
+        self.change_task(id.task, TaskState::Running(placement), change, |_| ());
     }
 
     fn task_ended(&mut self, id: IncarnationId, failure: Option<&FailureCause>) {
@@ -302,7 +317,12 @@ fn is_own_fault(cause: &FailureCause) -> bool {
         FailureCause::Exit { .. }
         | FailureCause::Signal { .. }
         | FailureCause::OutOfMemory { .. }
-        | FailureCause::Start { .. } => true,
+        | FailureCause::Start { .. }
+        | FailureCause::DiskLimit { .. }
+        | FailureCause::FileLimit { .. }
+        | FailureCause::Unhealthy { .. } => true,
+        // Within its limit it only stood in the way of others.
+        FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes > limit_bytes,
         FailureCause::PortTaken { .. } | FailureCause::Lost | FailureCause::Fenced => false,
     }
 }
@@ -315,6 +335,10 @@ fn is_crash(cause: &FailureCause) -> bool {
         | FailureCause::Signal { .. }
         | FailureCause::OutOfMemory { .. }
         | FailureCause::Start { .. }
+        | FailureCause::DiskLimit { .. }
+        | FailureCause::FileLimit { .. }
+        | FailureCause::Short { .. }
+        | FailureCause::Unhealthy { .. }
         | FailureCause::Lost => true,
         FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
     }
@@ -328,6 +352,10 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::Signal { .. }
         | FailureCause::OutOfMemory { .. }
         | FailureCause::Start { .. }
+        | FailureCause::DiskLimit { .. }
+        | FailureCause::FileLimit { .. }
+        | FailureCause::Short { .. }
+        | FailureCause::Unhealthy { .. }
         | FailureCause::Lost => streak,
         // It did nothing wrong, and its machine waited long enough.
         FailureCause::Fenced => 0,

@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
-use borg_proto::{IncarnationId, Millis, Resources, TaskId};
+use borg_proto::{Health, IncarnationId, Millis, Resources, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
@@ -52,6 +52,7 @@ impl Turn<'_> {
             devices: plan.devices,
             phase: Phase::Starting,
             restarts: 0,
+            health: Health::Unchecked,
         };
         let change = TaskChange::Placed { machine, incarnation };
         self.change_task(asked.task, TaskState::Running(placement), change, |task| {

@@ -18,7 +18,7 @@ use crate::event::TaskChange;
 use crate::store::Position;
 use borg_proto::poll::REPLACE_AFTER;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
-use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
+use borg_proto::{Health, IncarnationId, MachineId, Millis, ReplicaId, TaskId};
 use std::collections::BTreeSet;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -203,6 +203,7 @@ impl Turn<'_> {
             devices: self.devices_found(found),
             phase: Phase::Starting,
             restarts: found.restarts,
+            health: Health::Unchecked,
         };
         let placed = TaskChange::Placed { machine, incarnation: id.number };
         self.change_task(id.task, TaskState::Running(placement.clone()), placed, |task| {
