@@ -56,14 +56,14 @@ impl Fairness {
         let before = self.caps.clone();
         self.caps.retain(|run, _| eaters.iter().any(|eater| eater.run == *run));
         let batch = || eaters.iter().filter(|eater| eater.appclass == AppClass::Batch);
-        let asked: u64 = batch().map(|eater| eater.limit).sum();
-        let got: u64 = batch().map(|eater| eater.used).sum();
-        let floor = asked.min(all.all * BATCH_PERMILLE / 1000);
+        let asked = total(batch().map(|eater| eater.limit));
+        let got = total(batch().map(|eater| eater.used));
+        let floor = asked.min(part(all.all, BATCH_PERMILLE));
         if floor == 0 {
             self.caps.clear();
         }
-        let starved = got < floor && all.idle <= all.all * SATURATED_PERMILLE / 1000;
-        let idle = all.idle > all.all * IDLE_PERMILLE / 1000;
+        let starved = got < floor && all.idle <= part(all.all, SATURATED_PERMILLE);
+        let idle = all.idle > part(all.all, IDLE_PERMILLE);
         self.starved = if starved { self.starved.saturating_add(1) } else { 0 };
         self.idle = if idle { self.idle.saturating_add(1) } else { 0 };
         if self.starved >= ROW {
@@ -90,19 +90,19 @@ impl Fairness {
                 self.caps.insert(eater.run, eater.used.max(LEAST_CAP));
             }
         }
-        let all: u64 = greedy.iter().map(|eater| eater.used).sum();
+        let all = total(greedy.iter().map(|eater| eater.used));
         if left == 0 || all == 0 {
             return;
         }
         for eater in greedy.iter().filter(|eater| eater.used > 0) {
-            let take = (left * eater.used / all).min(eater.used - eater.used / 10);
+            let take = (left.saturating_mul(eater.used) / all).min(eater.used - eater.used / 10);
             self.caps.insert(eater.run, (eater.used - take).max(LEAST_CAP));
         }
     }
 
     fn rise(&mut self, all: u64) {
         for cap in self.caps.values_mut() {
-            *cap += (*cap / RISE_PART).max(1);
+            *cap = cap.saturating_add((*cap / RISE_PART).max(1));
         }
         self.caps.retain(|_, cap| *cap < all);
     }
@@ -115,6 +115,15 @@ impl Fairness {
         let now = eaters.iter().map(|eater| (eater.run, self.caps.get(&eater.run).copied()));
         now.filter(|(run, cap)| before.get(run) != cap.as_ref()).collect()
     }
+}
+
+/// The sum, stopping at the largest number instead of wrapping: what machines say may be absurd.
+pub(crate) fn total(amounts: impl IntoIterator<Item = u64>) -> u64 {
+    amounts.into_iter().fold(0, u64::saturating_add)
+}
+
+fn part(of: u64, permille: u64) -> u64 {
+    of.saturating_mul(permille) / 1000
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What follows from what tasks use: limits that only looking can hold, a machine that is short of
 //! room, and processors that are shared unfairly.
 
-use crate::fairness::{Eater, Processors};
+use crate::fairness::{Eater, Processors, total};
 use crate::room::{Holder, victims};
 use crate::supervisor::Supervisor;
 use crate::task::{Phase, Task};
@@ -51,7 +51,7 @@ impl Supervisor {
     fn make_room(&mut self, now: Millis, machine: &MachineUse, effects: &mut Vec<Effect>) {
         let config = &self.config;
         if let Some(available) = machine.memory_available {
-            let used: u64 = self.tasks.values().map(|task| task.usage.ram_bytes).sum();
+            let used = total(self.tasks.values().map(|task| task.usage.ram_bytes));
             let over = used.saturating_sub(self.info.capacity.ram_bytes);
             let short = config.memory_reserve.saturating_sub(available).max(over);
             let of = |task: &Task| {
@@ -79,12 +79,12 @@ impl Supervisor {
         amounts: impl Fn(&Task) -> Option<(u64, u64)>,
         effects: &mut Vec<Effect>,
     ) {
-        let (mut holders, mut freed) = (Vec::new(), 0);
+        let (mut holders, mut freed) = (Vec::new(), 0u64);
         for task in self.tasks.values() {
             let Some((limit, used)) = amounts(task) else { continue };
             let Some(want) = &task.want else { continue };
             if task.is_doomed() {
-                freed += used;
+                freed = total([freed, used]);
             } else if matches!(task.phase, Phase::Up { .. }) {
                 holders.push(Holder { run: task.run, priority: want.priority, limit, used });
             }

@@ -134,6 +134,11 @@ impl Task {
         }
     }
 
+    /// How it is by its health check.
+    pub(crate) const fn health(&self) -> Health {
+        self.checkup.verdict()
+    }
+
     /// Takes what it uses now.
     pub(crate) fn measured(&mut self, now: Millis, of: TaskUse) {
         let window = self.window.add(now, &of.usage);
@@ -345,7 +350,7 @@ impl Task {
             last_failure: self.last_failure.clone(),
             usage: self.usage,
             ports: self.ports.clone(),
-            health: self.checkup.verdict(),
+            health: self.health(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sentences about one machine.
 
 use crate::fixture::{fence, poll, target_task};
-use crate::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
+use crate::{Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse};
 use borg_proto::poll::{
     AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetDigest, TargetTask,
     TaskStatus, Usage,
@@ -9,6 +9,9 @@ use borg_proto::poll::{
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+#[path = "tests/resources.rs"]
+mod resources;
 
 struct Bench {
     supervisor: Supervisor,
@@ -81,6 +84,12 @@ impl Bench {
             .find(|task| task.id == id)
             .map(|task| task.status)
     }
+}
+
+/// What a task uses, on a machine of which nothing else is known.
+fn usage(id: IncarnationId, usage: Usage) -> Input {
+    let tasks = vec![(id, TaskUse { usage, files: 0 })];
+    Input::Usage { machine: MachineUse::default(), tasks }
 }
 
 /// The effects other than answers.
@@ -292,7 +301,7 @@ fn an_answer_waits_for_news_or_the_end_of_its_hold() {
     let request = patient(&b, fence(1, 1, 1));
     assert_eq!(b.poll(request), []);
     assert_eq!(
-        b.input(usage(vec![(task.id, Usage { cpu_milli: 9, ram_bytes: 9, ..Usage::default() })])),
+        b.input(usage(task.id, Usage { cpu_milli: 9, ram_bytes: 9, ..Usage::default() })),
         []
     );
     let effects = b.start(task.id, 0, 42);

@@ -5,20 +5,26 @@
 #[path = "../src/fixture.rs"]
 mod fixture;
 
+use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::poll::{
     Fence, MachineReport, PollRefusal, ReportVersion, TargetTask, TaskStatus, Usage,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
-use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Run, Supervisor};
+use borglet_supervisor::{
+    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse,
+};
 use fixture::{fence, poll, target_task};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 enum Step {
     Poll { term: u64, session: u64, generation: u64, with_target: bool, hold: u64 },
     Start { pick: usize, works: bool },
     Exit { pick: usize, failure: Option<FailureCause> },
+    Measure { ram_bytes: u64, available: u64 },
+    Answer { pick: usize, well: bool },
     Nonsense { index: u32, number: u32, kind: u8 },
     Pass { ms: u64 },
     Crash,
@@ -36,25 +42,38 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         4 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(pick, works)| Step::Start { pick, works }),
         3 => (any::<usize>(), failure).prop_map(|(pick, failure)| Step::Exit { pick, failure }),
-        1 => (0..6_u32, 0..3_u32, 0..4_u8).prop_map(|(index, number, kind)| Step::Nonsense { index, number, kind }),
+        2 => (0..3_u64 << 20, 0..20_u64 << 20).prop_map(|(ram_bytes, available)| Step::Measure { ram_bytes, available }),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(pick, well)| Step::Answer { pick, well }),
+        1 => (0..6_u32, 0..3_u32, 0..5_u8).prop_map(|(index, number, kind)| Step::Nonsense { index, number, kind }),
         3 => prop_oneof![Just(0_u64), Just(700), Just(6_000), Just(90_000)].prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Crash),
     ]
 }
 
-/// The target that a fence names: always the same one. Odd indexes are services.
+/// The target that a fence names: always the same one. Odd indexes are services, those that three
+/// divides have a health check.
 fn target_of(fence: Fence) -> Vec<TargetTask> {
     let bits =
         (fence.term * 7 + fence.session * 3 + fence.generation * 5).wrapping_mul(0x9e37) >> 3;
     (0..6)
         .filter(|index| bits >> index & 1 == 1)
-        .map(|index| target_task(1, index, index % 2 == 1))
+        .map(|index| {
+            let mut task = target_task(1, index, index % 2 == 1);
+            if index % 3 == 0 {
+                let spec = Arc::make_mut(&mut task.spec);
+                spec.ports = vec!["http".parse().expect("a name")];
+                let check = HealthCheck::new(Probe::Tcp { port: spec.ports[0].clone() });
+                spec.health = Some(HealthCheck { failures: 1, grace_ms: Millis(5_000), ..check });
+                task.ports = vec![80];
+            }
+            task
+        })
         .collect()
 }
 
 fn info() -> MachineInfo {
     MachineInfo {
-        capacity: Resources::default(),
+        capacity: Resources { ram_bytes: 4 << 20, ..Resources::default() },
         first_port: 1,
         attributes: BTreeMap::new(),
         boot_id: String::new(),
@@ -67,6 +86,7 @@ fn supervisor(session: u64, remembered: Fence, adopted: Vec<Adopted>) -> Supervi
     let mut config =
         Config::new("lab".parse().expect("a name"), "m1".parse().expect("a name"), session);
     config.max_held = 3;
+    config.memory_reserve = 10 << 20;
     Supervisor::new(config, remembered, adopted, info())
 }
 
@@ -83,6 +103,7 @@ struct Machine {
     asked: BTreeSet<Run>,
     ended: BTreeMap<Run, Option<FailureCause>>,
     unanswered: BTreeSet<u64>,
+    probed: BTreeSet<Run>,
     last: (ReportVersion, MachineReport),
 }
 
@@ -101,6 +122,7 @@ impl Machine {
             asked: BTreeSet::new(),
             ended: BTreeMap::new(),
             unanswered: BTreeSet::new(),
+            probed: BTreeSet::new(),
             last,
         }
     }
@@ -133,6 +155,11 @@ impl Machine {
             Effect::Terminate { run } | Effect::Kill { run } => {
                 assert!(self.running.contains(run), "{run} does not run");
                 self.asked.insert(*run);
+            }
+            Effect::CapCpu { run, .. } => assert!(self.running.contains(run), "{run} does not run"),
+            Effect::Probe { run, .. } => {
+                assert!(self.running.contains(run), "{run} does not run");
+                self.probed.insert(*run);
             }
             Effect::Remove { id } => {
                 let live = self.starting.iter().chain(&self.running);
@@ -214,6 +241,20 @@ impl Machine {
                 };
                 self.exit(run, failure);
             }
+            Step::Measure { ram_bytes, available } => {
+                let usage = Usage { ram_bytes, ..Usage::default() };
+                let of = |run: &Run| (run.id, TaskUse { usage, files: 0 });
+                let tasks = self.running.iter().map(of).collect();
+                let machine =
+                    MachineUse { memory_available: Some(available), ..MachineUse::default() };
+                self.input(Input::Usage { machine, tasks });
+            }
+            Step::Answer { pick, well } => {
+                let Some(&run) = self.probed.iter().nth(pick % self.probed.len().max(1)) else {
+                    return;
+                };
+                self.answer(run, well);
+            }
             Step::Nonsense { index, number, kind } => {
                 let run = Run { id: target_task(1, index, false).id, number: number + 1_000 };
                 let (at, failure) = (Millis(u64::MAX), Some(FailureCause::Lost));
@@ -221,10 +262,22 @@ impl Machine {
                     0 => Input::Started { run, pid: 0, since: at },
                     1 => Input::StartFailed { run, cause: FailureCause::Lost },
                     2 => Input::Exited { run, at, failure },
-                    _ => Input::Usage(vec![(
-                        run.id,
-                        Usage { cpu_milli: u64::MAX, ram_bytes: u64::MAX },
-                    )]),
+                    3 => Input::Probed { run, result: Err("no".into()) },
+                    _ => Input::Usage {
+                        machine: MachineUse::default(),
+                        tasks: vec![(
+                            run.id,
+                            TaskUse {
+                                usage: Usage {
+                                    cpu_milli: u64::MAX,
+                                    ram_bytes: u64::MAX,
+                                    disk_bytes: u64::MAX,
+                                    ..Usage::default()
+                                },
+                                files: u64::MAX,
+                            },
+                        )],
+                    },
                 });
             }
             Step::Pass { ms } => {
@@ -233,6 +286,12 @@ impl Machine {
             }
             Step::Crash => self.crash(),
         }
+    }
+
+    fn answer(&mut self, run: Run, well: bool) {
+        self.probed.remove(&run);
+        let result = if well { Ok(()) } else { Err("no".into()) };
+        self.input(Input::Probed { run, result });
     }
 
     fn exit(&mut self, run: Run, failure: Option<FailureCause>) {
@@ -271,6 +330,9 @@ impl Machine {
             while let Some(run) = self.starting.pop_first() {
                 self.running.insert(run);
                 self.input(Input::Started { run, pid: 1, since: self.now });
+            }
+            while let Some(run) = self.probed.pop_first() {
+                self.answer(run, true);
             }
             for run in self.running.clone() {
                 if self.asked.contains(&run) {
