@@ -13,6 +13,7 @@ use crate::machine::{self, MachineError};
 use crate::metrics::{Exposition, Metrics};
 use crate::service::Service;
 use crate::tasks::{Tasks, TasksError};
+use crate::usage::Sampler;
 use borg_proto::MachineName;
 use borg_proto::identity::{Identity, Role};
 use borg_proto::rpc::{self, Credentials, CredentialsError};
@@ -41,6 +42,7 @@ pub struct App {
     supervisor: Supervisor,
     home: Arc<Home>,
     tasks: Tasks,
+    sampler: Sampler,
     metrics: Metrics,
     exposition: Exposition,
     core: Core,
@@ -112,8 +114,9 @@ impl App {
         let info = machine::look(&config, missing_isolation.clone())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
-        let supervisor =
-            Supervisor::new(supervision(&config, &identity, machine), remembered, adopted, info);
+        let supervision = supervision(&config, &identity, machine)?;
+        let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
+        let supervisor = Supervisor::new(supervision, remembered, adopted, info);
         let (listener, addr) = listen(config.listen).await?;
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
         let pid = std::process::id();
@@ -133,6 +136,7 @@ impl App {
             supervisor,
             home,
             tasks,
+            sampler,
             metrics,
             exposition,
             core,
@@ -162,7 +166,7 @@ impl App {
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming(rpc::serve_incoming(self.listener));
-        let keeping = housekeeping::run(self.tasks.clone(), stop.clone());
+        let keeping = housekeeping::run(self.tasks.clone(), self.sampler, stop.clone());
         let watching = http::serve(self.metrics_listener, self.exposition, self.core, stop.clone());
         let driving = driver::run(
             self.supervisor,
@@ -186,11 +190,13 @@ fn supervision(
     config: &Config,
     identity: &Identity,
     machine: MachineName,
-) -> borglet_supervisor::Config {
+) -> Result<borglet_supervisor::Config, MachineError> {
     let mut supervision =
         borglet_supervisor::Config::new(identity.cell.clone(), machine, clock::session());
     supervision.volumes.clone_from(&config.volumes);
-    supervision
+    supervision.memory_reserve = machine::memory_reserve()?;
+    supervision.disk_reserve = machine::disk_reserve(&config.dir)?;
+    Ok(supervision)
 }
 
 async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {

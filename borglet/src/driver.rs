@@ -175,6 +175,8 @@ impl Driver {
                 Effect::Start(launch) => self.tasks.start(*launch),
                 Effect::Terminate { run } => self.tasks.terminate(run),
                 Effect::Kill { run } => self.tasks.kill(run),
+                Effect::CapCpu { run, cap_milli } => self.tasks.cap_cpu(run, cap_milli),
+                Effect::Probe { run, probe, timeout } => self.tasks.probe(run, probe, timeout),
                 Effect::Remove { id } => self.tasks.remove(id),
                 Effect::Answer { token, result } => self.answer(token, result),
             }

@@ -1,12 +1,9 @@
 //! What goes on by itself on the machine: usage is measured, old logs go.
 
-use crate::container::ContainerId;
+use crate::clock;
 use crate::tasks::{Tasks, blocking};
-use crate::{clock, clock::Stopwatch};
-use borg_proto::poll::Usage;
-use borg_proto::{IncarnationId, in_full};
-use borglet_supervisor::Input;
-use std::collections::BTreeMap;
+use crate::usage::Sampler;
+use borg_proto::in_full;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -21,21 +18,22 @@ const KEEP_LOGS_MS: u64 = 24 * 3600 * 1000;
 const KEEP_LOGS: usize = 1_000;
 
 /// Works until `stop`.
-pub(crate) async fn run(tasks: Tasks, stop: CancellationToken) {
+pub(crate) async fn run(tasks: Tasks, mut sampler: Sampler, stop: CancellationToken) {
     let (mut sample, mut sweep) = (interval(SAMPLE_EVERY), interval(SWEEP_EVERY));
     sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = Samples::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = sample.tick() => {
                 let work = tasks.clone();
-                let (usages, now) = blocking(move || measure(&work, &before)).await;
-                before = now;
-                if !usages.is_empty() {
-                    tasks.tell_if_room(Input::Usage(usages));
-                }
+                let sampling = move || {
+                    let input = sampler.sample(&work);
+                    (input, sampler)
+                };
+                let (input, back) = blocking(sampling).await;
+                sampler = back;
+                tasks.tell_if_room(input);
             }
             _ = sweep.tick() => {
                 let work = tasks.clone();
@@ -43,24 +41,6 @@ pub(crate) async fn run(tasks: Tasks, stop: CancellationToken) {
             }
         }
     }
-}
-
-/// Processor time of each container in milliseconds, and since when that is known.
-type Samples = BTreeMap<ContainerId, (u64, Stopwatch)>;
-
-fn measure(tasks: &Tasks, before: &Samples) -> (Vec<(IncarnationId, Usage)>, Samples) {
-    let (mut usages, mut samples) = (Vec::new(), Samples::new());
-    for (id, container) in tasks.running() {
-        // It may be ending just now.
-        let Ok(usage) = tasks.executor().usage(&container) else { continue };
-        let cpu_milli = before.get(&container).map_or(0, |(cpu_ms, since)| {
-            let passed_ms = since.millis().max(1);
-            usage.cpu_ms.saturating_sub(*cpu_ms).saturating_mul(1000) / passed_ms
-        });
-        usages.push((id, Usage { cpu_milli, ram_bytes: usage.working_set_bytes }));
-        samples.insert(container, (usage.cpu_ms, clock::stopwatch()));
-    }
-    (usages, samples)
 }
 
 fn remove_old_logs(tasks: &Tasks) {

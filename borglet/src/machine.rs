@@ -3,6 +3,7 @@
 use crate::config::Config;
 use borg_proto::wire::MAX_ATTRIBUTE_BYTES;
 use borg_proto::{MachineInfo, Resources};
+use nix::sys::statvfs::{Statvfs, statvfs};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 const LEAST_RAM_RESERVE: u64 = 256 << 20;
 /// Share of memory and disk kept for the system, in hundredths. Our choice.
 const RESERVE_PERCENT: u64 = 5;
+
+const MEMINFO: &str = "/proc/meminfo";
 
 /// A fact about the machine could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -63,21 +66,89 @@ fn processors() -> u64 {
         * 1000
 }
 
+/// Memory that tasks may have: all but the reserve.
 fn memory() -> Result<u64, MachineError> {
-    let text = read_whole("/proc/meminfo")?;
-    let total = text.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    let total = total.unwrap_or(0).saturating_mul(1024);
-    Ok(total.saturating_sub((total / 100 * RESERVE_PERCENT).max(LEAST_RAM_RESERVE)))
+    Ok(memory_total()?.saturating_sub(memory_reserve()?))
+}
+
+/// Memory that tasks must leave to the system.
+pub(crate) fn memory_reserve() -> Result<u64, MachineError> {
+    Ok((memory_total()? / 100 * RESERVE_PERCENT).max(LEAST_RAM_RESERVE))
+}
+
+fn memory_total() -> Result<u64, MachineError> {
+    Ok(meminfo(&read_whole(MEMINFO)?, "MemTotal:").unwrap_or(0))
+}
+
+/// Memory that could be had without swapping, in bytes; `None` where the kernel does not tell.
+pub(crate) fn memory_available() -> Option<u64> {
+    meminfo(&read_whole(MEMINFO).ok()?, "MemAvailable:")
+}
+
+/// A figure of /proc/meminfo in bytes.
+fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 /// What is free where tasks write, less the reserve.
 fn disk(dir: &Path) -> Result<u64, MachineError> {
-    let stat = nix::sys::statvfs::statvfs(dir)
-        .map_err(|errno| MachineError { path: dir.to_owned(), source: errno.into() })?;
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
-    Ok(bytes(stat.blocks_available()).saturating_sub(bytes(stat.blocks()) / 100 * RESERVE_PERCENT))
+    Ok(disk_free(dir)?.saturating_sub(disk_reserve(dir)?))
+}
+
+/// Room on disk that tasks must leave to the system.
+pub(crate) fn disk_reserve(dir: &Path) -> Result<u64, MachineError> {
+    let stat = statvfs_of(dir)?;
+    Ok(stat.blocks().saturating_mul(stat.fragment_size()) / 100 * RESERVE_PERCENT)
+}
+
+fn disk_free(dir: &Path) -> Result<u64, MachineError> {
+    let stat = statvfs_of(dir)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// What is free where tasks write, the reserve included.
+pub(crate) fn disk_available(dir: &Path) -> Option<u64> {
+    disk_free(dir).ok()
+}
+
+fn statvfs_of(dir: &Path) -> Result<Statvfs, MachineError> {
+    let failed = |errno: nix::Error| MachineError { path: dir.to_owned(), source: errno.into() };
+    statvfs(dir).map_err(failed)
+}
+
+/// What all processors did since the machine started, in clock ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Processors {
+    count: u64,
+    all: u64,
+    idle: u64,
+}
+
+/// What they did until now; `None` where the kernel does not tell.
+pub(crate) fn processors_used() -> Option<Processors> {
+    Processors::parse(&read_whole("/proc/stat").ok()?)
+}
+
+impl Processors {
+    fn parse(text: &str) -> Option<Self> {
+        let sum = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let is_one = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
+        let count = u64::try_from(text.lines().filter(is_one).count()).ok()?;
+        // user nice system idle iowait irq softirq steal; what guests use is in user already.
+        let ticks: Vec<u64> =
+            sum.split_whitespace().take(8).map_while(|n| n.parse().ok()).collect();
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        Some(Self { count: count.max(1), all: ticks.iter().sum(), idle })
+    }
+
+    /// All there was since `before`, and how much of it was idle, in millicores.
+    pub(crate) fn since(&self, before: &Self) -> (u64, u64) {
+        let (all, passed) = (self.count * 1000, self.all.saturating_sub(before.all).max(1));
+        let idle = self.idle.saturating_sub(before.idle).min(passed);
+        (all, idle.saturating_mul(all) / passed)
+    }
 }
 
 fn read(path: &str) -> Result<String, MachineError> {
@@ -95,4 +166,27 @@ fn shortened(text: &str) -> String {
         end -= 1;
     }
     text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_the_kernel_are_read_by_their_names() {
+        let text = "MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    500 kB\n";
+        assert_eq!(meminfo(text, "MemAvailable:"), Some(512_000));
+        assert_eq!(meminfo("MemAvailable: x kB", "MemAvailable:"), None);
+        assert!(memory_available().unwrap() > 0);
+    }
+
+    #[test]
+    fn half_idle_processors_are_half_idle() {
+        let at = |idle| format!("cpu  100 0 50 {idle} 0 0 0 0 7 7\ncpu0 1 1\ncpu1 1 1\nintr 5\n");
+        let before = Processors::parse(&at(1_000)).unwrap();
+        let mut now = Processors::parse(&at(1_100)).unwrap();
+        now.all += 100;
+        assert_eq!(now.since(&before), (2_000, 1_000));
+        assert_eq!(Processors::parse("cpu a\n"), None);
+    }
 }

@@ -8,15 +8,14 @@ use crate::container::{
     Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, StartError, Started,
 };
 use crate::lease::Lease;
-use borg_proto::{FailureCause, IncarnationId, JobId, TaskId, TaskName};
+use borg_proto::spec::MemoryLimit;
+use borg_proto::{AppClass, Band, FailureCause, IncarnationId, JobId, TaskId, TaskName};
 use borglet_supervisor::{Launch, Run};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Most processes and threads of a task. Our choice.
 const PROCESSES: u32 = 1024;
-/// Least hard limit on the processor in millicores: what the kernel's accounting can hold.
-const LEAST_CPU_CAP: u64 = 10;
 
 /// `USER.JOB.INDEX.JOBNUMBER.INCARNATION.RUN`: people find a task by it, and the next borglet the
 /// run. Names have no dots.
@@ -52,8 +51,31 @@ fn slot(container: &str) -> &str {
     container.rsplit_once('.').map_or(container, |(slot, _)| slot)
 }
 
-/// What the executor is asked for; `binds` are its volumes. The processor is a hard limit, as
-/// memory is.
+/// What a task weighs by its class and band, in thousandths. Any that is latency-sensitive weighs more
+/// than any batch. Our choice; the paper gives none.
+fn rank(launch: &Launch) -> u64 {
+    match (launch.appclass, launch.priority.band()) {
+        (AppClass::LatencySensitive, Band::Production | Band::Monitoring) => 1_000,
+        (AppClass::LatencySensitive, Band::Mid) => 600,
+        (AppClass::LatencySensitive, Band::Batch | Band::Free) => 400,
+        (AppClass::Batch, Band::Production | Band::Monitoring) => 200,
+        (AppClass::Batch, Band::Mid) => 100,
+        (AppClass::Batch, Band::Batch) => 50,
+        (AppClass::Batch, Band::Free) => 20,
+    }
+}
+
+/// Its limit, weighed: under contention that is its share, what is idle is for whoever wants it.
+fn cpu_share(launch: &Launch) -> u64 {
+    (launch.limit.cpu_milli.saturating_mul(rank(launch)) / 1_000).max(1)
+}
+
+/// 10 to 500: disks know no limits of tasks, so only the rank counts.
+fn io_weight(launch: &Launch) -> u16 {
+    u16::try_from(rank(launch) / 2).unwrap_or(100).max(10)
+}
+
+/// What the executor is asked for; `binds` are its volumes.
 pub(crate) fn container_spec(
     launch: &Launch,
     binds: Vec<Bind>,
@@ -62,9 +84,11 @@ pub(crate) fn container_spec(
     let id = container_id(&launch.name, launch.run)?;
     let mut spec = ContainerSpec::new(id, launch.argv.clone());
     spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    spec.cpu_milli = launch.limit.cpu_milli;
-    spec.cpu_cap_milli = Some(launch.limit.cpu_milli.max(LEAST_CPU_CAP));
+    spec.cpu_milli = cpu_share(launch);
+    spec.cpu_cap_milli = launch.cpu_cap_milli;
     spec.ram_bytes = launch.limit.ram_bytes;
+    spec.soft_memory = launch.memory == MemoryLimit::Soft;
+    spec.io_weight = io_weight(launch);
     spec.pids_max = PROCESSES;
     spec.binds = binds;
     spec.lease = launch

@@ -14,10 +14,11 @@ use crate::isolation::IsolationWanted;
 use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
+use crate::probe;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
 use borg_proto::{FailureCause, IncarnationId, Millis, TaskName, in_full};
-use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, Run};
+use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, ProbeAt, Run};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
@@ -28,6 +29,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Containers set up at once. Our choice: more would only wait for the same processors.
 const STARTS_AT_ONCE: usize = 4;
+/// Probes at once: each has a connection and a buffer. Our choice; each task has one at most.
+const PROBES_AT_ONCE: usize = 64;
 /// A wait for an end that fails is tried again after this time.
 const WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// SIGTERM to SIGKILL for a container of which no note was kept.
@@ -66,6 +69,7 @@ struct Inner {
     volumes: Volumes,
     lease_file: PathBuf,
     starts: Semaphore,
+    probes: Semaphore,
     /// What runs. Never held over anything that waits.
     live: Mutex<BTreeMap<IncarnationId, (Run, ContainerId)>>,
 }
@@ -95,6 +99,7 @@ impl Tasks {
             volumes,
             lease_file: lease::file_in(&real(home.path())),
             starts: Semaphore::new(STARTS_AT_ONCE),
+            probes: Semaphore::new(PROBES_AT_ONCE),
             live: Mutex::default(),
         };
         let tasks = Self(Arc::new(inner));
@@ -236,6 +241,30 @@ impl Tasks {
             Ok(()) | Err(ActError::Ended(_)) => {}
             Err(error) => tracing::warn!(%container, error = in_full(&error), "not killed"),
         }));
+    }
+
+    /// Caps a run's processor time, or caps it no more.
+    pub(crate) fn cap_cpu(&self, run: Run, cap_milli: Option<u64>) {
+        let Some(container) = self.container(run) else { return };
+        let tasks = self.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            match tasks.0.executor.cap_cpu(&container, cap_milli) {
+                Ok(()) => tracing::info!(%container, cap_milli, "processor time capped"),
+                Err(ActError::Ended(_)) => {}
+                Err(error) => tracing::warn!(%container, error = in_full(&error), "not capped"),
+            }
+        }));
+    }
+
+    /// Probes a run; what comes of it is told.
+    pub(crate) fn probe(&self, run: Run, probe: ProbeAt, within: Millis) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            let permit = tasks.0.probes.acquire().await.expect("never closed");
+            let result = probe::probe(&probe, Duration::from_millis(within.0)).await;
+            drop(permit);
+            tasks.tell(Input::Probed { run, result }).await;
+        });
     }
 
     /// Removes all of an incarnation but its logs.

@@ -25,6 +25,7 @@ pub fn detect(mounts: &str, name: &str) -> Option<Hierarchies> {
                 for (slot, controller) in [
                     (&mut v1.cpu, "cpu"),
                     (&mut v1.cpuacct, "cpuacct"),
+                    (&mut v1.blkio, "blkio"),
                     (&mut v1.memory, "memory"),
                     (&mut v1.pids, "pids"),
                 ] {
@@ -63,6 +64,7 @@ mod tests {
                 cpuacct: Some("/sys/fs/cgroup/cpu,cpuacct".into()),
                 memory: Some("/sys/fs/cgroup/memory".into()),
                 pids: None,
+                blkio: None,
                 unified: Some("/sys/fs/cgroup/unified".into()),
             })
         );

@@ -62,6 +62,25 @@ fn find_key(text: &str, key: &str) -> u64 {
     pairs.find(|(name, _)| *name == key).and_then(|(_, n)| n.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Sums of bytes and of operations over all devices of v2's `io.stat`: `8:0 rbytes=1 wbytes=2 rios=3 ...`.
+pub(super) fn io_stat(path: &Path) -> Result<(u64, u64), CgroupError> {
+    if !path.exists() {
+        return Ok((0, 0));
+    }
+    let text = text(path)?;
+    let sum = |keys: [&str; 2]| {
+        let pairs = text.split_whitespace().filter_map(|word| word.split_once('='));
+        let wanted = pairs.filter(|(key, _)| keys.contains(key));
+        wanted.filter_map(|(_, n)| n.parse::<u64>().ok()).fold(0, u64::saturating_add)
+    };
+    Ok((sum(["rbytes", "wbytes"]), sum(["rios", "wios"])))
+}
+
+/// The number behind `Total` in a file of v1's blkio; 0 where there is none.
+pub(super) fn blkio_total(path: &Path) -> Result<u64, CgroupError> {
+    if path.exists() { keyed(path, "Total") } else { Ok(0) }
+}
+
 pub(super) fn pids(group: &Path) -> Result<Vec<i32>, CgroupError> {
     let path = group.join("cgroup.procs");
     match text(&path) {

@@ -49,8 +49,13 @@ pub struct Limits {
     pub cpu_milli: u64,
     /// Hard cap on processor use, thousandths of a processor.
     pub cpu_cap_milli: Option<u64>,
-    /// Hard limit on memory, bytes.
+    /// Limit on memory, bytes.
     pub ram_bytes: u64,
+    /// Whether that limit may be exceeded while the machine has memory. What is within it is then given
+    /// back last.
+    pub soft: bool,
+    /// Share of disks under contention, 1 to 1000, where the kernel shares them; 100 is usual.
+    pub io_weight: u16,
     /// Most processes and threads.
     pub pids_max: u32,
 }
@@ -66,6 +71,21 @@ pub struct Usage {
     pub working_set_bytes: u64,
     /// Most memory ever charged to it, bytes.
     pub memory_peak_bytes: u64,
+    /// Bytes read from and written to disks since its creation. On v1 without what the kernel wrote
+    /// back later.
+    pub io_bytes: u64,
+    /// Reads and writes of disks since its creation.
+    pub io_ops: u64,
+    /// Processes and threads.
+    pub threads: u32,
+}
+
+impl Usage {
+    /// Page cache that could be given back at once.
+    #[must_use]
+    pub const fn cache_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.working_set_bytes)
+    }
 }
 
 /// A cgroup could not be used as intended.
@@ -104,6 +124,13 @@ pub trait CgroupDriver: Debug + Send + Sync {
 
     /// Changes the limits of a group. A memory limit below what is in use is refused.
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError>;
+
+    /// Caps the processor time of a group, in thousandths of a processor, or caps it no more.
+    fn set_cpu_cap(&self, name: &str, cap_milli: Option<u64>) -> Result<(), CgroupError>;
+
+    /// Processor time of the group since its creation, in microseconds: the cheapest figure of it. While
+    /// it stays the same nothing in the group ran.
+    fn cpu_us(&self, name: &str) -> Result<u64, CgroupError>;
 
     /// The directory a process should be born into (`CLONE_INTO_CGROUP`), where there is a v2 tree.
     fn birthplace(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError>;
@@ -165,10 +192,16 @@ fn shares(cpu_milli: u64) -> u64 {
     (cpu_milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
 }
 
-/// cpu.weight for a share of the processors: 100 per processor, within the kernel's 1 to 10000.
-/// A group that nobody gave a weight has 100, as it has 1024 shares on v1.
+/// cpu.weight of our own group, for so many processors: 100 each, within the kernel's 1 to 10000. A group
+/// that nobody gave a weight has 100, as it has 1024 shares on v1.
 fn weight(cpu_milli: u64) -> u64 {
     (cpu_milli / 10).clamp(1, 10_000)
+}
+
+/// cpu.weight of a task's group, which is weighed against other tasks only: finer, as tasks that are
+/// small or of low priority have a hundredth of a processor.
+fn task_weight(cpu_milli: u64) -> u64 {
+    (cpu_milli / 2).clamp(1, 10_000)
 }
 
 /// Microseconds of processor time in each period for a hard cap; the kernel takes 1000 at least.
@@ -184,6 +217,7 @@ mod tests {
     fn shares_and_weights_stay_within_what_the_kernel_takes() {
         assert_eq!((shares(0), shares(1000), shares(u64::MAX)), (2, 1024, 262_144));
         assert_eq!((weight(0), weight(1000), weight(u64::MAX)), (1, 100, 10_000));
+        assert_eq!((task_weight(1), task_weight(20), task_weight(u64::MAX)), (1, 10, 10_000));
         assert_eq!((quota_us(1), quota_us(500)), (1000, 50_000));
     }
 }

@@ -27,6 +27,9 @@ pub struct V1 {
     pub memory: Option<PathBuf>,
     /// Controller `pids`.
     pub pids: Option<PathBuf>,
+    /// Controller `blkio`; shims of older versions know none.
+    #[serde(default)]
+    pub blkio: Option<PathBuf>,
     /// The v2 tree of the mixed layout.
     pub unified: Option<PathBuf>,
 }
@@ -39,11 +42,16 @@ impl V1 {
     /// Each v1 hierarchy in use, once. cpuacct is used only where no v2 tree counts the time.
     fn controllers(&self) -> Vec<&PathBuf> {
         let cpuacct = self.cpuacct.as_ref().filter(|_| self.unified.is_none());
-        let mut mounts: Vec<&PathBuf> =
-            [self.cpu.as_ref(), cpuacct, self.memory.as_ref(), self.pids.as_ref()]
-                .into_iter()
-                .flatten()
-                .collect();
+        let mut mounts: Vec<&PathBuf> = [
+            self.cpu.as_ref(),
+            cpuacct,
+            self.blkio.as_ref(),
+            self.memory.as_ref(),
+            self.pids.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         mounts.dedup();
         mounts
     }
@@ -57,13 +65,14 @@ impl V1 {
         self.unified.as_ref().or_else(|| self.controllers().pop())
     }
 
-    fn cpu_ms(&self, name: &str) -> Result<u64, CgroupError> {
-        if let Some(mount) = &self.unified {
-            let stat = self.group(mount, name).join("cpu.stat");
-            return Ok(files::keyed(&stat, "usage_usec")? / 1000);
-        }
-        let Some(mount) = &self.cpuacct else { return Ok(0) };
-        Ok(files::number(&self.group(mount, name).join("cpuacct.usage"))? / 1_000_000)
+    fn put_memory_limits(&self, group: &Path, limits: &Limits) -> Result<(), CgroupError> {
+        // Memory with swap may never be limited below memory alone: lift it first.
+        files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), -1)?;
+        let limit = i128::from(limits.ram_bytes);
+        let (hard, soft) = if limits.soft { (-1, limit) } else { (limit, -1) };
+        files::put(&group.join("memory.limit_in_bytes"), hard)?;
+        files::put_if_there(&group.join("memory.soft_limit_in_bytes"), soft)?;
+        files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), hard)
     }
 }
 
@@ -95,6 +104,7 @@ impl CgroupDriver for V1 {
     fn missing(&self) -> Vec<String> {
         let absent = [
             (&self.cpu, "no cpu cgroup: cpu limits are not enforced"),
+            (&self.blkio, "no blkio cgroup: reads and writes of disks are not measured"),
             (&self.memory, "no memory cgroup: memory limits are not enforced"),
             (&self.pids, "no pids cgroup: the number of processes is not limited"),
         ];
@@ -111,26 +121,39 @@ impl CgroupDriver for V1 {
 
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
         if let Some(mount) = &self.cpu {
-            let group = self.group(mount, name);
-            files::put(&group.join("cpu.shares"), shares(limits.cpu_milli))?;
-            if let Some(cap) = limits.cpu_cap_milli {
-                files::put(&group.join("cpu.cfs_period_us"), CPU_PERIOD_US)?;
-                files::put(&group.join("cpu.cfs_quota_us"), quota_us(cap))?;
-            } else {
-                files::put_if_there(&group.join("cpu.cfs_quota_us"), -1)?;
-            }
+            files::put(&self.group(mount, name).join("cpu.shares"), shares(limits.cpu_milli))?;
         }
+        self.set_cpu_cap(name, limits.cpu_cap_milli)?;
         if let Some(mount) = &self.memory {
-            let group = self.group(mount, name);
-            // Memory with swap may never be limited below memory alone: lift it first.
-            files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), -1)?;
-            files::put(&group.join("memory.limit_in_bytes"), limits.ram_bytes)?;
-            files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), limits.ram_bytes)?;
+            self.put_memory_limits(&self.group(mount, name), limits)?;
+        }
+        if let Some(mount) = &self.blkio {
+            for file in ["blkio.weight", "blkio.bfq.weight"] {
+                files::put_if_there(&self.group(mount, name).join(file), limits.io_weight)?;
+            }
         }
         if let Some(mount) = &self.pids {
             files::put(&self.group(mount, name).join("pids.max"), limits.pids_max)?;
         }
         Ok(())
+    }
+
+    fn set_cpu_cap(&self, name: &str, cap_milli: Option<u64>) -> Result<(), CgroupError> {
+        let Some(mount) = &self.cpu else { return Ok(()) };
+        let group = self.group(mount, name);
+        let Some(cap) = cap_milli else {
+            return files::put_if_there(&group.join("cpu.cfs_quota_us"), -1);
+        };
+        files::put(&group.join("cpu.cfs_period_us"), CPU_PERIOD_US)?;
+        files::put(&group.join("cpu.cfs_quota_us"), quota_us(cap))
+    }
+
+    fn cpu_us(&self, name: &str) -> Result<u64, CgroupError> {
+        if let Some(mount) = &self.unified {
+            return files::keyed(&self.group(mount, name).join("cpu.stat"), "usage_usec");
+        }
+        let Some(mount) = &self.cpuacct else { return Ok(0) };
+        Ok(files::number(&self.group(mount, name).join("cpuacct.usage"))? / 1000)
     }
 
     fn birthplace(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {
@@ -160,13 +183,23 @@ impl CgroupDriver for V1 {
     }
 
     fn usage(&self, name: &str) -> Result<Usage, CgroupError> {
-        let mut usage = Usage { cpu_ms: self.cpu_ms(name)?, ..Usage::default() };
+        let mut usage = Usage { cpu_ms: self.cpu_us(name)? / 1000, ..Usage::default() };
         if let Some(mount) = &self.memory {
             let group = self.group(mount, name);
             usage.memory_bytes = files::number(&group.join("memory.usage_in_bytes"))?;
             usage.memory_peak_bytes = files::number(&group.join("memory.max_usage_in_bytes"))?;
             let idle = files::keyed(&group.join("memory.stat"), "total_inactive_file")?;
             usage.working_set_bytes = usage.memory_bytes.saturating_sub(idle);
+        }
+        if let Some(mount) = &self.pids {
+            let threads = files::number(&self.group(mount, name).join("pids.current"))?;
+            usage.threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        }
+        if let Some(mount) = &self.blkio {
+            let group = self.group(mount, name);
+            let total = |file| files::blkio_total(&group.join(file));
+            usage.io_bytes = total("blkio.throttle.io_service_bytes")?;
+            usage.io_ops = total("blkio.throttle.io_serviced")?;
         }
         Ok(usage)
     }

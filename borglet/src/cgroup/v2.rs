@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{CPU_PERIOD_US, CgroupDriver, CgroupError, CgroupLayout, Limits, SHIMS, Usage};
-use super::{files, quota_us, weight};
+use super::{files, quota_us, task_weight, weight};
 
 /// The controllers we use.
-const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
+const WANTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
+/// Weight of the group of all shims: they carry the tasks' output. Ten processors' worth; they use next
+/// to nothing.
+const SHIMS_WEIGHT: u64 = 5_000;
 
 /// Where the tree is mounted and what our group is called.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +48,15 @@ impl V2 {
 
     fn put_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
         let group = self.group(name);
-        let max = limits.cpu_cap_milli.map_or("max".to_owned(), |cap| quota_us(cap).to_string());
-        files::put_if_there(&group.join("cpu.weight"), weight(limits.cpu_milli))?;
-        files::put_if_there(&group.join("cpu.max"), format!("{max} {CPU_PERIOD_US}"))?;
-        files::put_if_there(&group.join("memory.max"), limits.ram_bytes)?;
+        files::put_if_there(&group.join("cpu.weight"), task_weight(limits.cpu_milli))?;
+        self.set_cpu_cap(name, limits.cpu_cap_milli)?;
+        let hard = if limits.soft { "max".to_owned() } else { limits.ram_bytes.to_string() };
+        files::put_if_there(&group.join("memory.max"), hard)?;
+        let kept = if limits.soft { limits.ram_bytes } else { 0 };
+        files::put_if_there(&group.join("memory.low"), kept)?;
+        for file in ["io.weight", "io.bfq.weight"] {
+            files::put_if_there(&group.join(file), limits.io_weight)?;
+        }
         files::put_if_there(&group.join("memory.swap.max"), 0)?;
         files::put_if_there(&group.join("pids.max"), limits.pids_max)
     }
@@ -105,12 +113,14 @@ impl CgroupDriver for V2 {
             let all = u64::try_from(processors).unwrap_or(1) * 1000;
             files::put_if_there(&self.top().join("cpu.weight"), weight(all))?;
         }
-        files::make_dir(&self.group(SHIMS))
+        files::make_dir(&self.group(SHIMS))?;
+        files::put_if_there(&self.group(SHIMS).join("cpu.weight"), SHIMS_WEIGHT)
     }
 
     fn missing(&self) -> Vec<String> {
         let words = [
             ("cpu", "cpu limits are not enforced"),
+            ("io", "reads and writes of disks are not measured"),
             ("memory", "memory limits are not enforced"),
             ("pids", "the number of processes is not limited"),
         ];
@@ -133,12 +143,22 @@ impl CgroupDriver for V2 {
     /// A memory limit below what cannot be given back is refused, as v1 does it: here the kernel
     /// would take it and kill the task.
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
-        if self.usage(name)?.working_set_bytes > limits.ram_bytes {
+        if !limits.soft && self.usage(name)?.working_set_bytes > limits.ram_bytes {
             let path = self.group(name).join("memory.max");
             let source = io::Error::from(io::ErrorKind::ResourceBusy);
             return Err(CgroupError { action: "lower", path, source });
         }
         self.put_limits(name, limits)
+    }
+
+    fn set_cpu_cap(&self, name: &str, cap_milli: Option<u64>) -> Result<(), CgroupError> {
+        let max = cap_milli.map_or("max".to_owned(), |cap| quota_us(cap).to_string());
+        let line = format!("{max} {CPU_PERIOD_US}");
+        files::put_if_there(&self.group(name).join("cpu.max"), line)
+    }
+
+    fn cpu_us(&self, name: &str) -> Result<u64, CgroupError> {
+        files::keyed(&self.group(name).join("cpu.stat"), "usage_usec")
     }
 
     fn birthplace(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {
@@ -162,9 +182,12 @@ impl CgroupDriver for V2 {
 
     fn usage(&self, name: &str) -> Result<Usage, CgroupError> {
         let group = self.group(name);
-        let cpu_ms = files::keyed(&group.join("cpu.stat"), "usage_usec")? / 1000;
+        let cpu_ms = self.cpu_us(name)? / 1000;
+        let (io_bytes, io_ops) = files::io_stat(&group.join("io.stat"))?;
+        let threads = files::number(&group.join("pids.current")).unwrap_or(0);
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
         if !group.join("memory.current").exists() {
-            return Ok(Usage { cpu_ms, ..Usage::default() });
+            return Ok(Usage { cpu_ms, io_bytes, io_ops, threads, ..Usage::default() });
         }
         let memory_bytes = files::number(&group.join("memory.current"))?;
         let idle = files::keyed(&group.join("memory.stat"), "inactive_file")?;
@@ -174,6 +197,9 @@ impl CgroupDriver for V2 {
             working_set_bytes: memory_bytes.saturating_sub(idle),
             // Kernels before 5.19 keep no peak; then now is all that is known.
             memory_peak_bytes: files::number(&group.join("memory.peak")).unwrap_or(memory_bytes),
+            io_bytes,
+            io_ops,
+            threads,
         })
     }
 

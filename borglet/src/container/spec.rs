@@ -183,8 +183,14 @@ pub struct ContainerSpec {
     pub cpu_milli: u64,
     /// Hard cap on processor use in thousandths of a processor; none lets it use what is idle.
     pub cpu_cap_milli: Option<u64>,
-    /// Hard limit on memory in bytes; beyond it the whole task is killed.
+    /// Limit on memory in bytes; beyond it the whole task is killed, at once unless the limit is soft.
     pub ram_bytes: u64,
+    /// Whether it may use more while the machine has it.
+    #[serde(default)]
+    pub soft_memory: bool,
+    /// Share of disks under contention, 1 to 1000.
+    #[serde(default = "usual_io_weight")]
+    pub io_weight: u16,
     /// Most processes and threads at once.
     pub pids_max: u32,
     /// Paths of the host to show or make writable. None by default.
@@ -202,6 +208,11 @@ pub struct ContainerSpec {
     pub note: String,
 }
 
+/// What a group has that nobody gave a weight.
+const fn usual_io_weight() -> u16 {
+    100
+}
+
 impl ContainerSpec {
     /// A container that runs `argv` with 100 millicores, 256 MiB and 512 processes.
     pub fn new(id: ContainerId, argv: Vec<String>) -> Self {
@@ -213,6 +224,8 @@ impl ContainerSpec {
             cpu_milli: 100,
             cpu_cap_milli: None,
             ram_bytes: 256 << 20,
+            soft_memory: false,
+            io_weight: usual_io_weight(),
             pids_max: 512,
             binds: Vec::new(),
             user: None,
@@ -264,6 +277,7 @@ impl ContainerSpec {
             ("cpu_milli", self.cpu_milli, 1),
             ("cpu_cap_milli", self.cpu_cap_milli.unwrap_or(u64::MAX), 10),
             ("ram_bytes", self.ram_bytes, MIN_RAM_BYTES),
+            ("io_weight", u64::from(self.io_weight), 1),
             ("pids_max", u64::from(self.pids_max), 2),
             ("logs.file_bytes", self.logs.file_bytes, 1024),
             ("logs.files", u64::from(self.logs.files), 1),

@@ -233,7 +233,37 @@ impl Executor {
             memory_bytes,
             working_set_bytes: memory_bytes,
             memory_peak_bytes: memory_bytes,
+            ..Usage::default()
         })
+    }
+
+    /// Processor time of the container so far, in microseconds: cheap, and while it stays the same
+    /// nothing in the container ran. 0 without cgroups.
+    pub fn cpu_us(&self, id: &ContainerId) -> Result<u64, ActError> {
+        let failed = |source| ActError::Failed { action: "measure", id: id.clone(), source };
+        let Some(groups) = &self.0.groups else { return Ok(0) };
+        groups.cpu_us(id.as_str()).map_err(|e| failed(e.source))
+    }
+
+    /// Caps the processor time of a container, in thousandths of a processor, or caps it no more.
+    /// Nothing happens without cgroups.
+    pub fn cap_cpu(&self, id: &ContainerId, cap_milli: Option<u64>) -> Result<(), ActError> {
+        let failed = |source| ActError::Failed { action: "cap", id: id.clone(), source };
+        self.live(id)?;
+        let Some(groups) = &self.0.groups else { return Ok(()) };
+        groups.set_cpu_cap(id.as_str(), cap_milli).map_err(|e| failed(e.source))
+    }
+
+    /// Where the container writes to disk, logs aside.
+    #[must_use]
+    pub fn written(&self, id: &ContainerId) -> Vec<PathBuf> {
+        vec![self.dir(id).work()]
+    }
+
+    /// The container's processes; none without cgroups.
+    pub fn processes(&self, id: &ContainerId) -> Vec<i32> {
+        let groups = self.0.groups.as_ref();
+        groups.and_then(|groups| groups.processes(id.as_str()).ok()).unwrap_or_default()
     }
 
     /// Removes an ended container from the machine and from the table: processes that may be left,

@@ -57,6 +57,8 @@ impl Executor {
                 cpu_milli: spec.cpu_milli,
                 cpu_cap_milli: spec.cpu_cap_milli,
                 ram_bytes: spec.ram_bytes,
+                soft: spec.soft_memory,
+                io_weight: spec.io_weight,
                 pids_max: spec.pids_max,
             };
             groups

@@ -2,10 +2,14 @@
 //! (Borg paper, section 6.2; docs/adr/0022).
 //!
 //! Invariants: a task over its limit goes before any that is within; of those that are within, lower
-//! priorities go first and production never; and none goes that need not.
+//! priorities go first and production never; and none goes that need not, or whose end would hardly help.
 
 use crate::turn::Run;
 use borg_proto::{Band, Priority};
+
+/// Who holds less than this part of what is short is not worth ending: somebody else fills the machine.
+/// A hundredth: our choice.
+const WORTH_PART: u64 = 100;
 
 /// A task that takes room on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +27,11 @@ impl Holder {
         self.used > self.limit
     }
 
-    /// Whether it may be given up at all. What production uses within its limit it was promised.
-    fn may_go(&self) -> bool {
+    /// Whether it may be given up at all for so much. What production uses within its limit it was
+    /// promised.
+    fn may_go(&self, short: u64) -> bool {
         let prod = matches!(self.priority.band(), Band::Production | Band::Monitoring);
-        self.used > 0 && (self.is_over() || !prod)
+        self.used >= short.div_ceil(WORTH_PART).max(1) && (self.is_over() || !prod)
     }
 
     /// Less goes first.
@@ -40,7 +45,7 @@ impl Holder {
 /// Who has to go so that `short` becomes free, in the order in which they go. What they free may be too
 /// little, when all others have to stay.
 pub(crate) fn victims(holders: &[Holder], short: u64) -> Vec<Holder> {
-    let mut order: Vec<Holder> = holders.iter().filter(|one| one.may_go()).copied().collect();
+    let mut order: Vec<Holder> = holders.iter().filter(|one| one.may_go(short)).copied().collect();
     order.sort_by_key(Holder::order);
     let mut freed = 0u64;
     let mut chosen = Vec::new();
@@ -117,7 +122,7 @@ mod tests {
         fn what_goes_is_enough_if_anything_is_and_no_more_than_needed(all in some(), short in 0..600_u64) {
             let gone = victims(&all, short);
             let freed: u64 = gone.iter().map(|one| one.used).sum();
-            let most: u64 = all.iter().filter(|one| one.may_go()).map(|one| one.used).sum();
+            let most: u64 = all.iter().filter(|one| one.may_go(short)).map(|one| one.used).sum();
             prop_assert_eq!(freed >= short, most >= short);
             for one in &gone {
                 prop_assert!(one.is_over() || one.priority.get() < 120);
@@ -128,7 +133,7 @@ mod tests {
 
         #[test]
         fn nobody_within_a_limit_goes_while_those_over_theirs_would_do(all in some(), short in 1..600_u64) {
-            let over: u64 = all.iter().filter(|one| one.is_over()).map(|one| one.used).sum();
+            let over: u64 = all.iter().filter(|one| one.is_over() && one.may_go(short)).map(|one| one.used).sum();
             let gone = victims(&all, short);
             if over >= short {
                 prop_assert!(gone.iter().all(Holder::is_over));

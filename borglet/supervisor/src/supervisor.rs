@@ -237,9 +237,9 @@ impl Supervisor {
         }
         for (id, want) in wanted {
             if let Some(task) = self.tasks.get_mut(&id) {
-                let before = (task.phase.clone(), task.health());
+                let before = task.report();
                 task.confirm(want, now, &self.config);
-                self.number += u64::from(before != (task.phase.clone(), task.health()));
+                self.number += u64::from(before != task.report());
                 continue;
             }
             self.tasks.insert(id, Task::wanted(want));

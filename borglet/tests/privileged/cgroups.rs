@@ -9,8 +9,14 @@ use borglet::cgroup::{CgroupDriver, CgroupLayout, Hierarchies, Limits, V1, V2, d
 use super::machine::{Machine, PATIENCE, within};
 use super::user_mode_linux::EXPECTED;
 
-const LIMITS: Limits =
-    Limits { cpu_milli: 500, cpu_cap_milli: Some(250), ram_bytes: 64 << 20, pids_max: 20 };
+const LIMITS: Limits = Limits {
+    cpu_milli: 500,
+    cpu_cap_milli: Some(250),
+    ram_bytes: 64 << 20,
+    soft: false,
+    io_weight: 100,
+    pids_max: 20,
+};
 
 /// The layout found, and what can be made of its parts: v1 without the tree beside it, and the
 /// tree alone, without controllers.

@@ -352,6 +352,8 @@ impl World {
                 self.hit(Mark::KilledHard);
                 self.signal(index, run, KILL);
             }
+            // No job of this world has a health check, and no machine tells how busy it is.
+            Effect::CapCpu { .. } | Effect::Probe { .. } => {}
             Effect::Remove { id } => {
                 self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
                 let host = &mut self.machines[index];
@@ -402,10 +404,12 @@ impl World {
                 ram_bytes: self.dice.below(64 << 20),
                 ..Usage::default()
             };
-            usages.push((id, usage));
+            usages.push((id, TaskUse { usage, files: 0 }));
         }
         self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });
-        self.tell_borglet(index, Input::Usage(usages));
+        // Of the machine nothing is said: it is never short of anything.
+        let machine = MachineUse::default();
+        self.tell_borglet(index, Input::Usage { machine, tasks: usages });
     }
 
     pub(crate) fn borglet_wakes(&mut self, index: usize, life: u32) {

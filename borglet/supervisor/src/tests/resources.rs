@@ -117,7 +117,7 @@ fn a_full_disk_costs_those_first_who_asked_for_none() {
     let none = task(2, false, |spec| spec.limit.disk_bytes = 0);
     let mut b = machine(&[&asked, &none]);
     let killed =
-        second(&mut b, (u64::MAX, 99 * MIB), &[(&asked, disk(900), 0), (&none, disk(1), 0)]);
+        second(&mut b, (u64::MAX, 99 * MIB), &[(&asked, disk(900), 0), (&none, disk(2), 0)]);
     assert_eq!(killed, [Effect::Kill { run: run(none.id, 0) }]);
 }
 

@@ -1,0 +1,164 @@
+//! What the machine and its tasks use, each second, at a cost that idle tasks hardly add to.
+//!
+//! A container in which nothing ran since the last look is asked for one figure; disks are walked where
+//! something ran, now and then. Decides nothing: the supervisor does.
+
+use crate::clock::{self, Stopwatch};
+use crate::container::ContainerId;
+use crate::disk::{self, Taken};
+use crate::tasks::Tasks;
+use crate::{cgroup, machine};
+use borg_proto::poll::Usage;
+use borglet_supervisor::{Input, MachineUse, TaskUse};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A container in which nothing runs is looked at as a whole this often, in milliseconds: others may
+/// have taken its page cache.
+const IDLE_EVERY_MS: u64 = 10_000;
+/// The disk of a container is walked at most this often, in milliseconds. Our choice.
+const WALK_EVERY_MS: u64 = 5_000;
+/// A walk is not repeated before so many times what it took: a fiftieth of a processor at most.
+const WALK_REST: u64 = 50;
+
+/// Measures again and again, and knows what was measured last.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    /// Where tasks write.
+    dir: PathBuf,
+    disk_reserve: u64,
+    known: BTreeMap<ContainerId, Known>,
+    processors: Option<machine::Processors>,
+}
+
+/// What is known of a container.
+#[derive(Debug, Clone)]
+struct Known {
+    cpu_us: u64,
+    at: Stopwatch,
+    /// The last whole look, and when that was.
+    whole: cgroup::Usage,
+    looked: Stopwatch,
+    taken: Taken,
+    walked: Option<Walked>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Walked {
+    at: Stopwatch,
+    took_ms: u64,
+    cpu_us: u64,
+}
+
+impl Sampler {
+    /// Nothing is known yet. `dir` is where tasks write.
+    pub(crate) fn new(dir: PathBuf, disk_reserve: u64) -> Self {
+        Self { dir, disk_reserve, known: BTreeMap::new(), processors: None }
+    }
+
+    /// Looks at everything once.
+    pub(crate) fn sample(&mut self, tasks: &Tasks) -> Input {
+        let machine = self.machine();
+        let tight = machine.disk_available.is_some_and(|left| left < self.disk_reserve);
+        let (mut found, mut known) = (Vec::new(), BTreeMap::new());
+        for (id, container) in tasks.running() {
+            let before = self.known.remove(&container);
+            // It may be ending just now.
+            let Some((of, now)) = look(tasks, &container, before, tight) else { continue };
+            found.push((id, of));
+            known.insert(container, now);
+        }
+        self.known = known;
+        Input::Usage { machine, tasks: found }
+    }
+
+    fn machine(&mut self) -> MachineUse {
+        let now = machine::processors_used();
+        let before = std::mem::replace(&mut self.processors, now);
+        let share = before.zip(now).map(|(before, now)| now.since(&before));
+        MachineUse {
+            memory_available: machine::memory_available(),
+            disk_available: machine::disk_available(&self.dir),
+            cpu_milli: share.map(|(all, _)| all),
+            cpu_idle_milli: share.map(|(_, idle)| idle),
+        }
+    }
+}
+
+/// Looks at one container.
+fn look(
+    tasks: &Tasks,
+    container: &ContainerId,
+    before: Option<Known>,
+    tight: bool,
+) -> Option<(TaskUse, Known)> {
+    let executor = tasks.executor();
+    let cpu_us = executor.cpu_us(container).ok()?;
+    let idle = |known: &Known| {
+        cpu_us > 0 && known.cpu_us == cpu_us && known.looked.millis() < IDLE_EVERY_MS
+    };
+    if let Some(known) = before.as_ref().filter(|known| idle(known)) {
+        let quiet = usage(&known.whole, known.taken, Rates::default());
+        return Some((quiet, Known { at: clock::stopwatch(), ..known.clone() }));
+    }
+    let whole = executor.usage(container).ok()?;
+    let rates = before.as_ref().map(|known| Rates::of(known, cpu_us, &whole));
+    let (mut taken, mut walked) =
+        before.map_or((Taken::default(), None), |known| (known.taken, known.walked));
+    if is_walk_due(walked, cpu_us, tight) {
+        let at = clock::stopwatch();
+        taken = disk::taken(&executor.written(container), &executor.processes(container));
+        walked = Some(Walked { at: clock::stopwatch(), took_ms: at.millis(), cpu_us });
+    }
+    let (at, looked) = (clock::stopwatch(), clock::stopwatch());
+    let known = Known { cpu_us, at, whole, looked, taken, walked };
+    Some((usage(&whole, taken, rates.unwrap_or_default()), known))
+}
+
+/// Where nothing ran, nothing was written. Where no time is counted nobody knows.
+fn is_walk_due(walked: Option<Walked>, cpu_us: u64, tight: bool) -> bool {
+    let Some(last) = walked else { return true };
+    let passed = last.at.millis();
+    let rested = passed >= last.took_ms.saturating_mul(WALK_REST);
+    let ran = cpu_us == 0 || cpu_us != last.cpu_us;
+    ran && rested && (tight || passed >= WALK_EVERY_MS)
+}
+
+/// What went by in a second.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rates {
+    cpu_milli: u64,
+    io_bytes: u64,
+    io_ops: u64,
+}
+
+impl Rates {
+    fn of(known: &Known, cpu_us: u64, whole: &cgroup::Usage) -> Self {
+        let (passed, looked) = (known.at.millis().max(1), known.looked.millis().max(1));
+        let a_second = |now: u64, was: u64| now.saturating_sub(was).saturating_mul(1000) / looked;
+        // Without cgroups the whole look is all that there is.
+        let used_us = match cpu_us {
+            0 => whole.cpu_ms.saturating_sub(known.whole.cpu_ms).saturating_mul(1000),
+            _ => cpu_us.saturating_sub(known.cpu_us),
+        };
+        Self {
+            cpu_milli: used_us / passed,
+            io_bytes: a_second(whole.io_bytes, known.whole.io_bytes),
+            io_ops: a_second(whole.io_ops, known.whole.io_ops),
+        }
+    }
+}
+
+fn usage(whole: &cgroup::Usage, taken: Taken, rates: Rates) -> TaskUse {
+    let usage = Usage {
+        cpu_milli: rates.cpu_milli,
+        ram_bytes: whole.working_set_bytes,
+        cache_bytes: whole.cache_bytes(),
+        disk_bytes: taken.bytes,
+        io_bytes: rates.io_bytes,
+        io_ops: rates.io_ops,
+        threads: whole.threads,
+        window: None,
+    };
+    TaskUse { usage, files: taken.files }
+}
