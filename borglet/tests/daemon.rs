@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the panic says where")]
 
 mod cell;
+#[path = "daemon/resources.rs"]
+mod resources;
 
 use borg_proto::poll::{FENCE_AFTER, Fence, PollRefusal, REPLACE_AFTER, TaskStatus};
 use borg_proto::rpc;
@@ -164,7 +166,7 @@ async fn limits_hold_and_usage_is_reported() {
     let mut master = daemon.master(&cell, "master/1");
     let hog = shell(1, 0, "x=a; while :; do x=$x$x; done");
     let mut busy = shell(1, 1, "while :; do :; done");
-    cell::change(&mut busy, |spec| spec.limit.cpu_milli = 200);
+    cell::change(&mut busy, |spec| spec.cpu_cap_milli = Some(200));
     let first = master.poll(fence(1, 1), Some(&[&hog, &busy])).await.unwrap();
     let missing = &first.report.info.missing_isolation;
     if !missing.is_empty() {
@@ -182,8 +184,8 @@ async fn limits_hold_and_usage_is_reported() {
     );
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     let usage = master.poll(fence(1, 1), None).await.unwrap().report.tasks[1].usage;
-    assert!((100..=300).contains(&usage.cpu_milli), "a limit of 200, used {usage:?}");
-    assert!(usage.ram_bytes > 0, "{usage:?}");
+    assert!((100..=300).contains(&usage.cpu_milli), "a cap of 200, used {usage:?}");
+    assert!(usage.ram_bytes > 0 && usage.threads > 0, "{usage:?}");
 }
 
 /// A service that ends is started again on the machine, and its log goes on.

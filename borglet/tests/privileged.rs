@@ -24,5 +24,7 @@ mod machine;
 mod programs;
 #[path = "privileged/reduced.rs"]
 mod reduced;
+#[path = "privileged/sharing.rs"]
+mod sharing;
 #[path = "privileged/user_mode_linux.rs"]
 mod user_mode_linux;

@@ -56,10 +56,12 @@ pub(crate) fn victims(holders: &[Holder], short: u64) -> Vec<Holder> {
         freed = freed.saturating_add(one.used);
         chosen.push(one);
     }
-    // The last one may have made others needless: those that would go last are spared first.
+    // The last one may have made others needless: those that would go last are spared first, and nobody
+    // over its limit while one that is within goes.
     let mut kept = Vec::with_capacity(chosen.len());
     for one in chosen.into_iter().rev() {
-        if freed.saturating_sub(one.used) >= short {
+        let instead = one.is_over() && kept.iter().any(|other: &Holder| !other.is_over());
+        if !instead && freed.saturating_sub(one.used) >= short {
             freed -= one.used;
         } else {
             kept.push(one);
@@ -107,6 +109,12 @@ mod tests {
         assert_eq!(jobs(&victims(&all, 10)), [1, 3]);
     }
 
+    #[test]
+    fn nobody_within_a_limit_goes_instead_of_somebody_over_one() {
+        let all = [holder(1, 200, 10, 50), holder(2, 0, 100, 20), holder(3, 100, 100, 90)];
+        assert_eq!(jobs(&victims(&all, 80)), [1, 3]);
+    }
+
     fn some() -> impl Strategy<Value = Vec<Holder>> {
         let one = (0..=450_u64, 0..50_u64, 0..100_u64);
         proptest::collection::vec(one, 0..12).prop_map(|all| {
@@ -126,8 +134,9 @@ mod tests {
             prop_assert_eq!(freed >= short, most >= short);
             for one in &gone {
                 prop_assert!(one.is_over() || one.priority.get() < 120);
-                // When it is enough, each of them is needed.
-                prop_assert!(freed < short || freed - one.used < short);
+                // When it is enough, each of them is needed, or to blame.
+                let blamed = one.is_over() && gone.iter().any(|other| !other.is_over());
+                prop_assert!(blamed || freed < short || freed - one.used < short);
             }
         }
 
@@ -137,6 +146,9 @@ mod tests {
             let gone = victims(&all, short);
             if over >= short {
                 prop_assert!(gone.iter().all(Holder::is_over));
+            } else {
+                let all_over = all.iter().filter(|one| one.is_over() && one.may_go(short)).count();
+                prop_assert_eq!(gone.iter().filter(|one| one.is_over()).count(), all_over);
             }
         }
     }
