@@ -42,6 +42,7 @@ pub struct App {
     supervisor: Supervisor,
     home: Arc<Home>,
     tasks: Tasks,
+    machine: MachineName,
     sampler: Sampler,
     metrics: Metrics,
     exposition: Exposition,
@@ -114,7 +115,7 @@ impl App {
         let info = machine::look(&config, missing_isolation.clone())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
-        let supervision = supervision(&config, &identity, machine)?;
+        let supervision = supervision(&config, &identity, machine.clone())?;
         let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
         let supervisor = Supervisor::new(supervision, remembered, adopted, info);
         let (listener, addr) = listen(config.listen).await?;
@@ -136,6 +137,7 @@ impl App {
             supervisor,
             home,
             tasks,
+            machine,
             sampler,
             metrics,
             exposition,
@@ -167,7 +169,13 @@ impl App {
             .add_service(reflection)
             .serve_with_incoming(rpc::serve_incoming(self.listener));
         let keeping = housekeeping::run(self.tasks.clone(), self.sampler, stop.clone());
-        let watching = http::serve(self.metrics_listener, self.exposition, self.core, stop.clone());
+        let watching = http::serve(
+            self.metrics_listener,
+            self.exposition,
+            self.core,
+            (self.identity.cell, self.machine),
+            stop.clone(),
+        );
         let driving = driver::run(
             self.supervisor,
             self.home,

@@ -7,9 +7,12 @@
 use crate::clock;
 use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
+use crate::runs::name_of;
 use crate::tasks::Tasks;
-use borg_proto::poll::{Fence, PollAnswer, PollRefusal, PollRequest, TaskStatus};
-use borg_proto::{IncarnationId, in_full};
+use borg_proto::poll::{
+    Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskReport, TaskStatus,
+};
+use borg_proto::{IncarnationId, MachineInfo, TaskName, in_full};
 use borglet_supervisor::{Effect, Input, Supervisor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +50,17 @@ enum Question {
     Poll { request: Box<PollRequest>, answer: oneshot::Sender<Result<PollAnswer, PollRefusal>> },
     Obeyed(oneshot::Sender<Fence>),
     Status { id: IncarnationId, answer: oneshot::Sender<Option<TaskStatus>> },
+    Seen(oneshot::Sender<Seen>),
+}
+
+/// An incarnation, what the target says of it, and its name.
+pub(crate) type SeenTask = (TaskReport, Option<TargetTask>, Option<TaskName>);
+
+/// Everything that the supervisor knows, to be shown.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) info: MachineInfo,
+    pub(crate) tasks: Vec<SeenTask>,
 }
 
 /// Too many questions wait, or the borglet stops.
@@ -70,6 +84,13 @@ impl Core {
     pub(crate) async fn obeyed(&self) -> Option<Fence> {
         let (answer, answered) = oneshot::channel();
         self.questions.send(Question::Obeyed(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// What there is to be shown; `None` when the supervisor is gone.
+    pub(crate) async fn seen(&self) -> Option<Seen> {
+        let (answer, answered) = oneshot::channel();
+        self.questions.send(Question::Seen(answer)).await.ok()?;
         answered.await.ok()
     }
 
@@ -146,6 +167,7 @@ impl Driver {
             }
             // Whoever asked may have gone away meanwhile.
             Question::Obeyed(answer) => drop(answer.send(self.supervisor.obeyed())),
+            Question::Seen(answer) => drop(answer.send(self.seen())),
             Question::Status { id, answer } => {
                 let (_, report) = self.supervisor.report();
                 let status =
@@ -153,6 +175,17 @@ impl Driver {
                 drop(answer.send(status));
             }
         }
+    }
+
+    fn seen(&self) -> Seen {
+        // Of what was adopted the container alone tells the name until a master comes.
+        let known: BTreeMap<_, _> = self.tasks.running().into_iter().collect();
+        let name = |report: &TaskReport| known.get(&report.id).and_then(name_of);
+        let tasks = self.supervisor.tasks().map(|(report, want)| {
+            let name = want.map(|want| want.name.clone()).or_else(|| name(&report));
+            (report, want.cloned(), name)
+        });
+        Seen { info: self.supervisor.info().clone(), tasks: tasks.collect() }
     }
 
     async fn turn(&mut self, input: Input) -> Result<(), DriverError> {

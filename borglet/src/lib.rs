@@ -25,6 +25,7 @@ mod lease;
 pub mod logs;
 mod machine;
 mod metrics;
+mod page;
 mod probe;
 mod procfs;
 mod runs;

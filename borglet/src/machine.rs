@@ -7,6 +7,7 @@ use nix::sys::statvfs::{Statvfs, statvfs};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Memory kept for the system and the borglet itself: at least this, in bytes. Our choice.
@@ -45,6 +46,7 @@ pub(crate) fn look(
         ("kernel".into(), read("/proc/sys/kernel/osrelease")?),
         ("hostname".into(), read("/proc/sys/kernel/hostname")?),
     ]);
+    attributes.extend(found(&config.dir));
     attributes.extend(config.attributes.iter().map(|fact| (fact.key.clone(), fact.value.clone())));
     Ok(MachineInfo {
         capacity,
@@ -59,6 +61,45 @@ pub(crate) fn look(
             None => config.listen.ip().to_string(),
         },
     })
+}
+
+/// What the machine is made of, as far as the kernel tells: facts that stay the same while it is up, so
+/// that they are no news.
+fn found(dir: &Path) -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::from([("cpus".to_owned(), (processors() / 1000).to_string())]);
+    let mut fact = |name: &str, value: Option<String>| {
+        facts.extend(value.map(|value| (name.to_owned(), shortened(&value))));
+    };
+    fact("memory_mib", memory_total().ok().map(|bytes| (bytes >> 20).to_string()));
+    let model = read_whole("/proc/cpuinfo").ok();
+    fact("cpu_model", model.as_deref().and_then(cpu_model).map(str::to_owned));
+    fact("numa_nodes", numa_nodes().map(|nodes| nodes.to_string()));
+    fact("disk", disk_kind(dir).map(str::to_owned));
+    facts
+}
+
+fn cpu_model(cpuinfo: &str) -> Option<&str> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    line.split_once(':').map(|(_, model)| model.trim())
+}
+
+fn numa_nodes() -> Option<usize> {
+    let nodes = fs::read_dir("/sys/devices/system/node").ok()?.filter_map(Result::ok);
+    let is_node = |name: &str| {
+        name.strip_prefix("node").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    Some(nodes.filter(|entry| entry.file_name().to_str().is_some_and(is_node)).count())
+}
+
+/// `ssd` or `rotational`, of the disk where tasks write; `None` where there is no disk below, as on
+/// tmpfs. A partition has no queue of its own, its disk has.
+fn disk_kind(dir: &Path) -> Option<&'static str> {
+    let device = fs::metadata(dir).ok()?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let at = PathBuf::from(format!("/sys/dev/block/{major}:{minor}")).canonicalize().ok()?;
+    let queues = [at.join("queue"), at.parent()?.join("queue")];
+    let told = queues.iter().find_map(|queue| fs::read_to_string(queue.join("rotational")).ok())?;
+    Some(if told.trim() == "1" { "rotational" } else { "ssd" })
 }
 
 fn processors() -> u64 {
@@ -178,6 +219,17 @@ mod tests {
         assert_eq!(meminfo(text, "MemAvailable:"), Some(512_000));
         assert_eq!(meminfo("MemAvailable: x kB", "MemAvailable:"), None);
         assert!(memory_available().unwrap() > 0);
+    }
+
+    #[test]
+    fn what_the_machine_is_made_of_is_found_out_and_stays_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let facts = found(dir.path());
+        assert!(facts["cpus"].parse::<u64>().unwrap() > 0, "{facts:?}");
+        assert!(facts["memory_mib"].parse::<u64>().unwrap() > 0, "{facts:?}");
+        assert_eq!(found(dir.path()), facts);
+        assert_eq!(cpu_model("processor : 0\nmodel name\t: A B\n"), Some("A B"));
+        assert_eq!(disk_kind(Path::new("/proc")), None);
     }
 
     #[test]

@@ -35,6 +35,13 @@ pub(crate) fn run_of(container: &ContainerId) -> Option<Run> {
     Some(Run { id, number: run.parse().ok()? })
 }
 
+/// The name of the task that a container belongs to; `None` when it is not one of a task.
+pub(crate) fn name_of(container: &ContainerId) -> Option<TaskName> {
+    let mut parts = container.as_str().split('.');
+    let (user, job, index) = (parts.next()?, parts.next()?, parts.next()?);
+    format!("{user}/{job}/{index}").parse().ok()
+}
+
 /// Those of an incarnation, by the number of their run.
 pub(crate) fn runs_of(
     name: &TaskName,
@@ -133,6 +140,7 @@ mod tests {
         assert_eq!(container.as_str(), "ann.web-1.3.12.4.5");
         assert_eq!(run_of(&container), Some(run));
         assert_eq!(slot(container.as_str()), "ann.web-1.3.12.4");
+        assert_eq!(name_of(&container).unwrap().to_string(), "ann/web-1/3");
         for strange in ["a.b.3.12.4", "a.b.x.12.4.5", "a"] {
             assert_eq!(run_of(&strange.parse().unwrap()), None);
         }

@@ -301,6 +301,56 @@ async fn metrics_and_health_are_served_in_plain_http() {
     }
 }
 
+/// The machine page: one look tells what runs here and what it uses.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_machine_shows_its_tasks_and_metrics_have_a_series_for_each() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &["--attribute", "rack=<r1>"]);
+    let mut master = daemon.master(&cell, "master/1");
+    let task = shell(1, 0, "sleep 1000");
+    master.poll(fence(1, 1), Some(&[&task])).await.unwrap();
+    let up = |report: &[borg_proto::poll::TaskReport]| cell::pid(&report[0]).is_some();
+    master.until(fence(1, 1), up).await;
+    let html = daemon.get("/tasks").await;
+    assert!(html.contains("<td>ann/job/0 <small>1</small></td>"), "{html}");
+    assert!(html.contains("&lt;r1&gt;") && html.contains("content-security-policy"), "{html}");
+    let body = |answer: String| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let json: serde_json::Value =
+        serde_json::from_str(&body(daemon.get("/tasks.json").await)).unwrap();
+    assert_eq!(json["tasks"][0]["state"], "up");
+    assert_eq!(json["tasks"][0]["ram_limit_bytes"], 64 << 20);
+    assert!(json["attributes"]["cpus"].is_string(), "{json}");
+    let series = "borglet_task_up{cell=\"lab\",user=\"ann\",job=\"job\",index=\"0\"} 1\n";
+    let metrics = body(daemon.get("/metrics").await);
+    assert!(metrics.contains(series), "{metrics}");
+    promtool(&metrics);
+
+    // The next process knows its name before any master comes, and nothing is left once it is gone.
+    daemon.kill();
+    daemon.restart();
+    let metrics = body(daemon.get("/metrics").await);
+    assert!(metrics.contains(series) && !metrics.contains("cpu_limit"), "{metrics}");
+    let mut master = daemon.master(&cell, "master/1");
+    master.poll(fence(1, 2), Some(&[])).await.unwrap();
+    master.until(fence(1, 2), <[_]>::is_empty).await;
+    assert!(!daemon.get("/metrics").await.contains("borglet_task_"), "only of live tasks");
+}
+
+/// What monitoring systems refuse, `promtool` names; where it is not installed nothing is checked.
+#[expect(clippy::print_stderr, reason = "a skipped check says why")]
+fn promtool(metrics: &str) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped());
+    let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = spawned else { return eprintln!("skipped: no promtool") };
+    child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success() && said.trim().is_empty(), "{said}\n{metrics}");
+}
+
 /// What a load balancer or `grpcurl` asks first.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_served_over_grpc_to_anyone_of_the_cell() {

@@ -6,7 +6,7 @@ use crate::task::{KILL_AGAIN, Phase, Stop, Task};
 use crate::turn::{Adopted, Config, Counts, Effect, Input, Run};
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask,
+    TargetDigest, TargetTask, TaskReport,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, VecDeque};
@@ -102,6 +102,17 @@ impl Supervisor {
     pub fn report(&self) -> (ReportVersion, MachineReport) {
         let tasks = self.tasks.values().map(Task::report).collect();
         (self.version(), MachineReport { info: self.info.clone(), tasks })
+    }
+
+    /// The machine, as it is reported.
+    #[must_use]
+    pub const fn info(&self) -> &MachineInfo {
+        &self.info
+    }
+
+    /// What it has, and what the target says of that; `None` where no target has it.
+    pub fn tasks(&self) -> impl Iterator<Item = (TaskReport, Option<&TargetTask>)> {
+        self.tasks.values().map(|task| (task.report(), task.want.as_ref()))
     }
 
     /// The newest order obeyed.

@@ -12,6 +12,7 @@ use std::time::Duration;
 const MIB: u64 = 1 << 20;
 
 /// Orders the tasks; `None`, with the reason printed, where the machine lacks isolation.
+#[expect(clippy::print_stderr, reason = "a skipped test says why")]
 async fn order(master: &mut Master, tasks: &[&TargetTask]) -> Option<PollAnswer> {
     let answer = master.poll(fence(1, 1), Some(tasks)).await.unwrap();
     let missing = &answer.report.info.missing_isolation;
