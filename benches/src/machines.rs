@@ -137,6 +137,8 @@ impl Machine {
                     }
                     Effect::RememberFence(_)
                     | Effect::ExtendLease { .. }
+                    | Effect::CapCpu { .. }
+                    | Effect::Probe { .. }
                     | Effect::Remove { .. } => {}
                 }
             }

@@ -82,6 +82,10 @@ impl CellState {
 #[cfg(test)]
 mod tests {
     use crate::fixture::{Cell, PORTS, service, with_task};
+    use crate::state::CellState;
+    use borg_proto::Health;
+    use borg_proto::command::Observation;
+    use borg_proto::health::{HealthCheck, Probe};
 
     #[test]
     fn a_name_gives_host_and_port_of_placed_tasks_and_whether_they_are_up() {
@@ -107,6 +111,48 @@ mod tests {
                 format!("ann/web/1 admin 127.0.0.1:{} true", PORTS.0 + 1)
             ]
         );
+    }
+
+    #[test]
+    fn a_checked_task_is_up_while_it_is_healthy() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 1 << 30);
+        let spec = with_task(service("web", 1, 100, 4 << 20), |task| {
+            task.ports = vec!["http".parse().unwrap()];
+            task.health = Some(HealthCheck::new(Probe::Tcp { port: task.ports[0].clone() }));
+        });
+        let job = cell.submit("ann", spec);
+        let id = cell.place(job, 0, machine).unwrap();
+        let found = |cell: &Cell| {
+            let endpoint = cell.state.resolve("ann/web").unwrap().remove(0);
+            (endpoint.up, endpoint.health)
+        };
+        assert_eq!(found(&cell), (false, Health::Unchecked), "it does not run");
+        cell.up(id);
+        assert_eq!(found(&cell), (false, Health::Starting), "nothing was said of it yet");
+        let said = |health| Observation::TaskHealth { id, health };
+        cell.observe(said(Health::Healthy));
+        assert_eq!(found(&cell), (true, Health::Healthy));
+        assert_eq!(CellState::decode(&cell.state.encode()).unwrap(), cell.state);
+        cell.observe(said(Health::Unhealthy));
+        assert_eq!(found(&cell), (false, Health::Unhealthy));
+        // Another process has to show it again.
+        let (pid, since) = (8, cell.now);
+        cell.observe(Observation::TaskUp { id, pid, since, restarts: 1 });
+        assert_eq!(found(&cell), (false, Health::Starting));
+        assert_eq!(cell.state.audit(), []);
+    }
+
+    #[test]
+    fn health_of_a_task_without_a_check_changes_nothing() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 1 << 30);
+        let job = cell.submit("ann", service("web", 1, 100, 4 << 20));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.up(id);
+        let before = cell.state.task(id.task).cloned();
+        cell.observe(Observation::TaskHealth { id, health: Health::Unhealthy });
+        assert_eq!(cell.state.task(id.task).cloned(), before);
     }
 
     #[test]

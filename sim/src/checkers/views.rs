@@ -88,7 +88,7 @@ impl Views {
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
         let TaskReport { id, status, restarts, last_failure, usage: _, ports, health } = task;
-        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone())
+        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), *health)
     };
     let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()

@@ -13,7 +13,9 @@ use crate::marks::Mark;
 use borg_linkshard::PollFailure;
 use borg_proto::poll::{Fence, PollAnswer, Usage};
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, MachineName, Millis, Resources};
-use borglet_supervisor::{Adopted, AdoptedState, Config, Effect, Input, Supervisor};
+use borglet_supervisor::{
+    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Supervisor, TaskUse,
+};
 use std::collections::BTreeMap;
 
 /// How often a borglet measures usage.
