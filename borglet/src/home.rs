@@ -1,10 +1,14 @@
 //! The borglet's directory: whose it is, and what it must not forget.
 //!
-//! Leaves tasks and logs to the executor. Invariant: one process at a time, of one cell and one
-//! machine for ever; the fence on disk is never older than an order that was obeyed.
+//! Leaves tasks and logs to the executor. What must not be forgotten is kept in two files, so that damage to
+//! one costs nothing; damage to both does not stop the borglet, as tasks without a borglet are worse.
+//!
+//! Invariant: one process at a time, of one cell and one machine for ever; the fence on disk is never
+//! older than an order that was obeyed.
 
 use crate::clock;
 use crate::lease;
+use crate::shim;
 use borg_proto::poll::Fence;
 use borg_proto::{CellName, MachineName};
 use nix::fcntl::{Flock, FlockArg};
@@ -42,14 +46,6 @@ pub enum HomeError {
     /// It does not belong to a borglet.
     #[error("{} is not a borglet's directory", .0.display())]
     NotOurs(PathBuf),
-    /// A file in it makes no sense. The borglet refuses to start: it cannot know what it obeyed.
-    #[error("{} is damaged: {why}", .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
     /// The disk refused.
     #[error("{action} {}", .path.display())]
     Disk {
@@ -109,7 +105,10 @@ impl Home {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(disk("create", path))?;
         let home = Self::lock(path)?;
-        let cgroup = format!("borg-{cell}-{machine}-{:x}", clock::session());
+        // Tasks that run would not be found under another name.
+        let cgroup = home
+            .cgroup_of_tasks()
+            .unwrap_or_else(|| format!("borg-{cell}-{machine}-{:x}", clock::session()));
         let mine = Owner { cell: cell.clone(), machine: machine.clone(), cgroup };
         match home.read::<Owner>(OWNER_FILE)? {
             None => home.write(OWNER_FILE, &mine)?,
@@ -127,7 +126,7 @@ impl Home {
 
     /// Takes a directory that some borglet left, whoever it was.
     pub(crate) fn take_over(path: &Path) -> Result<Self, HomeError> {
-        if !path.join(OWNER_FILE).exists() {
+        if !path.join(OWNER_FILE).exists() && !path.join(copy_of(OWNER_FILE)).exists() {
             return Err(HomeError::NotOurs(path.to_owned()));
         }
         Self::lock(path)
@@ -159,18 +158,27 @@ impl Home {
 
     /// Says where this process can be reached, for whoever started it with port 0.
     pub(crate) fn publish(&self, addresses: &Addresses) -> Result<(), HomeError> {
-        self.write(ADDRESSES_FILE, addresses)
+        self.write_one(ADDRESSES_FILE, addresses)
     }
 
-    /// The newest order that was obeyed; the zero fence when none ever was.
+    /// The name under which tasks that are there run, as one of them was told.
+    fn cgroup_of_tasks(&self) -> Option<String> {
+        let tasks = fs::read_dir(self.path.join("tasks")).ok()?.filter_map(Result::ok);
+        let specs = tasks.filter_map(|task| fs::read(task.path().join("spec.json")).ok());
+        specs.filter_map(|spec| shim::cgroup_in(&spec)).next()
+    }
+
+    /// The newest order that was obeyed; the zero fence when none ever was, or nobody knows.
     pub(crate) fn fence(&self) -> Result<Fence, HomeError> {
-        let kept = self.read::<Remembered>("fence.json")?;
-        Ok(kept.map_or_else(Fence::default, |kept| Fence {
+        let of = |kept: Remembered| Fence {
             epoch: kept.epoch,
             term: kept.term,
             session: kept.session,
             generation: 0,
-        }))
+        };
+        // A crash between the two leaves one that is older.
+        let kept = self.copies::<Remembered>("fence.json")?;
+        Ok(kept.into_iter().map(of).max().unwrap_or_default())
     }
 
     /// Makes a fence durable. When this fails the process must not obey the order.
@@ -186,19 +194,34 @@ impl Home {
     }
 
     fn read<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, HomeError> {
-        let path = self.path.join(name);
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(disk("read", &path))?,
-        };
-        match serde_json::from_slice(&text) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(HomeError::Damaged { path, why: error.to_string() }),
+        Ok(self.copies(name)?.into_iter().next())
+    }
+
+    /// Those of the two files of a name that are there and make sense.
+    fn copies<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Vec<T>, HomeError> {
+        let mut found = Vec::with_capacity(2);
+        for name in [name.to_owned(), copy_of(name)] {
+            let path = self.path.join(name);
+            let text = match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                text => text.map_err(disk("read", &path))?,
+            };
+            match serde_json::from_slice(&text) {
+                Ok(value) => found.push(value),
+                Err(error) => tracing::error!(path = %path.display(), %error, "damaged: ignored"),
+            }
         }
+        Ok(found)
+    }
+
+    /// Writes both files of a name.
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), HomeError> {
+        self.write_one(name, value)?;
+        self.write_one(&copy_of(name), value)
     }
 
     /// Temporary name, sync, rename, sync of the directory: the file is the old one or the new one.
-    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), HomeError> {
+    fn write_one<T: Serialize>(&self, name: &str, value: &T) -> Result<(), HomeError> {
         let bytes = serde_json::to_vec(value).expect("plain names and numbers become JSON");
         let (new, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
         let mut file = File::create(&new).map_err(disk("create", &new))?;
@@ -206,6 +229,11 @@ impl Home {
         fs::rename(&new, &path).map_err(disk("rename", &new))?;
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(disk("sync", &self.path))
     }
+}
+
+/// Name of the second file.
+fn copy_of(name: &str) -> String {
+    format!("{name}.copy")
 }
 
 fn disk(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -238,13 +266,22 @@ mod tests {
     }
 
     #[test]
-    fn the_fence_survives_and_a_damaged_one_stops_the_start() {
+    fn the_fence_survives_and_so_does_the_borglet_when_both_files_of_it_do_not() {
         let dir = tempfile::tempdir().unwrap();
         let home = open(dir.path(), "m1").unwrap();
         assert_eq!(home.fence().unwrap(), Fence::default());
         home.remember(Fence { epoch: 1, term: 2, session: 3, generation: 4 }).unwrap();
         assert_eq!(home.fence().unwrap(), Fence { epoch: 1, term: 2, session: 3, generation: 0 });
+        let newest = home.fence().unwrap();
         fs::write(dir.path().join("fence.json"), "{\"epoch\":").unwrap();
-        assert!(home.fence().unwrap_err().to_string().contains("fence.json is damaged"));
+        assert_eq!(home.fence().unwrap(), newest);
+        // Older than the copy, as after a restore of a part of the directory.
+        let older = Remembered { epoch: 1, term: 1, session: 9 };
+        fs::write(dir.path().join("fence.json"), serde_json::to_vec(&older).unwrap()).unwrap();
+        assert_eq!(home.fence().unwrap(), newest);
+        for name in ["fence.json", "fence.json.copy"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(home.fence().unwrap(), Fence::default());
     }
 }

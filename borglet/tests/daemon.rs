@@ -4,6 +4,8 @@
 mod cell;
 #[path = "daemon/resources.rs"]
 mod resources;
+#[path = "daemon/survival.rs"]
+mod survival;
 
 use borg_proto::poll::{FENCE_AFTER, Fence, PollRefusal, REPLACE_AFTER, TaskStatus};
 use borg_proto::rpc;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Entry, Executor, Live, open_process};
 use crate::container::{
-    ContainerId, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole,
+    ContainerId, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole, write_whole,
 };
 use crate::shim::{self, ShimSpec};
 use crate::{procfs, sys};
@@ -38,8 +38,9 @@ impl Executor {
     /// Takes over everything that an earlier borglet left in the directory, and removes cgroups of
     /// ours that belong to nothing. Called once after [`Executor::open`], before any start.
     ///
-    /// A container of which it cannot be found out how it is, is killed and has ended: one that
-    /// nobody knows of would run beside its successor.
+    /// Damaged files cost no task its life as long as its shim lives: what they said is found out anew.
+    /// A container of which not even that can be found out is killed and has ended: one that nobody
+    /// knows of would run beside its successor.
     pub fn adopt(&self) -> io::Result<Vec<Adopted>> {
         let mut adopted = Vec::new();
         let mut known = Vec::new();
@@ -84,13 +85,25 @@ impl Executor {
     }
 
     fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
-        let Some(spec) = read_whole::<ShimSpec>(&dir.spec())? else {
-            if let Err(error) = self.remove_remains(id, dir) {
-                tracing::warn!(%id, %error, "remains of a container");
+        let note = match read_whole::<ShimSpec>(&dir.spec()) {
+            Ok(Some(spec)) => spec.container.note,
+            Ok(None) => {
+                if let Err(error) = self.remove_remains(id, dir) {
+                    tracing::warn!(%id, %error, "remains of a container");
+                }
+                return Ok(None);
             }
-            return Ok(None);
+            Err(error) => {
+                tracing::error!(%id, %error, "spec.json is damaged: its note is lost");
+                String::new()
+            }
         };
-        let found = self.find(id, dir)?;
+        let found = self.find(id, dir).or_else(|error| {
+            let started = recover(dir).ok_or(error)?;
+            tracing::error!(%id, pid = started.pid, "its files are damaged, and it runs: adopted");
+            write_whole(&dir.state(), &started, false)?;
+            Ok::<_, io::Error>(Found::Running(started))
+        })?;
         let (live, record) = match &found {
             Found::Ended(record) => (None, Some(record.clone())),
             Found::Running(started) => {
@@ -100,7 +113,7 @@ impl Executor {
             }
         };
         self.table().insert(id.clone(), Entry { live, record });
-        Ok(Some(Adopted { id: id.clone(), note: spec.container.note, found }))
+        Ok(Some(Adopted { id: id.clone(), note, found }))
     }
 
     /// What has no specification never ran, or is over: logs of a container cleaned up, or a start
@@ -140,6 +153,28 @@ impl Executor {
             }
         }
     }
+}
+
+/// What `state.json` said, from the processes themselves; `None` when no shim works in the directory, or
+/// its task is not there yet.
+fn recover(dir: &TaskDir) -> Option<Started> {
+    let shims = procfs::with_argument(shim::NAME, &dir.root).into_iter();
+    let (shim_pid, child) =
+        shims.filter_map(|shim| Some((shim, *procfs::children(shim).first()?))).next()?;
+    let table = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own_table = table(&child.to_string())? != table("self")?;
+    let pid = if own_table { *procfs::children(child).first()? } else { child };
+    let start_ticks = procfs::stat(pid).ok()?.start_ticks;
+    let age_ms = sys::boot_time_ms().saturating_sub(start_ticks * 1000 / super::ticks_per_second());
+    Some(Started {
+        pid,
+        start_ticks,
+        shim_pid,
+        shim_start_ticks: procfs::stat(shim_pid).ok()?.start_ticks,
+        init_pid: own_table.then_some(child),
+        started_at_ms: sys::wall_clock_ms().saturating_sub(age_ms),
+        boot_id: procfs::boot_id(),
+    })
 }
 
 fn is_held(dir: &TaskDir) -> io::Result<bool> {

@@ -48,6 +48,15 @@ pub(crate) struct ShimSpec {
     pub(crate) hidden: Vec<PathBuf>,
 }
 
+/// Name of the borglet's cgroups in the bytes of a `spec.json`, if they make sense.
+pub(crate) fn cgroup_in(spec: &[u8]) -> Option<String> {
+    let spec: ShimSpec = serde_json::from_slice(spec).ok()?;
+    Some(match spec.cgroups? {
+        Hierarchies::V1(v1) => v1.name,
+        Hierarchies::V2(v2) => v2.name,
+    })
+}
+
 /// Whether this process was executed to be a shim.
 pub fn is_shim_invocation() -> bool {
     std::env::args_os().next().is_some_and(|name| name == NAME)

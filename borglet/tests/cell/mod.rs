@@ -77,6 +77,7 @@ pub(crate) struct Daemon {
     home: TempDir,
     creds: PathBuf,
     more: Vec<String>,
+    binary: PathBuf,
     child: Child,
     addresses: Addresses,
 }
@@ -86,8 +87,9 @@ impl Daemon {
         let home = tempfile::tempdir().unwrap();
         let creds = cell.credentials("borg://lab/borglet/m1");
         let more: Vec<String> = more.iter().map(ToString::to_string).collect();
-        let (child, addresses) = launch(&home.path().join("d"), &creds, &more);
-        Self { home, creds, more, child, addresses }
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_borglet"));
+        let (child, addresses) = launch(&binary, &home.path().join("d"), &creds, &more);
+        Self { home, creds, more, binary, child, addresses }
     }
 
     pub(crate) fn dir(&self) -> &'static Path {
@@ -110,12 +112,23 @@ impl Daemon {
     }
 
     pub(crate) fn restart(&mut self) {
-        (self.child, self.addresses) = launch(self.dir(), &self.creds, &self.more);
+        (self.child, self.addresses) = launch(&self.binary, self.dir(), &self.creds, &self.more);
+    }
+
+    /// As an upgrade does it: from now on another file is the borglet, and the old one is gone.
+    pub(crate) fn upgrade(&mut self) {
+        let next = self.home.path().join(format!("borglet-{}", self.child.id()));
+        fs::copy(&self.binary, &next).unwrap();
+        if self.binary.starts_with(self.home.path()) {
+            fs::remove_file(&self.binary).unwrap();
+        }
+        self.binary = next;
     }
 
     /// Another borglet on the same directory: whether it ended well, and what it said.
     pub(crate) fn second(&self, creds: &Path) -> (bool, String) {
-        let done = command(self.dir(), creds, &[]).stderr(Stdio::piped()).output().unwrap();
+        let done =
+            command(&self.binary, self.dir(), creds, &[]).stderr(Stdio::piped()).output().unwrap();
         (done.status.success(), String::from_utf8_lossy(&done.stderr).into_owned())
     }
 
@@ -165,8 +178,8 @@ impl Drop for Daemon {
     }
 }
 
-fn command(dir: &Path, creds: &Path, more: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_borglet"));
+fn command(binary: &Path, dir: &Path, creds: &Path, more: &[String]) -> Command {
+    let mut command = Command::new(binary);
     command
         .args(["--listen", "127.0.0.1:0", "--cpu-milli", "1500", "--dir"])
         .arg(dir)
@@ -176,8 +189,8 @@ fn command(dir: &Path, creds: &Path, more: &[String]) -> Command {
     command
 }
 
-fn launch(dir: &Path, creds: &Path, more: &[String]) -> (Child, Addresses) {
-    let mut child = command(dir, creds, more).spawn().unwrap();
+fn launch(binary: &Path, dir: &Path, creds: &Path, more: &[String]) -> (Child, Addresses) {
+    let mut child = command(binary, dir, creds, more).spawn().unwrap();
     for _ in 0..200 {
         let text = fs::read(dir.join(ADDRESSES_FILE)).unwrap_or_default();
         match serde_json::from_slice::<Addresses>(&text) {

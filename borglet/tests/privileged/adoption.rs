@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use borglet::container::{ExitRecord, Started};
+use borglet::container::{ExitRecord, Outcome, Started};
 use borglet::executor::{Executor, ExecutorConfig, Found};
 use borglet::isolation::IsolationWanted;
 
@@ -149,33 +149,33 @@ fn what_an_interrupted_start_left_is_removed_and_logs_are_kept() {
     machine.close();
 }
 
-/// A task that nobody knows of would run beside its successor.
 #[test]
-fn what_cannot_be_adopted_is_killed_and_reported_as_lost() {
+fn damaged_files_cost_no_task_its_life_and_the_next_adoption_finds_the_same() {
     let machines = [Some(Machine::with(IsolationWanted::NONE)), Machine::full()];
     for (word, machine) in ["70021.5", "70022.5"].iter().zip(machines) {
         let Some(machine) = machine else { continue };
         let file = |name: &str, file: &str| machine.config.dir.join("tasks").join(name).join(file);
-        for name in ["spec", "state", "good"] {
-            machine.start(shell(name, &format!("sleep {word} & sleep {word}")));
+        let names = ["exit", "good", "spec", "state"];
+        let started =
+            names.map(|name| machine.start(shell(name, &format!("sleep {word} & sleep {word}"))));
+        assert!(within(PATIENCE, || processes_with(word).len() == 8));
+        for junk in ["", "{", "\u{0}\u{0}", "[1, 2, 3]"] {
+            for name in ["exit", "spec", "state"] {
+                std::fs::write(file(name, &format!("{name}.json")), junk).unwrap();
+            }
+            let adopted = machine.executor.adopt().unwrap();
+            assert_eq!(adopted.len(), 4);
+            for (one, was) in adopted.iter().zip(&started) {
+                let Found::Running(is) = &one.found else { panic!("{junk:?}: {one:?}") };
+                let process = |s: &Started| (s.pid, s.start_ticks, s.shim_pid, s.init_pid);
+                assert_eq!(process(is), process(was), "{junk:?}: {}", one.id);
+            }
         }
-        assert!(within(PATIENCE, || processes_with(word).len() == 6));
-        std::fs::write(file("spec", "spec.json"), "{").unwrap();
-        std::fs::write(file("state", "state.json"), "{").unwrap();
-        let adopted = machine.executor.adopt().unwrap();
-        let lost: Vec<_> = adopted
-            .iter()
-            .filter(|one| match &one.found {
-                Found::Ended(record) => record.outcome.to_string().contains("not be adopted"),
-                Found::Running(_) => false,
-            })
-            .map(|one| one.id.as_str())
-            .collect();
-        assert_eq!((lost, adopted.len()), (vec!["spec", "state"], 3));
-        assert!(within(PATIENCE, || processes_with(word).len() == 2), "the good one alone");
-        machine.executor.kill(&id("good")).unwrap();
-        machine.wait(&id("good"));
-        machine.wait(&id("spec"));
+        assert_eq!(processes_with(word).len(), 8);
+        for name in names {
+            machine.executor.kill(&id(name)).unwrap();
+            assert_eq!(machine.wait(&id(name)).outcome, Outcome::Signalled { signal: 9 });
+        }
         machine.close();
     }
 }
