@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 /// A container in which nothing runs is looked at as a whole this often, in milliseconds: others may
 /// have taken its page cache.
-const IDLE_EVERY_MS: u64 = 10_000;
+const IDLE_EVERY_MS: u64 = 30_000;
 /// The disk of a container is walked at most this often, in milliseconds. Our choice.
 const WALK_EVERY_MS: u64 = 5_000;
 /// A walk is not repeated before so many times what it took: a fiftieth of a processor at most.

@@ -186,3 +186,26 @@ async fn after_a_reboot_tasks_are_reported_lost_and_batch_is_not_run_again_by_th
     assert_eq!(report[0].status, found[0].status, "the cell decides, by its retries");
     assert_eq!(master.log(&batch, false).await.unwrap(), "run\n", "it ran once");
 }
+
+/// Looking at tasks that do nothing must cost next to nothing, however many there are. Counted in
+/// processor time, which others on the machine do not change.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "the figure is what one runs it for, with more tasks")]
+async fn idle_tasks_cost_their_borglet_next_to_nothing() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let tasks: Vec<TargetTask> = (0..many()).map(|n| shell(1, n, "exec sleep 1000")).collect();
+    let all: Vec<&TargetTask> = tasks.iter().collect();
+    master.poll(fence(1, 1), Some(&all)).await.unwrap();
+    master.until(fence(1, 1), all_up).await;
+    drop(master);
+    // Two seconds in which everything is looked at for the first time.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = daemon.cpu_ticks();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let ticks = daemon.cpu_ticks() - before;
+    eprintln!("{} idle tasks: {ticks} hundredths of a second of processor time in 10 s", many());
+    // A debug build on a slow machine; a tenth of a processor for 30 tasks would be a fault.
+    assert!(ticks < 100 + u64::from(many()) / 3, "{ticks}");
+}

@@ -1,6 +1,7 @@
 //! After a container nothing stays: no process, mount, cgroup or file.
 
 use borglet::container::Outcome;
+use borglet::executor::port_free;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -48,13 +49,35 @@ fn a_task_dies_with_its_shim() {
     machine.close();
 }
 
+/// How many containers come and go; 10,000 on a machine that has the minutes.
+fn many() -> u32 {
+    std::env::var("BORG_TEST_CONTAINERS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
+}
+
+/// Each tenth leaves all that it can: daemons out of its session, a listener, files in its /tmp and /dev/shm,
+/// a mount if it may. It tells its namespaces.
+const MESSY: &str = "(setsid sleep 70023.5 >/dev/null 2>&1 &); setsid sleep 70023.5 >/dev/null 2>&1 & \
+    echo x > /tmp/x; echo x > /dev/shm/x; echo x > $HOME/x; mkdir -p /tmp/m; \
+    mount -t tmpfs none /tmp/m 2>/dev/null; ln -s / $HOME/root; mkfifo $HOME/fifo; \
+    perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 1, LocalAddr => \"127.0.0.1\"); \
+    print \"port \" . $s->sockport . \"\\n\"; close STDOUT; sleep 1000' & \
+    for ns in pid mnt ipc uts cgroup; do readlink /proc/self/ns/$ns; done; sleep 0.2; exit 0";
+
 #[test]
 fn two_hundred_containers_leave_nothing() {
     let Some(machine) = Machine::full() else { return };
     let (before, files) = (mounts(), open_files());
-    for n in 0..200 {
+    let own: Vec<String> = namespaces_of("self");
+    let (mut namespaces, mut ports) = (Vec::new(), Vec::<u16>::new());
+    for n in 0..many() {
         let name = format!("c{n}");
-        assert_eq!(machine.run(shell(&name, "exit 0")).0.outcome, exited(0));
+        let messy = n % 10 == 0;
+        let (record, said) = machine.run(shell(&name, if messy { MESSY } else { "exit 0" }));
+        assert_eq!(record.outcome, exited(0));
+        ports.extend(
+            said.lines().filter_map(|line| line.strip_prefix("port ")?.parse::<u16>().ok()),
+        );
+        namespaces.extend(said.lines().filter(|line| line.contains(":[")).map(str::to_owned));
         machine.executor.cleanup(&id(&name)).unwrap();
         machine.executor.remove_logs(&id(&name)).unwrap();
     }
@@ -65,9 +88,33 @@ fn two_hundred_containers_leave_nothing() {
         lines.filter(|line| String::from_utf8_lossy(line).contains(&dir)).count()
     };
     assert!(within(PATIENCE, || shims() == 0), "shims left");
+    assert_eq!(processes_with("70023.5"), [] as [i32; 0], "daemons left");
     assert_eq!(mounts(), before);
+    assert_eq!(machine.groups(), [] as [std::path::PathBuf; 0]);
+    assert!(namespaces.len() >= 5 && namespaces.iter().all(|one| !own.contains(one)));
+    let left: Vec<String> = all_namespaces();
+    // The kernel may give a number again, to another test's container: all of them it does not.
+    let kept = namespaces.iter().filter(|one| left.contains(one)).count();
+    assert!(kept * 2 < namespaces.len(), "{kept} of {} namespaces are there", namespaces.len());
+    let listens = |port: &u16| !port_free([127, 0, 0, 1].into(), *port);
+    let taken = ports.iter().filter(|port| listens(port)).count();
+    assert!(taken * 2 <= ports.len(), "{taken} of {} ports are taken", ports.len());
     assert!(open_files() <= files + 3, "{} files open, {files} before", open_files());
     machine.close();
+}
+
+fn namespaces_of(pid: &str) -> Vec<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/ns")).into_iter().flatten().flatten();
+    let names = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+    names.map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+fn all_namespaces() -> Vec<String> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().into_string().ok());
+    pids.filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+        .flat_map(|pid| namespaces_of(&pid))
+        .collect()
 }
 
 /// Of this test process; other tests run beside us, so only a leak of hundreds is seen.
