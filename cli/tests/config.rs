@@ -136,6 +136,20 @@ job(
 }
 
 #[test]
+fn health_checks_caps_and_soft_memory_become_parts_of_the_task() {
+    let text = job_with(
+        "ports = [\"http\"], memory = \"soft\", cpu_cap = 1.5, health = http(\"http\", interval = \"5s\", failures = 5)",
+    );
+    let task = serde_json::to_value(&accepted(&text)[0]).unwrap()["task"].take();
+    assert_eq!((&task["memory"], &task["cpu_cap_milli"]), (&"soft".into(), &1_500.into()));
+    let expected = serde_json::json!({
+        "probe": {"http": {"port": "http", "path": "/healthz"}},
+        "grace_ms": 30_000, "interval_ms": 5_000, "timeout_ms": 1_000, "failures": 5,
+    });
+    assert_eq!(task["health"], expected);
+}
+
+#[test]
 fn mistakes_are_answered_with_place_field_value_and_what_is_allowed() {
     let golden = [
         ("job(name = \n", "x.bcl:2:1: Parse error: unexpected new line, expected expression"),
@@ -170,6 +184,31 @@ fn mistakes_are_answered_with_place_field_value_and_what_is_allowed() {
             "x.bcl:4:5: job.grace: \"1 parsec\" is not a time, as in \"500ms\", \"90s\", \"1h 30m\" or a number of seconds",
         ),
         (&job_with("grace = \"1h\""), "x.bcl:4:5: job.grace: \"1h\" is more than 600 s"),
+        (
+            &job_with("memory = \"sot\""),
+            "x.bcl:4:5: job.memory: \"sot\" is unknown; did you mean \"soft\"?",
+        ),
+        (&job_with("cpu_cap = 0.001"), "x.bcl:4:5: job.cpu_cap: the least cap is 0.01 cores"),
+        (
+            &job_with("health = 1"),
+            "x.bcl:4:5: job.health: 1 is not http(...), tcp(...) or command(...)",
+        ),
+        (
+            &job_with("health = tcp(\"http\")"),
+            "x.bcl:4:5: task.health.port: http is no port of the task: name it in task.ports",
+        ),
+        (
+            &job_with("ports = [\"http\"], health = http(\"http\", \"x\")"),
+            "x.bcl:4:23: task.health.path: \"x\" is not a path as in \"/healthz\": it begins with a slash, and has printable ASCII only",
+        ),
+        (
+            &job_with("health = http()"),
+            "x.bcl:4:14: http needs port, as in http(\"http\", \"/healthz\")",
+        ),
+        (
+            &job_with("health = tcp(\"http\", failures = 0)"),
+            "x.bcl:4:26: tcp.failures: 0 is outside 1 to 1000",
+        ),
         (&job_with("ports = [\"a\", \"a\"]"), "x.bcl:4:5: task.ports[1]: a is there twice"),
         (
             &job_with("volumes = [volume(\"/a/../b\")]"),

@@ -12,8 +12,8 @@ use borg_proto::health::HealthCheck;
 use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
-    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_RAM_BYTES, MemoryLimit, SpecError, Spread,
-    Volume,
+    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_CPU_CAP_MILLI, MIN_RAM_BYTES, MemoryLimit,
+    SpecError, Spread, Volume,
 };
 use borg_proto::submitted;
 use borg_proto::{
@@ -386,6 +386,10 @@ fn build_task<'v>(
         return Err(fields.missing("command", "command = [\"echo\", \"hello\"]"));
     }
     let limit = limit(session, fields, heap)?;
+    let cpu_cap_milli = fields.cores("cpu_cap")?;
+    if cpu_cap_milli.is_some_and(|cap| cap < MIN_CPU_CAP_MILLI) {
+        return Err(fields.error("cpu_cap", "the least cap is 0.01 cores"));
+    }
     let memories = [("hard", MemoryLimit::Hard), ("soft", MemoryLimit::Soft)];
     let task = TaskSpec {
         command: fields.texts("command")?,
@@ -404,7 +408,7 @@ fn build_task<'v>(
         })?,
         grace_ms: fields.time("grace", MAX_GRACE)?.unwrap_or(DEFAULT_GRACE),
         memory: fields.word("memory", &memories)?.unwrap_or_default(),
-        cpu_cap_milli: fields.cores("cpu_cap")?,
+        cpu_cap_milli,
         health: health(session, fields, heap)?,
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;

@@ -38,20 +38,20 @@ fn a_task_over_its_memory_limit_is_killed_and_status_says_so() {
 }
 
 #[test]
-fn a_task_gets_no_more_processor_than_its_limit() {
+fn a_task_gets_no_more_processor_than_its_cap() {
     let cell = Cell::shared();
     if !is_isolated(cell) {
         return;
     }
     let mut busy = job("busy", "service", "while :; do :; done");
-    busy["task"]["limit"]["cpu_milli"] = json!(200);
+    busy["task"]["cpu_cap_milli"] = json!(200);
     let busy = cell.submit(&busy);
     let pid = cell.until_up(&busy, 1)[0];
     let (used, began) = (used_ms(pid), now());
     std::thread::sleep(Duration::from_secs(2));
     let milli = (used_ms(pid) - used) * 1000 / u64::try_from(began.elapsed().as_millis()).unwrap();
     // On a busy computer it may get less.
-    assert!((20..=260).contains(&milli), "{milli} thousandths of a core, the limit is 200");
+    assert!((20..=260).contains(&milli), "{milli} thousandths of a core, the cap is 200");
     cell.borgctl(&["kill", &busy]).ok();
 }
 

@@ -9,6 +9,7 @@ mod bad_input;
 mod cell;
 mod choices;
 mod directories;
+mod health;
 mod identities;
 mod isolation;
 mod masters;
