@@ -746,22 +746,26 @@ fn usage_news(polled: &mut Polled) -> Vec<(IncarnationId, Usage)> {
     let Some(told) = &polled.told else { return Vec::new() };
     let mut news = Vec::new();
     for task in &told.tasks {
-        let was = polled.told_usage.get(&task.id).copied().unwrap_or_default();
         let is = &task.usage;
-        let bytes = [
-            (is.ram_bytes, was.ram_bytes),
-            (is.cache_bytes, was.cache_bytes),
-            (is.disk_bytes, was.disk_bytes),
-            (is.io_bytes, was.io_bytes),
-        ];
-        let moved = is.cpu_milli.abs_diff(was.cpu_milli) >= CPU_EPSILON
-            || bytes.into_iter().any(|(is, was)| is.abs_diff(was) >= BYTES_EPSILON)
-            || is.window != was.window;
-        if moved {
+        let was = polled.told_usage.get(&task.id);
+        if was.map_or(*is != Usage::default(), |was| has_moved(was, is)) {
             news.push((task.id, task.usage));
         }
     }
     polled.told_usage.extend(news.iter().copied());
     polled.told_usage.retain(|id, _| told.tasks.iter().any(|task| task.id == *id));
     news
+}
+
+/// Whether usage is another one, beyond the epsilon.
+fn has_moved(was: &Usage, is: &Usage) -> bool {
+    let bytes = [
+        (is.ram_bytes, was.ram_bytes),
+        (is.cache_bytes, was.cache_bytes),
+        (is.disk_bytes, was.disk_bytes),
+        (is.io_bytes, was.io_bytes),
+    ];
+    is.cpu_milli.abs_diff(was.cpu_milli) >= CPU_EPSILON
+        || bytes.into_iter().any(|(is, was)| is.abs_diff(was) >= BYTES_EPSILON)
+        || is.window != was.window
 }

@@ -79,10 +79,10 @@ fn a_health_check_that_cannot_work_is_refused_by_its_field() {
     let mut bad = web("bad", "/", "%port.http%");
     bad["task"]["health"]["probe"] = json!({"tcp": {"port": "htp"}});
     let began = now();
-    let refused = cell.borgctl_with(&["submit", "-"], &bad.to_string()).failed(2);
+    let refused = cell.borgctl_with(&["submit", "-"], &bad.to_string()).failed(3);
     assert!(refused.contains("task.health.probe.port: htp is no port of the task"), "{refused}");
     bad["task"]["health"]["probe"] = json!({"command": ["true"]});
-    let refused = cell.borgctl_with(&["submit", "-"], &bad.to_string()).failed(2);
+    let refused = cell.borgctl_with(&["submit", "-"], &bad.to_string()).failed(3);
     assert!(refused.contains("task.health.probe.command"), "{refused}");
     assert!(began.elapsed() < Duration::from_secs(60));
 }
