@@ -29,8 +29,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Containers set up at once. Our choice: more would only wait for the same processors.
 const STARTS_AT_ONCE: usize = 4;
-/// Probes at once: each has a connection and a buffer. Our choice; each task has one at most.
-const PROBES_AT_ONCE: usize = 64;
+/// Probes at once: each has a connection and a buffer of 16 KiB. Our choice; each task has one at most, and more
+/// tasks than that wait for each other only when they all hang.
+const PROBES_AT_ONCE: usize = 512;
 /// A wait for an end that fails is tried again after this time.
 const WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// SIGTERM to SIGKILL for a container of which no note was kept.
