@@ -125,6 +125,9 @@ pub trait CgroupDriver: Debug + Send + Sync {
     /// Changes the limits of a group. A memory limit below what is in use is refused.
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError>;
 
+    /// Changes the share of the processors that a group has under contention, in thousandths of a processor.
+    fn set_cpu_share(&self, name: &str, cpu_milli: u64) -> Result<(), CgroupError>;
+
     /// Caps the processor time of a group, in thousandths of a processor, or caps it no more.
     fn set_cpu_cap(&self, name: &str, cap_milli: Option<u64>) -> Result<(), CgroupError>;
 

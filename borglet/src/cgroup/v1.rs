@@ -120,9 +120,7 @@ impl CgroupDriver for V1 {
     }
 
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
-        if let Some(mount) = &self.cpu {
-            files::put(&self.group(mount, name).join("cpu.shares"), shares(limits.cpu_milli))?;
-        }
+        self.set_cpu_share(name, limits.cpu_milli)?;
         self.set_cpu_cap(name, limits.cpu_cap_milli)?;
         if let Some(mount) = &self.memory {
             self.put_memory_limits(&self.group(mount, name), limits)?;
@@ -136,6 +134,11 @@ impl CgroupDriver for V1 {
             files::put(&self.group(mount, name).join("pids.max"), limits.pids_max)?;
         }
         Ok(())
+    }
+
+    fn set_cpu_share(&self, name: &str, cpu_milli: u64) -> Result<(), CgroupError> {
+        let Some(mount) = &self.cpu else { return Ok(()) };
+        files::put(&self.group(mount, name).join("cpu.shares"), shares(cpu_milli))
     }
 
     fn set_cpu_cap(&self, name: &str, cap_milli: Option<u64>) -> Result<(), CgroupError> {

@@ -48,7 +48,7 @@ impl V2 {
 
     fn put_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
         let group = self.group(name);
-        files::put_if_there(&group.join("cpu.weight"), task_weight(limits.cpu_milli))?;
+        self.set_cpu_share(name, limits.cpu_milli)?;
         self.set_cpu_cap(name, limits.cpu_cap_milli)?;
         let hard = if limits.soft { "max".to_owned() } else { limits.ram_bytes.to_string() };
         files::put_if_there(&group.join("memory.max"), hard)?;
@@ -149,6 +149,10 @@ impl CgroupDriver for V2 {
             return Err(CgroupError { action: "lower", path, source });
         }
         self.put_limits(name, limits)
+    }
+
+    fn set_cpu_share(&self, name: &str, cpu_milli: u64) -> Result<(), CgroupError> {
+        files::put_if_there(&self.group(name).join("cpu.weight"), task_weight(cpu_milli))
     }
 
     fn set_cpu_cap(&self, name: &str, cap_milli: Option<u64>) -> Result<(), CgroupError> {

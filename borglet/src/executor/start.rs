@@ -16,6 +16,9 @@ use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked
 use crate::shim::{self, ShimSpec};
 use crate::sys;
 
+/// Share of the processors with which a container is set up, in thousandths of a processor: that of a task
+/// of the lowest rank would not get it done in time beside services that want all. A processor: ours.
+const STARTING_CPU_MILLI: u64 = 1_000;
 /// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -54,7 +57,7 @@ impl Executor {
             .map_err(|e| StartError::machine("fill the container's directory", e))?;
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
-                cpu_milli: spec.cpu_milli,
+                cpu_milli: spec.cpu_milli.max(STARTING_CPU_MILLI),
                 cpu_cap_milli: spec.cpu_cap_milli,
                 ram_bytes: spec.ram_bytes,
                 soft: spec.soft_memory,
@@ -65,6 +68,7 @@ impl Executor {
                 .create(id.as_str(), &limits)
                 .map_err(|e| StartError::machine("make the cgroup", e.in_full()))?;
         }
+        let cpu_milli = spec.cpu_milli;
         let config = &self.0.config;
         let isolation = &self.0.isolation;
         let hidden = [&config.dir].into_iter().chain(&config.hidden).cloned().collect();
@@ -77,7 +81,14 @@ impl Executor {
         };
         let locked = write_locked(&dir.spec(), &spec)
             .map_err(|e| StartError::machine("write spec.json", e))?;
-        self.run_shim(dir, locked)
+        let started = self.run_shim(dir, locked)?;
+        if let Some(groups) = &self.0.groups
+            && let Err(error) = groups.set_cpu_share(id.as_str(), cpu_milli)
+        {
+            // It may be over and gone already; else it has more than its share.
+            tracing::debug!(%id, error = error.in_full(), "share of the processors not set");
+        }
+        Ok(started)
     }
 
     fn run_shim(&self, dir: &TaskDir, spec: File) -> Result<Started, StartError> {

@@ -85,7 +85,24 @@ fn every_layout_limits_tracks_kills_and_removes() {
         expected.sort_unstable();
         assert_eq!(inside, expected);
         assert_eq!(driver.oom_kills("one").unwrap(), 0);
-        driver.usage("one").unwrap();
+        let usage = driver.usage("one").unwrap();
+        if driver.missing().is_empty() {
+            assert_eq!(usage.threads, 2, "{usage:?}");
+        }
+        assert!(usage.working_set_bytes <= usage.memory_bytes, "{usage:?}");
+        // What is in use already does not stand in the way of a limit that may be exceeded.
+        let soft = Limits { ram_bytes: 4 << 20, soft: true, ..LIMITS };
+        driver.set_limits("one", &soft).unwrap();
+        driver.set_limits("one", &LIMITS).unwrap();
+        for cap in [Some(10), Some(5_000), None, LIMITS.cpu_cap_milli] {
+            driver.set_cpu_cap("one", cap).unwrap();
+        }
+        let before = driver.cpu_us("one").unwrap();
+        let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        driver.join("one", pid(&busy)).unwrap();
+        assert!(within(PATIENCE, || driver.cpu_us("one").unwrap() > before), "no time is counted");
+        busy.kill().unwrap();
+        busy.wait().unwrap();
         assert_eq!(
             driver.birthplace("one").unwrap().is_some(),
             driver.layout() != CgroupLayout::V1
