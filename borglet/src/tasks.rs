@@ -14,11 +14,14 @@ use crate::isolation::IsolationWanted;
 use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
-use crate::probe;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
+use crate::{probe, procfs};
+use borg_proto::poll::TargetTask;
+use borg_proto::wire::pb;
 use borg_proto::{FailureCause, IncarnationId, Millis, TaskName, in_full};
 use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, ProbeAt, Run};
+use prost::Message;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
@@ -186,6 +189,11 @@ impl Tasks {
             StartError::Fenced => FailureCause::Fenced,
             error => fail(error.to_string()),
         })?;
+        let words = pb::TargetTask::from(&launch.task).encode_to_vec();
+        if let Err(error) = self.0.executor.keep_words(&container, &words) {
+            // It is the next borglet that would miss them, until a master comes.
+            tracing::warn!(%container, error = in_full(&error), "what it is was not kept");
+        }
         Ok((container, started))
     }
 
@@ -389,6 +397,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             continue;
         };
         let (grace, ports) = read_note(&found.note);
+        let task = task_in(&executor, &id, &found.found);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
@@ -405,7 +414,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, state };
+        let adopted = Adopted { run, since, grace, ports, task, state };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),
@@ -418,6 +427,22 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
         }
     }
     Ok((executor, newest.into_values().collect()))
+}
+
+/// What a container was started for, as it was kept beside it. After a restart of the machine only the masters
+/// know what of it is still wanted here.
+fn task_in(executor: &Executor, id: &ContainerId, found: &Found) -> Option<TargetTask> {
+    let boot = match found {
+        Found::Running(started) => Some(&started.boot_id),
+        Found::Ended(record) => record.started.as_ref().map(|started| &started.boot_id),
+    };
+    if boot.is_none_or(|boot| *boot != procfs::boot_id()) {
+        return None;
+    }
+    let words = executor.words(id)?;
+    let read = pb::TargetTask::decode(&words[..]).map_err(|error| error.to_string());
+    let read = read.and_then(|task| TargetTask::try_from(task).map_err(|error| error.to_string()));
+    read.inspect_err(|error| tracing::error!(container = %id, %error, "words are damaged")).ok()
 }
 
 /// What was noted at a container's start: its grace in milliseconds, then its ports.

@@ -1,8 +1,8 @@
 //! The directory of one container, where shim and borglet meet.
 //!
 //! `spec.json` what was asked, with a lock on it as long as the shim lives (and from before the
-//! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `work/` the task's
-//! own directory, `log/` its output, `shim.err` what a shim in trouble said.
+//! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `words` what
+//! the borglet wants to know of it later, `work/` the task's own directory, `log/` its output, `shim.err` what a shim in trouble said.
 //! Invariant: a `.json` file is whole or absent, whenever a process or the machine stops.
 
 use std::fs::{self, File};
@@ -41,6 +41,10 @@ impl TaskDir {
 
     pub(crate) fn log(&self) -> PathBuf {
         self.root.join("log")
+    }
+
+    pub(crate) fn words(&self) -> PathBuf {
+        self.root.join("words")
     }
 
     pub(crate) fn shim_err(&self) -> PathBuf {

@@ -254,6 +254,21 @@ impl Executor {
         groups.set_cpu_cap(id.as_str(), cap_milli).map_err(|e| failed(e.source))
     }
 
+    /// Keeps words of the caller's beside a container, for the next borglet.
+    pub fn keep_words(&self, id: &ContainerId, words: &[u8]) -> Result<(), ActError> {
+        let failed = |source| ActError::Failed { action: "keep words of", id: id.clone(), source };
+        self.entry(id)?;
+        let (path, new) = (self.dir(id).words(), self.dir(id).words().with_extension("new"));
+        // Not synced: after a power cut there is no container for them to be true of.
+        fs::write(&new, words).and_then(|()| fs::rename(&new, path)).map_err(failed)
+    }
+
+    /// Words that were kept beside a container; `None` when there are none that can be read.
+    #[must_use]
+    pub fn words(&self, id: &ContainerId) -> Option<Vec<u8>> {
+        fs::read(self.dir(id).words()).ok()
+    }
+
     /// Where the container writes to disk, logs aside.
     #[must_use]
     pub fn written(&self, id: &ContainerId) -> Vec<PathBuf> {
@@ -278,7 +293,7 @@ impl Executor {
         let dir = self.dir(id);
         remove_tree(&dir.work()).map_err(failed)?;
         // The specification last: as long as it is there, an adoption finds the rest.
-        for file in [dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
+        for file in [dir.words(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;
         }
         self.table().remove(id);

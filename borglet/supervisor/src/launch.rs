@@ -43,6 +43,7 @@ pub(crate) fn launch(
     Ok(Launch {
         run,
         name: task.name.clone(),
+        task: task.clone(),
         argv,
         env: environment(config, task)?,
         limit: spec.limit.clone(),

@@ -32,6 +32,8 @@ pub struct Supervisor {
     lease: Option<Millis>,
     /// Grows when any status changes.
     number: u64,
+    /// Whether it goes on with what was adopted.
+    resumed: bool,
     /// Answers held back, oldest first.
     held: VecDeque<Held>,
 }
@@ -65,6 +67,7 @@ impl Supervisor {
             fairness: Fairness::default(),
             lease: None,
             number: 1,
+            resumed: false,
             held: VecDeque::new(),
         }
     }
@@ -72,6 +75,7 @@ impl Supervisor {
     /// Takes one input at moment `now` and returns what is to be done, in order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
+        self.resume(now);
         let before = self.number;
         match input {
             Input::Poll { token, request } => self.poll(now, token, request, &mut effects),
@@ -86,6 +90,17 @@ impl Supervisor {
         self.give_notice(now, &mut effects);
         self.answer_held(now, self.number != before, &mut effects);
         effects
+    }
+
+    /// Goes on with what was adopted, once.
+    fn resume(&mut self, now: Millis) {
+        if std::mem::replace(&mut self.resumed, true) {
+            return;
+        }
+        for task in self.tasks.values_mut() {
+            task.resume(now, &self.config);
+        }
+        self.number += 1;
     }
 
     /// When the next `Tick` is due; `None` while only other inputs can change anything.

@@ -72,6 +72,8 @@ pub(crate) struct Task {
     pub(crate) cap_unknown: bool,
     window: Window,
     checkup: Checkup,
+    /// Whether it was adopted, and nothing was made of how it was found yet.
+    fresh: bool,
     /// Why this machine ends the present run, once it does.
     doom: Option<Doom>,
     /// It is exclusive and was asked to end, as the masters were not heard of for too long.
@@ -98,6 +100,7 @@ impl Task {
             cap_unknown: false,
             window: Window::default(),
             checkup: Checkup::default(),
+            fresh: false,
             doom: None,
             fenced: false,
             ports: task.ports.clone(),
@@ -107,7 +110,8 @@ impl Task {
         }
     }
 
-    /// What an earlier borglet process left. Whether it is still wanted is not known yet.
+    /// What an earlier borglet process left. Whether it is still wanted is not known yet; until a master
+    /// says so it goes on as it was told, unless it is exclusive: of those only masters know.
     pub(crate) fn adopted(found: Adopted) -> Self {
         let (phase, last_failure) = match found.state {
             AdoptedState::Running { pid } => (Phase::Up { pid, since: found.since }, None),
@@ -116,7 +120,7 @@ impl Task {
             }
         };
         Self {
-            want: None,
+            want: found.task.filter(|task| !task.exclusive),
             phase,
             run: found.run,
             grace: found.grace,
@@ -125,6 +129,7 @@ impl Task {
             cap_unknown: true,
             window: Window::default(),
             checkup: Checkup::default(),
+            fresh: true,
             doom: None,
             fenced: false,
             ports: found.ports,
@@ -232,24 +237,27 @@ impl Task {
         self.fenced = true;
     }
 
-    /// The target has it. The first time after an adoption, an end that was found is settled.
+    /// The target has it.
     pub(crate) fn confirm(&mut self, task: &TargetTask, now: Millis, config: &Config) {
-        let first = self.want.is_none();
         self.grace = task.spec.grace_ms;
         self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
+        self.resume(now, config);
+    }
+
+    /// What it is to be is known: the first time after an adoption, an end that was found is settled, and
+    /// what runs is probed.
+    pub(crate) fn resume(&mut self, now: Millis, config: &Config) {
+        if self.want.is_none() || !std::mem::take(&mut self.fresh) {
+            return;
+        }
         match &self.phase {
-            Phase::Ended { at, failure } if first => {
+            Phase::Ended { at, failure } => {
                 let (at, failure) = (*at, failure.clone());
                 self.settle(now, at, failure, config);
             }
-            Phase::Up { .. } if first => self.begin_checkup(now),
-            Phase::Up { .. }
-            | Phase::Ended { .. }
-            | Phase::AwaitsLease
-            | Phase::Starting
-            | Phase::BackOff { .. }
-            | Phase::Stopping(_) => {}
+            Phase::Up { .. } => self.begin_checkup(now),
+            Phase::AwaitsLease | Phase::Starting | Phase::BackOff { .. } | Phase::Stopping(_) => {}
         }
     }
 

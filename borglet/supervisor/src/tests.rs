@@ -351,6 +351,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         since: Millis(900_000),
         grace: Millis(1_000),
         ports: vec![],
+        task: None,
         state,
     }
 }

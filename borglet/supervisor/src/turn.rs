@@ -1,7 +1,9 @@
 //! What goes into one turn of the supervisor, and what comes out.
 
 use crate::volumes::AllowedVolume;
-use borg_proto::poll::{FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, Usage};
+use borg_proto::poll::{
+    FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, Usage,
+};
 use borg_proto::spec::{MemoryLimit, Volume};
 use borg_proto::{
     AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
@@ -228,6 +230,8 @@ pub struct Launch {
     pub run: Run,
     /// The task's name.
     pub name: TaskName,
+    /// What the target says of it: to be handed back in [`Adopted`].
+    pub task: TargetTask,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The environment, beside `HOME` and `PATH` which the machine sets unless they are here.
@@ -264,6 +268,9 @@ pub struct Adopted {
     pub grace: Millis,
     /// As in its [`Launch`]; none when that is not known any more.
     pub ports: Vec<u16>,
+    /// As in its [`Launch`]: it goes on by that until a master says otherwise. `None` when that is not known
+    /// any more, or the machine restarted since.
+    pub task: Option<TargetTask>,
     /// Whether it still runs.
     pub state: AdoptedState,
 }

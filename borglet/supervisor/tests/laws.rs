@@ -309,6 +309,7 @@ impl Machine {
             since: Millis(1_000_000),
             grace: Millis(1_000),
             ports: Vec::new(),
+            task: None,
             state,
         };
         let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));

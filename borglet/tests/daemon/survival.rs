@@ -153,6 +153,41 @@ async fn without_masters_services_are_started_again_and_ends_are_kept_with_code_
     assert!(after[2].restarts >= 2);
 }
 
+/// The next process knows what it was told to run, masters or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_borglet_starts_services_again_before_any_master_comes() {
+    let cell = Cell::new();
+    let mut daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let mut service = shell(1, 0, "sleep 1000");
+    service.restart = true;
+    master.poll(fence(1, 1), Some(&[&service])).await.unwrap();
+    let up = master.until(fence(1, 1), all_up).await;
+    drop(master);
+    daemon.kill();
+    let pid = cell::pid(&up[0]).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.try_into().unwrap()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    daemon.restart();
+    let again = async {
+        loop {
+            let page = daemon.get("/tasks.json").await;
+            if page.contains("\"state\": \"up\"") && page.contains("\"restarts\": 1") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("it waits for masters");
+    let mut master = daemon.master(&cell, "master/1");
+    let report = master.poll(fence(1, 2), Some(&[&service])).await.unwrap().report.tasks;
+    assert_eq!(report[0].last_failure, Some(FailureCause::Signal { signal: 9 }));
+    assert_ne!(cell::pid(&report[0]), Some(pid));
+}
+
 /// A machine that restarted has lost its processes, and its boot has another name.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_reboot_tasks_are_reported_lost_and_batch_is_not_run_again_by_the_machine() {

@@ -135,6 +135,7 @@ impl Host {
                 since,
                 grace: container.grace,
                 ports: container.ports.clone(),
+                task: None,
                 state,
             })
         };

@@ -157,6 +157,7 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
         since: Millis(1),
         grace: Millis(1),
         ports: Vec::new(),
+        task: None,
         state: AdoptedState::Running { pid: 7 },
     };
     let mut b = bench(vec![found]);
@@ -255,6 +256,7 @@ fn an_adopted_task_is_probed_as_soon_as_the_target_has_it() {
         since: Millis(1),
         grace: Millis(1),
         ports: vec![8_080],
+        task: None,
         state: AdoptedState::Running { pid: 7 },
     };
     let mut b = bench(vec![found]);
@@ -273,4 +275,37 @@ fn a_task_that_the_target_drops_is_probed_no_more() {
     assert_eq!(work(b.later(5_000)), [Effect::Kill { run: run(served.id, 0) }]);
     b.exit(served.id, 0, None);
     assert_eq!(b.supervisor.report().1.tasks, []);
+}
+
+/// No master has been heard of yet.
+#[test]
+fn what_an_earlier_process_knew_of_a_task_is_enough_to_go_on_with_it() {
+    let (service, probed) = (target_task(2, 0, true), served());
+    let mut exclusive = target_task(3, 0, true);
+    exclusive.exclusive = true;
+    let found = |task: &TargetTask, state| Adopted {
+        run: run(task.id, 2),
+        since: Millis(1),
+        grace: Millis(1),
+        ports: task.ports.clone(),
+        task: Some(task.clone()),
+        state,
+    };
+    let over = AdoptedState::Ended { at: Millis(5), failure: None };
+    let mut b = bench(vec![
+        found(&service, over.clone()),
+        found(&probed, AdoptedState::Running { pid: 7 }),
+        found(&exclusive, over),
+    ]);
+    assert_eq!(probes(&b.later(0)), 1);
+    assert!(matches!(b.status(service.id), Some(TaskStatus::BackOff { .. })));
+    assert!(
+        matches!(b.status(exclusive.id), Some(TaskStatus::Ended { .. })),
+        "never without masters"
+    );
+    assert_eq!(starts(&b.later(1_000)), [run(service.id, 3)]);
+    // And the first target counts as ever.
+    let end = work(b.order(1, &[&service]));
+    let ends = [Effect::Terminate { run: run(probed.id, 2) }, Effect::Remove { id: exclusive.id }];
+    assert_eq!(end, ends);
 }
