@@ -200,6 +200,12 @@ async fn after_a_reboot_tasks_are_reported_lost_and_batch_is_not_run_again_by_th
     let both = [&batch, &service];
     master.poll(fence(1, 1), Some(&both)).await.unwrap();
     let up = master.until(fence(1, 1), all_up).await;
+    let spoken = async {
+        while master.log(&batch, false).await.unwrap() != "run\n" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), spoken).await.expect("it says nothing");
     daemon.kill();
     for state in state_files(daemon.dir()).iter().filter(|file| file.ends_with("state.json")) {
         let mut started: serde_json::Value =

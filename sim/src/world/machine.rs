@@ -135,7 +135,7 @@ impl Host {
                 since,
                 grace: container.grace,
                 ports: container.ports.clone(),
-                task: None,
+                task: container.task.clone(),
                 state,
             })
         };
@@ -249,6 +249,7 @@ impl World {
             if shrink { Resources { cpu_milli: 2_000, ram_bytes: 2 << 30, ..full } } else { full };
         let mut ended = Vec::new();
         for (id, container) in &mut host.processes {
+            container.task = None;
             if let ContainerState::Running { since, .. } = container.state {
                 let failure = Some(FailureCause::Lost);
                 container.state = ContainerState::Ended { since, at: clock, failure };

@@ -7,6 +7,7 @@ use crate::checkers::Invariant;
 use crate::jobs::Play;
 use crate::marks::Mark;
 use borg_cell::state::Stranger;
+use borg_proto::poll::TargetTask;
 use borg_proto::{FailureCause, Millis};
 use borglet_supervisor::{Input, Launch, Run};
 
@@ -23,6 +24,8 @@ pub(crate) struct Container {
     pub(crate) play: Play,
     pub(crate) grace: Millis,
     pub(crate) ports: Vec<u16>,
+    /// What it was started for; forgotten when the machine restarts.
+    pub(crate) task: Option<TargetTask>,
     /// Of an exclusive run: when it ends, unless the machine's lease is longer.
     pub(crate) ends_by: Option<Millis>,
     pub(crate) state: ContainerState,
@@ -72,8 +75,8 @@ impl World {
             return self.tell_borglet_later(index, run, cause);
         }
         let (boot, state) = (host.boot, ContainerState::Starting);
-        let (grace, ports) = (launch.grace, launch.ports);
-        let container = Container { run, play, grace, ports, ends_by, state };
+        let (grace, ports, task) = (launch.grace, launch.ports, Some(launch.task));
+        let container = Container { run, play, grace, ports, task, ends_by, state };
         host.processes.insert(run.id, container);
         if ends_by.is_some() {
             self.checks.copies.is_exclusive(run.id.task);
