@@ -258,7 +258,10 @@ impl Tasks {
         let tasks = self.clone();
         drop(tokio::task::spawn_blocking(move || {
             match tasks.0.executor.cap_cpu(&container, cap_milli) {
-                Ok(()) => tracing::info!(%container, cap_milli, "processor time capped"),
+                Ok(()) if cap_milli.is_some() => {
+                    tracing::info!(%container, cap_milli, "processor time capped");
+                }
+                Ok(()) => tracing::debug!(%container, "processor time not capped"),
                 Err(ActError::Ended(_)) => {}
                 Err(error) => tracing::warn!(%container, error = in_full(&error), "not capped"),
             }

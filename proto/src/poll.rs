@@ -245,7 +245,8 @@ pub struct UsageWindow {
 /// Length of a window of usage. 300 s: the 2019 Google trace (and the Borg paper, section 5).
 pub const USAGE_WINDOW: Millis = Millis::from_secs(300);
 
-/// How samples of one second were spread. `max` is exact, the others are at most 1/16 too high.
+/// How samples of one second were spread: each is the least sample that so many were not above. Memory is
+/// rounded up to 4 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Percentiles {
     /// Half of the samples were not above this.
