@@ -84,12 +84,21 @@ impl Views {
     }
 }
 
-/// Whether two reports say the same but for usage, which is told in summaries.
+/// Whether two reports say the same but for usage, which is told in summaries, and status lines, which are as
+/// soft.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
-        let TaskReport { id, status, restarts, last_failure, usage: _, ports, .. } = task;
-        let own = (task.status_line.clone(), task.last_run.clone());
-        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), own)
+        let TaskReport {
+            id,
+            status,
+            restarts,
+            last_failure,
+            usage: _,
+            ports,
+            status_line: _,
+            last_run,
+        } = task;
+        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), last_run.clone())
     };
     let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()
