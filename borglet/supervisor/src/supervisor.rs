@@ -86,7 +86,7 @@ impl Supervisor {
             Input::Probed { run, result } => self.probed(now, run, result, &mut effects),
             Input::RunEnded { id, end } => {
                 if let Some(task) = self.tasks.get_mut(&id) {
-                    task.last_run = Some(end);
+                    task.told = Some(end);
                 }
             }
             Input::StatusLines(lines) => {
@@ -367,6 +367,7 @@ impl Supervisor {
             self.forget(run.id, effects);
             return;
         }
+        task.last_run = task.told.take();
         task.cannot_start(now, cause);
         self.number += 1;
     }
@@ -384,6 +385,7 @@ impl Supervisor {
             self.forget(run.id, effects);
             return;
         }
+        task.last_run = task.told.take();
         task.settle(now, at, failure, &self.config);
         self.number += 1;
     }

@@ -82,6 +82,8 @@ pub(crate) struct Task {
     pub(crate) status_line: String,
     /// How the last run ended that did, as far as that is known.
     pub(crate) last_run: Option<Arc<RunEnd>>,
+    /// What is to be told of a run once its end is: two reports of one version must not differ in it.
+    pub(crate) told: Option<Arc<RunEnd>>,
     /// It is exclusive and was asked to end, as the masters were not heard of for too long.
     fenced: bool,
     /// As ordered, or as found.
@@ -110,6 +112,7 @@ impl Task {
             doom: None,
             status_line: String::new(),
             last_run: None,
+            told: None,
             fenced: false,
             ports: task.ports.clone(),
             last_failure: None,
@@ -141,6 +144,7 @@ impl Task {
             doom: None,
             status_line: String::new(),
             last_run: found.end,
+            told: None,
             fenced: false,
             ports: found.ports,
             last_failure,

@@ -6,6 +6,7 @@ use borg_proto::poll::{
     AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetDigest, TargetTask,
     TaskStatus, Usage,
 };
+use borg_proto::task::RunEnd;
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -174,6 +175,32 @@ fn what_cannot_start_ends_at_once_with_its_cause() {
     b.input(Input::StartFailed { run: run(task.id, 0), cause: cause.clone() });
     assert_eq!(b.status(task.id), Some(TaskStatus::Ended { at: b.now, failure: Some(cause) }));
     assert_eq!(b.later(600_000), []);
+}
+
+/// A shard takes two reports of one version for the same.
+#[test]
+fn what_is_told_of_an_end_is_reported_with_the_end_and_not_before() {
+    let mut b = bench(vec![]);
+    let task = target_task(1, 0, false);
+    b.order(1, &[&task]);
+    b.start(task.id, 0, 42);
+    let before = b.supervisor.report();
+    let failure = Some(FailureCause::Exit { code: 3 });
+    let end = Arc::new(RunEnd {
+        run: 0,
+        started: Some(b.now),
+        ended: b.now,
+        failure: failure.clone(),
+        cpu_ms: 5,
+        ram_peak_bytes: 7,
+        last_lines: "no such table".to_owned(),
+    });
+    b.input(Input::RunEnded { id: task.id, end: Arc::clone(&end) });
+    assert_eq!(b.supervisor.report(), before);
+    b.exit(task.id, 0, failure);
+    let (version, report) = b.supervisor.report();
+    assert_eq!(report.tasks[0].last_run, Some(end));
+    assert!(version > before.0);
 }
 
 #[test]

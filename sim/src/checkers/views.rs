@@ -84,12 +84,23 @@ impl Views {
     }
 }
 
-/// Whether two reports say the same but for usage, which is told in summaries.
+/// Whether two reports say the same but for usage, which is told in summaries, and status lines, which are as
+/// soft.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
-        let TaskReport { id, status, restarts, last_failure, usage: _, ports, health, .. } = task;
-        let own = (task.status_line.clone(), task.last_run.clone());
-        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), *health, own)
+        let TaskReport {
+            id,
+            status,
+            restarts,
+            last_failure,
+            usage: _,
+            ports,
+            health,
+            status_line: _,
+            last_run,
+        } = task;
+        let own = (*health, last_run.clone());
+        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), own)
     };
     let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()
