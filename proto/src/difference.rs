@@ -120,7 +120,18 @@ impl Found {
     }
 
     fn task(&mut self, old: &TaskSpec, new: &TaskSpec) {
-        let TaskSpec { command, env, limit, ports, constraints, spread, volumes, grace_ms } = old;
+        let TaskSpec {
+            command,
+            env,
+            limit,
+            ports,
+            constraints,
+            spread,
+            volumes,
+            grace_ms,
+            image,
+            packages,
+        } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
         self.shown("task.limit.cpu_milli", &limit.cpu_milli, &new.limit.cpu_milli);
@@ -146,6 +157,8 @@ impl Found {
         let volumes: Vec<String> = volumes.iter().map(told).collect();
         let wanted: Vec<String> = new.volumes.iter().map(told).collect();
         self.listed("task.volumes", &volumes, &wanted);
+        self.maybe("task.image", image.as_ref(), new.image.as_ref());
+        self.listed("task.packages", packages, &new.packages);
         self.shown("task.grace_ms", &grace_ms.0, &new.grace_ms.0);
     }
 }

@@ -15,8 +15,11 @@ pub mod causes;
 pub mod command;
 pub mod difference;
 pub mod identity;
+#[cfg(feature = "layers")]
+pub mod layer;
 pub mod machine;
 pub mod names;
+pub mod package;
 pub mod panics;
 pub mod peer;
 pub mod policy;

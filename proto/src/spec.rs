@@ -4,6 +4,7 @@
 //! [`JobSpec::check`] holds every bound; a master and `borgctl` call the same one.
 
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
+use crate::package::{MAX_TASK_PACKAGES, PackageRef};
 use crate::priority::{AppClass, Priority};
 use crate::resources::{Resources, WHOLE_DEVICE};
 use crate::time::Millis;
@@ -112,6 +113,7 @@ fn default_priority() -> Priority {
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
     /// Program and arguments; empty in an alloc set. The program is an absolute path or found in the machine's PATH.
+    /// With an image it takes the place of the image's entrypoint and arguments, and may be empty.
     /// `%task%`, `%tasks%` and `%port.NAME%` are replaced in arguments and environment.
     #[serde(default)]
     pub command: Vec<String>,
@@ -136,6 +138,13 @@ pub struct TaskSpec {
     /// Time between SIGTERM and SIGKILL.
     #[serde(default = "default_grace")]
     pub grace_ms: Millis,
+    /// The image whose files are the root of the task's; without one it sees the machine's, read-only.
+    #[serde(default)]
+    pub image: Option<PackageRef>,
+    /// Packages that it sees in [`SHOWN_IN`](crate::package::SHOWN_IN), each under its name; told as
+    /// `BORG_PACKAGE_NAME`. At most [`MAX_TASK_PACKAGES`], no two of one name.
+    #[serde(default)]
+    pub packages: Vec<PackageRef>,
 }
 
 const fn default_grace() -> Millis {
@@ -382,6 +391,8 @@ impl JobSpec {
             ("task.env", !task.env.is_empty()),
             ("task.ports", !task.ports.is_empty()),
             ("task.volumes", !task.volumes.is_empty()),
+            ("task.image", task.image.is_some()),
+            ("task.packages", !task.packages.is_empty()),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
             ("concurrent", self.concurrent.is_some()),
@@ -435,6 +446,9 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
+        if self.task.image.is_some() || !self.task.packages.is_empty() {
+            return 5;
+        }
         let since_4 = self.kind == JobKind::AllocSet
             || self.alloc_set.is_some()
             || self.gang
@@ -471,7 +485,8 @@ impl TaskSpec {
     /// # Errors
     /// The first field that is out of bounds, named from the job: `task.limit.cpu_milli`.
     pub fn check(&self) -> Result<(), SpecError> {
-        if self.command.first().is_none_or(String::is_empty) {
+        let left_to_image = self.command.is_empty() && self.image.is_some();
+        if self.command.first().is_none_or(String::is_empty) && !left_to_image {
             return refuse("task.command", "[]", "is empty: name the program to run");
         }
         check_len("task.command", self.command.len())?;
@@ -490,7 +505,24 @@ impl TaskSpec {
         for (i, volume) in self.volumes.iter().enumerate() {
             check_volume(&format!("task.volumes[{i}].path"), &volume.path)?;
         }
+        self.check_packages()?;
         self.check_room()
+    }
+
+    fn check_packages(&self) -> Result<(), SpecError> {
+        if self.packages.len() > MAX_TASK_PACKAGES {
+            let many = format!("{} packages", self.packages.len());
+            return refuse("task.packages", many, format!("are more than {MAX_TASK_PACKAGES}"));
+        }
+        let mut seen = BTreeSet::new();
+        for (i, package) in self.packages.iter().enumerate() {
+            if !seen.insert(package.name.as_str().replace('-', "_")) {
+                let why =
+                    "has the name of another one: each has a directory and a variable of its own";
+                return refuse(&format!("task.packages[{i}]"), package, why);
+            }
+        }
+        Ok(())
     }
 
     /// Checks the bounds of what says how much room it needs, and where.

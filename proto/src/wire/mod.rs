@@ -12,6 +12,7 @@ mod cause;
 mod command;
 mod error;
 mod machine;
+mod package;
 mod peer;
 mod policy;
 mod poll;
@@ -29,6 +30,7 @@ pub use command::{
 };
 pub use error::WireError;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
+pub use package::MAX_BLOBS;
 pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use policy::{read_policy, read_weights};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};

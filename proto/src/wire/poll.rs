@@ -1,15 +1,18 @@
 //! The exchange of a link shard and a borglet.
 
-use super::error::{At, WireError, check_ordered, check_range, each, port, required};
+use super::error::{At, WireError, check_line, check_ordered, check_range, each, port, required};
+use super::package::MAX_BLOBS;
 use super::{pb, spec};
 use crate::names::{IncarnationId, TaskName};
+use crate::package::{MAX_TASK_PACKAGES, Package};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
+    AnswerStamp, BlobReport, BlobSource, Fence, MachineReport, PollAnswer, PollRequest,
+    ReportVersion, StartTime, Target, TargetDigest, TargetTask, TaskReport, TaskStatus, Usage,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
+use crate::task::MAX_CAUSE_BYTES;
 use crate::time::Millis;
-use pb::task_report::{BackOff, Ended, Starting, Status, Stopping, Up};
+use pb::task_report::{BackOff, Ended, Fetching, Starting, Status, Stopping, Up};
 use std::sync::Arc;
 
 /// Most incarnations of one machine, in a target or a report: our choice; a machine of the 2019
@@ -66,6 +69,7 @@ impl From<&TargetTask> for pb::TargetTask {
             appclass: pb::AppClass::from(t.appclass).into(),
             restart: t.restart,
             exclusive: t.exclusive,
+            packages: t.packages.iter().map(|package| (&**package).into()).collect(),
         }
     }
 }
@@ -89,10 +93,22 @@ impl TryFrom<pb::TargetTask> for TargetTask {
             appclass: required("appclass", spec::appclass("appclass", t.appclass)?)?,
             restart: t.restart,
             exclusive: t.exclusive,
+            packages: each("packages", t.packages, MAX_TASK_PACKAGES + 1, |package| {
+                Package::try_from(package).map(Arc::new)
+            })?,
         };
         if task.ports.len() != task.spec.ports.len() {
             let why = format!("are not one for each of the {} named ports", task.spec.ports.len());
             return Err(WireError::new("ports", format!("{} numbers", task.ports.len()), why));
+        }
+        let named = usize::from(task.spec.image.is_some()) + task.spec.packages.len();
+        if task.packages.len() != named {
+            let why = format!("are not one for each of the {named} that the task names");
+            return Err(WireError::new(
+                "packages",
+                format!("{} packages", task.packages.len()),
+                why,
+            ));
         }
         Ok(task)
     }
@@ -144,6 +160,7 @@ impl From<&PollRequest> for pb::PollRequest {
             lease: r
                 .lease
                 .map(|stamp| pb::AnswerStamp { session: stamp.session, at_ms: stamp.at.0 }),
+            sources: r.sources.iter().map(Into::into).collect(),
         }
     }
 }
@@ -152,6 +169,8 @@ impl TryFrom<pb::PollRequest> for PollRequest {
     type Error = WireError;
     fn try_from(r: pb::PollRequest) -> Result<Self, WireError> {
         check_range("hold_ms", r.hold_ms, 0, MAX_HOLD.0)?;
+        let sources = each("sources", r.sources, MAX_BLOBS, BlobSource::try_from)?;
+        check_ordered("sources", &sources, |source| source.digest)?;
         Ok(Self {
             cell: r.cell.parse().at("cell")?,
             machine: r.machine.parse().at("machine")?,
@@ -161,6 +180,7 @@ impl TryFrom<pb::PollRequest> for PollRequest {
             seen: r.seen.map_or_else(ReportVersion::default, Into::into),
             hold: Millis(r.hold_ms),
             lease: r.lease.map(|l| AnswerStamp { session: l.session, at: Millis(l.at_ms) }),
+            sources,
         })
     }
 }
@@ -168,6 +188,11 @@ impl TryFrom<pb::PollRequest> for PollRequest {
 impl From<&TaskReport> for pb::TaskReport {
     fn from(r: &TaskReport) -> Self {
         let status = match &r.status {
+            TaskStatus::Fetching { have_bytes, bytes, trouble } => Status::Fetching(Fetching {
+                have_bytes: *have_bytes,
+                bytes: *bytes,
+                trouble: trouble.clone(),
+            }),
             TaskStatus::Starting => Status::Starting(Starting {}),
             TaskStatus::Up { pid, since } => Status::Up(Up { pid: *pid, since_ms: since.0 }),
             TaskStatus::BackOff { until } => Status::BackOff(BackOff { until_ms: until.0 }),
@@ -183,6 +208,10 @@ impl From<&TaskReport> for pb::TaskReport {
             last_failure: r.last_failure.as_ref().map(Into::into),
             usage: Some((&r.usage).into()),
             ports: r.ports.iter().map(|&port| port.into()).collect(),
+            start: r.start.map(|start| pb::task_report::StartTime {
+                total_ms: start.total.0,
+                packages_ms: start.packages.0,
+            }),
         }
     }
 }
@@ -191,6 +220,10 @@ impl TryFrom<pb::TaskReport> for TaskReport {
     type Error = WireError;
     fn try_from(r: pb::TaskReport) -> Result<Self, WireError> {
         let status = match required("status", r.status)? {
+            Status::Fetching(Fetching { have_bytes, bytes, trouble }) => {
+                check_line("fetching.trouble", &trouble, MAX_CAUSE_BYTES)?;
+                TaskStatus::Fetching { have_bytes, bytes, trouble }
+            }
             Status::Starting(Starting {}) => TaskStatus::Starting,
             Status::Up(Up { pid, since_ms }) => TaskStatus::Up { pid, since: Millis(since_ms) },
             Status::BackOff(BackOff { until_ms }) => {
@@ -209,13 +242,21 @@ impl TryFrom<pb::TaskReport> for TaskReport {
             last_failure: r.last_failure.map(TryInto::try_into).transpose().at("last_failure")?,
             usage: r.usage.map_or_else(Usage::default, Into::into),
             ports: each("ports", r.ports, MAX_PORTS, port)?,
+            start: r.start.map(|start| StartTime {
+                total: Millis(start.total_ms),
+                packages: Millis(start.packages_ms),
+            }),
         })
     }
 }
 
 impl From<&MachineReport> for pb::MachineReport {
     fn from(r: &MachineReport) -> Self {
-        Self { info: Some((&r.info).into()), tasks: r.tasks.iter().map(Into::into).collect() }
+        Self {
+            info: Some((&r.info).into()),
+            tasks: r.tasks.iter().map(Into::into).collect(),
+            blobs: r.blobs.iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -224,7 +265,9 @@ impl TryFrom<pb::MachineReport> for MachineReport {
     fn try_from(r: pb::MachineReport) -> Result<Self, WireError> {
         let tasks = each("tasks", r.tasks, MAX_TASKS_PER_MACHINE, TaskReport::try_from)?;
         check_ordered("tasks", &tasks, |task| task.id)?;
-        Ok(Self { info: required("info", r.info)?.try_into().at("info")?, tasks })
+        let blobs = each("blobs", r.blobs, MAX_BLOBS, BlobReport::try_from)?;
+        check_ordered("blobs", &blobs, |blob| blob.digest)?;
+        Ok(Self { info: required("info", r.info)?.try_into().at("info")?, tasks, blobs })
     }
 }
 

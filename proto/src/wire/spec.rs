@@ -6,6 +6,7 @@
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
 use super::pb;
 use crate::names::MAX_NAME_BYTES;
+use crate::package::MAX_TASK_PACKAGES;
 use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
 use crate::spec::{
@@ -105,7 +106,7 @@ pub(super) fn appclass(field: &str, value: i32) -> Result<Option<AppClass>, Wire
 }
 
 /// An enumeration's value that this build knows.
-fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, WireError> {
+pub(super) fn known<T: TryFrom<i32>>(field: &str, value: i32) -> Result<T, WireError> {
     T::try_from(value)
         .map_err(|_| WireError::new(field, value, "is not a value that this version knows"))
 }
@@ -188,6 +189,8 @@ impl From<&TaskSpec> for pb::TaskSpec {
             spread: t.spread.iter().map(spread).collect(),
             volumes: t.volumes.iter().map(volume).collect(),
             grace_ms: t.grace_ms.0,
+            image: t.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+            packages: t.packages.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -211,6 +214,8 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
             .map(|v| Volume { path: v.path, writable: v.writable })
             .collect(),
         grace_ms: Millis(t.grace_ms),
+        image: (!t.image.is_empty()).then(|| t.image.parse()).transpose().at("image")?,
+        packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
     })
 }
 
