@@ -23,9 +23,9 @@ pub const MAX_VERSION_BYTES: usize = 128;
 pub const MAX_LAYERS: usize = 128;
 /// Largest layer, stored and unpacked, in bytes: 16 GiB, our choice; it must fit on a machine.
 pub const MAX_LAYER_BYTES: u64 = 16 << 30;
-/// Largest encoded [`Package`] in bytes. 128 KiB: our choice; its layers and an image's configuration
-/// are in the state of the cell, and in what a machine is told to run.
-pub const MAX_PACKAGE_BYTES: usize = 128 << 10;
+/// Largest encoded [`Package`] in bytes. 16 KiB: our choice; its layers and an image's configuration
+/// are in the state of the cell, and for each task in what its machine is told to run.
+pub const MAX_PACKAGE_BYTES: usize = 16 << 10;
 /// Most packages of a task beside its image. 16: our choice.
 pub const MAX_TASK_PACKAGES: usize = 16;
 /// Where a task sees its packages: each in a directory of the package's name.

@@ -275,6 +275,8 @@ fn job(
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        image: None,
+        packages: Vec::new(),
     };
     JobSpec {
         name: name.parse().expect("a name"),

@@ -246,6 +246,8 @@ impl Links {
                 | EventKind::QuotaChanged(_)
                 | EventKind::MachineAccess(..)
                 | EventKind::PolicyChanged
+                | EventKind::PackagePut(_)
+                | EventKind::PackageRemoved(_)
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
                 EventKind::SafeMode { .. } => {

@@ -377,6 +377,7 @@ impl Link {
                 ports: report.ports.clone(),
             }),
             TaskStatus::Starting
+            | TaskStatus::Fetching { .. }
             | TaskStatus::Stopping
             | TaskStatus::BackOff { .. }
             | TaskStatus::Ended { .. } => None,
@@ -413,7 +414,9 @@ impl Link {
     pub(super) fn report(&self) -> Option<MachineReport> {
         let seen = &self.seen;
         let info = seen.info.clone().filter(|_| seen.whole && seen.reachable)?;
-        Some(MachineReport { info, tasks: seen.tasks.values().cloned().collect() })
+        let tasks = seen.tasks.values().cloned().collect();
+        // Who has which blobs is the shards' business.
+        Some(MachineReport { info, tasks, blobs: Vec::new() })
     }
 
     /// How long it was seen to be silent since it last answered; 0 when it is not silent now.
@@ -487,7 +490,7 @@ fn difference(placed: &Placement, report: &TaskReport) -> Option<Observation> {
     let (id, restarts) = (report.id, report.restarts);
     let restarted = placed.restarts != restarts;
     match &report.status {
-        TaskStatus::Starting | TaskStatus::Stopping => None,
+        TaskStatus::Starting | TaskStatus::Fetching { .. } | TaskStatus::Stopping => None,
         TaskStatus::Up { pid, since } => {
             let known = placed.phase == Phase::Up { pid: *pid, since: *since };
             (restarted || !known).then_some(Observation::TaskUp {
@@ -552,6 +555,7 @@ fn wanted(
             appclass: job.spec.effective_appclass(),
             restart: job.spec.kind == JobKind::Service,
             exclusive: job.spec.exclusive,
+            packages: state.packages_of(job),
         });
     }
     Target { tasks, spare, ..Target::default() }
@@ -575,6 +579,7 @@ mod tests {
             last_failure: None,
             usage: Usage::default(),
             ports: Vec::new(),
+            start: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of how the scheduler chooses (`policy`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of how the scheduler chooses (`policy`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -21,6 +21,7 @@ pub mod lives;
 mod machines;
 mod masters;
 pub mod observe;
+pub mod packages;
 mod placement;
 mod policy;
 pub mod quota;
@@ -33,6 +34,7 @@ pub use access::Closed;
 pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
+pub use packages::PackageRecord;
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
@@ -80,6 +82,8 @@ pub struct CellState {
     pub(crate) quotas: quota::Quotas,
     /// How the scheduler chooses; `None` while nobody said anything.
     pub(crate) policy: Option<CellPolicy>,
+    /// What tasks may bring along.
+    pub(crate) packages: packages::Packages,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -177,6 +181,7 @@ impl CellState {
             downs: Vector::new(),
             quotas: quota::Quotas::default(),
             policy: None,
+            packages: packages::Packages::default(),
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
