@@ -62,6 +62,7 @@ fn same_but_for_usage(a: &TaskReport, b: &TaskReport) -> bool {
         && a.restarts == b.restarts
         && a.last_failure == b.last_failure
         && a.ports == b.ports
+        && a.start == b.start
 }
 
 /// The report that `difference` was made from, usage of unchanged tasks aside.
@@ -73,5 +74,6 @@ pub fn fold(old: &MachineReport, difference: &Difference) -> MachineReport {
     let kept = old.tasks.iter().filter(|task| !replaced(task.id)).cloned();
     let mut tasks: Vec<_> = kept.chain(difference.tasks.iter().cloned()).collect();
     tasks.sort_by_key(|task| task.id);
-    MachineReport { info, tasks }
+    // Who holds which blobs is told to nobody.
+    MachineReport { info, tasks, blobs: Vec::new() }
 }
