@@ -247,10 +247,15 @@ impl Spread {
 
     /// The machine from which another can get a blob; `None` when there is none that it could be had from
     /// at any time.
-    fn best_holder(&self, name: &MachineName, digest: Digest) -> Option<Result<MachineName, AllBusy>> {
+    fn best_holder(
+        &self,
+        name: &MachineName,
+        digest: Digest,
+    ) -> Option<Result<MachineName, AllBusy>> {
         let holders = self.holders.get(&digest)?;
         let blob = self.machines.get(name)?.blobs.iter().find(|blob| blob.digest == digest)?;
-        let usable = holders.iter().filter(|holder| *holder != name && !blob.failed.contains(holder));
+        let usable =
+            holders.iter().filter(|holder| *holder != name && !blob.failed.contains(holder));
         let serves = |holder: &&MachineName| self.machines.get(*holder).map_or(0, |m| m.serves);
         let best = usable.min_by_key(serves)?;
         if serves(&best) < CHILDREN {

@@ -17,6 +17,8 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        image: None,
+        packages: Vec::new(),
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },
@@ -28,6 +30,7 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         appclass: AppClass::Batch,
         restart,
         exclusive: false,
+        packages: Vec::new(),
     }
 }
 
@@ -47,5 +50,6 @@ pub(crate) fn poll(fence: Fence, target: Option<Vec<TargetTask>>) -> PollRequest
         seen: ReportVersion::default(),
         hold: Millis(0),
         lease: None,
+        sources: Vec::new(),
     }
 }

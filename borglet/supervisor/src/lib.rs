@@ -1,7 +1,7 @@
 //! What one machine does about what the cell asked of it.
 //!
 //! [`Supervisor::handle`] compares the target that link shards hand over with what runs, and
-//! returns effects: start, terminate, kill, forget, remember, answer. It knows nothing of cells,
+//! returns effects: fetch, unpack, start, terminate, kill, forget, remember, answer. It knows nothing of cells,
 //! quota or scheduling, and does nothing itself: the borglet carries its effects out in order, and
 //! the simulator does the same on virtual time.
 //!
@@ -18,6 +18,7 @@
 #[cfg(test)]
 mod fixture;
 mod launch;
+mod packages;
 mod supervisor;
 mod task;
 #[cfg(test)]
@@ -25,5 +26,8 @@ mod tests;
 mod turn;
 pub mod volumes;
 
+pub use packages::Cached;
 pub use supervisor::Supervisor;
-pub use turn::{Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, Run};
+pub use turn::{
+    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, Root, Run, ShownPackage, Trouble,
+};

@@ -1,7 +1,9 @@
 //! One incarnation on the machine: its phases, and how it goes on when a run ends.
 
+use crate::packages::{Packages, Progress, layers};
 use crate::turn::{Adopted, AdoptedState, Config, Run};
-use borg_proto::poll::{TargetTask, TaskReport, TaskStatus, Usage};
+use borg_proto::package::Digest;
+use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
 use borg_proto::{FailureCause, Millis};
 
 /// First wait before a service is started again; doubles with each failure in a row. Our choice.
@@ -18,6 +20,8 @@ const NOTICE_PART: u64 = 6;
 /// How far an incarnation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Its packages are on their way.
+    Fetching,
     /// It is exclusive, and is started as soon as the masters are known to follow its leader.
     AwaitsLease,
     /// A start was ordered.
@@ -61,6 +65,12 @@ pub(crate) struct Task {
     failures_in_row: u32,
     /// When the last run started, if it did.
     up_since: Option<Millis>,
+    /// When the present run was ordered, and when its packages were there.
+    ordered_at: Option<Millis>,
+    packed_at: Option<Millis>,
+    start: Option<StartTime>,
+    /// Layers that it uses or waits for.
+    pub(crate) layers: Vec<Digest>,
 }
 
 impl Task {
@@ -77,6 +87,10 @@ impl Task {
             last_failure: None,
             failures_in_row: 0,
             up_since: None,
+            ordered_at: None,
+            packed_at: None,
+            start: None,
+            layers: layers(&task.packages).map(|layer| layer.digest).collect(),
         }
     }
 
@@ -99,6 +113,10 @@ impl Task {
             last_failure,
             failures_in_row: 0,
             up_since: Some(found.since),
+            ordered_at: None,
+            packed_at: None,
+            start: None,
+            layers: found.layers,
         }
     }
 
@@ -106,7 +124,9 @@ impl Task {
     pub(crate) const fn is_live(&self) -> bool {
         match self.phase {
             Phase::Starting | Phase::Up { .. } | Phase::Stopping(_) => true,
-            Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => false,
+            Phase::Fetching | Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
+                false
+            }
         }
     }
 
@@ -134,6 +154,7 @@ impl Task {
         self.grace = task.spec.grace_ms;
         self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
+        self.layers = layers(&task.packages).map(|layer| layer.digest).collect();
         if let (true, Phase::Ended { at, failure }) = (first, &self.phase) {
             let (at, failure) = (*at, failure.clone());
             self.settle(now, at, failure, config);
@@ -182,11 +203,26 @@ impl Task {
     pub(crate) fn start_again(&mut self) {
         self.run.number = self.run.number.saturating_add(1);
         self.up_since = None;
+        (self.ordered_at, self.packed_at) = (None, None);
         self.phase = Phase::Starting;
     }
 
+    /// A start is ordered, or was before and goes on.
+    pub(crate) fn ordered(&mut self, now: Millis) {
+        self.ordered_at.get_or_insert(now);
+    }
+
+    /// Its packages are there.
+    pub(crate) fn packed(&mut self, now: Millis) {
+        self.packed_at.get_or_insert(now);
+    }
+
     /// The process is there.
-    pub(crate) fn came_up(&mut self, pid: u32, since: Millis) {
+    pub(crate) fn came_up(&mut self, now: Millis, pid: u32, since: Millis) {
+        self.start = self.ordered_at.map(|at| StartTime {
+            total: now.since(at),
+            packages: self.packed_at.map_or(Millis(0), |packed| packed.since(at)),
+        });
         self.up_since = Some(since);
         self.phase = Phase::Up { pid, since };
     }
@@ -197,6 +233,7 @@ impl Task {
             Phase::BackOff { until } => Some(until),
             Phase::Stopping(Stop::Asked { kill_at }) => Some(kill_at),
             Phase::Stopping(Stop::AwaitsStart)
+            | Phase::Fetching
             | Phase::AwaitsLease
             | Phase::Starting
             | Phase::Up { .. }
@@ -205,8 +242,9 @@ impl Task {
     }
 
     /// What the machine says of it.
-    pub(crate) fn report(&self) -> TaskReport {
+    pub(crate) fn report(&self, packages: &Packages) -> TaskReport {
         let status = match &self.phase {
+            Phase::Fetching => self.fetching(packages),
             Phase::AwaitsLease | Phase::Starting => TaskStatus::Starting,
             Phase::Up { pid, since } => TaskStatus::Up { pid: *pid, since: *since },
             Phase::BackOff { until } => TaskStatus::BackOff { until: *until },
@@ -220,6 +258,17 @@ impl Task {
             last_failure: self.last_failure.clone(),
             usage: self.usage,
             ports: self.ports.clone(),
+            start: self.start.filter(|_| matches!(self.phase, Phase::Up { .. })),
+        }
+    }
+
+    fn fetching(&self, packages: &Packages) -> TaskStatus {
+        let needed = self.want.as_ref().map_or(&[][..], |want| &want.packages);
+        match packages.progress(needed) {
+            Progress::Fetching { have_bytes, bytes, trouble } => {
+                TaskStatus::Fetching { have_bytes, bytes, trouble }
+            }
+            Progress::Ready => TaskStatus::Starting,
         }
     }
 }

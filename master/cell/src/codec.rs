@@ -194,7 +194,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     let policy = message.policy.as_ref().map(parts::read_policy).transpose();
     state.policy = policy.map_err(|e| e.within("policy"))?;
     for (i, package) in message.packages.into_iter().enumerate() {
-        let record = packages::read_record(package).map_err(|e| e.within(&format!("packages[{i}]")))?;
+        let record =
+            packages::read_record(package).map_err(|e| e.within(&format!("packages[{i}]")))?;
         state.packages.all.insert(record.package.key.clone(), record);
     }
     for (i, master) in message.masters.into_iter().enumerate() {

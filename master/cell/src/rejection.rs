@@ -8,8 +8,8 @@ mod figures;
 mod packages;
 
 pub use allocs::AllocRejection;
-pub use packages::PackageRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
+pub use packages::PackageRejection;
 
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::Dimension;

@@ -217,7 +217,15 @@ fn name(number: u32) -> MachineName {
 
 fn task(id: IncarnationId, status: TaskStatus) -> TaskReport {
     let usage = Usage { cpu_milli: 7, ram_bytes: 9 };
-    TaskReport { id, status, restarts: 0, last_failure: None, usage, ports: Vec::new(), start: None }
+    TaskReport {
+        id,
+        status,
+        restarts: 0,
+        last_failure: None,
+        usage,
+        ports: Vec::new(),
+        start: None,
+    }
 }
 
 fn up(pid: u32) -> TaskStatus {

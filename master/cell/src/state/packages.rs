@@ -278,7 +278,10 @@ mod tests {
             "task.command: [] is empty, and image ann/base:1 has neither entrypoint nor command: name \
              the program to run"
         );
-        assert_eq!(refused(with(None, &[], &[])), "task.command: [] is empty: name the program to run");
+        assert_eq!(
+            refused(with(None, &[], &[])),
+            "task.command: [] is empty: name the program to run"
+        );
         cell.try_submit("bob", with(Some("ann/base:1"), &["ann/tools:1"], &["/x"])).unwrap();
         assert_eq!(cell.state.audit(), []);
     }
@@ -311,6 +314,9 @@ mod tests {
         cell.submit("ann", with(None, &["tools:1"], &["/x"]));
         cell.state.packages.all = OrdMap::new();
         let damaged = CellState::decode(&cell.state.encode()).unwrap_err().to_string();
-        assert!(damaged.contains("job ann/web names package ann/tools:1, which is not there"), "{damaged}");
+        assert!(
+            damaged.contains("job ann/web names package ann/tools:1, which is not there"),
+            "{damaged}"
+        );
     }
 }
