@@ -11,6 +11,7 @@ use crate::housekeeping;
 use crate::http;
 use crate::machine::{self, MachineError};
 use crate::metrics::{Exposition, Metrics};
+use crate::packages::{Packages, StoreError};
 use crate::service::Service;
 use crate::tasks::{Tasks, TasksError};
 use borg_proto::MachineName;
@@ -41,6 +42,7 @@ pub struct App {
     supervisor: Supervisor,
     home: Arc<Home>,
     tasks: Tasks,
+    packages: Packages,
     metrics: Metrics,
     exposition: Exposition,
     core: Core,
@@ -62,6 +64,9 @@ pub enum BuildError {
     /// The machine cannot be looked at.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// Packages cannot be held.
+    #[error(transparent)]
+    Packages(#[from] StoreError),
     /// Containers cannot be held.
     #[error(transparent)]
     Tasks(#[from] TasksError),
@@ -107,19 +112,33 @@ impl App {
         let home = Arc::new(Home::open(&config.dir, &identity.cell, &machine)?);
         let (metrics, exposition) = Metrics::new();
         let (core, news, inbox) = driver::inbox();
-        let (tasks, adopted) = Tasks::open(&home, &config, metrics.clone(), news).await?;
+        let (packages, cached) = Packages::open(
+            home.path().join("packages"),
+            credentials.clone(),
+            metrics.clone(),
+            news.clone(),
+        )
+        .await?;
+        let (tasks, adopted) =
+            Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
         let info = machine::look(&config, missing_isolation.clone())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
         let supervisor =
-            Supervisor::new(supervision(&config, &identity, machine), remembered, adopted, info);
+            Supervisor::new(supervision(&config, &identity, machine), remembered, adopted, info)
+                .with_blobs(cached);
         let (listener, addr) = listen(config.listen).await?;
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
         let pid = std::process::id();
         home.publish(&Addresses { pid, listen: addr, metrics: metrics_addr })?;
-        let service =
-            Service::new(identity.cell.clone(), core.clone(), tasks.clone(), metrics.clone());
+        let service = Service::new(
+            identity.cell.clone(),
+            core.clone(),
+            tasks.clone(),
+            packages.clone(),
+            metrics.clone(),
+        );
         let server = rpc::server(&credentials).map_err(BuildError::Tls)?;
         Ok(Self {
             addr,
@@ -133,6 +152,7 @@ impl App {
             supervisor,
             home,
             tasks,
+            packages,
             metrics,
             exposition,
             core,
@@ -162,12 +182,13 @@ impl App {
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming(rpc::serve_incoming(self.listener));
-        let keeping = housekeeping::run(self.tasks.clone(), stop.clone());
+        let keeping = housekeeping::run(self.tasks.clone(), self.packages.clone(), stop.clone());
         let watching = http::serve(self.metrics_listener, self.exposition, self.core, stop.clone());
         let driving = driver::run(
             self.supervisor,
             self.home,
             self.tasks,
+            self.packages,
             self.metrics,
             self.inbox,
             stop.clone(),
@@ -190,6 +211,7 @@ fn supervision(
     let mut supervision =
         borglet_supervisor::Config::new(identity.cell.clone(), machine, clock::session());
     supervision.volumes.clone_from(&config.volumes);
+    supervision.package_bytes = config.package_mib << 20;
     supervision
 }
 

@@ -1,6 +1,7 @@
 //! What goes on by itself on the machine: usage is measured, old logs go.
 
 use crate::container::ContainerId;
+use crate::packages::Packages;
 use crate::tasks::{Tasks, blocking};
 use crate::{clock, clock::Stopwatch};
 use borg_proto::poll::Usage;
@@ -21,7 +22,7 @@ const KEEP_LOGS_MS: u64 = 24 * 3600 * 1000;
 const KEEP_LOGS: usize = 1_000;
 
 /// Works until `stop`.
-pub(crate) async fn run(tasks: Tasks, stop: CancellationToken) {
+pub(crate) async fn run(tasks: Tasks, packages: Packages, stop: CancellationToken) {
     let (mut sample, mut sweep) = (interval(SAMPLE_EVERY), interval(SWEEP_EVERY));
     sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -30,6 +31,7 @@ pub(crate) async fn run(tasks: Tasks, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = sample.tick() => {
+                packages.tell_progress();
                 let work = tasks.clone();
                 let (usages, now) = blocking(move || measure(&work, &before)).await;
                 before = now;

@@ -24,6 +24,7 @@ mod lease;
 pub mod logs;
 mod machine;
 mod metrics;
+mod packages;
 mod procfs;
 mod runs;
 mod service;

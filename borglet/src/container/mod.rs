@@ -6,9 +6,11 @@
 mod dir;
 pub(crate) mod program;
 mod record;
+pub(crate) mod root;
 mod spec;
 pub(crate) mod view;
 
 pub(crate) use dir::{TaskDir, read_whole, write_locked, write_whole};
 pub use record::{ExitRecord, Outcome, StartError, Started};
+pub use root::{ImageRoot, Shown};
 pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, Prefix, User, Workdir};

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
+use super::root::{ImageRoot, Shown};
 use crate::lease::Lease;
 
 /// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
@@ -197,6 +198,12 @@ pub struct ContainerSpec {
     /// Set when it must not run on without news: when it ends at the latest.
     #[serde(default)]
     pub lease: Option<Lease>,
+    /// The image whose files are its root; none: the machine's own, read-only. Needs root.
+    #[serde(default)]
+    pub root: Option<ImageRoot>,
+    /// Directories of the machine that it sees under other paths, read-only.
+    #[serde(default)]
+    pub packages: Vec<Shown>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -218,6 +225,8 @@ impl ContainerSpec {
             user: None,
             logs: LogLimits::default(),
             lease: None,
+            root: None,
+            packages: Vec::new(),
             note: String::new(),
         }
     }
@@ -246,7 +255,9 @@ impl ContainerSpec {
             let within = bind.within.iter().flat_map(|prefix| [&prefix.path, &prefix.real]);
             [&bind.path].into_iter().chain(within)
         });
-        for path in binds.chain(workdir) {
+        let layers = self.root.iter().flat_map(|root| &root.layers);
+        let shown = self.packages.iter().flat_map(|shown| [&shown.source, &shown.target]);
+        for path in binds.chain(workdir).chain(layers).chain(shown) {
             if !path.is_absolute() {
                 return Err(InvalidSpec::RelativePath(path.clone()));
             }

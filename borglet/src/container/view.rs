@@ -24,7 +24,8 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 
-use super::{Bind, StartError};
+use super::root::pivot;
+use super::{Bind, ImageRoot, Shown, StartError};
 use crate::sys;
 
 /// Devices a task may open: those every program expects and none that stores anything
@@ -57,6 +58,10 @@ pub(crate) struct View<'a> {
     pub(crate) binds: &'a [Bind],
     /// Directories of the host that appear empty.
     pub(crate) hidden: &'a [PathBuf],
+    /// The image that is the root in place of the host's, and the directory for what changes in it.
+    pub(crate) image: Option<(&'a ImageRoot, PathBuf)>,
+    /// Packages, shown read-only.
+    pub(crate) packages: &'a [Shown],
     /// Most bytes in each of /tmp, /run and /dev/shm. They count as the task's memory too.
     pub(crate) scratch_bytes: u64,
 }
@@ -69,13 +74,19 @@ impl View<'_> {
         plain_mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
             .map_err(|e| StartError::machine("make the mount table private", e))?;
         let shown = self.open_shown()?;
-        sys::mount_read_only(c"/", true)
-            .map_err(|e| StartError::machine("make the host's files read-only", e))?;
+        let packages = self.open_packages()?;
+        match &self.image {
+            Some((image, dir)) => pivot(&image.mount(dir)?)?,
+            None => sys::mount_read_only(c"/", true)
+                .map_err(|e| StartError::machine("make the host's files read-only", e))?,
+        }
         self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
         devices(self.scratch_bytes).map_err(|e| StartError::machine("make /dev", e))?;
         process_table().map_err(|e| StartError::machine("mount /proc", e))?;
+        // An image has nothing of the host's.
+        let hidden = if self.image.is_some() { &[][..] } else { self.hidden };
         let mut covered =
-            hide(self.hidden.to_vec()).map_err(|e| StartError::machine("hide directories", e))?;
+            hide(hidden.to_vec()).map_err(|e| StartError::machine("hide directories", e))?;
         for (bind, tree) in shown {
             attach(&tree, &bind).map_err(|e| bad_bind(&bind.path, &e))?;
             // It shows the host's files as they are, with what was hidden of them.
@@ -89,8 +100,32 @@ impl View<'_> {
             sys::mount_read_only(&c_path(&path), false)
                 .map_err(|e| StartError::machine("hide directories", e))?;
         }
+        for (target, tree) in packages {
+            let bind = Bind { path: target, writable: false, within: None };
+            match attach(&tree, &bind) {
+                // The image has a link there, which says where its own is.
+                Err(e) if bind.path == Path::new(RESOLVER) => sys::never_mind::<(), _>(Err(e)),
+                attached => attached.map_err(|e| bad_bind(&bind.path, &e))?,
+            }
+        }
         umask(old_mask);
         Ok(())
+    }
+
+    /// Takes hold of what is shown under another path than it has on the host.
+    fn open_packages(&self) -> Result<Vec<(PathBuf, OwnedFd)>, StartError> {
+        let mut wanted = self.packages.to_vec();
+        if self.image.is_some()
+            && let Ok(source) = fs::canonicalize(RESOLVER)
+        {
+            wanted.push(Shown { source, target: RESOLVER.into() });
+        }
+        let open = |shown: Shown| {
+            let bind = Bind { path: shown.source, writable: false, within: None };
+            let tree = open_source(&bind).map_err(|e| bad_bind(&shown.target, &e))?;
+            Ok((shown.target, tree))
+        };
+        wanted.into_iter().map(open).collect()
     }
 
     /// Takes hold of everything to be shown before it is hidden. Outer paths come first, so that
@@ -98,7 +133,7 @@ impl View<'_> {
     fn open_shown(&self) -> Result<Vec<(Bind, OwnedFd)>, StartError> {
         let work = Bind { path: self.work.to_owned(), writable: true, within: None };
         let mut wanted: Vec<Bind> = self.binds.iter().cloned().chain([work]).collect();
-        wanted.extend(resolver());
+        wanted.extend(resolver().filter(|_| self.image.is_none()));
         wanted.sort_by_key(|bind| bind.path.components().count());
         let mut shown = Vec::with_capacity(wanted.len());
         for bind in wanted {

@@ -15,7 +15,7 @@ use nix::unistd;
 use super::ShimSpec;
 use crate::container::program::{KEPT_CAPABILITIES, Pipes, become_program};
 use crate::container::view::View;
-use crate::container::{StartError, TaskDir};
+use crate::container::{ContainerSpec, ImageRoot, StartError, TaskDir, User};
 use crate::sys::{self, Ending};
 
 /// Longest host name the kernel takes.
@@ -47,23 +47,31 @@ impl Newborn<'_> {
 
     /// Returns only when the task could not be started.
     fn grow_up(self) -> StartError {
-        if let Err(error) = self.isolate() {
-            return error;
-        }
+        let user = match self.isolate() {
+            Ok(user) => user,
+            Err(error) => return error,
+        };
         let Self { spec, dir, pipes, mut notes, endings, shim_pid } = self;
         let work = dir.work();
+        let container = ContainerSpec { user, ..spec.container.clone() };
         if !spec.namespaces {
-            return become_program(&spec.container, &work, pipes, &mut notes, Some(shim_pid));
+            return become_program(&container, &work, pipes, &mut notes, Some(shim_pid));
         }
         match sys::clone_process(0, None) {
             Err(e) => StartError::machine("make the first process", e),
-            Ok(None) => become_program(&spec.container, &work, pipes, &mut notes, None),
+            Ok(None) => become_program(&container, &work, pipes, &mut notes, None),
             Ok(Some(first)) => be_init(first.pid, endings),
         }
     }
 
-    fn isolate(&self) -> Result<(), StartError> {
+    /// Puts this process into the container. Says whom the task runs as.
+    fn isolate(&self) -> Result<Option<User>, StartError> {
         let container = &self.spec.container;
+        let mut user = container.user;
+        if !self.spec.namespaces && (container.root.is_some() || !container.packages.is_empty()) {
+            let why = "this machine cannot give tasks files of their own: it needs namespaces";
+            return Err(StartError::machine("show its packages", why));
+        }
         if let Some(hierarchies) = &self.spec.cgroups {
             let groups = hierarchies.clone().driver();
             groups
@@ -81,9 +89,18 @@ impl Newborn<'_> {
                 work: &self.dir.work(),
                 binds: &container.binds,
                 hidden: &self.spec.hidden,
+                image: container.root.as_ref().map(|image| (image, self.dir.rootfs())),
+                packages: &container.packages,
                 scratch_bytes: container.ram_bytes,
             };
             view.enter()?;
+            if let Some(of_image) =
+                container.root.as_ref().map(ImageRoot::user).transpose()?.flatten()
+            {
+                std::os::unix::fs::chown(self.dir.work(), Some(of_image.uid), Some(of_image.gid))
+                    .map_err(|e| StartError::machine("hand the task its directory", e))?;
+                user = Some(of_image);
+            }
         }
         if self.spec.drop_capabilities {
             sys::keep_capabilities(KEPT_CAPABILITIES)
@@ -94,7 +111,7 @@ impl Newborn<'_> {
             // already, the task finds nobody to say go.
             sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
         }
-        Ok(())
+        Ok(user)
     }
 }
 

@@ -98,7 +98,8 @@ fn try_isolation(work: &std::path::Path) -> ExitCode {
             sys::wait_any(true).map_err(|e| StartError::machine("wait", e))?;
             return Ok(());
         }
-        let view = View { work, binds: &[], hidden: &[], scratch_bytes: 1 << 20 };
+        let (image, packages) = (None, &[][..]);
+        let view = View { work, binds: &[], hidden: &[], image, packages, scratch_bytes: 1 << 20 };
         let error = view.enter().err();
         say(error.as_ref());
         sys::exit_now(0);

@@ -6,8 +6,8 @@ use crate::task::{Phase, Stop, Task};
 use crate::turn::{Adopted, Config, Counts, Effect, Input, Run, Trouble};
 use borg_proto::package::Digest;
 use borg_proto::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
+    StartTime, Target, TargetDigest, TargetTask,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -131,6 +131,12 @@ impl Supervisor {
         let tasks = self.tasks.values().map(|task| task.report(&self.packages)).collect();
         let blobs = self.packages.report();
         (self.version(), MachineReport { info: self.info.clone(), tasks, blobs })
+    }
+
+    /// How long the start of a run took that is up.
+    #[must_use]
+    pub fn start_time(&self, run: Run) -> Option<StartTime> {
+        self.tasks.get(&run.id).filter(|task| task.run == run)?.start
     }
 
     /// The newest order obeyed.

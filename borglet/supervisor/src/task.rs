@@ -68,7 +68,7 @@ pub(crate) struct Task {
     /// When the present run was ordered, and when its packages were there.
     ordered_at: Option<Millis>,
     packed_at: Option<Millis>,
-    start: Option<StartTime>,
+    pub(crate) start: Option<StartTime>,
     /// Layers that it uses or waits for.
     pub(crate) layers: Vec<Digest>,
 }

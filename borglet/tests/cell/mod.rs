@@ -235,8 +235,9 @@ impl Master {
         });
         let (cell, machine) = ("lab".parse().unwrap(), self.machine.clone());
         let lease = self.lease;
-        let digest = TargetDigest::default();
-        let request = PollRequest { cell, machine, fence, digest, target, seen, hold, lease };
+        let (digest, sources) = (TargetDigest::default(), Vec::new());
+        let request =
+            PollRequest { cell, machine, fence, digest, target, seen, hold, lease, sources };
         let answer = self.client.poll(pb::PollRequest::from(&request)).await?;
         let answer = PollAnswer::try_from(answer.into_inner()).unwrap();
         self.answered = Some(answer.stamp());
@@ -307,7 +308,8 @@ pub(crate) fn fence(session: u64, generation: u64) -> Fence {
 pub(crate) fn pid(task: &TaskReport) -> Option<u32> {
     match task.status {
         TaskStatus::Up { pid, .. } => Some(pid),
-        TaskStatus::Starting
+        TaskStatus::Fetching { .. }
+        | TaskStatus::Starting
         | TaskStatus::BackOff { .. }
         | TaskStatus::Stopping
         | TaskStatus::Ended { .. } => None,
@@ -325,6 +327,8 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(1_000),
+        image: None,
+        packages: Vec::new(),
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },
@@ -336,6 +340,7 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         appclass: AppClass::Batch,
         restart: false,
         exclusive: false,
+        packages: Vec::new(),
     }
 }
 
