@@ -5,8 +5,9 @@ use crate::driver::Core;
 use crate::executor::ActError;
 use crate::logs::{LogChunk, Stream as Output};
 use crate::metrics::Metrics;
-use crate::packages::{ArrivalError, Packages, Part};
+use crate::packages::{Packages, trouble_of};
 use crate::tasks::{Tasks, blocking};
+use borg_proto::blobs::{ArrivalError, Part};
 use borg_proto::identity::Role;
 use borg_proto::package::{BLOB_CHUNK_BYTES, Digest};
 use borg_proto::poll::{PollRequest, TaskStatus};
@@ -89,7 +90,7 @@ impl Service {
         first: pb::BlobChunk,
         mut chunks: Streaming<pb::BlobChunk>,
     ) -> Result<(), NotTaken> {
-        let arrival = self.packages.store().arrival(digest)?;
+        let arrival = self.packages.store().blobs().arrival(digest)?;
         let mut part: Part = blocking(move || arrival.open()).await?;
         // Whoever hands it over may know less of it than is here by now.
         let Some(mut known) = part.have().checked_sub(first.offset) else {
@@ -147,7 +148,7 @@ impl Borglet for Service {
             Status::resource_exhausted(format!("{GIVERS} blobs are being given already"))
         })?;
         let store = self.packages.store().clone();
-        let file = blocking(move || store.open_blob(digest, offset)).await;
+        let file = blocking(move || store.blobs().open_blob(digest, offset)).await;
         let file = file.map_err(|error| Status::internal(format!("blob {digest}: {error}")))?;
         let file =
             file.ok_or_else(|| Status::not_found(format!("this machine has no blob {digest}")))?;
@@ -178,7 +179,7 @@ impl Borglet for Service {
             }
             Err(NotTaken::Stream(status)) => Err(status),
             Err(NotTaken::Arrival(error)) => {
-                if let Some(trouble) = error.trouble() {
+                if let Some(trouble) = trouble_of(&error) {
                     self.packages.not_kept(digest, trouble).await;
                 }
                 Err(not_taken(&error))
@@ -272,7 +273,7 @@ fn not_taken(error: &ArrivalError) -> Status {
         ArrivalError::Wrong { .. } | ArrivalError::TooLong { .. } | ArrivalError::Short { .. } => {
             Status::data_loss(why)
         }
-        ArrivalError::Disk { .. } => Status::resource_exhausted(why),
+        ArrivalError::NoRoom { .. } | ArrivalError::Disk { .. } => Status::resource_exhausted(why),
     }
 }
 

@@ -90,6 +90,8 @@ pub fn job(name: &str) -> JobBuilder {
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(2_000),
+        image: None,
+        packages: Vec::new(),
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),

@@ -169,6 +169,8 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         spread: Vec::new(),
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        image: None,
+        packages: Vec::new(),
     };
     Ok(JobSpec {
         name: name.parse()?,

@@ -299,6 +299,8 @@ fn job_spec(
         spread,
         volumes: Vec::new(),
         grace_ms: Millis(5_000),
+        image: None,
+        packages: Vec::new(),
     };
     let spec = JobSpec {
         name: name.parse()?,

@@ -8,10 +8,11 @@
 mod store;
 mod unpack;
 
-pub(crate) use store::{ArrivalError, Part, Store, StoreError};
+pub(crate) use store::{Store, StoreError, trouble_of};
 
 use crate::metrics::Metrics;
 use crate::tasks::blocking;
+use borg_proto::blobs::{ArrivalError, Part};
 use borg_proto::identity::{Identity, Role};
 use borg_proto::in_full;
 use borg_proto::package::{Digest, Layer};
@@ -58,7 +59,7 @@ impl NotFetched {
 
 impl From<ArrivalError> for NotFetched {
     fn from(error: ArrivalError) -> Self {
-        let disk = error.trouble();
+        let disk = trouble_of(&error);
         let wrong = matches!(error, ArrivalError::Wrong { .. });
         Self { why: error.to_string(), wrong, disk }
     }
@@ -84,7 +85,7 @@ impl Packages {
 
     /// A blob may come from now on.
     pub(crate) fn expect(&self, digest: Digest, bytes: u64) {
-        let have = self.0.store.expect(digest, bytes);
+        let have = self.0.store.blobs().expect(digest, Some(bytes));
         if have > 0 {
             // An earlier attempt got so far: whoever hands it over goes on from there. Lost news cost only
             // that.
@@ -94,7 +95,7 @@ impl Packages {
 
     /// How far blobs are that are on their way.
     pub(crate) fn progress(&self) -> Vec<(Digest, u64)> {
-        self.0.store.progress()
+        self.0.store.blobs().progress()
     }
 
     /// Tells how far blobs are; that may be lost.
@@ -134,7 +135,7 @@ impl Packages {
         machine: &MachineName,
         address: &str,
     ) -> Result<(), NotFetched> {
-        let arrival = self.0.store.arrival(digest)?;
+        let arrival = self.0.store.blobs().arrival(digest)?;
         let mut part = blocking(move || arrival.open()).await?;
         let identity = Identity { cell: self.0.cell.clone(), role: Role::Borglet(machine.clone()) };
         let server = identity.server_name().expect("a borglet serves, so it has a server name");

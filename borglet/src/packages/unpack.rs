@@ -7,7 +7,8 @@
 //! Invariant: a layer has its name only when all of it is unpacked and on the disk, and the blob was what
 //! its digest says.
 
-use super::store::{Store, remove_tree, trouble};
+use super::store::{Store, trouble};
+use borg_proto::blobs::remove_tree;
 use borg_proto::layer::{self, Entry, Kind, LayerError, Rules, bad_entry};
 use borg_proto::package::{Digest, Hasher, Layer};
 use borglet_supervisor::Trouble;
@@ -42,7 +43,7 @@ fn unpack_into(store: &Store, layer: Layer, unpacked: &Path) -> Result<(), Troub
     remove_tree(unpacked).map_err(disk("remove an earlier attempt"))?;
     let root = unpacked.join("root");
     DirBuilder::new().mode(0o755).recursive(true).create(&root).map_err(disk("make the layer"))?;
-    let file = store.open_blob(layer.digest, 0).map_err(disk("open the blob"))?;
+    let file = store.blobs().open_blob(layer.digest, 0).map_err(disk("open the blob"))?;
     let file = file.ok_or_else(|| Trouble::Damaged("the blob is gone".to_owned()))?;
     fill(file, layer, &root)?;
     fs::write(unpacked.join("bytes"), layer.unpacked_bytes.to_string())

@@ -87,8 +87,8 @@ impl Views {
 /// Whether two reports say the same but for usage, which is told in summaries.
 fn same(one: &MachineReport, other: &MachineReport) -> bool {
     let said = |task: &'_ TaskReport| {
-        let TaskReport { id, status, restarts, last_failure, usage: _, ports } = task;
-        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone())
+        let TaskReport { id, status, restarts, last_failure, usage: _, ports, start } = task;
+        (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), *start)
     };
     let same_task = |(one, other)| said(one) == said(other);
     one.tasks.len() == other.tasks.len()
@@ -118,8 +118,10 @@ mod tests {
             last_failure: None,
             usage: Usage { cpu_milli: u64::from(*number), ram_bytes: 0 },
             ports: Vec::new(),
+            start: None,
         };
-        MachineReport { info, tasks: tasks.iter().map(task).collect() }
+        let tasks = tasks.iter().map(task).collect();
+        MachineReport { info, tasks, blobs: Vec::new() }
     }
 
     const M: MachineId = MachineId(0);

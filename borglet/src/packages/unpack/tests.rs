@@ -42,8 +42,8 @@ impl Bench {
     fn put(&self, entries: &[Vec<u8>], unpacked_bytes: u64) -> Layer {
         let blob = [entries.concat(), vec![0; 1_024]].concat();
         let (digest, bytes) = (Digest::of(&blob), blob.len() as u64);
-        self.store.expect(digest, bytes);
-        let mut part = self.store.arrival(digest).unwrap().open().unwrap();
+        self.store.blobs().expect(digest, Some(bytes));
+        let mut part = self.store.blobs().arrival(digest).unwrap().open().unwrap();
         part.add(&blob).unwrap();
         part.finish().unwrap();
         Layer { digest, bytes, unpacked_bytes }
@@ -155,7 +155,7 @@ fn setuid_devices_and_more_bytes_than_was_said_are_refused_by_name() {
 fn a_blob_that_changed_on_the_disk_is_damaged_not_bad() {
     let bench = Bench::new();
     let layer = bench.put(&[file("a", b"12")], 5);
-    let path = bench.store.blob(layer.digest);
+    let path = bench.store.blobs().path(layer.digest);
     let mut bytes = fs::read(&path).unwrap();
     bytes[0] = b'b';
     fs::write(&path, bytes).unwrap();

@@ -165,6 +165,8 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
             spread: Vec::new(),
             volumes: Vec::new(),
             grace_ms: Millis(0),
+            image: None,
+            packages: Vec::new(),
         }),
         after: Vec::new(),
         retries: 3,
