@@ -17,4 +17,5 @@ pub mod exit;
 #[cfg(feature = "daemons")]
 pub mod local;
 pub mod output;
+pub mod packages;
 pub mod target;

@@ -10,6 +10,7 @@
 
 mod api;
 mod app;
+mod blobs;
 mod catching_up;
 mod changes;
 mod checkpoints;

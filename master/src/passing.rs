@@ -181,6 +181,22 @@ mod tests {
         ) -> Result<Response<pb::HelloResponse>, Status> {
             Err(Status::unimplemented("hello"))
         }
+
+        type FetchBlobStream = Answers<pb::BlobChunk>;
+
+        async fn fetch_blob(
+            &self,
+            _: Request<pb::FetchBlobRequest>,
+        ) -> Result<Response<Self::FetchBlobStream>, Status> {
+            Err(Status::unimplemented("fetch_blob"))
+        }
+
+        async fn keep_blobs(
+            &self,
+            _: Request<pb::KeepBlobsRequest>,
+        ) -> Result<Response<pb::KeepBlobsResponse>, Status> {
+            Err(Status::unimplemented("keep_blobs"))
+        }
     }
 
     async fn pass(changes: &mpsc::Sender<Passed>) -> oneshot::Receiver<pb::ProposalOutcome> {

@@ -1,5 +1,6 @@
 //! What this replica answers to the other masters. Members of the cell only.
 
+use crate::blobs::{Blobs, read_digest};
 use crate::changes::{Changes, outcome_of, reply_of, unanswered};
 use crate::clock;
 use crate::config::MOST_WAITING_CALLS;
@@ -62,6 +63,8 @@ pub(crate) struct PeerService {
     pub view: watch::Receiver<View>,
     /// How many machines its shard polls.
     pub polled: Arc<AtomicUsize>,
+    /// The blobs of packages.
+    pub blobs: Blobs,
 }
 
 impl PeerService {
@@ -337,6 +340,36 @@ impl Peer for PeerService {
         let user = user.parse().map_err(wrong)?;
         let request = request.unwrap_or_default();
         self.changes.planner.plan_here(&user, request).await.map(Response::new)
+    }
+
+    type FetchBlobStream = ReceiverStream<Result<pb::BlobChunk, Status>>;
+
+    async fn fetch_blob(
+        &self,
+        request: Request<pb::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        self.member(&request)?;
+        let pb::FetchBlobRequest { digest, offset } = request.into_inner();
+        let mut pieces = self.blobs.read(read_digest("digest", &digest)?, offset).await?;
+        let (chunks, stream) = mpsc::channel(ANSWERS);
+        tokio::spawn(async move {
+            while let Some(data) = pieces.recv().await {
+                let chunk = pb::BlobChunk { data, ..pb::BlobChunk::default() };
+                if chunks.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn keep_blobs(
+        &self,
+        request: Request<pb::KeepBlobsRequest>,
+    ) -> Result<Response<pb::KeepBlobsResponse>, Status> {
+        let number = self.member(&request)?;
+        self.blobs.keep(number, request.into_inner().blobs).await?;
+        Ok(Response::new(pb::KeepBlobsResponse {}))
     }
 
     async fn hello(

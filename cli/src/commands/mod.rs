@@ -15,6 +15,7 @@ mod logs;
 mod machines;
 mod masters;
 mod names;
+mod package;
 mod plan;
 mod policy;
 mod quota;
@@ -84,6 +85,9 @@ enum Command {
     Quota(quota::QuotaArgs),
     /// Show how the scheduler chooses among machines, or change it
     Policy(policy::PolicyArgs),
+    /// Put, list, show and remove packages: directories, programs and images for tasks
+    #[command(subcommand)]
+    Package(package::PackageCommand),
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
@@ -132,6 +136,7 @@ impl Command {
             | Self::Why(_)
             | Self::Machine(_)
             | Self::Masters(_)
+            | Self::Package(_)
             | Self::History
             | Self::Watch(_)
             | Self::Backup(_)
@@ -189,6 +194,7 @@ impl Cli {
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
+            Command::Package(command) => package::run(&mut client()?, command, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,

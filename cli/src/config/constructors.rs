@@ -55,8 +55,19 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 9] =
-    ["command", "resources", "limit", "env", "ports", "constraints", "spread", "volumes", "grace"];
+const TASK: [&str; 11] = [
+    "command",
+    "resources",
+    "limit",
+    "env",
+    "ports",
+    "constraints",
+    "spread",
+    "volumes",
+    "grace",
+    "image",
+    "packages",
+];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
 
@@ -334,6 +345,8 @@ fn build_alloc_set<'v>(
             spread: spreads(session, fields, heap)?,
             volumes: Vec::new(),
             grace_ms: DEFAULT_GRACE,
+            image: None,
+            packages: Vec::new(),
         }),
     };
     set.check()
@@ -365,7 +378,7 @@ fn build_task<'v>(
     fields: &mut Fields<'v>,
     heap: Heap<'v>,
 ) -> Result<TaskSpec, FieldError> {
-    if !fields.has("command") {
+    if !fields.has("command") && !fields.has("image") {
         return Err(fields.missing("command", "command = [\"echo\", \"hello\"]"));
     }
     let limit = limit(session, fields, heap)?;
@@ -381,6 +394,11 @@ fn build_task<'v>(
             Piece::Task(_) | Piece::Resources(_) | Piece::Constraint(_) | Piece::Spread(_) => None,
         })?,
         grace_ms: fields.time("grace", MAX_GRACE)?.unwrap_or(DEFAULT_GRACE),
+        image: fields
+            .text("image")?
+            .map(|image| image.parse().map_err(|why| fields.error("image", why)))
+            .transpose()?,
+        packages: fields.parsed("packages")?,
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

@@ -4,10 +4,12 @@
 //! may call what and how requests are checked; `views` turns state into answers, `streams` serves
 //! the calls that go on.
 
+mod packages;
 mod quotas;
 mod streams;
 pub(crate) mod views;
 
+use crate::blobs::Blobs;
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Done, unanswered};
 use crate::clock;
@@ -35,13 +37,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 6] =
-    ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "GetPolicy", "Resolve"];
+const KNOW_THE_PAST: [&str; 7] =
+    ["ListJobs", "GetJob", "ListMachines", "ListQuotas", "ListPackages", "GetPolicy", "Resolve"];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -62,6 +64,8 @@ pub(crate) struct Api {
     pub past: Past,
     /// The stream of events.
     pub feed: Arc<Feed>,
+    /// The blobs of packages.
+    pub blobs: Blobs,
     /// The scheduler, for its reasons.
     pub scheduler: Arc<Mailbox>,
     /// For reading logs from borglets.
@@ -636,6 +640,53 @@ impl Borgmaster for Api {
             self.confirmed_view(&user).await?
         };
         Ok(Response::new(streams::save_checkpoint(view.state)))
+    }
+
+    async fn find_blobs(
+        &self,
+        request: Request<pb::FindBlobsRequest>,
+    ) -> Result<Response<pb::FindBlobsResponse>, Status> {
+        self.user(&request, "FindBlobs")?;
+        self.blobs.find(&request.into_inner().digests).await.map(Response::new)
+    }
+
+    async fn upload_blob(
+        &self,
+        request: Request<Streaming<pb::BlobChunk>>,
+    ) -> Result<Response<pb::UploadBlobResponse>, Status> {
+        self.user(&request, "UploadBlob")?;
+        self.blobs.upload(request.into_inner()).await?;
+        Ok(Response::new(pb::UploadBlobResponse {}))
+    }
+
+    async fn put_package(
+        &self,
+        request: Request<pb::PutPackageRequest>,
+    ) -> Result<Response<pb::PutPackageResponse>, Status> {
+        let user = self.user(&request, "PutPackage")?;
+        let timeout = timeout(&request);
+        packages::put(self, user, request.into_inner(), timeout).await.map(Response::new)
+    }
+
+    async fn list_packages(
+        &self,
+        request: Request<pb::ListPackagesRequest>,
+    ) -> Result<Response<pb::ListPackagesResponse>, Status> {
+        let user = self.user(&request, "ListPackages")?;
+        let view = self.view_for(&user, &request).await?;
+        packages::list(&view, &user, &request.into_inner()).map(Response::new)
+    }
+
+    async fn remove_package(
+        &self,
+        request: Request<pb::RemovePackageRequest>,
+    ) -> Result<Response<pb::RemovePackageResponse>, Status> {
+        let user = self.user(&request, "RemovePackage")?;
+        let timeout = timeout(&request);
+        let mut message = request.into_inner();
+        message.package = packages::meant(&user, &message.package)?.to_string();
+        let done = self.change(user, message, timeout).await?;
+        Ok(Response::new(pb::RemovePackageResponse { index: done.index }))
     }
 
     async fn list_history(
