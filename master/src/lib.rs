@@ -26,6 +26,7 @@ mod last_breath;
 mod lifeline;
 mod main_with;
 mod metrics;
+mod notes;
 mod passing;
 mod past;
 mod peer_service;

@@ -7,8 +7,9 @@ use crate::config::MOST_WAITING_CALLS;
 use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
+use crate::notes;
 use crate::peers;
-use borg_cell::master::{Input, Outcome};
+use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::identity::Role;
@@ -16,7 +17,7 @@ use borg_proto::names::{CellName, NameError, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::{WireError, pb};
-use borg_proto::{MachineId, Millis};
+use borg_proto::{IncarnationId, MachineId, Millis};
 use pb::peer_message::Body;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -361,6 +362,21 @@ impl Peer for PeerService {
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn tell_tasks(
+        &self,
+        request: Request<pb::TellTasksRequest>,
+    ) -> Result<Response<pb::TellTasksResponse>, Status> {
+        self.member(&request)?;
+        let ids = request.into_inner().ids.into_iter().take(notes::MOST);
+        let ids: Result<Vec<IncarnationId>, _> = ids.map(IncarnationId::try_from).collect();
+        let ids = ids.map_err(|error| rpc::status_of(&error))?;
+        let (reply, notes) = oneshot::channel();
+        let look = move |master: &Master| drop(reply.send(notes::of(master, &ids)));
+        self.driver.vital(Turn::Look(Box::new(look))).map_err(|_| unanswered())?;
+        let notes = notes.await.map_err(|_| unanswered())?;
+        Ok(Response::new(notes::told(notes)))
     }
 
     async fn keep_blobs(

@@ -136,6 +136,3 @@ fn arch_of(name: &str) -> String {
     }
     .to_owned()
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,6 +14,7 @@ mod isolation;
 mod masters;
 mod ordinary_user;
 mod overload;
+mod packages;
 mod past;
 mod plans;
 mod quota;

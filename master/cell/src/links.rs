@@ -21,7 +21,7 @@ use crate::master::Effect;
 use crate::state::CellState;
 use borg_proto::command::Observation;
 use borg_proto::peer::{MachineAck, ShardMachine, ShardOrders, ShardReport, ShardSession};
-use borg_proto::poll::{MachineReport, REPLACE_AFTER, Target, Usage};
+use borg_proto::poll::{MachineReport, REPLACE_AFTER, Target, TaskReport, Usage};
 use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use digest::Digests;
 use division::{Liveness, owner};
@@ -706,6 +706,11 @@ impl Links {
     /// What an incarnation last said that it uses.
     pub(crate) fn usage(&self, id: IncarnationId) -> Option<Usage> {
         self.usage.get(&id).copied()
+    }
+
+    /// What a machine last said of an incarnation.
+    pub(crate) fn told_of(&self, machine: MachineId, id: IncarnationId) -> Option<&TaskReport> {
+        self.links.get(&machine)?.told_of(id)
     }
 
     /// What a machine last said of itself, as far as this leader has the whole of it.

@@ -17,6 +17,7 @@ use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
+use crate::notes::{self, Notes};
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
 use crate::peers;
@@ -200,6 +201,33 @@ impl Api {
         self.look(user, of_all).await
     }
 
+    /// What machines said of tasks that bring packages along. Nothing when the leader cannot be asked.
+    async fn notes(
+        &self,
+        user: &UserName,
+        job: &Job,
+        ids: Vec<IncarnationId>,
+    ) -> Result<Notes, Status> {
+        let task = &job.spec.task;
+        if task.image.is_none() && task.packages.is_empty() {
+            return Ok(Notes::new());
+        }
+        let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
+        let Some(leader) = leader else {
+            return self.look(user, move |master| notes::of(master, &ids)).await;
+        };
+        let Some(mut client) = self.changes.peers.client_for_users(leader) else {
+            return Ok(Notes::new());
+        };
+        let ids = ids.iter().take(notes::MOST).map(Into::into).collect();
+        let answer = client.tell_tasks(pb::TellTasksRequest { ids });
+        let answer = tokio::time::timeout(HELLO, answer).await;
+        Ok(answer
+            .ok()
+            .and_then(Result::ok)
+            .map_or_else(Notes::new, |a| notes::heard(a.into_inner())))
+    }
+
     /// Makes the change that a request asks for. What the log could not hold is refused here,
     /// with the field's name.
     async fn change<M>(
@@ -332,14 +360,25 @@ impl Borgmaster for Api {
         let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
+        let running: Vec<IncarnationId> = running.collect();
+        let notes = match past {
+            true => Notes::new(),
+            false => self.notes(&user, job, running.clone()).await?,
+        };
         // What is not in the log is known of now only.
         let usages = match past {
             true => views::Usages::new(),
-            false => self.usages(&user, running.collect()).await?,
+            false => self.usages(&user, running).await?,
         };
         let tasks = view.state.tasks_of(job.id);
-        let tasks =
-            tasks.map(|(id, task)| views::task_info(&view, &usages, job, id, task)).collect();
+        let info = |(id, task)| {
+            let mut info = views::task_info(&view, &usages, job, id, task);
+            if let Some(note) = task.running(id).and_then(|id| notes.get(&id)) {
+                info.note.clone_from(note);
+            }
+            info
+        };
+        let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
             spec: Some(views::spec_for(&user, job)),
@@ -361,7 +400,15 @@ impl Borgmaster for Api {
                 "too many questions wait for the scheduler: try again in a second",
             )
         })?;
-        Ok(Response::new(views::why(&view, id, explanation)))
+        let mut why = views::why(&view, id, explanation);
+        let placed =
+            view.state.job(id.job).zip(view.state.task(id).and_then(|task| task.running(id)));
+        if let Some((job, incarnation)) = placed
+            && let Some(note) = self.notes(&user, job, vec![incarnation]).await?.get(&incarnation)
+        {
+            why.summary = format!("{}; {note}", why.summary);
+        }
+        Ok(Response::new(why))
     }
 
     async fn list_machines(

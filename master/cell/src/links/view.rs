@@ -410,6 +410,11 @@ impl Link {
         self.seen.reachable
     }
 
+    /// What the machine said of an incarnation.
+    pub(super) fn told_of(&self, id: IncarnationId) -> Option<&TaskReport> {
+        self.seen.tasks.get(&id)
+    }
+
     /// What the machine said of itself, differences folded in; `None` while something is missing.
     pub(super) fn report(&self) -> Option<MachineReport> {
         let seen = &self.seen;
