@@ -231,7 +231,8 @@ async fn hand_over(
 ) -> Result<(), String> {
     let (chunks, stream) = mpsc::channel(PIECES);
     let send = async move {
-        let mut next = pb::BlobChunk { digest: digest.0.to_vec(), offset, data: Vec::new() };
+        let mut next =
+            pb::BlobChunk { digest: digest.0.to_vec(), offset, ..pb::BlobChunk::default() };
         loop {
             // Fails when the borglet does not listen, and says so in its answer.
             if chunks.send(next).await.is_err() {

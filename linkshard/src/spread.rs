@@ -81,6 +81,7 @@ pub(crate) struct Spread {
     /// Wanted, and without a source.
     waiting: BTreeSet<(Digest, MachineName)>,
     given: BTreeMap<(MachineName, Digest), Given>,
+    /// To whom a blob is handed over, until that machine says that it holds it.
     pushes: BTreeMap<Digest, MachineName>,
     waits: BTreeMap<Digest, Wait>,
     /// Machines of which the sources changed since they were last looked at.
@@ -178,6 +179,9 @@ impl Spread {
     fn take_back(&mut self, name: &MachineName, digest: Digest) {
         let Some(given) = self.given.remove(&(name.clone(), digest)) else { return };
         self.changed.insert(name.clone());
+        if self.pushes.get(&digest) == Some(name) {
+            self.pushes.remove(&digest);
+        }
         if let Source::Machine(source) = given.from
             && let Some(machine) = self.machines.get_mut(&source)
         {
@@ -190,14 +194,15 @@ impl Spread {
         if self.pushes.get(&digest) != Some(name) {
             return;
         }
-        self.pushes.remove(&digest);
         if done {
+            // The next may have it from this machine, as soon as that says that it holds it.
             self.waits.remove(&digest);
             if let Some(given) = self.given.get_mut(&(name.clone(), digest)) {
                 (given.from, given.moved_at) = (Source::Pushed, now);
             }
             return;
         }
+        self.pushes.remove(&digest);
         let failures = self.waits.get(&digest).map_or(0, |wait| wait.failures).saturating_add(1);
         let wait = Millis(FIRST_WAIT.0 << (failures - 1).min(16)).min(LONGEST_WAIT);
         self.waits.insert(digest, Wait { until: now + wait, failures });
@@ -436,6 +441,25 @@ mod tests {
         // 5^4 < 2,000 < 5^5, and one round to hand it to the first.
         assert!(world.rounds <= 6, "{} rounds", world.rounds);
         assert!(world.spread.given.is_empty() && world.spread.waiting.is_empty());
+    }
+
+    /// Between the end of a push and the report that shows it, nobody else is handed the blob.
+    #[test]
+    fn what_was_handed_over_is_waited_for_before_it_leaves_again() {
+        let mut world = World::new(2);
+        let (pushes, _) = world.spread.decide(world.now);
+        world.spread.pushed(world.now, &pushes[0].machine, BLOB, true);
+        assert_eq!(world.spread.decide(world.now).0, []);
+        world.has.insert(pushes[0].machine.clone());
+        world.tell(&pushes[0].machine);
+        world.spread.decide(world.now);
+        let from = world.spread.sources(&name(1))[0].from.clone();
+        assert!(matches!(from, Holder::Machine { machine, .. } if machine == pushes[0].machine));
+        // One that forgot it again is served anew.
+        let mut world = World::new(2);
+        let (pushes, _) = world.spread.decide(world.now);
+        world.spread.pushed(world.now, &pushes[0].machine, BLOB, true);
+        assert_eq!(world.spread.decide(world.now + SHOWS_WITHIN).0.len(), 1);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use borg_cell::state::{CellState, Standing};
 use borg_linkshard::poller::{OpenBlob, PIECES};
 use borg_proto::blobs::{Arrival, ArrivalError, BlobDir, Part};
 use borg_proto::names::ReplicaId;
-use borg_proto::package::{BLOB_CHUNK_BYTES, Digest, Layer, MAX_LAYERS};
+use borg_proto::package::{BLOB_CHUNK_BYTES, Digest, Layer, MAX_LAYER_BYTES, MAX_LAYERS};
 use borg_proto::rpc::{self, PeerClient};
 use borg_proto::wire::pb;
 use std::fs::File;
@@ -153,7 +153,12 @@ impl Blobs {
         if self.0.dir.holds(digest) {
             return Ok(());
         }
-        self.0.dir.expect(digest, None);
+        if !(1..=MAX_LAYER_BYTES).contains(&first.bytes) {
+            let why = format!("bytes: {} is outside 1 to {MAX_LAYER_BYTES}", first.bytes);
+            return Err(Status::invalid_argument(why));
+        }
+        // With its size, a stream that broke and looks like one that ended is told from one that did.
+        self.0.dir.expect(digest, Some(first.bytes));
         let mut part = self.begin(digest).await?;
         if first.offset != part.have() {
             let why = format!("offset: {}, but {} bytes are here", first.offset, part.have());

@@ -154,15 +154,19 @@ impl BlobDir {
     }
 
     /// A blob may come from now on, of so many bytes if that is known. Says how much of it is here. Nothing
-    /// changes for one that was expected before.
+    /// changes for one that comes already.
     pub fn expect(&self, digest: Digest, bytes: Option<u64>) -> u64 {
         let have = self.have(digest);
-        self.expected().entry(digest).or_insert_with(|| Expected {
+        let mut expected = self.expected();
+        let blob = expected.entry(digest).or_insert_with(|| Expected {
             bytes,
             have: Arc::new(AtomicU64::new(have)),
             busy: false,
             cancelled: Arc::new(AtomicBool::new(false)),
         });
+        if !blob.busy {
+            blob.bytes = bytes;
+        }
         have
     }
 

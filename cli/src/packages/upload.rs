@@ -106,7 +106,8 @@ fn send(
         if read == 0 && !first {
             return Ok(());
         }
-        let chunk = pb::BlobChunk { digest: std::mem::take(&mut digest), offset: at, data };
+        let (digest, bytes) = (std::mem::take(&mut digest), layer.bytes);
+        let chunk = pb::BlobChunk { digest, offset: at, data, bytes };
         at = 0;
         // Fails when the master does not listen any more, and says why in its answer.
         if chunks.blocking_send(chunk).is_err() {

@@ -109,7 +109,11 @@ impl Image {
             ("data/low", b"low", 0o644, 0),
             ("data/gone", b"gone", 0o644, 0),
         ]);
-        let high = tar_of(&[("data/high", b"high", 0o644, 0), ("data/.wh.gone", b"", 0o644, 0)]);
+        let high = tar_of(&[
+            ("data/", b"", 0o777, 4711),
+            ("data/high", b"high", 0o644, 0),
+            ("data/.wh.gone", b"", 0o644, 0),
+        ]);
         Self { layers: vec![low, high], config, arch: "amd64" }
     }
 
@@ -387,6 +391,9 @@ fn damaged_and_harmful_images_are_refused_before_anything_is_sent() {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Symlink);
     header.set_size(0);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
     proc.append_link(&mut header, "proc", "/etc").unwrap();
     let said = harmful("proc", proc.into_inner().unwrap());
     assert!(said.contains("\"proc\" is a symlink"), "{said}");
@@ -428,6 +435,7 @@ fn a_cut_upload_goes_on_and_a_restarted_master_has_the_package() {
             digest: digest.0.to_vec(),
             offset: offset as u64,
             data: data.to_vec(),
+            bytes: bytes.len() as u64,
         };
         let (chunks, stream) = tokio::sync::mpsc::channel(1);
         let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
@@ -455,6 +463,8 @@ fn a_cut_upload_goes_on_and_a_restarted_master_has_the_package() {
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
+        let found = client.find_blobs(find).await.unwrap().into_inner();
+        assert_eq!(found.blobs[0].have, half as u64);
     });
     let said = put(&other, &big, "big:1").ok();
     let rest = (bytes.len() - half) as f64 / f64::from(1 << 20);
