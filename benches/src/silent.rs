@@ -154,8 +154,8 @@ impl Cell {
             let id = state.task(*task)?.running(*task)?;
             let status = TaskStatus::Up { pid: 100, since: Millis(1) };
             let usage = Usage::default();
-            let ports = Vec::new();
-            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports })
+            let (ports, start) = (Vec::new(), None);
+            Some(TaskReport { id, status, restarts: 0, last_failure: None, usage, ports, start })
         };
         let said =
             if reachable { machine.tasks.iter().filter_map(report).collect() } else { Vec::new() };

@@ -153,7 +153,6 @@ pub enum Trouble {
 
 /// Something to be done. Effects of one turn are carried out in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "an answer is the usual effect, and short-lived")]
 pub enum Effect {
     /// To be durable before any later effect is begun; when that fails the borglet must stop.
     /// `generation` need not be kept.

@@ -162,3 +162,25 @@ fn a_blob_that_changed_on_the_disk_is_damaged_not_bad() {
     let refused = unpack(&bench.store, layer).unwrap_err();
     assert!(matches!(refused, Trouble::Damaged(_)), "{refused:?}");
 }
+
+/// Needs root, for a small file system.
+#[test]
+fn a_disk_that_is_full_leaves_nothing_half_unpacked_and_says_so() {
+    use nix::mount::{MsFlags, mount, umount};
+    let bench = Bench::new();
+    let layers = bench.store.layers().clone();
+    let size = Some("size=64k");
+    if let Err(error) = mount(Some("small"), &layers, Some("tmpfs"), MsFlags::empty(), size) {
+        assert!(std::env::var_os("BORG_PRIVILEGED").is_none(), "{error}");
+        return println!("skipped: a small file system needs root: {error}");
+    }
+    let layer = bench.put(&[file("small", b"x"), file("big", &[7; 300_000])], 1 << 20);
+    let refused = unpack(&bench.store, layer).unwrap_err();
+    let left = fs::read_dir(&layers).unwrap().count();
+    umount(&layers).unwrap();
+    assert!(
+        matches!(&refused, Trouble::Full(why) if why.contains("the disk is full: entry \"big\"")),
+        "{refused:?}"
+    );
+    assert_eq!(left, 0);
+}
