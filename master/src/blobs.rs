@@ -5,6 +5,7 @@
 //! in `DIR/blobs`. Invariant: a package is proposed only when a majority of the masters has all of its blobs
 //! on disk.
 
+use crate::clock;
 use crate::feed::View;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -120,12 +121,12 @@ impl Blobs {
         let digests: Vec<Digest> =
             digests.iter().enumerate().map(read).collect::<Result<_, _>>()?;
         let dir = self.0.dir.clone();
+        let now = std::time::UNIX_EPOCH + Duration::from_millis(clock::now().0);
         let find = move |digest: Digest| {
             let held = dir.holds(digest);
             if held {
                 // Somebody means to use it: it is not removed meanwhile.
-                let touched = File::open(dir.path(digest))
-                    .and_then(|file| file.set_modified(std::time::SystemTime::now()));
+                let touched = File::open(dir.path(digest)).and_then(|file| file.set_modified(now));
                 if let Err(error) = touched {
                     tracing::debug!(%digest, %error, "not touched");
                 }

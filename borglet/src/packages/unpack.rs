@@ -180,7 +180,7 @@ struct Target {
 impl Target {
     fn make(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), Failed> {
         if matches!(entry.kind, Kind::Opaque) {
-            return Ok(self.make_opaque(&entry.path)?);
+            return self.make_opaque(&entry.path);
         }
         if entry.path.as_os_str().is_empty() {
             return self.finish_dir(&self.root.try_clone()?, entry);
@@ -284,7 +284,7 @@ impl Target {
     /// The directory in which a path is, made if it is not there.
     fn parent_of(&mut self, path: &Path) -> Result<&OwnedFd, Failed> {
         let wanted = path.parent().unwrap_or(Path::new(""));
-        if !self.parent.as_ref().is_some_and(|(known, _)| known == wanted) {
+        if self.parent.as_ref().is_none_or(|(known, _)| known != wanted) {
             let mut at = self.root.try_clone()?;
             for name in wanted {
                 at = match open_dir(&at, name) {

@@ -111,7 +111,7 @@ pub(super) fn constructors(builder: &mut GlobalsBuilder) {
         let mut fields = Fields::new("task", &TASK, 0, args.items, named)?;
         let session = Session::of(eval);
         let task = build_task(session, &mut fields, eval.heap())?;
-        Ok(session.keep(Piece::Task(task), eval.heap())?)
+        Ok(session.keep(Piece::Task(Box::new(task)), eval.heap())?)
     }
 
     /// What a task may use.
@@ -368,7 +368,7 @@ fn the_task<'v>(
         return Err(fields.error(double, "belongs into task(...), since task is given"));
     }
     match session.piece(value, heap) {
-        Some(Piece::Task(task)) => Ok(task),
+        Some(Piece::Task(task)) => Ok(*task),
         _ => Err(fields.error("task", format!("{} is not a task(...)", show(value)))),
     }
 }

@@ -32,7 +32,7 @@ const MAX_PRINTED: usize = 1_000;
 /// What a constructor built, before a job takes it.
 #[derive(Debug, Clone)]
 pub(super) enum Piece {
-    Task(TaskSpec),
+    Task(Box<TaskSpec>),
     Resources(Resources),
     Constraint(Constraint),
     Spread(Spread),

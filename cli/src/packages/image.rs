@@ -110,9 +110,12 @@ enum Part {
     Link(String),
 }
 
+/// A file, and how many bytes it has.
+type Opened<'a> = (Box<dyn Read + 'a>, u64);
+
 impl Files {
-    /// A file, and how many bytes it has; `None` when it is not there.
-    fn open(&self, name: &str) -> Result<Option<(Box<dyn Read + '_>, u64)>, PackageError> {
+    /// A file; `None` when it is not there.
+    fn open(&self, name: &str) -> Result<Option<Opened<'_>>, PackageError> {
         match self {
             Self::Directory(dir) => {
                 let path = dir.join(name);
