@@ -139,6 +139,10 @@ impl Machine {
                     | Effect::ExtendLease { .. }
                     | Effect::CapCpu { .. }
                     | Effect::Probe { .. }
+                    | Effect::ExpectBlob { .. }
+                    | Effect::FetchBlob { .. }
+                    | Effect::Unpack { .. }
+                    | Effect::DropBlob { .. }
                     | Effect::Remove { .. } => {}
                 }
             }
@@ -184,6 +188,22 @@ impl Borglet for Machines {
                 () = tokio::time::sleep(rest) => self.lock(&name)?.handle(Input::Tick),
             }
         }
+    }
+
+    type FetchBlobStream = tokio_stream::Empty<Result<pb::BlobChunk, Status>>;
+
+    async fn fetch_blob(
+        &self,
+        _request: Request<pb::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        Err(Status::unimplemented("there are no packages here"))
+    }
+
+    async fn put_blob(
+        &self,
+        _request: Request<tonic::Streaming<pb::BlobChunk>>,
+    ) -> Result<Response<pb::PutBlobResponse>, Status> {
+        Err(Status::unimplemented("there are no packages here"))
     }
 
     type ReadTaskLogStream = tokio_stream::Empty<Result<pb::LogChunk, Status>>;

@@ -154,17 +154,17 @@ impl Cell {
             let id = state.task(*task)?.running(*task)?;
             let status = TaskStatus::Up { pid: 100, since: Millis(1) };
             let usage = Usage::default();
-            let ports = Vec::new();
             Some(TaskReport {
                 id,
                 status,
                 restarts: 0,
                 last_failure: None,
                 usage,
-                ports,
+                ports: Vec::new(),
                 health: borg_proto::Health::Unchecked,
                 status_line: String::new(),
                 last_run: None,
+                start: None,
             })
         };
         let said =

@@ -11,6 +11,7 @@ use crate::housekeeping;
 use crate::http;
 use crate::machine::{self, MachineError};
 use crate::metrics::{Exposition, Metrics};
+use crate::packages::{Packages, StoreError};
 use crate::service::Service;
 use crate::tasks::{Tasks, TasksError};
 use crate::usage::Sampler;
@@ -45,6 +46,7 @@ pub struct App {
     tasks: Tasks,
     machine: MachineName,
     sampler: Sampler,
+    packages: Packages,
     metrics: Metrics,
     exposition: Exposition,
     core: Core,
@@ -67,6 +69,9 @@ pub enum BuildError {
     /// The machine cannot be looked at.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// Packages cannot be held.
+    #[error(transparent)]
+    Packages(#[from] StoreError),
     /// Containers cannot be held.
     #[error(transparent)]
     Tasks(#[from] TasksError),
@@ -112,25 +117,34 @@ impl App {
         let home = Arc::new(Home::open(&config.dir, &identity.cell, &machine)?);
         let (metrics, exposition) = Metrics::new();
         let (core, news, inbox) = driver::inbox();
-        let (tasks, adopted) = Tasks::open(&home, &config, metrics.clone(), news).await?;
+        let (packages, cached) = Packages::open(
+            home.path().join("packages"),
+            credentials.clone(),
+            metrics.clone(),
+            news.clone(),
+        )
+        .await?;
+        let (tasks, adopted) =
+            Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
         let info = machine::look(&config, missing_isolation.clone())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
+        let supervision = supervision(&config, &identity, machine.clone())?;
+        let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
+        let supervisor = Supervisor::new(supervision, remembered, adopted, info).with_blobs(cached);
+        let (listener, addr) = listen(config.listen).await?;
+        let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
+        let pid = std::process::id();
+        home.publish(&Addresses { pid, listen: addr, metrics: metrics_addr })?;
         let service = Service::new(
             identity.cell.clone(),
             machine.clone(),
             core.clone(),
             tasks.clone(),
+            packages.clone(),
             metrics.clone(),
         );
-        let supervision = supervision(&config, &identity, machine.clone())?;
-        let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
-        let supervisor = Supervisor::new(supervision, remembered, adopted, info);
-        let (listener, addr) = listen(config.listen).await?;
-        let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
-        let pid = std::process::id();
-        home.publish(&Addresses { pid, listen: addr, metrics: metrics_addr })?;
         let server = rpc::server(&credentials).map_err(BuildError::Tls)?;
         Ok(Self {
             addr,
@@ -146,6 +160,7 @@ impl App {
             tasks,
             machine,
             sampler,
+            packages,
             metrics,
             exposition,
             core,
@@ -176,8 +191,13 @@ impl App {
             .add_service(health_service)
             .add_service(reflection)
             .serve_with_incoming(rpc::serve_incoming(self.listener));
-        let keeping =
-            housekeeping::run(self.tasks.clone(), self.sampler, self.keep_logs, stop.clone());
+        let keeping = housekeeping::run(
+            self.tasks.clone(),
+            self.packages.clone(),
+            self.sampler,
+            self.keep_logs,
+            stop.clone(),
+        );
         let watching = http::serve(
             self.metrics_listener,
             self.exposition,
@@ -189,6 +209,7 @@ impl App {
             self.supervisor,
             self.home,
             self.tasks,
+            self.packages,
             self.metrics,
             self.inbox,
             stop.clone(),
@@ -213,6 +234,7 @@ fn supervision(
     supervision.volumes.clone_from(&config.volumes);
     supervision.memory_reserve = machine::memory_reserve()?;
     supervision.disk_reserve = machine::disk_reserve(&config.dir)?;
+    supervision.package_bytes = config.package_mib << 20;
     Ok(supervision)
 }
 

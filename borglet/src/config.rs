@@ -37,6 +37,10 @@ pub struct Config {
     /// Disk space that tasks may use, in bytes [default: what is free under --dir, less a reserve].
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=MAX_BYTES))]
     pub disk_bytes: Option<u64>,
+    /// Disk space for packages, in MiB: their blobs, and what is unpacked of them. What no task uses stays as
+    /// long as it fits.
+    #[arg(long, default_value_t = 32_768, value_parser = clap::value_parser!(u64).range(16..=1_073_741_824))]
+    pub package_mib: u64,
     /// Ports that the cell may hand out to tasks here, as FIRST-LAST.
     #[arg(long, default_value = "20000-29999")]
     pub ports: PortRange,

@@ -7,6 +7,7 @@
 use crate::clock;
 use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
+use crate::packages::Packages;
 use crate::runs::name_of;
 use crate::tasks::Tasks;
 use borg_proto::poll::{
@@ -121,12 +122,13 @@ pub(crate) async fn run(
     supervisor: Supervisor,
     home: Arc<Home>,
     tasks: Tasks,
+    packages: Packages,
     metrics: Metrics,
     mut inbox: Inbox,
     stop: CancellationToken,
 ) -> Result<(), DriverError> {
     let mut driver =
-        Driver { supervisor, home, tasks, metrics, waiting: BTreeMap::new(), token: 0 };
+        Driver { supervisor, home, tasks, packages, metrics, waiting: BTreeMap::new(), token: 0 };
     let mut turn = Vec::with_capacity(NEWS_PER_TURN);
     loop {
         let now = clock::now();
@@ -151,6 +153,7 @@ struct Driver {
     supervisor: Supervisor,
     home: Arc<Home>,
     tasks: Tasks,
+    packages: Packages,
     metrics: Metrics,
     /// Polls without an answer yet, bounded by what the supervisor holds.
     waiting: BTreeMap<u64, oneshot::Sender<Result<PollAnswer, PollRefusal>>>,
@@ -189,6 +192,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, input: Input) -> Result<(), DriverError> {
+        let started = if let Input::Started { run, .. } = &input { Some(*run) } else { None };
         for effect in self.supervisor.handle(clock::now(), input) {
             match effect {
                 Effect::RememberFence(fence) => {
@@ -205,6 +209,12 @@ impl Driver {
                         tracing::error!(error = in_full(&error), "the lease is not extended");
                     }
                 }
+                Effect::ExpectBlob { digest, bytes } => self.packages.expect(digest, bytes),
+                Effect::FetchBlob { digest, machine, address, bytes: _ } => {
+                    self.packages.fetch(digest, machine, address);
+                }
+                Effect::Unpack { layer } => self.packages.unpack(layer),
+                Effect::DropBlob { digest } => self.packages.drop_blob(digest),
                 Effect::Start(launch) => self.tasks.start(*launch),
                 Effect::Terminate { run } => self.tasks.terminate(run),
                 Effect::Kill { run } => self.tasks.kill(run),
@@ -213,6 +223,13 @@ impl Driver {
                 Effect::Remove { id } => self.tasks.remove(id),
                 Effect::Answer { token, result } => self.answer(token, result),
             }
+        }
+        if let Some(run) = started
+            && let Some(start) = self.supervisor.start_time(run)
+        {
+            let packages = Duration::from_millis(start.packages.0);
+            self.metrics.package_wait_seconds.observe(packages.as_secs_f64());
+            tracing::info!(%run, "{start}");
         }
         Ok(())
     }

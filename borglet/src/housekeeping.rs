@@ -1,6 +1,7 @@
 //! What goes on by itself on the machine: usage is measured, old logs go.
 
 use crate::clock;
+use crate::packages::Packages;
 use crate::tasks::{Tasks, blocking};
 use crate::usage::Sampler;
 use borg_proto::{IncarnationId, in_full};
@@ -19,6 +20,7 @@ const KEEP_LOGS: usize = 1_000;
 /// Works until `stop`.
 pub(crate) async fn run(
     tasks: Tasks,
+    packages: Packages,
     mut sampler: Sampler,
     keep_logs: Duration,
     stop: CancellationToken,
@@ -30,6 +32,7 @@ pub(crate) async fn run(
         tokio::select! {
             () = stop.cancelled() => return,
             _ = sample.tick() => {
+                packages.tell_progress();
                 let work = tasks.clone();
                 let sampling = move || {
                     let input = sampler.sample(&work);

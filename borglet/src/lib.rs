@@ -27,6 +27,7 @@ mod log_reader;
 pub mod logs;
 mod machine;
 mod metrics;
+mod packages;
 mod page;
 mod probe;
 mod procfs;

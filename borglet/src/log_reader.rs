@@ -231,7 +231,8 @@ impl Reader {
         match self.core.status(self.id).await {
             None | Some(TaskStatus::Ended { .. }) => true,
             Some(
-                TaskStatus::Starting
+                TaskStatus::Fetching { .. }
+                | TaskStatus::Starting
                 | TaskStatus::Up { .. }
                 | TaskStatus::BackOff { .. }
                 | TaskStatus::Stopping,

@@ -29,6 +29,16 @@ pub(crate) struct Metrics {
     pub(crate) out_of_memory: Counter,
     /// Bytes of task output sent to masters.
     pub(crate) log_bytes: Counter,
+    /// Time that a start waited for packages.
+    pub(crate) package_wait_seconds: Histogram,
+    /// Time that a layer took to be unpacked.
+    pub(crate) unpack_seconds: Histogram,
+    /// Layers that could not be unpacked.
+    pub(crate) failed_unpacks: Counter,
+    /// Bytes of blobs that came, from masters and other machines.
+    pub(crate) blob_bytes_in: Counter,
+    /// Bytes of blobs that went to other machines.
+    pub(crate) blob_bytes_out: Counter,
     tasks: Family<State, Gauge>,
 }
 
@@ -55,6 +65,11 @@ impl Metrics {
             exits: Counter::default(),
             out_of_memory: Counter::default(),
             log_bytes: Counter::default(),
+            package_wait_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            unpack_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            failed_unpacks: Counter::default(),
+            blob_bytes_in: Counter::default(),
+            blob_bytes_out: Counter::default(),
             tasks: Family::default(),
         };
         metrics.set_tasks(Counts::default());
@@ -75,13 +90,24 @@ impl Metrics {
         registry.register("out_of_memory", "Runs killed for memory", m.out_of_memory.clone());
         let bytes = m.log_bytes.clone();
         registry.register_with_unit("log", "Task output sent to masters", Unit::Bytes, bytes);
+        let waits = m.package_wait_seconds.clone();
+        let help = "Time that a start waited for packages";
+        registry.register_with_unit("package_wait", help, Unit::Seconds, waits);
+        let unpacks = m.unpack_seconds.clone();
+        registry.register_with_unit("unpack", "Time to unpack a layer", Unit::Seconds, unpacks);
+        let help = "Layers that could not be unpacked";
+        registry.register("failed_unpacks", help, m.failed_unpacks.clone());
+        let (came, went) = (m.blob_bytes_in.clone(), m.blob_bytes_out.clone());
+        registry.register_with_unit("blob_in", "Blobs that came", Unit::Bytes, came);
+        registry.register_with_unit("blob_out", "Blobs sent to machines", Unit::Bytes, went);
         (metrics, Exposition { registry })
     }
 
     /// How many incarnations are in which state.
     pub(crate) fn set_tasks(&self, counts: Counts) {
-        let Counts { starting, up, back_off, stopping, ended } = counts;
+        let Counts { fetching, starting, up, back_off, stopping, ended } = counts;
         let all = [
+            ("fetching", fetching),
             ("starting", starting),
             ("up", up),
             ("back_off", back_off),

@@ -179,6 +179,7 @@ impl Row {
     fn new((report, want, name): super::driver::SeenTask) -> Self {
         let TaskReport { id, status, restarts, last_failure, usage, ports, health, .. } = report;
         let (state, pid, since) = match &status {
+            TaskStatus::Fetching { .. } => ("fetching packages", None, None),
             TaskStatus::Starting => ("starting", None, None),
             TaskStatus::Up { pid, since } => ("up", Some(*pid), Some(since.0)),
             TaskStatus::BackOff { .. } => ("back-off", None, None),
@@ -405,6 +406,7 @@ mod tests {
             health,
             status_line: String::new(),
             last_run: None,
+            start: None,
         };
         (report, None, Some("ann/web/3".parse().unwrap()))
     }

@@ -5,12 +5,14 @@
 
 use crate::clock;
 use crate::container::{
-    Bind, ContainerId, ContainerSpec, ExitRecord, Outcome, StartError, Started,
+    Bind, ContainerId, ContainerSpec, ExitRecord, ImageRoot, Outcome, Shown, StartError, Started,
+    Workdir,
 };
 use crate::lease::Lease;
+use borg_proto::package::{Digest, SHOWN_IN};
 use borg_proto::spec::MemoryLimit;
 use borg_proto::{AppClass, Band, FailureCause, IncarnationId, JobId, TaskId, TaskName};
-use borglet_supervisor::{Launch, Run};
+use borglet_supervisor::{Launch, Run, ShownPackage};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -87,6 +89,7 @@ pub(crate) fn container_spec(
     launch: &Launch,
     binds: Vec<Bind>,
     lease_file: PathBuf,
+    layer_dir: impl Fn(Digest) -> PathBuf,
 ) -> Result<ContainerSpec, String> {
     let id = container_id(&launch.name, launch.run)?;
     let mut spec = ContainerSpec::new(id, launch.argv.clone());
@@ -100,12 +103,27 @@ pub(crate) fn container_spec(
     spec.pids_max = PROCESSES;
     spec.binds = binds;
     spec.ports = Some(launch.ports.clone());
+    if let Some(root) = &launch.root {
+        spec.workdir = Workdir::Path(root.workdir.clone().into());
+        spec.root = Some(ImageRoot {
+            image: root.image.clone(),
+            layers: root.layers.iter().map(|digest| layer_dir(*digest)).collect(),
+            user: root.user.clone(),
+        });
+    }
+    let shown = |package: &ShownPackage| Shown {
+        source: layer_dir(package.layer),
+        target: format!("{SHOWN_IN}/{}", package.name).into(),
+    };
+    spec.packages = launch.packages.iter().map(shown).collect();
     spec.lease = launch
         .ends_by
         .map(|until| Lease { until_boot_ms: clock::boot_time_of(until), file: lease_file });
     let numbers = launch.ports.iter().map(|port| u64::from(*port));
-    let note: Vec<_> =
-        std::iter::once(launch.grace.0).chain(numbers).map(|n| n.to_string()).collect();
+    let of_root = launch.root.iter().flat_map(|root| &root.layers);
+    let layers = of_root.chain(launch.packages.iter().map(|package| &package.layer));
+    let words = std::iter::once(launch.grace.0).chain(numbers).map(|n| n.to_string());
+    let note: Vec<_> = words.chain(layers.map(ToString::to_string)).collect();
     spec.note = note.join(" ");
     Ok(spec)
 }

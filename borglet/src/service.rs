@@ -4,12 +4,17 @@ use crate::driver::Core;
 use crate::log_reader::{Begin, Reader};
 use crate::logs::Stream as Output;
 use crate::metrics::Metrics;
+use crate::packages::{Packages, trouble_of};
 use crate::sessions::Sessions;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, blocking};
+use borg_proto::blobs::{ArrivalError, Part};
+use borg_proto::identity::Role;
+use borg_proto::package::{BLOB_CHUNK_BYTES, Digest};
 use borg_proto::poll::PollRequest;
 use borg_proto::rpc::{self, Borglet};
 use borg_proto::wire::pb;
 use borg_proto::{CellName, IncarnationId, MachineName, ReplicaId, TaskName};
+use std::io::Read;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +22,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Logs that may be read at once; more are refused with RESOURCE_EXHAUSTED. Our choice.
 const READERS: usize = 64;
+/// Blobs that are given to others at once; more are refused with RESOURCE_EXHAUSTED. Our choice; the masters
+/// name a machine to four others at a time, and each to several blobs.
+const GIVERS: usize = 32;
 /// Messages that wait for a slow reader; then the reading waits.
 const CHUNKS: usize = 4;
 
@@ -26,9 +34,11 @@ pub(crate) struct Service {
     cell: CellName,
     core: Core,
     tasks: Tasks,
+    packages: Packages,
     metrics: Metrics,
     readers: Arc<Semaphore>,
     sessions: Sessions,
+    givers: Arc<Semaphore>,
 }
 
 impl Service {
@@ -37,15 +47,65 @@ impl Service {
         machine: MachineName,
         core: Core,
         tasks: Tasks,
+        packages: Packages,
         metrics: Metrics,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
-        Self { cell, core, tasks, metrics, readers, sessions: Sessions::new(machine) }
+        let givers = Arc::new(Semaphore::new(GIVERS));
+        let sessions = Sessions::new(machine);
+        Self { cell, core, tasks, packages, metrics, readers, givers, sessions }
     }
 
     fn admit<T>(&self, request: &Request<T>, call: &str) -> Result<ReplicaId, Status> {
         let identity = rpc::peer_identity(request, &self.cell)?;
         rpc::require_master(&identity, call)
+    }
+}
+
+/// A blob that was handed over was not taken.
+enum NotTaken {
+    Stream(Status),
+    Arrival(ArrivalError),
+}
+
+impl From<Status> for NotTaken {
+    fn from(status: Status) -> Self {
+        Self::Stream(status)
+    }
+}
+
+impl From<ArrivalError> for NotTaken {
+    fn from(error: ArrivalError) -> Self {
+        Self::Arrival(error)
+    }
+}
+
+impl Service {
+    async fn take_blob(
+        &self,
+        digest: Digest,
+        first: pb::BlobChunk,
+        mut chunks: Streaming<pb::BlobChunk>,
+    ) -> Result<(), NotTaken> {
+        let arrival = self.packages.store().blobs().arrival(digest)?;
+        let mut part: Part = blocking(move || arrival.open()).await?;
+        // Whoever hands it over may know less of it than is here by now.
+        let Some(mut known) = part.have().checked_sub(first.offset) else {
+            let (have, offset) = (part.have(), first.offset);
+            let why = format!("offset: {offset} is beyond the {have} bytes that are here");
+            return Err(Status::out_of_range(why).into());
+        };
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            let skip = usize::try_from(known).unwrap_or(usize::MAX).min(chunk.data.len());
+            known -= skip as u64;
+            let mut data = chunk.data;
+            data.drain(..skip);
+            part = self.packages.add(part, data).await?;
+            next = chunks.message().await?;
+        }
+        blocking(move || part.finish()).await?;
+        Ok(())
     }
 }
 
@@ -77,6 +137,62 @@ impl Borglet for Service {
         let master = self.admit(&request, "OpenTaskSession")?;
         let input = request.into_inner();
         self.sessions.open(master, &self.core, &self.tasks, input).await.map(Response::new)
+    }
+
+    type FetchBlobStream = ReceiverStream<Result<pb::BlobChunk, Status>>;
+
+    async fn fetch_blob(
+        &self,
+        request: Request<pb::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        let identity = rpc::peer_identity(&request, &self.cell)?;
+        if matches!(identity.role, Role::User(_)) {
+            rpc::require_master(&identity, "FetchBlob")?;
+        }
+        let pb::FetchBlobRequest { digest, offset } = request.into_inner();
+        let digest = read_digest(&digest)?;
+        let slot = Arc::clone(&self.givers).try_acquire_owned();
+        let slot = slot.map_err(|_| {
+            Status::resource_exhausted(format!("{GIVERS} blobs are being given already"))
+        })?;
+        let store = self.packages.store().clone();
+        let file = blocking(move || store.blobs().open_blob(digest, offset)).await;
+        let file = file.map_err(|error| Status::internal(format!("blob {digest}: {error}")))?;
+        let file =
+            file.ok_or_else(|| Status::not_found(format!("this machine has no blob {digest}")))?;
+        let (chunks, stream) = mpsc::channel(CHUNKS);
+        let metrics = self.metrics.clone();
+        tokio::task::spawn_blocking(move || {
+            give(file, &chunks, &metrics);
+            drop(slot);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<pb::BlobChunk>>,
+    ) -> Result<Response<pb::PutBlobResponse>, Status> {
+        self.admit(&request, "PutBlob")?;
+        let mut chunks = request.into_inner();
+        let empty = || Status::invalid_argument("the stream is empty");
+        let first = chunks.message().await?.ok_or_else(empty)?;
+        let digest = read_digest(&first.digest)?;
+        let taken = self.take_blob(digest, first, chunks).await;
+        match taken {
+            Ok(()) => {
+                tracing::info!(%digest, "blob taken");
+                self.packages.came(digest).await;
+                Ok(Response::new(pb::PutBlobResponse {}))
+            }
+            Err(NotTaken::Stream(status)) => Err(status),
+            Err(NotTaken::Arrival(error)) => {
+                if let Some(trouble) = trouble_of(&error) {
+                    self.packages.not_kept(digest, trouble).await;
+                }
+                Err(not_taken(&error))
+            }
+        }
     }
 
     type ReadTaskLogStream = ReceiverStream<Result<pb::LogChunk, Status>>;
@@ -131,5 +247,45 @@ impl Borglet for Service {
         };
         tokio::spawn(reader.read(outputs, begin));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Reads a blob's file to its end, for as long as anybody listens.
+fn give(
+    mut file: std::fs::File,
+    chunks: &mpsc::Sender<Result<pb::BlobChunk, Status>>,
+    metrics: &Metrics,
+) {
+    loop {
+        let mut data = vec![0; BLOB_CHUNK_BYTES];
+        let chunk = match file.read(&mut data) {
+            Ok(0) => return,
+            Ok(read) => {
+                data.truncate(read);
+                metrics.blob_bytes_out.inc_by(read as u64);
+                Ok(pb::BlobChunk { data, ..pb::BlobChunk::default() })
+            }
+            Err(error) => Err(Status::internal(format!("reading the blob: {error}"))),
+        };
+        let failed = chunk.is_err();
+        if chunks.blocking_send(chunk).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn read_digest(bytes: &[u8]) -> Result<Digest, Status> {
+    Digest::try_from(bytes).map_err(|error| Status::invalid_argument(format!("digest: {error}")))
+}
+
+fn not_taken(error: &ArrivalError) -> Status {
+    let why = error.to_string();
+    match error {
+        ArrivalError::NotWanted(_) => Status::failed_precondition(why),
+        ArrivalError::Busy(_) => Status::unavailable(why),
+        ArrivalError::Wrong { .. } | ArrivalError::TooLong { .. } | ArrivalError::Short { .. } => {
+            Status::data_loss(why)
+        }
+        ArrivalError::NoRoom { .. } | ArrivalError::Disk { .. } => Status::resource_exhausted(why),
     }
 }

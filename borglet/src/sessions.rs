@@ -197,6 +197,7 @@ fn not_running(asked: &Asked, status: Option<&TaskStatus>) -> Status {
     let Asked { name, id, .. } = asked;
     let how = match status {
         None => "is not on this machine any more".to_owned(),
+        Some(TaskStatus::Fetching { .. }) => "waits for its packages".to_owned(),
         Some(TaskStatus::Starting) => "is still being started".to_owned(),
         Some(TaskStatus::Up { .. }) => "has ended just now".to_owned(),
         Some(TaskStatus::Stopping) => "is being stopped".to_owned(),

@@ -14,9 +14,11 @@ use crate::isolation::IsolationWanted;
 use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
+use crate::packages::Packages;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
 use crate::{probe, procfs};
+use borg_proto::package::Digest;
 use borg_proto::poll::TargetTask;
 use borg_proto::task::RunEnd;
 use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
@@ -74,6 +76,7 @@ struct Inner {
     metrics: Metrics,
     volumes: Volumes,
     lease_file: PathBuf,
+    packages: Packages,
     starts: Semaphore,
     probes: Semaphore,
     /// What runs. Never held over anything that waits.
@@ -86,6 +89,7 @@ impl Tasks {
         home: &Home,
         config: &Config,
         metrics: Metrics,
+        packages: Packages,
         news: mpsc::Sender<Input>,
     ) -> Result<(Self, Vec<Adopted>), TasksError> {
         let mut setup = ExecutorConfig::new(home.path().to_owned(), home.cgroup()?);
@@ -102,6 +106,7 @@ impl Tasks {
             executor,
             news,
             metrics,
+            packages,
             volumes,
             lease_file: lease::file_in(&real(home.path())),
             starts: Semaphore::new(STARTS_AT_ONCE),
@@ -185,7 +190,8 @@ impl Tasks {
         if let Some(&port) = launch.ports.iter().find(|&&port| is_taken(port)) {
             return Err(FailureCause::PortTaken { port });
         }
-        let spec = container_spec(launch, binds, self.0.lease_file.clone()).map_err(fail)?;
+        let layer = |digest| self.0.packages.store().layer(digest);
+        let spec = container_spec(launch, binds, self.0.lease_file.clone(), layer).map_err(fail)?;
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
             // Only logs of a start that an earlier borglet did not live to tell of.
@@ -451,7 +457,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             tracing::warn!(container = %id, "not one of a task: left alone");
             continue;
         };
-        let (grace, ports) = read_note(&found.note);
+        let (grace, ports, layers) = read_note(&found.note);
         let mut end = None;
         let task = task_in(&executor, &id, &found.found);
         let (since, state) = match found.found {
@@ -471,7 +477,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, task, state, end };
+        let adopted = Adopted { run, since, grace, ports, layers, task, state, end };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),
@@ -502,11 +508,13 @@ fn task_in(executor: &Executor, id: &ContainerId, found: &Found) -> Option<Targe
     read.inspect_err(|error| tracing::error!(container = %id, %error, "words are damaged")).ok()
 }
 
-/// What was noted at a container's start: its grace in milliseconds, then its ports.
-fn read_note(note: &str) -> (Millis, Vec<u16>) {
+/// What was noted at a container's start: its grace in milliseconds, then its ports and layers.
+fn read_note(note: &str) -> (Millis, Vec<u16>, Vec<Digest>) {
     let mut words = note.split(' ');
     let grace = words.next().and_then(|word| word.parse().ok()).map_or(USUAL_GRACE, Millis);
-    (grace, words.filter_map(|word| word.parse().ok()).collect())
+    let (ports, layers) = (words.clone(), words);
+    let ports = ports.filter_map(|word| word.parse().ok()).collect();
+    (grace, ports, layers.filter_map(|word| word.parse().ok()).collect())
 }
 
 fn forget(executor: &Executor, id: &ContainerId) {

@@ -186,6 +186,12 @@ impl Client {
         self.call(what, Kind::Read, message, make).await
     }
 
+    /// The master to try first, alone: for calls that belong together.
+    #[must_use]
+    pub fn one(&self) -> BorgmasterClient<Channel> {
+        self.masters[self.first].1.clone()
+    }
+
     /// Makes the next call begin at another master.
     pub fn pass_over(&mut self) {
         self.first = (self.first + 1) % self.masters.len();

@@ -17,5 +17,6 @@ pub mod exit;
 #[cfg(feature = "daemons")]
 pub mod local;
 pub mod output;
+pub mod packages;
 mod session;
 pub mod target;

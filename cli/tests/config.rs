@@ -108,6 +108,7 @@ job(
         constraints = [constraint("rack", "=", "r1"), constraint("gpu", "present"),
                        constraint("zone", "in", ["a", "b"], soft = True)],
         spread = [spread("machine", 1)], volumes = [volume("/data", writable = True)], grace = "1m 30s",
+        image = "bob/base:2", packages = ["tools:1", "bob/data:x"],
     ),
 )
 [job(name = n, kind = "batch", command = [n], resources = common) for n in ["a", "b"]]
@@ -130,6 +131,7 @@ job(
                 {"attribute": "zone", "op": "in", "values": ["a", "b"], "soft": true}],
             "spread": [{"attribute": "machine", "max": 1}],
             "volumes": [{"path": "/data", "writable": true}],
+            "image": "bob/base:2", "packages": ["tools:1", "bob/data:x"],
         },
     });
     assert_eq!(json, expected);

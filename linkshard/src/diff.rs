@@ -65,6 +65,7 @@ fn same_but_for_usage(a: &TaskReport, b: &TaskReport) -> bool {
         && a.health == b.health
         && a.status_line == b.status_line
         && a.last_run == b.last_run
+        && a.start == b.start
 }
 
 /// The report that `difference` was made from, usage of unchanged tasks aside.
@@ -76,5 +77,6 @@ pub fn fold(old: &MachineReport, difference: &Difference) -> MachineReport {
     let kept = old.tasks.iter().filter(|task| !replaced(task.id)).cloned();
     let mut tasks: Vec<_> = kept.chain(difference.tasks.iter().cloned()).collect();
     tasks.sort_by_key(|task| task.id);
-    MachineReport { info, tasks }
+    // Who holds which blobs is told to nobody.
+    MachineReport { info, tasks, blobs: Vec::new() }
 }

@@ -1,6 +1,7 @@
 //! A link shard: one in each Borgmaster, for a part of the cell's machines.
 //!
-//! `shard` decides which borglet to ask when, and what of its answer is news. `poller`, behind a
+//! `shard` decides which borglet to ask when, and what of its answer is news, `spread` from whom a machine gets
+//! the blobs that it wants. `poller`, behind a
 //! feature, carries the questions over gRPC. Neither knows what a job is for: that is the
 //! leader's business, whose orders arrive as targets (Borg paper, section 3.3).
 //!
@@ -15,6 +16,7 @@ mod parts;
 #[cfg(feature = "poller")]
 pub mod poller;
 pub mod shard;
+mod spread;
 
 pub use diff::{Difference, difference, fold};
 pub use shard::{Config, Effect, Input, PollFailure, Shard};

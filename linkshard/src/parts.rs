@@ -33,6 +33,7 @@ fn about_bytes(delta: &MachineDelta) -> usize {
         let text = task.last_failure.as_ref().map_or(0, |cause| cause.to_string().len());
         let ended = match &task.status {
             TaskStatus::Ended { failure: Some(cause), .. } => cause.to_string().len(),
+            TaskStatus::Fetching { trouble, .. } => trouble.len(),
             TaskStatus::Ended { failure: None, .. }
             | TaskStatus::Starting
             | TaskStatus::Up { .. }

@@ -11,7 +11,9 @@
 
 use crate::diff::difference;
 use crate::parts::in_parts;
+use crate::spread::{Push, Spread};
 use borg_proto::names::{CellName, IncarnationId, MachineName, ReplicaId};
+use borg_proto::package::Digest;
 use borg_proto::peer::{
     MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
 };
@@ -106,6 +108,15 @@ pub enum Input {
         /// How.
         failure: PollFailure,
     },
+    /// A blob was handed to a borglet, or could not be.
+    Pushed {
+        /// Which machine.
+        machine: MachineName,
+        /// Which blob.
+        digest: Digest,
+        /// Whether the machine has it.
+        done: bool,
+    },
 }
 
 /// How a poll came to nothing.
@@ -135,6 +146,17 @@ pub enum Effect {
         /// Over a new connection: so many polls in a row were missed that the old one may be dead and not
         /// know. A single late answer is worth more than another handshake.
         afresh: bool,
+    },
+    /// Hand a blob of the master's to a borglet, which asked for it. Answered by [`Input::Pushed`].
+    Push {
+        /// Which machine.
+        machine: MachineName,
+        /// `host:port` of its borglet.
+        address: String,
+        /// Which blob.
+        digest: Digest,
+        /// From where on.
+        offset: u64,
     },
     /// The machine is no longer this shard's: its connection may be closed.
     Forget(MachineName),
@@ -242,6 +264,8 @@ pub struct Shard {
     openings: usize,
     /// Machines with exclusive tasks.
     exclusive: BTreeSet<MachineName>,
+    /// Who gets which blob from whom.
+    spread: Spread,
     /// Machines whose target the leader named and did not send: to be asked for.
     wanting: Vec<MachineName>,
     /// The newest of our own moments after which a majority followed the leader.
@@ -266,6 +290,7 @@ impl Shard {
             out: BTreeSet::new(),
             openings: 0,
             exclusive: BTreeSet::new(),
+            spread: Spread::default(),
             wanting: Vec::new(),
             confirmed: Millis(0),
             next_ticket: 1,
@@ -295,13 +320,29 @@ impl Shard {
                 Input::Failed { machine, ticket, failure } => {
                     self.take_failure(now, &machine, ticket, &failure, &mut deltas);
                 }
+                Input::Pushed { machine, digest, done } => {
+                    self.spread.pushed(now, &machine, digest, done);
+                }
             }
         }
         self.give_up(now, &mut deltas);
         self.repeat_unacknowledged(now, &mut deltas);
+        self.spread_blobs(now, &mut effects);
         self.send_polls(now, &mut effects);
         self.send_report(now, deltas, &mut effects);
         effects
+    }
+
+    /// Machines whose sources changed are told at once.
+    fn spread_blobs(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let (pushes, changed) = self.spread.decide(now);
+        effects.extend(pushes.into_iter().map(|push| {
+            let Push { machine, address, digest, offset } = push;
+            Effect::Push { machine, address, digest, offset }
+        }));
+        for machine in changed {
+            self.hurry(now, &machine);
+        }
     }
 
     fn take_orders(
@@ -400,6 +441,7 @@ impl Shard {
 
     fn forget(&mut self, machine: &MachineName) {
         self.take_back(machine);
+        self.spread.lose(machine);
         if let Some(polled) = self.machines.remove(machine) {
             self.due.remove(&(polled.due, machine.clone()));
             self.due_opening.remove(&(polled.due, machine.clone()));
@@ -479,7 +521,7 @@ impl Shard {
         now: Millis,
         machine: &MachineName,
         ticket: u64,
-        answer: PollAnswer,
+        mut answer: PollAnswer,
         deltas: &mut Vec<MachineDelta>,
     ) {
         let (session, gap, stamp) = (self.session, self.config.gap, answer.stamp());
@@ -497,7 +539,11 @@ impl Shard {
         if obeyed > 0 && obeyed == polled.generation {
             polled.has = polled.digest;
         }
+        let blobs = std::mem::take(&mut answer.report.blobs);
         deltas.extend(tell(now, machine, polled, answer.report, obeyed));
+        if let Some(polled) = self.machines.get(machine) {
+            self.spread.report(now, machine, &polled.address, &blobs);
+        }
         self.schedule(machine, now + if moved_on { gap } else { pause });
     }
 
@@ -525,6 +571,10 @@ impl Shard {
                 (polled.obeyed, polled.has) = (Fence::default(), TargetDigest::default());
                 polled.open = false;
                 polled.missed = polled.missed.saturating_add(1);
+                if polled.missed >= missed {
+                    self.spread.lose(machine);
+                }
+                let Some(polled) = self.machines.get_mut(machine) else { return };
                 if polled.missed >= missed && polled.reachable {
                     deltas.push(tell_silence(now, machine, polled));
                 }
@@ -600,6 +650,7 @@ impl Shard {
                     seen: polled.seen,
                     hold,
                     lease: polled.lease.filter(|_| polled.exclusive),
+                    sources: self.spread.sources(&machine),
                 },
                 patience: hold + self.config.patience,
                 afresh: polled.missed > 0 && polled.missed.is_multiple_of(self.config.missed),
@@ -668,7 +719,7 @@ impl Shard {
         let opening = self.due_opening.first().map(|(at, _)| *at).filter(|_| may_open);
         let out = self.out.first().map(|(at, _)| *at);
         let heartbeat = Some(self.last_report + self.config.heartbeat);
-        [due, opening, out, heartbeat].into_iter().flatten().min()
+        [due, opening, out, heartbeat, self.spread.next_due()].into_iter().flatten().min()
     }
 }
 

@@ -35,8 +35,9 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         ports: Vec::new(),
         status_line: String::new(),
         last_run: None,
+        start: None,
     };
-    MachineReport { info, tasks: tasks.iter().map(task).collect() }
+    MachineReport { info, tasks: tasks.iter().map(task).collect(), blobs: Vec::new() }
 }
 
 fn machine() -> MachineName {
@@ -73,14 +74,14 @@ fn shard() -> Shard {
 fn polled(effects: &[Effect]) -> Option<(u64, borg_proto::poll::PollRequest)> {
     effects.iter().rev().find_map(|effect| match effect {
         Effect::Poll { ticket, request, .. } => Some((*ticket, request.clone())),
-        Effect::Forget(_) | Effect::Report { .. } => None,
+        Effect::Push { .. } | Effect::Forget(_) | Effect::Report { .. } => None,
     })
 }
 
 fn deltas(effects: &[Effect]) -> Vec<MachineDelta> {
     let reports = effects.iter().filter_map(|effect| match effect {
         Effect::Report { report, .. } => Some(report.deltas.clone()),
-        Effect::Poll { .. } | Effect::Forget(_) => None,
+        Effect::Poll { .. } | Effect::Push { .. } | Effect::Forget(_) => None,
     });
     reports.flatten().collect()
 }
@@ -144,7 +145,11 @@ proptest! {
                 if !delta.reachable {
                     seq = delta.seq;
                 } else if delta.full {
-                    held = Some(MachineReport { info: delta.info.unwrap(), tasks: delta.tasks });
+                    held = Some(MachineReport {
+                        info: delta.info.unwrap(),
+                        tasks: delta.tasks,
+                        blobs: Vec::new(),
+                    });
                     (seq, resync) = (delta.seq, false);
                 } else if let (Some(old), true) = (&held, delta.seq == seq + 1) {
                     let news = borg_linkshard::Difference { info: delta.info, tasks: delta.tasks, gone: delta.gone };
@@ -209,7 +214,7 @@ fn named(session: u64, digest: u64) -> ShardOrders {
 fn wanting(effects: &[Effect]) -> Vec<MachineName> {
     let reports = effects.iter().filter_map(|effect| match effect {
         Effect::Report { report, .. } => Some(report.wanting.clone()),
-        Effect::Poll { .. } | Effect::Forget(_) => None,
+        Effect::Poll { .. } | Effect::Push { .. } | Effect::Forget(_) => None,
     });
     reports.flatten().collect()
 }
@@ -329,6 +334,8 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         memory: borg_proto::spec::MemoryLimit::Hard,
         cpu_cap_milli: None,
         health: None,
+        image: None,
+        packages: Vec::new(),
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {
@@ -341,6 +348,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         appclass: borg_proto::AppClass::Batch,
         restart: true,
         exclusive: true,
+        packages: Vec::new(),
     };
     let target = borg_proto::poll::Target { tasks: vec![task], ..Default::default() };
     orders.machines[0].target = Some(Arc::new(target));
@@ -350,7 +358,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
 fn stamp(effects: &[Effect]) -> Option<ShardStamp> {
     effects.iter().rev().find_map(|effect| match effect {
         Effect::Report { report, .. } => report.stamp,
-        Effect::Poll { .. } | Effect::Forget(_) => None,
+        Effect::Poll { .. } | Effect::Push { .. } | Effect::Forget(_) => None,
     })
 }
 
@@ -454,7 +462,7 @@ fn orders_of(count: usize) -> ShardOrders {
 fn polls(effects: Vec<Effect>) -> Vec<(MachineName, u64, borg_proto::poll::PollRequest)> {
     let poll = |effect| match effect {
         Effect::Poll { machine, ticket, request, .. } => Some((machine, ticket, request)),
-        Effect::Forget(_) | Effect::Report { .. } => None,
+        Effect::Push { .. } | Effect::Forget(_) | Effect::Report { .. } => None,
     };
     effects.into_iter().filter_map(poll).collect()
 }
@@ -537,7 +545,7 @@ fn a_long_report_comes_in_several_and_says_everything_once() {
             Effect::Report { report, .. } => {
                 Some(prost::Message::encoded_len(&borg_proto::wire::pb::ShardReport::from(report)))
             }
-            Effect::Poll { .. } | Effect::Forget(_) => None,
+            Effect::Poll { .. } | Effect::Push { .. } | Effect::Forget(_) => None,
         })
         .collect();
     assert!(lengths.len() > 4 && lengths.iter().all(|bytes| *bytes < 3 << 20), "{lengths:?}");

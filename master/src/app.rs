@@ -3,6 +3,7 @@
 //! `Config` -> [`App::build`] -> [`App::run`]; no globals, so that five replicas fit in one test.
 
 use crate::api::Api;
+use crate::blobs::Blobs;
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Door};
 use crate::checkpoints::{CheckpointThreads, Hands};
@@ -104,6 +105,15 @@ pub enum AppError {
         /// What is wrong with it.
         #[source]
         source: StoreError,
+    },
+    /// The blobs of packages cannot be used.
+    #[error("the blobs in {dir}")]
+    Blobs {
+        /// The directory.
+        dir: String,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
     },
     /// The log does not make sense.
     #[error("the log does not make sense")]
@@ -304,6 +314,17 @@ impl App {
         let feed = Arc::new(Feed::new(self.master.state().applied()));
         tokio::spawn(with_stop(feed.clone().tell(), stop.clone()));
         let polled = Arc::new(AtomicUsize::new(0));
+        let blob_dir = self.config.dir.join("blobs");
+        let blobs = Blobs::open(
+            blob_dir.clone(),
+            self.config.blobs_mib << 20,
+            own,
+            peers.clone(),
+            view_in.clone(),
+            self.metrics.clone(),
+        )
+        .map_err(|source| AppError::Blobs { dir: blob_dir.display().to_string(), source })?;
+        tokio::spawn(blobs.clone().tend(stop.clone()));
 
         let mut deciding =
             spawn_scheduler(&scheduler, self.master.state().clone(), &turns, &self.metrics)?;
@@ -353,6 +374,7 @@ impl App {
             orders: orders_in,
             reports,
             machines: polled.clone(),
+            blobs: blobs.for_machines(),
             clock: clock::now,
         };
         let shard = borg_linkshard::Config {
@@ -398,6 +420,7 @@ impl App {
             caught_up,
             past: Past::new(self.credentials.identity.cell.clone(), self.history),
             feed,
+            blobs: blobs.clone(),
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),
             sessions: crate::api::sessions::room(),
@@ -414,6 +437,7 @@ impl App {
             shard: orders,
             view: view_in.clone(),
             polled,
+            blobs,
         };
         let name = self.credentials.identity.server_name().expect("a master serves");
         let Connections { masters, others } = Connections::of(&lifeline, self.listener, name)

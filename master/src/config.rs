@@ -86,6 +86,9 @@ pub struct Config {
     /// Most MiB of checkpoints and of the log between them.
     #[arg(long, default_value_t = 4_096)]
     pub keep_mib: u64,
+    /// Most MiB of blobs of packages. Uploads beyond that are refused. The same for all masters of a cell.
+    #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..=1_073_741_824))]
+    pub blobs_mib: u64,
     /// Only read and verify the log, then end: a Borgmaster has another process do so first.
     #[arg(long, hide = true)]
     pub check_log: bool,

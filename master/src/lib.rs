@@ -10,6 +10,7 @@
 
 mod api;
 mod app;
+mod blobs;
 mod catching_up;
 mod changes;
 mod checkpoints;
@@ -25,6 +26,7 @@ mod last_breath;
 mod lifeline;
 mod main_with;
 mod metrics;
+mod notes;
 mod passing;
 mod past;
 mod peer_service;

@@ -40,6 +40,12 @@ pub(crate) struct Metrics {
     pub waiting_calls: Gauge,
     /// Bytes of reports from this replica's shard to the leader, which may be this replica.
     pub report_bytes: Counter,
+    /// Bytes of blobs that this replica keeps.
+    pub blob_bytes: Gauge,
+    /// Bytes of blobs that came, from users and other masters.
+    pub blob_bytes_in: Counter,
+    /// Bytes of blobs that went to machines and other masters.
+    pub blob_bytes_out: Counter,
     /// Machines that the shard of this replica polls.
     pub polled_machines: Gauge,
     /// Machines that should answer and do not, while this replica leads.
@@ -87,6 +93,9 @@ impl Metrics {
             shed_calls: Counter::default(),
             waiting_calls: Gauge::default(),
             report_bytes: Counter::default(),
+            blob_bytes: Gauge::default(),
+            blob_bytes_in: Counter::default(),
+            blob_bytes_out: Counter::default(),
             polled_machines: Gauge::default(),
             silent_machines: Gauge::default(),
             safe_mode: Gauge::default(),
@@ -141,6 +150,11 @@ impl Metrics {
             "Bytes of reports from this replica's shard to the leader",
             m.report_bytes.clone(),
         );
+        let (kept, came, went) =
+            (m.blob_bytes.clone(), m.blob_bytes_in.clone(), m.blob_bytes_out.clone());
+        registry.register_with_unit("blob_kept", "Blobs kept", Unit::Bytes, kept);
+        registry.register_with_unit("blob_in", "Blobs that came", Unit::Bytes, came);
+        registry.register_with_unit("blob_out", "Blobs sent", Unit::Bytes, went);
         let polled = m.polled_machines.clone();
         registry.register("polled_machines", "Machines that this replica polls", polled);
         let silent = m.silent_machines.clone();

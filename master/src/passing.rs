@@ -188,6 +188,29 @@ mod tests {
         ) -> Result<Response<pb::HelloResponse>, Status> {
             Err(Status::unimplemented("hello"))
         }
+
+        type FetchBlobStream = Answers<pb::BlobChunk>;
+
+        async fn fetch_blob(
+            &self,
+            _: Request<pb::FetchBlobRequest>,
+        ) -> Result<Response<Self::FetchBlobStream>, Status> {
+            Err(Status::unimplemented("fetch_blob"))
+        }
+
+        async fn tell_tasks(
+            &self,
+            _: Request<pb::TellTasksRequest>,
+        ) -> Result<Response<pb::TellTasksResponse>, Status> {
+            Err(Status::unimplemented("tell_tasks"))
+        }
+
+        async fn keep_blobs(
+            &self,
+            _: Request<pb::KeepBlobsRequest>,
+        ) -> Result<Response<pb::KeepBlobsResponse>, Status> {
+            Err(Status::unimplemented("keep_blobs"))
+        }
     }
 
     async fn pass(changes: &mpsc::Sender<Passed>) -> oneshot::Receiver<pb::ProposalOutcome> {

@@ -1,12 +1,14 @@
 //! What this replica answers to the other masters. Members of the cell only.
 
 use crate::api::views::said_of;
+use crate::blobs::{Blobs, read_digest};
 use crate::changes::{Changes, outcome_of, reply_of, unanswered};
 use crate::clock;
 use crate::config::MOST_WAITING_CALLS;
 use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
+use crate::notes;
 use crate::peers;
 use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
@@ -64,6 +66,8 @@ pub(crate) struct PeerService {
     pub view: watch::Receiver<View>,
     /// How many machines its shard polls.
     pub polled: Arc<AtomicUsize>,
+    /// The blobs of packages.
+    pub blobs: Blobs,
 }
 
 impl PeerService {
@@ -366,6 +370,51 @@ impl Peer for PeerService {
             }
         };
         Ok(Response::new(pb::LookAtTasksResponse { tasks: said.into_iter().map(task).collect() }))
+    }
+
+    type FetchBlobStream = ReceiverStream<Result<pb::BlobChunk, Status>>;
+
+    async fn fetch_blob(
+        &self,
+        request: Request<pb::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        self.member(&request)?;
+        let pb::FetchBlobRequest { digest, offset } = request.into_inner();
+        let mut pieces = self.blobs.read(read_digest("digest", &digest)?, offset).await?;
+        let (chunks, stream) = mpsc::channel(ANSWERS);
+        tokio::spawn(async move {
+            while let Some(data) = pieces.recv().await {
+                let chunk = pb::BlobChunk { data, ..pb::BlobChunk::default() };
+                if chunks.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn tell_tasks(
+        &self,
+        request: Request<pb::TellTasksRequest>,
+    ) -> Result<Response<pb::TellTasksResponse>, Status> {
+        self.member(&request)?;
+        let ids = request.into_inner().ids.into_iter().take(notes::MOST);
+        let ids: Result<Vec<IncarnationId>, _> = ids.map(IncarnationId::try_from).collect();
+        let ids = ids.map_err(|error| rpc::status_of(&error))?;
+        let (reply, notes) = oneshot::channel();
+        let look = move |master: &Master| drop(reply.send(notes::of(master, &ids)));
+        self.driver.vital(Turn::Look(Box::new(look))).map_err(|_| unanswered())?;
+        let notes = notes.await.map_err(|_| unanswered())?;
+        Ok(Response::new(notes::told(notes)))
+    }
+
+    async fn keep_blobs(
+        &self,
+        request: Request<pb::KeepBlobsRequest>,
+    ) -> Result<Response<pb::KeepBlobsResponse>, Status> {
+        let number = self.member(&request)?;
+        self.blobs.keep(number, request.into_inner().blobs).await?;
+        Ok(Response::new(pb::KeepBlobsResponse {}))
     }
 
     async fn hello(

@@ -6,6 +6,7 @@
 use crate::health::Health;
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
+use crate::package::{Package, PackageKey};
 use crate::policy::{Policy, Term};
 use crate::priority::Band;
 use crate::resources::Resources;
@@ -212,6 +213,16 @@ pub enum Action {
         /// Which.
         machines: Vec<MachineName>,
     },
+    /// Give a name and a version to blobs that the masters hold.
+    PutPackage {
+        /// The package.
+        package: Arc<Package>,
+    },
+    /// Forget a package. Its blobs go later, unless others have them too.
+    RemovePackage {
+        /// Which.
+        package: PackageKey,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -252,6 +263,7 @@ impl Action {
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
+            Self::PutPackage { .. } | Self::RemovePackage { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }

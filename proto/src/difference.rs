@@ -132,6 +132,8 @@ impl Found {
             memory,
             cpu_cap_milli,
             health,
+            image,
+            packages,
         } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
@@ -158,6 +160,8 @@ impl Found {
         let volumes: Vec<String> = volumes.iter().map(told).collect();
         let wanted: Vec<String> = new.volumes.iter().map(told).collect();
         self.listed("task.volumes", &volumes, &wanted);
+        self.maybe("task.image", image.as_ref(), new.image.as_ref());
+        self.listed("task.packages", packages, &new.packages);
         self.shown("task.grace_ms", &grace_ms.0, &new.grace_ms.0);
         self.shown("task.memory", memory, &new.memory);
         self.maybe("task.cpu_cap_milli", cpu_cap_milli.as_ref(), new.cpu_cap_milli.as_ref());

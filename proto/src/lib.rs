@@ -3,7 +3,8 @@
 //! Every other crate speaks in these types: names, resources, job specifications, task states,
 //! and the messages between Borgmaster, link shard and borglet. `wire` holds the protobuf forms
 //! and the checked conversions; with the feature `rpc` the gRPC services and the TLS set-up are
-//! here too. Nothing in the default features does I/O.
+//! here too. With the feature `layers`, what is in a
+//! package and the files of blobs. Nothing in the default features does I/O.
 //!
 //! Invariant: a value of a type in this crate (outside `wire::pb`) has passed its own bounds
 //! check, so the crates that decide never see an unbounded string or an impossible size.
@@ -11,13 +12,18 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "layers")]
+pub mod blobs;
 pub mod causes;
 pub mod command;
 pub mod difference;
 pub mod health;
 pub mod identity;
+#[cfg(feature = "layers")]
+pub mod layer;
 pub mod machine;
 pub mod names;
+pub mod package;
 pub mod panics;
 pub mod peer;
 pub mod policy;

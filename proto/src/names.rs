@@ -129,6 +129,11 @@ name_type! {
     PortName, "port name"
 }
 
+name_type! {
+    /// Name of a package, unique per user and version.
+    PackageName, "package name"
+}
+
 /// A job as people name it: `user/job`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobKey {

@@ -6,6 +6,7 @@
 use crate::health::Health;
 use crate::machine::MachineInfo;
 use crate::names::{CellName, IncarnationId, MachineName, TaskName};
+use crate::package::{Digest, Package};
 use crate::priority::{AppClass, Priority};
 use crate::spec::TaskSpec;
 use crate::task::{FailureCause, RunEnd};
@@ -63,6 +64,44 @@ pub struct PollRequest {
     /// The newest answer after which a majority of the masters is known to have followed the leader
     /// that this poll is for: exclusive tasks may live for [`FENCE_AFTER`] from then on.
     pub lease: Option<AnswerStamp>,
+    /// Where blobs are to be had that the machine said it wants; ordered by digest.
+    pub sources: Vec<BlobSource>,
+}
+
+/// From whom a machine gets a blob: it asks nobody else, and no master at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobSource {
+    /// Which blob.
+    pub digest: Digest,
+    /// From whom.
+    pub from: Holder,
+}
+
+/// Somebody who holds a blob.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// Another machine: the borglet fetches it there.
+    Machine {
+        /// Which, as its certificate must say.
+        machine: MachineName,
+        /// `host:port` of its borglet.
+        address: String,
+    },
+    /// The master that polls: it hands the blob over.
+    Master,
+}
+
+/// What a machine has of a blob that one of its tasks needs, or that it can give to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobReport {
+    /// Which blob.
+    pub digest: Digest,
+    /// Whether it has all of it; else it wants the rest.
+    pub held: bool,
+    /// How many bytes of it, while it is wanted. As of some moment: alone it is no news.
+    pub have: u64,
+    /// Machines from which it could not be had lately; ordered.
+    pub failed: Vec<MachineName>,
 }
 
 /// When a borglet gave an answer, by its own clock; given back to it, so that nobody compares the
@@ -131,6 +170,8 @@ pub struct TargetTask {
     pub restart: bool,
     /// Whether the machine ends it when it is alone for [`FENCE_AFTER`].
     pub exclusive: bool,
+    /// The packages that `spec` names: the image first, if there is one, then the others in its order.
+    pub packages: Vec<Arc<Package>>,
 }
 
 /// The answer: everything that the machine has to say.
@@ -161,6 +202,8 @@ pub struct MachineReport {
     pub info: MachineInfo,
     /// Every incarnation that the machine has anything of, ordered by id.
     pub tasks: Vec<TaskReport>,
+    /// Blobs that it wants, and those that it can give to others; ordered by digest.
+    pub blobs: Vec<BlobReport>,
 }
 
 /// What a machine says of one incarnation.
@@ -186,11 +229,38 @@ pub struct TaskReport {
     pub last_run: Option<Arc<RunEnd>>,
     /// How it is by its health check.
     pub health: Health,
+    /// How long its last start took; `None` when this process of the borglet did not start it.
+    pub start: Option<StartTime>,
+}
+
+/// How long a start took, from the order on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartTime {
+    /// Until its process was there.
+    pub total: Millis,
+    /// Of that until its packages were there.
+    pub packages: Millis,
+}
+
+impl std::fmt::Display for StartTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { total, packages } = self;
+        write!(f, "started in {} ms, of which packages {} ms", total.0, packages.0)
+    }
 }
 
 /// How far an incarnation is on its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskStatus {
+    /// Its packages are on their way.
+    Fetching {
+        /// How many bytes of them are there.
+        have_bytes: u64,
+        /// Of how many.
+        bytes: u64,
+        /// What goes wrong, for people; empty when nothing does.
+        trouble: String,
+    },
     /// Being set up.
     Starting,
     /// Its process runs.

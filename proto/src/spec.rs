@@ -5,6 +5,7 @@
 
 use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
+use crate::package::{MAX_TASK_PACKAGES, PackageRef};
 use crate::priority::{AppClass, Priority};
 use crate::resources::{Resources, WHOLE_DEVICE};
 use crate::time::Millis;
@@ -115,6 +116,7 @@ fn default_priority() -> Priority {
 #[serde(deny_unknown_fields)]
 pub struct TaskSpec {
     /// Program and arguments; empty in an alloc set. The program is an absolute path or found in the machine's PATH.
+    /// With an image it takes the place of the image's entrypoint and arguments, and may be empty.
     /// `%task%`, `%tasks%` and `%port.NAME%` are replaced in arguments and environment.
     #[serde(default)]
     pub command: Vec<String>,
@@ -139,6 +141,13 @@ pub struct TaskSpec {
     /// Time between SIGTERM and SIGKILL.
     #[serde(default = "default_grace")]
     pub grace_ms: Millis,
+    /// The image whose files are the root of the task's; without one it sees the machine's, read-only.
+    #[serde(default)]
+    pub image: Option<PackageRef>,
+    /// Packages that it sees in [`SHOWN_IN`](crate::package::SHOWN_IN), each under its name; told as
+    /// `BORG_PACKAGE_NAME`. At most [`MAX_TASK_PACKAGES`], no two of one name.
+    #[serde(default)]
+    pub packages: Vec<PackageRef>,
     /// Whether it may use more memory than its limit while its machine has some.
     #[serde(default, skip_serializing_if = "MemoryLimit::is_hard")]
     pub memory: MemoryLimit,
@@ -422,6 +431,8 @@ impl JobSpec {
             ("task.memory", !task.memory.is_hard()),
             ("task.cpu_cap_milli", task.cpu_cap_milli.is_some()),
             ("task.health", task.health.is_some()),
+            ("task.image", task.image.is_some()),
+            ("task.packages", !task.packages.is_empty()),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
             ("concurrent", self.concurrent.is_some()),
@@ -475,7 +486,7 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
-        if self.task.since_5() {
+        if self.task.since_5() || self.task.image.is_some() || !self.task.packages.is_empty() {
             return 5;
         }
         let since_4 = self.kind == JobKind::AllocSet
@@ -519,7 +530,8 @@ impl TaskSpec {
     /// # Errors
     /// The first field that is out of bounds, named from the job: `task.limit.cpu_milli`.
     pub fn check(&self) -> Result<(), SpecError> {
-        if self.command.first().is_none_or(String::is_empty) {
+        let left_to_image = self.command.is_empty() && self.image.is_some();
+        if self.command.first().is_none_or(String::is_empty) && !left_to_image {
             return refuse("task.command", "[]", "is empty: name the program to run");
         }
         check_len("task.command", self.command.len())?;
@@ -544,7 +556,24 @@ impl TaskSpec {
         if let Some(health) = &self.health {
             health.check(&self.ports)?;
         }
+        self.check_packages()?;
         self.check_room()
+    }
+
+    fn check_packages(&self) -> Result<(), SpecError> {
+        if self.packages.len() > MAX_TASK_PACKAGES {
+            let many = format!("{} packages", self.packages.len());
+            return refuse("task.packages", many, format!("are more than {MAX_TASK_PACKAGES}"));
+        }
+        let mut seen = BTreeSet::new();
+        for (i, package) in self.packages.iter().enumerate() {
+            if !seen.insert(package.name.as_str().replace('-', "_")) {
+                let why =
+                    "has the name of another one: each has a directory and a variable of its own";
+                return refuse(&format!("task.packages[{i}]"), package, why);
+            }
+        }
+        Ok(())
     }
 
     /// Checks the bounds of what says how much room it needs, and where.

@@ -88,6 +88,26 @@ impl Peer for Greeter {
     ) -> Result<Response<pb::DeliverResponse>, Status> {
         Err(Status::unimplemented("not part of this test"))
     }
+    type FetchBlobStream = Streaming<pb::BlobChunk>;
+
+    async fn fetch_blob(
+        &self,
+        _: Request<pb::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        Err(Status::unimplemented("not part of this test"))
+    }
+    async fn keep_blobs(
+        &self,
+        _: Request<pb::KeepBlobsRequest>,
+    ) -> Result<Response<pb::KeepBlobsResponse>, Status> {
+        Err(Status::unimplemented("not part of this test"))
+    }
+    async fn tell_tasks(
+        &self,
+        _: Request<pb::TellTasksRequest>,
+    ) -> Result<Response<pb::TellTasksResponse>, Status> {
+        Err(Status::unimplemented("not part of this test"))
+    }
     type ProposeStream = Streaming<pb::Outcomes>;
 
     async fn propose(

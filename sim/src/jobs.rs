@@ -93,6 +93,8 @@ pub fn job(name: &str) -> JobBuilder {
         memory: borg_proto::spec::MemoryLimit::Hard,
         cpu_cap_milli: None,
         health: None,
+        image: None,
+        packages: Vec::new(),
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),

@@ -302,6 +302,8 @@ fn job_spec(
         memory: borg_proto::spec::MemoryLimit::Hard,
         cpu_cap_milli: None,
         health: None,
+        image: None,
+        packages: Vec::new(),
     };
     let spec = JobSpec {
         name: name.parse()?,

@@ -2,7 +2,8 @@
 //!
 //! `spec.json` what was asked, with a lock on it as long as the shim lives (and from before the
 //! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `words` what
-//! the borglet wants to know of it later, `work/` the task's own directory, `log/` its output, `shim.err` what a shim in trouble said.
+//! the borglet wants to know of it later, `work/` the task's own directory, `rootfs/` what it changed in its
+//! image, `log/` its output, `shim.err` what a shim in trouble said.
 //! Invariant: a `.json` file is whole or absent, whenever a process or the machine stops.
 
 use std::fs::{self, File};
@@ -37,6 +38,11 @@ impl TaskDir {
 
     pub(crate) fn work(&self) -> PathBuf {
         self.root.join("work")
+    }
+
+    /// Of a container that runs an image: what it changed in it, and where it is mounted.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.root.join("rootfs")
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -7,6 +7,7 @@ mod dir;
 pub(crate) mod fence;
 pub(crate) mod program;
 mod record;
+pub(crate) mod root;
 mod spec;
 pub(crate) mod syscalls;
 pub(crate) mod users;
@@ -14,4 +15,5 @@ pub(crate) mod view;
 
 pub(crate) use dir::{TaskDir, read_whole, write_locked, write_whole};
 pub use record::{ExitRecord, Outcome, StartError, Started};
+pub use root::{ImageRoot, Shown};
 pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, Prefix, User, Workdir};

@@ -18,7 +18,7 @@ use nix::unistd;
 use super::fence::Fence;
 use super::syscalls::Filter;
 use super::users::Users;
-use super::{ContainerSpec, StartError, Workdir};
+use super::{ContainerSpec, StartError, User, Workdir};
 use crate::sys;
 
 /// Where programs are looked up unless the task's environment says otherwise.
@@ -47,6 +47,8 @@ pub(crate) struct Pipes {
 #[derive(Debug)]
 pub(crate) struct Setting<'a> {
     pub(crate) spec: &'a ContainerSpec,
+    /// Whom it runs as, by the ids that the task sees.
+    pub(crate) user: Option<User>,
     /// The task's own directory.
     pub(crate) work: PathBuf,
     pub(crate) users: Users,
@@ -113,7 +115,7 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
     let Setting { spec, users, .. } = setting;
     let step = |name: &'static str| move |e: io::Error| StartError::machine(name, e);
     limit_resources().map_err(|e| StartError::machine("limit resources", e))?;
-    users.become_one(spec.user, setting.drop_capabilities).map_err(step("change user"))?;
+    users.become_one(setting.user, setting.drop_capabilities).map_err(step("change user"))?;
     let cwd = workdir(spec, &setting.work);
     unistd::chdir(cwd)
         .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;

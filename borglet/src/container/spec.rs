@@ -10,6 +10,7 @@ use std::str::FromStr;
 use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
+use super::root::{ImageRoot, Shown};
 use crate::lease::Lease;
 
 /// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
@@ -218,6 +219,12 @@ pub struct ContainerSpec {
     /// Whether it is told of a file in its own directory, by `BORG_STATUS_FILE`, to write a line about itself to.
     #[serde(default)]
     pub status_file: bool,
+    /// The image whose files are its root; none: the machine's own, read-only. Needs root.
+    #[serde(default)]
+    pub root: Option<ImageRoot>,
+    /// Directories of the machine that it sees under other paths, read-only.
+    #[serde(default)]
+    pub packages: Vec<Shown>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -248,6 +255,8 @@ impl ContainerSpec {
             logs: LogLimits::default(),
             lease: None,
             status_file: false,
+            root: None,
+            packages: Vec::new(),
             note: String::new(),
         }
     }
@@ -276,7 +285,9 @@ impl ContainerSpec {
             let within = bind.within.iter().flat_map(|prefix| [&prefix.path, &prefix.real]);
             [&bind.path].into_iter().chain(within)
         });
-        for path in binds.chain(workdir) {
+        let layers = self.root.iter().flat_map(|root| &root.layers);
+        let shown = self.packages.iter().flat_map(|shown| [&shown.source, &shown.target]);
+        for path in binds.chain(workdir).chain(layers).chain(shown) {
             if !path.is_absolute() {
                 return Err(InvalidSpec::RelativePath(path.clone()));
             }

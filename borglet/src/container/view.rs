@@ -24,8 +24,9 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 
+use super::root::pivot;
 use super::users::Users;
-use super::{Bind, StartError};
+use super::{Bind, ImageRoot, Shown, StartError};
 use crate::sys;
 
 /// Devices a task may open: those every program expects and none that stores anything
@@ -43,6 +44,9 @@ const DEVICES: [(&str, u64, u64); 6] = [
 const PROC_READ_ONLY: [&str; 5] =
     ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
+/// Nothing in /proc is a program or a device.
+const PROC_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
 /// Where daemons keep their sockets; both names are one directory on most machines.
 const RUN: [&str; 2] = ["/run", "/var/run"];
 
@@ -53,11 +57,15 @@ const RESOLVER: &str = "/etc/resolv.conf";
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     /// The task's own directory: writable.
-    pub(crate) work: &'a Path,
+    pub(crate) work: PathBuf,
     /// Shown beside it.
     pub(crate) binds: &'a [Bind],
     /// Directories of the host that appear empty.
     pub(crate) hidden: &'a [PathBuf],
+    /// The image that is the root in place of the host's, and the directory for what changes in it.
+    pub(crate) image: Option<(&'a ImageRoot, PathBuf)>,
+    /// Packages, shown read-only.
+    pub(crate) packages: &'a [Shown],
     /// Most bytes in each of /tmp, /run and /dev/shm. They count as the task's memory too.
     pub(crate) scratch_bytes: u64,
     /// Whose ids the task has.
@@ -65,38 +73,43 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
-    /// Builds the view for this process and all its children, but for what has to be shown with the
-    /// task's ids. The process must be in new mount and pid namespaces.
-    pub(crate) fn begin(&self) -> Result<Shown, StartError> {
+    /// Begins the view for this process and all its children: all that needs no ids of the task. The
+    /// process must be in new mount and pid namespaces. After it /proc shows this process table.
+    pub(crate) fn begin(&self) -> Result<Held, StartError> {
         umask(Mode::empty());
         plain_mount("none", "/", "", MsFlags::MS_REC | MsFlags::MS_PRIVATE, "")
             .map_err(|e| StartError::machine("make the mount table private", e))?;
-        let shown = self.open_shown()?;
-        // Only root of the machine makes devices; others show the machine's.
-        let of_host = matches!(self.users, Users::Own { .. })
-            .then(|| DEVICES.map(|(name, ..)| open_device(name)));
+        let held = self.take_hold()?;
+        if self.image.is_some() {
+            // Where the task's ids are given, until the image's root has its own.
+            plain_mount("proc", "/proc", "proc", PROC_FLAGS, "")
+                .map_err(|e| StartError::machine("mount /proc", e))?;
+            return Ok(held);
+        }
         sys::mount_read_only(c"/", true)
             .map_err(|e| StartError::machine("make the host's files read-only", e))?;
-        self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
-        make_devices(self.scratch_bytes, of_host)
-            .map_err(|e| StartError::machine("make /dev", e))?;
-        process_table().map_err(|e| StartError::machine("mount /proc", e))?;
-        Ok(shown)
+        self.mount_usual(&held)?;
+        Ok(held)
     }
 
-    /// Shows the rest. `users` is the user namespace of the task, where it has one.
-    pub(crate) fn complete(&self, shown: Shown, users: Option<&File>) -> Result<(), StartError> {
-        let Shown { binds, own } = shown;
+    /// Completes it. `users` is the user namespace of the task, where it has one.
+    pub(crate) fn complete(&self, held: Held, users: Option<&File>) -> Result<(), StartError> {
+        if let Some((image, dir)) = &self.image {
+            pivot(&image.mount(dir, self.users, users)?)?;
+            self.mount_usual(&held)?;
+        }
         if let Some(users) = users {
-            for (bind, tree) in &binds {
+            for (bind, tree) in &held.binds {
                 show_ids(bind, tree, users).map_err(|e| bad_bind(&bind.path, &e))?;
             }
         }
-        let mut all: Vec<_> = binds.into_iter().chain(own).collect();
+        let mut all: Vec<_> = held.binds.into_iter().chain(held.own).collect();
         // Outer paths first, so that inner ones are attached on top of them.
         all.sort_by_key(|(bind, _)| bind.path.components().count());
+        // An image has nothing of the host's.
+        let hidden = if self.image.is_some() { &[][..] } else { self.hidden };
         let shut = all.iter().filter_map(|(bind, _)| shut_parent(&bind.path, self.users));
-        let mut covered = hide(self.hidden.iter().cloned().chain(shut).collect())
+        let mut covered = hide(hidden.iter().cloned().chain(shut).collect())
             .map_err(|e| StartError::machine("hide directories", e))?;
         for (bind, tree) in all {
             attach(&tree, &bind).map_err(|e| bad_bind(&bind.path, &e))?;
@@ -111,20 +124,64 @@ impl View<'_> {
             sys::mount_read_only(&c_path(&path), false)
                 .map_err(|e| StartError::machine("hide directories", e))?;
         }
+        for (target, tree) in held.packages {
+            if let Some(users) = users {
+                // Where ids are not mapped everybody may read them all the same.
+                sys::never_mind(sys::map_ids(&tree, users));
+            }
+            let bind = Bind { path: target, writable: false, within: None };
+            match attach(&tree, &bind) {
+                // The image has a link there, which says where its own is.
+                Err(e) if bind.path == Path::new(RESOLVER) => sys::never_mind::<(), _>(Err(e)),
+                attached => attached.map_err(|e| bad_bind(&bind.path, &e))?,
+            }
+        }
         umask(Mode::from_bits_truncate(0o022));
         Ok(())
     }
 
+    /// What lies over every root, the host's or an image's.
+    fn mount_usual(&self, held: &Held) -> Result<(), StartError> {
+        self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
+        make_devices(self.scratch_bytes, &held.devices)
+            .map_err(|e| StartError::machine("make /dev", e))?;
+        process_table().map_err(|e| StartError::machine("mount /proc", e))
+    }
+
     /// Takes hold of everything to be shown before it is hidden.
-    fn open_shown(&self) -> Result<Shown, StartError> {
+    fn take_hold(&self) -> Result<Held, StartError> {
         let open = |bind: Bind| {
             let tree = open_source(&bind).map_err(|e| bad_bind(&bind.path, &e))?;
             Ok::<_, StartError>((bind, tree))
         };
         let binds = self.binds.iter().cloned().map(open).collect::<Result<_, _>>()?;
-        let work = Bind { path: self.work.to_owned(), writable: true, within: None };
-        let own = resolver().into_iter().chain([work]).map(open).collect::<Result<_, _>>()?;
-        Ok(Shown { binds, own })
+        let work = Bind { path: self.work.clone(), writable: true, within: None };
+        let names = resolver().filter(|_| self.image.is_none());
+        let own = names.into_iter().chain([work]).map(open).collect::<Result<_, _>>()?;
+        // Only root of the machine makes devices; others show the machine's.
+        let devices = if matches!(self.users, Users::Own { .. }) {
+            let all = DEVICES.iter().map(|(name, ..)| open_device(name));
+            all.collect::<io::Result<_>>().map_err(|e| StartError::machine("open devices", e))?
+        } else {
+            Vec::new()
+        };
+        Ok(Held { binds, own, devices, packages: self.open_packages()? })
+    }
+
+    /// Takes hold of what is shown under another path than it has on the host.
+    fn open_packages(&self) -> Result<Vec<(PathBuf, OwnedFd)>, StartError> {
+        let mut wanted = self.packages.to_vec();
+        if self.image.is_some()
+            && let Ok(source) = fs::canonicalize(RESOLVER)
+        {
+            wanted.push(Shown { source, target: RESOLVER.into() });
+        }
+        let open = |shown: Shown| {
+            let bind = Bind { path: shown.source, writable: false, within: None };
+            let tree = open_source(&bind).map_err(|e| bad_bind(&shown.target, &e))?;
+            Ok((shown.target, tree))
+        };
+        wanted.into_iter().map(open).collect()
     }
 
     fn mount_scratch(&self) -> io::Result<()> {
@@ -146,11 +203,15 @@ impl View<'_> {
 
 /// What is to be shown, taken hold of before it is hidden.
 #[derive(Debug)]
-pub(crate) struct Shown {
+pub(crate) struct Held {
     /// The machine's, to be shown with the task's ids.
     binds: Vec<(Bind, OwnedFd)>,
     /// What is the task's own, or anybody's, as it is.
     own: Vec<(Bind, OwnedFd)>,
+    /// The machine's devices, as in [`DEVICES`], where none can be made.
+    devices: Vec<OwnedFd>,
+    /// What has another path in the task.
+    packages: Vec<(PathBuf, OwnedFd)>,
 }
 
 /// Shows the files of a bind with the task's ids. Where the file system does not offer it they belong to
@@ -259,21 +320,16 @@ fn open_device(name: &str) -> io::Result<OwnedFd> {
     sys::open_tree(&sys::open_plain(None, &c_path(&Path::new("/dev").join(name)))?)
 }
 
-fn make_devices(
-    shm_bytes: u64,
-    of_host: Option<[io::Result<OwnedFd>; DEVICES.len()]>,
-) -> io::Result<()> {
+fn make_devices(shm_bytes: u64, of_host: &[OwnedFd]) -> io::Result<()> {
     let options = format!("mode=755,size={shm_bytes}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     plain_mount("dev", "/dev", "tmpfs", flags, &options)?;
     let dev = Path::new("/dev");
-    if let Some(trees) = of_host {
-        for ((name, ..), tree) in DEVICES.into_iter().zip(trees) {
+    for (place, (name, major, minor)) in DEVICES.into_iter().enumerate() {
+        if let Some(tree) = of_host.get(place) {
             drop(File::create(dev.join(name))?);
-            sys::move_mount(&tree?, &sys::open_plain(None, &c_path(&dev.join(name)))?)?;
-        }
-    } else {
-        for (name, major, minor) in DEVICES {
+            sys::move_mount(tree, &sys::open_plain(None, &c_path(&dev.join(name)))?)?;
+        } else {
             let all = Mode::from_bits_truncate(0o666);
             mknod(&dev.join(name), SFlag::S_IFCHR, all, makedev(major, minor))?;
         }
@@ -295,8 +351,7 @@ fn make_devices(
 }
 
 fn process_table() -> io::Result<()> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    plain_mount("proc", "/proc", "proc", flags, "")?;
+    plain_mount("proc", "/proc", "proc", PROC_FLAGS, "")?;
     for path in PROC_READ_ONLY.map(Path::new) {
         if path.exists() {
             let at = sys::open_plain(None, &c_path(path))?;

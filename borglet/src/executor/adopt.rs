@@ -130,6 +130,7 @@ impl Executor {
     fn remove_remains(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<()> {
         self.remove_group(id)?;
         super::remove_tree(&dir.work())?;
+        super::remove_tree(&dir.rootfs())?;
         let has_logs = fs::read_dir(dir.log()).is_ok_and(|mut logs| logs.next().is_some());
         if has_logs { Ok(()) } else { super::remove_tree(&dir.root) }
     }

@@ -307,7 +307,8 @@ impl Executor {
         let failed = |source| ActError::Failed { action: "clean up", id: id.clone(), source };
         self.remove_group(id).map_err(failed)?;
         let dir = self.dir(id);
-        remove_tree(&dir.work()).map_err(failed)?;
+        remove_tree(&dir.work()).map_err(&failed)?;
+        remove_tree(&dir.rootfs()).map_err(&failed)?;
         // The specification last: as long as it is there, an adoption finds the rest.
         for file in [dir.words(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;

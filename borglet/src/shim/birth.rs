@@ -12,11 +12,12 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
-use nix::unistd;
+use nix::unistd::{self, Gid, Uid};
 
 use super::ShimSpec;
 use crate::container::program::{Pipes, become_program};
-use crate::container::view::{Shown, View};
+use crate::container::users::Users;
+use crate::container::view::{Held, View};
 use crate::container::{StartError, TaskDir};
 use crate::sys::{self, Ending};
 
@@ -59,31 +60,33 @@ impl Newborn<'_> {
 
     /// The task, without a container around it.
     fn become_plain(self) -> StartError {
-        let setting = self.spec.setting(self.dir.work());
+        let container = &self.spec.container;
+        if container.root.is_some() || !container.packages.is_empty() {
+            let why = "this machine cannot give tasks files of their own: it needs namespaces";
+            return StartError::machine("show its packages", why);
+        }
+        let setting = match self.spec.setting(self.dir.work()) {
+            Ok(setting) => setting,
+            Err(error) => return error,
+        };
         let Self { pipes, mut notes, shim_pid, .. } = self;
         become_program(&setting, pipes, &mut notes, Some(shim_pid))
     }
 
     fn make_container(self) -> StartError {
         let (dir, spec) = (self.dir, self.spec);
-        let view = View {
-            work: &dir.work(),
-            binds: &spec.container.binds,
-            hidden: &spec.hidden,
-            scratch_bytes: spec.container.ram_bytes,
-            users: spec.users,
-        };
+        let view = view_of(spec, dir);
         let begun = self.await_ids().and_then(|()| name_host(spec)).and_then(|()| view.begin());
-        let begun = begun.and_then(|shown| {
+        let begun = begun.and_then(|held| {
             let (may_go_on, go_on) = unistd::pipe2(OFlag::O_CLOEXEC)
                 .map_err(|e| StartError::machine("make a pipe", e))?;
             // With the cgroup just joined as the root of what it sees.
             let namespaces = CloneFlags::CLONE_NEWCGROUP | spec.users.inside();
             let first = sys::clone_process(namespaces.bits(), None)
                 .map_err(|e| StartError::machine("make the first process", e))?;
-            Ok((shown, may_go_on, go_on, first))
+            Ok((held, may_go_on, go_on, first))
         });
-        let (shown, may_go_on, go_on, first) = match begun {
+        let (held, may_go_on, go_on, first) = match begun {
             Ok(begun) => begun,
             Err(error) => return error,
         };
@@ -93,15 +96,66 @@ impl Newborn<'_> {
                 // Whoever builds the container failed, and says so.
                 sys::exit_now(1);
             }
-            let setting = spec.setting(dir.work());
+            let setting = match spec.setting(dir.work()) {
+                Ok(setting) => setting,
+                Err(error) => return error,
+            };
             let Self { pipes, mut notes, .. } = self;
             return become_program(&setting, pipes, &mut notes, None);
         };
         drop(may_go_on);
-        match finish(&view, shown, spec, first.pid, go_on) {
+        match self.finish(&view, held, first.pid, go_on) {
             Ok(()) => be_init(first.pid, self.endings),
             Err(error) => error,
         }
+    }
+
+    /// Gives the first process its ids, shows it what needs them, and lets it go on. Then this process
+    /// needs no rights any more.
+    fn finish(
+        &self,
+        view: &View<'_>,
+        held: Held,
+        first: i32,
+        go_on: OwnedFd,
+    ) -> Result<(), StartError> {
+        let spec = self.spec;
+        let mut users = None;
+        if spec.users.inside().contains(CloneFlags::CLONE_NEWUSER) {
+            spec.users
+                .map(Path::new("/proc"), first)
+                .map_err(|e| StartError::machine("give the task its ids", e))?;
+            let namespace = File::open(format!("/proc/{first}/ns/user"));
+            users = Some(namespace.map_err(|e| StartError::machine("open its user namespace", e))?);
+        }
+        view.complete(held, users.as_ref())?;
+        self.hand_over()?;
+        if spec.drop_capabilities {
+            sys::keep_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
+        }
+        // After the last change of rights, which would undo it. Should the shim be dead already, the task
+        // finds nobody to say go.
+        sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
+        let told = File::from(go_on).write_all(b"g");
+        told.map_err(|e| StartError::machine("let the first process go on", e))
+    }
+
+    /// Makes whom the task runs as the owner of its directory and its output, or what opens
+    /// /dev/stdout by name would be refused.
+    fn hand_over(&self) -> Result<(), StartError> {
+        let user = self.spec.user()?;
+        if matches!(self.spec.users, Users::Own { .. })
+            || (user.is_none() && self.spec.users == Users::Machine)
+        {
+            return Ok(());
+        }
+        let owner = self.spec.users.on_machine(user);
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        for output in [&self.pipes.stdout, &self.pipes.stderr] {
+            sys::never_mind(unistd::fchown(output, Some(uid), Some(gid)));
+        }
+        unistd::chown(&self.dir.work(), Some(uid), Some(gid))
+            .map_err(|e| StartError::machine("hand the task its directory", e))
     }
 
     fn join_groups(&self) -> Result<(), StartError> {
@@ -124,32 +178,18 @@ fn name_host(spec: &ShimSpec) -> Result<(), StartError> {
         .map_err(|e| StartError::machine("set the host name", e))
 }
 
-/// Gives the first process its ids, shows it what needs them, and lets it go on. Then this process
-/// needs no rights any more.
-fn finish(
-    view: &View<'_>,
-    shown: Shown,
-    spec: &ShimSpec,
-    first: i32,
-    go_on: OwnedFd,
-) -> Result<(), StartError> {
-    let mut users = None;
-    if spec.users.inside().contains(CloneFlags::CLONE_NEWUSER) {
-        spec.users
-            .map(Path::new("/proc"), first)
-            .map_err(|e| StartError::machine("give the task its ids", e))?;
-        let namespace = File::open(format!("/proc/{first}/ns/user"));
-        users = Some(namespace.map_err(|e| StartError::machine("open its user namespace", e))?);
+/// What the task sees.
+fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
+    let container = &spec.container;
+    View {
+        work: dir.work(),
+        binds: &container.binds,
+        hidden: &spec.hidden,
+        image: container.root.as_ref().map(|image| (image, dir.rootfs())),
+        packages: &container.packages,
+        scratch_bytes: container.ram_bytes,
+        users: spec.users,
     }
-    view.complete(shown, users.as_ref())?;
-    if spec.drop_capabilities {
-        sys::keep_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
-    }
-    // After the last change of rights, which would undo it. Should the shim be dead already, the task
-    // finds nobody to say go.
-    sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
-    let told = File::from(go_on).write_all(b"g");
-    told.map_err(|e| StartError::machine("let the first process go on", e))
 }
 
 /// Pid 1 of a container: collects what ends until the task's first process did, then ends, and

@@ -348,7 +348,7 @@ impl Session {
         if !self.own.is_empty() {
             nix::sched::setns(&self.first, self.own).map_err(step("enter its user namespace"))?;
         }
-        program::confine(&Setting { spec, ..self.spec.setting(self.work.clone()) })?;
+        program::confine(&Setting { spec, ..self.spec.setting(self.work.clone())? })?;
         sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the session", e))?;
         if unistd::getppid().as_raw() != watcher {

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{self, Gid, Uid};
+use nix::unistd;
 
 use super::birth::Newborn;
 use super::watch::{Ended, Watch};
@@ -83,12 +83,6 @@ fn begin<'a>(
     let home = groups.map(|groups| groups.birthplace(name)).transpose().map_err(group_trouble)?;
     let oom = groups.map(|groups| groups.oom_notice(name)).transpose().map_err(group_trouble)?;
     let null = File::open("/dev/null").map_err(trouble("open /dev/null"))?;
-    let owner = spec.users.on_machine(container.user);
-    for output in [&stdout_in, &stderr_in] {
-        // Or a task that opens /dev/stdout would be refused.
-        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-        sys::never_mind(unistd::fchown(output, Some(uid), Some(gid)));
-    }
 
     let namespaces =
         if spec.namespaces { NAMESPACES | spec.users.around() } else { CloneFlags::empty() };

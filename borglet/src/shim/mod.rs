@@ -33,7 +33,7 @@ use crate::container::fence::Fence;
 use crate::container::program::Setting;
 use crate::container::users::Users;
 use crate::container::view::View;
-use crate::container::{ContainerSpec, StartError, TaskDir};
+use crate::container::{ContainerSpec, StartError, TaskDir, User};
 use crate::sys;
 
 /// The name (argv\[0\]) under which a binary is a shim.
@@ -72,23 +72,35 @@ fn machine() -> Users {
 }
 
 impl ShimSpec {
-    /// What the task's processes are started with. `work` is its own directory.
-    pub(crate) fn setting(&self, work: PathBuf) -> Setting<'_> {
-        Setting {
+    /// Whom the task runs as. To be called in its container, where its image can be looked into.
+    fn user(&self) -> Result<Option<User>, StartError> {
+        match &self.container.root {
+            Some(image) => image.user(),
+            None => Ok(self.container.user),
+        }
+    }
+
+    /// What the task's processes are started with. `work` is its own directory. To be called in its
+    /// container.
+    pub(crate) fn setting(&self, work: PathBuf) -> Result<Setting<'_>, StartError> {
+        Ok(Setting {
             spec: &self.container,
+            user: self.user()?,
             users: self.users,
             drop_capabilities: self.drop_capabilities,
             fence: self.fence(&work),
             filter: self.filter,
             work,
-        }
+        })
     }
 
     /// What the task may do by Landlock. `work` is its own directory.
     fn fence(&self, work: &Path) -> Option<Fence> {
         let binds = self.container.binds.iter().filter(|bind| bind.writable);
         let writable = binds.map(|bind| bind.path.clone()).chain([work.to_owned()]).collect();
-        let fence = Fence { writable: Some(writable), ports: self.container.ports.clone() };
+        // An image's own files are the task's to write.
+        let writable = self.container.root.is_none().then_some(writable);
+        let fence = Fence { writable, ports: self.container.ports.clone() };
         self.landlock.then_some(fence)
     }
 }
@@ -177,8 +189,16 @@ fn try_container(users: Users, work: &Path) -> Result<(), StartError> {
 
 fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), StartError> {
     ids.read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))?;
-    let view = View { work, binds: &[], hidden: &[], scratch_bytes: 1 << 20, users };
-    let shown = view.begin()?;
+    let view = View {
+        work: work.to_owned(),
+        binds: &[],
+        hidden: &[],
+        image: None,
+        packages: &[],
+        scratch_bytes: 1 << 20,
+        users,
+    };
+    let held = view.begin()?;
     let namespaces = CloneFlags::CLONE_NEWCGROUP | users.inside();
     let first = sys::clone_process(namespaces.bits(), None);
     let Some(first) = first.map_err(|e| StartError::machine("make a first process", e))? else {
@@ -193,7 +213,7 @@ fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), Start
         mapped.map_err(|e| StartError::machine("give a task its ids", e))?;
         namespace = File::open(format!("/proc/{}/ns/user", first.pid)).ok();
     }
-    view.complete(shown, namespace.as_ref())
+    view.complete(held, namespace.as_ref())
 }
 
 fn say(error: Option<&StartError>) {

@@ -20,6 +20,8 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         memory: borg_proto::spec::MemoryLimit::Hard,
         cpu_cap_milli: None,
         health: None,
+        image: None,
+        packages: Vec::new(),
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },
@@ -31,6 +33,7 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         appclass: AppClass::Batch,
         restart,
         exclusive: false,
+        packages: Vec::new(),
     }
 }
 
@@ -50,5 +53,6 @@ pub(crate) fn poll(fence: Fence, target: Option<Vec<TargetTask>>) -> PollRequest
         seen: ReportVersion::default(),
         hold: Millis(0),
         lease: None,
+        sources: Vec::new(),
     }
 }

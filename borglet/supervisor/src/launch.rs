@@ -3,10 +3,11 @@
 //! Invariant: a [`Launch`] names only ports that the cell handed out and volumes that the
 //! machine's operator allows.
 
-use crate::turn::{Config, Launch, Run};
+use crate::turn::{Config, Launch, Root, Run, ShownPackage};
 use crate::volumes;
 use borg_proto::Millis;
 use borg_proto::names::shorten;
+use borg_proto::package::{ImageConfig, Package, SHOWN_IN};
 use borg_proto::poll::TargetTask;
 use std::collections::BTreeMap;
 
@@ -31,12 +32,18 @@ pub(crate) fn launch(
     for volume in &spec.volumes {
         volumes::check(&config.volumes, volume)?;
     }
-    let argv = spec
-        .command
-        .iter()
-        .enumerate()
-        .map(|(i, word)| expand(task, word).map_err(|why| format!("command[{i}]: {why}")))
-        .collect::<Result<Vec<_>, _>>()?;
+    let image = task.packages.first().filter(|_| spec.image.is_some());
+    let image_config = image.and_then(|image| image.image.as_ref());
+    let image_env = image_config.map(|image| &image.env);
+    let of_image = image_config.filter(|_| spec.command.is_empty()).map(ImageConfig::command);
+    let own = || {
+        let expanded = |(i, word): (usize, &String)| {
+            expand(task, word).map_err(|why| format!("command[{i}]: {why}"))
+        };
+        spec.command.iter().enumerate().map(expanded).collect::<Result<Vec<_>, _>>()
+    };
+    // What an image says is meant as it is.
+    let argv = of_image.map_or_else(own, Ok)?;
     if argv.first().is_none_or(String::is_empty) {
         return Err("command is empty".into());
     }
@@ -45,7 +52,7 @@ pub(crate) fn launch(
         name: task.name.clone(),
         task: task.clone(),
         argv,
-        env: environment(config, task)?,
+        env: environment(config, image_env, task)?,
         limit: spec.limit.clone(),
         memory: spec.memory,
         cpu_cap_milli: spec.cpu_cap_milli,
@@ -55,11 +62,39 @@ pub(crate) fn launch(
         priority: task.priority,
         grace: spec.grace_ms,
         ends_by: ends_by.filter(|_| task.exclusive),
+        root: image.zip(image_config).map(|(package, image)| root(package, image)),
+        packages: shown(task).map(|package| package.0).collect(),
     })
 }
 
-fn environment(config: &Config, task: &TargetTask) -> Result<BTreeMap<String, String>, String> {
-    let mut env = BTreeMap::new();
+fn root(package: &Package, image: &ImageConfig) -> Root {
+    let workdir = if image.workdir.is_empty() { "/" } else { &image.workdir };
+    Root {
+        image: package.key.to_string(),
+        layers: package.layers.iter().map(|layer| layer.digest).collect(),
+        user: image.user.clone(),
+        workdir: workdir.to_owned(),
+    }
+}
+
+/// The packages that a task sees, each with the variable that says where.
+fn shown(task: &TargetTask) -> impl Iterator<Item = (ShownPackage, String, String)> {
+    let packages = task.packages.iter().skip(usize::from(task.spec.image.is_some()));
+    packages.filter_map(|package| {
+        let name = package.key.name.clone();
+        let variable = name.as_str().to_uppercase().replace('-', "_");
+        let path = format!("{SHOWN_IN}/{name}");
+        let layer = package.layers.first()?.digest;
+        Some((ShownPackage { name, layer }, variable, path))
+    })
+}
+
+fn environment(
+    config: &Config,
+    image: Option<&BTreeMap<String, String>>,
+    task: &TargetTask,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut env = image.cloned().unwrap_or_default();
     for (key, value) in &task.spec.env {
         let value = expand(task, value).map_err(|why| format!("env.{}: {why}", shorten(key)))?;
         env.insert(key.clone(), value);
@@ -75,6 +110,9 @@ fn environment(config: &Config, task: &TargetTask) -> Result<BTreeMap<String, St
     set("INCARNATION", task.id.number.to_string());
     for (name, port) in task.spec.ports.iter().zip(&task.ports) {
         set(&format!("PORT_{}", name.as_str().to_uppercase().replace('-', "_")), port.to_string());
+    }
+    for (_, variable, path) in shown(task) {
+        set(&format!("PACKAGE_{variable}"), path);
     }
     if let Some(first) = task.ports.first() {
         set("PORT", first.to_string());

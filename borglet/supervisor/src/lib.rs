@@ -1,7 +1,7 @@
 //! What one machine does about what the cell asked of it.
 //!
 //! [`Supervisor::handle`] compares the target that link shards hand over with what runs, and
-//! returns effects: start, terminate, kill, forget, remember, answer. It knows nothing of cells,
+//! returns effects: fetch, unpack, start, terminate, kill, forget, remember, answer. It knows nothing of cells,
 //! quota or scheduling, and does nothing itself: the borglet carries its effects out in order, and
 //! the simulator does the same on virtual time.
 //!
@@ -21,6 +21,7 @@ mod fixture;
 mod health;
 mod launch;
 mod measure;
+mod packages;
 mod room;
 mod supervisor;
 mod task;
@@ -30,7 +31,9 @@ mod turn;
 pub mod volumes;
 mod window;
 
+pub use packages::Cached;
 pub use supervisor::Supervisor;
 pub use turn::{
-    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, Run, TaskUse,
+    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, Root, Run,
+    ShownPackage, TaskUse, Trouble,
 };

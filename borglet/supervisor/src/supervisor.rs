@@ -2,14 +2,16 @@
 
 use crate::fairness::Fairness;
 use crate::launch::launch;
+use crate::packages::{Cached, Packages, Progress, name_of};
 use crate::task::{KILL_AGAIN, Phase, Stop, Task};
-use crate::turn::{Adopted, Config, Counts, Effect, Input, Run};
+use crate::turn::{Adopted, Config, Counts, Effect, Input, Run, Trouble};
+use borg_proto::package::Digest;
 use borg_proto::poll::{
-    AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask, TaskReport,
+    AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
+    StartTime, Target, TargetDigest, TargetTask, TaskReport,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// An exclusive task is started only when it may run for this part of its lease at least. A third,
 /// 10 s: our choice; no start takes longer.
@@ -27,6 +29,7 @@ pub struct Supervisor {
     /// Names it.
     digest: TargetDigest,
     pub(crate) tasks: BTreeMap<IncarnationId, Task>,
+    packages: Packages,
     pub(crate) fairness: Fairness,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
@@ -57,8 +60,10 @@ impl Supervisor {
     ) -> Self {
         let tasks = adopted.into_iter().map(|found| (found.run.id, Task::adopted(found))).collect();
         let obeyed = Fence { generation: 0, ..remembered };
+        let packages = Packages::new(config.package_bytes);
         Self {
             config,
+            packages,
             info,
             obeyed,
             has_target: false,
@@ -72,16 +77,34 @@ impl Supervisor {
         }
     }
 
+    /// The same with blobs that the earlier process left.
+    #[must_use]
+    pub fn with_blobs(mut self, cached: Vec<Cached>) -> Self {
+        self.packages.adopt(cached);
+        self
+    }
+
     /// Takes one input at moment `now` and returns what is to be done, in order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.resume(now);
         let before = self.number;
+        self.packages.expire(now);
         match input {
             Input::Poll { token, request } => self.poll(now, token, request, &mut effects),
             Input::Started { run, pid, since } => self.started(now, run, pid, since, &mut effects),
             Input::StartFailed { run, cause } => self.start_failed(now, run, cause, &mut effects),
             Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
+            Input::BlobCame { digest } => self.number += u64::from(self.packages.came(digest)),
+            Input::NotFetched { digest, why, wrong } => {
+                self.packages.not_fetched(now, digest, why, wrong);
+                self.number += 1;
+            }
+            Input::Unpacked { digest } => self.packages.unpacked(digest),
+            Input::NotUnpacked { digest, trouble } => {
+                self.not_unpacked(now, digest, trouble, &mut effects);
+            }
+            Input::BlobProgress(have) => self.packages.progressed(&have),
             Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
             Input::Probed { run, result } => self.probed(now, run, result, &mut effects),
             Input::RunEnded { id, end } => {
@@ -99,6 +122,7 @@ impl Supervisor {
             Input::Tick => {}
         }
         self.do_what_is_due(now, &mut effects);
+        self.bring_packages(now, &mut effects);
         self.give_notice(now, &mut effects);
         self.answer_held(now, self.number != before, &mut effects);
         effects
@@ -127,8 +151,15 @@ impl Supervisor {
     /// The present report.
     #[must_use]
     pub fn report(&self) -> (ReportVersion, MachineReport) {
-        let tasks = self.tasks.values().map(Task::report).collect();
-        (self.version(), MachineReport { info: self.info.clone(), tasks })
+        let tasks = self.tasks.values().map(|task| task.report(&self.packages)).collect();
+        let blobs = self.packages.report();
+        (self.version(), MachineReport { info: self.info.clone(), tasks, blobs })
+    }
+
+    /// How long the start of a run took that is up.
+    #[must_use]
+    pub fn start_time(&self, run: Run) -> Option<StartTime> {
+        self.tasks.get(&run.id).filter(|task| task.run == run)?.start
     }
 
     /// The machine, as it is reported.
@@ -139,7 +170,7 @@ impl Supervisor {
 
     /// What it has, and what the target says of that; `None` where no target has it.
     pub fn tasks(&self) -> impl Iterator<Item = (TaskReport, Option<&TargetTask>)> {
-        self.tasks.values().map(|task| (task.report(), task.want.as_ref()))
+        self.tasks.values().map(|task| (task.report(&self.packages), task.want.as_ref()))
     }
 
     /// The newest order obeyed.
@@ -154,6 +185,7 @@ impl Supervisor {
         let mut counts = Counts::default();
         for task in self.tasks.values() {
             *match task.phase {
+                Phase::Fetching => &mut counts.fetching,
                 Phase::AwaitsLease | Phase::Starting => &mut counts.starting,
                 Phase::Up { .. } => &mut counts.up,
                 Phase::BackOff { .. } => &mut counts.back_off,
@@ -183,6 +215,7 @@ impl Supervisor {
             effects.push(Effect::RememberFence(new));
         }
         let extended = self.extend_lease(now, request.lease);
+        self.packages.take_sources(&request.sources);
         if new != old || !self.has_target {
             self.obeyed = new;
             self.has_target = true;
@@ -275,9 +308,9 @@ impl Supervisor {
         }
         for (id, want) in wanted {
             if let Some(task) = self.tasks.get_mut(&id) {
-                let before = task.report();
+                let before = task.report(&self.packages);
                 task.confirm(want, now, &self.config);
-                self.number += u64::from(before != task.report());
+                self.number += u64::from(before != task.report(&self.packages));
                 continue;
             }
             self.tasks.insert(id, Task::wanted(want));
@@ -286,7 +319,93 @@ impl Supervisor {
         }
     }
 
+    /// Layers that some task uses or waits for.
+    fn used_layers(&self) -> BTreeSet<Digest> {
+        let used = |task: &&Task| !matches!(task.phase, Phase::Ended { .. });
+        self.tasks.values().filter(used).flat_map(|task| task.layers.iter().copied()).collect()
+    }
+
+    /// Fetches and unpacks what tasks wait for, and starts those that have everything.
+    fn bring_packages(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let fetching = |task: &&Task| task.phase == Phase::Fetching;
+        let waited_for =
+            self.tasks.values().filter(fetching).flat_map(|task| task.layers.iter().copied());
+        let waited_for: BTreeSet<Digest> = waited_for.collect();
+        self.packages.go_on(&waited_for, effects);
+        if waited_for.is_empty() {
+            return;
+        }
+        let is_packed = |task: &Task| {
+            let needed = task.want.as_ref().map(|want| self.packages.progress(&want.packages));
+            task.phase == Phase::Fetching && needed == Some(Progress::Ready)
+        };
+        let packed = self.tasks.iter().filter(|(_, task)| is_packed(task)).map(|(id, _)| *id);
+        for id in packed.collect::<Vec<_>>() {
+            self.number += 1;
+            self.launch(now, id, effects);
+        }
+    }
+
+    /// Whoever waits for a layer that cannot be used is over: the cell decides where to try next.
+    fn not_unpacked(
+        &mut self,
+        now: Millis,
+        digest: Digest,
+        trouble: Trouble,
+        effects: &mut Vec<Effect>,
+    ) {
+        let in_use = self.used_layers();
+        let Some(why) = self.packages.not_unpacked(digest, trouble, &in_use, effects) else {
+            return;
+        };
+        for task in self.tasks.values_mut() {
+            let Some(want) = task.want.as_ref().filter(|_| task.phase == Phase::Fetching) else {
+                continue;
+            };
+            if task.layers.contains(&digest) {
+                let package = name_of(&want.packages, digest, &want.name);
+                let why = format!("package {package} cannot be unpacked: {why}");
+                task.cannot_start(now, FailureCause::start(&why));
+                self.number += 1;
+            }
+        }
+    }
+
+    /// Whether all packages of a task are here. When not, they are on their way, or it is over.
+    fn is_packed(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) -> bool {
+        let packages =
+            self.tasks.get(&id).and_then(|task| Some(task.want.as_ref()?.packages.clone()));
+        let Some(packages) = packages.filter(|packages| !packages.is_empty()) else { return true };
+        let in_use = self.used_layers();
+        let Some(task) = self.tasks.get_mut(&id) else { return false };
+        let arch = self.info.attributes.get("arch").map_or("", String::as_str);
+        let fits = |wanted: &str| wanted.is_empty() || arch.is_empty() || wanted == arch;
+        let wrong = packages.iter().find(|package| !fits(&package.arch));
+        let wanted = match wrong {
+            Some(package) => Err(format!(
+                "package {} is for {}, this machine is {arch}",
+                package.key, package.arch
+            )),
+            None => self.packages.want(now, &packages, &in_use, effects),
+        };
+        match wanted {
+            Err(why) => task.cannot_start(now, FailureCause::start(&why)),
+            Ok(()) if self.packages.progress(&packages) == Progress::Ready => {
+                task.packed(now);
+                return true;
+            }
+            Ok(()) => task.phase = Phase::Fetching,
+        }
+        false
+    }
+
     fn launch(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) {
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.ordered(now);
+        }
+        if !self.is_packed(now, id, effects) {
+            return;
+        }
         let lease = self.leased(now);
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let Some(want) = &task.want else { return };
@@ -315,7 +434,7 @@ impl Supervisor {
                 task.phase = Phase::Stopping(Stop::Asked { kill_at: now + task.grace });
                 self.number += 1;
             }
-            Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
+            Phase::Fetching | Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
                 self.forget(id, effects);
             }
         }
@@ -346,6 +465,7 @@ impl Supervisor {
             }
             Phase::Stopping(Stop::Asked { .. })
             | Phase::Up { .. }
+            | Phase::Fetching
             | Phase::AwaitsLease
             | Phase::BackOff { .. }
             | Phase::Ended { .. } => {
@@ -423,6 +543,7 @@ impl Supervisor {
                     self.number += u64::from(task.do_what_is_due(now, effects));
                 }
                 Phase::Stopping(Stop::AwaitsStart)
+                | Phase::Fetching
                 | Phase::AwaitsLease
                 | Phase::Starting
                 | Phase::Ended { .. } => {}

@@ -1,9 +1,11 @@
 //! One incarnation on the machine: its phases, and how it goes on when a run ends.
 
 use crate::health::{Checkup, Due, probe_of};
+use crate::packages::{Packages, Progress, layers};
 use crate::turn::{Adopted, AdoptedState, Config, Effect, Run, TaskUse};
 use crate::window::Window;
-use borg_proto::poll::{TargetTask, TaskReport, TaskStatus, Usage};
+use borg_proto::package::Digest;
+use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
 use borg_proto::task::RunEnd;
 use borg_proto::{FailureCause, Health, Millis};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ const NOTICE_PART: u64 = 6;
 /// How far an incarnation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Its packages are on their way.
+    Fetching,
     /// It is exclusive, and is started as soon as the masters are known to follow its leader.
     AwaitsLease,
     /// A start was ordered.
@@ -93,6 +97,12 @@ pub(crate) struct Task {
     failures_in_row: u32,
     /// When the last run started, if it did.
     up_since: Option<Millis>,
+    /// When the present run was ordered, and when its packages were there.
+    ordered_at: Option<Millis>,
+    packed_at: Option<Millis>,
+    pub(crate) start: Option<StartTime>,
+    /// Layers that it uses or waits for.
+    pub(crate) layers: Vec<Digest>,
 }
 
 impl Task {
@@ -118,6 +128,10 @@ impl Task {
             last_failure: None,
             failures_in_row: 0,
             up_since: None,
+            ordered_at: None,
+            packed_at: None,
+            start: None,
+            layers: layers(&task.packages).map(|layer| layer.digest).collect(),
         }
     }
 
@@ -150,6 +164,10 @@ impl Task {
             last_failure,
             failures_in_row: 0,
             up_since: Some(found.since),
+            ordered_at: None,
+            packed_at: None,
+            start: None,
+            layers: found.layers,
         }
     }
 
@@ -229,7 +247,9 @@ impl Task {
     pub(crate) const fn is_live(&self) -> bool {
         match self.phase {
             Phase::Starting | Phase::Up { .. } | Phase::Stopping(_) => true,
-            Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => false,
+            Phase::Fetching | Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
+                false
+            }
         }
     }
 
@@ -256,6 +276,7 @@ impl Task {
         self.grace = task.spec.grace_ms;
         self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
+        self.layers = layers(&task.packages).map(|layer| layer.digest).collect();
         self.resume(now, config);
     }
 
@@ -271,7 +292,11 @@ impl Task {
                 self.settle(now, at, failure, config);
             }
             Phase::Up { .. } => self.begin_checkup(now),
-            Phase::AwaitsLease | Phase::Starting | Phase::BackOff { .. } | Phase::Stopping(_) => {}
+            Phase::AwaitsLease
+            | Phase::Fetching
+            | Phase::Starting
+            | Phase::BackOff { .. }
+            | Phase::Stopping(_) => {}
         }
     }
 
@@ -326,11 +351,26 @@ impl Task {
     pub(crate) fn start_again(&mut self) {
         self.run.number = self.run.number.saturating_add(1);
         self.up_since = None;
+        (self.ordered_at, self.packed_at) = (None, None);
         self.phase = Phase::Starting;
+    }
+
+    /// A start is ordered, or was before and goes on.
+    pub(crate) fn ordered(&mut self, now: Millis) {
+        self.ordered_at.get_or_insert(now);
+    }
+
+    /// Its packages are there.
+    pub(crate) fn packed(&mut self, now: Millis) {
+        self.packed_at.get_or_insert(now);
     }
 
     /// The process is there.
     pub(crate) fn came_up(&mut self, now: Millis, pid: u32, since: Millis) {
+        self.start = self.ordered_at.map(|at| StartTime {
+            total: now.since(at),
+            packages: self.packed_at.map_or(Millis(0), |packed| packed.since(at)),
+        });
         self.up_since = Some(since);
         self.phase = Phase::Up { pid, since };
         self.begin_checkup(now);
@@ -351,6 +391,7 @@ impl Task {
             Phase::BackOff { until } => Some(until),
             Phase::Stopping(Stop::Asked { kill_at }) => Some(kill_at),
             Phase::Stopping(Stop::AwaitsStart)
+            | Phase::Fetching
             | Phase::AwaitsLease
             | Phase::Starting
             | Phase::Ended { .. } => None,
@@ -358,8 +399,9 @@ impl Task {
     }
 
     /// What the machine says of it.
-    pub(crate) fn report(&self) -> TaskReport {
+    pub(crate) fn report(&self, packages: &Packages) -> TaskReport {
         let status = match &self.phase {
+            Phase::Fetching => self.fetching(packages),
             Phase::AwaitsLease | Phase::Starting => TaskStatus::Starting,
             Phase::Up { pid, since } => TaskStatus::Up { pid: *pid, since: *since },
             Phase::BackOff { until } => TaskStatus::BackOff { until: *until },
@@ -376,6 +418,17 @@ impl Task {
             health: self.health(),
             status_line: self.status_line.clone(),
             last_run: self.last_run.clone(),
+            start: self.start.filter(|_| matches!(self.phase, Phase::Up { .. })),
+        }
+    }
+
+    fn fetching(&self, packages: &Packages) -> TaskStatus {
+        let needed = self.want.as_ref().map_or(&[][..], |want| &want.packages);
+        match packages.progress(needed) {
+            Progress::Fetching { have_bytes, bytes, trouble } => {
+                TaskStatus::Fetching { have_bytes, bytes, trouble }
+            }
+            Progress::Ready => TaskStatus::Starting,
         }
     }
 }

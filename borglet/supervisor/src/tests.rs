@@ -1,5 +1,7 @@
 //! Sentences about one machine.
 
+mod packages;
+
 use crate::fixture::{fence, poll, target_task};
 use crate::{Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse};
 use borg_proto::poll::{
@@ -374,6 +376,7 @@ fn answers_held_are_bounded_and_the_oldest_goes_first() {
 
 fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
     Adopted {
+        layers: Vec::new(),
         run: run(task.id, number),
         since: Millis(900_000),
         grace: Millis(1_000),

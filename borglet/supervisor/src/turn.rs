@@ -1,6 +1,8 @@
 //! What goes into one turn of the supervisor, and what comes out.
 
 use crate::volumes::AllowedVolume;
+use borg_proto::names::PackageName;
+use borg_proto::package::{Digest, Layer};
 use borg_proto::poll::{
     FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, Usage,
 };
@@ -39,10 +41,12 @@ pub struct Config {
     pub max_hold: Millis,
     /// Most answers held at once. When one more comes, the oldest is given at once.
     pub max_held: usize,
+    /// Most bytes that blobs and what was unpacked of them may take on the disk.
+    pub package_bytes: u64,
 }
 
 impl Config {
-    /// The usual limits: 5 restarts, no reserve, answers held for 30 s at most, 16 at once, no volumes. Our
+    /// The usual limits: 5 restarts, no reserve, answers held for 30 s at most, 16 at once, no volumes, 32 GiB of packages. Our
     /// choice; the 16 leave room for every master of a cell and its successor.
     #[must_use]
     pub const fn new(cell: CellName, machine: MachineName, session: u64) -> Self {
@@ -57,6 +61,7 @@ impl Config {
             disk_reserve: 0,
             max_hold: Millis(30_000),
             max_held: 16,
+            package_bytes: 32 << 30,
         }
     }
 }
@@ -111,6 +116,34 @@ pub enum Input {
         /// `None` when it exited with 0.
         failure: Option<FailureCause>,
     },
+    /// A blob is here, in full: it was fetched, or a master handed it over.
+    BlobCame {
+        /// Which.
+        digest: Digest,
+    },
+    /// A blob could not be fetched from the machine that was named.
+    NotFetched {
+        /// Which.
+        digest: Digest,
+        /// Why, for people.
+        why: String,
+        /// Whether that machine served something else under its name.
+        wrong: bool,
+    },
+    /// A layer is unpacked, and may be shown to tasks.
+    Unpacked {
+        /// Which.
+        digest: Digest,
+    },
+    /// A layer could not be stored or unpacked, and nothing of it is left.
+    NotUnpacked {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        trouble: Trouble,
+    },
+    /// How many bytes of blobs are there that are on their way. Unknown ones are ignored.
+    BlobProgress(Vec<(Digest, u64)>),
     /// What is to be told of how a run ended. Comes before its `Exited` or `StartFailed`.
     RunEnded {
         /// Which incarnation.
@@ -138,6 +171,17 @@ pub enum Input {
     Tick,
 }
 
+/// Why a layer cannot be used, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The blob on the disk is not what it was: it has to be fetched again.
+    Damaged(String),
+    /// The disk is full.
+    Full(String),
+    /// It has something in it that it must not have, or the kernel refused.
+    Bad(String),
+}
+
 /// Something to be done. Effects of one turn are carried out in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -149,6 +193,34 @@ pub enum Effect {
     ExtendLease {
         /// Until when. Never earlier than the last one.
         until: Millis,
+    },
+    /// Room is kept for a blob: a master may hand it over from now on.
+    ExpectBlob {
+        /// Which.
+        digest: Digest,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Get the rest of a blob from another machine. Answered by `BlobCame`, `NotFetched` or `NotUnpacked`.
+    FetchBlob {
+        /// Which.
+        digest: Digest,
+        /// Its size.
+        bytes: u64,
+        /// From whom, as its certificate must say.
+        machine: MachineName,
+        /// `host:port` of its borglet.
+        address: String,
+    },
+    /// Unpack a blob that is here. Answered by `Unpacked` or `NotUnpacked`.
+    Unpack {
+        /// Which, and how large it may become.
+        layer: Layer,
+    },
+    /// Remove a blob, or what there is of it, and what was unpacked of it. No task uses it.
+    DropBlob {
+        /// Which.
+        digest: Digest,
     },
     /// Start a container; what is left of an earlier run of the incarnation goes first, except
     /// its logs. Answered by `Started` or `StartFailed`.
@@ -266,6 +338,32 @@ pub struct Launch {
     /// For an exclusive run: when it ends at the latest, unless [`Effect::ExtendLease`] says later.
     /// It must not begin after that.
     pub ends_by: Option<Millis>,
+    /// The image that it runs in; `None`: it sees the machine's own files.
+    pub root: Option<Root>,
+    /// Packages that it sees.
+    pub packages: Vec<ShownPackage>,
+}
+
+/// The root of a task's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// The image, for people.
+    pub image: String,
+    /// Its layers, the lowest first. All are unpacked.
+    pub layers: Vec<Digest>,
+    /// `USER`, `USER:GROUP`, as the image names them; empty for root.
+    pub user: String,
+    /// Where it starts.
+    pub workdir: String,
+}
+
+/// A package that a task sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownPackage {
+    /// Under which name.
+    pub name: PackageName,
+    /// Its layer, which is unpacked.
+    pub layer: Digest,
 }
 
 /// A container that an earlier borglet process left on the machine.
@@ -282,6 +380,8 @@ pub struct Adopted {
     /// As in its [`Launch`]: it goes on by that until a master says otherwise. `None` when that is not known
     /// any more, or the machine restarted since.
     pub task: Option<TargetTask>,
+    /// Layers that it uses.
+    pub layers: Vec<Digest>,
     /// Whether it still runs.
     pub state: AdoptedState,
     /// Of one that is over: what is to be told of it.
@@ -308,6 +408,8 @@ pub enum AdoptedState {
 /// How many incarnations are in which state, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
+    /// Waiting for packages.
+    pub fetching: usize,
     /// Being set up.
     pub starting: usize,
     /// With a process.

@@ -161,6 +161,10 @@ impl Machine {
                 assert!(self.running.contains(run), "{run} does not run");
                 self.probed.insert(*run);
             }
+            Effect::ExpectBlob { .. }
+            | Effect::FetchBlob { .. }
+            | Effect::Unpack { .. }
+            | Effect::DropBlob { .. } => panic!("no task here names packages: {effect:?}"),
             Effect::Remove { id } => {
                 let live = self.starting.iter().chain(&self.running);
                 assert!(live.clone().all(|run| run.id != *id), "{id} is forgotten while it runs");
@@ -305,6 +309,7 @@ impl Machine {
         self.running.append(&mut self.starting);
         self.unanswered.clear();
         let found = |run: Run, state| Adopted {
+            layers: Vec::new(),
             run,
             since: Millis(1_000_000),
             grace: Millis(1_000),

@@ -256,8 +256,9 @@ impl Master {
         });
         let (cell, machine) = ("lab".parse().unwrap(), self.machine.clone());
         let lease = self.lease;
-        let digest = TargetDigest::default();
-        let request = PollRequest { cell, machine, fence, digest, target, seen, hold, lease };
+        let (digest, sources) = (TargetDigest::default(), Vec::new());
+        let request =
+            PollRequest { cell, machine, fence, digest, target, seen, hold, lease, sources };
         let answer = self.client.poll(pb::PollRequest::from(&request)).await?;
         let answer = PollAnswer::try_from(answer.into_inner()).unwrap();
         self.answered = Some(answer.stamp());
@@ -334,7 +335,8 @@ pub(crate) fn fence(session: u64, generation: u64) -> Fence {
 pub(crate) fn pid(task: &TaskReport) -> Option<u32> {
     match task.status {
         TaskStatus::Up { pid, .. } => Some(pid),
-        TaskStatus::Starting
+        TaskStatus::Fetching { .. }
+        | TaskStatus::Starting
         | TaskStatus::BackOff { .. }
         | TaskStatus::Stopping
         | TaskStatus::Ended { .. } => None,
@@ -355,6 +357,8 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         memory: borg_proto::spec::MemoryLimit::Hard,
         cpu_cap_milli: None,
         health: None,
+        image: None,
+        packages: Vec::new(),
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },
@@ -366,6 +370,7 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         appclass: AppClass::Batch,
         restart: false,
         exclusive: false,
+        packages: Vec::new(),
     }
 }
 

@@ -18,6 +18,7 @@ mod logs;
 mod machines;
 mod masters;
 mod names;
+mod package;
 mod plan;
 mod policy;
 mod port;
@@ -100,6 +101,9 @@ enum Command {
     Quota(quota::QuotaArgs),
     /// Show how the scheduler chooses among machines, or change it
     Policy(policy::PolicyArgs),
+    /// Put, list, show and remove packages: directories, programs and images for tasks
+    #[command(subcommand)]
+    Package(package::PackageCommand),
     /// Find host and port of tasks by name
     Resolve(inspect::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
@@ -153,6 +157,7 @@ impl Command {
             | Self::Why(_)
             | Self::Machine(_)
             | Self::Masters(_)
+            | Self::Package(_)
             | Self::History
             | Self::Watch(_)
             | Self::Backup(_)
@@ -215,6 +220,7 @@ impl Cli {
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
+            Command::Package(command) => package::run(&mut client()?, command, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,

@@ -57,7 +57,7 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 12] = [
+const TASK: [&str; 14] = [
     "command",
     "resources",
     "limit",
@@ -70,6 +70,8 @@ const TASK: [&str; 12] = [
     "memory",
     "cpu_cap",
     "health",
+    "image",
+    "packages",
 ];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
@@ -351,6 +353,8 @@ fn build_alloc_set<'v>(
             memory: MemoryLimit::Hard,
             cpu_cap_milli: None,
             health: None,
+            image: None,
+            packages: Vec::new(),
         }),
     };
     set.check()
@@ -382,7 +386,7 @@ fn build_task<'v>(
     fields: &mut Fields<'v>,
     heap: Heap<'v>,
 ) -> Result<TaskSpec, FieldError> {
-    if !fields.has("command") {
+    if !fields.has("command") && !fields.has("image") {
         return Err(fields.missing("command", "command = [\"echo\", \"hello\"]"));
     }
     let limit = limit(session, fields, heap)?;
@@ -410,6 +414,11 @@ fn build_task<'v>(
         memory: fields.word("memory", &memories)?.unwrap_or_default(),
         cpu_cap_milli,
         health: health(session, fields, heap)?,
+        image: fields
+            .text("image")?
+            .map(|image| image.parse().map_err(|why| fields.error("image", why)))
+            .transpose()?,
+        packages: fields.parsed("packages")?,
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

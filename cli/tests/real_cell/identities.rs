@@ -44,6 +44,7 @@ fn polls(cell: &Cell) -> pb::PollRequest {
         hold_ms: 0,
         lease: None,
         digest: 0,
+        sources: Vec::new(),
     }
 }
 

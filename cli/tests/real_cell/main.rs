@@ -16,6 +16,7 @@ mod machines;
 mod masters;
 mod ordinary_user;
 mod overload;
+mod packages;
 mod past;
 mod people;
 mod plans;

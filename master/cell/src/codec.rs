@@ -8,6 +8,7 @@
 
 mod allocs;
 mod outcome;
+mod packages;
 mod parts;
 mod quota;
 mod runs;
@@ -131,6 +132,7 @@ impl From<&CellState> for pb::CheckpointState {
                 .map(|band| pb::Band::from(*band).into())
                 .collect(),
             policy: state.policy.map(parts::policy),
+            packages: state.packages().map(packages::write).collect(),
             runs: state.runs.iter().map(runs::write).collect(),
             runs_noted: state.runs.noted,
         }
@@ -195,6 +197,11 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     quota::read(&mut state, message.quotas, &message.enforced)?;
     let policy = message.policy.as_ref().map(parts::read_policy).transpose();
     state.policy = policy.map_err(|e| e.within("policy"))?;
+    for (i, package) in message.packages.into_iter().enumerate() {
+        let record =
+            packages::read_record(package).map_err(|e| e.within(&format!("packages[{i}]")))?;
+        state.packages.all.insert(record.package.key.clone(), record);
+    }
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;
@@ -202,7 +209,7 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     }
     match state.rebuild().into_iter().next() {
         None => Ok(state),
-        Some(what) => Err(Violation { rule: "ports are handed out once", what }.into()),
+        Some(what) => Err(Violation { rule: crate::state::audit::SOUND, what }.into()),
     }
 }
 

@@ -4,7 +4,8 @@
 //! them to people asks [`describe`], with the state right after the last of them.
 
 use crate::rejection::amounts;
-use crate::state::{CellState, Job, JobState, Machine, MachineState, Standing};
+use crate::state::{CellState, Job, JobState, Machine, MachineState, PackageRecord, Standing};
+use borg_proto::package::{Package, PackageKey};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{
     Band, Health, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
@@ -77,6 +78,10 @@ pub enum EventKind {
     MachineAccess(MachineId, AccessChange),
     /// How the scheduler chooses changed.
     PolicyChanged,
+    /// A package was put.
+    PackagePut(PackageKey),
+    /// A package was removed.
+    PackageRemoved(PackageKey),
     /// A master was invited, joined, was taken out, or is on its way.
     MastersChanged,
 }
@@ -195,6 +200,8 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::QuotaChanged(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::PackagePut(_)
+            | EventKind::PackageRemoved(_)
             | EventKind::Led { .. } => {}
         }
     }
@@ -290,6 +297,15 @@ impl Event {
                 let policy = state.policy().unwrap_or_default();
                 ("policy.set", state.cell().to_string(), policy.to_string())
             }
+            EventKind::PackagePut(key) => {
+                let told = |record: &PackageRecord| {
+                    let Package { kind, layers, .. } = record.package.as_ref();
+                    let (layers, bytes) = (layers.len(), record.package.bytes());
+                    format!("{kind} of {layers} layers, {bytes} bytes, {}", record.package.digest())
+                };
+                ("package.put", key.to_string(), state.package(key).map(told).unwrap_or_default())
+            }
+            EventKind::PackageRemoved(key) => ("package.removed", key.to_string(), String::new()),
             EventKind::QuotaChanged(change) => describe_quota(change, state),
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))

@@ -278,6 +278,8 @@ fn job(
         memory: borg_proto::spec::MemoryLimit::Hard,
         cpu_cap_milli: None,
         health: None,
+        image: None,
+        packages: Vec::new(),
     };
     JobSpec {
         name: name.parse().expect("a name"),

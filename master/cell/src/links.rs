@@ -21,7 +21,7 @@ use crate::master::Effect;
 use crate::state::CellState;
 use borg_proto::command::Observation;
 use borg_proto::peer::{MachineAck, ShardMachine, ShardOrders, ShardReport, ShardSession};
-use borg_proto::poll::{MachineReport, REPLACE_AFTER, Target, Usage};
+use borg_proto::poll::{MachineReport, REPLACE_AFTER, Target, TaskReport, Usage};
 use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use digest::Digests;
 use division::{Liveness, owner};
@@ -247,6 +247,8 @@ impl Links {
                 | EventKind::QuotaChanged(_)
                 | EventKind::MachineAccess(..)
                 | EventKind::PolicyChanged
+                | EventKind::PackagePut(_)
+                | EventKind::PackageRemoved(_)
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
                 EventKind::SafeMode { .. } => {
@@ -710,6 +712,11 @@ impl Links {
     /// What an incarnation on a machine last said of itself, if anything.
     pub(crate) fn status_line(&self, machine: MachineId, id: IncarnationId) -> Option<String> {
         self.links.get(&machine)?.status_line(id).map(ToOwned::to_owned)
+    }
+
+    /// What a machine last said of an incarnation.
+    pub(crate) fn told_of(&self, machine: MachineId, id: IncarnationId) -> Option<&TaskReport> {
+        self.links.get(&machine)?.told_of(id)
     }
 
     /// What a machine last said of itself, as far as this leader has the whole of it.

@@ -5,9 +5,11 @@
 
 mod allocs;
 mod figures;
+mod packages;
 
 pub use allocs::AllocRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
+pub use packages::PackageRejection;
 
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::Dimension;
@@ -161,11 +163,19 @@ pub enum Rejection {
     CellFull { what: String, there: u64, most: u64 },
     #[error("{0}")]
     Alloc(Box<AllocRejection>),
+    #[error("{0}")]
+    Package(Box<PackageRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
     fn from(refused: AllocRejection) -> Self {
         Self::Alloc(Box::new(refused))
+    }
+}
+
+impl From<PackageRejection> for Rejection {
+    fn from(refused: PackageRejection) -> Self {
+        Self::Package(Box::new(refused))
     }
 }
 
@@ -253,6 +263,7 @@ impl Rejection {
             | Self::QuotaTooSmall(_)
             | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
             Self::Alloc(refused) => refused.code(),
+            Self::Package(refused) => refused.code(),
         }
     }
 }

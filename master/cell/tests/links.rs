@@ -227,6 +227,7 @@ fn task(id: IncarnationId, status: TaskStatus) -> TaskReport {
         health: borg_proto::Health::Unchecked,
         status_line: String::new(),
         last_run: None,
+        start: None,
     }
 }
 

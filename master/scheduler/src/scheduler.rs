@@ -225,6 +225,7 @@ impl Scheduler {
                 EventKind::JobForgotten(job, _) => {
                     forgotten.insert(*job);
                 }
+                EventKind::PackagePut(_) | EventKind::PackageRemoved(_) => {}
                 EventKind::AllocsResized(job) => {
                     resized.insert(*job);
                 }

@@ -4,11 +4,13 @@
 //! may call what and how requests are checked; `views` turns state into answers, `streams` serves
 //! the calls that go on.
 
+mod packages;
 mod quotas;
 pub(crate) mod sessions;
 mod streams;
 pub(crate) mod views;
 
+use crate::blobs::Blobs;
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Done, unanswered};
 use crate::clock;
@@ -16,6 +18,7 @@ use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
+use crate::notes::{self, Notes};
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
 use crate::peers;
@@ -42,8 +45,16 @@ use tonic::{Request, Response, Status, Streaming};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 7] =
-    ["ListJobs", "GetJob", "ListRuns", "ListMachines", "ListQuotas", "GetPolicy", "Resolve"];
+const KNOW_THE_PAST: [&str; 8] = [
+    "ListJobs",
+    "GetJob",
+    "ListRuns",
+    "ListMachines",
+    "ListQuotas",
+    "ListPackages",
+    "GetPolicy",
+    "Resolve",
+];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
 
@@ -64,6 +75,8 @@ pub(crate) struct Api {
     pub past: Past,
     /// The stream of events.
     pub feed: Arc<Feed>,
+    /// The blobs of packages.
+    pub blobs: Blobs,
     /// The scheduler, for its reasons.
     pub scheduler: Arc<Mailbox>,
     /// For reaching borglets.
@@ -207,6 +220,33 @@ impl Api {
         Ok(views::said_from(answer))
     }
 
+    /// What machines said of tasks that bring packages along. Nothing when the leader cannot be asked.
+    async fn notes(
+        &self,
+        user: &UserName,
+        job: &Job,
+        ids: Vec<IncarnationId>,
+    ) -> Result<Notes, Status> {
+        let task = &job.spec.task;
+        if task.image.is_none() && task.packages.is_empty() {
+            return Ok(Notes::new());
+        }
+        let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
+        let Some(leader) = leader else {
+            return self.look(user, move |master| notes::of(master, &ids)).await;
+        };
+        let Some(mut client) = self.changes.peers.client_for_users(leader) else {
+            return Ok(Notes::new());
+        };
+        let ids = ids.iter().take(notes::MOST).map(Into::into).collect();
+        let answer = client.tell_tasks(pb::TellTasksRequest { ids });
+        let answer = tokio::time::timeout(HELLO, answer).await;
+        Ok(answer
+            .ok()
+            .and_then(Result::ok)
+            .map_or_else(Notes::new, |a| notes::heard(a.into_inner())))
+    }
+
     /// Makes the change that a request asks for. What the log could not hold is refused here,
     /// with the field's name.
     async fn change<M>(
@@ -339,14 +379,25 @@ impl Borgmaster for Api {
         let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
+        let running: Vec<IncarnationId> = running.collect();
+        let notes = match past {
+            true => Notes::new(),
+            false => self.notes(&user, job, running.clone()).await?,
+        };
         // What is not in the log is known of now only.
         let usages = match past {
             true => views::Usages::new(),
-            false => self.usages(&user, running.collect()).await?,
+            false => self.usages(&user, running).await?,
         };
         let tasks = view.state.tasks_of(job.id);
-        let tasks =
-            tasks.map(|(id, task)| views::task_info(&view, &usages, job, id, task)).collect();
+        let info = |(id, task)| {
+            let mut info = views::task_info(&view, &usages, job, id, task);
+            if let Some(note) = task.running(id).and_then(|id| notes.get(&id)) {
+                info.note.clone_from(note);
+            }
+            info
+        };
+        let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
             spec: Some(views::spec_for(&user, job)),
@@ -368,7 +419,15 @@ impl Borgmaster for Api {
                 "too many questions wait for the scheduler: try again in a second",
             )
         })?;
-        Ok(Response::new(views::why(&view, id, explanation)))
+        let mut why = views::why(&view, id, explanation);
+        let placed =
+            view.state.job(id.job).zip(view.state.task(id).and_then(|task| task.running(id)));
+        if let Some((job, incarnation)) = placed
+            && let Some(note) = self.notes(&user, job, vec![incarnation]).await?.get(&incarnation)
+        {
+            why.summary = format!("{}; {note}", why.summary);
+        }
+        Ok(Response::new(why))
     }
 
     async fn list_machines(
@@ -671,6 +730,53 @@ impl Borgmaster for Api {
             self.confirmed_view(&user).await?
         };
         Ok(Response::new(streams::save_checkpoint(view.state)))
+    }
+
+    async fn find_blobs(
+        &self,
+        request: Request<pb::FindBlobsRequest>,
+    ) -> Result<Response<pb::FindBlobsResponse>, Status> {
+        self.user(&request, "FindBlobs")?;
+        self.blobs.find(&request.into_inner().digests).await.map(Response::new)
+    }
+
+    async fn upload_blob(
+        &self,
+        request: Request<Streaming<pb::BlobChunk>>,
+    ) -> Result<Response<pb::UploadBlobResponse>, Status> {
+        self.user(&request, "UploadBlob")?;
+        self.blobs.upload(request.into_inner()).await?;
+        Ok(Response::new(pb::UploadBlobResponse {}))
+    }
+
+    async fn put_package(
+        &self,
+        request: Request<pb::PutPackageRequest>,
+    ) -> Result<Response<pb::PutPackageResponse>, Status> {
+        let user = self.user(&request, "PutPackage")?;
+        let timeout = timeout(&request);
+        packages::put(self, user, request.into_inner(), timeout).await.map(Response::new)
+    }
+
+    async fn list_packages(
+        &self,
+        request: Request<pb::ListPackagesRequest>,
+    ) -> Result<Response<pb::ListPackagesResponse>, Status> {
+        let user = self.user(&request, "ListPackages")?;
+        let view = self.view_for(&user, &request).await?;
+        packages::list(&view, &user, &request.into_inner()).map(Response::new)
+    }
+
+    async fn remove_package(
+        &self,
+        request: Request<pb::RemovePackageRequest>,
+    ) -> Result<Response<pb::RemovePackageResponse>, Status> {
+        let user = self.user(&request, "RemovePackage")?;
+        let timeout = timeout(&request);
+        let mut message = request.into_inner();
+        message.package = packages::meant(&user, &message.package)?.to_string();
+        let done = self.change(user, message, timeout).await?;
+        Ok(Response::new(pb::RemovePackageResponse { index: done.index }))
     }
 
     async fn list_history(

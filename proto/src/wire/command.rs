@@ -5,6 +5,7 @@ use super::cause::{read_run, replica, task_id};
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::health::read_health;
 use super::machine::check_address;
+use super::package;
 use super::pb;
 use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
@@ -208,6 +209,12 @@ impl From<&Action> for PbAction {
                 Self::CloseMachines(access::write_close(machines, reason))
             }
             Action::OpenMachines { machines } => Self::OpenMachines(access::write_open(machines)),
+            Action::PutPackage { package } => {
+                Self::PutPackage(pb::PutPackage { package: Some((&**package).into()) })
+            }
+            Action::RemovePackage { package } => {
+                Self::RemovePackage(pb::RemovePackage { package: package.to_string() })
+            }
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -261,6 +268,12 @@ impl TryFrom<PbAction> for Action {
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
             PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
             PbAction::OpenMachines(open) => access::open(open).at("open_machines"),
+            PbAction::PutPackage(pb::PutPackage { package }) => {
+                package::put(package).at("put_package")
+            }
+            PbAction::RemovePackage(pb::RemovePackage { package }) => {
+                Ok(Self::RemovePackage { package: package.parse().at("remove_package.package")? })
+            }
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",
@@ -496,6 +509,26 @@ impl TryFrom<pb::SubmitJobRequest> for Change {
             submitted::check(spec).map_err(WireError::from).at("spec")?;
         }
         Ok(Self { action, request: request_id("request_id", &r.request_id)? })
+    }
+}
+
+impl TryFrom<pb::PutPackageRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::PutPackageRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            action: package::put(r.package)?,
+            request: request_id("request_id", &r.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<pb::RemovePackageRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::RemovePackageRequest) -> Result<Self, WireError> {
+        Ok(Self {
+            action: Action::RemovePackage { package: r.package.parse().at("package")? },
+            request: request_id("request_id", &r.request_id)?,
+        })
     }
 }
 

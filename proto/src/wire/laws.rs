@@ -260,6 +260,7 @@ fn ordered() -> pb::TargetTask {
         appclass: pb::AppClass::Batch.into(),
         restart: true,
         exclusive: true,
+        packages: Vec::new(),
     }
 }
 
@@ -311,7 +312,11 @@ fn every_bad_field_of_an_answer_is_named_by_its_path() {
         let answer = PollAnswer::try_from(pb::PollAnswer {
             version: Some(pb::ReportVersion::default()),
             obeyed: Some(pb::Fence::default()),
-            report: Some(pb::MachineReport { info: Some(info), tasks: vec![task] }),
+            report: Some(pb::MachineReport {
+                info: Some(info),
+                tasks: vec![task],
+                ..Default::default()
+            }),
             at_ms: 7,
         });
         answer.map_or_else(|error| error.field, |_| "fine".into())

@@ -13,6 +13,7 @@ mod command;
 mod error;
 mod health;
 mod machine;
+mod package;
 mod peer;
 mod policy;
 mod poll;
@@ -32,6 +33,7 @@ pub use command::{
 pub use error::WireError;
 pub use health::read_health;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
+pub use package::MAX_BLOBS;
 pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use policy::{read_policy, read_weights};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};

@@ -1,18 +1,22 @@
 //! The exchange of a link shard and a borglet.
 
 use super::cause::read_run;
-use super::error::{At, WireError, check_ordered, check_range, each, port, required};
+use super::error::{At, WireError, check_line, check_ordered, check_range, each, port, required};
 use super::health::read_health;
+use super::package::MAX_BLOBS;
 use super::{pb, spec};
 use crate::names::{IncarnationId, TaskName};
+use crate::package::{MAX_TASK_PACKAGES, Package};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, Percentiles, PollAnswer, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage, UsageWindow,
+    AnswerStamp, BlobReport, BlobSource, Fence, MachineReport, Percentiles, PollAnswer,
+    PollRequest, ReportVersion, StartTime, Target, TargetDigest, TargetTask, TaskReport,
+    TaskStatus, Usage, UsageWindow,
 };
 use crate::spec::{MAX_PORTS, MAX_TASKS};
+use crate::task::MAX_CAUSE_BYTES;
 use crate::text::{self, MAX_STATUS_LINE_BYTES};
 use crate::time::Millis;
-use pb::task_report::{BackOff, Ended, Starting, Status, Stopping, Up};
+use pb::task_report::{BackOff, Ended, Fetching, Starting, Status, Stopping, Up};
 use pb::usage_window::Range;
 use std::sync::Arc;
 
@@ -113,6 +117,7 @@ impl From<&TargetTask> for pb::TargetTask {
             appclass: pb::AppClass::from(t.appclass).into(),
             restart: t.restart,
             exclusive: t.exclusive,
+            packages: t.packages.iter().map(|package| (&**package).into()).collect(),
         }
     }
 }
@@ -136,10 +141,22 @@ impl TryFrom<pb::TargetTask> for TargetTask {
             appclass: required("appclass", spec::appclass("appclass", t.appclass)?)?,
             restart: t.restart,
             exclusive: t.exclusive,
+            packages: each("packages", t.packages, MAX_TASK_PACKAGES + 1, |package| {
+                Package::try_from(package).map(Arc::new)
+            })?,
         };
         if task.ports.len() != task.spec.ports.len() {
             let why = format!("are not one for each of the {} named ports", task.spec.ports.len());
             return Err(WireError::new("ports", format!("{} numbers", task.ports.len()), why));
+        }
+        let named = usize::from(task.spec.image.is_some()) + task.spec.packages.len();
+        if task.packages.len() != named {
+            let why = format!("are not one for each of the {named} that the task names");
+            return Err(WireError::new(
+                "packages",
+                format!("{} packages", task.packages.len()),
+                why,
+            ));
         }
         Ok(task)
     }
@@ -191,6 +208,7 @@ impl From<&PollRequest> for pb::PollRequest {
             lease: r
                 .lease
                 .map(|stamp| pb::AnswerStamp { session: stamp.session, at_ms: stamp.at.0 }),
+            sources: r.sources.iter().map(Into::into).collect(),
         }
     }
 }
@@ -199,6 +217,8 @@ impl TryFrom<pb::PollRequest> for PollRequest {
     type Error = WireError;
     fn try_from(r: pb::PollRequest) -> Result<Self, WireError> {
         check_range("hold_ms", r.hold_ms, 0, MAX_HOLD.0)?;
+        let sources = each("sources", r.sources, MAX_BLOBS, BlobSource::try_from)?;
+        check_ordered("sources", &sources, |source| source.digest)?;
         Ok(Self {
             cell: r.cell.parse().at("cell")?,
             machine: r.machine.parse().at("machine")?,
@@ -208,6 +228,7 @@ impl TryFrom<pb::PollRequest> for PollRequest {
             seen: r.seen.map_or_else(ReportVersion::default, Into::into),
             hold: Millis(r.hold_ms),
             lease: r.lease.map(|l| AnswerStamp { session: l.session, at: Millis(l.at_ms) }),
+            sources,
         })
     }
 }
@@ -215,6 +236,11 @@ impl TryFrom<pb::PollRequest> for PollRequest {
 impl From<&TaskReport> for pb::TaskReport {
     fn from(r: &TaskReport) -> Self {
         let status = match &r.status {
+            TaskStatus::Fetching { have_bytes, bytes, trouble } => Status::Fetching(Fetching {
+                have_bytes: *have_bytes,
+                bytes: *bytes,
+                trouble: trouble.clone(),
+            }),
             TaskStatus::Starting => Status::Starting(Starting {}),
             TaskStatus::Up { pid, since } => Status::Up(Up { pid: *pid, since_ms: since.0 }),
             TaskStatus::BackOff { until } => Status::BackOff(BackOff { until_ms: until.0 }),
@@ -233,6 +259,10 @@ impl From<&TaskReport> for pb::TaskReport {
             health: pb::Health::from(r.health).into(),
             status_line: r.status_line.clone(),
             last_run: r.last_run.as_deref().map(Into::into),
+            start: r.start.map(|start| pb::task_report::StartTime {
+                total_ms: start.total.0,
+                packages_ms: start.packages.0,
+            }),
         }
     }
 }
@@ -241,6 +271,10 @@ impl TryFrom<pb::TaskReport> for TaskReport {
     type Error = WireError;
     fn try_from(r: pb::TaskReport) -> Result<Self, WireError> {
         let status = match required("status", r.status)? {
+            Status::Fetching(Fetching { have_bytes, bytes, trouble }) => {
+                check_line("fetching.trouble", &trouble, MAX_CAUSE_BYTES)?;
+                TaskStatus::Fetching { have_bytes, bytes, trouble }
+            }
             Status::Starting(Starting {}) => TaskStatus::Starting,
             Status::Up(Up { pid, since_ms }) => TaskStatus::Up { pid, since: Millis(since_ms) },
             Status::BackOff(BackOff { until_ms }) => {
@@ -262,13 +296,21 @@ impl TryFrom<pb::TaskReport> for TaskReport {
             health: read_health("health", r.health)?,
             status_line: text::one_line(r.status_line.as_bytes(), MAX_STATUS_LINE_BYTES),
             last_run: read_run(r.last_run)?,
+            start: r.start.map(|start| StartTime {
+                total: Millis(start.total_ms),
+                packages: Millis(start.packages_ms),
+            }),
         })
     }
 }
 
 impl From<&MachineReport> for pb::MachineReport {
     fn from(r: &MachineReport) -> Self {
-        Self { info: Some((&r.info).into()), tasks: r.tasks.iter().map(Into::into).collect() }
+        Self {
+            info: Some((&r.info).into()),
+            tasks: r.tasks.iter().map(Into::into).collect(),
+            blobs: r.blobs.iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -277,7 +319,9 @@ impl TryFrom<pb::MachineReport> for MachineReport {
     fn try_from(r: pb::MachineReport) -> Result<Self, WireError> {
         let tasks = each("tasks", r.tasks, MAX_TASKS_PER_MACHINE, TaskReport::try_from)?;
         check_ordered("tasks", &tasks, |task| task.id)?;
-        Ok(Self { info: required("info", r.info)?.try_into().at("info")?, tasks })
+        let blobs = each("blobs", r.blobs, MAX_BLOBS, BlobReport::try_from)?;
+        check_ordered("blobs", &blobs, |blob| blob.digest)?;
+        Ok(Self { info: required("info", r.info)?.try_into().at("info")?, tasks, blobs })
     }
 }
 

@@ -8,13 +8,18 @@ use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{
     IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
 };
+use crate::package::{
+    Digest, ImageConfig, Layer, MAX_LAYER_BYTES, Package, PackageKey, PackageKind, PackageRef,
+    Version,
+};
 use crate::peer::{
     MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardReport, ShardSession, ShardStamp,
 };
 use crate::policy::{MAX_WEIGHT, Policy, Term};
 use crate::poll::{
-    AnswerStamp, Fence, MachineReport, Percentiles, PollAnswer, PollRequest, ReportVersion, Target,
-    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage, UsageWindow,
+    AnswerStamp, BlobReport, BlobSource, Fence, Holder, MachineReport, Percentiles, PollAnswer,
+    PollRequest, ReportVersion, StartTime, Target, TargetDigest, TargetTask, TaskReport,
+    TaskStatus, Usage, UsageWindow,
 };
 use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
@@ -96,6 +101,59 @@ fn constraint() -> impl Strategy<Value = Constraint> {
 }
 
 /// A task's part of a specification.
+fn version_name() -> impl Strategy<Value = Version> {
+    "[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}".prop_map(|text| text.parse().unwrap())
+}
+
+fn package_ref() -> impl Strategy<Value = PackageRef> {
+    (option::of(name()), name(), version_name()).prop_map(|(user, name, version)| PackageRef {
+        user,
+        name,
+        version,
+    })
+}
+
+fn package_key() -> impl Strategy<Value = PackageKey> {
+    (name(), name(), version_name()).prop_map(|(user, name, version)| PackageKey {
+        user,
+        name,
+        version,
+    })
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+pub(super) fn package() -> impl Strategy<Value = Arc<Package>> {
+    let layer = (digest(), 1..=MAX_LAYER_BYTES, 0..=MAX_LAYER_BYTES)
+        .prop_map(|(digest, bytes, unpacked_bytes)| Layer { digest, bytes, unpacked_bytes });
+    let words = || vec("[^\0]{0,12}", 0..3);
+    let image =
+        (words(), words(), btree_map("[A-Z_]{1,9}", "[^\0]{0,12}", 0..3), line(), "(/[a-z]{1,5})?")
+            .prop_map(|(entrypoint, cmd, env, user, workdir)| ImageConfig {
+                entrypoint,
+                cmd,
+                env,
+                user,
+                workdir,
+            });
+    let kind = prop_oneof![
+        Just(PackageKind::Image),
+        Just(PackageKind::Directory),
+        Just(PackageKind::Binary)
+    ];
+    (package_key(), kind, vec(layer, 1..4), image, "[a-z0-9_]{0,8}").prop_map(
+        |(key, kind, mut layers, image, arch)| {
+            let is_image = kind == PackageKind::Image;
+            if !is_image {
+                layers.truncate(1);
+            }
+            Arc::new(Package { key, kind, layers, image: is_image.then_some(image), arch })
+        },
+    )
+}
+
 pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
     let spread =
         ("[a-z]{1,9}", 1..=MAX_TASKS).prop_map(|(attribute, max)| Spread { attribute, max });
@@ -110,7 +168,13 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
         vec(spread, 0..2),
         vec(volume, 0..2),
         0..=600_000_u64,
-        (any::<bool>(), option::of(10..=1_000_000_u64), option::of(health_check())),
+        (
+            any::<bool>(),
+            option::of(10..=1_000_000_u64),
+            option::of(health_check()),
+            option::weighted(0.3, package_ref()),
+            vec(package_ref(), 0..=1),
+        ),
     )
         .prop_map(
             |((program, args), env, limit, ports, constraints, spread, volumes, grace, more)| {
@@ -129,6 +193,8 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     spread,
                     volumes,
                     grace_ms: Millis(grace),
+                    image: more.3,
+                    packages: more.4,
                 }
             },
         )
@@ -222,6 +288,8 @@ fn without_what_allocs_rule_out(spec: &mut JobSpec) {
         task.ports.clear();
         task.volumes.clear();
         (task.memory, task.cpu_cap_milli, task.health) = (MemoryLimit::Hard, None, None);
+        task.image = None;
+        task.packages.clear();
     } else if spec.alloc_set.is_some() {
         (spec.gang, spec.concurrent) = (false, None);
         task.constraints.clear();
@@ -294,9 +362,12 @@ fn target_task() -> impl Strategy<Value = TargetTask> {
         priority(),
         appclass(),
         any::<[bool; 2]>(),
+        vec(package(), 3),
     )
-        .prop_map(
-            |(id, job, more, (spec, ports), priority, appclass, [restart, exclusive])| TargetTask {
+        .prop_map(|(id, job, more, (spec, ports), priority, appclass, flags, mut packages)| {
+            let named = usize::from(spec.image.is_some()) + spec.packages.len();
+            packages.truncate(named);
+            TargetTask {
                 id,
                 name: TaskName { job, index: id.task.index },
                 tasks: (id.task.index + 1 + more).min(MAX_TASKS),
@@ -304,10 +375,11 @@ fn target_task() -> impl Strategy<Value = TargetTask> {
                 ports,
                 priority,
                 appclass,
-                restart,
-                exclusive,
-            },
-        )
+                restart: flags[0],
+                exclusive: flags[1],
+                packages,
+            }
+        })
 }
 
 fn target() -> impl Strategy<Value = Arc<Target>> {
@@ -339,17 +411,41 @@ pub(super) fn poll_request() -> impl Strategy<Value = PollRequest> {
         0..=60_000_u64,
         option::of(any::<[u64; 2]>()),
         any::<u64>().prop_map(TargetDigest),
+        vec(source(), 0..3),
     )
-        .prop_map(|(cell, machine, fence, target, seen, hold, lease, digest)| PollRequest {
-            cell,
-            machine,
-            fence,
-            digest,
-            target,
-            seen,
-            hold: Millis(hold),
-            lease: lease.map(|[session, at]| AnswerStamp { session, at: Millis(at) }),
+        .prop_map(|(cell, machine, fence, target, seen, hold, lease, digest, sources)| {
+            PollRequest {
+                cell,
+                machine,
+                fence,
+                digest,
+                target,
+                seen,
+                hold: Millis(hold),
+                lease: lease.map(|[session, at]| AnswerStamp { session, at: Millis(at) }),
+                sources: {
+                    let mut sources = sources;
+                    sources.sort_by_key(|source| source.digest);
+                    sources
+                },
+            }
         })
+}
+
+fn source() -> impl Strategy<Value = BlobSource> {
+    let from = option::of((name(), address()));
+    (digest(), from).prop_map(|(digest, from)| BlobSource {
+        digest,
+        from: match from {
+            Some((machine, address)) => Holder::Machine { machine, address },
+            None => Holder::Master,
+        },
+    })
+}
+
+fn blob_report() -> impl Strategy<Value = BlobReport> {
+    (digest(), any::<bool>(), any::<u64>(), vec(name(), 0..3))
+        .prop_map(|(digest, held, have, failed)| BlobReport { digest, held, have, failed })
 }
 
 fn version() -> impl Strategy<Value = ReportVersion> {
@@ -370,15 +466,26 @@ fn usage() -> impl Strategy<Value = Usage> {
 fn task_report() -> impl Strategy<Value = TaskReport> {
     let status = prop_oneof![
         Just(TaskStatus::Starting),
+        (any::<[u64; 2]>(), line()).prop_map(|([have_bytes, bytes], trouble)| {
+            TaskStatus::Fetching { have_bytes, bytes, trouble }
+        }),
         (any::<u32>(), millis()).prop_map(|(pid, since)| TaskStatus::Up { pid, since }),
         millis().prop_map(|until| TaskStatus::BackOff { until }),
         Just(TaskStatus::Stopping),
         (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
     ];
     let ports = vec(1..=u16::MAX, 0..3);
-    let own = ("[ -~]{0,40}", run_end(), health());
+    let own = ("[ -~]{0,40}", run_end(), health(), option::of(any::<[u64; 2]>()));
     (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports, own).prop_map(
-        |(id, status, restarts, last_failure, usage, ports, (status_line, last_run, health))| {
+        |(
+            id,
+            status,
+            restarts,
+            last_failure,
+            usage,
+            ports,
+            (status_line, last_run, health, start),
+        )| {
             TaskReport {
                 id,
                 status,
@@ -389,6 +496,10 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
                 health,
                 status_line,
                 last_run,
+                start: start.map(|[total, packages]| StartTime {
+                    total: Millis(total),
+                    packages: Millis(packages),
+                }),
             }
         },
     )
@@ -413,11 +524,15 @@ pub(super) fn poll_answer() -> impl Strategy<Value = PollAnswer> {
         tasks.dedup_by_key(|task| task.id);
         tasks
     });
-    (version(), any::<[u64; 4]>(), machine_info(), tasks, millis()).prop_map(
-        |(version, [epoch, term, session, generation], info, tasks, at)| PollAnswer {
+    let blobs = vec(blob_report(), 0..3).prop_map(|mut blobs| {
+        blobs.sort_by_key(|blob| blob.digest);
+        blobs
+    });
+    (version(), any::<[u64; 4]>(), machine_info(), tasks, blobs, millis()).prop_map(
+        |(version, [epoch, term, session, generation], info, tasks, blobs, at)| PollAnswer {
             version,
             obeyed: Fence { epoch, term, session, generation },
-            report: MachineReport { info, tasks },
+            report: MachineReport { info, tasks, blobs },
             at,
         },
     )
@@ -607,6 +722,8 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]")
             .prop_map(|(machines, reason)| Action::CloseMachines { machines, reason }),
         vec(name(), 1..5).prop_map(|machines| Action::OpenMachines { machines }),
+        package().prop_map(|package| Action::PutPackage { package }),
+        package_key().prop_map(|package| Action::RemovePackage { package }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

@@ -6,6 +6,7 @@
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
 use super::pb;
 use crate::names::MAX_NAME_BYTES;
+use crate::package::MAX_TASK_PACKAGES;
 use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
 use crate::spec::{
@@ -209,6 +210,8 @@ impl From<&TaskSpec> for pb::TaskSpec {
             memory: pb::MemoryLimit::from(t.memory).into(),
             cpu_cap_milli: t.cpu_cap_milli,
             health: t.health.as_ref().map(Into::into),
+            image: t.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+            packages: t.packages.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -235,6 +238,8 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
         memory: known::<pb::MemoryLimit>("memory", t.memory)?.into(),
         cpu_cap_milli: t.cpu_cap_milli,
         health: t.health.map(TryInto::try_into).transpose().at("health")?,
+        image: (!t.image.is_empty()).then(|| t.image.parse()).transpose().at("image")?,
+        packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
     })
 }
 

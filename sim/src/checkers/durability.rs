@@ -119,6 +119,8 @@ impl Durability {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::PutPackage { .. }
+                | Action::RemovePackage { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

@@ -268,6 +268,8 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::PutPackage { .. }
+        | Action::RemovePackage { .. }
         | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }

@@ -72,6 +72,8 @@ impl Lifecycle {
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
             | EventKind::AllocsResized(_)
+            | EventKind::PackagePut(_)
+            | EventKind::PackageRemoved(_)
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)

@@ -26,6 +26,8 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             EventKind::MachineAdded(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::PackagePut(_)
+            | EventKind::PackageRemoved(_)
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }

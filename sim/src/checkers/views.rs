@@ -98,8 +98,9 @@ fn same(one: &MachineReport, other: &MachineReport) -> bool {
             health,
             status_line: _,
             last_run,
+            start,
         } = task;
-        let own = (*health, last_run.clone());
+        let own = (*health, last_run.clone(), *start);
         (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), own)
     };
     let same_task = |(one, other)| said(one) == said(other);
@@ -133,8 +134,10 @@ mod tests {
             ports: Vec::new(),
             status_line: String::new(),
             last_run: None,
+            start: None,
         };
-        MachineReport { info, tasks: tasks.iter().map(task).collect() }
+        let tasks = tasks.iter().map(task).collect();
+        MachineReport { info, tasks, blobs: Vec::new() }
     }
 
     const M: MachineId = MachineId(0);

@@ -173,6 +173,8 @@ impl Clients {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::PutPackage { .. }
+                | Action::RemovePackage { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

@@ -138,6 +138,8 @@ impl World {
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
             | EventKind::PolicyChanged
+            | EventKind::PackagePut(_)
+            | EventKind::PackageRemoved(_)
             | EventKind::Led { .. } => {}
         }
     }

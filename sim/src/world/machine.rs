@@ -139,6 +139,7 @@ impl Host {
                 }
             };
             Some(Adopted {
+                layers: Vec::new(),
                 run: container.run,
                 since,
                 grace: container.grace,
@@ -379,6 +380,10 @@ impl World {
                 let host = &mut self.machines[index];
                 host.lease = host.lease.max(until);
             }
+            Effect::ExpectBlob { .. }
+            | Effect::FetchBlob { .. }
+            | Effect::Unpack { .. }
+            | Effect::DropBlob { .. } => unreachable!("no simulated job names packages"),
             Effect::Start(launch) => self.launch(index, *launch),
             Effect::Terminate { run } => self.signal(index, run, TERM),
             Effect::Kill { run } => {

@@ -56,6 +56,7 @@ impl World {
                     let to_life = self.machines[machine].life;
                     self.send_poll(Asking { id, to_life, request });
                 }
+                ShardEffect::Push { .. } => unreachable!("no simulated job names packages"),
                 ShardEffect::Forget(_) => {}
                 ShardEffect::Report { to, report } => {
                     if report.deltas.iter().any(|delta| delta.full && delta.seq > 1) {

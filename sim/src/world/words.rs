@@ -101,6 +101,8 @@ pub(crate) fn wanted(action: &Action) -> String {
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::PutPackage { .. }
+        | Action::RemovePackage { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
         | Action::Lead { .. }

@@ -5,6 +5,7 @@
 
 use super::DecodeError;
 use super::allocs;
+use super::packages;
 use super::parts::missing;
 use super::quota;
 use crate::rejection::{Figures, Oversold, Rejection, Shortage};
@@ -194,6 +195,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             (65, vec![quota::band_number(*band)], vec![user.to_string()])
         }
         R::Alloc(refused) => allocs::refusal(refused),
+        R::Package(refused) => packages::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -295,6 +297,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         64 => R::FreeBand,
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
         kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
+        kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -332,7 +335,7 @@ impl Fields {
         u32::try_from(number).map_err(|_| WireError::new("numbers", number, "is too large"))
     }
 
-    fn text(&mut self) -> Result<String, WireError> {
+    pub(super) fn text(&mut self) -> Result<String, WireError> {
         self.texts.next().ok_or_else(|| missing("texts"))
     }
 
@@ -417,7 +420,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rejection::AllocRejection;
+    use crate::rejection::{AllocRejection, PackageRejection};
     use borg_proto::Band;
 
     fn figures() -> Vec<Figures> {
@@ -497,7 +500,24 @@ mod tests {
         ]
         .into_iter()
         .chain(of_allocs().into_iter().map(R::from))
+        .chain(of_packages().into_iter().map(R::from))
         .collect()
+    }
+
+    fn of_packages() -> Vec<PackageRejection> {
+        use PackageRejection as P;
+        let package = || -> borg_proto::package::PackageKey { "ann/tools:1.2".parse().unwrap() };
+        let there = borg_proto::package::Digest::of(b"x");
+        vec![
+            P::Unknown { package: package() },
+            P::NotThere { field: "task.image".into(), package: package() },
+            P::Exists { package: package(), there },
+            P::InUse { package: package(), job: "ann/web".parse().unwrap() },
+            P::OfOthers { package: package(), user: "bob".parse().unwrap() },
+            P::NotAnImage { package: package(), kind: borg_proto::package::PackageKind::Binary },
+            P::IsAnImage { field: "task.packages[0]".into(), package: package() },
+            P::NoEntrypoint { package: package() },
+        ]
     }
 
     fn of_allocs() -> Vec<AllocRejection> {
@@ -540,6 +560,7 @@ mod tests {
                 .chain(60..=67)
                 .chain(80..=82)
                 .chain(allocs::KINDS)
+                .chain(packages::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

@@ -12,6 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Comes before a task's packages. No task begins like this: its job would have the number that is given
+/// to none.
+const PACKAGES: [u8; 8] = u64::MAX.to_le_bytes();
+
 /// Digests of the jobs' specifications, which many targets share.
 #[derive(Debug, Default)]
 pub(super) struct Digests {
@@ -42,8 +46,18 @@ impl Digests {
     }
 
     fn put(&mut self, bytes: &mut Vec<u8>, task: &TargetTask) {
-        let TargetTask { id, name, tasks, spec, ports, priority, appclass, restart, exclusive } =
-            task;
+        let TargetTask {
+            id,
+            name,
+            tasks,
+            spec,
+            ports,
+            priority,
+            appclass,
+            restart,
+            exclusive,
+            packages,
+        } = task;
         put_id(bytes, id.task.job, id.task.index, id.number);
         for text in [name.job.user.as_str(), name.job.name.as_str()] {
             bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
@@ -59,6 +73,17 @@ impl Digests {
         bytes.extend_from_slice(&priority.get().to_le_bytes());
         bytes.extend_from_slice(&i32::from(pb::AppClass::from(*appclass)).to_le_bytes());
         bytes.extend_from_slice(&[u8::from(*restart), u8::from(*exclusive)]);
+        // Without packages a target is named as it was before there were any.
+        if !packages.is_empty() {
+            bytes.extend_from_slice(&PACKAGES);
+            bytes.extend_from_slice(&(packages.len() as u64).to_le_bytes());
+            for package in packages {
+                let name = package.key.to_string();
+                bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
+                bytes.extend_from_slice(name.as_bytes());
+                bytes.extend_from_slice(&package.digest().0);
+            }
+        }
     }
 
     fn spec(&mut self, job: JobId, spec: &Arc<TaskSpec>) -> u64 {
@@ -82,6 +107,7 @@ fn put_id(bytes: &mut Vec<u8>, job: JobId, index: u32, number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use borg_proto::package::{Digest, Layer, Package, PackageKind};
     use borg_proto::{AppClass, IncarnationId, Priority, TaskId};
 
     fn task() -> TargetTask {
@@ -96,7 +122,19 @@ mod tests {
             appclass: AppClass::LatencySensitive,
             restart: true,
             exclusive: false,
+            packages: Vec::new(),
         }
+    }
+
+    fn package(name: &str) -> Arc<Package> {
+        let layer = Layer { digest: Digest::of(b"x"), bytes: 1, unpacked_bytes: 1 };
+        let (key, kind) = (name.parse().unwrap(), PackageKind::Directory);
+        let package = Package { key, kind, layers: vec![layer], image: None, arch: String::new() };
+        Arc::new(package)
+    }
+
+    fn with_package() -> TargetTask {
+        TargetTask { packages: vec![package("ann/a:1")], ..task() }
     }
 
     fn target(change: impl FnOnce(&mut TargetTask)) -> Target {
@@ -125,6 +163,11 @@ mod tests {
             target(|task| task.appclass = AppClass::Batch),
             target(|task| task.restart = false),
             target(|task| task.exclusive = true),
+            target(|task| task.packages = vec![package("ann/a:1")]),
+            target(|task| task.packages = vec![package("ann/a:2")]),
+            target(|task| task.packages = vec![package("ann/a:1"), package("ann/a:2")]),
+            Target { tasks: vec![task(), with_package()], ..Target::default() },
+            Target { tasks: vec![with_package(), task()], ..Target::default() },
             Target { spare: true, ..target(|_| {}) },
             Target { spare: true, ends: vec![end], ..target(|_| {}) },
             Target { tasks: vec![task(), task()], ..Target::default() },

@@ -381,6 +381,7 @@ impl Link {
                 ports: report.ports.clone(),
             }),
             TaskStatus::Starting
+            | TaskStatus::Fetching { .. }
             | TaskStatus::Stopping
             | TaskStatus::BackOff { .. }
             | TaskStatus::Ended { .. } => None,
@@ -419,11 +420,18 @@ impl Link {
         line.filter(|line| !line.is_empty())
     }
 
+    /// What the machine said of an incarnation.
+    pub(super) fn told_of(&self, id: IncarnationId) -> Option<&TaskReport> {
+        self.seen.tasks.get(&id)
+    }
+
     /// What the machine said of itself, differences folded in; `None` while something is missing.
     pub(super) fn report(&self) -> Option<MachineReport> {
         let seen = &self.seen;
         let info = seen.info.clone().filter(|_| seen.whole && seen.reachable)?;
-        Some(MachineReport { info, tasks: seen.tasks.values().cloned().collect() })
+        let tasks = seen.tasks.values().cloned().collect();
+        // Who has which blobs is the shards' business.
+        Some(MachineReport { info, tasks, blobs: Vec::new() })
     }
 
     /// How long it was seen to be silent since it last answered; 0 when it is not silent now.
@@ -498,7 +506,7 @@ fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Obs
     let run = report.last_run.clone().filter(|_| level >= RUN_ENDS_SINCE);
     let restarted = placed.restarts != restarts;
     match &report.status {
-        TaskStatus::Starting | TaskStatus::Stopping => None,
+        TaskStatus::Starting | TaskStatus::Fetching { .. } | TaskStatus::Stopping => None,
         TaskStatus::Up { pid, since } => {
             let known = placed.phase == Phase::Up { pid: *pid, since: *since };
             (restarted || !known).then_some(Observation::TaskUp {
@@ -576,6 +584,7 @@ fn wanted(
             appclass: job.spec.effective_appclass(),
             restart: job.spec.kind == JobKind::Service,
             exclusive: job.spec.exclusive,
+            packages: state.packages_of(job),
         });
     }
     Target { tasks, spare, ..Target::default() }
@@ -602,6 +611,7 @@ mod tests {
             health: Health::Unchecked,
             status_line: String::new(),
             last_run: None,
+            start: None,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
 use crate::store::{Membership, Position, Recovered};
 use borg_proto::command::{Action, Assignment, Principal};
-use borg_proto::poll::{MachineReport, Usage};
+use borg_proto::poll::{MachineReport, TaskReport, Usage};
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
 
 /// Most decisions in one entry, so that one entry does not hold up the others.
@@ -128,6 +128,13 @@ impl Master {
     pub fn status_line(&self, id: IncarnationId) -> Option<String> {
         let machine = self.state().task(id.task)?.placement()?.machine;
         self.links.as_ref()?.status_line(machine, id)
+    }
+
+    /// What a machine last said of an incarnation that is placed there. Only the leader knows.
+    #[must_use]
+    pub fn told_of(&self, id: IncarnationId) -> Option<&TaskReport> {
+        let machine = self.state().task(id.task)?.placement()?.machine;
+        self.links.as_ref()?.told_of(machine, id)
     }
 
     /// The replica whose link shard polls a machine. Only the leader knows.

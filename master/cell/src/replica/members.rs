@@ -223,6 +223,8 @@ impl Replica {
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }
             | Action::OpenMachines { .. }
+            | Action::PutPackage { .. }
+            | Action::RemovePackage { .. }
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

@@ -4,6 +4,7 @@
 //! rebuilt from what they index and compared; the rest are rules about each noun.
 
 use super::allocs::MAX_TENANTS;
+use super::packages::{MAX_PACKAGES, named};
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
 use borg_proto::machine::MAX_KEPT_FOR;
@@ -12,6 +13,9 @@ use borg_proto::{Band, JobId, JobKey, MachineId, TaskId};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// What a state keeps of which the indexes can be made.
+pub(crate) const SOUND: &str = "ports are handed out once, and what a part names is there";
 
 /// Something that must never be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +56,7 @@ impl CellState {
         for what in self.audit_runs() {
             found.check(false, "runs of tasks are noted within bounds", || what);
         }
+        self.audit_packages(&mut found);
         if found.0.is_empty() {
             // Only a state whose parts are sound can be rebuilt.
             self.audit_indexes(&mut found);
@@ -295,10 +300,21 @@ impl CellState {
         }
     }
 
+    fn audit_packages(&self, found: &mut Findings) {
+        let packages = &self.packages.all;
+        found.check(packages.len() <= MAX_PACKAGES, "not too many packages", || {
+            packages.len().to_string()
+        });
+        for (key, record) in packages {
+            let sound = record.package.key == *key && record.package.check().is_ok();
+            found.check(sound, "a package is within its bounds", || key.to_string());
+        }
+    }
+
     fn audit_indexes(&self, found: &mut Findings) {
         let mut rebuilt = self.clone();
         let clashes = rebuilt.rebuild();
-        found.check(clashes.is_empty(), "ports are handed out once", || clashes.join(", "));
+        found.check(clashes.is_empty(), SOUND, || clashes.join(", "));
         for (id, machine) in &self.machines {
             let sum = rebuilt.machine(*id);
             found.check(sum == Some(machine), "a machine's sums are those of its tasks", || {
@@ -326,6 +342,11 @@ impl CellState {
             format!("{mine:?} against {sums:?}")
         });
         found.check(
+            self.packages.users == rebuilt.packages.users,
+            "packages are held by the live jobs that name them",
+            || format!("{:?} against {:?}", self.packages.users, rebuilt.packages.users),
+        );
+        found.check(
             self.quotas.used == rebuilt.quotas.used,
             "used quota is the sum of the limits of live tasks",
             || format!("{:?} against {:?}", self.quotas.used, rebuilt.quotas.used),
@@ -338,7 +359,7 @@ impl CellState {
     }
 
     /// Makes all indexes and sums anew from machines and jobs. Names ports that two tasks have,
-    /// and tasks on machines that are not there.
+    /// tasks on machines that are not there, and packages that are not there.
     pub(crate) fn rebuild(&mut self) -> Vec<String> {
         let mut clashes = Vec::new();
         let mut machines: BTreeMap<MachineId, Machine> = BTreeMap::new();
@@ -360,6 +381,7 @@ impl CellState {
         let mut tenants: BTreeMap<JobKey, BTreeSet<JobId>> = BTreeMap::new();
         let (mut jobs, mut pending, mut lingering) = (Vec::new(), Vec::new(), Vec::new());
         self.quotas.used = OrdMap::new();
+        self.packages.users = OrdMap::new();
         self.live_slots = 0;
         self.dead_slots = 0;
         for job in self.jobs.values() {
@@ -401,7 +423,18 @@ impl CellState {
                 dependents.entry(*awaited).or_default().insert(job.id);
             }
             match job.ended {
-                None => self.live_slots += u64::from(job.spec.tasks),
+                None => {
+                    self.live_slots += u64::from(job.spec.tasks);
+                    for key in named(&job.spec, job.owner()) {
+                        if !self.packages.all.contains_key(&key) {
+                            clashes.push(format!(
+                                "job {} names package {key}, which is not there",
+                                job.key
+                            ));
+                        }
+                        self.packages.users.entry(key).or_default().insert(job.id);
+                    }
+                }
                 Some(_) => self.dead_slots += u64::from(job.spec.tasks),
             }
             jobs.push(bare);

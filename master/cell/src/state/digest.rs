@@ -118,6 +118,14 @@ impl Out {
                 self.numbers(&[31, id.0.into(), change]);
             }
             EventKind::PolicyChanged => self.number(32),
+            EventKind::PackagePut(key) => {
+                self.number(110);
+                self.text(key.to_string().as_bytes());
+            }
+            EventKind::PackageRemoved(key) => {
+                self.number(111);
+                self.text(key.to_string().as_bytes());
+            }
             EventKind::Led { leader, term } => self.numbers(&[8, leader.0, *term]),
             EventKind::MastersChanged => self.number(9),
         }

@@ -44,6 +44,7 @@ impl Turn<'_> {
         let waits_for = self.awaited(&key, &spec.after)?;
         self.check_room(spec)?;
         let set = self.check_tenancy(user, spec)?;
+        self.check_packages(user, spec)?;
         self.check_quota(user, spec)?;
 
         if let Some(old) = old {
@@ -59,6 +60,7 @@ impl Turn<'_> {
         }
         let job = Job::new(id, user, spec.clone(), waits_for, self.at);
         self.charge(&job);
+        self.use_packages(&job);
         self.state.pending.extend((0..spec.tasks).map(|index| TaskId { job: id, index }));
         self.state.live_slots += u64::from(spec.tasks);
         self.state.job_keys.insert(key.clone(), id);
@@ -178,6 +180,7 @@ impl Turn<'_> {
 
     fn end_job(&mut self, id: JobId, from: JobState) -> JobEnd {
         let at = self.at;
+        self.release_packages(id);
         let job = self.job_mut(id);
         let end = job.verdict();
         job.ended = Some((at, end.clone()));

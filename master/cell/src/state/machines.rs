@@ -11,6 +11,7 @@ use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
 use borg_proto::machine::MachineAddress;
+use borg_proto::package::MAX_PACKAGE_BYTES;
 use borg_proto::task::EvictCause;
 use borg_proto::wire::{MAX_MACHINES, pb};
 use borg_proto::{
@@ -42,6 +43,9 @@ pub fn target_bytes(spec: &JobSpec) -> u64 {
         return 0;
     }
     let bytes = pb::TaskSpec::from(&*spec.task).encoded_len() as u64;
+    // As large as they may be: what a job needs is known from its specification alone.
+    let packages = usize::from(spec.task.image.is_some()) + spec.task.packages.len();
+    let bytes = bytes + (packages * MAX_PACKAGE_BYTES) as u64;
     (bytes + TARGET_TASK_BYTES).next_multiple_of(TARGET_STEP_BYTES)
 }
 

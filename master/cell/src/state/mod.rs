@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -21,6 +21,7 @@ pub mod lives;
 mod machines;
 mod masters;
 pub mod observe;
+pub mod packages;
 mod placement;
 mod policy;
 pub mod quota;
@@ -35,6 +36,7 @@ pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
+pub use packages::PackageRecord;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 
@@ -83,6 +85,8 @@ pub struct CellState {
     pub(crate) policy: Option<CellPolicy>,
     /// How runs of tasks ended.
     pub(crate) runs: runs::Runs,
+    /// What tasks may bring along.
+    pub(crate) packages: packages::Packages,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -181,6 +185,7 @@ impl CellState {
             quotas: quota::Quotas::default(),
             policy: None,
             runs: runs::Runs::default(),
+            packages: packages::Packages::default(),
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),

@@ -120,6 +120,12 @@ impl<'a> Turn<'a> {
                 needs_admin(by, "open machines")?;
                 self.open_machines(machines)
             }
+            Action::PutPackage { package } => {
+                self.put_package(needs_user(by, "put a package")?, package)
+            }
+            Action::RemovePackage { package } => {
+                self.remove_package(needs_user(by, "remove a package")?, package)
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))

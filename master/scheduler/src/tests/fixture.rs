@@ -168,6 +168,8 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
             memory: borg_proto::spec::MemoryLimit::Hard,
             cpu_cap_milli: None,
             health: None,
+            image: None,
+            packages: Vec::new(),
         }),
         after: Vec::new(),
         retries: 3,

@@ -1,0 +1,246 @@
+//! The root of a container that runs an image: an overlay over its layers.
+//!
+//! The layers are read-only and shared; what the task writes goes into a directory of its own. `view` makes
+//! of it what it makes of the machine's root otherwise.
+//!
+//! Invariant: nothing of an image is followed while the root is made. What is mounted upon (`/proc`, `/dev`,
+//! ...) is a directory of the new root, or the start is refused.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd;
+use serde::{Deserialize, Serialize};
+
+use super::users::Users;
+use super::{StartError, User};
+use crate::sys;
+
+/// What is mounted upon, or is made by `view`: there whether the image has it or not.
+const MOUNTED: [&str; 5] = ["proc", "dev", "sys", "tmp", "run"];
+/// Longest file of users or groups that is looked into: 1 MiB, our choice.
+const MAX_TABLE_BYTES: u64 = 1 << 20;
+
+/// The image that a container runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRoot {
+    /// Its name, for people.
+    pub image: String,
+    /// Directories of its layers, the lowest first. At least one.
+    pub layers: Vec<PathBuf>,
+    /// `USER`, `USER:GROUP` by name or number; empty for root.
+    pub user: String,
+}
+
+/// A directory of the machine that the task sees, read-only, under another path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// On the machine.
+    pub source: PathBuf,
+    /// In the task.
+    pub target: PathBuf,
+}
+
+impl ImageRoot {
+    /// Mounts the root below `dir`, a directory of this container alone, and says where. `namespace` is the
+    /// user namespace of `users`, where the task has one: the image's files are shown with its ids.
+    pub(crate) fn mount(
+        &self,
+        dir: &Path,
+        users: Users,
+        namespace: Option<&fs::File>,
+    ) -> Result<PathBuf, StartError> {
+        let step = |what: &str| {
+            let what = format!("{what} of image {}", self.image);
+            move |error: io::Error| StartError::machine(what, error)
+        };
+        let [upper, work, root] = ["upper", "work", "root"].map(|name| dir.join(name));
+        for made in [dir, &upper, &work, &root] {
+            // What the task sees as its root is open to all of its users.
+            let made = DirBuilder::new().mode(0o755).create(made);
+            let fine = made.or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                _other => Err(error),
+            });
+            fine.map_err(step("make the root"))?;
+        }
+        if namespace.is_some() {
+            let root = users.on_machine(None);
+            chown(&upper, Some(root.uid), Some(root.gid)).map_err(step("make the root"))?;
+        }
+        // The highest layer first. By descriptors, as the kernel reads 4 KiB of options at most.
+        let layers = self.layers.iter().rev().enumerate();
+        let open = layers.map(|(number, layer)| match namespace {
+            Some(users) => with_ids(layer, &dir.join(format!("layer{number}")), users),
+            None => fs::File::open(layer),
+        });
+        let open = open.collect::<io::Result<Vec<fs::File>>>().map_err(step("open the layers"))?;
+        let layers: Vec<String> =
+            open.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            layers.join(":"),
+            escaped(&upper),
+            escaped(&work)
+        );
+        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+        mount(Some("overlay"), &root, Some("overlay"), flags, Some(options.as_str()))
+            .map_err(|error| step("mount the root")(error.into()))?;
+        for name in MOUNTED {
+            self.make_mounted(&root, name)?;
+        }
+        Ok(root)
+    }
+
+    /// A link there would have something mounted elsewhere.
+    fn make_mounted(&self, root: &Path, name: &str) -> Result<(), StartError> {
+        let path = root.join(name);
+        let refuse = |what: &str| {
+            Err(StartError::machine(format!("image {}", self.image), format!("/{name} is {what}")))
+        };
+        match path.symlink_metadata() {
+            Ok(about) if about.is_dir() => Ok(()),
+            Ok(about) if about.is_symlink() => refuse("a symlink: it must be a directory"),
+            Ok(_) => refuse("no directory"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => DirBuilder::new()
+                .mode(0o755)
+                .create(&path)
+                .map_err(|error| StartError::machine("make the root", error)),
+            Err(error) => Err(StartError::machine("look at the root", error)),
+        }
+    }
+
+    /// Whom the program runs as. To be called inside of the root, where every link stays inside too.
+    pub(crate) fn user(&self) -> Result<Option<User>, StartError> {
+        if self.user.is_empty() {
+            return Ok(None);
+        }
+        let (user, group) = match self.user.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (self.user.as_str(), None),
+        };
+        let users = self.table("/etc/passwd")?;
+        let found = find(&users, user);
+        let uid = match (user.parse(), found) {
+            (Ok(uid), _) => uid,
+            (Err(_), Some(fields)) => self.number("user", user, fields.get(2))?,
+            (Err(_), None) => return Err(self.missing("user", user, "/etc/passwd")),
+        };
+        let gid = match group {
+            Some(group) => match group.parse() {
+                Ok(gid) => gid,
+                Err(_) => {
+                    let groups = self.table("/etc/group")?;
+                    let fields = find(&groups, group)
+                        .ok_or_else(|| self.missing("group", group, "/etc/group"))?;
+                    self.number("group", group, fields.get(2))?
+                }
+            },
+            // As its user has it there, and root's for one that is only a number.
+            None => match by_number(&users, uid) {
+                Some(fields) => self.number("user", user, fields.get(3))?,
+                None => 0,
+            },
+        };
+        Ok(Some(User { uid, gid }))
+    }
+
+    fn missing(&self, what: &str, name: &str, table: &str) -> StartError {
+        let why = format!("{what} {name:?} is not in its {table}");
+        StartError::machine(format!("image {}", self.image), why)
+    }
+
+    fn number(&self, what: &str, name: &str, field: Option<&&str>) -> Result<u32, StartError> {
+        field.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            let why = format!("{what} {name:?} has no number");
+            StartError::machine(format!("image {}", self.image), why)
+        })
+    }
+
+    /// A file of users or groups; empty when the image has none.
+    fn table(&self, path: &str) -> Result<String, StartError> {
+        let failed = |error: io::Error| {
+            StartError::machine(format!("image {}", self.image), format!("{path}: {error}"))
+        };
+        // Whatever it is, opening it must not wait for anybody.
+        let file = fs::File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+            .open(path);
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+            file => file.map_err(failed)?,
+        };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::other("is no file")));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_TABLE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// A layer as it is seen with the ids of a task, mounted at `at`, which vanishes with the old root.
+fn with_ids(layer: &Path, at: &Path, users: &fs::File) -> io::Result<fs::File> {
+    let c_string = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from);
+    let tree = sys::open_tree(&sys::open_plain(None, &c_string(layer)?)?)?;
+    sys::map_ids(&tree, users).map_err(|error| {
+        let why = "the borglet's directory is on a file system that does not map ids";
+        io::Error::new(error.kind(), format!("{why} ({error})"))
+    })?;
+    fs::create_dir_all(at)?;
+    sys::move_mount(&tree, &sys::open_plain(None, &c_string(at)?)?)?;
+    fs::File::open(at)
+}
+
+/// The fields of the line that begins with a name.
+fn find<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let fields = |line: &'a str| line.split(':').collect::<Vec<_>>();
+    table.lines().map(fields).find(|fields| fields.first() == Some(&name))
+}
+
+fn by_number(table: &str, uid: u32) -> Option<Vec<&str>> {
+    let fields = |line| str::split(line, ':').collect::<Vec<_>>();
+    let same = |fields: &Vec<&str>| fields.get(2).and_then(|text| text.parse().ok()) == Some(uid);
+    table.lines().map(fields).find(same)
+}
+
+/// A path as an option of overlayfs, where `\`, `:` and `,` mean something.
+fn escaped(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    text.replace('\\', r"\\").replace(':', r"\:").replace(',', r"\,")
+}
+
+/// Makes `root` the root of this mount namespace; what was the root is not to be seen any more.
+pub(crate) fn pivot(root: &Path) -> Result<(), StartError> {
+    let step = |error: nix::errno::Errno| StartError::machine("change the root", error);
+    unistd::chdir(root).map_err(step)?;
+    // The old root comes over the new one, and goes.
+    unistd::pivot_root(".", ".").map_err(step)?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(step)?;
+    unistd::chdir("/").map_err(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_by_number() {
+        let table = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44::/srv:/bin/false\nbroken\n";
+        assert_eq!(find(table, "web").unwrap()[2..4], ["33", "44"]);
+        assert_eq!(by_number(table, 33).unwrap()[0], "web");
+        assert!(find(table, "nobody").is_none() && by_number(table, 7).is_none());
+    }
+
+    #[test]
+    fn a_path_with_a_colon_is_one_layer() {
+        assert_eq!(escaped(Path::new(r"/a:b,c\d")), r"/a\:b\,c\\d");
+    }
+}

@@ -1,0 +1,497 @@
+//! Blobs as files, on masters and on machines.
+//!
+//! In a directory, `HEX` is a whole blob, named by the digits of its digest, and `HEX.part` one that is on
+//! its way; names that begin with a dot are on their way out. Which blobs there should be is for others to
+//! say.
+//!
+//! Invariants: a file that has its name is whole and on the disk. A blob gets its name only when its bytes
+//! have its digest. Of a blob one part is written at a time. All files together take no more than the room
+//! that there is for them.
+
+use crate::package::{Digest, Hasher, MAX_LAYER_BYTES};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// A part that nobody went on with for so long is removed when the directory is opened. A day: our choice.
+const PART_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Bytes read at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A blob, or a piece of it, was not taken.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the text on each variant says what it means and names its fields")]
+pub enum ArrivalError {
+    #[error("blob {0} is not wanted here")]
+    NotWanted(Digest),
+    #[error("blob {0} comes from somebody else already")]
+    Busy(Digest),
+    #[error("blob {digest} has another digest, {found}")]
+    Wrong { digest: Digest, found: Digest },
+    #[error("blob {digest} has at most {bytes} bytes, and more came")]
+    TooLong { digest: Digest, bytes: u64 },
+    #[error("blob {digest} has {bytes} bytes, and {have} came")]
+    Short { digest: Digest, bytes: u64, have: u64 },
+    #[error("blob {digest}: there is room for {room} bytes of blobs in all, and no more is left")]
+    NoRoom { digest: Digest, room: u64 },
+    #[error("keep blob {digest}: {source}")]
+    Disk { digest: Digest, source: io::Error },
+}
+
+/// A whole blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: u64,
+    /// When it came.
+    pub since: SystemTime,
+}
+
+/// A blob that may come.
+#[derive(Debug)]
+struct Expected {
+    bytes: Option<u64>,
+    have: Arc<AtomicU64>,
+    busy: bool,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// A directory of blobs. Cheap to clone; clones are one.
+#[derive(Debug, Clone)]
+pub struct BlobDir(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    /// Most bytes of all files.
+    room: u64,
+    used: AtomicU64,
+    /// Never held over anything that waits but a renaming.
+    expected: Mutex<BTreeMap<Digest, Expected>>,
+    dropped: AtomicU64,
+}
+
+impl BlobDir {
+    /// Makes the directory, or takes over what an earlier process left: removes what is of no use, and says
+    /// what is there. `room` is the most bytes that all files may have.
+    ///
+    /// # Errors
+    /// When it cannot be made or read.
+    pub fn open(dir: PathBuf, room: u64) -> io::Result<(Self, Vec<Held>)> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let (mut found, mut used) = (Vec::new(), 0);
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let about = entry.metadata()?;
+            let since = about.modified()?;
+            if let Ok(digest) = Digest::from_hex(&name) {
+                found.push(Held { digest, bytes: about.len(), since });
+            } else if !name.ends_with(".part") || since.elapsed().unwrap_or_default() > PART_KEPT {
+                remove_tree(&entry.path())?;
+                continue;
+            }
+            used += about.len();
+        }
+        let (used, expected) = (AtomicU64::new(used), Mutex::default());
+        let inner = Inner { dir, room, used, expected, dropped: AtomicU64::new(0) };
+        Ok((Self(Arc::new(inner)), found))
+    }
+
+    /// The file of a whole blob.
+    #[must_use]
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        self.0.dir.join(digest.hex())
+    }
+
+    /// Whether a blob is here, whole.
+    #[must_use]
+    pub fn holds(&self, digest: Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Whole blobs that are here now.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn held(&self) -> io::Result<Vec<Held>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.0.dir)? {
+            let entry = entry?;
+            if let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) {
+                let about = entry.metadata()?;
+                found.push(Held { digest, bytes: about.len(), since: about.modified()? });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Bytes of all files.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    fn part(&self, digest: Digest) -> PathBuf {
+        self.0.dir.join(format!("{}.part", digest.hex()))
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<Digest, Expected>> {
+        self.0.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much there is of a blob that is not here as a whole.
+    #[must_use]
+    pub fn have(&self, digest: Digest) -> u64 {
+        fs::metadata(self.part(digest)).map_or(0, |about| about.len())
+    }
+
+    /// A blob may come from now on, of so many bytes if that is known. Says how much of it is here. Nothing
+    /// changes for one that comes already.
+    pub fn expect(&self, digest: Digest, bytes: Option<u64>) -> u64 {
+        let have = self.have(digest);
+        let mut expected = self.expected();
+        let blob = expected.entry(digest).or_insert_with(|| Expected {
+            bytes,
+            have: Arc::new(AtomicU64::new(have)),
+            busy: false,
+            cancelled: Arc::new(AtomicBool::new(false)),
+        });
+        if !blob.busy {
+            blob.bytes = bytes;
+        }
+        have
+    }
+
+    /// How much there is of blobs that are coming now.
+    #[must_use]
+    pub fn progress(&self) -> Vec<(Digest, u64)> {
+        let have = |(digest, blob): (&Digest, &Expected)| {
+            let have = blob.have.load(Ordering::Relaxed);
+            (blob.busy && have > 0).then_some((*digest, have))
+        };
+        self.expected().iter().filter_map(have).collect()
+    }
+
+    /// The right to write a blob that is expected.
+    ///
+    /// # Errors
+    /// When it is not, or comes already.
+    pub fn arrival(&self, digest: Digest) -> Result<Arrival, ArrivalError> {
+        let mut expected = self.expected();
+        let blob = expected.get_mut(&digest).ok_or(ArrivalError::NotWanted(digest))?;
+        if std::mem::replace(&mut blob.busy, true) {
+            return Err(ArrivalError::Busy(digest));
+        }
+        Ok(Arrival {
+            dir: self.clone(),
+            digest,
+            bytes: blob.bytes,
+            have: blob.have.clone(),
+            cancelled: blob.cancelled.clone(),
+        })
+    }
+
+    /// Opens a whole blob at an offset; `None` when it is not here.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_blob(&self, digest: Digest, offset: u64) -> io::Result<Option<File>> {
+        match File::open(self.path(digest)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            Ok(mut file) => {
+                file.seek(SeekFrom::Start(offset))?;
+                Ok(Some(file))
+            }
+        }
+    }
+
+    /// Takes a blob off the books, or what there is of it. What gets its name after this is another one.
+    #[must_use = "its file is still there"]
+    pub fn drop_blob(&self, digest: Digest) -> Dropped {
+        let mut expected = self.expected();
+        if let Some(blob) = expected.remove(&digest) {
+            blob.cancelled.store(true, Ordering::Relaxed);
+        }
+        let number = self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        let out = [self.path(digest), self.part(digest)].map(|from| {
+            let ending = if from.extension().is_some() { ".part" } else { "" };
+            let to = self.0.dir.join(format!(".{}.{number}{ending}", digest.hex()));
+            let bytes = fs::metadata(&from).map_or(0, |about| about.len());
+            let renamed = fs::rename(from, &to);
+            if renamed.is_ok() {
+                self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+            }
+            (renamed, to)
+        });
+        Dropped(out.into())
+    }
+}
+
+/// Files that lost their names.
+#[derive(Debug)]
+pub struct Dropped(Vec<(io::Result<()>, PathBuf)>);
+
+impl Dropped {
+    /// Removes them.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove(self) -> io::Result<()> {
+        for (renamed, path) in self.0 {
+            match renamed {
+                Ok(()) => remove_tree(&path)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file, or a directory with what is in it. That it is not there is fine.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let is_dir = match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        about => about?.is_dir(),
+    };
+    if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// The right to write a blob, until it is dropped.
+#[derive(Debug)]
+pub struct Arrival {
+    dir: BlobDir,
+    digest: Digest,
+    bytes: Option<u64>,
+    have: Arc<AtomicU64>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if let Some(blob) = self.dir.expected().get_mut(&self.digest)
+            && Arc::ptr_eq(&blob.cancelled, &self.cancelled)
+        {
+            blob.busy = false;
+        }
+    }
+}
+
+impl Arrival {
+    fn disk(&self) -> impl Fn(io::Error) -> ArrivalError + use<> {
+        let digest = self.digest;
+        move |source| ArrivalError::Disk { digest, source }
+    }
+
+    /// Opens what there is of it, to go on. Reads it once, as its digest is that of all bytes.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn open(self) -> Result<Part, ArrivalError> {
+        let disk = self.disk();
+        let mut options = File::options();
+        let path = self.dir.part(self.digest);
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(&disk)?;
+        let (mut hasher, mut have) = (Hasher::default(), 0);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let read = file.read(&mut buffer).map_err(&disk)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            have += read as u64;
+        }
+        self.have.store(have, Ordering::Relaxed);
+        Ok(Part { file, hasher, have, arrival: self })
+    }
+}
+
+/// A blob that is being written.
+#[derive(Debug)]
+pub struct Part {
+    file: File,
+    hasher: Hasher,
+    have: u64,
+    arrival: Arrival,
+}
+
+impl Part {
+    /// How many bytes there are.
+    #[must_use]
+    pub fn have(&self) -> u64 {
+        self.have
+    }
+
+    /// Adds the next bytes.
+    ///
+    /// # Errors
+    /// When it is not wanted any more, there are too many, or they cannot be kept.
+    pub fn add(&mut self, data: &[u8]) -> Result<(), ArrivalError> {
+        let Arrival { digest, bytes, .. } = self.arrival;
+        if self.arrival.cancelled.load(Ordering::Relaxed) {
+            return Err(ArrivalError::NotWanted(digest));
+        }
+        let bytes = bytes.unwrap_or(MAX_LAYER_BYTES);
+        if self.have + data.len() as u64 > bytes {
+            self.begin_anew()?;
+            return Err(ArrivalError::TooLong { digest, bytes });
+        }
+        let Inner { used, room, .. } = self.arrival.dir.0.as_ref();
+        let more = data.len() as u64;
+        if used.fetch_add(more, Ordering::Relaxed).saturating_add(more) > *room {
+            used.fetch_sub(more, Ordering::Relaxed);
+            return Err(ArrivalError::NoRoom { digest, room: *room });
+        }
+        self.file.write_all(data).map_err(self.arrival.disk())?;
+        self.hasher.update(data);
+        self.have += data.len() as u64;
+        self.arrival.have.store(self.have, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What came is of no use.
+    fn begin_anew(&mut self) -> Result<(), ArrivalError> {
+        self.arrival.have.store(0, Ordering::Relaxed);
+        self.arrival.dir.0.used.fetch_sub(self.have, Ordering::Relaxed);
+        self.have = 0;
+        self.file.set_len(0).map_err(self.arrival.disk())
+    }
+
+    /// All bytes came: the blob gets its name if they are the right ones.
+    ///
+    /// # Errors
+    /// When they are not, are too few, or cannot be kept.
+    pub fn finish(mut self) -> Result<(), ArrivalError> {
+        let Arrival { digest, bytes, .. } = self.arrival;
+        if let Some(bytes) = bytes.filter(|bytes| self.have < *bytes) {
+            return Err(ArrivalError::Short { digest, bytes, have: self.have });
+        }
+        let found = std::mem::take(&mut self.hasher).finish();
+        if found != digest {
+            self.begin_anew()?;
+            return Err(ArrivalError::Wrong { digest, found });
+        }
+        let disk = self.arrival.disk();
+        self.file.sync_all().map_err(&disk)?;
+        let dir = &self.arrival.dir;
+        {
+            let mut expected = dir.expected();
+            if self.arrival.cancelled.load(Ordering::Relaxed) {
+                return Err(ArrivalError::NotWanted(digest));
+            }
+            fs::rename(dir.part(digest), dir.path(digest)).map_err(&disk)?;
+            expected.remove(&digest);
+        }
+        File::open(&dir.0.dir).and_then(|dir| dir.sync_all()).map_err(disk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, found) = BlobDir::open(dir.path().join("blobs"), 100).unwrap();
+        assert_eq!(found, []);
+        (dir, store)
+    }
+
+    #[test]
+    fn a_blob_that_comes_in_two_parts_gets_its_name_when_it_is_whole() {
+        let (dir, store) = store();
+        let digest = Digest::of(b"hello world");
+        assert!(matches!(store.arrival(digest), Err(ArrivalError::NotWanted(_))));
+        assert_eq!(store.expect(digest, Some(11)), 0);
+        let mut part = store.arrival(digest).unwrap().open().unwrap();
+        assert!(matches!(store.arrival(digest), Err(ArrivalError::Busy(_))));
+        part.add(b"hello ").unwrap();
+        assert!(matches!(part.finish(), Err(ArrivalError::Short { have: 6, .. })));
+        assert!(store.open_blob(digest, 0).unwrap().is_none());
+
+        // Another process of the borglet goes on.
+        let (store, _) = BlobDir::open(dir.path().join("blobs"), 100).unwrap();
+        assert_eq!(store.expect(digest, Some(11)), 6);
+        let mut part = store.arrival(digest).unwrap().open().unwrap();
+        assert_eq!(part.have(), 6);
+        part.add(b"world").unwrap();
+        part.finish().unwrap();
+        let mut text = String::new();
+        store.open_blob(digest, 6).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "world");
+        let (_, found) = BlobDir::open(dir.path().join("blobs"), 100).unwrap();
+        assert_eq!((found.len(), found[0].digest, found[0].bytes), (1, digest, 11));
+        assert_eq!(store.used(), 11);
+    }
+
+    #[test]
+    fn other_bytes_never_get_a_blobs_name_and_are_not_gone_on_with() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"right");
+        store.expect(digest, Some(5));
+        for (data, why) in [(&b"wrong"[..], "another digest"), (b"much too long", "more came")] {
+            let mut part = store.arrival(digest).unwrap().open().unwrap();
+            assert_eq!(part.have(), 0);
+            let refused = part.add(data).and_then(|()| part.finish()).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+            assert!(store.open_blob(digest, 0).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn what_was_dropped_while_it_came_does_not_come_back() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"right");
+        store.expect(digest, Some(5));
+        let mut old = store.arrival(digest).unwrap().open().unwrap();
+        old.add(b"rig").unwrap();
+        store.drop_blob(digest).remove().unwrap();
+        store.expect(digest, Some(5));
+        let mut new = store.arrival(digest).unwrap().open().unwrap();
+        assert!(matches!(old.add(b"ht"), Err(ArrivalError::NotWanted(_))));
+        drop(old);
+        assert!(matches!(store.arrival(digest), Err(ArrivalError::Busy(_))), "the new one's right");
+        new.add(b"right").unwrap();
+        new.finish().unwrap();
+        store.drop_blob(digest).remove().unwrap();
+        assert!(store.open_blob(digest, 0).unwrap().is_none());
+    }
+
+    #[test]
+    fn all_blobs_together_take_no_more_than_their_room() {
+        let (_dir, store) = store();
+        let [first, second] = [vec![1; 60], vec![2; 41]].map(|bytes| (Digest::of(&bytes), bytes));
+        for (digest, _) in [&first, &second] {
+            store.expect(*digest, None);
+        }
+        let mut part = store.arrival(first.0).unwrap().open().unwrap();
+        part.add(&first.1).unwrap();
+        part.finish().unwrap();
+        let mut part = store.arrival(second.0).unwrap().open().unwrap();
+        let refused = part.add(&second.1).unwrap_err().to_string();
+        assert!(refused.contains("there is room for 100 bytes of blobs in all"), "{refused}");
+        store.drop_blob(first.0).remove().unwrap();
+        part.add(&second.1).unwrap();
+        part.finish().unwrap();
+        assert_eq!(store.used(), 41);
+    }
+}
