@@ -348,7 +348,10 @@ impl Session {
         if !self.own.is_empty() {
             nix::sched::setns(&self.first, self.own).map_err(step("enter its user namespace"))?;
         }
-        program::confine(&Setting { spec, ..self.spec.setting(self.work.clone())? })?;
+        // Behind a Landlock fence of its own it could not look into the task's processes, which is what
+        // people come for: what is behind one fence sees nothing of what is behind another.
+        let setting = self.spec.setting(self.work.clone())?;
+        program::confine(&Setting { spec, fence: None, ..setting })?;
         sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the session", e))?;
         if unistd::getppid().as_raw() != watcher {

@@ -65,9 +65,13 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Run {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that fails early does not read its input.
-    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-    let done = child.wait_with_output().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let done = std::thread::scope(|scope| {
+        // Beside the reading: a command may answer before it has read all. One that fails early does not
+        // read its input.
+        scope.spawn(move || stdin.write_all(input.as_bytes()).ok());
+        child.wait_with_output().unwrap()
+    });
     Run {
         code: done.status.code().unwrap_or(-1),
         out: String::from_utf8(done.stdout).unwrap(),
