@@ -3,7 +3,8 @@
 //! `spec.json` what was asked, with a lock on it as long as the shim lives (and from before the
 //! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `work/` the task's
 //! own directory, `log/` its output, `shim.err` what a shim in trouble said.
-//! Invariant: a `.json` file is whole or absent, whenever a process or the machine stops.
+//! Invariant: a `.json` file is whole or absent, whenever a process stops. When the machine stops, one that was
+//! written in its last seconds may be empty.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

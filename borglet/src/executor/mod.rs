@@ -246,6 +246,17 @@ impl Executor {
         })
     }
 
+    /// Puts the record of how a container ended on the disk for good, where a shim only wrote it. Nothing is to be
+    /// done for one that was cleaned up.
+    pub fn sync_record(&self, id: &ContainerId) -> Result<(), ActError> {
+        let synced = File::open(self.dir(id).exit()).and_then(|record| record.sync_all());
+        absent_is_fine(synced).map_err(|source| ActError::Failed {
+            action: "sync the record of",
+            id: id.clone(),
+            source,
+        })
+    }
+
     /// Removes an ended container from the machine and from the table: processes that may be left,
     /// cgroup, files; all but its logs. Its id cannot be used again while these exist.
     pub fn cleanup(&self, id: &ContainerId) -> Result<(), ActError> {
