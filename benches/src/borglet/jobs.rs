@@ -114,6 +114,7 @@ pub async fn clear(cell: &LocalCell, names: &[&str]) -> Result<(), Error> {
 pub async fn output(cell: &LocalCell, name: &str) -> Result<String, Error> {
     let request = pb::ReadLogsRequest {
         task: format!("{}/{name}/0", cell.user()),
+        stream: pb::LogStream::Stdout.into(),
         ..pb::ReadLogsRequest::default()
     };
     let mut chunks = cell.client(0).read_logs(request).await?.into_inner();
