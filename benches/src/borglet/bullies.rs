@@ -50,6 +50,7 @@ const CHUNK: usize = 1 << 20;
 /// # Errors
 /// When a job does not run.
 pub async fn p99_ratio(cell: &LocalCell, bully: &str) -> Result<f64, Error> {
+    cell.settled().await?;
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let own = std::env::current_exe()?.display().to_string();
     for round in 0..ROUNDS {

@@ -37,6 +37,7 @@ pub struct Idle {
 /// # Errors
 /// When a task does not start, or a process is gone.
 pub async fn measure(cell: &LocalCell) -> Result<Idle, Error> {
+    cell.settled().await?;
     let command = ["/bin/sleep", "100000"].map(str::to_owned).into();
     jobs::submit(cell, jobs::batch(NAME, TASKS, command, CPU_MILLI, RAM_BYTES)).await?;
     jobs::wait_until(cell, NAME, |job| job.up == TASKS).await?;
