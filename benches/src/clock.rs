@@ -23,7 +23,19 @@ pub fn unix_ms() -> f64 {
 /// # Errors
 /// When the kernel does not tell.
 pub fn processor_ms() -> Result<f64, Error> {
-    let used = getrusage(UsageWho::RUSAGE_SELF)?;
+    used_ms(UsageWho::RUSAGE_SELF)
+}
+
+/// Milliseconds of processor time that this process's children have used that were waited for, and theirs.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn children_ms() -> Result<f64, Error> {
+    used_ms(UsageWho::RUSAGE_CHILDREN)
+}
+
+fn used_ms(whose: UsageWho) -> Result<f64, Error> {
+    let used = getrusage(whose)?;
     let mut total = 0.0;
     for time in [used.user_time(), used.system_time()] {
         let (seconds, rest) = (i32::try_from(time.tv_sec())?, i32::try_from(time.tv_usec())?);

@@ -19,6 +19,14 @@ pub fn step(line: &str) {
     }
 }
 
+/// Whether one of these figures is to be measured: by the beginnings of names in `BORG_FIGURES`, separated by
+/// commas; all of them where it is not set.
+#[must_use]
+pub fn wanted(names: &[&str]) -> bool {
+    let only = std::env::var("BORG_FIGURES").unwrap_or_default();
+    only.is_empty() || names.iter().any(|name| only.split(',').any(|one| name.starts_with(one)))
+}
+
 /// How busy the computer is: processes that ran or wanted to, on average over the last minute.
 #[must_use]
 pub fn load() -> String {

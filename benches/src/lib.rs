@@ -6,7 +6,8 @@
 //! are asked over gRPC; `silent` is a leader alone, whose machines fall silent;
 //! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of simulated
 //! `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure
-//! its masters, beside `etcd`. `torture` does to a real cell what disks, kernels and networks do.
+//! its masters, beside `etcd`. `borglet` measures machines with real containers, beside other runtimes and with
+//! bullies beside a victim. `torture` does to a real cell what disks, kernels and networks do.
 //! Nothing here links a daemon: what is measured and tortured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
@@ -15,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod acked;
+pub mod borglet;
 pub mod cellgen;
 pub mod clock;
 pub mod committed;

@@ -66,13 +66,22 @@ impl LocalCell {
     /// # Errors
     /// As [`LocalCell::up`].
     pub fn of(borglets: usize) -> Result<Self, Error> {
+        Self::isolated(borglets, "auto")
+    }
+
+    /// The same with tasks isolated as `borgctl cell up --isolation` takes it.
+    ///
+    /// # Errors
+    /// As [`LocalCell::up`].
+    pub fn isolated(borglets: usize, isolation: &str) -> Result<Self, Error> {
         let borgctl = match std::env::var_os("BORGCTL") {
             Some(path) => PathBuf::from(path),
             None => std::env::current_exe()?.with_file_name("borgctl"),
         };
         let dir = tempfile::Builder::new().prefix("borg-figures-").tempdir()?;
         let (masters, borglets) = (MASTERS.to_string(), borglets.to_string());
-        run(&borgctl, dir.path(), &["up", "--masters", &masters, "--borglets", &borglets])?;
+        let up = ["up", "--masters", &masters, "--borglets", &borglets, "--isolation", isolation];
+        run(&borgctl, dir.path(), &up)?;
         let mut cell = Self {
             dir,
             borgctl,
@@ -126,6 +135,15 @@ impl LocalCell {
     /// When `cell.json` records none.
     pub fn pid(&self, master: usize) -> Result<i32, Error> {
         let pid = self.record["masters"][master]["process"]["pid"].as_u64();
+        Ok(i32::try_from(pid.ok_or("cell.json records no process")?)?)
+    }
+
+    /// The process of a borglet.
+    ///
+    /// # Errors
+    /// When `cell.json` records none.
+    pub fn borglet_pid(&self, number: usize) -> Result<i32, Error> {
+        let pid = self.record["borglets"][number]["process"]["pid"].as_u64();
         Ok(i32::try_from(pid.ok_or("cell.json records no process")?)?)
     }
 
@@ -279,6 +297,12 @@ impl LocalCell {
         fs::write(&partial, serde_json::to_vec_pretty(&self.record)?)?;
         fs::rename(partial, self.file("cell.json"))?;
         Ok(())
+    }
+
+    /// The directory of a daemon's own, by its name.
+    #[must_use]
+    pub fn data(&self, daemon: &str) -> PathBuf {
+        self.file("data").join(daemon)
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -49,7 +49,10 @@ pub fn idle(cell: &LocalCell) -> Result<Idle, Error> {
 }
 
 /// Seconds of processor time that a process has used.
-fn processor_s(pid: i32) -> Result<f64, Error> {
+///
+/// # Errors
+/// When it does not run.
+pub fn processor_s(pid: i32) -> Result<f64, Error> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(") ").ok_or("/proc/PID/stat is not as documented")?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();

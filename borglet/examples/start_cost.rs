@@ -2,8 +2,8 @@
 //!
 //! Prints processor time, all helpers counted, and time on the clock, of each start and end of `/bin/true` and of
 //! the removal after it; medians of the clock, means of the processor. Takes the number of starts as its argument.
-//! Run it as root, for the full container, where there is a cpuacct hierarchy: what runs there is
-//! counted whoever collects it.
+//! Then as many of all three a second as the machine sustains, by a few threads. Run it as root, for the full
+//! container, where there is a cpuacct hierarchy: what runs there is counted whoever collects it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -12,7 +12,10 @@ use std::time::Instant;
 use borglet::container::{ContainerId, ContainerSpec};
 use borglet::executor::{Executor, ExecutorConfig};
 
-type Error = Box<dyn std::error::Error>;
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Containers made at once when the rate is measured: as many as a borglet sets up at once.
+const AT_ONCE: u32 = 4;
 
 fn main() -> ExitCode {
     if borglet::shim::is_shim_invocation() {
@@ -54,10 +57,38 @@ fn measure() -> Result<(), Error> {
             report(&format!("plain spawn {plain}, container {container}, its removal {removal}"));
         }
     }
+    report(&format!("{:.1} starts a second, {AT_ONCE} at once", rate(&executor, starts)?));
     executor.retire()?;
     drop(executor);
     std::fs::remove_dir_all(dir)?;
     Ok(())
+}
+
+/// Containers a second that are started, waited for and removed, by threads that each begin the next one when
+/// theirs is gone.
+fn rate(executor: &Executor, starts: u32) -> Result<f64, Error> {
+    let began = now();
+    let lives = (0..AT_ONCE).map(|thread| {
+        let executor = executor.clone();
+        std::thread::spawn(move || -> Result<(), Error> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            for n in 0..starts {
+                let id: ContainerId = format!("t{thread}-{n}").parse()?;
+                executor.start(ContainerSpec::new(id.clone(), vec!["/bin/true".into()]))?;
+                let record = runtime.block_on(executor.wait(&id))?;
+                if !record.outcome.is_success() {
+                    return Err(record.outcome.into());
+                }
+                executor.cleanup(&id)?;
+                executor.remove_logs(&id)?;
+            }
+            Ok(())
+        })
+    });
+    for life in lives.collect::<Vec<_>>() {
+        life.join().map_err(|_| "a thread panicked")??;
+    }
+    Ok(f64::from(AT_ONCE * starts) / began.elapsed().as_secs_f64())
 }
 
 /// What one of many took.
@@ -80,7 +111,7 @@ fn sample(
     let before = meter.cpu_ms()?;
     let mut walls = Vec::new();
     for n in 0..times {
-        let began = Instant::now();
+        let began = now();
         work(n)?;
         walls.push(began.elapsed().as_secs_f64() * 1e3);
     }
@@ -114,6 +145,11 @@ impl Drop for Meter {
             report(&format!("{} stays: {error}", self.0.display()));
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measuring is what this program is for")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what this program is for")]

@@ -41,6 +41,9 @@ const STARTS_AT_ONCE: usize = 4;
 const PROBES_AT_ONCE: usize = 512;
 /// A wait for an end that fails is tried again after this time.
 const WAIT_AGAIN: Duration = Duration::from_secs(1);
+/// How long masters may take to hear of an end and have it cleaned up before its record is synced: it is of use
+/// only to those that have not heard. Ours; they need milliseconds.
+const UNHEARD: Duration = Duration::from_secs(1);
 /// SIGTERM to SIGKILL for a container of which no note was kept.
 const USUAL_GRACE: Millis = Millis(5_000);
 
@@ -246,6 +249,8 @@ impl Tasks {
                 tasks.0.metrics.out_of_memory.inc();
             }
             tasks.tell(Input::Exited { run, at, failure }).await;
+            tokio::time::sleep(UNHEARD).await;
+            blocking(move || sync_record(&tasks.0.executor, &container)).await;
         });
     }
 
@@ -470,6 +475,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 continue;
             }
             Found::Ended(record) => {
+                sync_record(&executor, &id);
                 let at = Millis(record.ended_at_ms);
                 let since =
                     record.started.as_ref().map_or(at, |started| Millis(started.started_at_ms));
@@ -506,6 +512,12 @@ fn task_in(executor: &Executor, id: &ContainerId, found: &Found) -> Option<Targe
     let read = pb::TargetTask::decode(&words[..]).map_err(|error| error.to_string());
     let read = read.and_then(|task| TargetTask::try_from(task).map_err(|error| error.to_string()));
     read.inspect_err(|error| tracing::error!(container = %id, %error, "words are damaged")).ok()
+}
+
+fn sync_record(executor: &Executor, id: &ContainerId) {
+    if let Err(error) = executor.sync_record(id) {
+        tracing::warn!(container = %id, error = in_full(&error), "its end may be forgotten in a power cut");
+    }
 }
 
 /// What was noted at a container's start: its grace in milliseconds, then its ports and layers.

@@ -4,7 +4,7 @@
 //! works. `BORGCTL` names the program that starts the masters, else it is the one beside this one.
 
 use borg_benches::committed::{self, Wish};
-use borg_benches::figures::{figure, load, step};
+use borg_benches::figures::{figure, load, step, wanted};
 use borg_benches::local_cell::LocalCell;
 use borg_benches::scheduling::borg_like::Mix;
 use borg_benches::scheduling::churn::{self, Churn};
@@ -47,10 +47,6 @@ fn main() -> Result<(), Error> {
             machines::serve(&credentials, TcpListener::bind(address).await?, count.parse()?).await
         });
     }
-    let only = std::env::var("BORG_FIGURES").unwrap_or_default();
-    let wanted = |names: &[&str]| {
-        only.is_empty() || names.iter().any(|n| only.split(',').any(|o| n.starts_with(o)))
-    };
     step(&format!("load {}", load()));
     let config = Config::default();
     if wanted(&["scratch_10k", "mix_per_s", "fresh"]) {

@@ -4,7 +4,8 @@
 //! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `words` what
 //! the borglet wants to know of it later, `work/` the task's own directory, `rootfs/` what it changed in its
 //! image, `log/` its output, `shim.err` what a shim in trouble said.
-//! Invariant: a `.json` file is whole or absent, whenever a process or the machine stops.
+//! Invariant: a `.json` file is whole or absent, whenever a process stops. When the machine stops, one that was
+//! written in its last seconds may be empty.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

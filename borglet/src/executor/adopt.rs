@@ -139,8 +139,12 @@ impl Executor {
         for _ in 0..STATE_TRIES {
             // Asked before the record is looked for: a shim writes it first and lets go then.
             let held = is_held(dir)?;
-            if let Some(record) = read_whole(&dir.exit())? {
-                return Ok(Found::Ended(record));
+            match read_whole(&dir.exit()) {
+                Ok(Some(record)) => return Ok(Found::Ended(record)),
+                Ok(None) => {}
+                // The machine stopped before it was on the disk: nobody knows how it ended.
+                Err(_) if !held => return self.find_record(id).map(Found::Ended),
+                Err(error) => return Err(error),
             }
             let started: Option<Started> = read_whole(&dir.state())?;
             match (held, started) {

@@ -288,13 +288,27 @@ impl Executor {
     /// Where the container writes to disk, logs aside.
     #[must_use]
     pub fn written(&self, id: &ContainerId) -> Vec<PathBuf> {
-        vec![self.dir(id).work()]
+        let dir = self.dir(id);
+        // Of an image's root what the task changed.
+        let changed = dir.rootfs().join("upper");
+        [dir.work(), changed].into_iter().filter(|path| path.is_dir()).collect()
     }
 
     /// The container's processes; none without cgroups.
     pub fn processes(&self, id: &ContainerId) -> Vec<i32> {
         let groups = self.0.groups.as_ref();
         groups.and_then(|groups| groups.processes(id.as_str()).ok()).unwrap_or_default()
+    }
+
+    /// Puts the record of how a container ended on the disk for good, where a shim only wrote it. Nothing is to be
+    /// done for one that was cleaned up.
+    pub fn sync_record(&self, id: &ContainerId) -> Result<(), ActError> {
+        let synced = File::open(self.dir(id).exit()).and_then(|record| record.sync_all());
+        absent_is_fine(synced).map_err(|source| ActError::Failed {
+            action: "sync the record of",
+            id: id.clone(),
+            source,
+        })
     }
 
     /// Removes an ended container from the machine and from the table: processes that may be left,

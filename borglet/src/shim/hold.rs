@@ -217,8 +217,10 @@ fn not_started(spec: &ShimSpec, error: &StartError) -> ExitRecord {
     }
 }
 
+/// Not synced, as each sync waits for whatever all tasks wrote meanwhile: most records are told to the masters
+/// and removed before they would be on the disk. The borglet syncs those that stay.
 fn keep(dir: &TaskDir, record: &ExitRecord) {
-    if let Err(error) = write_whole(&dir.exit(), record, true) {
+    if let Err(error) = write_whole(&dir.exit(), record, false) {
         complain(format_args!("the exit record is lost: {error}: {record:?}"));
     }
 }

@@ -122,6 +122,32 @@ fn a_start_cut_short_by_the_borglets_death_is_known_and_leaves_nothing() {
 }
 
 #[test]
+fn an_end_that_a_power_cut_left_empty_is_a_lost_task_and_no_failed_adoption() {
+    let machine = Machine::with(IsolationWanted::FULL);
+    machine.run(shell("a", "true"));
+    let dir = machine.config.dir.join("tasks/a");
+    // It had its name, and its bytes were still in memory; the machine has booted since.
+    std::fs::write(dir.join("exit.json"), "").unwrap();
+    let state = std::fs::read(dir.join("state.json")).unwrap();
+    let mut state: Started = serde_json::from_slice(&state).unwrap();
+    state.boot_id = "another boot".to_owned();
+    std::fs::write(dir.join("state.json"), serde_json::to_vec(&state).unwrap()).unwrap();
+    let adopted = machine.executor.adopt().unwrap();
+    let [adopted] = &adopted[..] else { panic!("{adopted:?}") };
+    let Found::Ended(record) = &adopted.found else { panic!("{adopted:?}") };
+    assert_eq!(record.outcome.to_string(), "end not seen: the machine restarted");
+    // From here on it is on record, and the same for every borglet.
+    machine.executor.sync_record(&id("a")).unwrap();
+    let again = machine.executor.adopt().unwrap();
+    assert_eq!(again[0].found, Found::Ended(record.clone()));
+    machine.executor.cleanup(&id("a")).unwrap();
+    // Nothing to be done for what is gone.
+    machine.executor.sync_record(&id("a")).unwrap();
+    machine.executor.remove_logs(&id("a")).unwrap();
+    machine.close();
+}
+
+#[test]
 fn a_second_borglet_cannot_use_the_directory_of_a_living_one() {
     let machine = Machine::with(IsolationWanted::NONE);
     let second = Executor::open(machine.config.clone()).unwrap_err();

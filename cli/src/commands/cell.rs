@@ -49,9 +49,12 @@ pub(super) struct UpArgs {
     /// Which store keeps the masters' logs
     #[arg(long, default_value = "redb", value_parser = ["redb", "sled"])]
     store: String,
+    /// Whether tasks are isolated as well as this computer can, or are plain processes
+    #[arg(long, default_value = "auto", value_parser = ["auto", "none"])]
+    isolation: String,
     /// Start what does not run of the cell in the directory: daemons that are gone, or all of a
     /// cell that `cell down --keep` left
-    #[arg(long, conflicts_with_all = ["name", "volumes", "store"])]
+    #[arg(long, conflicts_with_all = ["name", "volumes", "store", "isolation"])]
     again: bool,
 }
 
@@ -97,6 +100,7 @@ async fn up(args: UpArgs, target: &TargetArgs) -> Result<(), Failure> {
         borglets: args.borglets,
         volumes: args.volumes,
         store: args.store,
+        isolation: args.isolation,
         again: args.again,
     };
     let started = match local::up(&plan) {

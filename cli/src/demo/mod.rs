@@ -150,6 +150,7 @@ async fn start(say: &Narrator, dir: &Path, text: &Path) -> Result<(LocalCell, Cl
         borglets: 3,
         volumes: vec![format!("{}:ro", text.display())],
         store: "redb".to_owned(),
+        isolation: "auto".to_owned(),
         again: false,
     };
     let cell = local::up(&plan)?;

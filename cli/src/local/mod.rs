@@ -31,12 +31,20 @@ pub struct LocalCell {
     pub cell: CellName,
     /// Which store keeps the masters' logs, as the master's `--store` takes it.
     pub store: String,
+    /// How its tasks are isolated, as the borglet's `--isolation` takes it.
+    #[serde(default = "usual_isolation")]
+    pub isolation: String,
     /// What tasks may see of this computer, as the borglet's `--volume` takes it.
     pub volumes: Vec<String>,
     /// The masters, by replica number.
     pub masters: Vec<Daemon>,
     /// The borglets.
     pub borglets: Vec<Daemon>,
+}
+
+/// What cells had before they could choose.
+fn usual_isolation() -> String {
+    "auto".to_owned()
 }
 
 /// One of a local cell's processes.

@@ -42,6 +42,8 @@ pub struct Plan {
     pub volumes: Vec<String>,
     /// Which store keeps the masters' logs, as the master's `--store` takes it.
     pub store: String,
+    /// How tasks are isolated, as the borglet's `--isolation` takes it.
+    pub isolation: String,
     /// Start what does not run of the cell that is in the directory, instead of a new cell.
     pub again: bool,
 }
@@ -123,6 +125,7 @@ fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
     Ok(LocalCell {
         cell: plan.cell.clone(),
         store: plan.store.clone(),
+        isolation: plan.isolation.clone(),
         volumes: plan.volumes.clone(),
         masters,
         borglets,
@@ -211,6 +214,7 @@ fn start_borglets(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalErro
             ("--hide", layout.dir().display().to_string()),
             ("--volume", layout.shared().display().to_string()),
             ("--volume", format!("{}:ro", program.display())),
+            ("--isolation", cell.isolation.clone()),
         ];
         more.extend(borglet.ports.map(|(first, last)| ("--ports", format!("{first}-{last}"))));
         more.extend(ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
