@@ -262,8 +262,8 @@ mod tests {
                     loaded = match k {
                         0 => u32::try_from(call).unwrap(),
                         4 => ARCH,
-                        16 => args[0] as u32,
-                        24 => args[1] as u32,
+                        16 => low(args[0]),
+                        24 => low(args[1]),
                         other => panic!("reads at {other}"),
                     };
                     0
@@ -276,6 +276,10 @@ mod tests {
                 other => panic!("operation {other}"),
             };
         }
+    }
+
+    fn low(argument: u64) -> u32 {
+        u32::try_from(argument & 0xffff_ffff).unwrap()
     }
 
     fn allows(call: c_long, args: [u64; 2]) -> bool {
