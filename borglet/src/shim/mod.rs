@@ -1,6 +1,6 @@
 //! The shim: the small process that holds one task.
 //!
-//! This same binary executed again under the name [`NAME`] is the [`nursery`], which makes the
+//! This same binary executed again under the name [`NAME`] is the `nursery`, which makes the
 //! shims; so any binary that links this crate can be its own: the first thing its `main` does is
 //! `if shim::is_shim_invocation() { return shim::main() }`, before any thread exists.
 //! `birth` makes the task, `watch` holds it to its end. What to do stands in the container's
