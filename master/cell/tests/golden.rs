@@ -9,13 +9,17 @@ use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
+use borg_proto::health::{HealthCheck, Probe};
+use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
-use borg_proto::spec::Spread;
+use borg_proto::spec::{MemoryLimit, Spread};
+use borg_proto::task::RunEnd;
 use borg_proto::{
-    Band, CellName, FailureCause, JobSpec, MachineId, Millis, Priority, ReplicaId, Resources,
-    TaskId,
+    Band, CellName, FailureCause, Health, JobSpec, MachineId, Millis, Priority, ReplicaId,
+    Resources, TaskId,
 };
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -55,6 +59,7 @@ fn everything() -> Cell {
     since_level_2(&mut cell, one);
     since_level_3(&mut cell);
     since_level_4(&mut cell, one);
+    since_level_5(&mut cell, one);
     cell
 }
 
@@ -119,6 +124,47 @@ fn since_level_4(cell: &mut Cell, machine: MachineId) {
     at_once(cell, machine);
     policy_and_access(cell);
     allocs(cell, machine);
+}
+
+/// What came with level 5 of entries.
+fn since_level_5(cell: &mut Cell, machine: MachineId) {
+    cell.apply(master(), Action::RaiseLevel { level: 5 }).unwrap();
+    for (name, kind) in [("fay/app:1", PackageKind::Image), ("fay/data:2", PackageKind::Directory)]
+    {
+        let layer = Layer { digest: Digest::of(name.as_bytes()), bytes: 2048, unpacked_bytes: 9 };
+        let image = (kind == PackageKind::Image).then(ImageConfig::default);
+        let key = name.parse().unwrap();
+        let package = Package { key, kind, layers: vec![layer], image, arch: String::new() };
+        cell.apply(user("fay"), Action::PutPackage { package: package.into() }).unwrap();
+    }
+    let checked = with_task(service("checked", 2, 10, 4 << 20), |task| {
+        task.image = Some("app:1".parse().unwrap());
+        task.packages = vec!["data:2".parse().unwrap()];
+        task.ports = vec!["http".parse().unwrap()];
+        task.memory = MemoryLimit::Soft;
+        task.cpu_cap_milli = Some(50);
+        let port = "http".parse().unwrap();
+        task.health = Some(HealthCheck::new(Probe::Http { port, path: "/".into() }));
+    });
+    let checked = cell.submit("fay", JobSpec { priority: Priority::new(116).unwrap(), ..checked });
+    let remove = Action::RemovePackage { package: "fay/data:2".parse().unwrap() };
+    cell.apply(user("fay"), remove).unwrap_err();
+    let healthy = cell.place(checked, 0, machine).unwrap();
+    cell.up(healthy);
+    cell.observe(Observation::TaskHealth { id: healthy, health: Health::Healthy });
+    let failing = cell.place(checked, 1, machine).unwrap();
+    cell.up(failing);
+    let failure = Some(FailureCause::unhealthy("http: 500"));
+    let run = Some(Arc::new(RunEnd {
+        run: 0,
+        started: Some(cell.now),
+        ended: cell.now,
+        failure: failure.clone(),
+        cpu_ms: 12,
+        ram_peak_bytes: 3 << 20,
+        last_lines: "the end".into(),
+    }));
+    cell.observe(Observation::TaskEnded { id: failing, at: cell.now, failure, run });
 }
 
 fn at_once(cell: &mut Cell, machine: MachineId) {
