@@ -299,7 +299,10 @@ impl Tasks {
         let tasks = self.clone();
         tokio::spawn(async move {
             let permit = tasks.0.probes.acquire().await.expect("never closed");
-            let result = probe::probe(&probe, Duration::from_millis(within.0)).await;
+            // One that ended meanwhile is told as ended.
+            let Some(container) = tasks.container(run) else { return };
+            let place = (tasks.executor().clone(), container);
+            let result = probe::probe(probe, place, Duration::from_millis(within.0)).await;
             drop(permit);
             tasks.tell(Input::Probed { run, result }).await;
         });

@@ -81,8 +81,27 @@ fn a_health_check_that_cannot_work_is_refused_by_its_field() {
     let began = now();
     let refused = cell.borgctl_with(&["submit", "-"], &bad.to_string()).failed(3);
     assert!(refused.contains("task.health.probe.port: htp is no port of the task"), "{refused}");
-    bad["task"]["health"]["probe"] = json!({"command": ["true"]});
+    bad["task"]["health"]["probe"] = json!({"command": []});
     let refused = cell.borgctl_with(&["submit", "-"], &bad.to_string()).failed(3);
     assert!(refused.contains("task.health.probe.command"), "{refused}");
     assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_command_in_the_container_says_how_the_task_is() {
+    let cell = Cell::shared();
+    let mut job = job("asked", "service", "touch fine; exec sleep 7778");
+    job["task"]["health"] = json!({
+        "probe": {"command": ["sh", "-c", "test -e fine || { echo not fine >&2; exit 3; }"]},
+        "interval_ms": 100, "timeout_ms": 20_000, "failures": 2,
+    });
+    let name = cell.submit(&job);
+    cell.until(&name, |status| status["task_list"][0]["health"] == "healthy");
+    let task = format!("{name}/0");
+    cell.borgctl(&["exec", &task, "--", "rm", "fine"]).ok();
+    cell.until(&name, |status| status["task_list"][0]["restarts"] == 1);
+    let runs = cell.json(&["status", &task])["runs"].to_string();
+    assert!(runs.contains("exit code 3: not fine"), "{runs}");
+    cell.until(&name, |status| status["task_list"][0]["health"] == "healthy");
+    cell.borgctl(&["kill", &name]).ok();
 }

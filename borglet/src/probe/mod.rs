@@ -2,7 +2,13 @@
 //!
 //! A task may answer anything, or nothing: an answer is bounded in time and size, and no redirect is
 //! followed, so that a task cannot make its machine ask somebody else. Only this machine is asked.
+//! A command runs in the task's container, with its rights and within its limits.
 
+mod command;
+
+use crate::container::ContainerId;
+use crate::executor::Executor;
+use crate::tasks::blocking;
 use borglet_supervisor::ProbeAt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -21,14 +27,25 @@ const PIECE: usize = 16 << 10;
 ///
 /// # Errors
 /// What was wrong, for people.
-pub(crate) async fn probe(at: &ProbeAt, within: Duration) -> Result<(), String> {
-    let tried = async {
-        match at {
-            ProbeAt::Tcp { port } => connect(*port).await.map(drop),
-            ProbeAt::Http { port, path } => http(*port, path).await,
-            ProbeAt::Command(_) => Err("this machine runs no command in a container".to_owned()),
+pub(crate) async fn probe(
+    at: ProbeAt,
+    (executor, container): (Executor, ContainerId),
+    within: Duration,
+) -> Result<(), String> {
+    match at {
+        // It looks at its own time: it has to be ended.
+        ProbeAt::Command(argv) => {
+            blocking(move || command::run(&executor, &container, argv, within)).await
         }
-    };
+        ProbeAt::Tcp { port } => in_time(connect(port), within).await.map(drop),
+        ProbeAt::Http { port, path } => in_time(http(port, &path), within).await,
+    }
+}
+
+async fn in_time<T>(
+    tried: impl Future<Output = Result<T, String>>,
+    within: Duration,
+) -> Result<T, String> {
     let late = |_| Err(format!("no answer within {} ms", within.as_millis()));
     timeout(within, tried).await.unwrap_or_else(late)
 }
@@ -104,7 +121,7 @@ mod tests {
 
     async fn asked(answer: &[u8], holds: bool, within: Duration) -> Result<(), String> {
         let (port, served) = server(answer.to_vec(), holds).await;
-        let found = probe(&ProbeAt::Http { port, path: "/ok?a=1".into() }, within).await;
+        let found = in_time(http(port, "/ok?a=1"), within).await;
         let request = served.await.unwrap();
         assert!(request.starts_with("GET /ok?a=1 HTTP/1.1\r\nHost: "), "{request}");
         found
@@ -147,10 +164,10 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             listener.local_addr().unwrap().port()
         };
-        let told = probe(&ProbeAt::Tcp { port: free }, LONG).await.unwrap_err();
+        let told = in_time(connect(free), LONG).await.unwrap_err();
         assert!(told.starts_with(&format!("connect to port {free}: ")), "{told}");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(probe(&ProbeAt::Tcp { port }, LONG).await, Ok(()));
+        in_time(connect(port), LONG).await.unwrap();
     }
 }
