@@ -131,6 +131,14 @@ pub enum StartError {
         /// Why not.
         cause: String,
     },
+    /// The image is not fit to run.
+    #[error("image {image}: {cause}")]
+    BadImage {
+        /// Its name.
+        image: String,
+        /// Why not.
+        cause: String,
+    },
     /// This machine could not do its part.
     #[error("{step}: {cause}")]
     Machine {
@@ -163,7 +171,8 @@ impl StartError {
             | Self::ProgramNotFound { .. }
             | Self::NotExecutable { .. }
             | Self::BadWorkdir { .. }
-            | Self::BadBind { .. } => true,
+            | Self::BadBind { .. }
+            | Self::BadImage { .. } => true,
             Self::Exists(_) | Self::Machine { .. } | Self::Fenced | Self::TimedOut { .. } => false,
         }
     }

@@ -18,7 +18,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd;
 use serde::{Deserialize, Serialize};
 
-use super::users::Users;
+use super::users::{IDS, Users};
 use super::{StartError, User};
 use crate::sys;
 
@@ -101,9 +101,7 @@ impl ImageRoot {
     /// A link there would have something mounted elsewhere.
     fn make_mounted(&self, root: &Path, name: &str) -> Result<(), StartError> {
         let path = root.join(name);
-        let refuse = |what: &str| {
-            Err(StartError::machine(format!("image {}", self.image), format!("/{name} is {what}")))
-        };
+        let refuse = |what: &str| Err(self.bad(format!("/{name} is {what}")));
         match path.symlink_metadata() {
             Ok(about) if about.is_dir() => Ok(()),
             Ok(about) if about.is_symlink() => refuse("a symlink: it must be a directory"),
@@ -148,26 +146,35 @@ impl ImageRoot {
                 None => 0,
             },
         };
+        for (what, id) in [("user", uid), ("group", gid)] {
+            if id >= IDS {
+                return Err(
+                    self.bad(format!("{what} {id} is not below {IDS}, as the ids of tasks are"))
+                );
+            }
+        }
         Ok(Some(User { uid, gid }))
+    }
+
+    fn bad(&self, cause: String) -> StartError {
+        StartError::BadImage { image: self.image.clone(), cause }
     }
 
     fn missing(&self, what: &str, name: &str, table: &str) -> StartError {
         let why = format!("{what} {name:?} is not in its {table}");
-        StartError::machine(format!("image {}", self.image), why)
+        self.bad(why)
     }
 
     fn number(&self, what: &str, name: &str, field: Option<&&str>) -> Result<u32, StartError> {
         field.and_then(|text| text.parse().ok()).ok_or_else(|| {
             let why = format!("{what} {name:?} has no number");
-            StartError::machine(format!("image {}", self.image), why)
+            self.bad(why)
         })
     }
 
     /// A file of users or groups; empty when the image has none.
     fn table(&self, path: &str) -> Result<String, StartError> {
-        let failed = |error: io::Error| {
-            StartError::machine(format!("image {}", self.image), format!("{path}: {error}"))
-        };
+        let failed = |error: io::Error| self.bad(format!("{path}: {error}"));
         // Whatever it is, opening it must not wait for anybody.
         let file = fs::File::options()
             .read(true)

@@ -44,6 +44,9 @@ const DEVICES: [(&str, u64, u64); 6] = [
 const PROC_READ_ONLY: [&str; 5] =
     ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
+/// Parts of /proc that tell root of the machine's memory, keys and timers.
+const PROC_MASKED: [&str; 4] = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg"];
+
 /// Nothing in /proc is a program or a device.
 const PROC_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
@@ -112,6 +115,9 @@ impl View<'_> {
         let mut covered = hide(hidden.iter().cloned().chain(shut).collect())
             .map_err(|e| StartError::machine("hide directories", e))?;
         for (bind, tree) in all {
+            if self.image.is_some() {
+                leads_through_no_link(&bind.path).map_err(|e| bad_bind(&bind.path, &e))?;
+            }
             attach(&tree, &bind).map_err(|e| bad_bind(&bind.path, &e))?;
             // It shows the host's files as they are, with what was hidden of them.
             let source = bind.source();
@@ -145,7 +151,7 @@ impl View<'_> {
         self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
         make_devices(self.scratch_bytes, &held.devices)
             .map_err(|e| StartError::machine("make /dev", e))?;
-        process_table().map_err(|e| StartError::machine("mount /proc", e))
+        process_table(self.users).map_err(|e| StartError::machine("mount /proc", e))
     }
 
     /// Takes hold of everything to be shown before it is hidden.
@@ -225,6 +231,14 @@ fn show_ids(bind: &Bind, tree: &OwnedFd, users: &File) -> io::Result<()> {
     }
     let why = "its file system does not let a task with ids of its own write here";
     Err(io::Error::new(error.kind(), format!("{why} ({error}): give everybody the right to")))
+}
+
+/// An image's links may lead anywhere, through /proc even to what this process holds open.
+fn leads_through_no_link(path: &Path) -> io::Result<()> {
+    let linked = path.ancestors().find(|dir| dir.is_symlink());
+    let refuse =
+        |dir: &Path| Err(io::Error::other(format!("{} is a link in the image", dir.display())));
+    linked.map_or(Ok(()), refuse)
 }
 
 /// The outermost directory above `path` that only its owner may pass through. A task with ids of its
@@ -350,7 +364,7 @@ fn make_devices(shm_bytes: u64, of_host: &[OwnedFd]) -> io::Result<()> {
     plain_mount("devpts", dev.join("pts"), "devpts", flags, options)
 }
 
-fn process_table() -> io::Result<()> {
+fn process_table(users: Users) -> io::Result<()> {
     plain_mount("proc", "/proc", "proc", PROC_FLAGS, "")?;
     for path in PROC_READ_ONLY.map(Path::new) {
         if path.exists() {
@@ -358,6 +372,13 @@ fn process_table() -> io::Result<()> {
             let tree = sys::open_tree(&at)?;
             sys::tame_tree(&tree, false)?;
             sys::move_mount(&tree, &at)?;
+        }
+    }
+    if users == Users::Machine {
+        // Whoever has other ids than root of the machine may not read them.
+        for path in PROC_MASKED.map(Path::new).into_iter().filter(|path| path.exists()) {
+            let null = sys::open_tree(&sys::open_plain(None, c"/dev/null")?)?;
+            sys::move_mount(&null, &sys::open_plain(None, &c_path(path))?)?;
         }
     }
     Ok(())

@@ -76,7 +76,7 @@ impl Executor {
         users: Users,
     ) -> Result<Started, StartError> {
         let id = spec.id.clone();
-        lay_out(dir, &spec, users)
+        lay_out(dir, &spec, self.0.isolation.namespaces)
             .map_err(|e| StartError::machine("fill the container's directory", e))?;
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
@@ -161,15 +161,14 @@ impl Executor {
 }
 
 /// Makes the parts of a container's directory.
-fn lay_out(dir: &TaskDir, spec: &ContainerSpec, users: Users) -> io::Result<()> {
+fn lay_out(dir: &TaskDir, spec: &ContainerSpec, contained: bool) -> io::Result<()> {
     // May be passed through by a task of another user on the way to its own directory, not listed.
     fs::set_permissions(&dir.root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
     fs::DirBuilder::new().mode(0o700).create(dir.work())?;
     fs::DirBuilder::new().mode(0o700).create(dir.log())?;
-    // Without root it is ours, as the task is.
-    if !matches!(users, Users::Own { .. }) && (spec.user.is_some() || users != Users::Machine) {
-        let owner = users.on_machine(spec.user);
-        chown(dir.work(), Some(owner.uid), Some(owner.gid))?;
+    // In a container its first process hands the directory over, once it knows to whom.
+    if let (false, Some(user)) = (contained, spec.user) {
+        chown(dir.work(), Some(user.uid), Some(user.gid))?;
     }
     Ok(())
 }

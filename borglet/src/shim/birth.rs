@@ -136,6 +136,8 @@ impl Newborn<'_> {
         // After the last change of rights, which would undo it. Should the shim be dead already, the task
         // finds nobody to say go.
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
+        // A task of the same user must not reach our memory, or it could forge how it ended.
+        sys::never_mind(nix::sys::prctl::set_dumpable(false));
         let told = File::from(go_on).write_all(b"g");
         told.map_err(|e| StartError::machine("let the first process go on", e))
     }
@@ -198,8 +200,6 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
 fn be_init(first: i32, endings: OwnedFd) -> ! {
     sys::close_all_but(&endings);
     sys::never_mind(nix::sys::prctl::set_name(c"borglet-init"));
-    // A task of the same user must not reach our memory, or it could forge how it ended.
-    sys::never_mind(nix::sys::prctl::set_dumpable(false));
     loop {
         match sys::wait_any(true) {
             Ok(Some((pid, ending))) if pid == first => {

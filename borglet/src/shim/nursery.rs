@@ -113,7 +113,12 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
     // Nobody waits for shims: the kernel forgets those that ended.
     sys::set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
     while let Some(order) = next_order(&orders)? {
-        if sys::clone_process(0, home.as_ref())?.is_none() {
+        let made = sys::clone_process(0, home.as_ref());
+        // No room for a process now: whoever waits for the shim sees its report end, and tries again.
+        let Ok(made) = made.inspect_err(|e| super::complain(format_args!("no shim: {e}"))) else {
+            continue;
+        };
+        if made.is_none() {
             drop(orders);
             sys::set_handler(Signal::SIGCHLD, SigHandler::SigDfl)?;
             let words = [NAME.as_bytes(), b"run", order.dir.as_os_str().as_bytes()];

@@ -35,6 +35,10 @@ const LONGEST_WAIT_MS: u64 = 1_000;
 /// second, not of all that a processor can make; the task waits meanwhile.
 const REST_MS: u64 = 1;
 
+/// Pieces read of each output once no process of the task is left: what its pipe can hold at most (1 MiB,
+/// pipe(7)).
+const LAST_PIECES: usize = (1 << 20) / COPY;
+
 /// How often, 2 ms apart, ending processes are looked for before we give up on them.
 const END_TRIES: u32 = 2_500;
 
@@ -232,7 +236,12 @@ impl<'a> Watch<'a> {
             self.end_orphans();
         }
         for stream in &mut self.streams {
-            while stream.copy(buffer) == Copied::Some {}
+            // Somebody outside of the task may hold its end of the pipe and write for ever.
+            for _ in 0..LAST_PIECES {
+                if stream.copy(buffer) != Copied::Some {
+                    break;
+                }
+            }
             stream.finish();
         }
         let name = self.spec.container.id.as_str();
