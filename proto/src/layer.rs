@@ -12,6 +12,7 @@
 
 use crate::names::shorten;
 use crate::package::{Digest, Hasher, Layer, MAX_LAYER_BYTES};
+use crate::text::one_line;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -34,6 +35,10 @@ const MAX_COMPONENT_BYTES: usize = 255;
 const LENT: u32 = 0o6000;
 /// What names of marks begin with.
 const MARK: &[u8] = b".wh.";
+/// The largest owner and group of an entry: tasks have ids of their own, 0 to this one.
+pub const MAX_ID: u32 = 65_535;
+/// Most bytes told of why an archive cannot be read; its own bytes may be among them.
+const MAX_WHY: usize = 200;
 /// The mark of a directory of which nothing lower is seen.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -109,7 +114,7 @@ pub enum LayerError {
         most: u64,
     },
     /// It ends too early, or is no tar file.
-    #[error("read the layer: {0}")]
+    #[error("read the layer: {}", one_line(.0.to_string().as_bytes(), MAX_WHY))]
     Read(#[source] io::Error),
     /// What is made of it could not be written.
     #[error("write the layer: {0}")]
@@ -334,7 +339,8 @@ fn check(header: &tar::Header, said: Said, rules: Rules) -> Result<(Entry, bool)
     }
     let id = |said: Option<u64>, header: io::Result<u64>, what: &str| {
         let id = said.map_or(header, Ok).map_err(LayerError::Read)?;
-        u32::try_from(id).map_err(|_| bad_entry(raw, format!("has {what} {id}, over 4294967295")))
+        let fits = u32::try_from(id).ok().filter(|id| *id <= MAX_ID);
+        fits.ok_or_else(|| bad_entry(raw, format!("has {what} {id}, over {MAX_ID}")))
     };
     let entry = Entry {
         kind: marked(&path, kind, rules).map_err(|why| bad_entry(raw, why))?,
@@ -364,6 +370,10 @@ fn marked(path: &Path, kind: Kind, rules: Rules) -> Result<Kind, String> {
         path.parent().is_some_and(|up| up.iter().any(|p| p.as_bytes().starts_with(MARK)));
     if !empty || in_marked || name == MARK || (name.starts_with(b".wh..wh.") && name != OPAQUE) {
         return Err("is no mark that this version knows: .wh.NAME and .wh..wh..opq, empty".into());
+    }
+    if name == OPAQUE && path.parent().is_none_or(|up| up.as_os_str().is_empty()) {
+        // What lies under the root of a layer is always seen through it.
+        return Err("takes away all layers below, which no machine does: leave those out".into());
     }
     Ok(if name == OPAQUE { Kind::Opaque } else { Kind::Gone })
 }

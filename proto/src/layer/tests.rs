@@ -155,6 +155,36 @@ fn marks_are_read_in_images_alone() {
     for bad in [".wh.", ".wh..wh.plnk", "a/.wh.b/c"] {
         assert!(refused(&mark(bad), IMAGE).contains("is no mark"), "{bad}");
     }
+    // The kernel shows what lies below a whole layer in any case.
+    assert!(refused(&mark(".wh..wh..opq"), IMAGE).contains("takes away all layers below"));
+}
+
+/// A machine once panicked over an owner that means "leave it as it is".
+#[test]
+fn an_owner_that_no_task_has_is_refused_by_name() {
+    let mut header = Header::new_gnu();
+    header.set_path("big").unwrap();
+    header.set_size(0);
+    header.set_mode(0o644);
+    header.set_mtime(7);
+    for (uid, gid, told) in [(65_535_u32, 65_535, ""), (65_536, 0, "owner"), (0, u32::MAX, "group")]
+    {
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
+        header.set_cksum();
+        if told.is_empty() {
+            walked(header.as_bytes(), IMAGE).unwrap();
+        } else {
+            let why = refused(header.as_bytes(), IMAGE);
+            assert!(why.contains(&format!(r#"entry "big" has {told} "#)), "{why}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_archive_tells_none_of_its_bytes_to_a_terminal() {
+    let why = refused(&b"\x1b[2J\x19".repeat(200), IMAGE);
+    assert!(!why.chars().any(char::is_control), "{why:?}");
 }
 
 /// What is written is what was read, however it was written before, and always the same bytes.
