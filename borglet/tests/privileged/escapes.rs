@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
 
 use borglet::container::{Bind, ContainerSpec};
 use nix::libc::{self, c_long};
@@ -127,7 +128,7 @@ fn probes() -> Vec<(String, String)> {
     for path in ["/proc/kcore", "/proc/1/environ", "/proc/1/mem", "/etc/shadow", "/dev/mem"] {
         tell(path, said(File::open(path)));
     }
-    tell("root of init", said(fs::read_dir("/proc/1/root/")));
+    tell("root of init", said(fs::read_dir(Path::new("/proc/1").join("root"))));
     let exe = fs::read_link("/proc/self/exe").unwrap();
     tell("own program", write_to(exe.to_str().unwrap(), "x"));
     tell("own program by /proc", write_to("/proc/self/exe", "x"));

@@ -49,7 +49,8 @@ fn page_cache_of_a_task_kills_neither_it_nor_its_neighbour() {
         assert_eq!(record.outcome, exited(0), "{record:?}");
         assert!(record.memory_peak_bytes <= 16 * MIB, "{record:?}");
     }
-    std::fs::write(machine.config.dir.join("tasks/neighbour/work/go"), "").unwrap();
+    let neighbour = machine.config.dir.join("tasks").join("neighbour");
+    std::fs::write(neighbour.join("work").join("go"), "").unwrap();
     assert_eq!(machine.wait(&id("neighbour")).outcome, exited(0));
     machine.close();
 }
