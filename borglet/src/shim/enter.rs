@@ -9,8 +9,9 @@
 //! What is said on the control socket, to here: first the descriptors with one byte, then the request as one
 //! line, then a byte for each signal. From here: lines, see [`Word`].
 //!
-//! Invariant: nothing that the session made outlives the control socket, and when the task's process table
-//! ends, so does the session.
+//! Invariant: nothing that the session made outlives the control socket while its watcher lives, and when the
+//! task's process table ends, so does the session. Only where tasks are root of the machine itself can they end a
+//! watcher; what its session left then ends with the task.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
