@@ -7,9 +7,10 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::libc::{self, c_int, c_long, c_ulong, c_void};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, RecvMsg};
@@ -185,11 +186,23 @@ pub(crate) fn open_plain_to_read(dir: &OwnedFd, path: &CStr) -> io::Result<std::
 }
 
 fn open_without_links(dir: Option<&OwnedFd>, path: &CStr, flags: c_int) -> io::Result<OwnedFd> {
-    let how = OpenHow {
-        flags: u64::from((flags | libc::O_CLOEXEC).cast_unsigned()),
-        mode: 0,
-        resolve: libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS,
-    };
+    open_resolved(dir, path, flags, libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Opens a path by the links on its way, but for those of /proc: they lead to what a process holds open,
+/// wherever that is.
+pub(crate) fn open_by_names(path: &CStr, flags: OFlag) -> io::Result<OwnedFd> {
+    open_resolved(None, path, flags.bits(), libc::RESOLVE_NO_MAGICLINKS)
+}
+
+fn open_resolved(
+    dir: Option<&OwnedFd>,
+    path: &CStr,
+    flags: c_int,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
+    let flags = u64::from((flags | libc::O_CLOEXEC).cast_unsigned());
+    let how = OpenHow { flags, mode: 0, resolve };
     let dir = dir.map_or(libc::AT_FDCWD, AsRawFd::as_raw_fd);
     let (how_of, size) = (&raw const how, size_of::<OpenHow>());
     // SAFETY: `path` and `how` outlive the call and `size` is the size of `how`.
@@ -355,24 +368,18 @@ pub(crate) fn set_command_line(words: &[&[u8]]) {
     }
 }
 
-/// Marks every descriptor from `first` up as closed at the next execute.
-pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: plain integers; CLOSE_RANGE_CLOEXEC closes nothing now.
-    check(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    })?;
-    Ok(())
-}
-
-/// Closes every descriptor from 3 up but `kept`, whoever owns it. For a process that will use no
-/// other again and never return.
-pub(crate) fn close_all_but(kept: &OwnedFd) {
-    let kept = kept.as_raw_fd().cast_unsigned();
-    for (first, last) in [(3, kept.saturating_sub(1)), (kept + 1, u32::MAX)] {
-        if first <= last {
+/// Closes every descriptor from 3 up but those kept, whoever owns it. For a process that uses no other
+/// again and whose owners of them never run.
+pub(crate) fn close_all_but(kept: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for kept in kept.into_iter().map(u64::from).chain([u64::from(u32::MAX) + 1]) {
+        if first < kept {
             // SAFETY: the caller promises that no owner of these descriptors runs again.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) };
         }
+        first = first.max(kept + 1);
     }
 }
 

@@ -8,11 +8,13 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd;
 
 use super::fence::Fence;
@@ -59,45 +61,49 @@ pub(crate) struct Setting<'a> {
     pub(crate) filter: bool,
 }
 
-/// Becomes the program of `setting`. Returns only when that failed.
+/// Becomes the program of `setting`, or ends.
 ///
-/// `notes` carries `ready` to the shim and is closed by a successful execute; the caller sends what
-/// went wrong along it.
+/// `notes` carries `ready` to the shim, then what went wrong; a successful execute closes it.
 /// `die_with` is the process whose death must be ours, where no init sees to that.
 pub(crate) fn become_program(
     setting: &Setting<'_>,
     pipes: Pipes,
-    notes: &mut File,
+    mut notes: File,
     die_with: Option<i32>,
-) -> StartError {
-    match prepare(setting, pipes, notes, die_with) {
+) -> ! {
+    let error = match prepare(setting, pipes, &mut notes, die_with) {
         Ok(path) => execute(setting.spec, &setting.work, &path, die_with.is_none()),
         Err(error) => error,
-    }
+    };
+    error.tell(&mut notes);
+    sys::exit_now(1)
 }
 
 /// Everything up to the go. Gives the directories to look the program up in.
 fn prepare(
     setting: &Setting<'_>,
-    mut pipes: Pipes,
+    pipes: Pipes,
     notes: &mut File,
     die_with: Option<i32>,
 ) -> Result<String, StartError> {
     let spec = setting.spec;
     let step = |name: &'static str| move |e: Errno| StartError::machine(name, e);
+    let Pipes { null, stdout, stderr, mut go } = pipes;
     unistd::setsid().map_err(step("start a session"))?;
-    unistd::dup2_stdin(&pipes.null).map_err(step("connect stdin"))?;
-    unistd::dup2_stdout(&pipes.stdout).map_err(step("connect stdout"))?;
-    unistd::dup2_stderr(&pipes.stderr).map_err(step("connect stderr"))?;
+    unistd::dup2_stdin(&null).map_err(step("connect stdin"))?;
+    unistd::dup2_stdout(&stdout).map_err(step("connect stdout"))?;
+    unistd::dup2_stderr(&stderr).map_err(step("connect stderr"))?;
+    drop((null, stdout, stderr));
+    // A path of the task's may lead through /proc to what is still open here.
+    sys::close_all_but(&[notes.as_fd(), go.as_fd()]);
     confine(setting)?;
-    sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
     if let Some(shim) = die_with {
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the shim", e))?;
         if unistd::getppid().as_raw() != shim {
             return Err(StartError::machine("bind to the shim", "it is gone"));
         }
     }
-    let answer = notes.write_all(b"ready\n").and_then(|()| pipes.go.read_exact(&mut [0]));
+    let answer = notes.write_all(b"ready\n").and_then(|()| go.read_exact(&mut [0]));
     answer.map_err(|e| StartError::machine("wait for the shim", e))?;
     sys::reset_signals();
     Ok(path_of(spec))
@@ -116,9 +122,8 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
     let step = |name: &'static str| move |e: io::Error| StartError::machine(name, e);
     limit_resources().map_err(|e| StartError::machine("limit resources", e))?;
     users.become_one(setting.user, setting.drop_capabilities).map_err(step("change user"))?;
-    let cwd = workdir(spec, &setting.work);
-    unistd::chdir(cwd)
-        .map_err(|e| StartError::BadWorkdir { path: cwd.to_owned(), cause: e.desc().to_owned() })?;
+    umask(Mode::from_bits_truncate(0o022));
+    go_to(workdir(spec, &setting.work))?;
     nix::sys::prctl::set_no_new_privs()
         .map_err(|e| StartError::machine("forbid new privileges", e))?;
     if let Some(fence) = &setting.fence {
@@ -135,6 +140,20 @@ fn workdir<'a>(spec: &'a ContainerSpec, work: &'a Path) -> &'a Path {
         Workdir::Private => work,
         Workdir::Path(path) => path,
     }
+}
+
+/// By no link of /proc, which could lead out of what the task may see.
+fn go_to(dir: &Path) -> Result<(), StartError> {
+    let there =
+        sys::open_by_names(&c_string(&dir.to_string_lossy()), OFlag::O_PATH | OFlag::O_DIRECTORY);
+    let gone = there.and_then(|there| Ok(unistd::fchdir(&there)?));
+    gone.map_err(|error| {
+        let cause = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::ELOOP => "a link on the way leads through /proc, or round".to_owned(),
+            errno => errno.desc().to_owned(),
+        };
+        StartError::BadWorkdir { path: dir.to_owned(), cause }
+    })
 }
 
 fn limit_resources() -> Result<(), Errno> {

@@ -164,6 +164,12 @@ impl StartError {
         Self::Machine { step: step.into(), cause: cause.to_string() }
     }
 
+    /// Tells whoever listens for notes, in one line. When nobody does, nobody wants to hear it.
+    pub(crate) fn tell(&self, notes: &mut impl std::io::Write) {
+        let line = serde_json::to_string(self).unwrap_or_default();
+        drop(writeln!(notes, "{line}"));
+    }
+
     /// True when the job is at fault, so that another machine would fail in the same way.
     pub fn is_fault_of_task(&self) -> bool {
         match self {

@@ -6,16 +6,18 @@
 //! Invariant: nothing of an image is followed while the root is made. What is mounted upon (`/proc`, `/dev`,
 //! ...) is a directory of the new root, or the start is refused.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::unistd;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{self, Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
 use super::users::{IDS, Users};
@@ -123,7 +125,7 @@ impl ImageRoot {
             Some((user, group)) => (user, Some(group)),
             None => (self.user.as_str(), None),
         };
-        let users = self.table("/etc/passwd")?;
+        let users = self.table(c"/etc/passwd")?;
         let found = find(&users, user);
         let uid = match (user.parse(), found) {
             (Ok(uid), _) => uid,
@@ -134,7 +136,7 @@ impl ImageRoot {
             Some(group) => match group.parse() {
                 Ok(gid) => gid,
                 Err(_) => {
-                    let groups = self.table("/etc/group")?;
+                    let groups = self.table(c"/etc/group")?;
                     let fields = find(&groups, group)
                         .ok_or_else(|| self.missing("group", group, "/etc/group"))?;
                     self.number("group", group, fields.get(2))?
@@ -173,16 +175,13 @@ impl ImageRoot {
     }
 
     /// A file of users or groups; empty when the image has none.
-    fn table(&self, path: &str) -> Result<String, StartError> {
-        let failed = |error: io::Error| self.bad(format!("{path}: {error}"));
+    fn table(&self, path: &CStr) -> Result<String, StartError> {
+        let failed = |error: io::Error| self.bad(format!("{}: {error}", path.to_string_lossy()));
         // Whatever it is, opening it must not wait for anybody.
-        let file = fs::File::options()
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
-            .open(path);
-        let file = match file {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = match sys::open_by_names(path, flags) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-            file => file.map_err(failed)?,
+            file => fs::File::from(file.map_err(failed)?),
         };
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(failed(io::Error::other("is no file")));
@@ -204,6 +203,31 @@ fn with_ids(layer: &Path, at: &Path, users: &fs::File) -> io::Result<fs::File> {
     fs::create_dir_all(at)?;
     sys::move_mount(&tree, &sys::open_plain(None, &c_string(at)?)?)?;
     fs::File::open(at)
+}
+
+/// Makes the directory that a program begins in where its image lacks it, as `root` of the task would have.
+/// What stands in the way is told when the program goes there. By no link of /proc: an image may have any.
+pub(crate) fn make_workdir(dir: &Path, users: Users) -> io::Result<()> {
+    let root = users.on_machine(None);
+    let (uid, gid) = (Some(Uid::from_raw(root.uid)), Some(Gid::from_raw(root.gid)));
+    let open = |path: &Path| {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        sys::open_by_names(&path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+    };
+    let mut way = PathBuf::from("/");
+    let mut at = open(&way)?;
+    for part in dir.components().skip(1) {
+        way.push(part);
+        at = match open(&way) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                mkdirat(&at, part.as_os_str(), Mode::from_bits_truncate(0o755))?;
+                fchownat(&at, part.as_os_str(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                open(&way)?
+            }
+            opened => opened?,
+        };
+    }
+    Ok(())
 }
 
 /// The fields of the line that begins with a name.

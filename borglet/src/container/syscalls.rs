@@ -22,9 +22,14 @@ const NEW_NAMESPACES: u32 = 0x7e02_0080;
 /// Put characters into the input of a terminal, perhaps that of whoever started us (asm/ioctls.h):
 /// TIOCSTI, and TIOCLINUX of consoles.
 const TYPING: [u32; 2] = [0x5412, 0x541c];
-/// Families of sockets: between processes of a machine, the Internet, and asking the kernel for the
-/// addresses of its interfaces (`AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK`).
-const FAMILIES: [u32; 4] = [1, 2, 10, 16];
+/// Families of sockets: between processes of a machine, and the Internet (`AF_UNIX`, `AF_INET`, `AF_INET6`).
+const FAMILIES: [u32; 3] = [1, 2, 10];
+/// What is spoken there: what is usual, ICMP, TCP, UDP, ICMPv6. Others, as MPTCP and SCTP, bind ports where
+/// Landlock does not look.
+const PROTOCOLS: [u32; 5] = [0, 1, 6, 17, 58];
+/// Asks the kernel (`AF_NETLINK`), of all that it may be asked only for addresses of interfaces
+/// (`NETLINK_ROUTE`).
+const ASKING: (u32, u32) = (16, 0);
 /// What `personality` may be asked: nothing, 32 bits, without randomised addresses, to tell.
 const PERSONALITIES: [u32; 6] = [0, 0x8, 0x2_0000, 0x4_0000, 0x4_0008, 0xffff_ffff];
 
@@ -45,6 +50,8 @@ enum Rule {
     NoneOf(u8, &'static [u32]),
     /// Allowed when the argument is one of these.
     OneOf(u8, &'static [u32]),
+    /// Allowed for some kinds of sockets.
+    Sockets,
 }
 
 /// A compiled filter.
@@ -86,7 +93,7 @@ fn ranges() -> Vec<(u32, Rule)> {
         // asks for clone.
         (libc::SYS_clone3, Rule::Refuse(libc::ENOSYS)),
         (libc::SYS_ioctl, Rule::NoneOf(1, &TYPING)),
-        (libc::SYS_socket, Rule::OneOf(0, &FAMILIES)),
+        (libc::SYS_socket, Rule::Sockets),
         (libc::SYS_personality, Rule::OneOf(0, &PERSONALITIES)),
     ]);
     let mut ranges: Vec<(u32, Rule)> = Vec::new();
@@ -156,6 +163,19 @@ fn leaf(rule: Rule) -> Vec<sock_filter> {
         }
         Rule::OneOf(arg, values) => {
             [vec![load(arg)], found(values), vec![refuse(libc::EPERM), allow]].concat()
+        }
+        Rule::Sockets => {
+            let (family, protocol) = ASKING;
+            let asking = [load(2), op(IF_EQUAL, 0, 1, protocol), allow, refuse(libc::EPERM)];
+            let spoken = leaf(Rule::OneOf(2, &PROTOCOLS));
+            let none = [refuse(libc::EPERM)];
+            let past = |code: &[sock_filter]| u8::try_from(code.len()).unwrap_or(u8::MAX);
+            let mut code = vec![load(0), op(IF_EQUAL, 0, past(&asking), family)];
+            code.extend(asking);
+            code.extend(found(&FAMILIES));
+            code.extend(none);
+            code.extend(spoken);
+            code
         }
     }
 }
@@ -250,7 +270,7 @@ mod tests {
     use super::*;
 
     /// What the filter answers to a call.
-    fn answer(call: c_long, args: [u64; 2]) -> u32 {
+    fn answer(call: c_long, args: [u64; 3]) -> u32 {
         let code = Filter::compile().0;
         let (mut at, mut loaded) = (0, 0);
         loop {
@@ -264,6 +284,7 @@ mod tests {
                         4 => ARCH,
                         16 => low(args[0]),
                         24 => low(args[1]),
+                        32 => low(args[2]),
                         other => panic!("reads at {other}"),
                     };
                     0
@@ -282,7 +303,7 @@ mod tests {
         u32::try_from(argument & 0xffff_ffff).unwrap()
     }
 
-    fn allows(call: c_long, args: [u64; 2]) -> bool {
+    fn allows(call: c_long, args: [u64; 3]) -> bool {
         answer(call, args) == libc::SECCOMP_RET_ALLOW
     }
 
@@ -294,12 +315,12 @@ mod tests {
             .collect::<Vec<_>>();
         for call in (0..=NEWEST).filter(|call| !special.contains(call)) {
             let listed = ALWAYS.contains(&call) || OF_THIS_ARCH.contains(&call);
-            assert_eq!(allows(call, [0, 0]), listed, "{call}");
+            assert_eq!(allows(call, [0; 3]), listed, "{call}");
         }
         let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        assert_eq!(answer(NEWEST + 1, [0, 0]), unknown);
-        assert_eq!(answer(0x4000_0001, [0, 0]), unknown, "calls of the x32 kind");
-        assert_eq!(answer(libc::SYS_clone3, [0, 0]), unknown);
+        assert_eq!(answer(NEWEST + 1, [0; 3]), unknown);
+        assert_eq!(answer(0x4000_0001, [0; 3]), unknown, "calls of the x32 kind");
+        assert_eq!(answer(libc::SYS_clone3, [0; 3]), unknown);
     }
 
     #[test]
@@ -324,30 +345,43 @@ mod tests {
             libc::SYS_fsopen,
         ] {
             let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-            assert_eq!(answer(call, [0, 0]), refused, "{call}");
+            assert_eq!(answer(call, [0; 3]), refused, "{call}");
         }
     }
 
     #[test]
     fn arguments_are_looked_at() {
         let thread = 0x3d0f00;
-        assert!(allows(libc::SYS_clone, [thread, 0]));
-        assert!(allows(libc::SYS_clone, [17, 0]), "fork");
+        assert!(allows(libc::SYS_clone, [thread, 0, 0]));
+        assert!(allows(libc::SYS_clone, [17, 0, 0]), "fork");
         for namespace in [0x2_0000u64, 0x200_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000, 0x80] {
-            assert!(!allows(libc::SYS_clone, [namespace, 0]), "{namespace:x}");
-            assert!(!allows(libc::SYS_unshare, [namespace, 0]), "{namespace:x}");
+            assert!(!allows(libc::SYS_clone, [namespace, 0, 0]), "{namespace:x}");
+            assert!(!allows(libc::SYS_unshare, [namespace, 0, 0]), "{namespace:x}");
         }
-        assert!(allows(libc::SYS_ioctl, [0, 0x5401]) && !allows(libc::SYS_ioctl, [0, 0x5412]));
         assert!(
-            !allows(libc::SYS_ioctl, [0, 0xffff_ffff_0000_5412]),
+            allows(libc::SYS_ioctl, [0, 0x5401, 0]) && !allows(libc::SYS_ioctl, [0, 0x5412, 0])
+        );
+        assert!(
+            !allows(libc::SYS_ioctl, [0, 0xffff_ffff_0000_5412, 0]),
             "the kernel looks at 32 bits"
         );
         let families =
             [(1, true), (2, true), (10, true), (16, true), (17, false), (38, false), (40, false)];
         for (family, allowed) in families {
-            assert_eq!(allows(libc::SYS_socket, [family, 0]), allowed, "{family}");
+            assert_eq!(allows(libc::SYS_socket, [family, 1, 0]), allowed, "{family}");
         }
-        assert!(allows(libc::SYS_personality, [0xffff_ffff, 0]));
-        assert!(!allows(libc::SYS_personality, [0x0400_0000, 0]));
+        // TCP, UDP, ICMPv6; SCTP, MPTCP; and what netlink would tell of routes, sockets, security.
+        let protocols =
+            [(2, 6, true), (2, 17, true), (10, 58, true), (2, 132, false), (10, 262, false)];
+        let asking = [(16, 0, true), (16, 4, false), (16, 6, false)];
+        for (family, protocol, allowed) in protocols.into_iter().chain(asking) {
+            assert_eq!(
+                allows(libc::SYS_socket, [family, 1, protocol]),
+                allowed,
+                "{family} {protocol}"
+            );
+        }
+        assert!(allows(libc::SYS_personality, [0xffff_ffff, 0, 0]));
+        assert!(!allows(libc::SYS_personality, [0x0400_0000, 0, 0]));
     }
 }

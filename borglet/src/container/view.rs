@@ -24,7 +24,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 
-use super::root::pivot;
+use super::root::{make_workdir, pivot};
 use super::users::Users;
 use super::{Bind, ImageRoot, Shown, StartError};
 use crate::sys;
@@ -67,6 +67,8 @@ pub(crate) struct View<'a> {
     pub(crate) hidden: &'a [PathBuf],
     /// The image that is the root in place of the host's, and the directory for what changes in it.
     pub(crate) image: Option<(&'a ImageRoot, PathBuf)>,
+    /// Where its program begins, unless that is `work`.
+    pub(crate) workdir: Option<&'a Path>,
     /// Packages, shown read-only.
     pub(crate) packages: &'a [Shown],
     /// Most bytes in each of /tmp, /run and /dev/shm. They count as the task's memory too.
@@ -141,6 +143,9 @@ impl View<'_> {
                 Err(e) if bind.path == Path::new(RESOLVER) => sys::never_mind::<(), _>(Err(e)),
                 attached => attached.map_err(|e| bad_bind(&bind.path, &e))?,
             }
+        }
+        if let Some(dir) = self.workdir.filter(|_| self.image.is_some()) {
+            sys::never_mind(make_workdir(dir, self.users));
         }
         umask(Mode::from_bits_truncate(0o022));
         Ok(())

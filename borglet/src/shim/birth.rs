@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::ShimSpec;
 use crate::container::program::{Pipes, become_program};
 use crate::container::users::Users;
 use crate::container::view::{Held, View};
-use crate::container::{StartError, TaskDir};
+use crate::container::{StartError, TaskDir, Workdir};
 use crate::sys::{self, Ending};
 
 /// Longest host name the kernel takes.
@@ -45,8 +45,7 @@ impl Newborn<'_> {
         let Ok(mut notes) = self.notes.try_clone() else { sys::exit_now(1) };
         let born = catch_unwind(AssertUnwindSafe(|| self.grow_up()));
         let error = born.unwrap_or_else(|_| StartError::machine("set up the container", "panic"));
-        let line = serde_json::to_string(&error).unwrap_or_default();
-        drop(writeln!(notes, "{line}"));
+        error.tell(&mut notes);
         sys::exit_now(1)
     }
 
@@ -55,6 +54,9 @@ impl Newborn<'_> {
         if let Err(error) = self.join_groups() {
             return error;
         }
+        // A borglet may be protected from the kernel's choice when memory ends; its tasks are not. More is
+        // always allowed, so only what the machine lacks can keep it from being written.
+        sys::never_mind(std::fs::write("/proc/self/oom_score_adj", "0"));
         if self.spec.namespaces { self.make_container() } else { self.become_plain() }
     }
 
@@ -69,8 +71,8 @@ impl Newborn<'_> {
             Ok(setting) => setting,
             Err(error) => return error,
         };
-        let Self { pipes, mut notes, shim_pid, .. } = self;
-        become_program(&setting, pipes, &mut notes, Some(shim_pid))
+        let Self { pipes, notes, shim_pid, .. } = self;
+        become_program(&setting, pipes, notes, Some(shim_pid))
     }
 
     fn make_container(self) -> StartError {
@@ -100,8 +102,8 @@ impl Newborn<'_> {
                 Ok(setting) => setting,
                 Err(error) => return error,
             };
-            let Self { pipes, mut notes, .. } = self;
-            return become_program(&setting, pipes, &mut notes, None);
+            let Self { pipes, notes, .. } = self;
+            become_program(&setting, pipes, notes, None)
         };
         drop(may_go_on);
         match self.finish(&view, held, first.pid, go_on) {
@@ -188,6 +190,10 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
         binds: &container.binds,
         hidden: &spec.hidden,
         image: container.root.as_ref().map(|image| (image, dir.rootfs())),
+        workdir: match &container.workdir {
+            Workdir::Private => None,
+            Workdir::Path(path) => Some(path),
+        },
         packages: &container.packages,
         scratch_bytes: container.ram_bytes,
         users: spec.users,
@@ -198,7 +204,7 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
 /// the kernel kills the rest. All signals are blocked, as inherited from the shim; those for the
 /// task are sent to it directly.
 fn be_init(first: i32, endings: OwnedFd) -> ! {
-    sys::close_all_but(&endings);
+    sys::close_all_but(&[endings.as_fd()]);
     sys::never_mind(nix::sys::prctl::set_name(c"borglet-init"));
     loop {
         match sys::wait_any(true) {

@@ -306,8 +306,7 @@ impl Session {
                 (spec.clone(), false)
             }
         };
-        let prepared = self.prepare(&spec, terminal, watcher).and_then(|()| self.let_go_of_stdio());
-        let error = match (prepared, &self.errand) {
+        let error = match (self.prepare(&spec, terminal, watcher, &notes), &self.errand) {
             (Err(error), _) => error,
             (Ok(()), Errand::Run { .. }) => {
                 let path = program::path_of(&spec);
@@ -326,8 +325,7 @@ impl Session {
                 errand::connect(*port)
             }
         };
-        let line = serde_json::to_string(&error).unwrap_or_default();
-        drop(notes.write_all(line.as_bytes()));
+        error.tell(&mut notes);
         sys::exit_now(1)
     }
 
@@ -336,6 +334,7 @@ impl Session {
         spec: &ContainerSpec,
         terminal: bool,
         watcher: i32,
+        notes: &File,
     ) -> Result<(), StartError> {
         let step = |name: &'static str| move |e: Errno| StartError::machine(name, e);
         unistd::setsid().map_err(step("start a session"))?;
@@ -349,11 +348,12 @@ impl Session {
         if !self.own.is_empty() {
             nix::sched::setns(&self.first, self.own).map_err(step("enter its user namespace"))?;
         }
+        // A path of the task's may lead through /proc to what is still open here.
+        sys::close_all_but(&[notes.as_fd()]);
         // Behind a Landlock fence of its own it could not look into the task's processes, which is what
         // people come for: what is behind one fence sees nothing of what is behind another.
         let setting = self.spec.setting(self.work.clone())?;
         program::confine(&Setting { spec, fence: None, ..setting })?;
-        sys::close_on_exec_from(3).map_err(|e| StartError::machine("close files", e))?;
         sys::die_with_parent().map_err(|e| StartError::machine("bind to the session", e))?;
         if unistd::getppid().as_raw() != watcher {
             return Err(StartError::machine("bind to the session", "it is over"));

@@ -194,6 +194,7 @@ fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), Start
         binds: &[],
         hidden: &[],
         image: None,
+        workdir: None,
         packages: &[],
         scratch_bytes: 1 << 20,
         users,

@@ -13,7 +13,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
-use borglet::container::{Bind, ContainerSpec};
+use borglet::container::{Bind, ContainerSpec, StartError, Workdir};
 use nix::libc::{self, c_long};
 
 use super::machine::{Machine, exited, id};
@@ -106,14 +106,23 @@ fn probes() -> Vec<(String, String)> {
         tell(&format!("clone {name}"), call(libc::SYS_clone, [flag | 17, 0, 0, 0]));
     }
     tell("clone3", call(libc::SYS_clone3, [0, 0, 0, 0]));
-    for (name, family, kind) in [
-        ("packet socket", libc::AF_PACKET, libc::SOCK_RAW),
-        ("raw socket", libc::AF_INET, libc::SOCK_RAW),
-        ("vsock", libc::AF_VSOCK, libc::SOCK_STREAM),
-        ("crypto socket", libc::AF_ALG, libc::SOCK_SEQPACKET),
+    for (name, family, kind, protocol) in [
+        ("packet socket", libc::AF_PACKET, libc::SOCK_RAW, 1),
+        ("raw socket", libc::AF_INET, libc::SOCK_RAW, 1),
+        ("vsock", libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+        ("crypto socket", libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
+        // Both listen on ports that Landlock does not look at.
+        ("multipath TCP", libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+        ("SCTP", libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP),
+        ("sockets of others", libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG),
+        ("audit", libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT),
     ] {
-        tell(name, call(libc::SYS_socket, [family.into(), kind.into(), 1, 0]));
+        tell(name, call(libc::SYS_socket, [family.into(), kind.into(), protocol.into(), 0]));
     }
+    let about = fs::read_to_string("/proc/self/status").unwrap();
+    tell("umask", about.lines().find_map(|line| line.strip_prefix("Umask:\t")).unwrap().to_owned());
+    let protected = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    tell("protection from the kernel's choice", protected.trim().to_owned());
     let listen = |port: u16| said(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
     tell("own port", listen(own_port.parse().unwrap()));
     tell("port of the kernel's choice", listen(0));
@@ -153,6 +162,8 @@ fn expected(name: &str) -> &'static [&'static str] {
     match name {
         "own port" | "port of the kernel's choice" => &["works"],
         "clone3" => &["ENOSYS"],
+        "umask" => &["0022"],
+        "protection from the kernel's choice" => &["0"],
         // A signal of a task to its init has no effect, or is refused.
         "kill of init" => &["EPERM"],
         "kill of a process of the machine" => &["ESRCH"],
@@ -182,6 +193,9 @@ fn the_life_of_a_prisoner() {
 
 #[test]
 fn no_way_out_of_a_container_works() {
+    // What a service manager gave the borglet is not the task's. (Here it is not protected but exposed, which
+    // needs no right that a test may lack.)
+    fs::write("/proc/self/oom_score_adj", "500").unwrap();
     let Some(machine) = Machine::full() else { return };
     let isolation = machine.executor.isolation().clone();
     let free = || {
@@ -212,5 +226,24 @@ fn no_way_out_of_a_container_works() {
         .filter(|(name, what)| !expected(name).contains(what))
         .collect();
     assert_eq!(escaped, [] as [&(&str, &str); 0], "{isolation:?}");
+    machine.close();
+}
+
+/// What a shim and its children hold open lies outside of the container (CVE-2024-21626).
+#[test]
+fn no_path_through_what_its_makers_hold_open_leads_out() {
+    let Some(machine) = Machine::full() else { return };
+    for fd in 3..48 {
+        let held = Path::new("/proc/self/fd").join(fd.to_string());
+        let mut spec = ContainerSpec::new(id(&format!("from-{fd}")), vec!["true".into()]);
+        spec.workdir = Workdir::Path(held.clone());
+        let refused = machine.executor.start(spec).unwrap_err();
+        assert!(matches!(refused, StartError::BadWorkdir { .. }), "{fd}: {refused}");
+        let program = held.join("..").join("bin").join("true");
+        let argv = vec![program.to_str().unwrap().to_owned()];
+        let refused = machine.executor.start(ContainerSpec::new(id(&format!("by-{fd}")), argv));
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, StartError::ProgramNotFound { .. }), "{fd}: {refused}");
+    }
     machine.close();
 }
