@@ -37,6 +37,7 @@ mod sessions;
 pub mod shim;
 mod sys;
 mod tasks;
+mod tree;
 mod usage;
 mod volumes;
 

@@ -15,9 +15,11 @@ mod v2;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::container::Shown;
 
 pub use detect::detect;
 pub use v1::V1;
@@ -181,6 +183,29 @@ pub enum Hierarchies {
 }
 
 impl Hierarchies {
+    /// What to cover so that a task sees nothing of others' groups. Where there is one tree its own group
+    /// is shown in place of that.
+    pub(crate) fn of_others(&self) -> Vec<PathBuf> {
+        let Self::V1(v1) = self else { return Vec::new() };
+        let mut mounts: Vec<PathBuf> = v1.all().cloned().collect();
+        let above = |mount: &PathBuf| mount.parent().map(Path::to_owned);
+        let together = mounts.first().and_then(above).filter(|dir| {
+            // A directory that is for nothing else.
+            dir.ends_with("cgroup") && mounts.iter().all(|mount| mount.parent() == Some(dir))
+        });
+        if let Some(dir) = together {
+            mounts = vec![dir];
+        }
+        mounts
+    }
+
+    /// The group of a task, where programs look for their limits: in place of the whole tree. On v1 there is
+    /// no one place.
+    pub(crate) fn own(&self, name: &str) -> Option<Shown> {
+        let Self::V2(v2) = self else { return None };
+        Some(Shown { source: v2.group(name), target: v2.mount.clone() })
+    }
+
     /// The driver for them.
     pub fn driver(self) -> Box<dyn CgroupDriver> {
         match self {

@@ -56,7 +56,7 @@ impl V1 {
         mounts
     }
 
-    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &PathBuf> {
         self.controllers().into_iter().chain(&self.unified)
     }
 

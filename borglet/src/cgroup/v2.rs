@@ -30,7 +30,7 @@ impl V2 {
         self.mount.join(&self.name)
     }
 
-    fn group(&self, name: &str) -> PathBuf {
+    pub(super) fn group(&self, name: &str) -> PathBuf {
         self.top().join(name)
     }
 

@@ -130,7 +130,8 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
         fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
     }
     if setting.filter {
-        Filter::usual().install().map_err(step("filter system calls"))?;
+        let shares = spec.binds.iter().any(|bind| bind.writable);
+        Filter::of(shares).install().map_err(step("filter system calls"))?;
     }
     Ok(())
 }

@@ -30,6 +30,10 @@ const PROTOCOLS: [u32; 5] = [0, 1, 6, 17, 58];
 /// Asks the kernel (`AF_NETLINK`), of all that it may be asked only for addresses of interfaces
 /// (`NETLINK_ROUTE`).
 const ASKING: (u32, u32) = (16, 0);
+/// Bits of a file's mode that give its owner's rights to whoever runs it.
+const SET_ID: u32 = 0o6000;
+/// Flags of `open` with which it makes a file (`O_CREAT`, `O_TMPFILE`; asm-generic/fcntl.h).
+const MAKES_FILE: u32 = 0x40 | 0x40_0000;
 /// What `personality` may be asked: nothing, 32 bits, without randomised addresses, to tell.
 const PERSONALITIES: [u32; 6] = [0, 0x8, 0x2_0000, 0x4_0000, 0x4_0008, 0xffff_ffff];
 
@@ -52,6 +56,8 @@ enum Rule {
     OneOf(u8, &'static [u32]),
     /// Allowed for some kinds of sockets.
     Sockets,
+    /// Opens, with flags and mode in these arguments: a file that it makes may have no [`SET_ID`].
+    Makes(u8, u8),
 }
 
 /// A compiled filter.
@@ -59,20 +65,47 @@ enum Rule {
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// The filter, compiled once for this process and those that it splits into.
-    pub(crate) fn usual() -> &'static Self {
+    /// The filter, compiled once for this process and those that it splits into. `shares` says whether the
+    /// task may write where others of the machine look: then it may make no file there that gives rights away.
+    pub(crate) fn of(shares: bool) -> &'static Self {
         static USUAL: OnceLock<Filter> = OnceLock::new();
-        USUAL.get_or_init(Self::compile)
+        static SHARING: OnceLock<Filter> = OnceLock::new();
+        if shares { SHARING.get_or_init(Self::sharing) } else { USUAL.get_or_init(Self::usual) }
     }
 
-    fn compile() -> Self {
+    fn usual() -> Self {
+        Self::compile(&rules())
+    }
+
+    fn sharing() -> Self {
+        let mut rules = rules();
+        rules.extend([
+            (libc::SYS_fchmod, Rule::Without(1, SET_ID)),
+            (libc::SYS_fchmodat, Rule::Without(2, SET_ID)),
+            (libc::SYS_fchmodat2, Rule::Without(2, SET_ID)),
+            (libc::SYS_mknodat, Rule::Without(2, SET_ID)),
+            (libc::SYS_openat, Rule::Makes(2, 3)),
+            // Its mode lies in memory, where no filter can look.
+            (libc::SYS_openat2, Rule::Refuse(libc::ENOSYS)),
+        ]);
+        #[cfg(target_arch = "x86_64")]
+        rules.extend([
+            (libc::SYS_chmod, Rule::Without(1, SET_ID)),
+            (libc::SYS_creat, Rule::Without(1, SET_ID)),
+            (libc::SYS_mknod, Rule::Without(1, SET_ID)),
+            (libc::SYS_open, Rule::Makes(1, 2)),
+        ]);
+        Self::compile(&rules)
+    }
+
+    fn compile(rules: &BTreeMap<c_long, Rule>) -> Self {
         let mut code = vec![
             op(LOAD, 0, 0, 4),
             op(IF_EQUAL, 1, 0, ARCH),
             op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
             op(LOAD, 0, 0, 0),
         ];
-        code.extend(tree(&ranges()));
+        code.extend(tree(&ranges(rules)));
         Self(code)
     }
 
@@ -82,8 +115,8 @@ impl Filter {
     }
 }
 
-/// The rule for each number, as the numbers from which on one holds.
-fn ranges() -> Vec<(u32, Rule)> {
+/// The rule of each call that is not refused.
+fn rules() -> BTreeMap<c_long, Rule> {
     let mut rules: BTreeMap<c_long, Rule> =
         ALWAYS.iter().chain(OF_THIS_ARCH).map(|call| (*call, Rule::Allow)).collect();
     rules.extend([
@@ -96,6 +129,11 @@ fn ranges() -> Vec<(u32, Rule)> {
         (libc::SYS_socket, Rule::Sockets),
         (libc::SYS_personality, Rule::OneOf(0, &PERSONALITIES)),
     ]);
+    rules
+}
+
+/// The rule for each number, as the numbers from which on one holds.
+fn ranges(rules: &BTreeMap<c_long, Rule>) -> Vec<(u32, Rule)> {
     let mut ranges: Vec<(u32, Rule)> = Vec::new();
     for call in 0..=NEWEST + 1 {
         let rule = match rules.get(&call) {
@@ -163,6 +201,10 @@ fn leaf(rule: Rule) -> Vec<sock_filter> {
         }
         Rule::OneOf(arg, values) => {
             [vec![load(arg)], found(values), vec![refuse(libc::EPERM), allow]].concat()
+        }
+        Rule::Makes(flags, mode) => {
+            let makes = leaf(Rule::Without(mode, SET_ID));
+            [vec![load(flags), op(IF_ANY_BIT, 1, 0, MAKES_FILE), allow], makes].concat()
         }
         Rule::Sockets => {
             let (family, protocol) = ASKING;
@@ -271,7 +313,11 @@ mod tests {
 
     /// What the filter answers to a call.
     fn answer(call: c_long, args: [u64; 3]) -> u32 {
-        let code = Filter::compile().0;
+        run(&Filter::usual(), call, args)
+    }
+
+    fn run(filter: &Filter, call: c_long, args: [u64; 3]) -> u32 {
+        let code = &filter.0;
         let (mut at, mut loaded) = (0, 0);
         loop {
             let sock_filter { code: kind, jt, jf, k } = code[at];
@@ -347,6 +393,33 @@ mod tests {
             let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
             assert_eq!(answer(call, [0; 3]), refused, "{call}");
         }
+    }
+
+    #[test]
+    fn who_shares_files_with_the_machine_makes_none_that_gives_rights_away() {
+        let sharing = Filter::sharing();
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for (call, args, rights) in [
+            (libc::SYS_fchmod, [3, 0o4755, 0], true),
+            (libc::SYS_fchmod, [3, 0o1777, 0], false),
+            (libc::SYS_fchmodat, [0, 0, 0o2755], true),
+            (libc::SYS_fchmodat2, [0, 0, 0o2755], true),
+            (libc::SYS_mknodat, [0, 0, 0o104_755], true),
+            (libc::SYS_openat, [0, 0, 0], false),
+        ] {
+            let answer = run(&sharing, call, args);
+            assert_eq!(answer == refused, rights, "{call} {args:?}");
+            assert!(allows(call, args), "a task of its own may: {call}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        for (flags, mode, rights) in
+            [(0x40, 0o4755, true), (0x40, 0o755, false), (0, 0o4755, false)]
+        {
+            let answer = run(&sharing, libc::SYS_open, [0, flags, mode]);
+            assert_eq!(answer == refused, rights, "{flags:x} {mode:o}");
+        }
+        let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(run(&sharing, libc::SYS_openat2, [0; 3]), unknown);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 use super::root::{make_workdir, pivot};
 use super::users::Users;
 use super::{Bind, ImageRoot, Shown, StartError};
+use crate::cgroup::Hierarchies;
 use crate::sys;
 
 /// Devices a task may open: those every program expects and none that stores anything
@@ -65,6 +66,8 @@ pub(crate) struct View<'a> {
     pub(crate) binds: &'a [Bind],
     /// Directories of the host that appear empty.
     pub(crate) hidden: &'a [PathBuf],
+    /// The machine's cgroups, and the name of the task's own.
+    pub(crate) groups: Option<(&'a Hierarchies, &'a str)>,
     /// The image that is the root in place of the host's, and the directory for what changes in it.
     pub(crate) image: Option<(&'a ImageRoot, PathBuf)>,
     /// Where its program begins, unless that is `work`.
@@ -114,7 +117,9 @@ impl View<'_> {
         // An image has nothing of the host's.
         let hidden = if self.image.is_some() { &[][..] } else { self.hidden };
         let shut = all.iter().filter_map(|(bind, _)| shut_parent(&bind.path, self.users));
-        let mut covered = hide(hidden.iter().cloned().chain(shut).collect())
+        let groups = self.groups.filter(|_| self.image.is_none());
+        let groups = groups.map_or(Vec::new(), |(groups, _)| groups.of_others());
+        let mut covered = hide(hidden.iter().cloned().chain(shut).chain(groups).collect())
             .map_err(|e| StartError::machine("hide directories", e))?;
         for (bind, tree) in all {
             if self.image.is_some() {
@@ -138,7 +143,8 @@ impl View<'_> {
                 sys::never_mind(sys::map_ids(&tree, users));
             }
             let bind = Bind { path: target, writable: false, within: None };
-            match attach(&tree, &bind) {
+            let clear = self.image.as_ref().map_or(Ok(()), |_| leads_through_no_link(&bind.path));
+            match clear.and_then(|()| attach(&tree, &bind)) {
                 // The image has a link there, which says where its own is.
                 Err(e) if bind.path == Path::new(RESOLVER) => sys::never_mind::<(), _>(Err(e)),
                 attached => attached.map_err(|e| bad_bind(&bind.path, &e))?,
@@ -187,6 +193,7 @@ impl View<'_> {
         {
             wanted.push(Shown { source, target: RESOLVER.into() });
         }
+        wanted.extend(self.groups.and_then(|(groups, name)| groups.own(name)));
         let open = |shown: Shown| {
             let bind = Bind { path: shown.source, writable: false, within: None };
             let tree = open_source(&bind).map_err(|e| bad_bind(&shown.target, &e))?;

@@ -10,7 +10,7 @@ use crate::container::{
     ContainerId, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole, write_whole,
 };
 use crate::shim::{self, ShimSpec};
-use crate::{procfs, sys};
+use crate::{procfs, sys, tree};
 
 /// How long a shim that has just begun may take to say what it started; 2000 times 5 ms.
 const STATE_TRIES: u32 = 2_000;
@@ -129,10 +129,10 @@ impl Executor {
     /// or a cleaning that was cut short.
     fn remove_remains(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<()> {
         self.remove_group(id)?;
-        super::remove_tree(&dir.work())?;
-        super::remove_tree(&dir.rootfs())?;
+        tree::remove(&dir.work())?;
+        tree::remove(&dir.rootfs())?;
         let has_logs = fs::read_dir(dir.log()).is_ok_and(|mut logs| logs.next().is_some());
-        if has_logs { Ok(()) } else { super::remove_tree(&dir.root) }
+        if has_logs { Ok(()) } else { tree::remove(&dir.root) }
     }
 
     fn find(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Found> {

@@ -25,8 +25,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
+use nix::fcntl::AT_FDCWD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use nix::sys::signal::Signal;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 
 pub use crate::shim::enter::Errand;
 pub use adopt::{Adopted, Found};
@@ -40,7 +43,7 @@ use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
 use crate::logs::{self, LogChunk, Stream};
 use crate::shim::Nursery;
-use crate::{procfs, sys};
+use crate::{procfs, sys, tree};
 
 /// How an [`Executor`] is set up.
 #[derive(Debug, Clone)]
@@ -321,12 +324,17 @@ impl Executor {
         let failed = |source| ActError::Failed { action: "clean up", id: id.clone(), source };
         self.remove_group(id).map_err(failed)?;
         let dir = self.dir(id);
-        remove_tree(&dir.work()).map_err(&failed)?;
-        remove_tree(&dir.rootfs()).map_err(&failed)?;
+        tree::remove(&dir.work()).map_err(&failed)?;
+        tree::remove(&dir.rootfs()).map_err(&failed)?;
         // The specification last: as long as it is there, an adoption finds the rest.
         for file in [dir.words(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;
         }
+        // From now on its logs are kept: see `kept_logs`.
+        let now = TimeSpec::UTIME_NOW;
+        let flag = UtimensatFlags::NoFollowSymlink;
+        let marked = utimensat(AT_FDCWD, &dir.log(), &now, &now, flag);
+        absent_is_fine(marked.map_err(io::Error::from)).map_err(failed)?;
         self.table().remove(id);
         self.ranges().give_back(entry.users);
         Ok(())
@@ -337,14 +345,14 @@ impl Executor {
         if self.table().contains_key(id) {
             return Err(ActError::Running(id.clone()));
         }
-        remove_tree(&self.dir(id).root).map_err(|source| ActError::Failed {
+        tree::remove(&self.dir(id).root).map_err(|source| ActError::Failed {
             action: "remove logs of",
             id: id.clone(),
             source,
         })
     }
 
-    /// Containers of which only the logs are left, with the time of their last change in
+    /// Containers of which only the logs are left, with the time since when that is so in
     /// milliseconds since 1970, for whoever decides how long logs are kept.
     pub fn kept_logs(&self) -> io::Result<Vec<(ContainerId, u64)>> {
         let mut kept = Vec::new();
@@ -558,10 +566,6 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         done => done,
     }
-}
-
-fn remove_tree(path: &std::path::Path) -> io::Result<()> {
-    absent_is_fine(fs::remove_dir_all(path))
 }
 
 fn page_bytes() -> u64 {

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Entry, Executor, Live, open_process, remove_tree};
+use super::{Entry, Executor, Live, open_process};
 use crate::cgroup::Limits;
 use crate::container::users::Users;
 use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
 use crate::isolation::UserIds;
 use crate::shim::{self, Nursery, ShimSpec};
-use crate::sys;
+use crate::{sys, tree};
 
 /// Share of the processors with which a container is set up, in thousandths of a processor: that of a task
 /// of the lowest rank would not get it done in time beside services that want all. A processor: ours.
@@ -48,7 +48,7 @@ impl Executor {
                 Ok(started)
             }
             Err(error) => {
-                if let Err(e) = self.remove_group(&id).and_then(|()| remove_tree(&dir.root)) {
+                if let Err(e) = self.remove_group(&id).and_then(|()| tree::remove(&dir.root)) {
                     tracing::warn!(%id, error = %e, "remains of a failed start");
                 }
                 Err(error)

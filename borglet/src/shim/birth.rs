@@ -189,6 +189,7 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
         work: dir.work(),
         binds: &container.binds,
         hidden: &spec.hidden,
+        groups: spec.cgroups.as_ref().map(|groups| (groups, container.id.as_str())),
         image: container.root.as_ref().map(|image| (image, dir.rootfs())),
         workdir: match &container.workdir {
             Workdir::Private => None,

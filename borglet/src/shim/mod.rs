@@ -193,6 +193,7 @@ fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), Start
         work: work.to_owned(),
         binds: &[],
         hidden: &[],
+        groups: None,
         image: None,
         workdir: None,
         packages: &[],

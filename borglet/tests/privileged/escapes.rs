@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
@@ -19,7 +20,7 @@ use nix::libc::{self, c_long};
 use super::machine::{Machine, exited, id};
 
 /// Tells this program that it is the one inside: the port it may listen on, one it may not, the name of a
-/// socket of the machine, and a process of it.
+/// socket of the machine, a process of it, and a directory of it that is the task's to write.
 const INSIDE: &str = "BORG_TEST_ESCAPE";
 /// Namespaces that a task could hide in or gain rights by (linux/sched.h).
 const NAMESPACES: [(&str, c_long); 7] = [
@@ -59,7 +60,9 @@ fn write_to(path: &str, text: &str) -> String {
 fn probes() -> Vec<(String, String)> {
     let told = std::env::var(INSIDE).unwrap();
     let told: Vec<&str> = told.split(' ').collect();
-    let [own_port, other_port, socket, process] = told.as_slice() else { panic!("{told:?}") };
+    let [own_port, other_port, socket, process, shared] = told.as_slice() else {
+        panic!("{told:?}")
+    };
     let (root, tmpfs) = (CString::new("/").unwrap(), CString::new("tmpfs").unwrap());
     let (root, tmpfs) = (root.as_ptr() as c_long, tmpfs.as_ptr() as c_long);
     let process: c_long = process.parse().unwrap();
@@ -130,6 +133,16 @@ fn probes() -> Vec<(String, String)> {
     tell("port below 1024", listen(79));
     let abstract_socket = SocketAddr::from_abstract_name(socket).unwrap();
     tell("socket of the machine", said(UnixStream::connect_addr(&abstract_socket)));
+    let (set_id, made) = (fs::Permissions::from_mode(0o4755), Path::new(shared).join("made"));
+    fs::write(&made, "x").unwrap();
+    tell("a program of root's for all", said(fs::set_permissions(&made, set_id)));
+    let mut makes = OpenOptions::new();
+    let by_making =
+        makes.write(true).create_new(true).mode(0o4755).open(made.with_extension("set"));
+    tell("making a program of root's for all", said(by_making));
+    let groups = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().filter_map(Result::ok);
+    let others = groups.filter(|entry| entry.file_name().to_string_lossy().starts_with("borg"));
+    tell("groups of other tasks", others.count().to_string());
     let device = CString::new("/tmp/disk").unwrap();
     let block = c_long::from(libc::S_IFBLK | 0o600);
     let disk = libc::makedev(254, 0).cast_signed();
@@ -162,6 +175,7 @@ fn expected(name: &str) -> &'static [&'static str] {
     match name {
         "own port" | "port of the kernel's choice" => &["works"],
         "clone3" => &["ENOSYS"],
+        "groups of other tasks" => &["0"],
         "umask" => &["0022"],
         "protection from the kernel's choice" => &["0"],
         // A signal of a task to its init has no effect, or is refused.
@@ -173,7 +187,7 @@ fn expected(name: &str) -> &'static [&'static str] {
         "/dev/mem" => &["ENOENT"],
         "root of init" => &["EACCES"],
         "own program" | "own program by /proc" => &["EROFS", "ETXTBSY", "EACCES"],
-        "leave the cgroup" | "make a cgroup" => &["EROFS", "EACCES"],
+        "leave the cgroup" | "make a cgroup" => &["EROFS", "EACCES", "ENOENT"],
         name if name.starts_with("/proc/sys") => &["EROFS", "EACCES", "ENOENT"],
         _ => &["EPERM"],
     }
@@ -210,10 +224,14 @@ fn no_way_out_of_a_container_works() {
     let argv = ["--exact", "escapes::the_life_of_a_prisoner", "--ignored", "--nocapture"];
     let argv = [program.to_str().unwrap()].into_iter().chain(argv).map(str::to_owned).collect();
     let mut spec = ContainerSpec::new(id("prisoner"), argv);
-    spec.env = vec![(INSIDE.into(), format!("{own} {other} {name} {}", std::process::id()))];
+    let shared = tempfile::tempdir().unwrap();
+    let told =
+        [&format!("{own} {other} {name} {}", std::process::id()), shared.path().to_str().unwrap()];
+    spec.env = vec![(INSIDE.into(), told.join(" "))];
     spec.ports = Some(vec![own]);
     spec.pids_max = 64;
-    spec.binds = vec![Bind { path: program, writable: false, within: None }];
+    let bind = |path: &Path, writable| Bind { path: path.to_owned(), writable, within: None };
+    spec.binds = vec![bind(&program, false), bind(shared.path(), true)];
     let (record, said) = machine.run(spec);
     assert_eq!(record.outcome, exited(0), "{said}");
     let found: Vec<(&str, &str)> =
