@@ -172,7 +172,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().join("top");
         fs::create_dir(&top).unwrap();
-        let deepest = nest(&top, 5_000);
+        let deepest = nest(&top, 2_000);
         rustix::fs::openat(&deepest, c"file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
         remove(&top).unwrap();
         assert!(!top.exists());
