@@ -134,6 +134,7 @@ impl Found {
             health,
             image,
             packages,
+            network,
         } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
@@ -165,6 +166,7 @@ impl Found {
         self.shown("task.grace_ms", &grace_ms.0, &new.grace_ms.0);
         self.shown("task.memory", memory, &new.memory);
         self.maybe("task.cpu_cap_milli", cpu_cap_milli.as_ref(), new.cpu_cap_milli.as_ref());
+        self.shown("task.network", network, &new.network);
         self.maybe("task.health", health.as_ref(), new.health.as_ref());
     }
 }

@@ -5,9 +5,11 @@
 use crate::health::Health;
 use crate::machine::MachineId;
 use crate::names::shorten;
+use crate::resources::TASK_ADDRESS;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Longest text that a machine may report as the cause of something, in bytes.
@@ -57,6 +59,18 @@ pub struct Placement {
     /// How it is by its health check, as its machine last said.
     #[serde(default)]
     pub health: Health,
+    /// The address of its own that its process has, as its machine last said; only with a network of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Placement {
+    /// Those of its ports that are its machine's: none with a network of its own.
+    #[must_use]
+    pub fn machine_ports(&self) -> &[u16] {
+        let own = self.devices.iter().any(|share| *share.name == *TASK_ADDRESS);
+        if own { &[] } else { &self.ports }
+    }
 }
 
 /// A device of a machine, or a part of one, that a task has.

@@ -323,7 +323,7 @@ impl Session {
             }
             (Ok(()), Errand::Connect { port }) => {
                 drop(notes);
-                errand::connect(*port)
+                errand::connect(*port, self.spec.container.address)
             }
         };
         let line = serde_json::to_string(&error).unwrap_or_default();

@@ -65,7 +65,7 @@ impl Bench {
 
     fn start(&mut self, id: IncarnationId, number: u32, pid: u32) -> Vec<Effect> {
         let since = self.now;
-        self.input(Input::Started { run: run(id, number), pid, since })
+        self.input(Input::Started { run: run(id, number), pid, since, address: None })
     }
 
     fn exit(
@@ -381,6 +381,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         since: Millis(900_000),
         grace: Millis(1_000),
         ports: vec![],
+        address: None,
         task: None,
         state,
         end: None,

@@ -24,16 +24,18 @@ use crate::poll::{
 use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
-    Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Network, Spread,
+    TaskSpec, Volume,
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
+use crate::wire::read_address;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -174,6 +176,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
             option::of(health_check()),
             option::weighted(0.3, package_ref()),
             vec(package_ref(), 0..=1),
+            any::<bool>(),
         ),
     )
         .prop_map(
@@ -195,6 +198,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     grace_ms: Millis(grace),
                     image: more.3,
                     packages: more.4,
+                    network: if more.5 { Network::Own } else { Network::Host },
                 }
             },
         )
@@ -475,7 +479,7 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
         (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
     ];
     let ports = vec(1..=u16::MAX, 0..3);
-    let own = ("[ -~]{0,40}", run_end(), health(), option::of(any::<[u64; 2]>()));
+    let own = ("[ -~]{0,40}", run_end(), health(), option::of(any::<[u64; 2]>()), any::<u32>());
     (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports, own).prop_map(
         |(
             id,
@@ -484,7 +488,7 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
             last_failure,
             usage,
             ports,
-            (status_line, last_run, health, start),
+            (status_line, last_run, health, start, address),
         )| {
             TaskReport {
                 id,
@@ -500,6 +504,7 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
                     total: Millis(total),
                     packages: Millis(packages),
                 }),
+                address: read_address(address),
             }
         },
     )
@@ -620,6 +625,10 @@ fn observation() -> impl Strategy<Value = Observation> {
             .prop_map(|(id, at, failure, run)| Observation::TaskEnded { id, at, failure, run }),
         incarnation().prop_map(|id| Observation::TaskGone { id }),
         (incarnation(), health()).prop_map(|(id, health)| Observation::TaskHealth { id, health }),
+        (incarnation(), 1..u32::MAX).prop_map(|(id, address)| Observation::TaskAddress {
+            id,
+            address: Ipv4Addr::from_bits(address),
+        }),
         (any::<bool>(), any::<[u32; 2]>()).prop_map(|(safe_mode, [silent, machines])| {
             Observation::Silence { safe_mode, silent, machines }
         }),

@@ -11,7 +11,7 @@ use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_BYTES, MAX_CPU_MILLI, MAX_LIST, MAX_PORTS,
-    MAX_SPEC_BYTES, MemoryLimit, SpecError, Spread, TaskSpec, Volume,
+    MAX_SPEC_BYTES, MemoryLimit, Network, SpecError, Spread, TaskSpec, Volume,
 };
 use crate::time::Millis;
 use prost::Message;
@@ -101,6 +101,24 @@ impl From<pb::MemoryLimit> for MemoryLimit {
         match limit {
             pb::MemoryLimit::Unspecified => Self::Hard,
             pb::MemoryLimit::Soft => Self::Soft,
+        }
+    }
+}
+
+impl From<Network> for pb::Network {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::Host => Self::Unspecified,
+            Network::Own => Self::Own,
+        }
+    }
+}
+
+impl From<pb::Network> for Network {
+    fn from(network: pb::Network) -> Self {
+        match network {
+            pb::Network::Unspecified => Self::Host,
+            pb::Network::Own => Self::Own,
         }
     }
 }
@@ -212,6 +230,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             health: t.health.as_ref().map(Into::into),
             image: t.image.as_ref().map(ToString::to_string).unwrap_or_default(),
             packages: t.packages.iter().map(ToString::to_string).collect(),
+            network: pb::Network::from(t.network).into(),
         }
     }
 }
@@ -240,6 +259,7 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
         health: t.health.map(TryInto::try_into).transpose().at("health")?,
         image: (!t.image.is_empty()).then(|| t.image.parse()).transpose().at("image")?,
         packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
+        network: known::<pb::Network>("network", t.network)?.into(),
     })
 }
 

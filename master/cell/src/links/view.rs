@@ -339,6 +339,7 @@ impl Link {
                 Some(report) => {
                     found.extend(difference(placed, report, state.level()));
                     found.extend(verdict(job, placed, report));
+                    found.extend(address(job, placed, report));
                 }
                 None if self.is_without(id, state) => {
                     found.push(Observation::TaskEnded {
@@ -545,6 +546,15 @@ fn verdict(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observa
         .then_some(Observation::TaskHealth { id: report.id, health: said })
 }
 
+/// The address of a task's process, when the state does not say it, or says it of another process.
+fn address(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observation> {
+    let TaskStatus::Up { pid, since } = report.status else { return None };
+    let same = placed.phase == Phase::Up { pid, since } && placed.restarts == report.restarts;
+    let address = report.address.filter(|_| job.spec.task.network.is_own())?;
+    (!same || placed.address != Some(address))
+        .then_some(Observation::TaskAddress { id: report.id, address })
+}
+
 /// A task that a machine is told to run: not an alloc, which runs nothing.
 fn told_of(
     machine: MachineId,
@@ -612,6 +622,7 @@ mod tests {
             status_line: String::new(),
             last_run: None,
             start: None,
+            address: None,
         }
     }
 

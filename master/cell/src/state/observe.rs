@@ -17,6 +17,7 @@ use borg_proto::{
     Health, IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
 };
 use std::cmp::Reverse;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// How long an incarnation must have been placed for its end not to count as one of a row of
@@ -51,6 +52,7 @@ impl Turn<'_> {
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
                 Observation::TaskHealth { id, health } => self.task_health(*id, *health),
+                Observation::TaskAddress { id, address } => self.task_address(*id, *address),
                 Observation::Silence { safe_mode, silent, machines } => {
                     self.silence(*safe_mode, *silent, *machines);
                 }
@@ -105,16 +107,18 @@ impl Turn<'_> {
         let tasks = machine.tasks.clone();
         let stray = |state: &super::CellState, task: TaskId| {
             let placement = state.task(task).and_then(super::Task::placement);
-            placement.is_some_and(|p| p.ports.iter().any(|port| !range.contains(&u32::from(*port))))
+            placement.is_some_and(|p| p.machine_ports().iter().any(|port| !range.contains(&u32::from(*port))))
         };
         for task in &tasks {
             if stray(self.state, *task) {
                 self.evict(*task, &EvictCause::Shrunk);
             }
         }
-        // Tasks in allocs free nothing but ports.
+        // Tasks in allocs free nothing but ports and addresses.
         let holds_room = |task: &TaskId| {
-            self.state.job(task.job).is_some_and(|job| job.spec.alloc_set.is_none())
+            self.state.job(task.job).is_some_and(|job| {
+                job.spec.alloc_set.is_none() || job.spec.task.network.is_own()
+            })
         };
         let order = self.state.machine(id).map(|machine| machine.tasks.iter().copied());
         let mut order: Vec<_> = order.into_iter().flatten().filter(holds_room).collect();
@@ -213,9 +217,9 @@ impl Turn<'_> {
         if old.phase == phase && old.restarts == restarts {
             return;
         }
-        // Another process has to show again that it works.
-        let health = Health::Unchecked;
-        let placement = Placement { phase, restarts, health, ..old.clone() };
+        // Another process has to show again that it works, and may have another address.
+        let (health, address) = (Health::Unchecked, None);
+        let placement = Placement { phase, restarts, health, address, ..old.clone() };
         let more = failures_within(&placement).saturating_sub(failures_within(old));
         let cause = cause.map(storable);
         let change = match (phase, &cause) {
@@ -245,6 +249,21 @@ impl Turn<'_> {
         }
         let placement = Placement { health, ..old.clone() };
         let change = TaskChange::Health(health);
+        self.change_task(id.task, TaskState::Running(placement), change, |_| ());
+    }
+
+    fn task_address(&mut self, id: IncarnationId, address: Ipv4Addr) {
+        let own = |job: &super::Job| job.spec.task.network.is_own();
+        let Some(old) = self.present(id) else { return };
+        let up = matches!(old.phase, Phase::Up { .. });
+        if !up
+            || old.address == Some(address)
+            || !self.state.job(id.task.job).is_some_and(own)
+        {
+            return;
+        }
+        let placement = Placement { address: Some(address), ..old.clone() };
+        let change = TaskChange::Address(address);
         self.change_task(id.task, TaskState::Running(placement), change, |_| ());
     }
 
