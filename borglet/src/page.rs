@@ -180,7 +180,9 @@ fn fact(out: &mut String, name: &str, value: &str) -> fmt::Result {
 
 impl Row {
     fn new((report, want, name): super::driver::SeenTask) -> Self {
-        let TaskReport { id, status, restarts, last_failure, usage, ports, health, address, .. } = report;
+        let TaskReport {
+            id, status, restarts, last_failure, usage, ports, health, address, ..
+        } = report;
         let (state, pid, since) = match &status {
             TaskStatus::Fetching { .. } => ("fetching packages", None, None),
             TaskStatus::Starting => ("starting", None, None),

@@ -345,7 +345,8 @@ impl Executor {
         remove_tree(&dir.work()).map_err(&failed)?;
         remove_tree(&dir.rootfs()).map_err(&failed)?;
         // The specification last: as long as it is there, an adoption finds the rest.
-        for file in [dir.words(), dir.hosts(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
+        for file in [dir.words(), dir.hosts(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()]
+        {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;
         }
         self.table().remove(id);

@@ -94,7 +94,7 @@ impl Executor {
         let table = self.table();
         let held: Vec<Ipv4Addr> = table.values().filter_map(|entry| entry.address).collect();
         let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let ours = network("self");
+        let ours = network("thread-self");
         let unknown = table.values().filter(|entry| entry.address.is_none()).any(|entry| {
             let live = entry.live.as_ref();
             live.is_some_and(|live| network(&live.started.pid.to_string()) != ours)

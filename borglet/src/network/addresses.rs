@@ -56,7 +56,9 @@ impl FromStr for AddressRange {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: String| {
-            format!("{why}; allowed is a range of /16 to /30 by its first address, as in 10.88.3.0/24")
+            format!(
+                "{why}; allowed is a range of /16 to /30 by its first address, as in 10.88.3.0/24"
+            )
         };
         let parts = text.split_once('/');
         let parts = parts.and_then(|(base, prefix)| {
@@ -73,7 +75,10 @@ impl FromStr for AddressRange {
             let first = Ipv4Addr::from_bits(base.to_bits() & !within);
             return Err(wrong(format!("{base} is in the range that begins with {first}")));
         }
-        if base.is_loopback() || base.is_multicast() || base.octets()[0] == 0 || base.octets()[0] > 239
+        if base.is_loopback()
+            || base.is_multicast()
+            || base.octets()[0] == 0
+            || base.octets()[0] > 239
         {
             return Err(wrong(format!("{base} is not for hosts")));
         }
@@ -162,7 +167,10 @@ mod tests {
             ("0.0.1.0/24", "0.0.1.0 is not for hosts"),
         ] {
             let told = text.parse::<AddressRange>().unwrap_err();
-            assert!(told.starts_with(&format!("{why}; allowed is a range of /16 to /30")), "{told}");
+            assert!(
+                told.starts_with(&format!("{why}; allowed is a range of /16 to /30")),
+                "{told}"
+            );
         }
     }
 

@@ -15,4 +15,5 @@ mod pair;
 
 pub use addresses::AddressRange;
 pub(crate) use addresses::Addresses;
+pub use pair::loopback_up;
 pub(crate) use pair::{leaves_the_machine, loosely_filtered, make, sweep};

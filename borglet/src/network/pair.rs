@@ -51,7 +51,8 @@ fn at(step: &str) -> impl FnOnce(io::Error) -> NetworkError {
 /// Makes the network of a task with an address of the range. The namespace lasts until the file is closed and
 /// the last process in it has ended.
 pub(crate) fn make(range: AddressRange, address: Ipv4Addr) -> Result<OwnedFd, NetworkError> {
-    let host: OwnedFd = File::open("/proc/self/ns/net").map_err(at("open our network"))?.into();
+    let host: OwnedFd =
+        File::open("/proc/thread-self/ns/net").map_err(at("open our network"))?.into();
     let gateway = range.gateway();
     let name = name_of(address);
     let inside = {
@@ -126,7 +127,8 @@ fn remove(name: &str) -> io::Result<()> {
 pub(crate) fn sweep(range: AddressRange, is_taken: impl Fn(Ipv4Addr) -> bool) -> io::Result<()> {
     for interface in &if_nameindex()? {
         let name = interface.name().to_string_lossy();
-        let stray = address_in(&name).filter(|address| range.holds(*address) && !is_taken(*address));
+        let stray =
+            address_in(&name).filter(|address| range.holds(*address) && !is_taken(*address));
         if let Some(address) = stray {
             tracing::warn!(interface = %name, %address, "left by a task that is over: removed");
             remove(&name)?;
@@ -154,6 +156,14 @@ pub(crate) fn leaves_the_machine() -> bool {
 pub(crate) fn loosely_filtered() -> bool {
     let all = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
     all.is_ok_and(|set| set.trim() == "2")
+}
+
+/// Sets the loopback of this thread's network namespace going: a new one has it, and it is down.
+///
+/// # Errors
+/// Without the right to.
+pub fn loopback_up() -> io::Result<()> {
+    Netlink::open()?.ask(Request::loopback_up())
 }
 
 /// The machine's end of the pair of a task.
@@ -189,7 +199,9 @@ mod tests {
         let address = Ipv4Addr::new(10, 88, 3, 5);
         assert_eq!(name_of(address), "borg0a580305");
         assert_eq!(address_in("borg0a580305"), Some(address));
-        for strange in ["borg", "borg0a58030", "borg0A580305", "borg+a580305", "eth0", "xborg0a580305"] {
+        for strange in
+            ["borg", "borg0a58030", "borg0A580305", "borg+a580305", "eth0", "xborg0a580305"]
+        {
             assert_eq!(address_in(strange), None, "{strange}");
         }
         assert!(name_of(Ipv4Addr::BROADCAST).len() <= 15, "as long as an interface's name may be");

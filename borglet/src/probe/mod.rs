@@ -55,7 +55,9 @@ async fn in_time<T>(
 }
 
 async fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect(SocketAddr::from((host, port))).await.map_err(|error| format!("connect to port {port}: {error}"))
+    TcpStream::connect(SocketAddr::from((host, port)))
+        .await
+        .map_err(|error| format!("connect to port {port}: {error}"))
 }
 
 async fn http(host: Ipv4Addr, port: u16, path: &str) -> Result<(), String> {

@@ -41,8 +41,8 @@ fn finish(done: Result<Summary, ArchiveError>) -> ! {
 /// ends have said all. Whoever does not listen on the loopback may listen on the task's own `address`.
 pub(super) fn connect(port: u16, address: Option<Ipv4Addr>) -> ! {
     let connect = |to: Ipv4Addr| TcpStream::connect((to, port));
-    let connected = connect(Ipv4Addr::LOCALHOST)
-        .or_else(|error| address.map_or(Err(error), connect));
+    let connected =
+        connect(Ipv4Addr::LOCALHOST).or_else(|error| address.map_or(Err(error), connect));
     let code = match connected.and_then(|to| relay(&to)) {
         Ok(()) => 0,
         Err(error) => {

@@ -33,7 +33,8 @@ pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File, network: Opti
     // The start may have waited for others; what is over must not begin.
     let mut lease = spec.container.lease.clone();
     let over = lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
-    let begun = if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref(), network) };
+    let begun =
+        if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref(), network) };
     let record = match begun {
         Err(error) => {
             // First on disk: the borglet may die before it hears.
@@ -96,8 +97,7 @@ fn begin<'a>(
         drop((notes, ids_in));
         let pipes = Pipes { null, stdout: stdout_in, stderr: stderr_in, go };
         let notes = File::from(notes_in);
-        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid, network }
-            .live()
+        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid, network }.live()
     };
     // The network too: it is to go with the last process in it.
     drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids, network));

@@ -12,8 +12,8 @@ use borg_proto::health::HealthCheck;
 use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
-    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_CPU_CAP_MILLI, MIN_RAM_BYTES, MemoryLimit, Network,
-    SpecError, Spread, Volume,
+    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_CPU_CAP_MILLI, MIN_RAM_BYTES, MemoryLimit,
+    Network, SpecError, Spread, Volume,
 };
 use borg_proto::submitted;
 use borg_proto::{

@@ -174,7 +174,10 @@ mod tests {
         let ids = [0, 1].map(|index| cell.place(job, index, machine).unwrap());
         let shown = |cell: &Cell| -> Vec<String> {
             let found = cell.state.resolve("ann/web").unwrap();
-            found.iter().map(|e| format!("{} {}:{} {}", e.port_name, e.host, e.port, e.up)).collect()
+            found
+                .iter()
+                .map(|e| format!("{} {}:{} {}", e.port_name, e.host, e.port, e.up))
+                .collect()
         };
         ids.iter().for_each(|id| cell.up(*id));
         assert_eq!(shown(&cell), [""; 0], "nobody knows where yet");

@@ -230,9 +230,9 @@ impl Links {
                 EventKind::TaskChanged {
                     change:
                         TaskChange::Up { .. }
-                            | TaskChange::BackOff { .. }
-                            | TaskChange::Health(_)
-                            | TaskChange::Address(_),
+                        | TaskChange::BackOff { .. }
+                        | TaskChange::Health(_)
+                        | TaskChange::Address(_),
                     machine,
                     ..
                 } => progressed.extend(*machine),

@@ -626,6 +626,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_address_is_told_once_for_each_process_and_only_of_a_network_of_its_own() {
+        let mut cell = Cell::new();
+        let mut with_range = info(1000, 64 * MIB, &[]);
+        with_range.capacity.devices = [(borg_proto::resources::TASK_ADDRESS.into(), 2_000)].into();
+        let machine = cell.machine_with("m-1", with_range);
+        let own = crate::fixture::with_task(service("own", 1, 100, 4 * MIB), |task| {
+            task.network = borg_proto::spec::Network::Own;
+        });
+        let [own, usual] = [own, service("usual", 1, 100, 4 * MIB)].map(|spec| {
+            let job = cell.submit("ann", spec);
+            cell.place(job, 0, machine).unwrap()
+        });
+        let said = |id| TaskReport { address: Some([10, 88, 3, 2].into()), ..report(id) };
+        let told = |cell: &Cell, report: TaskReport| {
+            let (job, placed) = told_of(machine, report.id.task, &cell.state).unwrap();
+            address(job, placed, &report)
+        };
+        let told_now = told(&cell, said(own));
+        let expected = Observation::TaskAddress { id: own, address: [10, 88, 3, 2].into() };
+        assert_eq!(told_now, Some(expected.clone()));
+        assert_eq!(told(&cell, said(usual)), None);
+        cell.observe(Observation::TaskUp { id: own, pid: 7, since: Millis(3), restarts: 0 });
+        cell.observe(expected.clone());
+        assert_eq!(told(&cell, said(own)), None);
+        let again = TaskReport { restarts: 1, ..said(own) };
+        assert_eq!(told(&cell, again), Some(expected), "another process may have the same");
+        assert_eq!(told(&cell, report(own)), None, "nothing is known of its address");
+    }
+
     /// The cell goes on from what it is now as from a backup, and is led.
     fn restore(cell: &mut Cell) {
         cell.state = cell.state.clone().refound(&[(1, "a:1".into())], Millis(60_000)).0;

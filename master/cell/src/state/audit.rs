@@ -413,7 +413,8 @@ impl CellState {
                     ));
                     continue;
                 };
-                for port in placement.machine_ports().iter().filter(|port| machine.ports.contains(port))
+                for port in
+                    placement.machine_ports().iter().filter(|port| machine.ports.contains(port))
                 {
                     clashes.push(format!(
                         "port {port} of machine {} is given to {id} too",

@@ -107,7 +107,9 @@ impl Turn<'_> {
         let tasks = machine.tasks.clone();
         let stray = |state: &super::CellState, task: TaskId| {
             let placement = state.task(task).and_then(super::Task::placement);
-            placement.is_some_and(|p| p.machine_ports().iter().any(|port| !range.contains(&u32::from(*port))))
+            placement.is_some_and(|p| {
+                p.machine_ports().iter().any(|port| !range.contains(&u32::from(*port)))
+            })
         };
         for task in &tasks {
             if stray(self.state, *task) {
@@ -116,9 +118,9 @@ impl Turn<'_> {
         }
         // Tasks in allocs free nothing but ports and addresses.
         let holds_room = |task: &TaskId| {
-            self.state.job(task.job).is_some_and(|job| {
-                job.spec.alloc_set.is_none() || job.spec.task.network.is_own()
-            })
+            self.state
+                .job(task.job)
+                .is_some_and(|job| job.spec.alloc_set.is_none() || job.spec.task.network.is_own())
         };
         let order = self.state.machine(id).map(|machine| machine.tasks.iter().copied());
         let mut order: Vec<_> = order.into_iter().flatten().filter(holds_room).collect();
@@ -256,10 +258,7 @@ impl Turn<'_> {
         let own = |job: &super::Job| job.spec.task.network.is_own();
         let Some(old) = self.present(id) else { return };
         let up = matches!(old.phase, Phase::Up { .. });
-        if !up
-            || old.address == Some(address)
-            || !self.state.job(id.task.job).is_some_and(own)
-        {
+        if !up || old.address == Some(address) || !self.state.job(id.task.job).is_some_and(own) {
             return;
         }
         let placement = Placement { address: Some(address), ..old.clone() };

@@ -259,7 +259,10 @@ impl Turn<'_> {
                 let free = |port: &u16| !machine.ports.contains(port) || mine(port);
                 distinct.len() == found.ports.len()
                     && found.ports.len() == job.spec.task.ports.len()
-                    && found.ports.iter().all(|port| range.contains(&u32::from(*port)) && free(port))
+                    && found
+                        .ports
+                        .iter()
+                        .all(|port| range.contains(&u32::from(*port)) && free(port))
             }
         };
         machine.state == MachineState::Up
