@@ -11,7 +11,8 @@ use borg_proto::command::{
 };
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
-use borg_proto::spec::Spread;
+use borg_proto::resources::TASK_ADDRESS;
+use borg_proto::spec::{Network, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
@@ -160,6 +161,9 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     with_task(spec, |task| {
         task.ports =
             ["http", "rpc"][..usize::from(a % 3)].iter().map(|p| p.parse().unwrap()).collect();
+        if a.is_multiple_of(3) {
+            task.network = Network::Own;
+        }
         if c.is_multiple_of(5) {
             task.spread =
                 vec![Spread { attribute: ["machine", "rack"][usize::from(b % 2)].into(), max: 1 }];
@@ -274,6 +278,8 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             let mut info =
                 info(u64::from(c) * 10, 1 << 30, &[("rack", ["r1", "r2"][usize::from(c % 2)])]);
             info.capacity.ports = u32::from(b % 8);
+            let addresses = (TASK_ADDRESS.into(), u64::from(b % 4) * 1_000);
+            info.capacity.devices.extend([addresses].into_iter().filter(|(_, some)| *some > 0));
             info.first_port = if c == 7 { 65_535 } else { 20_000 + u16::from(c / 64) };
             Observation::MachineUp { machine, info }
         }
@@ -294,6 +300,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             silent: b.into(),
             machines: c.into(),
         },
+        6 if c % 8 == 2 => Observation::TaskAddress { id, address: [10, 0, b, c].into() },
         6 if c.is_multiple_of(4) => {
             let lingering: Vec<IncarnationId> = state.lingering().map(|(_, id)| id).collect();
             Observation::TaskGone { id: pick(&lingering, b).unwrap_or(id) }

@@ -188,6 +188,7 @@ pub(super) fn allocs(job: JobSpec) -> JobSpec {
     with(set, |task| {
         task.command.clear();
         task.ports.clear();
+        task.network = borg_proto::spec::Network::Host;
     })
 }
 
