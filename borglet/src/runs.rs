@@ -140,6 +140,7 @@ pub(crate) fn failure(record: &ExitRecord) -> Option<FailureCause> {
             Some(FailureCause::OutOfMemory { limit_bytes: *limit_bytes, peak_bytes: *peak_bytes })
         }
         Outcome::Fenced | Outcome::NotStarted(StartError::Fenced) => Some(FailureCause::Fenced),
+        Outcome::NotStarted(StartError::NoAddress { .. }) => Some(FailureCause::NoAddress),
         Outcome::NotStarted(error) => Some(FailureCause::start(&error.to_string())),
         Outcome::Lost { .. } => Some(FailureCause::Lost),
     }

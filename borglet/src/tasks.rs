@@ -231,6 +231,7 @@ impl Tasks {
         };
         let started = started.map_err(|error| match error {
             StartError::Fenced => FailureCause::Fenced,
+            StartError::NoAddress { .. } => FailureCause::NoAddress,
             error => fail(error.to_string()),
         })?;
         let words = pb::TargetTask::from(&launch.task).encode_to_vec();

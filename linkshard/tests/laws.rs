@@ -337,7 +337,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         health: None,
         image: None,
         packages: Vec::new(),
-        network: borg_proto::spec::Network::Host,
+        network: borg_proto::Network::Host,
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {

@@ -5,6 +5,7 @@
 
 use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
+use crate::network::Network;
 use crate::package::{MAX_TASK_PACKAGES, PackageRef};
 use crate::priority::{AppClass, Priority};
 use crate::resources::{Resources, TASK_ADDRESS, WHOLE_DEVICE};
@@ -35,10 +36,6 @@ pub const MIN_RAM_BYTES: u64 = 4 << 20;
 pub const MAX_BYTES: u64 = 1 << 50;
 /// Most ports of a task.
 pub const MAX_PORTS: usize = 64;
-/// Number of the first named port of a task that has a network of its own; the others follow, so that they are
-/// the same for all tasks of a job, whatever machine they are on. 8000: our choice; what people use for services
-/// that need no root.
-pub const FIRST_OWN_PORT: u16 = 8_000;
 /// Most devices of one kind of a task.
 pub const MAX_DEVICES: u64 = 1_000;
 /// Most words of a command, entries of an environment, constraints, labels, volumes, ...
@@ -165,36 +162,6 @@ pub struct TaskSpec {
     /// Whose network it is in.
     #[serde(default, skip_serializing_if = "Network::is_host")]
     pub network: Network,
-}
-
-/// The network that a task sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// Its machine's, on ports that the cell hands out.
-    #[default]
-    Host,
-    /// One of its own, with an address of its own on which every port is free. Only on machines whose
-    /// operator gave a range of addresses for tasks.
-    Own,
-}
-
-impl Network {
-    const fn is_host(&self) -> bool {
-        matches!(self, Self::Host)
-    }
-
-    /// Whether the task has an address of its own.
-    #[must_use]
-    pub const fn is_own(self) -> bool {
-        matches!(self, Self::Own)
-    }
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.is_host() { "host" } else { "own" })
-    }
 }
 
 /// What a memory limit means (Autopilot paper, section 2.3).
@@ -510,28 +477,6 @@ impl JobSpec {
         }
     }
 
-    /// What one of its tasks asks of a machine: its limit and ports, and an address if its network is its
-    /// own. Of a task in an alloc only ports and address; the rest is its alloc's.
-    #[must_use]
-    pub fn asked(&self) -> Resources {
-        let asked = self.task.asked();
-        if self.alloc_set.is_some() {
-            // Such a task names no devices.
-            let Resources { ports, devices, .. } = asked;
-            return Resources { ports, devices, ..Resources::default() };
-        }
-        asked
-    }
-
-    /// What one of its tasks takes of its user's quota: what it asks for, but for an address, which
-    /// is nothing that is sold.
-    #[must_use]
-    pub fn charged(&self) -> Resources {
-        let mut asked = self.asked();
-        asked.devices.remove(TASK_ADDRESS);
-        asked
-    }
-
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
@@ -568,24 +513,6 @@ impl TaskSpec {
             || self.cpu_cap_milli.is_some()
             || self.health.is_some()
             || self.network.is_own()
-    }
-
-    /// What a task asks of a machine: the limit, with the count of its named ports; with a network of its
-    /// own an address in their place.
-    #[must_use]
-    pub fn asked(&self) -> Resources {
-        let mut asked = self.limit.clone();
-        match self.network {
-            Network::Host => asked.ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX),
-            Network::Own => drop(asked.devices.insert(TASK_ADDRESS.into(), WHOLE_DEVICE)),
-        }
-        asked
-    }
-
-    /// The numbers of its named ports, in their order, where they are not the machine's.
-    #[must_use]
-    pub fn own_ports(&self) -> Vec<u16> {
-        (FIRST_OWN_PORT..).take(self.ports.len()).collect()
     }
 
     /// Checks every bound of the task's part.
@@ -815,30 +742,6 @@ mod tests {
         );
         assert!(
             with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
-        );
-    }
-
-    #[test]
-    fn a_network_of_its_own_asks_for_an_address_and_no_ports_of_the_machine() {
-        let mut spec = job();
-        let task = Arc::make_mut(&mut spec.task);
-        task.ports = ["http", "admin"].map(|port| port.parse().unwrap()).to_vec();
-        assert_eq!((spec.asked().ports, spec.asked().devices.len()), (2, 0));
-        let told = serde_json::to_value(&*spec.task).unwrap();
-        assert_eq!(told.get("network"), None, "as it was before there was a choice");
-        Arc::make_mut(&mut spec.task).network = Network::Own;
-        spec.check().unwrap();
-        let asked = spec.asked();
-        assert_eq!((asked.ports, asked.devices[TASK_ADDRESS]), (0, WHOLE_DEVICE));
-        assert_eq!(spec.task.own_ports(), [8_000, 8_001]);
-        assert_eq!(spec.charged(), Resources { devices: BTreeMap::new(), ..asked });
-        assert_eq!(spec.level(), 5);
-        spec.alloc_set = Some("ann/set".parse().unwrap());
-        let in_alloc = spec.asked();
-        assert_eq!((in_alloc.cpu_milli, in_alloc.devices.len()), (0, 1));
-        assert!(
-            with(|_, t| drop(t.limit.devices.insert(TASK_ADDRESS.into(), 1_000)))
-                .ends_with("is set: ask for network = \"own\" instead")
         );
     }
 

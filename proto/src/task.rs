@@ -158,6 +158,8 @@ pub enum FailureCause {
         /// The port.
         port: u16,
     },
+    /// It has a network of its own, and its machine had no address for it just then.
+    NoAddress,
     /// The machine no longer knows how it ended, as after a reboot.
     Lost,
     /// It is exclusive, and its machine heard nothing from the masters for too long.
@@ -229,7 +231,8 @@ impl FailureCause {
             Self::DiskLimit { .. }
             | Self::FileLimit { .. }
             | Self::Short { .. }
-            | Self::Unhealthy { .. } => 5,
+            | Self::Unhealthy { .. }
+            | Self::NoAddress => 5,
         }
     }
 
@@ -266,6 +269,7 @@ impl fmt::Display for FailureCause {
             ),
             Self::Start { why } => write!(f, "cannot start: {why}"),
             Self::PortTaken { port } => write!(f, "port {port} is taken on the machine"),
+            Self::NoAddress => f.write_str("no address for it is free on the machine"),
             Self::Lost => f.write_str("lost by the machine"),
             Self::Fenced => f.write_str("exclusive, and its machine was cut off from the masters"),
             Self::DiskLimit { limit_bytes, used_bytes } => write!(

@@ -151,6 +151,12 @@ pub enum StartError {
         /// What the kernel said.
         cause: String,
     },
+    /// Of the machine's addresses none is free.
+    #[error("no address of {range} is free: perhaps their tasks still end")]
+    NoAddress {
+        /// The machine's range.
+        range: String,
+    },
     /// The lease under which it was to run is over.
     #[error("its lease is over")]
     Fenced,
@@ -177,7 +183,11 @@ impl StartError {
             | Self::BadWorkdir { .. }
             | Self::BadBind { .. }
             | Self::BadImage { .. } => true,
-            Self::Exists(_) | Self::Machine { .. } | Self::Fenced | Self::TimedOut { .. } => false,
+            Self::Exists(_)
+            | Self::Machine { .. }
+            | Self::NoAddress { .. }
+            | Self::Fenced
+            | Self::TimedOut { .. } => false,
         }
     }
 }

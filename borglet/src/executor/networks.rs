@@ -56,6 +56,7 @@ impl Executor {
         dir: &TaskDir,
         spec: &mut ContainerSpec,
     ) -> Result<Option<Ipv4Addr>, StartError> {
+        spec.address = None;
         if !spec.own_network {
             return Ok(None);
         }
@@ -63,10 +64,9 @@ impl Executor {
         let mut addresses = self.addresses().ok_or_else(|| {
             none("this machine has no addresses for tasks (borglet --task-network)".to_owned())
         })?;
-        let address = addresses.take().ok_or_else(|| {
-            let range = addresses.range();
-            none(format!("all of {range} are taken, perhaps by tasks that still end"))
-        })?;
+        let address = addresses
+            .take()
+            .ok_or_else(|| StartError::NoAddress { range: addresses.range().to_string() })?;
         drop(addresses);
         spec.address = Some(address);
         show_hosts(dir, spec, address).inspect_err(|_| self.give_back(Some(address)))?;

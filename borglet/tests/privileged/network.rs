@@ -244,7 +244,7 @@ fn when_all_addresses_are_taken_a_start_says_so() {
         let refused = machine.executor.start(own("more", "true")).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "give it an address of its own: all of 10.88.3.0/28 are taken, perhaps by tasks that still end"
+            "no address of 10.88.3.0/28 is free: perhaps their tasks still end"
         );
         assert!(!refused.is_fault_of_task(), "another machine may have one");
         assert_eq!(machine.run(shell("usual", "true")).0.outcome, exited(0));

@@ -13,11 +13,11 @@ use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
     Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_CPU_CAP_MILLI, MIN_RAM_BYTES, MemoryLimit,
-    Network, SpecError, Spread, Volume,
+    SpecError, Spread, Volume,
 };
 use borg_proto::submitted;
 use borg_proto::{
-    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Priority, Resources, TaskSpec,
+    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Network, Priority, Resources, TaskSpec,
 };
 use starlark::collections::SmallMap;
 use starlark::environment::GlobalsBuilder;

@@ -4,8 +4,8 @@
 //! placed; whether it is up is what its machine last said (Borg paper, section 2.6).
 
 use crate::state::{CellState, Job, Machine};
+use borg_proto::Network;
 use borg_proto::names::{NameError, PortName};
-use borg_proto::spec::Network;
 use borg_proto::task::Phase;
 use borg_proto::{Health, JobKey, TaskName};
 
@@ -94,10 +94,10 @@ mod tests {
     use crate::fixture::{Cell, PORTS, service, with_task};
     use crate::state::CellState;
     use borg_proto::Health;
+    use borg_proto::Network;
     use borg_proto::command::Observation;
     use borg_proto::health::{HealthCheck, Probe};
     use borg_proto::resources::TASK_ADDRESS;
-    use borg_proto::spec::Network;
 
     #[test]
     fn a_name_gives_host_and_port_of_placed_tasks_and_whether_they_are_up() {

@@ -280,7 +280,7 @@ fn job(
         health: None,
         image: None,
         packages: Vec::new(),
-        network: borg_proto::spec::Network::Host,
+        network: borg_proto::Network::Host,
     };
     JobSpec {
         name: name.parse().expect("a name"),

@@ -8,12 +8,13 @@
 use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
 use borg_cell::state::CellState;
+use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
 use borg_proto::resources::TASK_ADDRESS;
-use borg_proto::spec::{MemoryLimit, Network, Spread};
+use borg_proto::spec::{MemoryLimit, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, Health, JobSpec, MachineId, MachineInfo, Millis, Priority,

@@ -6,13 +6,14 @@ use borg_cell::event::EventKind;
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
+use borg_proto::Network;
 use borg_proto::command::{
     Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal, RUN_ENDS_SINCE,
 };
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
 use borg_proto::resources::TASK_ADDRESS;
-use borg_proto::spec::{Network, Spread};
+use borg_proto::spec::Spread;
 use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,

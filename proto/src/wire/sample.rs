@@ -8,6 +8,7 @@ use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{
     IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
 };
+use crate::network::Network;
 use crate::package::{
     Digest, ImageConfig, Layer, MAX_LAYER_BYTES, Package, PackageKey, PackageKind, PackageRef,
     Version,
@@ -24,8 +25,8 @@ use crate::poll::{
 use crate::priority::{AppClass, Band, Priority};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Network, Spread,
-    TaskSpec, Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
+    Volume,
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
@@ -313,6 +314,7 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         (1..=u16::MAX).prop_map(|port| FailureCause::PortTaken { port }),
         Just(FailureCause::Lost),
         Just(FailureCause::Fenced),
+        Just(FailureCause::NoAddress),
         any::<[u64; 2]>().prop_map(|[limit_bytes, used_bytes]| FailureCause::DiskLimit {
             limit_bytes,
             used_bytes

@@ -6,12 +6,13 @@
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
 use super::pb;
 use crate::names::MAX_NAME_BYTES;
+use crate::network::Network;
 use crate::package::MAX_TASK_PACKAGES;
 use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_BYTES, MAX_CPU_MILLI, MAX_LIST, MAX_PORTS,
-    MAX_SPEC_BYTES, MemoryLimit, Network, SpecError, Spread, TaskSpec, Volume,
+    MAX_SPEC_BYTES, MemoryLimit, SpecError, Spread, TaskSpec, Volume,
 };
 use crate::time::Millis;
 use prost::Message;

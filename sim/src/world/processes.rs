@@ -167,6 +167,7 @@ impl World {
                     cause,
                     FailureCause::PortTaken { .. }
                         | FailureCause::Start { .. }
+                        | FailureCause::NoAddress
                         | FailureCause::Fenced
                 )
             }) {

@@ -633,7 +633,7 @@ mod tests {
         with_range.capacity.devices = [(borg_proto::resources::TASK_ADDRESS.into(), 2_000)].into();
         let machine = cell.machine_with("m-1", with_range);
         let own = crate::fixture::with_task(service("own", 1, 100, 4 * MIB), |task| {
-            task.network = borg_proto::spec::Network::Own;
+            task.network = borg_proto::Network::Own;
         });
         let [own, usual] = [own, service("usual", 1, 100, 4 * MIB)].map(|spec| {
             let job = cell.submit("ann", spec);

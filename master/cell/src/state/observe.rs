@@ -364,7 +364,10 @@ fn is_own_fault(cause: &FailureCause) -> bool {
         | FailureCause::Unhealthy { .. } => true,
         // Within its limit it only stood in the way of others.
         FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes > limit_bytes,
-        FailureCause::PortTaken { .. } | FailureCause::Lost | FailureCause::Fenced => false,
+        FailureCause::PortTaken { .. }
+        | FailureCause::NoAddress
+        | FailureCause::Lost
+        | FailureCause::Fenced => false,
     }
 }
 
@@ -380,6 +383,7 @@ fn is_crash(cause: &FailureCause) -> bool {
         | FailureCause::FileLimit { .. }
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
+        | FailureCause::NoAddress
         | FailureCause::Lost => true,
         FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
     }
@@ -397,6 +401,7 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::FileLimit { .. }
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
+        | FailureCause::NoAddress
         | FailureCause::Lost => streak,
         // It did nothing wrong, and its machine waited long enough.
         FailureCause::Fenced => 0,
@@ -447,6 +452,19 @@ mod tests {
         let waits = waits(&[const { EXIT }; 11]);
         assert_eq!(waits[..4], [1000, 2000, 4000, 8000]);
         assert_eq!(waits[8..], [256_000, 300_000, 300_000]);
+    }
+
+    /// The machine is avoided for a while, and the task is to blame for nothing.
+    #[test]
+    fn a_task_that_found_no_address_goes_elsewhere_and_has_not_failed() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.ended(id, Some(FailureCause::NoAddress));
+        let task = cell.state.task(id.task).unwrap();
+        assert!(matches!(task.state, TaskState::Pending { .. }), "{:?}", task.state);
+        assert_eq!((task.failures, task.crashes.len()), (0, 1));
     }
 
     #[test]

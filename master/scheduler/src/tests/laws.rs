@@ -7,10 +7,11 @@ use super::fixture::{Cell, EVERYTHING, allocs, info, job, with, within};
 use super::reference;
 use crate::{Config, Scheduler, Weights};
 use borg_cell::state::Job;
+use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Observation};
 use borg_proto::policy::Policy;
 use borg_proto::resources::TASK_ADDRESS;
-use borg_proto::spec::{Constraint, ConstraintOp, Network, Spread};
+use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{
     FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId,
 };
