@@ -7,11 +7,9 @@ use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::Executor;
+use crate::container::view::HOSTS;
 use crate::container::{ContainerId, ContainerSpec, Shown, StartError, TaskDir};
 use crate::network::{self, AddressRange, Addresses};
-
-/// The table of hosts, by which a task's own name is found.
-const HOSTS: &str = "/etc/hosts";
 
 impl Executor {
     /// Finds out by doing whether containers can have networks of their own, and how many can at once. To be
@@ -24,8 +22,9 @@ impl Executor {
         if self.0.addresses.is_none() {
             return Err("no root or no namespaces: tasks have no networks of their own".to_owned());
         }
-        // When all are taken it was found out often enough.
-        let Some(address) = self.addresses().and_then(|mut all| all.take()) else {
+        // Where a task of an earlier borglet has one it was found out before.
+        let address = self.addresses().filter(|all| !all.any_is_taken());
+        let Some(address) = address.and_then(|mut all| all.take()) else {
             return Ok(Some(range));
         };
         let made = network::make(range, address);

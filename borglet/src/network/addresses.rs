@@ -128,6 +128,10 @@ impl Addresses {
         self.taken.remove(&address);
     }
 
+    pub(crate) fn any_is_taken(&self) -> bool {
+        !self.taken.is_empty()
+    }
+
     pub(crate) fn is_taken(&self, address: Ipv4Addr) -> bool {
         self.taken.contains(&address)
     }

@@ -11,6 +11,7 @@ use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::Rejection;
 use borg_proto::command::Observation;
+use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, RunEnd, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{
@@ -127,6 +128,20 @@ impl Turn<'_> {
         order.sort_by_key(|task| {
             (self.state.job(task.job).map(super::Job::priority), Reverse(*task))
         });
+        // Who has no address frees none, whatever its rank.
+        let own = |state: &super::CellState, task: &TaskId| {
+            state.job(task.job).is_some_and(|job| job.spec.task.network.is_own())
+        };
+        for task in &order {
+            let machine = self.machine_mut(id);
+            let capacity = machine.info.as_ref().map(|info| &info.capacity);
+            if capacity.is_some_and(|all| machine.devices.kind_is_within(TASK_ADDRESS, all)) {
+                break;
+            }
+            if own(self.state, task) {
+                self.evict(*task, &EvictCause::Shrunk);
+            }
+        }
         for task in order {
             let machine = self.machine_mut(id);
             let capacity = machine.info.as_ref().map(|info| &info.capacity);
@@ -452,6 +467,26 @@ mod tests {
         let waits = waits(&[const { EXIT }; 11]);
         assert_eq!(waits[..4], [1000, 2000, 4000, 8000]);
         assert_eq!(waits[8..], [256_000, 300_000, 300_000]);
+    }
+
+    /// The one with an address has the highest rank, and alone frees what is missing.
+    #[test]
+    fn a_machine_that_lost_its_addresses_loses_only_tasks_that_had_one() {
+        let mut cell = Cell::new();
+        let mut with_range = info(1000, 64 * MIB, &[]);
+        with_range.capacity.devices = [(TASK_ADDRESS.into(), 2_000)].into();
+        let machine = cell.machine_with("m-1", with_range);
+        let usual = cell.submit("ann", batch("usual", 1, 100, 4 * MIB));
+        let usual = cell.place(usual, 0, machine).unwrap();
+        let own = with_task(service("own", 1, 100, 4 * MIB), |task| {
+            task.network = borg_proto::Network::Own;
+        });
+        let own = cell.submit("ann", own);
+        let own = cell.place(own, 0, machine).unwrap();
+        cell.observe(Observation::MachineUp { machine, info: info(1000, 64 * MIB, &[]) });
+        let placed = |id: IncarnationId| cell.state.task(id.task).unwrap().placement().is_some();
+        assert_eq!((placed(usual), placed(own)), (true, false));
+        assert_eq!(cell.state.audit(), []);
     }
 
     /// The machine is avoided for a while, and the task is to blame for nothing.
