@@ -179,7 +179,9 @@ mod tests {
                 .map(|e| format!("{} {}:{} {}", e.port_name, e.host, e.port, e.up))
                 .collect()
         };
-        ids.iter().for_each(|id| cell.up(*id));
+        for id in ids {
+            cell.up(id);
+        }
         assert_eq!(shown(&cell), [""; 0], "nobody knows where yet");
         let at = |id, last| Observation::TaskAddress { id, address: [10, 88, 3, last].into() };
         cell.observe(at(ids[0], 5));

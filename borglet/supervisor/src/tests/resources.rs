@@ -294,6 +294,7 @@ fn what_an_earlier_process_knew_of_a_task_is_enough_to_go_on_with_it() {
         since: Millis(1),
         grace: Millis(1),
         ports: task.ports.clone(),
+        address: None,
         task: Some(task.clone()),
         end: None,
         layers: Vec::new(),

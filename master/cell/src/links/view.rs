@@ -756,6 +756,7 @@ mod tests {
                 | Observation::TaskEnded { .. }
                 | Observation::TaskGone { .. }
                 | Observation::TaskHealth { .. }
+                | Observation::TaskAddress { .. }
                 | Observation::Silence { .. } => None,
             })
             .collect();
