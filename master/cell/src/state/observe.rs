@@ -493,6 +493,8 @@ mod tests {
     #[test]
     fn a_task_that_found_no_address_goes_elsewhere_and_has_not_failed() {
         let mut cell = Cell::new();
+        let level = borg_proto::command::Action::RaiseLevel { level: 5 };
+        cell.apply(crate::fixture::master(), level).unwrap();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
         let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
