@@ -162,7 +162,7 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     with_task(spec, |task| {
         task.ports =
             ["http", "rpc"][..usize::from(a % 3)].iter().map(|p| p.parse().unwrap()).collect();
-        if a.is_multiple_of(3) {
+        if b.is_multiple_of(7) {
             task.network = Network::Own;
         }
         if c.is_multiple_of(5) {
@@ -279,7 +279,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             let mut info =
                 info(u64::from(c) * 10, 1 << 30, &[("rack", ["r1", "r2"][usize::from(c % 2)])]);
             info.capacity.ports = u32::from(b % 8);
-            let addresses = (TASK_ADDRESS.into(), u64::from(b % 4) * 1_000);
+            let addresses = (TASK_ADDRESS.into(), u64::from(b % 8) * 1_000);
             info.capacity.devices.extend([addresses].into_iter().filter(|(_, some)| *some > 0));
             info.first_port = if c == 7 { 65_535 } else { 20_000 + u16::from(c / 64) };
             Observation::MachineUp { machine, info }

@@ -293,7 +293,7 @@ fn without_what_allocs_rule_out(spec: &mut JobSpec) {
         task.ports.clear();
         task.volumes.clear();
         (task.memory, task.cpu_cap_milli, task.health) = (MemoryLimit::Hard, None, None);
-        task.image = None;
+        (task.image, task.network) = (None, Network::Host);
         task.packages.clear();
     } else if spec.alloc_set.is_some() {
         (spec.gang, spec.concurrent) = (false, None);
