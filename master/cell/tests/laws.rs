@@ -6,13 +6,11 @@ use borg_cell::event::EventKind;
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
-use borg_proto::Network;
 use borg_proto::command::{
     Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal, RUN_ENDS_SINCE,
 };
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
-use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::Spread;
 use borg_proto::task::RunEnd;
 use borg_proto::{
@@ -162,9 +160,6 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     with_task(spec, |task| {
         task.ports =
             ["http", "rpc"][..usize::from(a % 3)].iter().map(|p| p.parse().unwrap()).collect();
-        if b.is_multiple_of(7) {
-            task.network = Network::Own;
-        }
         if c.is_multiple_of(5) {
             task.spread =
                 vec![Spread { attribute: ["machine", "rack"][usize::from(b % 2)].into(), max: 1 }];
@@ -279,8 +274,6 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             let mut info =
                 info(u64::from(c) * 10, 1 << 30, &[("rack", ["r1", "r2"][usize::from(c % 2)])]);
             info.capacity.ports = u32::from(b % 8);
-            let addresses = (TASK_ADDRESS.into(), u64::from(b % 8) * 1_000);
-            info.capacity.devices.extend([addresses].into_iter().filter(|(_, some)| *some > 0));
             info.first_port = if c == 7 { 65_535 } else { 20_000 + u16::from(c / 64) };
             Observation::MachineUp { machine, info }
         }
@@ -301,7 +294,6 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             silent: b.into(),
             machines: c.into(),
         },
-        6 if c % 8 == 2 => Observation::TaskAddress { id, address: [10, 0, b, c].into() },
         6 if c.is_multiple_of(4) => {
             let lingering: Vec<IncarnationId> = state.lingering().map(|(_, id)| id).collect();
             Observation::TaskGone { id: pick(&lingering, b).unwrap_or(id) }
@@ -404,7 +396,10 @@ proptest! {
                     TaskChange::Placed { machine, incarnation } => {
                         prop_assert_eq!(placed.insert(task, (machine, incarnation)), None);
                     }
-                    TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_) | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
+                    TaskChange::Up { .. }
+                    | TaskChange::BackOff { .. }
+                    | TaskChange::Health(_)
+                    | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }
