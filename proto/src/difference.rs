@@ -197,6 +197,7 @@ mod tests {
         let task = Arc::make_mut(&mut new.task);
         task.command.pop();
         task.limit.cpu_milli = 100;
+        task.network = crate::Network::Own;
         assert_eq!(
             told(&new),
             [
@@ -204,6 +205,7 @@ mod tests {
                 r#"labels.team: None -> Some("x")"#,
                 r#"task.command[1]: Some("-v") -> None"#,
                 r#"task.limit.cpu_milli: Some("50") -> Some("100")"#,
+                r#"task.network: Some("host") -> Some("own")"#,
             ]
         );
     }
