@@ -1,6 +1,8 @@
 //! What this machine is and has: capacity and facts for constraints.
 
 use crate::config::Config;
+use crate::network::AddressRange;
+use borg_proto::resources::{TASK_ADDRESS, WHOLE_DEVICE};
 use borg_proto::wire::MAX_ATTRIBUTE_BYTES;
 use borg_proto::{MachineInfo, Resources};
 use nix::sys::statvfs::{Statvfs, statvfs};
@@ -28,17 +30,22 @@ pub struct MachineError {
     pub source: io::Error,
 }
 
-/// Looks at the machine. Everything set in `config` wins over what is found.
+/// Looks at the machine. Everything set in `config` wins over what is found. `addresses` are those that tasks can
+/// have.
 pub(crate) fn look(
     config: &Config,
     missing_isolation: Vec<String>,
+    addresses: Option<AddressRange>,
 ) -> Result<MachineInfo, MachineError> {
     let capacity = Resources {
         cpu_milli: config.cpu_milli.unwrap_or_else(processors),
         ram_bytes: config.ram_bytes.map_or_else(memory, Ok)?,
         disk_bytes: config.disk_bytes.map_or_else(|| disk(&config.dir), Ok)?,
         ports: config.ports.count(),
-        devices: BTreeMap::new(),
+        devices: addresses
+            .map(|range| (TASK_ADDRESS.into(), u64::from(range.tasks()) * WHOLE_DEVICE))
+            .into_iter()
+            .collect(),
     };
     let mut attributes = BTreeMap::from([
         ("arch".into(), std::env::consts::ARCH.into()),
@@ -47,6 +54,7 @@ pub(crate) fn look(
         ("hostname".into(), read("/proc/sys/kernel/hostname")?),
     ]);
     attributes.extend(found(&config.dir));
+    attributes.extend(addresses.map(|range| ("task_network".into(), range.to_string())));
     attributes.extend(config.attributes.iter().map(|fact| (fact.key.clone(), fact.value.clone())));
     Ok(MachineInfo {
         capacity,

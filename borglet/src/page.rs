@@ -12,6 +12,7 @@ use borg_proto::{CellName, MachineInfo, MachineName, Millis, TaskName};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
+use std::net::Ipv4Addr;
 
 /// What the page shows.
 #[derive(Debug, Clone, Serialize)]
@@ -52,6 +53,8 @@ struct Row {
     threads: u32,
     restarts: u32,
     ports: Vec<u16>,
+    /// Of its own, if its network is.
+    address: Option<Ipv4Addr>,
     last_failure: Option<String>,
     window: Option<Window>,
 }
@@ -177,7 +180,9 @@ fn fact(out: &mut String, name: &str, value: &str) -> fmt::Result {
 
 impl Row {
     fn new((report, want, name): super::driver::SeenTask) -> Self {
-        let TaskReport { id, status, restarts, last_failure, usage, ports, health, .. } = report;
+        let TaskReport {
+            id, status, restarts, last_failure, usage, ports, health, address, ..
+        } = report;
         let (state, pid, since) = match &status {
             TaskStatus::Fetching { .. } => ("fetching packages", None, None),
             TaskStatus::Starting => ("starting", None, None),
@@ -217,6 +222,7 @@ impl Row {
             threads: usage.threads,
             restarts,
             ports,
+            address,
             last_failure: last_failure.map(|cause| cause.to_string()),
             window,
         }
@@ -407,6 +413,7 @@ mod tests {
             status_line: String::new(),
             last_run: None,
             start: None,
+            address: None,
         };
         (report, None, Some("ann/web/3".parse().unwrap()))
     }

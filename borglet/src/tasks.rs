@@ -14,6 +14,7 @@ use crate::isolation::IsolationWanted;
 use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
+use crate::network::{self, AddressRange};
 use crate::packages::Packages;
 use crate::runs::{container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
@@ -44,6 +45,9 @@ const WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// How long masters may take to hear of an end and have it cleaned up before its record is synced: it is of use
 /// only to those that have not heard. Ours; they need milliseconds.
 const UNHEARD: Duration = Duration::from_secs(1);
+/// What is missing where the machine overrules what is said of single interfaces.
+const LOOSE: &str = "net.ipv4.conf.all.rp_filter is 2: only the want of raw sockets keeps a task from sending under \
+                     another's address";
 /// SIGTERM to SIGKILL for a container of which no note was kept.
 const USUAL_GRACE: Millis = Millis(5_000);
 
@@ -78,6 +82,8 @@ struct Inner {
     news: mpsc::Sender<Input>,
     metrics: Metrics,
     volumes: Volumes,
+    /// The addresses for tasks with networks of their own, or why there are none.
+    networks: Result<Option<AddressRange>, String>,
     lease_file: PathBuf,
     packages: Packages,
     starts: Semaphore,
@@ -101,16 +107,23 @@ impl Tasks {
             Isolation::None => IsolationWanted::NONE,
         };
         setup.hidden = hidden(config);
+        setup.network = config.task_network;
         let mut out_of_sight = setup.hidden.clone();
         out_of_sight.push(real(home.path()));
         let volumes = Volumes::new(config.volumes.clone(), out_of_sight);
-        let (executor, found) = blocking(move || adopt(setup)).await?;
+        let (executor, found, networks) = blocking(move || {
+            let (executor, found) = adopt(setup)?;
+            let networks = executor.try_networks();
+            Ok::<_, TasksError>((executor, found, networks))
+        })
+        .await?;
         let inner = Inner {
             executor,
             news,
             metrics,
             packages,
             volumes,
+            networks,
             lease_file: lease::file_in(&real(home.path())),
             starts: Semaphore::new(STARTS_AT_ONCE),
             probes: Semaphore::new(PROBES_AT_ONCE),
@@ -130,7 +143,18 @@ impl Tasks {
 
     /// What isolation tasks do not get here, for people.
     pub(crate) fn missing_isolation(&self) -> Vec<String> {
-        self.0.executor.isolation().missing.clone()
+        let mut missing = self.0.executor.isolation().missing.clone();
+        match &self.0.networks {
+            Err(why) => missing.push(why.clone()),
+            Ok(Some(_)) if network::loosely_filtered() => missing.push(LOOSE.to_owned()),
+            Ok(_) => {}
+        }
+        missing
+    }
+
+    /// The addresses that tasks can have here.
+    pub(crate) fn addresses(&self) -> Option<AddressRange> {
+        self.0.networks.as_ref().ok().copied().flatten()
     }
 
     /// The executor, for reading.
@@ -171,7 +195,8 @@ impl Tasks {
                     let since = Millis(started.started_at_ms);
                     // First: its end may be ordered as soon as its start is known.
                     tasks.live().insert(run.id, (run, container.clone()));
-                    tasks.tell(Input::Started { run, pid: pid(&started), since }).await;
+                    let (pid, address) = (pid(&started), started.address);
+                    tasks.tell(Input::Started { run, pid, since, address }).await;
                     tasks.watch(run, container);
                 }
                 Err(cause) => {
@@ -190,7 +215,8 @@ impl Tasks {
         self.clean_up(launch.run.id).map_err(|error| fail(in_full(&error)))?;
         let binds = launch.volumes.iter().map(|volume| self.0.volumes.bind(volume));
         let binds = binds.collect::<Result<Vec<_>, _>>().map_err(fail)?;
-        if let Some(&port) = launch.ports.iter().find(|&&port| is_taken(port)) {
+        let own = launch.task.spec.network.is_own();
+        if let Some(&port) = launch.ports.iter().find(|&&port| !own && is_taken(port)) {
             return Err(FailureCause::PortTaken { port });
         }
         let layer = |digest| self.0.packages.store().layer(digest);
@@ -205,6 +231,7 @@ impl Tasks {
         };
         let started = started.map_err(|error| match error {
             StartError::Fenced => FailureCause::Fenced,
+            StartError::NoAddress { .. } => FailureCause::NoAddress,
             error => fail(error.to_string()),
         })?;
         let words = pb::TargetTask::from(&launch.task).encode_to_vec();
@@ -302,7 +329,8 @@ impl Tasks {
             // One that ended meanwhile is told as ended.
             let Some(container) = tasks.container(run) else { return };
             let place = (tasks.executor().clone(), container);
-            let result = probe::probe(probe, place, Duration::from_millis(within.0)).await;
+            let host = place.0.address(&place.1);
+            let result = probe::probe(probe, host, place, Duration::from_millis(within.0)).await;
             drop(permit);
             tasks.tell(Input::Probed { run, result }).await;
         });
@@ -468,6 +496,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
         let (grace, ports, layers) = read_note(&found.note);
         let mut end = None;
         let task = task_in(&executor, &id, &found.found);
+        let address = executor.address(&id);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
@@ -486,7 +515,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, layers, task, state, end };
+        let adopted = Adopted { run, since, grace, ports, address, layers, task, state, end };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),

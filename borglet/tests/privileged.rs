@@ -22,6 +22,8 @@ mod leftovers;
 mod limits;
 #[path = "privileged/machine.rs"]
 mod machine;
+#[path = "privileged/network.rs"]
+mod network;
 #[path = "privileged/programs.rs"]
 mod programs;
 #[path = "privileged/reduced.rs"]

@@ -36,6 +36,7 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         status_line: String::new(),
         last_run: None,
         start: None,
+        address: None,
     };
     MachineReport { info, tasks: tasks.iter().map(task).collect(), blobs: Vec::new() }
 }
@@ -336,6 +337,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {

@@ -14,6 +14,7 @@ use crate::spec::JobSpec;
 use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Chosen by the client, so that a repeated call is recognised: any text of 1 to 64 bytes.
@@ -284,7 +285,7 @@ impl Observation {
             }
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
-            Self::TaskHealth { .. } => 5,
+            Self::TaskHealth { .. } | Self::TaskAddress { .. } => 5,
             Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
@@ -372,6 +373,13 @@ pub enum Observation {
         id: IncarnationId,
         /// How it is.
         health: Health,
+    },
+    /// The incarnation's process has this address of its own.
+    TaskAddress {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// Its address.
+        address: Ipv4Addr,
     },
     /// In a cell that was restored from a backup: an incarnation runs that was placed after the
     /// backup was taken. It is its task's placement from here on.

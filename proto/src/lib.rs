@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod asked;
 #[cfg(feature = "layers")]
 pub mod blobs;
 pub mod causes;
@@ -23,6 +24,7 @@ pub mod identity;
 pub mod layer;
 pub mod machine;
 pub mod names;
+pub mod network;
 pub mod package;
 pub mod panics;
 pub mod peer;
@@ -46,6 +48,7 @@ pub use names::{
     CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,
     TaskName, UserName,
 };
+pub use network::Network;
 pub use priority::{AppClass, Band, Priority};
 pub use resources::Resources;
 pub use spec::{JobKind, JobSpec, TaskSpec};

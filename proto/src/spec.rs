@@ -5,9 +5,10 @@
 
 use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
+use crate::network::Network;
 use crate::package::{MAX_TASK_PACKAGES, PackageRef};
 use crate::priority::{AppClass, Priority};
-use crate::resources::{Resources, WHOLE_DEVICE};
+use crate::resources::{Resources, TASK_ADDRESS, WHOLE_DEVICE};
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,6 +159,9 @@ pub struct TaskSpec {
     /// How its machine finds out whether it works; `None`: it works as long as it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// Whose network it is in.
+    #[serde(default, skip_serializing_if = "Network::is_host")]
+    pub network: Network,
 }
 
 /// What a memory limit means (Autopilot paper, section 2.3).
@@ -431,6 +435,7 @@ impl JobSpec {
             ("task.memory", !task.memory.is_hard()),
             ("task.cpu_cap_milli", task.cpu_cap_milli.is_some()),
             ("task.health", task.health.is_some()),
+            ("task.network", task.network.is_own()),
             ("task.image", task.image.is_some()),
             ("task.packages", !task.packages.is_empty()),
             ("retries", self.retries > 0),
@@ -472,17 +477,6 @@ impl JobSpec {
         }
     }
 
-    /// What one of its tasks asks of a machine, and of its user's quota: its limit and ports. Of a
-    /// task in an alloc only the ports; the rest is its alloc's.
-    #[must_use]
-    pub fn asked(&self) -> Resources {
-        let asked = self.task.asked();
-        if self.alloc_set.is_some() {
-            return Resources { ports: asked.ports, ..Resources::default() };
-        }
-        asked
-    }
-
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
@@ -515,14 +509,10 @@ impl JobSpec {
 impl TaskSpec {
     /// Whether a field is used that came with level 5.
     fn since_5(&self) -> bool {
-        !self.memory.is_hard() || self.cpu_cap_milli.is_some() || self.health.is_some()
-    }
-
-    /// What a task asks of a machine: the limit, with the count of its named ports.
-    #[must_use]
-    pub fn asked(&self) -> Resources {
-        let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
-        Resources { ports, ..self.limit.clone() }
+        !self.memory.is_hard()
+            || self.cpu_cap_milli.is_some()
+            || self.health.is_some()
+            || self.network.is_own()
     }
 
     /// Checks every bound of the task's part.
@@ -606,6 +596,9 @@ impl TaskSpec {
         check_len("task.limit.devices", limit.devices.len())?;
         for (name, amount) in &limit.devices {
             let field = format!("task.limit.devices.{}", shorten(name));
+            if **name == *TASK_ADDRESS {
+                return refuse(&field, amount, "is set: ask for network = \"own\" instead");
+            }
             check_range(&field, *amount, 1, MAX_DEVICES * WHOLE_DEVICE)?;
         }
         Ok(())

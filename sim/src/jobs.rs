@@ -95,6 +95,7 @@ pub fn job(name: &str) -> JobBuilder {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),

@@ -174,6 +174,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     Ok(JobSpec {
         name: name.parse()?,

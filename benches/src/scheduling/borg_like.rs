@@ -304,6 +304,7 @@ fn job_spec(
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     let spec = JobSpec {
         name: name.parse()?,

@@ -3,7 +3,7 @@
 //! `spec.json` what was asked, with a lock on it as long as the shim lives (and from before the
 //! shim exists, by the borglet), `state.json` once it runs, `exit.json` once it ended, `words` what
 //! the borglet wants to know of it later, `work/` the task's own directory, `rootfs/` what it changed in its
-//! image, `log/` its output, `shim.err` what a shim in trouble said.
+//! image, `hosts` its table of hosts if its network is its own, `log/` its output, `shim.err` what a shim in trouble said.
 //! Invariant: a `.json` file is whole or absent, whenever a process stops. When the machine stops, one that was
 //! written in its last seconds may be empty.
 
@@ -48,6 +48,11 @@ impl TaskDir {
 
     pub(crate) fn log(&self) -> PathBuf {
         self.root.join("log")
+    }
+
+    /// Of a container with a network of its own: what it sees as its table of hosts.
+    pub(crate) fn hosts(&self) -> PathBuf {
+        self.root.join("hosts")
     }
 
     pub(crate) fn words(&self) -> PathBuf {

@@ -224,6 +224,9 @@ fn environment(spec: &ContainerSpec, work: &Path) -> Vec<CString> {
     if spec.status_file {
         words.push(("BORG_STATUS_FILE", work.join(STATUS_FILE).to_string_lossy().into_owned()));
     }
+    if let Some(address) = spec.address {
+        words.push(("BORG_ADDRESS", address.to_string()));
+    }
     for (name, value) in &spec.env {
         words.retain(|(earlier, _)| earlier != name);
         words.push((name, value.clone()));

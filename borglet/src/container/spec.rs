@@ -4,6 +4,7 @@
 //! always a safe file name, so it may be joined to any path and used as a cgroup's name.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::root::{ImageRoot, Shown};
 use crate::lease::Lease;
 
+/// Longest host name that is of use; the kernel takes one byte more.
+const HOST_NAME_MAX: usize = 63;
 /// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
 const ID_MAX: usize = 200;
 
@@ -57,6 +60,11 @@ impl ContainerId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What its container is called as a host: its beginning.
+    pub(crate) fn host_name(&self) -> &str {
+        &self.0[..self.0.len().min(HOST_NAME_MAX)]
     }
 }
 
@@ -225,6 +233,12 @@ pub struct ContainerSpec {
     /// Directories of the machine that it sees under other paths, read-only.
     #[serde(default)]
     pub packages: Vec<Shown>,
+    /// Whether it has a network of its own, and an address that the executor picks.
+    #[serde(default)]
+    pub own_network: bool,
+    /// That address; whoever asks for a container leaves it to the executor.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -257,6 +271,8 @@ impl ContainerSpec {
             status_file: false,
             root: None,
             packages: Vec::new(),
+            own_network: false,
+            address: None,
             note: String::new(),
         }
     }

@@ -57,6 +57,9 @@ const RUN: [&str; 2] = ["/run", "/var/run"];
 /// Says where names are looked up; on many machines it lies below [`RUN`].
 const RESOLVER: &str = "/etc/resolv.conf";
 
+/// The table of hosts, by which a task with a network of its own finds itself.
+pub(crate) const HOSTS: &str = "/etc/hosts";
+
 /// The view to build.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
@@ -146,7 +149,9 @@ impl View<'_> {
             let clear = self.image.as_ref().map_or(Ok(()), |_| leads_through_no_link(&bind.path));
             match clear.and_then(|()| attach(&tree, &bind)) {
                 // The image has a link there, which says where its own is.
-                Err(e) if bind.path == Path::new(RESOLVER) => sys::never_mind::<(), _>(Err(e)),
+                Err(e) if [RESOLVER, HOSTS].map(Path::new).contains(&bind.path.as_path()) => {
+                    sys::never_mind::<(), _>(Err(e));
+                }
                 attached => attached.map_err(|e| bad_bind(&bind.path, &e))?,
             }
         }

@@ -53,6 +53,7 @@ impl Executor {
             known.push(id);
         }
         self.remove_ownerless_groups(&known);
+        self.settle_networks();
         Ok(adopted)
     }
 
@@ -83,14 +84,19 @@ impl Executor {
         super::keep(dir, &record);
         self.table().insert(
             id.clone(),
-            Entry { live: None, record: Some(record.clone()), users: Users::Machine },
+            Entry {
+                live: None,
+                record: Some(record.clone()),
+                users: Users::Machine,
+                address: None,
+            },
         );
         Adopted { id: id.clone(), note: String::new(), found: Found::Ended(record) }
     }
 
     fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
-        let (note, users) = match read_whole::<ShimSpec>(&dir.spec()) {
-            Ok(Some(spec)) => (spec.container.note, Some(spec.users)),
+        let (note, users, address) = match read_whole::<ShimSpec>(&dir.spec()) {
+            Ok(Some(spec)) => (spec.container.note, Some(spec.users), spec.container.address),
             Ok(None) => {
                 if let Err(error) = self.remove_remains(id, dir) {
                     tracing::warn!(%id, %error, "remains of a container");
@@ -99,11 +105,11 @@ impl Executor {
             }
             Err(error) => {
                 tracing::error!(%id, %error, "spec.json is damaged: its note is lost");
-                (String::new(), None)
+                (String::new(), None, None)
             }
         };
         let found = self.find(id, dir).or_else(|error| {
-            let started = recover(dir).ok_or(error)?;
+            let started = Started { address, ..recover(dir).ok_or(error)? };
             tracing::error!(%id, pid = started.pid, "its files are damaged, and it runs: adopted");
             write_whole(&dir.state(), &started, false)?;
             Ok::<_, io::Error>(Found::Running(started))
@@ -121,7 +127,11 @@ impl Executor {
             Found::Ended(_) => Users::Machine,
         });
         self.ranges().hold(users);
-        self.table().insert(id.clone(), Entry { live, record, users });
+        let address = match &found {
+            Found::Running(started) => started.address.or(address),
+            Found::Ended(_) => address,
+        };
+        self.table().insert(id.clone(), Entry { live, record, users, address });
         Ok(Some(Adopted { id: id.clone(), note, found }))
     }
 
@@ -188,6 +198,7 @@ fn recover(dir: &TaskDir) -> Option<Started> {
         init_pid: own_table.then_some(child),
         started_at_ms: sys::wall_clock_ms().saturating_sub(age_ms),
         boot_id: procfs::boot_id(),
+        address: None,
     })
 }
 

@@ -13,13 +13,14 @@
 
 mod adopt;
 mod enter;
+mod networks;
 mod start;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,7 @@ use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
 use crate::container::{read_whole, write_whole};
 use crate::isolation::{Isolation, IsolationWanted, probe};
 use crate::logs::{self, LogChunk, Stream};
+use crate::network::{AddressRange, Addresses};
 use crate::shim::Nursery;
 use crate::{procfs, sys, tree};
 
@@ -58,6 +60,8 @@ pub struct ExecutorConfig {
     pub isolation: IsolationWanted,
     /// Directories of the host that tasks must not see into, beside `dir` (keys, say).
     pub hidden: Vec<PathBuf>,
+    /// The addresses for containers with a network of their own; none: there are no such.
+    pub network: Option<AddressRange>,
 }
 
 impl ExecutorConfig {
@@ -69,6 +73,7 @@ impl ExecutorConfig {
             shim: PathBuf::from("/proc/self/exe"),
             isolation: IsolationWanted::FULL,
             hidden: Vec::new(),
+            network: None,
         }
     }
 }
@@ -131,6 +136,8 @@ struct Inner {
     /// Where shims are made; none before the first start.
     nursery: Mutex<Option<Nursery>>,
     ranges: Mutex<Ranges>,
+    /// None: no container has a network of its own here.
+    addresses: Option<Mutex<Addresses>>,
     /// Never held over anything that waits.
     table: Mutex<BTreeMap<ContainerId, Entry>>,
     /// Keeps other borglets out for as long as we live.
@@ -145,6 +152,8 @@ struct Entry {
     record: Option<ExitRecord>,
     /// Whose ids it has.
     users: Users,
+    /// Its address, if its network is its own.
+    address: Option<Ipv4Addr>,
 }
 
 #[derive(Debug, Clone)]
@@ -178,8 +187,20 @@ impl Executor {
         let groups = hierarchies.clone().map(Hierarchies::driver);
         let table = Mutex::new(BTreeMap::new());
         let (nursery, ranges) = (Mutex::default(), Mutex::default());
-        let inner =
-            Inner { config, isolation, hierarchies, groups, nursery, ranges, table, _lock: lock };
+        let apart = isolation.root && isolation.namespaces;
+        let range = config.network.filter(|_| apart);
+        let addresses = range.map(|range| Mutex::new(Addresses::new(range)));
+        let inner = Inner {
+            config,
+            isolation,
+            hierarchies,
+            groups,
+            nursery,
+            ranges,
+            addresses,
+            table,
+            _lock: lock,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -327,7 +348,8 @@ impl Executor {
         tree::remove(&dir.work()).map_err(&failed)?;
         tree::remove(&dir.rootfs()).map_err(&failed)?;
         // The specification last: as long as it is there, an adoption finds the rest.
-        for file in [dir.words(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
+        for file in [dir.words(), dir.hosts(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()]
+        {
             absent_is_fine(fs::remove_file(file)).map_err(failed)?;
         }
         // From now on its logs are kept: see `kept_logs`.
@@ -337,6 +359,7 @@ impl Executor {
         absent_is_fine(marked.map_err(io::Error::from)).map_err(failed)?;
         self.table().remove(id);
         self.ranges().give_back(entry.users);
+        self.give_back(entry.address);
         Ok(())
     }
 

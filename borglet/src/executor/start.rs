@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, PipeWriter, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Executor {
     /// Starts a container and returns once its program runs. On an error nothing of it is left.
     ///
     /// Takes a few milliseconds; 10 s at most.
-    pub fn start(&self, spec: ContainerSpec) -> Result<Started, StartError> {
+    pub fn start(&self, mut spec: ContainerSpec) -> Result<Started, StartError> {
         spec.validate()?;
         let id = spec.id.clone();
         let dir = self.dir(&id);
@@ -36,15 +36,19 @@ impl Executor {
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
         let started = self.give_users().and_then(|users| {
-            let started = self.start_in(&dir, spec, users);
-            started.inspect_err(|_| self.ranges().give_back(users)).map(|started| (started, users))
+            let started = self.give_address(&dir, &mut spec).and_then(|address| {
+                let started = self.start_in(&dir, spec, users);
+                started.inspect_err(|_| self.give_back(address)).map(|started| (started, address))
+            });
+            let started = started.inspect_err(|_| self.ranges().give_back(users));
+            started.map(|(started, address)| (started, users, address))
         });
         match started {
-            Ok((started, users)) => {
+            Ok((started, users, address)) => {
                 // A task so short that its shim is gone already has no handle, only a record.
                 let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
                 let live = shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) });
-                self.table().insert(id, Entry { live, record: None, users });
+                self.table().insert(id, Entry { live, record: None, users, address });
                 Ok(started)
             }
             Err(error) => {
@@ -91,6 +95,7 @@ impl Executor {
                 .create(id.as_str(), &limits)
                 .map_err(|e| StartError::machine("make the cgroup", e.in_full()))?;
         }
+        let network = self.make_network(&spec)?;
         let cpu_milli = spec.cpu_milli;
         let config = &self.0.config;
         let isolation = &self.0.isolation;
@@ -107,7 +112,7 @@ impl Executor {
         };
         let locked = write_locked(&dir.spec(), &spec)
             .map_err(|e| StartError::machine("write spec.json", e))?;
-        let started = self.run_shim(dir, &locked)?;
+        let started = self.run_shim(dir, &locked, network)?;
         if let Some(groups) = &self.0.groups
             && let Err(error) = groups.set_cpu_share(id.as_str(), cpu_milli)
         {
@@ -117,12 +122,17 @@ impl Executor {
         Ok(started)
     }
 
-    fn run_shim(&self, dir: &TaskDir, spec: &File) -> Result<Started, StartError> {
+    fn run_shim(
+        &self,
+        dir: &TaskDir,
+        spec: &File,
+        network: Option<OwnedFd>,
+    ) -> Result<Started, StartError> {
         let trouble = |e: io::Error| StartError::machine("make the shim", e);
         let (mut report, report_in) = io::pipe().map_err(trouble)?;
-        self.order(dir, spec, &report_in).map_err(trouble)?;
-        // The shim's end is the only one from here on.
-        drop(report_in);
+        self.order(dir, spec, &report_in, network.as_ref()).map_err(trouble)?;
+        // The shim's ends are the only ones from here on.
+        drop((report_in, network));
         let answer = read_within(&mut report, ANSWER_WITHIN).map_err(|e| {
             self.kill_silent_shim(dir);
             match e.kind() {
@@ -137,17 +147,24 @@ impl Executor {
     }
 
     /// Orders a shim of the nursery, of a new one where there is none or it died.
-    fn order(&self, dir: &TaskDir, spec: &File, report: &PipeWriter) -> io::Result<()> {
+    fn order(
+        &self,
+        dir: &TaskDir,
+        spec: &File,
+        report: &PipeWriter,
+        network: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        let network = network.map(AsFd::as_fd);
         let mut nursery = self.0.nursery.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = &*nursery {
-            match old.order(&dir.root, spec.as_fd(), report.as_fd()) {
+            match old.order(&dir.root, spec.as_fd(), report.as_fd(), network) {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::warn!(%error, "the nursery takes no orders: making another"),
             }
         }
         *nursery = None;
         let new = Nursery::open(&self.0.config.shim, self.0.hierarchies.as_ref())?;
-        nursery.insert(new).order(&dir.root, spec.as_fd(), report.as_fd())
+        nursery.insert(new).order(&dir.root, spec.as_fd(), report.as_fd(), network)
     }
 
     /// Ends a shim that did not answer: it alone works in this directory.

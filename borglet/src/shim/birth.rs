@@ -21,9 +21,6 @@ use crate::container::view::{Held, View};
 use crate::container::{StartError, TaskDir, Workdir};
 use crate::sys::{self, Ending};
 
-/// Longest host name the kernel takes.
-const HOST_NAME_MAX: usize = 63;
-
 /// What a newborn child holds.
 #[derive(Debug)]
 pub(super) struct Newborn<'a> {
@@ -37,6 +34,8 @@ pub(super) struct Newborn<'a> {
     /// To the shim: how the task's first process ended.
     pub(super) endings: OwnedFd,
     pub(super) shim_pid: i32,
+    /// The task's own network, if it has one.
+    pub(super) network: Option<OwnedFd>,
 }
 
 impl Newborn<'_> {
@@ -63,6 +62,10 @@ impl Newborn<'_> {
     /// The task, without a container around it.
     fn become_plain(self) -> StartError {
         let container = &self.spec.container;
+        if container.own_network {
+            let why = "this machine cannot give tasks a network of their own: it needs namespaces";
+            return StartError::machine("enter its network", why);
+        }
         if container.root.is_some() || !container.packages.is_empty() {
             let why = "this machine cannot give tasks files of their own: it needs namespaces";
             return StartError::machine("show its packages", why);
@@ -78,7 +81,8 @@ impl Newborn<'_> {
     fn make_container(self) -> StartError {
         let (dir, spec) = (self.dir, self.spec);
         let view = view_of(spec, dir);
-        let begun = self.await_ids().and_then(|()| name_host(spec)).and_then(|()| view.begin());
+        let begun = self.await_ids().and_then(|()| self.enter_network());
+        let begun = begun.and_then(|()| name_host(spec)).and_then(|()| view.begin());
         let begun = begun.and_then(|held| {
             let (may_go_on, go_on) = unistd::pipe2(OFlag::O_CLOEXEC)
                 .map_err(|e| StartError::machine("make a pipe", e))?;
@@ -170,6 +174,14 @@ impl Newborn<'_> {
             .map_err(|e| StartError::machine("join the cgroup", e.in_full()))
     }
 
+    /// Goes into the task's own network, while this process has the rights of the machine's root, to whom
+    /// that belongs.
+    fn enter_network(&self) -> Result<(), StartError> {
+        let Some(network) = &self.network else { return Ok(()) };
+        nix::sched::setns(network, CloneFlags::CLONE_NEWNET)
+            .map_err(|e| StartError::machine("enter its network", e))
+    }
+
     /// Waits until the shim gave this process its ids, where the container as a whole has others.
     fn await_ids(&self) -> Result<(), StartError> {
         (&self.ids).read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))
@@ -177,8 +189,7 @@ impl Newborn<'_> {
 }
 
 fn name_host(spec: &ShimSpec) -> Result<(), StartError> {
-    let name = spec.container.id.as_str();
-    unistd::sethostname(&name[..name.len().min(HOST_NAME_MAX)])
+    unistd::sethostname(spec.container.id.host_name())
         .map_err(|e| StartError::machine("set the host name", e))
 }
 

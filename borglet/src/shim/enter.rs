@@ -322,7 +322,7 @@ impl Session {
             }
             (Ok(()), Errand::Connect { port }) => {
                 drop(notes);
-                errand::connect(*port)
+                errand::connect(*port, self.spec.container.address)
             }
         };
         error.tell(&mut notes);

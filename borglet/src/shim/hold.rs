@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -19,8 +20,8 @@ use crate::logs::{LogWriter, Stream};
 use crate::{procfs, sys};
 
 /// Runs one task from start to exit record, in a process made for it. `lock` is the specification
-/// with the lock on it, `report` the pipe to the borglet.
-pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File) {
+/// with the lock on it, `report` the pipe to the borglet, `network` the task's own, if it has one.
+pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File, network: Option<OwnedFd>) {
     super::complain_in(dir);
     let spec = match leave_the_nursery(&mut lock) {
         Ok(spec) => spec,
@@ -32,7 +33,8 @@ pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File) {
     // The start may have waited for others; what is over must not begin.
     let mut lease = spec.container.lease.clone();
     let over = lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
-    let begun = if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref()) };
+    let begun =
+        if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref(), network) };
     let record = match begun {
         Err(error) => {
             // First on disk: the borglet may die before it hears.
@@ -67,6 +69,7 @@ fn begin<'a>(
     dir: &TaskDir,
     spec: &'a ShimSpec,
     groups: Option<&'a dyn CgroupDriver>,
+    network: Option<OwnedFd>,
 ) -> Result<(Started, Watch<'a>), StartError> {
     let trouble = |step: &'static str| move |e: io::Error| StartError::machine(step, e);
     let pipe = || unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| trouble("make a pipe")(e.into()));
@@ -94,9 +97,10 @@ fn begin<'a>(
         drop((notes, ids_in));
         let pipes = Pipes { null, stdout: stdout_in, stderr: stderr_in, go };
         let notes = File::from(notes_in);
-        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid }.live()
+        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid, network }.live()
     };
-    drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids));
+    // The network too: it is to go with the last process in it.
+    drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids, network));
     if spec.namespaces {
         let given = if spec.users.around().is_empty() {
             Ok(())
@@ -120,7 +124,7 @@ fn begin<'a>(
     let watch = watch.map_err(trouble("watch the task"))?;
     let mut notes = BufReader::new(File::from(notes));
     let launched = await_ready(&mut notes)
-        .and_then(|()| record_start(dir, init_pid, watch.child_pid()))
+        .and_then(|()| record_start(dir, spec, init_pid, watch.child_pid()))
         .and_then(|started| {
             File::from(go).write_all(b"g").map_err(trouble("say go"))?;
             await_execution(&mut notes)?;
@@ -165,7 +169,12 @@ fn told(line: &str) -> StartError {
 
 /// Puts the pids on record before the program runs. Not synced: after a power cut there is no
 /// process for it to be true of.
-fn record_start(dir: &TaskDir, init_pid: Option<i32>, child: i32) -> Result<Started, StartError> {
+fn record_start(
+    dir: &TaskDir,
+    spec: &ShimSpec,
+    init_pid: Option<i32>,
+    child: i32,
+) -> Result<Started, StartError> {
     let trouble = |e: io::Error| StartError::machine("record the start", e);
     let no_child = || trouble(io::Error::new(io::ErrorKind::NotFound, "init has no child"));
     let pid = match init_pid {
@@ -181,6 +190,7 @@ fn record_start(dir: &TaskDir, init_pid: Option<i32>, child: i32) -> Result<Star
         init_pid,
         started_at_ms: sys::wall_clock_ms(),
         boot_id: procfs::boot_id(),
+        address: spec.container.address,
     };
     write_whole(&dir.state(), &started, false).map_err(trouble)?;
     Ok(started)

@@ -60,15 +60,18 @@ impl Nursery {
     }
 
     /// Orders a shim for the container in `dir`. It holds `spec`, with the lock on it, and answers
-    /// on `report`, which ends without an answer when no shim could be made.
+    /// on `report`, which ends without an answer when no shim could be made. `network` is the container's
+    /// own, if it has one.
     pub(crate) fn order(
         &self,
         dir: &Path,
         spec: BorrowedFd<'_>,
         report: BorrowedFd<'_>,
+        network: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
         let words = [IoSlice::new(dir.as_os_str().as_bytes())];
-        let files = [spec.as_raw_fd(), report.as_raw_fd()];
+        let files = [Some(spec), Some(report), network];
+        let files: Vec<_> = files.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         let files = [ControlMessage::ScmRights(&files)];
         // Not to be waited for: a nursery that takes no orders is as good as dead.
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -125,7 +128,7 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
             let words = [NAME.as_bytes(), b"run", order.dir.as_os_str().as_bytes()];
             sys::set_command_line(&words);
             let dir = TaskDir { root: order.dir };
-            hold::run(&dir, order.spec, order.report);
+            hold::run(&dir, order.spec, order.report, order.network);
             // Not by the way out of `main`: everything there belongs to the nursery.
             sys::exit_now(0);
         }
@@ -137,12 +140,13 @@ struct Order {
     dir: PathBuf,
     spec: File,
     report: File,
+    network: Option<OwnedFd>,
 }
 
 /// The next order, or `None` when the borglet is gone.
 fn next_order(orders: &OwnedFd) -> io::Result<Option<Order>> {
     let mut path = vec![0; PATH_MAX];
-    let mut space = cmsg_space!([i32; 2]);
+    let mut space = cmsg_space!([i32; 3]);
     loop {
         let mut words = [IoSliceMut::new(&mut path)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -156,10 +160,12 @@ fn next_order(orders: &OwnedFd) -> io::Result<Option<Order>> {
             return Ok(None);
         }
         // Anything else is not of our making: whoever waits for it sees its report end.
-        if let Ok([spec, report]) = <[OwnedFd; 2]>::try_from(files) {
+        let mut files = files.into_iter();
+        if let (Some(spec), Some(report)) = (files.next(), files.next()) {
             path.truncate(length);
             let dir = PathBuf::from(std::ffi::OsString::from_vec(path));
-            return Ok(Some(Order { dir, spec: spec.into(), report: report.into() }));
+            let (spec, report, network) = (spec.into(), report.into(), files.next());
+            return Ok(Some(Order { dir, spec, report, network }));
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

@@ -14,6 +14,7 @@ use borg_proto::{
 };
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// What a supervisor is told when it is made.
@@ -99,6 +100,8 @@ pub enum Input {
         pid: u32,
         /// When it started.
         since: Millis,
+        /// The address of its own that it has, if its network is its own.
+        address: Option<Ipv4Addr>,
     },
     /// A run could not be started, and nothing is left of it.
     StartFailed {
@@ -377,6 +380,8 @@ pub struct Adopted {
     pub grace: Millis,
     /// As in its [`Launch`]; none when that is not known any more.
     pub ports: Vec<u16>,
+    /// The address of its own that it has, if its network is its own and that is known.
+    pub address: Option<Ipv4Addr>,
     /// As in its [`Launch`]: it goes on by that until a master says otherwise. `None` when that is not known
     /// any more, or the machine restarted since.
     pub task: Option<TargetTask>,

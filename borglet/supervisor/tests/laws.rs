@@ -231,7 +231,7 @@ impl Machine {
                 self.starting.remove(&run);
                 if works {
                     self.running.insert(run);
-                    self.input(Input::Started { run, pid: 1, since: self.now });
+                    self.input(Input::Started { run, pid: 1, since: self.now, address: None });
                 } else {
                     self.input(Input::StartFailed {
                         run,
@@ -263,7 +263,7 @@ impl Machine {
                 let run = Run { id: target_task(1, index, false).id, number: number + 1_000 };
                 let (at, failure) = (Millis(u64::MAX), Some(FailureCause::Lost));
                 self.input(match kind {
-                    0 => Input::Started { run, pid: 0, since: at },
+                    0 => Input::Started { run, pid: 0, since: at, address: None },
                     1 => Input::StartFailed { run, cause: FailureCause::Lost },
                     2 => Input::Exited { run, at, failure },
                     3 => Input::Probed { run, result: Err("no".into()) },
@@ -314,6 +314,7 @@ impl Machine {
             since: Millis(1_000_000),
             grace: Millis(1_000),
             ports: Vec::new(),
+            address: None,
             task: None,
             end: None,
             state,
@@ -336,7 +337,7 @@ impl Machine {
         for _ in 0..20 {
             while let Some(run) = self.starting.pop_first() {
                 self.running.insert(run);
-                self.input(Input::Started { run, pid: 1, since: self.now });
+                self.input(Input::Started { run, pid: 1, since: self.now, address: None });
             }
             while let Some(run) = self.probed.pop_first() {
                 self.answer(run, true);

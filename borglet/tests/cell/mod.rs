@@ -359,6 +359,7 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

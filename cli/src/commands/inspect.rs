@@ -175,8 +175,9 @@ pub(super) const TASK_TITLES: [&str; 11] =
 
 pub(super) fn task_row(task: Task, now: u64) -> [String; 11] {
     let none_if = |empty: bool, text: String| if empty { String::from("-") } else { text };
-    let ports: Vec<String> =
-        task.ports.iter().map(|(name, port)| format!("{name}:{port}")).collect();
+    let ports = task.ports.iter().map(|(name, port)| format!("{name}:{port}"));
+    // First the address of a task that has one of its own.
+    let ports: Vec<String> = task.address.clone().into_iter().chain(ports).collect();
     let measured = task.ram_bytes > 0 || task.cpu_milli > 0;
     [
         task.index.to_string(),

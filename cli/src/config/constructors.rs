@@ -17,7 +17,7 @@ use borg_proto::spec::{
 };
 use borg_proto::submitted;
 use borg_proto::{
-    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Priority, Resources, TaskSpec,
+    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Network, Priority, Resources, TaskSpec,
 };
 use starlark::collections::SmallMap;
 use starlark::environment::GlobalsBuilder;
@@ -57,7 +57,7 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 14] = [
+const TASK: [&str; 15] = [
     "command",
     "resources",
     "limit",
@@ -69,6 +69,7 @@ const TASK: [&str; 14] = [
     "grace",
     "memory",
     "cpu_cap",
+    "network",
     "health",
     "image",
     "packages",
@@ -355,6 +356,7 @@ fn build_alloc_set<'v>(
             health: None,
             image: None,
             packages: Vec::new(),
+            network: Network::Host,
         }),
     };
     set.check()
@@ -394,6 +396,7 @@ fn build_task<'v>(
     if cpu_cap_milli.is_some_and(|cap| cap < MIN_CPU_CAP_MILLI) {
         return Err(fields.error("cpu_cap", "the least cap is 0.01 cores"));
     }
+    let networks = [("host", Network::Host), ("own", Network::Own)];
     let memories = [("hard", MemoryLimit::Hard), ("soft", MemoryLimit::Soft)];
     let task = TaskSpec {
         command: fields.texts("command")?,
@@ -419,6 +422,7 @@ fn build_task<'v>(
             .map(|image| image.parse().map_err(|why| fields.error("image", why)))
             .transpose()?,
         packages: fields.parsed("packages")?,
+        network: fields.word("network", &networks)?.unwrap_or_default(),
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

@@ -11,6 +11,7 @@ use borg_proto::{
     Band, Health, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
 };
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +150,8 @@ pub enum TaskChange {
     },
     /// By its health check it is otherwise than before.
     Health(Health),
+    /// Its process has this address of its own.
+    Address(Ipv4Addr),
     /// It went back to pending by no fault of its own.
     Evicted(EvictCause),
     /// Exclusive: what it was evicted as surely runs no more, so it may be placed again.
@@ -372,6 +375,7 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),
         TaskChange::Health(health) => ("task.health", format!("{health} on {place}")),
+        TaskChange::Address(address) => ("task.address", format!("{address} on {place}")),
         TaskChange::Evicted(cause) => ("task.evicted", format!("from {place}: {cause}")),
         TaskChange::Gone { incarnation } => {
             ("task.gone", format!("incarnation {incarnation} no longer runs on {place}"))

@@ -280,6 +280,7 @@ fn job(
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
     };
     JobSpec {
         name: name.parse().expect("a name"),

@@ -229,7 +229,10 @@ impl Links {
                 // The target says nothing of how far its processes are.
                 EventKind::TaskChanged {
                     change:
-                        TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_),
+                        TaskChange::Up { .. }
+                        | TaskChange::BackOff { .. }
+                        | TaskChange::Health(_)
+                        | TaskChange::Address(_),
                     machine,
                     ..
                 } => progressed.extend(*machine),

@@ -12,7 +12,7 @@ pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 pub use packages::PackageRejection;
 
 use crate::state::{JobState, MachineState};
-use borg_proto::resources::Dimension;
+use borg_proto::resources::{Dimension, TASK_ADDRESS};
 use borg_proto::spec::SpecError;
 use borg_proto::time::Date;
 use borg_proto::{
@@ -204,6 +204,7 @@ fn noun(of: &Dimension) -> String {
         Dimension::Ram => "memory".to_owned(),
         Dimension::Disk => "disk".to_owned(),
         Dimension::Ports => "ports".to_owned(),
+        Dimension::Device(name) if **name == *TASK_ADDRESS => "of addresses for tasks".into(),
         Dimension::Device(name) => format!("of device {name}"),
     }
 }

@@ -8,15 +8,17 @@
 use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
 use borg_cell::state::CellState;
+use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
+use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{MemoryLimit, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
-    Band, CellName, FailureCause, Health, JobSpec, MachineId, Millis, Priority, ReplicaId,
-    Resources, TaskId,
+    Band, CellName, FailureCause, Health, JobSpec, MachineId, MachineInfo, Millis, Priority,
+    ReplicaId, Resources, TaskId,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -165,6 +167,22 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
         last_lines: "the end".into(),
     }));
     cell.observe(Observation::TaskEnded { id: failing, at: cell.now, failure, run });
+    network_of_its_own(cell, machine);
+}
+
+fn network_of_its_own(cell: &mut Cell, machine: MachineId) {
+    let info = cell.state.machine(machine).and_then(|machine| machine.info.clone()).unwrap();
+    let mut info = MachineInfo::clone(&info);
+    info.capacity.devices.insert(TASK_ADDRESS.into(), 2_000);
+    cell.observe(Observation::MachineUp { machine, info });
+    let apart = with_task(batch("apart", 1, 10, 4 << 20), |task| {
+        task.ports = vec!["http".parse().unwrap()];
+        task.network = Network::Own;
+    });
+    let apart = cell.submit("fay", apart);
+    let placed = cell.place(apart, 0, machine).unwrap();
+    cell.up(placed);
+    cell.observe(Observation::TaskAddress { id: placed, address: [10, 88, 3, 2].into() });
 }
 
 fn at_once(cell: &mut Cell, machine: MachineId) {

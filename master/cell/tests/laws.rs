@@ -396,7 +396,10 @@ proptest! {
                     TaskChange::Placed { machine, incarnation } => {
                         prop_assert_eq!(placed.insert(task, (machine, incarnation)), None);
                     }
-                    TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_) => prop_assert!(placed.contains_key(&task)),
+                    TaskChange::Up { .. }
+                    | TaskChange::BackOff { .. }
+                    | TaskChange::Health(_)
+                    | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }

@@ -11,7 +11,7 @@ use crate::machines::Machines;
 use crate::need::Need;
 use crate::rooms::{CPU, DISK, PORTS, RAM};
 use crate::victims::Freed;
-use borg_proto::resources::Dimension;
+use borg_proto::resources::{Dimension, TASK_ADDRESS};
 use borg_proto::spec::Constraint;
 use std::fmt;
 
@@ -213,6 +213,9 @@ pub(crate) fn noun(dimension: &Dimension) -> String {
         Dimension::Ram => "memory".into(),
         Dimension::Disk => "disk".into(),
         Dimension::Ports => "ports".into(),
+        Dimension::Device(name) if **name == *TASK_ADDRESS => {
+            "addresses for tasks (borglet --task-network)".into()
+        }
         Dimension::Device(name) => format!("device {name}"),
     }
 }
@@ -269,6 +272,10 @@ mod tests {
         assert_eq!(
             short(Dimension::Device("gpu".into()), 2000, 0, 0),
             "lack device gpu (asks 2, largest has 0)"
+        );
+        assert_eq!(
+            short(Dimension::Device(TASK_ADDRESS.into()), 1000, 0, 0),
+            "lack addresses for tasks (borglet --task-network) (asks 1, largest has 0)"
         );
         assert_eq!(
             short(Dimension::Disk, 1 << 30, (1 << 30) - 1, 1 << 30),

@@ -230,6 +230,7 @@ fn fill_running(
         .zip(&placement.ports)
         .map(|(name, port)| pb::Port { name: name.to_string(), port: (*port).into() })
         .collect();
+    info.address = placement.address.map(|address| address.to_string()).unwrap_or_default();
     info.health = pb::Health::from(job.health(placement)).into();
     let incarnation = IncarnationId { task: id, number: placement.incarnation };
     if let Some((usage, status_line)) = usages.get(&incarnation) {

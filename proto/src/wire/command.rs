@@ -8,7 +8,7 @@ use super::machine::check_address;
 use super::package;
 use super::pb;
 use super::policy;
-use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
+use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
 use super::quota;
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
@@ -425,6 +425,12 @@ impl From<&Observation> for pb::Observation {
                 id: Some(id.into()),
                 health: pb::Health::from(*health).into(),
             }),
+            Observation::TaskAddress { id, address } => {
+                seen::Kind::TaskAddress(seen::TaskAddress {
+                    id: Some(id.into()),
+                    address: address.to_bits(),
+                })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -473,6 +479,10 @@ impl TryFrom<pb::Observation> for Observation {
             seen::Kind::TaskHealth(seen::TaskHealth { id, health }) => Self::TaskHealth {
                 id: incarnation("id", id)?,
                 health: read_health("health", health)?,
+            },
+            seen::Kind::TaskAddress(seen::TaskAddress { id, address }) => Self::TaskAddress {
+                id: incarnation("id", id)?,
+                address: required("address", read_address(address))?,
             },
         })
     }

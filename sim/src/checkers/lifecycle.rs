@@ -102,7 +102,10 @@ impl Lifecycle {
             }
             (
                 Place::On(_),
-                TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_),
+                TaskChange::Up { .. }
+                | TaskChange::BackOff { .. }
+                | TaskChange::Health(_)
+                | TaskChange::Address(_),
             ) => (place, incarnation),
             (Place::On(_), TaskChange::Evicted(_) | TaskChange::Failed { again: Some(_), .. }) => {
                 (Place::Pending, incarnation)

@@ -120,6 +120,7 @@ impl World {
                 TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
+                | TaskChange::Address(_)
                 | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
                 | TaskChange::Failed { again: None, .. }
                 | TaskChange::Finished

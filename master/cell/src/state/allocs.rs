@@ -277,9 +277,9 @@ impl Turn<'_> {
         job.add_slots(more, at);
         let owner = job.charged_to();
         for _ in 0..alive {
-            self.state.quotas.refund(&owner, &old.asked());
+            self.state.quotas.refund(&owner, &old.charged());
         }
-        self.state.quotas.charge(owner, &spec.asked(), alive + more);
+        self.state.quotas.charge(owner, &spec.charged(), alive + more);
         self.state.live_slots += u64::from(more);
         let new = (old.tasks..spec.tasks).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);

@@ -250,6 +250,12 @@ impl CellState {
                     "a placed task has its ports",
                     name,
                 );
+                let own = job.spec.task.network.is_own();
+                found.check(
+                    own || placement.address.is_none(),
+                    "only tasks with a network of their own have an address",
+                    name,
+                );
             }
             TaskState::Dead { .. } => {}
         }
@@ -407,7 +413,9 @@ impl CellState {
                     ));
                     continue;
                 };
-                for port in placement.ports.iter().filter(|port| machine.ports.contains(port)) {
+                for port in
+                    placement.machine_ports().iter().filter(|port| machine.ports.contains(port))
+                {
                     clashes.push(format!(
                         "port {port} of machine {} is given to {id} too",
                         machine.name
@@ -415,7 +423,7 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
-            self.quotas.charge(bare.charged_to(), &bare.spec.asked(), bare.counts.alive());
+            self.quotas.charge(bare.charged_to(), &bare.spec.charged(), bare.counts.alive());
             if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
                 tenants.entry(key.clone()).or_default().insert(job.id);
             }

@@ -163,6 +163,7 @@ impl Out {
                 };
                 self.numbers(&[11, health]);
             }
+            TaskChange::Address(address) => self.numbers(&[80, address.to_bits().into()]),
             TaskChange::Evicted(cause) => {
                 let (kind, by) = match cause {
                     EvictCause::Preempted { by } => (1, by.as_str()),

@@ -157,7 +157,7 @@ impl Turn<'_> {
     pub(super) fn check_quota(&self, user: &UserName, spec: &JobSpec) -> Result<(), Rejection> {
         let band = spec.priority.band();
         let used = self.state.used_quota(user, band);
-        self.check_amount(user, band, &used, &Total::of(&spec.asked(), spec.tasks))
+        self.check_amount(user, band, &used, &Total::of(&spec.charged(), spec.tasks))
     }
 
     /// Whether an alloc set may have another size, by its owner's quota. One that grows in nothing
@@ -165,8 +165,8 @@ impl Turn<'_> {
     pub(super) fn check_resized_quota(&self, set: &Job, spec: &JobSpec) -> Result<(), Rejection> {
         let (user, band) = set.charged_to();
         let alive = set.counts.alive();
-        let old = Total::of(&set.spec.asked(), alive);
-        let new = Total::of(&spec.asked(), alive + (spec.tasks - set.spec.tasks));
+        let old = Total::of(&set.spec.charged(), alive);
+        let new = Total::of(&spec.charged(), alive + (spec.tasks - set.spec.tasks));
         if new.iter().all(|(dimension, amount)| amount <= old.get(dimension)) {
             return Ok(());
         }
@@ -231,13 +231,13 @@ impl Turn<'_> {
     /// Takes a job's tasks, none of which is dead, from its user's quota.
     pub(super) fn charge(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.charge(job.charged_to(), &job.spec.asked(), tasks);
+        self.state.quotas.charge(job.charged_to(), &job.spec.charged(), tasks);
     }
 
     /// Gives a task that is over for good back to its user's quota.
     pub(super) fn refund(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.refund(&job.charged_to(), &job.spec.asked());
+        self.state.quotas.refund(&job.charged_to(), &job.spec.charged());
     }
 }
 

@@ -170,6 +170,7 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
             health: None,
             image: None,
             packages: Vec::new(),
+            network: borg_proto::Network::Host,
         }),
         after: Vec::new(),
         retries: 3,
@@ -187,6 +188,7 @@ pub(super) fn allocs(job: JobSpec) -> JobSpec {
     with(set, |task| {
         task.command.clear();
         task.ports.clear();
+        task.network = borg_proto::Network::Host;
     })
 }
 
