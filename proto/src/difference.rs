@@ -134,6 +134,7 @@ impl Found {
             health,
             image,
             packages,
+            loosen,
         } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
@@ -166,6 +167,9 @@ impl Found {
         self.shown("task.memory", memory, &new.memory);
         self.maybe("task.cpu_cap_milli", cpu_cap_milli.as_ref(), new.cpu_cap_milli.as_ref());
         self.maybe("task.health", health.as_ref(), new.health.as_ref());
+        let [loosen, wanted] =
+            [loosen, &new.loosen].map(|of| of.iter().copied().collect::<Vec<_>>());
+        self.listed("task.loosen", &loosen, &wanted);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::dice::Dice;
 use borg_proto::names::PortName;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{JobKey, JobKind, JobSpec, Millis, Priority, Resources, TaskSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a simulated process does. It travels in the job's command, as a program's name would.
@@ -95,6 +95,7 @@ pub fn job(name: &str) -> JobBuilder {
         health: None,
         image: None,
         packages: Vec::new(),
+        loosen: BTreeSet::new(),
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),

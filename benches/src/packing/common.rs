@@ -174,6 +174,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         health: None,
         image: None,
         packages: Vec::new(),
+        loosen: BTreeSet::new(),
     };
     Ok(JobSpec {
         name: name.parse()?,

@@ -26,7 +26,7 @@ use starlark::starlark_module;
 use starlark::values::none::NoneType;
 use starlark::values::tuple::UnpackTuple;
 use starlark::values::{Heap, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 14] = [
+const TASK: [&str; 15] = [
     "command",
     "resources",
     "limit",
@@ -72,6 +72,7 @@ const TASK: [&str; 14] = [
     "health",
     "image",
     "packages",
+    "loosen",
 ];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
@@ -355,6 +356,7 @@ fn build_alloc_set<'v>(
             health: None,
             image: None,
             packages: Vec::new(),
+            loosen: BTreeSet::new(),
         }),
     };
     set.check()
@@ -419,6 +421,7 @@ fn build_task<'v>(
             .map(|image| image.parse().map_err(|why| fields.error("image", why)))
             .transpose()?,
         packages: fields.parsed("packages")?,
+        loosen: fields.parsed("loosen")?.into_iter().collect(),
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

@@ -15,8 +15,8 @@ use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::{MemoryLimit, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
-    Band, CellName, FailureCause, Health, JobSpec, MachineId, Millis, Priority, ReplicaId,
-    Resources, TaskId,
+    Band, CellName, FailureCause, Health, JobSpec, MachineId, Millis, Priority, Privilege,
+    ReplicaId, Resources, TaskId,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,6 +149,7 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
     let checked = cell.submit("fay", JobSpec { priority: Priority::new(116).unwrap(), ..checked });
     let remove = Action::RemovePackage { package: "fay/data:2".parse().unwrap() };
     cell.apply(user("fay"), remove).unwrap_err();
+    privileges(cell);
     let healthy = cell.place(checked, 0, machine).unwrap();
     cell.up(healthy);
     cell.observe(Observation::TaskHealth { id: healthy, health: Health::Healthy });
@@ -165,6 +166,29 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
         last_lines: "the end".into(),
     }));
     cell.observe(Observation::TaskEnded { id: failing, at: cell.now, failure, run });
+}
+
+fn privileges(cell: &mut Cell) {
+    let grant =
+        |who: &str, privilege| Action::GrantPrivilege { user: who.parse().unwrap(), privilege };
+    let revoke =
+        |who: &str, privilege| Action::RevokePrivilege { user: who.parse().unwrap(), privilege };
+    for privilege in Privilege::ALL {
+        cell.apply(user("admin"), grant("gus", privilege)).unwrap();
+    }
+    let loosened = |privilege| {
+        let spec = with_task(service("loose", 1, 10, 4 << 20), |task| {
+            task.loosen = [privilege].into();
+        });
+        JobSpec { priority: Priority::new(116).unwrap(), ..spec }
+    };
+    cell.submit("gus", loosened(Privilege::SystemCalls));
+    cell.try_submit("hal", loosened(Privilege::MachineIds)).unwrap_err();
+    cell.apply(user("gus"), grant("hal", Privilege::Listen)).unwrap();
+    cell.apply(user("hal"), grant("hal", Privilege::Devices)).unwrap_err();
+    cell.apply(user("admin"), revoke("gus", Privilege::SystemCalls)).unwrap();
+    cell.apply(user("admin"), revoke("gus", Privilege::SystemCalls)).unwrap_err();
+    cell.apply(user("gus"), revoke("admin", Privilege::Admin)).unwrap_err();
 }
 
 fn at_once(cell: &mut Cell, machine: MachineId) {

@@ -4,7 +4,7 @@
 //! `borgctl` shows before it sends anything.
 
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
-use super::pb;
+use super::{pb, privilege};
 use crate::names::MAX_NAME_BYTES;
 use crate::package::MAX_TASK_PACKAGES;
 use crate::priority::{AppClass, Priority};
@@ -212,6 +212,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             health: t.health.as_ref().map(Into::into),
             image: t.image.as_ref().map(ToString::to_string).unwrap_or_default(),
             packages: t.packages.iter().map(ToString::to_string).collect(),
+            loosen: privilege::write_all(&t.loosen),
         }
     }
 }
@@ -240,6 +241,7 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
         health: t.health.map(TryInto::try_into).transpose().at("health")?,
         image: (!t.image.is_empty()).then(|| t.image.parse()).transpose().at("image")?,
         packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
+        loosen: privilege::read_all("loosen", t.loosen)?,
     })
 }
 

@@ -175,6 +175,8 @@ impl Clients {
                 | Action::OpenMachines { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
+                | Action::GrantPrivilege { .. }
+                | Action::RevokePrivilege { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

@@ -140,6 +140,7 @@ impl World {
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::Led { .. } => {}
         }
     }
