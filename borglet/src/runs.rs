@@ -103,6 +103,7 @@ pub(crate) fn container_spec(
     spec.pids_max = PROCESSES;
     spec.binds = binds;
     spec.ports = Some(launch.ports.clone());
+    spec.loosen = launch.loosen.clone();
     if let Some(root) = &launch.root {
         spec.workdir = Workdir::Path(root.workdir.clone().into());
         spec.root = Some(ImageRoot {

@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd;
 
+use borg_proto::Privilege;
+
 use super::fence::Fence;
 use super::syscalls::Filter;
 use super::users::Users;
@@ -125,7 +127,9 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
         fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
     }
     if setting.filter {
-        Filter::usual().install().map_err(step("filter system calls"))?;
+        let wide = spec.loosen.contains(&Privilege::SystemCalls);
+        let filter = if wide { Filter::wide() } else { Filter::usual() };
+        filter.install().map_err(step("filter system calls"))?;
     }
     Ok(())
 }

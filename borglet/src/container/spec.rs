@@ -3,10 +3,12 @@
 //! Plain data that is written to `spec.json` and read by the shim. Invariant: a [`ContainerId`] is
 //! always a safe file name, so it may be joined to any path and used as a cgroup's name.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use borg_proto::Privilege;
 use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
@@ -225,6 +227,9 @@ pub struct ContainerSpec {
     /// Directories of the machine that it sees under other paths, read-only.
     #[serde(default)]
     pub packages: Vec<Shown>,
+    /// What of its isolation it does without.
+    #[serde(default)]
+    pub loosen: BTreeSet<Privilege>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -257,6 +262,7 @@ impl ContainerSpec {
             status_file: false,
             root: None,
             packages: Vec::new(),
+            loosen: BTreeSet::new(),
             note: String::new(),
         }
     }

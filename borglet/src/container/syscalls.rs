@@ -2,6 +2,9 @@
 //!
 //! What reaches devices, mounts, modules, keys, clocks, other namespaces or parts of the kernel with a
 //! history of holes (`bpf`, `io_uring`, `userfaultfd`, `perf_event_open`) is not on it and gives EPERM.
+//! A task that holds the privilege `system-calls` has a wide filter, a list of what is refused: calls that
+//! change the machine as a whole, for which no task has the capabilities anyway. All others are the kernel's to judge.
+//!
 //! Invariant: a filter is inherited by all that the task makes, and can only be narrowed.
 //!
 //! The filter is a search tree over ranges of call numbers, made here: the kernel tries every number when
@@ -52,20 +55,26 @@ enum Rule {
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// The filter, compiled once for this process and those that it splits into.
+    /// The filter of most tasks, compiled once for this process and those that it splits into.
     pub(crate) fn usual() -> &'static Self {
         static USUAL: OnceLock<Filter> = OnceLock::new();
-        USUAL.get_or_init(Self::compile)
+        USUAL.get_or_init(|| Self::compile(&ranges()))
     }
 
-    fn compile() -> Self {
+    /// The filter of tasks that may make almost all calls.
+    pub(crate) fn wide() -> &'static Self {
+        static WIDE: OnceLock<Filter> = OnceLock::new();
+        WIDE.get_or_init(|| Self::compile(&wide_ranges()))
+    }
+
+    fn compile(ranges: &[(u32, Rule)]) -> Self {
         let mut code = vec![
             op(LOAD, 0, 0, 4),
             op(IF_EQUAL, 1, 0, ARCH),
             op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
             op(LOAD, 0, 0, 0),
         ];
-        code.extend(tree(&ranges()));
+        code.extend(tree(ranges));
         Self(code)
     }
 
@@ -89,15 +98,37 @@ fn ranges() -> Vec<(u32, Rule)> {
         (libc::SYS_socket, Rule::OneOf(0, &FAMILIES)),
         (libc::SYS_personality, Rule::OneOf(0, &PERSONALITIES)),
     ]);
-    let mut ranges: Vec<(u32, Rule)> = Vec::new();
-    for call in 0..=NEWEST + 1 {
+    in_ranges((0..=NEWEST + 1).map(|call| {
         let rule = match rules.get(&call) {
             Some(rule) => *rule,
             None if call > NEWEST => Rule::Refuse(libc::ENOSYS),
             None => Rule::Refuse(libc::EPERM),
         };
+        (u32::try_from(call).expect("calls have small numbers"), rule)
+    }))
+}
+
+/// The same for tasks that may make almost all calls, those that are newer than this list included.
+fn wide_ranges() -> Vec<(u32, Rule)> {
+    let rule = |call: c_long| match call {
+        libc::SYS_ioctl => Rule::NoneOf(1, &TYPING),
+        call if NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call) => {
+            Rule::Refuse(libc::EPERM)
+        }
+        _ => Rule::Allow,
+    };
+    let all = (0..=NEWEST + 1)
+        .map(|call| (u32::try_from(call).expect("calls have small numbers"), rule(call)));
+    // Calls of the x32 kind are the same once more, by other numbers.
+    in_ranges(all.chain([(X32, Rule::Refuse(libc::ENOSYS))]))
+}
+
+/// The numbers from which on another rule holds.
+fn in_ranges(rules: impl Iterator<Item = (u32, Rule)>) -> Vec<(u32, Rule)> {
+    let mut ranges: Vec<(u32, Rule)> = Vec::new();
+    for (call, rule) in rules {
         if ranges.last().is_none_or(|(_, last)| *last != rule) {
-            ranges.push((u32::try_from(call).expect("calls have small numbers"), rule));
+            ranges.push((call, rule));
         }
     }
     ranges
@@ -229,6 +260,24 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_vmsplice, libc::SYS_wait4, libc::SYS_waitid, libc::SYS_write, libc::SYS_writev,
 ];
 
+/// What changes the machine as a whole: refused to everybody, whatever capabilities somebody has.
+#[rustfmt::skip]
+const NEVER: &[c_long] = &[
+    libc::SYS_acct, libc::SYS_adjtimex, libc::SYS_clock_adjtime, libc::SYS_clock_settime,
+    libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_init_module,
+    libc::SYS_kexec_load, libc::SYS_open_by_handle_at, libc::SYS_quotactl, libc::SYS_quotactl_fd,
+    libc::SYS_reboot, libc::SYS_settimeofday, libc::SYS_swapoff, libc::SYS_swapon,
+    libc::SYS_syslog, libc::SYS_vhangup,
+];
+/// Likewise, of this architecture.
+#[cfg(target_arch = "x86_64")]
+const NEVER_OF_THIS_ARCH: &[c_long] =
+    &[libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_kexec_file_load];
+#[cfg(not(target_arch = "x86_64"))]
+const NEVER_OF_THIS_ARCH: &[c_long] = &[];
+/// The bit that numbers of the x32 kind have (asm/unistd.h).
+const X32: u32 = 0x4000_0000;
+
 /// Older forms that newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -249,9 +298,13 @@ const OF_THIS_ARCH: &[c_long] = &[libc::SYS_mknodat];
 mod tests {
     use super::*;
 
-    /// What the filter answers to a call.
+    /// What the filter of most tasks answers to a call.
     fn answer(call: c_long, args: [u64; 2]) -> u32 {
-        let code = Filter::compile().0;
+        answer_of(Filter::usual(), call, args)
+    }
+
+    fn answer_of(filter: &Filter, call: c_long, args: [u64; 2]) -> u32 {
+        let code = &filter.0;
         let (mut at, mut loaded) = (0, 0);
         loop {
             let sock_filter { code: kind, jt, jf, k } = code[at];
@@ -300,6 +353,25 @@ mod tests {
         assert_eq!(answer(NEWEST + 1, [0, 0]), unknown);
         assert_eq!(answer(0x4000_0001, [0, 0]), unknown, "calls of the x32 kind");
         assert_eq!(answer(libc::SYS_clone3, [0, 0]), unknown);
+    }
+
+    #[test]
+    fn the_wide_filter_refuses_what_changes_the_machine_and_nothing_else() {
+        let answer = |call, args| answer_of(Filter::wide(), call, args);
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for call in 0..NEWEST + 100 {
+            let never = NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call);
+            let expected = if never { refused } else { libc::SECCOMP_RET_ALLOW };
+            assert_eq!(answer(call, [0, 0]), expected, "{call}");
+        }
+        for call in [libc::SYS_reboot, libc::SYS_kexec_load, libc::SYS_init_module] {
+            assert_eq!(answer(call, [0, 0]), refused, "{call}");
+        }
+        assert_eq!(answer(libc::SYS_unshare, [0x1000_0000, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answer(libc::SYS_ioctl, [0, 0x5412]), refused, "typing");
+        let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(answer(0x4000_0001, [0, 0]), unknown, "calls of the x32 kind");
+        assert_eq!(answer(0xffff_ffff, [0, 0]), unknown);
     }
 
     #[test]

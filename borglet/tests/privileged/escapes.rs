@@ -13,13 +13,14 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
+use borg_proto::Privilege;
 use borglet::container::{Bind, ContainerSpec};
 use nix::libc::{self, c_long};
 
 use super::machine::{Machine, exited, id};
 
 /// Tells this program that it is the one inside: the port it may listen on, one it may not, the name of a
-/// socket of the machine, and a process of it.
+/// socket of the machine, a process of it, and whether it may make any call.
 const INSIDE: &str = "BORG_TEST_ESCAPE";
 /// Namespaces that a task could hide in or gain rights by (linux/sched.h).
 const NAMESPACES: [(&str, c_long); 7] = [
@@ -59,7 +60,10 @@ fn write_to(path: &str, text: &str) -> String {
 fn probes() -> Vec<(String, String)> {
     let told = std::env::var(INSIDE).unwrap();
     let told: Vec<&str> = told.split(' ').collect();
-    let [own_port, other_port, socket, process] = told.as_slice() else { panic!("{told:?}") };
+    let [own_port, other_port, socket, process, any_call] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    let any_call = *any_call == "any-call";
     let (root, tmpfs) = (CString::new("/").unwrap(), CString::new("tmpfs").unwrap());
     let (root, tmpfs) = (root.as_ptr() as c_long, tmpfs.as_ptr() as c_long);
     let process: c_long = process.parse().unwrap();
@@ -102,8 +106,11 @@ fn probes() -> Vec<(String, String)> {
     let read = nix::sys::uio::process_vm_readv(init, &mut here, &there);
     tell("memory of init", said(read.map_err(io::Error::from)));
     for (name, flag) in NAMESPACES {
-        tell(&format!("unshare {name}"), call(libc::SYS_unshare, [flag, 0, 0, 0]));
-        tell(&format!("clone {name}"), call(libc::SYS_clone, [flag | 17, 0, 0, 0]));
+        // Where the filter lets them pass they would change who asks all other questions.
+        if !any_call {
+            tell(&format!("unshare {name}"), call(libc::SYS_unshare, [flag, 0, 0, 0]));
+            tell(&format!("clone {name}"), call(libc::SYS_clone, [flag | 17, 0, 0, 0]));
+        }
     }
     tell("clone3", call(libc::SYS_clone3, [0, 0, 0, 0]));
     for (name, family, kind) in [
@@ -145,11 +152,14 @@ fn probes() -> Vec<(String, String)> {
     let input = io::stdin();
     let typing = call(libc::SYS_ioctl, [input.as_raw_fd().into(), 0x5412, root, 0]);
     tell("type into the terminal", typing);
+    if any_call {
+        tell("unshare user", call(libc::SYS_unshare, [0x1000_0000, 0, 0, 0]));
+    }
     found
 }
 
-/// What each probe must find; several where kernels differ.
-fn expected(name: &str) -> &'static [&'static str] {
+/// What each probe must find in a container that loosens nothing; several where kernels differ.
+pub(crate) fn expected(name: &str) -> &'static [&'static str] {
     match name {
         "own port" | "port of the kernel's choice" => &["works"],
         "clone3" => &["ENOSYS"],
@@ -180,37 +190,49 @@ fn the_life_of_a_prisoner() {
     }
 }
 
-#[test]
-fn no_way_out_of_a_container_works() {
-    let Some(machine) = Machine::full() else { return };
-    let isolation = machine.executor.isolation().clone();
+/// What the probes find in a container whose task does without so much: name and finding of each.
+pub(crate) fn imprison(machine: &Machine, loosen: &[Privilege]) -> Vec<(String, String)> {
     let free = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.local_addr().unwrap().port()
     };
     let (own, other) = (free(), free());
-    let name = format!("borg-escape-{}", std::process::id());
+    let name = format!("borg-escape-{}-{own}", std::process::id());
     let socket = SocketAddr::from_abstract_name(&name).unwrap();
     let _listens = UnixListener::bind_addr(&socket).unwrap();
     let program = std::env::current_exe().unwrap();
     let argv = ["--exact", "escapes::the_life_of_a_prisoner", "--ignored", "--nocapture"];
     let argv = [program.to_str().unwrap()].into_iter().chain(argv).map(str::to_owned).collect();
     let mut spec = ContainerSpec::new(id("prisoner"), argv);
-    spec.env = vec![(INSIDE.into(), format!("{own} {other} {name} {}", std::process::id()))];
+    let calls = if loosen.contains(&Privilege::SystemCalls) { "any-call" } else { "few-calls" };
+    let process = std::process::id();
+    spec.env = vec![(INSIDE.into(), format!("{own} {other} {name} {process} {calls}"))];
     spec.ports = Some(vec![own]);
     spec.pids_max = 64;
     spec.binds = vec![Bind { path: program, writable: false, within: None }];
+    spec.loosen = loosen.iter().copied().collect();
     let (record, said) = machine.run(spec);
     assert_eq!(record.outcome, exited(0), "{said}");
-    let found: Vec<(&str, &str)> =
-        said.lines().filter_map(|line| line.split_once("probe ")?.1.rsplit_once(": ")).collect();
-    assert!(found.len() > 50, "{said}");
-    let held_by_landlock = ["port of another", "socket of the machine"];
+    let found = said.lines().filter_map(|line| line.split_once("probe ")?.1.rsplit_once(": "));
+    found.map(|(name, what)| (name.to_owned(), what.to_owned())).collect()
+}
+
+/// Whether the machine can hold a task back from what a probe tries.
+pub(crate) fn is_held(machine: &Machine, name: &str) -> bool {
+    let by_landlock = ["port of another", "socket of the machine"];
+    machine.executor.isolation().landlock || !by_landlock.contains(&name)
+}
+
+#[test]
+fn no_way_out_of_a_container_works() {
+    let Some(machine) = Machine::full() else { return };
+    let found = imprison(&machine, &[]);
+    assert!(found.len() > 50, "{found:?}");
     let escaped: Vec<_> = found
         .iter()
-        .filter(|(name, _)| isolation.landlock || !held_by_landlock.contains(name))
-        .filter(|(name, what)| !expected(name).contains(what))
+        .filter(|(name, _)| is_held(&machine, name))
+        .filter(|(name, what)| !expected(name).contains(&what.as_str()))
         .collect();
-    assert_eq!(escaped, [] as [&(&str, &str); 0], "{isolation:?}");
+    assert_eq!(escaped, [] as [&(String, String); 0], "{:?}", machine.executor.isolation());
     machine.close();
 }

@@ -29,6 +29,7 @@ use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
+use borg_proto::identity::ADMIN;
 use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
 };
@@ -121,10 +122,18 @@ impl Api {
         self.view.borrow().clone()
     }
 
-    /// Whether a user is an administrator now, as far as this replica knows, whatever moment the call
-    /// is to show.
-    fn is_admin(&self, user: &UserName) -> bool {
-        self.view.borrow().state.is_admin(user)
+    /// Whether a user is an administrator now, whatever moment the call is to show. Of one who was granted
+    /// it a majority is asked, so that what is taken back is gone at every master.
+    async fn is_admin(&self, user: &UserName) -> Result<bool, Status> {
+        if user.as_str() == ADMIN || !self.view.borrow().state.is_admin(user) {
+            return Ok(user.as_str() == ADMIN);
+        }
+        Ok(self.confirmed_view(user).await?.state.is_admin(user))
+    }
+
+    /// Whether a user may see what a job's owner keeps secret. What nobody can confirm is not shown.
+    async fn may_see(&self, user: &UserName, owner: &UserName) -> bool {
+        user == owner || self.is_admin(user).await.unwrap_or(false)
     }
 
     /// The view to answer a read from: the newest of this replica once it has caught up, or, when
@@ -401,7 +410,7 @@ impl Borgmaster for Api {
         let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
-            spec: Some(views::spec_for(job, user == *job.owner() || self.is_admin(&user))),
+            spec: Some(views::spec_for(job, self.may_see(&user, job.owner()).await)),
             tasks,
             read: Some(views::read_info(&view)),
             now_ms: now_in(&view, past),
@@ -611,7 +620,7 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::ListPrivilegesResponse>, Status> {
         let user = self.user(&request, "ListPrivileges")?;
         let view = self.view_for(&user, &request).await?;
-        let whose = privileges::asked_for(&user, self.is_admin(&user), request.get_ref())?;
+        let whose = privileges::asked_for(&user, self.is_admin(&user).await?, request.get_ref())?;
         Ok(Response::new(privileges::list(&view, whose.as_ref())))
     }
 
@@ -707,7 +716,7 @@ impl Borgmaster for Api {
         let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let (name, id) = find_task(&view, &request.into_inner().task)?;
         // What it wrote last may be as secret as its output.
-        let may_read = self.is_admin(&user) || user == name.job.user;
+        let may_read = self.may_see(&user, &name.job.user).await;
         let runs = view.state.runs_of(id).map(|run| views::task_run(run, may_read)).collect();
         let read = Some(views::read_info(&view));
         Ok(Response::new(pb::ListRunsResponse { runs, read, now_ms: now_in(&view, past) }))
@@ -720,7 +729,7 @@ impl Borgmaster for Api {
         request: Request<pb::SaveCheckpointRequest>,
     ) -> Result<Response<Self::SaveCheckpointStream>, Status> {
         let user = self.user(&request, "SaveCheckpoint")?;
-        streams::may_save_checkpoints(&user, self.is_admin(&user))?;
+        streams::may_save_checkpoints(&user, self.is_admin(&user).await?)?;
         // A backup of a master that lags would lack what was acknowledged.
         let view = if request.into_inner().stale {
             self.caught_up.check()?;

@@ -36,8 +36,8 @@ const MESSAGES: usize = 4;
 const SAY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Says who may reach into a task.
-fn check_owner(api: &Api, user: &UserName, name: &TaskName) -> Result<(), Status> {
-    if *user == name.job.user || api.is_admin(user) {
+async fn check_owner(api: &Api, user: &UserName, name: &TaskName) -> Result<(), Status> {
+    if *user == name.job.user || api.is_admin(user).await? {
         return Ok(());
     }
     let (job, needed) = (&name.job, Privilege::Admin);
@@ -75,7 +75,7 @@ pub(super) async fn read_logs(
     api.caught_up.check()?;
     let view = api.view();
     let (name, id) = find_task(&view, &request.task)?;
-    check_owner(api, user, &name)?;
+    check_owner(api, user, &name).await?;
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;
     let Some((_, newest)) = task.last_place else {
         return Err(Status::failed_precondition(format!(
@@ -202,7 +202,7 @@ pub(super) async fn open(
         Session::try_from(start.clone()).map_err(|error| rpc::status_of(&error.within("start")))?;
     let view = api.view();
     let (name, id) = find_task(&view, &start.task)?;
-    check_owner(api, &user, &name).inspect_err(|_| {
+    check_owner(api, &user, &name).await.inspect_err(|_| {
         tracing::info!(%user, task = %name, what = in_words(&what), "session refused");
     })?;
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;

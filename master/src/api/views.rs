@@ -9,7 +9,7 @@ use borg_cell::master::Master;
 use borg_cell::rejection::amounts;
 use borg_cell::state::runs::{RunOver, TaskRun};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
-use borg_proto::names::{TaskId, UserName};
+use borg_proto::names::TaskId;
 use borg_proto::policy::{MAX_WEIGHT, Term};
 use borg_proto::poll::Usage;
 use borg_proto::spec::Constraint;
