@@ -38,7 +38,7 @@ fn call(number: c_long, args: [c_long; 4]) -> String {
     // SAFETY: every probe passes integers, null or a string that outlives the call; those that would
     // change this process in a way that Rust does not expect are refused, or the test has failed.
     #[expect(unsafe_code, reason = "a probe tries what no safe wrapper offers")]
-    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3]) };
+    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], 0) };
     if result >= 0 { "works".to_owned() } else { word(&io::Error::last_os_error()) }
 }
 
@@ -213,6 +213,8 @@ pub(crate) fn imprison(machine: &Machine, loosen: &[Privilege]) -> Vec<(String, 
     spec.loosen = loosen.iter().copied().collect();
     let (record, said) = machine.run(spec);
     assert_eq!(record.outcome, exited(0), "{said}");
+    machine.executor.cleanup(&record.id).unwrap();
+    machine.executor.remove_logs(&record.id).unwrap();
     let found = said.lines().filter_map(|line| line.split_once("probe ")?.1.rsplit_once(": "));
     found.map(|(name, what)| (name.to_owned(), what.to_owned())).collect()
 }
