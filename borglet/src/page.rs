@@ -8,9 +8,9 @@ use crate::driver::Seen;
 use borg_proto::health::Health;
 use borg_proto::poll::{Percentiles, TaskReport, TaskStatus};
 use borg_proto::resources::Resources;
-use borg_proto::{CellName, MachineInfo, MachineName, Millis, TaskName};
+use borg_proto::{CellName, MachineInfo, MachineName, Millis, Privilege, TaskName, privilege};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write};
 use std::net::Ipv4Addr;
 
@@ -55,6 +55,8 @@ struct Row {
     ports: Vec<u16>,
     /// Of its own, if its network is.
     address: Option<Ipv4Addr>,
+    /// What of its isolation it does without.
+    loosened: BTreeSet<Privilege>,
     last_failure: Option<String>,
     window: Option<Window>,
 }
@@ -223,6 +225,7 @@ impl Row {
             restarts,
             ports,
             address,
+            loosened: want.as_ref().map(|want| want.spec.loosen.clone()).unwrap_or_default(),
             last_failure: last_failure.map(|cause| cause.to_string()),
             window,
         }
@@ -234,7 +237,11 @@ impl Row {
             |amount: Option<u64>, told: fn(u64) -> String| amount.map_or_else(|| "?".into(), told);
         let age = self.since_ms.map_or_else(String::new, |since| age(now_ms.saturating_sub(since)));
         let health = self.health.map_or_else(String::new, |health| health.to_string());
-        write!(out, "<tr><td>{} <small>{}</small></td>", escaped(name), self.incarnation)?;
+        write!(out, "<tr><td>{} <small>{}", escaped(name), self.incarnation)?;
+        if !self.loosened.is_empty() {
+            write!(out, ", without: {}", privilege::list(&self.loosened))?;
+        }
+        write!(out, "</small></td>")?;
         write!(out, "<td class=\"{0}\">{0}</td><td>{age}</td>", self.state)?;
         write!(out, "<td class=\"{health}\">{health}</td>")?;
         let numbers = [

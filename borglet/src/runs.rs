@@ -105,6 +105,7 @@ pub(crate) fn container_spec(
     spec.own_network = launch.task.spec.network.is_own();
     // On an address of its own every port is free.
     spec.ports = (!spec.own_network).then(|| launch.ports.clone());
+    spec.loosen = launch.loosen.clone();
     if let Some(root) = &launch.root {
         spec.workdir = Workdir::Path(root.workdir.clone().into());
         spec.root = Some(ImageRoot {

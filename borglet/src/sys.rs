@@ -29,6 +29,8 @@ const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 /// Ignore device files on the mount (linux/mount.h).
 const MOUNT_ATTR_NODEV: u64 = 0x4;
+/// Nothing in it can be executed.
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 /// Show files with the ids of a user namespace (linux/mount.h).
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 /// Start the child inside the cgroup of the given descriptor (linux/sched.h).
@@ -245,6 +247,13 @@ pub(crate) fn tame_tree(tree: &OwnedFd, writable: bool) -> io::Result<()> {
         libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
         read_only | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
     )
+}
+
+/// Makes all mounts of a tree from [`open_tree`] read-only and free of set-user-id and programs. Devices
+/// in it can be opened, to write too.
+pub(crate) fn tame_devices(tree: &OwnedFd) -> io::Result<()> {
+    let attrs = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+    set_mount_attr(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attrs)
 }
 
 /// Shows the files of a tree from [`open_tree`] with the ids that `users`, a user namespace, gives them:

@@ -20,6 +20,8 @@ mod isolation;
 mod leftovers;
 #[path = "privileged/limits.rs"]
 mod limits;
+#[path = "privileged/loosened.rs"]
+mod loosened;
 #[path = "privileged/machine.rs"]
 mod machine;
 #[path = "privileged/network.rs"]

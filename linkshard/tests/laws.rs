@@ -13,7 +13,7 @@ use borg_proto::poll::{
 use borg_proto::resources::Resources;
 use borg_proto::time::Millis;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
@@ -338,6 +338,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         image: None,
         packages: Vec::new(),
         network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {

@@ -9,6 +9,7 @@ use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserNa
 use crate::package::{Package, PackageKey};
 use crate::policy::{Policy, Term};
 use crate::priority::Band;
+use crate::privilege::Privilege;
 use crate::resources::Resources;
 use crate::spec::JobSpec;
 use crate::task::{FailureCause, RunEnd};
@@ -224,6 +225,20 @@ pub enum Action {
         /// Which.
         package: PackageKey,
     },
+    /// Let a user do what one privilege allows.
+    GrantPrivilege {
+        /// Who.
+        user: UserName,
+        /// Which.
+        privilege: Privilege,
+    },
+    /// Take a privilege back from a user. What was admitted with it stays.
+    RevokePrivilege {
+        /// From whom.
+        user: UserName,
+        /// Which.
+        privilege: Privilege,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -264,7 +279,10 @@ impl Action {
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
-            Self::PutPackage { .. } | Self::RemovePackage { .. } => 5,
+            Self::PutPackage { .. }
+            | Self::RemovePackage { .. }
+            | Self::GrantPrivilege { .. }
+            | Self::RevokePrivilege { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }

@@ -135,6 +135,7 @@ impl Found {
             image,
             packages,
             network,
+            loosen,
         } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
@@ -168,6 +169,9 @@ impl Found {
         self.maybe("task.cpu_cap_milli", cpu_cap_milli.as_ref(), new.cpu_cap_milli.as_ref());
         self.shown("task.network", network, &new.network);
         self.maybe("task.health", health.as_ref(), new.health.as_ref());
+        let [loosen, wanted] =
+            [loosen, &new.loosen].map(|of| of.iter().copied().collect::<Vec<_>>());
+        self.listed("task.loosen", &loosen, &wanted);
     }
 }
 

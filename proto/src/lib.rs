@@ -31,6 +31,7 @@ pub mod peer;
 pub mod policy;
 pub mod poll;
 pub mod priority;
+pub mod privilege;
 pub mod resources;
 #[cfg(feature = "rpc")]
 pub mod rpc;
@@ -50,6 +51,7 @@ pub use names::{
 };
 pub use network::Network;
 pub use priority::{AppClass, Band, Priority};
+pub use privilege::Privilege;
 pub use resources::Resources;
 pub use spec::{JobKind, JobSpec, TaskSpec};
 pub use task::{FailureCause, TaskState};

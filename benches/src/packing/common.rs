@@ -175,6 +175,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         image: None,
         packages: Vec::new(),
         network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     Ok(JobSpec {
         name: name.parse()?,

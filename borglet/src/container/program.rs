@@ -17,6 +17,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd;
 
+use borg_proto::Privilege;
+
 use super::fence::Fence;
 use super::syscalls::Filter;
 use super::users::Users;
@@ -130,8 +132,14 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
         fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
     }
     if setting.filter {
-        let shares = spec.binds.iter().any(|bind| bind.writable);
-        Filter::of(shares).install().map_err(step("filter system calls"))?;
+        let filter = if spec.loosen.contains(&Privilege::SystemCalls) {
+            Filter::wide()
+        } else if spec.binds.iter().any(|bind| bind.writable) {
+            Filter::sharing()
+        } else {
+            Filter::usual()
+        };
+        filter.install().map_err(step("filter system calls"))?;
     }
     Ok(())
 }

@@ -3,11 +3,13 @@
 //! Plain data that is written to `spec.json` and read by the shim. Invariant: a [`ContainerId`] is
 //! always a safe file name, so it may be joined to any path and used as a cgroup's name.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use borg_proto::Privilege;
 use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
@@ -239,6 +241,9 @@ pub struct ContainerSpec {
     /// That address; whoever asks for a container leaves it to the executor.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// What of its isolation it does without.
+    #[serde(default)]
+    pub loosen: BTreeSet<Privilege>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
@@ -273,6 +278,7 @@ impl ContainerSpec {
             packages: Vec::new(),
             own_network: false,
             address: None,
+            loosen: BTreeSet::new(),
             note: String::new(),
         }
     }

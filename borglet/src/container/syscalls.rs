@@ -2,6 +2,9 @@
 //!
 //! What reaches devices, mounts, modules, keys, clocks, other namespaces or parts of the kernel with a
 //! history of holes (`bpf`, `io_uring`, `userfaultfd`, `perf_event_open`) is not on it and gives EPERM.
+//! A task that holds the privilege `system-calls` has a wide filter, a list of what is refused: calls that
+//! change the machine as a whole, for which no task has the capabilities anyway. All others are the kernel's to judge.
+//!
 //! Invariant: a filter is inherited by all that the task makes, and can only be narrowed.
 //!
 //! The filter is a search tree over ranges of call numbers, made here: the kernel tries every number when
@@ -65,47 +68,33 @@ enum Rule {
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// The filter, compiled once for this process and those that it splits into. `shares` says whether the
-    /// task may write where others of the machine look: then it may make no file there that gives rights away.
-    pub(crate) fn of(shares: bool) -> &'static Self {
+    /// The filter of most tasks, compiled once for this process and those that it splits into.
+    pub(crate) fn usual() -> &'static Self {
         static USUAL: OnceLock<Filter> = OnceLock::new();
+        USUAL.get_or_init(|| Self::compile(&ranges(&rules())))
+    }
+
+    /// The filter of tasks that may write where others of the machine look: they make no file there that
+    /// gives rights away.
+    pub(crate) fn sharing() -> &'static Self {
         static SHARING: OnceLock<Filter> = OnceLock::new();
-        if shares { SHARING.get_or_init(Self::sharing) } else { USUAL.get_or_init(Self::usual) }
+        SHARING.get_or_init(|| Self::compile(&ranges(&sharing_rules())))
     }
 
-    fn usual() -> Self {
-        Self::compile(&rules())
+    /// The filter of tasks that may make almost all calls.
+    pub(crate) fn wide() -> &'static Self {
+        static WIDE: OnceLock<Filter> = OnceLock::new();
+        WIDE.get_or_init(|| Self::compile(&wide_ranges()))
     }
 
-    fn sharing() -> Self {
-        let mut rules = rules();
-        rules.extend([
-            (libc::SYS_fchmod, Rule::Without(1, SET_ID)),
-            (libc::SYS_fchmodat, Rule::Without(2, SET_ID)),
-            (libc::SYS_fchmodat2, Rule::Without(2, SET_ID)),
-            (libc::SYS_mknodat, Rule::Without(2, SET_ID)),
-            (libc::SYS_openat, Rule::Makes(2, 3)),
-            // Its mode lies in memory, where no filter can look.
-            (libc::SYS_openat2, Rule::Refuse(libc::ENOSYS)),
-        ]);
-        #[cfg(target_arch = "x86_64")]
-        rules.extend([
-            (libc::SYS_chmod, Rule::Without(1, SET_ID)),
-            (libc::SYS_creat, Rule::Without(1, SET_ID)),
-            (libc::SYS_mknod, Rule::Without(1, SET_ID)),
-            (libc::SYS_open, Rule::Makes(1, 2)),
-        ]);
-        Self::compile(&rules)
-    }
-
-    fn compile(rules: &BTreeMap<c_long, Rule>) -> Self {
+    fn compile(ranges: &[(u32, Rule)]) -> Self {
         let mut code = vec![
             op(LOAD, 0, 0, 4),
             op(IF_EQUAL, 1, 0, ARCH),
             op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
             op(LOAD, 0, 0, 0),
         ];
-        code.extend(tree(&ranges(rules)));
+        code.extend(tree(ranges));
         Self(code)
     }
 
@@ -132,17 +121,61 @@ fn rules() -> BTreeMap<c_long, Rule> {
     rules
 }
 
+/// The same without ways to make a file with [`SET_ID`].
+fn sharing_rules() -> BTreeMap<c_long, Rule> {
+    let mut rules = rules();
+    rules.extend([
+        (libc::SYS_fchmod, Rule::Without(1, SET_ID)),
+        (libc::SYS_fchmodat, Rule::Without(2, SET_ID)),
+        (libc::SYS_fchmodat2, Rule::Without(2, SET_ID)),
+        (libc::SYS_mknodat, Rule::Without(2, SET_ID)),
+        (libc::SYS_openat, Rule::Makes(2, 3)),
+        // Its mode lies in memory, where no filter can look.
+        (libc::SYS_openat2, Rule::Refuse(libc::ENOSYS)),
+    ]);
+    #[cfg(target_arch = "x86_64")]
+    rules.extend([
+        (libc::SYS_chmod, Rule::Without(1, SET_ID)),
+        (libc::SYS_creat, Rule::Without(1, SET_ID)),
+        (libc::SYS_mknod, Rule::Without(1, SET_ID)),
+        (libc::SYS_open, Rule::Makes(1, 2)),
+    ]);
+    rules
+}
+
 /// The rule for each number, as the numbers from which on one holds.
 fn ranges(rules: &BTreeMap<c_long, Rule>) -> Vec<(u32, Rule)> {
-    let mut ranges: Vec<(u32, Rule)> = Vec::new();
-    for call in 0..=NEWEST + 1 {
+    in_ranges((0..=NEWEST + 1).map(|call| {
         let rule = match rules.get(&call) {
             Some(rule) => *rule,
             None if call > NEWEST => Rule::Refuse(libc::ENOSYS),
             None => Rule::Refuse(libc::EPERM),
         };
+        (u32::try_from(call).expect("calls have small numbers"), rule)
+    }))
+}
+
+/// The same for tasks that may make almost all calls, those that are newer than this list included.
+fn wide_ranges() -> Vec<(u32, Rule)> {
+    let rule = |call: c_long| match call {
+        libc::SYS_ioctl => Rule::NoneOf(1, &TYPING),
+        call if NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call) => {
+            Rule::Refuse(libc::EPERM)
+        }
+        _ => Rule::Allow,
+    };
+    let all = (0..=NEWEST + 1)
+        .map(|call| (u32::try_from(call).expect("calls have small numbers"), rule(call)));
+    // Calls of the x32 kind are the same once more, by other numbers.
+    in_ranges(all.chain([(X32, Rule::Refuse(libc::ENOSYS))]))
+}
+
+/// The numbers from which on another rule holds.
+fn in_ranges(rules: impl Iterator<Item = (u32, Rule)>) -> Vec<(u32, Rule)> {
+    let mut ranges: Vec<(u32, Rule)> = Vec::new();
+    for (call, rule) in rules {
         if ranges.last().is_none_or(|(_, last)| *last != rule) {
-            ranges.push((u32::try_from(call).expect("calls have small numbers"), rule));
+            ranges.push((call, rule));
         }
     }
     ranges
@@ -291,6 +324,24 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_vmsplice, libc::SYS_wait4, libc::SYS_waitid, libc::SYS_write, libc::SYS_writev,
 ];
 
+/// What changes the machine as a whole: refused to everybody, whatever capabilities somebody has.
+#[rustfmt::skip]
+const NEVER: &[c_long] = &[
+    libc::SYS_acct, libc::SYS_adjtimex, libc::SYS_clock_adjtime, libc::SYS_clock_settime,
+    libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_init_module,
+    libc::SYS_kexec_load, libc::SYS_open_by_handle_at, libc::SYS_quotactl, libc::SYS_quotactl_fd,
+    libc::SYS_reboot, libc::SYS_settimeofday, libc::SYS_swapoff, libc::SYS_swapon,
+    libc::SYS_syslog, libc::SYS_vhangup,
+];
+/// Likewise, of this architecture.
+#[cfg(target_arch = "x86_64")]
+const NEVER_OF_THIS_ARCH: &[c_long] =
+    &[libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_kexec_file_load];
+#[cfg(not(target_arch = "x86_64"))]
+const NEVER_OF_THIS_ARCH: &[c_long] = &[];
+/// The bit that numbers of the x32 kind have (asm/unistd.h).
+const X32: u32 = 0x4000_0000;
+
 /// Older forms that newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -311,12 +362,12 @@ const OF_THIS_ARCH: &[c_long] = &[libc::SYS_mknodat];
 mod tests {
     use super::*;
 
-    /// What the filter answers to a call.
+    /// What the filter of most tasks answers to a call.
     fn answer(call: c_long, args: [u64; 3]) -> u32 {
-        run(&Filter::usual(), call, args)
+        answer_of(Filter::usual(), call, args)
     }
 
-    fn run(filter: &Filter, call: c_long, args: [u64; 3]) -> u32 {
+    fn answer_of(filter: &Filter, call: c_long, args: [u64; 3]) -> u32 {
         let code = &filter.0;
         let (mut at, mut loaded) = (0, 0);
         loop {
@@ -370,6 +421,25 @@ mod tests {
     }
 
     #[test]
+    fn the_wide_filter_refuses_what_changes_the_machine_and_nothing_else() {
+        let answer = |call, args| answer_of(Filter::wide(), call, args);
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for call in 0..NEWEST + 100 {
+            let never = NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call);
+            let expected = if never { refused } else { libc::SECCOMP_RET_ALLOW };
+            assert_eq!(answer(call, [0, 0]), expected, "{call}");
+        }
+        for call in [libc::SYS_reboot, libc::SYS_kexec_load, libc::SYS_init_module] {
+            assert_eq!(answer(call, [0, 0]), refused, "{call}");
+        }
+        assert_eq!(answer(libc::SYS_unshare, [0x1000_0000, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answer(libc::SYS_ioctl, [0, 0x5412]), refused, "typing");
+        let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(answer(0x4000_0001, [0, 0]), unknown, "calls of the x32 kind");
+        assert_eq!(answer(0xffff_ffff, [0, 0]), unknown);
+    }
+
+    #[test]
     fn what_reaches_the_kernel_s_inside_is_refused() {
         for call in [
             libc::SYS_mount,
@@ -407,7 +477,7 @@ mod tests {
             (libc::SYS_mknodat, [0, 0, 0o104_755], true),
             (libc::SYS_openat, [0, 0, 0], false),
         ] {
-            let answer = run(&sharing, call, args);
+            let answer = answer_of(sharing, call, args);
             assert_eq!(answer == refused, rights, "{call} {args:?}");
             assert!(allows(call, args), "a task of its own may: {call}");
         }
@@ -415,11 +485,11 @@ mod tests {
         for (flags, mode, rights) in
             [(0x40, 0o4755, true), (0x40, 0o755, false), (0, 0o4755, false)]
         {
-            let answer = run(&sharing, libc::SYS_open, [0, flags, mode]);
+            let answer = answer_of(sharing, libc::SYS_open, [0, flags, mode]);
             assert_eq!(answer == refused, rights, "{flags:x} {mode:o}");
         }
         let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        assert_eq!(run(&sharing, libc::SYS_openat2, [0; 3]), unknown);
+        assert_eq!(answer_of(sharing, libc::SYS_openat2, [0; 3]), unknown);
     }
 
     #[test]

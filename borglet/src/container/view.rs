@@ -81,6 +81,8 @@ pub(crate) struct View<'a> {
     pub(crate) scratch_bytes: u64,
     /// Whose ids the task has.
     pub(crate) users: Users,
+    /// Whether it sees every device of the host.
+    pub(crate) all_devices: bool,
 }
 
 impl View<'_> {
@@ -165,8 +167,11 @@ impl View<'_> {
     /// What lies over every root, the host's or an image's.
     fn mount_usual(&self, held: &Held) -> Result<(), StartError> {
         self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
-        make_devices(self.scratch_bytes, &held.devices)
-            .map_err(|e| StartError::machine("make /dev", e))?;
+        match &held.all_devices {
+            Some(tree) => show_devices(self.scratch_bytes, tree),
+            None => make_devices(self.scratch_bytes, &held.devices),
+        }
+        .map_err(|e| StartError::machine("make /dev", e))?;
         process_table(self.users).map_err(|e| StartError::machine("mount /proc", e))
     }
 
@@ -187,7 +192,9 @@ impl View<'_> {
         } else {
             Vec::new()
         };
-        Ok(Held { binds, own, devices, packages: self.open_packages()? })
+        let all_devices = self.all_devices.then(open_all_devices).transpose();
+        let all_devices = all_devices.map_err(|e| StartError::machine("open devices", e))?;
+        Ok(Held { binds, own, devices, all_devices, packages: self.open_packages()? })
     }
 
     /// Takes hold of what is shown under another path than it has on the host.
@@ -233,6 +240,8 @@ pub(crate) struct Held {
     own: Vec<(Bind, OwnedFd)>,
     /// The machine's devices, as in [`DEVICES`], where none can be made.
     devices: Vec<OwnedFd>,
+    /// The machine's whole /dev, where the task sees it.
+    all_devices: Option<OwnedFd>,
     /// What has another path in the task.
     packages: Vec<(PathBuf, OwnedFd)>,
 }
@@ -377,6 +386,34 @@ fn make_devices(shm_bytes: u64, of_host: &[OwnedFd]) -> io::Result<()> {
     let shared = Mode::from_bits_truncate(0o1777);
     nix::unistd::mkdir(&dev.join("shm"), shared)?;
     nix::unistd::mkdir(&dev.join("pts"), Mode::from_bits_truncate(0o755))?;
+    own_terminals(dev)
+}
+
+/// All devices of the host, in a directory that nobody can change.
+fn open_all_devices() -> io::Result<OwnedFd> {
+    let tree = sys::open_tree(&sys::open_plain(None, c"/dev")?)?;
+    sys::tame_devices(&tree)?;
+    Ok(tree)
+}
+
+/// The host's /dev, but for what is no device: shared memory, terminals and queues are the task's own or
+/// none. What is not there on the host is not there for the task.
+fn show_devices(shm_bytes: u64, tree: &OwnedFd) -> io::Result<()> {
+    sys::move_mount(tree, &sys::open_plain(None, c"/dev")?)?;
+    for path in hide(vec!["/dev/mqueue".into(), "/dev/hugepages".into()])? {
+        sys::mount_read_only(&c_path(&path), false)?;
+    }
+    let dev = Path::new("/dev");
+    if dev.join("shm").is_dir() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let options = format!("mode=1777,size={shm_bytes}");
+        plain_mount("shm", dev.join("shm"), "tmpfs", flags, &options)?;
+    }
+    if dev.join("pts").is_dir() { own_terminals(dev) } else { Ok(()) }
+}
+
+fn own_terminals(dev: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let options = "newinstance,ptmxmode=0666,mode=620";
     plain_mount("devpts", dev.join("pts"), "devpts", flags, options)
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use borg_proto::Privilege;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Entry, Executor, Live, open_process};
@@ -35,7 +36,7 @@ impl Executor {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
-        let started = self.give_users().and_then(|users| {
+        let started = self.give_users(&spec).and_then(|users| {
             let started = self.give_address(&dir, &mut spec).and_then(|address| {
                 let started = self.start_in(&dir, spec, users);
                 started.inspect_err(|_| self.give_back(address)).map(|started| (started, address))
@@ -60,8 +61,16 @@ impl Executor {
         }
     }
 
-    /// Whose ids the next task has.
-    fn give_users(&self) -> Result<Users, StartError> {
+    /// Whose ids a task has.
+    fn give_users(&self, spec: &ContainerSpec) -> Result<Users, StartError> {
+        if spec.loosen.contains(&Privilege::MachineIds) {
+            let why = "the borglet is not root: this machine has no ids of its own to give";
+            return if self.0.isolation.root {
+                Ok(Users::Machine)
+            } else {
+                Err(StartError::machine("give the task the machine's ids", why))
+            };
+        }
         match self.0.isolation.users {
             UserIds::Machine => Ok(Users::Machine),
             UserIds::Own => Ok(Users::own()),

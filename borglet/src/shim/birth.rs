@@ -14,6 +14,8 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd::{self, Gid, Uid};
 
+use borg_proto::Privilege;
+
 use super::ShimSpec;
 use crate::container::program::{Pipes, become_program};
 use crate::container::users::Users;
@@ -209,6 +211,7 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
         packages: &container.packages,
         scratch_bytes: container.ram_bytes,
         users: spec.users,
+        all_devices: container.loosen.contains(&Privilege::Devices),
     }
 }
 

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use borg_proto::panics;
+use borg_proto::{Privilege, panics};
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +100,9 @@ impl ShimSpec {
         let writable = binds.map(|bind| bind.path.clone()).chain([work.to_owned()]).collect();
         // An image's own files are the task's to write.
         let writable = self.container.root.is_none().then_some(writable);
-        let fence = Fence { writable, ports: self.container.ports.clone() };
+        let any_port = self.container.loosen.contains(&Privilege::Listen);
+        let ports = self.container.ports.clone().filter(|_| !any_port);
+        let fence = Fence { writable, ports };
         self.landlock.then_some(fence)
     }
 }
@@ -199,6 +201,7 @@ fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), Start
         packages: &[],
         scratch_bytes: 1 << 20,
         users,
+        all_devices: false,
     };
     let held = view.begin()?;
     let namespaces = CloneFlags::CLONE_NEWCGROUP | users.inside();

@@ -112,8 +112,8 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
     let groups = cgroups.map(Hierarchies::driver);
     let home = groups.and_then(|groups| groups.birthplace(SHIMS).ok().flatten());
     // Shims find it made.
-    Filter::of(false);
-    Filter::of(true);
+    Filter::usual();
+    Filter::sharing();
     // Nobody waits for shims: the kernel forgets those that ended.
     sys::set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
     while let Some(order) = next_order(&orders)? {

@@ -9,10 +9,10 @@ use borg_proto::poll::{
 use borg_proto::spec::{MemoryLimit, Volume};
 use borg_proto::task::RunEnd;
 use borg_proto::{
-    AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
-    TaskName,
+    AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Privilege,
+    Resources, TaskName,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -341,6 +341,8 @@ pub struct Launch {
     /// For an exclusive run: when it ends at the latest, unless [`Effect::ExtendLease`] says later.
     /// It must not begin after that.
     pub ends_by: Option<Millis>,
+    /// What of its isolation it does without.
+    pub loosen: BTreeSet<Privilege>,
     /// The image that it runs in; `None`: it sees the machine's own files.
     pub root: Option<Root>,
     /// Packages that it sees.

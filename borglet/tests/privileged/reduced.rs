@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use borg_proto::Privilege;
 use borglet::cgroup::CgroupLayout;
 use borglet::container::Outcome;
 use borglet::isolation::IsolationWanted;
@@ -89,6 +90,15 @@ fn the_life_of_an_ordinary_user() {
     }
     assert_eq!(machine.run(shell("a", "id -u; exit 2")).0.outcome, exited(2));
     assert_eq!(machine.stdout(&id("a")), "65534\n");
+    // Nothing pretends to be loosened that is not.
+    let mut ids = shell("ids", "id -u");
+    ids.loosen = [Privilege::MachineIds].into();
+    let refused = machine.executor.start(ids).unwrap_err().to_string();
+    assert!(refused.contains("the borglet is not root"), "{refused}");
+    let mut others = shell("others", "echo x > /dev/null && ls /dev | grep -x null");
+    others.loosen = [Privilege::Listen, Privilege::SystemCalls, Privilege::Devices].into();
+    assert_eq!(machine.run(others).0.outcome, exited(0));
+    assert_eq!(machine.stdout(&id("others")), "null\n");
     machine.start(shell("b", "sleep 70011.5 & sleep 70011.5"));
     machine.executor.kill(&id("b")).unwrap();
     machine.wait(&id("b"));

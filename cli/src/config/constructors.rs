@@ -26,7 +26,7 @@ use starlark::starlark_module;
 use starlark::values::none::NoneType;
 use starlark::values::tuple::UnpackTuple;
 use starlark::values::{Heap, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 15] = [
+const TASK: [&str; 16] = [
     "command",
     "resources",
     "limit",
@@ -73,6 +73,7 @@ const TASK: [&str; 15] = [
     "health",
     "image",
     "packages",
+    "loosen",
 ];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
@@ -357,6 +358,7 @@ fn build_alloc_set<'v>(
             image: None,
             packages: Vec::new(),
             network: Network::Host,
+            loosen: BTreeSet::new(),
         }),
     };
     set.check()
@@ -423,6 +425,7 @@ fn build_task<'v>(
             .transpose()?,
         packages: fields.parsed("packages")?,
         network: fields.word("network", &networks)?.unwrap_or_default(),
+        loosen: fields.parsed("loosen")?.into_iter().collect(),
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

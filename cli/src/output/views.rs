@@ -247,6 +247,8 @@ pub struct JobDetail {
     /// The job.
     #[serde(flatten)]
     pub job: Job,
+    /// The privileges by which its tasks do without some isolation.
+    pub loosened: Vec<String>,
     /// Its tasks, by index.
     pub task_list: Vec<Task>,
 }

@@ -21,6 +21,7 @@ mod packages;
 mod past;
 mod people;
 mod plans;
+mod privileges;
 mod quota;
 mod survival;
 mod watch;

@@ -8,7 +8,8 @@ use crate::state::{CellState, Job, JobState, Machine, MachineState, PackageRecor
 use borg_proto::package::{Package, PackageKey};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{
-    Band, Health, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
+    Band, Health, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId, TaskId,
+    UserName,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -83,8 +84,26 @@ pub enum EventKind {
     PackagePut(PackageKey),
     /// A package was removed.
     PackageRemoved(PackageKey),
+    /// A user may do something from here on, or no longer.
+    PrivilegeChanged {
+        /// Who.
+        user: UserName,
+        /// What.
+        privilege: Privilege,
+        /// Which of the two.
+        change: PrivilegeChange,
+    },
     /// A master was invited, joined, was taken out, or is on its way.
     MastersChanged,
+}
+
+/// What became of a privilege.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrivilegeChange {
+    /// It was granted.
+    Granted,
+    /// It was taken back.
+    Revoked,
 }
 
 /// What changed of whose tasks may be placed on a machine.
@@ -205,6 +224,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::Led { .. } => {}
         }
     }
@@ -310,6 +330,13 @@ impl Event {
             }
             EventKind::PackageRemoved(key) => ("package.removed", key.to_string(), String::new()),
             EventKind::QuotaChanged(change) => describe_quota(change, state),
+            EventKind::PrivilegeChanged { user, privilege, change } => {
+                let kind = match change {
+                    PrivilegeChange::Granted => "privilege.granted",
+                    PrivilegeChange::Revoked => "privilege.revoked",
+                };
+                (kind, user.to_string(), privilege.to_string())
+            }
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))
             }

@@ -252,6 +252,7 @@ impl Links {
                 | EventKind::PolicyChanged
                 | EventKind::PackagePut(_)
                 | EventKind::PackageRemoved(_)
+                | EventKind::PrivilegeChanged { .. }
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
                 EventKind::SafeMode { .. } => {

@@ -18,7 +18,7 @@ use borg_proto::spec::{MemoryLimit, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, Health, JobSpec, MachineId, MachineInfo, Millis, Priority,
-    ReplicaId, Resources, TaskId,
+    Privilege, ReplicaId, Resources, TaskId,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -151,6 +151,7 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
     let checked = cell.submit("fay", JobSpec { priority: Priority::new(116).unwrap(), ..checked });
     let remove = Action::RemovePackage { package: "fay/data:2".parse().unwrap() };
     cell.apply(user("fay"), remove).unwrap_err();
+    privileges(cell);
     let healthy = cell.place(checked, 0, machine).unwrap();
     cell.up(healthy);
     cell.observe(Observation::TaskHealth { id: healthy, health: Health::Healthy });
@@ -183,6 +184,29 @@ fn network_of_its_own(cell: &mut Cell, machine: MachineId) {
     let placed = cell.place(apart, 0, machine).unwrap();
     cell.up(placed);
     cell.observe(Observation::TaskAddress { id: placed, address: [10, 88, 3, 2].into() });
+}
+
+fn privileges(cell: &mut Cell) {
+    let grant =
+        |who: &str, privilege| Action::GrantPrivilege { user: who.parse().unwrap(), privilege };
+    let revoke =
+        |who: &str, privilege| Action::RevokePrivilege { user: who.parse().unwrap(), privilege };
+    for privilege in Privilege::ALL {
+        cell.apply(user("admin"), grant("gus", privilege)).unwrap();
+    }
+    let loosened = |privilege| {
+        let spec = with_task(service("loose", 1, 10, 4 << 20), |task| {
+            task.loosen = [privilege].into();
+        });
+        JobSpec { priority: Priority::new(116).unwrap(), ..spec }
+    };
+    cell.submit("gus", loosened(Privilege::SystemCalls));
+    cell.try_submit("hal", loosened(Privilege::MachineIds)).unwrap_err();
+    cell.apply(user("gus"), grant("hal", Privilege::Listen)).unwrap();
+    cell.apply(user("hal"), grant("hal", Privilege::Devices)).unwrap_err();
+    cell.apply(user("admin"), revoke("gus", Privilege::SystemCalls)).unwrap();
+    cell.apply(user("admin"), revoke("gus", Privilege::SystemCalls)).unwrap_err();
+    cell.apply(user("gus"), revoke("admin", Privilege::Admin)).unwrap_err();
 }
 
 fn at_once(cell: &mut Cell, machine: MachineId) {

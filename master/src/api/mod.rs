@@ -4,12 +4,15 @@
 //! may call what and how requests are checked; `views` turns state into answers, `streams` serves
 //! the calls that go on.
 
+mod deadline;
 mod packages;
+mod privileges;
 mod quotas;
 pub(crate) mod sessions;
 mod streams;
 pub(crate) mod views;
 
+use self::deadline::timeout;
 use crate::blobs::Blobs;
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Done, unanswered};
@@ -45,13 +48,14 @@ use tonic::{Request, Response, Status, Streaming};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 8] = [
+const KNOW_THE_PAST: [&str; 9] = [
     "ListJobs",
     "GetJob",
     "ListRuns",
     "ListMachines",
     "ListQuotas",
     "ListPackages",
+    "ListPrivileges",
     "GetPolicy",
     "Resolve",
 ];
@@ -95,22 +99,6 @@ fn bad_name(field: &str) -> impl Fn(NameError) -> Status {
     move |error| Status::invalid_argument(format!("{field}: {error}"))
 }
 
-/// The deadline that the caller set, if any.
-fn timeout<T>(request: &Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
-        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
-}
-
 impl Api {
     /// The user who calls; nobody else may use the API.
     fn user<T>(&self, request: &Request<T>, call: &str) -> Result<UserName, Status> {
@@ -132,6 +120,20 @@ impl Api {
 
     fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// Whether a user is an administrator now, whatever moment the call is to show. Of one who was granted
+    /// it a majority is asked, so that what is taken back is gone at every master.
+    async fn is_admin(&self, user: &UserName) -> Result<bool, Status> {
+        if user.as_str() == ADMIN || !self.view.borrow().state.is_admin(user) {
+            return Ok(user.as_str() == ADMIN);
+        }
+        Ok(self.confirmed_view(user).await?.state.is_admin(user))
+    }
+
+    /// Whether a user may see what a job's owner keeps secret. What nobody can confirm is not shown.
+    async fn may_see(&self, user: &UserName, owner: &UserName) -> bool {
+        user == owner || self.is_admin(user).await.unwrap_or(false)
     }
 
     /// The view to answer a read from: the newest of this replica once it has caught up, or, when
@@ -249,6 +251,16 @@ impl Api {
 
     /// Makes the change that a request asks for. What the log could not hold is refused here,
     /// with the field's name.
+    /// Makes the change that a call asks for.
+    async fn changed<M>(&self, request: Request<M>, call: &str) -> Result<Done, Status>
+    where
+        Change: TryFrom<M, Error = WireError>,
+    {
+        let by = self.user(&request, call)?;
+        let timeout = timeout(&request);
+        self.change(by, request.into_inner(), timeout).await
+    }
+
     async fn change<M>(
         &self,
         by: UserName,
@@ -338,9 +350,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::KillRequest>,
     ) -> Result<Response<pb::KillResponse>, Status> {
-        let user = self.user(&request, "Kill")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "Kill").await?;
         let Some(pb::accepted::Answer::Killed(killed)) = done.answer else {
             return Err(Status::internal("the cell accepted something else"));
         };
@@ -400,7 +410,7 @@ impl Borgmaster for Api {
         let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
-            spec: Some(views::spec_for(&user, job)),
+            spec: Some(views::spec_for(job, self.may_see(&user, job.owner()).await)),
             tasks,
             read: Some(views::read_info(&view)),
             now_ms: now_in(&view, past),
@@ -459,9 +469,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::AddMachineRequest>,
     ) -> Result<Response<pb::AddMachineResponse>, Status> {
-        let user = self.user(&request, "AddMachine")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "AddMachine").await?;
         Ok(Response::new(pb::AddMachineResponse { index: done.index }))
     }
 
@@ -469,9 +477,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::RemoveMachineRequest>,
     ) -> Result<Response<pb::RemoveMachineResponse>, Status> {
-        let user = self.user(&request, "RemoveMachine")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "RemoveMachine").await?;
         Ok(Response::new(pb::RemoveMachineResponse { index: done.index }))
     }
 
@@ -479,9 +485,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::InviteMasterRequest>,
     ) -> Result<Response<pb::InviteMasterResponse>, Status> {
-        let user = self.user(&request, "InviteMaster")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "InviteMaster").await?;
         Ok(Response::new(pb::InviteMasterResponse { index: done.index }))
     }
 
@@ -489,9 +493,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::RemoveMasterRequest>,
     ) -> Result<Response<pb::RemoveMasterResponse>, Status> {
-        let user = self.user(&request, "RemoveMaster")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "RemoveMaster").await?;
         Ok(Response::new(pb::RemoveMasterResponse { index: done.index }))
     }
 
@@ -499,9 +501,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::GiveUpMachinesRequest>,
     ) -> Result<Response<pb::GiveUpMachinesResponse>, Status> {
-        let user = self.user(&request, "GiveUpMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "GiveUpMachines").await?;
         Ok(Response::new(pb::GiveUpMachinesResponse { index: done.index }))
     }
 
@@ -509,9 +509,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::SettleRequest>,
     ) -> Result<Response<pb::SettleResponse>, Status> {
-        let user = self.user(&request, "Settle")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "Settle").await?;
         Ok(Response::new(pb::SettleResponse { index: done.index }))
     }
 
@@ -519,9 +517,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::ResizeAllocsRequest>,
     ) -> Result<Response<pb::ResizeAllocsResponse>, Status> {
-        let user = self.user(&request, "ResizeAllocs")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "ResizeAllocs").await?;
         Ok(Response::new(pb::ResizeAllocsResponse { index: done.index }))
     }
 
@@ -529,9 +525,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::KeepMachinesRequest>,
     ) -> Result<Response<pb::KeepMachinesResponse>, Status> {
-        let user = self.user(&request, "KeepMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "KeepMachines").await?;
         Ok(Response::new(pb::KeepMachinesResponse { index: done.index }))
     }
 
@@ -539,9 +533,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::CloseMachinesRequest>,
     ) -> Result<Response<pb::CloseMachinesResponse>, Status> {
-        let user = self.user(&request, "CloseMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "CloseMachines").await?;
         Ok(Response::new(pb::CloseMachinesResponse { index: done.index }))
     }
 
@@ -549,9 +541,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::OpenMachinesRequest>,
     ) -> Result<Response<pb::OpenMachinesResponse>, Status> {
-        let user = self.user(&request, "OpenMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "OpenMachines").await?;
         Ok(Response::new(pb::OpenMachinesResponse { index: done.index }))
     }
 
@@ -559,9 +549,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::SetPolicyRequest>,
     ) -> Result<Response<pb::SetPolicyResponse>, Status> {
-        let user = self.user(&request, "SetPolicy")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "SetPolicy").await?;
         Ok(Response::new(pb::SetPolicyResponse { index: done.index }))
     }
 
@@ -578,9 +566,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::SetQuotaRequest>,
     ) -> Result<Response<pb::SetQuotaResponse>, Status> {
-        let user = self.user(&request, "SetQuota")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "SetQuota").await?;
         Ok(Response::new(pb::SetQuotaResponse { index: done.index }))
     }
 
@@ -588,9 +574,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::RemoveQuotaRequest>,
     ) -> Result<Response<pb::RemoveQuotaResponse>, Status> {
-        let user = self.user(&request, "RemoveQuota")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "RemoveQuota").await?;
         Ok(Response::new(pb::RemoveQuotaResponse { index: done.index }))
     }
 
@@ -598,9 +582,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::EnforceQuotaRequest>,
     ) -> Result<Response<pb::EnforceQuotaResponse>, Status> {
-        let user = self.user(&request, "EnforceQuota")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "EnforceQuota").await?;
         Ok(Response::new(pb::EnforceQuotaResponse { index: done.index }))
     }
 
@@ -614,6 +596,32 @@ impl Borgmaster for Api {
         let whose = (!whose.is_empty()).then(|| whose.parse().map_err(bad_name("user")));
         let now = Millis(now_in(&view, past));
         Ok(Response::new(quotas::list(&view, whose.transpose()?.as_ref(), now)))
+    }
+
+    async fn grant_privilege(
+        &self,
+        request: Request<pb::GrantPrivilegeRequest>,
+    ) -> Result<Response<pb::GrantPrivilegeResponse>, Status> {
+        let done = self.changed(request, "GrantPrivilege").await?;
+        Ok(Response::new(pb::GrantPrivilegeResponse { index: done.index }))
+    }
+
+    async fn revoke_privilege(
+        &self,
+        request: Request<pb::RevokePrivilegeRequest>,
+    ) -> Result<Response<pb::RevokePrivilegeResponse>, Status> {
+        let done = self.changed(request, "RevokePrivilege").await?;
+        Ok(Response::new(pb::RevokePrivilegeResponse { index: done.index }))
+    }
+
+    async fn list_privileges(
+        &self,
+        request: Request<pb::ListPrivilegesRequest>,
+    ) -> Result<Response<pb::ListPrivilegesResponse>, Status> {
+        let user = self.user(&request, "ListPrivileges")?;
+        let view = self.view_for(&user, &request).await?;
+        let whose = privileges::asked_for(&user, self.is_admin(&user).await?, request.get_ref())?;
+        Ok(Response::new(privileges::list(&view, whose.as_ref())))
     }
 
     async fn list_masters(
@@ -708,7 +716,7 @@ impl Borgmaster for Api {
         let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let (name, id) = find_task(&view, &request.into_inner().task)?;
         // What it wrote last may be as secret as its output.
-        let may_read = user.as_str() == ADMIN || user == name.job.user;
+        let may_read = self.may_see(&user, &name.job.user).await;
         let runs = view.state.runs_of(id).map(|run| views::task_run(run, may_read)).collect();
         let read = Some(views::read_info(&view));
         Ok(Response::new(pb::ListRunsResponse { runs, read, now_ms: now_in(&view, past) }))
@@ -721,7 +729,7 @@ impl Borgmaster for Api {
         request: Request<pb::SaveCheckpointRequest>,
     ) -> Result<Response<Self::SaveCheckpointStream>, Status> {
         let user = self.user(&request, "SaveCheckpoint")?;
-        streams::may_save_checkpoints(&user)?;
+        streams::may_save_checkpoints(&user, self.is_admin(&user).await?)?;
         // A backup of a master that lags would lack what was acknowledged.
         let view = if request.into_inner().stale {
             self.caught_up.check()?;

@@ -8,7 +8,8 @@ use super::streams::Items;
 use super::{Api, find_task};
 use crate::feed::View;
 use borg_cell::state::{Machine, MachineState, Task};
-use borg_proto::identity::{ADMIN, Identity, Role};
+use borg_proto::Privilege;
+use borg_proto::identity::{Identity, Role};
 use borg_proto::names::{IncarnationId, TaskName, UserName, shorten};
 use borg_proto::rpc::{self, BorgletClient, Timeouts};
 use borg_proto::task::{Phase, Placement, TaskState};
@@ -35,14 +36,13 @@ const MESSAGES: usize = 4;
 const SAY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Says who may reach into a task.
-fn check_owner(user: &UserName, name: &TaskName) -> Result<(), Status> {
-    if user.as_str() == ADMIN || *user == name.job.user {
+async fn check_owner(api: &Api, user: &UserName, name: &TaskName) -> Result<(), Status> {
+    if *user == name.job.user || api.is_admin(user).await? {
         return Ok(());
     }
-    Err(Status::permission_denied(format!(
-        "user {user} is neither the owner of {} nor {ADMIN}",
-        name.job
-    )))
+    let (job, needed) = (&name.job, Privilege::Admin);
+    let why = format!("user {user} is neither the owner of {job} nor {needed}");
+    Err(Status::permission_denied(why))
 }
 
 /// A client of the borglet of a machine.
@@ -75,7 +75,7 @@ pub(super) async fn read_logs(
     api.caught_up.check()?;
     let view = api.view();
     let (name, id) = find_task(&view, &request.task)?;
-    check_owner(user, &name)?;
+    check_owner(api, user, &name).await?;
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;
     let Some((_, newest)) = task.last_place else {
         return Err(Status::failed_precondition(format!(
@@ -202,7 +202,7 @@ pub(super) async fn open(
         Session::try_from(start.clone()).map_err(|error| rpc::status_of(&error.within("start")))?;
     let view = api.view();
     let (name, id) = find_task(&view, &start.task)?;
-    check_owner(&user, &name).inspect_err(|_| {
+    check_owner(api, &user, &name).await.inspect_err(|_| {
         tracing::info!(%user, task = %name, what = in_words(&what), "session refused");
     })?;
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;

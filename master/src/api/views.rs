@@ -9,8 +9,7 @@ use borg_cell::master::Master;
 use borg_cell::rejection::amounts;
 use borg_cell::state::runs::{RunOver, TaskRun};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
-use borg_proto::identity::ADMIN;
-use borg_proto::names::{TaskId, UserName};
+use borg_proto::names::TaskId;
 use borg_proto::policy::{MAX_WEIGHT, Term};
 use borg_proto::poll::Usage;
 use borg_proto::spec::Constraint;
@@ -141,11 +140,10 @@ pub(super) fn task_run(run: &TaskRun, with_lines: bool) -> pb::TaskRun {
     }
 }
 
-/// A job's specification as a user may see it: the environment, where people keep secrets, is for
-/// its owner and `admin` alone.
-pub(super) fn spec_for(user: &UserName, job: &Job) -> pb::JobSpec {
+/// A job's specification as somebody may see it: the environment, where people keep secrets, is for
+/// its owner and administrators alone.
+pub(super) fn spec_for(job: &Job, may_see: bool) -> pb::JobSpec {
     let mut spec = pb::JobSpec::from(job.spec.as_ref());
-    let may_see = user == job.owner() || user.as_str() == ADMIN;
     if let (Some(task), false) = (&mut spec.task, may_see) {
         task.env.clear();
     }

@@ -9,6 +9,7 @@ use super::package;
 use super::pb;
 use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
+use super::privilege;
 use super::quota;
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
@@ -215,6 +216,12 @@ impl From<&Action> for PbAction {
             Action::RemovePackage { package } => {
                 Self::RemovePackage(pb::RemovePackage { package: package.to_string() })
             }
+            Action::GrantPrivilege { user, privilege } => {
+                Self::GrantPrivilege(privilege::write_grant(user, *privilege))
+            }
+            Action::RevokePrivilege { user, privilege } => {
+                Self::RevokePrivilege(privilege::write_revoke(user, *privilege))
+            }
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -274,6 +281,8 @@ impl TryFrom<PbAction> for Action {
             PbAction::RemovePackage(pb::RemovePackage { package }) => {
                 Ok(Self::RemovePackage { package: package.parse().at("remove_package.package")? })
             }
+            PbAction::GrantPrivilege(grant) => privilege::grant(&grant).at("grant_privilege"),
+            PbAction::RevokePrivilege(revoke) => privilege::revoke(&revoke).at("revoke_privilege"),
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",

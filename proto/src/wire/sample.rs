@@ -23,6 +23,7 @@ use crate::poll::{
     TaskStatus, Usage, UsageWindow,
 };
 use crate::priority::{AppClass, Band, Priority};
+use crate::privilege::Privilege;
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
@@ -34,7 +35,7 @@ use crate::wire::read_address;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -178,6 +179,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
             option::weighted(0.3, package_ref()),
             vec(package_ref(), 0..=1),
             any::<bool>(),
+            loosened(),
         ),
     )
         .prop_map(
@@ -200,6 +202,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     image: more.3,
                     packages: more.4,
                     network: if more.5 { Network::Own } else { Network::Host },
+                    loosen: more.5,
                 }
             },
         )
@@ -295,6 +298,7 @@ fn without_what_allocs_rule_out(spec: &mut JobSpec) {
         (task.memory, task.cpu_cap_milli, task.health) = (MemoryLimit::Hard, None, None);
         (task.image, task.network) = (None, Network::Host);
         task.packages.clear();
+        task.loosen.clear();
     } else if spec.alloc_set.is_some() {
         (spec.gang, spec.concurrent) = (false, None);
         task.constraints.clear();
@@ -672,6 +676,15 @@ fn quota() -> impl Strategy<Value = Action> {
     )
 }
 
+fn privilege() -> impl Strategy<Value = Privilege> {
+    proptest::sample::select(&Privilege::ALL[..])
+}
+
+fn loosened() -> impl Strategy<Value = BTreeSet<Privilege>> {
+    let of_tasks = privilege().prop_filter("of tasks", |privilege| privilege.loosens());
+    btree_set(of_tasks, 0..3)
+}
+
 fn policy() -> impl Strategy<Value = Action> {
     let term = proptest::sample::select(&Term::ALL[..]);
     let weight = term.prop_flat_map(|term| (Just(term), term.least()..=MAX_WEIGHT));
@@ -735,6 +748,10 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         vec(name(), 1..5).prop_map(|machines| Action::OpenMachines { machines }),
         package().prop_map(|package| Action::PutPackage { package }),
         package_key().prop_map(|package| Action::RemovePackage { package }),
+        (name(), privilege())
+            .prop_map(|(user, privilege)| Action::GrantPrivilege { user, privilege }),
+        (name(), privilege())
+            .prop_map(|(user, privilege)| Action::RevokePrivilege { user, privilege }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

@@ -4,7 +4,7 @@
 //! `borgctl` shows before it sends anything.
 
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
-use super::pb;
+use super::{pb, privilege};
 use crate::names::MAX_NAME_BYTES;
 use crate::network::Network;
 use crate::package::MAX_TASK_PACKAGES;
@@ -232,6 +232,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             image: t.image.as_ref().map(ToString::to_string).unwrap_or_default(),
             packages: t.packages.iter().map(ToString::to_string).collect(),
             network: pb::Network::from(t.network).into(),
+            loosen: privilege::write_all(&t.loosen),
         }
     }
 }
@@ -261,6 +262,7 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
         image: (!t.image.is_empty()).then(|| t.image.parse()).transpose().at("image")?,
         packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
         network: known::<pb::Network>("network", t.network)?.into(),
+        loosen: privilege::read_all("loosen", t.loosen)?,
     })
 }
 

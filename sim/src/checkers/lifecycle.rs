@@ -74,6 +74,7 @@ impl Lifecycle {
             | EventKind::AllocsResized(_)
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)

@@ -28,6 +28,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }

@@ -141,6 +141,7 @@ impl World {
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::Led { .. } => {}
         }
     }

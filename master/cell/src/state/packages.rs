@@ -10,7 +10,6 @@ use super::turn::Turn;
 use super::{Answer, CellState, Job};
 use crate::event::EventKind;
 use crate::rejection::{PackageRejection, Rejection};
-use borg_proto::identity::ADMIN;
 use borg_proto::package::{Digest, Package, PackageKey, PackageKind};
 use borg_proto::{JobId, JobSpec, Millis, UserName};
 use imbl::{OrdMap, OrdSet};
@@ -88,7 +87,7 @@ impl Turn<'_> {
         package: &Arc<Package>,
     ) -> Result<Answer, Rejection> {
         package.check().map_err(Rejection::Spec)?;
-        check_owner(user, &package.key)?;
+        self.check_package_owner(user, &package.key)?;
         if let Some(there) = self.state.package(&package.key) {
             if there.package == *package {
                 return Ok(Answer::None);
@@ -122,7 +121,7 @@ impl Turn<'_> {
         user: &UserName,
         package: &PackageKey,
     ) -> Result<Answer, Rejection> {
-        check_owner(user, package)?;
+        self.check_package_owner(user, package)?;
         if self.state.package(package).is_none() {
             return Err(PackageRejection::Unknown { package: package.clone() }.into());
         }
@@ -185,15 +184,15 @@ impl Turn<'_> {
             }
         }
     }
-}
 
-/// Everybody may use a package; its name is its owner's.
-fn check_owner(user: &UserName, package: &PackageKey) -> Result<(), Rejection> {
-    if *user == package.user || user.as_str() == ADMIN {
-        return Ok(());
+    /// Everybody may use a package; its name is its owner's.
+    fn check_package_owner(&self, user: &UserName, package: &PackageKey) -> Result<(), Rejection> {
+        if *user == package.user || self.state.is_admin(user) {
+            return Ok(());
+        }
+        let (user, package) = (user.clone(), package.clone());
+        Err(PackageRejection::OfOthers { package, user }.into())
     }
-    let (user, package) = (user.clone(), package.clone());
-    Err(PackageRejection::OfOthers { package, user }.into())
 }
 
 #[cfg(test)]
