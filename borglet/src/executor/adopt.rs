@@ -8,9 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::{Entry, Executor, Live, open_process};
 use crate::container::users::Users;
-use crate::container::{
-    ContainerId, ExitRecord, Outcome, Record, StartError, Started, TaskDir,
-};
+use crate::container::{ContainerId, ExitRecord, Outcome, Record, StartError, Started, TaskDir};
 use crate::shim::{self, ShimSpec};
 use crate::{procfs, sys};
 

@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::de::IgnoredAny;
 pub use nix::sys::signal::Signal;
+use serde::de::IgnoredAny;
 
 pub use crate::shim::enter::Errand;
 pub use adopt::{Adopted, Found};
@@ -500,7 +500,8 @@ impl Executor {
     fn find_record(&self, id: &ContainerId) -> io::Result<ExitRecord> {
         let dir = self.dir(id);
         let record = dir.read::<IgnoredAny>();
-        let record = record.inspect_err(|e| tracing::warn!(%id, error = %e, "its record cannot be read"));
+        let record =
+            record.inspect_err(|e| tracing::warn!(%id, error = %e, "its record cannot be read"));
         let (started, ended) = match record {
             Ok(Some(Record { started, ended, .. })) => (started, ended),
             // What is not readable any more tells nothing of the start.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, IFlags, Mode, OFlags, RenameFlags};
-use rustix::fs::{flistxattr, ioctl_getflags, renameat_with};
+use rustix::fs::{flistxattr_query, ioctl_getflags, renameat_with};
 
 use super::{absent_is_fine, remove_tree};
 use crate::container::TaskDir;
@@ -117,7 +117,7 @@ impl Untouched {
             mode: found.mode(),
             // Not every file system has these.
             flags: ioctl_getflags(work).ok(),
-            attributes: flistxattr(work, &mut [0u8; 0]).ok(),
+            attributes: flistxattr_query(work).ok(),
         })
     }
 
@@ -180,7 +180,8 @@ mod tests {
         fs::create_dir(at("b")).unwrap();
         assert_eq!(spares.take(&at("b")).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert!(spares.take(&at("c")).unwrap());
-        let names: Vec<_> = fs::read_dir(at("c")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(at("c")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["record.new"]);
         assert_eq!(fs::metadata(at("c").join("record.new")).unwrap().len(), 0);
         assert!(!spares.take(&at("d")).unwrap(), "one is used once");

@@ -103,7 +103,8 @@ impl Executor {
         let id = spec.id.clone();
         let work = make_work(dir, &spec, users, self.0.isolation.namespaces)
             .map_err(|e| StartError::machine("make the task's directory", e))?;
-        let untouched = if self.keeps_to_itself(&spec, users) { Untouched::of(&work) } else { None };
+        let untouched =
+            if self.keeps_to_itself(&spec, users) { Untouched::of(&work) } else { None };
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
                 cpu_milli: spec.cpu_milli.max(STARTING_CPU_MILLI),

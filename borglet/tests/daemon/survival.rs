@@ -69,13 +69,7 @@ async fn whatever_file_of_the_borglet_is_damaged_it_starts_and_every_task_lives(
     master.poll(fence(1, 1), Some(&all)).await.unwrap();
     let before = processes(&master.until(fence(1, 1), all_up).await);
     let files = state_files(daemon.dir());
-    for name in [
-        "owner.json",
-        "owner.json.copy",
-        "fence.json",
-        "fence.json.copy",
-        "record",
-    ] {
+    for name in ["owner.json", "owner.json.copy", "fence.json", "fence.json.copy", "record"] {
         assert!(files.iter().any(|file| file.ends_with(name)), "{name} is not in {files:?}");
     }
     let mut damages: Vec<Vec<PathBuf>> = files.iter().map(|file| vec![file.clone()]).collect();
