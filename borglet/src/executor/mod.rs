@@ -325,14 +325,15 @@ impl Executor {
         let failed = |source| ActError::Failed { action: "clean up", id: id.clone(), source };
         self.remove_group(id).map_err(failed)?;
         let dir = self.dir(id);
-        if !entry.untouched.is_some_and(|untouched| untouched.still(&dir.work())) {
+        let quiet = !dir.log().exists();
+        if !(quiet && entry.untouched.is_some_and(|untouched| untouched.still(&dir.work()))) {
             remove_tree(&dir.work()).map_err(&failed)?;
         }
         remove_tree(&dir.rootfs()).map_err(&failed)?;
         absent_is_fine(fs::remove_file(dir.shim_err())).map_err(&failed)?;
         // The record last: as long as it is there, an adoption finds the rest.
         dir.blank().map_err(&failed)?;
-        if !dir.log().exists() {
+        if quiet {
             self.quiet().insert(id.clone(), sys::wall_clock_ms());
             self.0.spares.keep_or_remove(&dir).map_err(failed)?;
         }
@@ -356,8 +357,8 @@ impl Executor {
         })
     }
 
-    /// Containers of which only the logs are left, or the knowledge that they wrote none, with the time of their last change in
-    /// milliseconds since 1970, for whoever decides how long logs are kept.
+    /// Containers of which only the logs are left, or the knowledge that they wrote none, with the time of
+    /// their last change in milliseconds since 1970, for whoever decides how long logs are kept.
     pub fn kept_logs(&self) -> io::Result<Vec<(ContainerId, u64)>> {
         let mut kept = Vec::new();
         for (id, dir) in self.directories()? {

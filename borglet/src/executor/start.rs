@@ -22,6 +22,8 @@ use crate::sys;
 /// Share of the processors with which a container is set up, in thousandths of a processor: that of a task
 /// of the lowest rank would not get it done in time beside services that want all. A processor: ours.
 const STARTING_CPU_MILLI: u64 = 1_000;
+/// The version of Landlock from which on tasks are kept from others' abstract sockets.
+const SCOPED: u32 = 6;
 /// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -86,10 +88,11 @@ impl Executor {
     }
 
     /// Whether nobody else can be left with a hold on a task's own directory once it has ended: it has ids that
-    /// nobody has, and no way to pass descriptors to another task.
+    /// nobody has, and no way to pass descriptors to another task, as long as nothing enters it.
     fn keeps_to_itself(&self, spec: &ContainerSpec, users: Users) -> bool {
         matches!(users, Users::Range { .. })
             && self.0.isolation.landlock
+            && sys::landlock_version() >= SCOPED
             && spec.root.is_none()
             && spec.binds.is_empty()
     }
