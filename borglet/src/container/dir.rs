@@ -11,7 +11,7 @@
 //! Invariant: a record is absent, or begins with a whole `asked`, whenever a process stops. When the machine stops, what
 //! was written in its last seconds may be missing; such a record is `damaged`, never absent again.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -102,18 +102,30 @@ impl TaskDir {
     /// Begins the record so that nobody ever sees it without the lock on it, which lasts as long as
     /// the returned file, or what inherits it, is open.
     pub(crate) fn begin(&self, asked: &impl Serialize) -> io::Result<File> {
-        let mut options = File::options();
-        // One that is there already is of a directory that was handed on, and empty: to cut it once more would make
-        // ext4 write it out at its close.
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(self.blank_record())?;
+        let mut file = self.open_blank()?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                // Handed on, and a nursery that is slow still holds it from before.
+                fs::remove_file(self.blank_record())?;
+                file = self.open_blank()?;
+                file.try_lock()?;
+            }
+            locked => locked?,
+        }
         if file.metadata()?.len() > 0 {
             file.set_len(0)?;
         }
         file.write_all(&line(&Line::Asked(asked))?)?;
-        file.try_lock()?;
         fs::rename(self.blank_record(), self.record())?;
         Ok(file)
+    }
+
+    /// One that is there already is of a directory that was handed on, and empty: to cut it once more would make
+    /// ext4 write it out at its close.
+    fn open_blank(&self) -> io::Result<File> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(self.blank_record())
     }
 
     /// Adds that it runs. Not synced: after a power cut there is no process for it to be true of.
@@ -201,6 +213,20 @@ mod tests {
             assert_eq!(fs::metadata(dir.blank_record()).unwrap().len(), 0);
         }
         dir.blank().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_somebody_still_holds_from_before_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = TaskDir { root: dir.path().to_owned() };
+        let held = dir.begin(&"old").unwrap();
+        dir.blank().unwrap();
+        let _new = dir.begin(&"new").unwrap();
+        let record = dir.read::<String>().unwrap().unwrap();
+        assert_eq!((record.asked.as_deref(), record.damaged), (Some("new"), false));
+        assert_eq!(held.metadata().unwrap().len(), 0, "nothing was written to the old one");
+        drop(held);
+        assert!(File::open(dir.record()).unwrap().try_lock_shared().is_err());
     }
 
     /// Wherever a full disk or a power cut ends it, what is before is known, and what comes after is.
