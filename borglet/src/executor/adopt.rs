@@ -155,11 +155,14 @@ impl Executor {
                 return Ok(Found::Ended(ended));
             }
             match (held, started) {
-                (true, Some(started)) => return Ok(Found::Running(started)),
+                (true, Some(started)) if started.boot_id == procfs::boot_id() => {
+                    return Ok(Found::Running(started));
+                }
                 (true, None) if damaged => return Err(io::Error::from(ErrorKind::InvalidData)),
                 (true, None) => sys::pause_ms(5), // the shim is at work on it
                 // Of a damaged one the machine may have stopped before more was on the disk.
-                (false, Some(_)) => return self.find_record(id).map(Found::Ended),
+                // And of another boot nothing runs, whoever may hold the file for a moment.
+                (_, Some(_)) => return self.find_record(id).map(Found::Ended),
                 (false, None) if damaged => return self.find_record(id).map(Found::Ended),
                 (false, None) => return Ok(Found::Ended(never_began(id, dir))),
             }

@@ -141,6 +141,9 @@ fn an_end_that_a_power_cut_left_in_part_is_a_lost_task_and_no_failed_adoption() 
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let cut = first_lines(&path, 2).replace(boot.trim(), "another boot");
     std::fs::write(&path, cut + "{\"ended\":{\"id\":\"a\",\"out").unwrap();
+    // Whoever holds the file is no shim of this boot.
+    let held = std::fs::File::open(&path).unwrap();
+    held.lock().unwrap();
     let adopted = machine.executor.adopt().unwrap();
     let [adopted] = &adopted[..] else { panic!("{adopted:?}") };
     let Found::Ended(record) = &adopted.found else { panic!("{adopted:?}") };
