@@ -86,8 +86,8 @@ impl Spares {
 }
 
 /// How a task's own directory was when it was handed over: all that a task could change of it in a way that the
-/// next one would notice. The time of its last change, which nobody can set, says most; where clocks of file systems are coarse, the rest
-/// says it all the same.
+/// next one would notice. The time of its last change, which nobody can set, says most; where clocks of file systems
+/// are coarse, the rest says it all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Untouched {
     changed: (i64, i64),
