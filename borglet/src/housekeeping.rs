@@ -1,6 +1,7 @@
 //! What goes on by itself on the machine: usage is measured, old logs go.
 
 use crate::clock;
+use crate::container::ContainerId;
 use crate::packages::Packages;
 use crate::tasks::{Tasks, blocking};
 use crate::usage::Sampler;
@@ -35,8 +36,8 @@ pub(crate) async fn run(
                 packages.tell_progress();
                 let work = tasks.clone();
                 let sampling = move || {
-                    let input = sampler.sample(&work);
-                    (input, status_lines(&work), sampler)
+                    let (input, ran) = sampler.sample(&work);
+                    (input, status_lines(&work, ran), sampler)
                 };
                 let (input, lines, back) = blocking(sampling).await;
                 sampler = back;
@@ -53,10 +54,13 @@ pub(crate) async fn run(
     }
 }
 
-/// What tasks say of themselves.
-fn status_lines(tasks: &Tasks) -> Vec<(IncarnationId, String)> {
-    let running = tasks.running().into_iter();
-    running.map(|(id, container)| (id, tasks.executor().status_line(&container))).collect()
+/// What tasks say of themselves, of those in which something ran: nobody else can have said anything new.
+fn status_lines(
+    tasks: &Tasks,
+    ran: Vec<(IncarnationId, ContainerId)>,
+) -> Vec<(IncarnationId, String)> {
+    let line = |(id, container)| (id, tasks.executor().status_line(&container));
+    ran.into_iter().map(line).collect()
 }
 
 fn remove_old_logs(tasks: &Tasks, keep_logs: Duration) {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The figures of one process that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +76,12 @@ pub(crate) fn with_argument(name: &str, path: &Path) -> Vec<i32> {
     everyone().map(|(pid, _)| pid).filter(matches).collect()
 }
 
-/// Names the time between two starts of the machine. Empty where /proc does not tell.
+/// Names the time between two starts of the machine. Empty where /proc does not tell. Read once: it stays the
+/// same while anybody can ask.
 pub(crate) fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    BOOT_ID.get_or_init(|| read().trim().to_owned()).clone()
 }
 
 #[cfg(test)]

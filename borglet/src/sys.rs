@@ -8,6 +8,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -117,8 +118,10 @@ pub(crate) fn clone_process(
     Ok(Some(Child { pid, pidfd: owned(c_long::from(pidfd))? }))
 }
 
-fn thread_count() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+/// By the links of the directory of threads: itself, its parent's, and one from each thread.
+fn thread_count() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/task").map_or(1, |tasks| tasks.nlink().saturating_sub(2))
 }
 
 /// Ends this process at once: no destructors, no flushing. For children that share their parent's
@@ -300,6 +303,12 @@ pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
             return Err(error);
         }
     }
+    limit_capabilities(keep)
+}
+
+/// Gives up all capabilities of this process that are not in `keep`. For one that executes nothing any more: what
+/// an execute could give is not changed.
+pub(crate) fn limit_capabilities(keep: u64) -> io::Result<()> {
     let header = CapHeader { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];
     let data_of = (&raw mut data).cast::<CapData>();
@@ -360,11 +369,7 @@ pub(crate) fn received_files<S>(message: &RecvMsg<'_, '_, S>) -> io::Result<Vec<
 /// Writes `words` over this process's arguments, for those who list processes; what does not fit is
 /// left out. The arguments that it was executed with must not be asked for any more.
 pub(crate) fn set_command_line(words: &[&[u8]]) {
-    // Fields 48 and 49 of proc_pid_stat(5): where the arguments begin and end.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat[stat.rfind(')').unwrap_or(0)..].split_whitespace().collect();
-    let number = |field: usize| fields.get(field - 2)?.parse::<usize>().ok();
-    let (Some(begin), Some(end)) = (number(48), number(49)) else { return };
+    let Some((begin, end)) = *ARGUMENTS.get_or_init(find_arguments) else { return };
     let mut line: Vec<u8> = words.iter().flat_map(|word| [*word, b"\0"].concat()).collect();
     line.resize(end.saturating_sub(begin), 0);
     if let Some(last) = line.last_mut() {
@@ -375,6 +380,22 @@ pub(crate) fn set_command_line(words: &[&[u8]]) {
     unsafe {
         std::ptr::copy_nonoverlapping(line.as_ptr(), begin as *mut u8, line.len());
     }
+}
+
+/// Where the arguments of this process are: of those that it makes too.
+static ARGUMENTS: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+
+/// Finds out what [`set_command_line`] needs, so that the processes made by this one need not.
+pub(crate) fn prepare_command_line() {
+    ARGUMENTS.get_or_init(find_arguments);
+}
+
+/// Fields 48 and 49 of proc_pid_stat(5): where the arguments begin and end.
+fn find_arguments() -> Option<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap_or(0)..].split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 2)?.parse::<usize>().ok();
+    number(48).zip(number(49))
 }
 
 /// Closes every descriptor from 3 up but those kept, whoever owns it. For a process that uses no other

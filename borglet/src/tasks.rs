@@ -220,7 +220,9 @@ impl Tasks {
             return Err(FailureCause::PortTaken { port });
         }
         let layer = |digest| self.0.packages.store().layer(digest);
-        let spec = container_spec(launch, binds, self.0.lease_file.clone(), layer).map_err(fail)?;
+        let mut spec =
+            container_spec(launch, binds, self.0.lease_file.clone(), layer).map_err(fail)?;
+        spec.words = pb::TargetTask::from(&launch.task).encode_to_vec();
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
             // Only logs of a start that an earlier borglet did not live to tell of.
@@ -234,11 +236,6 @@ impl Tasks {
             StartError::NoAddress { .. } => FailureCause::NoAddress,
             error => fail(error.to_string()),
         })?;
-        let words = pb::TargetTask::from(&launch.task).encode_to_vec();
-        if let Err(error) = self.0.executor.keep_words(&container, &words) {
-            // It is the next borglet that would miss them, until a master comes.
-            tracing::warn!(%container, error = in_full(&error), "what it is was not kept");
-        }
         Ok((container, started))
     }
 
@@ -488,14 +485,14 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
     let executor = Executor::open(setup)?;
     let mut newest: BTreeMap<IncarnationId, AdoptedContainer> = BTreeMap::new();
     for found in executor.adopt().map_err(TasksError::Adopt)? {
-        let id = found.id;
+        let id = found.id.clone();
         let Some(run) = run_of(&id) else {
             tracing::warn!(container = %id, "not one of a task: left alone");
             continue;
         };
         let (grace, ports, layers) = read_note(&found.note);
         let mut end = None;
-        let task = task_in(&executor, &id, &found.found);
+        let task = task_in(&found);
         let address = executor.address(&id);
         let (since, state) = match found.found {
             Found::Running(started) => {
@@ -532,15 +529,15 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
 
 /// What a container was started for, as it was kept beside it. After a restart of the machine only the masters
 /// know what of it is still wanted here.
-fn task_in(executor: &Executor, id: &ContainerId, found: &Found) -> Option<TargetTask> {
-    let boot = match found {
+fn task_in(adopted: &crate::executor::Adopted) -> Option<TargetTask> {
+    let (id, words) = (&adopted.id, &adopted.words);
+    let boot = match &adopted.found {
         Found::Running(started) => Some(&started.boot_id),
         Found::Ended(record) => record.started.as_ref().map(|started| &started.boot_id),
     };
-    if boot.is_none_or(|boot| *boot != procfs::boot_id()) {
+    if words.is_empty() || boot.is_none_or(|boot| *boot != procfs::boot_id()) {
         return None;
     }
-    let words = executor.words(id)?;
     let read = pb::TargetTask::decode(&words[..]).map_err(|error| error.to_string());
     let read = read.and_then(|task| TargetTask::try_from(task).map_err(|error| error.to_string()));
     read.inspect_err(|error| tracing::error!(container = %id, %error, "words are damaged")).ok()

@@ -207,6 +207,15 @@ impl CgroupDriver for V2 {
         })
     }
 
+    fn totals(&self, name: &str) -> Result<(u64, u64), CgroupError> {
+        let cpu_ms = self.cpu_us(name)? / 1000;
+        // Kernels before 5.19 keep no peak; and there may be no such controller.
+        let group = self.group(name);
+        let peak = files::number(&group.join("memory.peak"))
+            .or_else(|_| files::number(&group.join("memory.current")));
+        Ok((cpu_ms, peak.unwrap_or(0)))
+    }
+
     fn oom_kills(&self, name: &str) -> Result<u64, CgroupError> {
         let events = self.group(name).join("memory.events");
         if events.exists() { files::keyed(&events, "oom_kill") } else { Ok(0) }

@@ -1,6 +1,6 @@
 //! What is asked of a container, and whether the question makes sense.
 //!
-//! Plain data that is written to `spec.json` and read by the shim. Invariant: a [`ContainerId`] is
+//! Plain data that is written to a container's record and read by the shim. Invariant: a [`ContainerId`] is
 //! always a safe file name, so it may be joined to any path and used as a cgroup's name.
 
 use std::collections::BTreeSet;
@@ -247,6 +247,36 @@ pub struct ContainerSpec {
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
+    /// More of them, as bytes.
+    #[serde(default, with = "hexadecimal")]
+    pub words: Vec<u8>,
+}
+
+/// Bytes as text, two digits each: a list of numbers would be twice as long.
+mod hexadecimal {
+    use std::fmt::Write;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            write!(text, "{byte:02x}").map_err(serde::ser::Error::custom)?;
+        }
+        to.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = || D::Error::custom("not pairs of hexadecimal digits");
+        let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|n| u8::try_from(n).ok());
+        let pair = |pair: &[u8]| match pair {
+            [high, low] => Some(digit(high)? * 16 + digit(low)?),
+            _half => None,
+        };
+        text.as_bytes().chunks(2).map(|bytes| pair(bytes).ok_or_else(wrong)).collect()
+    }
 }
 
 /// What a group has that nobody gave a weight.
@@ -280,6 +310,7 @@ impl ContainerSpec {
             address: None,
             loosen: BTreeSet::new(),
             note: String::new(),
+            words: Vec::new(),
         }
     }
 

@@ -427,16 +427,16 @@ mod tests {
         for call in 0..NEWEST + 100 {
             let never = NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call);
             let expected = if never { refused } else { libc::SECCOMP_RET_ALLOW };
-            assert_eq!(answer(call, [0, 0]), expected, "{call}");
+            assert_eq!(answer(call, [0; 3]), expected, "{call}");
         }
         for call in [libc::SYS_reboot, libc::SYS_kexec_load, libc::SYS_init_module] {
-            assert_eq!(answer(call, [0, 0]), refused, "{call}");
+            assert_eq!(answer(call, [0; 3]), refused, "{call}");
         }
-        assert_eq!(answer(libc::SYS_unshare, [0x1000_0000, 0]), libc::SECCOMP_RET_ALLOW);
-        assert_eq!(answer(libc::SYS_ioctl, [0, 0x5412]), refused, "typing");
+        assert_eq!(answer(libc::SYS_unshare, [0x1000_0000, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answer(libc::SYS_ioctl, [0, 0x5412, 0]), refused, "typing");
         let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        assert_eq!(answer(0x4000_0001, [0, 0]), unknown, "calls of the x32 kind");
-        assert_eq!(answer(0xffff_ffff, [0, 0]), unknown);
+        assert_eq!(answer(0x4000_0001, [0; 3]), unknown, "calls of the x32 kind");
+        assert_eq!(answer(0xffff_ffff, [0; 3]), unknown);
     }
 
     #[test]

@@ -421,12 +421,14 @@ fn own_terminals(dev: &Path) -> io::Result<()> {
 fn process_table(users: Users) -> io::Result<()> {
     plain_mount("proc", "/proc", "proc", PROC_FLAGS, "")?;
     for path in PROC_READ_ONLY.map(Path::new) {
-        if path.exists() {
-            let at = sys::open_plain(None, &c_path(path))?;
-            let tree = sys::open_tree(&at)?;
-            sys::tame_tree(&tree, false)?;
-            sys::move_mount(&tree, &at)?;
-        }
+        let at = match sys::open_plain(None, &c_path(path)) {
+            // Not of this kernel.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            at => at?,
+        };
+        let tree = sys::open_tree(&at)?;
+        sys::tame_tree(&tree, false)?;
+        sys::move_mount(&tree, &at)?;
     }
     if users == Users::Machine {
         // Whoever has other ids than root of the machine may not read them.

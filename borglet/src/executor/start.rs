@@ -1,19 +1,21 @@
 //! Starting a container: its directory, its group, its shim.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use borg_proto::Privilege;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::spares::Untouched;
 use super::{Entry, Executor, Live, open_process};
 use crate::cgroup::Limits;
 use crate::container::users::Users;
-use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
+use crate::container::{ContainerSpec, StartError, Started, TaskDir};
 use crate::isolation::UserIds;
 use crate::shim::{self, Nursery, ShimSpec};
 use crate::{sys, tree};
@@ -21,6 +23,8 @@ use crate::{sys, tree};
 /// Share of the processors with which a container is set up, in thousandths of a processor: that of a task
 /// of the lowest rank would not get it done in time beside services that want all. A processor: ours.
 const STARTING_CPU_MILLI: u64 = 1_000;
+/// The version of Landlock from which on tasks are kept from others' abstract sockets.
+const SCOPED: u32 = 6;
 /// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -31,25 +35,31 @@ impl Executor {
     pub fn start(&self, mut spec: ContainerSpec) -> Result<Started, StartError> {
         spec.validate()?;
         let id = spec.id.clone();
+        if self.quiet().contains_key(&id) {
+            return Err(StartError::Exists(id));
+        }
         let dir = self.dir(&id);
-        match fs::create_dir(&dir.root) {
+        match self.make_directory(&dir) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
         let started = self.give_users(&spec).and_then(|users| {
             let started = self.give_address(&dir, &mut spec).and_then(|address| {
                 let started = self.start_in(&dir, spec, users);
-                started.inspect_err(|_| self.give_back(address)).map(|started| (started, address))
+                let started = started.inspect_err(|_| self.give_back(address));
+                started.map(|(started, untouched)| (started, untouched, address))
             });
             let started = started.inspect_err(|_| self.ranges().give_back(users));
-            started.map(|(started, address)| (started, users, address))
+            started.map(|(started, untouched, address)| {
+                (started, Entry { live: None, record: None, users, address, untouched })
+            })
         });
         match started {
-            Ok((started, users, address)) => {
+            Ok((started, entry)) => {
                 // A task so short that its shim is gone already has no handle, only a record.
                 let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
                 let live = shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) });
-                self.table().insert(id, Entry { live, record: None, users, address });
+                self.table().insert(id, Entry { live, ..entry });
                 Ok(started)
             }
             Err(error) => {
@@ -59,6 +69,16 @@ impl Executor {
                 Err(error)
             }
         }
+    }
+
+    /// Makes a container's directory, of one that is gone where there is one.
+    fn make_directory(&self, dir: &TaskDir) -> io::Result<()> {
+        if self.0.spares.take(&dir.root)? {
+            return Ok(());
+        }
+        fs::create_dir(&dir.root)?;
+        // May be passed through by a task of another user on the way to its own directory, not listed.
+        fs::set_permissions(&dir.root, Permissions::from_mode(0o711))
     }
 
     /// Whose ids a task has.
@@ -82,15 +102,28 @@ impl Executor {
         }
     }
 
+    /// Whether nobody else can be left with a hold on a task's own directory once it has ended: it has ids that
+    /// nobody has, and no way to pass descriptors to another task, as long as nothing enters it.
+    fn keeps_to_itself(&self, spec: &ContainerSpec, users: Users) -> bool {
+        matches!(users, Users::Range { .. })
+            && self.0.isolation.landlock
+            && sys::landlock_version() >= SCOPED
+            && spec.root.is_none()
+            && spec.binds.is_empty()
+            && spec.loosen.is_empty()
+    }
+
     fn start_in(
         &self,
         dir: &TaskDir,
         spec: ContainerSpec,
         users: Users,
-    ) -> Result<Started, StartError> {
+    ) -> Result<(Started, Option<Untouched>), StartError> {
         let id = spec.id.clone();
-        lay_out(dir, &spec, self.0.isolation.namespaces)
-            .map_err(|e| StartError::machine("fill the container's directory", e))?;
+        let work = make_work(dir, &spec, users, self.0.isolation.namespaces)
+            .map_err(|e| StartError::machine("make the task's directory", e))?;
+        let untouched =
+            if self.keeps_to_itself(&spec, users) { Untouched::of(&work) } else { None };
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
                 cpu_milli: spec.cpu_milli.max(STARTING_CPU_MILLI),
@@ -119,8 +152,8 @@ impl Executor {
             landlock: isolation.landlock,
             hidden,
         };
-        let locked = write_locked(&dir.spec(), &spec)
-            .map_err(|e| StartError::machine("write spec.json", e))?;
+        let locked =
+            dir.begin(&spec).map_err(|e| StartError::machine("write down what was asked", e))?;
         let started = self.run_shim(dir, &locked, network)?;
         if let Some(groups) = &self.0.groups
             && let Err(error) = groups.set_cpu_share(id.as_str(), cpu_milli)
@@ -128,7 +161,7 @@ impl Executor {
             // It may be over and gone already; else it has more than its share.
             tracing::debug!(%id, error = error.in_full(), "share of the processors not set");
         }
-        Ok(started)
+        Ok((started, untouched))
     }
 
     fn run_shim(
@@ -186,17 +219,29 @@ impl Executor {
     }
 }
 
-/// Makes the parts of a container's directory.
-fn lay_out(dir: &TaskDir, spec: &ContainerSpec, contained: bool) -> io::Result<()> {
-    // May be passed through by a task of another user on the way to its own directory, not listed.
-    fs::set_permissions(&dir.root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-    fs::DirBuilder::new().mode(0o700).create(dir.work())?;
-    fs::DirBuilder::new().mode(0o700).create(dir.log())?;
-    // In a container its first process hands the directory over, once it knows to whom.
-    if let (false, Some(user)) = (contained, spec.user) {
-        chown(dir.work(), Some(user.uid), Some(user.gid))?;
+/// Makes the task's own directory, where there is none that nobody touched.
+fn make_work(
+    dir: &TaskDir,
+    spec: &ContainerSpec,
+    users: Users,
+    contained: bool,
+) -> io::Result<PathBuf> {
+    let work = dir.work();
+    match fs::DirBuilder::new().mode(0o700).create(&work) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+        Ok(()) | Err(_) => {}
     }
-    Ok(())
+    let owner = match users {
+        // Only in the image can be looked up who that is: the container's first process hands the directory over.
+        _ if contained && spec.root.is_some() => None,
+        Users::Range { .. } => Some(users.on_machine(spec.user)),
+        Users::Machine => spec.user,
+        Users::Own { .. } => None,
+    };
+    if let Some(owner) = owner {
+        chown(&work, Some(owner.uid), Some(owner.gid))?;
+    }
+    Ok(work)
 }
 
 /// Reads to the end, or fails with `TimedOut`.

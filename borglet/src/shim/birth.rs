@@ -4,9 +4,10 @@
 //! container, makes the task's first process and then only collects what ends. Without, the first
 //! child becomes the task. Both die with the shim.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -57,7 +58,7 @@ impl Newborn<'_> {
         }
         // A borglet may be protected from the kernel's choice when memory ends; its tasks are not. More is
         // always allowed, so only what the machine lacks can keep it from being written.
-        sys::never_mind(std::fs::write("/proc/self/oom_score_adj", "0"));
+        sys::never_mind(fs::write("/proc/self/oom_score_adj", "0"));
         if self.spec.namespaces { self.make_container() } else { self.become_plain() }
     }
 
@@ -139,7 +140,8 @@ impl Newborn<'_> {
         view.complete(held, users.as_ref())?;
         self.hand_over()?;
         if spec.drop_capabilities {
-            sys::keep_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
+            // It executes nothing.
+            sys::limit_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
         }
         // After the last change of rights, which would undo it. Should the shim be dead already, the task
         // finds nobody to say go.
@@ -164,8 +166,13 @@ impl Newborn<'_> {
         for output in [&self.pipes.stdout, &self.pipes.stderr] {
             sys::never_mind(unistd::fchown(output, Some(uid), Some(gid)));
         }
-        unistd::chown(&self.dir.work(), Some(uid), Some(gid))
-            .map_err(|e| StartError::machine("hand the task its directory", e))
+        let work = self.dir.work();
+        let trouble = |e| StartError::machine("hand the task its directory", e);
+        let found = fs::symlink_metadata(&work).map_err(trouble)?;
+        if (found.uid(), found.gid()) == (owner.uid, owner.gid) {
+            return Ok(());
+        }
+        unistd::chown(&work, Some(uid), Some(gid)).map_err(|e| trouble(e.into()))
     }
 
     fn join_groups(&self) -> Result<(), StartError> {
@@ -186,6 +193,9 @@ impl Newborn<'_> {
 
     /// Waits until the shim gave this process its ids, where the container as a whole has others.
     fn await_ids(&self) -> Result<(), StartError> {
+        if self.spec.users.around().is_empty() {
+            return Ok(());
+        }
         (&self.ids).read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))
     }
 }

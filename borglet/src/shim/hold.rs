@@ -15,12 +15,12 @@ use super::watch::{Ended, Watch};
 use super::{NAMESPACES, ShimSpec, complain};
 use crate::cgroup::CgroupDriver;
 use crate::container::program::Pipes;
-use crate::container::{ExitRecord, Outcome, StartError, Started, TaskDir, write_whole};
+use crate::container::{ExitRecord, Outcome, Record, StartError, Started, TaskDir};
 use crate::logs::{LogWriter, Stream};
 use crate::{procfs, sys};
 
-/// Runs one task from start to exit record, in a process made for it. `lock` is the specification
-/// with the lock on it, `report` the pipe to the borglet, `network` the task's own, if it has one.
+/// Runs one task from start to end on record, in a process made for it. `lock` is the record with the
+/// lock on it, `report` the pipe to the borglet, `network` the task's own, if it has one.
 pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File, network: Option<OwnedFd>) {
     super::complain_in(dir);
     let spec = match leave_the_nursery(&mut lock) {
@@ -59,10 +59,11 @@ fn leave_the_nursery(spec: &mut File) -> io::Result<ShimSpec> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::sys::prctl::set_child_subreaper(true)?;
-    let mut text = Vec::new();
+    let mut bytes = Vec::new();
     spec.rewind()?;
-    spec.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    spec.read_to_end(&mut bytes)?;
+    let asked = Record::parse(&bytes).asked;
+    asked.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what is asked makes no sense"))
 }
 
 fn begin<'a>(
@@ -101,12 +102,8 @@ fn begin<'a>(
     };
     // The network too: it is to go with the last process in it.
     drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids, network));
-    if spec.namespaces {
-        let given = if spec.users.around().is_empty() {
-            Ok(())
-        } else {
-            spec.users.map(Path::new("/proc"), child.pid)
-        };
+    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        let given = spec.users.map(Path::new("/proc"), child.pid);
         // One that failed already has said why.
         let given = given.and_then(|()| File::from(ids_in).write_all(b"i"));
         sys::never_mind(given);
@@ -167,8 +164,7 @@ fn told(line: &str) -> StartError {
         .unwrap_or_else(|_| StartError::machine("start", "the first process died"))
 }
 
-/// Puts the pids on record before the program runs. Not synced: after a power cut there is no
-/// process for it to be true of.
+/// Puts the pids on record before the program runs.
 fn record_start(
     dir: &TaskDir,
     spec: &ShimSpec,
@@ -192,15 +188,16 @@ fn record_start(
         boot_id: procfs::boot_id(),
         address: spec.container.address,
     };
-    write_whole(&dir.state(), &started, false).map_err(trouble)?;
+    dir.add_started(&started).map_err(trouble)?;
     Ok(started)
 }
 
 fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
+    let (cpu_ms, memory_peak_bytes) = ended.totals;
     let outcome = match ended.ending {
         _ if ended.out_of_memory => Outcome::OutOfMemory {
             limit_bytes: spec.container.ram_bytes,
-            peak_bytes: ended.usage.memory_peak_bytes,
+            peak_bytes: memory_peak_bytes,
         },
         _ if ended.fenced => Outcome::Fenced,
         sys::Ending::Code(code) => Outcome::Exited { code },
@@ -211,8 +208,8 @@ fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
         outcome,
         started: Some(started),
         ended_at_ms: sys::wall_clock_ms(),
-        cpu_ms: ended.usage.cpu_ms,
-        memory_peak_bytes: ended.usage.memory_peak_bytes,
+        cpu_ms,
+        memory_peak_bytes,
     }
 }
 
@@ -230,7 +227,7 @@ fn not_started(spec: &ShimSpec, error: &StartError) -> ExitRecord {
 /// Not synced, as each sync waits for whatever all tasks wrote meanwhile: most records are told to the masters
 /// and removed before they would be on the disk. The borglet syncs those that stay.
 fn keep(dir: &TaskDir, record: &ExitRecord) {
-    if let Err(error) = write_whole(&dir.exit(), record, false) {
+    if let Err(error) = dir.add_ended(record, false) {
         complain(format_args!("the exit record is lost: {error}: {record:?}"));
     }
 }

@@ -33,7 +33,7 @@ use crate::container::fence::Fence;
 use crate::container::program::Setting;
 use crate::container::users::Users;
 use crate::container::view::View;
-use crate::container::{ContainerSpec, StartError, TaskDir, User};
+use crate::container::{ContainerSpec, Record, StartError, TaskDir, User};
 use crate::sys;
 
 /// The name (argv\[0\]) under which a binary is a shim.
@@ -45,7 +45,7 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWUTS);
 
-/// What the borglet leaves in `spec.json`.
+/// What the borglet asks for in a record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ShimSpec {
     pub(crate) container: ContainerSpec,
@@ -107,10 +107,10 @@ impl ShimSpec {
     }
 }
 
-/// Name of the borglet's cgroups in the bytes of a `spec.json`, if they make sense.
-pub(crate) fn cgroup_in(spec: &[u8]) -> Option<String> {
-    let spec: ShimSpec = serde_json::from_slice(spec).ok()?;
-    Some(match spec.cgroups? {
+/// Name of the borglet's cgroups in the bytes of a record, if they make sense.
+pub(crate) fn cgroup_in(record: &[u8]) -> Option<String> {
+    let asked = Record::<ShimSpec>::parse(record).asked?;
+    Some(match asked.cgroups? {
         Hierarchies::V1(v1) => v1.name,
         Hierarchies::V2(v2) => v2.name,
     })

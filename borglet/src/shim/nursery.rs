@@ -111,9 +111,11 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
     // borglet's, so as not to die with it.
     let groups = cgroups.map(Hierarchies::driver);
     let home = groups.and_then(|groups| groups.birthplace(SHIMS).ok().flatten());
-    // Shims find it made.
+    // Shims find them made and known.
     Filter::usual();
     Filter::sharing();
+    crate::procfs::boot_id();
+    sys::prepare_command_line();
     // Nobody waits for shims: the kernel forgets those that ended.
     sys::set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
     while let Some(order) = next_order(&orders)? {
