@@ -127,7 +127,7 @@ impl App {
         let (tasks, adopted) =
             Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
-        let info = machine::look(&config, missing_isolation.clone())?;
+        let info = machine::look(&config, missing_isolation.clone(), tasks.runs_images())?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
         let supervision = supervision(&config, &identity, machine.clone())?;

@@ -1,6 +1,7 @@
 //! What this machine is and has: capacity and facts for constraints.
 
 use crate::config::Config;
+use borg_proto::machine::{IMAGES, NO_IMAGES, RESERVE_PERCENT};
 use borg_proto::wire::MAX_ATTRIBUTE_BYTES;
 use borg_proto::{MachineInfo, Resources};
 use nix::sys::statvfs::{Statvfs, statvfs};
@@ -12,8 +13,6 @@ use std::path::{Path, PathBuf};
 
 /// Memory kept for the system and the borglet itself: at least this, in bytes. Our choice.
 const LEAST_RAM_RESERVE: u64 = 256 << 20;
-/// Share of memory and disk kept for the system, in hundredths. Our choice.
-const RESERVE_PERCENT: u64 = 5;
 
 const MEMINFO: &str = "/proc/meminfo";
 
@@ -32,6 +31,7 @@ pub struct MachineError {
 pub(crate) fn look(
     config: &Config,
     missing_isolation: Vec<String>,
+    runs_images: bool,
 ) -> Result<MachineInfo, MachineError> {
     let capacity = Resources {
         cpu_milli: config.cpu_milli.unwrap_or_else(processors),
@@ -47,6 +47,9 @@ pub(crate) fn look(
         ("hostname".into(), read("/proc/sys/kernel/hostname")?),
     ]);
     attributes.extend(found(&config.dir));
+    if !runs_images {
+        attributes.insert(IMAGES.to_owned(), NO_IMAGES.to_owned());
+    }
     attributes.extend(config.attributes.iter().map(|fact| (fact.key.clone(), fact.value.clone())));
     Ok(MachineInfo {
         capacity,
