@@ -127,7 +127,8 @@ impl App {
         let (tasks, adopted) =
             Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
-        let info = machine::look(&config, missing_isolation.clone(), tasks.addresses())?;
+        let (addresses, images) = (tasks.addresses(), tasks.runs_images());
+        let info = machine::look(&config, missing_isolation.clone(), addresses, images)?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
         let supervision = supervision(&config, &identity, machine.clone())?;

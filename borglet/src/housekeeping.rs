@@ -1,10 +1,11 @@
-//! What goes on by itself on the machine: usage is measured, old logs go.
+//! What goes on by itself on the machine: usage is measured, old logs and parts of blobs go.
 
 use crate::clock;
 use crate::container::ContainerId;
 use crate::packages::Packages;
 use crate::tasks::{Tasks, blocking};
 use crate::usage::Sampler;
+use borg_proto::blobs::Dropped;
 use borg_proto::{IncarnationId, in_full};
 use borglet_supervisor::Input;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often usage is measured.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// How often old logs are looked for.
+/// How often what is old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Most runs whose logs are kept; the oldest go first. Our choice.
 const KEEP_LOGS: usize = 1_000;
@@ -47,8 +48,15 @@ pub(crate) async fn run(
                 tasks.tell_if_room(input);
             }
             _ = sweep.tick() => {
-                let work = tasks.clone();
-                blocking(move || remove_old_logs(&work, keep_logs)).await;
+                let (work, blobs) = (tasks.clone(), packages.store().blobs().clone());
+                blocking(move || {
+                    remove_old_logs(&work, keep_logs);
+                    let swept = blobs.drop_old_parts().and_then(Dropped::remove);
+                    if let Err(error) = swept {
+                        tracing::warn!(%error, "old parts of blobs not removed");
+                    }
+                })
+                .await;
             }
         }
     }

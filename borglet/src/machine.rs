@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::network::AddressRange;
+use borg_proto::machine::{IMAGES, NO_IMAGES, RESERVE_PERCENT};
 use borg_proto::resources::{TASK_ADDRESS, WHOLE_DEVICE};
 use borg_proto::wire::MAX_ATTRIBUTE_BYTES;
 use borg_proto::{MachineInfo, Resources};
@@ -14,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Memory kept for the system and the borglet itself: at least this, in bytes. Our choice.
 const LEAST_RAM_RESERVE: u64 = 256 << 20;
-/// Share of memory and disk kept for the system, in hundredths. Our choice.
-const RESERVE_PERCENT: u64 = 5;
 
 const MEMINFO: &str = "/proc/meminfo";
 
@@ -31,11 +30,12 @@ pub struct MachineError {
 }
 
 /// Looks at the machine. Everything set in `config` wins over what is found. `addresses` are those that tasks can
-/// have.
+/// have, `runs_images` says whether they can run images.
 pub(crate) fn look(
     config: &Config,
     missing_isolation: Vec<String>,
     addresses: Option<AddressRange>,
+    runs_images: bool,
 ) -> Result<MachineInfo, MachineError> {
     let capacity = Resources {
         cpu_milli: config.cpu_milli.unwrap_or_else(processors),
@@ -55,6 +55,9 @@ pub(crate) fn look(
     ]);
     attributes.extend(found(&config.dir));
     attributes.extend(addresses.map(|range| ("task_network".into(), range.to_string())));
+    if !runs_images {
+        attributes.insert(IMAGES.to_owned(), NO_IMAGES.to_owned());
+    }
     attributes.extend(config.attributes.iter().map(|fact| (fact.key.clone(), fact.value.clone())));
     Ok(MachineInfo {
         capacity,

@@ -36,6 +36,18 @@ fn parse(text: &str) -> Option<Stat> {
     })
 }
 
+/// Whom process `pid` acts as, by the machine's ids: user and group.
+pub(crate) fn owner(pid: i32) -> io::Result<(u32, u32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    // Real, effective, saved, and for files.
+    let effective = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let ids = effective("Uid:").zip(effective("Gid:"));
+    ids.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text.clone()))
+}
+
 /// The children of `pid`, which must have a single thread.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
@@ -87,6 +99,12 @@ pub(crate) fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn we_act_as_ourselves() {
+        let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        assert_eq!(owner(nix::unistd::getpid().as_raw()).unwrap(), own);
+    }
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {

@@ -169,6 +169,23 @@ pub(crate) fn take_terminal() -> io::Result<()> {
     Ok(())
 }
 
+/// A new terminal of the file system whose `ptmx` is opened in `dir` at `path`, through no link: our side and
+/// theirs. Ours does not block (pty(7), ioctl_tty(2)).
+///
+/// # Errors
+/// When there is none, or what is there makes no terminals.
+pub(crate) fn open_terminal(dir: &OwnedFd, path: &CStr) -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let ours = open_without_links(Some(dir), path, flags | libc::O_NONBLOCK)?;
+    let (fd, unlocked) = (ours.as_raw_fd(), 0 as c_int);
+    // SAFETY: `unlocked` outlives the call and is what this request reads.
+    check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCSPTLCK, &raw const unlocked) }))?;
+    // SAFETY: plain integers; the descriptor is checked by the kernel.
+    let theirs = check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCGPTPEER, flags) }))?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok((ours, unsafe { OwnedFd::from_raw_fd(RawFd::try_from(theirs).unwrap_or(-1)) }))
+}
+
 /// Tells the programs on a terminal how large it is.
 pub(crate) fn set_window(terminal: &impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };

@@ -157,6 +157,11 @@ impl Tasks {
         self.0.networks.as_ref().ok().copied().flatten()
     }
 
+    /// Whether tasks that bring an image can be started.
+    pub(crate) fn runs_images(&self) -> bool {
+        self.0.executor.isolation().images
+    }
+
     /// The executor, for reading.
     pub(crate) fn executor(&self) -> &Executor {
         &self.0.executor

@@ -224,14 +224,15 @@ impl Spread {
                 continue;
             }
             match self.best_holder(&name, digest) {
-                Some(Ok(source)) => {
+                Best::Holder(source) => {
                     if let Some(machine) = self.machines.get_mut(&source) {
                         machine.serves += 1;
                     }
                     self.give(now, name, digest, Source::Machine(source));
                 }
-                Some(Err(AllBusy)) => full = Some(digest),
-                None if self.may_push(now, digest) => {
+                Best::AllBusy => full = Some(digest),
+                Best::Busy => {}
+                Best::Nobody if self.may_push(now, digest) => {
                     let Some(machine) = self.machines.get(&name) else { continue };
                     let offset = have(&machine.blobs, digest);
                     let (address, machine) = (machine.address.clone(), name.clone());
@@ -239,7 +240,7 @@ impl Spread {
                     self.pushes.insert(digest, name.clone());
                     self.give(now, name, digest, Source::Push);
                 }
-                None => {}
+                Best::Nobody => {}
             }
         }
         (pushes, std::mem::take(&mut self.changed))
@@ -250,24 +251,24 @@ impl Spread {
         !waits && !self.pushes.contains_key(&digest) && self.pushes.len() < PUSHES
     }
 
-    /// The machine from which another can get a blob; `None` when there is none that it could be had from
-    /// at any time.
-    fn best_holder(
-        &self,
-        name: &MachineName,
-        digest: Digest,
-    ) -> Option<Result<MachineName, AllBusy>> {
-        let holders = self.holders.get(&digest)?;
-        let blob = self.machines.get(name)?.blobs.iter().find(|blob| blob.digest == digest)?;
+    /// The machine from which another can get a blob.
+    fn best_holder(&self, name: &MachineName, digest: Digest) -> Best {
+        let (Some(holders), Some(machine)) = (self.holders.get(&digest), self.machines.get(name))
+        else {
+            return Best::Nobody;
+        };
+        let Some(blob) = machine.blobs.iter().find(|blob| blob.digest == digest) else {
+            return Best::Nobody;
+        };
         let usable =
             holders.iter().filter(|holder| *holder != name && !blob.failed.contains(holder));
         let serves = |holder: &&MachineName| self.machines.get(*holder).map_or(0, |m| m.serves);
-        let best = usable.min_by_key(serves)?;
-        if serves(&best) < CHILDREN {
-            return Some(Ok(best.clone()));
+        match usable.min_by_key(serves) {
+            None => Best::Nobody,
+            Some(best) if serves(&best) < CHILDREN => Best::Holder(best.clone()),
+            Some(_) if blob.failed.is_empty() => Best::AllBusy,
+            Some(_) => Best::Busy,
         }
-        // For this one all are busy; when it is barred from others, those may still serve the next.
-        blob.failed.is_empty().then_some(Err(AllBusy))
     }
 
     fn give(&mut self, now: Millis, name: MachineName, digest: Digest, from: Source) {
@@ -317,9 +318,18 @@ impl Spread {
     }
 }
 
-/// All that hold a blob serve as many as they may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct AllBusy;
+/// From whom a machine can get a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Best {
+    /// From this one, now.
+    Holder(MachineName),
+    /// From one of those that could serve it, later: they are busy. Others may serve the next that waits.
+    Busy,
+    /// The same, and these are all that hold it: whoever waits for the blob waits too.
+    AllBusy,
+    /// From no machine at any time.
+    Nobody,
+}
 
 fn have(blobs: &[BlobReport], digest: Digest) -> u64 {
     blobs.iter().find(|blob| blob.digest == digest).map_or(0, |blob| blob.have)
@@ -460,6 +470,26 @@ mod tests {
         let (pushes, _) = world.spread.decide(world.now);
         world.spread.pushed(world.now, &pushes[0].machine, BLOB, true);
         assert_eq!(world.spread.decide(world.now + SHOWS_WITHIN).0.len(), 1);
+    }
+
+    /// A machine that one holder failed waits for the others while these are busy: that costs the master no
+    /// copy.
+    #[test]
+    fn whoever_is_barred_from_one_holder_waits_for_the_others_that_are_busy() {
+        let mut world = World::new(6);
+        world.has.insert(name(0));
+        world.tell(&name(0));
+        world.spread.decide(world.now);
+        assert_eq!(world.spread.machines[&name(0)].serves, CHILDREN);
+        world.failed.insert(name(5), vec![name(9)]);
+        world.tell(&name(5));
+        let (pushes, _) = world.spread.decide(world.now);
+        assert_eq!(pushes, [], "the holder is only busy");
+        world.has.insert(name(1));
+        world.tell(&name(1));
+        world.spread.decide(world.now);
+        assert_eq!(world.spread.sources(&name(5)).len(), 1, "one that can serve it is there");
+        world.check();
     }
 
     #[test]

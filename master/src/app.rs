@@ -31,6 +31,7 @@ use borg_linkshard::poller;
 use borg_proto::identity::Role;
 use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, BorgmasterServer, Credentials, CredentialsError};
+use borg_proto::slots::Slots;
 use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use prost::Message;
@@ -423,7 +424,7 @@ impl App {
             blobs: blobs.clone(),
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),
-            sessions: crate::api::sessions::room(),
+            sessions: Slots::new(crate::api::sessions::SESSIONS),
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),

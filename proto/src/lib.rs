@@ -35,6 +35,7 @@ pub mod privilege;
 pub mod resources;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+pub mod slots;
 pub mod spec;
 pub mod submitted;
 pub mod task;

@@ -33,7 +33,7 @@ use crate::container::fence::Fence;
 use crate::container::program::Setting;
 use crate::container::users::Users;
 use crate::container::view::View;
-use crate::container::{ContainerSpec, Record, StartError, TaskDir, User};
+use crate::container::{ContainerSpec, ImageRoot, Record, StartError, TaskDir, User};
 use crate::sys;
 
 /// The name (argv\[0\]) under which a binary is a shim.
@@ -133,7 +133,9 @@ pub fn main() -> ExitCode {
         (Some(verb), Some(users)) if verb == "try" => {
             let users = serde_json::from_str(&users.to_string_lossy());
             match (users, args.next()) {
-                (Ok(users), Some(dir)) => try_isolation(users, Path::new(&dir)),
+                (Ok(users), Some(dir)) => {
+                    try_isolation(users, Path::new(&dir), args.next().is_some())
+                }
                 (_, _) => ExitCode::from(2),
             }
         }
@@ -164,21 +166,24 @@ fn complain(words: impl std::fmt::Display) {
     drop(file.map(|mut file| writeln!(file, "{words}")));
 }
 
-/// Finds out by doing whether containers work here with these users: prints nothing when they do,
-/// the error when not.
-fn try_isolation(users: Users, work: &Path) -> ExitCode {
-    say(try_container(users, work).err().as_ref());
+/// The directory in that of a trial which is the only layer of its image.
+pub(crate) const TRIAL_LAYER: &str = "layer";
+
+/// Finds out by doing whether containers work here with these users, with an image if that is asked for:
+/// prints nothing when they do, the error when not.
+fn try_isolation(users: Users, work: &Path, image: bool) -> ExitCode {
+    say(try_container(users, work, image).err().as_ref());
     ExitCode::SUCCESS
 }
 
-fn try_container(users: Users, work: &Path) -> Result<(), StartError> {
+fn try_container(users: Users, work: &Path, image: bool) -> Result<(), StartError> {
     let trouble = |step: &'static str| move |e: std::io::Error| StartError::machine(step, e);
     let (ids, ids_in) = std::io::pipe().map_err(trouble("make a pipe"))?;
     let namespaces = NAMESPACES | users.around();
     let child = sys::clone_process(namespaces.bits(), None).map_err(trouble("make namespaces"))?;
     let Some(child) = child else {
         drop(ids_in);
-        let error = try_inside(users, work, ids).err();
+        let error = try_inside(users, work, image, ids).err();
         say(error.as_ref());
         sys::exit_now(0);
     };
@@ -189,14 +194,24 @@ fn try_container(users: Users, work: &Path) -> Result<(), StartError> {
     sys::wait_any(true).map(drop).map_err(trouble("wait"))
 }
 
-fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), StartError> {
+fn try_inside(
+    users: Users,
+    work: &Path,
+    image: bool,
+    mut ids: impl Read,
+) -> Result<(), StartError> {
+    let root = ImageRoot {
+        image: "of a trial".to_owned(),
+        layers: vec![work.join(TRIAL_LAYER)],
+        user: String::new(),
+    };
     ids.read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))?;
     let view = View {
         work: work.to_owned(),
         binds: &[],
         hidden: &[],
         groups: None,
-        image: None,
+        image: image.then(|| (&root, work.join("root"))),
         workdir: None,
         packages: &[],
         scratch_bytes: 1 << 20,

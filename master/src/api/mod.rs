@@ -21,10 +21,10 @@ use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
-use crate::notes::{self, Notes};
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
 use crate::peers;
+use crate::said::{self, AllSaid};
 use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
@@ -34,6 +34,7 @@ use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
 };
 use borg_proto::rpc::{self, Borgmaster, Credentials};
+use borg_proto::slots::Slots;
 use borg_proto::spec::MAX_SPEC_BYTES;
 use borg_proto::wire::{Change, WireError, pb};
 use prost::Message;
@@ -41,7 +42,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -86,7 +87,7 @@ pub(crate) struct Api {
     /// For reaching borglets.
     pub credentials: Credentials,
     /// Room for sessions.
-    pub sessions: Arc<Semaphore>,
+    pub sessions: Slots,
     /// How many machines this replica's shard polls.
     pub polled: Arc<AtomicUsize>,
     /// Counters.
@@ -204,49 +205,18 @@ impl Api {
         Ok(silent.into_iter().map(|silent| (silent.machine, silent.for_ms)).collect())
     }
 
-    async fn usages(
-        &self,
-        user: &UserName,
-        ids: Vec<IncarnationId>,
-    ) -> Result<views::Usages, Status> {
+    /// What machines said of tasks of a job. Nothing when the leader cannot be asked.
+    async fn said(&self, user: &UserName, ids: Vec<IncarnationId>) -> Result<AllSaid, Status> {
         let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
         let Some(leader) = leader else {
-            let of_all = move |master: &Master| views::said_of(master, ids);
-            return self.look(user, of_all).await;
+            return self.look(user, move |master| said::of(master, &ids)).await;
         };
         // Beside the answer: what cannot be had at once is left out.
-        let Some(client) = self.changes.peers.client(leader) else { return Ok(BTreeMap::new()) };
+        let Some(client) = self.changes.peers.client(leader) else { return Ok(AllSaid::new()) };
         let ids = ids.iter().map(Into::into).collect();
         let request = pb::LookAtTasksRequest { ids, user: user.to_string() };
         let answer = peers::look_at_tasks(client, request, HELLO).await.unwrap_or_default();
-        Ok(views::said_from(answer))
-    }
-
-    /// What machines said of tasks that bring packages along. Nothing when the leader cannot be asked.
-    async fn notes(
-        &self,
-        user: &UserName,
-        job: &Job,
-        ids: Vec<IncarnationId>,
-    ) -> Result<Notes, Status> {
-        let task = &job.spec.task;
-        if task.image.is_none() && task.packages.is_empty() {
-            return Ok(Notes::new());
-        }
-        let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
-        let Some(leader) = leader else {
-            return self.look(user, move |master| notes::of(master, &ids)).await;
-        };
-        let Some(mut client) = self.changes.peers.client_for_users(leader) else {
-            return Ok(Notes::new());
-        };
-        let ids = ids.iter().take(notes::MOST).map(Into::into).collect();
-        let answer = client.tell_tasks(pb::TellTasksRequest { ids });
-        let answer = tokio::time::timeout(HELLO, answer).await;
-        Ok(answer
-            .ok()
-            .and_then(Result::ok)
-            .map_or_else(Notes::new, |a| notes::heard(a.into_inner())))
+        Ok(said::heard(answer))
     }
 
     /// Makes the change that a request asks for. What the log could not hold is refused here,
@@ -304,6 +274,21 @@ fn find_task(view: &View, name: &str) -> Result<(TaskName, TaskId), Status> {
     Ok((name, id))
 }
 
+/// What is large in a specification is one of two fields.
+fn check_size(spec: &pb::JobSpec) -> Result<(), Status> {
+    let size = spec.encoded_len();
+    if size <= MAX_SPEC_BYTES {
+        return Ok(());
+    }
+    let task = spec.task.as_ref();
+    let env = task.map_or(0, |task| task.env.iter().map(|(k, v)| k.len() + v.len()).sum());
+    let command: usize = task.map_or(0, |task| task.command.iter().map(String::len).sum());
+    Err(Status::resource_exhausted(format!(
+        "spec: {size} bytes, most is {MAX_SPEC_BYTES}; task.env has {env} of them, task.command {command}: put \
+         what is large into a package"
+    )))
+}
+
 #[tonic::async_trait]
 impl Borgmaster for Api {
     async fn submit_job(
@@ -313,12 +298,7 @@ impl Borgmaster for Api {
         let user = self.user(&request, "SubmitJob")?;
         let timeout = timeout(&request);
         let message = request.into_inner();
-        let size = message.spec.as_ref().map_or(0, Message::encoded_len);
-        if size > MAX_SPEC_BYTES {
-            return Err(Status::resource_exhausted(format!(
-                "spec: {size} bytes, most is {MAX_SPEC_BYTES}"
-            )));
-        }
+        message.spec.as_ref().map_or(Ok(()), check_size)?;
         let planned = message.planned.clone();
         let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
         let done = self.changes.make(user, change, planned, timeout).await?;
@@ -390,23 +370,13 @@ impl Borgmaster for Api {
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
         let running: Vec<IncarnationId> = running.collect();
-        let notes = match past {
-            true => Notes::new(),
-            false => self.notes(&user, job, running.clone()).await?,
-        };
         // What is not in the log is known of now only.
-        let usages = match past {
-            true => views::Usages::new(),
-            false => self.usages(&user, running).await?,
+        let said = match past {
+            true => AllSaid::new(),
+            false => self.said(&user, running).await?,
         };
         let tasks = view.state.tasks_of(job.id);
-        let info = |(id, task)| {
-            let mut info = views::task_info(&view, &usages, job, id, task);
-            if let Some(note) = task.running(id).and_then(|id| notes.get(&id)) {
-                info.note.clone_from(note);
-            }
-            info
-        };
+        let info = |(id, task)| views::task_info(&view, &said, job, id, task);
         let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
@@ -433,9 +403,11 @@ impl Borgmaster for Api {
         let placed =
             view.state.job(id.job).zip(view.state.task(id).and_then(|task| task.running(id)));
         if let Some((job, incarnation)) = placed
-            && let Some(note) = self.notes(&user, job, vec![incarnation]).await?.get(&incarnation)
+            && views::brings_packages(job)
+            && let Some(said) = self.said(&user, vec![incarnation]).await?.get(&incarnation)
+            && !said.note.is_empty()
         {
-            why.summary = format!("{}; {note}", why.summary);
+            why.summary = format!("{}; {}", why.summary, said.note);
         }
         Ok(Response::new(why))
     }
@@ -744,16 +716,16 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::FindBlobsRequest>,
     ) -> Result<Response<pb::FindBlobsResponse>, Status> {
-        self.user(&request, "FindBlobs")?;
-        self.blobs.find(&request.into_inner().digests).await.map(Response::new)
+        let user = self.user(&request, "FindBlobs")?;
+        self.blobs.find(user, &request.into_inner().digests).await.map(Response::new)
     }
 
     async fn upload_blob(
         &self,
         request: Request<Streaming<pb::BlobChunk>>,
     ) -> Result<Response<pb::UploadBlobResponse>, Status> {
-        self.user(&request, "UploadBlob")?;
-        self.blobs.upload(request.into_inner()).await?;
+        let user = self.user(&request, "UploadBlob")?;
+        self.blobs.upload(user, request.into_inner()).await?;
         Ok(Response::new(pb::UploadBlobResponse {}))
     }
 

@@ -12,6 +12,7 @@ use borg_proto::Privilege;
 use borg_proto::identity::{Identity, Role};
 use borg_proto::names::{IncarnationId, TaskName, UserName, shorten};
 use borg_proto::rpc::{self, BorgletClient, Timeouts};
+use borg_proto::slots::Slot;
 use borg_proto::task::{Phase, Placement, TaskState};
 use borg_proto::time::Date;
 use borg_proto::wire::{MAX_SESSION_DATA_BYTES, Session, pb};
@@ -19,16 +20,16 @@ use pb::session_input::Kind as In;
 use pb::task_session_input::Kind as TaskIn;
 use std::error::Error;
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-/// Sessions that pass through one master at once: ours, four machines' worth.
+/// Sessions that pass through one master at once: ours, four machines' worth. A user may have half of those
+/// that are free.
 pub(crate) const SESSIONS: usize = 256;
 /// Messages on their way in each direction; then whoever sends waits.
 const MESSAGES: usize = 4;
@@ -216,9 +217,9 @@ pub(super) async fn open(
         | Session::CopyIn { .. }
         | Session::CopyOut { .. } => 0,
     };
-    let slot = Arc::clone(&api.sessions).try_acquire_owned().map_err(|_| {
+    let slot = api.sessions.take(&user).map_err(|none| {
         Status::resource_exhausted(format!(
-            "{SESSIONS} sessions pass through this master already: ask another one, or later"
+            "sessions through this master: {none}: end some, ask another master, or ask later"
         ))
     })?;
     tracing::info!(%user, task = %name, machine = %machine.name, what = in_words(&what), "session begins");
@@ -318,7 +319,7 @@ struct Passage {
     user: UserName,
     name: TaskName,
     out: mpsc::Sender<Result<pb::SessionOutput, Status>>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Passage {
@@ -385,9 +386,4 @@ async fn take(
             Err(_) => return,
         }
     }
-}
-
-/// Room for the sessions of one master.
-pub(crate) fn room() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(SESSIONS))
 }

@@ -202,7 +202,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     image: more.3,
                     packages: more.4,
                     network: if more.5 { Network::Own } else { Network::Host },
-                    loosen: more.5,
+                    loosen: more.6,
                 }
             },
         )

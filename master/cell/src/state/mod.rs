@@ -37,7 +37,7 @@ pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
-pub use packages::PackageRecord;
+pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};

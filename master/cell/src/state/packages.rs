@@ -13,7 +13,7 @@ use crate::rejection::{PackageRejection, Rejection};
 use borg_proto::package::{Digest, Package, PackageKey, PackageKind};
 use borg_proto::{JobId, JobSpec, Millis, UserName};
 use imbl::{OrdMap, OrdSet};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most packages of a cell, each version counted. 10,000: our choice; bounds what their descriptions take.
@@ -38,6 +38,19 @@ pub(crate) struct Packages {
     pub(crate) users: OrdMap<PackageKey, OrdSet<JobId>>,
 }
 
+/// The packages of a cell at some moment. Equal marks are of the same packages; others may be, as after a
+/// checkpoint was loaded. Costs nothing to make and compare.
+#[derive(Debug, Clone, Default)]
+pub struct PackagesMark(OrdMap<PackageKey, PackageRecord>);
+
+impl PartialEq for PackagesMark {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Eq for PackagesMark {}
+
 impl CellState {
     /// A package.
     #[must_use]
@@ -56,9 +69,15 @@ impl CellState {
         self.packages.users.get(key).map_or(0, OrdSet::len)
     }
 
-    /// Blobs of all packages, each once.
+    /// Which packages there are, to find out cheaply whether there are others later.
     #[must_use]
-    pub fn blobs(&self) -> BTreeSet<(Digest, u64)> {
+    pub fn packages_mark(&self) -> PackagesMark {
+        PackagesMark(self.packages.all.clone())
+    }
+
+    /// Blobs of all packages, each once, with their sizes.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeMap<Digest, u64> {
         let layers = self.packages().flat_map(|record| &record.package.layers);
         layers.map(|layer| (layer.digest, layer.bytes)).collect()
     }
