@@ -29,7 +29,7 @@ pub struct Supervisor {
     /// Names it.
     digest: TargetDigest,
     pub(crate) tasks: BTreeMap<IncarnationId, Task>,
-    packages: Packages,
+    pub(crate) packages: Packages,
     pub(crate) fairness: Fairness,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
@@ -60,7 +60,7 @@ impl Supervisor {
     ) -> Self {
         let tasks = adopted.into_iter().map(|found| (found.run.id, Task::adopted(found))).collect();
         let obeyed = Fence { generation: 0, ..remembered };
-        let packages = Packages::new(config.package_bytes);
+        let packages = Packages::new(config.package_bytes, config.disk_reserve);
         Self {
             config,
             packages,
@@ -88,21 +88,20 @@ impl Supervisor {
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.resume(now);
-        let before = self.number;
+        let (before, blobs) = (self.number, self.packages.changes());
         self.packages.expire(now);
         match input {
             Input::Poll { token, request } => self.poll(now, token, request, &mut effects),
             Input::Started { run, pid, since } => self.started(now, run, pid, since, &mut effects),
             Input::StartFailed { run, cause } => self.start_failed(now, run, cause, &mut effects),
             Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
-            Input::BlobCame { digest } => self.number += u64::from(self.packages.came(digest)),
-            Input::NotFetched { digest, why, wrong } => {
-                self.packages.not_fetched(now, digest, why, wrong);
-                self.number += 1;
+            Input::BlobCame { digest, order } => self.packages.came(digest, order),
+            Input::NotFetched { digest, order, why, wrong } => {
+                self.packages.not_fetched(now, (digest, order), why, wrong);
             }
-            Input::Unpacked { digest } => self.packages.unpacked(digest),
-            Input::NotUnpacked { digest, trouble } => {
-                self.not_unpacked(now, digest, trouble, &mut effects);
+            Input::Unpacked { digest, order } => self.packages.unpacked(digest, order),
+            Input::NotUnpacked { digest, order, trouble } => {
+                self.not_unpacked(now, (digest, order), trouble, &mut effects);
             }
             Input::BlobProgress(have) => self.packages.progressed(&have),
             Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
@@ -124,6 +123,7 @@ impl Supervisor {
         self.do_what_is_due(now, &mut effects);
         self.bring_packages(now, &mut effects);
         self.give_notice(now, &mut effects);
+        self.number += u64::from(self.packages.changes() != blobs);
         self.answer_held(now, self.number != before, &mut effects);
         effects
     }
@@ -240,9 +240,9 @@ impl Supervisor {
         let hold = if request.seen == self.version() { request.hold } else { Millis(0) };
         let until = now + hold.min(self.config.max_hold);
         self.held.push_back(Held { token, fence: new, until });
-        while self.held.len() > self.config.max_held.max(1) {
-            let oldest = self.held.pop_front().expect("longer than its bound, so not empty");
-            effects.push(Effect::Answer { token: oldest.token, result: Ok(self.answer(now)) });
+        let too_many = self.held.len().saturating_sub(self.config.max_held.max(1));
+        for oldest in self.held.iter_mut().take(too_many) {
+            oldest.until = now;
         }
     }
 
@@ -320,7 +320,7 @@ impl Supervisor {
     }
 
     /// Layers that some task uses or waits for.
-    fn used_layers(&self) -> BTreeSet<Digest> {
+    pub(crate) fn used_layers(&self) -> BTreeSet<Digest> {
         let used = |task: &&Task| !matches!(task.phase, Phase::Ended { .. });
         self.tasks.values().filter(used).flat_map(|task| task.layers.iter().copied()).collect()
     }
@@ -331,7 +331,7 @@ impl Supervisor {
         let waited_for =
             self.tasks.values().filter(fetching).flat_map(|task| task.layers.iter().copied());
         let waited_for: BTreeSet<Digest> = waited_for.collect();
-        self.packages.go_on(&waited_for, effects);
+        self.packages.go_on(now, &waited_for, effects);
         if waited_for.is_empty() {
             return;
         }
@@ -350,12 +350,13 @@ impl Supervisor {
     fn not_unpacked(
         &mut self,
         now: Millis,
-        digest: Digest,
+        (digest, order): (Digest, u64),
         trouble: Trouble,
         effects: &mut Vec<Effect>,
     ) {
         let in_use = self.used_layers();
-        let Some(why) = self.packages.not_unpacked(digest, trouble, &in_use, effects) else {
+        let about = (digest, order);
+        let Some(why) = self.packages.not_unpacked(now, about, trouble, &in_use, effects) else {
             return;
         };
         for task in self.tasks.values_mut() {

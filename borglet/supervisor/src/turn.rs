@@ -120,11 +120,15 @@ pub enum Input {
     BlobCame {
         /// Which.
         digest: Digest,
+        /// The number of the order with which it was expected or fetched.
+        order: u64,
     },
     /// A blob could not be fetched from the machine that was named.
     NotFetched {
         /// Which.
         digest: Digest,
+        /// The number of the order.
+        order: u64,
         /// Why, for people.
         why: String,
         /// Whether that machine served something else under its name.
@@ -134,11 +138,15 @@ pub enum Input {
     Unpacked {
         /// Which.
         digest: Digest,
+        /// The number of the order.
+        order: u64,
     },
     /// A layer could not be stored or unpacked, and nothing of it is left.
     NotUnpacked {
         /// Which.
         digest: Digest,
+        /// The number of the order with which it was expected, fetched or unpacked.
+        order: u64,
         /// Why.
         trouble: Trouble,
     },
@@ -200,6 +208,8 @@ pub enum Effect {
         digest: Digest,
         /// Its size.
         bytes: u64,
+        /// Numbers the order: what comes of it has this number, or a later one about the same blob.
+        order: u64,
     },
     /// Get the rest of a blob from another machine. Answered by `BlobCame`, `NotFetched` or `NotUnpacked`.
     FetchBlob {
@@ -211,13 +221,18 @@ pub enum Effect {
         machine: MachineName,
         /// `host:port` of its borglet.
         address: String,
+        /// Numbers the order.
+        order: u64,
     },
     /// Unpack a blob that is here. Answered by `Unpacked` or `NotUnpacked`.
     Unpack {
         /// Which, and how large it may become.
         layer: Layer,
+        /// Numbers the order.
+        order: u64,
     },
-    /// Remove a blob, or what there is of it, and what was unpacked of it. No task uses it.
+    /// Remove a blob, or what there is of it, and what was unpacked of it. No task uses it, and it is not being
+    /// unpacked.
     DropBlob {
         /// Which.
         digest: Digest,

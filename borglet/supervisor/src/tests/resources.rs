@@ -22,7 +22,7 @@ fn machine(tasks: &[&TargetTask]) -> Bench {
     let mut info = info();
     info.capacity.ram_bytes = 1_000 * MIB;
     let supervisor = Supervisor::new(config, fence(1, 1, 0), Vec::new(), info);
-    let mut bench = Bench { supervisor, now: Millis(1_000_000), token: 0 };
+    let mut bench = Bench::of(supervisor);
     bench.order(1, tasks);
     for task in tasks {
         bench.start(task.id, 0, 7);
