@@ -124,7 +124,7 @@ impl App {
             news.clone(),
         )
         .await?;
-        let (tasks, adopted) =
+        let (tasks, adopted, next_runs) =
             Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
         let info = machine::look(&config, missing_isolation.clone(), promised_disk(&adopted))?;
@@ -132,7 +132,9 @@ impl App {
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
         let supervision = supervision(&config, &identity, machine.clone())?;
         let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
-        let supervisor = Supervisor::new(supervision, remembered, adopted, info).with_blobs(cached);
+        let supervisor = Supervisor::new(supervision, remembered, adopted, info)
+            .with_runs(next_runs)
+            .with_blobs(cached);
         let (listener, addr) = listen(config.listen).await?;
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
         let pid = std::process::id();
@@ -241,7 +243,8 @@ fn supervision(
 
 /// Disk, in bytes, that tasks which run here were promised, as far as their machine knows it.
 fn promised_disk(adopted: &[Adopted]) -> u64 {
-    let running = adopted.iter().filter(|found| matches!(found.state, AdoptedState::Running { .. }));
+    let running =
+        adopted.iter().filter(|found| matches!(found.state, AdoptedState::Running { .. }));
     let limits = running.filter_map(|found| Some(found.task.as_ref()?.spec.limit.disk_bytes));
     limits.fold(0, u64::saturating_add)
 }

@@ -4,7 +4,7 @@ use crate::fairness::Fairness;
 use crate::launch::launch;
 use crate::packages::{Cached, Packages, Progress, name_of};
 use crate::task::{KILL_AGAIN, Phase, Stop, Task};
-use crate::turn::{Adopted, Config, Counts, Effect, Input, Run, Trouble};
+use crate::turn::{Adopted, Config, Counts, Effect, Input, NextRun, Run, Trouble};
 use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
@@ -30,6 +30,8 @@ pub struct Supervisor {
     digest: TargetDigest,
     pub(crate) tasks: BTreeMap<IncarnationId, Task>,
     pub(crate) packages: Packages,
+    /// With which runs what is wanted begins, if there were runs before.
+    next_runs: BTreeMap<IncarnationId, NextRun>,
     pub(crate) fairness: Fairness,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
@@ -69,12 +71,20 @@ impl Supervisor {
             has_target: false,
             digest: TargetDigest::default(),
             tasks,
+            next_runs: BTreeMap::new(),
             fairness: Fairness::default(),
             lease: None,
             number: 1,
             resumed: false,
             held: VecDeque::new(),
         }
+    }
+
+    /// The same with incarnations of which only the numbers of their runs are known.
+    #[must_use]
+    pub fn with_runs(mut self, next: BTreeMap<IncarnationId, NextRun>) -> Self {
+        self.next_runs = next;
+        self
     }
 
     /// The same with blobs that the earlier process left.
@@ -313,7 +323,8 @@ impl Supervisor {
                 self.number += u64::from(before != task.report(&self.packages));
                 continue;
             }
-            self.tasks.insert(id, Task::wanted(want));
+            let next = self.next_runs.remove(&id).unwrap_or_default();
+            self.tasks.insert(id, Task::wanted(want, next));
             self.number += 1;
             self.launch(now, id, effects);
         }
@@ -415,7 +426,7 @@ impl Supervisor {
             return;
         }
         task.phase = Phase::Starting;
-        match launch(&self.config, task.run, want, lease) {
+        match launch(&self.config, task.run, want, lease, task.failures()) {
             Ok(launch) => effects.push(Effect::Start(Box::new(launch))),
             Err(why) => task.cannot_start(now, FailureCause::start(&why)),
         }

@@ -404,6 +404,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         task: None,
         state,
         end: None,
+        failures: 0,
     }
 }
 

@@ -357,6 +357,8 @@ pub struct Launch {
     pub root: Option<Root>,
     /// Packages that it sees.
     pub packages: Vec<ShownPackage>,
+    /// How often in a row it failed before this run: to be handed back in [`Adopted`] or [`NextRun`].
+    pub failures: u32,
 }
 
 /// The root of a task's files.
@@ -401,6 +403,18 @@ pub struct Adopted {
     pub state: AdoptedState,
     /// Of one that is over: what is to be told of it.
     pub end: Option<Arc<RunEnd>>,
+    /// As in its [`Launch`]; 0 when that is not known any more.
+    pub failures: u32,
+}
+
+/// With which run an incarnation goes on of which there were runs, and nothing but their output is left: the
+/// earlier borglet process died between two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NextRun {
+    /// The number of that run.
+    pub number: u32,
+    /// As in the [`Launch`] of that run, if it was known already.
+    pub failures: u32,
 }
 
 /// How an adopted container was found.

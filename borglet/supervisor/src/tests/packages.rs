@@ -2,9 +2,7 @@
 
 use super::{Bench, starts, work};
 use crate::fixture::{fence, poll, target_task};
-use crate::{
-    Cached, Config, Effect, Input, Launch, MachineUse, Supervisor, TaskUse, Trouble,
-};
+use crate::{Cached, Config, Effect, Input, Launch, MachineUse, Supervisor, TaskUse, Trouble};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::poll::{
     BlobReport, BlobSource, Fence, Holder, PollRequest, StartTime, TargetTask, TaskStatus, Usage,
@@ -287,8 +285,8 @@ fn short_of_disk(cached: &[&str], available: u64) -> Bench {
     });
     let mut config = Config::new("lab".parse().unwrap(), "m1".parse().unwrap(), 77);
     (config.package_bytes, config.disk_reserve) = (10 * MIB, 4 * MIB);
-    let supervisor =
-        Supervisor::new(config, Fence::default(), vec![], super::info()).with_blobs(cached.collect());
+    let supervisor = Supervisor::new(config, Fence::default(), vec![], super::info())
+        .with_blobs(cached.collect());
     let mut bench = Bench::of(supervisor);
     left(&mut bench, available, &[]);
     bench

@@ -159,6 +159,7 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
         ports: Vec::new(),
         task: None,
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state: AdoptedState::Running { pid: 7 },
     };
@@ -260,6 +261,7 @@ fn an_adopted_task_is_probed_as_soon_as_the_target_has_it() {
         ports: vec![8_080],
         task: None,
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state: AdoptedState::Running { pid: 7 },
     };
@@ -294,6 +296,7 @@ fn what_an_earlier_process_knew_of_a_task_is_enough_to_go_on_with_it() {
         ports: task.ports.clone(),
         task: Some(task.clone()),
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state,
     };
