@@ -148,6 +148,14 @@ pub(crate) async fn run(
     }
 }
 
+/// Runs something that waits for the disk on a thread of its own: behind what waits for tasks, all of the machine
+/// would wait.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = oneshot::channel();
+    std::thread::spawn(move || drop(done.send(work())));
+    result.await.expect("writing a file does not panic")
+}
+
 #[derive(Debug)]
 struct Driver {
     supervisor: Supervisor,
@@ -171,12 +179,7 @@ impl Driver {
             // Whoever asked may have gone away meanwhile.
             Question::Obeyed(answer) => drop(answer.send(self.supervisor.obeyed())),
             Question::Seen(answer) => drop(answer.send(self.seen())),
-            Question::Status { id, answer } => {
-                let (_, report) = self.supervisor.report();
-                let status =
-                    report.tasks.into_iter().find(|task| task.id == id).map(|task| task.status);
-                drop(answer.send(status));
-            }
+            Question::Status { id, answer } => drop(answer.send(self.supervisor.status(id))),
         }
     }
 
@@ -197,14 +200,13 @@ impl Driver {
             match effect {
                 Effect::RememberFence(fence) => {
                     let home = Arc::clone(&self.home);
-                    let done = tokio::task::spawn_blocking(move || home.remember(fence)).await;
-                    done.expect("writing a file does not panic").map_err(DriverError::Fence)?;
+                    let done = on_a_thread(move || home.remember(fence)).await;
+                    done.map_err(DriverError::Fence)?;
                     tracing::info!(?fence, "a new session gives the orders");
                 }
                 Effect::ExtendLease { until } => {
                     let (home, until) = (Arc::clone(&self.home), clock::boot_time_of(until));
-                    let done = tokio::task::spawn_blocking(move || home.extend_lease(until)).await;
-                    if let Err(error) = done.expect("writing a file does not panic") {
+                    if let Err(error) = on_a_thread(move || home.extend_lease(until)).await {
                         // Exclusive tasks end in time then, as if nobody had been heard of.
                         tracing::error!(error = in_full(&error), "the lease is not extended");
                     }

@@ -11,6 +11,7 @@ use crate::container::{
 use crate::lease::Lease;
 use borg_proto::package::{Digest, SHOWN_IN};
 use borg_proto::spec::MemoryLimit;
+use borg_proto::task::Shortage;
 use borg_proto::{AppClass, Band, FailureCause, IncarnationId, JobId, Millis, TaskId, TaskName};
 use borglet_supervisor::{Launch, Run, ShownPackage};
 use std::collections::BTreeMap;
@@ -169,6 +170,11 @@ pub(crate) fn failure(record: &ExitRecord) -> Option<FailureCause> {
         Outcome::OutOfMemory { limit_bytes, peak_bytes } => {
             Some(FailureCause::OutOfMemory { limit_bytes: *limit_bytes, peak_bytes: *peak_bytes })
         }
+        Outcome::MachineShort { limit_bytes, peak_bytes } => Some(FailureCause::Short {
+            of: Shortage::Memory,
+            limit_bytes: *limit_bytes,
+            used_bytes: *peak_bytes,
+        }),
         Outcome::Fenced | Outcome::NotStarted(StartError::Fenced) => Some(FailureCause::Fenced),
         Outcome::NotStarted(error) => Some(FailureCause::start(&error.to_string())),
         Outcome::Lost { .. } => Some(FailureCause::Lost),

@@ -298,6 +298,7 @@ impl Tasks {
             let permit = tasks.0.probes.acquire().await.expect("never closed");
             // One that ended meanwhile is told as ended.
             let Some(container) = tasks.container(run) else { return };
+            tasks.tell(Input::ProbeBegun { run }).await;
             let place = (tasks.executor().clone(), container);
             let result = probe::probe(probe, place, Duration::from_millis(within.0)).await;
             drop(permit);

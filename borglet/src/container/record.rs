@@ -69,6 +69,14 @@ pub enum Outcome {
         /// The most it used.
         peak_bytes: u64,
     },
+    /// The machine had no memory left, and the kernel killed processes of it, whatever its limit.
+    #[error("the machine ran out of memory: limit {limit_bytes} bytes, peak {peak_bytes} bytes")]
+    MachineShort {
+        /// Its limit.
+        limit_bytes: u64,
+        /// The most it used.
+        peak_bytes: u64,
+    },
     /// Its lease ran out, and all of it was killed.
     #[error("ended with its lease")]
     Fenced,

@@ -8,7 +8,6 @@ mod command;
 
 use crate::container::ContainerId;
 use crate::executor::Executor;
-use crate::tasks::blocking;
 use borglet_supervisor::ProbeAt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -33,10 +32,7 @@ pub(crate) async fn probe(
     within: Duration,
 ) -> Result<(), String> {
     match at {
-        // It looks at its own time: it has to be ended.
-        ProbeAt::Command(argv) => {
-            blocking(move || command::run(&executor, &container, argv, within)).await
-        }
+        ProbeAt::Command(argv) => command::run(executor, container, argv, within).await,
         ProbeAt::Tcp { port } => in_time(connect(port), within).await.map(drop),
         ProbeAt::Http { port, path } => in_time(http(port, &path), within).await,
     }

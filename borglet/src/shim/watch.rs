@@ -67,11 +67,22 @@ struct LogStream {
     rests_until: u64,
 }
 
+/// For want of whose memory processes of the task were killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// None were.
+    Enough,
+    /// It came to its own limit.
+    Limit,
+    /// The machine had none left.
+    Machine,
+}
+
 /// How a task ended, in figures.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) ending: Ending,
-    pub(super) out_of_memory: bool,
+    pub(super) memory: Memory,
     pub(super) fenced: bool,
     pub(super) usage: Usage,
 }
@@ -230,6 +241,22 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Whether memory ran out, and whose. The notice may have come with the end, and not been read.
+    fn memory(&self, name: &str) -> Memory {
+        let Some(groups) = self.groups else { return Memory::Enough };
+        let noticed = self.oom.as_ref().is_some_and(|notice| {
+            let mut fds = [PollFd::new(notice.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        });
+        let kills = groups.oom_kills(name).unwrap_or(0);
+        let hits = groups.limit_hits(name).unwrap_or(0);
+        match () {
+            () if self.out_of_memory || kills > 0 && (noticed || hits > 0) => Memory::Limit,
+            () if kills > 0 => Memory::Machine,
+            () => Memory::Enough,
+        }
+    }
+
     /// Makes sure that nothing is left, empties the pipes, and takes the figures.
     fn finish(mut self, ending: Ending, buffer: &mut [u8]) -> Ended {
         if !self.spec.namespaces {
@@ -246,13 +273,8 @@ impl<'a> Watch<'a> {
         }
         let name = self.spec.container.id.as_str();
         let usage = self.groups.and_then(|groups| groups.usage(name).ok());
-        let kills = self.groups.map_or(0, |groups| groups.oom_kills(name).unwrap_or(0));
-        Ended {
-            ending,
-            out_of_memory: self.out_of_memory || kills > 0,
-            fenced: self.fenced,
-            usage: usage.unwrap_or_else(collected_usage),
-        }
+        let memory = self.memory(name);
+        Ended { ending, memory, fenced: self.fenced, usage: usage.unwrap_or_else(collected_usage) }
     }
 
     /// Without a process table of its own, what the task left running is now ours by adoption.

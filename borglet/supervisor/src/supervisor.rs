@@ -8,7 +8,7 @@ use crate::turn::{Adopted, Config, Counts, Effect, Input, NextRun, Run, Trouble}
 use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
-    StartTime, Target, TargetDigest, TargetTask, TaskReport,
+    StartTime, Target, TargetDigest, TargetTask, TaskReport, TaskStatus,
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -115,6 +115,11 @@ impl Supervisor {
             }
             Input::BlobProgress(have) => self.packages.progressed(&have),
             Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
+            Input::ProbeBegun { run } => {
+                if let Some(task) = live(&mut self.tasks, run) {
+                    task.probe_begun(now);
+                }
+            }
             Input::Probed { run, result } => self.probed(now, run, result, &mut effects),
             Input::RunEnded { id, end } => {
                 if let Some(task) = self.tasks.get_mut(&id) {
@@ -164,6 +169,12 @@ impl Supervisor {
         let tasks = self.tasks.values().map(|task| task.report(&self.packages)).collect();
         let blobs = self.packages.report();
         (self.version(), MachineReport { info: self.info.clone(), tasks, blobs })
+    }
+
+    /// How far an incarnation is; `None` when the machine has nothing of it.
+    #[must_use]
+    pub fn status(&self, id: IncarnationId) -> Option<TaskStatus> {
+        self.tasks.get(&id).map(|task| task.status(&self.packages))
     }
 
     /// How long the start of a run took that is up.

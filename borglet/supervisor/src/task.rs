@@ -202,6 +202,20 @@ impl Task {
         effects.push(Effect::Kill { run: self.run });
     }
 
+    /// One that was asked to end has no more time for it than this machine has.
+    pub(crate) fn hurry(&mut self, now: Millis) {
+        if let Phase::Stopping(Stop::Asked { kill_at }) = &mut self.phase {
+            *kill_at = (*kill_at).min(now + KILL_AGAIN);
+        }
+    }
+
+    /// A probe begins, which may have waited for others.
+    pub(crate) fn probe_begun(&mut self, now: Millis) {
+        if let Some(check) = self.want.as_ref().and_then(|want| want.spec.health.as_ref()) {
+            self.checkup.begun(now, check);
+        }
+    }
+
     /// Takes what a probe came to; whether its health is another one now.
     pub(crate) fn probed(
         &mut self,
@@ -233,7 +247,7 @@ impl Task {
         }
         let Some(want) = &self.want else { return false };
         let Some(check) = &want.spec.health else { return false };
-        match self.checkup.at(now, check) {
+        match self.checkup.at(now) {
             Due::Nothing => false,
             Due::Unanswered => {
                 let why = format!("no answer within {} ms", check.timeout_ms.0);
@@ -403,19 +417,23 @@ impl Task {
         }
     }
 
-    /// What the machine says of it.
-    pub(crate) fn report(&self, packages: &Packages) -> TaskReport {
-        let status = match &self.phase {
+    /// How far it is.
+    pub(crate) fn status(&self, packages: &Packages) -> TaskStatus {
+        match &self.phase {
             Phase::Fetching => self.fetching(packages),
             Phase::AwaitsLease | Phase::Starting => TaskStatus::Starting,
             Phase::Up { pid, since } => TaskStatus::Up { pid: *pid, since: *since },
             Phase::BackOff { until } => TaskStatus::BackOff { until: *until },
             Phase::Stopping(_) => TaskStatus::Stopping,
             Phase::Ended { at, failure } => TaskStatus::Ended { at: *at, failure: failure.clone() },
-        };
+        }
+    }
+
+    /// What the machine says of it.
+    pub(crate) fn report(&self, packages: &Packages) -> TaskReport {
         TaskReport {
             id: self.run.id,
-            status,
+            status: self.status(packages),
             restarts: self.run.number,
             last_failure: self.last_failure.clone(),
             usage: self.usage,

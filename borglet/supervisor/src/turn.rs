@@ -166,6 +166,11 @@ pub enum Input {
         /// Its tasks, as far as they could be measured.
         tasks: Vec<(IncarnationId, TaskUse)>,
     },
+    /// A probe that was ordered is made from now on.
+    ProbeBegun {
+        /// Which run is probed.
+        run: Run,
+    },
     /// What a probe came to.
     Probed {
         /// Which run was probed.
@@ -257,7 +262,8 @@ pub enum Effect {
         /// In millicores; `None`: what is idle.
         cap_milli: Option<u64>,
     },
-    /// Find out whether a run works. Answered by [`Input::Probed`], if at all.
+    /// Find out whether a run works. Answered by [`Input::ProbeBegun`], unless the run ends before its turn comes,
+    /// and by [`Input::Probed`], if at all.
     Probe {
         /// Which run.
         run: Run,

@@ -137,6 +137,8 @@ struct Machine {
     ended: BTreeMap<Run, Option<FailureCause>>,
     unanswered: BTreeSet<u64>,
     probed: BTreeSet<Run>,
+    /// Those of them that wait for their turn.
+    to_begin: BTreeSet<Run>,
     last: (ReportVersion, MachineReport),
 }
 
@@ -158,6 +160,7 @@ impl Machine {
             ended: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             probed: BTreeSet::new(),
+            to_begin: BTreeSet::new(),
             last,
         }
     }
@@ -197,6 +200,7 @@ impl Machine {
             Effect::Probe { run, .. } => {
                 assert!(self.running.contains(run), "{run} does not run");
                 self.probed.insert(*run);
+                self.to_begin.insert(*run);
             }
             Effect::ExpectBlob { .. }
             | Effect::FetchBlob { .. }
@@ -334,6 +338,9 @@ impl Machine {
 
     fn answer(&mut self, run: Run, well: bool) {
         self.probed.remove(&run);
+        if self.to_begin.remove(&run) {
+            self.input(Input::ProbeBegun { run });
+        }
         let result = if well { Ok(()) } else { Err("no".into()) };
         self.input(Input::Probed { run, result });
     }

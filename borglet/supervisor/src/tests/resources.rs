@@ -100,6 +100,23 @@ fn a_machine_short_of_memory_gives_up_who_is_over_its_limit_and_no_more_than_tha
     assert_eq!(b.status(soft.id), Some(ended), "not started again where there is no room");
 }
 
+/// It gives back what it has; nobody else has to go for that, and it has no minutes left for it.
+#[test]
+fn who_was_asked_to_end_makes_room_for_a_machine_that_is_short() {
+    let leaves = task(1, true, |spec| {
+        spec.limit.ram_bytes = 50 * MIB;
+        spec.grace_ms = Millis(600_000);
+    });
+    let stays = task(2, true, |spec| spec.limit.ram_bytes = 50 * MIB);
+    let mut b = machine(&[&leaves, &stays]);
+    let uses = [(&leaves, ram(80), 0), (&stays, ram(50), 0)];
+    second(&mut b, PLENTY, &uses);
+    assert_eq!(work(b.order(2, &[&stays])), [Effect::Terminate { run: run(leaves.id, 0) }]);
+    assert_eq!(second(&mut b, (40 * MIB, u64::MAX), &uses), []);
+    assert_eq!(work(b.later(4_999)), []);
+    assert_eq!(work(b.later(1)), [Effect::Kill { run: run(leaves.id, 0) }]);
+}
+
 #[test]
 fn what_tasks_use_beyond_the_room_for_tasks_counts_as_short() {
     let mut low = task(1, false, |spec| spec.limit.ram_bytes = 600 * MIB);
@@ -245,10 +262,14 @@ fn a_probe_whose_answer_never_comes_has_failed() {
     let mut b = bench(vec![]);
     b.order(1, &[&served]);
     b.start(served.id, 0, 7);
+    let run = run(served.id, 0);
+    assert_eq!(work(b.later(60_000)), [], "it waits for its turn, which is not its fault");
+    b.input(Input::ProbeBegun { run });
     b.later(6_000);
     b.later(1_000);
+    b.input(Input::ProbeBegun { run });
     let ending = b.later(6_000);
-    assert_eq!(work(ending), [Effect::Terminate { run: run(served.id, 0) }]);
+    assert_eq!(work(ending), [Effect::Terminate { run }]);
 }
 
 #[test]
