@@ -39,6 +39,7 @@ mod sys;
 mod tasks;
 mod usage;
 mod volumes;
+mod walks;
 
 pub use app::{App, BuildError, RunError, destroy};
 pub use command::main_with;

@@ -46,6 +46,20 @@ pub struct ExitRecord {
     pub memory_peak_bytes: u64,
 }
 
+impl ExitRecord {
+    /// Of one that never ran, as was found out at a moment in milliseconds since 1970.
+    pub(crate) fn not_started(id: &ContainerId, error: &StartError, at_ms: u64) -> Self {
+        Self {
+            id: id.clone(),
+            outcome: Outcome::NotStarted(error.clone()),
+            started: None,
+            ended_at_ms: at_ms,
+            cpu_ms: 0,
+            memory_peak_bytes: 0,
+        }
+    }
+}
+
 /// The cause of an end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Outcome {

@@ -230,7 +230,10 @@ impl Executor {
             let shim = sys::watch_readable(shim).map_err(failed)?;
             drop(shim.readable().await.map_err(failed)?);
         }
-        self.record(id).map_err(failed)
+        // Reads files, and kills what is left when the shim was killed.
+        let (executor, of) = (self.clone(), id.clone());
+        let record = tokio::task::spawn_blocking(move || executor.record(&of)).await;
+        record.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
     }
 
     /// What the container uses. Without cgroups only its first process and that one's collected

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{Entry, Executor, Live, open_process, remove_tree};
 use crate::cgroup::Limits;
 use crate::container::users::Users;
-use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
+use crate::container::{ContainerSpec, ExitRecord, StartError, Started, TaskDir, write_locked};
 use crate::isolation::UserIds;
 use crate::shim::{self, Nursery, ShimSpec};
 use crate::sys;
@@ -35,10 +35,10 @@ impl Executor {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
-        let started = self.give_users().and_then(|users| {
-            let started = self.start_in(&dir, spec, users);
-            started.inspect_err(|_| self.ranges().give_back(users)).map(|started| (started, users))
-        });
+        let users = self.give_users();
+        let started = users
+            .clone()
+            .and_then(|users| self.start_in(&dir, spec, users).map(|started| (started, users)));
         match started {
             Ok((started, users)) => {
                 // A task so short that its shim is gone already has no handle, only a record.
@@ -48,8 +48,16 @@ impl Executor {
                 Ok(started)
             }
             Err(error) => {
-                if let Err(e) = self.remove_group(&id).and_then(|()| remove_tree(&dir.root)) {
-                    tracing::warn!(%id, error = %e, "remains of a failed start");
+                let Ok(users) = users else { return Err(error) };
+                // Nobody gets its ids while something of it may run.
+                match self.remove_group(&id).and_then(|()| remove_tree(&dir.root)) {
+                    Ok(()) => self.ranges().give_back(users),
+                    Err(e) => {
+                        tracing::warn!(%id, error = %e, "remains of a failed start");
+                        let record = ExitRecord::not_started(&id, &error, sys::wall_clock_ms());
+                        let entry = Entry { live: None, record: Some(record), users };
+                        self.table().insert(id, entry);
+                    }
                 }
                 Err(error)
             }

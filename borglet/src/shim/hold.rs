@@ -36,7 +36,7 @@ pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File) {
     let record = match begun {
         Err(error) => {
             // First on disk: the borglet may die before it hears.
-            keep(dir, &not_started(&spec, &error));
+            keep(dir, &ExitRecord::not_started(&spec.container.id, &error, sys::wall_clock_ms()));
             tell(&mut report, &Err(error));
             return;
         }
@@ -117,11 +117,15 @@ fn begin<'a>(
         endings,
         oom.flatten(),
     );
-    let watch = watch.map_err(trouble("watch the task"))?;
+    let mut watch = watch.map_err(trouble("watch the task"))?;
     let mut notes = BufReader::new(File::from(notes));
     let launched = await_ready(&mut notes)
         .and_then(|()| record_start(dir, init_pid, watch.child_pid()))
         .and_then(|started| {
+            // To get here may have taken long.
+            if watch.is_fenced() {
+                return Err(StartError::Fenced);
+            }
             File::from(go).write_all(b"g").map_err(trouble("say go"))?;
             await_execution(&mut notes)?;
             Ok(started)
@@ -211,17 +215,6 @@ fn outcome(ended: &Ended, limit_bytes: u64) -> Outcome {
     }
 }
 
-fn not_started(spec: &ShimSpec, error: &StartError) -> ExitRecord {
-    ExitRecord {
-        id: spec.container.id.clone(),
-        outcome: Outcome::NotStarted(error.clone()),
-        started: None,
-        ended_at_ms: sys::wall_clock_ms(),
-        cpu_ms: 0,
-        memory_peak_bytes: 0,
-    }
-}
-
 /// Not synced, as each sync waits for whatever all tasks wrote meanwhile: most records are told to the masters
 /// and removed before they would be on the disk. The borglet syncs those that stay.
 fn keep(dir: &TaskDir, record: &ExitRecord) {
@@ -231,7 +224,7 @@ fn keep(dir: &TaskDir, record: &ExitRecord) {
 }
 
 /// Answers the borglet. It may be gone; then the files speak for us.
-fn tell(report: &mut File, answer: &Result<Started, StartError>) {
+pub(super) fn tell(report: &mut File, answer: &Result<Started, StartError>) {
     drop(serde_json::to_writer(report, answer));
 }
 

@@ -127,6 +127,11 @@ impl<'a> Watch<'a> {
         self.child.pid
     }
 
+    /// Whether it may not run any more.
+    pub(super) fn is_fenced(&mut self) -> bool {
+        self.lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0)
+    }
+
     /// Watches until no process of the task is left.
     pub(super) fn until_the_end(mut self) -> Ended {
         let mut buffer = vec![0; COPY];
@@ -178,9 +183,9 @@ impl<'a> Watch<'a> {
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             polled => polled?,
         };
-        let over = self.lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
+        let over = self.is_fenced();
         let mut open = Vec::with_capacity(2);
         for (mut stream, ready) in self.streams.drain(..).zip(&ready[first_stream..]) {
             if !ready || stream.copy(buffer) != Copied::End {

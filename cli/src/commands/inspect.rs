@@ -188,7 +188,7 @@ pub(super) fn task_row(task: Task, now: u64) -> [String; 11] {
         none_if(ports.is_empty(), ports.join(" ")),
         none_if(!measured, cores(task.cpu_milli)),
         none_if(!measured, size(task.ram_bytes)),
-        (task.failures + task.restarts).to_string(),
+        task.failures.to_string(),
         // Why it is in trouble comes before what it says of itself.
         if task.note.is_empty() { task.status_line } else { task.note },
     ]

@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(found(&cell), (false, Health::Unhealthy));
         // Another process has to show it again.
         let (pid, since) = (8, cell.now);
-        cell.observe(Observation::TaskUp { id, pid, since, restarts: 1 });
+        cell.observe(Observation::TaskUp { id, pid, since, restarts: 1, run: None });
         assert_eq!(found(&cell), (false, Health::Starting));
         assert_eq!(cell.state.audit(), []);
     }
