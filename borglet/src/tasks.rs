@@ -545,3 +545,17 @@ fn is_taken(port: u16) -> bool {
     let in_use = |ip| matches!(TcpListener::bind((ip, port)), Err(e) if e.kind() == io::ErrorKind::AddrInUse);
     all.into_iter().any(in_use)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(is_taken(port));
+        drop(listener);
+        assert!(!is_taken(port));
+    }
+}

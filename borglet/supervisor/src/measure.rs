@@ -115,7 +115,9 @@ impl Supervisor {
         let eaters: Vec<Eater> = self.tasks.values().filter_map(eater).collect();
         let mut caps = self.fairness.second(Processors { all, idle }, &eaters);
         // An earlier process may have left a cap on what was adopted.
-        for task in self.tasks.values_mut().filter(|task| task.want.is_some()) {
+        let is_up =
+            |task: &&mut Task| matches!(task.phase, Phase::Up { .. }) && task.want.is_some();
+        for task in self.tasks.values_mut().filter(is_up) {
             let known = caps.iter().any(|(run, _)| *run == task.run);
             if std::mem::take(&mut task.cap_unknown) && !known {
                 caps.push((task.run, None));

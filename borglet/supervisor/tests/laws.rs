@@ -7,15 +7,18 @@ mod fixture;
 
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::poll::{
-    Fence, MachineReport, PollRefusal, ReportVersion, TargetTask, TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, PollRefusal, ReportVersion, TargetTask, TaskStatus, Usage,
 };
-use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
+use borg_proto::spec::MemoryLimit;
+use borg_proto::{AppClass, FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use borglet_supervisor::{
     Adopted, AdoptedState, Config, Effect, Input, Launch, MachineUse, NextRun, Run, Supervisor,
     TaskUse,
 };
 use fixture::{fence, poll, target_task};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -27,6 +30,8 @@ enum Step {
         generation: u64,
         with_target: bool,
         hold: u64,
+        /// How long ago the answer was given that the masters are known to have heard, if there is one.
+        heard: Option<u64>,
     },
     Start {
         pick: usize,
@@ -39,6 +44,11 @@ enum Step {
     Measure {
         ram_bytes: u64,
         available: u64,
+        disk_bytes: u64,
+        files: u64,
+        idle_milli: u64,
+        /// How often in a row.
+        samples: u8,
     },
     Answer {
         pick: usize,
@@ -66,12 +76,16 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Some(FailureCause::Lost))
     ];
     prop_oneof![
-        4 => (0..3_u64, 0..3_u64, 0..5_u64, any::<bool>(), 0..3_u64).prop_map(|(term, session, generation, with_target, hold)| {
-            Step::Poll { term, session, generation, with_target, hold: hold * 1_000 }
-        }),
+        4 => (0..3_u64, 0..3_u64, 0..5_u64, any::<bool>(), 0..3_u64, proptest::option::of(0..40_000_u64))
+            .prop_map(|(term, session, generation, with_target, hold, heard)| {
+                Step::Poll { term, session, generation, with_target, hold: hold * 1_000, heard }
+            }),
         4 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(pick, works)| Step::Start { pick, works }),
         3 => (any::<usize>(), failure).prop_map(|(pick, failure)| Step::Exit { pick, failure }),
-        2 => (0..3_u64 << 20, 0..20_u64 << 20).prop_map(|(ram_bytes, available)| Step::Measure { ram_bytes, available }),
+        2 => (0..3_u64 << 20, 0..20_u64 << 20, 0..3_u64 << 20, 0..110_000_u64, prop_oneof![Just((0, 1)), Just((0, 6)), Just((1_000, 1))])
+            .prop_map(|(ram_bytes, available, disk_bytes, files, (idle_milli, samples))| {
+                Step::Measure { ram_bytes, available, disk_bytes, files, idle_milli, samples }
+            }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(pick, well)| Step::Answer { pick, well }),
         1 => (0..6_u32, 0..3_u32, 0..5_u8).prop_map(|(index, number, kind)| Step::Nonsense { index, number, kind }),
         3 => prop_oneof![Just(0_u64), Just(700), Just(6_000), Just(90_000)].prop_map(|ms| Step::Pass { ms }),
@@ -80,7 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The target that a fence names: always the same one. Odd indexes are services, those that three
-/// divides have a health check.
+/// divides have a health check, 4 is exclusive, 2 has limited disk, and 1 a limit of memory that others may cross.
 fn target_of(fence: Fence) -> Vec<TargetTask> {
     let bits =
         (fence.term * 7 + fence.session * 3 + fence.generation * 5).wrapping_mul(0x9e37) >> 3;
@@ -88,6 +102,14 @@ fn target_of(fence: Fence) -> Vec<TargetTask> {
         .filter(|index| bits >> index & 1 == 1)
         .map(|index| {
             let mut task = target_task(1, index, index % 2 == 1);
+            task.exclusive = index == 4;
+            if index == 2 {
+                Arc::make_mut(&mut task.spec).limit.disk_bytes = 2 << 20;
+            }
+            if index == 1 {
+                Arc::make_mut(&mut task.spec).memory = MemoryLimit::Soft;
+                task.appclass = AppClass::LatencySensitive;
+            }
             if index % 3 == 0 {
                 let spec = Arc::make_mut(&mut task.spec);
                 spec.ports = vec!["http".parse().expect("a name")];
@@ -115,7 +137,7 @@ fn supervisor(session: u64, remembered: Fence, adopted: Vec<Adopted>) -> Supervi
     let mut config =
         Config::new("lab".parse().expect("a name"), "m1".parse().expect("a name"), session);
     config.max_held = 3;
-    config.memory_reserve = 10 << 20;
+    (config.memory_reserve, config.disk_reserve) = (10 << 20, 1 << 20);
     Supervisor::new(config, remembered, adopted, info())
 }
 
@@ -123,9 +145,12 @@ fn supervisor(session: u64, remembered: Fence, adopted: Vec<Adopted>) -> Supervi
 struct Machine {
     supervisor: Supervisor,
     session: u64,
+    /// When this process of the borglet began.
+    born: Millis,
     now: Millis,
     token: u64,
     remembered: Fence,
+    lease: Option<Millis>,
     starting: BTreeSet<Run>,
     running: BTreeSet<Run>,
     /// What the runs were started for.
@@ -140,7 +165,22 @@ struct Machine {
     /// Those of them that wait for their turn.
     to_begin: BTreeSet<Run>,
     last: (ReportVersion, MachineReport),
+    /// What was done at all.
+    marks: BTreeSet<&'static str>,
 }
+
+/// All that a machine may have to do here.
+const MARKS: [&str; 9] = [
+    "cap",
+    "extend lease",
+    "kill",
+    "lift cap",
+    "probe",
+    "remember",
+    "remove",
+    "start under a lease",
+    "terminate",
+];
 
 impl Machine {
     fn new() -> Self {
@@ -149,9 +189,11 @@ impl Machine {
         Self {
             supervisor,
             session: 1,
+            born: Millis(1_000_000),
             now: Millis(1_000_000),
             token: 0,
             remembered: Fence::default(),
+            lease: None,
             starting: BTreeSet::new(),
             running: BTreeSet::new(),
             launches: BTreeMap::new(),
@@ -162,6 +204,7 @@ impl Machine {
             probed: BTreeSet::new(),
             to_begin: BTreeSet::new(),
             last,
+            marks: BTreeSet::new(),
         }
     }
 
@@ -179,15 +222,23 @@ impl Machine {
     }
 
     fn perform(&mut self, effect: &Effect) {
+        self.marks.extend(mark(effect));
         match effect {
             Effect::RememberFence(fence) => self.remembered = *fence,
-            Effect::ExtendLease { until } => assert!(*until > self.now, "a lease that is over"),
+            Effect::ExtendLease { until } => {
+                assert!(self.lease <= Some(*until), "a lease that shrinks");
+                self.lease = Some(*until);
+            }
             Effect::Start(launch) => {
                 let run = launch.run;
                 let live = self.starting.iter().chain(&self.running);
                 assert!(live.clone().all(|other| other.id != run.id), "two copies of {run}");
                 let newest = self.newest.get(&run.id).is_some_and(|newest| *newest >= run.number);
                 assert!(!newest, "the output of {run} was there already");
+                if launch.task.exclusive {
+                    let ends_by = launch.ends_by.expect("an exclusive task ends by itself");
+                    assert!(ends_by > self.now, "{run} begins when it must be over");
+                }
                 self.ended.retain(|other, _| other.id != run.id);
                 self.starting.insert(run);
                 self.launches.insert(run, launch.as_ref().clone());
@@ -240,21 +291,29 @@ impl Machine {
         self.last = next;
     }
 
-    fn poll(&mut self, asked: Fence, with_target: bool, hold: u64) -> Vec<Effect> {
+    fn poll(
+        &mut self,
+        asked: Fence,
+        with_target: bool,
+        hold: u64,
+        heard: Option<u64>,
+    ) -> Vec<Effect> {
         self.token += 1;
         self.unanswered.insert(self.token);
         let mut request = poll(asked, with_target.then(|| target_of(asked)));
         request.hold = Millis(hold);
+        let at = |ago: u64| Millis(self.now.0.saturating_sub(ago)).max(self.born);
+        request.lease = heard.map(|ago| AnswerStamp { session: self.session, at: at(ago) });
         request.seen = self.supervisor.report().0;
         self.input(Input::Poll { token: self.token, request })
     }
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Poll { term, session, generation, with_target, hold } => {
+            Step::Poll { term, session, generation, with_target, hold, heard } => {
                 let asked = fence(term, session, generation);
                 let (before, obeyed) = (self.supervisor.report(), self.supervisor.obeyed());
-                let effects = self.poll(asked, with_target, hold);
+                let effects = self.poll(asked, with_target, hold, heard);
                 if asked < obeyed {
                     let refusal = PollRefusal::Stale { asked, obeyed };
                     assert_eq!(
@@ -289,13 +348,24 @@ impl Machine {
                 };
                 self.exit(run, failure);
             }
-            Step::Measure { ram_bytes, available } => {
-                let usage = Usage { ram_bytes, ..Usage::default() };
-                let of = |run: &Run| (run.id, TaskUse { usage, files: 0 });
-                let tasks = self.running.iter().map(of).collect();
-                let machine =
-                    MachineUse { memory_available: Some(available), ..MachineUse::default() };
-                self.input(Input::Usage { machine, tasks });
+            Step::Measure { ram_bytes, available, disk_bytes, files, idle_milli, samples } => {
+                // The service takes the processors, so batch has none.
+                let cpu = |run: &Run| if run.id.task.index == 1 { 2_000 } else { 0 };
+                let of = |run: &Run| {
+                    let cpu_milli = cpu(run);
+                    let usage = Usage { ram_bytes, disk_bytes, cpu_milli, ..Usage::default() };
+                    (run.id, TaskUse { usage, files })
+                };
+                let tasks: Vec<_> = self.running.iter().map(of).collect();
+                let machine = MachineUse {
+                    memory_available: Some(available),
+                    disk_available: Some(available),
+                    cpu_milli: Some(2_000),
+                    cpu_idle_milli: Some(idle_milli),
+                };
+                for _ in 0..samples {
+                    self.input(Input::Usage { machine, tasks: tasks.clone() });
+                }
             }
             Step::Answer { pick, well } => {
                 let Some(&run) = self.probed.iter().nth(pick % self.probed.len().max(1)) else {
@@ -386,6 +456,7 @@ impl Machine {
         });
         let adopted = running.chain(ended).collect();
         self.session += 1;
+        self.born = self.now;
         self.supervisor = supervisor(self.session, self.remembered, adopted).with_runs(next);
         self.last = self.supervisor.report();
         for effect in self.input(Input::Tick) {
@@ -397,8 +468,8 @@ impl Machine {
     /// Nothing fails any more and what is asked to end does.
     fn settle(&mut self, last: Fence) {
         let wanted: BTreeSet<IncarnationId> = target_of(last).iter().map(|task| task.id).collect();
-        self.poll(last, true, 0);
-        for _ in 0..20 {
+        for round in 0..20 {
+            self.poll(last, round == 0, 0, Some(0));
             while let Some(run) = self.starting.pop_first() {
                 self.running.insert(run);
                 self.newest.insert(run.id, run.number);
@@ -433,17 +504,47 @@ impl Machine {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+/// What an effect shows to have been reached.
+fn mark(effect: &Effect) -> Option<&'static str> {
+    Some(match effect {
+        Effect::RememberFence(_) => "remember",
+        Effect::ExtendLease { .. } => "extend lease",
+        Effect::Start(launch) if launch.task.exclusive => "start under a lease",
+        Effect::Terminate { .. } => "terminate",
+        Effect::Kill { .. } => "kill",
+        Effect::CapCpu { cap_milli: Some(_), .. } => "cap",
+        Effect::CapCpu { cap_milli: None, .. } => "lift cap",
+        Effect::Probe { .. } => "probe",
+        Effect::Remove { .. } => "remove",
+        Effect::Start(_)
+        | Effect::Answer { .. }
+        | Effect::ExpectBlob { .. }
+        | Effect::FetchBlob { .. }
+        | Effect::Unpack { .. }
+        | Effect::DropBlob { .. } => return None,
+    })
+}
 
-    /// At most one copy of anything, no start twice, stale orders change nothing, every poll is
-    /// answered once; and once events cease, what runs is what the last order names.
-    #[test]
-    fn whatever_happens_the_machine_ends_up_with_its_target(steps in prop::collection::vec(step(), 0..120)) {
+/// At most one copy of anything, no start twice, stale orders change nothing, every poll is
+/// answered once; and once events cease, what runs is what the last order names.
+#[test]
+fn whatever_happens_the_machine_ends_up_with_its_target() {
+    let config =
+        ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let reached = RefCell::new(BTreeSet::new());
+    let run = TestRunner::new(config).run(&prop::collection::vec(step(), 0..120), |steps| {
         let mut machine = Machine::new();
         for step in steps {
             machine.take(step);
         }
         machine.settle(fence(9, 9, 9));
-    }
+        reached.borrow_mut().extend(machine.marks);
+        Ok(())
+    });
+    run.unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(
+        reached.into_inner(),
+        BTreeSet::from(MARKS),
+        "what was never tried is not known to hold"
+    );
 }
