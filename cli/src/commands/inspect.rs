@@ -303,3 +303,17 @@ pub(super) async fn resolve(
     });
     out.table(["task", "port", "address", "state"], rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The state counts restarts by the machine among the failures already.
+    #[test]
+    fn failures_are_shown_as_the_state_counts_them() {
+        let task = pb::TaskInfo { failures: 5, restarts: 4, ..pb::TaskInfo::default() };
+        let row = task_row(task.into(), 0);
+        let place = TASK_TITLES.iter().position(|title| *title == "fails").unwrap();
+        assert_eq!(row[place], "5");
+    }
+}
