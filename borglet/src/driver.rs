@@ -9,7 +9,7 @@ use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
 use crate::packages::Packages;
 use crate::runs::name_of;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, blocking};
 use borg_proto::poll::{
     Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskReport, TaskStatus,
 };
@@ -149,11 +149,14 @@ pub(crate) async fn run(
 }
 
 /// Runs something that waits for the disk on a thread of its own: behind what waits for tasks, all of the machine
-/// would wait.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// would wait. Where no thread can be made it waits with the others.
+async fn on_a_thread<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> T {
     let (done, result) = oneshot::channel();
-    std::thread::spawn(move || drop(done.send(work())));
-    result.await.expect("writing a file does not panic")
+    let own = work.clone();
+    match std::thread::Builder::new().spawn(move || drop(done.send(own()))) {
+        Ok(_) => result.await.expect("writing a file does not panic"),
+        Err(_) => blocking(work).await,
+    }
 }
 
 #[derive(Debug)]

@@ -59,8 +59,10 @@ impl Supervisor {
             self.give_up(now, Shortage::Memory, short, of, effects);
         }
         if let Some(available) = machine.disk_available {
-            let in_use = self.used_layers();
-            let short = self.packages.disk_left(now, available, &in_use, effects);
+            let short = match self.packages.disk_left(now, available) {
+                0 => 0,
+                _ => self.packages.give_back(now, &self.used_layers(), effects),
+            };
             let of = |limit: &Resources, usage: &Usage| (limit.disk_bytes, usage.disk_bytes);
             self.give_up(now, Shortage::Disk, short, of, effects);
         }

@@ -247,25 +247,26 @@ impl Packages {
         effects.push(Effect::DropBlob { digest });
     }
 
-    /// Takes how much of the disk is free, and says how much its reserve lacks, beside what goes for that of what
-    /// nobody uses.
-    pub(crate) fn disk_left(
+    /// Takes how much of the disk is free, and says how much its reserve lacks.
+    pub(crate) fn disk_left(&mut self, now: Millis, available: u64) -> u64 {
+        self.spare.measured(now, available);
+        self.spare.short()
+    }
+
+    /// Drops what nobody uses for a reserve that lacks something, and says how much it lacks then.
+    pub(crate) fn give_back(
         &mut self,
         now: Millis,
-        available: u64,
         in_use: &BTreeSet<Digest>,
         effects: &mut Vec<Effect>,
     ) -> u64 {
-        self.spare.measured(now, available);
-        if self.spare.short() > 0 {
-            let idle = self.idle(|digest| in_use.contains(digest)).into_iter();
-            let idle = idle.filter(|(_, blob)| blob.on_disk() > 0).map(|(digest, _)| digest);
-            for digest in idle.collect::<Vec<_>>() {
-                if self.spare.short() == 0 {
-                    break;
-                }
-                self.drop_blob(now, digest, effects);
+        let idle = self.idle(|digest| in_use.contains(digest)).into_iter();
+        let idle = idle.filter(|(_, blob)| blob.on_disk() > 0).map(|(digest, _)| digest);
+        for digest in idle.collect::<Vec<_>>() {
+            if self.spare.short() == 0 {
+                break;
             }
+            self.drop_blob(now, digest, effects);
         }
         self.spare.short()
     }
