@@ -190,7 +190,13 @@ fn first(job: JobId, index: u32) -> IncarnationId {
 }
 
 fn up(job: JobId, index: u32) -> Observation {
-    Observation::TaskUp { id: first(job, index), pid: 100, since: Millis(1), restarts: 0 }
+    Observation::TaskUp {
+        id: first(job, index),
+        pid: 100,
+        since: Millis(1),
+        restarts: 0,
+        run: None,
+    }
 }
 
 #[cfg(test)]

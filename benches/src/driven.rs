@@ -153,7 +153,7 @@ impl Driven {
     /// When the state refuses the entry.
     pub fn start_placed(&mut self) -> Result<(), Error> {
         let since = self.at;
-        let up = |id| Observation::TaskUp { id, pid: 100, since, restarts: 0 };
+        let up = |id| Observation::TaskUp { id, pid: 100, since, restarts: 0, run: None };
         let changes: Vec<_> = self.starting.drain(..).map(up).collect();
         self.observe(changes)
     }

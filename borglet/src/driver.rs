@@ -9,7 +9,7 @@ use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
 use crate::packages::Packages;
 use crate::runs::name_of;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, blocking};
 use borg_proto::poll::{
     Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskReport, TaskStatus,
 };
@@ -148,6 +148,17 @@ pub(crate) async fn run(
     }
 }
 
+/// Runs something that waits for the disk on a thread of its own: behind what waits for tasks, all of the machine
+/// would wait. Where no thread can be made it waits with the others.
+async fn on_a_thread<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> T {
+    let (done, result) = oneshot::channel();
+    let own = work.clone();
+    match std::thread::Builder::new().spawn(move || drop(done.send(own()))) {
+        Ok(_) => result.await.expect("writing a file does not panic"),
+        Err(_) => blocking(work).await,
+    }
+}
+
 #[derive(Debug)]
 struct Driver {
     supervisor: Supervisor,
@@ -171,12 +182,7 @@ impl Driver {
             // Whoever asked may have gone away meanwhile.
             Question::Obeyed(answer) => drop(answer.send(self.supervisor.obeyed())),
             Question::Seen(answer) => drop(answer.send(self.seen())),
-            Question::Status { id, answer } => {
-                let (_, report) = self.supervisor.report();
-                let status =
-                    report.tasks.into_iter().find(|task| task.id == id).map(|task| task.status);
-                drop(answer.send(status));
-            }
+            Question::Status { id, answer } => drop(answer.send(self.supervisor.status(id))),
         }
     }
 
@@ -197,23 +203,24 @@ impl Driver {
             match effect {
                 Effect::RememberFence(fence) => {
                     let home = Arc::clone(&self.home);
-                    let done = tokio::task::spawn_blocking(move || home.remember(fence)).await;
-                    done.expect("writing a file does not panic").map_err(DriverError::Fence)?;
+                    let done = on_a_thread(move || home.remember(fence)).await;
+                    done.map_err(DriverError::Fence)?;
                     tracing::info!(?fence, "a new session gives the orders");
                 }
                 Effect::ExtendLease { until } => {
                     let (home, until) = (Arc::clone(&self.home), clock::boot_time_of(until));
-                    let done = tokio::task::spawn_blocking(move || home.extend_lease(until)).await;
-                    if let Err(error) = done.expect("writing a file does not panic") {
+                    if let Err(error) = on_a_thread(move || home.extend_lease(until)).await {
                         // Exclusive tasks end in time then, as if nobody had been heard of.
                         tracing::error!(error = in_full(&error), "the lease is not extended");
                     }
                 }
-                Effect::ExpectBlob { digest, bytes } => self.packages.expect(digest, bytes),
-                Effect::FetchBlob { digest, machine, address, bytes: _ } => {
-                    self.packages.fetch(digest, machine, address);
+                Effect::ExpectBlob { digest, bytes, order } => {
+                    self.packages.expect(digest, bytes, order);
                 }
-                Effect::Unpack { layer } => self.packages.unpack(layer),
+                Effect::FetchBlob { digest, machine, address, order, bytes: _ } => {
+                    self.packages.fetch(digest, machine, address, order);
+                }
+                Effect::Unpack { layer, order } => self.packages.unpack(layer, order),
                 Effect::DropBlob { digest } => self.packages.drop_blob(digest),
                 Effect::Start(launch) => self.tasks.start(*launch),
                 Effect::Terminate { run } => self.tasks.terminate(run),

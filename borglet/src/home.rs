@@ -201,19 +201,25 @@ impl Home {
 
     /// Those of the two files of a name that are there and make sense.
     fn copies<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Vec<T>, HomeError> {
-        let mut found = Vec::with_capacity(2);
+        let (mut found, mut unread) = (Vec::with_capacity(2), None);
         for name in [name.to_owned(), copy_of(name)] {
             let path = self.path.join(name);
             let text = match fs::read(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                text => text.map_err(disk("read", &path))?,
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "cannot be read: ignored");
+                    unread = Some(disk("read", &path)(error));
+                    continue;
+                }
+                Ok(text) => text,
             };
             match serde_json::from_slice(&text) {
                 Ok(value) => found.push(value),
                 Err(error) => tracing::error!(path = %path.display(), %error, "damaged: ignored"),
             }
         }
-        Ok(found)
+        // What cannot be read may be there: with nothing beside it nobody knows.
+        unread.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 
     /// Writes both files of a name.
@@ -281,6 +287,13 @@ mod tests {
         let older = Remembered { epoch: 1, term: 1, session: 9 };
         fs::write(dir.path().join("fence.json"), serde_json::to_vec(&older).unwrap()).unwrap();
         assert_eq!(home.fence().unwrap(), newest);
+        // One that cannot be read costs nothing, two do.
+        fs::remove_file(dir.path().join("fence.json")).unwrap();
+        fs::create_dir(dir.path().join("fence.json")).unwrap();
+        assert_eq!(home.fence().unwrap(), newest);
+        fs::write(dir.path().join("fence.json.copy"), "").unwrap();
+        assert!(home.fence().unwrap_err().to_string().contains("fence.json"));
+        fs::remove_dir(dir.path().join("fence.json")).unwrap();
         for name in ["fence.json", "fence.json.copy"] {
             fs::write(dir.path().join(name), "").unwrap();
         }

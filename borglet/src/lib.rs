@@ -41,6 +41,7 @@ mod tasks;
 mod tree;
 mod usage;
 mod volumes;
+mod walks;
 
 pub use app::{App, BuildError, RunError, destroy};
 pub use command::main_with;

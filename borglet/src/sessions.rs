@@ -450,6 +450,7 @@ fn end_of(outcome: &Outcome) -> End {
         Outcome::Exited { code } => End::Code(*code),
         Outcome::Signalled { signal } => End::Signal(*signal),
         Outcome::OutOfMemory { .. }
+        | Outcome::MachineShort { .. }
         | Outcome::Fenced
         | Outcome::NotStarted(_)
         | Outcome::Lost { .. } => End::Signal(KILLED),

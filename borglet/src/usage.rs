@@ -1,12 +1,13 @@
 //! What the machine and its tasks use, each second, at a cost that idle tasks hardly add to.
 //!
-//! A container in which nothing ran since the last look is asked for one figure; disks are walked where
+//! A container in which nothing ran since the last look is asked for one figure; disks are walked beside this, where
 //! something ran, now and then. Decides nothing: the supervisor does.
 
 use crate::clock::{self, Stopwatch};
 use crate::container::ContainerId;
-use crate::disk::{self, Taken};
+use crate::disk::Taken;
 use crate::tasks::Tasks;
+use crate::walks::Walks;
 use crate::{cgroup, machine};
 use borg_proto::IncarnationId;
 use borg_proto::poll::Usage;
@@ -17,10 +18,6 @@ use std::path::PathBuf;
 /// A container in which nothing runs is looked at as a whole this often, in milliseconds: others may
 /// have taken its page cache.
 const IDLE_EVERY_MS: u64 = 30_000;
-/// The disk of a container is walked at most this often, in milliseconds. Our choice.
-const WALK_EVERY_MS: u64 = 5_000;
-/// A walk is not repeated before so many times what it took: a fiftieth of a processor at most.
-const WALK_REST: u64 = 50;
 
 /// Measures again and again, and knows what was measured last.
 #[derive(Debug)]
@@ -29,6 +26,7 @@ pub(crate) struct Sampler {
     dir: PathBuf,
     disk_reserve: u64,
     known: BTreeMap<ContainerId, Known>,
+    walks: Walks,
     processors: Option<machine::Processors>,
 }
 
@@ -40,21 +38,12 @@ struct Known {
     /// The last whole look, and when that was.
     whole: cgroup::Usage,
     looked: Stopwatch,
-    taken: Taken,
-    walked: Option<Walked>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Walked {
-    at: Stopwatch,
-    took_ms: u64,
-    cpu_us: u64,
 }
 
 impl Sampler {
     /// Nothing is known yet. `dir` is where tasks write.
     pub(crate) fn new(dir: PathBuf, disk_reserve: u64) -> Self {
-        Self { dir, disk_reserve, known: BTreeMap::new(), processors: None }
+        Self { dir, disk_reserve, known: BTreeMap::new(), walks: Walks::new(), processors: None }
     }
 
     /// Looks at everything once. Says as well in which containers something ran since the last time, as far as can
@@ -67,13 +56,16 @@ impl Sampler {
             let before = self.known.remove(&container);
             // It may be ending just now.
             let was = before.as_ref().map(|known| known.cpu_us);
-            let Some((of, now)) = look(tasks, &container, before, tight) else { continue };
+            let Some((of, now)) = look(tasks, &self.walks, &container, before, tight) else {
+                continue;
+            };
             found.push((id, of));
             if now.cpu_us == 0 || was != Some(now.cpu_us) {
                 ran.push((id, container.clone()));
             }
             known.insert(container, now);
         }
+        self.walks.keep(|container| known.contains_key(container));
         self.known = known;
         (Input::Usage { machine, tasks: found }, ran)
     }
@@ -94,40 +86,27 @@ impl Sampler {
 /// Looks at one container.
 fn look(
     tasks: &Tasks,
+    walks: &Walks,
     container: &ContainerId,
     before: Option<Known>,
     tight: bool,
 ) -> Option<(TaskUse, Known)> {
     let executor = tasks.executor();
     let cpu_us = executor.cpu_us(container).ok()?;
+    // Before it is passed over as idle: what wrote last may rest by now.
+    let taken = walks.look(executor, container, cpu_us, tight);
     let idle = |known: &Known| {
         cpu_us > 0 && known.cpu_us == cpu_us && known.looked.millis() < IDLE_EVERY_MS
     };
     if let Some(known) = before.as_ref().filter(|known| idle(known)) {
-        let quiet = usage(&known.whole, known.taken, Rates::default());
+        let quiet = usage(&known.whole, taken, Rates::default());
         return Some((quiet, Known { at: clock::stopwatch(), ..known.clone() }));
     }
     let whole = executor.usage(container).ok()?;
     let rates = before.as_ref().map(|known| Rates::of(known, cpu_us, &whole));
-    let (mut taken, mut walked) =
-        before.map_or((Taken::default(), None), |known| (known.taken, known.walked));
-    if is_walk_due(walked, cpu_us, tight) {
-        let at = clock::stopwatch();
-        taken = disk::taken(&executor.written(container), &executor.processes(container));
-        walked = Some(Walked { at: clock::stopwatch(), took_ms: at.millis(), cpu_us });
-    }
     let (at, looked) = (clock::stopwatch(), clock::stopwatch());
-    let known = Known { cpu_us, at, whole, looked, taken, walked };
+    let known = Known { cpu_us, at, whole, looked };
     Some((usage(&whole, taken, rates.unwrap_or_default()), known))
-}
-
-/// Where nothing ran, nothing was written. Where no time is counted nobody knows.
-fn is_walk_due(walked: Option<Walked>, cpu_us: u64, tight: bool) -> bool {
-    let Some(last) = walked else { return true };
-    let passed = last.at.millis();
-    let rested = passed >= last.took_ms.saturating_mul(WALK_REST);
-    let ran = cpu_us == 0 || cpu_us != last.cpu_us;
-    ran && rested && (tight || passed >= WALK_EVERY_MS)
 }
 
 /// What went by in a second.

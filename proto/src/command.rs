@@ -297,10 +297,10 @@ impl Observation {
     #[must_use]
     pub fn level(&self) -> u32 {
         match self {
+            Self::TaskUp { run: Some(_), .. }
+            | Self::TaskBackOff { run: Some(_), .. }
+            | Self::TaskEnded { run: Some(_), .. } => RUN_ENDS_SINCE,
             Self::MachineUp { .. } | Self::MachineDown { .. } | Self::TaskUp { .. } => 1,
-            Self::TaskBackOff { run: Some(_), .. } | Self::TaskEnded { run: Some(_), .. } => {
-                RUN_ENDS_SINCE
-            }
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
             Self::TaskHealth { .. } | Self::TaskAddress { .. } => 5,
@@ -345,6 +345,9 @@ pub enum Observation {
         since: Millis,
         /// How often it was started again by the machine.
         restarts: u32,
+        /// What the machine tells of the run before, when the cell has not heard that it failed; only in cells of
+        /// level 5.
+        run: Option<Arc<RunEnd>>,
     },
     /// The incarnation failed and the machine will start it again.
     TaskBackOff {

@@ -159,8 +159,11 @@ pub trait CgroupDriver: Debug + Send + Sync {
     /// bytes: what is told of an end, at a fraction of the cost of all figures.
     fn totals(&self, name: &str) -> Result<(u64, u64), CgroupError>;
 
-    /// How many processes the kernel killed here because the memory limit was reached.
+    /// How many processes the kernel killed here for want of memory: at this group's limit, or on the machine.
     fn oom_kills(&self, name: &str) -> Result<u64, CgroupError>;
+
+    /// How often the group's own limit was in the way of an allocation. 0 where [`Self::oom_notice`] tells that.
+    fn limit_hits(&self, name: &str) -> Result<u64, CgroupError>;
 
     /// A descriptor that becomes readable when the memory limit is reached and the kernel will not
     /// by itself kill the whole group.

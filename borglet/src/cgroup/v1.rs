@@ -247,6 +247,10 @@ impl CgroupDriver for V1 {
         files::keyed(&self.group(mount, name).join("memory.oom_control"), "oom_kill")
     }
 
+    fn limit_hits(&self, _name: &str) -> Result<u64, CgroupError> {
+        Ok(0) // the notice comes for those alone
+    }
+
     /// v1 kills one process of the group and lets the others be, so somebody must watch.
     fn oom_notice(&self, name: &str) -> Result<Option<OwnedFd>, CgroupError> {
         let Some(mount) = &self.memory else { return Ok(None) };

@@ -241,6 +241,11 @@ impl CgroupDriver for V2 {
         if events.exists() { files::keyed(&events, "oom_kill") } else { Ok(0) }
     }
 
+    fn limit_hits(&self, name: &str) -> Result<u64, CgroupError> {
+        let events = self.group(name).join("memory.events");
+        if events.exists() { files::keyed(&events, "oom") } else { Ok(0) }
+    }
+
     fn oom_notice(&self, _name: &str) -> Result<Option<OwnedFd>, CgroupError> {
         Ok(None) // memory.oom.group
     }

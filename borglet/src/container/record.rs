@@ -50,6 +50,20 @@ pub struct ExitRecord {
     pub memory_peak_bytes: u64,
 }
 
+impl ExitRecord {
+    /// Of one that never ran, as was found out at a moment in milliseconds since 1970.
+    pub(crate) fn not_started(id: &ContainerId, error: &StartError, at_ms: u64) -> Self {
+        Self {
+            id: id.clone(),
+            outcome: Outcome::NotStarted(error.clone()),
+            started: None,
+            ended_at_ms: at_ms,
+            cpu_ms: 0,
+            memory_peak_bytes: 0,
+        }
+    }
+}
+
 /// The cause of an end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Outcome {
@@ -69,6 +83,14 @@ pub enum Outcome {
     #[error("out of memory: limit {limit_bytes} bytes, peak {peak_bytes} bytes")]
     OutOfMemory {
         /// The limit it hit.
+        limit_bytes: u64,
+        /// The most it used.
+        peak_bytes: u64,
+    },
+    /// The machine had no memory left, and the kernel killed processes of it, whatever its limit.
+    #[error("the machine ran out of memory: limit {limit_bytes} bytes, peak {peak_bytes} bytes")]
+    MachineShort {
+        /// Its limit.
         limit_bytes: u64,
         /// The most it used.
         peak_bytes: u64,

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -265,7 +265,10 @@ impl Executor {
             let shim = sys::watch_readable(shim).map_err(failed)?;
             drop(shim.readable().await.map_err(failed)?);
         }
-        self.record(id).map_err(failed)
+        // Reads files, and kills what is left when the shim was killed.
+        let (executor, of) = (self.clone(), id.clone());
+        let record = tokio::task::spawn_blocking(move || executor.record(&of)).await;
+        record.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
     }
 
     /// What the container uses. Without cgroups only its first process and that one's collected
@@ -575,11 +578,6 @@ fn keep(dir: &TaskDir, record: &ExitRecord) {
     }
 }
 
-/// Whether `port` of `addr` can be listened on now. Somebody else may take it a moment later.
-pub fn port_free(addr: IpAddr, port: u16) -> bool {
-    TcpListener::bind((addr, port)).is_ok()
-}
-
 /// A handle on the process that was `pid` and started at `start_ticks`, or ESRCH.
 fn open_process(pid: i32, start_ticks: u64) -> io::Result<OwnedFd> {
     let process = sys::pidfd_open(pid)?;
@@ -617,19 +615,4 @@ fn page_bytes() -> u64 {
 fn ticks_per_second() -> u64 {
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
     ticks.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_that_somebody_listens_on_is_not_free() {
-        let addr = IpAddr::from([127, 0, 0, 1]);
-        let listener = TcpListener::bind((addr, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert!(!port_free(addr, port));
-        drop(listener);
-        assert!(port_free(addr, port));
-    }
 }

@@ -15,7 +15,7 @@ use super::spares::Untouched;
 use super::{Entry, Executor, Live, open_process};
 use crate::cgroup::Limits;
 use crate::container::users::Users;
-use crate::container::{ContainerSpec, StartError, Started, TaskDir};
+use crate::container::{ContainerSpec, ExitRecord, StartError, Started, TaskDir};
 use crate::isolation::UserIds;
 use crate::shim::{self, Nursery, ShimSpec};
 use crate::{sys, tree};
@@ -43,16 +43,12 @@ impl Executor {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
-        let started = self.give_users(&spec).and_then(|users| {
-            let started = self.give_address(&dir, &mut spec).and_then(|address| {
-                let started = self.start_in(&dir, spec, users);
-                let started = started.inspect_err(|_| self.give_back(address));
-                started.map(|(started, untouched)| (started, untouched, address))
-            });
-            let started = started.inspect_err(|_| self.ranges().give_back(users));
-            started.map(|(started, untouched, address)| {
-                (started, Entry { live: None, record: None, users, address, untouched })
-            })
+        let (mut users, mut address) = (None, None);
+        let started = self.give_users(&spec).and_then(|given| {
+            users = Some(given);
+            address = self.give_address(&dir, &mut spec)?;
+            let (started, untouched) = self.start_in(&dir, spec, given)?;
+            Ok((started, Entry { live: None, record: None, users: given, address, untouched }))
         });
         match started {
             Ok((started, entry)) => {
@@ -63,8 +59,20 @@ impl Executor {
                 Ok(started)
             }
             Err(error) => {
-                if let Err(e) = self.remove_group(&id).and_then(|()| tree::remove(&dir.root)) {
-                    tracing::warn!(%id, error = %e, "remains of a failed start");
+                let Some(users) = users else { return Err(error) };
+                // Nobody gets its ids while something of it may run.
+                match self.remove_group(&id).and_then(|()| tree::remove(&dir.root)) {
+                    Ok(()) => {
+                        self.ranges().give_back(users);
+                        self.give_back(address);
+                    }
+                    Err(e) => {
+                        tracing::warn!(%id, error = %e, "remains of a failed start");
+                        let record = ExitRecord::not_started(&id, &error, sys::wall_clock_ms());
+                        let record = Some(record);
+                        let entry = Entry { live: None, record, users, address, untouched: None };
+                        self.table().insert(id, entry);
+                    }
                 }
                 Err(error)
             }

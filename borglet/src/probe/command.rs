@@ -3,79 +3,69 @@
 use crate::container::ContainerId;
 use crate::executor::{Errand, Executor, Stdio};
 use crate::shim::enter::Word;
-use crate::sys;
+use crate::tasks::blocking;
 use borg_proto::in_full;
 use borg_proto::text::one_line;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
 
 /// Longest word that a session says: a refusal with its reason.
 const MOST_SAID: usize = 8 << 10;
 /// Most bytes of what it wrote that are told when it failed.
 const MOST_TOLD: usize = 200;
 
-/// Runs it once. When time is up, all that it made is killed. Blocks.
+/// Runs it once. When time is up, all that it made is killed. Holds no thread while it waits.
 ///
 /// # Errors
 /// What was wrong, for people, with the beginning of what it wrote.
-pub(super) fn run(
-    executor: &Executor,
-    container: &ContainerId,
+pub(super) async fn run(
+    executor: Executor,
+    container: ContainerId,
     argv: Vec<String>,
     within: Duration,
 ) -> Result<(), String> {
-    let deadline = sys::monotonic() + within;
+    // Letting go of its control socket ends it.
+    let late = |_| Err(format!("no end within {} ms", within.as_millis()));
+    timeout(within, in_container(executor, container, argv)).await.unwrap_or_else(late)
+}
+
+async fn in_container(
+    executor: Executor,
+    container: ContainerId,
+    argv: Vec<String>,
+) -> Result<(), String> {
     let errand = Errand::Run { argv, terminal: None };
-    let entered = executor.enter(container, &errand, false).map_err(|error| in_full(&error))?;
+    let entered = blocking(move || executor.enter(&container, &errand, false)).await;
+    let entered = entered.map_err(|error| in_full(&error))?;
     let Stdio::Pipes { stdout, stderr, .. } = entered.stdio else {
         return Err("a probe has no terminal".to_owned());
     };
-    let mut control = File::from(std::os::fd::OwnedFd::from(entered.control));
-    let mut outputs = [File::from(stdout), File::from(stderr)];
-    for fd in outputs.iter().chain([&control]) {
-        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| errno.to_string())?;
-    }
-    let (mut said, mut wrote) = (Vec::new(), Vec::new());
-    let (mut is_open, mut piece) = ([true, true], [0; 4096]);
+    let failed = |error: io::Error| error.to_string();
+    entered.control.set_nonblocking(true).map_err(failed)?;
+    let mut control = UnixStream::from_std(entered.control).map_err(failed)?;
+    let mut stdout = Output::new(stdout).map_err(failed)?;
+    let mut stderr = Output::new(stderr).map_err(failed)?;
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
     loop {
-        let left = deadline.saturating_sub(sys::monotonic());
-        if left.is_zero() {
-            // Letting go of the control socket ends it.
-            return Err(format!("no end within {} ms", within.as_millis()));
-        }
-        let mut fds = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        let open = outputs.iter().zip(is_open).filter(|(_, is_open)| *is_open);
-        fds.extend(open.map(|(output, _)| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.to_string()),
-        }
-        for (output, is_open) in outputs.iter_mut().zip(&mut is_open) {
-            // Read to its end, so that it never waits for us; the beginning is what is told.
-            match take(output, &mut piece) {
-                Some(length) => {
-                    let room = MOST_TOLD.saturating_sub(wrote.len());
-                    wrote.extend_from_slice(&piece[..length.min(room)]);
-                }
-                None => *is_open = false,
-            }
-        }
-        let heard = take(&mut control, &mut piece);
-        said.extend_from_slice(&piece[..heard.unwrap_or(0)]);
+        let heard = tokio::select! {
+            more = stdout.more() => { stdout.is_open &= more; continue }
+            more = stderr.more() => { stderr.is_open &= more; continue }
+            heard = control.read(&mut piece) => heard.unwrap_or(0),
+        };
+        said.extend_from_slice(&piece[..heard]);
         while let Some(end) = said.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = said.drain(..=end).collect();
+            let mut told = |how| Err(told(how, &[stdout.all(), stderr.all()].concat()));
             match serde_json::from_slice(&line) {
                 Ok(Word::Begun) => {}
                 Ok(Word::Exited(0)) => return Ok(()),
-                Ok(Word::Exited(code)) => return Err(told(&format!("exit code {code}"), &wrote)),
-                Ok(Word::Signalled(signal)) => {
-                    return Err(told(&format!("signal {signal}"), &wrote));
-                }
+                Ok(Word::Exited(code)) => return told(format!("exit code {code}")),
+                Ok(Word::Signalled(signal)) => return told(format!("signal {signal}")),
                 Ok(Word::Refused(error)) => return Err(error.to_string()),
                 Err(error) => return Err(format!("its session said something else: {error}")),
             }
@@ -83,25 +73,50 @@ pub(super) fn run(
         if said.len() > MOST_SAID {
             return Err("its session says too much".to_owned());
         }
-        if heard.is_none() {
+        if heard == 0 {
             return Err("its session died".to_owned());
         }
     }
 }
 
-/// What there is to read: 0 when there is nothing yet, `None` at the end.
-fn take(from: &mut File, piece: &mut [u8]) -> Option<usize> {
-    match from.read(piece) {
-        Ok(0) => None,
-        Ok(length) => Some(length),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-            Some(0)
+/// One of its outputs. All is read, so that it never waits for us; the beginning is kept.
+struct Output {
+    pipe: pipe::Receiver,
+    is_open: bool,
+    wrote: Vec<u8>,
+}
+
+impl Output {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pipe: pipe::Receiver::from_owned_fd(fd)?, is_open: true, wrote: Vec::new() })
+    }
+
+    /// Takes what comes next. Whether there may be more; waits for ever once there is none.
+    async fn more(&mut self) -> bool {
+        if !self.is_open {
+            return std::future::pending().await;
         }
-        Err(_) => None,
+        let mut piece = [0; 4096];
+        let length = self.pipe.read(&mut piece).await.unwrap_or(0);
+        self.keep(&piece[..length]);
+        length > 0
+    }
+
+    /// The beginning of it, with what is there of it by now.
+    fn all(&mut self) -> Vec<u8> {
+        let mut piece = [0; 4096];
+        let length = self.pipe.try_read(&mut piece).unwrap_or(0);
+        self.keep(&piece[..length]);
+        std::mem::take(&mut self.wrote)
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        let room = MOST_TOLD.saturating_sub(self.wrote.len());
+        self.wrote.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 }
 
-fn told(how: &str, wrote: &[u8]) -> String {
+fn told(how: String, wrote: &[u8]) -> String {
     let wrote = one_line(wrote, MOST_TOLD);
-    if wrote.is_empty() { how.to_owned() } else { format!("{how}: {wrote}") }
+    if wrote.is_empty() { how } else { format!("{how}: {wrote}") }
 }

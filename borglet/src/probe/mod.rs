@@ -9,7 +9,6 @@ mod command;
 
 use crate::container::ContainerId;
 use crate::executor::Executor;
-use crate::tasks::blocking;
 use borglet_supervisor::ProbeAt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -37,10 +36,7 @@ pub(crate) async fn probe(
 ) -> Result<(), String> {
     let host = host.unwrap_or(Ipv4Addr::LOCALHOST);
     match at {
-        // It looks at its own time: it has to be ended.
-        ProbeAt::Command(argv) => {
-            blocking(move || command::run(&executor, &container, argv, within)).await
-        }
+        ProbeAt::Command(argv) => command::run(executor, container, argv, within).await,
         ProbeAt::Tcp { port } => in_time(connect(host, port), within).await.map(drop),
         ProbeAt::Http { port, path } => in_time(http(host, port, &path), within).await,
     }

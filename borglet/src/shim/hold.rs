@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd;
 
 use super::birth::Newborn;
-use super::watch::{Ended, Watch};
+use super::watch::{Ended, Memory, Watch};
 use super::{NAMESPACES, ShimSpec, complain};
 use crate::cgroup::CgroupDriver;
 use crate::container::program::Pipes;
@@ -38,7 +38,7 @@ pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File, network: Opti
     let record = match begun {
         Err(error) => {
             // First on disk: the borglet may die before it hears.
-            keep(dir, &not_started(&spec, &error));
+            keep(dir, &ExitRecord::not_started(&spec.container.id, &error, sys::wall_clock_ms()));
             tell(&mut report, &Err(error));
             return;
         }
@@ -118,11 +118,15 @@ fn begin<'a>(
         endings,
         oom.flatten(),
     );
-    let watch = watch.map_err(trouble("watch the task"))?;
+    let mut watch = watch.map_err(trouble("watch the task"))?;
     let mut notes = BufReader::new(File::from(notes));
     let launched = await_ready(&mut notes)
         .and_then(|()| record_start(dir, spec, init_pid, watch.child_pid()))
         .and_then(|started| {
+            // To get here may have taken long.
+            if watch.is_fenced() {
+                return Err(StartError::Fenced);
+            }
             File::from(go).write_all(b"g").map_err(trouble("say go"))?;
             await_execution(&mut notes)?;
             Ok(started)
@@ -131,7 +135,7 @@ fn begin<'a>(
         Ok(started) => Ok((started, watch)),
         Err(error) => {
             let ended = watch.give_up();
-            let starved = ended.out_of_memory && !error.is_fault_of_task();
+            let starved = ended.memory == Memory::Limit && !error.is_fault_of_task();
             Err(if starved {
                 let limit = container.ram_bytes;
                 StartError::machine("start", format!("a limit of {limit} bytes is too little"))
@@ -194,15 +198,7 @@ fn record_start(
 
 fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
     let (cpu_ms, memory_peak_bytes) = ended.totals;
-    let outcome = match ended.ending {
-        _ if ended.out_of_memory => Outcome::OutOfMemory {
-            limit_bytes: spec.container.ram_bytes,
-            peak_bytes: memory_peak_bytes,
-        },
-        _ if ended.fenced => Outcome::Fenced,
-        sys::Ending::Code(code) => Outcome::Exited { code },
-        sys::Ending::Signal(signal) => Outcome::Signalled { signal },
-    };
+    let outcome = outcome(ended, spec.container.ram_bytes);
     ExitRecord {
         id: spec.container.id.clone(),
         outcome,
@@ -213,14 +209,16 @@ fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
     }
 }
 
-fn not_started(spec: &ShimSpec, error: &StartError) -> ExitRecord {
-    ExitRecord {
-        id: spec.container.id.clone(),
-        outcome: Outcome::NotStarted(error.clone()),
-        started: None,
-        ended_at_ms: sys::wall_clock_ms(),
-        cpu_ms: 0,
-        memory_peak_bytes: 0,
+fn outcome(ended: &Ended, limit_bytes: u64) -> Outcome {
+    let peak_bytes = ended.totals.1;
+    match (ended.ending, ended.memory) {
+        (_, Memory::Limit) => Outcome::OutOfMemory { limit_bytes, peak_bytes },
+        _ if ended.fenced => Outcome::Fenced,
+        // Who ended well did so without those that the machine killed.
+        (sys::Ending::Code(0), _) => Outcome::Exited { code: 0 },
+        (_, Memory::Machine) => Outcome::MachineShort { limit_bytes, peak_bytes },
+        (sys::Ending::Code(code), Memory::Enough) => Outcome::Exited { code },
+        (sys::Ending::Signal(signal), Memory::Enough) => Outcome::Signalled { signal },
     }
 }
 
@@ -233,6 +231,29 @@ fn keep(dir: &TaskDir, record: &ExitRecord) {
 }
 
 /// Answers the borglet. It may be gone; then the files speak for us.
-fn tell(report: &mut File, answer: &Result<Started, StartError>) {
+pub(super) fn tell(report: &mut File, answer: &Result<Started, StartError>) {
     drop(serde_json::to_writer(report, answer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Ending;
+
+    #[test]
+    fn a_kill_for_want_of_memory_says_whose_and_spares_who_ended_well() {
+        let end = |ending, memory| {
+            let totals = (0, 30);
+            outcome(&Ended { ending, memory, fenced: false, totals }, 64)
+        };
+        let (killed, well) = (Ending::Signal(9), Ending::Code(0));
+        let limit = Outcome::OutOfMemory { limit_bytes: 64, peak_bytes: 30 };
+        let machine = Outcome::MachineShort { limit_bytes: 64, peak_bytes: 30 };
+        assert_eq!(end(killed, Memory::Limit), limit);
+        assert_eq!(end(well, Memory::Limit), limit);
+        assert_eq!(end(killed, Memory::Machine), machine);
+        assert_eq!(end(Ending::Code(137), Memory::Machine), machine, "a shell tells it so");
+        assert_eq!(end(well, Memory::Machine), Outcome::Exited { code: 0 });
+        assert_eq!(end(killed, Memory::Enough), Outcome::Signalled { signal: 9 });
+    }
 }

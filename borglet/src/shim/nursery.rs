@@ -26,8 +26,8 @@ use nix::unistd;
 
 use super::{NAME, hold};
 use crate::cgroup::{Hierarchies, SHIMS};
-use crate::container::TaskDir;
 use crate::container::syscalls::Filter;
+use crate::container::{StartError, TaskDir};
 use crate::sys;
 
 /// Longest path the kernel takes, which is also the longest order.
@@ -54,7 +54,6 @@ impl Nursery {
             .current_dir("/")
             .stdin(taken)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()?;
         Ok(Self { orders, process })
     }
@@ -120,12 +119,19 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
     sys::set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
     while let Some(order) = next_order(&orders)? {
         let made = sys::clone_process(0, home.as_ref());
-        // No room for a process now: whoever waits for the shim sees its report end, and tries again.
-        let Ok(made) = made.inspect_err(|e| super::complain(format_args!("no shim: {e}"))) else {
-            continue;
+        let made = match made {
+            Ok(made) => made,
+            // No room for a process now.
+            Err(error) => {
+                let mut report = order.report;
+                hold::tell(&mut report, &Err(StartError::machine("make a shim", error)));
+                continue;
+            }
         };
         if made.is_none() {
             drop(orders);
+            // It outlives the borglet, whose output that is.
+            sys::never_mind(unistd::dup2_stderr(&null));
             sys::set_handler(Signal::SIGCHLD, SigHandler::SigDfl)?;
             let words = [NAME.as_bytes(), b"run", order.dir.as_os_str().as_bytes()];
             sys::set_command_line(&words);

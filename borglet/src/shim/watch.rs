@@ -69,11 +69,22 @@ struct LogStream {
     rests_until: u64,
 }
 
+/// For want of whose memory processes of the task were killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// None were.
+    Enough,
+    /// It came to its own limit.
+    Limit,
+    /// The machine had none left.
+    Machine,
+}
+
 /// How a task ended, in figures.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) ending: Ending,
-    pub(super) out_of_memory: bool,
+    pub(super) memory: Memory,
     pub(super) fenced: bool,
     /// Processor time in milliseconds, most memory in bytes.
     pub(super) totals: (u64, u64),
@@ -117,6 +128,11 @@ impl<'a> Watch<'a> {
     /// Pid of the shim's own child: the container's init, or the task itself.
     pub(super) fn child_pid(&self) -> i32 {
         self.child.pid
+    }
+
+    /// Whether it may not run any more.
+    pub(super) fn is_fenced(&mut self) -> bool {
+        self.lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0)
     }
 
     /// Watches until no process of the task is left.
@@ -171,9 +187,9 @@ impl<'a> Watch<'a> {
             Err(nix::errno::Errno::EINTR) => return Ok(()),
             polled => polled?,
         };
-        let over = self.lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
+        let over = self.is_fenced();
         let mut open = Vec::with_capacity(2);
         for (mut stream, ready) in self.streams.drain(..).zip(&ready[first_stream..]) {
             if !ready || stream.copy(buffer) != Copied::End {
@@ -234,6 +250,22 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Whether memory ran out, and whose. The notice may have come with the end, and not been read.
+    fn memory(&self, name: &str) -> Memory {
+        let Some(groups) = self.groups else { return Memory::Enough };
+        let noticed = self.oom.as_ref().is_some_and(|notice| {
+            let mut fds = [PollFd::new(notice.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        });
+        let kills = groups.oom_kills(name).unwrap_or(0);
+        let hits = groups.limit_hits(name).unwrap_or(0);
+        match () {
+            () if self.out_of_memory || kills > 0 && (noticed || hits > 0) => Memory::Limit,
+            () if kills > 0 => Memory::Machine,
+            () => Memory::Enough,
+        }
+    }
+
     /// Makes sure that nothing is left, empties the pipes, and takes the figures.
     fn finish(mut self, ending: Ending, buffer: &mut Vec<u8>) -> Ended {
         if !self.spec.namespaces {
@@ -250,13 +282,8 @@ impl<'a> Watch<'a> {
         }
         let name = self.spec.container.id.as_str();
         let totals = self.groups.and_then(|groups| groups.totals(name).ok());
-        let kills = self.groups.map_or(0, |groups| groups.oom_kills(name).unwrap_or(0));
-        Ended {
-            ending,
-            out_of_memory: self.out_of_memory || kills > 0,
-            fenced: self.fenced,
-            totals: totals.unwrap_or_else(collected_totals),
-        }
+        let totals = totals.unwrap_or_else(collected_totals);
+        Ended { ending, memory: self.memory(name), fenced: self.fenced, totals }
     }
 
     /// Without a process table of its own, what the task left running is now ours by adoption.

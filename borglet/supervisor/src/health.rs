@@ -1,8 +1,8 @@
 //! Whether a task works: from what its probes came to, to a verdict (docs/adr/0023).
 //!
 //! Says when to probe and what the answers mean; probing is the shell's, ending an unhealthy task the
-//! supervisor's. Invariant: at most one probe of a task is under way, and a probe whose answer never
-//! comes is a failure.
+//! supervisor's. Invariant: at most one probe of a task is under way, and a probe that began and whose answer
+//! never comes is a failure; none is for having waited for its turn.
 
 use borg_proto::health::{Health, HealthCheck};
 use borg_proto::{Millis, poll::TargetTask};
@@ -32,6 +32,8 @@ enum Next {
     Nothing,
     /// A probe is due.
     Probe(Millis),
+    /// A probe is ordered, and waits for its turn.
+    Begin,
     /// A probe is under way; after this moment it counts as failed.
     Answer(Millis),
 }
@@ -61,20 +63,27 @@ impl Checkup {
     /// When time alone asks for something.
     pub(crate) const fn due(&self) -> Option<Millis> {
         match self.next {
-            Next::Nothing => None,
+            Next::Nothing | Next::Begin => None,
             Next::Probe(at) | Next::Answer(at) => Some(at),
         }
     }
 
     /// Takes note of the time. What it says to do must be done.
-    pub(crate) fn at(&mut self, now: Millis, check: &HealthCheck) -> Due {
+    pub(crate) fn at(&mut self, now: Millis) -> Due {
         match self.next {
             Next::Probe(at) if at <= now => {
-                self.next = Next::Answer(now + check.timeout_ms + ANSWER_SLACK);
+                self.next = Next::Begin;
                 Due::Probe
             }
             Next::Answer(until) if until <= now => Due::Unanswered,
-            Next::Nothing | Next::Probe(_) | Next::Answer(_) => Due::Nothing,
+            Next::Nothing | Next::Probe(_) | Next::Begin | Next::Answer(_) => Due::Nothing,
+        }
+    }
+
+    /// The probe that was ordered begins.
+    pub(crate) fn begun(&mut self, now: Millis, check: &HealthCheck) {
+        if self.next == Next::Begin {
+            self.next = Next::Answer(now + check.timeout_ms + ANSWER_SLACK);
         }
     }
 
@@ -86,7 +95,7 @@ impl Checkup {
         check: &HealthCheck,
         well: bool,
     ) -> bool {
-        if !matches!(self.next, Next::Answer(_)) {
+        if !matches!(self.next, Next::Begin | Next::Answer(_)) {
             return false;
         }
         let before = self.verdict;
@@ -133,7 +142,7 @@ mod tests {
 
     /// Probes at `now` and answers at once.
     fn probe(checkup: &mut Checkup, now: u64, well: bool) -> Health {
-        assert_eq!(checkup.at(Millis(now), &check()), Due::Probe, "at {now}");
+        assert_eq!(checkup.at(Millis(now)), Due::Probe, "at {now}");
         checkup.answered(Millis(now), Millis(0), &check(), well);
         checkup.verdict()
     }
@@ -163,9 +172,12 @@ mod tests {
     #[test]
     fn one_probe_at_a_time_and_one_without_an_answer_has_failed() {
         let mut checkup = Checkup::of_new_process(Millis(0), Some(&check()));
-        assert_eq!(checkup.at(Millis(9_000), &check()), Due::Probe);
-        assert_eq!(checkup.at(Millis(9_001), &check()), Due::Nothing);
-        assert_eq!(checkup.at(Millis(15_000), &check()), Due::Unanswered);
+        assert_eq!(checkup.at(Millis(2_000)), Due::Probe);
+        assert_eq!(checkup.at(Millis(8_999)), Due::Nothing, "it waits for its turn");
+        assert_eq!(checkup.due(), None);
+        checkup.begun(Millis(9_000), &check());
+        checkup.begun(Millis(14_000), &check());
+        assert_eq!(checkup.at(Millis(15_000)), Due::Unanswered);
         checkup.answered(Millis(15_000), Millis(0), &check(), false);
         assert_eq!(checkup.failures, 1);
         let late = checkup.answered(Millis(15_001), Millis(0), &check(), true);

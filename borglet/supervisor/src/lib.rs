@@ -23,6 +23,7 @@ mod launch;
 mod measure;
 mod packages;
 mod room;
+mod spare;
 mod supervisor;
 mod task;
 #[cfg(test)]
@@ -35,6 +36,6 @@ pub use measure::MOST_FILES;
 pub use packages::Cached;
 pub use supervisor::Supervisor;
 pub use turn::{
-    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, Root, Run,
-    ShownPackage, TaskUse, Trouble,
+    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, NextRun, ProbeAt,
+    Root, Run, ShownPackage, TaskUse, Trouble,
 };

@@ -6,8 +6,9 @@ use crate::room::{Holder, victims};
 use crate::supervisor::Supervisor;
 use crate::task::{Phase, Task};
 use crate::turn::{Effect, MachineUse, TaskUse};
+use borg_proto::poll::Usage;
 use borg_proto::task::Shortage;
-use borg_proto::{FailureCause, IncarnationId, Millis};
+use borg_proto::{FailureCause, IncarnationId, Millis, Resources};
 
 /// Files and directories that every task may have beside what its disk limit is worth. Our choice.
 const FILES_FREE: u64 = 100_000;
@@ -57,38 +58,43 @@ impl Supervisor {
             let used = total(self.tasks.values().map(|task| task.usage.ram_bytes));
             let over = used.saturating_sub(self.info.capacity.ram_bytes);
             let short = config.memory_reserve.saturating_sub(available).max(over);
-            let of = |task: &Task| {
-                let limit = task.want.as_ref()?.spec.limit.ram_bytes;
-                Some((limit, task.usage.ram_bytes))
-            };
+            let of = |limit: &Resources, usage: &Usage| (limit.ram_bytes, usage.ram_bytes);
             self.give_up(now, Shortage::Memory, short, of, effects);
         }
         if let Some(available) = machine.disk_available {
-            let short = self.config.disk_reserve.saturating_sub(available);
-            let of = |task: &Task| {
-                let limit = task.want.as_ref()?.spec.limit.disk_bytes;
-                Some((limit, task.usage.disk_bytes))
+            let short = match self.packages.disk_left(now, available) {
+                0 => 0,
+                _ => self.packages.give_back(now, &self.used_layers(), effects),
             };
+            let of = |limit: &Resources, usage: &Usage| (limit.disk_bytes, usage.disk_bytes);
             self.give_up(now, Shortage::Disk, short, of, effects);
         }
     }
 
-    /// Ends tasks until `short` bytes are free. Those that are being ended free theirs already.
+    /// Ends tasks until `short` bytes are free. Those that are being ended free theirs already; who was asked to end
+    /// and has time left has little of it then.
     fn give_up(
         &mut self,
         now: Millis,
         of: Shortage,
         short: u64,
-        amounts: impl Fn(&Task) -> Option<(u64, u64)>,
+        amounts: impl Fn(&Resources, &Usage) -> (u64, u64),
         effects: &mut Vec<Effect>,
     ) {
         let (mut holders, mut freed) = (Vec::new(), 0u64);
-        for task in self.tasks.values() {
-            let Some((limit, used)) = amounts(task) else { continue };
-            let Some(want) = &task.want else { continue };
-            if task.is_doomed() {
+        for task in self.tasks.values_mut() {
+            let none = Resources::default();
+            let limits = task.want.as_ref().map_or(&none, |want| &want.spec.limit);
+            let (limit, used) = amounts(limits, &task.usage);
+            if task.is_doomed() || matches!(task.phase, Phase::Stopping(_)) {
                 freed = total([freed, used]);
-            } else if matches!(task.phase, Phase::Up { .. }) {
+                if short > 0 && used > 0 {
+                    task.hurry(now);
+                }
+                continue;
+            }
+            let Some(want) = &task.want else { continue };
+            if matches!(task.phase, Phase::Up { .. }) {
                 holders.push(Holder { run: task.run, priority: want.priority, limit, used });
             }
         }
@@ -114,7 +120,9 @@ impl Supervisor {
         let eaters: Vec<Eater> = self.tasks.values().filter_map(eater).collect();
         let mut caps = self.fairness.second(Processors { all, idle }, &eaters);
         // An earlier process may have left a cap on what was adopted.
-        for task in self.tasks.values_mut().filter(|task| task.want.is_some()) {
+        let is_up =
+            |task: &&mut Task| matches!(task.phase, Phase::Up { .. }) && task.want.is_some();
+        for task in self.tasks.values_mut().filter(is_up) {
             let known = caps.iter().any(|(run, _)| *run == task.run);
             if std::mem::take(&mut task.cap_unknown) && !known {
                 caps.push((task.run, None));

@@ -2,7 +2,7 @@
 
 use crate::health::{Checkup, Due, probe_of};
 use crate::packages::{Packages, Progress, layers};
-use crate::turn::{Adopted, AdoptedState, Config, Effect, Run, TaskUse};
+use crate::turn::{Adopted, AdoptedState, Config, Effect, NextRun, Run, TaskUse};
 use crate::window::Window;
 use borg_proto::package::Digest;
 use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
@@ -110,11 +110,11 @@ pub(crate) struct Task {
 
 impl Task {
     /// A task of the target of which nothing is there yet.
-    pub(crate) fn wanted(task: &TargetTask) -> Self {
+    pub(crate) fn wanted(task: &TargetTask, next: NextRun) -> Self {
         Self {
             want: Some(task.clone()),
             phase: Phase::Starting,
-            run: Run { id: task.id, number: 0 },
+            run: Run { id: task.id, number: next.number },
             grace: task.spec.grace_ms,
             usage: Usage::default(),
             files: 0,
@@ -130,7 +130,7 @@ impl Task {
             ports: task.ports.clone(),
             address: None,
             last_failure: None,
-            failures_in_row: 0,
+            failures_in_row: next.failures,
             up_since: None,
             ordered_at: None,
             packed_at: None,
@@ -167,13 +167,18 @@ impl Task {
             ports: found.ports,
             address: found.address,
             last_failure,
-            failures_in_row: 0,
+            failures_in_row: found.failures,
             up_since: Some(found.since),
             ordered_at: None,
             packed_at: None,
             start: None,
             layers: found.layers,
         }
+    }
+
+    /// How often in a row it failed.
+    pub(crate) const fn failures(&self) -> u32 {
+        self.failures_in_row
     }
 
     /// How it is by its health check.
@@ -200,6 +205,20 @@ impl Task {
         }
         self.doom = Some(Doom { cause, kill_at: now + KILL_AGAIN, asked: false });
         effects.push(Effect::Kill { run: self.run });
+    }
+
+    /// One that was asked to end has no more time for it than this machine has.
+    pub(crate) fn hurry(&mut self, now: Millis) {
+        if let Phase::Stopping(Stop::Asked { kill_at }) = &mut self.phase {
+            *kill_at = (*kill_at).min(now + KILL_AGAIN);
+        }
+    }
+
+    /// A probe begins, which may have waited for others.
+    pub(crate) fn probe_begun(&mut self, now: Millis) {
+        if let Some(check) = self.want.as_ref().and_then(|want| want.spec.health.as_ref()) {
+            self.checkup.begun(now, check);
+        }
     }
 
     /// Takes what a probe came to; whether its health is another one now.
@@ -233,7 +252,7 @@ impl Task {
         }
         let Some(want) = &self.want else { return false };
         let Some(check) = &want.spec.health else { return false };
-        match self.checkup.at(now, check) {
+        match self.checkup.at(now) {
             Due::Nothing => false,
             Due::Unanswered => {
                 let why = format!("no answer within {} ms", check.timeout_ms.0);
@@ -410,19 +429,23 @@ impl Task {
         }
     }
 
-    /// What the machine says of it.
-    pub(crate) fn report(&self, packages: &Packages) -> TaskReport {
-        let status = match &self.phase {
+    /// How far it is.
+    pub(crate) fn status(&self, packages: &Packages) -> TaskStatus {
+        match &self.phase {
             Phase::Fetching => self.fetching(packages),
             Phase::AwaitsLease | Phase::Starting => TaskStatus::Starting,
             Phase::Up { pid, since } => TaskStatus::Up { pid: *pid, since: *since },
             Phase::BackOff { until } => TaskStatus::BackOff { until: *until },
             Phase::Stopping(_) => TaskStatus::Stopping,
             Phase::Ended { at, failure } => TaskStatus::Ended { at: *at, failure: failure.clone() },
-        };
+        }
+    }
+
+    /// What the machine says of it.
+    pub(crate) fn report(&self, packages: &Packages) -> TaskReport {
         TaskReport {
             id: self.run.id,
-            status,
+            status: self.status(packages),
             restarts: self.run.number,
             last_failure: self.last_failure.clone(),
             usage: self.usage,

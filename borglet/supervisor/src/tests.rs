@@ -3,7 +3,10 @@
 mod packages;
 
 use crate::fixture::{fence, poll, target_task};
-use crate::{Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse};
+use crate::{
+    Adopted, AdoptedState, Config, Effect, Input, MachineUse, NextRun, Run, Supervisor, TaskUse,
+};
+use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetDigest, TargetTask,
     TaskStatus, Usage,
@@ -20,6 +23,8 @@ struct Bench {
     supervisor: Supervisor,
     now: Millis,
     token: u64,
+    /// The numbers of the newest orders about blobs.
+    orders: BTreeMap<Digest, u64>,
 }
 
 fn info() -> MachineInfo {
@@ -36,7 +41,7 @@ fn info() -> MachineInfo {
 fn bench(adopted: Vec<Adopted>) -> Bench {
     let config = Config::new("lab".parse().unwrap(), "m1".parse().unwrap(), 77);
     let supervisor = Supervisor::new(config, fence(1, 1, 0), adopted, info());
-    Bench { supervisor, now: Millis(1_000_000), token: 0 }
+    Bench::of(supervisor)
 }
 
 fn run(id: IncarnationId, number: u32) -> Run {
@@ -44,8 +49,14 @@ fn run(id: IncarnationId, number: u32) -> Run {
 }
 
 impl Bench {
+    fn of(supervisor: Supervisor) -> Self {
+        Self { supervisor, now: Millis(1_000_000), token: 0, orders: BTreeMap::new() }
+    }
+
     fn input(&mut self, input: Input) -> Vec<Effect> {
-        self.supervisor.handle(self.now, input)
+        let effects = self.supervisor.handle(self.now, input);
+        self.orders.extend(effects.iter().filter_map(blob_order));
+        effects
     }
 
     fn later(&mut self, ms: u64) -> Vec<Effect> {
@@ -86,6 +97,17 @@ impl Bench {
             .into_iter()
             .find(|task| task.id == id)
             .map(|task| task.status)
+    }
+}
+
+/// The blob that an effect is about, and the number of the order.
+fn blob_order(effect: &Effect) -> Option<(Digest, u64)> {
+    match effect {
+        Effect::ExpectBlob { digest, order, .. } | Effect::FetchBlob { digest, order, .. } => {
+            Some((*digest, *order))
+        }
+        Effect::Unpack { layer, order } => Some((layer.digest, *order)),
+        _ => None,
     }
 }
 
@@ -152,6 +174,29 @@ fn a_service_is_started_again_with_growing_waits_and_given_up_after_five_restart
     let failure = Some(FailureCause::Signal { signal: 9 });
     assert_eq!(b.status(task.id), Some(TaskStatus::Ended { at: b.now, failure }));
     assert_eq!(b.later(600_000), []);
+}
+
+/// It is replaced more often than a service fails six times.
+#[test]
+fn failures_in_a_row_count_over_restarts_of_the_borglet() {
+    let service = target_task(1, 0, true);
+    let running = AdoptedState::Running { pid: 7 };
+    let since = Millis(1_000_000);
+    let mut b = bench(vec![Adopted { failures: 5, since, ..found(&service, 5, running) }]);
+    b.order(1, &[&service]);
+    b.exit(service.id, 5, Some(FailureCause::Exit { code: 1 }));
+    assert!(matches!(b.status(service.id), Some(TaskStatus::Ended { .. })), "that was the sixth");
+
+    let mut b = bench(vec![]);
+    let next = BTreeMap::from([(service.id, NextRun { number: 4, failures: 4 })]);
+    b.supervisor = b.supervisor.with_runs(next);
+    let effects = b.order(1, &[&service]);
+    assert_eq!(starts(&effects), [run(service.id, 4)]);
+    let told = effects.iter().find_map(|effect| match effect {
+        Effect::Start(launch) => Some(launch.failures),
+        _ => None,
+    });
+    assert_eq!(told, Some(4), "the next borglet is told as well");
 }
 
 #[test]
@@ -398,6 +443,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         task: None,
         state,
         end: None,
+        failures: 0,
     }
 }
 

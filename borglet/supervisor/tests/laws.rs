@@ -7,27 +7,66 @@ mod fixture;
 
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::poll::{
-    Fence, MachineReport, PollRefusal, ReportVersion, TargetTask, TaskStatus, Usage,
+    AnswerStamp, Fence, MachineReport, PollRefusal, ReportVersion, TargetTask, TaskStatus, Usage,
 };
-use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
+use borg_proto::spec::MemoryLimit;
+use borg_proto::{AppClass, FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use borglet_supervisor::{
-    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse,
+    Adopted, AdoptedState, Config, Effect, Input, Launch, MachineUse, NextRun, Run, Supervisor,
+    TaskUse,
 };
 use fixture::{fence, poll, target_task};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Poll { term: u64, session: u64, generation: u64, with_target: bool, hold: u64 },
-    Start { pick: usize, works: bool },
-    Exit { pick: usize, failure: Option<FailureCause> },
-    Measure { ram_bytes: u64, available: u64 },
-    Answer { pick: usize, well: bool },
-    Nonsense { index: u32, number: u32, kind: u8 },
-    Pass { ms: u64 },
-    Crash,
+    Poll {
+        term: u64,
+        session: u64,
+        generation: u64,
+        with_target: bool,
+        hold: u64,
+        /// How long ago the answer was given that the masters are known to have heard, if there is one.
+        heard: Option<u64>,
+    },
+    Start {
+        pick: usize,
+        works: bool,
+    },
+    Exit {
+        pick: usize,
+        failure: Option<FailureCause>,
+    },
+    Measure {
+        ram_bytes: u64,
+        available: u64,
+        disk_bytes: u64,
+        files: u64,
+        idle_milli: u64,
+        /// How often in a row.
+        samples: u8,
+    },
+    Answer {
+        pick: usize,
+        well: bool,
+    },
+    Nonsense {
+        index: u32,
+        number: u32,
+        kind: u8,
+    },
+    Pass {
+        ms: u64,
+    },
+    /// `began`: of the starts under way, those whose bits are set; `words`: whether what was started is known.
+    Crash {
+        began: u8,
+        words: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -37,21 +76,25 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Some(FailureCause::Lost))
     ];
     prop_oneof![
-        4 => (0..3_u64, 0..3_u64, 0..5_u64, any::<bool>(), 0..3_u64).prop_map(|(term, session, generation, with_target, hold)| {
-            Step::Poll { term, session, generation, with_target, hold: hold * 1_000 }
-        }),
+        4 => (0..3_u64, 0..3_u64, 0..5_u64, any::<bool>(), 0..3_u64, proptest::option::of(0..40_000_u64))
+            .prop_map(|(term, session, generation, with_target, hold, heard)| {
+                Step::Poll { term, session, generation, with_target, hold: hold * 1_000, heard }
+            }),
         4 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(pick, works)| Step::Start { pick, works }),
         3 => (any::<usize>(), failure).prop_map(|(pick, failure)| Step::Exit { pick, failure }),
-        2 => (0..3_u64 << 20, 0..20_u64 << 20).prop_map(|(ram_bytes, available)| Step::Measure { ram_bytes, available }),
+        2 => (0..3_u64 << 20, 0..20_u64 << 20, 0..3_u64 << 20, 0..110_000_u64, prop_oneof![Just((0, 1)), Just((0, 6)), Just((1_000, 1))])
+            .prop_map(|(ram_bytes, available, disk_bytes, files, (idle_milli, samples))| {
+                Step::Measure { ram_bytes, available, disk_bytes, files, idle_milli, samples }
+            }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(pick, well)| Step::Answer { pick, well }),
         1 => (0..6_u32, 0..3_u32, 0..5_u8).prop_map(|(index, number, kind)| Step::Nonsense { index, number, kind }),
         3 => prop_oneof![Just(0_u64), Just(700), Just(6_000), Just(90_000)].prop_map(|ms| Step::Pass { ms }),
-        1 => Just(Step::Crash),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(began, words)| Step::Crash { began, words }),
     ]
 }
 
 /// The target that a fence names: always the same one. Odd indexes are services, those that three
-/// divides have a health check.
+/// divides have a health check, 4 is exclusive, 2 has limited disk, and 1 a limit of memory that others may cross.
 fn target_of(fence: Fence) -> Vec<TargetTask> {
     let bits =
         (fence.term * 7 + fence.session * 3 + fence.generation * 5).wrapping_mul(0x9e37) >> 3;
@@ -59,6 +102,14 @@ fn target_of(fence: Fence) -> Vec<TargetTask> {
         .filter(|index| bits >> index & 1 == 1)
         .map(|index| {
             let mut task = target_task(1, index, index % 2 == 1);
+            task.exclusive = index == 4;
+            if index == 2 {
+                Arc::make_mut(&mut task.spec).limit.disk_bytes = 2 << 20;
+            }
+            if index == 1 {
+                Arc::make_mut(&mut task.spec).memory = MemoryLimit::Soft;
+                task.appclass = AppClass::LatencySensitive;
+            }
             if index % 3 == 0 {
                 let spec = Arc::make_mut(&mut task.spec);
                 spec.ports = vec!["http".parse().expect("a name")];
@@ -86,7 +137,7 @@ fn supervisor(session: u64, remembered: Fence, adopted: Vec<Adopted>) -> Supervi
     let mut config =
         Config::new("lab".parse().expect("a name"), "m1".parse().expect("a name"), session);
     config.max_held = 3;
-    config.memory_reserve = 10 << 20;
+    (config.memory_reserve, config.disk_reserve) = (10 << 20, 1 << 20);
     Supervisor::new(config, remembered, adopted, info())
 }
 
@@ -94,18 +145,42 @@ fn supervisor(session: u64, remembered: Fence, adopted: Vec<Adopted>) -> Supervi
 struct Machine {
     supervisor: Supervisor,
     session: u64,
+    /// When this process of the borglet began.
+    born: Millis,
     now: Millis,
     token: u64,
     remembered: Fence,
+    lease: Option<Millis>,
     starting: BTreeSet<Run>,
     running: BTreeSet<Run>,
+    /// What the runs were started for.
+    launches: BTreeMap<Run, Launch>,
+    /// The newest run of each incarnation of which there was a process, or a record.
+    newest: BTreeMap<IncarnationId, u32>,
     /// Asked to end or killed; may still run.
     asked: BTreeSet<Run>,
     ended: BTreeMap<Run, Option<FailureCause>>,
     unanswered: BTreeSet<u64>,
     probed: BTreeSet<Run>,
+    /// Those of them that wait for their turn.
+    to_begin: BTreeSet<Run>,
     last: (ReportVersion, MachineReport),
+    /// What was done at all.
+    marks: BTreeSet<&'static str>,
 }
+
+/// All that a machine may have to do here.
+const MARKS: [&str; 9] = [
+    "cap",
+    "extend lease",
+    "kill",
+    "lift cap",
+    "probe",
+    "remember",
+    "remove",
+    "start under a lease",
+    "terminate",
+];
 
 impl Machine {
     fn new() -> Self {
@@ -114,16 +189,22 @@ impl Machine {
         Self {
             supervisor,
             session: 1,
+            born: Millis(1_000_000),
             now: Millis(1_000_000),
             token: 0,
             remembered: Fence::default(),
+            lease: None,
             starting: BTreeSet::new(),
             running: BTreeSet::new(),
+            launches: BTreeMap::new(),
+            newest: BTreeMap::new(),
             asked: BTreeSet::new(),
             ended: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             probed: BTreeSet::new(),
+            to_begin: BTreeSet::new(),
             last,
+            marks: BTreeSet::new(),
         }
     }
 
@@ -141,16 +222,26 @@ impl Machine {
     }
 
     fn perform(&mut self, effect: &Effect) {
+        self.marks.extend(mark(effect));
         match effect {
             Effect::RememberFence(fence) => self.remembered = *fence,
-            Effect::ExtendLease { until } => assert!(*until > self.now, "a lease that is over"),
+            Effect::ExtendLease { until } => {
+                assert!(self.lease <= Some(*until), "a lease that shrinks");
+                self.lease = Some(*until);
+            }
             Effect::Start(launch) => {
                 let run = launch.run;
                 let live = self.starting.iter().chain(&self.running);
                 assert!(live.clone().all(|other| other.id != run.id), "two copies of {run}");
-                assert!(!self.ended.contains_key(&run), "{run} is started twice");
+                let newest = self.newest.get(&run.id).is_some_and(|newest| *newest >= run.number);
+                assert!(!newest, "the output of {run} was there already");
+                if launch.task.exclusive {
+                    let ends_by = launch.ends_by.expect("an exclusive task ends by itself");
+                    assert!(ends_by > self.now, "{run} begins when it must be over");
+                }
                 self.ended.retain(|other, _| other.id != run.id);
                 self.starting.insert(run);
+                self.launches.insert(run, launch.as_ref().clone());
             }
             Effect::Terminate { run } | Effect::Kill { run } => {
                 assert!(self.running.contains(run), "{run} does not run");
@@ -160,6 +251,7 @@ impl Machine {
             Effect::Probe { run, .. } => {
                 assert!(self.running.contains(run), "{run} does not run");
                 self.probed.insert(*run);
+                self.to_begin.insert(*run);
             }
             Effect::ExpectBlob { .. }
             | Effect::FetchBlob { .. }
@@ -169,6 +261,8 @@ impl Machine {
                 let live = self.starting.iter().chain(&self.running);
                 assert!(live.clone().all(|run| run.id != *id), "{id} is forgotten while it runs");
                 self.ended.retain(|run, _| run.id != *id);
+                // No target of a cell has it again.
+                self.newest.remove(id);
             }
             Effect::Answer { token, result } => {
                 assert!(self.unanswered.remove(token), "poll {token} is answered twice");
@@ -197,21 +291,29 @@ impl Machine {
         self.last = next;
     }
 
-    fn poll(&mut self, asked: Fence, with_target: bool, hold: u64) -> Vec<Effect> {
+    fn poll(
+        &mut self,
+        asked: Fence,
+        with_target: bool,
+        hold: u64,
+        heard: Option<u64>,
+    ) -> Vec<Effect> {
         self.token += 1;
         self.unanswered.insert(self.token);
         let mut request = poll(asked, with_target.then(|| target_of(asked)));
         request.hold = Millis(hold);
+        let at = |ago: u64| Millis(self.now.0.saturating_sub(ago)).max(self.born);
+        request.lease = heard.map(|ago| AnswerStamp { session: self.session, at: at(ago) });
         request.seen = self.supervisor.report().0;
         self.input(Input::Poll { token: self.token, request })
     }
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Poll { term, session, generation, with_target, hold } => {
+            Step::Poll { term, session, generation, with_target, hold, heard } => {
                 let asked = fence(term, session, generation);
                 let (before, obeyed) = (self.supervisor.report(), self.supervisor.obeyed());
-                let effects = self.poll(asked, with_target, hold);
+                let effects = self.poll(asked, with_target, hold, heard);
                 if asked < obeyed {
                     let refusal = PollRefusal::Stale { asked, obeyed };
                     assert_eq!(
@@ -229,6 +331,7 @@ impl Machine {
                     return;
                 };
                 self.starting.remove(&run);
+                self.newest.insert(run.id, run.number);
                 if works {
                     self.running.insert(run);
                     self.input(Input::Started { run, pid: 1, since: self.now, address: None });
@@ -245,13 +348,24 @@ impl Machine {
                 };
                 self.exit(run, failure);
             }
-            Step::Measure { ram_bytes, available } => {
-                let usage = Usage { ram_bytes, ..Usage::default() };
-                let of = |run: &Run| (run.id, TaskUse { usage, files: 0 });
-                let tasks = self.running.iter().map(of).collect();
-                let machine =
-                    MachineUse { memory_available: Some(available), ..MachineUse::default() };
-                self.input(Input::Usage { machine, tasks });
+            Step::Measure { ram_bytes, available, disk_bytes, files, idle_milli, samples } => {
+                // The service takes the processors, so batch has none.
+                let cpu = |run: &Run| if run.id.task.index == 1 { 2_000 } else { 0 };
+                let of = |run: &Run| {
+                    let cpu_milli = cpu(run);
+                    let usage = Usage { ram_bytes, disk_bytes, cpu_milli, ..Usage::default() };
+                    (run.id, TaskUse { usage, files })
+                };
+                let tasks: Vec<_> = self.running.iter().map(of).collect();
+                let machine = MachineUse {
+                    memory_available: Some(available),
+                    disk_available: Some(available),
+                    cpu_milli: Some(2_000),
+                    cpu_idle_milli: Some(idle_milli),
+                };
+                for _ in 0..samples {
+                    self.input(Input::Usage { machine, tasks: tasks.clone() });
+                }
             }
             Step::Answer { pick, well } => {
                 let Some(&run) = self.probed.iter().nth(pick % self.probed.len().max(1)) else {
@@ -288,12 +402,15 @@ impl Machine {
                 self.now = self.now + Millis(ms);
                 self.input(Input::Tick);
             }
-            Step::Crash => self.crash(),
+            Step::Crash { began, words } => self.crash(began, words),
         }
     }
 
     fn answer(&mut self, run: Run, well: bool) {
         self.probed.remove(&run);
+        if self.to_begin.remove(&run) {
+            self.input(Input::ProbeBegun { run });
+        }
         let result = if well { Ok(()) } else { Err("no".into()) };
         self.input(Input::Probed { run, result });
     }
@@ -305,9 +422,23 @@ impl Machine {
     }
 
     /// Kill -9: a start under way is either there or not there at all; polls break off.
-    fn crash(&mut self) {
-        self.running.append(&mut self.starting);
+    fn crash(&mut self, began: u8, words: bool) {
+        let mut next = BTreeMap::new();
+        for (place, run) in std::mem::take(&mut self.starting).into_iter().enumerate() {
+            if began >> (place % 8) & 1 == 1 {
+                self.running.insert(run);
+                self.newest.insert(run.id, run.number);
+            } else {
+                let failures = self.launches[&run].failures;
+                next.insert(run.id, NextRun { number: run.number, failures });
+            }
+        }
+        for (id, newest) in &self.newest {
+            // Between two runs there may be nothing but output.
+            next.entry(*id).or_insert(NextRun { number: newest + 1, failures: 0 });
+        }
         self.unanswered.clear();
+        let launches = &self.launches;
         let found = |run: Run, state| Adopted {
             layers: Vec::new(),
             run,
@@ -315,9 +446,10 @@ impl Machine {
             grace: Millis(1_000),
             ports: Vec::new(),
             address: None,
-            task: None,
+            task: launches.get(&run).filter(|_| words).map(|launch| launch.task.clone()),
             end: None,
             state,
+            failures: launches.get(&run).map_or(0, |launch| launch.failures),
         };
         let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));
         let ended = self.ended.iter().map(|(run, failure)| {
@@ -325,18 +457,23 @@ impl Machine {
         });
         let adopted = running.chain(ended).collect();
         self.session += 1;
-        self.supervisor = supervisor(self.session, self.remembered, adopted);
-        assert_eq!(self.supervisor.handle(self.now, Input::Tick), [], "silence does nothing");
+        self.born = self.now;
+        self.supervisor = supervisor(self.session, self.remembered, adopted).with_runs(next);
         self.last = self.supervisor.report();
+        for effect in self.input(Input::Tick) {
+            let goes_on = words && matches!(effect, Effect::Start(_) | Effect::Probe { .. });
+            assert!(goes_on, "silence does {effect:?}");
+        }
     }
 
     /// Nothing fails any more and what is asked to end does.
     fn settle(&mut self, last: Fence) {
         let wanted: BTreeSet<IncarnationId> = target_of(last).iter().map(|task| task.id).collect();
-        self.poll(last, true, 0);
-        for _ in 0..20 {
+        for round in 0..20 {
+            self.poll(last, round == 0, 0, Some(0));
             while let Some(run) = self.starting.pop_first() {
                 self.running.insert(run);
+                self.newest.insert(run.id, run.number);
                 self.input(Input::Started { run, pid: 1, since: self.now, address: None });
             }
             while let Some(run) = self.probed.pop_first() {
@@ -368,17 +505,47 @@ impl Machine {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+/// What an effect shows to have been reached.
+fn mark(effect: &Effect) -> Option<&'static str> {
+    Some(match effect {
+        Effect::RememberFence(_) => "remember",
+        Effect::ExtendLease { .. } => "extend lease",
+        Effect::Start(launch) if launch.task.exclusive => "start under a lease",
+        Effect::Terminate { .. } => "terminate",
+        Effect::Kill { .. } => "kill",
+        Effect::CapCpu { cap_milli: Some(_), .. } => "cap",
+        Effect::CapCpu { cap_milli: None, .. } => "lift cap",
+        Effect::Probe { .. } => "probe",
+        Effect::Remove { .. } => "remove",
+        Effect::Start(_)
+        | Effect::Answer { .. }
+        | Effect::ExpectBlob { .. }
+        | Effect::FetchBlob { .. }
+        | Effect::Unpack { .. }
+        | Effect::DropBlob { .. } => return None,
+    })
+}
 
-    /// At most one copy of anything, no start twice, stale orders change nothing, every poll is
-    /// answered once; and once events cease, what runs is what the last order names.
-    #[test]
-    fn whatever_happens_the_machine_ends_up_with_its_target(steps in prop::collection::vec(step(), 0..120)) {
+/// At most one copy of anything, no start twice, stale orders change nothing, every poll is
+/// answered once; and once events cease, what runs is what the last order names.
+#[test]
+fn whatever_happens_the_machine_ends_up_with_its_target() {
+    let config =
+        ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let reached = RefCell::new(BTreeSet::new());
+    let run = TestRunner::new(config).run(&prop::collection::vec(step(), 0..120), |steps| {
         let mut machine = Machine::new();
         for step in steps {
             machine.take(step);
         }
         machine.settle(fence(9, 9, 9));
-    }
+        reached.borrow_mut().extend(machine.marks);
+        Ok(())
+    });
+    run.unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(
+        reached.into_inner(),
+        BTreeSet::from(MARKS),
+        "what was never tried is not known to hold"
+    );
 }

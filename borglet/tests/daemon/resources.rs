@@ -56,6 +56,22 @@ async fn a_task_that_writes_more_than_its_disk_limit_is_killed_with_the_figures(
     assert!(cell::pid(&report[2]).is_some(), "{:?}", report[2]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_over_the_disk_limit_is_found_out_though_nothing_runs_after_it() {
+    let cell = Cell::new();
+    let daemon = Daemon::start(&cell, &[]);
+    let mut master = daemon.master(&cell, "master/1");
+    let mut writer = shell(1, 0, "sleep 3; head -c 30M /dev/zero > $HOME/big; sleep 1000");
+    cell::change(&mut writer, |spec| spec.limit.disk_bytes = 10 * MIB);
+    if order(&mut master, &[&writer]).await.is_none() {
+        return;
+    }
+    let over = master.until(fence(1, 1), |report| is_over(&report[0]));
+    let report = tokio::time::timeout(Duration::from_secs(20), over).await.expect("found out late");
+    let cause = report[0].last_failure.as_ref();
+    assert!(matches!(cause, Some(FailureCause::DiskLimit { .. })), "{report:?}");
+}
+
 /// A machine of 160 MiB for tasks: what is over its limit goes, though its priority is the highest.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_machine_who_is_over_its_limit_goes_and_the_others_stay() {

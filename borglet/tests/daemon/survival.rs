@@ -29,17 +29,27 @@ fn all_up(report: &[TaskReport]) -> bool {
 }
 
 /// Killed while it serves, then replaced by another file, then asked to stop: each time the next process
-/// has the same tasks.
+/// has the same tasks, and offers the same machine, whatever they wrote.
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_stay_the_same_processes_over_kills_upgrades_and_stops_of_their_borglet() {
     let cell = Cell::new();
     let mut daemon = Daemon::start(&cell, &[]);
     let mut master = daemon.master(&cell, "master/1");
-    let tasks: Vec<TargetTask> = (0..many()).map(|n| shell(1, n, "sleep 1000")).collect();
+    let mut tasks: Vec<TargetTask> = (0..many()).map(|n| shell(1, n, "sleep 1000")).collect();
+    tasks[0] = shell(1, 0, "head -c 64M /dev/zero > $HOME/big; sleep 1000");
+    cell::change(&mut tasks[0], |spec| spec.limit.disk_bytes = 256 << 20);
     let all: Vec<&TargetTask> = tasks.iter().collect();
-    master.poll(fence(1, 1), Some(&all)).await.unwrap();
+    let offered = master.poll(fence(1, 1), Some(&all)).await.unwrap().report.info;
     let before = processes(&master.until(fence(1, 1), all_up).await);
     assert_eq!(before.len(), tasks.len());
+    let written = async {
+        while master.poll(fence(1, 1), None).await.unwrap().report.tasks[0].usage.disk_bytes
+            < 64 << 20
+        {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.expect("nothing is written");
     for round in 0..4 {
         match round {
             0 => daemon.kill(),
@@ -55,6 +65,7 @@ async fn tasks_stay_the_same_processes_over_kills_upgrades_and_stops_of_their_bo
         let mut master = daemon.master(&cell, "master/1");
         let found = master.poll(fence(1, 2 + round), Some(&all)).await.unwrap();
         assert_eq!(processes(&found.report.tasks), before, "round {round}");
+        assert_eq!(found.report.info, offered, "round {round}");
     }
 }
 

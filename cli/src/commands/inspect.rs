@@ -203,7 +203,7 @@ pub(super) fn task_row(task: Task, now: u64) -> [String; 11] {
         none_if(ports.is_empty(), ports.join(" ")),
         none_if(!measured, cores(task.cpu_milli)),
         none_if(!measured, size(task.ram_bytes)),
-        (task.failures + task.restarts).to_string(),
+        task.failures.to_string(),
         // Why it is in trouble comes before what it says of itself.
         if task.note.is_empty() { task.status_line } else { task.note },
     ]
@@ -317,4 +317,18 @@ pub(super) async fn resolve(
         ]
     });
     out.table(["task", "port", "address", "state"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The state counts restarts by the machine among the failures already.
+    #[test]
+    fn failures_are_shown_as_the_state_counts_them() {
+        let task = pb::TaskInfo { failures: 5, restarts: 4, ..pb::TaskInfo::default() };
+        let row = task_row(task.into(), 0);
+        let place = TASK_TITLES.iter().position(|title| *title == "fails").unwrap();
+        assert_eq!(row[place], "5");
+    }
 }

@@ -71,7 +71,7 @@ impl Runs {
         let row = |run: &TaskRun| {
             let told = run.told.as_ref();
             let ran = told.and_then(|told| Some(told.ended_ms.saturating_sub(told.started_ms?)));
-            let ended = age(self.now_ms.saturating_sub(run.at_ms));
+            let ended = age(self.now_ms.saturating_sub(run.over_ms()));
             [
                 run.incarnation.to_string(),
                 told.map_or_else(none, |told| told.run.to_string()),
@@ -95,7 +95,7 @@ impl Runs {
     /// The last failure, in words.
     pub(super) fn last_trouble(&self) -> Option<String> {
         let run = self.list.iter().find(|run| run.end == "failed")?;
-        let ago = age(self.now_ms.saturating_sub(run.at_ms));
+        let ago = age(self.now_ms.saturating_sub(run.over_ms()));
         let text = format!("last failure {ago} ago on {}: {}", run.machine, run.cause);
         Some(text + &last_words(run))
     }

@@ -146,6 +146,14 @@ pub struct TaskRun {
     pub told: Option<RunEnd>,
 }
 
+impl TaskRun {
+    /// When it ended: as its machine said it, or when the cell heard of it. Nothing ended later than that.
+    #[must_use]
+    pub fn over_ms(&self) -> u64 {
+        self.told.as_ref().map_or(self.at_ms, |told| told.ended_ms.min(self.at_ms))
+    }
+}
+
 /// What the machine told of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of borg.v1.RunEnd, documented there")]

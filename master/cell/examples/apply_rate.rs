@@ -69,7 +69,8 @@ fn main() {
     let id = |task: &TaskId| IncarnationId { task: *task, number: 1 };
     let start = Instant::now();
     for task in &tasks[..20_000] {
-        let change = Observation::TaskUp { id: id(task), pid: 7, since: Millis(1), restarts: 0 };
+        let change =
+            Observation::TaskUp { id: id(task), pid: 7, since: Millis(1), restarts: 0, run: None };
         apply(&mut cell, master(), Action::Observe { changes: vec![change] });
     }
     rate("single_change_entries_per_s", 20_000, start.elapsed());

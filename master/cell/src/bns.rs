@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(found(&cell), (false, Health::Unhealthy));
         // Another process has to show it again.
         let (pid, since) = (8, cell.now);
-        cell.observe(Observation::TaskUp { id, pid, since, restarts: 1 });
+        cell.observe(Observation::TaskUp { id, pid, since, restarts: 1, run: None });
         assert_eq!(found(&cell), (false, Health::Starting));
         assert_eq!(cell.state.audit(), []);
     }
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(CellState::decode(&cell.state.encode()).unwrap(), cell.state);
         // Another process may have another address.
         let (pid, since) = (8, cell.now);
-        cell.observe(Observation::TaskUp { id: ids[0], pid, since, restarts: 1 });
+        cell.observe(Observation::TaskUp { id: ids[0], pid, since, restarts: 1, run: None });
         assert_eq!(shown(&cell).len(), 2);
         // The machine's range became smaller: one has to go.
         let mut smaller = crate::fixture::info(1000, 1 << 30, &[]);

@@ -171,7 +171,7 @@ impl Cell {
 
     /// An incarnation's process runs, with pid 100.
     pub fn up(&mut self, id: IncarnationId) -> Vec<Event> {
-        self.observe(Observation::TaskUp { id, pid: 100, since: self.now, restarts: 0 })
+        self.observe(Observation::TaskUp { id, pid: 100, since: self.now, restarts: 0, run: None })
     }
 
     /// An incarnation is over; `None` means exit code 0.

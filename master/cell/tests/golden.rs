@@ -167,6 +167,13 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
         ram_peak_bytes: 3 << 20,
         last_lines: "the end".into(),
     }));
+    cell.observe(Observation::TaskUp {
+        id: failing,
+        pid: 9,
+        since: cell.now,
+        restarts: 1,
+        run: run.clone(),
+    });
     cell.observe(Observation::TaskEnded { id: failing, at: cell.now, failure, run });
     network_of_its_own(cell, machine);
 }

@@ -301,6 +301,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             pid: c.into(),
             since: Millis(u64::MAX),
             restarts: u32::from(c) << 24,
+            run: told(state, &cause, b, c),
         },
         5 => {
             let until = Millis(u64::from(c));

@@ -159,7 +159,7 @@ pub(super) fn task_info(
         }
         TaskState::Running(placement) => fill_running(said, job, id, task, placement, &mut info),
         TaskState::Dead { at, end } => {
-            info.since_ms = at.0;
+            info.since_ms = ended(view, id, task, *at).0;
             info.note = match end {
                 TaskEnd::Finished => String::new(),
                 TaskEnd::Failed { .. }
@@ -175,6 +175,15 @@ pub(super) fn task_info(
     };
     info.phase = phase.into();
     info
+}
+
+/// When a task that is over ended: as its machine said it, or when the cell heard of it.
+fn ended(view: &View, id: TaskId, task: &Task, heard: Millis) -> Millis {
+    let last = view.state.runs_of(id).next();
+    let last = last.filter(|run| run.incarnation == task.incarnations && run.at == heard);
+    let told = last.and_then(|run| run.told.as_ref());
+    // Clocks of machines go their own ways; nothing ended later than it was heard of.
+    told.map_or(heard, |told| told.ended.min(heard))
 }
 
 /// How large an alloc is and what is in it, in words.

@@ -387,12 +387,15 @@ impl From<&Observation> for pb::Observation {
             Observation::MachineDown { machine } => {
                 seen::Kind::MachineDown(seen::MachineDown { machine: machine.0 })
             }
-            Observation::TaskUp { id, pid, since, restarts } => seen::Kind::TaskUp(seen::TaskUp {
-                id: Some(id.into()),
-                pid: *pid,
-                since_ms: since.0,
-                restarts: *restarts,
-            }),
+            Observation::TaskUp { id, pid, since, restarts, run } => {
+                seen::Kind::TaskUp(seen::TaskUp {
+                    id: Some(id.into()),
+                    pid: *pid,
+                    since_ms: since.0,
+                    restarts: *restarts,
+                    run: run.as_deref().map(Into::into),
+                })
+            }
             Observation::TaskBackOff { id, until, restarts, cause, run } => {
                 seen::Kind::TaskBackOff(seen::TaskBackOff {
                     id: Some(id.into()),
@@ -459,6 +462,7 @@ impl TryFrom<pb::Observation> for Observation {
                 pid: up.pid,
                 since: Millis(up.since_ms),
                 restarts: up.restarts,
+                run: read_run(up.run)?,
             },
             seen::Kind::TaskBackOff(wait) => Self::TaskBackOff {
                 id: incarnation("id", wait.id)?,

@@ -619,8 +619,8 @@ fn observation() -> impl Strategy<Value = Observation> {
         (any::<u32>(), machine_info())
             .prop_map(|(m, info)| Observation::MachineUp { machine: MachineId(m), info }),
         any::<u32>().prop_map(|m| Observation::MachineDown { machine: MachineId(m) }),
-        (incarnation(), any::<u32>(), millis(), any::<u32>()).prop_map(
-            |(id, pid, since, restarts)| Observation::TaskUp { id, pid, since, restarts }
+        (incarnation(), any::<u32>(), millis(), any::<u32>(), run_end()).prop_map(
+            |(id, pid, since, restarts, run)| Observation::TaskUp { id, pid, since, restarts, run }
         ),
         (incarnation(), millis(), any::<u32>(), cause(), run_end()).prop_map(
             |(id, until, restarts, cause, run)| {

@@ -22,7 +22,7 @@ fn machine(tasks: &[&TargetTask]) -> Bench {
     let mut info = info();
     info.capacity.ram_bytes = 1_000 * MIB;
     let supervisor = Supervisor::new(config, fence(1, 1, 0), Vec::new(), info);
-    let mut bench = Bench { supervisor, now: Millis(1_000_000), token: 0 };
+    let mut bench = Bench::of(supervisor);
     bench.order(1, tasks);
     for task in tasks {
         bench.start(task.id, 0, 7);
@@ -100,6 +100,23 @@ fn a_machine_short_of_memory_gives_up_who_is_over_its_limit_and_no_more_than_tha
     assert_eq!(b.status(soft.id), Some(ended), "not started again where there is no room");
 }
 
+/// It gives back what it has; nobody else has to go for that, and it has no minutes left for it.
+#[test]
+fn who_was_asked_to_end_makes_room_for_a_machine_that_is_short() {
+    let leaves = task(1, true, |spec| {
+        spec.limit.ram_bytes = 50 * MIB;
+        spec.grace_ms = Millis(600_000);
+    });
+    let stays = task(2, true, |spec| spec.limit.ram_bytes = 50 * MIB);
+    let mut b = machine(&[&leaves, &stays]);
+    let uses = [(&leaves, ram(80), 0), (&stays, ram(50), 0)];
+    second(&mut b, PLENTY, &uses);
+    assert_eq!(work(b.order(2, &[&stays])), [Effect::Terminate { run: run(leaves.id, 0) }]);
+    assert_eq!(second(&mut b, (40 * MIB, u64::MAX), &uses), []);
+    assert_eq!(work(b.later(4_999)), []);
+    assert_eq!(work(b.later(1)), [Effect::Kill { run: run(leaves.id, 0) }]);
+}
+
 #[test]
 fn what_tasks_use_beyond_the_room_for_tasks_counts_as_short() {
     let mut low = task(1, false, |spec| spec.limit.ram_bytes = 600 * MIB);
@@ -160,6 +177,7 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
         address: None,
         task: None,
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state: AdoptedState::Running { pid: 7 },
     };
@@ -245,10 +263,14 @@ fn a_probe_whose_answer_never_comes_has_failed() {
     let mut b = bench(vec![]);
     b.order(1, &[&served]);
     b.start(served.id, 0, 7);
+    let run = run(served.id, 0);
+    assert_eq!(work(b.later(60_000)), [], "it waits for its turn, which is not its fault");
+    b.input(Input::ProbeBegun { run });
     b.later(6_000);
     b.later(1_000);
+    b.input(Input::ProbeBegun { run });
     let ending = b.later(6_000);
-    assert_eq!(work(ending), [Effect::Terminate { run: run(served.id, 0) }]);
+    assert_eq!(work(ending), [Effect::Terminate { run }]);
 }
 
 #[test]
@@ -262,6 +284,7 @@ fn an_adopted_task_is_probed_as_soon_as_the_target_has_it() {
         address: None,
         task: None,
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state: AdoptedState::Running { pid: 7 },
     };
@@ -297,6 +320,7 @@ fn what_an_earlier_process_knew_of_a_task_is_enough_to_go_on_with_it() {
         address: None,
         task: Some(task.clone()),
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state,
     };

@@ -4,6 +4,7 @@
 //! makes the view stale until a full report.
 
 use super::digest::Digests;
+use crate::state::observe::failures_within;
 use crate::state::{CellState, Job, Machine, MachineState, Stranger};
 use borg_proto::command::{Observation, RUN_ENDS_SINCE};
 use borg_proto::machine::MachineInfo;
@@ -510,11 +511,15 @@ fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Obs
         TaskStatus::Starting | TaskStatus::Fetching { .. } | TaskStatus::Stopping => None,
         TaskStatus::Up { pid, since } => {
             let known = placed.phase == Phase::Up { pid: *pid, since: *since };
+            // The run before it, when it failed while nobody listened.
+            let unheard = restarts > failures_within(placed);
+            let run = run.filter(|end| unheard && end.run.checked_add(1) == Some(restarts));
             (restarted || !known).then_some(Observation::TaskUp {
                 id,
                 pid: *pid,
                 since: *since,
                 restarts,
+                run,
             })
         }
         TaskStatus::BackOff { until } => {
@@ -606,6 +611,7 @@ mod tests {
     use crate::fixture::{Cell, batch, info, master, service};
     use borg_proto::command::Action;
     use borg_proto::poll::Usage;
+    use borg_proto::task::RunEnd;
     use borg_proto::{Health, JobId, TaskId};
 
     const MIB: u64 = 1 << 20;
@@ -648,12 +654,56 @@ mod tests {
         let expected = Observation::TaskAddress { id: own, address: [10, 88, 3, 2].into() };
         assert_eq!(told_now, Some(expected.clone()));
         assert_eq!(told(&cell, said(usual)), None);
-        cell.observe(Observation::TaskUp { id: own, pid: 7, since: Millis(3), restarts: 0 });
+        cell.observe(Observation::TaskUp {
+            id: own,
+            pid: 7,
+            since: Millis(3),
+            restarts: 0,
+            run: None,
+        });
         cell.observe(expected.clone());
         assert_eq!(told(&cell, said(own)), None);
         let again = TaskReport { restarts: 1, ..said(own) };
         assert_eq!(told(&cell, again), Some(expected), "another process may have the same");
         assert_eq!(told(&cell, report(own)), None, "nothing is known of its address");
+    }
+
+    #[test]
+    fn the_end_of_a_run_that_nobody_heard_of_comes_with_the_next_one_and_only_once() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let web = cell.submit("ann", service("web", 1, 100, 4 * MIB));
+        let id = cell.place(web, 0, machine).unwrap();
+        cell.up(id);
+        let end = |run| {
+            let failure = Some(FailureCause::Exit { code: 3 });
+            let (cpu_ms, ram_peak_bytes, last_lines) = (0, 0, String::new());
+            let (started, ended) = (None, Millis(2));
+            Some(Arc::new(RunEnd {
+                run,
+                started,
+                ended,
+                failure,
+                cpu_ms,
+                ram_peak_bytes,
+                last_lines,
+            }))
+        };
+        let said = |restarts, last_run| TaskReport { restarts, last_run, ..report(id) };
+        let carried = |cell: &Cell, report: &TaskReport, level| {
+            let placed = cell.state.task(id.task).unwrap().placement().unwrap();
+            match difference(placed, report, level) {
+                Some(Observation::TaskUp { run, .. }) => run,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(carried(&cell, &said(1, end(0)), 5), end(0));
+        assert_eq!(carried(&cell, &said(1, end(0)), 4), None, "older masters cannot read it");
+        assert_eq!(carried(&cell, &said(2, end(0)), 5), None, "it is of an earlier one");
+        let (cause, run) = (FailureCause::Exit { code: 3 }, end(0));
+        let until = cell.now;
+        cell.observe(Observation::TaskBackOff { id, until, restarts: 0, cause, run });
+        assert_eq!(carried(&cell, &said(1, end(0)), 5), None, "that is known");
     }
 
     /// The cell goes on from what it is now as from a backup, and is led.

@@ -40,9 +40,14 @@ impl Turn<'_> {
             match change {
                 Observation::MachineUp { machine, info } => self.machine_up(*machine, info),
                 Observation::MachineDown { machine } => self.machine_lost(*machine),
-                Observation::TaskUp { id, pid, since, restarts } => {
+                Observation::TaskUp { id, pid, since, restarts, run } => {
                     let phase = Phase::Up { pid: *pid, since: *since };
-                    self.task_phase(*id, phase, *restarts, None, None);
+                    // A service that ends has failed, whatever its code.
+                    let failed = |run: &RunEnd| {
+                        run.failure.clone().unwrap_or(FailureCause::Exit { code: 0 })
+                    };
+                    let cause = run.as_deref().map(failed);
+                    self.task_phase(*id, phase, *restarts, cause.as_ref(), run.as_deref());
                 }
                 Observation::TaskBackOff { id, until, restarts, cause, run } => {
                     let phase = Phase::BackOff { until: *until };
@@ -238,7 +243,9 @@ impl Turn<'_> {
         let (health, address) = (Health::Unchecked, None);
         let placement = Placement { phase, restarts, health, address, ..old.clone() };
         let more = failures_within(&placement).saturating_sub(failures_within(old));
-        let cause = cause.map(storable);
+        // Of a run before this process only what was not heard of is news.
+        let news = matches!(phase, Phase::BackOff { .. }) || more > 0;
+        let cause = cause.filter(|_| news).map(storable);
         let change = match (phase, &cause) {
             (Phase::Up { pid, .. }, _) => TaskChange::Up { pid },
             (Phase::BackOff { until }, Some(cause)) => {
@@ -360,7 +367,7 @@ impl Turn<'_> {
 }
 
 /// Failures of an incarnation that its machine has dealt with, or is dealing with.
-fn failures_within(placement: &Placement) -> u32 {
+pub(crate) fn failures_within(placement: &Placement) -> u32 {
     match placement.phase {
         Phase::BackOff { .. } => placement.restarts.saturating_add(1),
         Phase::Starting | Phase::Up { .. } => placement.restarts,
@@ -436,6 +443,7 @@ mod tests {
     use super::*;
     use crate::fixture::{Cell, batch, info, service, with_task};
     use crate::state::JobState;
+    use borg_proto::command::RUN_ENDS_SINCE;
 
     const MIB: u64 = 1 << 20;
     const EXIT: FailureCause = FailureCause::Exit { code: 1 };
@@ -610,10 +618,42 @@ mod tests {
                 pid: 7,
                 since: cell.now,
                 restarts: restarts + 1,
+                run: None,
             });
         }
         let task = cell.state.task(id.task).unwrap();
         assert_eq!((task.failures, task.last_failure.clone()), (2, Some(EXIT)));
+    }
+
+    /// As when no master listened while it crashed.
+    #[test]
+    fn a_crash_that_is_heard_of_when_it_runs_again_leaves_its_cause_and_last_words() {
+        let mut cell = Cell::new();
+        cell.state.level = RUN_ENDS_SINCE;
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", service("web", 1, 100, 4 * MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.up(id);
+        let told = RunEnd {
+            run: 0,
+            started: Some(Millis(1)),
+            ended: Millis(2),
+            failure: Some(EXIT),
+            cpu_ms: 1,
+            ram_peak_bytes: 1,
+            last_lines: "no such table".into(),
+        };
+        let (since, run) = (cell.now, Some(Arc::new(told.clone())));
+        for _ in 0..2 {
+            let run = run.clone();
+            cell.observe(Observation::TaskUp { id, pid: 8, since, restarts: 1, run });
+        }
+        // Another process of the same run is no other crash.
+        cell.observe(Observation::TaskUp { id, pid: 9, since, restarts: 1, run });
+        let task = cell.state.task(id.task).unwrap();
+        assert_eq!((task.failures, task.last_failure.clone()), (1, Some(EXIT)));
+        let runs: Vec<_> = cell.state.runs_of(id.task).collect();
+        assert_eq!((runs.len(), runs[0].told.as_deref()), (1, Some(&told)));
     }
 
     #[test]
