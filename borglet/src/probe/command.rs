@@ -6,6 +6,7 @@ use crate::shim::enter::Word;
 use crate::sys;
 use borg_proto::in_full;
 use borg_proto::text::one_line;
+use borglet_supervisor::ProbeFailure;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,18 +23,18 @@ const MOST_TOLD: usize = 200;
 /// Runs it once. When time is up, all that it made is killed. Blocks.
 ///
 /// # Errors
-/// What was wrong, for people, with the beginning of what it wrote.
+/// What was wrong, with the beginning of what it wrote.
 pub(super) fn run(
     executor: &Executor,
     container: &ContainerId,
     argv: Vec<String>,
     within: Duration,
-) -> Result<(), String> {
+) -> Result<(), ProbeFailure> {
     let deadline = sys::monotonic() + within;
     let errand = Errand::Run { argv, terminal: None };
     let entered = executor.enter(container, &errand, false).map_err(|error| in_full(&error))?;
     let Stdio::Pipes { stdout, stderr, .. } = entered.stdio else {
-        return Err("a probe has no terminal".to_owned());
+        return Err("a probe has no terminal".into());
     };
     let mut control = File::from(std::os::fd::OwnedFd::from(entered.control));
     let mut outputs = [File::from(stdout), File::from(stderr)];
@@ -46,14 +47,14 @@ pub(super) fn run(
         let left = deadline.saturating_sub(sys::monotonic());
         if left.is_zero() {
             // Letting go of the control socket ends it.
-            return Err(format!("no end within {} ms", within.as_millis()));
+            return Err(format!("no end within {} ms", within.as_millis()).into());
         }
         let mut fds = vec![PollFd::new(control.as_fd(), PollFlags::POLLIN)];
         let open = outputs.iter().zip(is_open).filter(|(_, is_open)| *is_open);
         fds.extend(open.map(|(output, _)| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.to_string()),
+            Err(errno) => return Err(errno.to_string().into()),
         }
         for (output, is_open) in outputs.iter_mut().zip(&mut is_open) {
             // Read to its end, so that it never waits for us; the beginning is what is told.
@@ -72,19 +73,21 @@ pub(super) fn run(
             match serde_json::from_slice(&line) {
                 Ok(Word::Begun) => {}
                 Ok(Word::Exited(0)) => return Ok(()),
-                Ok(Word::Exited(code)) => return Err(told(&format!("exit code {code}"), &wrote)),
+                Ok(Word::Exited(code)) => return Err(told(format!("exit code {code}"), &wrote)),
                 Ok(Word::Signalled(signal)) => {
-                    return Err(told(&format!("signal {signal}"), &wrote));
+                    return Err(told(format!("signal {signal}"), &wrote));
                 }
-                Ok(Word::Refused(error)) => return Err(error.to_string()),
-                Err(error) => return Err(format!("its session said something else: {error}")),
+                Ok(Word::Refused(error)) => return Err(error.to_string().into()),
+                Err(error) => {
+                    return Err(format!("its session said something else: {error}").into());
+                }
             }
         }
         if said.len() > MOST_SAID {
-            return Err("its session says too much".to_owned());
+            return Err("its session says too much".into());
         }
         if heard.is_none() {
-            return Err("its session died".to_owned());
+            return Err("its session died".into());
         }
     }
 }
@@ -101,7 +104,6 @@ fn take(from: &mut File, piece: &mut [u8]) -> Option<usize> {
     }
 }
 
-fn told(how: &str, wrote: &[u8]) -> String {
-    let wrote = one_line(wrote, MOST_TOLD);
-    if wrote.is_empty() { how.to_owned() } else { format!("{how}: {wrote}") }
+fn told(why: String, wrote: &[u8]) -> ProbeFailure {
+    ProbeFailure { why, wrote: one_line(wrote, MOST_TOLD) }
 }

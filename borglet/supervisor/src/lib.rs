@@ -34,6 +34,6 @@ mod window;
 pub use packages::Cached;
 pub use supervisor::Supervisor;
 pub use turn::{
-    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, Root, Run,
-    ShownPackage, TaskUse, Trouble,
+    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, ProbeFailure,
+    Root, Run, ShownPackage, TaskUse, Trouble,
 };

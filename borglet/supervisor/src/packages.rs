@@ -13,6 +13,8 @@ use crate::turn::{Effect, Trouble};
 use borg_proto::names::MachineName;
 use borg_proto::package::{Digest, Layer, Package};
 use borg_proto::poll::{BlobReport, BlobSource, Holder};
+use borg_proto::task::MAX_CAUSE_BYTES;
+use borg_proto::text::one_line;
 use borg_proto::wire::MAX_BLOBS;
 use borg_proto::{Millis, TaskName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +67,11 @@ struct Blob {
 impl Blob {
     fn is_held(&self) -> bool {
         !matches!(self.state, State::Wanted { .. })
+    }
+
+    /// Why it is not here yet. Whoever was asked for it may have had its say in that.
+    fn tell(&mut self, why: &str) {
+        self.trouble = one_line(why.as_bytes(), MAX_CAUSE_BYTES);
     }
 
     fn takes(&self) -> u64 {
@@ -260,7 +267,7 @@ impl Packages {
             let until = if wrong { Millis(u64::MAX) } else { now + ASK_AGAIN };
             blob.failed.insert(machine, until);
         }
-        blob.trouble = why;
+        blob.tell(&why);
         self.sources.remove(&digest);
     }
 
@@ -291,7 +298,8 @@ impl Packages {
                 // The blob on this disk is no longer what it was: it is fetched anew.
                 let mut blob = self.blobs.remove(&digest)?;
                 effects.push(Effect::DropBlob { digest });
-                (blob.state, blob.have, blob.trouble) = (State::Wanted { from: None }, 0, why);
+                (blob.state, blob.have) = (State::Wanted { from: None }, 0);
+                blob.tell(&why);
                 effects.push(Effect::ExpectBlob { digest, bytes: blob.layer.bytes });
                 self.blobs.insert(digest, blob);
                 return None;

@@ -4,7 +4,7 @@ use crate::fairness::Fairness;
 use crate::launch::launch;
 use crate::packages::{Cached, Packages, Progress, name_of};
 use crate::task::{KILL_AGAIN, Phase, Stop, Task};
-use crate::turn::{Adopted, Config, Counts, Effect, Input, Run, Trouble};
+use crate::turn::{Adopted, Config, Counts, Effect, Input, ProbeFailure, Run, Trouble};
 use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
@@ -514,7 +514,7 @@ impl Supervisor {
         &mut self,
         now: Millis,
         run: Run,
-        result: Result<(), String>,
+        result: Result<(), ProbeFailure>,
         effects: &mut Vec<Effect>,
     ) {
         if let Some(task) = live(&mut self.tasks, run) {

@@ -5,8 +5,10 @@ use crate::fixture::{fence, poll, target_task};
 use crate::{Cached, Config, Effect, Input, Launch, Supervisor, Trouble};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::poll::{
-    BlobReport, BlobSource, Fence, Holder, PollRequest, StartTime, TargetTask, TaskStatus,
+    BlobReport, BlobSource, Fence, Holder, PollAnswer, PollRequest, StartTime, TargetTask,
+    TaskStatus,
 };
+use borg_proto::wire::pb;
 use borg_proto::{FailureCause, MachineInfo, Millis};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,6 +140,25 @@ fn a_machine_that_served_something_else_is_not_asked_again() {
     b.input(Input::NotFetched { digest, why, wrong: false });
     assert_eq!(sources(&mut b, 1, vec![source("tools", "m3")]), []);
     assert_eq!(work(b.later(30_000)).len(), 1);
+}
+
+/// Or its own masters would take this machine for one that talks nonsense, and give it up.
+#[test]
+fn what_another_machine_answers_makes_no_report_unreadable() {
+    let mut b = bench(vec![]);
+    let digest = layer("tools").digest;
+    b.order(1, &[&tools(0)]);
+    sources(&mut b, 1, vec![source("tools", "m2")]);
+    let why = format!("from machine m2: \u{1b}[2J{}", "a\nb".repeat(400));
+    b.input(Input::NotFetched { digest, why, wrong: false });
+    let (version, report) = b.supervisor.report();
+    let answer = PollAnswer { version, obeyed: fence(1, 1, 1), report, at: b.now };
+    let read = PollAnswer::try_from(pb::PollAnswer::from(&answer)).unwrap();
+    assert_eq!(read, answer);
+    let Some(TaskStatus::Fetching { trouble, .. }) = b.status(tools(0).id) else {
+        panic!("{:?}", b.status(tools(0).id));
+    };
+    assert_eq!(trouble, "from machine m2: \\u{1b}[2Ja");
 }
 
 #[test]
