@@ -5,7 +5,10 @@
 //! say; here every session leaves a line in the log with the user's name.
 //!
 //! Invariant: a session holds no more than its messages on their way, whatever the ends do: who does not read
-//! makes the other end wait. When the stream, the task or the errand ends, so do the other two.
+//! makes the other end wait. When the stream, the task or the errand ends, so do the other two. What a client
+//! means to do once is begun once (`once`).
+
+mod once;
 
 use crate::clock;
 use crate::container::{ContainerId, Outcome};
@@ -20,6 +23,7 @@ use borg_proto::poll::TaskStatus;
 use borg_proto::rpc;
 use borg_proto::wire::{MAX_SESSION_DATA_BYTES, Session, Window, WireError, pb};
 use borg_proto::{IncarnationId, MachineName, ReplicaId, TaskName, UserName, in_full};
+use once::Begun;
 use pb::session_input::Kind as In;
 use pb::session_output::Kind as Out;
 use std::collections::BTreeMap;
@@ -64,6 +68,7 @@ pub(crate) struct Sessions {
     machine: MachineName,
     all: Arc<Semaphore>,
     users: Arc<Mutex<BTreeMap<UserName, usize>>>,
+    begun: Begun,
 }
 
 /// Room for one session.
@@ -94,6 +99,8 @@ struct Asked {
     user: UserName,
     what: Session,
     port: u16,
+    /// What it is begun under once, if that matters.
+    once: String,
 }
 
 impl TryFrom<pb::TaskSessionStart> for Asked {
@@ -101,7 +108,9 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
     fn try_from(start: pb::TaskSessionStart) -> Result<Self, WireError> {
         let missing =
             |field: &str| WireError::new(field, "nothing", "is given, but it is required");
-        let what = Session::try_from(start.start.ok_or_else(|| missing("start"))?);
+        let asked = start.start.ok_or_else(|| missing("start"))?;
+        let once = asked.once.clone();
+        let what = Session::try_from(asked);
         let within = |field: &'static str| move |error: WireError| error.within(field);
         let named = |field| move |error| within(field)(WireError::from(error));
         let id = IncarnationId::try_from(start.id.ok_or_else(|| missing("id"))?);
@@ -112,13 +121,15 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
             what: what.map_err(within("start"))?,
             port: u16::try_from(start.port)
                 .map_err(|_| WireError::new("port", start.port, "is no port"))?,
+            once,
         })
     }
 }
 
 impl Sessions {
     pub(crate) fn new(machine: MachineName) -> Self {
-        Self { machine, all: Arc::new(Semaphore::new(SESSIONS)), users: Arc::default() }
+        let begun = Begun::default();
+        Self { machine, all: Arc::new(Semaphore::new(SESSIONS)), users: Arc::default(), begun }
     }
 
     /// Begins a session. What is wrong with it is said at once; the answer is its output.
@@ -140,6 +151,12 @@ impl Sessions {
         let Some(container) = tasks.running_container(asked.id) else {
             return Err(not_running(&asked, core.status(asked.id).await.as_ref()));
         };
+        if !self.begun.begin(&asked.user, &asked.once) {
+            return Err(Status::already_exists(
+                "it was begun already, by way of a master that did not answer: it is not begun again, and \
+                 ended when that one was given up",
+            ));
+        }
         let (out, outputs) = mpsc::channel(MESSAGES);
         let audit = Audit::begin(&asked, master);
         let begun = pb::session_output::Started {

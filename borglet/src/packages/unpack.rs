@@ -108,6 +108,10 @@ fn fill(file: File, layer: Layer, root: &Path) -> Result<(), Trouble> {
         found => drop(found?),
     }
     walked?;
+    if bytes != layer.unpacked_bytes {
+        let said = layer.unpacked_bytes;
+        return Err(Trouble::Bad(format!("it has {bytes} bytes of files, not {said} as was said")));
+    }
     Ok(())
 }
 

@@ -512,6 +512,39 @@ fn ports_are_reached_and_last_words_outlive_the_machine() {
     assert!(others.contains("exit code 3") && !others.contains("no such table"), "{others}");
 }
 
+/// As when the first master is cut off right after it passed the command on.
+#[tokio::test]
+async fn a_command_that_is_asked_for_at_two_masters_is_begun_once() {
+    let cell = Cell::shared();
+    let job = idle(cell, "once");
+    let exec = pb::session_start::Exec {
+        command: ["sh", "-c", "echo x >> ledger; cat ledger; exec sleep 60"].map(Into::into).into(),
+        ..Default::default()
+    };
+    let start = pb::SessionStart {
+        task: format!("{job}/0"),
+        once: "ledger-1".into(),
+        what: Some(pb::session_start::What::Exec(exec)),
+    };
+    let start = pb::SessionInput { kind: Some(pb::session_input::Kind::Start(start)) };
+    let mut first = cell.admin(0);
+    let (sender, messages) = tokio::sync::mpsc::channel(1);
+    sender.send(start.clone()).await.unwrap();
+    let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let mut answers = first.open_session(messages).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    let mut second = cell.admin(1);
+    let refused = match second.open_session(tokio_stream::iter([start])).await {
+        Ok(answers) => answers.into_inner().message().await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused:?}");
+    assert!(refused.message().contains("begun already"), "{refused:?}");
+    assert_eq!(cell.borgctl(&["exec", &format!("{job}/0"), "--", "cat", "ledger"]).ok(), "x\n");
+    drop((sender, answers));
+    cell.borgctl(&["kill", &job]).ok();
+}
+
 #[tokio::test]
 async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters_alone() {
     let cell = Cell::shared();
@@ -519,7 +552,7 @@ async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters
     let mut client = cell.admin(0);
     let start = || {
         let what = Some(pb::session_start::What::Attach(pb::session_start::Attach {}));
-        let start = pb::SessionStart { task: format!("{job}/0"), what };
+        let start = pb::SessionStart { task: format!("{job}/0"), what, ..Default::default() };
         pb::SessionInput { kind: Some(pb::session_input::Kind::Start(start)) }
     };
     let mut open = Vec::new();

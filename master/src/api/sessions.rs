@@ -185,8 +185,8 @@ fn pass_on<T: Send + 'static>(
     ReceiverStream::new(items)
 }
 
-/// Begins a session: answers as soon as it is clear that it may be, so that no client asks a second master
-/// while the first one has begun.
+/// Begins a session: answers as soon as it is clear that it may be, so that few clients ask a second master
+/// while the first one has begun. Of those that do the machine takes one.
 pub(super) async fn open(
     api: &Api,
     user: UserName,

@@ -12,6 +12,8 @@ pub const MAX_COMMAND_WORD_BYTES: usize = 64 << 10;
 pub const MAX_PATH_BYTES: usize = 4096;
 /// Most bytes of data in one message of a session.
 pub const MAX_SESSION_DATA_BYTES: usize = 64 << 10;
+/// Longest name by which a session is begun once.
+const MAX_ONCE_BYTES: u64 = 64;
 /// Longest name of a kind of terminal.
 const MAX_TERM_BYTES: usize = 64;
 
@@ -77,6 +79,7 @@ impl TryFrom<pb::WindowSize> for Window {
 impl TryFrom<pb::SessionStart> for Session {
     type Error = WireError;
     fn try_from(start: pb::SessionStart) -> Result<Self, WireError> {
+        check_range("once", start.once.len() as u64, 0, MAX_ONCE_BYTES)?;
         Ok(match required("what", start.what)? {
             What::Exec(exec) => {
                 check_command(&exec.command).at("exec.command")?;
@@ -151,7 +154,7 @@ mod tests {
             ..Default::default()
         };
         change(&mut exec);
-        let start = pb::SessionStart { task: String::new(), what: Some(What::Exec(exec)) };
+        let start = pb::SessionStart { what: Some(What::Exec(exec)), ..Default::default() };
         Session::try_from(start).map_err(|error| error.to_string())
     }
 
@@ -173,7 +176,8 @@ mod tests {
         );
         let copy = |path: &str| {
             let copy = pb::session_start::CopyOut { path: path.into() };
-            let start = pb::SessionStart { task: String::new(), what: Some(What::CopyOut(copy)) };
+            let start =
+                pb::SessionStart { what: Some(What::CopyOut(copy)), ..Default::default() };
             Session::try_from(start).is_ok()
         };
         assert!(copy("/tmp") && !copy("") && !copy("a\0") && !copy(&"x".repeat(4097)));
