@@ -18,7 +18,7 @@ use crate::usage::Sampler;
 use borg_proto::MachineName;
 use borg_proto::identity::{Identity, Role};
 use borg_proto::rpc::{self, Credentials, CredentialsError};
-use borglet_supervisor::Supervisor;
+use borglet_supervisor::{Adopted, AdoptedState, Supervisor};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -124,15 +124,17 @@ impl App {
             news.clone(),
         )
         .await?;
-        let (tasks, adopted) =
+        let (tasks, adopted, next_runs) =
             Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
-        let info = machine::look(&config, missing_isolation.clone())?;
+        let info = machine::look(&config, missing_isolation.clone(), promised_disk(&adopted))?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
         let supervision = supervision(&config, &identity, machine.clone())?;
         let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
-        let supervisor = Supervisor::new(supervision, remembered, adopted, info).with_blobs(cached);
+        let supervisor = Supervisor::new(supervision, remembered, adopted, info)
+            .with_runs(next_runs)
+            .with_blobs(cached);
         let (listener, addr) = listen(config.listen).await?;
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;
         let pid = std::process::id();
@@ -233,9 +235,18 @@ fn supervision(
         borglet_supervisor::Config::new(identity.cell.clone(), machine, clock::session());
     supervision.volumes.clone_from(&config.volumes);
     supervision.memory_reserve = machine::memory_reserve()?;
-    supervision.disk_reserve = machine::disk_reserve(&config.dir)?;
-    supervision.package_bytes = config.package_mib << 20;
+    let disk = machine::disk_shares(config)?;
+    supervision.disk_reserve = disk.reserve;
+    supervision.package_bytes = disk.packages;
     Ok(supervision)
+}
+
+/// Disk, in bytes, that tasks which run here were promised, as far as their machine knows it.
+fn promised_disk(adopted: &[Adopted]) -> u64 {
+    let running =
+        adopted.iter().filter(|found| matches!(found.state, AdoptedState::Running { .. }));
+    let limits = running.filter_map(|found| Some(found.task.as_ref()?.spec.limit.disk_bytes));
+    limits.fold(0, u64::saturating_add)
 }
 
 async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {

@@ -34,11 +34,12 @@ pub struct Config {
     /// Memory that tasks may use, in bytes [default: all but a reserve].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_BYTES))]
     pub ram_bytes: Option<u64>,
-    /// Disk space that tasks may use, in bytes [default: what is free under --dir, less a reserve].
+    /// Disk space that tasks may use, in bytes [default: the size of the disk of --dir, less 5 % and the space for
+    /// packages, whatever is on it].
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=MAX_BYTES))]
     pub disk_bytes: Option<u64>,
-    /// Disk space for packages, in MiB: their blobs, and what is unpacked of them. What no task uses stays as
-    /// long as it fits.
+    /// Disk space for packages, in MiB: their blobs, and what is unpacked of them; half of the disk at most. What
+    /// no task uses stays as long as it fits and the disk has room to spare.
     #[arg(long, default_value_t = 32_768, value_parser = clap::value_parser!(u64).range(16..=1_073_741_824))]
     pub package_mib: u64,
     /// Ports that the cell may hand out to tasks here, as FIRST-LAST.
@@ -149,7 +150,7 @@ impl FromStr for Attribute {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use clap::Parser;
 
@@ -159,7 +160,7 @@ mod tests {
         config: Config,
     }
 
-    fn parse(more: &[&str]) -> Result<Config, clap::Error> {
+    pub(crate) fn parse(more: &[&str]) -> Result<Config, clap::Error> {
         let least = ["borglet", "--listen", "127.0.0.1:0", "--dir", "d", "--creds", "c"];
         Line::try_parse_from(least.iter().chain(more)).map(|line| line.config)
     }

@@ -209,11 +209,13 @@ impl Driver {
                         tracing::error!(error = in_full(&error), "the lease is not extended");
                     }
                 }
-                Effect::ExpectBlob { digest, bytes } => self.packages.expect(digest, bytes),
-                Effect::FetchBlob { digest, machine, address, bytes: _ } => {
-                    self.packages.fetch(digest, machine, address);
+                Effect::ExpectBlob { digest, bytes, order } => {
+                    self.packages.expect(digest, bytes, order);
                 }
-                Effect::Unpack { layer } => self.packages.unpack(layer),
+                Effect::FetchBlob { digest, machine, address, order, bytes: _ } => {
+                    self.packages.fetch(digest, machine, address, order);
+                }
+                Effect::Unpack { layer, order } => self.packages.unpack(layer, order),
                 Effect::DropBlob { digest } => self.packages.drop_blob(digest),
                 Effect::Start(launch) => self.tasks.start(*launch),
                 Effect::Terminate { run } => self.tasks.terminate(run),

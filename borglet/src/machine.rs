@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const LEAST_RAM_RESERVE: u64 = 256 << 20;
 /// Share of memory and disk kept for the system, in hundredths. Our choice.
 const RESERVE_PERCENT: u64 = 5;
+/// Packages get this part of what the reserve leaves of the disk at most. Half: our choice.
+const PACKAGE_PART: u64 = 2;
 
 const MEMINFO: &str = "/proc/meminfo";
 
@@ -28,15 +30,18 @@ pub struct MachineError {
     pub source: io::Error,
 }
 
-/// Looks at the machine. Everything set in `config` wins over what is found.
+/// Looks at the machine. Everything set in `config` wins over what is found. `held` is disk, in bytes, that tasks
+/// which run here already were promised: a machine that offered less would lose them.
 pub(crate) fn look(
     config: &Config,
     missing_isolation: Vec<String>,
+    held: u64,
 ) -> Result<MachineInfo, MachineError> {
+    let tasks = || disk_shares(config).map(|shares| shares.tasks.max(held));
     let capacity = Resources {
         cpu_milli: config.cpu_milli.unwrap_or_else(processors),
         ram_bytes: config.ram_bytes.map_or_else(memory, Ok)?,
-        disk_bytes: config.disk_bytes.map_or_else(|| disk(&config.dir), Ok)?,
+        disk_bytes: config.disk_bytes.map_or_else(tasks, Ok)?,
         ports: config.ports.count(),
         devices: BTreeMap::new(),
     };
@@ -133,15 +138,31 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
     Some(kib.saturating_mul(1024))
 }
 
-/// What is free where tasks write, less the reserve.
-fn disk(dir: &Path) -> Result<u64, MachineError> {
-    Ok(disk_free(dir)?.saturating_sub(disk_reserve(dir)?))
+/// Who gets how much of the disk where tasks write, in bytes. Of its size and not of what is free, so that nothing
+/// of it moves with what tasks, packages or logs take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DiskShares {
+    /// Kept for the system.
+    pub(crate) reserve: u64,
+    /// Most that packages may take.
+    pub(crate) packages: u64,
+    /// What tasks may be promised.
+    tasks: u64,
 }
 
-/// Room on disk that tasks must leave to the system.
-pub(crate) fn disk_reserve(dir: &Path) -> Result<u64, MachineError> {
-    let stat = statvfs_of(dir)?;
-    Ok(stat.blocks().saturating_mul(stat.fragment_size()) / 100 * RESERVE_PERCENT)
+impl DiskShares {
+    fn of(size: u64, packages: u64) -> Self {
+        let reserve = size / 100 * RESERVE_PERCENT;
+        let packages = packages.min((size - reserve) / PACKAGE_PART);
+        Self { reserve, packages, tasks: size - reserve - packages }
+    }
+}
+
+/// How the disk is shared out.
+pub(crate) fn disk_shares(config: &Config) -> Result<DiskShares, MachineError> {
+    let stat = statvfs_of(&config.dir)?;
+    let size = stat.blocks().saturating_mul(stat.fragment_size());
+    Ok(DiskShares::of(size, config.package_mib.saturating_mul(1 << 20)))
 }
 
 fn disk_free(dir: &Path) -> Result<u64, MachineError> {
@@ -230,6 +251,29 @@ mod tests {
         assert_eq!(found(dir.path()), facts);
         assert_eq!(cpu_model("processor : 0\nmodel name\t: A B\n"), Some("A B"));
         assert_eq!(disk_kind(Path::new("/proc")), None);
+    }
+
+    #[test]
+    fn what_is_written_makes_the_machine_no_smaller() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::config::tests::parse(&[]).unwrap();
+        let config = Config { dir: dir.path().to_owned(), ..config };
+        let before = look(&config, Vec::new(), 0).unwrap();
+        let file = fs::File::create(dir.path().join("written")).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 256 << 20).unwrap();
+        assert_eq!(look(&config, Vec::new(), 0).unwrap(), before);
+        let held = before.capacity.disk_bytes + 1;
+        assert_eq!(look(&config, Vec::new(), held).unwrap().capacity.disk_bytes, held);
+        let told = Config { disk_bytes: Some(7), ..config };
+        assert_eq!(look(&told, Vec::new(), held).unwrap().capacity.disk_bytes, 7);
+    }
+
+    #[test]
+    fn system_packages_and_tasks_share_the_disk() {
+        let shares = |reserve, packages, tasks| DiskShares { reserve, packages, tasks };
+        assert_eq!(DiskShares::of(1_000, 100), shares(50, 100, 850));
+        assert_eq!(DiskShares::of(1_000, u64::MAX), shares(50, 475, 475));
+        assert_eq!(DiskShares::of(0, 9), shares(0, 0, 0));
     }
 
     #[test]

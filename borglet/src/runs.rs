@@ -11,11 +11,15 @@ use crate::container::{
 use crate::lease::Lease;
 use borg_proto::package::{Digest, SHOWN_IN};
 use borg_proto::spec::MemoryLimit;
-use borg_proto::{AppClass, Band, FailureCause, IncarnationId, JobId, TaskId, TaskName};
+use borg_proto::{AppClass, Band, FailureCause, IncarnationId, JobId, Millis, TaskId, TaskName};
 use borglet_supervisor::{Launch, Run, ShownPackage};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// SIGTERM to SIGKILL for a container of which no note was kept.
+const USUAL_GRACE: Millis = Millis(5_000);
+/// Begins the word of a note that counts failures.
+const FAILURES: &str = "failures=";
 /// Most processes and threads of a task. Our choice.
 const PROCESSES: u32 = 1024;
 
@@ -123,9 +127,37 @@ pub(crate) fn container_spec(
     let of_root = launch.root.iter().flat_map(|root| &root.layers);
     let layers = of_root.chain(launch.packages.iter().map(|package| &package.layer));
     let words = std::iter::once(launch.grace.0).chain(numbers).map(|n| n.to_string());
-    let note: Vec<_> = words.chain(layers.map(ToString::to_string)).collect();
+    let mut note: Vec<_> = words.chain(layers.map(ToString::to_string)).collect();
+    note.push(format!("{FAILURES}{}", launch.failures));
     spec.note = note.join(" ");
     Ok(spec)
+}
+
+/// What was noted at a container's start, for the next borglet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// SIGTERM to SIGKILL.
+    pub(crate) grace: Millis,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) layers: Vec<Digest>,
+    /// Failures in a row before this run.
+    pub(crate) failures: u32,
+}
+
+impl Note {
+    /// Words that say nothing are passed over: they may be a newer borglet's.
+    pub(crate) fn read(note: &str) -> Self {
+        let mut words = note.split(' ');
+        let grace = words.next().and_then(|word| word.parse().ok()).map_or(USUAL_GRACE, Millis);
+        let (ports, layers, mut others) = (words.clone(), words.clone(), words);
+        let failures = others.find_map(|word| word.strip_prefix(FAILURES)?.parse().ok());
+        Self {
+            grace,
+            ports: ports.filter_map(|word| word.parse().ok()).collect(),
+            layers: layers.filter_map(|word| word.parse().ok()).collect(),
+            failures: failures.unwrap_or(0),
+        }
+    }
 }
 
 /// Why a run failed; `None` when it exited with 0.
@@ -151,6 +183,16 @@ pub(crate) fn pid(started: &Started) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_tells_what_is_known_and_words_of_others_change_nothing() {
+        let layer = Digest::of(b"layer");
+        let (ports, layers) = (vec![80, 81], vec![layer]);
+        let read = Note { grace: Millis(7), ports, layers, failures: 3 };
+        assert_eq!(Note::read(&format!("7 80 81 {layer} failures=3 news=x")), read);
+        let none = Note { grace: USUAL_GRACE, ports: vec![], layers: vec![], failures: 0 };
+        assert_eq!(Note::read(""), none);
+    }
 
     #[test]
     fn a_container_says_which_run_of_which_task_it_is() {

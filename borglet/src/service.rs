@@ -178,17 +178,18 @@ impl Borglet for Service {
         let empty = || Status::invalid_argument("the stream is empty");
         let first = chunks.message().await?.ok_or_else(empty)?;
         let digest = read_digest(&first.digest)?;
+        let order = self.packages.order_for(digest);
         let taken = self.take_blob(digest, first, chunks).await;
         match taken {
             Ok(()) => {
                 tracing::info!(%digest, "blob taken");
-                self.packages.came(digest).await;
+                self.packages.came(digest, order).await;
                 Ok(Response::new(pb::PutBlobResponse {}))
             }
             Err(NotTaken::Stream(status)) => Err(status),
             Err(NotTaken::Arrival(error)) => {
                 if let Some(trouble) = trouble_of(&error) {
-                    self.packages.not_kept(digest, trouble).await;
+                    self.packages.not_kept(digest, order, trouble).await;
                 }
                 Err(not_taken(&error))
             }

@@ -15,16 +15,15 @@ use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
 use crate::packages::Packages;
-use crate::runs::{container_spec, failure, pid, run_of, runs_of};
+use crate::runs::{Note, container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
 use crate::{probe, procfs};
-use borg_proto::package::Digest;
 use borg_proto::poll::TargetTask;
 use borg_proto::task::RunEnd;
 use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
 use borg_proto::wire::pb;
 use borg_proto::{FailureCause, IncarnationId, Millis, TaskName, in_full};
-use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, ProbeAt, Run};
+use borglet_supervisor::{Adopted, AdoptedState, Input, Launch, NextRun, ProbeAt, Run};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::io;
@@ -44,8 +43,6 @@ const WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// How long masters may take to hear of an end and have it cleaned up before its record is synced: it is of use
 /// only to those that have not heard. Ours; they need milliseconds.
 const UNHEARD: Duration = Duration::from_secs(1);
-/// SIGTERM to SIGKILL for a container of which no note was kept.
-const USUAL_GRACE: Millis = Millis(5_000);
 
 /// Containers cannot be held on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +91,7 @@ impl Tasks {
         metrics: Metrics,
         packages: Packages,
         news: mpsc::Sender<Input>,
-    ) -> Result<(Self, Vec<Adopted>), TasksError> {
+    ) -> Result<(Self, Vec<Adopted>, BTreeMap<IncarnationId, NextRun>), TasksError> {
         let mut setup = ExecutorConfig::new(home.path().to_owned(), home.cgroup()?);
         setup.isolation = match config.isolation {
             Isolation::Auto => IsolationWanted::FULL,
@@ -104,7 +101,7 @@ impl Tasks {
         let mut out_of_sight = setup.hidden.clone();
         out_of_sight.push(real(home.path()));
         let volumes = Volumes::new(config.volumes.clone(), out_of_sight);
-        let (executor, found) = blocking(move || adopt(setup)).await?;
+        let (executor, found, next) = blocking(move || adopt(setup)).await?;
         let inner = Inner {
             executor,
             news,
@@ -125,7 +122,7 @@ impl Tasks {
             }
             adopted.push(one);
         }
-        Ok((tasks, adopted))
+        Ok((tasks, adopted, next))
     }
 
     /// What isolation tasks do not get here, for people.
@@ -456,8 +453,12 @@ fn never_ran(run: Run, at: Millis, cause: FailureCause) -> RunEnd {
 
 type AdoptedContainer = (ContainerId, Adopted);
 
-fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), TasksError> {
+/// The executor, what it found, and with which runs those go on of which it found none.
+type AdoptedAll = (Executor, Vec<AdoptedContainer>, BTreeMap<IncarnationId, NextRun>);
+
+fn adopt(setup: ExecutorConfig) -> Result<AdoptedAll, TasksError> {
     let executor = Executor::open(setup)?;
+    let mut next: BTreeMap<IncarnationId, NextRun> = BTreeMap::new();
     let mut newest: BTreeMap<IncarnationId, AdoptedContainer> = BTreeMap::new();
     for found in executor.adopt().map_err(TasksError::Adopt)? {
         let id = found.id;
@@ -465,16 +466,17 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             tracing::warn!(container = %id, "not one of a task: left alone");
             continue;
         };
-        let (grace, ports, layers) = read_note(&found.note);
+        let Note { grace, ports, layers, failures } = Note::read(&found.note);
         let mut end = None;
         let task = task_in(&executor, &id, &found.found);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
             }
-            // It never ran: as if it had not been ordered yet.
+            // It never ran: that run is still to be started.
             Found::Ended(ExitRecord { outcome: Outcome::NotStarted(_), .. }) => {
                 forget(&executor, &id);
+                next.insert(run.id, NextRun { number: run.number, failures });
                 continue;
             }
             Found::Ended(record) => {
@@ -486,7 +488,7 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, layers, task, state, end };
+        let adopted = Adopted { run, since, grace, ports, layers, task, state, end, failures };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),
@@ -498,7 +500,13 @@ fn adopt(setup: ExecutorConfig) -> Result<(Executor, Vec<AdoptedContainer>), Tas
             tracing::warn!(container = %older, error = in_full(&error), "not cleaned up");
         }
     }
-    Ok((executor, newest.into_values().collect()))
+    for (container, _) in executor.kept_logs().map_err(TasksError::Adopt)? {
+        // The numbers of runs whose output is there are taken.
+        let Some(run) = run_of(&container) else { continue };
+        let next = next.entry(run.id).or_default();
+        next.number = next.number.max(run.number.saturating_add(1));
+    }
+    Ok((executor, newest.into_values().collect(), next))
 }
 
 /// What a container was started for, as it was kept beside it. After a restart of the machine only the masters
@@ -521,15 +529,6 @@ fn sync_record(executor: &Executor, id: &ContainerId) {
     if let Err(error) = executor.sync_record(id) {
         tracing::warn!(container = %id, error = in_full(&error), "its end may be forgotten in a power cut");
     }
-}
-
-/// What was noted at a container's start: its grace in milliseconds, then its ports and layers.
-fn read_note(note: &str) -> (Millis, Vec<u16>, Vec<Digest>) {
-    let mut words = note.split(' ');
-    let grace = words.next().and_then(|word| word.parse().ok()).map_or(USUAL_GRACE, Millis);
-    let (ports, layers) = (words.clone(), words);
-    let ports = ports.filter_map(|word| word.parse().ok()).collect();
-    (grace, ports, layers.filter_map(|word| word.parse().ok()).collect())
 }
 
 fn forget(executor: &Executor, id: &ContainerId) {

@@ -176,6 +176,11 @@ pub enum FailureCause {
         /// What the last probe came to, for people.
         why: String,
     },
+    /// Its machine has no room for its packages, or its disk failed over them: no fault of the task.
+    Packages {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// What a machine can be short of that cannot be taken from a task but by killing it.
@@ -201,6 +206,12 @@ impl FailureCause {
         Self::Unhealthy { why: cut(why) }
     }
 
+    /// Wraps why a machine could not hold packages, shortened to [`MAX_CAUSE_BYTES`].
+    #[must_use]
+    pub fn packages(why: &str) -> Self {
+        Self::Packages { why: cut(why) }
+    }
+
     /// The level of entries that this cause came with.
     #[must_use]
     pub const fn level(&self) -> u32 {
@@ -215,7 +226,8 @@ impl FailureCause {
             Self::DiskLimit { .. }
             | Self::FileLimit { .. }
             | Self::Short { .. }
-            | Self::Unhealthy { .. } => 5,
+            | Self::Unhealthy { .. }
+            | Self::Packages { .. } => 5,
         }
     }
 
@@ -270,6 +282,7 @@ impl fmt::Display for FailureCause {
                 limit_bytes / MIB
             ),
             Self::Unhealthy { why } => write!(f, "unhealthy: {why}"),
+            Self::Packages { why } => write!(f, "its machine cannot hold its packages: {why}"),
         }
     }
 }

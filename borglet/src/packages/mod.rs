@@ -20,8 +20,9 @@ use borg_proto::rpc::{self, Credentials, Timeouts};
 use borg_proto::wire::pb;
 use borg_proto::{CellName, MachineName};
 use borglet_supervisor::{Cached, Input, Trouble};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -40,6 +41,8 @@ struct Inner {
     metrics: Metrics,
     /// Bounded; whoever has news waits for room, so none is lost.
     news: mpsc::Sender<Input>,
+    /// The numbers of the orders with which blobs were expected that were not dropped since.
+    expected: Mutex<BTreeMap<Digest, u64>>,
 }
 
 /// A blob could not be had from a machine.
@@ -74,8 +77,9 @@ impl Packages {
         news: mpsc::Sender<Input>,
     ) -> Result<(Self, Vec<Cached>), StoreError> {
         let (store, cached) = blocking(move || Store::open(dir)).await?;
-        let cell = credentials.identity.cell.clone();
-        Ok((Self(Arc::new(Inner { store, cell, credentials, metrics, news })), cached))
+        let (cell, expected) = (credentials.identity.cell.clone(), Mutex::default());
+        let inner = Inner { store, cell, credentials, metrics, news, expected };
+        Ok((Self(Arc::new(inner)), cached))
     }
 
     /// The files.
@@ -83,14 +87,25 @@ impl Packages {
         &self.0.store
     }
 
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<Digest, u64>> {
+        self.0.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A blob may come from now on.
-    pub(crate) fn expect(&self, digest: Digest, bytes: u64) {
+    pub(crate) fn expect(&self, digest: Digest, bytes: u64, order: u64) {
+        self.expected().insert(digest, order);
         let have = self.0.store.blobs().expect(digest, Some(bytes));
         if have > 0 {
             // An earlier attempt got so far: whoever hands it over goes on from there. Lost news cost only
             // that.
             drop(self.0.news.try_send(Input::BlobProgress(vec![(digest, have)])));
         }
+    }
+
+    /// The order with which a blob was expected last: to be asked before it comes, and told with it. 0, which is
+    /// older than any, when it may not come.
+    pub(crate) fn order_for(&self, digest: Digest) -> u64 {
+        self.expected().get(&digest).copied().unwrap_or(0)
     }
 
     /// How far blobs are that are on their way.
@@ -107,22 +122,22 @@ impl Packages {
     }
 
     /// Gets the rest of a blob from another machine.
-    pub(crate) fn fetch(&self, digest: Digest, machine: MachineName, address: String) {
+    pub(crate) fn fetch(&self, digest: Digest, machine: MachineName, address: String, order: u64) {
         let packages = self.clone();
         tokio::spawn(async move {
             let news = match packages.fetch_from(digest, &machine, &address).await {
                 Ok(()) => {
                     tracing::info!(%digest, %machine, "blob fetched");
-                    Input::BlobCame { digest }
+                    Input::BlobCame { digest, order }
                 }
                 Err(NotFetched { disk: Some(trouble), .. }) => {
                     tracing::warn!(%digest, ?trouble, "blob not kept");
-                    Input::NotUnpacked { digest, trouble }
+                    Input::NotUnpacked { digest, order, trouble }
                 }
                 Err(NotFetched { why, wrong, disk: None }) => {
                     tracing::warn!(%digest, %machine, why, "blob not fetched");
                     let why = format!("from machine {machine}: {why}");
-                    Input::NotFetched { digest, why, wrong }
+                    Input::NotFetched { digest, order, why, wrong }
                 }
             };
             packages.tell(news).await;
@@ -163,31 +178,31 @@ impl Packages {
     }
 
     /// A master handed a blob over in full.
-    pub(crate) async fn came(&self, digest: Digest) {
-        self.tell(Input::BlobCame { digest }).await;
+    pub(crate) async fn came(&self, digest: Digest, order: u64) {
+        self.tell(Input::BlobCame { digest, order }).await;
     }
 
     /// A blob that was handed over could not be kept.
-    pub(crate) async fn not_kept(&self, digest: Digest, trouble: Trouble) {
-        self.tell(Input::NotUnpacked { digest, trouble }).await;
+    pub(crate) async fn not_kept(&self, digest: Digest, order: u64, trouble: Trouble) {
+        self.tell(Input::NotUnpacked { digest, order, trouble }).await;
     }
 
     /// Unpacks a blob.
-    pub(crate) fn unpack(&self, layer: Layer) {
+    pub(crate) fn unpack(&self, layer: Layer, order: u64) {
         let packages = self.clone();
         tokio::spawn(async move {
             let (work, digest) = (packages.clone(), layer.digest);
             let since = crate::clock::stopwatch();
-            let news = match blocking(move || unpack::unpack(&work.0.store, layer)).await {
+            let news = match blocking(move || unpack::unpack(&work.0.store, layer, order)).await {
                 Ok(()) => {
                     tracing::info!(%digest, ms = since.millis(), "layer unpacked");
                     packages.0.metrics.unpack_seconds.observe(since.seconds());
-                    Input::Unpacked { digest }
+                    Input::Unpacked { digest, order }
                 }
                 Err(trouble) => {
                     tracing::warn!(%digest, ?trouble, "layer not unpacked");
                     packages.0.metrics.failed_unpacks.inc();
-                    Input::NotUnpacked { digest, trouble }
+                    Input::NotUnpacked { digest, order, trouble }
                 }
             };
             packages.tell(news).await;
@@ -197,6 +212,7 @@ impl Packages {
     /// Removes a blob and what was unpacked of it. At once for whoever asks for it; its files go after
     /// that.
     pub(crate) fn drop_blob(&self, digest: Digest) {
+        self.expected().remove(&digest);
         let dropped = self.0.store.drop_blob(digest);
         drop(tokio::task::spawn_blocking(move || {
             if let Err(error) = dropped.remove() {

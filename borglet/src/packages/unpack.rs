@@ -26,9 +26,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// (Documentation/filesystems/overlayfs.rst).
 const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
-/// Unpacks a blob that is here.
-pub(super) fn unpack(store: &Store, layer: Layer) -> Result<(), Trouble> {
-    let unpacked = store.layers().join(format!(".new-{}", layer.digest.hex()));
+/// Unpacks a blob that is here, in a directory of this order's own.
+pub(super) fn unpack(store: &Store, layer: Layer, order: u64) -> Result<(), Trouble> {
+    let unpacked = store.layers().join(format!(".new-{}.{order}", layer.digest.hex()));
     let result = unpack_into(store, layer, &unpacked);
     if let (Err(_), Err(error)) = (&result, remove_tree(&unpacked)) {
         tracing::warn!(path = %unpacked.display(), %error, "remains of a layer");
@@ -51,10 +51,20 @@ fn unpack_into(store: &Store, layer: Layer, unpacked: &Path) -> Result<(), Troub
     let dir = File::open(unpacked).map_err(disk("open the layer"))?;
     // All of its files at once.
     rustix::fs::syncfs(&dir).map_err(|e| disk("sync the layer")(e.into()))?;
-    remove_tree(&store.layer_dir(layer.digest)).map_err(disk("remove an earlier layer"))?;
-    fs::rename(unpacked, store.layer_dir(layer.digest)).map_err(disk("name the layer"))?;
+    match fs::rename(unpacked, store.layer_dir(layer.digest)) {
+        // One that is there is whole, and tasks may stand on it.
+        Err(error) if is_taken(&error) => {
+            remove_tree(unpacked).map_err(disk("remove a second copy"))?;
+        }
+        named => named.map_err(disk("name the layer"))?,
+    }
     let layers = File::open(store.layers()).and_then(|dir| dir.sync_all());
     layers.map_err(disk("sync the layer's name"))
+}
+
+/// Whether a directory of that name is there, as file systems tell it.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
 /// Something went wrong with an entry.
@@ -78,7 +88,7 @@ impl From<FillError> for Trouble {
 fn fill(file: File, layer: Layer, root: &Path) -> Result<(), Trouble> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(root, flags, Mode::empty())
-        .map_err(|error| Trouble::Bad(format!("open the layer: {error}")))?;
+        .map_err(|error| Trouble::Disk(format!("open the layer: {error}")))?;
     let mut target =
         Target { root: dir, parent: None, own_files: !rustix::process::geteuid().is_root() };
     let mut blob =
@@ -100,7 +110,7 @@ fn fill(file: File, layer: Layer, root: &Path) -> Result<(), Trouble> {
         target.make(entry, data).map_err(|failed| failed.about(entry))
     });
     // First: what is wrong with other bytes than the right ones says nothing of the package.
-    let found = blob.finish().map_err(|error| Trouble::Bad(format!("read the blob: {error}")));
+    let found = blob.finish().map_err(|error| Trouble::Disk(format!("read the blob: {error}")));
     match found {
         Ok(found) if found != layer.digest => {
             return Err(Trouble::Damaged(format!("the blob's bytes changed: they are {found}")));

@@ -20,6 +20,7 @@ pub(crate) fn launch(
     run: Run,
     task: &TargetTask,
     ends_by: Option<Millis>,
+    failures: u32,
 ) -> Result<Launch, String> {
     let spec = &task.spec;
     if spec.ports.len() != task.ports.len() {
@@ -64,6 +65,7 @@ pub(crate) fn launch(
         ends_by: ends_by.filter(|_| task.exclusive),
         root: image.zip(image_config).map(|(package, image)| root(package, image)),
         packages: shown(task).map(|package| package.0).collect(),
+        failures,
     })
 }
 
@@ -176,7 +178,7 @@ mod tests {
         task.ports = vec![8001, 8002];
         change(&mut spec);
         task.spec = Arc::new(spec);
-        launch(&config, Run { id: task.id, number: 0 }, &task, None)
+        launch(&config, Run { id: task.id, number: 0 }, &task, None, 0)
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod launch;
 mod measure;
 mod packages;
 mod room;
+mod spare;
 mod supervisor;
 mod task;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod window;
 pub use packages::Cached;
 pub use supervisor::Supervisor;
 pub use turn::{
-    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, ProbeAt, ProbeFailure,
+    Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, NextRun, ProbeAt,
+    ProbeFailure,
     Root, Run, ShownPackage, TaskUse, Trouble,
 };

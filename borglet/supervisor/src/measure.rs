@@ -61,7 +61,8 @@ impl Supervisor {
             self.give_up(now, Shortage::Memory, short, of, effects);
         }
         if let Some(available) = machine.disk_available {
-            let short = self.config.disk_reserve.saturating_sub(available);
+            let in_use = self.used_layers();
+            let short = self.packages.disk_left(now, available, &in_use, effects);
             let of = |task: &Task| {
                 let limit = task.want.as_ref()?.spec.limit.disk_bytes;
                 Some((limit, task.usage.disk_bytes))

@@ -2,9 +2,11 @@
 
 use crate::fairness::Fairness;
 use crate::launch::launch;
-use crate::packages::{Cached, Packages, Progress, name_of};
+use crate::packages::{Cached, Packages, Progress, Unfit, name_of};
 use crate::task::{KILL_AGAIN, Phase, Stop, Task};
-use crate::turn::{Adopted, Config, Counts, Effect, Input, ProbeFailure, Run, Trouble};
+use crate::turn::{
+    Adopted, Config, Counts, Effect, Input, NextRun, ProbeFailure, Run, Trouble,
+};
 use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
@@ -29,7 +31,9 @@ pub struct Supervisor {
     /// Names it.
     digest: TargetDigest,
     pub(crate) tasks: BTreeMap<IncarnationId, Task>,
-    packages: Packages,
+    pub(crate) packages: Packages,
+    /// With which runs what is wanted begins, if there were runs before.
+    next_runs: BTreeMap<IncarnationId, NextRun>,
     pub(crate) fairness: Fairness,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
@@ -60,7 +64,7 @@ impl Supervisor {
     ) -> Self {
         let tasks = adopted.into_iter().map(|found| (found.run.id, Task::adopted(found))).collect();
         let obeyed = Fence { generation: 0, ..remembered };
-        let packages = Packages::new(config.package_bytes);
+        let packages = Packages::new(config.package_bytes, config.disk_reserve);
         Self {
             config,
             packages,
@@ -69,12 +73,20 @@ impl Supervisor {
             has_target: false,
             digest: TargetDigest::default(),
             tasks,
+            next_runs: BTreeMap::new(),
             fairness: Fairness::default(),
             lease: None,
             number: 1,
             resumed: false,
             held: VecDeque::new(),
         }
+    }
+
+    /// The same with incarnations of which only the numbers of their runs are known.
+    #[must_use]
+    pub fn with_runs(mut self, next: BTreeMap<IncarnationId, NextRun>) -> Self {
+        self.next_runs = next;
+        self
     }
 
     /// The same with blobs that the earlier process left.
@@ -88,21 +100,20 @@ impl Supervisor {
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.resume(now);
-        let before = self.number;
+        let (before, blobs) = (self.number, self.packages.changes());
         self.packages.expire(now);
         match input {
             Input::Poll { token, request } => self.poll(now, token, request, &mut effects),
             Input::Started { run, pid, since } => self.started(now, run, pid, since, &mut effects),
             Input::StartFailed { run, cause } => self.start_failed(now, run, cause, &mut effects),
             Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
-            Input::BlobCame { digest } => self.number += u64::from(self.packages.came(digest)),
-            Input::NotFetched { digest, why, wrong } => {
-                self.packages.not_fetched(now, digest, why, wrong);
-                self.number += 1;
+            Input::BlobCame { digest, order } => self.packages.came(digest, order),
+            Input::NotFetched { digest, order, why, wrong } => {
+                self.packages.not_fetched(now, (digest, order), why, wrong);
             }
-            Input::Unpacked { digest } => self.packages.unpacked(digest),
-            Input::NotUnpacked { digest, trouble } => {
-                self.not_unpacked(now, digest, trouble, &mut effects);
+            Input::Unpacked { digest, order } => self.packages.unpacked(digest, order),
+            Input::NotUnpacked { digest, order, trouble } => {
+                self.not_unpacked(now, (digest, order), trouble, &mut effects);
             }
             Input::BlobProgress(have) => self.packages.progressed(&have),
             Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
@@ -124,6 +135,7 @@ impl Supervisor {
         self.do_what_is_due(now, &mut effects);
         self.bring_packages(now, &mut effects);
         self.give_notice(now, &mut effects);
+        self.number += u64::from(self.packages.changes() != blobs);
         self.answer_held(now, self.number != before, &mut effects);
         effects
     }
@@ -240,9 +252,9 @@ impl Supervisor {
         let hold = if request.seen == self.version() { request.hold } else { Millis(0) };
         let until = now + hold.min(self.config.max_hold);
         self.held.push_back(Held { token, fence: new, until });
-        while self.held.len() > self.config.max_held.max(1) {
-            let oldest = self.held.pop_front().expect("longer than its bound, so not empty");
-            effects.push(Effect::Answer { token: oldest.token, result: Ok(self.answer(now)) });
+        let too_many = self.held.len().saturating_sub(self.config.max_held.max(1));
+        for oldest in self.held.iter_mut().take(too_many) {
+            oldest.until = now;
         }
     }
 
@@ -313,14 +325,15 @@ impl Supervisor {
                 self.number += u64::from(before != task.report(&self.packages));
                 continue;
             }
-            self.tasks.insert(id, Task::wanted(want));
+            let next = self.next_runs.remove(&id).unwrap_or_default();
+            self.tasks.insert(id, Task::wanted(want, next));
             self.number += 1;
             self.launch(now, id, effects);
         }
     }
 
     /// Layers that some task uses or waits for.
-    fn used_layers(&self) -> BTreeSet<Digest> {
+    pub(crate) fn used_layers(&self) -> BTreeSet<Digest> {
         let used = |task: &&Task| !matches!(task.phase, Phase::Ended { .. });
         self.tasks.values().filter(used).flat_map(|task| task.layers.iter().copied()).collect()
     }
@@ -331,7 +344,7 @@ impl Supervisor {
         let waited_for =
             self.tasks.values().filter(fetching).flat_map(|task| task.layers.iter().copied());
         let waited_for: BTreeSet<Digest> = waited_for.collect();
-        self.packages.go_on(&waited_for, effects);
+        self.packages.go_on(now, &waited_for, effects);
         if waited_for.is_empty() {
             return;
         }
@@ -350,12 +363,13 @@ impl Supervisor {
     fn not_unpacked(
         &mut self,
         now: Millis,
-        digest: Digest,
+        (digest, order): (Digest, u64),
         trouble: Trouble,
         effects: &mut Vec<Effect>,
     ) {
         let in_use = self.used_layers();
-        let Some(why) = self.packages.not_unpacked(digest, trouble, &in_use, effects) else {
+        let about = (digest, order);
+        let Some(why) = self.packages.not_unpacked(now, about, trouble, &in_use, effects) else {
             return;
         };
         for task in self.tasks.values_mut() {
@@ -364,8 +378,13 @@ impl Supervisor {
             };
             if task.layers.contains(&digest) {
                 let package = name_of(&want.packages, digest, &want.name);
-                let why = format!("package {package} cannot be unpacked: {why}");
-                task.cannot_start(now, FailureCause::start(&why));
+                let why = match &why {
+                    Unfit::Machine(why) => Unfit::Machine(format!("{package}: {why}")),
+                    Unfit::Package(why) => {
+                        Unfit::Package(format!("package {package} cannot be unpacked: {why}"))
+                    }
+                };
+                task.cannot_start(now, why.into());
                 self.number += 1;
             }
         }
@@ -382,14 +401,14 @@ impl Supervisor {
         let fits = |wanted: &str| wanted.is_empty() || arch.is_empty() || wanted == arch;
         let wrong = packages.iter().find(|package| !fits(&package.arch));
         let wanted = match wrong {
-            Some(package) => Err(format!(
+            Some(package) => Err(Unfit::Package(format!(
                 "package {} is for {}, this machine is {arch}",
                 package.key, package.arch
-            )),
+            ))),
             None => self.packages.want(now, &packages, &in_use, effects),
         };
         match wanted {
-            Err(why) => task.cannot_start(now, FailureCause::start(&why)),
+            Err(why) => task.cannot_start(now, why.into()),
             Ok(()) if self.packages.progress(&packages) == Progress::Ready => {
                 task.packed(now);
                 return true;
@@ -414,7 +433,7 @@ impl Supervisor {
             return;
         }
         task.phase = Phase::Starting;
-        match launch(&self.config, task.run, want, lease) {
+        match launch(&self.config, task.run, want, lease, task.failures()) {
             Ok(launch) => effects.push(Effect::Start(Box::new(launch))),
             Err(why) => task.cannot_start(now, FailureCause::start(&why)),
         }

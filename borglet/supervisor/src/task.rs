@@ -2,7 +2,9 @@
 
 use crate::health::{Checkup, Due, probe_of};
 use crate::packages::{Packages, Progress, layers};
-use crate::turn::{Adopted, AdoptedState, Config, Effect, ProbeFailure, Run, TaskUse};
+use crate::turn::{
+    Adopted, AdoptedState, Config, Effect, NextRun, ProbeFailure, Run, TaskUse,
+};
 use crate::window::Window;
 use borg_proto::package::Digest;
 use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
@@ -110,11 +112,11 @@ pub(crate) struct Task {
 
 impl Task {
     /// A task of the target of which nothing is there yet.
-    pub(crate) fn wanted(task: &TargetTask) -> Self {
+    pub(crate) fn wanted(task: &TargetTask, next: NextRun) -> Self {
         Self {
             want: Some(task.clone()),
             phase: Phase::Starting,
-            run: Run { id: task.id, number: 0 },
+            run: Run { id: task.id, number: next.number },
             grace: task.spec.grace_ms,
             usage: Usage::default(),
             files: 0,
@@ -129,7 +131,7 @@ impl Task {
             fenced: false,
             ports: task.ports.clone(),
             last_failure: None,
-            failures_in_row: 0,
+            failures_in_row: next.failures,
             up_since: None,
             ordered_at: None,
             packed_at: None,
@@ -165,13 +167,18 @@ impl Task {
             fenced: false,
             ports: found.ports,
             last_failure,
-            failures_in_row: 0,
+            failures_in_row: found.failures,
             up_since: Some(found.since),
             ordered_at: None,
             packed_at: None,
             start: None,
             layers: found.layers,
         }
+    }
+
+    /// How often in a row it failed.
+    pub(crate) const fn failures(&self) -> u32 {
+        self.failures_in_row
     }
 
     /// How it is by its health check.

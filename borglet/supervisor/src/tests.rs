@@ -4,6 +4,7 @@ mod packages;
 
 use crate::fixture::{fence, poll, target_task};
 use crate::{Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse};
+use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, PollAnswer, PollRefusal, PollRequest, Target, TargetDigest, TargetTask,
     TaskStatus, Usage,
@@ -20,6 +21,8 @@ struct Bench {
     supervisor: Supervisor,
     now: Millis,
     token: u64,
+    /// The numbers of the newest orders about blobs.
+    orders: BTreeMap<Digest, u64>,
 }
 
 fn info() -> MachineInfo {
@@ -36,7 +39,7 @@ fn info() -> MachineInfo {
 fn bench(adopted: Vec<Adopted>) -> Bench {
     let config = Config::new("lab".parse().unwrap(), "m1".parse().unwrap(), 77);
     let supervisor = Supervisor::new(config, fence(1, 1, 0), adopted, info());
-    Bench { supervisor, now: Millis(1_000_000), token: 0 }
+    Bench::of(supervisor)
 }
 
 fn run(id: IncarnationId, number: u32) -> Run {
@@ -44,8 +47,14 @@ fn run(id: IncarnationId, number: u32) -> Run {
 }
 
 impl Bench {
+    fn of(supervisor: Supervisor) -> Self {
+        Self { supervisor, now: Millis(1_000_000), token: 0, orders: BTreeMap::new() }
+    }
+
     fn input(&mut self, input: Input) -> Vec<Effect> {
-        self.supervisor.handle(self.now, input)
+        let effects = self.supervisor.handle(self.now, input);
+        self.orders.extend(effects.iter().filter_map(blob_order));
+        effects
     }
 
     fn later(&mut self, ms: u64) -> Vec<Effect> {
@@ -86,6 +95,17 @@ impl Bench {
             .into_iter()
             .find(|task| task.id == id)
             .map(|task| task.status)
+    }
+}
+
+/// The blob that an effect is about, and the number of the order.
+fn blob_order(effect: &Effect) -> Option<(Digest, u64)> {
+    match effect {
+        Effect::ExpectBlob { digest, order, .. } | Effect::FetchBlob { digest, order, .. } => {
+            Some((*digest, *order))
+        }
+        Effect::Unpack { layer, order } => Some((layer.digest, *order)),
+        _ => None,
     }
 }
 
@@ -384,6 +404,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         task: None,
         state,
         end: None,
+        failures: 0,
     }
 }
 

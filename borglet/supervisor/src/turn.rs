@@ -120,11 +120,15 @@ pub enum Input {
     BlobCame {
         /// Which.
         digest: Digest,
+        /// The number of the order with which it was expected or fetched.
+        order: u64,
     },
     /// A blob could not be fetched from the machine that was named.
     NotFetched {
         /// Which.
         digest: Digest,
+        /// The number of the order.
+        order: u64,
         /// Why, for people.
         why: String,
         /// Whether that machine served something else under its name.
@@ -134,11 +138,15 @@ pub enum Input {
     Unpacked {
         /// Which.
         digest: Digest,
+        /// The number of the order.
+        order: u64,
     },
     /// A layer could not be stored or unpacked, and nothing of it is left.
     NotUnpacked {
         /// Which.
         digest: Digest,
+        /// The number of the order with which it was expected, fetched or unpacked.
+        order: u64,
         /// Why.
         trouble: Trouble,
     },
@@ -178,7 +186,9 @@ pub enum Trouble {
     Damaged(String),
     /// The disk is full.
     Full(String),
-    /// It has something in it that it must not have, or the kernel refused.
+    /// The disk, or the kernel, did not do what another machine's may do.
+    Disk(String),
+    /// It has something in it that it must not have.
     Bad(String),
 }
 
@@ -215,6 +225,8 @@ pub enum Effect {
         digest: Digest,
         /// Its size.
         bytes: u64,
+        /// Numbers the order: what comes of it has this number, or a later one about the same blob.
+        order: u64,
     },
     /// Get the rest of a blob from another machine. Answered by `BlobCame`, `NotFetched` or `NotUnpacked`.
     FetchBlob {
@@ -226,13 +238,18 @@ pub enum Effect {
         machine: MachineName,
         /// `host:port` of its borglet.
         address: String,
+        /// Numbers the order.
+        order: u64,
     },
     /// Unpack a blob that is here. Answered by `Unpacked` or `NotUnpacked`.
     Unpack {
         /// Which, and how large it may become.
         layer: Layer,
+        /// Numbers the order.
+        order: u64,
     },
-    /// Remove a blob, or what there is of it, and what was unpacked of it. No task uses it.
+    /// Remove a blob, or what there is of it, and what was unpacked of it. No task uses it, and it is not being
+    /// unpacked.
     DropBlob {
         /// Which.
         digest: Digest,
@@ -357,6 +374,8 @@ pub struct Launch {
     pub root: Option<Root>,
     /// Packages that it sees.
     pub packages: Vec<ShownPackage>,
+    /// How often in a row it failed before this run: to be handed back in [`Adopted`] or [`NextRun`].
+    pub failures: u32,
 }
 
 /// The root of a task's files.
@@ -401,6 +420,18 @@ pub struct Adopted {
     pub state: AdoptedState,
     /// Of one that is over: what is to be told of it.
     pub end: Option<Arc<RunEnd>>,
+    /// As in its [`Launch`]; 0 when that is not known any more.
+    pub failures: u32,
+}
+
+/// With which run an incarnation goes on of which there were runs, and nothing but their output is left: the
+/// earlier borglet process died between two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NextRun {
+    /// The number of that run.
+    pub number: u32,
+    /// As in the [`Launch`] of that run, if it was known already.
+    pub failures: u32,
 }
 
 /// How an adopted container was found.

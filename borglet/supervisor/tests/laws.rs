@@ -11,7 +11,8 @@ use borg_proto::poll::{
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis, Resources};
 use borglet_supervisor::{
-    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse,
+    Adopted, AdoptedState, Config, Effect, Input, Launch, MachineUse, NextRun, Run, Supervisor,
+    TaskUse,
 };
 use fixture::{fence, poll, target_task};
 use proptest::prelude::*;
@@ -20,14 +21,42 @@ use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Poll { term: u64, session: u64, generation: u64, with_target: bool, hold: u64 },
-    Start { pick: usize, works: bool },
-    Exit { pick: usize, failure: Option<FailureCause> },
-    Measure { ram_bytes: u64, available: u64 },
-    Answer { pick: usize, well: bool },
-    Nonsense { index: u32, number: u32, kind: u8 },
-    Pass { ms: u64 },
-    Crash,
+    Poll {
+        term: u64,
+        session: u64,
+        generation: u64,
+        with_target: bool,
+        hold: u64,
+    },
+    Start {
+        pick: usize,
+        works: bool,
+    },
+    Exit {
+        pick: usize,
+        failure: Option<FailureCause>,
+    },
+    Measure {
+        ram_bytes: u64,
+        available: u64,
+    },
+    Answer {
+        pick: usize,
+        well: bool,
+    },
+    Nonsense {
+        index: u32,
+        number: u32,
+        kind: u8,
+    },
+    Pass {
+        ms: u64,
+    },
+    /// `began`: of the starts under way, those whose bits are set; `words`: whether what was started is known.
+    Crash {
+        began: u8,
+        words: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -46,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), any::<bool>()).prop_map(|(pick, well)| Step::Answer { pick, well }),
         1 => (0..6_u32, 0..3_u32, 0..5_u8).prop_map(|(index, number, kind)| Step::Nonsense { index, number, kind }),
         3 => prop_oneof![Just(0_u64), Just(700), Just(6_000), Just(90_000)].prop_map(|ms| Step::Pass { ms }),
-        1 => Just(Step::Crash),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(began, words)| Step::Crash { began, words }),
     ]
 }
 
@@ -99,6 +128,10 @@ struct Machine {
     remembered: Fence,
     starting: BTreeSet<Run>,
     running: BTreeSet<Run>,
+    /// What the runs were started for.
+    launches: BTreeMap<Run, Launch>,
+    /// The newest run of each incarnation of which there was a process, or a record.
+    newest: BTreeMap<IncarnationId, u32>,
     /// Asked to end or killed; may still run.
     asked: BTreeSet<Run>,
     ended: BTreeMap<Run, Option<FailureCause>>,
@@ -119,6 +152,8 @@ impl Machine {
             remembered: Fence::default(),
             starting: BTreeSet::new(),
             running: BTreeSet::new(),
+            launches: BTreeMap::new(),
+            newest: BTreeMap::new(),
             asked: BTreeSet::new(),
             ended: BTreeMap::new(),
             unanswered: BTreeSet::new(),
@@ -148,9 +183,11 @@ impl Machine {
                 let run = launch.run;
                 let live = self.starting.iter().chain(&self.running);
                 assert!(live.clone().all(|other| other.id != run.id), "two copies of {run}");
-                assert!(!self.ended.contains_key(&run), "{run} is started twice");
+                let newest = self.newest.get(&run.id).is_some_and(|newest| *newest >= run.number);
+                assert!(!newest, "the output of {run} was there already");
                 self.ended.retain(|other, _| other.id != run.id);
                 self.starting.insert(run);
+                self.launches.insert(run, launch.as_ref().clone());
             }
             Effect::Terminate { run } | Effect::Kill { run } => {
                 assert!(self.running.contains(run), "{run} does not run");
@@ -169,6 +206,8 @@ impl Machine {
                 let live = self.starting.iter().chain(&self.running);
                 assert!(live.clone().all(|run| run.id != *id), "{id} is forgotten while it runs");
                 self.ended.retain(|run, _| run.id != *id);
+                // No target of a cell has it again.
+                self.newest.remove(id);
             }
             Effect::Answer { token, result } => {
                 assert!(self.unanswered.remove(token), "poll {token} is answered twice");
@@ -229,6 +268,7 @@ impl Machine {
                     return;
                 };
                 self.starting.remove(&run);
+                self.newest.insert(run.id, run.number);
                 if works {
                     self.running.insert(run);
                     self.input(Input::Started { run, pid: 1, since: self.now });
@@ -288,7 +328,7 @@ impl Machine {
                 self.now = self.now + Millis(ms);
                 self.input(Input::Tick);
             }
-            Step::Crash => self.crash(),
+            Step::Crash { began, words } => self.crash(began, words),
         }
     }
 
@@ -305,18 +345,33 @@ impl Machine {
     }
 
     /// Kill -9: a start under way is either there or not there at all; polls break off.
-    fn crash(&mut self) {
-        self.running.append(&mut self.starting);
+    fn crash(&mut self, began: u8, words: bool) {
+        let mut next = BTreeMap::new();
+        for (place, run) in std::mem::take(&mut self.starting).into_iter().enumerate() {
+            if began >> (place % 8) & 1 == 1 {
+                self.running.insert(run);
+                self.newest.insert(run.id, run.number);
+            } else {
+                let failures = self.launches[&run].failures;
+                next.insert(run.id, NextRun { number: run.number, failures });
+            }
+        }
+        for (id, newest) in &self.newest {
+            // Between two runs there may be nothing but output.
+            next.entry(*id).or_insert(NextRun { number: newest + 1, failures: 0 });
+        }
         self.unanswered.clear();
+        let launches = &self.launches;
         let found = |run: Run, state| Adopted {
             layers: Vec::new(),
             run,
             since: Millis(1_000_000),
             grace: Millis(1_000),
             ports: Vec::new(),
-            task: None,
+            task: launches.get(&run).filter(|_| words).map(|launch| launch.task.clone()),
             end: None,
             state,
+            failures: launches.get(&run).map_or(0, |launch| launch.failures),
         };
         let running = self.running.iter().map(|run| found(*run, AdoptedState::Running { pid: 1 }));
         let ended = self.ended.iter().map(|(run, failure)| {
@@ -324,9 +379,12 @@ impl Machine {
         });
         let adopted = running.chain(ended).collect();
         self.session += 1;
-        self.supervisor = supervisor(self.session, self.remembered, adopted);
-        assert_eq!(self.supervisor.handle(self.now, Input::Tick), [], "silence does nothing");
+        self.supervisor = supervisor(self.session, self.remembered, adopted).with_runs(next);
         self.last = self.supervisor.report();
+        for effect in self.input(Input::Tick) {
+            let goes_on = words && matches!(effect, Effect::Start(_) | Effect::Probe { .. });
+            assert!(goes_on, "silence does {effect:?}");
+        }
     }
 
     /// Nothing fails any more and what is asked to end does.
@@ -336,6 +394,7 @@ impl Machine {
         for _ in 0..20 {
             while let Some(run) = self.starting.pop_first() {
                 self.running.insert(run);
+                self.newest.insert(run.id, run.number);
                 self.input(Input::Started { run, pid: 1, since: self.now });
             }
             while let Some(run) = self.probed.pop_first() {

@@ -100,6 +100,7 @@ impl From<&FailureCause> for pb::FailureCause {
                 }
             }
             FailureCause::Unhealthy { why } => Kind::Unhealthy(why.clone()),
+            FailureCause::Packages { why } => Kind::Packages(why.clone()),
         };
         Self { kind: Some(kind) }
     }
@@ -126,6 +127,7 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             Kind::MemoryShort(over) => short(Shortage::Memory, over),
             Kind::DiskShort(over) => short(Shortage::Disk, over),
             Kind::Unhealthy(why) => Self::unhealthy(&why),
+            Kind::Packages(why) => Self::packages(&why),
             Kind::Fenced(false) => return Err(WireError::new("fenced", "false", "is never sent")),
             Kind::Lost(false) => return Err(WireError::new("lost", "false", "is never sent")),
         })

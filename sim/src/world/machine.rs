@@ -15,7 +15,7 @@ use borg_proto::poll::{Fence, PollAnswer, Usage};
 use borg_proto::task::RunEnd;
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, MachineName, Millis, Resources};
 use borglet_supervisor::{
-    Adopted, AdoptedState, Config, Effect, Input, MachineUse, Run, Supervisor, TaskUse,
+    Adopted, AdoptedState, Config, Effect, Input, MachineUse, NextRun, Run, Supervisor, TaskUse,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub(crate) struct Host {
     /// On its disk.
     fence: Fence,
     pub(crate) processes: BTreeMap<IncarnationId, Container>,
+    /// Runs that an earlier borglet did not live to see begin.
+    never_began: BTreeMap<IncarnationId, NextRun>,
     pub(crate) next_pid: u32,
     /// Counts its borglet's processes.
     pub(crate) life: u32,
@@ -96,6 +98,7 @@ impl Host {
             boot: 1,
             fence: Fence::default(),
             processes: BTreeMap::new(),
+            never_began: BTreeMap::new(),
             next_pid: 100,
             life: 0,
             borglet: None,
@@ -147,6 +150,7 @@ impl Host {
                 task: container.task.clone(),
                 state,
                 end,
+                failures: container.failures,
             })
         };
         self.processes.values().filter_map(adopt).collect()
@@ -202,7 +206,8 @@ impl World {
         let adopted = host.adoptable();
         let running = adopted.iter().any(|one| matches!(one.state, AdoptedState::Running { .. }));
         let ended = adopted.iter().any(|one| matches!(one.state, AdoptedState::Ended { .. }));
-        let supervisor = Supervisor::new(config, host.fence, adopted, host.info.clone());
+        let supervisor = Supervisor::new(config, host.fence, adopted, host.info.clone())
+            .with_runs(host.never_began.clone());
         host.life += 1;
         host.dies_after = None;
         host.paused = false;
@@ -239,10 +244,10 @@ impl World {
         let host = &mut self.machines[index];
         let lease = host.lease;
         // A start that was under way is finished by itself, or leaves a record without a process,
-        // or, when it was the first, nothing at all.
+        // or nothing but the number of the run.
         let mut came_up = Vec::new();
         let dice = &mut self.dice;
-        let mut next_pid = host.next_pid;
+        let (mut next_pid, never_began) = (host.next_pid, &mut host.never_began);
         host.processes.retain(|_, container| {
             if container.state != ContainerState::Starting {
                 return true;
@@ -256,7 +261,12 @@ impl World {
             }
             let failure = Some(FailureCause::Lost);
             container.state = ContainerState::Ended { since: clock, at: clock, failure };
-            container.run.number > 0 || dice.chance(500)
+            if dice.chance(500) {
+                return true;
+            }
+            let next = NextRun { number: container.run.number, failures: container.failures };
+            never_began.insert(container.run.id, next);
+            false
         });
         host.next_pid = next_pid;
         for run in came_up {

@@ -27,6 +27,8 @@ pub(crate) struct Container {
     pub(crate) ports: Vec<u16>,
     /// What it was started for; forgotten when the machine restarts.
     pub(crate) task: Option<TargetTask>,
+    /// How often in a row it failed before.
+    pub(crate) failures: u32,
     /// Of an exclusive run: when it ends, unless the machine's lease is longer.
     pub(crate) ends_by: Option<Millis>,
     pub(crate) state: ContainerState,
@@ -77,7 +79,8 @@ impl World {
         }
         let (boot, state) = (host.boot, ContainerState::Starting);
         let (grace, ports, task) = (launch.grace, launch.ports, Some(launch.task));
-        let container = Container { run, play, grace, ports, task, ends_by, state };
+        let failures = launch.failures;
+        let container = Container { run, play, grace, ports, task, failures, ends_by, state };
         host.processes.insert(run.id, container);
         if ends_by.is_some() {
             self.checks.copies.is_exclusive(run.id.task);

@@ -51,7 +51,7 @@ impl Bench {
 
     fn refused(&self, entries: &[Vec<u8>]) -> Trouble {
         let layer = self.put(entries, 1 << 20);
-        let refused = unpack(&self.store, layer).expect_err("it was unpacked");
+        let refused = unpack(&self.store, layer, 1).expect_err("it was unpacked");
         assert!(!self.store.layer_dir(layer.digest).exists());
         let left = fs::read_dir(self.store.layers()).unwrap().count();
         assert_eq!(left, 0, "nothing half unpacked stays");
@@ -77,7 +77,7 @@ fn a_layer_has_its_files_links_and_marks() {
         file("deep/.wh..wh..opq", b""),
     ];
     let layer = bench.put(&entries, 11);
-    unpack(&bench.store, layer).unwrap();
+    unpack(&bench.store, layer, 1).unwrap();
     let root = bench.store.layer(layer.digest);
     let about = root.join("bin/run").metadata().unwrap();
     assert_eq!(
@@ -95,6 +95,18 @@ fn a_layer_has_its_files_links_and_marks() {
     // The next borglet finds it.
     let (_, found) = Store::open(bench.dir.path().join("packages")).unwrap();
     assert!(found[0].ready && found[0].unpacked_bytes == 11);
+}
+
+#[test]
+fn a_layer_that_is_there_is_never_replaced() {
+    let bench = Bench::new();
+    let layer = bench.put(&[file("a", b"12")], 2);
+    unpack(&bench.store, layer, 1).unwrap();
+    let shown = File::open(bench.store.layer(layer.digest)).unwrap();
+    unpack(&bench.store, layer, 2).unwrap();
+    assert_eq!(shown.metadata().unwrap().nlink(), 2, "it was taken away under its task");
+    let left = fs::read_dir(bench.store.layers()).unwrap().count();
+    assert_eq!(left, 1, "the second copy is gone");
 }
 
 /// The text of each entry is fine; what is wrong is what the entries before it made.
@@ -146,7 +158,7 @@ fn setuid_devices_and_more_bytes_than_was_said_are_refused_by_name() {
     assert!(format!("{refused:?}").contains("\\\"null\\\" is a device"), "{refused:?}");
     let layer = bench.put(&[file("a", b"12"), file("bomb", b"3456")], 5);
     assert_eq!(
-        unpack(&bench.store, layer).unwrap_err(),
+        unpack(&bench.store, layer, 1).unwrap_err(),
         bad("entry \"bomb\" is beyond the 5 bytes that the layer should have")
     );
     let layer = bench.put(&[file("a", b"12")], 5);
@@ -164,7 +176,7 @@ fn a_blob_that_changed_on_the_disk_is_damaged_not_bad() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[0] = b'b';
     fs::write(&path, bytes).unwrap();
-    let refused = unpack(&bench.store, layer).unwrap_err();
+    let refused = unpack(&bench.store, layer, 1).unwrap_err();
     assert!(matches!(refused, Trouble::Damaged(_)), "{refused:?}");
 }
 
@@ -180,7 +192,7 @@ fn a_disk_that_is_full_leaves_nothing_half_unpacked_and_says_so() {
         return println!("skipped: a small file system needs root: {error}");
     }
     let layer = bench.put(&[file("small", b"x"), file("big", &[7; 300_000])], 1 << 20);
-    let refused = unpack(&bench.store, layer).unwrap_err();
+    let refused = unpack(&bench.store, layer, 1).unwrap_err();
     let left = fs::read_dir(&layers).unwrap().count();
     umount(&layers).unwrap();
     assert!(

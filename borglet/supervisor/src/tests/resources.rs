@@ -22,7 +22,7 @@ fn machine(tasks: &[&TargetTask]) -> Bench {
     let mut info = info();
     info.capacity.ram_bytes = 1_000 * MIB;
     let supervisor = Supervisor::new(config, fence(1, 1, 0), Vec::new(), info);
-    let mut bench = Bench { supervisor, now: Millis(1_000_000), token: 0 };
+    let mut bench = Bench::of(supervisor);
     bench.order(1, tasks);
     for task in tasks {
         bench.start(task.id, 0, 7);
@@ -159,6 +159,7 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
         ports: Vec::new(),
         task: None,
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state: AdoptedState::Running { pid: 7 },
     };
@@ -273,6 +274,7 @@ fn an_adopted_task_is_probed_as_soon_as_the_target_has_it() {
         ports: vec![8_080],
         task: None,
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state: AdoptedState::Running { pid: 7 },
     };
@@ -307,6 +309,7 @@ fn what_an_earlier_process_knew_of_a_task_is_enough_to_go_on_with_it() {
         ports: task.ports.clone(),
         task: Some(task.clone()),
         end: None,
+        failures: 0,
         layers: Vec::new(),
         state,
     };

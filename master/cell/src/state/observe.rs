@@ -346,7 +346,10 @@ fn is_own_fault(cause: &FailureCause) -> bool {
         | FailureCause::Unhealthy { .. } => true,
         // Within its limit it only stood in the way of others.
         FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes > limit_bytes,
-        FailureCause::PortTaken { .. } | FailureCause::Lost | FailureCause::Fenced => false,
+        FailureCause::PortTaken { .. }
+        | FailureCause::Packages { .. }
+        | FailureCause::Lost
+        | FailureCause::Fenced => false,
     }
 }
 
@@ -362,6 +365,7 @@ fn is_crash(cause: &FailureCause) -> bool {
         | FailureCause::FileLimit { .. }
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
+        | FailureCause::Packages { .. }
         | FailureCause::Lost => true,
         FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
     }
@@ -379,6 +383,7 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::FileLimit { .. }
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
+        | FailureCause::Packages { .. }
         | FailureCause::Lost => streak,
         // It did nothing wrong, and its machine waited long enough.
         FailureCause::Fenced => 0,
@@ -429,6 +434,19 @@ mod tests {
         let waits = waits(&[const { EXIT }; 11]);
         assert_eq!(waits[..4], [1000, 2000, 4000, 8000]);
         assert_eq!(waits[8..], [256_000, 300_000, 300_000]);
+    }
+
+    /// The machine is avoided for a while, and the task is to blame for nothing.
+    #[test]
+    fn a_machine_without_room_for_packages_costs_a_batch_task_no_retry() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.ended(id, Some(FailureCause::packages("all of its room is in use")));
+        let task = cell.state.task(id.task).unwrap();
+        assert!(matches!(task.state, TaskState::Pending { .. }), "{:?}", task.state);
+        assert_eq!((task.failures, task.crashes.len()), (0, 1));
     }
 
     #[test]

@@ -4,17 +4,18 @@
 //! the masters and machines; which of them has which is not in the state.
 //!
 //! Invariants: what a package's version stands for never changes while it is there; the packages that a
-//! live job names are there.
+//! live job names are there; all packages say the same of a layer.
 
 use super::turn::Turn;
 use super::{Answer, CellState, Job};
 use crate::event::EventKind;
 use crate::rejection::{PackageRejection, Rejection};
 use borg_proto::identity::ADMIN;
-use borg_proto::package::{Digest, Package, PackageKey, PackageKind};
+use borg_proto::package::{Digest, Layer, Package, PackageKey, PackageKind};
+use borg_proto::spec::SpecError;
 use borg_proto::{JobId, JobSpec, Millis, UserName};
 use imbl::{OrdMap, OrdSet};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most packages of a cell, each version counted. 10,000: our choice; bounds what their descriptions take.
@@ -110,10 +111,33 @@ impl Turn<'_> {
         if own >= MAX_PACKAGES_OF_USER {
             return Err(full(&format!("packages of {owner}"), own, MAX_PACKAGES_OF_USER));
         }
+        self.check_layers(package)?;
         let record = PackageRecord { package: package.clone(), put_at: self.at };
         self.state.packages.all.insert(package.key.clone(), record);
         self.emit(EventKind::PackagePut(package.key.clone()));
         Ok(Answer::None)
+    }
+
+    /// A layer is what other packages say it is: on machines they share it.
+    fn check_layers(&self, package: &Package) -> Result<(), Rejection> {
+        let new: BTreeMap<Digest, (usize, &Layer)> =
+            package.layers.iter().enumerate().map(|(i, layer)| (layer.digest, (i, layer))).collect();
+        for there in self.state.packages() {
+            for layer in &there.package.layers {
+                let Some((i, new)) = new.get(&layer.digest).filter(|(_, new)| *new != layer) else {
+                    continue;
+                };
+                return Err(Rejection::Spec(SpecError {
+                    field: format!("package.layers[{i}]"),
+                    value: format!("{} bytes, {} unpacked", new.bytes, new.unpacked_bytes),
+                    why: format!(
+                        "is not what package {} says of layer {}: {} bytes, {} unpacked",
+                        there.package.key, layer.digest, layer.bytes, layer.unpacked_bytes
+                    ),
+                }));
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a package that no live job names.
@@ -201,7 +225,7 @@ mod tests {
     use super::*;
     use crate::fixture::{Cell, service, user};
     use borg_proto::command::Action;
-    use borg_proto::package::{ImageConfig, Layer};
+    use borg_proto::package::ImageConfig;
 
     fn package(name: &str, kind: PackageKind) -> Package {
         let layer = Layer { digest: Digest::of(name.as_bytes()), bytes: 2_048, unpacked_bytes: 9 };
@@ -249,6 +273,25 @@ mod tests {
         put(&mut cell, "admin", package("ann/tools:2", PackageKind::Directory)).unwrap();
         assert_eq!(cell.state.packages().count(), 2);
         assert_eq!(cell.state.audit(), []);
+    }
+
+    /// Else a stranger's package could make the starts of others fail, or claim their machines' room.
+    #[test]
+    fn no_package_says_something_else_of_a_layer_than_those_that_have_it() {
+        let mut cell = Cell::new();
+        let tools = package("ann/tools:1", PackageKind::Directory);
+        put(&mut cell, "ann", tools.clone()).unwrap();
+        let mut same = Package { key: "bob/tools:1".parse().unwrap(), ..tools };
+        put(&mut cell, "bob", same.clone()).unwrap();
+        same.key = "bob/tools:2".parse().unwrap();
+        same.layers[0].unpacked_bytes = 0;
+        let refused = put(&mut cell, "bob", same).unwrap_err();
+        assert!(
+            refused.starts_with(
+                "package.layers[0]: 2048 bytes, 0 unpacked is not what package ann/tools:1 says of layer"
+            ),
+            "{refused}"
+        );
     }
 
     #[test]
