@@ -204,7 +204,7 @@ fn errand(asked: &Asked) -> Option<Errand> {
             argv: command.clone(),
             terminal: terminal.as_ref().map(|terminal| terminal.kind.clone()),
         },
-        Session::CopyIn { path } => Errand::CopyIn { path: path.into() },
+        Session::CopyIn { path } => Errand::CopyIn { path: path.into(), used_bytes: 0 },
         Session::CopyOut { path } => Errand::CopyOut { path: path.into() },
         Session::Forward { .. } => Errand::Connect { port: asked.port },
     })

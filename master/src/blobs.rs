@@ -5,6 +5,8 @@
 //! in `DIR/blobs`. Invariant: a package is proposed only when a majority of the masters has all of its blobs
 //! on disk.
 
+mod walked;
+
 use crate::clock;
 use crate::feed::View;
 use crate::metrics::Metrics;
@@ -27,6 +29,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use walked::Walked;
 
 /// Uploads of users at once; more are refused. Our choice.
 const UPLOADS: usize = 8;
@@ -56,6 +59,7 @@ struct Inner {
     view: watch::Receiver<View>,
     metrics: Metrics,
     uploads: Arc<Semaphore>,
+    walked: Walked,
 }
 
 /// Runs something that waits for the disk off the async threads.
@@ -104,7 +108,8 @@ impl Blobs {
     ) -> io::Result<Self> {
         let (dir, _) = BlobDir::open(dir, room)?;
         let uploads = Arc::new(Semaphore::new(UPLOADS));
-        Ok(Self(Arc::new(Inner { dir, own, peers, view, metrics, uploads })))
+        let walked = Walked::default();
+        Ok(Self(Arc::new(Inner { dir, own, peers, view, metrics, uploads, walked })))
     }
 
     /// What there is of some blobs, for whoever wants to hand them over.
@@ -301,7 +306,8 @@ impl Blobs {
     /// Sees to it that a majority of the masters has all blobs of a package on disk.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION when one was not uploaded, UNAVAILABLE when too few masters have them in time.
+    /// FAILED_PRECONDITION when one was not uploaded, INVALID_ARGUMENT when it is not what the package says of it,
+    /// UNAVAILABLE when too few masters have them in time.
     pub(crate) async fn have_kept(&self, layers: &[Layer]) -> Result<(), Status> {
         for (i, layer) in layers.iter().enumerate() {
             let Layer { digest, bytes, .. } = *layer;
@@ -317,6 +323,17 @@ impl Blobs {
             if found != bytes {
                 return Err(Status::invalid_argument(format!(
                     "package.layers[{i}].bytes: {bytes}, but blob {digest} has {found}"
+                )));
+            }
+            let path = self.0.dir.path(digest);
+            let found = self.0.walked.unpacked_bytes(digest, move || File::open(path)).await;
+            let found = found.map_err(|error| {
+                Status::invalid_argument(format!("package.layers[{i}]: blob {digest}: {error}"))
+            })?;
+            if found != layer.unpacked_bytes {
+                return Err(Status::invalid_argument(format!(
+                    "package.layers[{i}].unpacked_bytes: {}, but the files of blob {digest} have {found}",
+                    layer.unpacked_bytes
                 )));
             }
         }

@@ -252,7 +252,8 @@ fn check(entry: &RawEntry<'_>, rules: Rules) -> Result<(Entry, bool), LayerError
     let lends_bits = mode & LENT != 0 && matches!(kind, Kind::File { .. });
     let lends = lends_bits || entry.has_capabilities();
     if lends && !rules.drop_lent {
-        let what = if entry.has_capabilities() { "has file capabilities" } else { "is setuid or setgid" };
+        let what =
+            if entry.has_capabilities() { "has file capabilities" } else { "is setuid or setgid" };
         return refuse(format!("{what}: a package lends no rights (borgctl can drop them)"));
     }
     let id = |id: io::Result<u64>, what: &str| {

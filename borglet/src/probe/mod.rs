@@ -146,11 +146,7 @@ mod tests {
             (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP 404", ""),
             (b"", "an empty answer", ""),
             (b"SSH-2.0-x\r\n", "no answer in HTTP", "\"SSH-2.0-x\""),
-            (
-                b"HTTP/1.1 999999999999 x\r\n",
-                "no answer in HTTP",
-                "\"HTTP/1.1 999999999999 x\"",
-            ),
+            (b"HTTP/1.1 999999999999 x\r\n", "no answer in HTTP", "\"HTTP/1.1 999999999999 x\""),
             (b"\xff\xfe\n", "no answer in HTTP", "\"\u{fffd}\u{fffd}\""),
         ] {
             let failure = ProbeFailure { why: why.to_owned(), wrote: wrote.to_owned() };

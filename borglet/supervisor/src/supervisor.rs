@@ -4,9 +4,7 @@ use crate::fairness::Fairness;
 use crate::launch::launch;
 use crate::packages::{Cached, Packages, Progress, Unfit, name_of};
 use crate::task::{KILL_AGAIN, Phase, Stop, Task};
-use crate::turn::{
-    Adopted, Config, Counts, Effect, Input, NextRun, ProbeFailure, Run, Trouble,
-};
+use crate::turn::{Adopted, Config, Counts, Effect, Input, NextRun, ProbeFailure, Run, Trouble};
 use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,

@@ -2,9 +2,7 @@
 
 use crate::health::{Checkup, Due, probe_of};
 use crate::packages::{Packages, Progress, layers};
-use crate::turn::{
-    Adopted, AdoptedState, Config, Effect, NextRun, ProbeFailure, Run, TaskUse,
-};
+use crate::turn::{Adopted, AdoptedState, Config, Effect, NextRun, ProbeFailure, Run, TaskUse};
 use crate::window::Window;
 use borg_proto::package::Digest;
 use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};

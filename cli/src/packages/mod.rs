@@ -6,6 +6,7 @@
 //! OCI layouts and `docker save` archives, `directory` the rest, `upload` sends it.
 
 mod directory;
+mod frames;
 mod image;
 mod layers;
 mod upload;

@@ -265,14 +265,26 @@ fn files_are_copied_in_and_out_and_no_link_leads_elsewhere() {
     assert_eq!(fs::read(path("back/sub/big")).unwrap(), vec![7; 3_000_000]);
     assert_eq!(fs::read_link(path("back/link")).unwrap().to_str(), Some("sub/big"));
     // The task lays a trap: what leads out of the copy does not arrive, here or there.
-    let trap = "mkdir t; ln -s /etc t/etc; ln -s ../../../../etc/passwd t/up; echo fine > t/fine; mkfifo t/pipe";
+    let trap = "mkdir t; ln -s /etc t/etc; ln -s ../../../../etc/passwd t/up; echo fine > t/fine; mkfifo t/pipe;
+        ln -s . t/l; ln -s l/l/l/l/../../../../etc/passwd t/chain";
     cell.borgctl(&["exec", &task, "--", "sh", "-c", trap]).ok();
     let copied = cell.borgctl(&["cp", &format!("{task}:t"), &path("trap")]);
     assert_eq!(copied.code, 0, "{}", copied.err);
     assert!(copied.err.contains("left out") && copied.err.contains("a link out"), "{}", copied.err);
-    let names: Vec<_> =
+    let mut names: Vec<_> =
         fs::read_dir(path("trap")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names, ["fine"]);
+    names.sort();
+    assert_eq!(names, ["fine", "l"]);
+    let said = cell.borgctl(&["cp", &format!("{task}:t/pipe"), &path("pipe")]).failed(3);
+    assert!(said.contains("neither file, directory nor link"), "{said}");
+    // What would not fit into the task's memory is refused, and ends nobody.
+    if is_isolated() {
+        let large = fs::File::create(path("large")).unwrap();
+        large.set_len(1 << 30).unwrap();
+        let said = cell.borgctl(&["cp", &path("large"), &format!("{task}:/tmp/large")]).failed(3);
+        assert!(said.contains("/tmp/large is memory of the task, which has room for"), "{said}");
+        assert_eq!(cell.status(&job)["task_list"][0]["restarts"], 0);
+    }
     // A link in the way at this end is not written through.
     fs::write(path("kept"), "kept").unwrap();
     symlink(path("kept"), path("trap2")).unwrap();

@@ -176,8 +176,7 @@ mod tests {
         );
         let copy = |path: &str| {
             let copy = pb::session_start::CopyOut { path: path.into() };
-            let start =
-                pb::SessionStart { what: Some(What::CopyOut(copy)), ..Default::default() };
+            let start = pb::SessionStart { what: Some(What::CopyOut(copy)), ..Default::default() };
             Session::try_from(start).is_ok()
         };
         assert!(copy("/tmp") && !copy("") && !copy("a\0") && !copy(&"x".repeat(4097)));

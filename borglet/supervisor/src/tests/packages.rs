@@ -235,7 +235,8 @@ fn the_least_recently_used_goes_first_and_never_what_a_task_uses() {
     run(&mut b, 2, &[&a, &c]);
     // There is no room for a third, as both are in use.
     run(&mut b, 3, &[&a, &c, &d]);
-    let Some(TaskStatus::Ended { failure: Some(FailureCause::Packages { why }), .. }) = b.status(d.id)
+    let Some(TaskStatus::Ended { failure: Some(FailureCause::Packages { why }), .. }) =
+        b.status(d.id)
     else {
         panic!("{:?}", b.status(d.id));
     };

@@ -71,6 +71,63 @@ impl CellState {
         let of = |key: PackageKey| self.package(&key).map(|record| record.package.clone());
         named(&job.spec, job.owner()).filter_map(of).collect()
     }
+
+    /// Whether this very package is there, if a user may put it.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn has_package(&self, user: &UserName, package: &Package) -> Result<bool, Rejection> {
+        package.check().map_err(Rejection::Spec)?;
+        check_owner(user, &package.key)?;
+        if let Some(there) = self.package(&package.key) {
+            if *there.package == *package {
+                return Ok(true);
+            }
+            let (package, there) = (package.key.clone(), there.package.digest());
+            return Err(PackageRejection::Exists { package, there }.into());
+        }
+        let full = |what: &str, there: usize, most: usize| Rejection::CellFull {
+            what: what.to_owned(),
+            there: there as u64,
+            most: most as u64,
+        };
+        let all = self.packages.all.len();
+        if all >= MAX_PACKAGES {
+            return Err(full("packages", all, MAX_PACKAGES));
+        }
+        let owner = &package.key.user;
+        let own = self.packages.all.keys().filter(|key| key.user == *owner).count();
+        if own >= MAX_PACKAGES_OF_USER {
+            return Err(full(&format!("packages of {owner}"), own, MAX_PACKAGES_OF_USER));
+        }
+        self.check_layers(package).map(|()| false)
+    }
+
+    /// A layer is what other packages say it is: on machines they share it.
+    fn check_layers(&self, package: &Package) -> Result<(), Rejection> {
+        let new: BTreeMap<Digest, (usize, &Layer)> = package
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(i, layer)| (layer.digest, (i, layer)))
+            .collect();
+        for there in self.packages() {
+            for layer in &there.package.layers {
+                let Some((i, new)) = new.get(&layer.digest).filter(|(_, new)| *new != layer) else {
+                    continue;
+                };
+                return Err(Rejection::Spec(SpecError {
+                    field: format!("package.layers[{i}]"),
+                    value: format!("{} bytes, {} unpacked", new.bytes, new.unpacked_bytes),
+                    why: format!(
+                        "is not what package {} says of layer {}: {} bytes, {} unpacked",
+                        there.package.key, layer.digest, layer.bytes, layer.unpacked_bytes
+                    ),
+                }));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The packages that a job of `owner` names, with the image first.
@@ -88,56 +145,13 @@ impl Turn<'_> {
         user: &UserName,
         package: &Arc<Package>,
     ) -> Result<Answer, Rejection> {
-        package.check().map_err(Rejection::Spec)?;
-        check_owner(user, &package.key)?;
-        if let Some(there) = self.state.package(&package.key) {
-            if there.package == *package {
-                return Ok(Answer::None);
-            }
-            let (package, there) = (package.key.clone(), there.package.digest());
-            return Err(PackageRejection::Exists { package, there }.into());
+        if self.state.has_package(user, package)? {
+            return Ok(Answer::None);
         }
-        let full = |what: &str, there: usize, most: usize| Rejection::CellFull {
-            what: what.to_owned(),
-            there: there as u64,
-            most: most as u64,
-        };
-        let all = self.state.packages.all.len();
-        if all >= MAX_PACKAGES {
-            return Err(full("packages", all, MAX_PACKAGES));
-        }
-        let owner = &package.key.user;
-        let own = self.state.packages.all.keys().filter(|key| key.user == *owner).count();
-        if own >= MAX_PACKAGES_OF_USER {
-            return Err(full(&format!("packages of {owner}"), own, MAX_PACKAGES_OF_USER));
-        }
-        self.check_layers(package)?;
         let record = PackageRecord { package: package.clone(), put_at: self.at };
         self.state.packages.all.insert(package.key.clone(), record);
         self.emit(EventKind::PackagePut(package.key.clone()));
         Ok(Answer::None)
-    }
-
-    /// A layer is what other packages say it is: on machines they share it.
-    fn check_layers(&self, package: &Package) -> Result<(), Rejection> {
-        let new: BTreeMap<Digest, (usize, &Layer)> =
-            package.layers.iter().enumerate().map(|(i, layer)| (layer.digest, (i, layer))).collect();
-        for there in self.state.packages() {
-            for layer in &there.package.layers {
-                let Some((i, new)) = new.get(&layer.digest).filter(|(_, new)| *new != layer) else {
-                    continue;
-                };
-                return Err(Rejection::Spec(SpecError {
-                    field: format!("package.layers[{i}]"),
-                    value: format!("{} bytes, {} unpacked", new.bytes, new.unpacked_bytes),
-                    why: format!(
-                        "is not what package {} says of layer {}: {} bytes, {} unpacked",
-                        there.package.key, layer.digest, layer.bytes, layer.unpacked_bytes
-                    ),
-                }));
-            }
-        }
-        Ok(())
     }
 
     /// Forgets a package that no live job names.
