@@ -67,12 +67,10 @@ mod tests {
         let cause = || Some(pb::FailureCause { kind: Some(Kind::Start("x".repeat(512))) });
         let id = || Some(pb::IncarnationId { job: u64::MAX, index: 0, number: u32::MAX });
         let largest = u64::MAX;
-        let range = pb::usage_window::Range { p50: largest, p90: largest, p99: largest, max: largest };
-        let window = pb::UsageWindow {
-            since_ms: largest,
-            cpu_milli: Some(range),
-            ram_bytes: Some(range),
-        };
+        let range =
+            pb::usage_window::Range { p50: largest, p90: largest, p99: largest, max: largest };
+        let window =
+            pb::UsageWindow { since_ms: largest, cpu_milli: Some(range), ram_bytes: Some(range) };
         let run = pb::RunEnd {
             run: u32::MAX,
             started_ms: Some(largest),

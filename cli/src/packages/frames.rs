@@ -13,9 +13,9 @@ const SKIPPED: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 /// Whether it begins as a zstd file.
 pub(super) fn begins_as_zstd(head: &[u8]) -> bool {
     head.starts_with(&MAGIC)
-        || head.get(..4).is_some_and(|head| {
-            head[0] & 0xf0 == SKIPPED[0] && head[1..] == SKIPPED[1..]
-        })
+        || head
+            .get(..4)
+            .is_some_and(|head| head[0] & 0xf0 == SKIPPED[0] && head[1..] == SKIPPED[1..])
 }
 
 /// What all of its frames hold, one after the other.
@@ -36,9 +36,10 @@ impl<R: BufRead> Frames<R> {
         while !self.from.fill_buf()?.is_empty() {
             let length = match self.decoder.init(&mut self.from) {
                 Ok(()) => return Ok(true),
-                Err(FrameDecoderError::ReadFrameHeaderError(
-                    ReadFrameHeaderError::SkipFrame { length, .. },
-                )) => u64::from(length),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => u64::from(length),
                 Err(error) => return Err(io::Error::other(error)),
             };
             let skipped = io::copy(&mut self.from.by_ref().take(length), &mut io::sink())?;

@@ -228,8 +228,7 @@ fn list(file: &mut File) -> io::Result<BTreeMap<String, Part>> {
         let kind = entry.header.entry_type();
         if kind.is_file() {
             parts.insert(name, Part::File { offset: entry.offset, bytes: entry.bytes });
-        } else if let Some(link) =
-            entry.link().filter(|_| kind.is_symlink() || kind.is_hard_link())
+        } else if let Some(link) = entry.link().filter(|_| kind.is_symlink() || kind.is_hard_link())
         {
             let from = if kind.is_symlink() { Path::new(&name).parent() } else { None };
             let link = from.unwrap_or(Path::new("")).join(OsStr::from_bytes(&link));
@@ -314,8 +313,10 @@ fn one_of(all: &[Descriptor]) -> Result<Descriptor, PackageError> {
     if let Some(one) = first.or_else(|| some.first().copied().filter(|_| some.len() == 1)) {
         return Ok(one.clone());
     }
-    let names: Vec<String> =
-        some.iter().map(|one| named(one).unwrap_or_else(|| "one that is not told".into())).collect();
+    let names: Vec<String> = some
+        .iter()
+        .map(|one| named(one).unwrap_or_else(|| "one that is not told".into()))
+        .collect();
     Err(wrong(
         "index.json",
         format!(
@@ -439,7 +440,11 @@ mod tests {
         let attestation = Some(("unknown", "unknown"));
         assert_eq!(chosen(&[None]), Ok(0));
         assert_eq!(chosen(&[attestation, Some(("linux", "s390x")), Some(("linux", own))]), Ok(2));
-        assert_eq!(chosen(&[Some(("linux", "s390x")), attestation]), Ok(0), "it may be put anywhere");
+        assert_eq!(
+            chosen(&[Some(("linux", "s390x")), attestation]),
+            Ok(0),
+            "it may be put anywhere"
+        );
         let told = chosen(&[None, None]).unwrap_err();
         assert!(told.contains("has 2 images") && told.contains("not told"), "{told}");
         let told = chosen(&[Some(("linux", "s390x")), Some(("windows", own))]).unwrap_err();

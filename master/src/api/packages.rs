@@ -66,9 +66,8 @@ pub(super) fn list(
     };
     let after = (!request.after.is_empty()).then(|| request.after.parse::<PackageKey>());
     let after = after.transpose().map_err(bad_name("after"))?;
-    let comes = |record: &&PackageRecord| {
-        after.as_ref().is_none_or(|after| record.package.key > *after)
-    };
+    let comes =
+        |record: &&PackageRecord| after.as_ref().is_none_or(|after| record.package.key > *after);
     let info = |record: &PackageRecord| pb::PackageInfo {
         package: Some(record.package.as_ref().into()),
         digest: record.package.digest().to_string(),
@@ -81,10 +80,7 @@ pub(super) fn list(
 }
 
 /// As many as fit into so many bytes, but one at least; and the last one's name when there are more.
-fn page(
-    all: impl Iterator<Item = pb::PackageInfo>,
-    most: usize,
-) -> (Vec<pb::PackageInfo>, String) {
+fn page(all: impl Iterator<Item = pb::PackageInfo>, most: usize) -> (Vec<pb::PackageInfo>, String) {
     let (mut page, mut bytes) = (Vec::<pb::PackageInfo>::new(), 0);
     for info in all {
         bytes += info.encoded_len();
