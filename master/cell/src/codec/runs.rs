@@ -41,8 +41,13 @@ pub(super) fn read(
     let mut all = Runs::default();
     all.noted = noted;
     for (i, run) in runs.into_iter().enumerate() {
-        let (number, run) = read_run(run).map_err(|e| e.within(&format!("runs[{i}]")))?;
-        all.add(number, run);
+        let within = |error: WireError| error.within(&format!("runs[{i}]"));
+        let (number, run) = read_run(run).map_err(within)?;
+        let id = run.task.job;
+        let job = state
+            .job(id)
+            .ok_or_else(|| within(WireError::new("job", id.0, "is the number of no job")))?;
+        all.add(number, job.owner(), run);
     }
     state.runs = all;
     Ok(())

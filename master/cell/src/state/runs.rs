@@ -6,14 +6,16 @@
 //!
 //! Invariant: there are at most [`RUNS_OF_A_TASK`] of a task, [`RUNS_OF_A_JOB`] of a job, and
 //! [`RUNS_KEPT`] of failures and of all others each: some 20 MiB of a cell at the very most, however many
-//! tasks it has. The oldest goes first.
+//! tasks it has. Of a task or job the oldest goes first that is no failure, else the oldest, and the newest stays;
+//! of the cell, the oldest of the user who has the most, so that nobody's failures push out those of somebody
+//! who has fewer.
 
 use super::CellState;
 use super::turn::Turn;
 use borg_proto::command::RUN_ENDS_SINCE;
 use borg_proto::task::{EvictCause, FailureCause, RunEnd};
 use borg_proto::wire::pb;
-use borg_proto::{JobId, MachineName, Millis, TaskId};
+use borg_proto::{JobId, MachineName, Millis, TaskId, UserName};
 use imbl::{OrdMap, OrdSet};
 use std::sync::Arc;
 
@@ -67,57 +69,114 @@ pub(crate) struct Runs {
     pub(crate) noted: u64,
     /// By number.
     runs: OrdMap<u64, Arc<TaskRun>>,
-    failures: OrdSet<u64>,
-    others: OrdSet<u64>,
+    failures: Share,
+    others: Share,
     by_task: OrdMap<TaskId, Vec<u64>>,
-    by_job: OrdMap<JobId, OrdSet<u64>>,
+    by_job: OrdMap<JobId, OfJob>,
+}
+
+/// The numbers of a job's runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct OfJob {
+    owner: UserName,
+    numbers: OrdSet<u64>,
+}
+
+/// The numbers of failures, or of other runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Share {
+    count: usize,
+    of_users: OrdMap<UserName, OrdSet<u64>>,
+}
+
+impl Share {
+    fn add(&mut self, owner: &UserName, number: u64) {
+        self.of_users.entry(owner.clone()).or_default().insert(number);
+        self.count += 1;
+    }
+
+    fn remove(&mut self, owner: &UserName, number: u64) {
+        let Some(numbers) = self.of_users.get_mut(owner) else { return };
+        self.count -= usize::from(numbers.remove(&number).is_some());
+        if numbers.is_empty() {
+            self.of_users.remove(owner);
+        }
+    }
+
+    /// What goes when there is one too many: the oldest of whoever has the most, of the last by name when
+    /// there are several.
+    fn too_much(&self) -> Option<u64> {
+        let most = || self.of_users.values().max_by_key(|numbers| numbers.len());
+        if self.count > RUNS_KEPT { most()?.get_min().copied() } else { None }
+    }
 }
 
 impl Runs {
-    fn note(&mut self, run: TaskRun) {
+    fn note(&mut self, owner: &UserName, run: TaskRun) {
         self.noted += 1;
-        self.add(self.noted, run);
+        self.add(self.noted, owner, run);
     }
 
-    /// Adds a run with its number, which is larger than all before it, and lets go what is too much.
-    pub(crate) fn add(&mut self, number: u64, run: TaskRun) {
+    /// Adds a run of a job of `owner` with its number, which is larger than all before it, and lets go what is
+    /// too much.
+    pub(crate) fn add(&mut self, number: u64, owner: &UserName, run: TaskRun) {
         let (task, failure) = (run.task, run.is_failure());
         self.runs.insert(number, Arc::new(run));
-        let of_task = self.by_task.entry(task).or_default();
-        of_task.push(number);
-        let oldest_of_task = (of_task.len() > RUNS_OF_A_TASK).then(|| of_task[0]);
-        let of_job = self.by_job.entry(task.job).or_default();
+        self.by_task.entry(task).or_default().push(number);
+        let none = || OfJob { owner: owner.clone(), numbers: OrdSet::new() };
+        let of_job = &mut self.by_job.entry(task.job).or_insert_with(none).numbers;
         of_job.insert(number);
-        let oldest_of_job = of_job.get_min().copied().filter(|_| of_job.len() > RUNS_OF_A_JOB);
-        let share = if failure { &mut self.failures } else { &mut self.others };
-        share.insert(number);
-        let oldest = share.get_min().copied().filter(|_| share.len() > RUNS_KEPT);
-        for number in [oldest_of_task, oldest_of_job, oldest].into_iter().flatten() {
+        self.share(failure).add(owner, number);
+        // One after the other: what a task lets go, its job has to let go no more.
+        let of_task = self.by_task.get(&task).filter(|of_task| of_task.len() > RUNS_OF_A_TASK);
+        if let Some(number) = of_task.and_then(|of_task| self.least_worth(of_task.iter())) {
+            self.drop_run(number);
+        }
+        let of_job = self.by_job.get(&task.job).map(|of_job| &of_job.numbers);
+        let of_job = of_job.filter(|of_job| of_job.len() > RUNS_OF_A_JOB);
+        if let Some(number) = of_job.and_then(|of_job| self.least_worth(of_job.iter())) {
+            self.drop_run(number);
+        }
+        if let Some(number) = self.share(failure).too_much() {
             self.drop_run(number);
         }
     }
 
+    /// The oldest that is no failure, else the oldest; but never the newest.
+    fn least_worth<'a>(
+        &self,
+        numbers: impl DoubleEndedIterator<Item = &'a u64> + Clone,
+    ) -> Option<u64> {
+        let mut older = numbers;
+        older.next_back();
+        let is_other = |number: &&u64| self.runs.get(number).is_some_and(|run| !run.is_failure());
+        older.clone().find(is_other).or_else(|| older.clone().next()).copied()
+    }
+
+    fn share(&mut self, failure: bool) -> &mut Share {
+        if failure { &mut self.failures } else { &mut self.others }
+    }
+
     fn drop_run(&mut self, number: u64) {
         let Some(run) = self.runs.remove(&number) else { return };
-        self.failures.remove(&number);
-        self.others.remove(&number);
         if let Some(of_task) = self.by_task.get_mut(&run.task) {
             of_task.retain(|other| *other != number);
             if of_task.is_empty() {
                 self.by_task.remove(&run.task);
             }
         }
-        if let Some(of_job) = self.by_job.get_mut(&run.task.job) {
-            of_job.remove(&number);
-            if of_job.is_empty() {
-                self.by_job.remove(&run.task.job);
-            }
+        let Some(mut of_job) = self.by_job.remove(&run.task.job) else { return };
+        self.share(run.is_failure()).remove(&of_job.owner, number);
+        of_job.numbers.remove(&number);
+        if !of_job.numbers.is_empty() {
+            self.by_job.insert(run.task.job, of_job);
         }
     }
 
     /// Lets go of all that is kept of a job.
     pub(super) fn forget(&mut self, job: JobId) {
-        for number in self.by_job.get(&job).cloned().unwrap_or_default() {
+        let numbers = self.by_job.get(&job).map(|of_job| of_job.numbers.clone());
+        for number in numbers.unwrap_or_default() {
             self.drop_run(number);
         }
     }
@@ -146,7 +205,12 @@ impl CellState {
             if self.task(run.task).is_none_or(|task| run.incarnation > task.incarnations) {
                 wrong.push(format!("run {number} of {} incarnation {}", run.task, run.incarnation));
             }
-            rebuilt.add(number, run.clone());
+            match self.job(run.task.job) {
+                Some(job) => rebuilt.add(number, job.owner(), run.clone()),
+                None => {
+                    wrong.push(format!("run {number} of {}, a job that is not there", run.task))
+                }
+            }
         }
         if self.level < RUN_ENDS_SINCE && self.runs.noted > 0 {
             wrong.push(format!("{} runs on level {}", self.runs.noted, self.level));
@@ -166,6 +230,8 @@ impl Turn<'_> {
         }
         let Some(placement) = self.state.task(id).and_then(super::Task::placement) else { return };
         let Some(machine) = self.state.machine(placement.machine) else { return };
+        let Some(job) = self.state.job(id.job) else { return };
+        let owner = job.owner().clone();
         let run = TaskRun {
             task: id,
             incarnation: placement.incarnation,
@@ -176,7 +242,7 @@ impl Turn<'_> {
             told: told.map(|end| storable(end, matches!(over, RunOver::Failed(_)))),
             over,
         };
-        self.state.runs.note(run);
+        self.state.runs.note(&owner, run);
     }
 }
 
@@ -203,33 +269,93 @@ mod tests {
         }
     }
 
+    fn user(name: &str) -> UserName {
+        UserName::new(name).unwrap()
+    }
+
     #[test]
     fn the_oldest_of_a_task_and_of_a_job_go_first() {
         let mut runs = Runs::default();
         for _ in 0..RUNS_OF_A_TASK + 2 {
-            runs.note(run(1, 0, true));
+            runs.note(&user("ann"), run(1, 0, true));
         }
         let numbers: Vec<u64> = runs.iter().map(|(number, _)| number).collect();
         assert_eq!(numbers, [3, 4, 5, 6, 7]);
         for index in 0..2 * u32::try_from(RUNS_OF_A_JOB).unwrap() {
-            runs.note(run(2, index, true));
+            runs.note(&user("ann"), run(2, index, true));
         }
-        assert_eq!(runs.by_job[&JobId(2)].len(), RUNS_OF_A_JOB);
-        assert_eq!(runs.by_job[&JobId(1)].len(), RUNS_OF_A_TASK, "another job loses nothing");
+        assert_eq!(runs.by_job[&JobId(2)].numbers.len(), RUNS_OF_A_JOB);
+        assert_eq!(
+            runs.by_job[&JobId(1)].numbers.len(),
+            RUNS_OF_A_TASK,
+            "another job loses nothing"
+        );
         runs.forget(JobId(2));
         assert_eq!(runs.iter().count(), RUNS_OF_A_TASK);
         assert_eq!(runs.by_task.len(), 1);
     }
 
+    /// Five drains, and the crash before them is still explained.
+    #[test]
+    fn drains_push_out_each_other_and_no_failure_of_the_task() {
+        let mut runs = Runs::default();
+        runs.note(&user("ann"), run(1, 0, true));
+        for _ in 0..9 {
+            runs.note(&user("ann"), run(1, 0, false));
+        }
+        let numbers: Vec<u64> = runs.iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [1, 7, 8, 9, 10]);
+        for _ in 0..4 {
+            runs.note(&user("ann"), run(1, 0, true));
+        }
+        assert_eq!(runs.iter().filter(|(_, run)| run.is_failure()).count(), RUNS_OF_A_TASK);
+        runs.note(&user("ann"), run(1, 0, false));
+        let numbers: Vec<u64> = runs.iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [11, 12, 13, 14, 15], "the newest is always there");
+    }
+
+    /// What its task lets go makes room in its job as well.
+    #[test]
+    fn one_run_more_costs_one() {
+        let mut runs = Runs::default();
+        let all = u32::try_from(RUNS_OF_A_JOB).unwrap();
+        for number in 0..all {
+            runs.note(&user("ann"), run(1, number / 5, true));
+        }
+        runs.note(&user("ann"), run(1, all / 5 - 1, true));
+        assert_eq!(runs.iter().count(), RUNS_OF_A_JOB);
+    }
+
     #[test]
     fn runs_that_finish_push_out_no_failure() {
         let mut runs = Runs::default();
-        runs.note(run(1, 0, true));
+        runs.note(&user("ann"), run(1, 0, true));
         for job in 0..=RUNS_KEPT as u64 {
-            runs.note(run(2 + job, 0, false));
+            runs.note(&user("ann"), run(2 + job, 0, false));
         }
-        assert_eq!((runs.failures.len(), runs.others.len()), (1, RUNS_KEPT));
+        assert_eq!((runs.failures.count, runs.others.count), (1, RUNS_KEPT));
         assert_eq!(runs.runs.len(), RUNS_KEPT + 1);
+    }
+
+    /// However many jobs of one user fail, and whoever failed first.
+    #[test]
+    fn a_user_whose_jobs_fail_a_lot_pushes_out_nobody_elses_failures() {
+        let mut runs = Runs::default();
+        let [ann, bob] = ["ann", "bob"].map(user);
+        runs.note(&ann, run(1, 0, true));
+        runs.note(&ann, run(1, 1, true));
+        for job in 0..RUNS_KEPT as u64 + 10 {
+            runs.note(&bob, run(2 + job, 0, true));
+        }
+        assert_eq!(runs.failures.of_users[&ann].len(), 2);
+        assert_eq!(runs.failures.of_users[&bob].len(), RUNS_KEPT - 2);
+        assert_eq!(runs.failures.count, RUNS_KEPT);
+        let oldest_of_bob = runs.failures.of_users[&bob].get_min().copied();
+        assert_eq!(oldest_of_bob, Some(15), "the twelve that came first went");
+        // The share of a user whose jobs are forgotten is free.
+        runs.forget(JobId(1));
+        assert!(!runs.failures.of_users.contains_key(&ann));
+        assert_eq!(runs.failures.count, RUNS_KEPT - 2);
     }
 
     /// What stays is what its machine told, in cells that know of it, for as long as the job is known.
