@@ -424,6 +424,7 @@ impl App {
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),
             sessions: crate::api::sessions::room(),
+            log_readers: borg_proto::slots::Slots::new(crate::api::sessions::LOG_READERS),
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),

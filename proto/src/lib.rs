@@ -32,6 +32,7 @@ pub mod priority;
 pub mod resources;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+pub mod slots;
 pub mod spec;
 pub mod submitted;
 pub mod task;

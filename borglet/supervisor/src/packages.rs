@@ -306,6 +306,15 @@ impl Packages {
         self.spare.short()
     }
 
+    /// A task is no more that used these.
+    pub(crate) fn used_until(&mut self, now: Millis, layers: &[Digest]) {
+        for digest in layers {
+            if let Some(blob) = self.blobs.get_mut(digest) {
+                blob.used_at = now;
+            }
+        }
+    }
+
     /// Where blobs are to be had, as the masters say.
     pub(crate) fn take_sources(&mut self, sources: &[BlobSource]) {
         self.sources = sources.iter().map(|source| (source.digest, source.from.clone())).collect();

@@ -452,13 +452,15 @@ impl Supervisor {
                 self.number += 1;
             }
             Phase::Fetching | Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
-                self.forget(id, effects);
+                self.forget(now, id, effects);
             }
         }
     }
 
-    fn forget(&mut self, id: IncarnationId, effects: &mut Vec<Effect>) {
-        self.tasks.remove(&id);
+    fn forget(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) {
+        if let Some(task) = self.tasks.remove(&id) {
+            self.packages.used_until(now, &task.layers);
+        }
         self.number += 1;
         effects.push(Effect::Remove { id });
     }
@@ -501,7 +503,7 @@ impl Supervisor {
     ) {
         let Some(task) = live(&mut self.tasks, run) else { return };
         if task.want.is_none() {
-            self.forget(run.id, effects);
+            self.forget(now, run.id, effects);
             return;
         }
         task.last_run = task.told.take();
@@ -519,7 +521,7 @@ impl Supervisor {
     ) {
         let Some(task) = live(&mut self.tasks, run) else { return };
         if matches!(task.phase, Phase::Stopping(_)) && task.want.is_none() {
-            self.forget(run.id, effects);
+            self.forget(now, run.id, effects);
             return;
         }
         task.last_run = task.told.take();

@@ -31,6 +31,7 @@ use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
 };
 use borg_proto::rpc::{self, Borgmaster, Credentials};
+use borg_proto::slots::Slots;
 use borg_proto::spec::MAX_SPEC_BYTES;
 use borg_proto::wire::{Change, WireError, pb};
 use prost::Message;
@@ -83,6 +84,8 @@ pub(crate) struct Api {
     pub credentials: Credentials,
     /// Room for sessions.
     pub sessions: Arc<Semaphore>,
+    /// Room for logs that are read.
+    pub log_readers: Slots,
     /// How many machines this replica's shard polls.
     pub polled: Arc<AtomicUsize>,
     /// Counters.

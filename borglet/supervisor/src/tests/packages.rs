@@ -292,6 +292,26 @@ fn a_bad_package_fails_its_task_and_a_bad_disk_its_machine() {
     assert_eq!(disk, FailureCause::Packages { why: "ann/tools:1: Input/output error".into() });
 }
 
+/// A service that ran for a month has used its packages a moment ago.
+#[test]
+fn what_was_in_use_longest_is_not_what_was_used_longest_ago() {
+    let mut b = bench(vec![]);
+    let of = |index, name: &str| with(index, &[package(&format!("ann/{name}:1"), &[name])]);
+    let [a, c] = [of(0, "a"), of(1, "c")];
+    run(&mut b, 1, &[&a]);
+    b.later(1_000);
+    run(&mut b, 2, &[&a, &c]);
+    b.later(1_000);
+    b.order(3, &[&a]);
+    b.exit(c.id, 0, None);
+    b.later(1_000_000);
+    b.order(4, &[]);
+    b.exit(a.id, 0, None);
+    let dropped = |name: &str| Effect::DropBlob { digest: layer(name).digest };
+    let effects = run(&mut b, 5, &[&of(2, "d")]);
+    assert!(effects.contains(&dropped("c")) && !effects.contains(&dropped("a")), "{effects:?}");
+}
+
 /// The masters refuse such packages; what one machine has of one package is spoiled by no other.
 #[test]
 fn a_package_that_says_something_else_of_a_layer_is_refused_and_changes_nothing() {
