@@ -278,8 +278,8 @@ fn files_are_copied_in_and_out_and_no_link_leads_elsewhere() {
     let said = cell.borgctl(&["cp", &format!("{task}:t/pipe"), &path("pipe")]).failed(3);
     assert!(said.contains("neither file, directory nor link"), "{said}");
     // What would not fit into the task's memory is refused, and ends nobody.
-    if is_isolated() {
-        let large = fs::File::create(path("large")).unwrap();
+    if is_isolated(cell) {
+        let large = File::create(path("large")).unwrap();
         large.set_len(1 << 30).unwrap();
         let said = cell.borgctl(&["cp", &path("large"), &format!("{task}:/tmp/large")]).failed(3);
         assert!(said.contains("/tmp/large is memory of the task, which has room for"), "{said}");

@@ -3,6 +3,7 @@
 use super::{Api, bad_name};
 use crate::changes::{refusal, reply_of};
 use crate::feed::View;
+use borg_cell::master::Outcome;
 use borg_cell::state::PackageRecord;
 use borg_proto::command::Action;
 use borg_proto::names::UserName;

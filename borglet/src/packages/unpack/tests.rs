@@ -163,7 +163,7 @@ fn setuid_devices_and_more_bytes_than_was_said_are_refused_by_name() {
     );
     let layer = bench.put(&[file("a", b"12")], 5);
     assert_eq!(
-        unpack(&bench.store, layer).unwrap_err(),
+        unpack(&bench.store, layer, 1).unwrap_err(),
         bad("it has 2 bytes of files, not 5 as was said")
     );
 }

@@ -149,7 +149,7 @@ impl Runs {
     ) -> Option<u64> {
         let mut older = numbers;
         older.next_back();
-        let is_other = |number: &&u64| self.runs.get(number).is_some_and(|run| !run.is_failure());
+        let is_other = |number: &&u64| self.runs.get(*number).is_some_and(|run| !run.is_failure());
         older.clone().find(is_other).or_else(|| older.clone().next()).copied()
     }
 
