@@ -277,7 +277,7 @@ impl Spread {
                         self.give(now, name, digest, Source::Push);
                     }
                     Best::Nobody => {
-                        if self.pushes.len() >= PUSHES {
+                        if self.pushes.len() >= PUSHES && !self.pushes.contains_key(&digest) {
                             self.held_up.insert(digest);
                         }
                         left.insert(name);

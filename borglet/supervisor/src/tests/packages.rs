@@ -241,9 +241,10 @@ fn the_least_recently_used_goes_first_and_never_what_a_task_uses() {
         panic!("{:?}", b.status(d.id));
     };
     assert!(why.contains("4194304 of the 4194304 that this machine has"), "{why}");
-    // Both end; the older one goes.
+    // Both end; what was used longest ago goes.
     b.order(4, &[]);
     b.exit(a.id, 0, None);
+    b.later(1_000);
     b.exit(c.id, 0, None);
     let again = TargetTask { id: of(3, "d").id, ..of(3, "d") };
     let effects = run(&mut b, 5, &[&again]);

@@ -440,6 +440,8 @@ mod tests {
     #[test]
     fn a_machine_without_room_for_packages_costs_a_batch_task_no_retry() {
         let mut cell = Cell::new();
+        let level = borg_proto::command::Action::RaiseLevel { level: 5 };
+        cell.apply(crate::fixture::master(), level).unwrap();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
         let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
