@@ -252,6 +252,7 @@ impl Driven {
             | TaskChange::Up { .. }
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)
+            | TaskChange::Address(_)
             | TaskChange::Gone { .. } => {}
         }
     }

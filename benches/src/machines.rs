@@ -125,6 +125,7 @@ impl Machine {
                         run: launch.run,
                         pid: 4_000,
                         since: now(),
+                        address: None,
                     }),
                     Effect::Terminate { run } | Effect::Kill { run } => {
                         inputs.push_back(Input::Exited { run, at: now(), failure: None });

@@ -165,6 +165,7 @@ impl Cell {
                 status_line: String::new(),
                 last_run: None,
                 start: None,
+                address: None,
             })
         };
         let said =

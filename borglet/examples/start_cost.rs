@@ -3,7 +3,8 @@
 //! Prints processor time, all helpers counted, and time on the clock, of each start and end of `/bin/true` and of
 //! the removal after it; medians of the clock, means of the processor. Takes the number of starts as its argument.
 //! Then as many of all three a second as the machine sustains, by a few threads. Run it as root, for the full
-//! container, where there is a cpuacct hierarchy: what runs there is counted whoever collects it.
+//! container, where there is a cpuacct hierarchy: what runs there is counted whoever collects it. With `own` as its
+//! second argument each container has a network of its own, and all is done in a network namespace made for it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -32,12 +33,20 @@ fn main() -> ExitCode {
 
 fn measure() -> Result<(), Error> {
     let starts: u32 = std::env::args().nth(1).map_or(Ok(100), |n| n.parse())?;
+    let own = std::env::args().nth(2).is_some_and(|network| network == "own");
+    if own {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        borglet::network::loopback_up()?;
+    }
     let meter = Meter::new()?;
     let plain = sample(starts, &meter, |_| Ok(Command::new("/bin/true").status().map(drop)?))?;
 
     let dir = std::env::temp_dir().join(format!("start-cost-{}", std::process::id()));
     let name = format!("borg-start-cost-{}", std::process::id());
-    let executor = Executor::open(ExecutorConfig::new(dir.clone(), name))?;
+    let mut config = ExecutorConfig::new(dir.clone(), name);
+    config.network = own.then(|| "10.88.0.0/20".parse()).transpose()?;
+    let executor = Executor::open(config)?;
+    executor.try_networks()?;
     report(&format!("{:?}", executor.isolation()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The first start makes the nursery.
@@ -45,7 +54,7 @@ fn measure() -> Result<(), Error> {
         let starts = if first { 1 } else { starts };
         let id = |n: u32| format!("c{n}").parse::<ContainerId>();
         let container = sample(starts, &meter, |n| {
-            executor.start(ContainerSpec::new(id(n)?, vec!["/bin/true".into()]))?;
+            executor.start(of_true(id(n)?, own))?;
             let record = runtime.block_on(executor.wait(&id(n)?))?;
             if record.outcome.is_success() { Ok(()) } else { Err(record.outcome.into()) }
         })?;
@@ -57,16 +66,20 @@ fn measure() -> Result<(), Error> {
             report(&format!("plain spawn {plain}, container {container}, its removal {removal}"));
         }
     }
-    report(&format!("{:.1} starts a second, {AT_ONCE} at once", rate(&executor, starts)?));
+    report(&format!("{:.1} starts a second, {AT_ONCE} at once", rate(&executor, starts, own)?));
     executor.retire()?;
     drop(executor);
     std::fs::remove_dir_all(dir)?;
     Ok(())
 }
 
+fn of_true(id: ContainerId, own_network: bool) -> ContainerSpec {
+    ContainerSpec { own_network, ..ContainerSpec::new(id, vec!["/bin/true".into()]) }
+}
+
 /// Containers a second that are started, waited for and removed, by threads that each begin the next one when
 /// theirs is gone.
-fn rate(executor: &Executor, starts: u32) -> Result<f64, Error> {
+fn rate(executor: &Executor, starts: u32, own: bool) -> Result<f64, Error> {
     let began = now();
     let lives = (0..AT_ONCE).map(|thread| {
         let executor = executor.clone();
@@ -74,7 +87,7 @@ fn rate(executor: &Executor, starts: u32) -> Result<f64, Error> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             for n in 0..starts {
                 let id: ContainerId = format!("t{thread}-{n}").parse()?;
-                executor.start(ContainerSpec::new(id.clone(), vec!["/bin/true".into()]))?;
+                executor.start(of_true(id.clone(), own))?;
                 let record = runtime.block_on(executor.wait(&id))?;
                 if !record.outcome.is_success() {
                     return Err(record.outcome.into());

@@ -127,7 +127,14 @@ impl App {
         let (tasks, adopted, next_runs) =
             Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
-        let info = machine::look(&config, missing_isolation.clone(), promised_disk(&adopted))?;
+        let (addresses, images) = (tasks.addresses(), tasks.runs_images());
+        let info = machine::look(
+            &config,
+            missing_isolation.clone(),
+            promised_disk(&adopted),
+            addresses,
+            images,
+        )?;
         let remembered = home.fence()?;
         tracing::info!(%identity, adopted = adopted.len(), ?remembered, ?missing_isolation, "borglet starts");
         let supervision = supervision(&config, &identity, machine.clone())?;

@@ -1,5 +1,6 @@
 //! What a borglet is told at its start.
 
+use crate::network::AddressRange;
 use borg_proto::names::shorten;
 use borg_proto::spec::{MAX_BYTES, MAX_CPU_MILLI};
 use borg_proto::wire::MAX_ATTRIBUTE_BYTES;
@@ -59,6 +60,10 @@ pub struct Config {
     /// Host on which tasks listen, as others reach it [default: the host of --listen].
     #[arg(long)]
     pub task_host: Option<String>,
+    /// Addresses for tasks with a network of their own, as in 10.88.3.0/24: /16 to /30, for this machine alone
+    /// [default: there are no such tasks here].
+    #[arg(long, value_name = "RANGE")]
+    pub task_network: Option<AddressRange>,
     /// Whether tasks are isolated as well as the machine can, or not at all.
     #[arg(long, value_enum, default_value_t)]
     pub isolation: Isolation,
@@ -185,6 +190,7 @@ pub(crate) mod tests {
             "--keep-logs=1s",
             "--keep-logs=367d",
             "--keep-logs=long",
+            "--task-network=10.88.3.1/24",
         ] {
             assert!(parse(&[bad]).is_err(), "{bad}");
         }

@@ -2,18 +2,22 @@
 //!
 //! Found by walking its directories, as most file systems offer no quota for a directory. Follows no
 //! link, stays on one file system, and stops at a bound: whoever has more files than that is over any
-//! limit. Files that are open and have no name any more are counted by their descriptors.
+//! limit. Files that have no name any more are counted where they are open or mapped. One that is only on
+//! its way through a socket is not seen.
 
+use crate::sys;
+use crate::tree::{self, Visitor};
+use rustix::fs::Stat;
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-/// Most files and directories that one walk looks at: our choice, above what any disk limit up to a
-/// few TiB is worth.
-const MOST_FILES: u64 = 1_000_000;
-/// Deepest directory that is looked into. Ours; a path longer than the kernel takes cannot be walked.
-const DEEPEST: usize = 256;
+/// Most files and directories that one walk looks at. The supervisor allows fewer, so whoever has as many
+/// is over its limit.
+const MOST_FILES: u64 = borglet_supervisor::MOST_FILES + 1;
 /// Unit of `st_blocks`.
 const BLOCK: u64 = 512;
 
@@ -43,57 +47,84 @@ struct Walk {
     seen: BTreeSet<(u64, u64)>,
     /// File systems of the roots.
     devices: BTreeSet<u64>,
+    /// How many files that are open or mapped were looked at.
+    looked: u64,
 }
 
 impl Walk {
     fn below(&mut self, root: &Path) {
         let Ok(top) = fs::symlink_metadata(root) else { return };
         self.devices.insert(top.dev());
-        let mut left = vec![(root.to_owned(), 0)];
-        while let Some((dir, depth)) = left.pop() {
-            // It may be gone, or no directory any more.
-            let Ok(entries) = fs::read_dir(&dir) else { continue };
-            for entry in entries.filter_map(Result::ok) {
-                if self.taken.files >= MOST_FILES {
-                    return;
-                }
-                // Of the entry itself, not of what a link leads to.
-                let Ok(found) = entry.metadata() else { continue };
-                if found.dev() != top.dev() {
-                    continue;
-                }
-                self.count(&found);
-                if found.is_dir() && depth < DEEPEST {
-                    left.push((entry.path(), depth + 1));
-                }
-            }
-        }
+        // It may be gone, or end early: what was found by then counts.
+        sys::never_mind(tree::walk(root, &mut Below { walk: self, device: top.dev() }));
     }
 
+    /// Files of a process that have no name: what it holds open, and what it only has mapped.
     fn nameless(&mut self, pid: i32) {
-        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
-        for entry in open.filter_map(Result::ok) {
-            // Leads to the open file whatever its name was.
-            let Ok(found) = fs::metadata(entry.path()) else { continue };
-            if found.is_file() && found.nlink() == 0 && self.devices.contains(&found.dev()) {
-                self.count(&found);
+        let of = Path::new("/proc").join(pid.to_string());
+        let open = fs::read_dir(of.join("fd")).into_iter().flatten().filter_map(Result::ok);
+        let mapped = fs::read_to_string(of.join("maps")).unwrap_or_default();
+        let mapped = mapped.lines().filter(|line| line.ends_with(" (deleted)"));
+        let ranges = mapped.filter_map(|line| line.split(' ').next());
+        let ranges = ranges.map(|range| of.join("map_files").join(plain_range(range)));
+        for path in open.map(|entry| entry.path()).chain(ranges) {
+            if self.looked >= MOST_FILES {
+                return;
+            }
+            self.looked += 1;
+            // Leads to the file whatever its name was.
+            let Ok(found) = fs::metadata(path) else { continue };
+            let known = self.devices.contains(&found.dev());
+            if found.is_file() && found.nlink() == 0 && known {
+                self.count((found.dev(), found.ino()), true, found.blocks());
             }
         }
     }
 
-    fn count(&mut self, found: &fs::Metadata) {
-        let several = found.nlink() != 1 && !found.is_dir();
-        if several && !self.seen.insert((found.dev(), found.ino())) {
+    fn count(&mut self, is: (u64, u64), several: bool, blocks: u64) {
+        if several && !self.seen.insert(is) {
             return;
         }
         self.taken.files += 1;
-        self.taken.bytes = self.taken.bytes.saturating_add(found.blocks().saturating_mul(BLOCK));
+        self.taken.bytes = self.taken.bytes.saturating_add(blocks.saturating_mul(BLOCK));
+    }
+}
+
+/// As the kernel names the file of a mapping: without zeros in front.
+fn plain_range(range: &str) -> String {
+    let plain = |end: &str| end.trim_start_matches('0').to_owned();
+    range.split_once('-').map_or_else(String::new, |(a, b)| format!("{}-{}", plain(a), plain(b)))
+}
+
+struct Below<'a> {
+    walk: &'a mut Walk,
+    device: u64,
+}
+
+impl Visitor for Below<'_> {
+    fn entry(&mut self, _dir: BorrowedFd<'_>, _name: &CStr, found: &Stat) -> io::Result<bool> {
+        if self.walk.taken.files >= MOST_FILES {
+            return Err(io::Error::other("more files than are counted"));
+        }
+        if found.st_dev != self.device {
+            return Ok(false);
+        }
+        let dir = tree::is_dir(found);
+        let several = found.st_nlink != 1 && !dir;
+        let blocks = u64::try_from(found.st_blocks).unwrap_or(0);
+        self.walk.count((found.st_dev, found.st_ino), several, blocks);
+        Ok(dir)
+    }
+
+    fn left(&mut self, _above: BorrowedFd<'_>, _name: &CStr) -> io::Result<()> {
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{Mode, OFlags};
     use std::io::Write;
     use std::os::unix::fs::symlink;
 
@@ -126,5 +157,36 @@ mod tests {
         let with = taken(std::slice::from_ref(&root), &[me]);
         assert!(with.bytes >= 300_000, "{with:?}");
         assert_eq!(taken(&[root], &[]), Taken::default());
+    }
+
+    #[test]
+    fn depth_hides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let deepest = tree::nest(dir.path(), 600);
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let file = rustix::fs::openat(deepest, c"file", flags, Mode::RUSR).unwrap();
+        fs::File::from(file).write_all(&vec![1; 300_000]).unwrap();
+        let taken = taken(&[dir.path().to_owned()], &[]);
+        assert!(taken.bytes >= 300_000 && taken.files == 601, "{taken:?}");
+        tree::remove(&dir.keep()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_only_mapped_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mapped");
+        fs::write(&path, vec![1; 300_000]).unwrap();
+        // A process that has it mapped and not open: one that is run from it.
+        let sleep = fs::canonicalize("/bin/sleep").unwrap();
+        fs::copy(sleep, &path).unwrap();
+        let mut running = std::process::Command::new(&path).arg("60").spawn().unwrap();
+        fs::remove_file(&path).unwrap();
+        let pid = i32::try_from(running.id()).unwrap();
+        let found = taken(&[dir.path().to_owned()], &[pid]);
+        running.kill().unwrap();
+        running.wait().unwrap();
+        // Who may not look into map_files sees nothing.
+        let expected = if nix::unistd::geteuid().is_root() { 1 } else { 0 };
+        assert_eq!(found.files, expected, "{found:?}");
     }
 }

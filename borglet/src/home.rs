@@ -7,6 +7,7 @@
 //! older than an order that was obeyed.
 
 use crate::clock;
+use crate::container::TaskDir;
 use crate::lease;
 use crate::shim;
 use borg_proto::poll::Fence;
@@ -164,8 +165,9 @@ impl Home {
     /// The name under which tasks that are there run, as one of them was told.
     fn cgroup_of_tasks(&self) -> Option<String> {
         let tasks = fs::read_dir(self.path.join("tasks")).ok()?.filter_map(Result::ok);
-        let specs = tasks.filter_map(|task| fs::read(task.path().join("spec.json")).ok());
-        specs.filter_map(|spec| shim::cgroup_in(&spec)).next()
+        let dirs = tasks.map(|task| TaskDir { root: task.path() });
+        let records = dirs.filter_map(|dir| fs::read(dir.record()).ok());
+        records.filter_map(|record| shim::cgroup_in(&record)).next()
     }
 
     /// The newest order that was obeyed; the zero fence when none ever was, or nobody knows.

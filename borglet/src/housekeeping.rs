@@ -1,9 +1,11 @@
-//! What goes on by itself on the machine: usage is measured, old logs go.
+//! What goes on by itself on the machine: usage is measured, old logs and parts of blobs go.
 
 use crate::clock;
+use crate::container::ContainerId;
 use crate::packages::Packages;
 use crate::tasks::{Tasks, blocking};
 use crate::usage::Sampler;
+use borg_proto::blobs::Dropped;
 use borg_proto::{IncarnationId, in_full};
 use borglet_supervisor::Input;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often usage is measured.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// How often old logs are looked for.
+/// How often what is old is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Most runs whose logs are kept; the oldest go first. Our choice.
 const KEEP_LOGS: usize = 1_000;
@@ -35,8 +37,8 @@ pub(crate) async fn run(
                 packages.tell_progress();
                 let work = tasks.clone();
                 let sampling = move || {
-                    let input = sampler.sample(&work);
-                    (input, status_lines(&work), sampler)
+                    let (input, ran) = sampler.sample(&work);
+                    (input, status_lines(&work, ran), sampler)
                 };
                 let (input, lines, back) = blocking(sampling).await;
                 sampler = back;
@@ -46,17 +48,27 @@ pub(crate) async fn run(
                 tasks.tell_if_room(input);
             }
             _ = sweep.tick() => {
-                let work = tasks.clone();
-                blocking(move || remove_old_logs(&work, keep_logs)).await;
+                let (work, blobs) = (tasks.clone(), packages.store().blobs().clone());
+                blocking(move || {
+                    remove_old_logs(&work, keep_logs);
+                    let swept = blobs.drop_old_parts().and_then(Dropped::remove);
+                    if let Err(error) = swept {
+                        tracing::warn!(%error, "old parts of blobs not removed");
+                    }
+                })
+                .await;
             }
         }
     }
 }
 
-/// What tasks say of themselves.
-fn status_lines(tasks: &Tasks) -> Vec<(IncarnationId, String)> {
-    let running = tasks.running().into_iter();
-    running.map(|(id, container)| (id, tasks.executor().status_line(&container))).collect()
+/// What tasks say of themselves, of those in which something ran: nobody else can have said anything new.
+fn status_lines(
+    tasks: &Tasks,
+    ran: Vec<(IncarnationId, ContainerId)>,
+) -> Vec<(IncarnationId, String)> {
+    let line = |(id, container)| (id, tasks.executor().status_line(&container));
+    ran.into_iter().map(line).collect()
 }
 
 fn remove_old_logs(tasks: &Tasks, keep_logs: Duration) {

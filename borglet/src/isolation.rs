@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use borg_proto::blobs::remove_tree;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupLayout, Hierarchies, detect};
@@ -55,6 +56,8 @@ pub struct Isolation {
     pub namespaces: bool,
     /// Whose ids tasks have.
     pub users: UserIds,
+    /// Whether tasks that bring an image can be started.
+    pub images: bool,
     /// Whether tasks lose the capabilities they do not need.
     pub drop_capabilities: bool,
     /// Whether the system calls of tasks are filtered.
@@ -103,6 +106,10 @@ pub(crate) fn probe(
     if users == UserIds::Own {
         missing.push("not root: tasks run as the borglet's user, who could end them".to_owned());
     }
+    let images = usable_images(namespaces, users, shim, scratch);
+    missing.extend(
+        images.as_ref().err().map(|why| format!("{why}: no task that brings an image runs here")),
+    );
     let drop_capabilities = root && effective_capabilities() & CAP_SETPCAP != 0;
     if root && !drop_capabilities {
         missing.push("no CAP_SETPCAP: tasks keep the borglet's capabilities".to_owned());
@@ -119,6 +126,7 @@ pub(crate) fn probe(
         root,
         namespaces,
         users,
+        images: images.is_ok(),
         drop_capabilities,
         filter,
         landlock: version > 0,
@@ -176,7 +184,7 @@ fn usable_namespaces(
     };
     let mut first_error = None;
     for (kind, users) in candidates {
-        match try_namespaces(users, shim, scratch) {
+        match try_container(users, shim, scratch, false) {
             Ok(()) => return Ok(kind),
             Err(why) => drop(first_error.get_or_insert(why)),
         }
@@ -184,20 +192,48 @@ fn usable_namespaces(
     Err(first_error.unwrap_or_default())
 }
 
-fn try_namespaces(users: Users, shim: &Path, scratch: &Path) -> Result<(), String> {
+/// An overlay over files that are shown with other ids is more than namespaces are: kernels before 5.19 have no
+/// such overlays, and some file systems no such ids.
+fn usable_images(
+    namespaces: bool,
+    users: UserIds,
+    shim: &Path,
+    scratch: &Path,
+) -> Result<(), String> {
+    let users = match users {
+        _ if !namespaces => return Err("no namespaces".to_owned()),
+        UserIds::Own => return Err("not root".to_owned()),
+        UserIds::Machine => Users::Machine,
+        UserIds::Range => Users::Range { first: users::FIRST },
+    };
+    let dir = scratch.join(".trial");
+    let made = remove_tree(&dir).and_then(|()| fs::create_dir_all(dir.join(shim::TRIAL_LAYER)));
+    let tried = match made {
+        Ok(()) => try_container(users, shim, &dir, true),
+        Err(error) => Err(format!("{}: {error}", dir.display())),
+    };
+    if let Err(error) = remove_tree(&dir) {
+        tracing::warn!(path = %dir.display(), %error, "remains of a trial");
+    }
+    tried
+}
+
+fn try_container(users: Users, shim: &Path, scratch: &Path, image: bool) -> Result<(), String> {
+    let what = if image { "no root of an image" } else { "no namespaces" };
     let words = serde_json::to_string(&users).map_err(|e| e.to_string())?;
     let tried = Command::new(shim)
         .arg0(shim::NAME)
         .args(["try", &words])
         .arg(scratch)
+        .args(image.then_some("image"))
         .env_clear()
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("the shim cannot be executed ({e})"))?;
     match String::from_utf8_lossy(&tried.stdout).trim() {
         "" if tried.status.success() => Ok(()),
-        "" => Err(format!("no namespaces (the trial ended with {})", tried.status)),
-        why => Err(format!("no namespaces ({why})")),
+        "" => Err(format!("{what} (the trial ended with {})", tried.status)),
+        why => Err(format!("{what} ({why})")),
     }
 }
 

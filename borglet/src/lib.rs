@@ -6,7 +6,7 @@
 //! `executor` is the door to containers: it starts, signals, watches and removes them. Everything
 //! else serves it: `shim` is the small process that holds one task, `container` what a container
 //! is and how a process is put inside one, `cgroup` its limits, `logs` its output, `isolation`
-//! what this machine can and cannot do.
+//! what this machine can and cannot do, `network` what it takes to give a task a network of its own.
 
 mod app;
 pub mod cgroup;
@@ -27,6 +27,7 @@ mod log_reader;
 pub mod logs;
 mod machine;
 mod metrics;
+pub mod network;
 mod packages;
 mod page;
 mod probe;
@@ -37,6 +38,7 @@ mod sessions;
 pub mod shim;
 mod sys;
 mod tasks;
+mod tree;
 mod usage;
 mod volumes;
 

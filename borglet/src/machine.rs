@@ -1,6 +1,9 @@
 //! What this machine is and has: capacity and facts for constraints.
 
 use crate::config::Config;
+use crate::network::AddressRange;
+use borg_proto::machine::{IMAGES, NO_IMAGES, RESERVE_PERCENT};
+use borg_proto::resources::{TASK_ADDRESS, WHOLE_DEVICE};
 use borg_proto::wire::MAX_ATTRIBUTE_BYTES;
 use borg_proto::{MachineInfo, Resources};
 use nix::sys::statvfs::{Statvfs, statvfs};
@@ -12,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Memory kept for the system and the borglet itself: at least this, in bytes. Our choice.
 const LEAST_RAM_RESERVE: u64 = 256 << 20;
-/// Share of memory and disk kept for the system, in hundredths. Our choice.
-const RESERVE_PERCENT: u64 = 5;
 /// Packages get this part of what the reserve leaves of the disk at most. Half: our choice.
 const PACKAGE_PART: u64 = 2;
 
@@ -31,11 +32,14 @@ pub struct MachineError {
 }
 
 /// Looks at the machine. Everything set in `config` wins over what is found. `held` is disk, in bytes, that tasks
-/// which run here already were promised: a machine that offered less would lose them.
+/// which run here already were promised: a machine that offered less would lose them. `addresses` are those that
+/// tasks can have, `runs_images` says whether they can run images.
 pub(crate) fn look(
     config: &Config,
     missing_isolation: Vec<String>,
     held: u64,
+    addresses: Option<AddressRange>,
+    runs_images: bool,
 ) -> Result<MachineInfo, MachineError> {
     let tasks = || disk_shares(config).map(|shares| shares.tasks.max(held));
     let capacity = Resources {
@@ -43,7 +47,10 @@ pub(crate) fn look(
         ram_bytes: config.ram_bytes.map_or_else(memory, Ok)?,
         disk_bytes: config.disk_bytes.map_or_else(tasks, Ok)?,
         ports: config.ports.count(),
-        devices: BTreeMap::new(),
+        devices: addresses
+            .map(|range| (TASK_ADDRESS.into(), u64::from(range.tasks()) * WHOLE_DEVICE))
+            .into_iter()
+            .collect(),
     };
     let mut attributes = BTreeMap::from([
         ("arch".into(), std::env::consts::ARCH.into()),
@@ -52,6 +59,10 @@ pub(crate) fn look(
         ("hostname".into(), read("/proc/sys/kernel/hostname")?),
     ]);
     attributes.extend(found(&config.dir));
+    attributes.extend(addresses.map(|range| ("task_network".into(), range.to_string())));
+    if !runs_images {
+        attributes.insert(IMAGES.to_owned(), NO_IMAGES.to_owned());
+    }
     attributes.extend(config.attributes.iter().map(|fact| (fact.key.clone(), fact.value.clone())));
     Ok(MachineInfo {
         capacity,
@@ -258,14 +269,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = crate::config::tests::parse(&[]).unwrap();
         let config = Config { dir: dir.path().to_owned(), ..config };
-        let before = look(&config, Vec::new(), 0).unwrap();
+        let before = look(&config, Vec::new(), 0, None, true).unwrap();
         let file = fs::File::create(dir.path().join("written")).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 256 << 20).unwrap();
-        assert_eq!(look(&config, Vec::new(), 0).unwrap(), before);
+        assert_eq!(look(&config, Vec::new(), 0, None, true).unwrap(), before);
         let held = before.capacity.disk_bytes + 1;
-        assert_eq!(look(&config, Vec::new(), held).unwrap().capacity.disk_bytes, held);
+        assert_eq!(look(&config, Vec::new(), held, None, true).unwrap().capacity.disk_bytes, held);
         let told = Config { disk_bytes: Some(7), ..config };
-        assert_eq!(look(&told, Vec::new(), held).unwrap().capacity.disk_bytes, 7);
+        assert_eq!(look(&told, Vec::new(), held, None, true).unwrap().capacity.disk_bytes, 7);
     }
 
     #[test]

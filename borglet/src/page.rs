@@ -8,10 +8,11 @@ use crate::driver::Seen;
 use borg_proto::health::Health;
 use borg_proto::poll::{Percentiles, TaskReport, TaskStatus};
 use borg_proto::resources::Resources;
-use borg_proto::{CellName, MachineInfo, MachineName, Millis, TaskName};
+use borg_proto::{CellName, MachineInfo, MachineName, Millis, Privilege, TaskName, privilege};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write};
+use std::net::Ipv4Addr;
 
 /// What the page shows.
 #[derive(Debug, Clone, Serialize)]
@@ -52,6 +53,10 @@ struct Row {
     threads: u32,
     restarts: u32,
     ports: Vec<u16>,
+    /// Of its own, if its network is.
+    address: Option<Ipv4Addr>,
+    /// What of its isolation it does without.
+    loosened: BTreeSet<Privilege>,
     last_failure: Option<String>,
     window: Option<Window>,
 }
@@ -177,7 +182,9 @@ fn fact(out: &mut String, name: &str, value: &str) -> fmt::Result {
 
 impl Row {
     fn new((report, want, name): super::driver::SeenTask) -> Self {
-        let TaskReport { id, status, restarts, last_failure, usage, ports, health, .. } = report;
+        let TaskReport {
+            id, status, restarts, last_failure, usage, ports, health, address, ..
+        } = report;
         let (state, pid, since) = match &status {
             TaskStatus::Fetching { .. } => ("fetching packages", None, None),
             TaskStatus::Starting => ("starting", None, None),
@@ -217,6 +224,8 @@ impl Row {
             threads: usage.threads,
             restarts,
             ports,
+            address,
+            loosened: want.as_ref().map(|want| want.spec.loosen.clone()).unwrap_or_default(),
             last_failure: last_failure.map(|cause| cause.to_string()),
             window,
         }
@@ -228,7 +237,11 @@ impl Row {
             |amount: Option<u64>, told: fn(u64) -> String| amount.map_or_else(|| "?".into(), told);
         let age = self.since_ms.map_or_else(String::new, |since| age(now_ms.saturating_sub(since)));
         let health = self.health.map_or_else(String::new, |health| health.to_string());
-        write!(out, "<tr><td>{} <small>{}</small></td>", escaped(name), self.incarnation)?;
+        write!(out, "<tr><td>{} <small>{}", escaped(name), self.incarnation)?;
+        if !self.loosened.is_empty() {
+            write!(out, ", without: {}", privilege::list(&self.loosened))?;
+        }
+        write!(out, "</small></td>")?;
         write!(out, "<td class=\"{0}\">{0}</td><td>{age}</td>", self.state)?;
         write!(out, "<td class=\"{health}\">{health}</td>")?;
         let numbers = [
@@ -407,6 +420,7 @@ mod tests {
             status_line: String::new(),
             last_run: None,
             start: None,
+            address: None,
         };
         (report, None, Some("ann/web/3".parse().unwrap()))
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The figures of one process that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,18 @@ fn parse(text: &str) -> Option<Stat> {
         start_ticks: number(22)?,
         rss_pages: number(24)?,
     })
+}
+
+/// Whom process `pid` acts as, by the machine's ids: user and group.
+pub(crate) fn owner(pid: i32) -> io::Result<(u32, u32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    // Real, effective, saved, and for files.
+    let effective = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let ids = effective("Uid:").zip(effective("Gid:"));
+    ids.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text.clone()))
 }
 
 /// The children of `pid`, which must have a single thread.
@@ -75,15 +88,23 @@ pub(crate) fn with_argument(name: &str, path: &Path) -> Vec<i32> {
     everyone().map(|(pid, _)| pid).filter(matches).collect()
 }
 
-/// Names the time between two starts of the machine. Empty where /proc does not tell.
+/// Names the time between two starts of the machine. Empty where /proc does not tell. Read once: it stays the
+/// same while anybody can ask.
 pub(crate) fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    BOOT_ID.get_or_init(|| read().trim().to_owned()).clone()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn we_act_as_ourselves() {
+        let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        assert_eq!(owner(nix::unistd::getpid().as_raw()).unwrap(), own);
+    }
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {

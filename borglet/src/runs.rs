@@ -106,7 +106,10 @@ pub(crate) fn container_spec(
     spec.io_weight = io_weight(launch);
     spec.pids_max = PROCESSES;
     spec.binds = binds;
-    spec.ports = Some(launch.ports.clone());
+    spec.own_network = launch.task.spec.network.is_own();
+    // On an address of its own every port is free.
+    spec.ports = (!spec.own_network).then(|| launch.ports.clone());
+    spec.loosen = launch.loosen.clone();
     if let Some(root) = &launch.root {
         spec.workdir = Workdir::Path(root.workdir.clone().into());
         spec.root = Some(ImageRoot {
@@ -170,6 +173,7 @@ pub(crate) fn failure(record: &ExitRecord) -> Option<FailureCause> {
             Some(FailureCause::OutOfMemory { limit_bytes: *limit_bytes, peak_bytes: *peak_bytes })
         }
         Outcome::Fenced | Outcome::NotStarted(StartError::Fenced) => Some(FailureCause::Fenced),
+        Outcome::NotStarted(StartError::NoAddress { .. }) => Some(FailureCause::NoAddress),
         Outcome::NotStarted(error) => Some(FailureCause::start(&error.to_string())),
         Outcome::Lost { .. } => Some(FailureCause::Lost),
     }

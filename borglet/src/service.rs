@@ -11,12 +11,13 @@ use borg_proto::blobs::{ArrivalError, Part};
 use borg_proto::identity::{ADMIN, Role};
 use borg_proto::package::{BLOB_CHUNK_BYTES, Digest};
 use borg_proto::poll::PollRequest;
-use borg_proto::rpc::{self, Borglet};
+use borg_proto::rpc::{self, Borglet, Pace, Paced};
 use borg_proto::slots::Slots;
 use borg_proto::wire::pb;
 use borg_proto::{CellName, IncarnationId, MachineName, ReplicaId, TaskName, UserName};
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -29,6 +30,8 @@ const KEPT_READERS: usize = 8;
 /// Blobs that are given to others at once; more are refused with RESOURCE_EXHAUSTED. Our choice; the masters
 /// name a machine to four others at a time, and each to several blobs.
 const GIVERS: usize = 32;
+/// Whoever takes nothing of a blob that he is given for so long is given up. Our choice.
+const UNREAD_FOR: Duration = Duration::from_secs(30);
 /// Messages that wait for a slow reader; then the reading waits.
 const CHUNKS: usize = 4;
 
@@ -90,7 +93,7 @@ impl Service {
         &self,
         digest: Digest,
         first: pb::BlobChunk,
-        mut chunks: Streaming<pb::BlobChunk>,
+        mut chunks: Paced,
     ) -> Result<(), NotTaken> {
         let arrival = self.packages.store().blobs().arrival(digest)?;
         let mut part: Part = blocking(move || arrival.open()).await?;
@@ -107,7 +110,7 @@ impl Service {
             let mut data = chunk.data;
             data.drain(..skip);
             part = self.packages.add(part, data).await?;
-            next = chunks.message().await?;
+            next = chunks.next().await?;
         }
         blocking(move || part.finish()).await?;
         Ok(())
@@ -167,8 +170,8 @@ impl Borglet for Service {
             file.ok_or_else(|| Status::not_found(format!("this machine has no blob {digest}")))?;
         let (chunks, stream) = mpsc::channel(CHUNKS);
         let metrics = self.metrics.clone();
-        tokio::task::spawn_blocking(move || {
-            give(file, &chunks, &metrics);
+        tokio::spawn(async move {
+            give(file, &chunks, &metrics).await;
             drop(slot);
         });
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -179,9 +182,9 @@ impl Borglet for Service {
         request: Request<Streaming<pb::BlobChunk>>,
     ) -> Result<Response<pb::PutBlobResponse>, Status> {
         self.admit(&request, "PutBlob")?;
-        let mut chunks = request.into_inner();
+        let mut chunks = Paced::new(request.into_inner(), Pace::OF_MACHINES);
         let empty = || Status::invalid_argument("the stream is empty");
-        let first = chunks.message().await?.ok_or_else(empty)?;
+        let first = chunks.next().await?.ok_or_else(empty)?;
         let digest = read_digest(&first.digest)?;
         let order = self.packages.order_for(digest);
         let taken = self.take_blob(digest, first, chunks).await;
@@ -265,25 +268,30 @@ impl Borglet for Service {
     }
 }
 
-/// Reads a blob's file to its end, for as long as anybody listens.
-fn give(
+/// Reads a blob's file to its end, for as long as somebody takes something of it now and then. No thread waits
+/// for that.
+async fn give(
     mut file: std::fs::File,
     chunks: &mpsc::Sender<Result<pb::BlobChunk, Status>>,
     metrics: &Metrics,
 ) {
     loop {
-        let mut data = vec![0; BLOB_CHUNK_BYTES];
-        let chunk = match file.read(&mut data) {
-            Ok(0) => return,
-            Ok(read) => {
-                data.truncate(read);
-                metrics.blob_bytes_out.inc_by(read as u64);
+        let (read, back) = blocking(move || {
+            let mut data = vec![0; BLOB_CHUNK_BYTES];
+            (file.read(&mut data).map(|read| data.truncate(read)).map(|()| data), file)
+        })
+        .await;
+        file = back;
+        let chunk = match read {
+            Ok(data) if data.is_empty() => return,
+            Ok(data) => {
+                metrics.blob_bytes_out.inc_by(data.len() as u64);
                 Ok(pb::BlobChunk { data, ..pb::BlobChunk::default() })
             }
             Err(error) => Err(Status::internal(format!("reading the blob: {error}"))),
         };
         let failed = chunk.is_err();
-        if chunks.blocking_send(chunk).is_err() || failed {
+        if chunks.send_timeout(chunk, UNREAD_FOR).await.is_err() || failed {
             return;
         }
     }

@@ -21,30 +21,34 @@ use crate::tasks::{Tasks, blocking};
 use borg_proto::names::shorten;
 use borg_proto::poll::TaskStatus;
 use borg_proto::rpc;
+use borg_proto::slots::{Slot, Slots};
 use borg_proto::wire::{MAX_SESSION_DATA_BYTES, Session, Window, WireError, pb};
 use borg_proto::{IncarnationId, MachineName, ReplicaId, TaskName, UserName, in_full};
 use once::Begun;
 use pb::session_input::Kind as In;
 use pb::session_output::Kind as Out;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Take};
+use tokio::io::{
+    AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, ReadHalf, SimplexStream, Take,
+    WriteHalf,
+};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-/// Sessions on one machine at once: ours. A forwarded connection is one.
+/// Sessions on one machine at once: ours. A forwarded connection is one. A user may have half of those that are
+/// free.
 const SESSIONS: usize = 64;
-/// Sessions of one user on one machine at once: ours, so that nobody takes all.
-const SESSIONS_OF_A_USER: usize = 32;
 /// Messages that wait for a slow reader; then whoever writes waits.
 const MESSAGES: usize = 4;
+/// Bytes of input that wait for a program that does not read: ours. Signals do not wait behind them.
+const INPUT_WINDOW: u32 = 256 << 10;
 /// Bytes of output in one message.
 const PIECE: usize = 32 << 10;
 /// How long a client may take to say what the session is for.
@@ -53,6 +57,9 @@ const SAY_WITHIN: Duration = Duration::from_secs(10);
 const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 /// How long what a session made may take to be gone once it was told to. Longer than the watcher tries.
 const END_WITHIN: Duration = Duration::from_secs(8);
+/// How long a client may take for the last output of what is over. 5 minutes: ours, for a person who reads it page
+/// by page.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(300);
 /// How often the output of an attached task is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Longest line on a control socket, and of all of them together: a refusal carries a path at most.
@@ -62,33 +69,12 @@ const KILLED: i32 = 9;
 
 type Outputs = mpsc::Sender<Result<pb::SessionOutput, Status>>;
 
-/// Who has how many sessions. Clones are one.
+/// The sessions of a machine. Clones are one.
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     machine: MachineName,
-    all: Arc<Semaphore>,
-    users: Arc<Mutex<BTreeMap<UserName, usize>>>,
+    slots: Slots,
     begun: Begun,
-}
-
-/// Room for one session.
-#[derive(Debug)]
-struct Slot {
-    user: UserName,
-    users: Arc<Mutex<BTreeMap<UserName, usize>>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = users.get_mut(&self.user) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                users.remove(&self.user);
-            }
-        }
-    }
 }
 
 /// What a session is about.
@@ -101,6 +87,8 @@ struct Asked {
     port: u16,
     /// What it is begun under once, if that matters.
     once: String,
+    /// Whether the client counts what was taken of its input.
+    counts_input: bool,
 }
 
 impl TryFrom<pb::TaskSessionStart> for Asked {
@@ -110,6 +98,7 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
             |field: &str| WireError::new(field, "nothing", "is given, but it is required");
         let asked = start.start.ok_or_else(|| missing("start"))?;
         let once = asked.once.clone();
+        let counts_input = asked.counts_input;
         let what = Session::try_from(asked);
         let within = |field: &'static str| move |error: WireError| error.within(field);
         let named = |field| move |error| within(field)(WireError::from(error));
@@ -122,14 +111,14 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
             port: u16::try_from(start.port)
                 .map_err(|_| WireError::new("port", start.port, "is no port"))?,
             once,
+            counts_input,
         })
     }
 }
 
 impl Sessions {
     pub(crate) fn new(machine: MachineName) -> Self {
-        let begun = Begun::default();
-        Self { machine, all: Arc::new(Semaphore::new(SESSIONS)), users: Arc::default(), begun }
+        Self { machine, slots: Slots::new(SESSIONS), begun: Begun::default() }
     }
 
     /// Begins a session. What is wrong with it is said at once; the answer is its output.
@@ -147,7 +136,10 @@ impl Sessions {
             return Err(Status::invalid_argument("kind: the first message is not a start"));
         };
         let asked = Asked::try_from(start).map_err(|error| rpc::status_of(&error))?;
-        let slot = self.room_for(&asked.user)?;
+        let slot = self.slots.take(&asked.user).map_err(|none| {
+            let machine = &self.machine;
+            Status::resource_exhausted(format!("sessions on machine {machine}: {none}: end some"))
+        })?;
         let Some(container) = tasks.running_container(asked.id) else {
             return Err(not_running(&asked, core.status(asked.id).await.as_ref()));
         };
@@ -162,8 +154,11 @@ impl Sessions {
         let begun = pb::session_output::Started {
             machine: self.machine.to_string(),
             incarnation: asked.id.number,
+            input_window: if asked.counts_input { INPUT_WINDOW } else { 0 },
         };
-        let carrier = Carrier { container, tasks: tasks.clone(), out, input, _slot: slot };
+        let counts_input = asked.counts_input;
+        let tasks = tasks.clone();
+        let carrier = Carrier { container, tasks, out, input, counts_input, _slot: slot };
         let Some(errand) = errand(&asked) else {
             send(&carrier.out, Out::Started(begun)).await;
             tokio::spawn(async move { audit.end(carrier.attach().await) });
@@ -175,25 +170,6 @@ impl Sessions {
         send(&carrier.out, Out::Started(begun)).await;
         tokio::spawn(async move { audit.end(carrier.carry(entered, words).await) });
         Ok(ReceiverStream::new(outputs))
-    }
-
-    fn room_for(&self, user: &UserName) -> Result<Slot, Status> {
-        let permit = Arc::clone(&self.all).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "machine {} has {SESSIONS} sessions open already",
-                self.machine
-            ))
-        })?;
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = users.entry(user.clone()).or_default();
-        if *count >= SESSIONS_OF_A_USER {
-            return Err(Status::resource_exhausted(format!(
-                "user {user} has {SESSIONS_OF_A_USER} sessions open on machine {} already",
-                self.machine
-            )));
-        }
-        *count += 1;
-        Ok(Slot { user: user.clone(), users: Arc::clone(&self.users), _permit: permit })
     }
 }
 
@@ -316,6 +292,7 @@ struct Carrier {
     tasks: Tasks,
     out: Outputs,
     input: Streaming<pb::TaskSessionInput>,
+    counts_input: bool,
     _slot: Slot,
 }
 
@@ -353,7 +330,7 @@ impl Carrier {
 
     /// Carries input, output and signals until the end, and tells it.
     async fn carry(mut self, ways: Ways, mut words: Words) -> End {
-        let Ways { mut control, mut sink, sources } = ways;
+        let Ways { mut control, sink, sources } = ways;
         let mut pumps = JoinSet::new();
         let [stdout, stderr] = sources;
         if let Some(source) = stdout {
@@ -373,14 +350,19 @@ impl Carrier {
                 Ok(_) | Err(_) => {}
             }
         };
+        let terminal = sink.terminal();
+        let acks = self.counts_input.then_some(&self.out);
+        // By way of a bounded buffer, so that signals do not wait behind what nobody reads.
+        let (held, hold) = tokio::io::simplex(INPUT_WINDOW as usize);
         let said = tokio::select! {
             word = next_word(&mut words) => Some(word),
             () = self.out.closed() => None,
-            () = take_input(&mut self.input, &mut sink, &mut control) => None,
+            () = take_input(&mut self.input, hold, terminal.as_deref(), &mut control) => None,
+            () = pour(held, sink, acks) => None,
             () = ended => Some(None),
         };
         // This kills whatever is left.
-        drop((control, sink));
+        drop(control);
         let word = match said {
             Some(Some(word)) => Some(word),
             Some(None) | None => {
@@ -525,30 +507,31 @@ fn ways(entered: Entered) -> io::Result<(Ways, OwnedReadHalf)> {
     Ok((Ways { control, sink, sources }, words))
 }
 
-/// Carries what the client sends, until it breaks off. A client that has nothing more to send is waited for.
+/// Takes what the client sends, until it breaks off. A client that has nothing more to send is waited for.
 async fn take_input(
     input: &mut Streaming<pb::TaskSessionInput>,
-    sink: &mut Sink,
+    mut hold: WriteHalf<SimplexStream>,
+    terminal: Option<&AsyncFd<OwnedFd>>,
     control: &mut OwnedWriteHalf,
 ) {
     loop {
         let message = match input.message().await {
             Ok(Some(message)) => message,
             Ok(None) => {
-                close(sink).await;
+                sys::never_mind(hold.shutdown().await);
                 return std::future::pending().await;
             }
             Err(_) => return,
         };
         match kind_of(&message) {
             Some(In::Data(data)) if data.len() <= MAX_SESSION_DATA_BYTES => {
-                // A program that closed its input, or is over, wants no more of it.
-                sys::never_mind(sink.write(data).await);
+                // Who counts has room here; others wait, and what they send after it too.
+                sys::never_mind(hold.write_all(data).await);
             }
             Some(In::Data(_)) => return,
-            Some(In::End(_)) => close(sink).await,
+            Some(In::End(_)) => sys::never_mind(hold.shutdown().await),
             Some(In::Window(size)) => {
-                if let (Sink::Terminal(fd), Ok(window)) = (&*sink, Window::try_from(*size)) {
+                if let (Some(fd), Ok(window)) = (terminal, Window::try_from(*size)) {
                     resize(fd, window);
                 }
             }
@@ -561,6 +544,20 @@ async fn take_input(
             Some(In::Start(_)) | None => {}
         }
     }
+}
+
+/// Pours what the client sent into what reads it, as fast as that does; then waits for ever.
+async fn pour(mut held: ReadHalf<SimplexStream>, mut sink: Sink, acks: Option<&Outputs>) {
+    let mut buffer = vec![0; PIECE];
+    while let Ok(length @ 1..) = held.read(&mut buffer).await {
+        // A program that closed its input, or is over, wants no more of it.
+        sys::never_mind(sink.write(&buffer[..length]).await);
+        if let Some(acks) = acks {
+            send(acks, Out::InputTaken(u32::try_from(length).unwrap_or(u32::MAX))).await;
+        }
+    }
+    close(&mut sink).await;
+    std::future::pending().await
 }
 
 /// The client has no more input.
@@ -577,6 +574,13 @@ fn resize(fd: &AsyncFd<OwnedFd>, window: Window) {
 }
 
 impl Sink {
+    fn terminal(&self) -> Option<Arc<AsyncFd<OwnedFd>>> {
+        match self {
+            Self::Terminal(fd) => Some(Arc::clone(fd)),
+            Self::Pipe(_) | Self::Nowhere => None,
+        }
+    }
+
     async fn write(&mut self, mut data: &[u8]) -> io::Result<()> {
         match self {
             Self::Nowhere => Ok(()),
@@ -623,10 +627,11 @@ async fn pump(mut source: Source, out: &Outputs, wrap: fn(Vec<u8>) -> Out) {
     }
 }
 
-/// Waits until all output is sent; false when nobody listens any more.
+/// Waits until all output is sent; false when nobody listens any more, or takes too long for it.
 async fn said_goodbye(out: &Outputs, mut pumps: JoinSet<()>) -> bool {
     tokio::select! {
         () = out.closed() => false,
+        () = tokio::time::sleep(GOODBYE_WITHIN) => false,
         () = async { while pumps.join_next().await.is_some() {} } => true,
     }
 }

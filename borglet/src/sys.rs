@@ -8,6 +8,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -29,6 +30,8 @@ const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 /// Ignore device files on the mount (linux/mount.h).
 const MOUNT_ATTR_NODEV: u64 = 0x4;
+/// Nothing in it can be executed.
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 /// Show files with the ids of a user namespace (linux/mount.h).
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 /// Start the child inside the cgroup of the given descriptor (linux/sched.h).
@@ -115,8 +118,10 @@ pub(crate) fn clone_process(
     Ok(Some(Child { pid, pidfd: owned(c_long::from(pidfd))? }))
 }
 
-fn thread_count() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+/// By the links of the directory of threads: itself, its parent's, and one from each thread.
+fn thread_count() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/task").map_or(1, |tasks| tasks.nlink().saturating_sub(2))
 }
 
 /// Ends this process at once: no destructors, no flushing. For children that share their parent's
@@ -162,6 +167,23 @@ pub(crate) fn take_terminal() -> io::Result<()> {
     // SAFETY: plain integers; the descriptor is checked by the kernel.
     check(c_long::from(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }))?;
     Ok(())
+}
+
+/// A new terminal of the file system whose `ptmx` is opened in `dir` at `path`, through no link: our side and
+/// theirs. Ours does not block (pty(7), ioctl_tty(2)).
+///
+/// # Errors
+/// When there is none, or what is there makes no terminals.
+pub(crate) fn open_terminal(dir: &OwnedFd, path: &CStr) -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let ours = open_without_links(Some(dir), path, flags | libc::O_NONBLOCK)?;
+    let (fd, unlocked) = (ours.as_raw_fd(), 0 as c_int);
+    // SAFETY: `unlocked` outlives the call and is what this request reads.
+    check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCSPTLCK, &raw const unlocked) }))?;
+    // SAFETY: plain integers; the descriptor is checked by the kernel.
+    let theirs = check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCGPTPEER, flags) }))?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok((ours, unsafe { OwnedFd::from_raw_fd(RawFd::try_from(theirs).unwrap_or(-1)) }))
 }
 
 /// Tells the programs on a terminal how large it is.
@@ -247,6 +269,13 @@ pub(crate) fn tame_tree(tree: &OwnedFd, writable: bool) -> io::Result<()> {
     )
 }
 
+/// Makes all mounts of a tree from [`open_tree`] read-only and free of set-user-id and programs. Devices
+/// in it can be opened, to write too.
+pub(crate) fn tame_devices(tree: &OwnedFd) -> io::Result<()> {
+    let attrs = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+    set_mount_attr(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, attrs)
+}
+
 /// Shows the files of a tree from [`open_tree`] with the ids that `users`, a user namespace, gives them:
 /// what belongs to 0 on the disk belongs to 0 in there. EINVAL where the file system does not offer it.
 pub(crate) fn map_ids(tree: &OwnedFd, users: &impl AsFd) -> io::Result<()> {
@@ -291,6 +320,12 @@ pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
             return Err(error);
         }
     }
+    limit_capabilities(keep)
+}
+
+/// Gives up all capabilities of this process that are not in `keep`. For one that executes nothing any more: what
+/// an execute could give is not changed.
+pub(crate) fn limit_capabilities(keep: u64) -> io::Result<()> {
     let header = CapHeader { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];
     let data_of = (&raw mut data).cast::<CapData>();
@@ -351,11 +386,7 @@ pub(crate) fn received_files<S>(message: &RecvMsg<'_, '_, S>) -> io::Result<Vec<
 /// Writes `words` over this process's arguments, for those who list processes; what does not fit is
 /// left out. The arguments that it was executed with must not be asked for any more.
 pub(crate) fn set_command_line(words: &[&[u8]]) {
-    // Fields 48 and 49 of proc_pid_stat(5): where the arguments begin and end.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat[stat.rfind(')').unwrap_or(0)..].split_whitespace().collect();
-    let number = |field: usize| fields.get(field - 2)?.parse::<usize>().ok();
-    let (Some(begin), Some(end)) = (number(48), number(49)) else { return };
+    let Some((begin, end)) = *ARGUMENTS.get_or_init(find_arguments) else { return };
     let mut line: Vec<u8> = words.iter().flat_map(|word| [*word, b"\0"].concat()).collect();
     line.resize(end.saturating_sub(begin), 0);
     if let Some(last) = line.last_mut() {
@@ -366,6 +397,22 @@ pub(crate) fn set_command_line(words: &[&[u8]]) {
     unsafe {
         std::ptr::copy_nonoverlapping(line.as_ptr(), begin as *mut u8, line.len());
     }
+}
+
+/// Where the arguments of this process are: of those that it makes too.
+static ARGUMENTS: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+
+/// Finds out what [`set_command_line`] needs, so that the processes made by this one need not.
+pub(crate) fn prepare_command_line() {
+    ARGUMENTS.get_or_init(find_arguments);
+}
+
+/// Fields 48 and 49 of proc_pid_stat(5): where the arguments begin and end.
+fn find_arguments() -> Option<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap_or(0)..].split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 2)?.parse::<usize>().ok();
+    number(48).zip(number(49))
 }
 
 /// Closes every descriptor from 3 up but those kept, whoever owns it. For a process that uses no other

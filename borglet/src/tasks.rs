@@ -14,6 +14,7 @@ use crate::isolation::IsolationWanted;
 use crate::lease;
 use crate::logs::{LogChunk, Stream};
 use crate::metrics::Metrics;
+use crate::network::{self, AddressRange};
 use crate::packages::Packages;
 use crate::runs::{Note, container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
@@ -43,6 +44,9 @@ const WAIT_AGAIN: Duration = Duration::from_secs(1);
 /// How long masters may take to hear of an end and have it cleaned up before its record is synced: it is of use
 /// only to those that have not heard. Ours; they need milliseconds.
 const UNHEARD: Duration = Duration::from_secs(1);
+/// What is missing where the machine overrules what is said of single interfaces.
+const LOOSE: &str = "net.ipv4.conf.all.rp_filter is 2: only the want of raw sockets keeps a task from sending under \
+                     another's address";
 
 /// Containers cannot be held on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,8 @@ struct Inner {
     news: mpsc::Sender<Input>,
     metrics: Metrics,
     volumes: Volumes,
+    /// The addresses for tasks with networks of their own, or why there are none.
+    networks: Result<Option<AddressRange>, String>,
     lease_file: PathBuf,
     packages: Packages,
     starts: Semaphore,
@@ -98,16 +104,23 @@ impl Tasks {
             Isolation::None => IsolationWanted::NONE,
         };
         setup.hidden = hidden(config);
+        setup.network = config.task_network;
         let mut out_of_sight = setup.hidden.clone();
         out_of_sight.push(real(home.path()));
         let volumes = Volumes::new(config.volumes.clone(), out_of_sight);
-        let (executor, found, next) = blocking(move || adopt(setup)).await?;
+        let (executor, found, next, networks) = blocking(move || {
+            let (executor, found, next) = adopt(setup)?;
+            let networks = executor.try_networks();
+            Ok::<_, TasksError>((executor, found, next, networks))
+        })
+        .await?;
         let inner = Inner {
             executor,
             news,
             metrics,
             packages,
             volumes,
+            networks,
             lease_file: lease::file_in(&real(home.path())),
             starts: Semaphore::new(STARTS_AT_ONCE),
             probes: Semaphore::new(PROBES_AT_ONCE),
@@ -127,7 +140,23 @@ impl Tasks {
 
     /// What isolation tasks do not get here, for people.
     pub(crate) fn missing_isolation(&self) -> Vec<String> {
-        self.0.executor.isolation().missing.clone()
+        let mut missing = self.0.executor.isolation().missing.clone();
+        match &self.0.networks {
+            Err(why) => missing.push(why.clone()),
+            Ok(Some(_)) if network::loosely_filtered() => missing.push(LOOSE.to_owned()),
+            Ok(_) => {}
+        }
+        missing
+    }
+
+    /// The addresses that tasks can have here.
+    pub(crate) fn addresses(&self) -> Option<AddressRange> {
+        self.0.networks.as_ref().ok().copied().flatten()
+    }
+
+    /// Whether tasks that bring an image can be started.
+    pub(crate) fn runs_images(&self) -> bool {
+        self.0.executor.isolation().images
     }
 
     /// The executor, for reading.
@@ -168,7 +197,8 @@ impl Tasks {
                     let since = Millis(started.started_at_ms);
                     // First: its end may be ordered as soon as its start is known.
                     tasks.live().insert(run.id, (run, container.clone()));
-                    tasks.tell(Input::Started { run, pid: pid(&started), since }).await;
+                    let (pid, address) = (pid(&started), started.address);
+                    tasks.tell(Input::Started { run, pid, since, address }).await;
                     tasks.watch(run, container);
                 }
                 Err(cause) => {
@@ -187,11 +217,14 @@ impl Tasks {
         self.clean_up(launch.run.id).map_err(|error| fail(in_full(&error)))?;
         let binds = launch.volumes.iter().map(|volume| self.0.volumes.bind(volume));
         let binds = binds.collect::<Result<Vec<_>, _>>().map_err(fail)?;
-        if let Some(&port) = launch.ports.iter().find(|&&port| is_taken(port)) {
+        let own = launch.task.spec.network.is_own();
+        if let Some(&port) = launch.ports.iter().find(|&&port| !own && is_taken(port)) {
             return Err(FailureCause::PortTaken { port });
         }
         let layer = |digest| self.0.packages.store().layer(digest);
-        let spec = container_spec(launch, binds, self.0.lease_file.clone(), layer).map_err(fail)?;
+        let mut spec =
+            container_spec(launch, binds, self.0.lease_file.clone(), layer).map_err(fail)?;
+        spec.words = pb::TargetTask::from(&launch.task).encode_to_vec();
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
             // Only logs of a start that an earlier borglet did not live to tell of.
@@ -202,13 +235,9 @@ impl Tasks {
         };
         let started = started.map_err(|error| match error {
             StartError::Fenced => FailureCause::Fenced,
+            StartError::NoAddress { .. } => FailureCause::NoAddress,
             error => fail(error.to_string()),
         })?;
-        let words = pb::TargetTask::from(&launch.task).encode_to_vec();
-        if let Err(error) = self.0.executor.keep_words(&container, &words) {
-            // It is the next borglet that would miss them, until a master comes.
-            tracing::warn!(%container, error = in_full(&error), "what it is was not kept");
-        }
         Ok((container, started))
     }
 
@@ -299,7 +328,8 @@ impl Tasks {
             // One that ended meanwhile is told as ended.
             let Some(container) = tasks.container(run) else { return };
             let place = (tasks.executor().clone(), container);
-            let result = probe::probe(probe, place, Duration::from_millis(within.0)).await;
+            let host = place.0.address(&place.1);
+            let result = probe::probe(probe, host, place, Duration::from_millis(within.0)).await;
             drop(permit);
             tasks.tell(Input::Probed { run, result }).await;
         });
@@ -461,14 +491,15 @@ fn adopt(setup: ExecutorConfig) -> Result<AdoptedAll, TasksError> {
     let mut next: BTreeMap<IncarnationId, NextRun> = BTreeMap::new();
     let mut newest: BTreeMap<IncarnationId, AdoptedContainer> = BTreeMap::new();
     for found in executor.adopt().map_err(TasksError::Adopt)? {
-        let id = found.id;
+        let id = found.id.clone();
         let Some(run) = run_of(&id) else {
             tracing::warn!(container = %id, "not one of a task: left alone");
             continue;
         };
         let Note { grace, ports, layers, failures } = Note::read(&found.note);
         let mut end = None;
-        let task = task_in(&executor, &id, &found.found);
+        let task = task_in(&found);
+        let address = executor.address(&id);
         let (since, state) = match found.found {
             Found::Running(started) => {
                 (Millis(started.started_at_ms), AdoptedState::Running { pid: pid(&started) })
@@ -488,7 +519,8 @@ fn adopt(setup: ExecutorConfig) -> Result<AdoptedAll, TasksError> {
                 (since, AdoptedState::Ended { at, failure: failure(&record) })
             }
         };
-        let adopted = Adopted { run, since, grace, ports, layers, task, state, end, failures };
+        let adopted =
+            Adopted { run, since, grace, ports, address, layers, task, state, end, failures };
         // Two runs of one incarnation: the borglet died while it cleaned up after the older one.
         let older = match newest.get(&run.id) {
             Some((_, other)) if other.run > run => Some(id),
@@ -511,15 +543,15 @@ fn adopt(setup: ExecutorConfig) -> Result<AdoptedAll, TasksError> {
 
 /// What a container was started for, as it was kept beside it. After a restart of the machine only the masters
 /// know what of it is still wanted here.
-fn task_in(executor: &Executor, id: &ContainerId, found: &Found) -> Option<TargetTask> {
-    let boot = match found {
+fn task_in(adopted: &crate::executor::Adopted) -> Option<TargetTask> {
+    let (id, words) = (&adopted.id, &adopted.words);
+    let boot = match &adopted.found {
         Found::Running(started) => Some(&started.boot_id),
         Found::Ended(record) => record.started.as_ref().map(|started| &started.boot_id),
     };
-    if boot.is_none_or(|boot| *boot != procfs::boot_id()) {
+    if words.is_empty() || boot.is_none_or(|boot| *boot != procfs::boot_id()) {
         return None;
     }
-    let words = executor.words(id)?;
     let read = pb::TargetTask::decode(&words[..]).map_err(|error| error.to_string());
     let read = read.and_then(|task| TargetTask::try_from(task).map_err(|error| error.to_string()));
     read.inspect_err(|error| tracing::error!(container = %id, %error, "words are damaged")).ok()

@@ -8,6 +8,7 @@ use crate::container::ContainerId;
 use crate::disk::{self, Taken};
 use crate::tasks::Tasks;
 use crate::{cgroup, machine};
+use borg_proto::IncarnationId;
 use borg_proto::poll::Usage;
 use borglet_supervisor::{Input, MachineUse, TaskUse};
 use std::collections::BTreeMap;
@@ -56,20 +57,25 @@ impl Sampler {
         Self { dir, disk_reserve, known: BTreeMap::new(), processors: None }
     }
 
-    /// Looks at everything once.
-    pub(crate) fn sample(&mut self, tasks: &Tasks) -> Input {
+    /// Looks at everything once. Says as well in which containers something ran since the last time, as far as can
+    /// be known.
+    pub(crate) fn sample(&mut self, tasks: &Tasks) -> (Input, Vec<(IncarnationId, ContainerId)>) {
         let machine = self.machine();
         let tight = machine.disk_available.is_some_and(|left| left < self.disk_reserve);
-        let (mut found, mut known) = (Vec::new(), BTreeMap::new());
+        let (mut found, mut known, mut ran) = (Vec::new(), BTreeMap::new(), Vec::new());
         for (id, container) in tasks.running() {
             let before = self.known.remove(&container);
             // It may be ending just now.
+            let was = before.as_ref().map(|known| known.cpu_us);
             let Some((of, now)) = look(tasks, &container, before, tight) else { continue };
             found.push((id, of));
+            if now.cpu_us == 0 || was != Some(now.cpu_us) {
+                ran.push((id, container.clone()));
+            }
             known.insert(container, now);
         }
         self.known = known;
-        Input::Usage { machine, tasks: found }
+        (Input::Usage { machine, tasks: found }, ran)
     }
 
     fn machine(&mut self) -> MachineUse {

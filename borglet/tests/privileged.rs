@@ -20,8 +20,12 @@ mod isolation;
 mod leftovers;
 #[path = "privileged/limits.rs"]
 mod limits;
+#[path = "privileged/loosened.rs"]
+mod loosened;
 #[path = "privileged/machine.rs"]
 mod machine;
+#[path = "privileged/network.rs"]
+mod network;
 #[path = "privileged/programs.rs"]
 mod programs;
 #[path = "privileged/reduced.rs"]

@@ -140,10 +140,11 @@ job(
 #[test]
 fn health_checks_caps_and_soft_memory_become_parts_of_the_task() {
     let text = job_with(
-        "ports = [\"http\"], memory = \"soft\", cpu_cap = 1.5, health = http(\"http\", interval = \"5s\", failures = 5)",
+        "ports = [\"http\"], memory = \"soft\", cpu_cap = 1.5, network = \"own\", health = http(\"http\", interval = \"5s\", failures = 5)",
     );
     let task = serde_json::to_value(&accepted(&text)[0]).unwrap()["task"].take();
     assert_eq!((&task["memory"], &task["cpu_cap_milli"]), (&"soft".into(), &1_500.into()));
+    assert_eq!(task["network"], "own");
     let expected = serde_json::json!({
         "probe": {"http": {"port": "http", "path": "/healthz"}},
         "grace_ms": 30_000, "interval_ms": 5_000, "timeout_ms": 1_000, "failures": 5,

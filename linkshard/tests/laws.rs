@@ -13,7 +13,7 @@ use borg_proto::poll::{
 use borg_proto::resources::Resources;
 use borg_proto::time::Millis;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
@@ -36,6 +36,7 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         status_line: String::new(),
         last_run: None,
         start: None,
+        address: None,
     };
     MachineReport { info, tasks: tasks.iter().map(task).collect(), blobs: Vec::new() }
 }
@@ -336,6 +337,8 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {

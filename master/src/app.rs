@@ -31,6 +31,7 @@ use borg_linkshard::poller;
 use borg_proto::identity::Role;
 use borg_proto::names::ReplicaId;
 use borg_proto::rpc::{self, BorgmasterServer, Credentials, CredentialsError};
+use borg_proto::slots::Slots;
 use borg_proto::time::Millis;
 use borg_proto::wire::pb;
 use prost::Message;
@@ -423,8 +424,8 @@ impl App {
             blobs: blobs.clone(),
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),
-            sessions: crate::api::sessions::room(),
-            log_readers: borg_proto::slots::Slots::new(crate::api::sessions::LOG_READERS),
+            sessions: Slots::new(crate::api::sessions::SESSIONS),
+            log_readers: Slots::new(crate::api::sessions::LOG_READERS),
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),

@@ -2,27 +2,33 @@
 //! fetched from the others when missing, given to machines, and removed when nobody needs them.
 //!
 //! Blobs never go through the log or a checkpoint: the state names them, and each master has them as files
-//! in `DIR/blobs`. Invariant: a package is proposed only when a majority of the masters has all of its blobs
-//! on disk.
+//! in `DIR/blobs`. Invariants: a package is proposed only when a majority of the masters has all of its blobs
+//! on disk. Nobody holds an upload, or what is read, for longer than he keeps up a pace; who has what share of
+//! it is in `shares`.
 
+mod shares;
 mod walked;
 
 use crate::clock;
 use crate::feed::View;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use borg_cell::state::{CellState, Standing};
+use borg_cell::state::{PackagesMark, Standing};
 use borg_linkshard::poller::{OpenBlob, PIECES};
-use borg_proto::blobs::{Arrival, ArrivalError, BlobDir, Part};
-use borg_proto::names::ReplicaId;
+use borg_proto::blobs::{ArrivalError, BlobDir, Part};
+use borg_proto::names::{ReplicaId, UserName};
 use borg_proto::package::{BLOB_CHUNK_BYTES, Digest, Layer, MAX_LAYER_BYTES, MAX_LAYERS};
-use borg_proto::rpc::{self, PeerClient};
+use borg_proto::rpc::{self, Pace, Paced, PeerClient};
+use borg_proto::slots::{NoSlot, Slots};
 use borg_proto::wire::pb;
+use shares::Shares;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -31,12 +37,16 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use walked::Walked;
 
-/// Uploads of users at once; more are refused. Our choice.
+/// Uploads of users at once. Our choice.
 const UPLOADS: usize = 8;
-/// A user who sends nothing for so long is cut off; the upload can be gone on with. Our choice.
-const SILENT_FOR: Duration = Duration::from_secs(30);
-/// Another master that sends nothing for so long is given up. Our choice.
+/// Another master that does not begin to answer for so long is given up. Our choice.
 const PEER_SILENT_FOR: Duration = Duration::from_secs(5);
+/// Whoever takes nothing of a blob that he reads for so long is given up. Our choice.
+const UNREAD_FOR: Duration = Duration::from_secs(30);
+/// Blobs that are read at once, by machines and other masters. 32: our choice.
+const READERS: usize = 32;
+/// Blobs that are fetched from other masters at once. 4: our choice, as machines do.
+const FETCHES: usize = 4;
 /// How long the other masters may take to have the blobs of a new package. 15 minutes: our choice.
 const KEPT_WITHIN: Duration = Duration::from_secs(900);
 /// How often it is looked at what is missing and what is not needed. Our choice.
@@ -44,7 +54,7 @@ const TEND_EVERY: Duration = Duration::from_secs(2);
 /// How long a blob is kept that no package names, since somebody last asked for it. An hour: our choice;
 /// that is how long an upload may take from its first blob to its package.
 const UNNAMED_KEPT: Duration = Duration::from_secs(3600);
-/// How much faster that is looked at: every so many rounds.
+/// How much less often the disk is looked at when the packages are the same: every so many rounds.
 const SWEEP_ROUNDS: u32 = 30;
 
 /// The blobs of this master. Cheap to clone; clones are one.
@@ -58,8 +68,23 @@ struct Inner {
     peers: Peers,
     view: watch::Receiver<View>,
     metrics: Metrics,
-    uploads: Arc<Semaphore>,
+    uploads: Slots,
+    shares: Mutex<Shares>,
+    readers: Arc<Semaphore>,
+    named: Mutex<Named>,
     walked: Walked,
+}
+
+/// The blobs that packages name, of the packages that they were found in.
+#[derive(Debug, Default)]
+struct Named {
+    of: PackagesMark,
+    blobs: Arc<BTreeMap<Digest, u64>>,
+}
+
+/// The time for the files of blobs.
+fn file_time() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(clock::now().0)
 }
 
 /// Runs something that waits for the disk off the async threads.
@@ -107,16 +132,38 @@ impl Blobs {
         metrics: Metrics,
     ) -> io::Result<Self> {
         let (dir, _) = BlobDir::open(dir, room)?;
-        let uploads = Arc::new(Semaphore::new(UPLOADS));
+        let readers = Arc::new(Semaphore::new(READERS));
+        let (uploads, shares, named) = (Slots::new(UPLOADS), Mutex::default(), Mutex::default());
         let walked = Walked::default();
-        Ok(Self(Arc::new(Inner { dir, own, peers, view, metrics, uploads, walked })))
+        let inner =
+            Inner { dir, own, peers, view, metrics, uploads, shares, readers, named, walked };
+        Ok(Self(Arc::new(inner)))
     }
 
-    /// What there is of some blobs, for whoever wants to hand them over.
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.0.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The blobs that packages name, with their sizes. Found anew when there are other packages.
+    fn named(&self) -> Arc<BTreeMap<Digest, u64>> {
+        let view = self.0.view.borrow();
+        let mut named = self.0.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = view.state.packages_mark();
+        if named.of != mark {
+            *named = Named { of: mark, blobs: Arc::new(view.state.blobs()) };
+        }
+        Arc::clone(&named.blobs)
+    }
+
+    /// What there is of some blobs, for a user who wants to hand them over.
     ///
     /// # Errors
     /// When what was asked is no list of digests.
-    pub(crate) async fn find(&self, digests: &[Vec<u8>]) -> Result<pb::FindBlobsResponse, Status> {
+    pub(crate) async fn find(
+        &self,
+        user: UserName,
+        digests: &[Vec<u8>],
+    ) -> Result<pb::FindBlobsResponse, Status> {
         if digests.len() > MAX_LAYERS {
             let many = digests.len();
             let why = format!("digests: {many} entries are more than {MAX_LAYERS}");
@@ -126,17 +173,13 @@ impl Blobs {
         let digests: Vec<Digest> =
             digests.iter().enumerate().map(read).collect::<Result<_, _>>()?;
         let dir = self.0.dir.clone();
-        let now = std::time::UNIX_EPOCH + Duration::from_millis(clock::now().0);
         let find = move |digest: Digest| {
-            let held = dir.holds(digest);
-            if held {
-                // Somebody means to use it: it is not removed meanwhile.
-                let touched = File::open(dir.path(digest)).and_then(|file| file.set_modified(now));
-                if let Err(error) = touched {
-                    tracing::debug!(%digest, %error, "not touched");
-                }
-            }
-            let have = if held { 0 } else { dir.have(digest) };
+            // Somebody means to use it: it is not removed meanwhile.
+            let held = dir.touch(digest, file_time()).unwrap_or_else(|error| {
+                tracing::debug!(%digest, %error, "not touched");
+                dir.holds(digest)
+            });
+            let have = if held { 0 } else { dir.have(digest, Some(&user)) };
             pb::find_blobs_response::Found { held, have }
         };
         let blobs = blocking(move || digests.into_iter().map(find).collect()).await;
@@ -146,14 +189,17 @@ impl Blobs {
     /// Takes a blob from a user.
     ///
     /// # Errors
-    /// When it is another blob, there is no room, or the user is silent; what came stays, to be gone on
-    /// with.
-    pub(crate) async fn upload(&self, mut chunks: Streaming<pb::BlobChunk>) -> Result<(), Status> {
-        let busy = |_| Status::unavailable(format!("{UPLOADS} uploads are under way: ask again"));
-        let _slot = self.0.uploads.clone().try_acquire_owned().map_err(busy)?;
-        let silent =
-            |_| Status::deadline_exceeded(format!("silent for {} s", SILENT_FOR.as_secs()));
-        let first = timeout(SILENT_FOR, chunks.message()).await.map_err(silent)??;
+    /// When it is another blob, there is no room or share of it for the user, or the user is silent or too
+    /// slow; what came stays, for the same user to go on with.
+    pub(crate) async fn upload(
+        &self,
+        user: UserName,
+        chunks: Streaming<pb::BlobChunk>,
+    ) -> Result<(), Status> {
+        let full = |none: NoSlot| Status::unavailable(format!("uploads: {none}: ask again"));
+        let _slot = self.0.uploads.take(&user).map_err(full)?;
+        let mut chunks = Paced::new(chunks, Pace::OF_USERS);
+        let first = chunks.next().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let digest = read_digest("digest", &first.digest)?;
         if self.0.dir.holds(digest) {
@@ -163,9 +209,11 @@ impl Blobs {
             let why = format!("bytes: {} is outside 1 to {MAX_LAYER_BYTES}", first.bytes);
             return Err(Status::invalid_argument(why));
         }
+        let room = (self.0.dir.used(), self.0.dir.room());
+        let reserved = self.shares().reserve(&user, (digest, first.bytes), room);
+        reserved.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
         // With its size, a stream that broke and looks like one that ended is told from one that did.
-        self.0.dir.expect(digest, Some(first.bytes));
-        let mut part = self.begin(digest).await?;
+        let mut part = self.begin(digest, Some(user.clone()), Some(first.bytes)).await?;
         if first.offset != part.have() {
             let why = format!("offset: {}, but {} bytes are here", first.offset, part.have());
             return Err(Status::out_of_range(why));
@@ -173,15 +221,20 @@ impl Blobs {
         let mut next = Some(first);
         while let Some(chunk) = next {
             part = self.add(part, chunk.data).await?;
-            next = timeout(SILENT_FOR, chunks.message()).await.map_err(silent)??;
+            next = chunks.next().await?;
         }
         blocking(move || part.finish()).await.map_err(|error| not_taken(&error))?;
-        tracing::info!(%digest, "blob uploaded");
+        tracing::info!(%digest, %user, "blob uploaded");
         Ok(())
     }
 
-    async fn begin(&self, digest: Digest) -> Result<Part, Status> {
-        let arrival: Result<Arrival, _> = self.0.dir.arrival(digest);
+    async fn begin(
+        &self,
+        digest: Digest,
+        owner: Option<UserName>,
+        bytes: Option<u64>,
+    ) -> Result<Part, Status> {
+        let arrival = self.0.dir.begin(digest, owner, bytes);
         let arrival = arrival.map_err(|error| not_taken(&error))?;
         blocking(move || arrival.open()).await.map_err(|error| not_taken(&error))
     }
@@ -192,15 +245,19 @@ impl Blobs {
         added.map_err(|error| not_taken(&error))
     }
 
-    /// Reads a blob from an offset on.
+    /// Reads a blob from an offset on, for as long as its reader takes something now and then.
     ///
     /// # Errors
-    /// NOT_FOUND when it is not here.
+    /// NOT_FOUND when it is not here, UNAVAILABLE when too many are being read.
     pub(crate) async fn read(
         &self,
         digest: Digest,
         offset: u64,
     ) -> Result<mpsc::Receiver<Vec<u8>>, Status> {
+        let slot = Arc::clone(&self.0.readers).try_acquire_owned();
+        let slot = slot.map_err(|_| {
+            Status::unavailable(format!("{READERS} blobs are being read already: ask again"))
+        })?;
         let dir = self.0.dir.clone();
         let file = blocking(move || dir.open_blob(digest, offset)).await;
         let file = file.map_err(|error| Status::internal(format!("blob {digest}: {error}")))?;
@@ -208,19 +265,25 @@ impl Blobs {
             file.ok_or_else(|| Status::not_found(format!("this master has no blob {digest}")))?;
         let (pieces, received) = mpsc::channel(PIECES);
         let metrics = self.0.metrics.clone();
-        tokio::task::spawn_blocking(move || {
+        tokio::spawn(async move {
+            let _slot = slot;
             loop {
-                let mut data = vec![0; BLOB_CHUNK_BYTES];
+                // No thread waits for the reader.
+                let (read, back) = blocking(move || (read_piece(&mut file), file)).await;
+                file = back;
                 // What cannot be read is missing at the end, which whoever gets it notices.
-                let read = match file.read(&mut data) {
-                    Ok(0) => return,
-                    Ok(read) => read,
+                let data = match read {
+                    Ok(data) if data.is_empty() => return,
+                    Ok(data) => data,
                     Err(error) => return tracing::error!(%digest, %error, "blob not read"),
                 };
-                data.truncate(read);
-                metrics.blob_bytes_out.inc_by(read as u64);
-                if pieces.blocking_send(data).is_err() {
-                    return;
+                metrics.blob_bytes_out.inc_by(data.len() as u64);
+                match pieces.send_timeout(data, UNREAD_FOR).await {
+                    Ok(()) => {}
+                    Err(SendTimeoutError::Closed(_)) => return,
+                    Err(SendTimeoutError::Timeout(_)) => {
+                        return tracing::warn!(%digest, "blob not taken: given up");
+                    }
                 }
             }
         });
@@ -255,7 +318,7 @@ impl Blobs {
         let client = client.ok_or_else(|| Status::unavailable("no way to the asking master"))?;
         for blob in blobs {
             let layer = Layer::try_from(blob).map_err(|error| rpc::status_of(&error))?;
-            if !self.0.dir.holds(layer.digest) {
+            if !self.touch(layer.digest).await? {
                 let fetched = self.fetch(layer.digest, Some(layer.bytes), client.clone()).await;
                 fetched.map_err(Status::unavailable)?;
             }
@@ -271,14 +334,11 @@ impl Blobs {
     ) -> Result<(), String> {
         let explain = |status: Status| rpc::explain(&status);
         let silent = |_| format!("silent for {} s", PEER_SILENT_FOR.as_secs());
-        self.0.dir.expect(digest, bytes);
-        let mut part = self.begin(digest).await.map_err(explain)?;
+        let mut part = self.begin(digest, None, bytes).await.map_err(explain)?;
         let asked = pb::FetchBlobRequest { digest: digest.0.to_vec(), offset: part.have() };
         let answer = timeout(PEER_SILENT_FOR, client.fetch_blob(asked)).await.map_err(silent)?;
-        let mut chunks = answer.map_err(explain)?.into_inner();
-        loop {
-            let chunk = timeout(PEER_SILENT_FOR, chunks.message()).await.map_err(silent)?;
-            let Some(chunk) = chunk.map_err(explain)? else { break };
+        let mut chunks = Paced::new(answer.map_err(explain)?.into_inner(), Pace::OF_MACHINES);
+        while let Some(chunk) = chunks.next().await.map_err(explain)? {
             part = self.add(part, chunk.data).await.map_err(explain)?;
         }
         blocking(move || part.finish()).await.map_err(|error| error.to_string())?;
@@ -288,12 +348,12 @@ impl Blobs {
 
     async fn fetch_from_any(&self, digest: Digest) -> Result<(), String> {
         let mut last = "there is no other master".to_owned();
-        let bytes = {
-            let view = self.0.view.borrow();
-            let named = view.state.blobs();
-            named.into_iter().find(|(named, _)| *named == digest).map(|(_, bytes)| bytes)
-        };
-        for member in self.0.peers.members() {
+        let bytes = self.named().get(&digest).copied();
+        let mut members = self.0.peers.members();
+        // Of many blobs not all are asked of the same master.
+        let first = usize::from(digest.0[0]) % members.len().max(1);
+        members.rotate_left(first);
+        for member in members {
             let Some(client) = self.0.peers.client_for_users(member.replica) else { continue };
             match self.fetch(digest, bytes, client).await {
                 Ok(()) => return Ok(()),
@@ -311,7 +371,7 @@ impl Blobs {
     pub(crate) async fn have_kept(&self, layers: &[Layer]) -> Result<(), Status> {
         for (i, layer) in layers.iter().enumerate() {
             let Layer { digest, bytes, .. } = *layer;
-            if !self.0.dir.holds(digest) && self.fetch_from_any(digest).await.is_err() {
+            if !self.touch(digest).await? && self.fetch_from_any(digest).await.is_err() {
                 return Err(Status::failed_precondition(format!(
                     "package.layers[{i}]: blob {digest} is not here: upload it first"
                 )));
@@ -383,56 +443,87 @@ impl Blobs {
     pub(crate) async fn tend(self, stop: CancellationToken) {
         let mut rounds = tokio::time::interval(TEND_EVERY);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut number = 0_u32;
+        let (mut number, mut complete) = (0_u32, None);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = rounds.tick() => {}
             }
-            let state = self.0.view.borrow().state.clone();
-            if state.packages().next().is_some() {
+            let named = self.named();
+            let look_again = number.is_multiple_of(SWEEP_ROUNDS);
+            if look_again || complete.as_ref().is_none_or(|had| !Arc::ptr_eq(had, &named)) {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = self.fetch_missing(&state) => {}
+                    whole = self.fetch_missing(&named) => complete = whole.then_some(named),
                 }
             }
             number = number.wrapping_add(1);
             if number.is_multiple_of(SWEEP_ROUNDS) {
-                self.sweep(state).await;
+                self.sweep().await;
             }
             let used = i64::try_from(self.0.dir.used()).unwrap_or(i64::MAX);
             self.0.metrics.blob_bytes.set(used);
         }
     }
 
-    async fn fetch_missing(&self, state: &CellState) {
-        for (digest, _) in state.blobs() {
-            if !self.0.dir.holds(digest)
-                && let Err(why) = self.fetch_from_any(digest).await
-            {
-                tracing::warn!(%digest, why, "blob missing");
+    /// Whether all of them are here now.
+    async fn fetch_missing(&self, named: &Arc<BTreeMap<Digest, u64>>) -> bool {
+        let (dir, all) = (self.0.dir.clone(), Arc::clone(named));
+        let missing = move || {
+            all.keys().copied().filter(|digest| !dir.holds(*digest)).collect::<Vec<Digest>>()
+        };
+        let missing = blocking(missing).await;
+        let (mut fetches, mut whole) = (JoinSet::new(), true);
+        for digest in missing {
+            if fetches.len() >= FETCHES {
+                whole &= matches!(fetches.join_next().await, Some(Ok(true)));
             }
+            let blobs = self.clone();
+            fetches.spawn(async move {
+                let fetched = blobs.fetch_from_any(digest).await;
+                fetched.inspect_err(|why| tracing::warn!(%digest, why, "blob missing")).is_ok()
+            });
         }
+        while let Some(fetched) = fetches.join_next().await {
+            whole &= matches!(fetched, Ok(true));
+        }
+        whole
     }
 
-    async fn sweep(&self, state: CellState) {
+    /// Whether a blob is here, which is not removed for a while then.
+    async fn touch(&self, digest: Digest) -> Result<bool, Status> {
         let dir = self.0.dir.clone();
+        let touched = blocking(move || dir.touch(digest, file_time())).await;
+        touched.map_err(|error| Status::internal(format!("blob {digest}: {error}")))
+    }
+
+    async fn sweep(&self) {
+        let (blobs, named) = (self.clone(), self.named());
         let swept = blocking(move || {
-            let named: std::collections::BTreeSet<Digest> =
-                state.blobs().into_iter().map(|(digest, _)| digest).collect();
-            let old = |since: std::time::SystemTime| {
-                since.elapsed().is_ok_and(|elapsed| elapsed > UNNAMED_KEPT)
-            };
-            for blob in dir.held()? {
-                if !named.contains(&blob.digest) && old(blob.since) {
+            let dir = &blobs.0.dir;
+            for blob in dir.held()?.into_iter().filter(|blob| !named.contains_key(&blob.digest)) {
+                if let Some(dropped) = dir.drop_unused(blob.digest, UNNAMED_KEPT)? {
                     tracing::info!(digest = %blob.digest, "blob removed: no package names it");
-                    dir.drop_blob(blob.digest).remove()?;
+                    dropped.remove()?;
                 }
             }
+            dir.drop_old_parts()?.remove()?;
+            blobs.shares().retain(|user, digest| {
+                // Of one that a user just begins to send nothing is here yet.
+                let is_here = dir.holds(digest) || dir.have(digest, Some(user)) > 0;
+                (is_here || blobs.0.uploads.has(user)) && !named.contains_key(&digest)
+            });
             io::Result::Ok(())
         });
         if let Err(error) = swept.await {
             tracing::warn!(%error, "blobs not swept");
         }
     }
+}
+
+fn read_piece(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; BLOB_CHUNK_BYTES];
+    let read = file.read(&mut data)?;
+    data.truncate(read);
+    Ok(data)
 }

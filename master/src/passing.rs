@@ -198,13 +198,6 @@ mod tests {
             Err(Status::unimplemented("fetch_blob"))
         }
 
-        async fn tell_tasks(
-            &self,
-            _: Request<pb::TellTasksRequest>,
-        ) -> Result<Response<pb::TellTasksResponse>, Status> {
-            Err(Status::unimplemented("tell_tasks"))
-        }
-
         async fn keep_blobs(
             &self,
             _: Request<pb::KeepBlobsRequest>,

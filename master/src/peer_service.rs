@@ -1,6 +1,5 @@
 //! What this replica answers to the other masters. Members of the cell only.
 
-use crate::api::views::said_of;
 use crate::blobs::{Blobs, read_digest};
 use crate::changes::{Changes, outcome_of, reply_of, unanswered};
 use crate::clock;
@@ -8,15 +7,14 @@ use crate::config::MOST_WAITING_CALLS;
 use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
-use crate::notes;
 use crate::peers;
+use crate::said;
 use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::identity::Role;
 use borg_proto::names::{CellName, IncarnationId, NameError, ReplicaId};
 use borg_proto::peer::{ShardOrders, ShardReport, ShardSession};
-use borg_proto::poll::Usage;
 use borg_proto::rpc::{self, Peer};
 use borg_proto::wire::{WireError, pb};
 use borg_proto::{MachineId, Millis};
@@ -359,17 +357,10 @@ impl Peer for PeerService {
             return Err(Status::unavailable("this master does not lead"));
         }
         let (reply, answer) = oneshot::channel();
-        let look = move |master: &Master| drop(reply.send(said_of(master, ids)));
+        let look = move |master: &Master| drop(reply.send(said::of(master, &ids)));
         self.driver.ask(&user, 0, Turn::Look(Box::new(look)))?;
-        let said = answer.await.map_err(|_| unanswered())?;
-        let task = |(id, (usage, status_line)): (IncarnationId, (Usage, String))| {
-            pb::look_at_tasks_response::Task {
-                id: Some((&id).into()),
-                usage: Some((&usage).into()),
-                status_line,
-            }
-        };
-        Ok(Response::new(pb::LookAtTasksResponse { tasks: said.into_iter().map(task).collect() }))
+        let all = answer.await.map_err(|_| unanswered())?;
+        Ok(Response::new(said::told(all)))
     }
 
     type FetchBlobStream = ReceiverStream<Result<pb::BlobChunk, Status>>;
@@ -391,21 +382,6 @@ impl Peer for PeerService {
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
-    }
-
-    async fn tell_tasks(
-        &self,
-        request: Request<pb::TellTasksRequest>,
-    ) -> Result<Response<pb::TellTasksResponse>, Status> {
-        self.member(&request)?;
-        let ids = request.into_inner().ids.into_iter().take(notes::MOST);
-        let ids: Result<Vec<IncarnationId>, _> = ids.map(IncarnationId::try_from).collect();
-        let ids = ids.map_err(|error| rpc::status_of(&error))?;
-        let (reply, notes) = oneshot::channel();
-        let look = move |master: &Master| drop(reply.send(notes::of(master, &ids)));
-        self.driver.vital(Turn::Look(Box::new(look))).map_err(|_| unanswered())?;
-        let notes = notes.await.map_err(|_| unanswered())?;
-        Ok(Response::new(notes::told(notes)))
     }
 
     async fn keep_blobs(

@@ -1,13 +1,15 @@
 //! Blobs as files, on masters and on machines.
 //!
-//! In a directory, `HEX` is a whole blob, named by the digits of its digest, and `HEX.part` one that is on
-//! its way; names that begin with a dot are on their way out. Which blobs there should be is for others to
-//! say.
+//! In a directory, `HEX` is a whole blob, named by the digits of its digest, `HEX.part` one that is on its way,
+//! and `HEX.USER.part` one that a user sends; names that begin with a dot are on their way out. Which blobs
+//! there should be is for others to say.
 //!
 //! Invariants: a file that has its name is whole and on the disk. A blob gets its name only when its bytes
-//! have its digest. Of a blob one part is written at a time. All files together take no more than the room
-//! that there is for them.
+//! have its digest. A part is written by one at a time, and one that a user sends by that user alone: nobody
+//! spoils or holds up what another one sends. All files together take no more than the room that there is for
+//! them. A blob that was touched is not removed as one that nobody wants.
 
+use crate::names::UserName;
 use crate::package::{Digest, Hasher, MAX_LAYER_BYTES};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -18,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// A part that nobody went on with for so long is removed when the directory is opened. A day: our choice.
+/// A part that nobody went on with for so long is removed. A day: our choice.
 const PART_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -54,9 +56,14 @@ pub struct Held {
     pub since: SystemTime,
 }
 
+/// Which part of which blob: a user's, or that of whoever has the directory.
+type PartKey = (Digest, Option<UserName>);
+
 /// A blob that may come.
 #[derive(Debug)]
 struct Expected {
+    /// Until it is there or dropped; else only while somebody writes.
+    lasting: bool,
     bytes: Option<u64>,
     have: Arc<AtomicU64>,
     busy: bool,
@@ -73,8 +80,8 @@ struct Inner {
     /// Most bytes of all files.
     room: u64,
     used: AtomicU64,
-    /// Never held over anything that waits but a renaming.
-    expected: Mutex<BTreeMap<Digest, Expected>>,
+    /// Never held over anything that waits but a renaming or a look at a file's times.
+    expected: Mutex<BTreeMap<PartKey, Expected>>,
     dropped: AtomicU64,
 }
 
@@ -94,7 +101,7 @@ impl BlobDir {
             let since = about.modified()?;
             if let Ok(digest) = Digest::from_hex(&name) {
                 found.push(Held { digest, bytes: about.len(), since });
-            } else if !name.ends_with(".part") || since.elapsed().unwrap_or_default() > PART_KEPT {
+            } else if part_of(&name).is_none() || is_old(since, PART_KEPT) {
                 remove_tree(&entry.path())?;
                 continue;
             }
@@ -139,31 +146,82 @@ impl BlobDir {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    fn part(&self, digest: Digest) -> PathBuf {
-        self.0.dir.join(format!("{}.part", digest.hex()))
+    /// Most bytes of all files.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.0.room
     }
 
-    fn expected(&self) -> MutexGuard<'_, BTreeMap<Digest, Expected>> {
+    fn part(&self, (digest, owner): &PartKey) -> PathBuf {
+        let hex = digest.hex();
+        self.0.dir.join(match owner {
+            Some(owner) => format!("{hex}.{owner}.part"),
+            None => format!("{hex}.part"),
+        })
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<PartKey, Expected>> {
         self.0.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How much there is of a blob that is not here as a whole.
+    /// How much there is of a blob that is not here as a whole, of what `owner` sent.
     #[must_use]
-    pub fn have(&self, digest: Digest) -> u64 {
-        fs::metadata(self.part(digest)).map_or(0, |about| about.len())
+    pub fn have(&self, digest: Digest, owner: Option<&UserName>) -> u64 {
+        let part = self.part(&(digest, owner.cloned()));
+        fs::metadata(part).map_or(0, |about| about.len())
+    }
+
+    /// Notes that somebody means to use a blob; false when it is not here.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn touch(&self, digest: Digest, now: SystemTime) -> io::Result<bool> {
+        let _not_removed_meanwhile = self.expected();
+        match File::open(self.path(digest)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            file => file?.set_modified(now).map(|()| true),
+        }
+    }
+
+    /// Takes a blob off the books that nobody touched for `unused`; `None` when somebody did.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn drop_unused(&self, digest: Digest, unused: Duration) -> io::Result<Option<Dropped>> {
+        let mut expected = self.expected();
+        let since = fs::metadata(self.path(digest))?.modified()?;
+        Ok(is_old(since, unused).then(|| self.drop_locked(&mut expected, digest)))
+    }
+
+    /// Takes parts off the books that nobody writes, or went on with for a day.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn drop_old_parts(&self) -> io::Result<Dropped> {
+        let mut out = Vec::new();
+        for entry in fs::read_dir(&self.0.dir)? {
+            let entry = entry?;
+            let Some(key) = part_of(&entry.file_name().to_string_lossy()) else { continue };
+            let expected = self.expected();
+            let old = match entry.metadata() {
+                // It got its name meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                about => is_old(about?.modified()?, PART_KEPT),
+            };
+            if old && !expected.contains_key(&key) {
+                out.push(self.rename_away(&entry.path()));
+            }
+        }
+        Ok(Dropped(out))
     }
 
     /// A blob may come from now on, of so many bytes if that is known. Says how much of it is here. Nothing
     /// changes for one that comes already.
     pub fn expect(&self, digest: Digest, bytes: Option<u64>) -> u64 {
-        let have = self.have(digest);
+        let have = self.have(digest, None);
         let mut expected = self.expected();
-        let blob = expected.entry(digest).or_insert_with(|| Expected {
-            bytes,
-            have: Arc::new(AtomicU64::new(have)),
-            busy: false,
-            cancelled: Arc::new(AtomicBool::new(false)),
-        });
+        let blob = expected.entry((digest, None)).or_insert_with(|| Expected::new(bytes, have));
+        blob.lasting = true;
         if !blob.busy {
             blob.bytes = bytes;
         }
@@ -173,7 +231,7 @@ impl BlobDir {
     /// How much there is of blobs that are coming now.
     #[must_use]
     pub fn progress(&self) -> Vec<(Digest, u64)> {
-        let have = |(digest, blob): (&Digest, &Expected)| {
+        let have = |((digest, _), blob): (&PartKey, &Expected)| {
             let have = blob.have.load(Ordering::Relaxed);
             (blob.busy && have > 0).then_some((*digest, have))
         };
@@ -186,17 +244,29 @@ impl BlobDir {
     /// When it is not, or comes already.
     pub fn arrival(&self, digest: Digest) -> Result<Arrival, ArrivalError> {
         let mut expected = self.expected();
-        let blob = expected.get_mut(&digest).ok_or(ArrivalError::NotWanted(digest))?;
-        if std::mem::replace(&mut blob.busy, true) {
-            return Err(ArrivalError::Busy(digest));
+        let blob = expected.get_mut(&(digest, None)).ok_or(ArrivalError::NotWanted(digest))?;
+        blob.arrival(self, (digest, None))
+    }
+
+    /// The right to write a blob that nobody expected: it is one that may come until this is dropped. What a
+    /// user sends is a part of its own.
+    ///
+    /// # Errors
+    /// When the same comes already.
+    pub fn begin(
+        &self,
+        digest: Digest,
+        owner: Option<UserName>,
+        bytes: Option<u64>,
+    ) -> Result<Arrival, ArrivalError> {
+        let have = self.have(digest, owner.as_ref());
+        let key = (digest, owner);
+        let mut expected = self.expected();
+        let blob = expected.entry(key.clone()).or_insert_with(|| Expected::new(bytes, have));
+        if !blob.busy {
+            blob.bytes = bytes;
         }
-        Ok(Arrival {
-            dir: self.clone(),
-            digest,
-            bytes: blob.bytes,
-            have: blob.have.clone(),
-            cancelled: blob.cancelled.clone(),
-        })
+        blob.arrival(self, key)
     }
 
     /// Opens a whole blob at an offset; `None` when it is not here.
@@ -217,23 +287,74 @@ impl BlobDir {
     /// Takes a blob off the books, or what there is of it. What gets its name after this is another one.
     #[must_use = "its file is still there"]
     pub fn drop_blob(&self, digest: Digest) -> Dropped {
-        let mut expected = self.expected();
-        if let Some(blob) = expected.remove(&digest) {
+        self.drop_locked(&mut self.expected(), digest)
+    }
+
+    fn drop_locked(&self, expected: &mut BTreeMap<PartKey, Expected>, digest: Digest) -> Dropped {
+        let key = (digest, None);
+        if let Some(blob) = expected.remove(&key) {
             blob.cancelled.store(true, Ordering::Relaxed);
         }
-        let number = self.0.dropped.fetch_add(1, Ordering::Relaxed);
-        let out = [self.path(digest), self.part(digest)].map(|from| {
-            let ending = if from.extension().is_some() { ".part" } else { "" };
-            let to = self.0.dir.join(format!(".{}.{number}{ending}", digest.hex()));
-            let bytes = fs::metadata(&from).map_or(0, |about| about.len());
-            let renamed = fs::rename(from, &to);
-            if renamed.is_ok() {
-                self.0.used.fetch_sub(bytes, Ordering::Relaxed);
-            }
-            (renamed, to)
-        });
+        let out = [self.path(digest), self.part(&key)].map(|from| self.rename_away(&from));
         Dropped(out.into())
     }
+
+    /// To be called while what is expected is locked.
+    fn rename_away(&self, from: &Path) -> (io::Result<()>, PathBuf) {
+        let number = self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        let name = from.file_name().unwrap_or_default().to_string_lossy();
+        let to = self.0.dir.join(format!(".{name}.{number}"));
+        let bytes = fs::metadata(from).map_or(0, |about| about.len());
+        let renamed = fs::rename(from, &to);
+        if renamed.is_ok() {
+            self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        (renamed, to)
+    }
+}
+
+impl Expected {
+    fn new(bytes: Option<u64>, have: u64) -> Self {
+        Self {
+            lasting: false,
+            bytes,
+            have: Arc::new(AtomicU64::new(have)),
+            busy: false,
+            cancelled: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    fn arrival(
+        &mut self,
+        dir: &BlobDir,
+        (digest, owner): PartKey,
+    ) -> Result<Arrival, ArrivalError> {
+        if std::mem::replace(&mut self.busy, true) {
+            return Err(ArrivalError::Busy(digest));
+        }
+        Ok(Arrival {
+            dir: dir.clone(),
+            digest,
+            owner,
+            bytes: self.bytes,
+            have: self.have.clone(),
+            cancelled: self.cancelled.clone(),
+        })
+    }
+}
+
+/// Whose part a file of this name is, if it is one.
+fn part_of(name: &str) -> Option<PartKey> {
+    let name = name.strip_suffix(".part")?;
+    let (hex, owner) = match name.split_once('.') {
+        Some((hex, owner)) => (hex, Some(UserName::new(owner).ok()?)),
+        None => (name, None),
+    };
+    Some((Digest::from_hex(hex).ok()?, owner))
+}
+
+fn is_old(since: SystemTime, age: Duration) -> bool {
+    since.elapsed().is_ok_and(|elapsed| elapsed > age)
 }
 
 /// Files that lost their names.
@@ -274,6 +395,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 pub struct Arrival {
     dir: BlobDir,
     digest: Digest,
+    owner: Option<UserName>,
     bytes: Option<u64>,
     have: Arc<AtomicU64>,
     cancelled: Arc<AtomicBool>,
@@ -281,15 +403,23 @@ pub struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        if let Some(blob) = self.dir.expected().get_mut(&self.digest)
+        let mut expected = self.dir.expected();
+        if let Some(blob) = expected.get_mut(&self.key())
             && Arc::ptr_eq(&blob.cancelled, &self.cancelled)
         {
             blob.busy = false;
+            if !blob.lasting {
+                expected.remove(&self.key());
+            }
         }
     }
 }
 
 impl Arrival {
+    fn key(&self) -> PartKey {
+        (self.digest, self.owner.clone())
+    }
+
     fn disk(&self) -> impl Fn(io::Error) -> ArrivalError + use<> {
         let digest = self.digest;
         move |source| ArrivalError::Disk { digest, source }
@@ -302,7 +432,7 @@ impl Arrival {
     pub fn open(self) -> Result<Part, ArrivalError> {
         let disk = self.disk();
         let mut options = File::options();
-        let path = self.dir.part(self.digest);
+        let path = self.dir.part(&self.key());
         let mut file = options
             .read(true)
             .write(true)
@@ -404,8 +534,14 @@ impl Part {
             if self.arrival.cancelled.load(Ordering::Relaxed) {
                 return Err(ArrivalError::NotWanted(digest));
             }
-            fs::rename(dir.part(digest), dir.path(digest)).map_err(&disk)?;
-            expected.remove(&digest);
+            let (part, whole) = (dir.part(&self.arrival.key()), dir.path(digest));
+            // Somebody else sent it too.
+            let twice = whole.exists();
+            fs::rename(part, whole).map_err(&disk)?;
+            if twice {
+                dir.0.used.fetch_sub(self.have, Ordering::Relaxed);
+            }
+            expected.remove(&self.arrival.key());
         }
         File::open(&dir.0.dir).and_then(|dir| dir.sync_all()).map_err(disk)
     }
@@ -425,13 +561,13 @@ mod tests {
     /// A disk that is full for a day must not leave a room that is.
     #[test]
     fn what_could_not_be_written_takes_no_room() {
-        let (_dir, store) = store();
+        let (dir, store) = store();
         let blob = [7; 60];
         let digest = Digest::of(&blob);
         store.expect(digest, Some(60));
         let mut part = store.arrival(digest).unwrap().open().unwrap();
         part.add(&blob[..20]).unwrap();
-        let whole = std::mem::replace(&mut part.file, File::open(store.part(digest)).unwrap());
+        let whole = std::mem::replace(&mut part.file, File::open(dir.path()).unwrap());
         for _ in 0..9 {
             let refused = part.add(&blob[20..]).unwrap_err();
             assert!(matches!(refused, ArrivalError::Disk { .. }), "{refused}");
@@ -520,5 +656,75 @@ mod tests {
         part.add(&second.1).unwrap();
         part.finish().unwrap();
         assert_eq!(store.used(), 41);
+    }
+
+    fn user(name: &str) -> Option<UserName> {
+        Some(UserName::new(name).unwrap())
+    }
+
+    /// What one user sends under a digest is not another one's to spoil, to hold up or to go on with.
+    #[test]
+    fn parts_of_users_are_their_own_and_whoever_is_whole_first_gives_the_blob_its_name() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"right");
+        let open = |owner| store.begin(digest, owner, Some(5)).unwrap().open().unwrap();
+        let (mut ann, mut bob) = (open(user("ann")), open(user("bob")));
+        assert!(matches!(store.begin(digest, user("ann"), None), Err(ArrivalError::Busy(_))));
+        ann.add(b"rig").unwrap();
+        bob.add(b"wrong").unwrap();
+        assert_eq!(store.have(digest, user("ann").as_ref()), 3);
+        assert!(matches!(bob.finish(), Err(ArrivalError::Wrong { .. })));
+        drop(ann);
+        assert!(store.expected().is_empty(), "nobody writes, so nothing is remembered");
+        let mut ann = open(user("ann"));
+        assert_eq!(ann.have(), 3, "bob's bytes are not among them");
+        let mut carol = open(user("carol"));
+        for (part, rest) in [(&mut ann, &b"ht"[..]), (&mut carol, b"right")] {
+            part.add(rest).unwrap();
+        }
+        ann.finish().unwrap();
+        carol.finish().unwrap();
+        assert!(store.holds(digest) && store.used() == 5, "{} bytes", store.used());
+    }
+
+    #[test]
+    fn what_nobody_goes_on_with_is_removed_while_others_are_written() {
+        let (dir, store) = store();
+        let [old, busy, new] = [b"old", b"bus", b"new"].map(|bytes| Digest::of(bytes));
+        let aged = SystemTime::UNIX_EPOCH;
+        let mut begun = [old, busy, new].map(|digest| {
+            let mut part = store.begin(digest, user("ann"), Some(3)).unwrap().open().unwrap();
+            part.add(b"x").unwrap();
+            if digest != new {
+                part.file.set_modified(aged).unwrap();
+            }
+            Some(part)
+        });
+        (begun[0], begun[2]) = (None, None);
+        store.drop_old_parts().unwrap().remove().unwrap();
+        let left = [old, busy, new].map(|digest| store.have(digest, user("ann").as_ref()));
+        assert_eq!((left, store.used()), ([0, 1, 1], 2));
+        // What an earlier process did not get rid of goes when the next one begins.
+        fs::write(dir.path().join("blobs").join(format!(".{}.part.3", old.hex())), b"xx").unwrap();
+        let (store, _) = BlobDir::open(dir.path().join("blobs"), 100).unwrap();
+        assert_eq!(store.used(), 1, "the part of a day ago goes too");
+    }
+
+    #[test]
+    fn a_blob_that_somebody_means_to_use_is_not_removed_as_unused() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"right");
+        let mut part = store.begin(digest, None, None).unwrap().open().unwrap();
+        part.add(b"right").unwrap();
+        part.finish().unwrap();
+        let hour = Duration::from_secs(3600);
+        let aged = SystemTime::UNIX_EPOCH;
+        assert!(store.touch(digest, aged).unwrap());
+        // Found old by whoever looks for such, and touched before he comes back to remove it.
+        assert!(store.touch(digest, store.held().unwrap()[0].since + 1_000_000 * hour).unwrap());
+        assert!(store.drop_unused(digest, hour).unwrap().is_none());
+        assert!(store.touch(digest, aged).unwrap());
+        store.drop_unused(digest, hour).unwrap().unwrap().remove().unwrap();
+        assert!(!store.touch(digest, aged).unwrap() && store.used() == 0);
     }
 }

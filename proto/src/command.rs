@@ -9,11 +9,13 @@ use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserNa
 use crate::package::{Package, PackageKey};
 use crate::policy::{Policy, Term};
 use crate::priority::Band;
+use crate::privilege::Privilege;
 use crate::resources::Resources;
 use crate::spec::JobSpec;
 use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Chosen by the client, so that a repeated call is recognised: any text of 1 to 64 bytes.
@@ -223,6 +225,20 @@ pub enum Action {
         /// Which.
         package: PackageKey,
     },
+    /// Let a user do what one privilege allows.
+    GrantPrivilege {
+        /// Who.
+        user: UserName,
+        /// Which.
+        privilege: Privilege,
+    },
+    /// Take a privilege back from a user. What was admitted with it stays.
+    RevokePrivilege {
+        /// From whom.
+        user: UserName,
+        /// Which.
+        privilege: Privilege,
+    },
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -263,7 +279,10 @@ impl Action {
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
-            Self::PutPackage { .. } | Self::RemovePackage { .. } => 5,
+            Self::PutPackage { .. }
+            | Self::RemovePackage { .. }
+            | Self::GrantPrivilege { .. }
+            | Self::RevokePrivilege { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }
@@ -284,7 +303,7 @@ impl Observation {
             }
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
-            Self::TaskHealth { .. } => 5,
+            Self::TaskHealth { .. } | Self::TaskAddress { .. } => 5,
             Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
@@ -372,6 +391,13 @@ pub enum Observation {
         id: IncarnationId,
         /// How it is.
         health: Health,
+    },
+    /// The incarnation's process has this address of its own.
+    TaskAddress {
+        /// Which incarnation.
+        id: IncarnationId,
+        /// Its address.
+        address: Ipv4Addr,
     },
     /// In a cell that was restored from a backup: an incarnation runs that was placed after the
     /// backup was taken. It is its task's placement from here on.

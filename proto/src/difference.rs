@@ -134,6 +134,8 @@ impl Found {
             health,
             image,
             packages,
+            network,
+            loosen,
         } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
@@ -165,7 +167,11 @@ impl Found {
         self.shown("task.grace_ms", &grace_ms.0, &new.grace_ms.0);
         self.shown("task.memory", memory, &new.memory);
         self.maybe("task.cpu_cap_milli", cpu_cap_milli.as_ref(), new.cpu_cap_milli.as_ref());
+        self.shown("task.network", network, &new.network);
         self.maybe("task.health", health.as_ref(), new.health.as_ref());
+        let [loosen, wanted] =
+            [loosen, &new.loosen].map(|of| of.iter().copied().collect::<Vec<_>>());
+        self.listed("task.loosen", &loosen, &wanted);
     }
 }
 
@@ -195,6 +201,7 @@ mod tests {
         let task = Arc::make_mut(&mut new.task);
         task.command.pop();
         task.limit.cpu_milli = 100;
+        task.network = crate::Network::Own;
         assert_eq!(
             told(&new),
             [
@@ -202,6 +209,7 @@ mod tests {
                 r#"labels.team: None -> Some("x")"#,
                 r#"task.command[1]: Some("-v") -> None"#,
                 r#"task.limit.cpu_milli: Some("50") -> Some("100")"#,
+                r#"task.network: Some("host") -> Some("own")"#,
             ]
         );
     }

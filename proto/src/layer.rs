@@ -10,7 +10,9 @@
 //! gives its user's rights to whoever runs it. What the text of an entry cannot tell (that a directory on
 //! its way is a link by now) is for whoever unpacks to rule out.
 
+pub mod fixture;
 pub mod raw;
+pub mod user;
 
 use crate::names::shorten;
 use crate::package::{Digest, Hasher, Layer, MAX_LAYER_BYTES};

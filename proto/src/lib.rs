@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod asked;
 #[cfg(feature = "layers")]
 pub mod blobs;
 pub mod causes;
@@ -23,12 +24,14 @@ pub mod identity;
 pub mod layer;
 pub mod machine;
 pub mod names;
+pub mod network;
 pub mod package;
 pub mod panics;
 pub mod peer;
 pub mod policy;
 pub mod poll;
 pub mod priority;
+pub mod privilege;
 pub mod resources;
 #[cfg(feature = "rpc")]
 pub mod rpc;
@@ -47,7 +50,9 @@ pub use names::{
     CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,
     TaskName, UserName,
 };
+pub use network::Network;
 pub use priority::{AppClass, Band, Priority};
+pub use privilege::Privilege;
 pub use resources::Resources;
 pub use spec::{JobKind, JobSpec, TaskSpec};
 pub use task::{FailureCause, TaskState};

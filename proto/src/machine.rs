@@ -10,6 +10,13 @@ use std::collections::BTreeMap;
 #[serde(transparent)]
 pub struct MachineId(pub u32);
 
+/// Share of its memory and of its disk that a machine keeps for its system, in hundredths: tasks are given the rest.
+/// Our choice.
+pub const RESERVE_PERCENT: u64 = 5;
+/// The attribute of a machine that says whether tasks with an image run there.
+pub const IMAGES: &str = "images";
+/// Its value where none does; machines that run them have no such attribute.
+pub const NO_IMAGES: &str = "no";
 /// Most machines that one change of access may name. 1,000: our choice; a tenth of a large cell.
 pub const MAX_ACCESS_MACHINES: usize = 1_000;
 /// Most users for whom one machine may be kept. 64: our choice; more is a team, and may share a user.

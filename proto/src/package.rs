@@ -33,6 +33,28 @@ pub const SHOWN_IN: &str = "/run/packages";
 /// Most bytes of a blob in one message of a stream. 256 KiB: our choice, far below what a message may be.
 pub const BLOB_CHUNK_BYTES: usize = 256 << 10;
 
+/// The architecture that a program is for, as machines name theirs, from the first 20 bytes of its file
+/// (System V ABI, "ELF Header"); `None` when they do not say, as those of a script do not, or it is one that no
+/// borglet runs on.
+#[must_use]
+pub fn elf_arch(head: &[u8]) -> Option<&'static str> {
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let field: [u8; 2] = head.get(18..20)?.try_into().ok()?;
+    let little = head.get(5) == Some(&1);
+    match if little { u16::from_le_bytes(field) } else { u16::from_be_bytes(field) } {
+        0x03 => Some("x86"),
+        0x15 => Some("powerpc64"),
+        0x16 => Some("s390x"),
+        0x28 => Some("arm"),
+        0x3e => Some("x86_64"),
+        0xb7 => Some("aarch64"),
+        0xf3 => Some("riscv64"),
+        _other => None,
+    }
+}
+
 /// SHA-256 of a blob: its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -451,6 +473,22 @@ fn check_text(field: &str, text: &str) -> Result<(), SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_says_what_machine_it_is_for() {
+        let header = |order: u8, machine: [u8; 2]| {
+            let mut head = b"\x7fELF\x02".to_vec();
+            head.push(order);
+            head.resize(18, 0);
+            head.extend(machine);
+            head
+        };
+        assert_eq!(elf_arch(&header(1, [0xb7, 0])), Some("aarch64"));
+        assert_eq!(elf_arch(&header(2, [0, 0x16])), Some("s390x"));
+        assert_eq!(elf_arch(&header(1, [0xff, 0xff])), None);
+        assert_eq!(elf_arch(&header(1, [0xb7, 0])[..19]), None, "cut off");
+        assert_eq!(elf_arch(b"#!/bin/sh\necho and so on"), None);
+    }
 
     #[test]
     fn packages_are_named_with_or_without_their_user() {

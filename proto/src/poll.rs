@@ -11,6 +11,7 @@ use crate::priority::{AppClass, Priority};
 use crate::spec::TaskSpec;
 use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// How long an exclusive task lives without news from a master, counted by its machine's clock from
@@ -231,6 +232,8 @@ pub struct TaskReport {
     pub health: Health,
     /// How long its last start took; `None` when this process of the borglet did not start it.
     pub start: Option<StartTime>,
+    /// The address of its own that its process has, if its network is its own.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// How long a start took, from the order on.

@@ -8,6 +8,10 @@ use std::sync::Arc;
 /// Thousandths of one device: a whole one is 1000, so that devices can be shared.
 pub const WHOLE_DEVICE: u64 = 1000;
 
+/// What machines count their addresses for tasks under, among the devices: a task with a network of its own
+/// asks for a whole one. No job may ask for it by this name.
+pub const TASK_ADDRESS: &str = "task-address";
+
 /// An amount of every kind of room that a machine has and a task needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -131,6 +135,7 @@ impl fmt::Display for Dimension {
             Self::Ram => f.write_str("ram"),
             Self::Disk => f.write_str("disk"),
             Self::Ports => f.write_str("ports"),
+            Self::Device(name) if **name == *TASK_ADDRESS => f.write_str("addresses for tasks"),
             Self::Device(name) => write!(f, "device {name}"),
         }
     }

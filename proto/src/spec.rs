@@ -5,9 +5,11 @@
 
 use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
+use crate::network::Network;
 use crate::package::{MAX_TASK_PACKAGES, PackageRef};
 use crate::priority::{AppClass, Priority};
-use crate::resources::{Resources, WHOLE_DEVICE};
+use crate::privilege::{self, Privilege};
+use crate::resources::{Resources, TASK_ADDRESS, WHOLE_DEVICE};
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,6 +160,12 @@ pub struct TaskSpec {
     /// How its machine finds out whether it works; `None`: it works as long as it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthCheck>,
+    /// Whose network it is in.
+    #[serde(default, skip_serializing_if = "Network::is_host")]
+    pub network: Network,
+    /// What of its isolation it does without. Its user must hold each of these privileges.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub loosen: BTreeSet<Privilege>,
 }
 
 /// What a memory limit means (Autopilot paper, section 2.3).
@@ -431,8 +439,10 @@ impl JobSpec {
             ("task.memory", !task.memory.is_hard()),
             ("task.cpu_cap_milli", task.cpu_cap_milli.is_some()),
             ("task.health", task.health.is_some()),
+            ("task.network", task.network.is_own()),
             ("task.image", task.image.is_some()),
             ("task.packages", !task.packages.is_empty()),
+            ("task.loosen", !task.loosen.is_empty()),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
             ("concurrent", self.concurrent.is_some()),
@@ -472,17 +482,6 @@ impl JobSpec {
         }
     }
 
-    /// What one of its tasks asks of a machine, and of its user's quota: its limit and ports. Of a
-    /// task in an alloc only the ports; the rest is its alloc's.
-    #[must_use]
-    pub fn asked(&self) -> Resources {
-        let asked = self.task.asked();
-        if self.alloc_set.is_some() {
-            return Resources { ports: asked.ports, ..Resources::default() };
-        }
-        asked
-    }
-
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
@@ -515,14 +514,11 @@ impl JobSpec {
 impl TaskSpec {
     /// Whether a field is used that came with level 5.
     fn since_5(&self) -> bool {
-        !self.memory.is_hard() || self.cpu_cap_milli.is_some() || self.health.is_some()
-    }
-
-    /// What a task asks of a machine: the limit, with the count of its named ports.
-    #[must_use]
-    pub fn asked(&self) -> Resources {
-        let ports = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
-        Resources { ports, ..self.limit.clone() }
+        !self.memory.is_hard()
+            || self.cpu_cap_milli.is_some()
+            || self.health.is_some()
+            || self.network.is_own()
+            || !self.loosen.is_empty()
     }
 
     /// Checks every bound of the task's part.
@@ -557,6 +553,7 @@ impl TaskSpec {
             health.check(&self.ports)?;
         }
         self.check_packages()?;
+        privilege::check_loosened(&self.loosen)?;
         self.check_room()
     }
 
@@ -606,6 +603,9 @@ impl TaskSpec {
         check_len("task.limit.devices", limit.devices.len())?;
         for (name, amount) in &limit.devices {
             let field = format!("task.limit.devices.{}", shorten(name));
+            if **name == *TASK_ADDRESS {
+                return refuse(&field, amount, "is set: ask for network = \"own\" instead");
+            }
             check_range(&field, *amount, 1, MAX_DEVICES * WHOLE_DEVICE)?;
         }
         Ok(())
@@ -690,107 +690,4 @@ fn check_volume(field: &str, path: &str) -> Result<(), SpecError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job() -> JobSpec {
-        serde_json::from_str(
-            r#"{"name":"web","kind":"service","task":{"command":["/bin/true"],"limit":{"cpu_milli":100,"ram_bytes":10485760}}}"#,
-        )
-        .unwrap()
-    }
-
-    fn with(change: impl FnOnce(&mut JobSpec, &mut TaskSpec)) -> String {
-        let mut job = job();
-        let mut task = (*job.task).clone();
-        change(&mut job, &mut task);
-        job.task = Arc::new(task);
-        job.check().unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_smallest_job_is_accepted_with_defaults() {
-        let job = job();
-        job.check().unwrap();
-        assert_eq!((job.tasks, job.priority.get()), (1, 100));
-        assert_eq!(job.effective_appclass(), AppClass::LatencySensitive);
-    }
-
-    #[test]
-    fn every_bound_names_its_field_the_value_and_what_is_allowed() {
-        assert_eq!(with(|j, _| j.tasks = 0), "tasks: 0 is outside 1 to 100000");
-        assert_eq!(
-            with(|j, _| j.tasks = 1_000_000_000),
-            "tasks: 1000000000 is outside 1 to 100000"
-        );
-        assert_eq!(with(|j, _| j.concurrent = Some(0)), "concurrent: 0 is outside 1 to 100000");
-        assert_eq!(
-            with(|_, t| t.command.clear()),
-            "task.command: [] is empty: name the program to run"
-        );
-        assert_eq!(
-            with(|_, t| t.limit.cpu_milli = 0),
-            "task.limit.cpu_milli: 0 is outside 1 to 10000000"
-        );
-        assert_eq!(
-            with(|_, t| t.limit.ram_bytes = 2 << 20),
-            "task.limit.ram_bytes: 2097152 is outside 4194304 to 1125899906842624"
-        );
-        assert!(
-            with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844")
-        );
-        assert!(
-            with(|_, t| t.ports = vec!["a".parse().unwrap(), "a".parse().unwrap()])
-                .contains("twice")
-        );
-        assert!(
-            with(|_, t| t.volumes = vec![Volume { path: "/a/../b".into(), writable: true }])
-                .contains("absolute")
-        );
-        assert!(
-            with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key")
-        );
-    }
-
-    #[test]
-    fn a_gang_is_of_bounded_size_and_contradicts_a_cap_below_it() {
-        let gang = |tasks, concurrent| {
-            with(|j, _| (j.gang, j.tasks, j.concurrent) = (true, tasks, concurrent))
-        };
-        assert_eq!(
-            gang(1_001, None),
-            "gang: true is for jobs of at most 1000 tasks, this one has 1001"
-        );
-        assert_eq!(
-            gang(8, Some(7)),
-            "gang: true places all 8 tasks together, and concurrent allows 7 at once: leave one out"
-        );
-        let fine = JobSpec { gang: true, tasks: 8, concurrent: Some(8), ..job() };
-        fine.check().unwrap();
-    }
-
-    #[test]
-    fn unknown_fields_of_json_are_errors() {
-        let text =
-            r#"{"name":"web","kind":"service","replicas":3,"task":{"command":["x"],"limit":{}}}"#;
-        assert!(
-            serde_json::from_str::<JobSpec>(text).unwrap_err().to_string().contains("replicas")
-        );
-    }
-
-    #[test]
-    fn a_missing_attribute_counts_as_empty_text_or_zero() {
-        let none = BTreeMap::new();
-        let c = |op, value: &str| Constraint {
-            attribute: "x".into(),
-            op,
-            values: vec![value.into()],
-            soft: false,
-        };
-        assert!(c(ConstraintOp::Equal, "").holds(&none));
-        assert!(c(ConstraintOp::NotEqual, "a").holds(&none));
-        assert!(c(ConstraintOp::Less, "1").holds(&none));
-        assert!(!c(ConstraintOp::Greater, "0").holds(&none));
-        assert!(c(ConstraintOp::In, "").holds(&none));
-    }
-}
+mod tests;

@@ -5,9 +5,11 @@
 use crate::health::Health;
 use crate::machine::MachineId;
 use crate::names::shorten;
+use crate::resources::TASK_ADDRESS;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Longest text that a machine may report as the cause of something, in bytes.
@@ -57,6 +59,18 @@ pub struct Placement {
     /// How it is by its health check, as its machine last said.
     #[serde(default)]
     pub health: Health,
+    /// The address of its own that its process has, as its machine last said; only with a network of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Placement {
+    /// Those of its ports that are its machine's: none with a network of its own.
+    #[must_use]
+    pub fn machine_ports(&self) -> &[u16] {
+        let own = self.devices.iter().any(|share| *share.name == *TASK_ADDRESS);
+        if own { &[] } else { &self.ports }
+    }
 }
 
 /// A device of a machine, or a part of one, that a task has.
@@ -144,6 +158,8 @@ pub enum FailureCause {
         /// The port.
         port: u16,
     },
+    /// It has a network of its own, and its machine had no address for it just then.
+    NoAddress,
     /// The machine no longer knows how it ended, as after a reboot.
     Lost,
     /// It is exclusive, and its machine heard nothing from the masters for too long.
@@ -227,7 +243,8 @@ impl FailureCause {
             | Self::FileLimit { .. }
             | Self::Short { .. }
             | Self::Unhealthy { .. }
-            | Self::Packages { .. } => 5,
+            | Self::Packages { .. }
+            | Self::NoAddress => 5,
         }
     }
 
@@ -264,6 +281,7 @@ impl fmt::Display for FailureCause {
             ),
             Self::Start { why } => write!(f, "cannot start: {why}"),
             Self::PortTaken { port } => write!(f, "port {port} is taken on the machine"),
+            Self::NoAddress => f.write_str("no address for it is free on the machine"),
             Self::Lost => f.write_str("lost by the machine"),
             Self::Fenced => f.write_str("exclusive, and its machine was cut off from the masters"),
             Self::DiskLimit { limit_bytes, used_bytes } => write!(

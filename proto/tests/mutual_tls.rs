@@ -102,12 +102,6 @@ impl Peer for Greeter {
     ) -> Result<Response<pb::KeepBlobsResponse>, Status> {
         Err(Status::unimplemented("not part of this test"))
     }
-    async fn tell_tasks(
-        &self,
-        _: Request<pb::TellTasksRequest>,
-    ) -> Result<Response<pb::TellTasksResponse>, Status> {
-        Err(Status::unimplemented("not part of this test"))
-    }
     type ProposeStream = Streaming<pb::Outcomes>;
 
     async fn propose(

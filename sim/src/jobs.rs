@@ -4,8 +4,8 @@
 use crate::dice::Dice;
 use borg_proto::names::PortName;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::{JobKey, JobKind, JobSpec, Millis, Priority, Resources, TaskSpec};
-use std::collections::BTreeMap;
+use borg_proto::{JobKey, JobKind, JobSpec, Millis, Priority, Privilege, Resources, TaskSpec};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a simulated process does. It travels in the job's command, as a program's name would.
@@ -95,6 +95,8 @@ pub fn job(name: &str) -> JobBuilder {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),
@@ -313,6 +315,15 @@ fn in_allocs(spec: JobBuilder, others: &[JobKey]) -> JobBuilder {
     }
 }
 
+/// Some do without some isolation. Nothing is thrown for that.
+#[must_use]
+pub fn loosen_some(mut spec: JobSpec) -> JobSpec {
+    if spec.kind != JobKind::AllocSet && spec.task.limit.ram_bytes / (64 << 20) % 8 == 7 {
+        Arc::make_mut(&mut spec.task).loosen.insert(Privilege::Listen);
+    }
+    spec
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,6 +348,7 @@ mod tests {
         for _ in 0..1_000 {
             let spec = random(&mut dice, "job", &["ann/x".parse().unwrap()]);
             spec.check().unwrap();
+            loosen_some(spec).check().unwrap();
         }
     }
 }

@@ -181,6 +181,8 @@ marks! {
     DependencyFailed = "job given up after the one before it failed",
     /// A job asked for more than its user's quota, or there was none.
     QuotaRefused = "job refused for want of quota",
+    /// A job would have done without isolation, and its user did not hold the privilege.
+    PrivilegeRefused = "job refused for want of a privilege",
     /// An operator would have sold more prod quota than the cell has.
     OversoldRefused = "prod quota beyond the machines refused",
     /// A decision was for a machine that had been closed, or kept for others, since.

@@ -64,9 +64,11 @@ pub async fn measure(cell: &LocalCell) -> Result<Idle, Error> {
 fn shims(cell: &LocalCell) -> Result<Vec<i32>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(cell.data(&cell.machine(0)?.0).join("tasks"))? {
-        let Ok(text) = fs::read(entry?.path().join("state.json")) else { continue };
-        let state: Value = serde_json::from_slice(&text)?;
-        found.push(i32::try_from(state["shim_pid"].as_i64().ok_or("no shim_pid")?)?);
+        let Ok(record) = fs::read_to_string(entry?.path().join("record")) else { continue };
+        let started = record.lines().find(|line| line.starts_with("{\"started\""));
+        let Some(started) = started else { continue };
+        let line: Value = serde_json::from_str(started)?;
+        found.push(i32::try_from(line["started"]["shim_pid"].as_i64().ok_or("no shim_pid")?)?);
     }
     if found.len() < usize::try_from(TASKS)? {
         return Err(format!("{} shims are on record, not {TASKS}", found.len()).into());

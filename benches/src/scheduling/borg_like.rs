@@ -21,7 +21,7 @@ use crate::Error;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, Priority, Resources, TaskSpec, UserName};
 use borg_sim::dice::Dice;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Machine shapes of the cell of 2011 (google/cluster-data): processor time and memory in
@@ -304,6 +304,8 @@ fn job_spec(
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     let spec = JobSpec {
         name: name.parse()?,

@@ -15,9 +15,11 @@ mod v2;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::container::Shown;
 
 pub use detect::detect;
 pub use v1::V1;
@@ -28,6 +30,9 @@ pub const SHIMS: &str = "_shims";
 
 /// Period over which a hard processor limit is counted, in microseconds (the kernel's default).
 const CPU_PERIOD_US: u64 = 100_000;
+
+/// What a group weighs for disks that nobody gave a weight, on v1 and v2.
+const USUAL_IO_WEIGHT: u16 = 100;
 
 /// How this machine lays out its cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +124,7 @@ pub trait CgroupDriver: Debug + Send + Sync {
     /// What is not enforced or measured here, in plain words.
     fn missing(&self) -> Vec<String>;
 
-    /// Makes a group with its limits.
+    /// Makes a group with its limits, which must not be there yet.
     fn create(&self, name: &str, limits: &Limits) -> Result<(), CgroupError>;
 
     /// Changes the limits of a group. A memory limit below what is in use is refused.
@@ -149,6 +154,10 @@ pub trait CgroupDriver: Debug + Send + Sync {
 
     /// What the group uses. Figures that this layout cannot give are 0.
     fn usage(&self, name: &str) -> Result<Usage, CgroupError>;
+
+    /// Processor time of the group since its creation in milliseconds, and the most memory ever charged to it in
+    /// bytes: what is told of an end, at a fraction of the cost of all figures.
+    fn totals(&self, name: &str) -> Result<(u64, u64), CgroupError>;
 
     /// How many processes the kernel killed here because the memory limit was reached.
     fn oom_kills(&self, name: &str) -> Result<u64, CgroupError>;
@@ -181,6 +190,29 @@ pub enum Hierarchies {
 }
 
 impl Hierarchies {
+    /// What to cover so that a task sees nothing of others' groups. Where there is one tree its own group
+    /// is shown in place of that.
+    pub(crate) fn of_others(&self) -> Vec<PathBuf> {
+        let Self::V1(v1) = self else { return Vec::new() };
+        let mut mounts: Vec<PathBuf> = v1.all().cloned().collect();
+        let above = |mount: &PathBuf| mount.parent().map(Path::to_owned);
+        let together = mounts.first().and_then(above).filter(|dir| {
+            // A directory that is for nothing else.
+            dir.ends_with("cgroup") && mounts.iter().all(|mount| mount.parent() == Some(dir))
+        });
+        if let Some(dir) = together {
+            mounts = vec![dir];
+        }
+        mounts
+    }
+
+    /// The group of a task, where programs look for their limits: in place of the whole tree. On v1 there is
+    /// no one place.
+    pub(crate) fn own(&self, name: &str) -> Option<Shown> {
+        let Self::V2(v2) = self else { return None };
+        Some(Shown { source: v2.group(name), target: v2.mount.clone() })
+    }
+
     /// The driver for them.
     pub fn driver(self) -> Box<dyn CgroupDriver> {
         match self {

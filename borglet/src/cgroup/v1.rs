@@ -12,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 
 use super::{CPU_PERIOD_US, CgroupDriver, CgroupError, CgroupLayout, Limits, SHIMS, Usage};
-use super::{files, quota_us, shares};
+use super::{USUAL_IO_WEIGHT, files, quota_us, shares};
 
 /// Where each v1 hierarchy is mounted, as far as it is, and what our group is called.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,13 +56,48 @@ impl V1 {
         mounts
     }
 
-    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &PathBuf> {
         self.controllers().into_iter().chain(&self.unified)
     }
 
     /// The hierarchy whose list of processes is the truth.
     fn tracking(&self) -> Option<&PathBuf> {
         self.unified.as_ref().or_else(|| self.controllers().pop())
+    }
+
+    /// Writes what a group has not got when it is made.
+    fn put_first_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
+        self.set_cpu_share(name, limits.cpu_milli)?;
+        if limits.cpu_cap_milli.is_some() {
+            self.set_cpu_cap(name, limits.cpu_cap_milli)?;
+        }
+        if let Some(mount) = &self.memory {
+            let group = self.group(mount, name);
+            if limits.soft {
+                let soft = group.join("memory.soft_limit_in_bytes");
+                files::put_if_there(&soft, limits.ram_bytes)?;
+            } else {
+                files::put(&group.join("memory.limit_in_bytes"), limits.ram_bytes)?;
+                files::put_if_there(&group.join("memory.memsw.limit_in_bytes"), limits.ram_bytes)?;
+            }
+        }
+        if limits.io_weight != USUAL_IO_WEIGHT {
+            self.put_io_weight(name, limits.io_weight)?;
+        }
+        self.put_pids_max(name, limits.pids_max)
+    }
+
+    fn put_io_weight(&self, name: &str, weight: u16) -> Result<(), CgroupError> {
+        let Some(mount) = &self.blkio else { return Ok(()) };
+        for file in ["blkio.weight", "blkio.bfq.weight"] {
+            files::put_if_there(&self.group(mount, name).join(file), weight)?;
+        }
+        Ok(())
+    }
+
+    fn put_pids_max(&self, name: &str, most: u32) -> Result<(), CgroupError> {
+        let Some(mount) = &self.pids else { return Ok(()) };
+        files::put(&self.group(mount, name).join("pids.max"), most)
     }
 
     fn put_memory_limits(&self, group: &Path, limits: &Limits) -> Result<(), CgroupError> {
@@ -116,7 +151,7 @@ impl CgroupDriver for V1 {
         for mount in self.all() {
             files::make_dir(&self.group(mount, name))?;
         }
-        self.set_limits(name, limits)
+        self.put_first_limits(name, limits)
     }
 
     fn set_limits(&self, name: &str, limits: &Limits) -> Result<(), CgroupError> {
@@ -125,15 +160,8 @@ impl CgroupDriver for V1 {
         if let Some(mount) = &self.memory {
             self.put_memory_limits(&self.group(mount, name), limits)?;
         }
-        if let Some(mount) = &self.blkio {
-            for file in ["blkio.weight", "blkio.bfq.weight"] {
-                files::put_if_there(&self.group(mount, name).join(file), limits.io_weight)?;
-            }
-        }
-        if let Some(mount) = &self.pids {
-            files::put(&self.group(mount, name).join("pids.max"), limits.pids_max)?;
-        }
-        Ok(())
+        self.put_io_weight(name, limits.io_weight)?;
+        self.put_pids_max(name, limits.pids_max)
     }
 
     fn set_cpu_share(&self, name: &str, cpu_milli: u64) -> Result<(), CgroupError> {
@@ -205,6 +233,13 @@ impl CgroupDriver for V1 {
             usage.io_ops = total("blkio.throttle.io_serviced")?;
         }
         Ok(usage)
+    }
+
+    fn totals(&self, name: &str) -> Result<(u64, u64), CgroupError> {
+        let peak = self.memory.as_ref().map_or(Ok(0), |mount| {
+            files::number(&self.group(mount, name).join("memory.max_usage_in_bytes"))
+        })?;
+        Ok((self.cpu_us(name)? / 1000, peak))
     }
 
     fn oom_kills(&self, name: &str) -> Result<u64, CgroupError> {

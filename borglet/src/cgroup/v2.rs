@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,9 @@ const WANTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// Weight of the group of all shims: they carry the tasks' output. Ten processors' worth; they use next
 /// to nothing.
 const SHIMS_WEIGHT: u64 = 5_000;
+
+/// Held while it is found out how much memory all tasks together are to keep.
+static KEPT: Mutex<()> = Mutex::new(());
 
 /// Where the tree is mounted and what our group is called.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +34,7 @@ impl V2 {
         self.mount.join(&self.name)
     }
 
-    fn group(&self, name: &str) -> PathBuf {
+    pub(super) fn group(&self, name: &str) -> PathBuf {
         self.top().join(name)
     }
 
@@ -52,13 +56,29 @@ impl V2 {
         self.set_cpu_cap(name, limits.cpu_cap_milli)?;
         let hard = if limits.soft { "max".to_owned() } else { limits.ram_bytes.to_string() };
         files::put_if_there(&group.join("memory.max"), hard)?;
-        let kept = if limits.soft { limits.ram_bytes } else { 0 };
-        files::put_if_there(&group.join("memory.low"), kept)?;
+        self.keep(name, if limits.soft { limits.ram_bytes } else { 0 })?;
         for file in ["io.weight", "io.bfq.weight"] {
             files::put_if_there(&group.join(file), limits.io_weight)?;
         }
         files::put_if_there(&group.join("memory.swap.max"), 0)?;
         files::put_if_there(&group.join("pids.max"), limits.pids_max)
+    }
+
+    /// Says how much of a task's memory stays with it when the machine runs short.
+    ///
+    /// The kernel keeps no more for the groups below than it keeps for ours: that has what they have together
+    /// (Documentation/admin-guide/cgroup-v2.rst, "memory.low").
+    fn keep(&self, name: &str, bytes: u64) -> Result<(), CgroupError> {
+        let low = self.group(name).join("memory.low");
+        // None where the controller is missing.
+        if files::number(&low).unwrap_or(0) == bytes {
+            return Ok(());
+        }
+        files::put_if_there(&low, bytes)?;
+        let _one_at_a_time = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |name: &String| files::number(&self.group(name).join("memory.low")).unwrap_or(0);
+        let all = self.list()?.iter().map(of).fold(0, u64::saturating_add);
+        files::put_if_there(&self.top().join("memory.low"), all)
     }
 
     /// Whether tasks' groups have the controller.
@@ -207,6 +227,15 @@ impl CgroupDriver for V2 {
         })
     }
 
+    fn totals(&self, name: &str) -> Result<(u64, u64), CgroupError> {
+        let cpu_ms = self.cpu_us(name)? / 1000;
+        // Kernels before 5.19 keep no peak; and there may be no such controller.
+        let group = self.group(name);
+        let peak = files::number(&group.join("memory.peak"))
+            .or_else(|_| files::number(&group.join("memory.current")));
+        Ok((cpu_ms, peak.unwrap_or(0)))
+    }
+
     fn oom_kills(&self, name: &str) -> Result<u64, CgroupError> {
         let events = self.group(name).join("memory.events");
         if events.exists() { files::keyed(&events, "oom_kill") } else { Ok(0) }
@@ -221,6 +250,7 @@ impl CgroupDriver for V2 {
     }
 
     fn remove(&self, name: &str) -> Result<(), CgroupError> {
+        self.keep(name, 0)?;
         files::remove_dir(&self.group(name))
     }
 

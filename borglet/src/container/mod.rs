@@ -13,7 +13,7 @@ pub(crate) mod syscalls;
 pub(crate) mod users;
 pub(crate) mod view;
 
-pub(crate) use dir::{TaskDir, read_whole, write_locked, write_whole};
+pub(crate) use dir::{Record, TaskDir};
 pub use record::{ExitRecord, Outcome, StartError, Started};
 pub use root::{ImageRoot, Shown};
 pub use spec::{Bind, ContainerId, ContainerSpec, InvalidSpec, LogLimits, Prefix, User, Workdir};

@@ -11,11 +11,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use borg_proto::package::elf_arch;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd;
+
+use borg_proto::Privilege;
 
 use super::fence::Fence;
 use super::syscalls::Filter;
@@ -130,7 +133,14 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
         fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
     }
     if setting.filter {
-        Filter::usual().install().map_err(step("filter system calls"))?;
+        let filter = if spec.loosen.contains(&Privilege::SystemCalls) {
+            Filter::wide()
+        } else if spec.binds.iter().any(|bind| bind.writable) {
+            Filter::sharing()
+        } else {
+            Filter::usual()
+        };
+        filter.install().map_err(step("filter system calls"))?;
     }
     Ok(())
 }
@@ -174,7 +184,10 @@ pub(crate) fn execute(spec: &ContainerSpec, work: &Path, path: &str, own_tmp: bo
         let Err(errno) = unistd::execve(&file, &argv, &env);
         let there = candidate.exists();
         if there || !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
-            let cause = cause_of(errno, there, &candidate);
+            let cause = match errno {
+                Errno::E2BIG => too_long(&argv, &env),
+                errno => cause_of(errno, there, &candidate),
+            };
             refused.get_or_insert(StartError::NotExecutable {
                 path: candidate.display().to_string(),
                 cause,
@@ -208,9 +221,35 @@ fn cause_of(errno: Errno, there: bool, path: &Path) -> String {
     match errno {
         Errno::ENOENT if there => "its interpreter or loader is not found".to_owned(),
         Errno::EACCES if path.is_dir() => "it is a directory".to_owned(),
-        Errno::ENOEXEC => "not a program of this machine, and no #! line".to_owned(),
+        Errno::ENOEXEC => {
+            let mut head = [0; 20];
+            let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+            let this = std::env::consts::ARCH;
+            match read.ok().and_then(|()| elf_arch(&head)) {
+                Some(arch) if arch != this => format!(
+                    "it is a program for {arch}, this machine is {this}: build it for {this}, or ask for \
+                     machines with arch = {arch}"
+                ),
+                Some(_) | None => format!(
+                    "it is no program that {this} machines run, and its first line does not begin with #!"
+                ),
+            }
+        }
         other => other.desc().to_owned(),
     }
+}
+
+/// The kernel's bound, by its size and by the longest word (execve(2)).
+fn too_long(argv: &[CString], env: &[CString]) -> String {
+    let bytes =
+        |words: &[CString]| words.iter().map(|word| word.as_bytes_with_nul().len()).sum::<usize>();
+    let longest = argv.iter().chain(env).map(|word| word.as_bytes().len()).max().unwrap_or(0);
+    format!(
+        "the kernel does not take {} bytes of arguments and {} of environment, the longest word with \
+         {longest}: 128 KiB a word, 2 MiB in all at most",
+        bytes(argv),
+        bytes(env)
+    )
 }
 
 /// PATH, HOME and PWD, then what the specification gives; the last of one name wins.
@@ -222,6 +261,9 @@ fn environment(spec: &ContainerSpec, work: &Path) -> Vec<CString> {
     ];
     if spec.status_file {
         words.push(("BORG_STATUS_FILE", work.join(STATUS_FILE).to_string_lossy().into_owned()));
+    }
+    if let Some(address) = spec.address {
+        words.push(("BORG_ADDRESS", address.to_string()));
     }
     for (name, value) in &spec.env {
         words.retain(|(earlier, _)| earlier != name);

@@ -3,6 +3,7 @@
 //! These are the words the shim leaves on disk and the borglet reports; both may be read by a
 //! newer borglet than the one that wrote them, so fields are only ever added.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct Started {
     pub started_at_ms: u64,
     /// The boot of the machine this is true of.
     pub boot_id: String,
+    /// The address of its own that it has, if its network is its own.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
 }
 
 /// How a container ended, kept until the borglet removes it.
@@ -147,6 +151,12 @@ pub enum StartError {
         /// What the kernel said.
         cause: String,
     },
+    /// Of the machine's addresses none is free.
+    #[error("no address of {range} is free: perhaps their tasks still end")]
+    NoAddress {
+        /// The machine's range.
+        range: String,
+    },
     /// The lease under which it was to run is over.
     #[error("its lease is over")]
     Fenced,
@@ -179,7 +189,11 @@ impl StartError {
             | Self::BadWorkdir { .. }
             | Self::BadBind { .. }
             | Self::BadImage { .. } => true,
-            Self::Exists(_) | Self::Machine { .. } | Self::Fenced | Self::TimedOut { .. } => false,
+            Self::Exists(_)
+            | Self::Machine { .. }
+            | Self::NoAddress { .. }
+            | Self::Fenced
+            | Self::TimedOut { .. } => false,
         }
     }
 }

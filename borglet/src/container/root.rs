@@ -6,7 +6,7 @@
 //! Invariant: nothing of an image is followed while the root is made. What is mounted upon (`/proc`, `/dev`,
 //! ...) is a directory of the new root, or the start is refused.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -14,20 +14,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
+use borg_proto::layer::user::{self, MAX_TABLE_BYTES};
 use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{self, Gid, Uid, fchownat};
 use serde::{Deserialize, Serialize};
 
-use super::users::{IDS, Users};
+use super::users::Users;
 use super::{StartError, User};
 use crate::sys;
 
 /// What is mounted upon, or is made by `view`: there whether the image has it or not.
 const MOUNTED: [&str; 5] = ["proc", "dev", "sys", "tmp", "run"];
-/// Longest file of users or groups that is looked into: 1 MiB, our choice.
-const MAX_TABLE_BYTES: u64 = 1 << 20;
 
 /// The image that a container runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,68 +117,25 @@ impl ImageRoot {
 
     /// Whom the program runs as. To be called inside of the root, where every link stays inside too.
     pub(crate) fn user(&self) -> Result<Option<User>, StartError> {
-        if self.user.is_empty() {
-            return Ok(None);
+        let ids = user::ids_of(&self.user, |path| self.table(path).map_err(Unfit::Start));
+        match ids {
+            Ok(ids) => Ok(ids.map(|(uid, gid)| User { uid, gid })),
+            Err(Unfit::Start(error)) => Err(error),
+            Err(Unfit::User(why)) => Err(self.bad(why)),
         }
-        let (user, group) = match self.user.split_once(':') {
-            Some((user, group)) => (user, Some(group)),
-            None => (self.user.as_str(), None),
-        };
-        let users = self.table(c"/etc/passwd")?;
-        let found = find(&users, user);
-        let uid = match (user.parse(), found) {
-            (Ok(uid), _) => uid,
-            (Err(_), Some(fields)) => self.number("user", user, fields.get(2))?,
-            (Err(_), None) => return Err(self.missing("user", user, "/etc/passwd")),
-        };
-        let gid = match group {
-            Some(group) => match group.parse() {
-                Ok(gid) => gid,
-                Err(_) => {
-                    let groups = self.table(c"/etc/group")?;
-                    let fields = find(&groups, group)
-                        .ok_or_else(|| self.missing("group", group, "/etc/group"))?;
-                    self.number("group", group, fields.get(2))?
-                }
-            },
-            // As its user has it there, and root's for one that is only a number.
-            None => match by_number(&users, uid) {
-                Some(fields) => self.number("user", user, fields.get(3))?,
-                None => 0,
-            },
-        };
-        for (what, id) in [("user", uid), ("group", gid)] {
-            if id >= IDS {
-                return Err(
-                    self.bad(format!("{what} {id} is not below {IDS}, as the ids of tasks are"))
-                );
-            }
-        }
-        Ok(Some(User { uid, gid }))
     }
 
     fn bad(&self, cause: String) -> StartError {
         StartError::BadImage { image: self.image.clone(), cause }
     }
 
-    fn missing(&self, what: &str, name: &str, table: &str) -> StartError {
-        let why = format!("{what} {name:?} is not in its {table}");
-        self.bad(why)
-    }
-
-    fn number(&self, what: &str, name: &str, field: Option<&&str>) -> Result<u32, StartError> {
-        field.and_then(|text| text.parse().ok()).ok_or_else(|| {
-            let why = format!("{what} {name:?} has no number");
-            self.bad(why)
-        })
-    }
-
     /// A file of users or groups; empty when the image has none.
-    fn table(&self, path: &CStr) -> Result<String, StartError> {
-        let failed = |error: io::Error| self.bad(format!("{}: {error}", path.to_string_lossy()));
+    fn table(&self, path: &str) -> Result<String, StartError> {
+        let failed = |error: io::Error| self.bad(format!("{path}: {error}"));
         // Whatever it is, opening it must not wait for anybody.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = match sys::open_by_names(path, flags) {
+        let opened = CString::new(path).map_err(io::Error::from);
+        let file = match opened.and_then(|path| sys::open_by_names(&path, flags)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
             file => fs::File::from(file.map_err(failed)?),
         };
@@ -230,16 +186,16 @@ pub(crate) fn make_workdir(dir: &Path, users: Users) -> io::Result<()> {
     Ok(())
 }
 
-/// The fields of the line that begins with a name.
-fn find<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
-    let fields = |line: &'a str| line.split(':').collect::<Vec<_>>();
-    table.lines().map(fields).find(|fields| fields.first() == Some(&name))
+/// What keeps an image's user from being found.
+enum Unfit {
+    Start(StartError),
+    User(String),
 }
 
-fn by_number(table: &str, uid: u32) -> Option<Vec<&str>> {
-    let fields = |line| str::split(line, ':').collect::<Vec<_>>();
-    let same = |fields: &Vec<&str>| fields.get(2).and_then(|text| text.parse().ok()) == Some(uid);
-    table.lines().map(fields).find(same)
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Self::User(why)
+    }
 }
 
 /// A path as an option of overlayfs, where `\`, `:` and `,` mean something.
@@ -261,14 +217,6 @@ pub(crate) fn pivot(root: &Path) -> Result<(), StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_are_found_by_name_and_by_number() {
-        let table = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44::/srv:/bin/false\nbroken\n";
-        assert_eq!(find(table, "web").unwrap()[2..4], ["33", "44"]);
-        assert_eq!(by_number(table, 33).unwrap()[0], "web");
-        assert!(find(table, "nobody").is_none() && by_number(table, 7).is_none());
-    }
 
     #[test]
     fn a_path_with_a_colon_is_one_layer() {

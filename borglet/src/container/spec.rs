@@ -1,18 +1,23 @@
 //! What is asked of a container, and whether the question makes sense.
 //!
-//! Plain data that is written to `spec.json` and read by the shim. Invariant: a [`ContainerId`] is
+//! Plain data that is written to a container's record and read by the shim. Invariant: a [`ContainerId`] is
 //! always a safe file name, so it may be joined to any path and used as a cgroup's name.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use borg_proto::Privilege;
 use borg_proto::spec::MIN_RAM_BYTES;
 use serde::{Deserialize, Serialize};
 
 use super::root::{ImageRoot, Shown};
 use crate::lease::Lease;
 
+/// Longest host name that is of use; the kernel takes one byte more.
+const HOST_NAME_MAX: usize = 63;
 /// Longest id in bytes. Ours: leaves room for prefixes within the 255 bytes of a file name.
 const ID_MAX: usize = 200;
 
@@ -57,6 +62,11 @@ impl ContainerId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What its container is called as a host: its beginning.
+    pub(crate) fn host_name(&self) -> &str {
+        &self.0[..self.0.len().min(HOST_NAME_MAX)]
     }
 }
 
@@ -225,9 +235,48 @@ pub struct ContainerSpec {
     /// Directories of the machine that it sees under other paths, read-only.
     #[serde(default)]
     pub packages: Vec<Shown>,
+    /// Whether it has a network of its own, and an address that the executor picks.
+    #[serde(default)]
+    pub own_network: bool,
+    /// That address; whoever asks for a container leaves it to the executor.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// What of its isolation it does without.
+    #[serde(default)]
+    pub loosen: BTreeSet<Privilege>,
     /// Words of the caller's own, handed back when the container is adopted.
     #[serde(default)]
     pub note: String,
+    /// More of them, as bytes.
+    #[serde(default, with = "hexadecimal")]
+    pub words: Vec<u8>,
+}
+
+/// Bytes as text, two digits each: a list of numbers would be twice as long.
+mod hexadecimal {
+    use std::fmt::Write;
+
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            write!(text, "{byte:02x}").map_err(serde::ser::Error::custom)?;
+        }
+        to.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = || D::Error::custom("not pairs of hexadecimal digits");
+        let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|n| u8::try_from(n).ok());
+        let pair = |pair: &[u8]| match pair {
+            [high, low] => Some(digit(high)? * 16 + digit(low)?),
+            _half => None,
+        };
+        text.as_bytes().chunks(2).map(|bytes| pair(bytes).ok_or_else(wrong)).collect()
+    }
 }
 
 /// What a group has that nobody gave a weight.
@@ -257,7 +306,11 @@ impl ContainerSpec {
             status_file: false,
             root: None,
             packages: Vec::new(),
+            own_network: false,
+            address: None,
+            loosen: BTreeSet::new(),
             note: String::new(),
+            words: Vec::new(),
         }
     }
 

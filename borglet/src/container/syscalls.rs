@@ -2,6 +2,9 @@
 //!
 //! What reaches devices, mounts, modules, keys, clocks, other namespaces or parts of the kernel with a
 //! history of holes (`bpf`, `io_uring`, `userfaultfd`, `perf_event_open`) is not on it and gives EPERM.
+//! A task that holds the privilege `system-calls` has a wide filter, a list of what is refused: calls that
+//! change the machine as a whole, for which no task has the capabilities anyway. All others are the kernel's to judge.
+//!
 //! Invariant: a filter is inherited by all that the task makes, and can only be narrowed.
 //!
 //! The filter is a search tree over ranges of call numbers, made here: the kernel tries every number when
@@ -30,6 +33,10 @@ const PROTOCOLS: [u32; 5] = [0, 1, 6, 17, 58];
 /// Asks the kernel (`AF_NETLINK`), of all that it may be asked only for addresses of interfaces
 /// (`NETLINK_ROUTE`).
 const ASKING: (u32, u32) = (16, 0);
+/// Bits of a file's mode that give its owner's rights to whoever runs it.
+const SET_ID: u32 = 0o6000;
+/// Flags of `open` with which it makes a file (`O_CREAT`, `O_TMPFILE`; asm-generic/fcntl.h).
+const MAKES_FILE: u32 = 0x40 | 0x40_0000;
 /// What `personality` may be asked: nothing, 32 bits, without randomised addresses, to tell.
 const PERSONALITIES: [u32; 6] = [0, 0x8, 0x2_0000, 0x4_0000, 0x4_0008, 0xffff_ffff];
 
@@ -52,6 +59,8 @@ enum Rule {
     OneOf(u8, &'static [u32]),
     /// Allowed for some kinds of sockets.
     Sockets,
+    /// Opens, with flags and mode in these arguments: a file that it makes may have no [`SET_ID`].
+    Makes(u8, u8),
 }
 
 /// A compiled filter.
@@ -59,20 +68,33 @@ enum Rule {
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// The filter, compiled once for this process and those that it splits into.
+    /// The filter of most tasks, compiled once for this process and those that it splits into.
     pub(crate) fn usual() -> &'static Self {
         static USUAL: OnceLock<Filter> = OnceLock::new();
-        USUAL.get_or_init(Self::compile)
+        USUAL.get_or_init(|| Self::compile(&ranges(&rules())))
     }
 
-    fn compile() -> Self {
+    /// The filter of tasks that may write where others of the machine look: they make no file there that
+    /// gives rights away.
+    pub(crate) fn sharing() -> &'static Self {
+        static SHARING: OnceLock<Filter> = OnceLock::new();
+        SHARING.get_or_init(|| Self::compile(&ranges(&sharing_rules())))
+    }
+
+    /// The filter of tasks that may make almost all calls.
+    pub(crate) fn wide() -> &'static Self {
+        static WIDE: OnceLock<Filter> = OnceLock::new();
+        WIDE.get_or_init(|| Self::compile(&wide_ranges()))
+    }
+
+    fn compile(ranges: &[(u32, Rule)]) -> Self {
         let mut code = vec![
             op(LOAD, 0, 0, 4),
             op(IF_EQUAL, 1, 0, ARCH),
             op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
             op(LOAD, 0, 0, 0),
         ];
-        code.extend(tree(&ranges()));
+        code.extend(tree(ranges));
         Self(code)
     }
 
@@ -82,8 +104,8 @@ impl Filter {
     }
 }
 
-/// The rule for each number, as the numbers from which on one holds.
-fn ranges() -> Vec<(u32, Rule)> {
+/// The rule of each call that is not refused.
+fn rules() -> BTreeMap<c_long, Rule> {
     let mut rules: BTreeMap<c_long, Rule> =
         ALWAYS.iter().chain(OF_THIS_ARCH).map(|call| (*call, Rule::Allow)).collect();
     rules.extend([
@@ -96,15 +118,64 @@ fn ranges() -> Vec<(u32, Rule)> {
         (libc::SYS_socket, Rule::Sockets),
         (libc::SYS_personality, Rule::OneOf(0, &PERSONALITIES)),
     ]);
-    let mut ranges: Vec<(u32, Rule)> = Vec::new();
-    for call in 0..=NEWEST + 1 {
+    rules
+}
+
+/// The same without ways to make a file with [`SET_ID`].
+fn sharing_rules() -> BTreeMap<c_long, Rule> {
+    let mut rules = rules();
+    rules.extend([
+        (libc::SYS_fchmod, Rule::Without(1, SET_ID)),
+        (libc::SYS_fchmodat, Rule::Without(2, SET_ID)),
+        (libc::SYS_fchmodat2, Rule::Without(2, SET_ID)),
+        (libc::SYS_mknodat, Rule::Without(2, SET_ID)),
+        (libc::SYS_openat, Rule::Makes(2, 3)),
+        // Its mode lies in memory, where no filter can look.
+        (libc::SYS_openat2, Rule::Refuse(libc::ENOSYS)),
+    ]);
+    #[cfg(target_arch = "x86_64")]
+    rules.extend([
+        (libc::SYS_chmod, Rule::Without(1, SET_ID)),
+        (libc::SYS_creat, Rule::Without(1, SET_ID)),
+        (libc::SYS_mknod, Rule::Without(1, SET_ID)),
+        (libc::SYS_open, Rule::Makes(1, 2)),
+    ]);
+    rules
+}
+
+/// The rule for each number, as the numbers from which on one holds.
+fn ranges(rules: &BTreeMap<c_long, Rule>) -> Vec<(u32, Rule)> {
+    in_ranges((0..=NEWEST + 1).map(|call| {
         let rule = match rules.get(&call) {
             Some(rule) => *rule,
             None if call > NEWEST => Rule::Refuse(libc::ENOSYS),
             None => Rule::Refuse(libc::EPERM),
         };
+        (u32::try_from(call).expect("calls have small numbers"), rule)
+    }))
+}
+
+/// The same for tasks that may make almost all calls, those that are newer than this list included.
+fn wide_ranges() -> Vec<(u32, Rule)> {
+    let rule = |call: c_long| match call {
+        libc::SYS_ioctl => Rule::NoneOf(1, &TYPING),
+        call if NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call) => {
+            Rule::Refuse(libc::EPERM)
+        }
+        _ => Rule::Allow,
+    };
+    let all = (0..=NEWEST + 1)
+        .map(|call| (u32::try_from(call).expect("calls have small numbers"), rule(call)));
+    // Calls of the x32 kind are the same once more, by other numbers.
+    in_ranges(all.chain([(X32, Rule::Refuse(libc::ENOSYS))]))
+}
+
+/// The numbers from which on another rule holds.
+fn in_ranges(rules: impl Iterator<Item = (u32, Rule)>) -> Vec<(u32, Rule)> {
+    let mut ranges: Vec<(u32, Rule)> = Vec::new();
+    for (call, rule) in rules {
         if ranges.last().is_none_or(|(_, last)| *last != rule) {
-            ranges.push((u32::try_from(call).expect("calls have small numbers"), rule));
+            ranges.push((call, rule));
         }
     }
     ranges
@@ -163,6 +234,10 @@ fn leaf(rule: Rule) -> Vec<sock_filter> {
         }
         Rule::OneOf(arg, values) => {
             [vec![load(arg)], found(values), vec![refuse(libc::EPERM), allow]].concat()
+        }
+        Rule::Makes(flags, mode) => {
+            let makes = leaf(Rule::Without(mode, SET_ID));
+            [vec![load(flags), op(IF_ANY_BIT, 1, 0, MAKES_FILE), allow], makes].concat()
         }
         Rule::Sockets => {
             let (family, protocol) = ASKING;
@@ -249,6 +324,24 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_vmsplice, libc::SYS_wait4, libc::SYS_waitid, libc::SYS_write, libc::SYS_writev,
 ];
 
+/// What changes the machine as a whole: refused to everybody, whatever capabilities somebody has.
+#[rustfmt::skip]
+const NEVER: &[c_long] = &[
+    libc::SYS_acct, libc::SYS_adjtimex, libc::SYS_clock_adjtime, libc::SYS_clock_settime,
+    libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_init_module,
+    libc::SYS_kexec_load, libc::SYS_open_by_handle_at, libc::SYS_quotactl, libc::SYS_quotactl_fd,
+    libc::SYS_reboot, libc::SYS_settimeofday, libc::SYS_swapoff, libc::SYS_swapon,
+    libc::SYS_syslog, libc::SYS_vhangup,
+];
+/// Likewise, of this architecture.
+#[cfg(target_arch = "x86_64")]
+const NEVER_OF_THIS_ARCH: &[c_long] =
+    &[libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_kexec_file_load];
+#[cfg(not(target_arch = "x86_64"))]
+const NEVER_OF_THIS_ARCH: &[c_long] = &[];
+/// The bit that numbers of the x32 kind have (asm/unistd.h).
+const X32: u32 = 0x4000_0000;
+
 /// Older forms that newer architectures do not have.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
@@ -269,9 +362,13 @@ const OF_THIS_ARCH: &[c_long] = &[libc::SYS_mknodat];
 mod tests {
     use super::*;
 
-    /// What the filter answers to a call.
+    /// What the filter of most tasks answers to a call.
     fn answer(call: c_long, args: [u64; 3]) -> u32 {
-        let code = Filter::compile().0;
+        answer_of(Filter::usual(), call, args)
+    }
+
+    fn answer_of(filter: &Filter, call: c_long, args: [u64; 3]) -> u32 {
+        let code = &filter.0;
         let (mut at, mut loaded) = (0, 0);
         loop {
             let sock_filter { code: kind, jt, jf, k } = code[at];
@@ -324,6 +421,25 @@ mod tests {
     }
 
     #[test]
+    fn the_wide_filter_refuses_what_changes_the_machine_and_nothing_else() {
+        let answer = |call, args| answer_of(Filter::wide(), call, args);
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for call in 0..NEWEST + 100 {
+            let never = NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call);
+            let expected = if never { refused } else { libc::SECCOMP_RET_ALLOW };
+            assert_eq!(answer(call, [0; 3]), expected, "{call}");
+        }
+        for call in [libc::SYS_reboot, libc::SYS_kexec_load, libc::SYS_init_module] {
+            assert_eq!(answer(call, [0; 3]), refused, "{call}");
+        }
+        assert_eq!(answer(libc::SYS_unshare, [0x1000_0000, 0, 0]), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(answer(libc::SYS_ioctl, [0, 0x5412, 0]), refused, "typing");
+        let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(answer(0x4000_0001, [0; 3]), unknown, "calls of the x32 kind");
+        assert_eq!(answer(0xffff_ffff, [0; 3]), unknown);
+    }
+
+    #[test]
     fn what_reaches_the_kernel_s_inside_is_refused() {
         for call in [
             libc::SYS_mount,
@@ -347,6 +463,33 @@ mod tests {
             let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
             assert_eq!(answer(call, [0; 3]), refused, "{call}");
         }
+    }
+
+    #[test]
+    fn who_shares_files_with_the_machine_makes_none_that_gives_rights_away() {
+        let sharing = Filter::sharing();
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for (call, args, rights) in [
+            (libc::SYS_fchmod, [3, 0o4755, 0], true),
+            (libc::SYS_fchmod, [3, 0o1777, 0], false),
+            (libc::SYS_fchmodat, [0, 0, 0o2755], true),
+            (libc::SYS_fchmodat2, [0, 0, 0o2755], true),
+            (libc::SYS_mknodat, [0, 0, 0o104_755], true),
+            (libc::SYS_openat, [0, 0, 0], false),
+        ] {
+            let answer = answer_of(sharing, call, args);
+            assert_eq!(answer == refused, rights, "{call} {args:?}");
+            assert!(allows(call, args), "a task of its own may: {call}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        for (flags, mode, rights) in
+            [(0x40, 0o4755, true), (0x40, 0o755, false), (0, 0o4755, false)]
+        {
+            let answer = answer_of(sharing, libc::SYS_open, [0, flags, mode]);
+            assert_eq!(answer == refused, rights, "{flags:x} {mode:o}");
+        }
+        let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        assert_eq!(answer_of(sharing, libc::SYS_openat2, [0; 3]), unknown);
     }
 
     #[test]

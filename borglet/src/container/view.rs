@@ -27,6 +27,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat, umask};
 use super::root::{make_workdir, pivot};
 use super::users::Users;
 use super::{Bind, ImageRoot, Shown, StartError};
+use crate::cgroup::Hierarchies;
 use crate::sys;
 
 /// Devices a task may open: those every program expects and none that stores anything
@@ -56,6 +57,9 @@ const RUN: [&str; 2] = ["/run", "/var/run"];
 /// Says where names are looked up; on many machines it lies below [`RUN`].
 const RESOLVER: &str = "/etc/resolv.conf";
 
+/// The table of hosts, by which a task with a network of its own finds itself.
+pub(crate) const HOSTS: &str = "/etc/hosts";
+
 /// The view to build.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
@@ -65,6 +69,8 @@ pub(crate) struct View<'a> {
     pub(crate) binds: &'a [Bind],
     /// Directories of the host that appear empty.
     pub(crate) hidden: &'a [PathBuf],
+    /// The machine's cgroups, and the name of the task's own.
+    pub(crate) groups: Option<(&'a Hierarchies, &'a str)>,
     /// The image that is the root in place of the host's, and the directory for what changes in it.
     pub(crate) image: Option<(&'a ImageRoot, PathBuf)>,
     /// Where its program begins, unless that is `work`.
@@ -75,6 +81,8 @@ pub(crate) struct View<'a> {
     pub(crate) scratch_bytes: u64,
     /// Whose ids the task has.
     pub(crate) users: Users,
+    /// Whether it sees every device of the host.
+    pub(crate) all_devices: bool,
 }
 
 impl View<'_> {
@@ -114,7 +122,9 @@ impl View<'_> {
         // An image has nothing of the host's.
         let hidden = if self.image.is_some() { &[][..] } else { self.hidden };
         let shut = all.iter().filter_map(|(bind, _)| shut_parent(&bind.path, self.users));
-        let mut covered = hide(hidden.iter().cloned().chain(shut).collect())
+        let groups = self.groups.filter(|_| self.image.is_none());
+        let groups = groups.map_or(Vec::new(), |(groups, _)| groups.of_others());
+        let mut covered = hide(hidden.iter().cloned().chain(shut).chain(groups).collect())
             .map_err(|e| StartError::machine("hide directories", e))?;
         for (bind, tree) in all {
             if self.image.is_some() {
@@ -138,9 +148,12 @@ impl View<'_> {
                 sys::never_mind(sys::map_ids(&tree, users));
             }
             let bind = Bind { path: target, writable: false, within: None };
-            match attach(&tree, &bind) {
+            let clear = self.image.as_ref().map_or(Ok(()), |_| leads_through_no_link(&bind.path));
+            match clear.and_then(|()| attach(&tree, &bind)) {
                 // The image has a link there, which says where its own is.
-                Err(e) if bind.path == Path::new(RESOLVER) => sys::never_mind::<(), _>(Err(e)),
+                Err(e) if [RESOLVER, HOSTS].map(Path::new).contains(&bind.path.as_path()) => {
+                    sys::never_mind::<(), _>(Err(e));
+                }
                 attached => attached.map_err(|e| bad_bind(&bind.path, &e))?,
             }
         }
@@ -154,8 +167,11 @@ impl View<'_> {
     /// What lies over every root, the host's or an image's.
     fn mount_usual(&self, held: &Held) -> Result<(), StartError> {
         self.mount_scratch().map_err(|e| StartError::machine("mount /tmp", e))?;
-        make_devices(self.scratch_bytes, &held.devices)
-            .map_err(|e| StartError::machine("make /dev", e))?;
+        match &held.all_devices {
+            Some(tree) => show_devices(self.scratch_bytes, tree),
+            None => make_devices(self.scratch_bytes, &held.devices),
+        }
+        .map_err(|e| StartError::machine("make /dev", e))?;
         process_table(self.users).map_err(|e| StartError::machine("mount /proc", e))
     }
 
@@ -176,7 +192,9 @@ impl View<'_> {
         } else {
             Vec::new()
         };
-        Ok(Held { binds, own, devices, packages: self.open_packages()? })
+        let all_devices = self.all_devices.then(open_all_devices).transpose();
+        let all_devices = all_devices.map_err(|e| StartError::machine("open devices", e))?;
+        Ok(Held { binds, own, devices, all_devices, packages: self.open_packages()? })
     }
 
     /// Takes hold of what is shown under another path than it has on the host.
@@ -187,6 +205,7 @@ impl View<'_> {
         {
             wanted.push(Shown { source, target: RESOLVER.into() });
         }
+        wanted.extend(self.groups.and_then(|(groups, name)| groups.own(name)));
         let open = |shown: Shown| {
             let bind = Bind { path: shown.source, writable: false, within: None };
             let tree = open_source(&bind).map_err(|e| bad_bind(&shown.target, &e))?;
@@ -221,6 +240,8 @@ pub(crate) struct Held {
     own: Vec<(Bind, OwnedFd)>,
     /// The machine's devices, as in [`DEVICES`], where none can be made.
     devices: Vec<OwnedFd>,
+    /// The machine's whole /dev, where the task sees it.
+    all_devices: Option<OwnedFd>,
     /// What has another path in the task.
     packages: Vec<(PathBuf, OwnedFd)>,
 }
@@ -365,6 +386,34 @@ fn make_devices(shm_bytes: u64, of_host: &[OwnedFd]) -> io::Result<()> {
     let shared = Mode::from_bits_truncate(0o1777);
     nix::unistd::mkdir(&dev.join("shm"), shared)?;
     nix::unistd::mkdir(&dev.join("pts"), Mode::from_bits_truncate(0o755))?;
+    own_terminals(dev)
+}
+
+/// All devices of the host, in a directory that nobody can change.
+fn open_all_devices() -> io::Result<OwnedFd> {
+    let tree = sys::open_tree(&sys::open_plain(None, c"/dev")?)?;
+    sys::tame_devices(&tree)?;
+    Ok(tree)
+}
+
+/// The host's /dev, but for what is no device: shared memory, terminals and queues are the task's own or
+/// none. What is not there on the host is not there for the task.
+fn show_devices(shm_bytes: u64, tree: &OwnedFd) -> io::Result<()> {
+    sys::move_mount(tree, &sys::open_plain(None, c"/dev")?)?;
+    for path in hide(vec!["/dev/mqueue".into(), "/dev/hugepages".into()])? {
+        sys::mount_read_only(&c_path(&path), false)?;
+    }
+    let dev = Path::new("/dev");
+    if dev.join("shm").is_dir() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let options = format!("mode=1777,size={shm_bytes}");
+        plain_mount("shm", dev.join("shm"), "tmpfs", flags, &options)?;
+    }
+    if dev.join("pts").is_dir() { own_terminals(dev) } else { Ok(()) }
+}
+
+fn own_terminals(dev: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let options = "newinstance,ptmxmode=0666,mode=620";
     plain_mount("devpts", dev.join("pts"), "devpts", flags, options)
 }
@@ -372,12 +421,14 @@ fn make_devices(shm_bytes: u64, of_host: &[OwnedFd]) -> io::Result<()> {
 fn process_table(users: Users) -> io::Result<()> {
     plain_mount("proc", "/proc", "proc", PROC_FLAGS, "")?;
     for path in PROC_READ_ONLY.map(Path::new) {
-        if path.exists() {
-            let at = sys::open_plain(None, &c_path(path))?;
-            let tree = sys::open_tree(&at)?;
-            sys::tame_tree(&tree, false)?;
-            sys::move_mount(&tree, &at)?;
-        }
+        let at = match sys::open_plain(None, &c_path(path)) {
+            // Not of this kernel.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            at => at?,
+        };
+        let tree = sys::open_tree(&at)?;
+        sys::tame_tree(&tree, false)?;
+        sys::move_mount(&tree, &at)?;
     }
     if users == Users::Machine {
         // Whoever has other ids than root of the machine may not read them.

@@ -4,13 +4,13 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
+
 use super::{Entry, Executor, Live, open_process};
 use crate::container::users::Users;
-use crate::container::{
-    ContainerId, ExitRecord, Outcome, StartError, Started, TaskDir, read_whole, write_whole,
-};
+use crate::container::{ContainerId, ExitRecord, Outcome, Record, StartError, Started, TaskDir};
 use crate::shim::{self, ShimSpec};
-use crate::{procfs, sys};
+use crate::{procfs, sys, tree};
 
 /// How long a shim that has just begun may take to say what it started; 2000 times 5 ms.
 const STATE_TRIES: u32 = 2_000;
@@ -22,6 +22,8 @@ pub struct Adopted {
     pub id: ContainerId,
     /// The words of whoever started it; empty when they cannot be read any more.
     pub note: String,
+    /// More of them, as bytes.
+    pub words: Vec<u8>,
     /// How it is.
     pub found: Found,
 }
@@ -53,6 +55,7 @@ impl Executor {
             known.push(id);
         }
         self.remove_ownerless_groups(&known);
+        self.settle_networks();
         Ok(adopted)
     }
 
@@ -83,29 +86,38 @@ impl Executor {
         super::keep(dir, &record);
         self.table().insert(
             id.clone(),
-            Entry { live: None, record: Some(record.clone()), users: Users::Machine },
+            Entry {
+                live: None,
+                record: Some(record.clone()),
+                users: Users::Machine,
+                address: None,
+                untouched: None,
+            },
         );
-        Adopted { id: id.clone(), note: String::new(), found: Found::Ended(record) }
+        let (note, words) = Default::default();
+        Adopted { id: id.clone(), note, words, found: Found::Ended(record) }
     }
 
     fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
-        let (note, users) = match read_whole::<ShimSpec>(&dir.spec()) {
-            Ok(Some(spec)) => (spec.container.note, Some(spec.users)),
-            Ok(None) => {
-                if let Err(error) = self.remove_remains(id, dir) {
-                    tracing::warn!(%id, %error, "remains of a container");
-                }
-                return Ok(None);
+        let Some(record) = dir.read::<ShimSpec>()? else {
+            if let Err(error) = self.remove_remains(id, dir) {
+                tracing::warn!(%id, %error, "remains of a container");
             }
-            Err(error) => {
-                tracing::error!(%id, %error, "spec.json is damaged: its note is lost");
-                (String::new(), None)
+            return Ok(None);
+        };
+        if record.damaged {
+            tracing::error!(%id, "its record is damaged: what it said is found out anew");
+        }
+        let (note, words, users, address) = match record.asked {
+            Some(ShimSpec { container, users, .. }) => {
+                (container.note, container.words, Some(users), container.address)
             }
+            None => Default::default(),
         };
         let found = self.find(id, dir).or_else(|error| {
-            let started = recover(dir).ok_or(error)?;
-            tracing::error!(%id, pid = started.pid, "its files are damaged, and it runs: adopted");
-            write_whole(&dir.state(), &started, false)?;
+            let started = Started { address, ..recover(dir).ok_or(error)? };
+            tracing::error!(%id, pid = started.pid, "its record is damaged, and it runs: adopted");
+            dir.add_started(&started)?;
             Ok::<_, io::Error>(Found::Running(started))
         })?;
         let (live, record) = match &found {
@@ -121,36 +133,46 @@ impl Executor {
             Found::Ended(_) => Users::Machine,
         });
         self.ranges().hold(users);
-        self.table().insert(id.clone(), Entry { live, record, users });
-        Ok(Some(Adopted { id: id.clone(), note, found }))
+        let address = match &found {
+            Found::Running(started) => started.address.or(address),
+            Found::Ended(_) => address,
+        };
+        let entry = Entry { live, record, users, address, untouched: None };
+        self.table().insert(id.clone(), entry);
+        Ok(Some(Adopted { id: id.clone(), note, words, found }))
     }
 
-    /// What has no specification never ran, or is over: logs of a container cleaned up, or a start
+    /// What has no record never ran, or is over: logs of a container cleaned up, or a start
     /// or a cleaning that was cut short.
     fn remove_remains(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<()> {
         self.remove_group(id)?;
-        super::remove_tree(&dir.work())?;
-        super::remove_tree(&dir.rootfs())?;
+        tree::remove(&dir.work())?;
+        tree::remove(&dir.rootfs())?;
+        dir.blank()?;
         let has_logs = fs::read_dir(dir.log()).is_ok_and(|mut logs| logs.next().is_some());
-        if has_logs { Ok(()) } else { super::remove_tree(&dir.root) }
+        if has_logs { Ok(()) } else { tree::remove(&dir.root) }
     }
 
     fn find(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Found> {
         for _ in 0..STATE_TRIES {
-            // Asked before the record is looked for: a shim writes it first and lets go then.
+            // Asked before the end is looked for: a shim writes it down first and lets go then.
             let held = is_held(dir)?;
-            match read_whole(&dir.exit()) {
-                Ok(Some(record)) => return Ok(Found::Ended(record)),
-                Ok(None) => {}
-                // The machine stopped before it was on the disk: nobody knows how it ended.
-                Err(_) if !held => return self.find_record(id).map(Found::Ended),
-                Err(error) => return Err(error),
+            let gone = || io::Error::new(ErrorKind::NotFound, "its record is gone");
+            let record = dir.read::<IgnoredAny>()?.ok_or_else(gone)?;
+            let Record { started, ended, damaged, .. } = record;
+            if let Some(ended) = ended {
+                return Ok(Found::Ended(ended));
             }
-            let started: Option<Started> = read_whole(&dir.state())?;
             match (held, started) {
-                (true, Some(started)) => return Ok(Found::Running(started)),
+                (true, Some(started)) if started.boot_id == procfs::boot_id() => {
+                    return Ok(Found::Running(started));
+                }
+                (true, None) if damaged => return Err(io::Error::from(ErrorKind::InvalidData)),
                 (true, None) => sys::pause_ms(5), // the shim is at work on it
-                (false, Some(_)) => return self.find_record(id).map(Found::Ended),
+                // Of a damaged one the machine may have stopped before more was on the disk.
+                // And of another boot nothing runs, whoever may hold the file for a moment.
+                (_, Some(_)) => return self.find_record(id).map(Found::Ended),
+                (false, None) if damaged => return self.find_record(id).map(Found::Ended),
                 (false, None) => return Ok(Found::Ended(never_began(id, dir))),
             }
         }
@@ -169,7 +191,7 @@ impl Executor {
     }
 }
 
-/// What `state.json` said, from the processes themselves; `None` when no shim works in the directory, or
+/// What the record said of the start, from the processes themselves; `None` when no shim works in the directory, or
 /// its task is not there yet.
 fn recover(dir: &TaskDir) -> Option<Started> {
     let shims = procfs::with_argument(shim::NAME, &dir.root).into_iter();
@@ -188,11 +210,12 @@ fn recover(dir: &TaskDir) -> Option<Started> {
         init_pid: own_table.then_some(child),
         started_at_ms: sys::wall_clock_ms().saturating_sub(age_ms),
         boot_id: procfs::boot_id(),
+        address: None,
     })
 }
 
 fn is_held(dir: &TaskDir) -> io::Result<bool> {
-    let file = match File::open(dir.spec()) {
+    let file = match File::open(dir.record()) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
         file => file?,
     };

@@ -11,10 +11,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::{ActError, Errand, Executor};
-use crate::container::ContainerId;
-use crate::shim;
+use crate::container::{ContainerId, Started};
+use crate::{procfs, shim, sys};
 
 /// Our ends of a session's input and output.
 #[derive(Debug)]
@@ -52,10 +53,19 @@ impl Executor {
         errand: &Errand,
         input: bool,
     ) -> Result<Entered, ActError> {
-        self.live(id)?;
+        let started = self.live(id)?.started;
+        // What enters is behind no Landlock, and could pass a hold on the task's directory to others.
+        if let Some(entry) = self.table().get_mut(id) {
+            entry.untouched = None;
+        }
         let failed = |source| ActError::Failed { action: "enter", id: id.clone(), source };
         let (ours, theirs) = match errand {
-            Errand::Run { terminal: Some(_), .. } => terminal().map_err(failed)?,
+            Errand::Run { terminal: Some(_), .. } => own_terminal(&started)
+                .or_else(|error| {
+                    tracing::debug!(%id, %error, "no terminal of its own: one of the machine's");
+                    terminal()
+                })
+                .map_err(failed)?,
             Errand::Run { terminal: None, .. }
             | Errand::CopyIn { .. }
             | Errand::CopyOut { .. }
@@ -115,7 +125,23 @@ fn pipes(input: bool) -> io::Result<(Stdio, [OwnedFd; 3])> {
     Ok((ours, [stdin, stdout.into(), stderr.into()]))
 }
 
-/// A terminal of the host's: a container has none of its own to give.
+/// A terminal of the container's own, so that programs in it find the terminal that they have.
+fn own_terminal(started: &Started) -> io::Result<(Stdio, [OwnedFd; 3])> {
+    let none = || io::Error::other("the container has no file systems of its own");
+    let init = started.init_pid.ok_or_else(none)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(format!("/proc/{init}/root").as_str(), flags, Mode::empty())?;
+    if procfs::stat(init)?.parent != started.shim_pid {
+        return Err(io::Error::other("the container has ended"));
+    }
+    let (ours, theirs) = sys::open_terminal(&root, c"dev/pts/ptmx")?;
+    // Its programs may open it by its name.
+    let (uid, gid) = procfs::owner(started.pid)?;
+    fchown(&theirs, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    Ok((Stdio::Terminal(ours), [theirs.try_clone()?, theirs.try_clone()?, theirs]))
+}
+
+/// A terminal of the machine's.
 fn terminal() -> io::Result<(Stdio, [OwnedFd; 3])> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags)?;

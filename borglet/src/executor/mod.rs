@@ -9,38 +9,45 @@
 //! two in `spawn_blocking`. [`Executor::wait`] is async.
 //!
 //! Invariant: a container is known by exactly one directory, `DIR/tasks/ID`; a shim lives exactly
-//! as long as somebody holds the lock on the specification in it.
+//! as long as somebody holds the lock on the record in it.
 
 mod adopt;
 mod enter;
+mod networks;
+mod spares;
 mod start;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
+use nix::fcntl::AT_FDCWD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub use nix::sys::signal::Signal;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use serde::de::IgnoredAny;
 
 pub use crate::shim::enter::Errand;
 pub use adopt::{Adopted, Found};
 pub(crate) use enter::{Entered, Stdio};
 
+use self::spares::{Spares, Untouched};
 use crate::cgroup::{CgroupDriver, Hierarchies, Usage};
 use crate::container::program::STATUS_FILE;
 use crate::container::users::{Ranges, Users};
-use crate::container::{ContainerId, ExitRecord, Outcome, Started, TaskDir};
-use crate::container::{read_whole, write_whole};
+use crate::container::{ContainerId, ExitRecord, Outcome, Record, Started, TaskDir};
 use crate::isolation::{Isolation, IsolationWanted, probe};
 use crate::logs::{self, LogChunk, Stream};
+use crate::network::{AddressRange, Addresses};
 use crate::shim::Nursery;
-use crate::{procfs, sys};
+use crate::{procfs, sys, tree};
 
 /// How an [`Executor`] is set up.
 #[derive(Debug, Clone)]
@@ -55,6 +62,8 @@ pub struct ExecutorConfig {
     pub isolation: IsolationWanted,
     /// Directories of the host that tasks must not see into, beside `dir` (keys, say).
     pub hidden: Vec<PathBuf>,
+    /// The addresses for containers with a network of their own; none: there are no such.
+    pub network: Option<AddressRange>,
 }
 
 impl ExecutorConfig {
@@ -66,6 +75,7 @@ impl ExecutorConfig {
             shim: PathBuf::from("/proc/self/exe"),
             isolation: IsolationWanted::FULL,
             hidden: Vec::new(),
+            network: None,
         }
     }
 }
@@ -128,6 +138,11 @@ struct Inner {
     /// Where shims are made; none before the first start.
     nursery: Mutex<Option<Nursery>>,
     ranges: Mutex<Ranges>,
+    /// None: no container has a network of its own here.
+    addresses: Option<Mutex<Addresses>>,
+    spares: Spares,
+    /// What was cleaned up and never wrote a byte, and when, in milliseconds since 1970.
+    quiet: Mutex<BTreeMap<ContainerId, u64>>,
     /// Never held over anything that waits.
     table: Mutex<BTreeMap<ContainerId, Entry>>,
     /// Keeps other borglets out for as long as we live.
@@ -142,6 +157,10 @@ struct Entry {
     record: Option<ExitRecord>,
     /// Whose ids it has.
     users: Users,
+    /// Its address, if its network is its own.
+    address: Option<Ipv4Addr>,
+    /// How its own directory was when it was handed over, where it may be handed on.
+    untouched: Option<Untouched>,
 }
 
 #[derive(Debug, Clone)]
@@ -175,8 +194,24 @@ impl Executor {
         let groups = hierarchies.clone().map(Hierarchies::driver);
         let table = Mutex::new(BTreeMap::new());
         let (nursery, ranges) = (Mutex::default(), Mutex::default());
-        let inner =
-            Inner { config, isolation, hierarchies, groups, nursery, ranges, table, _lock: lock };
+        let apart = isolation.root && isolation.namespaces;
+        let range = config.network.filter(|_| apart);
+        let addresses = range.map(|range| Mutex::new(Addresses::new(range)));
+        let spares = config.dir.join("spares");
+        let spares = Spares::open(spares.clone()).map_err(bad_dir(&spares))?;
+        let inner = Inner {
+            config,
+            isolation,
+            hierarchies,
+            groups,
+            nursery,
+            ranges,
+            addresses,
+            spares,
+            quiet: Mutex::default(),
+            table,
+            _lock: lock,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -270,21 +305,6 @@ impl Executor {
         groups.set_cpu_cap(id.as_str(), cap_milli).map_err(|e| failed(e.source))
     }
 
-    /// Keeps words of the caller's beside a container, for the next borglet.
-    pub fn keep_words(&self, id: &ContainerId, words: &[u8]) -> Result<(), ActError> {
-        let failed = |source| ActError::Failed { action: "keep words of", id: id.clone(), source };
-        self.entry(id)?;
-        let (path, new) = (self.dir(id).words(), self.dir(id).words().with_extension("new"));
-        // Not synced: after a power cut there is no container for them to be true of.
-        fs::write(&new, words).and_then(|()| fs::rename(&new, path)).map_err(failed)
-    }
-
-    /// Words that were kept beside a container; `None` when there are none that can be read.
-    #[must_use]
-    pub fn words(&self, id: &ContainerId) -> Option<Vec<u8>> {
-        fs::read(self.dir(id).words()).ok()
-    }
-
     /// Where the container writes to disk, logs aside.
     #[must_use]
     pub fn written(&self, id: &ContainerId) -> Vec<PathBuf> {
@@ -303,7 +323,7 @@ impl Executor {
     /// Puts the record of how a container ended on the disk for good, where a shim only wrote it. Nothing is to be
     /// done for one that was cleaned up.
     pub fn sync_record(&self, id: &ContainerId) -> Result<(), ActError> {
-        let synced = File::open(self.dir(id).exit()).and_then(|record| record.sync_all());
+        let synced = File::open(self.dir(id).record()).and_then(|record| record.sync_all());
         absent_is_fine(synced).map_err(|source| ActError::Failed {
             action: "sync the record of",
             id: id.clone(),
@@ -321,14 +341,28 @@ impl Executor {
         let failed = |source| ActError::Failed { action: "clean up", id: id.clone(), source };
         self.remove_group(id).map_err(failed)?;
         let dir = self.dir(id);
-        remove_tree(&dir.work()).map_err(&failed)?;
-        remove_tree(&dir.rootfs()).map_err(&failed)?;
-        // The specification last: as long as it is there, an adoption finds the rest.
-        for file in [dir.words(), dir.shim_err(), dir.state(), dir.exit(), dir.spec()] {
-            absent_is_fine(fs::remove_file(file)).map_err(failed)?;
+        let quiet = !dir.log().exists();
+        if !(quiet && entry.untouched.is_some_and(|untouched| untouched.still(&dir.work()))) {
+            tree::remove(&dir.work()).map_err(&failed)?;
+        }
+        tree::remove(&dir.rootfs()).map_err(&failed)?;
+        for file in [dir.hosts(), dir.shim_err()] {
+            absent_is_fine(fs::remove_file(file)).map_err(&failed)?;
+        }
+        // The record last: as long as it is there, an adoption finds the rest.
+        dir.blank().map_err(&failed)?;
+        if quiet {
+            self.quiet().insert(id.clone(), sys::wall_clock_ms());
+            self.0.spares.keep_or_remove(&dir).map_err(failed)?;
+        } else {
+            // From now on its logs are kept: see `kept_logs`.
+            let (now, flag) = (TimeSpec::UTIME_NOW, UtimensatFlags::NoFollowSymlink);
+            let marked = utimensat(AT_FDCWD, &dir.log(), &now, &now, flag);
+            marked.map_err(|error| failed(error.into()))?;
         }
         self.table().remove(id);
         self.ranges().give_back(entry.users);
+        self.give_back(entry.address);
         Ok(())
     }
 
@@ -337,25 +371,32 @@ impl Executor {
         if self.table().contains_key(id) {
             return Err(ActError::Running(id.clone()));
         }
-        remove_tree(&self.dir(id).root).map_err(|source| ActError::Failed {
+        if self.quiet().remove(id).is_some() {
+            return Ok(());
+        }
+        self.0.spares.keep_or_remove(&self.dir(id)).map_err(|source| ActError::Failed {
             action: "remove logs of",
             id: id.clone(),
             source,
         })
     }
 
-    /// Containers of which only the logs are left, with the time of their last change in
-    /// milliseconds since 1970, for whoever decides how long logs are kept.
+    /// Containers of which only the logs are left, or the knowledge that they wrote none, with the time since
+    /// when that is so in milliseconds since 1970, for whoever decides how long logs are kept.
     pub fn kept_logs(&self) -> io::Result<Vec<(ContainerId, u64)>> {
         let mut kept = Vec::new();
         for (id, dir) in self.directories()? {
-            if dir.spec().exists() || self.table().contains_key(&id) {
+            if dir.record().exists() || self.table().contains_key(&id) {
                 continue;
             }
-            let changed = fs::metadata(dir.log()).and_then(|log| log.modified());
-            let since = changed.ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+            // Without logs it is just being made.
+            let Ok(changed) = fs::metadata(dir.log()).and_then(|log| log.modified()) else {
+                continue;
+            };
+            let since = changed.duration_since(std::time::UNIX_EPOCH).ok();
             kept.push((id, since.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))));
         }
+        kept.extend(self.quiet().iter().map(|(id, since)| (id.clone(), *since)));
         kept.sort();
         Ok(kept)
     }
@@ -435,6 +476,10 @@ impl Executor {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn quiet(&self) -> MutexGuard<'_, BTreeMap<ContainerId, u64>> {
+        self.0.quiet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ranges(&self) -> MutexGuard<'_, Ranges> {
         self.0.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -482,21 +527,25 @@ impl Executor {
     /// may stay, and the record made here says so.
     fn find_record(&self, id: &ContainerId) -> io::Result<ExitRecord> {
         let dir = self.dir(id);
-        match read_whole(&dir.exit()) {
-            Ok(Some(record)) => return Ok(record),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%id, %error, "its exit record cannot be read"),
+        let record = dir.read::<IgnoredAny>();
+        let record =
+            record.inspect_err(|e| tracing::warn!(%id, error = %e, "its record cannot be read"));
+        let (started, ended) = match record {
+            Ok(Some(Record { started, ended, .. })) => (started, ended),
+            // What is not readable any more tells nothing of the start.
+            Ok(None) | Err(_) => (None, None),
+        };
+        if let Some(ended) = ended {
+            return Ok(ended);
         }
-        // What is not readable any more tells nothing of the start.
-        let started: Option<Started> = read_whole(&dir.state()).ok().flatten();
         let same_boot = started.as_ref().is_none_or(|was| was.boot_id == procfs::boot_id());
         let why = match (same_boot, fs::read_to_string(dir.shim_err())) {
             (false, _) => "the machine restarted".to_owned(),
             (true, Ok(said)) if !said.trim().is_empty() => format!("its shim said {}", said.trim()),
             (true, Ok(_) | Err(_)) => "its shim was killed".to_owned(),
         };
-        let usage = self.0.groups.as_ref().and_then(|groups| groups.usage(id.as_str()).ok());
-        let usage = usage.unwrap_or_default();
+        let totals = self.0.groups.as_ref().and_then(|groups| groups.totals(id.as_str()).ok());
+        let (cpu_ms, memory_peak_bytes) = totals.unwrap_or_default();
         if let (true, Some(groups)) = (same_boot, &self.0.groups) {
             groups.kill_all(id.as_str()).map_err(|e| e.source)?;
         }
@@ -505,8 +554,8 @@ impl Executor {
             outcome: Outcome::Lost { why },
             started,
             ended_at_ms: sys::wall_clock_ms(),
-            cpu_ms: usage.cpu_ms,
-            memory_peak_bytes: usage.memory_peak_bytes,
+            cpu_ms,
+            memory_peak_bytes,
         };
         keep(&dir, &record);
         Ok(record)
@@ -521,7 +570,7 @@ impl Executor {
 
 /// Writes a record down for the next borglet. On a full disk that one makes its own.
 fn keep(dir: &TaskDir, record: &ExitRecord) {
-    if let Err(error) = write_whole(&dir.exit(), record, true) {
+    if let Err(error) = dir.add_ended(record, true) {
         tracing::warn!(id = %record.id, %error, "its exit record is not kept");
     }
 }
@@ -558,10 +607,6 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         done => done,
     }
-}
-
-fn remove_tree(path: &std::path::Path) -> io::Result<()> {
-    absent_is_fine(fs::remove_dir_all(path))
 }
 
 fn page_bytes() -> u64 {

@@ -1,25 +1,30 @@
 //! Starting a container: its directory, its group, its shim.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, PipeWriter, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use borg_proto::Privilege;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Entry, Executor, Live, open_process, remove_tree};
+use super::spares::Untouched;
+use super::{Entry, Executor, Live, open_process};
 use crate::cgroup::Limits;
 use crate::container::users::Users;
-use crate::container::{ContainerSpec, StartError, Started, TaskDir, write_locked};
+use crate::container::{ContainerSpec, StartError, Started, TaskDir};
 use crate::isolation::UserIds;
 use crate::shim::{self, Nursery, ShimSpec};
-use crate::sys;
+use crate::{sys, tree};
 
 /// Share of the processors with which a container is set up, in thousandths of a processor: that of a task
 /// of the lowest rank would not get it done in time beside services that want all. A processor: ours.
 const STARTING_CPU_MILLI: u64 = 1_000;
+/// The version of Landlock from which on tasks are kept from others' abstract sockets.
+const SCOPED: u32 = 6;
 /// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -27,28 +32,38 @@ impl Executor {
     /// Starts a container and returns once its program runs. On an error nothing of it is left.
     ///
     /// Takes a few milliseconds; 10 s at most.
-    pub fn start(&self, spec: ContainerSpec) -> Result<Started, StartError> {
+    pub fn start(&self, mut spec: ContainerSpec) -> Result<Started, StartError> {
         spec.validate()?;
         let id = spec.id.clone();
+        if self.quiet().contains_key(&id) {
+            return Err(StartError::Exists(id));
+        }
         let dir = self.dir(&id);
-        match fs::create_dir(&dir.root) {
+        match self.make_directory(&dir) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(StartError::Exists(id)),
             made => made.map_err(|e| StartError::machine("make the container's directory", e))?,
         }
-        let started = self.give_users().and_then(|users| {
-            let started = self.start_in(&dir, spec, users);
-            started.inspect_err(|_| self.ranges().give_back(users)).map(|started| (started, users))
+        let started = self.give_users(&spec).and_then(|users| {
+            let started = self.give_address(&dir, &mut spec).and_then(|address| {
+                let started = self.start_in(&dir, spec, users);
+                let started = started.inspect_err(|_| self.give_back(address));
+                started.map(|(started, untouched)| (started, untouched, address))
+            });
+            let started = started.inspect_err(|_| self.ranges().give_back(users));
+            started.map(|(started, untouched, address)| {
+                (started, Entry { live: None, record: None, users, address, untouched })
+            })
         });
         match started {
-            Ok((started, users)) => {
+            Ok((started, entry)) => {
                 // A task so short that its shim is gone already has no handle, only a record.
                 let shim = open_process(started.shim_pid, started.shim_start_ticks).ok();
                 let live = shim.map(|shim| Live { started: started.clone(), shim: Arc::new(shim) });
-                self.table().insert(id, Entry { live, record: None, users });
+                self.table().insert(id, Entry { live, ..entry });
                 Ok(started)
             }
             Err(error) => {
-                if let Err(e) = self.remove_group(&id).and_then(|()| remove_tree(&dir.root)) {
+                if let Err(e) = self.remove_group(&id).and_then(|()| tree::remove(&dir.root)) {
                     tracing::warn!(%id, error = %e, "remains of a failed start");
                 }
                 Err(error)
@@ -56,8 +71,26 @@ impl Executor {
         }
     }
 
-    /// Whose ids the next task has.
-    fn give_users(&self) -> Result<Users, StartError> {
+    /// Makes a container's directory, of one that is gone where there is one.
+    fn make_directory(&self, dir: &TaskDir) -> io::Result<()> {
+        if self.0.spares.take(&dir.root)? {
+            return Ok(());
+        }
+        fs::create_dir(&dir.root)?;
+        // May be passed through by a task of another user on the way to its own directory, not listed.
+        fs::set_permissions(&dir.root, Permissions::from_mode(0o711))
+    }
+
+    /// Whose ids a task has.
+    fn give_users(&self, spec: &ContainerSpec) -> Result<Users, StartError> {
+        if spec.loosen.contains(&Privilege::MachineIds) {
+            let why = "the borglet is not root: this machine has no ids of its own to give";
+            return if self.0.isolation.root {
+                Ok(Users::Machine)
+            } else {
+                Err(StartError::machine("give the task the machine's ids", why))
+            };
+        }
         match self.0.isolation.users {
             UserIds::Machine => Ok(Users::Machine),
             UserIds::Own => Ok(Users::own()),
@@ -69,15 +102,28 @@ impl Executor {
         }
     }
 
+    /// Whether nobody else can be left with a hold on a task's own directory once it has ended: it has ids that
+    /// nobody has, and no way to pass descriptors to another task, as long as nothing enters it.
+    fn keeps_to_itself(&self, spec: &ContainerSpec, users: Users) -> bool {
+        matches!(users, Users::Range { .. })
+            && self.0.isolation.landlock
+            && sys::landlock_version() >= SCOPED
+            && spec.root.is_none()
+            && spec.binds.is_empty()
+            && spec.loosen.is_empty()
+    }
+
     fn start_in(
         &self,
         dir: &TaskDir,
         spec: ContainerSpec,
         users: Users,
-    ) -> Result<Started, StartError> {
+    ) -> Result<(Started, Option<Untouched>), StartError> {
         let id = spec.id.clone();
-        lay_out(dir, &spec, self.0.isolation.namespaces)
-            .map_err(|e| StartError::machine("fill the container's directory", e))?;
+        let work = make_work(dir, &spec, users, self.0.isolation.namespaces)
+            .map_err(|e| StartError::machine("make the task's directory", e))?;
+        let untouched =
+            if self.keeps_to_itself(&spec, users) { Untouched::of(&work) } else { None };
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
                 cpu_milli: spec.cpu_milli.max(STARTING_CPU_MILLI),
@@ -91,6 +137,7 @@ impl Executor {
                 .create(id.as_str(), &limits)
                 .map_err(|e| StartError::machine("make the cgroup", e.in_full()))?;
         }
+        let network = self.make_network(&spec)?;
         let cpu_milli = spec.cpu_milli;
         let config = &self.0.config;
         let isolation = &self.0.isolation;
@@ -105,24 +152,29 @@ impl Executor {
             landlock: isolation.landlock,
             hidden,
         };
-        let locked = write_locked(&dir.spec(), &spec)
-            .map_err(|e| StartError::machine("write spec.json", e))?;
-        let started = self.run_shim(dir, &locked)?;
+        let locked =
+            dir.begin(&spec).map_err(|e| StartError::machine("write down what was asked", e))?;
+        let started = self.run_shim(dir, &locked, network)?;
         if let Some(groups) = &self.0.groups
             && let Err(error) = groups.set_cpu_share(id.as_str(), cpu_milli)
         {
             // It may be over and gone already; else it has more than its share.
             tracing::debug!(%id, error = error.in_full(), "share of the processors not set");
         }
-        Ok(started)
+        Ok((started, untouched))
     }
 
-    fn run_shim(&self, dir: &TaskDir, spec: &File) -> Result<Started, StartError> {
+    fn run_shim(
+        &self,
+        dir: &TaskDir,
+        spec: &File,
+        network: Option<OwnedFd>,
+    ) -> Result<Started, StartError> {
         let trouble = |e: io::Error| StartError::machine("make the shim", e);
         let (mut report, report_in) = io::pipe().map_err(trouble)?;
-        self.order(dir, spec, &report_in).map_err(trouble)?;
-        // The shim's end is the only one from here on.
-        drop(report_in);
+        self.order(dir, spec, &report_in, network.as_ref()).map_err(trouble)?;
+        // The shim's ends are the only ones from here on.
+        drop((report_in, network));
         let answer = read_within(&mut report, ANSWER_WITHIN).map_err(|e| {
             self.kill_silent_shim(dir);
             match e.kind() {
@@ -137,17 +189,24 @@ impl Executor {
     }
 
     /// Orders a shim of the nursery, of a new one where there is none or it died.
-    fn order(&self, dir: &TaskDir, spec: &File, report: &PipeWriter) -> io::Result<()> {
+    fn order(
+        &self,
+        dir: &TaskDir,
+        spec: &File,
+        report: &PipeWriter,
+        network: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        let network = network.map(AsFd::as_fd);
         let mut nursery = self.0.nursery.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = &*nursery {
-            match old.order(&dir.root, spec.as_fd(), report.as_fd()) {
+            match old.order(&dir.root, spec.as_fd(), report.as_fd(), network) {
                 Ok(()) => return Ok(()),
                 Err(error) => tracing::warn!(%error, "the nursery takes no orders: making another"),
             }
         }
         *nursery = None;
         let new = Nursery::open(&self.0.config.shim, self.0.hierarchies.as_ref())?;
-        nursery.insert(new).order(&dir.root, spec.as_fd(), report.as_fd())
+        nursery.insert(new).order(&dir.root, spec.as_fd(), report.as_fd(), network)
     }
 
     /// Ends a shim that did not answer: it alone works in this directory.
@@ -160,17 +219,29 @@ impl Executor {
     }
 }
 
-/// Makes the parts of a container's directory.
-fn lay_out(dir: &TaskDir, spec: &ContainerSpec, contained: bool) -> io::Result<()> {
-    // May be passed through by a task of another user on the way to its own directory, not listed.
-    fs::set_permissions(&dir.root, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-    fs::DirBuilder::new().mode(0o700).create(dir.work())?;
-    fs::DirBuilder::new().mode(0o700).create(dir.log())?;
-    // In a container its first process hands the directory over, once it knows to whom.
-    if let (false, Some(user)) = (contained, spec.user) {
-        chown(dir.work(), Some(user.uid), Some(user.gid))?;
+/// Makes the task's own directory, where there is none that nobody touched.
+fn make_work(
+    dir: &TaskDir,
+    spec: &ContainerSpec,
+    users: Users,
+    contained: bool,
+) -> io::Result<PathBuf> {
+    let work = dir.work();
+    match fs::DirBuilder::new().mode(0o700).create(&work) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+        Ok(()) | Err(_) => {}
     }
-    Ok(())
+    let owner = match users {
+        // Only in the image can be looked up who that is: the container's first process hands the directory over.
+        _ if contained && spec.root.is_some() => None,
+        Users::Range { .. } => Some(users.on_machine(spec.user)),
+        Users::Machine => spec.user,
+        Users::Own { .. } => None,
+    };
+    if let Some(owner) = owner {
+        chown(&work, Some(owner.uid), Some(owner.gid))?;
+    }
+    Ok(work)
 }
 
 /// Reads to the end, or fails with `TimedOut`.

@@ -15,6 +15,7 @@ mod times;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Begins a stream in `dir`.
+    /// Begins a stream in `dir`, which is made with the first byte.
     pub(crate) fn new(dir: &Path, stream: Stream, limits: LogLimits) -> Self {
         let flow = Flow::new(limits.bytes_per_s);
         Self {
@@ -302,7 +303,14 @@ fn end(files: &[(u64, PathBuf)]) -> io::Result<u64> {
 
 fn open_new(dir: &Path, stream: Stream, begin: u64) -> io::Result<(File, TimesWriter)> {
     let path = dir.join(format!("{}.{begin:016}", stream.name()));
-    let times = TimesWriter::create(&path)?;
+    let times = match TimesWriter::create(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            // The first byte of both streams.
+            fs::DirBuilder::new().mode(0o700).create(dir)?;
+            TimesWriter::create(&path)?
+        }
+        times => times?,
+    };
     Ok((OpenOptions::new().create_new(true).append(true).open(path)?, times))
 }
 

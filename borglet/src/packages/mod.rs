@@ -16,7 +16,7 @@ use borg_proto::blobs::{ArrivalError, Part};
 use borg_proto::identity::{Identity, Role};
 use borg_proto::in_full;
 use borg_proto::package::{Digest, Layer};
-use borg_proto::rpc::{self, Credentials, Timeouts};
+use borg_proto::rpc::{self, Credentials, Pace, Paced, Timeouts};
 use borg_proto::wire::pb;
 use borg_proto::{CellName, MachineName};
 use borglet_supervisor::{Cached, Input, Trouble};
@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A machine that sends nothing of a blob for so long is given up. Our choice.
+/// A machine that does not begin to give a blob for so long is given up. Our choice.
 const SILENT_FOR: Duration = Duration::from_secs(5);
 
 /// The packages of this machine. Cheap to clone; clones are one.
@@ -161,10 +161,10 @@ impl Packages {
         let silent = |_| NotFetched::because(format!("silent for {} s", SILENT_FOR.as_secs()));
         let mut client = rpc::borglet_client(channel);
         let answer = tokio::time::timeout(SILENT_FOR, client.fetch_blob(asked)).await;
-        let mut chunks = answer.map_err(silent)?.map_err(failed)?.into_inner();
-        loop {
-            let chunk = tokio::time::timeout(SILENT_FOR, chunks.message()).await;
-            let Some(chunk) = chunk.map_err(silent)?.map_err(failed)? else { break };
+        let chunks = answer.map_err(silent)?.map_err(failed)?.into_inner();
+        // One that gives a little now and then keeps nobody: another source is named when this one failed.
+        let mut chunks = Paced::new(chunks, Pace::OF_MACHINES);
+        while let Some(chunk) = chunks.next().await.map_err(failed)? {
             part = self.add(part, chunk.data).await?;
         }
         blocking(move || part.finish()).await?;

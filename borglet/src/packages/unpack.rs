@@ -9,7 +9,7 @@
 
 use super::store::{Store, trouble};
 use borg_proto::blobs::remove_tree;
-use borg_proto::layer::{self, Entry, Kind, LayerError, Rules, bad_entry};
+use borg_proto::layer::{self, Entry, Kind, LayerError, MAX_ENTRIES, Rules, bad_entry};
 use borg_proto::package::{Digest, Hasher, Layer};
 use borglet_supervisor::Trouble;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
@@ -45,7 +45,7 @@ fn unpack_into(store: &Store, layer: Layer, unpacked: &Path) -> Result<(), Troub
     DirBuilder::new().mode(0o755).recursive(true).create(&root).map_err(disk("make the layer"))?;
     let file = store.blobs().open_blob(layer.digest, 0).map_err(disk("open the blob"))?;
     let file = file.ok_or_else(|| Trouble::Damaged("the blob is gone".to_owned()))?;
-    fill(file, layer, &root)?;
+    fill(file, layer, &root, MAX_ENTRIES)?;
     fs::write(unpacked.join("bytes"), layer.unpacked_bytes.to_string())
         .map_err(disk("note the layer's size"))?;
     let dir = File::open(unpacked).map_err(disk("open the layer"))?;
@@ -85,15 +85,15 @@ impl From<FillError> for Trouble {
     }
 }
 
-fn fill(file: File, layer: Layer, root: &Path) -> Result<(), Trouble> {
+fn fill(file: File, layer: Layer, root: &Path, most_entries: u64) -> Result<(), Trouble> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(root, flags, Mode::empty())
         .map_err(|error| Trouble::Disk(format!("open the layer: {error}")))?;
-    let mut target =
-        Target { root: dir, parent: None, own_files: !rustix::process::geteuid().is_root() };
+    let own_files = !rustix::process::geteuid().is_root();
+    let mut target = Target { root: dir, parent: None, own_files, implied: 0 };
     let mut blob =
         Hashing { from: BufReader::with_capacity(BUFFER_BYTES, file), hasher: Hasher::default() };
-    let mut bytes = 0_u64;
+    let (mut bytes, mut entries) = (0_u64, 0);
     // As of an image, which may have all that other packages may.
     let rules = Rules { image: true, drop_lent: false };
     let walked = layer::walk(&mut blob, rules, |entry, data| {
@@ -107,7 +107,13 @@ fn fill(file: File, layer: Layer, root: &Path) -> Result<(), Trouble> {
                 return Err(FillError::Layer(bad_entry(&entry.path, why)));
             }
         }
-        target.make(entry, data).map_err(|failed| failed.about(entry))
+        target.make(entry, data).map_err(|failed| failed.about(entry))?;
+        entries += 1;
+        if entries + target.implied > most_entries {
+            let what = "entries, with the directories on the way to them";
+            return Err(FillError::Layer(LayerError::TooMuch { what, most: most_entries }));
+        }
+        Ok(())
     });
     // First: what is wrong with other bytes than the right ones says nothing of the package.
     let found = blob.finish().map_err(|error| Trouble::Disk(format!("read the blob: {error}")));
@@ -189,6 +195,8 @@ struct Target {
     parent: Option<(PathBuf, OwnedFd)>,
     /// Without root all files are the borglet's own.
     own_files: bool,
+    /// Directories that were made because something is in them.
+    implied: u64,
 }
 
 impl Target {
@@ -307,6 +315,7 @@ impl Target {
                 at = match open_dir(&at, name) {
                     Err(rustix::io::Errno::NOENT) => {
                         rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755))?;
+                        self.implied += 1;
                         open_dir(&at, name)?
                     }
                     there => there?,
@@ -319,12 +328,23 @@ impl Target {
     }
 
     /// A file of this layer, to which another name is given.
-    fn regular_file(&mut self, path: &Path) -> Result<(OwnedFd, std::ffi::OsString), Failed> {
+    fn regular_file(&self, path: &Path) -> Result<(OwnedFd, std::ffi::OsString), Failed> {
         let name = path.file_name().unwrap_or_default().to_owned();
-        let parent = self.parent_of(path)?.try_clone()?;
+        let absent = Failed::Refused("is a hard link to what is not there yet");
+        let mut parent = self.root.try_clone()?;
+        for name in path.parent().unwrap_or(Path::new("")) {
+            parent = match open_dir(&parent, name) {
+                Err(rustix::io::Errno::NOENT) => return Err(absent),
+                Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
+                    return Err(Failed::Refused(
+                        "is a hard link to what is beyond something that is no directory",
+                    ));
+                }
+                dir => dir?,
+            };
+        }
         let about = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW);
-        let about =
-            about.map_err(|_| Failed::Refused("is a hard link to what is not there yet"))?;
+        let about = about.map_err(|_| absent)?;
         if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
             return Err(Failed::Refused("is a hard link to what is no file"));
         }

@@ -1,7 +1,8 @@
 //! Probing the health of tasks, as the supervisor asks.
 //!
 //! A task may answer anything, or nothing: an answer is bounded in time and size, and no redirect is
-//! followed, so that a task cannot make its machine ask somebody else. Only this machine is asked.
+//! followed, so that a task cannot make its machine ask somebody else. Only this machine is asked, or the task's own
+//! address.
 //! A command runs in the task's container, with its rights and within its limits.
 
 mod command;
@@ -24,22 +25,25 @@ const MOST_LINE: usize = 4 << 10;
 /// Bytes read at once.
 const PIECE: usize = 16 << 10;
 
-/// Tries once.
+/// Tries once. `host` is the task's address if it has one of its own; else it shares the machine's network, whose
+/// loopback reaches whoever listens on all addresses or on it.
 ///
 /// # Errors
 /// What was wrong.
 pub(crate) async fn probe(
     at: ProbeAt,
+    host: Option<Ipv4Addr>,
     (executor, container): (Executor, ContainerId),
     within: Duration,
 ) -> Result<(), ProbeFailure> {
+    let host = host.unwrap_or(Ipv4Addr::LOCALHOST);
     match at {
         // It looks at its own time: it has to be ended.
         ProbeAt::Command(argv) => {
             blocking(move || command::run(&executor, &container, argv, within)).await
         }
-        ProbeAt::Tcp { port } => in_time(connect(port), within).await.map(drop),
-        ProbeAt::Http { port, path } => in_time(http(port, &path), within).await,
+        ProbeAt::Tcp { port } => in_time(connect(host, port), within).await.map(drop),
+        ProbeAt::Http { port, path } => in_time(http(host, port, &path), within).await,
     }
 }
 
@@ -51,15 +55,13 @@ async fn in_time<T>(
     timeout(within, tried).await.unwrap_or_else(late)
 }
 
-/// Tasks share the host's network, so its loopback reaches whoever listens on all addresses or on it.
-async fn connect(port: u16) -> Result<TcpStream, ProbeFailure> {
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+async fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream, ProbeFailure> {
     let failed = |error| format!("connect to port {port}: {error}").into();
-    TcpStream::connect(at).await.map_err(failed)
+    TcpStream::connect(SocketAddr::from((host, port))).await.map_err(failed)
 }
 
-async fn http(port: u16, path: &str) -> Result<(), ProbeFailure> {
-    let mut stream = connect(port).await?;
+async fn http(host: Ipv4Addr, port: u16, path: &str) -> Result<(), ProbeFailure> {
+    let mut stream = connect(host, port).await?;
     let ask = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: borglet\r\n\
          Accept: */*\r\nConnection: close\r\n\r\n"
@@ -126,7 +128,7 @@ mod tests {
 
     async fn asked(answer: &[u8], holds: bool, within: Duration) -> Result<(), ProbeFailure> {
         let (port, served) = server(answer.to_vec(), holds).await;
-        let found = in_time(http(port, "/ok?a=1"), within).await;
+        let found = in_time(http(Ipv4Addr::LOCALHOST, port, "/ok?a=1"), within).await;
         let request = served.await.unwrap();
         assert!(request.starts_with("GET /ok?a=1 HTTP/1.1\r\nHost: "), "{request}");
         found
@@ -170,10 +172,10 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             listener.local_addr().unwrap().port()
         };
-        let told = in_time(connect(free), LONG).await.unwrap_err().why;
+        let told = in_time(connect(Ipv4Addr::LOCALHOST, free), LONG).await.unwrap_err().why;
         assert!(told.starts_with(&format!("connect to port {free}: ")), "{told}");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        in_time(connect(port), LONG).await.unwrap();
+        in_time(connect(Ipv4Addr::LOCALHOST, port), LONG).await.unwrap();
     }
 }

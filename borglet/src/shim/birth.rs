@@ -4,9 +4,10 @@
 //! container, makes the task's first process and then only collects what ends. Without, the first
 //! child becomes the task. Both die with the shim.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -14,15 +15,14 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::unistd::{self, Gid, Uid};
 
+use borg_proto::Privilege;
+
 use super::ShimSpec;
 use crate::container::program::{Pipes, become_program};
 use crate::container::users::Users;
 use crate::container::view::{Held, View};
 use crate::container::{StartError, TaskDir, Workdir};
 use crate::sys::{self, Ending};
-
-/// Longest host name the kernel takes.
-const HOST_NAME_MAX: usize = 63;
 
 /// What a newborn child holds.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Newborn<'a> {
     /// To the shim: how the task's first process ended.
     pub(super) endings: OwnedFd,
     pub(super) shim_pid: i32,
+    /// The task's own network, if it has one.
+    pub(super) network: Option<OwnedFd>,
 }
 
 impl Newborn<'_> {
@@ -56,13 +58,17 @@ impl Newborn<'_> {
         }
         // A borglet may be protected from the kernel's choice when memory ends; its tasks are not. More is
         // always allowed, so only what the machine lacks can keep it from being written.
-        sys::never_mind(std::fs::write("/proc/self/oom_score_adj", "0"));
+        sys::never_mind(fs::write("/proc/self/oom_score_adj", "0"));
         if self.spec.namespaces { self.make_container() } else { self.become_plain() }
     }
 
     /// The task, without a container around it.
     fn become_plain(self) -> StartError {
         let container = &self.spec.container;
+        if container.own_network {
+            let why = "this machine cannot give tasks a network of their own: it needs namespaces";
+            return StartError::machine("enter its network", why);
+        }
         if container.root.is_some() || !container.packages.is_empty() {
             let why = "this machine cannot give tasks files of their own: it needs namespaces";
             return StartError::machine("show its packages", why);
@@ -78,7 +84,8 @@ impl Newborn<'_> {
     fn make_container(self) -> StartError {
         let (dir, spec) = (self.dir, self.spec);
         let view = view_of(spec, dir);
-        let begun = self.await_ids().and_then(|()| name_host(spec)).and_then(|()| view.begin());
+        let begun = self.await_ids().and_then(|()| self.enter_network());
+        let begun = begun.and_then(|()| name_host(spec)).and_then(|()| view.begin());
         let begun = begun.and_then(|held| {
             let (may_go_on, go_on) = unistd::pipe2(OFlag::O_CLOEXEC)
                 .map_err(|e| StartError::machine("make a pipe", e))?;
@@ -133,7 +140,8 @@ impl Newborn<'_> {
         view.complete(held, users.as_ref())?;
         self.hand_over()?;
         if spec.drop_capabilities {
-            sys::keep_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
+            // It executes nothing.
+            sys::limit_capabilities(0).map_err(|e| StartError::machine("drop capabilities", e))?;
         }
         // After the last change of rights, which would undo it. Should the shim be dead already, the task
         // finds nobody to say go.
@@ -158,8 +166,13 @@ impl Newborn<'_> {
         for output in [&self.pipes.stdout, &self.pipes.stderr] {
             sys::never_mind(unistd::fchown(output, Some(uid), Some(gid)));
         }
-        unistd::chown(&self.dir.work(), Some(uid), Some(gid))
-            .map_err(|e| StartError::machine("hand the task its directory", e))
+        let work = self.dir.work();
+        let trouble = |e| StartError::machine("hand the task its directory", e);
+        let found = fs::symlink_metadata(&work).map_err(trouble)?;
+        if (found.uid(), found.gid()) == (owner.uid, owner.gid) {
+            return Ok(());
+        }
+        unistd::chown(&work, Some(uid), Some(gid)).map_err(|e| trouble(e.into()))
     }
 
     fn join_groups(&self) -> Result<(), StartError> {
@@ -170,15 +183,25 @@ impl Newborn<'_> {
             .map_err(|e| StartError::machine("join the cgroup", e.in_full()))
     }
 
+    /// Goes into the task's own network, while this process has the rights of the machine's root, to whom
+    /// that belongs.
+    fn enter_network(&self) -> Result<(), StartError> {
+        let Some(network) = &self.network else { return Ok(()) };
+        nix::sched::setns(network, CloneFlags::CLONE_NEWNET)
+            .map_err(|e| StartError::machine("enter its network", e))
+    }
+
     /// Waits until the shim gave this process its ids, where the container as a whole has others.
     fn await_ids(&self) -> Result<(), StartError> {
+        if self.spec.users.around().is_empty() {
+            return Ok(());
+        }
         (&self.ids).read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))
     }
 }
 
 fn name_host(spec: &ShimSpec) -> Result<(), StartError> {
-    let name = spec.container.id.as_str();
-    unistd::sethostname(&name[..name.len().min(HOST_NAME_MAX)])
+    unistd::sethostname(spec.container.id.host_name())
         .map_err(|e| StartError::machine("set the host name", e))
 }
 
@@ -189,6 +212,7 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
         work: dir.work(),
         binds: &container.binds,
         hidden: &spec.hidden,
+        groups: spec.cgroups.as_ref().map(|groups| (groups, container.id.as_str())),
         image: container.root.as_ref().map(|image| (image, dir.rootfs())),
         workdir: match &container.workdir {
             Workdir::Private => None,
@@ -197,6 +221,7 @@ fn view_of<'a>(spec: &'a ShimSpec, dir: &TaskDir) -> View<'a> {
         packages: &container.packages,
         scratch_bytes: container.ram_bytes,
         users: spec.users,
+        all_devices: container.loosen.contains(&Privilege::Devices),
     }
 }
 

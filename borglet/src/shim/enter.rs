@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::errand;
 use super::{ShimSpec, complain};
 use crate::container::program::{self, Setting};
-use crate::container::{ContainerSpec, StartError, Started, TaskDir, read_whole};
+use crate::container::{ContainerSpec, Record, StartError, TaskDir};
 use crate::sys::{self, Child, Ending};
 use crate::{cgroup, procfs};
 
@@ -138,10 +138,10 @@ fn enter(dir: &TaskDir, control: UnixStream) -> Result<(), StartError> {
     unistd::dup2_stdin(&null).map_err(|e| trouble("let go of stdin")(e.into()))?;
     let (stdio, errand) = take_request(&control).map_err(trouble("take the request"))?;
     let gone = || StartError::machine("enter the container", "the task has ended");
-    let spec: ShimSpec =
-        read_whole(&dir.spec()).map_err(trouble("read spec.json"))?.ok_or_else(gone)?;
-    let started: Started =
-        read_whole(&dir.state()).map_err(trouble("read state.json"))?.ok_or_else(gone)?;
+    let record: Option<Record<ShimSpec>> = dir.read().map_err(trouble("read its record"))?;
+    let Some(Record { asked: Some(spec), started: Some(started), .. }) = record else {
+        return Err(gone());
+    };
     // Pid 1 of the container lives as long as the container, whatever becomes of the first process.
     let pid = started.init_pid.unwrap_or(started.pid);
     let task = sys::pidfd_open(pid).map_err(|_| gone())?;
@@ -326,7 +326,7 @@ impl Session {
             }
             (Ok(()), Errand::Connect { port }) => {
                 drop(notes);
-                errand::connect(*port)
+                errand::connect(*port, self.spec.container.address)
             }
         };
         error.tell(&mut notes);

@@ -65,9 +65,12 @@ fn finish(done: Result<Summary, ArchiveError>) -> ! {
 }
 
 /// Passes standard input on to a port of the task, and what comes from there to standard output, until both
-/// ends have said all.
-pub(super) fn connect(port: u16) -> ! {
-    let code = match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).and_then(|to| relay(&to)) {
+/// ends have said all. Whoever does not listen on the loopback may listen on the task's own `address`.
+pub(super) fn connect(port: u16, address: Option<Ipv4Addr>) -> ! {
+    let connect = |to: Ipv4Addr| TcpStream::connect((to, port));
+    let connected =
+        connect(Ipv4Addr::LOCALHOST).or_else(|error| address.map_or(Err(error), connect));
+    let code = match connected.and_then(|to| relay(&to)) {
         Ok(()) => 0,
         Err(error) => {
             tell(&format!("port {port}: {error}"));

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -14,13 +15,13 @@ use super::watch::{Ended, Watch};
 use super::{NAMESPACES, ShimSpec, complain};
 use crate::cgroup::CgroupDriver;
 use crate::container::program::Pipes;
-use crate::container::{ExitRecord, Outcome, StartError, Started, TaskDir, write_whole};
+use crate::container::{ExitRecord, Outcome, Record, StartError, Started, TaskDir};
 use crate::logs::{LogWriter, Stream};
 use crate::{procfs, sys};
 
-/// Runs one task from start to exit record, in a process made for it. `lock` is the specification
-/// with the lock on it, `report` the pipe to the borglet.
-pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File) {
+/// Runs one task from start to end on record, in a process made for it. `lock` is the record with the
+/// lock on it, `report` the pipe to the borglet, `network` the task's own, if it has one.
+pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File, network: Option<OwnedFd>) {
     super::complain_in(dir);
     let spec = match leave_the_nursery(&mut lock) {
         Ok(spec) => spec,
@@ -32,7 +33,8 @@ pub(super) fn run(dir: &TaskDir, mut lock: File, mut report: File) {
     // The start may have waited for others; what is over must not begin.
     let mut lease = spec.container.lease.clone();
     let over = lease.as_mut().is_some_and(|lease| lease.left(sys::boot_time_ms()) == 0);
-    let begun = if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref()) };
+    let begun =
+        if over { Err(StartError::Fenced) } else { begin(dir, &spec, groups.as_deref(), network) };
     let record = match begun {
         Err(error) => {
             // First on disk: the borglet may die before it hears.
@@ -57,16 +59,18 @@ fn leave_the_nursery(spec: &mut File) -> io::Result<ShimSpec> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::sys::prctl::set_child_subreaper(true)?;
-    let mut text = Vec::new();
+    let mut bytes = Vec::new();
     spec.rewind()?;
-    spec.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    spec.read_to_end(&mut bytes)?;
+    let asked = Record::parse(&bytes).asked;
+    asked.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what is asked makes no sense"))
 }
 
 fn begin<'a>(
     dir: &TaskDir,
     spec: &'a ShimSpec,
     groups: Option<&'a dyn CgroupDriver>,
+    network: Option<OwnedFd>,
 ) -> Result<(Started, Watch<'a>), StartError> {
     let trouble = |step: &'static str| move |e: io::Error| StartError::machine(step, e);
     let pipe = || unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| trouble("make a pipe")(e.into()));
@@ -94,15 +98,12 @@ fn begin<'a>(
         drop((notes, ids_in));
         let pipes = Pipes { null, stdout: stdout_in, stderr: stderr_in, go };
         let notes = File::from(notes_in);
-        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid }.live()
+        Newborn { spec, dir, pipes, notes, ids, endings: endings_in, shim_pid, network }.live()
     };
-    drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids));
-    if spec.namespaces {
-        let given = if spec.users.around().is_empty() {
-            Ok(())
-        } else {
-            spec.users.map(Path::new("/proc"), child.pid)
-        };
+    // The network too: it is to go with the last process in it.
+    drop((stdout_in, stderr_in, notes_in, go_out, endings_in, ids, network));
+    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        let given = spec.users.map(Path::new("/proc"), child.pid);
         // One that failed already has said why.
         let given = given.and_then(|()| File::from(ids_in).write_all(b"i"));
         sys::never_mind(given);
@@ -120,7 +121,7 @@ fn begin<'a>(
     let watch = watch.map_err(trouble("watch the task"))?;
     let mut notes = BufReader::new(File::from(notes));
     let launched = await_ready(&mut notes)
-        .and_then(|()| record_start(dir, init_pid, watch.child_pid()))
+        .and_then(|()| record_start(dir, spec, init_pid, watch.child_pid()))
         .and_then(|started| {
             File::from(go).write_all(b"g").map_err(trouble("say go"))?;
             await_execution(&mut notes)?;
@@ -163,9 +164,13 @@ fn told(line: &str) -> StartError {
         .unwrap_or_else(|_| StartError::machine("start", "the first process died"))
 }
 
-/// Puts the pids on record before the program runs. Not synced: after a power cut there is no
-/// process for it to be true of.
-fn record_start(dir: &TaskDir, init_pid: Option<i32>, child: i32) -> Result<Started, StartError> {
+/// Puts the pids on record before the program runs.
+fn record_start(
+    dir: &TaskDir,
+    spec: &ShimSpec,
+    init_pid: Option<i32>,
+    child: i32,
+) -> Result<Started, StartError> {
     let trouble = |e: io::Error| StartError::machine("record the start", e);
     let no_child = || trouble(io::Error::new(io::ErrorKind::NotFound, "init has no child"));
     let pid = match init_pid {
@@ -181,16 +186,18 @@ fn record_start(dir: &TaskDir, init_pid: Option<i32>, child: i32) -> Result<Star
         init_pid,
         started_at_ms: sys::wall_clock_ms(),
         boot_id: procfs::boot_id(),
+        address: spec.container.address,
     };
-    write_whole(&dir.state(), &started, false).map_err(trouble)?;
+    dir.add_started(&started).map_err(trouble)?;
     Ok(started)
 }
 
 fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
+    let (cpu_ms, memory_peak_bytes) = ended.totals;
     let outcome = match ended.ending {
         _ if ended.out_of_memory => Outcome::OutOfMemory {
             limit_bytes: spec.container.ram_bytes,
-            peak_bytes: ended.usage.memory_peak_bytes,
+            peak_bytes: memory_peak_bytes,
         },
         _ if ended.fenced => Outcome::Fenced,
         sys::Ending::Code(code) => Outcome::Exited { code },
@@ -201,8 +208,8 @@ fn ended(spec: &ShimSpec, started: Started, ended: &Ended) -> ExitRecord {
         outcome,
         started: Some(started),
         ended_at_ms: sys::wall_clock_ms(),
-        cpu_ms: ended.usage.cpu_ms,
-        memory_peak_bytes: ended.usage.memory_peak_bytes,
+        cpu_ms,
+        memory_peak_bytes,
     }
 }
 
@@ -220,7 +227,7 @@ fn not_started(spec: &ShimSpec, error: &StartError) -> ExitRecord {
 /// Not synced, as each sync waits for whatever all tasks wrote meanwhile: most records are told to the masters
 /// and removed before they would be on the disk. The borglet syncs those that stay.
 fn keep(dir: &TaskDir, record: &ExitRecord) {
-    if let Err(error) = write_whole(&dir.exit(), record, false) {
+    if let Err(error) = dir.add_ended(record, false) {
         complain(format_args!("the exit record is lost: {error}: {record:?}"));
     }
 }

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use borg_proto::panics;
+use borg_proto::{Privilege, panics};
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ use crate::container::fence::Fence;
 use crate::container::program::Setting;
 use crate::container::users::Users;
 use crate::container::view::View;
-use crate::container::{ContainerSpec, StartError, TaskDir, User};
+use crate::container::{ContainerSpec, ImageRoot, Record, StartError, TaskDir, User};
 use crate::sys;
 
 /// The name (argv\[0\]) under which a binary is a shim.
@@ -45,7 +45,7 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWUTS);
 
-/// What the borglet leaves in `spec.json`.
+/// What the borglet asks for in a record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ShimSpec {
     pub(crate) container: ContainerSpec,
@@ -100,15 +100,17 @@ impl ShimSpec {
         let writable = binds.map(|bind| bind.path.clone()).chain([work.to_owned()]).collect();
         // An image's own files are the task's to write.
         let writable = self.container.root.is_none().then_some(writable);
-        let fence = Fence { writable, ports: self.container.ports.clone() };
+        let any_port = self.container.loosen.contains(&Privilege::Listen);
+        let ports = self.container.ports.clone().filter(|_| !any_port);
+        let fence = Fence { writable, ports };
         self.landlock.then_some(fence)
     }
 }
 
-/// Name of the borglet's cgroups in the bytes of a `spec.json`, if they make sense.
-pub(crate) fn cgroup_in(spec: &[u8]) -> Option<String> {
-    let spec: ShimSpec = serde_json::from_slice(spec).ok()?;
-    Some(match spec.cgroups? {
+/// Name of the borglet's cgroups in the bytes of a record, if they make sense.
+pub(crate) fn cgroup_in(record: &[u8]) -> Option<String> {
+    let asked = Record::<ShimSpec>::parse(record).asked?;
+    Some(match asked.cgroups? {
         Hierarchies::V1(v1) => v1.name,
         Hierarchies::V2(v2) => v2.name,
     })
@@ -131,7 +133,9 @@ pub fn main() -> ExitCode {
         (Some(verb), Some(users)) if verb == "try" => {
             let users = serde_json::from_str(&users.to_string_lossy());
             match (users, args.next()) {
-                (Ok(users), Some(dir)) => try_isolation(users, Path::new(&dir)),
+                (Ok(users), Some(dir)) => {
+                    try_isolation(users, Path::new(&dir), args.next().is_some())
+                }
                 (_, _) => ExitCode::from(2),
             }
         }
@@ -162,21 +166,24 @@ fn complain(words: impl std::fmt::Display) {
     drop(file.map(|mut file| writeln!(file, "{words}")));
 }
 
-/// Finds out by doing whether containers work here with these users: prints nothing when they do,
-/// the error when not.
-fn try_isolation(users: Users, work: &Path) -> ExitCode {
-    say(try_container(users, work).err().as_ref());
+/// The directory in that of a trial which is the only layer of its image.
+pub(crate) const TRIAL_LAYER: &str = "layer";
+
+/// Finds out by doing whether containers work here with these users, with an image if that is asked for:
+/// prints nothing when they do, the error when not.
+fn try_isolation(users: Users, work: &Path, image: bool) -> ExitCode {
+    say(try_container(users, work, image).err().as_ref());
     ExitCode::SUCCESS
 }
 
-fn try_container(users: Users, work: &Path) -> Result<(), StartError> {
+fn try_container(users: Users, work: &Path, image: bool) -> Result<(), StartError> {
     let trouble = |step: &'static str| move |e: std::io::Error| StartError::machine(step, e);
     let (ids, ids_in) = std::io::pipe().map_err(trouble("make a pipe"))?;
     let namespaces = NAMESPACES | users.around();
     let child = sys::clone_process(namespaces.bits(), None).map_err(trouble("make namespaces"))?;
     let Some(child) = child else {
         drop(ids_in);
-        let error = try_inside(users, work, ids).err();
+        let error = try_inside(users, work, image, ids).err();
         say(error.as_ref());
         sys::exit_now(0);
     };
@@ -187,17 +194,29 @@ fn try_container(users: Users, work: &Path) -> Result<(), StartError> {
     sys::wait_any(true).map(drop).map_err(trouble("wait"))
 }
 
-fn try_inside(users: Users, work: &Path, mut ids: impl Read) -> Result<(), StartError> {
+fn try_inside(
+    users: Users,
+    work: &Path,
+    image: bool,
+    mut ids: impl Read,
+) -> Result<(), StartError> {
+    let root = ImageRoot {
+        image: "of a trial".to_owned(),
+        layers: vec![work.join(TRIAL_LAYER)],
+        user: String::new(),
+    };
     ids.read_exact(&mut [0]).map_err(|e| StartError::machine("wait for ids", e))?;
     let view = View {
         work: work.to_owned(),
         binds: &[],
         hidden: &[],
-        image: None,
+        groups: None,
+        image: image.then(|| (&root, work.join("root"))),
         workdir: None,
         packages: &[],
         scratch_bytes: 1 << 20,
         users,
+        all_devices: false,
     };
     let held = view.begin()?;
     let namespaces = CloneFlags::CLONE_NEWCGROUP | users.inside();

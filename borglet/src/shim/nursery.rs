@@ -60,15 +60,18 @@ impl Nursery {
     }
 
     /// Orders a shim for the container in `dir`. It holds `spec`, with the lock on it, and answers
-    /// on `report`, which ends without an answer when no shim could be made.
+    /// on `report`, which ends without an answer when no shim could be made. `network` is the container's
+    /// own, if it has one.
     pub(crate) fn order(
         &self,
         dir: &Path,
         spec: BorrowedFd<'_>,
         report: BorrowedFd<'_>,
+        network: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
         let words = [IoSlice::new(dir.as_os_str().as_bytes())];
-        let files = [spec.as_raw_fd(), report.as_raw_fd()];
+        let files = [Some(spec), Some(report), network];
+        let files: Vec<_> = files.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         let files = [ControlMessage::ScmRights(&files)];
         // Not to be waited for: a nursery that takes no orders is as good as dead.
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
@@ -108,8 +111,11 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
     // borglet's, so as not to die with it.
     let groups = cgroups.map(Hierarchies::driver);
     let home = groups.and_then(|groups| groups.birthplace(SHIMS).ok().flatten());
-    // Shims find it made.
+    // Shims find them made and known.
     Filter::usual();
+    Filter::sharing();
+    crate::procfs::boot_id();
+    sys::prepare_command_line();
     // Nobody waits for shims: the kernel forgets those that ended.
     sys::set_handler(Signal::SIGCHLD, SigHandler::SigIgn)?;
     while let Some(order) = next_order(&orders)? {
@@ -124,7 +130,7 @@ fn take_orders(cgroups: &str) -> io::Result<()> {
             let words = [NAME.as_bytes(), b"run", order.dir.as_os_str().as_bytes()];
             sys::set_command_line(&words);
             let dir = TaskDir { root: order.dir };
-            hold::run(&dir, order.spec, order.report);
+            hold::run(&dir, order.spec, order.report, order.network);
             // Not by the way out of `main`: everything there belongs to the nursery.
             sys::exit_now(0);
         }
@@ -136,12 +142,13 @@ struct Order {
     dir: PathBuf,
     spec: File,
     report: File,
+    network: Option<OwnedFd>,
 }
 
 /// The next order, or `None` when the borglet is gone.
 fn next_order(orders: &OwnedFd) -> io::Result<Option<Order>> {
     let mut path = vec![0; PATH_MAX];
-    let mut space = cmsg_space!([i32; 2]);
+    let mut space = cmsg_space!([i32; 3]);
     loop {
         let mut words = [IoSliceMut::new(&mut path)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -155,10 +162,12 @@ fn next_order(orders: &OwnedFd) -> io::Result<Option<Order>> {
             return Ok(None);
         }
         // Anything else is not of our making: whoever waits for it sees its report end.
-        if let Ok([spec, report]) = <[OwnedFd; 2]>::try_from(files) {
+        let mut files = files.into_iter();
+        if let (Some(spec), Some(report)) = (files.next(), files.next()) {
             path.truncate(length);
             let dir = PathBuf::from(std::ffi::OsString::from_vec(path));
-            return Ok(Some(Order { dir, spec: spec.into(), report: report.into() }));
+            let (spec, report, network) = (spec.into(), report.into(), files.next());
+            return Ok(Some(Order { dir, spec, report, network }));
         }
     }
 }

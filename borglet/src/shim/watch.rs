@@ -4,7 +4,7 @@
 //! SIGTERM to the shim means: kill the task, all of it.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,10 +13,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use super::birth::decode;
 use super::{ShimSpec, complain};
-use crate::cgroup::{CgroupDriver, Usage};
+use crate::cgroup::CgroupDriver;
 use crate::lease::Lease;
 use crate::logs::LogWriter;
 use crate::procfs;
@@ -73,7 +75,8 @@ pub(super) struct Ended {
     pub(super) ending: Ending,
     pub(super) out_of_memory: bool,
     pub(super) fenced: bool,
-    pub(super) usage: Usage,
+    /// Processor time in milliseconds, most memory in bytes.
+    pub(super) totals: (u64, u64),
 }
 
 impl<'a> Watch<'a> {
@@ -118,7 +121,8 @@ impl<'a> Watch<'a> {
 
     /// Watches until no process of the task is left.
     pub(super) fn until_the_end(mut self) -> Ended {
-        let mut buffer = vec![0; COPY];
+        // Of memory that is touched by output alone.
+        let mut buffer = Vec::with_capacity(COPY);
         let ending = loop {
             if let Err(error) = self.turn(&mut buffer) {
                 complain(format_args!("cannot watch any more, killing the task: {error}"));
@@ -142,11 +146,11 @@ impl<'a> Watch<'a> {
             }
             sys::pause_ms(2);
         }
-        self.finish(ending.unwrap_or(Ending::Signal(9)), &mut vec![0; COPY])
+        self.finish(ending.unwrap_or(Ending::Signal(9)), &mut Vec::with_capacity(COPY))
     }
 
     /// Waits for something to happen and deals with it.
-    fn turn(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    fn turn(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.oom.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         let first_stream = fds.len();
@@ -231,7 +235,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Makes sure that nothing is left, empties the pipes, and takes the figures.
-    fn finish(mut self, ending: Ending, buffer: &mut [u8]) -> Ended {
+    fn finish(mut self, ending: Ending, buffer: &mut Vec<u8>) -> Ended {
         if !self.spec.namespaces {
             self.end_orphans();
         }
@@ -245,13 +249,13 @@ impl<'a> Watch<'a> {
             stream.finish();
         }
         let name = self.spec.container.id.as_str();
-        let usage = self.groups.and_then(|groups| groups.usage(name).ok());
+        let totals = self.groups.and_then(|groups| groups.totals(name).ok());
         let kills = self.groups.map_or(0, |groups| groups.oom_kills(name).unwrap_or(0));
         Ended {
             ending,
             out_of_memory: self.out_of_memory || kills > 0,
             fenced: self.fenced,
-            usage: usage.unwrap_or_else(collected_usage),
+            totals: totals.unwrap_or_else(collected_totals),
         }
     }
 
@@ -272,16 +276,13 @@ impl<'a> Watch<'a> {
 }
 
 /// Figures of the children collected so far, where there is no cgroup to ask.
-fn collected_usage() -> Usage {
-    let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage::default() };
+fn collected_totals() -> (u64, u64) {
+    let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return (0, 0) };
     let ms = |time: nix::sys::time::TimeVal| {
         u64::try_from(time.tv_sec() * 1000 + time.tv_usec() / 1000).unwrap_or(0)
     };
-    Usage {
-        cpu_ms: ms(used.user_time()) + ms(used.system_time()),
-        memory_peak_bytes: u64::try_from(used.max_rss()).unwrap_or(0) * 1024,
-        ..Usage::default()
-    }
+    let most = u64::try_from(used.max_rss()).unwrap_or(0) * 1024;
+    (ms(used.user_time()) + ms(used.system_time()), most)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -301,12 +302,13 @@ impl LogStream {
 
     /// Moves one piece from the pipe to the log. A log that cannot be written loses the piece: the
     /// task must not stop for it.
-    fn copy(&mut self, buffer: &mut [u8]) -> Copied {
-        match self.pipe.read(buffer) {
+    fn copy(&mut self, buffer: &mut Vec<u8>) -> Copied {
+        buffer.clear();
+        match rustix::io::read(&self.pipe, spare_capacity(buffer)) {
             Ok(0) => Copied::End,
-            Ok(length) => {
+            Ok(_) => {
                 let now = sys::boot_time_ms();
-                let written = self.log.append(&buffer[..length], now, sys::wall_clock_ms());
+                let written = self.log.append(buffer, now, sys::wall_clock_ms());
                 if matches!(written, Ok(false)) {
                     self.rests_until = now + REST_MS;
                 }
@@ -316,9 +318,7 @@ impl LogStream {
                 self.failing = written.is_err();
                 Copied::Some
             }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                Copied::NothingYet
-            }
+            Err(Errno::AGAIN | Errno::INTR) => Copied::NothingYet,
             Err(_) => Copied::End,
         }
     }

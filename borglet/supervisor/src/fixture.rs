@@ -3,7 +3,7 @@
 use borg_proto::poll::{Fence, PollRequest, ReportVersion, Target, TargetDigest, TargetTask};
 use borg_proto::spec::TaskSpec;
 use borg_proto::{AppClass, IncarnationId, JobId, Millis, Priority, Resources, TaskId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Task `index` of ten of job `ann/web`, in its first incarnation.
@@ -22,6 +22,8 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

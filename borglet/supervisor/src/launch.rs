@@ -63,6 +63,7 @@ pub(crate) fn launch(
         priority: task.priority,
         grace: spec.grace_ms,
         ends_by: ends_by.filter(|_| task.exclusive),
+        loosen: spec.loosen.clone(),
         root: image.zip(image_config).map(|(package, image)| root(package, image)),
         packages: shown(task).map(|package| package.0).collect(),
         failures,

@@ -32,6 +32,7 @@ mod turn;
 pub mod volumes;
 mod window;
 
+pub use measure::MOST_FILES;
 pub use packages::Cached;
 pub use supervisor::Supervisor;
 pub use turn::{

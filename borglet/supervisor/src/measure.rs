@@ -13,6 +13,8 @@ use borg_proto::{FailureCause, IncarnationId, Millis};
 const FILES_FREE: u64 = 100_000;
 /// One more file or directory goes with so many bytes of the limit: what ext4 makes inodes for.
 const BYTES_PER_FILE: u64 = 16 << 10;
+/// Most files and directories that a task may have, whatever its disk limit: more are not counted. Our choice.
+pub const MOST_FILES: u64 = 1_000_000;
 
 impl Supervisor {
     /// Takes one measurement of everything, and does what follows from it.
@@ -38,7 +40,8 @@ impl Supervisor {
         for task in self.tasks.values_mut() {
             let Some(want) = &task.want else { continue };
             let (limit_bytes, used_bytes) = (want.spec.limit.disk_bytes, task.usage.disk_bytes);
-            let (limit, used) = (FILES_FREE + limit_bytes / BYTES_PER_FILE, task.files);
+            let limit = (FILES_FREE + limit_bytes / BYTES_PER_FILE).min(MOST_FILES);
+            let used = task.files;
             // Who asked for none may write while the machine has room to spare.
             if limit_bytes > 0 && used_bytes > limit_bytes {
                 task.end_now(now, FailureCause::DiskLimit { limit_bytes, used_bytes }, effects);

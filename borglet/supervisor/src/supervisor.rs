@@ -12,6 +12,7 @@ use borg_proto::poll::{
 };
 use borg_proto::{FailureCause, IncarnationId, MachineInfo, Millis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 
 /// An exclusive task is started only when it may run for this part of its lease at least. A third,
 /// 10 s: our choice; no start takes longer.
@@ -102,7 +103,9 @@ impl Supervisor {
         self.packages.expire(now);
         match input {
             Input::Poll { token, request } => self.poll(now, token, request, &mut effects),
-            Input::Started { run, pid, since } => self.started(now, run, pid, since, &mut effects),
+            Input::Started { run, pid, since, address } => {
+                self.started(now, run, (pid, since, address), &mut effects);
+            }
             Input::StartFailed { run, cause } => self.start_failed(now, run, cause, &mut effects),
             Input::Exited { run, at, failure } => self.exited(now, run, at, failure, &mut effects),
             Input::BlobCame { digest, order } => self.packages.came(digest, order),
@@ -469,13 +472,12 @@ impl Supervisor {
         &mut self,
         now: Millis,
         run: Run,
-        pid: u32,
-        since: Millis,
+        (pid, since, address): (u32, Millis, Option<Ipv4Addr>),
         effects: &mut Vec<Effect>,
     ) {
         let Some(task) = live(&mut self.tasks, run) else { return };
         match task.phase {
-            Phase::Starting => task.came_up(now, pid, since),
+            Phase::Starting => task.came_up(now, pid, since, address),
             Phase::Stopping(Stop::AwaitsStart) => {
                 effects.push(Effect::Terminate { run });
                 task.phase = Phase::Stopping(Stop::Asked { kill_at: now + task.grace });

@@ -9,6 +9,7 @@ use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
 use borg_proto::task::RunEnd;
 use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
 use borg_proto::{FailureCause, Health, Millis};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// A kill that had no effect is repeated after this time. Our choice.
@@ -95,6 +96,8 @@ pub(crate) struct Task {
     fenced: bool,
     /// As ordered, or as found.
     ports: Vec<u16>,
+    /// Of the present process, if it has one of its own.
+    address: Option<Ipv4Addr>,
     last_failure: Option<FailureCause>,
     /// Failures since it last was up for [`STEADY_AFTER`].
     failures_in_row: u32,
@@ -128,6 +131,7 @@ impl Task {
             told: None,
             fenced: false,
             ports: task.ports.clone(),
+            address: None,
             last_failure: None,
             failures_in_row: next.failures,
             up_since: None,
@@ -164,6 +168,7 @@ impl Task {
             told: None,
             fenced: false,
             ports: found.ports,
+            address: found.address,
             last_failure,
             failures_in_row: found.failures,
             up_since: Some(found.since),
@@ -387,7 +392,14 @@ impl Task {
     }
 
     /// The process is there.
-    pub(crate) fn came_up(&mut self, now: Millis, pid: u32, since: Millis) {
+    pub(crate) fn came_up(
+        &mut self,
+        now: Millis,
+        pid: u32,
+        since: Millis,
+        address: Option<Ipv4Addr>,
+    ) {
+        self.address = address;
         self.start = self.ordered_at.map(|at| StartTime {
             total: now.since(at),
             packages: self.packed_at.map_or(Millis(0), |packed| packed.since(at)),
@@ -440,6 +452,7 @@ impl Task {
             status_line: self.status_line.clone(),
             last_run: self.last_run.clone(),
             start: self.start.filter(|_| matches!(self.phase, Phase::Up { .. })),
+            address: self.address.filter(|_| matches!(self.phase, Phase::Up { .. })),
         }
     }
 

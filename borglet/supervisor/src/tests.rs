@@ -74,7 +74,7 @@ impl Bench {
 
     fn start(&mut self, id: IncarnationId, number: u32, pid: u32) -> Vec<Effect> {
         let since = self.now;
-        self.input(Input::Started { run: run(id, number), pid, since })
+        self.input(Input::Started { run: run(id, number), pid, since, address: None })
     }
 
     fn exit(
@@ -394,6 +394,19 @@ fn answers_held_are_bounded_and_the_oldest_goes_first() {
     assert_eq!(answers(&effects).iter().map(|(token, _)| *token).collect::<Vec<_>>(), [oldest]);
 }
 
+#[test]
+fn the_address_of_a_process_is_told_while_it_is_there() {
+    let service = target_task(1, 0, true);
+    let mut b = bench(Vec::new());
+    b.order(1, &[&service]);
+    let address = Some(std::net::Ipv4Addr::new(10, 88, 3, 2));
+    let (run, since) = (run(service.id, 0), b.now);
+    b.input(Input::Started { run, pid: 7, since, address });
+    assert_eq!(b.supervisor.report().1.tasks[0].address, address);
+    b.input(Input::Exited { run, at: b.now, failure: None });
+    assert_eq!(b.supervisor.report().1.tasks[0].address, None, "nobody is there");
+}
+
 fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
     Adopted {
         layers: Vec::new(),
@@ -401,6 +414,7 @@ fn found(task: &TargetTask, number: u32, state: AdoptedState) -> Adopted {
         since: Millis(900_000),
         grace: Millis(1_000),
         ports: vec![],
+        address: None,
         task: None,
         state,
         end: None,

@@ -9,11 +9,12 @@ use borg_proto::poll::{
 use borg_proto::spec::{MemoryLimit, Volume};
 use borg_proto::task::RunEnd;
 use borg_proto::{
-    AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Resources,
-    TaskName,
+    AppClass, CellName, FailureCause, IncarnationId, MachineName, Millis, Priority, Privilege,
+    Resources, TaskName,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// What a supervisor is told when it is made.
@@ -99,6 +100,8 @@ pub enum Input {
         pid: u32,
         /// When it started.
         since: Millis,
+        /// The address of its own that it has, if its network is its own.
+        address: Option<Ipv4Addr>,
     },
     /// A run could not be started, and nothing is left of it.
     StartFailed {
@@ -370,6 +373,8 @@ pub struct Launch {
     /// For an exclusive run: when it ends at the latest, unless [`Effect::ExtendLease`] says later.
     /// It must not begin after that.
     pub ends_by: Option<Millis>,
+    /// What of its isolation it does without.
+    pub loosen: BTreeSet<Privilege>,
     /// The image that it runs in; `None`: it sees the machine's own files.
     pub root: Option<Root>,
     /// Packages that it sees.
@@ -411,6 +416,8 @@ pub struct Adopted {
     pub grace: Millis,
     /// As in its [`Launch`]; none when that is not known any more.
     pub ports: Vec<u16>,
+    /// The address of its own that it has, if its network is its own and that is known.
+    pub address: Option<Ipv4Addr>,
     /// As in its [`Launch`]: it goes on by that until a master says otherwise. `None` when that is not known
     /// any more, or the machine restarted since.
     pub task: Option<TargetTask>,

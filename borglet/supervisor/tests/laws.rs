@@ -271,7 +271,7 @@ impl Machine {
                 self.newest.insert(run.id, run.number);
                 if works {
                     self.running.insert(run);
-                    self.input(Input::Started { run, pid: 1, since: self.now });
+                    self.input(Input::Started { run, pid: 1, since: self.now, address: None });
                 } else {
                     self.input(Input::StartFailed {
                         run,
@@ -303,7 +303,7 @@ impl Machine {
                 let run = Run { id: target_task(1, index, false).id, number: number + 1_000 };
                 let (at, failure) = (Millis(u64::MAX), Some(FailureCause::Lost));
                 self.input(match kind {
-                    0 => Input::Started { run, pid: 0, since: at },
+                    0 => Input::Started { run, pid: 0, since: at, address: None },
                     1 => Input::StartFailed { run, cause: FailureCause::Lost },
                     2 => Input::Exited { run, at, failure },
                     3 => Input::Probed { run, result: Err("no".into()) },
@@ -369,6 +369,7 @@ impl Machine {
             grace: Millis(1_000),
             ports: Vec::new(),
             task: launches.get(&run).filter(|_| words).map(|launch| launch.task.clone()),
+            address: None,
             end: None,
             state,
             failures: launches.get(&run).map_or(0, |launch| launch.failures),
@@ -395,7 +396,7 @@ impl Machine {
             while let Some(run) = self.starting.pop_first() {
                 self.running.insert(run);
                 self.newest.insert(run.id, run.number);
-                self.input(Input::Started { run, pid: 1, since: self.now });
+                self.input(Input::Started { run, pid: 1, since: self.now, address: None });
             }
             while let Some(run) = self.probed.pop_first() {
                 self.answer(run, true);

@@ -60,10 +60,10 @@ fn step() -> impl Strategy<Value = Step> {
     let pick = any::<usize>();
     prop_oneof![
         4 => (any::<u8>(), any::<u8>()).prop_map(|(wanted, sources)| Step::Poll { wanted, sources }),
-        4 => (pick.clone(), 0..5_u8).prop_map(|(pick, end)| Step::Fetch { pick, end }),
+        4 => (pick, 0..5_u8).prop_map(|(pick, end)| Step::Fetch { pick, end }),
         2 => (0..LAYERS).prop_map(|layer| Step::Push { layer }),
-        4 => (pick.clone(), 0..6_u8).prop_map(|(pick, end)| Step::Unpack { pick, end }),
-        3 => pick.clone().prop_map(|pick| Step::Start { pick }),
+        4 => (pick, 0..6_u8).prop_map(|(pick, end)| Step::Unpack { pick, end }),
+        3 => pick.prop_map(|pick| Step::Start { pick }),
         2 => pick.prop_map(|pick| Step::Exit { pick }),
         2 => (0..20_u64).prop_map(|mib| Step::Disk { available: mib << 20 }),
         2 => prop_oneof![Just(0_u64), Just(900), Just(31_000)].prop_map(|ms| Step::Pass { ms }),
@@ -280,7 +280,7 @@ impl Machine {
     fn start(&mut self, run: Run) {
         let Some(launch) = self.starting.remove(&run) else { return };
         self.running.insert(run, launch);
-        self.input(Input::Started { run, pid: 7, since: self.now });
+        self.input(Input::Started { run, pid: 7, since: self.now, address: None });
     }
 
     fn exit(&mut self, run: Run) {

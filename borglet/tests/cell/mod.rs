@@ -18,7 +18,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -359,6 +359,8 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

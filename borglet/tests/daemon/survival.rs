@@ -69,14 +69,7 @@ async fn whatever_file_of_the_borglet_is_damaged_it_starts_and_every_task_lives(
     master.poll(fence(1, 1), Some(&all)).await.unwrap();
     let before = processes(&master.until(fence(1, 1), all_up).await);
     let files = state_files(daemon.dir());
-    for name in [
-        "owner.json",
-        "owner.json.copy",
-        "fence.json",
-        "fence.json.copy",
-        "spec.json",
-        "state.json",
-    ] {
+    for name in ["owner.json", "owner.json.copy", "fence.json", "fence.json.copy", "record"] {
         assert!(files.iter().any(|file| file.ends_with(name)), "{name} is not in {files:?}");
     }
     let mut damages: Vec<Vec<PathBuf>> = files.iter().map(|file| vec![file.clone()]).collect();
@@ -207,14 +200,16 @@ async fn after_a_reboot_tasks_are_reported_lost_and_batch_is_not_run_again_by_th
     };
     tokio::time::timeout(Duration::from_secs(20), spoken).await.expect("it says nothing");
     daemon.kill();
-    for state in state_files(daemon.dir()).iter().filter(|file| file.ends_with("state.json")) {
-        let mut started: serde_json::Value =
-            serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
-        let shim = started["shim_pid"].as_i64().unwrap().try_into().unwrap();
+    for path in state_files(daemon.dir()).iter().filter(|file| file.ends_with("record")) {
+        let record = fs::read_to_string(path).unwrap();
+        let started = record.lines().find(|line| line.starts_with("{\"started\"")).unwrap();
+        let mut started: serde_json::Value = serde_json::from_str(started).unwrap();
+        let shim = started["started"]["shim_pid"].as_i64().unwrap().try_into().unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)
             .unwrap();
-        started["boot_id"] = "before".into();
-        fs::write(state, serde_json::to_vec(&started).unwrap()).unwrap();
+        started["started"]["boot_id"] = "before".into();
+        // Of two the last counts.
+        fs::write(path, format!("{record}\n{started}\n")).unwrap();
     }
     within(Duration::from_secs(20), || !up.iter().filter_map(cell::pid).any(is_alive)).await;
     daemon.restart();

@@ -69,7 +69,7 @@ fn survive(isolation: IsolationWanted) {
     // This one ends while there is no borglet at all.
     std::fs::write(home.join("tasks/ends/work/go"), "").unwrap();
     for name in ["ends", "ended"] {
-        assert!(within(PATIENCE, || home.join("tasks").join(name).join("exit.json").exists()));
+        assert!(within(PATIENCE, || has_ended(&home.join("tasks").join(name).join("record"))));
     }
 
     let config = starter_config((home, name, isolation));
@@ -95,6 +95,19 @@ fn survive(isolation: IsolationWanted) {
     machine.close();
 }
 
+/// Whether a record says how the container ended.
+fn has_ended(record: &Path) -> bool {
+    let record = std::fs::read_to_string(record).unwrap();
+    record.lines().any(|line| line.starts_with("{\"ended\""))
+}
+
+/// What a record says until the container's start, or its end.
+fn first_lines(record: &Path, lines: usize) -> String {
+    let record = std::fs::read_to_string(record).unwrap();
+    let lines = record.lines().filter(|line| !line.is_empty()).take(lines);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 /// One test, since both count the same processes.
 #[test]
 fn tasks_survive_kill_9_of_the_borglet_and_no_end_is_lost() {
@@ -110,10 +123,8 @@ fn a_start_cut_short_by_the_borglets_death_is_known_and_leaves_nothing() {
     let machine = Machine::with(IsolationWanted::FULL);
     machine.run(shell("a", "true"));
     // As if the shim had never been executed.
-    let dir = machine.config.dir.join("tasks/a");
-    for name in ["state.json", "exit.json"] {
-        std::fs::remove_file(dir.join(name)).unwrap();
-    }
+    let record = machine.config.dir.join("tasks/a/record");
+    std::fs::write(&record, first_lines(&record, 1)).unwrap();
     let adopted = machine.executor.adopt().unwrap();
     let [adopted] = &adopted[..] else { panic!("{adopted:?}") };
     let Found::Ended(record) = &adopted.found else { panic!("{adopted:?}") };
@@ -122,20 +133,22 @@ fn a_start_cut_short_by_the_borglets_death_is_known_and_leaves_nothing() {
 }
 
 #[test]
-fn an_end_that_a_power_cut_left_empty_is_a_lost_task_and_no_failed_adoption() {
+fn an_end_that_a_power_cut_left_in_part_is_a_lost_task_and_no_failed_adoption() {
     let machine = Machine::with(IsolationWanted::FULL);
     machine.run(shell("a", "true"));
-    let dir = machine.config.dir.join("tasks/a");
-    // It had its name, and its bytes were still in memory; the machine has booted since.
-    std::fs::write(dir.join("exit.json"), "").unwrap();
-    let state = std::fs::read(dir.join("state.json")).unwrap();
-    let mut state: Started = serde_json::from_slice(&state).unwrap();
-    state.boot_id = "another boot".to_owned();
-    std::fs::write(dir.join("state.json"), serde_json::to_vec(&state).unwrap()).unwrap();
+    let path = machine.config.dir.join("tasks/a/record");
+    // Its last bytes were still in memory; the machine has booted since.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let cut = first_lines(&path, 2).replace(boot.trim(), "another boot");
+    std::fs::write(&path, cut + "{\"ended\":{\"id\":\"a\",\"out").unwrap();
+    // Whoever holds the file is no shim of this boot.
+    let held = std::fs::File::open(&path).unwrap();
+    held.lock().unwrap();
     let adopted = machine.executor.adopt().unwrap();
     let [adopted] = &adopted[..] else { panic!("{adopted:?}") };
     let Found::Ended(record) = &adopted.found else { panic!("{adopted:?}") };
     assert_eq!(record.outcome.to_string(), "end not seen: the machine restarted");
+    assert!(has_ended(&path));
     // From here on it is on record, and the same for every borglet.
     machine.executor.sync_record(&id("a")).unwrap();
     let again = machine.executor.adopt().unwrap();
@@ -181,23 +194,23 @@ fn damaged_files_cost_no_task_its_life_and_the_next_adoption_finds_the_same() {
     for (word, machine) in ["70021.5", "70022.5"].iter().zip(machines) {
         let Some(machine) = machine else { continue };
         let file = |name: &str, file: &str| machine.config.dir.join("tasks").join(name).join(file);
-        let names = ["exit", "good", "spec", "state"];
+        let names = ["good", "junk", "more"];
         let started =
             names.map(|name| machine.start(shell(name, &format!("sleep {word} & sleep {word}"))));
-        assert!(within(PATIENCE, || processes_with(word).len() == 8));
+        assert!(within(PATIENCE, || processes_with(word).len() == 6));
         for junk in ["", "{", "\u{0}\u{0}", "[1, 2, 3]"] {
-            for name in ["exit", "spec", "state"] {
-                std::fs::write(file(name, &format!("{name}.json")), junk).unwrap();
-            }
+            std::fs::write(file("junk", "record"), junk).unwrap();
+            let record = std::fs::read_to_string(file("more", "record")).unwrap();
+            std::fs::write(file("more", "record"), record + junk).unwrap();
             let adopted = machine.executor.adopt().unwrap();
-            assert_eq!(adopted.len(), 4);
+            assert_eq!(adopted.len(), 3);
             for (one, was) in adopted.iter().zip(&started) {
                 let Found::Running(is) = &one.found else { panic!("{junk:?}: {one:?}") };
                 let process = |s: &Started| (s.pid, s.start_ticks, s.shim_pid, s.init_pid);
                 assert_eq!(process(is), process(was), "{junk:?}: {}", one.id);
             }
         }
-        assert_eq!(processes_with(word).len(), 8);
+        assert_eq!(processes_with(word).len(), 6);
         for name in names {
             machine.executor.kill(&id(name)).unwrap();
             assert_eq!(machine.wait(&id(name)).outcome, Outcome::Signalled { signal: 9 });
@@ -213,12 +226,14 @@ fn an_end_is_told_even_when_its_record_cannot_be_written() {
     let script = "while ! test -e $HOME/go; do sleep 0.05; done; exit 3";
     machine.start(shell("a", script));
     let dir = machine.config.dir.join("tasks/a");
-    // A directory in the way of the temporary file fails every writer, root too.
-    std::fs::create_dir(dir.join("exit.json.new")).unwrap();
+    // A directory in its place fails every writer, root too.
+    std::fs::rename(dir.join("record"), dir.join("kept")).unwrap();
+    std::fs::create_dir(dir.join("record")).unwrap();
     std::fs::write(dir.join("work/go"), "").unwrap();
     let record = machine.wait(&id("a"));
     assert!(record.outcome.to_string().contains("the exit record is lost"), "{record:?}");
     assert_eq!(machine.wait(&id("a")), record, "one end, told twice");
-    std::fs::remove_dir(dir.join("exit.json.new")).unwrap();
+    std::fs::remove_dir(dir.join("record")).unwrap();
+    std::fs::rename(dir.join("kept"), dir.join("record")).unwrap();
     machine.close();
 }

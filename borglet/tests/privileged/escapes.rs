@@ -10,16 +10,20 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 
+use borg_proto::Privilege;
 use borglet::container::{Bind, ContainerSpec, StartError, Workdir};
 use nix::libc::{self, c_long};
 
 use super::machine::{Machine, exited, id};
 
 /// Tells this program that it is the one inside: the port it may listen on, one it may not, the name of a
-/// socket of the machine, and a process of it.
+/// socket of the machine, a process of it, whether it may make any call, and a directory of the machine that
+/// is the task's to write.
 const INSIDE: &str = "BORG_TEST_ESCAPE";
 /// Namespaces that a task could hide in or gain rights by (linux/sched.h).
 const NAMESPACES: [(&str, c_long); 7] = [
@@ -37,7 +41,7 @@ fn call(number: c_long, args: [c_long; 4]) -> String {
     // SAFETY: every probe passes integers, null or a string that outlives the call; those that would
     // change this process in a way that Rust does not expect are refused, or the test has failed.
     #[expect(unsafe_code, reason = "a probe tries what no safe wrapper offers")]
-    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3]) };
+    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], 0) };
     if result >= 0 { "works".to_owned() } else { word(&io::Error::last_os_error()) }
 }
 
@@ -59,7 +63,10 @@ fn write_to(path: &str, text: &str) -> String {
 fn probes() -> Vec<(String, String)> {
     let told = std::env::var(INSIDE).unwrap();
     let told: Vec<&str> = told.split(' ').collect();
-    let [own_port, other_port, socket, process] = told.as_slice() else { panic!("{told:?}") };
+    let [own_port, other_port, socket, process, any_call, shared] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    let any_call = *any_call == "any-call";
     let (root, tmpfs) = (CString::new("/").unwrap(), CString::new("tmpfs").unwrap());
     let (root, tmpfs) = (root.as_ptr() as c_long, tmpfs.as_ptr() as c_long);
     let process: c_long = process.parse().unwrap();
@@ -102,8 +109,11 @@ fn probes() -> Vec<(String, String)> {
     let read = nix::sys::uio::process_vm_readv(init, &mut here, &there);
     tell("memory of init", said(read.map_err(io::Error::from)));
     for (name, flag) in NAMESPACES {
-        tell(&format!("unshare {name}"), call(libc::SYS_unshare, [flag, 0, 0, 0]));
-        tell(&format!("clone {name}"), call(libc::SYS_clone, [flag | 17, 0, 0, 0]));
+        // Where the filter lets them pass they would change who asks all other questions.
+        if !any_call {
+            tell(&format!("unshare {name}"), call(libc::SYS_unshare, [flag, 0, 0, 0]));
+            tell(&format!("clone {name}"), call(libc::SYS_clone, [flag | 17, 0, 0, 0]));
+        }
     }
     tell("clone3", call(libc::SYS_clone3, [0, 0, 0, 0]));
     for (name, family, kind, protocol) in [
@@ -130,6 +140,16 @@ fn probes() -> Vec<(String, String)> {
     tell("port below 1024", listen(79));
     let abstract_socket = SocketAddr::from_abstract_name(socket).unwrap();
     tell("socket of the machine", said(UnixStream::connect_addr(&abstract_socket)));
+    let (set_id, made) = (fs::Permissions::from_mode(0o4755), Path::new(shared).join("made"));
+    fs::write(&made, "x").unwrap();
+    tell("a program of root's for all", said(fs::set_permissions(&made, set_id)));
+    let mut makes = OpenOptions::new();
+    let by_making =
+        makes.write(true).create_new(true).mode(0o4755).open(made.with_extension("set"));
+    tell("making a program of root's for all", said(by_making));
+    let groups = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().filter_map(Result::ok);
+    let others = groups.filter(|entry| entry.file_name().to_string_lossy().starts_with("borg"));
+    tell("groups of other tasks", others.count().to_string());
     let device = CString::new("/tmp/disk").unwrap();
     let block = c_long::from(libc::S_IFBLK | 0o600);
     let disk = libc::makedev(254, 0).cast_signed();
@@ -154,14 +174,21 @@ fn probes() -> Vec<(String, String)> {
     let input = io::stdin();
     let typing = call(libc::SYS_ioctl, [input.as_raw_fd().into(), 0x5412, root, 0]);
     tell("type into the terminal", typing);
+    if any_call {
+        // By another program: the kernel lets nobody with threads do it.
+        let made = Command::new("unshare").args(["--user", "true"]).status();
+        let made = made.is_ok_and(|status| status.success());
+        tell("unshare user", if made { "works" } else { "refused" }.to_owned());
+    }
     found
 }
 
-/// What each probe must find; several where kernels differ.
-fn expected(name: &str) -> &'static [&'static str] {
+/// What each probe must find in a container that loosens nothing; several where kernels differ.
+pub(crate) fn expected(name: &str) -> &'static [&'static str] {
     match name {
         "own port" | "port of the kernel's choice" => &["works"],
         "clone3" => &["ENOSYS"],
+        "groups of other tasks" => &["0"],
         "umask" => &["0022"],
         "protection from the kernel's choice" => &["0"],
         // A signal of a task to its init has no effect, or is refused.
@@ -173,7 +200,7 @@ fn expected(name: &str) -> &'static [&'static str] {
         "/dev/mem" => &["ENOENT"],
         "root of init" => &["EACCES"],
         "own program" | "own program by /proc" => &["EROFS", "ETXTBSY", "EACCES"],
-        "leave the cgroup" | "make a cgroup" => &["EROFS", "EACCES"],
+        "leave the cgroup" | "make a cgroup" => &["EROFS", "EACCES", "ENOENT"],
         name if name.starts_with("/proc/sys") => &["EROFS", "EACCES", "ENOENT"],
         _ => &["EPERM"],
     }
@@ -191,41 +218,57 @@ fn the_life_of_a_prisoner() {
     }
 }
 
-#[test]
-fn no_way_out_of_a_container_works() {
-    // What a service manager gave the borglet is not the task's. (Here it is not protected but exposed, which
-    // needs no right that a test may lack.)
-    fs::write("/proc/self/oom_score_adj", "500").unwrap();
-    let Some(machine) = Machine::full() else { return };
-    let isolation = machine.executor.isolation().clone();
+/// What the probes find in a container whose task does without so much: name and finding of each.
+pub(crate) fn imprison(machine: &Machine, loosen: &[Privilege]) -> Vec<(String, String)> {
     let free = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.local_addr().unwrap().port()
     };
     let (own, other) = (free(), free());
-    let name = format!("borg-escape-{}", std::process::id());
+    let name = format!("borg-escape-{}-{own}", std::process::id());
     let socket = SocketAddr::from_abstract_name(&name).unwrap();
     let _listens = UnixListener::bind_addr(&socket).unwrap();
     let program = std::env::current_exe().unwrap();
     let argv = ["--exact", "escapes::the_life_of_a_prisoner", "--ignored", "--nocapture"];
     let argv = [program.to_str().unwrap()].into_iter().chain(argv).map(str::to_owned).collect();
     let mut spec = ContainerSpec::new(id("prisoner"), argv);
-    spec.env = vec![(INSIDE.into(), format!("{own} {other} {name} {}", std::process::id()))];
+    let calls = if loosen.contains(&Privilege::SystemCalls) { "any-call" } else { "few-calls" };
+    let (process, shared) = (std::process::id(), tempfile::tempdir().unwrap());
+    let told = format!("{own} {other} {name} {process} {calls} {}", shared.path().display());
+    spec.env = vec![(INSIDE.into(), told)];
     spec.ports = Some(vec![own]);
     spec.pids_max = 64;
-    spec.binds = vec![Bind { path: program, writable: false, within: None }];
+    let bind = |path: &Path, writable| Bind { path: path.to_owned(), writable, within: None };
+    spec.binds = vec![bind(&program, false), bind(shared.path(), true)];
+    spec.loosen = loosen.iter().copied().collect();
     let (record, said) = machine.run(spec);
     assert_eq!(record.outcome, exited(0), "{said}");
-    let found: Vec<(&str, &str)> =
-        said.lines().filter_map(|line| line.split_once("probe ")?.1.rsplit_once(": ")).collect();
-    assert!(found.len() > 50, "{said}");
-    let held_by_landlock = ["port of another", "socket of the machine"];
+    machine.executor.cleanup(&record.id).unwrap();
+    machine.executor.remove_logs(&record.id).unwrap();
+    let found = said.lines().filter_map(|line| line.split_once("probe ")?.1.rsplit_once(": "));
+    found.map(|(name, what)| (name.to_owned(), what.to_owned())).collect()
+}
+
+/// Whether the machine can hold a task back from what a probe tries.
+pub(crate) fn is_held(machine: &Machine, name: &str) -> bool {
+    let by_landlock = ["port of another", "socket of the machine"];
+    machine.executor.isolation().landlock || !by_landlock.contains(&name)
+}
+
+#[test]
+fn no_way_out_of_a_container_works() {
+    // What a service manager gave the borglet is not the task's. (Here it is not protected but exposed, which
+    // needs no right that a test may lack.)
+    fs::write("/proc/self/oom_score_adj", "500").unwrap();
+    let Some(machine) = Machine::full() else { return };
+    let found = imprison(&machine, &[]);
+    assert!(found.len() > 50, "{found:?}");
     let escaped: Vec<_> = found
         .iter()
-        .filter(|(name, _)| isolation.landlock || !held_by_landlock.contains(name))
-        .filter(|(name, what)| !expected(name).contains(what))
+        .filter(|(name, _)| is_held(&machine, name))
+        .filter(|(name, what)| !expected(name).contains(&what.as_str()))
         .collect();
-    assert_eq!(escaped, [] as [&(&str, &str); 0], "{isolation:?}");
+    assert_eq!(escaped, [] as [&(String, String); 0], "{:?}", machine.executor.isolation());
     machine.close();
 }
 

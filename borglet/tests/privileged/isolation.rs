@@ -3,8 +3,22 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use borglet::container::{Bind, Prefix, User};
+use borglet::isolation::IsolationWanted;
 
 use super::machine::{Machine, exited, id, shell, visible_dir};
+
+#[test]
+fn whether_images_run_is_tried_and_told_and_nothing_of_the_trial_is_left() {
+    let bare = Machine::with(IsolationWanted::NONE);
+    assert!(!bare.executor.isolation().images);
+    bare.close();
+    let Some(machine) = Machine::full() else { return };
+    let isolation = machine.executor.isolation();
+    let told = isolation.missing.iter().any(|why| why.contains("no task that brings an image"));
+    assert_eq!(isolation.images, !told, "{:?}", isolation.missing);
+    assert!(!machine.config.dir.join(".trial").exists());
+    machine.close();
+}
 
 #[test]
 fn a_task_sees_only_its_own_processes() {

@@ -24,6 +24,29 @@ fn a_task_over_its_memory_limit_dies_whole_and_the_record_has_the_figures() {
     machine.close();
 }
 
+/// The least that a job may ask for, and a program that needs more before its first line: no failure of the
+/// machine, and no riddle.
+#[test]
+fn a_program_that_needs_more_memory_to_start_than_it_has_is_told_its_limit() {
+    let Some(machine) = Machine::full() else { return };
+    let mut spec = shell("a", "head -c 64000000 /dev/zero | tail -c 64000000 >/dev/null");
+    spec.ram_bytes = borg_proto::spec::MIN_RAM_BYTES;
+    let outcome = match machine.executor.start(spec) {
+        Ok(_) => machine.wait(&id("a")).outcome,
+        Err(error) => panic!("{error}"),
+    };
+    let limit_bytes = borg_proto::spec::MIN_RAM_BYTES;
+    assert!(
+        matches!(outcome, Outcome::OutOfMemory { limit_bytes: l, .. } if l == limit_bytes),
+        "{outcome:?}"
+    );
+    let mut spec = shell("b", "true");
+    spec.ram_bytes = borg_proto::spec::MIN_RAM_BYTES - 1;
+    let refused = machine.executor.start(spec).unwrap_err().to_string();
+    assert!(refused.starts_with("limit ram_bytes is 4194303, at least 4194304"), "{refused}");
+    machine.close();
+}
+
 #[test]
 fn what_a_task_leaves_in_tmp_counts_as_its_memory() {
     let Some(machine) = Machine::full() else { return };

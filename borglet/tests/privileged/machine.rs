@@ -83,6 +83,17 @@ impl Machine {
         Self { executor, config, runtime, _dir: dir }
     }
 
+    /// The executor ends and another takes over, which `adopts`; what runs goes on.
+    pub(crate) fn replaced(mut self, adopts: impl FnOnce(&Executor)) -> Self {
+        // Of one and the same directory there is one executor at a time.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let other = ExecutorConfig { dir: elsewhere.path().to_owned(), ..self.config.clone() };
+        self.executor = Executor::open(other).unwrap();
+        self.executor = Executor::open(self.config.clone()).unwrap();
+        adopts(&self.executor);
+        self
+    }
+
     pub(crate) fn start(&self, spec: ContainerSpec) -> Started {
         self.executor.start(spec).unwrap()
     }

@@ -1,11 +1,13 @@
 //! Programs: found or not, their environment, signals, ends and output. In every isolation there is.
 
+use std::os::unix::fs::PermissionsExt;
+
 use borglet::container::{ContainerSpec, LogLimits, Outcome, StartError, Workdir};
 use borglet::executor::{ActError, Signal};
 use borglet::isolation::IsolationWanted;
 use borglet::logs::Stream;
 
-use super::machine::{Machine, exited, id, shell};
+use super::machine::{Machine, exited, id, shell, visible_dir};
 
 /// The best isolation this machine has, and none.
 fn machines() -> [Machine; 2] {
@@ -31,6 +33,46 @@ fn a_program_that_cannot_run_is_a_start_error_with_the_cause_and_leaves_nothing(
         let mut spec = program(&["true"]);
         spec.workdir = Workdir::Path("/no/dir".into());
         assert_eq!(why(spec), "working directory /no/dir: No such file or directory");
+        let mut spec = program(&["true"]);
+        spec.workdir = Workdir::Path("/etc/passwd".into());
+        assert_eq!(why(spec), "working directory /etc/passwd: Not a directory");
+        machine.close();
+    }
+}
+
+/// Two that only the kernel can judge: a program for another kind of processor, and more words than it takes.
+#[test]
+fn a_program_of_another_machine_and_two_mebibytes_of_environment_are_said_to_be_so() {
+    for machine in machines() {
+        let why = |spec: ContainerSpec| {
+            let error = machine.executor.start(spec).unwrap_err();
+            assert!(error.is_fault_of_task(), "{error}");
+            error.to_string()
+        };
+        let mut spec = program(&["true"]);
+        spec.env = (0..32).map(|n| (format!("K{n}"), "x".repeat(64 << 10))).collect();
+        let said = why(spec);
+        assert!(said.contains("of environment") && said.contains("2 MiB in all"), "{said}");
+
+        if let Some(dir) = visible_dir() {
+            let path = |name: &str, bytes: &[u8]| {
+                let path = dir.path().join(name);
+                std::fs::write(&path, bytes).unwrap();
+                for path in [&path, dir.path()] {
+                    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+                }
+                path.to_str().unwrap().to_owned()
+            };
+            let this = std::env::consts::ARCH;
+            let other = if this == "aarch64" { ("x86_64", 0x3e) } else { ("aarch64", 0xb7) };
+            let mut foreign = std::fs::read("/bin/true").unwrap();
+            foreign[18] = other.1;
+            let said = why(program(&[&path("foreign", &foreign)]));
+            let wanted = format!("it is a program for {}, this machine is {this}", other.0);
+            assert!(said.contains(&wanted), "{said}");
+            let said = why(program(&[&path("noise", &[0xde; 100])]));
+            assert!(said.contains("its first line does not begin with #!"), "{said}");
+        }
         machine.close();
     }
 }

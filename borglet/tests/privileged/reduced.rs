@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use borg_proto::Privilege;
 use borglet::cgroup::CgroupLayout;
 use borglet::container::Outcome;
 use borglet::isolation::IsolationWanted;
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use super::machine::{Machine, PATIENCE, exited, id, processes_with, shell, skip, within};
 
 const ORDINARY: &str = "BORG_TEST_ORDINARY";
-const READ_ONLY: &str = "BORG_TEST_READ_ONLY";
+const WITHOUT_CGROUPS: &str = "BORG_TEST_WITHOUT_CGROUPS";
 const NOBODY: u32 = 65534;
 
 #[test]
@@ -89,6 +90,15 @@ fn the_life_of_an_ordinary_user() {
     }
     assert_eq!(machine.run(shell("a", "id -u; exit 2")).0.outcome, exited(2));
     assert_eq!(machine.stdout(&id("a")), "65534\n");
+    // Nothing pretends to be loosened that is not.
+    let mut ids = shell("ids", "id -u");
+    ids.loosen = [Privilege::MachineIds].into();
+    let refused = machine.executor.start(ids).unwrap_err().to_string();
+    assert!(refused.contains("the borglet is not root"), "{refused}");
+    let mut others = shell("others", "echo x > /dev/null && ls /dev | grep -x null");
+    others.loosen = [Privilege::Listen, Privilege::SystemCalls, Privilege::Devices].into();
+    assert_eq!(machine.run(others).0.outcome, exited(0));
+    assert_eq!(machine.stdout(&id("others")), "null\n");
     machine.start(shell("b", "sleep 70011.5 & sleep 70011.5"));
     machine.executor.kill(&id("b")).unwrap();
     machine.wait(&id("b"));
@@ -122,33 +132,40 @@ fn an_ordinary_user_can_run_tasks_too() {
 /// Not a test of its own: what a borglet of root does in the mount table of the test below.
 #[test]
 #[ignore = "run by the test below in a mount table of its own"]
-fn the_life_below_read_only_cgroups() {
-    if std::env::var_os(READ_ONLY).is_none() {
-        return;
-    }
+fn the_life_without_cgroups() {
+    let Ok(said) = std::env::var(WITHOUT_CGROUPS) else { return };
     let machine = Machine::with(IsolationWanted::FULL);
     let isolation = machine.executor.isolation();
     let missing = isolation.missing.join("\n");
     assert_eq!(isolation.cgroups, CgroupLayout::None, "{missing}");
-    assert!(missing.contains("Read-only file system"), "{missing}");
+    assert!(missing.contains(&said), "{said} is not in {missing}");
     assert!(missing.contains("cpu and memory limits are not enforced"), "{missing}");
     assert!(isolation.namespaces, "{missing}");
     assert_eq!(machine.run(shell("a", "exit 2")).0.outcome, exited(2));
     machine.close();
 }
 
-/// As for root in a container without privileges over its cgroups.
+/// As for root in a container without privileges over its cgroups, or without any.
 #[test]
-fn cgroups_that_cannot_be_written_are_done_without_and_the_rest_stays() {
+fn cgroups_that_cannot_be_written_or_are_not_there_are_done_without_and_the_rest_stays() {
     let Some(machine) = Machine::full() else { return };
     machine.close();
-    let script = "grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts | while read -r _ at _; do \
-        mount -o remount,bind,ro \"$at\" || exit; done && exec \"$@\"";
+    without_cgroups("mount -o remount,bind,ro \"$at\"", "Read-only file system");
+    // A layer at a time, the last one mounted first.
+    without_cgroups("umount \"$at\"", "no cgroups: cpu and memory limits");
+}
+
+/// Lives the life above where `harm` was done to each mount of cgroups, which must be said to be `missing`.
+fn without_cgroups(harm: &str, missing: &str) {
+    let script = format!(
+        "grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts | tac | while read -r _ at _; do \
+         {harm} || exit; done && exec \"$@\""
+    );
     let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh"])
+        .args(["--mount", "sh", "-c", &script, "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "reduced::the_life_below_read_only_cgroups", "--ignored", "--nocapture"])
-        .env(READ_ONLY, "1")
+        .args(["--exact", "reduced::the_life_without_cgroups", "--ignored", "--nocapture"])
+        .env(WITHOUT_CGROUPS, missing)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

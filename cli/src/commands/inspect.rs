@@ -5,6 +5,7 @@ use super::names;
 use super::runs;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
+use crate::output::privileges::privilege_name;
 use crate::output::views::{Endpoint, Job, JobDetail, Read, Task, Why, WhyWithRuns};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
@@ -153,9 +154,10 @@ async fn one_job(
     let now = answer.now_ms;
     let job = Job::from(answer.job.unwrap_or_default());
     let over = job.is_over();
+    let loosened = loosened(answer.spec);
     let tasks: Vec<Task> = answer.tasks.into_iter().map(Task::from).collect();
     if out.is_json() {
-        let detail = JobDetail { job, task_list: tasks };
+        let detail = JobDetail { job, loosened, task_list: tasks };
         return Ok((json(&Read::of(answer.read, detail), watch)?, over));
     }
     let mut head = format!(
@@ -168,6 +170,12 @@ async fn one_job(
         job.tasks,
         age(now.saturating_sub(job.submitted_at_ms))
     );
+    if !loosened.is_empty() {
+        head.push_str(&format!(
+            "\nwithout the isolation that these loosen: {}",
+            loosened.join(", ")
+        ));
+    }
     if !job.note.is_empty() {
         head.push('\n');
         head.push_str(&job.note);
@@ -176,14 +184,21 @@ async fn one_job(
     Ok((format!("{head}\n\n{}", crate::output::table(TASK_TITLES, rows)), over))
 }
 
+/// The names of what a job's tasks do without.
+fn loosened(spec: Option<pb::JobSpec>) -> Vec<String> {
+    let numbers = spec.and_then(|spec| spec.task).map(|task| task.loosen).unwrap_or_default();
+    numbers.into_iter().map(privilege_name).collect()
+}
+
 /// Above the rows of [`task_row`].
 pub(super) const TASK_TITLES: [&str; 11] =
     ["task", "phase", "age", "machine", "try", "pid", "ports", "cpu", "ram", "fails", "note"];
 
 pub(super) fn task_row(task: Task, now: u64) -> [String; 11] {
     let none_if = |empty: bool, text: String| if empty { String::from("-") } else { text };
-    let ports: Vec<String> =
-        task.ports.iter().map(|(name, port)| format!("{name}:{port}")).collect();
+    let ports = task.ports.iter().map(|(name, port)| format!("{name}:{port}"));
+    // First the address of a task that has one of its own.
+    let ports: Vec<String> = task.address.clone().into_iter().chain(ports).collect();
     let measured = task.ram_bytes > 0 || task.cpu_milli > 0;
     [
         task.index.to_string(),

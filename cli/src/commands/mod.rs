@@ -22,6 +22,7 @@ mod package;
 mod plan;
 mod policy;
 mod port;
+mod privilege;
 mod quota;
 mod resize;
 mod runs;
@@ -99,6 +100,9 @@ enum Command {
     Masters(masters::MastersArgs),
     /// Show what users may ask for and what they use; give quota, say where it is enforced
     Quota(quota::QuotaArgs),
+    /// List what some users may and others may not, and what uses it; grant it, take it back
+    #[command(subcommand)]
+    Privilege(privilege::PrivilegeCommand),
     /// Show how the scheduler chooses among machines, or change it
     Policy(policy::PolicyArgs),
     /// Put, list, show and remove packages: directories, programs and images for tasks
@@ -142,6 +146,7 @@ impl Command {
             Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
+            Self::Privilege(command) => command.only_shows(),
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
             Self::Submit(_)
@@ -188,13 +193,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, quota, policy and resolve know",
+                "--at shows the past, which only status, machines, quota, privilege list, policy and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, quota, policy, why and resolve",
+                "--consistent is for commands that read the state: status, machines, quota, privilege list, policy, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -221,6 +226,7 @@ impl Cli {
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
             Command::Package(command) => package::run(&mut client()?, command, out).await,
+            Command::Privilege(command) => privilege::run(&mut client()?, command, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,

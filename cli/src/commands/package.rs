@@ -105,6 +105,11 @@ async fn put(
     if prepared.dropped > 0 {
         note(&format!("{} files lost setuid, setgid or capabilities", prepared.dropped));
     }
+    if package.image.as_ref().is_some_and(|image| image.command().is_empty()) {
+        note(
+            "the image has neither entrypoint nor command: jobs that run it have to name one, task.command",
+        );
+    }
     let (answer, sent) = packages::put(client, &package, &prepared).await?;
     if out.is_json() {
         let shown = Shown {

@@ -17,7 +17,7 @@ use borg_proto::spec::{
 };
 use borg_proto::submitted;
 use borg_proto::{
-    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Priority, Resources, TaskSpec,
+    AppClass, JobKey, JobKind, JobName, JobSpec, Millis, Network, Priority, Resources, TaskSpec,
 };
 use starlark::collections::SmallMap;
 use starlark::environment::GlobalsBuilder;
@@ -26,7 +26,7 @@ use starlark::starlark_module;
 use starlark::values::none::NoneType;
 use starlark::values::tuple::UnpackTuple;
 use starlark::values::{Heap, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 14] = [
+const TASK: [&str; 16] = [
     "command",
     "resources",
     "limit",
@@ -69,9 +69,11 @@ const TASK: [&str; 14] = [
     "grace",
     "memory",
     "cpu_cap",
+    "network",
     "health",
     "image",
     "packages",
+    "loosen",
 ];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
@@ -355,6 +357,8 @@ fn build_alloc_set<'v>(
             health: None,
             image: None,
             packages: Vec::new(),
+            network: Network::Host,
+            loosen: BTreeSet::new(),
         }),
     };
     set.check()
@@ -394,6 +398,7 @@ fn build_task<'v>(
     if cpu_cap_milli.is_some_and(|cap| cap < MIN_CPU_CAP_MILLI) {
         return Err(fields.error("cpu_cap", "the least cap is 0.01 cores"));
     }
+    let networks = [("host", Network::Host), ("own", Network::Own)];
     let memories = [("hard", MemoryLimit::Hard), ("soft", MemoryLimit::Soft)];
     let task = TaskSpec {
         command: fields.texts("command")?,
@@ -419,6 +424,8 @@ fn build_task<'v>(
             .map(|image| image.parse().map_err(|why| fields.error("image", why)))
             .transpose()?,
         packages: fields.parsed("packages")?,
+        network: fields.word("network", &networks)?.unwrap_or_default(),
+        loosen: fields.parsed("loosen")?.into_iter().collect(),
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

@@ -127,6 +127,7 @@ pub struct Task {
     pub health: Option<&'static str>,
     pub usage: Option<Usage>,
     pub status_line: String,
+    pub address: Option<String>,
 }
 
 /// A run of a task that is over.
@@ -235,6 +236,7 @@ impl From<pb::TaskInfo> for Task {
             cpu_milli: task.cpu_milli,
             ram_bytes: task.ram_bytes,
             status_line: task.status_line,
+            address: Some(task.address).filter(|address| !address.is_empty()),
         }
     }
 }
@@ -245,6 +247,8 @@ pub struct JobDetail {
     /// The job.
     #[serde(flatten)]
     pub job: Job,
+    /// The privileges by which its tasks do without some isolation.
+    pub loosened: Vec<String>,
     /// Its tasks, by index.
     pub task_list: Vec<Task>,
 }

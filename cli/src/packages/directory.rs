@@ -4,9 +4,9 @@
 //! them, when they were changed, and all rights but whether they may be executed.
 
 use super::layers::{done, new_layer};
-use super::{PackageError, Prepared, arch_of};
+use super::{PackageError, Prepared};
 use borg_proto::layer::{self, Entry, Kind, LayerError, Rules, bad_entry};
-use borg_proto::package::PackageKind;
+use borg_proto::package::{PackageKind, elf_arch};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +42,8 @@ pub(super) fn of_program(
     let kind = Kind::File { bytes: about.len() };
     let entry = Entry { path: name.into(), kind, mode: 0o755, uid: 0, gid: 0, mtime: 0 };
     let found = vec![(entry, path.to_owned())];
-    write(path, PackageKind::Binary, &found, elf_arch(head), lends.into())
+    let arch = elf_arch(head).unwrap_or_default().to_owned();
+    write(path, PackageKind::Binary, &found, arch, lends.into())
 }
 
 fn lent(path: &Path) -> LayerError {
@@ -133,22 +134,4 @@ fn write(
         .map_err(wrong)?;
     file.rewind().map_err(PackageError::Temporary)?;
     Ok(Prepared { kind, layers: vec![(layer, file)], image: None, arch, dropped })
-}
-
-/// The machine that a program is for, from its header (System V ABI, "ELF Header"); empty when it does not
-/// say, as a script does not.
-fn elf_arch(head: &[u8]) -> String {
-    if !head.starts_with(b"\x7fELF") {
-        return String::new();
-    }
-    let little = head.get(5) == Some(&1);
-    let field = head.get(18..20).and_then(|bytes| <[u8; 2]>::try_from(bytes).ok());
-    let number = field
-        .map(|bytes| if little { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) });
-    match number {
-        Some(0x3e) => arch_of("amd64"),
-        Some(0xb7) => arch_of("arm64"),
-        Some(0xf3) => "riscv64".to_owned(),
-        Some(_) | None => String::new(),
-    }
 }

@@ -6,6 +6,7 @@
 //! layers are.
 
 use super::layers::{Counted, Rewritten, decompressed, is_compressed, rewrite};
+use super::root::Root;
 use super::{PackageError, Prepared, arch_of, fill};
 use borg_proto::layer::Rules;
 use borg_proto::layer::raw::{self, TarError};
@@ -349,14 +350,18 @@ fn assemble(
         let why = format!("lists {} layers, the manifest {}", diff_ids.len(), parts.len());
         return Err(wrong("config", why));
     }
-    let (mut layers, mut dropped) = (Vec::new(), 0);
+    let (mut layers, mut dropped, mut root) = (Vec::new(), 0, Root::default());
     for ((name, known), diff_id) in parts.iter().zip(&diff_ids) {
-        let rewritten = layer(files, name, *known, diff_id, drop_setuid)?;
+        let rewritten = layer(files, name, *known, diff_id, drop_setuid, &mut root)?;
         dropped += rewritten.dropped;
         layers.push((rewritten.layer, rewritten.file));
     }
     let arch = arch_of(&config.architecture);
-    let image = Some(run(config.config.unwrap_or_default())?);
+    let image = run(config.config.unwrap_or_default())?;
+    if let Some(why) = root.refusal(&image.user) {
+        return Err(wrong("root", why));
+    }
+    let image = Some(image);
     Ok(Prepared { kind: PackageKind::Image, layers, image, arch, dropped })
 }
 
@@ -366,6 +371,7 @@ fn layer(
     known: Option<(Digest, u64)>,
     diff_id: &str,
     drop_setuid: bool,
+    root: &mut Root,
 ) -> Result<Rewritten, PackageError> {
     let (file, bytes) =
         files.open(name)?.ok_or_else(|| wrong(name, "is not in the image: a layer is missing"))?;
@@ -378,7 +384,7 @@ fn layer(
     let mut stored = Counted::new(file);
     let rules = Rules { image: true, drop_lent: drop_setuid };
     let tar = decompressed(&mut stored, bytes).map_err(failed)?;
-    let rewritten = rewrite(&what, tar, rules);
+    let rewritten = rewrite(&what, tar, rules, root);
     // What is wrong with other bytes than the right ones says nothing of the image.
     if let Some((digest, _)) = known {
         let (found, _) = stored.finish().map_err(failed)?;

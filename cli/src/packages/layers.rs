@@ -2,7 +2,8 @@
 
 use super::PackageError;
 use super::frames::{Frames, begins_as_zstd};
-use borg_proto::layer::{self, Entry, Kind, LayerError, Rules, Writer, bad_entry};
+use super::root::Root;
+use borg_proto::layer::{self, Entry, Kind, LayerError, MAX_ENTRIES, Rules, Writer, bad_entry};
 use borg_proto::package::{Digest, Hasher, Layer};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -94,18 +95,27 @@ pub(super) struct Rewritten {
 }
 
 /// Writes a tar file anew.
-pub(super) fn rewrite(what: &str, tar: impl Read, rules: Rules) -> Result<Rewritten, PackageError> {
+pub(super) fn rewrite(
+    what: &str,
+    tar: impl Read,
+    rules: Rules,
+    root: &mut Root,
+) -> Result<Rewritten, PackageError> {
     let wrong = |source| PackageError::Layer { what: what.to_owned(), source };
     let mut tar = Counted::new(tar);
     let mut writer = new_layer()?;
-    let mut seen = Seen::default();
+    let mut seen = Seen { paths: BTreeMap::new(), most: MAX_ENTRIES };
     let totals = layer::walk(&mut tar, rules, |entry, data| {
         seen.check(entry)?;
         if rules.image {
             check_mounted(entry)?;
         }
-        writer.add(entry, data)
+        match root.see(entry, data).map_err(LayerError::Read)? {
+            Some(read) => writer.add(entry, &mut read.as_slice()),
+            None => writer.add(entry, data),
+        }
     });
+    root.end_layer();
     let totals = totals.map_err(wrong)?;
     let (was, _) = tar.finish().map_err(|error| wrong(LayerError::Read(error)))?;
     let (layer, file) = done(writer).map_err(wrong)?;
@@ -136,9 +146,12 @@ fn check_mounted(entry: &Entry) -> Result<(), LayerError> {
     Err(bad_entry(&entry.path, why))
 }
 
-/// What a layer has had so far.
-#[derive(Debug, Default)]
-struct Seen(BTreeMap<PathBuf, What>);
+/// What a layer has had so far, with the directories on the way to it.
+#[derive(Debug)]
+struct Seen {
+    paths: BTreeMap<PathBuf, What>,
+    most: u64,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -152,30 +165,85 @@ impl Seen {
     fn check(&mut self, entry: &Entry) -> Result<(), LayerError> {
         let refuse = |why: String| Err(bad_entry(&entry.path, why));
         let what = match &entry.kind {
-            Kind::Directory => What::Directory,
+            Kind::Directory | Kind::Opaque => What::Directory,
             Kind::File { .. } => What::File,
-            Kind::HardLink { target } => match self.0.get(target) {
+            Kind::HardLink { target } => match self.paths.get(target) {
                 Some(What::File) => What::File,
                 Some(What::Directory | What::Other) => {
                     return refuse("is a hard link to what is no file".to_owned());
                 }
+                None if self.above(target).is_some() => {
+                    let why = "is a hard link to what is beyond something that is no directory";
+                    return refuse(why.to_owned());
+                }
                 None => return refuse("is a hard link to what is not there yet".to_owned()),
             },
             Kind::Symlink { .. } | Kind::Gone => What::Other,
-            Kind::Opaque => return Ok(()),
         };
-        for above in entry.path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
-            if self.0.get(above).is_some_and(|above| *above != What::Directory) {
-                let above = above.display();
-                return refuse(format!(
-                    "escapes the package's root: it goes through {above:?}, which is no directory",
-                    above = above.to_string()
-                ));
-            }
+        if let Some(above) = self.above(&entry.path) {
+            let above = above.display().to_string();
+            return refuse(format!(
+                "escapes the package's root: it goes through {above:?}, which is no directory"
+            ));
         }
-        let before = self.0.insert(entry.path.clone(), what);
+        for above in entry.path.ancestors().skip(1).take_while(|above| *above != Path::new("")) {
+            if self.paths.contains_key(above) {
+                break;
+            }
+            self.paths.insert(above.to_owned(), What::Directory);
+        }
+        let before = self.paths.insert(entry.path.clone(), what);
+        if self.paths.len() as u64 > self.most {
+            let what = "entries, with the directories on the way to them";
+            return Err(LayerError::TooMuch { what, most: self.most });
+        }
         let again =
             before.is_some_and(|before| (before, what) != (What::Directory, What::Directory));
         if again { refuse("is there twice".to_owned()) } else { Ok(()) }
+    }
+
+    /// What is no directory on the way to a path.
+    fn above<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        let mut above = path.ancestors().skip(1);
+        above.find(|above| self.paths.get(*above).is_some_and(|what| *what != What::Directory))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(seen: &mut Seen, path: &str, kind: Kind) -> Result<(), String> {
+        let entry = Entry { path: path.into(), kind, mode: 0o644, uid: 0, gid: 0, mtime: 0 };
+        seen.check(&entry).map_err(|refused| refused.to_string())
+    }
+
+    #[test]
+    fn what_a_machine_would_refuse_of_links_is_refused_here_in_the_same_words() {
+        let mut seen = Seen { paths: BTreeMap::new(), most: 10 };
+        let file = || Kind::File { bytes: 1 };
+        let link = |target: &str| Kind::HardLink { target: target.into() };
+        check(&mut seen, "d", Kind::Symlink { target: "/".into() }).unwrap();
+        let said = check(&mut seen, "b", link("d/outside")).unwrap_err();
+        assert_eq!(
+            said,
+            "entry \"b\" is a hard link to what is beyond something that is no directory"
+        );
+        let said = check(&mut seen, "b", link("none")).unwrap_err();
+        assert_eq!(said, "entry \"b\" is a hard link to what is not there yet");
+        let said = check(&mut seen, "d/x", file()).unwrap_err();
+        assert!(said.contains("it goes through \"d\", which is no directory"), "{said}");
+        check(&mut seen, "e/f", file()).unwrap();
+        let said = check(&mut seen, "e", Kind::Symlink { target: "/".into() }).unwrap_err();
+        assert_eq!(said, "entry \"e\" is there twice");
+    }
+
+    #[test]
+    fn directories_that_are_not_named_count_too() {
+        let mut seen = Seen { paths: BTreeMap::new(), most: 5 };
+        check(&mut seen, "a/b/c/d", Kind::File { bytes: 1 }).unwrap();
+        check(&mut seen, "a/b", Kind::Directory).unwrap();
+        check(&mut seen, "a/e", Kind::File { bytes: 1 }).unwrap();
+        assert!(check(&mut seen, "f", Kind::Directory).unwrap_err().contains("more than 5"));
     }
 }

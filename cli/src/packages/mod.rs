@@ -3,12 +3,14 @@
 //!
 //! Whatever it was, it is written anew in the one form that cells keep (`layers`), with every entry checked
 //! on the way, so that people hear of what a machine would refuse before anything is sent. `image` reads
-//! OCI layouts and `docker save` archives, `directory` the rest, `upload` sends it.
+//! OCI layouts and `docker save` archives, `root` what a machine will look at in one, `directory` the rest, `upload`
+//! sends it.
 
 mod directory;
 mod frames;
 mod image;
 mod layers;
+mod root;
 mod upload;
 
 pub use upload::put;

@@ -15,7 +15,8 @@ use pb::session_input::Kind as In;
 use pb::session_output::Kind as Out;
 use pb::session_start::What;
 use std::io::{self, Read, Write};
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
@@ -34,12 +35,30 @@ pub(crate) struct Session {
 
 /// The way into a session. When all are gone the session has no more input.
 #[derive(Debug, Clone)]
-pub(crate) struct Sender(mpsc::Sender<pb::SessionInput>);
+pub(crate) struct Sender {
+    messages: mpsc::Sender<pb::SessionInput>,
+    /// Bytes of data that may be sent. Closed when the session is over.
+    room: Arc<Semaphore>,
+}
 
 impl Sender {
-    /// Sends a message; false when the session is over.
+    /// Sends a message; false when the session is over. Data waits until what was sent before it is read;
+    /// nothing else does, so that a signal comes through to a program that does not read.
     pub(crate) async fn send(&self, kind: In) -> bool {
-        self.0.send(pb::SessionInput { kind: Some(kind) }).await.is_ok()
+        if let In::Data(data) = &kind {
+            let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            match self.room.acquire_many(bytes).await {
+                Ok(room) => room.forget(),
+                Err(_) => return false,
+            }
+        }
+        self.messages.send(pb::SessionInput { kind: Some(kind) }).await.is_ok()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.sender.room.close();
     }
 }
 
@@ -92,7 +111,7 @@ impl Client {
             What::Exec(_) | What::CopyIn(_) => request_id(),
             What::Attach(_) | What::CopyOut(_) | What::Forward(_) => String::new(),
         };
-        let start = pb::SessionStart { task, once, what: Some(errand) };
+        let start = pb::SessionStart { task, once, what: Some(errand), counts_input: true };
         let make = async |mut master: BorgmasterClient<Channel>,
                           request: Request<pb::SessionStart>| {
             let (sender, messages) = mpsc::channel(MESSAGES);
@@ -100,13 +119,22 @@ impl Client {
             // The receiver is right here and the channel is empty.
             drop(sender.try_send(start));
             let answers = master.open_session(ReceiverStream::new(messages)).await?;
-            Ok(answers.map(|answers| (Sender(sender), answers)))
+            Ok(answers.map(|answers| (sender, answers)))
         };
-        let (sender, answers) = self.open(&what, start, make).await?;
+        let (messages, answers) = self.open(&what, start, make).await?;
+        let sender = Sender { messages, room: Arc::new(Semaphore::new(0)) };
         let mut session = Session { what, sender, answers };
         // It has begun when it says so, or says why not.
         match session.message().await? {
-            Some(Out::Started(_)) => Ok(session),
+            Some(Out::Started(started)) => {
+                // A borglet of an earlier version does not count.
+                let window = match started.input_window {
+                    0 => Semaphore::MAX_PERMITS,
+                    window => window as usize,
+                };
+                session.sender.room.add_permits(window);
+                Ok(session)
+            }
             Some(_) | None => {
                 Err(Failure::new(Code::Internal, "it did not begin").context(&session.what))
             }
@@ -133,6 +161,10 @@ impl Session {
         loop {
             match self.message().await? {
                 Some(Out::Started(_)) => {}
+                Some(Out::InputTaken(bytes)) => {
+                    let most = Semaphore::MAX_PERMITS - self.sender.room.available_permits();
+                    self.sender.room.add_permits(most.min(bytes as usize));
+                }
                 Some(Out::Stdout(data)) => return Ok(Said::Stdout(data)),
                 Some(Out::StdoutEnd(_)) => return Ok(Said::StdoutEnd),
                 Some(Out::Stderr(data)) => return Ok(Said::Stderr(data)),

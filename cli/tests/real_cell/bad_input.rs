@@ -165,6 +165,17 @@ async fn a_specification_over_a_mebibyte_is_refused_and_the_connection_lives() {
     let refused = client.submit_job(large.clone()).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert!(refused.message().contains("most is 1048576"), "{refused:?}");
+    assert!(refused.message().contains("task.env has 12000"), "which field: {refused:?}");
+    // Two mebibytes of environment, as a person would ask for them; and one value that is too long.
+    let mut swollen = job("swollen", "batch", "true");
+    let env = (0..32).map(|n| (format!("K{n}"), json!("x".repeat(64 << 10))));
+    swollen["task"]["env"] = json!(env.collect::<serde_json::Map<_, _>>());
+    let said = cell.borgctl_with(&["submit", "-"], &swollen.to_string()).failed(3);
+    assert!(said.contains("configuration may have 1048576 bytes"), "{said}");
+    swollen["task"]["env"] = json!({ "ONE": "x".repeat((64 << 10) + 1) });
+    let said = cell.borgctl_with(&["submit", "-"], &swollen.to_string());
+    assert!(said.code != 0 && said.err.contains("task.env.ONE"), "{said:?}");
+    assert!(said.err.len() < 500, "the value is cut: {}", said.err.len());
     // More than a master takes in at all.
     let task = large.spec.as_mut().unwrap().task.as_mut().unwrap();
     task.command = vec!["x".repeat(5 << 20)];

@@ -10,6 +10,7 @@ use borg_proto::rpc::{BorgmasterClient, Credentials, Timeouts, borgmaster_client
 use borg_proto::wire::pb;
 use borgctl::client::request_id;
 use borgctl::local::{Daemon, Layout, LocalCell, Process};
+use borgctl::target::Target;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -222,6 +223,18 @@ impl Cell {
     /// A client of a master as `admin`.
     pub(crate) fn admin(&self, master: usize) -> Client {
         self.client(master, &Credentials::load(&self.layout().user("admin")).unwrap())
+    }
+
+    /// What the library of `borgctl` has to know to be its admin.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            masters: self.record().masters.iter().map(|m| m.address.clone()).collect(),
+            credentials: Credentials::load(&self.layout().user("admin")).unwrap(),
+            user: "admin".parse().unwrap(),
+            timeout: PATIENCE,
+            at: None,
+            consistent: false,
+        }
     }
 
     /// A connection to one master.

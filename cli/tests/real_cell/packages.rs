@@ -1,8 +1,9 @@
 //! Packages through the whole cell: put, spread, shown to tasks, images as the root of a task.
 
 use crate::cell::{Cell, Killed, Run, is_isolated, job, note, run, within};
-use borg_proto::package::Digest;
+use borg_proto::package::{Digest, ImageConfig, Package, PackageRef};
 use borg_proto::wire::pb;
+use borgctl::packages;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -23,6 +24,23 @@ fn scratch() -> tempfile::TempDir {
 
 fn put(cell: &Cell, path: &Path, name: &str) -> Run {
     cell.borgctl(&["package", "put", path.to_str().unwrap(), name])
+}
+
+/// Puts an image that says something else of how it is run than was looked at.
+fn put_unchecked(cell: &Cell, path: &Path, name: &str, change: impl FnOnce(&mut ImageConfig)) {
+    let mut prepared = packages::prepare(path, false).unwrap();
+    change(prepared.image.as_mut().unwrap());
+    let package = Package {
+        key: name.parse::<PackageRef>().unwrap().of(&"admin".parse().unwrap()),
+        kind: prepared.kind,
+        layers: prepared.layers.iter().map(|(layer, _)| *layer).collect(),
+        image: prepared.image.clone(),
+        arch: prepared.arch.clone(),
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut client = borgctl::client::Client::new(&cell.target()).unwrap();
+        packages::put(&mut client, &package, &prepared).await.unwrap();
+    });
 }
 
 /// A program that needs nothing of the machine it runs on: prints what it sees, and lives if told to.
@@ -323,7 +341,9 @@ fn what_a_job_or_an_image_lacks_is_said_by_name() {
 
     let dir = scratch();
     Image::new(json!({})).layout(&dir.path().join("silent"));
-    put(cell, &dir.path().join("silent"), "silent:1").ok();
+    let silent = put(cell, &dir.path().join("silent"), "silent:1");
+    assert!(silent.err.contains("has neither entrypoint nor command"), "{silent:?}");
+    silent.ok();
     let refused = submit(&image_job("silent", "silent:1")).failed(3);
     assert!(refused.contains("has neither entrypoint nor command"), "{refused}");
 
@@ -335,8 +355,19 @@ fn what_a_job_or_an_image_lacks_is_said_by_name() {
         let over = cell.until(&job, |status| status["state"] == "failed");
         assert!(note(&over).contains(why), "{why} is not in {over}");
     };
-    let run = json!({ "Entrypoint": ["/bin/probe"], "User": "nobody-here" });
-    fails("stranger", &Image::new(run), "user \"nobody-here\" is not in its /etc/passwd");
+    // What no task could start is not taken; should it be there all the same, its task says why.
+    let run = |user: &str| json!({ "Entrypoint": ["/bin/probe"], "User": user });
+    let layout = dir.path().join("stranger");
+    Image::new(run("nobody-here")).layout(&layout);
+    let refused = put(cell, &layout, "stranger:1").failed(3);
+    let why = "user \"nobody-here\" is not in its /etc/passwd";
+    assert!(refused.contains("config.User") && refused.contains(why), "{refused}");
+    let known = dir.path().join("known");
+    Image::new(run("web")).layout(&known);
+    put_unchecked(cell, &known, "stranger:1", |image| image.user = "nobody-here".into());
+    let job = cell.submit(&image_job("stranger", "stranger:1"));
+    let over = cell.until(&job, |status| status["state"] == "failed");
+    assert!(note(&over).contains(why), "{over}");
     let run = json!({ "Entrypoint": ["/bin/probe"], "WorkingDir": "/etc/passwd" });
     fails("workdir", &Image::new(run), "working directory /etc/passwd");
     let arm = Image { arch: "arm64", ..Image::new(json!({ "Entrypoint": ["/bin/probe"] })) };
@@ -396,6 +427,10 @@ fn damaged_and_harmful_images_are_refused_before_anything_is_sent() {
     proc.append_link(&mut header, "proc", "/etc").unwrap();
     let said = harmful("proc", proc.into_inner().unwrap());
     assert!(said.contains("\"proc\" is a symlink"), "{said}");
+    let mut tmp = tar::Builder::new(Vec::new());
+    tmp.append_link(&mut header, "tmp", "/etc").unwrap();
+    let said = harmful("tmp", tmp.into_inner().unwrap());
+    assert!(said.contains("/tmp is a symlink: it must be a directory"), "{said}");
     let said = harmful("bomb", tar_of(&[("zeros", &vec![0; 64 << 20], 0o644, 0)]));
     assert!(said.contains("more than 200 times its size"), "{said}");
     let listed = cell.json(&["package", "list"]);

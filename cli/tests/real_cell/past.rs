@@ -43,6 +43,9 @@ fn a_moment_of_the_past_is_shown_as_it_was() {
     let said = cell.borgctl(&["--at", "2020-01-01T00:00:00Z", "status"]).failed(3);
     assert!(said.contains("the cell did not exist"), "{said}");
     let said = cell.borgctl(&["why", "--at", "5", &format!("{name}/0")]).failed(2);
-    assert!(said.contains("only status, machines, quota, policy and resolve"), "{said}");
+    assert!(
+        said.contains("only status, machines, quota, privilege list, policy and resolve"),
+        "{said}"
+    );
     cell.borgctl(&["history"]).ok();
 }

@@ -145,6 +145,9 @@ fn a_shell_has_a_terminal_of_the_right_size_that_passes_keys_on() {
     until("borg> ");
     keys.write_all(b"echo s-$(stty size | tr ' ' x)-$TERM\n").unwrap();
     until("s-33x99-borgterm\r\nborg> ");
+    // The terminal is one of those that the task sees.
+    keys.write_all(b"test -c \"$(tty)\" && echo at-$(tty)\n").unwrap();
+    until("at-/dev/pts/");
     keys.write_all(b"sleep 34591; echo slept-$((1+1))\n").unwrap();
     within("it sleeps", || !processes_with("sleep 34591").is_empty());
     keys.write_all(b"\x03").unwrap();
@@ -158,6 +161,50 @@ fn a_shell_has_a_terminal_of_the_right_size_that_passes_keys_on() {
     assert_eq!(shell.wait().unwrap().code(), Some(5));
     drop(keys);
     rest.join().unwrap();
+    cell.borgctl(&["kill", &job]).ok();
+}
+
+#[test]
+fn an_interrupt_reaches_a_program_that_does_not_read_its_input() {
+    let cell = Cell::shared();
+    let job = idle(cell, "deaf");
+    let script = "trap 'exit 42' INT; echo ready; while :; do sleep 0.05; done";
+    let mut client = beside(cell, &["exec", "-i", &format!("{job}/0"), "--", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(client.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    // Far more than all buffers on the way take together.
+    let mut input = client.stdin.take().unwrap();
+    let filling = std::thread::spawn(move || input.write_all(&vec![b'x'; 16 << 20]));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!filling.is_finished(), "somebody took it all");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(client.id().try_into().unwrap()),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let began = now();
+    let code = loop {
+        if let Some(done) = client.try_wait().unwrap() {
+            break done.code();
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "the interrupt waits behind the input");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(code, Some(42));
+    assert!(filling.join().unwrap().is_err(), "the rest goes nowhere");
+    // All of what is read arrives, in order, however slowly it is read.
+    let slow = "sleep 0.3; wc -c; echo done";
+    let mut client = beside(cell, &["exec", "-i", &format!("{job}/0"), "--", "sh", "-c", slow])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    client.stdin.take().unwrap().write_all(&vec![b'x'; 3_000_000]).unwrap();
+    let done = client.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "3000000\ndone\n");
     cell.borgctl(&["kill", &job]).ok();
 }
 
@@ -536,6 +583,7 @@ async fn a_command_that_is_asked_for_at_two_masters_is_begun_once() {
     let start = pb::SessionStart {
         task: format!("{job}/0"),
         once: "ledger-1".into(),
+        counts_input: false,
         what: Some(pb::session_start::What::Exec(exec)),
     };
     let start = pb::SessionInput { kind: Some(pb::session_input::Kind::Start(start)) };
@@ -559,8 +607,9 @@ async fn a_command_that_is_asked_for_at_two_masters_is_begun_once() {
 
 #[tokio::test]
 async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters_alone() {
-    let cell = Cell::shared();
-    let job = idle(cell, "crowded");
+    // Of its own: whoever else is admin there would find all of them taken.
+    let cell = Cell::up(1, 1);
+    let job = idle(&cell, "crowded");
     let mut client = cell.admin(0);
     let start = || {
         let what = Some(pb::session_start::What::Attach(pb::session_start::Attach {}));
@@ -580,7 +629,10 @@ async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters
         assert!(open.len() <= 64, "no end of sessions");
     };
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-    assert!(refused.message().contains("user admin has 32 sessions open"), "{refused:?}");
+    assert!(
+        refused.message().contains("user admin has 32 open, and 32 of 64 are free"),
+        "{refused:?}"
+    );
     assert_eq!(open.len(), 32);
     drop(open);
     // What was closed makes room.

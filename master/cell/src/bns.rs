@@ -4,6 +4,7 @@
 //! placed; whether it is up is what its machine last said (Borg paper, section 2.6).
 
 use crate::state::{CellState, Job, Machine};
+use borg_proto::Network;
 use borg_proto::names::{NameError, PortName};
 use borg_proto::task::Phase;
 use borg_proto::{Health, JobKey, TaskName};
@@ -15,7 +16,7 @@ pub struct Endpoint {
     pub task: TaskName,
     /// The port's name in the specification.
     pub port_name: PortName,
-    /// Host on which the task listens.
+    /// Host on which the task listens: its machine's, or its own address.
     pub host: String,
     /// Port number.
     pub port: u16,
@@ -41,7 +42,8 @@ pub enum BnsError {
 
 impl CellState {
     /// Endpoints of the placed tasks of `user/job`, or of the task `user/job/index`, by index.
-    /// Empty when none is placed or the tasks have no ports.
+    /// Empty when none is placed or the tasks have no ports. One with a network of its own has none until its
+    /// machine has told its address.
     ///
     /// # Errors
     /// When the text is no name, or names nothing.
@@ -63,14 +65,22 @@ impl CellState {
         let Some(placement) = job.task(index).and_then(|task| task.placement()) else {
             return Vec::new();
         };
-        let host = self.machine(placement.machine).and_then(Machine::task_host).unwrap_or_default();
+        let machine = self.machine(placement.machine);
+        let host = match job.spec.task.network {
+            Network::Host => machine.and_then(Machine::task_host).unwrap_or_default().to_owned(),
+            // Nobody can call it before its machine has said where.
+            Network::Own => match placement.address {
+                Some(address) => address.to_string(),
+                None => return Vec::new(),
+            },
+        };
         let (names, health) = (job.spec.task.ports.iter(), job.health(placement));
         names
             .zip(&placement.ports)
             .map(|(port_name, port)| Endpoint {
                 task: TaskName { job: job.key.clone(), index },
                 port_name: port_name.clone(),
-                host: host.to_owned(),
+                host: host.clone(),
                 port: *port,
                 up: matches!(placement.phase, Phase::Up { .. }) && health.serves(),
                 health,
@@ -84,8 +94,10 @@ mod tests {
     use crate::fixture::{Cell, PORTS, service, with_task};
     use crate::state::CellState;
     use borg_proto::Health;
+    use borg_proto::Network;
     use borg_proto::command::Observation;
     use borg_proto::health::{HealthCheck, Probe};
+    use borg_proto::resources::TASK_ADDRESS;
 
     #[test]
     fn a_name_gives_host_and_port_of_placed_tasks_and_whether_they_are_up() {
@@ -141,6 +153,66 @@ mod tests {
         cell.observe(Observation::TaskUp { id, pid, since, restarts: 1 });
         assert_eq!(found(&cell), (false, Health::Starting));
         assert_eq!(cell.state.audit(), []);
+    }
+
+    #[test]
+    fn a_task_with_a_network_of_its_own_is_found_at_its_address_while_that_is_known() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 1 << 30);
+        let spec = with_task(service("web", 2, 100, 4 << 20), |task| {
+            task.ports = ["http", "admin"].map(|port| port.parse().unwrap()).to_vec();
+            task.network = Network::Own;
+        });
+        let job = cell.submit("ann", spec);
+        assert_eq!(
+            cell.place(job, 0, machine).unwrap_err().to_string(),
+            "machine m-1 has 0/1000 of addresses for tasks free, task asks 1000/1000"
+        );
+        let mut with_range = crate::fixture::info(1000, 1 << 30, &[]);
+        with_range.capacity.devices = [(TASK_ADDRESS.into(), 2_000)].into();
+        cell.observe(Observation::MachineUp { machine, info: with_range });
+        let ids = [0, 1].map(|index| cell.place(job, index, machine).unwrap());
+        let shown = |cell: &Cell| -> Vec<String> {
+            let found = cell.state.resolve("ann/web").unwrap();
+            found
+                .iter()
+                .map(|e| format!("{} {}:{} {}", e.port_name, e.host, e.port, e.up))
+                .collect()
+        };
+        for id in ids {
+            cell.up(id);
+        }
+        assert_eq!(shown(&cell), [""; 0], "nobody knows where yet");
+        let at = |id, last| Observation::TaskAddress { id, address: [10, 88, 3, last].into() };
+        cell.observe(at(ids[0], 5));
+        // Both have the same numbers, each on its own address.
+        assert_eq!(shown(&cell), ["http 10.88.3.5:8000 true", "admin 10.88.3.5:8001 true"]);
+        cell.observe(at(ids[1], 6));
+        assert_eq!(shown(&cell).len(), 4);
+        assert_eq!(cell.state.audit(), []);
+        assert_eq!(CellState::decode(&cell.state.encode()).unwrap(), cell.state);
+        // Another process may have another address.
+        let (pid, since) = (8, cell.now);
+        cell.observe(Observation::TaskUp { id: ids[0], pid, since, restarts: 1 });
+        assert_eq!(shown(&cell).len(), 2);
+        // The machine's range became smaller: one has to go.
+        let mut smaller = crate::fixture::info(1000, 1 << 30, &[]);
+        smaller.capacity.devices = [(TASK_ADDRESS.into(), 1_000)].into();
+        cell.observe(Observation::MachineUp { machine, info: smaller });
+        assert_eq!(cell.state.pending().count(), 1);
+        assert_eq!(cell.state.audit(), []);
+    }
+
+    #[test]
+    fn an_address_of_a_task_in_its_machines_network_changes_nothing() {
+        let mut cell = Cell::new();
+        let machine = cell.machine("m-1", 1000, 1 << 30);
+        let job = cell.submit("ann", service("web", 1, 100, 4 << 20));
+        let id = cell.place(job, 0, machine).unwrap();
+        cell.up(id);
+        let before = cell.state.task(id.task).cloned();
+        cell.observe(Observation::TaskAddress { id, address: [10, 88, 3, 5].into() });
+        assert_eq!(cell.state.task(id.task).cloned(), before);
     }
 
     #[test]

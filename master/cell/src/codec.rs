@@ -10,10 +10,12 @@ mod allocs;
 mod outcome;
 mod packages;
 mod parts;
+mod privileges;
 mod quota;
 mod runs;
 
 pub(crate) use outcome::answer_bytes;
+pub(crate) use privileges::privilege_number;
 pub(crate) use quota::band_number;
 
 use crate::state::requests::{REMEMBERED, Remembered};
@@ -135,6 +137,7 @@ impl From<&CellState> for pb::CheckpointState {
             packages: state.packages().map(packages::write).collect(),
             runs: state.runs.iter().map(runs::write).collect(),
             runs_noted: state.runs.noted,
+            privileges: state.privileges().map(privileges::write).collect(),
         }
     }
 }
@@ -202,6 +205,7 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
             packages::read_record(package).map_err(|e| e.within(&format!("packages[{i}]")))?;
         state.packages.all.insert(record.package.key.clone(), record);
     }
+    privileges::read_all(&mut state, message.privileges)?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;

@@ -81,10 +81,15 @@ impl Devices {
     /// Whether every device is one that a machine of `capacity` has, and none is given out twice.
     #[must_use]
     pub fn is_within(&self, capacity: &Resources) -> bool {
-        self.0.iter().all(|(name, taken)| {
-            let all = capacity.devices.get(name).copied().unwrap_or(0) / WHOLE_DEVICE;
-            taken.iter().all(|(number, of)| u64::from(*number) < all && *of <= WHOLE)
-        })
+        self.0.keys().all(|name| self.kind_is_within(name, capacity))
+    }
+
+    /// The same of one kind.
+    #[must_use]
+    pub fn kind_is_within(&self, name: &str, capacity: &Resources) -> bool {
+        let all = capacity.devices.get(name).copied().unwrap_or(0) / WHOLE_DEVICE;
+        let mut taken = self.0.get(name).into_iter().flatten();
+        taken.all(|(number, of)| u64::from(*number) < all && *of <= WHOLE)
     }
 }
 

@@ -8,9 +8,11 @@ use crate::state::{CellState, Job, JobState, Machine, MachineState, PackageRecor
 use borg_proto::package::{Package, PackageKey};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{
-    Band, Health, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId, UserName,
+    Band, Health, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId, TaskId,
+    UserName,
 };
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,8 +84,26 @@ pub enum EventKind {
     PackagePut(PackageKey),
     /// A package was removed.
     PackageRemoved(PackageKey),
+    /// A user may do something from here on, or no longer.
+    PrivilegeChanged {
+        /// Who.
+        user: UserName,
+        /// What.
+        privilege: Privilege,
+        /// Which of the two.
+        change: PrivilegeChange,
+    },
     /// A master was invited, joined, was taken out, or is on its way.
     MastersChanged,
+}
+
+/// What became of a privilege.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrivilegeChange {
+    /// It was granted.
+    Granted,
+    /// It was taken back.
+    Revoked,
 }
 
 /// What changed of whose tasks may be placed on a machine.
@@ -149,6 +169,8 @@ pub enum TaskChange {
     },
     /// By its health check it is otherwise than before.
     Health(Health),
+    /// Its process has this address of its own.
+    Address(Ipv4Addr),
     /// It went back to pending by no fault of its own.
     Evicted(EvictCause),
     /// Exclusive: what it was evicted as surely runs no more, so it may be placed again.
@@ -202,6 +224,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::Led { .. } => {}
         }
     }
@@ -307,6 +330,13 @@ impl Event {
             }
             EventKind::PackageRemoved(key) => ("package.removed", key.to_string(), String::new()),
             EventKind::QuotaChanged(change) => describe_quota(change, state),
+            EventKind::PrivilegeChanged { user, privilege, change } => {
+                let kind = match change {
+                    PrivilegeChange::Granted => "privilege.granted",
+                    PrivilegeChange::Revoked => "privilege.revoked",
+                };
+                (kind, user.to_string(), privilege.to_string())
+            }
             EventKind::Led { leader, term } => {
                 ("master.leads", format!("master {leader}"), format!("term {term}"))
             }
@@ -372,6 +402,7 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),
         TaskChange::Health(health) => ("task.health", format!("{health} on {place}")),
+        TaskChange::Address(address) => ("task.address", format!("{address} on {place}")),
         TaskChange::Evicted(cause) => ("task.evicted", format!("from {place}: {cause}")),
         TaskChange::Gone { incarnation } => {
             ("task.gone", format!("incarnation {incarnation} no longer runs on {place}"))

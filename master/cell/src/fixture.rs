@@ -22,7 +22,7 @@ use borg_proto::{
     CellName, FailureCause, IncarnationId, JobId, JobKind, JobSpec, MachineId, MachineInfo, Millis,
     Priority, ReplicaId, Resources, TaskId, TaskSpec, UserName,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// First port of every machine here, and how many there are.
@@ -280,6 +280,8 @@ fn job(
         health: None,
         image: None,
         packages: Vec::new(),
+        network: borg_proto::Network::Host,
+        loosen: BTreeSet::new(),
     };
     JobSpec {
         name: name.parse().expect("a name"),

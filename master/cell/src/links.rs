@@ -229,7 +229,10 @@ impl Links {
                 // The target says nothing of how far its processes are.
                 EventKind::TaskChanged {
                     change:
-                        TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_),
+                        TaskChange::Up { .. }
+                        | TaskChange::BackOff { .. }
+                        | TaskChange::Health(_)
+                        | TaskChange::Address(_),
                     machine,
                     ..
                 } => progressed.extend(*machine),
@@ -249,6 +252,7 @@ impl Links {
                 | EventKind::PolicyChanged
                 | EventKind::PackagePut(_)
                 | EventKind::PackageRemoved(_)
+                | EventKind::PrivilegeChanged { .. }
                 | EventKind::Led { .. } => {}
                 // What was decided and not done before it began was undone by it.
                 EventKind::SafeMode { .. } => {

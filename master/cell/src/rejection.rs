@@ -6,13 +6,15 @@
 mod allocs;
 mod figures;
 mod packages;
+mod privileges;
 
 pub use allocs::AllocRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 pub use packages::PackageRejection;
+pub use privileges::PrivilegeRejection;
 
 use crate::state::{JobState, MachineState};
-use borg_proto::resources::Dimension;
+use borg_proto::resources::{Dimension, TASK_ADDRESS};
 use borg_proto::spec::SpecError;
 use borg_proto::time::Date;
 use borg_proto::{
@@ -165,6 +167,8 @@ pub enum Rejection {
     Alloc(Box<AllocRejection>),
     #[error("{0}")]
     Package(Box<PackageRejection>),
+    #[error("{0}")]
+    Privilege(Box<PrivilegeRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
@@ -176,6 +180,12 @@ impl From<AllocRejection> for Rejection {
 impl From<PackageRejection> for Rejection {
     fn from(refused: PackageRejection) -> Self {
         Self::Package(Box::new(refused))
+    }
+}
+
+impl From<PrivilegeRejection> for Rejection {
+    fn from(refused: PrivilegeRejection) -> Self {
+        Self::Privilege(Box::new(refused))
     }
 }
 
@@ -204,6 +214,7 @@ fn noun(of: &Dimension) -> String {
         Dimension::Ram => "memory".to_owned(),
         Dimension::Disk => "disk".to_owned(),
         Dimension::Ports => "ports".to_owned(),
+        Dimension::Device(name) if **name == *TASK_ADDRESS => "of addresses for tasks".into(),
         Dimension::Device(name) => format!("of device {name}"),
     }
 }
@@ -264,6 +275,7 @@ impl Rejection {
             | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
             Self::Alloc(refused) => refused.code(),
             Self::Package(refused) => refused.code(),
+            Self::Privilege(refused) => refused.code(),
         }
     }
 }

@@ -8,15 +8,17 @@
 use borg_cell::codec::VERSION;
 use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
 use borg_cell::state::CellState;
+use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
+use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{MemoryLimit, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
-    Band, CellName, FailureCause, Health, JobSpec, MachineId, Millis, Priority, ReplicaId,
-    Resources, TaskId,
+    Band, CellName, FailureCause, Health, JobSpec, MachineId, MachineInfo, Millis, Priority,
+    Privilege, ReplicaId, Resources, TaskId,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,6 +151,7 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
     let checked = cell.submit("fay", JobSpec { priority: Priority::new(116).unwrap(), ..checked });
     let remove = Action::RemovePackage { package: "fay/data:2".parse().unwrap() };
     cell.apply(user("fay"), remove).unwrap_err();
+    privileges(cell);
     let healthy = cell.place(checked, 0, machine).unwrap();
     cell.up(healthy);
     cell.observe(Observation::TaskHealth { id: healthy, health: Health::Healthy });
@@ -165,6 +168,45 @@ fn since_level_5(cell: &mut Cell, machine: MachineId) {
         last_lines: "the end".into(),
     }));
     cell.observe(Observation::TaskEnded { id: failing, at: cell.now, failure, run });
+    network_of_its_own(cell, machine);
+}
+
+fn network_of_its_own(cell: &mut Cell, machine: MachineId) {
+    let info = cell.state.machine(machine).and_then(|machine| machine.info.clone()).unwrap();
+    let mut info = MachineInfo::clone(&info);
+    info.capacity.devices.insert(TASK_ADDRESS.into(), 2_000);
+    cell.observe(Observation::MachineUp { machine, info });
+    let apart = with_task(batch("apart", 1, 10, 4 << 20), |task| {
+        task.ports = vec!["http".parse().unwrap()];
+        task.network = Network::Own;
+    });
+    let apart = cell.submit("fay", apart);
+    let placed = cell.place(apart, 0, machine).unwrap();
+    cell.up(placed);
+    cell.observe(Observation::TaskAddress { id: placed, address: [10, 88, 3, 2].into() });
+}
+
+fn privileges(cell: &mut Cell) {
+    let grant =
+        |who: &str, privilege| Action::GrantPrivilege { user: who.parse().unwrap(), privilege };
+    let revoke =
+        |who: &str, privilege| Action::RevokePrivilege { user: who.parse().unwrap(), privilege };
+    for privilege in Privilege::ALL {
+        cell.apply(user("admin"), grant("gus", privilege)).unwrap();
+    }
+    let loosened = |privilege| {
+        let spec = with_task(service("loose", 1, 10, 4 << 20), |task| {
+            task.loosen = [privilege].into();
+        });
+        JobSpec { priority: Priority::new(116).unwrap(), ..spec }
+    };
+    cell.submit("gus", loosened(Privilege::SystemCalls));
+    cell.try_submit("hal", loosened(Privilege::MachineIds)).unwrap_err();
+    cell.apply(user("gus"), grant("hal", Privilege::Listen)).unwrap();
+    cell.apply(user("hal"), grant("hal", Privilege::Devices)).unwrap_err();
+    cell.apply(user("admin"), revoke("gus", Privilege::SystemCalls)).unwrap();
+    cell.apply(user("admin"), revoke("gus", Privilege::SystemCalls)).unwrap_err();
+    cell.apply(user("gus"), revoke("admin", Privilege::Admin)).unwrap_err();
 }
 
 fn at_once(cell: &mut Cell, machine: MachineId) {

@@ -15,7 +15,7 @@ use borg_proto::spec::Spread;
 use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
-    Priority, ReplicaId, Resources, TaskId, UserName,
+    Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -48,6 +48,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             let answering = (b == 9).then(|| machines[0].clone());
             (user("admin"), Action::GiveUp { machines, answering })
         }
+        1 if a % 4 == 2 => (user(if a == 10 { "ann" } else { "admin" }), privilege(a, b)),
         1 if a % 4 == 1 => (user(if a == 9 { "ann" } else { "admin" }), choice(a, b, c)),
         1 => (
             user(by_user),
@@ -99,6 +100,17 @@ fn choice(a: u8, b: u8, c: u8) -> Action {
             machines: machines(),
             users: users.map(|name| name.parse().unwrap()).collect(),
         },
+    }
+}
+
+/// Grants and revokes, now and then of what makes an administrator, or of `admin` itself.
+fn privilege(a: u8, b: u8) -> Action {
+    let user: UserName = ["ann", "bob", "admin"][usize::from(a / 4 % 3)].parse().unwrap();
+    let privilege = [Privilege::Listen, Privilege::Devices, Privilege::Admin][usize::from(b % 3)];
+    if b % 8 > 4 {
+        Action::RevokePrivilege { user, privilege }
+    } else {
+        Action::GrantPrivilege { user, privilege }
     }
 }
 
@@ -160,6 +172,12 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     with_task(spec, |task| {
         task.ports =
             ["http", "rpc"][..usize::from(a % 3)].iter().map(|p| p.parse().unwrap()).collect();
+        if a % 24 == 5 {
+            task.loosen = [Privilege::Listen, Privilege::Devices][..1 + usize::from(b % 2)]
+                .iter()
+                .copied()
+                .collect();
+        }
         if c.is_multiple_of(5) {
             task.spread =
                 vec![Spread { attribute: ["machine", "rack"][usize::from(b % 2)].into(), max: 1 }];
@@ -396,7 +414,10 @@ proptest! {
                     TaskChange::Placed { machine, incarnation } => {
                         prop_assert_eq!(placed.insert(task, (machine, incarnation)), None);
                     }
-                    TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_) => prop_assert!(placed.contains_key(&task)),
+                    TaskChange::Up { .. }
+                    | TaskChange::BackOff { .. }
+                    | TaskChange::Health(_)
+                    | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }
@@ -560,6 +581,8 @@ fn the_steps_reach_the_interesting_places() {
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",
+        "privilege.granted",
+        "privilege.revoked",
         "gang placed",
         "gang refused",
         "gang parted",

@@ -228,6 +228,7 @@ fn task(id: IncarnationId, status: TaskStatus) -> TaskReport {
         status_line: String::new(),
         last_run: None,
         start: None,
+        address: None,
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::access::Group;
 use crate::class::Class;
 use crate::machines::Machines;
-use crate::need::Need;
+use crate::need::{Need, is_of_images};
 use crate::reasons::{Amount, dimension, noun, unmet};
 use crate::rooms::{FIXED_COLUMNS, TARGET, TASKS, amount, is_scored};
 use crate::score::Weights;
@@ -124,6 +124,10 @@ fn missing(class: &Class, machines: &Machines, row: usize) -> Option<Vec<Change>
             asks: amount(*column, *ask),
             most: amount(*column, left),
         });
+    }
+    // Nobody asked for that, so nobody can do without.
+    if unmet(machines, &class.need, row).any(is_of_images) {
+        return None;
     }
     changes.extend(unmet(machines, &class.need, row).cloned().map(Change::Without));
     let crowded = class.crowded(machines, row);

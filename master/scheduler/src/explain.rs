@@ -169,8 +169,8 @@ impl Tally {
 
     /// Devices that no machine of the cell has.
     fn add_absent(&mut self, class: &Class, machines: &Machines) {
-        let devices = class.need.task.limit.devices.iter();
-        for (name, asks) in devices.filter(|(name, _)| machines.is_absent(name)) {
+        let asked = class.need.task.asked();
+        for (name, asks) in asked.devices.iter().filter(|(name, _)| machines.is_absent(name)) {
             let dimension = Dimension::Device(name.clone());
             let reason = Reason::Short { dimension, asks: *asks, room: 0, capacity: 0 };
             *self.plain.entry(reason).or_default() += 1;

@@ -8,8 +8,9 @@ use crate::rooms::{
     ABSENT, CPU, DISK, FIXED_COLUMNS, IDLE, Kind, LARGEST, PORTS, RAM, TARGET, TASKS, asked,
 };
 use borg_cell::state::target_bytes;
+use borg_proto::machine::{IMAGES, NO_IMAGES};
 use borg_proto::resources::WHOLE_DEVICE;
-use borg_proto::spec::Constraint;
+use borg_proto::spec::{Constraint, ConstraintOp};
 use borg_proto::{JobId, JobKind, JobSpec, Priority, TaskSpec};
 use std::sync::Arc;
 
@@ -82,6 +83,17 @@ pub(crate) struct SingleShape {
     group: Group,
 }
 
+/// What a machine has to be for a task that brings an image.
+fn runs_images() -> Constraint {
+    let (attribute, values) = (IMAGES.to_owned(), vec![NO_IMAGES.to_owned()]);
+    Constraint { attribute, op: ConstraintOp::NotEqual, values, soft: false }
+}
+
+/// Whether that is the constraint: nobody wrote it into a specification.
+pub(crate) fn is_of_images(constraint: &Constraint) -> bool {
+    *constraint == runs_images()
+}
+
 impl Need {
     /// Reads a specification of a user of `group`. Devices and attributes that were not asked for so
     /// far get their place in `machines`. `alloc_set` is the one that the job is in.
@@ -120,6 +132,10 @@ impl Need {
             .filter(|(_, amount)| *amount > 0)
             .map(|(column, amount)| (column, asked(column, amount)))
             .collect();
+        let mut task = spec.task.clone();
+        if task.image.is_some() {
+            Arc::make_mut(&mut task).constraints.push(runs_images());
+        }
         let spreads =
             spec.task.spread.iter().filter(|_| spec.tasks > 1).map(|spread| SpreadLimit {
                 domain: (spread.attribute != MACHINE)
@@ -131,19 +147,19 @@ impl Need {
         let class = if spec.tasks > 1 {
             ClassKey::Job(job)
         } else {
-            let constraints = spec.task.constraints.clone();
+            let constraints = task.constraints.clone();
             let (priority, asks) = (spec.priority, asks.clone());
             let shape = SingleShape { priority, asks, constraints, group };
             ClassKey::Shape(Arc::new(shape))
         };
         let scored = SCORED.map(|attribute| machines.domain_of(attribute));
         let mut filters = |soft: bool| -> Vec<usize> {
-            let wanted = spec.task.constraints.iter().filter(|c| c.soft == soft);
+            let wanted = task.constraints.iter().filter(|c| c.soft == soft);
             wanted.map(|constraint| machines.filter(constraint)).collect()
         };
         let is_alloc = spec.kind == JobKind::AllocSet;
         let (hard, soft) = (filters(false), filters(true));
-        let (priority, tasks, task) = (spec.priority, spec.tasks, spec.task.clone());
+        let (priority, tasks) = (spec.priority, spec.tasks);
         let (gang, cap) = (spec.gang && tasks > 1, spec.concurrent.filter(|cap| *cap < tasks));
         Self {
             job,

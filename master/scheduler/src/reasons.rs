@@ -8,10 +8,11 @@
 //! a machine can be told.
 
 use crate::machines::Machines;
-use crate::need::Need;
+use crate::need::{Need, is_of_images};
 use crate::rooms::{CPU, DISK, PORTS, RAM};
 use crate::victims::Freed;
-use borg_proto::resources::Dimension;
+use borg_proto::machine::RESERVE_PERCENT;
+use borg_proto::resources::{Dimension, TASK_ADDRESS};
 use borg_proto::spec::Constraint;
 use std::fmt;
 
@@ -156,6 +157,9 @@ impl Reason {
             Self::NotUp => write!(f, "{} not up", verb("is", "are")),
             Self::Closed => write!(f, "{} closed", verb("is", "are")),
             Self::Kept => write!(f, "{} kept for other users", verb("is", "are")),
+            Self::Constraint(constraint) if is_of_images(constraint) => {
+                write!(f, "{} no tasks that bring an image", verb("runs", "run"))
+            }
             Self::Constraint(constraint) => {
                 write!(f, "{} not meet {constraint}", verb("does", "do"))
             }
@@ -171,10 +175,15 @@ impl Reason {
                 let amount = |n: u64| Amount(dimension, n);
                 let noun = noun(dimension);
                 write!(f, "{} {noun} (asks {}, ", verb("lacks", "lack"), amount(*asks))?;
-                if asks > capacity {
-                    return write!(f, "largest has {})", amount(*capacity));
+                match asks > capacity {
+                    true => write!(f, "largest has {}", amount(*capacity))?,
+                    false => write!(f, "most free is {}", amount(*room))?,
                 }
-                write!(f, "most free is {})", amount(*room))
+                // Or people look at the machine, and find more.
+                if *dimension == Dimension::Disk {
+                    write!(f, " beside the {RESERVE_PERCENT} % that each keeps for itself")?;
+                }
+                f.write_str(")")
             }
             Self::TooManyTasks { most } => {
                 write!(f, "{} as many tasks as a machine may ({most})", verb("has", "have"))
@@ -213,6 +222,9 @@ pub(crate) fn noun(dimension: &Dimension) -> String {
         Dimension::Ram => "memory".into(),
         Dimension::Disk => "disk".into(),
         Dimension::Ports => "ports".into(),
+        Dimension::Device(name) if **name == *TASK_ADDRESS => {
+            "addresses for tasks (borglet --task-network)".into()
+        }
         Dimension::Device(name) => format!("device {name}"),
     }
 }
@@ -271,8 +283,12 @@ mod tests {
             "lack device gpu (asks 2, largest has 0)"
         );
         assert_eq!(
+            short(Dimension::Device(TASK_ADDRESS.into()), 1000, 0, 0),
+            "lack addresses for tasks (borglet --task-network) (asks 1, largest has 0)"
+        );
+        assert_eq!(
             short(Dimension::Disk, 1 << 30, (1 << 30) - 1, 1 << 30),
-            "lack disk (asks 1 GiB, most free is 1023.9 MiB)"
+            "lack disk (asks 1 GiB, most free is 1023.9 MiB beside the 5 % that each keeps for itself)"
         );
     }
 }

@@ -4,12 +4,15 @@
 //! may call what and how requests are checked; `views` turns state into answers, `streams` serves
 //! the calls that go on.
 
+mod deadline;
 mod packages;
+mod privileges;
 mod quotas;
 pub(crate) mod sessions;
 mod streams;
 pub(crate) mod views;
 
+use self::deadline::timeout;
 use crate::blobs::Blobs;
 use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Done, unanswered};
@@ -18,10 +21,10 @@ use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
 use crate::metrics::Metrics;
-use crate::notes::{self, Notes};
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
 use crate::peers;
+use crate::said::{self, AllSaid};
 use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
@@ -39,20 +42,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 8] = [
+const KNOW_THE_PAST: [&str; 9] = [
     "ListJobs",
     "GetJob",
     "ListRuns",
     "ListMachines",
     "ListQuotas",
     "ListPackages",
+    "ListPrivileges",
     "GetPolicy",
     "Resolve",
 ];
@@ -83,7 +87,7 @@ pub(crate) struct Api {
     /// For reaching borglets.
     pub credentials: Credentials,
     /// Room for sessions.
-    pub sessions: Arc<Semaphore>,
+    pub sessions: Slots,
     /// Room for logs that are read.
     pub log_readers: Slots,
     /// How many machines this replica's shard polls.
@@ -96,22 +100,6 @@ pub(crate) struct Api {
 
 fn bad_name(field: &str) -> impl Fn(NameError) -> Status {
     move |error| Status::invalid_argument(format!("{field}: {error}"))
-}
-
-/// The deadline that the caller set, if any.
-fn timeout<T>(request: &Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
-        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
 }
 
 impl Api {
@@ -135,6 +123,20 @@ impl Api {
 
     fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// Whether a user is an administrator now, whatever moment the call is to show. Of one who was granted
+    /// it a majority is asked, so that what is taken back is gone at every master.
+    async fn is_admin(&self, user: &UserName) -> Result<bool, Status> {
+        if user.as_str() == ADMIN || !self.view.borrow().state.is_admin(user) {
+            return Ok(user.as_str() == ADMIN);
+        }
+        Ok(self.confirmed_view(user).await?.state.is_admin(user))
+    }
+
+    /// Whether a user may see what a job's owner keeps secret. What nobody can confirm is not shown.
+    async fn may_see(&self, user: &UserName, owner: &UserName) -> bool {
+        user == owner || self.is_admin(user).await.unwrap_or(false)
     }
 
     /// The view to answer a read from: the newest of this replica once it has caught up, or, when
@@ -205,53 +207,32 @@ impl Api {
         Ok(silent.into_iter().map(|silent| (silent.machine, silent.for_ms)).collect())
     }
 
-    async fn usages(
-        &self,
-        user: &UserName,
-        ids: Vec<IncarnationId>,
-    ) -> Result<views::Usages, Status> {
+    /// What machines said of tasks of a job. Nothing when the leader cannot be asked.
+    async fn said(&self, user: &UserName, ids: Vec<IncarnationId>) -> Result<AllSaid, Status> {
         let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
         let Some(leader) = leader else {
-            let of_all = move |master: &Master| views::said_of(master, ids);
-            return self.look(user, of_all).await;
+            return self.look(user, move |master| said::of(master, &ids)).await;
         };
         // Beside the answer: what cannot be had at once is left out.
-        let Some(client) = self.changes.peers.client(leader) else { return Ok(BTreeMap::new()) };
+        let Some(client) = self.changes.peers.client(leader) else { return Ok(AllSaid::new()) };
         let ids = ids.iter().map(Into::into).collect();
         let request = pb::LookAtTasksRequest { ids, user: user.to_string() };
         let answer = peers::look_at_tasks(client, request, HELLO).await.unwrap_or_default();
-        Ok(views::said_from(answer))
-    }
-
-    /// What machines said of tasks that bring packages along. Nothing when the leader cannot be asked.
-    async fn notes(
-        &self,
-        user: &UserName,
-        job: &Job,
-        ids: Vec<IncarnationId>,
-    ) -> Result<Notes, Status> {
-        let task = &job.spec.task;
-        if task.image.is_none() && task.packages.is_empty() {
-            return Ok(Notes::new());
-        }
-        let leader = self.view().status.leader.filter(|leader| *leader != self.me.replica);
-        let Some(leader) = leader else {
-            return self.look(user, move |master| notes::of(master, &ids)).await;
-        };
-        let Some(mut client) = self.changes.peers.client_for_users(leader) else {
-            return Ok(Notes::new());
-        };
-        let ids = ids.iter().take(notes::MOST).map(Into::into).collect();
-        let answer = client.tell_tasks(pb::TellTasksRequest { ids });
-        let answer = tokio::time::timeout(HELLO, answer).await;
-        Ok(answer
-            .ok()
-            .and_then(Result::ok)
-            .map_or_else(Notes::new, |a| notes::heard(a.into_inner())))
+        Ok(said::heard(answer))
     }
 
     /// Makes the change that a request asks for. What the log could not hold is refused here,
     /// with the field's name.
+    /// Makes the change that a call asks for.
+    async fn changed<M>(&self, request: Request<M>, call: &str) -> Result<Done, Status>
+    where
+        Change: TryFrom<M, Error = WireError>,
+    {
+        let by = self.user(&request, call)?;
+        let timeout = timeout(&request);
+        self.change(by, request.into_inner(), timeout).await
+    }
+
     async fn change<M>(
         &self,
         by: UserName,
@@ -295,6 +276,21 @@ fn find_task(view: &View, name: &str) -> Result<(TaskName, TaskId), Status> {
     Ok((name, id))
 }
 
+/// What is large in a specification is one of two fields.
+fn check_size(spec: &pb::JobSpec) -> Result<(), Status> {
+    let size = spec.encoded_len();
+    if size <= MAX_SPEC_BYTES {
+        return Ok(());
+    }
+    let task = spec.task.as_ref();
+    let env = task.map_or(0, |task| task.env.iter().map(|(k, v)| k.len() + v.len()).sum());
+    let command: usize = task.map_or(0, |task| task.command.iter().map(String::len).sum());
+    Err(Status::resource_exhausted(format!(
+        "spec: {size} bytes, most is {MAX_SPEC_BYTES}; task.env has {env} of them, task.command {command}: put \
+         what is large into a package"
+    )))
+}
+
 #[tonic::async_trait]
 impl Borgmaster for Api {
     async fn submit_job(
@@ -304,12 +300,7 @@ impl Borgmaster for Api {
         let user = self.user(&request, "SubmitJob")?;
         let timeout = timeout(&request);
         let message = request.into_inner();
-        let size = message.spec.as_ref().map_or(0, Message::encoded_len);
-        if size > MAX_SPEC_BYTES {
-            return Err(Status::resource_exhausted(format!(
-                "spec: {size} bytes, most is {MAX_SPEC_BYTES}"
-            )));
-        }
+        message.spec.as_ref().map_or(Ok(()), check_size)?;
         let planned = message.planned.clone();
         let change = Change::try_from(message).map_err(|error| rpc::status_of(&error))?;
         let done = self.changes.make(user, change, planned, timeout).await?;
@@ -341,9 +332,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::KillRequest>,
     ) -> Result<Response<pb::KillResponse>, Status> {
-        let user = self.user(&request, "Kill")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "Kill").await?;
         let Some(pb::accepted::Answer::Killed(killed)) = done.answer else {
             return Err(Status::internal("the cell accepted something else"));
         };
@@ -383,27 +372,17 @@ impl Borgmaster for Api {
         let job = find_job(&view, &request.into_inner().job)?;
         let running = view.state.tasks_of(job.id).filter_map(|(id, task)| task.running(id));
         let running: Vec<IncarnationId> = running.collect();
-        let notes = match past {
-            true => Notes::new(),
-            false => self.notes(&user, job, running.clone()).await?,
-        };
         // What is not in the log is known of now only.
-        let usages = match past {
-            true => views::Usages::new(),
-            false => self.usages(&user, running).await?,
+        let said = match past {
+            true => AllSaid::new(),
+            false => self.said(&user, running).await?,
         };
         let tasks = view.state.tasks_of(job.id);
-        let info = |(id, task)| {
-            let mut info = views::task_info(&view, &usages, job, id, task);
-            if let Some(note) = task.running(id).and_then(|id| notes.get(&id)) {
-                info.note.clone_from(note);
-            }
-            info
-        };
+        let info = |(id, task)| views::task_info(&view, &said, job, id, task);
         let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
             job: Some(views::job_summary(&view.state, job)),
-            spec: Some(views::spec_for(&user, job)),
+            spec: Some(views::spec_for(job, self.may_see(&user, job.owner()).await)),
             tasks,
             read: Some(views::read_info(&view)),
             now_ms: now_in(&view, past),
@@ -426,9 +405,11 @@ impl Borgmaster for Api {
         let placed =
             view.state.job(id.job).zip(view.state.task(id).and_then(|task| task.running(id)));
         if let Some((job, incarnation)) = placed
-            && let Some(note) = self.notes(&user, job, vec![incarnation]).await?.get(&incarnation)
+            && views::brings_packages(job)
+            && let Some(said) = self.said(&user, vec![incarnation]).await?.get(&incarnation)
+            && !said.note.is_empty()
         {
-            why.summary = format!("{}; {note}", why.summary);
+            why.summary = format!("{}; {}", why.summary, said.note);
         }
         Ok(Response::new(why))
     }
@@ -462,9 +443,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::AddMachineRequest>,
     ) -> Result<Response<pb::AddMachineResponse>, Status> {
-        let user = self.user(&request, "AddMachine")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "AddMachine").await?;
         Ok(Response::new(pb::AddMachineResponse { index: done.index }))
     }
 
@@ -472,9 +451,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::RemoveMachineRequest>,
     ) -> Result<Response<pb::RemoveMachineResponse>, Status> {
-        let user = self.user(&request, "RemoveMachine")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "RemoveMachine").await?;
         Ok(Response::new(pb::RemoveMachineResponse { index: done.index }))
     }
 
@@ -482,9 +459,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::InviteMasterRequest>,
     ) -> Result<Response<pb::InviteMasterResponse>, Status> {
-        let user = self.user(&request, "InviteMaster")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "InviteMaster").await?;
         Ok(Response::new(pb::InviteMasterResponse { index: done.index }))
     }
 
@@ -492,9 +467,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::RemoveMasterRequest>,
     ) -> Result<Response<pb::RemoveMasterResponse>, Status> {
-        let user = self.user(&request, "RemoveMaster")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "RemoveMaster").await?;
         Ok(Response::new(pb::RemoveMasterResponse { index: done.index }))
     }
 
@@ -502,9 +475,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::GiveUpMachinesRequest>,
     ) -> Result<Response<pb::GiveUpMachinesResponse>, Status> {
-        let user = self.user(&request, "GiveUpMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "GiveUpMachines").await?;
         Ok(Response::new(pb::GiveUpMachinesResponse { index: done.index }))
     }
 
@@ -512,9 +483,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::SettleRequest>,
     ) -> Result<Response<pb::SettleResponse>, Status> {
-        let user = self.user(&request, "Settle")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "Settle").await?;
         Ok(Response::new(pb::SettleResponse { index: done.index }))
     }
 
@@ -522,9 +491,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::ResizeAllocsRequest>,
     ) -> Result<Response<pb::ResizeAllocsResponse>, Status> {
-        let user = self.user(&request, "ResizeAllocs")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "ResizeAllocs").await?;
         Ok(Response::new(pb::ResizeAllocsResponse { index: done.index }))
     }
 
@@ -532,9 +499,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::KeepMachinesRequest>,
     ) -> Result<Response<pb::KeepMachinesResponse>, Status> {
-        let user = self.user(&request, "KeepMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "KeepMachines").await?;
         Ok(Response::new(pb::KeepMachinesResponse { index: done.index }))
     }
 
@@ -542,9 +507,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::CloseMachinesRequest>,
     ) -> Result<Response<pb::CloseMachinesResponse>, Status> {
-        let user = self.user(&request, "CloseMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "CloseMachines").await?;
         Ok(Response::new(pb::CloseMachinesResponse { index: done.index }))
     }
 
@@ -552,9 +515,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::OpenMachinesRequest>,
     ) -> Result<Response<pb::OpenMachinesResponse>, Status> {
-        let user = self.user(&request, "OpenMachines")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "OpenMachines").await?;
         Ok(Response::new(pb::OpenMachinesResponse { index: done.index }))
     }
 
@@ -562,9 +523,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::SetPolicyRequest>,
     ) -> Result<Response<pb::SetPolicyResponse>, Status> {
-        let user = self.user(&request, "SetPolicy")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "SetPolicy").await?;
         Ok(Response::new(pb::SetPolicyResponse { index: done.index }))
     }
 
@@ -581,9 +540,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::SetQuotaRequest>,
     ) -> Result<Response<pb::SetQuotaResponse>, Status> {
-        let user = self.user(&request, "SetQuota")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "SetQuota").await?;
         Ok(Response::new(pb::SetQuotaResponse { index: done.index }))
     }
 
@@ -591,9 +548,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::RemoveQuotaRequest>,
     ) -> Result<Response<pb::RemoveQuotaResponse>, Status> {
-        let user = self.user(&request, "RemoveQuota")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "RemoveQuota").await?;
         Ok(Response::new(pb::RemoveQuotaResponse { index: done.index }))
     }
 
@@ -601,9 +556,7 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::EnforceQuotaRequest>,
     ) -> Result<Response<pb::EnforceQuotaResponse>, Status> {
-        let user = self.user(&request, "EnforceQuota")?;
-        let timeout = timeout(&request);
-        let done = self.change(user, request.into_inner(), timeout).await?;
+        let done = self.changed(request, "EnforceQuota").await?;
         Ok(Response::new(pb::EnforceQuotaResponse { index: done.index }))
     }
 
@@ -617,6 +570,32 @@ impl Borgmaster for Api {
         let whose = (!whose.is_empty()).then(|| whose.parse().map_err(bad_name("user")));
         let now = Millis(now_in(&view, past));
         Ok(Response::new(quotas::list(&view, whose.transpose()?.as_ref(), now)))
+    }
+
+    async fn grant_privilege(
+        &self,
+        request: Request<pb::GrantPrivilegeRequest>,
+    ) -> Result<Response<pb::GrantPrivilegeResponse>, Status> {
+        let done = self.changed(request, "GrantPrivilege").await?;
+        Ok(Response::new(pb::GrantPrivilegeResponse { index: done.index }))
+    }
+
+    async fn revoke_privilege(
+        &self,
+        request: Request<pb::RevokePrivilegeRequest>,
+    ) -> Result<Response<pb::RevokePrivilegeResponse>, Status> {
+        let done = self.changed(request, "RevokePrivilege").await?;
+        Ok(Response::new(pb::RevokePrivilegeResponse { index: done.index }))
+    }
+
+    async fn list_privileges(
+        &self,
+        request: Request<pb::ListPrivilegesRequest>,
+    ) -> Result<Response<pb::ListPrivilegesResponse>, Status> {
+        let user = self.user(&request, "ListPrivileges")?;
+        let view = self.view_for(&user, &request).await?;
+        let whose = privileges::asked_for(&user, self.is_admin(&user).await?, request.get_ref())?;
+        Ok(Response::new(privileges::list(&view, whose.as_ref())))
     }
 
     async fn list_masters(
@@ -711,7 +690,7 @@ impl Borgmaster for Api {
         let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
         let (name, id) = find_task(&view, &request.into_inner().task)?;
         // What it wrote last may be as secret as its output.
-        let may_read = user.as_str() == ADMIN || user == name.job.user;
+        let may_read = self.may_see(&user, &name.job.user).await;
         let runs = view.state.runs_of(id).map(|run| views::task_run(run, may_read)).collect();
         let read = Some(views::read_info(&view));
         Ok(Response::new(pb::ListRunsResponse { runs, read, now_ms: now_in(&view, past) }))
@@ -724,7 +703,7 @@ impl Borgmaster for Api {
         request: Request<pb::SaveCheckpointRequest>,
     ) -> Result<Response<Self::SaveCheckpointStream>, Status> {
         let user = self.user(&request, "SaveCheckpoint")?;
-        streams::may_save_checkpoints(&user)?;
+        streams::may_save_checkpoints(&user, self.is_admin(&user).await?)?;
         // A backup of a master that lags would lack what was acknowledged.
         let view = if request.into_inner().stale {
             self.caught_up.check()?;
@@ -739,16 +718,16 @@ impl Borgmaster for Api {
         &self,
         request: Request<pb::FindBlobsRequest>,
     ) -> Result<Response<pb::FindBlobsResponse>, Status> {
-        self.user(&request, "FindBlobs")?;
-        self.blobs.find(&request.into_inner().digests).await.map(Response::new)
+        let user = self.user(&request, "FindBlobs")?;
+        self.blobs.find(user, &request.into_inner().digests).await.map(Response::new)
     }
 
     async fn upload_blob(
         &self,
         request: Request<Streaming<pb::BlobChunk>>,
     ) -> Result<Response<pb::UploadBlobResponse>, Status> {
-        self.user(&request, "UploadBlob")?;
-        self.blobs.upload(request.into_inner()).await?;
+        let user = self.user(&request, "UploadBlob")?;
+        self.blobs.upload(user, request.into_inner()).await?;
         Ok(Response::new(pb::UploadBlobResponse {}))
     }
 

@@ -8,7 +8,8 @@ use super::streams::Items;
 use super::{Api, find_task};
 use crate::feed::View;
 use borg_cell::state::{Machine, MachineState, Task};
-use borg_proto::identity::{ADMIN, Identity, Role};
+use borg_proto::Privilege;
+use borg_proto::identity::{Identity, Role};
 use borg_proto::names::{IncarnationId, TaskName, UserName, shorten};
 use borg_proto::rpc::{self, BorgletClient, Timeouts};
 use borg_proto::slots::Slot;
@@ -19,16 +20,16 @@ use pb::session_input::Kind as In;
 use pb::task_session_input::Kind as TaskIn;
 use std::error::Error;
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-/// Sessions that pass through one master at once: ours, four machines' worth.
+/// Sessions that pass through one master at once: ours, four machines' worth. A user may have half of those
+/// that are free.
 pub(crate) const SESSIONS: usize = 256;
 /// Logs that are read through one master at once: ours. A user may have half of those that are free, so all tasks of
 /// a job can be followed by some users at once.
@@ -39,14 +40,13 @@ const MESSAGES: usize = 4;
 const SAY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Says who may reach into a task.
-fn check_owner(user: &UserName, name: &TaskName) -> Result<(), Status> {
-    if user.as_str() == ADMIN || *user == name.job.user {
+async fn check_owner(api: &Api, user: &UserName, name: &TaskName) -> Result<(), Status> {
+    if *user == name.job.user || api.is_admin(user).await? {
         return Ok(());
     }
-    Err(Status::permission_denied(format!(
-        "user {user} is neither the owner of {} nor {ADMIN}",
-        name.job
-    )))
+    let (job, needed) = (&name.job, Privilege::Admin);
+    let why = format!("user {user} is neither the owner of {job} nor {needed}");
+    Err(Status::permission_denied(why))
 }
 
 /// A client of the borglet of a machine.
@@ -79,7 +79,7 @@ pub(super) async fn read_logs(
     api.caught_up.check()?;
     let view = api.view();
     let (name, id) = find_task(&view, &request.task)?;
-    check_owner(user, &name)?;
+    check_owner(api, user, &name).await?;
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;
     let Some((_, newest)) = task.last_place else {
         return Err(Status::failed_precondition(format!(
@@ -214,7 +214,7 @@ pub(super) async fn open(
         Session::try_from(start.clone()).map_err(|error| rpc::status_of(&error.within("start")))?;
     let view = api.view();
     let (name, id) = find_task(&view, &start.task)?;
-    check_owner(&user, &name).inspect_err(|_| {
+    check_owner(api, &user, &name).await.inspect_err(|_| {
         tracing::info!(%user, task = %name, what = in_words(&what), "session refused");
     })?;
     let task = view.state.task(id).ok_or_else(|| Status::not_found("the task is gone"))?;
@@ -228,9 +228,9 @@ pub(super) async fn open(
         | Session::CopyIn { .. }
         | Session::CopyOut { .. } => 0,
     };
-    let slot = Arc::clone(&api.sessions).try_acquire_owned().map_err(|_| {
+    let slot = api.sessions.take(&user).map_err(|none| {
         Status::resource_exhausted(format!(
-            "{SESSIONS} sessions pass through this master already: ask another one, or later"
+            "sessions through this master: {none}: end some, ask another master, or ask later"
         ))
     })?;
     tracing::info!(%user, task = %name, machine = %machine.name, what = in_words(&what), "session begins");
@@ -330,7 +330,7 @@ struct Passage {
     user: UserName,
     name: TaskName,
     out: mpsc::Sender<Result<pb::SessionOutput, Status>>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Passage {
@@ -397,9 +397,4 @@ async fn take(
             Err(_) => return,
         }
     }
-}
-
-/// Room for the sessions of one master.
-pub(crate) fn room() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(SESSIONS))
 }

@@ -3,7 +3,7 @@
 use super::{Api, bad_name};
 use crate::feed::{Batch, Cut, Forgotten, Place, Watcher};
 use borg_cell::state::CellState;
-use borg_proto::identity::ADMIN;
+use borg_proto::Privilege;
 use borg_proto::names::{JobKey, UserName};
 use borg_proto::wire::pb;
 use std::pin::Pin;
@@ -130,13 +130,13 @@ fn is_of(subject: &str, job: &JobKey) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-pub(super) fn may_save_checkpoints(user: &UserName) -> Result<(), Status> {
-    if user.as_str() != ADMIN {
-        return Err(Status::permission_denied(format!(
-            "user {user} may not save checkpoints: that needs {ADMIN}"
-        )));
+pub(super) fn may_save_checkpoints(user: &UserName, is_admin: bool) -> Result<(), Status> {
+    if is_admin {
+        return Ok(());
     }
-    Ok(())
+    let needed = Privilege::Admin;
+    let why = format!("user {user} may not save checkpoints: that needs {needed}");
+    Err(Status::permission_denied(why))
 }
 
 pub(super) fn save_checkpoint(state: CellState) -> Items<pb::CheckpointChunk> {

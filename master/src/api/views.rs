@@ -3,23 +3,19 @@
 use crate::clock;
 use crate::config::Member;
 use crate::feed::View;
+use crate::said::AllSaid;
 use crate::store::Kept;
 use borg_cell::bns::{BnsError, Endpoint};
-use borg_cell::master::Master;
 use borg_cell::rejection::amounts;
 use borg_cell::state::runs::{RunOver, TaskRun};
 use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
-use borg_proto::identity::ADMIN;
-use borg_proto::names::{TaskId, UserName};
+use borg_proto::names::TaskId;
 use borg_proto::policy::{MAX_WEIGHT, Term};
-use borg_proto::poll::Usage;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
-use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
 use borg_proto::wire::pb;
 use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
-use std::collections::BTreeMap;
 use tonic::Status;
 
 /// How new a view is.
@@ -100,25 +96,6 @@ fn job_note(state: &CellState, job: &Job) -> String {
     troubled.unwrap_or_default()
 }
 
-/// What incarnations said that is not in the log, as far as the leader was told.
-pub(super) type Usages = BTreeMap<IncarnationId, (Usage, String)>;
-
-/// What this leader was told of incarnations.
-pub(crate) fn said_of(master: &Master, ids: Vec<IncarnationId>) -> Usages {
-    let of = |id| Some((id, (master.usage(id)?, master.status_line(id).unwrap_or_default())));
-    ids.into_iter().filter_map(of).collect()
-}
-
-/// The same as another master has told it.
-pub(super) fn said_from(answer: pb::LookAtTasksResponse) -> Usages {
-    let of = |task: pb::look_at_tasks_response::Task| {
-        let id = IncarnationId::try_from(task.id?).ok()?;
-        let line = one_line(task.status_line.as_bytes(), MAX_STATUS_LINE_BYTES);
-        Some((id, (Usage::from(task.usage?), line)))
-    };
-    answer.tasks.into_iter().filter_map(of).collect()
-}
-
 /// A run that is over; its last lines only for those who may read its output.
 pub(super) fn task_run(run: &TaskRun, with_lines: bool) -> pb::TaskRun {
     let (end, cause) = match &run.over {
@@ -141,11 +118,10 @@ pub(super) fn task_run(run: &TaskRun, with_lines: bool) -> pb::TaskRun {
     }
 }
 
-/// A job's specification as a user may see it: the environment, where people keep secrets, is for
-/// its owner and `admin` alone.
-pub(super) fn spec_for(user: &UserName, job: &Job) -> pb::JobSpec {
+/// A job's specification as somebody may see it: the environment, where people keep secrets, is for
+/// its owner and administrators alone.
+pub(super) fn spec_for(job: &Job, may_see: bool) -> pb::JobSpec {
     let mut spec = pb::JobSpec::from(job.spec.as_ref());
-    let may_see = user == job.owner() || user.as_str() == ADMIN;
     if let (Some(task), false) = (&mut spec.task, may_see) {
         task.env.clear();
     }
@@ -154,7 +130,7 @@ pub(super) fn spec_for(user: &UserName, job: &Job) -> pb::JobSpec {
 
 pub(super) fn task_info(
     view: &View,
-    usages: &Usages,
+    said: &AllSaid,
     job: &Job,
     id: TaskId,
     task: &Task,
@@ -181,7 +157,7 @@ pub(super) fn task_info(
             info.note = contents(&view.state, job, id);
             pb::TaskPhase::Held
         }
-        TaskState::Running(placement) => fill_running(usages, job, id, task, placement, &mut info),
+        TaskState::Running(placement) => fill_running(said, job, id, task, placement, &mut info),
         TaskState::Dead { at, end } => {
             info.since_ms = at.0;
             info.note = match end {
@@ -216,7 +192,7 @@ fn contents(state: &CellState, set: &Job, alloc: TaskId) -> String {
 }
 
 fn fill_running(
-    usages: &Usages,
+    said: &AllSaid,
     job: &Job,
     id: TaskId,
     task: &Task,
@@ -230,15 +206,19 @@ fn fill_running(
         .zip(&placement.ports)
         .map(|(name, port)| pb::Port { name: name.to_string(), port: (*port).into() })
         .collect();
+    info.address = placement.address.map(|address| address.to_string()).unwrap_or_default();
     info.health = pb::Health::from(job.health(placement)).into();
     let incarnation = IncarnationId { task: id, number: placement.incarnation };
-    if let Some((usage, status_line)) = usages.get(&incarnation) {
-        info.status_line.clone_from(status_line);
+    let said = said.get(&incarnation);
+    if let Some(said) = said {
+        info.status_line.clone_from(&said.status_line);
+    }
+    if let Some(usage) = said.and_then(|said| said.usage.as_ref()) {
         info.cpu_milli = usage.cpu_milli;
         info.ram_bytes = usage.ram_bytes;
         info.usage = Some(usage.into());
     }
-    match placement.phase {
+    let phase = match placement.phase {
         Phase::Starting => pb::TaskPhase::Starting,
         Phase::Up { pid, since } => {
             info.pid = pid;
@@ -255,7 +235,18 @@ fn fill_running(
             info.note = task.last_failure.as_ref().map(ToString::to_string).unwrap_or_default();
             pb::TaskPhase::BackOff
         }
+    };
+    let note = said.map(|said| &said.note).filter(|note| !note.is_empty());
+    if let Some(note) = note.filter(|_| brings_packages(job)) {
+        info.note.clone_from(note);
     }
+    phase
+}
+
+/// Whether it matters to people how far its packages are.
+pub(super) fn brings_packages(job: &Job) -> bool {
+    let task = &job.spec.task;
+    task.image.is_some() || !task.packages.is_empty()
 }
 
 fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> String {
@@ -287,7 +278,7 @@ pub(super) fn why(view: &View, id: TaskId, explanation: Explanation) -> pb::WhyR
         .state
         .job(id.job)
         .zip(view.state.task(id))
-        .map_or(0, |(job, task)| task_info(view, &Usages::new(), job, id, task).phase);
+        .map_or(0, |(job, task)| task_info(view, &AllSaid::new(), job, id, task).phase);
     let rejections = explanation.rejections.iter().map(|rejected| pb::Rejection {
         reason: rejected.reason.to_string(),
         machines: rejected.machines,

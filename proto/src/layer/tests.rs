@@ -1,29 +1,11 @@
 //! Archives that somebody made to do harm, and how an honest one comes through.
 
+use super::fixture::entry;
 use super::*;
 use tar::{Builder, Header};
 
 const IMAGE: Rules = Rules { image: true, drop_lent: false };
 const DIRECTORY: Rules = Rules { image: false, drop_lent: false };
-
-/// An entry with any name, which the library would not write.
-fn entry(kind: EntryType, path: &str, link: &str, mode: u32, data: &[u8]) -> Vec<u8> {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(7);
-    header.set_size(data.len() as u64);
-    let old = header.as_old_mut();
-    old.name[..path.len()].copy_from_slice(path.as_bytes());
-    old.linkname[..link.len()].copy_from_slice(link.as_bytes());
-    header.set_cksum();
-    let mut bytes = header.as_bytes().to_vec();
-    bytes.extend(data);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
 
 fn walked(bytes: &[u8], rules: Rules) -> Result<Vec<Entry>, LayerError> {
     let mut found = Vec::new();

@@ -84,6 +84,7 @@ impl From<&FailureCause> for pb::FailureCause {
             }
             FailureCause::Start { why } => Kind::Start(why.clone()),
             FailureCause::PortTaken { port } => Kind::PortTaken((*port).into()),
+            FailureCause::NoAddress => Kind::NoAddress(true),
             FailureCause::Lost => Kind::Lost(true),
             FailureCause::Fenced => Kind::Fenced(true),
             FailureCause::DiskLimit { limit_bytes, used_bytes } => {
@@ -118,6 +119,7 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             // A machine's text may be of any length: it is cut, not refused.
             Kind::Start(why) => Self::start(&why),
             Kind::PortTaken(value) => Self::PortTaken { port: port(value).at("port_taken")? },
+            Kind::NoAddress(true) => Self::NoAddress,
             Kind::Lost(true) => Self::Lost,
             Kind::Fenced(true) => Self::Fenced,
             Kind::DiskLimit(OverLimit { limit, used }) => {
@@ -129,6 +131,9 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             Kind::Unhealthy(why) => Self::unhealthy(&why),
             Kind::Packages(why) => Self::packages(&why),
             Kind::Fenced(false) => return Err(WireError::new("fenced", "false", "is never sent")),
+            Kind::NoAddress(false) => {
+                return Err(WireError::new("no_address", "false", "is never sent"));
+            }
             Kind::Lost(false) => return Err(WireError::new("lost", "false", "is never sent")),
         })
     }

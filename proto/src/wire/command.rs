@@ -8,7 +8,8 @@ use super::machine::check_address;
 use super::package;
 use super::pb;
 use super::policy;
-use super::poll::{MAX_TASKS_PER_MACHINE, incarnation};
+use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
+use super::privilege;
 use super::quota;
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
@@ -215,6 +216,12 @@ impl From<&Action> for PbAction {
             Action::RemovePackage { package } => {
                 Self::RemovePackage(pb::RemovePackage { package: package.to_string() })
             }
+            Action::GrantPrivilege { user, privilege } => {
+                Self::GrantPrivilege(privilege::write_grant(user, *privilege))
+            }
+            Action::RevokePrivilege { user, privilege } => {
+                Self::RevokePrivilege(privilege::write_revoke(user, *privilege))
+            }
             Action::Place { assignments } => {
                 Self::Place(pb::Place { assignments: assignments.iter().map(Into::into).collect() })
             }
@@ -274,6 +281,8 @@ impl TryFrom<PbAction> for Action {
             PbAction::RemovePackage(pb::RemovePackage { package }) => {
                 Ok(Self::RemovePackage { package: package.parse().at("remove_package.package")? })
             }
+            PbAction::GrantPrivilege(grant) => privilege::grant(&grant).at("grant_privilege"),
+            PbAction::RevokePrivilege(revoke) => privilege::revoke(&revoke).at("revoke_privilege"),
             PbAction::Place(pb::Place { assignments }) => Ok(Self::Place {
                 assignments: each(
                     "place.assignments",
@@ -425,6 +434,12 @@ impl From<&Observation> for pb::Observation {
                 id: Some(id.into()),
                 health: pb::Health::from(*health).into(),
             }),
+            Observation::TaskAddress { id, address } => {
+                seen::Kind::TaskAddress(seen::TaskAddress {
+                    id: Some(id.into()),
+                    address: address.to_bits(),
+                })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -473,6 +488,10 @@ impl TryFrom<pb::Observation> for Observation {
             seen::Kind::TaskHealth(seen::TaskHealth { id, health }) => Self::TaskHealth {
                 id: incarnation("id", id)?,
                 health: read_health("health", health)?,
+            },
+            seen::Kind::TaskAddress(seen::TaskAddress { id, address }) => Self::TaskAddress {
+                id: incarnation("id", id)?,
+                address: required("address", read_address(address))?,
             },
         })
     }

@@ -234,6 +234,12 @@ fn every_bad_field_of_a_job_is_named_by_its_path() {
     );
     assert_eq!(field(|_, t| t.grace_ms = u64::MAX), "spec.task.grace_ms");
     assert_eq!(field(|_, t| t.command = vec!["x".repeat(60_000); 20]), "spec");
+    assert_eq!(field(|_, t| t.loosen = vec![3, 77]), "spec.task.loosen[1]");
+    assert_eq!(
+        refused(|_, t| t.loosen = vec![1]).to_string(),
+        "spec.task.loosen: admin is a privilege about the cell, no isolation of a task: allowed are \
+         listen, system-calls, machine-ids, devices"
+    );
     assert_eq!(
         refused(|_, t| t.ports.push("No!".into())).to_string(),
         "spec.task.ports[2]: \"No!\" has a character that is not allowed; allowed are 1 to 63 of \

@@ -17,6 +17,7 @@ mod package;
 mod peer;
 mod policy;
 mod poll;
+mod privilege;
 mod quota;
 mod session;
 mod spec;
@@ -36,7 +37,8 @@ pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_add
 pub use package::MAX_BLOBS;
 pub use peer::{MAX_MACHINES, MAX_USAGES};
 pub use policy::{read_policy, read_weights};
-pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE};
+pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE, read_address, write_address};
+pub use privilege::read_privilege;
 pub use quota::{quota_amount, quota_band};
 pub use session::{
     MAX_COMMAND_WORD_BYTES, MAX_COMMAND_WORDS, MAX_PATH_BYTES, MAX_SESSION_DATA_BYTES, Session,

@@ -18,6 +18,7 @@ use crate::text::{self, MAX_STATUS_LINE_BYTES};
 use crate::time::Millis;
 use pb::task_report::{BackOff, Ended, Fetching, Starting, Status, Stopping, Up};
 use pb::usage_window::Range;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// Most incarnations of one machine, in a target or a report: our choice; a machine of the 2019
@@ -233,6 +234,18 @@ impl TryFrom<pb::PollRequest> for PollRequest {
     }
 }
 
+/// An address of a task as it goes over the wire; 0 is none.
+#[must_use]
+pub fn write_address(address: Option<Ipv4Addr>) -> u32 {
+    address.map_or(0, Ipv4Addr::to_bits)
+}
+
+/// Reads an address of a task.
+#[must_use]
+pub fn read_address(address: u32) -> Option<Ipv4Addr> {
+    (address != 0).then(|| Ipv4Addr::from_bits(address))
+}
+
 impl From<&TaskReport> for pb::TaskReport {
     fn from(r: &TaskReport) -> Self {
         let status = match &r.status {
@@ -263,6 +276,7 @@ impl From<&TaskReport> for pb::TaskReport {
                 total_ms: start.total.0,
                 packages_ms: start.packages.0,
             }),
+            address: write_address(r.address),
         }
     }
 }
@@ -301,6 +315,7 @@ impl TryFrom<pb::TaskReport> for TaskReport {
                 total: Millis(start.total_ms),
                 packages: Millis(start.packages_ms),
             }),
+            address: read_address(r.address),
         })
     }
 }

@@ -8,6 +8,7 @@ use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{
     IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
 };
+use crate::network::Network;
 use crate::package::{
     Digest, ImageConfig, Layer, MAX_LAYER_BYTES, Package, PackageKey, PackageKind, PackageRef,
     Version,
@@ -22,6 +23,7 @@ use crate::poll::{
     TaskStatus, Usage, UsageWindow,
 };
 use crate::priority::{AppClass, Band, Priority};
+use crate::privilege::Privilege;
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
@@ -29,11 +31,13 @@ use crate::spec::{
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
+use crate::wire::read_address;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -174,6 +178,8 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
             option::of(health_check()),
             option::weighted(0.3, package_ref()),
             vec(package_ref(), 0..=1),
+            any::<bool>(),
+            loosened(),
         ),
     )
         .prop_map(
@@ -195,6 +201,8 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     grace_ms: Millis(grace),
                     image: more.3,
                     packages: more.4,
+                    network: if more.5 { Network::Own } else { Network::Host },
+                    loosen: more.6,
                 }
             },
         )
@@ -288,8 +296,9 @@ fn without_what_allocs_rule_out(spec: &mut JobSpec) {
         task.ports.clear();
         task.volumes.clear();
         (task.memory, task.cpu_cap_milli, task.health) = (MemoryLimit::Hard, None, None);
-        task.image = None;
+        (task.image, task.network) = (None, Network::Host);
         task.packages.clear();
+        task.loosen.clear();
     } else if spec.alloc_set.is_some() {
         (spec.gang, spec.concurrent) = (false, None);
         task.constraints.clear();
@@ -310,6 +319,7 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         line().prop_map(|why| FailureCause::packages(&why)),
         Just(FailureCause::Lost),
         Just(FailureCause::Fenced),
+        Just(FailureCause::NoAddress),
         any::<[u64; 2]>().prop_map(|[limit_bytes, used_bytes]| FailureCause::DiskLimit {
             limit_bytes,
             used_bytes
@@ -476,7 +486,7 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
         (millis(), option::of(cause())).prop_map(|(at, failure)| TaskStatus::Ended { at, failure }),
     ];
     let ports = vec(1..=u16::MAX, 0..3);
-    let own = ("[ -~]{0,40}", run_end(), health(), option::of(any::<[u64; 2]>()));
+    let own = ("[ -~]{0,40}", run_end(), health(), option::of(any::<[u64; 2]>()), any::<u32>());
     (incarnation(), status, any::<u32>(), option::of(cause()), usage(), ports, own).prop_map(
         |(
             id,
@@ -485,7 +495,7 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
             last_failure,
             usage,
             ports,
-            (status_line, last_run, health, start),
+            (status_line, last_run, health, start, address),
         )| {
             TaskReport {
                 id,
@@ -501,6 +511,7 @@ fn task_report() -> impl Strategy<Value = TaskReport> {
                     total: Millis(total),
                     packages: Millis(packages),
                 }),
+                address: read_address(address),
             }
         },
     )
@@ -621,6 +632,10 @@ fn observation() -> impl Strategy<Value = Observation> {
             .prop_map(|(id, at, failure, run)| Observation::TaskEnded { id, at, failure, run }),
         incarnation().prop_map(|id| Observation::TaskGone { id }),
         (incarnation(), health()).prop_map(|(id, health)| Observation::TaskHealth { id, health }),
+        (incarnation(), 1..u32::MAX).prop_map(|(id, address)| Observation::TaskAddress {
+            id,
+            address: Ipv4Addr::from_bits(address),
+        }),
         (any::<bool>(), any::<[u32; 2]>()).prop_map(|(safe_mode, [silent, machines])| {
             Observation::Silence { safe_mode, silent, machines }
         }),
@@ -660,6 +675,15 @@ fn quota() -> impl Strategy<Value = Action> {
             oversell,
         },
     )
+}
+
+fn privilege() -> impl Strategy<Value = Privilege> {
+    proptest::sample::select(&Privilege::ALL[..])
+}
+
+fn loosened() -> impl Strategy<Value = BTreeSet<Privilege>> {
+    let of_tasks = privilege().prop_filter("of tasks", |privilege| privilege.loosens());
+    btree_set(of_tasks, 0..3)
 }
 
 fn policy() -> impl Strategy<Value = Action> {
@@ -725,6 +749,10 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         vec(name(), 1..5).prop_map(|machines| Action::OpenMachines { machines }),
         package().prop_map(|package| Action::PutPackage { package }),
         package_key().prop_map(|package| Action::RemovePackage { package }),
+        (name(), privilege())
+            .prop_map(|(user, privilege)| Action::GrantPrivilege { user, privilege }),
+        (name(), privilege())
+            .prop_map(|(user, privilege)| Action::RevokePrivilege { user, privilege }),
         vec(assignment, 0..4).prop_map(|assignments| Action::Place { assignments }),
         vec(observation(), 0..4).prop_map(|changes| Action::Observe { changes }),
     ];

@@ -154,7 +154,8 @@ mod tests {
             ..Default::default()
         };
         change(&mut exec);
-        let start = pb::SessionStart { what: Some(What::Exec(exec)), ..Default::default() };
+        let start =
+            pb::SessionStart { what: Some(What::Exec(exec)), ..pb::SessionStart::default() };
         Session::try_from(start).map_err(|error| error.to_string())
     }
 
@@ -176,7 +177,8 @@ mod tests {
         );
         let copy = |path: &str| {
             let copy = pb::session_start::CopyOut { path: path.into() };
-            let start = pb::SessionStart { what: Some(What::CopyOut(copy)), ..Default::default() };
+            let start =
+                pb::SessionStart { what: Some(What::CopyOut(copy)), ..pb::SessionStart::default() };
             Session::try_from(start).is_ok()
         };
         assert!(copy("/tmp") && !copy("") && !copy("a\0") && !copy(&"x".repeat(4097)));

@@ -4,8 +4,9 @@
 //! `borgctl` shows before it sends anything.
 
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
-use super::pb;
+use super::{pb, privilege};
 use crate::names::MAX_NAME_BYTES;
+use crate::network::Network;
 use crate::package::MAX_TASK_PACKAGES;
 use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
@@ -101,6 +102,24 @@ impl From<pb::MemoryLimit> for MemoryLimit {
         match limit {
             pb::MemoryLimit::Unspecified => Self::Hard,
             pb::MemoryLimit::Soft => Self::Soft,
+        }
+    }
+}
+
+impl From<Network> for pb::Network {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::Host => Self::Unspecified,
+            Network::Own => Self::Own,
+        }
+    }
+}
+
+impl From<pb::Network> for Network {
+    fn from(network: pb::Network) -> Self {
+        match network {
+            pb::Network::Unspecified => Self::Host,
+            pb::Network::Own => Self::Own,
         }
     }
 }
@@ -212,6 +231,8 @@ impl From<&TaskSpec> for pb::TaskSpec {
             health: t.health.as_ref().map(Into::into),
             image: t.image.as_ref().map(ToString::to_string).unwrap_or_default(),
             packages: t.packages.iter().map(ToString::to_string).collect(),
+            network: pb::Network::from(t.network).into(),
+            loosen: privilege::write_all(&t.loosen),
         }
     }
 }
@@ -240,6 +261,8 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
         health: t.health.map(TryInto::try_into).transpose().at("health")?,
         image: (!t.image.is_empty()).then(|| t.image.parse()).transpose().at("image")?,
         packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
+        network: known::<pb::Network>("network", t.network)?.into(),
+        loosen: privilege::read_all("loosen", t.loosen)?,
     })
 }
 

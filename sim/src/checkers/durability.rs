@@ -121,6 +121,8 @@ impl Durability {
                 | Action::OpenMachines { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
+                | Action::GrantPrivilege { .. }
+                | Action::RevokePrivilege { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }

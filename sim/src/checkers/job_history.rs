@@ -270,6 +270,8 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::OpenMachines { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
+        | Action::GrantPrivilege { .. }
+        | Action::RevokePrivilege { .. }
         | Action::Settle
         | Action::Lead { .. }
         | Action::Place { .. }

@@ -74,6 +74,7 @@ impl Lifecycle {
             | EventKind::AllocsResized(_)
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::JobForgotten(..)
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
@@ -102,7 +103,10 @@ impl Lifecycle {
             }
             (
                 Place::On(_),
-                TaskChange::Up { .. } | TaskChange::BackOff { .. } | TaskChange::Health(_),
+                TaskChange::Up { .. }
+                | TaskChange::BackOff { .. }
+                | TaskChange::Health(_)
+                | TaskChange::Address(_),
             ) => (place, incarnation),
             (Place::On(_), TaskChange::Evicted(_) | TaskChange::Failed { again: Some(_), .. }) => {
                 (Place::Pending, incarnation)

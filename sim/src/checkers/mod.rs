@@ -14,6 +14,7 @@ pub mod job_history;
 pub mod lifecycle;
 pub mod linearizability;
 pub mod log;
+pub mod privileges;
 pub mod quiescence;
 pub mod quota;
 pub mod requests;
@@ -60,6 +61,8 @@ pub enum Invariant {
     TasksSurvive,
     /// What is admitted in an enforced band is within its user's quota.
     Quota,
+    /// What is admitted without some isolation is of a user who holds the privileges for it.
+    Privileges,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
     /// A majority that is well and connected has a leader within two seconds.
@@ -94,6 +97,7 @@ impl fmt::Display for Invariant {
             Self::DeltaSound => "I10 delta soundness",
             Self::TasksSurvive => "I13 tasks survive",
             Self::Quota => "I14 quota",
+            Self::Privileges => "I25 privileges",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",

@@ -28,6 +28,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
@@ -47,7 +48,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             return Err(format!("{} was admitted in {band} without quota", job.key));
         };
         let used = used(state, user, band);
-        let asked = job.spec.asked();
+        let asked = job.spec.charged();
         for (what, asked, used, most) in [
             ("millicores", asked.cpu_milli, used.cpu_milli, grant.amount.cpu_milli),
             ("bytes of memory", asked.ram_bytes, used.ram_bytes, grant.amount.ram_bytes),
@@ -67,7 +68,7 @@ fn used(state: &CellState, user: &UserName, band: Band) -> Resources {
     let jobs = state.jobs().filter(|job| job.owner() == user && job.priority().band() == band);
     let live = jobs.flat_map(|job| {
         let tasks = state.tasks_of(job.id).filter(|(_, task)| !task.is_dead());
-        tasks.map(|_| job.spec.asked())
+        tasks.map(|_| job.spec.charged())
     });
     live.fold(Resources::default(), |sum, asked| sum.plus(&asked))
 }

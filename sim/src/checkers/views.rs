@@ -99,8 +99,9 @@ fn same(one: &MachineReport, other: &MachineReport) -> bool {
             status_line: _,
             last_run,
             start,
+            address,
         } = task;
-        let own = (*health, last_run.clone(), *start);
+        let own = (*health, last_run.clone(), *start, *address);
         (*id, status.clone(), *restarts, last_failure.clone(), ports.clone(), own)
     };
     let same_task = |(one, other)| said(one) == said(other);
@@ -135,6 +136,7 @@ mod tests {
             status_line: String::new(),
             last_run: None,
             start: None,
+            address: None,
         };
         let tasks = tasks.iter().map(task).collect();
         MachineReport { info, tasks, blobs: Vec::new() }

@@ -175,6 +175,8 @@ impl Clients {
                 | Action::OpenMachines { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
+                | Action::GrantPrivilege { .. }
+                | Action::RevokePrivilege { .. }
                 | Action::Settle
                 | Action::Lead { .. }
                 | Action::Place { .. }
@@ -271,8 +273,9 @@ impl World {
         Some(match dice.below(100) {
             0..=54 => {
                 let others = [key(format!("job{}", dice.below(5)))];
-                let spec = Arc::new(jobs::random(dice, &name, &others));
-                Asked::Change(Action::SubmitJob { spec })
+                let spec = jobs::random(dice, &name, &others);
+                let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
+                Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
             55..=74 => {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };

@@ -120,6 +120,7 @@ impl World {
                 TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
+                | TaskChange::Address(_)
                 | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
                 | TaskChange::Failed { again: None, .. }
                 | TaskChange::Finished
@@ -140,6 +141,7 @@ impl World {
             | EventKind::PolicyChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
+            | EventKind::PrivilegeChanged { .. }
             | EventKind::Led { .. } => {}
         }
     }

@@ -147,6 +147,7 @@ impl Host {
                 since,
                 grace: container.grace,
                 ports: container.ports.clone(),
+                address: None,
                 task: container.task.clone(),
                 state,
                 end,

@@ -119,7 +119,7 @@ impl World {
         container.state = ContainerState::Running { pid, since };
         self.machines[index].next_pid = pid;
         self.act(index, run);
-        self.tell_borglet(index, Input::Started { run, pid, since });
+        self.tell_borglet(index, Input::Started { run, pid, since, address: None });
     }
 
     /// Decides how a new process goes on.
@@ -170,6 +170,7 @@ impl World {
                     cause,
                     FailureCause::PortTaken { .. }
                         | FailureCause::Start { .. }
+                        | FailureCause::NoAddress
                         | FailureCause::Fenced
                 )
             }) {

@@ -1,11 +1,11 @@
-//! An operator who changes quota while jobs come in.
+//! An operator who changes quota and privileges while jobs come in.
 
 use super::{Happening, World, client};
 use crate::marks::Mark;
-use borg_cell::rejection::Rejection;
+use borg_cell::rejection::{PrivilegeRejection, Rejection};
 use borg_cell::state::Answer;
 use borg_proto::command::Action;
-use borg_proto::{Band, Millis, Resources, UserName};
+use borg_proto::{Band, Millis, Privilege, Resources, UserName};
 use client::Asked;
 
 /// Time between two changes of quota, in milliseconds: some twenty in a storm.
@@ -50,7 +50,9 @@ impl World {
         let dice = &mut self.dice;
         let user = dice.pick(&users).clone();
         let band = *dice.pick(&[Band::Batch, Band::Production, Band::Production, Band::Monitoring]);
-        Some(match dice.below(10) {
+        let privilege = Privilege::Listen;
+        let thrown = dice.below(10);
+        let action = match thrown {
             0..=2 => Action::EnforceQuota { bands: vec![band], on: dice.chance(800) },
             3 => Action::RemoveQuota { user, band },
             _ => Action::SetQuota {
@@ -66,6 +68,12 @@ impl World {
                 until: dice.chance(500).then(|| now + Millis(dice.between(1, 20_000))),
                 oversell: dice.chance(200),
             },
+        };
+        // As much is thrown for these: seeds that are kept go on meeting what they were kept for.
+        Some(match (thrown, action) {
+            (8, Action::SetQuota { user, .. }) => Action::GrantPrivilege { user, privilege },
+            (9, Action::SetQuota { user, .. }) => Action::RevokePrivilege { user, privilege },
+            (_, action) => action,
         })
     }
 
@@ -76,6 +84,11 @@ impl World {
                 self.hit(Mark::QuotaRefused);
             }
             Err(Rejection::Oversold(_)) => self.hit(Mark::OversoldRefused),
+            Err(Rejection::Privilege(refused))
+                if matches!(**refused, PrivilegeRejection::NotHeld { .. }) =>
+            {
+                self.hit(Mark::PrivilegeRefused);
+            }
             Ok(_) | Err(_) => {}
         }
     }

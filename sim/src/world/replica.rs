@@ -8,7 +8,7 @@ use super::clock::Clock;
 use super::scheduling::Letter;
 use super::shard::COMPARE;
 use super::{Happening, PeerMessage, World, index_of, number, replica_id};
-use crate::checkers::{Invariant, quota};
+use crate::checkers::{Invariant, privileges, quota};
 use crate::dice::Dice;
 use crate::disk::{Reached, SimDisk, SimStore};
 use crate::marks::Mark;
@@ -585,6 +585,7 @@ impl World {
                 self.check(Invariant::Audit, result);
             }
             self.check(Invariant::Quota, quota::admitted(&events, &state));
+            self.check(Invariant::Privileges, privileges::admitted(&events, &state));
             self.newest = state.clone();
         }
         let own = self.replicas[index].id;

@@ -103,6 +103,8 @@ pub(crate) fn wanted(action: &Action) -> String {
         | Action::OpenMachines { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
+        | Action::GrantPrivilege { .. }
+        | Action::RevokePrivilege { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
         | Action::Lead { .. }

@@ -1,26 +1,9 @@
 //! Blobs that somebody made to write where they must not.
 
 use super::*;
+use borg_proto::layer::fixture::entry;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use tar::{EntryType, Header};
-
-fn entry(kind: EntryType, path: &str, link: &str, mode: u32, data: &[u8]) -> Vec<u8> {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(1_000);
-    header.set_size(data.len() as u64);
-    let old = header.as_old_mut();
-    old.name[..path.len()].copy_from_slice(path.as_bytes());
-    old.linkname[..link.len()].copy_from_slice(link.as_bytes());
-    header.set_cksum();
-    let mut bytes = header.as_bytes().to_vec();
-    bytes.extend(data);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
+use tar::EntryType;
 
 fn file(path: &str, data: &[u8]) -> Vec<u8> {
     entry(EntryType::Regular, path, "", 0o644, data)
@@ -80,10 +63,7 @@ fn a_layer_has_its_files_links_and_marks() {
     unpack(&bench.store, layer, 1).unwrap();
     let root = bench.store.layer(layer.digest);
     let about = root.join("bin/run").metadata().unwrap();
-    assert_eq!(
-        (about.permissions().mode() & 0o7777, about.nlink(), about.mtime()),
-        (0o750, 2, 1_000)
-    );
+    assert_eq!((about.permissions().mode() & 0o7777, about.nlink(), about.mtime()), (0o750, 2, 7));
     assert_eq!(root.join("bin/sh").read_link().unwrap(), Path::new("/usr/bin/sh"));
     assert_eq!(fs::read(root.join("deep/er/file")).unwrap(), b"x");
     let gone = root.join("etc/passwd").symlink_metadata().unwrap();
@@ -147,6 +127,28 @@ fn nothing_is_written_through_a_link() {
         bench.refused(&[entry(EntryType::Link, "b", "none", 0o644, b"")]),
         bad("entry \"b\" is a hard link to what is not there yet")
     );
+    // It is the link's target that lies beyond, not the entry itself.
+    assert_eq!(
+        bench.refused(&[link("d", "/"), entry(EntryType::Link, "b", "d/outside", 0o644, b"")]),
+        bad("entry \"b\" is a hard link to what is beyond something that is no directory")
+    );
+}
+
+/// A path of a hundred names is one entry and a hundred inodes.
+#[test]
+fn directories_that_are_made_on_the_way_count_too() {
+    let bench = Bench::new();
+    let layer = bench.put(&[file("a/b/c/d", b"x"), file("a/b/e", b"x")], 2);
+    let root = tempfile::tempdir().unwrap();
+    let fill = |most| {
+        let blob = bench.store.blobs().open_blob(layer.digest, 0).unwrap().unwrap();
+        fs::remove_dir_all(root.path()).unwrap();
+        fs::create_dir(root.path()).unwrap();
+        fill(blob, layer, root.path(), most)
+    };
+    assert_eq!(fill(5), Ok(()));
+    let why = "the layer has more than 4 entries, with the directories on the way to them";
+    assert_eq!(fill(4), Err(bad(why)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::DecodeError;
 use super::allocs;
 use super::packages;
 use super::parts::missing;
+use super::privileges;
 use super::quota;
 use crate::rejection::{Figures, Oversold, Rejection, Shortage};
 use crate::state::{Answer, JobState, MachineState};
@@ -196,6 +197,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         }
         R::Alloc(refused) => allocs::refusal(refused),
         R::Package(refused) => packages::refusal(refused),
+        R::Privilege(refused) => privileges::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -298,6 +300,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
         kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
+        kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -420,8 +423,8 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rejection::{AllocRejection, PackageRejection};
-    use borg_proto::Band;
+    use crate::rejection::{AllocRejection, PackageRejection, PrivilegeRejection};
+    use borg_proto::{Band, Privilege};
 
     fn figures() -> Vec<Figures> {
         let of = |dimension| Figures { dimension, asked: 1, used: u64::MAX, most: 0 };
@@ -501,7 +504,18 @@ mod tests {
         .into_iter()
         .chain(of_allocs().into_iter().map(R::from))
         .chain(of_packages().into_iter().map(R::from))
+        .chain(of_privileges().into_iter().map(R::from))
         .collect()
+    }
+
+    fn of_privileges() -> Vec<PrivilegeRejection> {
+        use PrivilegeRejection as P;
+        let user = || "ann".parse().unwrap();
+        vec![
+            P::NotHeld { user: user(), privilege: Privilege::MachineIds },
+            P::NotGranted { user: user(), privilege: Privilege::Admin },
+            P::OfAdmin,
+        ]
     }
 
     fn of_packages() -> Vec<PackageRejection> {
@@ -561,6 +575,7 @@ mod tests {
                 .chain(80..=82)
                 .chain(allocs::KINDS)
                 .chain(packages::KINDS)
+                .chain(privileges::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

@@ -14,7 +14,9 @@ use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{
     DeviceShare, EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState,
 };
-use borg_proto::wire::{WireError, check_reason, pb, read_health, read_users};
+use borg_proto::wire::{
+    WireError, check_reason, pb, read_address, read_health, read_users, write_address,
+};
 use borg_proto::{
     JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
 };
@@ -237,6 +239,7 @@ fn state(state: &TaskState) -> wire::State {
             devices: placement.devices.iter().map(device_share).collect(),
             restarts: placement.restarts,
             health: pb::Health::from(placement.health).into(),
+            address: write_address(placement.address),
             phase: match placement.phase {
                 Phase::Starting => None,
                 Phase::Up { pid, since } => {
@@ -303,6 +306,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                 },
                 restarts: running.restarts,
                 health: read_health("health", running.health)?,
+                address: read_address(running.address),
             })
         }
         wire::State::Dead(dead) => TaskState::Dead {

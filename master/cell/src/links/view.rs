@@ -339,6 +339,7 @@ impl Link {
                 Some(report) => {
                     found.extend(difference(placed, report, state.level()));
                     found.extend(verdict(job, placed, report));
+                    found.extend(address(job, placed, report));
                 }
                 None if self.is_without(id, state) => {
                     found.push(Observation::TaskEnded {
@@ -545,6 +546,15 @@ fn verdict(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observa
         .then_some(Observation::TaskHealth { id: report.id, health: said })
 }
 
+/// The address of a task's process, when the state does not say it, or says it of another process.
+fn address(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observation> {
+    let TaskStatus::Up { pid, since } = report.status else { return None };
+    let same = placed.phase == Phase::Up { pid, since } && placed.restarts == report.restarts;
+    let address = report.address.filter(|_| job.spec.task.network.is_own())?;
+    (!same || placed.address != Some(address))
+        .then_some(Observation::TaskAddress { id: report.id, address })
+}
+
 /// A task that a machine is told to run: not an alloc, which runs nothing.
 fn told_of(
     machine: MachineId,
@@ -612,7 +622,38 @@ mod tests {
             status_line: String::new(),
             last_run: None,
             start: None,
+            address: None,
         }
+    }
+
+    #[test]
+    fn an_address_is_told_once_for_each_process_and_only_of_a_network_of_its_own() {
+        let mut cell = Cell::new();
+        let mut with_range = info(1000, 64 * MIB, &[]);
+        with_range.capacity.devices = [(borg_proto::resources::TASK_ADDRESS.into(), 2_000)].into();
+        let machine = cell.machine_with("m-1", with_range);
+        let own = crate::fixture::with_task(service("own", 1, 100, 4 * MIB), |task| {
+            task.network = borg_proto::Network::Own;
+        });
+        let [own, usual] = [own, service("usual", 1, 100, 4 * MIB)].map(|spec| {
+            let job = cell.submit("ann", spec);
+            cell.place(job, 0, machine).unwrap()
+        });
+        let said = |id| TaskReport { address: Some([10, 88, 3, 2].into()), ..report(id) };
+        let told = |cell: &Cell, report: TaskReport| {
+            let (job, placed) = told_of(machine, report.id.task, &cell.state).unwrap();
+            address(job, placed, &report)
+        };
+        let told_now = told(&cell, said(own));
+        let expected = Observation::TaskAddress { id: own, address: [10, 88, 3, 2].into() };
+        assert_eq!(told_now, Some(expected.clone()));
+        assert_eq!(told(&cell, said(usual)), None);
+        cell.observe(Observation::TaskUp { id: own, pid: 7, since: Millis(3), restarts: 0 });
+        cell.observe(expected.clone());
+        assert_eq!(told(&cell, said(own)), None);
+        let again = TaskReport { restarts: 1, ..said(own) };
+        assert_eq!(told(&cell, again), Some(expected), "another process may have the same");
+        assert_eq!(told(&cell, report(own)), None, "nothing is known of its address");
     }
 
     /// The cell goes on from what it is now as from a backup, and is led.
@@ -715,6 +756,7 @@ mod tests {
                 | Observation::TaskEnded { .. }
                 | Observation::TaskGone { .. }
                 | Observation::TaskHealth { .. }
+                | Observation::TaskAddress { .. }
                 | Observation::Silence { .. } => None,
             })
             .collect();

@@ -5,7 +5,7 @@
 
 use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
-use borg_proto::{Band, Millis, Resources, UserName};
+use borg_proto::{Band, Millis, Privilege, Resources, UserName};
 use std::fmt;
 
 /// Most resources that a refusal tells of. 16: our choice; a task may ask for a thousand devices, and
@@ -118,7 +118,15 @@ impl Shortage {
             (None, None) => String::new(),
         };
         let ask = self.ask();
-        format!("user {user} has no quota in band {band}{when}, and jobs in it need some: {ask}")
+        let or = if *band == Band::Monitoring {
+            let privilege = Privilege::Monitoring;
+            format!(" or, while the band is open, borgctl privilege grant {user} {privilege}")
+        } else {
+            String::new()
+        };
+        format!(
+            "user {user} has no quota in band {band}{when}, and jobs in it need some: {ask}{or}"
+        )
     }
 
     pub(super) fn too_small(&self) -> String {

@@ -1,6 +1,7 @@
 //! Refusals that are about packages.
 
 use super::RejectionCode;
+use borg_proto::identity::ADMIN;
 use borg_proto::package::{Digest, PackageKey, PackageKind};
 use borg_proto::{JobKey, UserName};
 
@@ -19,10 +20,7 @@ pub enum PackageRejection {
     Exists { package: PackageKey, there: Digest },
     #[error("package {package} is in use by job {job}: kill that first")]
     InUse { package: PackageKey, job: JobKey },
-    #[error(
-        "package {package} is not {user}'s: only {} and admin may put or remove it",
-        package.user
-    )]
+    #[error("package {package} is not {user}'s: only {} may put or remove it", who_may(package))]
     OfOthers { package: PackageKey, user: UserName },
     #[error("task.image: package {package} is of kind {kind}, no image: name it in task.packages")]
     NotAnImage { package: PackageKey, kind: PackageKind },
@@ -33,6 +31,12 @@ pub enum PackageRejection {
          program to run"
     )]
     NoEntrypoint { package: PackageKey },
+}
+
+/// Whose it is and who may do all, each once.
+fn who_may(package: &PackageKey) -> String {
+    let owner = package.user.as_str();
+    if owner == ADMIN { owner.to_owned() } else { format!("{owner} and {ADMIN}") }
 }
 
 impl PackageRejection {
@@ -48,5 +52,20 @@ impl PackageRejection {
                 RejectionCode::InvalidArgument
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_is_named_once() {
+        let refused = |package: &str| {
+            let (package, user) = (package.parse().unwrap(), UserName::new("bob").unwrap());
+            PackageRejection::OfOthers { package, user }.to_string()
+        };
+        assert!(refused("ann/x:1").ends_with("only ann and admin may put or remove it"));
+        assert!(refused("admin/x:1").ends_with("only admin may put or remove it"));
     }
 }

@@ -225,6 +225,8 @@ impl Replica {
             | Action::OpenMachines { .. }
             | Action::PutPackage { .. }
             | Action::RemovePackage { .. }
+            | Action::GrantPrivilege { .. }
+            | Action::RevokePrivilege { .. }
             | Action::Place { .. }
             | Action::Observe { .. } => return None,
         }

@@ -15,7 +15,6 @@ use super::{Answer, CellState, Job, Machine, Task};
 use crate::event::EventKind;
 use crate::rejection::{AllocRejection, Rejection};
 use borg_proto::command::AllocSize;
-use borg_proto::identity::ADMIN;
 use borg_proto::task::{EvictCause, Placement, TaskState};
 use borg_proto::{
     JobId, JobKey, JobKind, JobSpec, MachineId, Resources, TaskId, TaskName, UserName,
@@ -144,7 +143,7 @@ impl Turn<'_> {
         if !job.is_alloc_set() {
             return Err(AllocRejection::NotASet { job: set() });
         }
-        if user != job.owner() && user.as_str() != ADMIN {
+        if user != job.owner() && !self.state.is_admin(user) {
             return Err(AllocRejection::OfOthers { set: set(), user: user.clone() });
         }
         if spec.priority > job.priority() {
@@ -195,7 +194,7 @@ impl Turn<'_> {
         let Some(set) = self.state.job_named(key) else {
             return Err(AllocRejection::NoSuchSet { set: key.clone() }.into());
         };
-        if user != set.owner() && user.as_str() != ADMIN {
+        if user != set.owner() && !self.state.is_admin(user) {
             return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
         }
         if !set.is_alloc_set() {
@@ -277,9 +276,9 @@ impl Turn<'_> {
         job.add_slots(more, at);
         let owner = job.charged_to();
         for _ in 0..alive {
-            self.state.quotas.refund(&owner, &old.asked());
+            self.state.quotas.refund(&owner, &old.charged());
         }
-        self.state.quotas.charge(owner, &spec.asked(), alive + more);
+        self.state.quotas.charge(owner, &spec.charged(), alive + more);
         self.state.live_slots += u64::from(more);
         let new = (old.tasks..spec.tasks).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);

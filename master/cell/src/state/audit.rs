@@ -5,8 +5,10 @@
 
 use super::allocs::MAX_TENANTS;
 use super::packages::{MAX_PACKAGES, named};
+use super::privileges::MAX_PRIVILEGES;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
+use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::task::TaskState;
 use borg_proto::{Band, JobId, JobKey, MachineId, TaskId};
@@ -53,6 +55,7 @@ impl CellState {
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
         self.audit_choices(&mut found);
+        self.audit_privileges(&mut found);
         for what in self.audit_runs() {
             found.check(false, "runs of tasks are noted within bounds", || what);
         }
@@ -250,6 +253,12 @@ impl CellState {
                     "a placed task has its ports",
                     name,
                 );
+                let own = job.spec.task.network.is_own();
+                found.check(
+                    own || placement.address.is_none(),
+                    "only tasks with a network of their own have an address",
+                    name,
+                );
             }
             TaskState::Dead { .. } => {}
         }
@@ -296,6 +305,21 @@ impl CellState {
                 kept.is_none_or(|users| (1..=MAX_KEPT_FOR).contains(&users.len())),
                 "a machine is kept for some users, and not too many",
                 || machine.name.to_string(),
+            );
+        }
+    }
+
+    fn audit_privileges(&self, found: &mut Findings) {
+        found.check(
+            self.privileges.len() <= MAX_PRIVILEGES,
+            "not too many users have privileges",
+            || self.privileges.len().to_string(),
+        );
+        for (user, privilege, granted) in self.privileges() {
+            found.check(
+                user.as_str() != ADMIN && granted.at <= self.clock,
+                "privileges are granted once, and to others than admin",
+                || format!("{user} {privilege}: {granted:?}"),
             );
         }
     }
@@ -407,7 +431,9 @@ impl CellState {
                     ));
                     continue;
                 };
-                for port in placement.ports.iter().filter(|port| machine.ports.contains(port)) {
+                for port in
+                    placement.machine_ports().iter().filter(|port| machine.ports.contains(port))
+                {
                     clashes.push(format!(
                         "port {port} of machine {} is given to {id} too",
                         machine.name
@@ -415,7 +441,7 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
-            self.quotas.charge(bare.charged_to(), &bare.spec.asked(), bare.counts.alive());
+            self.quotas.charge(bare.charged_to(), &bare.spec.charged(), bare.counts.alive());
             if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
                 tenants.entry(key.clone()).or_default().insert(job.id);
             }

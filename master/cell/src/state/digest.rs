@@ -6,7 +6,7 @@
 
 use super::{Applied, JobState};
 use crate::codec;
-use crate::event::{AccessChange, Event, EventKind, QuotaChange, TaskChange};
+use crate::event::{AccessChange, Event, EventKind, PrivilegeChange, QuotaChange, TaskChange};
 use crate::rejection::Rejection;
 use crate::store::Membership;
 use borg_proto::command::Command;
@@ -122,6 +122,11 @@ impl Out {
                 self.number(110);
                 self.text(key.to_string().as_bytes());
             }
+            EventKind::PrivilegeChanged { user, privilege, change } => {
+                self.number(160 + u64::from(*change == PrivilegeChange::Revoked));
+                self.text(user.as_str().as_bytes());
+                self.number(codec::privilege_number(*privilege));
+            }
             EventKind::PackageRemoved(key) => {
                 self.number(111);
                 self.text(key.to_string().as_bytes());
@@ -163,6 +168,7 @@ impl Out {
                 };
                 self.numbers(&[11, health]);
             }
+            TaskChange::Address(address) => self.numbers(&[80, address.to_bits().into()]),
             TaskChange::Evicted(cause) => {
                 let (kind, by) = match cause {
                     EvictCause::Preempted { by } => (1, by.as_str()),

@@ -9,7 +9,6 @@ use super::turn::Turn;
 use super::{Answer, Job, JobEnd, JobState};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::{AllocRejection, Rejection};
-use borg_proto::identity::ADMIN;
 use borg_proto::spec::SpecError;
 use borg_proto::task::{TaskEnd, TaskState};
 use borg_proto::wire::pb;
@@ -45,6 +44,7 @@ impl Turn<'_> {
         self.check_room(spec)?;
         let set = self.check_tenancy(user, spec)?;
         self.check_packages(user, spec)?;
+        self.check_privileges(user, spec)?;
         self.check_quota(user, spec)?;
 
         if let Some(old) = old {
@@ -128,7 +128,7 @@ impl Turn<'_> {
         let Some(job) = self.state.job_named(key) else {
             return Err(Rejection::NoSuchJob { job: key.clone() });
         };
-        if user != job.owner() && user.as_str() != ADMIN {
+        if user != job.owner() && !self.state.is_admin(user) {
             return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
         }
         if let Some(index) = tasks.iter().copied().find(|index| *index >= job.spec.tasks) {

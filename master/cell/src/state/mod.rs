@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -24,6 +24,7 @@ pub mod observe;
 pub mod packages;
 mod placement;
 mod policy;
+pub mod privileges;
 pub mod quota;
 pub mod requests;
 mod restored;
@@ -36,7 +37,8 @@ pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
-pub use packages::PackageRecord;
+pub use packages::{PackageRecord, PackagesMark};
+pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 
@@ -46,8 +48,8 @@ use crate::store::{Membership, Position};
 use borg_proto::command::{Command, RequestId};
 use borg_proto::policy::CellPolicy;
 use borg_proto::{
-    CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, ReplicaId, TaskId,
-    UserName,
+    CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId,
+    TaskId, UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
 use std::sync::Arc;
@@ -87,6 +89,8 @@ pub struct CellState {
     pub(crate) runs: runs::Runs,
     /// What tasks may bring along.
     pub(crate) packages: packages::Packages,
+    /// What users may that others may not.
+    pub(crate) privileges: OrdMap<(UserName, Privilege), GrantedPrivilege>,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -186,6 +190,7 @@ impl CellState {
             policy: None,
             runs: runs::Runs::default(),
             packages: packages::Packages::default(),
+            privileges: OrdMap::new(),
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),

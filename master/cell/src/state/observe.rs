@@ -11,12 +11,14 @@ use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::Rejection;
 use borg_proto::command::Observation;
+use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, RunEnd, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{
     Health, IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
 };
 use std::cmp::Reverse;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// How long an incarnation must have been placed for its end not to count as one of a row of
@@ -51,6 +53,7 @@ impl Turn<'_> {
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
                 Observation::TaskHealth { id, health } => self.task_health(*id, *health),
+                Observation::TaskAddress { id, address } => self.task_address(*id, *address),
                 Observation::Silence { safe_mode, silent, machines } => {
                     self.silence(*safe_mode, *silent, *machines);
                 }
@@ -105,22 +108,40 @@ impl Turn<'_> {
         let tasks = machine.tasks.clone();
         let stray = |state: &super::CellState, task: TaskId| {
             let placement = state.task(task).and_then(super::Task::placement);
-            placement.is_some_and(|p| p.ports.iter().any(|port| !range.contains(&u32::from(*port))))
+            placement.is_some_and(|p| {
+                p.machine_ports().iter().any(|port| !range.contains(&u32::from(*port)))
+            })
         };
         for task in &tasks {
             if stray(self.state, *task) {
                 self.evict(*task, &EvictCause::Shrunk);
             }
         }
-        // Tasks in allocs free nothing but ports.
+        // Tasks in allocs free nothing but ports and addresses.
         let holds_room = |task: &TaskId| {
-            self.state.job(task.job).is_some_and(|job| job.spec.alloc_set.is_none())
+            self.state
+                .job(task.job)
+                .is_some_and(|job| job.spec.alloc_set.is_none() || job.spec.task.network.is_own())
         };
         let order = self.state.machine(id).map(|machine| machine.tasks.iter().copied());
         let mut order: Vec<_> = order.into_iter().flatten().filter(holds_room).collect();
         order.sort_by_key(|task| {
             (self.state.job(task.job).map(super::Job::priority), Reverse(*task))
         });
+        // Who has no address frees none, whatever its rank.
+        let own = |state: &super::CellState, task: &TaskId| {
+            state.job(task.job).is_some_and(|job| job.spec.task.network.is_own())
+        };
+        for task in &order {
+            let machine = self.machine_mut(id);
+            let capacity = machine.info.as_ref().map(|info| &info.capacity);
+            if capacity.is_some_and(|all| machine.devices.kind_is_within(TASK_ADDRESS, all)) {
+                break;
+            }
+            if own(self.state, task) {
+                self.evict(*task, &EvictCause::Shrunk);
+            }
+        }
         for task in order {
             let machine = self.machine_mut(id);
             let capacity = machine.info.as_ref().map(|info| &info.capacity);
@@ -213,9 +234,9 @@ impl Turn<'_> {
         if old.phase == phase && old.restarts == restarts {
             return;
         }
-        // Another process has to show again that it works.
-        let health = Health::Unchecked;
-        let placement = Placement { phase, restarts, health, ..old.clone() };
+        // Another process has to show again that it works, and may have another address.
+        let (health, address) = (Health::Unchecked, None);
+        let placement = Placement { phase, restarts, health, address, ..old.clone() };
         let more = failures_within(&placement).saturating_sub(failures_within(old));
         let cause = cause.map(storable);
         let change = match (phase, &cause) {
@@ -245,6 +266,18 @@ impl Turn<'_> {
         }
         let placement = Placement { health, ..old.clone() };
         let change = TaskChange::Health(health);
+        self.change_task(id.task, TaskState::Running(placement), change, |_| ());
+    }
+
+    fn task_address(&mut self, id: IncarnationId, address: Ipv4Addr) {
+        let own = |job: &super::Job| job.spec.task.network.is_own();
+        let Some(old) = self.present(id) else { return };
+        let up = matches!(old.phase, Phase::Up { .. });
+        if !up || old.address == Some(address) || !self.state.job(id.task.job).is_some_and(own) {
+            return;
+        }
+        let placement = Placement { address: Some(address), ..old.clone() };
+        let change = TaskChange::Address(address);
         self.change_task(id.task, TaskState::Running(placement), change, |_| ());
     }
 
@@ -348,6 +381,7 @@ fn is_own_fault(cause: &FailureCause) -> bool {
         FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes > limit_bytes,
         FailureCause::PortTaken { .. }
         | FailureCause::Packages { .. }
+        | FailureCause::NoAddress
         | FailureCause::Lost
         | FailureCause::Fenced => false,
     }
@@ -366,6 +400,7 @@ fn is_crash(cause: &FailureCause) -> bool {
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
         | FailureCause::Packages { .. }
+        | FailureCause::NoAddress
         | FailureCause::Lost => true,
         FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
     }
@@ -384,6 +419,7 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
         | FailureCause::Packages { .. }
+        | FailureCause::NoAddress
         | FailureCause::Lost => streak,
         // It did nothing wrong, and its machine waited long enough.
         FailureCause::Fenced => 0,
@@ -436,19 +472,48 @@ mod tests {
         assert_eq!(waits[8..], [256_000, 300_000, 300_000]);
     }
 
+    /// The one with an address has the highest rank, and alone frees what is missing.
+    #[test]
+    fn a_machine_that_lost_its_addresses_loses_only_tasks_that_had_one() {
+        let mut cell = Cell::new();
+        let mut with_range = info(1000, 64 * MIB, &[]);
+        with_range.capacity.devices = [(TASK_ADDRESS.into(), 2_000)].into();
+        let machine = cell.machine_with("m-1", with_range);
+        let usual = cell.submit("ann", batch("usual", 1, 100, 4 * MIB));
+        let usual = cell.place(usual, 0, machine).unwrap();
+        let own = with_task(service("own", 1, 100, 4 * MIB), |task| {
+            task.network = borg_proto::Network::Own;
+        });
+        let own = cell.submit("ann", own);
+        let own = cell.place(own, 0, machine).unwrap();
+        cell.observe(Observation::MachineUp { machine, info: info(1000, 64 * MIB, &[]) });
+        let placed = |id: IncarnationId| cell.state.task(id.task).unwrap().placement().is_some();
+        assert_eq!((placed(usual), placed(own)), (true, false));
+        assert_eq!(cell.state.audit(), []);
+    }
+
     /// The machine is avoided for a while, and the task is to blame for nothing.
     #[test]
-    fn a_machine_without_room_for_packages_costs_a_batch_task_no_retry() {
+    fn what_only_the_machine_lacks_sends_a_task_elsewhere_and_is_no_failure() {
+        for cause in [FailureCause::NoAddress, FailureCause::packages("all of its room is in use")]
+        {
+            let (failures, crashes) = ended_with(cause);
+            assert_eq!((failures, crashes), (0, 1));
+        }
+    }
+
+    /// Failures and crashes of a batch task that ended so, and is pending again.
+    fn ended_with(cause: FailureCause) -> (u32, usize) {
         let mut cell = Cell::new();
         let level = borg_proto::command::Action::RaiseLevel { level: 5 };
         cell.apply(crate::fixture::master(), level).unwrap();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
         let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
-        cell.ended(id, Some(FailureCause::packages("all of its room is in use")));
+        cell.ended(id, Some(cause));
         let task = cell.state.task(id.task).unwrap();
         assert!(matches!(task.state, TaskState::Pending { .. }), "{:?}", task.state);
-        assert_eq!((task.failures, task.crashes.len()), (0, 1));
+        (task.failures, task.crashes.len())
     }
 
     #[test]

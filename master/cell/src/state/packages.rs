@@ -10,12 +10,11 @@ use super::turn::Turn;
 use super::{Answer, CellState, Job};
 use crate::event::EventKind;
 use crate::rejection::{PackageRejection, Rejection};
-use borg_proto::identity::ADMIN;
 use borg_proto::package::{Digest, Layer, Package, PackageKey, PackageKind};
 use borg_proto::spec::SpecError;
 use borg_proto::{JobId, JobSpec, Millis, UserName};
 use imbl::{OrdMap, OrdSet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most packages of a cell, each version counted. 10,000: our choice; bounds what their descriptions take.
@@ -40,6 +39,19 @@ pub(crate) struct Packages {
     pub(crate) users: OrdMap<PackageKey, OrdSet<JobId>>,
 }
 
+/// The packages of a cell at some moment. Equal marks are of the same packages; others may be, as after a
+/// checkpoint was loaded. Costs nothing to make and compare.
+#[derive(Debug, Clone, Default)]
+pub struct PackagesMark(OrdMap<PackageKey, PackageRecord>);
+
+impl PartialEq for PackagesMark {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Eq for PackagesMark {}
+
 impl CellState {
     /// A package.
     #[must_use]
@@ -58,9 +70,15 @@ impl CellState {
         self.packages.users.get(key).map_or(0, OrdSet::len)
     }
 
-    /// Blobs of all packages, each once.
+    /// Which packages there are, to find out cheaply whether there are others later.
     #[must_use]
-    pub fn blobs(&self) -> BTreeSet<(Digest, u64)> {
+    pub fn packages_mark(&self) -> PackagesMark {
+        PackagesMark(self.packages.all.clone())
+    }
+
+    /// Blobs of all packages, each once, with their sizes.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeMap<Digest, u64> {
         let layers = self.packages().flat_map(|record| &record.package.layers);
         layers.map(|layer| (layer.digest, layer.bytes)).collect()
     }
@@ -78,7 +96,7 @@ impl CellState {
     /// Why it would be refused.
     pub fn has_package(&self, user: &UserName, package: &Package) -> Result<bool, Rejection> {
         package.check().map_err(Rejection::Spec)?;
-        check_owner(user, &package.key)?;
+        self.check_package_owner(user, &package.key)?;
         if let Some(there) = self.package(&package.key) {
             if *there.package == *package {
                 return Ok(true);
@@ -101,6 +119,15 @@ impl CellState {
             return Err(full(&format!("packages of {owner}"), own, MAX_PACKAGES_OF_USER));
         }
         self.check_layers(package).map(|()| false)
+    }
+
+    /// Everybody may use a package; its name is its owner's.
+    fn check_package_owner(&self, user: &UserName, package: &PackageKey) -> Result<(), Rejection> {
+        if *user == package.user || self.is_admin(user) {
+            return Ok(());
+        }
+        let (user, package) = (user.clone(), package.clone());
+        Err(PackageRejection::OfOthers { package, user }.into())
     }
 
     /// A layer is what other packages say it is: on machines they share it.
@@ -160,7 +187,7 @@ impl Turn<'_> {
         user: &UserName,
         package: &PackageKey,
     ) -> Result<Answer, Rejection> {
-        check_owner(user, package)?;
+        self.state.check_package_owner(user, package)?;
         if self.state.package(package).is_none() {
             return Err(PackageRejection::Unknown { package: package.clone() }.into());
         }
@@ -223,15 +250,6 @@ impl Turn<'_> {
             }
         }
     }
-}
-
-/// Everybody may use a package; its name is its owner's.
-fn check_owner(user: &UserName, package: &PackageKey) -> Result<(), Rejection> {
-    if *user == package.user || user.as_str() == ADMIN {
-        return Ok(());
-    }
-    let (user, package) = (user.clone(), package.clone());
-    Err(PackageRejection::OfOthers { package, user }.into())
 }
 
 #[cfg(test)]

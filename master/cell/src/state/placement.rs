@@ -11,6 +11,7 @@ use super::turn::Turn;
 use super::{Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task};
 use crate::event::TaskChange;
 use crate::rejection::Rejection;
+use borg_proto::Network;
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
@@ -41,7 +42,8 @@ impl Turn<'_> {
             self.evict(victim, &cause);
         }
         let (machine, incarnation) = (asked.machine, plan.incarnation);
-        if let Some(last) = plan.ports.last() {
+        let own = self.state.job(asked.task.job).is_some_and(|job| job.spec.task.network.is_own());
+        if let Some(last) = plan.ports.last().filter(|_| !own) {
             self.machine_mut(machine).next_port = last.wrapping_add(1);
         }
         let placement = Placement {
@@ -53,6 +55,7 @@ impl Turn<'_> {
             phase: Phase::Starting,
             restarts: 0,
             health: Health::Unchecked,
+            address: None,
         };
         let change = TaskChange::Placed { machine, incarnation };
         self.change_task(asked.task, TaskState::Running(placement), change, |task| {
@@ -82,9 +85,12 @@ impl Turn<'_> {
         let victims = self.make_room(job, machine, &asked.victims)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
-            freed.flat_map(|placement| placement.ports.iter().copied()).collect();
+            freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
         let wanted = job.spec.task.ports.len();
-        let ports = pick_ports(machine, &freed, wanted);
+        let ports = match job.spec.task.network {
+            Network::Host => pick_ports(machine, &freed, wanted),
+            Network::Own => job.spec.task.own_ports(),
+        };
         if ports.len() < wanted {
             return Err(no_room(machine, Dimension::Ports, &machine.free(), &job.spec.asked()));
         }

@@ -7,7 +7,7 @@
 //!
 //! A band is open, where everybody may submit, or enforced, where a job must fit into its user's
 //! quota. The free band is always open. In the open monitoring band only those submit who have
-//! quota there, of whatever size, and the admin. A new cell enforces no band.
+//! quota there, of whatever size, and whoever holds the privilege `monitoring`. A new cell enforces no band.
 //!
 //! What is used is the sum of the limits of all tasks that are not dead: a task is charged when its
 //! job is accepted and refunded in the entry in which it is over for good; a job's end is that of
@@ -26,10 +26,9 @@ pub use total::Total;
 use super::turn::Turn;
 use super::{CellState, Job};
 use crate::rejection::{Figures, Rejection, Shortage, amounts};
-use borg_proto::identity::ADMIN;
 use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
-use borg_proto::{Band, JobSpec, Millis, Resources, UserName};
+use borg_proto::{Band, JobSpec, Millis, Privilege, Resources, UserName};
 use imbl::{OrdMap, OrdSet};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -157,7 +156,7 @@ impl Turn<'_> {
     pub(super) fn check_quota(&self, user: &UserName, spec: &JobSpec) -> Result<(), Rejection> {
         let band = spec.priority.band();
         let used = self.state.used_quota(user, band);
-        self.check_amount(user, band, &used, &Total::of(&spec.asked(), spec.tasks))
+        self.check_amount(user, band, &used, &Total::of(&spec.charged(), spec.tasks))
     }
 
     /// Whether an alloc set may have another size, by its owner's quota. One that grows in nothing
@@ -165,8 +164,8 @@ impl Turn<'_> {
     pub(super) fn check_resized_quota(&self, set: &Job, spec: &JobSpec) -> Result<(), Rejection> {
         let (user, band) = set.charged_to();
         let alive = set.counts.alive();
-        let old = Total::of(&set.spec.asked(), alive);
-        let new = Total::of(&spec.asked(), alive + (spec.tasks - set.spec.tasks));
+        let old = Total::of(&set.spec.charged(), alive);
+        let new = Total::of(&spec.charged(), alive + (spec.tasks - set.spec.tasks));
         if new.iter().all(|(dimension, amount)| amount <= old.get(dimension)) {
             return Ok(());
         }
@@ -190,7 +189,7 @@ impl Turn<'_> {
         let grants = self.state.quota_of(user, band);
         let grant = grants.iter().find(|grant| grant.in_force(self.at));
         if !self.state.enforces_quota(band) {
-            let anybody = band != Band::Monitoring || user.as_str() == ADMIN;
+            let anybody = band != Band::Monitoring || self.state.holds(user, Privilege::Monitoring);
             if anybody || grant.is_some() {
                 return Ok(());
             }
@@ -231,13 +230,13 @@ impl Turn<'_> {
     /// Takes a job's tasks, none of which is dead, from its user's quota.
     pub(super) fn charge(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.charge(job.charged_to(), &job.spec.asked(), tasks);
+        self.state.quotas.charge(job.charged_to(), &job.spec.charged(), tasks);
     }
 
     /// Gives a task that is over for good back to its user's quota.
     pub(super) fn refund(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.refund(&job.charged_to(), &job.spec.asked());
+        self.state.quotas.refund(&job.charged_to(), &job.spec.charged());
     }
 }
 

@@ -16,6 +16,7 @@ use super::turn::Turn;
 use super::{Answer, CellState, MachineState};
 use crate::event::TaskChange;
 use crate::store::Position;
+use borg_proto::Network;
 use borg_proto::poll::REPLACE_AFTER;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{Health, IncarnationId, MachineId, Millis, ReplicaId, TaskId};
@@ -204,6 +205,7 @@ impl Turn<'_> {
             phase: Phase::Starting,
             restarts: found.restarts,
             health: Health::Unchecked,
+            address: None,
         };
         let placed = TaskChange::Placed { machine, incarnation: id.number };
         self.change_task(id.task, TaskState::Running(placement.clone()), placed, |task| {
@@ -248,13 +250,21 @@ impl Turn<'_> {
             there.leaves(job);
         }
         let range = machine.port_range();
-        let mine = |port: &u16| older.is_some_and(|placement| placement.ports.contains(port));
+        let mine =
+            |port: &u16| older.is_some_and(|placement| placement.machine_ports().contains(port));
         let distinct: BTreeSet<u16> = found.ports.iter().copied().collect();
-        let ports = distinct.len() == found.ports.len()
-            && found.ports.len() == job.spec.task.ports.len()
-            && found.ports.iter().all(|port| {
-                range.contains(&u32::from(*port)) && (!machine.ports.contains(port) || mine(port))
-            });
+        let ports = match job.spec.task.network {
+            Network::Own => found.ports == job.spec.task.own_ports(),
+            Network::Host => {
+                let free = |port: &u16| !machine.ports.contains(port) || mine(port);
+                distinct.len() == found.ports.len()
+                    && found.ports.len() == job.spec.task.ports.len()
+                    && found
+                        .ports
+                        .iter()
+                        .all(|port| range.contains(&u32::from(*port)) && free(port))
+            }
+        };
         machine.state == MachineState::Up
             && asked.fits_in(&free)
             && self.state.check_alloc(job, task.index, machine).is_ok()

@@ -269,7 +269,7 @@ impl Turn<'_> {
         machine.used = machine.used.minus(&job.spec.asked());
         machine.target_bytes -= job.target_bytes;
         machine.tasks.remove(&id);
-        for port in &placement.ports {
+        for port in placement.machine_ports() {
             machine.ports.remove(port);
         }
         machine.devices.take(&placement.devices, false);
@@ -306,7 +306,7 @@ pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: 
     machine.used = machine.used.plus(&job.spec.asked());
     machine.target_bytes += job.target_bytes;
     machine.tasks.insert(id);
-    machine.ports.extend(&placement.ports);
+    machine.ports.extend(placement.machine_ports());
     machine.devices.take(&placement.devices, true);
     crowd_in(job, machine);
 }

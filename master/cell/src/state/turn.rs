@@ -8,7 +8,6 @@ use super::{Answer, Applied, CellState, Job, JobState, Machine};
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
 use borg_proto::command::{Action, Command, Principal};
-use borg_proto::identity::ADMIN;
 use borg_proto::{JobId, MachineId, Millis, ReplicaId, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,15 +49,15 @@ impl<'a> Turn<'a> {
             Action::SubmitJob { spec } => self.submit(needs_user(by, "submit a job")?, spec),
             Action::Kill { job, tasks } => self.kill(needs_user(by, "kill a job")?, job, tasks),
             Action::AddMachine { machine } => {
-                needs_admin(by, "add a machine")?;
+                self.needs_admin(by, "add a machine")?;
                 self.add_machine(machine)
             }
             Action::RemoveMachine { machine } => {
-                needs_admin(by, "remove a machine")?;
+                self.needs_admin(by, "remove a machine")?;
                 self.remove_machine(machine)
             }
             Action::InviteMaster { number, address, replaces } => {
-                needs_admin(by, "invite a master")?;
+                self.needs_admin(by, "invite a master")?;
                 self.invite_master(*number, address, *replaces)
             }
             Action::JoinMaster { number, address, token } => {
@@ -66,7 +65,7 @@ impl<'a> Turn<'a> {
                 self.join_master(*number, address, *token)
             }
             Action::RemoveMaster { number } => {
-                needs_admin(by, "remove a master")?;
+                self.needs_admin(by, "remove a master")?;
                 self.remove_master(*number)
             }
             Action::ForgetMaster { master } => {
@@ -79,25 +78,25 @@ impl<'a> Turn<'a> {
                 Ok(Answer::None)
             }
             Action::GiveUp { machines, answering } => {
-                needs_admin(by, "give up machines")?;
+                self.needs_admin(by, "give up machines")?;
                 self.give_up(machines, answering.as_ref())
             }
             Action::Settle => {
-                needs_admin(by, "end what a restored cell spares")?;
+                self.needs_admin(by, "end what a restored cell spares")?;
                 Ok(self.settle_restored())
             }
             Action::SetQuota { user, band, amount, from, until, oversell } => {
-                needs_admin(by, "set quota")?;
+                self.needs_admin(by, "set quota")?;
                 let (amount, from) = (amount.clone(), from.unwrap_or(self.at));
                 let grant = Grant { amount, from, until: *until, oversold: *oversell };
                 self.set_quota(user, *band, grant)
             }
             Action::RemoveQuota { user, band } => {
-                needs_admin(by, "remove quota")?;
+                self.needs_admin(by, "remove quota")?;
                 self.remove_quota(user, *band)
             }
             Action::EnforceQuota { bands, on } => {
-                needs_admin(by, if *on { "enforce quota" } else { "open a band" })?;
+                self.needs_admin(by, if *on { "enforce quota" } else { "open a band" })?;
                 self.enforce_quota(bands, *on)
             }
             Action::ResizeAllocs { alloc_set, allocs, size } => {
@@ -105,19 +104,19 @@ impl<'a> Turn<'a> {
                 self.resize_allocs(user, alloc_set, *allocs, *size)
             }
             Action::SetPolicy { policy, weights } => {
-                needs_admin(by, "set the scheduling policy")?;
+                self.needs_admin(by, "set the scheduling policy")?;
                 Ok(self.set_policy(*policy, weights))
             }
             Action::KeepMachines { machines, users } => {
-                needs_admin(by, "keep machines")?;
+                self.needs_admin(by, "keep machines")?;
                 self.keep_machines(machines, users)
             }
             Action::CloseMachines { machines, reason } => {
-                needs_admin(by, "close machines")?;
+                self.needs_admin(by, "close machines")?;
                 self.close_machines(needs_user(by, "close machines")?, machines, reason)
             }
             Action::OpenMachines { machines } => {
-                needs_admin(by, "open machines")?;
+                self.needs_admin(by, "open machines")?;
                 self.open_machines(machines)
             }
             Action::PutPackage { package } => {
@@ -125,6 +124,14 @@ impl<'a> Turn<'a> {
             }
             Action::RemovePackage { package } => {
                 self.remove_package(needs_user(by, "remove a package")?, package)
+            }
+            Action::GrantPrivilege { user, privilege } => {
+                self.needs_admin(by, "grant a privilege")?;
+                self.grant_privilege(needs_user(by, "grant a privilege")?, user, *privilege)
+            }
+            Action::RevokePrivilege { user, privilege } => {
+                self.needs_admin(by, "revoke a privilege")?;
+                self.revoke_privilege(user, *privilege)
             }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
@@ -135,6 +142,15 @@ impl<'a> Turn<'a> {
                 Ok(self.observe(changes))
             }
         }
+    }
+
+    fn needs_admin(&self, by: &Principal, what: &str) -> Result<(), Rejection> {
+        let who = match by {
+            Principal::User(user) if self.state.is_admin(user) => return Ok(()),
+            Principal::User(user) => format!("user {user}"),
+            Principal::Master(replica) => format!("master {replica}"),
+        };
+        Err(Rejection::NeedsAdmin { who, what: what.to_owned() })
     }
 
     fn lead(&mut self, leader: ReplicaId, term: u64) -> Result<Answer, Rejection> {
@@ -170,15 +186,6 @@ fn needs_user<'c>(by: &'c Principal, what: &str) -> Result<&'c UserName, Rejecti
         Principal::User(user) => Ok(user),
         Principal::Master(_) => Err(Rejection::NeedsUser { what: what.to_owned() }),
     }
-}
-
-fn needs_admin(by: &Principal, what: &str) -> Result<(), Rejection> {
-    let who = match by {
-        Principal::User(user) if user.as_str() == ADMIN => return Ok(()),
-        Principal::User(user) => format!("user {user}"),
-        Principal::Master(replica) => format!("master {replica}"),
-    };
-    Err(Rejection::NeedsAdmin { who, what: what.to_owned() })
 }
 
 /// A master joins for itself alone; `by` is in whatever life it asks from.

@@ -9,7 +9,7 @@ use borg_proto::{
     IncarnationId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis, Priority, ReplicaId,
     Resources, TaskId, TaskSpec, TaskState,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) const GIB: u64 = 1 << 30;
@@ -170,6 +170,8 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
             health: None,
             image: None,
             packages: Vec::new(),
+            network: borg_proto::Network::Host,
+            loosen: BTreeSet::new(),
         }),
         after: Vec::new(),
         retries: 3,
@@ -187,6 +189,7 @@ pub(super) fn allocs(job: JobSpec) -> JobSpec {
     with(set, |task| {
         task.command.clear();
         task.ports.clear();
+        task.network = borg_proto::Network::Host;
     })
 }
 

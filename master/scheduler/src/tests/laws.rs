@@ -7,8 +7,10 @@ use super::fixture::{Cell, EVERYTHING, allocs, info, job, with, within};
 use super::reference;
 use crate::{Config, Scheduler, Weights};
 use borg_cell::state::Job;
+use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Observation};
 use borg_proto::policy::Policy;
+use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{
     FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId,
@@ -37,8 +39,14 @@ pub(super) enum Op {
 
 pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
     let rack = prop_oneof![1 => Just(None), 5 => (0u32..3).prop_map(Some)];
-    (prop::sample::select(vec![1000u64, 2000, 3000, 4000]), 1u64..9, rack, 0u64..4)
-        .prop_map(|(cpu, ram, rack, gpus)| info(cpu, ram, rack, gpus))
+    (prop::sample::select(vec![1000u64, 2000, 3000, 4000]), 1u64..9, rack, 0u64..4, 0u64..3)
+        .prop_map(|(cpu, ram, rack, gpus, addresses)| {
+            let mut info = info(cpu, ram, rack, gpus);
+            if addresses > 0 {
+                info.capacity.devices.insert(TASK_ADDRESS.into(), addresses * 1000);
+            }
+            info
+        })
 }
 
 pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
@@ -72,6 +80,7 @@ pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
                     6 => task.spread.extend(
                         ["rack", "machine", "arch"].map(|a| Spread { attribute: a.into(), max }),
                     ),
+                    7 => task.network = Network::Own,
                     _ => {}
                 }
                 task.ports = (0..ports).map(|p| format!("p{p}").parse().unwrap()).collect();

@@ -28,9 +28,9 @@ fn in_alloc(cell: &Cell, task: TaskId) -> Option<Best> {
         cell.state.jobs().filter(|j| j.is_alive() && j.spec.alloc_set == spec.alloc_set);
     let placed = neighbours.filter(|j| j.task(task.index).is_some_and(|t| t.placement().is_some()));
     let used = placed.fold(Resources::default(), |sum, j| sum.plus(&j.spec.task.limit));
-    let ports = u32::try_from(spec.task.ports.len()).unwrap();
-    let fits =
-        spec.task.limit.fits_in(&set.spec.task.limit.minus(&used)) && ports <= machine.free().ports;
+    // What the alloc does not hold for it: ports, or an address.
+    let of_machine = spec.asked().fits_in(&machine.free());
+    let fits = spec.task.limit.fits_in(&set.spec.task.limit.minus(&used)) && of_machine;
     let admitted = machine.admits(cell.state.job(task.job).unwrap().owner()).is_ok();
     (fits && admitted).then_some((None, 0, machine.id, Vec::new()))
 }

@@ -4,6 +4,8 @@ use super::fixture::{Cell, EVERYTHING, GIB, allocs, info, job, with, within};
 use crate::{Config, Reason, Scheduler};
 use borg_cell::state::{CRASH_COOL_DOWN, NOTES_LEVEL};
 use borg_proto::command::{Action, Observation};
+use borg_proto::machine::{IMAGES, NO_IMAGES};
+use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::Policy;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
@@ -103,6 +105,34 @@ fn every_reason_of_every_machine_is_counted_not_only_the_first() {
         "0 of 3 machines fit: 3 lack cpu (asks 5.5, largest has 4), 2 do not meet arch = b, \
          2 lack memory (asks 16 GiB, largest has 8 GiB), 1 is not up"
     );
+}
+
+#[test]
+fn a_task_with_an_image_goes_only_where_images_run_and_why_tells() {
+    let (mut cell, mut scheduler) = cell_of(0, 0, 0);
+    let mut bare = info(4000, 8, None, 0);
+    bare.attributes.insert(IMAGES.into(), NO_IMAGES.into());
+    cell.add_machine(bare);
+    let image = ImageConfig { cmd: vec!["serve".into()], ..ImageConfig::default() };
+    let package = Package {
+        key: "ann/web:1".parse().unwrap(),
+        kind: PackageKind::Image,
+        layers: vec![Layer { digest: Digest::of(b"layer"), bytes: 5, unpacked_bytes: 5 }],
+        image: Some(image),
+        arch: String::new(),
+    };
+    cell.user("ann", Action::PutPackage { package: package.into() });
+    let spec = with(job(1, 100, 100, 1), |task| task.image = Some("web:1".parse().unwrap()));
+    let key = submit(&mut cell, &mut scheduler, "ann", spec);
+    let said = why(&cell, &scheduler, &key);
+    assert_eq!(said, "0 of 1 machine fits: 1 runs no tasks that bring an image");
+    assert_eq!(advice(&cell, &scheduler, &key, 0), [] as [&str; 0], "nobody can do without it");
+    let plain = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 100, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    assert!(cell.state.task(task(&cell, &plain, 0)).unwrap().placement().is_some());
+    cell.add_machine(info(4000, 8, None, 0));
+    cell.tell(&mut scheduler);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
 }
 
 #[test]

@@ -1,0 +1,92 @@
+use super::*;
+
+fn job() -> JobSpec {
+    serde_json::from_str(
+        r#"{"name":"web","kind":"service","task":{"command":["/bin/true"],"limit":{"cpu_milli":100,"ram_bytes":10485760}}}"#,
+    )
+    .unwrap()
+}
+
+fn with(change: impl FnOnce(&mut JobSpec, &mut TaskSpec)) -> String {
+    let mut job = job();
+    let mut task = (*job.task).clone();
+    change(&mut job, &mut task);
+    job.task = Arc::new(task);
+    job.check().unwrap_err().to_string()
+}
+
+#[test]
+fn the_smallest_job_is_accepted_with_defaults() {
+    let job = job();
+    job.check().unwrap();
+    assert_eq!((job.tasks, job.priority.get()), (1, 100));
+    assert_eq!(job.effective_appclass(), AppClass::LatencySensitive);
+}
+
+#[test]
+fn every_bound_names_its_field_the_value_and_what_is_allowed() {
+    assert_eq!(with(|j, _| j.tasks = 0), "tasks: 0 is outside 1 to 100000");
+    assert_eq!(with(|j, _| j.tasks = 1_000_000_000), "tasks: 1000000000 is outside 1 to 100000");
+    assert_eq!(with(|j, _| j.concurrent = Some(0)), "concurrent: 0 is outside 1 to 100000");
+    assert_eq!(
+        with(|_, t| t.command.clear()),
+        "task.command: [] is empty: name the program to run"
+    );
+    assert_eq!(
+        with(|_, t| t.limit.cpu_milli = 0),
+        "task.limit.cpu_milli: 0 is outside 1 to 10000000"
+    );
+    assert_eq!(
+        with(|_, t| t.limit.ram_bytes = 2 << 20),
+        "task.limit.ram_bytes: 2097152 is outside 4194304 to 1125899906842624"
+    );
+    assert!(with(|_, t| t.limit.ram_bytes = u64::MAX).starts_with("task.limit.ram_bytes: 1844"));
+    assert!(
+        with(|_, t| t.ports = vec!["a".parse().unwrap(), "a".parse().unwrap()]).contains("twice")
+    );
+    assert!(
+        with(|_, t| t.volumes = vec![Volume { path: "/a/../b".into(), writable: true }])
+            .contains("absolute")
+    );
+    assert!(with(|_, t| t.env = BTreeMap::from([("a=b".into(), String::new())])).contains("key"));
+}
+
+#[test]
+fn a_gang_is_of_bounded_size_and_contradicts_a_cap_below_it() {
+    let gang = |tasks, concurrent| {
+        with(|j, _| (j.gang, j.tasks, j.concurrent) = (true, tasks, concurrent))
+    };
+    assert_eq!(
+        gang(1_001, None),
+        "gang: true is for jobs of at most 1000 tasks, this one has 1001"
+    );
+    assert_eq!(
+        gang(8, Some(7)),
+        "gang: true places all 8 tasks together, and concurrent allows 7 at once: leave one out"
+    );
+    let fine = JobSpec { gang: true, tasks: 8, concurrent: Some(8), ..job() };
+    fine.check().unwrap();
+}
+
+#[test]
+fn unknown_fields_of_json_are_errors() {
+    let text =
+        r#"{"name":"web","kind":"service","replicas":3,"task":{"command":["x"],"limit":{}}}"#;
+    assert!(serde_json::from_str::<JobSpec>(text).unwrap_err().to_string().contains("replicas"));
+}
+
+#[test]
+fn a_missing_attribute_counts_as_empty_text_or_zero() {
+    let none = BTreeMap::new();
+    let c = |op, value: &str| Constraint {
+        attribute: "x".into(),
+        op,
+        values: vec![value.into()],
+        soft: false,
+    };
+    assert!(c(ConstraintOp::Equal, "").holds(&none));
+    assert!(c(ConstraintOp::NotEqual, "a").holds(&none));
+    assert!(c(ConstraintOp::Less, "1").holds(&none));
+    assert!(!c(ConstraintOp::Greater, "0").holds(&none));
+    assert!(c(ConstraintOp::In, "").holds(&none));
+}
