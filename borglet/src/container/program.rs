@@ -133,12 +133,11 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
         fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
     }
     if setting.filter {
-        let filter = if spec.loosen.contains(&Privilege::SystemCalls) {
-            Filter::wide()
-        } else if spec.binds.iter().any(|bind| bind.writable) {
-            Filter::sharing()
-        } else {
-            Filter::usual()
+        let shares = spec.binds.iter().any(|bind| bind.writable);
+        let filter = match (spec.loosen.contains(&Privilege::SystemCalls), shares) {
+            (true, shares) => Filter::wide(shares),
+            (false, true) => Filter::sharing(),
+            (false, false) => Filter::usual(),
         };
         filter.install().map_err(step("filter system calls"))?;
     }

@@ -27,9 +27,10 @@ const NEW_NAMESPACES: u32 = 0x7e02_0080;
 const TYPING: [u32; 2] = [0x5412, 0x541c];
 /// Families of sockets: between processes of a machine, and the Internet (`AF_UNIX`, `AF_INET`, `AF_INET6`).
 const FAMILIES: [u32; 3] = [1, 2, 10];
-/// What is spoken there: what is usual, ICMP, TCP, UDP, ICMPv6. Others, as MPTCP and SCTP, bind ports where
-/// Landlock does not look.
+/// What is spoken there: what is usual, ICMP, TCP, UDP, ICMPv6.
 const PROTOCOLS: [u32; 5] = [0, 1, 6, 17, 58];
+/// Bind ports where Landlock does not look: SCTP and MPTCP.
+const UNSEEN: [u32; 2] = [132, 262];
 /// Asks the kernel (`AF_NETLINK`), of all that it may be asked only for addresses of interfaces
 /// (`NETLINK_ROUTE`).
 const ASKING: (u32, u32) = (16, 0);
@@ -78,13 +79,14 @@ impl Filter {
     /// gives rights away.
     pub(crate) fn sharing() -> &'static Self {
         static SHARING: OnceLock<Filter> = OnceLock::new();
-        SHARING.get_or_init(|| Self::compile(&ranges(&sharing_rules())))
+        let rules = || rules().into_iter().chain(without_set_id()).collect();
+        SHARING.get_or_init(|| Self::compile(&ranges(&rules())))
     }
 
-    /// The filter of tasks that may make almost all calls.
-    pub(crate) fn wide() -> &'static Self {
-        static WIDE: OnceLock<Filter> = OnceLock::new();
-        WIDE.get_or_init(|| Self::compile(&wide_ranges()))
+    /// The filter of tasks that may make almost all calls. `shares` as above.
+    pub(crate) fn wide(shares: bool) -> &'static Self {
+        static WIDE: [OnceLock<Filter>; 2] = [const { OnceLock::new() }; 2];
+        WIDE[usize::from(shares)].get_or_init(|| Self::compile(&wide_ranges(shares)))
     }
 
     fn compile(ranges: &[(u32, Rule)]) -> Self {
@@ -121,10 +123,18 @@ fn rules() -> BTreeMap<c_long, Rule> {
     rules
 }
 
-/// The same without ways to make a file with [`SET_ID`].
-fn sharing_rules() -> BTreeMap<c_long, Rule> {
-    let mut rules = rules();
-    rules.extend([
+/// Rules that keep a file with [`SET_ID`] from being made.
+fn without_set_id() -> impl Iterator<Item = (c_long, Rule)> {
+    #[cfg(target_arch = "x86_64")]
+    let of_this_arch = [
+        (libc::SYS_chmod, Rule::Without(1, SET_ID)),
+        (libc::SYS_creat, Rule::Without(1, SET_ID)),
+        (libc::SYS_mknod, Rule::Without(1, SET_ID)),
+        (libc::SYS_open, Rule::Makes(1, 2)),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let of_this_arch = [];
+    let everywhere = [
         (libc::SYS_fchmod, Rule::Without(1, SET_ID)),
         (libc::SYS_fchmodat, Rule::Without(2, SET_ID)),
         (libc::SYS_fchmodat2, Rule::Without(2, SET_ID)),
@@ -132,15 +142,8 @@ fn sharing_rules() -> BTreeMap<c_long, Rule> {
         (libc::SYS_openat, Rule::Makes(2, 3)),
         // Its mode lies in memory, where no filter can look.
         (libc::SYS_openat2, Rule::Refuse(libc::ENOSYS)),
-    ]);
-    #[cfg(target_arch = "x86_64")]
-    rules.extend([
-        (libc::SYS_chmod, Rule::Without(1, SET_ID)),
-        (libc::SYS_creat, Rule::Without(1, SET_ID)),
-        (libc::SYS_mknod, Rule::Without(1, SET_ID)),
-        (libc::SYS_open, Rule::Makes(1, 2)),
-    ]);
-    rules
+    ];
+    everywhere.into_iter().chain(of_this_arch)
 }
 
 /// The rule for each number, as the numbers from which on one holds.
@@ -156,9 +159,13 @@ fn ranges(rules: &BTreeMap<c_long, Rule>) -> Vec<(u32, Rule)> {
 }
 
 /// The same for tasks that may make almost all calls, those that are newer than this list included.
-fn wide_ranges() -> Vec<(u32, Rule)> {
+fn wide_ranges(shares: bool) -> Vec<(u32, Rule)> {
+    let set_id: BTreeMap<c_long, Rule> = without_set_id().filter(|_| shares).collect();
     let rule = |call: c_long| match call {
         libc::SYS_ioctl => Rule::NoneOf(1, &TYPING),
+        // Ports are another privilege.
+        libc::SYS_socket => Rule::NoneOf(2, &UNSEEN),
+        call if set_id.contains_key(&call) => set_id[&call],
         call if NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call) => {
             Rule::Refuse(libc::EPERM)
         }
@@ -422,7 +429,7 @@ mod tests {
 
     #[test]
     fn the_wide_filter_refuses_what_changes_the_machine_and_nothing_else() {
-        let answer = |call, args| answer_of(Filter::wide(), call, args);
+        let answer = |call, args| answer_of(Filter::wide(false), call, args);
         let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
         for call in 0..NEWEST + 100 {
             let never = NEVER.contains(&call) || NEVER_OF_THIS_ARCH.contains(&call);

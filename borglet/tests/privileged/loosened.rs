@@ -9,6 +9,7 @@ use borglet::isolation::{IsolationWanted, UserIds};
 
 use super::escapes::{expected, imprison, is_held};
 use super::machine::{Machine, exited, shell, skip, visible_dir};
+use super::user_mode_linux::EXPECTED;
 
 /// What the probes find with these privileges where that is not what they find without.
 fn changed(machine: &Machine, loosen: &[Privilege]) -> BTreeMap<String, String> {
@@ -28,7 +29,10 @@ fn tight() -> Option<Machine> {
     if isolation.users != UserIds::Range || !isolation.landlock || !isolation.filter {
         let why = isolation.missing.join("; ");
         machine.close();
-        skip(&why);
+        // The guest's kernel has no Landlock, so there is nothing to loosen.
+        if std::env::var_os(EXPECTED).is_none() {
+            skip(&why);
+        }
         return None;
     }
     Some(machine)
@@ -58,6 +62,8 @@ fn with_any_system_call_the_kernel_still_refuses_what_needs_rights() {
         "clone3",
         "vsock",
         "crypto socket",
+        "sockets of others",
+        "audit",
         "unshare user",
     ];
     let other: Vec<_> =

@@ -1,14 +1,17 @@
 //! Networks of tasks' own, each test on a machine whose network is a namespace made for it: the computer's
 //! own interfaces are never touched.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use borglet::container::{ContainerSpec, StartError, Started};
 use borglet::executor::{Executor, Found};
 use borglet::isolation::IsolationWanted;
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -21,6 +24,7 @@ const MACHINE: Ipv4Addr = Ipv4Addr::new(10, 88, 3, 1);
 
 /// Runs a test on a machine of its own network, with addresses for tasks.
 fn apart(test: impl FnOnce(Machine) + Send) {
+    load_pairs();
     let Some(usual) = Machine::full() else { return };
     let mut config = usual.config.clone();
     usual.close();
@@ -39,6 +43,19 @@ fn apart(test: impl FnOnce(Machine) + Send) {
         test(Machine::of(executor, config, dir));
     };
     std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+}
+
+/// Pairs of interfaces are a module of the guest's kernel, which nobody loads there for us.
+fn load_pairs() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let modules = Path::new("/usr/lib/uml/modules").join(release.trim());
+    let Ok(module) = File::open(modules.join("kernel/drivers/net/veth.ko")) else { return };
+    // SAFETY: the arguments are a descriptor, a C string and a number.
+    #[expect(unsafe_code, reason = "no safe wrapper is at hand")]
+    let loaded =
+        unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0) };
+    let error = std::io::Error::last_os_error();
+    assert!(loaded == 0 || error.raw_os_error() == Some(libc::EEXIST), "load it: {error}");
 }
 
 fn own(name: &str, script: &str) -> ContainerSpec {
@@ -171,7 +188,7 @@ fn packets_under_another_address_do_not_leave_a_tasks_interface() {
         machine.start(own("victim", "exec sleep 70101"));
         let listener = UdpSocket::bind((MACHINE, 7_003)).unwrap();
         listener.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        let network = std::fs::File::open(format!("/proc/{}/ns/net", started.pid)).unwrap();
+        let network = File::open(format!("/proc/{}/ns/net", started.pid)).unwrap();
         let send = |from: Ipv4Addr, word: &'static [u8]| {
             let inside = || {
                 setns(network.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
@@ -183,7 +200,7 @@ fn packets_under_another_address_do_not_leave_a_tasks_interface() {
                 let socket = {
                     let at =
                         nix::sys::socket::SockaddrIn::from(std::net::SocketAddrV4::new(from, 9));
-                    nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &at).unwrap();
+                    nix::sys::socket::bind(socket.as_raw_fd(), &at).unwrap();
                     UdpSocket::from(socket)
                 };
                 socket.send_to(word, (MACHINE, 7_003)).unwrap();
@@ -265,7 +282,7 @@ fn the_next_borglet_knows_the_addresses_and_sweeps_what_is_left() {
         machine.until_said(&id("kept"), "listens");
         let gone = machine.start(own("gone", "exec sleep 70104"));
         // Somebody looks into the network of a task and stays there.
-        let held = std::fs::File::open(format!("/proc/{}/ns/net", gone.pid)).unwrap();
+        let held = File::open(format!("/proc/{}/ns/net", gone.pid)).unwrap();
         machine.executor.kill(&id("gone")).unwrap();
         machine.wait(&id("gone"));
         machine.executor.cleanup(&id("gone")).unwrap();
