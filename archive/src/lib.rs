@@ -2,7 +2,8 @@
 //!
 //! Whoever unpacks trusts neither the stream nor the directory: names that leave it, and names below a
 //! symbolic link, are refused with the entry's name, whoever put the link there and whenever. Kept are files,
-//! directories and links that stay within what is copied; rights are those of the mode's nine bits.
+//! directories and links that stay within what is copied; rights are those of the mode's nine bits, less
+//! those that the process's umask takes from what it makes.
 //!
 //! Invariant: nothing is opened but by a path below the open directory in which no link is followed.
 
@@ -15,6 +16,7 @@ mod unpack;
 pub use pack::pack;
 pub use unpack::unpack;
 
+use borg_proto::layer::raw::TarError;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -51,7 +53,9 @@ pub const LEFT_OUT_TOLD: usize = 20;
 impl Summary {
     fn leave_out(&mut self, path: &Path, why: &str) {
         if self.left_out.len() < LEFT_OUT_TOLD {
-            self.left_out.push(format!("{}: {why}", path.display()));
+            // Each is a line.
+            let name = path.display().to_string().replace('\n', "\\u{a}");
+            self.left_out.push(format!("{name}: {why}"));
         }
     }
 
@@ -80,6 +84,9 @@ pub enum ArchiveError {
         #[source]
         source: io::Error,
     },
+    /// The stream's headers are larger than those of any honest one.
+    #[error(transparent)]
+    Headers(TarError),
     /// The stream is no tar archive, or ends within an entry, or cannot be read or written.
     #[error("the archive breaks off: {0}")]
     Stream(#[source] io::Error),
@@ -110,22 +117,33 @@ pub enum ArchiveError {
     },
 }
 
-/// Whether a link's target stays within the copied tree, seen from where the link is.
+impl From<TarError> for ArchiveError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Read(source) => Self::Stream(source),
+            TarError::TooMuch { .. } => Self::Headers(error),
+        }
+    }
+}
+
+/// Whether a link's target stays within the copied tree, seen from where the link is. A name in it may be a
+/// link itself, so that `..` after one begins wherever that leads: only before all names is it known to stay.
 fn stays_within(link: &Path, target: &Path) -> bool {
+    let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_));
     // The directory that holds the link, below the top of what is copied.
-    let mut depth = link.components().count().saturating_sub(2);
+    let mut depth = link.components().filter(is_name).count().saturating_sub(2);
+    let mut is_below = false;
     target.components().all(|part| match part {
         Component::Normal(_) => {
-            depth += 1;
+            is_below = true;
             true
         }
         Component::CurDir => true,
-        Component::ParentDir => {
-            let up = depth.checked_sub(1);
-            depth = up.unwrap_or(0);
-            up.is_some()
+        Component::ParentDir if depth > 0 && !is_below => {
+            depth -= 1;
+            true
         }
-        Component::RootDir | Component::Prefix(_) => false,
+        Component::ParentDir | Component::RootDir | Component::Prefix(_) => false,
     })
 }
 
@@ -136,9 +154,12 @@ mod tests {
     #[test]
     fn a_link_stays_within_what_is_copied_or_does_not() {
         let within = |link: &str, target: &str| stays_within(Path::new(link), Path::new(target));
-        assert!(within("top/a", "b") && within("top/d/a", "../b") && within("top/a", "./d/../b"));
+        assert!(within("top/a", "b") && within("top/d/a", "../b") && within("top/d/a", "./../b/c"));
         assert!(!within("top/a", "../b") && !within("top/a", "/etc/passwd"));
         assert!(!within("top/d/a", "../../b") && !within("top/a", "d/../../b"));
         assert!(!within("top", "../x") && within("top", "x"));
+        assert!(!within("./top/a", "../b"), "the same name");
+        // Where l leads to its own directory this is three above it.
+        assert!(!within("top/d/a", "l/../b") && !within("top/x", "l/l/l/../../../etc/passwd"));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{ArchiveError, Bounds, LEFT_OUT_TOLD, Summary, stays_within};
 use std::fs::{self, File, Metadata};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
@@ -12,7 +12,7 @@ use tar::{Builder, EntryType, Header};
 ///
 /// # Errors
 /// When it is not there, is too much, or the stream cannot be written. Single files that cannot be read are
-/// left out and named.
+/// left out and named, and so is what is neither file, directory nor link.
 pub fn pack(path: &Path, out: impl Write, bounds: &Bounds) -> Result<Summary, ArchiveError> {
     let bad = |source| ArchiveError::Source { path: path.to_owned(), source };
     let real = fs::canonicalize(path).map_err(bad)?;
@@ -86,16 +86,15 @@ impl<W: Write> Packing<'_, W> {
             let file = options.read(true).custom_flags(flags.bits()).open(path).map_err(bad)?;
             let meta = file.metadata().map_err(bad)?;
             if !meta.is_file() {
-                self.summary.leave_out(path, "no longer a file");
-                return Ok(Vec::new());
+                return Err(bad(io::Error::other("no longer a file")));
             }
             self.summary.count(meta.len(), self.bounds)?;
             let mut header = header(EntryType::Regular, &meta, meta.len());
             // As many bytes as the header says, whatever becomes of the file.
-            let data = file.take(meta.len()).chain(std::io::repeat(0)).take(meta.len());
+            let data = file.take(meta.len()).chain(io::repeat(0)).take(meta.len());
             self.out.append_data(&mut header, name, data).map_err(ArchiveError::Stream)?;
         } else {
-            self.summary.leave_out(path, "neither file, directory nor link");
+            return Err(bad(io::Error::other("neither file, directory nor link")));
         }
         Ok(Vec::new())
     }

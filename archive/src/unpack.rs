@@ -1,16 +1,19 @@
 //! A stream into files.
 
 use crate::{ArchiveError, Bounds, Summary, stays_within};
+use borg_proto::layer::raw::{self, RawEntry};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
-use tar::{Archive, Entry, EntryType};
+use tar::EntryType;
 
 /// Bytes written at once.
 const PIECE: usize = 64 << 10;
@@ -40,11 +43,7 @@ pub fn unpack(stream: impl Read, to: &Path, bounds: &Bounds) -> Result<Summary, 
             }
         };
     let mut unpacking = Unpacking { dir: dir.into(), top, bounds, summary: Summary::default() };
-    let mut archive = Archive::new(stream);
-    let entries = archive.entries().map_err(ArchiveError::Stream)?;
-    for entry in entries {
-        unpacking.one(entry.map_err(ArchiveError::Stream)?)?;
-    }
+    raw::each(stream, |entry, data| unpacking.one(entry, data))?;
     Ok(unpacking.summary)
 }
 
@@ -57,38 +56,40 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    fn one(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), ArchiveError> {
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let refuse = |why: &str| ArchiveError::Entry { name: shorten(&name), why: why.to_owned() };
-        let path = entry.path().map_err(ArchiveError::Stream)?.into_owned();
+    fn one(&mut self, entry: &RawEntry<'_>, data: &mut dyn Read) -> Result<(), ArchiveError> {
+        let refuse = |why: &str| ArchiveError::Entry { name: entry.shown(), why: why.to_owned() };
+        if let Some(why) = entry.unusable() {
+            return Err(refuse(why));
+        }
+        let name = entry.path();
+        let path = PathBuf::from(OsStr::from_bytes(&name));
         let parts = self.parts(&path).ok_or_else(|| refuse("leaves the directory"))?;
         let Some((last, before)) = parts.split_last() else { return Ok(()) };
         let failed = |errno: Errno| match errno {
             Errno::ELOOP | Errno::EXDEV => refuse("lies below a symbolic link"),
             errno => ArchiveError::Target { path: path.clone(), source: errno.into() },
         };
-        self.summary.count(entry.size(), self.bounds)?;
+        self.summary.count(entry.bytes, self.bounds)?;
         let parent = self.parent(before).map_err(failed)?;
-        let mode = Mode::from_bits_truncate(entry.header().mode().unwrap_or(0o644) & 0o777);
-        match entry.header().entry_type() {
+        let mode = Mode::from_bits_truncate(entry.header.mode().unwrap_or(0o644) & 0o777);
+        match entry.header.entry_type() {
             EntryType::Directory => make_dir(&parent, last, mode).map_err(failed),
             EntryType::Symlink => {
-                let target = entry.link_name().map_err(ArchiveError::Stream)?;
-                let target = target.ok_or_else(|| refuse("is a link to nothing"))?;
-                if !stays_within(&path, &target) {
+                let target = entry.link().ok_or_else(|| refuse("is a link to nothing"))?;
+                let target = Path::new(OsStr::from_bytes(&target));
+                if !stays_within(&path, target) {
                     self.summary.leave_out(&path, "a link out of what is copied");
                     return Ok(());
                 }
                 clear(&parent, last).map_err(failed)?;
-                symlinkat(target.as_ref(), &parent, last.as_path()).map_err(failed)
+                symlinkat(target, &parent, last.as_path()).map_err(failed)
             }
             EntryType::Regular | EntryType::Continuous => {
                 clear(&parent, last).map_err(failed)?;
                 let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-                let how = plain(flags).mode(Mode::from_bits_truncate(0o600));
+                let how = plain(flags).mode(mode);
                 let file = File::from(openat2(&parent, last.as_path(), how).map_err(failed)?);
-                write(&mut entry, &file, &path)?;
-                fchmod(&file, mode).map_err(failed)
+                write(data, &file, &path)
             }
             EntryType::Link => Err(refuse("is a hard link")),
             EntryType::Char | EntryType::Block => Err(refuse("is a device")),
@@ -143,12 +144,6 @@ fn make_dir(parent: &OwnedFd, name: &Path, mode: Mode) -> Result<(), Errno> {
             openat2(parent, name, plain(OFlag::O_DIRECTORY))?;
             Ok(())
         }
-        Ok(()) => match fchmodat(parent, name, mode, FchmodatFlags::NoFollowSymlink) {
-            // Kernels and libraries that cannot do that without following: what was made by us then
-            // keeps the rights of its making.
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) | Ok(()) => Ok(()),
-            Err(errno) => Err(errno),
-        },
         made => made,
     }
 }
@@ -165,18 +160,14 @@ fn clear(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
     }
 }
 
-fn write(entry: &mut impl Read, mut file: &File, path: &Path) -> Result<(), ArchiveError> {
+fn write(data: &mut dyn Read, mut file: &File, path: &Path) -> Result<(), ArchiveError> {
     let mut piece = vec![0; PIECE];
     loop {
-        let length = entry.read(&mut piece).map_err(ArchiveError::Stream)?;
+        let length = data.read(&mut piece).map_err(ArchiveError::Stream)?;
         if length == 0 {
             return Ok(());
         }
         let written = file.write_all(&piece[..length]);
         written.map_err(|source| ArchiveError::Target { path: path.to_owned(), source })?;
     }
-}
-
-fn shorten(name: &str) -> String {
-    name.chars().take(200).collect()
 }

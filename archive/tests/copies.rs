@@ -3,6 +3,7 @@
 
 use borg_archive::{ArchiveError, Bounds, pack, unpack};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
@@ -103,11 +104,66 @@ fn a_stream_that_would_leave_the_directory_is_refused_by_name() {
     let bytes = stream(&[(Symlink, "t/out", "../../outside"), (Regular, "t/out/x", "y")]);
     unpack(bytes.as_slice(), &to, &Bounds::default()).unwrap();
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    // Nor one that leads out by way of another link.
+    let bytes = stream(&[(Symlink, "t/l", "."), (Symlink, "t/x", "l/l/../../../outside/secret")]);
+    fs::write(outside.join("secret"), "").unwrap();
+    let summary = unpack(bytes.as_slice(), &to, &Bounds::default()).unwrap();
+    assert_eq!(summary.left_out, ["t/x: a link out of what is copied"]);
+    assert!(fs::symlink_metadata(to.join("t/x")).is_err());
     // A link in place of a file is replaced, not written through.
     fs::write(outside.join("kept"), "old").unwrap();
     symlink(outside.join("kept"), to.join("f")).unwrap();
     unpack(stream(&[(Regular, "f", "new")]).as_slice(), &to, &Bounds::default()).unwrap();
     assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "old");
+}
+
+#[test]
+fn what_cannot_be_copied_is_left_out_in_a_tree_and_an_error_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let pipe = tree.join("pi\nerror: pe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut stream = Vec::new();
+    let summary = pack(&tree, &mut stream, &Bounds::default()).unwrap();
+    let [told] = summary.left_out.as_slice() else { panic!("{:?}", summary.left_out) };
+    assert!(told.ends_with("pi\\u{a}error: pe: neither file, directory nor link"), "{told}");
+    let refused = pack(&pipe, Vec::new(), &Bounds::default()).unwrap_err();
+    assert!(refused.to_string().ends_with(": neither file, directory nor link"), "{refused}");
+}
+
+/// As `cp` does that is not told to keep rights. The umask is the process's, so it is another one's.
+#[test]
+fn what_is_made_has_the_rights_that_the_umask_leaves() {
+    const HERE: &str = "BORG_TEST_UNPACK_HERE";
+    use EntryType::{Directory, Regular};
+    if let Some(to) = std::env::var_os(HERE) {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
+        let bytes = stream(&[(Directory, "d", ""), (Regular, "d/f", "x"), (Regular, "n/f", "x")]);
+        unpack(bytes.as_slice(), Path::new(&to), &Bounds::default()).unwrap();
+        return;
+    }
+    let to = tempfile::tempdir().unwrap();
+    let name = "what_is_made_has_the_rights_that_the_umask_leaves";
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let ran = again.args([name, "--exact"]).env(HERE, to.path()).output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    for made in ["d", "d/f", "n", "n/f"] {
+        let mode = fs::metadata(to.path().join(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o750, "{made}");
+    }
+}
+
+#[test]
+fn a_name_without_end_is_refused_before_it_is_in_memory() {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNULongName);
+    header.set_size(8 << 30);
+    header.set_cksum();
+    let endless = header.as_bytes().chain(std::io::repeat(b'x'));
+    let to = tempfile::tempdir().unwrap();
+    let refused = unpack(endless, to.path(), &Bounds::default()).unwrap_err();
+    assert_eq!(refused.to_string(), "it has more than 65536 bytes in one extension header");
 }
 
 #[test]

@@ -10,11 +10,12 @@ use crate::logs::Stream as Output;
 use crate::metrics::Metrics;
 use crate::tasks::{Tasks, blocking};
 use borg_proto::poll::TaskStatus;
+use borg_proto::slots::Slot;
 use borg_proto::wire::pb;
 use borg_proto::{IncarnationId, TaskName};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 /// Most bytes of output in one message. Our choice.
@@ -43,7 +44,7 @@ pub(crate) struct Reader {
     pub(crate) id: IncarnationId,
     pub(crate) follow: bool,
     pub(crate) chunks: mpsc::Sender<Result<pb::LogChunk, Status>>,
-    pub(crate) _slot: OwnedSemaphorePermit,
+    pub(crate) _slot: Slot,
 }
 
 /// How far one stream was read.

@@ -8,12 +8,13 @@ use crate::packages::{Packages, trouble_of};
 use crate::sessions::Sessions;
 use crate::tasks::{Tasks, blocking};
 use borg_proto::blobs::{ArrivalError, Part};
-use borg_proto::identity::Role;
+use borg_proto::identity::{ADMIN, Role};
 use borg_proto::package::{BLOB_CHUNK_BYTES, Digest};
 use borg_proto::poll::PollRequest;
 use borg_proto::rpc::{self, Borglet, Pace, Paced};
+use borg_proto::slots::Slots;
 use borg_proto::wire::pb;
-use borg_proto::{CellName, IncarnationId, MachineName, ReplicaId, TaskName};
+use borg_proto::{CellName, IncarnationId, MachineName, ReplicaId, TaskName, UserName};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Logs that may be read at once; more are refused with RESOURCE_EXHAUSTED. Our choice.
-const READERS: usize = 64;
+/// Logs that may be read at once; more are refused with RESOURCE_EXHAUSTED. A user may have half of those that
+/// are free. Our choice; `borgctl logs JOB` reads 32.
+const READERS: usize = 128;
+/// The same beside these for `admin` alone, who has to see what goes on. Our choice.
+const KEPT_READERS: usize = 8;
 /// Blobs that are given to others at once; more are refused with RESOURCE_EXHAUSTED. Our choice; the masters
 /// name a machine to four others at a time, and each to several blobs.
 const GIVERS: usize = 32;
@@ -39,7 +43,8 @@ pub(crate) struct Service {
     tasks: Tasks,
     packages: Packages,
     metrics: Metrics,
-    readers: Arc<Semaphore>,
+    readers: Slots,
+    kept_readers: Slots,
     sessions: Sessions,
     givers: Arc<Semaphore>,
 }
@@ -53,10 +58,10 @@ impl Service {
         packages: Packages,
         metrics: Metrics,
     ) -> Self {
-        let readers = Arc::new(Semaphore::new(READERS));
+        let (readers, kept_readers) = (Slots::new(READERS), Slots::new(KEPT_READERS));
         let givers = Arc::new(Semaphore::new(GIVERS));
         let sessions = Sessions::new(machine);
-        Self { cell, core, tasks, packages, metrics, readers, givers, sessions }
+        Self { cell, core, tasks, packages, metrics, readers, kept_readers, givers, sessions }
     }
 
     fn admit<T>(&self, request: &Request<T>, call: &str) -> Result<ReplicaId, Status> {
@@ -228,9 +233,18 @@ impl Borglet for Service {
             tail_lines: asked.tail_lines,
             since_ms: asked.since_ms,
         };
-        let slot = Arc::clone(&self.readers).try_acquire_owned();
-        let slot = slot.map_err(|_| {
-            Status::resource_exhausted(format!("{READERS} logs are being read already"))
+        let user: UserName = match asked.user.as_str() {
+            "" => name.job.user.clone(),
+            user => {
+                user.parse().map_err(|error| Status::invalid_argument(format!("user: {error}")))?
+            }
+        };
+        let slot = self.readers.take(&user).or_else(|none| {
+            let kept = (user.as_str() == ADMIN).then(|| self.kept_readers.take(&user).ok());
+            kept.flatten().ok_or(none)
+        });
+        let slot = slot.map_err(|none| {
+            Status::resource_exhausted(format!("logs read on this machine: {none}: end some"))
         })?;
         if self.tasks.logs(&name, id).await.is_empty() && self.core.status(id).await.is_none() {
             return Err(Status::not_found(format!(

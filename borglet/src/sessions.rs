@@ -5,7 +5,10 @@
 //! say; here every session leaves a line in the log with the user's name.
 //!
 //! Invariant: a session holds no more than its messages on their way, whatever the ends do: who does not read
-//! makes the other end wait. When the stream, the task or the errand ends, so do the other two.
+//! makes the other end wait. When the stream, the task or the errand ends, so do the other two. What a client
+//! means to do once is begun once (`once`).
+
+mod once;
 
 use crate::clock;
 use crate::container::{ContainerId, Outcome};
@@ -21,6 +24,7 @@ use borg_proto::rpc;
 use borg_proto::slots::{Slot, Slots};
 use borg_proto::wire::{MAX_SESSION_DATA_BYTES, Session, Window, WireError, pb};
 use borg_proto::{IncarnationId, MachineName, ReplicaId, TaskName, UserName, in_full};
+use once::Begun;
 use pb::session_input::Kind as In;
 use pb::session_output::Kind as Out;
 use std::io;
@@ -70,6 +74,7 @@ type Outputs = mpsc::Sender<Result<pb::SessionOutput, Status>>;
 pub(crate) struct Sessions {
     machine: MachineName,
     slots: Slots,
+    begun: Begun,
 }
 
 /// What a session is about.
@@ -80,6 +85,8 @@ struct Asked {
     user: UserName,
     what: Session,
     port: u16,
+    /// What it is begun under once, if that matters.
+    once: String,
     /// Whether the client counts what was taken of its input.
     counts_input: bool,
 }
@@ -90,6 +97,7 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
         let missing =
             |field: &str| WireError::new(field, "nothing", "is given, but it is required");
         let asked = start.start.ok_or_else(|| missing("start"))?;
+        let once = asked.once.clone();
         let counts_input = asked.counts_input;
         let what = Session::try_from(asked);
         let within = |field: &'static str| move |error: WireError| error.within(field);
@@ -102,6 +110,7 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
             what: what.map_err(within("start"))?,
             port: u16::try_from(start.port)
                 .map_err(|_| WireError::new("port", start.port, "is no port"))?,
+            once,
             counts_input,
         })
     }
@@ -109,7 +118,7 @@ impl TryFrom<pb::TaskSessionStart> for Asked {
 
 impl Sessions {
     pub(crate) fn new(machine: MachineName) -> Self {
-        Self { machine, slots: Slots::new(SESSIONS) }
+        Self { machine, slots: Slots::new(SESSIONS), begun: Begun::default() }
     }
 
     /// Begins a session. What is wrong with it is said at once; the answer is its output.
@@ -134,6 +143,12 @@ impl Sessions {
         let Some(container) = tasks.running_container(asked.id) else {
             return Err(not_running(&asked, core.status(asked.id).await.as_ref()));
         };
+        if !self.begun.begin(&asked.user, &asked.once) {
+            return Err(Status::already_exists(
+                "it was begun already, by way of a master that did not answer: it is not begun again, and \
+                 ended when that one was given up",
+            ));
+        }
         let (out, outputs) = mpsc::channel(MESSAGES);
         let audit = Audit::begin(&asked, master);
         let begun = pb::session_output::Started {
@@ -165,7 +180,7 @@ fn errand(asked: &Asked) -> Option<Errand> {
             argv: command.clone(),
             terminal: terminal.as_ref().map(|terminal| terminal.kind.clone()),
         },
-        Session::CopyIn { path } => Errand::CopyIn { path: path.into() },
+        Session::CopyIn { path } => Errand::CopyIn { path: path.into(), used_bytes: 0 },
         Session::CopyOut { path } => Errand::CopyOut { path: path.into() },
         Session::Forward { .. } => Errand::Connect { port: asked.port },
     })

@@ -40,7 +40,85 @@ fn about_bytes(delta: &MachineDelta) -> usize {
             | TaskStatus::BackOff { .. }
             | TaskStatus::Stopping => 0,
         };
-        text + ended + task.ports.len() * 4 + ITEM_BYTES
+        // Its end and its last words once, and its cause again.
+        let run = task.last_run.as_deref().map_or(0, |run| {
+            let cause = run.failure.as_ref().map_or(0, |cause| cause.to_string().len());
+            cause + run.last_lines.len() + ITEM_BYTES
+        });
+        let window = if task.usage.window.is_some() { ITEM_BYTES } else { 0 };
+        let texts = text + ended + run + task.status_line.len();
+        texts + window + task.ports.len() * 4 + 2 * ITEM_BYTES
     });
     ITEM_BYTES + info + tasks.sum::<usize>() + delta.gone.len() * ITEM_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use borg_proto::poll::TaskReport;
+    use borg_proto::wire::pb;
+    use pb::failure_cause::Kind;
+    use pb::task_report::{Ended, Status};
+    use prost::Message;
+
+    /// All that a task's report may have, each as long as it may be.
+    #[test]
+    fn no_difference_is_longer_than_it_is_taken_for() {
+        let cause = || Some(pb::FailureCause { kind: Some(Kind::Start("x".repeat(512))) });
+        let id = || Some(pb::IncarnationId { job: u64::MAX, index: 0, number: u32::MAX });
+        let largest = u64::MAX;
+        let range =
+            pb::usage_window::Range { p50: largest, p90: largest, p99: largest, max: largest };
+        let window =
+            pb::UsageWindow { since_ms: largest, cpu_milli: Some(range), ram_bytes: Some(range) };
+        let run = pb::RunEnd {
+            run: u32::MAX,
+            started_ms: Some(largest),
+            ended_ms: largest,
+            failure: cause(),
+            cpu_ms: largest,
+            ram_peak_bytes: largest,
+            last_lines: "x".repeat(1024),
+        };
+        let report = pb::TaskReport {
+            id: id(),
+            status: Some(Status::Ended(Ended { at_ms: largest, failure: cause() })),
+            restarts: u32::MAX,
+            last_failure: cause(),
+            usage: Some(pb::Usage {
+                cpu_milli: largest,
+                ram_bytes: largest,
+                cache_bytes: largest,
+                disk_bytes: largest,
+                io_bytes: largest,
+                io_ops: largest,
+                threads: u32::MAX,
+                window: Some(window),
+            }),
+            ports: vec![65_535; 8],
+            status_line: "x".repeat(256),
+            last_run: Some(run),
+            start: Some(pb::task_report::StartTime { total_ms: largest, packages_ms: largest }),
+            ..pb::TaskReport::default()
+        };
+        let bare = pb::TaskReport {
+            id: id(),
+            status: Some(Status::Starting(pb::task_report::Starting {})),
+            ..pb::TaskReport::default()
+        };
+        for report in [report, bare] {
+            let delta = MachineDelta {
+                machine: "m-1".parse().unwrap(),
+                seq: 1,
+                full: true,
+                reachable: true,
+                obeyed: 1,
+                info: None,
+                tasks: vec![TaskReport::try_from(report).unwrap(); 50],
+                gone: Vec::new(),
+            };
+            let (taken, is) = (about_bytes(&delta), pb::MachineDelta::from(&delta).encoded_len());
+            assert!(is <= taken && taken <= 10 * is, "{is} bytes are taken for {taken}");
+        }
+    }
 }

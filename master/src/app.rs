@@ -425,6 +425,7 @@ impl App {
             scheduler: scheduler.clone(),
             credentials: self.credentials.clone(),
             sessions: Slots::new(crate::api::sessions::SESSIONS),
+            log_readers: Slots::new(crate::api::sessions::LOG_READERS),
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),

@@ -7,6 +7,7 @@
 //! it is in `shares`.
 
 mod shares;
+mod walked;
 
 use crate::clock;
 use crate::feed::View;
@@ -34,6 +35,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use walked::Walked;
 
 /// Uploads of users at once. Our choice.
 const UPLOADS: usize = 8;
@@ -70,6 +72,7 @@ struct Inner {
     shares: Mutex<Shares>,
     readers: Arc<Semaphore>,
     named: Mutex<Named>,
+    walked: Walked,
 }
 
 /// The blobs that packages name, of the packages that they were found in.
@@ -131,7 +134,9 @@ impl Blobs {
         let (dir, _) = BlobDir::open(dir, room)?;
         let readers = Arc::new(Semaphore::new(READERS));
         let (uploads, shares, named) = (Slots::new(UPLOADS), Mutex::default(), Mutex::default());
-        let inner = Inner { dir, own, peers, view, metrics, uploads, shares, readers, named };
+        let walked = Walked::default();
+        let inner =
+            Inner { dir, own, peers, view, metrics, uploads, shares, readers, named, walked };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -361,7 +366,8 @@ impl Blobs {
     /// Sees to it that a majority of the masters has all blobs of a package on disk.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION when one was not uploaded, UNAVAILABLE when too few masters have them in time.
+    /// FAILED_PRECONDITION when one was not uploaded, INVALID_ARGUMENT when it is not what the package says of it,
+    /// UNAVAILABLE when too few masters have them in time.
     pub(crate) async fn have_kept(&self, layers: &[Layer]) -> Result<(), Status> {
         for (i, layer) in layers.iter().enumerate() {
             let Layer { digest, bytes, .. } = *layer;
@@ -377,6 +383,17 @@ impl Blobs {
             if found != bytes {
                 return Err(Status::invalid_argument(format!(
                     "package.layers[{i}].bytes: {bytes}, but blob {digest} has {found}"
+                )));
+            }
+            let path = self.0.dir.path(digest);
+            let found = self.0.walked.unpacked_bytes(digest, move || File::open(path)).await;
+            let found = found.map_err(|error| {
+                Status::invalid_argument(format!("package.layers[{i}]: blob {digest}: {error}"))
+            })?;
+            if found != layer.unpacked_bytes {
+                return Err(Status::invalid_argument(format!(
+                    "package.layers[{i}].unpacked_bytes: {}, but the files of blob {digest} have {found}",
+                    layer.unpacked_bytes
                 )));
             }
         }

@@ -39,13 +39,8 @@ pub(crate) fn of(master: &Master, ids: &[IncarnationId]) -> AllSaid {
 }
 
 fn note(report: &TaskReport) -> Option<String> {
-    const MIB: u64 = 1 << 20;
     match &report.status {
-        TaskStatus::Fetching { have_bytes, bytes, trouble } => {
-            let (have, of) = (have_bytes / MIB, bytes.div_ceil(MIB));
-            let trouble = if trouble.is_empty() { String::new() } else { format!("; {trouble}") };
-            Some(format!("fetching packages: {have} of {of} MiB{trouble}"))
-        }
+        TaskStatus::Fetching { .. } => report.status.about_packages(),
         TaskStatus::Up { .. } => report.start.map(|start| start.to_string()),
         TaskStatus::Starting
         | TaskStatus::BackOff { .. }

@@ -491,7 +491,13 @@ impl Part {
             used.fetch_sub(more, Ordering::Relaxed);
             return Err(ArrivalError::NoRoom { digest, room: *room });
         }
-        self.file.write_all(data).map_err(self.arrival.disk())?;
+        if let Err(error) = self.file.write_all(data) {
+            used.fetch_sub(more, Ordering::Relaxed);
+            // Some of it may be there: none of it counts. When that fails too, the next one that opens it looks.
+            let cut = self.file.set_len(self.have);
+            drop(cut.and_then(|()| self.file.seek(SeekFrom::Start(self.have))));
+            return Err(self.arrival.disk()(error));
+        }
         self.hasher.update(data);
         self.have += data.len() as u64;
         self.arrival.have.store(self.have, Ordering::Relaxed);
@@ -550,6 +556,27 @@ mod tests {
         let (store, found) = BlobDir::open(dir.path().join("blobs"), 100).unwrap();
         assert_eq!(found, []);
         (dir, store)
+    }
+
+    /// A disk that is full for a day must not leave a room that is.
+    #[test]
+    fn what_could_not_be_written_takes_no_room() {
+        let (dir, store) = store();
+        let blob = [7; 60];
+        let digest = Digest::of(&blob);
+        store.expect(digest, Some(60));
+        let mut part = store.arrival(digest).unwrap().open().unwrap();
+        part.add(&blob[..20]).unwrap();
+        let whole = std::mem::replace(&mut part.file, File::open(dir.path()).unwrap());
+        for _ in 0..9 {
+            let refused = part.add(&blob[20..]).unwrap_err();
+            assert!(matches!(refused, ArrivalError::Disk { .. }), "{refused}");
+        }
+        assert_eq!(store.used(), 20);
+        part.file = whole;
+        part.add(&blob[20..]).unwrap();
+        part.finish().unwrap();
+        assert_eq!(store.used(), 60);
     }
 
     #[test]

@@ -11,11 +11,13 @@
 //! its way is a link by now) is for whoever unpacks to rule out.
 
 pub mod fixture;
+pub mod raw;
 pub mod user;
 
 use crate::names::shorten;
 use crate::package::{Digest, Hasher, Layer, MAX_LAYER_BYTES};
 use crate::text::one_line;
+use raw::{RawEntry, TarError, Whole};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -29,9 +31,6 @@ pub const MAX_ENTRIES: u64 = 500_000;
 pub const MAX_PATH_BYTES: usize = 4_095;
 /// Most directories on the way to an entry. 128: our choice; opening it takes a step for each.
 pub const MAX_DEPTH: usize = 128;
-/// Longest extension header (a long name, or the attributes of an entry) in bytes: 64 KiB, our choice; it
-/// is held in memory.
-const MAX_EXTENSION_BYTES: u64 = 64 << 10;
 /// Longest name of a file in bytes: Linux takes no more.
 const MAX_COMPONENT_BYTES: usize = 255;
 /// Bits of a mode that lend a file's owner or group to whoever runs it.
@@ -150,21 +149,9 @@ pub fn walk<E: From<LayerError>>(
     rules: Rules,
     mut take: impl FnMut(&Entry, &mut dyn Read) -> Result<(), E>,
 ) -> Result<Totals, E> {
-    let mut archive = tar::Archive::new(from);
-    let entries = archive.entries().map_err(LayerError::Read)?.raw(true);
-    let (mut totals, mut said, mut said_bytes) = (Totals::default(), Said::default(), 0);
-    for entry in entries {
-        let mut entry = entry.map_err(LayerError::Read)?;
-        let kind = entry.header().entry_type();
-        let bytes = entry.header().entry_size().map_err(LayerError::Read)?;
-        if said.take(kind, bytes, &mut entry)? {
-            said_bytes += 1;
-            if said_bytes > 2 * MAX_ENTRIES {
-                return Err(LayerError::TooMuch { what: "headers", most: 2 * MAX_ENTRIES }.into());
-            }
-            continue;
-        }
-        let (checked, dropped) = check(entry.header(), std::mem::take(&mut said), rules)?;
+    let mut totals = Totals::default();
+    raw::each(from, |raw, data| {
+        let (checked, dropped) = check(raw, rules)?;
         totals.entries += 1;
         totals.dropped += u64::from(dropped);
         if totals.entries > MAX_ENTRIES {
@@ -183,114 +170,44 @@ pub fn walk<E: From<LayerError>>(
             let (what, most) = ("bytes of files", MAX_LAYER_BYTES);
             return Err(LayerError::TooMuch { what, most }.into());
         }
-        let mut data = Whole { from: entry.take(bytes), left: bytes };
-        take(&checked, &mut data)?;
-        io::copy(&mut data, &mut io::sink()).map_err(LayerError::Read)?;
-    }
+        take(&checked, data).map_err(Stopped)
+    })
+    .map_err(|Stopped(error)| error)?;
     Ok(totals)
 }
 
-/// What a file's header says is there is there, or reading it is an error.
-struct Whole<R> {
-    from: R,
-    left: u64,
-}
+/// Why a walk ended early, in the words of whoever walks.
+struct Stopped<E>(E);
 
-impl<R: Read> Read for Whole<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(buffer)?;
-        self.left -= read as u64;
-        if read == 0 && !buffer.is_empty() && self.left > 0 {
-            let why = format!("it ends {} bytes before a file of it does", self.left);
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
-        }
-        Ok(read)
+impl<E: From<LayerError>> From<TarError> for Stopped<E> {
+    fn from(error: TarError) -> Self {
+        LayerError::from(error).into()
     }
 }
 
-/// What extension headers say of the entry that follows them.
-#[derive(Debug, Default)]
-struct Said {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    lends: bool,
-    unusable: Option<&'static str>,
+impl<E: From<LayerError>> From<LayerError> for Stopped<E> {
+    fn from(error: LayerError) -> Self {
+        Self(error.into())
+    }
 }
 
-impl Said {
-    /// Whether it was an extension header, whose words are noted here.
-    fn take(
-        &mut self,
-        kind: EntryType,
-        bytes: u64,
-        entry: &mut impl Read,
-    ) -> Result<bool, LayerError> {
-        if !matches!(
-            kind,
-            EntryType::GNULongName
-                | EntryType::GNULongLink
-                | EntryType::XHeader
-                | EntryType::XGlobalHeader
-        ) {
-            return Ok(false);
+impl From<TarError> for LayerError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Read(source) => Self::Read(source),
+            TarError::TooMuch { what, most } => Self::TooMuch { what, most },
         }
-        if bytes > MAX_EXTENSION_BYTES {
-            let (what, most) = ("bytes in one extension header", MAX_EXTENSION_BYTES);
-            return Err(LayerError::TooMuch { what, most });
-        }
-        let mut words = Vec::new();
-        Whole { from: entry.take(bytes), left: bytes }
-            .read_to_end(&mut words)
-            .map_err(LayerError::Read)?;
-        let text = |mut words: Vec<u8>| {
-            while words.last() == Some(&0) {
-                words.pop();
-            }
-            words
-        };
-        match kind {
-            EntryType::GNULongName => self.path = Some(text(words)),
-            EntryType::GNULongLink => self.link = Some(text(words)),
-            EntryType::XHeader => self.take_pax(&words)?,
-            // A comment of whoever wrote it.
-            _global => {}
-        }
-        Ok(true)
-    }
-
-    fn take_pax(&mut self, words: &[u8]) -> Result<(), LayerError> {
-        for word in tar::PaxExtensions::new(words) {
-            let word = word.map_err(LayerError::Read)?;
-            let (key, value) = (word.key_bytes(), word.value_bytes());
-            let number = || std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-            match key {
-                b"path" => self.path = Some(value.to_vec()),
-                b"linkpath" => self.link = Some(value.to_vec()),
-                b"uid" => self.uid = number(),
-                b"gid" => self.gid = number(),
-                b"SCHILY.xattr.security.capability" => self.lends = true,
-                b"size" => self.unusable = Some("has 8 GiB or more"),
-                key if key.starts_with(b"GNU.sparse.") => {
-                    self.unusable = Some("is a sparse file: store it as an ordinary one");
-                }
-                // Times, other attributes, comments: a task's files have none of them.
-                _other => {}
-            }
-        }
-        Ok(())
     }
 }
 
 /// The entry of a header, and whether it lost bits that lend rights.
-fn check(header: &tar::Header, said: Said, rules: Rules) -> Result<(Entry, bool), LayerError> {
-    let raw = said.path.unwrap_or_else(|| header.path_bytes().into_owned());
+fn check(entry: &RawEntry<'_>, rules: Rules) -> Result<(Entry, bool), LayerError> {
+    let (header, raw) = (entry.header, entry.path());
     let raw = Path::new(OsStr::from_bytes(&raw));
     let refuse = |why: String| Err(bad_entry(raw, why));
     let path = inside(raw).map_err(|why| bad_entry(raw, why))?;
-    let link = || said.link.clone().or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
-    if let Some(why) = said.unusable {
+    let link = || entry.link().unwrap_or_default();
+    if let Some(why) = entry.unusable() {
         return refuse(why.to_owned());
     }
     let kind = match header.entry_type() {
@@ -300,16 +217,16 @@ fn check(header: &tar::Header, said: Said, rules: Rules) -> Result<(Entry, bool)
             if raw.as_os_str().as_bytes().ends_with(b"/") {
                 Kind::Directory
             } else {
-                Kind::File { bytes: header.entry_size().map_err(LayerError::Read)? }
+                Kind::File { bytes: entry.bytes }
             }
         }
         EntryType::Symlink => {
-            let target = PathBuf::from(OsStr::from_bytes(&link().unwrap_or_default()));
+            let target = PathBuf::from(OsStr::from_bytes(&link()));
             check_symlink(&path, &target, rules).map_err(|why| bad_entry(raw, why))?;
             Kind::Symlink { target }
         }
         EntryType::Link => {
-            let target = link().unwrap_or_default();
+            let target = link();
             let named = Path::new(OsStr::from_bytes(&target));
             match inside(named) {
                 Ok(target) if !target.as_os_str().is_empty() => Kind::HardLink { target },
@@ -335,21 +252,22 @@ fn check(header: &tar::Header, said: Said, rules: Rules) -> Result<(Entry, bool)
     };
     let mode = header.mode().map_err(|_| bad_entry(raw, "has a mode that is no number"))?;
     let lends_bits = mode & LENT != 0 && matches!(kind, Kind::File { .. });
-    let lends = lends_bits || said.lends;
+    let lends = lends_bits || entry.has_capabilities();
     if lends && !rules.drop_lent {
-        let what = if said.lends { "has file capabilities" } else { "is setuid or setgid" };
+        let what =
+            if entry.has_capabilities() { "has file capabilities" } else { "is setuid or setgid" };
         return refuse(format!("{what}: a package lends no rights (borgctl can drop them)"));
     }
-    let id = |said: Option<u64>, header: io::Result<u64>, what: &str| {
-        let id = said.map_or(header, Ok).map_err(LayerError::Read)?;
+    let id = |id: io::Result<u64>, what: &str| {
+        let id = id.map_err(LayerError::Read)?;
         let fits = u32::try_from(id).ok().filter(|id| *id <= MAX_ID);
         fits.ok_or_else(|| bad_entry(raw, format!("has {what} {id}, over {MAX_ID}")))
     };
     let entry = Entry {
         kind: marked(&path, kind, rules).map_err(|why| bad_entry(raw, why))?,
         mode: mode & 0o7777 & !LENT,
-        uid: id(said.uid, header.uid(), "owner")?,
-        gid: id(said.gid, header.gid(), "group")?,
+        uid: id(entry.uid(), "owner")?,
+        gid: id(entry.gid(), "group")?,
         mtime: header.mtime().unwrap_or(0),
         path,
     };
@@ -373,6 +291,9 @@ fn marked(path: &Path, kind: Kind, rules: Rules) -> Result<Kind, String> {
         path.parent().is_some_and(|up| up.iter().any(|p| p.as_bytes().starts_with(MARK)));
     if !empty || in_marked || name == MARK || (name.starts_with(b".wh..wh.") && name != OPAQUE) {
         return Err("is no mark that this version knows: .wh.NAME and .wh..wh..opq, empty".into());
+    }
+    if matches!(name.strip_prefix(MARK), Some(b"." | b"..")) {
+        return Err("takes away '.' or '..', which are no names of files".into());
     }
     if name == OPAQUE && path.parent().is_none_or(|up| up.as_os_str().is_empty()) {
         // What lies under the root of a layer is always seen through it.
@@ -446,14 +367,22 @@ fn check_symlink(path: &Path, target: &Path, rules: Rules) -> Result<(), String>
     if target.is_absolute() && !rules.image {
         return outside(": a package may be shown anywhere, so links in it are relative");
     }
-    let mut depth = if target.is_absolute() { 0 } else { path.components().count() - 1 };
+    let (mut depth, mut is_below) = (path.components().count() - 1, false);
+    if target.is_absolute() {
+        depth = 0;
+    }
     for part in target.components() {
         match part {
+            // What is below may be a link, and `..` begins at where that leads. An image's root is a root: no
+            // link in it leads out.
+            Component::ParentDir if is_below && !rules.image => {
+                return outside(": it goes up again after a name, which may be a link itself");
+            }
             Component::ParentDir => match depth.checked_sub(1) {
                 Some(up) => depth = up,
                 None => return outside(""),
             },
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => (depth, is_below) = (depth + 1, true),
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
@@ -525,7 +454,7 @@ impl<W: Write> Writer<W> {
                 header.set_entry_type(EntryType::Regular);
                 header.set_size(*bytes);
                 self.bytes += bytes;
-                let data = Whole { from: data.take(*bytes), left: *bytes };
+                let data = Whole::new(data, *bytes);
                 self.tar.append_data(&mut header, &entry.path, data)
             }
             Kind::Symlink { target } => {

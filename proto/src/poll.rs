@@ -289,6 +289,22 @@ pub enum TaskStatus {
     },
 }
 
+impl TaskStatus {
+    /// How far its packages are, in words; `None` when it does not wait for them.
+    #[must_use]
+    pub fn about_packages(&self) -> Option<String> {
+        const MIB: u64 = 1 << 20;
+        let Self::Fetching { have_bytes, bytes, trouble } = self else { return None };
+        let (have, of) = (have_bytes / MIB, bytes.div_ceil(MIB));
+        Some(match trouble.as_str() {
+            // All is here: only what is not unpacked yet keeps it.
+            "" if have_bytes >= bytes => format!("unpacking packages: {of} MiB"),
+            "" => format!("fetching packages: {have} of {of} MiB"),
+            trouble => format!("fetching packages: {have} of {of} MiB; {trouble}"),
+        })
+    }
+}
+
 /// What a task uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -371,4 +387,21 @@ pub enum PollRefusal {
         /// The fence in the request.
         asked: Fence,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_how_far_packages_are() {
+        let told = |have_bytes: u64, trouble: &str| {
+            let (bytes, trouble) = ((76 << 20) - 1, trouble.to_owned());
+            TaskStatus::Fetching { have_bytes, bytes, trouble }.about_packages().unwrap()
+        };
+        assert_eq!(told(5 << 20, ""), "fetching packages: 5 of 76 MiB");
+        assert_eq!(told(0, "no way"), "fetching packages: 0 of 76 MiB; no way");
+        assert_eq!(told((76 << 20) - 1, ""), "unpacking packages: 76 MiB");
+        assert_eq!(TaskStatus::Starting.about_packages(), None);
+    }
 }

@@ -192,6 +192,11 @@ pub enum FailureCause {
         /// What the last probe came to, for people.
         why: String,
     },
+    /// Its machine has no room for its packages, or its disk failed over them: no fault of the task.
+    Packages {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// What a machine can be short of that cannot be taken from a task but by killing it.
@@ -217,6 +222,12 @@ impl FailureCause {
         Self::Unhealthy { why: cut(why) }
     }
 
+    /// Wraps why a machine could not hold packages, shortened to [`MAX_CAUSE_BYTES`].
+    #[must_use]
+    pub fn packages(why: &str) -> Self {
+        Self::Packages { why: cut(why) }
+    }
+
     /// The level of entries that this cause came with.
     #[must_use]
     pub const fn level(&self) -> u32 {
@@ -232,6 +243,7 @@ impl FailureCause {
             | Self::FileLimit { .. }
             | Self::Short { .. }
             | Self::Unhealthy { .. }
+            | Self::Packages { .. }
             | Self::NoAddress => 5,
         }
     }
@@ -288,6 +300,7 @@ impl fmt::Display for FailureCause {
                 limit_bytes / MIB
             ),
             Self::Unhealthy { why } => write!(f, "unhealthy: {why}"),
+            Self::Packages { why } => write!(f, "its machine cannot hold its packages: {why}"),
         }
     }
 }

@@ -71,6 +71,10 @@ impl Executor {
             | Errand::CopyOut { .. }
             | Errand::Connect { .. } => pipes(input).map_err(failed)?,
         };
+        let mut errand = errand.clone();
+        if let Errand::CopyIn { used_bytes, .. } = &mut errand {
+            *used_bytes = self.usage(id)?.working_set_bytes;
+        }
         let (control, there) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(&self.0.config.shim);
         command
@@ -85,7 +89,7 @@ impl Executor {
         let mut child = command.spawn().map_err(failed)?;
         // With it goes our copy of the socket's other end, so that its end is noticed.
         drop(command);
-        let sent = send(&control, &theirs, errand);
+        let sent = send(&control, &theirs, &errand);
         drop(theirs);
         // It has only to split itself; what it made is no child of ours.
         child.wait().map_err(failed)?;

@@ -44,7 +44,9 @@ pub(crate) fn trouble(why: &str, error: &io::Error) -> Trouble {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Trouble::Full(format!("the disk is full: {why}"))
         }
-        _other => Trouble::Bad(why.to_owned()),
+        // The names of its entries are the package's own.
+        ErrorKind::InvalidInput | ErrorKind::InvalidFilename => Trouble::Bad(why.to_owned()),
+        _other => Trouble::Disk(why.to_owned()),
     }
 }
 

@@ -88,7 +88,7 @@ impl From<FillError> for Trouble {
 fn fill(file: File, layer: Layer, root: &Path, most_entries: u64) -> Result<(), Trouble> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(root, flags, Mode::empty())
-        .map_err(|error| Trouble::Bad(format!("open the layer: {error}")))?;
+        .map_err(|error| Trouble::Disk(format!("open the layer: {error}")))?;
     let own_files = !rustix::process::geteuid().is_root();
     let mut target = Target { root: dir, parent: None, own_files, implied: 0 };
     let mut blob =
@@ -116,7 +116,7 @@ fn fill(file: File, layer: Layer, root: &Path, most_entries: u64) -> Result<(), 
         Ok(())
     });
     // First: what is wrong with other bytes than the right ones says nothing of the package.
-    let found = blob.finish().map_err(|error| Trouble::Bad(format!("read the blob: {error}")));
+    let found = blob.finish().map_err(|error| Trouble::Disk(format!("read the blob: {error}")));
     match found {
         Ok(found) if found != layer.digest => {
             return Err(Trouble::Damaged(format!("the blob's bytes changed: they are {found}")));
@@ -124,6 +124,10 @@ fn fill(file: File, layer: Layer, root: &Path, most_entries: u64) -> Result<(), 
         found => drop(found?),
     }
     walked?;
+    if bytes != layer.unpacked_bytes {
+        let said = layer.unpacked_bytes;
+        return Err(Trouble::Bad(format!("it has {bytes} bytes of files, not {said} as was said")));
+    }
     Ok(())
 }
 
@@ -293,6 +297,9 @@ impl Target {
                 Ok(()) => {}
                 // Without root only the second, which is the one that counts then.
                 Err(rustix::io::Errno::PERM) if name.starts_with("trusted.") => {}
+                // As root only the first, and tmpfs before Linux 6.6 has no others.
+                Err(rustix::io::Errno::OPNOTSUPP)
+                    if name.starts_with("user.") && rustix::process::geteuid().is_root() => {}
                 Err(error) => return Err(Failed::Disk(error.into())),
             }
         }

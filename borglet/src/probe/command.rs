@@ -6,6 +6,7 @@ use crate::shim::enter::Word;
 use crate::tasks::blocking;
 use borg_proto::in_full;
 use borg_proto::text::one_line;
+use borglet_supervisor::ProbeFailure;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -22,15 +23,15 @@ const MOST_TOLD: usize = 200;
 /// Runs it once. When time is up, all that it made is killed. Holds no thread while it waits.
 ///
 /// # Errors
-/// What was wrong, for people, with the beginning of what it wrote.
+/// What was wrong, with the beginning of what it wrote.
 pub(super) async fn run(
     executor: Executor,
     container: ContainerId,
     argv: Vec<String>,
     within: Duration,
-) -> Result<(), String> {
+) -> Result<(), ProbeFailure> {
     // Letting go of its control socket ends it.
-    let late = |_| Err(format!("no end within {} ms", within.as_millis()));
+    let late = |_| Err(format!("no end within {} ms", within.as_millis()).into());
     timeout(within, in_container(executor, container, argv)).await.unwrap_or_else(late)
 }
 
@@ -38,12 +39,12 @@ async fn in_container(
     executor: Executor,
     container: ContainerId,
     argv: Vec<String>,
-) -> Result<(), String> {
+) -> Result<(), ProbeFailure> {
     let errand = Errand::Run { argv, terminal: None };
     let entered = blocking(move || executor.enter(&container, &errand, false)).await;
     let entered = entered.map_err(|error| in_full(&error))?;
     let Stdio::Pipes { stdout, stderr, .. } = entered.stdio else {
-        return Err("a probe has no terminal".to_owned());
+        return Err("a probe has no terminal".into());
     };
     let failed = |error: io::Error| error.to_string();
     entered.control.set_nonblocking(true).map_err(failed)?;
@@ -66,15 +67,17 @@ async fn in_container(
                 Ok(Word::Exited(0)) => return Ok(()),
                 Ok(Word::Exited(code)) => return told(format!("exit code {code}")),
                 Ok(Word::Signalled(signal)) => return told(format!("signal {signal}")),
-                Ok(Word::Refused(error)) => return Err(error.to_string()),
-                Err(error) => return Err(format!("its session said something else: {error}")),
+                Ok(Word::Refused(error)) => return Err(error.to_string().into()),
+                Err(error) => {
+                    return Err(format!("its session said something else: {error}").into());
+                }
             }
         }
         if said.len() > MOST_SAID {
-            return Err("its session says too much".to_owned());
+            return Err("its session says too much".into());
         }
         if heard == 0 {
-            return Err("its session died".to_owned());
+            return Err("its session died".into());
         }
     }
 }
@@ -116,7 +119,6 @@ impl Output {
     }
 }
 
-fn told(how: String, wrote: &[u8]) -> String {
-    let wrote = one_line(wrote, MOST_TOLD);
-    if wrote.is_empty() { how } else { format!("{how}: {wrote}") }
+fn told(why: String, wrote: &[u8]) -> ProbeFailure {
+    ProbeFailure { why, wrote: one_line(wrote, MOST_TOLD) }
 }

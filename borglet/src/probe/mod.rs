@@ -9,7 +9,8 @@ mod command;
 
 use crate::container::ContainerId;
 use crate::executor::Executor;
-use borglet_supervisor::ProbeAt;
+use borg_proto::names::shorten;
+use borglet_supervisor::{ProbeAt, ProbeFailure};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,13 +28,13 @@ const PIECE: usize = 16 << 10;
 /// loopback reaches whoever listens on all addresses or on it.
 ///
 /// # Errors
-/// What was wrong, for people.
+/// What was wrong.
 pub(crate) async fn probe(
     at: ProbeAt,
     host: Option<Ipv4Addr>,
     (executor, container): (Executor, ContainerId),
     within: Duration,
-) -> Result<(), String> {
+) -> Result<(), ProbeFailure> {
     let host = host.unwrap_or(Ipv4Addr::LOCALHOST);
     match at {
         ProbeAt::Command(argv) => command::run(executor, container, argv, within).await,
@@ -43,26 +44,25 @@ pub(crate) async fn probe(
 }
 
 async fn in_time<T>(
-    tried: impl Future<Output = Result<T, String>>,
+    tried: impl Future<Output = Result<T, ProbeFailure>>,
     within: Duration,
-) -> Result<T, String> {
-    let late = |_| Err(format!("no answer within {} ms", within.as_millis()));
+) -> Result<T, ProbeFailure> {
+    let late = |_| Err(format!("no answer within {} ms", within.as_millis()).into());
     timeout(within, tried).await.unwrap_or_else(late)
 }
 
-async fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect(SocketAddr::from((host, port)))
-        .await
-        .map_err(|error| format!("connect to port {port}: {error}"))
+async fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream, ProbeFailure> {
+    let failed = |error| format!("connect to port {port}: {error}").into();
+    TcpStream::connect(SocketAddr::from((host, port))).await.map_err(failed)
 }
 
-async fn http(host: Ipv4Addr, port: u16, path: &str) -> Result<(), String> {
+async fn http(host: Ipv4Addr, port: u16, path: &str) -> Result<(), ProbeFailure> {
     let mut stream = connect(host, port).await?;
     let ask = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: borglet\r\n\
          Accept: */*\r\nConnection: close\r\n\r\n"
     );
-    let failed = |what| move |error: std::io::Error| format!("{what}: {error}");
+    let failed = |what| move |error: std::io::Error| ProbeFailure::from(format!("{what}: {error}"));
     stream.write_all(ask.as_bytes()).await.map_err(failed("ask"))?;
     let (mut line, mut read, mut piece) = (Vec::new(), 0, vec![0; PIECE]);
     // The whole answer is read: whoever hangs in the middle of it does not work.
@@ -84,14 +84,17 @@ async fn http(host: Ipv4Addr, port: u16, path: &str) -> Result<(), String> {
 }
 
 /// Whether the first line of an answer tells of success: 200 to 399.
-fn judge(line: &str) -> Result<(), String> {
+fn judge(line: &str) -> Result<(), ProbeFailure> {
     let line = line.trim_end();
     let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split_whitespace().nth(1));
     match code.and_then(|code| code.parse::<u16>().ok()) {
         Some(200..=399) => Ok(()),
-        Some(code) => Err(format!("HTTP {code}")),
-        None if line.is_empty() => Err("an empty answer".to_owned()),
-        None => Err(format!("{:?} is no answer in HTTP", borg_proto::names::shorten(line))),
+        Some(code) => Err(format!("HTTP {code}").into()),
+        None if line.is_empty() => Err("an empty answer".into()),
+        None => Err(ProbeFailure {
+            why: "no answer in HTTP".to_owned(),
+            wrote: format!("{:?}", shorten(line)),
+        }),
     }
 }
 
@@ -119,7 +122,7 @@ mod tests {
         (port, served)
     }
 
-    async fn asked(answer: &[u8], holds: bool, within: Duration) -> Result<(), String> {
+    async fn asked(answer: &[u8], holds: bool, within: Duration) -> Result<(), ProbeFailure> {
         let (port, served) = server(answer.to_vec(), holds).await;
         let found = in_time(http(Ipv4Addr::LOCALHOST, port, "/ok?a=1"), within).await;
         let request = served.await.unwrap();
@@ -136,22 +139,23 @@ mod tests {
         assert_eq!(asked(b"HTTP/1.0 204\n\n", false, LONG).await, Ok(()));
         let away = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n";
         assert_eq!(asked(away, false, LONG).await, Ok(()), "and is not followed");
-        for (answer, told) in [
-            (&b"HTTP/1.1 500 Oops\r\n\r\n"[..], "HTTP 500"),
-            (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP 404"),
-            (b"", "an empty answer"),
-            (b"SSH-2.0-x\r\n", "\"SSH-2.0-x\" is no answer in HTTP"),
-            (b"HTTP/1.1 999999999999 x\r\n", "\"HTTP/1.1 999999999999 x\" is no answer in HTTP"),
-            (b"\xff\xfe\n", "\"\u{fffd}\u{fffd}\" is no answer in HTTP"),
+        for (answer, why, wrote) in [
+            (&b"HTTP/1.1 500 Oops\r\n\r\n"[..], "HTTP 500", ""),
+            (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP 404", ""),
+            (b"", "an empty answer", ""),
+            (b"SSH-2.0-x\r\n", "no answer in HTTP", "\"SSH-2.0-x\""),
+            (b"HTTP/1.1 999999999999 x\r\n", "no answer in HTTP", "\"HTTP/1.1 999999999999 x\""),
+            (b"\xff\xfe\n", "no answer in HTTP", "\"\u{fffd}\u{fffd}\""),
         ] {
-            assert_eq!(asked(answer, false, LONG).await, Err(told.to_owned()));
+            let failure = ProbeFailure { why: why.to_owned(), wrote: wrote.to_owned() };
+            assert_eq!(asked(answer, false, LONG).await, Err(failure));
         }
     }
 
     #[tokio::test]
     async fn who_does_not_answer_in_time_or_without_end_holds_nobody_up() {
         let soon = Duration::from_millis(50);
-        let told = Err("no answer within 50 ms".to_owned());
+        let told = Err("no answer within 50 ms".into());
         assert_eq!(asked(b"", true, soon).await, told);
         assert_eq!(asked(b"HTTP/1.1 200 OK\r\n\r\nhalf", true, soon).await, told);
         let endless = [b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b'x'; 3 << 20]].concat();
@@ -164,7 +168,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             listener.local_addr().unwrap().port()
         };
-        let told = in_time(connect(Ipv4Addr::LOCALHOST, free), LONG).await.unwrap_err();
+        let told = in_time(connect(Ipv4Addr::LOCALHOST, free), LONG).await.unwrap_err().why;
         assert!(told.starts_with(&format!("connect to port {free}: ")), "{told}");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -50,6 +50,9 @@ pub enum Errand {
     CopyIn {
         /// Where, as the task sees it; relative to its own directory.
         path: PathBuf,
+        /// Memory that the task uses already, in bytes: what it sees of files in memory counts too.
+        #[serde(default)]
+        used_bytes: u64,
     },
     /// Pack what is at a path.
     CopyOut {
@@ -312,9 +315,10 @@ impl Session {
                 let path = program::path_of(&spec);
                 program::execute(&spec, &self.work, &path, self.spec.namespaces)
             }
-            (Ok(()), Errand::CopyIn { path }) => {
+            (Ok(()), Errand::CopyIn { path, used_bytes }) => {
                 drop(notes);
-                errand::copy_in(path)
+                let left = (!spec.soft_memory).then(|| spec.ram_bytes.saturating_sub(*used_bytes));
+                errand::copy_in(path, left)
             }
             (Ok(()), Errand::CopyOut { path }) => {
                 drop(notes);

@@ -8,12 +8,39 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::path::Path;
 
 use borg_archive::{ArchiveError, Bounds, Summary, pack, unpack};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::sys;
 
-/// Unpacks standard input at a path.
-pub(super) fn copy_in(path: &Path) -> ! {
-    finish(unpack(io::stdin().lock(), path, &Bounds::default()))
+/// What a copy leaves of the task's memory when it goes there: a part of what was left. An eighth, our choice.
+const SPARED_PART: u64 = 8;
+
+/// Unpacks standard input at a path. Of the task's memory, where its `/tmp` is, `memory_left` bytes are left: a
+/// copy that needs more would end the task.
+pub(super) fn copy_in(path: &Path, memory_left: Option<u64>) -> ! {
+    let mut bounds = Bounds::default();
+    if let Some(left) = memory_left.filter(|_| is_memory(path)) {
+        bounds.bytes = bounds.bytes.min(left - left / SPARED_PART);
+        let copied = unpack(io::stdin().lock(), path, &bounds);
+        if let Err(ArchiveError::TooMuch { what: "bytes", most }) = copied {
+            tell(&format!(
+                "{} is memory of the task, which has room for {most} bytes more: copy to its own directory",
+                path.display()
+            ));
+            sys::exit_now(1);
+        }
+        finish(copied)
+    }
+    finish(unpack(io::stdin().lock(), path, &bounds))
+}
+
+/// Whether what is written there stays in memory.
+fn is_memory(path: &Path) -> bool {
+    let found = statfs(path).or_else(|_| {
+        let up = path.parent().filter(|up| !up.as_os_str().is_empty());
+        statfs(up.unwrap_or(Path::new(".")))
+    });
+    found.is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
 /// Packs a path to standard output.

@@ -37,5 +37,5 @@ pub use packages::Cached;
 pub use supervisor::Supervisor;
 pub use turn::{
     Adopted, AdoptedState, Config, Counts, Effect, Input, Launch, MachineUse, NextRun, ProbeAt,
-    Root, Run, ShownPackage, TaskUse, Trouble,
+    ProbeFailure, Root, Run, ShownPackage, TaskUse, Trouble,
 };

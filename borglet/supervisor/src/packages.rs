@@ -15,8 +15,10 @@ use crate::turn::{Effect, Trouble};
 use borg_proto::names::MachineName;
 use borg_proto::package::{Digest, Layer, Package};
 use borg_proto::poll::{BlobReport, BlobSource, Holder};
+use borg_proto::task::MAX_CAUSE_BYTES;
+use borg_proto::text::one_line;
 use borg_proto::wire::MAX_BLOBS;
-use borg_proto::{Millis, TaskName};
+use borg_proto::{FailureCause, Millis, TaskName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -72,6 +74,11 @@ impl Blob {
         !matches!(self.state, State::Wanted { .. })
     }
 
+    /// Why it is not here yet. Whoever was asked for it may have had its say in that.
+    fn tell(&mut self, why: &str) {
+        self.trouble = one_line(why.as_bytes(), MAX_CAUSE_BYTES);
+    }
+
     /// Whether it may go when no task needs it.
     fn may_go(&self) -> bool {
         !matches!(self.state, State::Unpacking(_))
@@ -103,6 +110,24 @@ pub(crate) struct Packages {
     number: u64,
     /// Grows with what is reported of blobs.
     changes: u64,
+}
+
+/// Why a task cannot have its packages, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// On this machine: another one may do.
+    Machine(String),
+    /// On none.
+    Package(String),
+}
+
+impl From<Unfit> for FailureCause {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Machine(why) => Self::packages(&why),
+            Unfit::Package(why) => Self::start(&why),
+        }
+    }
 }
 
 /// How far the packages of a task are.
@@ -137,20 +162,31 @@ impl Packages {
     /// A task needs these. What is not here is wanted from now on, in place of what nobody uses.
     ///
     /// # Errors
-    /// A sentence for people when there can be no room for them.
+    /// When there can be no room for them, or a package says something of a layer that is not so.
     pub(crate) fn want(
         &mut self,
         now: Millis,
         packages: &[Arc<Package>],
         in_use: &BTreeSet<Digest>,
         effects: &mut Vec<Effect>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unfit> {
         let needed: BTreeMap<Digest, Layer> =
             layers(packages).map(|layer| (layer.digest, *layer)).collect();
         for (digest, layer) in &needed {
-            if let Some(blob) = self.blobs.get_mut(digest) {
-                (blob.used_at, blob.layer) = (now, *layer);
+            let Some(blob) = self.blobs.get_mut(digest) else { continue };
+            // Of what was found on the disk it is not known before what it unpacks to.
+            if blob.state == State::Held && blob.layer.unpacked_bytes == 0 {
+                blob.layer.unpacked_bytes = layer.unpacked_bytes;
             }
+            if blob.layer != *layer {
+                let Layer { bytes, unpacked_bytes, .. } = blob.layer;
+                return Err(Unfit::Package(format!(
+                    "layer {digest} of its packages has {bytes} bytes and unpacks to {unpacked_bytes} bytes, not \
+                     {} and {}",
+                    layer.bytes, layer.unpacked_bytes
+                )));
+            }
+            blob.used_at = now;
         }
         let new: Vec<Layer> = needed
             .values()
@@ -161,7 +197,7 @@ impl Packages {
             sum.saturating_add(layer.bytes).saturating_add(layer.unpacked_bytes)
         });
         let keep = |digest: &Digest| in_use.contains(digest) || needed.contains_key(digest);
-        self.make_room(now, bytes, keep, effects)?;
+        self.make_room(now, bytes, keep, effects).map_err(Unfit::Machine)?;
         for layer in new {
             self.expect(layer, now, effects);
         }
@@ -271,6 +307,15 @@ impl Packages {
         self.spare.short()
     }
 
+    /// A task is no more that used these.
+    pub(crate) fn used_until(&mut self, now: Millis, layers: &[Digest]) {
+        for digest in layers {
+            if let Some(blob) = self.blobs.get_mut(digest) {
+                blob.used_at = now;
+            }
+        }
+    }
+
     /// Where blobs are to be had, as the masters say.
     pub(crate) fn take_sources(&mut self, sources: &[BlobSource]) {
         self.sources = sources.iter().map(|source| (source.digest, source.from.clone())).collect();
@@ -370,7 +415,7 @@ impl Packages {
         }
         let until = if wrong { Millis(u64::MAX) } else { now + ASK_AGAIN };
         blob.failed.insert(machine, until);
-        blob.trouble = why;
+        blob.tell(&why);
         self.sources.remove(&digest);
         self.changes += 1;
     }
@@ -399,7 +444,7 @@ impl Packages {
         trouble: Trouble,
         in_use: &BTreeSet<Digest>,
         effects: &mut Vec<Effect>,
-    ) -> Option<String> {
+    ) -> Option<Unfit> {
         let blob = self.ordered(digest, order)?;
         match &mut blob.state {
             State::Wanted { from } => drop(from.take_if(|(_, asked)| *asked == order)),
@@ -412,11 +457,12 @@ impl Packages {
             Trouble::Damaged(why) => {
                 // The blob on this disk is no longer what it was: it is fetched anew.
                 self.drop_blob(now, digest, effects);
-                self.expect(layer, now, effects).trouble = why;
+                self.expect(layer, now, effects).tell(&why);
                 return None;
             }
             Trouble::Full(_) if self.drop_idle(now, in_use, effects) => return None,
-            Trouble::Full(why) | Trouble::Bad(why) => why,
+            Trouble::Full(why) | Trouble::Disk(why) => Unfit::Machine(why),
+            Trouble::Bad(why) => Unfit::Package(why),
         };
         self.drop_blob(now, digest, effects);
         Some(why)

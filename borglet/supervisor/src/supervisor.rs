@@ -2,9 +2,9 @@
 
 use crate::fairness::Fairness;
 use crate::launch::launch;
-use crate::packages::{Cached, Packages, Progress, name_of};
+use crate::packages::{Cached, Packages, Progress, Unfit, name_of};
 use crate::task::{KILL_AGAIN, Phase, Stop, Task};
-use crate::turn::{Adopted, Config, Counts, Effect, Input, NextRun, Run, Trouble};
+use crate::turn::{Adopted, Config, Counts, Effect, Input, NextRun, ProbeFailure, Run, Trouble};
 use borg_proto::package::Digest;
 use borg_proto::poll::{
     AnswerStamp, Fence, MachineReport, PollAnswer, PollRefusal, PollRequest, ReportVersion,
@@ -390,8 +390,13 @@ impl Supervisor {
             };
             if task.layers.contains(&digest) {
                 let package = name_of(&want.packages, digest, &want.name);
-                let why = format!("package {package} cannot be unpacked: {why}");
-                task.cannot_start(now, FailureCause::start(&why));
+                let why = match &why {
+                    Unfit::Machine(why) => Unfit::Machine(format!("{package}: {why}")),
+                    Unfit::Package(why) => {
+                        Unfit::Package(format!("package {package} cannot be unpacked: {why}"))
+                    }
+                };
+                task.cannot_start(now, why.into());
                 self.number += 1;
             }
         }
@@ -408,14 +413,14 @@ impl Supervisor {
         let fits = |wanted: &str| wanted.is_empty() || arch.is_empty() || wanted == arch;
         let wrong = packages.iter().find(|package| !fits(&package.arch));
         let wanted = match wrong {
-            Some(package) => Err(format!(
+            Some(package) => Err(Unfit::Package(format!(
                 "package {} is for {}, this machine is {arch}",
                 package.key, package.arch
-            )),
+            ))),
             None => self.packages.want(now, &packages, &in_use, effects),
         };
         match wanted {
-            Err(why) => task.cannot_start(now, FailureCause::start(&why)),
+            Err(why) => task.cannot_start(now, why.into()),
             Ok(()) if self.packages.progress(&packages) == Progress::Ready => {
                 task.packed(now);
                 return true;
@@ -461,13 +466,15 @@ impl Supervisor {
                 self.number += 1;
             }
             Phase::Fetching | Phase::AwaitsLease | Phase::BackOff { .. } | Phase::Ended { .. } => {
-                self.forget(id, effects);
+                self.forget(now, id, effects);
             }
         }
     }
 
-    fn forget(&mut self, id: IncarnationId, effects: &mut Vec<Effect>) {
-        self.tasks.remove(&id);
+    fn forget(&mut self, now: Millis, id: IncarnationId, effects: &mut Vec<Effect>) {
+        if let Some(task) = self.tasks.remove(&id) {
+            self.packages.used_until(now, &task.layers);
+        }
         self.number += 1;
         effects.push(Effect::Remove { id });
     }
@@ -509,7 +516,7 @@ impl Supervisor {
     ) {
         let Some(task) = live(&mut self.tasks, run) else { return };
         if task.want.is_none() {
-            self.forget(run.id, effects);
+            self.forget(now, run.id, effects);
             return;
         }
         task.last_run = task.told.take();
@@ -527,7 +534,7 @@ impl Supervisor {
     ) {
         let Some(task) = live(&mut self.tasks, run) else { return };
         if matches!(task.phase, Phase::Stopping(_)) && task.want.is_none() {
-            self.forget(run.id, effects);
+            self.forget(now, run.id, effects);
             return;
         }
         task.last_run = task.told.take();
@@ -539,7 +546,7 @@ impl Supervisor {
         &mut self,
         now: Millis,
         run: Run,
-        result: Result<(), String>,
+        result: Result<(), ProbeFailure>,
         effects: &mut Vec<Effect>,
     ) {
         if let Some(task) = live(&mut self.tasks, run) {

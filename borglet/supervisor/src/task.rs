@@ -2,11 +2,12 @@
 
 use crate::health::{Checkup, Due, probe_of};
 use crate::packages::{Packages, Progress, layers};
-use crate::turn::{Adopted, AdoptedState, Config, Effect, NextRun, Run, TaskUse};
+use crate::turn::{Adopted, AdoptedState, Config, Effect, NextRun, ProbeFailure, Run, TaskUse};
 use crate::window::Window;
 use borg_proto::package::Digest;
 use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
 use borg_proto::task::RunEnd;
+use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
 use borg_proto::{FailureCause, Health, Millis};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub(crate) enum Stop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Doom {
     cause: FailureCause,
+    /// What its probe wrote: others than those who may read the task's output never see it.
+    wrote: String,
     /// When it is killed, or killed again.
     kill_at: Millis,
     /// Whether it was asked to end first, so that any end of it is this one.
@@ -203,7 +206,8 @@ impl Task {
         if self.is_doomed() || !matches!(self.phase, Phase::Up { .. }) {
             return;
         }
-        self.doom = Some(Doom { cause, kill_at: now + KILL_AGAIN, asked: false });
+        let (wrote, kill_at) = (String::new(), now + KILL_AGAIN);
+        self.doom = Some(Doom { cause, wrote, kill_at, asked: false });
         effects.push(Effect::Kill { run: self.run });
     }
 
@@ -225,7 +229,7 @@ impl Task {
     pub(crate) fn probed(
         &mut self,
         now: Millis,
-        result: Result<(), String>,
+        result: Result<(), ProbeFailure>,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let Phase::Up { since, .. } = self.phase else { return false };
@@ -233,11 +237,12 @@ impl Task {
             return false;
         };
         let changed = self.checkup.answered(now, since, check, result.is_ok());
-        if let (true, Health::Unhealthy, Err(why)) = (changed, self.checkup.verdict(), result)
+        if let (true, Health::Unhealthy, Err(failure)) = (changed, self.checkup.verdict(), result)
             && !self.is_doomed()
         {
+            let ProbeFailure { why, wrote } = failure;
             let cause = FailureCause::unhealthy(&format!("{}: {why}", check.probe));
-            self.doom = Some(Doom { cause, kill_at: now + self.grace, asked: true });
+            self.doom = Some(Doom { cause, wrote, kill_at: now + self.grace, asked: true });
             effects.push(Effect::Terminate { run: self.run });
         }
         changed
@@ -256,7 +261,7 @@ impl Task {
             Due::Nothing => false,
             Due::Unanswered => {
                 let why = format!("no answer within {} ms", check.timeout_ms.0);
-                self.probed(now, Err(why), effects)
+                self.probed(now, Err(why.into()), effects)
             }
             Due::Probe => {
                 let timeout = check.timeout_ms;
@@ -339,7 +344,10 @@ impl Task {
         let failure = match (self.doom.take(), failure) {
             // It was over before the kill reached it.
             (Some(Doom { asked: false, .. }), None) => None,
-            (Some(doom), _) => Some(doom.cause),
+            (Some(doom), _) => {
+                self.add_last_words(&doom.wrote);
+                Some(doom.cause)
+            }
             (None, failure) => failure,
         };
         // What the masters did not know of for so long may have been placed elsewhere: they decide.
@@ -363,6 +371,14 @@ impl Task {
         } else {
             Phase::BackOff { until: now + back_off(self.failures_in_row) }
         };
+    }
+
+    /// Beside the last lines of the run that has just ended.
+    fn add_last_words(&mut self, wrote: &str) {
+        let Some(end) = self.last_run.as_mut().filter(|_| !wrote.is_empty()) else { return };
+        let end = Arc::make_mut(end);
+        let words = format!("{}\nhealth check: {wrote}", end.last_lines);
+        end.last_lines = last_lines(words.trim_start().as_bytes(), MAX_LAST_LINES_BYTES);
     }
 
     /// It cannot be started: over at once, so that the cell can decide where to try next.

@@ -178,8 +178,8 @@ pub enum Input {
     Probed {
         /// Which run was probed.
         run: Run,
-        /// What was wrong, for people.
-        result: Result<(), String>,
+        /// What was wrong.
+        result: Result<(), ProbeFailure>,
     },
     /// What tasks say of themselves, harmless to print. Unknown ones are ignored.
     StatusLines(Vec<(IncarnationId, String)>),
@@ -194,8 +194,25 @@ pub enum Trouble {
     Damaged(String),
     /// The disk is full.
     Full(String),
-    /// It has something in it that it must not have, or the kernel refused.
+    /// The disk, or the kernel, did not do what another machine's may do.
+    Disk(String),
+    /// It has something in it that it must not have.
     Bad(String),
+}
+
+/// What was wrong when a probe failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// What it came to, for everybody.
+    pub why: String,
+    /// The beginning of what the task itself said, for those who may read its output.
+    pub wrote: String,
+}
+
+impl<T: Into<String>> From<T> for ProbeFailure {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), wrote: String::new() }
+    }
 }
 
 /// Something to be done. Effects of one turn are carried out in their order.

@@ -445,8 +445,9 @@ impl Machine {
             since: Millis(1_000_000),
             grace: Millis(1_000),
             ports: Vec::new(),
-            address: None,
             task: launches.get(&run).filter(|_| words).map(|launch| launch.task.clone()),
+            address: None,
+
             end: None,
             state,
             failures: launches.get(&run).map_or(0, |launch| launch.failures),

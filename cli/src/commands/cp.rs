@@ -181,6 +181,7 @@ fn local(error: &ArchiveError) -> Failure {
         }
         ArchiveError::Source { .. }
         | ArchiveError::Stream(_)
+        | ArchiveError::Headers(_)
         | ArchiveError::Entry { .. }
         | ArchiveError::TooMuch { .. } => Code::Refused,
     };

@@ -51,18 +51,19 @@ pub(super) async fn exec(client: &mut Client, args: ExecArgs) -> Result<Success,
     if args.input {
         tokio::spawn(feed(read_aside(std::io::stdin())?, session.sender()));
     }
-    let gone = if args.terminal {
-        // Ctrl-C is a key like others, and goes to the command.
-        tokio::spawn(watch_window(session.sender()));
-        None
-    } else {
-        Some(pass_signals(session.sender()))
+    let sender = session.sender();
+    let left = async move {
+        if args.terminal {
+            // Ctrl-C is a key like others, and goes to the command.
+            tokio::spawn(watch_window(sender));
+            return told_to_end().await;
+        }
+        pass_signals(sender).await;
+        INTERRUPTED
     };
     let ended = tokio::select! {
         ended = session.print() => ended,
-        () = async { match gone { Some(gone) => gone.await, None => std::future::pending().await } } => {
-            return Ok(Success::Exit(INTERRUPTED));
-        }
+        code = left => return Ok(Success::Exit(code)),
     };
     drop(raw);
     ended.map(session::Ended::success)
@@ -85,8 +86,24 @@ pub(super) async fn attach(client: &mut Client, args: AttachArgs) -> Result<Succ
 
 /// Exit code of who was interrupted, as shells have it.
 const INTERRUPTED: u8 = 130;
+/// The same of who lost the terminal, and of who was told to end.
+const HUNG_UP: u8 = 129;
+const TERMINATED: u8 = 143;
 /// Interrupts after which we leave, whatever the command does about them.
 const PATIENCE: u32 = 3;
+
+/// Waits for a signal that ends us; the exit code is the one that shells have for it. Not to be ended by it gives
+/// the person's terminal back as it was.
+async fn told_to_end() -> u8 {
+    let kinds = [SignalKind::hangup(), SignalKind::terminate()];
+    let [Ok(mut hangup), Ok(mut terminate)] = kinds.map(signal) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = hangup.recv() => HUNG_UP,
+        _ = terminate.recv() => TERMINATED,
+    }
+}
 
 /// Passes signals on to what runs at the other end. Returns after the third interrupt.
 async fn pass_signals(to: Sender) {

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// JOB or USER/JOB, to list its tasks; USER/JOB/INDEX, for one task and how its last runs ended
+    /// JOB or USER/JOB, to list its tasks; JOB/INDEX or USER/JOB/INDEX, for one task and how its last runs ended
     #[arg(value_name = "JOB|TASK")]
     job: Option<String>,
     /// Look again every second, until the job has ended
@@ -53,13 +53,20 @@ pub(super) async fn status(
         return Err(Failure::new(Code::Usage, "--watch with --at: the past does not change"));
     }
     let name = args.job.as_ref().map(|name| names::job_or_task(name, client.user())).transpose()?;
+    let task = args.job.as_ref().and_then(|name| names::own_task(name, client.user()));
     let mut before = String::new();
     loop {
         let (text, over) = match &name {
             Some((job, Some(index))) => {
                 runs::one_task(client, job, *index, out, args.watch).await?
             }
-            Some((job, None)) => one_job(client, job, out, args.watch).await?,
+            Some((job, None)) => match (one_job(client, job, out, args.watch).await, &task) {
+                // A job may have a number for a name: only where there is none it is a task's.
+                (Err(failure), Some(task)) if failure.code == Code::NotFound => {
+                    runs::one_task(client, &task.job, task.index, out, args.watch).await?
+                }
+                (shown, _) => shown?,
+            },
             None => all_jobs(client, &args, out).await?,
         };
         // Ages change every second: a terminal is drawn anew, a pipe gets what is new otherwise.

@@ -30,6 +30,11 @@ pub(super) fn job_or_task(text: &str, own: &UserName) -> Result<(JobKey, Option<
     Ok((name.job, Some(name.index)))
 }
 
+/// The own task that `JOB/INDEX` names, which may be read as `USER/JOB` too.
+pub(super) fn own_task(text: &str, own: &UserName) -> Option<TaskName> {
+    (text.matches('/').count() == 1).then(|| task(text, own).ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +51,7 @@ mod tests {
             assert_eq!(job_or_task(bad, &own).unwrap_err().code, Code::Usage, "{bad}");
         }
         assert!(task("web", &own).is_err() && task("web/x", &own).is_err());
+        assert_eq!(own_task("web/3", &own).unwrap().to_string(), "ann/web/3");
+        assert_eq!([own_task("web", &own), own_task("bob/web", &own)], [None, None]);
     }
 }

@@ -66,11 +66,14 @@ pub(super) async fn run(
         }
         PackageCommand::List { user } => {
             let user = user.unwrap_or_default();
-            let message = pb::ListPackagesRequest { user, package: String::new() };
+            let message = pb::ListPackagesRequest { user, ..pb::ListPackagesRequest::default() };
             show(&ask(client, message).await?, false, out)
         }
         PackageCommand::Show { name } => {
-            let message = pb::ListPackagesRequest { user: String::new(), package: name.clone() };
+            let message = pb::ListPackagesRequest {
+                package: name.clone(),
+                ..pb::ListPackagesRequest::default()
+            };
             let found = ask(client, message).await?;
             if found.is_empty() {
                 return Err(Failure::new(Code::NotFound, format!("there is no package {name}")));
@@ -128,14 +131,21 @@ async fn put(
 
 async fn ask(
     client: &mut Client,
-    message: pb::ListPackagesRequest,
+    mut message: pb::ListPackagesRequest,
 ) -> Result<Vec<pb::PackageInfo>, Failure> {
-    let answer = client
-        .call("package list", Kind::Read, message, async |mut client, request| {
-            client.list_packages(request).await
-        })
-        .await?;
-    Ok(answer.packages)
+    let mut packages = Vec::new();
+    loop {
+        let answer = client
+            .call("package list", Kind::Read, message.clone(), async |mut client, request| {
+                client.list_packages(request).await
+            })
+            .await?;
+        packages.extend(answer.packages);
+        if answer.next.is_empty() {
+            return Ok(packages);
+        }
+        message.after = answer.next;
+    }
 }
 
 fn show(found: &[pb::PackageInfo], whole: bool, out: Output) -> Result<(), Failure> {

@@ -13,16 +13,24 @@ use clap::Args;
 use pb::session_input::Kind as In;
 use pb::session_start::{Attach, Forward, What};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
 
 /// Connections carried at once: fewer than a machine allows a user. More wait to be accepted.
 const CONNECTIONS: usize = 24;
+/// Pause after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The same complaint is told so often at the most.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Bytes carried in one message.
 const PIECE: usize = 32 << 10;
 
@@ -77,10 +85,20 @@ async fn accept(
     remote: String,
 ) -> Result<(), Failure> {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let complaints = Rc::new(Complaints::default());
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // The connection, or a file for it, is gone: the next one may do.
+            Err(error) => {
+                complaints.tell(&format!("error: accept: {error}"));
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let (mut client, name, remote) = (client.clone(), name.clone(), remote.clone());
+        let complaints = Rc::clone(&complaints);
         spawn_local(async move {
             let what = What::Forward(Forward { port: remote.clone() });
             let session = client.session(format!("forward to {name} {remote}"), name, what).await;
@@ -89,10 +107,44 @@ async fn accept(
                 Err(failure) => Err(failure),
             };
             if let Err(failure) = carried {
-                note(&format!("error: {failure}"));
+                complaints.tell(&format!("error: {failure}"));
             }
             drop(permit);
         });
+    }
+}
+
+/// What goes wrong with connections: the same is told now and then only, whoever connects how often.
+#[derive(Debug, Default)]
+struct Complaints(RefCell<Option<Complaint>>);
+
+#[derive(Debug)]
+struct Complaint {
+    text: String,
+    told_at: Instant,
+    /// How often it was not told since.
+    more: u64,
+}
+
+impl Complaints {
+    fn tell(&self, text: &str) {
+        if let Some(line) = self.line(text, Instant::now()) {
+            note(&line);
+        }
+    }
+
+    fn line(&self, text: &str, now: Instant) -> Option<String> {
+        let mut last = self.0.borrow_mut();
+        let mut more = 0;
+        if let Some(last) = last.as_mut().filter(|last| last.text == text) {
+            if now < last.told_at + TOLD_EVERY {
+                last.more += 1;
+                return None;
+            }
+            more = last.more;
+        }
+        *last = Some(Complaint { text: text.to_owned(), told_at: now, more: 0 });
+        Some(if more == 0 { text.to_owned() } else { format!("{text} (and {more} times before)") })
     }
 }
 
@@ -203,5 +255,17 @@ mod tests {
         for bad in ["", ":http", "x:http", "70000:http", "1:2:3", "8080:"] {
             assert!(split(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_same_complaint_is_told_now_and_then_only() {
+        let (complaints, began) = (Complaints::default(), Instant::now());
+        let tell = |text: &str, s| complaints.line(text, began + Duration::from_secs(s));
+        assert_eq!(tell("refused", 0), Some("refused".into()));
+        for s in 1..10 {
+            assert_eq!(tell("refused", s), None);
+        }
+        assert_eq!(tell("refused", 10), Some("refused (and 9 times before)".into()));
+        assert_eq!(tell("gone", 11), Some("gone".into()), "another one at once");
     }
 }

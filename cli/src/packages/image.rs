@@ -9,11 +9,15 @@ use super::layers::{Counted, Rewritten, decompressed, is_compressed, rewrite};
 use super::root::Root;
 use super::{PackageError, Prepared, arch_of, fill};
 use borg_proto::layer::Rules;
+use borg_proto::layer::raw::{self, TarError};
+use borg_proto::names::shorten;
 use borg_proto::package::{Digest, ImageConfig, MAX_LAYERS, PackageKind};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Largest description of an image in bytes: 4 MiB, as much as registries take (OCI distribution
@@ -45,6 +49,12 @@ struct Platform {
     architecture: String,
     #[serde(default)]
     os: String,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, arch_of(&self.architecture))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -207,27 +217,31 @@ pub(super) fn of_archive(
 /// Where the files of an archive are in it.
 fn list(file: &mut File) -> io::Result<BTreeMap<String, Part>> {
     let mut parts = BTreeMap::new();
-    let mut archive = tar::Archive::new(io::BufReader::new(file));
-    for entry in archive.entries()? {
-        let entry = entry?;
+    let listed = raw::each(io::BufReader::new(file), |entry, _| {
         if parts.len() >= MAX_FILES {
-            return Err(io::Error::other(format!("it has more than {MAX_FILES} files")));
+            return Err(TarError::TooMuch { what: "files", most: MAX_FILES as u64 });
         }
-        let name = entry.path()?.to_string_lossy().into_owned();
+        if let Some(why) = entry.unusable() {
+            return Err(io::Error::other(format!("{:?} {why}", entry.shown())).into());
+        }
+        let name = String::from_utf8_lossy(&entry.path()).into_owned();
         let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
-        let kind = entry.header().entry_type();
+        let kind = entry.header.entry_type();
         if kind.is_file() {
-            let (offset, bytes) = (entry.raw_file_position(), entry.size());
-            parts.insert(name, Part::File { offset, bytes });
-        } else if let Some(link) =
-            entry.link_name()?.filter(|_| kind.is_symlink() || kind.is_hard_link())
+            parts.insert(name, Part::File { offset: entry.offset, bytes: entry.bytes });
+        } else if let Some(link) = entry.link().filter(|_| kind.is_symlink() || kind.is_hard_link())
         {
             let from = if kind.is_symlink() { Path::new(&name).parent() } else { None };
-            let target = plain(&from.unwrap_or(Path::new("")).join(link));
-            parts.insert(name, Part::Link(target));
+            let link = from.unwrap_or(Path::new("")).join(OsStr::from_bytes(&link));
+            parts.insert(name, Part::Link(plain(&link)));
         }
+        Ok(())
+    });
+    match listed {
+        Ok(()) => Ok(parts),
+        Err(TarError::Read(error)) => Err(error),
+        Err(error @ TarError::TooMuch { .. }) => Err(io::Error::other(error)),
     }
-    Ok(parts)
 }
 
 /// A path of an archive without `..`, by its text alone: it names nothing on this machine.
@@ -275,17 +289,7 @@ fn read(files: &Files, drop_setuid: bool) -> Result<Prepared, PackageError> {
 
 /// The manifest of an index that is for machines like this one, or the only one.
 fn choose(files: &Files, index: Index, nested: u32) -> Result<Manifest, PackageError> {
-    let mut found: Vec<Descriptor> = index.manifests;
-    if found.len() > 1 {
-        let own = |platform: &Platform| {
-            platform.os == "linux" && arch_of(&platform.architecture) == std::env::consts::ARCH
-        };
-        found.retain(|one| one.platform.as_ref().is_some_and(own));
-    }
-    let Some(one) = found.first() else {
-        let why = format!("has no image for linux on {}", std::env::consts::ARCH);
-        return Err(wrong("index.json", why));
-    };
+    let one = &one_of(&index.manifests)?;
     let text = files.described(one)?;
     if one.media_type.contains("index") || one.media_type.contains("manifest.list") {
         if nested == 0 {
@@ -294,6 +298,34 @@ fn choose(files: &Files, index: Index, nested: u32) -> Result<Manifest, PackageE
         return choose(files, parse(&one.digest, &text)?, nested - 1);
     }
     parse(&one.digest, &text)
+}
+
+/// The one that is for machines like this one, or else the only one that is for any.
+fn one_of(all: &[Descriptor]) -> Result<Descriptor, PackageError> {
+    if let [one] = all {
+        return Ok(one.clone());
+    }
+    let named = |one: &Descriptor| one.platform.as_ref().map(Platform::to_string);
+    let own = format!("linux/{}", std::env::consts::ARCH);
+    let first = all.iter().find(|one| named(one).as_ref() == Some(&own));
+    // Attestations are for an unknown one.
+    let some: Vec<&Descriptor> =
+        all.iter().filter(|one| named(one).is_none_or(|p| p != "unknown/unknown")).collect();
+    if let Some(one) = first.or_else(|| some.first().copied().filter(|_| some.len() == 1)) {
+        return Ok(one.clone());
+    }
+    let names: Vec<String> = some
+        .iter()
+        .map(|one| named(one).unwrap_or_else(|| "one that is not told".into()))
+        .collect();
+    Err(wrong(
+        "index.json",
+        format!(
+            "has {} images, of which none is known to be for {own}: [{}]; save the one that is meant by itself",
+            some.len(),
+            shorten(&names.join(", "))
+        ),
+    ))
 }
 
 /// A file of the image, and its digest and size when something says what they are.
@@ -387,4 +419,41 @@ fn run(config: Run) -> Result<ImageConfig, PackageError> {
         user: config.user.unwrap_or_default(),
         workdir: config.working_dir.unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(platforms: &[Option<(&str, &str)>]) -> Result<usize, String> {
+        let of = |(i, platform): (usize, &Option<(&str, &str)>)| Descriptor {
+            media_type: String::new(),
+            digest: String::new(),
+            size: i as u64,
+            platform: platform.map(|(os, architecture)| Platform {
+                os: os.to_owned(),
+                architecture: architecture.to_owned(),
+            }),
+        };
+        let all: Vec<Descriptor> = platforms.iter().enumerate().map(of).collect();
+        let one = one_of(&all).map_err(|error| error.to_string())?;
+        Ok(usize::try_from(one.size).unwrap())
+    }
+
+    #[test]
+    fn the_image_for_this_machine_is_taken_or_the_only_one_and_no_other() {
+        let own = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+        let attestation = Some(("unknown", "unknown"));
+        assert_eq!(chosen(&[None]), Ok(0));
+        assert_eq!(chosen(&[attestation, Some(("linux", "s390x")), Some(("linux", own))]), Ok(2));
+        assert_eq!(
+            chosen(&[Some(("linux", "s390x")), attestation]),
+            Ok(0),
+            "it may be put anywhere"
+        );
+        let told = chosen(&[None, None]).unwrap_err();
+        assert!(told.contains("has 2 images") && told.contains("not told"), "{told}");
+        let told = chosen(&[Some(("linux", "s390x")), Some(("windows", own))]).unwrap_err();
+        assert!(told.contains("[linux/s390x, windows/"), "{told}");
+    }
 }

@@ -7,6 +7,7 @@
 //! sends it.
 
 mod directory;
+mod frames;
 mod image;
 mod layers;
 mod root;

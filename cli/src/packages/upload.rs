@@ -22,6 +22,9 @@ const ROUNDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long the masters may take to copy a package to a majority of them.
 const PUT_WITHIN: Duration = Duration::from_secs(900);
+/// How often blobs that are there are asked for while others are sent. Ten minutes: our choice; masters keep
+/// them for an hour.
+const ASK_FOR_EVERY: Duration = Duration::from_secs(600);
 /// Pieces that wait for the connection.
 const PIECES: usize = 4;
 
@@ -57,11 +60,23 @@ async fn put_once(
     sent: &mut u64,
 ) -> Result<pb::PutPackageResponse, Failure> {
     let digests = prepared.layers.iter().map(|(layer, _)| layer.digest.0.to_vec()).collect();
-    let found = master.find_blobs(pb::FindBlobsRequest { digests }).await?.into_inner();
+    let all = pb::FindBlobsRequest { digests };
+    let found = master.find_blobs(all.clone()).await?.into_inner();
     for ((layer, file), found) in prepared.layers.iter().zip(found.blobs) {
         if !found.held {
             let file = file.try_clone()?;
-            upload(&mut master, *layer, file, found.have).await?;
+            let (mut sending, mut keeping) = (master.clone(), master.clone());
+            // Asked for, a blob that no package names yet is kept for another while.
+            let keep = async {
+                loop {
+                    tokio::time::sleep(ASK_FOR_EVERY).await;
+                    drop(keeping.find_blobs(all.clone()).await);
+                }
+            };
+            tokio::select! {
+                sent = upload(&mut sending, *layer, file, found.have) => sent?,
+                () = keep => {}
+            }
             *sent += layer.bytes.saturating_sub(found.have);
         }
     }
@@ -80,8 +95,10 @@ async fn upload(
     let reading = tokio::task::spawn_blocking(move || send(file, layer, offset, &chunks));
     let answer = master.upload_blob(ReceiverStream::new(stream)).await;
     let read = reading.await.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+    // Else what the master missed would be told in its place.
+    read?;
     match answer {
-        Ok(_) => Ok(read?),
+        Ok(_) => Ok(()),
         // Somebody else sent some of it meanwhile: what is there is asked again.
         Err(status) if status.code() == tonic::Code::OutOfRange => {
             Err(Failure::new(Code::Unavailable, status.message()))

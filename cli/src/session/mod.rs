@@ -7,7 +7,7 @@ mod terminal;
 
 pub(crate) use terminal::{Raw, watch_window, window};
 
-use crate::client::Client;
+use crate::client::{Client, request_id};
 use crate::exit::{Code, Failure, Success};
 use borg_proto::rpc::BorgmasterClient;
 use borg_proto::wire::{MAX_SESSION_DATA_BYTES, pb};
@@ -106,7 +106,12 @@ impl Client {
         task: String,
         errand: What,
     ) -> Result<Session, Failure> {
-        let start = pb::SessionStart { task, what: Some(errand), counts_input: true };
+        // What does something is not done twice when a master does not answer and the next one is asked.
+        let once = match errand {
+            What::Exec(_) | What::CopyIn(_) => request_id(),
+            What::Attach(_) | What::CopyOut(_) | What::Forward(_) => String::new(),
+        };
+        let start = pb::SessionStart { task, once, what: Some(errand), counts_input: true };
         let make = async |mut master: BorgmasterClient<Channel>,
                           request: Request<pb::SessionStart>| {
             let (sender, messages) = mpsc::channel(MESSAGES);

@@ -101,7 +101,7 @@ fn a_command_in_the_container_says_how_the_task_is() {
     cell.borgctl(&["exec", &task, "--", "rm", "fine"]).ok();
     cell.until(&name, |status| status["task_list"][0]["restarts"] == 1);
     let runs = cell.json(&["status", &task])["runs"].to_string();
-    assert!(runs.contains("exit code 3: not fine"), "{runs}");
+    assert!(runs.contains("exit code 3\"") && runs.contains("health check: not fine"), "{runs}");
     cell.until(&name, |status| status["task_list"][0]["health"] == "healthy");
     cell.borgctl(&["kill", &name]).ok();
 }

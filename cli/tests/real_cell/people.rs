@@ -312,14 +312,26 @@ fn files_are_copied_in_and_out_and_no_link_leads_elsewhere() {
     assert_eq!(fs::read(path("back/sub/big")).unwrap(), vec![7; 3_000_000]);
     assert_eq!(fs::read_link(path("back/link")).unwrap().to_str(), Some("sub/big"));
     // The task lays a trap: what leads out of the copy does not arrive, here or there.
-    let trap = "mkdir t; ln -s /etc t/etc; ln -s ../../../../etc/passwd t/up; echo fine > t/fine; mkfifo t/pipe";
+    let trap = "mkdir t; ln -s /etc t/etc; ln -s ../../../../etc/passwd t/up; echo fine > t/fine; mkfifo t/pipe;
+        ln -s . t/l; ln -s l/l/l/l/../../../../etc/passwd t/chain";
     cell.borgctl(&["exec", &task, "--", "sh", "-c", trap]).ok();
     let copied = cell.borgctl(&["cp", &format!("{task}:t"), &path("trap")]);
     assert_eq!(copied.code, 0, "{}", copied.err);
     assert!(copied.err.contains("left out") && copied.err.contains("a link out"), "{}", copied.err);
-    let names: Vec<_> =
+    let mut names: Vec<_> =
         fs::read_dir(path("trap")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names, ["fine"]);
+    names.sort();
+    assert_eq!(names, ["fine", "l"]);
+    let said = cell.borgctl(&["cp", &format!("{task}:t/pipe"), &path("pipe")]).failed(3);
+    assert!(said.contains("neither file, directory nor link"), "{said}");
+    // What would not fit into the task's memory is refused, and ends nobody.
+    if is_isolated(cell) {
+        let large = File::create(path("large")).unwrap();
+        large.set_len(1 << 30).unwrap();
+        let said = cell.borgctl(&["cp", &path("large"), &format!("{task}:/tmp/large")]).failed(3);
+        assert!(said.contains("/tmp/large is memory of the task, which has room for"), "{said}");
+        assert_eq!(cell.status(&job)["task_list"][0]["restarts"], 0);
+    }
     // A link in the way at this end is not written through.
     fs::write(path("kept"), "kept").unwrap();
     symlink(path("kept"), path("trap2")).unwrap();
@@ -559,6 +571,40 @@ fn ports_are_reached_and_last_words_outlive_the_machine() {
     assert!(others.contains("exit code 3") && !others.contains("no such table"), "{others}");
 }
 
+/// As when the first master is cut off right after it passed the command on.
+#[tokio::test]
+async fn a_command_that_is_asked_for_at_two_masters_is_begun_once() {
+    let cell = Cell::shared();
+    let job = idle(cell, "once");
+    let exec = pb::session_start::Exec {
+        command: ["sh", "-c", "echo x >> ledger; cat ledger; exec sleep 60"].map(Into::into).into(),
+        ..Default::default()
+    };
+    let start = pb::SessionStart {
+        task: format!("{job}/0"),
+        once: "ledger-1".into(),
+        counts_input: false,
+        what: Some(pb::session_start::What::Exec(exec)),
+    };
+    let start = pb::SessionInput { kind: Some(pb::session_input::Kind::Start(start)) };
+    let mut first = cell.admin(0);
+    let (sender, messages) = tokio::sync::mpsc::channel(1);
+    sender.send(start.clone()).await.unwrap();
+    let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let mut answers = first.open_session(messages).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    let mut second = cell.admin(1);
+    let refused = match second.open_session(tokio_stream::iter([start])).await {
+        Ok(answers) => answers.into_inner().message().await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused:?}");
+    assert!(refused.message().contains("begun already"), "{refused:?}");
+    assert_eq!(cell.borgctl(&["exec", &format!("{job}/0"), "--", "cat", "ledger"]).ok(), "x\n");
+    drop((sender, answers));
+    cell.borgctl(&["kill", &job]).ok();
+}
+
 #[tokio::test]
 async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters_alone() {
     // Of its own: whoever else is admin there would find all of them taken.
@@ -567,7 +613,7 @@ async fn nobody_takes_all_sessions_of_a_machine_and_a_borglet_listens_to_masters
     let mut client = cell.admin(0);
     let start = || {
         let what = Some(pb::session_start::What::Attach(pb::session_start::Attach {}));
-        let start = pb::SessionStart { task: format!("{job}/0"), what, counts_input: false };
+        let start = pb::SessionStart { task: format!("{job}/0"), what, ..Default::default() };
         pb::SessionInput { kind: Some(pb::session_input::Kind::Start(start)) }
     };
     let mut open = Vec::new();

@@ -88,6 +88,8 @@ pub(crate) struct Api {
     pub credentials: Credentials,
     /// Room for sessions.
     pub sessions: Slots,
+    /// Room for logs that are read.
+    pub log_readers: Slots,
     /// How many machines this replica's shard polls.
     pub polled: Arc<AtomicUsize>,
     /// Counters.

@@ -31,6 +31,9 @@ use tonic::{Status, Streaming};
 /// Sessions that pass through one master at once: ours, four machines' worth. A user may have half of those
 /// that are free.
 pub(crate) const SESSIONS: usize = 256;
+/// Logs that are read through one master at once: ours. A user may have half of those that are free, so all tasks of
+/// a job can be followed by some users at once.
+pub(crate) const LOG_READERS: usize = 512;
 /// Messages on their way in each direction; then whoever sends waits.
 const MESSAGES: usize = 4;
 /// How long a client may take to say what the session is for.
@@ -105,6 +108,11 @@ pub(super) async fn read_logs(
     }
     let id = IncarnationId { task: id, number };
     let machine = machine_of(&view, &name, task, id)?;
+    let slot = api.log_readers.take(user).map_err(|none| {
+        Status::resource_exhausted(format!(
+            "logs read through this master: {none}: end some, or ask another master"
+        ))
+    })?;
     let answer = borglet_of(api, machine)?
         .read_task_log(pb::ReadTaskLogRequest {
             id: Some((&id).into()),
@@ -114,11 +122,12 @@ pub(super) async fn read_logs(
             name: name.to_string(),
             since_ms: request.since_ms,
             tail_lines: request.tail_lines,
+            user: user.to_string(),
         })
         .await;
     let what = format!("the output of {name}");
     let answer = answer.map_err(|status| of_machine(machine.name.as_str(), &what, status))?;
-    Ok(Box::pin(pass_on(answer.into_inner(), api.stop.clone())))
+    Ok(Box::pin(pass_on(answer.into_inner(), api.stop.clone(), slot)))
 }
 
 /// Where an incarnation is or was: the last one's place is known, of earlier ones that of a run that was noted.
@@ -164,13 +173,15 @@ fn machine_of<'v>(
     Ok(machine)
 }
 
-/// Passes a stream on until the process stops.
+/// Passes a stream on until the process stops, and holds its place as long.
 fn pass_on<T: Send + 'static>(
     mut messages: Streaming<T>,
     stop: CancellationToken,
+    slot: Slot,
 ) -> impl Stream<Item = Result<T, Status>> {
     let (out, items) = mpsc::channel(MESSAGES);
     tokio::spawn(async move {
+        let _slot = slot;
         loop {
             let next = tokio::select! {
                 () = stop.cancelled() => return,
@@ -186,8 +197,8 @@ fn pass_on<T: Send + 'static>(
     ReceiverStream::new(items)
 }
 
-/// Begins a session: answers as soon as it is clear that it may be, so that no client asks a second master
-/// while the first one has begun.
+/// Begins a session: answers as soon as it is clear that it may be, so that few clients ask a second master
+/// while the first one has begun. Of those that do the machine takes one.
 pub(super) async fn open(
     api: &Api,
     user: UserName,

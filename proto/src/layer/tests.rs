@@ -33,8 +33,8 @@ fn an_entry_that_would_leave_the_root_or_lend_rights_is_refused_by_name() {
         (file("/etc/x"), r#"entry "/etc/x" escapes the package's root: it begins with '/'"#),
         (link("a", "../x"), r#"entry "a" is a link to "../x", which leaves the package's root"#),
         (
-            link("a/b", "c/../../../x"),
-            r#"entry "a/b" is a link to "c/../../../x", which leaves the package's root"#,
+            link("a/b", "../../x"),
+            r#"entry "a/b" is a link to "../../x", which leaves the package's root"#,
         ),
         (link("a", ""), r#"entry "a" is a link to a text that is not 1 to 4095 bytes of a path"#),
         (
@@ -72,6 +72,12 @@ fn an_entry_that_would_leave_the_root_or_lend_rights_is_refused_by_name() {
             assert_eq!(refused(&bytes, rules), why);
         }
     }
+    // A name may be a link: `..` after it begins wherever that leads.
+    let chain = [link("l", "."), link("x", "l/l/l/../../../etc/passwd")].concat();
+    assert!(refused(&chain, DIRECTORY).contains("goes up again after a name"));
+    walked(&[link("d/a", "../b/c"), link("d/e", "./../b")].concat(), DIRECTORY).unwrap();
+    assert!(refused(&link("a/b", "c/../../../x"), IMAGE).contains("leaves the package's root"));
+    assert_eq!(walked(&chain, IMAGE).unwrap().len(), 2, "an image's root is a root");
     // In an image, "/" is the image's own root; anywhere else it is somebody else's.
     assert_eq!(walked(&link("a", "/x"), IMAGE).unwrap().len(), 1);
     assert!(refused(&link("a", "/x"), DIRECTORY).contains("leaves the package's root"));
@@ -94,6 +100,11 @@ fn names_that_are_too_long_or_too_deep_are_refused() {
     assert_eq!(
         refused(&huge, DIRECTORY),
         "the layer has more than 65536 bytes in one extension header"
+    );
+    let many = entry(EntryType::XGlobalHeader, "pax", "", 0o644, b"").repeat(17);
+    assert_eq!(
+        refused(&many, DIRECTORY),
+        "the layer has more than 16 extension headers before one entry"
     );
 }
 
@@ -136,6 +147,11 @@ fn marks_are_read_in_images_alone() {
     assert!(refused(&bytes, DIRECTORY).contains("takes files away in images"));
     for bad in [".wh.", ".wh..wh.plnk", "a/.wh.b/c"] {
         assert!(refused(&mark(bad), IMAGE).contains("is no mark"), "{bad}");
+    }
+    // They would take away the directory itself, or the one above it.
+    for bad in ["a/.wh..", "a/.wh..."] {
+        let why = refused(&mark(bad), IMAGE);
+        assert!(why.contains(&format!("entry {bad:?} takes away '.' or '..'")), "{why}");
     }
     // The kernel shows what lies below a whole layer in any case.
     assert!(refused(&mark(".wh..wh..opq"), IMAGE).contains("takes away all layers below"));

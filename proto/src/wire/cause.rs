@@ -101,6 +101,7 @@ impl From<&FailureCause> for pb::FailureCause {
                 }
             }
             FailureCause::Unhealthy { why } => Kind::Unhealthy(why.clone()),
+            FailureCause::Packages { why } => Kind::Packages(why.clone()),
         };
         Self { kind: Some(kind) }
     }
@@ -128,6 +129,7 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             Kind::MemoryShort(over) => short(Shortage::Memory, over),
             Kind::DiskShort(over) => short(Shortage::Disk, over),
             Kind::Unhealthy(why) => Self::unhealthy(&why),
+            Kind::Packages(why) => Self::packages(&why),
             Kind::Fenced(false) => return Err(WireError::new("fenced", "false", "is never sent")),
             Kind::NoAddress(false) => {
                 return Err(WireError::new("no_address", "false", "is never sent"));

@@ -95,6 +95,26 @@ proptest! {
         prop_assert_eq!(back::<_, pb::ShardReport>(&report), report);
     }
 
+    /// Or a machine could be made to look silent by what others told it.
+    #[test]
+    fn no_text_makes_a_report_unreadable(
+        answer in sample::poll_answer(),
+        text in prop_oneof![any::<String>(), "\\PC{0,9}(a\nb\u{1b}){0,400}"],
+    ) {
+        let mut message = pb::PollAnswer::from(&answer);
+        for task in message.report.iter_mut().flat_map(|report| &mut report.tasks) {
+            task.status_line.clone_from(&text);
+            if let Some(pb::task_report::Status::Fetching(fetching)) = &mut task.status {
+                fetching.trouble.clone_from(&text);
+            }
+            if let Some(run) = &mut task.last_run {
+                run.last_lines.clone_from(&text);
+            }
+        }
+        let read = PollAnswer::try_from(message).unwrap();
+        prop_assert_eq!(back::<_, pb::PollAnswer>(&read), read);
+    }
+
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         read_as_everything(&bytes);

@@ -1,7 +1,7 @@
 //! The exchange of a link shard and a borglet.
 
 use super::cause::read_run;
-use super::error::{At, WireError, check_line, check_ordered, check_range, each, port, required};
+use super::error::{At, WireError, check_ordered, check_range, each, port, required};
 use super::health::read_health;
 use super::package::MAX_BLOBS;
 use super::{pb, spec};
@@ -286,7 +286,8 @@ impl TryFrom<pb::TaskReport> for TaskReport {
     fn try_from(r: pb::TaskReport) -> Result<Self, WireError> {
         let status = match required("status", r.status)? {
             Status::Fetching(Fetching { have_bytes, bytes, trouble }) => {
-                check_line("fetching.trouble", &trouble, MAX_CAUSE_BYTES)?;
+                // Another machine may have had its say in it: it is made harmless, not refused.
+                let trouble = text::one_line(trouble.as_bytes(), MAX_CAUSE_BYTES);
                 TaskStatus::Fetching { have_bytes, bytes, trouble }
             }
             Status::Starting(Starting {}) => TaskStatus::Starting,

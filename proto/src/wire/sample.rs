@@ -316,6 +316,7 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         }),
         ".{0,300}".prop_map(|why: String| FailureCause::start(&why)),
         (1..=u16::MAX).prop_map(|port| FailureCause::PortTaken { port }),
+        line().prop_map(|why| FailureCause::packages(&why)),
         Just(FailureCause::Lost),
         Just(FailureCause::Fenced),
         Just(FailureCause::NoAddress),

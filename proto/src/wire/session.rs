@@ -12,6 +12,8 @@ pub const MAX_COMMAND_WORD_BYTES: usize = 64 << 10;
 pub const MAX_PATH_BYTES: usize = 4096;
 /// Most bytes of data in one message of a session.
 pub const MAX_SESSION_DATA_BYTES: usize = 64 << 10;
+/// Longest name by which a session is begun once.
+const MAX_ONCE_BYTES: u64 = 64;
 /// Longest name of a kind of terminal.
 const MAX_TERM_BYTES: usize = 64;
 
@@ -77,6 +79,7 @@ impl TryFrom<pb::WindowSize> for Window {
 impl TryFrom<pb::SessionStart> for Session {
     type Error = WireError;
     fn try_from(start: pb::SessionStart) -> Result<Self, WireError> {
+        check_range("once", start.once.len() as u64, 0, MAX_ONCE_BYTES)?;
         Ok(match required("what", start.what)? {
             What::Exec(exec) => {
                 check_command(&exec.command).at("exec.command")?;

@@ -163,6 +163,11 @@ fn setuid_devices_and_more_bytes_than_was_said_are_refused_by_name() {
         unpack(&bench.store, layer, 1).unwrap_err(),
         bad("entry \"bomb\" is beyond the 5 bytes that the layer should have")
     );
+    let layer = bench.put(&[file("a", b"12")], 5);
+    assert_eq!(
+        unpack(&bench.store, layer, 1).unwrap_err(),
+        bad("it has 2 bytes of files, not 5 as was said")
+    );
 }
 
 #[test]

@@ -5,8 +5,10 @@ use crate::fixture::{fence, poll, target_task};
 use crate::{Cached, Config, Effect, Input, Launch, MachineUse, Supervisor, TaskUse, Trouble};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::poll::{
-    BlobReport, BlobSource, Fence, Holder, PollRequest, StartTime, TargetTask, TaskStatus, Usage,
+    BlobReport, BlobSource, Fence, Holder, PollAnswer, PollRequest, StartTime, TargetTask,
+    TaskStatus, Usage,
 };
+use borg_proto::wire::pb;
 use borg_proto::{FailureCause, MachineInfo, Millis};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -179,6 +181,25 @@ fn a_machine_that_served_something_else_is_not_asked_again() {
     assert_eq!(work(b.later(30_000)).len(), 1);
 }
 
+/// Or its own masters would take this machine for one that talks nonsense, and give it up.
+#[test]
+fn what_another_machine_answers_makes_no_report_unreadable() {
+    let mut b = bench(vec![]);
+    let digest = layer("tools").digest;
+    b.order(1, &[&tools(0)]);
+    sources(&mut b, 1, vec![source("tools", "m2")]);
+    let why = format!("from machine m2: \u{1b}[2J{}", "a\nb".repeat(400));
+    not_fetched(&mut b, digest, &why, false);
+    let (version, report) = b.supervisor.report();
+    let answer = PollAnswer { version, obeyed: fence(1, 1, 1), report, at: b.now };
+    let read = PollAnswer::try_from(pb::PollAnswer::from(&answer)).unwrap();
+    assert_eq!(read, answer);
+    let Some(TaskStatus::Fetching { trouble, .. }) = b.status(tools(0).id) else {
+        panic!("{:?}", b.status(tools(0).id));
+    };
+    assert_eq!(trouble, "from machine m2: \\u{1b}[2Ja");
+}
+
 #[test]
 fn what_nobody_waits_for_any_more_is_given_up() {
     let mut b = bench(vec![]);
@@ -214,14 +235,16 @@ fn the_least_recently_used_goes_first_and_never_what_a_task_uses() {
     run(&mut b, 2, &[&a, &c]);
     // There is no room for a third, as both are in use.
     run(&mut b, 3, &[&a, &c, &d]);
-    let Some(TaskStatus::Ended { failure: Some(FailureCause::Start { why }), .. }) = b.status(d.id)
+    let Some(TaskStatus::Ended { failure: Some(FailureCause::Packages { why }), .. }) =
+        b.status(d.id)
     else {
         panic!("{:?}", b.status(d.id));
     };
     assert!(why.contains("4194304 of the 4194304 that this machine has"), "{why}");
-    // Both end; the older one goes.
+    // Both end; what was used longest ago goes.
     b.order(4, &[]);
     b.exit(a.id, 0, None);
+    b.later(1_000);
     b.exit(c.id, 0, None);
     let again = TargetTask { id: of(3, "d").id, ..of(3, "d") };
     let effects = run(&mut b, 5, &[&again]);
@@ -245,8 +268,67 @@ fn a_full_disk_costs_what_is_idle_and_then_the_start() {
     let Some(TaskStatus::Ended { failure: Some(failure), .. }) = b.status(task.id) else {
         panic!("{:?}", b.status(task.id));
     };
-    let told = "cannot start: package ann/tools:1 cannot be unpacked: no space left";
-    assert_eq!(failure.to_string(), told);
+    let told = "its machine cannot hold its packages: ann/tools:1: no space left";
+    assert_eq!(failure.to_string(), told, "and that is no fault of the task");
+}
+
+/// What no machine could unpack is the package's fault.
+#[test]
+fn a_bad_package_fails_its_task_and_a_bad_disk_its_machine() {
+    let ended = |trouble| {
+        let mut b = bench(vec![]);
+        let digest = layer("tools").digest;
+        b.order(1, &[&tools(0)]);
+        came(&mut b, digest);
+        not_unpacked(&mut b, digest, trouble);
+        let Some(TaskStatus::Ended { failure: Some(failure), .. }) = b.status(tools(0).id) else {
+            panic!("{:?}", b.status(tools(0).id));
+        };
+        failure
+    };
+    let bad = ended(Trouble::Bad("a device".into()));
+    let why = "package ann/tools:1 cannot be unpacked: a device".to_owned();
+    assert_eq!(bad, FailureCause::Start { why });
+    let disk = ended(Trouble::Disk("Input/output error".into()));
+    assert_eq!(disk, FailureCause::Packages { why: "ann/tools:1: Input/output error".into() });
+}
+
+/// A service that ran for a month has used its packages a moment ago.
+#[test]
+fn what_was_in_use_longest_is_not_what_was_used_longest_ago() {
+    let mut b = bench(vec![]);
+    let of = |index, name: &str| with(index, &[package(&format!("ann/{name}:1"), &[name])]);
+    let [a, c] = [of(0, "a"), of(1, "c")];
+    run(&mut b, 1, &[&a]);
+    b.later(1_000);
+    run(&mut b, 2, &[&a, &c]);
+    b.later(1_000);
+    b.order(3, &[&a]);
+    b.exit(c.id, 0, None);
+    b.later(1_000_000);
+    b.order(4, &[]);
+    b.exit(a.id, 0, None);
+    let dropped = |name: &str| Effect::DropBlob { digest: layer(name).digest };
+    let effects = run(&mut b, 5, &[&of(2, "d")]);
+    assert!(effects.contains(&dropped("c")) && !effects.contains(&dropped("a")), "{effects:?}");
+}
+
+/// The masters refuse such packages; what one machine has of one package is spoiled by no other.
+#[test]
+fn a_package_that_says_something_else_of_a_layer_is_refused_and_changes_nothing() {
+    let mut b = bench(vec![]);
+    run(&mut b, 1, &[&tools(0)]);
+    let mut other = package("bob/x:1", &["tools"]);
+    other.layers[0].unpacked_bytes = 0;
+    let other = with(1, &[other]);
+    b.order(2, &[&tools(0), &other]);
+    let Some(TaskStatus::Ended { failure: Some(FailureCause::Start { why }), .. }) =
+        b.status(other.id)
+    else {
+        panic!("{:?}", b.status(other.id));
+    };
+    assert!(why.contains("layer sha256:") && why.contains("unpacks to 1048576 bytes"), "{why}");
+    launched(&b.order(3, &[&tools(0), &tools(2)]));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! What a machine does about what its tasks use, and about how they are.
 
 use super::*;
-use crate::ProbeAt;
+use crate::{ProbeAt, ProbeFailure};
 use borg_proto::health::{Health, HealthCheck, Probe};
 use borg_proto::spec::TaskSpec;
-use borg_proto::task::Shortage;
+use borg_proto::task::{RunEnd, Shortage};
 use borg_proto::{AppClass, Priority};
 
 const MIB: u64 = 1 << 20;
@@ -231,14 +231,27 @@ fn an_unhealthy_service_is_asked_to_end_then_killed_and_started_again_with_the_c
     b.input(Input::Probed { run: now_run, result: Err("HTTP 500".into()) });
     assert_eq!(health(&b, served.id), Health::Healthy, "one failure of two");
     assert_eq!(probes(&b.later(1_000)), 1);
-    let ending = b.input(Input::Probed { run: now_run, result: Err("HTTP 500".into()) });
+    let failure = ProbeFailure { why: "HTTP 500".into(), wrote: "no such table".into() };
+    let ending = b.input(Input::Probed { run: now_run, result: Err(failure) });
     assert_eq!(work(ending), [Effect::Terminate { run: now_run }]);
     assert_eq!(health(&b, served.id), Health::Unhealthy, "seen before it ends");
     assert_eq!(work(b.later(5_000)), [Effect::Kill { run: now_run }], "after its grace");
+    let end = RunEnd {
+        run: 0,
+        started: None,
+        ended: b.now,
+        failure: None,
+        cpu_ms: 0,
+        ram_peak_bytes: 0,
+        last_lines: "bye".into(),
+    };
+    b.input(Input::RunEnded { id: served.id, end: Arc::new(end) });
     b.exit(served.id, 0, None);
     assert!(matches!(b.status(served.id), Some(TaskStatus::BackOff { .. })));
-    let last = b.supervisor.report().1.tasks[0].last_failure.clone().unwrap();
-    assert_eq!(last.to_string(), "unhealthy: http http /ok: HTTP 500");
+    let report = b.supervisor.report().1.tasks.remove(0);
+    let (last, end) = (report.last_failure.unwrap(), report.last_run.unwrap());
+    assert_eq!(last.to_string(), "unhealthy: http http /ok: HTTP 500", "all may see it");
+    assert_eq!(end.last_lines, "bye\nhealth check: no such table", "not all may");
     assert_eq!(starts(&b.later(1_000)), [run(served.id, 1)]);
     assert_eq!(health(&b, served.id), Health::Unchecked);
     assert_eq!(probes(&b.start(served.id, 1, 8)), 1, "and all begins anew");

@@ -5,6 +5,7 @@
 
 use borg_proto::JobId;
 use borg_proto::TaskSpec;
+use borg_proto::package::{Digest, Package};
 use borg_proto::poll::{Target, TargetDigest, TargetTask};
 use borg_proto::wire::pb;
 use prost::Message;
@@ -20,6 +21,7 @@ const PACKAGES: [u8; 8] = u64::MAX.to_le_bytes();
 #[derive(Debug, Default)]
 pub(super) struct Digests {
     specs: BTreeMap<JobId, (Arc<TaskSpec>, u64)>,
+    packages: BTreeMap<JobId, Vec<(Arc<Package>, Digest)>>,
 }
 
 impl Digests {
@@ -43,6 +45,7 @@ impl Digests {
     /// A job is no more.
     pub(super) fn forget(&mut self, job: JobId) {
         self.specs.remove(&job);
+        self.packages.remove(&job);
     }
 
     fn put(&mut self, bytes: &mut Vec<u8>, task: &TargetTask) {
@@ -77,13 +80,24 @@ impl Digests {
         if !packages.is_empty() {
             bytes.extend_from_slice(&PACKAGES);
             bytes.extend_from_slice(&(packages.len() as u64).to_le_bytes());
-            for package in packages {
+            for (package, digest) in self.packages(id.task.job, packages) {
                 let name = package.key.to_string();
                 bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
                 bytes.extend_from_slice(name.as_bytes());
-                bytes.extend_from_slice(&package.digest().0);
+                bytes.extend_from_slice(&digest.0);
             }
         }
+    }
+
+    /// A job's packages never change, and all of its tasks have the same.
+    fn packages(&mut self, job: JobId, packages: &[Arc<Package>]) -> &[(Arc<Package>, Digest)] {
+        let known = self.packages.entry(job).or_default();
+        let same = known.len() == packages.len()
+            && known.iter().zip(packages).all(|((known, _), package)| Arc::ptr_eq(known, package));
+        if !same {
+            *known = packages.iter().map(|package| (package.clone(), package.digest())).collect();
+        }
+        known
     }
 
     fn spec(&mut self, job: JobId, spec: &Arc<TaskSpec>) -> u64 {
@@ -107,7 +121,7 @@ fn put_id(bytes: &mut Vec<u8>, job: JobId, index: u32, number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use borg_proto::package::{Digest, Layer, Package, PackageKind};
+    use borg_proto::package::{Layer, PackageKind};
     use borg_proto::{AppClass, IncarnationId, Priority, TaskId};
 
     fn task() -> TargetTask {

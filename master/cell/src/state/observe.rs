@@ -387,6 +387,7 @@ fn is_own_fault(cause: &FailureCause) -> bool {
         // Within its limit it only stood in the way of others.
         FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes > limit_bytes,
         FailureCause::PortTaken { .. }
+        | FailureCause::Packages { .. }
         | FailureCause::NoAddress
         | FailureCause::Lost
         | FailureCause::Fenced => false,
@@ -405,6 +406,7 @@ fn is_crash(cause: &FailureCause) -> bool {
         | FailureCause::FileLimit { .. }
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
+        | FailureCause::Packages { .. }
         | FailureCause::NoAddress
         | FailureCause::Lost => true,
         FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
@@ -423,6 +425,7 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::FileLimit { .. }
         | FailureCause::Short { .. }
         | FailureCause::Unhealthy { .. }
+        | FailureCause::Packages { .. }
         | FailureCause::NoAddress
         | FailureCause::Lost => streak,
         // It did nothing wrong, and its machine waited long enough.
@@ -499,17 +502,26 @@ mod tests {
 
     /// The machine is avoided for a while, and the task is to blame for nothing.
     #[test]
-    fn a_task_that_found_no_address_goes_elsewhere_and_has_not_failed() {
+    fn what_only_the_machine_lacks_sends_a_task_elsewhere_and_is_no_failure() {
+        for cause in [FailureCause::NoAddress, FailureCause::packages("all of its room is in use")]
+        {
+            let (failures, crashes) = ended_with(cause);
+            assert_eq!((failures, crashes), (0, 1));
+        }
+    }
+
+    /// Failures and crashes of a batch task that ended so, and is pending again.
+    fn ended_with(cause: FailureCause) -> (u32, usize) {
         let mut cell = Cell::new();
         let level = borg_proto::command::Action::RaiseLevel { level: 5 };
         cell.apply(crate::fixture::master(), level).unwrap();
         let machine = cell.machine("m-1", 1000, 64 * MIB);
         let job = cell.submit("ann", batch("count", 1, 100, 4 * MIB));
         let id = cell.place(job, 0, machine).unwrap();
-        cell.ended(id, Some(FailureCause::NoAddress));
+        cell.ended(id, Some(cause));
         let task = cell.state.task(id.task).unwrap();
         assert!(matches!(task.state, TaskState::Pending { .. }), "{:?}", task.state);
-        assert_eq!((task.failures, task.crashes.len()), (0, 1));
+        (task.failures, task.crashes.len())
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! the masters and machines; which of them has which is not in the state.
 //!
 //! Invariants: what a package's version stands for never changes while it is there; the packages that a
-//! live job names are there.
+//! live job names are there; all packages say the same of a layer.
 
 use super::turn::Turn;
 use super::{Answer, CellState, Job};
 use crate::event::EventKind;
 use crate::rejection::{PackageRejection, Rejection};
-use borg_proto::package::{Digest, Package, PackageKey, PackageKind};
+use borg_proto::package::{Digest, Layer, Package, PackageKey, PackageKind};
+use borg_proto::spec::SpecError;
 use borg_proto::{JobId, JobSpec, Millis, UserName};
 use imbl::{OrdMap, OrdSet};
 use std::collections::BTreeMap;
@@ -88,6 +89,72 @@ impl CellState {
         let of = |key: PackageKey| self.package(&key).map(|record| record.package.clone());
         named(&job.spec, job.owner()).filter_map(of).collect()
     }
+
+    /// Whether this very package is there, if a user may put it.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn has_package(&self, user: &UserName, package: &Package) -> Result<bool, Rejection> {
+        package.check().map_err(Rejection::Spec)?;
+        self.check_package_owner(user, &package.key)?;
+        if let Some(there) = self.package(&package.key) {
+            if *there.package == *package {
+                return Ok(true);
+            }
+            let (package, there) = (package.key.clone(), there.package.digest());
+            return Err(PackageRejection::Exists { package, there }.into());
+        }
+        let full = |what: &str, there: usize, most: usize| Rejection::CellFull {
+            what: what.to_owned(),
+            there: there as u64,
+            most: most as u64,
+        };
+        let all = self.packages.all.len();
+        if all >= MAX_PACKAGES {
+            return Err(full("packages", all, MAX_PACKAGES));
+        }
+        let owner = &package.key.user;
+        let own = self.packages.all.keys().filter(|key| key.user == *owner).count();
+        if own >= MAX_PACKAGES_OF_USER {
+            return Err(full(&format!("packages of {owner}"), own, MAX_PACKAGES_OF_USER));
+        }
+        self.check_layers(package).map(|()| false)
+    }
+
+    /// Everybody may use a package; its name is its owner's.
+    fn check_package_owner(&self, user: &UserName, package: &PackageKey) -> Result<(), Rejection> {
+        if *user == package.user || self.is_admin(user) {
+            return Ok(());
+        }
+        let (user, package) = (user.clone(), package.clone());
+        Err(PackageRejection::OfOthers { package, user }.into())
+    }
+
+    /// A layer is what other packages say it is: on machines they share it.
+    fn check_layers(&self, package: &Package) -> Result<(), Rejection> {
+        let new: BTreeMap<Digest, (usize, &Layer)> = package
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(i, layer)| (layer.digest, (i, layer)))
+            .collect();
+        for there in self.packages() {
+            for layer in &there.package.layers {
+                let Some((i, new)) = new.get(&layer.digest).filter(|(_, new)| *new != layer) else {
+                    continue;
+                };
+                return Err(Rejection::Spec(SpecError {
+                    field: format!("package.layers[{i}]"),
+                    value: format!("{} bytes, {} unpacked", new.bytes, new.unpacked_bytes),
+                    why: format!(
+                        "is not what package {} says of layer {}: {} bytes, {} unpacked",
+                        there.package.key, layer.digest, layer.bytes, layer.unpacked_bytes
+                    ),
+                }));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The packages that a job of `owner` names, with the image first.
@@ -105,28 +172,8 @@ impl Turn<'_> {
         user: &UserName,
         package: &Arc<Package>,
     ) -> Result<Answer, Rejection> {
-        package.check().map_err(Rejection::Spec)?;
-        self.check_package_owner(user, &package.key)?;
-        if let Some(there) = self.state.package(&package.key) {
-            if there.package == *package {
-                return Ok(Answer::None);
-            }
-            let (package, there) = (package.key.clone(), there.package.digest());
-            return Err(PackageRejection::Exists { package, there }.into());
-        }
-        let full = |what: &str, there: usize, most: usize| Rejection::CellFull {
-            what: what.to_owned(),
-            there: there as u64,
-            most: most as u64,
-        };
-        let all = self.state.packages.all.len();
-        if all >= MAX_PACKAGES {
-            return Err(full("packages", all, MAX_PACKAGES));
-        }
-        let owner = &package.key.user;
-        let own = self.state.packages.all.keys().filter(|key| key.user == *owner).count();
-        if own >= MAX_PACKAGES_OF_USER {
-            return Err(full(&format!("packages of {owner}"), own, MAX_PACKAGES_OF_USER));
+        if self.state.has_package(user, package)? {
+            return Ok(Answer::None);
         }
         let record = PackageRecord { package: package.clone(), put_at: self.at };
         self.state.packages.all.insert(package.key.clone(), record);
@@ -140,7 +187,7 @@ impl Turn<'_> {
         user: &UserName,
         package: &PackageKey,
     ) -> Result<Answer, Rejection> {
-        self.check_package_owner(user, package)?;
+        self.state.check_package_owner(user, package)?;
         if self.state.package(package).is_none() {
             return Err(PackageRejection::Unknown { package: package.clone() }.into());
         }
@@ -203,15 +250,6 @@ impl Turn<'_> {
             }
         }
     }
-
-    /// Everybody may use a package; its name is its owner's.
-    fn check_package_owner(&self, user: &UserName, package: &PackageKey) -> Result<(), Rejection> {
-        if *user == package.user || self.state.is_admin(user) {
-            return Ok(());
-        }
-        let (user, package) = (user.clone(), package.clone());
-        Err(PackageRejection::OfOthers { package, user }.into())
-    }
 }
 
 #[cfg(test)]
@@ -219,7 +257,7 @@ mod tests {
     use super::*;
     use crate::fixture::{Cell, service, user};
     use borg_proto::command::Action;
-    use borg_proto::package::{ImageConfig, Layer};
+    use borg_proto::package::ImageConfig;
 
     fn package(name: &str, kind: PackageKind) -> Package {
         let layer = Layer { digest: Digest::of(name.as_bytes()), bytes: 2_048, unpacked_bytes: 9 };
@@ -267,6 +305,25 @@ mod tests {
         put(&mut cell, "admin", package("ann/tools:2", PackageKind::Directory)).unwrap();
         assert_eq!(cell.state.packages().count(), 2);
         assert_eq!(cell.state.audit(), []);
+    }
+
+    /// Else a stranger's package could make the starts of others fail, or claim their machines' room.
+    #[test]
+    fn no_package_says_something_else_of_a_layer_than_those_that_have_it() {
+        let mut cell = Cell::new();
+        let tools = package("ann/tools:1", PackageKind::Directory);
+        put(&mut cell, "ann", tools.clone()).unwrap();
+        let mut same = Package { key: "bob/tools:1".parse().unwrap(), ..tools };
+        put(&mut cell, "bob", same.clone()).unwrap();
+        same.key = "bob/tools:2".parse().unwrap();
+        same.layers[0].unpacked_bytes = 0;
+        let refused = put(&mut cell, "bob", same).unwrap_err();
+        assert!(
+            refused.starts_with(
+                "package.layers[0]: 2048 bytes, 0 unpacked is not what package ann/tools:1 says of layer"
+            ),
+            "{refused}"
+        );
     }
 
     #[test]

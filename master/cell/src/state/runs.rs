@@ -6,8 +6,9 @@
 //!
 //! Invariant: there are at most [`RUNS_OF_A_TASK`] of a task, [`RUNS_OF_A_JOB`] of a job, and
 //! [`RUNS_KEPT`] of failures and of all others each: some 20 MiB of a cell at the very most, however many
-//! tasks it has. The oldest of a task or job goes first; of the cell, the oldest of the user who has the most, so
-//! that nobody's failures push out those of somebody who has fewer.
+//! tasks it has. Of a task or job the oldest goes first that is no failure, else the oldest, and the newest stays;
+//! of the cell, the oldest of the user who has the most, so that nobody's failures push out those of somebody
+//! who has fewer.
 
 use super::CellState;
 use super::turn::Turn;
@@ -121,20 +122,35 @@ impl Runs {
     pub(crate) fn add(&mut self, number: u64, owner: &UserName, run: TaskRun) {
         let (task, failure) = (run.task, run.is_failure());
         self.runs.insert(number, Arc::new(run));
-        let of_task = self.by_task.entry(task).or_default();
-        of_task.push(number);
-        let oldest_of_task = (of_task.len() > RUNS_OF_A_TASK).then(|| of_task[0]);
+        self.by_task.entry(task).or_default().push(number);
         let none = || OfJob { owner: owner.clone(), numbers: OrdSet::new() };
         let of_job = &mut self.by_job.entry(task.job).or_insert_with(none).numbers;
         of_job.insert(number);
-        let oldest_of_job = of_job.get_min().copied().filter(|_| of_job.len() > RUNS_OF_A_JOB);
         self.share(failure).add(owner, number);
-        for number in [oldest_of_task, oldest_of_job].into_iter().flatten() {
+        // One after the other: what a task lets go, its job has to let go no more.
+        let of_task = self.by_task.get(&task).filter(|of_task| of_task.len() > RUNS_OF_A_TASK);
+        if let Some(number) = of_task.and_then(|of_task| self.least_worth(of_task.iter())) {
+            self.drop_run(number);
+        }
+        let of_job = self.by_job.get(&task.job).map(|of_job| &of_job.numbers);
+        let of_job = of_job.filter(|of_job| of_job.len() > RUNS_OF_A_JOB);
+        if let Some(number) = of_job.and_then(|of_job| self.least_worth(of_job.iter())) {
             self.drop_run(number);
         }
         if let Some(number) = self.share(failure).too_much() {
             self.drop_run(number);
         }
+    }
+
+    /// The oldest that is no failure, else the oldest; but never the newest.
+    fn least_worth<'a>(
+        &self,
+        numbers: impl DoubleEndedIterator<Item = &'a u64> + Clone,
+    ) -> Option<u64> {
+        let mut older = numbers;
+        older.next_back();
+        let is_other = |number: &&u64| self.runs.get(*number).is_some_and(|run| !run.is_failure());
+        older.clone().find(is_other).or_else(|| older.clone().next()).copied()
     }
 
     fn share(&mut self, failure: bool) -> &mut Share {
@@ -277,6 +293,37 @@ mod tests {
         runs.forget(JobId(2));
         assert_eq!(runs.iter().count(), RUNS_OF_A_TASK);
         assert_eq!(runs.by_task.len(), 1);
+    }
+
+    /// Five drains, and the crash before them is still explained.
+    #[test]
+    fn drains_push_out_each_other_and_no_failure_of_the_task() {
+        let mut runs = Runs::default();
+        runs.note(&user("ann"), run(1, 0, true));
+        for _ in 0..9 {
+            runs.note(&user("ann"), run(1, 0, false));
+        }
+        let numbers: Vec<u64> = runs.iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [1, 7, 8, 9, 10]);
+        for _ in 0..4 {
+            runs.note(&user("ann"), run(1, 0, true));
+        }
+        assert_eq!(runs.iter().filter(|(_, run)| run.is_failure()).count(), RUNS_OF_A_TASK);
+        runs.note(&user("ann"), run(1, 0, false));
+        let numbers: Vec<u64> = runs.iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [11, 12, 13, 14, 15], "the newest is always there");
+    }
+
+    /// What its task lets go makes room in its job as well.
+    #[test]
+    fn one_run_more_costs_one() {
+        let mut runs = Runs::default();
+        let all = u32::try_from(RUNS_OF_A_JOB).unwrap();
+        for number in 0..all {
+            runs.note(&user("ann"), run(1, number / 5, true));
+        }
+        runs.note(&user("ann"), run(1, all / 5 - 1, true));
+        assert_eq!(runs.iter().count(), RUNS_OF_A_JOB);
     }
 
     #[test]

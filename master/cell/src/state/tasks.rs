@@ -208,7 +208,10 @@ impl Turn<'_> {
         if self.state.task(id).and_then(Task::placement).is_none() {
             return;
         }
-        self.note_run(id, RunOver::Evicted(cause.clone()), None);
+        // Allocs run nothing.
+        if self.state.job(id.job).is_some_and(|job| !job.is_alloc_set()) {
+            self.note_run(id, RunOver::Evicted(cause.clone()), None);
+        }
         self.evict_tenants(id, cause);
         let lingers = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
