@@ -182,6 +182,11 @@ mod tests {
         let mut running = std::process::Command::new(&path).arg("60").spawn().unwrap();
         fs::remove_file(&path).unwrap();
         let pid = i32::try_from(running.id()).unwrap();
+        // Whoever waits for it to be executed may go on before its files are mapped.
+        let maps = || fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        while !maps().contains("/mapped (deleted)") {
+            std::thread::yield_now();
+        }
         let found = taken(&[dir.path().to_owned()], &[pid]);
         running.kill().unwrap();
         running.wait().unwrap();

@@ -59,14 +59,15 @@ impl Executor {
                 Ok(started)
             }
             Err(error) => {
-                let Some(users) = users else { return Err(error) };
-                // Nobody gets its ids while something of it may run.
-                match self.remove_group(&id).and_then(|()| tree::remove(&dir.root)) {
-                    Ok(()) => {
-                        self.ranges().give_back(users);
+                let removed = self.remove_group(&id).and_then(|()| tree::remove(&dir.root));
+                match (removed, users) {
+                    (Ok(()), users) => {
+                        users.into_iter().for_each(|users| self.ranges().give_back(users));
                         self.give_back(address);
                     }
-                    Err(e) => {
+                    (Err(e), None) => tracing::warn!(%id, error = %e, "remains of a failed start"),
+                    // Nobody gets its ids while something of it may run.
+                    (Err(e), Some(users)) => {
                         tracing::warn!(%id, error = %e, "remains of a failed start");
                         let record = ExitRecord::not_started(&id, &error, sys::wall_clock_ms());
                         let record = Some(record);
