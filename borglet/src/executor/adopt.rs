@@ -99,11 +99,22 @@ impl Executor {
     }
 
     fn adopt_one(&self, id: &ContainerId, dir: &TaskDir) -> io::Result<Option<Adopted>> {
-        let Some(record) = dir.read::<ShimSpec>()? else {
-            if let Err(error) = self.remove_remains(id, dir) {
-                tracing::warn!(%id, %error, "remains of a container");
+        let record = match dir.read::<ShimSpec>()? {
+            Some(record) => record,
+            None => {
+                // Without a directory of its own nothing of it runs.
+                let runs = if dir.work().is_dir() { recover(dir) } else { None };
+                let Some(started) = runs else {
+                    if let Err(error) = self.remove_remains(id, dir) {
+                        tracing::warn!(%id, %error, "remains of a container");
+                    }
+                    return Ok(None);
+                };
+                tracing::error!(%id, pid = started.pid, "its record is gone, and it runs: adopted");
+                File::create(dir.record())?;
+                dir.add_started(&started)?;
+                Record::parse(b"")
             }
-            return Ok(None);
         };
         if record.damaged {
             tracing::error!(%id, "its record is damaged: what it said is found out anew");
@@ -169,9 +180,16 @@ impl Executor {
                 }
                 (true, None) if damaged => return Err(io::Error::from(ErrorKind::InvalidData)),
                 (true, None) => sys::pause_ms(5), // the shim is at work on it
-                // Of a damaged one the machine may have stopped before more was on the disk.
-                // And of another boot nothing runs, whoever may hold the file for a moment.
-                (_, Some(_)) => return self.find_record(id).map(Found::Ended),
+                // Of a record that was made anew nobody holds the lock. Of a damaged one the machine may have
+                // stopped before more was on the disk. And of another boot nothing runs, whoever may hold the
+                // file for a moment.
+                (_, Some(was)) => {
+                    let address = was.address;
+                    return match recover(dir) {
+                        Some(now) => Ok(Found::Running(Started { address, ..now })),
+                        None => self.find_record(id).map(Found::Ended),
+                    };
+                }
                 (false, None) if damaged => return self.find_record(id).map(Found::Ended),
                 (false, None) => return Ok(Found::Ended(never_began(id, dir))),
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use borglet::container::{ExitRecord, Outcome, Started};
-use borglet::executor::{Executor, ExecutorConfig, Found};
+use borglet::executor::{Adopted, Executor, ExecutorConfig, Found};
 use borglet::isolation::IsolationWanted;
 
 use super::machine::{Machine, PATIENCE, exited, id, processes_with, shell, within};
@@ -209,6 +209,15 @@ fn damaged_files_cost_no_task_its_life_and_the_next_adoption_finds_the_same() {
                 let process = |s: &Started| (s.pid, s.start_ticks, s.shim_pid, s.init_pid);
                 assert_eq!(process(is), process(was), "{junk:?}: {}", one.id);
             }
+        }
+        // And the next finds it where its record was made anew.
+        for again in [false, true] {
+            if !again {
+                std::fs::remove_file(file("junk", "record")).unwrap();
+            }
+            let adopted = machine.executor.adopt().unwrap();
+            let alive = |one: &Adopted| matches!(&one.found, Found::Running(is) if is.pid == started[1].pid);
+            assert!(adopted.iter().any(alive), "{again}: {adopted:?}");
         }
         assert_eq!(processes_with(word).len(), 6);
         for name in names {

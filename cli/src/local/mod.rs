@@ -59,6 +59,10 @@ pub struct Daemon {
     /// First and last port that a borglet's machine hands out to tasks.
     #[serde(default)]
     pub ports: Option<(u16, u16)>,
+    /// Memory in bytes that a borglet's machine has for tasks, since it first started: what is free later on
+    /// is less by what they use.
+    #[serde(default)]
+    pub ram_bytes: Option<u64>,
     /// The process; `None` before it was started.
     pub process: Option<Process>,
 }

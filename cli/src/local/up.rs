@@ -115,6 +115,7 @@ fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
         address: addresses.next().expect("two for each daemon"),
         metrics: addresses.next().expect("two for each daemon"),
         ports: None,
+        ram_bytes: None,
         process: None,
     };
     let masters = (1..=plan.masters).map(|n| daemon(format!("master-{n}"))).collect();
@@ -204,10 +205,11 @@ fn start_borglets(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalErro
     // What BORGCTL names in job files; the examples run it.
     let program = std::env::current_exe().map_err(system("find this program"))?;
     for i in 0..cell.borglets.len() {
-        let borglet = &cell.borglets[i];
+        let borglet = &mut cell.borglets[i];
         if borglet.is_running() {
             continue;
         }
+        borglet.ram_bytes = borglet.ram_bytes.or(ram_bytes);
         let mut more = vec![
             ("--attribute", format!("rack=r{}", i % 2 + 1)),
             // Every key of the cell lies there: those of its CA, its admin and its other daemons.
@@ -217,7 +219,7 @@ fn start_borglets(layout: &Layout, cell: &mut LocalCell) -> Result<(), LocalErro
             ("--isolation", cell.isolation.clone()),
         ];
         more.extend(borglet.ports.map(|(first, last)| ("--ports", format!("{first}-{last}"))));
-        more.extend(ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
+        more.extend(borglet.ram_bytes.map(|ram| ("--ram-bytes", ram.to_string())));
         more.extend(cell.volumes.iter().map(|volume| ("--volume", volume.clone())));
         let args = arguments(layout, borglet, &more);
         let process = Process::spawn("borglet", args, &layout.log(&borglet.name))?;
