@@ -334,6 +334,8 @@ const ALWAYS: &[c_long] = &[
 /// What changes the machine as a whole: refused to everybody, whatever capabilities somebody has.
 #[rustfmt::skip]
 const NEVER: &[c_long] = &[
+    // What it is asked for lies in memory, where no filter can look.
+    libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup,
     libc::SYS_acct, libc::SYS_adjtimex, libc::SYS_clock_adjtime, libc::SYS_clock_settime,
     libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_init_module,
     libc::SYS_kexec_load, libc::SYS_open_by_handle_at, libc::SYS_quotactl, libc::SYS_quotactl_fd,

@@ -145,7 +145,11 @@ impl Executor {
         });
         self.ranges().hold(users);
         let address = match &found {
-            Found::Running(started) => started.address.or(address),
+            Found::Running(started) => {
+                let known = started.address.or(address);
+                // Of a damaged record nothing may be left that says it.
+                known.or_else(|| self.address_of(started.pid))
+            }
             Found::Ended(_) => address,
         };
         let entry = Entry { live, record, users, address, untouched: None };

@@ -72,6 +72,13 @@ impl Executor {
         Ok(Some(address))
     }
 
+    /// The address that the network of a process has, if that is one of tasks.
+    pub(super) fn address_of(&self, pid: i32) -> Option<Ipv4Addr> {
+        let range = self.addresses()?.range();
+        let routes = fs::read_to_string(format!("/proc/{pid}/net/fib_trie")).ok()?;
+        network::own_address(&routes, range)
+    }
+
     /// Takes an address back.
     pub(super) fn give_back(&self, address: Option<Ipv4Addr>) {
         if let (Some(address), Some(mut addresses)) = (address, self.addresses()) {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use borg_proto::wire::MAX_TASKS_PER_MACHINE;
+use borg_proto::spec::MAX_DEVICES;
 
 /// Largest and smallest range, by the length of its prefix. /16 holds more tasks than a machine does, /30 one.
 const PREFIXES: std::ops::RangeInclusive<u8> = 16..=30;
@@ -27,10 +27,11 @@ impl AddressRange {
         Ipv4Addr::from_bits(self.base + 1)
     }
 
-    /// How many tasks it is for: each of its addresses but three, and no more than a machine may have tasks.
+    /// How many tasks it is for: each of its addresses but three, and no more than a machine may have of
+    /// anything that is counted.
     #[must_use]
     pub fn tasks(self) -> u32 {
-        let most = u32::try_from(MAX_TASKS_PER_MACHINE).unwrap_or(u32::MAX);
+        let most = u32::try_from(MAX_DEVICES).unwrap_or(u32::MAX);
         self.addresses().min(most)
     }
 
@@ -84,6 +85,20 @@ impl FromStr for AddressRange {
         }
         Ok(Self { base: base.to_bits(), prefix })
     }
+}
+
+/// The address of the range that a network has as its own, from its table of routes as the kernel shows it
+/// (`/proc/PID/net/fib_trie`): an address, and below it that it is local.
+pub(crate) fn own_address(routes: &str, range: AddressRange) -> Option<Ipv4Addr> {
+    let mut lines = routes.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
+        let address = line.strip_prefix("|-- ").and_then(|text| text.parse().ok());
+        let local = lines.peek().is_some_and(|next| next.ends_with("host LOCAL"));
+        if let Some(address) = address.filter(|address| local && range.holds(*address)) {
+            return Some(address);
+        }
+    }
+    None
 }
 
 /// The addresses that are taken.
@@ -147,6 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn the_address_of_a_network_is_found_in_its_routes() {
+        let routes = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.88.3.0\n        /24 link UNICAST\n     \
+                      |-- 10.88.3.1\n        /32 host LOCAL\n     |-- 10.88.3.9\n        /32 host LOCAL\n";
+        assert_eq!(own_address(routes, range("10.88.3.0/24")), Some(Ipv4Addr::new(10, 88, 3, 9)));
+        assert_eq!(own_address(routes, range("10.88.4.0/24")), None);
+    }
+
+    #[test]
     fn a_range_is_for_all_of_its_addresses_but_three() {
         let small = range("10.88.3.0/24");
         assert_eq!(small.gateway(), Ipv4Addr::new(10, 88, 3, 1));
@@ -154,7 +177,7 @@ mod tests {
         for (last, holds) in [(0, false), (1, false), (2, true), (254, true), (255, false)] {
             assert_eq!(small.holds(Ipv4Addr::new(10, 88, 3, last)), holds, "{last}");
         }
-        assert_eq!(range("172.20.0.0/16").tasks(), 10_000, "as many as a machine has tasks");
+        assert_eq!(range("172.20.0.0/16").tasks(), 1_000, "as many as a machine may say");
         assert_eq!(range("10.0.0.4/30").tasks(), 1);
     }
 

@@ -14,6 +14,6 @@ mod netlink;
 mod pair;
 
 pub use addresses::AddressRange;
-pub(crate) use addresses::Addresses;
+pub(crate) use addresses::{Addresses, own_address};
 pub use pair::loopback_up;
 pub(crate) use pair::{leaves_the_machine, loosely_filtered, make, sweep};

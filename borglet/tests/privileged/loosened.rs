@@ -57,7 +57,6 @@ fn with_any_system_call_the_kernel_still_refuses_what_needs_rights() {
         "perf_event_open",
         "add_key",
         "keyctl",
-        "io_uring_setup",
         "userfaultfd",
         "clone3",
         "vsock",

@@ -221,8 +221,6 @@ impl Api {
         Ok(said::heard(answer))
     }
 
-    /// Makes the change that a request asks for. What the log could not hold is refused here,
-    /// with the field's name.
     /// Makes the change that a call asks for.
     async fn changed<M>(&self, request: Request<M>, call: &str) -> Result<Done, Status>
     where
@@ -233,6 +231,8 @@ impl Api {
         self.change(by, request.into_inner(), timeout).await
     }
 
+    /// Makes the change that a request asks for. What the log could not hold is refused here,
+    /// with the field's name.
     async fn change<M>(
         &self,
         by: UserName,
