@@ -19,6 +19,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -88,33 +89,55 @@ impl From<ArrivalError> for NotTaken {
     }
 }
 
-impl Service {
-    async fn take_blob(
-        &self,
-        digest: Digest,
-        first: pb::BlobChunk,
-        mut chunks: Paced,
-    ) -> Result<(), NotTaken> {
-        let arrival = self.packages.store().blobs().arrival(digest)?;
-        let mut part: Part = blocking(move || arrival.open()).await?;
-        // Whoever hands it over may know less of it than is here by now.
-        let Some(mut known) = part.have().checked_sub(first.offset) else {
-            let (have, offset) = (part.have(), first.offset);
-            let why = format!("offset: {offset} is beyond the {have} bytes that are here");
-            return Err(Status::out_of_range(why).into());
-        };
-        let mut next = Some(first);
-        while let Some(chunk) = next {
-            let skip = usize::try_from(known).unwrap_or(usize::MAX).min(chunk.data.len());
-            known -= skip as u64;
-            let mut data = chunk.data;
-            data.drain(..skip);
-            part = self.packages.add(part, data).await?;
-            next = chunks.next().await?;
+/// Takes a blob and tells that it came, or what is wrong with the disk or with what came.
+async fn take_and_tell(
+    packages: Packages,
+    digest: Digest,
+    first: pb::BlobChunk,
+    chunks: Paced,
+) -> Result<(), Status> {
+    let order = packages.order_for(digest);
+    match take_blob(&packages, digest, first, chunks).await {
+        Ok(()) => {
+            tracing::info!(%digest, "blob taken");
+            packages.came(digest, order).await;
+            Ok(())
         }
-        blocking(move || part.finish()).await?;
-        Ok(())
+        Err(NotTaken::Stream(status)) => Err(status),
+        Err(NotTaken::Arrival(error)) => {
+            if let Some(trouble) = trouble_of(&error) {
+                packages.not_kept(digest, order, trouble).await;
+            }
+            Err(not_taken(&error))
+        }
     }
+}
+
+async fn take_blob(
+    packages: &Packages,
+    digest: Digest,
+    first: pb::BlobChunk,
+    mut chunks: Paced,
+) -> Result<(), NotTaken> {
+    let arrival = packages.store().blobs().arrival(digest)?;
+    let mut part: Part = blocking(move || arrival.open()).await?;
+    // Whoever hands it over may know less of it than is here by now.
+    let Some(mut known) = part.have().checked_sub(first.offset) else {
+        let (have, offset) = (part.have(), first.offset);
+        let why = format!("offset: {offset} is beyond the {have} bytes that are here");
+        return Err(Status::out_of_range(why).into());
+    };
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        let skip = usize::try_from(known).unwrap_or(usize::MAX).min(chunk.data.len());
+        known -= skip as u64;
+        let mut data = chunk.data;
+        data.drain(..skip);
+        part = packages.add(part, data).await?;
+        next = chunks.next().await?;
+    }
+    blocking(move || part.finish()).await?;
+    Ok(())
 }
 
 #[tonic::async_trait]
@@ -186,22 +209,12 @@ impl Borglet for Service {
         let empty = || Status::invalid_argument("the stream is empty");
         let first = chunks.next().await?.ok_or_else(empty)?;
         let digest = read_digest(&first.digest)?;
-        let order = self.packages.order_for(digest);
-        let taken = self.take_blob(digest, first, chunks).await;
-        match taken {
-            Ok(()) => {
-                tracing::info!(%digest, "blob taken");
-                self.packages.came(digest, order).await;
-                Ok(Response::new(pb::PutBlobResponse {}))
-            }
-            Err(NotTaken::Stream(status)) => Err(status),
-            Err(NotTaken::Arrival(error)) => {
-                if let Some(trouble) = trouble_of(&error) {
-                    self.packages.not_kept(digest, order, trouble).await;
-                }
-                Err(not_taken(&error))
-            }
-        }
+        // Whoever sends may be gone before the last of it is on the disk: that it came is told all the same.
+        let taking = take_and_tell(self.packages.clone(), digest, first, chunks);
+        let taken = tokio::spawn(taking).await;
+        let failed = |error: JoinError| Status::internal(format!("taking the blob: {error}"));
+        taken.map_err(failed)??;
+        Ok(Response::new(pb::PutBlobResponse {}))
     }
 
     type ReadTaskLogStream = ReceiverStream<Result<pb::LogChunk, Status>>;

@@ -146,11 +146,12 @@ impl Blobs {
 
     /// The blobs that packages name, with their sizes. Found anew when there are other packages.
     fn named(&self) -> Arc<BTreeMap<Digest, u64>> {
-        let view = self.0.view.borrow();
+        // A copy, so that the view is not held meanwhile.
+        let state = self.0.view.borrow().state.clone();
         let mut named = self.0.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = view.state.packages_mark();
+        let mark = state.packages_mark();
         if named.of != mark {
-            *named = Named { of: mark, blobs: Arc::new(view.state.blobs()) };
+            *named = Named { of: mark, blobs: Arc::new(state.blobs()) };
         }
         Arc::clone(&named.blobs)
     }

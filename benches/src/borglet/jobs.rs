@@ -4,6 +4,7 @@ use crate::local_cell::LocalCell;
 use crate::{Error, clock};
 use borg_proto::wire::pb;
 use std::time::Duration;
+use tonic::Code;
 
 /// How long a job may take to whatever is waited for.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -50,15 +51,22 @@ pub fn service(name: &str, command: Vec<String>, cpu_milli: u64, ram_bytes: u64)
     }
 }
 
-/// Submits a job of the cell's user.
+/// Submits a job of the cell's user. A master that has just started may not answer yet: it is asked again.
 ///
 /// # Errors
-/// When it is refused.
+/// When it is refused, or nobody answers for too long.
 pub async fn submit(cell: &LocalCell, spec: pb::JobSpec) -> Result<(), Error> {
-    let request_id = spec.name.clone();
+    let (request_id, began) = (spec.name.clone(), clock::now());
     let request = pb::SubmitJobRequest { spec: Some(spec), request_id, planned: None };
-    cell.client(0).submit_job(request).await?;
-    Ok(())
+    loop {
+        match cell.client(0).submit_job(request.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code() == Code::Unavailable && began.elapsed() < PATIENCE => {
+                tokio::time::sleep(LOOK).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
 }
 
 /// Waits until a job is as wanted, looking every 50 ms, and gives what it looked like.

@@ -41,7 +41,7 @@ impl Fence {
         }
         let mut rules = rules.create()?;
         if let Some(own) = &self.writable {
-            // Devices are in /dev alone, which has none that stores anything.
+            // Devices are in /dev alone, which has none that stores anything, or what a privilege shows.
             let reads = AccessFs::from_read(KNOWN) | AccessFs::IoctlDev;
             rules = beneath(rules, Path::new("/"), reads)?;
             let usual = WRITABLE.iter().map(Path::new);

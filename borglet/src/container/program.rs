@@ -133,7 +133,8 @@ pub(crate) fn confine(setting: &Setting<'_>) -> Result<(), StartError> {
         fence.close().map_err(|e| StartError::machine("set up Landlock", e))?;
     }
     if setting.filter {
-        let shares = spec.binds.iter().any(|bind| bind.writable);
+        // With the machine's ids its own directory is a place of the machine's too.
+        let shares = *users == Users::Machine || spec.binds.iter().any(|bind| bind.writable);
         let filter = match (spec.loosen.contains(&Privilege::SystemCalls), shares) {
             (true, shares) => Filter::wide(shares),
             (false, true) => Filter::sharing(),

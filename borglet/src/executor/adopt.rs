@@ -91,7 +91,6 @@ impl Executor {
                 record: Some(record.clone()),
                 users: Users::Machine,
                 address: None,
-                untouched: None,
             },
         );
         let (note, words) = Default::default();
@@ -152,7 +151,7 @@ impl Executor {
             }
             Found::Ended(_) => address,
         };
-        let entry = Entry { live, record, users, address, untouched: None };
+        let entry = Entry { live, record, users, address };
         self.table().insert(id.clone(), entry);
         Ok(Some(Adopted { id: id.clone(), note, words, found }))
     }

@@ -54,10 +54,6 @@ impl Executor {
         input: bool,
     ) -> Result<Entered, ActError> {
         let started = self.live(id)?.started;
-        // What enters is behind no Landlock, and could pass a hold on the task's directory to others.
-        if let Some(entry) = self.table().get_mut(id) {
-            entry.untouched = None;
-        }
         let failed = |source| ActError::Failed { action: "enter", id: id.clone(), source };
         let (ours, theirs) = match errand {
             Errand::Run { terminal: Some(_), .. } => own_terminal(&started)

@@ -38,7 +38,7 @@ pub use crate::shim::enter::Errand;
 pub use adopt::{Adopted, Found};
 pub(crate) use enter::{Entered, Stdio};
 
-use self::spares::{Spares, Untouched};
+use self::spares::Spares;
 use crate::cgroup::{CgroupDriver, Hierarchies, Usage};
 use crate::container::program::STATUS_FILE;
 use crate::container::users::{Ranges, Users};
@@ -159,8 +159,6 @@ struct Entry {
     users: Users,
     /// Its address, if its network is its own.
     address: Option<Ipv4Addr>,
-    /// How its own directory was when it was handed over, where it may be handed on.
-    untouched: Option<Untouched>,
 }
 
 #[derive(Debug, Clone)]
@@ -345,9 +343,7 @@ impl Executor {
         self.remove_group(id).map_err(failed)?;
         let dir = self.dir(id);
         let quiet = !dir.log().exists();
-        if !(quiet && entry.untouched.is_some_and(|untouched| untouched.still(&dir.work()))) {
-            tree::remove(&dir.work()).map_err(&failed)?;
-        }
+        tree::remove(&dir.work()).map_err(&failed)?;
         tree::remove(&dir.rootfs()).map_err(&failed)?;
         for file in [dir.hosts(), dir.shim_err()] {
             absent_is_fine(fs::remove_file(file)).map_err(&failed)?;
@@ -462,7 +458,8 @@ impl Executor {
         look: impl FnOnce(&std::path::Path) -> io::Result<T>,
     ) -> Result<T, ActError> {
         let dir = self.dir(id);
-        if !dir.root.is_dir() {
+        // One that wrote nothing and is gone has an empty log, and no directory.
+        if !self.quiet().contains_key(id) && !dir.root.is_dir() {
             return Err(ActError::Unknown(id.clone()));
         }
         let failed =

@@ -2,21 +2,17 @@
 //!
 //! A file system gives an inode out again only some time after it was freed, and looks through all that were freed
 //! lately for each new one (ext4's `recently_deleted`, where it has no journal): the more tasks end, the dearer the next
-//! start. So a directory and the file of its record, which no task can reach, are handed on by renaming. So is the
-//! task's own directory, if the task never touched it ([`Untouched`]).
+//! start. So a directory and the file of its record, which no task can reach, are handed on by renaming. The task's own
+//! directory is not: who held it open would see what the next one does.
 //!
-//! Invariant: a spare holds an empty record that is not in force yet, perhaps a task's directory that is as if new, and
-//! nothing else. Spares are of one borglet: the next begins without any.
+//! Invariant: a spare holds an empty record that is not in force yet, and nothing else. Spares are of one borglet: the next begins without any.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{CWD, IFlags, Mode, OFlags, RenameFlags};
-use rustix::fs::{flistxattr_query, ioctl_getflags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::absent_is_fine;
 use crate::container::TaskDir;
@@ -55,8 +51,9 @@ impl Spares {
                 self.numbers().free.push(number);
                 Err(e)
             }
+            Ok(()) => Ok(true),
             // A file system that cannot do it, or somebody took it away: a new one then.
-            moved => Ok(moved.is_ok()),
+            Err(_) => tree::remove(&self.path(number)).map(|()| false),
         }
     }
 
@@ -86,68 +83,16 @@ impl Spares {
     }
 }
 
-/// How a task's own directory was when it was handed over: all that a task could change of it in a way that the
-/// next one would notice. The time of its last change, which nobody can set, says most; where clocks of file systems
-/// are coarse, the rest says it all the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Untouched {
-    changed: (i64, i64),
-    modified: (i64, i64),
-    size: u64,
-    links: u64,
-    owner: (u32, u32),
-    mode: u32,
-    flags: Option<IFlags>,
-    attributes: Option<usize>,
-}
-
-impl Untouched {
-    /// How it is now; `None` when that cannot be known.
-    pub(super) fn of(work: &Path) -> Option<Self> {
-        Self::of_open(&open(work)?)
-    }
-
-    fn of_open(work: &OwnedFd) -> Option<Self> {
-        let found = File::from(work.try_clone().ok()?).metadata().ok()?;
-        Some(Self {
-            changed: (found.ctime(), found.ctime_nsec()),
-            modified: (found.mtime(), found.mtime_nsec()),
-            size: found.size(),
-            links: found.nlink(),
-            owner: (found.uid(), found.gid()),
-            mode: found.mode(),
-            // Not every file system has these.
-            flags: ioctl_getflags(work).ok(),
-            attributes: flistxattr_query(work).ok(),
-        })
-    }
-
-    /// Whether it is still so, and nothing is in it.
-    pub(super) fn still(&self, work: &Path) -> bool {
-        let same = open(work).and_then(|dir| Self::of_open(&dir)).is_some_and(|now| now == *self);
-        same && fs::read_dir(work).is_ok_and(|mut entries| entries.next().is_none())
-    }
-}
-
-fn open(work: &Path) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(work, flags, Mode::empty()).ok()
-}
-
-/// Whether nothing is in a directory but an empty record that is not in force, and a task's directory: what an
-/// ended task left of its own was removed, unless untouched.
+/// Whether nothing is in a directory but an empty record that is not in force.
 fn is_spare(dir: &TaskDir) -> io::Result<bool> {
     let entries = match fs::read_dir(&dir.root) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
         entries => entries?,
     };
-    let (blank, work) = (dir.blank_record(), dir.work());
+    let blank = dir.blank_record();
     let mut found = false;
     for entry in entries {
         let entry = entry?;
-        if entry.path() == work {
-            continue;
-        }
         if entry.path() != blank || !entry.file_type()?.is_file() || entry.metadata()?.len() > 0 {
             return Ok(false);
         }
@@ -201,50 +146,6 @@ mod tests {
         }
         // Harmless when it is gone already, and a record in force is no spare.
         spares.keep_or_remove(&TaskDir { root: home.path().join("gone") }).unwrap();
-    }
-
-    /// Each at once after it was handed over, when a coarse clock still shows the same time.
-    #[test]
-    fn whatever_a_task_does_to_its_directory_is_noticed() {
-        use std::os::unix::fs::PermissionsExt;
-        type Touch = fn(&Path);
-        let touches: [Touch; 6] = [
-            |_| {},
-            |work| drop(fs::write(work.join("x"), "")),
-            |work| fs::set_permissions(work, fs::Permissions::from_mode(0o777)).unwrap(),
-            |work| {
-                let then = std::time::UNIX_EPOCH;
-                File::open(work).unwrap().set_modified(then).unwrap();
-            },
-            |work| {
-                // Not every file system has these: then nothing is changed.
-                let dir = open(work).unwrap();
-                let flags = ioctl_getflags(&dir).unwrap_or(IFlags::empty());
-                let marked = rustix::fs::ioctl_setflags(&dir, flags | IFlags::NODUMP);
-                if marked.is_err() {
-                    fs::write(work.join("x"), "").unwrap();
-                }
-            },
-            |work| {
-                let name = "user.x";
-                let flags = rustix::fs::XattrFlags::empty();
-                if rustix::fs::setxattr(work, name, b"1", flags).is_err() {
-                    fs::write(work.join("x"), "").unwrap();
-                }
-            },
-        ];
-        let home = tempfile::tempdir().unwrap();
-        for (number, touch) in touches.into_iter().enumerate() {
-            let work = home.path().join(number.to_string());
-            fs::create_dir(&work).unwrap();
-            let mut before = Untouched::of(&work).unwrap();
-            assert!(before.still(&work));
-            touch(&work);
-            if let Some(now) = Untouched::of(&work) {
-                before.changed = now.changed;
-            }
-            assert_eq!(before.still(&work), number == 0, "{number}");
-        }
     }
 
     #[test]

@@ -4,14 +4,12 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use borg_proto::Privilege;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::spares::Untouched;
 use super::{Entry, Executor, Live, open_process};
 use crate::cgroup::Limits;
 use crate::container::users::Users;
@@ -23,8 +21,6 @@ use crate::{sys, tree};
 /// Share of the processors with which a container is set up, in thousandths of a processor: that of a task
 /// of the lowest rank would not get it done in time beside services that want all. A processor: ours.
 const STARTING_CPU_MILLI: u64 = 1_000;
-/// The version of Landlock from which on tasks are kept from others' abstract sockets.
-const SCOPED: u32 = 6;
 /// How long a shim may take to answer. Ours: it takes milliseconds, unless the machine is ill.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -47,8 +43,8 @@ impl Executor {
         let started = self.give_users(&spec).and_then(|given| {
             users = Some(given);
             address = self.give_address(&dir, &mut spec)?;
-            let (started, untouched) = self.start_in(&dir, spec, given)?;
-            Ok((started, Entry { live: None, record: None, users: given, address, untouched }))
+            let started = self.start_in(&dir, spec, given)?;
+            Ok((started, Entry { live: None, record: None, users: given, address }))
         });
         match started {
             Ok((started, entry)) => {
@@ -71,7 +67,7 @@ impl Executor {
                         tracing::warn!(%id, error = %e, "remains of a failed start");
                         let record = ExitRecord::not_started(&id, &error, sys::wall_clock_ms());
                         let record = Some(record);
-                        let entry = Entry { live: None, record, users, address, untouched: None };
+                        let entry = Entry { live: None, record, users, address };
                         self.table().insert(id, entry);
                     }
                 }
@@ -111,28 +107,15 @@ impl Executor {
         }
     }
 
-    /// Whether nobody else can be left with a hold on a task's own directory once it has ended: it has ids that
-    /// nobody has, and no way to pass descriptors to another task, as long as nothing enters it.
-    fn keeps_to_itself(&self, spec: &ContainerSpec, users: Users) -> bool {
-        matches!(users, Users::Range { .. })
-            && self.0.isolation.landlock
-            && sys::landlock_version() >= SCOPED
-            && spec.root.is_none()
-            && spec.binds.is_empty()
-            && spec.loosen.is_empty()
-    }
-
     fn start_in(
         &self,
         dir: &TaskDir,
         spec: ContainerSpec,
         users: Users,
-    ) -> Result<(Started, Option<Untouched>), StartError> {
+    ) -> Result<Started, StartError> {
         let id = spec.id.clone();
-        let work = make_work(dir, &spec, users, self.0.isolation.namespaces)
+        make_work(dir, &spec, users, self.0.isolation.namespaces)
             .map_err(|e| StartError::machine("make the task's directory", e))?;
-        let untouched =
-            if self.keeps_to_itself(&spec, users) { Untouched::of(&work) } else { None };
         if let Some(groups) = &self.0.groups {
             let limits = Limits {
                 cpu_milli: spec.cpu_milli.max(STARTING_CPU_MILLI),
@@ -170,7 +153,7 @@ impl Executor {
             // It may be over and gone already; else it has more than its share.
             tracing::debug!(%id, error = error.in_full(), "share of the processors not set");
         }
-        Ok((started, untouched))
+        Ok(started)
     }
 
     fn run_shim(
@@ -228,18 +211,10 @@ impl Executor {
     }
 }
 
-/// Makes the task's own directory, where there is none that nobody touched.
-fn make_work(
-    dir: &TaskDir,
-    spec: &ContainerSpec,
-    users: Users,
-    contained: bool,
-) -> io::Result<PathBuf> {
+/// Makes the task's own directory.
+fn make_work(dir: &TaskDir, spec: &ContainerSpec, users: Users, contained: bool) -> io::Result<()> {
     let work = dir.work();
-    match fs::DirBuilder::new().mode(0o700).create(&work) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
+    fs::DirBuilder::new().mode(0o700).create(&work)?;
     let owner = match users {
         // Only in the image can be looked up who that is: the container's first process hands the directory over.
         _ if contained && spec.root.is_some() => None,
@@ -250,7 +225,7 @@ fn make_work(
     if let Some(owner) = owner {
         chown(&work, Some(owner.uid), Some(owner.gid))?;
     }
-    Ok(work)
+    Ok(())
 }
 
 /// Reads to the end, or fails with `TimedOut`.

@@ -53,22 +53,14 @@ pub(crate) struct ShimSpec {
     pub(crate) cgroups: Option<Hierarchies>,
     pub(crate) namespaces: bool,
     /// Whose ids the task has.
-    #[serde(default = "machine")]
     pub(crate) users: Users,
     pub(crate) drop_capabilities: bool,
     /// Whether its system calls are filtered.
-    #[serde(default)]
     pub(crate) filter: bool,
     /// Whether Landlock keeps it in.
-    #[serde(default)]
     pub(crate) landlock: bool,
     /// Directories of the host that the task must not see into.
     pub(crate) hidden: Vec<PathBuf>,
-}
-
-/// What specifications of earlier versions meant.
-fn machine() -> Users {
-    Users::Machine
 }
 
 impl ShimSpec {

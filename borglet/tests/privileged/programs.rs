@@ -149,3 +149,16 @@ fn output_is_bounded_and_can_be_followed() {
         machine.close();
     }
 }
+
+#[test]
+fn the_log_of_a_task_that_wrote_nothing_is_empty_before_and_after_it_is_gone() {
+    let machine = Machine::with(IsolationWanted::NONE);
+    assert_eq!(machine.run(shell("silent", "exit 3")).0.outcome, exited(3));
+    assert_eq!(machine.stdout(&id("silent")), "");
+    machine.executor.cleanup(&id("silent")).unwrap();
+    assert_eq!(machine.stdout(&id("silent")), "");
+    assert!(machine.executor.kept_logs().unwrap().iter().any(|(kept, _)| *kept == id("silent")));
+    machine.executor.remove_logs(&id("silent")).unwrap();
+    assert!(machine.executor.read_log(&id("silent"), Stream::Stdout, 0, 1).is_err());
+    machine.close();
+}

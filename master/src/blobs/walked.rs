@@ -5,6 +5,7 @@ use borg_proto::package::Digest;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
+use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// Blobs of which it is remembered. 1,000: our choice; a package has 128 at most.
@@ -12,9 +13,10 @@ const REMEMBERED: usize = 1_000;
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What was found. One blob is read at a time, so that the disk is there for others too.
+/// What was found. One blob is read at a time, so that the disk is there for others too; also when who asked is
+/// gone meanwhile: then it is known to the next.
 #[derive(Debug, Default)]
-pub(super) struct Walked(Mutex<BTreeMap<Digest, u64>>);
+pub(super) struct Walked(Arc<Mutex<BTreeMap<Digest, u64>>>);
 
 impl Walked {
     /// Bytes of all files of a blob, which `open` opens.
@@ -26,20 +28,20 @@ impl Walked {
         digest: Digest,
         open: impl FnOnce() -> std::io::Result<File> + Send + 'static,
     ) -> Result<u64, LayerError> {
-        let mut found = self.0.lock().await;
+        let mut found = Arc::clone(&self.0).lock_owned().await;
         if let Some(bytes) = found.get(&digest) {
             return Ok(*bytes);
         }
-        let bytes = super::blocking(move || {
+        super::blocking(move || {
             let file = open().map_err(LayerError::Read)?;
-            walk(BufReader::with_capacity(BUFFER_BYTES, file))
-        });
-        let bytes = bytes.await?;
-        if found.len() >= REMEMBERED {
-            found.pop_first();
-        }
-        found.insert(digest, bytes);
-        Ok(bytes)
+            let bytes = walk(BufReader::with_capacity(BUFFER_BYTES, file))?;
+            if found.len() >= REMEMBERED {
+                found.pop_first();
+            }
+            found.insert(digest, bytes);
+            Ok(bytes)
+        })
+        .await
     }
 }
 
