@@ -153,10 +153,13 @@ pub(crate) async fn run(
 async fn on_a_thread<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'static) -> T {
     let (done, result) = oneshot::channel();
     let own = work.clone();
-    match std::thread::Builder::new().spawn(move || drop(done.send(own()))) {
-        Ok(_) => result.await.expect("writing a file does not panic"),
-        Err(_) => blocking(work).await,
+    let made = std::thread::Builder::new().spawn(move || drop(done.send(own())));
+    if made.is_ok()
+        && let Ok(done) = result.await
+    {
+        return done;
     }
+    blocking(work).await
 }
 
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use crate::usage::Sampler;
 use borg_proto::blobs::Dropped;
 use borg_proto::{IncarnationId, in_full};
 use borglet_supervisor::Input;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(crate) async fn run(
     let (mut sample, mut sweep) = (interval(SAMPLE_EVERY), interval(SWEEP_EVERY));
     sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Containers in which something ran and whose status lines were not told yet: another chance comes each second.
+    let mut unsaid = BTreeMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -38,13 +41,15 @@ pub(crate) async fn run(
                 let work = tasks.clone();
                 let sampling = move || {
                     let (input, ran) = sampler.sample(&work);
-                    (input, status_lines(&work, ran), sampler)
+                    unsaid.extend(ran);
+                    (input, status_lines(&work, &unsaid), sampler, unsaid)
                 };
-                let (input, lines, back) = blocking(sampling).await;
-                sampler = back;
-                if !lines.is_empty() {
-                    tasks.tell_if_room(Input::StatusLines(lines));
+                let (input, lines, back, saying) = blocking(sampling).await;
+                (sampler, unsaid) = (back, saying);
+                if lines.is_empty() || tasks.tell_if_room(Input::StatusLines(lines)) {
+                    unsaid.clear();
                 }
+                // The next one says it all again.
                 tasks.tell_if_room(input);
             }
             _ = sweep.tick() => {
@@ -65,10 +70,9 @@ pub(crate) async fn run(
 /// What tasks say of themselves, of those in which something ran: nobody else can have said anything new.
 fn status_lines(
     tasks: &Tasks,
-    ran: Vec<(IncarnationId, ContainerId)>,
+    ran: &BTreeMap<IncarnationId, ContainerId>,
 ) -> Vec<(IncarnationId, String)> {
-    let line = |(id, container)| (id, tasks.executor().status_line(&container));
-    ran.into_iter().map(line).collect()
+    ran.iter().map(|(id, container)| (*id, tasks.executor().status_line(container))).collect()
 }
 
 fn remove_old_logs(tasks: &Tasks, keep_logs: Duration) {

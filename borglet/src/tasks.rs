@@ -174,9 +174,9 @@ impl Tasks {
         self.live().get(&id).map(|(_, container)| container.clone())
     }
 
-    /// Tells news that may be lost: when the queue is full they are.
-    pub(crate) fn tell_if_room(&self, input: Input) {
-        drop(self.0.news.try_send(input));
+    /// Tells news that may be lost: when the queue is full they are. Whether there was room.
+    pub(crate) fn tell_if_room(&self, input: Input) -> bool {
+        self.0.news.try_send(input).is_ok()
     }
 
     /// Starts a container; told as started or failed.

@@ -56,20 +56,16 @@ impl Executor {
             }
             Err(error) => {
                 let removed = self.remove_group(&id).and_then(|()| tree::remove(&dir.root));
-                match (removed, users) {
-                    (Ok(()), users) => {
-                        users.into_iter().for_each(|users| self.ranges().give_back(users));
-                        self.give_back(address);
-                    }
-                    (Err(e), None) => tracing::warn!(%id, error = %e, "remains of a failed start"),
+                let removed = removed
+                    .inspect_err(|e| tracing::warn!(%id, error = %e, "remains of a failed start"));
+                if removed.is_ok() {
+                    users.into_iter().for_each(|users| self.ranges().give_back(users));
+                    self.give_back(address);
+                } else if let Some(users) = users {
                     // Nobody gets its ids while something of it may run.
-                    (Err(e), Some(users)) => {
-                        tracing::warn!(%id, error = %e, "remains of a failed start");
-                        let record = ExitRecord::not_started(&id, &error, sys::wall_clock_ms());
-                        let record = Some(record);
-                        let entry = Entry { live: None, record, users, address };
-                        self.table().insert(id, entry);
-                    }
+                    let record = ExitRecord::not_started(&id, &error, sys::wall_clock_ms());
+                    let entry = Entry { live: None, record: Some(record), users, address };
+                    self.table().insert(id, entry);
                 }
                 Err(error)
             }

@@ -204,25 +204,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_a_task_in_its_machines_network_changes_nothing() {
+    fn what_a_task_did_not_ask_for_changes_nothing_of_it() {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 1000, 1 << 30);
         let job = cell.submit("ann", service("web", 1, 100, 4 << 20));
         let id = cell.place(job, 0, machine).unwrap();
         cell.up(id);
         let before = cell.state.task(id.task).cloned();
+        // It has neither a network of its own nor a health check.
         cell.observe(Observation::TaskAddress { id, address: [10, 88, 3, 5].into() });
-        assert_eq!(cell.state.task(id.task).cloned(), before);
-    }
-
-    #[test]
-    fn health_of_a_task_without_a_check_changes_nothing() {
-        let mut cell = Cell::new();
-        let machine = cell.machine("m-1", 1000, 1 << 30);
-        let job = cell.submit("ann", service("web", 1, 100, 4 << 20));
-        let id = cell.place(job, 0, machine).unwrap();
-        cell.up(id);
-        let before = cell.state.task(id.task).cloned();
         cell.observe(Observation::TaskHealth { id, health: Health::Unhealthy });
         assert_eq!(cell.state.task(id.task).cloned(), before);
     }
