@@ -9,6 +9,7 @@ use crate::state::{
     MAX_VERSIONS_IN_USE, Machine, MachineState, MasterRecord, Restored, Standing, Task, Version,
     Window,
 };
+use borg_proto::disruption::MAX_RATE_TASKS;
 use borg_proto::names::NameError;
 use borg_proto::policy::{CellPolicy, Term};
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
@@ -126,6 +127,7 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         waits_for: job.waits_for.iter().map(|id| id.0).collect(),
         tasks: runs(&job.tasks),
         versions: versions(job),
+        disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
     }
 }
 
@@ -222,11 +224,20 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
             return Err(WireError::new("tasks.version", task.version, "is not kept"));
         }
     }
-    let mut job_read = Job { spec, tasks, versions, ..bare };
+    let disrupted = disrupted(&job.disrupted_ms)?;
+    let mut job_read = Job { spec, tasks, versions, disrupted, ..bare };
     job_read.recount_versions();
     let end: JobEnd = job_read.verdict();
     job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
     Ok(job_read)
+}
+
+fn disrupted(times: &[u64]) -> Result<Vector<Millis>, WireError> {
+    if times.len() > MAX_RATE_TASKS as usize {
+        let why = format!("are more than {MAX_RATE_TASKS}");
+        return Err(WireError::new("disrupted_ms", format!("{} times", times.len()), why));
+    }
+    Ok(times.iter().map(|at| Millis(*at)).collect())
 }
 
 fn task(task: &Task) -> pb::CheckpointTask {
@@ -296,6 +307,7 @@ fn state(state: &TaskState) -> wire::State {
             restarts: placement.restarts,
             health: pb::Health::from(placement.health).into(),
             address: write_address(placement.address),
+            serves_since_ms: placement.serves_since.map(|at| at.0),
             phase: match placement.phase {
                 Phase::Starting => None,
                 Phase::Up { pid, since } => {
@@ -363,6 +375,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                 restarts: running.restarts,
                 health: read_health("health", running.health)?,
                 address: read_address(running.address),
+                serves_since: running.serves_since_ms.map(Millis),
             })
         }
         wire::State::Dead(dead) => TaskState::Dead {
