@@ -7,11 +7,13 @@ mod allocs;
 mod figures;
 mod packages;
 mod privileges;
+mod updates;
 
 pub use allocs::AllocRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 pub use packages::PackageRejection;
 pub use privileges::PrivilegeRejection;
+pub use updates::UpdateRejection;
 
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::{Dimension, TASK_ADDRESS};
@@ -169,6 +171,8 @@ pub enum Rejection {
     Package(Box<PackageRejection>),
     #[error("{0}")]
     Privilege(Box<PrivilegeRejection>),
+    #[error("{0}")]
+    Update(Box<UpdateRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
@@ -186,6 +190,12 @@ impl From<PackageRejection> for Rejection {
 impl From<PrivilegeRejection> for Rejection {
     fn from(refused: PrivilegeRejection) -> Self {
         Self::Privilege(Box::new(refused))
+    }
+}
+
+impl From<UpdateRejection> for Rejection {
+    fn from(refused: UpdateRejection) -> Self {
+        Self::Update(Box::new(refused))
     }
 }
 
@@ -276,6 +286,7 @@ impl Rejection {
             Self::Alloc(refused) => refused.code(),
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
+            Self::Update(refused) => refused.code(),
         }
     }
 }
