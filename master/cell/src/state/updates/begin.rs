@@ -229,9 +229,9 @@ impl Turn<'_> {
             .rev()
             .filter(|index| job.task(*index).is_some_and(|task| task.placement().is_some()));
         let excess = job.counts.running.saturating_sub(most);
-        let version = job.head().number;
+        let cause = EvictCause::Stopped { by: format!("its job's cap of {most} at once") };
         for index in standing.take(usize::try_from(excess).unwrap_or(usize::MAX)) {
-            self.evict(TaskId { job: id, index }, &EvictCause::Updated { version });
+            self.evict(TaskId { job: id, index }, &cause);
         }
     }
 }
