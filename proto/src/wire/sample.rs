@@ -28,8 +28,8 @@ use crate::priority::{AppClass, Band, Priority};
 use crate::privilege::Privilege;
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
-    Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread,
+    TaskLabels, TaskSpec, Volume,
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
@@ -311,12 +311,17 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
         vec(job_key(), 0..3),
         (0..=1_000_000_u32, any::<bool>(), option::weighted(0.2, job_key())),
         (any::<bool>(), option::of(1..=MAX_TASKS), option::of(disruption())),
-        btree_map("[a-z]{1,9}", line(), 0..3),
+        (btree_map("[a-z]{1,9}", line(), 0..3), option::of(btree_map("[a-z]{1,9}", line(), 0..3))),
     )
         .prop_map(
             |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, labels)| {
                 let (retries, exclusive, alloc_set) = bounds;
                 let (gang, concurrent, disruption) = at_once;
+                let (labels, of_some) = labels;
+                let of_some = of_some.map(|labels| TaskLabels {
+                    tasks: IndexSet::new([0, tasks - 1]).expect("few"),
+                    labels,
+                });
                 let gang = gang && tasks <= MAX_GANG && concurrent.is_none_or(|most| most >= tasks);
                 let mut spec = JobSpec {
                     name,
@@ -333,6 +338,7 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
                     alloc_set,
                     labels,
                     disruption,
+                    task_labels: of_some.into_iter().collect(),
                 };
                 without_what_allocs_rule_out(&mut spec);
                 spec

@@ -346,7 +346,10 @@ mod tests {
         let mut cell = Cell::new();
         let first = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         let again = cell.try_submit("ann", service("web", 1, 100, 4 * MIB)).unwrap_err();
-        assert_eq!(again.to_string(), "job ann/web exists and is pending: borgctl update changes it");
+        assert_eq!(
+            again.to_string(),
+            "job ann/web exists and is pending: borgctl update changes it"
+        );
         cell.kill("ann", "ann/web", &[]).unwrap();
         let second = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         assert!(second > first);

@@ -10,6 +10,7 @@ use super::begin::Prepared;
 use super::{Update, UpdateState};
 use crate::event::{EventKind, UpdateChange};
 use crate::rejection::{Rejection, UpdateRejection};
+use borg_proto::disruption::{Disruption, Share};
 use borg_proto::update::{Steer, UpdateOptions};
 use borg_proto::{JobId, JobKey, JobSpec, UserName};
 use std::collections::BTreeSet;
@@ -116,7 +117,7 @@ impl Turn<'_> {
             on_failure: update.options.on_failure,
             failures: update.options.failures,
         };
-        let spec = self.spec_to_go_back_to(&job, &before.spec);
+        let spec = with_budget(&job.spec, self.spec_to_go_back_to(&job, &before.spec));
         let note = format!("back to version {}", update.from);
         let (by, restart) = (by.clone(), false);
         let reach = BTreeSet::from([update.from, update.to]);
@@ -134,8 +135,22 @@ impl Turn<'_> {
         let owner = job.owner();
         let grown = JobSpec { tasks: more, ..before.as_ref().clone() };
         let may = self.check_slots(more).is_ok() && self.check_quota(owner, &grown).is_ok();
-        if may { before.clone() } else { Arc::new(JobSpec { tasks: there, ..grown }) }
+        let same = JobSpec { tasks: there, ..grown };
+        if may || same.check().is_err() { before.clone() } else { Arc::new(same) }
     }
+}
+
+/// What was, with a budget that lets tasks go back if it had none: as many as what is in force lets, or one.
+fn with_budget(now: &JobSpec, before: Arc<JobSpec>) -> Arc<JobSpec> {
+    let none = |spec: &JobSpec| {
+        spec.effective_disruption().is_some_and(|budget| budget.most.of(before.tasks) == 0)
+    };
+    if !none(&before) {
+        return before;
+    }
+    let one = Some(Disruption { most: Share::Tasks(1), rate: None });
+    let disruption = if none(now) { one } else { now.disruption };
+    Arc::new(JobSpec { disruption, ..before.as_ref().clone() })
 }
 
 impl Job {

@@ -420,6 +420,26 @@ fn a_budget_of_zero_lets_nothing_restart_but_what_needs_no_restart() {
 }
 
 #[test]
+fn going_back_to_a_budget_of_zero_does_not_get_stuck() {
+    let (mut cell, machines) = cell(2);
+    let mut spec = web(2, |_| ());
+    spec.disruption = Some(Disruption { most: Share::Tasks(0), rate: None });
+    let job = run(&mut cell, spec, &machines);
+    let one = Disruption { most: Share::Tasks(1), rate: None };
+    let next = JobSpec { disruption: Some(one), ..other(&cell, job, "v2") };
+    update(&mut cell, next, quick()).unwrap();
+    come_up(&mut cell, job);
+    later(&mut cell, 1_000);
+    come_up(&mut cell, job);
+    steer(&mut cell, Steer::Undo).unwrap();
+    for _ in 0..3 {
+        come_up(&mut cell, job);
+        later(&mut cell, 1_000);
+    }
+    assert_eq!((shown(&cell, job).as_str(), state(&cell, job).as_str()), ("3+ 3+", "none"));
+}
+
+#[test]
 fn the_rate_of_the_budget_holds_back_the_next_task_until_its_time() {
     let (mut cell, machines) = cell(3);
     let mut spec = web(3, |_| ());
