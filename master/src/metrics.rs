@@ -1,7 +1,10 @@
 //! What a Borgmaster counts, in the Prometheus text format.
 
+use borg_cell::event::{Event, EventKind, UpdateChange};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -64,6 +67,13 @@ pub(crate) struct Metrics {
     pub scheduler_panics: Counter,
     /// Calls of the API.
     pub api_calls: Counter,
+    /// What happened to updates of jobs.
+    updates: Family<UpdateLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpdateLabel {
+    change: &'static str,
 }
 
 /// The metrics of one replica with the registry that prints them.
@@ -105,6 +115,7 @@ impl Metrics {
             jobs_aside: Gauge::default(),
             scheduler_panics: Counter::default(),
             api_calls: Counter::default(),
+            updates: Family::default(),
         };
         let mut registry = Registry::with_prefix("borgmaster");
         let m = &metrics;
@@ -175,7 +186,27 @@ impl Metrics {
         let what = "Panics of the scheduler that did not end the process";
         registry.register("scheduler_panics", what, m.scheduler_panics.clone());
         registry.register("api_calls", "Calls of the API", m.api_calls.clone());
+        let what = "Updates of jobs that began, were done, or were taken back, as this replica applied them";
+        registry.register("updates", what, m.updates.clone());
         (metrics, Exposition { registry })
+    }
+
+    /// Counts what happened to updates of jobs.
+    pub(crate) fn count_updates(&self, events: &[Event]) {
+        for event in events {
+            let EventKind::JobUpdated { change, .. } = &event.kind else { continue };
+            let change = match change {
+                UpdateChange::Begun => "begun",
+                UpdateChange::RollsBack => "rolls_back",
+                UpdateChange::Paused => "paused",
+                UpdateChange::Resumed => "resumed",
+                UpdateChange::CanaryGood => "canary_good",
+                UpdateChange::Done => "done",
+                UpdateChange::RolledBack => "rolled_back",
+                UpdateChange::Closed => "closed",
+            };
+            self.updates.get_or_create(&UpdateLabel { change }).inc();
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod quota;
 mod resize;
 mod rollout;
 mod runs;
+mod select;
 mod stop;
 mod top;
 mod update;

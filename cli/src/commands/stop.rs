@@ -2,6 +2,7 @@
 
 use super::names;
 use super::rollout::all_serve;
+use super::select::SelectArgs;
 use crate::client::{Client, Kind, request_id};
 use crate::exit::Failure;
 use crate::output::Output;
@@ -17,9 +18,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct StopArgs {
     /// JOB, USER/JOB or USER/JOB/INDEX
     job: String,
-    /// Only these, as in 0-2,7
-    #[arg(long, value_name = "TASKS")]
-    tasks: Option<IndexSet>,
+    #[command(flatten)]
+    which: SelectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -32,15 +32,16 @@ pub(super) struct StartArgs {
 }
 
 impl StopArgs {
-    fn chosen(self, client: &Client) -> Result<(JobKey, Option<IndexSet>), Failure> {
+    async fn chosen(self, client: &mut Client) -> Result<(JobKey, Option<IndexSet>), Failure> {
         let (key, index) = names::job_or_task(&self.job, client.user())?;
         let one = index.and_then(|index| IndexSet::new([index]).ok());
-        Ok((key, self.tasks.or(one)))
+        let tasks = self.which.chosen(client, &key).await?;
+        Ok((key, tasks.or(one)))
     }
 }
 
 pub(super) async fn stop(client: &mut Client, args: StopArgs, out: Output) -> Result<(), Failure> {
-    let (key, tasks) = args.chosen(client)?;
+    let (key, tasks) = args.chosen(client).await?;
     let message = pb::StopTasksRequest {
         job: key.to_string(),
         tasks: write_indexes(tasks.as_ref()),
@@ -65,7 +66,7 @@ pub(super) async fn start(
     args: StartArgs,
     out: Output,
 ) -> Result<(), Failure> {
-    let (key, tasks) = args.what.chosen(client)?;
+    let (key, tasks) = args.what.chosen(client).await?;
     let message = pb::StartTasksRequest {
         job: key.to_string(),
         tasks: write_indexes(tasks.as_ref()),

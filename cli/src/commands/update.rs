@@ -3,6 +3,7 @@
 use super::jobs::{evaluate, pair};
 use super::names;
 use super::rollout::{self, Watched};
+use super::select::SelectArgs;
 use crate::client::{Client, Kind, request_id};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, note};
@@ -31,9 +32,8 @@ pub(super) struct HowArgs {
     /// These go first, and alone until `rollout resume`, as in 0-2
     #[arg(long, value_name = "TASKS")]
     canary: Option<IndexSet>,
-    /// Only these, as in 0-2,7
-    #[arg(long, value_name = "TASKS")]
-    tasks: Option<IndexSet>,
+    #[command(flatten)]
+    which: SelectArgs,
     /// Which go first: ascending, descending, random, or indexes in their order, as in 3,1,2
     #[arg(long, value_name = "ORDER", default_value = "ascending", value_parser = order)]
     order: Order,
@@ -136,7 +136,7 @@ impl HowArgs {
             min_healthy_ms: ms(self.min_healthy),
             deadline_ms: ms(self.deadline),
             canary: self.canary.clone(),
-            tasks: self.tasks.clone(),
+            tasks: None,
             order: self.order.clone(),
             on_failure: match self.on_failure {
                 Failing::RollBack => OnFailure::RollBack,
@@ -153,6 +153,7 @@ struct Asked {
     key: JobKey,
     to: To,
     options: UpdateOptions,
+    which: SelectArgs,
     plan: bool,
     watch: bool,
 }
@@ -170,6 +171,7 @@ pub(super) async fn update(
             key: spec.key(client.user()),
             to: To::Spec(spec.into()),
             options: args.how.options(),
+            which: args.how.which.clone(),
             plan: args.how.plan,
             watch: args.how.watch,
         };
@@ -185,7 +187,8 @@ pub(super) async fn rollback(
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
     let (options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
-    ask(client, Asked { key, to: To::Version(args.version), options, plan, watch }, out).await
+    let (to, which) = (To::Version(args.version), args.how.which);
+    ask(client, Asked { key, to, options, which, plan, watch }, out).await
 }
 
 pub(super) async fn scale(
@@ -198,7 +201,8 @@ pub(super) async fn scale(
     // More or fewer tasks are no release: nothing needs to be watched for long.
     let options =
         UpdateOptions { min_healthy_ms: Millis(0), close: true, ..UpdateOptions::default() };
-    ask(client, Asked { key, to: To::Tasks(args.count), options, plan, watch }, out).await
+    let (to, which) = (To::Tasks(args.count), SelectArgs::default());
+    ask(client, Asked { key, to, options, which, plan, watch }, out).await
 }
 
 pub(super) async fn restart(
@@ -209,11 +213,13 @@ pub(super) async fn restart(
     let key = names::job(&args.job, client.user())?;
     let (mut options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
     options.close = true;
-    ask(client, Asked { key, to: To::Restart(true), options, plan, watch }, out).await
+    let (to, which) = (To::Restart(true), args.how.which);
+    ask(client, Asked { key, to, options, which, plan, watch }, out).await
 }
 
 async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failure> {
-    let Asked { key, to, options, plan, watch } = asked;
+    let Asked { key, to, mut options, which, plan, watch } = asked;
+    options.tasks = which.chosen(client, &key).await?;
     let scales = matches!(to, To::Tasks(_));
     let update =
         pb::UpdateJob { job: key.to_string(), to: Some(to), options: Some((&options).into()) };

@@ -18,6 +18,7 @@ use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
+use std::collections::BTreeMap;
 use tonic::Status;
 
 /// How new a view is.
@@ -77,6 +78,7 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
         note: job_note(state, job),
         version: job.head().number,
         update: job.update().map(|update| super::updates::info(state, job, update)),
+        labels: job.spec.labels.clone(),
         stopped: if job.waits_for.is_empty() { job.counts.held } else { 0 },
     }
 }
@@ -167,6 +169,7 @@ pub(super) fn task_info(
         failures: task.failures,
         version: task.version,
         stopped: task.is_stopped(),
+        labels: owned(&job.spec.labels_of(id.index)),
         ..pb::TaskInfo::default()
     };
     if let Some((machine, _)) = task.last_place {
@@ -203,6 +206,10 @@ pub(super) fn task_info(
     };
     info.phase = phase.into();
     info
+}
+
+fn owned(labels: &BTreeMap<&str, &str>) -> BTreeMap<String, String> {
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 /// When a task that is over ended: as its machine said it, or when the cell heard of it.
