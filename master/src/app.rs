@@ -8,6 +8,7 @@ use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Door};
 use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
+use crate::discovery::Discovery;
 use crate::dns;
 use crate::driver::{self, Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
@@ -401,27 +402,29 @@ impl App {
         polls.spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
         let fresh = Freshness::default();
         lifeline.spawn(fresh.clone().keep(turns.clone(), view_in.clone()));
-        let names_thread = match self.dns_sockets {
+        let names_max_age = Millis(self.config.names_max_age_ms);
+        let _names = match self.dns_sockets {
             Some(sockets) => {
                 let source = dns::Source {
                     cell: self.credentials.identity.cell.clone(),
                     master: own.number(),
                     view: view_in.clone(),
                     fresh: fresh.clone(),
-                    max_age: Millis(self.config.names_max_age_ms),
+                    max_age: names_max_age,
                     seed: secret(),
                 };
                 Some(serve_names(sockets, source, self.metrics.dns.clone())?)
             }
             None => None,
         };
-        let _names = names_thread;
         if let Some(listener) = self.metrics_listener {
             let seen = view_in.clone();
             let healthy: http::Healthy = Arc::new(move || seen.borrow().status.leader.is_some());
             let gauge = self.metrics.polled_machines.clone();
             let count = polled.clone();
+            let (state_age, age_of) = (self.metrics.state_age.clone(), fresh.clone());
             let before = move || {
+                state_age.set(age_of.age(clock::now()).map_or(-1.0, seconds));
                 gauge.set(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             };
             tokio::spawn(http::serve(
@@ -429,6 +432,8 @@ impl App {
                 self.exposition,
                 Box::new(before),
                 healthy,
+                (!self.config.no_sd)
+                    .then(|| Discovery::new(view_in.clone(), fresh.clone(), names_max_age)),
                 stop.clone(),
             ));
         }
@@ -456,6 +461,9 @@ impl App {
             credentials: self.credentials.clone(),
             sessions: Slots::new(crate::api::sessions::SESSIONS),
             log_readers: Slots::new(crate::api::sessions::LOG_READERS),
+            name_watchers: Slots::new(crate::api::names::WATCHERS),
+            fresh,
+            names_max_age,
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),
@@ -537,6 +545,10 @@ fn seed() -> u64 {
     xxhash_rust::xxh3::xxh3_64(
         &[clock::now().0.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat(),
     )
+}
+
+fn seconds(of: Millis) -> f64 {
+    Duration::from_millis(of.0).as_secs_f64()
 }
 
 /// A number that other processes cannot know: what the standard library seeds its hash maps with.

@@ -16,6 +16,7 @@ mod changes;
 mod checkpoints;
 mod clock;
 mod config;
+mod discovery;
 mod dns;
 mod driver;
 mod feed;

@@ -50,6 +50,8 @@ pub struct Place<'a> {
     pub host: Host<'a>,
     /// Its ports, in the order of the specification's port names.
     pub ports: &'a [u16],
+    /// Whether its process runs.
+    pub runs: bool,
     /// Whether the task's process runs and is healthy, if that is checked.
     pub up: bool,
     /// How it is by its health check.
@@ -121,8 +123,8 @@ impl CellState {
             Network::Own => Host::Address(placement.address?.into()),
         };
         let health = job.health(placement);
-        let up = matches!(placement.phase, Phase::Up { .. }) && health.serves();
-        Some(Place { host, ports: &placement.ports, up, health })
+        let runs = matches!(placement.phase, Phase::Up { .. });
+        Some(Place { host, ports: &placement.ports, runs, up: runs && health.serves(), health })
     }
 
     fn endpoints(&self, job: &Job, index: u32) -> Vec<Endpoint> {
