@@ -1,0 +1,54 @@
+//! The figures of services: names over DNS.
+
+use borg_benches::figures::{figure, load, progress, wanted};
+use borg_benches::local_cell::LocalCell;
+use borg_benches::{Error, names};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if wanted(&["dns_queries_per_s"]) {
+            in_a_cell(async |cell| queries(cell).await).await?;
+        }
+        if wanted(&["endpoint_to_dns_p99_ms"]) {
+            in_a_cell(async |cell| changes(cell).await).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Each in a cell of its own, which is taken down whatever happens.
+async fn in_a_cell(measure: impl AsyncFn(&LocalCell) -> Result<(), Error>) -> Result<(), Error> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    progress(&format!("load {}; starting a cell", load()));
+    let cell = LocalCell::up()?;
+    let measured = tokio::select! {
+        measured = measure(&cell) => measured,
+        _ = terminate.recv() => Err("interrupted".into()),
+        _ = interrupt.recv() => Err("interrupted".into()),
+    };
+    let down = cell.down();
+    measured.and(down)
+}
+
+async fn queries(cell: &LocalCell) -> Result<(), Error> {
+    let rate = names::rate(cell).await?;
+    progress(&format!(
+        "load {}; {:.0} answers a second on the clock, {:.2} of 1,000 questions lost",
+        load(),
+        rate.per_second,
+        rate.lost_permille
+    ));
+    figure("services.dns_queries_per_s", rate.per_processor_second, "1/s");
+    Ok(())
+}
+
+async fn changes(cell: &LocalCell) -> Result<(), Error> {
+    let times = names::changes(cell).await?;
+    progress(&format!("load {}; a change to an answer:\n{}", load(), times.parts()));
+    figure("services.endpoint_to_dns_p50_ms", times.percentile(50), "ms");
+    figure("services.endpoint_to_dns_p99_ms", times.percentile(99), "ms");
+    Ok(())
+}
