@@ -338,3 +338,79 @@ fn targets_for_prometheus_are_the_ports_of_tasks_that_run() {
     cell.borgctl(&["kill", &web]).ok();
     within("what was killed is no target", || found() == json!([]));
 }
+
+/// The port of a listener that is gone.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A Prometheus that runs beside the test.
+struct Prometheus(Child, PathBuf);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        std::fs::remove_dir_all(&self.1).ok();
+    }
+}
+
+/// With the configuration of docs/names.md.
+#[test]
+fn a_real_prometheus_scrapes_the_tasks_that_masters_tell_it_of() {
+    if Command::new("prometheus").arg("--version").output().is_err() {
+        return skipped("there is no prometheus: Debian's package has it");
+    }
+    let cell = Cell::shared();
+    let web = cell.submit(&web("watched", 2));
+    cell.until(&web, healthy);
+    let dir = cell.dir().join("prometheus");
+    std::fs::create_dir(&dir).unwrap();
+    let master = |place: usize| {
+        let metrics = &cell.record().masters[place].metrics;
+        json!({"url": format!("http://{metrics}/sd?job={web}&port=http"), "refresh_interval": "1s"})
+    };
+    let config = json!({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{
+            "job_name": "borg",
+            "http_sd_configs": [master(0), master(1)],
+            "relabel_configs": [
+                {"source_labels": ["__meta_borg_user", "__meta_borg_job"], "separator": "/", "target_label": "job"},
+                {"source_labels": ["__meta_borg_task"], "target_label": "task"},
+            ],
+        }],
+    });
+    // JSON is YAML.
+    std::fs::write(dir.join("prometheus.yml"), config.to_string()).unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let child = Command::new("prometheus")
+        .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(dir.join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let _prometheus = Prometheus(child, dir);
+    within("Prometheus listens", || TcpStream::connect(&address).is_ok());
+    let scraped = || -> Value {
+        let (_, body) = get(&address, "/api/v1/query?query=example_requests_total");
+        serde_json::from_str(&body).unwrap_or_default()
+    };
+    let tasks = |answer: &Value| {
+        let series = answer["data"]["result"].as_array().cloned().unwrap_or_default();
+        let of_ours = series.iter().filter(|one| one["metric"]["job"] == web.as_str());
+        let mut tasks: Vec<String> =
+            of_ours.map(|one| one["metric"]["task"].as_str().unwrap().to_owned()).collect();
+        tasks.sort();
+        tasks
+    };
+    within("each task is scraped, once though two masters tell of it", || {
+        tasks(&scraped()) == ["0", "1"]
+    });
+    cell.borgctl(&["kill", &format!("{web}/1")]).ok();
+    within("what is gone is scraped no more", || tasks(&scraped()) == ["0"]);
+    cell.borgctl(&["kill", &web]).ok();
+}
