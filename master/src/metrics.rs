@@ -1,5 +1,6 @@
 //! What a Borgmaster counts, in the Prometheus text format.
 
+use crate::dns::DnsMetrics;
 use borg_cell::event::{Event, EventKind, UpdateChange};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -8,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
 
 /// The counters of one replica. Handed to the parts that count; no globals, so that five replicas
 /// fit in one test.
@@ -69,6 +71,12 @@ pub(crate) struct Metrics {
     pub api_calls: Counter,
     /// What happened to updates of jobs.
     updates: Family<UpdateLabel, Counter>,
+    /// What names are asked over DNS.
+    pub dns: DnsMetrics,
+    /// How old the state may be, as of the last look at `/metrics`; -1: not known.
+    pub state_age: Gauge<f64, AtomicU64>,
+    /// Watchers of names.
+    pub name_watchers: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -116,6 +124,9 @@ impl Metrics {
             scheduler_panics: Counter::default(),
             api_calls: Counter::default(),
             updates: Family::default(),
+            dns: DnsMetrics::new(),
+            state_age: Gauge::default(),
+            name_watchers: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("borgmaster");
         let m = &metrics;
@@ -188,6 +199,11 @@ impl Metrics {
         registry.register("api_calls", "Calls of the API", m.api_calls.clone());
         let what = "Updates of jobs that began, were done, or were taken back, as this replica applied them";
         registry.register("updates", what, m.updates.clone());
+        m.dns.register(&mut registry);
+        let what = "Most that the state of this replica may be behind; -1 while nothing is known";
+        registry.register_with_unit("state_age", what, Unit::Seconds, m.state_age.clone());
+        let what = "Watchers of names at this replica";
+        registry.register("name_watchers", what, m.name_watchers.clone());
         (metrics, Exposition { registry })
     }
 

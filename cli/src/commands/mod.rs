@@ -25,6 +25,7 @@ mod port;
 mod privilege;
 mod quota;
 mod resize;
+mod resolve;
 mod rollout;
 mod runs;
 mod select;
@@ -128,7 +129,7 @@ enum Command {
     #[command(subcommand)]
     Package(package::PackageCommand),
     /// Find host and port of tasks by name
-    Resolve(inspect::ResolveArgs),
+    Resolve(resolve::ResolveArgs),
     /// List the versions of a job; without one, the checkpoints that a master keeps, for --at
     History {
         /// JOB or USER/JOB
@@ -265,11 +266,11 @@ impl Cli {
             Command::Privilege(command) => privilege::run(&mut client()?, command, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
-            Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
             Command::History { job: None } => history::history(&mut client()?, out).await,
             Command::History { job: Some(job) } => {
                 rollout::history(&mut client()?, &job, out).await
             }
+            Command::Resolve(args) => resolve::resolve(&mut client()?, args, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
             Command::Backup(command) => backup::run(client, command, out).await,
             Command::Cert(command) => cert::run(command, out),
