@@ -5,6 +5,7 @@
 
 use super::DecodeError;
 use super::allocs;
+use super::drains;
 use super::packages;
 use super::parts::missing;
 use super::privileges;
@@ -198,6 +199,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::Alloc(refused) => allocs::refusal(refused),
         R::Package(refused) => packages::refusal(refused),
         R::Privilege(refused) => privileges::refusal(refused),
+        R::Drain(refused) => drains::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -301,6 +303,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
+        kind if drains::KINDS.contains(&kind) => drains::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -346,7 +349,7 @@ impl Fields {
         self.text()?.parse().map_err(|e| WireError::from(e).within("texts"))
     }
 
-    fn task(&mut self) -> Result<TaskId, WireError> {
+    pub(super) fn task(&mut self) -> Result<TaskId, WireError> {
         Ok(TaskId { job: JobId(self.number()?), index: self.small()? })
     }
 
@@ -505,7 +508,25 @@ mod tests {
         .chain(of_allocs().into_iter().map(R::from))
         .chain(of_packages().into_iter().map(R::from))
         .chain(of_privileges().into_iter().map(R::from))
+        .chain(of_drains().into_iter().map(R::from))
         .collect()
+    }
+
+    fn of_drains() -> Vec<DrainRejection> {
+        use DrainRejection as D;
+        let task = TaskId { job: JobId(3), index: 7 };
+        let job = || "ann/web".parse().unwrap();
+        let until = Millis(9);
+        let rate = Blocked::Rate { job: job(), tasks: 2, per: Millis(60_000), until };
+        vec![
+            D::Budget { task, blocked: Blocked::Down { job: job(), down: 2, most: 1 } },
+            D::Budget { task, blocked: rate },
+            D::SafeMode { task },
+            D::TooLittleLeft { left: 1, of: 4, short: None },
+            D::TooLittleLeft { left: 1, of: 4, short: Some((1, 2, Dimension::Ram)) },
+            D::OtherLeft { left: 0, of: 4, known: 2 },
+            D::NoSuchMaintenance { number: 7 },
+        ]
     }
 
     fn of_privileges() -> Vec<PrivilegeRejection> {

@@ -114,10 +114,16 @@ impl Out {
                     AccessChange::Kept => 1,
                     AccessChange::Closed => 2,
                     AccessChange::Opened => 3,
+                    AccessChange::Draining => 260,
+                    AccessChange::Drained => 261,
+                    AccessChange::Undrained => 262,
                 };
                 self.numbers(&[31, id.0.into(), change]);
             }
             EventKind::PolicyChanged => self.number(32),
+            EventKind::Maintenance { number, over } => {
+                self.numbers(&[263, *number, u64::from(*over)]);
+            }
             EventKind::PackagePut(key) => {
                 self.number(110);
                 self.text(key.to_string().as_bytes());
