@@ -112,6 +112,7 @@ pub fn job(name: &str) -> JobBuilder {
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     };
     JobBuilder { spec, task }
 }

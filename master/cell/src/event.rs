@@ -4,7 +4,9 @@
 //! them to people asks [`describe`], with the state right after the last of them.
 
 use crate::rejection::amounts;
-use crate::state::{CellState, Drain, Job, JobState, Machine, MachineState, PackageRecord, Standing};
+use crate::state::{
+    CellState, Drain, Job, JobState, Machine, MachineState, PackageRecord, Standing,
+};
 use borg_proto::package::{Package, PackageKey};
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::time::Date;
@@ -237,6 +239,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::QuotaChanged(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }
@@ -347,7 +350,10 @@ impl Event {
                 let kind = if *over { "maintenance.over" } else { "maintenance.begun" };
                 let found = state.maintenances().find(|found| found.number == *number);
                 let told = found.map(|found| {
-                    format!("by {}, {} machines at a time: {}", found.by, found.at_once, found.reason)
+                    format!(
+                        "by {}, {} machines at a time: {}",
+                        found.by, found.at_once, found.reason
+                    )
                 });
                 (kind, format!("maintenance {number}"), told.unwrap_or_default())
             }
@@ -394,7 +400,9 @@ fn describe_access(change: AccessChange, machine: Option<&Machine>) -> (&'static
             let drain = machine.and_then(|machine| machine.drain.as_ref());
             let told = |drain: &Arc<Drain>| match drain.forced {
                 0 => format!("{} tasks moved", drain.moved),
-                forced => format!("{} tasks moved, {forced} pushed out at the deadline", drain.moved),
+                forced => {
+                    format!("{} tasks moved, {forced} pushed out at the deadline", drain.moved)
+                }
             };
             ("machine.drained", drain.map(told).unwrap_or_default())
         }

@@ -297,6 +297,7 @@ fn job(
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     }
 }
 

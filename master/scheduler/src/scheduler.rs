@@ -235,6 +235,7 @@ impl Scheduler {
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
                 | EventKind::PolicyChanged
+                | EventKind::Maintenance { .. }
                 | EventKind::PrivilegeChanged { .. }
                 | EventKind::Led { .. } => {}
             }

@@ -268,11 +268,15 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::DrainMachines { .. }
+        | Action::UndrainMachines { .. }
+        | Action::EndMaintenance { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
         | Action::GrantPrivilege { .. }
         | Action::RevokePrivilege { .. }
         | Action::Settle
+        | Action::Advance
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => None,

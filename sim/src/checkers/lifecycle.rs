@@ -80,6 +80,7 @@ impl Lifecycle {
             | EventKind::QuotaChanged(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::Maintenance { .. }
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }

@@ -173,11 +173,15 @@ impl Clients {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::DrainMachines { .. }
+                | Action::UndrainMachines { .. }
+                | Action::EndMaintenance { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
                 | Action::GrantPrivilege { .. }
                 | Action::RevokePrivilege { .. }
                 | Action::Settle
+                | Action::Advance
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -139,6 +139,7 @@ impl World {
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
             | EventKind::PolicyChanged
+            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }

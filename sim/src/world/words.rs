@@ -101,12 +101,16 @@ pub(crate) fn wanted(action: &Action) -> String {
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::DrainMachines { .. }
+        | Action::UndrainMachines { .. }
+        | Action::EndMaintenance { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
         | Action::GrantPrivilege { .. }
         | Action::RevokePrivilege { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
+        | Action::Advance
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => {

@@ -123,7 +123,11 @@ pub(super) fn read_maintenances(
     state.last_maintenance = last;
     if all.len() > MAX_MAINTENANCES {
         let many = format!("{} entries", all.len());
-        return Err(WireError::new("maintenances", many, format!("are more than {MAX_MAINTENANCES}")));
+        return Err(WireError::new(
+            "maintenances",
+            many,
+            format!("are more than {MAX_MAINTENANCES}"),
+        ));
     }
     for (i, one) in all.into_iter().enumerate() {
         let read = read_maintenance(one).map_err(|e| e.within(&format!("maintenances[{i}]")))?;

@@ -426,7 +426,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rejection::{AllocRejection, PackageRejection, PrivilegeRejection};
+    use crate::rejection::{AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection};
     use borg_proto::{Band, Privilege};
 
     fn figures() -> Vec<Figures> {

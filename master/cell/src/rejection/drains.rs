@@ -11,7 +11,9 @@ use borg_proto::resources::Dimension;
 pub enum DrainRejection {
     #[error("task {task} is not disturbed: {blocked}")]
     Budget { task: TaskId, blocked: Blocked },
-    #[error("task {task} leaves no machine in safe mode: much of the cell is silent, nothing moves")]
+    #[error(
+        "task {task} leaves no machine in safe mode: much of the cell is silent, nothing moves"
+    )]
     SafeMode { task: TaskId },
     #[error("{}", too_little(*left, *of, short.as_ref()))]
     TooLittleLeft {

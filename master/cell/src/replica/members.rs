@@ -215,6 +215,7 @@ impl Replica {
             | Action::ForgetMaster { .. }
             | Action::RaiseLevel { .. }
             | Action::Settle
+            | Action::Advance
             | Action::SetQuota { .. }
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }
@@ -223,6 +224,9 @@ impl Replica {
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }
             | Action::OpenMachines { .. }
+            | Action::DrainMachines { .. }
+            | Action::UndrainMachines { .. }
+            | Action::EndMaintenance { .. }
             | Action::PutPackage { .. }
             | Action::RemovePackage { .. }
             | Action::GrantPrivilege { .. }

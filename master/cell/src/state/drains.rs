@@ -298,13 +298,6 @@ impl Turn<'_> {
         }
     }
 
-    /// Pushes a task out and notes that as a disruption of all who go with it.
-    pub(super) fn push_out(&mut self, task: TaskId, cause: &EvictCause) {
-        let all: Vec<TaskId> = self.state.goes_with(task).collect();
-        all.into_iter().for_each(|id| self.note_disruption(id));
-        self.evict(task, cause);
-    }
-
     /// Changes what a machine that is drained counts.
     pub(super) fn count_leaving(&mut self, id: MachineId, count: impl FnOnce(&mut Drain)) {
         if let Some(drain) = self.machine_mut(id).drain.as_mut() {

@@ -133,8 +133,12 @@ impl Turn<'_> {
         let most = usize::try_from(maintenance.at_once).unwrap_or(usize::MAX);
         let mut out = self.state.out_for(number).count();
         let (by, reason) = (maintenance.by.clone(), maintenance.reason.clone());
-        let order =
-            Order { by: &by, reason: &reason, within: maintenance.within, maintenance: Some(number) };
+        let order = Order {
+            by: &by,
+            reason: &reason,
+            within: maintenance.within,
+            maintenance: Some(number),
+        };
         while out < most
             && let Some(id) = Arc::make_mut(&mut maintenance).left.pop_front()
         {

@@ -12,9 +12,11 @@
 #![deny(clippy::float_arithmetic)]
 
 mod access;
+mod alarms;
 pub mod allocs;
 pub mod audit;
 mod digest;
+pub mod disruption;
 mod drains;
 mod gang;
 mod jobs;
@@ -22,6 +24,7 @@ pub mod lives;
 mod machines;
 mod maintenance;
 mod masters;
+mod moves;
 pub mod observe;
 pub mod packages;
 mod placement;
@@ -35,12 +38,15 @@ mod tasks;
 mod turn;
 
 pub use access::Closed;
+pub use alarms::{Due, MAX_ALARMS};
 pub use audit::Violation;
+pub use disruption::Blocked;
 pub use drains::{Drain, Staying};
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use maintenance::{MAX_MAINTENANCES, Maintenance};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
+pub use moves::OVERDUE;
 pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
@@ -99,12 +105,16 @@ pub struct CellState {
     pub(crate) maintenances: OrdMap<u64, Arc<Maintenance>>,
     /// The number of the last of them.
     pub(crate) last_maintenance: u64,
+    /// Tasks that were pushed out over a disruption budget, as a deadline had come.
+    pub(crate) forced: u64,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
     pub(crate) machine_names: OrdMap<MachineName, MachineId>,
     pub(crate) job_keys: OrdMap<JobKey, JobId>,
     pub(crate) pending: OrdSet<TaskId>,
+    /// What is to happen when.
+    pub(crate) alarms: alarms::Alarms,
     /// Tasks whose last incarnation may still run, see [`Task::lingers`].
     pub(crate) lingering: OrdSet<TaskId>,
     /// Machines that are drained.
@@ -203,10 +213,12 @@ impl CellState {
             privileges: OrdMap::new(),
             maintenances: OrdMap::new(),
             last_maintenance: 0,
+            forced: 0,
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
+            alarms: alarms::Alarms::default(),
             lingering: OrdSet::new(),
             draining: OrdSet::new(),
             dead_jobs: OrdSet::new(),

@@ -10,7 +10,7 @@
 use super::turn::Turn;
 use super::{Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task};
 use crate::event::TaskChange;
-use crate::rejection::Rejection;
+use crate::rejection::{DrainRejection, Rejection};
 use borg_proto::Network;
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
@@ -33,13 +33,21 @@ impl Turn<'_> {
         Answer::Placed { results: assignments.iter().enumerate().map(&mut result).collect() }
     }
 
+    /// Places a task that waits, or moves one that leaves a machine which is drained.
     pub(super) fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
+        if self.state.leaves(asked.task) {
+            return self.move_one(asked);
+        }
+        self.place_waiting(asked)
+    }
+
+    pub(super) fn place_waiting(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
         let plan = self.plan(asked)?;
         let by =
             self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
         let cause = EvictCause::Preempted { by: by.unwrap_or_default() };
         for victim in plan.victims {
-            self.evict(victim, &cause);
+            self.push_out(victim, &cause);
         }
         let (machine, incarnation) = (asked.machine, plan.incarnation);
         let own = self.state.job(asked.task.job).is_some_and(|job| job.spec.task.network.is_own());
@@ -56,6 +64,7 @@ impl Turn<'_> {
             restarts: 0,
             health: Health::Unchecked,
             address: None,
+            serves_since: None,
         };
         let change = TaskChange::Placed { machine, incarnation };
         self.change_task(asked.task, TaskState::Running(placement), change, |task| {
@@ -66,7 +75,7 @@ impl Turn<'_> {
     }
 
     /// Everything that must hold; changes nothing.
-    fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
+    pub(super) fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
         let (until, now) = (self.state.place_after(), self.at);
         if now < until {
             return Err(Rejection::HearingOut { until, now });
@@ -82,7 +91,8 @@ impl Turn<'_> {
         };
         check_machine(job, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
-        let victims = self.make_room(job, machine, &asked.victims)?;
+        let overdue = task.is_overdue(self.at);
+        let victims = self.make_room(job, machine, &asked.victims, overdue)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
             freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
@@ -125,12 +135,14 @@ impl Turn<'_> {
     }
 
     /// As many of the victims, in their order, as the job's task needs to fit. Those that are not
-    /// on the machine any more have made their room already.
+    /// on the machine any more have made their room already. Beyond the disruption budgets of their jobs they
+    /// go only for a task that is `overdue`.
     fn make_room(
         &self,
         job: &Job,
         machine: &Machine,
         victims: &[IncarnationId],
+        overdue: bool,
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = job.spec.asked();
         let mut free = machine.free();
@@ -162,6 +174,12 @@ impl Turn<'_> {
                 there.leaves(theirs);
                 chosen.push(id);
             }
+        }
+        if !overdue {
+            let going = chosen.iter().flat_map(|id| self.state.goes_with(*id));
+            self.state
+                .may_disrupt_all(going, self.at)
+                .map_err(|(task, blocked)| DrainRejection::Budget { task, blocked })?;
         }
         match asked.shortest(&free) {
             None => there.check(job, machine).map(|()| chosen),
@@ -208,7 +226,7 @@ impl Told {
 }
 
 /// What an assignment comes to when nothing stands against it.
-struct Plan {
+pub(super) struct Plan {
     victims: Vec<TaskId>,
     ports: Vec<u16>,
     devices: Vec<DeviceShare>,
