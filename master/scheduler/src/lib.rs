@@ -18,6 +18,7 @@
 mod access;
 mod advice;
 mod aside;
+mod budgets;
 mod class;
 mod crowds;
 mod domain;
@@ -29,6 +30,7 @@ mod homes;
 mod inside;
 mod lot;
 mod machines;
+mod moves;
 mod need;
 mod plan;
 mod queue;

@@ -6,13 +6,15 @@
 
 use crate::advice::advise;
 use crate::aside::Aside;
+use crate::budgets::Waits;
 use crate::class::Class;
-use crate::explain::{self, Explanation, Together};
+use crate::explain::{self, Explanation, Preempting, Together};
 use crate::fit::{self, Fit};
 use crate::gang::Gangs;
 use crate::inside::Stuck;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
+use crate::moves::Moves;
 use crate::need::{ClassKey, Need};
 use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
@@ -59,7 +61,7 @@ impl Default for Config {
 pub(crate) struct Assumed {
     pub(crate) machine: MachineId,
     /// Who goes, tasks in allocs that go included.
-    victims: Vec<TaskId>,
+    pub(crate) victims: Vec<TaskId>,
 }
 
 /// Decides which task goes where.
@@ -93,11 +95,13 @@ pub struct Scheduler {
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
     /// The time of the last pass.
-    at: Millis,
+    pub(crate) at: Millis,
     pub(crate) gangs: Gangs,
     /// Incarnations that an assumed decision pushes out.
     pub(crate) leaving: BTreeMap<TaskId, u32>,
     pub(crate) stuck: Stuck,
+    pub(crate) moves: Moves,
+    pub(crate) waits: Waits,
     /// Jobs over which this scheduler panicked.
     pub(crate) aside: Aside,
 }
@@ -139,6 +143,8 @@ impl Scheduler {
             gangs: Gangs::default(),
             leaving: BTreeMap::new(),
             stuck: Stuck::default(),
+            moves: Moves::default(),
+            waits: Waits::default(),
             aside: Aside::default(),
         }
     }
@@ -152,6 +158,7 @@ impl Scheduler {
             for (task, _) in state.tasks_of(job.id) {
                 self.settle(task);
             }
+            self.settle_budget(job.id);
         }
     }
 
@@ -252,10 +259,15 @@ impl Scheduler {
             self.forget_size(job);
             tasks.extend(self.state.tasks_of(job).map(|(id, _)| id));
         }
+        let jobs: BTreeSet<JobId> = tasks.iter().map(|task| task.job).collect();
         for task in tasks {
             self.refused(task);
         }
+        for job in jobs {
+            self.settle_budget(job);
+        }
         for job in forgotten {
+            self.machines.set_budget(job, None);
             self.aside.forget(job);
             self.gangs.forget(job);
             if let Some(need) = self.needs.remove(&job) {
@@ -273,6 +285,8 @@ impl Scheduler {
         self.at = now;
         self.queue.wake(now);
         self.wake_stuck();
+        self.wake_overdue(now);
+        self.settle_rates();
         for job in self.gangs.rested(now) {
             self.queue.wake_class(&ClassKey::Job(job));
         }
@@ -298,6 +312,7 @@ impl Scheduler {
             }
             self.aside.done(before);
         }
+        self.decide_moves(now, &mut decisions);
         decisions
     }
 
@@ -327,7 +342,7 @@ impl Scheduler {
         self.queue.park(job, &key);
     }
 
-    fn wake(&mut self, class: &ClassKey) {
+    pub(crate) fn wake(&mut self, class: &ClassKey) {
         self.lot.take(class);
         if !self.gangs.dozes(class, self.at) {
             self.queue.wake_class(class);
@@ -374,14 +389,19 @@ impl Scheduler {
     /// Takes back what is assumed of a task.
     pub(crate) fn give_back(&mut self, task: TaskId) {
         let victims = self.assumed.remove(&task).map(|assumed| assumed.victims).unwrap_or_default();
+        let moved = self.moves.forget(task);
         for victim in &victims {
             self.leaving.remove(victim);
         }
         self.settle(task);
         self.settle_neighbours(task);
+        if moved {
+            self.settle_budget(task.job);
+        }
         for victim in victims {
             self.settle(victim);
             self.settle_neighbours(victim);
+            self.settle_budget(victim.job);
         }
     }
 
@@ -390,6 +410,7 @@ impl Scheduler {
     #[must_use]
     pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
         let others = self.cooled.into_iter().chain(self.gangs.next_rested());
+        let others = others.chain(self.waits.next()).chain(self.moves.next(&self.state));
         let next = self.queue.next_waking().into_iter().chain(others).min();
         next.map(|at| at.max(now))
     }
@@ -424,7 +445,8 @@ impl Scheduler {
         let mut class = Class::new(need.clone(), &self.machines, &weights);
         let crashes: Vec<Crash> = found.avoids(now).collect();
         let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
-        let counted = explain::count(&mut class, &self.machines, &weights, true, &avoid);
+        let preempting = Preempting::of(found, now);
+        let counted = explain::count(&mut class, &self.machines, &weights, preempting, &avoid);
         let gang = self.why_gang(task.job, need, now);
         let lingers = found.lingering(task).map(|(machine, _)| self.machine_name(machine));
         let nowhere = counted.feasible == 0;
@@ -443,11 +465,15 @@ impl Scheduler {
         if nowhere && !need.gang {
             let mut copy = self.machines.clone();
             told.advice = advise(&class, &mut copy, &weights, &job.spec, &avoid);
-        } else if class.best(&self.machines, &weights, true, &avoid).is_none()
-            && let Some(row) = class.best_preempting(&self.machines, &weights, true, &avoid)
-            && let Some((victims, _)) = victims::choose(&self.machines, need, row)
-        {
-            told.victims = victims.into_iter().map(victims::incarnation).collect();
+        } else if class.best(&self.machines, &weights, true, &avoid).is_none() {
+            let within = class.best_preempting(&self.machines, &weights, true, &avoid);
+            let overdue = within.is_none() && preempting == Preempting::Overdue;
+            let beyond = overdue.then(|| class.best_overdue(&self.machines, &weights, &avoid));
+            if let Some(row) = within.or_else(|| beyond.flatten())
+                && let Some((victims, _)) = victims::choose(&self.machines, need, row, overdue)
+            {
+                told.victims = victims.into_iter().map(victims::incarnation).collect();
+            }
         }
         told
     }
@@ -519,9 +545,9 @@ impl Scheduler {
         need: &Arc<Need>,
         now: Millis,
     ) -> Option<Assignment> {
-        let row = self.choose(task, need, now)?;
+        let (row, overdue) = self.choose(task, need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
-        let (victims, _) = victims::choose(&self.machines, need, row)
+        let (victims, _) = victims::choose(&self.machines, need, row, overdue)
             .expect("the machine was found by the same choice");
         let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
         Some(self.assume(task, need, (row, machine), victims))
@@ -540,12 +566,8 @@ impl Scheduler {
             leaving.push(*victim);
             leaving.extend(self.machines.inside(row, victim.task));
         }
-        for gone in &leaving {
-            self.depart(gone.task);
-            self.leaving.insert(gone.task, gone.number);
-        }
-        let need = need.clone();
-        self.arrive(row, Resident { task, incarnation: None, need, devices: Vec::new() });
+        self.take_off(&leaving);
+        self.arrive(row, Resident::proposed(task, need.clone()));
         self.queue.served(task.job);
         self.queue.remove(task);
         let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
@@ -553,8 +575,24 @@ impl Scheduler {
         Assignment { task, machine, victims }
     }
 
-    /// The row that is best for a task, with or without room.
-    fn choose(&mut self, task: TaskId, need: &Arc<Need>, now: Millis) -> Option<usize> {
+    /// Takes tasks off their machines that a decision pushes out.
+    pub(crate) fn take_off(&mut self, leaving: &[IncarnationId]) {
+        for gone in leaving {
+            self.depart(gone.task);
+            self.leaving.insert(gone.task, gone.number);
+        }
+        let jobs: BTreeSet<JobId> = leaving.iter().map(|gone| gone.task.job).collect();
+        jobs.into_iter().for_each(|job| self.settle_budget(job));
+    }
+
+    /// The row that is best for a task, with or without room, and whether its victims go beyond their
+    /// disruption budgets.
+    pub(crate) fn choose(
+        &mut self,
+        task: TaskId,
+        need: &Arc<Need>,
+        now: Millis,
+    ) -> Option<(usize, bool)> {
         let Config { weights, caches, seed, relaxed } = self.config;
         // Constraints have other numbers when nobody had them for a while.
         let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
@@ -573,10 +611,19 @@ impl Scheduler {
             None => class.best(&self.machines, &weights, caches, &avoid).map(|(_, row)| row),
             Some(enough) => class.best_relaxed(&self.machines, &weights, enough, seed, &avoid),
         };
-        if plain.is_some() {
-            return plain;
+        if let Some(row) = plain {
+            return Some((row, false));
         }
         let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
+        let overdue_at = self.state.task(task).and_then(Task::overdue_at);
+        let beyond = overdue_at
+            .filter(|at| found.is_none() && *at <= now)
+            .and_then(|_| class.best_overdue(&self.machines, &weights, &avoid));
+        if let (None, None, Some(at)) = (found, beyond, overdue_at)
+            && self.machines.has_budgets_below(need.priority)
+        {
+            self.waits.add(at, now, need.class.clone());
+        }
         if found.is_none() {
             if self.machines.may_hope(need.priority) || !avoid.is_empty() {
                 self.retry.insert(need.class.clone());
@@ -587,7 +634,7 @@ impl Scheduler {
             let cooled = crashes.iter().filter(kept).map(|c| c.at + CRASH_COOL_DOWN).min();
             self.cooled = self.cooled.into_iter().chain(cooled).min();
         }
-        found
+        found.map(|row| (row, false)).or_else(|| beyond.map(|row| (row, true)))
     }
 
     /// Makes index and queue say of a task what the committed state says, unless a decision is
@@ -604,17 +651,22 @@ impl Scheduler {
         match found {
             Some(TaskState::Running(placement)) => {
                 self.queue.remove(task);
+                if self.assumed.contains_key(&task) {
+                    // It moves.
+                    return;
+                }
                 if self.leaving.get(&task) == Some(&placement.incarnation)
                     || self.machines.confirm(task, placement)
                 {
                     return;
                 }
                 let Placement { machine, incarnation, devices, .. } = placement.clone();
+                let serves = placement.serves_since.is_some();
                 self.depart(task);
                 let need = self.need(task.job);
                 let row = self.machines.row_for(machine);
                 let incarnation = Some(incarnation);
-                self.arrive(row, Resident { task, incarnation, need, devices });
+                self.arrive(row, Resident { task, incarnation, need, serves, devices });
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 let not_before = *not_before;
@@ -653,7 +705,7 @@ impl Scheduler {
         }
     }
 
-    fn arrive(&mut self, row: usize, resident: Resident) {
+    pub(crate) fn arrive(&mut self, row: usize, resident: Resident) {
         let need = resident.need.clone();
         if need.cap.is_some() {
             *self.placed.entry(need.job).or_default() += 1;

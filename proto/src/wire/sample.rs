@@ -5,7 +5,7 @@ use crate::command::{
 };
 use crate::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS, Rate, Share};
 use crate::health::{Health, HealthCheck, Probe};
-use crate::machine::{MachineAddress, MachineId, MachineInfo};
+use crate::machine::{MAX_DRAIN_TIME, MachineAddress, MachineId, MachineInfo};
 use crate::names::{
     IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
 };

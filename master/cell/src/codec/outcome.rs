@@ -427,6 +427,7 @@ impl Fields {
 mod tests {
     use super::*;
     use crate::rejection::{AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection};
+    use crate::state::Blocked;
     use borg_proto::{Band, Privilege};
 
     fn figures() -> Vec<Figures> {
@@ -597,6 +598,7 @@ mod tests {
                 .chain(allocs::KINDS)
                 .chain(packages::KINDS)
                 .chain(privileges::KINDS)
+                .chain(drains::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

@@ -124,6 +124,16 @@ impl CellState {
     }
 }
 
+impl Job {
+    /// How many more of its tasks, which serve, may be taken down together at a moment of cell time, up to
+    /// `most`; `None` when the job has no budget.
+    #[must_use]
+    pub fn may_still_lose(&self, most: u32, at: Millis) -> Option<u32> {
+        self.spec.effective_disruption()?;
+        Some((1..=most).take_while(|more| self.may_lose(*more, at).is_ok()).last().unwrap_or(0))
+    }
+}
+
 impl CellState {
     /// Whether the cell may take several tasks off their machines together at a moment of cell time.
     ///
