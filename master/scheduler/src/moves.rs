@@ -95,7 +95,7 @@ impl Scheduler {
 
     /// Finds a place for a task that leaves its machine.
     fn decide_move(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
-        let need = self.needs.get(&task.job)?.clone();
+        let need = self.need_of(task)?.clone();
         let (row, resident) = self.machines.resident(task)?;
         resident.incarnation?;
         let inside = self.machines.inside(row, task);
