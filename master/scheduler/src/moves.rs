@@ -42,6 +42,11 @@ impl Moves {
         self.under_way.remove(&task)
     }
 
+    /// They are looked at again in any case.
+    pub(crate) fn rest_no_more(&mut self) {
+        self.rests_until = Millis(0);
+    }
+
     /// The tasks of a job that assumed decisions move.
     pub(crate) fn of(&self, job: JobId) -> impl Iterator<Item = TaskId> {
         let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });

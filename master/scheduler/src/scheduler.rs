@@ -433,6 +433,10 @@ impl Scheduler {
             TaskState::Running(placement) => {
                 let mut told = explain::settled(&self.state, task, Some(found));
                 self.tell_standing(&mut told, task, placement.machine, need);
+                if self.state.leaves(task) {
+                    let waits = self.why_it_stays(task, now);
+                    told.summary += &format!(", which is drained; to leave it waits for {waits}");
+                }
                 return told;
             }
             TaskState::Dead { .. } => return explain::settled(&self.state, task, Some(found)),
@@ -475,6 +479,20 @@ impl Scheduler {
             }
         }
         told
+    }
+
+    /// What machines say to a task that leaves the one where it stands.
+    pub(crate) fn places_for(&self, task: TaskId, now: Millis) -> String {
+        let (Some(found), Some(need)) = (self.state.task(task), self.need_of(task)) else {
+            return String::new();
+        };
+        let weights = self.config.weights;
+        let mut class = Class::new(need.clone(), &self.machines, &weights);
+        let crashes: Vec<Crash> = found.avoids(now).collect();
+        let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
+        let within = Preempting::WithinBudgets;
+        let counted = explain::count(&mut class, &self.machines, &weights, within, &avoid);
+        explain::sentence(counted.machines, counted.feasible, &counted.rejections)
     }
 
     pub(crate) fn machine_name(&self, id: MachineId) -> String {

@@ -370,6 +370,7 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
             by: closed.by.to_string(),
             reason: closed.reason.clone(),
         }),
+        drain: machine.drain.as_deref().map(super::drains::drain),
     }
 }
 

@@ -30,7 +30,13 @@ impl Turn<'_> {
                 let placed = self.place_gang(all.iter().map(|at| &assignments[*at]));
                 together.extend(all.into_iter().zip(placed));
             }
-            together.remove(&at).unwrap_or_else(|| self.place_one(one))
+            together.remove(&at).unwrap_or_else(|| {
+                // One of a gang that was to move, and was pushed out since.
+                if self.is_gang(one) && !self.state.leaves(one.task) {
+                    return Err(Rejection::NotPending { task: one.task });
+                }
+                self.place_one(one)
+            })
         };
         Answer::Placed { results: assignments.iter().enumerate().map(&mut result).collect() }
     }
