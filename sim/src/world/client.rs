@@ -279,6 +279,7 @@ impl World {
                 let others = [key(format!("job{}", dice.below(5)))];
                 let spec = jobs::random(dice, &name, &others);
                 let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
+                let spec = if self.setup.drains { jobs::budget_some(spec) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
             55..=74 => {

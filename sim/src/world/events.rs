@@ -56,6 +56,8 @@ impl World {
         });
         let result = self.checks.lifecycle.take(event, state);
         self.check(Invariant::LegalLife, result);
+        let result = self.checks.disruptions.take(event, state);
+        self.check(Invariant::Disruption, result);
         match &event.kind {
             EventKind::MachineChanged(id) => {
                 match state.machine(*id).map(|machine| machine.state) {
@@ -90,8 +92,9 @@ impl World {
                 self.check(Invariant::CrashPairs, result);
                 self.placed_together(event, state, *task);
             }
-            EventKind::MachineAccess(id, _) => {
+            EventKind::MachineAccess(id, change) => {
                 self.checks.access_changed.insert(*id, event.at);
+                self.note_drain(state, *id, *change);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
@@ -127,6 +130,11 @@ impl World {
                 | TaskChange::Killed { .. } => {}
             },
             EventKind::AllocsResized(_) => self.hit(Mark::AllocsResized),
+            EventKind::Maintenance { over, .. } => {
+                if *over {
+                    self.hit(Mark::MaintenanceOver);
+                }
+            }
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);
@@ -139,7 +147,6 @@ impl World {
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
             | EventKind::PolicyChanged
-            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }
