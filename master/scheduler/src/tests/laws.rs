@@ -348,6 +348,8 @@ impl Twin {
 /// decided, and together.
 fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions: &[Assignment]) {
     let gangs = together(cell, decisions);
+    // Whoever moves comes last, and cannot push out whom the same pass placed.
+    let after_others = decisions.first().is_some_and(|first| !cell.state.leaves(first.task));
     for gang in gangs {
         let job = gang[0].task.job;
         if cell.spec(gang[0].task).gang && !cell.state.leaves(gang[0].task) {
@@ -358,7 +360,9 @@ fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions
         for decision in gang {
             let (_, _, machine, victims) = reference::best(&twin.0, weights, decision.task)
                 .expect("the reference finds one too");
-            assert_eq!((machine, &victims), (decision.machine, &decision.victims), "exact best");
+            let free_choice = !(after_others && cell.state.leaves(decision.task));
+            let (found, chosen) = ((machine, &victims), (decision.machine, &decision.victims));
+            assert!(!free_choice || found == chosen, "exact best: {found:?}, not {chosen:?}");
             for victim in &decision.victims {
                 assert!(cell.priority(decision.task).may_preempt(cell.priority(victim.task)));
             }
