@@ -34,6 +34,8 @@ pub struct Disruptions {
     since: Option<u64>,
     /// How many disruptions were looked at, of tasks that served and had a budget.
     looked_at: u64,
+    /// Who left a drained machine by the newest entry that anybody did by.
+    moved: (u64, BTreeSet<TaskId>),
 }
 
 impl Disruptions {
@@ -74,6 +76,12 @@ impl Disruptions {
         self.looked_at
     }
 
+    /// Whether a task left a drained machine by that entry.
+    #[must_use]
+    pub fn left_by(&self, entry: u64, task: TaskId) -> bool {
+        self.moved.0 == entry && self.moved.1.contains(&task)
+    }
+
     /// Takes an event, in the order of the log. `state` may be newer.
     ///
     /// # Errors
@@ -84,6 +92,12 @@ impl Disruptions {
         }
         match &event.kind {
             EventKind::TaskChanged { task, change, machine } => {
+                if matches!(change, TaskChange::Evicted(EvictCause::Drained)) {
+                    if self.moved.0 != event.index {
+                        self.moved = (event.index, BTreeSet::new());
+                    }
+                    self.moved.1.insert(*task);
+                }
                 let result = match change {
                     TaskChange::Evicted(cause) => {
                         self.pushed_out(event, state, *task, cause, *machine)

@@ -33,7 +33,9 @@ impl World {
         {
             self.hit(Mark::CapReached);
         }
-        if !job.spec.gang || job.spec.tasks == 1 {
+        // Who leaves a machine moves alone.
+        let moves = self.checks.disruptions.left_by(event.index, task);
+        if !job.spec.gang || job.spec.tasks == 1 || moves {
             return;
         }
         self.hit(Mark::GangPlaced);
