@@ -108,13 +108,16 @@ fn choice(a: u8, b: u8, c: u8) -> Action {
 /// Drains one machine, or several one after the other; takes them back; lets deadlines come.
 fn drains(state: &CellState, a: u8, b: u8, c: u8) -> (Principal, Action) {
     let name = |n: u8| -> borg_proto::MachineName { format!("m-{}", n % 8).parse().unwrap() };
+    // Most names are of machines that are there.
+    let there: Vec<_> = state.machines().map(|machine| machine.name.clone()).collect();
     let action = match a % 8 {
-        0 | 4 => Action::UndrainMachines { machines: (0..8).map(name).collect() },
+        0 | 4 => {
+            let all = there.into_iter().chain((c == 5).then(|| name(c))).collect();
+            Action::UndrainMachines { machines: all }
+        }
         1 => Action::EndMaintenance { number: u64::from(c % 4) },
         2 | 3 => return (master(c), Action::Advance),
         _ => {
-            // Most names are of machines that are there.
-            let there: Vec<_> = state.machines().map(|machine| machine.name.clone()).collect();
             let mut machines: Vec<_> =
                 (0..=c % 3).filter_map(|n| pick(&there, c.wrapping_add(n))).collect();
             if machines.is_empty() || b == 3 {
