@@ -159,6 +159,13 @@ impl JobBuilder {
         self
     }
 
+    /// So much of it may be disturbed on purpose.
+    #[must_use]
+    pub fn budget(mut self, budget: Option<Disruption>) -> Self {
+        self.spec.disruption = budget;
+        self
+    }
+
     /// In the production band.
     #[must_use]
     pub fn prod(self) -> Self {

@@ -86,6 +86,12 @@ impl World {
         }
     }
 
+    /// How many disruptions of tasks that served and had a budget were looked at.
+    #[must_use]
+    pub fn disruptions_looked_at(&self) -> u64 {
+        self.checks.disruptions.looked_at()
+    }
+
     /// Machines that should be empty by now and are not, long after their deadline.
     pub(crate) fn late_drains(&self) -> Option<String> {
         let state = self.state();
