@@ -26,6 +26,7 @@ mod port;
 mod privilege;
 mod quota;
 mod resize;
+mod resolve;
 mod runs;
 mod top;
 
@@ -116,7 +117,7 @@ enum Command {
     #[command(subcommand)]
     Package(package::PackageCommand),
     /// Find host and port of tasks by name
-    Resolve(inspect::ResolveArgs),
+    Resolve(resolve::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
     History,
     /// Print what happens in the cell, as it happens
@@ -241,7 +242,7 @@ impl Cli {
             Command::Privilege(command) => privilege::run(&mut client()?, command, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
-            Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
+            Command::Resolve(args) => resolve::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
             Command::Backup(command) => backup::run(client, command, out).await,

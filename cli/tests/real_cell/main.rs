@@ -15,6 +15,7 @@ mod isolation;
 mod machines;
 mod maintenance;
 mod masters;
+mod names;
 mod network;
 mod ordinary_user;
 mod overload;
