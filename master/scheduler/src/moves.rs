@@ -55,7 +55,8 @@ impl Moves {
 
     /// When tasks that leave are looked at again.
     pub(crate) fn next(&self, state: &CellState) -> Option<Millis> {
-        let waits = state.draining().any(|machine| !machine.tasks.is_empty());
+        let waits = state.safe_mode().is_none()
+            && state.draining().any(|machine| !machine.tasks.is_empty());
         waits.then_some(self.rests_until)
     }
 }
@@ -63,7 +64,8 @@ impl Moves {
 impl Scheduler {
     /// Decides for tasks that leave machines, highest priority first.
     pub(crate) fn decide_moves(&mut self, now: Millis, decisions: &mut Vec<Assignment>) {
-        if now < self.moves.rests_until || self.state.safe_mode().is_some() {
+        let idle = self.state.draining().next().is_none() || self.state.safe_mode().is_some();
+        if idle || now < self.moves.rests_until {
             return;
         }
         let state = self.state.clone();
@@ -73,9 +75,6 @@ impl Scheduler {
         };
         let leaving = state.draining().flat_map(|machine| state.leaving(machine));
         let all: BTreeSet<(Reverse<u16>, TaskId)> = leaving.map(rank).collect();
-        if all.is_empty() {
-            return;
-        }
         let mut looked_at = 0;
         for rank in &all {
             let (_, task) = *rank;

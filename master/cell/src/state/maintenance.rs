@@ -14,6 +14,7 @@ use crate::event::EventKind;
 use crate::rejection::{DrainRejection, Rejection};
 use borg_proto::{MachineId, Millis, UserName};
 use imbl::Vector;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most maintenances under way. 64: our choice; a cell has few operators.
@@ -72,12 +73,8 @@ impl Turn<'_> {
         }
         let number = self.state.last_maintenance.saturating_add(1);
         self.state.last_maintenance = number;
-        let mut left = Vector::new();
-        for id in machines {
-            if !left.contains(&id) {
-                left.push_back(id);
-            }
-        }
+        let mut seen = BTreeSet::new();
+        let left = machines.into_iter().filter(|id| seen.insert(*id)).collect();
         let maintenance = Maintenance {
             number,
             since: self.at,
@@ -108,6 +105,7 @@ impl Turn<'_> {
 
     /// Machines whose turn has not come are left out.
     pub(super) fn spare_from_maintenance(&mut self, machines: &[MachineId]) {
+        let machines: BTreeSet<MachineId> = machines.iter().copied().collect();
         let numbers: Vec<u64> = self.state.maintenances.keys().copied().collect();
         for number in numbers {
             let Some(maintenance) = self.state.maintenances.get_mut(&number) else { continue };
