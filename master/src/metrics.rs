@@ -59,6 +59,10 @@ pub(crate) struct Metrics {
     pub safe_mode: Gauge,
     /// Tasks waiting to be placed.
     pub pending_tasks: Gauge,
+    /// Tasks on machines that are drained.
+    pub leaving_tasks: Gauge,
+    /// Tasks that were pushed out over a disruption budget, since the cell began.
+    pub forced_disruptions: Gauge,
     /// Time of one scheduling pass.
     pub pass_seconds: Histogram,
     /// Placements proposed.
@@ -118,6 +122,8 @@ impl Metrics {
             silent_machines: Gauge::default(),
             safe_mode: Gauge::default(),
             pending_tasks: Gauge::default(),
+            leaving_tasks: Gauge::default(),
+            forced_disruptions: Gauge::default(),
             pass_seconds: seconds(),
             placements: Counter::default(),
             jobs_aside: Gauge::default(),
@@ -184,6 +190,10 @@ impl Metrics {
         let safe = "1 while nothing moves because much of the cell is silent";
         registry.register("safe_mode", safe, m.safe_mode.clone());
         registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
+        let what = "Tasks on machines that are drained";
+        registry.register("leaving_tasks", what, m.leaving_tasks.clone());
+        let what = "Tasks pushed out over a disruption budget since the cell began";
+        registry.register("forced_disruptions", what, m.forced_disruptions.clone());
         let pass = m.pass_seconds.clone();
         registry.register_with_unit(
             "scheduling_pass",

@@ -217,6 +217,34 @@ pub enum Action {
         /// Which.
         machines: Vec<MachineName>,
     },
+    /// From here on no task is placed on machines, and what runs there leaves as the disruption budgets of
+    /// the jobs allow; at the deadline it goes whatever they say.
+    DrainMachines {
+        /// Which: 1 to [`MAX_DRAIN_MACHINES`](crate::machine::MAX_DRAIN_MACHINES).
+        machines: Vec<MachineName>,
+        /// Why, for people.
+        reason: String,
+        /// How long each machine may take to become empty, at most
+        /// [`MAX_DRAIN_TIME`](crate::machine::MAX_DRAIN_TIME).
+        within: Millis,
+        /// Set for one machine after the other: so many are out of service at most, at least 1. Each comes back
+        /// when it is undrained, or answers after it restarted.
+        at_once: Option<u32>,
+        /// How many machines an operator knows to be left that take tasks; else the entry is refused when
+        /// that is none, or they have too little room.
+        leaves: Option<u32>,
+    },
+    /// Machines are drained no more: tasks are placed on them again.
+    UndrainMachines {
+        /// Which.
+        machines: Vec<MachineName>,
+    },
+    /// A maintenance of one machine after the other ends: no more machines are drained for it, and those that
+    /// are come back.
+    EndMaintenance {
+        /// Its number.
+        number: u64,
+    },
     /// Give a name and a version to blobs that the masters hold.
     PutPackage {
         /// The package.
@@ -327,6 +355,9 @@ impl Action {
             | Self::SteerUpdate { .. }
             | Self::StopTasks { .. }
             | Self::StartTasks { .. }
+            | Self::DrainMachines { .. }
+            | Self::UndrainMachines { .. }
+            | Self::EndMaintenance { .. }
             | Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }

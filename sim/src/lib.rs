@@ -23,5 +23,5 @@ pub mod run;
 pub mod world;
 
 pub use checkers::{Invariant, Violation};
-pub use jobs::{Play, job};
+pub use jobs::{JobBuilder, Play, job};
 pub use world::{Fault, Setup, Weather, World};

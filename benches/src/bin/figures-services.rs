@@ -1,13 +1,19 @@
 //! The figures of services: names over DNS; how soon a lost machine's tasks run elsewhere, and when its old
-//! ones are gone.
+//! ones are gone; whether a rack is emptied within disruption budgets.
 
 use borg_benches::figures::{figure, load, progress, wanted};
 use borg_benches::local_cell::LocalCell;
-use borg_benches::services::lost;
+use borg_benches::services::{drains, lost};
 use borg_benches::{Error, names};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> Result<(), Error> {
+    if wanted(&["drain_rack_budget_violations"]) {
+        let drained = drains::measure()?;
+        progress(&format!("a rack is drained: {drained:?}"));
+        let violations = u32::try_from(drained.violations).unwrap_or(u32::MAX);
+        figure("services.drain_rack_budget_violations", f64::from(violations), "tasks");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         if wanted(&["dns_queries_per_s"]) {

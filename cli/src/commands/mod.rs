@@ -5,6 +5,7 @@ mod backup;
 mod cell;
 mod cert;
 mod cp;
+mod drain;
 mod events;
 pub mod example;
 mod exec;
@@ -116,6 +117,12 @@ enum Command {
     /// Add or remove machines
     #[command(subcommand)]
     Machine(machines::MachineCommand),
+    /// Empty machines for maintenance, as disruption budgets allow. Needs admin
+    Drain(drain::DrainArgs),
+    /// Drain machines no more: tasks are placed on them again. Needs admin
+    Undrain(drain::UndrainArgs),
+    /// List machines that are drained, and what is left on them and why
+    Drains(drain::DrainsArgs),
     /// List the cell's masters; add, replace or remove some
     Masters(masters::MastersArgs),
     /// Show what users may ask for and what they use; give quota, say where it is enforced
@@ -166,7 +173,7 @@ impl Command {
     /// Whether `--at` means anything to it.
     fn knows_the_past(&self) -> bool {
         match self {
-            Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
+            Self::Status(_) | Self::Machines(_) | Self::Drains(_) | Self::Resolve(_) => true,
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
             Self::Privilege(command) => command.only_shows(),
@@ -184,6 +191,8 @@ impl Command {
             | Self::Resize(_)
             | Self::Why(_)
             | Self::Machine(_)
+            | Self::Drain(_)
+            | Self::Undrain(_)
             | Self::Masters(_)
             | Self::Package(_)
             | Self::History { .. }
@@ -223,13 +232,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, quota, privilege list, policy and resolve know",
+                "--at shows the past, which only status, machines, drains, quota, privilege list, policy and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, quota, privilege list, policy, why and resolve",
+                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -260,6 +269,9 @@ impl Cli {
             Command::Why(args) => inspect::why(&mut client()?, args, out).await,
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
+            Command::Drain(args) => drain::drain(&mut client()?, args, out).await,
+            Command::Undrain(args) => drain::undrain(&mut client()?, args, out).await,
+            Command::Drains(args) => drain::drains(&mut client()?, args, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
             Command::Package(command) => package::run(&mut client()?, command, out).await,

@@ -13,6 +13,7 @@ mod health;
 mod identities;
 mod isolation;
 mod machines;
+mod maintenance;
 mod masters;
 mod names;
 mod network;

@@ -7,6 +7,7 @@
 //! panic, and a state that it gives passes its own audit.
 
 mod allocs;
+mod drains;
 mod outcome;
 mod packages;
 mod parts;
@@ -139,6 +140,9 @@ impl From<&CellState> for pb::CheckpointState {
             runs: state.runs.iter().map(runs::write).collect(),
             runs_noted: state.runs.noted,
             privileges: state.privileges().map(privileges::write).collect(),
+            maintenances: state.maintenances().map(drains::write_maintenance).collect(),
+            last_maintenance: state.last_maintenance,
+            forced: state.forced,
         }
     }
 }
@@ -207,6 +211,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
         state.packages.all.insert(record.package.key.clone(), record);
     }
     privileges::read_all(&mut state, message.privileges)?;
+    state.forced = message.forced;
+    drains::read_maintenances(&mut state, message.maintenances, message.last_maintenance)?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;

@@ -4,15 +4,19 @@
 //! them to people asks [`describe`], with the state right after the last of them.
 
 use crate::rejection::amounts;
-use crate::state::{CellState, Job, JobState, Machine, MachineState, PackageRecord, Standing};
+use crate::state::{
+    CellState, Drain, Job, JobState, Machine, MachineState, PackageRecord, Standing,
+};
 use borg_proto::package::{Package, PackageKey};
 use borg_proto::task::{EvictCause, FailureCause};
+use borg_proto::time::Date;
 use borg_proto::{
     Band, Health, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId, TaskId,
     UserName,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +90,13 @@ pub enum EventKind {
     },
     /// Whose tasks may be placed on a machine changed.
     MachineAccess(MachineId, AccessChange),
+    /// Machines are drained one after the other from here on, or no longer.
+    Maintenance {
+        /// Its number.
+        number: u64,
+        /// Whether it is over.
+        over: bool,
+    },
     /// How the scheduler chooses changed.
     PolicyChanged,
     /// A package was put.
@@ -144,6 +155,12 @@ pub enum AccessChange {
     Closed,
     /// It takes tasks again.
     Opened,
+    /// It takes no tasks, and those on it leave; or does so for another reason or until another time.
+    Draining,
+    /// Nothing is left on it.
+    Drained,
+    /// It is drained no more.
+    Undrained,
 }
 
 /// What changed of quota.
@@ -262,6 +279,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::JobUpdated { .. }
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }
@@ -371,6 +389,17 @@ impl Event {
                 };
                 ("package.put", key.to_string(), state.package(key).map(told).unwrap_or_default())
             }
+            EventKind::Maintenance { number, over } => {
+                let kind = if *over { "maintenance.over" } else { "maintenance.begun" };
+                let found = state.maintenances().find(|found| found.number == *number);
+                let told = found.map(|found| {
+                    format!(
+                        "by {}, {} machines at a time: {}",
+                        found.by, found.at_once, found.reason
+                    )
+                });
+                (kind, format!("maintenance {number}"), told.unwrap_or_default())
+            }
             EventKind::PackageRemoved(key) => ("package.removed", key.to_string(), String::new()),
             EventKind::QuotaChanged(change) => describe_quota(change, state),
             EventKind::JobUpdated { job, change } => {
@@ -426,6 +455,24 @@ fn describe_access(change: AccessChange, machine: Option<&Machine>) -> (&'static
             ("machine.closed", reason.unwrap_or_default())
         }
         AccessChange::Opened => ("machine.opened", String::new()),
+        AccessChange::Draining => {
+            let drain = machine.and_then(|machine| machine.drain.as_ref());
+            let told = |drain: &Arc<Drain>| {
+                format!("by {}, until {}: {}", drain.by, Date(drain.deadline), drain.reason)
+            };
+            ("machine.draining", drain.map(told).unwrap_or_default())
+        }
+        AccessChange::Drained => {
+            let drain = machine.and_then(|machine| machine.drain.as_ref());
+            let told = |drain: &Arc<Drain>| match drain.forced {
+                0 => format!("{} tasks moved", drain.moved),
+                forced => {
+                    format!("{} tasks moved, {forced} pushed out at the deadline", drain.moved)
+                }
+            };
+            ("machine.drained", drain.map(told).unwrap_or_default())
+        }
+        AccessChange::Undrained => ("machine.undrained", String::new()),
     }
 }
 

@@ -255,6 +255,7 @@ impl Links {
                 | EventKind::QuotaChanged(_)
                 | EventKind::MachineAccess(..)
                 | EventKind::PolicyChanged
+                | EventKind::Maintenance { .. }
                 | EventKind::PackagePut(_)
                 | EventKind::PackageRemoved(_)
                 | EventKind::PrivilegeChanged { .. }

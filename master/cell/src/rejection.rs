@@ -4,12 +4,14 @@
 //! masters as bytes, so that a follower can pass the leader's refusal on to its client.
 
 mod allocs;
+mod drains;
 mod figures;
 mod packages;
 mod privileges;
 mod updates;
 
 pub use allocs::AllocRejection;
+pub use drains::DrainRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 pub use packages::PackageRejection;
 pub use privileges::PrivilegeRejection;
@@ -173,11 +175,19 @@ pub enum Rejection {
     Privilege(Box<PrivilegeRejection>),
     #[error("{0}")]
     Update(Box<UpdateRejection>),
+    #[error("{0}")]
+    Drain(Box<DrainRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
     fn from(refused: AllocRejection) -> Self {
         Self::Alloc(Box::new(refused))
+    }
+}
+
+impl From<DrainRejection> for Rejection {
+    fn from(refused: DrainRejection) -> Self {
+        Self::Drain(Box::new(refused))
     }
 }
 
@@ -287,6 +297,7 @@ impl Rejection {
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
             Self::Update(refused) => refused.code(),
+            Self::Drain(refused) => refused.code(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
-use borg_cell::event::EventKind;
+use borg_cell::event::{EventKind, TaskChange};
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
@@ -13,7 +13,7 @@ use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
-use borg_proto::task::RunEnd;
+use borg_proto::task::{EvictCause, RunEnd};
 use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobSpec, MachineId,
@@ -75,6 +75,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
         12 if a.is_multiple_of(16) => (master(a), Action::Advance),
         12 | 13 if a.is_multiple_of(2) => (user(by_user), update(state, a, b, c)),
+        11 if b % 8 > 3 => drains(state, a, b, c),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),
@@ -182,6 +183,40 @@ fn choice(a: u8, b: u8, c: u8) -> Action {
     }
 }
 
+/// Drains one machine, or several one after the other; takes them back; lets deadlines come.
+fn drains(state: &CellState, a: u8, b: u8, c: u8) -> (Principal, Action) {
+    let name = |n: u8| -> borg_proto::MachineName { format!("m-{}", n % 8).parse().unwrap() };
+    // Most names are of machines that are there.
+    let there: Vec<_> = state.machines().map(|machine| machine.name.clone()).collect();
+    let action = match a % 8 {
+        0 | 4 => {
+            let all = there.into_iter().chain((c == 5).then(|| name(c))).collect();
+            Action::UndrainMachines { machines: all }
+        }
+        1 => Action::EndMaintenance { number: u64::from(c % 4) },
+        2 | 3 => return (master(c), Action::Advance),
+        _ => {
+            let mut machines: Vec<_> =
+                (0..=c % 3).filter_map(|n| pick(&there, c.wrapping_add(n))).collect();
+            if machines.is_empty() || b == 3 {
+                machines.push(name(c));
+            }
+            let open = |machine: &&Machine| machine.admits(&"ann".parse().unwrap()).is_ok();
+            let left = state.machines().filter(open).filter(|m| !machines.contains(&m.name));
+            let up = |m: &&Machine| m.state == borg_cell::state::MachineState::Up;
+            let leaves = u32::try_from(left.filter(up).count()).ok();
+            Action::DrainMachines {
+                machines,
+                reason: format!("reason {c}"),
+                within: Millis(u64::from(b) * 200),
+                at_once: a.is_multiple_of(5).then_some(1 + u32::from(c % 2)),
+                leaves: leaves.filter(|_| !b.is_multiple_of(3)),
+            }
+        }
+    };
+    (user(if c == 77 { "ann" } else { "admin" }), action)
+}
+
 /// Grants and revokes, now and then of what makes an administrator, or of `admin` itself.
 fn privilege(a: u8, b: u8) -> Action {
     let user: UserName = ["ann", "bob", "admin"][usize::from(a / 4 % 3)].parse().unwrap();
@@ -242,6 +277,12 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     spec.retries = u32::from(c % 3);
     spec.exclusive = b.is_multiple_of(5);
+    let budget = |most, rate| Some(Disruption { most, rate });
+    spec.disruption = match c % 6 {
+        1 => budget(Share::Tasks(u32::from(b % 3)), None),
+        2 => budget(Share::Percent(50), Some(Rate { tasks: 1, per_ms: Millis(30_000) })),
+        _ => None,
+    };
     spec.concurrent = a.is_multiple_of(7).then_some(1 + u32::from(c % 4));
     spec.gang = c.is_multiple_of(7) && spec.concurrent.is_none_or(|most| most >= tasks);
     if c.is_multiple_of(4) {
@@ -317,7 +358,10 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let machines: Vec<&Machine> = state.machines().collect();
     let hostile = a.is_multiple_of(8);
     let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
-    let task = pick(&pending, b).filter(|_| !hostile).unwrap_or(stranger);
+    // Now and then one that leaves its machine.
+    let leaving: Vec<TaskId> = state.draining().flat_map(|m| state.leaving(m)).take(40).collect();
+    let leaving = pick(&leaving, b).filter(|_| a % 3 == 1);
+    let task = leaving.or_else(|| pick(&pending, b)).filter(|_| !hostile).unwrap_or(stranger);
     let machine = pick(&machines, c).map_or(MachineId(u32::from(c)), |machine| machine.id);
     // Most tasks in allocs are decided for where their alloc is.
     let alloc = state.alloc_of(task).and_then(|alloc| state.task(alloc)?.placement());
@@ -482,7 +526,6 @@ proptest! {
 
     #[test]
     fn events_tell_everything_that_a_follower_needs_about_places(steps in steps()) {
-        use borg_cell::event::{EventKind, TaskChange};
         let mut state = empty();
         let mut placed = std::collections::BTreeMap::new();
         for step in &steps {
@@ -557,7 +600,6 @@ proptest! {
 
     #[test]
     fn no_entry_places_a_part_of_a_gang(steps in steps()) {
-        use borg_cell::event::{EventKind, TaskChange};
         let mut state = empty();
         for step in &steps {
             let command = command(&state, *step, true);
@@ -566,8 +608,9 @@ proptest! {
             let mut gangs = std::collections::BTreeSet::new();
             for event in &applied.events {
                 match &event.kind {
+                    // Who leaves a machine moves alone.
                     EventKind::TaskChanged { task, change: TaskChange::Placed { .. }, .. }
-                        if state.job(task.job).is_some_and(|job| job.spec.gang) =>
+                        if !evicted.contains(task) && state.job(task.job).is_some_and(|job| job.spec.gang) =>
                     {
                         gangs.insert(task.job);
                     }
@@ -580,6 +623,65 @@ proptest! {
             let left_out = state.pending().find(|task| gangs.contains(&task.job) && !evicted.contains(task));
             prop_assert_eq!(left_out, None, "after {:?}", command);
         }
+    }
+
+    /// By the entry itself: what served before it, what it pushed out, and how many were down.
+    #[test]
+    fn no_entry_pushes_out_more_than_disruption_budgets_allow(steps in steps()) {
+        let mut state = empty();
+        let mut disrupted = std::collections::BTreeMap::<JobId, Vec<Millis>>::new();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let before = state.clone();
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            let mut gone = std::collections::BTreeMap::<JobId, Vec<Millis>>::new();
+            for event in &applied.events {
+                let EventKind::TaskChanged { task, change: TaskChange::Evicted(cause), .. } = &event.kind else { continue };
+                let chosen = matches!(cause, EvictCause::Drained | EvictCause::Preempted { .. });
+                let placed = before.task(*task).and_then(|task| task.placement());
+                if chosen && placed.is_some_and(|placed| placed.serves_since.is_some()) {
+                    gone.entry(task.job).or_default().push(event.at);
+                }
+            }
+            for (id, times) in gone {
+                let job = before.job(id).unwrap();
+                let Some(budget) = job.spec.effective_disruption() else { continue };
+                let lately = disrupted.entry(id).or_default();
+                lately.extend(&times);
+                // What a deadline overrules is counted by the state.
+                if state.forced() > before.forced() {
+                    continue;
+                }
+                let down = usize::try_from(job.counts.alive() - job.counts.serving).unwrap() + times.len();
+                prop_assert!(down <= usize::try_from(budget.most.of(job.spec.tasks)).unwrap(), "{} after {:?}", job.key, command);
+                let Some(rate) = budget.rate else { continue };
+                let recent = lately.iter().filter(|at| state.clock().since(**at) < rate.per_ms).count();
+                prop_assert!(recent <= rate.tasks as usize, "{}: {} lately after {:?}", job.key, recent, command);
+            }
+        }
+    }
+
+    /// A drain is over by its deadline, or the cell may not move anything.
+    #[test]
+    fn once_time_has_passed_nothing_is_left_on_a_drained_machine(steps in steps()) {
+        let mut state = empty();
+        for step in &steps {
+            let made = command(&state, *step, true);
+            drop(state.apply(state.applied() + 1, &made));
+        }
+        let by = Principal::Master(ReplicaId(1));
+        let last = state.draining().filter_map(|machine| Some(machine.drain.as_ref()?.deadline)).max();
+        let Some(at) = last.map(|at| at.max(state.clock())) else { return Ok(()) };
+        while state.next_alarm().is_some_and(|alarm| alarm <= at) {
+            let before = state.next_alarm();
+            let advance = Command { at, by: by.clone(), request: None, action: Action::Advance };
+            state.apply(state.applied() + 1, &advance).unwrap();
+            if state.next_alarm() == before {
+                break;
+            }
+        }
+        let left = state.draining().find(|machine| !machine.tasks.is_empty());
+        prop_assert!(left.is_none() || state.safe_mode().is_some(), "{:?}", left);
     }
 
     /// The cell goes on for a while after its backup; restored, it hears of everything that ran then,
@@ -656,6 +758,7 @@ fn kind_of(state: &CellState, result: &Result<IncarnationId, Rejection>) -> &'st
         Err(Rejection::Gang { .. }) => "gang refused",
         Err(Rejection::GangParted { .. }) => "gang parted",
         Err(Rejection::AtCap { .. }) => "at cap",
+        Err(Rejection::Drain(_)) => "held off by a budget",
         Err(_) => "refused",
     }
 }
@@ -667,7 +770,7 @@ fn the_steps_reach_the_interesting_places() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..96 {
+    for _ in 0..256 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let mut state = empty();
         for step in steps {
@@ -685,6 +788,15 @@ fn the_steps_reach_the_interesting_places() {
                             && state.alloc_of(task).is_some()
                         {
                             *seen.entry(format!("{kind} in an alloc")).or_default() += 1;
+                        }
+                        if matches!(
+                            &event.kind,
+                            EventKind::TaskChanged {
+                                change: TaskChange::Evicted(EvictCause::Drained),
+                                ..
+                            }
+                        ) {
+                            *seen.entry("drained".to_owned()).or_default() += 1;
                         }
                         *seen.entry(kind).or_default() += 1;
                     }
@@ -718,6 +830,13 @@ fn the_steps_reach_the_interesting_places() {
         "gang refused",
         "gang parted",
         "at cap",
+        "held off by a budget",
+        "machine.draining",
+        "machine.drained",
+        "machine.undrained",
+        "maintenance.begun",
+        "maintenance.over",
+        "drained",
         "cell.safe-mode",
         "cell.safe-mode-over",
         "machine.removed",

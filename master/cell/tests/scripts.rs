@@ -4,13 +4,15 @@
 //!
 //! ```text
 //! machine NAME cpu=N ram=SIZE [ATTRIBUTE=VALUE ...]     adds a machine that is up
-//! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE]
+//! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE] [budget=N|N%]
 //! place TASK MACHINE [over TASK ...]     up TASK     ended TASK [exit=N | port]
 //! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
 //! healthy TASK     sick TASK     tick MS     tasks JOB     rollout JOB     versions JOB
 //! update USER JOB [command=X] [cpu=N] [priority=N] [label=X] [budget=N] [most=N] [canary=TASKS] [tasks=TASKS] [pause] [close]
 //! rollout USER JOB pause|resume|undo|close     rollback USER JOB N     scale USER JOB N     restart USER JOB
 //! stop USER JOB [TASKS]     start USER JOB [TASKS]
+//! drain USER MACHINE[,..] within=MS [at-once=N] [force-with=N] REASON     undrain USER MACHINE[,..]
+//! end-maintenance USER NUMBER     advance     drains     restarted MACHINE BOOT     gone TASK INCARNATION
 //! backup     restore SPARE_MS     found TASK INCARNATION MACHINE [PORT ...]     settle USER
 //! ```
 
@@ -26,8 +28,8 @@ use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::spec::Spread;
 use borg_proto::update::{OnFailure, Revision, Steer, UpdateOptions};
 use borg_proto::{
-    FailureCause, Health, IncarnationId, JobId, MachineId, Millis, Priority, Resources, TaskId,
-    TaskName, TaskState,
+    FailureCause, Health, IncarnationId, JobId, MachineId, MachineInfo, MachineName, Millis,
+    Priority, Resources, TaskId, TaskName, TaskState,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -220,6 +222,32 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
             let machines = vec![name.parse().unwrap()];
             cell.apply(user(by), Action::OpenMachines { machines })?;
         }
+        ["drain", by, names, ref rest @ ..] => drain(cell, by, names, rest)?,
+        ["undrain", by, names] => {
+            cell.apply(user(by), Action::UndrainMachines { machines: machines(names) })?;
+        }
+        ["end-maintenance", by, number] => {
+            let number = number.parse().unwrap();
+            cell.apply(user(by), Action::EndMaintenance { number })?;
+        }
+        ["advance"] => {
+            cell.apply(master(), Action::Advance)?;
+        }
+        ["drains", ..] => return Ok(drains(cell)),
+        ["restarted", name, boot] => {
+            let machine = machine(cell, name);
+            let info = cell.state.machine(machine).unwrap().info.as_deref().unwrap();
+            let info = MachineInfo { boot_id: boot.to_owned(), ..info.clone() };
+            cell.observe(Observation::MachineUp { machine, info });
+        }
+        ["gone", task, number] => {
+            let id = IncarnationId { task: task_id(cell, task), number: number.parse().unwrap() };
+            cell.observe(Observation::TaskGone { id });
+        }
+        ["safe-mode", on] => {
+            let safe_mode = on == "on";
+            cell.observe(Observation::Silence { safe_mode, silent: 2, machines: 3 });
+        }
         ["policy", by, named, ref weights @ ..] => {
             let weight = |text: &&str| {
                 let (term, weight) = text.split_once('=').unwrap();
@@ -338,6 +366,47 @@ fn versions(cell: &Cell, job: &str) -> String {
     job.versions().map(line).collect()
 }
 
+fn machines(names: &str) -> Vec<MachineName> {
+    names.split(',').map(|name| name.parse().unwrap()).collect()
+}
+
+fn drain(cell: &mut Cell, by: &str, names: &str, rest: &[&str]) -> Result<(), Rejection> {
+    let (said, reason): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.contains('='));
+    let said = options(&said);
+    let number = |key: &str| said.get(key).map(|value| value.parse().unwrap());
+    let action = Action::DrainMachines {
+        machines: machines(names),
+        reason: reason.join(" "),
+        within: Millis(said["within"].parse().unwrap()),
+        at_once: number("at-once"),
+        leaves: number("force-with"),
+    };
+    cell.apply(user(by), action).map(|_| ())
+}
+
+/// Machines that are drained, with what is left and why, and maintenances.
+fn drains(cell: &Cell) -> String {
+    let name = |task: TaskId| format!("{}/{}", cell.state.job(task.job).unwrap().key, task.index);
+    let mut out = String::new();
+    for machine in cell.state.draining() {
+        let drain = machine.drain.as_ref().unwrap();
+        let how = if drain.empty_since.is_some() { "empty" } else { "draining" };
+        let (moved, forced) = (drain.moved, drain.forced);
+        out += &format!("{} {how}, {moved} moved, {forced} forced\n", machine.name);
+        for task in cell.state.leaving(machine) {
+            let waits = cell.state.stays_for(task, cell.now);
+            out += &format!("  {} waits for: {waits}\n", name(task));
+        }
+    }
+    for one in cell.state.maintenances() {
+        let out_now: Vec<_> = cell.state.out_for(one.number).map(|m| m.name.to_string()).collect();
+        let (number, left, done) = (one.number, one.left.len(), one.done);
+        let names = out_now.join(", ");
+        out += &format!("maintenance {number}: {names} out, {left} left, {done} done\n");
+    }
+    out
+}
+
 fn set_quota(
     cell: &mut Cell,
     by: &str,
@@ -379,6 +448,7 @@ fn submit(
     spec.priority = number("priority").map_or(spec.priority, |value| Priority::new(value).unwrap());
     spec.disruption =
         options.get("budget").map(|most| Disruption { most: most.parse().unwrap(), rate: None });
+    spec.exclusive = options.contains_key("exclusive");
     let spec = with_task(spec, |task| {
         task.ports = list("ports").iter().map(|port| port.parse().unwrap()).collect();
         if options.contains_key("health") {

@@ -5,6 +5,7 @@
 //! the calls that go on.
 
 mod deadline;
+mod drains;
 pub(crate) mod names;
 mod packages;
 mod privileges;
@@ -613,6 +614,52 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::OpenMachinesResponse>, Status> {
         let done = self.changed(request, "OpenMachines").await?;
         Ok(Response::new(pb::OpenMachinesResponse { index: done.index }))
+    }
+
+    async fn drain_machines(
+        &self,
+        request: Request<pb::DrainMachinesRequest>,
+    ) -> Result<Response<pb::DrainMachinesResponse>, Status> {
+        let done = self.changed(request, "DrainMachines").await?;
+        Ok(Response::new(pb::DrainMachinesResponse { index: done.index }))
+    }
+
+    async fn undrain_machines(
+        &self,
+        request: Request<pb::UndrainMachinesRequest>,
+    ) -> Result<Response<pb::UndrainMachinesResponse>, Status> {
+        let done = self.changed(request, "UndrainMachines").await?;
+        Ok(Response::new(pb::UndrainMachinesResponse { index: done.index }))
+    }
+
+    async fn end_maintenance(
+        &self,
+        request: Request<pb::EndMaintenanceRequest>,
+    ) -> Result<Response<pb::EndMaintenanceResponse>, Status> {
+        let done = self.changed(request, "EndMaintenance").await?;
+        Ok(Response::new(pb::EndMaintenanceResponse { index: done.index }))
+    }
+
+    async fn plan_drain(
+        &self,
+        request: Request<pb::DrainMachinesRequest>,
+    ) -> Result<Response<pb::PlanDrainResponse>, Status> {
+        let user = self.user(&request, "PlanDrain")?;
+        let asked = request.into_inner();
+        let change = Change::try_from(asked).map_err(|error| rpc::status_of(&error))?;
+        let (state, plan) = self.changes.planner.plan_drain(&user, change.action).await?;
+        let read = views::read_info(&self.view());
+        Ok(Response::new(drains::plan(&state, plan, read)))
+    }
+
+    async fn list_drains(
+        &self,
+        request: Request<pb::ListDrainsRequest>,
+    ) -> Result<Response<pb::ListDrainsResponse>, Status> {
+        let user = self.user(&request, "ListDrains")?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
+        let most = drains::check_tasks(request.get_ref().tasks)?;
+        Ok(Response::new(drains::list(&view, most, now_in(&view, past))))
     }
 
     async fn set_policy(

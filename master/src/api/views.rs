@@ -204,6 +204,10 @@ pub(super) fn task_info(
             }
         }
     };
+    if info.note.is_empty() && view.state.leaves(id) {
+        let waits = view.state.stays_for(id, view.state.clock());
+        info.note = format!("its machine is drained; waits for {waits}");
+    }
     info.phase = phase.into();
     info
 }
@@ -408,6 +412,7 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
             by: closed.by.to_string(),
             reason: closed.reason.clone(),
         }),
+        drain: machine.drain.as_deref().map(super::drains::drain),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::access;
 use super::cause::{read_run, replica, task_id};
+use super::drain;
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::health::read_health;
 use super::machine::check_address;
@@ -227,6 +228,15 @@ impl From<&Action> for PbAction {
                 Self::CloseMachines(access::write_close(machines, reason))
             }
             Action::OpenMachines { machines } => Self::OpenMachines(access::write_open(machines)),
+            Action::DrainMachines { machines, reason, within, at_once, leaves } => {
+                Self::DrainMachines(drain::write(machines, reason, *within, *at_once, *leaves))
+            }
+            Action::UndrainMachines { machines } => {
+                Self::UndrainMachines(drain::write_undrain(machines))
+            }
+            Action::EndMaintenance { number } => {
+                Self::EndMaintenance(pb::EndMaintenance { number: *number })
+            }
             Action::PutPackage { package } => {
                 Self::PutPackage(pb::PutPackage { package: Some((&**package).into()) })
             }
@@ -305,6 +315,11 @@ impl TryFrom<PbAction> for Action {
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
             PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
             PbAction::OpenMachines(open) => access::open(open).at("open_machines"),
+            PbAction::DrainMachines(drain) => drain::read(drain).at("drain_machines"),
+            PbAction::UndrainMachines(undrain) => drain::undrain(undrain).at("undrain_machines"),
+            PbAction::EndMaintenance(pb::EndMaintenance { number }) => {
+                Ok(Self::EndMaintenance { number })
+            }
             PbAction::PutPackage(pb::PutPackage { package }) => {
                 package::put(package).at("put_package")
             }

@@ -11,6 +11,7 @@ mod access;
 mod cause;
 mod command;
 mod disruption;
+mod drain;
 mod error;
 mod health;
 mod machine;
@@ -33,6 +34,7 @@ pub use access::{check_reason, read_users};
 pub use command::{
     Change, DecodeError, MAX_ASSIGNMENTS, MAX_COMMAND_BYTES, MAX_OBSERVATIONS, MAX_REQUEST_ID_BYTES,
 };
+pub use drain::{check_at_once, check_drain_time};
 pub use error::WireError;
 pub use health::read_health;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};

@@ -6,7 +6,7 @@ use crate::command::{
 use crate::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS, Rate, Share};
 use crate::health::{Health, HealthCheck, Probe};
 use crate::indexes::IndexSet;
-use crate::machine::{MachineAddress, MachineId, MachineInfo};
+use crate::machine::{MAX_DRAIN_TIME, MachineAddress, MachineId, MachineInfo};
 use crate::names::{
     IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
 };
@@ -815,6 +815,9 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]")
             .prop_map(|(machines, reason)| Action::CloseMachines { machines, reason }),
         vec(name(), 1..5).prop_map(|machines| Action::OpenMachines { machines }),
+        drain(),
+        vec(name(), 1..5).prop_map(|machines| Action::UndrainMachines { machines }),
+        any::<u64>().prop_map(|number| Action::EndMaintenance { number }),
         package().prop_map(|package| Action::PutPackage { package }),
         package_key().prop_map(|package| Action::RemovePackage { package }),
         (name(), privilege())
@@ -832,4 +835,18 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         request,
         action,
     })
+}
+
+fn drain() -> impl Strategy<Value = Action> {
+    let within = (0..=MAX_DRAIN_TIME.0).prop_map(Millis);
+    let (at_once, leaves) = (option::of(1..=1_000u32), option::of(any::<u32>()));
+    (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]", within, at_once, leaves).prop_map(
+        |(machines, reason, within, at_once, leaves)| Action::DrainMachines {
+            machines,
+            reason,
+            within,
+            at_once,
+            leaves,
+        },
+    )
 }

@@ -119,6 +119,9 @@ impl Durability {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::DrainMachines { .. }
+                | Action::UndrainMachines { .. }
+                | Action::EndMaintenance { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
                 | Action::GrantPrivilege { .. }

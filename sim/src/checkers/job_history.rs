@@ -268,6 +268,9 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::DrainMachines { .. }
+        | Action::UndrainMachines { .. }
+        | Action::EndMaintenance { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
         | Action::GrantPrivilege { .. }

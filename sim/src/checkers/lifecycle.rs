@@ -93,6 +93,7 @@ impl Lifecycle {
             | EventKind::QuotaChanged(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::Maintenance { .. }
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }

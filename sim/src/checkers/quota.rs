@@ -28,6 +28,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             EventKind::MachineAdded(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }

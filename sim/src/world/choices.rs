@@ -58,5 +58,6 @@ impl World {
         if let Rejection::MachineClosed { .. } | Rejection::MachineKept { .. } = rejection {
             self.hit(Mark::AccessRefused);
         }
+        self.note_budget(rejection);
     }
 }

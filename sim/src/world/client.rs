@@ -174,6 +174,9 @@ impl Clients {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::DrainMachines { .. }
+                | Action::UndrainMachines { .. }
+                | Action::EndMaintenance { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
                 | Action::GrantPrivilege { .. }
@@ -281,6 +284,7 @@ impl World {
                 let others = [key(format!("job{}", dice.below(5)))];
                 let spec = jobs::random(dice, &name, &others);
                 let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
+                let spec = if self.setup.drains { jobs::budget_some(spec) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
             55..=74 => {

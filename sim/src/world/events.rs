@@ -33,7 +33,9 @@ impl World {
         {
             self.hit(Mark::CapReached);
         }
-        if !job.spec.gang || job.spec.tasks == 1 {
+        // Who leaves a machine moves alone.
+        let moves = self.checks.disruptions.left_by(event.index, task);
+        if !job.spec.gang || job.spec.tasks == 1 || moves {
             return;
         }
         self.hit(Mark::GangPlaced);
@@ -56,6 +58,8 @@ impl World {
         });
         let result = self.checks.lifecycle.take(event, state);
         self.check(Invariant::LegalLife, result);
+        let result = self.checks.disruptions.take(event, state);
+        self.check(Invariant::Disruption, result);
         match &event.kind {
             EventKind::MachineChanged(id) => {
                 match state.machine(*id).map(|machine| machine.state) {
@@ -90,8 +94,9 @@ impl World {
                 self.check(Invariant::CrashPairs, result);
                 self.placed_together(event, state, *task);
             }
-            EventKind::MachineAccess(id, _) => {
+            EventKind::MachineAccess(id, change) => {
                 self.checks.access_changed.insert(*id, event.at);
+                self.note_drain(state, *id, *change);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
@@ -138,6 +143,11 @@ impl World {
                 UpdateChange::CanaryGood => self.hit(Mark::CanaryGood),
                 UpdateChange::Paused | UpdateChange::Resumed | UpdateChange::Closed => {}
             },
+            EventKind::Maintenance { over, .. } => {
+                if *over {
+                    self.hit(Mark::MaintenanceOver);
+                }
+            }
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);

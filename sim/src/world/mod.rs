@@ -10,6 +10,7 @@ mod api;
 mod choices;
 mod client;
 mod clock;
+mod drains;
 mod events;
 mod fault;
 mod machine;
@@ -85,6 +86,8 @@ pub struct Setup {
     pub quotas: bool,
     /// Whether an operator keeps, closes and opens machines and changes the scheduling policy at random.
     pub choices: bool,
+    /// Whether an operator drains machines and racks and takes them back at random.
+    pub drains: bool,
 }
 
 impl Setup {
@@ -105,6 +108,7 @@ impl Setup {
             level: LEVEL,
             quotas: false,
             choices: false,
+            drains: false,
         }
     }
 }
@@ -137,6 +141,7 @@ pub(crate) enum Happening {
     NextFault,
     QuotaChanges,
     ChoiceChanges,
+    DrainChanges,
     Restart { master: usize },
     RestartBorglet { machine: usize },
     Ends(Fault),
@@ -247,6 +252,7 @@ impl World {
         world.begin_clients();
         world.begin_quota();
         world.begin_choices();
+        world.begin_drains();
         if world.setup.weather != Weather::Calm {
             world.agenda.after(Millis(2_000), Happening::NextFault);
         }
@@ -308,6 +314,7 @@ impl World {
             Happening::NextFault => self.next_fault(),
             Happening::QuotaChanges => self.quota_changes(),
             Happening::ChoiceChanges => self.choice_changes(),
+            Happening::DrainChanges => self.drain_changes(),
             Happening::Restart { master } => self.start_if_down(master),
             Happening::RestartBorglet { machine } => self.start_borglet_if_down(machine),
             Happening::Ends(fault) => self.end_fault(fault),

@@ -114,6 +114,9 @@ pub(crate) fn wanted(action: &Action) -> String {
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::DrainMachines { .. }
+        | Action::UndrainMachines { .. }
+        | Action::EndMaintenance { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
         | Action::GrantPrivilege { .. }

@@ -5,6 +5,7 @@
 
 use super::DecodeError;
 use super::allocs;
+use super::drains;
 use super::packages;
 use super::parts::missing;
 use super::privileges;
@@ -202,6 +203,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::Package(refused) => packages::refusal(refused),
         R::Privilege(refused) => privileges::refusal(refused),
         R::Update(refused) => updates::refusal(refused),
+        R::Drain(refused) => drains::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -306,6 +308,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
         kind if updates::KINDS.contains(&kind) => updates::read(kind, &mut from)?.into(),
+        kind if drains::KINDS.contains(&kind) => drains::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -351,7 +354,7 @@ impl Fields {
         self.text()?.parse().map_err(|e| WireError::from(e).within("texts"))
     }
 
-    fn task(&mut self) -> Result<TaskId, WireError> {
+    pub(super) fn task(&mut self) -> Result<TaskId, WireError> {
         Ok(TaskId { job: JobId(self.number()?), index: self.small()? })
     }
 
@@ -437,7 +440,10 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rejection::{AllocRejection, PackageRejection, PrivilegeRejection, UpdateRejection};
+    use crate::rejection::{
+        AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection, UpdateRejection,
+    };
+    use crate::state::Blocked;
     use borg_proto::update::Steer;
     use borg_proto::{Band, Privilege};
 
@@ -521,7 +527,25 @@ mod tests {
         .chain(of_packages().into_iter().map(R::from))
         .chain(of_privileges().into_iter().map(R::from))
         .chain(of_updates().into_iter().map(R::from))
+        .chain(of_drains().into_iter().map(R::from))
         .collect()
+    }
+
+    fn of_drains() -> Vec<DrainRejection> {
+        use DrainRejection as D;
+        let task = TaskId { job: JobId(3), index: 7 };
+        let job = || "ann/web".parse().unwrap();
+        let until = Millis(9);
+        let rate = Blocked::Rate { job: job(), tasks: 2, per: Millis(60_000), until };
+        vec![
+            D::Budget { task, blocked: Blocked::Down { job: job(), down: 2, most: 1 } },
+            D::Budget { task, blocked: rate },
+            D::SafeMode { task },
+            D::TooLittleLeft { left: 1, of: 4, short: None },
+            D::TooLittleLeft { left: 1, of: 4, short: Some((1, 2, Dimension::Ram)) },
+            D::OtherLeft { left: 0, of: 4, known: 2 },
+            D::NoSuchMaintenance { number: 7 },
+        ]
     }
 
     fn of_updates() -> Vec<UpdateRejection> {
@@ -612,6 +636,7 @@ mod tests {
                 .chain(packages::KINDS)
                 .chain(privileges::KINDS)
                 .chain(updates::KINDS)
+                .chain(drains::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

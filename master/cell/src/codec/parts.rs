@@ -3,7 +3,7 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
-use super::updates;
+use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
     Closed, Crash, FIRST_VERSION, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord,
@@ -69,6 +69,7 @@ pub(super) fn machine(machine: &Machine) -> pb::CheckpointMachine {
             by: closed.by.to_string(),
             reason: closed.reason.clone(),
         }),
+        drain: machine.drain.as_deref().map(drains::write),
     }
 }
 
@@ -93,7 +94,9 @@ pub(super) fn read_machine(machine: pb::CheckpointMachine) -> Result<Machine, Wi
     let kept_for = (!users.is_empty()).then(|| Arc::new(users));
     let closed = machine.closed.map(read_closed).transpose().map_err(|e| e.within("closed"))?;
     let closed = closed.map(Arc::new);
-    Ok(Machine { state, info: info.map(Arc::new), next_port, given_up, kept_for, closed, ..bare })
+    let drain = machine.drain.map(drains::read_drain).transpose().map_err(|e| e.within("drain"))?;
+    let (info, drain) = (info.map(Arc::new), drain.map(Arc::new));
+    Ok(Machine { state, info, next_port, given_up, kept_for, closed, drain, ..bare })
 }
 
 fn read_closed(closed: pb::CheckpointClosed) -> Result<Closed, WireError> {

@@ -228,6 +228,9 @@ impl Replica {
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }
             | Action::OpenMachines { .. }
+            | Action::DrainMachines { .. }
+            | Action::UndrainMachines { .. }
+            | Action::EndMaintenance { .. }
             | Action::PutPackage { .. }
             | Action::RemovePackage { .. }
             | Action::GrantPrivilege { .. }

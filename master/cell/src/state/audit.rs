@@ -53,6 +53,7 @@ impl CellState {
         for job in self.jobs.values() {
             self.audit_job(job, &mut found);
         }
+        self.audit_drains(&mut found);
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
         self.audit_choices(&mut found);
@@ -137,6 +138,44 @@ impl CellState {
             capacity.is_none_or(|capacity| machine.devices.is_within(capacity)),
             "devices are the machine's, each given out once",
             name,
+        );
+    }
+
+    fn audit_drains(&self, found: &mut Findings) {
+        for machine in self.draining() {
+            let name = || machine.name.to_string();
+            let lingers = self.lingering().any(|(there, _)| there == machine.id);
+            found.check(
+                machine.is_drained() == (machine.tasks.is_empty() && !lingers),
+                "a machine is drained when nothing is on it",
+                name,
+            );
+            let part = machine.drain.as_ref().and_then(|drain| drain.maintenance);
+            found.check(
+                part.is_none_or(|number| self.maintenances.contains_key(&number)),
+                "a machine is drained for a maintenance that is there",
+                name,
+            );
+        }
+        for (number, maintenance) in &self.maintenances {
+            let name = || number.to_string();
+            found.check(
+                maintenance.number == *number && *number <= self.last_maintenance,
+                "a maintenance is filed under its number, which is never reused",
+                name,
+            );
+            let out = self.out_for(*number).count();
+            let most = usize::try_from(maintenance.at_once).unwrap_or(usize::MAX);
+            found.check(
+                out > 0 && (maintenance.left.is_empty() || out >= most),
+                "as many machines are out for a maintenance as may be",
+                || format!("{number}: {out} of {most}, {} left", maintenance.left.len()),
+            );
+        }
+        found.check(
+            self.maintenances.len() <= super::MAX_MAINTENANCES,
+            "maintenances are few",
+            || self.maintenances.len().to_string(),
         );
     }
 
@@ -405,6 +444,11 @@ impl CellState {
             "tasks that may still run somewhere are indexed",
             || format!("{:?} against {:?}", self.lingering, rebuilt.lingering),
         );
+        found.check(
+            self.draining == rebuilt.draining,
+            "machines that are drained are indexed",
+            || format!("{:?} against {:?}", self.draining, rebuilt.draining),
+        );
         found.check(self.alarms == rebuilt.alarms, "alarms follow from jobs and machines", || {
             format!("{:?} against {:?}", self.alarms, rebuilt.alarms)
         });
@@ -444,7 +488,9 @@ impl CellState {
             let (state, info, next_port) = (machine.state, machine.info.clone(), machine.next_port);
             let given_up = machine.given_up;
             let (kept_for, closed) = (machine.kept_for.clone(), machine.closed.clone());
-            let machine = Machine { state, info, next_port, given_up, kept_for, closed, ..bare };
+            let drain = machine.drain.clone();
+            let machine =
+                Machine { state, info, next_port, given_up, kept_for, closed, drain, ..bare };
             machines.insert(*id, machine);
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
@@ -523,6 +569,7 @@ impl CellState {
         self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
         self.pending = OrdSet::from_iter(pending);
         self.lingering = OrdSet::from_iter(lingering);
+        self.draining = machines.values().filter(|m| m.drain.is_some()).map(|m| m.id).collect();
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();
         self.jobs = jobs.into_iter().map(|job| (job.id, Arc::new(job))).collect();
         self.wind_alarms();

@@ -116,6 +116,9 @@ impl Out {
                     AccessChange::Kept => 1,
                     AccessChange::Closed => 2,
                     AccessChange::Opened => 3,
+                    AccessChange::Draining => 260,
+                    AccessChange::Drained => 261,
+                    AccessChange::Undrained => 262,
                 };
                 self.numbers(&[31, id.0.into(), change]);
             }
@@ -132,6 +135,9 @@ impl Out {
                     UpdateChange::Closed => 8,
                 };
                 self.numbers(&[240, job.0, change]);
+            }
+            EventKind::Maintenance { number, over } => {
+                self.numbers(&[263, *number, u64::from(*over)]);
             }
             EventKind::PackagePut(key) => {
                 self.number(110);

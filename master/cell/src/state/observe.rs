@@ -90,6 +90,7 @@ impl Turn<'_> {
         self.set_machine_state(id, MachineState::Up);
         self.emit(EventKind::MachineChanged(id));
         self.shed(id);
+        self.answers_while_drained(id);
     }
 
     /// Gives a machine other facts; its tasks may count elsewhere in the spread of their jobs.
@@ -165,6 +166,7 @@ impl Turn<'_> {
         }
         self.state.safe_mode = safe_mode.then_some(SafeMode { since: self.at, silent, machines });
         self.emit(EventKind::SafeMode { on: safe_mode, silent, machines });
+        self.reset_drains();
     }
 
     /// Takes machines for down because an operator says so. All or none.

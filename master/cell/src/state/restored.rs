@@ -173,6 +173,7 @@ impl Turn<'_> {
             let spare_until = Millis(at.0.saturating_add(restored.spare.0));
             let place_after = Millis(at.0.saturating_add(HEAR_OUT.0));
             restored.window = Some(Window { spare_until, place_after });
+            self.reset_drains();
         }
     }
 

@@ -206,11 +206,12 @@ impl Turn<'_> {
             self.leave(id, &from);
             self.enter(id, &to);
         }
-        if lingers {
+        let lingered = if lingers {
             self.state.lingering.insert(id);
+            false
         } else {
-            self.state.lingering.remove(&id);
-        }
+            self.state.lingering.remove(&id).is_some()
+        };
         if now_pending {
             self.state.pending.insert(id);
         } else {
@@ -219,6 +220,11 @@ impl Turn<'_> {
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
         self.watch_update(id, &from, &change);
         self.emit(EventKind::TaskChanged { task: id, change, machine });
+        if place_of(&from) != now_at || lingered {
+            let last = self.state.task(id).and_then(|task| task.last_place);
+            let places = [place_of(&from), now_at, last.filter(|_| lingered)];
+            places.into_iter().flatten().for_each(|(machine, _)| self.note_emptiness(machine));
+        }
         if alive == 0 {
             self.over.push_back((id.job, before));
         } else if before != after {
@@ -256,8 +262,9 @@ impl Turn<'_> {
         let slot = usize::try_from(id.task.index).ok().and_then(|index| job.tasks.get_mut(index));
         Arc::make_mut(slot.expect("the task was just found there")).lingers = false;
         self.state.lingering.remove(&id.task);
-        let (change, machine) = (TaskChange::Gone { incarnation: id.number }, Some(machine));
-        self.emit(EventKind::TaskChanged { task: id.task, change, machine });
+        let change = TaskChange::Gone { incarnation: id.number };
+        self.emit(EventKind::TaskChanged { task: id.task, change, machine: Some(machine) });
+        self.note_emptiness(machine);
     }
 
     /// Ends a task that is alive.
@@ -289,6 +296,7 @@ impl Turn<'_> {
     /// Gives the room of a placed task on its machine back.
     pub(super) fn leave(&mut self, id: TaskId, from: &TaskState) {
         let TaskState::Running(placement) = from else { return };
+        let at = self.at;
         let (job, machine) = self.pair(id, placement.machine);
         let version = job.version_of(id.index);
         machine.used = machine.used.minus(&version.spec.asked());
@@ -296,6 +304,10 @@ impl Turn<'_> {
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
             machine.ports.remove(port);
+        }
+        if let Some(drain) = &mut machine.drain {
+            let drain = Arc::make_mut(drain);
+            drain.ending_until = drain.ending_until.max(at + job.spec.task.grace_ms);
         }
         machine.devices.take(&placement.devices, false);
         crowd_out(job, machine);

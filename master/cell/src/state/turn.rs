@@ -129,6 +129,19 @@ impl<'a> Turn<'a> {
                 self.needs_admin(by, "open machines")?;
                 self.open_machines(machines)
             }
+            Action::DrainMachines { machines, reason, within, at_once, leaves } => {
+                self.needs_admin(by, "drain machines")?;
+                let by = needs_user(by, "drain machines")?;
+                self.drain_machines(by, machines, (reason, *within), *at_once, *leaves)
+            }
+            Action::UndrainMachines { machines } => {
+                self.needs_admin(by, "undrain machines")?;
+                self.undrain_machines(machines)
+            }
+            Action::EndMaintenance { number } => {
+                self.needs_admin(by, "end a maintenance")?;
+                self.end_maintenance(*number)
+            }
             Action::PutPackage { package } => {
                 self.put_package(needs_user(by, "put a package")?, package)
             }
