@@ -17,9 +17,11 @@ mod asked;
 pub mod blobs;
 pub mod causes;
 pub mod command;
+pub mod cron;
 pub mod difference;
 pub mod health;
 pub mod identity;
+pub mod index_set;
 #[cfg(feature = "layers")]
 pub mod layer;
 pub mod machine;
@@ -45,6 +47,7 @@ pub mod wire;
 
 pub use causes::in_full;
 pub use health::Health;
+pub use index_set::IndexSet;
 pub use machine::{MachineId, MachineInfo};
 pub use names::{
     CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,

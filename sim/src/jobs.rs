@@ -111,6 +111,11 @@ pub fn job(name: &str) -> JobBuilder {
         alloc_set: None,
         gang: false,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         labels: BTreeMap::new(),
     };
     JobBuilder { spec, task }

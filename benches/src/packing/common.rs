@@ -190,6 +190,11 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         alloc_set: None,
         gang: false,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         labels: BTreeMap::new(),
     })
 }

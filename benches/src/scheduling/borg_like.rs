@@ -320,6 +320,11 @@ fn job_spec(
         alloc_set: None,
         gang: false,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         labels: BTreeMap::new(),
     };
     spec.check()?;

@@ -341,6 +341,11 @@ fn build_alloc_set<'v>(
         exclusive: false,
         gang: fields.flag("gang")?,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         alloc_set: None,
         labels: fields.pairs("labels")?,
         task: Arc::new(TaskSpec {

@@ -179,6 +179,11 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         alloc_set: None,
         gang: false,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         labels: BTreeMap::new(),
     }
 }
