@@ -264,6 +264,8 @@ pub enum Action {
         /// Which.
         privilege: Privilege,
     },
+    /// What was to happen by now happens: see [`SERVICES_SINCE`]. Proposed by the leader when that time has come.
+    Advance,
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -279,10 +281,14 @@ pub enum Action {
 /// The newest level of entries that this build understands. Grows by one with every release that
 /// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
 /// its masters understand.
-pub const LEVEL: u32 = 5;
+pub const LEVEL: u32 = 6;
 
 /// The level of entries that tells how runs ended came with.
 pub const RUN_ENDS_SINCE: u32 = 5;
+
+/// The level of entries from which on the state notes since when tasks serve, has budgets of disruption
+/// and does by itself what was to happen at a time.
+pub const SERVICES_SINCE: u32 = 6;
 
 impl Action {
     /// The level of entries that this action came with.
@@ -309,7 +315,7 @@ impl Action {
             | Self::GrantPrivilege { .. }
             | Self::RevokePrivilege { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
-            Self::Rerun { .. } | Self::OrderCron { .. } => 6,
+            Self::Rerun { .. } | Self::OrderCron { .. } | Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }
             | Self::CloseMachines { .. }

@@ -3,6 +3,7 @@
 //! Values of the environment are not told: people keep secrets there, and what is told here ends in
 //! the logs of build machines.
 
+use crate::disruption::Disruption;
 use crate::names::shorten;
 use crate::spec::{JobSpec, TaskSpec};
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ impl JobSpec {
             deadline_ms,
             cron,
             labels,
+            disruption: _,
         } = self;
         let mut found = Found::default();
         found.shown("name", name, &new.name);
@@ -66,6 +68,11 @@ impl JobSpec {
         found.maybe("deadline_ms", deadline_ms.as_ref(), new.deadline_ms.as_ref());
         found.maybe("cron", cron.as_ref(), new.cron.as_ref());
         found.pairs("labels", labels, &new.labels, false);
+        let (budget, wanted) = (self.effective_disruption(), new.effective_disruption());
+        let most = |budget: Option<Disruption>| budget.map(|budget| budget.most);
+        found.maybe("disruption.most", most(budget).as_ref(), most(wanted).as_ref());
+        let rate = |budget: Option<Disruption>| budget.and_then(|budget| budget.rate);
+        found.maybe("disruption.rate", rate(budget).as_ref(), rate(wanted).as_ref());
         found.task(task, &new.task);
         found.0
     }

@@ -19,6 +19,7 @@ pub mod causes;
 pub mod command;
 pub mod cron;
 pub mod difference;
+pub mod disruption;
 pub mod health;
 pub mod identity;
 pub mod index_set;

@@ -4,6 +4,7 @@
 //! [`JobSpec::check`] holds every bound; a master and `borgctl` call the same one.
 
 use crate::cron::Cron;
+use crate::disruption::Disruption;
 use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
 use crate::network::Network;
@@ -162,6 +163,9 @@ pub struct JobSpec {
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How much of it the cell may disturb at once; `None`: see [`JobSpec::effective_disruption`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Disruption>,
 }
 
 const fn one() -> u32 {
@@ -462,6 +466,7 @@ impl JobSpec {
         self.check_gang()?;
         self.check_batch()?;
         self.check_cron()?;
+        self.disruption.map_or(Ok(()), |budget| budget.check())?;
         check_pairs("labels", &self.labels)?;
         if self.kind == JobKind::Daemon {
             self.check_daemon()?;
@@ -612,7 +617,8 @@ impl JobSpec {
             || self.parent.is_some()
             || self.max_failures > 0
             || self.timeout_ms.is_some()
-            || self.deadline_ms.is_some();
+            || self.deadline_ms.is_some()
+            || self.disruption.is_some();
         if since_6 {
             return 6;
         }

@@ -117,6 +117,7 @@ pub fn job(name: &str) -> JobBuilder {
         deadline_ms: None,
         cron: None,
         labels: BTreeMap::new(),
+        disruption: None,
     };
     JobBuilder { spec, task }
 }

@@ -196,6 +196,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         deadline_ms: None,
         cron: None,
         labels: BTreeMap::new(),
+        disruption: None,
     })
 }
 

@@ -326,6 +326,7 @@ fn job_spec(
         deadline_ms: None,
         cron: None,
         labels: BTreeMap::new(),
+        disruption: None,
     };
     spec.check()?;
     Ok(spec)

@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// What every encoded state begins with.
 pub const MAGIC: [u8; 8] = *b"BORGCELL";
 /// Version of the format that this build writes. It reads all up to this one.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
 /// 1,500,000 tasks.
 pub const MAX_STATE_BYTES: u64 = 4 << 30;
@@ -256,11 +256,11 @@ mod tests {
     #[test]
     fn a_later_format_and_foreign_bytes_are_named_as_such() {
         let mut bytes = busy().encode();
-        bytes[11] = 6;
+        bytes[11] = 7;
         let newer = CellState::decode(&bytes).unwrap_err();
         assert_eq!(
             newer.to_string(),
-            "the state has format 6, this build reads formats 1 to 5: install a newer version"
+            "the state has format 7, this build reads formats 1 to 6: install a newer version"
         );
         for foreign in
             [&b""[..], b"BORG", b"BORGCELL", b"BORGCELL\0\0\0\0", b"something else that is long"]

@@ -302,6 +302,7 @@ fn job(
         deadline_ms: None,
         cron: None,
         labels: BTreeMap::new(),
+        disruption: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod access;
 mod cause;
 mod command;
 mod cron;
+mod disruption;
 mod error;
 mod health;
 mod machine;

@@ -307,6 +307,7 @@ impl From<&JobSpec> for pb::JobSpec {
             deadline_ms: j.deadline_ms.map(|time| time.0),
             cron: j.cron.as_ref().map(Into::into),
             labels: j.labels.clone(),
+            disruption: j.disruption.as_ref().map(Into::into),
         }
     }
 }
@@ -336,6 +337,7 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             deadline_ms: j.deadline_ms.map(Millis),
             cron: j.cron.map(TryInto::try_into).transpose().at("cron")?,
             labels: j.labels,
+            disruption: j.disruption.map(TryInto::try_into).transpose().at("disruption")?,
         };
         spec.check()?;
         Ok(spec)

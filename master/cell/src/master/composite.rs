@@ -8,7 +8,7 @@ use crate::links::{Links, Seen};
 use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
 use crate::store::{Membership, Position, Recovered};
-use borg_proto::command::{Action, Assignment, Principal};
+use borg_proto::command::{Action, Assignment, Principal, SERVICES_SINCE};
 use borg_proto::poll::{MachineReport, TaskReport, Usage};
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
 
@@ -24,11 +24,16 @@ pub struct Master {
     links: Option<Links>,
     /// Names the leader's own questions to the majority.
     own_reads: u64,
+    /// Until when no more alarms are answered: others are on their way, or could not be.
+    alarms_rest: Millis,
     halt_told: bool,
 }
 
 /// Tokens from here on name the leader's own reads; see [`Input::ReadIndex`].
 const OWN_READS: u64 = 1 << 63;
+/// How long the leader waits for one answer to alarms before it gives another. Ours: far longer than
+/// agreement takes.
+const ALARMS_REST: Millis = Millis(1_000);
 /// How long such a question may take.
 const OWN_READ_TIMEOUT: Millis = Millis(1_000);
 
@@ -43,7 +48,14 @@ impl Master {
     )]
     pub fn new(config: Config, recovered: Recovered) -> Result<Self, RecoverError> {
         let replica = Replica::new(config.clone(), &recovered)?;
-        Ok(Self { config, replica, links: None, own_reads: OWN_READS, halt_told: false })
+        Ok(Self {
+            config,
+            replica,
+            links: None,
+            own_reads: OWN_READS,
+            alarms_rest: Millis(0),
+            halt_told: false,
+        })
     }
 
     /// Takes all inputs of one turn, returns what to do, in order. `now` is in Unix milliseconds
@@ -59,6 +71,7 @@ impl Master {
         }
         if self.replica.halted().is_none() {
             self.observe(now, &mut out);
+            self.answer_alarms(now, &mut out);
             self.replica.advance(now, &mut out);
         }
         self.finish(now, out)
@@ -262,6 +275,20 @@ impl Master {
         }
     }
 
+    /// Lets happen what was to happen by now.
+    fn answer_alarms(&mut self, now: Millis, out: &mut Out) {
+        let (state, time) = (self.replica.state(), self.replica.cell_time(now));
+        let due = state.next_alarm().is_some_and(|at| at <= time);
+        let able = self.links.is_some() && state.level() >= SERVICES_SINCE;
+        if !due || !able || now < self.alarms_rest {
+            return;
+        }
+        self.alarms_rest = now + ALARMS_REST;
+        if let Err((origin, outcome)) = self.propose_own(now, Action::Advance, Origin::Alarms) {
+            give_up(origin, &outcome, out);
+        }
+    }
+
     /// Proposes decisions as one entry; as two if no entry may hold them all.
     fn place_batch(
         &mut self,
@@ -352,6 +379,12 @@ impl Master {
     fn settle(&mut self, origin: Origin, fate: Fate) -> Option<Effect> {
         match origin {
             Origin::Leader => None,
+            Origin::Alarms => {
+                if !matches!(fate, Fate::Unknown) {
+                    self.alarms_rest = Millis(0);
+                }
+                None
+            }
             Origin::Client { token } => {
                 let outcome = match fate {
                     Fate::Applied { index, result: Ok(answer) } => {

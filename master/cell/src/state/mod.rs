@@ -12,9 +12,11 @@
 #![deny(clippy::float_arithmetic)]
 
 mod access;
+mod alarms;
 pub mod allocs;
 pub mod audit;
 mod digest;
+pub mod disruption;
 mod gang;
 mod jobs;
 pub mod lives;
@@ -33,6 +35,7 @@ mod tasks;
 mod turn;
 
 pub use access::Closed;
+pub use alarms::{Due, MAX_ALARMS};
 pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
@@ -97,6 +100,8 @@ pub struct CellState {
     pub(crate) machine_names: OrdMap<MachineName, MachineId>,
     pub(crate) job_keys: OrdMap<JobKey, JobId>,
     pub(crate) pending: OrdSet<TaskId>,
+    /// What is to happen when.
+    pub(crate) alarms: alarms::Alarms,
     /// Tasks whose last incarnation may still run, see [`Task::lingers`].
     pub(crate) lingering: OrdSet<TaskId>,
     /// Dead jobs, the first to be forgotten first.
@@ -195,6 +200,7 @@ impl CellState {
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
+            alarms: alarms::Alarms::default(),
             lingering: OrdSet::new(),
             dead_jobs: OrdSet::new(),
             live_slots: 0,

@@ -185,6 +185,7 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         deadline_ms: None,
         cron: None,
         labels: BTreeMap::new(),
+        disruption: None,
     }
 }
 
