@@ -237,19 +237,19 @@ impl FailureCause {
     /// Wraps a machine's text, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn start(why: &str) -> Self {
-        Self::Start { why: cut(why) }
+        Self::Start { why: cut(why, MAX_CAUSE_BYTES) }
     }
 
     /// Wraps what a probe came to, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn unhealthy(why: &str) -> Self {
-        Self::Unhealthy { why: cut(why) }
+        Self::Unhealthy { why: cut(why, MAX_CAUSE_BYTES) }
     }
 
     /// Wraps why a machine could not hold packages, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn packages(why: &str) -> Self {
-        Self::Packages { why: cut(why) }
+        Self::Packages { why: cut(why, MAX_CAUSE_BYTES) }
     }
 
     /// The level of entries that this cause came with.
@@ -283,9 +283,10 @@ impl FailureCause {
 /// Number of the signal that machines kill with, the same on all of them.
 const SIGKILL: i32 = 9;
 
-/// A text of a machine, shortened to [`MAX_CAUSE_BYTES`].
-fn cut(why: &str) -> String {
-    let mut end = why.len().min(MAX_CAUSE_BYTES);
+/// A text, shortened to so many bytes.
+#[must_use]
+pub fn cut(why: &str, most: usize) -> String {
+    let mut end = why.len().min(most);
     while !why.is_char_boundary(end) {
         end -= 1;
     }

@@ -7,6 +7,7 @@
 //! panic, and a state that it gives passes its own audit.
 
 mod allocs;
+mod kinds;
 mod outcome;
 mod packages;
 mod parts;

@@ -244,6 +244,7 @@ impl Links {
                 }
                 EventKind::JobForgotten(id, _) => self.digests.forget(*id),
                 EventKind::JobSubmitted(_)
+                | EventKind::CronChanged(_)
                 | EventKind::AllocsResized(_)
                 | EventKind::JobChanged { .. }
                 | EventKind::MastersChanged

@@ -5,11 +5,13 @@
 
 mod allocs;
 mod figures;
+mod kinds;
 mod packages;
 mod privileges;
 
 pub use allocs::AllocRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
+pub use kinds::KindRejection;
 pub use packages::PackageRejection;
 pub use privileges::PrivilegeRejection;
 
@@ -166,6 +168,8 @@ pub enum Rejection {
     #[error("{0}")]
     Alloc(Box<AllocRejection>),
     #[error("{0}")]
+    Kind(Box<KindRejection>),
+    #[error("{0}")]
     Package(Box<PackageRejection>),
     #[error("{0}")]
     Privilege(Box<PrivilegeRejection>),
@@ -174,6 +178,12 @@ pub enum Rejection {
 impl From<AllocRejection> for Rejection {
     fn from(refused: AllocRejection) -> Self {
         Self::Alloc(Box::new(refused))
+    }
+}
+
+impl From<KindRejection> for Rejection {
+    fn from(refused: KindRejection) -> Self {
+        Self::Kind(Box::new(refused))
     }
 }
 
@@ -274,6 +284,7 @@ impl Rejection {
             | Self::QuotaTooSmall(_)
             | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
             Self::Alloc(refused) => refused.code(),
+            Self::Kind(refused) => refused.code(),
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
         }

@@ -2,16 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
-use borg_cell::event::EventKind;
-use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
+use borg_cell::event::{EventKind, TaskChange};
+use borg_cell::fixture::{alloc_set, batch, cron, daemon, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{
-    Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal, RUN_ENDS_SINCE,
+    Action, AllocSize, Assignment, Command, CronOrder, LEVEL, Observation, Principal,
+    RUN_ENDS_SINCE,
 };
+use borg_proto::cron::{CatchUp, Overlap};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
-use borg_proto::spec::Spread;
+use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
@@ -61,6 +63,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (if raises { Principal::Master(ReplicaId(1)) } else { user(who) }, action)
         }
         2..=4 if d.is_multiple_of(5) => (user(by_user), allocs(a, b, c)),
+        2..=4 if d % 5 == 1 => (user(by_user), kinds(by_user, a, b, c)),
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
             let tasks =
@@ -71,6 +74,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (user(by_user), Action::Kill { job, tasks })
         }
         6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
+        11 if b.is_multiple_of(2) => (master(a), Action::Advance),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),
@@ -185,6 +189,49 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     })
 }
 
+/// A daemon, a cron job, a child, a job with caps; or what is done to them.
+fn kinds(owner: &str, a: u8, b: u8, c: u8) -> Action {
+    let key = |of: u8| -> JobKey { format!("{owner}/j{}", of % 5).parse().unwrap() };
+    let job = || {
+        let spec = JobSpec { name: key(a).name, ..batch("j", 1 + u32::from(b % 4), 300, 4 << 20) };
+        JobSpec { parent: b.is_multiple_of(3).then(|| key(b)), retries: u32::from(c % 2), ..spec }
+    };
+    let spec = match a % 8 {
+        0 => return Action::Rerun { job: key(b), tasks: vec![u32::from(c % 4), u32::from(c % 3)] },
+        1 => {
+            let orders = [CronOrder::Pause, CronOrder::Resume, CronOrder::Run];
+            return Action::OrderCron { job: key(b), order: orders[usize::from(c % 3)] };
+        }
+        2 | 3 => {
+            let daemon =
+                JobSpec { parent: job().parent, ..daemon(key(b).name.as_str(), 100, 4 << 20) };
+            with_task(daemon, |task| {
+                let (attribute, op) = ("rack".to_owned(), ConstraintOp::Equal);
+                let values = vec![["r1", "r2"][usize::from(c % 2)].to_owned()];
+                task.constraints = vec![Constraint { attribute, op, values, soft: false }];
+                task.constraints.truncate(usize::from(b % 2));
+            })
+        }
+        4 | 5 => {
+            let overlaps = [Overlap::Forbid, Overlap::Allow, Overlap::Replace];
+            let mut spec =
+                cron(key(b).name.as_str(), ["* * * * *", "*/3 * * * *"][usize::from(c % 2)]);
+            let its = spec.cron.as_mut().unwrap();
+            its.overlap = overlaps[usize::from(b % 3)];
+            its.catch_up = if b.is_multiple_of(2) { CatchUp::Last } else { CatchUp::None };
+            (its.keep_finished, its.keep_failed) = (u32::from(c % 3), u32::from(b % 2));
+            JobSpec { timeout_ms: b.is_multiple_of(4).then_some(Millis(3_000)), ..spec }
+        }
+        _ => JobSpec {
+            timeout_ms: b.is_multiple_of(2).then(|| Millis(1_000 + u64::from(c) * 30)),
+            deadline_ms: c.is_multiple_of(2).then(|| Millis(1_000 + u64::from(b) * 300)),
+            max_failures: u32::from(c % 3),
+            ..job()
+        },
+    };
+    Action::SubmitJob { spec: Arc::new(spec) }
+}
+
 /// An alloc set, another size for one, or a job in one.
 fn allocs(a: u8, b: u8, c: u8) -> Action {
     let key = |of: u8| format!("{}/a{}", ["ann", "bob"][usize::from(of % 2)], of % 2);
@@ -243,6 +290,8 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     // Most tasks in allocs are decided for where their alloc is.
     let alloc = state.alloc_of(task).and_then(|alloc| state.task(alloc)?.placement());
     let machine = alloc.filter(|_| !c.is_multiple_of(8)).map_or(machine, |home| home.machine);
+    let home = state.task(task).and_then(|task| task.pinned);
+    let machine = home.filter(|_| !c.is_multiple_of(8)).unwrap_or(machine);
     let on = pick(&machines, c)
         .map(|m| m.tasks.iter().filter_map(|id| state.task(*id)?.running(*id)).collect());
     let mut victims: Vec<IncarnationId> = on.unwrap_or_default();
@@ -403,7 +452,6 @@ proptest! {
 
     #[test]
     fn events_tell_everything_that_a_follower_needs_about_places(steps in steps()) {
-        use borg_cell::event::{EventKind, TaskChange};
         let mut state = empty();
         let mut placed = std::collections::BTreeMap::new();
         for step in &steps {
@@ -419,11 +467,17 @@ proptest! {
                     | TaskChange::BackOff { .. }
                     | TaskChange::Health(_)
                     | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
+                    TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. }
+                    | TaskChange::ParentEnded { .. }
+                    | TaskChange::Withdrawn
+                    | TaskChange::Killed { .. } => drop(placed.remove(&task)),
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }
-                    TaskChange::Killed { .. } => drop(placed.remove(&task)),
-                    TaskChange::Released | TaskChange::Gone { .. } | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
+                    TaskChange::Released
+                    | TaskChange::Renewed
+                    | TaskChange::Gone { .. }
+                    | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
                 }
             }
             let really = state.jobs().flat_map(|job| state.tasks_of(job.id));
@@ -434,7 +488,6 @@ proptest! {
 
     #[test]
     fn no_entry_places_a_part_of_a_gang(steps in steps()) {
-        use borg_cell::event::{EventKind, TaskChange};
         let mut state = empty();
         for step in &steps {
             let command = command(&state, *step, true);
@@ -537,6 +590,16 @@ fn kind_of(state: &CellState, result: &Result<IncarnationId, Rejection>) -> &'st
     }
 }
 
+/// What kinds of jobs do to a task.
+fn of_kinds(change: &TaskChange) -> &'static str {
+    match change {
+        TaskChange::ParentEnded { .. } => "parent ended",
+        TaskChange::Failed { cause: FailureCause::Timeout { .. }, .. } => "timeout",
+        TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. } => "deadline",
+        _ => "else",
+    }
+}
+
 /// The laws say nothing if the commands that they try are all refused.
 #[test]
 fn the_steps_reach_the_interesting_places() {
@@ -544,7 +607,7 @@ fn the_steps_reach_the_interesting_places() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..96 {
+    for _ in 0..256 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let mut state = empty();
         for step in steps {
@@ -562,6 +625,9 @@ fn the_steps_reach_the_interesting_places() {
                             && state.alloc_of(task).is_some()
                         {
                             *seen.entry(format!("{kind} in an alloc")).or_default() += 1;
+                        }
+                        if let EventKind::TaskChanged { change, .. } = event.kind {
+                            *seen.entry(of_kinds(&change).to_owned()).or_default() += 1;
                         }
                         *seen.entry(kind).or_default() += 1;
                     }
@@ -582,6 +648,12 @@ fn the_steps_reach_the_interesting_places() {
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",
+        "cron.changed",
+        "task.renewed",
+        "task.withdrawn",
+        "parent ended",
+        "timeout",
+        "deadline",
         "privilege.granted",
         "privilege.revoked",
         "gang placed",

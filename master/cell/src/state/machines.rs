@@ -200,6 +200,7 @@ impl Turn<'_> {
             return Err(Rejection::NoSuchMachine { machine: name.clone() });
         };
         self.clear_machine(id);
+        self.vacate_daemons(id);
         self.state.machine_names.remove(name);
         self.state.machines.remove(&id);
         self.emit(EventKind::MachineRemoved(id, name.clone()));

@@ -10,12 +10,12 @@
 use super::turn::Turn;
 use super::{Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task};
 use crate::event::TaskChange;
-use crate::rejection::Rejection;
-use borg_proto::Network;
+use crate::rejection::{KindRejection, Rejection};
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{Health, IncarnationId, Millis, Resources, TaskId};
+use borg_proto::{JobKind, Network};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
@@ -82,6 +82,7 @@ impl Turn<'_> {
         let Some(machine) = self.state.machine(asked.machine) else {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
+        self.check_home(job, asked.task, machine)?;
         check_machine(job, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
         let victims = self.make_room(job, machine, &asked.victims)?;
@@ -101,6 +102,16 @@ impl Turn<'_> {
         };
         let devices = self.devices_for(job, machine, &victims)?;
         Ok(Plan { victims, ports, devices, incarnation })
+    }
+
+    /// A daemon's slot is placed on its own machine.
+    fn check_home(&self, job: &Job, task: TaskId, machine: &Machine) -> Result<(), Rejection> {
+        let home = job.home(task.index).filter(|_| job.spec.kind == JobKind::Daemon);
+        let Some(home) = home.filter(|home| *home != machine.id) else { return Ok(()) };
+        let Some(home) = self.state.machine(home).map(|home| home.name.clone()) else {
+            return Err(Rejection::MachineGone { machine: home });
+        };
+        Err(KindRejection::Pinned { task, home, machine: machine.name.clone() }.into())
     }
 
     /// The devices that the job's task gets once the victims are gone.
