@@ -63,7 +63,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (if raises { Principal::Master(ReplicaId(1)) } else { user(who) }, action)
         }
         2..=4 if d.is_multiple_of(5) => (user(by_user), allocs(a, b, c)),
-        2..=4 if d % 5 == 1 => (user(by_user), kinds(by_user, a, b, c)),
+        2..=4 if d % 10 == 1 => (user(by_user), kinds(by_user, a, b, c)),
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
             let tasks =
@@ -191,7 +191,11 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
 
 /// A daemon, a cron job, a child, a job with caps; or what is done to them.
 fn kinds(owner: &str, a: u8, b: u8, c: u8) -> Action {
-    let key = |of: u8| -> JobKey { format!("{owner}/j{}", of % 5).parse().unwrap() };
+    // Beside the ordinary jobs, which now and then are parents.
+    let key = |of: u8| -> JobKey {
+        let name = if of % 16 == 5 { "j" } else { "k" };
+        format!("{owner}/{name}{}", of % 5).parse().unwrap()
+    };
     let job = || {
         let spec = JobSpec { name: key(a).name, ..batch("j", 1 + u32::from(b % 4), 300, 4 << 20) };
         JobSpec { parent: b.is_multiple_of(3).then(|| key(b)), retries: u32::from(c % 2), ..spec }

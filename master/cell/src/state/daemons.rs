@@ -109,8 +109,9 @@ impl Turn<'_> {
         if !job.is_alive() || job.stopped.is_some() {
             return;
         }
-        let (suits, closed) = (found.suits(job.owner(), &job.spec), found.closed.is_some());
         let index = job.homes.get(&machine).copied();
+        let spec = index.map_or(&job.spec, |index| job.spec_of(index));
+        let (suits, closed) = (found.suits(job.owner(), spec), found.closed.is_some());
         let dead = |index: u32| match &job.task(index)?.state {
             TaskState::Dead { end, .. } => Some(end.clone()),
             TaskState::Pending { .. } | TaskState::Running(_) => None,

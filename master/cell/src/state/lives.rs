@@ -48,7 +48,7 @@ impl Turn<'_> {
         let set = self.check_tenancy(user, spec)?;
         self.check_packages(user, spec)?;
         self.check_privileges(user, spec)?;
-        self.check_quota(user, spec, first)?;
+        self.check_quota(user, spec.priority, &spec.charged(), first)?;
 
         if let Some(old) = old {
             self.forget(old);

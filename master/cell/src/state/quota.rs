@@ -29,7 +29,7 @@ use super::{CellState, Job};
 use crate::rejection::{Figures, Rejection, Shortage, amounts};
 use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
-use borg_proto::{Band, JobSpec, Millis, Privilege, Resources, UserName};
+use borg_proto::{Band, JobSpec, Millis, Priority, Privilege, Resources, UserName};
 use imbl::{OrdMap, OrdSet};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -101,11 +101,11 @@ impl Quotas {
         }
     }
 
-    /// Counts one such task less.
-    pub(super) fn refund(&mut self, owner: &(UserName, Band), asked: &Resources) {
+    /// Counts so many such tasks less.
+    pub(super) fn refund(&mut self, owner: &(UserName, Band), asked: &Resources, tasks: u32) {
         let Some(used) = self.used.get_mut(owner) else { return };
         let used = Arc::make_mut(used);
-        used.subtract(asked);
+        used.take(&Total::of(asked, tasks));
         if used.is_nothing() {
             self.used.remove(owner);
         }
@@ -153,16 +153,17 @@ impl CellState {
 }
 
 impl Turn<'_> {
-    /// Whether the user may have so many tasks more of such a job, by quota.
+    /// Whether the user may have so many tasks more that each take `each`, by quota.
     pub(super) fn check_quota(
         &self,
         user: &UserName,
-        spec: &JobSpec,
+        priority: Priority,
+        each: &Resources,
         tasks: u32,
     ) -> Result<(), Rejection> {
-        let band = spec.priority.band();
+        let band = priority.band();
         let used = self.state.used_quota(user, band);
-        self.check_amount(user, band, &used, &Total::of(&spec.charged(), tasks))
+        self.check_amount(user, band, &used, &Total::of(each, tasks))
     }
 
     /// Whether an alloc set may have another size, by its owner's quota. One that grows in nothing
@@ -170,7 +171,7 @@ impl Turn<'_> {
     pub(super) fn check_resized_quota(&self, set: &Job, spec: &JobSpec) -> Result<(), Rejection> {
         let (user, band) = set.charged_to();
         let alive = set.counts.alive();
-        let old = Total::of(&set.spec.charged(), alive);
+        let old = Total::of(&set.charged(), alive);
         let new = Total::of(&spec.charged(), alive + (spec.tasks - set.spec.tasks));
         if new.iter().all(|(dimension, amount)| amount <= old.get(dimension)) {
             return Ok(());
@@ -233,22 +234,28 @@ impl Turn<'_> {
         })
     }
 
-    /// Takes a job's tasks, none of which is dead, from its user's quota.
+    /// Takes a job's live tasks from its user's quota.
     pub(super) fn charge(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.charge(job.charged_to(), &job.spec.charged(), tasks);
+        self.state.quotas.charge(job.charged_to(), &job.charged(), tasks);
     }
 
     /// Takes one more of a job's tasks from its user's quota.
     pub(super) fn charge_one(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.charge(job.charged_to(), &job.spec.charged(), 1);
+        self.state.quotas.charge(job.charged_to(), &job.charged(), 1);
     }
 
     /// Gives a task that is over for good back to its user's quota.
     pub(super) fn refund(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.refund(&job.charged_to(), &job.spec.charged());
+        self.state.quotas.refund(&job.charged_to(), &job.charged(), 1);
+    }
+
+    /// Gives all live tasks of a job, as it was, back to its user's quota.
+    pub(super) fn refund_all(&mut self, job: &Job) {
+        let tasks = job.counts.alive();
+        self.state.quotas.refund(&job.charged_to(), &job.charged(), tasks);
     }
 }
 

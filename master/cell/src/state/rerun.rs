@@ -30,8 +30,8 @@ impl Turn<'_> {
         check_may_rerun(job, tasks)?;
         let tasks: BTreeSet<u32> = tasks.iter().copied().collect();
         let many = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-        let (id, spec, owner) = (job.id, job.spec.clone(), job.owner().clone());
-        self.check_quota(&owner, &spec, many)?;
+        let id = job.id;
+        self.check_quota(job.owner(), job.priority(), &job.charged(), many)?;
         if !job.is_alive() {
             self.check_revival(job)?;
             self.revive(id);

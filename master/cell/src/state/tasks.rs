@@ -40,6 +40,8 @@ pub struct Task {
     pub lingers: bool,
     /// Of a daemon: the machine that the slot belongs to, as long as that is in the cell.
     pub pinned: Option<MachineId>,
+    /// The version of its job that it runs, or is to run when it is placed next.
+    pub version: u32,
 }
 
 /// A failure of a task on a machine.
@@ -60,7 +62,7 @@ pub const MAX_CRASHES: usize = 8;
 
 impl Task {
     /// A slot that was never placed.
-    pub(crate) fn new(state: TaskState) -> Self {
+    pub(crate) fn new(state: TaskState, version: u32) -> Self {
         Self {
             state,
             incarnations: 0,
@@ -72,6 +74,7 @@ impl Task {
             crashes: Vec::new(),
             lingers: false,
             pinned: None,
+            version,
         }
     }
 
@@ -287,8 +290,9 @@ impl Turn<'_> {
     pub(super) fn leave(&mut self, id: TaskId, from: &TaskState) {
         let TaskState::Running(placement) = from else { return };
         let (job, machine) = self.pair(id, placement.machine);
-        machine.used = machine.used.minus(&job.spec.asked());
-        machine.target_bytes -= job.target_bytes;
+        let version = job.version_of(id.index);
+        machine.used = machine.used.minus(&version.spec.asked());
+        machine.target_bytes -= version.target_bytes;
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
             machine.ports.remove(port);
@@ -327,8 +331,9 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
-    machine.used = machine.used.plus(&job.spec.asked());
-    machine.target_bytes += job.target_bytes;
+    let version = job.version_of(id.index);
+    machine.used = machine.used.plus(&version.spec.asked());
+    machine.target_bytes += version.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(placement.machine_ports());
     machine.devices.take(&placement.devices, true);
