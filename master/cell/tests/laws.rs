@@ -16,8 +16,8 @@ use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::task::RunEnd;
 use borg_proto::{
-    Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
-    Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
+    Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobKind, JobSpec, MachineId,
+    Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -63,7 +63,11 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (if raises { Principal::Master(ReplicaId(1)) } else { user(who) }, action)
         }
         2..=4 if d.is_multiple_of(5) => (user(by_user), allocs(a, b, c)),
-        2..=4 if d % 10 == 1 => (user(by_user), kinds(by_user, a, b, c)),
+        2..=4 if d % 10 == 1 => (user(by_user), kinds(state, by_user, a, b, c)),
+        2..=4 if c % 8 == 1 => {
+            let spec = JobSpec { after: soon_over(state), ..job(a, b, c) };
+            (user(by_user), Action::SubmitJob { spec: Arc::new(spec) })
+        }
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
             let tasks =
@@ -189,8 +193,14 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     })
 }
 
+/// A job that may finish soon, to start after.
+fn soon_over(state: &CellState) -> Vec<JobKey> {
+    let found = state.jobs().filter(|job| job.is_alive() && job.spec.kind == JobKind::Batch);
+    found.min_by_key(|job| job.counts.alive()).map(|job| job.key.clone()).into_iter().collect()
+}
+
 /// A daemon, a cron job, a child, a job with caps; or what is done to them.
-fn kinds(owner: &str, a: u8, b: u8, c: u8) -> Action {
+fn kinds(state: &CellState, owner: &str, a: u8, b: u8, c: u8) -> Action {
     // Beside the ordinary jobs, which now and then are parents.
     let key = |of: u8| -> JobKey {
         let name = if of % 16 == 5 { "j" } else { "k" };
@@ -198,7 +208,9 @@ fn kinds(owner: &str, a: u8, b: u8, c: u8) -> Action {
     };
     let job = || {
         let spec = JobSpec { name: key(a).name, ..batch("j", 1 + u32::from(b % 4), 300, 4 << 20) };
-        JobSpec { parent: b.is_multiple_of(3).then(|| key(b)), retries: u32::from(c % 2), ..spec }
+        let own = state.jobs().filter(|job| job.is_alive() && job.owner().as_str() == owner);
+        let parent = own.last().map_or_else(|| key(b), |job| job.key.clone());
+        JobSpec { parent: b.is_multiple_of(3).then_some(parent), retries: u32::from(c % 2), ..spec }
     };
     let spec = match a % 8 {
         0 => return Action::Rerun { job: key(b), tasks: vec![u32::from(c % 4), u32::from(c % 3)] },
@@ -611,7 +623,7 @@ fn the_steps_reach_the_interesting_places() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..256 {
+    for _ in 0..400 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let mut state = empty();
         for step in steps {

@@ -30,6 +30,7 @@ mod inside;
 mod lot;
 mod machines;
 mod need;
+mod pinned;
 mod plan;
 mod queue;
 mod reasons;

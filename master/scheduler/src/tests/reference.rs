@@ -14,8 +14,11 @@ pub(super) fn best(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> 
     if cell.spec(task).alloc_set.is_some() {
         return in_alloc(cell, task);
     }
-    let plain = cell.state.machines().filter_map(|m| on(cell, weights, task, m, false)).min();
-    plain.or_else(|| cell.state.machines().filter_map(|m| on(cell, weights, task, m, true)).min())
+    // A daemon's task goes to its own machine, whatever that costs.
+    let home = cell.state.task(task).unwrap().pinned;
+    let machines = || cell.state.machines().filter(|m| home.is_none_or(|home| home == m.id));
+    let plain = machines().filter_map(|m| on(cell, weights, task, m, false)).min();
+    plain.or_else(|| machines().filter_map(|m| on(cell, weights, task, m, true)).min())
 }
 
 /// A task in an alloc goes where that is, when the rest of the alloc leaves it room.
