@@ -103,6 +103,8 @@ impl Durability {
             (
                 Action::SubmitJob { .. }
                 | Action::Kill { .. }
+                | Action::Rerun { .. }
+                | Action::OrderCron { .. }
                 | Action::AddMachine { .. }
                 | Action::RemoveMachine { .. }
                 | Action::InviteMaster { .. }

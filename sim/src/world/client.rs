@@ -13,7 +13,7 @@ use crate::marks::Mark;
 use borg_cell::master::{Input, Outcome};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
-use borg_proto::command::{Action, AllocSize, Command, Principal, RequestId};
+use borg_proto::command::{Action, AllocSize, Command, CronOrder, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
@@ -159,6 +159,8 @@ impl Clients {
             Asked::Change(
                 Action::SubmitJob { .. }
                 | Action::Kill { .. }
+                | Action::Rerun { .. }
+                | Action::OrderCron { .. }
                 | Action::InviteMaster { .. }
                 | Action::JoinMaster { .. }
                 | Action::RemoveMaster { .. }
@@ -278,8 +280,12 @@ impl World {
                 let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
-            55..=74 => {
+            thrown @ 55..=74 => {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
+                // Nothing more is thrown for these either.
+                if thrown < 59 {
+                    return Some(Asked::Change(Action::Rerun { job: key(name), tasks: vec![0, 1] }));
+                }
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
             thrown @ 75..=89 => {
@@ -298,6 +304,10 @@ impl World {
                         allocs: None,
                         size,
                     }));
+                }
+                let orders = [CronOrder::Run, CronOrder::Pause, CronOrder::Resume];
+                if let Some(order) = orders.get(usize::try_from(thrown - 80).expect("small")) {
+                    return Some(Asked::Change(Action::OrderCron { job: key(name), order: *order }));
                 }
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })

@@ -250,6 +250,10 @@ impl CellState {
                 "the next tick is one of the schedule, of a cron job that is not paused",
                 || format!("{}: {state:?}", job.key),
             );
+            let due = state.history.iter().filter(|tick| !tick.ordered).map(|tick| tick.tick);
+            found.check(due.is_sorted_by(|one, next| one < next), "a tick comes once", || {
+                format!("{}: {state:?}", job.key)
+            });
             let live = state.history.iter().filter_map(Tick::alive);
             found.check(
                 live.clone().all(|run| self.job(run).is_some_and(Job::is_alive))
