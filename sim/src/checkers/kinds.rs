@@ -8,11 +8,15 @@
 use borg_cell::state::{CellState, Fate, Job, Machine, MachineState, Task};
 use borg_proto::task::TaskEnd;
 use borg_proto::{JobId, JobKind, Millis, TaskState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Runs that were made, by epoch, cron job and tick: a cell that goes on from a backup may have lost some.
 #[derive(Debug, Default)]
-pub struct Ticks(BTreeMap<(u64, JobId, Millis), JobId>);
+pub struct Ticks {
+    of: BTreeMap<(u64, JobId, Millis), JobId>,
+    /// All runs, those that somebody asked for included.
+    runs: BTreeSet<JobId>,
+}
 
 /// What came of looking at a cron job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +28,12 @@ pub struct Ticked {
 }
 
 impl Ticks {
+    /// Whether a cron job made it.
+    #[must_use]
+    pub fn made(&self, job: JobId) -> bool {
+        self.runs.contains(&job)
+    }
+
     /// Looks at what a cron job remembers of its ticks.
     ///
     /// # Errors
@@ -31,16 +41,19 @@ impl Ticks {
     pub fn take(&mut self, state: &CellState, id: JobId) -> Result<Ticked, String> {
         let mut told = Ticked::default();
         let Some(job) = state.job(id) else { return Ok(told) };
-        let history = job.ticks().into_iter().flat_map(|ticks| ticks.history.iter());
-        for tick in history.filter(|tick| !tick.ordered) {
+        for tick in job.ticks().into_iter().flat_map(|ticks| ticks.history.iter()) {
             let Fate::Run { id: run, job: name, .. } = &tick.fate else {
                 told.passed_over = true;
                 continue;
             };
+            self.runs.insert(*run);
+            if tick.ordered {
+                continue;
+            }
             if tick.tick.0 % 60_000 != 0 || tick.tick > tick.at {
                 return Err(format!("{name} was made for {}, at {}", tick.tick, tick.at));
             }
-            match self.0.insert((state.epoch(), id, tick.tick), *run) {
+            match self.of.insert((state.epoch(), id, tick.tick), *run) {
                 None => told.made = true,
                 Some(before) if before == *run => {}
                 Some(before) => {
