@@ -52,9 +52,8 @@ pub(super) async fn run(
     let request_id = request_id();
     let message = pb::OrderCronRequest { job: job.clone(), order: order.into(), request_id };
     let what = format!("cron job {job}");
-    let answer = client.call(&what, Kind::Change, message, async |mut to, request| {
-        to.order_cron(request).await
-    });
+    let answer = client
+        .call(&what, Kind::Change, message, async |mut to, request| to.order_cron(request).await);
     let pb::OrderCronResponse { job: made, index } = answer.await?;
     if out.is_json() {
         let made = Some(made).filter(|made| !made.is_empty());

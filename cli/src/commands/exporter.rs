@@ -67,7 +67,11 @@ fn text(load: &str, memory: &str) -> String {
     };
     let load = load.split_ascii_whitespace().next().filter(|load| load.parse::<f64>().is_ok());
     let told = [
-        ("node_load1", "Tasks that run or want to, on average over a minute.", load.map(str::to_owned)),
+        (
+            "node_load1",
+            "Tasks that run or want to, on average over a minute.",
+            load.map(str::to_owned),
+        ),
         ("node_memory_MemTotal_bytes", "Memory of the machine.", of("MemTotal")),
         ("node_memory_MemAvailable_bytes", "Memory that could be used.", of("MemAvailable")),
     ];
@@ -83,11 +87,18 @@ mod tests {
 
     #[test]
     fn what_the_kernel_tells_is_read_by_prometheus() {
-        let told = text("0.25 0.5 1.0 2/300 77\n", "MemTotal:  16 kB\nMemFree: 1 kB\nMemAvailable: 8 kB\n");
+        let told = text(
+            "0.25 0.5 1.0 2/300 77\n",
+            "MemTotal:  16 kB\nMemFree: 1 kB\nMemAvailable: 8 kB\n",
+        );
         let figures: Vec<&str> = told.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             figures,
-            ["node_load1 0.25", "node_memory_MemTotal_bytes 16384", "node_memory_MemAvailable_bytes 8192"]
+            [
+                "node_load1 0.25",
+                "node_memory_MemTotal_bytes 16384",
+                "node_memory_MemAvailable_bytes 8192"
+            ]
         );
         assert_eq!(text("", "MemTotal: many kB\n"), "");
     }

@@ -174,7 +174,11 @@ async fn submit_one(
         out.line(&answer.job)?;
     }
     if answer.fitting_machines == 0 {
-        let more = if job.kind.stands() { String::new() } else { format!(": borgctl why {}/0", answer.job) };
+        let more = if job.kind.stands() {
+            String::new()
+        } else {
+            format!(": borgctl why {}/0", answer.job)
+        };
         note(&format!("warning: no machine of the cell could run a task of it{more}"));
     }
     Ok(Submitted {

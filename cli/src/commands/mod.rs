@@ -10,6 +10,7 @@ mod cron;
 mod events;
 pub mod example;
 mod exec;
+mod exporter;
 #[cfg(feature = "daemons")]
 mod fauxmaster;
 pub mod history;

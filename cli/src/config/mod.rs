@@ -156,11 +156,7 @@ pub async fn load(path: &Path, options: &Options) -> Result<Evaluated, ConfigErr
 }
 
 /// The same, with jobs that others name before those.
-fn in_order(
-    file: &str,
-    options: &Options,
-    evaluated: Evaluated,
-) -> Result<Evaluated, ConfigError> {
+fn in_order(file: &str, options: &Options, evaluated: Evaluated) -> Result<Evaluated, ConfigError> {
     Ok(Evaluated { jobs: order::sort(file, &options.user, evaluated.jobs)?, ..evaluated })
 }
 

@@ -82,7 +82,11 @@ impl Search<'_> {
             text.push_str(&format!(" -{how}-> {}", name(*at)));
         }
         text.push_str(&format!(" -{named_as}-> {}", name(to)));
-        let what = if self.path.len() - begin == 1 { "a job names itself" } else { "jobs name each other in a circle" };
+        let what = if self.path.len() - begin == 1 {
+            "a job names itself"
+        } else {
+            "jobs name each other in a circle"
+        };
         format!("{what}, so none of them can be first: {text}")
     }
 }

@@ -38,10 +38,15 @@ fn scrape(endpoint: &Value) -> String {
 #[test]
 fn the_example_exporter_runs_on_each_machine_and_is_scraped() {
     let cell = Cell::up(1, 2);
-    let name = cell.borgctl(&["submit", "--wait", &example("node-exporter")]).ok().trim().to_owned();
+    let name =
+        cell.borgctl(&["submit", "--wait", &example("node-exporter")]).ok().trim().to_owned();
     let status = cell.until(&name, |status| status["up"] == 2);
-    let mut machines: Vec<&str> =
-        status["task_list"].as_array().unwrap().iter().map(|t| t["machine"].as_str().unwrap()).collect();
+    let mut machines: Vec<&str> = status["task_list"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["machine"].as_str().unwrap())
+        .collect();
     machines.sort_unstable();
     machines.dedup();
     assert_eq!((machines.len(), status["kind"].as_str()), (2, Some("daemon")));
@@ -108,7 +113,10 @@ fn the_example_cron_job_makes_a_run_a_minute_and_those_that_are_ordered() {
     assert!(log.starts_with("report for 20") && log.contains(":00Z"), "{log}");
     cell.borgctl(&["cron", "pause", "report"]).ok();
     let status = cell.status(&name);
-    assert_eq!((status["note"].as_str(), status["cron"]["paused"].as_bool()), (Some("paused"), Some(true)));
+    assert_eq!(
+        (status["note"].as_str(), status["cron"]["paused"].as_bool()),
+        (Some("paused"), Some(true))
+    );
     let shown = cell.borgctl(&["cron", "history", "report"]).ok();
     assert!(shown.contains("by hand"), "{shown}");
     cell.borgctl(&["kill", &name]).ok();
@@ -164,5 +172,7 @@ fn jobs_of_a_file_that_name_each_other_in_a_circle_are_refused_before_any_is_sub
     let file = json!([second, { "name": "circle-a", "kind": "service", "task": first["task"] }]);
     cell.borgctl_with(&["submit", "-"], &file.to_string()).ok();
     cell.borgctl(&["kill", "circle-a"]).ok();
-    cell.until("admin/circle-b", |status| status["state"] != "running" && status["state"] != "pending");
+    cell.until("admin/circle-b", |status| {
+        status["state"] != "running" && status["state"] != "pending"
+    });
 }

@@ -438,6 +438,7 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
             ("task.failed", format!("job {job} did not finish"))
         }
         TaskChange::ParentEnded { job } => ("task.killed", format!("parent {job} ended")),
+        TaskChange::Withdrawn if place.is_empty() => ("task.withdrawn", String::new()),
         TaskChange::Withdrawn => ("task.withdrawn", format!("from {place}")),
         TaskChange::Renewed => ("task.renewed", String::new()),
     }

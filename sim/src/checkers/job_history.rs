@@ -124,7 +124,11 @@ impl Model for OneName {
                 let Some(JobTold::Killed(ended)) = told else { return Some(next) };
                 let fits = if standing {
                     true
-                } else if may_end { *ended <= count(hit) } else { *ended == count(hit) };
+                } else if may_end {
+                    *ended <= count(hit)
+                } else {
+                    *ended == count(hit)
+                };
                 fits.then_some(next)
             }
             (JobAsked::Rerun(which), None | Some(JobTold::Reran)) => {
@@ -152,18 +156,11 @@ impl Model for OneName {
             )
             | (
                 JobAsked::Kill(_),
-                Some(
-                    JobTold::Accepted(_) | JobTold::Lives | JobTold::Reran | JobTold::Seen(_),
-                ),
+                Some(JobTold::Accepted(_) | JobTold::Lives | JobTold::Reran | JobTold::Seen(_)),
             )
             | (
                 JobAsked::Rerun(_),
-                Some(
-                    JobTold::Accepted(_)
-                    | JobTold::Lives
-                    | JobTold::Killed(_)
-                    | JobTold::Seen(_),
-                ),
+                Some(JobTold::Accepted(_) | JobTold::Lives | JobTold::Killed(_) | JobTold::Seen(_)),
             )
             | (
                 JobAsked::Read,

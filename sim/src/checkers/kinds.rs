@@ -97,8 +97,7 @@ fn lacking(state: &CellState, job: &Job) -> Option<String> {
             && attributes.is_some_and(|attributes| hard.all(|one| one.holds(attributes)))
     };
     let mut machines = state.machines().filter(wants);
-    let lacks =
-        |machine: &&Machine| !state.tasks_of(job.id).any(|(_, task)| here(machine, task));
+    let lacks = |machine: &&Machine| !state.tasks_of(job.id).any(|(_, task)| here(machine, task));
     let machine = machines.find(lacks)?;
     Some(format!("the daemon {} has no task for machine {}", job.key, machine.name))
 }

@@ -284,7 +284,10 @@ impl World {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
                 // Nothing more is thrown for these either.
                 if thrown < 59 {
-                    return Some(Asked::Change(Action::Rerun { job: key(name), tasks: vec![0, 1] }));
+                    return Some(Asked::Change(Action::Rerun {
+                        job: key(name),
+                        tasks: vec![0, 1],
+                    }));
                 }
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
@@ -307,7 +310,10 @@ impl World {
                 }
                 let orders = [CronOrder::Run, CronOrder::Pause, CronOrder::Resume];
                 if let Some(order) = orders.get(usize::try_from(thrown - 80).expect("small")) {
-                    return Some(Asked::Change(Action::OrderCron { job: key(name), order: *order }));
+                    return Some(Asked::Change(Action::OrderCron {
+                        job: key(name),
+                        order: *order,
+                    }));
                 }
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })
