@@ -117,18 +117,14 @@ impl FromStr for Schedule {
             let why = format!("{}: schedules are in UTC, time zones are not known", shorten(word));
             return wrong(*at, why);
         }
-        let fields = match <[(usize, &str); 5]>::try_from(words.as_slice()) {
-            Ok(fields) => fields,
-            Err(_) => {
-                let many = words.len();
-                let seconds =
-                    if many == 6 { "; nothing fires more than once a minute" } else { "" };
-                let at = words.get(5).map_or(text.len(), |(at, _)| *at);
-                let why = format!(
-                    "five fields are needed, minute hour day month weekday, and there are {many}{seconds}"
-                );
-                return wrong(at, why);
-            }
+        let Ok(fields) = <[(usize, &str); 5]>::try_from(words.as_slice()) else {
+            let many = words.len();
+            let seconds = if many == 6 { "; nothing fires more than once a minute" } else { "" };
+            let at = words.get(5).map_or(text.len(), |(at, _)| *at);
+            let why = format!(
+                "five fields are needed, minute hour day month weekday, and there are {many}{seconds}"
+            );
+            return wrong(at, why);
         };
         let mut sets = [0; 5];
         for ((set, (at, word)), field) in sets.iter_mut().zip(fields).zip(&FIELDS) {
@@ -283,8 +279,8 @@ impl Schedule {
     fn ever(&self) -> bool {
         const LONGEST: [u64; 13] = [0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
         let of_month = |month: usize| self.days & ((1 << (LONGEST[month] + 1)) - 1) != 0;
-        let months = (1..=12).filter(|month| self.months >> month & 1 == 1);
-        months.map(|month| !self.both || of_month(month)).any(|fits| fits)
+        let mut months = (1..=12).filter(|month| self.months >> month & 1 == 1);
+        months.any(|month| !self.both || of_month(month))
     }
 }
 

@@ -50,7 +50,7 @@ impl Ticks {
             if tick.ordered {
                 continue;
             }
-            if tick.tick.0 % 60_000 != 0 || tick.tick > tick.at {
+            if !tick.tick.0.is_multiple_of(60_000) || tick.tick > tick.at {
                 return Err(format!("{name} was made for {}, at {}", tick.tick, tick.at));
             }
             match self.of.insert((state.epoch(), id, tick.tick), *run) {

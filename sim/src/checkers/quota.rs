@@ -20,9 +20,10 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
         match &event.kind {
             EventKind::QuotaChanged(_) | EventKind::AllocsResized(_) => return Ok(()),
             EventKind::JobSubmitted(id) => {
-                // What a daemon takes grows with the machines, beyond the quota if need be.
-                let daemon = |job: &&Job| job.spec.kind == JobKind::Daemon;
-                let Some(job) = state.job(*id).filter(|job| !daemon(job)) else { continue };
+                // What a daemon takes grows with the machines, beyond the quota if need be; a cron job
+                // takes nothing, its runs are asked for one by one.
+                let stands = |job: &&Job| job.spec.kind.stands();
+                let Some(job) = state.job(*id).filter(|job| !stands(job)) else { continue };
                 last.insert((job.owner(), job.priority().band()), (event, job));
             }
             EventKind::MachineAdded(_)
