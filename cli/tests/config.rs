@@ -145,8 +145,8 @@ fn mistakes_in_kinds_of_jobs_are_told_at_their_field() {
     assert!(told.contains("job.catch_up: all begins several runs at once"), "{told}");
     let told = refused(&job_with("schedule = \"@daily\""));
     assert!(told.contains("job.schedule: is for jobs of kind \"cron\""), "{told}");
-    let told = refused(&job_with("kind = \"daemon\", tasks = 3").replace("kind = \"batch\", ", ""));
-    assert!(told.contains("job.kind") || told.contains("job.tasks"), "{told}");
+    let told = refused(&job_with("tasks = 3").replace("\"batch\"", "\"daemon\""));
+    assert!(told.contains("job.tasks: 3 says nothing of a daemon"), "{told}");
     let told = refused(&job_with("timeout = \"0s\""));
     assert!(told.contains("job.timeout: 0 is outside 1000"), "{told}");
     let told = refused(&job_with("after = [\"hello\"]"));

@@ -18,7 +18,7 @@ use super::{Job, Machine, MachineState, Task};
 use crate::event::{EventKind, TaskChange};
 use borg_proto::machine::{IMAGES, NO_IMAGES};
 use borg_proto::spec::MAX_TASKS;
-use borg_proto::task::{TaskEnd, TaskState};
+use borg_proto::task::{FailureCause, TaskEnd, TaskState};
 use borg_proto::{JobId, JobKind, JobSpec, MachineId, Millis, TaskId, UserName};
 use std::sync::Arc;
 
@@ -162,17 +162,36 @@ impl Turn<'_> {
         self.emit(EventKind::TaskChanged { task, change, machine: None });
     }
 
-    /// Brings a dead slot back, to be placed anew.
+    /// Brings a dead slot back, to be placed anew; an exclusive one when its last incarnation is surely over.
     pub(super) fn renew(&mut self, id: TaskId) {
         let waits = self.state.job(id.job).is_some_and(|job| !job.waits_for.is_empty());
+        let exclusive = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
+        let lingers = exclusive && self.state.task(id).is_some_and(may_run_on);
         let not_before = Millis(if waits { u64::MAX } else { 0 });
         let to = TaskState::Pending { since: self.at, not_before };
         self.change_task(id, to, TaskChange::Renewed, |task| {
+            task.lingers = lingers;
             task.failures = 0;
             task.streak = 0;
             task.crashes.clear();
         });
     }
+}
+
+/// Whether the last incarnation of a dead task may still run: the cell ended it, and no machine said so.
+fn may_run_on(task: &Task) -> bool {
+    let TaskState::Dead { end, .. } = &task.state else { return false };
+    let told = match end {
+        TaskEnd::Finished => true,
+        TaskEnd::Failed { cause } => {
+            !matches!(cause, FailureCause::Timeout { .. } | FailureCause::Deadline { .. })
+        }
+        TaskEnd::Killed { .. }
+        | TaskEnd::DependencyFailed { .. }
+        | TaskEnd::ParentEnded { .. }
+        | TaskEnd::Withdrawn => false,
+    };
+    task.incarnations > 0 && !told
 }
 
 /// A slot for changing.

@@ -353,7 +353,11 @@ impl Turn<'_> {
         let crashed = task.placement().map(|placement| placement.machine);
         let crashed = crashed.filter(|_| self.state.keeps_notes() && is_crash(&cause));
         let last_failure = Some(cause.clone());
+        // Nobody heard from the machine that a run is over which the cell ended by its own time.
+        let lingers = matches!(cause, FailureCause::Timeout { .. })
+            && self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let note = |task: &mut super::Task| {
+            task.lingers |= lingers;
             task.failures = failures;
             task.streak = streak;
             task.last_failure = last_failure;

@@ -102,7 +102,7 @@ mod tests {
     use crate::fixture::{Cell, batch, service, user};
     use crate::rejection::Rejection;
     use crate::state::{Answer, JobState};
-    use borg_proto::command::Action;
+    use borg_proto::command::{Action, Observation};
     use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Millis, TaskId};
 
     const MIB: u64 = 1 << 20;
@@ -153,6 +153,36 @@ mod tests {
         let ann = "ann".parse().unwrap();
         let band = cell.state.job(job).unwrap().priority().band();
         assert!(cell.state.used_quota(&ann, band).is_nothing());
+    }
+
+    /// It was killed where it ran, and its machine may be cut off.
+    #[test]
+    fn an_exclusive_task_runs_again_when_its_last_incarnation_is_surely_over() {
+        let mut cell = Cell::at_level(6);
+        let machine = cell.machine("m-1", 1000, 64 * MIB);
+        let spec = JobSpec {
+            exclusive: true,
+            timeout_ms: Some(Millis(5_000)),
+            retries: 1,
+            ..batch("alone", 1, 100, 4 * MIB)
+        };
+        let job = cell.submit("ann", spec);
+        let ran_out = cell.place(job, 0, machine).unwrap();
+        cell.wait(5_000);
+        cell.advance();
+        cell.wait(5_000);
+        let told = "task 1.0 is exclusive, and its last incarnation may still run on machine number 0";
+        assert_eq!(cell.place(job, 0, machine).unwrap_err().to_string(), told);
+        cell.observe(Observation::TaskGone { id: ran_out });
+        let killed = cell.place(job, 0, machine).unwrap();
+        cell.kill("ann", "ann/alone", &[]).unwrap();
+        rerun(&mut cell, "ann", "ann/alone", &[0]).unwrap();
+        assert_eq!(cell.place(job, 0, machine).unwrap_err().to_string(), told);
+        cell.observe(Observation::TaskGone { id: killed });
+        let third = cell.place(job, 0, machine).unwrap();
+        cell.ended(third, None);
+        rerun(&mut cell, "ann", "ann/alone", &[0]).unwrap();
+        cell.place(job, 0, machine).unwrap();
     }
 
     #[test]
