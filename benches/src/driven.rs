@@ -241,6 +241,8 @@ impl Driven {
             | TaskChange::Failed { .. }
             | TaskChange::Finished
             | TaskChange::Killed { .. }
+            | TaskChange::ParentEnded { .. }
+            | TaskChange::Withdrawn
             | TaskChange::DependencyFailed { .. } => {
                 let Some(at) = self.place_of.remove(task) else { return };
                 self.cpu_placed -= self.running.swap_remove(at).cpu_milli;
@@ -251,6 +253,7 @@ impl Driven {
             TaskChange::Released
             | TaskChange::Stopped { .. }
             | TaskChange::Updated { .. }
+            | TaskChange::Renewed
             | TaskChange::Up { .. }
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)

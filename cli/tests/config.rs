@@ -96,6 +96,69 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
 }
 
 #[test]
+fn kinds_of_jobs_arrive_as_written() {
+    let jobs = accepted(
+        r#"
+small = resources(cpu = 0.1, ram = 16*MiB)
+job(name = "child", kind = "batch", parent = "web", max_failures = 2, timeout = "1m", deadline = 3600,
+    command = ["x"], resources = small)
+job(name = "web", kind = "service", command = ["x"], resources = small)
+job(name = "exporter", kind = "daemon", command = ["x"], resources = small)
+job(name = "report", kind = "cron", schedule = "*/5 * * * mon-fri", overlap = "allow", catch_up = "all",
+    start_by = "90s", keep_finished = 3, keep_failed = 0, time_zone = "UTC", command = ["x"], resources = small)
+"#,
+    );
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    assert_eq!(names, ["web", "child", "exporter", "report"], "a parent comes before its child");
+    let child = serde_json::to_value(&jobs[1]).unwrap();
+    let caps =
+        ["parent", "max_failures", "timeout_ms", "deadline_ms"].map(|field| child[field].clone());
+    let wanted = serde_json::json!(["ann/web", 2, 60_000, 3_600_000]);
+    assert_eq!(serde_json::Value::from(caps.to_vec()), wanted);
+    assert_eq!((jobs[2].kind, jobs[2].tasks), (JobKind::Daemon, 1));
+    let cron = serde_json::to_value(&jobs[3].cron).unwrap();
+    let wanted = serde_json::json!({
+        "schedule": "*/5 * * * mon-fri", "overlap": "allow", "catch_up": "all", "start_by_ms": 90_000,
+        "keep_finished": 3, "keep_failed": 0,
+    });
+    assert_eq!(cron, wanted);
+}
+
+#[test]
+fn mistakes_in_kinds_of_jobs_are_told_at_their_field() {
+    let cron = |fields: &str| {
+        refused(&format!(
+            "job(name = \"x\", kind = \"cron\", command = [\"x\"],\n    resources = resources(cpu = 0.1, ram = 16*MiB), {fields})\n"
+        ))
+    };
+    assert!(cron("").contains("job needs schedule, as in schedule = \"*/5 * * * *\""));
+    let told = cron("schedule = \"0 0 30 2 *\"");
+    assert!(told.contains("job.schedule: at character 5: never: none of these months"), "{told}");
+    let told = cron("schedule = \"* * * * * *\"");
+    assert!(told.contains("nothing fires more than once a minute"), "{told}");
+    let told = cron("schedule = \"@daily\", time_zone = \"Europe/Berlin\"");
+    assert!(
+        told.contains("job.time_zone: \"Europe/Berlin\" is not known: schedules are in UTC"),
+        "{told}"
+    );
+    let told = cron("schedule = \"@daily\", catch_up = \"all\"");
+    assert!(told.contains("job.catch_up: all begins several runs at once"), "{told}");
+    let told = refused(&job_with("schedule = \"@daily\""));
+    assert!(told.contains("job.schedule: is for jobs of kind \"cron\""), "{told}");
+    let told = refused(&job_with("tasks = 3").replace("\"batch\"", "\"daemon\""));
+    assert!(told.contains("job.tasks: 3 says nothing of a daemon"), "{told}");
+    let told = refused(&job_with("timeout = \"0s\""));
+    assert!(told.contains("job.timeout: 0 is outside 1000"), "{told}");
+    let told = refused(&job_with("after = [\"hello\"]"));
+    assert!(
+        told.contains(
+            "a job names itself, so none of them can be first: ann/hello -after-> ann/hello"
+        ),
+        "{told}"
+    );
+}
+
+#[test]
 fn all_fields_arrive_as_written_and_numbers_are_exact() {
     let jobs = accepted(
         r#"

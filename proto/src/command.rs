@@ -74,6 +74,17 @@ impl AllocSize {
     }
 }
 
+/// What a cron job is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CronOrder {
+    /// Ticks come to nothing until it is resumed.
+    Pause,
+    /// Ticks from now on count again.
+    Resume,
+    /// A run begins now, tick or not, as if it were one; paused or not.
+    Run,
+}
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -95,6 +106,20 @@ pub enum Action {
         job: JobKey,
         /// Which tasks; empty means the whole job.
         tasks: Vec<u32>,
+    },
+    /// Run dead tasks of a batch job again; a job that is over comes alive with just these.
+    Rerun {
+        /// Which job.
+        job: JobKey,
+        /// Which tasks; at least one.
+        tasks: Vec<u32>,
+    },
+    /// Change what a cron job does at its ticks, or make a run of it now.
+    OrderCron {
+        /// Which.
+        job: JobKey,
+        /// What.
+        order: CronOrder,
     },
     /// Add a machine, or change where its borglet listens.
     AddMachine {
@@ -358,6 +383,8 @@ impl Action {
             | Self::DrainMachines { .. }
             | Self::UndrainMachines { .. }
             | Self::EndMaintenance { .. }
+            | Self::Rerun { .. }
+            | Self::OrderCron { .. }
             | Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }

@@ -41,6 +41,11 @@ impl JobSpec {
             gang,
             concurrent,
             alloc_set,
+            parent,
+            max_failures,
+            timeout_ms,
+            deadline_ms,
+            cron,
             labels,
             disruption: _,
             task_labels,
@@ -58,6 +63,11 @@ impl JobSpec {
         found.shown("gang", gang, &new.gang);
         found.maybe("concurrent", concurrent.as_ref(), new.concurrent.as_ref());
         found.maybe("alloc_set", alloc_set.as_ref(), new.alloc_set.as_ref());
+        found.maybe("parent", parent.as_ref(), new.parent.as_ref());
+        found.shown("max_failures", max_failures, &new.max_failures);
+        found.maybe("timeout_ms", timeout_ms.as_ref(), new.timeout_ms.as_ref());
+        found.maybe("deadline_ms", deadline_ms.as_ref(), new.deadline_ms.as_ref());
+        found.maybe("cron", cron.as_ref(), new.cron.as_ref());
         found.pairs("labels", labels, &new.labels, false);
         let (budget, wanted) = (self.effective_disruption(), new.effective_disruption());
         let most = |budget: Option<Disruption>| budget.map(|budget| budget.most);

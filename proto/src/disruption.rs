@@ -159,10 +159,10 @@ impl JobSpec {
     #[must_use]
     pub fn effective_disruption(&self) -> Option<Disruption> {
         let default = match self.kind {
-            JobKind::Service | JobKind::AllocSet => {
+            JobKind::Service | JobKind::AllocSet | JobKind::Daemon => {
                 Some(Disruption { most: DEFAULT_MOST, rate: None })
             }
-            JobKind::Batch => None,
+            JobKind::Batch | JobKind::Cron => None,
         };
         self.disruption.or(default)
     }

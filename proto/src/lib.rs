@@ -17,6 +17,7 @@ mod asked;
 pub mod blobs;
 pub mod causes;
 pub mod command;
+pub mod cron;
 pub mod difference;
 pub mod disruption;
 pub mod health;

@@ -3,6 +3,7 @@
 //! The same types are the JSON form that `borgctl submit` takes, so unknown fields are errors.
 //! [`JobSpec::check`] holds every bound; a master and `borgctl` call the same one.
 
+use crate::cron::Cron;
 use crate::disruption::Disruption;
 use crate::health::HealthCheck;
 use crate::indexes::IndexSet;
@@ -48,6 +49,10 @@ pub const MAX_DEVICES: u64 = 1_000;
 pub const MAX_LIST: usize = 1024;
 /// Longest single text of a specification in bytes.
 pub const MAX_TEXT_BYTES: usize = 64 << 10;
+/// Least time for a run of a task or for a job: 1 s, our choice; a cell needs as long to look at its clock.
+pub const MIN_TIMEOUT: Millis = Millis::from_secs(1);
+/// Most time for a run of a task or for a job: 366 days, our choice.
+pub const MAX_TIMEOUT: Millis = Millis::from_secs(366 * 86_400);
 /// Longest grace period between SIGTERM and SIGKILL: 10 minutes, our choice.
 pub const MAX_GRACE: Millis = Millis(600_000);
 
@@ -63,6 +68,43 @@ pub enum JobKind {
     /// the tasks of other jobs (Borg paper, section 2.4).
     #[serde(rename = "alloc_set")]
     AllocSet,
+    /// Runs like a service, one task on each machine that its constraints allow, also on machines that
+    /// come later. How many there are is the cell's to know.
+    Daemon,
+    /// Runs nothing itself: at each tick of its schedule it makes a batch job that is otherwise like it.
+    Cron,
+}
+
+impl JobKind {
+    /// Whether it lasts until it is ended as a whole, however many of its tasks there are.
+    #[must_use]
+    pub const fn stands(self) -> bool {
+        match self {
+            Self::Daemon | Self::Cron => true,
+            Self::Service | Self::Batch | Self::AllocSet => false,
+        }
+    }
+
+    /// Whether its tasks, or those of what it makes, run to completion.
+    #[must_use]
+    pub const fn completes(self) -> bool {
+        match self {
+            Self::Batch | Self::Cron => true,
+            Self::Service | Self::AllocSet | Self::Daemon => false,
+        }
+    }
+
+    /// The kind as it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Batch => "batch",
+            Self::AllocSet => "alloc_set",
+            Self::Daemon => "daemon",
+            Self::Cron => "cron",
+        }
+    }
 }
 
 /// A job as submitted.
@@ -71,9 +113,10 @@ pub enum JobKind {
 pub struct JobSpec {
     /// Its name among the user's jobs.
     pub name: JobName,
-    /// Service or batch.
+    /// How it lives.
     pub kind: JobKind,
-    /// How many tasks, 1 to [`MAX_TASKS`].
+    /// How many tasks, 1 to [`MAX_TASKS`]; of a cron job, each of its runs. A daemon has as many as there are
+    /// machines for it, and says 1.
     #[serde(default = "one")]
     pub tasks: u32,
     /// Who goes first.
@@ -105,6 +148,22 @@ pub struct JobSpec {
     /// How many tasks of the job may be placed at once; `None` means all of them.
     #[serde(default)]
     pub concurrent: Option<u32>,
+    /// A job of the same user with which it ends, however that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobKey>,
+    /// Batch: how many of its tasks may fail for good without ending the others. 0: the first one ends all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_failures: u32,
+    /// Batch: how long one run of a task may take, from when it is placed; then it has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<Millis>,
+    /// Batch: how long the job may take, from when it is submitted or run again; then what is left of it has
+    /// failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<Millis>,
+    /// Of a cron job, and of no other: when it makes its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<Cron>,
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -152,6 +211,11 @@ impl JobSpec {
 
 const fn one() -> u32 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn default_priority() -> Priority {
@@ -441,9 +505,14 @@ impl JobSpec {
             check_range("concurrent", most.into(), 1, MAX_TASKS.into())?;
         }
         self.check_gang()?;
+        self.check_batch()?;
+        self.check_cron()?;
         self.disruption.map_or(Ok(()), |budget| budget.check())?;
         check_pairs("labels", &self.labels)?;
         self.check_task_labels()?;
+        if self.kind == JobKind::Daemon {
+            self.check_daemon()?;
+        }
         if self.kind == JobKind::AllocSet {
             self.check_alloc_set()?;
             return self.task.check_room();
@@ -473,6 +542,60 @@ impl JobSpec {
                 refuse("gang", true, why)
             }
         }
+    }
+
+    /// What is said of jobs that come to an end is said of no others.
+    fn check_batch(&self) -> Result<(), SpecError> {
+        let times = [("timeout_ms", self.timeout_ms), ("deadline_ms", self.deadline_ms)];
+        if !self.kind.completes() {
+            let why = format!("is for batch jobs, and this is a {}", self.kind.word());
+            if self.max_failures > 0 {
+                return refuse("max_failures", self.max_failures, why);
+            }
+            let given = times.into_iter().find_map(|(field, time)| Some((field, time?)));
+            return given.map_or(Ok(()), |(field, time)| refuse(field, time.0, why));
+        }
+        check_range("max_failures", self.max_failures.into(), 0, MAX_TASKS.into())?;
+        for (field, time) in times {
+            let Some(time) = time else { continue };
+            check_range(field, time.0, MIN_TIMEOUT.0, MAX_TIMEOUT.0)?;
+        }
+        Ok(())
+    }
+
+    /// Where its tasks are and how many there are is not a daemon's to say.
+    fn check_daemon(&self) -> Result<(), SpecError> {
+        if self.tasks != 1 {
+            let why = "says nothing of a daemon: it has one task on each machine that its constraints allow";
+            return refuse("tasks", self.tasks, why);
+        }
+        let given = [
+            ("task.spread", !self.task.spread.is_empty()),
+            ("gang", self.gang),
+            ("concurrent", self.concurrent.is_some()),
+            ("exclusive", self.exclusive),
+            ("alloc_set", self.alloc_set.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((field, _)) => refuse(
+                field,
+                "given",
+                "says nothing of a daemon, which has one task on each machine",
+            ),
+        }
+    }
+
+    /// How many slots it has when it is accepted.
+    #[must_use]
+    pub fn first_slots(&self) -> u32 {
+        if self.kind.stands() { 0 } else { self.tasks }
+    }
+
+    /// Whether its tasks stay on a machine that is being emptied, until nothing else is there.
+    #[must_use]
+    pub fn stays_on_drain(&self) -> bool {
+        self.kind == JobKind::Daemon
     }
 
     /// An alloc set runs nothing.
@@ -532,7 +655,14 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
-        if self.disruption.is_some() || !self.task_labels.is_empty() {
+        let since_6 = self.kind.stands()
+            || self.parent.is_some()
+            || self.max_failures > 0
+            || self.timeout_ms.is_some()
+            || self.deadline_ms.is_some()
+            || self.disruption.is_some()
+            || !self.task_labels.is_empty();
+        if since_6 {
             return 6;
         }
         if self.task.since_5() || self.task.image.is_some() || !self.task.packages.is_empty() {
@@ -549,8 +679,8 @@ impl JobSpec {
     #[must_use]
     pub fn effective_appclass(&self) -> AppClass {
         self.appclass.unwrap_or(match self.kind {
-            JobKind::Service | JobKind::AllocSet => AppClass::LatencySensitive,
-            JobKind::Batch => AppClass::Batch,
+            JobKind::Service | JobKind::AllocSet | JobKind::Daemon => AppClass::LatencySensitive,
+            JobKind::Batch | JobKind::Cron => AppClass::Batch,
         })
     }
 

@@ -127,7 +127,18 @@ pub enum TaskEnd {
     DependencyFailed {
         /// That job.
         job: String,
+        /// What went wrong first, and where; empty when that was not kept.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        why: String,
     },
+    /// The job that its job is a child of ended.
+    ParentEnded {
+        /// That job.
+        job: String,
+    },
+    /// Of a daemon: its machine left, or is none any more that the daemon runs on. The slot comes back with
+    /// the machine, or with another one when that is gone for good.
+    Withdrawn,
 }
 
 /// Why one run of a task's program failed.
@@ -200,6 +211,16 @@ pub enum FailureCause {
         /// Why, for people.
         why: String,
     },
+    /// A run took longer than its job allows.
+    Timeout {
+        /// How long a run may take.
+        after: Millis,
+    },
+    /// The whole job took longer than it may.
+    Deadline {
+        /// How long it may take.
+        after: Millis,
+    },
 }
 
 /// What a machine can be short of that cannot be taken from a task but by killing it.
@@ -216,19 +237,19 @@ impl FailureCause {
     /// Wraps a machine's text, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn start(why: &str) -> Self {
-        Self::Start { why: cut(why) }
+        Self::Start { why: cut(why, MAX_CAUSE_BYTES) }
     }
 
     /// Wraps what a probe came to, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn unhealthy(why: &str) -> Self {
-        Self::Unhealthy { why: cut(why) }
+        Self::Unhealthy { why: cut(why, MAX_CAUSE_BYTES) }
     }
 
     /// Wraps why a machine could not hold packages, shortened to [`MAX_CAUSE_BYTES`].
     #[must_use]
     pub fn packages(why: &str) -> Self {
-        Self::Packages { why: cut(why) }
+        Self::Packages { why: cut(why, MAX_CAUSE_BYTES) }
     }
 
     /// The level of entries that this cause came with.
@@ -248,6 +269,7 @@ impl FailureCause {
             | Self::Unhealthy { .. }
             | Self::Packages { .. }
             | Self::NoAddress => 5,
+            Self::Timeout { .. } | Self::Deadline { .. } => 6,
         }
     }
 
@@ -261,9 +283,10 @@ impl FailureCause {
 /// Number of the signal that machines kill with, the same on all of them.
 const SIGKILL: i32 = 9;
 
-/// A text of a machine, shortened to [`MAX_CAUSE_BYTES`].
-fn cut(why: &str) -> String {
-    let mut end = why.len().min(MAX_CAUSE_BYTES);
+/// A text, shortened to so many bytes.
+#[must_use]
+pub fn cut(why: &str, most: usize) -> String {
+    let mut end = why.len().min(most);
     while !why.is_char_boundary(end) {
         end -= 1;
     }
@@ -304,6 +327,8 @@ impl fmt::Display for FailureCause {
             ),
             Self::Unhealthy { why } => write!(f, "unhealthy: {why}"),
             Self::Packages { why } => write!(f, "its machine cannot hold its packages: {why}"),
+            Self::Timeout { after } => write!(f, "timeout after {after}"),
+            Self::Deadline { after } => write!(f, "its job was not over after {after}"),
         }
     }
 }
@@ -323,7 +348,12 @@ impl fmt::Display for TaskEnd {
             Self::Finished => f.write_str("finished"),
             Self::Failed { cause } => write!(f, "failed: {cause}"),
             Self::Killed { by } => write!(f, "killed by {}", shorten(by)),
-            Self::DependencyFailed { job } => write!(f, "job {} did not finish", shorten(job)),
+            Self::DependencyFailed { job, why } => {
+                write!(f, "job {} did not finish", shorten(job))?;
+                if why.is_empty() { Ok(()) } else { write!(f, ": {why}") }
+            }
+            Self::ParentEnded { job } => write!(f, "parent {} ended", shorten(job)),
+            Self::Withdrawn => f.write_str("its machine left"),
         }
     }
 }

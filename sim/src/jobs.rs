@@ -2,6 +2,7 @@
 //! machines perform instead of programs.
 
 use crate::dice::Dice;
+use borg_proto::cron::{Cron, Overlap};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::names::PortName;
@@ -124,6 +125,11 @@ pub fn job(name: &str) -> JobBuilder {
         alloc_set: None,
         gang: false,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
@@ -260,6 +266,57 @@ impl JobBuilder {
         self
     }
 
+    /// A daemon instead: one task on each machine that will do.
+    #[must_use]
+    pub fn daemon(mut self) -> Self {
+        self.spec.kind = JobKind::Daemon;
+        (self.spec.tasks, self.spec.gang, self.spec.concurrent) = (1, false, None);
+        (self.spec.exclusive, self.spec.alloc_set) = (false, None);
+        self.task.spread.clear();
+        self
+    }
+
+    /// A cron job instead, whose runs are otherwise like it.
+    ///
+    /// # Panics
+    /// When the text is no schedule.
+    #[must_use]
+    pub fn cron(mut self, schedule: &str, overlap: Overlap) -> Self {
+        self.spec.kind = JobKind::Cron;
+        self.spec.after.clear();
+        let schedule = schedule.parse().expect("schedules in tests and workloads are schedules");
+        self.spec.cron = Some(Cron { overlap, ..Cron::new(schedule) });
+        self
+    }
+
+    /// Ends with that job.
+    #[must_use]
+    pub fn child_of(mut self, parent: JobKey) -> Self {
+        self.spec.parent = Some(parent);
+        self
+    }
+
+    /// How long a run of a task may take.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Millis) -> Self {
+        self.spec.timeout_ms = Some(timeout);
+        self
+    }
+
+    /// How long the whole job may take.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Millis) -> Self {
+        self.spec.deadline_ms = Some(deadline);
+        self
+    }
+
+    /// How many of its tasks may fail for good without ending the others.
+    #[must_use]
+    pub fn max_failures(mut self, most: u32) -> Self {
+        self.spec.max_failures = most;
+        self
+    }
+
     /// An alloc set instead, whose tasks are allocs of the same size and run nothing.
     #[must_use]
     pub fn alloc_set(mut self) -> Self {
@@ -330,7 +387,7 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
             8 => Play::Stubborn,
             _ => Play::Flaky { after: dice.between(5_000, 20_000), failing: 500 },
         };
-        return in_allocs(checked(spec.plays(play)), others).spec();
+        return of_kinds(in_allocs(checked(spec.plays(play)), others), others).spec();
     }
     let after = dice.between(100, 12_000);
     let play = match dice.below(10) {
@@ -344,7 +401,26 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
     if dice.chance(250) && !others.is_empty() {
         spec = spec.after(dice.pick(others).clone());
     }
-    in_allocs(spec, others).spec()
+    of_kinds(in_allocs(spec, others), others).spec()
+}
+
+/// Some are daemons, some cron jobs; some end with another one, some must not take long. Nothing is thrown for
+/// these.
+fn of_kinds(spec: JobBuilder, others: &[JobKey]) -> JobBuilder {
+    let kind = spec.spec.kind;
+    let cpu = spec.task.limit.cpu_milli / 100;
+    match (spec.task.limit.ram_bytes / (64 << 20) % 8, kind, others) {
+        (2 | 6, JobKind::Service, _) => spec.daemon(),
+        (2, JobKind::Batch, _) => {
+            let overlaps = [Overlap::Forbid, Overlap::Allow, Overlap::Replace];
+            let overlap = overlaps[usize::try_from(cpu % 3).expect("small")];
+            spec.cron("* * * * *", overlap)
+        }
+        (4, JobKind::Batch, _) => spec.timeout(Millis(cpu * 500 + 1_000)).max_failures(1),
+        (6, JobKind::Batch, [parent, ..]) if cpu.is_multiple_of(2) => spec.child_of(parent.clone()),
+        (6, JobKind::Batch, _) => spec.deadline(Millis(cpu * 1_000 + 1_000)),
+        _ => spec,
+    }
 }
 
 /// Some are alloc sets instead, and some are in one: most of the names that they give are of none, and

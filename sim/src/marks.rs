@@ -191,6 +191,22 @@ marks! {
     Released = "job released after the jobs before it",
     /// A job's predecessor failed.
     DependencyFailed = "job given up after the one before it failed",
+    /// A daemon's task was placed on its machine.
+    DaemonPlaced = "daemon's task placed on its machine",
+    /// A daemon's machine left, or was none any more.
+    DaemonWithdrawn = "daemon's task withdrawn with its machine",
+    /// A slot that was dead, or new, waits: of a daemon, or of a job that runs again.
+    Renewed = "dead task came alive again",
+    /// A cron job made a run at its tick.
+    CronRun = "cron job made a run",
+    /// A tick came to nothing: nobody led, or the run before it was not over.
+    CronOverlap = "tick passed over without a run",
+    /// A job ended with its parent.
+    ParentEnded = "job ended with its parent",
+    /// A run took too long.
+    RanOut = "run of a task took too long",
+    /// A job took too long.
+    Deadline = "job was not over by its deadline",
     /// A job asked for more than its user's quota, or there was none.
     QuotaRefused = "job refused for want of quota",
     /// A job would have done without isolation, and its user did not hold the privilege.

@@ -1,6 +1,7 @@
 //! `example web`: a small web server for `examples/hello-web.bcl`, so that trying a service needs
 //! no other program. It tells which task answered, and at `/metrics` how often it was asked.
 
+use super::exporter;
 use clap::Subcommand;
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, BufRead, BufReader, Write};
@@ -37,11 +38,23 @@ pub enum ExampleCommand {
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
         linger: Duration,
     },
+    /// Serve figures of the machine for Prometheus
+    Exporter {
+        /// The port
+        #[arg(long)]
+        port: u16,
+        /// The address to listen on
+        #[arg(long, default_value_t = Ipv4Addr::UNSPECIFIED)]
+        host: Ipv4Addr,
+    },
 }
 
 /// Runs until a signal ends the process.
 pub(super) fn run(command: ExampleCommand) -> io::Result<()> {
-    let ExampleCommand::Web { port, host, say, sick, linger } = command;
+    let (port, host, say, sick, linger) = match command {
+        ExampleCommand::Web { port, host, say, sick, linger } => (port, host, say, sick, linger),
+        ExampleCommand::Exporter { port, host } => return exporter::run(host, port),
+    };
     end_after_sigterm(linger)?;
     let page = Page { text: page(say.as_deref()), sick };
     serve(TcpListener::bind((host, port))?, Arc::new(page))

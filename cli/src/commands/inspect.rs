@@ -173,6 +173,13 @@ async fn one_job(
     if job.version > 1 {
         head.push_str(&format!("  version {}", job.version));
     }
+    if let Some(parent) = &job.parent {
+        head.push_str(&format!("\nends with {parent}"));
+    }
+    if let Some(cron) = &job.cron {
+        let made = if cron.made == 1 { "run" } else { "runs" };
+        head.push_str(&format!("\nat {} (UTC), {} {made} made", cron.schedule, cron.made));
+    }
     if !loosened.is_empty() {
         head.push_str(&format!(
             "\nwithout the isolation that these loosen: {}",

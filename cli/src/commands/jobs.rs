@@ -178,10 +178,12 @@ async fn submit_one(
         out.line(&answer.job)?;
     }
     if answer.fitting_machines == 0 {
-        note(&format!(
-            "warning: no machine of the cell could run a task of it: borgctl why {}/0",
-            answer.job
-        ));
+        let more = if job.kind.stands() {
+            String::new()
+        } else {
+            format!(": borgctl why {}/0", answer.job)
+        };
+        note(&format!("warning: no machine of the cell could run a task of it{more}"));
     }
     Ok(Submitted {
         job: answer.job,
@@ -218,7 +220,9 @@ async fn wait(
                 note(&line);
                 shown.insert(job.job.clone(), line);
             }
-            if job.is_over() || (kind != JobKind::Batch && job.up == job.tasks) {
+            // A cron job is there as soon as it is accepted: its runs come with time.
+            let there = kind == JobKind::Cron || (kind != JobKind::Batch && job.up == job.tasks);
+            if job.is_over() || there {
                 done.push(job);
             } else {
                 open.push((submitted, kind));

@@ -1,14 +1,17 @@
 //! The commands: what each takes, and which code carries it out.
 
+mod array;
 mod backup;
 #[cfg(feature = "daemons")]
 mod cell;
 mod cert;
 mod cp;
+mod cron;
 mod drain;
 mod events;
 pub mod example;
 mod exec;
+mod exporter;
 #[cfg(feature = "daemons")]
 mod fauxmaster;
 pub mod history;
@@ -108,6 +111,13 @@ enum Command {
     Top(top::TopArgs),
     /// End a job, or one of its tasks
     Kill(jobs::KillArgs),
+    /// Print which tasks of a job failed, finished, run or wait
+    TaskIds(array::TaskIdsArgs),
+    /// Run dead tasks of a batch job again, and no others
+    Rerun(array::RerunArgs),
+    /// Pause and resume cron jobs, make runs of them, show what became of their ticks
+    #[command(subcommand)]
+    Cron(cron::CronCommand),
     /// Change how large the allocs of an alloc set are, or how many there are
     Resize(resize::ResizeArgs),
     /// Tell why a task is pending, or where it runs
@@ -173,7 +183,12 @@ impl Command {
     /// Whether `--at` means anything to it.
     fn knows_the_past(&self) -> bool {
         match self {
-            Self::Status(_) | Self::Machines(_) | Self::Drains(_) | Self::Resolve(_) => true,
+            Self::Status(_)
+            | Self::Machines(_)
+            | Self::Drains(_)
+            | Self::Resolve(_)
+            | Self::TaskIds(_) => true,
+            Self::Cron(command) => command.only_shows(),
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
             Self::Privilege(command) => command.only_shows(),
@@ -188,6 +203,7 @@ impl Command {
             | Self::Port(_)
             | Self::Top(_)
             | Self::Kill(_)
+            | Self::Rerun(_)
             | Self::Resize(_)
             | Self::Why(_)
             | Self::Machine(_)
@@ -232,13 +248,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, drains, quota, privilege list, policy and resolve know",
+                "--at shows the past, which only status, machines, drains, quota, privilege list, policy, resolve, task-ids and cron history know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, why and resolve",
+                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, why, resolve, task-ids and cron history",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -266,6 +282,9 @@ impl Cli {
             Command::Status(args) => inspect::status(&mut client()?, args, out).await,
             Command::Logs(args) => logs::logs(&mut client()?, args, out).await,
             Command::Kill(args) => jobs::kill(&mut client()?, args, out).await,
+            Command::TaskIds(args) => array::task_ids(&mut client()?, args, out).await,
+            Command::Rerun(args) => array::rerun(&mut client()?, args, out).await,
+            Command::Cron(command) => cron::run(&mut client()?, command, out).await,
             Command::Why(args) => inspect::why(&mut client()?, args, out).await,
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,

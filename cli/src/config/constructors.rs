@@ -7,6 +7,7 @@
 
 use super::did_you_mean;
 use super::fields::{FieldError, Fields, show, thousandths};
+use super::kinds;
 use super::session::{Piece, Session};
 use super::units;
 use borg_proto::disruption::{DEFAULT_MOST, Disruption, Rate, Share};
@@ -98,7 +99,7 @@ pub(super) fn constructors(builder: &mut GlobalsBuilder) {
     ) -> starlark::Result<NoneType> {
         let session = Session::of(eval);
         session.may_add_job()?;
-        let known = [JOB.as_slice(), TASK.as_slice()].concat();
+        let known = [JOB.as_slice(), kinds::KIND.as_slice(), TASK.as_slice()].concat();
         let mut fields = Fields::new("job", &known, 0, args.items, named)?;
         session.add_job(build_job(session, &mut fields, eval.heap())?)?;
         Ok(NoneType)
@@ -266,7 +267,11 @@ impl<'v> Fields<'v> {
     }
 
     /// One of a few words.
-    fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, FieldError> {
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        name: &str,
+        words: &[(&str, T)],
+    ) -> Result<Option<T>, FieldError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Ok(Some(*value));
@@ -352,13 +357,8 @@ fn build_job<'v>(
     let name =
         fields.text("name")?.ok_or_else(|| fields.missing("name", "job(name = \"hello\", ...)"))?;
     let name: JobName = name.parse().map_err(|why| fields.error("name", why))?;
-    let kinds = [("batch", JobKind::Batch), ("service", JobKind::Service)];
-    let kind = fields.word("kind", &kinds)?.ok_or_else(|| {
-        fields.missing(
-            "kind",
-            "kind = \"batch\" (runs to its end) or kind = \"service\" (runs until killed)",
-        )
-    })?;
+    let kind = kinds::kind(fields)?;
+    let caps = kinds::caps(fields)?;
     let classes = [("latency-sensitive", AppClass::LatencySensitive), ("batch", AppClass::Batch)];
     let job = JobSpec {
         name,
@@ -372,6 +372,11 @@ fn build_job<'v>(
         alloc_set: set_of(session, fields)?,
         gang: fields.flag("gang")?,
         concurrent: fields.whole("concurrent", 1, MAX_TASKS)?,
+        parent: kinds::parent(session, fields)?,
+        max_failures: caps.max_failures,
+        timeout_ms: caps.timeout_ms,
+        deadline_ms: caps.deadline_ms,
+        cron: kinds::cron(kind, fields)?,
         labels: fields.pairs("labels")?,
         task_labels: task_labels(fields)?,
         disruption: disruption(fields)?,
@@ -403,6 +408,11 @@ fn build_alloc_set<'v>(
         exclusive: false,
         gang: fields.flag("gang")?,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         alloc_set: None,
         labels: fields.pairs("labels")?,
         task_labels: Vec::new(),
@@ -605,7 +615,7 @@ fn after(session: &Session, fields: &mut Fields<'_>) -> Result<Vec<JobKey>, Fiel
 }
 
 /// The name of a job or alloc set; one without an owner is one of the user's own.
-fn key(session: &Session, text: &str) -> Result<JobKey, NameError> {
+pub(super) fn key(session: &Session, text: &str) -> Result<JobKey, NameError> {
     if text.contains('/') {
         return text.parse();
     }
@@ -616,7 +626,7 @@ fn key(session: &Session, text: &str) -> Result<JobKey, NameError> {
 fn out_of_bounds(constructor: &str, error: &SpecError) -> FieldError {
     let path = error.field.trim_start_matches("task.");
     let path = path.replace("limit.", "resources.").replace("cpu_cap_milli", "cpu_cap");
-    let path = path.replace("health.probe.", "health.").replace("_ms", "");
+    let path = path.replace("health.probe.", "health.").replace("_ms", "").replace("cron.", "");
     let field = path.split(['.', '[']).next().unwrap_or_default().to_owned();
     FieldError {
         text: format!("{constructor}.{path}: {} {}", error.value, error.why),

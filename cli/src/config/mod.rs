@@ -13,7 +13,9 @@ mod fields;
 pub mod guard;
 mod health;
 mod json;
+mod kinds;
 mod language;
+mod order;
 mod session;
 pub(crate) mod units;
 
@@ -52,7 +54,7 @@ impl Options {
 /// What a file amounts to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluated {
-    /// Its jobs, in order.
+    /// Its jobs, in order; of the whole file those first that others of it name.
     pub jobs: Vec<JobSpec>,
     /// Lines that it printed.
     pub printed: Vec<String>,
@@ -145,10 +147,17 @@ pub(crate) struct Source {
 /// With the place and what is allowed there.
 pub async fn load(path: &Path, options: &Options) -> Result<Evaluated, ConfigError> {
     let (source, language) = read(path)?;
-    match language {
+    let file = source.file.clone();
+    let evaluated = match language {
         Language::Json => json::parse(&source.file, &source.text),
         Language::Starlark => guard::evaluate(source, options).await,
-    }
+    };
+    in_order(&file, options, evaluated?)
+}
+
+/// The same, with jobs that others name before those.
+fn in_order(file: &str, options: &Options, evaluated: Evaluated) -> Result<Evaluated, ConfigError> {
+    Ok(Evaluated { jobs: order::sort(file, &options.user, evaluated.jobs)?, ..evaluated })
 }
 
 /// As [`load`], but in this process: only the language's own limits hold, so a file that sets out
@@ -158,10 +167,11 @@ pub async fn load(path: &Path, options: &Options) -> Result<Evaluated, ConfigErr
 /// With the place and what is allowed there.
 pub fn load_trusted(path: &Path, options: &Options) -> Result<Evaluated, ConfigError> {
     let (source, language) = read(path)?;
-    match language {
+    let evaluated = match language {
         Language::Json => json::parse(&source.file, &source.text),
         Language::Starlark => language::evaluate(&source, options),
-    }
+    };
+    in_order(&source.file, options, evaluated?)
 }
 
 fn read(path: &Path) -> Result<(Source, Language), ConfigError> {

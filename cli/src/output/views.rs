@@ -1,6 +1,7 @@
 //! The JSON form of answers. Field names are a promise to scripts: they are added to, never
 //! changed. Times are milliseconds since the Unix epoch, sizes bytes, processors thousandths.
 
+use super::cron::Cron;
 use super::usage::{Usage, health};
 use borg_proto::ReplicaId;
 use borg_proto::wire::pb;
@@ -66,6 +67,8 @@ pub struct Job {
     pub version: u32,
     pub stopped: u32,
     pub labels: BTreeMap<String, String>,
+    pub parent: Option<String>,
+    pub cron: Option<Cron>,
 }
 
 impl From<pb::JobSummary> for Job {
@@ -75,17 +78,11 @@ impl From<pb::JobSummary> for Job {
                 pb::JobKind::Service => "service",
                 pb::JobKind::Batch => "batch",
                 pb::JobKind::AllocSet => "alloc_set",
+                pb::JobKind::Daemon => "daemon",
+                pb::JobKind::Cron => "cron",
                 pb::JobKind::Unspecified => "unknown",
             },
-            state: match job.state() {
-                pb::JobState::Waiting => "waiting",
-                pb::JobState::Pending => "pending",
-                pb::JobState::Running => "running",
-                pb::JobState::Finished => "finished",
-                pb::JobState::Failed => "failed",
-                pb::JobState::Killed => "killed",
-                pb::JobState::Unspecified => "unknown",
-            },
+            state: job_state(job.state()),
             job: job.job,
             job_id: job.job_id,
             priority: job.priority,
@@ -102,7 +99,22 @@ impl From<pb::JobSummary> for Job {
             version: job.version,
             stopped: job.stopped,
             labels: job.labels,
+            parent: Some(job.parent).filter(|parent| !parent.is_empty()),
+            cron: job.cron.map(Cron::from),
         }
+    }
+}
+
+/// How far a job is, in a word.
+pub(super) fn job_state(state: pb::JobState) -> &'static str {
+    match state {
+        pb::JobState::Waiting => "waiting",
+        pb::JobState::Pending => "pending",
+        pb::JobState::Running => "running",
+        pb::JobState::Finished => "finished",
+        pb::JobState::Failed => "failed",
+        pb::JobState::Killed => "killed",
+        pb::JobState::Unspecified => "unknown",
     }
 }
 

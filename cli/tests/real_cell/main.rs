@@ -12,6 +12,7 @@ mod directories;
 mod health;
 mod identities;
 mod isolation;
+mod kinds;
 mod machines;
 mod maintenance;
 mod masters;

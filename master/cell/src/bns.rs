@@ -100,7 +100,7 @@ impl CellState {
         if name.split('/').count() < 3 {
             let key: JobKey = name.parse()?;
             let job = self.job_named(&key).ok_or(BnsError::NoSuchJob(key))?;
-            return Ok((0..job.spec.tasks).flat_map(|index| self.endpoints(job, index)).collect());
+            return Ok((0..job.slots()).flat_map(|index| self.endpoints(job, index)).collect());
         }
         let task: TaskName = name.parse()?;
         let job = self.job_named(&task.job).ok_or_else(|| BnsError::NoSuchJob(task.job.clone()))?;

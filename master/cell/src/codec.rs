@@ -8,6 +8,7 @@
 
 mod allocs;
 mod drains;
+mod kinds;
 mod outcome;
 mod packages;
 mod parts;

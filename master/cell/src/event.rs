@@ -51,6 +51,8 @@ pub enum EventKind {
         /// It is.
         to: JobState,
     },
+    /// A cron job was paused or resumed, or something became of a tick of it.
+    CronChanged(JobId),
     /// A dead job left the state: replaced under its name, or old.
     JobForgotten(JobId, JobKey),
     /// Something happened to a task.
@@ -253,6 +255,15 @@ pub enum TaskChange {
         /// That job.
         job: String,
     },
+    /// It ended because the job that its job is a child of did.
+    ParentEnded {
+        /// That job.
+        job: String,
+    },
+    /// Of a daemon: its machine is none any more on which it runs.
+    Withdrawn,
+    /// It waits to be placed anew: it is run again, or is a daemon's on a machine that has come.
+    Renewed,
 }
 
 /// Kind, subject and detail of events that followed each other, for people and for Watch: as in
@@ -270,6 +281,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             EventKind::MachineAdded(_)
             | EventKind::MachineChanged(_)
             | EventKind::JobSubmitted(_)
+            | EventKind::CronChanged(_)
             | EventKind::AllocsResized(_)
             | EventKind::JobChanged { .. }
             | EventKind::TaskChanged { .. }
@@ -327,7 +339,7 @@ impl Event {
                 ("machine.removed", name.to_string(), String::new())
             }
             EventKind::JobSubmitted(id) => {
-                let tasks = state.job(*id).map_or(0, |job| job.spec.tasks);
+                let tasks = state.job(*id).map_or(0, Job::size);
                 ("job.submitted", job_name(names, *id), format!("{tasks} tasks"))
             }
             EventKind::AllocsResized(id) => {
@@ -345,6 +357,10 @@ impl Event {
                     job_name(names, *job),
                     now.map_or_else(String::new, |job| job.note(state)),
                 )
+            }
+            EventKind::CronChanged(id) => {
+                let detail = state.job(*id).map(Job::told_of_ticks).unwrap_or_default();
+                ("cron.changed", job_name(names, *id), detail)
             }
             EventKind::JobForgotten(_, key) => ("job.forgotten", key.to_string(), String::new()),
             EventKind::TaskChanged { task, change, machine } => {
@@ -533,6 +549,10 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::DependencyFailed { job } => {
             ("task.failed", format!("job {job} did not finish"))
         }
+        TaskChange::ParentEnded { job } => ("task.killed", format!("parent {job} ended")),
+        TaskChange::Withdrawn if place.is_empty() => ("task.withdrawn", String::new()),
+        TaskChange::Withdrawn => ("task.withdrawn", format!("from {place}")),
+        TaskChange::Renewed => ("task.renewed", String::new()),
     }
 }
 

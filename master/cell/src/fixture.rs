@@ -16,6 +16,7 @@ use crate::event::Event;
 use crate::rejection::Rejection;
 use crate::state::{Answer, Applied, CellState};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
+use borg_proto::cron::Cron;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::{
@@ -61,6 +62,25 @@ impl Cell {
             log: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// A cell of which all masters understand entries of this level.
+    ///
+    /// # Panics
+    /// Never: a leader may always say so.
+    #[must_use]
+    pub fn at_level(level: u32) -> Self {
+        let mut cell = Self::new();
+        cell.apply(master(), Action::RaiseLevel { level }).expect("a level is only raised");
+        cell
+    }
+
+    /// Lets happen what was to happen by now.
+    ///
+    /// # Panics
+    /// Never: a leader may always say so.
+    pub fn advance(&mut self) {
+        self.apply(master(), Action::Advance).expect("time goes on");
     }
 
     /// Applies an action of somebody as the next entry.
@@ -242,6 +262,22 @@ pub fn batch(name: &str, tasks: u32, cpu_milli: u64, ram_bytes: u64) -> JobSpec 
     job(name, JobKind::Batch, 100, tasks, cpu_milli, ram_bytes)
 }
 
+/// A daemon of production priority.
+#[must_use]
+pub fn daemon(name: &str, cpu_milli: u64, ram_bytes: u64) -> JobSpec {
+    job(name, JobKind::Daemon, 120, 1, cpu_milli, ram_bytes)
+}
+
+/// A cron job of batch priority, with such a schedule.
+///
+/// # Panics
+/// When the text is no schedule.
+#[must_use]
+pub fn cron(name: &str, schedule: &str) -> JobSpec {
+    let cron = Cron::new(schedule.parse().expect("a schedule"));
+    JobSpec { cron: Some(cron), ..job(name, JobKind::Cron, 100, 1, 100, 4 << 20) }
+}
+
 /// An alloc set of production priority.
 #[must_use]
 pub fn alloc_set(name: &str, allocs: u32, cpu_milli: u64, ram_bytes: u64) -> JobSpec {
@@ -296,6 +332,11 @@ fn job(
         alloc_set: None,
         gang: false,
         concurrent: None,
+        parent: None,
+        max_failures: 0,
+        timeout_ms: None,
+        deadline_ms: None,
+        cron: None,
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),

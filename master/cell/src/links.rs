@@ -249,6 +249,7 @@ impl Links {
                     touched.extend(placed.map(|placement| placement.machine));
                 }
                 EventKind::JobSubmitted(_)
+                | EventKind::CronChanged(_)
                 | EventKind::AllocsResized(_)
                 | EventKind::JobChanged { .. }
                 | EventKind::MastersChanged

@@ -6,6 +6,7 @@
 mod allocs;
 mod drains;
 mod figures;
+mod kinds;
 mod packages;
 mod privileges;
 mod updates;
@@ -13,6 +14,7 @@ mod updates;
 pub use allocs::AllocRejection;
 pub use drains::DrainRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
+pub use kinds::KindRejection;
 pub use packages::PackageRejection;
 pub use privileges::PrivilegeRejection;
 pub use updates::UpdateRejection;
@@ -170,6 +172,8 @@ pub enum Rejection {
     #[error("{0}")]
     Alloc(Box<AllocRejection>),
     #[error("{0}")]
+    Kind(Box<KindRejection>),
+    #[error("{0}")]
     Package(Box<PackageRejection>),
     #[error("{0}")]
     Privilege(Box<PrivilegeRejection>),
@@ -188,6 +192,12 @@ impl From<AllocRejection> for Rejection {
 impl From<DrainRejection> for Rejection {
     fn from(refused: DrainRejection) -> Self {
         Self::Drain(Box::new(refused))
+    }
+}
+
+impl From<KindRejection> for Rejection {
+    fn from(refused: KindRejection) -> Self {
+        Self::Kind(Box::new(refused))
     }
 }
 
@@ -294,6 +304,7 @@ impl Rejection {
             | Self::QuotaTooSmall(_)
             | Self::CellFull { .. } => RejectionCode::ResourceExhausted,
             Self::Alloc(refused) => refused.code(),
+            Self::Kind(refused) => refused.code(),
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
             Self::Update(refused) => refused.code(),

@@ -6,10 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use borg_cell::codec::VERSION;
-use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_task, within};
+use borg_cell::fixture::{
+    Cell, alloc_set, batch, cron, daemon, master, service, user, with_task, within,
+};
 use borg_cell::state::CellState;
 use borg_proto::Network;
-use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
+use borg_proto::command::{
+    Action, AllocSize, Assignment, Command, CronOrder, Observation, Principal,
+};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
@@ -78,6 +82,7 @@ fn since_level_6(cell: &mut Cell, machine: MachineId) {
     let victim = cell.place(low, 0, machine).unwrap();
     cell.up(victim);
     drained(cell);
+    kinds_of_jobs(cell, machine);
 }
 
 /// Machines that are emptied, all at once and one after the other.
@@ -107,6 +112,43 @@ fn drained(cell: &mut Cell) {
     cell.apply(master(), Action::Advance).unwrap();
     cell.apply(user("admin"), Action::UndrainMachines { machines: vec!["m-7".parse().unwrap()] })
         .unwrap();
+}
+
+/// Daemons with and without a machine, ticks of all fates, parents and children, ends of level 6.
+fn kinds_of_jobs(cell: &mut Cell, machine: MachineId) {
+    cell.machine("m-lonely", 1_000, 1 << 30);
+    let exporter =
+        JobSpec { priority: Priority::new(100).unwrap(), ..daemon("exporter", 10, 4 << 20) };
+    let exporter = cell.submit("eve", exporter);
+    let lonely = Action::RemoveMachine { machine: "m-lonely".parse().unwrap() };
+    cell.apply(user("admin"), lonely).unwrap();
+    cell.kill("eve", "eve/exporter", &[0]).unwrap();
+    assert!(cell.state.job(exporter).unwrap().counts.withdrawn > 0);
+    let child = |name: &str, parent: &str| JobSpec {
+        parent: Some(parent.parse().unwrap()),
+        timeout_ms: Some(Millis(1_000)),
+        max_failures: 1,
+        ..batch(name, 1, 10, 4 << 20)
+    };
+    cell.submit("eve", child("orphan", "eve/exporter"));
+    cell.kill("eve", "eve/exporter", &[]).unwrap();
+    let mut report = cron("report", "* * * * *");
+    report.deadline_ms = Some(Millis(90_000));
+    cell.submit("eve", report);
+    let slow = cell.submit("eve", child("slow", "eve/report"));
+    cell.place(slow, 0, machine).unwrap();
+    // The first tick makes a run, which is not over at the second, and has run out at the third.
+    for _ in 0..3 {
+        cell.wait(60_000);
+        cell.apply(master(), Action::Advance).unwrap();
+    }
+    let job = || "eve/slow".parse().unwrap();
+    cell.apply(user("eve"), Action::Rerun { job: job(), tasks: vec![0] }).unwrap();
+    let after = JobSpec { after: vec![job()], ..batch("late", 1, 10, 4 << 20) };
+    cell.submit("eve", after);
+    cell.kill("eve", "eve/slow", &[]).unwrap();
+    let order = Action::OrderCron { job: "eve/report".parse().unwrap(), order: CronOrder::Pause };
+    cell.apply(user("eve"), order).unwrap();
 }
 
 /// What came with level 2 of entries.

@@ -3,21 +3,23 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use borg_cell::event::{EventKind, TaskChange};
-use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
+use borg_cell::fixture::{alloc_set, batch, cron, daemon, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{
-    Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal, RUN_ENDS_SINCE,
+    Action, AllocSize, Assignment, Command, CronOrder, LEVEL, Observation, Principal,
+    RUN_ENDS_SINCE,
 };
+use borg_proto::cron::{CatchUp, Overlap};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
-use borg_proto::spec::Spread;
+use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::task::{EvictCause, RunEnd};
 use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
 use borg_proto::{
-    Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobSpec, MachineId,
-    Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
+    Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobKind, JobSpec,
+    MachineId, Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -63,6 +65,11 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (if raises { Principal::Master(ReplicaId(1)) } else { user(who) }, action)
         }
         2..=4 if d.is_multiple_of(5) => (user(by_user), allocs(a, b, c)),
+        2..=4 if d % 10 == 1 => (user(by_user), kinds(state, by_user, a, b, c)),
+        2..=4 if c % 8 == 1 => {
+            let spec = JobSpec { after: soon_over(state), ..job(a, b, c) };
+            (user(by_user), Action::SubmitJob { spec: Arc::new(spec) })
+        }
         2..=4 => (user(by_user), Action::SubmitJob { spec: Arc::new(job(a, b, c)) }),
         5 => {
             let tasks =
@@ -76,6 +83,7 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         12 if a.is_multiple_of(16) => (master(a), Action::Advance),
         12 | 13 if a.is_multiple_of(2) => (user(by_user), update(state, a, b, c)),
         11 if b % 8 > 3 => drains(state, a, b, c),
+        11 if b.is_multiple_of(2) => (master(a), Action::Advance),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),
@@ -305,6 +313,61 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     })
 }
 
+/// A job that may finish soon, to start after.
+fn soon_over(state: &CellState) -> Vec<JobKey> {
+    let found = state.jobs().filter(|job| job.is_alive() && job.spec.kind == JobKind::Batch);
+    found.min_by_key(|job| job.counts.alive()).map(|job| job.key.clone()).into_iter().collect()
+}
+
+/// A daemon, a cron job, a child, a job with caps; or what is done to them.
+fn kinds(state: &CellState, owner: &str, a: u8, b: u8, c: u8) -> Action {
+    // Beside the ordinary jobs, which now and then are parents.
+    let key = |of: u8| -> JobKey {
+        let name = if of % 16 == 5 { "j" } else { "k" };
+        format!("{owner}/{name}{}", of % 5).parse().unwrap()
+    };
+    let job = || {
+        let spec = JobSpec { name: key(a).name, ..batch("j", 1 + u32::from(b % 4), 300, 4 << 20) };
+        let own = state.jobs().filter(|job| job.is_alive() && job.owner().as_str() == owner);
+        let parent = own.last().map_or_else(|| key(b), |job| job.key.clone());
+        JobSpec { parent: b.is_multiple_of(3).then_some(parent), retries: u32::from(c % 2), ..spec }
+    };
+    let spec = match a % 8 {
+        0 => return Action::Rerun { job: key(b), tasks: vec![u32::from(c % 4), u32::from(c % 3)] },
+        1 => {
+            let orders = [CronOrder::Pause, CronOrder::Resume, CronOrder::Run];
+            return Action::OrderCron { job: key(b), order: orders[usize::from(c % 3)] };
+        }
+        2 | 3 => {
+            let daemon =
+                JobSpec { parent: job().parent, ..daemon(key(b).name.as_str(), 100, 4 << 20) };
+            with_task(daemon, |task| {
+                let (attribute, op) = ("rack".to_owned(), ConstraintOp::Equal);
+                let values = vec![["r1", "r2"][usize::from(c % 2)].to_owned()];
+                task.constraints = vec![Constraint { attribute, op, values, soft: false }];
+                task.constraints.truncate(usize::from(b % 2));
+            })
+        }
+        4 | 5 => {
+            let overlaps = [Overlap::Forbid, Overlap::Allow, Overlap::Replace];
+            let mut spec =
+                cron(key(b).name.as_str(), ["* * * * *", "*/3 * * * *"][usize::from(c % 2)]);
+            let its = spec.cron.as_mut().unwrap();
+            its.overlap = overlaps[usize::from(b % 3)];
+            its.catch_up = if b.is_multiple_of(2) { CatchUp::Last } else { CatchUp::None };
+            (its.keep_finished, its.keep_failed) = (u32::from(c % 3), u32::from(b % 2));
+            JobSpec { timeout_ms: b.is_multiple_of(4).then_some(Millis(3_000)), ..spec }
+        }
+        _ => JobSpec {
+            timeout_ms: b.is_multiple_of(2).then(|| Millis(1_000 + u64::from(c) * 30)),
+            deadline_ms: c.is_multiple_of(2).then(|| Millis(1_000 + u64::from(b) * 300)),
+            max_failures: u32::from(c % 3),
+            ..job()
+        },
+    };
+    Action::SubmitJob { spec: Arc::new(spec) }
+}
+
 /// An alloc set, another size for one, or a job in one.
 fn allocs(a: u8, b: u8, c: u8) -> Action {
     let key = |of: u8| format!("{}/a{}", ["ann", "bob"][usize::from(of % 2)], of % 2);
@@ -366,6 +429,8 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     // Most tasks in allocs are decided for where their alloc is.
     let alloc = state.alloc_of(task).and_then(|alloc| state.task(alloc)?.placement());
     let machine = alloc.filter(|_| !c.is_multiple_of(8)).map_or(machine, |home| home.machine);
+    let home = state.task(task).and_then(|task| task.pinned);
+    let machine = home.filter(|_| !c.is_multiple_of(8)).unwrap_or(machine);
     let on = pick(&machines, c)
         .map(|m| m.tasks.iter().filter_map(|id| state.task(*id)?.running(*id)).collect());
     let mut victims: Vec<IncarnationId> = on.unwrap_or_default();
@@ -541,12 +606,19 @@ proptest! {
                     | TaskChange::BackOff { .. }
                     | TaskChange::Health(_)
                     | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
+                    TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. }
+                    | TaskChange::ParentEnded { .. }
+                    | TaskChange::Withdrawn
+                    | TaskChange::Killed { .. } => drop(placed.remove(&task)),
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }
-                    TaskChange::Killed { .. } | TaskChange::Stopped { .. } => drop(placed.remove(&task)),
+                    TaskChange::Stopped { .. } => drop(placed.remove(&task)),
                     TaskChange::Updated { .. } => {}
-                    TaskChange::Released | TaskChange::Gone { .. } | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
+                    TaskChange::Released
+                    | TaskChange::Renewed
+                    | TaskChange::Gone { .. }
+                    | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
                 }
             }
             let really = state.jobs().flat_map(|job| state.tasks_of(job.id));
@@ -763,6 +835,16 @@ fn kind_of(state: &CellState, result: &Result<IncarnationId, Rejection>) -> &'st
     }
 }
 
+/// What kinds of jobs do to a task.
+fn of_kinds(change: &TaskChange) -> &'static str {
+    match change {
+        TaskChange::ParentEnded { .. } => "parent ended",
+        TaskChange::Failed { cause: FailureCause::Timeout { .. }, .. } => "timeout",
+        TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. } => "deadline",
+        _ => "else",
+    }
+}
+
 /// The laws say nothing if the commands that they try are all refused.
 #[test]
 fn the_steps_reach_the_interesting_places() {
@@ -770,7 +852,7 @@ fn the_steps_reach_the_interesting_places() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..256 {
+    for _ in 0..400 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let mut state = empty();
         for step in steps {
@@ -798,6 +880,9 @@ fn the_steps_reach_the_interesting_places() {
                         ) {
                             *seen.entry("drained".to_owned()).or_default() += 1;
                         }
+                        if let EventKind::TaskChanged { change, .. } = event.kind {
+                            *seen.entry(of_kinds(&change).to_owned()).or_default() += 1;
+                        }
                         *seen.entry(kind).or_default() += 1;
                     }
                 }
@@ -824,6 +909,12 @@ fn the_steps_reach_the_interesting_places() {
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",
+        "cron.changed",
+        "task.renewed",
+        "task.withdrawn",
+        "parent ended",
+        "timeout",
+        "deadline",
         "privilege.granted",
         "privilege.revoked",
         "gang placed",

@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! machine NAME cpu=N ram=SIZE [ATTRIBUTE=VALUE ...]     adds a machine that is up
-//! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE] [budget=N|N%]
+//! submit USER JOB service|batch|daemon|cron tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE]
+//!     [budget=N|N%] [parent=JOB] [timeout=MS] [schedule=FIVE_FIELDS]
+//! rerun USER JOB INDEX ...     pause|resume|run USER JOB     advance     level N
 //! place TASK MACHINE [over TASK ...]     up TASK     ended TASK [exit=N | port]
 //! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
 //! healthy TASK     sick TASK     tick MS     tasks JOB     rollout JOB     versions JOB
@@ -19,10 +21,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use borg_cell::event::Event;
-use borg_cell::fixture::{Cell, batch, info, master, service, user, with_task};
+use borg_cell::fixture::{Cell, batch, cron, daemon, info, master, service, user, with_task};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::CellState;
-use borg_proto::command::{Action, Observation};
+use borg_proto::command::{Action, CronOrder, Observation};
 use borg_proto::disruption::Disruption;
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::spec::Spread;
@@ -154,6 +156,21 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
             let tasks: Vec<u32> = tasks.iter().map(|index| index.parse().unwrap()).collect();
             return Ok(format!("{} killed\n", cell.kill(user, job, &tasks)?));
         }
+        ["rerun", by, job, ref tasks @ ..] => {
+            let job = job.parse().unwrap();
+            let tasks = tasks.iter().map(|index| index.parse().unwrap()).collect();
+            cell.apply(user(by), Action::Rerun { job, tasks })?;
+        }
+        [order @ ("pause" | "resume" | "run"), by, job] => {
+            let order = match order {
+                "pause" => CronOrder::Pause,
+                "resume" => CronOrder::Resume,
+                _ => CronOrder::Run,
+            };
+            let job = job.parse().unwrap();
+            cell.apply(user(by), Action::OrderCron { job, order })?;
+        }
+        ["advance"] => cell.advance(),
         ["found", task, number, on, ref ports @ ..] => {
             let id = IncarnationId { task: task_id(cell, task), number: number.parse().unwrap() };
             let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
@@ -229,9 +246,6 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
         ["end-maintenance", by, number] => {
             let number = number.parse().unwrap();
             cell.apply(user(by), Action::EndMaintenance { number })?;
-        }
-        ["advance"] => {
-            cell.apply(master(), Action::Advance)?;
         }
         ["drains", ..] => return Ok(drains(cell)),
         ["restarted", name, boot] => {
@@ -440,9 +454,16 @@ fn submit(
 ) -> Result<(), Rejection> {
     let number = |key: &str| options.get(key).map(|value| value.parse::<u64>().unwrap());
     let list = |key: &str| options.get(key).map_or(Vec::new(), |value| value.split(',').collect());
-    let make = if kind == "service" { service } else { batch };
     let tasks = u32::try_from(number("tasks").unwrap()).unwrap();
-    let mut spec = make(name, tasks, number("cpu").unwrap(), size(options["ram"]));
+    let (cpu, ram) = (number("cpu").unwrap(), size(options["ram"]));
+    let mut spec = match kind {
+        "service" => service(name, tasks, cpu, ram),
+        "daemon" => daemon(name, cpu, ram),
+        "cron" => cron(name, &options["schedule"].replace('_', " ")),
+        _ => batch(name, tasks, cpu, ram),
+    };
+    spec.parent = options.get("parent").map(|job| job.parse().unwrap());
+    spec.timeout_ms = number("timeout").map(Millis);
     spec.after = list("after").iter().map(|job| job.parse().unwrap()).collect();
     spec.retries = u32::try_from(number("retries").unwrap_or(0)).unwrap();
     spec.priority = number("priority").map_or(spec.priority, |value| Priority::new(value).unwrap());

@@ -19,7 +19,7 @@ use borg_proto::{MachineId, Millis, Resources, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Tasks whose alloc has room for them and whose machine has not, with the version of the machines
+/// Tasks that belong on one machine, with their alloc or of a daemon, where there is no room for them, with the version of the machines
 /// that they know of.
 pub(crate) type Stuck = BTreeMap<MachineId, (u64, BTreeSet<TaskId>)>;
 
@@ -78,11 +78,12 @@ impl Scheduler {
         rooms.is_open(row) && access.admits(need.group, row) && need.asks.iter().all(has)
     }
 
-    /// Tasks that only their machine kept from starting try again when it has changed.
+    /// Tasks that only their machine kept from starting try again when it has changed, or who is there.
     pub(crate) fn wake_stuck(&mut self) {
         let grown = |machine: &MachineId, since: u64| {
             let row = self.machines.row(*machine);
-            row.is_none_or(|row| self.machines.versions(row / BLOCK).grown > since)
+            let versions = row.map(|row| self.machines.versions(row / BLOCK));
+            versions.is_none_or(|versions| versions.grown.max(versions.residents) > since)
         };
         let woken = self.stuck.iter().filter(|(machine, (since, _))| grown(machine, *since));
         let woken: Vec<MachineId> = woken.map(|(machine, _)| *machine).collect();

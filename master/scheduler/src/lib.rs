@@ -33,6 +33,7 @@ mod lot;
 mod machines;
 mod moves;
 mod need;
+mod pinned;
 mod plan;
 mod queue;
 mod reasons;

@@ -56,6 +56,8 @@ pub(crate) struct Need {
     /// The alloc set in whose allocs the tasks run: then only ports are asked of the machine, and
     /// there is no choice of machines.
     pub(crate) alloc_set: Option<JobId>,
+    /// Whether each task has a machine of its own, of a daemon: then there is no choice either.
+    pub(crate) pinned: bool,
     /// Whether the tasks are allocs, which take whoever is in them along.
     pub(crate) is_alloc: bool,
     /// Which tasks get the same answers.
@@ -162,7 +164,8 @@ impl Need {
                 max: spread.max,
             });
         let spreads = spreads.collect();
-        let class = if spec.tasks > 1 {
+        let pinned = spec.kind == JobKind::Daemon;
+        let class = if spec.tasks > 1 || pinned {
             ClassKey::Job(cohort)
         } else {
             let constraints = task.constraints.clone();
@@ -192,6 +195,7 @@ impl Need {
             scored,
             spreads,
             alloc_set,
+            pinned,
             is_alloc,
             class,
             gang,

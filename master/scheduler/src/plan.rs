@@ -173,6 +173,7 @@ impl Scheduler {
                 Ok(news) => {
                     job.quota.after = state.used_quota(user, job.quota.band);
                     if let Some(submitted) = state.job_named(&job.key) {
+                        job.tasks = submitted.size();
                         accepted.insert(submitted.id, jobs.len());
                     }
                     events.extend(news);

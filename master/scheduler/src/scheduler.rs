@@ -249,6 +249,7 @@ impl Scheduler {
                 },
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
+                | EventKind::CronChanged(_)
                 | EventKind::MastersChanged
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
@@ -441,6 +442,9 @@ impl Scheduler {
         if need.alloc_set.is_some() {
             return self.explain_in_alloc(task, now);
         }
+        if need.pinned {
+            return self.explain_pinned(task, now);
+        }
         let not_before = match &found.state {
             TaskState::Pending { not_before, .. } => *not_before,
             TaskState::Running(placement) => {
@@ -557,6 +561,9 @@ impl Scheduler {
     fn decide_job(&mut self, need: &Arc<Need>, now: Millis) -> Option<Assignment> {
         if need.alloc_set.is_some() {
             return self.decide_in_alloc(need);
+        }
+        if need.pinned {
+            return self.decide_pinned(need, now);
         }
         let mut task = self.queue.first(need.cohort)?;
         loop {

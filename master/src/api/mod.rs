@@ -277,12 +277,11 @@ fn find_task(view: &View, name: &str) -> Result<(TaskName, TaskId), Status> {
     let job = find_job(view, &name.job.to_string())?;
     let id = TaskId { job: job.id, index: name.index };
     if view.state.task(id).is_none() {
-        let last = job.spec.tasks - 1;
-        let job = &name.job;
-        return Err(Status::not_found(format!(
-            "job {job} has tasks 0 to {last}, not {}",
-            name.index
-        )));
+        let (slots, index, job) = (job.slots(), name.index, &name.job);
+        return Err(Status::not_found(match slots.checked_sub(1) {
+            Some(last) => format!("job {job} has tasks 0 to {last}, not {index}"),
+            None => format!("job {job} has no tasks of its own"),
+        }));
     }
     Ok((name, id))
 }
@@ -436,6 +435,32 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::StartTasksResponse { tasks, index: done.index }))
     }
 
+    async fn rerun(
+        &self,
+        request: Request<pb::RerunRequest>,
+    ) -> Result<Response<pb::RerunResponse>, Status> {
+        let done = self.changed(request, "Rerun").await?;
+        let Some(pb::accepted::Answer::Rerun(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::RerunResponse { tasks, index: done.index }))
+    }
+
+    async fn order_cron(
+        &self,
+        request: Request<pb::OrderCronRequest>,
+    ) -> Result<Response<pb::OrderCronResponse>, Status> {
+        let done = self.changed(request, "OrderCron").await?;
+        let made = match done.answer {
+            Some(pb::accepted::Answer::Job(id)) => Some(JobId(id)),
+            Some(_) | None => None,
+        };
+        let state = self.view().state;
+        let job = made.and_then(|id| state.job(id)).map(|job| job.key.to_string());
+        let job = job.unwrap_or_default();
+        Ok(Response::new(pb::OrderCronResponse { job, index: done.index }))
+    }
+
     async fn list_jobs(
         &self,
         request: Request<pb::ListJobsRequest>,
@@ -474,11 +499,11 @@ impl Borgmaster for Api {
             true => AllSaid::new(),
             false => self.said(&user, running).await?,
         };
-        let tasks = view.state.tasks_of(job.id);
+        let tasks = view.state.tasks_of(job.id).filter(|(_, task)| !views::is_withdrawn(task));
         let info = |(id, task)| views::task_info(&view, &said, job, id, task);
         let tasks = tasks.map(info).collect();
         Ok(Response::new(pb::GetJobResponse {
-            job: Some(views::job_summary(&view.state, job)),
+            job: Some(views::whole_job(&view.state, job)),
             spec: Some(views::spec_for(job, self.may_see(&user, job.owner()).await)),
             tasks,
             read: Some(views::read_info(&view)),

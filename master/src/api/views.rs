@@ -1,5 +1,7 @@
 //! State as the API shows it.
 
+mod kinds;
+
 use crate::clock;
 use crate::config::Member;
 use crate::feed::View;
@@ -16,7 +18,7 @@ use borg_proto::policy::{MAX_WEIGHT, Term};
 use borg_proto::spec::Constraint;
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
-use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId};
+use borg_proto::{Health, IncarnationId, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
 use std::collections::BTreeMap;
 use tonic::Status;
@@ -42,7 +44,7 @@ pub(super) fn kept_checkpoint(kept: &Kept) -> pb::KeptCheckpoint {
     }
 }
 
-fn job_state(state: JobState) -> pb::JobState {
+pub(super) fn job_state(state: JobState) -> pb::JobState {
     match state {
         JobState::Waiting => pb::JobState::Waiting,
         JobState::Pending => pb::JobState::Pending,
@@ -54,18 +56,14 @@ fn job_state(state: JobState) -> pb::JobState {
 }
 
 pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
-    let kind = match job.spec.kind {
-        JobKind::Service => pb::JobKind::Service,
-        JobKind::Batch => pb::JobKind::Batch,
-        JobKind::AllocSet => pb::JobKind::AllocSet,
-    };
+    let kind = pb::JobKind::from(job.spec.kind);
     pb::JobSummary {
         job: job.key.to_string(),
         job_id: job.id.0,
         kind: kind.into(),
         priority: job.priority().get().into(),
         state: job_state(job.state()).into(),
-        tasks: job.spec.tasks,
+        tasks: if job.spec.kind.stands() { job.size() } else { job.spec.tasks },
         pending: job.counts.pending,
         running: job.counts.running,
         // An alloc is there as soon as it is placed.
@@ -80,7 +78,23 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
         update: job.update().map(|update| super::updates::info(state, job, update)),
         labels: job.spec.labels.clone(),
         stopped: if job.waits_for.is_empty() { job.counts.held } else { 0 },
+        parent: job.spec.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+        cron: kinds::cron_info(job),
     }
+}
+
+/// A job with what only those ask for who ask for one.
+pub(super) fn whole_job(state: &CellState, job: &Job) -> pb::JobSummary {
+    let mut summary = job_summary(state, job);
+    if let Some(cron) = &mut summary.cron {
+        cron.history = kinds::history(state, job);
+    }
+    summary
+}
+
+/// Whether it is a daemon's, and without a machine: then there is nothing to show.
+pub(super) fn is_withdrawn(task: &Task) -> bool {
+    matches!(&task.state, TaskState::Dead { end: TaskEnd::Withdrawn, .. })
 }
 
 /// Why a job waits, how it ended, or what keeps one of its tasks from running.
@@ -94,7 +108,7 @@ fn job_note(state: &CellState, job: &Job) -> String {
             return note;
         }
     }
-    if !note.is_empty() || job.counts.up == job.spec.tasks {
+    if !note.is_empty() || job.counts.up == job.size() {
         return note;
     }
     let troubled = state.tasks_of(job.id).take(LOOKED_AT).find_map(|(id, task)| {
@@ -180,7 +194,9 @@ pub(super) fn task_info(
             info.since_ms = since.0;
             info.note = pending_note(view, job, task, *not_before);
             info.not_before_ms = not_before.0;
-            info.machine.clear();
+            // A daemon's task has its machine before it is there.
+            let home = task.pinned.and_then(|home| view.state.machine(home));
+            info.machine = home.map(|home| home.name.to_string()).unwrap_or_default();
             pb::TaskPhase::Pending
         }
         TaskState::Running(placement) if job.is_alloc_set() => {
@@ -195,12 +211,16 @@ pub(super) fn task_info(
                 TaskEnd::Finished => String::new(),
                 TaskEnd::Failed { .. }
                 | TaskEnd::Killed { .. }
+                | TaskEnd::ParentEnded { .. }
+                | TaskEnd::Withdrawn
                 | TaskEnd::DependencyFailed { .. } => end.to_string(),
             };
             match end {
                 TaskEnd::Finished => pb::TaskPhase::Finished,
                 TaskEnd::Failed { .. } | TaskEnd::DependencyFailed { .. } => pb::TaskPhase::Failed,
-                TaskEnd::Killed { .. } => pb::TaskPhase::Killed,
+                TaskEnd::Killed { .. } | TaskEnd::ParentEnded { .. } | TaskEnd::Withdrawn => {
+                    pb::TaskPhase::Killed
+                }
             }
         }
     };

@@ -102,6 +102,8 @@ impl From<&FailureCause> for pb::FailureCause {
             }
             FailureCause::Unhealthy { why } => Kind::Unhealthy(why.clone()),
             FailureCause::Packages { why } => Kind::Packages(why.clone()),
+            FailureCause::Timeout { after } => Kind::TimeoutMs(after.0),
+            FailureCause::Deadline { after } => Kind::DeadlineMs(after.0),
         };
         Self { kind: Some(kind) }
     }
@@ -130,6 +132,8 @@ impl TryFrom<pb::FailureCause> for FailureCause {
             Kind::DiskShort(over) => short(Shortage::Disk, over),
             Kind::Unhealthy(why) => Self::unhealthy(&why),
             Kind::Packages(why) => Self::packages(&why),
+            Kind::TimeoutMs(after) => Self::Timeout { after: Millis(after) },
+            Kind::DeadlineMs(after) => Self::Deadline { after: Millis(after) },
             Kind::Fenced(false) => return Err(WireError::new("fenced", "false", "is never sent")),
             Kind::NoAddress(false) => {
                 return Err(WireError::new("no_address", "false", "is never sent"));

@@ -2,6 +2,7 @@
 
 use super::access;
 use super::cause::{read_run, replica, task_id};
+use super::cron;
 use super::drain;
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::health::read_health;
@@ -147,6 +148,10 @@ impl From<&Action> for PbAction {
             Action::Kill { job, tasks } => {
                 Self::Kill(pb::KillJob { job: job.to_string(), tasks: tasks.clone() })
             }
+            Action::Rerun { job, tasks } => {
+                Self::Rerun(pb::RerunJob { job: job.to_string(), tasks: tasks.clone() })
+            }
+            Action::OrderCron { job, order } => Self::OrderCron(cron::write_order(job, *order)),
             Action::AddMachine { machine } => Self::AddMachine(machine.into()),
             Action::RemoveMachine { machine } => {
                 Self::RemoveMachine(pb::RemoveMachine { name: machine.to_string() })
@@ -268,6 +273,8 @@ impl TryFrom<PbAction> for Action {
             }
             PbAction::SubmitJob(pb::SubmitJob { spec }) => submit(spec).at("submit_job"),
             PbAction::Kill(pb::KillJob { job, tasks }) => kill(&job, tasks).at("kill"),
+            PbAction::Rerun(rerun) => cron::rerun(&rerun).at("rerun"),
+            PbAction::OrderCron(order) => cron::order(&order).at("order_cron"),
             PbAction::AddMachine(machine) => {
                 Ok(Self::AddMachine { machine: machine.try_into().at("add_machine")? })
             }
@@ -607,6 +614,22 @@ impl TryFrom<pb::KillRequest> for Change {
             action: kill(&r.job, r.tasks)?,
             request: request_id("request_id", &r.request_id)?,
         })
+    }
+}
+
+impl TryFrom<pb::RerunRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::RerunRequest) -> Result<Self, WireError> {
+        let action = cron::rerun(&pb::RerunJob { job: r.job, tasks: r.tasks })?;
+        Ok(Self { action, request: request_id("request_id", &r.request_id)? })
+    }
+}
+
+impl TryFrom<pb::OrderCronRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::OrderCronRequest) -> Result<Self, WireError> {
+        let action = cron::order(&pb::OrderCron { job: r.job, order: r.order })?;
+        Ok(Self { action, request: request_id("request_id", &r.request_id)? })
     }
 }
 

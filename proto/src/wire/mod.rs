@@ -10,6 +10,7 @@
 mod access;
 mod cause;
 mod command;
+mod cron;
 mod disruption;
 mod drain;
 mod error;

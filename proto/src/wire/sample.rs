@@ -1,8 +1,9 @@
 //! Arbitrary values of the vocabulary, each within its bounds, for the laws of the wire.
 
 use crate::command::{
-    Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal,
+    Action, AllocSize, Assignment, Command, CronOrder, MAX_GIVEN_UP, Observation, Principal,
 };
+use crate::cron::{CatchUp, Cron, LEAST_START_BY, MOST_KEPT, MOST_START_BY, Overlap};
 use crate::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS, Rate, Share};
 use crate::health::{Health, HealthCheck, Probe};
 use crate::indexes::IndexSet;
@@ -28,8 +29,8 @@ use crate::priority::{AppClass, Band, Priority};
 use crate::privilege::Privilege;
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread,
-    TaskLabels, TaskSpec, Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MAX_TIMEOUT, MIN_TIMEOUT,
+    MemoryLimit, Spread, TaskLabels, TaskSpec, Volume,
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
@@ -303,7 +304,10 @@ fn disruption() -> impl Strategy<Value = Disruption> {
 pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
     (
         name(),
-        prop_oneof![Just(JobKind::Service), Just(JobKind::Batch), Just(JobKind::AllocSet)],
+        proptest::sample::select(
+            &[JobKind::Service, JobKind::Batch, JobKind::AllocSet, JobKind::Daemon, JobKind::Cron]
+                [..],
+        ),
         prop_oneof![1..=MAX_GANG, 1..=MAX_TASKS],
         priority(),
         option::of(appclass()),
@@ -311,11 +315,20 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
         vec(job_key(), 0..3),
         (0..=1_000_000_u32, any::<bool>(), option::weighted(0.2, job_key())),
         (any::<bool>(), option::of(1..=MAX_TASKS), option::of(disruption())),
-        (btree_map("[a-z]{1,9}", line(), 0..3), option::of(btree_map("[a-z]{1,9}", line(), 0..3))),
+        (
+            (
+                btree_map("[a-z]{1,9}", line(), 0..3),
+                option::of(btree_map("[a-z]{1,9}", line(), 0..3)),
+            ),
+            option::of(job_key()),
+            caps(),
+            cron(),
+        ),
     )
         .prop_map(
-            |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, labels)| {
+            |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, more)| {
                 let (retries, exclusive, alloc_set) = bounds;
+                let (labels, parent, (max_failures, timeout_ms, deadline_ms), cron) = more;
                 let (gang, concurrent, disruption) = at_once;
                 let (labels, of_some) = labels;
                 let of_some = of_some.map(|labels| TaskLabels {
@@ -336,14 +349,67 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
                     gang,
                     concurrent,
                     alloc_set,
+                    parent,
+                    max_failures,
+                    timeout_ms,
+                    deadline_ms,
+                    cron: Some(cron),
                     labels,
                     disruption,
                     task_labels: of_some.into_iter().collect(),
                 };
+                without_what_its_kind_rules_out(&mut spec);
                 without_what_allocs_rule_out(&mut spec);
                 spec
             },
         )
+}
+
+/// Caps of a batch job.
+fn caps() -> impl Strategy<Value = (u32, Option<Millis>, Option<Millis>)> {
+    let time = || option::of((MIN_TIMEOUT.0..=MAX_TIMEOUT.0).prop_map(Millis));
+    (0..=MAX_TASKS, time(), time())
+}
+
+fn cron() -> impl Strategy<Value = Cron> {
+    let overlap =
+        proptest::sample::select(&[Overlap::Forbid, Overlap::Allow, Overlap::Replace][..]);
+    let catch_up = proptest::sample::select(&[CatchUp::None, CatchUp::Last, CatchUp::All][..]);
+    (
+        "(@daily|[1-5]?[0-9] \\*/[1-9] \\* (1-4|feb) [0-7])",
+        (overlap, catch_up),
+        option::of(LEAST_START_BY.0..=MOST_START_BY.0),
+        0..=MOST_KEPT,
+        0..=MOST_KEPT,
+    )
+        .prop_map(|(schedule, (overlap, catch_up), by, keep_finished, keep_failed)| Cron {
+            schedule: schedule.parse().unwrap(),
+            overlap: if catch_up == CatchUp::All { Overlap::Allow } else { overlap },
+            catch_up,
+            start_by_ms: by.map(Millis),
+            keep_finished,
+            keep_failed,
+        })
+}
+
+fn cron_order() -> impl Strategy<Value = CronOrder> {
+    proptest::sample::select(&[CronOrder::Pause, CronOrder::Resume, CronOrder::Run][..])
+}
+
+fn without_what_its_kind_rules_out(spec: &mut JobSpec) {
+    if spec.kind == JobKind::Cron {
+        spec.after.clear();
+    } else {
+        spec.cron = None;
+    }
+    if !spec.kind.completes() {
+        (spec.max_failures, spec.timeout_ms, spec.deadline_ms) = (0, None, None);
+    }
+    if spec.kind == JobKind::Daemon {
+        (spec.tasks, spec.gang, spec.concurrent) = (1, false, None);
+        (spec.exclusive, spec.alloc_set) = (false, None);
+        Arc::make_mut(&mut spec.task).spread.clear();
+    }
 }
 
 fn without_what_allocs_rule_out(spec: &mut JobSpec) {
@@ -379,6 +445,8 @@ fn cause() -> impl Strategy<Value = FailureCause> {
         line().prop_map(|why| FailureCause::packages(&why)),
         Just(FailureCause::Lost),
         Just(FailureCause::Fenced),
+        millis().prop_map(|after| FailureCause::Timeout { after }),
+        millis().prop_map(|after| FailureCause::Deadline { after }),
         Just(FailureCause::NoAddress),
         any::<[u64; 2]>().prop_map(|[limit_bytes, used_bytes]| FailureCause::DiskLimit {
             limit_bytes,
@@ -774,6 +842,8 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (replica(), any::<u64>()).prop_map(|(leader, term)| Action::Lead { leader, term }),
         job_spec().prop_map(|spec| Action::SubmitJob { spec: Arc::new(spec) }),
         (job_key(), vec(0..MAX_TASKS, 0..4)).prop_map(|(job, tasks)| Action::Kill { job, tasks }),
+        (job_key(), vec(0..MAX_TASKS, 1..4)).prop_map(|(job, tasks)| Action::Rerun { job, tasks }),
+        (job_key(), cron_order()).prop_map(|(job, order)| Action::OrderCron { job, order }),
         (name(), address()).prop_map(|(name, address)| Action::AddMachine {
             machine: MachineAddress { name, address }
         }),

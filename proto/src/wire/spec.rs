@@ -71,6 +71,8 @@ impl From<JobKind> for pb::JobKind {
             JobKind::Service => Self::Service,
             JobKind::Batch => Self::Batch,
             JobKind::AllocSet => Self::AllocSet,
+            JobKind::Daemon => Self::Daemon,
+            JobKind::Cron => Self::Cron,
         }
     }
 }
@@ -82,8 +84,11 @@ impl TryFrom<pb::JobKind> for JobKind {
             pb::JobKind::Service => Ok(Self::Service),
             pb::JobKind::Batch => Ok(Self::Batch),
             pb::JobKind::AllocSet => Ok(Self::AllocSet),
+            pb::JobKind::Daemon => Ok(Self::Daemon),
+            pb::JobKind::Cron => Ok(Self::Cron),
             pb::JobKind::Unspecified => {
-                Err(WireError::new("", "nothing", "is given: service, batch or alloc_set"))
+                let why = "is given: service, batch, alloc_set, daemon or cron";
+                Err(WireError::new("", "nothing", why))
             }
         }
     }
@@ -297,6 +302,11 @@ impl From<&JobSpec> for pb::JobSpec {
             alloc_set: j.alloc_set.as_ref().map(ToString::to_string).unwrap_or_default(),
             gang: j.gang,
             concurrent: j.concurrent,
+            parent: j.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            max_failures: j.max_failures,
+            timeout_ms: j.timeout_ms.map(|time| time.0),
+            deadline_ms: j.deadline_ms.map(|time| time.0),
+            cron: j.cron.as_ref().map(Into::into),
             labels: j.labels.clone(),
             disruption: j.disruption.as_ref().map(Into::into),
             task_labels: j.task_labels.iter().map(write_task_labels).collect(),
@@ -323,6 +333,11 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             alloc_set: alloc_set.transpose()?,
             gang: j.gang,
             concurrent: j.concurrent,
+            parent: (!j.parent.is_empty()).then(|| j.parent.parse()).transpose().at("parent")?,
+            max_failures: j.max_failures,
+            timeout_ms: j.timeout_ms.map(Millis),
+            deadline_ms: j.deadline_ms.map(Millis),
+            cron: j.cron.map(TryInto::try_into).transpose().at("cron")?,
             labels: j.labels,
             disruption: j.disruption.map(TryInto::try_into).transpose().at("disruption")?,
             task_labels: each("task_labels", j.task_labels, MAX_TASK_LABELS, read_task_labels)?,

@@ -8,7 +8,7 @@
 use borg_cell::event::{AccessChange, Event, EventKind, TaskChange};
 use borg_cell::state::{CellState, Job, OVERDUE};
 use borg_proto::command::SERVICES_SINCE;
-use borg_proto::task::{EvictCause, Phase};
+use borg_proto::task::{EvictCause, Phase, TaskEnd};
 use borg_proto::{JobId, JobSpec, MachineId, Millis, TaskId, TaskName, TaskState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 struct Known {
     serving: BTreeSet<u32>,
     dead: BTreeSet<u32>,
+    /// Of a daemon: slots that a machine gave it, and those that lost theirs.
+    given: BTreeSet<u32>,
+    withdrawn: BTreeSet<u32>,
     /// When its tasks were pushed out on purpose while they served.
     disrupted: VecDeque<Millis>,
     /// Whether it may have had another size when an event was made than it has by now.
@@ -46,6 +49,7 @@ impl Disruptions {
         for job in state.jobs() {
             let known = all.jobs.entry(job.id).or_default();
             for (id, task) in state.tasks_of(job.id) {
+                known.given.insert(id.index);
                 match &task.state {
                     TaskState::Pending { since, not_before } => {
                         all.waits.insert(id, (*since).max(*not_before));
@@ -57,8 +61,11 @@ impl Disruptions {
                             known.serving.insert(id.index);
                         }
                     }
-                    TaskState::Dead { .. } => {
+                    TaskState::Dead { end, .. } => {
                         known.dead.insert(id.index);
+                        if *end == TaskEnd::Withdrawn {
+                            known.withdrawn.insert(id.index);
+                        }
                     }
                 }
             }
@@ -156,6 +163,9 @@ impl Disruptions {
             | TaskChange::Failed { .. }
             | TaskChange::Finished
             | TaskChange::Killed { .. }
+            | TaskChange::ParentEnded { .. }
+            | TaskChange::Withdrawn
+            | TaskChange::Renewed
             | TaskChange::DependencyFailed { .. } => false,
         };
         if serves {
@@ -167,6 +177,17 @@ impl Disruptions {
             TaskChange::Evicted(_) | TaskChange::Released => {
                 self.waits.insert(task, at);
             }
+            TaskChange::Renewed => {
+                self.waits.insert(task, at);
+                known.dead.remove(&task.index);
+                known.withdrawn.remove(&task.index);
+                known.given.insert(task.index);
+            }
+            TaskChange::Withdrawn => {
+                self.waits.remove(&task);
+                known.dead.insert(task.index);
+                known.withdrawn.insert(task.index);
+            }
             TaskChange::Failed { again: Some(not_before), .. } => {
                 self.waits.insert(task, at.max(*not_before));
             }
@@ -176,6 +197,7 @@ impl Disruptions {
             TaskChange::Failed { again: None, .. }
             | TaskChange::Finished
             | TaskChange::Killed { .. }
+            | TaskChange::ParentEnded { .. }
             | TaskChange::DependencyFailed { .. } => {
                 self.waits.remove(&task);
                 known.dead.insert(task.index);
@@ -236,9 +258,15 @@ impl Disruptions {
         let before = job.versions().filter(|version| version.at < at).last();
         let in_force = before.into_iter().chain(job.versions().filter(|version| version.at == at));
         let room = |spec: &JobSpec| {
-            let within = |indexes: &BTreeSet<u32>| indexes.range(..spec.tasks).count();
-            let most = spec.effective_disruption().map(|budget| budget.most.of(spec.tasks));
-            let alive = spec.tasks as usize - within(&known.dead);
+            let (slots, size) = if spec.kind.stands() {
+                (u32::MAX, known.given.len() - known.withdrawn.len())
+            } else {
+                (spec.tasks, spec.tasks as usize)
+            };
+            let within = |indexes: &BTreeSet<u32>| indexes.range(..slots).count();
+            let tasks = u32::try_from(size).unwrap_or(u32::MAX);
+            let most = spec.effective_disruption().map(|budget| budget.most.of(tasks));
+            let alive = (size + known.withdrawn.len()).saturating_sub(within(&known.dead));
             (alive.saturating_sub(within(&known.serving)), most)
         };
         let rooms: Vec<_> = in_force.map(|version| room(&version.spec)).collect();

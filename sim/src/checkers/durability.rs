@@ -2,7 +2,7 @@
 //! leader (I2).
 
 use crate::disk::SimDisk;
-use borg_cell::state::{Answer, CellState};
+use borg_cell::state::{Answer, CellState, Job};
 use borg_proto::command::Action;
 use borg_proto::{JobId, JobKey, MachineId, MachineName, UserName};
 use std::collections::BTreeMap;
@@ -103,6 +103,8 @@ impl Durability {
             (
                 Action::SubmitJob { .. }
                 | Action::Kill { .. }
+                | Action::Rerun { .. }
+                | Action::OrderCron { .. }
                 | Action::AddMachine { .. }
                 | Action::RemoveMachine { .. }
                 | Action::InviteMaster { .. }
@@ -161,7 +163,9 @@ impl Durability {
             }
         }
         for (key, index) in &self.kills {
-            let Some(job) = state.job_named(key).filter(|job| job.is_alive()) else { continue };
+            // One whose tasks somebody ran again since lives by right.
+            let lives = |job: &&Job| job.is_alive() && job.rerun_at.is_none();
+            let Some(job) = state.job_named(key).filter(lives) else { continue };
             if self.submitted_at.get(&job.id).is_some_and(|at| at <= index) {
                 return Err(format!("job {key} lives, although it was killed after entry {index}"));
             }

@@ -22,6 +22,8 @@ const MOST_TASKS: u32 = 128;
 
 /// Tasks of a job, a bit each.
 type Tasks = u128;
+/// What stands for a job that lasts until it is ended as a whole, however many tasks it has.
+const STANDING: Tasks = Tasks::MAX;
 
 /// What an operation asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub enum JobAsked {
     },
     /// To end these tasks, or all.
     Kill(Option<Tasks>),
+    /// To run these tasks again.
+    Rerun(Tasks),
     /// What there is.
     Read,
 }
@@ -48,6 +52,8 @@ pub enum JobTold {
     Lives,
     /// So many tasks were ended.
     Killed(u32),
+    /// Tasks run again.
+    Reran,
     /// There is no job of that name.
     NoJob,
     /// Refused for another reason; a submission, so no job of that name was alive.
@@ -112,14 +118,29 @@ impl Model for OneName {
             }
             (JobAsked::Kill(which), None | Some(JobTold::Killed(_))) => {
                 let (_, tasks, _) = next.job.as_mut()?;
-                let hit = which.map_or(alive, |which| which & alive);
+                let standing = alive == STANDING;
+                let hit = which.map_or(alive, |which| if standing { 0 } else { which & alive });
                 *tasks &= !hit;
                 let Some(JobTold::Killed(ended)) = told else { return Some(next) };
-                let fits = if may_end { *ended <= count(hit) } else { *ended == count(hit) };
+                let fits = if standing {
+                    true
+                } else if may_end {
+                    *ended <= count(hit)
+                } else {
+                    *ended == count(hit)
+                };
                 fits.then_some(next)
             }
-            (JobAsked::Kill(_), Some(JobTold::NoJob)) => state.job.is_none().then_some(next),
-            (JobAsked::Kill(_), Some(JobTold::Refused)) => Some(next),
+            (JobAsked::Rerun(which), None | Some(JobTold::Reran)) => {
+                let (_, tasks, may_end) = next.job.as_mut()?;
+                // Only of jobs that end by themselves.
+                *tasks |= which;
+                may_end.then_some(next)
+            }
+            (JobAsked::Kill(_) | JobAsked::Rerun(_), Some(JobTold::NoJob)) => {
+                state.job.is_none().then_some(next)
+            }
+            (JobAsked::Kill(_) | JobAsked::Rerun(_), Some(JobTold::Refused)) => Some(next),
             (JobAsked::Read, Some(JobTold::Seen(None))) => state.job.is_none().then_some(next),
             (JobAsked::Read, Some(JobTold::Seen(Some((id, seen))))) => {
                 next.pin(*id)?;
@@ -131,15 +152,23 @@ impl Model for OneName {
             (JobAsked::Read, None) => Some(next),
             (
                 JobAsked::Submit { .. },
-                Some(JobTold::Killed(_) | JobTold::NoJob | JobTold::Seen(_)),
+                Some(JobTold::Killed(_) | JobTold::Reran | JobTold::NoJob | JobTold::Seen(_)),
             )
-            | (JobAsked::Kill(_), Some(JobTold::Accepted(_) | JobTold::Lives | JobTold::Seen(_)))
+            | (
+                JobAsked::Kill(_),
+                Some(JobTold::Accepted(_) | JobTold::Lives | JobTold::Reran | JobTold::Seen(_)),
+            )
+            | (
+                JobAsked::Rerun(_),
+                Some(JobTold::Accepted(_) | JobTold::Lives | JobTold::Killed(_) | JobTold::Seen(_)),
+            )
             | (
                 JobAsked::Read,
                 Some(
                     JobTold::Accepted(_)
                     | JobTold::Lives
                     | JobTold::Killed(_)
+                    | JobTold::Reran
                     | JobTold::NoJob
                     | JobTold::Refused,
                 ),
@@ -235,9 +264,11 @@ fn bits(tasks: u32) -> Tasks {
 #[must_use]
 pub fn submission(spec: &JobSpec) -> JobAsked {
     // A job that waits for others ends when one of them fails, and with it the jobs in an alloc set.
-    let waits = !spec.after.is_empty() || spec.alloc_set.is_some();
+    // A child ends with its parent.
+    let waits = !spec.after.is_empty() || spec.alloc_set.is_some() || spec.parent.is_some();
     let may_end = spec.kind == JobKind::Batch || waits;
-    JobAsked::Submit { tasks: bits(spec.tasks), may_end }
+    let tasks = if spec.kind.stands() { STANDING } else { bits(spec.tasks) };
+    JobAsked::Submit { tasks, may_end }
 }
 
 /// What a change asks of a job name, if it is about one.
@@ -252,7 +283,12 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
             let tasks = tasks.iter().fold(0, |all, index| all | 1 << (index % MOST_TASKS));
             Some((job.clone(), JobAsked::Kill(Some(tasks))))
         }
+        Action::Rerun { job, tasks } => {
+            let tasks = tasks.iter().fold(0, |all, index| all | 1 << (index % MOST_TASKS));
+            Some((job.clone(), JobAsked::Rerun(tasks)))
+        }
         Action::AddMachine { .. }
+        | Action::OrderCron { .. }
         | Action::RemoveMachine { .. }
         | Action::GiveUp { .. }
         | Action::InviteMaster { .. }
@@ -294,6 +330,7 @@ pub fn told(result: &Result<Answer, Rejection>) -> JobTold {
     match result {
         Ok(Answer::Job { id, .. }) => JobTold::Accepted(*id),
         Ok(Answer::Killed { tasks }) => JobTold::Killed(*tasks),
+        Ok(Answer::Rerun { .. }) => JobTold::Reran,
         Err(Rejection::JobAlive { .. }) => JobTold::Lives,
         Err(Rejection::NoSuchJob { .. }) => JobTold::NoJob,
         Ok(
@@ -311,6 +348,9 @@ pub fn told(result: &Result<Answer, Rejection>) -> JobTold {
 #[must_use]
 pub fn seen(state: &CellState, key: &JobKey) -> Option<(JobId, Tasks)> {
     let job = state.job_named(key)?;
+    if job.spec.kind.stands() {
+        return Some((job.id, if job.is_alive() { STANDING } else { 0 }));
+    }
     let alive = state.tasks_of(job.id).filter(|(_, task)| !task.is_dead());
     Some((job.id, alive.fold(0, |all, (id, _)| all | 1 << (id.index % MOST_TASKS))))
 }

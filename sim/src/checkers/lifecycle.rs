@@ -2,7 +2,7 @@
 
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::state::{CellState, Task};
-use borg_proto::{MachineId, Millis, TaskId, TaskState};
+use borg_proto::{FailureCause, MachineId, Millis, TaskId, TaskState};
 use std::collections::BTreeMap;
 
 /// Where a task is, by the events alone.
@@ -61,6 +61,12 @@ impl Lifecycle {
         }
         self.last = (event.index, event.at);
         match &event.kind {
+            // A daemon's slots begin one by one.
+            EventKind::JobSubmitted(job)
+                if state.job(*job).is_some_and(|job| job.spec.kind.stands()) =>
+            {
+                Ok(())
+            }
             EventKind::JobSubmitted(job) => {
                 for (task, _) in state.tasks_of(*job) {
                     if self.tasks.insert(task, (Place::Pending, 0)).is_some() {
@@ -84,6 +90,7 @@ impl Lifecycle {
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
+            | EventKind::CronChanged(_)
             | EventKind::AllocsResized(_)
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
@@ -101,6 +108,7 @@ impl Lifecycle {
 
     fn step(&mut self, task: TaskId, change: &TaskChange) -> Result<(), String> {
         // A job that came and went within one turn of the fastest replica was not seen.
+        let unknown = !self.tasks.contains_key(&task);
         let (place, incarnation) = *self.tasks.get(&task).unwrap_or(&(Place::Pending, 0));
         let illegal = || {
             Err(format!("task {task} is {place:?} in incarnation {incarnation}, then {change:?}"))
@@ -131,8 +139,16 @@ impl Lifecycle {
             (Place::On(_), TaskChange::Evicted(_) | TaskChange::Failed { again: Some(_), .. }) => {
                 (Place::Pending, incarnation)
             }
+            (Place::Pending, TaskChange::Renewed) if unknown => (Place::Pending, incarnation),
+            (Place::Dead, TaskChange::Renewed) => (Place::Pending, incarnation),
             (Place::On(_), TaskChange::Finished | TaskChange::Failed { again: None, .. })
-            | (Place::On(_) | Place::Pending, TaskChange::Killed { .. })
+            | (
+                Place::On(_) | Place::Pending,
+                TaskChange::Killed { .. }
+                | TaskChange::ParentEnded { .. }
+                | TaskChange::Withdrawn
+                | TaskChange::Failed { cause: FailureCause::Deadline { .. }, again: None },
+            )
             | (Place::Pending, TaskChange::DependencyFailed { .. }) => (Place::Dead, incarnation),
             (Place::Pending | Place::On(_) | Place::Dead, _) => return illegal(),
         };

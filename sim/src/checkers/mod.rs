@@ -12,6 +12,7 @@ pub mod election;
 pub mod equality;
 pub mod fencing;
 pub mod job_history;
+pub mod kinds;
 pub mod lifecycle;
 pub mod linearizability;
 pub mod log;
@@ -66,6 +67,8 @@ pub enum Invariant {
     Quota,
     /// What is admitted without some isolation is of a user who holds the privileges for it.
     Privileges,
+    /// One run per tick of a cron job, a daemon on each machine that will do, no child without its parent.
+    Kinds,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
     /// A majority that is well and connected has a leader within two seconds.
@@ -102,6 +105,7 @@ impl fmt::Display for Invariant {
             Self::Disruption => "I18 disruption budgets",
             Self::Quota => "I14 quota",
             Self::Privileges => "I25 privileges",
+            Self::Kinds => "kinds of jobs",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",
@@ -145,6 +149,7 @@ pub struct Checks {
     pub(crate) downs: downs::Downs,
     pub(crate) fencing: fencing::Fencing,
     pub(crate) history: job_history::JobHistory,
+    pub(crate) ticks: kinds::Ticks,
     pub(crate) lifecycle: lifecycle::Lifecycle,
     pub(crate) disruptions: disruption::Disruptions,
     pub(crate) log: log::Log,
@@ -168,6 +173,7 @@ impl Checks {
             downs: downs::Downs::default(),
             fencing: fencing::Fencing::new(machines),
             history: job_history::JobHistory::default(),
+            ticks: kinds::Ticks::default(),
             lifecycle: lifecycle::Lifecycle::default(),
             disruptions: disruption::Disruptions::default(),
             log: log::Log::new(masters),

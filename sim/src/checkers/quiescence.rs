@@ -190,6 +190,9 @@ impl World {
     /// A task that could be placed and is not. Looked for by the plainest means, not by asking
     /// the scheduler.
     fn unplaced(&self, state: &CellState) -> Option<String> {
+        if let Some(why) = super::kinds::amiss(state) {
+            return Some(why);
+        }
         let now = state.clock().max(self.now());
         for id in state.pending() {
             let (Some(job), Some(task)) = (state.job(id.job), state.task(id)) else { continue };
@@ -208,6 +211,13 @@ impl World {
                 let home = home.and_then(|machine| state.machine(machine));
                 if home.is_some_and(|machine| takes(machine, job, id.index)) {
                     return Some(format!("task {id} of {} would fit in its alloc", job.key));
+                }
+                continue;
+            }
+            if let Some(home) = task.pinned {
+                let home = state.machine(home);
+                if home.is_some_and(|machine| takes(machine, job, id.index)) {
+                    return Some(format!("task {id} of {} would fit on its machine", job.key));
                 }
                 continue;
             }

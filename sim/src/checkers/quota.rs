@@ -4,25 +4,28 @@
 //! what the cell reckons with. That what the cell remembers is the same sum is for its audit.
 
 use borg_cell::event::{Event, EventKind};
-use borg_cell::state::CellState;
-use borg_proto::{Band, Resources, UserName};
+use borg_cell::state::{CellState, Job};
+use borg_proto::{Band, JobKind, Resources, UserName};
 use std::collections::BTreeMap;
 
-/// Looks at jobs that were accepted by entries that led to `state`. Nothing but another job makes a user
+/// Looks at jobs that were accepted by entries that led to `state`. Nothing but another job but a daemon makes a user
 /// use more, so after the last one of a user and band what is used in the end is within the quota of
 /// its moment. Where quota or allocs changed in the same breath nothing is known of that moment.
 ///
 /// # Errors
 /// Who was admitted beyond the quota.
 pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
-    let mut last: BTreeMap<(&UserName, Band), (&Event, &borg_cell::state::Job)> = BTreeMap::new();
+    let mut last: BTreeMap<(&UserName, Band), (&Event, &Job)> = BTreeMap::new();
     for event in events {
         match &event.kind {
             EventKind::QuotaChanged(_)
             | EventKind::AllocsResized(_)
             | EventKind::JobUpdated { .. } => return Ok(()),
             EventKind::JobSubmitted(id) => {
-                let Some(job) = state.job(*id) else { continue };
+                // What a daemon takes grows with the machines, beyond the quota if need be; a cron job
+                // takes nothing, its runs are asked for one by one.
+                let stands = |job: &&Job| job.spec.kind.stands();
+                let Some(job) = state.job(*id).filter(|job| !stands(job)) else { continue };
                 last.insert((job.owner(), job.priority().band()), (event, job));
             }
             EventKind::MachineAdded(_)
@@ -36,6 +39,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
             | EventKind::JobForgotten(..)
+            | EventKind::CronChanged(_)
             | EventKind::TaskChanged { .. }
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }
@@ -68,7 +72,8 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
 }
 
 fn used(state: &CellState, user: &UserName, band: Band) -> Resources {
-    let jobs = state.jobs().filter(|job| job.owner() == user && job.priority().band() == band);
+    let counts = |job: &&Job| job.owner() == user && job.priority().band() == band;
+    let jobs = state.jobs().filter(counts).filter(|job| job.spec.kind != JobKind::Daemon);
     let live = jobs.flat_map(|job| {
         // Of each resource as much as any version takes that tasks may go back to.
         let held = job.held_versions().map(|version| version.spec.charged());

@@ -13,7 +13,7 @@ use crate::marks::Mark;
 use borg_cell::master::{Input, Outcome};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
-use borg_proto::command::{Action, AllocSize, Command, Principal, RequestId};
+use borg_proto::command::{Action, AllocSize, Command, CronOrder, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::update::{Order, Revision, Steer, UpdateOptions};
@@ -160,6 +160,8 @@ impl Clients {
             Asked::Change(
                 Action::SubmitJob { .. }
                 | Action::Kill { .. }
+                | Action::Rerun { .. }
+                | Action::OrderCron { .. }
                 | Action::InviteMaster { .. }
                 | Action::JoinMaster { .. }
                 | Action::RemoveMaster { .. }
@@ -287,8 +289,15 @@ impl World {
                 let spec = if self.setup.drains { jobs::budget_some(spec) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
-            55..=74 => {
+            thrown @ 55..=74 => {
                 let tasks = if dice.chance(300) { vec![0] } else { Vec::new() };
+                // Nothing more is thrown for these either.
+                if thrown < 59 {
+                    return Some(Asked::Change(Action::Rerun {
+                        job: key(name),
+                        tasks: vec![0, 1],
+                    }));
+                }
                 Asked::Change(Action::Kill { job: key(name), tasks })
             }
             thrown @ 75..=89 => {
@@ -306,6 +315,13 @@ impl World {
                         alloc_set,
                         allocs: None,
                         size,
+                    }));
+                }
+                let orders = [CronOrder::Run, CronOrder::Pause, CronOrder::Resume];
+                if let Some(order) = orders.get(usize::try_from(thrown - 80).expect("small")) {
+                    return Some(Asked::Change(Action::OrderCron {
+                        job: key(name),
+                        order: *order,
                     }));
                 }
                 let user = self.clients.list[any].user.clone();

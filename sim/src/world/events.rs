@@ -6,8 +6,8 @@ use crate::checkers::{Invariant, crashes};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind, TaskChange, UpdateChange};
 use borg_cell::state::{CellState, JobState, MachineState, Task};
-use borg_proto::task::{EvictCause, Phase};
-use borg_proto::{IncarnationId, MachineId, TaskId, TaskState};
+use borg_proto::task::{EvictCause, FailureCause, Phase};
+use borg_proto::{IncarnationId, JobId, JobKind, MachineId, TaskId, TaskState};
 
 impl World {
     /// A machine was taken for down.
@@ -50,6 +50,21 @@ impl World {
         self.check(Invariant::Gangs, result);
     }
 
+    /// Something became of ticks of a cron job.
+    fn ticked(&mut self, state: &CellState, job: JobId) {
+        match self.checks.ticks.take(state, job) {
+            Ok(told) => {
+                if told.made {
+                    self.hit(Mark::CronRun);
+                }
+                if told.passed_over {
+                    self.hit(Mark::CronOverlap);
+                }
+            }
+            Err(why) => self.check(Invariant::Kinds, Err(why)),
+        }
+    }
+
     /// An event of the cell, seen for the first time on any replica.
     pub(crate) fn happened(&mut self, event: &Event, state: &CellState) {
         self.say(|| {
@@ -86,6 +101,10 @@ impl World {
                 if state.alloc_of(*task).is_some() {
                     return self.hit(Mark::PlacedInAlloc);
                 }
+                // There is but one machine for it, whether or not it failed there.
+                if state.job(task.job).is_some_and(|job| job.spec.kind == JobKind::Daemon) {
+                    return self.hit(Mark::DaemonPlaced);
+                }
                 let (result, avoided) =
                     crashes::placed(event.at, state, &self.checks.access_changed, *task, *machine);
                 if avoided {
@@ -117,11 +136,20 @@ impl World {
                 TaskChange::Evicted(EvictCause::Preempted { .. }) => self.hit(Mark::Preempted),
                 TaskChange::Evicted(EvictCause::Shrunk) => self.hit(Mark::MachineShrunk),
                 TaskChange::Evicted(EvictCause::Resized) => self.hit(Mark::AllocOutgrewMachine),
-                TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::BackOff { .. } => self.hit(Mark::LocalRestart),
                 TaskChange::Released => self.hit(Mark::Released),
                 TaskChange::DependencyFailed { .. } => self.hit(Mark::DependencyFailed),
                 TaskChange::Gone { .. } => self.hit(Mark::ExclusiveFreed),
+                TaskChange::ParentEnded { .. } => self.hit(Mark::ParentEnded),
+                TaskChange::Withdrawn => self.hit(Mark::DaemonWithdrawn),
+                TaskChange::Failed { cause: FailureCause::Timeout { .. }, .. } => {
+                    self.hit(Mark::RanOut)
+                }
+                TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. } => {
+                    self.hit(Mark::Deadline)
+                }
+                TaskChange::Renewed => self.hit(Mark::Renewed),
+                TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::Stopped { .. }
                 | TaskChange::Updated { .. }
                 | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
@@ -148,6 +176,7 @@ impl World {
                     self.hit(Mark::MaintenanceOver);
                 }
             }
+            EventKind::CronChanged(job) => self.ticked(state, *job),
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);

@@ -45,7 +45,7 @@ use borg_proto::command::{Assignment, LEVEL};
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::poll::{PollAnswer, PollRequest};
 use borg_proto::wire::pb;
-use borg_proto::{FailureCause, Millis, ReplicaId};
+use borg_proto::{FailureCause, JobId, Millis, ReplicaId};
 use borglet_supervisor::Run;
 use client::Clients;
 use machine::Host;
@@ -362,7 +362,8 @@ impl World {
         let result = self.checks.history.all_linearizable();
         self.check(Invariant::Linearizable, result);
         let unknown = self.checks.history.unknown_submissions();
-        let accepted = self.checks.durability.accepted();
+        let made = |job: &&JobId| self.checks.ticks.made(**job);
+        let accepted = self.checks.durability.accepted().filter(|job| !made(job));
         let result = self.checks.requests.one_effect_each(accepted, unknown);
         self.check(Invariant::OnceOnly, result);
     }

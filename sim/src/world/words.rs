@@ -75,6 +75,8 @@ pub(crate) fn wanted(action: &Action) -> String {
         }
         Action::Kill { job, tasks } if tasks.is_empty() => format!("kill {job}"),
         Action::Kill { job, tasks } => format!("kill tasks {tasks:?} of {job}"),
+        Action::Rerun { job, tasks } => format!("run tasks {tasks:?} of {job} again"),
+        Action::OrderCron { job, order } => format!("{order:?} cron job {job}").to_lowercase(),
         Action::AddMachine { machine } => format!("add machine {}", machine.name),
         Action::RemoveMachine { machine } => format!("remove machine {machine}"),
         Action::GiveUp { machines, .. } => {
@@ -139,6 +141,7 @@ pub(crate) fn outcome(result: &Result<Answer, Rejection>) -> String {
         Ok(Answer::Job { id, key }) => format!("{key} is accepted as job number {}", id.0),
         Ok(Answer::Killed { tasks }) => format!("{tasks} tasks are ended"),
         Ok(Answer::Version(number)) => format!("version {number} is in force"),
+        Ok(Answer::Rerun { tasks }) => format!("{tasks} tasks wait again"),
         Ok(Answer::Machine(id)) => format!("done, machine number {}", id.0),
         Ok(Answer::Master(id)) => format!("done, master {id}"),
         Ok(Answer::Placed { results }) => format!("{} decisions taken", results.len()),

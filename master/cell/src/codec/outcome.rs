@@ -6,6 +6,7 @@
 use super::DecodeError;
 use super::allocs;
 use super::drains;
+use super::kinds;
 use super::packages;
 use super::parts::missing;
 use super::privileges;
@@ -79,6 +80,7 @@ fn answer(answer: &Answer) -> pb::ChangeAnswer {
         Answer::Job { id, key } => wire::Kind::Job(wire::Job { id: id.0, key: key.to_string() }),
         Answer::Killed { tasks } => wire::Kind::Killed(*tasks),
         Answer::Version(number) => wire::Kind::Version(*number),
+        Answer::Rerun { tasks } => wire::Kind::Rerun(*tasks),
         Answer::Machine(id) => wire::Kind::Machine(id.0),
         Answer::Master(id) => wire::Kind::Master(id.0),
         Answer::Placed { results } => {
@@ -103,6 +105,7 @@ fn read_answer(answer: pb::ChangeAnswer) -> Result<Answer, WireError> {
         }
         wire::Kind::Killed(tasks) => Answer::Killed { tasks },
         wire::Kind::Version(number) => Answer::Version(number),
+        wire::Kind::Rerun(tasks) => Answer::Rerun { tasks },
         wire::Kind::Machine(id) => Answer::Machine(MachineId(id)),
         wire::Kind::Master(id) => Answer::Master(ReplicaId(id)),
         wire::Kind::Placed(placed) => {
@@ -200,6 +203,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
             (65, vec![quota::band_number(*band)], vec![user.to_string()])
         }
         R::Alloc(refused) => allocs::refusal(refused),
+        R::Kind(refused) => kinds::refusal(refused),
         R::Package(refused) => packages::refusal(refused),
         R::Privilege(refused) => privileges::refusal(refused),
         R::Update(refused) => updates::refusal(refused),
@@ -305,6 +309,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         64 => R::FreeBand,
         65 => R::NoSuchQuota { user: from.name()?, band: quota::read_band(from.number()?)? },
         kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
+        kind if kinds::KINDS.contains(&kind) => kinds::read(kind, &mut from)?.into(),
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
         kind if updates::KINDS.contains(&kind) => updates::read(kind, &mut from)?.into(),
@@ -328,6 +333,19 @@ fn read_dimension(number: u64, device: &str) -> Result<Dimension, WireError> {
         5 => Dimension::Device(device.into()),
         other => return Err(WireError::new("numbers", other, "is no dimension")),
     })
+}
+
+pub(super) fn job_state(text: &str) -> Result<JobState, WireError> {
+    let all = [
+        JobState::Waiting,
+        JobState::Pending,
+        JobState::Running,
+        JobState::Finished,
+        JobState::Failed,
+        JobState::Killed,
+    ];
+    let found = all.into_iter().find(|state| state.to_string() == text);
+    found.ok_or_else(|| WireError::new("texts", text, "is no state of a job"))
 }
 
 /// The values of a refusal, taken one after the other.
@@ -372,17 +390,7 @@ impl Fields {
     }
 
     pub(super) fn job_state(&mut self) -> Result<JobState, WireError> {
-        let text = self.text()?;
-        let all = [
-            JobState::Waiting,
-            JobState::Pending,
-            JobState::Running,
-            JobState::Finished,
-            JobState::Failed,
-            JobState::Killed,
-        ];
-        let found = all.into_iter().find(|state| state.to_string() == text);
-        found.ok_or_else(|| WireError::new("texts", text, "is no state of a job"))
+        job_state(&self.text()?)
     }
 
     fn machine_state(&mut self) -> Result<MachineState, WireError> {
@@ -441,11 +449,12 @@ impl Fields {
 mod tests {
     use super::*;
     use crate::rejection::{
-        AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection, UpdateRejection,
+        AllocRejection, DrainRejection, KindRejection, PackageRejection, PrivilegeRejection,
+        UpdateRejection,
     };
     use crate::state::Blocked;
     use borg_proto::update::Steer;
-    use borg_proto::{Band, Privilege};
+    use borg_proto::{Band, JobKind, Privilege};
 
     fn figures() -> Vec<Figures> {
         let of = |dimension| Figures { dimension, asked: 1, used: u64::MAX, most: 0 };
@@ -524,6 +533,7 @@ mod tests {
         ]
         .into_iter()
         .chain(of_allocs().into_iter().map(R::from))
+        .chain(of_kinds().into_iter().map(R::from))
         .chain(of_packages().into_iter().map(R::from))
         .chain(of_privileges().into_iter().map(R::from))
         .chain(of_updates().into_iter().map(R::from))
@@ -564,6 +574,30 @@ mod tests {
             U::GangParted { job: job() },
             U::NoUpdate { job: job(), verb: Steer::Undo },
             U::NotNow { job: job(), verb: Steer::Close, state: state() },
+        ]
+    }
+
+    fn of_kinds() -> Vec<KindRejection> {
+        use KindRejection as K;
+        let job = || -> borg_proto::JobKey { "ann/web".parse().unwrap() };
+        let machine = || "m-3".parse().unwrap();
+        let task = TaskId { job: JobId(7), index: 2 };
+        vec![
+            K::NoParent { parent: job() },
+            K::ParentOver { parent: job(), state: JobState::Killed },
+            K::ParentOfOthers { parent: job(), user: "bob".parse().unwrap() },
+            K::OwnParent { job: job() },
+            K::AfterStanding { job: job(), kind: JobKind::Cron },
+            K::NoTasks { job: job() },
+            K::Pinned { task, home: machine(), machine: "m-4".parse().unwrap() },
+            K::RerunKind { job: job(), kind: JobKind::Service },
+            K::NeverBegan { job: job() },
+            K::TaskAlive { job: job(), index: 7 },
+            K::NotCron { job: job(), kind: JobKind::Batch },
+            K::CronOver { job: job(), state: JobState::Finished },
+            K::RunAlive { run: job() },
+            K::ManyRuns { job: job(), most: 20 },
+            K::NoName { made: u64::MAX },
         ]
     }
 
@@ -633,6 +667,7 @@ mod tests {
                 .chain(60..=67)
                 .chain(80..=82)
                 .chain(allocs::KINDS)
+                .chain(kinds::KINDS)
                 .chain(packages::KINDS)
                 .chain(privileges::KINDS)
                 .chain(updates::KINDS)
@@ -651,6 +686,7 @@ mod tests {
             Answer::Job { id: JobId(0), key: "ann/web".parse().unwrap() },
             Answer::Killed { tasks: 0 },
             Answer::Version(2),
+            Answer::Rerun { tasks: 3 },
             Answer::Machine(MachineId(0)),
             Answer::Master(ReplicaId::of_life(3, 1)),
             Answer::Placed { results },

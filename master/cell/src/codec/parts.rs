@@ -3,6 +3,7 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
+use super::kinds;
 use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
@@ -128,6 +129,9 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         submitted_at_ms: job.submitted_at.0,
         ended_at_ms: job.ended_at().map(|at| at.0),
         waits_for: job.waits_for.iter().map(|id| id.0).collect(),
+        stopped: job.stopped.as_ref().map(|end| dead(Millis(0), end)),
+        rerun_at_ms: job.rerun_at.map(|at| at.0),
+        cron: job.cron.as_deref().map(kinds::cron),
         tasks: runs(&job.tasks),
         versions: updates::versions(job),
         update: job.update().map(updates::update),
@@ -174,7 +178,7 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
     let bare = Job::new(
         JobId(job.id),
         &user,
-        Arc::new(JobSpec { tasks: 0, ..spec.clone() }),
+        Arc::new(JobSpec { tasks: 0, cron: None, ..spec.clone() }),
         waits_for,
         Millis(job.submitted_at_ms),
     );
@@ -195,6 +199,11 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
     let retired = job.retired;
     let mut job_read = Job { spec, tasks, versions, update, retired, disrupted, ..bare };
     job_read.recount_versions();
+    job_read.rerun_at = job.rerun_at_ms.map(Millis);
+    let stopped = job.stopped.map(read_end).transpose();
+    job_read.stopped = stopped.map_err(|e| e.within("stopped"))?;
+    let cron = job.cron.map(kinds::read_cron).transpose().map_err(|e| e.within("cron"))?;
+    job_read.cron = cron.map(Arc::new);
     let end: JobEnd = job_read.verdict();
     job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
     Ok(job_read)
@@ -228,6 +237,7 @@ fn task(task: &Task) -> pb::CheckpointTask {
             .map(|crash| wire::Crash { machine: crash.machine.0, at_ms: crash.at.0 })
             .collect(),
         lingers: task.lingers,
+        pinned: task.pinned.map(|machine| machine.0),
         version: if task.version == FIRST_VERSION { 0 } else { task.version },
         stopped: task.stopped,
         alike: 0,
@@ -249,6 +259,7 @@ fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
         last_place: task.last_place.map(|place| (MachineId(place.machine), place.incarnation)),
         crashes: crashes(&task.crashes)?,
         lingers: task.lingers,
+        pinned: task.pinned.map(MachineId),
         version: if task.version == 0 { FIRST_VERSION } else { task.version },
         stopped: task.stopped,
     })
@@ -286,16 +297,40 @@ fn state(state: &TaskState) -> wire::State {
                 Phase::BackOff { until } => Some(wire::running::Phase::BackOffUntilMs(until.0)),
             },
         }),
-        TaskState::Dead { at, end } => wire::State::Dead(wire::Dead {
-            at_ms: at.0,
-            end: Some(match end {
-                TaskEnd::Finished => wire::dead::End::Finished(true),
-                TaskEnd::Failed { cause } => wire::dead::End::Failed(cause.into()),
-                TaskEnd::Killed { by } => wire::dead::End::KilledBy(by.clone()),
-                TaskEnd::DependencyFailed { job } => wire::dead::End::DependencyFailed(job.clone()),
-            }),
-        }),
+        TaskState::Dead { at, end } => wire::State::Dead(dead(*at, end)),
     }
+}
+
+fn dead(at: Millis, end: &TaskEnd) -> wire::Dead {
+    use wire::dead::End;
+    let (end, why) = match end {
+        TaskEnd::Finished => (End::Finished(true), ""),
+        TaskEnd::Failed { cause } => (End::Failed(cause.into()), ""),
+        TaskEnd::Killed { by } => (End::KilledBy(by.clone()), ""),
+        TaskEnd::DependencyFailed { job, why } => {
+            (End::DependencyFailed(job.clone()), why.as_str())
+        }
+        TaskEnd::ParentEnded { job } => (End::ParentEnded(job.clone()), ""),
+        TaskEnd::Withdrawn => (End::Withdrawn(true), ""),
+    };
+    wire::Dead { at_ms: at.0, end: Some(end), why: why.to_owned() }
+}
+
+fn read_end(dead: wire::Dead) -> Result<TaskEnd, WireError> {
+    use wire::dead::End;
+    Ok(match dead.end.ok_or_else(|| missing("end"))? {
+        End::Finished(_) => TaskEnd::Finished,
+        End::Failed(cause) => {
+            TaskEnd::Failed { cause: cause.try_into().map_err(|e: WireError| e.within("failed"))? }
+        }
+        End::KilledBy(who) => TaskEnd::Killed { by: by("killed_by", who)? },
+        End::DependencyFailed(job) => TaskEnd::DependencyFailed {
+            job: by("dependency_failed", job)?,
+            why: by("why", dead.why)?,
+        },
+        End::ParentEnded(job) => TaskEnd::ParentEnded { job: by("parent_ended", job)? },
+        End::Withdrawn(_) => TaskEnd::Withdrawn,
+    })
 }
 
 fn device_share(share: &DeviceShare) -> wire::DeviceShare {
@@ -348,19 +383,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                 serves_since: running.serves_since_ms.map(Millis),
             })
         }
-        wire::State::Dead(dead) => TaskState::Dead {
-            at: Millis(dead.at_ms),
-            end: match dead.end.ok_or_else(|| missing("end"))? {
-                wire::dead::End::Finished(_) => TaskEnd::Finished,
-                wire::dead::End::Failed(cause) => TaskEnd::Failed {
-                    cause: cause.try_into().map_err(|e: WireError| e.within("failed"))?,
-                },
-                wire::dead::End::KilledBy(who) => TaskEnd::Killed { by: by("killed_by", who)? },
-                wire::dead::End::DependencyFailed(job) => {
-                    TaskEnd::DependencyFailed { job: by("dependency_failed", job)? }
-                }
-            },
-        },
+        wire::State::Dead(dead) => TaskState::Dead { at: Millis(dead.at_ms), end: read_end(dead)? },
     })
 }
 

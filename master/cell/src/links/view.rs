@@ -594,12 +594,13 @@ fn wanted(
         tasks.push(TargetTask {
             id,
             name: TaskName { job: job.key.clone(), index: task.index },
-            tasks: job.spec.tasks,
+            // How many a daemon has changes all the time, and no machine's orders should with it.
+            tasks: if job.spec.kind.stands() { task.index + 1 } else { job.spec.tasks },
             spec: job.task_spec(task.index).clone(),
             ports: placed.ports.clone(),
             priority: job.spec.priority,
             appclass: job.spec.effective_appclass(),
-            restart: job.spec.kind == JobKind::Service,
+            restart: matches!(job.spec.kind, JobKind::Service | JobKind::Daemon),
             exclusive: job.spec.exclusive,
             packages: state.packages_of(job, task.index),
         });

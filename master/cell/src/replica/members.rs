@@ -224,6 +224,8 @@ impl Replica {
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }
             | Action::ResizeAllocs { .. }
+            | Action::Rerun { .. }
+            | Action::OrderCron { .. }
             | Action::SetPolicy { .. }
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }

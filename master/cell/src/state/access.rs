@@ -68,6 +68,7 @@ impl Turn<'_> {
             if self.machine_mut(id).kept_for != kept_for {
                 self.machine_mut(id).kept_for.clone_from(&kept_for);
                 self.emit(EventKind::MachineAccess(id, AccessChange::Kept));
+                self.fit_daemons(id);
             }
         }
         Ok(Answer::None)
@@ -98,6 +99,7 @@ impl Turn<'_> {
         for id in self.named(machines)? {
             if self.machine_mut(id).closed.take().is_some() {
                 self.emit(EventKind::MachineAccess(id, AccessChange::Opened));
+                self.fit_daemons(id);
             }
         }
         Ok(Answer::None)

@@ -50,7 +50,10 @@ impl Alarms {
 impl Job {
     /// When something is to happen to it, if anything is.
     fn due(&self) -> Option<Millis> {
-        self.update_due()
+        if !self.is_alive() {
+            return None;
+        }
+        [self.update_due(), self.timeout_due(), self.cron_due()].into_iter().flatten().min()
     }
 }
 

@@ -4,15 +4,18 @@
 //! rebuilt from what they index and compared; the rest are rules about each noun.
 
 use super::allocs::MAX_TENANTS;
+use super::lives::MAX_LIVE_SLOTS;
 use super::packages::{MAX_PACKAGES, needed};
 use super::privileges::MAX_PRIVILEGES;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
-use super::{CellState, Job, MAX_KEPT_VERSIONS, Machine, MachineState, Task};
+use super::{CellState, Job, MAX_KEPT_VERSIONS, Machine, MachineState, Task, Tick};
 use borg_proto::command::SERVICES_SINCE;
+use borg_proto::cron::MOST_RUNS;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
-use borg_proto::task::TaskState;
-use borg_proto::{Band, JobId, JobKey, MachineId, TaskId};
+use borg_proto::spec::MAX_TASKS;
+use borg_proto::task::{TaskEnd, TaskState};
+use borg_proto::{Band, JobId, JobKey, JobKind, MachineId, Millis, TaskId};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -183,11 +186,12 @@ impl CellState {
         let name = || job.key.to_string();
         found.check(self.job_keys.get(&job.key) == Some(&job.id), "a job's name is its own", name);
         found.check(job.key.name == job.spec.name, "a job is named as specified", name);
-        found.check(
-            job.tasks.len() == job.spec.tasks as usize,
-            "a job has the tasks asked for",
-            name,
-        );
+        let slots = match job.spec.kind {
+            JobKind::Service | JobKind::Batch | JobKind::AllocSet => job.slots() == job.spec.tasks,
+            JobKind::Daemon => job.slots() <= MAX_TASKS,
+            JobKind::Cron => job.slots() == 0,
+        };
+        found.check(slots, "a job has the tasks asked for", name);
         found.check(
             job.versions().map(|version| version.number).is_sorted_by(|a, b| a < b)
                 && job.versions().next().is_some_and(|first| first.number > 0)
@@ -230,7 +234,18 @@ impl CellState {
             name,
         );
         let all_dead = job.tasks.iter().all(|task| task.is_dead());
-        found.check(all_dead == job.ended.is_some(), "a job is over when all tasks are dead", name);
+        let over = if job.spec.kind.stands() { job.stopped.is_some() } else { all_dead };
+        found.check(
+            over == job.ended.is_some() && (all_dead || !over),
+            "a job is over when all tasks are dead, one that stands when it was ended",
+            name,
+        );
+        found.check(
+            job.stopped.is_none() || job.spec.kind.stands(),
+            "only jobs that stand are ended as a whole",
+            name,
+        );
+        self.audit_kind(job, found);
         if let Some((_, end)) = &job.ended {
             found.check(*end == job.verdict(), "a job ended as its tasks did", name);
         }
@@ -267,6 +282,88 @@ impl CellState {
         for (id, task) in self.tasks_of(job.id) {
             self.audit_task(job, id, task, waiting, found);
         }
+    }
+
+    fn audit_kind(&self, job: &Job, found: &mut Findings) {
+        let name = || job.key.to_string();
+        let parent = job.spec.parent.as_ref().and_then(|parent| self.job_named(parent));
+        found.check(
+            !job.is_alive()
+                || job.spec.parent.is_none()
+                || parent.is_some_and(|parent| parent.is_alive() && parent.owner() == job.owner()),
+            "a live job's parent is alive, and a job of the same user",
+            name,
+        );
+        found.check(
+            job.cron.is_some() == job.spec.cron.is_some(),
+            "cron jobs have ticks, and others have none",
+            name,
+        );
+        if let (Some(state), Some(cron)) = (job.ticks(), &job.spec.cron) {
+            let is_tick = |tick: &Millis| cron.schedule.until(*tick) == Some(*tick);
+            found.check(
+                state.next.as_ref().is_none_or(is_tick) && (state.next.is_none() || !state.paused),
+                "the next tick is one of the schedule, of a cron job that is not paused",
+                || format!("{}: {state:?}", job.key),
+            );
+            let due = state.history.iter().filter(|tick| !tick.ordered).map(|tick| tick.tick);
+            found.check(due.is_sorted_by(|one, next| one < next), "a tick comes once", || {
+                format!("{}: {state:?}", job.key)
+            });
+            let live = state.history.iter().filter_map(Tick::alive);
+            found.check(
+                live.clone().all(|run| self.job(run).is_some_and(Job::is_alive))
+                    && live.count() <= MOST_RUNS + state.history.len(),
+                "a run that is not over is alive",
+                name,
+            );
+        }
+        if job.spec.kind == JobKind::Daemon && job.is_alive() {
+            self.audit_daemon(job, found);
+        }
+        let pins = job.tasks.iter().filter(|task| task.pinned.is_some()).count();
+        found.check(
+            pins == job.homes.len() && (pins == 0 || job.spec.kind == JobKind::Daemon),
+            "a daemon has one slot on a machine",
+            name,
+        );
+    }
+
+    fn audit_daemon(&self, job: &Job, found: &mut Findings) {
+        let name = || job.key.to_string();
+        let suits = |machine: &Machine| {
+            let index = job.homes.get(&machine.id);
+            machine.suits(job.owner(), index.map_or(&job.spec, |index| job.spec_of(*index)))
+        };
+        for (id, task) in self.tasks_of(job.id) {
+            let home = task.pinned.map(|home| self.machine(home));
+            let lives = !task.is_dead();
+            found.check(
+                home.is_none_or(|home| home.is_some()),
+                "a daemon's slots are of machines of the cell",
+                || format!("{}/{}", job.key, id.index),
+            );
+            found.check(
+                !lives || home.flatten().is_some_and(suits),
+                "a daemon runs on machines that will do",
+                || format!("{}/{}", job.key, id.index),
+            );
+            let there = task.placement().is_none_or(|at| Some(at.machine) == task.pinned);
+            found.check(there, "a daemon's task is on its machine", || {
+                format!("{}/{}", job.key, id.index)
+            });
+        }
+        // A cell that has no room for more slots, or was restored before, may lack some.
+        let full = self.live_slots >= MAX_LIVE_SLOTS || job.slots() >= MAX_TASKS;
+        let lacks = |machine: &Machine| {
+            let slot = job.homes.get(&machine.id).and_then(|index| job.task(*index));
+            let dead = slot.is_none_or(|task| match &task.state {
+                TaskState::Dead { end, .. } => *end == TaskEnd::Withdrawn,
+                TaskState::Pending { .. } | TaskState::Running(_) => false,
+            });
+            suits(machine) && machine.closed.is_none() && dead
+        };
+        found.check(full || !self.machines().any(lacks), "a daemon is on each machine", name);
     }
 
     fn audit_allocs(&self, set: &Job, found: &mut Findings) {
@@ -436,6 +533,9 @@ impl CellState {
                 )
             });
         }
+        found.check(self.daemons == rebuilt.daemons, "live daemons are indexed", || {
+            format!("{:?} against {:?}", self.daemons, rebuilt.daemons)
+        });
         let mine = (&self.machine_names, &self.job_keys, &self.pending, &self.dead_jobs);
         let sums =
             (&rebuilt.machine_names, &rebuilt.job_keys, &rebuilt.pending, &rebuilt.dead_jobs);
@@ -495,6 +595,8 @@ impl CellState {
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
         let mut tenants: BTreeMap<JobKey, BTreeSet<JobId>> = BTreeMap::new();
+        let mut children: BTreeMap<JobKey, BTreeSet<JobId>> = BTreeMap::new();
+        let mut daemons = OrdSet::new();
         let (mut jobs, mut pending, mut lingering) = (Vec::new(), Vec::new(), Vec::new());
         self.quotas.used = OrdMap::new();
         self.packages.users = OrdMap::new();
@@ -505,6 +607,10 @@ impl CellState {
             bare.counts = Default::default();
             bare.dependents = BTreeSet::new();
             bare.tenants = BTreeSet::new();
+            bare.children = BTreeSet::new();
+            bare.run_out = OrdSet::new();
+            bare.homes = OrdMap::new();
+            bare.vacant = OrdSet::new();
             bare.recount_versions();
             bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
             for (task, index) in job.tasks.iter().zip(0..) {
@@ -515,6 +621,11 @@ impl CellState {
                 }
                 if task.lingers {
                     lingering.push(id);
+                }
+                match task.pinned {
+                    Some(machine) => drop(bare.homes.insert(machine, index)),
+                    None if bare.spec.kind == JobKind::Daemon => drop(bare.vacant.insert(index)),
+                    None => {}
                 }
                 let Some(placement) = task.placement() else { continue };
                 let Some(machine) = machines.get_mut(&placement.machine) else {
@@ -540,12 +651,18 @@ impl CellState {
             if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
                 tenants.entry(key.clone()).or_default().insert(job.id);
             }
+            if let (None, Some(key)) = (&job.ended, &job.spec.parent) {
+                children.entry(key.clone()).or_default().insert(job.id);
+            }
+            if job.ended.is_none() && job.spec.kind == JobKind::Daemon {
+                daemons.insert(job.id);
+            }
             for awaited in &job.waits_for {
                 dependents.entry(*awaited).or_default().insert(job.id);
             }
             match job.ended {
                 None => {
-                    self.live_slots += u64::from(job.spec.tasks);
+                    self.live_slots += u64::from(job.slots());
                     for key in needed(&bare) {
                         if !self.packages.all.contains_key(&key) {
                             clashes.push(format!(
@@ -556,18 +673,20 @@ impl CellState {
                         self.packages.users.entry(key).or_default().insert(job.id);
                     }
                 }
-                Some(_) => self.dead_slots += u64::from(job.spec.tasks),
+                Some(_) => self.dead_slots += u64::from(job.slots()),
             }
             jobs.push(bare);
         }
         for job in &mut jobs {
             job.dependents = dependents.remove(&job.id).unwrap_or_default();
             job.tenants = tenants.remove(&job.key).unwrap_or_default();
+            job.children = children.remove(&job.key).unwrap_or_default();
         }
         self.machine_names = machines.values().map(|m| (m.name.clone(), m.id)).collect();
         self.job_keys = jobs.iter().map(|job| (job.key.clone(), job.id)).collect();
         self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
         self.pending = OrdSet::from_iter(pending);
+        self.daemons = daemons;
         self.lingering = OrdSet::from_iter(lingering);
         self.draining = machines.values().filter(|m| m.drain.is_some()).map(|m| m.id).collect();
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();

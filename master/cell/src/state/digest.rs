@@ -102,6 +102,7 @@ impl Out {
             EventKind::JobChanged { job, from, to } => {
                 self.numbers(&[5, job.0, job_state(*from), job_state(*to)]);
             }
+            EventKind::CronChanged(id) => self.numbers(&[280, id.0]),
             EventKind::JobForgotten(id, key) => {
                 self.numbers(&[6, id.0]);
                 self.text(key.to_string().as_bytes());
@@ -223,6 +224,12 @@ impl Out {
                 self.number(9);
                 self.text(job.as_bytes());
             }
+            TaskChange::ParentEnded { job } => {
+                self.number(280);
+                self.text(job.as_bytes());
+            }
+            TaskChange::Withdrawn => self.number(281),
+            TaskChange::Renewed => self.number(282),
         }
     }
 }

@@ -89,7 +89,7 @@ impl Job {
         let Some(Disruption { most, rate }) = self.spec.effective_disruption() else {
             return Ok(());
         };
-        let (job, down, most) = (|| self.key.clone(), self.down(), most.of(self.spec.tasks));
+        let (job, down, most) = (|| self.key.clone(), self.down(), most.of(self.size()));
         if more > 0 && down.saturating_add(more) > most {
             return Err(Blocked::Down { job: job(), down, most });
         }

@@ -2,16 +2,17 @@
 //!
 //! How jobs come and go is in `lives`; what becomes of their tasks in `placement` and `observe`.
 //!
-//! Invariants: a job is over exactly when all its tasks are dead; of a job that waits no task is
+//! Invariants: a job is over exactly when all its tasks are dead, one that stands when it was ended; of a job that waits no task is
 //! placed, and it waits only for jobs that are alive.
 
 use super::CellState;
+use super::crons::CronState;
 use super::tasks::Task;
 use super::updates::Update;
 use super::versions::{FIRST_VERSION, Version};
 use borg_proto::task::{FailureCause, Phase, Placement, TaskEnd, TaskState};
-use borg_proto::{Health, JobId, JobKey, JobSpec, Millis, Priority, UserName};
-use imbl::{OrdMap, Vector};
+use borg_proto::{Health, JobId, JobKey, JobSpec, MachineId, Millis, Priority, UserName};
+use imbl::{OrdMap, OrdSet, Vector};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -51,8 +52,12 @@ impl fmt::Display for JobEnd {
         match self {
             Self::Finished => f.write_str("finished"),
             Self::TaskFailed { index, cause } => write!(f, "task {index} failed: {cause}"),
-            Self::DependencyFailed { job } => write!(f, "job {job} did not finish"),
+            Self::DependencyFailed { job, why } => {
+                write!(f, "job {job} did not finish")?;
+                if why.is_empty() { Ok(()) } else { write!(f, ": {why}") }
+            }
             Self::Killed { by } => write!(f, "killed by {by}"),
+            Self::ParentEnded { job } => write!(f, "parent {job} ended"),
         }
     }
 }
@@ -76,6 +81,8 @@ pub struct TaskCounts {
     pub failed: u32,
     /// Killed.
     pub killed: u32,
+    /// Of a daemon: without a machine.
+    pub withdrawn: u32,
 }
 
 /// How a job ended.
@@ -94,11 +101,18 @@ pub enum JobEnd {
     DependencyFailed {
         /// That job, as text.
         job: String,
+        /// What went wrong first, and where; empty when that was not kept.
+        why: String,
     },
     /// Somebody killed it or a part of it.
     Killed {
         /// Who.
         by: String,
+    },
+    /// The job that it is a child of ended.
+    ParentEnded {
+        /// That job, as text.
+        job: String,
     },
 }
 
@@ -132,6 +146,20 @@ pub struct Job {
     pub dependents: BTreeSet<JobId>,
     /// Of an alloc set: the live jobs whose tasks run in its allocs.
     pub tenants: BTreeSet<JobId>,
+    /// The live jobs that end with it.
+    pub children: BTreeSet<JobId>,
+    /// When it came alive again the last time, if it did.
+    pub rerun_at: Option<Millis>,
+    /// Of a job that stands: how it was ended as a whole.
+    pub(crate) stopped: Option<TaskEnd>,
+    /// Of a cron job: its ticks.
+    pub(crate) cron: Option<Arc<CronState>>,
+    /// With a time-out: until when its placed tasks may run.
+    pub(crate) run_out: OrdSet<(Millis, u32)>,
+    /// Of a daemon: which slot belongs to a machine of the cell.
+    pub(crate) homes: OrdMap<MachineId, u32>,
+    /// Of a daemon: slots whose machine is gone for good.
+    pub(crate) vacant: OrdSet<u32>,
     /// When tasks of it were disturbed on purpose, as far back as the rate of its budget counts.
     pub(crate) disrupted: Vector<Millis>,
     /// Its slots, by index. Untouched slots share one allocation.
@@ -160,7 +188,8 @@ impl Job {
             Some((_, JobEnd::TaskFailed { .. } | JobEnd::DependencyFailed { .. })) => {
                 JobState::Failed
             }
-            Some((_, JobEnd::Killed { .. })) => JobState::Killed,
+            Some((_, JobEnd::Killed { .. } | JobEnd::ParentEnded { .. })) => JobState::Killed,
+            None if self.cron.is_some() => JobState::Running,
             None if !self.waits_for.is_empty() => JobState::Waiting,
             None if self.counts.running > 0 => JobState::Running,
             None => JobState::Pending,
@@ -177,10 +206,14 @@ impl Job {
                 _,
                 end @ (JobEnd::TaskFailed { .. }
                 | JobEnd::DependencyFailed { .. }
+                | JobEnd::ParentEnded { .. }
                 | JobEnd::Killed { .. }),
             )) => {
                 return end.to_string();
             }
+        }
+        if let Some(cron) = &self.cron {
+            return cron.note();
         }
         let awaited: Vec<String> = self
             .waits_for
@@ -215,6 +248,30 @@ impl Job {
         self.spec.priority
     }
 
+    /// How many slots it has, those without a machine included.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.tasks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many tasks it has: as many as it asks for, of a daemon one for each machine.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.slots() - self.counts.withdrawn
+    }
+
+    /// How many slots it would have with another specification. How many a daemon has is not for that to say.
+    #[must_use]
+    pub(super) fn slots_under(&self, spec: &JobSpec) -> u32 {
+        if spec.kind.stands() { self.slots() } else { spec.tasks }
+    }
+
+    /// When it began to count how long it takes: when it was submitted, or came alive again.
+    #[must_use]
+    pub fn began(&self) -> Millis {
+        self.rerun_at.unwrap_or(self.submitted_at)
+    }
+
     /// One of its slots.
     #[must_use]
     pub fn task(&self, index: u32) -> Option<&Task> {
@@ -243,7 +300,9 @@ impl Job {
             TaskState::Pending { since: submitted_at, not_before },
             FIRST_VERSION,
         ));
-        let tasks = (0..spec.tasks).map(|_| slot.clone()).collect();
+        let slots = spec.first_slots();
+        let tasks = (0..slots).map(|_| slot.clone()).collect();
+        let cron = spec.cron.as_ref().map(|cron| Arc::new(CronState::new(cron, submitted_at)));
         let slots_of = super::versions::count(&tasks);
         let first = Version::new(FIRST_VERSION, spec.clone(), submitted_at, user.clone());
         Self {
@@ -255,14 +314,21 @@ impl Job {
             retired: 0,
             submitted_at,
             counts: TaskCounts {
-                pending: spec.tasks,
-                held: if not_before == super::stops::NEVER { spec.tasks } else { 0 },
+                pending: slots,
+                held: if not_before == super::stops::NEVER { slots } else { 0 },
                 ..TaskCounts::default()
             },
             ended: None,
             waits_for,
             dependents: BTreeSet::new(),
             tenants: BTreeSet::new(),
+            children: BTreeSet::new(),
+            rerun_at: None,
+            stopped: None,
+            cron,
+            run_out: OrdSet::new(),
+            homes: OrdMap::new(),
+            vacant: OrdSet::new(),
             disrupted: Vector::new(),
             tasks,
             crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),
@@ -283,22 +349,34 @@ impl Job {
         }
     }
 
-    /// How a job whose tasks are all dead ended: the worst of its tasks decides.
+    /// How a job whose tasks are all dead ended: the worst of its tasks decides. One that stands ended as it
+    /// was told to.
     pub(crate) fn verdict(&self) -> JobEnd {
         let mut verdict = JobEnd::Finished;
-        for (task, index) in self.tasks.iter().zip(0..) {
-            let TaskState::Dead { end, .. } = &task.state else { continue };
+        let tasks = self.tasks.iter().zip(0..).filter_map(|(task, index)| match &task.state {
+            TaskState::Dead { end, .. } => Some((end, index)),
+            TaskState::Pending { .. } | TaskState::Running(_) => None,
+        });
+        let ends = if self.spec.kind.stands() { None } else { Some(tasks) };
+        let told = self.stopped.as_ref().map(|end| (end, 0));
+        for (end, index) in ends.into_iter().flatten().chain(told) {
             match end {
                 TaskEnd::Failed { cause } => {
                     return JobEnd::TaskFailed { index, cause: cause.clone() };
                 }
-                TaskEnd::DependencyFailed { job } => {
-                    return JobEnd::DependencyFailed { job: job.clone() };
+                TaskEnd::DependencyFailed { job, why } => {
+                    return JobEnd::DependencyFailed { job: job.clone(), why: why.clone() };
                 }
                 TaskEnd::Killed { by } if verdict == JobEnd::Finished => {
                     verdict = JobEnd::Killed { by: by.clone() };
                 }
-                TaskEnd::Killed { .. } | TaskEnd::Finished => {}
+                TaskEnd::ParentEnded { job } if verdict == JobEnd::Finished => {
+                    verdict = JobEnd::ParentEnded { job: job.clone() };
+                }
+                TaskEnd::Killed { .. }
+                | TaskEnd::ParentEnded { .. }
+                | TaskEnd::Withdrawn
+                | TaskEnd::Finished => {}
             }
         }
         verdict

@@ -5,10 +5,11 @@
 //! Invariants: a name is taken while its job is alive; when a job ends, whoever waited for it
 //! starts or fails in the same entry; how much is alive or remembered is bounded.
 
+use super::daemons::MAX_DAEMONS;
 use super::turn::Turn;
 use super::{Answer, Due, Job, JobEnd, JobState};
 use crate::event::{EventKind, TaskChange};
-use crate::rejection::{AllocRejection, Rejection};
+use crate::rejection::{AllocRejection, KindRejection, Rejection};
 use borg_proto::spec::SpecError;
 use borg_proto::task::{TaskEnd, TaskState};
 use borg_proto::wire::pb;
@@ -41,11 +42,13 @@ impl Turn<'_> {
         }
         let old = old.map(|old| old.id);
         let waits_for = self.awaited(&key, &spec.after)?;
-        self.check_room(spec)?;
+        let first = self.first_tasks(user, spec);
+        self.check_room(spec.kind, first)?;
+        let parent = self.check_parent(user, &key, spec)?;
         let set = self.check_tenancy(user, spec)?;
         self.check_packages(user, spec)?;
         self.check_privileges(user, spec)?;
-        self.check_quota(user, spec)?;
+        self.check_quota(user, spec.priority, &spec.charged(), first)?;
 
         if let Some(old) = old {
             self.forget(old);
@@ -58,14 +61,20 @@ impl Turn<'_> {
         if let Some(set) = set {
             self.job_mut(set).tenants.insert(id);
         }
+        if let Some(parent) = parent {
+            self.job_mut(parent).children.insert(id);
+        }
         let job = Job::new(id, user, spec.clone(), waits_for, self.at);
+        let slots = job.slots();
         self.charge(&job);
         self.use_packages(&job);
-        self.state.pending.extend((0..spec.tasks).map(|index| TaskId { job: id, index }));
-        self.state.live_slots += u64::from(spec.tasks);
+        self.state.pending.extend((0..slots).map(|index| TaskId { job: id, index }));
+        self.state.live_slots += u64::from(slots);
         self.state.job_keys.insert(key.clone(), id);
         self.state.jobs.insert(id, Arc::new(job));
         self.emit(EventKind::JobSubmitted(id));
+        self.begin_daemon(id);
+        self.set_alarm(Due::Job(id));
         Ok(Answer::Job { id, key })
     }
 
@@ -80,11 +89,13 @@ impl Turn<'_> {
             let Some(first) = self.state.job_named(name) else {
                 return Err(Rejection::AfterUnknown { job });
             };
-            if first.spec.kind == JobKind::Service {
-                return Err(Rejection::AfterService { job });
-            }
-            if first.is_alloc_set() {
-                return Err(AllocRejection::AfterSet { set: job }.into());
+            match first.spec.kind {
+                JobKind::Batch => {}
+                JobKind::Service => return Err(Rejection::AfterService { job }),
+                JobKind::AllocSet => return Err(AllocRejection::AfterSet { set: job }.into()),
+                kind @ (JobKind::Daemon | JobKind::Cron) => {
+                    return Err(KindRejection::AfterStanding { job, kind }.into());
+                }
             }
             match first.state() {
                 JobState::Finished => {}
@@ -99,8 +110,22 @@ impl Turn<'_> {
         Ok(awaited)
     }
 
-    fn check_room(&self, spec: &JobSpec) -> Result<(), Rejection> {
-        self.check_slots(spec.tasks)?;
+    /// How many tasks a job has when it is accepted.
+    fn first_tasks(&self, user: &UserName, spec: &JobSpec) -> u32 {
+        match spec.kind {
+            JobKind::Service | JobKind::Batch | JobKind::AllocSet => spec.tasks,
+            JobKind::Daemon => self.machines_for(user, spec),
+            JobKind::Cron => 0,
+        }
+    }
+
+    /// Whether one more job of the kind may live, with so many slots.
+    pub(super) fn check_room(&self, kind: JobKind, slots: u32) -> Result<(), Rejection> {
+        self.check_slots(slots)?;
+        let (there, most) = (self.state.daemons.len() as u64, MAX_DAEMONS);
+        if kind == JobKind::Daemon && there >= most {
+            return Err(Rejection::CellFull { what: "daemons".to_owned(), there, most });
+        }
         let live = (self.state.jobs.len() - self.state.dead_jobs.len()) as u64;
         if live >= MAX_LIVE_JOBS || self.state.next_job == u64::MAX {
             let (what, there, most) = ("jobs".to_owned(), live, MAX_LIVE_JOBS);
@@ -131,18 +156,12 @@ impl Turn<'_> {
         if user != job.owner() && !self.state.is_admin(user) {
             return Err(Rejection::NotOwner { user: user.clone(), job: key.clone() });
         }
-        if let Some(index) = tasks.iter().copied().find(|index| *index >= job.spec.tasks) {
-            return Err(Rejection::NoSuchTask {
-                job: key.clone(),
-                index,
-                last: job.spec.tasks - 1,
-            });
-        }
+        job.check_tasks(tasks)?;
         self.check_unused(job, tasks)?;
         let id = job.id;
         let end = TaskEnd::Killed { by: user.to_string() };
         if tasks.is_empty() {
-            return Ok(Answer::Killed { tasks: self.end_tasks(id, &end) });
+            return Ok(Answer::Killed { tasks: self.end_whole(id, &end) });
         }
         let mut killed = 0;
         for index in tasks {
@@ -170,18 +189,20 @@ impl Turn<'_> {
     fn settle_ends(&mut self) {
         while let Some((id, from)) = self.over.pop_front() {
             let end = self.end_job(id, from);
+            self.end_children(id);
             let job = self.job_mut(id);
-            let key = job.key.to_string();
+            let (tenants, dependents) =
+                (std::mem::take(&mut job.tenants), std::mem::take(&mut job.dependents));
+            let failed = self.dependency_failed(id, &end);
             // An alloc set that never began takes the jobs in it along.
-            for tenant in std::mem::take(&mut job.tenants) {
-                self.end_tasks(tenant, &TaskEnd::DependencyFailed { job: key.clone() });
+            for tenant in tenants {
+                self.end_whole(tenant, &failed);
             }
-            let job = self.job_mut(id);
-            for dependent in std::mem::take(&mut job.dependents) {
+            for dependent in dependents {
                 if end == JobEnd::Finished {
                     self.no_longer_waits(dependent, id);
                 } else {
-                    self.end_tasks(dependent, &TaskEnd::DependencyFailed { job: key.clone() });
+                    self.end_whole(dependent, &failed);
                 }
             }
         }
@@ -195,7 +216,7 @@ impl Turn<'_> {
         job.ended = Some((at, end.clone()));
         job.update = None;
         job.forget_versions();
-        let (to, slots) = (job.state(), u64::from(job.spec.tasks));
+        let (to, slots) = (job.state(), u64::from(job.slots()));
         let waits_for = std::mem::take(&mut job.waits_for);
         let key = job.spec.alloc_set.clone();
         for awaited in waits_for {
@@ -204,9 +225,12 @@ impl Turn<'_> {
         if let Some(set) = key.and_then(|key| self.state.job_keys.get(&key).copied()) {
             self.job_mut(set).tenants.remove(&id);
         }
+        self.leave_parent(id, &end);
+        self.state.daemons.remove(&id);
         self.state.live_slots -= slots;
         self.state.dead_slots += slots;
         self.state.dead_jobs.insert((at, id));
+        self.set_alarm(Due::Job(id));
         self.emit(EventKind::JobChanged { job: id, from, to });
         end
     }
@@ -239,11 +263,11 @@ impl Turn<'_> {
         }
     }
 
-    fn forget(&mut self, id: JobId) {
+    pub(super) fn forget(&mut self, id: JobId) {
         let Some(job) = self.state.jobs.remove(&id) else { return };
         self.state.runs.forget(id);
         self.state.job_keys.remove(&job.key);
-        self.state.dead_slots -= u64::from(job.spec.tasks);
+        self.state.dead_slots -= u64::from(job.slots());
         if let Some(at) = job.ended_at() {
             self.state.dead_jobs.remove(&(at, id));
         }

@@ -204,6 +204,7 @@ impl Turn<'_> {
         };
         self.clear_machine(id);
         self.undrain(id);
+        self.vacate_daemons(id);
         self.state.machine_names.remove(name);
         self.state.machines.remove(&id);
         self.emit(EventKind::MachineRemoved(id, name.clone()));

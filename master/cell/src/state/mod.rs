@@ -2,7 +2,8 @@
 //!
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
-//! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
+//! (`lives`), of jobs that hang together (`parents`), of daemons (`daemons`) and cron jobs (`crons`), of what
+//! takes too long (`run_out`) or runs again (`rerun`), of placing (`placement`), of taking in what machines report (`observe`), of going on
 //! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
@@ -15,6 +16,8 @@ mod access;
 mod alarms;
 pub mod allocs;
 pub mod audit;
+mod crons;
+pub mod daemons;
 mod digest;
 pub mod disruption;
 mod drains;
@@ -27,12 +30,15 @@ mod masters;
 mod moves;
 pub mod observe;
 pub mod packages;
+mod parents;
 mod placement;
 mod policy;
 pub mod privileges;
 pub mod quota;
 pub mod requests;
+mod rerun;
 mod restored;
+mod run_out;
 pub mod runs;
 mod stops;
 mod tasks;
@@ -43,6 +49,7 @@ mod versions;
 pub use access::Closed;
 pub use alarms::{Due, MAX_ALARMS};
 pub use audit::Violation;
+pub use crons::{CronState, Fate, MAX_TICK_TEXT, Tick};
 pub use disruption::Blocked;
 pub use drains::{Drain, Staying};
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
@@ -129,6 +136,8 @@ pub struct CellState {
     pub(crate) draining: OrdSet<MachineId>,
     /// Dead jobs, the first to be forgotten first.
     pub(crate) dead_jobs: OrdSet<(Millis, JobId)>,
+    /// Daemons that are alive.
+    pub(crate) daemons: OrdSet<JobId>,
     /// Slots of jobs that are alive.
     pub(crate) live_slots: u64,
     /// Slots of dead jobs.
@@ -184,6 +193,11 @@ pub enum Answer {
     },
     /// The job has this version in force.
     Version(u32),
+    /// Tasks wait to be placed again.
+    Rerun {
+        /// How many.
+        tasks: u32,
+    },
     /// The machine was added or changed.
     Machine(MachineId),
     /// The master was invited, joins or leaves.
@@ -232,6 +246,7 @@ impl CellState {
             lingering: OrdSet::new(),
             draining: OrdSet::new(),
             dead_jobs: OrdSet::new(),
+            daemons: OrdSet::new(),
             live_slots: 0,
             dead_slots: 0,
         }

@@ -91,6 +91,7 @@ impl Turn<'_> {
         self.emit(EventKind::MachineChanged(id));
         self.shed(id);
         self.answers_while_drained(id);
+        self.fit_daemons(id);
     }
 
     /// Gives a machine other facts; its tasks may count elsewhere in the spread of their jobs.
@@ -211,6 +212,7 @@ impl Turn<'_> {
         self.set_machine_state(id, MachineState::Down);
         self.emit(EventKind::MachineChanged(id));
         self.clear_machine(id);
+        self.fit_daemons(id);
     }
 
     fn set_machine_state(&mut self, id: MachineId, to: MachineState) {
@@ -300,11 +302,16 @@ impl Turn<'_> {
         let lasted = self.at.since(placement.placed_at) >= LASTED;
         let Some(spec) = self.state.job(id.task.job).map(|job| job.spec.clone()) else { return };
         let over = match (spec.kind, failure) {
-            (JobKind::Batch, None) => RunOver::Finished,
-            (JobKind::Batch | JobKind::Service | JobKind::AllocSet, Some(cause)) => {
-                RunOver::Failed(storable(cause))
-            }
-            (JobKind::Service | JobKind::AllocSet, None) => {
+            (JobKind::Batch | JobKind::Cron, None) => RunOver::Finished,
+            (
+                JobKind::Batch
+                | JobKind::Service
+                | JobKind::AllocSet
+                | JobKind::Daemon
+                | JobKind::Cron,
+                Some(cause),
+            ) => RunOver::Failed(storable(cause)),
+            (JobKind::Service | JobKind::AllocSet | JobKind::Daemon, None) => {
                 RunOver::Failed(FailureCause::Exit { code: 0 })
             }
         };
@@ -316,13 +323,13 @@ impl Turn<'_> {
             (JobKind::Batch, Some(cause)) => {
                 self.task_failed(id.task, storable(cause), lasted, Some(spec.retries))
             }
-            // Allocs run nothing.
-            (JobKind::AllocSet, _) => {}
+            // Allocs run nothing, and a cron job has no tasks.
+            (JobKind::AllocSet | JobKind::Cron, _) => {}
             // A service that exits at all has failed.
-            (JobKind::Service, None) => {
+            (JobKind::Service | JobKind::Daemon, None) => {
                 self.task_failed(id.task, FailureCause::Exit { code: 0 }, lasted, None)
             }
-            (JobKind::Service, Some(cause)) => {
+            (JobKind::Service | JobKind::Daemon, Some(cause)) => {
                 self.task_failed(id.task, storable(cause), lasted, None)
             }
         }
@@ -330,7 +337,13 @@ impl Turn<'_> {
 
     /// One failure more: back to pending with a wait, or the end of task and job when it was one
     /// too many. `retries` is `None` for tasks that never give up.
-    fn task_failed(&mut self, id: TaskId, cause: FailureCause, lasted: bool, retries: Option<u32>) {
+    pub(super) fn task_failed(
+        &mut self,
+        id: TaskId,
+        cause: FailureCause,
+        lasted: bool,
+        retries: Option<u32>,
+    ) {
         let Some(task) = self.state.task(id) else { return };
         let failures = task.failures.saturating_add(u32::from(is_own_fault(&cause)));
         let streak = match cause {
@@ -342,7 +355,11 @@ impl Turn<'_> {
         let crashed = task.placement().map(|placement| placement.machine);
         let crashed = crashed.filter(|_| self.state.keeps_notes() && is_crash(&cause));
         let last_failure = Some(cause.clone());
+        // Nobody heard from the machine that a run is over which the cell ended by its own time.
+        let lingers = matches!(cause, FailureCause::Timeout { .. })
+            && self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let note = |task: &mut super::Task| {
+            task.lingers |= lingers;
             task.failures = failures;
             task.streak = streak;
             task.last_failure = last_failure;
@@ -354,8 +371,12 @@ impl Turn<'_> {
             let end = TaskEnd::Failed { cause: cause.clone() };
             let change = TaskChange::Failed { cause, again: None };
             self.change_task(id, TaskState::Dead { at, end }, change, note);
-            let by = format!("the failure of task {}", id.index);
-            self.end_tasks(id.job, &TaskEnd::Killed { by });
+            let too_many =
+                self.state.job(id.job).is_some_and(|job| job.counts.failed > job.spec.max_failures);
+            if too_many {
+                let by = format!("the failure of task {}", id.index);
+                self.end_tasks(id.job, &TaskEnd::Killed { by });
+            }
             return;
         }
         let not_before = match wait(&cause, streak) {
@@ -385,6 +406,8 @@ pub(super) fn is_own_fault(cause: &FailureCause) -> bool {
         | FailureCause::Start { .. }
         | FailureCause::DiskLimit { .. }
         | FailureCause::FileLimit { .. }
+        | FailureCause::Timeout { .. }
+        | FailureCause::Deadline { .. }
         | FailureCause::Unhealthy { .. } => true,
         // Within its limit it only stood in the way of others.
         FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes > limit_bytes,
@@ -410,8 +433,11 @@ fn is_crash(cause: &FailureCause) -> bool {
         | FailureCause::Unhealthy { .. }
         | FailureCause::Packages { .. }
         | FailureCause::NoAddress
+        | FailureCause::Timeout { .. }
         | FailureCause::Lost => true,
-        FailureCause::PortTaken { .. } | FailureCause::Fenced => false,
+        FailureCause::PortTaken { .. } | FailureCause::Fenced | FailureCause::Deadline { .. } => {
+            false
+        }
     }
 }
 
@@ -429,6 +455,8 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
         | FailureCause::Unhealthy { .. }
         | FailureCause::Packages { .. }
         | FailureCause::NoAddress
+        | FailureCause::Timeout { .. }
+        | FailureCause::Deadline { .. }
         | FailureCause::Lost => streak,
         // It did nothing wrong, and its machine waited long enough.
         FailureCause::Fenced => 0,

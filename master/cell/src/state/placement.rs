@@ -12,12 +12,12 @@ use super::{
     Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task, Version,
 };
 use crate::event::TaskChange;
-use crate::rejection::{DrainRejection, Rejection};
-use borg_proto::Network;
+use crate::rejection::{DrainRejection, KindRejection, Rejection};
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{Health, IncarnationId, Millis, Resources, TaskId};
+use borg_proto::{JobKind, Network};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
@@ -99,6 +99,7 @@ impl Turn<'_> {
         let Some(machine) = self.state.machine(asked.machine) else {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
+        self.check_home(job, asked.task, machine)?;
         check_machine(job, asked.task.index, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
         let version = job.version_of(asked.task.index);
@@ -121,6 +122,16 @@ impl Turn<'_> {
         };
         let devices = self.devices_for(version, machine, &victims)?;
         Ok(Plan { victims, ports, devices, incarnation })
+    }
+
+    /// A daemon's slot is placed on its own machine.
+    fn check_home(&self, job: &Job, task: TaskId, machine: &Machine) -> Result<(), Rejection> {
+        let home = job.home(task.index).filter(|_| job.spec.kind == JobKind::Daemon);
+        let Some(home) = home.filter(|home| *home != machine.id) else { return Ok(()) };
+        let Some(home) = self.state.machine(home).map(|home| home.name.clone()) else {
+            return Err(Rejection::MachineGone { machine: home });
+        };
+        Err(KindRejection::Pinned { task, home, machine: machine.name.clone() }.into())
     }
 
     /// The devices that a task of the version gets once the victims are gone.

@@ -10,7 +10,8 @@
 //! quota there, of whatever size, and whoever holds the privilege `monitoring`. A new cell enforces no band.
 //!
 //! What is used is the sum of the limits of all tasks that are not dead: a task is charged when its
-//! job is accepted and refunded in the entry in which it is over for good; a job's end is that of
+//! job is accepted, when it is run again, and of a daemon when its machine comes, beyond the quota if need
+//! be; it is refunded in the entry in which it is over for good; a job's end is that of
 //! its last task.
 //!
 //! Invariants: what is used is exactly that sum, in open bands too. After a job was accepted in an
@@ -28,7 +29,7 @@ use super::{CellState, Job};
 use crate::rejection::{Figures, Rejection, Shortage, amounts};
 use borg_proto::resources::Dimension;
 use borg_proto::time::Date;
-use borg_proto::{Band, JobSpec, Millis, Privilege, Resources, UserName};
+use borg_proto::{Band, JobSpec, Millis, Priority, Privilege, Resources, UserName};
 use imbl::{OrdMap, OrdSet};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -152,11 +153,17 @@ impl CellState {
 }
 
 impl Turn<'_> {
-    /// Whether the user may submit such a job, by quota.
-    pub(super) fn check_quota(&self, user: &UserName, spec: &JobSpec) -> Result<(), Rejection> {
-        let band = spec.priority.band();
+    /// Whether the user may have so many tasks more that each take `each`, by quota.
+    pub(super) fn check_quota(
+        &self,
+        user: &UserName,
+        priority: Priority,
+        each: &Resources,
+        tasks: u32,
+    ) -> Result<(), Rejection> {
+        let band = priority.band();
         let used = self.state.used_quota(user, band);
-        self.check_amount(user, band, &used, &Total::of(&spec.charged(), spec.tasks))
+        self.check_amount(user, band, &used, &Total::of(each, tasks))
     }
 
     /// Whether an alloc set may have another size, by its owner's quota. One that grows in nothing
@@ -233,6 +240,12 @@ impl Turn<'_> {
         for (owner, each) in job.charges() {
             self.state.quotas.charge(owner, &each, tasks);
         }
+    }
+
+    /// Takes one more of a job's tasks from its user's quota.
+    pub(super) fn charge_one(&mut self, job: borg_proto::JobId) {
+        let Some(job) = self.state.jobs.get(&job) else { return };
+        self.state.quotas.charge(job.charged_to(), &job.charged(), 1);
     }
 
     /// Gives a task that is over for good back to its user's quota.

@@ -92,7 +92,7 @@ fn chosen(
     tasks: Option<&IndexSet>,
     wanted: impl Fn(&Task) -> bool,
 ) -> Result<Vec<TaskId>, Rejection> {
-    within("tasks", tasks, job.spec.tasks).map_err(Rejection::Spec)?;
+    within("tasks", tasks, job.slots()).map_err(Rejection::Spec)?;
     let named = |index: u32| tasks.is_none_or(|tasks| tasks.contains(index));
     let all = job.tasks.iter().zip(0..);
     let found = all.filter(|(task, index)| named(*index) && wanted(task));

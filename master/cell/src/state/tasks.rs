@@ -38,6 +38,8 @@ pub struct Task {
     /// Whether it is exclusive and its last incarnation may still run where it was: it is not
     /// placed until that is known to be over.
     pub lingers: bool,
+    /// Of a daemon: the machine that the slot belongs to, as long as that is in the cell.
+    pub pinned: Option<MachineId>,
     /// The version of its job that it runs, or is to run when it is placed next.
     pub version: u32,
     /// Whether it is held back until somebody starts it.
@@ -73,6 +75,7 @@ impl Task {
             last_place: None,
             crashes: Vec::new(),
             lingers: false,
+            pinned: None,
             version,
             stopped: false,
         }
@@ -162,7 +165,8 @@ impl TaskCounts {
             TaskState::Dead { end, .. } => change(match end {
                 TaskEnd::Finished => &mut self.finished,
                 TaskEnd::Failed { .. } | TaskEnd::DependencyFailed { .. } => &mut self.failed,
-                TaskEnd::Killed { .. } => &mut self.killed,
+                TaskEnd::Killed { .. } | TaskEnd::ParentEnded { .. } => &mut self.killed,
+                TaskEnd::Withdrawn => &mut self.withdrawn,
             }),
         }
     }
@@ -195,12 +199,19 @@ impl Turn<'_> {
         task.lingers &= !task.is_dead();
         task.stopped &= !task.is_dead();
         let lingers = task.lingers;
-        let died = task.is_dead() && !matches!(from, TaskState::Dead { .. });
+        let (dead, was_dead) = (task.is_dead(), matches!(from, TaskState::Dead { .. }));
         job.counts.subtract(&from);
         let (after, alive) = (job.state(), job.counts.alive());
+        let over = !job.spec.kind.stands() || job.stopped.is_some();
+        let timed = job.spec.timeout_ms.is_some();
 
-        if died {
+        if dead && !was_dead {
             self.refund(id.job);
+        } else if was_dead && !dead {
+            self.charge_one(id.job);
+        }
+        if timed {
+            self.stir(id.job);
         }
         if place_of(&from) != now_at {
             self.leave(id, &from);
@@ -225,7 +236,7 @@ impl Turn<'_> {
             let places = [place_of(&from), now_at, last.filter(|_| lingered)];
             places.into_iter().flatten().for_each(|(machine, _)| self.note_emptiness(machine));
         }
-        if alive == 0 {
+        if alive == 0 && over {
             self.over.push_back((id.job, before));
         } else if before != after {
             self.emit(EventKind::JobChanged { job: id.job, from: before, to: after });
@@ -273,7 +284,11 @@ impl Turn<'_> {
             TaskEnd::Finished => TaskChange::Finished,
             TaskEnd::Failed { cause } => TaskChange::Failed { cause: cause.clone(), again: None },
             TaskEnd::Killed { by } => TaskChange::Killed { by: by.clone() },
-            TaskEnd::DependencyFailed { job } => TaskChange::DependencyFailed { job: job.clone() },
+            TaskEnd::DependencyFailed { job, .. } => {
+                TaskChange::DependencyFailed { job: job.clone() }
+            }
+            TaskEnd::ParentEnded { job } => TaskChange::ParentEnded { job: job.clone() },
+            TaskEnd::Withdrawn => TaskChange::Withdrawn,
         };
         let at = self.at;
         self.change_task(id, TaskState::Dead { at, end }, change, |_| ());
@@ -311,6 +326,9 @@ impl Turn<'_> {
         }
         machine.devices.take(&placement.devices, false);
         crowd_out(job, machine);
+        if let Some(until) = job.runs_until(placement) {
+            job.run_out.remove(&(until, id.index));
+        }
     }
 
     /// Takes the room of a placed task on its machine.
@@ -347,6 +365,9 @@ pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: 
     machine.ports.extend(placement.machine_ports());
     machine.devices.take(&placement.devices, true);
     crowd_in(job, machine);
+    if let Some(until) = job.runs_until(placement) {
+        job.run_out.insert((until, id.index));
+    }
 }
 
 /// Counts one more task of the job where the machine is.

@@ -59,6 +59,12 @@ impl<'a> Turn<'a> {
             }
             Action::SubmitJob { spec } => self.submit(needs_user(by, "submit a job")?, spec),
             Action::Kill { job, tasks } => self.kill(needs_user(by, "kill a job")?, job, tasks),
+            Action::Rerun { job, tasks } => {
+                self.rerun(needs_user(by, "run tasks again")?, job, tasks)
+            }
+            Action::OrderCron { job, order } => {
+                self.order_cron(needs_user(by, "order a cron job")?, job, *order)
+            }
             Action::AddMachine { machine } => {
                 self.needs_admin(by, "add a machine")?;
                 self.add_machine(machine)
@@ -220,6 +226,8 @@ impl<'a> Turn<'a> {
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
         self.proceed_update(id);
+        self.run_out(id);
+        self.tick(id);
         self.set_alarm(Due::Job(id));
     }
 

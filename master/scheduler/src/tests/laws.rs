@@ -14,8 +14,8 @@ use borg_proto::policy::Policy;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{
-    FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, Privilege,
-    TaskId,
+    FailureCause, JobId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis, Priority,
+    Privilege, TaskId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +105,12 @@ pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
     )
 }
 
+/// The job as a daemon, with nothing that is not for one to say.
+fn as_daemon(mut spec: JobSpec) -> JobSpec {
+    (spec.kind, spec.tasks, spec.gang, spec.concurrent) = (JobKind::Daemon, 1, false, None);
+    with(spec, |task| task.spread.clear())
+}
+
 /// The policies, and ones that nobody would choose: a job that is drawn to itself.
 pub(super) fn some_weights() -> impl Strategy<Value = Weights> {
     let drawn = Weights {
@@ -128,6 +134,7 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
         8 => (0usize..3, a_job()).prop_map(|(user, spec)| Op::Submit { user, spec }),
+        1 => (0usize..3, a_job()).prop_map(|(user, spec)| Op::Submit { user, spec: as_daemon(spec) }),
         1 => a_job().prop_map(|spec| Op::Allocs { spec: allocs(spec) }),
         3 => (pick(), a_job()).prop_map(|(pick, spec)| Op::Inside { pick, spec }),
         1 => (pick(), 0u32..2, proptest::option::of(100u64..2_000))
@@ -305,6 +312,12 @@ pub(super) fn is_at_cap(cell: &Cell, task: TaskId) -> bool {
     job.spec.concurrent.is_some_and(|cap| job.counts.running >= cap)
 }
 
+/// Whether there is but one machine for a task, whatever others there are.
+pub(super) fn has_no_choice(cell: &Cell, task: TaskId) -> bool {
+    let spec = cell.spec(task);
+    spec.alloc_set.is_some() || spec.kind == JobKind::Daemon
+}
+
 /// The decisions, those of a gang together.
 fn together<'a>(cell: &Cell, decisions: &'a [Assignment]) -> Vec<&'a [Assignment]> {
     let gang = |d: &Assignment| cell.spec(d.task).gang && !cell.state.leaves(d.task);
@@ -466,9 +479,7 @@ proptest! {
                 let victims = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task);
                 // Gangs that did not fit a moment ago rest, and who is in an alloc is looked at once what
                 // makes room for it is committed; below they are tried again.
-                let later = |task: &TaskId| {
-                    cell.spec(*task).gang || cell.spec(*task).alloc_set.is_some()
-                };
+                let later = |task: &TaskId| cell.spec(*task).gang || has_no_choice(&cell, *task);
                 let later = cell.state.pending().filter(later);
                 // Whom moves pushed out may have left more room than those take.
                 if moves.iter().all(|decision| decision.victims.is_empty()) {
@@ -487,7 +498,7 @@ proptest! {
             for task in cell.state.pending().collect::<Vec<_>>() {
                 let why = cached.explain(task, cell.now);
                 let counted: u32 = why.rejections.iter().map(|r| r.machines).sum();
-                if cell.spec(task).alloc_set.is_some() {
+                if has_no_choice(&cell, task) {
                     prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
                     continue;
                 }

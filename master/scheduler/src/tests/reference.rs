@@ -29,7 +29,10 @@ pub(super) fn within_budgets(cell: &Cell, weights: Weights, task: TaskId) -> Opt
 }
 
 fn least(cell: &Cell, weights: Weights, task: TaskId, victims: Option<Victims>) -> Option<Best> {
-    cell.state.machines().filter_map(|m| on(cell, weights, task, m, victims)).min()
+    // A daemon's task goes to its own machine, whatever that costs.
+    let home = cell.state.task(task).unwrap().pinned;
+    let machines = cell.state.machines().filter(|m| home.is_none_or(|home| home == m.id));
+    machines.filter_map(|m| on(cell, weights, task, m, victims)).min()
 }
 
 /// Who may be pushed out.

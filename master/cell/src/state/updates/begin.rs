@@ -35,7 +35,7 @@ impl Job {
     /// How many of its tasks an update may have on their way at once: as many as it asks for, and no
     /// more than the disruption budget allows.
     pub(super) fn at_once(&self, update: &Update) -> u32 {
-        let tasks = self.spec.tasks;
+        let tasks = self.size();
         let budget = self.spec.effective_disruption().map(|budget| budget.most.of(tasks));
         let asked = update.options.most.map(|most| most.of(tasks));
         match (asked, budget) {
@@ -76,7 +76,7 @@ impl Turn<'_> {
         let (spec, note) = revised(job, to)?;
         super::super::lives::check_spec(&spec)?;
         check_fixed(job, &spec).map_err(Rejection::Spec)?;
-        options.check(spec.tasks).map_err(Rejection::Spec)?;
+        options.check(job.slots_under(&spec)).map_err(Rejection::Spec)?;
         if let Some(update) = job.update().filter(|update| update.is_under_way()) {
             let (from, to, by) = (update.from, update.to, update.by.clone());
             let (state, since) = (update.state.to_string(), update.since);
@@ -130,7 +130,7 @@ impl Turn<'_> {
             let most = u32::try_from(MAX_VERSIONS_IN_USE).unwrap_or(u32::MAX);
             return Err(UpdateRejection::ManyVersions { job: job.key.clone(), most }.into());
         }
-        self.check_slots(spec.tasks.saturating_sub(job.spec.tasks))?;
+        self.check_slots(job.slots_under(spec).saturating_sub(job.slots()))?;
         if let Some(set) = self.state.alloc_set_of(job).filter(|s| spec.priority > s.priority()) {
             let (set, priority, sets) = (set.key.clone(), spec.priority, set.priority());
             return Err(AllocRejection::AboveSet { set, priority, sets }.into());
@@ -201,15 +201,16 @@ impl Turn<'_> {
         let (id, at) = (asked.job, self.at);
         let Some(before) = self.state.jobs.get(&id).cloned() else { return };
         let spec = asked.spec.clone();
-        self.drop_slots(id, spec.tasks, &asked.by);
-        let more = spec.tasks.saturating_sub(before.spec.tasks);
+        let (there, wanted) = (before.slots(), before.slots_under(&spec));
+        self.drop_slots(id, wanted, &asked.by);
+        let more = wanted.saturating_sub(there);
         self.amend(id, |job| {
             begin(job, &asked, at);
             job.forget_versions();
             job.add_slots(more, at);
         });
         self.state.live_slots += u64::from(more);
-        let new = (before.spec.tasks..spec.tasks).map(|index| TaskId { job: id, index });
+        let new = (there..wanted).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);
         if spec.task.spread != before.spec.task.spread {
             self.recount_crowds(id);
@@ -225,7 +226,7 @@ impl Turn<'_> {
     fn respect_cap(&mut self, id: JobId) {
         let Some(job) = self.state.jobs.get(&id).cloned() else { return };
         let Some(most) = job.spec.concurrent else { return };
-        let standing = (0..job.spec.tasks)
+        let standing = (0..job.slots())
             .rev()
             .filter(|index| job.task(*index).is_some_and(|task| task.placement().is_some()));
         let excess = job.counts.running.saturating_sub(most);
@@ -287,9 +288,10 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
 /// The job as it would be, for what is to be checked of it.
 fn after(job: &Job, asked: &Prepared, at: borg_proto::Millis) -> Job {
     let mut after = job.clone();
-    let there = usize::try_from(asked.spec.tasks).unwrap_or(usize::MAX);
+    let wanted = job.slots_under(&asked.spec);
+    let there = usize::try_from(wanted).unwrap_or(usize::MAX);
     after.tasks.truncate(there.min(after.tasks.len()));
-    let more = asked.spec.tasks.saturating_sub(job.spec.tasks);
+    let more = wanted.saturating_sub(job.slots());
     after.recount_versions();
     begin(&mut after, asked, at);
     after.add_slots(more, at);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no number of an incarnation is given twice, also when the job grows again later.
 
+use super::super::Job;
 use super::super::turn::Turn;
 use borg_proto::task::TaskEnd;
 use borg_proto::{JobId, TaskId, UserName};
@@ -9,7 +10,7 @@ use borg_proto::{JobId, TaskId, UserName};
 impl Turn<'_> {
     /// Ends the slots from `tasks` on and takes them out of a job.
     pub(super) fn drop_slots(&mut self, id: JobId, tasks: u32, by: &UserName) {
-        let there = self.state.job(id).map_or(0, |job| job.spec.tasks);
+        let there = self.state.job(id).map_or(0, Job::slots);
         let end = TaskEnd::Killed { by: by.to_string() };
         let gone: Vec<TaskId> = (tasks..there).map(|index| TaskId { job: id, index }).collect();
         for task in &gone {

@@ -128,13 +128,14 @@ impl Turn<'_> {
     /// What was, with as many tasks as there are when there is no room for more again.
     fn spec_to_go_back_to(&self, job: &Job, before: &Arc<JobSpec>) -> Arc<JobSpec> {
         let there = job.spec.tasks;
-        if before.tasks <= there {
+        if before.kind.stands() || before.tasks <= there {
             return before.clone();
         }
         let more = before.tasks - there;
         let owner = job.owner();
         let grown = JobSpec { tasks: more, ..before.as_ref().clone() };
-        let may = self.check_slots(more).is_ok() && self.check_quota(owner, &grown).is_ok();
+        let quota = self.check_quota(owner, grown.priority, &grown.charged(), more);
+        let may = self.check_slots(more).is_ok() && quota.is_ok();
         let same = JobSpec { tasks: there, ..grown };
         if may || same.check().is_err() { before.clone() } else { Arc::new(same) }
     }

@@ -85,7 +85,7 @@ impl Turn<'_> {
         }
         let over = update.state == UpdateState::Rolling
             && update.moving.is_empty()
-            && update.place >= update.places(job.spec.tasks);
+            && update.place >= update.places(job.slots());
         self.job_mut(id).update = Some(Arc::new(update));
         if over {
             self.arrive(id);
@@ -142,7 +142,7 @@ impl Turn<'_> {
         update.blocked_until = None;
         loop {
             let Some(job) = self.state.job(id) else { return };
-            let (tasks, at_once) = (job.spec.tasks, job.at_once(update));
+            let (tasks, at_once) = (job.slots(), job.at_once(update));
             if update.place >= update.places(tasks) {
                 return;
             }
@@ -254,6 +254,9 @@ fn trouble(
         }
         TaskChange::Health(Health::Unhealthy) => Some(format!("task {index} turned unhealthy")),
         TaskChange::Health(Health::Unchecked | Health::Starting | Health::Healthy)
+        | TaskChange::ParentEnded { .. }
+        | TaskChange::Withdrawn
+        | TaskChange::Renewed
         | TaskChange::Released
         | TaskChange::Placed { .. }
         | TaskChange::Up { .. }

@@ -1,0 +1,147 @@
+//! `task-ids` and `rerun`: the tasks of an array that ended in some way, and running just these again.
+
+use super::history::say_when;
+use super::inspect::get_job;
+use super::names;
+use crate::client::{Client, Kind, request_id};
+use crate::exit::{Code, Failure};
+use crate::output::views::Task;
+use crate::output::{Output, note};
+use borg_proto::wire::pb;
+use borg_proto::{IndexSet, JobKey};
+use clap::{Args, ValueEnum};
+
+/// Tasks by how far they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Filter {
+    /// Those that failed for good
+    Failed,
+    /// Those that exited with 0
+    Finished,
+    /// Those that are on a machine
+    Running,
+    /// Those that wait to be placed
+    Pending,
+    /// Those that were killed
+    Killed,
+}
+
+impl Filter {
+    fn takes(self, phase: &str) -> bool {
+        match self {
+            Self::Failed => phase == "failed",
+            Self::Finished => phase == "finished",
+            Self::Running => matches!(phase, "starting" | "running" | "back-off" | "held"),
+            Self::Pending => phase == "pending",
+            Self::Killed => phase == "killed",
+        }
+    }
+
+    fn word(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// How indexes are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    /// As in 0-3,7
+    Ranges,
+    /// One on a line
+    Lines,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TaskIdsArgs {
+    /// JOB or USER/JOB
+    job: String,
+    /// Only those; may be given several times [default: all]
+    #[arg(long, value_enum)]
+    filter: Vec<Filter>,
+    /// How they are printed
+    #[arg(long, value_enum, default_value = "ranges")]
+    format: Shape,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(super) struct RerunArgs {
+    /// JOB or USER/JOB, a batch job
+    job: String,
+    /// Which tasks, as in 0-3,7
+    #[arg(long, value_name = "INDEXES", group = "which")]
+    tasks: Option<IndexSet>,
+    /// Those that ended so; may be given several times
+    #[arg(long, value_enum, group = "which")]
+    filter: Vec<Filter>,
+}
+
+pub(super) async fn task_ids(
+    client: &mut Client,
+    args: TaskIdsArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let key = names::job(&args.job, client.user())?;
+    let found = find(client, &key, &args.filter, out).await?;
+    if out.is_json() {
+        let tasks: Vec<u32> = found.iter().flat_map(IndexSet::iter).collect();
+        return out.json(&serde_json::json!({ "job": key, "tasks": tasks }), false);
+    }
+    let Some(found) = found else { return Ok(()) };
+    match args.format {
+        Shape::Ranges => out.line(&found.to_string()),
+        Shape::Lines => found.iter().try_for_each(|index| out.line(&index.to_string())),
+    }
+}
+
+/// The tasks of a job that are as far as one of the filters says.
+async fn find(
+    client: &mut Client,
+    key: &JobKey,
+    filters: &[Filter],
+    out: Output,
+) -> Result<Option<IndexSet>, Failure> {
+    let answer = get_job(client, &format!("tasks of {key}"), key).await?;
+    say_when(client, out, answer.read.as_ref());
+    let wanted =
+        |task: &Task| filters.is_empty() || filters.iter().any(|filter| filter.takes(task.phase));
+    let tasks = answer.tasks.into_iter().map(Task::from);
+    let found: Vec<u32> = tasks.filter(wanted).map(|task| task.index).collect();
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let set = IndexSet::new(found).map(Some);
+    set.map_err(|error| Failure::new(Code::Refused, error.to_string()))
+}
+
+pub(super) async fn rerun(
+    client: &mut Client,
+    args: RerunArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let key = names::job(&args.job, client.user())?;
+    let tasks = match args.tasks {
+        Some(tasks) => Some(tasks),
+        None => find(client, &key, &args.filter, out).await?,
+    };
+    let Some(tasks) = tasks else {
+        let which: Vec<String> = args.filter.iter().map(|filter| filter.word()).collect();
+        note(&format!("{key} has no tasks that are {}", which.join(" or ")));
+        return Ok(());
+    };
+    let message = pb::RerunRequest {
+        job: key.to_string(),
+        tasks: tasks.iter().collect(),
+        request_id: request_id(),
+    };
+    let what = format!("rerun {key}");
+    let answer =
+        client.call(&what, Kind::Change, message, async |mut to, request| to.rerun(request).await);
+    let pb::RerunResponse { tasks: many, index } = answer.await?;
+    if out.is_json() {
+        let tasks: Vec<u32> = tasks.iter().collect();
+        return out.json(&serde_json::json!({ "job": key, "tasks": tasks, "index": index }), false);
+    }
+    let word = if many == 1 { "task runs" } else { "tasks run" };
+    out.line(&format!("{key}: {many} {word} again: {tasks}"))
+}

@@ -1,0 +1,381 @@
+//! Daemons: one task on each machine that will do, also on those that come later.
+//!
+//! Each slot of such a job belongs to one machine. A slot comes alive when its machine is one on which the
+//! job runs, and is withdrawn, dead, when it is that no more; it comes back with the same machine, and is
+//! given to another one only when that has been removed. So a task's index stays its machine's. Which machine
+//! is decided here; the room there is made by the scheduler like any other, pushing out lower priorities.
+//!
+//! A machine that is closed gets no new slots, and keeps those that it has. Quota is looked at when the job is
+//! submitted, for the machines that are there; a slot for a machine that comes later is charged beyond it, as
+//! the operators who run daemons need them everywhere.
+//!
+//! Invariants: a live slot's machine is up and one on which the job runs, and each such machine has one
+//! slot, alive or killed by somebody, if it is open. How many slots there are is at most how many machines there
+//! were at once.
+
+use super::turn::Turn;
+use super::{Job, Machine, MachineState, Task};
+use crate::event::{EventKind, TaskChange};
+use borg_proto::machine::{IMAGES, NO_IMAGES};
+use borg_proto::spec::MAX_TASKS;
+use borg_proto::task::{FailureCause, TaskEnd, TaskState};
+use borg_proto::{JobId, JobKind, JobSpec, MachineId, Millis, TaskId, UserName};
+use std::sync::Arc;
+
+/// Most daemons that are alive. 200: our choice; each is looked at whenever a machine changes.
+pub const MAX_DAEMONS: u64 = 200;
+
+impl Machine {
+    /// Whether tasks of a daemon belong on it, room and doors aside.
+    #[must_use]
+    pub fn suits(&self, owner: &UserName, spec: &JobSpec) -> bool {
+        let Some(info) = self.info.as_ref().filter(|_| self.state == MachineState::Up) else {
+            return false;
+        };
+        let images = info.attributes.get(IMAGES).is_none_or(|images| images != NO_IMAGES);
+        let mut hard = spec.task.constraints.iter().filter(|constraint| !constraint.soft);
+        !self.is_kept_from(owner)
+            && (images || spec.task.image.is_none())
+            && hard.all(|constraint| constraint.holds(&info.attributes))
+    }
+}
+
+impl Job {
+    /// The machine to which one of its slots belongs, of a daemon.
+    #[must_use]
+    pub fn home(&self, index: u32) -> Option<MachineId> {
+        self.task(index).and_then(|task| task.pinned)
+    }
+}
+
+impl Turn<'_> {
+    /// On how many machines a daemon would run.
+    pub(super) fn machines_for(&self, user: &UserName, spec: &JobSpec) -> u32 {
+        let machines = self.state.machines();
+        let found =
+            machines.filter(|machine| machine.suits(user, spec) && machine.closed.is_none());
+        u32::try_from(found.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Gives a new daemon its first slots.
+    pub(super) fn begin_daemon(&mut self, id: JobId) {
+        if self.state.job(id).is_none_or(|job| job.spec.kind != JobKind::Daemon) {
+            return;
+        }
+        self.state.daemons.insert(id);
+        let machines: Vec<MachineId> = self.state.machines.keys().copied().collect();
+        for machine in machines {
+            self.fit_daemon(id, machine);
+        }
+    }
+
+    /// To be called when something of a machine has changed that decides which daemons run there.
+    pub(super) fn fit_daemons(&mut self, machine: MachineId) {
+        let daemons: Vec<JobId> = self.state.daemons.iter().copied().collect();
+        for id in daemons {
+            self.fit_daemon(id, machine);
+        }
+    }
+
+    /// A machine is about to leave the cell for good: its slots may go to others.
+    pub(super) fn vacate_daemons(&mut self, machine: MachineId) {
+        let homes = self.state.daemons.iter().filter_map(|id| {
+            let index = *self.state.job(*id)?.homes.get(&machine)?;
+            Some(TaskId { job: *id, index })
+        });
+        let slots: Vec<TaskId> = homes.collect();
+        for task in slots {
+            if self.state.task(task).is_some_and(|task| !task.is_dead()) {
+                self.end_task(task, TaskEnd::Withdrawn);
+            }
+            self.unpin(task, machine);
+        }
+    }
+
+    fn unpin(&mut self, id: TaskId, machine: MachineId) {
+        let job = self.job_mut(id.job);
+        job.homes.remove(&machine);
+        job.vacant.insert(id.index);
+        if let Some(task) = slot(job, id.index) {
+            task.pinned = None;
+        }
+    }
+
+    /// Makes a daemon have a slot on a machine or none, as it should be.
+    fn fit_daemon(&mut self, id: JobId, machine: MachineId) {
+        let (Some(job), Some(found)) = (self.state.job(id), self.state.machine(machine)) else {
+            return;
+        };
+        if !job.is_alive() || job.stopped.is_some() {
+            return;
+        }
+        let index = job.homes.get(&machine).copied();
+        let spec = index.map_or(&job.spec, |index| job.spec_of(index));
+        let (suits, closed) = (found.suits(job.owner(), spec), found.closed.is_some());
+        let dead = |index: u32| match &job.task(index)?.state {
+            TaskState::Dead { end, .. } => Some(end.clone()),
+            TaskState::Pending { .. } | TaskState::Running(_) => None,
+        };
+        match (suits, index.map(|index| (index, dead(index)))) {
+            (true, None) if !closed => self.make_slot(id, machine),
+            (true, Some((index, Some(TaskEnd::Withdrawn)))) if !closed => {
+                self.bring_back(TaskId { job: id, index });
+            }
+            (false, Some((index, None))) => {
+                self.end_task(TaskId { job: id, index }, TaskEnd::Withdrawn);
+            }
+            // As it should be; or killed, which holds while the machine is there.
+            (true | false, None | Some(_)) => {}
+        }
+    }
+
+    /// Gives a machine that has none a slot of a daemon, if the cell has room for one more.
+    fn make_slot(&mut self, id: JobId, machine: MachineId) {
+        let job = self.job_mut(id);
+        if let Some(index) = job.vacant.get_min().copied() {
+            job.vacant.remove(&index);
+            job.homes.insert(machine, index);
+            if let Some(task) = slot(job, index) {
+                task.pinned = Some(machine);
+            }
+            self.bring_back(TaskId { job: id, index });
+            return;
+        }
+        let full = self.check_slots(1).is_err();
+        let at = self.at;
+        let job = self.job_mut(id);
+        let index = job.slots();
+        if full || index >= MAX_TASKS {
+            return;
+        }
+        // Nothing is placed yet, so the job is as far as it was.
+        job.add_slots(1, at);
+        job.homes.insert(machine, index);
+        if let Some(task) = slot(job, index) {
+            task.pinned = Some(machine);
+        }
+        let task = TaskId { job: id, index };
+        self.state.live_slots += 1;
+        self.state.pending.insert(task);
+        self.charge_one(id);
+        let change = TaskChange::Renewed;
+        self.emit(EventKind::TaskChanged { task, change, machine: None });
+    }
+
+    /// Brings a slot of a daemon back. It missed the updates since it was last there.
+    fn bring_back(&mut self, id: TaskId) {
+        let newest = self.state.job(id.job).map_or(0, |job| job.head().number);
+        self.change_version(id, newest);
+        self.revive_task(id);
+    }
+
+    /// Brings a dead slot back, to be placed anew; an exclusive one when its last incarnation is surely over.
+    pub(super) fn revive_task(&mut self, id: TaskId) {
+        let waits = self.state.job(id.job).is_some_and(|job| !job.waits_for.is_empty());
+        let exclusive = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
+        let lingers = exclusive && self.state.task(id).is_some_and(may_run_on);
+        let not_before = Millis(if waits { u64::MAX } else { 0 });
+        let to = TaskState::Pending { since: self.at, not_before };
+        self.change_task(id, to, TaskChange::Renewed, |task| {
+            task.lingers = lingers;
+            task.failures = 0;
+            task.streak = 0;
+            task.crashes.clear();
+        });
+    }
+}
+
+/// Whether the last incarnation of a dead task may still run: the cell ended it, and no machine said so.
+fn may_run_on(task: &Task) -> bool {
+    let TaskState::Dead { end, .. } = &task.state else { return false };
+    let told = match end {
+        TaskEnd::Finished => true,
+        TaskEnd::Failed { cause } => {
+            !matches!(cause, FailureCause::Timeout { .. } | FailureCause::Deadline { .. })
+        }
+        TaskEnd::Killed { .. }
+        | TaskEnd::DependencyFailed { .. }
+        | TaskEnd::ParentEnded { .. }
+        | TaskEnd::Withdrawn => false,
+    };
+    task.incarnations > 0 && !told
+}
+
+/// A slot for changing.
+fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
+    job.tasks.get_mut(usize::try_from(index).ok()?).map(Arc::make_mut)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fixture::{Cell, daemon, info, user, with_task};
+    use crate::state::{JobState, Task};
+    use borg_proto::command::{Action, Observation};
+    use borg_proto::spec::{Constraint, ConstraintOp};
+    use borg_proto::{FailureCause, JobId, JobSpec, MachineId, TaskId};
+
+    const MIB: u64 = 1 << 20;
+
+    fn exporter() -> JobSpec {
+        daemon("exporter", 100, 4 * MIB)
+    }
+
+    fn on_amd() -> JobSpec {
+        let arch = Constraint {
+            attribute: "arch".into(),
+            op: ConstraintOp::Equal,
+            values: vec!["amd64".into()],
+            soft: false,
+        };
+        with_task(exporter(), |task| task.constraints = vec![arch])
+    }
+
+    /// The machines of the live slots, by index.
+    fn homes(cell: &Cell, job: JobId) -> Vec<Option<u32>> {
+        let home = |task: &Task| task.pinned.filter(|_| !task.is_dead()).map(|id| id.0);
+        cell.state.tasks_of(job).map(|(_, task)| home(task)).collect()
+    }
+
+    fn remove(cell: &mut Cell, name: &str) {
+        let machine = name.parse().unwrap();
+        cell.apply(user("admin"), Action::RemoveMachine { machine }).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_has_a_task_on_each_machine_and_on_those_that_come() {
+        let mut cell = Cell::at_level(6);
+        let machines = ["a", "b"].map(|name| cell.machine(name, 1000, 64 * MIB));
+        let job = cell.submit("ann", exporter());
+        assert_eq!(homes(&cell, job), [Some(0), Some(1)]);
+        let third = cell.machine("c", 1000, 64 * MIB);
+        assert_eq!(homes(&cell, job), [Some(0), Some(1), Some(2)]);
+        let used = cell.state.used_quota(&"ann".parse().unwrap(), exporter().priority.band());
+        assert_eq!(used.get(&borg_proto::resources::Dimension::Cpu), 300);
+        let elsewhere = cell.place(job, 2, machines[0]).unwrap_err();
+        assert_eq!(elsewhere.to_string(), "task 1.2 belongs on machine c, not on a");
+        cell.place(job, 2, third).unwrap();
+        assert_eq!(cell.state.job(job).unwrap().state(), JobState::Running);
+    }
+
+    #[test]
+    fn an_index_stays_its_machines_and_goes_to_another_when_that_is_removed() {
+        let mut cell = Cell::at_level(6);
+        let machines = ["a", "b", "c"].map(|name| cell.machine(name, 1000, 64 * MIB));
+        let job = cell.submit("ann", exporter());
+        let id = cell.place(job, 1, machines[1]).unwrap();
+        cell.observe(Observation::MachineDown { machine: machines[1] });
+        assert_eq!(homes(&cell, job), [Some(0), None, Some(2)]);
+        let other = cell.machine("d", 1000, 64 * MIB);
+        assert_eq!(homes(&cell, job), [Some(0), None, Some(2), Some(other.0)]);
+        cell.observe(Observation::MachineUp {
+            machine: machines[1],
+            info: info(1000, 64 * MIB, &[]),
+        });
+        assert_eq!(homes(&cell, job), [Some(0), Some(1), Some(2), Some(3)]);
+        assert_eq!(cell.place(job, 1, machines[1]).unwrap().number, id.number + 1);
+        remove(&mut cell, "a");
+        assert_eq!(homes(&cell, job), [None, Some(1), Some(2), Some(3)]);
+        cell.machine("e", 1000, 64 * MIB);
+        assert_eq!(homes(&cell, job), [Some(4), Some(1), Some(2), Some(3)]);
+        let tasks = cell.state.job(job).unwrap();
+        assert_eq!((tasks.slots(), tasks.size()), (4, 4));
+    }
+
+    #[test]
+    fn only_machines_that_meet_the_constraints_have_a_task_and_lose_it_when_they_do_no_more() {
+        let mut cell = Cell::at_level(6);
+        let amd = cell.machine_with("amd", info(1000, 64 * MIB, &[("arch", "amd64")]));
+        cell.machine_with("arm", info(1000, 64 * MIB, &[("arch", "arm64")]));
+        let job = cell.submit("ann", on_amd());
+        assert_eq!(homes(&cell, job), [Some(amd.0)]);
+        cell.place(job, 0, amd).unwrap();
+        let info = info(1000, 64 * MIB, &[("arch", "riscv")]);
+        cell.observe(Observation::MachineUp { machine: amd, info });
+        assert_eq!(homes(&cell, job), [None]);
+        assert!(cell.state.machine(amd).unwrap().tasks.is_empty());
+        assert!(cell.state.job(job).unwrap().is_alive(), "a daemon without machines goes on");
+    }
+
+    #[test]
+    fn machines_kept_for_others_and_closed_ones_get_none() {
+        let mut cell = Cell::at_level(6);
+        let machines = ["a", "b"].map(|name| cell.machine(name, 1000, 64 * MIB));
+        let named = |name: &str| vec![name.parse().unwrap()];
+        let close = Action::CloseMachines { machines: named("b"), reason: "disk".into() };
+        cell.apply(user("admin"), close).unwrap();
+        let job = cell.submit("ann", exporter());
+        assert_eq!(homes(&cell, job), [Some(0)]);
+        let keep = |users: &[&str]| Action::KeepMachines {
+            machines: named("a"),
+            users: users.iter().map(|name| name.parse().unwrap()).collect(),
+        };
+        cell.place(job, 0, machines[0]).unwrap();
+        cell.apply(user("admin"), keep(&["bob"])).unwrap();
+        assert_eq!(homes(&cell, job), [None]);
+        cell.apply(user("admin"), keep(&[])).unwrap();
+        cell.apply(user("admin"), Action::OpenMachines { machines: named("b") }).unwrap();
+        assert_eq!(homes(&cell, job), [Some(0), Some(1)]);
+        cell.place(job, 1, machines[1]).unwrap();
+        let close = Action::CloseMachines { machines: named("b"), reason: "disk".into() };
+        cell.apply(user("admin"), close).unwrap();
+        assert_eq!(homes(&cell, job), [Some(0), Some(1)], "what runs stays");
+    }
+
+    #[test]
+    fn a_daemon_is_killed_as_a_whole_and_a_task_of_it_stays_killed() {
+        let mut cell = Cell::at_level(6);
+        let machines = ["a", "b"].map(|name| cell.machine(name, 1000, 64 * MIB));
+        let job = cell.submit("ann", exporter());
+        assert_eq!(cell.kill("ann", "ann/exporter", &[0, 1]).unwrap(), 2);
+        assert!(cell.state.job(job).unwrap().is_alive());
+        let info = info(2000, 64 * MIB, &[]);
+        cell.observe(Observation::MachineUp { machine: machines[0], info });
+        assert_eq!(homes(&cell, job), [None, None], "as long as its machine is there");
+        cell.machine("c", 1000, 64 * MIB);
+        assert_eq!(cell.kill("ann", "ann/exporter", &[]).unwrap(), 1);
+        let found = cell.state.job(job).unwrap();
+        assert_eq!(
+            (found.state(), found.note(&cell.state)),
+            (JobState::Killed, "killed by ann".into())
+        );
+        cell.machine("d", 1000, 64 * MIB);
+        assert_eq!(cell.state.job(job).unwrap().slots(), 3);
+        let empty = cell.submit("ann", on_amd());
+        assert_eq!(
+            cell.kill("ann", "ann/exporter", &[0]).unwrap_err().to_string(),
+            "job ann/exporter has no tasks of its own"
+        );
+        assert_eq!(cell.kill("ann", "ann/exporter", &[]).unwrap(), 0);
+        assert_eq!(cell.state.job(empty).unwrap().state(), JobState::Killed);
+    }
+
+    #[test]
+    fn a_daemon_that_ends_is_started_again_like_a_service() {
+        let mut cell = Cell::at_level(6);
+        let machine = cell.machine("a", 1000, 64 * MIB);
+        let job = cell.submit("ann", exporter());
+        for failure in [None, Some(FailureCause::Exit { code: 1 })] {
+            cell.wait(10_000);
+            let id = cell.place(job, 0, machine).unwrap();
+            cell.ended(id, failure);
+            assert_eq!(homes(&cell, job), [Some(machine.0)]);
+        }
+        assert_eq!(cell.state.task(TaskId { job, index: 0 }).unwrap().failures, 2);
+    }
+
+    /// What the simulation would take long to meet: every order of a machine's ways.
+    #[test]
+    fn a_waiting_daemon_has_slots_that_wait() {
+        let mut cell = Cell::at_level(6);
+        let machine = cell.machine("a", 1000, 64 * MIB);
+        let first = cell.submit("ann", crate::fixture::batch("first", 1, 100, 4 * MIB));
+        let spec = JobSpec { after: vec!["ann/first".parse().unwrap()], ..exporter() };
+        let job = cell.submit("ann", spec);
+        cell.machine("b", 1000, 64 * MIB);
+        assert_eq!(homes(&cell, job), [Some(0), Some(1)]);
+        assert!(cell.place(job, 0, machine).is_err());
+        let id = cell.place(first, 0, machine).unwrap();
+        cell.ended(id, None);
+        cell.place(job, 0, MachineId(0)).unwrap();
+    }
+}
