@@ -131,6 +131,7 @@ pub fn job(name: &str) -> JobBuilder {
         cron: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     };
     JobBuilder { spec, task }
 }

@@ -197,6 +197,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         cron: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     })
 }
 

@@ -327,6 +327,7 @@ fn job_spec(
         cron: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     };
     spec.check()?;
     Ok(spec)

@@ -84,25 +84,35 @@ pub(super) async fn task_ids(
     let key = names::job(&args.job, client.user())?;
     let found = find(client, &key, &args.filter, out).await?;
     if out.is_json() {
-        let tasks: Vec<u32> = found.iter().collect();
-        return out.json(&serde_json::json!({ "job": key, "tasks": tasks }), false);
+        return out.json(&serde_json::json!({ "job": key, "tasks": found }), false);
     }
     if found.is_empty() {
         return Ok(());
     }
     match args.format {
-        Shape::Ranges => out.line(&found.to_string()),
+        Shape::Ranges => out.line(&ranges(&found)),
         Shape::Lines => found.iter().try_for_each(|index| out.line(&index.to_string())),
     }
 }
 
-/// The tasks of a job that are as far as one of the filters says.
+/// Indexes, which are in order, as they are written: `0-3,7`. However many ranges there are.
+fn ranges(indexes: &[u32]) -> String {
+    let runs = indexes.chunk_by(|one, next| one + 1 == *next);
+    let run = |run: &[u32]| match run {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+    };
+    runs.map(run).collect::<Vec<_>>().join(",")
+}
+
+/// The tasks of a job, by index, that are as far as one of the filters says.
 async fn find(
     client: &mut Client,
     key: &JobKey,
     filters: &[Filter],
     out: Output,
-) -> Result<IndexSet, Failure> {
+) -> Result<Vec<u32>, Failure> {
     let answer = get_job(client, &format!("tasks of {key}"), key).await?;
     say_when(client, out, answer.read.as_ref());
     let wanted =
@@ -118,7 +128,7 @@ pub(super) async fn rerun(
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
     let tasks = match args.tasks {
-        Some(tasks) => tasks,
+        Some(tasks) => tasks.iter().collect(),
         None => find(client, &key, &args.filter, out).await?,
     };
     if tasks.is_empty() {
@@ -126,19 +136,28 @@ pub(super) async fn rerun(
         note(&format!("{key} has no tasks that are {}", which.join(" or ")));
         return Ok(());
     }
-    let message = pb::RerunRequest {
-        job: key.to_string(),
-        tasks: tasks.iter().collect(),
-        request_id: request_id(),
-    };
+    let message =
+        pb::RerunRequest { job: key.to_string(), tasks: tasks.clone(), request_id: request_id() };
     let what = format!("rerun {key}");
     let answer =
         client.call(&what, Kind::Change, message, async |mut to, request| to.rerun(request).await);
     let pb::RerunResponse { tasks: many, index } = answer.await?;
     if out.is_json() {
-        let tasks: Vec<u32> = tasks.iter().collect();
         return out.json(&serde_json::json!({ "job": key, "tasks": tasks, "index": index }), false);
     }
     let word = if many == 1 { "task runs" } else { "tasks run" };
-    out.line(&format!("{key}: {many} {word} again: {tasks}"))
+    out.line(&format!("{key}: {many} {word} again: {}", ranges(&tasks)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_printed_as_they_are_read() {
+        for text in ["0", "0-3,7", "1,3,5-6"] {
+            let set: IndexSet = text.parse().unwrap();
+            assert_eq!(ranges(&set.iter().collect::<Vec<_>>()), text);
+        }
+    }
 }

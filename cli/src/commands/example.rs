@@ -1,5 +1,5 @@
 //! `example web`: a small web server for `examples/hello-web.bcl`, so that trying a service needs
-//! no other program. It tells which task answered.
+//! no other program. It tells which task answered, and at `/metrics` how often it was asked.
 
 use super::exporter;
 use clap::Subcommand;
@@ -7,7 +7,7 @@ use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Connections served at once; more are closed unanswered.
@@ -83,7 +83,7 @@ fn end_after_sigterm(linger: Duration) -> io::Result<()> {
 }
 
 fn serve(listener: TcpListener, page: Arc<Page>) -> io::Result<()> {
-    let open = Arc::new(AtomicUsize::new(0));
+    let (open, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
     loop {
         let (connection, _) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -95,16 +95,16 @@ fn serve(listener: TcpListener, page: Arc<Page>) -> io::Result<()> {
             open.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (page, done) = (page.clone(), open.clone());
+        let (page, done, asked) = (page.clone(), open.clone(), asked.clone());
         std::thread::spawn(move || {
             // A client that breaks off harms only itself.
-            answer(&connection, &page).ok();
+            answer(&connection, &page, &asked).ok();
             done.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-fn answer(connection: &TcpStream, page: &Page) -> io::Result<()> {
+fn answer(connection: &TcpStream, page: &Page, asked: &AtomicU64) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut head = BufReader::new(io::Read::take(connection, MAX_HEAD_BYTES));
@@ -114,12 +114,18 @@ fn answer(connection: &TcpStream, page: &Page) -> io::Result<()> {
     while head.read_line(&mut line)? > 2 {
         line.clear();
     }
+    let asked = asked.fetch_add(1, Ordering::Relaxed) + 1;
+    let metrics = format!(
+        "# HELP example_requests_total Requests that were answered\n# TYPE example_requests_total counter\n\
+         example_requests_total {asked}\n"
+    );
     let mut words = request.split_ascii_whitespace();
     let (status, body) = match (words.next(), words.next()) {
         (Some("GET" | "HEAD"), Some("/healthz")) if page.sick => {
             ("503 Service Unavailable", "sick\n")
         }
         (Some("GET" | "HEAD"), Some("/" | "/healthz")) => ("200 OK", page.text.as_str()),
+        (Some("GET" | "HEAD"), Some("/metrics")) => ("200 OK", metrics.as_str()),
         (Some("GET" | "HEAD"), Some(_)) => ("404 Not Found", "not found\n"),
         (Some(_), Some(_)) => ("405 Method Not Allowed", "GET only\n"),
         _ => ("400 Bad Request", "not HTTP\n"),
@@ -188,6 +194,8 @@ mod tests {
                 "{page}"
             );
         }
+        let metrics = ask(address, "GET /metrics HTTP/1.1\r\n\r\n");
+        assert!(metrics.ends_with("\nexample_requests_total 4\n"), "{metrics}");
         assert!(ask(address, "GET /none HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
         assert!(ask(address, "POST / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
         assert!(ask(address, "\r\n\r\n").starts_with("HTTP/1.1 400"));

@@ -1,15 +1,16 @@
-//! `status`, `why` and `resolve`: what the cell knows.
+//! `status` and `why`: what the cell knows.
 
 use super::history::say_when;
+use super::jobs::pair;
 use super::names;
 use super::runs;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::privileges::privilege_name;
-use crate::output::views::{Endpoint, Job, JobDetail, Read, Task, Why, WhyWithRuns};
+use crate::output::views::{Job, JobDetail, Read, Task, Why, WhyWithRuns};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
-use borg_proto::wire::pb;
+use borg_proto::wire::{pb, read_indexes};
 use clap::Args;
 use std::time::Duration;
 
@@ -30,18 +31,15 @@ pub(super) struct StatusArgs {
     /// Only this user's jobs
     #[arg(short, long, conflicts_with = "job")]
     user: Option<String>,
+    /// Only jobs with this label; with several, those that have them all
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair, conflicts_with = "job")]
+    labels: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct WhyArgs {
     /// JOB/INDEX or USER/JOB/INDEX
     task: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ResolveArgs {
-    /// JOB, USER/JOB or USER/JOB/INDEX
-    name: String,
 }
 
 pub(super) async fn status(
@@ -99,7 +97,8 @@ async fn all_jobs(
         .await?;
     say_when(client, out, answer.read.as_ref());
     let now = answer.now_ms;
-    let jobs: Vec<Job> = answer.jobs.into_iter().map(Job::from).collect();
+    let has = |job: &pb::JobSummary| args.labels.iter().all(|(k, v)| job.labels.get(k) == Some(v));
+    let jobs: Vec<Job> = answer.jobs.into_iter().filter(has).map(Job::from).collect();
     if out.is_json() {
         return Ok((json(&Read::each(answer.read, jobs), args.watch)?, false));
     }
@@ -154,6 +153,7 @@ async fn one_job(
     let now = answer.now_ms;
     let job = Job::from(answer.job.unwrap_or_default());
     let over = job.is_over();
+    let of_some = answer.spec.as_ref().map(task_labels).unwrap_or_default();
     let loosened = loosened(answer.spec);
     let tasks: Vec<Task> = answer.tasks.into_iter().map(Task::from).collect();
     if out.is_json() {
@@ -170,6 +170,9 @@ async fn one_job(
         job.tasks,
         age(now.saturating_sub(job.submitted_at_ms))
     );
+    if job.version > 1 {
+        head.push_str(&format!("  version {}", job.version));
+    }
     if let Some(parent) = &job.parent {
         head.push_str(&format!("\nends with {parent}"));
     }
@@ -187,8 +190,29 @@ async fn one_job(
         head.push('\n');
         head.push_str(&job.note);
     }
-    let rows = tasks.into_iter().map(|task| task_row(task, now));
+    for line in of_some {
+        head.push('\n');
+        head.push_str(&line);
+    }
+    let rows = tasks.into_iter().map(|mut task| {
+        if task.version != job.version {
+            let rest = if task.note.is_empty() { "" } else { "; " };
+            task.note = format!("version {}{rest}{}", task.version, task.note);
+        }
+        task_row(task, now)
+    });
     Ok((format!("{head}\n\n{}", crate::output::table(TASK_TITLES, rows)), over))
+}
+
+/// The labels of some of a job's tasks, a line for each entry.
+fn task_labels(spec: &pb::JobSpec) -> Vec<String> {
+    let line = |some: &pb::TaskLabels| {
+        let tasks = read_indexes("tasks", some.tasks.clone()).ok().flatten();
+        let labels = some.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels = labels.collect::<Vec<_>>().join(" ");
+        format!("tasks {}: {labels}", tasks.map(|tasks| tasks.to_string()).unwrap_or_default())
+    };
+    spec.task_labels.iter().map(line).collect()
 }
 
 /// The names of what a job's tasks do without.
@@ -295,42 +319,6 @@ fn say_standings(why: &Why, out: Output) -> Result<(), Failure> {
         [standing.machine.clone(), standing.cost.to_string(), terms.join(", ")]
     });
     out.table(["machine", "cost", "terms"], rows)
-}
-
-pub(super) async fn resolve(
-    client: &mut Client,
-    args: ResolveArgs,
-    out: Output,
-) -> Result<(), Failure> {
-    let name = match names::job_or_task(&args.name, client.user())? {
-        (job, None) => job.to_string(),
-        (job, Some(index)) => format!("{job}/{index}"),
-    };
-    let message = pb::ResolveRequest { name: name.clone() };
-    let answer = client
-        .call(&format!("resolve {name}"), Kind::Read, message, async |mut master, request| {
-            master.resolve(request).await
-        })
-        .await?;
-    say_when(client, out, answer.read.as_ref());
-    let endpoints: Vec<Endpoint> = answer.endpoints.into_iter().map(Endpoint::from).collect();
-    if out.is_json() {
-        return out.json(&Read::each(answer.read, endpoints), false);
-    }
-    let rows = endpoints.into_iter().map(|endpoint| {
-        let up = match (endpoint.up, endpoint.health) {
-            (true, _) => "up",
-            (false, Some(health)) => health,
-            (false, None) => "starting",
-        };
-        [
-            endpoint.task,
-            endpoint.port_name,
-            format!("{}:{}", endpoint.host, endpoint.port),
-            up.into(),
-        ]
-    });
-    out.table(["task", "port", "address", "state"], rows)
 }
 
 #[cfg(test)]

@@ -66,6 +66,9 @@ pub struct Job {
     pub note: String,
     pub parent: Option<String>,
     pub cron: Option<Cron>,
+    pub version: u32,
+    pub stopped: u32,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<pb::JobSummary> for Job {
@@ -95,6 +98,9 @@ impl From<pb::JobSummary> for Job {
             note: job.note,
             parent: Some(job.parent).filter(|parent| !parent.is_empty()),
             cron: job.cron.map(Cron::from),
+            version: job.version,
+            stopped: job.stopped,
+            labels: job.labels,
         }
     }
 }
@@ -140,6 +146,9 @@ pub struct Task {
     pub usage: Option<Usage>,
     pub status_line: String,
     pub address: Option<String>,
+    pub version: u32,
+    pub stopped: bool,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A run of a task that is over.
@@ -257,6 +266,9 @@ impl From<pb::TaskInfo> for Task {
             ram_bytes: task.ram_bytes,
             status_line: task.status_line,
             address: Some(task.address).filter(|address| !address.is_empty()),
+            version: task.version,
+            stopped: task.stopped,
+            labels: task.labels,
         }
     }
 }

@@ -339,6 +339,7 @@ fn job(
         cron: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     }
 }
 

@@ -5,11 +5,13 @@
 //! the calls that go on.
 
 mod deadline;
+pub(crate) mod names;
 mod packages;
 mod privileges;
 mod quotas;
 pub(crate) mod sessions;
 mod streams;
+mod updates;
 pub(crate) mod views;
 
 use self::deadline::timeout;
@@ -20,6 +22,7 @@ use crate::clock;
 use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
+use crate::freshness::Freshness;
 use crate::metrics::Metrics;
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
@@ -29,6 +32,7 @@ use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
+use borg_proto::command::Action;
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
@@ -36,7 +40,7 @@ use borg_proto::names::{
 use borg_proto::rpc::{self, Borgmaster, Credentials};
 use borg_proto::slots::Slots;
 use borg_proto::spec::MAX_SPEC_BYTES;
-use borg_proto::wire::{Change, WireError, pb};
+use borg_proto::wire::{Change, WireError, pb, read_update};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,6 +94,12 @@ pub(crate) struct Api {
     pub sessions: Slots,
     /// Room for logs that are read.
     pub log_readers: Slots,
+    /// Room for watchers of names.
+    pub name_watchers: Slots,
+    /// How old the state may be.
+    pub fresh: Freshness,
+    /// From which age on watchers of names are told.
+    pub names_max_age: Millis,
     /// How many machines this replica's shard polls.
     pub polled: Arc<AtomicUsize>,
     /// Counters.
@@ -362,6 +372,92 @@ impl Borgmaster for Api {
         let job = made.and_then(|id| state.job(id)).map(|job| job.key.to_string());
         let job = job.unwrap_or_default();
         Ok(Response::new(pb::OrderCronResponse { job, index: done.index }))
+    }
+
+    async fn update_job(
+        &self,
+        request: Request<pb::UpdateJobRequest>,
+    ) -> Result<Response<pb::UpdateJobResponse>, Status> {
+        if let Some(pb::UpdateJob { to: Some(pb::update_job::To::Spec(spec)), .. }) =
+            &request.get_ref().update
+        {
+            check_size(spec)?;
+        }
+        let done = self.changed(request, "UpdateJob").await?;
+        let Some(pb::accepted::Answer::Version(version)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::UpdateJobResponse { version, index: done.index }))
+    }
+
+    async fn plan_update(
+        &self,
+        request: Request<pb::PlanUpdateRequest>,
+    ) -> Result<Response<pb::PlanUpdateResponse>, Status> {
+        let user = self.user(&request, "PlanUpdate")?;
+        let view = self.view_for(&user, &request).await?;
+        let asked = read_update(request.into_inner().update);
+        let asked = asked.map_err(|error| rpc::status_of(&error))?;
+        let Action::UpdateJob { job, to, options } = asked else {
+            return Err(Status::internal("an update is something else"));
+        };
+        let state = view.state.clone();
+        // It goes through all tasks of a job.
+        let planned = tokio::task::spawn_blocking(move || {
+            state.plan_update(&user, &job, &to, &options, clock::now())
+        });
+        let planned = planned.await.map_err(|_| Status::internal("the plan was given up"))?;
+        Ok(Response::new(updates::plan(&view, planned)))
+    }
+
+    async fn steer_update(
+        &self,
+        request: Request<pb::SteerUpdateRequest>,
+    ) -> Result<Response<pb::SteerUpdateResponse>, Status> {
+        let done = self.changed(request, "SteerUpdate").await?;
+        Ok(Response::new(pb::SteerUpdateResponse { index: done.index }))
+    }
+
+    async fn get_update(
+        &self,
+        request: Request<pb::GetUpdateRequest>,
+    ) -> Result<Response<pb::GetUpdateResponse>, Status> {
+        let user = self.user(&request, "GetUpdate")?;
+        let view = self.view_for(&user, &request).await?;
+        let now = now_in(&view, false);
+        updates::update(&view, &request.into_inner().job, now).map(Response::new)
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsResponse>, Status> {
+        let user = self.user(&request, "ListVersions")?;
+        let view = self.view_for(&user, &request).await?;
+        let now = now_in(&view, false);
+        updates::versions(&view, &request.into_inner().job, now).map(Response::new)
+    }
+
+    async fn stop_tasks(
+        &self,
+        request: Request<pb::StopTasksRequest>,
+    ) -> Result<Response<pb::StopTasksResponse>, Status> {
+        let done = self.changed(request, "StopTasks").await?;
+        let Some(pb::accepted::Answer::Killed(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::StopTasksResponse { tasks, index: done.index }))
+    }
+
+    async fn start_tasks(
+        &self,
+        request: Request<pb::StartTasksRequest>,
+    ) -> Result<Response<pb::StartTasksResponse>, Status> {
+        let done = self.changed(request, "StartTasks").await?;
+        let Some(pb::accepted::Answer::Killed(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::StartTasksResponse { tasks, index: done.index }))
     }
 
     async fn list_jobs(
@@ -664,6 +760,16 @@ impl Borgmaster for Api {
             endpoints: endpoints.into_iter().map(views::endpoint).collect(),
             read: Some(views::read_info(&view)),
         }))
+    }
+
+    type WatchNamesStream = streams::Items<pb::NamesUpdate>;
+
+    async fn watch_names(
+        &self,
+        request: Request<pb::WatchNamesRequest>,
+    ) -> Result<Response<Self::WatchNamesStream>, Status> {
+        let user = self.user(&request, "WatchNames")?;
+        names::watch(self, &user, request).await.map(Response::new)
     }
 
     type WatchStream = streams::Items<pb::Event>;

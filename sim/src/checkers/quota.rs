@@ -18,7 +18,9 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
     let mut last: BTreeMap<(&UserName, Band), (&Event, &Job)> = BTreeMap::new();
     for event in events {
         match &event.kind {
-            EventKind::QuotaChanged(_) | EventKind::AllocsResized(_) => return Ok(()),
+            EventKind::QuotaChanged(_)
+            | EventKind::AllocsResized(_)
+            | EventKind::JobUpdated { .. } => return Ok(()),
             EventKind::JobSubmitted(id) => {
                 // What a daemon takes grows with the machines, beyond the quota if need be; a cron job
                 // takes nothing, its runs are asked for one by one.

@@ -53,7 +53,7 @@ impl Job {
         if !self.is_alive() {
             return None;
         }
-        [self.timeout_due(), self.cron_due()].into_iter().flatten().min()
+        [self.timeout_due(), self.cron_due(), self.update_due()].into_iter().flatten().min()
     }
 }
 

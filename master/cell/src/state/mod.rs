@@ -37,8 +37,10 @@ mod rerun;
 mod restored;
 mod run_out;
 pub mod runs;
+mod stops;
 mod tasks;
 mod turn;
+pub mod updates;
 mod versions;
 
 pub use access::Closed;
@@ -52,6 +54,7 @@ pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
+pub use updates::{Progress, Update, UpdateState};
 pub use versions::{
     FIRST_VERSION, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Version,
 };
@@ -60,6 +63,7 @@ use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
 use crate::store::{Membership, Position};
 use borg_proto::command::{Command, RequestId};
+use borg_proto::names::JobName;
 use borg_proto::policy::CellPolicy;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId,
@@ -167,9 +171,9 @@ pub enum Answer {
         /// Its name.
         key: JobKey,
     },
-    /// Tasks were killed.
+    /// Tasks were killed, stopped or started.
     Killed {
-        /// How many were alive before.
+        /// How many were not before.
         tasks: u32,
     },
     /// Tasks wait to be placed again.
@@ -177,6 +181,8 @@ pub enum Answer {
         /// How many.
         tasks: u32,
     },
+    /// The job has this version in force.
+    Version(u32),
     /// The machine was added or changed.
     Machine(MachineId),
     /// The master was invited, joins or leaves.
@@ -407,6 +413,21 @@ impl CellState {
     #[must_use]
     pub fn job_named(&self, key: &JobKey) -> Option<&Job> {
         self.job(*self.job_keys.get(key)?)
+    }
+
+    /// A job by number, to be kept beside the state: as long as the cell has this very one, nothing of the job
+    /// and its tasks has changed.
+    #[must_use]
+    pub fn shared_job(&self, id: JobId) -> Option<&Arc<Job>> {
+        self.jobs.get(&id)
+    }
+
+    /// Whether a user has jobs, dead ones that are remembered among them.
+    #[must_use]
+    pub fn has_jobs(&self, user: &UserName) -> bool {
+        let first = JobName::new("0").expect("a digit is a name, and none comes before it");
+        let mut from = self.job_keys.range(JobKey { user: user.clone(), name: first }..);
+        from.next().is_some_and(|(key, _)| key.user == *user)
     }
 
     /// All jobs, by number.

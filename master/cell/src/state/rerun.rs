@@ -37,7 +37,7 @@ impl Turn<'_> {
             self.revive(id);
         }
         for index in &tasks {
-            self.renew(TaskId { job: id, index: *index });
+            self.come_back(TaskId { job: id, index: *index });
         }
         self.set_alarm(Due::Job(id));
         Ok(Answer::Rerun { tasks: many })
@@ -171,7 +171,8 @@ mod tests {
         cell.wait(5_000);
         cell.advance();
         cell.wait(5_000);
-        let told = "task 1.0 is exclusive, and its last incarnation may still run on machine number 0";
+        let told =
+            "task 1.0 is exclusive, and its last incarnation may still run on machine number 0";
         assert_eq!(cell.place(job, 0, machine).unwrap_err().to_string(), told);
         cell.observe(Observation::TaskGone { id: ran_out });
         let killed = cell.place(job, 0, machine).unwrap();

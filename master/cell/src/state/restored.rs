@@ -13,14 +13,14 @@
 
 use super::placement::Told;
 use super::turn::Turn;
-use super::{Answer, CellState, MachineState};
+use super::{Answer, CellState, Job, MachineState};
 use crate::event::TaskChange;
 use crate::store::Position;
 use borg_proto::Network;
 use borg_proto::command::SERVICES_SINCE;
 use borg_proto::poll::REPLACE_AFTER;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
-use borg_proto::{Health, IncarnationId, MachineId, Millis, ReplicaId, TaskId};
+use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId, TaskId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
@@ -101,7 +101,8 @@ impl CellState {
         self.next_job = self.next_job.saturating_add(JOBS);
         let before = self.restored.map_or(0, |restored| restored.incarnations);
         let slots = self.jobs.values().flat_map(|job| job.tasks.iter());
-        let last = slots.map(|task| task.incarnations).max().unwrap_or(0).max(before);
+        let retired = self.jobs.values().map(|job| job.retired).max().unwrap_or(0);
+        let last = slots.map(|task| task.incarnations).max().unwrap_or(0).max(before).max(retired);
         let incarnations = last.saturating_add(INCARNATIONS);
         self.restored = Some(Restored { spare, window: None, incarnations });
         // Over everything, so that masters which were not given the same are told apart.
@@ -156,9 +157,9 @@ impl CellState {
     }
 
     /// The number of a slot's next incarnation; `None` when there is none left.
-    pub(super) fn next_incarnation(&self, task: &super::Task) -> Option<u32> {
+    pub(super) fn next_incarnation(&self, job: &Job, task: &super::Task) -> Option<u32> {
         let before = self.restored.map_or(0, |restored| restored.incarnations);
-        task.incarnations.max(before).checked_add(1)
+        task.incarnations.max(before).max(job.retired).checked_add(1)
     }
 }
 
@@ -214,8 +215,9 @@ impl Turn<'_> {
         self.change_task(id.task, TaskState::Running(placement.clone()), placed, |task| {
             task.incarnations = id.number;
             task.last_place = Some((machine, id.number));
-            // It was placed when the one before it surely was gone.
+            // It was placed when the one before it surely was gone, and after it was started again.
             task.lingers = false;
+            task.stopped = false;
         });
         if let Phase::Up { pid, .. } = found.up {
             let up = Placement { phase: found.up, ..placement };
@@ -291,7 +293,10 @@ impl Turn<'_> {
                         .all(|port| range.contains(&u32::from(*port)) && free(port))
             }
         };
+        // A daemon's slot may have been another machine's since.
+        let at_home = job.spec.kind != JobKind::Daemon || job.home(task.index) == Some(machine.id);
         machine.state == MachineState::Up
+            && at_home
             && asked.fits_in(&free)
             && self.state.check_alloc(job, task.index, machine).is_ok()
             && there.check(version, machine).is_ok()

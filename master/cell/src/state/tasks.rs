@@ -42,6 +42,8 @@ pub struct Task {
     pub pinned: Option<MachineId>,
     /// The version of its job that it runs, or is to run when it is placed next.
     pub version: u32,
+    /// Whether it is held back until somebody starts it.
+    pub stopped: bool,
 }
 
 /// A failure of a task on a machine.
@@ -75,6 +77,7 @@ impl Task {
             lingers: false,
             pinned: None,
             version,
+            stopped: false,
         }
     }
 
@@ -133,13 +136,23 @@ impl TaskCounts {
         self.each(state, |count| *count += 1);
     }
 
+    /// A slot in that state is taken out.
+    pub(crate) fn forget(&mut self, state: &TaskState) {
+        self.subtract(state);
+    }
+
     fn subtract(&mut self, state: &TaskState) {
         self.each(state, |count| *count -= 1);
     }
 
     fn each(&mut self, state: &TaskState, change: impl Fn(&mut u32)) {
         match state {
-            TaskState::Pending { .. } => change(&mut self.pending),
+            TaskState::Pending { not_before, .. } => {
+                change(&mut self.pending);
+                if *not_before == super::stops::NEVER {
+                    change(&mut self.held);
+                }
+            }
             TaskState::Running(placement) => {
                 change(&mut self.running);
                 if matches!(placement.phase, Phase::Up { .. }) {
@@ -184,6 +197,7 @@ impl Turn<'_> {
         note(task);
         // What is over for good is not placed again, so nobody waits for its last incarnation.
         task.lingers &= !task.is_dead();
+        task.stopped &= !task.is_dead();
         let lingers = task.lingers;
         let (dead, was_dead) = (task.is_dead(), matches!(from, TaskState::Dead { .. }));
         job.counts.subtract(&from);
@@ -214,6 +228,7 @@ impl Turn<'_> {
             self.state.pending.remove(&id);
         }
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
+        self.watch_update(id, &from, &change);
         self.emit(EventKind::TaskChanged { task: id, change, machine });
         if alive == 0 && over {
             self.over.push_back((id.job, before));
