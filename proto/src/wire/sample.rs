@@ -409,6 +409,7 @@ fn without_what_its_kind_rules_out(spec: &mut JobSpec) {
         (spec.tasks, spec.gang, spec.concurrent) = (1, false, None);
         (spec.exclusive, spec.alloc_set) = (false, None);
         Arc::make_mut(&mut spec.task).spread.clear();
+        spec.task_labels.clear();
     }
 }
 

@@ -394,6 +394,20 @@ impl Turn<'_> {
         }
     }
 
+    /// Another schedule counts from now on.
+    pub(super) fn reschedule(&mut self, id: JobId) {
+        let at = self.at;
+        let job = self.job_mut(id);
+        let Some(schedule) = job.spec.cron.as_ref().map(|cron| cron.schedule.clone()) else {
+            return;
+        };
+        if let Some(cron) = &mut job.cron
+            && !cron.paused
+        {
+            Arc::make_mut(cron).next = schedule.after(at);
+        }
+    }
+
     /// A cron job's ticks for changing.
     fn cron_mut(&mut self, id: JobId) -> &mut CronState {
         let cron = self.job_mut(id).cron.as_mut();

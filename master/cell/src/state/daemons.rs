@@ -57,16 +57,30 @@ impl Turn<'_> {
         u32::try_from(found.count()).unwrap_or(u32::MAX)
     }
 
+    /// A job has another specification: what follows from it for its kind.
+    pub(super) fn heed_kind(&mut self, id: JobId) {
+        self.recount_run_out(id);
+        self.reschedule(id);
+    }
+
+    /// Gives a daemon the slots that it should have, on all machines.
+    pub(super) fn fit_everywhere(&mut self, id: JobId) {
+        if !self.state.daemons.contains(&id) {
+            return;
+        }
+        let machines: Vec<MachineId> = self.state.machines.keys().copied().collect();
+        for machine in machines {
+            self.fit_daemon(id, machine);
+        }
+    }
+
     /// Gives a new daemon its first slots.
     pub(super) fn begin_daemon(&mut self, id: JobId) {
         if self.state.job(id).is_none_or(|job| job.spec.kind != JobKind::Daemon) {
             return;
         }
         self.state.daemons.insert(id);
-        let machines: Vec<MachineId> = self.state.machines.keys().copied().collect();
-        for machine in machines {
-            self.fit_daemon(id, machine);
-        }
+        self.fit_everywhere(id);
     }
 
     /// To be called when something of a machine has changed that decides which daemons run there.
@@ -166,11 +180,11 @@ impl Turn<'_> {
     fn bring_back(&mut self, id: TaskId) {
         let newest = self.state.job(id.job).map_or(0, |job| job.head().number);
         self.change_version(id, newest);
-        self.revive_task(id);
+        self.come_back(id);
     }
 
     /// Brings a dead slot back, to be placed anew; an exclusive one when its last incarnation is surely over.
-    pub(super) fn revive_task(&mut self, id: TaskId) {
+    pub(super) fn come_back(&mut self, id: TaskId) {
         let waits = self.state.job(id.job).is_some_and(|job| !job.waits_for.is_empty());
         let exclusive = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let lingers = exclusive && self.state.task(id).is_some_and(may_run_on);
@@ -212,7 +226,9 @@ mod tests {
     use crate::state::{JobState, Task};
     use borg_proto::command::{Action, Observation};
     use borg_proto::spec::{Constraint, ConstraintOp};
+    use borg_proto::update::{Revision, UpdateOptions};
     use borg_proto::{FailureCause, JobId, JobSpec, MachineId, TaskId};
+    use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
 
@@ -363,7 +379,52 @@ mod tests {
         assert_eq!(cell.state.task(TaskId { job, index: 0 }).unwrap().failures, 2);
     }
 
-    /// What the simulation would take long to meet: every order of a machine's ways.
+    fn update(cell: &mut Cell, spec: JobSpec) -> Result<(), String> {
+        let job = format!("ann/{}", spec.name).parse().unwrap();
+        let (to, options) = (Revision::Spec(Arc::new(spec)), Box::new(UpdateOptions::default()));
+        let done = cell.apply(user("ann"), Action::UpdateJob { job, to, options });
+        done.map(|_| ()).map_err(|refused| refused.to_string())
+    }
+
+    /// Starts whatever waits, and lets time pass, until an update has had its time.
+    fn settle(cell: &mut Cell, job: JobId) {
+        for _ in 0..20 {
+            cell.wait(60_000);
+            cell.advance();
+            let homes = homes(cell, job).into_iter().zip(0..);
+            let homes = homes.filter_map(|(home, index)| Some((MachineId(home?), index)));
+            for (home, index) in homes.collect::<Vec<_>>() {
+                let task = TaskId { job, index };
+                let runs = cell.state.task(task).and_then(|found| found.running(task));
+                if let Some(id) = runs.or_else(|| cell.place(job, index, home).ok()) {
+                    cell.up(id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_update_of_a_daemon_keeps_its_slots_and_leaves_machines_that_will_not_do_any_more() {
+        let mut cell = Cell::at_level(6);
+        let amd = cell.machine_with("amd", info(1000, 64 * MIB, &[("arch", "amd64")]));
+        let arm = cell.machine_with("arm", info(1000, 64 * MIB, &[("arch", "arm64")]));
+        let job = cell.submit("ann", exporter());
+        for (index, machine) in [(0, amd), (1, arm)] {
+            let id = cell.place(job, index, machine).unwrap();
+            cell.up(id);
+        }
+        let more = with_task(exporter(), |task| task.limit.ram_bytes = 8 * MIB);
+        update(&mut cell, more).unwrap();
+        assert_eq!(homes(&cell, job), [Some(amd.0), Some(arm.0)]);
+        settle(&mut cell, job);
+        update(&mut cell, on_amd()).unwrap();
+        settle(&mut cell, job);
+        assert_eq!(homes(&cell, job), [Some(amd.0), None]);
+        let scaled = JobSpec { tasks: 3, ..exporter() };
+        assert!(update(&mut cell, scaled).unwrap_err().contains("says nothing of a daemon"));
+    }
+
+    /// Slots come while it waits for another job, and are let go together.
     #[test]
     fn a_waiting_daemon_has_slots_that_wait() {
         let mut cell = Cell::at_level(6);

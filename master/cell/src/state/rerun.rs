@@ -37,7 +37,7 @@ impl Turn<'_> {
             self.revive(id);
         }
         for index in &tasks {
-            self.revive_task(TaskId { job: id, index: *index });
+            self.come_back(TaskId { job: id, index: *index });
         }
         self.set_alarm(Due::Job(id));
         Ok(Answer::Rerun { tasks: many })

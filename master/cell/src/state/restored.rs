@@ -20,7 +20,7 @@ use borg_proto::Network;
 use borg_proto::command::SERVICES_SINCE;
 use borg_proto::poll::REPLACE_AFTER;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
-use borg_proto::{Health, IncarnationId, MachineId, Millis, ReplicaId, TaskId};
+use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId, TaskId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
@@ -294,7 +294,10 @@ impl Turn<'_> {
                         .all(|port| range.contains(&u32::from(*port)) && free(port))
             }
         };
+        // A daemon's slot may have been another machine's since.
+        let at_home = job.spec.kind != JobKind::Daemon || job.home(task.index) == Some(machine.id);
         machine.state == MachineState::Up
+            && at_home
             && asked.fits_in(&free)
             && self.state.check_alloc(job, task.index, machine).is_ok()
             && there.check(version, machine).is_ok()

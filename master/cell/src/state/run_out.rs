@@ -37,6 +37,15 @@ impl Job {
 }
 
 impl Turn<'_> {
+    /// Another time-out counts for what is placed too.
+    pub(super) fn recount_run_out(&mut self, id: JobId) {
+        let job = self.job_mut(id);
+        let placed = job.tasks.iter().zip(0..);
+        let until =
+            placed.filter_map(|(task, index)| Some((job.runs_until(task.placement()?)?, index)));
+        job.run_out = until.collect();
+    }
+
     /// Ends what has run out of a job.
     pub(super) fn run_out(&mut self, id: JobId) {
         let at = self.at;

@@ -4,6 +4,7 @@ use crate::state::{Answer, Fate, Job, JobState};
 use borg_proto::command::{Action, CronOrder};
 use borg_proto::cron::{CatchUp, Overlap};
 use borg_proto::time::Date;
+use borg_proto::update::{Revision, UpdateOptions};
 use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Millis};
 
 const MIB: u64 = 1 << 20;
@@ -210,4 +211,16 @@ fn a_cron_job_that_is_killed_takes_its_runs_along() {
     assert_eq!(cell.state.next_alarm(), None);
     let refused = order(&mut cell, CronOrder::Resume).unwrap_err();
     assert_eq!(refused.to_string(), "cron job ann/backup is over: killed");
+}
+
+#[test]
+fn another_schedule_counts_from_the_moment_it_is_in_force() {
+    let (mut cell, _) = cell();
+    cell.submit("ann", cron("backup", "0 0 * * *"));
+    let spec = std::sync::Arc::new(cron("backup", "*/10 * * * *"));
+    let (to, options) = (Revision::Spec(spec), Box::new(UpdateOptions::default()));
+    let job = "ann/backup".parse().unwrap();
+    cell.apply(user("ann"), Action::UpdateJob { job, to, options }).unwrap();
+    next(&mut cell);
+    assert_eq!(history(&cell), ["00:20 backup-1"]);
 }

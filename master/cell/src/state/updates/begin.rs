@@ -216,6 +216,7 @@ impl Turn<'_> {
             self.recount_crowds(id);
         }
         self.respect_cap(id);
+        self.heed_kind(id);
         let change =
             if asked.why.is_empty() { UpdateChange::Begun } else { UpdateChange::RollsBack };
         self.emit(EventKind::JobUpdated { job: id, change });
@@ -263,6 +264,9 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
     let alloc_set = |spec: &JobSpec| {
         spec.alloc_set.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
     };
+    let parent = |spec: &JobSpec| {
+        spec.parent.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+    };
     let fields = [
         ("name", old.name == new.name, new.name.to_string()),
         ("kind", old.kind == new.kind, format!("{:?}", new.kind).to_lowercase()),
@@ -270,6 +274,7 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
         ("alloc_set", old.alloc_set == new.alloc_set, alloc_set(new)),
         ("gang", old.gang == new.gang, new.gang.to_string()),
         ("after", old.after == new.after, format!("{} jobs", new.after.len())),
+        ("parent", old.parent == new.parent, parent(new)),
     ];
     match fields.into_iter().find(|(_, same, _)| !same) {
         None => Ok(()),
