@@ -361,7 +361,7 @@ fn told(state: &CellState, job: &JobPlan) -> pb::JobPlan {
         victims: job.victims.iter().take(MAX_TOLD).map(victim).collect(),
         more_victims: beyond(job.victims.len()),
         victims_by_band: token::by_band(job.victims.iter()).into_iter().map(band).collect(),
-        // A live job cannot be replaced, so none of its tasks starts anew.
+        // What a live job becomes is for UpdateJob to say, so none of its tasks starts anew.
         restarts: 0,
     }
 }

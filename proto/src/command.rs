@@ -4,6 +4,7 @@
 //! log gives the same state everywhere. A command's number on the wire is never reused.
 
 use crate::health::Health;
+use crate::indexes::IndexSet;
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
 use crate::package::{Package, PackageKey};
@@ -14,6 +15,7 @@ use crate::resources::Resources;
 use crate::spec::JobSpec;
 use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
+use crate::update::{Revision, Steer, UpdateOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -267,6 +269,37 @@ pub enum Action {
         /// Which.
         privilege: Privilege,
     },
+    /// A job becomes something else, its tasks one after another.
+    UpdateJob {
+        /// Which.
+        job: JobKey,
+        /// What it becomes.
+        to: Revision,
+        /// How.
+        options: Box<UpdateOptions>,
+    },
+    /// Somebody decides how an update goes on.
+    SteerUpdate {
+        /// Of which job.
+        job: JobKey,
+        /// What is to become of it.
+        verb: Steer,
+    },
+    /// Takes tasks of a job off their machines until they are started again. The job stays, with its name
+    /// and its quota.
+    StopTasks {
+        /// Of which job.
+        job: JobKey,
+        /// Which; `None`: all.
+        tasks: Option<IndexSet>,
+    },
+    /// Lets tasks that were stopped be placed again.
+    StartTasks {
+        /// Of which job.
+        job: JobKey,
+        /// Which; `None`: all.
+        tasks: Option<IndexSet>,
+    },
     /// What was to happen by now happens: see [`SERVICES_SINCE`]. Proposed by the leader when that time has come.
     Advance,
     /// Decisions of a scheduler. Each is accepted or refused by itself.
@@ -318,10 +351,14 @@ impl Action {
             | Self::GrantPrivilege { .. }
             | Self::RevokePrivilege { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
-            Self::Advance
+            Self::UpdateJob { .. }
+            | Self::SteerUpdate { .. }
+            | Self::StopTasks { .. }
+            | Self::StartTasks { .. }
             | Self::DrainMachines { .. }
             | Self::UndrainMachines { .. }
-            | Self::EndMaintenance { .. } => SERVICES_SINCE,
+            | Self::EndMaintenance { .. }
+            | Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }
             | Self::CloseMachines { .. }

@@ -365,6 +365,32 @@ pub enum EvictCause {
     Shrunk,
     /// Its alloc, or the one that it is, was given a size for which its machine has no room.
     Resized,
+    /// It is to be another version of its job.
+    Updated {
+        /// Which.
+        version: u32,
+    },
+    /// It was stopped until somebody starts it.
+    Stopped {
+        /// Who said so.
+        by: String,
+    },
+}
+
+impl EvictCause {
+    /// Whether it was an update of its job.
+    #[must_use]
+    pub const fn is_update(&self) -> bool {
+        match self {
+            Self::Updated { .. } => true,
+            Self::Preempted { .. }
+            | Self::MachineDown
+            | Self::Drained
+            | Self::Shrunk
+            | Self::Resized
+            | Self::Stopped { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for EvictCause {
@@ -375,6 +401,8 @@ impl fmt::Display for EvictCause {
             Self::Drained => f.write_str("machine drained"),
             Self::Shrunk => f.write_str("machine has less room"),
             Self::Resized => f.write_str("machine has no room for the alloc's new size"),
+            Self::Updated { version } => write!(f, "updated to version {version}"),
+            Self::Stopped { by } => write!(f, "stopped by {}", shorten(by)),
         }
     }
 }

@@ -126,6 +126,7 @@ pub fn job(name: &str) -> JobBuilder {
         concurrent: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     };
     JobBuilder { spec, task }
 }

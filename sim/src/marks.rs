@@ -157,6 +157,16 @@ marks! {
     AllocOutgrewMachine = "alloc outgrew its machine",
     /// The allocs of a set became larger or smaller.
     AllocsResized = "allocs resized",
+    /// An update began.
+    UpdateBegun = "update of a job begun",
+    /// All tasks of an update have served for long enough.
+    UpdateDone = "update of a job done",
+    /// An update was bad or somebody thought so: its tasks go back.
+    UpdateRollsBack = "update rolls back",
+    /// And have.
+    UpdateRolledBack = "update rolled back",
+    /// A canary was good.
+    CanaryGood = "canary of an update good",
     /// A machine was taken out of the cell.
     MachineRemoved = "machine removed and added again",
     /// The state refused a scheduler's decision.

@@ -27,8 +27,12 @@ mod privilege;
 mod quota;
 mod resize;
 mod resolve;
+mod rollout;
 mod runs;
+mod select;
+mod stop;
 mod top;
+mod update;
 
 use crate::client::Client;
 use crate::config::guard;
@@ -73,6 +77,21 @@ enum Command {
     Submit(jobs::SubmitArgs),
     /// Tell what would become of the jobs of a file, and change nothing
     Plan(plan::PlanArgs),
+    /// Make live jobs what a file says, their tasks one after another
+    Update(update::UpdateArgs),
+    /// Show how far an update is; pause, resume, undo or close it
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// Make a job again what it was in a version, its tasks one after another
+    Rollback(update::RollbackArgs),
+    /// Change how many tasks a job has
+    Scale(update::ScaleArgs),
+    /// Start the tasks of a job anew, one after another
+    Restart(update::RestartArgs),
+    /// Take tasks off their machines until they are started; the job stays
+    Stop(stop::StopArgs),
+    /// Let tasks that were stopped run again
+    Start(stop::StartArgs),
     /// List jobs, or one job's tasks
     Status(inspect::StatusArgs),
     /// Print the output of a task, or of all tasks of a job
@@ -118,8 +137,11 @@ enum Command {
     Package(package::PackageCommand),
     /// Find host and port of tasks by name
     Resolve(resolve::ResolveArgs),
-    /// List the checkpoints that a master keeps, for --at
-    History,
+    /// List the versions of a job; without one, the checkpoints that a master keeps, for --at
+    History {
+        /// JOB or USER/JOB
+        job: Option<String>,
+    },
     /// Print what happens in the cell, as it happens
     Watch(events::WatchArgs),
     /// Save the cell's state, look at a backup, begin again from one
@@ -173,7 +195,14 @@ impl Command {
             | Self::Undrain(_)
             | Self::Masters(_)
             | Self::Package(_)
-            | Self::History
+            | Self::History { .. }
+            | Self::Update(_)
+            | Self::Rollout(_)
+            | Self::Rollback(_)
+            | Self::Scale(_)
+            | Self::Restart(_)
+            | Self::Stop(_)
+            | Self::Start(_)
             | Self::Watch(_)
             | Self::Backup(_)
             | Self::Cert(_)
@@ -215,6 +244,13 @@ impl Cli {
         let client = || Client::new(&target.resolve()?);
         let done = match command {
             Command::Plan(args) => return plan::run(&target, args, out).await,
+            Command::Update(args) => update::update(&target, args, out).await,
+            Command::Rollback(args) => update::rollback(&mut client()?, args, out).await,
+            Command::Scale(args) => update::scale(&mut client()?, args, out).await,
+            Command::Restart(args) => update::restart(&mut client()?, args, out).await,
+            Command::Rollout(command) => rollout::run(&mut client()?, command, out).await,
+            Command::Stop(args) => stop::stop(&mut client()?, args, out).await,
+            Command::Start(args) => stop::start(&mut client()?, args, out).await,
             Command::Exec(args) => return exec::exec(&mut client()?, args).await,
             Command::Attach(args) => return exec::attach(&mut client()?, args).await,
             Command::Cp(args) => cp::cp(&mut client()?, args).await,
@@ -242,8 +278,11 @@ impl Cli {
             Command::Privilege(command) => privilege::run(&mut client()?, command, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
+            Command::History { job: None } => history::history(&mut client()?, out).await,
+            Command::History { job: Some(job) } => {
+                rollout::history(&mut client()?, &job, out).await
+            }
             Command::Resolve(args) => resolve::resolve(&mut client()?, args, out).await,
-            Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
             Command::Backup(command) => backup::run(client, command, out).await,
             Command::Cert(command) => cert::run(command, out),

@@ -63,6 +63,9 @@ pub struct Job {
     pub submitted_at_ms: u64,
     pub ended_at_ms: Option<u64>,
     pub note: String,
+    pub version: u32,
+    pub stopped: u32,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<pb::JobSummary> for Job {
@@ -96,6 +99,9 @@ impl From<pb::JobSummary> for Job {
             submitted_at_ms: job.submitted_at_ms,
             ended_at_ms: Some(job.ended_at_ms).filter(|&at| at > 0),
             note: job.note,
+            version: job.version,
+            stopped: job.stopped,
+            labels: job.labels,
         }
     }
 }
@@ -128,6 +134,9 @@ pub struct Task {
     pub usage: Option<Usage>,
     pub status_line: String,
     pub address: Option<String>,
+    pub version: u32,
+    pub stopped: bool,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A run of a task that is over.
@@ -245,6 +254,9 @@ impl From<pb::TaskInfo> for Task {
             ram_bytes: task.ram_bytes,
             status_line: task.status_line,
             address: Some(task.address).filter(|address| !address.is_empty()),
+            version: task.version,
+            stopped: task.stopped,
+            labels: task.labels,
         }
     }
 }

@@ -26,4 +26,5 @@ mod plans;
 mod privileges;
 mod quota;
 mod survival;
+mod updates;
 mod watch;

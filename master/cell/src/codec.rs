@@ -14,6 +14,7 @@ mod parts;
 mod privileges;
 mod quota;
 mod runs;
+mod updates;
 
 pub(crate) use outcome::answer_bytes;
 pub(crate) use privileges::privilege_number;

@@ -80,6 +80,14 @@ pub enum EventKind {
     },
     /// Somebody's quota changed, or where it is enforced.
     QuotaChanged(QuotaChange),
+    /// An update of a job began, or is further. What its tasks are told and ask for may be otherwise from
+    /// here on.
+    JobUpdated {
+        /// Which job.
+        job: JobId,
+        /// What happened.
+        change: UpdateChange,
+    },
     /// Whose tasks may be placed on a machine changed.
     MachineAccess(MachineId, AccessChange),
     /// Machines are drained one after the other from here on, or no longer.
@@ -115,6 +123,27 @@ pub enum PrivilegeChange {
     Granted,
     /// It was taken back.
     Revoked,
+}
+
+/// What happened to an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateChange {
+    /// It began: another version is in force.
+    Begun,
+    /// It takes its tasks back: another version is in force that says what the one before said.
+    RollsBack,
+    /// No more tasks go for now.
+    Paused,
+    /// They go again.
+    Resumed,
+    /// The canary is good, and somebody has to say whether the others may follow.
+    CanaryGood,
+    /// Every task is as it should be.
+    Done,
+    /// Every task is again as it was.
+    RolledBack,
+    /// It cannot be undone any more.
+    Closed,
 }
 
 /// What changed of whose tasks may be placed on a machine.
@@ -204,6 +233,16 @@ pub enum TaskChange {
     },
     /// It exited with 0 and is done.
     Finished,
+    /// It is held back until somebody starts it.
+    Stopped {
+        /// Who said so.
+        by: String,
+    },
+    /// It has another version of its job: in place, or for when it is placed next.
+    Updated {
+        /// Which.
+        version: u32,
+    },
     /// It is dead because somebody asked for it.
     Killed {
         /// Who.
@@ -237,6 +276,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }
             | EventKind::QuotaChanged(_)
+            | EventKind::JobUpdated { .. }
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
             | EventKind::Maintenance { .. }
@@ -362,6 +402,10 @@ impl Event {
             }
             EventKind::PackageRemoved(key) => ("package.removed", key.to_string(), String::new()),
             EventKind::QuotaChanged(change) => describe_quota(change, state),
+            EventKind::JobUpdated { job, change } => {
+                let (kind, detail) = describe_update(*change, state.job(*job));
+                (kind, job_name(names, *job), detail)
+            }
             EventKind::PrivilegeChanged { user, privilege, change } => {
                 let kind = match change {
                     PrivilegeChange::Granted => "privilege.granted",
@@ -375,6 +419,25 @@ impl Event {
         };
         (kind.to_owned(), subject, detail)
     }
+}
+
+fn describe_update(change: UpdateChange, job: Option<&Job>) -> (&'static str, String) {
+    let kind = match change {
+        UpdateChange::Begun => "job.update",
+        UpdateChange::RollsBack => "job.update-rolls-back",
+        UpdateChange::Paused => "job.update-paused",
+        UpdateChange::Resumed => "job.update-resumed",
+        UpdateChange::CanaryGood => "job.update-canary-good",
+        UpdateChange::Done => "job.update-done",
+        UpdateChange::RolledBack => "job.update-rolled-back",
+        UpdateChange::Closed => "job.update-closed",
+    };
+    let Some(update) = job.and_then(Job::update) else { return (kind, String::new()) };
+    let mut detail = format!("from version {} to {}", update.from, update.to);
+    if update.goes_back() {
+        detail = format!("{detail}: {}", update.why);
+    }
+    (kind, detail)
 }
 
 fn describe_access(change: AccessChange, machine: Option<&Machine>) -> (&'static str, String) {
@@ -446,6 +509,8 @@ fn job_kind(to: JobState) -> &'static str {
 fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
     match change {
         TaskChange::Released => ("task.released", String::new()),
+        TaskChange::Stopped { by } => ("task.stopped", format!("by {by}")),
+        TaskChange::Updated { version } => ("task.updated", format!("to version {version}")),
         TaskChange::Placed { incarnation, .. } => {
             ("task.placed", format!("on {place} as incarnation {incarnation}"))
         }

@@ -8,12 +8,14 @@ mod drains;
 mod figures;
 mod packages;
 mod privileges;
+mod updates;
 
 pub use allocs::AllocRejection;
 pub use drains::DrainRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 pub use packages::PackageRejection;
 pub use privileges::PrivilegeRejection;
+pub use updates::UpdateRejection;
 
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::{Dimension, TASK_ADDRESS};
@@ -59,7 +61,7 @@ pub enum Rejection {
     #[error("job {job} is a service and never finishes: nothing can start after it")]
     AfterService { job: JobKey },
 
-    #[error("job {job} exists and is {state}")]
+    #[error("job {job} exists and is {state}: borgctl update changes it")]
     JobAlive { job: JobKey, state: JobState },
 
     #[error("there is no job {job}")]
@@ -173,6 +175,8 @@ pub enum Rejection {
     Privilege(Box<PrivilegeRejection>),
     #[error("{0}")]
     Drain(Box<DrainRejection>),
+    #[error("{0}")]
+    Update(Box<UpdateRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
@@ -196,6 +200,12 @@ impl From<PackageRejection> for Rejection {
 impl From<PrivilegeRejection> for Rejection {
     fn from(refused: PrivilegeRejection) -> Self {
         Self::Privilege(Box::new(refused))
+    }
+}
+
+impl From<UpdateRejection> for Rejection {
+    fn from(refused: UpdateRejection) -> Self {
+        Self::Update(Box::new(refused))
     }
 }
 
@@ -287,6 +297,7 @@ impl Rejection {
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
             Self::Drain(refused) => refused.code(),
+            Self::Update(refused) => refused.code(),
         }
     }
 }

@@ -14,9 +14,10 @@ use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
 use borg_proto::spec::Spread;
 use borg_proto::task::{EvictCause, RunEnd};
+use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
 use borg_proto::{
-    Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
-    Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
+    Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobSpec, MachineId,
+    Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -73,6 +74,8 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         }
         6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
         11 if b % 8 > 3 => drains(state, a, b, c),
+        12 if a.is_multiple_of(16) => (master(a), Action::Advance),
+        12 | 13 if a.is_multiple_of(2) => (user(by_user), update(state, a, b, c)),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),
@@ -85,6 +88,81 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         (request && matches!(by, Principal::User(_))).then(|| format!("r{}", a ^ b).into());
     let at = Millis(state.clock().0.saturating_sub(10) + u64::from(d) * 100);
     Command { at, by, request, action }
+}
+
+/// What is asked of updates, and of stopping and starting tasks: mostly of jobs that are there.
+fn update(state: &CellState, a: u8, b: u8, c: u8) -> Action {
+    let keys: Vec<JobKey> = state.jobs().map(|job| job.key.clone()).collect();
+    let stranger = || "ann/j0".parse().unwrap();
+    let job: JobKey = pick(&keys, b).filter(|_| c != 9).unwrap_or_else(stranger);
+    let tasks = IndexSet::new([u32::from(c % 6), u32::from(c % 4)]).ok();
+    let tasks = tasks.filter(|_| c.is_multiple_of(3));
+    match a / 2 % 8 {
+        0 => return Action::StopTasks { job, tasks },
+        1 => return Action::StartTasks { job, tasks },
+        2 | 3 => {
+            let verb = Steer::ALL[usize::from(c % 4)];
+            return Action::SteerUpdate { job, verb };
+        }
+        _ => {}
+    }
+    let spec = state.job_named(&job).map(|job| job.spec.clone());
+    let changed = spec.filter(|_| c != 7).map(|spec| {
+        let mut spec = spec.as_ref().clone();
+        match c % 8 {
+            0 => spec.priority = Priority::new(u64::from(b) * 2).unwrap_or(spec.priority),
+            1 => drop(spec.labels.insert("a".into(), c.to_string())),
+            2 => spec.tasks = u32::from(b % 7),
+            3 => spec.concurrent = (!b.is_multiple_of(3)).then(|| 1 + u32::from(b % 4)),
+            4 => {
+                let most = if b.is_multiple_of(2) {
+                    Share::Tasks(u32::from(b % 4))
+                } else {
+                    Share::Percent(50)
+                };
+                let rate =
+                    Rate { tasks: 1 + u32::from(b % 3), per_ms: Millis(1 + u64::from(c) * 20) };
+                let rate = b.is_multiple_of(5).then_some(rate);
+                spec.disruption = Some(Disruption { most, rate });
+            }
+            _ => {}
+        }
+        with_task(spec, |task| match b % 8 {
+            0 | 1 => task.command.push(c.to_string()),
+            2 => task.limit.cpu_milli = 100 + u64::from(c) * 2,
+            3 => {
+                task.ports =
+                    ["http", "x"][..usize::from(c % 3)].iter().map(|p| p.parse().unwrap()).collect()
+            }
+            4 => task.grace_ms = Millis(c.into()),
+            5 => task.spread = vec![Spread { attribute: "rack".into(), max: 1 + u32::from(c % 3) }],
+            _ => {}
+        })
+    });
+    let to = match (a / 16 % 6, changed) {
+        (0, _) => Revision::Restart,
+        (1, _) => Revision::Version(u32::from(b % 5)),
+        (2, _) => Revision::Tasks(u32::from(b % 8)),
+        (_, Some(spec)) => Revision::Spec(Arc::new(spec)),
+        (_, None) => Revision::Spec(Arc::new(self::job(a, b, c))),
+    };
+    let options = UpdateOptions {
+        most: (b % 5 == 1).then(|| Share::Tasks(u32::from(c % 3))),
+        min_healthy_ms: Millis(u64::from(b % 3) * 500),
+        deadline_ms: Millis(1 + u64::from(c) * 50),
+        canary: tasks.clone().filter(|_| b.is_multiple_of(2)),
+        tasks: tasks.filter(|_| b.is_multiple_of(3)),
+        order: match b % 4 {
+            0 => Order::Ascending,
+            1 => Order::Descending,
+            2 => Order::Random(c.into()),
+            _ => Order::Listed(vec![u32::from(c % 3)]),
+        },
+        on_failure: if c.is_multiple_of(4) { OnFailure::Pause } else { OnFailure::RollBack },
+        failures: u32::from(b % 7 == 1),
+        close: c.is_multiple_of(5),
+    };
+    Action::UpdateJob { job, to, options: Box::new(options) }
 }
 
 /// Whose tasks may be placed where, and how the scheduler chooses.
@@ -466,7 +544,8 @@ proptest! {
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }
-                    TaskChange::Killed { .. } => drop(placed.remove(&task)),
+                    TaskChange::Killed { .. } | TaskChange::Stopped { .. } => drop(placed.remove(&task)),
+                    TaskChange::Updated { .. } => {}
                     TaskChange::Released | TaskChange::Gone { .. } | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
                 }
             }
@@ -474,6 +553,49 @@ proptest! {
             let really = really.filter_map(|(id, task)| Some((id, task.placement().map(|p| (p.machine, p.incarnation))?)));
             prop_assert!(placed.clone().into_iter().eq(really));
         }
+    }
+
+    /// Whatever else happens in the entry: when an update takes down a task that serves, no more are
+    /// down after it than the budget of its job allows.
+    #[test]
+    fn updates_never_take_down_more_than_the_budget_allows(steps in steps()) {
+        use borg_cell::event::{EventKind, TaskChange};
+        use borg_proto::task::EvictCause;
+        let mut state = empty();
+        let raise = Action::RaiseLevel { level: LEVEL };
+        let by = Principal::Master(ReplicaId(1));
+        state.apply(1, &Command { at: Millis(0), by, request: None, action: raise }).unwrap();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let before = state.clone();
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            let mut touched = std::collections::BTreeSet::new();
+            for event in &applied.events {
+                let EventKind::TaskChanged { task, change, .. } = &event.kind else { continue };
+                // What happened to it before in the same entry took it down.
+                let first = touched.insert(*task);
+                if !first || !matches!(change, TaskChange::Evicted(EvictCause::Updated { .. })) {
+                    continue;
+                }
+                let served = before.task(*task).and_then(|task| task.placement());
+                let served = served.is_some_and(|placement| placement.serves_since.is_some());
+                let Some(job) = state.job(task.job).filter(|job| served && job.is_alive()) else { continue };
+                let Some(budget) = job.spec.effective_disruption() else { continue };
+                let most = budget.most.of(job.spec.tasks);
+                prop_assert!(job.down() <= most, "{} of {} are down, {:?}", job.down(), job.key, command);
+            }
+        }
+    }
+
+    /// However an update goes on, it has something that it waits for, and says what.
+    #[test]
+    fn an_update_always_waits_for_something(steps in steps()) {
+        run(&steps, |state, command| {
+            for (job, update) in state.jobs().filter_map(|job| Some((job, job.update()?))) {
+                let waits = job.waits_for_update(update, state.clock());
+                assert!(!waits.is_empty(), "{} after {command:?}: {update:?}", job.key);
+            }
+        });
     }
 
     #[test]
@@ -692,6 +814,13 @@ fn the_steps_reach_the_interesting_places() {
         "task.killed",
         "task.released",
         "task.gone",
+        "task.stopped",
+        "job.update",
+        "job.update-done",
+        "job.update-rolls-back",
+        "job.update-rolled-back",
+        "job.update-canary-good",
+        "job.update-closed",
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",

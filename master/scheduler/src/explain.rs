@@ -265,7 +265,9 @@ pub(crate) fn pending(
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
-    let summary = if not_before == NEVER {
+    let summary = if task.is_stopped() {
+        stopped(job)
+    } else if not_before == NEVER {
         waits(state, job)
     } else if let Some(machine) = lingers {
         self::lingers(&machine)
@@ -291,6 +293,11 @@ pub(crate) fn waits(state: &CellState, job: &Job) -> String {
     let waits = job.waits_for.iter().filter_map(|id| state.job(*id));
     let waits: Vec<String> = waits.map(|job| job.key.to_string()).collect();
     format!("waits for {} to finish", waits.join(", "))
+}
+
+/// What is said of a task that somebody has to start.
+pub(crate) fn stopped(job: &Job) -> String {
+    format!("is stopped until somebody starts it: borgctl start {}", job.key)
 }
 
 /// What is said of an exclusive task whose last incarnation may still run.

@@ -20,7 +20,7 @@ use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
-use borg_cell::event::{AccessChange, Event, EventKind};
+use borg_cell::event::{AccessChange, Event, EventKind, UpdateChange};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
 use borg_proto::command::Assignment;
 use borg_proto::task::{EvictCause, Placement};
@@ -236,6 +236,17 @@ impl Scheduler {
                 EventKind::AllocsResized(job) => {
                     resized.insert(*job);
                 }
+                EventKind::JobUpdated { job, change } => match change {
+                    // Tasks may have other versions, and more of them may be there.
+                    UpdateChange::Begun | UpdateChange::RollsBack | UpdateChange::Resumed => {
+                        resized.insert(*job);
+                    }
+                    UpdateChange::Paused
+                    | UpdateChange::CanaryGood
+                    | UpdateChange::Done
+                    | UpdateChange::RolledBack
+                    | UpdateChange::Closed => {}
+                },
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
@@ -256,6 +267,8 @@ impl Scheduler {
             return;
         }
         for job in resized {
+            // What the scheduler failed over may be gone.
+            self.aside.forget(job);
             self.forget_specs(job);
             tasks.extend(self.state.tasks_of(job).map(|(id, _)| id));
         }

@@ -12,6 +12,7 @@ mod privileges;
 mod quotas;
 pub(crate) mod sessions;
 mod streams;
+mod updates;
 pub(crate) mod views;
 
 use self::deadline::timeout;
@@ -32,6 +33,7 @@ use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
+use borg_proto::command::Action;
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
@@ -39,7 +41,7 @@ use borg_proto::names::{
 use borg_proto::rpc::{self, Borgmaster, Credentials};
 use borg_proto::slots::Slots;
 use borg_proto::spec::MAX_SPEC_BYTES;
-use borg_proto::wire::{Change, WireError, pb};
+use borg_proto::wire::{Change, WireError, pb, read_update};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -346,6 +348,92 @@ impl Borgmaster for Api {
             return Err(Status::internal("the cell accepted something else"));
         };
         Ok(Response::new(pb::KillResponse { killed, index: done.index }))
+    }
+
+    async fn update_job(
+        &self,
+        request: Request<pb::UpdateJobRequest>,
+    ) -> Result<Response<pb::UpdateJobResponse>, Status> {
+        if let Some(pb::UpdateJob { to: Some(pb::update_job::To::Spec(spec)), .. }) =
+            &request.get_ref().update
+        {
+            check_size(spec)?;
+        }
+        let done = self.changed(request, "UpdateJob").await?;
+        let Some(pb::accepted::Answer::Version(version)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::UpdateJobResponse { version, index: done.index }))
+    }
+
+    async fn plan_update(
+        &self,
+        request: Request<pb::PlanUpdateRequest>,
+    ) -> Result<Response<pb::PlanUpdateResponse>, Status> {
+        let user = self.user(&request, "PlanUpdate")?;
+        let view = self.view_for(&user, &request).await?;
+        let asked = read_update(request.into_inner().update);
+        let asked = asked.map_err(|error| rpc::status_of(&error))?;
+        let Action::UpdateJob { job, to, options } = asked else {
+            return Err(Status::internal("an update is something else"));
+        };
+        let state = view.state.clone();
+        // It goes through all tasks of a job.
+        let planned = tokio::task::spawn_blocking(move || {
+            state.plan_update(&user, &job, &to, &options, clock::now())
+        });
+        let planned = planned.await.map_err(|_| Status::internal("the plan was given up"))?;
+        Ok(Response::new(updates::plan(&view, planned)))
+    }
+
+    async fn steer_update(
+        &self,
+        request: Request<pb::SteerUpdateRequest>,
+    ) -> Result<Response<pb::SteerUpdateResponse>, Status> {
+        let done = self.changed(request, "SteerUpdate").await?;
+        Ok(Response::new(pb::SteerUpdateResponse { index: done.index }))
+    }
+
+    async fn get_update(
+        &self,
+        request: Request<pb::GetUpdateRequest>,
+    ) -> Result<Response<pb::GetUpdateResponse>, Status> {
+        let user = self.user(&request, "GetUpdate")?;
+        let view = self.view_for(&user, &request).await?;
+        let now = now_in(&view, false);
+        updates::update(&view, &request.into_inner().job, now).map(Response::new)
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsResponse>, Status> {
+        let user = self.user(&request, "ListVersions")?;
+        let view = self.view_for(&user, &request).await?;
+        let now = now_in(&view, false);
+        updates::versions(&view, &request.into_inner().job, now).map(Response::new)
+    }
+
+    async fn stop_tasks(
+        &self,
+        request: Request<pb::StopTasksRequest>,
+    ) -> Result<Response<pb::StopTasksResponse>, Status> {
+        let done = self.changed(request, "StopTasks").await?;
+        let Some(pb::accepted::Answer::Killed(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::StopTasksResponse { tasks, index: done.index }))
+    }
+
+    async fn start_tasks(
+        &self,
+        request: Request<pb::StartTasksRequest>,
+    ) -> Result<Response<pb::StartTasksResponse>, Status> {
+        let done = self.changed(request, "StartTasks").await?;
+        let Some(pb::accepted::Answer::Killed(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::StartTasksResponse { tasks, index: done.index }))
     }
 
     async fn list_jobs(

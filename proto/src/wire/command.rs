@@ -12,6 +12,7 @@ use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
 use super::privilege;
 use super::quota;
+use super::update::{self, read_indexes, write_indexes};
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
 };
@@ -175,6 +176,21 @@ impl From<&Action> for PbAction {
             }),
             Action::Settle => Self::Settle(pb::Settle {}),
             Action::Advance => Self::Advance(pb::Advance {}),
+            Action::UpdateJob { job, to, options } => {
+                Self::UpdateJob(update::write(job, to, options))
+            }
+            Action::SteerUpdate { job, verb } => Self::SteerUpdate(pb::SteerUpdate {
+                job: job.to_string(),
+                verb: pb::UpdateVerb::from(*verb).into(),
+            }),
+            Action::StopTasks { job, tasks } => Self::StopTasks(pb::StopTasks {
+                job: job.to_string(),
+                tasks: write_indexes(tasks.as_ref()),
+            }),
+            Action::StartTasks { job, tasks } => Self::StartTasks(pb::StartTasks {
+                job: job.to_string(),
+                tasks: write_indexes(tasks.as_ref()),
+            }),
             Action::SetQuota { user, band, amount, from, until, oversell } => {
                 Self::SetQuota(pb::SetQuota {
                     user: user.to_string(),
@@ -279,6 +295,18 @@ impl TryFrom<PbAction> for Action {
             }
             PbAction::Settle(pb::Settle {}) => Ok(Self::Settle),
             PbAction::Advance(pb::Advance {}) => Ok(Self::Advance),
+            PbAction::UpdateJob(asked) => update::read(asked).at("update_job"),
+            PbAction::SteerUpdate(pb::SteerUpdate { job, verb }) => {
+                update::steer(&job, verb).at("steer_update")
+            }
+            PbAction::StopTasks(pb::StopTasks { job, tasks }) => Ok(Self::StopTasks {
+                job: job.parse().at("stop_tasks.job")?,
+                tasks: read_indexes("stop_tasks.tasks", tasks)?,
+            }),
+            PbAction::StartTasks(pb::StartTasks { job, tasks }) => Ok(Self::StartTasks {
+                job: job.parse().at("start_tasks.job")?,
+                tasks: read_indexes("start_tasks.tasks", tasks)?,
+            }),
             PbAction::SetQuota(set) => quota::set(set).at("set_quota"),
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),

@@ -23,6 +23,7 @@ mod privilege;
 mod quota;
 mod session;
 mod spec;
+mod update;
 
 #[cfg(test)]
 mod laws;
@@ -47,6 +48,7 @@ pub use session::{
     MAX_COMMAND_WORD_BYTES, MAX_COMMAND_WORDS, MAX_PATH_BYTES, MAX_SESSION_DATA_BYTES, Session,
     Terminal, Window,
 };
+pub use update::{read_indexes, read_update, write_indexes};
 
 #[allow(missing_docs, reason = "generated from the documented .proto files")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]

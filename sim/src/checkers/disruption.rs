@@ -1,5 +1,5 @@
-//! No job loses more of its tasks on purpose than its disruption budget says, by drains and preemption together
-//! (I18).
+//! No job loses more of its tasks on purpose than its disruption budget says, by updates, drains and preemption
+//! together (I18).
 //!
 //! Follows who serves by the events alone, and counts for each task that is pushed out on purpose how many of
 //! its job are down then. What a deadline overrules is let pass: a drain whose time is over, and a task that
@@ -17,10 +17,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 struct Known {
     serving: BTreeSet<u32>,
     dead: BTreeSet<u32>,
+    /// Stopped until somebody starts them.
+    held: BTreeSet<u32>,
     /// When its tasks were pushed out on purpose while they served.
     disrupted: VecDeque<Millis>,
-    /// Whether it may have had another size when an event was made than it has by now.
-    resized: bool,
+    /// Whether it may have had another size or budget when an event was made than it has by now.
+    changed: bool,
 }
 
 /// Who serves, who waits and what is drained, by the events alone.
@@ -48,6 +50,9 @@ impl Disruptions {
             for (id, task) in state.tasks_of(job.id) {
                 match &task.state {
                     TaskState::Pending { since, not_before } => {
+                        if task.is_stopped() {
+                            known.held.insert(id.index);
+                        }
                         all.waits.insert(id, (*since).max(*not_before));
                     }
                     TaskState::Running(placed) => {
@@ -112,7 +117,9 @@ impl Disruptions {
                     self.waits.insert(task, event.at);
                 }
             }
-            EventKind::AllocsResized(job) => self.jobs.entry(*job).or_default().resized = true,
+            EventKind::AllocsResized(job) | EventKind::JobUpdated { job, .. } => {
+                self.jobs.entry(*job).or_default().changed = true;
+            }
             EventKind::JobForgotten(job, _) => {
                 self.jobs.remove(job);
                 self.waits.retain(|task, _| task.job != *job);
@@ -138,13 +145,15 @@ impl Disruptions {
             TaskChange::Placed { .. } => alloc,
             TaskChange::Up { .. } => !checked,
             TaskChange::Health(health) => health.serves(),
-            TaskChange::Address(_) | TaskChange::Released | TaskChange::Gone { .. } => {
-                known.serving.contains(&task.index)
-            }
+            TaskChange::Address(_)
+            | TaskChange::Released
+            | TaskChange::Gone { .. }
+            | TaskChange::Updated { .. } => known.serving.contains(&task.index),
             TaskChange::BackOff { .. }
             | TaskChange::Evicted(_)
             | TaskChange::Failed { .. }
             | TaskChange::Finished
+            | TaskChange::Stopped { .. }
             | TaskChange::Killed { .. }
             | TaskChange::DependencyFailed { .. } => false,
         };
@@ -154,7 +163,12 @@ impl Disruptions {
             known.serving.remove(&task.index);
         }
         match change {
+            TaskChange::Stopped { .. } | TaskChange::Evicted(EvictCause::Stopped { .. }) => {
+                known.held.insert(task.index);
+                self.waits.remove(&task);
+            }
             TaskChange::Evicted(_) | TaskChange::Released => {
+                known.held.remove(&task.index);
                 self.waits.insert(task, at);
             }
             TaskChange::Failed { again: Some(not_before), .. } => {
@@ -168,9 +182,11 @@ impl Disruptions {
             | TaskChange::Killed { .. }
             | TaskChange::DependencyFailed { .. } => {
                 self.waits.remove(&task);
+                known.held.remove(&task.index);
                 known.dead.insert(task.index);
             }
             TaskChange::Up { .. }
+            | TaskChange::Updated { .. }
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)
             | TaskChange::Address(_)
@@ -201,15 +217,21 @@ impl Disruptions {
                 // It may be one that moves: then it waits for nothing.
                 since.is_some_and(|since| event.at.since(*since) >= OVERDUE)
             }
-            EvictCause::MachineDown | EvictCause::Shrunk | EvictCause::Resized => return Ok(()),
+            EvictCause::Updated { .. } => false,
+            EvictCause::MachineDown
+            | EvictCause::Shrunk
+            | EvictCause::Resized
+            | EvictCause::Stopped { .. } => return Ok(()),
         };
         let Some(job) = state.job(task.job) else { return Ok(()) };
         let Some(budget) = job.spec.effective_disruption() else { return Ok(()) };
         let known = self.jobs.entry(task.job).or_default();
-        if !known.serving.contains(&task.index) || known.resized {
+        let other = known.changed && state.applied() != event.index;
+        if !known.serving.contains(&task.index) || other {
             return Ok(());
         }
-        let alive = job.spec.tasks.saturating_sub(u32::try_from(known.dead.len()).unwrap_or(0));
+        let gone = known.dead.union(&known.held).filter(|index| **index < job.spec.tasks).count();
+        let alive = job.spec.tasks.saturating_sub(u32::try_from(gone).unwrap_or(0));
         let serving = u32::try_from(known.serving.len()).unwrap_or(u32::MAX);
         let down = alive.saturating_sub(serving);
         let (most, at) = (budget.most.of(job.spec.tasks), event.at);

@@ -128,6 +128,10 @@ impl Durability {
                 | Action::RevokePrivilege { .. }
                 | Action::Settle
                 | Action::Advance
+                | Action::UpdateJob { .. }
+                | Action::SteerUpdate { .. }
+                | Action::StopTasks { .. }
+                | Action::StartTasks { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -277,6 +277,11 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::RevokePrivilege { .. }
         | Action::Settle
         | Action::Advance
+        // They leave the tasks alive, and as many as there were.
+        | Action::UpdateJob { .. }
+        | Action::SteerUpdate { .. }
+        | Action::StopTasks { .. }
+        | Action::StartTasks { .. }
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => None,
@@ -291,7 +296,13 @@ pub fn told(result: &Result<Answer, Rejection>) -> JobTold {
         Ok(Answer::Killed { tasks }) => JobTold::Killed(*tasks),
         Err(Rejection::JobAlive { .. }) => JobTold::Lives,
         Err(Rejection::NoSuchJob { .. }) => JobTold::NoJob,
-        Ok(Answer::None | Answer::Machine(_) | Answer::Master(_) | Answer::Placed { .. })
+        Ok(
+            Answer::None
+            | Answer::Version(_)
+            | Answer::Machine(_)
+            | Answer::Master(_)
+            | Answer::Placed { .. },
+        )
         | Err(_) => JobTold::Refused,
     }
 }

@@ -4,7 +4,7 @@ use super::World;
 use super::replica::DOWNS_PER_MINUTE;
 use crate::checkers::{Invariant, crashes};
 use crate::marks::Mark;
-use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::event::{Event, EventKind, TaskChange, UpdateChange};
 use borg_cell::state::{CellState, JobState, MachineState, Task};
 use borg_proto::task::{EvictCause, Phase};
 use borg_proto::{IncarnationId, MachineId, TaskId, TaskState};
@@ -122,7 +122,10 @@ impl World {
                 TaskChange::Released => self.hit(Mark::Released),
                 TaskChange::DependencyFailed { .. } => self.hit(Mark::DependencyFailed),
                 TaskChange::Gone { .. } => self.hit(Mark::ExclusiveFreed),
-                TaskChange::Placed { .. }
+                TaskChange::Stopped { .. }
+                | TaskChange::Updated { .. }
+                | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
+                | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
                 | TaskChange::Address(_)
@@ -137,6 +140,14 @@ impl World {
                     self.hit(Mark::MaintenanceOver);
                 }
             }
+            EventKind::JobUpdated { change, .. } => match change {
+                UpdateChange::Begun => self.hit(Mark::UpdateBegun),
+                UpdateChange::RollsBack => self.hit(Mark::UpdateRollsBack),
+                UpdateChange::Done => self.hit(Mark::UpdateDone),
+                UpdateChange::RolledBack => self.hit(Mark::UpdateRolledBack),
+                UpdateChange::CanaryGood => self.hit(Mark::CanaryGood),
+                UpdateChange::Paused | UpdateChange::Resumed | UpdateChange::Closed => {}
+            },
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);

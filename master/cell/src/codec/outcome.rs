@@ -10,6 +10,7 @@ use super::packages;
 use super::parts::missing;
 use super::privileges;
 use super::quota;
+use super::updates;
 use crate::rejection::{Figures, Oversold, Rejection, Shortage};
 use crate::state::{Answer, JobState, MachineState};
 use borg_proto::names::NameError;
@@ -77,6 +78,7 @@ fn answer(answer: &Answer) -> pb::ChangeAnswer {
         Answer::None => wire::Kind::None(true),
         Answer::Job { id, key } => wire::Kind::Job(wire::Job { id: id.0, key: key.to_string() }),
         Answer::Killed { tasks } => wire::Kind::Killed(*tasks),
+        Answer::Version(number) => wire::Kind::Version(*number),
         Answer::Machine(id) => wire::Kind::Machine(id.0),
         Answer::Master(id) => wire::Kind::Master(id.0),
         Answer::Placed { results } => {
@@ -100,6 +102,7 @@ fn read_answer(answer: pb::ChangeAnswer) -> Result<Answer, WireError> {
             Answer::Job { id: JobId(job.id), key }
         }
         wire::Kind::Killed(tasks) => Answer::Killed { tasks },
+        wire::Kind::Version(number) => Answer::Version(number),
         wire::Kind::Machine(id) => Answer::Machine(MachineId(id)),
         wire::Kind::Master(id) => Answer::Master(ReplicaId(id)),
         wire::Kind::Placed(placed) => {
@@ -200,6 +203,7 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::Package(refused) => packages::refusal(refused),
         R::Privilege(refused) => privileges::refusal(refused),
         R::Drain(refused) => drains::refusal(refused),
+        R::Update(refused) => updates::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -304,6 +308,7 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
         kind if drains::KINDS.contains(&kind) => drains::read(kind, &mut from)?.into(),
+        kind if updates::KINDS.contains(&kind) => updates::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -357,7 +362,16 @@ impl Fields {
         Priority::new(self.number()?).map_err(|e| WireError::from(e).within("numbers"))
     }
 
-    fn job_state(&mut self) -> Result<JobState, WireError> {
+    /// All numbers that are left, as small ones.
+    pub(super) fn rest(&mut self) -> Result<Vec<u32>, WireError> {
+        let mut rest = Vec::new();
+        while self.numbers.len() > 0 {
+            rest.push(self.small()?);
+        }
+        Ok(rest)
+    }
+
+    pub(super) fn job_state(&mut self) -> Result<JobState, WireError> {
         let text = self.text()?;
         let all = [
             JobState::Waiting,
@@ -426,8 +440,11 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rejection::{AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection};
+    use crate::rejection::{
+        AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection, UpdateRejection,
+    };
     use crate::state::Blocked;
+    use borg_proto::update::Steer;
     use borg_proto::{Band, Privilege};
 
     fn figures() -> Vec<Figures> {
@@ -510,6 +527,7 @@ mod tests {
         .chain(of_packages().into_iter().map(R::from))
         .chain(of_privileges().into_iter().map(R::from))
         .chain(of_drains().into_iter().map(R::from))
+        .chain(of_updates().into_iter().map(R::from))
         .collect()
     }
 
@@ -527,6 +545,25 @@ mod tests {
             D::TooLittleLeft { left: 1, of: 4, short: Some((1, 2, Dimension::Ram)) },
             D::OtherLeft { left: 0, of: 4, known: 2 },
             D::NoSuchMaintenance { number: 7 },
+        ]
+    }
+
+    fn of_updates() -> Vec<UpdateRejection> {
+        use UpdateRejection as U;
+        let job = || -> borg_proto::JobKey { "ann/web".parse().unwrap() };
+        let (by, since) = ("ann".parse().unwrap(), Millis(7));
+        let state = || "rolling".to_owned();
+        vec![
+            U::Over { job: job(), state: JobState::Killed },
+            U::UnderWay { job: job(), from: 1, to: 2, by, state: state(), since },
+            U::VersionGone { job: job(), version: 1, kept: vec![4, 5] },
+            U::NoBudget { job: job(), tasks: 3 },
+            U::Gang { job: job() },
+            U::ManyVersions { job: job(), most: 8 },
+            U::IsSet { set: job() },
+            U::GangParted { job: job() },
+            U::NoUpdate { job: job(), verb: Steer::Undo },
+            U::NotNow { job: job(), verb: Steer::Close, state: state() },
         ]
     }
 
@@ -599,6 +636,7 @@ mod tests {
                 .chain(packages::KINDS)
                 .chain(privileges::KINDS)
                 .chain(drains::KINDS)
+                .chain(updates::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );
@@ -612,6 +650,7 @@ mod tests {
             Answer::None,
             Answer::Job { id: JobId(0), key: "ann/web".parse().unwrap() },
             Answer::Killed { tasks: 0 },
+            Answer::Version(2),
             Answer::Machine(MachineId(0)),
             Answer::Master(ReplicaId::of_life(3, 1)),
             Answer::Placed { results },

@@ -216,6 +216,10 @@ impl Replica {
             | Action::RaiseLevel { .. }
             | Action::Settle
             | Action::Advance
+            | Action::UpdateJob { .. }
+            | Action::SteerUpdate { .. }
+            | Action::StopTasks { .. }
+            | Action::StartTasks { .. }
             | Action::SetQuota { .. }
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }

@@ -50,7 +50,7 @@ impl Alarms {
 impl Job {
     /// When something is to happen to it, if anything is.
     fn due(&self) -> Option<Millis> {
-        None
+        self.update_due()
     }
 }
 

@@ -206,6 +206,23 @@ impl CellState {
             "not too many versions are kept",
             name,
         );
+        if let Some(update) = job.update() {
+            let ends = [update.from, update.to].map(|number| job.version(number).is_some());
+            let kept = if update.goes_back() { ends[1] } else { ends == [true, true] };
+            found.check(
+                kept && job.is_alive() && update.to == job.head().number && update.from < update.to,
+                "an open update leads from one version of a live job to the last",
+                name,
+            );
+            let new = |index: &u32| {
+                job.task(*index).is_none_or(|task| task.is_dead() || task.version == update.to)
+            };
+            found.check(
+                update.moving.iter().all(new),
+                "what is on its way has the new version",
+                name,
+            );
+        }
         // A restored cell adopts what it finds running.
         found.check(
             self.epoch > 1 || job.spec.concurrent.is_none_or(|most| job.counts.running <= most),
@@ -280,6 +297,7 @@ impl CellState {
             "only a pending exclusive task waits for its last incarnation",
             name,
         );
+        found.check(pending || !task.stopped, "only a pending task is stopped", name);
         let places: BTreeSet<_> = task.crashes.iter().map(|crash| crash.machine).collect();
         found.check(
             places.len() == task.crashes.len() && places.len() <= super::MAX_CRASHES,
@@ -289,8 +307,8 @@ impl CellState {
         match &task.state {
             TaskState::Pending { not_before, .. } => {
                 found.check(
-                    waiting == (not_before.0 == u64::MAX),
-                    "who waits for jobs is held",
+                    (waiting || task.stopped) == (not_before.0 == u64::MAX),
+                    "who waits for jobs or is stopped is held",
                     name,
                 );
             }
@@ -516,7 +534,9 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
-            self.quotas.charge(bare.charged_to(), &bare.charged(), bare.counts.alive());
+            for (owner, each) in bare.charges() {
+                self.quotas.charge(owner, &each, bare.counts.alive());
+            }
             if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
                 tenants.entry(key.clone()).or_default().insert(job.id);
             }

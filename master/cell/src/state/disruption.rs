@@ -67,10 +67,10 @@ impl Job {
         self.is_alloc_set() || (up && self.health(index, placement).serves())
     }
 
-    /// How many of its tasks are down: alive, and not serving.
+    /// How many of its tasks are down: alive, and not serving. Nobody waits for those that are stopped.
     #[must_use]
     pub fn down(&self) -> u32 {
-        self.counts.alive() - self.counts.serving
+        self.counts.alive() - self.counts.serving - self.counts.held
     }
 
     /// Whether one more of its tasks, which serves, may be taken down at a moment of cell time.

@@ -34,8 +34,10 @@ pub mod quota;
 pub mod requests;
 mod restored;
 pub mod runs;
+mod stops;
 mod tasks;
 mod turn;
+pub mod updates;
 mod versions;
 
 pub use access::Closed;
@@ -52,6 +54,7 @@ pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
+pub use updates::{Progress, Update, UpdateState};
 pub use versions::{
     FIRST_VERSION, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Version,
 };
@@ -174,11 +177,13 @@ pub enum Answer {
         /// Its name.
         key: JobKey,
     },
-    /// Tasks were killed.
+    /// Tasks were killed, stopped or started.
     Killed {
-        /// How many were alive before.
+        /// How many were not before.
         tasks: u32,
     },
+    /// The job has this version in force.
+    Version(u32),
     /// The machine was added or changed.
     Machine(MachineId),
     /// The master was invited, joins or leaves.

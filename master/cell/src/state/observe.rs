@@ -377,7 +377,7 @@ pub(crate) fn failures_within(placement: &Placement) -> u32 {
 }
 
 /// Whether a failure counts towards the retries of a batch task.
-fn is_own_fault(cause: &FailureCause) -> bool {
+pub(super) fn is_own_fault(cause: &FailureCause) -> bool {
     match cause {
         FailureCause::Exit { .. }
         | FailureCause::Signal { .. }

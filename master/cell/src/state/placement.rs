@@ -116,7 +116,7 @@ impl Turn<'_> {
             let asked = version.spec.asked();
             return Err(no_room(machine, Dimension::Ports, &machine.free(), &asked));
         }
-        let Some(incarnation) = self.state.next_incarnation(task) else {
+        let Some(incarnation) = self.state.next_incarnation(job, task) else {
             return Err(Rejection::NotPending { task: asked.task });
         };
         let devices = self.devices_for(version, machine, &victims)?;

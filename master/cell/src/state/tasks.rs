@@ -40,6 +40,8 @@ pub struct Task {
     pub lingers: bool,
     /// The version of its job that it runs, or is to run when it is placed next.
     pub version: u32,
+    /// Whether it is held back until somebody starts it.
+    pub stopped: bool,
 }
 
 /// A failure of a task on a machine.
@@ -72,6 +74,7 @@ impl Task {
             crashes: Vec::new(),
             lingers: false,
             version,
+            stopped: false,
         }
     }
 
@@ -130,13 +133,23 @@ impl TaskCounts {
         self.each(state, |count| *count += 1);
     }
 
+    /// A slot in that state is taken out.
+    pub(crate) fn forget(&mut self, state: &TaskState) {
+        self.subtract(state);
+    }
+
     fn subtract(&mut self, state: &TaskState) {
         self.each(state, |count| *count -= 1);
     }
 
     fn each(&mut self, state: &TaskState, change: impl Fn(&mut u32)) {
         match state {
-            TaskState::Pending { .. } => change(&mut self.pending),
+            TaskState::Pending { not_before, .. } => {
+                change(&mut self.pending);
+                if *not_before == super::stops::NEVER {
+                    change(&mut self.held);
+                }
+            }
             TaskState::Running(placement) => {
                 change(&mut self.running);
                 if matches!(placement.phase, Phase::Up { .. }) {
@@ -180,6 +193,7 @@ impl Turn<'_> {
         note(task);
         // What is over for good is not placed again, so nobody waits for its last incarnation.
         task.lingers &= !task.is_dead();
+        task.stopped &= !task.is_dead();
         let lingers = task.lingers;
         let died = task.is_dead() && !matches!(from, TaskState::Dead { .. });
         job.counts.subtract(&from);
@@ -204,6 +218,7 @@ impl Turn<'_> {
             self.state.pending.remove(&id);
         }
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
+        self.watch_update(id, &from, &change);
         self.emit(EventKind::TaskChanged { task: id, change, machine });
         if place_of(&from) != now_at || lingered {
             let last = self.state.task(id).and_then(|task| task.last_place);
