@@ -174,9 +174,9 @@ pub enum Rejection {
     #[error("{0}")]
     Privilege(Box<PrivilegeRejection>),
     #[error("{0}")]
-    Drain(Box<DrainRejection>),
-    #[error("{0}")]
     Update(Box<UpdateRejection>),
+    #[error("{0}")]
+    Drain(Box<DrainRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
@@ -296,8 +296,8 @@ impl Rejection {
             Self::Alloc(refused) => refused.code(),
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
-            Self::Drain(refused) => refused.code(),
             Self::Update(refused) => refused.code(),
+            Self::Drain(refused) => refused.code(),
         }
     }
 }

@@ -73,9 +73,9 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (user(by_user), Action::Kill { job, tasks })
         }
         6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
-        11 if b % 8 > 3 => drains(state, a, b, c),
         12 if a.is_multiple_of(16) => (master(a), Action::Advance),
         12 | 13 if a.is_multiple_of(2) => (user(by_user), update(state, a, b, c)),
+        11 if b % 8 > 3 => drains(state, a, b, c),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),

@@ -7,12 +7,12 @@
 //! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE] [budget=N|N%]
 //! place TASK MACHINE [over TASK ...]     up TASK     ended TASK [exit=N | port]
 //! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
-//! drain USER MACHINE[,..] within=MS [at-once=N] [force-with=N] REASON     undrain USER MACHINE[,..]
-//! end-maintenance USER NUMBER     advance     drains     restarted MACHINE BOOT     gone TASK INCARNATION
 //! healthy TASK     sick TASK     tick MS     tasks JOB     rollout JOB     versions JOB
 //! update USER JOB [command=X] [cpu=N] [priority=N] [label=X] [budget=N] [most=N] [canary=TASKS] [tasks=TASKS] [pause] [close]
 //! rollout USER JOB pause|resume|undo|close     rollback USER JOB N     scale USER JOB N     restart USER JOB
 //! stop USER JOB [TASKS]     start USER JOB [TASKS]
+//! drain USER MACHINE[,..] within=MS [at-once=N] [force-with=N] REASON     undrain USER MACHINE[,..]
+//! end-maintenance USER NUMBER     advance     drains     restarted MACHINE BOOT     gone TASK INCARNATION
 //! backup     restore SPARE_MS     found TASK INCARNATION MACHINE [PORT ...]     settle USER
 //! ```
 
@@ -274,47 +274,6 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
     Ok(String::new())
 }
 
-fn machines(names: &str) -> Vec<MachineName> {
-    names.split(',').map(|name| name.parse().unwrap()).collect()
-}
-
-fn drain(cell: &mut Cell, by: &str, names: &str, rest: &[&str]) -> Result<(), Rejection> {
-    let (said, reason): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.contains('='));
-    let said = options(&said);
-    let number = |key: &str| said.get(key).map(|value| value.parse().unwrap());
-    let action = Action::DrainMachines {
-        machines: machines(names),
-        reason: reason.join(" "),
-        within: Millis(said["within"].parse().unwrap()),
-        at_once: number("at-once"),
-        leaves: number("force-with"),
-    };
-    cell.apply(user(by), action).map(|_| ())
-}
-
-/// Machines that are drained, with what is left and why, and maintenances.
-fn drains(cell: &Cell) -> String {
-    let name = |task: TaskId| format!("{}/{}", cell.state.job(task.job).unwrap().key, task.index);
-    let mut out = String::new();
-    for machine in cell.state.draining() {
-        let drain = machine.drain.as_ref().unwrap();
-        let how = if drain.empty_since.is_some() { "empty" } else { "draining" };
-        let (moved, forced) = (drain.moved, drain.forced);
-        out += &format!("{} {how}, {moved} moved, {forced} forced\n", machine.name);
-        for task in cell.state.leaving(machine) {
-            let waits = cell.state.stays_for(task, cell.now);
-            out += &format!("  {} waits for: {waits}\n", name(task));
-        }
-    }
-    for one in cell.state.maintenances() {
-        let out_now: Vec<_> = cell.state.out_for(one.number).map(|m| m.name.to_string()).collect();
-        let (number, left, done) = (one.number, one.left.len(), one.done);
-        let names = out_now.join(", ");
-        out += &format!("maintenance {number}: {names} out, {left} left, {done} done\n");
-    }
-    out
-}
-
 fn health(cell: &mut Cell, task: &str, health: Health) {
     let id = incarnation(cell, task);
     cell.observe(Observation::TaskHealth { id, health });
@@ -405,6 +364,47 @@ fn versions(cell: &Cell, job: &str) -> String {
         format!("{} by {}, {tasks} tasks: {}\n", version.number, version.by, words.join("; "))
     };
     job.versions().map(line).collect()
+}
+
+fn machines(names: &str) -> Vec<MachineName> {
+    names.split(',').map(|name| name.parse().unwrap()).collect()
+}
+
+fn drain(cell: &mut Cell, by: &str, names: &str, rest: &[&str]) -> Result<(), Rejection> {
+    let (said, reason): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.contains('='));
+    let said = options(&said);
+    let number = |key: &str| said.get(key).map(|value| value.parse().unwrap());
+    let action = Action::DrainMachines {
+        machines: machines(names),
+        reason: reason.join(" "),
+        within: Millis(said["within"].parse().unwrap()),
+        at_once: number("at-once"),
+        leaves: number("force-with"),
+    };
+    cell.apply(user(by), action).map(|_| ())
+}
+
+/// Machines that are drained, with what is left and why, and maintenances.
+fn drains(cell: &Cell) -> String {
+    let name = |task: TaskId| format!("{}/{}", cell.state.job(task.job).unwrap().key, task.index);
+    let mut out = String::new();
+    for machine in cell.state.draining() {
+        let drain = machine.drain.as_ref().unwrap();
+        let how = if drain.empty_since.is_some() { "empty" } else { "draining" };
+        let (moved, forced) = (drain.moved, drain.forced);
+        out += &format!("{} {how}, {moved} moved, {forced} forced\n", machine.name);
+        for task in cell.state.leaving(machine) {
+            let waits = cell.state.stays_for(task, cell.now);
+            out += &format!("  {} waits for: {waits}\n", name(task));
+        }
+    }
+    for one in cell.state.maintenances() {
+        let out_now: Vec<_> = cell.state.out_for(one.number).map(|m| m.name.to_string()).collect();
+        let (number, left, done) = (one.number, one.left.len(), one.done);
+        let names = out_now.join(", ");
+        out += &format!("maintenance {number}: {names} out, {left} left, {done} done\n");
+    }
+    out
 }
 
 fn set_quota(

@@ -1,4 +1,4 @@
-//! No job loses more of its tasks on purpose than its disruption budget says, by updates, drains and preemption
+//! No job loses more of its tasks on purpose than its disruption budget says, by drains, updates and preemption
 //! together (I18).
 //!
 //! Follows who serves by the events alone, and counts for each task that is pushed out on purpose how many of
@@ -9,7 +9,7 @@ use borg_cell::event::{AccessChange, Event, EventKind, TaskChange};
 use borg_cell::state::{CellState, Job, OVERDUE};
 use borg_proto::command::SERVICES_SINCE;
 use borg_proto::task::{EvictCause, Phase};
-use borg_proto::{JobId, MachineId, Millis, TaskId, TaskName, TaskState};
+use borg_proto::{JobId, JobSpec, MachineId, Millis, TaskId, TaskName, TaskState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What is known of a job.
@@ -17,12 +17,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 struct Known {
     serving: BTreeSet<u32>,
     dead: BTreeSet<u32>,
-    /// Stopped until somebody starts them.
+    /// Stopped until somebody starts them: nobody waits for these.
     held: BTreeSet<u32>,
     /// When its tasks were pushed out on purpose while they served.
     disrupted: VecDeque<Millis>,
-    /// Whether it may have had another size or budget when an event was made than it has by now.
-    changed: bool,
+    /// Whether it may have had another size when an event was made than it has by now.
+    resized: bool,
 }
 
 /// Who serves, who waits and what is drained, by the events alone.
@@ -117,9 +117,15 @@ impl Disruptions {
                     self.waits.insert(task, event.at);
                 }
             }
-            EventKind::AllocsResized(job) | EventKind::JobUpdated { job, .. } => {
-                self.jobs.entry(*job).or_default().changed = true;
+            EventKind::JobUpdated { job, .. } => {
+                // It may have more tasks than before.
+                for (task, found) in state.tasks_of(*job) {
+                    if matches!(found.state, TaskState::Pending { .. }) {
+                        self.waits.entry(task).or_insert(event.at);
+                    }
+                }
             }
+            EventKind::AllocsResized(job) => self.jobs.entry(*job).or_default().resized = true,
             EventKind::JobForgotten(job, _) => {
                 self.jobs.remove(job);
                 self.waits.retain(|task, _| task.job != *job);
@@ -147,13 +153,13 @@ impl Disruptions {
             TaskChange::Health(health) => health.serves(),
             TaskChange::Address(_)
             | TaskChange::Released
-            | TaskChange::Gone { .. }
-            | TaskChange::Updated { .. } => known.serving.contains(&task.index),
+            | TaskChange::Updated { .. }
+            | TaskChange::Gone { .. } => known.serving.contains(&task.index),
             TaskChange::BackOff { .. }
+            | TaskChange::Stopped { .. }
             | TaskChange::Evicted(_)
             | TaskChange::Failed { .. }
             | TaskChange::Finished
-            | TaskChange::Stopped { .. }
             | TaskChange::Killed { .. }
             | TaskChange::DependencyFailed { .. } => false,
         };
@@ -162,19 +168,24 @@ impl Disruptions {
         } else {
             known.serving.remove(&task.index);
         }
+        let stops = matches!(
+            change,
+            TaskChange::Stopped { .. } | TaskChange::Evicted(EvictCause::Stopped { .. })
+        );
+        let starts = matches!(change, TaskChange::Released | TaskChange::Placed { .. });
+        if stops {
+            known.held.insert(task.index);
+        } else if starts {
+            known.held.remove(&task.index);
+        }
         match change {
-            TaskChange::Stopped { .. } | TaskChange::Evicted(EvictCause::Stopped { .. }) => {
-                known.held.insert(task.index);
-                self.waits.remove(&task);
-            }
             TaskChange::Evicted(_) | TaskChange::Released => {
-                known.held.remove(&task.index);
                 self.waits.insert(task, at);
             }
             TaskChange::Failed { again: Some(not_before), .. } => {
                 self.waits.insert(task, at.max(*not_before));
             }
-            TaskChange::Placed { .. } => {
+            TaskChange::Placed { .. } | TaskChange::Stopped { .. } => {
                 self.waits.remove(&task);
             }
             TaskChange::Failed { again: None, .. }
@@ -182,14 +193,13 @@ impl Disruptions {
             | TaskChange::Killed { .. }
             | TaskChange::DependencyFailed { .. } => {
                 self.waits.remove(&task);
-                known.held.remove(&task.index);
                 known.dead.insert(task.index);
             }
             TaskChange::Up { .. }
-            | TaskChange::Updated { .. }
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)
             | TaskChange::Address(_)
+            | TaskChange::Updated { .. }
             | TaskChange::Gone { .. } => {}
         }
     }
@@ -218,37 +228,48 @@ impl Disruptions {
                 since.is_some_and(|since| event.at.since(*since) >= OVERDUE)
             }
             EvictCause::Updated { .. } => false,
-            EvictCause::MachineDown
+            // Its owner's word needs no budget.
+            EvictCause::Stopped { .. }
+            | EvictCause::MachineDown
             | EvictCause::Shrunk
-            | EvictCause::Resized
-            | EvictCause::Stopped { .. } => return Ok(()),
+            | EvictCause::Resized => return Ok(()),
         };
         let Some(job) = state.job(task.job) else { return Ok(()) };
-        let Some(budget) = job.spec.effective_disruption() else { return Ok(()) };
         let known = self.jobs.entry(task.job).or_default();
-        let other = known.changed && state.applied() != event.index;
-        if !known.serving.contains(&task.index) || other {
+        if !known.serving.contains(&task.index) || known.resized {
             return Ok(());
         }
-        let gone = known.dead.union(&known.held).filter(|index| **index < job.spec.tasks).count();
-        let alive = job.spec.tasks.saturating_sub(u32::try_from(gone).unwrap_or(0));
-        let serving = u32::try_from(known.serving.len()).unwrap_or(u32::MAX);
-        let down = alive.saturating_sub(serving);
-        let (most, at) = (budget.most.of(job.spec.tasks), event.at);
+        let at = event.at;
+        let Some(budget) = job.spec.effective_disruption() else { return Ok(()) };
         let per = budget.rate.map_or(Millis(0), |rate| rate.per_ms);
         known.disrupted.retain(|old| at.since(*old) < per);
         let (lately, rate) = (known.disrupted.len(), budget.rate);
         if rate.is_some() {
             known.disrupted.push_back(at);
         }
+        // The state may have another version by now; within a millisecond either may have been in force.
+        let before = job.versions().filter(|version| version.at < at).last();
+        let in_force = before.into_iter().chain(job.versions().filter(|version| version.at == at));
+        let room = |spec: &JobSpec| {
+            let within = |indexes: &BTreeSet<u32>| indexes.range(..spec.tasks).count();
+            let most = spec.effective_disruption().map(|budget| budget.most.of(spec.tasks));
+            let out = known.dead.union(&known.held).copied().collect();
+            let alive = spec.tasks as usize - within(&out);
+            (alive.saturating_sub(within(&known.serving)), most)
+        };
+        let rooms: Vec<_> = in_force.map(|version| room(&version.spec)).collect();
+        let allowed =
+            |(down, most): &(usize, Option<u32>)| most.is_none_or(|most| *down < most as usize);
+        let fits = rooms.is_empty() || rooms.iter().any(allowed);
         if overruled || self.since.is_none_or(|since| event.index <= since) {
             return Ok(());
         }
         self.looked_at += 1;
         let name = format!("{}/{}", job.key, task.index);
-        if down >= most {
+        if !fits {
             return Err(format!(
-                "{name} is pushed out ({cause}) at entry {} while {down} of its job are down, most is {most}",
+                "{name} is pushed out ({cause}) at entry {} while so many of its job are down, and most is: \
+                 {rooms:?}",
                 event.index
             ));
         }

@@ -135,11 +135,6 @@ impl World {
                 | TaskChange::Killed { .. } => {}
             },
             EventKind::AllocsResized(_) => self.hit(Mark::AllocsResized),
-            EventKind::Maintenance { over, .. } => {
-                if *over {
-                    self.hit(Mark::MaintenanceOver);
-                }
-            }
             EventKind::JobUpdated { change, .. } => match change {
                 UpdateChange::Begun => self.hit(Mark::UpdateBegun),
                 UpdateChange::RollsBack => self.hit(Mark::UpdateRollsBack),
@@ -148,6 +143,11 @@ impl World {
                 UpdateChange::CanaryGood => self.hit(Mark::CanaryGood),
                 UpdateChange::Paused | UpdateChange::Resumed | UpdateChange::Closed => {}
             },
+            EventKind::Maintenance { over, .. } => {
+                if *over {
+                    self.hit(Mark::MaintenanceOver);
+                }
+            }
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);

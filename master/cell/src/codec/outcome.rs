@@ -202,8 +202,8 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::Alloc(refused) => allocs::refusal(refused),
         R::Package(refused) => packages::refusal(refused),
         R::Privilege(refused) => privileges::refusal(refused),
-        R::Drain(refused) => drains::refusal(refused),
         R::Update(refused) => updates::refusal(refused),
+        R::Drain(refused) => drains::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -307,8 +307,8 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
-        kind if drains::KINDS.contains(&kind) => drains::read(kind, &mut from)?.into(),
         kind if updates::KINDS.contains(&kind) => updates::read(kind, &mut from)?.into(),
+        kind if drains::KINDS.contains(&kind) => drains::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -526,8 +526,8 @@ mod tests {
         .chain(of_allocs().into_iter().map(R::from))
         .chain(of_packages().into_iter().map(R::from))
         .chain(of_privileges().into_iter().map(R::from))
-        .chain(of_drains().into_iter().map(R::from))
         .chain(of_updates().into_iter().map(R::from))
+        .chain(of_drains().into_iter().map(R::from))
         .collect()
     }
 
@@ -635,8 +635,8 @@ mod tests {
                 .chain(allocs::KINDS)
                 .chain(packages::KINDS)
                 .chain(privileges::KINDS)
-                .chain(drains::KINDS)
                 .chain(updates::KINDS)
+                .chain(drains::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );

@@ -3,8 +3,7 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
-use super::drains;
-use super::updates;
+use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
     Closed, Crash, FIRST_VERSION, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord,

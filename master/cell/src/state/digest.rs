@@ -123,9 +123,6 @@ impl Out {
                 self.numbers(&[31, id.0.into(), change]);
             }
             EventKind::PolicyChanged => self.number(32),
-            EventKind::Maintenance { number, over } => {
-                self.numbers(&[263, *number, u64::from(*over)]);
-            }
             EventKind::JobUpdated { job, change } => {
                 let change = match change {
                     UpdateChange::Begun => 1,
@@ -138,6 +135,9 @@ impl Out {
                     UpdateChange::Closed => 8,
                 };
                 self.numbers(&[240, job.0, change]);
+            }
+            EventKind::Maintenance { number, over } => {
+                self.numbers(&[263, *number, u64::from(*over)]);
             }
             EventKind::PackagePut(key) => {
                 self.number(110);
