@@ -248,7 +248,7 @@ impl Disruptions {
             known.disrupted.push_back(at);
         }
         // The state may have another version by now; within a millisecond either may have been in force.
-        let before = job.versions().filter(|version| version.at < at).last();
+        let before = job.versions().rfind(|version| version.at < at);
         let in_force = before.into_iter().chain(job.versions().filter(|version| version.at == at));
         let room = |spec: &JobSpec| {
             let within = |indexes: &BTreeSet<u32>| indexes.range(..spec.tasks).count();
