@@ -22,6 +22,7 @@
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+#![expect(clippy::print_stdout, reason = "TRACE=1 tells the story to whoever looks")]
 
 use borg_cell::state::Machine;
 use borg_proto::command::Action;
@@ -235,7 +236,7 @@ impl Scene {
                 other => panic!("no such count: {other}"),
             })
         };
-        self.pass(within, &is_so);
+        self.pass(within, is_so);
         if is_so(&self.world) { String::new() } else { format!("not within {within}\n") }
     }
 

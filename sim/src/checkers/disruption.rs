@@ -20,6 +20,8 @@ struct Known {
     /// Of a daemon: slots that a machine gave it, and those that lost theirs.
     given: BTreeSet<u32>,
     withdrawn: BTreeSet<u32>,
+    /// Stopped until somebody starts them: nobody waits for these.
+    held: BTreeSet<u32>,
     /// When its tasks were pushed out on purpose while they served.
     disrupted: VecDeque<Millis>,
     /// Whether it may have had another size when an event was made than it has by now.
@@ -52,6 +54,9 @@ impl Disruptions {
                 known.given.insert(id.index);
                 match &task.state {
                     TaskState::Pending { since, not_before } => {
+                        if task.is_stopped() {
+                            known.held.insert(id.index);
+                        }
                         all.waits.insert(id, (*since).max(*not_before));
                     }
                     TaskState::Running(placed) => {
@@ -173,6 +178,16 @@ impl Disruptions {
         } else {
             known.serving.remove(&task.index);
         }
+        let stops = matches!(
+            change,
+            TaskChange::Stopped { .. } | TaskChange::Evicted(EvictCause::Stopped { .. })
+        );
+        let starts = matches!(change, TaskChange::Released | TaskChange::Placed { .. });
+        if stops {
+            known.held.insert(task.index);
+        } else if starts {
+            known.held.remove(&task.index);
+        }
         match change {
             TaskChange::Evicted(_) | TaskChange::Released => {
                 self.waits.insert(task, at);
@@ -255,7 +270,7 @@ impl Disruptions {
             known.disrupted.push_back(at);
         }
         // The state may have another version by now; within a millisecond either may have been in force.
-        let before = job.versions().filter(|version| version.at < at).last();
+        let before = job.versions().rfind(|version| version.at < at);
         let in_force = before.into_iter().chain(job.versions().filter(|version| version.at == at));
         let room = |spec: &JobSpec| {
             let (slots, size) = if spec.kind.stands() {
@@ -266,7 +281,8 @@ impl Disruptions {
             let within = |indexes: &BTreeSet<u32>| indexes.range(..slots).count();
             let tasks = u32::try_from(size).unwrap_or(u32::MAX);
             let most = spec.effective_disruption().map(|budget| budget.most.of(tasks));
-            let alive = (size + known.withdrawn.len()).saturating_sub(within(&known.dead));
+            let out = known.dead.union(&known.held).copied().collect();
+            let alive = (size + known.withdrawn.len()).saturating_sub(within(&out));
             (alive.saturating_sub(within(&known.serving)), most)
         };
         let rooms: Vec<_> = in_force.map(|version| room(&version.spec)).collect();
