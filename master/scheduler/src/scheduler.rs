@@ -18,7 +18,7 @@ use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
-use borg_cell::event::{AccessChange, Event, EventKind, UpdateChange};
+use borg_cell::event::{AccessChange, Event, EventKind};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
 use borg_proto::command::Assignment;
 use borg_proto::task::{EvictCause, Placement};
@@ -229,17 +229,10 @@ impl Scheduler {
                 EventKind::AllocsResized(job) => {
                     resized.insert(*job);
                 }
-                EventKind::JobUpdated { job, change } => match change {
-                    // Tasks may have other versions, and more of them may be there.
-                    UpdateChange::Begun | UpdateChange::RollsBack | UpdateChange::Resumed => {
-                        resized.insert(*job);
-                    }
-                    UpdateChange::Paused
-                    | UpdateChange::CanaryGood
-                    | UpdateChange::Done
-                    | UpdateChange::RolledBack
-                    | UpdateChange::Closed => {}
-                },
+                EventKind::JobUpdated { job, change } if change.is_of_specification() => {
+                    resized.insert(*job);
+                }
+                EventKind::JobUpdated { .. } => {}
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::MastersChanged

@@ -12,8 +12,10 @@ use borg_proto::command::{Action, AllocSize, Assignment, Observation};
 use borg_proto::policy::Policy;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
+use borg_proto::update::{Revision, UpdateOptions};
 use borg_proto::{
-    FailureCause, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority, TaskId,
+    FailureCause, IndexSet, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis, Priority,
+    TaskId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,8 @@ pub(super) enum Op {
     Keep { pick: prop::sample::Index, users: usize },
     Close { pick: prop::sample::Index, closed: bool },
     Policy { named: Policy },
+    Update { pick: prop::sample::Index, cpu_milli: u64, last: u32 },
+    Scale { pick: prop::sample::Index, tasks: u32 },
 }
 
 pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
@@ -130,6 +134,9 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
         2 => (pick(), 0usize..4).prop_map(|(pick, users)| Op::Keep { pick, users }),
         2 => (pick(), any::<bool>()).prop_map(|(pick, closed)| Op::Close { pick, closed }),
         1 => prop::sample::select(&Policy::ALL[..]).prop_map(|named| Op::Policy { named }),
+        3 => (pick(), 1u64..9, 0u32..6)
+            .prop_map(|(pick, cpu, last)| Op::Update { pick, cpu_milli: cpu * 250, last }),
+        1 => (pick(), 1u32..6).prop_map(|(pick, tasks)| Op::Scale { pick, tasks }),
     ]
 }
 
@@ -137,6 +144,16 @@ fn an_alloc_set<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Jo
     let sets: Vec<&Job> =
         cell.state.jobs().filter(|job| job.is_alive() && job.is_alloc_set()).collect();
     (!sets.is_empty()).then(|| *pick.get(&sets))
+}
+
+/// A live job that an update may change as it likes: no alloc set, no gang.
+fn updatable<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Job> {
+    let jobs: Vec<&Job> = cell
+        .state
+        .jobs()
+        .filter(|job| job.is_alive() && !job.is_alloc_set() && !job.spec.gang)
+        .collect();
+    (!jobs.is_empty()).then(|| *pick.get(&jobs))
 }
 
 /// Does what an operation other than a pass says.
@@ -221,6 +238,21 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
         Op::Policy { named } => {
             let weights = BTreeMap::new();
             cell.user("admin", Action::SetPolicy { policy: Some(*named), weights });
+        }
+        Op::Update { pick, cpu_milli, last } => {
+            let Some(job) = updatable(cell, pick) else { return };
+            let spec = with(job.spec.as_ref().clone(), |task| task.limit.cpu_milli = *cpu_milli);
+            let tasks = IndexSet::of_ranges(vec![(0, (*last).min(spec.tasks - 1))]).ok();
+            let (job, to) = (job.key.clone(), Revision::Spec(Arc::new(spec)));
+            let options =
+                Box::new(UpdateOptions { tasks, close: true, ..UpdateOptions::default() });
+            cell.user("admin", Action::UpdateJob { job, to, options });
+        }
+        Op::Scale { pick, tasks } => {
+            let Some(job) = updatable(cell, pick) else { return };
+            let (job, to) = (job.key.clone(), Revision::Tasks(*tasks));
+            let options = Box::new(UpdateOptions { close: true, ..UpdateOptions::default() });
+            cell.user("admin", Action::UpdateJob { job, to, options });
         }
         Op::Wait { ms } => cell.now = cell.now + Millis(*ms),
     }

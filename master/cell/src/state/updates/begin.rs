@@ -205,7 +205,6 @@ impl Turn<'_> {
         let more = spec.tasks.saturating_sub(before.spec.tasks);
         self.amend(id, |job| {
             begin(job, &asked, at);
-            job.forget_versions();
             job.add_slots(more, at);
         });
         self.state.live_slots += u64::from(more);
