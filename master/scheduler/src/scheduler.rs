@@ -272,8 +272,9 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.at = now;
-        self.queue.wake(now);
+        // Who was stuck may be asleep after that, for a back-off that is over.
         self.wake_stuck();
+        self.queue.wake(now);
         for job in self.gangs.rested(now) {
             for (_, need) in self.needs.range(Cohort::all_of(job)) {
                 self.queue.wake_class(&need.class);

@@ -21,6 +21,9 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// The label of gangs.
+const GANG: &str = "gang";
+
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Submit { user: usize, spec: JobSpec },
@@ -60,7 +63,9 @@ pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
         |((tasks, priority, cpu, ram), kind, max, ports, gpu, together)| {
             let concurrent = (together == 0).then_some(max);
             let gang = (1..=2).contains(&together);
-            let spec = JobSpec { concurrent, gang, ..job(tasks, priority, cpu * 250, ram) };
+            // So that it is known of a twin too, which is none.
+            let labels = gang.then(|| (GANG.to_owned(), String::new())).into_iter().collect();
+            let spec = JobSpec { concurrent, gang, labels, ..job(tasks, priority, cpu * 250, ram) };
             with(spec, |task| {
                 let constraint = |attribute: &str, op, value: &str, soft| Constraint {
                     attribute: attribute.into(),
@@ -151,7 +156,8 @@ fn updatable<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Job> 
     let jobs: Vec<&Job> = cell
         .state
         .jobs()
-        .filter(|job| job.is_alive() && !job.is_alloc_set() && !job.spec.gang)
+        .filter(|job| job.is_alive() && !job.is_alloc_set())
+        .filter(|job| !job.spec.labels.contains_key(GANG))
         .collect();
     (!jobs.is_empty()).then(|| *pick.get(&jobs))
 }
