@@ -216,6 +216,32 @@ fn health_checks_caps_and_soft_memory_become_parts_of_the_task() {
 }
 
 #[test]
+fn a_budget_of_disruption_and_labels_of_tasks_become_parts_of_the_job() {
+    let text = job_with(
+        "tasks = 3, disruption = \"25%\", disruption_rate = \"5 in 1h\", task_labels = {\"0,2\": {\"ring\": \"a\"}}",
+    );
+    let job = serde_json::to_value(&accepted(&text)[0]).unwrap();
+    let rate = serde_json::json!({"tasks": 5, "per_ms": 3_600_000});
+    assert_eq!(job["disruption"], serde_json::json!({"most": "25%", "rate": rate}));
+    let labels = serde_json::json!([{"tasks": "0,2", "labels": {"ring": "a"}}]);
+    assert_eq!(job["task_labels"], labels);
+    let number = serde_json::to_value(&accepted(&job_with("disruption = 2"))[0]).unwrap();
+    assert_eq!(number["disruption"], serde_json::json!({"most": 2}));
+    for (wrong, says) in [
+        ("disruption = \"half\"", "job.disruption: \"half\" is neither a number of tasks, as in 3"),
+        ("disruption = -1", "job.disruption: \"-1\" is neither a number of tasks"),
+        ("disruption = \"101%\"", "disruption.most: 101 is outside 0 to 100"),
+        ("disruption_rate = \"often\"", "is not a number of tasks in a time, as in \"5 in 1h\""),
+        ("task_labels = {\"9\": {}}", "task_labels[0].tasks: 9 is no task of the job"),
+        ("task_labels = {\"x\": {}}", "is no index of a task, nor several of them"),
+        ("task_labels = {\"0\": 1}", "1 is not a dict of labels"),
+    ] {
+        let said = refused(&job_with(wrong));
+        assert!(said.contains(says), "{wrong}: {said}");
+    }
+}
+
+#[test]
 fn mistakes_are_answered_with_place_field_value_and_what_is_allowed() {
     let golden = [
         ("job(name = \n", "x.bcl:2:1: Parse error: unexpected new line, expected expression"),

@@ -79,7 +79,7 @@ pub(super) struct RollbackArgs {
     job: String,
     /// The version to go back to, see `history JOB`
     #[arg(value_name = "VERSION")]
-    version: u32,
+    back_to: u32,
     #[command(flatten)]
     how: HowArgs,
 }
@@ -187,7 +187,7 @@ pub(super) async fn rollback(
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
     let (options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
-    let (to, which) = (To::Version(args.version), args.how.which);
+    let (to, which) = (To::Version(args.back_to), args.how.which);
     ask(client, Asked { key, to, options, which, plan, watch }, out).await
 }
 

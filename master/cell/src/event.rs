@@ -148,6 +148,17 @@ pub enum UpdateChange {
     Closed,
 }
 
+impl UpdateChange {
+    /// Whether what tasks are told and ask for may be otherwise than before, and how many there are.
+    #[must_use]
+    pub const fn is_of_specification(self) -> bool {
+        match self {
+            Self::Begun | Self::RollsBack | Self::Resumed => true,
+            Self::Paused | Self::CanaryGood | Self::Done | Self::RolledBack | Self::Closed => false,
+        }
+    }
+}
+
 /// What changed of whose tasks may be placed on a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessChange {

@@ -244,10 +244,11 @@ impl Links {
                 }
                 EventKind::JobForgotten(id, _) => self.digests.forget(*id),
                 // What tasks are told of their job, and which version they run.
-                EventKind::JobUpdated { job, .. } => {
+                EventKind::JobUpdated { job, change } if change.is_of_specification() => {
                     let placed = state.tasks_of(*job).filter_map(|(_, task)| task.placement());
                     touched.extend(placed.map(|placement| placement.machine));
                 }
+                EventKind::JobUpdated { .. } => {}
                 EventKind::JobSubmitted(_)
                 | EventKind::CronChanged(_)
                 | EventKind::AllocsResized(_)

@@ -19,11 +19,12 @@ use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
 use borg_proto::resources::TASK_ADDRESS;
-use borg_proto::spec::{MemoryLimit, Spread};
+use borg_proto::spec::{MemoryLimit, Spread, TaskLabels};
 use borg_proto::task::RunEnd;
+use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
 use borg_proto::{
-    Band, CellName, FailureCause, Health, JobSpec, MachineId, MachineInfo, Millis, Priority,
-    Privilege, ReplicaId, Resources, TaskId,
+    Band, CellName, FailureCause, Health, IndexSet, JobSpec, MachineId, MachineInfo, Millis,
+    Priority, Privilege, ReplicaId, Resources, TaskId,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,6 +150,66 @@ fn kinds_of_jobs(cell: &mut Cell, machine: MachineId) {
     cell.kill("eve", "eve/slow", &[]).unwrap();
     let order = Action::OrderCron { job: "eve/report".parse().unwrap(), order: CronOrder::Pause };
     cell.apply(user("eve"), order).unwrap();
+    updates(cell, machine);
+}
+
+/// A job in the middle of an update, with a failure and a stopped task, and one that went back.
+fn updates(cell: &mut Cell, machine: MachineId) {
+    let mut spec = service("rolling", 4, 50, 4 << 20);
+    spec.disruption = Some(Disruption { most: Share::Tasks(2), rate: None });
+    spec.task_labels = vec![TaskLabels {
+        tasks: "0-1,3".parse().unwrap(),
+        labels: [("a".into(), "b".into())].into(),
+    }];
+    let job = cell.submit("eve", spec.clone());
+    for index in 0..4 {
+        let id = cell.place(job, index, machine).unwrap();
+        cell.up(id);
+    }
+    let update = |cell: &mut Cell, to: Revision, options: UpdateOptions| {
+        let job = "eve/rolling".parse().unwrap();
+        let action = Action::UpdateJob { job, to, options: Box::new(options) };
+        cell.apply(user("eve"), action).unwrap();
+    };
+    let steer = |cell: &mut Cell, verb: Steer| {
+        let job = "eve/rolling".parse().unwrap();
+        cell.apply(user("eve"), Action::SteerUpdate { job, verb }).unwrap();
+    };
+    update(cell, Revision::Tasks(3), UpdateOptions::default());
+    update(
+        cell,
+        Revision::Restart,
+        UpdateOptions { min_healthy_ms: Millis(0), ..UpdateOptions::default() },
+    );
+    steer(cell, Steer::Undo);
+    let tasks = || "1".parse::<IndexSet>().ok();
+    let job_key = || "eve/rolling".parse().unwrap();
+    cell.apply(user("eve"), Action::StopTasks { job: job_key(), tasks: tasks() }).unwrap();
+    for index in [0, 2] {
+        let task = TaskId { job, index };
+        if let Some(id) = cell.state.task(task).and_then(|found| found.running(task)) {
+            cell.up(id);
+        }
+    }
+    cell.wait(60_000);
+    cell.apply(master(), Action::Advance).unwrap();
+    let next = with_task(JobSpec { tasks: 3, task_labels: Vec::new(), ..spec }, |task| {
+        task.command.push("next".into());
+    });
+    let options = UpdateOptions {
+        canary: "0,2".parse().ok(),
+        order: Order::Listed(vec![2, 0]),
+        most: Some(Share::Percent(50)),
+        failures: 3,
+        on_failure: OnFailure::Pause,
+        ..UpdateOptions::default()
+    };
+    update(cell, Revision::Spec(Arc::new(next)), options);
+    let task = TaskId { job, index: 0 };
+    if let Some(id) = cell.state.task(task).and_then(|found| found.running(task)) {
+        cell.ended(id, Some(FailureCause::Exit { code: 3 }));
+    }
+    steer(cell, Steer::Pause);
 }
 
 /// What came with level 2 of entries.

@@ -9,13 +9,13 @@
 
 use crate::explain::{self, Explanation};
 use crate::machines::Machines;
-use crate::need::Need;
+use crate::need::{Cohort, Need};
 use crate::queue::NEVER;
 use crate::rooms::BLOCK;
 use crate::scheduler::Scheduler;
 use borg_cell::rejection::AllocRejection;
 use borg_proto::command::Assignment;
-use borg_proto::{MachineId, Millis, Resources, TaskId, TaskState};
+use borg_proto::{JobId, MachineId, Millis, Resources, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -93,10 +93,18 @@ impl Scheduler {
         }
     }
 
+    /// The alloc set in which a job's tasks run, or that the job is; also of tasks that are no more.
+    fn set_of(&self, job: JobId) -> Option<JobId> {
+        if let Some((_, need)) = self.needs.range(Cohort::all_of(job)).next() {
+            return need.alloc_set.or(need.is_alloc.then_some(job));
+        }
+        let found = self.state.job(job)?;
+        self.state.alloc_set_of(found).map(|set| set.id).or(found.is_alloc_set().then_some(job))
+    }
+
     /// A task changed: if it is an alloc or in one, others may go there now, or no longer.
     pub(crate) fn settle_neighbours(&mut self, task: TaskId) {
-        let Some(need) = self.need_of(task) else { return };
-        let Some(set) = need.alloc_set.or(need.is_alloc.then_some(task.job)) else { return };
+        let Some(set) = self.set_of(task.job) else { return };
         let alloc = TaskId { job: set, index: task.index };
         let neighbours: Vec<TaskId> =
             self.state.belonging_in(alloc).map(|(id, _)| id).filter(|id| *id != task).collect();

@@ -20,7 +20,7 @@ use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
-use borg_cell::event::{AccessChange, Event, EventKind, UpdateChange};
+use borg_cell::event::{AccessChange, Event, EventKind};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
 use borg_proto::command::Assignment;
 use borg_proto::task::{EvictCause, Placement};
@@ -236,17 +236,10 @@ impl Scheduler {
                 EventKind::AllocsResized(job) => {
                     resized.insert(*job);
                 }
-                EventKind::JobUpdated { job, change } => match change {
-                    // Tasks may have other versions, and more of them may be there.
-                    UpdateChange::Begun | UpdateChange::RollsBack | UpdateChange::Resumed => {
-                        resized.insert(*job);
-                    }
-                    UpdateChange::Paused
-                    | UpdateChange::CanaryGood
-                    | UpdateChange::Done
-                    | UpdateChange::RolledBack
-                    | UpdateChange::Closed => {}
-                },
+                EventKind::JobUpdated { job, change } if change.is_of_specification() => {
+                    resized.insert(*job);
+                }
+                EventKind::JobUpdated { .. } => {}
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::CronChanged(_)
@@ -293,10 +286,11 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.at = now;
-        self.queue.wake(now);
+        // Who was stuck may be asleep after that, for a back-off that is over.
         self.wake_stuck();
         self.wake_overdue(now);
         self.settle_rates();
+        self.queue.wake(now);
         for job in self.gangs.rested(now) {
             for (_, need) in self.needs.range(Cohort::all_of(job)) {
                 self.queue.wake_class(&need.class);

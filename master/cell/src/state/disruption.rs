@@ -184,6 +184,8 @@ impl Turn<'_> {
     pub(super) fn begin_noting_service(&mut self) {
         let ids: Vec<_> = self.state.jobs.keys().copied().collect();
         for id in ids {
+            // An update may have waited for it.
+            self.stir(id);
             let at = self.at;
             let job = self.job_mut(id);
             let serve = |(task, index): (&Arc<Task>, u32)| {

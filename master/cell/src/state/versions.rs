@@ -215,7 +215,9 @@ impl Turn<'_> {
             self.release_packages(id);
             self.refund_all(&before);
         }
-        change(self.job_mut(id));
+        let job = self.job_mut(id);
+        change(job);
+        job.forget_versions();
         let Some(after) = self.state.jobs.get(&id).cloned() else { return };
         if after.is_alive() {
             self.charge(&after);

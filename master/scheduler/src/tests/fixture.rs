@@ -119,8 +119,11 @@ impl Cell {
         self.state.job(id.job).unwrap().spec.priority
     }
 
-    pub(super) fn spec(&self, id: TaskId) -> &JobSpec {
-        &self.state.job(id.job).unwrap().spec
+    /// What a task asks for: what it takes is its version's to say, the rest the newest one's.
+    pub(super) fn spec(&self, id: TaskId) -> Arc<JobSpec> {
+        let job = self.state.job(id.job).unwrap();
+        let task = job.task_spec(id.index).clone();
+        Arc::new(JobSpec { task, ..job.spec.as_ref().clone() })
     }
 }
 

@@ -13,13 +13,17 @@ use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::policy::Policy;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
+use borg_proto::update::{Revision, UpdateOptions};
 use borg_proto::{
-    FailureCause, JobId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis, Priority,
-    Privilege, TaskId,
+    FailureCause, IndexSet, JobId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis,
+    Priority, Privilege, TaskId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The label of gangs.
+const GANG: &str = "gang";
 
 #[derive(Debug, Clone)]
 pub(super) enum Op {
@@ -39,6 +43,8 @@ pub(super) enum Op {
     Policy { named: Policy },
     Serve { pick: prop::sample::Index },
     Drain { pick: prop::sample::Index, drained: bool },
+    Update { pick: prop::sample::Index, cpu_milli: u64, last: u32 },
+    Scale { pick: prop::sample::Index, tasks: u32 },
 }
 
 pub(super) fn a_machine() -> impl Strategy<Value = MachineInfo> {
@@ -67,8 +73,10 @@ pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
                 7 => budget(Share::Percent(60), Some(Rate { tasks: max, per_ms: Millis(4_000) })),
                 _ => None,
             };
-            let spec =
-                JobSpec { concurrent, gang, disruption, ..job(tasks, priority, cpu * 250, ram) };
+            // So that it is known of a twin too, which is none.
+            let labels = gang.then(|| (GANG.to_owned(), String::new())).into_iter().collect();
+            let bare = job(tasks, priority, cpu * 250, ram);
+            let spec = JobSpec { concurrent, gang, labels, disruption, ..bare };
             with(spec, |task| {
                 let constraint = |attribute: &str, op, value: &str, soft| Constraint {
                     attribute: attribute.into(),
@@ -151,6 +159,9 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
         2 => (pick(), 0usize..4).prop_map(|(pick, users)| Op::Keep { pick, users }),
         2 => (pick(), any::<bool>()).prop_map(|(pick, closed)| Op::Close { pick, closed }),
         1 => prop::sample::select(&Policy::ALL[..]).prop_map(|named| Op::Policy { named }),
+        3 => (pick(), 1u64..9, 0u32..6)
+            .prop_map(|(pick, cpu, last)| Op::Update { pick, cpu_milli: cpu * 250, last }),
+        1 => (pick(), 1u32..6).prop_map(|(pick, tasks)| Op::Scale { pick, tasks }),
     ]
 }
 
@@ -158,6 +169,17 @@ fn an_alloc_set<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Jo
     let sets: Vec<&Job> =
         cell.state.jobs().filter(|job| job.is_alive() && job.is_alloc_set()).collect();
     (!sets.is_empty()).then(|| *pick.get(&sets))
+}
+
+/// A live job that an update may change as it likes: no alloc set, no gang.
+fn updatable<'a>(cell: &'a Cell, pick: &prop::sample::Index) -> Option<&'a Job> {
+    let jobs: Vec<&Job> = cell
+        .state
+        .jobs()
+        .filter(|job| job.is_alive() && !job.is_alloc_set())
+        .filter(|job| !job.spec.labels.contains_key(GANG))
+        .collect();
+    (!jobs.is_empty()).then(|| *pick.get(&jobs))
 }
 
 /// Does what an operation other than a pass says.
@@ -263,6 +285,21 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
         Op::Policy { named } => {
             let weights = BTreeMap::new();
             cell.user("admin", Action::SetPolicy { policy: Some(*named), weights });
+        }
+        Op::Update { pick, cpu_milli, last } => {
+            let Some(job) = updatable(cell, pick) else { return };
+            let spec = with(job.spec.as_ref().clone(), |task| task.limit.cpu_milli = *cpu_milli);
+            let tasks = IndexSet::of_ranges(vec![(0, (*last).min(spec.tasks - 1))]).ok();
+            let (job, to) = (job.key.clone(), Revision::Spec(Arc::new(spec)));
+            let options =
+                Box::new(UpdateOptions { tasks, close: true, ..UpdateOptions::default() });
+            cell.user("admin", Action::UpdateJob { job, to, options });
+        }
+        Op::Scale { pick, tasks } => {
+            let Some(job) = updatable(cell, pick) else { return };
+            let (job, to) = (job.key.clone(), Revision::Tasks(*tasks));
+            let options = Box::new(UpdateOptions { close: true, ..UpdateOptions::default() });
+            cell.user("admin", Action::UpdateJob { job, to, options });
         }
         Op::Wait { ms } => cell.now = cell.now + Millis(*ms),
     }

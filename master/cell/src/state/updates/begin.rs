@@ -206,7 +206,6 @@ impl Turn<'_> {
         let more = wanted.saturating_sub(there);
         self.amend(id, |job| {
             begin(job, &asked, at);
-            job.forget_versions();
             job.add_slots(more, at);
         });
         self.state.live_slots += u64::from(more);

@@ -92,10 +92,7 @@ impl Turn<'_> {
     /// It is good: what it came from is not kept for it any longer.
     pub(super) fn close_update(&mut self, id: JobId) {
         self.tell_update(id, UpdateChange::Closed);
-        self.amend(id, |job| {
-            job.update = None;
-            job.forget_versions();
-        });
+        self.amend(id, |job| job.update = None);
         self.stir(id);
     }
 
