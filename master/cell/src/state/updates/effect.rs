@@ -153,7 +153,7 @@ impl Turn<'_> {
         };
         let differences = before.spec.differences(&prepared.spec);
         let Prepared { spec, .. } = &prepared;
-        let tasks = spec.tasks;
+        let tasks = before.slots_under(spec);
         self.install(prepared);
         let Some(job) = self.state.job(before.id).cloned() else {
             return Err(Rejection::NoSuchJob { job: key.clone() });
