@@ -56,7 +56,7 @@ impl Rotations {
         if known.is_none_or(|known| !Arc::ptr_eq(&known.as_of, now)) {
             let turns = known.map_or([0; 3], |known| known.turns);
             let up = |index: &u32| serving(state, job, *index).is_some();
-            let tasks = (0..job.spec.tasks).filter(up).collect();
+            let tasks = (0..job.slots()).filter(up).collect();
             self.remember(job.id, Rotation { as_of: now.clone(), tasks, turns });
         }
         self.jobs.get_mut(&job.id)

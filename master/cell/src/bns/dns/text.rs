@@ -37,7 +37,7 @@ pub(super) fn of_job(job: &Job, in_service: usize) -> Vec<String> {
     vec![
         format!("job={}", job.key),
         format!("state={}", job.state()),
-        format!("tasks={}", job.spec.tasks),
+        format!("tasks={}", job.size()),
         format!("pending={}", counts.pending),
         format!("running={}", counts.running),
         format!("in_service={in_service}"),
