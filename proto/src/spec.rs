@@ -166,6 +166,19 @@ pub struct TaskSpec {
     /// What of its isolation it does without. Its user must hold each of these privileges.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub loosen: BTreeSet<Privilege>,
+    /// Whether what it holds and does not use may be lent to tasks that are not prod. If not, its user must
+    /// hold the privilege [`Reservation`](Privilege::Reservation).
+    #[serde(default = "lends", skip_serializing_if = "is_lent")]
+    pub reclaim: bool,
+}
+
+const fn lends() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_lent(reclaim: &bool) -> bool {
+    *reclaim
 }
 
 /// What a memory limit means (Autopilot paper, section 2.3).
@@ -443,6 +456,7 @@ impl JobSpec {
             ("task.image", task.image.is_some()),
             ("task.packages", !task.packages.is_empty()),
             ("task.loosen", !task.loosen.is_empty()),
+            ("task.reclaim", !task.reclaim),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
             ("concurrent", self.concurrent.is_some()),
@@ -485,6 +499,9 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
+        if !self.task.reclaim {
+            return crate::command::LENT_SINCE;
+        }
         if self.task.since_5() || self.task.image.is_some() || !self.task.packages.is_empty() {
             return 5;
         }

@@ -97,6 +97,7 @@ pub fn job(name: &str) -> JobBuilder {
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),

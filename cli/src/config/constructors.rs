@@ -359,6 +359,7 @@ fn build_alloc_set<'v>(
             packages: Vec::new(),
             network: Network::Host,
             loosen: BTreeSet::new(),
+            reclaim: true,
         }),
     };
     set.check()

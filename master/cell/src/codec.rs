@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// What every encoded state begins with.
 pub const MAGIC: [u8; 8] = *b"BORGCELL";
 /// Version of the format that this build writes. It reads all up to this one.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
 /// 1,500,000 tasks.
 pub const MAX_STATE_BYTES: u64 = 4 << 30;
@@ -138,6 +138,7 @@ impl From<&CellState> for pb::CheckpointState {
             runs: state.runs.iter().map(runs::write).collect(),
             runs_noted: state.runs.noted,
             privileges: state.privileges().map(privileges::write).collect(),
+            reclamation: state.reclamation.map(parts::reclamation),
         }
     }
 }
@@ -200,6 +201,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     quota::read(&mut state, message.quotas, &message.enforced)?;
     let policy = message.policy.as_ref().map(parts::read_policy).transpose();
     state.policy = policy.map_err(|e| e.within("policy"))?;
+    let reclamation = message.reclamation.as_ref().map(parts::read_reclamation).transpose();
+    state.reclamation = reclamation.map_err(|e| e.within("reclamation"))?;
     for (i, package) in message.packages.into_iter().enumerate() {
         let record =
             packages::read_record(package).map_err(|e| e.within(&format!("packages[{i}]")))?;

@@ -250,6 +250,7 @@ impl Links {
                 | EventKind::QuotaChanged(_)
                 | EventKind::MachineAccess(..)
                 | EventKind::PolicyChanged
+                | EventKind::ReclamationChanged
                 | EventKind::PackagePut(_)
                 | EventKind::PackageRemoved(_)
                 | EventKind::PrivilegeChanged { .. }

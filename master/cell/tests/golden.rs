@@ -224,11 +224,7 @@ fn at_once(cell: &mut Cell, machine: MachineId) {
     let gang = JobSpec { gang: true, ..batch("gang", 2, 10, 4 << 20) };
     let gang = cell.submit("bob", gang);
     cell.place(gang, 0, machine).unwrap_err();
-    let to = |index, machine| Assignment {
-        task: TaskId { job: gang, index },
-        machine,
-        victims: Vec::new(),
-    };
+    let to = |index, machine| Assignment::new(TaskId { job: gang, index }, machine);
     for last in [MachineId(99), machine] {
         let assignments = vec![to(0, machine), to(1, last)];
         cell.apply(master(), Action::Place { assignments }).unwrap();

@@ -250,7 +250,10 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     if hostile {
         victims.push(IncarnationId { task: stranger, number: 1 });
     }
-    Assignment { task, machine, victims }
+    // Leaders believe what they like.
+    let all = Amounts::from(&pick(&machines, c).map(|m| m.used.clone()).unwrap_or_default());
+    let lent = if b.is_multiple_of(2) { all.percent(u32::from(a) * 2) } else { Amounts::default() };
+    Assignment { task, machine, victims, lent }
 }
 
 /// What a machine tells of a run, in cells that may hear of it.

@@ -11,6 +11,7 @@ use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
 use super::privilege;
 use super::quota;
+use super::reclamation;
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
 };
@@ -203,6 +204,9 @@ impl From<&Action> for PbAction {
             Action::SetPolicy { policy, weights } => {
                 Self::SetPolicy(policy::write(*policy, weights))
             }
+            Action::SetReclamation { named, numbers } => {
+                Self::SetReclamation(reclamation::write(*named, numbers))
+            }
             Action::KeepMachines { machines, users } => {
                 Self::KeepMachines(access::write_keep(machines, users))
             }
@@ -272,6 +276,7 @@ impl TryFrom<PbAction> for Action {
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
             PbAction::ResizeAllocs(resize) => resize_allocs(&resize).at("resize_allocs"),
             PbAction::SetPolicy(set) => policy::set(&set).at("set_policy"),
+            PbAction::SetReclamation(set) => reclamation::set(&set).at("set_reclamation"),
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
             PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
             PbAction::OpenMachines(open) => access::open(open).at("open_machines"),
@@ -362,6 +367,7 @@ impl From<&Assignment> for pb::Assignment {
             index: a.task.index,
             machine: a.machine.0,
             victims: a.victims.iter().map(Into::into).collect(),
+            lent: reclamation::write_amounts(a.lent),
         }
     }
 }
@@ -373,6 +379,7 @@ impl TryFrom<pb::Assignment> for Assignment {
             task: task_id(a.job, a.index)?,
             machine: MachineId(a.machine),
             victims: each("victims", a.victims, MAX_TASKS_PER_MACHINE, IncarnationId::try_from)?,
+            lent: reclamation::read_amounts(a.lent).at("lent")?,
         })
     }
 }
@@ -437,6 +444,9 @@ impl From<&Observation> for pb::Observation {
                 id: Some(id.into()),
                 health: pb::Health::from(*health).into(),
             }),
+            Observation::TaskReclaimed { id } => {
+                seen::Kind::TaskReclaimed(seen::TaskReclaimed { id: Some(id.into()) })
+            }
             Observation::TaskAddress { id, address } => {
                 seen::Kind::TaskAddress(seen::TaskAddress {
                     id: Some(id.into()),
@@ -493,6 +503,9 @@ impl TryFrom<pb::Observation> for Observation {
                 id: incarnation("id", id)?,
                 health: read_health("health", health)?,
             },
+            seen::Kind::TaskReclaimed(seen::TaskReclaimed { id }) => {
+                Self::TaskReclaimed { id: incarnation("id", id)? }
+            }
             seen::Kind::TaskAddress(seen::TaskAddress { id, address }) => Self::TaskAddress {
                 id: incarnation("id", id)?,
                 address: required("address", read_address(address))?,

@@ -220,6 +220,7 @@ impl Replica {
             | Action::EnforceQuota { .. }
             | Action::ResizeAllocs { .. }
             | Action::SetPolicy { .. }
+            | Action::SetReclamation { .. }
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }
             | Action::OpenMachines { .. }

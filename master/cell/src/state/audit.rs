@@ -8,6 +8,7 @@ use super::packages::{MAX_PACKAGES, named};
 use super::privileges::MAX_PRIVILEGES;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
+use borg_proto::command::LENT_SINCE;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::task::TaskState;
@@ -97,9 +98,17 @@ impl CellState {
             name,
         );
         let capacity = machine.info.as_ref().map(|info| info.capacity.clone()).unwrap_or_default();
-        found.check(machine.used.fits_in(&capacity), "capacity is never exceeded", || {
-            format!("{}: {:?} over {capacity:?}", machine.name, machine.used)
-        });
+        found.check(
+            machine.used_by_prod.fits_in(&capacity),
+            "prod never stands on lent room",
+            || format!("{}: {:?} over {capacity:?}", machine.name, machine.used_by_prod),
+        );
+        let lends = self.level >= LENT_SINCE;
+        found.check(
+            machine.is_sound(lends),
+            "capacity is never exceeded by more than is lent",
+            || format!("{}: {:?} over {capacity:?}", machine.name, machine.used),
+        );
         let told = machine.tasks.len() <= super::MAX_TASKS_ON_A_MACHINE as usize
             && machine.target_bytes <= super::MAX_TARGET_BYTES;
         found.check(told, "what a machine runs goes into one message", || {
@@ -298,6 +307,10 @@ impl CellState {
         let weights = self.policy.unwrap_or_default().weights;
         found.check(weights == weights.bounded(), "weights are within their bounds", || {
             format!("{weights:?}")
+        });
+        let numbers = self.reclaims().numbers;
+        found.check(numbers == numbers.bounded(), "what is lent is within its bounds", || {
+            format!("{numbers:?}")
         });
         for machine in self.machines() {
             let kept = machine.kept_for.as_ref();

@@ -118,6 +118,7 @@ impl Out {
                 self.numbers(&[31, id.0.into(), change]);
             }
             EventKind::PolicyChanged => self.number(32),
+            EventKind::ReclamationChanged => self.number(220),
             EventKind::PackagePut(key) => {
                 self.number(110);
                 self.text(key.to_string().as_bytes());
@@ -176,6 +177,7 @@ impl Out {
                     EvictCause::Drained => (3, ""),
                     EvictCause::Shrunk => (4, ""),
                     EvictCause::Resized => (5, ""),
+                    EvictCause::Reclaimed => (220, ""),
                 };
                 self.numbers(&[5, kind]);
                 self.text(by.as_bytes());

@@ -2,11 +2,11 @@
 //!
 //! Leaves what a machine reports to `observe` and what is put on it to `placement`.
 //!
-//! Invariant: `used`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
+//! Invariant: `used`, `used_by_prod`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
 //! on it.
 
 use super::turn::Turn;
-use super::{Answer, Closed};
+use super::{Answer, Closed, Job};
 use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
@@ -93,6 +93,8 @@ pub struct Machine {
     pub info: Option<Arc<MachineInfo>>,
     /// Sum of the limits (and port counts) of the tasks placed on it.
     pub used: Resources,
+    /// What of it is of prod.
+    pub used_by_prod: Resources,
     /// Sum of [`target_bytes`] of the tasks placed on it.
     pub target_bytes: u64,
     /// The tasks placed on it.
@@ -119,6 +121,7 @@ impl Machine {
             closed: None,
             info: None,
             used: Resources::default(),
+            used_by_prod: Resources::default(),
             target_bytes: 0,
             tasks: BTreeSet::new(),
             devices: Devices::default(),
@@ -131,6 +134,22 @@ impl Machine {
     #[must_use]
     pub fn free(&self) -> Resources {
         self.info.as_ref().map_or_else(Resources::default, |info| info.capacity.minus(&self.used))
+    }
+
+    /// Counts one task of the job less.
+    pub(super) fn gives_back(&mut self, job: &Job) {
+        self.used = self.used.minus(&job.spec.asked());
+        if job.priority().is_prod() {
+            self.used_by_prod = self.used_by_prod.minus(&job.spec.asked());
+        }
+    }
+
+    /// Counts one task of the job more.
+    pub(super) fn gives(&mut self, job: &Job) {
+        self.used = self.used.plus(&job.spec.asked());
+        if job.priority().is_prod() {
+            self.used_by_prod = self.used_by_prod.plus(&job.spec.asked());
+        }
     }
 
     /// The value of an attribute as `spread` sees it: the machine's name for `machine`, empty for

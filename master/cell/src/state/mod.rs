@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -26,6 +26,7 @@ mod placement;
 mod policy;
 pub mod privileges;
 pub mod quota;
+mod reclamation;
 pub mod requests;
 mod restored;
 pub mod runs;
@@ -47,6 +48,7 @@ use crate::rejection::Rejection;
 use crate::store::{Membership, Position};
 use borg_proto::command::{Command, RequestId};
 use borg_proto::policy::CellPolicy;
+use borg_proto::reclamation::Reclamation;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId,
     TaskId, UserName,
@@ -85,6 +87,8 @@ pub struct CellState {
     pub(crate) quotas: quota::Quotas,
     /// How the scheduler chooses; `None` while nobody said anything.
     pub(crate) policy: Option<CellPolicy>,
+    /// How much is lent of what tasks hold; `None` while nobody said anything.
+    pub(crate) reclamation: Option<Reclamation>,
     /// How runs of tasks ended.
     pub(crate) runs: runs::Runs,
     /// What tasks may bring along.
@@ -188,6 +192,7 @@ impl CellState {
             downs: Vector::new(),
             quotas: quota::Quotas::default(),
             policy: None,
+            reclamation: None,
             runs: runs::Runs::default(),
             packages: packages::Packages::default(),
             privileges: OrdMap::new(),

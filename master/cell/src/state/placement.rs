@@ -2,9 +2,9 @@
 //!
 //! A scheduler decided on a copy of the state that may be old by now; the order of the log says
 //! who wins. Each assignment of an entry stands or falls by itself, those of a gang together (`gang`).
-//! Room is the sum of limits.
+//! Room is what limits leave, and what the entry says is lent (`reclamation`).
 //!
-//! Invariant: after any assignment every machine holds at most its capacity, and no more tasks than
+//! Invariant: after any assignment the limits of prod on every machine are within its capacity, and no more tasks than
 //! it can be told of in one message, and each of its ports is handed out once.
 
 use super::turn::Turn;
@@ -16,6 +16,7 @@ use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{Health, IncarnationId, Millis, Resources, TaskId};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
@@ -82,7 +83,7 @@ impl Turn<'_> {
         };
         check_machine(job, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
-        let victims = self.make_room(job, machine, &asked.victims)?;
+        let victims = self.make_room(job, machine, asked)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
             freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
@@ -130,14 +131,16 @@ impl Turn<'_> {
         &self,
         job: &Job,
         machine: &Machine,
-        victims: &[IncarnationId],
+        decided: &Assignment,
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = job.spec.asked();
-        let mut free = machine.free();
+        let mut left = Cow::Borrowed(machine);
+        let room =
+            |left: &Machine| self.state.room_on(left, job.priority().is_prod(), decided.lent);
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
-        for victim in victims {
-            if asked.fits_in(&free)
+        for victim in &decided.victims {
+            if asked.fits_in(&room(&left))
                 && there.check(job, machine).is_ok()
                 && self.devices_for(job, machine, &chosen).is_ok()
             {
@@ -158,11 +161,12 @@ impl Turn<'_> {
                 });
             }
             if !chosen.contains(&id) {
-                free = free.plus(&theirs.spec.asked());
+                left.to_mut().gives_back(theirs);
                 there.leaves(theirs);
                 chosen.push(id);
             }
         }
+        let free = room(&left);
         match asked.shortest(&free) {
             None => there.check(job, machine).map(|()| chosen),
             Some(short) => Err(no_room(machine, short, &free, &asked)),
@@ -473,8 +477,7 @@ mod tests {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 100_000, 1 << 40);
         let job = cell.submit("ann", batch("many", 1_001, 1, 4 * MIB));
-        let place =
-            |index| Assignment { task: TaskId { job, index }, machine, victims: Vec::new() };
+        let place = |index| Assignment::new(TaskId { job, index }, machine);
         let assignments = (0..1_000).map(place).collect();
         cell.apply(master(), Action::Place { assignments }).unwrap();
         assert_eq!(

@@ -266,7 +266,7 @@ impl Turn<'_> {
     pub(super) fn leave(&mut self, id: TaskId, from: &TaskState) {
         let TaskState::Running(placement) = from else { return };
         let (job, machine) = self.pair(id, placement.machine);
-        machine.used = machine.used.minus(&job.spec.asked());
+        machine.gives_back(job);
         machine.target_bytes -= job.target_bytes;
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
@@ -303,7 +303,7 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
-    machine.used = machine.used.plus(&job.spec.asked());
+    machine.gives(job);
     machine.target_bytes += job.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(placement.machine_ports());

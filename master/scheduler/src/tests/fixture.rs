@@ -172,6 +172,7 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
             packages: Vec::new(),
             network: borg_proto::Network::Host,
             loosen: BTreeSet::new(),
+            reclaim: true,
         }),
         after: Vec::new(),
         retries: 3,
