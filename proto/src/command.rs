@@ -247,6 +247,8 @@ pub enum Action {
         /// Which.
         privilege: Privilege,
     },
+    /// What was to happen by now happens: see [`SERVICES_SINCE`]. Proposed by the leader when that time has come.
+    Advance,
     /// Decisions of a scheduler. Each is accepted or refused by itself.
     Place {
         /// In the order decided.
@@ -266,8 +268,10 @@ pub const LEVEL: u32 = 6;
 
 /// The level of entries that tells how runs ended came with.
 pub const RUN_ENDS_SINCE: u32 = 5;
-/// The level of entries that lending what tasks hold and do not use came with.
-pub const LENT_SINCE: u32 = 6;
+
+/// The level of entries from which on the state notes since when tasks serve, has budgets of disruption
+/// and does by itself what was to happen at a time.
+pub const SERVICES_SINCE: u32 = 6;
 
 impl Action {
     /// The level of entries that this action came with.
@@ -293,12 +297,13 @@ impl Action {
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
             Self::SetReclamation { .. }
             | Self::GrantPrivilege { privilege: Privilege::Reservation, .. }
-            | Self::RevokePrivilege { privilege: Privilege::Reservation, .. } => LENT_SINCE,
+            | Self::RevokePrivilege { privilege: Privilege::Reservation, .. } => SERVICES_SINCE,
             Self::PutPackage { .. }
             | Self::RemovePackage { .. }
             | Self::GrantPrivilege { .. }
             | Self::RevokePrivilege { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
+            Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }
             | Self::CloseMachines { .. }
@@ -319,7 +324,7 @@ impl Observation {
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
             Self::TaskHealth { .. } | Self::TaskAddress { .. } => 5,
-            Self::TaskReclaimed { .. } => LENT_SINCE,
+            Self::TaskReclaimed { .. } => SERVICES_SINCE,
             Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
@@ -335,7 +340,7 @@ pub struct Assignment {
     /// Incarnations on that machine that must go first.
     pub victims: Vec<IncarnationId>,
     /// What the tasks that stay on the machine hold and do not need, as the leader believed when it decided.
-    /// Nothing when the decision stands on free room alone, and always in cells below [`LENT_SINCE`].
+    /// Nothing when the decision stands on free room alone, and always in cells below [`SERVICES_SINCE`].
     pub lent: Amounts,
 }
 
@@ -347,7 +352,7 @@ impl Assignment {
     }
 
     fn level(&self) -> u32 {
-        if self.lent.is_nothing() { 1 } else { LENT_SINCE }
+        if self.lent.is_nothing() { 1 } else { SERVICES_SINCE }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Values of the environment are not told: people keep secrets there, and what is told here ends in
 //! the logs of build machines.
 
+use crate::disruption::Disruption;
 use crate::names::shorten;
 use crate::spec::{JobSpec, TaskSpec};
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ impl JobSpec {
             concurrent,
             alloc_set,
             labels,
+            disruption: _,
         } = self;
         let mut found = Found::default();
         found.shown("name", name, &new.name);
@@ -56,6 +58,11 @@ impl JobSpec {
         found.maybe("concurrent", concurrent.as_ref(), new.concurrent.as_ref());
         found.maybe("alloc_set", alloc_set.as_ref(), new.alloc_set.as_ref());
         found.pairs("labels", labels, &new.labels, false);
+        let (budget, wanted) = (self.effective_disruption(), new.effective_disruption());
+        let most = |budget: Option<Disruption>| budget.map(|budget| budget.most);
+        found.maybe("disruption.most", most(budget).as_ref(), most(wanted).as_ref());
+        let rate = |budget: Option<Disruption>| budget.and_then(|budget| budget.rate);
+        found.maybe("disruption.rate", rate(budget).as_ref(), rate(wanted).as_ref());
         found.task(task, &new.task);
         found.0
     }

@@ -18,6 +18,7 @@ pub mod blobs;
 pub mod causes;
 pub mod command;
 pub mod difference;
+pub mod disruption;
 pub mod health;
 pub mod identity;
 #[cfg(feature = "layers")]

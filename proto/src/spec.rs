@@ -3,6 +3,7 @@
 //! The same types are the JSON form that `borgctl submit` takes, so unknown fields are errors.
 //! [`JobSpec::check`] holds every bound; a master and `borgctl` call the same one.
 
+use crate::disruption::Disruption;
 use crate::health::HealthCheck;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
 use crate::network::Network;
@@ -103,6 +104,9 @@ pub struct JobSpec {
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// How much of it the cell may disturb at once; `None`: see [`JobSpec::effective_disruption`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Disruption>,
 }
 
 const fn one() -> u32 {
@@ -409,6 +413,7 @@ impl JobSpec {
             check_range("concurrent", most.into(), 1, MAX_TASKS.into())?;
         }
         self.check_gang()?;
+        self.disruption.map_or(Ok(()), |budget| budget.check())?;
         check_pairs("labels", &self.labels)?;
         if self.kind == JobKind::AllocSet {
             self.check_alloc_set()?;
@@ -499,8 +504,8 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
-        if !self.task.reclaim {
-            return crate::command::LENT_SINCE;
+        if self.disruption.is_some() || !self.task.reclaim {
+            return 6;
         }
         if self.task.since_5() || self.task.image.is_some() || !self.task.packages.is_empty() {
             return 5;

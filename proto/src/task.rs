@@ -62,6 +62,9 @@ pub struct Placement {
     /// The address of its own that its process has, as its machine last said; only with a network of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// Since when it serves, in cell time: its process runs and is healthy, if that is checked. `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves_since: Option<Millis>,
 }
 
 impl Placement {

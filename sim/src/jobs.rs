@@ -113,6 +113,7 @@ pub fn job(name: &str) -> JobBuilder {
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     };
     JobBuilder { spec, task }
 }

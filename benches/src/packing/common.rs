@@ -192,6 +192,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     })
 }
 

@@ -322,6 +322,7 @@ fn job_spec(
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     };
     spec.check()?;
     Ok(spec)

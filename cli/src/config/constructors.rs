@@ -313,6 +313,7 @@ fn build_job<'v>(
         gang: fields.flag("gang")?,
         concurrent: fields.whole("concurrent", 1, MAX_TASKS)?,
         labels: fields.pairs("labels")?,
+        disruption: None,
         task: Arc::new(the_task(session, fields, heap)?),
     };
     job.check()
@@ -343,6 +344,7 @@ fn build_alloc_set<'v>(
         concurrent: None,
         alloc_set: None,
         labels: fields.pairs("labels")?,
+        disruption: None,
         task: Arc::new(TaskSpec {
             command: Vec::new(),
             env: BTreeMap::new(),

@@ -299,6 +299,7 @@ fn job(
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     }
 }
 

@@ -88,10 +88,18 @@ impl OwnedBatch {
 /// Who proposed an entry, and so who hears how it went.
 #[derive(Debug)]
 pub(crate) enum Origin {
-    Client { token: u64 },
-    Scheduler { tasks: Vec<TaskId> },
-    Links { machines: Vec<MachineId> },
+    Client {
+        token: u64,
+    },
+    Scheduler {
+        tasks: Vec<TaskId>,
+    },
+    Links {
+        machines: Vec<MachineId>,
+    },
     Leader,
+    /// What was to happen at a time that has come.
+    Alarms,
 }
 
 /// How a proposed entry went.

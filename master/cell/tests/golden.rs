@@ -10,6 +10,7 @@ use borg_cell::fixture::{Cell, alloc_set, batch, master, service, user, with_tas
 use borg_cell::state::CellState;
 use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Command, Observation, Principal};
+use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
@@ -62,7 +63,20 @@ fn everything() -> Cell {
     since_level_3(&mut cell);
     since_level_4(&mut cell, one);
     since_level_5(&mut cell, one);
+    since_level_6(&mut cell, one);
     cell
+}
+
+/// What came with level 6 of entries.
+fn since_level_6(cell: &mut Cell, machine: MachineId) {
+    cell.apply(master(), Action::RaiseLevel { level: 6 }).unwrap();
+    cell.apply(master(), Action::Advance).unwrap();
+    let mut low = batch("low", 2, 100, 4 << 20);
+    let rate = Some(Rate { tasks: 2, per_ms: Millis(60_000) });
+    low.disruption = Some(Disruption { most: Share::Percent(50), rate });
+    let low = cell.submit("eve", low);
+    let victim = cell.place(low, 0, machine).unwrap();
+    cell.up(victim);
 }
 
 /// What came with level 2 of entries.

@@ -11,6 +11,7 @@ use borg_proto::command::{
 };
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
+use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::spec::Spread;
 use borg_proto::task::RunEnd;
 use borg_proto::{
@@ -91,6 +92,10 @@ fn choice(a: u8, b: u8, c: u8) -> Action {
     let users = ["ann", "bob", "admin"][..usize::from(c % 4).min(3)].iter();
     match a / 4 % 4 {
         0 => Action::OpenMachines { machines: machines() },
+        1 if b.is_multiple_of(2) => Action::SetReclamation {
+            named: NumberSet::ALL.get(usize::from(c % 5)).copied(),
+            numbers: [(Number::Most, 100 + u32::from(a))].into(),
+        },
         1 => Action::CloseMachines { machines: machines(), reason: format!("reason {c}") },
         2 => Action::SetPolicy {
             policy: Policy::ALL.get(usize::from(b % 4)).copied(),
@@ -320,6 +325,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             let lingering: Vec<IncarnationId> = state.lingering().map(|(_, id)| id).collect();
             Observation::TaskGone { id: pick(&lingering, b).unwrap_or(id) }
         }
+        6 if c.is_multiple_of(2) => Observation::TaskReclaimed { id },
         _ => Observation::TaskEnded {
             id,
             at: Millis(0),

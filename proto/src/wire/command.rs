@@ -174,6 +174,7 @@ impl From<&Action> for PbAction {
                 answering: answering.as_ref().map(ToString::to_string).unwrap_or_default(),
             }),
             Action::Settle => Self::Settle(pb::Settle {}),
+            Action::Advance => Self::Advance(pb::Advance {}),
             Action::SetQuota { user, band, amount, from, until, oversell } => {
                 Self::SetQuota(pb::SetQuota {
                     user: user.to_string(),
@@ -271,6 +272,7 @@ impl TryFrom<PbAction> for Action {
                 give_up(machines, &answering).at("give_up")
             }
             PbAction::Settle(pb::Settle {}) => Ok(Self::Settle),
+            PbAction::Advance(pb::Advance {}) => Ok(Self::Advance),
             PbAction::SetQuota(set) => quota::set(set).at("set_quota"),
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),

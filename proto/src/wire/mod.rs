@@ -10,6 +10,7 @@
 mod access;
 mod cause;
 mod command;
+mod disruption;
 mod error;
 mod health;
 mod machine;

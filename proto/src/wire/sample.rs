@@ -3,6 +3,7 @@
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal,
 };
+use crate::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS, Rate, Share};
 use crate::health::{Health, HealthCheck, Probe};
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{
@@ -248,6 +249,14 @@ fn appclass() -> impl Strategy<Value = AppClass> {
     prop_oneof![Just(AppClass::LatencySensitive), Just(AppClass::Batch)]
 }
 
+fn disruption() -> impl Strategy<Value = Disruption> {
+    let most =
+        prop_oneof![(0..=MAX_TASKS).prop_map(Share::Tasks), (0..=100_u32).prop_map(Share::Percent)];
+    let rate = (1..=MAX_RATE_TASKS, 1..=MAX_RATE_PER.0)
+        .prop_map(|(tasks, per)| Rate { tasks, per_ms: Millis(per) });
+    (most, option::of(rate)).prop_map(|(most, rate)| Disruption { most, rate })
+}
+
 /// A specification that a master would take.
 pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
     (
@@ -259,13 +268,13 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
         task_spec(),
         vec(job_key(), 0..3),
         (0..=1_000_000_u32, any::<bool>(), option::weighted(0.2, job_key())),
-        (any::<bool>(), option::of(1..=MAX_TASKS)),
+        (any::<bool>(), option::of(1..=MAX_TASKS), option::of(disruption())),
         btree_map("[a-z]{1,9}", line(), 0..3),
     )
         .prop_map(
             |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, labels)| {
                 let (retries, exclusive, alloc_set) = bounds;
-                let (gang, concurrent) = at_once;
+                let (gang, concurrent, disruption) = at_once;
                 let gang = gang && tasks <= MAX_GANG && concurrent.is_none_or(|most| most >= tasks);
                 let mut spec = JobSpec {
                     name,
@@ -281,6 +290,7 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
                     concurrent,
                     alloc_set,
                     labels,
+                    disruption,
                 };
                 without_what_allocs_rule_out(&mut spec);
                 spec
@@ -749,6 +759,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (vec(name(), 1..MAX_GIVEN_UP), option::of(name()))
             .prop_map(|(machines, answering)| Action::GiveUp { machines, answering }),
         Just(Action::Settle),
+        Just(Action::Advance),
         quota(),
         (name(), band()).prop_map(|(user, band)| Action::RemoveQuota { user, band }),
         (vec(band(), 1..=5), any::<bool>())

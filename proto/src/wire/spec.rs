@@ -299,6 +299,7 @@ impl From<&JobSpec> for pb::JobSpec {
             gang: j.gang,
             concurrent: j.concurrent,
             labels: j.labels.clone(),
+            disruption: j.disruption.as_ref().map(Into::into),
         }
     }
 }
@@ -323,6 +324,7 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             gang: j.gang,
             concurrent: j.concurrent,
             labels: j.labels,
+            disruption: j.disruption.map(TryInto::try_into).transpose().at("disruption")?,
         };
         spec.check()?;
         Ok(spec)

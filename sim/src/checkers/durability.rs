@@ -124,6 +124,7 @@ impl Durability {
                 | Action::GrantPrivilege { .. }
                 | Action::RevokePrivilege { .. }
                 | Action::Settle
+                | Action::Advance
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -273,6 +273,7 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::GrantPrivilege { .. }
         | Action::RevokePrivilege { .. }
         | Action::Settle
+        | Action::Advance
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => None,

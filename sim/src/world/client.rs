@@ -178,6 +178,7 @@ impl Clients {
                 | Action::GrantPrivilege { .. }
                 | Action::RevokePrivilege { .. }
                 | Action::Settle
+                | Action::Advance
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

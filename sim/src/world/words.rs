@@ -107,6 +107,7 @@ pub(crate) fn wanted(action: &Action) -> String {
         | Action::RevokePrivilege { .. }
         | Action::RaiseLevel { .. }
         | Action::Settle
+        | Action::Advance
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => {

@@ -8,6 +8,7 @@ use crate::state::{
     Closed, Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Restored,
     Standing, Task, Window,
 };
+use borg_proto::disruption::MAX_RATE_TASKS;
 use borg_proto::names::NameError;
 use borg_proto::policy::{CellPolicy, Term};
 use borg_proto::reclamation::{Number, Reclamation};
@@ -138,6 +139,7 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         ended_at_ms: job.ended_at().map(|at| at.0),
         waits_for: job.waits_for.iter().map(|id| id.0).collect(),
         tasks: runs(&job.tasks),
+        disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
     }
 }
 
@@ -183,10 +185,19 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
         waits_for,
         Millis(job.submitted_at_ms),
     );
-    let mut job_read = Job { spec: Arc::new(spec), tasks, ..bare };
+    let disrupted = disrupted(&job.disrupted_ms)?;
+    let mut job_read = Job { spec: Arc::new(spec), tasks, disrupted, ..bare };
     let end: JobEnd = job_read.verdict();
     job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
     Ok(job_read)
+}
+
+fn disrupted(times: &[u64]) -> Result<Vector<Millis>, WireError> {
+    if times.len() > MAX_RATE_TASKS as usize {
+        let why = format!("are more than {MAX_RATE_TASKS}");
+        return Err(WireError::new("disrupted_ms", format!("{} times", times.len()), why));
+    }
+    Ok(times.iter().map(|at| Millis(*at)).collect())
 }
 
 fn task(task: &Task) -> pb::CheckpointTask {
@@ -254,6 +265,7 @@ fn state(state: &TaskState) -> wire::State {
             restarts: placement.restarts,
             health: pb::Health::from(placement.health).into(),
             address: write_address(placement.address),
+            serves_since_ms: placement.serves_since.map(|at| at.0),
             phase: match placement.phase {
                 Phase::Starting => None,
                 Phase::Up { pid, since } => {
@@ -321,6 +333,7 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
                 restarts: running.restarts,
                 health: read_health("health", running.health)?,
                 address: read_address(running.address),
+                serves_since: running.serves_since_ms.map(Millis),
             })
         }
         wire::State::Dead(dead) => TaskState::Dead {

@@ -4,13 +4,15 @@
 //! then what follows from what was applied.
 
 use super::{Config, Effect, Input, Outcome, Status};
-use crate::links::{Links, Seen};
+use crate::links::{Links, Reserved, Seen};
 use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
 use crate::store::{Membership, Position, Recovered};
-use borg_proto::command::{Action, Assignment, Principal};
+use borg_proto::command::{Action, Assignment, Principal, SERVICES_SINCE};
 use borg_proto::poll::{MachineReport, TaskReport, Usage};
+use borg_proto::reclamation::Amounts;
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
+use std::collections::BTreeMap;
 
 /// Most decisions in one entry, so that one entry does not hold up the others.
 const MAX_PLACED: usize = 1_000;
@@ -24,11 +26,16 @@ pub struct Master {
     links: Option<Links>,
     /// Names the leader's own questions to the majority.
     own_reads: u64,
+    /// Until when no more alarms are answered: others are on their way, or could not be.
+    alarms_rest: Millis,
     halt_told: bool,
 }
 
 /// Tokens from here on name the leader's own reads; see [`Input::ReadIndex`].
 const OWN_READS: u64 = 1 << 63;
+/// How long the leader waits for one answer to alarms before it gives another. Ours: far longer than
+/// agreement takes.
+const ALARMS_REST: Millis = Millis(1_000);
 /// How long such a question may take.
 const OWN_READ_TIMEOUT: Millis = Millis(1_000);
 
@@ -43,7 +50,14 @@ impl Master {
     )]
     pub fn new(config: Config, recovered: Recovered) -> Result<Self, RecoverError> {
         let replica = Replica::new(config.clone(), &recovered)?;
-        Ok(Self { config, replica, links: None, own_reads: OWN_READS, halt_told: false })
+        Ok(Self {
+            config,
+            replica,
+            links: None,
+            own_reads: OWN_READS,
+            alarms_rest: Millis(0),
+            halt_told: false,
+        })
     }
 
     /// Takes all inputs of one turn, returns what to do, in order. `now` is in Unix milliseconds
@@ -59,6 +73,7 @@ impl Master {
         }
         if self.replica.halted().is_none() {
             self.observe(now, &mut out);
+            self.answer_alarms(now, &mut out);
             self.replica.advance(now, &mut out);
         }
         self.finish(now, out)
@@ -121,6 +136,20 @@ impl Master {
     #[must_use]
     pub fn usage(&self, id: IncarnationId) -> Option<Usage> {
         self.links.as_ref()?.usage(id)
+    }
+
+    /// What is reserved for an incarnation, as far as anything is known of it. Only the leader knows.
+    #[must_use]
+    pub fn reserved(&self, id: IncarnationId) -> Option<Amounts> {
+        let machine = self.state().task(id.task)?.placement()?.machine;
+        self.links.as_ref()?.reserved(machine, id)
+    }
+
+    /// What is believed of each machine's tasks, by number. Only the leader knows.
+    #[must_use]
+    pub fn reservations(&self) -> Option<BTreeMap<MachineId, Reserved>> {
+        let links = self.links.as_ref()?;
+        Some(links.reservations().map(|(id, reserved)| (id, *reserved)).collect())
     }
 
     /// What an incarnation that is placed last said of itself; `None` when that is nothing. Only the leader knows.
@@ -252,6 +281,7 @@ impl Master {
         let Some(links) = &mut self.links else { return };
         links.judge_strangers(now, self.replica.cell_time(now), self.replica.state());
         links.tick(now, self.replica.state(), self.replica.heard());
+        links.reckon(now, self.replica.cell_time(now), self.replica.state());
         if links.asks(now, self.own_reads + 1) {
             self.own_reads += 1;
             self.replica.read(self.own_reads, now + OWN_READ_TIMEOUT, out);
@@ -259,6 +289,20 @@ impl Master {
         let seen = links.observe(now, self.replica.state());
         if !seen.is_empty() {
             self.observe_batch(now, seen, out);
+        }
+    }
+
+    /// Lets happen what was to happen by now.
+    fn answer_alarms(&mut self, now: Millis, out: &mut Out) {
+        let (state, time) = (self.replica.state(), self.replica.cell_time(now));
+        let due = state.next_alarm().is_some_and(|at| at <= time);
+        let able = self.links.is_some() && state.level() >= SERVICES_SINCE;
+        if !due || !able || now < self.alarms_rest {
+            return;
+        }
+        self.alarms_rest = now + ALARMS_REST;
+        if let Err((origin, outcome)) = self.propose_own(now, Action::Advance, Origin::Alarms) {
+            give_up(origin, &outcome, out);
         }
     }
 
@@ -340,6 +384,8 @@ impl Master {
         out.after.retain(|effect| !own_read(links.as_mut(), effect));
         if let Some(links) = &mut self.links {
             effects.extend(links.orders(now));
+            let news = links.lent_news();
+            effects.extend((!news.is_empty()).then_some(Effect::Lent { news }));
         }
         effects.extend(out.after);
         if let Some(why) = self.replica.halted().filter(|_| !self.halt_told) {
@@ -352,6 +398,12 @@ impl Master {
     fn settle(&mut self, origin: Origin, fate: Fate) -> Option<Effect> {
         match origin {
             Origin::Leader => None,
+            Origin::Alarms => {
+                if !matches!(fate, Fate::Unknown) {
+                    self.alarms_rest = Millis(0);
+                }
+                None
+            }
             Origin::Client { token } => {
                 let outcome = match fate {
                     Fate::Applied { index, result: Ok(answer) } => {
@@ -399,6 +451,7 @@ fn own_read(links: Option<&mut Links>, effect: &Effect) -> bool {
         | Effect::LeaderChanged { .. }
         | Effect::Decided { .. }
         | Effect::Undecided { .. }
+        | Effect::Lent { .. }
         | Effect::Diverged { .. }
         | Effect::Checkpoint(_)
         | Effect::Hurry { .. }

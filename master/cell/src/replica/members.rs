@@ -215,6 +215,7 @@ impl Replica {
             | Action::ForgetMaster { .. }
             | Action::RaiseLevel { .. }
             | Action::Settle
+            | Action::Advance
             | Action::SetQuota { .. }
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }

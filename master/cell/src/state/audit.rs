@@ -8,7 +8,7 @@ use super::packages::{MAX_PACKAGES, named};
 use super::privileges::MAX_PRIVILEGES;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
 use super::{CellState, Job, Machine, MachineState, Task};
-use borg_proto::command::LENT_SINCE;
+use borg_proto::command::SERVICES_SINCE;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::task::TaskState;
@@ -103,7 +103,7 @@ impl CellState {
             "prod never stands on lent room",
             || format!("{}: {:?} over {capacity:?}", machine.name, machine.used_by_prod),
         );
-        let lends = self.level >= LENT_SINCE;
+        let lends = self.level >= SERVICES_SINCE;
         found.check(
             machine.is_sound(lends),
             "capacity is never exceeded by more than is lent",
@@ -246,6 +246,12 @@ impl CellState {
                 );
             }
             TaskState::Running(placement) => {
+                found.check(
+                    placement.serves_since.is_some()
+                        == (self.level >= SERVICES_SINCE && job.serves(placement)),
+                    "it is noted since when a task serves",
+                    name,
+                );
                 found.check(!waiting, "who waits for jobs does not run", name);
                 found.check(
                     task.last_place == Some((placement.machine, placement.incarnation)),
@@ -375,6 +381,9 @@ impl CellState {
             "tasks that may still run somewhere are indexed",
             || format!("{:?} against {:?}", self.lingering, rebuilt.lingering),
         );
+        found.check(self.alarms == rebuilt.alarms, "alarms follow from jobs and machines", || {
+            format!("{:?} against {:?}", self.alarms, rebuilt.alarms)
+        });
         found.check(mine == sums, "indexes agree with what they index", || {
             format!("{mine:?} against {sums:?}")
         });
@@ -489,6 +498,7 @@ impl CellState {
         self.lingering = OrdSet::from_iter(lingering);
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();
         self.jobs = jobs.into_iter().map(|job| (job.id, Arc::new(job))).collect();
+        self.wind_alarms();
         clashes
     }
 }

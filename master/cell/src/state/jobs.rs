@@ -64,6 +64,8 @@ pub struct TaskCounts {
     pub running: u32,
     /// Placed and a process runs.
     pub up: u32,
+    /// Placed and serving, see [`Placement::serves_since`].
+    pub serving: u32,
     /// Exited with 0.
     pub finished: u32,
     /// Failed for good, or never started because a dependency failed.
@@ -120,6 +122,8 @@ pub struct Job {
     pub dependents: BTreeSet<JobId>,
     /// Of an alloc set: the live jobs whose tasks run in its allocs.
     pub tenants: BTreeSet<JobId>,
+    /// When tasks of it were disturbed on purpose, as far back as the rate of its budget counts.
+    pub(crate) disrupted: Vector<Millis>,
     /// Its slots, by index. Untouched slots share one allocation.
     pub(crate) tasks: Vector<Arc<Task>>,
     /// For each entry of the specification's `spread`: placed tasks by value of its attribute.
@@ -237,6 +241,7 @@ impl Job {
             waits_for,
             dependents: BTreeSet::new(),
             tenants: BTreeSet::new(),
+            disrupted: Vector::new(),
             tasks,
             crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),
             spec,

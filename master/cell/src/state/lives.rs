@@ -6,7 +6,7 @@
 //! starts or fails in the same entry; how much is alive or remembered is bounded.
 
 use super::turn::Turn;
-use super::{Answer, Job, JobEnd, JobState};
+use super::{Answer, Due, Job, JobEnd, JobState};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::{AllocRejection, Rejection};
 use borg_proto::spec::SpecError;
@@ -156,8 +156,18 @@ impl Turn<'_> {
     }
 
     /// Ends the jobs whose last task died in this entry, and those that this lets start or fail
-    /// in turn. A worklist, not recursion: chains of jobs may be long.
+    /// in turn; then what waits for jobs of which something changed goes on. A worklist, not recursion:
+    /// chains of jobs may be long.
     pub(super) fn settle(&mut self) {
+        loop {
+            self.settle_ends();
+            let Some(id) = self.stirred.pop_first() else { break };
+            self.proceed(id);
+        }
+        self.forget_oldest();
+    }
+
+    fn settle_ends(&mut self) {
         while let Some((id, from)) = self.over.pop_front() {
             let end = self.end_job(id, from);
             let job = self.job_mut(id);
@@ -175,7 +185,6 @@ impl Turn<'_> {
                 }
             }
         }
-        self.forget_oldest();
     }
 
     fn end_job(&mut self, id: JobId, from: JobState) -> JobEnd {
@@ -235,6 +244,7 @@ impl Turn<'_> {
         if let Some(at) = job.ended_at() {
             self.state.dead_jobs.remove(&(at, id));
         }
+        self.set_alarm(Due::Job(id));
         self.emit(EventKind::JobForgotten(id, job.key.clone()));
     }
 }

@@ -12,9 +12,11 @@
 #![deny(clippy::float_arithmetic)]
 
 mod access;
+mod alarms;
 pub mod allocs;
 pub mod audit;
 mod digest;
+pub mod disruption;
 mod gang;
 mod jobs;
 pub mod lives;
@@ -34,6 +36,7 @@ mod tasks;
 mod turn;
 
 pub use access::Closed;
+pub use alarms::{Due, MAX_ALARMS};
 pub use audit::Violation;
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
@@ -54,6 +57,7 @@ use borg_proto::{
     TaskId, UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
+use std::ops::Bound;
 use std::sync::Arc;
 use turn::Turn;
 
@@ -101,6 +105,8 @@ pub struct CellState {
     pub(crate) machine_names: OrdMap<MachineName, MachineId>,
     pub(crate) job_keys: OrdMap<JobKey, JobId>,
     pub(crate) pending: OrdSet<TaskId>,
+    /// What is to happen when.
+    pub(crate) alarms: alarms::Alarms,
     /// Tasks whose last incarnation may still run, see [`Task::lingers`].
     pub(crate) lingering: OrdSet<TaskId>,
     /// Dead jobs, the first to be forgotten first.
@@ -200,6 +206,7 @@ impl CellState {
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
+            alarms: alarms::Alarms::default(),
             lingering: OrdSet::new(),
             dead_jobs: OrdSet::new(),
             live_slots: 0,
@@ -375,6 +382,17 @@ impl CellState {
     /// All machines, by number.
     pub fn machines(&self) -> impl Iterator<Item = &Machine> {
         self.machines.values().map(AsRef::as_ref)
+    }
+
+    /// How many machines there are.
+    #[must_use]
+    pub fn machines_len(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// The numbers of the machines from a bound on, in order.
+    pub fn machines_after(&self, from: Bound<MachineId>) -> impl Iterator<Item = MachineId> {
+        self.machines.range((from, Bound::Unbounded)).map(|(id, _)| *id)
     }
 
     /// A job by number.

@@ -243,8 +243,8 @@ impl Turn<'_> {
             return;
         }
         // Another process has to show again that it works, and may have another address.
-        let (health, address) = (Health::Unchecked, None);
-        let placement = Placement { phase, restarts, health, address, ..old.clone() };
+        let (health, address, serves_since) = (Health::Unchecked, None, None);
+        let placement = Placement { phase, restarts, health, address, serves_since, ..old.clone() };
         let more = failures_within(&placement).saturating_sub(failures_within(old));
         // Of a run before this process only what was not heard of is news.
         let news = matches!(phase, Phase::BackOff { .. }) || more > 0;

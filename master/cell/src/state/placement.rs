@@ -40,6 +40,7 @@ impl Turn<'_> {
             self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
         let cause = EvictCause::Preempted { by: by.unwrap_or_default() };
         for victim in plan.victims {
+            self.note_disruption(victim);
             self.evict(victim, &cause);
         }
         let (machine, incarnation) = (asked.machine, plan.incarnation);
@@ -57,6 +58,7 @@ impl Turn<'_> {
             restarts: 0,
             health: Health::Unchecked,
             address: None,
+            serves_since: None,
         };
         let change = TaskChange::Placed { machine, incarnation };
         self.change_task(asked.task, TaskState::Running(placement), change, |task| {

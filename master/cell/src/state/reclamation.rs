@@ -12,7 +12,7 @@ use super::turn::Turn;
 use super::{Answer, CellState, Machine};
 use crate::event::EventKind;
 use borg_proto::Resources;
-use borg_proto::command::LENT_SINCE;
+use borg_proto::command::SERVICES_SINCE;
 use borg_proto::reclamation::{Amounts, MOST_PERCENT, Number, NumberSet, Reclamation};
 use borg_proto::task::EvictCause;
 use borg_proto::{IncarnationId, TaskId};
@@ -34,7 +34,7 @@ impl CellState {
     /// Whether anything is lent: not before all masters understand it, nor when the cell decided so.
     #[must_use]
     pub fn lends(&self) -> bool {
-        self.level >= LENT_SINCE && self.reclaims().lends()
+        self.level >= SERVICES_SINCE && self.reclaims().lends()
     }
 
     /// Room for one more task on a machine, for prod or for others, if so much is lent of what its tasks
@@ -116,12 +116,14 @@ impl Turn<'_> {
         Answer::None
     }
 
-    /// The leader takes lent room back that a task stands on. Prod stands on none.
+    /// The leader takes lent room back that a task stands on, as far as its job's budget allows. Prod stands on
+    /// none.
     pub(super) fn task_reclaimed(&mut self, id: IncarnationId) {
         let TaskId { job, .. } = id.task;
         let there = self.state.task(id.task).and_then(|task| task.running(id.task)) == Some(id);
         let prod = self.state.job(job).is_none_or(|job| job.priority().is_prod());
-        if there && !prod {
+        if there && !prod && self.state.may_disrupt(id.task, self.at).is_ok() {
+            self.note_disruption(id.task);
             self.evict(id.task, &EvictCause::Reclaimed);
         }
     }

@@ -206,6 +206,7 @@ impl Turn<'_> {
             restarts: found.restarts,
             health: Health::Unchecked,
             address: None,
+            serves_since: None,
         };
         let placed = TaskChange::Placed { machine, incarnation: id.number };
         self.change_task(id.task, TaskState::Running(placement.clone()), placed, |task| {

@@ -139,6 +139,9 @@ impl TaskCounts {
                 if matches!(placement.phase, Phase::Up { .. }) {
                     change(&mut self.up);
                 }
+                if placement.serves_since.is_some() {
+                    change(&mut self.serving);
+                }
             }
             TaskState::Dead { end, .. } => change(match end {
                 TaskEnd::Finished => &mut self.finished,
@@ -156,10 +159,13 @@ impl Turn<'_> {
     pub(super) fn change_task(
         &mut self,
         id: TaskId,
-        to: TaskState,
+        mut to: TaskState,
         change: TaskChange,
         note: impl FnOnce(&mut Task),
     ) {
+        if let TaskState::Running(placement) = &mut to {
+            self.note_serving(id, placement);
+        }
         let now_at = place_of(&to);
         let now_pending = matches!(to, TaskState::Pending { .. });
         let job = self.job_mut(id.job);

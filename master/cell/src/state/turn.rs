@@ -4,12 +4,12 @@
 //! changes last, so a refusal leaves nothing half done.
 
 use super::quota::Grant;
-use super::{Answer, Applied, CellState, Job, JobState, Machine};
+use super::{Answer, Applied, CellState, Due, Job, JobState, Machine};
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
-use borg_proto::command::{Action, Command, Principal};
+use borg_proto::command::{Action, Command, Principal, SERVICES_SINCE};
 use borg_proto::{JobId, MachineId, Millis, ReplicaId, UserName};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// One entry being applied.
@@ -20,12 +20,14 @@ pub(super) struct Turn<'a> {
     pub(super) events: Vec<Event>,
     /// Jobs whose last task died in this entry, with the state they were in.
     pub(super) over: VecDeque<(JobId, JobState)>,
+    /// Jobs of which something waits that may go on now.
+    pub(super) stirred: BTreeSet<JobId>,
 }
 
 impl<'a> Turn<'a> {
     pub(super) fn new(state: &'a mut CellState) -> Self {
         let at = state.clock;
-        Self { state, at, events: Vec::new(), over: VecDeque::new() }
+        Self { state, at, events: Vec::new(), over: VecDeque::new(), stirred: BTreeSet::new() }
     }
 
     pub(super) fn emit(&mut self, kind: EventKind) {
@@ -74,8 +76,7 @@ impl<'a> Turn<'a> {
             }
             Action::RaiseLevel { level } => {
                 needs_leader(by, "raise the level of entries")?;
-                self.state.level = self.state.level.max(*level);
-                Ok(Answer::None)
+                Ok(self.raise_level(*level))
             }
             Action::GiveUp { machines, answering } => {
                 self.needs_admin(by, "give up machines")?;
@@ -137,6 +138,10 @@ impl<'a> Turn<'a> {
                 self.needs_admin(by, "revoke a privilege")?;
                 self.revoke_privilege(user, *privilege)
             }
+            Action::Advance => {
+                needs_leader(by, "let time pass")?;
+                Ok(self.advance())
+            }
             Action::Place { assignments } => {
                 needs_leader(by, "place tasks")?;
                 Ok(self.place(assignments))
@@ -157,6 +162,15 @@ impl<'a> Turn<'a> {
         Err(Rejection::NeedsAdmin { who, what: what.to_owned() })
     }
 
+    fn raise_level(&mut self, level: u32) -> Answer {
+        let before = self.state.level;
+        self.state.level = before.max(level);
+        if before < SERVICES_SINCE && level >= SERVICES_SINCE {
+            self.begin_noting_service();
+        }
+        Answer::None
+    }
+
     fn lead(&mut self, leader: ReplicaId, term: u64) -> Result<Answer, Rejection> {
         let now = self.state.leader.map_or(0, |(_, now)| now);
         if term < now || leader.0 == 0 {
@@ -166,6 +180,16 @@ impl<'a> Turn<'a> {
         self.open_window();
         self.emit(EventKind::Led { leader, term });
         Ok(Answer::None)
+    }
+
+    /// Something of a job may go on at the end of this entry.
+    pub(super) fn stir(&mut self, id: JobId) {
+        self.stirred.insert(id);
+    }
+
+    /// What waits for a job's tasks, or for a time, goes on if it may.
+    pub(super) fn proceed(&mut self, id: JobId) {
+        self.set_alarm(Due::Job(id));
     }
 
     /// A job for changing.

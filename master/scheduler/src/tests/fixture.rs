@@ -181,6 +181,7 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         gang: false,
         concurrent: None,
         labels: BTreeMap::new(),
+        disruption: None,
     }
 }
 

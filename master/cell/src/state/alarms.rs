@@ -1,0 +1,115 @@
+//! What is to happen at a time: alarms of jobs and machines.
+//!
+//! Nothing in a deciding crate wakes by itself. What waits for a time is a fact of its noun; the leader
+//! proposes [`Action::Advance`](borg_proto::command::Action::Advance) when the earliest of those times has
+//! come, and what follows is decided here, when that entry is applied. So it happens once, in the order of
+//! the log, whoever leads. What a noun does when its time has come is with the noun.
+//!
+//! Invariant: alarms follow from jobs and machines; each of these has at most one.
+
+use super::turn::Turn;
+use super::{Answer, CellState, Job, Machine};
+use borg_proto::{JobId, MachineId, Millis};
+use imbl::{OrdMap, OrdSet};
+
+/// Most alarms that one entry answers, so that it does not hold up the others. 1,000: our choice, as many
+/// as decisions of a scheduler in one entry.
+pub const MAX_ALARMS: usize = 1_000;
+
+/// Whose alarm it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Due {
+    /// Something of a job.
+    Job(JobId),
+    /// Something of a machine.
+    Machine(MachineId),
+}
+
+/// All alarms, in cell time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Alarms {
+    times: OrdSet<(Millis, Due)>,
+    of: OrdMap<Due, Millis>,
+}
+
+impl Alarms {
+    fn set(&mut self, whose: Due, at: Option<Millis>) {
+        let before = match at {
+            Some(at) => self.of.insert(whose, at),
+            None => self.of.remove(&whose),
+        };
+        if let Some(before) = before {
+            self.times.remove(&(before, whose));
+        }
+        if let Some(at) = at {
+            self.times.insert((at, whose));
+        }
+    }
+}
+
+impl Job {
+    /// When something is to happen to it, if anything is.
+    fn due(&self) -> Option<Millis> {
+        None
+    }
+}
+
+impl Machine {
+    /// When something is to happen to it, if anything is.
+    fn due(&self) -> Option<Millis> {
+        None
+    }
+}
+
+impl CellState {
+    /// The earliest time at which something is to happen, in cell time.
+    #[must_use]
+    pub fn next_alarm(&self) -> Option<Millis> {
+        self.alarms.times.get_min().map(|(at, _)| *at)
+    }
+
+    fn due(&self, whose: Due) -> Option<Millis> {
+        match whose {
+            Due::Job(id) => self.job(id).and_then(Job::due),
+            Due::Machine(id) => self.machine(id).and_then(Machine::due),
+        }
+    }
+
+    /// Makes all alarms anew from what they follow from.
+    pub(super) fn wind_alarms(&mut self) {
+        let jobs = self.jobs.keys().map(|id| Due::Job(*id));
+        let all: Vec<Due> = jobs.chain(self.machines.keys().map(|id| Due::Machine(*id))).collect();
+        self.alarms = Alarms::default();
+        for whose in all {
+            let at = self.due(whose);
+            self.alarms.set(whose, at);
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Does what was to happen by now, at most [`MAX_ALARMS`] of it.
+    pub(super) fn advance(&mut self) -> Answer {
+        let at = self.at;
+        let due = self.state.alarms.times.iter().take_while(|(time, _)| *time <= at);
+        let due: Vec<Due> = due.take(MAX_ALARMS).map(|(_, whose)| *whose).collect();
+        for whose in due {
+            match whose {
+                Due::Job(id) => self.stir(id),
+                Due::Machine(id) => self.machine_alarm(id),
+            }
+        }
+        Answer::None
+    }
+
+    /// The time has come for something of a machine.
+    fn machine_alarm(&mut self, id: MachineId) {
+        self.set_alarm(Due::Machine(id));
+    }
+
+    /// To be called whenever something has changed from which an alarm follows.
+    pub(super) fn set_alarm(&mut self, whose: Due) {
+        let at = self.state.due(whose);
+        self.state.alarms.set(whose, at);
+    }
+}
