@@ -303,6 +303,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             info.first_port = if c == 7 { 65_535 } else { 20_000 + u16::from(c / 64) };
             Observation::MachineUp { machine, info }
         }
+        3 if c % 4 == 2 => Observation::TaskReclaimed { id },
         3 => Observation::MachineDown { machine },
         4 => Observation::TaskUp {
             id,
@@ -325,7 +326,6 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             let lingering: Vec<IncarnationId> = state.lingering().map(|(_, id)| id).collect();
             Observation::TaskGone { id: pick(&lingering, b).unwrap_or(id) }
         }
-        6 if c.is_multiple_of(2) => Observation::TaskReclaimed { id },
         _ => Observation::TaskEnded {
             id,
             at: Millis(0),
@@ -553,11 +553,14 @@ fn the_steps_reach_the_interesting_places() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..96 {
+    for _ in 0..256 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let mut state = empty();
         for step in steps {
             let command = command(&state, step, true);
+            if state.machines().any(|machine| !machine.overdrawn().is_nothing()) {
+                *seen.entry("overdrawn".to_owned()).or_default() += 1;
+            }
             match state.apply(state.applied() + 1, &command) {
                 Ok(applied) => {
                     if let borg_cell::state::Answer::Placed { results } = &applied.answer {
@@ -600,6 +603,8 @@ fn the_steps_reach_the_interesting_places() {
         "cell.safe-mode",
         "cell.safe-mode-over",
         "machine.removed",
+        "reclamation.set",
+        "overdrawn",
         "job.finished",
         "job.failed",
         "job.forgotten",
