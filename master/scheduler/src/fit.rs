@@ -38,15 +38,7 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     let mut tasks = 0;
     while tasks < most {
         let Some((_, row)) = class.best(&machines, weights, true, &[]) else { break };
-        machines.add(
-            row,
-            Resident {
-                task: TaskId { job, index: tasks },
-                incarnation: None,
-                need: need.clone(),
-                devices: Vec::new(),
-            },
-        );
+        machines.add(row, Resident::proposed(TaskId { job, index: tasks }, need.clone()));
         class.count(&machines, weights, row, true);
         tasks += 1;
     }

@@ -228,8 +228,7 @@ fn fit(
             }
             machines.remove(victim);
         }
-        let (task, need) = (*task, need.clone());
-        machines.add(row, Resident { task, incarnation: None, need, devices: Vec::new() });
+        machines.add(row, Resident::proposed(*task, need.clone()));
         class.count(&machines, weights, row, true);
     }
     None

@@ -27,6 +27,7 @@ mod fit;
 mod gang;
 mod homes;
 mod inside;
+mod lent;
 mod lot;
 mod machines;
 mod need;

@@ -21,6 +21,7 @@ use crate::victims;
 use borg_cell::event::{AccessChange, Event, EventKind};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Task};
 use borg_proto::command::Assignment;
+use borg_proto::reclamation::Amounts;
 use borg_proto::task::{EvictCause, Placement};
 use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +71,8 @@ pub struct Scheduler {
     pub(crate) machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
     silent: BTreeSet<MachineId>,
+    /// What placed tasks lend of their limits, as the leader told last.
+    pub(crate) lent: BTreeMap<TaskId, (u32, Amounts)>,
     pub(crate) queue: Queue,
     pub(crate) needs: BTreeMap<JobId, Arc<Need>>,
     /// Tasks of jobs with a cap that stand on machines.
@@ -122,7 +125,13 @@ impl Scheduler {
         Self {
             config,
             state: state.clone(),
-            machines: Machines::new(config.weights, config.seed, named),
+            machines: Machines::new(
+                config.weights,
+                state.reclaims().numbers.most_percent,
+                config.seed,
+                named,
+            ),
+            lent: BTreeMap::new(),
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
@@ -159,8 +168,8 @@ impl Scheduler {
     pub fn start_afresh(&mut self, state: &CellState) {
         let mut aside = std::mem::take(&mut self.aside);
         aside.retain(|job| state.job(job).is_some());
-        let silent = std::mem::take(&mut self.silent);
-        *self = Self { silent, aside, ..Self::unread(state, self.config) };
+        let (silent, lent) = (std::mem::take(&mut self.silent), std::mem::take(&mut self.lent));
+        *self = Self { silent, aside, lent, ..Self::unread(state, self.config) };
         self.read();
         for machine in &self.silent {
             self.machines.set_silent(*machine, true);
@@ -189,14 +198,16 @@ impl Scheduler {
     }
 
     /// Takes over committed changes. `state` is as of the last of `events`, and the events are all
-    /// since the last call. It begins afresh, which is rare, when the cell has another policy or machines
-    /// are kept for others: decisions of which the fate is not known are then looked at again, and the
+    /// since the last call. It begins afresh, which is rare, when the cell has another policy, lends another
+    /// part, or machines are kept for others: decisions of which the fate is not known are then looked at again, and the
     /// state refuses what does not fit.
     pub fn follow(&mut self, state: CellState, events: &[Event]) {
         let other = |event: &Event| {
             matches!(
                 &event.kind,
-                EventKind::PolicyChanged | EventKind::MachineAccess(_, AccessChange::Kept)
+                EventKind::PolicyChanged
+                    | EventKind::ReclamationChanged
+                    | EventKind::MachineAccess(_, AccessChange::Kept)
             )
         };
         if events.iter().any(other) {
@@ -235,6 +246,7 @@ impl Scheduler {
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
                 | EventKind::PolicyChanged
+                | EventKind::ReclamationChanged
                 | EventKind::PrivilegeChanged { .. }
                 | EventKind::Led { .. } => {}
             }
@@ -544,12 +556,13 @@ impl Scheduler {
             self.leaving.insert(gone.task, gone.number);
         }
         let need = need.clone();
-        self.arrive(row, Resident { task, incarnation: None, need, devices: Vec::new() });
+        let lent = self.lent_for(row, &need);
+        self.arrive(row, Resident::proposed(task, need));
         self.queue.served(task.job);
         self.queue.remove(task);
         let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
         self.assumed.insert(task, assumed);
-        Assignment { task, machine, victims }
+        Assignment { task, machine, victims, lent }
     }
 
     /// The row that is best for a task, with or without room.
@@ -599,6 +612,7 @@ impl Scheduler {
     }
 
     fn settle_task(&mut self, task: TaskId) {
+        self.forget_lent(task);
         let found = self.state.task(task).map(|found| &found.state);
         match found {
             Some(TaskState::Running(placement)) => {
@@ -613,7 +627,8 @@ impl Scheduler {
                 let need = self.need(task.job);
                 let row = self.machines.row_for(machine);
                 let incarnation = Some(incarnation);
-                self.arrive(row, Resident { task, incarnation, need, devices });
+                let lent = self.lent_by(task, incarnation, &need);
+                self.arrive(row, Resident { task, incarnation, need, lent, devices });
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 let not_before = *not_before;
@@ -731,7 +746,7 @@ pub(crate) fn avoided(
 #[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
-    pub(crate) rooms: BTreeMap<MachineId, [u64; 4]>,
+    pub(crate) rooms: BTreeMap<MachineId, [[u64; 4]; 2]>,
     open: BTreeSet<MachineId>,
     residents: BTreeMap<TaskId, (MachineId, Option<u32>)>,
     queued: BTreeSet<TaskId>,
@@ -747,10 +762,14 @@ impl Scheduler {
     }
 
     pub(crate) fn contents(&self) -> Contents {
-        use crate::rooms::{CPU, DISK, PORTS, RAM, amount};
+        use crate::rooms::{CPU, DISK, Kind, PORTS, RAM, amount};
         let machines = || self.machines.known().map(|row| (row, self.machines.id(row).unwrap()));
-        let left = |column, row| amount(column, self.machines.rooms.left(column, row));
-        let room = |(row, id)| (id, [CPU, RAM, DISK, PORTS].map(|column| left(column, row)));
+        let left = |column, row, kind| amount(column, self.machines.rooms.left(column, row, kind));
+        let rooms = |row| {
+            [Kind::Prod, Kind::Rest]
+                .map(|kind| [CPU, RAM, DISK, PORTS].map(|column| left(column, row, kind)))
+        };
+        let room = |(row, id)| (id, rooms(row));
         let residents = machines().flat_map(|(row, id)| {
             self.machines.residents(row).iter().map(move |r| (r.task, (id, r.incarnation)))
         });
