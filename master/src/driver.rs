@@ -318,6 +318,7 @@ impl Driver {
                 self.scheduler.reconsider(refused.collect());
             }
             Effect::Undecided { tasks } => self.scheduler.reconsider(tasks),
+            Effect::Lent { afresh, news } => self.scheduler.lend(afresh, news),
             Effect::Diverged { replica, index } => {
                 tracing::error!(%replica, index, "state differs from this replica's: one of the two is wrong");
             }

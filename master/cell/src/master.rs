@@ -238,9 +238,10 @@ pub enum Effect {
         /// Which tasks.
         tasks: Vec<TaskId>,
     },
-    /// What of their limits tasks do not need by now, as this leader believes: for its scheduler. What was told
-    /// in an earlier term counts for nothing.
+    /// What of their limits tasks do not need by now, as this leader believes: for its scheduler.
     Lent {
+        /// First in a term: what was told before counts for nothing.
+        afresh: bool,
         /// By incarnation; nothing means that it lends nothing any more.
         news: Vec<(IncarnationId, Amounts)>,
     },

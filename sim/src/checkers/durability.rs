@@ -116,6 +116,7 @@ impl Durability {
                 | Action::EnforceQuota { .. }
                 | Action::ResizeAllocs { .. }
                 | Action::SetPolicy { .. }
+                | Action::SetReclamation { .. }
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }

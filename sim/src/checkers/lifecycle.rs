@@ -80,6 +80,7 @@ impl Lifecycle {
             | EventKind::QuotaChanged(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }

@@ -26,6 +26,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             EventKind::MachineAdded(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }

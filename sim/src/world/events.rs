@@ -121,7 +121,9 @@ impl World {
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
                 | TaskChange::Address(_)
-                | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
+                | TaskChange::Evicted(
+                    EvictCause::MachineDown | EvictCause::Drained | EvictCause::Reclaimed,
+                )
                 | TaskChange::Failed { again: None, .. }
                 | TaskChange::Finished
                 | TaskChange::Killed { .. } => {}
@@ -139,6 +141,7 @@ impl World {
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }

@@ -504,6 +504,7 @@ impl World {
                 self.hit(Mark::PlacementUndecided);
                 self.reconsider(index, tasks);
             }
+            Effect::Lent { afresh, news } => self.lend(index, afresh, news),
             Effect::Diverged { replica, index: at } => {
                 let what =
                     format!("master {} finds that {replica} differs after entry {at}", index + 1);

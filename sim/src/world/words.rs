@@ -98,6 +98,7 @@ pub(crate) fn wanted(action: &Action) -> String {
         }
         Action::ForgetMaster { .. }
         | Action::SetPolicy { .. }
+        | Action::SetReclamation { .. }
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }

@@ -370,6 +370,7 @@ impl Master {
                 heard,
                 now,
             ));
+            effects.push(Effect::Lent { afresh: true, news: Vec::new() });
         } else if let Some(links) = &mut self.links {
             links.follow(self.replica.state(), &out.events, now);
         }
@@ -385,7 +386,7 @@ impl Master {
         if let Some(links) = &mut self.links {
             effects.extend(links.orders(now));
             let news = links.lent_news();
-            effects.extend((!news.is_empty()).then_some(Effect::Lent { news }));
+            effects.extend((!news.is_empty()).then_some(Effect::Lent { afresh: false, news }));
         }
         effects.extend(out.after);
         if let Some(why) = self.replica.halted().filter(|_| !self.halt_told) {
