@@ -7,7 +7,7 @@
 //! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of simulated
 //! `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure
 //! its masters, beside `etcd`. `borglet` measures machines with real containers, beside other runtimes and with
-//! bullies beside a victim. `torture` does to a real cell what disks, kernels and networks do.
+//! bullies beside a victim. `services` measures what owners of services wait for. `torture` does to a real cell what disks, kernels and networks do.
 //! Nothing here links a daemon: what is measured and tortured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
@@ -32,6 +32,7 @@ pub mod outage;
 pub mod packing;
 pub mod replace;
 pub mod scheduling;
+pub mod services;
 pub mod silent;
 pub mod start_cost;
 pub mod submit;

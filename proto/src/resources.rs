@@ -95,6 +95,12 @@ impl Resources {
         self.zip(other, u64::saturating_sub)
     }
 
+    /// Of each dimension the larger amount.
+    #[must_use]
+    pub fn at_least(&self, other: &Self) -> Self {
+        self.zip(other, u64::max)
+    }
+
     fn zip(&self, other: &Self, op: fn(u64, u64) -> u64) -> Self {
         let mut devices = self.devices.clone();
         for (name, amount) in &other.devices {

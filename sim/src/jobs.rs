@@ -2,6 +2,7 @@
 //! machines perform instead of programs.
 
 use crate::dice::Dice;
+use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::names::PortName;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{JobKey, JobKind, JobSpec, Millis, Priority, Privilege, Resources, TaskSpec};
@@ -30,6 +31,13 @@ pub enum Play {
         /// Thousandths.
         failing: u64,
     },
+    /// Runs on, and never answers its health check well.
+    Sick,
+    /// Runs on, and answers its health check badly so many times in a thousand while faults are allowed.
+    Moody {
+        /// Thousandths.
+        failing: u64,
+    },
     /// The program does not exist.
     Missing,
 }
@@ -43,6 +51,8 @@ impl Play {
             Self::Flaky { after, failing } => {
                 vec!["flaky".into(), after.to_string(), failing.to_string()]
             }
+            Self::Sick => vec!["sick".into()],
+            Self::Moody { failing } => vec!["moody".into(), failing.to_string()],
             Self::Missing => vec!["missing".into()],
         };
         std::iter::once("/sim/play".to_owned()).chain(words).collect()
@@ -56,6 +66,8 @@ impl Play {
         match words.as_slice() {
             ["/sim/play", "stubborn"] => Self::Stubborn,
             ["/sim/play", "missing"] => Self::Missing,
+            ["/sim/play", "sick"] => Self::Sick,
+            ["/sim/play", "moody", failing] => Self::Moody { failing: number(failing) },
             ["/sim/play", "exit", after, code] => {
                 Self::Exit { after: number(after), code: code.parse().unwrap_or(1) }
             }
@@ -197,6 +209,26 @@ impl JobBuilder {
         self
     }
 
+    /// Serves on a port, and its machine finds out within seconds whether it still does.
+    ///
+    /// # Panics
+    /// Never: the port's name is one.
+    #[must_use]
+    pub fn checked(mut self) -> Self {
+        if self.task.ports.is_empty() {
+            self = self.ports(&["http"]);
+        }
+        let probe = Probe::Tcp { port: self.task.ports[0].clone() };
+        self.task.health = Some(HealthCheck {
+            grace_ms: Millis(5_000),
+            interval_ms: Millis(1_000),
+            timeout_ms: Millis(500),
+            failures: 2,
+            ..HealthCheck::new(probe)
+        });
+        self
+    }
+
     /// Only on machines where the attribute has this value.
     #[must_use]
     pub fn only_on(mut self, attribute: &str, value: &str) -> Self {
@@ -228,6 +260,7 @@ impl JobBuilder {
         self.spec.concurrent = None;
         self.task.command.clear();
         self.task.ports.clear();
+        self.task.health = None;
         self
     }
 
@@ -289,7 +322,7 @@ pub fn random(dice: &mut Dice, name: &str, others: &[JobKey]) -> JobSpec {
             8 => Play::Stubborn,
             _ => Play::Flaky { after: dice.between(5_000, 20_000), failing: 500 },
         };
-        return in_allocs(spec.plays(play), others).spec();
+        return in_allocs(checked(spec.plays(play)), others).spec();
     }
     let after = dice.between(100, 12_000);
     let play = match dice.below(10) {
@@ -317,6 +350,15 @@ fn in_allocs(spec: JobBuilder, others: &[JobKey]) -> JobBuilder {
     }
 }
 
+/// Some have a health check, which some answer badly now and then. Nothing is thrown for that.
+fn checked(spec: JobBuilder) -> JobBuilder {
+    match spec.task.limit.cpu_milli / 100 % 8 {
+        2 => spec.checked(),
+        5 => spec.checked().plays(Play::Moody { failing: 400 }),
+        _ => spec,
+    }
+}
+
 /// Some do without some isolation. Nothing is thrown for that.
 #[must_use]
 pub fn loosen_some(mut spec: JobSpec) -> JobSpec {
@@ -338,6 +380,8 @@ mod tests {
             Play::Missing,
             Play::Exit { after: 5, code: 3 },
             Play::Flaky { after: 7, failing: 300 },
+            Play::Sick,
+            Play::Moody { failing: 400 },
         ] {
             assert_eq!(Play::read(&play.command()), play);
         }

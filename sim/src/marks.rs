@@ -31,6 +31,8 @@ marks! {
     HandedOver = "a stopped leader handed over",
     /// All masters of a cell understood the next level of entries.
     LevelRaised = "the level of entries was raised",
+    /// A task answered its health check badly as often as makes it unhealthy.
+    Unhealthy = "a task turned unhealthy",
     /// A client's change was on its way in the leader that died.
     LeaderDiedWithProposal = "leader crashed while a proposal was in flight",
     /// A client asked again with the same request id and got the first answer.

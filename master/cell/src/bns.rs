@@ -66,7 +66,7 @@ impl CellState {
             return Vec::new();
         };
         let machine = self.machine(placement.machine);
-        let host = match job.spec.task.network {
+        let host = match job.task_spec(index).network {
             Network::Host => machine.and_then(Machine::task_host).unwrap_or_default().to_owned(),
             // Nobody can call it before its machine has said where.
             Network::Own => match placement.address {
@@ -74,7 +74,8 @@ impl CellState {
                 None => return Vec::new(),
             },
         };
-        let (names, health) = (job.spec.task.ports.iter(), job.health(placement));
+        let names = job.task_spec(index).ports.iter();
+        let health = job.health(index, placement);
         names
             .zip(&placement.ports)
             .map(|(port_name, port)| Endpoint {

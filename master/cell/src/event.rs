@@ -310,7 +310,10 @@ impl Event {
                 let (kind, what) = if *on {
                     ("cell.safe-mode", "nothing moves until an operator says so")
                 } else {
-                    ("cell.safe-mode-over", "machines are given up again")
+                    (
+                        "cell.safe-mode-over",
+                        "machines that stay silent are given up again in a while",
+                    )
                 };
                 let detail = format!("{silent} of {machines} machines are silent: {what}");
                 (kind, state.cell().to_string(), detail)

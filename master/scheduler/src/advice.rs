@@ -7,14 +7,14 @@
 use crate::access::Group;
 use crate::class::Class;
 use crate::machines::Machines;
-use crate::need::{Need, is_of_images};
+use crate::need::{Cohort, Need, is_of_images};
 use crate::reasons::{Amount, dimension, noun, unmet};
 use crate::rooms::{FIXED_COLUMNS, TARGET, TASKS, amount, is_scored};
 use crate::score::Weights;
 use crate::victims::Freed;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::Constraint;
-use borg_proto::{JobId, JobSpec, MachineId, TaskSpec};
+use borg_proto::{JobSpec, MachineId, TaskSpec};
 use std::fmt;
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ pub(crate) fn advise(
             &changes,
             machines,
             weights,
-            (class.need.job, class.need.group),
+            (class.need.cohort, class.need.group),
             spec,
             avoid,
         )?;
@@ -175,7 +175,7 @@ fn place_with(
     changes: &[Change],
     machines: &mut Machines,
     weights: &Weights,
-    (job, group): (JobId, Group),
+    (cohort, group): (Cohort, Group),
     spec: &JobSpec,
     avoid: &[usize],
 ) -> Option<MachineId> {
@@ -183,7 +183,7 @@ fn place_with(
     changes.iter().for_each(|change| change.apply(&mut task));
     let changed = JobSpec { task: Arc::new(task), ..spec.clone() };
     changed.check().ok()?;
-    let need = Arc::new(Need::new(job, group, &changed, None, machines));
+    let need = Arc::new(Need::new(cohort, group, &changed, None, machines));
     let mut class = Class::new(need, machines, weights);
     let found = class.best(machines, weights, true, avoid).map(|(_, row)| row);
     let row = found.or_else(|| class.best_preempting(machines, weights, true, avoid))?;

@@ -7,7 +7,7 @@ use crate::access::Group;
 use crate::class::Class;
 use crate::explain::{Counted, count, sentence};
 use crate::machines::{Machines, Resident};
-use crate::need::Need;
+use crate::need::{Cohort, Need};
 use crate::reasons::Rejected;
 use crate::score::Weights;
 use borg_proto::{JobId, JobSpec, TaskId};
@@ -32,7 +32,8 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     // A job number that no job of the cell has.
     let job = JobId(u64::MAX);
     let spec = JobSpec { alloc_set: None, ..spec.clone() };
-    let need = Arc::new(Need::new(job, Group::default(), &spec, None, &mut machines));
+    let cohort = Cohort { job, version: 0 };
+    let need = Arc::new(Need::new(cohort, Group::default(), &spec, None, &mut machines));
     let mut class = Class::new(need.clone(), &machines, weights);
     let first = count(&mut class, &machines, weights, false, &[]);
     let mut tasks = 0;

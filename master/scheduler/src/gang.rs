@@ -9,7 +9,7 @@
 use crate::class::Class;
 use crate::explain::{self, sentence};
 use crate::machines::{Machines, Resident};
-use crate::need::{ClassKey, Need};
+use crate::need::{ClassKey, Cohort, Need};
 use crate::scheduler::{Scheduler, avoided};
 use crate::score::Weights;
 use crate::victims;
@@ -46,7 +46,7 @@ pub(crate) struct Gangs {
 impl Gangs {
     /// Whether a class that was woken is a gang that rests. It is tried when it has rested.
     pub(crate) fn dozes(&mut self, class: &ClassKey, now: Millis) -> bool {
-        let ClassKey::Job(job) = class else { return false };
+        let ClassKey::Job(Cohort { job, .. }) = class else { return false };
         let Some(until) = self.rests.get(job).filter(|until| **until > now) else { return false };
         self.dozing.insert((*until, *job));
         true
@@ -98,7 +98,7 @@ impl Scheduler {
     /// another job, or for the fate of a decision.
     fn unready(&self, job: JobId) -> usize {
         let waiting = self.state.job(job).map_or(0, |job| job.counts.pending as usize);
-        waiting.saturating_sub(self.queue.ready(job).len()) + self.leaving_of(job).count()
+        waiting.saturating_sub(self.queue.ready_of(job)) + self.leaving_of(job).count()
     }
 
     /// The tasks of a job that an assumed decision pushes out.
@@ -108,21 +108,22 @@ impl Scheduler {
     }
 
     /// Takes a job out of the queue until one of its tasks changes.
-    pub(crate) fn hold(&mut self, job: JobId) {
-        self.queue.park(job, &ClassKey::Held(job));
+    pub(crate) fn hold(&mut self, cohort: Cohort) {
+        self.queue.park(cohort, &ClassKey::Held(cohort));
     }
 
     /// A task of the job came, went or changed: a job that was held may be so no more, and what is
     /// left of a gang may fit.
     pub(crate) fn release(&mut self, job: JobId) {
-        let Some(need) = self.needs.get(&job) else { return };
-        if !need.gang && need.cap.is_none() {
-            return;
+        for (cohort, need) in self.needs.range(Cohort::all_of(job)) {
+            if !need.gang && need.cap.is_none() {
+                return;
+            }
+            if need.gang && self.queue.has_parked(&need.class) {
+                self.loosened.insert(need.class.clone());
+            }
+            self.queue.wake_class(&ClassKey::Held(*cohort));
         }
-        if need.gang && self.queue.has_parked(&need.class) {
-            self.loosened.insert(need.class.clone());
-        }
-        self.queue.wake_class(&ClassKey::Held(job));
     }
 
     /// Decides for all waiting tasks of a gang, or changes nothing and says false.
@@ -142,7 +143,7 @@ impl Scheduler {
         self.wake_parked();
         let priority = need.priority;
         let last = self.queue.last_served(priority);
-        let tasks: Vec<TaskId> = self.queue.ready(job).collect();
+        let tasks: Vec<TaskId> = self.queue.ready(need.cohort).collect();
         let before = decisions.len();
         for task in &tasks {
             let Some(decision) = self.decide(*task, need, now) else {

@@ -9,13 +9,13 @@
 
 use crate::explain::{self, Explanation};
 use crate::machines::Machines;
-use crate::need::{ClassKey, Need};
+use crate::need::Need;
 use crate::queue::NEVER;
 use crate::rooms::BLOCK;
 use crate::scheduler::Scheduler;
 use borg_cell::rejection::AllocRejection;
 use borg_proto::command::Assignment;
-use borg_proto::{JobId, MachineId, Millis, Resources, TaskId, TaskState};
+use borg_proto::{MachineId, Millis, Resources, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ impl Scheduler {
         if self.leaving.contains_key(&alloc) {
             return Err(Homeless::Undecided);
         }
-        let limit = |task: TaskId| self.state.job(task.job).map(|job| &job.spec.task.limit);
+        let limit =
+            |task: TaskId| self.state.job(task.job).map(|job| &job.task_spec(task.index).limit);
         let neighbours = self.state.belonging_in(alloc).filter(|(id, found)| {
             *id != task && (found.placement().is_some() || self.assumed.contains_key(id))
         });
@@ -41,7 +42,7 @@ impl Scheduler {
             .filter_map(|(id, _)| limit(id))
             .fold(Resources::default(), |sum, limit| sum.plus(limit));
         let size = limit(alloc).ok_or(Homeless::Undecided)?;
-        if job.spec.task.limit.fits_in(&size.minus(&used)) {
+        if job.task_spec(task.index).limit.fits_in(&size.minus(&used)) {
             Ok(machine)
         } else {
             Err(Homeless::Undecided)
@@ -51,7 +52,7 @@ impl Scheduler {
     /// Decides for the first task of a job that can go where its alloc is. Who cannot leaves the
     /// queue until something changes.
     pub(crate) fn decide_in_alloc(&mut self, need: &Arc<Need>) -> Option<Assignment> {
-        while let Some(task) = self.queue.first(need.job) {
+        while let Some(task) = self.queue.first(need.cohort) {
             if let Ok(machine) = self.home_of(task)
                 && let Some(row) = self.machines.row(machine)
             {
@@ -64,7 +65,7 @@ impl Scheduler {
                 stuck.1.insert(task);
             }
             let user = self.state.job(need.job)?.key.user.clone();
-            self.queue.add(task, need.priority, &user, NEVER);
+            self.queue.add(task, need.cohort, need.priority, &user, NEVER);
         }
         None
     }
@@ -72,7 +73,7 @@ impl Scheduler {
     /// Whether a row's machine takes a task that is in an alloc there, which asks it for ports alone.
     fn takes(&self, task: TaskId, row: usize) -> bool {
         let Machines { rooms, access, .. } = &self.machines;
-        let Some(need) = self.needs.get(&task.job) else { return false };
+        let Some(need) = self.need_of(task) else { return false };
         let kind = need.kind();
         let has = |(column, ask): &(usize, i32)| *ask <= rooms.left(*column, row, kind);
         rooms.is_open(row) && access.admits(need.group, row) && need.asks.iter().all(has)
@@ -94,27 +95,12 @@ impl Scheduler {
 
     /// A task changed: if it is an alloc or in one, others may go there now, or no longer.
     pub(crate) fn settle_neighbours(&mut self, task: TaskId) {
-        let Some(need) = self.needs.get(&task.job) else { return };
+        let Some(need) = self.need_of(task) else { return };
         let Some(set) = need.alloc_set.or(need.is_alloc.then_some(task.job)) else { return };
         let alloc = TaskId { job: set, index: task.index };
         let neighbours: Vec<TaskId> =
             self.state.belonging_in(alloc).map(|(id, _)| id).filter(|id| *id != task).collect();
         neighbours.into_iter().for_each(|id| self.settle(id));
-    }
-
-    /// An alloc set has another size: what is known of the old one goes. Its tasks have to be settled
-    /// after that.
-    pub(crate) fn forget_size(&mut self, set: JobId) {
-        let tasks: Vec<TaskId> = self.state.tasks_of(set).map(|(id, _)| id).collect();
-        for task in &tasks {
-            self.depart(*task);
-            self.queue.remove(*task);
-        }
-        let Some(need) = self.needs.remove(&set) else { return };
-        self.machines.release(&need);
-        let key = ClassKey::Job(set);
-        self.classes.remove(&key);
-        self.lot.take(&key);
     }
 
     /// Why a task in an alloc is where it is.

@@ -83,11 +83,12 @@ impl Lot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::need::Cohort;
     use borg_proto::JobId;
 
     #[test]
     fn a_change_finds_the_classes_that_it_matters_to() {
-        let key = |n| ClassKey::Job(JobId(n));
+        let key = |n| ClassKey::Job(Cohort { job: JobId(n), version: 1 });
         let mut lot = Lot::default();
         lot.put(&key(1), &[0b01]);
         lot.put(&key(2), &[0b10]);

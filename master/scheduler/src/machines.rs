@@ -635,8 +635,9 @@ impl Machines {
     }
 
     /// Notes that a proposed placement was committed as that incarnation: room is as before, but
-    /// from now on the task can be pushed out. Answers whether it stood there.
-    pub(crate) fn confirm(&mut self, task: TaskId, placement: &Placement) -> bool {
+    /// from now on the task can be pushed out. Answers whether it stood there
+    /// as of that version of its job.
+    pub(crate) fn confirm(&mut self, task: TaskId, placement: &Placement, version: u32) -> bool {
         let row = self.row(placement.machine);
         let Some(row) = row.filter(|row| self.homes.get(task) == Some(*row)) else {
             return false;
@@ -644,6 +645,9 @@ impl Machines {
         let there = &mut self.rows[row];
         let resident = there.residents.iter_mut().find(|r| r.task == task);
         let resident = resident.expect("home names its machine");
+        if resident.need.cohort.version != version {
+            return false;
+        }
         if resident.devices != placement.devices {
             // Others were placed in between: it got other devices than those it was thought to get.
             return false;

@@ -1,6 +1,7 @@
 //! What the tasks of one job ask of a machine, in the form that the scan reads.
 //!
-//! All tasks of a job are equal, so this exists once per job and everything else points to it.
+//! All tasks of one version of a job are equal, so this exists once per version that tasks have, and
+//! everything else points to it.
 
 use crate::access::Group;
 use crate::machines::Machines;
@@ -13,12 +14,29 @@ use borg_proto::reclamation::Amounts;
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::{Constraint, ConstraintOp};
 use borg_proto::{JobId, JobKind, JobSpec, Priority, TaskSpec};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+/// The tasks of a job that are of one version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cohort {
+    pub(crate) job: JobId,
+    pub(crate) version: u32,
+}
+
+impl Cohort {
+    /// All that a job may have.
+    pub(crate) fn all_of(job: JobId) -> RangeInclusive<Self> {
+        Self { job, version: 0 }..=Self { job, version: u32::MAX }
+    }
+}
 
 /// What a task asks for, and who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Need {
     pub(crate) job: JobId,
+    /// Of the job's tasks those that ask for this.
+    pub(crate) cohort: Cohort,
     pub(crate) priority: Priority,
     /// How many tasks the job has.
     pub(crate) tasks: u32,
@@ -66,12 +84,12 @@ const SCORED: [&str; 2] = ["rack", "power"];
 /// Tasks with equal keys get equal answers from every machine.
 ///
 /// Where a job's other tasks are matters to the score and to spread limits, so a job of several
-/// tasks is a class of its own; jobs of one task share a class by shape.
+/// tasks is a class of its own for each of its versions; jobs of one task share a class by shape.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClassKey {
-    Job(JobId),
+    Job(Cohort),
     /// No class: a job that nothing can be decided for, whatever machines there are.
-    Held(JobId),
+    Held(Cohort),
     Shape(Arc<SingleShape>),
 }
 
@@ -99,7 +117,7 @@ impl Need {
     /// Reads a specification of a user of `group`. Devices and attributes that were not asked for so
     /// far get their place in `machines`. `alloc_set` is the one that the job is in.
     pub(crate) fn new(
-        job: JobId,
+        cohort: Cohort,
         group: Group,
         spec: &JobSpec,
         alloc_set: Option<JobId>,
@@ -146,7 +164,7 @@ impl Need {
             });
         let spreads = spreads.collect();
         let class = if spec.tasks > 1 {
-            ClassKey::Job(job)
+            ClassKey::Job(cohort)
         } else {
             let constraints = task.constraints.clone();
             let (priority, asks) = (spec.priority, asks.clone());
@@ -163,7 +181,8 @@ impl Need {
         let (priority, tasks) = (spec.priority, spec.tasks);
         let (gang, cap) = (spec.gang && tasks > 1, spec.concurrent.filter(|cap| *cap < tasks));
         Self {
-            job,
+            job: cohort.job,
+            cohort,
             priority,
             tasks,
             asks,

@@ -1,7 +1,7 @@
 //! Who goes next: priority down, and round robin over users inside a priority, so that one user's
 //! ten thousand tasks do not starve another's one (Borg paper, section 3.2).
 //!
-//! Tasks of one user and priority go job by job in the order of submission, by index. Jobs whose
+//! Tasks of one user and priority go job by job in the order of submission, by version and index. Jobs whose
 //! class fits nowhere are parked, by class: they cost nothing until somebody wakes the class. Then
 //! one job of each of its users is back in its place, and the next one follows when that is through.
 //!
@@ -9,7 +9,7 @@
 //! of a class and user that was woken, one is in its place as long as the class is awake.
 
 use crate::explain::Ahead;
-use crate::need::ClassKey;
+use crate::need::{ClassKey, Cohort};
 use borg_proto::{JobId, Millis, Priority, TaskId, UserName};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ pub(crate) const NEVER: Millis = Millis(u64::MAX);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Level {
-    users: BTreeMap<UserName, BTreeSet<JobId>>,
+    users: BTreeMap<UserName, BTreeSet<Cohort>>,
     /// Whose turn it was the last time.
     last: Option<UserName>,
 }
@@ -31,9 +31,9 @@ static NOBODY: BTreeSet<u32> = BTreeSet::new();
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
     levels: BTreeMap<Reverse<Priority>, Level>,
-    ready: BTreeMap<JobId, Ready>,
-    parked: BTreeMap<ClassKey, BTreeMap<UserName, BTreeSet<JobId>>>,
-    asleep: BTreeMap<TaskId, (Millis, Priority, UserName)>,
+    ready: BTreeMap<Cohort, Ready>,
+    parked: BTreeMap<ClassKey, BTreeMap<UserName, BTreeSet<Cohort>>>,
+    asleep: BTreeMap<TaskId, (Millis, Cohort, Priority, UserName)>,
     wakings: BTreeSet<(Millis, TaskId)>,
 }
 
@@ -52,60 +52,71 @@ impl Queue {
     pub(crate) fn add(
         &mut self,
         task: TaskId,
+        cohort: Cohort,
         priority: Priority,
         user: &UserName,
         not_before: Millis,
     ) {
         if not_before > Millis(0) {
             self.remove(task);
-            self.asleep.insert(task, (not_before, priority, user.clone()));
+            self.asleep.insert(task, (not_before, cohort, priority, user.clone()));
             self.wakings.insert((not_before, task));
             return;
         }
+        if self.cohort_of(task).is_some_and(|before| before != cohort) {
+            self.remove(task);
+        }
         self.rouse(task);
-        self.make_ready(task, priority, user);
+        self.make_ready(task, cohort, priority, user);
+    }
+
+    /// Among whom a ready task is.
+    fn cohort_of(&self, task: TaskId) -> Option<Cohort> {
+        let mut cohorts = self.ready.range(Cohort::all_of(task.job));
+        cohorts.find(|(_, ready)| ready.tasks.contains(&task.index)).map(|(cohort, _)| *cohort)
     }
 
     fn rouse(&mut self, task: TaskId) {
-        if let Some((at, _, _)) = self.asleep.remove(&task) {
+        if let Some((at, ..)) = self.asleep.remove(&task) {
             self.wakings.remove(&(at, task));
         }
     }
 
-    fn make_ready(&mut self, task: TaskId, priority: Priority, user: &UserName) {
+    fn make_ready(&mut self, task: TaskId, cohort: Cohort, priority: Priority, user: &UserName) {
         let levels = &mut self.levels;
-        let ready = self.ready.entry(task.job).or_insert_with(|| {
+        let ready = self.ready.entry(cohort).or_insert_with(|| {
             let level = levels.entry(Reverse(priority)).or_default();
-            level.users.entry(user.clone()).or_default().insert(task.job);
+            level.users.entry(user.clone()).or_default().insert(cohort);
             let user = user.clone();
             Ready { priority, user, tasks: BTreeSet::new(), class: None, parked: false }
         });
         ready.tasks.insert(task.index);
-        if ready.parked && ready.class == Some(ClassKey::Held(task.job)) {
-            self.wake_class(&ClassKey::Held(task.job));
+        if ready.parked && ready.class == Some(ClassKey::Held(cohort)) {
+            self.wake_class(&ClassKey::Held(cohort));
         }
     }
 
     /// Takes a task out, if it is there.
     pub(crate) fn remove(&mut self, task: TaskId) {
         self.rouse(task);
-        let Some(ready) = self.ready.get_mut(&task.job) else { return };
+        let Some(cohort) = self.cohort_of(task) else { return };
+        let Some(ready) = self.ready.get_mut(&cohort) else { return };
         ready.tasks.remove(&task.index);
         if !ready.tasks.is_empty() {
             return;
         }
-        let Some(ready) = self.ready.remove(&task.job) else { return };
+        let Some(ready) = self.ready.remove(&cohort) else { return };
         if ready.parked {
-            self.take_from_park(task.job, &ready);
+            self.take_from_park(cohort, &ready);
             return;
         }
-        self.leave_place(task.job, &ready);
+        self.leave_place(cohort, &ready);
         if let Some(class) = &ready.class {
             self.wake_one(class, &ready.user);
         }
     }
 
-    fn leave_place(&mut self, job: JobId, ready: &Ready) {
+    fn leave_place(&mut self, job: Cohort, ready: &Ready) {
         // The level stays when it is empty: it remembers whose turn it was.
         if let Some(level) = self.levels.get_mut(&Reverse(ready.priority))
             && let Some(jobs) = level.users.get_mut(&ready.user)
@@ -117,7 +128,7 @@ impl Queue {
         }
     }
 
-    fn take_from_park(&mut self, job: JobId, ready: &Ready) {
+    fn take_from_park(&mut self, job: Cohort, ready: &Ready) {
         let Some(class) = &ready.class else { return };
         let Some(users) = self.parked.get_mut(class) else { return };
         if let Some(jobs) = users.get_mut(&ready.user) {
@@ -132,7 +143,7 @@ impl Queue {
     }
 
     /// Takes a job out of its place until its class is woken.
-    pub(crate) fn park(&mut self, job: JobId, class: &ClassKey) {
+    pub(crate) fn park(&mut self, job: Cohort, class: &ClassKey) {
         let Some(ready) = self.ready.get_mut(&job) else { return };
         ready.parked = true;
         ready.class = Some(class.clone());
@@ -184,9 +195,9 @@ impl Queue {
             self.wakings.first().copied().filter(|(at, _)| *at <= now && *at != NEVER)
         {
             self.wakings.remove(&(at, task));
-            let (_, priority, user) =
+            let (_, cohort, priority, user) =
                 self.asleep.remove(&task).expect("a waking belongs to a sleeper");
-            self.make_ready(task, priority, &user);
+            self.make_ready(task, cohort, priority, &user);
         }
     }
 
@@ -197,7 +208,7 @@ impl Queue {
 
     /// The job whose turn it is: of the highest priority that has any, and of the users there of the
     /// one after the last that was served.
-    pub(crate) fn next(&self) -> Option<JobId> {
+    pub(crate) fn next(&self) -> Option<Cohort> {
         let level = self.levels.values().find(|level| !level.users.is_empty())?;
         let after = level.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut later = level.users.range::<UserName, _>((after, Bound::Unbounded));
@@ -206,7 +217,7 @@ impl Queue {
     }
 
     /// Notes that a job had its user's turn.
-    pub(crate) fn served(&mut self, job: JobId) {
+    pub(crate) fn served(&mut self, job: Cohort) {
         let Some(Ready { priority, user, .. }) = self.ready.get(&job) else { return };
         let level = self.levels.entry(Reverse(*priority)).or_default();
         if level.last.as_ref() != Some(user) {
@@ -226,36 +237,42 @@ impl Queue {
 
     /// Whether a job has ready tasks and is not parked.
     pub(crate) fn has_turns(&self, job: JobId) -> bool {
-        self.ready.get(&job).is_some_and(|ready| !ready.parked)
+        self.ready.range(Cohort::all_of(job)).any(|(_, ready)| !ready.parked)
     }
 
     /// Whether a job has ready tasks, parked or not.
     pub(crate) fn has_ready(&self, job: JobId) -> bool {
-        self.ready.contains_key(&job)
+        self.ready.range(Cohort::all_of(job)).next().is_some()
     }
 
-    /// The first ready task of a job.
-    pub(crate) fn first(&self, job: JobId) -> Option<TaskId> {
-        let index = *self.ready.get(&job)?.tasks.first()?;
-        Some(TaskId { job, index })
+    /// How many tasks of a job are ready.
+    pub(crate) fn ready_of(&self, job: JobId) -> usize {
+        self.ready.range(Cohort::all_of(job)).map(|(_, ready)| ready.tasks.len()).sum()
     }
 
-    /// The ready tasks of a job.
-    pub(crate) fn ready(&self, job: JobId) -> impl ExactSizeIterator<Item = TaskId> + '_ {
-        let tasks = self.ready.get(&job).map_or(&NOBODY, |ready| &ready.tasks);
-        tasks.iter().map(move |index| TaskId { job, index: *index })
+    /// The first ready task of a cohort.
+    pub(crate) fn first(&self, cohort: Cohort) -> Option<TaskId> {
+        let index = *self.ready.get(&cohort)?.tasks.first()?;
+        Some(TaskId { job: cohort.job, index })
     }
 
-    /// The next ready task of the same job.
-    pub(crate) fn after(&self, task: TaskId) -> Option<TaskId> {
+    /// The ready tasks of a cohort.
+    pub(crate) fn ready(&self, cohort: Cohort) -> impl ExactSizeIterator<Item = TaskId> + '_ {
+        let tasks = self.ready.get(&cohort).map_or(&NOBODY, |ready| &ready.tasks);
+        tasks.iter().map(move |index| TaskId { job: cohort.job, index: *index })
+    }
+
+    /// The next ready task of the same cohort.
+    pub(crate) fn after(&self, cohort: Cohort, task: TaskId) -> Option<TaskId> {
         let later = (Bound::Excluded(task.index), Bound::Unbounded);
-        let index = *self.ready.get(&task.job)?.tasks.range(later).next()?;
+        let index = *self.ready.get(&cohort)?.tasks.range(later).next()?;
         Some(TaskId { job: task.job, index })
     }
 
     /// Who goes before a task of that priority: jobs that are parked do not.
     pub(crate) fn ahead(&self, priority: Priority) -> Ahead {
-        let mut ahead = Ahead { next: self.next(), ..Ahead::default() };
+        let next = self.next().map(|cohort| cohort.job);
+        let mut ahead = Ahead { next, ..Ahead::default() };
         for ready in self.ready.values().filter(|ready| !ready.parked) {
             if ready.priority > priority {
                 ahead.higher += ready.tasks.len();
@@ -270,7 +287,7 @@ impl Queue {
     #[cfg(test)]
     pub(crate) fn all(&self) -> BTreeSet<TaskId> {
         let ready = self.ready.iter().flat_map(|(job, ready)| {
-            ready.tasks.iter().map(|index| TaskId { job: *job, index: *index })
+            ready.tasks.iter().map(|index| TaskId { job: job.job, index: *index })
         });
         ready.chain(self.asleep.keys().copied()).collect()
     }

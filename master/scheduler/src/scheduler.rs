@@ -13,13 +13,13 @@ use crate::gang::Gangs;
 use crate::inside::Stuck;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
-use crate::need::{ClassKey, Need};
+use crate::need::{ClassKey, Cohort, Need};
 use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
 use borg_cell::event::{AccessChange, Event, EventKind};
-use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Task};
+use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
 use borg_proto::command::Assignment;
 use borg_proto::reclamation::Amounts;
 use borg_proto::task::{EvictCause, Placement};
@@ -74,7 +74,7 @@ pub struct Scheduler {
     /// What placed tasks lend of their limits, as the leader told last.
     pub(crate) lent: BTreeMap<TaskId, (u32, Amounts)>,
     pub(crate) queue: Queue,
-    pub(crate) needs: BTreeMap<JobId, Arc<Need>>,
+    pub(crate) needs: BTreeMap<Cohort, Arc<Need>>,
     /// Tasks of jobs with a cap that stand on machines.
     pub(crate) placed: BTreeMap<JobId, u32>,
     pub(crate) classes: BTreeMap<ClassKey, Box<Class>>,
@@ -260,7 +260,7 @@ impl Scheduler {
             return;
         }
         for job in resized {
-            self.forget_size(job);
+            self.forget_specs(job);
             tasks.extend(self.state.tasks_of(job).map(|(id, _)| id));
         }
         for task in tasks {
@@ -269,11 +269,7 @@ impl Scheduler {
         for job in forgotten {
             self.aside.forget(job);
             self.gangs.forget(job);
-            if let Some(need) = self.needs.remove(&job) {
-                self.machines.release(&need);
-            }
-            self.classes.remove(&ClassKey::Job(job));
-            self.lot.take(&ClassKey::Job(job));
+            self.forget_needs(job);
         }
     }
 
@@ -285,7 +281,9 @@ impl Scheduler {
         self.queue.wake(now);
         self.wake_stuck();
         for job in self.gangs.rested(now) {
-            self.queue.wake_class(&ClassKey::Job(job));
+            for (_, need) in self.needs.range(Cohort::all_of(job)) {
+                self.queue.wake_class(&need.class);
+            }
         }
         for class in std::mem::take(&mut self.retry) {
             self.wake(&class);
@@ -294,15 +292,15 @@ impl Scheduler {
         self.cooled = None;
         let mut decisions = Vec::new();
         while decisions.len() < max
-            && let Some(job) = self.queue.next()
+            && let Some(cohort) = self.queue.next()
         {
-            let before = self.aside.decides(job);
+            let before = self.aside.decides(cohort.job);
             let many = decisions.len();
-            let need = self.needs[&job].clone();
+            let need = self.needs[&cohort].clone();
             if self.is_held(&need) {
-                self.hold(job);
+                self.hold(cohort);
             } else if !self.decide_turn(&need, now, &mut decisions) {
-                self.park(job);
+                self.park(cohort);
             } else if decisions[many..].iter().any(|decision| !decision.victims.is_empty()) {
                 // Victims may leave more room than their place takes.
                 self.wake_parked();
@@ -329,13 +327,13 @@ impl Scheduler {
     }
 
     /// Takes a job out of the queue until its class may fit somewhere.
-    fn park(&mut self, job: JobId) {
-        let key = self.needs[&job].class.clone();
+    fn park(&mut self, cohort: Cohort) {
+        let key = self.needs[&cohort].class.clone();
         if let Some(class) = self.classes.get_mut(&key) {
             let reach = class.park(&self.machines, self.retry.contains(&key));
             self.lot.put(&key, reach);
         }
-        self.queue.park(job, &key);
+        self.queue.park(cohort, &key);
     }
 
     fn wake(&mut self, class: &ClassKey) {
@@ -413,7 +411,7 @@ impl Scheduler {
             return explain::set_aside(&self.state, task, found, said);
         }
         let (Some(found), Some(job), Some(need)) =
-            (found, self.state.job(task.job), self.needs.get(&task.job))
+            (found, self.state.job(task.job), self.need_of(task))
         else {
             return explain::settled(&self.state, task, found);
         };
@@ -453,7 +451,8 @@ impl Scheduler {
         told.ahead = self.queue.ahead(need.priority);
         if nowhere && !need.gang {
             let mut copy = self.machines.clone();
-            told.advice = advise(&class, &mut copy, &weights, &job.spec, &avoid);
+            let spec = asked_by(job, job.version_of(task.index));
+            told.advice = advise(&class, &mut copy, &weights, &spec, &avoid);
         } else if class.best(&self.machines, &weights, true, &avoid).is_none()
             && let Some(row) = class.best_preempting(&self.machines, &weights, true, &avoid)
             && let Some((victims, _)) = victims::choose(&self.machines, need, row)
@@ -513,14 +512,14 @@ impl Scheduler {
         if need.alloc_set.is_some() {
             return self.decide_in_alloc(need);
         }
-        let mut task = self.queue.first(need.job)?;
+        let mut task = self.queue.first(need.cohort)?;
         loop {
             let decision = self.decide(task, need, now);
             let picky = self.state.task(task).is_some_and(|t| t.avoids(now).next().is_some());
             if decision.is_some() || !picky {
                 return decision;
             }
-            task = self.queue.after(task)?;
+            task = self.queue.after(need.cohort, task)?;
         }
     }
 
@@ -555,10 +554,10 @@ impl Scheduler {
             self.depart(gone.task);
             self.leaving.insert(gone.task, gone.number);
         }
-        let need = need.clone();
+        let (need, cohort) = (need.clone(), need.cohort);
         let lent = self.lent_for(row, &need);
         self.arrive(row, Resident::proposed(task, need));
-        self.queue.served(task.job);
+        self.queue.served(cohort);
         self.queue.remove(task);
         let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
         self.assumed.insert(task, assumed);
@@ -613,18 +612,20 @@ impl Scheduler {
 
     fn settle_task(&mut self, task: TaskId) {
         self.forget_lent(task);
-        let found = self.state.task(task).map(|found| &found.state);
-        match found {
+        let found = self.state.task(task);
+        let version = found.map_or(0, |found| found.version);
+        let cohort = Cohort { job: task.job, version };
+        match found.map(|found| &found.state) {
             Some(TaskState::Running(placement)) => {
                 self.queue.remove(task);
                 if self.leaving.get(&task) == Some(&placement.incarnation)
-                    || self.machines.confirm(task, placement)
+                    || self.machines.confirm(task, placement, version)
                 {
                     return;
                 }
                 let Placement { machine, incarnation, devices, .. } = placement.clone();
                 self.depart(task);
-                let need = self.need(task.job);
+                let need = self.need(cohort);
                 let row = self.machines.row_for(machine);
                 let incarnation = Some(incarnation);
                 let lent = self.lent_by(task, incarnation, &need);
@@ -641,11 +642,11 @@ impl Scheduler {
                 if self.aside.why(task.job).is_some() {
                     return;
                 }
-                let need = self.need(task.job);
+                let need = self.need(cohort);
                 let homeless = need.alloc_set.is_some() && self.home_of(task).is_err();
                 let not_before = if lingers || homeless { NEVER } else { not_before };
                 let job = self.state.job(task.job).expect("a task of the state has its job there");
-                self.queue.add(task, need.priority, &job.key.user, not_before);
+                self.queue.add(task, cohort, need.priority, &job.key.user, not_before);
             }
             Some(TaskState::Dead { .. }) | None => {
                 self.queue.remove(task);
@@ -661,9 +662,12 @@ impl Scheduler {
         }
         // Jobs with tasks there have to count their crowds again.
         let Some(row) = self.machines.row(id) else { return };
-        for resident in self.machines.residents(row) {
-            self.classes.remove(&resident.need.class);
-            self.loosened.insert(resident.need.class.clone());
+        let needs: Vec<_> = self.machines.residents(row).iter().map(|r| r.need.clone()).collect();
+        for need in needs {
+            for need in self.related(&need) {
+                self.classes.remove(&need.class);
+                self.loosened.insert(need.class.clone());
+            }
         }
     }
 
@@ -673,8 +677,10 @@ impl Scheduler {
             *self.placed.entry(need.job).or_default() += 1;
         }
         self.machines.add(row, resident);
-        if let Some(class) = self.classes.get_mut(&need.class) {
-            class.count(&self.machines, &self.config.weights, row, true);
+        for need in self.related(&need) {
+            if let Some(class) = self.classes.get_mut(&need.class) {
+                class.count(&self.machines, &self.config.weights, row, true);
+            }
         }
     }
 
@@ -687,24 +693,69 @@ impl Scheduler {
             }
             self.release(task.job);
         }
-        if let Some(class) = self.classes.get_mut(&resident.need.class) {
-            class.count(&self.machines, &self.config.weights, row, false);
-            if self.queue.has_parked(&resident.need.class) {
-                self.loosened.insert(resident.need.class.clone());
+        for need in self.related(&resident.need) {
+            if let Some(class) = self.classes.get_mut(&need.class) {
+                class.count(&self.machines, &self.config.weights, row, false);
+                if self.queue.has_parked(&need.class) {
+                    self.loosened.insert(need.class.clone());
+                }
             }
         }
     }
 
-    fn need(&mut self, job: JobId) -> Arc<Need> {
-        if let Some(need) = self.needs.get(&job) {
+    /// For whom it matters where a task of `need` stands: all versions of its job.
+    fn related(&self, need: &Arc<Need>) -> Vec<Arc<Need>> {
+        let mut cohorts = self.needs.range(Cohort::all_of(need.job));
+        match (cohorts.next(), cohorts.next()) {
+            (Some((_, first)), Some((_, second))) => {
+                let rest = cohorts.map(|(_, need)| need);
+                [first, second].into_iter().chain(rest).cloned().collect()
+            }
+            (Some(_) | None, _) => vec![need.clone()],
+        }
+    }
+
+    fn need(&mut self, cohort: Cohort) -> Arc<Need> {
+        if let Some(need) = self.needs.get(&cohort) {
             return need.clone();
         }
-        let found = self.state.job(job).expect("a task of the state has its job there");
+        let found = self.state.job(cohort.job).expect("a task of the state has its job there");
+        let version = found.version(cohort.version).expect("the version of a task is kept");
+        let spec = asked_by(found, version);
         let set = self.state.alloc_set_of(found).map(|set| set.id);
         let group = self.machines.access.group(found.owner());
-        let need = Arc::new(Need::new(job, group, &found.spec, set, &mut self.machines));
-        self.needs.insert(job, need.clone());
+        let need = Arc::new(Need::new(cohort, group, &spec, set, &mut self.machines));
+        self.needs.insert(cohort, need.clone());
         need
+    }
+
+    /// What a task asks for, if that was looked at so far.
+    pub(crate) fn need_of(&self, task: TaskId) -> Option<&Arc<Need>> {
+        let version = self.state.task(task)?.version;
+        self.needs.get(&Cohort { job: task.job, version })
+    }
+
+    /// A job has other specifications than before: what is known of the old ones goes. Its tasks have
+    /// to be settled after that.
+    fn forget_specs(&mut self, job: JobId) {
+        let tasks: Vec<TaskId> = self.state.tasks_of(job).map(|(id, _)| id).collect();
+        for task in &tasks {
+            self.depart(*task);
+            self.queue.remove(*task);
+        }
+        self.forget_needs(job);
+    }
+
+    fn forget_needs(&mut self, job: JobId) {
+        let cohorts: Vec<Cohort> =
+            self.needs.range(Cohort::all_of(job)).map(|(cohort, _)| *cohort).collect();
+        for cohort in cohorts {
+            if let Some(need) = self.needs.remove(&cohort) {
+                self.machines.release(&need);
+            }
+            self.classes.remove(&ClassKey::Job(cohort));
+            self.lot.take(&ClassKey::Job(cohort));
+        }
     }
 
     /// Forgets the classes that were not used for the longest time. Those of parked jobs stay: they
@@ -724,6 +775,19 @@ impl Scheduler {
         let oldest_kept = uses[uses.len() - MAX_CLASSES];
         self.classes.retain(|key, class| class.used_at >= oldest_kept || queue.has_parked(key));
     }
+}
+
+/// What a version's tasks ask for: what they run and take is the version's; the rest, and how they
+/// spread, is the job's.
+fn asked_by(job: &Job, version: &Version) -> Arc<JobSpec> {
+    if Arc::ptr_eq(&job.spec, &version.spec) {
+        return job.spec.clone();
+    }
+    let mut task = version.spec.task.clone();
+    if task.spread != job.spec.task.spread {
+        Arc::make_mut(&mut task).spread.clone_from(&job.spec.task.spread);
+    }
+    Arc::new(JobSpec { task, ..job.spec.as_ref().clone() })
 }
 
 /// Where a task does not go as it failed there: of its rows those that are left when, from the

@@ -5,7 +5,7 @@ use borg_cell::state::GrantedPrivilege;
 use borg_proto::names::UserName;
 use borg_proto::wire::pb;
 use borg_proto::{JobKey, Privilege};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tonic::Status;
 
 /// Most jobs that are named for one user and privilege. 100: our choice; that there are more is told.
@@ -48,7 +48,9 @@ pub(super) fn list(view: &View, whose: Option<&UserName>) -> pb::ListPrivilegesR
         entries.entry((user, privilege)).or_default().granted = Some(granted);
     }
     for job in state.loosened_jobs().filter(|job| wanted(job.owner())) {
-        for privilege in &job.spec.task.loosen {
+        let loosened: BTreeSet<&Privilege> =
+            job.held_versions().flat_map(|version| &version.spec.task.loosen).collect();
+        for privilege in loosened {
             entries.entry((job.owner(), *privilege)).or_default().jobs.push(&job.key);
         }
     }

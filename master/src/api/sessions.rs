@@ -298,7 +298,8 @@ fn port_of(
     placement: &Placement,
     asked: &str,
 ) -> Result<u16, Status> {
-    let names = view.state.job_named(&name.job).map(|job| job.spec.task.ports.clone());
+    let names = view.state.job_named(&name.job);
+    let names = names.map(|job| job.task_spec(name.index).ports.clone());
     let names = names.unwrap_or_default();
     let ports = || names.iter().zip(&placement.ports);
     let found = ports().find(|(name, port)| name.as_str() == asked || port.to_string() == asked);

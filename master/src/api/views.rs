@@ -210,13 +210,13 @@ fn fill_running(
 ) -> pb::TaskPhase {
     info.restarts = placement.restarts;
     info.since_ms = placement.placed_at.0;
-    let names = job.spec.task.ports.iter();
+    let names = job.task_spec(id.index).ports.iter();
     info.ports = names
         .zip(&placement.ports)
         .map(|(name, port)| pb::Port { name: name.to_string(), port: (*port).into() })
         .collect();
     info.address = placement.address.map(|address| address.to_string()).unwrap_or_default();
-    info.health = pb::Health::from(job.health(placement)).into();
+    info.health = pb::Health::from(job.health(id.index, placement)).into();
     let incarnation = IncarnationId { task: id, number: placement.incarnation };
     let said = said.get(&incarnation);
     if let Some(said) = said {
@@ -232,7 +232,7 @@ fn fill_running(
         Phase::Up { pid, since } => {
             info.pid = pid;
             info.since_ms = since.0;
-            info.note = match job.health(placement) {
+            info.note = match job.health(id.index, placement) {
                 Health::Unchecked | Health::Healthy => String::new(),
                 Health::Starting => "not healthy yet".into(),
                 Health::Unhealthy => "unhealthy".into(),
@@ -254,8 +254,8 @@ fn fill_running(
 
 /// Whether it matters to people how far its packages are.
 pub(super) fn brings_packages(job: &Job) -> bool {
-    let task = &job.spec.task;
-    task.image.is_some() || !task.packages.is_empty()
+    let mut held = job.held_versions().map(|version| &version.spec.task);
+    held.any(|task| task.image.is_some() || !task.packages.is_empty())
 }
 
 fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> String {

@@ -35,7 +35,8 @@ pub(crate) fn placed(
     if job.spec.alloc_set.is_some() {
         return (Ok(()), false);
     }
-    let asked = job.spec.asked();
+    let spec = job.spec_of(id.index);
+    let asked = spec.asked();
     let known = |changed: &Millis| at.since(*changed) > KNOWN_AFTER;
     let fits = |machine: &&Machine| {
         machine.info.as_ref().is_some_and(|info| {
@@ -44,7 +45,7 @@ pub(crate) fn placed(
                 && access_changed.get(&machine.id).is_none_or(known)
                 && machine.admits(job.owner()).is_ok()
                 && asked.fits_in(&info.capacity)
-                && job.spec.task.constraints.iter().all(|c| c.soft || c.holds(&info.attributes))
+                && spec.task.constraints.iter().all(|c| c.soft || c.holds(&info.attributes))
         })
     };
     let other = state.machines().filter(fits).find(|machine| !tried.contains(&machine.id));

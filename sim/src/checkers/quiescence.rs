@@ -206,13 +206,13 @@ impl World {
             if job.spec.alloc_set.is_some() {
                 let home = state.place_in_alloc(job, id.index).ok();
                 let home = home.and_then(|machine| state.machine(machine));
-                if home.is_some_and(|machine| takes(machine, job)) {
+                if home.is_some_and(|machine| takes(machine, job, id.index)) {
                     return Some(format!("task {id} of {} would fit in its alloc", job.key));
                 }
                 continue;
             }
             let avoids = |machine: &Machine| task.avoids(now).any(|c| c.machine == machine.id);
-            let fits = |machine: &&Machine| takes(machine, job) && !avoids(machine);
+            let fits = |machine: &&Machine| takes(machine, job, id.index) && !avoids(machine);
             if job.spec.gang && job.spec.tasks > 1 {
                 if gang_fits(state, job, now) {
                     return Some(format!("all waiting tasks of the gang {} would fit", job.key));
@@ -283,15 +283,16 @@ fn gang_fits(state: &CellState, job: &Job, now: Millis) -> bool {
         }
         fits
     };
-    let machines = state.machines().filter(|machine| takes(machine, job));
+    let machines = state.machines().filter(|machine| takes(machine, job, 0));
     machines.map(room).sum::<usize>() >= ready.len()
 }
 
-/// Whether a machine has room for one more task of a job, pushing nobody out.
-fn takes(machine: &Machine, job: &Job) -> bool {
+/// Whether a machine has room for one more task of a job, that one, pushing nobody out.
+fn takes(machine: &Machine, job: &Job, index: u32) -> bool {
     let Some(info) = &machine.info else { return false };
-    let asked = job.spec.asked();
-    let hard = job.spec.task.constraints.iter().filter(|constraint| !constraint.soft);
+    let spec = job.spec_of(index);
+    let asked = spec.asked();
+    let hard = spec.task.constraints.iter().filter(|constraint| !constraint.soft);
     let crowded = job.spec.task.spread.iter().enumerate().any(|(number, spread)| {
         job.crowd(number, machine.attribute(&spread.attribute)) >= spread.max
     });

@@ -68,8 +68,11 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
 fn used(state: &CellState, user: &UserName, band: Band) -> Resources {
     let jobs = state.jobs().filter(|job| job.owner() == user && job.priority().band() == band);
     let live = jobs.flat_map(|job| {
+        // Of each resource as much as any version takes that tasks may go back to.
+        let held = job.held_versions().map(|version| version.spec.charged());
+        let most = held.reduce(|most, asked| most.at_least(&asked)).unwrap_or_default();
         let tasks = state.tasks_of(job.id).filter(|(_, task)| !task.is_dead());
-        tasks.map(|_| job.spec.charged())
+        tasks.map(move |_| most.clone())
     });
     live.fold(Resources::default(), |sum, asked| sum.plus(&asked))
 }

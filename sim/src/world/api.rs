@@ -1,6 +1,6 @@
 //! What a test says to a world.
 
-use super::client::TEST_CLIENT;
+use super::client::{ADMIN_CLIENT, TEST_CLIENT};
 use super::{Asked, Setup, Weather, World, index_of};
 use crate::jobs::JobBuilder;
 use borg_cell::rejection::Rejection;
@@ -72,6 +72,22 @@ impl World {
         let action = Action::Kill { job: key.clone(), tasks: Vec::new() };
         let wish = self.wish(TEST_CLIENT, Asked::Change(action));
         Submitted { wish, key: key.clone() }
+    }
+
+    /// The user `ann`, or the admin, asks for a change, and learns what came of it; 30 s at most.
+    ///
+    /// # Errors
+    /// When the cell refuses it.
+    ///
+    /// # Panics
+    /// When it takes longer, or something is violated meanwhile.
+    pub fn change(&mut self, as_admin: bool, action: Action) -> Result<Answer, Rejection> {
+        let client = if as_admin { ADMIN_CLIENT } else { TEST_CLIENT };
+        let wish = self.wish(client, Asked::Change(action));
+        self.run_until("the change is acknowledged", Millis(30_000), |world| {
+            world.outcome(client, wish).is_some()
+        });
+        self.outcome(client, wish).expect("it was just there").clone()
     }
 
     /// Runs until she knows the outcome, which is returned; 30 s at most.

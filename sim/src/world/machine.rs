@@ -401,8 +401,9 @@ impl World {
                 self.hit(Mark::KilledHard);
                 self.signal(index, run, KILL);
             }
-            // No job of this world has a health check, and no machine tells how busy it is.
-            Effect::CapCpu { .. } | Effect::Probe { .. } => {}
+            Effect::Probe { run, .. } => self.probe(index, run),
+            // No machine tells how busy it is.
+            Effect::CapCpu { .. } => {}
             Effect::Remove { id } => {
                 self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
                 let host = &mut self.machines[index];

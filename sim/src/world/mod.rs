@@ -130,6 +130,7 @@ pub(crate) enum Happening {
     ProcessOver { machine: usize, boot: u32, run: Run, failure: Option<FailureCause> },
     LeaseOver { machine: usize, boot: u32, run: Run },
     UsageMeasured { machine: usize, life: u32 },
+    Probed { machine: usize, life: u32, run: Run, well: bool },
     ClientWakes { client: usize },
     CallArrives { call: Box<client::Call>, to: usize },
     CallAnswered { client: usize, attempt: u64, reply: Box<client::Reply> },
@@ -296,6 +297,9 @@ impl World {
             }
             Happening::LeaseOver { machine, boot, run } => self.lease_over(machine, boot, run),
             Happening::UsageMeasured { machine, life } => self.usage_measured(machine, life),
+            Happening::Probed { machine, life, run, well } => {
+                self.probe_answered(machine, life, run, well);
+            }
             Happening::ClientWakes { client } => self.client_wakes(client),
             Happening::CallArrives { call, to } => self.call_arrives(*call, to),
             Happening::CallAnswered { client, attempt, reply } => {

@@ -29,6 +29,8 @@ pub(crate) struct Container {
     pub(crate) task: Option<TargetTask>,
     /// How often in a row it failed before.
     pub(crate) failures: u32,
+    /// How often in a row it answered its health check badly.
+    pub(crate) bad_answers: u32,
     /// Of an exclusive run: when it ends, unless the machine's lease is longer.
     pub(crate) ends_by: Option<Millis>,
     pub(crate) state: ContainerState,
@@ -80,7 +82,8 @@ impl World {
         let (boot, state) = (host.boot, ContainerState::Starting);
         let (grace, ports, task) = (launch.grace, launch.ports, Some(launch.task));
         let failures = launch.failures;
-        let container = Container { run, play, grace, ports, task, failures, ends_by, state };
+        let container =
+            Container { run, play, grace, ports, task, failures, bad_answers: 0, ends_by, state };
         host.processes.insert(run.id, container);
         if ends_by.is_some() {
             self.checks.copies.is_exclusive(run.id.task);
@@ -134,7 +137,7 @@ impl World {
             self.watch_lease(index, boot, run);
         }
         let end = match play {
-            Play::Serve | Play::Stubborn | Play::Missing => None,
+            Play::Serve | Play::Stubborn | Play::Sick | Play::Moody { .. } | Play::Missing => None,
             Play::Exit { after, code } => Some((after, code)),
             Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => {
                 Some((after, 1))
@@ -194,6 +197,39 @@ impl World {
         self.tell_borglet(index, Input::Exited { run, at, failure });
     }
 
+    /// A borglet probes a run: the answer comes a moment later, if the machine still has the process.
+    pub(crate) fn probe(&mut self, index: usize, run: Run) {
+        let (boot, calm) = (self.machines[index].boot, self.faults.is_over());
+        let life = self.machines[index].life;
+        let Some(container) = self.container(index, boot, run) else { return };
+        let well = match container.play {
+            Play::Sick => false,
+            Play::Moody { failing } => calm || !self.dice.chance(failing),
+            Play::Serve
+            | Play::Stubborn
+            | Play::Exit { .. }
+            | Play::Flaky { .. }
+            | Play::Missing => true,
+        };
+        let delay = Millis(self.dice.between(1, 40));
+        self.agenda.after(delay, Happening::Probed { machine: index, life, run, well });
+    }
+
+    pub(crate) fn probe_answered(&mut self, index: usize, life: u32, run: Run, well: bool) {
+        let boot = self.machines[index].boot;
+        if self.machines[index].life != life {
+            return;
+        }
+        let Some(container) = self.container(index, boot, run) else { return };
+        container.bad_answers = if well { 0 } else { container.bad_answers + 1 };
+        if container.bad_answers == 2 {
+            self.hit(Mark::Unhealthy);
+        }
+        let result = if well { Ok(()) } else { Err("503".into()) };
+        self.tell_borglet(index, Input::ProbeBegun { run });
+        self.tell_borglet(index, Input::Probed { run, result });
+    }
+
     /// Looks at an exclusive run again when its lease is over, as far as is known now. It takes the
     /// shim up to a moment to do something about it.
     fn watch_lease(&mut self, index: usize, boot: u32, run: Run) {
@@ -241,7 +277,9 @@ impl World {
             let over = |by: Millis| by.max(host.lease) <= now + NOTICE + ROUNDING;
             container.ends_by.is_some_and(over)
         });
-        let result = if wanted && !fenced {
+        let unhealthy =
+            host.processes.get(&run.id).is_some_and(|container| container.bad_answers > 1);
+        let result = if wanted && !fenced && !unhealthy {
             Err(format!("m{index} ends {run}, which the cell wants there"))
         } else {
             Ok(())

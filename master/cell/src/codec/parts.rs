@@ -5,8 +5,9 @@
 
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
-    Closed, Crash, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord, Restored,
-    Standing, Task, Window,
+    Closed, Crash, FIRST_VERSION, Job, JobEnd, MAX_CRASHES, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES,
+    MAX_VERSIONS_IN_USE, Machine, MachineState, MasterRecord, Restored, Standing, Task, Version,
+    Window,
 };
 use borg_proto::disruption::MAX_RATE_TASKS;
 use borg_proto::names::NameError;
@@ -139,8 +140,49 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         ended_at_ms: job.ended_at().map(|at| at.0),
         waits_for: job.waits_for.iter().map(|id| id.0).collect(),
         tasks: runs(&job.tasks),
+        versions: versions(job),
         disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
     }
+}
+
+/// Nothing for a job that was never changed: its one version follows from the rest.
+fn versions(job: &Job) -> Vec<pb::CheckpointVersion> {
+    let head = job.head().number;
+    if head == FIRST_VERSION {
+        return Vec::new();
+    }
+    let write = |version: &Version| pb::CheckpointVersion {
+        number: version.number,
+        // The job says it already.
+        spec: (version.number != head).then(|| version.spec.as_ref().into()),
+        at_ms: version.at.0,
+        by: version.by.to_string(),
+        note: version.note.clone(),
+    };
+    job.versions().map(write).collect()
+}
+
+fn read_versions(
+    versions: Vec<pb::CheckpointVersion>,
+    head: &Arc<JobSpec>,
+) -> Result<Vec<Arc<Version>>, WireError> {
+    if versions.len() > MAX_KEPT_VERSIONS + 2 * MAX_VERSIONS_IN_USE {
+        return Err(WireError::new("versions", versions.len(), "are too many"));
+    }
+    let read = |version: pb::CheckpointVersion| {
+        let spec = match version.spec {
+            Some(spec) => Arc::new(JobSpec::try_from(spec).map_err(|e| e.within("spec"))?),
+            None => head.clone(),
+        };
+        let by = name("by", UserName::new(&version.by))?;
+        if version.note.len() > MAX_NOTE_BYTES {
+            return Err(WireError::new("note", version.note, "is too long"));
+        }
+        let bare = Version::new(version.number, spec, Millis(version.at_ms), by);
+        Ok(Arc::new(Version { note: version.note, ..bare }))
+    };
+    let read = versions.into_iter().map(read).collect::<Result<Vec<_>, _>>();
+    read.map_err(|e: WireError| e.within("versions"))
 }
 
 /// Equal neighbours as one entry: most slots of a large job are alike.
@@ -185,8 +227,20 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
         waits_for,
         Millis(job.submitted_at_ms),
     );
+    let spec = Arc::new(spec);
+    let mut versions = read_versions(job.versions, &spec)?;
+    if versions.is_empty() {
+        let (number, at) = (FIRST_VERSION, bare.submitted_at);
+        versions.push(Arc::new(Version::new(number, spec.clone(), at, user.clone())));
+    }
+    for task in &tasks {
+        if !versions.iter().any(|version| version.number == task.version) {
+            return Err(WireError::new("tasks.version", task.version, "is not kept"));
+        }
+    }
     let disrupted = disrupted(&job.disrupted_ms)?;
-    let mut job_read = Job { spec: Arc::new(spec), tasks, disrupted, ..bare };
+    let mut job_read = Job { spec, tasks, versions, disrupted, ..bare };
+    job_read.recount_versions();
     let end: JobEnd = job_read.verdict();
     job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
     Ok(job_read)
@@ -220,6 +274,7 @@ fn task(task: &Task) -> pb::CheckpointTask {
             .map(|crash| wire::Crash { machine: crash.machine.0, at_ms: crash.at.0 })
             .collect(),
         lingers: task.lingers,
+        version: if task.version == FIRST_VERSION { 0 } else { task.version },
         alike: 0,
     }
 }
@@ -239,6 +294,7 @@ fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
         last_place: task.last_place.map(|place| (MachineId(place.machine), place.incarnation)),
         crashes: crashes(&task.crashes)?,
         lingers: task.lingers,
+        version: if task.version == 0 { FIRST_VERSION } else { task.version },
     })
 }
 

@@ -17,11 +17,29 @@ use xxhash_rust::xxh3::xxh3_64;
 /// to none.
 const PACKAGES: [u8; 8] = u64::MAX.to_le_bytes();
 
-/// Digests of the jobs' specifications, which many targets share.
+/// How many versions of one job are known here at once: while an update is under way there are two.
+const VERSIONS: usize = 4;
+
+/// Digests of the jobs' specifications, which many targets share; of each job those that were met last.
 #[derive(Debug, Default)]
 pub(super) struct Digests {
-    specs: BTreeMap<JobId, (Arc<TaskSpec>, u64)>,
-    packages: BTreeMap<JobId, Vec<(Arc<Package>, Digest)>>,
+    specs: BTreeMap<JobId, Vec<(Arc<TaskSpec>, u64)>>,
+    packages: BTreeMap<JobId, Vec<Named>>,
+}
+
+/// Packages with their digests.
+type Named = Vec<(Arc<Package>, Digest)>;
+
+/// The place of what is known already, or of what was just learnt, in place of the oldest.
+fn recall<T>(known: &mut Vec<T>, is: impl Fn(&T) -> bool, learn: impl FnOnce() -> T) -> usize {
+    if let Some(at) = known.iter().position(is) {
+        return at;
+    }
+    if known.len() == VERSIONS {
+        known.remove(0);
+    }
+    known.push(learn());
+    known.len() - 1
 }
 
 impl Digests {
@@ -89,26 +107,29 @@ impl Digests {
         }
     }
 
-    /// A job's packages never change, and all of its tasks have the same.
+    /// The packages of a version never change, and all of its tasks have the same.
     fn packages(&mut self, job: JobId, packages: &[Arc<Package>]) -> &[(Arc<Package>, Digest)] {
+        let same = |known: &Named| {
+            known.len() == packages.len()
+                && known
+                    .iter()
+                    .zip(packages)
+                    .all(|((known, _), package)| Arc::ptr_eq(known, package))
+        };
         let known = self.packages.entry(job).or_default();
-        let same = known.len() == packages.len()
-            && known.iter().zip(packages).all(|((known, _), package)| Arc::ptr_eq(known, package));
-        if !same {
-            *known = packages.iter().map(|package| (package.clone(), package.digest())).collect();
-        }
-        known
+        let at = recall(known, same, || {
+            packages.iter().map(|package| (package.clone(), package.digest())).collect()
+        });
+        &known[at]
     }
 
     fn spec(&mut self, job: JobId, spec: &Arc<TaskSpec>) -> u64 {
-        match self.specs.get(&job) {
-            Some((known, digest)) if Arc::ptr_eq(known, spec) => *digest,
-            Some(_) | None => {
-                let digest = xxh3_64(&pb::TaskSpec::from(&**spec).encode_to_vec());
-                self.specs.insert(job, (spec.clone(), digest));
-                digest
-            }
-        }
+        let known = self.specs.entry(job).or_default();
+        let same = |(known, _): &(Arc<TaskSpec>, u64)| Arc::ptr_eq(known, spec);
+        let at = recall(known, same, || {
+            (spec.clone(), xxh3_64(&pb::TaskSpec::from(&**spec).encode_to_vec()))
+        });
+        known[at].1
     }
 }
 

@@ -226,7 +226,7 @@ impl Links {
             if job.spec.alloc_set.is_some() {
                 continue;
             }
-            let limit = Amounts::from(&job.spec.task.limit);
+            let limit = Amounts::from(&job.task_spec(task.index).limit);
             let belief = before.get(&id).copied();
             let belief = self.believe(machine, job, id, belief, used, time, &numbers);
             let reserved = belief.map_or(limit, |belief| belief.estimate.reserved());
@@ -273,12 +273,12 @@ impl Links {
         time: Millis,
         numbers: &Numbers,
     ) -> Option<Belief> {
-        if job.is_alloc_set() || !job.spec.task.reclaim {
+        if job.is_alloc_set() || !job.task_spec(id.task.index).reclaim {
             return None;
         }
         let report = self.links.get(&machine.id)?.told_of(id)?;
         let TaskStatus::Up { since, .. } = report.status else { return None };
-        let limit = Amounts::from(&job.spec.task.limit);
+        let limit = Amounts::from(&job.task_spec(id.task.index).limit);
         let process = (since, report.restarts);
         let mut belief = before.filter(|before| before.process == process).unwrap_or_else(|| {
             let placed_at = job.task(id.task.index).and_then(|task| task.placement());
@@ -340,14 +340,13 @@ fn who_goes(
     time: Millis,
     state: &CellState,
 ) -> Option<IncarnationId> {
-    let frees = |job: &Job| {
-        let limit = Amounts::from(&job.spec.task.limit);
-        !limit.least(short).is_nothing()
-    };
     let may_go = |task: &&TaskId| {
         let job = state.job(task.job);
-        let goes =
-            |job: &Job| !job.priority().is_prod() && job.spec.alloc_set.is_none() && frees(job);
+        let goes = |job: &Job| {
+            let limit = Amounts::from(&job.task_spec(task.index).limit);
+            let frees = !limit.least(short).is_nothing();
+            !job.priority().is_prod() && job.spec.alloc_set.is_none() && frees
+        };
         job.is_some_and(goes) && state.may_disrupt(**task, time).is_ok()
     };
     let rank = |task: &&TaskId| (state.job(task.job).map(Job::priority), Reverse(**task));

@@ -38,6 +38,8 @@ pub(super) struct Silence {
     /// When machines were taken for down within the last minute.
     downs: VecDeque<Millis>,
     safe_mode: bool,
+    /// When safe mode ended: those that are back a moment later than the others must not be given up for it.
+    calm_since: Option<Millis>,
     said_at: Option<Millis>,
 }
 
@@ -107,12 +109,14 @@ impl Silence {
                     "safe mode: too much of the cell is silent, so no machine is given up. \
                      Look for a fault of the network first; then `borgctl machines give-up`"
                 } else {
-                    "safe mode is over: machines that stay silent are given up again"
+                    "safe mode is over: machines that stay silent are given up again in a while"
                 }
             );
             self.safe_mode = safe;
+            self.calm_since = (!safe).then_some(now);
             self.said_at = None;
         }
+        self.calm_since = self.calm_since.filter(|at| now.since(*at) < config.machine_down_after);
         let agreed = state.safe_mode().is_some() == self.safe_mode;
         let said = self.said_at.is_some_and(|at| now.since(at) < SAY_AGAIN);
         if agreed || said {
@@ -129,7 +133,7 @@ impl Silence {
 
     /// How many machines may be taken for down now.
     pub(super) fn allowance(&self, config: &Config) -> usize {
-        if self.safe_mode {
+        if self.safe_mode || self.calm_since.is_some() {
             return 0;
         }
         self.rate(config).saturating_sub(self.downs.len())
@@ -252,7 +256,11 @@ mod tests {
         }
         assert_eq!(moves(&mut silence, 1), 0, "26 are silent");
         back(&mut silence, 5);
-        assert_eq!(moves(&mut silence, 2), 10, "25 are");
+        assert_eq!(moves(&mut silence, 2), 0, "25 are, which may be on their way back too");
+        assert!(!silence.safe_mode());
+        let later = 2 + Config::default().machine_down_after.0;
+        assert_eq!(moves(&mut silence, later - 1), 0);
+        assert_eq!(moves(&mut silence, later), 10, "they are not");
     }
 
     #[test]

@@ -547,7 +547,8 @@ fn verdict(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observa
     let said = report.health;
     let told = matches!(said, Health::Healthy | Health::Unhealthy);
     let up = matches!(report.status, TaskStatus::Up { .. });
-    (told && up && job.spec.task.health.is_some() && placed.health != said)
+    let checked = job.task_spec(report.id.task.index).health.is_some();
+    (told && up && checked && placed.health != said)
         .then_some(Observation::TaskHealth { id: report.id, health: said })
 }
 
@@ -555,7 +556,8 @@ fn verdict(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observa
 fn address(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observation> {
     let TaskStatus::Up { pid, since } = report.status else { return None };
     let same = placed.phase == Phase::Up { pid, since } && placed.restarts == report.restarts;
-    let address = report.address.filter(|_| job.spec.task.network.is_own())?;
+    let own = job.task_spec(report.id.task.index).network.is_own();
+    let address = report.address.filter(|_| own)?;
     (!same || placed.address != Some(address))
         .then_some(Observation::TaskAddress { id: report.id, address })
 }
@@ -593,13 +595,13 @@ fn wanted(
             id,
             name: TaskName { job: job.key.clone(), index: task.index },
             tasks: job.spec.tasks,
-            spec: job.spec.task.clone(),
+            spec: job.task_spec(task.index).clone(),
             ports: placed.ports.clone(),
             priority: job.spec.priority,
             appclass: job.spec.effective_appclass(),
             restart: job.spec.kind == JobKind::Service,
             exclusive: job.spec.exclusive,
-            packages: state.packages_of(job),
+            packages: state.packages_of(job, task.index),
         });
     }
     Target { tasks, spare, ..Target::default() }

@@ -64,7 +64,8 @@ impl CellState {
     #[must_use]
     pub fn used_in_alloc(&self, alloc: TaskId) -> Resources {
         let placed = self.belonging_in(alloc).filter(|(_, task)| task.placement().is_some());
-        let limits = placed.filter_map(|(id, _)| Some(&self.job(id.job)?.spec.task.limit));
+        let limits =
+            placed.filter_map(|(id, _)| Some(&self.job(id.job)?.task_spec(id.index).limit));
         limits.fold(Resources::default(), |sum, limit| sum.plus(limit))
     }
 
@@ -112,7 +113,7 @@ impl CellState {
     }
 
     fn check_room_in(&self, set: &Job, job: &Job, index: u32) -> Result<(), AllocRejection> {
-        let limit = &job.spec.task.limit;
+        let limit = &job.task_spec(index).limit;
         let mut used = self.used_in_alloc(TaskId { job: set.id, index });
         if job.task(index).is_some_and(|task| task.placement().is_some()) {
             used = used.minus(limit);
@@ -231,7 +232,7 @@ impl Turn<'_> {
             let placed = self.state.tasks_of(job.id).take(set.spec.tasks as usize);
             for (id, _) in placed.filter(|(_, task)| task.placement().is_some()) {
                 let sum = used.entry(id.index).or_default();
-                *sum = sum.plus(&job.spec.task.limit);
+                *sum = sum.plus(&job.task_spec(id.index).limit);
             }
         }
         for (index, used) in used {
@@ -269,18 +270,14 @@ impl Turn<'_> {
             self.leave(*alloc, &TaskState::Running(placement.clone()));
         }
         let at = self.at;
-        let job = self.job_mut(id);
-        let old = std::mem::replace(&mut job.spec, spec.clone());
-        let more = spec.tasks - old.tasks;
-        let alive = job.counts.alive();
-        job.add_slots(more, at);
-        let owner = job.charged_to();
-        for _ in 0..alive {
-            self.state.quotas.refund(&owner, &old.charged());
-        }
-        self.state.quotas.charge(owner, &spec.charged(), alive + more);
+        let there = self.state.job(id).map_or(spec.tasks, |set| set.spec.tasks);
+        let more = spec.tasks - there;
+        self.amend(id, |set| {
+            set.replace_head(spec.clone());
+            set.add_slots(more, at);
+        });
         self.state.live_slots += u64::from(more);
-        let new = (old.tasks..spec.tasks).map(|index| TaskId { job: id, index });
+        let new = (there..spec.tasks).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);
         for (alloc, placement) in stay {
             self.enter(alloc, &TaskState::Running(placement));

@@ -4,10 +4,10 @@
 //! rebuilt from what they index and compared; the rest are rules about each noun.
 
 use super::allocs::MAX_TENANTS;
-use super::packages::{MAX_PACKAGES, named};
+use super::packages::{MAX_PACKAGES, needed};
 use super::privileges::MAX_PRIVILEGES;
 use super::quota::{Grant, MAX_GRANTS, MAX_QUOTAS};
-use super::{CellState, Job, Machine, MachineState, Task};
+use super::{CellState, Job, MAX_KEPT_VERSIONS, Machine, MachineState, Task};
 use borg_proto::command::SERVICES_SINCE;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
@@ -157,6 +157,24 @@ impl CellState {
             "a job has the tasks asked for",
             name,
         );
+        found.check(
+            job.versions().map(|version| version.number).is_sorted_by(|a, b| a < b)
+                && job.versions().next().is_some_and(|first| first.number > 0)
+                && *job.head().spec == *job.spec,
+            "versions are in order, and the last one is in force",
+            name,
+        );
+        let mut kept = job.tasks.iter().map(|task| task.version);
+        found.check(
+            kept.all(|number| job.version(number).is_some()),
+            "the version of every task is kept",
+            name,
+        );
+        found.check(
+            job.versions.len() <= job.held_versions().count() + MAX_KEPT_VERSIONS,
+            "not too many versions are kept",
+            name,
+        );
         // A restored cell adopts what it finds running.
         found.check(
             self.epoch > 1 || job.spec.concurrent.is_none_or(|most| job.counts.running <= most),
@@ -248,7 +266,7 @@ impl CellState {
             TaskState::Running(placement) => {
                 found.check(
                     placement.serves_since.is_some()
-                        == (self.level >= SERVICES_SINCE && job.serves(placement)),
+                        == (self.level >= SERVICES_SINCE && job.serves(id.index, placement)),
                     "it is noted since when a task serves",
                     name,
                 );
@@ -264,11 +282,11 @@ impl CellState {
                     name,
                 );
                 found.check(
-                    placement.ports.len() == job.spec.task.ports.len(),
+                    placement.ports.len() == job.task_spec(id.index).ports.len(),
                     "a placed task has its ports",
                     name,
                 );
-                let own = job.spec.task.network.is_own();
+                let own = job.task_spec(id.index).network.is_own();
                 found.check(
                     own || placement.address.is_none(),
                     "only tasks with a network of their own have an address",
@@ -435,6 +453,7 @@ impl CellState {
             bare.counts = Default::default();
             bare.dependents = BTreeSet::new();
             bare.tenants = BTreeSet::new();
+            bare.recount_versions();
             bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
             for (task, index) in job.tasks.iter().zip(0..) {
                 let id = TaskId { job: job.id, index };
@@ -463,7 +482,7 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
-            self.quotas.charge(bare.charged_to(), &bare.spec.charged(), bare.counts.alive());
+            self.quotas.charge(bare.charged_to(), &bare.charged(), bare.counts.alive());
             if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
                 tenants.entry(key.clone()).or_default().insert(job.id);
             }
@@ -473,7 +492,7 @@ impl CellState {
             match job.ended {
                 None => {
                     self.live_slots += u64::from(job.spec.tasks);
-                    for key in named(&job.spec, job.owner()) {
+                    for key in needed(&bare) {
                         if !self.packages.all.contains_key(&key) {
                             clashes.push(format!(
                                 "job {} names package {key}, which is not there",

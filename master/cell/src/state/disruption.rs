@@ -61,9 +61,9 @@ impl fmt::Display for Blocked {
 impl Job {
     /// Whether callers may be sent to a task that is placed so. An alloc serves while it is held.
     #[must_use]
-    pub fn serves(&self, placement: &Placement) -> bool {
+    pub fn serves(&self, index: u32, placement: &Placement) -> bool {
         let up = matches!(placement.phase, Phase::Up { .. });
-        self.is_alloc_set() || (up && self.health(placement).serves())
+        self.is_alloc_set() || (up && self.health(index, placement).serves())
     }
 
     /// How many of its tasks are down: alive, and not serving.
@@ -129,7 +129,7 @@ impl Turn<'_> {
 
     /// Notes since when a task serves that is about to be placed so.
     pub(super) fn note_serving(&self, id: TaskId, placement: &mut Placement) {
-        let serves = self.state.job(id.job).is_some_and(|job| job.serves(placement));
+        let serves = self.state.job(id.job).is_some_and(|job| job.serves(id.index, placement));
         let since = placement.serves_since.unwrap_or(self.at);
         let noted = serves && self.state.level >= SERVICES_SINCE;
         placement.serves_since = noted.then_some(since);
@@ -141,9 +141,9 @@ impl Turn<'_> {
         for id in ids {
             let at = self.at;
             let job = self.job_mut(id);
-            let serve = |(task, index): (&Arc<Task>, usize)| {
-                let placed = task.placement().filter(|placement| job.serves(placement));
-                placed.map(|_| index)
+            let serve = |(task, index): (&Arc<Task>, u32)| {
+                let placed = task.placement().filter(|placement| job.serves(index, placement));
+                placed.and_then(|_| usize::try_from(index).ok())
             };
             let serving: Vec<usize> = job.tasks.iter().zip(0..).filter_map(serve).collect();
             for index in serving {

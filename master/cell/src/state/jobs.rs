@@ -7,10 +7,11 @@
 
 use super::CellState;
 use super::tasks::Task;
+use super::versions::{FIRST_VERSION, Version};
 use borg_proto::task::{FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::{Health, JobId, JobKey, JobSpec, Millis, Priority, UserName};
 use imbl::{OrdMap, Vector};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -105,11 +106,13 @@ pub struct Job {
     pub id: JobId,
     /// Its name.
     pub key: JobKey,
-    /// What was submitted.
+    /// The specification that was accepted last: what holds for the job as a whole. What a task runs
+    /// and takes is for [`Self::spec_of`] to say.
     pub spec: Arc<JobSpec>,
-    /// What each of its tasks takes in the orders of a machine, see
-    /// [`target_bytes`](super::target_bytes).
-    pub target_bytes: u64,
+    /// The versions that are kept, oldest first; the last one is `spec`.
+    pub(crate) versions: Vec<Arc<Version>>,
+    /// How many slots are of each version. Follows from the slots.
+    pub(crate) slots_of: BTreeMap<u32, u32>,
     /// When it was accepted.
     pub submitted_at: Millis,
     /// How many tasks are where.
@@ -131,12 +134,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// How one of its tasks is by its health check. No verdict yet means that it is starting.
+    /// How the task in one of its slots is by its health check, placed there. No verdict yet means that it is starting.
     #[must_use]
-    pub fn health(&self, placement: &Placement) -> Health {
+    pub fn health(&self, index: u32, placement: &Placement) -> Health {
         let up = matches!(placement.phase, Phase::Up { .. });
         match placement.health {
-            _ if !up || self.spec.task.health.is_none() => Health::Unchecked,
+            _ if !up || self.task_spec(index).health.is_none() => Health::Unchecked,
             Health::Unchecked | Health::Starting => Health::Starting,
             verdict @ (Health::Healthy | Health::Unhealthy) => verdict,
         }
@@ -229,12 +232,18 @@ impl Job {
         submitted_at: Millis,
     ) -> Self {
         let not_before = Millis(if waits_for.is_empty() { 0 } else { u64::MAX });
-        let slot = Arc::new(Task::new(TaskState::Pending { since: submitted_at, not_before }));
+        let slot = Arc::new(Task::new(
+            TaskState::Pending { since: submitted_at, not_before },
+            FIRST_VERSION,
+        ));
         let tasks = (0..spec.tasks).map(|_| slot.clone()).collect();
+        let slots_of = super::versions::count(&tasks);
+        let first = Version::new(FIRST_VERSION, spec.clone(), submitted_at, user.clone());
         Self {
             id,
             key: spec.key(user),
-            target_bytes: super::target_bytes(&spec),
+            versions: vec![Arc::new(first)],
+            slots_of,
             submitted_at,
             counts: TaskCounts { pending: spec.tasks, ..TaskCounts::default() },
             ended: None,
@@ -251,9 +260,13 @@ impl Job {
     /// Adds slots that were never placed at the end.
     pub(crate) fn add_slots(&mut self, more: u32, at: Millis) {
         let not_before = Millis(if self.waits_for.is_empty() { 0 } else { u64::MAX });
-        let slot = Arc::new(Task::new(TaskState::Pending { since: at, not_before }));
+        let version = self.head().number;
+        let slot = Arc::new(Task::new(TaskState::Pending { since: at, not_before }, version));
         self.tasks.extend((0..more).map(|_| slot.clone()));
         self.counts.pending += more;
+        if more > 0 {
+            *self.slots_of.entry(version).or_default() += more;
+        }
     }
 
     /// How a job whose tasks are all dead ended: the worst of its tasks decides.

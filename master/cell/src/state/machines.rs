@@ -6,7 +6,7 @@
 //! on it.
 
 use super::turn::Turn;
-use super::{Answer, Closed, Job};
+use super::{Answer, Closed, Version};
 use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
@@ -136,19 +136,21 @@ impl Machine {
         self.info.as_ref().map_or_else(Resources::default, |info| info.capacity.minus(&self.used))
     }
 
-    /// Counts one task of the job less.
-    pub(super) fn gives_back(&mut self, job: &Job) {
-        self.used = self.used.minus(&job.spec.asked());
-        if job.priority().is_prod() {
-            self.used_by_prod = self.used_by_prod.minus(&job.spec.asked());
+    /// Counts one task of a version less, of prod or not.
+    pub(super) fn gives_back(&mut self, version: &Version, prod: bool) {
+        let asked = version.spec.asked();
+        self.used = self.used.minus(&asked);
+        if prod {
+            self.used_by_prod = self.used_by_prod.minus(&asked);
         }
     }
 
-    /// Counts one task of the job more.
-    pub(super) fn gives(&mut self, job: &Job) {
-        self.used = self.used.plus(&job.spec.asked());
-        if job.priority().is_prod() {
-            self.used_by_prod = self.used_by_prod.plus(&job.spec.asked());
+    /// Counts one task of a version more, of prod or not.
+    pub(super) fn gives(&mut self, version: &Version, prod: bool) {
+        let asked = version.spec.asked();
+        self.used = self.used.plus(&asked);
+        if prod {
+            self.used_by_prod = self.used_by_prod.plus(&asked);
         }
     }
 

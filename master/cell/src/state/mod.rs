@@ -34,6 +34,7 @@ mod restored;
 pub mod runs;
 mod tasks;
 mod turn;
+mod versions;
 
 pub use access::Closed;
 pub use alarms::{Due, MAX_ALARMS};
@@ -45,6 +46,9 @@ pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
+pub use versions::{
+    FIRST_VERSION, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Version,
+};
 
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;

@@ -127,9 +127,9 @@ impl Turn<'_> {
         }
         // Tasks in allocs free nothing but ports and addresses.
         let holds_room = |task: &TaskId| {
-            self.state
-                .job(task.job)
-                .is_some_and(|job| job.spec.alloc_set.is_none() || job.spec.task.network.is_own())
+            self.state.job(task.job).is_some_and(|job| {
+                job.spec.alloc_set.is_none() || job.task_spec(task.index).network.is_own()
+            })
         };
         let order = self.state.machine(id).map(|machine| machine.tasks.iter().copied());
         let mut order: Vec<_> = order.into_iter().flatten().filter(holds_room).collect();
@@ -138,7 +138,7 @@ impl Turn<'_> {
         });
         // Who has no address frees none, whatever its rank.
         let own = |state: &super::CellState, task: &TaskId| {
-            state.job(task.job).is_some_and(|job| job.spec.task.network.is_own())
+            state.job(task.job).is_some_and(|job| job.task_spec(task.index).network.is_own())
         };
         for task in &order {
             let machine = self.machine_mut(id);
@@ -268,7 +268,7 @@ impl Turn<'_> {
     }
 
     fn task_health(&mut self, id: IncarnationId, health: Health) {
-        let checked = |job: &super::Job| job.spec.task.health.is_some();
+        let checked = |job: &super::Job| job.task_spec(id.task.index).health.is_some();
         let Some(old) = self.present(id) else { return };
         let up = matches!(old.phase, Phase::Up { .. });
         if !up || old.health == health || !self.state.job(id.task.job).is_some_and(checked) {
@@ -280,7 +280,7 @@ impl Turn<'_> {
     }
 
     fn task_address(&mut self, id: IncarnationId, address: Ipv4Addr) {
-        let own = |job: &super::Job| job.spec.task.network.is_own();
+        let own = |job: &super::Job| job.task_spec(id.task.index).network.is_own();
         let Some(old) = self.present(id) else { return };
         let up = matches!(old.phase, Phase::Up { .. });
         if !up || old.address == Some(address) || !self.state.job(id.task.job).is_some_and(own) {

@@ -14,7 +14,7 @@ use borg_proto::package::{Digest, Layer, Package, PackageKey, PackageKind};
 use borg_proto::spec::SpecError;
 use borg_proto::{JobId, JobSpec, Millis, UserName};
 use imbl::{OrdMap, OrdSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most packages of a cell, each version counted. 10,000: our choice; bounds what their descriptions take.
@@ -83,11 +83,12 @@ impl CellState {
         layers.map(|layer| (layer.digest, layer.bytes)).collect()
     }
 
-    /// The packages of a live job: the image first, if it has one, then the others as it names them.
+    /// The packages of a task of a live job: the image first, if it has one, then the others as its
+    /// version names them.
     #[must_use]
-    pub fn packages_of(&self, job: &Job) -> Vec<Arc<Package>> {
+    pub fn packages_of(&self, job: &Job, index: u32) -> Vec<Arc<Package>> {
         let of = |key: PackageKey| self.package(&key).map(|record| record.package.clone());
-        named(&job.spec, job.owner()).filter_map(of).collect()
+        named(job.spec_of(index), job.owner()).filter_map(of).collect()
     }
 
     /// Whether this very package is there, if a user may put it.
@@ -232,7 +233,7 @@ impl Turn<'_> {
 
     /// A job that names packages begins.
     pub(super) fn use_packages(&mut self, job: &Job) {
-        for key in named(&job.spec, job.owner()) {
+        for key in needed(job) {
             self.state.packages.users.entry(key).or_default().insert(job.id);
         }
     }
@@ -240,7 +241,7 @@ impl Turn<'_> {
     /// A job is over: it holds its packages no longer.
     pub(super) fn release_packages(&mut self, id: JobId) {
         let Some(job) = self.state.jobs.get(&id).cloned() else { return };
-        for key in named(&job.spec, job.owner()) {
+        for key in needed(&job) {
             let users = &mut self.state.packages.users;
             if let Some(jobs) = users.get_mut(&key) {
                 jobs.remove(&id);
@@ -250,6 +251,11 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+/// The packages of all versions that a job's tasks may need.
+pub(super) fn needed(job: &Job) -> BTreeSet<PackageKey> {
+    job.held_versions().flat_map(|version| named(&version.spec, job.owner())).collect()
 }
 
 #[cfg(test)]

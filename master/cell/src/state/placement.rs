@@ -8,7 +8,9 @@
 //! it can be told of in one message, and each of its ports is handed out once.
 
 use super::turn::Turn;
-use super::{Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task};
+use super::{
+    Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task, Version,
+};
 use crate::event::TaskChange;
 use crate::rejection::Rejection;
 use borg_proto::Network;
@@ -44,7 +46,9 @@ impl Turn<'_> {
             self.evict(victim, &cause);
         }
         let (machine, incarnation) = (asked.machine, plan.incarnation);
-        let own = self.state.job(asked.task.job).is_some_and(|job| job.spec.task.network.is_own());
+        let index = asked.task.index;
+        let own = |job: &Job| job.task_spec(index).network.is_own();
+        let own = self.state.job(asked.task.job).is_some_and(own);
         if let Some(last) = plan.ports.last().filter(|_| !own) {
             self.machine_mut(machine).next_port = last.wrapping_add(1);
         }
@@ -83,35 +87,37 @@ impl Turn<'_> {
         let Some(machine) = self.state.machine(asked.machine) else {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
-        check_machine(job, machine)?;
+        check_machine(job, asked.task.index, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
-        let victims = self.make_room(job, machine, asked)?;
+        let version = job.version_of(asked.task.index);
+        let victims = self.make_room(job, version, machine, asked)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
             freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
-        let wanted = job.spec.task.ports.len();
-        let ports = match job.spec.task.network {
+        let wanted = version.spec.task.ports.len();
+        let ports = match version.spec.task.network {
             Network::Host => pick_ports(machine, &freed, wanted),
-            Network::Own => job.spec.task.own_ports(),
+            Network::Own => version.spec.task.own_ports(),
         };
         if ports.len() < wanted {
-            return Err(no_room(machine, Dimension::Ports, &machine.free(), &job.spec.asked()));
+            let asked = version.spec.asked();
+            return Err(no_room(machine, Dimension::Ports, &machine.free(), &asked));
         }
         let Some(incarnation) = self.state.next_incarnation(task) else {
             return Err(Rejection::NotPending { task: asked.task });
         };
-        let devices = self.devices_for(job, machine, &victims)?;
+        let devices = self.devices_for(version, machine, &victims)?;
         Ok(Plan { victims, ports, devices, incarnation })
     }
 
-    /// The devices that the job's task gets once the victims are gone.
+    /// The devices that a task of the version gets once the victims are gone.
     fn devices_for(
         &self,
-        job: &Job,
+        version: &Version,
         machine: &Machine,
         victims: &[TaskId],
     ) -> Result<Vec<DeviceShare>, Rejection> {
-        let asked = job.spec.asked();
+        let asked = version.spec.asked();
         if asked.devices.is_empty() {
             return Ok(Vec::new());
         }
@@ -132,10 +138,11 @@ impl Turn<'_> {
     fn make_room(
         &self,
         job: &Job,
+        version: &Version,
         machine: &Machine,
         decided: &Assignment,
     ) -> Result<Vec<TaskId>, Rejection> {
-        let asked = job.spec.asked();
+        let asked = version.spec.asked();
         let mut left = Cow::Borrowed(machine);
         let room =
             |left: &Machine| self.state.room_on(left, job.priority().is_prod(), decided.lent);
@@ -143,8 +150,8 @@ impl Turn<'_> {
         let mut chosen = Vec::new();
         for victim in &decided.victims {
             if asked.fits_in(&room(&left))
-                && there.check(job, machine).is_ok()
-                && self.devices_for(job, machine, &chosen).is_ok()
+                && there.check(version, machine).is_ok()
+                && self.devices_for(version, machine, &chosen).is_ok()
             {
                 break;
             }
@@ -163,14 +170,16 @@ impl Turn<'_> {
                 });
             }
             if !chosen.contains(&id) {
-                left.to_mut().gives_back(theirs);
+                let prod = theirs.priority().is_prod();
+                let theirs = theirs.version_of(id.index);
+                left.to_mut().gives_back(theirs, prod);
                 there.leaves(theirs);
                 chosen.push(id);
             }
         }
         let free = room(&left);
         match asked.shortest(&free) {
-            None => there.check(job, machine).map(|()| chosen),
+            None => there.check(version, machine).map(|()| chosen),
             Some(short) => Err(no_room(machine, short, &free, &asked)),
         }
     }
@@ -187,14 +196,14 @@ impl Told {
         Self { tasks: machine.tasks.len(), bytes: machine.target_bytes }
     }
 
-    /// One of the job's tasks goes.
-    pub(super) fn leaves(&mut self, job: &Job) {
+    /// A task of the version goes.
+    pub(super) fn leaves(&mut self, version: &Version) {
         self.tasks -= 1;
-        self.bytes -= job.target_bytes;
+        self.bytes -= version.target_bytes;
     }
 
-    /// Whether it can be told of a task of `job` too.
-    pub(super) fn check(&self, job: &Job, machine: &Machine) -> Result<(), Rejection> {
+    /// Whether it can be told of a task of the version too.
+    pub(super) fn check(&self, version: &Version, machine: &Machine) -> Result<(), Rejection> {
         let (name, there) =
             (|| machine.name.clone(), u32::try_from(self.tasks).unwrap_or(u32::MAX));
         if there >= MAX_TASKS_ON_A_MACHINE {
@@ -204,7 +213,7 @@ impl Told {
                 most: MAX_TASKS_ON_A_MACHINE,
             });
         }
-        let (there, asked) = (self.bytes, job.target_bytes);
+        let (there, asked) = (self.bytes, version.target_bytes);
         if there + asked > MAX_TARGET_BYTES {
             let (machine, most) = (name(), MAX_TARGET_BYTES);
             return Err(Rejection::TargetFull { machine, there, asked, most });
@@ -241,18 +250,18 @@ fn check_task(job: &Job, task: &Task, id: TaskId, now: Millis) -> Result<(), Rej
     }
 }
 
-fn check_machine(job: &Job, machine: &Machine) -> Result<(), Rejection> {
+fn check_machine(job: &Job, index: u32, machine: &Machine) -> Result<(), Rejection> {
     let name = || machine.name.clone();
     let Some(info) = machine.info.as_ref().filter(|_| machine.state == MachineState::Up) else {
         return Err(Rejection::MachineNotUp { machine: name(), state: machine.state });
     };
     machine.admits(job.owner())?;
-    let spec = &job.spec.task;
-    let unmet = spec.constraints.iter().find(|c| !c.soft && !c.holds(&info.attributes));
+    let unmet =
+        job.task_spec(index).constraints.iter().find(|c| !c.soft && !c.holds(&info.attributes));
     if let Some(constraint) = unmet {
         return Err(Rejection::Constraint { machine: name(), constraint: constraint.to_string() });
     }
-    for (number, spread) in spec.spread.iter().enumerate() {
+    for (number, spread) in job.spec.task.spread.iter().enumerate() {
         let value = machine.attribute(&spread.attribute);
         let there = job.crowd(number, value);
         if there >= spread.max {
@@ -447,7 +456,7 @@ mod tests {
             task.env = (0..16).map(|n| (format!("TEXT_{n}"), text.clone())).collect();
         });
         let job = cell.submit("ann", wordy);
-        let each = cell.state.job(job).unwrap().target_bytes;
+        let each = cell.state.job(job).unwrap().head().target_bytes;
         assert!(each > 960 << 10 && each < 1 << 20, "{each}");
         for index in 0..16 {
             cell.place(job, index, machine).unwrap();

@@ -46,7 +46,9 @@ impl CellState {
 
     /// The live jobs whose tasks do without some isolation.
     pub fn loosened_jobs(&self) -> impl Iterator<Item = &Job> {
-        self.jobs().filter(|job| job.is_alive() && !job.spec.task.loosen.is_empty())
+        let loosens =
+            |job: &&Job| job.held_versions().any(|version| !version.spec.task.loosen.is_empty());
+        self.jobs().filter(|job| job.is_alive()).filter(loosens)
     }
 }
 

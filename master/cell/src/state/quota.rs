@@ -100,11 +100,11 @@ impl Quotas {
         }
     }
 
-    /// Counts one such task less.
-    pub(super) fn refund(&mut self, owner: &(UserName, Band), asked: &Resources) {
+    /// Counts so many such tasks less.
+    pub(super) fn refund(&mut self, owner: &(UserName, Band), asked: &Resources, tasks: u32) {
         let Some(used) = self.used.get_mut(owner) else { return };
         let used = Arc::make_mut(used);
-        used.subtract(asked);
+        used.take(&Total::of(asked, tasks));
         if used.is_nothing() {
             self.used.remove(owner);
         }
@@ -164,7 +164,7 @@ impl Turn<'_> {
     pub(super) fn check_resized_quota(&self, set: &Job, spec: &JobSpec) -> Result<(), Rejection> {
         let (user, band) = set.charged_to();
         let alive = set.counts.alive();
-        let old = Total::of(&set.spec.charged(), alive);
+        let old = Total::of(&set.charged(), alive);
         let new = Total::of(&spec.charged(), alive + (spec.tasks - set.spec.tasks));
         if new.iter().all(|(dimension, amount)| amount <= old.get(dimension)) {
             return Ok(());
@@ -227,16 +227,22 @@ impl Turn<'_> {
         })
     }
 
-    /// Takes a job's tasks, none of which is dead, from its user's quota.
+    /// Takes a job's live tasks from its user's quota.
     pub(super) fn charge(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.charge(job.charged_to(), &job.spec.charged(), tasks);
+        self.state.quotas.charge(job.charged_to(), &job.charged(), tasks);
     }
 
     /// Gives a task that is over for good back to its user's quota.
     pub(super) fn refund(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.refund(&job.charged_to(), &job.spec.charged());
+        self.state.quotas.refund(&job.charged_to(), &job.charged(), 1);
+    }
+
+    /// Gives all live tasks of a job, as it was, back to its user's quota.
+    pub(super) fn refund_all(&mut self, job: &Job) {
+        let tasks = job.counts.alive();
+        self.state.quotas.refund(&job.charged_to(), &job.charged(), tasks);
     }
 }
 

@@ -230,8 +230,8 @@ impl Turn<'_> {
             return Vec::new();
         };
         let info = machine.info.as_ref();
-        info.and_then(|info| machine.devices.pick(&info.capacity, &job.spec.asked()))
-            .unwrap_or_default()
+        let asked = job.spec_of(found.id.task.index).asked();
+        info.and_then(|info| machine.devices.pick(&info.capacity, &asked)).unwrap_or_default()
     }
 
     /// Whether the machine has room and ports for it, an older incarnation of the slot gone.
@@ -244,23 +244,24 @@ impl Turn<'_> {
         };
         let older = self.state.task(task).and_then(super::Task::placement);
         let older = older.filter(|placement| placement.machine == found.machine);
-        let asked = job.spec.asked();
+        let version = job.version_of(task.index);
+        let asked = version.spec.asked();
         let free = self.state.most_room_on(machine, job.priority().is_prod());
         let (mut free, mut there) = (free, Told::of(machine));
         if older.is_some() {
             free = free.plus(&asked);
-            there.leaves(job);
+            there.leaves(version);
         }
         let range = machine.port_range();
         let mine =
             |port: &u16| older.is_some_and(|placement| placement.machine_ports().contains(port));
         let distinct: BTreeSet<u16> = found.ports.iter().copied().collect();
-        let ports = match job.spec.task.network {
-            Network::Own => found.ports == job.spec.task.own_ports(),
+        let ports = match version.spec.task.network {
+            Network::Own => found.ports == version.spec.task.own_ports(),
             Network::Host => {
                 let free = |port: &u16| !machine.ports.contains(port) || mine(port);
                 distinct.len() == found.ports.len()
-                    && found.ports.len() == job.spec.task.ports.len()
+                    && found.ports.len() == version.spec.task.ports.len()
                     && found
                         .ports
                         .iter()
@@ -270,7 +271,7 @@ impl Turn<'_> {
         machine.state == MachineState::Up
             && asked.fits_in(&free)
             && self.state.check_alloc(job, task.index, machine).is_ok()
-            && there.check(job, machine).is_ok()
+            && there.check(version, machine).is_ok()
             && ports
     }
 }

@@ -38,6 +38,8 @@ pub struct Task {
     /// Whether it is exclusive and its last incarnation may still run where it was: it is not
     /// placed until that is known to be over.
     pub lingers: bool,
+    /// The version of its job that it runs, or is to run when it is placed next.
+    pub version: u32,
 }
 
 /// A failure of a task on a machine.
@@ -58,7 +60,7 @@ pub const MAX_CRASHES: usize = 8;
 
 impl Task {
     /// A slot that was never placed.
-    pub(crate) fn new(state: TaskState) -> Self {
+    pub(crate) fn new(state: TaskState, version: u32) -> Self {
         Self {
             state,
             incarnations: 0,
@@ -69,6 +71,7 @@ impl Task {
             last_place: None,
             crashes: Vec::new(),
             lingers: false,
+            version,
         }
     }
 
@@ -272,8 +275,9 @@ impl Turn<'_> {
     pub(super) fn leave(&mut self, id: TaskId, from: &TaskState) {
         let TaskState::Running(placement) = from else { return };
         let (job, machine) = self.pair(id, placement.machine);
-        machine.gives_back(job);
-        machine.target_bytes -= job.target_bytes;
+        let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
+        machine.gives_back(version, prod);
+        machine.target_bytes -= version.target_bytes;
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
             machine.ports.remove(port);
@@ -309,8 +313,9 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
-    machine.gives(job);
-    machine.target_bytes += job.target_bytes;
+    let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
+    machine.gives(version, prod);
+    machine.target_bytes += version.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(placement.machine_ports());
     machine.devices.take(&placement.devices, true);

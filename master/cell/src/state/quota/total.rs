@@ -30,22 +30,18 @@ impl Total {
 
     /// Takes an amount that was added before away.
     pub fn subtract(&mut self, amount: &Resources) {
-        for (dimension, one) in amount.dimensions() {
-            if let Some(sum) = self.0.get_mut(&dimension) {
-                // Never less than what was added; the audit tells when it is.
-                *sum = sum.saturating_sub(one.into());
-            }
-        }
-        self.0.retain(|_, sum| *sum > 0);
+        self.take(&Self::of(amount, 1));
     }
 
     /// Takes another sum that is part of this one away.
     pub(super) fn take(&mut self, part: &Self) {
         for (dimension, amount) in part.iter() {
             if let Some(sum) = self.0.get_mut(dimension) {
+                // Never less than what was added; the audit tells when it is.
                 *sum = sum.saturating_sub(amount);
             }
         }
+        self.0.retain(|_, sum| *sum > 0);
     }
 
     /// How much of a dimension.

@@ -1,0 +1,3 @@
+//! What owners of long-running services and operators wait for.
+
+pub mod lost;

@@ -1,0 +1,261 @@
+//! Situations that an operator would name, played in a whole simulated cell: commands, `----`, and what
+//! came of them.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p borg-sim --test scenarios` rewrites what is expected; `TRACE=1` tells the whole
+//! story. Nothing that is
+//! expected names a moment or a machine that chance chose, so a change elsewhere leaves it as it is.
+//!
+//! ```text
+//! machines N                      begins a cell of five masters; machine mI is in rack r(I mod 3)
+//! submit JOB [tasks=N] [batch] [prod] [checked] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
+//!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
+//! kill JOB
+//! fault crash-leader | crash-masters | cut|mute|pause|reboot mI      over cut|mute|pause mI
+//! until JOB up=N|serving=N [within=60s]
+//! run 30s
+//! status JOB                      how many of its tasks are where, and the most that were down since `submit`
+//!                                 or the last `status`
+//! same JOB | moved JOB            whether all its processes are those of the last `status`
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
+use borg_proto::command::Action;
+use borg_proto::disruption::Disruption;
+use borg_proto::{IncarnationId, JobKey, JobSpec, Millis};
+use borg_sim::world::World;
+use borg_sim::{Fault, Play, job};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+#[test]
+fn every_scenario_reads_as_expected() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    let files = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut scripts: Vec<_> =
+        files.filter(|path| path.extension() == Some("txt".as_ref())).collect();
+    scripts.sort();
+    assert!(!scripts.is_empty(), "no scenarios in {}", dir.display());
+    for path in scripts {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let played = play(&text);
+        if update {
+            std::fs::write(&path, &played).unwrap();
+        }
+        assert!(update || played == text, "{} now reads:\n{played}", path.display());
+    }
+}
+
+/// The script with what the cell does now.
+fn play(script: &str) -> String {
+    let mut scene = Scene::new(10);
+    let mut out = String::new();
+    let mut commands: Vec<&str> = Vec::new();
+    let mut expected = false;
+    for line in script.lines().chain([""]) {
+        match line {
+            "" if expected => {
+                expected = false;
+                commands.clear();
+                out.push('\n');
+            }
+            "----" => {
+                out.push_str("----\n");
+                for command in &commands {
+                    out.push_str(&scene.command(command));
+                }
+                expected = true;
+            }
+            _ if expected => {}
+            line => {
+                out.push_str(line);
+                out.push('\n');
+                if !line.is_empty() && !line.starts_with('#') {
+                    commands.push(line);
+                }
+            }
+        }
+    }
+    scene.world.check_all();
+    format!("{}\n", out.trim_end())
+}
+
+/// A cell, and what was seen of its jobs.
+struct Scene {
+    world: World,
+    /// Most tasks that were down at once.
+    down: BTreeMap<JobKey, u32>,
+    processes: BTreeMap<JobKey, BTreeSet<IncarnationId>>,
+}
+
+impl Scene {
+    fn new(machines: usize) -> Self {
+        let mut world = World::seeded(0x5ce0e).replicas(5).machines(machines).build();
+        world.journal_mut().keep_lines();
+        if std::env::var_os("TRACE").is_some() {
+            world.journal_mut().trace(Box::new(|line| println!("{line}")));
+        }
+        Self { world, down: BTreeMap::new(), processes: BTreeMap::new() }
+    }
+
+    fn command(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["machines", number] => *self = Self::new(number.parse().unwrap()),
+            ["submit", name, ref options @ ..] => {
+                let spec = Arc::new(spec(name, options));
+                let said = self.ask(false, Action::SubmitJob { spec });
+                self.down.remove(&key(name));
+                return said;
+            }
+            ["kill", name] => {
+                return self.ask(false, Action::Kill { job: key(name), tasks: Vec::new() });
+            }
+            ["fault", "crash-leader"] => self.world.inflict(Fault::CrashLeader),
+            ["fault", "crash-masters"] => self.world.inflict(Fault::CrashAllMasters),
+            ["fault", what, machine] => self.world.inflict(fault(what, machine)),
+            ["over", what, machine] => self.world.end_fault(fault(what, machine)),
+            ["run", time] => self.pass(millis(time), |_| false),
+            ["until", name, what, ref options @ ..] => return self.until(name, what, options),
+            ["status", name] => return self.status(name),
+            ["same", name] => return self.same(name),
+            _ => panic!("no such command: {line}"),
+        }
+        String::new()
+    }
+
+    /// What a refusal says; nothing when the cell did it.
+    fn ask(&mut self, as_admin: bool, action: Action) -> String {
+        match self.world.change(as_admin, action) {
+            Ok(_) => String::new(),
+            Err(refused) => format!("refused, {:?}: {refused}\n", refused.code()),
+        }
+    }
+
+    /// Lets time pass, until something is so, and sees how many tasks of each job are down.
+    fn pass(&mut self, most: Millis, is_so: impl Fn(&World) -> bool) {
+        let began = self.world.now();
+        while self.world.now().since(began) < most && !is_so(&self.world) {
+            self.world.run_for(Millis(10));
+            self.world.check_all();
+            for job in self.world.state().jobs().filter(|job| job.is_alive()) {
+                // Before all served for the first time nothing was taken down.
+                let seen = self.down.get(&job.key).copied();
+                if seen.is_some() || job.down() == 0 {
+                    self.down.insert(job.key.clone(), seen.unwrap_or(0).max(job.down()));
+                }
+            }
+        }
+    }
+
+    fn until(&mut self, name: &str, what: &str, options: &[&str]) -> String {
+        let within = options.iter().find_map(|option| option.strip_prefix("within="));
+        let within = within.map_or(Millis(60_000), millis);
+        let (which, number) = what.split_once('=').unwrap();
+        let (which, number, key) = (which.to_owned(), number.parse().unwrap(), key(name));
+        let is_so = |world: &World| {
+            let counts = world.state().job_named(&key).map(|job| job.counts);
+            counts.is_some_and(|counts| match which.as_str() {
+                "up" => counts.up == number,
+                "serving" => counts.serving == number,
+                other => panic!("no such count: {other}"),
+            })
+        };
+        self.pass(within, &is_so);
+        if is_so(&self.world) { String::new() } else { format!("not within {within}\n") }
+    }
+
+    fn status(&mut self, name: &str) -> String {
+        let key = key(name);
+        let most_down = self.down.remove(&key);
+        let Some(job) = self.world.state().job_named(&key) else {
+            return format!("there is no job {name}\n");
+        };
+        let counts = job.counts;
+        let mut text = format!("{name} {}:", job.state());
+        for (count, what) in [
+            (counts.serving, "serve"),
+            (counts.up - counts.serving, "up and not serving"),
+            (counts.running - counts.up, "starting"),
+            (counts.pending, "pending"),
+            (counts.finished, "finished"),
+            (counts.failed, "failed"),
+            (counts.killed, "killed"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(" {count} {what},"));
+            }
+        }
+        let down = most_down.map_or_else(|| "all".to_owned(), |down| down.to_string());
+        let processes = self.incarnations(&key);
+        self.processes.insert(key, processes);
+        format!("{} at most {down} down at once\n", text)
+    }
+
+    fn same(&self, name: &str) -> String {
+        let key = key(name);
+        let now = self.incarnations(&key);
+        let kept = self.processes.get(&key).map_or(0, |before| before.intersection(&now).count());
+        format!("{kept} of {} run as before\n", now.len())
+    }
+
+    fn incarnations(&self, key: &JobKey) -> BTreeSet<IncarnationId> {
+        let id = self.world.state().job_named(key).map(|job| job.id);
+        let all = self.world.processes();
+        all.keys().map(|(id, _)| *id).filter(|one| Some(one.task.job) == id).collect()
+    }
+}
+
+fn key(name: &str) -> JobKey {
+    format!("ann/{name}").parse().unwrap()
+}
+
+fn millis(text: &str) -> Millis {
+    Millis(text.strip_suffix('s').unwrap().parse::<u64>().unwrap() * 1_000)
+}
+
+fn fault(what: &str, machine: &str) -> Fault {
+    let machine = machine.strip_prefix('m').unwrap().parse().unwrap();
+    match what {
+        "cut" => Fault::CutMachine(machine),
+        "mute" => Fault::MuteMachine(machine),
+        "pause" => Fault::PauseBorglet(machine),
+        "reboot" => Fault::Reboot(machine),
+        other => panic!("no such fault: {other}"),
+    }
+}
+
+fn spec(name: &str, options: &[&str]) -> JobSpec {
+    let mut builder = job(name);
+    let (mut cpu, mut ram, mut budget) = (100, 64, None);
+    for option in options {
+        let (what, value) = option.split_once('=').unwrap_or((option, ""));
+        let pair = || value.split_once(':').unwrap();
+        builder = match what {
+            "tasks" => builder.tasks(value.parse().unwrap()),
+            "batch" => builder.batch(0),
+            "prod" => builder.prod(),
+            "checked" => builder.checked(),
+            "play" => builder.plays(Play::read(&["/sim/play".to_owned(), value.to_owned()])),
+            "spread" => builder.spread(pair().0, pair().1.parse().unwrap()),
+            "only" => builder.only_on(pair().0, pair().1),
+            "cpu" => {
+                cpu = value.parse().unwrap();
+                builder
+            }
+            "ram" => {
+                ram = value.parse().unwrap();
+                builder
+            }
+            "budget" => {
+                budget = Some(value.parse().unwrap());
+                builder
+            }
+            other => panic!("no such option: {other}"),
+        };
+    }
+    let disruption = budget.map(|most| Disruption { most, rate: None });
+    JobSpec { disruption, ..builder.limit(cpu, ram).spec() }
+}
