@@ -24,6 +24,8 @@ mod policy;
 mod port;
 mod privilege;
 mod quota;
+mod reclaimed;
+mod reclamation;
 mod resize;
 mod runs;
 mod top;
@@ -105,6 +107,8 @@ enum Command {
     Privilege(privilege::PrivilegeCommand),
     /// Show how the scheduler chooses among machines, or change it
     Policy(policy::PolicyArgs),
+    /// Show how much is lent of the room that tasks hold and do not use, or change it
+    Reclamation(reclamation::ReclamationArgs),
     /// Put, list, show and remove packages: directories, programs and images for tasks
     #[command(subcommand)]
     Package(package::PackageCommand),
@@ -146,6 +150,7 @@ impl Command {
             Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
+            Self::Reclamation(args) => args.only_shows(),
             Self::Privilege(command) => command.only_shows(),
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
@@ -193,13 +198,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, quota, privilege list, policy and resolve know",
+                "--at shows the past, which only status, machines, quota, privilege list, policy, reclamation and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, quota, privilege list, policy, why and resolve",
+                "--consistent is for commands that read the state: status, machines, quota, privilege list, policy, reclamation, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -227,6 +232,7 @@ impl Cli {
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
             Command::Package(command) => package::run(&mut client()?, command, out).await,
             Command::Privilege(command) => privilege::run(&mut client()?, command, out).await,
+            Command::Reclamation(args) => reclamation::run(&mut client()?, args, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,

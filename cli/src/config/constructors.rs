@@ -57,7 +57,7 @@ const ALLOC_SET: [&str; 10] = [
     "gang",
     "labels",
 ];
-const TASK: [&str; 16] = [
+const TASK: [&str; 17] = [
     "command",
     "resources",
     "limit",
@@ -74,6 +74,7 @@ const TASK: [&str; 16] = [
     "image",
     "packages",
     "loosen",
+    "reclaim",
 ];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
@@ -429,6 +430,7 @@ fn build_task<'v>(
         packages: fields.parsed("packages")?,
         network: fields.word("network", &networks)?.unwrap_or_default(),
         loosen: fields.parsed("loosen")?.into_iter().collect(),
+        reclaim: !fields.has("reclaim") || fields.flag("reclaim")?,
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)
