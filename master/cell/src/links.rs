@@ -417,8 +417,8 @@ impl Links {
             }
         }
         for (id, usage) in report.usage {
-            if self.usage.contains_key(&id) {
-                self.usage.insert(id, usage);
+            if let Some(last) = self.usage.get_mut(&id) {
+                *last = usage;
                 self.lending.hears(id);
             }
         }

@@ -50,6 +50,8 @@ pub struct Estimate {
     started: Millis,
     /// Up to when it fell.
     at: Millis,
+    /// Whether it was ever known what the process uses, after the hold.
+    known: bool,
     reserved: Amounts,
 }
 
@@ -57,7 +59,7 @@ impl Estimate {
     /// Of a process that started then: its limit.
     #[must_use]
     pub fn new(limit: Amounts, started: Millis, numbers: &Numbers) -> Self {
-        Self { started, at: started + numbers.hold(), reserved: limit }
+        Self { started, at: started + numbers.hold(), known: false, reserved: limit }
     }
 
     /// What is reserved for it.
@@ -82,9 +84,13 @@ impl Estimate {
     ) -> Amounts {
         let held = self.started + numbers.hold();
         let Some(used) = used.filter(|_| now >= held) else {
-            (self.at, self.reserved) = (now.max(held), limit);
+            self.reserved = limit;
+            if self.known || now < held {
+                self.at = now.max(held);
+            }
             return limit;
         };
+        self.known = true;
         let steps = now.since(self.at).0 / STEP.0;
         self.at = self.at + Millis(steps * STEP.0);
         let least = needed(used, numbers).least(limit);
@@ -205,7 +211,7 @@ mod tests {
             let numbers = Numbers { hold_s, decay_permille, margin_percent, most_percent: 100 };
             let limit = Amounts::of(limit);
             let mut estimate = Estimate::new(limit, Millis(0), &numbers);
-            let (mut now, mut steps) = (Millis(0), 0);
+            let (mut now, mut steps, mut known) = (Millis(0), 0, false);
             for (wait, used) in looks {
                 let before = estimate.reserved();
                 now = now + Millis(wait);
@@ -217,7 +223,9 @@ mod tests {
                 let over = now.since(numbers.hold()).0 / STEP.0;
                 let allowed = fall(limit, over.saturating_sub(steps) + 1, &numbers);
                 prop_assert!(before.minus(allowed).least(limit).fits_in(reserved));
-                steps = over;
+                // Until use is known the fall is counted from the end of the hold.
+                known |= used.is_some() && now >= numbers.hold();
+                steps = if known { over } else { 0 };
             }
         }
 

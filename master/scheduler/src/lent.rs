@@ -8,10 +8,13 @@
 //! is kept of it.
 
 use crate::need::Need;
-use crate::rooms::LENT;
+use crate::reasons::{Amount, Reason, Rejected, noun};
+use crate::rooms::{Kind, LENT};
 use crate::scheduler::Scheduler;
+use borg_cell::state::Machine;
 use borg_proto::reclamation::Amounts;
-use borg_proto::{IncarnationId, TaskId};
+use borg_proto::resources::Dimension;
+use borg_proto::{IncarnationId, MachineId, TaskId};
 
 impl Scheduler {
     /// Takes over what tasks do not need of their limits by now; of others it is as before.
@@ -56,6 +59,48 @@ impl Scheduler {
         } else {
             Amounts::default()
         }
+    }
+
+    /// By what the room was counted that a task found too little of, in a cell in which that differs.
+    pub(crate) fn about_lent(&self, need: &Need, rejections: &[Rejected]) -> &'static str {
+        let of_room = |rejected: &Rejected| match &rejected.reason {
+            Reason::Short { dimension, .. } => {
+                matches!(dimension, Dimension::Cpu | Dimension::Ram | Dimension::Disk)
+            }
+            Reason::NotUp
+            | Reason::Closed
+            | Reason::Kept
+            | Reason::Constraint(_)
+            | Reason::Spread { .. }
+            | Reason::Crashed
+            | Reason::TooManyTasks { .. }
+            | Reason::TargetFull { .. } => false,
+        };
+        if !self.state.lends() || self.lent.is_empty() || !rejections.iter().any(of_room) {
+            return "";
+        }
+        match need.kind() {
+            Kind::Prod => "; it is of prod, so room is counted by limits",
+            Kind::Rest => "; it is not of prod, so room is counted by reservations",
+        }
+    }
+
+    /// That a task that is not of prod stands on a machine of which more is promised than it has; or nothing.
+    pub(crate) fn about_reclaimed(&self, machine: MachineId, need: &Need) -> String {
+        let overdrawn = self.state.machine(machine).map(Machine::overdrawn).unwrap_or_default();
+        if overdrawn.is_nothing() || need.kind() == Kind::Prod {
+            return String::new();
+        }
+        let Amounts { cpu_milli, ram_bytes, disk_bytes } = overdrawn;
+        let parts = [
+            (Dimension::Cpu, cpu_milli),
+            (Dimension::Ram, ram_bytes),
+            (Dimension::Disk, disk_bytes),
+        ];
+        let parts = parts.iter().filter(|(_, amount)| *amount > 0);
+        let parts: Vec<String> =
+            parts.map(|(of, amount)| format!("{} of {}", Amount(of, *amount), noun(of))).collect();
+        format!("; reclaimed room: the limits there exceed the machine by {}", parts.join(", "))
     }
 
     /// A task stands nowhere any more, or as another incarnation.

@@ -423,6 +423,7 @@ impl Scheduler {
             TaskState::Running(placement) => {
                 let mut told = explain::settled(&self.state, task, Some(found));
                 self.tell_standing(&mut told, task, placement.machine, need);
+                told.summary += &self.about_reclaimed(placement.machine, need);
                 return told;
             }
             TaskState::Dead { .. } => return explain::settled(&self.state, task, Some(found)),
@@ -449,6 +450,7 @@ impl Scheduler {
             &Together { gang, full: need.cap.filter(|cap| self.placed(task.job) >= *cap) },
         );
         told.ahead = self.queue.ahead(need.priority);
+        told.summary += self.about_lent(need, &told.rejections);
         if nowhere && !need.gang {
             let mut copy = self.machines.clone();
             let spec = asked_by(job, job.version_of(task.index));

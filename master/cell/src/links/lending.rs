@@ -353,3 +353,6 @@ fn who_goes(
     let task = *machine.tasks.iter().filter(may_go).min_by_key(rank)?;
     state.task(task)?.running(task)
 }
+
+#[cfg(test)]
+mod tests;

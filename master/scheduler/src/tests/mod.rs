@@ -3,6 +3,7 @@
 mod aside;
 mod fixture;
 mod laws;
+mod lending;
 mod plans;
 mod reference;
 mod scenes;
