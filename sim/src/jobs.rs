@@ -2,6 +2,7 @@
 //! machines perform instead of programs.
 
 use crate::dice::Dice;
+use crate::usage::{self, Model};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::names::PortName;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
@@ -43,7 +44,9 @@ pub enum Play {
 }
 
 impl Play {
-    fn command(self) -> Vec<String> {
+    /// The command of a task that plays it.
+    #[must_use]
+    pub fn command(self) -> Vec<String> {
         let words: Vec<String> = match self {
             Self::Serve => vec!["serve".into()],
             Self::Stubborn => vec!["stubborn".into()],
@@ -198,6 +201,13 @@ impl JobBuilder {
         self
     }
 
+    /// How much of its processor and memory limits each of its processes uses.
+    #[must_use]
+    pub fn uses(mut self, cpu: Model, ram: Model) -> Self {
+        self.task.env.extend(uses(cpu, ram));
+        self
+    }
+
     /// Named ports.
     ///
     /// # Panics
@@ -286,6 +296,12 @@ impl JobBuilder {
     pub fn spec(self) -> JobSpec {
         JobSpec { task: Arc::new(self.task), ..self.spec }
     }
+}
+
+/// What a task's environment has to say so that its processes use so much.
+#[must_use]
+pub fn uses(cpu: Model, ram: Model) -> [(String, String); 2] {
+    [(usage::CPU.to_owned(), cpu.write()), (usage::RAM.to_owned(), ram.write())]
 }
 
 /// A job of the random workload: sizes between a small part and more than half of a machine, so

@@ -1,3 +1,4 @@
 //! What owners of long-running services and operators wait for.
 
 pub mod lost;
+pub mod reclaimed;

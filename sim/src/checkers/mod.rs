@@ -11,6 +11,7 @@ pub mod election;
 pub mod equality;
 pub mod fencing;
 pub mod job_history;
+pub mod lent;
 pub mod lifecycle;
 pub mod linearizability;
 pub mod log;
@@ -63,6 +64,8 @@ pub enum Invariant {
     Quota,
     /// What is admitted without some isolation is of a user who holds the privileges for it.
     Privileges,
+    /// What is lent harms no prod.
+    Lent,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
     /// A majority that is well and connected has a leader within two seconds.
@@ -98,6 +101,7 @@ impl fmt::Display for Invariant {
             Self::TasksSurvive => "I13 tasks survive",
             Self::Quota => "I14 quota",
             Self::Privileges => "I25 privileges",
+            Self::Lent => "I30 what is lent harms no prod",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",

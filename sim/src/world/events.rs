@@ -2,7 +2,7 @@
 
 use super::World;
 use super::replica::DOWNS_PER_MINUTE;
-use crate::checkers::{Invariant, crashes};
+use crate::checkers::{Invariant, crashes, lent};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::state::{CellState, JobState, MachineState, Task};
@@ -56,6 +56,7 @@ impl World {
         });
         let result = self.checks.lifecycle.take(event, state);
         self.check(Invariant::LegalLife, result);
+        self.check(Invariant::Lent, lent::spares_prod(event, state));
         match &event.kind {
             EventKind::MachineChanged(id) => {
                 match state.machine(*id).map(|machine| machine.state) {
@@ -89,6 +90,9 @@ impl World {
                 }
                 self.check(Invariant::CrashPairs, result);
                 self.placed_together(event, state, *task);
+                if state.machine(*machine).is_some_and(|it| !it.overdrawn().is_nothing()) {
+                    self.hit(Mark::PlacedOnLent);
+                }
             }
             EventKind::MachineAccess(id, _) => {
                 self.checks.access_changed.insert(*id, event.at);
