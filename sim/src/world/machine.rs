@@ -52,6 +52,8 @@ pub(crate) struct Host {
     pub(crate) dies_after: Option<u32>,
     /// The borglet stands still.
     pub(crate) paused: bool,
+    /// Its processes used more memory than it has as that was last measured.
+    pub(crate) is_short: bool,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Host {
             borglet: None,
             dies_after: None,
             paused: false,
+            is_short: false,
         }
     }
 
@@ -411,7 +414,7 @@ impl World {
             }
             Effect::Probe { run, .. } => self.probe(index, run),
             // No machine tells how busy it is.
-            Effect::CapCpu { .. } => {}
+            Effect::CapCpu { .. } | Effect::ShareCpu { .. } => {}
             Effect::Remove { id } => {
                 self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
                 let host = &mut self.machines[index];
@@ -471,6 +474,9 @@ impl World {
             usages.push((id, TaskUse { usage, files: 0 }));
         }
         self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });
+        let used: u64 = usages.iter().map(|(_, task)| task.usage.ram_bytes).sum();
+        let host = &mut self.machines[index];
+        host.is_short = used > host.info.capacity.ram_bytes;
         // It is short when its tasks use more than it has, of memory alone.
         let machine = MachineUse { memory_available: Some(u64::MAX), ..MachineUse::default() };
         self.tell_borglet(index, Input::Usage { machine, tasks: usages });
