@@ -284,8 +284,8 @@ impl NumberSet {
     #[must_use]
     pub const fn numbers(self) -> Numbers {
         let (decay_permille, margin_percent) = match self {
-            Self::Off | Self::Baseline => (50, 30),
-            Self::Medium => (100, 20),
+            Self::Off | Self::Baseline => (50, 25),
+            Self::Medium => (100, 15),
             Self::Aggressive => (200, 10),
         };
         Numbers { hold_s: 300, decay_permille, margin_percent, most_percent: 200 }
@@ -373,7 +373,7 @@ mod tests {
         let numbers = NumberSet::ALL.map(|set| Number::ALL.map(|n| set.numbers().get(n)));
         assert_eq!(
             numbers,
-            [[300, 50, 30, 200], [300, 50, 30, 200], [300, 100, 20, 200], [300, 200, 10, 200]]
+            [[300, 50, 25, 200], [300, 50, 25, 200], [300, 100, 15, 200], [300, 200, 10, 200]]
         );
     }
 

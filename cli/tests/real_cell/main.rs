@@ -23,5 +23,6 @@ mod people;
 mod plans;
 mod privileges;
 mod quota;
+mod reclamation;
 mod survival;
 mod watch;

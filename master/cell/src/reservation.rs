@@ -150,16 +150,16 @@ mod tests {
         assert_eq!(cpu(&mut estimate, 100, 1_309), 1_000, "a step is 10 s");
         assert_eq!(cpu(&mut estimate, 100, 1_360), 950, "a twentieth of the limit a minute");
         assert_eq!(cpu(&mut estimate, 100, 1_420), 900);
-        assert_eq!(cpu(&mut estimate, 100, 9_999), 180, "use, 30 % and what may go unseen");
+        assert_eq!(cpu(&mut estimate, 100, 9_999), 175, "use, a quarter and what may go unseen");
     }
 
     #[test]
     fn it_rises_at_once_and_never_above_the_limit() {
         let mut estimate = Estimate::new(LIMIT, Millis(0), &baseline());
-        assert_eq!(cpu(&mut estimate, 100, 9_000), 180);
+        assert_eq!(cpu(&mut estimate, 100, 9_000), 175);
         let more = |used| estimate.is_outgrown(LIMIT, Amounts::of([used, 0, 0]), &baseline());
         assert_eq!([100, 101, 5_000].map(more), [false, true, true]);
-        assert_eq!(cpu(&mut estimate, 500, 9_001), 700);
+        assert_eq!(cpu(&mut estimate, 500, 9_001), 675);
         assert_eq!(cpu(&mut estimate, 5_000, 9_002), 1_000);
         assert!(!estimate.is_outgrown(LIMIT, Amounts::of([5_000, 0, 0]), &baseline()));
         assert_eq!(cpu(&mut estimate, 100, 9_062), 950, "and falls as slowly as ever");
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn of_what_nothing_is_known_the_limit_is_reserved() {
         let mut estimate = Estimate::new(LIMIT, Millis(0), &baseline());
-        assert_eq!(cpu(&mut estimate, 100, 9_000), 180);
+        assert_eq!(cpu(&mut estimate, 100, 9_000), 175);
         let at = Millis::from_secs(9_001);
         assert_eq!(estimate.look(LIMIT, None, at, &baseline()), LIMIT);
         assert_eq!(cpu(&mut estimate, 100, 9_061), 950, "the fall begins anew");
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_new_leader_reckons_from_the_start_of_the_process() {
         let mut long = Estimate::new(LIMIT, Millis(0), &baseline());
-        assert_eq!(cpu(&mut long, 100, 86_400), 180);
+        assert_eq!(cpu(&mut long, 100, 86_400), 175);
         let mut short = Estimate::new(LIMIT, Millis(0), &baseline());
         assert_eq!(cpu(&mut short, 100, 300 + 120), 900, "two minutes after the hold");
         let mut fresh = Estimate::new(LIMIT, Millis::from_secs(86_300), &baseline());
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn other_numbers_count_from_the_next_look() {
         let mut estimate = Estimate::new(LIMIT, Millis(0), &baseline());
-        assert_eq!(cpu(&mut estimate, 100, 9_000), 180);
+        assert_eq!(cpu(&mut estimate, 100, 9_000), 175);
         let used = Some(Amounts::of([100, 100 * MIB, 0]));
         let longer = Numbers { hold_s: 10_000, ..baseline() };
         assert_eq!(estimate.look(LIMIT, used, Millis::from_secs(9_010), &longer), LIMIT);

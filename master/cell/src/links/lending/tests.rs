@@ -126,7 +126,7 @@ fn what_a_task_does_not_need_is_lent_after_the_hold_and_told_in_steps() {
     assert!(told[&id] >= 312, "a 32nd of the machine at least: {told:?}");
     assert!(rig.reserved(id).unwrap() < 8_000);
     let told = rig.wait(3_600);
-    assert_eq!(told[&id], 8_000 - 1_350, "all but use, 30 % and what may go unseen");
+    assert_eq!(told[&id], 8_000 - 1_300, "all but use, a quarter and what may go unseen");
     assert_eq!(rig.wait(3_600), BTreeMap::new(), "nothing is news any more");
 }
 
@@ -141,7 +141,7 @@ fn a_task_that_uses_more_gets_it_back_at_once() {
     let news = rig.links.lent_news();
     assert_eq!(
         news.iter().map(|(id, lent)| (*id, lent.cpu_milli)).collect::<Vec<_>>(),
-        [(id, 1_450)]
+        [(id, 1_700)]
     );
     rig.starts(id, 1);
     assert_eq!(rig.wait(10)[&id], 0, "another process is held at its limit again");
