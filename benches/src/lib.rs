@@ -6,7 +6,7 @@
 //! are asked over gRPC; `silent` is a leader alone, whose machines fall silent;
 //! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of simulated
 //! `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure
-//! its masters, beside `etcd`. `borglet` measures machines with real containers, beside other runtimes and with
+//! its masters, beside `etcd`. `names` asks it over DNS. `borglet` measures machines with real containers, beside other runtimes and with
 //! bullies beside a victim. `services` measures what owners of services wait for. `torture` does to a real cell what disks, kernels and networks do.
 //! Nothing here links a daemon: what is measured and tortured are the programs that people run.
 //!
@@ -28,6 +28,7 @@ pub mod fill;
 pub mod local_cell;
 pub mod machines;
 pub mod masters;
+pub mod names;
 pub mod outage;
 pub mod packing;
 pub mod replace;

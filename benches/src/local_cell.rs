@@ -26,6 +26,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
+/// What `borgctl cell up` calls a cell.
+const NAME: &str = "local";
 /// Masters of the cell.
 pub const MASTERS: usize = 5;
 /// Machines of the cell.
@@ -127,6 +129,20 @@ impl LocalCell {
     /// When `cell.json` does not say.
     pub fn metrics(&self, master: usize) -> Result<String, Error> {
         self.text(master, "metrics")
+    }
+
+    /// Where a master answers DNS.
+    ///
+    /// # Errors
+    /// When `cell.json` does not say.
+    pub fn dns(&self, master: usize) -> Result<String, Error> {
+        self.text(master, "dns")
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        NAME
     }
 
     /// The process of a master.

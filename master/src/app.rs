@@ -8,8 +8,11 @@ use crate::catching_up::CaughtUp;
 use crate::changes::{Changes, Door};
 use crate::checkpoints::{CheckpointThreads, Hands};
 use crate::config::{Config, Member};
+use crate::discovery::Discovery;
+use crate::dns;
 use crate::driver::{self, Driver, DriverError, Turn};
 use crate::feed::{Feed, View};
+use crate::freshness::Freshness;
 use crate::greeting::{self, Dismissal};
 use crate::http;
 use crate::inbox::Inbox;
@@ -161,6 +164,7 @@ pub struct App {
     me: Member,
     listener: TcpListener,
     metrics_listener: Option<TcpListener>,
+    dns_sockets: Option<dns::Sockets>,
     store: Box<dyn LogStore>,
     history: History,
     master: Master,
@@ -176,6 +180,11 @@ impl std::fmt::Debug for App {
 
 async fn listen(address: SocketAddr, patience: Duration) -> Result<TcpListener, AppError> {
     last_breath::bind(address, patience).await.map_err(|source| AppError::Bind { address, source })
+}
+
+async fn dns_sockets(address: SocketAddr) -> Result<dns::Sockets, AppError> {
+    let tcp = listen(address, LAST_BREATH).await?;
+    dns::Sockets::beside(tcp).map_err(|source| AppError::Bind { address, source })
 }
 
 fn check_members(me: ReplicaId, members: &[Member]) -> Result<Member, AppError> {
@@ -226,6 +235,10 @@ impl App {
             Some(address) => Some(listen(address, LAST_BREATH).await?),
             None => None,
         };
+        let dns_sockets = match config.dns {
+            Some(address) => Some(dns_sockets(address).await?),
+            None => None,
+        };
         let (metrics, exposition) = Metrics::new();
         metrics.life.set(i64::try_from(own.life()).unwrap_or(i64::MAX));
         Ok(Self {
@@ -234,6 +247,7 @@ impl App {
             me,
             listener,
             metrics_listener,
+            dns_sockets,
             store,
             history,
             master,
@@ -386,12 +400,31 @@ impl App {
         // Of its own, so that machines wait behind no user.
         let polls = RuntimeThread::start("polls", give_way).map_err(AppError::Thread)?;
         polls.spawn(poller::run(shard, self.credentials.clone(), wiring, stop.clone()));
+        let fresh = Freshness::default();
+        lifeline.spawn(fresh.clone().keep(turns.clone(), view_in.clone()));
+        let names_max_age = Millis(self.config.names_max_age_ms);
+        let _names = match self.dns_sockets {
+            Some(sockets) => {
+                let source = dns::Source {
+                    cell: self.credentials.identity.cell.clone(),
+                    master: own.number(),
+                    view: view_in.clone(),
+                    fresh: fresh.clone(),
+                    max_age: names_max_age,
+                    seed: secret(),
+                };
+                Some(serve_names(sockets, source, self.metrics.dns.clone())?)
+            }
+            None => None,
+        };
         if let Some(listener) = self.metrics_listener {
             let seen = view_in.clone();
             let healthy: http::Healthy = Arc::new(move || seen.borrow().status.leader.is_some());
             let gauge = self.metrics.polled_machines.clone();
             let count = polled.clone();
+            let (state_age, age_of) = (self.metrics.state_age.clone(), fresh.clone());
             let before = move || {
+                state_age.set(age_of.age(clock::now()).map_or(-1.0, seconds));
                 gauge.set(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             };
             tokio::spawn(http::serve(
@@ -399,6 +432,8 @@ impl App {
                 self.exposition,
                 Box::new(before),
                 healthy,
+                (!self.config.no_sd)
+                    .then(|| Discovery::new(view_in.clone(), fresh.clone(), names_max_age)),
                 stop.clone(),
             ));
         }
@@ -426,6 +461,9 @@ impl App {
             credentials: self.credentials.clone(),
             sessions: Slots::new(crate::api::sessions::SESSIONS),
             log_readers: Slots::new(crate::api::sessions::LOG_READERS),
+            name_watchers: Slots::new(crate::api::names::WATCHERS),
+            fresh,
+            names_max_age,
             polled: polled.clone(),
             metrics: self.metrics,
             stop: stop.clone(),
@@ -507,6 +545,31 @@ fn seed() -> u64 {
     xxhash_rust::xxh3::xxh3_64(
         &[clock::now().0.to_le_bytes(), u64::from(std::process::id()).to_le_bytes()].concat(),
     )
+}
+
+fn seconds(of: Millis) -> f64 {
+    Duration::from_millis(of.0).as_secs_f64()
+}
+
+/// A number that other processes cannot know: what the standard library seeds its hash maps with.
+fn secret() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+/// On a thread of its own, so that a flood of questions costs the names and nothing else.
+fn serve_names(
+    sockets: dns::Sockets,
+    source: dns::Source,
+    metrics: dns::DnsMetrics,
+) -> Result<RuntimeThread, AppError> {
+    let thread = RuntimeThread::start("names", give_way).map_err(AppError::Thread)?;
+    match sockets.address() {
+        Ok(address) => tracing::info!(%address, "names are answered over DNS"),
+        Err(error) => tracing::warn!(%error, "names are answered over DNS, nobody says where"),
+    }
+    thread.spawn(dns::serve(sockets, source, metrics));
+    Ok(thread)
 }
 
 async fn with_stop(task: impl Future<Output = ()>, stop: CancellationToken) {

@@ -59,6 +59,16 @@ pub struct Config {
     /// Address for /metrics and /healthz, in plain HTTP; not served when left out.
     #[arg(long)]
     pub metrics_listen: Option<SocketAddr>,
+    /// Address to answer DNS on, over UDP and TCP: names of jobs and tasks. Not served when left out.
+    #[arg(long, value_name = "ADDR")]
+    pub dns: Option<SocketAddr>,
+    /// Milliseconds that this master's state may be old for names to be answered from it: over DNS and to
+    /// Prometheus; beyond that it says that it does not know. Watchers of names are told.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
+    pub names_max_age_ms: u64,
+    /// Do not show targets for Prometheus at /sd of the metrics' address: names and machines of all jobs.
+    #[arg(long)]
+    pub no_sd: bool,
     /// Which store keeps the log.
     #[arg(long, default_value_t)]
     pub store: StoreKind,

@@ -1,5 +1,6 @@
-//! `/metrics` and `/healthz`, in plain HTTP on an address of their own.
+//! `/metrics`, `/healthz` and `/sd`, in plain HTTP on an address of their own.
 
+use crate::discovery::{self, Discovery};
 use crate::metrics::Exposition;
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -25,6 +26,7 @@ pub(crate) async fn serve(
     exposition: Exposition,
     refresh: Refresh,
     healthy: Healthy,
+    targets: Option<Discovery>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let shown = Arc::new((exposition, refresh));
@@ -42,6 +44,9 @@ pub(crate) async fn serve(
         };
         async move { answer.into_response() }
     };
-    let routes = Router::new().route("/metrics", get(metrics)).route("/healthz", get(health));
+    let mut routes = Router::new().route("/metrics", get(metrics)).route("/healthz", get(health));
+    if let Some(targets) = targets {
+        routes = routes.route("/sd", get(discovery::targets).with_state(targets));
+    }
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -1,10 +1,12 @@
 //! What a Borgmaster counts, in the Prometheus text format.
 
+use crate::dns::DnsMetrics;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
 
 /// The counters of one replica. Handed to the parts that count; no globals, so that five replicas
 /// fit in one test.
@@ -74,6 +76,12 @@ pub(crate) struct Metrics {
     pub scheduler_panics: Counter,
     /// Calls of the API.
     pub api_calls: Counter,
+    /// What names are asked over DNS.
+    pub dns: DnsMetrics,
+    /// How old the state may be, as of the last look at `/metrics`; -1: not known.
+    pub state_age: Gauge<f64, AtomicU64>,
+    /// Watchers of names.
+    pub name_watchers: Gauge,
 }
 
 /// The metrics of one replica with the registry that prints them.
@@ -120,6 +128,9 @@ impl Metrics {
             jobs_aside: Gauge::default(),
             scheduler_panics: Counter::default(),
             api_calls: Counter::default(),
+            dns: DnsMetrics::new(),
+            state_age: Gauge::default(),
+            name_watchers: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("borgmaster");
         let m = &metrics;
@@ -212,6 +223,11 @@ impl Metrics {
         let what = "Panics of the scheduler that did not end the process";
         registry.register("scheduler_panics", what, m.scheduler_panics.clone());
         registry.register("api_calls", "Calls of the API", m.api_calls.clone());
+        m.dns.register(&mut registry);
+        let what = "Most that the state of this replica may be behind; -1 while nothing is known";
+        registry.register_with_unit("state_age", what, Unit::Seconds, m.state_age.clone());
+        let what = "Watchers of names at this replica";
+        registry.register("name_watchers", what, m.name_watchers.clone());
         (metrics, Exposition { registry })
     }
 }

@@ -1,9 +1,10 @@
-//! The figures of services: how soon a lost machine's tasks run elsewhere, and when its old ones are gone.
+//! The figures of services: work on reclaimed room, in a simulated cell; names over DNS; how soon a lost machine's tasks run elsewhere, and when its old
+//! ones are gone.
 
-use borg_benches::Error;
 use borg_benches::figures::{figure, load, progress, wanted};
 use borg_benches::local_cell::LocalCell;
 use borg_benches::services::{lost, reclaimed};
+use borg_benches::{Error, names};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Machines of the simulated cell, and its seed. Ours: as many as are simulated in minutes; no other seed was
@@ -12,20 +13,31 @@ const MACHINES: u32 = 48;
 const SEED: u64 = 1;
 
 fn main() -> Result<(), Error> {
-    if wanted(&["reclaimed"]) {
+    if wanted(&["reclaimed_share_pct", "reclaimed_kills_per_task_day"]) {
         let seen = reclaimed::measure(MACHINES, SEED, progress)?;
         progress(&format!("{MACHINES} simulated machines:\n{}", seen.parts()));
         figure("services.reclaimed_share_pct", seen.share_pct(), "%");
         figure("services.reclaimed_kills_per_task_day", seen.kills_per_task_day(), "kills");
     }
-    if !wanted(&["machine_lost", "duplicate"]) {
-        return Ok(());
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(cell_figures())
+    runtime.block_on(async {
+        if wanted(&["dns_queries_per_s"]) {
+            in_a_cell(async |cell| queries(cell).await).await?;
+        }
+        if wanted(&["endpoint_to_dns_p99_ms"]) {
+            in_a_cell(async |cell| changes(cell).await).await?;
+        }
+        if wanted(&["machine_lost_to_replaced_s", "duplicate_killed_s"]) {
+            in_a_cell(async |cell| lost_machines(cell).await).await?;
+        }
+        Ok(())
+    })
 }
 
-async fn cell_figures() -> Result<(), Error> {
+/// Each in a cell of its own, which is taken down whatever happens.
+async fn in_a_cell(
+    measure: impl AsyncFn(&mut LocalCell) -> Result<(), Error>,
+) -> Result<(), Error> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     progress(&format!("load {}; starting a cell", load()));
@@ -39,12 +51,30 @@ async fn cell_figures() -> Result<(), Error> {
     measured.and(down)
 }
 
-async fn measure(cell: &mut LocalCell) -> Result<(), Error> {
-    if wanted(&["machine_lost", "duplicate"]) {
-        let lost = lost::measure(cell).await?;
-        progress(&format!("load {}; a machine is lost and comes back:\n{}", load(), lost.parts()));
-        figure("services.machine_lost_to_replaced_s", lost.replaced_s(), "s");
-        figure("services.duplicate_killed_s", lost.duplicate_killed_s(), "s");
-    }
+async fn queries(cell: &LocalCell) -> Result<(), Error> {
+    let rate = names::rate(cell).await?;
+    progress(&format!(
+        "load {}; {:.0} answers a second on the clock, {:.2} of 1,000 questions lost",
+        load(),
+        rate.per_second,
+        rate.lost_permille
+    ));
+    figure("services.dns_queries_per_s", rate.per_processor_second, "1/s");
+    Ok(())
+}
+
+async fn changes(cell: &LocalCell) -> Result<(), Error> {
+    let times = names::changes(cell).await?;
+    progress(&format!("load {}; a change to an answer:\n{}", load(), times.parts()));
+    figure("services.endpoint_to_dns_p50_ms", times.percentile(50), "ms");
+    figure("services.endpoint_to_dns_p99_ms", times.percentile(99), "ms");
+    Ok(())
+}
+
+async fn lost_machines(cell: &mut LocalCell) -> Result<(), Error> {
+    let lost = lost::measure(cell).await?;
+    progress(&format!("load {}; a machine is lost and comes back:\n{}", load(), lost.parts()));
+    figure("services.machine_lost_to_replaced_s", lost.replaced_s(), "s");
+    figure("services.duplicate_killed_s", lost.duplicate_killed_s(), "s");
     Ok(())
 }

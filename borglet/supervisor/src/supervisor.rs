@@ -238,6 +238,11 @@ impl Supervisor {
         if session(old) != session(new) {
             effects.push(Effect::RememberFence(new));
         }
+        if request.seen.session == self.config.session {
+            for task in self.tasks.values_mut() {
+                task.is_heard(now, request.seen.number);
+            }
+        }
         let extended = self.extend_lease(now, request.lease);
         self.packages.take_sources(&request.sources);
         if new != old || !self.has_target {
@@ -549,8 +554,11 @@ impl Supervisor {
         result: Result<(), ProbeFailure>,
         effects: &mut Vec<Effect>,
     ) {
-        if let Some(task) = live(&mut self.tasks, run) {
-            self.number += u64::from(task.probed(now, result, effects));
+        if let Some(task) = live(&mut self.tasks, run)
+            && task.probed(now, result, effects)
+        {
+            self.number += 1;
+            task.is_told_in(self.number);
         }
     }
 
@@ -572,7 +580,10 @@ impl Supervisor {
                     effects.push(Effect::Kill { run: task.run });
                 }
                 Phase::Up { .. } => {
-                    self.number += u64::from(task.do_what_is_due(now, effects));
+                    if task.do_what_is_due(now, effects) {
+                        self.number += 1;
+                        task.is_told_in(self.number);
+                    }
                 }
                 Phase::Stopping(Stop::AwaitsStart)
                 | Phase::Fetching

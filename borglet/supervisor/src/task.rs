@@ -21,6 +21,14 @@ const LONGEST_BACK_OFF: Millis = Millis(60_000);
 /// Up for so long, earlier failures no longer count as "in a row". Our choice.
 const STEADY_AFTER: Millis = Millis(60_000);
 
+/// How long a task is left after the masters heard that it is unhealthy, before it is asked to end: so long it
+/// may still be called. 2 s: our choice, a second for the masters to agree, which takes a few milliseconds when
+/// they are well, and a second for which an answer of DNS may be kept.
+const LEAVES_FOR: Millis = Millis(2_000);
+/// How long at the most, when no master hears of it: an unhealthy task must not stay so because a network is
+/// broken. Our choice.
+const LEAVES_UNHEARD: Millis = Millis(5_000);
+
 /// Longest time before the end of the lease at which an exclusive task is asked to end, so that it
 /// can end well: its grace, but at most this part of the lease. A sixth, 5 s: our choice.
 const NOTICE_PART: u64 = 6;
@@ -59,10 +67,33 @@ struct Doom {
     cause: FailureCause,
     /// What its probe wrote: others than those who may read the task's output never see it.
     wrote: String,
-    /// When it is killed, or killed again.
-    kill_at: Millis,
-    /// Whether it was asked to end first, so that any end of it is this one.
-    asked: bool,
+    step: Step,
+}
+
+/// How far that is. Before it is killed without a question any end of it is this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Its callers go elsewhere, as soon as they know; then it is asked to end.
+    Leaving {
+        /// When it is asked at the latest.
+        until: Millis,
+        /// Which report says that it is unhealthy, until the masters are known to have that.
+        told_in: Option<u64>,
+    },
+    /// It was asked to end; when it is killed, or killed again.
+    Asked { kill_at: Millis },
+    /// It was killed; when it is killed again.
+    Killed { again_at: Millis },
+}
+
+impl Step {
+    const fn due(self) -> Millis {
+        match self {
+            Self::Leaving { until, .. } => until,
+            Self::Asked { kill_at } => kill_at,
+            Self::Killed { again_at } => again_at,
+        }
+    }
 }
 
 /// One incarnation.
@@ -204,9 +235,32 @@ impl Task {
         self.files = of.files;
     }
 
-    /// Whether the machine is ending it by itself.
+    /// Whether the machine is ending it by itself. One whose callers are only leaving is not ended yet, and may
+    /// have to be at once for another reason.
     pub(crate) const fn is_doomed(&self) -> bool {
-        self.doom.is_some()
+        match &self.doom {
+            Some(doom) => !matches!(doom.step, Step::Leaving { .. }),
+            None => false,
+        }
+    }
+
+    /// What it is now is told in this report.
+    pub(crate) fn is_told_in(&mut self, number: u64) {
+        if let Some(Doom { step: Step::Leaving { told_in: Some(told_in), .. }, .. }) =
+            &mut self.doom
+        {
+            *told_in = number.min(*told_in);
+        }
+    }
+
+    /// The masters have this report, or a later one.
+    pub(crate) fn is_heard(&mut self, now: Millis, number: u64) {
+        if let Some(Doom { step: Step::Leaving { until, told_in }, .. }) = &mut self.doom
+            && told_in.is_some_and(|told_in| told_in <= number)
+        {
+            *told_in = None;
+            *until = (*until).min(now + LEAVES_FOR);
+        }
     }
 
     /// Kills a run that is up, with the cause that its end will have.
@@ -214,8 +268,8 @@ impl Task {
         if self.is_doomed() || !matches!(self.phase, Phase::Up { .. }) {
             return;
         }
-        let (wrote, kill_at) = (String::new(), now + KILL_AGAIN);
-        self.doom = Some(Doom { cause, wrote, kill_at, asked: false });
+        let step = Step::Killed { again_at: now + KILL_AGAIN };
+        self.doom = Some(Doom { cause, wrote: String::new(), step });
         effects.push(Effect::Kill { run: self.run });
     }
 
@@ -250,8 +304,14 @@ impl Task {
         {
             let ProbeFailure { why, wrote } = failure;
             let cause = FailureCause::unhealthy(&format!("{}: {why}", check.probe));
-            self.doom = Some(Doom { cause, wrote, kill_at: now + self.grace, asked: true });
-            effects.push(Effect::Terminate { run: self.run });
+            // Who has no ports is called by nobody.
+            let step = if self.ports.is_empty() {
+                effects.push(Effect::Terminate { run: self.run });
+                Step::Asked { kill_at: now + self.grace }
+            } else {
+                Step::Leaving { until: now + LEAVES_UNHEARD, told_in: Some(u64::MAX) }
+            };
+            self.doom = Some(Doom { cause, wrote, step });
         }
         changed
     }
@@ -259,9 +319,17 @@ impl Task {
     /// Does what is due of a run that is up; whether its health is another one then.
     pub(crate) fn do_what_is_due(&mut self, now: Millis, effects: &mut Vec<Effect>) -> bool {
         let run = self.run;
-        if let Some(doom) = self.doom.as_mut().filter(|doom| doom.kill_at <= now) {
-            doom.kill_at = now + KILL_AGAIN;
-            effects.push(Effect::Kill { run });
+        if let Some(doom) = self.doom.as_mut().filter(|doom| doom.step.due() <= now) {
+            let again_at = now + KILL_AGAIN;
+            let (effect, step) = match doom.step {
+                Step::Leaving { .. } => {
+                    (Effect::Terminate { run }, Step::Asked { kill_at: now + self.grace })
+                }
+                Step::Asked { .. } => (Effect::Kill { run }, Step::Asked { kill_at: again_at }),
+                Step::Killed { .. } => (Effect::Kill { run }, Step::Killed { again_at }),
+            };
+            doom.step = step;
+            effects.push(effect);
         }
         let Some(want) = &self.want else { return false };
         let Some(check) = &want.spec.health else { return false };
@@ -351,7 +419,7 @@ impl Task {
         self.status_line.clear();
         let failure = match (self.doom.take(), failure) {
             // It was over before the kill reached it.
-            (Some(Doom { asked: false, .. }), None) => None,
+            (Some(Doom { step: Step::Killed { .. }, .. }), None) => None,
             (Some(doom), _) => {
                 self.add_last_words(&doom.wrote);
                 Some(doom.cause)
@@ -440,8 +508,8 @@ impl Task {
     pub(crate) fn due(&self) -> Option<Millis> {
         match self.phase {
             Phase::Up { .. } => {
-                let kill_at = self.doom.as_ref().map(|doom| doom.kill_at);
-                [kill_at, self.checkup.due()].into_iter().flatten().min()
+                let step = self.doom.as_ref().map(|doom| doom.step.due());
+                [step, self.checkup.due()].into_iter().flatten().min()
             }
             Phase::BackOff { until } => Some(until),
             Phase::Stopping(Stop::Asked { kill_at }) => Some(kill_at),

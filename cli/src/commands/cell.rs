@@ -66,6 +66,8 @@ struct Row {
     running: bool,
     address: String,
     metrics: String,
+    /// Where a master answers DNS.
+    dns: Option<String>,
     log: PathBuf,
 }
 
@@ -134,6 +136,11 @@ async fn up(args: UpArgs, target: &TargetArgs) -> Result<(), Failure> {
         cell.cell,
         dir.display()
     ));
+    let dns: Vec<&str> = cell.masters.iter().filter_map(|master| master.dns.as_deref()).collect();
+    if let Some((host, port)) = dns.first().and_then(|first| first.rsplit_once(':')) {
+        note(&format!("names over DNS at {}", dns.join(", ")));
+        note(&format!("as in: dig @{host} -p {port} JOB.USER.{}.borg", cell.cell));
+    }
     if dir != crate::target::default_cell_dir() {
         note(&format!("for other commands: export BORG_CELL_DIR={}", dir.display()));
     }
@@ -163,6 +170,7 @@ async fn status(target: &TargetArgs, out: Output) -> Result<(), Failure> {
         running: daemon.is_running(),
         address: daemon.address.clone(),
         metrics: format!("http://{}/metrics", daemon.metrics),
+        dns: daemon.dns.clone(),
         log: layout.log(&daemon.name),
     };
     let rows: Vec<Row> = cell.daemons().map(row).collect();
@@ -177,10 +185,11 @@ async fn status(target: &TargetArgs, out: Output) -> Result<(), Failure> {
                 if row.running { "running" } else { "gone" }.to_owned(),
                 row.address,
                 row.metrics,
+                row.dns.unwrap_or_else(|| "-".to_owned()),
                 row.log.display().to_string(),
             ]
         });
-        out.table(["name", "pid", "state", "address", "metrics", "log"], rows)?;
+        out.table(["name", "pid", "state", "address", "metrics", "dns", "log"], rows)?;
     }
     let mut client = Client::new(&target.resolve()?)?;
     let request = pb::ListMastersRequest {};

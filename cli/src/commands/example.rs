@@ -1,11 +1,12 @@
 //! `example web`: a small web server for `examples/hello-web.bcl`, so that trying a service needs
-//! no other program. It tells which task answered.
+//! no other program. It tells which task answered, and at `/metrics` how often it was asked.
 
 use clap::Subcommand;
+use nix::sys::signal::{SigSet, Signal};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Connections served at once; more are closed unanswered.
@@ -26,17 +27,50 @@ pub enum ExampleCommand {
         /// The address to listen on
         #[arg(long, default_value_t = Ipv4Addr::UNSPECIFIED)]
         host: Ipv4Addr,
+        /// A line of the page, to tell versions apart
+        #[arg(long, value_name = "TEXT")]
+        say: Option<String>,
+        /// Answer health checks at /healthz with an error
+        #[arg(long)]
+        sick: bool,
+        /// Go on serving for so long after SIGTERM: whoever knew the address is still answered
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+        linger: Duration,
     },
 }
 
 /// Runs until a signal ends the process.
 pub(super) fn run(command: ExampleCommand) -> io::Result<()> {
-    let ExampleCommand::Web { port, host } = command;
-    serve(TcpListener::bind((host, port))?, Arc::new(page()))
+    let ExampleCommand::Web { port, host, say, sick, linger } = command;
+    end_after_sigterm(linger)?;
+    let page = Page { text: page(say.as_deref()), sick };
+    serve(TcpListener::bind((host, port))?, Arc::new(page))
 }
 
-fn serve(listener: TcpListener, page: Arc<String>) -> io::Result<()> {
-    let open = Arc::new(AtomicUsize::new(0));
+/// What is served.
+struct Page {
+    text: String,
+    /// Whether health checks fail.
+    sick: bool,
+}
+
+/// From here on SIGTERM ends the process a while later.
+fn end_after_sigterm(linger: Duration) -> io::Result<()> {
+    let mut asked = SigSet::empty();
+    asked.add(Signal::SIGTERM);
+    // Threads that are begun later do not take it either.
+    asked.thread_block()?;
+    std::thread::spawn(move || {
+        // Only a bad set fails, and nobody could be told.
+        asked.wait().ok();
+        std::thread::sleep(linger);
+        std::process::exit(0);
+    });
+    Ok(())
+}
+
+fn serve(listener: TcpListener, page: Arc<Page>) -> io::Result<()> {
+    let (open, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
     loop {
         let (connection, _) = match listener.accept() {
             Ok(accepted) => accepted,
@@ -48,16 +82,16 @@ fn serve(listener: TcpListener, page: Arc<String>) -> io::Result<()> {
             open.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (page, done) = (page.clone(), open.clone());
+        let (page, done, asked) = (page.clone(), open.clone(), asked.clone());
         std::thread::spawn(move || {
             // A client that breaks off harms only itself.
-            answer(&connection, &page).ok();
+            answer(&connection, &page, &asked).ok();
             done.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-fn answer(connection: &TcpStream, page: &str) -> io::Result<()> {
+fn answer(connection: &TcpStream, page: &Page, asked: &AtomicU64) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut head = BufReader::new(io::Read::take(connection, MAX_HEAD_BYTES));
@@ -67,9 +101,18 @@ fn answer(connection: &TcpStream, page: &str) -> io::Result<()> {
     while head.read_line(&mut line)? > 2 {
         line.clear();
     }
+    let asked = asked.fetch_add(1, Ordering::Relaxed) + 1;
+    let metrics = format!(
+        "# HELP example_requests_total Requests that were answered\n# TYPE example_requests_total counter\n\
+         example_requests_total {asked}\n"
+    );
     let mut words = request.split_ascii_whitespace();
     let (status, body) = match (words.next(), words.next()) {
-        (Some("GET" | "HEAD"), Some("/" | "/healthz")) => ("200 OK", page),
+        (Some("GET" | "HEAD"), Some("/healthz")) if page.sick => {
+            ("503 Service Unavailable", "sick\n")
+        }
+        (Some("GET" | "HEAD"), Some("/" | "/healthz")) => ("200 OK", page.text.as_str()),
+        (Some("GET" | "HEAD"), Some("/metrics")) => ("200 OK", metrics.as_str()),
         (Some("GET" | "HEAD"), Some(_)) => ("404 Not Found", "not found\n"),
         (Some(_), Some(_)) => ("405 Method Not Allowed", "GET only\n"),
         _ => ("400 Bad Request", "not HTTP\n"),
@@ -83,18 +126,19 @@ fn answer(connection: &TcpStream, page: &str) -> io::Result<()> {
     )
 }
 
-fn page() -> String {
+fn page(say: Option<&str>) -> String {
     let told = |name: &str| std::env::var(name).unwrap_or_else(|_| "-".into());
     let host = nix::unistd::gethostname()
         .map_or_else(|_| "-".into(), |name| name.to_string_lossy().into_owned());
     format!(
-        "Hello from {}/{}/{}\ncell {}\nincarnation {}\nhost {host}\npid {}\n",
+        "Hello from {}/{}/{}\ncell {}\nincarnation {}\nhost {host}\npid {}\n{}",
         told("BORG_USER"),
         told("BORG_JOB"),
         told("BORG_TASK"),
         told("BORG_CELL"),
         told("BORG_INCARNATION"),
         std::process::id(),
+        say.map_or_else(String::new, |say| format!("{say}\n")),
     )
 }
 
@@ -111,11 +155,24 @@ mod tests {
         answer
     }
 
+    fn hello(sick: bool) -> Page {
+        Page { text: "Hello\n".into(), sick }
+    }
+
+    #[test]
+    fn a_sick_server_says_so_where_its_health_is_asked_for_and_serves_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || serve(listener, Arc::new(hello(true))));
+        assert!(ask(address, "GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503"));
+        assert!(ask(address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+    }
+
     #[test]
     fn several_clients_get_the_page_while_one_says_nothing() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || serve(listener, Arc::new("Hello\n".into())));
+        std::thread::spawn(move || serve(listener, Arc::new(hello(false))));
         let silent = TcpStream::connect(address).unwrap();
         for _ in 0..3 {
             let page = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -124,6 +181,8 @@ mod tests {
                 "{page}"
             );
         }
+        let metrics = ask(address, "GET /metrics HTTP/1.1\r\n\r\n");
+        assert!(metrics.ends_with("\nexample_requests_total 4\n"), "{metrics}");
         assert!(ask(address, "GET /none HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
         assert!(ask(address, "POST / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
         assert!(ask(address, "\r\n\r\n").starts_with("HTTP/1.1 400"));

@@ -1,4 +1,4 @@
-//! `status`, `why` and `resolve`: what the cell knows.
+//! `status` and `why`: what the cell knows.
 
 use super::history::say_when;
 use super::names;
@@ -6,7 +6,7 @@ use super::runs;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::privileges::privilege_name;
-use crate::output::views::{Endpoint, Job, JobDetail, Read, Task, Why, WhyWithRuns};
+use crate::output::views::{Job, JobDetail, Read, Task, Why, WhyWithRuns};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
 use borg_proto::wire::pb;
@@ -36,12 +36,6 @@ pub(super) struct StatusArgs {
 pub(super) struct WhyArgs {
     /// JOB/INDEX or USER/JOB/INDEX
     task: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ResolveArgs {
-    /// JOB, USER/JOB or USER/JOB/INDEX
-    name: String,
 }
 
 pub(super) async fn status(
@@ -288,42 +282,6 @@ fn say_standings(why: &Why, out: Output) -> Result<(), Failure> {
         [standing.machine.clone(), standing.cost.to_string(), terms.join(", ")]
     });
     out.table(["machine", "cost", "terms"], rows)
-}
-
-pub(super) async fn resolve(
-    client: &mut Client,
-    args: ResolveArgs,
-    out: Output,
-) -> Result<(), Failure> {
-    let name = match names::job_or_task(&args.name, client.user())? {
-        (job, None) => job.to_string(),
-        (job, Some(index)) => format!("{job}/{index}"),
-    };
-    let message = pb::ResolveRequest { name: name.clone() };
-    let answer = client
-        .call(&format!("resolve {name}"), Kind::Read, message, async |mut master, request| {
-            master.resolve(request).await
-        })
-        .await?;
-    say_when(client, out, answer.read.as_ref());
-    let endpoints: Vec<Endpoint> = answer.endpoints.into_iter().map(Endpoint::from).collect();
-    if out.is_json() {
-        return out.json(&Read::each(answer.read, endpoints), false);
-    }
-    let rows = endpoints.into_iter().map(|endpoint| {
-        let up = match (endpoint.up, endpoint.health) {
-            (true, _) => "up",
-            (false, Some(health)) => health,
-            (false, None) => "starting",
-        };
-        [
-            endpoint.task,
-            endpoint.port_name,
-            format!("{}:{}", endpoint.host, endpoint.port),
-            up.into(),
-        ]
-    });
-    out.table(["task", "port", "address", "state"], rows)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod quota;
 mod reclaimed;
 mod reclamation;
 mod resize;
+mod resolve;
 mod runs;
 mod top;
 
@@ -113,7 +114,7 @@ enum Command {
     #[command(subcommand)]
     Package(package::PackageCommand),
     /// Find host and port of tasks by name
-    Resolve(inspect::ResolveArgs),
+    Resolve(resolve::ResolveArgs),
     /// List the checkpoints that a master keeps, for --at
     History,
     /// Print what happens in the cell, as it happens
@@ -235,7 +236,7 @@ impl Cli {
             Command::Reclamation(args) => reclamation::run(&mut client()?, args, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
-            Command::Resolve(args) => inspect::resolve(&mut client()?, args, out).await,
+            Command::Resolve(args) => resolve::resolve(&mut client()?, args, out).await,
             Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
             Command::Backup(command) => backup::run(client, command, out).await,

@@ -56,6 +56,9 @@ pub struct Daemon {
     pub address: String,
     /// Where it shows its metrics.
     pub metrics: String,
+    /// Where a master answers DNS; cells of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<String>,
     /// First and last port that a borglet's machine hands out to tasks.
     #[serde(default)]
     pub ports: Option<(u16, u16)>,

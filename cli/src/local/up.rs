@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -109,16 +109,22 @@ fn check(what: &'static str, count: u32, least: u32, most: u32) -> Result<(), Lo
 /// Names and addresses. The ports are free now; a daemon that finds its port taken says so.
 fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
     let count = usize::try_from(plan.masters + plan.borglets).expect("at most 109");
-    let mut addresses = free_addresses(2 * count)?.into_iter();
+    let masters = usize::try_from(plan.masters).expect("at most 9");
+    let mut addresses = free_addresses(2 * count + masters)?;
+    let mut for_dns = addresses.split_off(2 * count).into_iter();
+    let mut addresses = addresses.into_iter();
     let mut daemon = |name: String| Daemon {
         name,
         address: addresses.next().expect("two for each daemon"),
         metrics: addresses.next().expect("two for each daemon"),
+        dns: None,
         ports: None,
         ram_bytes: None,
         process: None,
     };
-    let masters = (1..=plan.masters).map(|n| daemon(format!("master-{n}"))).collect();
+    let masters = (1..=plan.masters)
+        .map(|n| Daemon { dns: for_dns.next(), ..daemon(format!("master-{n}")) })
+        .collect();
     let machines = (1..=plan.borglets).zip(port_ranges(plan.borglets));
     let borglets = machines
         .map(|(n, ports)| Daemon { ports: Some(ports), ..daemon(format!("m-{n}")) })
@@ -133,7 +139,7 @@ fn lay_out(plan: &Plan) -> Result<LocalCell, LocalError> {
     })
 }
 
-/// Addresses on loopback that nobody has. Cells that start at the same moment look from different
+/// Addresses on loopback that nobody has, neither for connections nor for datagrams. Cells that start at the same moment look from different
 /// places on, so that they seldom find the same ones.
 fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
     let ports = DAEMON_PORTS;
@@ -142,12 +148,14 @@ fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
     let random = RandomState::new().build_hasher().finish();
     let offset = u16::try_from(random % span).expect("less than the number of ports");
     // Held until all are found.
-    let mut listeners = Vec::with_capacity(count);
+    let mut held = Vec::with_capacity(count);
     let mut addresses = Vec::with_capacity(count);
     for port in (ports.start + offset..ports.end).chain(ports.start..ports.start + offset) {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(listener) => {
-                listeners.push(listener);
+        let both = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .and_then(|tcp| Ok((tcp, UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?)));
+        match both {
+            Ok(both) => {
+                held.push(both);
                 addresses.push(format!("{}:{port}", Ipv4Addr::LOCALHOST));
                 if addresses.len() == count {
                     return Ok(addresses);
@@ -185,11 +193,9 @@ fn start_masters(layout: &Layout, plan: &Plan, cell: &mut LocalCell) -> Result<(
         if master.is_running() {
             continue;
         }
-        let mut args = arguments(
-            layout,
-            master,
-            &[("--masters", members.join(",")), ("--store", cell.store.clone())],
-        );
+        let mut more = vec![("--masters", members.join(",")), ("--store", cell.store.clone())];
+        more.extend(master.dns.iter().map(|address| ("--dns", address.clone())));
+        let mut args = arguments(layout, master, &more);
         if !plan.again {
             args.push("--new".into());
         }

@@ -150,7 +150,7 @@ fn logs_are_followed_while_a_task_writes_and_kept_when_it_is_over() {
 }
 
 /// Fetches a page of a daemon's plain HTTP.
-fn get(address: &str, path: &str) -> (String, String) {
+pub(crate) fn get(address: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -14,6 +14,7 @@ mod identities;
 mod isolation;
 mod machines;
 mod masters;
+mod names;
 mod network;
 mod ordinary_user;
 mod overload;

@@ -1,13 +1,62 @@
 //! BNS: from the name of a job or a task to the hosts and ports where it serves.
 //!
 //! Reads the state only, so any replica answers. Which ports a task has was decided when it was
-//! placed; whether it is up is what its machine last said (Borg paper, section 2.6).
+//! placed; whether it is up is what its machine last said (Borg paper, section 2.6). [`dns`] answers the same
+//! in the words of DNS, [`follow`] tells what changed.
+
+pub mod dns;
+pub mod follow;
+mod labels;
 
 use crate::state::{CellState, Job, Machine};
 use borg_proto::Network;
 use borg_proto::names::{NameError, PortName};
 use borg_proto::task::Phase;
 use borg_proto::{Health, JobKey, TaskName};
+use std::fmt;
+use std::net::IpAddr;
+
+/// The host on which a task listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host<'a> {
+    /// Its address.
+    Address(IpAddr),
+    /// A name that somebody else gives an address to; empty when the machine did not say.
+    Name(&'a str),
+}
+
+impl<'a> Host<'a> {
+    /// As a machine or a master is called.
+    #[must_use]
+    pub fn of(text: &'a str) -> Self {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        bare.parse().map_or(Self::Name(text), Self::Address)
+    }
+}
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A placed task, as it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Where it listens.
+    pub host: Host<'a>,
+    /// Its ports, in the order of the specification's port names.
+    pub ports: &'a [u16],
+    /// Whether its process runs.
+    pub runs: bool,
+    /// Whether the task's process runs and is healthy, if that is checked.
+    pub up: bool,
+    /// How it is by its health check.
+    pub health: Health,
+}
 
 /// One port of one placed task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,30 +110,35 @@ impl CellState {
         Ok(self.endpoints(job, task.index))
     }
 
-    fn endpoints(&self, job: &Job, index: u32) -> Vec<Endpoint> {
-        let Some(placement) = job.task(index).and_then(|task| task.placement()) else {
-            return Vec::new();
-        };
-        let machine = self.machine(placement.machine);
+    /// Where a task listens, and whether it may be called. `None` while it is not placed, and while it has a
+    /// network of its own and its machine has not told its address.
+    #[must_use]
+    pub fn place<'a>(&'a self, job: &'a Job, index: u32) -> Option<Place<'a>> {
+        let placement = job.task(index).and_then(|task| task.placement())?;
         let host = match job.task_spec(index).network {
-            Network::Host => machine.and_then(Machine::task_host).unwrap_or_default().to_owned(),
-            // Nobody can call it before its machine has said where.
-            Network::Own => match placement.address {
-                Some(address) => address.to_string(),
-                None => return Vec::new(),
-            },
+            Network::Host => {
+                let machine = self.machine(placement.machine);
+                Host::of(machine.and_then(Machine::task_host).unwrap_or_default())
+            }
+            Network::Own => Host::Address(placement.address?.into()),
         };
-        let names = job.task_spec(index).ports.iter();
         let health = job.health(index, placement);
-        names
-            .zip(&placement.ports)
+        let runs = matches!(placement.phase, Phase::Up { .. });
+        Some(Place { host, ports: &placement.ports, runs, up: runs && health.serves(), health })
+    }
+
+    fn endpoints(&self, job: &Job, index: u32) -> Vec<Endpoint> {
+        let Some(place) = self.place(job, index) else { return Vec::new() };
+        let host = place.host.to_string();
+        let ports = job.task_spec(index).ports.iter().zip(place.ports);
+        ports
             .map(|(port_name, port)| Endpoint {
                 task: TaskName { job: job.key.clone(), index },
                 port_name: port_name.clone(),
                 host: host.clone(),
                 port: *port,
-                up: matches!(placement.phase, Phase::Up { .. }) && health.serves(),
-                health,
+                up: place.up,
+                health: place.health,
             })
             .collect()
     }

@@ -107,8 +107,7 @@ impl Estimate {
 }
 
 /// Use with its margin.
-#[must_use]
-pub fn needed(used: Amounts, numbers: &Numbers) -> Amounts {
+fn needed(used: Amounts, numbers: &Numbers) -> Amounts {
     used.plus(used.percent(numbers.margin_percent)).plus(UNSEEN)
 }
 

@@ -5,6 +5,7 @@
 //! the calls that go on.
 
 mod deadline;
+pub(crate) mod names;
 mod packages;
 mod privileges;
 mod quotas;
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::config::Member;
 use crate::driver::Turn;
 use crate::feed::{Feed, View};
+use crate::freshness::Freshness;
 use crate::metrics::Metrics;
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
@@ -94,6 +96,12 @@ pub(crate) struct Api {
     pub sessions: Slots,
     /// Room for logs that are read.
     pub log_readers: Slots,
+    /// Room for watchers of names.
+    pub name_watchers: Slots,
+    /// How old the state may be.
+    pub fresh: Freshness,
+    /// From which age on watchers of names are told.
+    pub names_max_age: Millis,
     /// How many machines this replica's shard polls.
     pub polled: Arc<AtomicUsize>,
     /// Counters.
@@ -684,6 +692,16 @@ impl Borgmaster for Api {
             endpoints: endpoints.into_iter().map(views::endpoint).collect(),
             read: Some(views::read_info(&view)),
         }))
+    }
+
+    type WatchNamesStream = streams::Items<pb::NamesUpdate>;
+
+    async fn watch_names(
+        &self,
+        request: Request<pb::WatchNamesRequest>,
+    ) -> Result<Response<Self::WatchNamesStream>, Status> {
+        let user = self.user(&request, "WatchNames")?;
+        names::watch(self, &user, request).await.map(Response::new)
     }
 
     type WatchStream = streams::Items<pb::Event>;

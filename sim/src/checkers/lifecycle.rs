@@ -20,6 +20,8 @@ pub struct Lifecycle {
     seen: u64,
     last: (u64, Millis),
     tasks: BTreeMap<TaskId, (Place, u32)>,
+    /// It went on from a backup, and may hear of the end of what it never placed.
+    restored: bool,
 }
 
 impl Lifecycle {
@@ -33,7 +35,8 @@ impl Lifecycle {
         };
         let all = state.jobs().flat_map(|job| state.tasks_of(job.id));
         let tasks = all.map(|(id, task)| (id, (place(task), task.incarnations))).collect();
-        Self { seen: state.applied(), last: (state.applied(), state.clock()), tasks }
+        let (seen, last) = (state.applied(), (state.applied(), state.clock()));
+        Self { seen, last, tasks, restored: true }
     }
 
     /// Whether an event was not seen on any replica before.
@@ -94,8 +97,10 @@ impl Lifecycle {
         };
         let next = match (place, change) {
             (Place::Pending, TaskChange::Released) => (Place::Pending, incarnation),
-            (Place::Pending, TaskChange::Gone { incarnation: last }) if *last == incarnation => {
-                (Place::Pending, incarnation)
+            (Place::Pending, TaskChange::Gone { incarnation: last })
+                if *last == incarnation || (self.restored && *last > incarnation) =>
+            {
+                (Place::Pending, *last)
             }
             (Place::Pending, TaskChange::Placed { machine, incarnation: new })
                 if *new > incarnation =>

@@ -261,8 +261,10 @@ fn an_unhealthy_service_is_asked_to_end_then_killed_and_started_again_with_the_c
     assert_eq!(probes(&b.later(1_000)), 1);
     let failure = ProbeFailure { why: "HTTP 500".into(), wrote: "no such table".into() };
     let ending = b.input(Input::Probed { run: now_run, result: Err(failure) });
-    assert_eq!(work(ending), [Effect::Terminate { run: now_run }]);
+    assert_eq!(work(ending), [], "it leaves its name first");
     assert_eq!(health(&b, served.id), Health::Unhealthy, "seen before it ends");
+    assert_eq!(work(b.later(4_999)), []);
+    assert_eq!(work(b.later(1)), [Effect::Terminate { run: now_run }], "though nobody heard");
     assert_eq!(work(b.later(5_000)), [Effect::Kill { run: now_run }], "after its grace");
     let end = RunEnd {
         run: 0,
@@ -310,8 +312,82 @@ fn a_probe_whose_answer_never_comes_has_failed() {
     b.later(6_000);
     b.later(1_000);
     b.input(Input::ProbeBegun { run });
-    let ending = b.later(6_000);
-    assert_eq!(work(ending), [Effect::Terminate { run }]);
+    b.later(6_000);
+    assert_eq!(health(&b, served.id), Health::Unhealthy);
+    assert_eq!(work(b.later(5_000)), [Effect::Terminate { run }]);
+}
+
+/// A task of which both of two probes failed.
+fn unhealthy(change: impl FnOnce(&mut TargetTask)) -> (Bench, TargetTask, Vec<Effect>) {
+    let mut served = served();
+    change(&mut served);
+    let mut b = bench(vec![]);
+    b.order(1, &[&served]);
+    b.start(served.id, 0, 7);
+    let failed = || Input::Probed { run: run(served.id, 0), result: Err("no".into()) };
+    b.input(Input::Probed { run: run(served.id, 0), result: Ok(()) });
+    b.later(1_000);
+    b.input(failed());
+    b.later(1_000);
+    let ending = b.input(failed());
+    assert_eq!(health(&b, served.id), Health::Unhealthy);
+    (b, served, ending)
+}
+
+/// The masters take it out of its name, and who asked DNS just before forgets that.
+#[test]
+fn an_unhealthy_task_is_ended_two_seconds_after_the_masters_heard_of_it() {
+    let (mut b, served, ending) = unhealthy(|_| ());
+    assert_eq!(work(ending), []);
+    let request = patient(&b, fence(1, 1, 1));
+    let early = borg_proto::poll::ReportVersion { number: request.seen.number - 1, ..request.seen };
+    b.later(500);
+    b.poll(PollRequest { seen: early, ..request.clone() });
+    b.poll(PollRequest {
+        seen: borg_proto::poll::ReportVersion { session: 1, ..early },
+        ..request.clone()
+    });
+    b.later(500);
+    b.poll(request.clone());
+    b.later(1_000);
+    b.poll(request);
+    assert_eq!(work(b.later(999)), []);
+    assert_eq!(work(b.later(1)), [Effect::Terminate { run: run(served.id, 0) }]);
+    assert_eq!(work(b.later(5_000)), [Effect::Kill { run: run(served.id, 0) }], "after its grace");
+}
+
+#[test]
+fn an_unhealthy_task_that_nobody_calls_is_asked_to_end_at_once() {
+    let (_, served, ending) = unhealthy(|task| {
+        task.ports = Vec::new();
+        let mut spec = (*task.spec).clone();
+        spec.ports = Vec::new();
+        spec.health = spec
+            .health
+            .map(|check| HealthCheck { probe: Probe::Command(vec!["true".into()]), ..check });
+        task.spec = spec.into();
+    });
+    assert_eq!(work(ending), [Effect::Terminate { run: run(served.id, 0) }]);
+}
+
+#[test]
+fn a_task_that_ends_while_its_callers_leave_has_ended_for_being_unhealthy() {
+    let (mut b, served, _) = unhealthy(|_| ());
+    b.exit(served.id, 0, None);
+    let report = b.supervisor.report().1.tasks.remove(0);
+    assert_eq!(report.last_failure.unwrap().to_string(), "unhealthy: http http /ok: no");
+    assert_eq!(starts(&b.later(1_000)), [run(served.id, 1)]);
+}
+
+#[test]
+fn a_machine_in_need_ends_at_once_what_its_callers_are_still_leaving() {
+    let (mut b, served, _) = unhealthy(|_| ());
+    b.supervisor.config.memory_reserve = 100;
+    let machine = MachineUse { memory_available: Some(0), ..MachineUse::default() };
+    let uses = TaskUse { usage: Usage { ram_bytes: 1 << 40, ..Usage::default() }, files: 0 };
+    let ending = b.input(Input::Usage { machine, tasks: vec![(served.id, uses)] });
+    assert_eq!(work(ending), [Effect::Kill { run: run(served.id, 0) }]);
+    assert!(!work(b.later(4_999)).contains(&Effect::Terminate { run: run(served.id, 0) }));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! Only tasks that are not prod are ever told to go, and few at a time.
 
 use super::Links;
-use crate::reservation::{Estimate, counted, needed};
+use crate::reservation::{Estimate, counted};
 use crate::state::{CellState, Job, Machine};
 use borg_proto::command::Observation;
 use borg_proto::poll::TaskStatus;
@@ -29,7 +29,9 @@ const LOOK: Millis = Millis(100);
 const NEWS_PART: u64 = 32;
 /// What moved by less is told after this time. Ours.
 const STALE_AFTER: Millis = Millis::from_secs(60);
-/// For so long the tasks of a machine must need more than it has until some have to go; before that its
+/// A machine of which more is used is as good as full: what would be used beyond cannot be seen. Ours.
+const FULL_PERCENT: u32 = 95;
+/// For so long a machine that is overdrawn must be full until some of its tasks have to go; before that its
 /// borglet slows them down, or ends some when memory is short. 300 s, ours: a peak of one window of usage is
 /// none that lasts.
 const RECLAIM_AFTER: Millis = Millis::from_secs(300);
@@ -108,8 +110,8 @@ struct Beliefs {
     tasks: BTreeMap<IncarnationId, Belief>,
     sums: Reserved,
     told_at: Millis,
-    /// Since when its tasks need more than it has.
-    short_since: Option<Millis>,
+    /// Since when it is full.
+    full_since: Option<Millis>,
 }
 
 /// What is believed of all machines.
@@ -213,7 +215,7 @@ impl Links {
             reclaimed: machine.overdrawn(),
             ..Reserved::default()
         };
-        let mut need = Amounts::default();
+        let mut uses = Amounts::default();
         for task in &machine.tasks {
             let Some(job) = state.job(task.job) else { continue };
             let Some(id) = job.task(task.index).and_then(|found| found.running(*task)) else {
@@ -223,18 +225,17 @@ impl Links {
             let of_kind = if job.priority().is_prod() { &mut sums.prod } else { &mut sums.others };
             of_kind.used = of_kind.used.plus(used.unwrap_or_default());
             sums.unknown += u32::from(used.is_none() && !job.is_alloc_set());
+            let limit = Amounts::from(&job.task_spec(task.index).limit);
+            // What is beyond a limit is given back at once.
+            uses = uses.plus(used.unwrap_or_default().least(limit));
             if job.spec.alloc_set.is_some() {
                 continue;
             }
-            let limit = Amounts::from(&job.task_spec(task.index).limit);
             let belief = before.get(&id).copied();
             let belief = self.believe(machine, job, id, belief, used, time, &numbers);
             let reserved = belief.map_or(limit, |belief| belief.estimate.reserved());
             of_kind.limits = of_kind.limits.plus(limit);
             of_kind.reserved = of_kind.reserved.plus(reserved);
-            let needs = used.filter(|_| belief.is_some());
-            let needs = needs.map_or(limit, |used| needed(used, &numbers).least(limit));
-            need = need.plus(needs);
             match (belief, before.get(&id)) {
                 (Some(belief), _) => drop(beliefs.tasks.insert(id, belief)),
                 (None, Some(gone)) if !gone.told.is_nothing() => {
@@ -245,15 +246,15 @@ impl Links {
         }
         beliefs.sums = sums;
         self.tell(&mut beliefs, now);
-        let fits = need.fits_in(sums.capacity);
-        beliefs.short_since = (!fits).then(|| beliefs.short_since.unwrap_or(now));
-        let lasts = beliefs.short_since.is_some_and(|since| now.since(since) >= RECLAIM_AFTER);
+        let room = sums.capacity.percent(FULL_PERCENT);
+        beliefs.full_since = (!uses.fits_in(room)).then(|| beliefs.full_since.unwrap_or(now));
+        let lasts = beliefs.full_since.is_some_and(|since| now.since(since) >= RECLAIM_AFTER);
         if lasts && !machine.overdrawn().is_nothing() && self.lending.may_reclaim(now) {
             // The next one has to go later.
-            beliefs.short_since = Some(now.since(RECLAIM_AFTER) + RECLAIM_NEXT);
-            let short = need.minus(sums.capacity);
-            if let Some(id) = who_goes(machine, short, time, state) {
-                tracing::warn!(machine = %machine.name, %id, "lent room is needed: it goes");
+            beliefs.full_since = Some(now.since(RECLAIM_AFTER) + RECLAIM_NEXT);
+            let beyond = uses.minus(room);
+            if let Some(id) = who_goes(machine, beyond, time, state) {
+                tracing::warn!(machine = %machine.name, %id, "lent room is used by whoever holds it: it goes");
                 self.lending.reclaims.push_back(now);
                 self.other.push(Observation::TaskReclaimed { id });
             }
@@ -332,11 +333,11 @@ impl Links {
     }
 }
 
-/// Who leaves a machine on which lent room is needed: not prod, the lowest priority first, then the youngest
-/// job, and whoever's going makes room of what is short.
+/// Who leaves a machine that is full: not prod, the lowest priority first, then the youngest job, and whoever's
+/// going makes room of what is used too much.
 fn who_goes(
     machine: &Machine,
-    short: Amounts,
+    beyond: Amounts,
     time: Millis,
     state: &CellState,
 ) -> Option<IncarnationId> {
@@ -344,7 +345,7 @@ fn who_goes(
         let job = state.job(task.job);
         let goes = |job: &Job| {
             let limit = Amounts::from(&job.task_spec(task.index).limit);
-            let frees = !limit.least(short).is_nothing();
+            let frees = !limit.least(beyond).is_nothing();
             !job.priority().is_prod() && job.spec.alloc_set.is_none() && frees
         };
         job.is_some_and(goes) && state.may_disrupt(**task, time).is_ok()

@@ -54,6 +54,7 @@ use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
 use crate::store::{Membership, Position};
 use borg_proto::command::{Command, RequestId};
+use borg_proto::names::JobName;
 use borg_proto::policy::CellPolicy;
 use borg_proto::reclamation::Reclamation;
 use borg_proto::{
@@ -409,6 +410,21 @@ impl CellState {
     #[must_use]
     pub fn job_named(&self, key: &JobKey) -> Option<&Job> {
         self.job(*self.job_keys.get(key)?)
+    }
+
+    /// A job by number, to be kept beside the state: as long as the cell has this very one, nothing of the job
+    /// and its tasks has changed.
+    #[must_use]
+    pub fn shared_job(&self, id: JobId) -> Option<&Arc<Job>> {
+        self.jobs.get(&id)
+    }
+
+    /// Whether a user has jobs, dead ones that are remembered among them.
+    #[must_use]
+    pub fn has_jobs(&self, user: &UserName) -> bool {
+        let first = JobName::new("0").expect("a digit is a name, and none comes before it");
+        let mut from = self.job_keys.range(JobKey { user: user.clone(), name: first }..);
+        from.next().is_some_and(|(key, _)| key.user == *user)
     }
 
     /// All jobs, by number.

@@ -17,10 +17,12 @@ use super::{Answer, CellState, MachineState};
 use crate::event::TaskChange;
 use crate::store::Position;
 use borg_proto::Network;
+use borg_proto::command::SERVICES_SINCE;
 use borg_proto::poll::REPLACE_AFTER;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{Health, IncarnationId, MachineId, Millis, ReplicaId, TaskId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// How long after the first leader no task is placed, so that the machines are heard first. As long as
@@ -186,11 +188,11 @@ impl Turn<'_> {
     /// still room for it where it is.
     pub(super) fn adopt(&mut self, found: &Found<'_>) {
         let (id, machine) = (found.id, found.machine);
-        if !self.state.spares(self.at)
-            || self.state.stranger(id) != Stranger::Newer
-            || !self.can_stay(found)
-        {
+        if !self.state.spares(self.at) || self.state.stranger(id) != Stranger::Newer {
             return;
+        }
+        if !self.can_stay(found) {
+            return self.await_end(found);
         }
         if self.state.task(id.task).is_some_and(|task| task.placement().is_some()) {
             let by = format!("its own incarnation {}, placed after the backup", id.number);
@@ -219,6 +221,28 @@ impl Turn<'_> {
             let up = Placement { phase: found.up, ..placement };
             self.change_task(id.task, TaskState::Running(up), TaskChange::Up { pid }, |_| ());
         }
+    }
+
+    /// There is no room any more for what runs. An exclusive task is not placed elsewhere before that has
+    /// ended; a task of another job may run twice until it has.
+    fn await_end(&mut self, found: &Found<'_>) {
+        let (id, machine) = (found.id, found.machine);
+        let exclusive = self.state.job(id.task.job).is_some_and(|job| job.spec.exclusive);
+        let pending = self
+            .state
+            .task(id.task)
+            .is_some_and(|task| matches!(task.state, TaskState::Pending { .. }));
+        let known = self.state.machine(machine).is_some();
+        if !exclusive || !pending || !known || self.state.level < SERVICES_SINCE {
+            return;
+        }
+        let job = self.job_mut(id.task.job);
+        let slot = usize::try_from(id.task.index).ok().and_then(|index| job.tasks.get_mut(index));
+        let task = Arc::make_mut(slot.expect("the task was just found there"));
+        task.incarnations = id.number;
+        task.last_place = Some((machine, id.number));
+        task.lingers = true;
+        self.state.lingering.insert(id.task);
     }
 
     /// The devices that count as its own. Machines do not say which those are, so they are picked
@@ -398,6 +422,34 @@ mod tests {
         assert!(cell.state.machine(machines[0]).unwrap().tasks.is_empty());
         assert_eq!(cell.state.stranger(older), Stranger::Over);
         assert!(cell.observe(adopted(older, machines[0], &its)).is_empty());
+    }
+
+    /// It was placed after the backup on a machine that has no room for it any more.
+    #[test]
+    fn an_exclusive_task_waits_for_the_end_of_what_cannot_stay() {
+        let (mut cell, _, machines) = cell();
+        cell.apply(master(), Action::RaiseLevel { level: SERVICES_SINCE }).unwrap();
+        let mut alone = service("alone", 1, 900, 4 * MIB);
+        alone.exclusive = true;
+        let alone = cell.submit("ann", alone);
+        let backup = refound(&cell);
+        let newer = cell.place(alone, 0, machines[1]).unwrap();
+        restore(&mut cell, backup);
+        let small = crate::fixture::info(500, 64 * MIB, &[]);
+        cell.observe(Observation::MachineUp { machine: machines[1], info: small });
+        cell.observe(adopted(newer, machines[1], &[]));
+        assert_eq!(cell.state.audit(), []);
+        assert_eq!(cell.state.stranger(newer), Stranger::Over, "it may be ended");
+        cell.wait(HEAR_OUT.0);
+        cell.observe(Observation::MachineUp {
+            machine: machines[0],
+            info: crate::fixture::info(4_000, 64 * MIB, &[]),
+        });
+        let refused = cell.place(alone, 0, machines[0]).unwrap_err().to_string();
+        assert!(refused.contains("may still run"), "{refused}");
+        cell.observe(Observation::TaskGone { id: newer });
+        cell.place(alone, 0, machines[0]).unwrap();
+        assert_eq!(cell.state.audit(), []);
     }
 
     #[test]

@@ -197,7 +197,7 @@ fn lent_room_that_is_needed_for_long_is_taken_back_from_others_than_prod() {
     rig.uses(prod, 500);
     rig.wait(3_600);
     assert_eq!(rig.goes(), [], "it fits");
-    rig.uses(prod, 7_000);
+    rig.uses(prod, 7_100);
     rig.wait(290);
     assert_eq!(rig.goes(), [], "a peak is none that lasts");
     rig.wait(20);
