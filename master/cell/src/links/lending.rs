@@ -246,20 +246,29 @@ impl Links {
         }
         beliefs.sums = sums;
         self.tell(&mut beliefs, now);
-        let room = sums.capacity.percent(FULL_PERCENT);
-        beliefs.full_since = (!uses.fits_in(room)).then(|| beliefs.full_since.unwrap_or(now));
+        let beyond = uses.minus(sums.capacity.percent(FULL_PERCENT));
+        beliefs.full_since = (!beyond.is_nothing()).then(|| beliefs.full_since.unwrap_or(now));
         let lasts = beliefs.full_since.is_some_and(|since| now.since(since) >= RECLAIM_AFTER);
         if lasts && !machine.overdrawn().is_nothing() && self.lending.may_reclaim(now) {
             // The next one has to go later.
             beliefs.full_since = Some(now.since(RECLAIM_AFTER) + RECLAIM_NEXT);
-            let beyond = uses.minus(room);
-            if let Some(id) = who_goes(machine, beyond, time, state) {
-                tracing::warn!(machine = %machine.name, %id, "lent room is used by whoever holds it: it goes");
-                self.lending.reclaims.push_back(now);
-                self.other.push(Observation::TaskReclaimed { id });
-            }
+            self.take_back(machine, beyond, (now, time), state);
         }
         self.lending.machines.insert(machine.id, beliefs);
+    }
+
+    /// Sends the least important task away from a machine that is full.
+    fn take_back(
+        &mut self,
+        machine: &Machine,
+        beyond: Amounts,
+        (now, time): (Millis, Millis),
+        state: &CellState,
+    ) {
+        let Some(id) = who_goes(machine, beyond, time, state) else { return };
+        tracing::warn!(machine = %machine.name, %id, "lent room is used by whoever holds it: it goes");
+        self.lending.reclaims.push_back(now);
+        self.other.push(Observation::TaskReclaimed { id });
     }
 
     /// What is believed of an incarnation by now; `None` when nothing of its limit may be lent.

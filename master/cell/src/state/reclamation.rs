@@ -9,13 +9,13 @@
 //! Invariant: prod never stands on lent room.
 
 use super::turn::Turn;
-use super::{Answer, CellState, Machine};
+use super::{Answer, CellState, Job, Machine, Task};
 use crate::event::EventKind;
 use borg_proto::Resources;
 use borg_proto::command::SERVICES_SINCE;
 use borg_proto::reclamation::{Amounts, MOST_PERCENT, Number, NumberSet, Reclamation};
-use borg_proto::task::EvictCause;
-use borg_proto::{IncarnationId, TaskId};
+use borg_proto::task::{EvictCause, TaskState};
+use borg_proto::{IncarnationId, JobId, TaskId};
 use std::collections::BTreeMap;
 
 impl CellState {
@@ -114,6 +114,26 @@ impl Turn<'_> {
             self.emit(EventKind::ReclamationChanged);
         }
         Answer::None
+    }
+
+    /// Changes whether a job is of prod, by whatever `change` does to it. Those of its tasks whose limits prod has
+    /// no room of its own for, where they are, wait for another place.
+    #[cfg_attr(not(test), expect(dead_code, reason = "updates of a job's priority come next"))]
+    pub(super) fn change_kind(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+        let placed = self.state.tasks_of(id).map(|(id, task)| (id, task.state.clone()));
+        let placed: Vec<(TaskId, TaskState)> =
+            placed.filter(|(_, state)| matches!(state, TaskState::Running(_))).collect();
+        placed.iter().for_each(|(task, state)| self.leave(*task, state));
+        change(self.job_mut(id));
+        placed.iter().for_each(|(task, state)| self.enter(*task, state));
+        for (task, _) in placed.into_iter().rev() {
+            let place = self.state.task(task).and_then(Task::placement);
+            let machine = place.and_then(|place| self.state.machine(place.machine));
+            let level = self.state.level;
+            if machine.is_some_and(|machine| !machine.is_sound(level >= SERVICES_SINCE)) {
+                self.evict(task, &EvictCause::Reclaimed);
+            }
+        }
     }
 
     /// The leader takes lent room back that a task stands on, as far as its job's budget allows. Prod stands on
