@@ -9,9 +9,11 @@
 //! | of the work | share of its limit that a process uses | source |
 //! |---|---|---|
 //! | prod, processor | daily between a low of 10 to 40 % and twice that; a tenth bursts to 90 % instead | ours; people ask for twice what they use (Autopilot paper, section 4: half of the limit is slack) |
-//! | prod, memory | constant, 40 to 80 % | ours, likewise |
+//! | prod, memory | daily between four fifths of 40 to 80 % and all of it | ours, likewise |
 //! | others, processor | constant, 40 to 100 % | ours |
 //! | others, memory | constant, 40 to 80 %; a tenth bursts from that to 95 % | ours |
+//!
+//! The day is as long as what is measured, six hours, so use rises four times as fast as in a day of 24.
 //!
 //! Half of the other tasks end after 20 to 120 minutes, so that new ones come and are held at their limits.
 //!
@@ -222,13 +224,15 @@ fn played(mut spec: JobSpec, dice: &mut Dice) -> JobSpec {
     task.spread.retain(|spread| spread.attribute == "machine");
     task.ports.clear();
     task.limit.disk_bytes = 0;
-    let steady = Model::Constant { share: dice.between(400, 800) };
+    let share = dice.between(400, 800);
+    let steady = Model::Constant { share };
+    let breathing = Model::Diurnal { low: share * 4 / 5, high: share, period: DAY };
     let low = dice.between(100, 400);
     let daily = Model::Diurnal { low, high: low * 2, period: DAY };
     let bursty = |base, peak| Model::Bursty { base, peak, chance: 30 };
     let (cpu, ram) = match (prod, dice.chance(100)) {
-        (true, false) => (daily, steady),
-        (true, true) => (bursty(low, 900), steady),
+        (true, false) => (daily, breathing),
+        (true, true) => (bursty(low, 900), breathing),
         (false, false) => (Model::Constant { share: dice.between(400, 1_000) }, steady),
         (false, true) => {
             let base = dice.between(400, 800);
