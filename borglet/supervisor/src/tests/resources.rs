@@ -200,9 +200,9 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
 
 #[test]
 fn who_is_not_prod_weighs_only_what_the_machine_has_beside_prod() {
-    let limit = |cpu_milli| move |spec: &mut borg_proto::TaskSpec| spec.limit.cpu_milli = cpu_milli;
+    let limit = |cpu_milli| move |spec: &mut TaskSpec| spec.limit.cpu_milli = cpu_milli;
     let mut prod = task(1, true, limit(300));
-    prod.priority = borg_proto::Priority::new(200).unwrap();
+    prod.priority = Priority::new(200).unwrap();
     let (one, other) = (task(2, false, limit(200)), task(3, false, limit(400)));
     let mut b = machine(&[&prod, &one, &other]);
     b.supervisor.info.capacity.cpu_milli = 450;
