@@ -14,6 +14,7 @@ use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
+use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{MemoryLimit, Spread};
 use borg_proto::task::RunEnd;
@@ -77,6 +78,32 @@ fn since_level_6(cell: &mut Cell, machine: MachineId) {
     let low = cell.submit("eve", low);
     let victim = cell.place(low, 0, machine).unwrap();
     cell.up(victim);
+    lent(cell);
+}
+
+fn lent(cell: &mut Cell) {
+    let numbers = [(Number::Hold, 60), (Number::Most, 150)].into();
+    let set = Action::SetReclamation { named: Some(NumberSet::Medium), numbers };
+    cell.apply(user("admin"), set).unwrap();
+    let machine = cell.machine("m-6", 1000, 1 << 30);
+    let mid = |spec| JobSpec { priority: Priority::new(116).unwrap(), ..spec };
+    let holds = mid(with_task(batch("holds", 1, 800, 4 << 20), |task| task.reclaim = false));
+    cell.try_submit("ina", holds.clone()).unwrap_err();
+    let (ina, privilege) = ("ina".parse().unwrap(), Privilege::Reservation);
+    cell.apply(user("admin"), Action::GrantPrivilege { user: ina, privilege }).unwrap();
+    let holds = cell.submit("ina", holds);
+    cell.place(holds, 0, machine).unwrap();
+    let others = cell.submit("ina", mid(batch("others", 3, 400, 4 << 20)));
+    let on_lent = |index, cpu_milli| Assignment {
+        lent: Amounts::of([cpu_milli, 0, 0]),
+        ..Assignment::new(TaskId { job: others, index }, machine)
+    };
+    let assignments = vec![on_lent(0, 100), on_lent(0, 200), on_lent(1, 9_000)];
+    cell.apply(master(), Action::Place { assignments }).unwrap();
+    let id = TaskId { job: others, index: 0 };
+    let id = cell.state.task(id).unwrap().running(id).unwrap();
+    assert!(!cell.state.machine(machine).unwrap().overdrawn().is_nothing());
+    cell.observe(Observation::TaskReclaimed { id });
 }
 
 /// What came with level 2 of entries.
