@@ -249,6 +249,8 @@ impl Driven {
                 }
             }
             TaskChange::Released
+            | TaskChange::Stopped { .. }
+            | TaskChange::Updated { .. }
             | TaskChange::Up { .. }
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)

@@ -247,7 +247,7 @@ pub fn request_id() -> String {
 }
 
 /// Random bits from the system, by way of the seed that the standard library asks it for.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

@@ -411,6 +411,7 @@ impl App {
                     view: view_in.clone(),
                     fresh: fresh.clone(),
                     max_age: names_max_age,
+                    surplus: dns::SURPLUS,
                     seed: secret(),
                 };
                 Some(serve_names(sockets, source, self.metrics.dns.clone())?)

@@ -300,6 +300,7 @@ fn wire_answer(answer: &Answer) -> pb::accepted::Answer {
     match answer {
         Answer::Job { id, .. } => Wire::Job(id.0),
         Answer::Killed { tasks } => Wire::Killed(*tasks),
+        Answer::Version(number) => Wire::Version(*number),
         Answer::Machine(id) => Wire::Machine(id.0),
         Answer::Master(id) => Wire::Master(id.0),
         Answer::None | Answer::Placed { .. } => Wire::Done(true),

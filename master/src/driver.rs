@@ -308,6 +308,7 @@ impl Driver {
                 }
                 // Before the answers of this turn: whoever is told of a change can read it.
                 self.view.send_modify(|view| view.state = state.clone());
+                self.metrics.count_updates(&events);
                 self.feed.publish(state, events, reset);
             }
             Effect::LeaderChanged { leader, term } => {

@@ -1,8 +1,11 @@
 //! What a Borgmaster counts, in the Prometheus text format.
 
 use crate::dns::DnsMetrics;
+use borg_cell::event::{Event, EventKind, UpdateChange};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -66,6 +69,10 @@ pub(crate) struct Metrics {
     pub reclaimed_tasks: Counter,
     /// Tasks waiting to be placed.
     pub pending_tasks: Gauge,
+    /// Tasks on machines that are drained.
+    pub leaving_tasks: Gauge,
+    /// Tasks that were pushed out over a disruption budget, since the cell began.
+    pub forced_disruptions: Gauge,
     /// Time of one scheduling pass.
     pub pass_seconds: Histogram,
     /// Placements proposed.
@@ -76,12 +83,19 @@ pub(crate) struct Metrics {
     pub scheduler_panics: Counter,
     /// Calls of the API.
     pub api_calls: Counter,
+    /// What happened to updates of jobs.
+    updates: Family<UpdateLabel, Counter>,
     /// What names are asked over DNS.
     pub dns: DnsMetrics,
     /// How old the state may be, as of the last look at `/metrics`; -1: not known.
     pub state_age: Gauge<f64, AtomicU64>,
     /// Watchers of names.
     pub name_watchers: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpdateLabel {
+    change: &'static str,
 }
 
 /// The metrics of one replica with the registry that prints them.
@@ -123,11 +137,14 @@ impl Metrics {
             reclaimed_ram: Gauge::default(),
             reclaimed_tasks: Counter::default(),
             pending_tasks: Gauge::default(),
+            leaving_tasks: Gauge::default(),
+            forced_disruptions: Gauge::default(),
             pass_seconds: seconds(),
             placements: Counter::default(),
             jobs_aside: Gauge::default(),
             scheduler_panics: Counter::default(),
             api_calls: Counter::default(),
+            updates: Family::default(),
             dns: DnsMetrics::new(),
             state_age: Gauge::default(),
             name_watchers: Gauge::default(),
@@ -210,6 +227,10 @@ impl Metrics {
         let what = "Tasks that had to go as the room that they stood on was needed";
         registry.register("reclaimed_tasks", what, m.reclaimed_tasks.clone());
         registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
+        let what = "Tasks on machines that are drained";
+        registry.register("leaving_tasks", what, m.leaving_tasks.clone());
+        let what = "Tasks pushed out over a disruption budget since the cell began";
+        registry.register("forced_disruptions", what, m.forced_disruptions.clone());
         let pass = m.pass_seconds.clone();
         registry.register_with_unit(
             "scheduling_pass",
@@ -223,12 +244,32 @@ impl Metrics {
         let what = "Panics of the scheduler that did not end the process";
         registry.register("scheduler_panics", what, m.scheduler_panics.clone());
         registry.register("api_calls", "Calls of the API", m.api_calls.clone());
+        let what = "Updates of jobs that began, were done, or were taken back, as this replica applied them";
+        registry.register("updates", what, m.updates.clone());
         m.dns.register(&mut registry);
         let what = "Most that the state of this replica may be behind; -1 while nothing is known";
         registry.register_with_unit("state_age", what, Unit::Seconds, m.state_age.clone());
         let what = "Watchers of names at this replica";
         registry.register("name_watchers", what, m.name_watchers.clone());
         (metrics, Exposition { registry })
+    }
+
+    /// Counts what happened to updates of jobs.
+    pub(crate) fn count_updates(&self, events: &[Event]) {
+        for event in events {
+            let EventKind::JobUpdated { change, .. } = &event.kind else { continue };
+            let change = match change {
+                UpdateChange::Begun => "begun",
+                UpdateChange::RollsBack => "rolls_back",
+                UpdateChange::Paused => "paused",
+                UpdateChange::Resumed => "resumed",
+                UpdateChange::CanaryGood => "canary_good",
+                UpdateChange::Done => "done",
+                UpdateChange::RolledBack => "rolled_back",
+                UpdateChange::Closed => "closed",
+            };
+            self.updates.get_or_create(&UpdateLabel { change }).inc();
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::feed::View;
 use crate::peers::Peers;
 use crate::scheduling::Mailbox;
 use borg_cell::master::Outcome;
+use borg_cell::rejection::Rejection;
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, Command, Principal};
 use borg_proto::difference::Difference;
@@ -29,7 +30,7 @@ use borg_proto::spec::MAX_TASKS;
 use borg_proto::submitted;
 use borg_proto::wire::pb;
 use borg_proto::{JobSpec, Millis};
-use borg_scheduler::{JobPlan, MOST_PLANNED, Novelty, Plan, Scheduler};
+use borg_scheduler::{DrainPlan, JobPlan, MOST_PLANNED, Novelty, Plan, Scheduler};
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +196,20 @@ impl Planner {
         check_moved(std::iter::once(told).zip(&plan.jobs), token.index, plan.index)
     }
 
+    /// What would become of the tasks on machines that a user drains, as far as this replica knows; with
+    /// the state that it knows.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many wait.
+    pub(crate) async fn plan_drain(
+        &self,
+        user: &UserName,
+        action: Action,
+    ) -> Result<(CellState, Result<DrainPlan, Rejection>), Status> {
+        let who = user.clone();
+        self.on_copy(user, 0, move |scheduler, now| scheduler.plan_drain(&who, action, now)).await
+    }
+
     fn leading_view(&self) -> Result<View, Status> {
         let view = self.view.borrow().clone();
         if view.status.leader != Some(self.own) {
@@ -211,6 +226,17 @@ impl Planner {
         specs: Vec<Arc<JobSpec>>,
         bytes: usize,
     ) -> Result<(CellState, Plan), Status> {
+        let who = user.clone();
+        self.on_copy(user, bytes, move |scheduler, now| scheduler.plan(&who, &specs, now)).await
+    }
+
+    /// Does something with a copy of the scheduler, one at a time.
+    async fn on_copy<T: Send + 'static>(
+        &self,
+        user: &UserName,
+        bytes: usize,
+        make: impl FnOnce(Scheduler, Millis) -> T + Send + 'static,
+    ) -> Result<(CellState, T), Status> {
         let stopping = || Status::unavailable("this master is stopping");
         let place = self.door.enter(user, bytes);
         let _place = place.map_err(|shed| rpc::overloaded(&shed.to_string(), shed.retry_after))?;
@@ -218,12 +244,11 @@ impl Planner {
         let Copy { scheduler, now } = self.scheduler.copy().await.ok_or_else(|| {
             rpc::overloaded("too many questions wait for the scheduler", Millis(1_000))
         })?;
-        let user = user.clone();
         let work = move || {
             let _turn = turn;
             let state = scheduler.state().clone();
             // A plan only looks: a panic harms nothing but its answer.
-            guarded(|| scheduler.plan(&user, &specs, now)).map(|plan| (state, plan))
+            guarded(|| make(scheduler, now)).map(|plan| (state, plan))
         };
         let began = clock::stopwatch();
         let made = tokio::task::spawn_blocking(work).await.map_err(|_| stopping())?;
@@ -336,7 +361,7 @@ fn told(state: &CellState, job: &JobPlan) -> pb::JobPlan {
         victims: job.victims.iter().take(MAX_TOLD).map(victim).collect(),
         more_victims: beyond(job.victims.len()),
         victims_by_band: token::by_band(job.victims.iter()).into_iter().map(band).collect(),
-        // A live job cannot be replaced, so none of its tasks starts anew.
+        // What a live job becomes is for UpdateJob to say, so none of its tasks starts anew.
         restarts: 0,
     }
 }

@@ -229,6 +229,9 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
         if let Some(state) = letter.state {
             let pending = state.pending_len();
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
+            let leaving: usize = state.draining().map(|machine| machine.tasks.len()).sum();
+            metrics.leaving_tasks.set(i64::try_from(leaving).unwrap_or(i64::MAX));
+            metrics.forced_disruptions.set(i64::try_from(state.forced()).unwrap_or(i64::MAX));
             survive(&mut scheduler, metrics, |scheduler| {
                 if letter.afresh {
                     scheduler.start_afresh(&state);

@@ -4,6 +4,7 @@
 //! log gives the same state everywhere. A command's number on the wire is never reused.
 
 use crate::health::Health;
+use crate::indexes::IndexSet;
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
 use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
 use crate::package::{Package, PackageKey};
@@ -15,6 +16,7 @@ use crate::resources::Resources;
 use crate::spec::JobSpec;
 use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
+use crate::update::{Revision, Steer, UpdateOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -223,6 +225,34 @@ pub enum Action {
         /// Which.
         machines: Vec<MachineName>,
     },
+    /// From here on no task is placed on machines, and what runs there leaves as the disruption budgets of
+    /// the jobs allow; at the deadline it goes whatever they say.
+    DrainMachines {
+        /// Which: 1 to [`MAX_DRAIN_MACHINES`](crate::machine::MAX_DRAIN_MACHINES).
+        machines: Vec<MachineName>,
+        /// Why, for people.
+        reason: String,
+        /// How long each machine may take to become empty, at most
+        /// [`MAX_DRAIN_TIME`](crate::machine::MAX_DRAIN_TIME).
+        within: Millis,
+        /// Set for one machine after the other: so many are out of service at most, at least 1. Each comes back
+        /// when it is undrained, or answers after it restarted.
+        at_once: Option<u32>,
+        /// How many machines an operator knows to be left that take tasks; else the entry is refused when
+        /// that is none, or they have too little room.
+        leaves: Option<u32>,
+    },
+    /// Machines are drained no more: tasks are placed on them again.
+    UndrainMachines {
+        /// Which.
+        machines: Vec<MachineName>,
+    },
+    /// A maintenance of one machine after the other ends: no more machines are drained for it, and those that
+    /// are come back.
+    EndMaintenance {
+        /// Its number.
+        number: u64,
+    },
     /// Give a name and a version to blobs that the masters hold.
     PutPackage {
         /// The package.
@@ -246,6 +276,37 @@ pub enum Action {
         user: UserName,
         /// Which.
         privilege: Privilege,
+    },
+    /// A job becomes something else, its tasks one after another.
+    UpdateJob {
+        /// Which.
+        job: JobKey,
+        /// What it becomes.
+        to: Revision,
+        /// How.
+        options: Box<UpdateOptions>,
+    },
+    /// Somebody decides how an update goes on.
+    SteerUpdate {
+        /// Of which job.
+        job: JobKey,
+        /// What is to become of it.
+        verb: Steer,
+    },
+    /// Takes tasks of a job off their machines until they are started again. The job stays, with its name
+    /// and its quota.
+    StopTasks {
+        /// Of which job.
+        job: JobKey,
+        /// Which; `None`: all.
+        tasks: Option<IndexSet>,
+    },
+    /// Lets tasks that were stopped be placed again.
+    StartTasks {
+        /// Of which job.
+        job: JobKey,
+        /// Which; `None`: all.
+        tasks: Option<IndexSet>,
     },
     /// What was to happen by now happens: see [`SERVICES_SINCE`]. Proposed by the leader when that time has come.
     Advance,
@@ -303,7 +364,14 @@ impl Action {
             | Self::GrantPrivilege { .. }
             | Self::RevokePrivilege { .. } => 5,
             Self::ResizeAllocs { .. } => 4,
-            Self::Advance => SERVICES_SINCE,
+            Self::UpdateJob { .. }
+            | Self::SteerUpdate { .. }
+            | Self::StopTasks { .. }
+            | Self::StartTasks { .. }
+            | Self::DrainMachines { .. }
+            | Self::UndrainMachines { .. }
+            | Self::EndMaintenance { .. }
+            | Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }
             | Self::CloseMachines { .. }

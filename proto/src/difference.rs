@@ -43,6 +43,7 @@ impl JobSpec {
             alloc_set,
             labels,
             disruption: _,
+            task_labels,
         } = self;
         let mut found = Found::default();
         found.shown("name", name, &new.name);
@@ -63,6 +64,13 @@ impl JobSpec {
         found.maybe("disruption.most", most(budget).as_ref(), most(wanted).as_ref());
         let rate = |budget: Option<Disruption>| budget.and_then(|budget| budget.rate);
         found.maybe("disruption.rate", rate(budget).as_ref(), rate(wanted).as_ref());
+        let told = |some: &crate::spec::TaskLabels| {
+            let pairs = some.labels.iter().map(|(key, value)| format!("{key}={value}"));
+            format!("{}: {}", some.tasks, pairs.collect::<Vec<_>>().join(" "))
+        };
+        let some: Vec<String> = task_labels.iter().map(told).collect();
+        let wanted: Vec<String> = new.task_labels.iter().map(told).collect();
+        found.listed("task_labels", &some, &wanted);
         found.task(task, &new.task);
         found.0
     }

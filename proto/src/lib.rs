@@ -21,6 +21,7 @@ pub mod difference;
 pub mod disruption;
 pub mod health;
 pub mod identity;
+pub mod indexes;
 #[cfg(feature = "layers")]
 pub mod layer;
 pub mod machine;
@@ -43,10 +44,12 @@ pub mod submitted;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod update;
 pub mod wire;
 
 pub use causes::in_full;
 pub use health::Health;
+pub use indexes::IndexSet;
 pub use machine::{MachineId, MachineInfo};
 pub use names::{
     CellName, IncarnationId, JobId, JobKey, JobName, MachineName, NameError, ReplicaId, TaskId,

@@ -2,6 +2,7 @@
 
 use crate::names::MachineName;
 use crate::resources::Resources;
+use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,6 +20,11 @@ pub const IMAGES: &str = "images";
 pub const NO_IMAGES: &str = "no";
 /// Most machines that one change of access may name. 1,000: our choice; a tenth of a large cell.
 pub const MAX_ACCESS_MACHINES: usize = 1_000;
+/// Most machines that one order to drain may name. 10,000: our choice; the median cell of the Borg paper.
+pub const MAX_DRAIN_MACHINES: usize = 10_000;
+/// The longest that machines may take to become empty. 30 days: our choice; what takes longer is no
+/// maintenance.
+pub const MAX_DRAIN_TIME: Millis = Millis::from_secs(30 * 86_400);
 /// Most users for whom one machine may be kept. 64: our choice; more is a team, and may share a user.
 pub const MAX_KEPT_FOR: usize = 64;
 /// Longest reason for which a machine is closed, in bytes: our choice, a line or two of a terminal.

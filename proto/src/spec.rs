@@ -5,6 +5,7 @@
 
 use crate::disruption::Disruption;
 use crate::health::HealthCheck;
+use crate::indexes::IndexSet;
 use crate::names::{JobKey, JobName, PortName, UserName, shorten};
 use crate::network::Network;
 use crate::package::{MAX_TASK_PACKAGES, PackageRef};
@@ -12,6 +13,7 @@ use crate::priority::{AppClass, Priority};
 use crate::privilege::{self, Privilege};
 use crate::resources::{Resources, TASK_ADDRESS, WHOLE_DEVICE};
 use crate::time::Millis;
+use crate::update::within;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub const MIN_RAM_BYTES: u64 = 4 << 20;
 pub const MAX_BYTES: u64 = 1 << 50;
 /// Most ports of a task.
 pub const MAX_PORTS: usize = 64;
+/// Most entries of labels of tasks. 64: our choice.
+pub const MAX_TASK_LABELS: usize = 64;
 /// Most devices of one kind of a task.
 pub const MAX_DEVICES: u64 = 1_000;
 /// Most words of a command, entries of an environment, constraints, labels, volumes, ...
@@ -104,9 +108,46 @@ pub struct JobSpec {
     /// Free text pairs for people and selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Free text pairs of some of its tasks, for people and selectors; of the same label the last one
+    /// counts. At most [`MAX_TASK_LABELS`] entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task_labels: Vec<TaskLabels>,
     /// How much of it the cell may disturb at once; `None`: see [`JobSpec::effective_disruption`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disruption: Option<Disruption>,
+}
+
+/// Labels of some tasks of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskLabels {
+    /// Which tasks.
+    pub tasks: IndexSet,
+    /// What they are labelled.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl JobSpec {
+    /// The labels of one of its tasks.
+    #[must_use]
+    pub fn labels_of(&self, index: u32) -> BTreeMap<&str, &str> {
+        let some = self.task_labels.iter().filter(|some| some.tasks.contains(index));
+        some.flat_map(|some| &some.labels).map(|(k, v)| (k.as_str(), v.as_str())).collect()
+    }
+
+    fn check_task_labels(&self) -> Result<(), SpecError> {
+        let entries = self.task_labels.len();
+        if entries > MAX_TASK_LABELS {
+            let why = format!("is more than {MAX_TASK_LABELS}");
+            return refuse("task_labels", format!("{entries} entries"), why);
+        }
+        for (i, some) in self.task_labels.iter().enumerate() {
+            let field = format!("task_labels[{i}]");
+            within(&format!("{field}.tasks"), Some(&some.tasks), self.tasks)?;
+            check_pairs(&format!("{field}.labels"), &some.labels)?;
+        }
+        Ok(())
+    }
 }
 
 const fn one() -> u32 {
@@ -415,6 +456,7 @@ impl JobSpec {
         self.check_gang()?;
         self.disruption.map_or(Ok(()), |budget| budget.check())?;
         check_pairs("labels", &self.labels)?;
+        self.check_task_labels()?;
         if self.kind == JobKind::AllocSet {
             self.check_alloc_set()?;
             return self.task.check_room();
@@ -504,7 +546,7 @@ impl JobSpec {
     /// The level of entries ([`crate::command::LEVEL`]) that the newest of its fields came with.
     #[must_use]
     pub fn level(&self) -> u32 {
-        if self.disruption.is_some() || !self.task.reclaim {
+        if self.disruption.is_some() || !self.task_labels.is_empty() || !self.task.reclaim {
             return 6;
         }
         if self.task.since_5() || self.task.image.is_some() || !self.task.packages.is_empty() {

@@ -367,6 +367,33 @@ pub enum EvictCause {
     Resized,
     /// It stood on room that was lent, and whoever holds that room needed it for too long.
     Reclaimed,
+    /// It is to be another version of its job.
+    Updated {
+        /// Which.
+        version: u32,
+    },
+    /// It was stopped until somebody starts it.
+    Stopped {
+        /// Who said so.
+        by: String,
+    },
+}
+
+impl EvictCause {
+    /// Whether it was an update of its job.
+    #[must_use]
+    pub const fn is_update(&self) -> bool {
+        match self {
+            Self::Updated { .. } => true,
+            Self::Preempted { .. }
+            | Self::MachineDown
+            | Self::Drained
+            | Self::Shrunk
+            | Self::Resized
+            | Self::Reclaimed
+            | Self::Stopped { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for EvictCause {
@@ -378,6 +405,8 @@ impl fmt::Display for EvictCause {
             Self::Shrunk => f.write_str("machine has less room"),
             Self::Reclaimed => f.write_str("its room was lent and is needed by whoever holds it"),
             Self::Resized => f.write_str("machine has no room for the alloc's new size"),
+            Self::Updated { version } => write!(f, "updated to version {version}"),
+            Self::Stopped { by } => write!(f, "stopped by {}", shorten(by)),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::dice::Dice;
 use crate::usage::{self, Model};
+use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::names::PortName;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
@@ -129,6 +130,7 @@ pub fn job(name: &str) -> JobBuilder {
         concurrent: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     };
     JobBuilder { spec, task }
 }
@@ -159,6 +161,13 @@ impl JobBuilder {
     #[must_use]
     pub fn concurrent(mut self, most: u32) -> Self {
         self.spec.concurrent = Some(most);
+        self
+    }
+
+    /// So much of it may be disturbed on purpose.
+    #[must_use]
+    pub fn budget(mut self, budget: Option<Disruption>) -> Self {
+        self.spec.disruption = budget;
         self
     }
 
@@ -375,6 +384,19 @@ fn checked(spec: JobBuilder) -> JobBuilder {
     }
 }
 
+/// Some say how much of them may be disturbed. Nothing is thrown for that.
+#[must_use]
+pub fn budget_some(mut spec: JobSpec) -> JobSpec {
+    let budget = |most, rate| Some(Disruption { most, rate });
+    spec.disruption = match spec.task.limit.ram_bytes / (64 << 20) % 12 {
+        2 => budget(Share::Tasks(1), None),
+        4 => budget(Share::Tasks(0), None),
+        6 => budget(Share::Percent(50), Some(Rate { tasks: 1, per_ms: Millis(3_000) })),
+        _ => None,
+    };
+    spec
+}
+
 /// Some do without some isolation. Nothing is thrown for that.
 #[must_use]
 pub fn loosen_some(mut spec: JobSpec) -> JobSpec {
@@ -410,7 +432,7 @@ mod tests {
         for _ in 0..1_000 {
             let spec = random(&mut dice, "job", &["ann/x".parse().unwrap()]);
             spec.check().unwrap();
-            loosen_some(spec).check().unwrap();
+            budget_some(loosen_some(spec)).check().unwrap();
         }
     }
 }

@@ -24,5 +24,5 @@ pub mod usage;
 pub mod world;
 
 pub use checkers::{Invariant, Violation};
-pub use jobs::{Play, job};
+pub use jobs::{JobBuilder, Play, job};
 pub use world::{Fault, Setup, Weather, World};

@@ -159,6 +159,16 @@ marks! {
     AllocOutgrewMachine = "alloc outgrew its machine",
     /// The allocs of a set became larger or smaller.
     AllocsResized = "allocs resized",
+    /// An update began.
+    UpdateBegun = "update of a job begun",
+    /// All tasks of an update have served for long enough.
+    UpdateDone = "update of a job done",
+    /// An update was bad or somebody thought so: its tasks go back.
+    UpdateRollsBack = "update rolls back",
+    /// And have.
+    UpdateRolledBack = "update rolled back",
+    /// A canary was good.
+    CanaryGood = "canary of an update good",
     /// A machine was taken out of the cell.
     MachineRemoved = "machine removed and added again",
     /// The state refused a scheduler's decision.
@@ -191,6 +201,16 @@ marks! {
     OversoldRefused = "prod quota beyond the machines refused",
     /// A decision was for a machine that had been closed, or kept for others, since.
     AccessRefused = "decision refused as its machine was closed or kept meanwhile",
+    /// A machine became empty, and tasks had left it for other ones.
+    DrainMoved = "tasks moved off a drained machine",
+    /// A machine became empty by its deadline alone.
+    DrainForced = "tasks pushed out at the deadline of a drain",
+    /// A machine was lost while it was drained.
+    DrainLost = "a machine was lost while it was drained",
+    /// A decision came to nothing because of a disruption budget.
+    BudgetRefused = "decision refused by a disruption budget",
+    /// Machines had been drained one after the other.
+    MaintenanceOver = "a maintenance of one machine after the other was over",
     /// A task waited because no machine had room.
     WaitedForRoom = "task waited for room",
     /// A borglet stood still and went on.

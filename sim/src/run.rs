@@ -73,6 +73,7 @@ impl Plan {
             wire: seed % 8 == 3,
             quotas: seed % 3 == 1,
             choices: seed % 3 == 2,
+            drains: seed % 5 < 2,
             level: if seed % 9 == 4 { 1 } else { LEVEL },
             ..Setup::new(seed)
         }
@@ -216,6 +217,8 @@ fn look_at_the_end(world: &mut World) {
     world.check(Invariant::DeltaSound, found(misread));
     world.check(Invariant::SameState, found(world.not_replayed()));
     world.check_histories();
+    let late = found(world.late_drains());
+    world.check(Invariant::Disruption, late);
     let audit = world.state().audit();
     let sound = if audit.is_empty() { Ok(()) } else { Err(format!("{audit:?}")) };
     world.check(Invariant::Audit, sound);

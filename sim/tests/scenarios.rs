@@ -11,6 +11,9 @@
 //!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
 //! kill JOB
 //! fault crash-leader | crash-masters | cut|mute|pause|reboot mI      over cut|mute|pause mI
+//! drain mI[,mJ..]|rI [within=60s] [at-once=N] [force-with=N]      undrain mI[,mJ..]|rI|all
+//! until-empty mI[,mJ..]|rI [within=60s]
+//! drains                          how far it is, and what the first task that is left waits for
 //! until JOB up=N|serving=N [within=60s]
 //! run 30s
 //! status JOB                      how many of its tasks are where, and the most that were down since `submit`
@@ -20,9 +23,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
+use borg_cell::state::Machine;
 use borg_proto::command::Action;
 use borg_proto::disruption::Disruption;
-use borg_proto::{IncarnationId, JobKey, JobSpec, Millis};
+use borg_proto::{IncarnationId, JobKey, JobSpec, MachineName, Millis};
 use borg_sim::world::World;
 use borg_sim::{Fault, Play, job};
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +122,26 @@ impl Scene {
             ["fault", what, machine] => self.world.inflict(fault(what, machine)),
             ["over", what, machine] => self.world.end_fault(fault(what, machine)),
             ["run", time] => self.pass(millis(time), |_| false),
+            ["drain", which, ref options @ ..] => return self.drain(which, options),
+            ["undrain", which] => {
+                let machines = self.machines(which);
+                return self.ask(true, Action::UndrainMachines { machines });
+            }
+            ["until-empty", which, ref options @ ..] => {
+                let machines = self.machines(which);
+                let most = within(options);
+                let empty = move |world: &World| {
+                    let of = |name| world.state().machine_named(name);
+                    machines.iter().all(|name| of(name).is_some_and(Machine::is_drained))
+                };
+                self.pass(most, &empty);
+                return if empty(&self.world) {
+                    String::new()
+                } else {
+                    format!("not within {most}\n")
+                };
+            }
+            ["drains"] => return self.drains(),
             ["until", name, what, ref options @ ..] => return self.until(name, what, options),
             ["status", name] => return self.status(name),
             ["same", name] => return self.same(name),
@@ -150,9 +174,57 @@ impl Scene {
         }
     }
 
+    /// Machines by name, those of a rack, or all.
+    fn machines(&self, which: &str) -> Vec<MachineName> {
+        let state = self.world.state();
+        let of_rack = |machine: &&Machine| which == "all" || machine.attribute("rack") == which;
+        let found: Vec<_> = state.machines().filter(of_rack).map(|m| m.name.clone()).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        which.split(',').map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn drain(&mut self, which: &str, options: &[&str]) -> String {
+        let said = |key: &str| options.iter().find_map(|option| option.strip_prefix(key));
+        let number = |key: &str| said(key).map(|text| text.parse().unwrap());
+        let action = Action::DrainMachines {
+            machines: self.machines(which),
+            reason: "maintenance".to_owned(),
+            within: within(options),
+            at_once: number("at-once="),
+            leaves: number("force-with="),
+        };
+        self.ask(true, action)
+    }
+
+    fn drains(&self) -> String {
+        let state = self.world.state();
+        let (mut empty, mut left, mut moved, mut forced, mut waits) = (0, 0, 0, 0, None);
+        for machine in state.draining() {
+            let drain = machine.drain.as_ref().unwrap();
+            empty += u32::from(machine.is_drained());
+            left += machine.tasks.len();
+            (moved, forced) = (moved + drain.moved, forced + drain.forced);
+            let first = state.leaving(machine).next();
+            waits = waits.or_else(|| first.map(|task| state.stays_for(task, self.world.now())));
+        }
+        let all = state.draining().count();
+        let mut text =
+            format!("{empty} of {all} empty, {moved} tasks moved, {forced} forced, {left} left\n");
+        for one in state.maintenances() {
+            let out = state.out_for(one.number).count();
+            text +=
+                &format!("maintenance: {out} out, {} left, {} done\n", one.left.len(), one.done);
+        }
+        if let Some(waits) = waits {
+            text += &format!("waits for: {waits}\n");
+        }
+        text
+    }
+
     fn until(&mut self, name: &str, what: &str, options: &[&str]) -> String {
-        let within = options.iter().find_map(|option| option.strip_prefix("within="));
-        let within = within.map_or(Millis(60_000), millis);
+        let within = within(options);
         let (which, number) = what.split_once('=').unwrap();
         let (which, number, key) = (which.to_owned(), number.parse().unwrap(), key(name));
         let is_so = |world: &World| {
@@ -210,6 +282,11 @@ impl Scene {
 
 fn key(name: &str) -> JobKey {
     format!("ann/{name}").parse().unwrap()
+}
+
+fn within(options: &[&str]) -> Millis {
+    let within = options.iter().find_map(|option| option.strip_prefix("within="));
+    within.map_or(Millis(60_000), millis)
 }
 
 fn millis(text: &str) -> Millis {

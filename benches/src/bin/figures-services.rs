@@ -1,9 +1,9 @@
-//! The figures of services: work on reclaimed room, in a simulated cell; names over DNS; how soon a lost machine's tasks run elsewhere, and when its old
-//! ones are gone.
+//! The figures of services: work on reclaimed room and names over DNS; how soon a lost machine's tasks run elsewhere, and when its old
+//! ones are gone; whether a rack is emptied within disruption budgets.
 
 use borg_benches::figures::{figure, load, progress, wanted};
 use borg_benches::local_cell::LocalCell;
-use borg_benches::services::{lost, reclaimed};
+use borg_benches::services::{drains, lost, reclaimed};
 use borg_benches::{Error, names};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +18,12 @@ fn main() -> Result<(), Error> {
         progress(&format!("{MACHINES} simulated machines:\n{}", seen.parts()));
         figure("services.reclaimed_share_pct", seen.share_pct(), "%");
         figure("services.reclaimed_kills_per_task_day", seen.kills_per_task_day(), "kills");
+    }
+    if wanted(&["drain_rack_budget_violations"]) {
+        let drained = drains::measure()?;
+        progress(&format!("a rack is drained: {drained:?}"));
+        let violations = u32::try_from(drained.violations).unwrap_or(u32::MAX);
+        figure("services.drain_rack_budget_violations", f64::from(violations), "tasks");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

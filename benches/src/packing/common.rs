@@ -193,6 +193,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         concurrent: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     })
 }
 

@@ -323,6 +323,7 @@ fn job_spec(
         concurrent: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     };
     spec.check()?;
     Ok(spec)

@@ -1,6 +1,7 @@
 //! `status` and `why`: what the cell knows.
 
 use super::history::say_when;
+use super::jobs::pair;
 use super::names;
 use super::runs;
 use crate::client::{Client, Kind};
@@ -9,7 +10,7 @@ use crate::output::privileges::privilege_name;
 use crate::output::views::{Job, JobDetail, Read, Task, Why, WhyWithRuns};
 use crate::output::{Output, age, cores, size};
 use borg_proto::JobKey;
-use borg_proto::wire::pb;
+use borg_proto::wire::{pb, read_indexes};
 use clap::Args;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub(super) struct StatusArgs {
     /// Only this user's jobs
     #[arg(short, long, conflicts_with = "job")]
     user: Option<String>,
+    /// Only jobs with this label; with several, those that have them all
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair, conflicts_with = "job")]
+    labels: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -93,7 +97,8 @@ async fn all_jobs(
         .await?;
     say_when(client, out, answer.read.as_ref());
     let now = answer.now_ms;
-    let jobs: Vec<Job> = answer.jobs.into_iter().map(Job::from).collect();
+    let has = |job: &pb::JobSummary| args.labels.iter().all(|(k, v)| job.labels.get(k) == Some(v));
+    let jobs: Vec<Job> = answer.jobs.into_iter().filter(has).map(Job::from).collect();
     if out.is_json() {
         return Ok((json(&Read::each(answer.read, jobs), args.watch)?, false));
     }
@@ -148,6 +153,7 @@ async fn one_job(
     let now = answer.now_ms;
     let job = Job::from(answer.job.unwrap_or_default());
     let over = job.is_over();
+    let of_some = answer.spec.as_ref().map(task_labels).unwrap_or_default();
     let loosened = loosened(answer.spec);
     let tasks: Vec<Task> = answer.tasks.into_iter().map(Task::from).collect();
     if out.is_json() {
@@ -164,6 +170,9 @@ async fn one_job(
         job.tasks,
         age(now.saturating_sub(job.submitted_at_ms))
     );
+    if job.version > 1 {
+        head.push_str(&format!("  version {}", job.version));
+    }
     if !loosened.is_empty() {
         head.push_str(&format!(
             "\nwithout the isolation that these loosen: {}",
@@ -174,8 +183,29 @@ async fn one_job(
         head.push('\n');
         head.push_str(&job.note);
     }
-    let rows = tasks.into_iter().map(|task| task_row(task, now));
+    for line in of_some {
+        head.push('\n');
+        head.push_str(&line);
+    }
+    let rows = tasks.into_iter().map(|mut task| {
+        if task.version != job.version {
+            let rest = if task.note.is_empty() { "" } else { "; " };
+            task.note = format!("version {}{rest}{}", task.version, task.note);
+        }
+        task_row(task, now)
+    });
     Ok((format!("{head}\n\n{}", crate::output::table(TASK_TITLES, rows)), over))
+}
+
+/// The labels of some of a job's tasks, a line for each entry.
+fn task_labels(spec: &pb::JobSpec) -> Vec<String> {
+    let line = |some: &pb::TaskLabels| {
+        let tasks = read_indexes("tasks", some.tasks.clone()).ok().flatten();
+        let labels = some.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels = labels.collect::<Vec<_>>().join(" ");
+        format!("tasks {}: {labels}", tasks.map(|tasks| tasks.to_string()).unwrap_or_default())
+    };
+    spec.task_labels.iter().map(line).collect()
 }
 
 /// The names of what a job's tasks do without.

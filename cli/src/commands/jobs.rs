@@ -1,5 +1,6 @@
 //! `submit`, `kill` and `eval`.
 
+use super::select::{SelectArgs, told};
 use super::{must_exist, names, plan};
 use crate::client::{Client, Kind, request_id};
 use crate::config::{self, Evaluated, Options};
@@ -8,7 +9,7 @@ use crate::output::views::{Job, Submitted};
 use crate::output::{Output, note};
 use crate::target::TargetArgs;
 use borg_proto::wire::pb;
-use borg_proto::{JobKind, JobSpec, UserName};
+use borg_proto::{JobKey, JobKind, JobSpec, UserName};
 use clap::Args;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -50,8 +51,11 @@ pub(super) struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct KillArgs {
-    /// JOB, USER/JOB or USER/JOB/INDEX
-    name: String,
+    /// JOB, USER/JOB or USER/JOB/INDEX; without it, with --label, one's own jobs that have these labels
+    #[arg(required_unless_present = "labels")]
+    name: Option<String>,
+    #[command(flatten)]
+    which: SelectArgs,
 }
 
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
@@ -268,14 +272,50 @@ async fn look(client: &mut Client, submitted: &Submitted) -> Result<Option<Job>,
 }
 
 pub(super) async fn kill(client: &mut Client, args: KillArgs, out: Output) -> Result<(), Failure> {
-    let (job, index) = names::job_or_task(&args.name, client.user())?;
-    let message = pb::KillRequest {
-        job: job.to_string(),
-        tasks: index.into_iter().collect(),
-        request_id: request_id(),
+    let Some(name) = args.name else {
+        for job in with_labels(client, &args.which).await? {
+            kill_one(client, &job, Vec::new(), out).await?;
+        }
+        return Ok(());
     };
+    let (job, index) = names::job_or_task(&name, client.user())?;
+    let chosen = args.which.chosen(client, &job).await?;
+    let chosen = chosen.map(|tasks| tasks.iter().collect::<Vec<u32>>());
+    kill_one(client, &job, chosen.unwrap_or_else(|| index.into_iter().collect()), out).await
+}
+
+/// One's own live jobs that have these labels.
+async fn with_labels(client: &mut Client, which: &SelectArgs) -> Result<Vec<JobKey>, Failure> {
+    if which.tasks.is_some() {
+        let text = "--tasks says which tasks of a job: name the job";
+        return Err(Failure::new(Code::Usage, text));
+    }
+    let message = pb::ListJobsRequest { user: client.user().to_string(), all: false };
     let answer = client
-        .call(&format!("kill {}", args.name), Kind::Change, message, async |mut master, request| {
+        .call("jobs by label", Kind::Read, message, async |mut master, request| {
+            master.list_jobs(request).await
+        })
+        .await?;
+    let has =
+        |job: &&pb::JobSummary| which.labels.iter().all(|(k, v)| job.labels.get(k) == Some(v));
+    let found: Vec<JobKey> =
+        answer.jobs.iter().filter(has).filter_map(|job| job.job.parse().ok()).collect();
+    if found.is_empty() {
+        let text = format!("no live job of {} is labelled {}", client.user(), told(&which.labels));
+        return Err(Failure::new(Code::NotFound, text));
+    }
+    Ok(found)
+}
+
+async fn kill_one(
+    client: &mut Client,
+    job: &JobKey,
+    tasks: Vec<u32>,
+    out: Output,
+) -> Result<(), Failure> {
+    let message = pb::KillRequest { job: job.to_string(), tasks, request_id: request_id() };
+    let answer = client
+        .call(&format!("kill {job}"), Kind::Change, message, async |mut master, request| {
             master.kill(request).await
         })
         .await?;

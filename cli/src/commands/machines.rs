@@ -124,7 +124,7 @@ pub(super) async fn machines(
     }
 }
 
-async fn ask(client: &mut Client) -> Result<pb::ListMachinesResponse, Failure> {
+pub(super) async fn ask(client: &mut Client) -> Result<pb::ListMachinesResponse, Failure> {
     let message = pb::ListMachinesRequest {};
     client
         .call("machines", Kind::Read, message, async |mut master, request| {
@@ -224,6 +224,10 @@ async fn list(client: &mut Client, out: Output) -> Result<(), Failure> {
 
 /// Whose tasks it takes.
 fn takes(machine: &Machine) -> String {
+    if let Some(drain) = &machine.drain {
+        let how = if drain.empty_since_ms.is_some() { "drained" } else { "draining" };
+        return format!("none, {how}: {}", drain.reason);
+    }
     match (&machine.closed, machine.kept_for.as_slice()) {
         (Some(closed), _) => format!("none: {}", closed.reason),
         (None, []) => "all".to_owned(),

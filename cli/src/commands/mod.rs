@@ -5,6 +5,7 @@ mod backup;
 mod cell;
 mod cert;
 mod cp;
+mod drain;
 mod events;
 pub mod example;
 mod exec;
@@ -28,8 +29,12 @@ mod reclaimed;
 mod reclamation;
 mod resize;
 mod resolve;
+mod rollout;
 mod runs;
+mod select;
+mod stop;
 mod top;
+mod update;
 
 use crate::client::Client;
 use crate::config::guard;
@@ -74,6 +79,21 @@ enum Command {
     Submit(jobs::SubmitArgs),
     /// Tell what would become of the jobs of a file, and change nothing
     Plan(plan::PlanArgs),
+    /// Make live jobs what a file says, their tasks one after another
+    Update(update::UpdateArgs),
+    /// Show how far an update is; pause, resume, undo or close it
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// Make a job again what it was in a version, its tasks one after another
+    Rollback(update::RollbackArgs),
+    /// Change how many tasks a job has
+    Scale(update::ScaleArgs),
+    /// Start the tasks of a job anew, one after another
+    Restart(update::RestartArgs),
+    /// Take tasks off their machines until they are started; the job stays
+    Stop(stop::StopArgs),
+    /// Let tasks that were stopped run again
+    Start(stop::StartArgs),
     /// List jobs, or one job's tasks
     Status(inspect::StatusArgs),
     /// Print the output of a task, or of all tasks of a job
@@ -99,6 +119,12 @@ enum Command {
     /// Add or remove machines
     #[command(subcommand)]
     Machine(machines::MachineCommand),
+    /// Empty machines for maintenance, as disruption budgets allow. Needs admin
+    Drain(drain::DrainArgs),
+    /// Drain machines no more: tasks are placed on them again. Needs admin
+    Undrain(drain::UndrainArgs),
+    /// List machines that are drained, and what is left on them and why
+    Drains(drain::DrainsArgs),
     /// List the cell's masters; add, replace or remove some
     Masters(masters::MastersArgs),
     /// Show what users may ask for and what they use; give quota, say where it is enforced
@@ -115,8 +141,11 @@ enum Command {
     Package(package::PackageCommand),
     /// Find host and port of tasks by name
     Resolve(resolve::ResolveArgs),
-    /// List the checkpoints that a master keeps, for --at
-    History,
+    /// List the versions of a job; without one, the checkpoints that a master keeps, for --at
+    History {
+        /// JOB or USER/JOB
+        job: Option<String>,
+    },
     /// Print what happens in the cell, as it happens
     Watch(events::WatchArgs),
     /// Save the cell's state, look at a backup, begin again from one
@@ -148,7 +177,7 @@ impl Command {
     /// Whether `--at` means anything to it.
     fn knows_the_past(&self) -> bool {
         match self {
-            Self::Status(_) | Self::Machines(_) | Self::Resolve(_) => true,
+            Self::Status(_) | Self::Machines(_) | Self::Drains(_) | Self::Resolve(_) => true,
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
             Self::Reclamation(args) => args.only_shows(),
@@ -167,9 +196,18 @@ impl Command {
             | Self::Resize(_)
             | Self::Why(_)
             | Self::Machine(_)
+            | Self::Drain(_)
+            | Self::Undrain(_)
             | Self::Masters(_)
             | Self::Package(_)
-            | Self::History
+            | Self::History { .. }
+            | Self::Update(_)
+            | Self::Rollout(_)
+            | Self::Rollback(_)
+            | Self::Scale(_)
+            | Self::Restart(_)
+            | Self::Stop(_)
+            | Self::Start(_)
             | Self::Watch(_)
             | Self::Backup(_)
             | Self::Cert(_)
@@ -199,18 +237,25 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, quota, privilege list, policy, reclamation and resolve know",
+                "--at shows the past, which only status, machines, drains, quota, privilege list, policy, reclamation and resolve know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, quota, privilege list, policy, reclamation, why and resolve",
+                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, reclamation, why and resolve",
             ));
         }
         let client = || Client::new(&target.resolve()?);
         let done = match command {
             Command::Plan(args) => return plan::run(&target, args, out).await,
+            Command::Update(args) => update::update(&target, args, out).await,
+            Command::Rollback(args) => update::rollback(&mut client()?, args, out).await,
+            Command::Scale(args) => update::scale(&mut client()?, args, out).await,
+            Command::Restart(args) => update::restart(&mut client()?, args, out).await,
+            Command::Rollout(command) => rollout::run(&mut client()?, command, out).await,
+            Command::Stop(args) => stop::stop(&mut client()?, args, out).await,
+            Command::Start(args) => stop::start(&mut client()?, args, out).await,
             Command::Exec(args) => return exec::exec(&mut client()?, args).await,
             Command::Attach(args) => return exec::attach(&mut client()?, args).await,
             Command::Cp(args) => cp::cp(&mut client()?, args).await,
@@ -229,6 +274,9 @@ impl Cli {
             Command::Why(args) => inspect::why(&mut client()?, args, out).await,
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,
+            Command::Drain(args) => drain::drain(&mut client()?, args, out).await,
+            Command::Undrain(args) => drain::undrain(&mut client()?, args, out).await,
+            Command::Drains(args) => drain::drains(&mut client()?, args, out).await,
             Command::Masters(args) => masters::run(&mut client()?, args, out).await,
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
             Command::Package(command) => package::run(&mut client()?, command, out).await,
@@ -236,8 +284,11 @@ impl Cli {
             Command::Reclamation(args) => reclamation::run(&mut client()?, args, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
+            Command::History { job: None } => history::history(&mut client()?, out).await,
+            Command::History { job: Some(job) } => {
+                rollout::history(&mut client()?, &job, out).await
+            }
             Command::Resolve(args) => resolve::resolve(&mut client()?, args, out).await,
-            Command::History => history::history(&mut client()?, out).await,
             Command::Watch(args) => events::watch(&mut client()?, args, out).await,
             Command::Backup(command) => backup::run(client, command, out).await,
             Command::Cert(command) => cert::run(command, out),

@@ -90,8 +90,9 @@ fn say(job: &JobPlan, most: u32, out: Output) -> Result<(), Failure> {
     if let Some(refusal) = &job.refusal {
         out.line(&format!("    submit would refuse it: {refusal}"))?;
         if job.change == "differs" {
-            let live = "a live job cannot be replaced; kill it first, and all of its tasks end";
-            out.line(&format!("    {live}: borgctl kill {}", job.job))?;
+            out.line(
+                "    what becomes of its tasks when it is updated: borgctl update FILE --plan",
+            )?;
         }
     }
     say_quota(job, out)?;

@@ -8,12 +8,14 @@
 use super::did_you_mean;
 use super::fields::{FieldError, Fields, show, thousandths};
 use super::session::{Piece, Session};
+use super::units;
+use borg_proto::disruption::{DEFAULT_MOST, Disruption, Rate, Share};
 use borg_proto::health::HealthCheck;
 use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
     Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_CPU_CAP_MILLI, MIN_RAM_BYTES, MemoryLimit,
-    SpecError, Spread, Volume,
+    SpecError, Spread, TaskLabels, Volume,
 };
 use borg_proto::submitted;
 use borg_proto::{
@@ -23,6 +25,7 @@ use starlark::collections::SmallMap;
 use starlark::environment::GlobalsBuilder;
 use starlark::eval::Evaluator;
 use starlark::starlark_module;
+use starlark::values::dict::DictRef;
 use starlark::values::none::NoneType;
 use starlark::values::tuple::UnpackTuple;
 use starlark::values::{Heap, Value};
@@ -30,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
-const JOB: [&str; 13] = [
+const JOB: [&str; 16] = [
     "name",
     "kind",
     "tasks",
@@ -44,8 +47,11 @@ const JOB: [&str; 13] = [
     "concurrent",
     "alloc_set",
     "labels",
+    "task_labels",
+    "disruption",
+    "disruption_rate",
 ];
-const ALLOC_SET: [&str; 10] = [
+const ALLOC_SET: [&str; 12] = [
     "name",
     "allocs",
     "priority",
@@ -56,6 +62,8 @@ const ALLOC_SET: [&str; 10] = [
     "after",
     "gang",
     "labels",
+    "disruption",
+    "disruption_rate",
 ];
 const TASK: [&str; 17] = [
     "command",
@@ -285,6 +293,58 @@ impl<'v> Fields<'v> {
     }
 }
 
+/// The budget of what may be disturbed: how many tasks at once, and how many within a time.
+fn disruption(fields: &mut Fields<'_>) -> Result<Option<Disruption>, FieldError> {
+    let most = match fields.take("disruption") {
+        None => None,
+        Some(value) => {
+            let text = value.unpack_str().map_or_else(|| value.to_repr(), str::to_owned);
+            let most: Share = text.parse().map_err(|why| fields.error("disruption", why))?;
+            Some(most)
+        }
+    };
+    let rate = match fields.text("disruption_rate")? {
+        None => None,
+        Some(text) => Some(rate(&text).map_err(|why| fields.error("disruption_rate", why))?),
+    };
+    Ok(match (most, rate) {
+        (None, None) => None,
+        (most, rate) => Some(Disruption { most: most.unwrap_or(DEFAULT_MOST), rate }),
+    })
+}
+
+/// `5 in 1h`.
+fn rate(text: &str) -> Result<Rate, String> {
+    let wrong =
+        || format!("{:?} is not a number of tasks in a time, as in \"5 in 1h\"", shorten(text));
+    let (tasks, per) = text.split_once(" in ").ok_or_else(wrong)?;
+    let tasks = tasks.trim().parse().map_err(|_| wrong())?;
+    let per_ms = units::duration(per.trim()).map_err(|_| wrong())?;
+    Ok(Rate { tasks, per_ms })
+}
+
+/// Labels of some of the tasks: `{"0-2": {"canary": "yes"}}`.
+fn task_labels(fields: &mut Fields<'_>) -> Result<Vec<TaskLabels>, FieldError> {
+    let mut all = Vec::new();
+    for (tasks, labels) in fields.entries("task_labels")? {
+        let tasks = tasks.parse().map_err(|why| fields.error("task_labels", why))?;
+        let Some(dict) = DictRef::from_value(labels) else {
+            let why = format!("{} is not a dict of labels", show(labels));
+            return Err(fields.error("task_labels", why));
+        };
+        let mut of = BTreeMap::new();
+        for (key, value) in dict.iter() {
+            let (Some(key), Some(value)) = (key.unpack_str(), value.unpack_str()) else {
+                let why = format!("{}: {} is not a text and a text", show(key), show(value));
+                return Err(fields.error("task_labels", why));
+            };
+            of.insert(key.to_owned(), value.to_owned());
+        }
+        all.push(TaskLabels { tasks, labels: of });
+    }
+    Ok(all)
+}
+
 fn build_job<'v>(
     session: &Session,
     fields: &mut Fields<'v>,
@@ -314,7 +374,8 @@ fn build_job<'v>(
         gang: fields.flag("gang")?,
         concurrent: fields.whole("concurrent", 1, MAX_TASKS)?,
         labels: fields.pairs("labels")?,
-        disruption: None,
+        task_labels: task_labels(fields)?,
+        disruption: disruption(fields)?,
         task: Arc::new(the_task(session, fields, heap)?),
     };
     job.check()
@@ -345,7 +406,8 @@ fn build_alloc_set<'v>(
         concurrent: None,
         alloc_set: None,
         labels: fields.pairs("labels")?,
-        disruption: None,
+        task_labels: Vec::new(),
+        disruption: disruption(fields)?,
         task: Arc::new(TaskSpec {
             command: Vec::new(),
             env: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! How answers look: short tables with ages for people, JSON with fixed field names for programs.
 
+pub mod drains;
 pub mod privileges;
 pub mod usage;
 pub mod views;

@@ -63,6 +63,9 @@ pub struct Job {
     pub submitted_at_ms: u64,
     pub ended_at_ms: Option<u64>,
     pub note: String,
+    pub version: u32,
+    pub stopped: u32,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<pb::JobSummary> for Job {
@@ -96,6 +99,9 @@ impl From<pb::JobSummary> for Job {
             submitted_at_ms: job.submitted_at_ms,
             ended_at_ms: Some(job.ended_at_ms).filter(|&at| at > 0),
             note: job.note,
+            version: job.version,
+            stopped: job.stopped,
+            labels: job.labels,
         }
     }
 }
@@ -129,6 +135,9 @@ pub struct Task {
     pub status_line: String,
     pub address: Option<String>,
     pub reserved: Option<Amounts>,
+    pub version: u32,
+    pub stopped: bool,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A run of a task that is over.
@@ -247,6 +256,9 @@ impl From<pb::TaskInfo> for Task {
             ram_bytes: task.ram_bytes,
             status_line: task.status_line,
             address: Some(task.address).filter(|address| !address.is_empty()),
+            version: task.version,
+            stopped: task.stopped,
+            labels: task.labels,
         }
     }
 }
@@ -280,6 +292,21 @@ pub struct Machine {
     pub silent_ms: u64,
     pub kept_for: Vec<String>,
     pub closed: Option<Closed>,
+    pub drain: Option<MachineDrain>,
+}
+
+/// That a machine is drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Drain, documented there")]
+pub struct MachineDrain {
+    pub since_ms: u64,
+    pub by: String,
+    pub reason: String,
+    pub deadline_ms: u64,
+    pub empty_since_ms: Option<u64>,
+    pub moved: u32,
+    pub forced: u32,
+    pub maintenance: Option<u64>,
 }
 
 /// Why a machine takes no tasks.
@@ -340,6 +367,16 @@ impl From<pb::Machine> for Machine {
                 since_ms: closed.since_ms,
                 by: closed.by,
                 reason: closed.reason,
+            }),
+            drain: machine.drain.map(|drain| MachineDrain {
+                since_ms: drain.since_ms,
+                by: drain.by,
+                reason: drain.reason,
+                deadline_ms: drain.deadline_ms,
+                empty_since_ms: drain.empty_since_ms,
+                moved: drain.moved,
+                forced: drain.forced,
+                maintenance: Some(drain.maintenance).filter(|number| *number > 0),
             }),
         }
     }

@@ -106,7 +106,7 @@ fn a_live_job_that_differs_is_told_field_by_field_and_cannot_be_submitted() {
     );
     assert!(run.out.contains("task.env.TOKEN: (none) -> (hidden)"), "{}", run.out);
     assert!(run.out.contains("submit would refuse it: job admin/plan-live exists"), "{}", run.out);
-    assert!(run.out.contains("a live job cannot be replaced"), "{}", run.out);
+    assert!(run.out.contains("borgctl update FILE --plan"), "{}", run.out);
     assert!(!run.out.contains("token:"), "{}", run.out);
     assert!(run.err.contains("submit would refuse admin/plan-live"), "{}", run.err);
     cell.borgctl(&["kill", "admin/plan-live"]).ok();

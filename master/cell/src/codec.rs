@@ -7,12 +7,14 @@
 //! panic, and a state that it gives passes its own audit.
 
 mod allocs;
+mod drains;
 mod outcome;
 mod packages;
 mod parts;
 mod privileges;
 mod quota;
 mod runs;
+mod updates;
 
 pub(crate) use outcome::answer_bytes;
 pub(crate) use privileges::privilege_number;
@@ -139,6 +141,9 @@ impl From<&CellState> for pb::CheckpointState {
             runs_noted: state.runs.noted,
             privileges: state.privileges().map(privileges::write).collect(),
             reclamation: state.reclamation.map(parts::reclamation),
+            maintenances: state.maintenances().map(drains::write_maintenance).collect(),
+            last_maintenance: state.last_maintenance,
+            forced: state.forced,
         }
     }
 }
@@ -209,6 +214,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
         state.packages.all.insert(record.package.key.clone(), record);
     }
     privileges::read_all(&mut state, message.privileges)?;
+    state.forced = message.forced;
+    drains::read_maintenances(&mut state, message.maintenances, message.last_maintenance)?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =
             parts::read_master(master).map_err(|e| e.within(&format!("masters[{i}]")))?;

@@ -4,15 +4,19 @@
 //! them to people asks [`describe`], with the state right after the last of them.
 
 use crate::rejection::amounts;
-use crate::state::{CellState, Job, JobState, Machine, MachineState, PackageRecord, Standing};
+use crate::state::{
+    CellState, Drain, Job, JobState, Machine, MachineState, PackageRecord, Standing,
+};
 use borg_proto::package::{Package, PackageKey};
 use borg_proto::task::{EvictCause, FailureCause};
+use borg_proto::time::Date;
 use borg_proto::{
     Band, Health, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId, TaskId,
     UserName,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +80,23 @@ pub enum EventKind {
     },
     /// Somebody's quota changed, or where it is enforced.
     QuotaChanged(QuotaChange),
+    /// An update of a job began, or is further. What its tasks are told and ask for may be otherwise from
+    /// here on.
+    JobUpdated {
+        /// Which job.
+        job: JobId,
+        /// What happened.
+        change: UpdateChange,
+    },
     /// Whose tasks may be placed on a machine changed.
     MachineAccess(MachineId, AccessChange),
+    /// Machines are drained one after the other from here on, or no longer.
+    Maintenance {
+        /// Its number.
+        number: u64,
+        /// Whether it is over.
+        over: bool,
+    },
     /// How the scheduler chooses changed.
     PolicyChanged,
     /// How much is lent of what tasks hold changed.
@@ -108,6 +127,27 @@ pub enum PrivilegeChange {
     Revoked,
 }
 
+/// What happened to an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateChange {
+    /// It began: another version is in force.
+    Begun,
+    /// It takes its tasks back: another version is in force that says what the one before said.
+    RollsBack,
+    /// No more tasks go for now.
+    Paused,
+    /// They go again.
+    Resumed,
+    /// The canary is good, and somebody has to say whether the others may follow.
+    CanaryGood,
+    /// Every task is as it should be.
+    Done,
+    /// Every task is again as it was.
+    RolledBack,
+    /// It cannot be undone any more.
+    Closed,
+}
+
 /// What changed of whose tasks may be placed on a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessChange {
@@ -117,6 +157,12 @@ pub enum AccessChange {
     Closed,
     /// It takes tasks again.
     Opened,
+    /// It takes no tasks, and those on it leave; or does so for another reason or until another time.
+    Draining,
+    /// Nothing is left on it.
+    Drained,
+    /// It is drained no more.
+    Undrained,
 }
 
 /// What changed of quota.
@@ -189,6 +235,16 @@ pub enum TaskChange {
     },
     /// It exited with 0 and is done.
     Finished,
+    /// It is held back until somebody starts it.
+    Stopped {
+        /// Who said so.
+        by: String,
+    },
+    /// It has another version of its job: in place, or for when it is placed next.
+    Updated {
+        /// Which.
+        version: u32,
+    },
     /// It is dead because somebody asked for it.
     Killed {
         /// Who.
@@ -222,9 +278,11 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }
             | EventKind::QuotaChanged(_)
+            | EventKind::JobUpdated { .. }
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
             | EventKind::ReclamationChanged
+            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }
@@ -337,8 +395,23 @@ impl Event {
                 };
                 ("package.put", key.to_string(), state.package(key).map(told).unwrap_or_default())
             }
+            EventKind::Maintenance { number, over } => {
+                let kind = if *over { "maintenance.over" } else { "maintenance.begun" };
+                let found = state.maintenances().find(|found| found.number == *number);
+                let told = found.map(|found| {
+                    format!(
+                        "by {}, {} machines at a time: {}",
+                        found.by, found.at_once, found.reason
+                    )
+                });
+                (kind, format!("maintenance {number}"), told.unwrap_or_default())
+            }
             EventKind::PackageRemoved(key) => ("package.removed", key.to_string(), String::new()),
             EventKind::QuotaChanged(change) => describe_quota(change, state),
+            EventKind::JobUpdated { job, change } => {
+                let (kind, detail) = describe_update(*change, state.job(*job));
+                (kind, job_name(names, *job), detail)
+            }
             EventKind::PrivilegeChanged { user, privilege, change } => {
                 let kind = match change {
                     PrivilegeChange::Granted => "privilege.granted",
@@ -352,6 +425,25 @@ impl Event {
         };
         (kind.to_owned(), subject, detail)
     }
+}
+
+fn describe_update(change: UpdateChange, job: Option<&Job>) -> (&'static str, String) {
+    let kind = match change {
+        UpdateChange::Begun => "job.update",
+        UpdateChange::RollsBack => "job.update-rolls-back",
+        UpdateChange::Paused => "job.update-paused",
+        UpdateChange::Resumed => "job.update-resumed",
+        UpdateChange::CanaryGood => "job.update-canary-good",
+        UpdateChange::Done => "job.update-done",
+        UpdateChange::RolledBack => "job.update-rolled-back",
+        UpdateChange::Closed => "job.update-closed",
+    };
+    let Some(update) = job.and_then(Job::update) else { return (kind, String::new()) };
+    let mut detail = format!("from version {} to {}", update.from, update.to);
+    if update.goes_back() {
+        detail = format!("{detail}: {}", update.why);
+    }
+    (kind, detail)
 }
 
 fn describe_access(change: AccessChange, machine: Option<&Machine>) -> (&'static str, String) {
@@ -369,6 +461,24 @@ fn describe_access(change: AccessChange, machine: Option<&Machine>) -> (&'static
             ("machine.closed", reason.unwrap_or_default())
         }
         AccessChange::Opened => ("machine.opened", String::new()),
+        AccessChange::Draining => {
+            let drain = machine.and_then(|machine| machine.drain.as_ref());
+            let told = |drain: &Arc<Drain>| {
+                format!("by {}, until {}: {}", drain.by, Date(drain.deadline), drain.reason)
+            };
+            ("machine.draining", drain.map(told).unwrap_or_default())
+        }
+        AccessChange::Drained => {
+            let drain = machine.and_then(|machine| machine.drain.as_ref());
+            let told = |drain: &Arc<Drain>| match drain.forced {
+                0 => format!("{} tasks moved", drain.moved),
+                forced => {
+                    format!("{} tasks moved, {forced} pushed out at the deadline", drain.moved)
+                }
+            };
+            ("machine.drained", drain.map(told).unwrap_or_default())
+        }
+        AccessChange::Undrained => ("machine.undrained", String::new()),
     }
 }
 
@@ -405,6 +515,8 @@ fn job_kind(to: JobState) -> &'static str {
 fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
     match change {
         TaskChange::Released => ("task.released", String::new()),
+        TaskChange::Stopped { by } => ("task.stopped", format!("by {by}")),
+        TaskChange::Updated { version } => ("task.updated", format!("to version {version}")),
         TaskChange::Placed { incarnation, .. } => {
             ("task.placed", format!("on {place} as incarnation {incarnation}"))
         }

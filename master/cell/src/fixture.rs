@@ -300,6 +300,7 @@ fn job(
         concurrent: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     }
 }
 

@@ -248,6 +248,11 @@ impl Links {
                     }
                 }
                 EventKind::JobForgotten(id, _) => self.digests.forget(*id),
+                // What tasks are told of their job, and which version they run.
+                EventKind::JobUpdated { job, .. } => {
+                    let placed = state.tasks_of(*job).filter_map(|(_, task)| task.placement());
+                    touched.extend(placed.map(|placement| placement.machine));
+                }
                 EventKind::JobSubmitted(_)
                 | EventKind::AllocsResized(_)
                 | EventKind::JobChanged { .. }
@@ -256,6 +261,7 @@ impl Links {
                 | EventKind::MachineAccess(..)
                 | EventKind::PolicyChanged
                 | EventKind::ReclamationChanged
+                | EventKind::Maintenance { .. }
                 | EventKind::PackagePut(_)
                 | EventKind::PackageRemoved(_)
                 | EventKind::PrivilegeChanged { .. }

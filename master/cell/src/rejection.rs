@@ -4,14 +4,18 @@
 //! masters as bytes, so that a follower can pass the leader's refusal on to its client.
 
 mod allocs;
+mod drains;
 mod figures;
 mod packages;
 mod privileges;
+mod updates;
 
 pub use allocs::AllocRejection;
+pub use drains::DrainRejection;
 pub use figures::{Amount, Figures, Oversold, Shortage, amounts, quota_name};
 pub use packages::PackageRejection;
 pub use privileges::PrivilegeRejection;
+pub use updates::UpdateRejection;
 
 use crate::state::{JobState, MachineState};
 use borg_proto::resources::{Dimension, TASK_ADDRESS};
@@ -57,7 +61,7 @@ pub enum Rejection {
     #[error("job {job} is a service and never finishes: nothing can start after it")]
     AfterService { job: JobKey },
 
-    #[error("job {job} exists and is {state}")]
+    #[error("job {job} exists and is {state}: borgctl update changes it")]
     JobAlive { job: JobKey, state: JobState },
 
     #[error("there is no job {job}")]
@@ -169,11 +173,21 @@ pub enum Rejection {
     Package(Box<PackageRejection>),
     #[error("{0}")]
     Privilege(Box<PrivilegeRejection>),
+    #[error("{0}")]
+    Update(Box<UpdateRejection>),
+    #[error("{0}")]
+    Drain(Box<DrainRejection>),
 }
 
 impl From<AllocRejection> for Rejection {
     fn from(refused: AllocRejection) -> Self {
         Self::Alloc(Box::new(refused))
+    }
+}
+
+impl From<DrainRejection> for Rejection {
+    fn from(refused: DrainRejection) -> Self {
+        Self::Drain(Box::new(refused))
     }
 }
 
@@ -186,6 +200,12 @@ impl From<PackageRejection> for Rejection {
 impl From<PrivilegeRejection> for Rejection {
     fn from(refused: PrivilegeRejection) -> Self {
         Self::Privilege(Box::new(refused))
+    }
+}
+
+impl From<UpdateRejection> for Rejection {
+    fn from(refused: UpdateRejection) -> Self {
+        Self::Update(Box::new(refused))
     }
 }
 
@@ -276,6 +296,8 @@ impl Rejection {
             Self::Alloc(refused) => refused.code(),
             Self::Package(refused) => refused.code(),
             Self::Privilege(refused) => refused.code(),
+            Self::Update(refused) => refused.code(),
+            Self::Drain(refused) => refused.code(),
         }
     }
 }

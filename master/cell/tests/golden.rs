@@ -79,6 +79,7 @@ fn since_level_6(cell: &mut Cell, machine: MachineId) {
     let victim = cell.place(low, 0, machine).unwrap();
     cell.up(victim);
     lent(cell);
+    drained(cell);
 }
 
 fn lent(cell: &mut Cell) {
@@ -104,6 +105,35 @@ fn lent(cell: &mut Cell) {
     let id = cell.state.task(id).unwrap().running(id).unwrap();
     assert!(!cell.state.machine(machine).unwrap().overdrawn().is_nothing());
     cell.observe(Observation::TaskReclaimed { id });
+}
+
+/// Machines that are emptied, all at once and one after the other.
+fn drained(cell: &mut Cell) {
+    let (out, other) = (cell.machine("m-7", 4000, 1 << 30), cell.machine("m-8", 4000, 1 << 30));
+    let spec = service("moves", 2, 100, 4 << 20);
+    let moves = cell.submit("ann", spec);
+    let drain = |names: &[&str], at_once, leaves| Action::DrainMachines {
+        machines: names.iter().map(|name| name.parse().unwrap()).collect(),
+        reason: "new kernel".into(),
+        within: Millis(60_000),
+        at_once,
+        leaves,
+    };
+    for index in 0..2 {
+        let id = cell.place(moves, index, out).unwrap();
+        cell.up(id);
+    }
+    cell.apply(user("admin"), drain(&["m-7"], None, None)).unwrap();
+    cell.apply(user("ann"), drain(&["m-7"], None, None)).unwrap_err();
+    cell.apply(user("admin"), drain(&["m-8"], None, Some(99))).unwrap_err();
+    cell.place(moves, 0, other).unwrap();
+    cell.place(moves, 1, other).unwrap_err();
+    cell.apply(user("admin"), drain(&["m-8", "m-3"], Some(1), None)).unwrap();
+    cell.apply(user("admin"), Action::EndMaintenance { number: 9 }).unwrap_err();
+    cell.wait(60_000);
+    cell.apply(master(), Action::Advance).unwrap();
+    cell.apply(user("admin"), Action::UndrainMachines { machines: vec!["m-7".parse().unwrap()] })
+        .unwrap();
 }
 
 /// What came with level 2 of entries.

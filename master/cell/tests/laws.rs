@@ -2,21 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
-use borg_cell::event::EventKind;
+use borg_cell::event::{EventKind, TaskChange};
 use borg_cell::fixture::{alloc_set, batch, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{
     Action, AllocSize, Assignment, Command, LEVEL, Observation, Principal, RUN_ENDS_SINCE,
 };
+use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
 use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::spec::Spread;
-use borg_proto::task::RunEnd;
+use borg_proto::task::{EvictCause, RunEnd};
+use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
 use borg_proto::{
-    Band, CellName, FailureCause, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis,
-    Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
+    Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobSpec, MachineId,
+    Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -72,6 +74,9 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
             (user(by_user), Action::Kill { job, tasks })
         }
         6..=10 => (master(a), Action::Place { assignments: assignments(state, a, b, c) }),
+        12 if a.is_multiple_of(16) => (master(a), Action::Advance),
+        12 | 13 if a.is_multiple_of(2) => (user(by_user), update(state, a, b, c)),
+        11 if b % 8 > 3 => drains(state, a, b, c),
         11 => (master(a), Action::Lead { leader: ReplicaId(u64::from(a % 4)), term: u64::from(b) }),
         _ => (
             master(a),
@@ -84,6 +89,81 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         (request && matches!(by, Principal::User(_))).then(|| format!("r{}", a ^ b).into());
     let at = Millis(state.clock().0.saturating_sub(10) + u64::from(d) * 100);
     Command { at, by, request, action }
+}
+
+/// What is asked of updates, and of stopping and starting tasks: mostly of jobs that are there.
+fn update(state: &CellState, a: u8, b: u8, c: u8) -> Action {
+    let keys: Vec<JobKey> = state.jobs().map(|job| job.key.clone()).collect();
+    let stranger = || "ann/j0".parse().unwrap();
+    let job: JobKey = pick(&keys, b).filter(|_| c != 9).unwrap_or_else(stranger);
+    let tasks = IndexSet::new([u32::from(c % 6), u32::from(c % 4)]).ok();
+    let tasks = tasks.filter(|_| c.is_multiple_of(3));
+    match a / 2 % 8 {
+        0 => return Action::StopTasks { job, tasks },
+        1 => return Action::StartTasks { job, tasks },
+        2 | 3 => {
+            let verb = Steer::ALL[usize::from(c % 4)];
+            return Action::SteerUpdate { job, verb };
+        }
+        _ => {}
+    }
+    let spec = state.job_named(&job).map(|job| job.spec.clone());
+    let changed = spec.filter(|_| c != 7).map(|spec| {
+        let mut spec = spec.as_ref().clone();
+        match c % 8 {
+            0 => spec.priority = Priority::new(u64::from(b) * 2).unwrap_or(spec.priority),
+            1 => drop(spec.labels.insert("a".into(), c.to_string())),
+            2 => spec.tasks = u32::from(b % 7),
+            3 => spec.concurrent = (!b.is_multiple_of(3)).then(|| 1 + u32::from(b % 4)),
+            4 => {
+                let most = if b.is_multiple_of(2) {
+                    Share::Tasks(u32::from(b % 4))
+                } else {
+                    Share::Percent(50)
+                };
+                let rate =
+                    Rate { tasks: 1 + u32::from(b % 3), per_ms: Millis(1 + u64::from(c) * 20) };
+                let rate = b.is_multiple_of(5).then_some(rate);
+                spec.disruption = Some(Disruption { most, rate });
+            }
+            _ => {}
+        }
+        with_task(spec, |task| match b % 8 {
+            0 | 1 => task.command.push(c.to_string()),
+            2 => task.limit.cpu_milli = 100 + u64::from(c) * 2,
+            3 => {
+                task.ports =
+                    ["http", "x"][..usize::from(c % 3)].iter().map(|p| p.parse().unwrap()).collect()
+            }
+            4 => task.grace_ms = Millis(c.into()),
+            5 => task.spread = vec![Spread { attribute: "rack".into(), max: 1 + u32::from(c % 3) }],
+            _ => {}
+        })
+    });
+    let to = match (a / 16 % 6, changed) {
+        (0, _) => Revision::Restart,
+        (1, _) => Revision::Version(u32::from(b % 5)),
+        (2, _) => Revision::Tasks(u32::from(b % 8)),
+        (_, Some(spec)) => Revision::Spec(Arc::new(spec)),
+        (_, None) => Revision::Spec(Arc::new(self::job(a, b, c))),
+    };
+    let options = UpdateOptions {
+        most: (b % 5 == 1).then(|| Share::Tasks(u32::from(c % 3))),
+        min_healthy_ms: Millis(u64::from(b % 3) * 500),
+        deadline_ms: Millis(1 + u64::from(c) * 50),
+        canary: tasks.clone().filter(|_| b.is_multiple_of(2)),
+        tasks: tasks.filter(|_| b.is_multiple_of(3)),
+        order: match b % 4 {
+            0 => Order::Ascending,
+            1 => Order::Descending,
+            2 => Order::Random(c.into()),
+            _ => Order::Listed(vec![u32::from(c % 3)]),
+        },
+        on_failure: if c.is_multiple_of(4) { OnFailure::Pause } else { OnFailure::RollBack },
+        failures: u32::from(b % 7 == 1),
+        close: c.is_multiple_of(5),
+    };
+    Action::UpdateJob { job, to, options: Box::new(options) }
 }
 
 /// Whose tasks may be placed where, and how the scheduler chooses.
@@ -106,6 +186,40 @@ fn choice(a: u8, b: u8, c: u8) -> Action {
             users: users.map(|name| name.parse().unwrap()).collect(),
         },
     }
+}
+
+/// Drains one machine, or several one after the other; takes them back; lets deadlines come.
+fn drains(state: &CellState, a: u8, b: u8, c: u8) -> (Principal, Action) {
+    let name = |n: u8| -> borg_proto::MachineName { format!("m-{}", n % 8).parse().unwrap() };
+    // Most names are of machines that are there.
+    let there: Vec<_> = state.machines().map(|machine| machine.name.clone()).collect();
+    let action = match a % 8 {
+        0 | 4 => {
+            let all = there.into_iter().chain((c == 5).then(|| name(c))).collect();
+            Action::UndrainMachines { machines: all }
+        }
+        1 => Action::EndMaintenance { number: u64::from(c % 4) },
+        2 | 3 => return (master(c), Action::Advance),
+        _ => {
+            let mut machines: Vec<_> =
+                (0..=c % 3).filter_map(|n| pick(&there, c.wrapping_add(n))).collect();
+            if machines.is_empty() || b == 3 {
+                machines.push(name(c));
+            }
+            let open = |machine: &&Machine| machine.admits(&"ann".parse().unwrap()).is_ok();
+            let left = state.machines().filter(open).filter(|m| !machines.contains(&m.name));
+            let up = |m: &&Machine| m.state == borg_cell::state::MachineState::Up;
+            let leaves = u32::try_from(left.filter(up).count()).ok();
+            Action::DrainMachines {
+                machines,
+                reason: format!("reason {c}"),
+                within: Millis(u64::from(b) * 200),
+                at_once: a.is_multiple_of(5).then_some(1 + u32::from(c % 2)),
+                leaves: leaves.filter(|_| !b.is_multiple_of(3)),
+            }
+        }
+    };
+    (user(if c == 77 { "ann" } else { "admin" }), action)
 }
 
 /// Grants and revokes, now and then of what makes an administrator, or of `admin` itself.
@@ -168,6 +282,12 @@ fn job(a: u8, b: u8, c: u8) -> JobSpec {
     spec.priority = Priority::new(u64::from(c) * 2).unwrap_or(spec.priority);
     spec.retries = u32::from(c % 3);
     spec.exclusive = b.is_multiple_of(5);
+    let budget = |most, rate| Some(Disruption { most, rate });
+    spec.disruption = match c % 6 {
+        1 => budget(Share::Tasks(u32::from(b % 3)), None),
+        2 => budget(Share::Percent(50), Some(Rate { tasks: 1, per_ms: Millis(30_000) })),
+        _ => None,
+    };
     spec.concurrent = a.is_multiple_of(7).then_some(1 + u32::from(c % 4));
     spec.gang = c.is_multiple_of(7) && spec.concurrent.is_none_or(|most| most >= tasks);
     if c.is_multiple_of(4) {
@@ -243,7 +363,10 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let machines: Vec<&Machine> = state.machines().collect();
     let hostile = a.is_multiple_of(8);
     let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
-    let task = pick(&pending, b).filter(|_| !hostile).unwrap_or(stranger);
+    // Now and then one that leaves its machine.
+    let leaving: Vec<TaskId> = state.draining().flat_map(|m| state.leaving(m)).take(40).collect();
+    let leaving = pick(&leaving, b).filter(|_| a % 3 == 1);
+    let task = leaving.or_else(|| pick(&pending, b)).filter(|_| !hostile).unwrap_or(stranger);
     let machine = pick(&machines, c).map_or(MachineId(u32::from(c)), |machine| machine.id);
     // Most tasks in allocs are decided for where their alloc is.
     let alloc = state.alloc_of(task).and_then(|alloc| state.task(alloc)?.placement());
@@ -412,7 +535,6 @@ proptest! {
 
     #[test]
     fn events_tell_everything_that_a_follower_needs_about_places(steps in steps()) {
-        use borg_cell::event::{EventKind, TaskChange};
         let mut state = empty();
         let mut placed = std::collections::BTreeMap::new();
         for step in &steps {
@@ -431,7 +553,8 @@ proptest! {
                     TaskChange::Evicted(_) | TaskChange::Failed { .. } | TaskChange::Finished => {
                         prop_assert!(placed.remove(&task).is_some());
                     }
-                    TaskChange::Killed { .. } => drop(placed.remove(&task)),
+                    TaskChange::Killed { .. } | TaskChange::Stopped { .. } => drop(placed.remove(&task)),
+                    TaskChange::Updated { .. } => {}
                     TaskChange::Released | TaskChange::Gone { .. } | TaskChange::DependencyFailed { .. } => prop_assert!(!placed.contains_key(&task)),
                 }
             }
@@ -441,9 +564,51 @@ proptest! {
         }
     }
 
+    /// Whatever else happens in the entry: when an update takes down a task that serves, no more are
+    /// down after it than the budget of its job allows.
+    #[test]
+    fn updates_never_take_down_more_than_the_budget_allows(steps in steps()) {
+        use borg_cell::event::{EventKind, TaskChange};
+        use borg_proto::task::EvictCause;
+        let mut state = empty();
+        let raise = Action::RaiseLevel { level: LEVEL };
+        let by = Principal::Master(ReplicaId(1));
+        state.apply(1, &Command { at: Millis(0), by, request: None, action: raise }).unwrap();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let before = state.clone();
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            let mut touched = std::collections::BTreeSet::new();
+            for event in &applied.events {
+                let EventKind::TaskChanged { task, change, .. } = &event.kind else { continue };
+                // What happened to it before in the same entry took it down.
+                let first = touched.insert(*task);
+                if !first || !matches!(change, TaskChange::Evicted(EvictCause::Updated { .. })) {
+                    continue;
+                }
+                let served = before.task(*task).and_then(|task| task.placement());
+                let served = served.is_some_and(|placement| placement.serves_since.is_some());
+                let Some(job) = state.job(task.job).filter(|job| served && job.is_alive()) else { continue };
+                let Some(budget) = job.spec.effective_disruption() else { continue };
+                let most = budget.most.of(job.spec.tasks);
+                prop_assert!(job.down() <= most, "{} of {} are down, {:?}", job.down(), job.key, command);
+            }
+        }
+    }
+
+    /// However an update goes on, it has something that it waits for, and says what.
+    #[test]
+    fn an_update_always_waits_for_something(steps in steps()) {
+        run(&steps, |state, command| {
+            for (job, update) in state.jobs().filter_map(|job| Some((job, job.update()?))) {
+                let waits = job.waits_for_update(update, state.clock());
+                assert!(!waits.is_empty(), "{} after {command:?}: {update:?}", job.key);
+            }
+        });
+    }
+
     #[test]
     fn no_entry_places_a_part_of_a_gang(steps in steps()) {
-        use borg_cell::event::{EventKind, TaskChange};
         let mut state = empty();
         for step in &steps {
             let command = command(&state, *step, true);
@@ -452,8 +617,9 @@ proptest! {
             let mut gangs = std::collections::BTreeSet::new();
             for event in &applied.events {
                 match &event.kind {
+                    // Who leaves a machine moves alone.
                     EventKind::TaskChanged { task, change: TaskChange::Placed { .. }, .. }
-                        if state.job(task.job).is_some_and(|job| job.spec.gang) =>
+                        if !evicted.contains(task) && state.job(task.job).is_some_and(|job| job.spec.gang) =>
                     {
                         gangs.insert(task.job);
                     }
@@ -466,6 +632,65 @@ proptest! {
             let left_out = state.pending().find(|task| gangs.contains(&task.job) && !evicted.contains(task));
             prop_assert_eq!(left_out, None, "after {:?}", command);
         }
+    }
+
+    /// By the entry itself: what served before it, what it pushed out, and how many were down.
+    #[test]
+    fn no_entry_pushes_out_more_than_disruption_budgets_allow(steps in steps()) {
+        let mut state = empty();
+        let mut disrupted = std::collections::BTreeMap::<JobId, Vec<Millis>>::new();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let before = state.clone();
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            let mut gone = std::collections::BTreeMap::<JobId, Vec<Millis>>::new();
+            for event in &applied.events {
+                let EventKind::TaskChanged { task, change: TaskChange::Evicted(cause), .. } = &event.kind else { continue };
+                let chosen = matches!(cause, EvictCause::Drained | EvictCause::Preempted { .. });
+                let placed = before.task(*task).and_then(|task| task.placement());
+                if chosen && placed.is_some_and(|placed| placed.serves_since.is_some()) {
+                    gone.entry(task.job).or_default().push(event.at);
+                }
+            }
+            for (id, times) in gone {
+                let job = before.job(id).unwrap();
+                let Some(budget) = job.spec.effective_disruption() else { continue };
+                let lately = disrupted.entry(id).or_default();
+                lately.extend(&times);
+                // What a deadline overrules is counted by the state.
+                if state.forced() > before.forced() {
+                    continue;
+                }
+                let down = usize::try_from(job.counts.alive() - job.counts.serving).unwrap() + times.len();
+                prop_assert!(down <= usize::try_from(budget.most.of(job.spec.tasks)).unwrap(), "{} after {:?}", job.key, command);
+                let Some(rate) = budget.rate else { continue };
+                let recent = lately.iter().filter(|at| state.clock().since(**at) < rate.per_ms).count();
+                prop_assert!(recent <= rate.tasks as usize, "{}: {} lately after {:?}", job.key, recent, command);
+            }
+        }
+    }
+
+    /// A drain is over by its deadline, or the cell may not move anything.
+    #[test]
+    fn once_time_has_passed_nothing_is_left_on_a_drained_machine(steps in steps()) {
+        let mut state = empty();
+        for step in &steps {
+            let made = command(&state, *step, true);
+            drop(state.apply(state.applied() + 1, &made));
+        }
+        let by = Principal::Master(ReplicaId(1));
+        let last = state.draining().filter_map(|machine| Some(machine.drain.as_ref()?.deadline)).max();
+        let Some(at) = last.map(|at| at.max(state.clock())) else { return Ok(()) };
+        while state.next_alarm().is_some_and(|alarm| alarm <= at) {
+            let before = state.next_alarm();
+            let advance = Command { at, by: by.clone(), request: None, action: Action::Advance };
+            state.apply(state.applied() + 1, &advance).unwrap();
+            if state.next_alarm() == before {
+                break;
+            }
+        }
+        let left = state.draining().find(|machine| !machine.tasks.is_empty());
+        prop_assert!(left.is_none() || state.safe_mode().is_some(), "{:?}", left);
     }
 
     /// The cell goes on for a while after its backup; restored, it hears of everything that ran then,
@@ -542,6 +767,7 @@ fn kind_of(state: &CellState, result: &Result<IncarnationId, Rejection>) -> &'st
         Err(Rejection::Gang { .. }) => "gang refused",
         Err(Rejection::GangParted { .. }) => "gang parted",
         Err(Rejection::AtCap { .. }) => "at cap",
+        Err(Rejection::Drain(_)) => "held off by a budget",
         Err(_) => "refused",
     }
 }
@@ -575,6 +801,15 @@ fn the_steps_reach_the_interesting_places() {
                         {
                             *seen.entry(format!("{kind} in an alloc")).or_default() += 1;
                         }
+                        if matches!(
+                            &event.kind,
+                            EventKind::TaskChanged {
+                                change: TaskChange::Evicted(EvictCause::Drained),
+                                ..
+                            }
+                        ) {
+                            *seen.entry("drained".to_owned()).or_default() += 1;
+                        }
                         *seen.entry(kind).or_default() += 1;
                     }
                 }
@@ -591,6 +826,13 @@ fn the_steps_reach_the_interesting_places() {
         "task.killed",
         "task.released",
         "task.gone",
+        "task.stopped",
+        "job.update",
+        "job.update-done",
+        "job.update-rolls-back",
+        "job.update-rolled-back",
+        "job.update-canary-good",
+        "job.update-closed",
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",
@@ -600,6 +842,13 @@ fn the_steps_reach_the_interesting_places() {
         "gang refused",
         "gang parted",
         "at cap",
+        "held off by a budget",
+        "machine.draining",
+        "machine.drained",
+        "machine.undrained",
+        "maintenance.begun",
+        "maintenance.over",
+        "drained",
         "cell.safe-mode",
         "cell.safe-mode-over",
         "machine.removed",

@@ -4,9 +4,15 @@
 //!
 //! ```text
 //! machine NAME cpu=N ram=SIZE [ATTRIBUTE=VALUE ...]     adds a machine that is up
-//! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE]
+//! submit USER JOB service|batch tasks=N cpu=N ram=SIZE [ports=A,B] [after=JOB,..] [retries=N] [priority=N] [spread=ATTRIBUTE] [budget=N|N%]
 //! place TASK MACHINE [over TASK ...]     up TASK     ended TASK [exit=N | port]
 //! down MACHINE     kill USER JOB [INDEX ...]     wait MS     jobs     resolve NAME
+//! healthy TASK     sick TASK     tick MS     tasks JOB     rollout JOB     versions JOB
+//! update USER JOB [command=X] [cpu=N] [priority=N] [label=X] [budget=N] [most=N] [canary=TASKS] [tasks=TASKS] [pause] [close]
+//! rollout USER JOB pause|resume|undo|close     rollback USER JOB N     scale USER JOB N     restart USER JOB
+//! stop USER JOB [TASKS]     start USER JOB [TASKS]
+//! drain USER MACHINE[,..] within=MS [at-once=N] [force-with=N] REASON     undrain USER MACHINE[,..]
+//! end-maintenance USER NUMBER     advance     drains     restarted MACHINE BOOT     gone TASK INCARNATION
 //! backup     restore SPARE_MS     found TASK INCARNATION MACHINE [PORT ...]     settle USER
 //! ```
 
@@ -17,9 +23,13 @@ use borg_cell::fixture::{Cell, batch, info, master, service, user, with_task};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, Observation};
+use borg_proto::disruption::Disruption;
+use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::spec::Spread;
+use borg_proto::update::{OnFailure, Revision, Steer, UpdateOptions};
 use borg_proto::{
-    FailureCause, IncarnationId, JobId, MachineId, Millis, Priority, Resources, TaskId, TaskName,
+    FailureCause, Health, IncarnationId, JobId, MachineId, MachineInfo, MachineName, Millis,
+    Priority, Resources, TaskId, TaskName, TaskState,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -150,6 +160,42 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
             let (machine, pid, since) = (machine(cell, on), 7, Millis(0));
             cell.observe(Observation::TaskAdopted { id, machine, pid, since, restarts: 0, ports });
         }
+        ["healthy", task] => health(cell, task, Health::Healthy),
+        ["sick", task] => health(cell, task, Health::Unhealthy),
+        ["tick", ms] => {
+            cell.wait(ms.parse().unwrap());
+            cell.apply(master(), Action::Advance)?;
+        }
+        ["tasks", job] => return Ok(tasks(cell, job)),
+        ["rollout", job] => return Ok(rollout(cell, job)),
+        ["versions", job] => return Ok(versions(cell, job)),
+        ["update", by, job, ref rest @ ..] => return update(cell, by, job, rest),
+        ["rollback", by, job, number] => {
+            let to = Revision::Version(number.parse().unwrap());
+            return revise(cell, by, job, to, UpdateOptions::default());
+        }
+        ["scale", by, job, tasks] => {
+            let to = Revision::Tasks(tasks.parse().unwrap());
+            return revise(cell, by, job, to, UpdateOptions::default());
+        }
+        ["restart", by, job] => {
+            return revise(cell, by, job, Revision::Restart, UpdateOptions::default());
+        }
+        ["rollout", by, job, verb] => {
+            let verb = Steer::ALL.into_iter().find(|known| known.to_string() == verb).unwrap();
+            let job = job.parse().unwrap();
+            cell.apply(user(by), Action::SteerUpdate { job, verb })?;
+        }
+        ["stop", by, job, ref which @ ..] => {
+            let (job, tasks) =
+                (job.parse().unwrap(), which.first().map(|set| set.parse().unwrap()));
+            cell.apply(user(by), Action::StopTasks { job, tasks })?;
+        }
+        ["start", by, job, ref which @ ..] => {
+            let (job, tasks) =
+                (job.parse().unwrap(), which.first().map(|set| set.parse().unwrap()));
+            cell.apply(user(by), Action::StartTasks { job, tasks })?;
+        }
         ["settle", by] => {
             cell.apply(user(by), Action::Settle)?;
         }
@@ -176,6 +222,32 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
             let machines = vec![name.parse().unwrap()];
             cell.apply(user(by), Action::OpenMachines { machines })?;
         }
+        ["drain", by, names, ref rest @ ..] => drain(cell, by, names, rest)?,
+        ["undrain", by, names] => {
+            cell.apply(user(by), Action::UndrainMachines { machines: machines(names) })?;
+        }
+        ["end-maintenance", by, number] => {
+            let number = number.parse().unwrap();
+            cell.apply(user(by), Action::EndMaintenance { number })?;
+        }
+        ["advance"] => {
+            cell.apply(master(), Action::Advance)?;
+        }
+        ["drains", ..] => return Ok(drains(cell)),
+        ["restarted", name, boot] => {
+            let machine = machine(cell, name);
+            let info = cell.state.machine(machine).unwrap().info.as_deref().unwrap();
+            let info = MachineInfo { boot_id: boot.to_owned(), ..info.clone() };
+            cell.observe(Observation::MachineUp { machine, info });
+        }
+        ["gone", task, number] => {
+            let id = IncarnationId { task: task_id(cell, task), number: number.parse().unwrap() };
+            cell.observe(Observation::TaskGone { id });
+        }
+        ["safe-mode", on] => {
+            let safe_mode = on == "on";
+            cell.observe(Observation::Silence { safe_mode, silent: 2, machines: 3 });
+        }
         ["policy", by, named, ref weights @ ..] => {
             let weight = |text: &&str| {
                 let (term, weight) = text.split_once('=').unwrap();
@@ -200,6 +272,139 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
         _ => panic!("no such command: {line}"),
     }
     Ok(String::new())
+}
+
+fn health(cell: &mut Cell, task: &str, health: Health) {
+    let id = incarnation(cell, task);
+    cell.observe(Observation::TaskHealth { id, health });
+}
+
+fn update(cell: &mut Cell, by: &str, job: &str, words: &[&str]) -> Result<String, Rejection> {
+    let (flags, words): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| !word.contains('='));
+    let given = options(&words);
+    let spec = cell.state.job_named(&job.parse().unwrap()).unwrap().spec.as_ref().clone();
+    let mut spec = with_task(spec, |task| {
+        if let Some(command) = given.get("command") {
+            task.command = vec![(*command).to_owned()];
+        }
+        if let Some(cpu) = given.get("cpu") {
+            task.limit.cpu_milli = cpu.parse().unwrap();
+        }
+    });
+    if let Some(priority) = given.get("priority") {
+        spec.priority = Priority::new(priority.parse().unwrap()).unwrap();
+    }
+    if let Some(label) = given.get("label") {
+        spec.labels.insert("label".to_owned(), (*label).to_owned());
+    }
+    if let Some(budget) = given.get("budget") {
+        spec.disruption = Some(Disruption { most: budget.parse().unwrap(), rate: None });
+    }
+    let set = |key: &str| given.get(key).map(|set| set.parse().unwrap());
+    let how = UpdateOptions {
+        most: given.get("most").map(|most| most.parse().unwrap()),
+        canary: set("canary"),
+        tasks: set("tasks"),
+        on_failure: if flags.contains(&"pause") { OnFailure::Pause } else { OnFailure::RollBack },
+        close: flags.contains(&"close"),
+        ..UpdateOptions::default()
+    };
+    revise(cell, by, job, Revision::Spec(std::sync::Arc::new(spec)), how)
+}
+
+fn revise(
+    cell: &mut Cell,
+    by: &str,
+    job: &str,
+    to: Revision,
+    how: UpdateOptions,
+) -> Result<String, Rejection> {
+    let action = Action::UpdateJob { job: job.parse().unwrap(), to, options: Box::new(how) };
+    cell.apply(user(by), action).map(|_| String::new())
+}
+
+/// Each task with its version and how it is.
+fn tasks(cell: &Cell, job: &str) -> String {
+    let job = cell.state.job_named(&job.parse().unwrap()).unwrap();
+    let line = |(id, task): (TaskId, &borg_cell::state::Task)| {
+        let state = match &task.state {
+            TaskState::Pending { .. } if task.is_stopped() => "stopped",
+            TaskState::Pending { .. } => "pending",
+            TaskState::Running(placed) if placed.serves_since.is_some() => "serves",
+            TaskState::Running(_) => "does not serve",
+            TaskState::Dead { .. } => "dead",
+        };
+        format!("{}: version {}, {state}\n", id.index, task.version)
+    };
+    cell.state.tasks_of(job.id).map(line).collect()
+}
+
+fn rollout(cell: &Cell, job: &str) -> String {
+    let job = cell.state.job_named(&job.parse().unwrap()).unwrap();
+    let Some(update) = job.update() else { return "no update is open\n".to_owned() };
+    let progress = job.progress(update);
+    format!(
+        "{} from {} to {}, {} done, {} moving, {} left: {}\n",
+        update.state,
+        update.from,
+        update.to,
+        progress.done,
+        progress.moving,
+        progress.left,
+        job.waits_for_update(update, cell.now)
+    )
+}
+
+fn versions(cell: &Cell, job: &str) -> String {
+    let job = cell.state.job_named(&job.parse().unwrap()).unwrap();
+    let line = |version: &borg_cell::state::Version| {
+        let words = [version.note.as_str(), version.outcome.as_str()];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let tasks = job.slots_by_version().get(&version.number).copied().unwrap_or(0);
+        format!("{} by {}, {tasks} tasks: {}\n", version.number, version.by, words.join("; "))
+    };
+    job.versions().map(line).collect()
+}
+
+fn machines(names: &str) -> Vec<MachineName> {
+    names.split(',').map(|name| name.parse().unwrap()).collect()
+}
+
+fn drain(cell: &mut Cell, by: &str, names: &str, rest: &[&str]) -> Result<(), Rejection> {
+    let (said, reason): (Vec<&str>, Vec<&str>) = rest.iter().partition(|word| word.contains('='));
+    let said = options(&said);
+    let number = |key: &str| said.get(key).map(|value| value.parse().unwrap());
+    let action = Action::DrainMachines {
+        machines: machines(names),
+        reason: reason.join(" "),
+        within: Millis(said["within"].parse().unwrap()),
+        at_once: number("at-once"),
+        leaves: number("force-with"),
+    };
+    cell.apply(user(by), action).map(|_| ())
+}
+
+/// Machines that are drained, with what is left and why, and maintenances.
+fn drains(cell: &Cell) -> String {
+    let name = |task: TaskId| format!("{}/{}", cell.state.job(task.job).unwrap().key, task.index);
+    let mut out = String::new();
+    for machine in cell.state.draining() {
+        let drain = machine.drain.as_ref().unwrap();
+        let how = if drain.empty_since.is_some() { "empty" } else { "draining" };
+        let (moved, forced) = (drain.moved, drain.forced);
+        out += &format!("{} {how}, {moved} moved, {forced} forced\n", machine.name);
+        for task in cell.state.leaving(machine) {
+            let waits = cell.state.stays_for(task, cell.now);
+            out += &format!("  {} waits for: {waits}\n", name(task));
+        }
+    }
+    for one in cell.state.maintenances() {
+        let out_now: Vec<_> = cell.state.out_for(one.number).map(|m| m.name.to_string()).collect();
+        let (number, left, done) = (one.number, one.left.len(), one.done);
+        let names = out_now.join(", ");
+        out += &format!("maintenance {number}: {names} out, {left} left, {done} done\n");
+    }
+    out
 }
 
 fn set_quota(
@@ -241,8 +446,14 @@ fn submit(
     spec.after = list("after").iter().map(|job| job.parse().unwrap()).collect();
     spec.retries = u32::try_from(number("retries").unwrap_or(0)).unwrap();
     spec.priority = number("priority").map_or(spec.priority, |value| Priority::new(value).unwrap());
+    spec.disruption =
+        options.get("budget").map(|most| Disruption { most: most.parse().unwrap(), rate: None });
+    spec.exclusive = options.contains_key("exclusive");
     let spec = with_task(spec, |task| {
         task.ports = list("ports").iter().map(|port| port.parse().unwrap()).collect();
+        if options.contains_key("health") {
+            task.health = Some(HealthCheck::new(Probe::Tcp { port: task.ports[0].clone() }));
+        }
         let spread = |attribute: &&str| Spread { attribute: (*attribute).to_owned(), max: 1 };
         task.spread = list("spread").iter().map(spread).collect();
     });

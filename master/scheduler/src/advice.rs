@@ -106,7 +106,7 @@ pub(crate) fn advise(
 
 /// What keeps a task from a row, as changes; `None` when no change of the specification helps.
 fn missing(class: &Class, machines: &Machines, row: usize) -> Option<Vec<Change>> {
-    let freed = Freed::all(machines, &class.need, row);
+    let freed = Freed::all(machines, &class.need, row, false);
     if !machines.access.admits(class.need.group, row) {
         return None;
     }

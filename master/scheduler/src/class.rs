@@ -218,14 +218,14 @@ impl Class {
             let seen = self.preempting[b].0;
             if !caches || seen == 0 || since > seen {
                 self.learn(machines, weights, b);
-                let found = self.scan_preempting(machines, b, 0);
+                let found = self.scan_preempting(machines, b, 0, false);
                 self.preempting[b] = (machines.version(), found);
             }
             let except = in_block(avoid, b);
             let found = if except == 0 {
                 self.preempting[b].1
             } else {
-                self.scan_preempting(machines, b, except)
+                self.scan_preempting(machines, b, except, false)
             };
             best = match (best, found) {
                 (Some(best), Some(found)) => Some(best.min(found)),
@@ -281,15 +281,41 @@ impl Class {
             words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b));
         blocks.any(|b| {
             machines.rooms.best(b, self.wanted(0)).0 != NEVER_MIND
-                || (lower && self.scan_preempting(machines, b, 0).is_some())
+                || (lower && self.scan_preempting(machines, b, 0, false).is_some())
         })
     }
 
-    fn scan_preempting(&self, machines: &Machines, b: usize, except: u64) -> Option<WithVictims> {
+    /// The best row on which somebody has to go first, whatever disruption budgets say.
+    pub(crate) fn best_overdue(
+        &mut self,
+        machines: &Machines,
+        weights: &Weights,
+        avoid: &[usize],
+    ) -> Option<usize> {
+        self.grow(machines);
+        if !machines.has_budgets_below(self.need.priority) {
+            return None;
+        }
+        let mut best: Option<WithVictims> = None;
+        for b in 0..machines.rooms.blocks() {
+            self.learn(machines, weights, b);
+            let found = self.scan_preempting(machines, b, in_block(avoid, b), true);
+            best = best.into_iter().chain(found).min();
+        }
+        best.map(|(_, _, _, row)| row)
+    }
+
+    fn scan_preempting(
+        &self,
+        machines: &Machines,
+        b: usize,
+        except: u64,
+        overdue: bool,
+    ) -> Option<WithVictims> {
         if !machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed) {
             return None;
         }
-        let mut chooser = Chooser::new(machines, &self.need);
+        let mut chooser = Chooser::new(machines, &self.need, overdue);
         let mut best: Option<WithVictims> = None;
         for row in rows(b) {
             if except >> (row % BLOCK) & 1 == 1

@@ -11,7 +11,7 @@ use crate::reasons::{Misses, Reason, Rejected, dimension, unmet};
 use crate::rooms::{ABSENT, DISK, FIXED_COLUMNS, RAM, TARGET, TASKS, amount, is_scored};
 use crate::score::Weights;
 use crate::standing::Standing;
-use crate::victims::Freed;
+use crate::victims::{self, Freed};
 use borg_cell::state::{CellState, Job, Task};
 use borg_proto::resources::Dimension;
 use borg_proto::{IncarnationId, JobId, Millis, TaskId, TaskState};
@@ -63,13 +63,31 @@ pub(crate) struct Counted {
     pub(crate) rejections: Vec<Rejected>,
 }
 
+/// Who counts as gone when machines are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Preempting {
+    /// Nobody.
+    None,
+    /// Whoever may be pushed out, as disruption budgets allow.
+    WithinBudgets,
+    /// The same whatever budgets say.
+    Overdue,
+}
+
+impl Preempting {
+    /// What counts for a task that waits.
+    pub(crate) fn of(task: &Task, now: Millis) -> Self {
+        if task.is_overdue(now) { Self::Overdue } else { Self::WithinBudgets }
+    }
+}
+
 /// Asks every machine about one task of a class, with or without pushing out others.
 /// `avoid` are the machines that the task keeps away from.
 pub(crate) fn count(
     class: &mut Class,
     machines: &Machines,
     weights: &Weights,
-    preempting: bool,
+    preempting: Preempting,
     avoid: &[usize],
 ) -> Counted {
     class.learn_all(machines, weights);
@@ -77,16 +95,16 @@ pub(crate) fn count(
     let (mut known, mut feasible) = (0, 0);
     for row in machines.known() {
         known += 1;
-        let freed = if preempting {
-            Freed::all(machines, &class.need, row)
-        } else {
-            Freed::nothing(machines, row)
+        let freed = match preempting {
+            Preempting::None => Freed::nothing(machines, row),
+            Preempting::WithinBudgets => Freed::all(machines, &class.need, row, false),
+            Preempting::Overdue => Freed::all(machines, &class.need, row, true),
         };
         let misses = class.misses(machines, row, &freed, avoid);
         if misses.none() {
             feasible += 1;
         } else {
-            tally.add(class, machines, row, &freed, misses);
+            tally.add(class, machines, row, &freed, misses, preempting);
         }
     }
     Counted { machines: known, feasible, rejections: tally.rejections(machines) }
@@ -115,6 +133,7 @@ impl Tally {
         row: usize,
         freed: &Freed<'_>,
         misses: Misses,
+        preempting: Preempting,
     ) {
         if misses.has(Misses::NOT_UP) {
             *self.plain.entry(Reason::NotUp).or_default() += 1;
@@ -140,6 +159,14 @@ impl Tally {
             }
         }
         if !misses.has(Misses::ROOM) {
+            return;
+        }
+        let regardless = || Freed::all(machines, &class.need, row, true);
+        if preempting == Preempting::WithinBudgets
+            && regardless().fits(machines, &class.need)
+            && let Some(budget) = victims::spared(machines, &class.need, row)
+        {
+            *self.plain.entry(Reason::Budget { job: budget.job.clone() }).or_default() += 1;
             return;
         }
         for (column, ask) in &class.need.asks {
@@ -238,7 +265,9 @@ pub(crate) fn pending(
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
-    let summary = if not_before == NEVER {
+    let summary = if task.is_stopped() {
+        stopped(job)
+    } else if not_before == NEVER {
         waits(state, job)
     } else if let Some(machine) = lingers {
         self::lingers(&machine)
@@ -264,6 +293,11 @@ pub(crate) fn waits(state: &CellState, job: &Job) -> String {
     let waits = job.waits_for.iter().filter_map(|id| state.job(*id));
     let waits: Vec<String> = waits.map(|job| job.key.to_string()).collect();
     format!("waits for {} to finish", waits.join(", "))
+}
+
+/// What is said of a task that somebody has to start.
+pub(crate) fn stopped(job: &Job) -> String {
+    format!("is stopped until somebody starts it: borgctl start {}", job.key)
 }
 
 /// What is said of an exclusive task whose last incarnation may still run.

@@ -5,7 +5,7 @@
 
 use crate::access::Group;
 use crate::class::Class;
-use crate::explain::{Counted, count, sentence};
+use crate::explain::{Counted, Preempting, count, sentence};
 use crate::machines::{Machines, Resident};
 use crate::need::{Cohort, Need};
 use crate::reasons::Rejected;
@@ -35,7 +35,7 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     let cohort = Cohort { job, version: 0 };
     let need = Arc::new(Need::new(cohort, Group::default(), &spec, None, &mut machines));
     let mut class = Class::new(need.clone(), &machines, weights);
-    let first = count(&mut class, &machines, weights, false, &[]);
+    let first = count(&mut class, &machines, weights, Preempting::None, &[]);
     let mut tasks = 0;
     while tasks < most {
         let Some((_, row)) = class.best(&machines, weights, true, &[]) else { break };
@@ -47,7 +47,7 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     let mut summary = format!("{tasks} of {most} tasks fit");
     if tasks < most {
         let Counted { machines, feasible, rejections } =
-            count(&mut class, &machines, weights, false, &[]);
+            count(&mut class, &machines, weights, Preempting::None, &[]);
         summary =
             format!("{summary}; for the next one, {}", sentence(machines, feasible, &rejections));
         stopped_by = rejections;

@@ -7,7 +7,7 @@
 //! everything as it was, so it wakes nobody, itself included.
 
 use crate::class::Class;
-use crate::explain::{self, sentence};
+use crate::explain::{self, Preempting, sentence};
 use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Cohort, Need};
 use crate::scheduler::{Scheduler, avoided};
@@ -213,23 +213,28 @@ fn fit(
         let plain = class.best(&machines, weights, true, &avoid).map(|(_, row)| row);
         let row = plain.or_else(|| class.best_preempting(&machines, weights, true, &avoid));
         let Some(row) = row else {
-            let stops = explain::count(&mut class, &machines, weights, true, &avoid);
+            let within = Preempting::WithinBudgets;
+            let stops = explain::count(&mut class, &machines, weights, within, &avoid);
             return Some(format!(
                 "{placed} of {} tasks fit; it is a gang: all or none; for the next one, {}",
                 tasks.len(),
                 sentence(stops.machines, stops.feasible, &stops.rejections)
             ));
         };
-        let (victims, _) = victims::choose(&machines, need, row)
+        let (victims, _) = victims::choose(&machines, need, row, false)
             .expect("the machine was found by the same choice");
+        let disturbed = victims.iter().flat_map(|victim| machines.disturbed_with(row, victim));
+        let disturbed: Vec<JobId> = disturbed.collect();
         let victims: Vec<TaskId> = victims.into_iter().map(|victim| victim.task).collect();
+        disturbed.into_iter().for_each(|job| machines.spend(job));
         for victim in victims {
             for inside in machines.inside(row, victim) {
                 machines.remove(inside.task);
             }
             machines.remove(victim);
         }
-        machines.add(row, Resident::proposed(*task, need.clone()));
+        let (task, need) = (*task, need.clone());
+        machines.add(row, Resident::proposed(task, need));
         class.count(&machines, weights, row, true);
     }
     None

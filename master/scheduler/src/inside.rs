@@ -128,7 +128,9 @@ impl Scheduler {
             (told.machines, told.feasible) = (1, u32::from(fits));
         }
         told.not_before = (not_before > now).then_some(not_before);
-        told.summary = if !job.waits_for.is_empty() {
+        told.summary = if found.is_stopped() {
+            explain::stopped(job)
+        } else if !job.waits_for.is_empty() {
             explain::waits(&self.state, job)
         } else if let Some((machine, _)) = found.lingering(task) {
             explain::lingers(&self.machine_name(machine))

@@ -73,6 +73,7 @@ impl Scheduler {
             | Reason::Constraint(_)
             | Reason::Spread { .. }
             | Reason::Crashed
+            | Reason::Budget { .. }
             | Reason::TooManyTasks { .. }
             | Reason::TargetFull { .. } => false,
         };

@@ -18,9 +18,11 @@
 mod access;
 mod advice;
 mod aside;
+mod budgets;
 mod class;
 mod crowds;
 mod domain;
+mod drain_plan;
 mod explain;
 mod filters;
 mod fit;
@@ -30,6 +32,7 @@ mod inside;
 mod lent;
 mod lot;
 mod machines;
+mod moves;
 mod need;
 mod plan;
 mod queue;
@@ -48,6 +51,7 @@ pub use aside::SetAside;
 #[cfg(any(test, feature = "trap"))]
 pub use aside::Trap;
 pub use borg_proto::policy::{MAX_WEIGHT, Weights};
+pub use drain_plan::{DrainPlan, PlannedMove};
 pub use explain::{Ahead, Explanation};
 pub use fit::Fit;
 pub use plan::{JobPlan, MOST_PLANNED, Novelty, Plan, QuotaPlan, Victim};

@@ -28,7 +28,7 @@ use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{DeviceShare, Placement};
 use borg_proto::{
-    IncarnationId, JobId, MachineId, MachineInfo, MachineName, Priority, TaskId, UserName,
+    IncarnationId, JobId, JobKey, MachineId, MachineInfo, MachineName, Priority, TaskId, UserName,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,14 +44,34 @@ pub(crate) struct Resident {
     pub(crate) need: Arc<Need>,
     /// What of its limit it does not need, as the leader believes.
     pub(crate) lent: Amounts,
+    /// Whether it serves, so that pushing it out costs its job's disruption budget.
+    pub(crate) serves: bool,
     /// The devices that it has; while it is only proposed, those that it will get.
     pub(crate) devices: Vec<DeviceShare>,
 }
 
+/// What may still be taken from a job on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// So many tasks that serve.
+    pub(crate) left: u32,
+    /// The job's name, for people.
+    pub(crate) job: JobKey,
+    /// Its priority.
+    pub(crate) priority: Priority,
+}
+
 impl Resident {
-    /// One whose placement is only proposed.
+    /// A task of which the placement is only proposed.
     pub(crate) fn proposed(task: TaskId, need: Arc<Need>) -> Self {
-        Self { task, incarnation: None, need, lent: Amounts::default(), devices: Vec::new() }
+        Self {
+            task,
+            incarnation: None,
+            need,
+            serves: false,
+            lent: Amounts::default(),
+            devices: Vec::new(),
+        }
     }
 
     /// The order in which residents are pushed out: lowest priority first, of equal priority the
@@ -134,6 +154,8 @@ pub(crate) struct Machines {
     standing: BTreeMap<Priority, usize>,
     /// Those of them whose placement is not committed yet.
     starting: BTreeMap<Priority, usize>,
+    /// Of jobs that have a disruption budget.
+    budgets: BTreeMap<JobId, Budget>,
     seed: u64,
 }
 
@@ -164,6 +186,7 @@ impl Machines {
             version: 0,
             standing: BTreeMap::new(),
             starting: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             seed,
         }
     }
@@ -414,6 +437,7 @@ impl Machines {
             version: self.version,
             standing: BTreeMap::new(),
             starting: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             seed: self.seed,
         }
     }
@@ -423,7 +447,7 @@ impl Machines {
     pub(crate) fn set(&mut self, id: MachineId, now: Option<&Machine>) -> bool {
         let name = now.map(|machine| machine.name.clone());
         let up = now.is_some_and(|machine| machine.state == MachineState::Up);
-        let closed = now.is_some_and(|machine| machine.closed.is_some());
+        let closed = now.is_some_and(|machine| machine.closed.is_some() || machine.drain.is_some());
         let info = now.and_then(|machine| machine.info.clone());
         let capacity = self.capacity_of(info.as_deref());
         let shape = self.rooms.number(&shape(&capacity));
@@ -652,16 +676,81 @@ impl Machines {
             // Others were placed in between: it got other devices than those it was thought to get.
             return false;
         }
-        let incarnation = placement.incarnation;
-        if resident.incarnation != Some(incarnation) {
+        let (incarnation, serves) = (placement.incarnation, placement.serves_since.is_some());
+        if resident.incarnation != Some(incarnation) || resident.serves != serves {
             if resident.incarnation.is_none() {
                 count(&mut self.starting, resident.need.priority, false);
             }
+            let cheaper = resident.serves && !serves;
             resident.incarnation = Some(incarnation);
+            resident.serves = serves;
             let version = self.next_version();
-            self.versions[row / BLOCK].residents = version;
+            let block = &mut self.versions[row / BLOCK];
+            block.residents = version;
+            if cheaper {
+                block.grown = version;
+            }
         }
         true
+    }
+
+    /// What a job that has a disruption budget may still lose.
+    pub(crate) fn budget(&self, job: JobId) -> Option<&Budget> {
+        self.budgets.get(&job)
+    }
+
+    /// Whether there are jobs with budgets whose tasks that priority may push out.
+    pub(crate) fn has_budgets_below(&self, priority: Priority) -> bool {
+        self.budgets.values().any(|budget| priority.may_preempt(budget.priority))
+    }
+
+    /// A job's budget is other than before: answers with victims where it stands are stale.
+    pub(crate) fn set_budget(&mut self, job: JobId, now: Option<Budget>) {
+        let left = |budget: &Option<Budget>| budget.as_ref().map_or(u32::MAX, |budget| budget.left);
+        let after = left(&now);
+        let before = match now {
+            Some(now) => self.budgets.insert(job, now),
+            None => self.budgets.remove(&job),
+        };
+        let before = left(&before);
+        if before == after {
+            return;
+        }
+        let blocks: BTreeSet<usize> = self.homes.of_job(job).map(|row| row / BLOCK).collect();
+        for b in blocks {
+            let version = self.next_version();
+            self.versions[b].residents = version;
+            if after > before {
+                self.versions[b].grown = version;
+            }
+        }
+    }
+
+    /// One more task that serves goes, of a job that may have a budget.
+    pub(crate) fn spend(&mut self, job: JobId) {
+        let Some(budget) = self.budgets.get(&job) else { return };
+        let left = budget.left.saturating_sub(1);
+        self.set_budget(job, Some(Budget { left, ..budget.clone() }));
+    }
+
+    /// The jobs of which one task each that serves goes when a resident of a row does.
+    pub(crate) fn disturbed_with<'a>(
+        &'a self,
+        row: usize,
+        gone: &'a Resident,
+    ) -> impl Iterator<Item = JobId> + 'a {
+        let inside = self.rows[row].residents.iter().filter(|other| {
+            let alloc = (gone.task.job, gone.task.index);
+            gone.need.is_alloc
+                && other.need.alloc_set.is_some_and(|set| (set, other.task.index) == alloc)
+        });
+        std::iter::once(gone).chain(inside).filter(|one| one.serves).map(|one| one.task.job)
+    }
+
+    /// The resident that a task is, and its row.
+    pub(crate) fn resident(&self, task: TaskId) -> Option<(usize, &Resident)> {
+        let row = self.homes.get(task)?;
+        Some((row, self.rows[row].residents.iter().find(|resident| resident.task == task)?))
     }
 
     fn next_version(&mut self) -> u64 {

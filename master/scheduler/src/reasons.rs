@@ -11,6 +11,7 @@ use crate::machines::Machines;
 use crate::need::{Need, is_of_images};
 use crate::rooms::{CPU, DISK, PORTS, RAM};
 use crate::victims::Freed;
+use borg_proto::JobKey;
 use borg_proto::machine::RESERVE_PERCENT;
 use borg_proto::resources::{Dimension, TASK_ADDRESS};
 use borg_proto::spec::Constraint;
@@ -36,6 +37,11 @@ pub enum Reason {
     },
     /// The task failed there lately, and there are others to try.
     Crashed,
+    /// It would have room if tasks were pushed out whose job's disruption budget is used up.
+    Budget {
+        /// Whose.
+        job: JobKey,
+    },
     /// It lacks room, even if everything left that may be pushed out.
     Short {
         /// Of what.
@@ -171,6 +177,11 @@ impl Reason {
                 )
             }
             Self::Crashed => write!(f, "{} avoided as the task failed there", verb("is", "are")),
+            Self::Budget { job } => write!(
+                f,
+                "{} only tasks of {job} to push out, whose disruption budget is used up",
+                verb("has", "have")
+            ),
             Self::Short { dimension, asks, room, capacity } => {
                 let amount = |n: u64| Amount(dimension, n);
                 let noun = noun(dimension);

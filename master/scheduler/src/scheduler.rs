@@ -6,19 +6,21 @@
 
 use crate::advice::advise;
 use crate::aside::Aside;
+use crate::budgets::Waits;
 use crate::class::Class;
-use crate::explain::{self, Explanation, Together};
+use crate::explain::{self, Explanation, Preempting, Together};
 use crate::fit::{self, Fit};
 use crate::gang::Gangs;
 use crate::inside::Stuck;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
+use crate::moves::Moves;
 use crate::need::{ClassKey, Cohort, Need};
 use crate::queue::{NEVER, Queue};
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
-use borg_cell::event::{AccessChange, Event, EventKind};
+use borg_cell::event::{AccessChange, Event, EventKind, UpdateChange};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
 use borg_proto::command::Assignment;
 use borg_proto::reclamation::Amounts;
@@ -60,7 +62,7 @@ impl Default for Config {
 pub(crate) struct Assumed {
     pub(crate) machine: MachineId,
     /// Who goes, tasks in allocs that go included.
-    victims: Vec<TaskId>,
+    pub(crate) victims: Vec<TaskId>,
 }
 
 /// Decides which task goes where.
@@ -96,11 +98,13 @@ pub struct Scheduler {
     /// other, may go back to one. As of the last pass.
     cooled: Option<Millis>,
     /// The time of the last pass.
-    at: Millis,
+    pub(crate) at: Millis,
     pub(crate) gangs: Gangs,
     /// Incarnations that an assumed decision pushes out.
     pub(crate) leaving: BTreeMap<TaskId, u32>,
     pub(crate) stuck: Stuck,
+    pub(crate) moves: Moves,
+    pub(crate) waits: Waits,
     /// Jobs over which this scheduler panicked.
     pub(crate) aside: Aside,
 }
@@ -148,6 +152,8 @@ impl Scheduler {
             gangs: Gangs::default(),
             leaving: BTreeMap::new(),
             stuck: Stuck::default(),
+            moves: Moves::default(),
+            waits: Waits::default(),
             aside: Aside::default(),
         }
     }
@@ -161,6 +167,7 @@ impl Scheduler {
             for (task, _) in state.tasks_of(job.id) {
                 self.settle(task);
             }
+            self.settle_budget(job.id);
         }
     }
 
@@ -240,6 +247,17 @@ impl Scheduler {
                 EventKind::AllocsResized(job) => {
                     resized.insert(*job);
                 }
+                EventKind::JobUpdated { job, change } => match change {
+                    // Tasks may have other versions, and more of them may be there.
+                    UpdateChange::Begun | UpdateChange::RollsBack | UpdateChange::Resumed => {
+                        resized.insert(*job);
+                    }
+                    UpdateChange::Paused
+                    | UpdateChange::CanaryGood
+                    | UpdateChange::Done
+                    | UpdateChange::RolledBack
+                    | UpdateChange::Closed => {}
+                },
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::MastersChanged
@@ -247,6 +265,7 @@ impl Scheduler {
                 | EventKind::QuotaChanged(_)
                 | EventKind::PolicyChanged
                 | EventKind::ReclamationChanged
+                | EventKind::Maintenance { .. }
                 | EventKind::PrivilegeChanged { .. }
                 | EventKind::Led { .. } => {}
             }
@@ -260,13 +279,20 @@ impl Scheduler {
             return;
         }
         for job in resized {
+            // What the scheduler failed over may be gone.
+            self.aside.forget(job);
             self.forget_specs(job);
             tasks.extend(self.state.tasks_of(job).map(|(id, _)| id));
         }
+        let jobs: BTreeSet<JobId> = tasks.iter().map(|task| task.job).collect();
         for task in tasks {
             self.refused(task);
         }
+        for job in jobs {
+            self.settle_budget(job);
+        }
         for job in forgotten {
+            self.machines.set_budget(job, None);
             self.aside.forget(job);
             self.gangs.forget(job);
             self.forget_needs(job);
@@ -280,6 +306,8 @@ impl Scheduler {
         self.at = now;
         self.queue.wake(now);
         self.wake_stuck();
+        self.wake_overdue(now);
+        self.settle_rates();
         for job in self.gangs.rested(now) {
             for (_, need) in self.needs.range(Cohort::all_of(job)) {
                 self.queue.wake_class(&need.class);
@@ -307,6 +335,7 @@ impl Scheduler {
             }
             self.aside.done(before);
         }
+        self.decide_moves(now, &mut decisions);
         decisions
     }
 
@@ -336,7 +365,7 @@ impl Scheduler {
         self.queue.park(cohort, &key);
     }
 
-    fn wake(&mut self, class: &ClassKey) {
+    pub(crate) fn wake(&mut self, class: &ClassKey) {
         self.lot.take(class);
         if !self.gangs.dozes(class, self.at) {
             self.queue.wake_class(class);
@@ -383,14 +412,19 @@ impl Scheduler {
     /// Takes back what is assumed of a task.
     pub(crate) fn give_back(&mut self, task: TaskId) {
         let victims = self.assumed.remove(&task).map(|assumed| assumed.victims).unwrap_or_default();
+        let moved = self.moves.forget(task);
         for victim in &victims {
             self.leaving.remove(victim);
         }
         self.settle(task);
         self.settle_neighbours(task);
+        if moved {
+            self.settle_budget(task.job);
+        }
         for victim in victims {
             self.settle(victim);
             self.settle_neighbours(victim);
+            self.settle_budget(victim.job);
         }
     }
 
@@ -399,6 +433,7 @@ impl Scheduler {
     #[must_use]
     pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
         let others = self.cooled.into_iter().chain(self.gangs.next_rested());
+        let others = others.chain(self.waits.next()).chain(self.moves.next(&self.state));
         let next = self.queue.next_waking().into_iter().chain(others).min();
         next.map(|at| at.max(now))
     }
@@ -423,6 +458,10 @@ impl Scheduler {
             TaskState::Running(placement) => {
                 let mut told = explain::settled(&self.state, task, Some(found));
                 self.tell_standing(&mut told, task, placement.machine, need);
+                if self.state.leaves(task) {
+                    let waits = self.why_it_stays(task, now);
+                    told.summary += &format!(", which is drained; to leave it waits for {waits}");
+                }
                 told.summary += &self.about_reclaimed(placement.machine, need);
                 return told;
             }
@@ -434,7 +473,8 @@ impl Scheduler {
         let mut class = Class::new(need.clone(), &self.machines, &weights);
         let crashes: Vec<Crash> = found.avoids(now).collect();
         let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
-        let counted = explain::count(&mut class, &self.machines, &weights, true, &avoid);
+        let preempting = Preempting::of(found, now);
+        let counted = explain::count(&mut class, &self.machines, &weights, preempting, &avoid);
         let gang = self.why_gang(task.job, need, now);
         let lingers = found.lingering(task).map(|(machine, _)| self.machine_name(machine));
         let nowhere = counted.feasible == 0;
@@ -455,13 +495,31 @@ impl Scheduler {
             let mut copy = self.machines.clone();
             let spec = asked_by(job, job.version_of(task.index));
             told.advice = advise(&class, &mut copy, &weights, &spec, &avoid);
-        } else if class.best(&self.machines, &weights, true, &avoid).is_none()
-            && let Some(row) = class.best_preempting(&self.machines, &weights, true, &avoid)
-            && let Some((victims, _)) = victims::choose(&self.machines, need, row)
-        {
-            told.victims = victims.into_iter().map(victims::incarnation).collect();
+        } else if class.best(&self.machines, &weights, true, &avoid).is_none() {
+            let within = class.best_preempting(&self.machines, &weights, true, &avoid);
+            let overdue = within.is_none() && preempting == Preempting::Overdue;
+            let beyond = overdue.then(|| class.best_overdue(&self.machines, &weights, &avoid));
+            if let Some(row) = within.or_else(|| beyond.flatten())
+                && let Some((victims, _)) = victims::choose(&self.machines, need, row, overdue)
+            {
+                told.victims = victims.into_iter().map(victims::incarnation).collect();
+            }
         }
         told
+    }
+
+    /// What machines say to a task that leaves the one where it stands.
+    pub(crate) fn places_for(&self, task: TaskId, now: Millis) -> String {
+        let (Some(found), Some(need)) = (self.state.task(task), self.need_of(task)) else {
+            return String::new();
+        };
+        let weights = self.config.weights;
+        let mut class = Class::new(need.clone(), &self.machines, &weights);
+        let crashes: Vec<Crash> = found.avoids(now).collect();
+        let avoid = avoided(&crashes, &mut class, &self.machines, &weights);
+        let within = Preempting::WithinBudgets;
+        let counted = explain::count(&mut class, &self.machines, &weights, within, &avoid);
+        explain::sentence(counted.machines, counted.feasible, &counted.rejections)
     }
 
     pub(crate) fn machine_name(&self, id: MachineId) -> String {
@@ -531,9 +589,9 @@ impl Scheduler {
         need: &Arc<Need>,
         now: Millis,
     ) -> Option<Assignment> {
-        let row = self.choose(task, need, now)?;
+        let (row, overdue) = self.choose(task, need, now)?;
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
-        let (victims, _) = victims::choose(&self.machines, need, row)
+        let (victims, _) = victims::choose(&self.machines, need, row, overdue)
             .expect("the machine was found by the same choice");
         let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
         Some(self.assume(task, need, (row, machine), victims))
@@ -552,22 +610,34 @@ impl Scheduler {
             leaving.push(*victim);
             leaving.extend(self.machines.inside(row, victim.task));
         }
-        for gone in &leaving {
-            self.depart(gone.task);
-            self.leaving.insert(gone.task, gone.number);
-        }
-        let (need, cohort) = (need.clone(), need.cohort);
-        let lent = self.lent_for(row, &need);
-        self.arrive(row, Resident::proposed(task, need));
-        self.queue.served(cohort);
+        self.take_off(&leaving);
+        let lent = self.lent_for(row, need);
+        self.arrive(row, Resident::proposed(task, need.clone()));
+        self.queue.served(need.cohort);
         self.queue.remove(task);
         let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
         self.assumed.insert(task, assumed);
         Assignment { task, machine, victims, lent }
     }
 
-    /// The row that is best for a task, with or without room.
-    fn choose(&mut self, task: TaskId, need: &Arc<Need>, now: Millis) -> Option<usize> {
+    /// Takes tasks off their machines that a decision pushes out.
+    pub(crate) fn take_off(&mut self, leaving: &[IncarnationId]) {
+        for gone in leaving {
+            self.depart(gone.task);
+            self.leaving.insert(gone.task, gone.number);
+        }
+        let jobs: BTreeSet<JobId> = leaving.iter().map(|gone| gone.task.job).collect();
+        jobs.into_iter().for_each(|job| self.settle_budget(job));
+    }
+
+    /// The row that is best for a task, with or without room, and whether its victims go beyond their
+    /// disruption budgets.
+    pub(crate) fn choose(
+        &mut self,
+        task: TaskId,
+        need: &Arc<Need>,
+        now: Millis,
+    ) -> Option<(usize, bool)> {
         let Config { weights, caches, seed, relaxed } = self.config;
         // Constraints have other numbers when nobody had them for a while.
         let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
@@ -586,10 +656,19 @@ impl Scheduler {
             None => class.best(&self.machines, &weights, caches, &avoid).map(|(_, row)| row),
             Some(enough) => class.best_relaxed(&self.machines, &weights, enough, seed, &avoid),
         };
-        if plain.is_some() {
-            return plain;
+        if let Some(row) = plain {
+            return Some((row, false));
         }
         let found = class.best_preempting(&self.machines, &weights, caches, &avoid);
+        let overdue_at = self.state.task(task).and_then(Task::overdue_at);
+        let beyond = overdue_at
+            .filter(|at| found.is_none() && *at <= now)
+            .and_then(|_| class.best_overdue(&self.machines, &weights, &avoid));
+        if let (None, None, Some(at)) = (found, beyond, overdue_at)
+            && self.machines.has_budgets_below(need.priority)
+        {
+            self.waits.add(at, now, need.class.clone());
+        }
         if found.is_none() {
             if self.machines.may_hope(need.priority) || !avoid.is_empty() {
                 self.retry.insert(need.class.clone());
@@ -600,7 +679,7 @@ impl Scheduler {
             let cooled = crashes.iter().filter(kept).map(|c| c.at + CRASH_COOL_DOWN).min();
             self.cooled = self.cooled.into_iter().chain(cooled).min();
         }
-        found
+        found.map(|row| (row, false)).or_else(|| beyond.map(|row| (row, true)))
     }
 
     /// Makes index and queue say of a task what the committed state says, unless a decision is
@@ -620,18 +699,23 @@ impl Scheduler {
         match found.map(|found| &found.state) {
             Some(TaskState::Running(placement)) => {
                 self.queue.remove(task);
+                if self.assumed.contains_key(&task) {
+                    // It moves.
+                    return;
+                }
                 if self.leaving.get(&task) == Some(&placement.incarnation)
                     || self.machines.confirm(task, placement, version)
                 {
                     return;
                 }
                 let Placement { machine, incarnation, devices, .. } = placement.clone();
+                let serves = placement.serves_since.is_some();
                 self.depart(task);
                 let need = self.need(cohort);
                 let row = self.machines.row_for(machine);
                 let incarnation = Some(incarnation);
                 let lent = self.lent_by(task, incarnation, &need);
-                self.arrive(row, Resident { task, incarnation, need, lent, devices });
+                self.arrive(row, Resident { task, incarnation, need, lent, serves, devices });
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 let not_before = *not_before;
@@ -673,7 +757,7 @@ impl Scheduler {
         }
     }
 
-    fn arrive(&mut self, row: usize, resident: Resident) {
+    pub(crate) fn arrive(&mut self, row: usize, resident: Resident) {
         let need = resident.need.clone();
         if need.cap.is_some() {
             *self.placed.entry(need.job).or_default() += 1;

@@ -5,12 +5,13 @@
 //!
 //! Invariants: only what [`Priority::may_preempt`](borg_proto::Priority::may_preempt) allows, so
 //! never production by production; sparing any one victim would leave too little room; a task
-//! whose placement is not committed yet cannot be a victim.
+//! whose placement is not committed yet cannot be a victim; victims are within the disruption budgets of
+//! their jobs, unless they are chosen for a task that waited so long that budgets hold it off no more.
 
-use crate::machines::{Machines, Resident};
+use crate::machines::{Budget, Machines, Resident};
 use crate::need::Need;
 use crate::rooms::{Held, Kind, held, is_derived};
-use borg_proto::IncarnationId;
+use borg_proto::{IncarnationId, JobId};
 
 /// What a set of victims costs, compared in this order: the highest priority that is hurt, then
 /// how many are, those in allocs that go included.
@@ -38,10 +39,13 @@ impl<'a> Freed<'a> {
     }
 
     /// Everybody is gone whom a task of `need`'s priority may push out.
-    pub(crate) fn all(machines: &'a Machines, need: &Need, row: usize) -> Self {
+    pub(crate) fn all(machines: &'a Machines, need: &Need, row: usize, overdue: bool) -> Self {
         let mut freed = Self::nothing(machines, row);
+        let mut spent = Spent::new(machines, overdue);
         for resident in machines.residents(row).iter().filter(|r| may_go(need, r)) {
-            freed.add(resident);
+            if spent.affords(row, resident) {
+                freed.add(resident);
+            }
         }
         freed
     }
@@ -93,14 +97,59 @@ impl<'a> Freed<'a> {
     }
 }
 
+/// What victims on a row cost the disruption budgets of their jobs.
+#[derive(Debug)]
+struct Spent<'a> {
+    machines: &'a Machines,
+    /// Whether budgets do not count.
+    overdue: bool,
+    /// The job of each victim that serves and has a budget.
+    jobs: Vec<JobId>,
+}
+
+impl<'a> Spent<'a> {
+    fn new(machines: &'a Machines, overdue: bool) -> Self {
+        Self { machines, overdue, jobs: Vec::new() }
+    }
+
+    /// Whether one more may go by the budgets of all who go with it; then it is counted.
+    fn affords(&mut self, row: usize, resident: &Resident) -> bool {
+        if self.overdue {
+            return true;
+        }
+        let before = self.jobs.len();
+        for job in self.machines.disturbed_with(row, resident) {
+            let Some(budget) = self.machines.budget(job) else { continue };
+            let spent = self.jobs.iter().filter(|spent| **spent == job).count();
+            if spent >= budget.left as usize {
+                self.jobs.truncate(before);
+                return false;
+            }
+            self.jobs.push(job);
+        }
+        true
+    }
+}
+
+/// The first job that has tasks on a row which could be pushed out for `need` but for its budget.
+pub(crate) fn spared<'a>(machines: &'a Machines, need: &Need, row: usize) -> Option<&'a Budget> {
+    let mut spent = Spent::new(machines, false);
+    let residents = machines.residents(row).iter().filter(|r| may_go(need, r));
+    let mut spared = residents.filter(|resident| !spent.affords(row, resident));
+    let first = spared.next()?;
+    let jobs = machines.disturbed_with(row, first).filter_map(|job| machines.budget(job));
+    jobs.min_by_key(|budget| budget.left)
+}
+
 /// The victims on a row for one task of `need`, and what they cost; `None` when there is not enough
 /// to free. Empty when there is room already.
 pub(crate) fn choose<'a>(
     machines: &'a Machines,
     need: &'a Need,
     row: usize,
+    overdue: bool,
 ) -> Option<(Vec<&'a Resident>, Loss)> {
-    let mut chooser = Chooser::new(machines, need);
+    let mut chooser = Chooser::new(machines, need, overdue);
     let loss = chooser.choose(row, None)?;
     Some((chooser.kept, loss))
 }
@@ -111,24 +160,30 @@ pub(crate) struct Chooser<'a> {
     machines: &'a Machines,
     need: &'a Need,
     freed: Freed<'a>,
+    spent: Spent<'a>,
     /// Those who have to go on the row that was looked at last.
     kept: Vec<&'a Resident>,
 }
 
 impl<'a> Chooser<'a> {
-    pub(crate) fn new(machines: &'a Machines, need: &'a Need) -> Self {
-        Self { machines, need, freed: Freed::nothing(machines, 0), kept: Vec::new() }
+    pub(crate) fn new(machines: &'a Machines, need: &'a Need, overdue: bool) -> Self {
+        let (freed, spent) = (Freed::nothing(machines, 0), Spent::new(machines, overdue));
+        Self { machines, need, freed, spent, kept: Vec::new() }
     }
 
     /// What the least loss on a row is; `None` when there is not enough to free, or when it would be
     /// of higher priority than `bound`.
     pub(crate) fn choose(&mut self, row: usize, bound: Option<Loss>) -> Option<Loss> {
-        let Self { machines, need, freed, kept } = self;
+        let Self { machines, need, freed, spent, kept } = self;
         freed.reset(row);
+        spent.jobs.clear();
         kept.clear();
         let mut candidates = machines.residents(row).iter().filter(|r| may_go(need, r));
         while !freed.fits(machines, need) {
             let resident = candidates.next()?;
+            if !spent.affords(row, resident) {
+                continue;
+            }
             if bound.is_some_and(|bound| resident.need.priority.get() > bound.highest) {
                 return None;
             }

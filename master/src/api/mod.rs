@@ -5,12 +5,14 @@
 //! the calls that go on.
 
 mod deadline;
+mod drains;
 pub(crate) mod names;
 mod packages;
 mod privileges;
 mod quotas;
 pub(crate) mod sessions;
 mod streams;
+mod updates;
 pub(crate) mod views;
 
 use self::deadline::timeout;
@@ -32,6 +34,7 @@ use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
+use borg_proto::command::Action;
 use borg_proto::identity::ADMIN;
 use borg_proto::names::{
     CellName, IncarnationId, JobId, JobKey, NameError, TaskId, TaskName, UserName,
@@ -39,7 +42,7 @@ use borg_proto::names::{
 use borg_proto::rpc::{self, Borgmaster, Credentials};
 use borg_proto::slots::Slots;
 use borg_proto::spec::MAX_SPEC_BYTES;
-use borg_proto::wire::{Change, WireError, pb};
+use borg_proto::wire::{Change, WireError, pb, read_update};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -364,6 +367,92 @@ impl Borgmaster for Api {
         Ok(Response::new(pb::KillResponse { killed, index: done.index }))
     }
 
+    async fn update_job(
+        &self,
+        request: Request<pb::UpdateJobRequest>,
+    ) -> Result<Response<pb::UpdateJobResponse>, Status> {
+        if let Some(pb::UpdateJob { to: Some(pb::update_job::To::Spec(spec)), .. }) =
+            &request.get_ref().update
+        {
+            check_size(spec)?;
+        }
+        let done = self.changed(request, "UpdateJob").await?;
+        let Some(pb::accepted::Answer::Version(version)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::UpdateJobResponse { version, index: done.index }))
+    }
+
+    async fn plan_update(
+        &self,
+        request: Request<pb::PlanUpdateRequest>,
+    ) -> Result<Response<pb::PlanUpdateResponse>, Status> {
+        let user = self.user(&request, "PlanUpdate")?;
+        let view = self.view_for(&user, &request).await?;
+        let asked = read_update(request.into_inner().update);
+        let asked = asked.map_err(|error| rpc::status_of(&error))?;
+        let Action::UpdateJob { job, to, options } = asked else {
+            return Err(Status::internal("an update is something else"));
+        };
+        let state = view.state.clone();
+        // It goes through all tasks of a job.
+        let planned = tokio::task::spawn_blocking(move || {
+            state.plan_update(&user, &job, &to, &options, clock::now())
+        });
+        let planned = planned.await.map_err(|_| Status::internal("the plan was given up"))?;
+        Ok(Response::new(updates::plan(&view, planned)))
+    }
+
+    async fn steer_update(
+        &self,
+        request: Request<pb::SteerUpdateRequest>,
+    ) -> Result<Response<pb::SteerUpdateResponse>, Status> {
+        let done = self.changed(request, "SteerUpdate").await?;
+        Ok(Response::new(pb::SteerUpdateResponse { index: done.index }))
+    }
+
+    async fn get_update(
+        &self,
+        request: Request<pb::GetUpdateRequest>,
+    ) -> Result<Response<pb::GetUpdateResponse>, Status> {
+        let user = self.user(&request, "GetUpdate")?;
+        let view = self.view_for(&user, &request).await?;
+        let now = now_in(&view, false);
+        updates::update(&view, &request.into_inner().job, now).map(Response::new)
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsResponse>, Status> {
+        let user = self.user(&request, "ListVersions")?;
+        let view = self.view_for(&user, &request).await?;
+        let now = now_in(&view, false);
+        updates::versions(&view, &request.into_inner().job, now).map(Response::new)
+    }
+
+    async fn stop_tasks(
+        &self,
+        request: Request<pb::StopTasksRequest>,
+    ) -> Result<Response<pb::StopTasksResponse>, Status> {
+        let done = self.changed(request, "StopTasks").await?;
+        let Some(pb::accepted::Answer::Killed(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::StopTasksResponse { tasks, index: done.index }))
+    }
+
+    async fn start_tasks(
+        &self,
+        request: Request<pb::StartTasksRequest>,
+    ) -> Result<Response<pb::StartTasksResponse>, Status> {
+        let done = self.changed(request, "StartTasks").await?;
+        let Some(pb::accepted::Answer::Killed(tasks)) = done.answer else {
+            return Err(Status::internal("the cell accepted something else"));
+        };
+        Ok(Response::new(pb::StartTasksResponse { tasks, index: done.index }))
+    }
+
     async fn list_jobs(
         &self,
         request: Request<pb::ListJobsRequest>,
@@ -542,6 +631,52 @@ impl Borgmaster for Api {
     ) -> Result<Response<pb::OpenMachinesResponse>, Status> {
         let done = self.changed(request, "OpenMachines").await?;
         Ok(Response::new(pb::OpenMachinesResponse { index: done.index }))
+    }
+
+    async fn drain_machines(
+        &self,
+        request: Request<pb::DrainMachinesRequest>,
+    ) -> Result<Response<pb::DrainMachinesResponse>, Status> {
+        let done = self.changed(request, "DrainMachines").await?;
+        Ok(Response::new(pb::DrainMachinesResponse { index: done.index }))
+    }
+
+    async fn undrain_machines(
+        &self,
+        request: Request<pb::UndrainMachinesRequest>,
+    ) -> Result<Response<pb::UndrainMachinesResponse>, Status> {
+        let done = self.changed(request, "UndrainMachines").await?;
+        Ok(Response::new(pb::UndrainMachinesResponse { index: done.index }))
+    }
+
+    async fn end_maintenance(
+        &self,
+        request: Request<pb::EndMaintenanceRequest>,
+    ) -> Result<Response<pb::EndMaintenanceResponse>, Status> {
+        let done = self.changed(request, "EndMaintenance").await?;
+        Ok(Response::new(pb::EndMaintenanceResponse { index: done.index }))
+    }
+
+    async fn plan_drain(
+        &self,
+        request: Request<pb::DrainMachinesRequest>,
+    ) -> Result<Response<pb::PlanDrainResponse>, Status> {
+        let user = self.user(&request, "PlanDrain")?;
+        let asked = request.into_inner();
+        let change = Change::try_from(asked).map_err(|error| rpc::status_of(&error))?;
+        let (state, plan) = self.changes.planner.plan_drain(&user, change.action).await?;
+        let read = views::read_info(&self.view());
+        Ok(Response::new(drains::plan(&state, plan, read)))
+    }
+
+    async fn list_drains(
+        &self,
+        request: Request<pb::ListDrainsRequest>,
+    ) -> Result<Response<pb::ListDrainsResponse>, Status> {
+        let user = self.user(&request, "ListDrains")?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
+        let most = drains::check_tasks(request.get_ref().tasks)?;
+        Ok(Response::new(drains::list(&view, most, now_in(&view, past))))
     }
 
     async fn set_policy(

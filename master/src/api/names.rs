@@ -195,30 +195,40 @@ fn messages(standing: pb::NamesUpdate, change: Change) -> Vec<pb::NamesUpdate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use borg_cell::fixture::{Cell, service, with_task};
+    use borg_cell::bns::Endpoint;
+    use borg_proto::Health;
+
+    fn endpoint(index: u32) -> Endpoint {
+        Endpoint {
+            task: format!("ann/web/{index}").parse().unwrap(),
+            port_name: "http".parse().unwrap(),
+            host: "10.0.0.1".into(),
+            port: 80,
+            up: true,
+            health: Health::Healthy,
+        }
+    }
 
     #[test]
     fn a_large_change_comes_in_parts_of_which_the_last_says_that_it_is_the_last() {
-        let mut cell = Cell::new();
-        let spec = with_task(service("web", 2_500, 1, 1 << 20), |task| {
-            task.ports = vec!["http".parse().unwrap()];
-        });
-        let job = cell.submit("ann", spec);
-        let machines: Vec<_> =
-            (0..50).map(|n| cell.machine(&format!("m-{n}"), 1 << 40, 1 << 50)).collect();
-        for index in 0..2_500 {
-            cell.place(job, index, machines[index as usize % machines.len()]).unwrap();
-        }
-        let mut followed = Followed::new("ann/web", &cell.state).unwrap();
         let standing = pb::NamesUpdate { full: true, index: 7, ..pb::NamesUpdate::default() };
-        let told = messages(standing.clone(), followed.look(&cell.state));
-        let shown: Vec<_> =
-            told.iter().map(|m| (m.endpoints.len(), m.full, m.more, m.index)).collect();
+        let shown = |change: Change| -> Vec<_> {
+            let told = messages(standing.clone(), change);
+            let show = |m: &pb::NamesUpdate| (m.gone.len(), m.endpoints.len(), m.full, m.more);
+            assert!(told.iter().all(|message| message.index == 7));
+            told.iter().map(show).collect()
+        };
+        let gone = vec![("ann/web/9000".parse().unwrap(), "http".parse().unwrap())];
+        let large = Change { set: (0..2_500).map(endpoint).collect(), gone };
         assert_eq!(
-            shown,
-            [(1_000, true, true, 7), (1_000, false, true, 7), (500, false, false, 7)]
+            shown(large),
+            [
+                (1, 0, true, true),
+                (0, 1_000, false, true),
+                (0, 1_000, false, true),
+                (0, 500, false, false)
+            ]
         );
-        let nothing = messages(standing, Change::default());
-        assert_eq!((nothing.len(), nothing[0].more, nothing[0].full), (1, false, true));
+        assert_eq!(shown(Change::default()), [(0, 0, true, false)], "nothing is told too");
     }
 }

@@ -8,7 +8,9 @@ use crate::store::Kept;
 use borg_cell::bns::{BnsError, Endpoint};
 use borg_cell::rejection::amounts;
 use borg_cell::state::runs::{RunOver, TaskRun};
-use borg_cell::state::{CellState, Job, JobState, Machine, MachineState, Standing, Task};
+use borg_cell::state::{
+    CellState, Job, JobState, Machine, MachineState, Standing, Task, Update, UpdateState,
+};
 use borg_proto::names::TaskId;
 use borg_proto::policy::{MAX_WEIGHT, Term};
 use borg_proto::reclamation::Number;
@@ -17,6 +19,7 @@ use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{Health, IncarnationId, JobKind, MachineId, Millis, ReplicaId};
 use borg_scheduler::Explanation;
+use std::collections::BTreeMap;
 use tonic::Status;
 
 /// How new a view is.
@@ -74,6 +77,10 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
         submitted_at_ms: job.submitted_at.0,
         ended_at_ms: job.ended_at().map_or(0, |at| at.0),
         note: job_note(state, job),
+        version: job.head().number,
+        update: job.update().map(|update| super::updates::info(state, job, update)),
+        labels: job.spec.labels.clone(),
+        stopped: if job.waits_for.is_empty() { job.counts.held } else { 0 },
     }
 }
 
@@ -82,6 +89,12 @@ fn job_note(state: &CellState, job: &Job) -> String {
     /// Looking at more tasks than this would make lists of large jobs slow.
     const LOOKED_AT: usize = 1_000;
     let note = job.note(state);
+    if let Some(update) = job.update().filter(|_| note.is_empty()) {
+        let note = update_note(state, job, update);
+        if !note.is_empty() {
+            return note;
+        }
+    }
     if !note.is_empty() || job.counts.up == job.spec.tasks {
         return note;
     }
@@ -95,6 +108,21 @@ fn job_note(state: &CellState, job: &Job) -> String {
         Some(format!("task {}: {cause}", id.index))
     });
     troubled.unwrap_or_default()
+}
+
+/// How far an update is that somebody should know of; nothing of one that is done.
+fn update_note(state: &CellState, job: &Job, update: &Update) -> String {
+    if update.state == UpdateState::Done {
+        return String::new();
+    }
+    let (from, to) = (update.from, update.to);
+    let way = if update.goes_back() {
+        format!("goes back ({})", update.why)
+    } else {
+        format!("goes from version {from} to {to}")
+    };
+    let waits = job.waits_for_update(update, state.clock());
+    if waits.is_empty() { way } else { format!("{way}: {waits}") }
 }
 
 /// A run that is over; its last lines only for those who may read its output.
@@ -140,6 +168,9 @@ pub(super) fn task_info(
         index: id.index,
         incarnation: task.incarnations,
         failures: task.failures,
+        version: task.version,
+        stopped: task.is_stopped(),
+        labels: owned(&job.spec.labels_of(id.index)),
         ..pb::TaskInfo::default()
     };
     if let Some((machine, _)) = task.last_place {
@@ -174,8 +205,16 @@ pub(super) fn task_info(
             }
         }
     };
+    if info.note.is_empty() && view.state.leaves(id) {
+        let waits = view.state.stays_for(id, view.state.clock());
+        info.note = format!("its machine is drained; waits for {waits}");
+    }
     info.phase = phase.into();
     info
+}
+
+fn owned(labels: &BTreeMap<&str, &str>) -> BTreeMap<String, String> {
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 /// When a task that is over ended: as its machine said it, or when the cell heard of it.
@@ -264,6 +303,9 @@ fn pending_note(view: &View, job: &Job, task: &Task, not_before: Millis) -> Stri
     let waiting = job.note(&view.state);
     if !waiting.is_empty() {
         return waiting;
+    }
+    if task.is_stopped() {
+        return format!("stopped: borgctl start {}", job.key);
     }
     if task.lingers {
         return "exclusive: waits until its last incarnation has surely ended".to_owned();
@@ -372,6 +414,7 @@ pub(super) fn machine(machine: &Machine, shard: Option<ReplicaId>) -> pb::Machin
             by: closed.by.to_string(),
             reason: closed.reason.clone(),
         }),
+        drain: machine.drain.as_deref().map(super::drains::drain),
     }
 }
 

@@ -16,6 +16,7 @@ mod tcp;
 mod tests;
 
 pub(crate) use self::metrics::DnsMetrics;
+pub(crate) use self::surplus::BYTES_PER_SECOND as SURPLUS;
 
 use self::answer::{Answer, Carrier, Standing, answer, over_tcp};
 use self::records::Zone;
@@ -74,6 +75,8 @@ pub(crate) struct Source {
     pub fresh: Freshness,
     /// From which age on there is no answer.
     pub max_age: Millis,
+    /// Bytes a second that an address may be sent over UDP beyond what came from it: [`SURPLUS`].
+    pub surplus: u64,
     /// A number that nobody can guess.
     pub seed: u64,
 }
@@ -102,7 +105,7 @@ impl Shared {
 
 impl Desk {
     fn new(source: Source, metrics: DnsMetrics) -> Self {
-        let Source { cell, master, mut view, fresh, max_age, seed } = source;
+        let Source { cell, master, mut view, fresh, max_age, surplus, seed } = source;
         let state = view.borrow_and_update().state.clone();
         Self {
             names: Names::new(state),
@@ -110,7 +113,7 @@ impl Desk {
             view,
             fresh,
             max_age,
-            surplus: Surplus::new(seed),
+            surplus: Surplus::new(seed, surplus),
             metrics,
         }
     }

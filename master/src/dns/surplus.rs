@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bytes a second for one address, and at once. 2 MiB: our choice. That is 50,000 answers a second which are 40
 /// bytes longer than their question, and to a victim no more than 17 Mbit/s.
-pub(super) const BYTES_PER_SECOND: u64 = 2 << 20;
+pub(crate) const BYTES_PER_SECOND: u64 = 2 << 20;
 /// Addresses are told apart by a hash; those that have the same share a bucket. 4,096, 64 KiB: our choice.
 const BUCKETS: usize = 4_096;
 
@@ -19,6 +19,7 @@ const BUCKETS: usize = 4_096;
 pub(super) struct Surplus {
     buckets: Box<[Bucket]>,
     seed: u64,
+    bytes_per_second: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +31,9 @@ struct Bucket {
 impl Surplus {
     /// Everybody may be sent what fits into a second. `seed` is secret, so that nobody chooses whose bucket to
     /// empty.
-    pub(super) fn new(seed: u64) -> Self {
-        let full = Bucket { left: BYTES_PER_SECOND, filled_at: Millis(0) };
-        Self { buckets: vec![full; BUCKETS].into(), seed }
+    pub(super) fn new(seed: u64, bytes_per_second: u64) -> Self {
+        let full = Bucket { left: bytes_per_second, filled_at: Millis(0) };
+        Self { buckets: vec![full; BUCKETS].into(), seed, bytes_per_second }
     }
 
     /// Whether so many bytes more may be sent; they count as sent then.
@@ -45,9 +46,11 @@ impl Surplus {
         };
         let place = usize::try_from(place % self.buckets.len() as u64).unwrap_or(0);
         let bucket = &mut self.buckets[place];
-        let more = now.since(bucket.filled_at).0.saturating_mul(BYTES_PER_SECOND / 1_000);
-        *bucket =
-            Bucket { left: bucket.left.saturating_add(more).min(BYTES_PER_SECOND), filled_at: now };
+        let more = now.since(bucket.filled_at).0.saturating_mul(self.bytes_per_second / 1_000);
+        *bucket = Bucket {
+            left: bucket.left.saturating_add(more).min(self.bytes_per_second),
+            filled_at: now,
+        };
         let may = bytes <= bucket.left;
         if may {
             bucket.left -= bytes;
@@ -62,7 +65,7 @@ mod tests {
 
     #[test]
     fn an_address_is_sent_so_much_in_a_second_and_others_are_none_the_worse() {
-        let mut surplus = Surplus::new(7);
+        let mut surplus = Surplus::new(7, BYTES_PER_SECOND);
         let (flooded, other): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut sent = 0;
@@ -79,7 +82,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_network_of_version_six_are_one() {
-        let mut surplus = Surplus::new(7);
+        let mut surplus = Surplus::new(7, BYTES_PER_SECOND);
         let all = usize::try_from(BYTES_PER_SECOND).unwrap();
         assert!(surplus.take(Millis(1), "2001:db8::1".parse().unwrap(), all));
         assert!(!surplus.take(Millis(1), "2001:db8::2:1".parse().unwrap(), 1));

@@ -8,7 +8,7 @@ use crate::machine::{MAX_ACCESS_MACHINES, MAX_KEPT_FOR, MAX_REASON_BYTES};
 use crate::names::{MachineName, UserName};
 use std::collections::BTreeSet;
 
-fn texts<T: ToString>(names: impl IntoIterator<Item = T>) -> Vec<String> {
+pub(super) fn texts<T: ToString>(names: impl IntoIterator<Item = T>) -> Vec<String> {
     names.into_iter().map(|name| name.to_string()).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use super::access;
 use super::cause::{read_run, replica, task_id};
+use super::drain;
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::health::read_health;
 use super::machine::check_address;
@@ -12,6 +13,7 @@ use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
 use super::privilege;
 use super::quota;
 use super::reclamation;
+use super::update::{self, read_indexes, write_indexes};
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
 };
@@ -175,6 +177,21 @@ impl From<&Action> for PbAction {
             }),
             Action::Settle => Self::Settle(pb::Settle {}),
             Action::Advance => Self::Advance(pb::Advance {}),
+            Action::UpdateJob { job, to, options } => {
+                Self::UpdateJob(update::write(job, to, options))
+            }
+            Action::SteerUpdate { job, verb } => Self::SteerUpdate(pb::SteerUpdate {
+                job: job.to_string(),
+                verb: pb::UpdateVerb::from(*verb).into(),
+            }),
+            Action::StopTasks { job, tasks } => Self::StopTasks(pb::StopTasks {
+                job: job.to_string(),
+                tasks: write_indexes(tasks.as_ref()),
+            }),
+            Action::StartTasks { job, tasks } => Self::StartTasks(pb::StartTasks {
+                job: job.to_string(),
+                tasks: write_indexes(tasks.as_ref()),
+            }),
             Action::SetQuota { user, band, amount, from, until, oversell } => {
                 Self::SetQuota(pb::SetQuota {
                     user: user.to_string(),
@@ -215,6 +232,15 @@ impl From<&Action> for PbAction {
                 Self::CloseMachines(access::write_close(machines, reason))
             }
             Action::OpenMachines { machines } => Self::OpenMachines(access::write_open(machines)),
+            Action::DrainMachines { machines, reason, within, at_once, leaves } => {
+                Self::DrainMachines(drain::write(machines, reason, *within, *at_once, *leaves))
+            }
+            Action::UndrainMachines { machines } => {
+                Self::UndrainMachines(drain::write_undrain(machines))
+            }
+            Action::EndMaintenance { number } => {
+                Self::EndMaintenance(pb::EndMaintenance { number: *number })
+            }
             Action::PutPackage { package } => {
                 Self::PutPackage(pb::PutPackage { package: Some((&**package).into()) })
             }
@@ -273,6 +299,18 @@ impl TryFrom<PbAction> for Action {
             }
             PbAction::Settle(pb::Settle {}) => Ok(Self::Settle),
             PbAction::Advance(pb::Advance {}) => Ok(Self::Advance),
+            PbAction::UpdateJob(asked) => update::read(asked).at("update_job"),
+            PbAction::SteerUpdate(pb::SteerUpdate { job, verb }) => {
+                update::steer(&job, verb).at("steer_update")
+            }
+            PbAction::StopTasks(pb::StopTasks { job, tasks }) => Ok(Self::StopTasks {
+                job: job.parse().at("stop_tasks.job")?,
+                tasks: read_indexes("stop_tasks.tasks", tasks)?,
+            }),
+            PbAction::StartTasks(pb::StartTasks { job, tasks }) => Ok(Self::StartTasks {
+                job: job.parse().at("start_tasks.job")?,
+                tasks: read_indexes("start_tasks.tasks", tasks)?,
+            }),
             PbAction::SetQuota(set) => quota::set(set).at("set_quota"),
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
@@ -282,6 +320,11 @@ impl TryFrom<PbAction> for Action {
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
             PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
             PbAction::OpenMachines(open) => access::open(open).at("open_machines"),
+            PbAction::DrainMachines(drain) => drain::read(drain).at("drain_machines"),
+            PbAction::UndrainMachines(undrain) => drain::undrain(undrain).at("undrain_machines"),
+            PbAction::EndMaintenance(pb::EndMaintenance { number }) => {
+                Ok(Self::EndMaintenance { number })
+            }
             PbAction::PutPackage(pb::PutPackage { package }) => {
                 package::put(package).at("put_package")
             }

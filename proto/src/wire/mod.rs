@@ -11,6 +11,7 @@ mod access;
 mod cause;
 mod command;
 mod disruption;
+mod drain;
 mod error;
 mod health;
 mod machine;
@@ -23,6 +24,7 @@ mod quota;
 mod reclamation;
 mod session;
 mod spec;
+mod update;
 
 #[cfg(test)]
 mod laws;
@@ -33,6 +35,7 @@ pub use access::{check_reason, read_users};
 pub use command::{
     Change, DecodeError, MAX_ASSIGNMENTS, MAX_COMMAND_BYTES, MAX_OBSERVATIONS, MAX_REQUEST_ID_BYTES,
 };
+pub use drain::{check_at_once, check_drain_time};
 pub use error::WireError;
 pub use health::read_health;
 pub use machine::{MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, MAX_HOST_BYTES, check_address};
@@ -47,6 +50,7 @@ pub use session::{
     MAX_COMMAND_WORD_BYTES, MAX_COMMAND_WORDS, MAX_PATH_BYTES, MAX_SESSION_DATA_BYTES, Session,
     Terminal, Window,
 };
+pub use update::{read_indexes, read_update, write_indexes};
 
 #[allow(missing_docs, reason = "generated from the documented .proto files")]
 #[allow(clippy::all, clippy::pedantic, reason = "generated")]

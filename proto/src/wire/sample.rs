@@ -5,7 +5,8 @@ use crate::command::{
 };
 use crate::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS, Rate, Share};
 use crate::health::{Health, HealthCheck, Probe};
-use crate::machine::{MachineAddress, MachineId, MachineInfo};
+use crate::indexes::IndexSet;
+use crate::machine::{MAX_DRAIN_TIME, MachineAddress, MachineId, MachineInfo};
 use crate::names::{
     IncarnationId, JobId, JobKey, MachineName, PortName, ReplicaId, TaskId, TaskName,
 };
@@ -28,11 +29,14 @@ use crate::privilege::Privilege;
 use crate::reclamation::{Amounts, Number, NumberSet};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread, TaskSpec,
-    Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MemoryLimit, Spread,
+    TaskLabels, TaskSpec, Volume,
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
+use crate::update::{
+    MAX_DEADLINE, MAX_MIN_HEALTHY, OnFailure, Order, Revision, Steer, UpdateOptions,
+};
 use crate::wire::read_address;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -249,9 +253,49 @@ fn appclass() -> impl Strategy<Value = AppClass> {
     prop_oneof![Just(AppClass::LatencySensitive), Just(AppClass::Batch)]
 }
 
+fn indexes() -> impl Strategy<Value = IndexSet> {
+    vec(0..MAX_TASKS, 1..6).prop_map(|all| IndexSet::new(all).expect("some, and few"))
+}
+
+fn update() -> impl Strategy<Value = Action> {
+    let to = prop_oneof![
+        job_spec().prop_map(|spec| Revision::Spec(Arc::new(spec))),
+        (1..=u32::MAX).prop_map(Revision::Version),
+        (1..=MAX_TASKS).prop_map(Revision::Tasks),
+        Just(Revision::Restart),
+    ];
+    let order = prop_oneof![
+        Just(Order::Ascending),
+        Just(Order::Descending),
+        any::<u64>().prop_map(Order::Random),
+        vec(0..MAX_TASKS, 1..4).prop_map(Order::Listed),
+    ];
+    let times = (0..=MAX_MIN_HEALTHY.0, 1..=MAX_DEADLINE.0, 0..=MAX_TASKS);
+    let sets = (option::of(share()), option::of(indexes()), option::of(indexes()));
+    (job_key(), to, order, times, sets, any::<(bool, bool)>()).prop_map(
+        |(job, to, order, times, (most, canary, tasks), (pause, close))| {
+            let options = UpdateOptions {
+                most,
+                min_healthy_ms: Millis(times.0),
+                deadline_ms: Millis(times.1),
+                canary,
+                tasks,
+                order,
+                on_failure: if pause { OnFailure::Pause } else { OnFailure::RollBack },
+                failures: times.2,
+                close,
+            };
+            Action::UpdateJob { job, to, options: Box::new(options) }
+        },
+    )
+}
+
+fn share() -> impl Strategy<Value = Share> {
+    prop_oneof![(0..=MAX_TASKS).prop_map(Share::Tasks), (0..=100_u32).prop_map(Share::Percent)]
+}
+
 fn disruption() -> impl Strategy<Value = Disruption> {
-    let most =
-        prop_oneof![(0..=MAX_TASKS).prop_map(Share::Tasks), (0..=100_u32).prop_map(Share::Percent)];
+    let most = share();
     let rate = (1..=MAX_RATE_TASKS, 1..=MAX_RATE_PER.0)
         .prop_map(|(tasks, per)| Rate { tasks, per_ms: Millis(per) });
     (most, option::of(rate)).prop_map(|(most, rate)| Disruption { most, rate })
@@ -269,12 +313,17 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
         vec(job_key(), 0..3),
         (0..=1_000_000_u32, any::<bool>(), option::weighted(0.2, job_key())),
         (any::<bool>(), option::of(1..=MAX_TASKS), option::of(disruption())),
-        btree_map("[a-z]{1,9}", line(), 0..3),
+        (btree_map("[a-z]{1,9}", line(), 0..3), option::of(btree_map("[a-z]{1,9}", line(), 0..3))),
     )
         .prop_map(
             |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, labels)| {
                 let (retries, exclusive, alloc_set) = bounds;
                 let (gang, concurrent, disruption) = at_once;
+                let (labels, of_some) = labels;
+                let of_some = of_some.map(|labels| TaskLabels {
+                    tasks: IndexSet::new([0, tasks - 1]).expect("few"),
+                    labels,
+                });
                 let gang = gang && tasks <= MAX_GANG && concurrent.is_none_or(|most| most >= tasks);
                 let mut spec = JobSpec {
                     name,
@@ -291,6 +340,7 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
                     alloc_set,
                     labels,
                     disruption,
+                    task_labels: of_some.into_iter().collect(),
                 };
                 without_what_allocs_rule_out(&mut spec);
                 spec
@@ -760,6 +810,13 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(machines, answering)| Action::GiveUp { machines, answering }),
         Just(Action::Settle),
         Just(Action::Advance),
+        update(),
+        (job_key(), proptest::sample::select(&Steer::ALL[..]))
+            .prop_map(|(job, verb)| Action::SteerUpdate { job, verb }),
+        (job_key(), option::of(indexes()))
+            .prop_map(|(job, tasks)| Action::StopTasks { job, tasks }),
+        (job_key(), option::of(indexes()))
+            .prop_map(|(job, tasks)| Action::StartTasks { job, tasks }),
         quota(),
         (name(), band()).prop_map(|(user, band)| Action::RemoveQuota { user, band }),
         (vec(band(), 1..=5), any::<bool>())
@@ -779,6 +836,9 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]")
             .prop_map(|(machines, reason)| Action::CloseMachines { machines, reason }),
         vec(name(), 1..5).prop_map(|machines| Action::OpenMachines { machines }),
+        drain(),
+        vec(name(), 1..5).prop_map(|machines| Action::UndrainMachines { machines }),
+        any::<u64>().prop_map(|number| Action::EndMaintenance { number }),
         package().prop_map(|package| Action::PutPackage { package }),
         package_key().prop_map(|package| Action::RemovePackage { package }),
         (name(), privilege())
@@ -796,4 +856,18 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         request,
         action,
     })
+}
+
+fn drain() -> impl Strategy<Value = Action> {
+    let within = (0..=MAX_DRAIN_TIME.0).prop_map(Millis);
+    let (at_once, leaves) = (option::of(1..=1_000u32), option::of(any::<u32>()));
+    (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]", within, at_once, leaves).prop_map(
+        |(machines, reason, within, at_once, leaves)| Action::DrainMachines {
+            machines,
+            reason,
+            within,
+            at_once,
+            leaves,
+        },
+    )
 }

@@ -4,6 +4,7 @@
 //! `borgctl` shows before it sends anything.
 
 use super::error::{At, WireError, check_len, check_line, check_range, each, required};
+use super::update::{read_indexes, write_indexes};
 use super::{pb, privilege};
 use crate::names::MAX_NAME_BYTES;
 use crate::network::Network;
@@ -12,7 +13,7 @@ use crate::priority::{AppClass, Priority};
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_BYTES, MAX_CPU_MILLI, MAX_LIST, MAX_PORTS,
-    MAX_SPEC_BYTES, MemoryLimit, SpecError, Spread, TaskSpec, Volume,
+    MAX_SPEC_BYTES, MAX_TASK_LABELS, MemoryLimit, SpecError, Spread, TaskLabels, TaskSpec, Volume,
 };
 use crate::time::Millis;
 use prost::Message;
@@ -300,6 +301,7 @@ impl From<&JobSpec> for pb::JobSpec {
             concurrent: j.concurrent,
             labels: j.labels.clone(),
             disruption: j.disruption.as_ref().map(Into::into),
+            task_labels: j.task_labels.iter().map(write_task_labels).collect(),
         }
     }
 }
@@ -325,6 +327,7 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             concurrent: j.concurrent,
             labels: j.labels,
             disruption: j.disruption.map(TryInto::try_into).transpose().at("disruption")?,
+            task_labels: each("task_labels", j.task_labels, MAX_TASK_LABELS, read_task_labels)?,
         };
         spec.check()?;
         Ok(spec)
@@ -340,4 +343,17 @@ fn check_size(bytes: usize) -> Result<(), WireError> {
         format!("{bytes} bytes"),
         format!("is larger than a specification may be, {MAX_SPEC_BYTES}"),
     ))
+}
+
+fn write_task_labels(some: &TaskLabels) -> pb::TaskLabels {
+    pb::TaskLabels {
+        tasks: write_indexes(Some(&some.tasks)),
+        labels: some.labels.clone().into_iter().collect(),
+    }
+}
+
+/// What labels may be is checked with the job.
+fn read_task_labels(some: pb::TaskLabels) -> Result<TaskLabels, WireError> {
+    let tasks = required("tasks", read_indexes("tasks", some.tasks)?)?;
+    Ok(TaskLabels { tasks, labels: some.labels.into_iter().collect() })
 }

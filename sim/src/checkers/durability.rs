@@ -120,12 +120,19 @@ impl Durability {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::DrainMachines { .. }
+                | Action::UndrainMachines { .. }
+                | Action::EndMaintenance { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
                 | Action::GrantPrivilege { .. }
                 | Action::RevokePrivilege { .. }
                 | Action::Settle
                 | Action::Advance
+                | Action::UpdateJob { .. }
+                | Action::SteerUpdate { .. }
+                | Action::StopTasks { .. }
+                | Action::StartTasks { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },

@@ -269,12 +269,20 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::DrainMachines { .. }
+        | Action::UndrainMachines { .. }
+        | Action::EndMaintenance { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
         | Action::GrantPrivilege { .. }
         | Action::RevokePrivilege { .. }
         | Action::Settle
         | Action::Advance
+        // They leave the tasks alive, and as many as there were.
+        | Action::UpdateJob { .. }
+        | Action::SteerUpdate { .. }
+        | Action::StopTasks { .. }
+        | Action::StartTasks { .. }
         | Action::Lead { .. }
         | Action::Place { .. }
         | Action::Observe { .. } => None,
@@ -289,7 +297,13 @@ pub fn told(result: &Result<Answer, Rejection>) -> JobTold {
         Ok(Answer::Killed { tasks }) => JobTold::Killed(*tasks),
         Err(Rejection::JobAlive { .. }) => JobTold::Lives,
         Err(Rejection::NoSuchJob { .. }) => JobTold::NoJob,
-        Ok(Answer::None | Answer::Machine(_) | Answer::Master(_) | Answer::Placed { .. })
+        Ok(
+            Answer::None
+            | Answer::Version(_)
+            | Answer::Machine(_)
+            | Answer::Master(_)
+            | Answer::Placed { .. },
+        )
         | Err(_) => JobTold::Refused,
     }
 }

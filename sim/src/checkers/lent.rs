@@ -62,6 +62,8 @@ pub fn spares_prod(event: &Event, state: &CellState) -> Result<(), String> {
         | TaskChange::Address(_)
         | TaskChange::Gone { .. }
         | TaskChange::Finished
+        | TaskChange::Stopped { .. }
+        | TaskChange::Updated { .. }
         | TaskChange::Killed { .. }
         | TaskChange::DependencyFailed { .. } => false,
     };

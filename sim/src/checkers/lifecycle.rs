@@ -70,6 +70,16 @@ impl Lifecycle {
                 Ok(())
             }
             EventKind::TaskChanged { task, change, .. } => self.step(*task, change),
+            // A slot that was taken out may be there again.
+            EventKind::JobUpdated { job, .. } => {
+                for (task, now) in state.tasks_of(*job).filter(|(_, task)| !task.is_dead()) {
+                    let known = self.tasks.entry(task).or_insert((Place::Pending, 0));
+                    if known.0 == Place::Dead && now.incarnations == 0 {
+                        known.0 = Place::Pending;
+                    }
+                }
+                Ok(())
+            }
             EventKind::MachineAdded(_)
             | EventKind::MachineChanged(_)
             | EventKind::MachineRemoved(..)
@@ -84,6 +94,7 @@ impl Lifecycle {
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
             | EventKind::ReclamationChanged
+            | EventKind::Maintenance { .. }
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),
         }
@@ -96,7 +107,11 @@ impl Lifecycle {
             Err(format!("task {task} is {place:?} in incarnation {incarnation}, then {change:?}"))
         };
         let next = match (place, change) {
-            (Place::Pending, TaskChange::Released) => (Place::Pending, incarnation),
+            (Place::Pending, TaskChange::Released | TaskChange::Stopped { .. }) => {
+                (Place::Pending, incarnation)
+            }
+            (Place::On(_), TaskChange::Stopped { .. }) => (Place::Pending, incarnation),
+            (Place::Pending | Place::On(_), TaskChange::Updated { .. }) => (place, incarnation),
             (Place::Pending, TaskChange::Gone { incarnation: last })
                 if *last == incarnation || (self.restored && *last > incarnation) =>
             {

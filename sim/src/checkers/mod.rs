@@ -5,6 +5,7 @@
 
 pub mod copies;
 pub mod crashes;
+pub mod disruption;
 pub mod downs;
 pub mod durability;
 pub mod election;
@@ -60,6 +61,8 @@ pub enum Invariant {
     DeltaSound,
     /// No task that is wanted where it runs is ended, whatever fails around it.
     TasksSurvive,
+    /// No job loses more tasks on purpose than its budget says, and drains end by their deadlines.
+    Disruption,
     /// What is admitted in an enforced band is within its user's quota.
     Quota,
     /// What is admitted without some isolation is of a user who holds the privileges for it.
@@ -99,6 +102,7 @@ impl fmt::Display for Invariant {
             Self::NoOrphan => "I9 no orphan, no ghost",
             Self::DeltaSound => "I10 delta soundness",
             Self::TasksSurvive => "I13 tasks survive",
+            Self::Disruption => "I18 disruption budgets",
             Self::Quota => "I14 quota",
             Self::Privileges => "I25 privileges",
             Self::Lent => "I30 what is lent harms no prod",
@@ -146,6 +150,7 @@ pub struct Checks {
     pub(crate) fencing: fencing::Fencing,
     pub(crate) history: job_history::JobHistory,
     pub(crate) lifecycle: lifecycle::Lifecycle,
+    pub(crate) disruptions: disruption::Disruptions,
     pub(crate) log: log::Log,
     pub(crate) views: views::Views,
     /// Machines that are down, for the mark of their return.
@@ -168,6 +173,7 @@ impl Checks {
             fencing: fencing::Fencing::new(machines),
             history: job_history::JobHistory::default(),
             lifecycle: lifecycle::Lifecycle::default(),
+            disruptions: disruption::Disruptions::default(),
             log: log::Log::new(masters),
             views: views::Views::new(machines),
             down_machines: BTreeSet::new(),
@@ -187,6 +193,7 @@ impl Checks {
         self.history = job_history::JobHistory::default();
         self.downs = downs::Downs::default();
         self.lifecycle = lifecycle::Lifecycle::restored(state);
+        self.disruptions = disruption::Disruptions::restored(state);
         self.log = log::Log::new(masters);
         self.views.restored();
         let down = state.machines().filter(|machine| machine.state == MachineState::Down);

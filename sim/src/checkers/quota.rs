@@ -18,7 +18,9 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
     let mut last: BTreeMap<(&UserName, Band), (&Event, &borg_cell::state::Job)> = BTreeMap::new();
     for event in events {
         match &event.kind {
-            EventKind::QuotaChanged(_) | EventKind::AllocsResized(_) => return Ok(()),
+            EventKind::QuotaChanged(_)
+            | EventKind::AllocsResized(_)
+            | EventKind::JobUpdated { .. } => return Ok(()),
             EventKind::JobSubmitted(id) => {
                 let Some(job) = state.job(*id) else { continue };
                 last.insert((job.owner(), job.priority().band()), (event, job));
@@ -27,6 +29,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
             | EventKind::ReclamationChanged
+            | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }

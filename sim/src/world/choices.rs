@@ -65,5 +65,6 @@ impl World {
         if let Rejection::MachineClosed { .. } | Rejection::MachineKept { .. } = rejection {
             self.hit(Mark::AccessRefused);
         }
+        self.note_budget(rejection);
     }
 }

@@ -16,6 +16,7 @@ use borg_cell::state::Answer;
 use borg_proto::command::{Action, AllocSize, Command, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
+use borg_proto::update::{Order, Revision, Steer, UpdateOptions};
 use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -174,12 +175,19 @@ impl Clients {
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }
+                | Action::DrainMachines { .. }
+                | Action::UndrainMachines { .. }
+                | Action::EndMaintenance { .. }
                 | Action::PutPackage { .. }
                 | Action::RemovePackage { .. }
                 | Action::GrantPrivilege { .. }
                 | Action::RevokePrivilege { .. }
                 | Action::Settle
                 | Action::Advance
+                | Action::UpdateJob { .. }
+                | Action::SteerUpdate { .. }
+                | Action::StopTasks { .. }
+                | Action::StartTasks { .. }
                 | Action::Lead { .. }
                 | Action::Place { .. }
                 | Action::Observe { .. },
@@ -277,6 +285,7 @@ impl World {
                 let others = [key(format!("job{}", dice.below(5)))];
                 let spec = jobs::random(dice, &name, &others);
                 let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
+                let spec = if self.setup.drains { jobs::budget_some(spec) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
             55..=74 => {
@@ -303,6 +312,7 @@ impl World {
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })
             }
+            thrown @ 90..=94 => Asked::Change(update(key(name), thrown)),
             _ => Asked::Again,
         })
     }
@@ -576,6 +586,30 @@ impl World {
             .find(|(number, _)| *number == wish)
             .map(|(_, result)| result)
     }
+}
+
+/// Something to do to a job's tasks one after another, or a word to that. As many tasks as there were
+/// stay alive.
+fn update(job: JobKey, thrown: u64) -> Action {
+    let number = u64::from(*job.name.as_str().as_bytes().last().unwrap_or(&b'0') - b'0');
+    if thrown == 94 {
+        let verb = Steer::ALL[usize::try_from(number % 4).unwrap_or(0)];
+        return Action::SteerUpdate { job, verb };
+    }
+    let to = if thrown == 93 {
+        Revision::Version(u32::try_from(number % 3 + 1).unwrap_or(1))
+    } else {
+        Revision::Restart
+    };
+    let options = UpdateOptions {
+        min_healthy_ms: Millis(1_000),
+        deadline_ms: Millis(15_000),
+        canary: (thrown == 92).then(|| "0".parse().ok()).flatten(),
+        order: Order::Random(number),
+        close: number == 4,
+        ..UpdateOptions::default()
+    };
+    Action::UpdateJob { job, to, options: Box::new(options) }
 }
 
 /// What the admin says to add a machine.

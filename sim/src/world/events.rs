@@ -4,7 +4,7 @@ use super::World;
 use super::replica::DOWNS_PER_MINUTE;
 use crate::checkers::{Invariant, crashes, lent};
 use crate::marks::Mark;
-use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::event::{Event, EventKind, TaskChange, UpdateChange};
 use borg_cell::state::{CellState, JobState, MachineState, Task};
 use borg_proto::task::{EvictCause, Phase};
 use borg_proto::{IncarnationId, MachineId, TaskId, TaskState};
@@ -33,7 +33,9 @@ impl World {
         {
             self.hit(Mark::CapReached);
         }
-        if !job.spec.gang || job.spec.tasks == 1 {
+        // Who leaves a machine moves alone.
+        let moves = self.checks.disruptions.left_by(event.index, task);
+        if !job.spec.gang || job.spec.tasks == 1 || moves {
             return;
         }
         self.hit(Mark::GangPlaced);
@@ -57,6 +59,8 @@ impl World {
         let result = self.checks.lifecycle.take(event, state);
         self.check(Invariant::LegalLife, result);
         self.check(Invariant::Lent, lent::spares_prod(event, state));
+        let result = self.checks.disruptions.take(event, state);
+        self.check(Invariant::Disruption, result);
         match &event.kind {
             EventKind::MachineChanged(id) => {
                 match state.machine(*id).map(|machine| machine.state) {
@@ -94,8 +98,9 @@ impl World {
                     self.hit(Mark::PlacedOnLent);
                 }
             }
-            EventKind::MachineAccess(id, _) => {
+            EventKind::MachineAccess(id, change) => {
                 self.checks.access_changed.insert(*id, event.at);
+                self.note_drain(state, *id, *change);
             }
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
@@ -121,7 +126,10 @@ impl World {
                 TaskChange::Released => self.hit(Mark::Released),
                 TaskChange::DependencyFailed { .. } => self.hit(Mark::DependencyFailed),
                 TaskChange::Gone { .. } => self.hit(Mark::ExclusiveFreed),
-                TaskChange::Placed { .. }
+                TaskChange::Stopped { .. }
+                | TaskChange::Updated { .. }
+                | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
+                | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
                 | TaskChange::Address(_)
@@ -133,6 +141,19 @@ impl World {
                 | TaskChange::Killed { .. } => {}
             },
             EventKind::AllocsResized(_) => self.hit(Mark::AllocsResized),
+            EventKind::JobUpdated { change, .. } => match change {
+                UpdateChange::Begun => self.hit(Mark::UpdateBegun),
+                UpdateChange::RollsBack => self.hit(Mark::UpdateRollsBack),
+                UpdateChange::Done => self.hit(Mark::UpdateDone),
+                UpdateChange::RolledBack => self.hit(Mark::UpdateRolledBack),
+                UpdateChange::CanaryGood => self.hit(Mark::CanaryGood),
+                UpdateChange::Paused | UpdateChange::Resumed | UpdateChange::Closed => {}
+            },
+            EventKind::Maintenance { over, .. } => {
+                if *over {
+                    self.hit(Mark::MaintenanceOver);
+                }
+            }
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };
                 self.hit(mark);

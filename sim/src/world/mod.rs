@@ -10,6 +10,7 @@ mod api;
 mod choices;
 mod client;
 mod clock;
+mod drains;
 mod events;
 mod fault;
 mod machine;
@@ -88,6 +89,8 @@ pub struct Setup {
     pub shapes: Vec<(u64, u64)>,
     /// Whether an operator keeps, closes and opens machines and changes the scheduling policy at random.
     pub choices: bool,
+    /// Whether an operator drains machines and racks and takes them back at random.
+    pub drains: bool,
 }
 
 impl Setup {
@@ -109,6 +112,7 @@ impl Setup {
             quotas: false,
             choices: false,
             shapes: Vec::new(),
+            drains: false,
         }
     }
 }
@@ -141,6 +145,7 @@ pub(crate) enum Happening {
     NextFault,
     QuotaChanges,
     ChoiceChanges,
+    DrainChanges,
     Restart { master: usize },
     RestartBorglet { machine: usize },
     Ends(Fault),
@@ -256,6 +261,7 @@ impl World {
         world.begin_clients();
         world.begin_quota();
         world.begin_choices();
+        world.begin_drains();
         if world.setup.weather != Weather::Calm {
             world.agenda.after(Millis(2_000), Happening::NextFault);
         }
@@ -317,6 +323,7 @@ impl World {
             Happening::NextFault => self.next_fault(),
             Happening::QuotaChanges => self.quota_changes(),
             Happening::ChoiceChanges => self.choice_changes(),
+            Happening::DrainChanges => self.drain_changes(),
             Happening::Restart { master } => self.start_if_down(master),
             Happening::RestartBorglet { machine } => self.start_borglet_if_down(machine),
             Happening::Ends(fault) => self.end_fault(fault),

@@ -4,6 +4,7 @@ use super::World;
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
 use borg_proto::command::{Action, Assignment};
+use borg_proto::update::Revision;
 use borg_proto::{IncarnationId, TaskId, TaskState};
 
 impl World {
@@ -96,12 +97,27 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::ResizeAllocs { alloc_set, allocs, size } => {
             format!("resize {alloc_set} to {allocs:?} allocs of {size:?}")
         }
+        Action::UpdateJob { job, to, .. } => {
+            let what = match to {
+                Revision::Spec(_) => "another specification".to_owned(),
+                Revision::Version(number) => format!("version {number}"),
+                Revision::Tasks(tasks) => format!("{tasks} tasks"),
+                Revision::Restart => "new processes".to_owned(),
+            };
+            format!("update {job} to {what}")
+        }
+        Action::SteerUpdate { job, verb } => format!("{verb} the update of {job}"),
+        Action::StopTasks { job, .. } => format!("stop tasks of {job}"),
+        Action::StartTasks { job, .. } => format!("start tasks of {job}"),
         Action::ForgetMaster { .. }
         | Action::SetPolicy { .. }
         | Action::SetReclamation { .. }
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }
+        | Action::DrainMachines { .. }
+        | Action::UndrainMachines { .. }
+        | Action::EndMaintenance { .. }
         | Action::PutPackage { .. }
         | Action::RemovePackage { .. }
         | Action::GrantPrivilege { .. }
@@ -123,6 +139,7 @@ pub(crate) fn outcome(result: &Result<Answer, Rejection>) -> String {
         Ok(Answer::None) => "done".into(),
         Ok(Answer::Job { id, key }) => format!("{key} is accepted as job number {}", id.0),
         Ok(Answer::Killed { tasks }) => format!("{tasks} tasks are ended"),
+        Ok(Answer::Version(number)) => format!("version {number} is in force"),
         Ok(Answer::Machine(id)) => format!("done, machine number {}", id.0),
         Ok(Answer::Master(id)) => format!("done, master {id}"),
         Ok(Answer::Placed { results }) => format!("{} decisions taken", results.len()),

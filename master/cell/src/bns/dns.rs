@@ -7,21 +7,20 @@
 //! Invariant: what an answer costs goes by how much it may hold and not by how large the job is, but for the
 //! first one after the job has changed.
 
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod text;
 
-use super::labels::{Named, Tasks, named, of_master};
+use self::rotation::Rotations;
+use super::labels::{Named, named, of_master};
 use super::{Host, Place};
 use crate::state::{CellState, Job, Standing};
 use borg_proto::JobKey;
-use borg_proto::names::{JobId, PortName, ReplicaId};
-use std::collections::{BTreeMap, BTreeSet};
+use borg_proto::names::{PortName, ReplicaId};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-/// Tasks of jobs in service that are remembered, so that the memory is bounded. A million, 4 MB: our choice.
-const MOST_REMEMBERED: usize = 1_000_000;
 /// Tasks that are looked at for one answer with addresses: many may share a machine, and so an address. Of larger
 /// jobs the next answer shows others. A thousand, 0.1 ms: our choice.
 const MOST_LOOKED_AT: usize = 1_000;
@@ -108,16 +107,6 @@ pub struct Names {
     rotations: Rotations,
 }
 
-/// Which tasks of a job are in service, and whose turn it is.
-#[derive(Debug, Default)]
-struct Rotations {
-    /// Of jobs that were asked for, as of that version of the job.
-    in_service: BTreeMap<JobId, (Arc<Job>, Arc<[u32]>)>,
-    remembered: usize,
-    /// Counts the answers: another task comes first in each.
-    turn: usize,
-}
-
 impl Names {
     /// Answers from this state.
     #[must_use]
@@ -157,60 +146,28 @@ impl Names {
             Named::Tasks(tasks) => match wanted {
                 Wanted::Txt => reply.say(Data::Text(match tasks.index {
                     Some(index) => text::of_task(state, tasks.job, index),
-                    None => text::of_job(tasks.job, rotations.in_service(state, tasks.job).len()),
+                    None => text::of_job(
+                        tasks.job,
+                        rotations.of(state, tasks.job).map_or(0, |found| found.len()),
+                    ),
                 })),
                 Wanted::Srv => {
-                    let order = rotations.order(state, tasks);
+                    let order = rotations.order(state, tasks, wanted);
                     services(state, (tasks.job, None), order, most, &mut reply);
                 }
                 Wanted::A | Wanted::Aaaa => {
-                    let order = rotations.order(state, tasks);
+                    let order = rotations.order(state, tasks, wanted);
                     addresses(state, tasks.job, order, (wanted, most), &mut reply);
                 }
                 Wanted::Ns | Wanted::Soa | Wanted::Any | Wanted::Other => {}
             },
             Named::Port(tasks, port) if wanted == Wanted::Srv => {
-                let order = rotations.order(state, tasks);
+                let order = rotations.order(state, tasks, wanted);
                 services(state, (tasks.job, Some(port)), order, most, &mut reply);
             }
             Named::Port(..) => {}
         }
         reply
-    }
-}
-
-impl Rotations {
-    /// The task, if it is in service, or those of the job that are, beginning with another one each time.
-    fn order(&mut self, state: &CellState, tasks: Tasks<'_>) -> impl Iterator<Item = u32> + use<> {
-        let found = match tasks.index {
-            Some(index) => Arc::from([index]),
-            None => {
-                self.turn = self.turn.wrapping_add(1);
-                self.in_service(state, tasks.job)
-            }
-        };
-        let (turn, count) = (self.turn, found.len());
-        (0..count).map(move |place| found[(turn % count + place) % count])
-    }
-
-    fn in_service(&mut self, state: &CellState, job: &Job) -> Arc<[u32]> {
-        let Some(now) = state.shared_job(job.id) else { return Arc::default() };
-        if let Some((as_of, tasks)) = self.in_service.get(&job.id)
-            && Arc::ptr_eq(as_of, now)
-        {
-            return tasks.clone();
-        }
-        let up = |index: &u32| serving(state, job, *index).is_some();
-        let tasks: Arc<[u32]> = (0..job.spec.tasks).filter(up).collect();
-        let cost = |tasks: &[u32]| tasks.len() + 1;
-        if self.remembered + cost(&tasks) > MOST_REMEMBERED {
-            self.in_service.clear();
-            self.remembered = 0;
-        }
-        let before = self.in_service.insert(job.id, (now.clone(), tasks.clone()));
-        self.remembered += cost(&tasks);
-        self.remembered -= before.map_or(0, |(_, tasks)| cost(&tasks));
-        tasks
     }
 }
 

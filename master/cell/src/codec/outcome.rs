@@ -5,10 +5,12 @@
 
 use super::DecodeError;
 use super::allocs;
+use super::drains;
 use super::packages;
 use super::parts::missing;
 use super::privileges;
 use super::quota;
+use super::updates;
 use crate::rejection::{Figures, Oversold, Rejection, Shortage};
 use crate::state::{Answer, JobState, MachineState};
 use borg_proto::names::NameError;
@@ -76,6 +78,7 @@ fn answer(answer: &Answer) -> pb::ChangeAnswer {
         Answer::None => wire::Kind::None(true),
         Answer::Job { id, key } => wire::Kind::Job(wire::Job { id: id.0, key: key.to_string() }),
         Answer::Killed { tasks } => wire::Kind::Killed(*tasks),
+        Answer::Version(number) => wire::Kind::Version(*number),
         Answer::Machine(id) => wire::Kind::Machine(id.0),
         Answer::Master(id) => wire::Kind::Master(id.0),
         Answer::Placed { results } => {
@@ -99,6 +102,7 @@ fn read_answer(answer: pb::ChangeAnswer) -> Result<Answer, WireError> {
             Answer::Job { id: JobId(job.id), key }
         }
         wire::Kind::Killed(tasks) => Answer::Killed { tasks },
+        wire::Kind::Version(number) => Answer::Version(number),
         wire::Kind::Machine(id) => Answer::Machine(MachineId(id)),
         wire::Kind::Master(id) => Answer::Master(ReplicaId(id)),
         wire::Kind::Placed(placed) => {
@@ -198,6 +202,8 @@ fn refusal(rejection: &Rejection) -> pb::ChangeRefusal {
         R::Alloc(refused) => allocs::refusal(refused),
         R::Package(refused) => packages::refusal(refused),
         R::Privilege(refused) => privileges::refusal(refused),
+        R::Update(refused) => updates::refusal(refused),
+        R::Drain(refused) => drains::refusal(refused),
         R::MachineClosed { machine, reason } => {
             (66, vec![], vec![machine.to_string(), reason.clone()])
         }
@@ -301,6 +307,8 @@ fn read_refusal(refusal: pb::ChangeRefusal) -> Result<Rejection, WireError> {
         kind if allocs::KINDS.contains(&kind) => allocs::read(kind, &mut from)?.into(),
         kind if packages::KINDS.contains(&kind) => packages::read(kind, &mut from)?.into(),
         kind if privileges::KINDS.contains(&kind) => privileges::read(kind, &mut from)?.into(),
+        kind if updates::KINDS.contains(&kind) => updates::read(kind, &mut from)?.into(),
+        kind if drains::KINDS.contains(&kind) => drains::read(kind, &mut from)?.into(),
         66 => R::MachineClosed { machine: from.name()?, reason: from.text()? },
         67 => R::MachineKept { machine: from.name()?, user: from.name()? },
         other => {
@@ -346,7 +354,7 @@ impl Fields {
         self.text()?.parse().map_err(|e| WireError::from(e).within("texts"))
     }
 
-    fn task(&mut self) -> Result<TaskId, WireError> {
+    pub(super) fn task(&mut self) -> Result<TaskId, WireError> {
         Ok(TaskId { job: JobId(self.number()?), index: self.small()? })
     }
 
@@ -354,7 +362,16 @@ impl Fields {
         Priority::new(self.number()?).map_err(|e| WireError::from(e).within("numbers"))
     }
 
-    fn job_state(&mut self) -> Result<JobState, WireError> {
+    /// All numbers that are left, as small ones.
+    pub(super) fn rest(&mut self) -> Result<Vec<u32>, WireError> {
+        let mut rest = Vec::new();
+        while self.numbers.len() > 0 {
+            rest.push(self.small()?);
+        }
+        Ok(rest)
+    }
+
+    pub(super) fn job_state(&mut self) -> Result<JobState, WireError> {
         let text = self.text()?;
         let all = [
             JobState::Waiting,
@@ -423,7 +440,11 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rejection::{AllocRejection, PackageRejection, PrivilegeRejection};
+    use crate::rejection::{
+        AllocRejection, DrainRejection, PackageRejection, PrivilegeRejection, UpdateRejection,
+    };
+    use crate::state::Blocked;
+    use borg_proto::update::Steer;
     use borg_proto::{Band, Privilege};
 
     fn figures() -> Vec<Figures> {
@@ -505,7 +526,45 @@ mod tests {
         .chain(of_allocs().into_iter().map(R::from))
         .chain(of_packages().into_iter().map(R::from))
         .chain(of_privileges().into_iter().map(R::from))
+        .chain(of_updates().into_iter().map(R::from))
+        .chain(of_drains().into_iter().map(R::from))
         .collect()
+    }
+
+    fn of_drains() -> Vec<DrainRejection> {
+        use DrainRejection as D;
+        let task = TaskId { job: JobId(3), index: 7 };
+        let job = || "ann/web".parse().unwrap();
+        let until = Millis(9);
+        let rate = Blocked::Rate { job: job(), tasks: 2, per: Millis(60_000), until };
+        vec![
+            D::Budget { task, blocked: Blocked::Down { job: job(), down: 2, most: 1 } },
+            D::Budget { task, blocked: rate },
+            D::SafeMode { task },
+            D::TooLittleLeft { left: 1, of: 4, short: None },
+            D::TooLittleLeft { left: 1, of: 4, short: Some((1, 2, Dimension::Ram)) },
+            D::OtherLeft { left: 0, of: 4, known: 2 },
+            D::NoSuchMaintenance { number: 7 },
+        ]
+    }
+
+    fn of_updates() -> Vec<UpdateRejection> {
+        use UpdateRejection as U;
+        let job = || -> borg_proto::JobKey { "ann/web".parse().unwrap() };
+        let (by, since) = ("ann".parse().unwrap(), Millis(7));
+        let state = || "rolling".to_owned();
+        vec![
+            U::Over { job: job(), state: JobState::Killed },
+            U::UnderWay { job: job(), from: 1, to: 2, by, state: state(), since },
+            U::VersionGone { job: job(), version: 1, kept: vec![4, 5] },
+            U::NoBudget { job: job(), tasks: 3 },
+            U::Gang { job: job() },
+            U::ManyVersions { job: job(), most: 8 },
+            U::IsSet { set: job() },
+            U::GangParted { job: job() },
+            U::NoUpdate { job: job(), verb: Steer::Undo },
+            U::NotNow { job: job(), verb: Steer::Close, state: state() },
+        ]
     }
 
     fn of_privileges() -> Vec<PrivilegeRejection> {
@@ -576,6 +635,8 @@ mod tests {
                 .chain(allocs::KINDS)
                 .chain(packages::KINDS)
                 .chain(privileges::KINDS)
+                .chain(updates::KINDS)
+                .chain(drains::KINDS)
                 .collect(),
             "each kind has its own number, and its sample here"
         );
@@ -589,6 +650,7 @@ mod tests {
             Answer::None,
             Answer::Job { id: JobId(0), key: "ann/web".parse().unwrap() },
             Answer::Killed { tasks: 0 },
+            Answer::Version(2),
             Answer::Machine(MachineId(0)),
             Answer::Master(ReplicaId::of_life(3, 1)),
             Answer::Placed { results },

@@ -3,11 +3,11 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
+use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
-    Closed, Crash, FIRST_VERSION, Job, JobEnd, MAX_CRASHES, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES,
-    MAX_VERSIONS_IN_USE, Machine, MachineState, MasterRecord, Restored, Standing, Task, Version,
-    Window,
+    Closed, Crash, FIRST_VERSION, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord,
+    Restored, Standing, Task, Version, Window,
 };
 use borg_proto::disruption::MAX_RATE_TASKS;
 use borg_proto::names::NameError;
@@ -35,11 +35,11 @@ pub(super) fn missing(field: &str) -> WireError {
     WireError::new(field, "nothing", "is given, but it is required")
 }
 
-fn name<T>(field: &str, parsed: Result<T, NameError>) -> Result<T, WireError> {
+pub(super) fn name<T>(field: &str, parsed: Result<T, NameError>) -> Result<T, WireError> {
     parsed.map_err(|error| WireError::from(error).within(field))
 }
 
-fn by(field: &str, text: String) -> Result<String, WireError> {
+pub(super) fn by(field: &str, text: String) -> Result<String, WireError> {
     if text.len() <= MAX_BY_BYTES {
         return Ok(text);
     }
@@ -70,6 +70,7 @@ pub(super) fn machine(machine: &Machine) -> pb::CheckpointMachine {
             by: closed.by.to_string(),
             reason: closed.reason.clone(),
         }),
+        drain: machine.drain.as_deref().map(drains::write),
     }
 }
 
@@ -94,7 +95,9 @@ pub(super) fn read_machine(machine: pb::CheckpointMachine) -> Result<Machine, Wi
     let kept_for = (!users.is_empty()).then(|| Arc::new(users));
     let closed = machine.closed.map(read_closed).transpose().map_err(|e| e.within("closed"))?;
     let closed = closed.map(Arc::new);
-    Ok(Machine { state, info: info.map(Arc::new), next_port, given_up, kept_for, closed, ..bare })
+    let drain = machine.drain.map(drains::read_drain).transpose().map_err(|e| e.within("drain"))?;
+    let (info, drain) = (info.map(Arc::new), drain.map(Arc::new));
+    Ok(Machine { state, info, next_port, given_up, kept_for, closed, drain, ..bare })
 }
 
 fn read_closed(closed: pb::CheckpointClosed) -> Result<Closed, WireError> {
@@ -140,49 +143,11 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         ended_at_ms: job.ended_at().map(|at| at.0),
         waits_for: job.waits_for.iter().map(|id| id.0).collect(),
         tasks: runs(&job.tasks),
-        versions: versions(job),
+        versions: updates::versions(job),
+        update: job.update().map(updates::update),
+        retired: job.retired,
         disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
     }
-}
-
-/// Nothing for a job that was never changed: its one version follows from the rest.
-fn versions(job: &Job) -> Vec<pb::CheckpointVersion> {
-    let head = job.head().number;
-    if head == FIRST_VERSION {
-        return Vec::new();
-    }
-    let write = |version: &Version| pb::CheckpointVersion {
-        number: version.number,
-        // The job says it already.
-        spec: (version.number != head).then(|| version.spec.as_ref().into()),
-        at_ms: version.at.0,
-        by: version.by.to_string(),
-        note: version.note.clone(),
-    };
-    job.versions().map(write).collect()
-}
-
-fn read_versions(
-    versions: Vec<pb::CheckpointVersion>,
-    head: &Arc<JobSpec>,
-) -> Result<Vec<Arc<Version>>, WireError> {
-    if versions.len() > MAX_KEPT_VERSIONS + 2 * MAX_VERSIONS_IN_USE {
-        return Err(WireError::new("versions", versions.len(), "are too many"));
-    }
-    let read = |version: pb::CheckpointVersion| {
-        let spec = match version.spec {
-            Some(spec) => Arc::new(JobSpec::try_from(spec).map_err(|e| e.within("spec"))?),
-            None => head.clone(),
-        };
-        let by = name("by", UserName::new(&version.by))?;
-        if version.note.len() > MAX_NOTE_BYTES {
-            return Err(WireError::new("note", version.note, "is too long"));
-        }
-        let bare = Version::new(version.number, spec, Millis(version.at_ms), by);
-        Ok(Arc::new(Version { note: version.note, ..bare }))
-    };
-    let read = versions.into_iter().map(read).collect::<Result<Vec<_>, _>>();
-    read.map_err(|e: WireError| e.within("versions"))
 }
 
 /// Equal neighbours as one entry: most slots of a large job are alike.
@@ -228,7 +193,7 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
         Millis(job.submitted_at_ms),
     );
     let spec = Arc::new(spec);
-    let mut versions = read_versions(job.versions, &spec)?;
+    let mut versions = updates::read_versions(job.versions, &spec)?;
     if versions.is_empty() {
         let (number, at) = (FIRST_VERSION, bare.submitted_at);
         versions.push(Arc::new(Version::new(number, spec.clone(), at, user.clone())));
@@ -239,7 +204,10 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
         }
     }
     let disrupted = disrupted(&job.disrupted_ms)?;
-    let mut job_read = Job { spec, tasks, versions, disrupted, ..bare };
+    let update = job.update.map(updates::read_update).transpose();
+    let update = update.map_err(|e| e.within("update"))?.map(Arc::new);
+    let retired = job.retired;
+    let mut job_read = Job { spec, tasks, versions, update, retired, disrupted, ..bare };
     job_read.recount_versions();
     let end: JobEnd = job_read.verdict();
     job_read.ended = job.ended_at_ms.map(|at| (Millis(at), end));
@@ -275,6 +243,7 @@ fn task(task: &Task) -> pb::CheckpointTask {
             .collect(),
         lingers: task.lingers,
         version: if task.version == FIRST_VERSION { 0 } else { task.version },
+        stopped: task.stopped,
         alike: 0,
     }
 }
@@ -295,6 +264,7 @@ fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
         crashes: crashes(&task.crashes)?,
         lingers: task.lingers,
         version: if task.version == 0 { FIRST_VERSION } else { task.version },
+        stopped: task.stopped,
     })
 }
 
@@ -416,6 +386,8 @@ pub(super) fn write_evict(cause: &EvictCause) -> wire::evict::Cause {
         EvictCause::Shrunk => wire::evict::Cause::Shrunk(true),
         EvictCause::Resized => wire::evict::Cause::Resized(true),
         EvictCause::Reclaimed => wire::evict::Cause::Reclaimed(true),
+        EvictCause::Updated { version } => wire::evict::Cause::Updated(*version),
+        EvictCause::Stopped { by } => wire::evict::Cause::StoppedBy(by.clone()),
     }
 }
 
@@ -429,6 +401,8 @@ pub(super) fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireEr
         wire::evict::Cause::Shrunk(_) => EvictCause::Shrunk,
         wire::evict::Cause::Resized(_) => EvictCause::Resized,
         wire::evict::Cause::Reclaimed(_) => EvictCause::Reclaimed,
+        wire::evict::Cause::Updated(version) => EvictCause::Updated { version },
+        wire::evict::Cause::StoppedBy(who) => EvictCause::Stopped { by: by("stopped_by", who)? },
     })
 }
 

@@ -216,6 +216,10 @@ impl Replica {
             | Action::RaiseLevel { .. }
             | Action::Settle
             | Action::Advance
+            | Action::UpdateJob { .. }
+            | Action::SteerUpdate { .. }
+            | Action::StopTasks { .. }
+            | Action::StartTasks { .. }
             | Action::SetQuota { .. }
             | Action::RemoveQuota { .. }
             | Action::EnforceQuota { .. }
@@ -225,6 +229,9 @@ impl Replica {
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }
             | Action::OpenMachines { .. }
+            | Action::DrainMachines { .. }
+            | Action::UndrainMachines { .. }
+            | Action::EndMaintenance { .. }
             | Action::PutPackage { .. }
             | Action::RemovePackage { .. }
             | Action::GrantPrivilege { .. }

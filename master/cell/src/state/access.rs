@@ -27,10 +27,14 @@ impl Machine {
     /// Whether tasks of a user may be placed on it, as far as that is for others to say.
     ///
     /// # Errors
-    /// When it is closed, or kept for others.
+    /// When it is closed or drained, or kept for others.
     pub fn admits(&self, user: &UserName) -> Result<(), Rejection> {
         if let Some(closed) = &self.closed {
             let (machine, reason) = (self.name.clone(), closed.reason.clone());
+            return Err(Rejection::MachineClosed { machine, reason });
+        }
+        if let Some(drain) = &self.drain {
+            let (machine, reason) = (self.name.clone(), format!("drained: {}", drain.reason));
             return Err(Rejection::MachineClosed { machine, reason });
         }
         if self.is_kept_from(user) {
@@ -100,7 +104,7 @@ impl Turn<'_> {
     }
 
     /// Machines by name, each of which must be there.
-    fn named(&self, machines: &[MachineName]) -> Result<Vec<MachineId>, Rejection> {
+    pub(super) fn named(&self, machines: &[MachineName]) -> Result<Vec<MachineId>, Rejection> {
         let number = |name: &MachineName| {
             let id = self.state.machine_names.get(name).copied();
             id.ok_or_else(|| Rejection::NoSuchMachine { machine: name.clone() })

@@ -8,7 +8,7 @@
 //! Invariant: alarms follow from jobs and machines; each of these has at most one.
 
 use super::turn::Turn;
-use super::{Answer, CellState, Job, Machine};
+use super::{Answer, CellState, Job};
 use borg_proto::{JobId, MachineId, Millis};
 use imbl::{OrdMap, OrdSet};
 
@@ -50,14 +50,7 @@ impl Alarms {
 impl Job {
     /// When something is to happen to it, if anything is.
     fn due(&self) -> Option<Millis> {
-        None
-    }
-}
-
-impl Machine {
-    /// When something is to happen to it, if anything is.
-    fn due(&self) -> Option<Millis> {
-        None
+        self.update_due()
     }
 }
 
@@ -71,7 +64,7 @@ impl CellState {
     fn due(&self, whose: Due) -> Option<Millis> {
         match whose {
             Due::Job(id) => self.job(id).and_then(Job::due),
-            Due::Machine(id) => self.machine(id).and_then(Machine::due),
+            Due::Machine(id) => self.machine(id).and_then(|machine| self.drain_due(machine)),
         }
     }
 
@@ -104,6 +97,7 @@ impl Turn<'_> {
 
     /// The time has come for something of a machine.
     fn machine_alarm(&mut self, id: MachineId) {
+        self.end_drain(id);
         self.set_alarm(Due::Machine(id));
     }
 

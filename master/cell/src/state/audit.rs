@@ -53,6 +53,7 @@ impl CellState {
         for job in self.jobs.values() {
             self.audit_job(job, &mut found);
         }
+        self.audit_drains(&mut found);
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
         self.audit_choices(&mut found);
@@ -148,6 +149,44 @@ impl CellState {
         );
     }
 
+    fn audit_drains(&self, found: &mut Findings) {
+        for machine in self.draining() {
+            let name = || machine.name.to_string();
+            let lingers = self.lingering().any(|(there, _)| there == machine.id);
+            found.check(
+                machine.is_drained() == (machine.tasks.is_empty() && !lingers),
+                "a machine is drained when nothing is on it",
+                name,
+            );
+            let part = machine.drain.as_ref().and_then(|drain| drain.maintenance);
+            found.check(
+                part.is_none_or(|number| self.maintenances.contains_key(&number)),
+                "a machine is drained for a maintenance that is there",
+                name,
+            );
+        }
+        for (number, maintenance) in &self.maintenances {
+            let name = || number.to_string();
+            found.check(
+                maintenance.number == *number && *number <= self.last_maintenance,
+                "a maintenance is filed under its number, which is never reused",
+                name,
+            );
+            let out = self.out_for(*number).count();
+            let most = usize::try_from(maintenance.at_once).unwrap_or(usize::MAX);
+            found.check(
+                out > 0 && (maintenance.left.is_empty() || out >= most),
+                "as many machines are out for a maintenance as may be",
+                || format!("{number}: {out} of {most}, {} left", maintenance.left.len()),
+            );
+        }
+        found.check(
+            self.maintenances.len() <= super::MAX_MAINTENANCES,
+            "maintenances are few",
+            || self.maintenances.len().to_string(),
+        );
+    }
+
     fn audit_job(&self, job: &Job, found: &mut Findings) {
         let name = || job.key.to_string();
         found.check(self.job_keys.get(&job.key) == Some(&job.id), "a job's name is its own", name);
@@ -175,6 +214,23 @@ impl CellState {
             "not too many versions are kept",
             name,
         );
+        if let Some(update) = job.update() {
+            let ends = [update.from, update.to].map(|number| job.version(number).is_some());
+            let kept = if update.goes_back() { ends[1] } else { ends == [true, true] };
+            found.check(
+                kept && job.is_alive() && update.to == job.head().number && update.from < update.to,
+                "an open update leads from one version of a live job to the last",
+                name,
+            );
+            let new = |index: &u32| {
+                job.task(*index).is_none_or(|task| task.is_dead() || task.version == update.to)
+            };
+            found.check(
+                update.moving.iter().all(new),
+                "what is on its way has the new version",
+                name,
+            );
+        }
         // A restored cell adopts what it finds running.
         found.check(
             self.epoch > 1 || job.spec.concurrent.is_none_or(|most| job.counts.running <= most),
@@ -249,6 +305,7 @@ impl CellState {
             "only a pending exclusive task waits for its last incarnation",
             name,
         );
+        found.check(pending || !task.stopped, "only a pending task is stopped", name);
         let places: BTreeSet<_> = task.crashes.iter().map(|crash| crash.machine).collect();
         found.check(
             places.len() == task.crashes.len() && places.len() <= super::MAX_CRASHES,
@@ -258,8 +315,8 @@ impl CellState {
         match &task.state {
             TaskState::Pending { not_before, .. } => {
                 found.check(
-                    waiting == (not_before.0 == u64::MAX),
-                    "who waits for jobs is held",
+                    (waiting || task.stopped) == (not_before.0 == u64::MAX),
+                    "who waits for jobs or is stopped is held",
                     name,
                 );
             }
@@ -399,6 +456,11 @@ impl CellState {
             "tasks that may still run somewhere are indexed",
             || format!("{:?} against {:?}", self.lingering, rebuilt.lingering),
         );
+        found.check(
+            self.draining == rebuilt.draining,
+            "machines that are drained are indexed",
+            || format!("{:?} against {:?}", self.draining, rebuilt.draining),
+        );
         found.check(self.alarms == rebuilt.alarms, "alarms follow from jobs and machines", || {
             format!("{:?} against {:?}", self.alarms, rebuilt.alarms)
         });
@@ -438,7 +500,9 @@ impl CellState {
             let (state, info, next_port) = (machine.state, machine.info.clone(), machine.next_port);
             let given_up = machine.given_up;
             let (kept_for, closed) = (machine.kept_for.clone(), machine.closed.clone());
-            let machine = Machine { state, info, next_port, given_up, kept_for, closed, ..bare };
+            let drain = machine.drain.clone();
+            let machine =
+                Machine { state, info, next_port, given_up, kept_for, closed, drain, ..bare };
             machines.insert(*id, machine);
         }
         let mut dependents: BTreeMap<JobId, BTreeSet<JobId>> = BTreeMap::new();
@@ -482,7 +546,9 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
-            self.quotas.charge(bare.charged_to(), &bare.charged(), bare.counts.alive());
+            for (owner, each) in bare.charges() {
+                self.quotas.charge(owner, &each, bare.counts.alive());
+            }
             if let (None, Some(key)) = (&job.ended, &job.spec.alloc_set) {
                 tenants.entry(key.clone()).or_default().insert(job.id);
             }
@@ -515,6 +581,7 @@ impl CellState {
         self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
         self.pending = OrdSet::from_iter(pending);
         self.lingering = OrdSet::from_iter(lingering);
+        self.draining = machines.values().filter(|m| m.drain.is_some()).map(|m| m.id).collect();
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();
         self.jobs = jobs.into_iter().map(|job| (job.id, Arc::new(job))).collect();
         self.wind_alarms();

@@ -6,7 +6,9 @@
 
 use super::{Applied, JobState};
 use crate::codec;
-use crate::event::{AccessChange, Event, EventKind, PrivilegeChange, QuotaChange, TaskChange};
+use crate::event::{
+    AccessChange, Event, EventKind, PrivilegeChange, QuotaChange, TaskChange, UpdateChange,
+};
 use crate::rejection::Rejection;
 use crate::store::Membership;
 use borg_proto::command::Command;
@@ -114,11 +116,30 @@ impl Out {
                     AccessChange::Kept => 1,
                     AccessChange::Closed => 2,
                     AccessChange::Opened => 3,
+                    AccessChange::Draining => 260,
+                    AccessChange::Drained => 261,
+                    AccessChange::Undrained => 262,
                 };
                 self.numbers(&[31, id.0.into(), change]);
             }
             EventKind::PolicyChanged => self.number(32),
             EventKind::ReclamationChanged => self.number(220),
+            EventKind::JobUpdated { job, change } => {
+                let change = match change {
+                    UpdateChange::Begun => 1,
+                    UpdateChange::RollsBack => 2,
+                    UpdateChange::Paused => 3,
+                    UpdateChange::Resumed => 4,
+                    UpdateChange::CanaryGood => 5,
+                    UpdateChange::Done => 6,
+                    UpdateChange::RolledBack => 7,
+                    UpdateChange::Closed => 8,
+                };
+                self.numbers(&[240, job.0, change]);
+            }
+            EventKind::Maintenance { number, over } => {
+                self.numbers(&[263, *number, u64::from(*over)]);
+            }
             EventKind::PackagePut(key) => {
                 self.number(110);
                 self.text(key.to_string().as_bytes());
@@ -178,6 +199,8 @@ impl Out {
                     EvictCause::Shrunk => (4, ""),
                     EvictCause::Resized => (5, ""),
                     EvictCause::Reclaimed => (220, ""),
+                    EvictCause::Updated { .. } => (240, ""),
+                    EvictCause::Stopped { by } => (241, by.as_str()),
                 };
                 self.numbers(&[5, kind]);
                 self.text(by.as_bytes());
@@ -189,6 +212,11 @@ impl Out {
             }
             TaskChange::Gone { incarnation } => self.numbers(&[10, (*incarnation).into()]),
             TaskChange::Finished => self.number(7),
+            TaskChange::Updated { version } => self.numbers(&[240, (*version).into()]),
+            TaskChange::Stopped { by } => {
+                self.number(241);
+                self.text(by.as_bytes());
+            }
             TaskChange::Killed { by } => {
                 self.number(8);
                 self.text(by.as_bytes());

@@ -13,7 +13,8 @@ use borg_proto::command::SERVICES_SINCE;
 use borg_proto::disruption::Disruption;
 use borg_proto::task::{Phase, Placement, TaskState};
 use borg_proto::time::Date;
-use borg_proto::{JobKey, Millis, TaskId};
+use borg_proto::{JobId, JobKey, Millis, TaskId};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -66,10 +67,10 @@ impl Job {
         self.is_alloc_set() || (up && self.health(index, placement).serves())
     }
 
-    /// How many of its tasks are down: alive, and not serving.
+    /// How many of its tasks are down: alive, and not serving. Nobody waits for those that are stopped.
     #[must_use]
     pub fn down(&self) -> u32 {
-        self.counts.alive() - self.counts.serving
+        self.counts.alive() - self.counts.serving - self.counts.held
     }
 
     /// Whether one more of its tasks, which serves, may be taken down at a moment of cell time.
@@ -77,17 +78,28 @@ impl Job {
     /// # Errors
     /// What is in the way.
     pub fn may_lose_one(&self, at: Millis) -> Result<(), Blocked> {
+        self.may_lose(1, at)
+    }
+
+    /// Whether so many more of its tasks, which serve, may be taken down together at a moment of cell time.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn may_lose(&self, more: u32, at: Millis) -> Result<(), Blocked> {
         let Some(Disruption { most, rate }) = self.spec.effective_disruption() else {
             return Ok(());
         };
         let (job, down, most) = (|| self.key.clone(), self.down(), most.of(self.spec.tasks));
-        if down >= most {
+        if more > 0 && down.saturating_add(more) > most {
             return Err(Blocked::Down { job: job(), down, most });
         }
         let Some(rate) = rate else { return Ok(()) };
-        let tasks = rate.tasks as usize;
-        let first = self.disrupted.len().checked_sub(tasks).and_then(|n| self.disrupted.get(n));
-        match first.map(|first| *first + rate.per_ms).filter(|until| *until > at) {
+        // The one that the last of them has to keep its distance from: it may be one of themselves.
+        let last = (self.disrupted.len() + more as usize).checked_sub(1);
+        let first = last.and_then(|last| last.checked_sub(rate.tasks as usize));
+        let first =
+            first.filter(|_| more > 0).map(|n| self.disrupted.get(n).copied().unwrap_or(at));
+        match first.map(|first| first + rate.per_ms).filter(|until| *until > at) {
             None => Ok(()),
             Some(until) => {
                 Err(Blocked::Rate { job: job(), tasks: rate.tasks, per: rate.per_ms, until })
@@ -109,6 +121,39 @@ impl CellState {
             None => Ok(()),
             Some(_) => job.may_lose_one(at),
         }
+    }
+}
+
+impl Job {
+    /// How many more of its tasks, which serve, may be taken down together at a moment of cell time, up to
+    /// `most`; `None` when the job has no budget.
+    #[must_use]
+    pub fn may_still_lose(&self, most: u32, at: Millis) -> Option<u32> {
+        self.spec.effective_disruption()?;
+        Some((1..=most).take_while(|more| self.may_lose(*more, at).is_ok()).last().unwrap_or(0))
+    }
+}
+
+impl CellState {
+    /// Whether the cell may take several tasks off their machines together at a moment of cell time.
+    ///
+    /// # Errors
+    /// The first of those that serve which it may not, and what is in the way.
+    pub fn may_disrupt_all(
+        &self,
+        tasks: impl IntoIterator<Item = TaskId>,
+        at: Millis,
+    ) -> Result<(), (TaskId, Blocked)> {
+        let mut going: BTreeMap<JobId, u32> = BTreeMap::new();
+        for task in tasks {
+            let placed = self.task(task).and_then(Task::placement);
+            let serves = placed.is_some_and(|placement| placement.serves_since.is_some());
+            let Some(job) = self.job(task.job).filter(|_| serves) else { continue };
+            let more = going.entry(task.job).or_default();
+            *more += 1;
+            job.may_lose(*more, at).map_err(|blocked| (task, blocked))?;
+        }
+        Ok(())
     }
 }
 

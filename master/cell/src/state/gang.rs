@@ -14,15 +14,21 @@ use borg_proto::{IncarnationId, JobId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
-    /// Where the assignments of each gang are.
+    /// Where the assignments of each gang are, but for those about tasks that leave a machine: they move one by
+    /// one.
     pub(super) fn gangs(&self, assignments: &[Assignment]) -> BTreeMap<JobId, Vec<usize>> {
         let mut gangs: BTreeMap<JobId, Vec<usize>> = BTreeMap::new();
         for (at, one) in assignments.iter().enumerate() {
-            if self.state.job(one.task.job).is_some_and(|job| job.spec.gang) {
+            if self.is_gang(one) && !self.state.leaves(one.task) {
                 gangs.entry(one.task.job).or_default().push(at);
             }
         }
         gangs
+    }
+
+    /// Whether an assignment is about a task of a gang.
+    pub(super) fn is_gang(&self, one: &Assignment) -> bool {
+        self.state.job(one.task.job).is_some_and(|job| job.spec.gang)
     }
 
     /// Places all that an entry says of one gang, or nothing of it.

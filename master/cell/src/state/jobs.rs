@@ -7,6 +7,7 @@
 
 use super::CellState;
 use super::tasks::Task;
+use super::updates::Update;
 use super::versions::{FIRST_VERSION, Version};
 use borg_proto::task::{FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::{Health, JobId, JobKey, JobSpec, Millis, Priority, UserName};
@@ -61,6 +62,8 @@ impl fmt::Display for JobEnd {
 pub struct TaskCounts {
     /// Wait to be placed.
     pub pending: u32,
+    /// Of those the ones that wait for no time, but for other jobs or for somebody to start them.
+    pub held: u32,
     /// Placed, with or without a process.
     pub running: u32,
     /// Placed and a process runs.
@@ -113,6 +116,10 @@ pub struct Job {
     pub(crate) versions: Vec<Arc<Version>>,
     /// How many slots are of each version. Follows from the slots.
     pub(crate) slots_of: BTreeMap<u32, u32>,
+    /// The update that is open: on its way, or not closed yet.
+    pub(crate) update: Option<Arc<Update>>,
+    /// The highest number of an incarnation of slots that were taken out.
+    pub(crate) retired: u32,
     /// When it was accepted.
     pub submitted_at: Millis,
     /// How many tasks are where.
@@ -244,8 +251,14 @@ impl Job {
             key: spec.key(user),
             versions: vec![Arc::new(first)],
             slots_of,
+            update: None,
+            retired: 0,
             submitted_at,
-            counts: TaskCounts { pending: spec.tasks, ..TaskCounts::default() },
+            counts: TaskCounts {
+                pending: spec.tasks,
+                held: if not_before == super::stops::NEVER { spec.tasks } else { 0 },
+                ..TaskCounts::default()
+            },
             ended: None,
             waits_for,
             dependents: BTreeSet::new(),
@@ -264,6 +277,7 @@ impl Job {
         let slot = Arc::new(Task::new(TaskState::Pending { since: at, not_before }, version));
         self.tasks.extend((0..more).map(|_| slot.clone()));
         self.counts.pending += more;
+        self.counts.held += if not_before == super::stops::NEVER { more } else { 0 };
         if more > 0 {
             *self.slots_of.entry(version).or_default() += more;
         }

@@ -193,6 +193,8 @@ impl Turn<'_> {
         let job = self.job_mut(id);
         let end = job.verdict();
         job.ended = Some((at, end.clone()));
+        job.update = None;
+        job.forget_versions();
         let (to, slots) = (job.state(), u64::from(job.spec.tasks));
         let waits_for = std::mem::take(&mut job.waits_for);
         let key = job.spec.alloc_set.clone();
@@ -220,8 +222,9 @@ impl Turn<'_> {
             from: JobState::Waiting,
             to: JobState::Pending,
         });
+        let released = |task: &super::Task| !task.is_dead() && !task.is_stopped();
         let held: Vec<TaskId> =
-            self.state.tasks_of(id).filter(|(_, task)| !task.is_dead()).map(|(id, _)| id).collect();
+            self.state.tasks_of(id).filter(|(_, task)| released(task)).map(|(id, _)| id).collect();
         for task in held {
             let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
             self.change_task(task, to, TaskChange::Released, |_| ());
@@ -343,7 +346,10 @@ mod tests {
         let mut cell = Cell::new();
         let first = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         let again = cell.try_submit("ann", service("web", 1, 100, 4 * MIB)).unwrap_err();
-        assert_eq!(again.to_string(), "job ann/web exists and is pending");
+        assert_eq!(
+            again.to_string(),
+            "job ann/web exists and is pending: borgctl update changes it"
+        );
         cell.kill("ann", "ann/web", &[]).unwrap();
         let second = cell.submit("ann", service("web", 1, 100, 4 * MIB));
         assert!(second > first);

@@ -6,7 +6,7 @@
 //! on it.
 
 use super::turn::Turn;
-use super::{Answer, Closed, Version};
+use super::{Answer, Closed, Drain, Version};
 use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
@@ -89,6 +89,8 @@ pub struct Machine {
     pub kept_for: Option<Arc<BTreeSet<UserName>>>,
     /// Set while no task may be placed on it.
     pub closed: Option<Arc<Closed>>,
+    /// Set while it is emptied, and until an operator wants it back.
+    pub drain: Option<Arc<Drain>>,
     /// What it said of itself, once it has answered.
     pub info: Option<Arc<MachineInfo>>,
     /// Sum of the limits (and port counts) of the tasks placed on it.
@@ -119,6 +121,7 @@ impl Machine {
             given_up: false,
             kept_for: None,
             closed: None,
+            drain: None,
             info: None,
             used: Resources::default(),
             used_by_prod: Resources::default(),
@@ -221,6 +224,7 @@ impl Turn<'_> {
             return Err(Rejection::NoSuchMachine { machine: name.clone() });
         };
         self.clear_machine(id);
+        self.undrain(id);
         self.state.machine_names.remove(name);
         self.state.machines.remove(&id);
         self.emit(EventKind::MachineRemoved(id, name.clone()));

@@ -3,7 +3,7 @@
 //! [`CellState::apply`] takes committed entries in order; everything else only reads. The nouns
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -17,11 +17,14 @@ pub mod allocs;
 pub mod audit;
 mod digest;
 pub mod disruption;
+mod drains;
 mod gang;
 mod jobs;
 pub mod lives;
 mod machines;
+mod maintenance;
 mod masters;
+mod moves;
 pub mod observe;
 pub mod packages;
 mod placement;
@@ -32,20 +35,27 @@ mod reclamation;
 pub mod requests;
 mod restored;
 pub mod runs;
+mod stops;
 mod tasks;
 mod turn;
+pub mod updates;
 mod versions;
 
 pub use access::Closed;
 pub use alarms::{Due, MAX_ALARMS};
 pub use audit::Violation;
+pub use disruption::Blocked;
+pub use drains::{Drain, Staying};
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
+pub use maintenance::{MAX_MAINTENANCES, Maintenance};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
+pub use moves::OVERDUE;
 pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
+pub use updates::{Progress, Update, UpdateState};
 pub use versions::{
     FIRST_VERSION, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Version,
 };
@@ -104,6 +114,12 @@ pub struct CellState {
     pub(crate) packages: packages::Packages,
     /// What users may that others may not.
     pub(crate) privileges: OrdMap<(UserName, Privilege), GrantedPrivilege>,
+    /// Machines that are drained one after the other, by number.
+    pub(crate) maintenances: OrdMap<u64, Arc<Maintenance>>,
+    /// The number of the last of them.
+    pub(crate) last_maintenance: u64,
+    /// Tasks that were pushed out over a disruption budget, as a deadline had come.
+    pub(crate) forced: u64,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -114,6 +130,8 @@ pub struct CellState {
     pub(crate) alarms: alarms::Alarms,
     /// Tasks whose last incarnation may still run, see [`Task::lingers`].
     pub(crate) lingering: OrdSet<TaskId>,
+    /// Machines that are drained.
+    pub(crate) draining: OrdSet<MachineId>,
     /// Dead jobs, the first to be forgotten first.
     pub(crate) dead_jobs: OrdSet<(Millis, JobId)>,
     /// Slots of jobs that are alive.
@@ -164,11 +182,13 @@ pub enum Answer {
         /// Its name.
         key: JobKey,
     },
-    /// Tasks were killed.
+    /// Tasks were killed, stopped or started.
     Killed {
-        /// How many were alive before.
+        /// How many were not before.
         tasks: u32,
     },
+    /// The job has this version in force.
+    Version(u32),
     /// The machine was added or changed.
     Machine(MachineId),
     /// The master was invited, joins or leaves.
@@ -207,12 +227,16 @@ impl CellState {
             runs: runs::Runs::default(),
             packages: packages::Packages::default(),
             privileges: OrdMap::new(),
+            maintenances: OrdMap::new(),
+            last_maintenance: 0,
+            forced: 0,
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
             pending: OrdSet::new(),
             alarms: alarms::Alarms::default(),
             lingering: OrdSet::new(),
+            draining: OrdSet::new(),
             dead_jobs: OrdSet::new(),
             live_slots: 0,
             dead_slots: 0,

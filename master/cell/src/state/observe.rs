@@ -93,6 +93,7 @@ impl Turn<'_> {
         self.set_machine_state(id, MachineState::Up);
         self.emit(EventKind::MachineChanged(id));
         self.shed(id, overdrawn);
+        self.answers_while_drained(id);
     }
 
     /// Gives a machine other facts; its tasks may count elsewhere in the spread of their jobs.
@@ -168,6 +169,7 @@ impl Turn<'_> {
         }
         self.state.safe_mode = safe_mode.then_some(SafeMode { since: self.at, silent, machines });
         self.emit(EventKind::SafeMode { on: safe_mode, silent, machines });
+        self.reset_drains();
     }
 
     /// Takes machines for down because an operator says so. All or none.
@@ -378,7 +380,7 @@ pub(crate) fn failures_within(placement: &Placement) -> u32 {
 }
 
 /// Whether a failure counts towards the retries of a batch task.
-fn is_own_fault(cause: &FailureCause) -> bool {
+pub(super) fn is_own_fault(cause: &FailureCause) -> bool {
     match cause {
         FailureCause::Exit { .. }
         | FailureCause::Signal { .. }

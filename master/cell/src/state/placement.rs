@@ -12,7 +12,7 @@ use super::{
     Answer, Job, MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, Task, Version,
 };
 use crate::event::TaskChange;
-use crate::rejection::Rejection;
+use crate::rejection::{DrainRejection, Rejection};
 use borg_proto::Network;
 use borg_proto::command::Assignment;
 use borg_proto::resources::Dimension;
@@ -31,19 +31,32 @@ impl Turn<'_> {
                 let placed = self.place_gang(all.iter().map(|at| &assignments[*at]));
                 together.extend(all.into_iter().zip(placed));
             }
-            together.remove(&at).unwrap_or_else(|| self.place_one(one))
+            together.remove(&at).unwrap_or_else(|| {
+                // One of a gang that was to move, and was pushed out since.
+                if self.is_gang(one) && !self.state.leaves(one.task) {
+                    return Err(Rejection::NotPending { task: one.task });
+                }
+                self.place_one(one)
+            })
         };
         Answer::Placed { results: assignments.iter().enumerate().map(&mut result).collect() }
     }
 
+    /// Places a task that waits, or moves one that leaves a machine which is drained.
     pub(super) fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
+        if self.state.leaves(asked.task) {
+            return self.move_one(asked);
+        }
+        self.place_waiting(asked)
+    }
+
+    pub(super) fn place_waiting(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
         let plan = self.plan(asked)?;
         let by =
             self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
         let cause = EvictCause::Preempted { by: by.unwrap_or_default() };
         for victim in plan.victims {
-            self.note_disruption(victim);
-            self.evict(victim, &cause);
+            self.push_out(victim, &cause);
         }
         let (machine, incarnation) = (asked.machine, plan.incarnation);
         let index = asked.task.index;
@@ -73,7 +86,7 @@ impl Turn<'_> {
     }
 
     /// Everything that must hold; changes nothing.
-    fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
+    pub(super) fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
         let (until, now) = (self.state.place_after(), self.at);
         if now < until {
             return Err(Rejection::HearingOut { until, now });
@@ -90,7 +103,8 @@ impl Turn<'_> {
         check_machine(job, asked.task.index, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
         let version = job.version_of(asked.task.index);
-        let victims = self.make_room(job, version, machine, asked)?;
+        let overdue = task.is_overdue(self.at);
+        let victims = self.make_room(job, version, machine, asked, overdue)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
             freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
@@ -103,7 +117,7 @@ impl Turn<'_> {
             let asked = version.spec.asked();
             return Err(no_room(machine, Dimension::Ports, &machine.free(), &asked));
         }
-        let Some(incarnation) = self.state.next_incarnation(task) else {
+        let Some(incarnation) = self.state.next_incarnation(job, task) else {
             return Err(Rejection::NotPending { task: asked.task });
         };
         let devices = self.devices_for(version, machine, &victims)?;
@@ -134,13 +148,15 @@ impl Turn<'_> {
     }
 
     /// As many of the victims, in their order, as the job's task needs to fit. Those that are not
-    /// on the machine any more have made their room already.
+    /// on the machine any more have made their room already. Beyond the disruption budgets of their jobs they
+    /// go only for a task that is `overdue`.
     fn make_room(
         &self,
         job: &Job,
         version: &Version,
         machine: &Machine,
         decided: &Assignment,
+        overdue: bool,
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = version.spec.asked();
         let mut left = Cow::Borrowed(machine);
@@ -176,6 +192,12 @@ impl Turn<'_> {
                 there.leaves(theirs);
                 chosen.push(id);
             }
+        }
+        if !overdue {
+            let going = chosen.iter().flat_map(|id| self.state.goes_with(*id));
+            self.state
+                .may_disrupt_all(going, self.at)
+                .map_err(|(task, blocked)| DrainRejection::Budget { task, blocked })?;
         }
         let free = room(&left);
         match asked.shortest(&free) {
@@ -223,7 +245,7 @@ impl Told {
 }
 
 /// What an assignment comes to when nothing stands against it.
-struct Plan {
+pub(super) struct Plan {
     victims: Vec<TaskId>,
     ports: Vec<u16>,
     devices: Vec<DeviceShare>,

@@ -175,7 +175,7 @@ impl Turn<'_> {
     }
 
     /// Whether a user who uses so much may use so much more.
-    fn check_amount(
+    pub(super) fn check_amount(
         &self,
         user: &UserName,
         band: Band,
@@ -230,19 +230,25 @@ impl Turn<'_> {
     /// Takes a job's live tasks from its user's quota.
     pub(super) fn charge(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.charge(job.charged_to(), &job.charged(), tasks);
+        for (owner, each) in job.charges() {
+            self.state.quotas.charge(owner, &each, tasks);
+        }
     }
 
     /// Gives a task that is over for good back to its user's quota.
     pub(super) fn refund(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.refund(&job.charged_to(), &job.charged(), 1);
+        for (owner, each) in job.charges() {
+            self.state.quotas.refund(&owner, &each, 1);
+        }
     }
 
     /// Gives all live tasks of a job, as it was, back to its user's quota.
     pub(super) fn refund_all(&mut self, job: &Job) {
         let tasks = job.counts.alive();
-        self.state.quotas.refund(&job.charged_to(), &job.charged(), tasks);
+        for (owner, each) in job.charges() {
+            self.state.quotas.refund(&owner, &each, tasks);
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! Invariant: prod never stands on lent room.
 
 use super::turn::Turn;
-use super::{Answer, CellState, Job, Machine, Task};
+use super::{Answer, CellState, Machine, Task};
 use crate::event::EventKind;
 use borg_proto::Resources;
 use borg_proto::command::SERVICES_SINCE;
@@ -116,22 +116,24 @@ impl Turn<'_> {
         Answer::None
     }
 
-    /// Changes whether a job is of prod, by whatever `change` does to it. Those of its tasks whose limits prod has
-    /// no room of its own for, where they are, wait for another place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "updates of a job's priority come next"))]
-    pub(super) fn change_kind(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+    /// Takes the placed tasks of a job out of their machines' sums, while it changes whether they are of prod.
+    pub(super) fn unseat(&mut self, id: JobId) -> Vec<(TaskId, TaskState)> {
         let placed = self.state.tasks_of(id).map(|(id, task)| (id, task.state.clone()));
         let placed: Vec<(TaskId, TaskState)> =
             placed.filter(|(_, state)| matches!(state, TaskState::Running(_))).collect();
         placed.iter().for_each(|(task, state)| self.leave(*task, state));
-        change(self.job_mut(id));
+        placed
+    }
+
+    /// Puts them back. Those for whose limits prod has no room of its own, where they are, wait for another place.
+    pub(super) fn seat_again(&mut self, placed: Vec<(TaskId, TaskState)>) {
         placed.iter().for_each(|(task, state)| self.enter(*task, state));
         for (task, _) in placed.into_iter().rev() {
             let place = self.state.task(task).and_then(Task::placement);
             let machine = place.and_then(|place| self.state.machine(place.machine));
-            let level = self.state.level;
-            if machine.is_some_and(|machine| !machine.is_sound(level >= SERVICES_SINCE)) {
-                self.evict(task, &EvictCause::Reclaimed);
+            let lends = self.state.level >= SERVICES_SINCE;
+            if machine.is_some_and(|machine| !machine.is_sound(lends)) {
+                self.evict(task, &EvictCause::Shrunk);
             }
         }
     }

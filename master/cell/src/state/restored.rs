@@ -13,7 +13,7 @@
 
 use super::placement::Told;
 use super::turn::Turn;
-use super::{Answer, CellState, MachineState};
+use super::{Answer, CellState, Job, MachineState};
 use crate::event::TaskChange;
 use crate::store::Position;
 use borg_proto::Network;
@@ -101,7 +101,8 @@ impl CellState {
         self.next_job = self.next_job.saturating_add(JOBS);
         let before = self.restored.map_or(0, |restored| restored.incarnations);
         let slots = self.jobs.values().flat_map(|job| job.tasks.iter());
-        let last = slots.map(|task| task.incarnations).max().unwrap_or(0).max(before);
+        let retired = self.jobs.values().map(|job| job.retired).max().unwrap_or(0);
+        let last = slots.map(|task| task.incarnations).max().unwrap_or(0).max(before).max(retired);
         let incarnations = last.saturating_add(INCARNATIONS);
         self.restored = Some(Restored { spare, window: None, incarnations });
         // Over everything, so that masters which were not given the same are told apart.
@@ -156,9 +157,9 @@ impl CellState {
     }
 
     /// The number of a slot's next incarnation; `None` when there is none left.
-    pub(super) fn next_incarnation(&self, task: &super::Task) -> Option<u32> {
+    pub(super) fn next_incarnation(&self, job: &Job, task: &super::Task) -> Option<u32> {
         let before = self.restored.map_or(0, |restored| restored.incarnations);
-        task.incarnations.max(before).checked_add(1)
+        task.incarnations.max(before).max(job.retired).checked_add(1)
     }
 }
 
@@ -172,6 +173,7 @@ impl Turn<'_> {
             let spare_until = Millis(at.0.saturating_add(restored.spare.0));
             let place_after = Millis(at.0.saturating_add(HEAR_OUT.0));
             restored.window = Some(Window { spare_until, place_after });
+            self.reset_drains();
         }
     }
 
@@ -214,8 +216,9 @@ impl Turn<'_> {
         self.change_task(id.task, TaskState::Running(placement.clone()), placed, |task| {
             task.incarnations = id.number;
             task.last_place = Some((machine, id.number));
-            // It was placed when the one before it surely was gone.
+            // It was placed when the one before it surely was gone, and after it was started again.
             task.lingers = false;
+            task.stopped = false;
         });
         if let Phase::Up { pid, .. } = found.up {
             let up = Placement { phase: found.up, ..placement };

@@ -181,6 +181,13 @@ impl Runs {
         }
     }
 
+    /// Lets go of all that is kept of a task.
+    pub(super) fn forget_task(&mut self, task: TaskId) {
+        for number in self.by_task.get(&task).cloned().unwrap_or_default() {
+            self.drop_run(number);
+        }
+    }
+
     /// All, by number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &TaskRun)> {
         self.runs.iter().map(|(number, run)| (*number, run.as_ref()))

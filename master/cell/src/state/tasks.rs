@@ -40,6 +40,8 @@ pub struct Task {
     pub lingers: bool,
     /// The version of its job that it runs, or is to run when it is placed next.
     pub version: u32,
+    /// Whether it is held back until somebody starts it.
+    pub stopped: bool,
 }
 
 /// A failure of a task on a machine.
@@ -72,6 +74,7 @@ impl Task {
             crashes: Vec::new(),
             lingers: false,
             version,
+            stopped: false,
         }
     }
 
@@ -130,13 +133,23 @@ impl TaskCounts {
         self.each(state, |count| *count += 1);
     }
 
+    /// A slot in that state is taken out.
+    pub(crate) fn forget(&mut self, state: &TaskState) {
+        self.subtract(state);
+    }
+
     fn subtract(&mut self, state: &TaskState) {
         self.each(state, |count| *count -= 1);
     }
 
     fn each(&mut self, state: &TaskState, change: impl Fn(&mut u32)) {
         match state {
-            TaskState::Pending { .. } => change(&mut self.pending),
+            TaskState::Pending { not_before, .. } => {
+                change(&mut self.pending);
+                if *not_before == super::stops::NEVER {
+                    change(&mut self.held);
+                }
+            }
             TaskState::Running(placement) => {
                 change(&mut self.running);
                 if matches!(placement.phase, Phase::Up { .. }) {
@@ -180,6 +193,7 @@ impl Turn<'_> {
         note(task);
         // What is over for good is not placed again, so nobody waits for its last incarnation.
         task.lingers &= !task.is_dead();
+        task.stopped &= !task.is_dead();
         let lingers = task.lingers;
         let died = task.is_dead() && !matches!(from, TaskState::Dead { .. });
         job.counts.subtract(&from);
@@ -192,18 +206,25 @@ impl Turn<'_> {
             self.leave(id, &from);
             self.enter(id, &to);
         }
-        if lingers {
+        let lingered = if lingers {
             self.state.lingering.insert(id);
+            false
         } else {
-            self.state.lingering.remove(&id);
-        }
+            self.state.lingering.remove(&id).is_some()
+        };
         if now_pending {
             self.state.pending.insert(id);
         } else {
             self.state.pending.remove(&id);
         }
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
+        self.watch_update(id, &from, &change);
         self.emit(EventKind::TaskChanged { task: id, change, machine });
+        if place_of(&from) != now_at || lingered {
+            let last = self.state.task(id).and_then(|task| task.last_place);
+            let places = [place_of(&from), now_at, last.filter(|_| lingered)];
+            places.into_iter().flatten().for_each(|(machine, _)| self.note_emptiness(machine));
+        }
         if alive == 0 {
             self.over.push_back((id.job, before));
         } else if before != after {
@@ -241,8 +262,9 @@ impl Turn<'_> {
         let slot = usize::try_from(id.task.index).ok().and_then(|index| job.tasks.get_mut(index));
         Arc::make_mut(slot.expect("the task was just found there")).lingers = false;
         self.state.lingering.remove(&id.task);
-        let (change, machine) = (TaskChange::Gone { incarnation: id.number }, Some(machine));
-        self.emit(EventKind::TaskChanged { task: id.task, change, machine });
+        let change = TaskChange::Gone { incarnation: id.number };
+        self.emit(EventKind::TaskChanged { task: id.task, change, machine: Some(machine) });
+        self.note_emptiness(machine);
     }
 
     /// Ends a task that is alive.
@@ -274,6 +296,7 @@ impl Turn<'_> {
     /// Gives the room of a placed task on its machine back.
     pub(super) fn leave(&mut self, id: TaskId, from: &TaskState) {
         let TaskState::Running(placement) = from else { return };
+        let at = self.at;
         let (job, machine) = self.pair(id, placement.machine);
         let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
         machine.gives_back(version, prod);
@@ -281,6 +304,10 @@ impl Turn<'_> {
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
             machine.ports.remove(port);
+        }
+        if let Some(drain) = &mut machine.drain {
+            let drain = Arc::make_mut(drain);
+            drain.ending_until = drain.ending_until.max(at + job.spec.task.grace_ms);
         }
         machine.devices.take(&placement.devices, false);
         crowd_out(job, machine);

@@ -8,7 +8,7 @@ use super::{Answer, Applied, CellState, Due, Job, JobState, Machine};
 use crate::event::{Event, EventKind};
 use crate::rejection::Rejection;
 use borg_proto::command::{Action, Command, Principal, SERVICES_SINCE};
-use borg_proto::{JobId, MachineId, Millis, ReplicaId, UserName};
+use borg_proto::{JobId, MachineId, Millis, ReplicaId, TaskId, UserName};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -22,12 +22,21 @@ pub(super) struct Turn<'a> {
     pub(super) over: VecDeque<(JobId, JobState)>,
     /// Jobs of which something waits that may go on now.
     pub(super) stirred: BTreeSet<JobId>,
+    /// Tasks that went down and are to get the version of an update.
+    pub(super) downed: BTreeSet<TaskId>,
 }
 
 impl<'a> Turn<'a> {
     pub(super) fn new(state: &'a mut CellState) -> Self {
         let at = state.clock;
-        Self { state, at, events: Vec::new(), over: VecDeque::new(), stirred: BTreeSet::new() }
+        Self {
+            state,
+            at,
+            events: Vec::new(),
+            over: VecDeque::new(),
+            stirred: BTreeSet::new(),
+            downed: BTreeSet::new(),
+        }
     }
 
     pub(super) fn emit(&mut self, kind: EventKind) {
@@ -124,6 +133,19 @@ impl<'a> Turn<'a> {
                 self.needs_admin(by, "open machines")?;
                 self.open_machines(machines)
             }
+            Action::DrainMachines { machines, reason, within, at_once, leaves } => {
+                self.needs_admin(by, "drain machines")?;
+                let by = needs_user(by, "drain machines")?;
+                self.drain_machines(by, machines, (reason, *within), *at_once, *leaves)
+            }
+            Action::UndrainMachines { machines } => {
+                self.needs_admin(by, "undrain machines")?;
+                self.undrain_machines(machines)
+            }
+            Action::EndMaintenance { number } => {
+                self.needs_admin(by, "end a maintenance")?;
+                self.end_maintenance(*number)
+            }
             Action::PutPackage { package } => {
                 self.put_package(needs_user(by, "put a package")?, package)
             }
@@ -137,6 +159,18 @@ impl<'a> Turn<'a> {
             Action::RevokePrivilege { user, privilege } => {
                 self.needs_admin(by, "revoke a privilege")?;
                 self.revoke_privilege(user, *privilege)
+            }
+            Action::UpdateJob { job, to, options } => {
+                self.update_job(needs_user(by, "update a job")?, job, to, options)
+            }
+            Action::SteerUpdate { job, verb } => {
+                self.steer_update(needs_user(by, "steer an update")?, job, *verb)
+            }
+            Action::StopTasks { job, tasks } => {
+                self.stop_tasks(needs_user(by, "stop tasks")?, job, tasks.as_ref())
+            }
+            Action::StartTasks { job, tasks } => {
+                self.start_tasks(needs_user(by, "start tasks")?, job, tasks.as_ref())
             }
             Action::Advance => {
                 needs_leader(by, "let time pass")?;
@@ -189,6 +223,7 @@ impl<'a> Turn<'a> {
 
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
+        self.proceed_update(id);
         self.set_alarm(Due::Job(id));
     }
 

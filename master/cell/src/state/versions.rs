@@ -13,9 +13,9 @@
 
 use super::turn::Turn;
 use super::{Job, Task, target_bytes};
-use borg_proto::{JobId, JobSpec, Millis, Resources, TaskId, TaskSpec, UserName};
+use borg_proto::{Band, JobId, JobSpec, Millis, Resources, TaskId, TaskSpec, UserName};
 use imbl::{OrdMap, Vector};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The version that a job begins with.
@@ -43,11 +43,24 @@ pub struct Version {
     pub by: UserName,
     /// What it came of, for people, as in `restart`; empty for what was submitted.
     pub note: String,
+    /// Whether tasks of other versions start anew for it, though nothing of them changes.
+    pub restart: bool,
+    /// What became of it, for people; empty while it is not known.
+    pub outcome: String,
 }
 
 impl Version {
     pub(crate) fn new(number: u32, spec: Arc<JobSpec>, at: Millis, by: UserName) -> Self {
-        Self { number, target_bytes: target_bytes(&spec), spec, at, by, note: String::new() }
+        Self {
+            number,
+            target_bytes: target_bytes(&spec),
+            spec,
+            at,
+            by,
+            note: String::new(),
+            restart: false,
+            outcome: String::new(),
+        }
     }
 }
 
@@ -100,11 +113,28 @@ impl Job {
     /// update which is open may bring back. Its user pays for the largest of these, and their packages
     /// stay.
     pub fn held_versions(&self) -> impl Iterator<Item = &Version> {
-        let head = self.head().number;
+        let (head, before) = (self.head().number, self.may_go_back_to().map(|v| v.number));
         let held = move |version: &&Version| {
-            version.number == head || self.slots_of.contains_key(&version.number)
+            let number = version.number;
+            number == head || before == Some(number) || self.slots_of.contains_key(&number)
         };
         self.versions().filter(held)
+    }
+
+    /// The version that an update which is open may bring back.
+    fn may_go_back_to(&self) -> Option<&Version> {
+        let update = self.update().filter(|update| !update.goes_back())?;
+        self.versions().find(|version| version.number == update.from)
+    }
+
+    /// Whose quota its tasks take, in which bands, and how much each of them takes there. Two bands while
+    /// an update is open that changed it.
+    #[must_use]
+    pub fn charges(&self) -> Vec<((UserName, Band), Resources)> {
+        let before = self.may_go_back_to().map(|version| version.spec.priority.band());
+        let bands: BTreeSet<Band> = before.into_iter().chain([self.priority().band()]).collect();
+        let each = self.charged();
+        bands.into_iter().map(|band| ((self.owner().clone(), band), each.clone())).collect()
     }
 
     /// What each of its live tasks takes of its user's quota: of each resource as much as the most
@@ -121,11 +151,9 @@ impl Job {
     }
 
     /// Makes a specification the newest version.
-    #[expect(dead_code, reason = "updates come next")]
     pub(crate) fn add_version(&mut self, version: Version) {
         self.spec = version.spec.clone();
         self.versions.push(Arc::new(version));
-        self.forget_versions();
     }
 
     /// Replaces what the newest version says: alloc sets, whose allocs have no versions.
@@ -163,6 +191,12 @@ impl Job {
     }
 }
 
+/// A text as it goes into a note: as much of it as may.
+pub(crate) fn noted(text: &str) -> String {
+    let end = (0..=MAX_NOTE_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
 /// How many slots are of each version.
 pub(crate) fn count(tasks: &Vector<Arc<Task>>) -> BTreeMap<u32, u32> {
     let mut slots = BTreeMap::new();
@@ -191,7 +225,6 @@ impl Turn<'_> {
 
     /// Gives a task another version of its job, which must be kept; in place when it runs: it stays as
     /// it is, where it is, with the room that the version asks for, which must be there.
-    #[expect(dead_code, reason = "updates come next")]
     pub(super) fn change_version(&mut self, id: TaskId, version: u32) {
         let Some(task) = self.state.task(id) else { return };
         if task.version == version {
@@ -210,7 +243,6 @@ impl Turn<'_> {
     }
 
     /// Counts the tasks of a job anew where they are, as its newest version says how they spread.
-    #[expect(dead_code, reason = "updates come next")]
     pub(super) fn recount_crowds(&mut self, id: JobId) {
         let Some(job) = self.state.jobs.get(&id).cloned() else { return };
         let mut bare = job.as_ref().clone();

@@ -211,6 +211,7 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         concurrent: None,
         labels: BTreeMap::new(),
         disruption: None,
+        task_labels: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the whole scheduler against the real state machine.
 
 mod aside;
+mod drains;
 mod fixture;
 mod laws;
 mod lending;

@@ -94,7 +94,10 @@ fn a_live_job_is_told_as_it_is_or_with_what_differs() {
     let Novelty::Differs(fields) = &other.novelty else { panic!("{other:?}") };
     let fields: Vec<_> = fields.iter().map(|field| field.field.as_str()).collect();
     assert_eq!(fields, ["tasks", "task.limit.cpu_milli"]);
-    assert_eq!(other.refusal.unwrap().to_string(), "job ann/planned exists and is running");
+    assert_eq!(
+        other.refusal.unwrap().to_string(),
+        "job ann/planned exists and is running: borgctl update changes it"
+    );
     assert_eq!(other.before, Some(cell.state.jobs().last().unwrap().id));
 }
 

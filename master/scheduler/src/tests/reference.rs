@@ -14,8 +14,41 @@ pub(super) fn best(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> 
     if cell.spec(task).alloc_set.is_some() {
         return in_alloc(cell, task);
     }
-    let plain = cell.state.machines().filter_map(|m| on(cell, weights, task, m, false)).min();
-    plain.or_else(|| cell.state.machines().filter_map(|m| on(cell, weights, task, m, true)).min())
+    let overdue = cell.state.task(task).unwrap().is_overdue(cell.now);
+    let beyond = || least(cell, weights, task, Some(Victims::Any)).filter(|_| overdue);
+    within_budgets(cell, weights, task).or_else(beyond)
+}
+
+/// The same for a task that is held off by disruption budgets however long it waits.
+pub(super) fn within_budgets(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> {
+    if cell.spec(task).alloc_set.is_some() {
+        return in_alloc(cell, task);
+    }
+    let within = || least(cell, weights, task, Some(Victims::WithinBudgets));
+    least(cell, weights, task, None).or_else(within)
+}
+
+fn least(cell: &Cell, weights: Weights, task: TaskId, victims: Option<Victims>) -> Option<Best> {
+    cell.state.machines().filter_map(|m| on(cell, weights, task, m, victims)).min()
+}
+
+/// Who may be pushed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victims {
+    WithinBudgets,
+    Any,
+}
+
+/// Whether so many may go together by their jobs' budgets, of which one decision uses eight at most.
+fn may_go(cell: &Cell, gone: &[TaskId]) -> bool {
+    let all = gone.iter().flat_map(|task| cell.state.goes_with(*task));
+    let all: Vec<TaskId> = all.collect();
+    let serves = |t: &&TaskId| {
+        cell.state.task(**t).unwrap().placement().unwrap().serves_since.is_some()
+            && cell.spec(**t).effective_disruption().is_some()
+    };
+    let many = |job| all.iter().filter(serves).filter(|t| t.job == job).count();
+    all.iter().all(|t| many(t.job) <= 8) && cell.state.may_disrupt_all(all, cell.now).is_ok()
 }
 
 /// A task in an alloc goes where that is, when the rest of the alloc leaves it room.
@@ -48,13 +81,17 @@ fn on(
     weights: Weights,
     task: TaskId,
     machine: &Machine,
-    preempting: bool,
+    victims: Option<Victims>,
 ) -> Option<Best> {
+    let preempting = victims.is_some();
     let spec = cell.spec(task);
     let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
     let user = &cell.state.job(task.job).unwrap().key.user;
     let kept_from = |users: &Arc<BTreeSet<UserName>>| !users.contains(user);
-    if machine.closed.is_some() || machine.kept_for.as_ref().is_some_and(kept_from) {
+    if machine.closed.is_some()
+        || machine.drain.is_some()
+        || machine.kept_for.as_ref().is_some_and(kept_from)
+    {
         return None;
     }
     if spec.task.constraints.iter().any(|c| !c.soft && !c.holds(&info.attributes)) {
@@ -68,8 +105,8 @@ fn on(
     };
     let there = |attribute: &str| {
         let here = value(machine, attribute);
-        let homes =
-            cell.state.tasks_of(task.job).filter_map(|(_, t)| t.placement()).map(|p| p.machine);
+        let others = cell.state.tasks_of(task.job).filter(|(id, _)| *id != task);
+        let homes = others.filter_map(|(_, t)| t.placement()).map(|p| p.machine);
         homes.filter(|m| value(cell.state.machine(*m).unwrap(), attribute) == here).count() as u64
     };
     if spec.task.spread.iter().any(|s| there(&s.attribute) >= s.max.into()) {
@@ -140,6 +177,9 @@ fn on(
                 break;
             }
             gone.push(candidate);
+            if victims == Some(Victims::WithinBudgets) && !may_go(cell, &gone) {
+                gone.pop();
+            }
         }
         for spared in gone.clone().into_iter().rev() {
             let without: Vec<TaskId> = gone.iter().copied().filter(|t| *t != spared).collect();

@@ -16,6 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
+/// What two large answers right after each other are beyond. Others are shorter.
+const SURPLUS: u64 = 2_000;
+
 struct Server {
     address: SocketAddr,
     cell: Cell,
@@ -54,6 +57,7 @@ async fn server(tasks: u32) -> Server {
         view: seen,
         fresh: fresh.clone(),
         max_age: Millis(3_600_000),
+        surplus: SURPLUS,
         seed: 1,
     };
     let metrics = DnsMetrics::new();
@@ -114,6 +118,7 @@ async fn a_master_that_does_not_know_how_old_its_state_is_has_no_answer() {
         view: server.view.subscribe(),
         fresh: server.fresh.clone(),
         max_age: Millis(1_000),
+        surplus: SURPLUS,
         seed: 1,
     };
     tokio::spawn(serve(sockets, source, DnsMetrics::new()));
@@ -125,20 +130,22 @@ async fn a_master_that_does_not_know_how_old_its_state_is_has_no_answer() {
 async fn one_address_has_so_many_connections_and_noise_ends_its_own_alone() {
     let server = server(1).await;
     let mut streams = Vec::new();
-    for _ in 0..64 {
+    // On a slow computer the first ones are closed for their silence meanwhile.
+    while server.metrics.refused_connections.get() == 0 && streams.len() < 10_000 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        assert!(framed(&mut stream, &asked("0.web.ann.lab.borg.")).await.is_some());
-        streams.push(stream);
+        if framed(&mut stream, &asked("0.web.ann.lab.borg.")).await.is_some() {
+            streams.push(stream);
+        }
+        assert!(server.metrics.connections.get() <= 64);
     }
-    let mut more = TcpStream::connect(server.address).await.unwrap();
-    assert!(framed(&mut more, &asked("0.web.ann.lab.borg.")).await.is_none());
-    assert_eq!(server.metrics.refused_connections.get(), 1);
+    assert!(streams.len() >= 64 && server.metrics.refused_connections.get() == 1);
     for noise in [&[0xff; 4][..], &[0, 3, 1, 2, 3][..]] {
         let mut stream = streams.pop().unwrap();
         stream.write_all(noise).await.unwrap();
         assert!(stream.read_u8().await.is_err(), "closed");
     }
-    assert!(framed(&mut streams[0], &asked("0.web.ann.lab.borg.")).await.is_some());
+    let last = streams.last_mut().unwrap();
+    assert!(framed(last, &asked("0.web.ann.lab.borg.")).await.is_some());
 }
 
 /// The sender of a datagram may be somebody who asked for nothing.
@@ -148,7 +155,7 @@ async fn who_asks_for_much_over_udp_is_sent_to_tcp_by_answers_no_longer_than_que
     let message = with_edns(question("web.ann.lab.borg.", RecordType::A), 1_232).to_vec().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let (mut bytes, mut sent, mut limited) = ([0; 4_096], 0, 0);
-    while limited == 0 && sent < 100 << 20 {
+    while limited == 0 && sent < 1 << 20 {
         socket.send_to(&message, server.address).await.unwrap();
         let size = socket.recv(&mut bytes).await.unwrap();
         sent += size;

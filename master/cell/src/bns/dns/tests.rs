@@ -88,6 +88,19 @@ fn a_job_has_the_addresses_of_its_healthy_tasks_and_another_comes_first_each_tim
     assert_eq!(ask(&mut names, "web.ann", Wanted::A).answers.len(), 2);
 }
 
+/// As most clients do.
+#[test]
+fn who_asks_for_both_kinds_of_addresses_gets_each_task_first_too() {
+    let (cell, _) = web(2);
+    let mut names = Names::new(cell.state);
+    let mut firsts = BTreeSet::new();
+    for _ in 0..2 {
+        firsts.insert(shown(&ask(&mut names, "web.ann", Wanted::A))[0].clone());
+        ask(&mut names, "web.ann", Wanted::Aaaa);
+    }
+    assert_eq!(firsts.len(), 2);
+}
+
 #[test]
 fn what_there_is_not_does_not_exist_and_what_leads_to_names_does() {
     let (cell, _) = web(1);

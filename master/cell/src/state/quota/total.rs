@@ -34,7 +34,7 @@ impl Total {
     }
 
     /// Takes another sum that is part of this one away.
-    pub(super) fn take(&mut self, part: &Self) {
+    pub(in crate::state) fn take(&mut self, part: &Self) {
         for (dimension, amount) in part.iter() {
             if let Some(sum) = self.0.get_mut(dimension) {
                 // Never less than what was added; the audit tells when it is.

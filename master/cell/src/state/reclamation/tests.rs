@@ -216,10 +216,10 @@ fn tasks_that_become_prod_leave_where_prod_has_no_room_of_its_own() {
         place(&mut cell, (count, index), machine, 400, &[]).unwrap();
     }
     let mut turn = super::Turn::new(&mut cell.state);
-    turn.change_kind(count, |job| {
-        let spec = std::sync::Arc::make_mut(&mut job.spec);
-        spec.priority = Band::Production.default_priority();
-    });
+    let placed = turn.unseat(count);
+    let spec = std::sync::Arc::make_mut(&mut turn.job_mut(count).spec);
+    spec.priority = Band::Production.default_priority();
+    turn.seat_again(placed);
     let waits =
         |index| cell.state.task(TaskId { job: count, index }).unwrap().placement().is_none();
     assert_eq!([0, 1, 2].map(waits), [false, true, true]);

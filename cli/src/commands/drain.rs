@@ -1,0 +1,416 @@
+//! `drain`, `undrain` and `drains`: empty machines for maintenance, and follow how far that is.
+
+use super::history::say_when;
+use crate::client::{Client, Kind, request_id};
+use crate::clock;
+use crate::exit::{Code, Failure};
+use crate::output::drains::{Drains, Plan};
+use crate::output::views::Read;
+use crate::output::{Output, age, note};
+use borg_proto::MachineName;
+use borg_proto::disruption::Share;
+use borg_proto::wire::pb;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Between two looks at how far it is: as often as a person can read.
+const LOOK: Duration = Duration::from_secs(1);
+/// Tasks of each machine that are told.
+const TASKS_TOLD: u32 = 5;
+
+/// Which machines.
+#[derive(Debug, Args)]
+struct Which {
+    /// Their names
+    machines: Vec<MachineName>,
+    /// All machines of a rack
+    #[arg(long, value_name = "NAME")]
+    rack: Option<String>,
+    /// All machines with this attribute
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    which: Which,
+    /// All machines of the cell: one after the other
+    #[arg(long, requires = "rolling", conflicts_with_all = ["machines", "rack", "labels"])]
+    all: bool,
+    /// Why, for those who find them drained
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// How long each machine may take; then what is left is pushed out whatever disruption budgets say
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// One after the other: the next begins when one is undrained, or has restarted empty
+    #[arg(long)]
+    rolling: bool,
+    /// With --rolling: how many may be out of service at a time, a number or a share of the machines
+    #[arg(long, value_name = "N|N%", default_value = "5%", requires = "rolling")]
+    batch: Share,
+    /// Drain so much that only so many machines are left that take tasks
+    #[arg(long, value_name = "N")]
+    force_with: Option<u32>,
+    /// Tell who would move where and what is in the way, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Follow until the machines are empty
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UndrainArgs {
+    #[command(flatten)]
+    which: Which,
+    /// All of a maintenance of one machine after the other, which is over then
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["machines", "rack", "labels"])]
+    maintenance: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainsArgs {
+    /// Show it anew each second
+    #[arg(long)]
+    watch: bool,
+}
+
+impl Which {
+    /// Whether none is said.
+    fn is_nothing(&self) -> bool {
+        self.machines.is_empty() && self.rack.is_none() && self.labels.is_empty()
+    }
+
+    /// The names of those that are meant: the named ones, or all with the attributes.
+    async fn names(&self, client: &mut Client, all: bool) -> Result<Vec<String>, Failure> {
+        let named: Vec<String> = self.machines.iter().map(ToString::to_string).collect();
+        let rack = self.rack.iter().map(|rack| ("rack".to_owned(), rack.clone()));
+        let labels = self.labels.iter().map(|label| match label.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(Failure::new(
+                Code::Usage,
+                format!("--label: {label:?} is not KEY=VALUE, as in zone=east"),
+            )),
+        });
+        let wanted: Vec<(String, String)> =
+            rack.map(Ok).chain(labels).collect::<Result<_, Failure>>()?;
+        if wanted.is_empty() && !all {
+            return match named.is_empty() {
+                false => Ok(named),
+                true => Err(Failure::new(
+                    Code::Usage,
+                    "no machine is named: give names, --rack NAME or --label KEY=VALUE",
+                )),
+            };
+        }
+        if !named.is_empty() {
+            let why = "name machines, or say --rack and --label: not both";
+            return Err(Failure::new(Code::Usage, why));
+        }
+        let machines = super::machines::ask(client).await?.machines;
+        let meets = |machine: &pb::Machine| {
+            let attributes = machine.info.as_ref().map(|info| &info.attributes);
+            let has = |(key, value): &(String, String)| {
+                attributes.is_some_and(|all| all.get(key) == Some(value))
+            };
+            wanted.iter().all(has)
+        };
+        let found: Vec<String> =
+            machines.into_iter().filter(meets).map(|machine| machine.name).collect();
+        if found.is_empty() {
+            let said: Vec<String> = wanted.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let what = format!("no machine of the cell has {}", said.join(", "));
+            return Err(Failure::new(Code::NotFound, what));
+        }
+        Ok(found)
+    }
+}
+
+fn several(names: &[String]) -> String {
+    match names {
+        [one] => one.clone(),
+        all => format!("{} machines", all.len()),
+    }
+}
+
+pub(super) async fn drain(
+    client: &mut Client,
+    args: DrainArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let names = args.which.names(client, args.all).await?;
+    let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    let at_once = args.rolling.then(|| args.batch.of(count).max(1));
+    let message = pb::DrainMachinesRequest {
+        machines: names.clone(),
+        reason: args.reason,
+        within_ms: u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX),
+        at_once,
+        leaves: args.force_with,
+        request_id: request_id(),
+    };
+    if args.dry_run {
+        return plan(client, message, out).await;
+    }
+    let (deadline, what) = (args.deadline, several(&names));
+    let answer = client
+        .call(&format!("drain {what}"), Kind::Change, message, async |mut to, request| {
+            to.drain_machines(request).await
+        })
+        .await?;
+    if out.is_json() {
+        let done = serde_json::json!({ "machines": names, "index": answer.index });
+        out.json(&done, args.watch)?;
+    } else {
+        let time = humantime::format_duration(deadline);
+        let how = match at_once {
+            None => format!("draining {what}: what is left after {time} is pushed out"),
+            Some(1) => format!("draining {what}, one at a time, each within {time}"),
+            Some(many) => format!("draining {what}, {many} at a time, each within {time}"),
+        };
+        out.line(&how)?;
+    }
+    if args.watch { follow(client, &names, at_once.is_some(), out).await } else { Ok(()) }
+}
+
+async fn plan(
+    client: &mut Client,
+    message: pb::DrainMachinesRequest,
+    out: Output,
+) -> Result<(), Failure> {
+    let answer = client
+        .call("plan a drain", Kind::Read, message, async |mut to, request| {
+            to.plan_drain(request).await
+        })
+        .await?;
+    let plan = Plan::from(answer);
+    if out.is_json() {
+        return out.json(&plan, false);
+    }
+    if !plan.refusal.is_empty() {
+        return Err(Failure::new(Code::Refused, format!("would be refused: {}", plan.refusal)));
+    }
+    let rows = plan.moves.iter().map(|one| {
+        let over = if one.victims.is_empty() {
+            String::new()
+        } else {
+            format!("over {}", one.victims.join(", "))
+        };
+        [one.step.to_string(), one.task.clone(), one.from.clone(), one.to.clone(), over]
+    });
+    if !plan.moves.is_empty() {
+        out.table(["step", "task", "from", "to", ""], rows)?;
+    }
+    if plan.more_moves > 0 {
+        out.line(&format!("and {} more", plan.more_moves))?;
+    }
+    for one in &plan.stay {
+        out.line(&format!("{} stays until the deadline: {}", one.task, one.waits))?;
+    }
+    if plan.more_stay > 0 {
+        out.line(&format!("and {} more", plan.more_stay))?;
+    }
+    out.line(&plan.summary())
+}
+
+pub(super) async fn undrain(
+    client: &mut Client,
+    args: UndrainArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let (text, index) = match args.maintenance {
+        Some(number) => {
+            let message = pb::EndMaintenanceRequest { number, request_id: request_id() };
+            let what = format!("end maintenance {number}");
+            let answer = client
+                .call(&what, Kind::Change, message, async |mut to, request| {
+                    to.end_maintenance(request).await
+                })
+                .await?;
+            (format!("maintenance {number} is over: its machines take tasks again"), answer.index)
+        }
+        None if args.which.is_nothing() => {
+            let why = "no machine is named: give names, --rack NAME, --label KEY=VALUE or \
+                       --maintenance NUMBER";
+            return Err(Failure::new(Code::Usage, why));
+        }
+        None => {
+            let machines = args.which.names(client, false).await?;
+            let what = several(&machines);
+            let message = pb::UndrainMachinesRequest { machines, request_id: request_id() };
+            let answer = client
+                .call(&format!("undrain {what}"), Kind::Change, message, async |mut to, request| {
+                    to.undrain_machines(request).await
+                })
+                .await?;
+            (format!("{what}: drained no more"), answer.index)
+        }
+    };
+    if out.is_json() {
+        out.json(&serde_json::json!({ "index": index }), false)
+    } else {
+        out.line(&text)
+    }
+}
+
+async fn ask(client: &mut Client) -> Result<pb::ListDrainsResponse, Failure> {
+    let message = pb::ListDrainsRequest { tasks: TASKS_TOLD };
+    client
+        .call("drains", Kind::Read, message, async |mut to, request| to.list_drains(request).await)
+        .await
+}
+
+pub(super) async fn drains(
+    client: &mut Client,
+    args: DrainsArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    loop {
+        let answer = ask(client).await?;
+        out.clear()?;
+        say_when(client, out, answer.read.as_ref());
+        let (read, drains) = (answer.read, Drains::from(answer));
+        if out.is_json() {
+            out.json(&Read::of(read, &drains), args.watch)?;
+        } else {
+            show(&drains, out)?;
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn show(drains: &Drains, out: Output) -> Result<(), Failure> {
+    if drains.machines.is_empty() && drains.maintenances.is_empty() {
+        return out.line("no machine is drained");
+    }
+    let now = if drains.now_ms > 0 { drains.now_ms } else { clock::now().0 };
+    let rows = drains.machines.iter().map(|one| {
+        let left = match one.empty_since_ms {
+            Some(since) if since <= now => format!("empty for {}", age(now - since)),
+            Some(_) => "empty, its last tasks are ending".to_owned(),
+            None => format!("{} tasks left", one.tasks),
+        };
+        let deadline = match (one.empty_since_ms, one.deadline_ms.checked_sub(now)) {
+            (Some(_), _) => "-".to_owned(),
+            (None, Some(left)) => format!("in {}", age(left)),
+            (None, None) => "over".to_owned(),
+        };
+        [
+            one.name.clone(),
+            left,
+            one.moved.to_string(),
+            one.forced.to_string(),
+            deadline,
+            one.by.clone(),
+            one.reason.clone(),
+        ]
+    });
+    out.table(["machine", "state", "moved", "forced", "deadline", "by", "reason"], rows)?;
+    for machine in &drains.machines {
+        for one in &machine.leaving {
+            out.line(&format!("{} on {} waits for {}", one.task, machine.name, one.waits))?;
+        }
+    }
+    for one in &drains.maintenances {
+        out.line(&one.summary())?;
+    }
+    Ok(())
+}
+
+/// What was said last of each machine, in a pipe; a line that moves on a terminal.
+struct Progress {
+    bar: Option<ProgressBar>,
+    told: BTreeMap<String, String>,
+    out: Output,
+}
+
+impl Progress {
+    fn new(out: Output) -> Self {
+        let bar = out.is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} machines {wide_msg}");
+            bar.set_style(style.expect("the template is well-formed"));
+            bar
+        });
+        Self { bar, told: BTreeMap::new(), out }
+    }
+
+    /// Tells what is new of a machine.
+    fn tell(&mut self, machine: &str, text: String) -> Result<(), Failure> {
+        if self.told.get(machine) == Some(&text) {
+            return Ok(());
+        }
+        let line = format!("{machine}: {text}");
+        self.told.insert(machine.to_owned(), text);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(line);
+                Ok(())
+            }
+            None => self.out.line(&line),
+        }
+    }
+
+    fn count(&self, done: usize, all: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        }
+    }
+}
+
+/// Until the machines are empty, or a maintenance of them is over.
+async fn follow(
+    client: &mut Client,
+    names: &[String],
+    rolling: bool,
+    out: Output,
+) -> Result<(), Failure> {
+    let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let mut progress = Progress::new(out);
+    let mut part_of = None;
+    loop {
+        let answer = ask(client).await?;
+        let (now, drains) = (answer.now_ms, Drains::from(answer));
+        let ours: Vec<_> =
+            drains.machines.iter().filter(|one| wanted.contains(one.name.as_str())).collect();
+        part_of = part_of.or_else(|| ours.iter().find_map(|one| one.maintenance));
+        if out.is_json() {
+            out.json(&drains, true)?;
+        } else {
+            for one in &ours {
+                progress.tell(&one.name, one.progress(now))?;
+            }
+        }
+        let busy = ours.iter().filter(|one| one.empty_since_ms.is_none_or(|at| at > now)).count();
+        let under_way =
+            drains.maintenances.iter().find(|one| rolling && Some(one.number) == part_of);
+        if let Some(maintenance) = under_way {
+            progress.count(maintenance.done as usize, wanted.len());
+        } else if !rolling {
+            progress.count(wanted.len() - busy, wanted.len());
+        }
+        if under_way.is_none() && busy == 0 {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    if let Some(bar) = &progress.bar {
+        bar.finish_and_clear();
+    }
+    if !out.is_json() {
+        let what = several(names);
+        out.line(&if rolling { format!("{what}: done") } else { format!("{what}: empty") })?;
+        if !rolling {
+            note("no task comes to them until: borgctl undrain");
+        }
+    }
+    Ok(())
+}

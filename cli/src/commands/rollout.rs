@@ -1,0 +1,374 @@
+//! `rollout`, and `history` of one job: how far an update is, and what is to become of it.
+
+use super::names;
+use crate::client::{Client, Kind, request_id};
+use crate::exit::{Code, Failure};
+use crate::output::{Output, age, note};
+use borg_proto::JobKey;
+use borg_proto::update::Steer;
+use borg_proto::wire::pb;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::time::Duration;
+
+/// How often an update that is watched is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RolloutCommand {
+    /// Show how far the update of a job is, and what it waits for
+    Status(StatusArgs),
+    /// Let no more tasks go for now
+    Pause(JobArgs),
+    /// Let tasks go again; also those after the canary
+    Resume(JobArgs),
+    /// Take the tasks back to what they were, in the middle or after
+    Undo(JobArgs),
+    /// Say that it is good: it cannot be undone any more
+    Close(JobArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JobArgs {
+    /// JOB or USER/JOB
+    job: String,
+    /// Stay until it is done
+    #[arg(short, long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// JOB or USER/JOB
+    job: String,
+    /// Stay until it is done
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// What is watched.
+pub(super) struct Watched {
+    /// The version that was asked for.
+    pub version: u32,
+    /// Only what is as new as this entry counts.
+    pub index: u64,
+    /// Whether all tasks have to serve too.
+    pub all_serve: bool,
+}
+
+/// An update, as `-o json` shows it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    job: String,
+    version: u32,
+    state: &'static str,
+    from_version: Option<u32>,
+    to_version: Option<u32>,
+    by: Option<String>,
+    since_ms: Option<u64>,
+    done: u32,
+    moving: u32,
+    left: u32,
+    failed: u32,
+    waiting_for: String,
+    why: String,
+}
+
+impl From<&pb::GetUpdateResponse> for Shown {
+    fn from(answer: &pb::GetUpdateResponse) -> Self {
+        let version = answer.head.as_ref().map_or(0, |head| head.version);
+        let update = answer.update.clone();
+        let state = update.as_ref().map_or("none", |update| state_name(update.state()));
+        let of = update.unwrap_or_default();
+        let is = state != "none";
+        Self {
+            job: answer.job.clone(),
+            version,
+            state,
+            from_version: is.then_some(of.from_version),
+            to_version: is.then_some(of.to_version),
+            by: is.then_some(of.by),
+            since_ms: is.then_some(of.since_ms),
+            done: of.done,
+            moving: of.moving,
+            left: of.left,
+            failed: of.failed,
+            waiting_for: of.waiting_for,
+            why: of.why,
+        }
+    }
+}
+
+fn state_name(state: pb::UpdateState) -> &'static str {
+    match state {
+        pb::UpdateState::Rolling => "rolling",
+        pb::UpdateState::Canary => "canary",
+        pb::UpdateState::Paused => "paused",
+        pb::UpdateState::RollingBack => "rolling back",
+        pb::UpdateState::Done => "done",
+        pb::UpdateState::Unspecified => "unknown",
+    }
+}
+
+pub(super) async fn run(
+    client: &mut Client,
+    command: RolloutCommand,
+    out: Output,
+) -> Result<(), Failure> {
+    let (args, verb) = match command {
+        RolloutCommand::Status(args) => return status(client, &args, out).await,
+        RolloutCommand::Pause(args) => (args, Steer::Pause),
+        RolloutCommand::Resume(args) => (args, Steer::Resume),
+        RolloutCommand::Undo(args) => (args, Steer::Undo),
+        RolloutCommand::Close(args) => (args, Steer::Close),
+    };
+    let key = names::job(&args.job, client.user())?;
+    let message = pb::SteerUpdateRequest {
+        job: key.to_string(),
+        verb: pb::UpdateVerb::from(verb).into(),
+        request_id: request_id(),
+    };
+    let what = format!("{verb} the update of {key}");
+    let answer = client
+        .call(&what, Kind::Change, message, async |mut master, request| {
+            master.steer_update(request).await
+        })
+        .await?;
+    if args.watch {
+        let watched = Watched { version: 0, index: answer.index, all_serve: false };
+        return watch(client, &key, &watched, out).await;
+    }
+    if out.is_json() {
+        return out.json(&serde_json::json!({ "job": key, "index": answer.index }), false);
+    }
+    out.line(&match verb {
+        Steer::Pause => format!("{key}: no more tasks go for now"),
+        Steer::Resume => format!("{key}: tasks go again"),
+        Steer::Undo => format!("{key}: its tasks go back to what they were"),
+        Steer::Close => format!("{key}: the update is closed"),
+    })
+}
+
+async fn status(client: &mut Client, args: &StatusArgs, out: Output) -> Result<(), Failure> {
+    let key = names::job(&args.job, client.user())?;
+    if args.watch {
+        return watch(client, &key, &Watched { version: 0, index: 0, all_serve: false }, out).await;
+    }
+    let answer = get(client, &key).await?;
+    if out.is_json() {
+        return out.json(&Shown::from(&answer), false);
+    }
+    let Some(update) = &answer.update else {
+        let head = answer.head.unwrap_or_default();
+        let outcome = if head.outcome.is_empty() { "" } else { ", " };
+        return out.line(&format!(
+            "{key}: version {} is in force{outcome}{}; no update is open",
+            head.version, head.outcome
+        ));
+    };
+    out.line(&format!(
+        "{key}: version {} -> {}, {} for {} (by {}, begun {} ago)",
+        update.from_version,
+        update.to_version,
+        state_name(update.state()),
+        age(answer.now_ms.saturating_sub(update.since_ms)),
+        update.by,
+        age(answer.now_ms.saturating_sub(update.begun_ms)),
+    ))?;
+    if !update.why.is_empty() {
+        out.line(&format!("  it goes back: {}", update.why))?;
+    }
+    out.line(&format!("  {}", counts(update)))?;
+    if !update.waiting_for.is_empty() {
+        out.line(&format!("  {}", update.waiting_for))?;
+    }
+    Ok(())
+}
+
+fn counts(update: &pb::UpdateInfo) -> String {
+    let failed =
+        if update.failed == 0 { String::new() } else { format!(", {} failed", update.failed) };
+    format!("{} done, {} on their way, {} left{failed}", update.done, update.moving, update.left)
+}
+
+async fn get(client: &mut Client, key: &JobKey) -> Result<pb::GetUpdateResponse, Failure> {
+    let message = pb::GetUpdateRequest { job: key.to_string() };
+    client
+        .call(&format!("rollout of {key}"), Kind::Read, message, async |mut master, request| {
+            master.get_update(request).await
+        })
+        .await
+}
+
+/// Stays until nothing goes on by itself. On a terminal a bar shows how far it is; a pipe gets a line for
+/// each thing that it waits for.
+pub(super) async fn watch(
+    client: &mut Client,
+    key: &JobKey,
+    watched: &Watched,
+    out: Output,
+) -> Result<(), Failure> {
+    let bar = out.is_terminal().then(|| {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}");
+        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    });
+    let mut before = String::new();
+    loop {
+        let answer = get(client, key).await?;
+        let index = answer.read.as_ref().map_or(0, |read| read.index);
+        if index < watched.index {
+            // This master has not heard of it yet.
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
+        if let Some(end) = over(client, key, &answer, watched, out).await? {
+            if let Some(bar) = &bar {
+                bar.finish_and_clear();
+            }
+            return end;
+        }
+        let line = answer.update.as_ref().map_or_else(String::new, |update| {
+            format!("{}: {}; {}", state_name(update.state()), counts(update), update.waiting_for)
+        });
+        match (&bar, &answer.update) {
+            (Some(bar), Some(update)) => {
+                let all = update.done + update.moving + update.left;
+                bar.set_length(all.into());
+                bar.set_position(update.done.into());
+                bar.set_message(format!("{}: {}", state_name(update.state()), update.waiting_for));
+            }
+            (Some(_), None) => {}
+            // What counts down is no news.
+            (None, _) => {
+                let news: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+                if !out.is_json() && news != before {
+                    note(&format!("{key}: {line}"));
+                    before = news;
+                }
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What came of what is watched, if it is over or waits for somebody.
+async fn over(
+    client: &mut Client,
+    key: &JobKey,
+    answer: &pb::GetUpdateResponse,
+    watched: &Watched,
+    out: Output,
+) -> Result<Option<Result<(), Failure>>, Failure> {
+    let head = answer.head.clone().unwrap_or_default();
+    let open = answer.update.as_ref();
+    let waits = open.is_some_and(|update| update.state() != pb::UpdateState::Done);
+    let for_somebody = open.is_some_and(|update| {
+        matches!(update.state(), pb::UpdateState::Paused | pb::UpdateState::Canary)
+    });
+    if waits && !for_somebody {
+        return Ok(None);
+    }
+    if watched.all_serve && !waits && !all_serve(client, key).await? {
+        return Ok(None);
+    }
+    if out.is_json() {
+        out.json(&Shown::from(answer), false)?;
+    }
+    if let Some(update) = open.filter(|_| for_somebody) {
+        let text = format!("{key}: {}", update.waiting_for);
+        // A canary is what was asked for; a pause is not.
+        if update.state() == pb::UpdateState::Canary {
+            if !out.is_json() {
+                out.line(&text)?;
+            }
+            return Ok(Some(Ok(())));
+        }
+        return Ok(Some(Err(Failure::new(Code::JobFailed, text))));
+    }
+    // Another version is in force by now: this one was taken back.
+    if watched.version > 0 && head.version != watched.version {
+        let why = outcome_of(client, key, watched.version).await?;
+        return Ok(Some(Err(Failure::new(
+            Code::JobFailed,
+            format!(
+                "{key}: version {} was {why}; version {} is in force",
+                watched.version, head.version
+            ),
+        ))));
+    }
+    if !out.is_json() {
+        out.line(&format!("{key}: version {} is in force, all is done", head.version))?;
+    }
+    Ok(Some(Ok(())))
+}
+
+pub(super) async fn all_serve(client: &mut Client, key: &JobKey) -> Result<bool, Failure> {
+    let what = format!("status of {key}");
+    let job = super::inspect::get_job(client, &what, key).await?.job.unwrap_or_default();
+    Ok(job.up + job.stopped + job.finished + job.failed + job.killed >= job.tasks)
+}
+
+async fn outcome_of(client: &mut Client, key: &JobKey, version: u32) -> Result<String, Failure> {
+    let versions = list(client, key).await?.versions;
+    let found = versions.into_iter().find(|found| found.version == version);
+    let outcome = found.map(|found| found.outcome).filter(|outcome| !outcome.is_empty());
+    Ok(outcome.unwrap_or_else(|| "replaced".to_owned()))
+}
+
+async fn list(client: &mut Client, key: &JobKey) -> Result<pb::ListVersionsResponse, Failure> {
+    let message = pb::ListVersionsRequest { job: key.to_string() };
+    client
+        .call(&format!("history of {key}"), Kind::Read, message, async |mut master, request| {
+            master.list_versions(request).await
+        })
+        .await
+}
+
+/// The versions of a job.
+pub(super) async fn history(client: &mut Client, job: &str, out: Output) -> Result<(), Failure> {
+    let key = names::job(job, client.user())?;
+    let answer = list(client, &key).await?;
+    if out.is_json() {
+        let fields = |version: &pb::VersionInfo| {
+            let field = |f: &pb::FieldChange| serde_json::json!({ "field": f.field, "old": f.old, "new": f.new });
+            version.fields.iter().map(field).collect::<Vec<_>>()
+        };
+        let versions = answer.versions.iter().map(|version| {
+            serde_json::json!({
+                "version": version.version, "at_ms": version.at_ms, "by": version.by,
+                "note": version.note, "outcome": version.outcome, "tasks": version.tasks,
+                "fields": fields(version), "more_fields": version.more_fields,
+            })
+        });
+        return out.json(&versions.collect::<Vec<_>>(), false);
+    }
+    for version in &answer.versions {
+        let words: Vec<&str> = [version.note.as_str(), version.outcome.as_str()]
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect();
+        let words =
+            if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
+        out.line(&format!(
+            "version {}, {} ago by {}, {} tasks{words}",
+            version.version,
+            age(answer.now_ms.saturating_sub(version.at_ms)),
+            version.by,
+            version.tasks
+        ))?;
+        for field in &version.fields {
+            out.line(&format!("    {}", changed(field)))?;
+        }
+        if version.more_fields > 0 {
+            out.line(&format!("    and {} more fields", version.more_fields))?;
+        }
+    }
+    Ok(())
+}
+
+/// `task.command[0]: /bin/a -> /bin/b`.
+pub(super) fn changed(field: &pb::FieldChange) -> String {
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
+    format!("{}: {} -> {}", field.field, text(&field.old), text(&field.new))
+}

@@ -1,0 +1,94 @@
+//! `stop` and `start`: tasks leave their machines and come back; the job keeps its name and its quota.
+
+use super::names;
+use super::rollout::all_serve;
+use super::select::SelectArgs;
+use crate::client::{Client, Kind, request_id};
+use crate::exit::Failure;
+use crate::output::Output;
+use borg_proto::wire::{pb, write_indexes};
+use borg_proto::{IndexSet, JobKey};
+use clap::Args;
+use std::time::Duration;
+
+/// How often tasks that are to start are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// JOB, USER/JOB or USER/JOB/INDEX
+    job: String,
+    #[command(flatten)]
+    which: SelectArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    #[command(flatten)]
+    what: StopArgs,
+    /// Stay until they serve
+    #[arg(short, long)]
+    watch: bool,
+}
+
+impl StopArgs {
+    async fn chosen(self, client: &mut Client) -> Result<(JobKey, Option<IndexSet>), Failure> {
+        let (key, index) = names::job_or_task(&self.job, client.user())?;
+        let one = index.and_then(|index| IndexSet::new([index]).ok());
+        let tasks = self.which.chosen(client, &key).await?;
+        Ok((key, tasks.or(one)))
+    }
+}
+
+pub(super) async fn stop(client: &mut Client, args: StopArgs, out: Output) -> Result<(), Failure> {
+    let (key, tasks) = args.chosen(client).await?;
+    let message = pb::StopTasksRequest {
+        job: key.to_string(),
+        tasks: write_indexes(tasks.as_ref()),
+        request_id: request_id(),
+    };
+    let what = format!("stop {key}");
+    let answer = client
+        .call(&what, Kind::Change, message, async |mut master, request| {
+            master.stop_tasks(request).await
+        })
+        .await?;
+    if out.is_json() {
+        let told =
+            serde_json::json!({ "job": key, "stopped": answer.tasks, "index": answer.index });
+        return out.json(&told, false);
+    }
+    out.line(&format!("{key}: {} stopped; borgctl start {key}", counted(answer.tasks)))
+}
+
+pub(super) async fn start(
+    client: &mut Client,
+    args: StartArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let (key, tasks) = args.what.chosen(client).await?;
+    let message = pb::StartTasksRequest {
+        job: key.to_string(),
+        tasks: write_indexes(tasks.as_ref()),
+        request_id: request_id(),
+    };
+    let what = format!("start {key}");
+    let answer = client
+        .call(&what, Kind::Change, message, async |mut master, request| {
+            master.start_tasks(request).await
+        })
+        .await?;
+    while args.watch && !all_serve(client, &key).await? {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    if out.is_json() {
+        let told =
+            serde_json::json!({ "job": key, "started": answer.tasks, "index": answer.index });
+        return out.json(&told, false);
+    }
+    out.line(&format!("{key}: {} started", counted(answer.tasks)))
+}
+
+fn counted(tasks: u32) -> String {
+    if tasks == 1 { "1 task".to_owned() } else { format!("{tasks} tasks") }
+}

@@ -1,0 +1,348 @@
+//! `update`, `rollback`, `scale` and `restart`: a job becomes something else, its tasks one after another.
+
+use super::jobs::{evaluate, pair};
+use super::names;
+use super::rollout::{self, Watched};
+use super::select::SelectArgs;
+use crate::client::{Client, Kind, request_id};
+use crate::exit::{Code, Failure};
+use crate::output::{Output, note};
+use crate::target::TargetArgs;
+use borg_proto::disruption::Share;
+use borg_proto::update::{OnFailure, Order, UpdateOptions};
+use borg_proto::wire::pb;
+use borg_proto::{IndexSet, JobKey, Millis};
+use clap::{Args, ValueEnum};
+use pb::update_job::To;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How an update is done: the same words for every command that begins one.
+#[derive(Debug, Clone, Args)]
+pub(super) struct HowArgs {
+    /// Most tasks on their way at once, as in 3 or 10%; the disruption budget always holds too [default: the budget]
+    #[arg(long, value_name = "N|P%", value_parser = share)]
+    most: Option<Share>,
+    /// How long a task must serve before the next one goes
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    min_healthy: Duration,
+    /// How long a task may take from being placed until it serves
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// These go first, and alone until `rollout resume`, as in 0-2
+    #[arg(long, value_name = "TASKS")]
+    canary: Option<IndexSet>,
+    #[command(flatten)]
+    which: SelectArgs,
+    /// Which go first: ascending, descending, random, or indexes in their order, as in 3,1,2
+    #[arg(long, value_name = "ORDER", default_value = "ascending", value_parser = order)]
+    order: Order,
+    /// What happens when more tasks fail than may
+    #[arg(long, value_enum, default_value = "roll-back", value_name = "WHAT")]
+    on_failure: Failing,
+    /// How many tasks may fail
+    #[arg(long, value_name = "N", default_value = "0")]
+    failures: u32,
+    /// It cannot be undone any more once it is done
+    #[arg(long)]
+    close: bool,
+    /// Stay until it is done: 0 when it is, 8 when it was rolled back
+    #[arg(short, long)]
+    watch: bool,
+    /// Say what would become of each task, and change nothing
+    #[arg(long, conflicts_with = "watch")]
+    plan: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Failing {
+    /// The tasks go back to what they were
+    RollBack,
+    /// It waits for `rollout resume` or `rollout undo`
+    Pause,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateArgs {
+    /// The file: .bcl, JSON, or - for standard input; each of its jobs must be live
+    file: PathBuf,
+    /// A value for arg("NAME") in the file
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
+    args: Vec<(String, String)>,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// JOB or USER/JOB
+    job: String,
+    /// The version to go back to, see `history JOB`
+    #[arg(value_name = "VERSION")]
+    version: u32,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScaleArgs {
+    /// JOB or USER/JOB
+    job: String,
+    /// How many tasks it is to have
+    #[arg(value_name = "TASKS")]
+    count: u32,
+    /// Stay until all of them serve
+    #[arg(short, long)]
+    watch: bool,
+    /// Say what would become of each task, and change nothing
+    #[arg(long, conflicts_with = "watch")]
+    plan: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestartArgs {
+    /// JOB or USER/JOB
+    job: String,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    text.parse::<Share>().map_err(|error| error.to_string())
+}
+
+fn order(text: &str) -> Result<Order, String> {
+    Ok(match text {
+        "ascending" => Order::Ascending,
+        "descending" => Order::Descending,
+        // What the order is must be the same on every master, so the command brings it.
+        "random" => Order::Random(crate::client::random()),
+        list => {
+            let index = |one: &str| one.trim().parse::<u32>();
+            let indexes = list.split(',').map(index).collect::<Result<Vec<_>, _>>();
+            Order::Listed(indexes.map_err(|_| {
+                "is none of ascending, descending and random, nor a list of indexes like 3,1,2"
+                    .to_owned()
+            })?)
+        }
+    })
+}
+
+impl HowArgs {
+    fn options(&self) -> UpdateOptions {
+        let ms = |time: Duration| Millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        UpdateOptions {
+            most: self.most,
+            min_healthy_ms: ms(self.min_healthy),
+            deadline_ms: ms(self.deadline),
+            canary: self.canary.clone(),
+            tasks: None,
+            order: self.order.clone(),
+            on_failure: match self.on_failure {
+                Failing::RollBack => OnFailure::RollBack,
+                Failing::Pause => OnFailure::Pause,
+            },
+            failures: self.failures,
+            close: self.close,
+        }
+    }
+}
+
+/// What is asked for, and what to do with the answer.
+struct Asked {
+    key: JobKey,
+    to: To,
+    options: UpdateOptions,
+    which: SelectArgs,
+    plan: bool,
+    watch: bool,
+}
+
+pub(super) async fn update(
+    target: &TargetArgs,
+    args: UpdateArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let target = target.resolve()?;
+    let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
+    let mut client = Client::new(&target)?;
+    for spec in &evaluated.jobs {
+        let asked = Asked {
+            key: spec.key(client.user()),
+            to: To::Spec(spec.into()),
+            options: args.how.options(),
+            which: args.how.which.clone(),
+            plan: args.how.plan,
+            watch: args.how.watch,
+        };
+        ask(&mut client, asked, out).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn rollback(
+    client: &mut Client,
+    args: RollbackArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let key = names::job(&args.job, client.user())?;
+    let (options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
+    let (to, which) = (To::Version(args.version), args.how.which);
+    ask(client, Asked { key, to, options, which, plan, watch }, out).await
+}
+
+pub(super) async fn scale(
+    client: &mut Client,
+    args: ScaleArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let key = names::job(&args.job, client.user())?;
+    let (plan, watch) = (args.plan, args.watch);
+    // More or fewer tasks are no release: nothing needs to be watched for long.
+    let options =
+        UpdateOptions { min_healthy_ms: Millis(0), close: true, ..UpdateOptions::default() };
+    let (to, which) = (To::Tasks(args.count), SelectArgs::default());
+    ask(client, Asked { key, to, options, which, plan, watch }, out).await
+}
+
+pub(super) async fn restart(
+    client: &mut Client,
+    args: RestartArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let key = names::job(&args.job, client.user())?;
+    let (mut options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
+    options.close = true;
+    let (to, which) = (To::Restart(true), args.how.which);
+    ask(client, Asked { key, to, options, which, plan, watch }, out).await
+}
+
+async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failure> {
+    let Asked { key, to, mut options, which, plan, watch } = asked;
+    options.tasks = which.chosen(client, &key).await?;
+    let scales = matches!(to, To::Tasks(_));
+    let update =
+        pb::UpdateJob { job: key.to_string(), to: Some(to), options: Some((&options).into()) };
+    if plan {
+        return self::plan(client, &key, update, out).await;
+    }
+    let message = pb::UpdateJobRequest { update: Some(update), request_id: request_id() };
+    let what = format!("update {key}");
+    let answer = client
+        .call(&what, Kind::Change, message, async |mut master, request| {
+            master.update_job(request).await
+        })
+        .await?;
+    let version = answer.version;
+    if watch {
+        let watched = Watched { version, index: answer.index, all_serve: scales };
+        return rollout::watch(client, &key, &watched, out).await;
+    }
+    if out.is_json() {
+        let told = serde_json::json!({ "job": key, "version": version, "index": answer.index });
+        out.json(&told, false)?;
+    } else {
+        out.line(&format!("{key}: version {version}"))?;
+        note(&format!("how far it is: borgctl rollout status {key}"));
+    }
+    Ok(())
+}
+
+async fn plan(
+    client: &mut Client,
+    key: &JobKey,
+    update: pb::UpdateJob,
+    out: Output,
+) -> Result<(), Failure> {
+    let message = pb::PlanUpdateRequest { update: Some(update) };
+    let answer = client
+        .call(&format!("plan {key}"), Kind::Read, message, async |mut master, request| {
+            master.plan_update(request).await
+        })
+        .await?;
+    if let Some(refusal) = answer.refusal {
+        let text = format!("the update of {key} would be refused: {}", refusal.why);
+        return Err(Failure::new(Code::Refused, text));
+    }
+    let changes = answer.version != answer.from_version;
+    if out.is_json() {
+        return out.json(&planned_json(key, &answer), false);
+    }
+    if !changes {
+        return out.line(&format!("= {key}: nothing changes"));
+    }
+    let (from, to) = (answer.from_version, answer.version);
+    out.line(&format!("~ {key}: version {from} -> {to}"))?;
+    for field in &answer.fields {
+        out.line(&format!("    {}", rollout::changed(field)))?;
+    }
+    if answer.more_fields > 0 {
+        out.line(&format!("    and {} more fields", answer.more_fields))?;
+    }
+    for effect in &answer.effects {
+        let tasks = range(effect.tasks.as_ref());
+        let why = if effect.why.is_empty() { String::new() } else { format!(" ({})", effect.why) };
+        out.line(&format!("    {tasks}: {}{why}", effect_name(effect.effect())))?;
+    }
+    out.line(&format!("    at once: at most {}", answer.at_once))
+}
+
+fn range(range: Option<&pb::IndexRange>) -> String {
+    match range {
+        Some(range) if range.first == range.last => format!("task {}", range.first),
+        Some(range) => format!("tasks {}-{}", range.first, range.last),
+        None => "no task".to_owned(),
+    }
+}
+
+fn effect_name(effect: pb::UpdateEffect) -> &'static str {
+    match effect {
+        pb::UpdateEffect::None => "stays as it is",
+        pb::UpdateEffect::InPlace => "changes in place",
+        pb::UpdateEffect::Restart => "restarts on its machine",
+        pb::UpdateEffect::Move => "moves",
+        pb::UpdateEffect::Start => "does not run, and starts as the new version",
+        pb::UpdateEffect::End => "ends",
+        pb::UpdateEffect::Unspecified => "unknown",
+    }
+}
+
+fn planned_json(key: &JobKey, answer: &pb::PlanUpdateResponse) -> serde_json::Value {
+    let word = |effect: pb::UpdateEffect| match effect {
+        pb::UpdateEffect::None => "none",
+        pb::UpdateEffect::InPlace => "in_place",
+        pb::UpdateEffect::Restart => "restart",
+        pb::UpdateEffect::Move => "move",
+        pb::UpdateEffect::Start => "start",
+        pb::UpdateEffect::End => "end",
+        pb::UpdateEffect::Unspecified => "unknown",
+    };
+    let effects = answer.effects.iter().map(|effect| {
+        let tasks = effect.tasks.unwrap_or_default();
+        serde_json::json!({
+            "first": tasks.first, "last": tasks.last,
+            "effect": word(effect.effect()), "why": effect.why,
+        })
+    });
+    let fields = answer.fields.iter().map(
+        |field| serde_json::json!({ "field": field.field, "old": field.old, "new": field.new }),
+    );
+    serde_json::json!({
+        "job": key, "from_version": answer.from_version, "version": answer.version,
+        "fields": fields.collect::<Vec<_>>(), "more_fields": answer.more_fields,
+        "effects": effects.collect::<Vec<_>>(), "at_once": answer.at_once,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_a_word_or_a_list() {
+        assert_eq!(order("descending"), Ok(Order::Descending));
+        assert_eq!(order("3, 1"), Ok(Order::Listed(vec![3, 1])));
+        assert!(matches!(order("random"), Ok(Order::Random(_))));
+        assert!(order("up").unwrap_err().contains("a list of indexes like 3,1,2"));
+    }
+}

@@ -1,0 +1,200 @@
+//! Updates of what people use meanwhile.
+
+use crate::cell::{Cell, Client, job};
+use borg_proto::wire::pb;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The example that is updated here.
+fn example() -> String {
+    format!("{}/../examples/web/web.bcl", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What somebody was answered who asked all the time.
+#[derive(Debug, Default)]
+struct Asker {
+    stop: AtomicBool,
+    answered: AtomicU32,
+}
+
+impl Asker {
+    /// Looks the name up for every request, and asks the healthy tasks in turn. Ends with the first
+    /// request that failed, if one did.
+    async fn ask(self: Arc<Self>, mut client: Client, name: String) -> Result<(), String> {
+        let mut turn = 0_usize;
+        while !self.stop.load(Ordering::Relaxed) {
+            let asked = client.resolve(pb::ResolveRequest { name: name.clone() }).await;
+            let found = asked.map_err(|status| status.to_string())?.into_inner().endpoints;
+            let up: Vec<_> = found.into_iter().filter(|endpoint| endpoint.up).collect();
+            if up.is_empty() {
+                return Err(format!("nobody serves {name}"));
+            }
+            let endpoint = &up[turn % up.len()];
+            turn += 1;
+            let address = format!("{}:{}", endpoint.host, endpoint.port);
+            let page = get(&address).await.map_err(|why| format!("{address}: {why}"))?;
+            if !page.starts_with("HTTP/1.1 200") {
+                return Err(format!("{address}: {page}"));
+            }
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+async fn get(address: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(address).await?;
+    connection.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+fn versions(cell: &Cell, job: &str) -> Vec<Value> {
+    cell.json(&["history", job]).as_array().unwrap().clone()
+}
+
+/// One release goes through, the next is broken and rolls itself back; a client that asks all the time
+/// gets its answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_and_a_broken_release_of_the_example_fail_no_request() {
+    let cell = Arc::new(Cell::up(1, 2));
+    let file = example();
+    let web = cell.borgctl(&["submit", "--wait", &file]).ok().trim().to_owned();
+    let healthy = |status: &Value| {
+        let tasks = status["task_list"].as_array().unwrap();
+        tasks.iter().all(|task| task["health"] == "healthy")
+    };
+    cell.until(&web, healthy);
+    let asker = Arc::new(Asker::default());
+    let asking = tokio::spawn(asker.clone().ask(cell.admin(0), web.clone()));
+    let update = |version: &'static str| {
+        let (cell, file) = (cell.clone(), file.clone());
+        tokio::task::spawn_blocking(move || {
+            let arg = format!("version={version}");
+            let args = ["update", &file, "--arg", &arg, "--min-healthy", "500ms", "--watch"];
+            cell.borgctl(&args)
+        })
+    };
+    let said = update("v2").await.unwrap().ok();
+    assert!(said.contains("version 2 is in force"), "{said}");
+    let bad = update("v3").await.unwrap().failed(8);
+    assert!(bad.contains("version 3 was rolled back: task 0 turned unhealthy"), "{bad}");
+    asker.stop.store(true, Ordering::Relaxed);
+    asking.await.unwrap().unwrap();
+    let answered = asker.answered.load(Ordering::Relaxed);
+    assert!(answered > 100, "only {answered} requests");
+
+    let kept = versions(&cell, &web);
+    let outcomes: Vec<&str> = kept.iter().map(|v| v["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["done", "rolled back: task 0 turned unhealthy", "done", ""]);
+    let endpoints = cell.json(&["resolve", &web]);
+    for endpoint in endpoints.as_array().unwrap() {
+        let address = format!("{}:{}", endpoint["host"].as_str().unwrap(), endpoint["port"]);
+        let page = get(&address).await.unwrap();
+        assert!(page.contains("\nv2\n"), "{page}");
+    }
+}
+
+fn service(name: &str, tasks: u32, script: &str) -> Value {
+    let mut service = job(name, "service", script);
+    service["tasks"] = json!(tasks);
+    service["disruption"] = json!({ "most": tasks });
+    service
+}
+
+#[test]
+fn an_update_is_planned_done_paused_undone_and_closed_by_command() {
+    let cell = Cell::shared();
+    let mut web = service("up-web", 3, "exec sleep 1000");
+    let name = cell.submit(&web);
+    let before = cell.until_up(&name, 3);
+    let update = |spec: &Value, args: &[&str]| {
+        let args = [&["update", "-", "--min-healthy", "100ms"], args].concat();
+        cell.borgctl_with(&args, &spec.to_string())
+    };
+
+    // Labels and priority: in place, as the plan says, and no process notices.
+    web["labels"] = json!({ "team": "search" });
+    web["priority"] = json!(210);
+    let plan = update(&web, &["--plan"]).ok();
+    assert!(plan.contains("priority: 100 -> 210"), "{plan}");
+    assert!(plan.contains("tasks 0-2: changes in place"), "{plan}");
+    update(&web, &["--watch"]).ok();
+    assert_eq!(cell.until_up(&name, 3), before);
+    assert_eq!(cell.status(&name)["priority"], 210);
+
+    // Another command: each task starts anew.
+    web["task"]["command"] = json!(["sh", "-c", "exec sleep 2000"]);
+    let plan = update(&web, &["--plan"]).ok();
+    assert!(plan.contains("tasks 0-2: restarts on its machine (task.command[2])"), "{plan}");
+    let done = update(&web, &["--canary", "0", "--watch"]).ok();
+    assert!(done.contains("canary 0 is good: resume or undo"), "{done}");
+    let refused = update(&web, &[]).failed(3);
+    assert!(refused.contains("on its way from version 2 to version 3 already"), "{refused}");
+    cell.borgctl(&["rollout", "resume", &name, "--watch"]).ok();
+    let after = cell.until_up(&name, 3);
+    assert!(after.iter().all(|pid| !before.contains(pid)), "{before:?} {after:?}");
+    let status = cell.borgctl(&["rollout", "status", &name]).ok();
+    assert!(status.contains("version 2 -> 3, done"), "{status}");
+    cell.borgctl(&["rollout", "undo", &name, "--watch"]).ok();
+    let status = cell.borgctl(&["rollout", "undo", &name]).failed(4);
+    assert!(status.contains("there is no update of"), "{status}");
+    let kept = versions(cell, &name);
+    assert_eq!(kept[0]["note"], "back to version 2");
+    assert_eq!(kept[1]["outcome"], "undone by admin");
+    cell.borgctl(&["rollback", &name, "3", "--watch", "--close", "--min-healthy", "0s"]).ok();
+    let gone = cell.borgctl(&["rollback", &name, "77"]).failed(4);
+    assert!(
+        gone.contains("version 77 of admin/up-web is not kept: there are 1, 2, 3, 4"),
+        "{gone}"
+    );
+
+    for (args, code, says) in [
+        (vec!["--most", "0"], 3, "most: 0 lets no task go"),
+        (vec!["--most", "many"], 2, "neither a number of tasks"),
+        (vec!["--canary", "5"], 3, "canary: 5 is no task of the job: it has 0 to 2"),
+        (vec!["--tasks", "2-1"], 2, "ends before it begins"),
+        (vec!["--order", "up"], 2, "nor a list of indexes"),
+    ] {
+        web["task"]["command"] = json!(["sh", "-c", "exec sleep 3000"]);
+        let said = update(&web, &args).failed(code);
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+    cell.borgctl(&["kill", &name]).ok();
+    let over = update(&web, &[]).failed(3);
+    assert!(
+        over.contains("is killed, and what is over does not change: submit it again"),
+        "{over}"
+    );
+}
+
+#[test]
+fn a_job_is_scaled_restarted_stopped_and_started_by_command() {
+    let cell = Cell::shared();
+    let name = cell.submit(&service("up-scale", 2, "exec sleep 1000"));
+    cell.until_up(&name, 2);
+    cell.borgctl(&["scale", &name, "4", "--watch"]).ok();
+    let four = cell.until_up(&name, 4);
+    cell.borgctl(&["scale", &name, "3", "--watch"]).ok();
+    let three = cell.until_up(&name, 3);
+    assert!(three.iter().all(|pid| four.contains(pid)), "{four:?} {three:?}");
+    cell.borgctl(&["restart", &name, "--min-healthy", "0s", "--watch"]).ok();
+    let anew = cell.until_up(&name, 3);
+    assert!(anew.iter().all(|pid| !three.contains(pid)), "{three:?} {anew:?}");
+
+    let said = cell.borgctl(&["stop", &name, "--tasks", "0,2"]).ok();
+    assert!(said.contains("2 tasks stopped"), "{said}");
+    let status = cell.until(&name, |status| status["up"] == 1);
+    assert!(status["task_list"][0]["note"].as_str().unwrap().starts_with("stopped"), "{status:#}");
+    let why = cell.borgctl(&["why", &format!("{name}/0")]).ok();
+    assert!(why.contains("is stopped until somebody starts it"), "{why}");
+    cell.borgctl(&["start", &name, "--watch"]).ok();
+    cell.until_up(&name, 3);
+    cell.borgctl(&["kill", &name]).ok();
+}

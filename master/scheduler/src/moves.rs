@@ -1,0 +1,158 @@
+//! Tasks that leave machines which are drained: a place for each is found before it goes.
+//!
+//! They come after all tasks that wait, of whatever priority: they still serve where they are. Who may not
+//! leave by its job's disruption budget is not looked at. A decision about one is like any other: the state
+//! takes the task off its machine and puts it there in one entry, or refuses.
+//!
+//! Invariant: a task for which no other place is found stands where it stood.
+
+use crate::need::Need;
+use crate::scheduler::{Assumed, Scheduler};
+use crate::victims;
+use borg_cell::state::CellState;
+use borg_proto::command::Assignment;
+use borg_proto::{IncarnationId, JobId, MachineId, Millis, TaskId};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// How many tasks that leave are looked at in one pass. 64: our choice; a pass stays short, and the next one goes
+/// on where it ended.
+const LOOKED_AT: usize = 64;
+/// How long nobody is looked at again after a look at all of them. 100 ms: our choice; a machine is emptied in
+/// minutes, and whoever waits for a budget or for room does so for seconds.
+const REST: Millis = Millis(100);
+
+/// What is remembered of tasks that leave.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moves {
+    /// Those that an assumed decision moves.
+    under_way: BTreeSet<TaskId>,
+    /// Where the last look ended, if it was not at the last of them.
+    last: Option<(Reverse<u16>, TaskId)>,
+    /// Before that none is looked at.
+    rests_until: Millis,
+    /// Live jobs of which the budget has a rate.
+    pub(crate) rated: BTreeSet<JobId>,
+}
+
+impl Moves {
+    /// A decision about a task came to something or nothing; says whether it moved.
+    pub(crate) fn forget(&mut self, task: TaskId) -> bool {
+        self.under_way.remove(&task)
+    }
+
+    /// They are looked at again in any case.
+    pub(crate) fn rest_no_more(&mut self) {
+        self.rests_until = Millis(0);
+    }
+
+    /// The tasks of a job that assumed decisions move.
+    pub(crate) fn of(&self, job: JobId) -> impl Iterator<Item = TaskId> {
+        let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
+        self.under_way.range(first..=last).copied()
+    }
+
+    /// When tasks that leave are looked at again.
+    pub(crate) fn next(&self, state: &CellState) -> Option<Millis> {
+        let waits = state.safe_mode().is_none()
+            && state.draining().any(|machine| !machine.tasks.is_empty());
+        waits.then_some(self.rests_until)
+    }
+}
+
+impl Scheduler {
+    /// Decides for tasks that leave machines, highest priority first.
+    pub(crate) fn decide_moves(&mut self, now: Millis, decisions: &mut Vec<Assignment>) {
+        let idle = self.state.draining().next().is_none() || self.state.safe_mode().is_some();
+        if idle || now < self.moves.rests_until {
+            return;
+        }
+        let state = self.state.clone();
+        let rank = |task: TaskId| {
+            let priority = state.job(task.job).map_or(0, |job| job.priority().get());
+            (Reverse(priority), task)
+        };
+        let leaving = state.draining().flat_map(|machine| state.leaving(machine));
+        let all: BTreeSet<(Reverse<u16>, TaskId)> = leaving.map(rank).collect();
+        let mut looked_at = 0;
+        for rank in &all {
+            let (_, task) = *rank;
+            if self.moves.last.is_some_and(|last| *rank <= last)
+                || self.assumed.contains_key(&task)
+                || !self.may_leave(task, now)
+            {
+                continue;
+            }
+            if looked_at == LOOKED_AT {
+                return;
+            }
+            looked_at += 1;
+            self.moves.last = Some(*rank);
+            let before = self.aside.decides(task.job);
+            decisions.extend(self.decide_move(task, now));
+            self.aside.done(before);
+        }
+        self.moves.last = None;
+        self.moves.rests_until = now + REST;
+    }
+
+    /// Finds a place for a task that leaves its machine.
+    fn decide_move(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
+        let need = self.need_of(task)?.clone();
+        let (row, resident) = self.machines.resident(task)?;
+        resident.incarnation?;
+        let inside = self.machines.inside(row, task);
+        // What others made possible is noted before what is tried here can be mistaken for it.
+        self.wake_parked();
+        self.take_off(&inside);
+        self.depart(task);
+        let Some((row, overdue)) = self.choose(task, &need, now) else {
+            self.stay(task, &inside);
+            return None;
+        };
+        let machine = self.machines.id(row).expect("a row that was chosen is a machine's");
+        let (victims, _) = victims::choose(&self.machines, &need, row, overdue)
+            .expect("the machine was found by the same choice");
+        let victims: Vec<IncarnationId> = victims.into_iter().map(victims::incarnation).collect();
+        Some(self.assume_move(task, &need, (row, machine), inside, victims))
+    }
+
+    /// Nothing was found: all is as it was, so nobody is woken for it.
+    fn stay(&mut self, task: TaskId, inside: &[IncarnationId]) {
+        for gone in inside {
+            self.leaving.remove(&gone.task);
+        }
+        self.settle(task);
+        for gone in inside {
+            self.settle(gone.task);
+            self.settle_budget(gone.task.job);
+        }
+        self.looked_at = self.machines.version();
+        self.loosened.clear();
+    }
+
+    /// Takes a move for done. Whoever is in an alloc that moves has to be placed again.
+    fn assume_move(
+        &mut self,
+        task: TaskId,
+        need: &Arc<Need>,
+        (row, machine): (usize, MachineId),
+        inside: Vec<IncarnationId>,
+        victims: Vec<IncarnationId>,
+    ) -> Assignment {
+        let mut pushed = Vec::new();
+        for victim in &victims {
+            pushed.push(*victim);
+            pushed.extend(self.machines.inside(row, victim.task));
+        }
+        self.take_off(&pushed);
+        let lent = self.lent_for(row, need);
+        self.arrive(row, crate::machines::Resident::proposed(task, need.clone()));
+        let gone = inside.iter().chain(&pushed).map(|gone| gone.task).collect();
+        self.assumed.insert(task, Assumed { machine, victims: gone });
+        self.moves.under_way.insert(task);
+        self.settle_budget(task.job);
+        Assignment { task, machine, victims, lent }
+    }
+}
