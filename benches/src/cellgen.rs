@@ -158,7 +158,7 @@ impl Grown {
         let mut next = |index| {
             self.turn = (self.turn + 1) % self.machines;
             let task = TaskId { job, index };
-            Assignment { task, machine: MachineId(self.turn), victims: Vec::new() }
+            Assignment::new(task, MachineId(self.turn))
         };
         Action::Place { assignments: (0..tasks).map(&mut next).collect() }
     }

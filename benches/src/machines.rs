@@ -139,6 +139,7 @@ impl Machine {
                     Effect::RememberFence(_)
                     | Effect::ExtendLease { .. }
                     | Effect::CapCpu { .. }
+                    | Effect::ShareCpu { .. }
                     | Effect::Probe { .. }
                     | Effect::ExpectBlob { .. }
                     | Effect::FetchBlob { .. }

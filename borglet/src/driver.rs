@@ -8,7 +8,7 @@ use crate::clock;
 use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
 use crate::packages::Packages;
-use crate::runs::name_of;
+use crate::runs::{name_of, weight};
 use crate::tasks::{Tasks, blocking};
 use borg_proto::poll::{
     Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskReport, TaskStatus,
@@ -229,6 +229,9 @@ impl Driver {
                 Effect::Terminate { run } => self.tasks.terminate(run),
                 Effect::Kill { run } => self.tasks.kill(run),
                 Effect::CapCpu { run, cap_milli } => self.tasks.cap_cpu(run, cap_milli),
+                Effect::ShareCpu { run, cpu_milli, appclass, priority } => {
+                    self.tasks.share_cpu(run, weight(cpu_milli, appclass, priority));
+                }
                 Effect::Probe { run, probe, timeout } => self.tasks.probe(run, probe, timeout),
                 Effect::Remove { id } => self.tasks.remove(id),
                 Effect::Answer { token, result } => self.answer(token, result),

@@ -12,7 +12,9 @@ use crate::lease::Lease;
 use borg_proto::package::{Digest, SHOWN_IN};
 use borg_proto::spec::MemoryLimit;
 use borg_proto::task::Shortage;
-use borg_proto::{AppClass, Band, FailureCause, IncarnationId, JobId, Millis, TaskId, TaskName};
+use borg_proto::{
+    AppClass, Band, FailureCause, IncarnationId, JobId, Millis, Priority, TaskId, TaskName,
+};
 use borglet_supervisor::{Launch, Run, ShownPackage};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,8 +69,8 @@ fn slot(container: &str) -> &str {
 
 /// What a task weighs by its class and band, in thousandths. Any that is latency-sensitive weighs more
 /// than any batch. Our choice; the paper gives none.
-fn rank(launch: &Launch) -> u64 {
-    match (launch.appclass, launch.priority.band()) {
+fn rank(appclass: AppClass, priority: Priority) -> u64 {
+    match (appclass, priority.band()) {
         (AppClass::LatencySensitive, Band::Production | Band::Monitoring) => 1_000,
         (AppClass::LatencySensitive, Band::Mid) => 600,
         (AppClass::LatencySensitive, Band::Batch | Band::Free) => 400,
@@ -79,14 +81,15 @@ fn rank(launch: &Launch) -> u64 {
     }
 }
 
-/// Its limit, weighed: under contention that is its share, what is idle is for whoever wants it.
-fn cpu_share(launch: &Launch) -> u64 {
-    (launch.limit.cpu_milli.saturating_mul(rank(launch)) / 1_000).max(1)
+/// What a task is promised of the processors, weighed: under contention that is its share, what is idle is for
+/// whoever wants it.
+pub(crate) fn weight(cpu_milli: u64, appclass: AppClass, priority: Priority) -> u64 {
+    (cpu_milli.saturating_mul(rank(appclass, priority)) / 1_000).max(1)
 }
 
 /// 10 to 500: disks know no limits of tasks, so only the rank counts.
 fn io_weight(launch: &Launch) -> u16 {
-    u16::try_from(rank(launch) / 2).unwrap_or(100).max(10)
+    u16::try_from(rank(launch.appclass, launch.priority) / 2).unwrap_or(100).max(10)
 }
 
 /// What the executor is asked for; `binds` are its volumes.
@@ -100,10 +103,12 @@ pub(crate) fn container_spec(
     let mut spec = ContainerSpec::new(id, launch.argv.clone());
     spec.env = launch.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     spec.status_file = true;
-    spec.cpu_milli = cpu_share(launch);
+    spec.cpu_milli = weight(launch.limit.cpu_milli, launch.appclass, launch.priority);
     spec.cpu_cap_milli = launch.cpu_cap_milli;
     spec.ram_bytes = launch.limit.ram_bytes;
     spec.soft_memory = launch.memory == MemoryLimit::Soft;
+    // Others may stand on memory that prod holds: then they go, whoever asked for it last.
+    spec.gives_way = !launch.priority.is_prod();
     spec.io_weight = io_weight(launch);
     spec.pids_max = PROCESSES;
     spec.binds = binds;

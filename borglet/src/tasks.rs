@@ -320,6 +320,19 @@ impl Tasks {
         }));
     }
 
+    /// Lets a run weigh so much when all want processors.
+    pub(crate) fn share_cpu(&self, run: Run, cpu_milli: u64) {
+        let Some(container) = self.container(run) else { return };
+        let tasks = self.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            match tasks.0.executor.share_cpu(&container, cpu_milli) {
+                Ok(()) => tracing::debug!(%container, cpu_milli, "share of the processors set"),
+                Err(ActError::Ended(_)) => {}
+                Err(error) => tracing::warn!(%container, error = in_full(&error), "share not set"),
+            }
+        }));
+    }
+
     /// Probes a run; what comes of it is told.
     pub(crate) fn probe(&self, run: Run, probe: ProbeAt, within: Millis) {
         let tasks = self.clone();

@@ -339,6 +339,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     let task = TaskId { job: JobId(1), index: 0 };
     let task = borg_proto::poll::TargetTask {

@@ -13,13 +13,14 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::scheduling::Mailbox;
 use borg_cell::admission::Window;
-use borg_cell::event::EventKind;
+use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::master::{Effect, Input, Master, Outcome};
 use borg_cell::state::{CellState, Standing};
 use borg_cell::store::{LogStore, StoreError};
 use borg_proto::command::Command;
 use borg_proto::names::ReplicaId;
 use borg_proto::peer::ShardOrders;
+use borg_proto::task::EvictCause;
 use borg_proto::wire::pb;
 use borg_proto::{MachineId, Millis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -290,6 +291,16 @@ impl Driver {
             Effect::Applied { state, events, reset } => {
                 let ahead = self.master.cell_time(now).since(now);
                 self.scheduler.follow(state.clone(), &events, reset, ahead);
+                let taken = |event: &&Event| {
+                    matches!(
+                        &event.kind,
+                        EventKind::TaskChanged {
+                            change: TaskChange::Evicted(EvictCause::Reclaimed),
+                            ..
+                        }
+                    )
+                };
+                self.metrics.reclaimed_tasks.inc_by(events.iter().filter(taken).count() as u64);
                 let masters =
                     events.iter().any(|event| matches!(event.kind, EventKind::MastersChanged));
                 if masters || reset {
@@ -319,6 +330,7 @@ impl Driver {
                 self.scheduler.reconsider(refused.collect());
             }
             Effect::Undecided { tasks } => self.scheduler.reconsider(tasks),
+            Effect::Lent { afresh, news } => self.scheduler.lend(afresh, news),
             Effect::Diverged { replica, index } => {
                 tracing::error!(%replica, index, "state differs from this replica's: one of the two is wrong");
             }
@@ -334,6 +346,7 @@ impl Driver {
     fn show(&mut self, now: Millis, heard_at: Millis) {
         if now.since(self.silent_at) >= SILENT_EVERY {
             self.silent_at = now;
+            crate::reserved::show(&self.master, &self.metrics);
             let silent = self.master.silent(now);
             self.silent = Arc::new(crate::peer_service::silent(self.master.state(), &silent));
             let silent: BTreeSet<_> = silent.into_iter().map(|(id, _)| id).collect();

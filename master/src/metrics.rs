@@ -57,6 +57,16 @@ pub(crate) struct Metrics {
     pub silent_machines: Gauge,
     /// 1 while nothing moves because much of the cell is silent.
     pub safe_mode: Gauge,
+    /// Millicores that tasks hold and do not need, while this replica leads.
+    pub lent_cpu: Gauge,
+    /// Bytes of memory that tasks hold and do not need, while this replica leads.
+    pub lent_ram: Gauge,
+    /// Millicores that limits promise beyond what machines have, while this replica leads.
+    pub reclaimed_cpu: Gauge,
+    /// Bytes of memory that limits promise beyond what machines have, while this replica leads.
+    pub reclaimed_ram: Gauge,
+    /// Tasks that had to go because the room that they stood on was needed.
+    pub reclaimed_tasks: Counter,
     /// Tasks waiting to be placed.
     pub pending_tasks: Gauge,
     /// Tasks on machines that are drained.
@@ -121,6 +131,11 @@ impl Metrics {
             polled_machines: Gauge::default(),
             silent_machines: Gauge::default(),
             safe_mode: Gauge::default(),
+            lent_cpu: Gauge::default(),
+            lent_ram: Gauge::default(),
+            reclaimed_cpu: Gauge::default(),
+            reclaimed_ram: Gauge::default(),
+            reclaimed_tasks: Counter::default(),
             pending_tasks: Gauge::default(),
             leaving_tasks: Gauge::default(),
             forced_disruptions: Gauge::default(),
@@ -189,6 +204,28 @@ impl Metrics {
         registry.register("silent_machines", "Machines silent, as the leader sees it", silent);
         let safe = "1 while nothing moves because much of the cell is silent";
         registry.register("safe_mode", safe, m.safe_mode.clone());
+        for (name, what, gauge) in [
+            ("lent_cpu_millicores", "Processor time that tasks hold and do not need", &m.lent_cpu),
+            (
+                "reclaimed_cpu_millicores",
+                "Processor time that limits promise beyond what machines have",
+                &m.reclaimed_cpu,
+            ),
+        ] {
+            registry.register(name, what, gauge.clone());
+        }
+        for (name, what, gauge) in [
+            ("lent_memory", "Memory that tasks hold and do not need", &m.lent_ram),
+            (
+                "reclaimed_memory",
+                "Memory that limits promise beyond what machines have",
+                &m.reclaimed_ram,
+            ),
+        ] {
+            registry.register_with_unit(name, what, Unit::Bytes, gauge.clone());
+        }
+        let what = "Tasks that had to go as the room that they stood on was needed";
+        registry.register("reclaimed_tasks", what, m.reclaimed_tasks.clone());
         registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
         let what = "Tasks on machines that are drained";
         registry.register("leaving_tasks", what, m.leaving_tasks.clone());

@@ -175,6 +175,13 @@ mod tests {
             Err(Status::unimplemented("plan"))
         }
 
+        async fn look_at_reservations(
+            &self,
+            _: Request<pb::LookAtReservationsRequest>,
+        ) -> Result<Response<pb::ListReservationsResponse>, Status> {
+            Err(Status::unimplemented("look at reservations"))
+        }
+
         async fn look_at_tasks(
             &self,
             _: Request<pb::LookAtTasksRequest>,

@@ -8,6 +8,7 @@ use crate::driver::{Reply, Turn};
 use crate::feed::View;
 use crate::inbox::{Closed, Inbox};
 use crate::peers;
+use crate::reserved;
 use crate::said;
 use borg_cell::master::{Input, Master, Outcome};
 use borg_cell::state::{Answer, CellState, MasterRecord, Standing};
@@ -361,6 +362,21 @@ impl Peer for PeerService {
         self.driver.ask(&user, 0, Turn::Look(Box::new(look)))?;
         let all = answer.await.map_err(|_| unanswered())?;
         Ok(Response::new(said::told(all)))
+    }
+
+    async fn look_at_reservations(
+        &self,
+        request: Request<pb::LookAtReservationsRequest>,
+    ) -> Result<Response<pb::ListReservationsResponse>, Status> {
+        self.member(&request)?;
+        let wrong = |error: NameError| Status::invalid_argument(format!("user: {error}"));
+        let user = request.into_inner().user.parse().map_err(wrong)?;
+        let (reply, answer) = oneshot::channel();
+        let look = move |master: &Master| drop(reply.send(reserved::told(master)));
+        self.driver.ask(&user, 0, Turn::Look(Box::new(look)))?;
+        let told = answer.await.map_err(|_| unanswered())?;
+        let told = told.ok_or_else(|| Status::unavailable("this master does not lead"))?;
+        Ok(Response::new(told))
     }
 
     type FetchBlobStream = ReceiverStream<Result<pb::BlobChunk, Status>>;

@@ -257,6 +257,17 @@ pub(crate) async fn look_at_tasks(
     answer.map_err(late)?.map(Response::into_inner)
 }
 
+/// Asks the leader what it believes that tasks need.
+pub(crate) async fn look_at_reservations(
+    mut client: PeerClient<Channel>,
+    request: pb::LookAtReservationsRequest,
+    limit: Duration,
+) -> Result<pb::ListReservationsResponse, Status> {
+    let answer = tokio::time::timeout(limit, client.look_at_reservations(request)).await;
+    let late = |_| Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis()));
+    answer.map_err(late)?.map(Response::into_inner)
+}
+
 fn client(
     credentials: &Credentials,
     member: &Member,

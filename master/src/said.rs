@@ -6,6 +6,7 @@
 use borg_cell::master::Master;
 use borg_proto::IncarnationId;
 use borg_proto::poll::{TaskReport, TaskStatus, Usage};
+use borg_proto::reclamation::Amounts;
 use borg_proto::spec::MAX_TASKS;
 use borg_proto::text::{MAX_STATUS_LINE_BYTES, one_line};
 use borg_proto::wire::pb;
@@ -20,6 +21,8 @@ pub(crate) struct Said {
     pub(crate) status_line: String,
     /// How far its packages are, or how long its start took, in a sentence; empty when that is not known.
     pub(crate) note: String,
+    /// What the leader believes that it needs.
+    pub(crate) reserved: Option<Amounts>,
 }
 
 /// What was said of incarnations; those of which nothing was are left out.
@@ -32,6 +35,7 @@ pub(crate) fn of(master: &Master, ids: &[IncarnationId]) -> AllSaid {
             usage: master.usage(*id),
             status_line: master.status_line(*id).unwrap_or_default(),
             note: master.told_of(*id).and_then(note).unwrap_or_default(),
+            reserved: master.reserved(*id),
         };
         (said != Said::default()).then_some((*id, said))
     };
@@ -56,6 +60,7 @@ pub(crate) fn told(all: AllSaid) -> pb::LookAtTasksResponse {
         usage: said.usage.as_ref().map(Into::into),
         status_line: said.status_line,
         note: said.note,
+        reserved: said.reserved.map(Into::into),
     };
     pb::LookAtTasksResponse { tasks: all.into_iter().map(told).collect() }
 }
@@ -65,7 +70,8 @@ pub(crate) fn heard(answer: pb::LookAtTasksResponse) -> AllSaid {
     let heard = |task: pb::look_at_tasks_response::Task| {
         let id = IncarnationId::try_from(task.id?).ok()?;
         let status_line = one_line(task.status_line.as_bytes(), MAX_STATUS_LINE_BYTES);
-        Some((id, Said { usage: task.usage.map(Usage::from), status_line, note: task.note }))
+        let (usage, reserved) = (task.usage.map(Usage::from), task.reserved.map(Amounts::from));
+        Some((id, Said { usage, status_line, note: task.note, reserved }))
     };
     answer.tasks.into_iter().filter_map(heard).collect()
 }

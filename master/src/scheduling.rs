@@ -14,9 +14,10 @@ use borg_cell::event::Event;
 use borg_cell::state::CellState;
 use borg_proto::names::TaskId;
 use borg_proto::panics::guarded;
-use borg_proto::{MachineId, Millis};
+use borg_proto::reclamation::Amounts;
+use borg_proto::{IncarnationId, MachineId, Millis};
 use borg_scheduler::{Config, Explanation, Scheduler, SetAside};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -49,6 +50,10 @@ struct Letter {
     ahead: Millis,
     leads: Option<bool>,
     silent: Option<BTreeSet<MachineId>>,
+    /// What tasks lend by now; the last that was said of each counts.
+    lent: BTreeMap<IncarnationId, Amounts>,
+    /// What was said before of that counts for nothing.
+    lent_afresh: bool,
     reconsider: Vec<TaskId>,
     questions: Vec<Question>,
     stop: bool,
@@ -83,6 +88,8 @@ impl Letter {
         self.state.is_none()
             && self.leads.is_none()
             && self.silent.is_none()
+            && self.lent.is_empty()
+            && !self.lent_afresh
             && self.reconsider.is_empty()
             && self.questions.is_empty()
             && !self.stop
@@ -116,6 +123,18 @@ impl Mailbox {
     /// This replica leads from now on, or no longer.
     pub(crate) fn lead(&self, leads: bool) {
         self.put(|letter| letter.leads = Some(leads));
+    }
+
+    /// What tasks do not need of their limits by now, as this leader believes; `afresh`: and of all others
+    /// nothing is lent.
+    pub(crate) fn lend(&self, afresh: bool, news: Vec<(IncarnationId, Amounts)>) {
+        self.put(|letter| {
+            if afresh {
+                letter.lent.clear();
+                letter.lent_afresh = true;
+            }
+            letter.lent.extend(news);
+        });
     }
 
     /// These machines do not answer just now, all others do.
@@ -223,6 +242,12 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
         }
         if let Some(silent) = letter.silent {
             scheduler.avoid(silent);
+        }
+        if letter.lent_afresh || letter.leads == Some(false) {
+            scheduler.lend_nothing();
+        }
+        if !letter.lent.is_empty() {
+            scheduler.lend(&letter.lent.into_iter().collect::<Vec<_>>());
         }
         // Whoever begins again meanwhile has forgotten what was decided, and the rest of these with it.
         survive(&mut scheduler, metrics, |scheduler| {

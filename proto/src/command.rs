@@ -11,6 +11,7 @@ use crate::package::{Package, PackageKey};
 use crate::policy::{Policy, Term};
 use crate::priority::Band;
 use crate::privilege::Privilege;
+use crate::reclamation::{Amounts, Number, NumberSet};
 use crate::resources::Resources;
 use crate::spec::JobSpec;
 use crate::task::{FailureCause, RunEnd};
@@ -223,6 +224,13 @@ pub enum Action {
         /// Weights in place of the policy's own.
         weights: BTreeMap<Term, i16>,
     },
+    /// Choose how much is lent of the room that tasks hold, or single numbers of it. What runs does not move.
+    SetReclamation {
+        /// Which set; `None` leaves the one that was named last.
+        named: Option<NumberSet>,
+        /// Numbers in place of the set's own.
+        numbers: BTreeMap<Number, u32>,
+    },
     /// From here on only tasks of some users are placed on machines, or everybody's. What runs stays.
     KeepMachines {
         /// Which: 1 to [`MAX_ACCESS_MACHINES`](crate::machine::MAX_ACCESS_MACHINES).
@@ -359,8 +367,10 @@ impl Action {
             Self::Lead { .. }
             | Self::Kill { .. }
             | Self::AddMachine { .. }
-            | Self::RemoveMachine { .. }
-            | Self::Place { .. } => 1,
+            | Self::RemoveMachine { .. } => 1,
+            Self::Place { assignments } => {
+                assignments.iter().map(Assignment::level).max().unwrap_or(1)
+            }
             Self::SubmitJob { spec } => spec.level(),
             Self::Observe { changes } => changes.iter().map(Observation::level).max().unwrap_or(1),
             Self::InviteMaster { .. }
@@ -371,6 +381,9 @@ impl Action {
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
+            Self::SetReclamation { .. }
+            | Self::GrantPrivilege { privilege: Privilege::Reservation, .. }
+            | Self::RevokePrivilege { privilege: Privilege::Reservation, .. } => SERVICES_SINCE,
             Self::PutPackage { .. }
             | Self::RemovePackage { .. }
             | Self::GrantPrivilege { .. }
@@ -406,6 +419,7 @@ impl Observation {
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
             Self::TaskHealth { .. } | Self::TaskAddress { .. } => 5,
+            Self::TaskReclaimed { .. } => SERVICES_SINCE,
             Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
@@ -420,6 +434,21 @@ pub struct Assignment {
     pub machine: MachineId,
     /// Incarnations on that machine that must go first.
     pub victims: Vec<IncarnationId>,
+    /// What the tasks that stay on the machine hold and do not need, as the leader believed when it decided.
+    /// Nothing when the decision stands on free room alone, and always in cells below [`SERVICES_SINCE`].
+    pub lent: Amounts,
+}
+
+impl Assignment {
+    /// A task for free room of a machine, with nobody to go.
+    #[must_use]
+    pub fn new(task: TaskId, machine: MachineId) -> Self {
+        Self { task, machine, victims: Vec::new(), lent: Amounts::default() }
+    }
+
+    fn level(&self) -> u32 {
+        if self.lent.is_nothing() { 1 } else { SERVICES_SINCE }
+    }
 }
 
 /// One thing that a link shard saw.
@@ -503,6 +532,12 @@ pub enum Observation {
         id: IncarnationId,
         /// Its address.
         address: Ipv4Addr,
+    },
+    /// The incarnation stands on room that was lent, and whoever holds it needs it for too long already: it
+    /// goes back to pending. Never of prod.
+    TaskReclaimed {
+        /// Which incarnation.
+        id: IncarnationId,
     },
     /// In a cell that was restored from a backup: an incarnation runs that was placed after the
     /// backup was taken. It is its task's placement from here on.

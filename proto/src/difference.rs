@@ -161,6 +161,7 @@ impl Found {
             packages,
             network,
             loosen,
+            reclaim,
         } = old;
         self.listed("task.command", command, &new.command);
         self.pairs("task.env", env, &new.env, true);
@@ -197,6 +198,7 @@ impl Found {
         let [loosen, wanted] =
             [loosen, &new.loosen].map(|of| of.iter().copied().collect::<Vec<_>>());
         self.listed("task.loosen", &loosen, &wanted);
+        self.shown("task.reclaim", reclaim, &new.reclaim);
     }
 }
 

@@ -98,6 +98,14 @@ impl IndexSet {
         self.ranges.iter().map(|(first, last)| last - first + 1).sum()
     }
 
+    /// Those below a number; `None` when there are none.
+    #[must_use]
+    pub fn below(&self, end: u32) -> Option<Self> {
+        let ranges = self.ranges.iter().filter(|(first, _)| *first < end);
+        let ranges: Vec<_> = ranges.map(|(first, last)| (*first, (*last).min(end - 1))).collect();
+        (!ranges.is_empty()).then_some(Self { ranges })
+    }
+
     /// The largest one.
     #[must_use]
     pub fn last(&self) -> u32 {
@@ -175,6 +183,12 @@ mod tests {
         let set: IndexSet = "0-2,7".parse().unwrap();
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 1, 2, 7]);
         assert_eq!((set.count(), set.last()), (4, 7));
+        let below = |end| set.below(end).map(|set| set.to_string());
+        assert_eq!(
+            [below(9), below(7), below(2)],
+            ["0-2,7", "0-2", "0-1"].map(|s| Some(s.to_owned()))
+        );
+        assert_eq!(below(0), None);
         let has: Vec<u32> = (0..9).filter(|index| set.contains(*index)).collect();
         assert_eq!(has, [0, 1, 2, 7]);
     }

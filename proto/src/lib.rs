@@ -35,6 +35,7 @@ pub mod policy;
 pub mod poll;
 pub mod priority;
 pub mod privilege;
+pub mod reclamation;
 pub mod resources;
 #[cfg(feature = "rpc")]
 pub mod rpc;

@@ -36,17 +36,21 @@ pub enum Privilege {
     /// A task sees all devices of its machine in `/dev`; which it may open their owner and mode say, by the
     /// ids that the task has.
     Devices,
+    /// A task may keep its whole limit reserved, whatever it uses (`task.reclaim` is false): nothing of it is
+    /// lent to others (Borg paper, section 2.5: disabling resource estimation).
+    Reservation,
 }
 
 impl Privilege {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Admin,
         Self::Monitoring,
         Self::Listen,
         Self::SystemCalls,
         Self::MachineIds,
         Self::Devices,
+        Self::Reservation,
     ];
 
     /// Its name for people.
@@ -59,6 +63,7 @@ impl Privilege {
             Self::SystemCalls => "system-calls",
             Self::MachineIds => "machine-ids",
             Self::Devices => "devices",
+            Self::Reservation => "reservation",
         }
     }
 
@@ -72,6 +77,7 @@ impl Privilege {
             Self::SystemCalls => "tasks make every system call that does not change the machine",
             Self::MachineIds => "root in tasks is the machine's root, with few capabilities",
             Self::Devices => "tasks see all devices of the machine",
+            Self::Reservation => "tasks keep their whole limit reserved: nothing of it is lent",
         }
     }
 
@@ -79,7 +85,7 @@ impl Privilege {
     #[must_use]
     pub const fn loosens(self) -> bool {
         match self {
-            Self::Admin | Self::Monitoring => false,
+            Self::Admin | Self::Monitoring | Self::Reservation => false,
             Self::Listen | Self::SystemCalls | Self::MachineIds | Self::Devices => true,
         }
     }
@@ -144,7 +150,8 @@ mod tests {
         let wrong = "root".parse::<Privilege>().unwrap_err();
         assert_eq!(
             wrong,
-            "\"root\" is no privilege: admin, monitoring, listen, system-calls, machine-ids, devices"
+            "\"root\" is no privilege: admin, monitoring, listen, system-calls, machine-ids, devices, \
+             reservation"
         );
     }
 }

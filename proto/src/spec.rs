@@ -275,6 +275,19 @@ pub struct TaskSpec {
     /// What of its isolation it does without. Its user must hold each of these privileges.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub loosen: BTreeSet<Privilege>,
+    /// Whether what it holds and does not use may be lent to tasks that are not prod. If not, its user must
+    /// hold the privilege [`Reservation`](Privilege::Reservation).
+    #[serde(default = "lends", skip_serializing_if = "is_lent")]
+    pub reclaim: bool,
+}
+
+const fn lends() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_lent(reclaim: &bool) -> bool {
+    *reclaim
 }
 
 /// What a memory limit means (Autopilot paper, section 2.3).
@@ -613,6 +626,7 @@ impl JobSpec {
             ("task.image", task.image.is_some()),
             ("task.packages", !task.packages.is_empty()),
             ("task.loosen", !task.loosen.is_empty()),
+            ("task.reclaim", !task.reclaim),
             ("retries", self.retries > 0),
             ("exclusive", self.exclusive),
             ("concurrent", self.concurrent.is_some()),
@@ -661,7 +675,8 @@ impl JobSpec {
             || self.timeout_ms.is_some()
             || self.deadline_ms.is_some()
             || self.disruption.is_some()
-            || !self.task_labels.is_empty();
+            || !self.task_labels.is_empty()
+            || !self.task.reclaim;
         if since_6 {
             return 6;
         }

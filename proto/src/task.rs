@@ -395,6 +395,8 @@ pub enum EvictCause {
     Shrunk,
     /// Its alloc, or the one that it is, was given a size for which its machine has no room.
     Resized,
+    /// It stood on room that was lent, and whoever holds that room needed it for too long.
+    Reclaimed,
     /// It is to be another version of its job.
     Updated {
         /// Which.
@@ -418,6 +420,7 @@ impl EvictCause {
             | Self::Drained
             | Self::Shrunk
             | Self::Resized
+            | Self::Reclaimed
             | Self::Stopped { .. } => false,
         }
     }
@@ -430,6 +433,7 @@ impl fmt::Display for EvictCause {
             Self::MachineDown => f.write_str("machine down"),
             Self::Drained => f.write_str("machine drained"),
             Self::Shrunk => f.write_str("machine has less room"),
+            Self::Reclaimed => f.write_str("its room was lent and is needed by whoever holds it"),
             Self::Resized => f.write_str("machine has no room for the alloc's new size"),
             Self::Updated { version } => write!(f, "updated to version {version}"),
             Self::Stopped { by } => write!(f, "stopped by {}", shorten(by)),

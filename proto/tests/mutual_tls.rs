@@ -63,6 +63,13 @@ impl Peer for Greeter {
         Err(Status::unimplemented("plan"))
     }
 
+    async fn look_at_reservations(
+        &self,
+        _: Request<pb::LookAtReservationsRequest>,
+    ) -> Result<Response<pb::ListReservationsResponse>, Status> {
+        Err(Status::unimplemented("look at reservations"))
+    }
+
     async fn look_at_tasks(
         &self,
         _: Request<pb::LookAtTasksRequest>,

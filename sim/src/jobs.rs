@@ -2,6 +2,7 @@
 //! machines perform instead of programs.
 
 use crate::dice::Dice;
+use crate::usage::{self, Model};
 use borg_proto::cron::{Cron, Overlap};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
@@ -45,7 +46,9 @@ pub enum Play {
 }
 
 impl Play {
-    fn command(self) -> Vec<String> {
+    /// The command of a task that plays it.
+    #[must_use]
+    pub fn command(self) -> Vec<String> {
         let words: Vec<String> = match self {
             Self::Serve => vec!["serve".into()],
             Self::Stubborn => vec!["stubborn".into()],
@@ -111,6 +114,7 @@ pub fn job(name: &str) -> JobBuilder {
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     let spec = JobSpec {
         name: name.parse().expect("a job's name in a test or a workload is a name"),
@@ -209,6 +213,13 @@ impl JobBuilder {
     pub fn limit(mut self, cpu_milli: u64, ram_mib: u64) -> Self {
         self.task.limit.cpu_milli = cpu_milli;
         self.task.limit.ram_bytes = ram_mib << 20;
+        self
+    }
+
+    /// How much of its processor and memory limits each of its processes uses.
+    #[must_use]
+    pub fn uses(mut self, cpu: Model, ram: Model) -> Self {
+        self.task.env.extend(uses(cpu, ram));
         self
     }
 
@@ -351,6 +362,12 @@ impl JobBuilder {
     pub fn spec(self) -> JobSpec {
         JobSpec { task: Arc::new(self.task), ..self.spec }
     }
+}
+
+/// What a task's environment has to say so that its processes use so much.
+#[must_use]
+pub fn uses(cpu: Model, ram: Model) -> [(String, String); 2] {
+    [(usage::CPU.to_owned(), cpu.write()), (usage::RAM.to_owned(), ram.write())]
 }
 
 /// A job of the random workload: sizes between a small part and more than half of a machine, so

@@ -20,6 +20,7 @@ pub mod journal;
 pub mod marks;
 pub mod network;
 pub mod run;
+pub mod usage;
 pub mod world;
 
 pub use checkers::{Invariant, Violation};

@@ -151,6 +151,8 @@ marks! {
     MachineRebooted = "machine rebooted",
     /// A machine came back smaller and gave up tasks.
     MachineShrunk = "machine came back with less room",
+    /// A task was placed on a machine whose limits are then more than it has.
+    PlacedOnLent = "task placed on lent room",
     /// A task was placed in an alloc.
     PlacedInAlloc = "task placed in an alloc",
     /// An alloc had to leave its machine because it became larger.

@@ -176,6 +176,7 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     Ok(JobSpec {
         name: name.parse()?,

@@ -306,6 +306,7 @@ fn job_spec(
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     let spec = JobSpec {
         name: name.parse()?,

@@ -2,3 +2,4 @@
 
 pub mod drains;
 pub mod lost;
+pub mod reclaimed;

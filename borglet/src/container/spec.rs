@@ -207,6 +207,9 @@ pub struct ContainerSpec {
     /// Whether it may use more while the machine has it.
     #[serde(default)]
     pub soft_memory: bool,
+    /// Whether the kernel ends it before others that do not, should the machine's memory end before the borglet sees it.
+    #[serde(default)]
+    pub gives_way: bool,
     /// Share of disks under contention, 1 to 1000.
     #[serde(default = "usual_io_weight")]
     pub io_weight: u16,
@@ -296,6 +299,7 @@ impl ContainerSpec {
             cpu_cap_milli: None,
             ram_bytes: 256 << 20,
             soft_memory: false,
+            gives_way: false,
             io_weight: usual_io_weight(),
             pids_max: 512,
             binds: Vec::new(),

@@ -306,6 +306,15 @@ impl Executor {
         groups.set_cpu_cap(id.as_str(), cap_milli).map_err(|e| failed(e.source))
     }
 
+    /// Sets what a container weighs when all want processors, in thousandths of one. Nothing happens without
+    /// cgroups.
+    pub fn share_cpu(&self, id: &ContainerId, cpu_milli: u64) -> Result<(), ActError> {
+        let failed = |source| ActError::Failed { action: "weigh", id: id.clone(), source };
+        self.live(id)?;
+        let Some(groups) = &self.0.groups else { return Ok(()) };
+        groups.set_cpu_share(id.as_str(), cpu_milli).map_err(|e| failed(e.source))
+    }
+
     /// Where the container writes to disk, logs aside.
     #[must_use]
     pub fn written(&self, id: &ContainerId) -> Vec<PathBuf> {

@@ -24,6 +24,9 @@ use crate::container::view::{Held, View};
 use crate::container::{StartError, TaskDir, Workdir};
 use crate::sys::{self, Ending};
 
+/// `oom_score_adj` of tasks that give way: half of the machine's memory more than they use. Our choice; others have 0.
+const GIVES_WAY: &str = "500";
+
 /// What a newborn child holds.
 #[derive(Debug)]
 pub(super) struct Newborn<'a> {
@@ -58,7 +61,8 @@ impl Newborn<'_> {
         }
         // A borglet may be protected from the kernel's choice when memory ends; its tasks are not. More is
         // always allowed, so only what the machine lacks can keep it from being written.
-        sys::never_mind(fs::write("/proc/self/oom_score_adj", "0"));
+        let gives_way = if self.spec.container.gives_way { GIVES_WAY } else { "0" };
+        sys::never_mind(fs::write("/proc/self/oom_score_adj", gives_way));
         if self.spec.namespaces { self.make_container() } else { self.become_plain() }
     }
 

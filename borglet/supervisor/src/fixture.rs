@@ -24,6 +24,7 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

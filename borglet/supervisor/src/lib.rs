@@ -23,6 +23,7 @@ mod launch;
 mod measure;
 mod packages;
 mod room;
+mod shares;
 mod spare;
 mod supervisor;
 mod task;

@@ -34,6 +34,7 @@ impl Supervisor {
         self.hold_disk_limits(now, effects);
         self.make_room(now, machine, effects);
         self.share_processors(machine, effects);
+        self.weigh(effects);
     }
 
     /// No kernel stops a task at its disk limit here, so who is found beyond it is ended.

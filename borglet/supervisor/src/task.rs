@@ -111,6 +111,10 @@ pub(crate) struct Task {
     pub(crate) files: u64,
     /// Whether an earlier process of the borglet may have capped it.
     pub(crate) cap_unknown: bool,
+    /// Which run was last told what it weighs, and how many thousandths of its limit that is.
+    pub(crate) share: Option<(u32, u64)>,
+    /// Whether an earlier process of the borglet may have told it.
+    pub(crate) share_unknown: bool,
     window: Window,
     checkup: Checkup,
     /// Whether it was adopted, and nothing was made of how it was found yet.
@@ -153,6 +157,8 @@ impl Task {
             usage: Usage::default(),
             files: 0,
             cap_unknown: false,
+            share: None,
+            share_unknown: false,
             window: Window::default(),
             checkup: Checkup::default(),
             fresh: false,
@@ -190,6 +196,8 @@ impl Task {
             usage: Usage::default(),
             files: 0,
             cap_unknown: true,
+            share: None,
+            share_unknown: true,
             window: Window::default(),
             checkup: Checkup::default(),
             fresh: true,

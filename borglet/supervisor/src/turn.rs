@@ -282,6 +282,17 @@ pub enum Effect {
         /// In millicores; `None`: what is idle.
         cap_milli: Option<u64>,
     },
+    /// From now on a run weighs so much when all want processors.
+    ShareCpu {
+        /// Which run.
+        run: Run,
+        /// What it is promised beside the others, in millicores.
+        cpu_milli: u64,
+        /// How it shares.
+        appclass: AppClass,
+        /// How important it is.
+        priority: Priority,
+    },
     /// Find out whether a run works. Answered by [`Input::ProbeBegun`], unless the run ends before its turn comes,
     /// and by [`Input::Probed`], if at all.
     Probe {

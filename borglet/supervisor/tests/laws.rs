@@ -170,7 +170,7 @@ struct Machine {
 }
 
 /// All that a machine may have to do here.
-const MARKS: [&str; 9] = [
+const MARKS: [&str; 10] = [
     "cap",
     "extend lease",
     "kill",
@@ -178,6 +178,7 @@ const MARKS: [&str; 9] = [
     "probe",
     "remember",
     "remove",
+    "share",
     "start under a lease",
     "terminate",
 ];
@@ -247,7 +248,9 @@ impl Machine {
                 assert!(self.running.contains(run), "{run} does not run");
                 self.asked.insert(*run);
             }
-            Effect::CapCpu { run, .. } => assert!(self.running.contains(run), "{run} does not run"),
+            Effect::CapCpu { run, .. } | Effect::ShareCpu { run, .. } => {
+                assert!(self.running.contains(run), "{run} does not run");
+            }
             Effect::Probe { run, .. } => {
                 assert!(self.running.contains(run), "{run} does not run");
                 self.probed.insert(*run);
@@ -516,6 +519,7 @@ fn mark(effect: &Effect) -> Option<&'static str> {
         Effect::Kill { .. } => "kill",
         Effect::CapCpu { cap_milli: Some(_), .. } => "cap",
         Effect::CapCpu { cap_milli: None, .. } => "lift cap",
+        Effect::ShareCpu { .. } => "share",
         Effect::Probe { .. } => "probe",
         Effect::Remove { .. } => "remove",
         Effect::Start(_)

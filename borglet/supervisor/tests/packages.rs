@@ -208,6 +208,7 @@ impl Machine {
             Effect::Terminate { .. }
             | Effect::Kill { .. }
             | Effect::CapCpu { .. }
+            | Effect::ShareCpu { .. }
             | Effect::RememberFence(_)
             | Effect::Remove { .. }
             | Effect::Answer { .. } => {}

@@ -361,6 +361,7 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     TargetTask {
         id: IncarnationId { task: TaskId { job: JobId(job), index }, number: 1 },

@@ -28,6 +28,8 @@ mod policy;
 mod port;
 mod privilege;
 mod quota;
+mod reclaimed;
+mod reclamation;
 mod resize;
 mod resolve;
 mod rollout;
@@ -142,6 +144,8 @@ enum Command {
     Privilege(privilege::PrivilegeCommand),
     /// Show how the scheduler chooses among machines, or change it
     Policy(policy::PolicyArgs),
+    /// Show how much is lent of the room that tasks hold and do not use, or change it
+    Reclamation(reclamation::ReclamationArgs),
     /// Put, list, show and remove packages: directories, programs and images for tasks
     #[command(subcommand)]
     Package(package::PackageCommand),
@@ -191,6 +195,7 @@ impl Command {
             Self::Cron(command) => command.only_shows(),
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
+            Self::Reclamation(args) => args.only_shows(),
             Self::Privilege(command) => command.only_shows(),
             #[cfg(feature = "daemons")]
             Self::Demo(_) | Self::Cell(_) | Self::Fauxmaster(_) => false,
@@ -248,13 +253,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, drains, quota, privilege list, policy, resolve, task-ids and cron history know",
+                "--at shows the past, which only status, machines, drains, quota, privilege list, policy, reclamation, resolve, task-ids and cron history know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, why, resolve, task-ids and cron history",
+                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, reclamation, why, resolve, task-ids and cron history",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -295,6 +300,7 @@ impl Cli {
             Command::Resize(args) => resize::run(&mut client()?, args, out).await,
             Command::Package(command) => package::run(&mut client()?, command, out).await,
             Command::Privilege(command) => privilege::run(&mut client()?, command, out).await,
+            Command::Reclamation(args) => reclamation::run(&mut client()?, args, out).await,
             Command::Policy(args) => policy::run(&mut client()?, args, out).await,
             Command::Quota(args) => quota::run(&mut client()?, args, out).await,
             Command::History { job: None } => history::history(&mut client()?, out).await,

@@ -1,10 +1,10 @@
 //! `top`: what tasks use, as it changes.
 
 use super::inspect::get_job;
-use super::names;
+use super::{names, reclaimed};
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
-use crate::output::views::phase;
+use crate::output::views::{Amounts, phase};
 use crate::output::{Output, age, cores, size};
 use borg_proto::wire::pb;
 use borg_proto::{JobKey, UserName};
@@ -27,6 +27,12 @@ pub(super) struct TopArgs {
     /// Of this user's jobs
     #[arg(short, long, conflicts_with = "name")]
     user: Option<UserName>,
+    /// Per machine what its tasks may use, need and use, and what of that is reclaimed room
+    #[arg(long, conflicts_with_all = ["name", "user"])]
+    reclaimed: bool,
+    /// Again and again, also where that is no terminal
+    #[arg(short, long)]
+    watch: bool,
 }
 
 /// What a task uses, as it is printed.
@@ -39,6 +45,8 @@ struct Row {
     cpu_limit_milli: u64,
     ram_bytes: u64,
     ram_limit_bytes: u64,
+    /// What is reserved, when anything is known of it.
+    reserved: Option<Amounts>,
     since_ms: u64,
     restarts: u32,
     status_line: String,
@@ -46,6 +54,9 @@ struct Row {
 
 /// Prints a table once, or again and again to a terminal until interrupted.
 pub(super) async fn top(client: &mut Client, args: TopArgs, out: Output) -> Result<(), Failure> {
+    if args.reclaimed {
+        return top_reclaimed(client, args.watch, out).await;
+    }
     let name = args.name.map(|name| names::job_or_task(&name, client.user())).transpose()?;
     let user = args.user.unwrap_or_else(|| client.user().clone());
     loop {
@@ -68,8 +79,19 @@ pub(super) async fn top(client: &mut Client, args: TopArgs, out: Output) -> Resu
             return Err(Failure::new(Code::NotFound, format!("top: {job}/{index} does not run")));
         }
         rows.sort_by_key(|row| (Reverse(row.cpu_milli), Reverse(row.ram_bytes), row.task.clone()));
-        show(&rows, now, left_out, out)?;
-        if !out.is_terminal() {
+        show(&rows, now, left_out, args.watch, out)?;
+        if !out.is_terminal() && !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn top_reclaimed(client: &mut Client, watch: bool, out: Output) -> Result<(), Failure> {
+    loop {
+        let answer = reclaimed::look(client).await?;
+        reclaimed::show(answer, watch, out)?;
+        if !out.is_terminal() && !watch {
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -106,6 +128,7 @@ fn rows_of(job: &JobKey, answer: pb::GetJobResponse, only: Option<u32>) -> Vec<R
         cpu_limit_milli: limit.cpu_milli,
         ram_bytes: task.ram_bytes,
         ram_limit_bytes: limit.ram_bytes,
+        reserved: task.reserved.map(Into::into),
         since_ms: task.since_ms,
         restarts: task.restarts,
         status_line: task.status_line,
@@ -113,9 +136,15 @@ fn rows_of(job: &JobKey, answer: pb::GetJobResponse, only: Option<u32>) -> Vec<R
     answer.tasks.into_iter().filter(wanted).map(row).collect()
 }
 
-fn show(rows: &[Row], now: u64, left_out: usize, out: Output) -> Result<(), Failure> {
+fn show(
+    rows: &[Row],
+    now: u64,
+    left_out: usize,
+    more_follow: bool,
+    out: Output,
+) -> Result<(), Failure> {
     if out.is_json() {
-        return out.json(&rows, false);
+        return out.json(&rows, more_follow);
     }
     let shown = if out.is_terminal() { rows.len().min(ROWS) } else { rows.len() };
     let table = crate::output::table(

@@ -66,7 +66,7 @@ const ALLOC_SET: [&str; 12] = [
     "disruption",
     "disruption_rate",
 ];
-const TASK: [&str; 16] = [
+const TASK: [&str; 17] = [
     "command",
     "resources",
     "limit",
@@ -83,6 +83,7 @@ const TASK: [&str; 16] = [
     "image",
     "packages",
     "loosen",
+    "reclaim",
 ];
 /// Grace when none is given. 5 s: the default of the JSON form.
 const DEFAULT_GRACE: Millis = Millis(5_000);
@@ -433,6 +434,7 @@ fn build_alloc_set<'v>(
             packages: Vec::new(),
             network: Network::Host,
             loosen: BTreeSet::new(),
+            reclaim: true,
         }),
     };
     set.check()
@@ -500,6 +502,7 @@ fn build_task<'v>(
         packages: fields.parsed("packages")?,
         network: fields.word("network", &networks)?.unwrap_or_default(),
         loosen: fields.parsed("loosen")?.into_iter().collect(),
+        reclaim: !fields.has("reclaim") || fields.flag("reclaim")?,
     };
     task.check().map_err(|error| out_of_bounds("task", &error))?;
     Ok(task)

@@ -146,6 +146,7 @@ pub struct Task {
     pub usage: Option<Usage>,
     pub status_line: String,
     pub address: Option<String>,
+    pub reserved: Option<Amounts>,
     pub version: u32,
     pub stopped: bool,
     pub labels: BTreeMap<String, String>,
@@ -254,6 +255,7 @@ impl From<pb::TaskInfo> for Task {
             phase: phase(task.phase()),
             health: health(task.health()),
             usage: task.usage.map(Into::into),
+            reserved: task.reserved.map(Into::into),
             since_ms: task.since_ms,
             machine: Some(task.machine).filter(|name| !name.is_empty()),
             incarnation: task.incarnation,
@@ -803,6 +805,124 @@ impl From<pb::GetPolicyResponse> for Policy {
             policy: from.policy,
             weights: from.weights.into_iter().map(weight).collect(),
             is_set: from.is_set,
+        }
+    }
+}
+
+/// Amounts of what can be lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Amounts, documented there")]
+pub struct Amounts {
+    pub cpu_milli: u64,
+    pub ram_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+impl From<pb::Amounts> for Amounts {
+    fn from(from: pb::Amounts) -> Self {
+        let pb::Amounts { cpu_milli, ram_bytes, disk_bytes } = from;
+        Self { cpu_milli, ram_bytes, disk_bytes }
+    }
+}
+
+/// How much is lent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.GetReclamationResponse, documented there"
+)]
+pub struct Reclamation {
+    pub named: String,
+    pub numbers: Vec<ReclamationNumber>,
+    pub is_set: bool,
+}
+
+/// A number that decides how much is lent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.ReclamationNumber, documented there"
+)]
+pub struct ReclamationNumber {
+    pub name: String,
+    pub value: u32,
+    pub of_set: u32,
+    pub least: u32,
+    pub most: u32,
+    pub meaning: String,
+}
+
+impl From<pb::GetReclamationResponse> for Reclamation {
+    fn from(from: pb::GetReclamationResponse) -> Self {
+        let number = |number: pb::ReclamationNumber| ReclamationNumber {
+            name: number.name,
+            value: number.value,
+            of_set: number.of_set,
+            least: number.least,
+            most: number.most,
+            meaning: number.meaning,
+        };
+        Self {
+            named: from.named,
+            numbers: from.numbers.into_iter().map(number).collect(),
+            is_set: from.is_set,
+        }
+    }
+}
+
+/// What the tasks of machines may use, need and use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.ListReservationsResponse, documented there"
+)]
+pub struct Reservations {
+    pub cell: MachineReservations,
+    pub machines: Vec<MachineReservations>,
+}
+
+/// Of one machine, or of all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of borg.v1.MachineReservations, documented there"
+)]
+pub struct MachineReservations {
+    pub machine: String,
+    pub capacity: Amounts,
+    pub prod_limits: Amounts,
+    pub other_limits: Amounts,
+    pub prod_reserved: Amounts,
+    pub other_reserved: Amounts,
+    pub prod_used: Amounts,
+    pub other_used: Amounts,
+    pub reclaimed: Amounts,
+    pub unknown: u32,
+}
+
+impl From<pb::MachineReservations> for MachineReservations {
+    fn from(from: pb::MachineReservations) -> Self {
+        let amounts = |of: Option<pb::Amounts>| of.unwrap_or_default().into();
+        Self {
+            machine: from.machine,
+            capacity: amounts(from.capacity),
+            prod_limits: amounts(from.prod_limits),
+            other_limits: amounts(from.other_limits),
+            prod_reserved: amounts(from.prod_reserved),
+            other_reserved: amounts(from.other_reserved),
+            prod_used: amounts(from.prod_used),
+            other_used: amounts(from.other_used),
+            reclaimed: amounts(from.reclaimed),
+            unknown: from.unknown,
+        }
+    }
+}
+
+impl From<pb::ListReservationsResponse> for Reservations {
+    fn from(from: pb::ListReservationsResponse) -> Self {
+        Self {
+            cell: from.cell.unwrap_or_default().into(),
+            machines: from.machines.into_iter().map(Into::into).collect(),
         }
     }
 }

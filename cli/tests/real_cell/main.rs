@@ -26,6 +26,7 @@ mod people;
 mod plans;
 mod privileges;
 mod quota;
+mod reclamation;
 mod survival;
 mod updates;
 mod watch;

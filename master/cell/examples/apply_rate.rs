@@ -54,7 +54,7 @@ fn main() {
     let tasks: Vec<TaskId> = cell.pending().collect();
     let assign = |(i, task): (usize, &TaskId)| {
         let machine = MachineId(u32::try_from(i).expect("few tasks") % MACHINES);
-        Assignment { task: *task, machine, victims: Vec::new() }
+        Assignment::new(*task, machine)
     };
     let assignments: Vec<Assignment> = tasks.iter().enumerate().map(assign).collect();
     let mut copies = Vec::new();

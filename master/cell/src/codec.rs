@@ -141,6 +141,7 @@ impl From<&CellState> for pb::CheckpointState {
             runs: state.runs.iter().map(runs::write).collect(),
             runs_noted: state.runs.noted,
             privileges: state.privileges().map(privileges::write).collect(),
+            reclamation: state.reclamation.map(parts::reclamation),
             maintenances: state.maintenances().map(drains::write_maintenance).collect(),
             last_maintenance: state.last_maintenance,
             forced: state.forced,
@@ -206,6 +207,8 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     quota::read(&mut state, message.quotas, &message.enforced)?;
     let policy = message.policy.as_ref().map(parts::read_policy).transpose();
     state.policy = policy.map_err(|e| e.within("policy"))?;
+    let reclamation = message.reclamation.as_ref().map(parts::read_reclamation).transpose();
+    state.reclamation = reclamation.map_err(|e| e.within("reclamation"))?;
     for (i, package) in message.packages.into_iter().enumerate() {
         let record =
             packages::read_record(package).map_err(|e| e.within(&format!("packages[{i}]")))?;

@@ -101,6 +101,8 @@ pub enum EventKind {
     },
     /// How the scheduler chooses changed.
     PolicyChanged,
+    /// How much is lent of what tasks hold changed.
+    ReclamationChanged,
     /// A package was put.
     PackagePut(PackageKey),
     /// A package was removed.
@@ -302,6 +304,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::JobUpdated { .. }
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
@@ -407,6 +410,9 @@ impl Event {
             EventKind::PolicyChanged => {
                 let policy = state.policy().unwrap_or_default();
                 ("policy.set", state.cell().to_string(), policy.to_string())
+            }
+            EventKind::ReclamationChanged => {
+                ("reclamation.set", state.cell().to_string(), state.reclaims().to_string())
             }
             EventKind::PackagePut(key) => {
                 let told = |record: &PackageRecord| {

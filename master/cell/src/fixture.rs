@@ -173,7 +173,8 @@ impl Cell {
         machine: MachineId,
         victims: Vec<IncarnationId>,
     ) -> Result<IncarnationId, Rejection> {
-        let assignments = vec![Assignment { task: TaskId { job, index }, machine, victims }];
+        let assignments =
+            vec![Assignment { victims, ..Assignment::new(TaskId { job, index }, machine) }];
         let applied = self.apply(master(), Action::Place { assignments })?;
         let Answer::Placed { mut results } = applied.answer else { panic!("{applied:?}") };
         results.remove(0)
@@ -318,6 +319,7 @@ fn job(
         packages: Vec::new(),
         network: borg_proto::Network::Host,
         loosen: BTreeSet::new(),
+        reclaim: true,
     };
     JobSpec {
         name: name.parse().expect("a name"),

@@ -20,5 +20,6 @@ pub mod links;
 pub mod master;
 pub mod rejection;
 pub mod replica;
+pub mod reservation;
 pub mod state;
 pub mod store;

@@ -13,6 +13,7 @@
 mod digest;
 mod division;
 mod lease;
+mod lending;
 mod silence;
 mod view;
 
@@ -26,6 +27,8 @@ use borg_proto::{IncarnationId, MachineId, MachineName, Millis, ReplicaId};
 use digest::Digests;
 use division::{Liveness, owner};
 use lease::Leases;
+use lending::Lending;
+pub use lending::{Reserved, Sums};
 use silence::{Silence, urgency};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +165,7 @@ pub(crate) struct Links {
     /// Machines whose reports may differ from the state.
     dirty: BTreeSet<MachineId>,
     usage: BTreeMap<IncarnationId, Usage>,
+    lending: Lending,
     silence: Silence,
     leases: Leases,
     /// What is to be said of no machine in particular.
@@ -200,6 +204,7 @@ impl Links {
             names: BTreeMap::new(),
             dirty: BTreeSet::new(),
             usage: BTreeMap::new(),
+            lending: Lending::default(),
             next_sweep: now,
             spare: state.spares(state.clock()),
             next_judgement: now,
@@ -257,6 +262,7 @@ impl Links {
                 | EventKind::QuotaChanged(_)
                 | EventKind::MachineAccess(..)
                 | EventKind::PolicyChanged
+                | EventKind::ReclamationChanged
                 | EventKind::Maintenance { .. }
                 | EventKind::PackagePut(_)
                 | EventKind::PackageRemoved(_)
@@ -352,6 +358,7 @@ impl Links {
         }
         self.left.insert(name.clone());
         self.dirty.remove(&id);
+        self.lending.removed(id);
         for incarnation in link.incarnations() {
             self.usage.remove(&incarnation);
         }
@@ -394,6 +401,7 @@ impl Links {
             for task in &delta.tasks {
                 if link.targets(task.id) {
                     self.usage.insert(task.id, task.usage);
+                    self.lending.hears(task.id);
                 }
             }
             match link.fold(now, delta) {
@@ -417,10 +425,12 @@ impl Links {
             }
         }
         for (id, usage) in report.usage {
-            if self.usage.contains_key(&id) {
-                self.usage.insert(id, usage);
+            if let Some(last) = self.usage.get_mut(&id) {
+                *last = usage;
+                self.lending.hears(id);
             }
         }
+
         for id in touched {
             self.restand(id);
         }

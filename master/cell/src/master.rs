@@ -20,6 +20,7 @@ use crate::rejection::Rejection;
 use crate::state::{Answer, CellState};
 use borg_proto::command::{Assignment, Command, LEVEL};
 use borg_proto::peer::{ShardOrders, ShardReport};
+use borg_proto::reclamation::Amounts;
 use borg_proto::wire::pb;
 use borg_proto::{CellName, IncarnationId, Millis, ReplicaId, TaskId};
 
@@ -236,6 +237,13 @@ pub enum Effect {
     Undecided {
         /// Which tasks.
         tasks: Vec<TaskId>,
+    },
+    /// What of their limits tasks do not need by now, as this leader believes: for its scheduler.
+    Lent {
+        /// First in a term: what was told before counts for nothing.
+        afresh: bool,
+        /// By incarnation; nothing means that it lends nothing any more.
+        news: Vec<(IncarnationId, Amounts)>,
     },
     /// Another replica has another state than this one after the same entry: one of them is wrong.
     /// To be shown loudly.

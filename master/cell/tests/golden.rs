@@ -18,6 +18,7 @@ use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::{Policy, Term};
+use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{MemoryLimit, Spread, TaskLabels};
 use borg_proto::task::RunEnd;
@@ -76,20 +77,50 @@ fn everything() -> Cell {
 fn since_level_6(cell: &mut Cell, machine: MachineId) {
     cell.apply(master(), Action::RaiseLevel { level: 6 }).unwrap();
     cell.apply(master(), Action::Advance).unwrap();
+    cell.observe(Observation::Silence { safe_mode: false, silent: 1, machines: 100 });
+    let open = Action::EnforceQuota { bands: vec![Band::Production], on: false };
+    cell.apply(user("admin"), open).unwrap();
     let mut low = batch("low", 2, 100, 4 << 20);
     let rate = Some(Rate { tasks: 2, per_ms: Millis(60_000) });
     low.disruption = Some(Disruption { most: Share::Percent(50), rate });
     let low = cell.submit("eve", low);
     let victim = cell.place(low, 0, machine).unwrap();
     cell.up(victim);
+    lent(cell);
     drained(cell);
     kinds_of_jobs(cell, machine);
+}
+
+fn lent(cell: &mut Cell) {
+    let numbers = [(Number::Hold, 60), (Number::Most, 150)].into();
+    let set = Action::SetReclamation { named: Some(NumberSet::Medium), numbers };
+    cell.apply(user("admin"), set).unwrap();
+    let machine = cell.machine("m-6", 1000, 1 << 30);
+    let mid = |spec| JobSpec { priority: Priority::new(116).unwrap(), ..spec };
+    let holds = mid(with_task(batch("holds", 1, 800, 4 << 20), |task| task.reclaim = false));
+    cell.try_submit("ina", holds.clone()).unwrap_err();
+    let (ina, privilege) = ("ina".parse().unwrap(), Privilege::Reservation);
+    cell.apply(user("admin"), Action::GrantPrivilege { user: ina, privilege }).unwrap();
+    let holds = cell.submit("ina", holds);
+    cell.place(holds, 0, machine).unwrap();
+    let others = cell.submit("ina", mid(batch("others", 3, 400, 4 << 20)));
+    let on_lent = |index, cpu_milli| Assignment {
+        lent: Amounts::of([cpu_milli, 0, 0]),
+        ..Assignment::new(TaskId { job: others, index }, machine)
+    };
+    let assignments = vec![on_lent(0, 100), on_lent(0, 200), on_lent(1, 9_000)];
+    cell.apply(master(), Action::Place { assignments }).unwrap();
+    let id = TaskId { job: others, index: 0 };
+    let id = cell.state.task(id).unwrap().running(id).unwrap();
+    assert!(!cell.state.machine(machine).unwrap().overdrawn().is_nothing());
+    cell.observe(Observation::TaskReclaimed { id });
 }
 
 /// Machines that are emptied, all at once and one after the other.
 fn drained(cell: &mut Cell) {
     let (out, other) = (cell.machine("m-7", 4000, 1 << 30), cell.machine("m-8", 4000, 1 << 30));
-    let spec = service("moves", 2, 100, 4 << 20);
+    let low = Priority::new(100).unwrap();
+    let spec = JobSpec { priority: low, ..service("moves", 2, 100, 4 << 20) };
     let moves = cell.submit("ann", spec);
     let drain = |names: &[&str], at_once, leaves| Action::DrainMachines {
         machines: names.iter().map(|name| name.parse().unwrap()).collect(),
@@ -371,11 +402,7 @@ fn at_once(cell: &mut Cell, machine: MachineId) {
     let gang = JobSpec { gang: true, ..batch("gang", 2, 10, 4 << 20) };
     let gang = cell.submit("bob", gang);
     cell.place(gang, 0, machine).unwrap_err();
-    let to = |index, machine| Assignment {
-        task: TaskId { job: gang, index },
-        machine,
-        victims: Vec::new(),
-    };
+    let to = |index, machine| Assignment::new(TaskId { job: gang, index }, machine);
     for last in [MachineId(99), machine] {
         let assignments = vec![to(0, machine), to(1, last)];
         cell.apply(master(), Action::Place { assignments }).unwrap();

@@ -14,6 +14,7 @@ use borg_proto::cron::{CatchUp, Overlap};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::machine::MachineAddress;
 use borg_proto::policy::{Policy, Term};
+use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::task::{EvictCause, RunEnd};
 use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
@@ -179,6 +180,10 @@ fn choice(a: u8, b: u8, c: u8) -> Action {
     let users = ["ann", "bob", "admin"][..usize::from(c % 4).min(3)].iter();
     match a / 4 % 4 {
         0 => Action::OpenMachines { machines: machines() },
+        1 if b.is_multiple_of(2) => Action::SetReclamation {
+            named: NumberSet::ALL.get(usize::from(c % 5)).copied(),
+            numbers: [(Number::Most, 100 + u32::from(a))].into(),
+        },
         1 => Action::CloseMachines { machines: machines(), reason: format!("reason {c}") },
         2 => Action::SetPolicy {
             policy: Policy::ALL.get(usize::from(b % 4)).copied(),
@@ -438,7 +443,10 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     if hostile {
         victims.push(IncarnationId { task: stranger, number: 1 });
     }
-    Assignment { task, machine, victims }
+    // Leaders believe what they like.
+    let all = Amounts::from(&pick(&machines, c).map(|m| m.used.clone()).unwrap_or_default());
+    let lent = if b.is_multiple_of(2) { all.percent(u32::from(a) * 2) } else { Amounts::default() };
+    Assignment { task, machine, victims, lent }
 }
 
 /// What a machine tells of a run, in cells that may hear of it.
@@ -483,6 +491,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             info.first_port = if c == 7 { 65_535 } else { 20_000 + u16::from(c / 64) };
             Observation::MachineUp { machine, info }
         }
+        3 if c % 4 == 2 => Observation::TaskReclaimed { id },
         3 => Observation::MachineDown { machine },
         4 => Observation::TaskUp {
             id,
@@ -857,6 +866,9 @@ fn the_steps_reach_the_interesting_places() {
         let mut state = empty();
         for step in steps {
             let command = command(&state, step, true);
+            if state.machines().any(|machine| !machine.overdrawn().is_nothing()) {
+                *seen.entry("overdrawn".to_owned()).or_default() += 1;
+            }
             match state.apply(state.applied() + 1, &command) {
                 Ok(applied) => {
                     if let borg_cell::state::Answer::Placed { results } = &applied.answer {
@@ -931,6 +943,8 @@ fn the_steps_reach_the_interesting_places() {
         "cell.safe-mode",
         "cell.safe-mode-over",
         "machine.removed",
+        "reclamation.set",
+        "overdrawn",
         "job.finished",
         "job.failed",
         "job.forgotten",

@@ -90,7 +90,7 @@ impl Rig {
 
     fn try_place(&mut self, job: JobId, index: u32, machine: u32) -> Result<(), Rejection> {
         let task = TaskId { job, index };
-        let assignment = Assignment { task, machine: MachineId(machine), victims: Vec::new() };
+        let assignment = Assignment::new(task, MachineId(machine));
         let at = self.five.now + Millis(1);
         let action = Action::Place { assignments: vec![assignment] };
         let by = Principal::Master(ReplicaId(1));
@@ -186,7 +186,7 @@ impl Rig {
 
     fn place(&mut self, job: JobId, index: u32, machine: u32) -> IncarnationId {
         let task = TaskId { job, index };
-        let assignment = Assignment { task, machine: MachineId(machine), victims: Vec::new() };
+        let assignment = Assignment::new(task, MachineId(machine));
         self.five.input(1, vec![Input::Decisions(vec![assignment])]);
         IncarnationId { task, number: self.placement(task).incarnation }
     }
@@ -484,11 +484,7 @@ fn a_removed_machine_leaves_its_shard_and_a_moved_one_is_told() {
 fn the_scheduler_hears_what_became_of_each_decision() {
     let mut rig = Rig::new(1);
     let job = rig.submit(2);
-    let assign = |index, machine| Assignment {
-        task: TaskId { job, index },
-        machine: MachineId(machine),
-        victims: Vec::new(),
-    };
+    let assign = |index, machine| Assignment::new(TaskId { job, index }, MachineId(machine));
     rig.five.record = true;
     rig.five.input(1, vec![Input::Decisions(vec![assign(0, 0), assign(1, 9)])]);
     let told = rig.five.history.lines().find(|line| line.contains("Decided")).unwrap();

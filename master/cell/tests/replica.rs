@@ -153,11 +153,8 @@ fn a_decision_that_no_entry_may_hold_does_not_stop_the_others() {
     five.submit_until_accepted("web");
     five.settle();
     let leader = five.elect();
-    let place = |index, machine| Assignment {
-        task: TaskId { job: JobId(1), index },
-        machine: MachineId(machine),
-        victims: Vec::new(),
-    };
+    let place =
+        |index, machine| Assignment::new(TaskId { job: JobId(1), index }, MachineId(machine));
     five.record = true;
     five.input(leader, vec![Input::Decisions(vec![place(0, 7), place(MAX_TASKS, 7), place(0, 8)])]);
     five.run(100);

@@ -96,9 +96,7 @@ impl Play {
         let waiting: Vec<TaskId> = self.cell.state.pending().filter(may).collect();
         let Some(task) = waiting.first().copied() else { return };
         let machine = self.machines[seed % self.machines.len()];
-        self.apply(Action::Place {
-            assignments: vec![Assignment { task, machine, victims: Vec::new() }],
-        });
+        self.apply(Action::Place { assignments: vec![Assignment::new(task, machine)] });
     }
 
     fn heal(&mut self, index: usize, health: Health) {

@@ -112,7 +112,7 @@ fn missing(class: &Class, machines: &Machines, row: usize) -> Option<Vec<Change>
     }
     let mut changes = Vec::new();
     for (column, ask) in &class.need.asks {
-        let left = freed.left(machines, *column);
+        let left = freed.left(machines, *column, class.need.kind());
         if *ask <= left || (*column >= FIXED_COLUMNS && is_scored(*column)) {
             continue;
         }

@@ -13,7 +13,7 @@ use crate::domain::bits;
 use crate::machines::{Grown, Machines};
 use crate::need::Need;
 use crate::reasons::{Misses, misses};
-use crate::rooms::{BLOCK, Bite, NEVER_MIND, Wanted, rows};
+use crate::rooms::{BLOCK, Bite, Held, NEVER_MIND, Wanted, rows};
 use crate::score::{Score, There, Weights};
 use crate::standing::Terms;
 use crate::victims::{Chooser, Freed, Loss};
@@ -331,7 +331,7 @@ impl Class {
             }
             let penalty = self.penalty.get(row).copied().unwrap_or(0);
             let back = |column: usize| chooser.freed().amount(column);
-            let (fit, strand) = machines.rooms.cost(row, &self.need.asks, back);
+            let (fit, strand) = machines.rooms.cost(row, &self.need.asks, self.need.kind(), back);
             let mix = machines.rooms.mix(row, self.need.kind());
             let found = (loss, fit + strand + mix + penalty, machines.rooms.rank(row), row);
             best = Some(best.map_or(found, |best| best.min(found)));
@@ -352,11 +352,13 @@ impl Class {
         row: usize,
         stands: bool,
     ) -> Terms {
+        let kind = self.need.kind();
         let its = |column: usize| {
             let ask = self.need.asks.iter().find(|(c, _)| *c == column && stands);
-            ask.map_or(0, |(_, ask)| i64::from(*ask))
+            // What it lends itself is little beside that.
+            ask.map_or(Held::default(), |(_, ask)| Held::by(kind, *ask, 0))
         };
-        let (fit, strand) = machines.rooms.cost(row, &self.need.asks, its);
+        let (fit, strand) = machines.rooms.cost(row, &self.need.asks, kind, its);
         let filters = &machines.filters;
         let missed = self.need.soft.iter().filter(|f| !filters.holds(**f, row)).count();
         let there = self.crowds.there(machines, row);

@@ -174,7 +174,7 @@ impl Tally {
                 self.add_absent(class, machines);
                 continue;
             }
-            let room = freed.left(machines, *column);
+            let room = freed.left(machines, *column, class.need.kind());
             // Of devices in all there can be enough and yet none that is enough by itself: that is
             // what is told.
             if *ask <= room || (is_scored(*column) && *column >= FIXED_COLUMNS) {

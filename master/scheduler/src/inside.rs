@@ -74,7 +74,8 @@ impl Scheduler {
     fn takes(&self, task: TaskId, row: usize) -> bool {
         let Machines { rooms, access, .. } = &self.machines;
         let Some(need) = self.need_of(task) else { return false };
-        let has = |(column, ask): &(usize, i32)| *ask <= rooms.left_with(*column, row, 0);
+        let kind = need.kind();
+        let has = |(column, ask): &(usize, i32)| *ask <= rooms.left(*column, row, kind);
         rooms.is_open(row) && access.admits(need.group, row) && need.asks.iter().all(has)
     }
 

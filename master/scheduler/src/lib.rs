@@ -29,6 +29,7 @@ mod fit;
 mod gang;
 mod homes;
 mod inside;
+mod lent;
 mod lot;
 mod machines;
 mod moves;

@@ -23,6 +23,7 @@ use crate::rooms::{
 use crate::score::Weights;
 use borg_cell::devices::Devices;
 use borg_cell::state::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState};
+use borg_proto::reclamation::Amounts;
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{DeviceShare, Placement};
@@ -41,6 +42,8 @@ pub(crate) struct Resident {
     /// cannot be pushed out.
     pub(crate) incarnation: Option<u32>,
     pub(crate) need: Arc<Need>,
+    /// What of its limit it does not need, as the leader believes.
+    pub(crate) lent: Amounts,
     /// Whether it serves, so that pushing it out costs its job's disruption budget.
     pub(crate) serves: bool,
     /// The devices that it has; while it is only proposed, those that it will get.
@@ -61,7 +64,14 @@ pub(crate) struct Budget {
 impl Resident {
     /// A task of which the placement is only proposed.
     pub(crate) fn proposed(task: TaskId, need: Arc<Need>) -> Self {
-        Self { task, incarnation: None, need, serves: false, devices: Vec::new() }
+        Self {
+            task,
+            incarnation: None,
+            need,
+            serves: false,
+            lent: Amounts::default(),
+            devices: Vec::new(),
+        }
     }
 
     /// The order in which residents are pushed out: lowest priority first, of equal priority the
@@ -152,9 +162,14 @@ pub(crate) struct Machines {
 impl Machines {
     /// None. Ties go in an order that follows from `seed`; 0 is the order of machine numbers.
     /// Machines may be kept for those who are `named`.
-    pub(crate) fn new(weights: Weights, seed: u64, named: BTreeSet<UserName>) -> Self {
+    pub(crate) fn new(
+        weights: Weights,
+        most_percent: u32,
+        seed: u64,
+        named: BTreeSet<UserName>,
+    ) -> Self {
         Self {
-            rooms: Rooms::new(weights),
+            rooms: Rooms::new(weights, most_percent),
             rows: Vec::new(),
             row_of: BTreeMap::new(),
             vacant: BTreeMap::new(),
@@ -520,8 +535,9 @@ impl Machines {
         let residents = std::mem::take(&mut self.rows[from].residents);
         self.rows[to].devices = std::mem::take(&mut self.rows[from].devices);
         for resident in &residents {
-            self.rooms.take(from, &resident.need.asks, resident.need.kind(), false);
-            self.rooms.take(to, &resident.need.asks, resident.need.kind(), true);
+            let (asks, kind, lent) = (&resident.need.asks, resident.need.kind(), resident.lent);
+            self.rooms.take(from, asks, lent, kind, false);
+            self.rooms.take(to, asks, lent, kind, true);
             self.homes.put(resident.task, to);
         }
         self.rows[to].residents = residents;
@@ -568,7 +584,7 @@ impl Machines {
             self.rows[row].devices.take(&resident.devices, true);
             self.settle_devices(row);
         }
-        self.rooms.take(row, &resident.need.asks, resident.need.kind(), true);
+        self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), true);
         let before = self.homes.put(resident.task, row);
         debug_assert!(before.is_none(), "a task stands on one machine");
         count(&mut self.standing, resident.need.priority, true);
@@ -598,7 +614,7 @@ impl Machines {
         let residents = &mut self.rows[row].residents;
         let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
         let resident = residents.remove(at);
-        self.rooms.take(row, &resident.need.asks, resident.need.kind(), false);
+        self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), false);
         if resident.need.has_devices() {
             self.rows[row].devices.take(&resident.devices, false);
             self.settle_devices(row);
@@ -614,6 +630,32 @@ impl Machines {
         block.residents = version;
         self.vacate_if_gone(row);
         Some((row, resident))
+    }
+
+    /// An incarnation lends so much of its limit by now, if it stands anywhere.
+    pub(crate) fn lend(&mut self, id: IncarnationId, lent: Amounts) {
+        let Some(row) = self.homes.get(id.task) else { return };
+        let residents = &mut self.rows[row].residents;
+        let there = |r: &&mut Resident| r.task == id.task && r.incarnation == Some(id.number);
+        let Some(resident) = residents.iter_mut().find(there) else { return };
+        let (before, lent) = (resident.lent, resident.need.lends(lent));
+        if before == lent {
+            return;
+        }
+        resident.lent = lent;
+        self.rooms.lend(row, before, lent);
+        let version = self.next_version();
+        let block = &mut self.versions[row / BLOCK];
+        block.changed = version;
+        block.residents = version;
+        if !lent.fits_in(before) {
+            block.grown = version;
+        }
+    }
+
+    /// What all who stand on a row lend.
+    pub(crate) fn lent(&self, row: usize) -> Amounts {
+        self.rows[row].residents.iter().fold(Amounts::default(), |sum, r| sum.plus(r.lent))
     }
 
     /// Notes that a proposed placement was committed as that incarnation: room is as before, but

@@ -56,7 +56,7 @@ impl Moves {
     /// When tasks that leave are looked at again.
     pub(crate) fn next(&self, state: &CellState) -> Option<Millis> {
         let waits = state.safe_mode().is_none()
-            && state.draining().any(|machine| !machine.tasks.is_empty());
+            && state.draining().any(|machine| !state.is_vacated(machine));
         waits.then_some(self.rests_until)
     }
 }
@@ -147,11 +147,12 @@ impl Scheduler {
             pushed.extend(self.machines.inside(row, victim.task));
         }
         self.take_off(&pushed);
+        let lent = self.lent_for(row, need);
         self.arrive(row, crate::machines::Resident::proposed(task, need.clone()));
         let gone = inside.iter().chain(&pushed).map(|gone| gone.task).collect();
         self.assumed.insert(task, Assumed { machine, victims: gone });
         self.moves.under_way.insert(task);
         self.settle_budget(task.job);
-        Assignment { task, machine, victims }
+        Assignment { task, machine, victims, lent }
     }
 }

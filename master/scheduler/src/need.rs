@@ -10,6 +10,7 @@ use crate::rooms::{
 };
 use borg_cell::state::target_bytes;
 use borg_proto::machine::{IMAGES, NO_IMAGES};
+use borg_proto::reclamation::Amounts;
 use borg_proto::resources::WHOLE_DEVICE;
 use borg_proto::spec::{Constraint, ConstraintOp};
 use borg_proto::{JobId, JobKind, JobSpec, Priority, TaskSpec};
@@ -206,6 +207,14 @@ impl Need {
     /// Which of the two kinds of work it is that machines mix.
     pub(crate) fn kind(&self) -> Kind {
         if self.priority.is_prod() { Kind::Prod } else { Kind::Rest }
+    }
+
+    /// What may be lent of one of its tasks of which so much is not needed: no more than what it holds.
+    pub(crate) fn lends(&self, unneeded: Amounts) -> Amounts {
+        if self.alloc_set.is_some() || self.is_alloc {
+            return Amounts::default();
+        }
+        unneeded.least(Amounts::from(&self.task.limit))
     }
 
     /// Whether it asks for any device.

@@ -12,11 +12,16 @@
 //! (its free share and its imbalance) and of what is the task's own, so a scan only adds and
 //! compares.
 //!
-//! Invariants: `left` is `capacity - used`, at least 0; `most` is the largest `left` of a block and
+//! There are two rooms of each machine: for tasks of prod, whose limits must fit into it, and for others,
+//! which may stand on what is lent (`borg_cell::state::Machine::room` is the same rule). While nothing is
+//! lent they are equal.
+//!
+//! Invariants: `left` is what that rule leaves, at least 0; `most` is the largest `left` of a block and
 //! `least` the smallest, or less;
 //! `fit` and `skew` follow from `left` and `capacity` alone.
 
 use crate::score::Weights;
+use borg_proto::reclamation::Amounts;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -80,6 +85,24 @@ pub(crate) fn amount(column: usize, grains: i32) -> u64 {
     u64::from(grains.unsigned_abs()) << grain(column)
 }
 
+/// The columns of what can be lent.
+pub(crate) const LENT: [usize; 3] = [CPU, RAM, DISK];
+
+/// What of an amount that is lent is of a column, in grains.
+fn lent_of(column: usize, lent: Amounts) -> i32 {
+    match column {
+        CPU => offered(column, lent.cpu_milli),
+        RAM => offered(column, lent.ram_bytes),
+        DISK => offered(column, lent.disk_bytes),
+        _ => 0,
+    }
+}
+
+/// What one who asks for so much, of which so much is lent, holds of a column.
+pub(crate) fn held(kind: Kind, (column, ask): (usize, i32), lent: Amounts) -> Held {
+    Held::by(kind, ask, lent_of(column, lent))
+}
+
 /// `part` of `whole` in 1/[`WHOLE`]; nothing of a resource that is not there.
 fn share(part: i32, whole: i32) -> i32 {
     if whole <= 0 {
@@ -101,31 +124,61 @@ pub(crate) const fn is_derived(column: usize) -> bool {
     column >= FIXED_COLUMNS && !is_scored(column)
 }
 
-/// One resource over all rows.
+/// What tasks hold of one resource of a machine, in grains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Held {
+    /// Their limits.
+    pub(crate) limits: i64,
+    /// What of these is of prod.
+    pub(crate) of_prod: i64,
+    /// What of these is lent.
+    pub(crate) lent: i64,
+}
+
+impl Held {
+    /// What one task holds.
+    pub(crate) fn by(kind: Kind, ask: i32, lent: i32) -> Self {
+        let limits = i64::from(ask);
+        let of_prod = if kind == Kind::Prod { limits } else { 0 };
+        Self { limits, of_prod, lent: lent.into() }
+    }
+
+    /// Adds what others hold, or takes it away.
+    pub(crate) fn add(&mut self, other: Self, more: bool) {
+        let sign = if more { 1 } else { -1 };
+        self.limits += sign * other.limits;
+        self.of_prod += sign * other.of_prod;
+        self.lent += sign * other.lent;
+    }
+
+    /// What is left of a capacity for one more task of a kind.
+    fn leaves(&self, capacity: i32, kind: Kind, most_percent: u32) -> i32 {
+        let all = i64::from(capacity);
+        let bound = match kind {
+            Kind::Prod => all - self.of_prod,
+            Kind::Rest => all * i64::from(most_percent) / 100 - (self.limits - self.of_prod),
+        };
+        let left = (all - self.limits + self.lent).min(bound);
+        i32::try_from(left.max(0)).unwrap_or(i32::MAX)
+    }
+}
+
+/// What is left of one resource for tasks of one kind, over all rows.
 #[derive(Debug, Clone, Default)]
-struct Column {
-    capacity: Vec<i32>,
-    used: Vec<i64>,
+struct Left {
     left: Vec<i32>,
     /// The largest `left` of each block.
     most: Vec<i32>,
     /// The smallest `left` of each block, or less. Who asks for no more need not look at rows.
     least: Vec<i32>,
-    /// The largest `capacity` that a row of each block ever had.
-    ceiling: Vec<i32>,
 }
 
-impl Column {
-    fn settle(&mut self, row: usize) {
-        let left = i64::from(self.capacity[row]) - self.used[row];
-        self.set_left(row, i32::try_from(left.max(0)).unwrap_or(i32::MAX));
-    }
-
-    fn set_left(&mut self, row: usize, left: i32) {
+impl Left {
+    fn set(&mut self, row: usize, left: i32) {
         let before = std::mem::replace(&mut self.left[row], left);
         let b = row / BLOCK;
-        if self.left[row] >= self.most[b] {
-            self.most[b] = self.left[row];
+        if left >= self.most[b] {
+            self.most[b] = left;
         } else if before == self.most[b] {
             self.most[b] = self.left[rows(b)].iter().copied().max().unwrap_or(0);
         }
@@ -134,6 +187,43 @@ impl Column {
         } else if before == self.least[b] {
             self.least[b] = self.left[rows(b)].iter().copied().min().unwrap_or(0);
         }
+    }
+
+    fn grow(&mut self, rows: usize, blocks: usize) {
+        self.left.resize(rows, 0);
+        self.most.resize(blocks, 0);
+        self.least.resize(blocks, 0);
+    }
+}
+
+/// One resource over all rows.
+#[derive(Debug, Clone, Default)]
+struct Column {
+    capacity: Vec<i32>,
+    held: Vec<Held>,
+    /// For tasks of prod and for others.
+    left: [Left; 2],
+    /// The largest `capacity` that a row of each block ever had.
+    ceiling: Vec<i32>,
+}
+
+impl Column {
+    fn settle(&mut self, row: usize, most_percent: u32) {
+        for kind in Kind::BOTH {
+            let left = self.held[row].leaves(self.capacity[row], kind, most_percent);
+            self.left[kind.number()].set(row, left);
+        }
+    }
+
+    fn left(&self, kind: Kind) -> &Left {
+        &self.left[kind.number()]
+    }
+
+    fn grow(&mut self, rows: usize, blocks: usize) {
+        self.capacity.resize(rows, 0);
+        self.held.resize(rows, Held::default());
+        self.left.iter_mut().for_each(|left| left.grow(rows, blocks));
+        self.ceiling.resize(blocks, 0);
     }
 }
 
@@ -173,6 +263,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    const BOTH: [Self; 2] = [Self::Prod, Self::Rest];
+
     const fn number(self) -> usize {
         match self {
             Self::Prod => 0,
@@ -211,6 +303,8 @@ pub(crate) struct Bite {
 #[derive(Debug, Clone)]
 pub(crate) struct Rooms {
     weights: Weights,
+    /// What the limits of all tasks that are not prod may come to, in hundredths of a machine.
+    most_percent: u32,
     columns: Vec<Column>,
     /// Weighted free share of each row, summed over scored columns, and what mixing is worth: for tasks
     /// of prod and for others.
@@ -219,8 +313,8 @@ pub(crate) struct Rooms {
     mix: [Vec<i32>; 2],
     /// Millicores of each row that prod has, and others.
     cpu_of: [Vec<i64>; 2],
-    /// Weighted difference of the free shares of cpu and memory.
-    skew: Vec<i32>,
+    /// Weighted difference of the free shares of cpu and memory, for tasks of prod and for others.
+    skew: [Vec<i32>; 2],
     /// Rows that may get tasks, a word per block.
     open: Vec<u64>,
     /// Order among rows of equal cost: lower first.
@@ -232,14 +326,15 @@ pub(crate) struct Rooms {
 }
 
 impl Rooms {
-    pub(crate) fn new(weights: Weights) -> Self {
+    pub(crate) fn new(weights: Weights, most_percent: u32) -> Self {
         Self {
             weights,
+            most_percent,
             columns: vec![Column::default(); FIXED_COLUMNS],
             fit: Default::default(),
             mix: Default::default(),
             cpu_of: Default::default(),
-            skew: Vec::new(),
+            skew: Default::default(),
             open: Vec::new(),
             rank: Vec::new(),
             shape_of: Vec::new(),
@@ -276,29 +371,31 @@ impl Rooms {
         self.columns[column].capacity[row]
     }
 
-    #[cfg(test)]
-    pub(crate) fn left(&self, column: usize, row: usize) -> i32 {
-        self.columns[column].left[row]
+    /// What is free for a task of a kind.
+    pub(crate) fn left(&self, column: usize, row: usize, kind: Kind) -> i32 {
+        self.columns[column].left(kind).left[row]
     }
 
-    /// What is free once `freed` of what is used is given back.
-    pub(crate) fn left_with(&self, column: usize, row: usize, freed: i64) -> i32 {
+    /// What is free for a task of a kind once `freed` of what is held is given back.
+    pub(crate) fn left_with(&self, column: usize, row: usize, kind: Kind, freed: Held) -> i32 {
         let column = &self.columns[column];
-        let left = i64::from(column.capacity[row]) - (column.used[row] - freed).max(0);
+        let mut held = column.held[row];
+        held.add(freed, false);
+        held.limits = held.limits.max(0);
+        held.leaves(column.capacity[row], kind, self.most_percent)
+    }
+
+    /// What is free by limits alone, whatever is lent.
+    pub(crate) fn left_by_limits(&self, column: usize, row: usize) -> i32 {
+        let column = &self.columns[column];
+        let left = i64::from(column.capacity[row]) - column.held[row].limits;
         i32::try_from(left.max(0)).unwrap_or(i32::MAX)
     }
 
     /// The columns of one more kind of device; gives the first.
     pub(crate) fn add_device(&mut self) -> usize {
-        let rows = self.skew.len();
-        let column = Column {
-            capacity: vec![0; rows],
-            used: vec![0; rows],
-            left: vec![0; rows],
-            most: vec![0; self.blocks()],
-            least: vec![0; self.blocks()],
-            ceiling: vec![0; self.blocks()],
-        };
+        let mut column = Column::default();
+        column.grow(self.rank.len(), self.blocks());
         self.columns.resize(self.columns.len() + PER_DEVICE, column);
         self.columns.len() - PER_DEVICE
     }
@@ -320,18 +417,11 @@ impl Rooms {
 
     /// One more block, for machines of that shape.
     pub(crate) fn add_block(&mut self, shape: usize) -> usize {
-        let rows = self.skew.len() + BLOCK;
-        for column in &mut self.columns {
-            column.capacity.resize(rows, 0);
-            column.used.resize(rows, 0);
-            column.left.resize(rows, 0);
-            column.most.push(0);
-            column.least.push(0);
-            column.ceiling.push(0);
-        }
-        self.fit.iter_mut().chain(&mut self.mix).for_each(|all| all.resize(rows, 0));
+        let (rows, blocks) = (self.rank.len() + BLOCK, self.blocks() + 1);
+        self.columns.iter_mut().for_each(|column| column.grow(rows, blocks));
+        let costs = self.fit.iter_mut().chain(&mut self.mix).chain(&mut self.skew);
+        costs.for_each(|all| all.resize(rows, 0));
         self.cpu_of.iter_mut().for_each(|all| all.resize(rows, 0));
-        self.skew.resize(rows, 0);
         self.rank.resize(rows, u64::MAX);
         self.open.push(0);
         self.shape_of.push(shape);
@@ -344,46 +434,65 @@ impl Rooms {
             column.capacity[row] = *amount;
             let ceiling = &mut column.ceiling[row / BLOCK];
             *ceiling = (*amount).max(*ceiling);
-            column.settle(row);
+            column.settle(row, self.most_percent);
         }
         self.rank[row] = rank;
         self.weigh(row);
     }
 
-    /// Takes room, or gives it back.
-    pub(crate) fn take(&mut self, row: usize, asks: &[(usize, i32)], kind: Kind, takes: bool) {
+    /// Takes room, or gives it back, of which so much is lent.
+    pub(crate) fn take(
+        &mut self,
+        row: usize,
+        asks: &[(usize, i32)],
+        lent: Amounts,
+        kind: Kind,
+        takes: bool,
+    ) {
         let cpu = asks.iter().find(|(column, _)| *column == CPU).map_or(0, |(_, ask)| *ask);
         self.cpu_of[kind.number()][row] += i64::from(if takes { cpu } else { -cpu });
         for (column, ask) in asks.iter().filter(|(column, _)| !is_derived(*column)) {
+            let held = held(kind, (*column, *ask), lent);
             let column = &mut self.columns[*column];
-            let ask = i64::from(*ask);
-            column.used[row] += if takes { ask } else { -ask };
-            column.settle(row);
+            column.held[row].add(held, takes);
+            column.settle(row, self.most_percent);
+        }
+        self.weigh(row);
+    }
+
+    /// One who holds room lends another amount of it.
+    pub(crate) fn lend(&mut self, row: usize, before: Amounts, now: Amounts) {
+        for column in LENT {
+            let more = lent_of(column, now) - lent_of(column, before);
+            let column = &mut self.columns[column];
+            column.held[row].lent += i64::from(more);
+            column.settle(row, self.most_percent);
         }
         self.weigh(row);
     }
 
     /// What is free of a column that is no sum.
     pub(crate) fn set_left(&mut self, column: usize, row: usize, left: i32) {
-        self.columns[column].set_left(row, left);
+        self.columns[column].left.iter_mut().for_each(|of_kind| of_kind.set(row, left));
     }
 
     fn weigh(&mut self, row: usize) {
-        let share_left = |column: &Column| share(column.left[row], column.capacity[row]);
-        let (cpu, ram) = (share_left(&self.columns[CPU]), share_left(&self.columns[RAM]));
-        let mut free = cpu + ram + share_left(&self.columns[DISK]);
-        for column in self.columns[FIXED_COLUMNS..].iter().step_by(PER_DEVICE) {
-            free = free.saturating_add(share_left(column));
-        }
-        let fit = free.min(MOST_FREE) * i32::from(self.weights.fit);
-        for kind in [Kind::Prod, Kind::Rest] {
+        for kind in Kind::BOTH {
+            let share_left =
+                |column: &Column| share(column.left(kind).left[row], column.capacity[row]);
+            let (cpu, ram) = (share_left(&self.columns[CPU]), share_left(&self.columns[RAM]));
+            let mut free = cpu + ram + share_left(&self.columns[DISK]);
+            for column in self.columns[FIXED_COLUMNS..].iter().step_by(PER_DEVICE) {
+                free = free.saturating_add(share_left(column));
+            }
+            let fit = free.min(MOST_FREE) * i32::from(self.weights.fit);
+            self.skew[kind.number()][row] = (cpu - ram) * i32::from(self.weights.strand);
             let others = self.cpu_of[1 - kind.number()][row];
             let others = i32::try_from(others).unwrap_or(i32::MAX);
             let mix = -share(others, self.columns[CPU].capacity[row]) * i32::from(self.weights.mix);
             self.mix[kind.number()][row] = mix;
             self.fit[kind.number()][row] = fit + mix;
         }
-        self.skew[row] = (cpu - ram) * i32::from(self.weights.strand);
     }
 
     /// What mixing is worth on a row to a task of a kind, by what stands there before anybody is pushed
@@ -421,8 +530,8 @@ impl Rooms {
 
     /// Whether a row of the block may have room, by the largest that is free of each column.
     #[inline]
-    pub(crate) fn may_fit(&self, b: usize, asks: &[(usize, i32)]) -> bool {
-        asks.iter().all(|(column, ask)| *ask <= self.columns[*column].most[b])
+    pub(crate) fn may_fit(&self, b: usize, asks: &[(usize, i32)], kind: Kind) -> bool {
+        asks.iter().all(|(column, ask)| *ask <= self.columns[*column].left(kind).most[b])
     }
 
     /// Whether a row of the block could do were it empty.
@@ -441,7 +550,7 @@ impl Rooms {
         if let Some(full) = wanted.full.get(b) {
             open &= !full;
         }
-        if open == 0 || !self.may_fit(b, wanted.asks) {
+        if open == 0 || !self.may_fit(b, wanted.asks, wanted.kind) {
             return (NEVER_MIND, 0);
         }
         let costs = self.costs(b, open, wanted);
@@ -471,16 +580,17 @@ impl Rooms {
             *fits = -i32::from(open >> lane & 1 == 1);
         }
         for (column, ask) in wanted.asks {
-            let column = &self.columns[*column];
-            if *ask <= column.least[b] {
+            let of_kind = self.columns[*column].left(wanted.kind);
+            if *ask <= of_kind.least[b] {
                 continue;
             }
-            for (fits, left) in fits.iter_mut().zip(block(&column.left, b)) {
+            for (fits, left) in fits.iter_mut().zip(block(&of_kind.left, b)) {
                 *fits &= -i32::from(*left >= *ask);
             }
         }
         let bite = wanted.bites[self.shape_of[b]];
-        let (fit, skew) = (block(&self.fit[wanted.kind.number()], b), block(&self.skew, b));
+        let kind = wanted.kind.number();
+        let (fit, skew) = (block(&self.fit[kind], b), block(&self.skew[kind], b));
         let mut costs = [0_i32; BLOCK];
         for (cost, (fit, skew)) in costs.iter_mut().zip(fit.iter().zip(skew)) {
             *cost = fit
@@ -511,10 +621,12 @@ impl Rooms {
         &self,
         row: usize,
         asks: &[(usize, i32)],
-        freed: impl Fn(usize) -> i64,
+        kind: Kind,
+        freed: impl Fn(usize) -> Held,
     ) -> (i32, i32) {
         let share_left = |column: usize| {
-            share(self.left_with(column, row, freed(column)), self.columns[column].capacity[row])
+            let left = self.left_with(column, row, kind, freed(column));
+            share(left, self.columns[column].capacity[row])
         };
         let (cpu, ram) = (share_left(CPU), share_left(RAM));
         let mut free = cpu + ram + share_left(DISK);

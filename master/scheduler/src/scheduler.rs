@@ -23,6 +23,7 @@ use crate::victims;
 use borg_cell::event::{AccessChange, Event, EventKind};
 use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
 use borg_proto::command::Assignment;
+use borg_proto::reclamation::Amounts;
 use borg_proto::task::{EvictCause, Placement};
 use borg_proto::{IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +73,8 @@ pub struct Scheduler {
     pub(crate) machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
     silent: BTreeSet<MachineId>,
+    /// What placed tasks lend of their limits, as the leader told last.
+    pub(crate) lent: BTreeMap<TaskId, (u32, Amounts)>,
     pub(crate) queue: Queue,
     pub(crate) needs: BTreeMap<Cohort, Arc<Need>>,
     /// Tasks of jobs with a cap that stand on machines.
@@ -126,7 +129,13 @@ impl Scheduler {
         Self {
             config,
             state: state.clone(),
-            machines: Machines::new(config.weights, config.seed, named),
+            machines: Machines::new(
+                config.weights,
+                state.reclaims().numbers.most_percent,
+                config.seed,
+                named,
+            ),
+            lent: BTreeMap::new(),
             silent: BTreeSet::new(),
             queue: Queue::default(),
             needs: BTreeMap::new(),
@@ -166,8 +175,8 @@ impl Scheduler {
     pub fn start_afresh(&mut self, state: &CellState) {
         let mut aside = std::mem::take(&mut self.aside);
         aside.retain(|job| state.job(job).is_some());
-        let silent = std::mem::take(&mut self.silent);
-        *self = Self { silent, aside, ..Self::unread(state, self.config) };
+        let (silent, lent) = (std::mem::take(&mut self.silent), std::mem::take(&mut self.lent));
+        *self = Self { silent, aside, lent, ..Self::unread(state, self.config) };
         self.read();
         for machine in &self.silent {
             self.machines.set_silent(*machine, true);
@@ -196,14 +205,16 @@ impl Scheduler {
     }
 
     /// Takes over committed changes. `state` is as of the last of `events`, and the events are all
-    /// since the last call. It begins afresh, which is rare, when the cell has another policy or machines
-    /// are kept for others: decisions of which the fate is not known are then looked at again, and the
+    /// since the last call. It begins afresh, which is rare, when the cell has another policy, lends another
+    /// part, or machines are kept for others: decisions of which the fate is not known are then looked at again, and the
     /// state refuses what does not fit.
     pub fn follow(&mut self, state: CellState, events: &[Event]) {
         let other = |event: &Event| {
             matches!(
                 &event.kind,
-                EventKind::PolicyChanged | EventKind::MachineAccess(_, AccessChange::Kept)
+                EventKind::PolicyChanged
+                    | EventKind::ReclamationChanged
+                    | EventKind::MachineAccess(_, AccessChange::Kept)
             )
         };
         if events.iter().any(other) {
@@ -247,6 +258,7 @@ impl Scheduler {
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
                 | EventKind::PolicyChanged
+                | EventKind::ReclamationChanged
                 | EventKind::Maintenance { .. }
                 | EventKind::PrivilegeChanged { .. }
                 | EventKind::Led { .. } => {}
@@ -448,6 +460,7 @@ impl Scheduler {
                     let waits = self.why_it_stays(task, now);
                     told.summary += &format!(", which is drained; to leave it waits for {waits}");
                 }
+                told.summary += &self.about_reclaimed(placement.machine, need);
                 return told;
             }
             TaskState::Dead { .. } => return explain::settled(&self.state, task, Some(found)),
@@ -475,6 +488,7 @@ impl Scheduler {
             &Together { gang, full: need.cap.filter(|cap| self.placed(task.job) >= *cap) },
         );
         told.ahead = self.queue.ahead(need.priority);
+        told.summary += self.about_lent(need, &told.rejections);
         if nowhere && !need.gang {
             let mut copy = self.machines.clone();
             let spec = asked_by(job, job.version_of(task.index));
@@ -598,12 +612,13 @@ impl Scheduler {
             leaving.extend(self.machines.inside(row, victim.task));
         }
         self.take_off(&leaving);
+        let lent = self.lent_for(row, need);
         self.arrive(row, Resident::proposed(task, need.clone()));
         self.queue.served(need.cohort);
         self.queue.remove(task);
         let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
         self.assumed.insert(task, assumed);
-        Assignment { task, machine, victims }
+        Assignment { task, machine, victims, lent }
     }
 
     /// Takes tasks off their machines that a decision pushes out.
@@ -678,6 +693,7 @@ impl Scheduler {
     }
 
     fn settle_task(&mut self, task: TaskId) {
+        self.forget_lent(task);
         let found = self.state.task(task);
         let version = found.map_or(0, |found| found.version);
         let cohort = Cohort { job: task.job, version };
@@ -699,7 +715,8 @@ impl Scheduler {
                 let need = self.need(cohort);
                 let row = self.machines.row_for(machine);
                 let incarnation = Some(incarnation);
-                self.arrive(row, Resident { task, incarnation, need, serves, devices });
+                let lent = self.lent_by(task, incarnation, &need);
+                self.arrive(row, Resident { task, incarnation, need, lent, serves, devices });
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 let not_before = *not_before;
@@ -880,7 +897,7 @@ pub(crate) fn avoided(
 #[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
-    pub(crate) rooms: BTreeMap<MachineId, [u64; 4]>,
+    pub(crate) rooms: BTreeMap<MachineId, [[u64; 4]; 2]>,
     open: BTreeSet<MachineId>,
     residents: BTreeMap<TaskId, (MachineId, Option<u32>)>,
     queued: BTreeSet<TaskId>,
@@ -896,10 +913,14 @@ impl Scheduler {
     }
 
     pub(crate) fn contents(&self) -> Contents {
-        use crate::rooms::{CPU, DISK, PORTS, RAM, amount};
+        use crate::rooms::{CPU, DISK, Kind, PORTS, RAM, amount};
         let machines = || self.machines.known().map(|row| (row, self.machines.id(row).unwrap()));
-        let left = |column, row| amount(column, self.machines.rooms.left(column, row));
-        let room = |(row, id)| (id, [CPU, RAM, DISK, PORTS].map(|column| left(column, row)));
+        let left = |column, row, kind| amount(column, self.machines.rooms.left(column, row, kind));
+        let rooms = |row| {
+            [Kind::Prod, Kind::Rest]
+                .map(|kind| [CPU, RAM, DISK, PORTS].map(|column| left(column, row, kind)))
+        };
+        let room = |(row, id)| (id, rooms(row));
         let residents = machines().flat_map(|(row, id)| {
             self.machines.residents(row).iter().map(move |r| (r.task, (id, r.incarnation)))
         });

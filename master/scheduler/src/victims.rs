@@ -10,7 +10,7 @@
 
 use crate::machines::{Budget, Machines, Resident};
 use crate::need::Need;
-use crate::rooms::is_derived;
+use crate::rooms::{Held, Kind, held, is_derived};
 use borg_proto::{IncarnationId, JobId};
 
 /// What a set of victims costs, compared in this order: the highest priority that is hurt, then
@@ -25,8 +25,8 @@ pub(crate) struct Loss {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Freed<'a> {
     row: usize,
-    /// Grains by column.
-    amounts: Vec<i64>,
+    /// By column.
+    amounts: Vec<Held>,
     /// Those who are gone and had devices.
     with_devices: Vec<&'a Resident>,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Freed<'a> {
 impl<'a> Freed<'a> {
     /// Nobody is gone.
     pub(crate) fn nothing(machines: &Machines, row: usize) -> Self {
-        let amounts = vec![0; machines.rooms.columns()];
+        let amounts = vec![Held::default(); machines.rooms.columns()];
         Self { row, amounts, with_devices: Vec::new() }
     }
 
@@ -52,35 +52,38 @@ impl<'a> Freed<'a> {
 
     fn reset(&mut self, row: usize) {
         self.row = row;
-        self.amounts.fill(0);
+        self.amounts.fill(Held::default());
         self.with_devices.clear();
     }
 
     fn add(&mut self, resident: &'a Resident) {
-        for (column, amount) in &resident.need.asks {
-            self.amounts[*column] += i64::from(*amount);
-        }
+        self.count(resident, true);
         if resident.need.has_devices() {
             self.with_devices.push(resident);
         }
     }
 
-    fn take(&mut self, resident: &Resident) {
-        for (column, amount) in &resident.need.asks {
-            self.amounts[*column] -= i64::from(*amount);
+    fn count(&mut self, resident: &Resident, gone: bool) {
+        for ask in &resident.need.asks {
+            let held = held(resident.need.kind(), *ask, resident.lent);
+            self.amounts[ask.0].add(held, gone);
         }
+    }
+
+    fn take(&mut self, resident: &Resident) {
+        self.count(resident, false);
         self.with_devices.retain(|other| other.task != resident.task);
     }
 
     /// What is given back of a column that is a sum.
-    pub(crate) fn amount(&self, column: usize) -> i64 {
+    pub(crate) fn amount(&self, column: usize) -> Held {
         self.amounts[column]
     }
 
-    /// What would be free of a column.
-    pub(crate) fn left(&self, machines: &Machines, column: usize) -> i32 {
+    /// What would be free of a column for a task of a kind.
+    pub(crate) fn left(&self, machines: &Machines, column: usize, kind: Kind) -> i32 {
         if !is_derived(column) {
-            return machines.rooms.left_with(column, self.row, self.amounts[column]);
+            return machines.rooms.left_with(column, self.row, kind, self.amounts[column]);
         }
         let gone: Vec<_> = self.with_devices.iter().map(|r| r.devices.as_slice()).collect();
         let left = machines.devices_left(self.row, &gone);
@@ -89,7 +92,8 @@ impl<'a> Freed<'a> {
 
     /// Whether one task of `need` would fit.
     pub(crate) fn fits(&self, machines: &Machines, need: &Need) -> bool {
-        need.asks.iter().all(|(column, ask)| *ask <= self.left(machines, *column))
+        let kind = need.kind();
+        need.asks.iter().all(|(column, ask)| *ask <= self.left(machines, *column, kind))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::past::{self, Past};
 use crate::peer_service::{hello, silent};
 use crate::peers;
+use crate::reserved;
 use crate::said::{self, AllSaid};
 use crate::scheduling::Mailbox;
 use borg_cell::master::Master;
@@ -54,7 +55,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 9] = [
+const KNOW_THE_PAST: [&str; 10] = [
     "ListJobs",
     "GetJob",
     "ListRuns",
@@ -63,10 +64,13 @@ const KNOW_THE_PAST: [&str; 9] = [
     "ListPackages",
     "ListPrivileges",
     "GetPolicy",
+    "GetReclamation",
     "Resolve",
 ];
 /// How long another master may take to say hello.
 const HELLO: Duration = Duration::from_millis(500);
+/// How long the leader may take to list what all machines' tasks need: some megabytes in a large cell.
+const RESERVATIONS: Duration = Duration::from_secs(5);
 
 /// The API of one replica.
 #[derive(Debug, Clone)]
@@ -230,6 +234,19 @@ impl Api {
         let request = pb::LookAtTasksRequest { ids, user: user.to_string() };
         let answer = peers::look_at_tasks(client, request, HELLO).await.unwrap_or_default();
         Ok(said::heard(answer))
+    }
+
+    /// What the leader believes that tasks need.
+    async fn reservations(&self, user: &UserName) -> Result<pb::ListReservationsResponse, Status> {
+        let nobody =
+            || Status::unavailable("no leader was found to ask what tasks need: try again");
+        let leader = self.view().status.leader.ok_or_else(nobody)?;
+        if leader == self.me.replica {
+            return self.look(user, reserved::told).await?.ok_or_else(nobody);
+        }
+        let client = self.changes.peers.client(leader).ok_or_else(nobody)?;
+        let request = pb::LookAtReservationsRequest { user: user.to_string() };
+        peers::look_at_reservations(client, request, RESERVATIONS).await
     }
 
     /// Makes the change that a call asks for.
@@ -702,6 +719,34 @@ impl Borgmaster for Api {
         let user = self.user(&request, "GetPolicy")?;
         let view = self.view_for(&user, &request).await?;
         Ok(Response::new(views::policy(&view)))
+    }
+
+    async fn set_reclamation(
+        &self,
+        request: Request<pb::SetReclamationRequest>,
+    ) -> Result<Response<pb::SetReclamationResponse>, Status> {
+        let done = self.changed(request, "SetReclamation").await?;
+        Ok(Response::new(pb::SetReclamationResponse { index: done.index }))
+    }
+
+    async fn get_reclamation(
+        &self,
+        request: Request<pb::GetReclamationRequest>,
+    ) -> Result<Response<pb::GetReclamationResponse>, Status> {
+        let user = self.user(&request, "GetReclamation")?;
+        let view = self.view_for(&user, &request).await?;
+        Ok(Response::new(views::reclamation(&view)))
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<pb::ListReservationsRequest>,
+    ) -> Result<Response<pb::ListReservationsResponse>, Status> {
+        let user = self.user(&request, "ListReservations")?;
+        let view = self.view_for(&user, &request).await?;
+        let told = self.reservations(&user).await?;
+        let read = Some(views::read_info(&view));
+        Ok(Response::new(pb::ListReservationsResponse { read, ..told }))
     }
 
     async fn set_quota(

@@ -15,6 +15,7 @@ use borg_cell::state::{
 };
 use borg_proto::names::TaskId;
 use borg_proto::policy::{MAX_WEIGHT, Term};
+use borg_proto::reclamation::Number;
 use borg_proto::spec::Constraint;
 use borg_proto::task::{Phase, Placement, TaskEnd, TaskState};
 use borg_proto::wire::pb;
@@ -280,6 +281,7 @@ fn fill_running(
     let said = said.get(&incarnation);
     if let Some(said) = said {
         info.status_line.clone_from(&said.status_line);
+        info.reserved = said.reserved.map(Into::into);
     }
     if let Some(usage) = said.and_then(|said| said.usage.as_ref()) {
         info.cpu_milli = usage.cpu_milli;
@@ -541,6 +543,27 @@ pub(super) fn policy(view: &View) -> pb::GetPolicyResponse {
         policy: policy.named.to_string(),
         weights: Term::ALL.into_iter().map(weight).collect(),
         is_set: set.is_some(),
+        read: Some(read_info(view)),
+    }
+}
+
+pub(super) fn reclamation(view: &View) -> pb::GetReclamationResponse {
+    let reclaims = view.state.reclaims();
+    let number = |number: Number| {
+        let (least, most) = number.bounds();
+        pb::ReclamationNumber {
+            name: number.to_string(),
+            value: reclaims.numbers.get(number),
+            of_set: reclaims.named.numbers().get(number),
+            least,
+            most,
+            meaning: number.meaning().to_owned(),
+        }
+    };
+    pb::GetReclamationResponse {
+        named: reclaims.named.to_string(),
+        numbers: Number::ALL.into_iter().map(number).collect(),
+        is_set: view.state.reclamation().is_some(),
         read: Some(read_info(view)),
     }
 }

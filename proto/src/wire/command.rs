@@ -13,6 +13,7 @@ use super::policy;
 use super::poll::{MAX_TASKS_PER_MACHINE, incarnation, read_address};
 use super::privilege;
 use super::quota;
+use super::reclamation;
 use super::update::{self, read_indexes, write_indexes};
 use crate::command::{
     Action, AllocSize, Assignment, Command, MAX_GIVEN_UP, Observation, Principal, RequestId,
@@ -226,6 +227,9 @@ impl From<&Action> for PbAction {
             Action::SetPolicy { policy, weights } => {
                 Self::SetPolicy(policy::write(*policy, weights))
             }
+            Action::SetReclamation { named, numbers } => {
+                Self::SetReclamation(reclamation::write(*named, numbers))
+            }
             Action::KeepMachines { machines, users } => {
                 Self::KeepMachines(access::write_keep(machines, users))
             }
@@ -319,6 +323,7 @@ impl TryFrom<PbAction> for Action {
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
             PbAction::ResizeAllocs(resize) => resize_allocs(&resize).at("resize_allocs"),
             PbAction::SetPolicy(set) => policy::set(&set).at("set_policy"),
+            PbAction::SetReclamation(set) => reclamation::set(&set).at("set_reclamation"),
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
             PbAction::CloseMachines(close) => access::close(close).at("close_machines"),
             PbAction::OpenMachines(open) => access::open(open).at("open_machines"),
@@ -414,6 +419,7 @@ impl From<&Assignment> for pb::Assignment {
             index: a.task.index,
             machine: a.machine.0,
             victims: a.victims.iter().map(Into::into).collect(),
+            lent: reclamation::write_amounts(a.lent),
         }
     }
 }
@@ -425,6 +431,7 @@ impl TryFrom<pb::Assignment> for Assignment {
             task: task_id(a.job, a.index)?,
             machine: MachineId(a.machine),
             victims: each("victims", a.victims, MAX_TASKS_PER_MACHINE, IncarnationId::try_from)?,
+            lent: reclamation::read_amounts(a.lent).at("lent")?,
         })
     }
 }
@@ -489,6 +496,9 @@ impl From<&Observation> for pb::Observation {
                 id: Some(id.into()),
                 health: pb::Health::from(*health).into(),
             }),
+            Observation::TaskReclaimed { id } => {
+                seen::Kind::TaskReclaimed(seen::TaskReclaimed { id: Some(id.into()) })
+            }
             Observation::TaskAddress { id, address } => {
                 seen::Kind::TaskAddress(seen::TaskAddress {
                     id: Some(id.into()),
@@ -545,6 +555,9 @@ impl TryFrom<pb::Observation> for Observation {
                 id: incarnation("id", id)?,
                 health: read_health("health", health)?,
             },
+            seen::Kind::TaskReclaimed(seen::TaskReclaimed { id }) => {
+                Self::TaskReclaimed { id: incarnation("id", id)? }
+            }
             seen::Kind::TaskAddress(seen::TaskAddress { id, address }) => Self::TaskAddress {
                 id: incarnation("id", id)?,
                 address: required("address", read_address(address))?,

@@ -22,6 +22,7 @@ mod policy;
 mod poll;
 mod privilege;
 mod quota;
+mod reclamation;
 mod session;
 mod spec;
 mod update;
@@ -45,6 +46,7 @@ pub use policy::{read_policy, read_weights};
 pub use poll::{MAX_HOLD, MAX_TASKS_PER_MACHINE, read_address, write_address};
 pub use privilege::read_privilege;
 pub use quota::{quota_amount, quota_band};
+pub use reclamation::{read_number_set, read_numbers};
 pub use session::{
     MAX_COMMAND_WORD_BYTES, MAX_COMMAND_WORDS, MAX_PATH_BYTES, MAX_SESSION_DATA_BYTES, Session,
     Terminal, Window,

@@ -17,6 +17,7 @@ impl From<Privilege> for pb::Privilege {
             Privilege::SystemCalls => Self::SystemCalls,
             Privilege::MachineIds => Self::MachineIds,
             Privilege::Devices => Self::Devices,
+            Privilege::Reservation => Self::Reservation,
         }
     }
 }
@@ -34,6 +35,7 @@ pub fn read_privilege(value: i32) -> Result<Privilege, WireError> {
         pb::Privilege::SystemCalls => Ok(Privilege::SystemCalls),
         pb::Privilege::MachineIds => Ok(Privilege::MachineIds),
         pb::Privilege::Devices => Ok(Privilege::Devices),
+        pb::Privilege::Reservation => Ok(Privilege::Reservation),
         pb::Privilege::Unspecified => {
             Err(WireError::new("", "nothing", "is given: name a privilege"))
         }

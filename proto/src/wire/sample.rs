@@ -27,6 +27,7 @@ use crate::poll::{
 };
 use crate::priority::{AppClass, Band, Priority};
 use crate::privilege::Privilege;
+use crate::reclamation::{Amounts, Number, NumberSet};
 use crate::resources::Resources;
 use crate::spec::{
     Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MAX_TIMEOUT, MIN_TIMEOUT,
@@ -185,7 +186,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
             option::weighted(0.3, package_ref()),
             vec(package_ref(), 0..=1),
             any::<bool>(),
-            loosened(),
+            (loosened(), any::<bool>()),
         ),
     )
         .prop_map(
@@ -208,7 +209,8 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     image: more.3,
                     packages: more.4,
                     network: if more.5 { Network::Own } else { Network::Host },
-                    loosen: more.6,
+                    loosen: more.6.0,
+                    reclaim: more.6.1,
                 }
             },
         )
@@ -426,6 +428,7 @@ fn without_what_allocs_rule_out(spec: &mut JobSpec) {
         (task.image, task.network) = (None, Network::Host);
         task.packages.clear();
         task.loosen.clear();
+        task.reclaim = true;
     } else if spec.alloc_set.is_some() {
         (spec.gang, spec.concurrent) = (false, None);
         task.constraints.clear();
@@ -760,6 +763,7 @@ fn observation() -> impl Strategy<Value = Observation> {
         (incarnation(), millis(), option::of(cause()), run_end())
             .prop_map(|(id, at, failure, run)| Observation::TaskEnded { id, at, failure, run }),
         incarnation().prop_map(|id| Observation::TaskGone { id }),
+        incarnation().prop_map(|id| Observation::TaskReclaimed { id }),
         (incarnation(), health()).prop_map(|(id, health)| Observation::TaskHealth { id, health }),
         (incarnation(), 1..u32::MAX).prop_map(|(id, address)| Observation::TaskAddress {
             id,
@@ -826,6 +830,21 @@ fn policy() -> impl Strategy<Value = Action> {
     ]
 }
 
+fn reclamation() -> impl Strategy<Value = Action> {
+    let number = proptest::sample::select(&Number::ALL[..]);
+    let number = number.prop_flat_map(|number| {
+        let (least, most) = number.bounds();
+        (Just(number), least..=most)
+    });
+    let named = proptest::sample::select(&NumberSet::ALL[..]);
+    prop_oneof![
+        (named, btree_map_of(number.clone(), 0..4))
+            .prop_map(|(named, numbers)| Action::SetReclamation { named: Some(named), numbers }),
+        btree_map_of(number, 1..4)
+            .prop_map(|numbers| Action::SetReclamation { named: None, numbers }),
+    ]
+}
+
 fn btree_map_of<K: Ord + Debug, V: Debug>(
     pairs: impl Strategy<Value = (K, V)>,
     count: std::ops::Range<usize>,
@@ -835,9 +854,10 @@ fn btree_map_of<K: Ord + Debug, V: Debug>(
 
 /// Any entry of the log.
 pub(super) fn command() -> impl Strategy<Value = Command> {
-    let assignment =
-        (task_id(), any::<u32>(), vec(incarnation(), 0..3)).prop_map(|(task, machine, victims)| {
-            Assignment { task, machine: MachineId(machine), victims }
+    let assignment = (task_id(), any::<u32>(), vec(incarnation(), 0..3), any::<Option<[u64; 3]>>())
+        .prop_map(|(task, machine, victims, lent)| {
+            let lent = Amounts::of(lent.unwrap_or_default());
+            Assignment { task, machine: MachineId(machine), victims, lent }
         });
     let action = prop_oneof![
         (replica(), any::<u64>()).prop_map(|(leader, term)| Action::Lead { leader, term }),
@@ -881,6 +901,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             }
         ),
         policy(),
+        reclamation(),
         (vec(name(), 1..5), btree_set(name(), 0..4))
             .prop_map(|(machines, users)| Action::KeepMachines { machines, users }),
         (vec(name(), 1..5), "[a-z ß]{0,20}[a-z]")

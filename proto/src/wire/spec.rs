@@ -239,6 +239,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             packages: t.packages.iter().map(ToString::to_string).collect(),
             network: pb::Network::from(t.network).into(),
             loosen: privilege::write_all(&t.loosen),
+            keeps_limit: !t.reclaim,
         }
     }
 }
@@ -269,6 +270,7 @@ fn unchecked(t: pb::TaskSpec) -> Result<TaskSpec, WireError> {
         packages: each("packages", t.packages, MAX_TASK_PACKAGES, |package| package.parse())?,
         network: known::<pb::Network>("network", t.network)?.into(),
         loosen: privilege::read_all("loosen", t.loosen)?,
+        reclaim: !t.keeps_limit,
     })
 }
 

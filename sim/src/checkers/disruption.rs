@@ -249,7 +249,7 @@ impl Disruptions {
                 // It may be one that moves: then it waits for nothing.
                 since.is_some_and(|since| event.at.since(*since) >= OVERDUE)
             }
-            EvictCause::Updated { .. } => false,
+            EvictCause::Updated { .. } | EvictCause::Reclaimed => false,
             // Its owner's word needs no budget.
             EvictCause::Stopped { .. }
             | EvictCause::MachineDown

@@ -118,6 +118,7 @@ impl Durability {
                 | Action::EnforceQuota { .. }
                 | Action::ResizeAllocs { .. }
                 | Action::SetPolicy { .. }
+                | Action::SetReclamation { .. }
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }

@@ -301,6 +301,7 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         | Action::EnforceQuota { .. }
         | Action::ResizeAllocs { .. }
         | Action::SetPolicy { .. }
+        | Action::SetReclamation { .. }
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }

@@ -100,6 +100,7 @@ impl Lifecycle {
             | EventKind::QuotaChanged(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::Maintenance { .. }
             | EventKind::SafeMode { .. }
             | EventKind::Led { .. } => Ok(()),

@@ -13,6 +13,7 @@ pub mod equality;
 pub mod fencing;
 pub mod job_history;
 pub mod kinds;
+pub mod lent;
 pub mod lifecycle;
 pub mod linearizability;
 pub mod log;
@@ -69,6 +70,8 @@ pub enum Invariant {
     Privileges,
     /// One run per tick of a cron job, a daemon on each machine that will do, no child without its parent.
     Kinds,
+    /// What is lent harms no prod.
+    Lent,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
     /// A majority that is well and connected has a leader within two seconds.
@@ -106,6 +109,7 @@ impl fmt::Display for Invariant {
             Self::Quota => "I14 quota",
             Self::Privileges => "I25 privileges",
             Self::Kinds => "kinds of jobs",
+            Self::Lent => "I30 what is lent harms no prod",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",

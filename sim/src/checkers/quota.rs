@@ -31,6 +31,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             EventKind::MachineAdded(_)
             | EventKind::MachineAccess(..)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::Maintenance { .. }
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)

@@ -3,10 +3,11 @@
 use super::client::{ADMIN_CLIENT, TEST_CLIENT};
 use super::{Asked, Setup, Weather, World, index_of};
 use crate::jobs::JobBuilder;
+use borg_cell::links::Reserved;
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{Answer, CellState, Job};
 use borg_proto::command::Action;
-use borg_proto::{IncarnationId, JobId, JobKey, MachineName, Millis};
+use borg_proto::{IncarnationId, JobId, JobKey, MachineId, MachineName, Millis};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -172,6 +173,13 @@ impl World {
     #[must_use]
     pub const fn state(&self) -> &CellState {
         &self.newest
+    }
+
+    /// What the leader believes of each machine's tasks; nothing while there is no leader.
+    #[must_use]
+    pub fn reservations(&self) -> BTreeMap<MachineId, Reserved> {
+        let leader = self.leader().and_then(|leader| self.replicas[leader].process.as_ref());
+        leader.and_then(|process| process.master.reservations()).unwrap_or_default()
     }
 
     /// The job of a submission, as of the furthest state.

@@ -5,6 +5,7 @@ use crate::marks::Mark;
 use borg_cell::rejection::Rejection;
 use borg_proto::command::Action;
 use borg_proto::policy::{Policy, Term};
+use borg_proto::reclamation::{Number, NumberSet};
 use borg_proto::{MachineName, Millis, UserName};
 use client::Asked;
 use std::collections::BTreeMap;
@@ -43,6 +44,12 @@ impl World {
             6 | 7 => {
                 let some = users.into_iter().filter(|_| dice.chance(400)).take(2);
                 Action::KeepMachines { machines, users: some.collect() }
+            }
+            // In a storm nothing would ever be lent: it is as long as a fifth of the hold.
+            8 => {
+                let named = dice.chance(300).then(|| *dice.pick(&NumberSet::ALL));
+                let numbers = BTreeMap::from([(Number::Hold, 0), (Number::Decay, 1_000)]);
+                Action::SetReclamation { named, numbers }
             }
             _ => {
                 let term = *dice.pick(&Term::ALL);

@@ -173,6 +173,7 @@ impl Clients {
                 | Action::EnforceQuota { .. }
                 | Action::ResizeAllocs { .. }
                 | Action::SetPolicy { .. }
+                | Action::SetReclamation { .. }
                 | Action::KeepMachines { .. }
                 | Action::CloseMachines { .. }
                 | Action::OpenMachines { .. }

@@ -98,7 +98,7 @@ impl World {
         let late = state.draining().find(|machine| {
             let deadline = machine.drain.as_ref().map_or(Millis(0), |drain| drain.deadline);
             let may = state.safe_mode().is_none() && self.now() >= state.place_after();
-            may && !machine.tasks.is_empty() && self.now() > deadline + Millis(5_000)
+            may && !state.is_vacated(machine) && self.now() > deadline + Millis(5_000)
         });
         late.map(|machine| format!("{} was to be empty at {:?}", machine.name, machine.drain))
     }

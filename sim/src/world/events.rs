@@ -2,7 +2,7 @@
 
 use super::World;
 use super::replica::DOWNS_PER_MINUTE;
-use crate::checkers::{Invariant, crashes};
+use crate::checkers::{Invariant, crashes, lent};
 use crate::marks::Mark;
 use borg_cell::event::{Event, EventKind, TaskChange, UpdateChange};
 use borg_cell::state::{CellState, JobState, MachineState, Task};
@@ -73,6 +73,7 @@ impl World {
         });
         let result = self.checks.lifecycle.take(event, state);
         self.check(Invariant::LegalLife, result);
+        self.check(Invariant::Lent, lent::spares_prod(event, state));
         let result = self.checks.disruptions.take(event, state);
         self.check(Invariant::Disruption, result);
         match &event.kind {
@@ -112,6 +113,9 @@ impl World {
                 }
                 self.check(Invariant::CrashPairs, result);
                 self.placed_together(event, state, *task);
+                if state.machine(*machine).is_some_and(|it| !it.overdrawn().is_nothing()) {
+                    self.hit(Mark::PlacedOnLent);
+                }
             }
             EventKind::MachineAccess(id, change) => {
                 self.checks.access_changed.insert(*id, event.at);
@@ -157,7 +161,9 @@ impl World {
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
                 | TaskChange::Address(_)
-                | TaskChange::Evicted(EvictCause::MachineDown | EvictCause::Drained)
+                | TaskChange::Evicted(
+                    EvictCause::MachineDown | EvictCause::Drained | EvictCause::Reclaimed,
+                )
                 | TaskChange::Failed { again: None, .. }
                 | TaskChange::Finished
                 | TaskChange::Killed { .. } => {}
@@ -189,6 +195,7 @@ impl World {
             | EventKind::MastersChanged
             | EventKind::QuotaChanged(_)
             | EventKind::PolicyChanged
+            | EventKind::ReclamationChanged
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)
             | EventKind::PrivilegeChanged { .. }

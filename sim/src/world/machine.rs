@@ -10,6 +10,7 @@ use super::{Asking, Happening, PollId, World, number};
 use crate::checkers::Invariant;
 use crate::dice::Dice;
 use crate::marks::Mark;
+use crate::usage;
 use borg_linkshard::PollFailure;
 use borg_proto::poll::{Fence, PollAnswer, Usage};
 use borg_proto::task::RunEnd;
@@ -23,11 +24,16 @@ use std::sync::Arc;
 /// How often a borglet measures usage.
 const MEASURE: Millis = Millis(5_000);
 
+/// Processor time in millicores and memory in bytes of a machine of which nothing else is said.
+pub(crate) const SHAPE: (u64, u64) = (4_000, 4 << 30);
+
 /// A machine.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) name: MachineName,
     pub(crate) info: MachineInfo,
+    /// What it has when all of it works.
+    full: Resources,
     pub(crate) clock: Clock,
     /// On its disk: until when exclusive processes may live, by its time since boot.
     pub(crate) lease: Millis,
@@ -46,6 +52,8 @@ pub(crate) struct Host {
     pub(crate) dies_after: Option<u32>,
     /// The borglet stands still.
     pub(crate) paused: bool,
+    /// Its processes used more memory than it has as that was last measured.
+    pub(crate) is_short: bool,
 }
 
 #[derive(Debug)]
@@ -70,14 +78,14 @@ pub(crate) fn host_at(address: &str) -> usize {
 }
 
 impl Host {
-    pub(crate) fn new(dice: &mut Dice, index: usize) -> Self {
+    pub(crate) fn new(dice: &mut Dice, index: usize, (cpu_milli, ram_bytes): (u64, u64)) -> Self {
         let attributes = BTreeMap::from([
             ("arch".to_owned(), "x86_64".to_owned()),
             ("rack".to_owned(), format!("r{}", index % 3)),
         ]);
         let capacity = Resources {
-            cpu_milli: 4_000,
-            ram_bytes: 4 << 30,
+            cpu_milli,
+            ram_bytes,
             disk_bytes: 100 << 30,
             ports: 20,
             devices: BTreeMap::new(),
@@ -92,6 +100,7 @@ impl Host {
         };
         Self {
             name: format!("m{index}").parse().expect("a name"),
+            full: info.capacity.clone(),
             info,
             clock: Clock::of_machine(dice),
             lease: Millis(0),
@@ -104,6 +113,7 @@ impl Host {
             borglet: None,
             dies_after: None,
             paused: false,
+            is_short: false,
         }
     }
 
@@ -285,9 +295,10 @@ impl World {
         host.boot += 1;
         host.lease = Millis(0);
         host.info.boot_id = format!("boot-{index}-{}", host.boot);
-        let full = Resources { cpu_milli: 4_000, ram_bytes: 4 << 30, ..host.info.capacity.clone() };
+        let full = host.full.clone();
+        let half = (full.cpu_milli / 2, full.ram_bytes / 2);
         host.info.capacity =
-            if shrink { Resources { cpu_milli: 2_000, ram_bytes: 2 << 30, ..full } } else { full };
+            if shrink { Resources { cpu_milli: half.0, ram_bytes: half.1, ..full } } else { full };
         let mut ended = Vec::new();
         for (id, container) in &mut host.processes {
             container.task = None;
@@ -403,7 +414,7 @@ impl World {
             }
             Effect::Probe { run, .. } => self.probe(index, run),
             // No machine tells how busy it is.
-            Effect::CapCpu { .. } => {}
+            Effect::CapCpu { .. } | Effect::ShareCpu { .. } => {}
             Effect::Remove { id } => {
                 self.note(&[24, number(index), id.task.job.0, u64::from(id.number)]);
                 let host = &mut self.machines[index];
@@ -446,19 +457,28 @@ impl World {
         if host.life != life || host.borglet.is_none() {
             return;
         }
-        let ids: Vec<IncarnationId> = host.running().map(|(id, _)| id).collect();
+        let now = self.now();
+        let modelled = |id: IncarnationId| {
+            let task = host.processes.get(&id)?.task.as_ref()?;
+            usage::of(&task.spec, id, now)
+        };
+        let ids: Vec<_> = host.running().map(|(id, _)| (id, modelled(id))).collect();
         let mut usages = Vec::with_capacity(ids.len());
-        for id in ids {
-            let usage = Usage {
+        for (id, modelled) in ids {
+            let mut thrown = || Usage {
                 cpu_milli: self.dice.below(200),
                 ram_bytes: self.dice.below(64 << 20),
                 ..Usage::default()
             };
+            let usage = modelled.unwrap_or_else(&mut thrown);
             usages.push((id, TaskUse { usage, files: 0 }));
         }
         self.agenda.after(MEASURE, Happening::UsageMeasured { machine: index, life });
-        // Of the machine nothing is said: it is never short of anything.
-        let machine = MachineUse::default();
+        let used: u64 = usages.iter().map(|(_, task)| task.usage.ram_bytes).sum();
+        let host = &mut self.machines[index];
+        host.is_short = used > host.info.capacity.ram_bytes;
+        // It is short when its tasks use more than it has, of memory alone.
+        let machine = MachineUse { memory_available: Some(u64::MAX), ..MachineUse::default() };
         self.tell_borglet(index, Input::Usage { machine, tasks: usages });
     }
 

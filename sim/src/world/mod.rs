@@ -84,6 +84,9 @@ pub struct Setup {
     pub level: u32,
     /// Whether an operator changes quota, and where it is enforced, at random.
     pub quotas: bool,
+    /// Processor time in millicores and memory in bytes of the machines, in turn;
+    /// 4 cores and 4 GiB where none is given.
+    pub shapes: Vec<(u64, u64)>,
     /// Whether an operator keeps, closes and opens machines and changes the scheduling policy at random.
     pub choices: bool,
     /// Whether an operator drains machines and racks and takes them back at random.
@@ -108,6 +111,7 @@ impl Setup {
             level: LEVEL,
             quotas: false,
             choices: false,
+            shapes: Vec::new(),
             drains: false,
         }
     }
@@ -231,7 +235,12 @@ impl World {
             agenda: Agenda::new(BEGIN),
             network: Network::new(setup.masters + setup.machines),
             replicas: (0..setup.masters).map(|index| Replica::new(&mut dice, index)).collect(),
-            machines: (0..setup.machines).map(|index| Host::new(&mut dice, index)).collect(),
+            machines: (0..setup.machines)
+                .map(|index| {
+                    let shape = setup.shapes.iter().cycle().nth(index).copied();
+                    Host::new(&mut dice, index, shape.unwrap_or(machine::SHAPE))
+                })
+                .collect(),
             clients: Clients::new(setup.clients, setup.masters),
             faults: Faults::new(&setup.weather, &mut dice),
             checks: Checks::new(setup.masters, setup.machines),

@@ -279,7 +279,13 @@ impl World {
         });
         let unhealthy =
             host.processes.get(&run.id).is_some_and(|container| container.bad_answers > 1);
-        let result = if wanted && !fenced && !unhealthy {
+        // When a machine is out of memory some have to go, of prod none.
+        let of_prod = |container: &Container| {
+            container.task.as_ref().is_none_or(|task| task.priority.is_prod())
+        };
+        let makes_room =
+            host.is_short && host.processes.get(&run.id).is_some_and(|one| !of_prod(one));
+        let result = if wanted && !fenced && !unhealthy && !makes_room {
             Err(format!("m{index} ends {run}, which the cell wants there"))
         } else {
             Ok(())

@@ -8,7 +8,7 @@ use super::clock::Clock;
 use super::scheduling::Letter;
 use super::shard::COMPARE;
 use super::{Happening, PeerMessage, World, index_of, number, replica_id};
-use crate::checkers::{Invariant, privileges, quota};
+use crate::checkers::{Invariant, lent, privileges, quota};
 use crate::dice::Dice;
 use crate::disk::{Reached, SimDisk, SimStore};
 use crate::marks::Mark;
@@ -504,6 +504,7 @@ impl World {
                 self.hit(Mark::PlacementUndecided);
                 self.reconsider(index, tasks);
             }
+            Effect::Lent { afresh, news } => self.lend(index, afresh, news),
             Effect::Diverged { replica, index: at } => {
                 let what =
                     format!("master {} finds that {replica} differs after entry {at}", index + 1);
@@ -580,6 +581,7 @@ impl World {
                 self.hit(Mark::LevelRaised);
             }
             if self.checks.is_time_to_audit(self.setup.machines) {
+                self.check(Invariant::Lent, lent::prod_fits(&state));
                 let found = state.audit();
                 let result = if found.is_empty() { Ok(()) } else { Err(format!("{found:?}")) };
                 self.check(Invariant::Audit, result);

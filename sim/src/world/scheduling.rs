@@ -9,9 +9,10 @@ use borg_cell::event::Event;
 use borg_cell::master::Input;
 use borg_cell::state::CellState;
 use borg_proto::command::Assignment;
-use borg_proto::{Millis, TaskId};
+use borg_proto::reclamation::Amounts;
+use borg_proto::{IncarnationId, Millis, TaskId};
 use borg_scheduler::Scheduler;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Placements proposed at once, as in production.
 const BATCH: usize = 512;
@@ -25,6 +26,8 @@ pub(crate) struct Letter {
     pub(crate) events: Vec<Event>,
     pub(crate) afresh: bool,
     pub(crate) leads: Option<bool>,
+    pub(crate) lent: BTreeMap<IncarnationId, Amounts>,
+    pub(crate) lent_afresh: bool,
     pub(crate) reconsider: Vec<TaskId>,
 }
 
@@ -37,6 +40,10 @@ fn heed(scheduler: &mut Scheduler, letter: &Letter) {
             scheduler.follow(state.clone(), &letter.events);
         }
     }
+    if letter.lent_afresh || letter.leads == Some(false) {
+        scheduler.lend_nothing();
+    }
+    scheduler.lend(&letter.lent.iter().map(|(id, lent)| (*id, *lent)).collect::<Vec<_>>());
     for task in &letter.reconsider {
         scheduler.refused(*task);
     }
@@ -46,6 +53,16 @@ impl World {
     pub(crate) fn reconsider(&mut self, index: usize, tasks: Vec<TaskId>) {
         let Some(process) = &mut self.replicas[index].process else { return };
         process.letter.reconsider.extend(tasks);
+        self.wake_scheduler(index, Millis(0));
+    }
+
+    pub(crate) fn lend(&mut self, index: usize, afresh: bool, news: Vec<(IncarnationId, Amounts)>) {
+        let Some(process) = &mut self.replicas[index].process else { return };
+        if afresh {
+            process.letter.lent.clear();
+            process.letter.lent_afresh = true;
+        }
+        process.letter.lent.extend(news);
         self.wake_scheduler(index, Millis(0));
     }
 

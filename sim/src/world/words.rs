@@ -113,6 +113,7 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::StartTasks { job, .. } => format!("start tasks of {job}"),
         Action::ForgetMaster { .. }
         | Action::SetPolicy { .. }
+        | Action::SetReclamation { .. }
         | Action::KeepMachines { .. }
         | Action::CloseMachines { .. }
         | Action::OpenMachines { .. }

@@ -188,8 +188,36 @@ fn a_cap_that_an_earlier_process_left_is_taken_off() {
     assert_eq!(b.input(look.clone()), [], "whose it is is not known yet");
     b.order(1, &[&service]);
     let off = Effect::CapCpu { run: run(service.id, 0), cap_milli: None };
-    assert_eq!(b.input(look.clone()), [off]);
+    let share = Effect::ShareCpu {
+        run: run(service.id, 0),
+        cpu_milli: service.spec.limit.cpu_milli.max(1),
+        appclass: service.appclass,
+        priority: service.priority,
+    };
+    assert_eq!(b.input(look.clone()), [off, share], "nor what it weighs");
     assert_eq!(b.input(look), []);
+}
+
+#[test]
+fn who_is_not_prod_weighs_only_what_the_machine_has_beside_prod() {
+    let limit = |cpu_milli| move |spec: &mut TaskSpec| spec.limit.cpu_milli = cpu_milli;
+    let mut prod = task(1, true, limit(300));
+    prod.priority = Priority::new(200).unwrap();
+    let (one, other) = (task(2, false, limit(200)), task(3, false, limit(400)));
+    let mut b = machine(&[&prod, &one, &other]);
+    b.supervisor.info.capacity.cpu_milli = 450;
+    let told = second(&mut b, PLENTY, &[]);
+    let share = |of: &TargetTask, cpu_milli| Effect::ShareCpu {
+        run: run(of.id, 0),
+        cpu_milli,
+        appclass: of.appclass,
+        priority: of.priority,
+    };
+    assert_eq!(told, [share(&one, 50), share(&other, 100)], "a quarter of their limits");
+    assert_eq!(second(&mut b, PLENTY, &[]), [], "that is no news");
+    b.order(2, &[&one, &other]);
+    b.exit(prod.id, 0, Some(FailureCause::Signal { signal: 15 }));
+    assert_eq!(second(&mut b, PLENTY, &[]), [share(&one, 200), share(&other, 400)]);
 }
 
 fn served() -> TargetTask {

@@ -13,6 +13,7 @@ use crate::state::{
 use borg_proto::disruption::MAX_RATE_TASKS;
 use borg_proto::names::NameError;
 use borg_proto::policy::{CellPolicy, Term};
+use borg_proto::reclamation::{Number, Reclamation};
 use borg_proto::spec::{MAX_PORTS, MAX_TASKS};
 use borg_proto::task::{
     DeviceShare, EvictCause, FailureCause, Phase, Placement, TaskEnd, TaskState,
@@ -119,6 +120,19 @@ pub(super) fn read_policy(policy: &pb::CheckpointPolicy) -> Result<CellPolicy, W
     let weights =
         borg_proto::wire::read_weights(&policy.weights).map_err(|e| e.within("weights"))?;
     Ok(CellPolicy::default().after(Some(named), &weights))
+}
+
+pub(super) fn reclamation(of: Reclamation) -> pb::CheckpointReclamation {
+    pb::CheckpointReclamation {
+        named: of.named.to_string(),
+        numbers: Number::ALL.into_iter().map(|n| (n.to_string(), of.numbers.get(n))).collect(),
+    }
+}
+
+pub(super) fn read_reclamation(of: &pb::CheckpointReclamation) -> Result<Reclamation, WireError> {
+    let named = borg_proto::wire::read_number_set(&of.named).map_err(|e| e.within("named"))?;
+    let numbers = borg_proto::wire::read_numbers(&of.numbers).map_err(|e| e.within("numbers"))?;
+    Ok(Reclamation::default().after(Some(named), &numbers))
 }
 
 pub(super) fn job(job: &Job) -> pb::CheckpointJob {
@@ -394,6 +408,7 @@ pub(super) fn write_evict(cause: &EvictCause) -> wire::evict::Cause {
         EvictCause::Drained => wire::evict::Cause::Drained(true),
         EvictCause::Shrunk => wire::evict::Cause::Shrunk(true),
         EvictCause::Resized => wire::evict::Cause::Resized(true),
+        EvictCause::Reclaimed => wire::evict::Cause::Reclaimed(true),
         EvictCause::Updated { version } => wire::evict::Cause::Updated(*version),
         EvictCause::Stopped { by } => wire::evict::Cause::StoppedBy(by.clone()),
     }
@@ -408,6 +423,7 @@ pub(super) fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireEr
         wire::evict::Cause::Drained(_) => EvictCause::Drained,
         wire::evict::Cause::Shrunk(_) => EvictCause::Shrunk,
         wire::evict::Cause::Resized(_) => EvictCause::Resized,
+        wire::evict::Cause::Reclaimed(_) => EvictCause::Reclaimed,
         wire::evict::Cause::Updated(version) => EvictCause::Updated { version },
         wire::evict::Cause::StoppedBy(who) => EvictCause::Stopped { by: by("stopped_by", who)? },
     })

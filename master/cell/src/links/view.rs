@@ -808,6 +808,7 @@ mod tests {
                 | Observation::TaskBackOff { .. }
                 | Observation::TaskEnded { .. }
                 | Observation::TaskGone { .. }
+                | Observation::TaskReclaimed { .. }
                 | Observation::TaskHealth { .. }
                 | Observation::TaskAddress { .. }
                 | Observation::Silence { .. } => None,

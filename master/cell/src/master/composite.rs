@@ -4,13 +4,15 @@
 //! then what follows from what was applied.
 
 use super::{Config, Effect, Input, Outcome, Status};
-use crate::links::{Links, Seen};
+use crate::links::{Links, Reserved, Seen};
 use crate::replica::{Fate, Origin, Out, RecoverError, Replica};
 use crate::state::{Answer, CellState};
 use crate::store::{Membership, Position, Recovered};
 use borg_proto::command::{Action, Assignment, Principal, SERVICES_SINCE};
 use borg_proto::poll::{MachineReport, TaskReport, Usage};
+use borg_proto::reclamation::Amounts;
 use borg_proto::{IncarnationId, MachineId, Millis, ReplicaId, TaskId};
+use std::collections::BTreeMap;
 
 /// Most decisions in one entry, so that one entry does not hold up the others.
 const MAX_PLACED: usize = 1_000;
@@ -134,6 +136,20 @@ impl Master {
     #[must_use]
     pub fn usage(&self, id: IncarnationId) -> Option<Usage> {
         self.links.as_ref()?.usage(id)
+    }
+
+    /// What is reserved for an incarnation, as far as anything is known of it. Only the leader knows.
+    #[must_use]
+    pub fn reserved(&self, id: IncarnationId) -> Option<Amounts> {
+        let machine = self.state().task(id.task)?.placement()?.machine;
+        self.links.as_ref()?.reserved(machine, id)
+    }
+
+    /// What is believed of each machine's tasks, by number. Only the leader knows.
+    #[must_use]
+    pub fn reservations(&self) -> Option<BTreeMap<MachineId, Reserved>> {
+        let links = self.links.as_ref()?;
+        Some(links.reservations().map(|(id, reserved)| (id, *reserved)).collect())
     }
 
     /// What an incarnation that is placed last said of itself; `None` when that is nothing. Only the leader knows.
@@ -265,6 +281,7 @@ impl Master {
         let Some(links) = &mut self.links else { return };
         links.judge_strangers(now, self.replica.cell_time(now), self.replica.state());
         links.tick(now, self.replica.state(), self.replica.heard());
+        links.reckon(now, self.replica.cell_time(now), self.replica.state());
         if links.asks(now, self.own_reads + 1) {
             self.own_reads += 1;
             self.replica.read(self.own_reads, now + OWN_READ_TIMEOUT, out);
@@ -353,6 +370,7 @@ impl Master {
                 heard,
                 now,
             ));
+            effects.push(Effect::Lent { afresh: true, news: Vec::new() });
         } else if let Some(links) = &mut self.links {
             links.follow(self.replica.state(), &out.events, now);
         }
@@ -367,6 +385,8 @@ impl Master {
         out.after.retain(|effect| !own_read(links.as_mut(), effect));
         if let Some(links) = &mut self.links {
             effects.extend(links.orders(now));
+            let news = links.lent_news();
+            effects.extend((!news.is_empty()).then_some(Effect::Lent { afresh: false, news }));
         }
         effects.extend(out.after);
         if let Some(why) = self.replica.halted().filter(|_| !self.halt_told) {
@@ -432,6 +452,7 @@ fn own_read(links: Option<&mut Links>, effect: &Effect) -> bool {
         | Effect::LeaderChanged { .. }
         | Effect::Decided { .. }
         | Effect::Undecided { .. }
+        | Effect::Lent { .. }
         | Effect::Diverged { .. }
         | Effect::Checkpoint(_)
         | Effect::Hurry { .. }

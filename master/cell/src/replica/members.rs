@@ -227,6 +227,7 @@ impl Replica {
             | Action::Rerun { .. }
             | Action::OrderCron { .. }
             | Action::SetPolicy { .. }
+            | Action::SetReclamation { .. }
             | Action::KeepMachines { .. }
             | Action::CloseMachines { .. }
             | Action::OpenMachines { .. }

@@ -288,6 +288,12 @@ impl Turn<'_> {
     fn sort_by_fit(&self, id: JobId, spec: &JobSpec) -> (Vec<(TaskId, Placement)>, Vec<TaskId>) {
         let Some(set) = self.state.job(id) else { return (Vec::new(), Vec::new()) };
         let (old, new) = (set.spec.asked(), spec.asked());
+        // Prod on a machine that is overdrawn grows into what is its own: whoever stands on it goes later.
+        let prod = set.priority().is_prod();
+        let room = |machine: &Machine| match machine.overdrawn().is_nothing() || !prod {
+            true => machine.free(),
+            false => self.state.most_room_on(machine, prod),
+        };
         let mut free: BTreeMap<MachineId, Resources> = BTreeMap::new();
         let (mut stay, mut leave) = (Vec::new(), Vec::new());
         for (alloc, task) in self.state.tasks_of(id) {
@@ -295,7 +301,7 @@ impl Turn<'_> {
             let machine = self.state.machine(placement.machine);
             let free = free
                 .entry(placement.machine)
-                .or_insert_with(|| machine.map(Machine::free).unwrap_or_default());
+                .or_insert_with(|| machine.map(room).unwrap_or_default());
             let without = free.plus(&old);
             // Which devices it has was decided when it was placed.
             if new.devices == old.devices && new.fits_in(&without) {

@@ -102,9 +102,17 @@ impl CellState {
             name,
         );
         let capacity = machine.info.as_ref().map(|info| info.capacity.clone()).unwrap_or_default();
-        found.check(machine.used.fits_in(&capacity), "capacity is never exceeded", || {
-            format!("{}: {:?} over {capacity:?}", machine.name, machine.used)
-        });
+        found.check(
+            machine.used_by_prod.fits_in(&capacity),
+            "prod never stands on lent room",
+            || format!("{}: {:?} over {capacity:?}", machine.name, machine.used_by_prod),
+        );
+        let lends = self.level >= SERVICES_SINCE;
+        found.check(
+            machine.is_sound(lends),
+            "capacity is never exceeded by more than is lent",
+            || format!("{}: {:?} over {capacity:?}", machine.name, machine.used),
+        );
         let told = machine.tasks.len() <= super::MAX_TASKS_ON_A_MACHINE as usize
             && machine.target_bytes <= super::MAX_TARGET_BYTES;
         found.check(told, "what a machine runs goes into one message", || {
@@ -149,7 +157,7 @@ impl CellState {
             let name = || machine.name.to_string();
             let lingers = self.lingering().any(|(there, _)| there == machine.id);
             found.check(
-                machine.is_drained() == (machine.tasks.is_empty() && !lingers),
+                machine.is_drained() == (self.is_vacated(machine) && !lingers),
                 "a machine is drained when nothing is on it",
                 name,
             );
@@ -477,6 +485,10 @@ impl CellState {
         let weights = self.policy.unwrap_or_default().weights;
         found.check(weights == weights.bounded(), "weights are within their bounds", || {
             format!("{weights:?}")
+        });
+        let numbers = self.reclaims().numbers;
+        found.check(numbers == numbers.bounded(), "what is lent is within its bounds", || {
+            format!("{numbers:?}")
         });
         for machine in self.machines() {
             let kept = machine.kept_for.as_ref();

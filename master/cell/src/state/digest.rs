@@ -124,6 +124,7 @@ impl Out {
                 self.numbers(&[31, id.0.into(), change]);
             }
             EventKind::PolicyChanged => self.number(32),
+            EventKind::ReclamationChanged => self.number(220),
             EventKind::JobUpdated { job, change } => {
                 let change = match change {
                     UpdateChange::Begun => 1,
@@ -198,6 +199,7 @@ impl Out {
                     EvictCause::Drained => (3, ""),
                     EvictCause::Shrunk => (4, ""),
                     EvictCause::Resized => (5, ""),
+                    EvictCause::Reclaimed => (220, ""),
                     EvictCause::Updated { .. } => (240, ""),
                     EvictCause::Stopped { by } => (241, by.as_str()),
                 };

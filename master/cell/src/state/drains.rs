@@ -6,7 +6,9 @@
 //! Leaves finding places to schedulers, how much disruption a job bears to `disruption`, and the order
 //! of many machines to `maintenance`.
 //!
-//! Invariants: a machine that is drained has `empty_since` set exactly while nothing is placed on it;
+//! Tasks of daemons belong to their machine: they stay, and a machine with nothing else is empty.
+//!
+//! Invariants: a machine that is drained has `empty_since` set exactly while nothing else is placed on it;
 //! nothing of it leaves voluntarily beyond a budget before its deadline; after that nothing is left on it
 //! but what the cell may not move, in safe mode or just restored from a backup.
 
@@ -87,9 +89,8 @@ impl CellState {
     /// it.
     #[must_use]
     pub fn leaves(&self, task: TaskId) -> bool {
-        let Some(job) = self.job(task.job).filter(|job| job.spec.alloc_set.is_none()) else {
-            return false;
-        };
+        let goes = |job: &&super::Job| job.spec.alloc_set.is_none() && !job.spec.stays_on_drain();
+        let Some(job) = self.job(task.job).filter(goes) else { return false };
         let placement = job.task(task.index).and_then(super::Task::placement);
         placement.is_some_and(|placement| self.draining.contains(&placement.machine))
     }
@@ -122,9 +123,16 @@ impl CellState {
     /// or nothing is moved by itself just now.
     pub(super) fn drain_due(&self, machine: &Machine) -> Option<Millis> {
         let drain = machine.drain.as_ref()?;
-        let waits = machine.tasks.is_empty() || self.safe_mode.is_some();
+        let waits = self.is_vacated(machine) || self.safe_mode.is_some();
         // Just restored from a backup, the cell could not place again what it pushes out.
         (!waits).then(|| drain.deadline.max(self.place_after()))
+    }
+
+    /// Whether nothing is placed on a machine but what stays there when it is drained.
+    #[must_use]
+    pub fn is_vacated(&self, machine: &Machine) -> bool {
+        let stays = |task: &TaskId| self.job(task.job).is_some_and(|job| job.spec.stays_on_drain());
+        machine.tasks.iter().all(stays)
     }
 
     /// Machines that would take tasks were these out of service, and what they have free.
@@ -252,7 +260,7 @@ impl Turn<'_> {
         let Some(machine) = self.state.machine(id) else { return };
         let Some(drain) = &machine.drain else { return };
         let lingers = self.state.lingering().any(|(there, _)| there == id);
-        let empty = machine.tasks.is_empty() && !lingers;
+        let empty = self.state.is_vacated(machine) && !lingers;
         let up = machine.state == MachineState::Up;
         let boot = machine.info.as_ref().filter(|_| empty && up).map(|info| &*info.boot_id);
         let boot = drain.boot.clone().or_else(|| boot.map(Into::into)).filter(|_| empty);
@@ -289,7 +297,8 @@ impl Turn<'_> {
         }
         let left = self.state.machine(id).map(|machine| machine.tasks.clone()).unwrap_or_default();
         let alone = |task: &TaskId| {
-            self.state.job(task.job).is_some_and(|job| job.spec.alloc_set.is_none())
+            let job = self.state.job(task.job);
+            job.is_some_and(|job| job.spec.alloc_set.is_none() && !job.spec.stays_on_drain())
         };
         let left: Vec<TaskId> = left.into_iter().filter(alone).collect();
         for task in left {

@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn to(job: JobId, index: u32, machine: MachineId) -> Assignment {
-        Assignment { task: TaskId { job, index }, machine, victims: Vec::new() }
+        Assignment::new(TaskId { job, index }, machine)
     }
 
     /// What came of each, as text.

@@ -2,11 +2,11 @@
 //!
 //! Leaves what a machine reports to `observe` and what is put on it to `placement`.
 //!
-//! Invariant: `used`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
+//! Invariant: `used`, `used_by_prod`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
 //! on it.
 
 use super::turn::Turn;
-use super::{Answer, Closed, Drain};
+use super::{Answer, Closed, Drain, Version};
 use crate::devices::Devices;
 use crate::event::EventKind;
 use crate::rejection::Rejection;
@@ -95,6 +95,8 @@ pub struct Machine {
     pub info: Option<Arc<MachineInfo>>,
     /// Sum of the limits (and port counts) of the tasks placed on it.
     pub used: Resources,
+    /// What of it is of prod.
+    pub used_by_prod: Resources,
     /// Sum of [`target_bytes`] of the tasks placed on it.
     pub target_bytes: u64,
     /// The tasks placed on it.
@@ -122,6 +124,7 @@ impl Machine {
             drain: None,
             info: None,
             used: Resources::default(),
+            used_by_prod: Resources::default(),
             target_bytes: 0,
             tasks: BTreeSet::new(),
             devices: Devices::default(),
@@ -134,6 +137,24 @@ impl Machine {
     #[must_use]
     pub fn free(&self) -> Resources {
         self.info.as_ref().map_or_else(Resources::default, |info| info.capacity.minus(&self.used))
+    }
+
+    /// Counts one task of a version less, of prod or not.
+    pub(super) fn gives_back(&mut self, version: &Version, prod: bool) {
+        let asked = version.spec.asked();
+        self.used = self.used.minus(&asked);
+        if prod {
+            self.used_by_prod = self.used_by_prod.minus(&asked);
+        }
+    }
+
+    /// Counts one task of a version more, of prod or not.
+    pub(super) fn gives(&mut self, version: &Version, prod: bool) {
+        let asked = version.spec.asked();
+        self.used = self.used.plus(&asked);
+        if prod {
+            self.used_by_prod = self.used_by_prod.plus(&asked);
+        }
     }
 
     /// The value of an attribute as `spread` sees it: the machine's name for `machine`, empty for

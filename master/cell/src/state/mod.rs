@@ -4,7 +4,7 @@
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of jobs that hang together (`parents`), of daemons (`daemons`) and cron jobs (`crons`), of what
 //! takes too long (`run_out`) or runs again (`rerun`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -35,6 +35,7 @@ mod placement;
 mod policy;
 pub mod privileges;
 pub mod quota;
+mod reclamation;
 pub mod requests;
 mod rerun;
 mod restored;
@@ -72,11 +73,13 @@ use crate::store::{Membership, Position};
 use borg_proto::command::{Command, RequestId};
 use borg_proto::names::JobName;
 use borg_proto::policy::CellPolicy;
+use borg_proto::reclamation::Reclamation;
 use borg_proto::{
     CellName, IncarnationId, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId,
     TaskId, UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
+use std::ops::Bound;
 use std::sync::Arc;
 use turn::Turn;
 
@@ -110,6 +113,8 @@ pub struct CellState {
     pub(crate) quotas: quota::Quotas,
     /// How the scheduler chooses; `None` while nobody said anything.
     pub(crate) policy: Option<CellPolicy>,
+    /// How much is lent of what tasks hold; `None` while nobody said anything.
+    pub(crate) reclamation: Option<Reclamation>,
     /// How runs of tasks ended.
     pub(crate) runs: runs::Runs,
     /// What tasks may bring along.
@@ -232,6 +237,7 @@ impl CellState {
             downs: Vector::new(),
             quotas: quota::Quotas::default(),
             policy: None,
+            reclamation: None,
             runs: runs::Runs::default(),
             packages: packages::Packages::default(),
             privileges: OrdMap::new(),
@@ -420,6 +426,17 @@ impl CellState {
     /// All machines, by number.
     pub fn machines(&self) -> impl Iterator<Item = &Machine> {
         self.machines.values().map(AsRef::as_ref)
+    }
+
+    /// How many machines there are.
+    #[must_use]
+    pub fn machines_len(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// The numbers of the machines from a bound on, in order.
+    pub fn machines_after(&self, from: Bound<MachineId>) -> impl Iterator<Item = MachineId> {
+        self.machines.range((from, Bound::Unbounded)).map(|(id, _)| *id)
     }
 
     /// A job by number.

@@ -11,11 +11,12 @@ use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::Rejection;
 use borg_proto::command::Observation;
+use borg_proto::reclamation::Amounts;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::task::{EvictCause, FailureCause, Phase, Placement, RunEnd, TaskEnd, TaskState};
 use borg_proto::wire::pb;
 use borg_proto::{
-    Health, IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId,
+    Health, IncarnationId, JobKind, MachineId, MachineInfo, MachineName, Millis, TaskId,
 };
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
@@ -57,6 +58,7 @@ impl Turn<'_> {
                     self.task_ended(*id, failure.as_ref(), run.as_deref())
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
+                Observation::TaskReclaimed { id } => self.task_reclaimed(*id),
                 Observation::TaskHealth { id, health } => self.task_health(*id, *health),
                 Observation::TaskAddress { id, address } => self.task_address(*id, *address),
                 Observation::Silence { safe_mode, silent, machines } => {
@@ -84,12 +86,13 @@ impl Turn<'_> {
         if (same && machine.state == MachineState::Up) || !sound {
             return;
         }
+        let overdrawn = machine.overdrawn();
         if !same {
             self.change_info(id, Arc::new(info.clone()));
         }
         self.set_machine_state(id, MachineState::Up);
         self.emit(EventKind::MachineChanged(id));
-        self.shed(id);
+        self.shed(id, overdrawn);
         self.answers_while_drained(id);
         self.fit_daemons(id);
     }
@@ -108,8 +111,8 @@ impl Turn<'_> {
     }
 
     /// Evicts what a machine no longer has room or ports for: lowest priority first, then the
-    /// youngest job.
-    fn shed(&mut self, id: MachineId) {
+    /// youngest job. It was overdrawn by so much before, and may be so on.
+    fn shed(&mut self, id: MachineId, overdrawn: Amounts) {
         let machine = self.machine_mut(id);
         let range = machine.port_range();
         let tasks = machine.tasks.clone();
@@ -149,12 +152,12 @@ impl Turn<'_> {
                 self.evict(*task, &EvictCause::Shrunk);
             }
         }
+        let most_percent = self.state.reclaims().numbers.most_percent;
         for task in order {
             let machine = self.machine_mut(id);
-            let capacity = machine.info.as_ref().map(|info| &info.capacity);
-            let stays =
-                |all: &Resources| machine.used.fits_in(all) && machine.devices.is_within(all);
-            if capacity.is_some_and(stays) {
+            let devices =
+                machine.info.as_ref().is_some_and(|info| machine.devices.is_within(&info.capacity));
+            if devices && machine.is_within(overdrawn, most_percent) {
                 return;
             }
             self.evict(task, &EvictCause::Shrunk);

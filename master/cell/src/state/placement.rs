@@ -2,9 +2,9 @@
 //!
 //! A scheduler decided on a copy of the state that may be old by now; the order of the log says
 //! who wins. Each assignment of an entry stands or falls by itself, those of a gang together (`gang`).
-//! Room is the sum of limits.
+//! Room is what limits leave, and what the entry says is lent (`reclamation`).
 //!
-//! Invariant: after any assignment every machine holds at most its capacity, and no more tasks than
+//! Invariant: after any assignment the limits of prod on every machine are within its capacity, and no more tasks than
 //! it can be told of in one message, and each of its ports is handed out once.
 
 use super::turn::Turn;
@@ -18,6 +18,7 @@ use borg_proto::resources::Dimension;
 use borg_proto::task::{DeviceShare, EvictCause, Phase, Placement, TaskState};
 use borg_proto::{Health, IncarnationId, Millis, Resources, TaskId};
 use borg_proto::{JobKind, Network};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Turn<'_> {
@@ -104,7 +105,7 @@ impl Turn<'_> {
         self.state.check_alloc(job, asked.task.index, machine)?;
         let version = job.version_of(asked.task.index);
         let overdue = task.is_overdue(self.at);
-        let victims = self.make_room(job, version, machine, &asked.victims, overdue)?;
+        let victims = self.make_room(job, version, machine, asked, overdue)?;
         let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
         let freed: BTreeSet<u16> =
             freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
@@ -165,15 +166,17 @@ impl Turn<'_> {
         job: &Job,
         version: &Version,
         machine: &Machine,
-        victims: &[IncarnationId],
+        decided: &Assignment,
         overdue: bool,
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = version.spec.asked();
-        let mut free = machine.free();
+        let mut left = Cow::Borrowed(machine);
+        let room =
+            |left: &Machine| self.state.room_on(left, job.priority().is_prod(), decided.lent);
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
-        for victim in victims {
-            if asked.fits_in(&free)
+        for victim in &decided.victims {
+            if asked.fits_in(&room(&left))
                 && there.check(version, machine).is_ok()
                 && self.devices_for(version, machine, &chosen).is_ok()
             {
@@ -194,8 +197,9 @@ impl Turn<'_> {
                 });
             }
             if !chosen.contains(&id) {
+                let prod = theirs.priority().is_prod();
                 let theirs = theirs.version_of(id.index);
-                free = free.plus(&theirs.spec.asked());
+                left.to_mut().gives_back(theirs, prod);
                 there.leaves(theirs);
                 chosen.push(id);
             }
@@ -206,6 +210,7 @@ impl Turn<'_> {
                 .may_disrupt_all(going, self.at)
                 .map_err(|(task, blocked)| DrainRejection::Budget { task, blocked })?;
         }
+        let free = room(&left);
         match asked.shortest(&free) {
             None => there.check(version, machine).map(|()| chosen),
             Some(short) => Err(no_room(machine, short, &free, &asked)),
@@ -516,8 +521,7 @@ mod tests {
         let mut cell = Cell::new();
         let machine = cell.machine("m-1", 100_000, 1 << 40);
         let job = cell.submit("ann", batch("many", 1_001, 1, 4 * MIB));
-        let place =
-            |index| Assignment { task: TaskId { job, index }, machine, victims: Vec::new() };
+        let place = |index| Assignment::new(TaskId { job, index }, machine);
         let assignments = (0..1_000).map(place).collect();
         cell.apply(master(), Action::Place { assignments }).unwrap();
         assert_eq!(

@@ -100,8 +100,9 @@ impl Turn<'_> {
         user: &UserName,
         spec: &JobSpec,
     ) -> Result<(), Rejection> {
-        let mut loosened = spec.task.loosen.iter().copied();
-        match loosened.find(|privilege| !self.state.holds(user, *privilege)) {
+        let reserved = (!spec.task.reclaim).then_some(Privilege::Reservation);
+        let mut needed = spec.task.loosen.iter().copied().chain(reserved);
+        match needed.find(|privilege| !self.state.holds(user, *privilege)) {
             None => Ok(()),
             Some(privilege) => {
                 Err(PrivilegeRejection::NotHeld { user: user.clone(), privilege }.into())

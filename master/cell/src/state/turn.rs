@@ -123,6 +123,10 @@ impl<'a> Turn<'a> {
                 self.needs_admin(by, "set the scheduling policy")?;
                 Ok(self.set_policy(*policy, weights))
             }
+            Action::SetReclamation { named, numbers } => {
+                self.needs_admin(by, "set how much is lent")?;
+                Ok(self.set_reclamation(*named, numbers))
+            }
             Action::KeepMachines { machines, users } => {
                 self.needs_admin(by, "keep machines")?;
                 self.keep_machines(machines, users)

@@ -213,7 +213,8 @@ impl Five {
                 }
                 Effect::LeaderChanged { .. }
                 | Effect::Decided { .. }
-                | Effect::Undecided { .. } => {}
+                | Effect::Undecided { .. }
+                | Effect::Lent { .. } => {}
             }
         }
         for (to, input) in posted {

@@ -2,9 +2,10 @@
 
 use crate::Scheduler;
 use borg_cell::event::Event;
-use borg_cell::state::{Answer, Applied, CellState};
+use borg_cell::state::{Answer, Applied, CellState, Machine};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::machine::MachineAddress;
+use borg_proto::reclamation::Amounts;
 use borg_proto::{
     IncarnationId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis, Priority, ReplicaId,
     Resources, TaskId, TaskSpec, TaskState,
@@ -22,13 +23,18 @@ pub(super) struct Cell {
     pub(super) state: CellState,
     pub(super) now: Millis,
     pub(super) news: Vec<Event>,
+    /// What incarnations lend, as a leader believes.
+    pub(super) lent: BTreeMap<IncarnationId, Amounts>,
+    /// What of that the scheduler has not been told.
+    pub(super) lent_news: Vec<(IncarnationId, Amounts)>,
     jobs: u32,
 }
 
 impl Cell {
     pub(super) fn new() -> Self {
         let state = CellState::new("lab".parse().unwrap());
-        let mut cell = Self { state, now: Millis(1_000_000), news: Vec::new(), jobs: 0 };
+        let (news, lent, lent_news) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut cell = Self { state, now: Millis(1_000_000), news, lent, lent_news, jobs: 0 };
         cell.master(Action::Lead { leader: ReplicaId(1), term: 1 });
         cell
     }
@@ -96,6 +102,29 @@ impl Cell {
     pub(super) fn tell(&mut self, scheduler: &mut Scheduler) {
         scheduler.follow(self.state.clone(), &self.news);
         self.news.clear();
+        scheduler.lend(&std::mem::take(&mut self.lent_news));
+    }
+
+    /// The leader believes from now on that an incarnation does not need so many hundredths of its limit.
+    pub(super) fn lend(&mut self, id: IncarnationId, percent: u32) {
+        let lent = Amounts::from(&self.spec(id.task).task.limit).percent(percent);
+        self.lent.insert(id, lent);
+        self.lent_news.push((id, lent));
+    }
+
+    /// What an incarnation lends: nothing of an alloc, nor of what takes its room from one.
+    pub(super) fn lent_by(&self, id: IncarnationId) -> Amounts {
+        let spec = self.spec(id.task);
+        let lends =
+            self.state.lends() && spec.alloc_set.is_none() && spec.kind != JobKind::AllocSet;
+        self.lent.get(&id).copied().filter(|_| lends).unwrap_or_default()
+    }
+
+    /// What those who stand on a machine lend, without some.
+    pub(super) fn lent_on(&self, machine: &Machine, gone: &[TaskId]) -> Amounts {
+        let staying = machine.tasks.iter().filter(|task| !gone.contains(task));
+        let ids = staying.filter_map(|task| self.state.task(*task)?.running(*task));
+        ids.fold(Amounts::default(), |sum, id| sum.plus(self.lent_by(id)))
     }
 
     pub(super) fn running(&self) -> Vec<IncarnationId> {
@@ -175,6 +204,7 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
             packages: Vec::new(),
             network: borg_proto::Network::Host,
             loosen: BTreeSet::new(),
+            reclaim: true,
         }),
         after: Vec::new(),
         retries: 3,

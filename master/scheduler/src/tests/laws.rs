@@ -11,6 +11,7 @@ use borg_proto::Network;
 use borg_proto::command::{Action, AllocSize, Assignment, Observation, SERVICES_SINCE};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::policy::Policy;
+use borg_proto::reclamation::Number;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::update::{Revision, UpdateOptions};
@@ -41,6 +42,8 @@ pub(super) enum Op {
     Keep { pick: prop::sample::Index, users: usize },
     Close { pick: prop::sample::Index, closed: bool },
     Policy { named: Policy },
+    Lend { pick: prop::sample::Index, quarters: u32 },
+    Most { percent: u32 },
     Serve { pick: prop::sample::Index },
     Drain { pick: prop::sample::Index, drained: bool },
     Update { pick: prop::sample::Index, cpu_milli: u64, last: u32 },
@@ -301,6 +304,16 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
             let options = Box::new(UpdateOptions { close: true, ..UpdateOptions::default() });
             cell.user("admin", Action::UpdateJob { job, to, options });
         }
+        Op::Lend { pick, quarters } => {
+            let running = cell.running();
+            if !running.is_empty() {
+                cell.lend(*pick.get(&running), quarters * 25);
+            }
+        }
+        Op::Most { percent } => {
+            let numbers = [(Number::Most, *percent)].into();
+            cell.user("admin", Action::SetReclamation { named: None, numbers });
+        }
         Op::Wait { ms } => cell.now = cell.now + Millis(*ms),
     }
 }
@@ -388,7 +401,9 @@ impl Twin {
             let Some((_, _, machine, victims)) = reference::best(&cell, weights, task) else {
                 return false;
             };
-            cell.place(&[Assignment { task, machine, victims }]);
+            let gone: Vec<TaskId> = victims.iter().map(|victim| victim.task).collect();
+            let lent = cell.lent_on(cell.state.machine(machine).unwrap(), &gone);
+            cell.place(&[Assignment { task, machine, victims, lent }]);
             true
         })
     }
@@ -457,13 +472,152 @@ fn check_nobody_stays(cell: &Cell, weights: Weights) {
 
 /// Index and queue say what the committed state says, as if built anew.
 fn check_fold(cell: &Cell, scheduler: &Scheduler) {
-    let anew = Scheduler::new(&cell.state, Config::default());
+    let mut anew = Scheduler::new(&cell.state, Config::default());
+    anew.lend(&cell.lent.iter().map(|(id, lent)| (*id, *lent)).collect::<Vec<_>>());
     assert_eq!(scheduler.contents(), anew.contents());
+    let most = cell.state.reclaims().numbers.most_percent;
     for machine in cell.state.machines() {
-        let free = machine.free();
-        let room = scheduler.contents().rooms[&machine.id];
-        assert_eq!(room, [free.cpu_milli, free.ram_bytes, free.disk_bytes, free.ports.into()]);
+        let lent = cell.lent_on(machine, &[]);
+        let free = [true, false].map(|prod| machine.room(prod, lent, most));
+        let free =
+            free.map(|free| [free.cpu_milli, free.ram_bytes, free.disk_bytes, free.ports.into()]);
+        assert_eq!(scheduler.contents().rooms[&machine.id], free);
     }
+}
+
+fn some_machines() -> impl Strategy<Value = Vec<MachineInfo>> {
+    let (few, many) = (1..6, 66..72);
+    prop_oneof![
+        4 => prop::collection::vec(a_machine(), few),
+        1 => prop::collection::vec(a_machine(), many),
+    ]
+}
+
+fn a_lending_op() -> impl Strategy<Value = Op> {
+    let pick = any::<prop::sample::Index>;
+    prop_oneof![
+        8 => (pick(), 0u32..5).prop_map(|(pick, quarters)| Op::Lend { pick, quarters }),
+        1 => prop::sample::select(vec![100, 150, 400]).prop_map(|percent| Op::Most { percent }),
+        24 => an_op().prop_map(|op| match op {
+            Op::End { pick, .. } => Op::End { pick, fails: false },
+            other => other,
+        }),
+    ]
+}
+
+/// Random commands, and after each pass all laws: with and without caches.
+fn drive(machines: Vec<MachineInfo>, weights: Weights, ops: &[Op]) -> Result<(), TestCaseError> {
+    let mut cell = Cell::new();
+    for info in machines {
+        cell.add_machine(info);
+    }
+    let config = Config { weights, ..Config::default() };
+    cell.master(Action::RaiseLevel { level: SERVICES_SINCE });
+    for user in ["ann", "bob", "eve"] {
+        let (user, privilege) = (user.parse().unwrap(), Privilege::Monitoring);
+        cell.user("admin", Action::GrantPrivilege { user, privilege });
+    }
+    let mut twin = Twin(cell.clone());
+    let mut cached = Scheduler::new(&cell.state, config);
+    let mut plain = Scheduler::new(&cell.state, Config { caches: false, ..config });
+    cell.news.clear();
+    for op in ops {
+        carry_out(&mut cell, op);
+        twin.carry_out(op);
+        let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
+        let news = std::mem::take(&mut cell.news);
+        plain.follow(cell.state.clone(), &news);
+        cached.follow(cell.state.clone(), &news);
+        let news = std::mem::take(&mut cell.lent_news);
+        plain.lend(&news);
+        cached.lend(&news);
+        let Op::Pass { max } = op else { continue };
+        // Whoever leaves a machine is looked at again by then.
+        cell.now = cell.now + Millis(100);
+        twin.0.now = cell.now;
+        let decisions = cached.pass(cell.now, *max);
+        prop_assert_eq!(&decisions, &plain.pass(cell.now, *max), "caches change nothing");
+        // The last gang may go beyond.
+        let waiting = without_moves(&cell, &decisions);
+        let before_the_last =
+            together(&cell, &waiting).iter().rev().skip(1).map(|d| d.len()).sum::<usize>();
+        prop_assert!(before_the_last < (*max).max(1));
+        prop_assert!(cached.pass(cell.now, 0).is_empty());
+        prop_assert!(plain.pass(cell.now, 0).is_empty());
+        check_pass_alternates_users(&cell, &waiting);
+        let moves = decisions[waiting.len()..].to_vec();
+        check_and_place(&mut cell, &mut twin, weights, &decisions);
+        if *max == EVERYTHING {
+            let victims = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task);
+            // Gangs that did not fit a moment ago rest, and who is in an alloc is looked at once what
+            // makes room for it is committed; below they are tried again.
+            let later = |task: &TaskId| cell.spec(*task).gang || has_no_choice(&cell, *task);
+            let later = cell.state.pending().filter(later);
+            // Whom moves pushed out may have left more room than those take.
+            if moves.iter().all(|decision| decision.victims.is_empty()) {
+                check_nothing_waits(&cell, &twin, weights, &later.chain(victims).collect());
+            }
+            // Who was placed by the same pass cannot be pushed out yet, and what moved serves again.
+            if decisions.is_empty() {
+                check_nobody_stays(&cell, weights);
+            }
+        }
+        let news = std::mem::take(&mut cell.news);
+        plain.follow(cell.state.clone(), &news);
+        cached.follow(cell.state.clone(), &news);
+        check_fold(&cell, &cached);
+        let machines = u32::try_from(cell.state.machines().count()).unwrap();
+        for task in cell.state.pending().collect::<Vec<_>>() {
+            let why = cached.explain(task, cell.now);
+            let counted: u32 = why.rejections.iter().map(|r| r.machines).sum();
+            if has_no_choice(&cell, task) {
+                prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
+                continue;
+            }
+            prop_assert_eq!(why.machines, machines);
+            prop_assert!(why.rejections.iter().all(|r| r.machines <= machines - why.feasible));
+            prop_assert!(counted >= machines - why.feasible, "each rejected machine has a reason");
+            prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
+        }
+    }
+    let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
+    // What is explained as feasible is what the next pass places, when gangs have rested.
+    cell.now = cell.now + Millis(1_000);
+    let places = |task: &TaskId| {
+        let why = cached.explain(*task, cell.now);
+        let fits = !cell.spec(*task).gang || why.summary.starts_with("waits for its turn");
+        why.feasible > 0 && fits && !is_at_cap(&cell, *task)
+    };
+    let overdue =
+        cell.state.pending().any(|task| cell.state.task(task).unwrap().is_overdue(cell.now));
+    let top = cell.ready().into_iter().filter(places).map(|t| cell.priority(t)).max();
+    let next = cached.clone().pass(cell.now, 1);
+    let next = without_moves(&cell, &next);
+    // Who is overdue is tried again now and then.
+    prop_assert!(overdue || next.first().map(|d| cell.priority(d.task)) == top);
+    // Neither do gangs that fit wait then; why tells those that do not fit.
+    loop {
+        cell.now = cell.now + Millis(1_000);
+        twin.0.now = cell.now;
+        let decisions = cached.pass(cell.now, EVERYTHING);
+        prop_assert_eq!(&decisions, &plain.pass(cell.now, EVERYTHING), "caches change nothing");
+        check_and_place(&mut cell, &mut twin, weights, &decisions);
+        let news = std::mem::take(&mut cell.news);
+        plain.follow(cell.state.clone(), &news);
+        cached.follow(cell.state.clone(), &news);
+        if decisions.is_empty() {
+            break;
+        }
+    }
+    check_nothing_waits(&cell, &twin, weights, &BTreeSet::new());
+    check_fold(&cell, &cached);
+    for task in
+        cell.ready().into_iter().filter(|task| cell.spec(*task).gang && cell.spec(*task).tasks > 1)
+    {
+        let why = cached.explain(task, cell.now).summary;
+        prop_assert!(why.contains("gang"), "{}", why);
+    }
+    Ok(())
 }
 
 proptest! {
@@ -472,113 +626,22 @@ proptest! {
     /// Few machines and more than a block of them; the same passes with and without caches.
     #[test]
     fn every_decision_is_accepted_exact_in_order_and_explained(
-        machines in prop_oneof![4 => prop::collection::vec(a_machine(), 1..6), 1 => prop::collection::vec(a_machine(), 66..72)],
+        machines in some_machines(),
         weights in some_weights(),
         ops in prop::collection::vec(an_op(), 1..40),
     ) {
-        let mut cell = Cell::new();
-        for info in machines {
-            cell.add_machine(info);
-        }
-        let config = Config { weights, ..Config::default() };
-        cell.master(Action::RaiseLevel { level: SERVICES_SINCE });
-        for user in ["ann", "bob", "eve"] {
-            let (user, privilege) = (user.parse().unwrap(), Privilege::Monitoring);
-            cell.user("admin", Action::GrantPrivilege { user, privilege });
-        }
-        let mut twin = Twin(cell.clone());
-        let mut cached = Scheduler::new(&cell.state, config);
-        let mut plain = Scheduler::new(&cell.state, Config { caches: false, ..config });
-        cell.news.clear();
-        for op in &ops {
-            carry_out(&mut cell, op);
-            twin.carry_out(op);
-            let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
-            let news = std::mem::take(&mut cell.news);
-            plain.follow(cell.state.clone(), &news);
-            cached.follow(cell.state.clone(), &news);
-            let Op::Pass { max } = op else { continue };
-            // Whoever leaves a machine is looked at again by then.
-            cell.now = cell.now + Millis(100);
-            twin.0.now = cell.now;
-            let decisions = cached.pass(cell.now, *max);
-            prop_assert_eq!(&decisions, &plain.pass(cell.now, *max), "caches change nothing");
-            // The last gang may go beyond.
-            let waiting = without_moves(&cell, &decisions);
-            let before_the_last = together(&cell, &waiting).iter().rev().skip(1).map(|d| d.len()).sum::<usize>();
-            prop_assert!(before_the_last < (*max).max(1));
-            prop_assert!(cached.pass(cell.now, 0).is_empty());
-            prop_assert!(plain.pass(cell.now, 0).is_empty());
-            check_pass_alternates_users(&cell, &waiting);
-            let moves = decisions[waiting.len()..].to_vec();
-            check_and_place(&mut cell, &mut twin, weights, &decisions);
-            if *max == EVERYTHING {
-                let victims = decisions.iter().flat_map(|d| &d.victims).map(|v| v.task);
-                // Gangs that did not fit a moment ago rest, and who is in an alloc is looked at once what
-                // makes room for it is committed; below they are tried again.
-                let later = |task: &TaskId| cell.spec(*task).gang || has_no_choice(&cell, *task);
-                let later = cell.state.pending().filter(later);
-                // Whom moves pushed out may have left more room than those take.
-                if moves.iter().all(|decision| decision.victims.is_empty()) {
-                    check_nothing_waits(&cell, &twin, weights, &later.chain(victims).collect());
-                }
-                // Who was placed by the same pass cannot be pushed out yet, and what moved serves again.
-                if decisions.is_empty() {
-                    check_nobody_stays(&cell, weights);
-                }
-            }
-            let news = std::mem::take(&mut cell.news);
-            plain.follow(cell.state.clone(), &news);
-            cached.follow(cell.state.clone(), &news);
-            check_fold(&cell, &cached);
-            let machines = u32::try_from(cell.state.machines().count()).unwrap();
-            for task in cell.state.pending().collect::<Vec<_>>() {
-                let why = cached.explain(task, cell.now);
-                let counted: u32 = why.rejections.iter().map(|r| r.machines).sum();
-                if has_no_choice(&cell, task) {
-                    prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
-                    continue;
-                }
-                prop_assert_eq!(why.machines, machines);
-                prop_assert!(why.rejections.iter().all(|r| r.machines <= machines - why.feasible));
-                prop_assert!(counted >= machines - why.feasible, "each rejected machine has a reason");
-                prop_assert_eq!(why.feasible > 0, reference::best(&cell, weights, task).is_some());
-            }
-        }
-        let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
-        // What is explained as feasible is what the next pass places, when gangs have rested.
-        cell.now = cell.now + Millis(1_000);
-        let places = |task: &TaskId| {
-            let why = cached.explain(*task, cell.now);
-            let fits = !cell.spec(*task).gang || why.summary.starts_with("waits for its turn");
-            why.feasible > 0 && fits && !is_at_cap(&cell, *task)
-        };
-        let overdue = cell.state.pending().any(|task| cell.state.task(task).unwrap().is_overdue(cell.now));
-        let top = cell.ready().into_iter().filter(places).map(|t| cell.priority(t)).max();
-        let next = cached.clone().pass(cell.now, 1);
-        let next = without_moves(&cell, &next);
-        // Who is overdue is tried again now and then.
-        prop_assert!(overdue || next.first().map(|d| cell.priority(d.task)) == top);
-        // Neither do gangs that fit wait then; why tells those that do not fit.
-        loop {
-            cell.now = cell.now + Millis(1_000);
-            twin.0.now = cell.now;
-            let decisions = cached.pass(cell.now, EVERYTHING);
-            prop_assert_eq!(&decisions, &plain.pass(cell.now, EVERYTHING), "caches change nothing");
-            check_and_place(&mut cell, &mut twin, weights, &decisions);
-            let news = std::mem::take(&mut cell.news);
-            plain.follow(cell.state.clone(), &news);
-            cached.follow(cell.state.clone(), &news);
-            if decisions.is_empty() {
-                break;
-            }
-        }
-        check_nothing_waits(&cell, &twin, weights, &BTreeSet::new());
-        check_fold(&cell, &cached);
-        for task in cell.ready().into_iter().filter(|task| cell.spec(*task).gang && cell.spec(*task).tasks > 1) {
-            let why = cached.explain(task, cell.now).summary;
-            prop_assert!(why.contains("gang"), "{}", why);
-        }
+        drive(machines, weights, &ops)?;
+    }
+
+    /// The same in a cell that lends, whatever the leader believes. Nothing fails in it, as the reference
+    /// knows nothing of machines that tasks keep away from.
+    #[test]
+    fn decisions_on_lent_room_are_accepted_exact_in_order_and_explained(
+        machines in some_machines(),
+        weights in some_weights(),
+        ops in prop::collection::vec(a_lending_op(), 1..60),
+    ) {
+        drive(machines, weights, &ops)?;
     }
 
     /// Decisions of several passes before any is committed: room is promised once, tasks are

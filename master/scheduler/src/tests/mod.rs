@@ -4,6 +4,7 @@ mod aside;
 mod drains;
 mod fixture;
 mod laws;
+mod lending;
 mod pinned;
 mod plans;
 mod reference;

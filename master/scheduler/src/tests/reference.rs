@@ -138,8 +138,34 @@ fn on(
             free.iter().filter(|free| **free == 1000).count() as u64 >= amount / 1000
         })
     };
-    let fits =
-        |gone: &[TaskId]| asked.fits_in(&info.capacity.minus(&used(gone))) && devices_fit(gone);
+    // The limits of prod have room of their own; others may stand on what is lent.
+    let prod = spec.priority.is_prod();
+    let left = |gone: &[TaskId]| {
+        let mut without = machine.clone();
+        let staying = |t: &&TaskId| !gone.contains(t);
+        let of_prod = machine.tasks.iter().filter(staying).filter(|t| cell.priority(**t).is_prod());
+        let of_prod = of_prod.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).asked()));
+        let (all, lent) = (used(gone), cell.lent_on(machine, gone));
+        let most = cell.state.reclaims().numbers.most_percent;
+        let mut left = info.capacity.minus(&all);
+        let each = |all: u64, of_prod: u64, capacity: u64, lent: u64| {
+            let own = if prod {
+                capacity.saturating_sub(of_prod)
+            } else {
+                (capacity * u64::from(most) / 100).saturating_sub(all - of_prod)
+            };
+            (capacity + lent).saturating_sub(all).min(own)
+        };
+        let capacity = &info.capacity;
+        left.cpu_milli = each(all.cpu_milli, of_prod.cpu_milli, capacity.cpu_milli, lent.cpu_milli);
+        left.ram_bytes = each(all.ram_bytes, of_prod.ram_bytes, capacity.ram_bytes, lent.ram_bytes);
+        left.disk_bytes =
+            each(all.disk_bytes, of_prod.disk_bytes, capacity.disk_bytes, lent.disk_bytes);
+        (without.used, without.used_by_prod) = (all, of_prod);
+        assert_eq!(without.room(prod, lent, most), left, "the state has the same rule");
+        left
+    };
+    let fits = |gone: &[TaskId]| asked.fits_in(&left(gone)) && devices_fit(gone);
     if preempting {
         let mut candidates: Vec<TaskId> = machine
             .tasks
@@ -169,7 +195,7 @@ fn on(
         return None;
     }
     // Free shares before, and what the task takes of a machine of the coarser shape that counts.
-    let free = info.capacity.minus(&used(&gone));
+    let free = left(&gone);
     let share = |part: u64, whole: u64| {
         i64::try_from((part << 14).checked_div(whole).unwrap_or(0).min(4 << 14)).unwrap()
     };

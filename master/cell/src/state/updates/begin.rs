@@ -10,7 +10,7 @@ use crate::event::{EventKind, UpdateChange};
 use crate::rejection::{AllocRejection, Rejection, UpdateRejection};
 use borg_proto::disruption::DEFAULT_MOST;
 use borg_proto::names::shorten;
-use borg_proto::spec::SpecError;
+use borg_proto::spec::{SpecError, TaskLabels};
 use borg_proto::task::EvictCause;
 use borg_proto::update::{Revision, UpdateOptions};
 use borg_proto::{JobId, JobKey, JobSpec, TaskId, UserName};
@@ -204,10 +204,14 @@ impl Turn<'_> {
         let (there, wanted) = (before.slots(), before.slots_under(&spec));
         self.drop_slots(id, wanted, &asked.by);
         let more = wanted.saturating_sub(there);
+        let of_prod = |spec: &JobSpec| spec.priority.is_prod();
+        let counted =
+            if of_prod(&before.spec) == of_prod(&spec) { vec![] } else { self.unseat(id) };
         self.amend(id, |job| {
             begin(job, &asked, at);
             job.add_slots(more, at);
         });
+        self.seat_again(counted);
         self.state.live_slots += u64::from(more);
         let new = (there..wanted).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);
@@ -250,7 +254,14 @@ fn revised(job: &Job, to: &Revision) -> Result<(Arc<JobSpec>, String), Rejection
             (version.spec.clone(), format!("back to version {number}"))
         }
         Revision::Tasks(tasks) => {
-            let spec = JobSpec { tasks: *tasks, ..job.spec.as_ref().clone() };
+            let mut spec = JobSpec { tasks: *tasks, ..job.spec.as_ref().clone() };
+            // Labels of tasks that go, go with them.
+            let labels = spec.task_labels.into_iter();
+            let kept = labels.filter_map(|some| {
+                let kept = some.tasks.below(*tasks)?;
+                Some(TaskLabels { tasks: kept, ..some })
+            });
+            spec.task_labels = kept.collect();
             (Arc::new(spec), format!("{} to {tasks} tasks", job.spec.tasks))
         }
         Revision::Restart => (job.spec.clone(), "restart".to_owned()),

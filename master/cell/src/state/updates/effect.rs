@@ -6,7 +6,7 @@
 //! scheduler finds some.
 
 use super::super::turn::Turn;
-use super::super::{CellState, Job, MAX_TARGET_BYTES, Version};
+use super::super::{CellState, Job, MAX_TARGET_BYTES, Machine, Version};
 use super::begin::Prepared;
 use crate::event::TaskChange;
 use crate::rejection::Rejection;
@@ -232,9 +232,11 @@ impl Turn<'_> {
             return Err(Rejection::TaskGone { task: id });
         };
         let machine = place.machine;
+        // On a machine of which more is promised than it has it may stand as it stood.
+        let lent = self.state.machine(machine).map(Machine::overdrawn).unwrap_or_default();
         self.note_disruption(id);
         self.evict(id, &EvictCause::Updated { version });
         self.change_version(id, version);
-        self.place_one(&Assignment { task: id, machine, victims: Vec::new() }).map(|_| ())
+        self.place_one(&Assignment { lent, ..Assignment::new(id, machine) }).map(|_| ())
     }
 }

@@ -1,0 +1,368 @@
+//! What of their limits the tasks of each machine do not need, as the leader believes, and what it told its
+//! scheduler of that.
+//!
+//! `reservation` estimates one task; here is when each is looked at, what counts as news, and what happens
+//! when lent room is needed by whoever holds it. All of it is soft: a new leader begins with nothing, and is
+//! where the one before it was as soon as its machines have reported.
+//!
+//! Invariants: what the scheduler was told of a task is at most [`STALE_AFTER`] old, or off by little. Nothing
+//! is lent of an alloc, whose room is held whether it is used or not, nor of a task that keeps its limit.
+//! Only tasks that are not prod are ever told to go, and few at a time.
+
+use super::Links;
+use crate::reservation::{Estimate, counted};
+use crate::state::{CellState, Job, Machine};
+use borg_proto::command::Observation;
+use borg_proto::poll::TaskStatus;
+use borg_proto::reclamation::{Amounts, Numbers};
+use borg_proto::{IncarnationId, MachineId, Millis, TaskId};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+/// Within this time each machine is looked at once. Ours: as often as shards tell of use.
+const ROUND: Millis = Millis::from_secs(5);
+/// Time between two looks, each at as many machines as makes a round.
+const LOOK: Millis = Millis(100);
+/// What is lent on a machine is news when it moved by this part of the machine's capacity. Ours: schedulers
+/// work anew on a block of machines with each piece of news.
+const NEWS_PART: u64 = 32;
+/// What moved by less is told after this time. Ours.
+const STALE_AFTER: Millis = Millis::from_secs(60);
+/// A machine of which more is used is as good as full: what would be used beyond cannot be seen. Ours.
+const FULL_PERCENT: u32 = 95;
+/// For so long a machine that is overdrawn must be full until some of its tasks have to go; before that its
+/// borglet slows them down, or ends some when memory is short. 300 s, ours: a peak of one window of usage is
+/// none that lasts.
+const RECLAIM_AFTER: Millis = Millis::from_secs(300);
+/// Time between two tasks that have to leave one machine. Ours: what is left shows its use in between.
+const RECLAIM_NEXT: Millis = Millis::from_secs(60);
+/// Most tasks that have to go in a minute in the whole cell. Ours: an error in what is believed must not move
+/// the cell.
+const RECLAIMS_A_MINUTE: usize = 60;
+
+/// What the tasks of one kind on a machine may use, need, and use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sums {
+    /// Sum of limits, of what holds room of the machine.
+    pub limits: Amounts,
+    /// Sum of reservations.
+    pub reserved: Amounts,
+    /// Sum of use, as far as it is known.
+    pub used: Amounts,
+}
+
+impl Sums {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            limits: self.limits.plus(other.limits),
+            reserved: self.reserved.plus(other.reserved),
+            used: self.used.plus(other.used),
+        }
+    }
+}
+
+/// What the leader believes of one machine, or of all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reserved {
+    /// What it has.
+    pub capacity: Amounts,
+    /// Of tasks of prod.
+    pub prod: Sums,
+    /// Of all others.
+    pub others: Sums,
+    /// What surely stands on lent room: how far all limits go beyond the capacity.
+    pub reclaimed: Amounts,
+    /// Tasks of which no use is known.
+    pub unknown: u32,
+}
+
+impl Reserved {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            capacity: self.capacity.plus(other.capacity),
+            prod: self.prod.plus(other.prod),
+            others: self.others.plus(other.others),
+            reclaimed: self.reclaimed.plus(other.reclaimed),
+            unknown: self.unknown.saturating_add(other.unknown),
+        }
+    }
+}
+
+/// What is believed of one incarnation.
+#[derive(Debug, Clone, Copy)]
+struct Belief {
+    /// Which process it was: when it started by its machine's clock, and how often it was started again.
+    process: (Millis, u32),
+    estimate: Estimate,
+    limit: Amounts,
+    /// What the scheduler was told that it lends.
+    told: Amounts,
+}
+
+/// What is believed of the tasks of one machine.
+#[derive(Debug, Clone, Default)]
+struct Beliefs {
+    tasks: BTreeMap<IncarnationId, Belief>,
+    sums: Reserved,
+    told_at: Millis,
+    /// Since when it is full.
+    full_since: Option<Millis>,
+}
+
+/// What is believed of all machines.
+#[derive(Debug, Default)]
+pub(super) struct Lending {
+    machines: BTreeMap<MachineId, Beliefs>,
+    /// The machine that was looked at last.
+    last: Option<MachineId>,
+    next_look: Millis,
+    /// Who said since the last look what they use.
+    heard: Vec<IncarnationId>,
+    /// When tasks were told to go within the last minute.
+    reclaims: VecDeque<Millis>,
+    /// What the scheduler has not been told yet: what tasks lend by now.
+    news: Vec<(IncarnationId, Amounts)>,
+}
+
+impl Lending {
+    /// An incarnation said what it uses.
+    pub(super) fn hears(&mut self, id: IncarnationId) {
+        self.heard.push(id);
+    }
+
+    /// A machine left the cell.
+    pub(super) fn removed(&mut self, machine: MachineId) {
+        self.machines.remove(&machine);
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<(IncarnationId, Amounts)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whose turn it is.
+    fn due(&mut self, now: Millis, state: &CellState) -> BTreeSet<MachineId> {
+        let mut due = BTreeSet::new();
+        if now < self.next_look {
+            return due;
+        }
+        self.next_look = now + LOOK;
+        let looks = usize::try_from(ROUND.0 / LOOK.0).unwrap_or(1);
+        let many = state.machines_len().div_ceil(looks);
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let turn: Vec<MachineId> = state.machines_after(after).take(many).collect();
+        self.last = turn.last().copied().filter(|_| turn.len() == many);
+        due.extend(turn);
+        due
+    }
+
+    /// Whether one more may be told to go.
+    fn may_reclaim(&mut self, now: Millis) -> bool {
+        self.reclaims.retain(|at| now.since(*at) < Millis::from_secs(60));
+        self.reclaims.len() < RECLAIMS_A_MINUTE
+    }
+}
+
+impl Links {
+    /// Looks at the machines whose turn it is. `time` is cell time.
+    pub(crate) fn reckon(&mut self, now: Millis, time: Millis, state: &CellState) {
+        if !state.lends() {
+            self.lending.heard.clear();
+            self.lend_nothing();
+            return;
+        }
+        let mut due = self.lending.due(now, state);
+        due.extend(self.outgrown(state));
+        for id in due {
+            if let Some(machine) = state.machine(id) {
+                self.look_at(machine, now, time, state);
+            }
+        }
+    }
+
+    /// Machines of which a task said since the last look that it uses more than was reserved.
+    fn outgrown(&mut self, state: &CellState) -> BTreeSet<MachineId> {
+        let numbers = state.reclaims().numbers;
+        let heard = std::mem::take(&mut self.lending.heard);
+        let outgrown = |id: IncarnationId| {
+            let machine = state.task(id.task)?.placement()?.machine;
+            let belief = self.lending.machines.get(&machine)?.tasks.get(&id)?;
+            let used = counted(self.usage.get(&id)?)?;
+            belief.estimate.is_outgrown(belief.limit, used, &numbers).then_some(machine)
+        };
+        heard.into_iter().filter_map(outgrown).collect()
+    }
+
+    /// The cell decided so: whatever was told to be lent is not any more.
+    fn lend_nothing(&mut self) {
+        for beliefs in std::mem::take(&mut self.lending.machines).into_values() {
+            let told = beliefs.tasks.into_iter().filter(|(_, belief)| !belief.told.is_nothing());
+            self.lending.news.extend(told.map(|(id, _)| (id, Amounts::default())));
+        }
+    }
+
+    fn look_at(&mut self, machine: &Machine, now: Millis, time: Millis, state: &CellState) {
+        let numbers = state.reclaims().numbers;
+        let mut beliefs = self.lending.machines.remove(&machine.id).unwrap_or_default();
+        let before = std::mem::take(&mut beliefs.tasks);
+        let capacity = machine.info.as_ref().map(|info| Amounts::from(&info.capacity));
+        let mut sums = Reserved {
+            capacity: capacity.unwrap_or_default(),
+            reclaimed: machine.overdrawn(),
+            ..Reserved::default()
+        };
+        let mut uses = Amounts::default();
+        for task in &machine.tasks {
+            let Some(job) = state.job(task.job) else { continue };
+            let Some(id) = job.task(task.index).and_then(|found| found.running(*task)) else {
+                continue;
+            };
+            let used = self.usage.get(&id).and_then(counted);
+            let of_kind = if job.priority().is_prod() { &mut sums.prod } else { &mut sums.others };
+            of_kind.used = of_kind.used.plus(used.unwrap_or_default());
+            sums.unknown += u32::from(used.is_none() && !job.is_alloc_set());
+            let limit = Amounts::from(&job.task_spec(task.index).limit);
+            // What is beyond a limit is given back at once.
+            uses = uses.plus(used.unwrap_or_default().least(limit));
+            if job.spec.alloc_set.is_some() {
+                continue;
+            }
+            let belief = before.get(&id).copied();
+            let belief = self.believe(machine, job, id, belief, used, time, &numbers);
+            let reserved = belief.map_or(limit, |belief| belief.estimate.reserved());
+            of_kind.limits = of_kind.limits.plus(limit);
+            of_kind.reserved = of_kind.reserved.plus(reserved);
+            match (belief, before.get(&id)) {
+                (Some(belief), _) => drop(beliefs.tasks.insert(id, belief)),
+                (None, Some(gone)) if !gone.told.is_nothing() => {
+                    self.lending.news.push((id, Amounts::default()));
+                }
+                (None, _) => {}
+            }
+        }
+        beliefs.sums = sums;
+        self.tell(&mut beliefs, now);
+        let beyond = uses.minus(sums.capacity.percent(FULL_PERCENT));
+        beliefs.full_since = (!beyond.is_nothing()).then(|| beliefs.full_since.unwrap_or(now));
+        let lasts = beliefs.full_since.is_some_and(|since| now.since(since) >= RECLAIM_AFTER);
+        if lasts && !machine.overdrawn().is_nothing() && self.lending.may_reclaim(now) {
+            // The next one has to go later.
+            beliefs.full_since = Some(now.since(RECLAIM_AFTER) + RECLAIM_NEXT);
+            self.take_back(machine, beyond, (now, time), state);
+        }
+        self.lending.machines.insert(machine.id, beliefs);
+    }
+
+    /// Sends the least important task away from a machine that is full.
+    fn take_back(
+        &mut self,
+        machine: &Machine,
+        beyond: Amounts,
+        (now, time): (Millis, Millis),
+        state: &CellState,
+    ) {
+        let Some(id) = who_goes(machine, beyond, time, state) else { return };
+        tracing::warn!(machine = %machine.name, %id, "lent room is used by whoever holds it: it goes");
+        self.lending.reclaims.push_back(now);
+        self.other.push(Observation::TaskReclaimed { id });
+    }
+
+    /// What is believed of an incarnation by now; `None` when nothing of its limit may be lent.
+    #[expect(clippy::too_many_arguments, reason = "a belief depends on that many things")]
+    fn believe(
+        &self,
+        machine: &Machine,
+        job: &Job,
+        id: IncarnationId,
+        before: Option<Belief>,
+        used: Option<Amounts>,
+        time: Millis,
+        numbers: &Numbers,
+    ) -> Option<Belief> {
+        if job.is_alloc_set() || !job.task_spec(id.task.index).reclaim {
+            return None;
+        }
+        let report = self.links.get(&machine.id)?.told_of(id)?;
+        let TaskStatus::Up { since, .. } = report.status else { return None };
+        let limit = Amounts::from(&job.task_spec(id.task.index).limit);
+        let process = (since, report.restarts);
+        let mut belief = before.filter(|before| before.process == process).unwrap_or_else(|| {
+            let placed_at = job.task(id.task.index).and_then(|task| task.placement());
+            // Clocks of machines may be wrong: not before it was placed, nor later than now.
+            let started = placed_at.map_or(since, |placed| since.max(placed.placed_at)).min(time);
+            let told = before.map(|before| before.told).unwrap_or_default();
+            let estimate = Estimate::new(limit, started, numbers);
+            Belief { process, estimate, limit, told }
+        });
+        belief.limit = limit;
+        belief.estimate.look(limit, used, time, numbers);
+        Some(belief)
+    }
+
+    /// Tells the scheduler, if it is news, what the tasks of a machine lend.
+    fn tell(&mut self, beliefs: &mut Beliefs, now: Millis) {
+        let lends: fn(&Belief) -> Amounts = |of| of.limit.minus(of.estimate.reserved());
+        let sum = |of: fn(&Belief) -> Amounts| {
+            beliefs.tasks.values().map(of).fold(Amounts::default(), Amounts::plus)
+        };
+        let (is, told) = (sum(lends), sum(|belief| belief.told));
+        let moved = is.zip(told, u64::abs_diff);
+        let step = Amounts::of(beliefs.sums.capacity.each().map(|all| all / NEWS_PART));
+        if moved.fits_in(step) && now.since(beliefs.told_at) < STALE_AFTER {
+            return;
+        }
+        beliefs.told_at = now;
+        for (id, belief) in &mut beliefs.tasks {
+            let now = lends(belief);
+            if belief.told != now {
+                belief.told = now;
+                self.lending.news.push((*id, now));
+            }
+        }
+    }
+
+    /// What tasks lend by now, as far as that is news.
+    pub(crate) fn lent_news(&mut self) -> Vec<(IncarnationId, Amounts)> {
+        self.lending.take_news()
+    }
+
+    /// What is reserved for an incarnation; `None` when nothing is known of it.
+    pub(crate) fn reserved(&self, machine: MachineId, id: IncarnationId) -> Option<Amounts> {
+        let belief = self.lending.machines.get(&machine)?.tasks.get(&id)?;
+        Some(belief.estimate.reserved())
+    }
+
+    /// What is believed of each machine that was looked at.
+    pub(crate) fn reservations(&self) -> impl Iterator<Item = (MachineId, &Reserved)> {
+        self.lending.machines.iter().map(|(id, beliefs)| (*id, &beliefs.sums))
+    }
+}
+
+/// Who leaves a machine that is full: not prod, the lowest priority first, then the youngest job, and whoever's
+/// going makes room of what is used too much.
+fn who_goes(
+    machine: &Machine,
+    beyond: Amounts,
+    time: Millis,
+    state: &CellState,
+) -> Option<IncarnationId> {
+    let may_go = |task: &&TaskId| {
+        let job = state.job(task.job);
+        let goes = |job: &Job| {
+            let limit = Amounts::from(&job.task_spec(task.index).limit);
+            let frees = !limit.least(beyond).is_nothing();
+            !job.priority().is_prod() && job.spec.alloc_set.is_none() && frees
+        };
+        job.is_some_and(goes) && state.may_disrupt(**task, time).is_ok()
+    };
+    let rank = |task: &&TaskId| (state.job(task.job).map(Job::priority), Reverse(**task));
+    let task = *machine.tasks.iter().filter(may_go).min_by_key(rank)?;
+    state.task(task)?.running(task)
+}
+
+#[cfg(test)]
+mod tests;
