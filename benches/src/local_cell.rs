@@ -117,6 +117,12 @@ impl LocalCell {
         Ok(borgmaster_client(channel))
     }
 
+    /// The program that started it.
+    #[must_use]
+    pub fn borgctl(&self) -> &Path {
+        &self.borgctl
+    }
+
     /// Where the cell's CA is.
     #[must_use]
     pub fn ca(&self) -> PathBuf {

@@ -72,7 +72,7 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
         if path.extension().is_none_or(|ext| ext != "bcl") {
             continue;
         }
-        let asks = fs::read_to_string(&path).unwrap().contains("arg(\"dir\")");
+        let asks = fs::read_to_string(&path).unwrap().contains("arg(\"out\")");
         let options = if asks { options() } else { no_args() };
         let jobs = load(&path, &options).await.unwrap().jobs;
         for job in &jobs {
@@ -369,7 +369,7 @@ fn mistakes_are_answered_with_place_field_value_and_what_is_allowed() {
         ("job(\"x\")", "x.bcl:1:1: job: fields are named, as in job(name = ...)"),
         (
             "job(name = \"x\")",
-            "x.bcl:1:1: job needs kind, as in kind = \"batch\" (runs to its end) or kind = \"service\" (runs until killed)",
+            "x.bcl:1:1: job needs kind, as in kind = \"batch\" (runs to its end), \"service\" (runs until killed), \"daemon\" (one task on each machine) or \"cron\" (makes a batch job at each tick)",
         ),
         (
             "job(name = \"x\", kind = \"bach\")",

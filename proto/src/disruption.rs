@@ -15,8 +15,8 @@ use std::str::FromStr;
 pub const MAX_RATE_PER: Millis = Millis::from_secs(7 * 24 * 3600);
 /// Most disruptions that a rate may allow. 1,000: our choice; the state remembers the time of each.
 pub const MAX_RATE_TASKS: u32 = 1_000;
-/// What jobs of kinds that serve allow when they do not say: a tenth of their tasks. Our choice; it never
-/// takes down all of a job with two tasks or more.
+/// What jobs of prod allow that serve and do not say: a tenth of their tasks. Our choice; it never takes down all
+/// of a job with two tasks or more. What is below prod gives way to it at once, unless it says otherwise.
 pub const DEFAULT_MOST: Share = Share::Percent(10);
 
 /// A part of a job's tasks: a number, or a share of them.
@@ -159,10 +159,14 @@ impl JobSpec {
     #[must_use]
     pub fn effective_disruption(&self) -> Option<Disruption> {
         let default = match self.kind {
-            JobKind::Service | JobKind::AllocSet | JobKind::Daemon => {
+            JobKind::Service | JobKind::AllocSet | JobKind::Daemon if self.priority.is_prod() => {
                 Some(Disruption { most: DEFAULT_MOST, rate: None })
             }
-            JobKind::Batch | JobKind::Cron => None,
+            JobKind::Service
+            | JobKind::AllocSet
+            | JobKind::Daemon
+            | JobKind::Batch
+            | JobKind::Cron => None,
         };
         self.disruption.or(default)
     }

@@ -1,9 +1,9 @@
 //! The figures of services: work on reclaimed room and names over DNS; how soon a lost machine's tasks run elsewhere, and when its old
-//! ones are gone; whether a rack is emptied within disruption budgets.
+//! ones are gone; requests that fail during an update; whether a rack is emptied within disruption budgets.
 
 use borg_benches::figures::{figure, load, progress, wanted};
 use borg_benches::local_cell::LocalCell;
-use borg_benches::services::{drains, lost, reclaimed};
+use borg_benches::services::{drains, lost, reclaimed, updates};
 use borg_benches::{Error, names};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,6 +32,9 @@ fn main() -> Result<(), Error> {
         }
         if wanted(&["endpoint_to_dns_p99_ms"]) {
             in_a_cell(async |cell| changes(cell).await).await?;
+        }
+        if wanted(&["update_100_tasks_failed_requests"]) {
+            in_a_cell(async |cell| updated(cell).await).await?;
         }
         if wanted(&["machine_lost_to_replaced_s", "duplicate_killed_s"]) {
             in_a_cell(async |cell| lost_machines(cell).await).await?;
@@ -74,6 +77,19 @@ async fn changes(cell: &LocalCell) -> Result<(), Error> {
     progress(&format!("load {}; a change to an answer:\n{}", load(), times.parts()));
     figure("services.endpoint_to_dns_p50_ms", times.percentile(50), "ms");
     figure("services.endpoint_to_dns_p99_ms", times.percentile(99), "ms");
+    Ok(())
+}
+
+async fn updated(cell: &LocalCell) -> Result<(), Error> {
+    let update = updates::measure(cell).await?;
+    progress(&format!(
+        "load {}; {} requests answered while 100 tasks were updated in {:.0} s",
+        load(),
+        update.answered,
+        update.seconds
+    ));
+    let failed = u32::try_from(update.failed).unwrap_or(u32::MAX);
+    figure("services.update_100_tasks_failed_requests", f64::from(failed), "requests");
     Ok(())
 }
 

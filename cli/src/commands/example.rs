@@ -55,9 +55,22 @@ pub(super) fn run(command: ExampleCommand) -> io::Result<()> {
         ExampleCommand::Web { port, host, say, sick, linger } => (port, host, say, sick, linger),
         ExampleCommand::Exporter { port, host } => return exporter::run(host, port),
     };
-    end_after_sigterm(linger)?;
+    let mut asked = SigSet::empty();
+    asked.add(Signal::SIGTERM);
+    // Threads that are begun from here on do not take it either.
+    asked.thread_block()?;
     let page = Page { text: page(say.as_deref()), sick };
-    serve(TcpListener::bind((host, port))?, Arc::new(page))
+    let listener = TcpListener::bind((host, port))?;
+    let (over, ended) = std::sync::mpsc::channel();
+    let failed = over.clone();
+    std::thread::spawn(move || failed.send(serve(listener, Arc::new(page))));
+    std::thread::spawn(move || {
+        let signal = asked.wait();
+        std::thread::sleep(linger);
+        over.send(signal.map(drop).map_err(io::Error::from))
+    });
+    // One of the two speaks, or nobody ever ends.
+    ended.recv().unwrap_or(Ok(()))
 }
 
 /// What is served.
@@ -65,21 +78,6 @@ struct Page {
     text: String,
     /// Whether health checks fail.
     sick: bool,
-}
-
-/// From here on SIGTERM ends the process a while later.
-fn end_after_sigterm(linger: Duration) -> io::Result<()> {
-    let mut asked = SigSet::empty();
-    asked.add(Signal::SIGTERM);
-    // Threads that are begun later do not take it either.
-    asked.thread_block()?;
-    std::thread::spawn(move || {
-        // Only a bad set fails, and nobody could be told.
-        asked.wait().ok();
-        std::thread::sleep(linger);
-        std::process::exit(0);
-    });
-    Ok(())
 }
 
 fn serve(listener: TcpListener, page: Arc<Page>) -> io::Result<()> {

@@ -147,6 +147,11 @@ fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
     // What the standard library seeds its hash maps with differs from process to process.
     let random = RandomState::new().build_hasher().finish();
     let offset = u16::try_from(random % span).expect("less than the number of ports");
+    let why = format!("fewer than {count} are free from {} to {}", ports.start, ports.end - 1);
+    let too_few = || system("find free ports")(std::io::Error::new(ErrorKind::AddrInUse, why));
+    if count > ports.len() {
+        return Err(too_few());
+    }
     // Held until all are found.
     let mut held = Vec::with_capacity(count);
     let mut addresses = Vec::with_capacity(count);
@@ -165,8 +170,7 @@ fn free_addresses(count: usize) -> Result<Vec<String>, LocalError> {
             Err(error) => return Err(system("find free ports")(error)),
         }
     }
-    let why = format!("fewer than {count} are free from {} to {}", ports.start, ports.end - 1);
-    Err(system("find free ports")(std::io::Error::new(ErrorKind::AddrInUse, why)))
+    Err(too_few())
 }
 
 fn make_certificates(layout: &Layout, cell: &LocalCell) -> Result<(), LocalError> {

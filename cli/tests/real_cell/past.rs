@@ -44,7 +44,9 @@ fn a_moment_of_the_past_is_shown_as_it_was() {
     assert!(said.contains("the cell did not exist"), "{said}");
     let said = cell.borgctl(&["why", "--at", "5", &format!("{name}/0")]).failed(2);
     assert!(
-        said.contains("only status, machines, quota, privilege list, policy and resolve"),
+        said.contains(
+            "only status, machines, drains, quota, privilege list, policy, reclamation, resolve"
+        ),
         "{said}"
     );
     cell.borgctl(&["history"]).ok();
