@@ -1,5 +1,7 @@
 //! What a simulated cell lends, and that prod never pays for it.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
 use borg_cell::state::CellState;
 use borg_proto::command::Action;
 use borg_proto::reclamation::Number;

@@ -393,6 +393,16 @@ impl Twin {
         self.0.news.clear();
     }
 
+    /// Whether it is still a copy: what is refused of a gang may be fine of its twin.
+    fn is_faithful(&self, cell: &Cell) -> bool {
+        let of = |cell: &Cell| -> Vec<_> {
+            let jobs = cell.state.jobs().map(|job| job.id);
+            let tasks = jobs.flat_map(|job| cell.state.tasks_of(job));
+            tasks.map(|(id, task)| (id, task.clone(), cell.spec(id).task.clone())).collect()
+        };
+        of(&self.0) == of(cell)
+    }
+
     /// Whether all that waits of a job would find a place now.
     fn has_room_for_all(&self, weights: Weights, job: JobId) -> bool {
         let mut cell = self.0.clone();
@@ -532,6 +542,7 @@ fn drive(machines: Vec<MachineInfo>, weights: Weights, ops: &[Op]) -> Result<(),
         plain.lend(&news);
         cached.lend(&news);
         let Op::Pass { max } = op else { continue };
+        prop_assume!(twin.is_faithful(&cell));
         // Whoever leaves a machine is looked at again by then.
         cell.now = cell.now + Millis(100);
         twin.0.now = cell.now;
@@ -581,6 +592,7 @@ fn drive(machines: Vec<MachineInfo>, weights: Weights, ops: &[Op]) -> Result<(),
         }
     }
     let weights = cell.state.policy().map_or(weights, |policy| policy.weights);
+    prop_assume!(twin.is_faithful(&cell));
     // What is explained as feasible is what the next pass places, when gangs have rested.
     cell.now = cell.now + Millis(1_000);
     let places = |task: &TaskId| {

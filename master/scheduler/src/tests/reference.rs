@@ -3,7 +3,7 @@
 
 use super::fixture::Cell;
 use crate::Weights;
-use borg_cell::state::{Machine, MachineState};
+use borg_cell::state::{Job, Machine, MachineState};
 use borg_proto::{IncarnationId, MachineId, Resources, TaskId, UserName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -63,7 +63,8 @@ fn in_alloc(cell: &Cell, task: TaskId) -> Option<Best> {
     let neighbours =
         cell.state.jobs().filter(|j| j.is_alive() && j.spec.alloc_set == spec.alloc_set);
     let placed = neighbours.filter(|j| j.task(task.index).is_some_and(|t| t.placement().is_some()));
-    let used = placed.fold(Resources::default(), |sum, j| sum.plus(&j.spec.task.limit));
+    let limit = |j: &Job| j.task_spec(task.index).limit.clone();
+    let used = placed.fold(Resources::default(), |sum, j| sum.plus(&limit(j)));
     // What the alloc does not hold for it: ports, or an address.
     let of_machine = spec.asked().fits_in(&machine.free());
     let fits = spec.task.limit.fits_in(&set.spec.task.limit.minus(&used)) && of_machine;
