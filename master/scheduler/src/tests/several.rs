@@ -28,7 +28,7 @@ struct Peer {
 #[derive(Debug, Clone)]
 enum Step {
     /// Something happens in the cell.
-    Happens(Op),
+    Happens(Box<Op>),
     /// One of them hears all news; of its refusals before, or after.
     Hears { who: prop::sample::Index, refusals_first: bool },
     /// One of them decides.
@@ -40,7 +40,7 @@ enum Step {
 fn a_step() -> impl Strategy<Value = Step> {
     let who = any::<prop::sample::Index>;
     prop_oneof![
-        5 => an_op().prop_map(Step::Happens),
+        5 => an_op().prop_map(|op| Step::Happens(Box::new(op))),
         3 => (who(), any::<bool>()).prop_map(|(who, refusals_first)| Step::Hears { who, refusals_first }),
         4 => (who(), prop_oneof![Just(1usize), 2usize..5, Just(EVERYTHING)])
             .prop_map(|(who, max)| Step::Decides { who, max }),
