@@ -167,7 +167,11 @@ async fn start(say: &Narrator, dir: &Path, text: &Path) -> Result<(LocalCell, Cl
     local::add_machines_and_wait(&layout, &cell, &mut client, |what| say.progress(what)).await?;
     for daemon in cell.daemons() {
         let pid = daemon.process.map_or(0, |process| process.pid);
-        say.line(&format!("{:<9} pid {pid:<7} on {}", daemon.name, daemon.address));
+        let names = daemon
+            .dns
+            .as_ref()
+            .map_or_else(String::new, |dns| format!(", names over DNS on {dns}"));
+        say.line(&format!("{:<9} pid {pid:<7} on {}{names}", daemon.name, daemon.address));
     }
     let leader = leader(&mut client).await?;
     let took = began.elapsed().as_millis();
