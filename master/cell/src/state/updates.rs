@@ -1,7 +1,6 @@
 //! Updates: a job becomes something else, its tasks one after another, without anyone noticing.
 //!
-//! An update is a transaction on a job (Borg paper, section 2.3: updates are "a lightweight,
-//! non-transactional way" there; here they can be undone). It leads from the version in force to a new
+//! An update is a transaction on a job that can be undone until it is closed (Borg paper, section 2.3). It leads from the version in force to a new
 //! one, which is in force for the job as a whole at once. Its tasks follow: those whose process need not
 //! notice at once, those that are down already at no cost, the others as many at a time as the job's
 //! disruption budget and the update allow, the next only when those before have served for a while. When
