@@ -120,7 +120,8 @@ fn lent(cell: &mut Cell) {
 fn drained(cell: &mut Cell) {
     let (out, other) = (cell.machine("m-7", 4000, 1 << 30), cell.machine("m-8", 4000, 1 << 30));
     let low = Priority::new(100).unwrap();
-    let spec = JobSpec { priority: low, ..service("moves", 2, 100, 4 << 20) };
+    let disruption = Some(Disruption { most: Share::Tasks(1), rate: None });
+    let spec = JobSpec { priority: low, disruption, ..service("moves", 2, 100, 4 << 20) };
     let moves = cell.submit("ann", spec);
     let drain = |names: &[&str], at_once, leaves| Action::DrainMachines {
         machines: names.iter().map(|name| name.parse().unwrap()).collect(),
