@@ -292,12 +292,12 @@ fn show(drains: &Drains, out: Output) -> Result<(), Failure> {
     }
     let now = if drains.now_ms > 0 { drains.now_ms } else { clock::now().0 };
     let rows = drains.machines.iter().map(|one| {
-        let left = match one.empty_since_ms {
+        let left = match one.drain.empty_since_ms {
             Some(since) if since <= now => format!("empty for {}", age(now - since)),
             Some(_) => "empty, its last tasks are ending".to_owned(),
             None => format!("{} tasks left", one.tasks),
         };
-        let deadline = match (one.empty_since_ms, one.deadline_ms.checked_sub(now)) {
+        let deadline = match (one.drain.empty_since_ms, one.drain.deadline_ms.checked_sub(now)) {
             (Some(_), _) => "-".to_owned(),
             (None, Some(left)) => format!("in {}", age(left)),
             (None, None) => "over".to_owned(),
@@ -305,11 +305,11 @@ fn show(drains: &Drains, out: Output) -> Result<(), Failure> {
         [
             one.name.clone(),
             left,
-            one.moved.to_string(),
-            one.forced.to_string(),
+            one.drain.moved.to_string(),
+            one.drain.forced.to_string(),
             deadline,
-            one.by.clone(),
-            one.reason.clone(),
+            one.drain.by.clone(),
+            one.drain.reason.clone(),
         ]
     });
     out.table(["machine", "state", "moved", "forced", "deadline", "by", "reason"], rows)?;
@@ -381,7 +381,7 @@ async fn follow(
         let (now, drains) = (answer.now_ms, Drains::from(answer));
         let ours: Vec<_> =
             drains.machines.iter().filter(|one| wanted.contains(one.name.as_str())).collect();
-        part_of = part_of.or_else(|| ours.iter().find_map(|one| one.maintenance));
+        part_of = part_of.or_else(|| ours.iter().find_map(|one| one.drain.maintenance));
         if out.is_json() {
             out.json(&drains, true)?;
         } else {
@@ -389,7 +389,8 @@ async fn follow(
                 progress.tell(&one.name, one.progress(now))?;
             }
         }
-        let busy = ours.iter().filter(|one| one.empty_since_ms.is_none_or(|at| at > now)).count();
+        let busy =
+            ours.iter().filter(|one| one.drain.empty_since_ms.is_none_or(|at| at > now)).count();
         let under_way =
             drains.maintenances.iter().find(|one| rolling && Some(one.number) == part_of);
         if let Some(maintenance) = under_way {

@@ -15,9 +15,19 @@ pub struct Drains {
 
 /// A machine that is drained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[allow(missing_docs, reason = "the fields are those of borg.v1.DrainedMachine and borg.v1.Drain")]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.DrainedMachine")]
 pub struct DrainedMachine {
     pub name: String,
+    #[serde(flatten)]
+    pub drain: MachineDrain,
+    pub tasks: u32,
+    pub leaving: Vec<LeavingTask>,
+}
+
+/// That a machine is drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of borg.v1.Drain, documented there")]
+pub struct MachineDrain {
     pub since_ms: u64,
     pub by: String,
     pub reason: String,
@@ -26,8 +36,6 @@ pub struct DrainedMachine {
     pub moved: u32,
     pub forced: u32,
     pub maintenance: Option<u64>,
-    pub tasks: u32,
-    pub leaving: Vec<LeavingTask>,
 }
 
 /// A task that leaves a machine.
@@ -84,19 +92,26 @@ impl From<pb::LeavingTask> for LeavingTask {
     }
 }
 
+impl From<pb::Drain> for MachineDrain {
+    fn from(from: pb::Drain) -> Self {
+        Self {
+            since_ms: from.since_ms,
+            by: from.by,
+            reason: from.reason,
+            deadline_ms: from.deadline_ms,
+            empty_since_ms: from.empty_since_ms,
+            moved: from.moved,
+            forced: from.forced,
+            maintenance: Some(from.maintenance).filter(|number| *number > 0),
+        }
+    }
+}
+
 impl From<pb::DrainedMachine> for DrainedMachine {
     fn from(from: pb::DrainedMachine) -> Self {
-        let drain = from.drain.unwrap_or_default();
         Self {
             name: from.name,
-            since_ms: drain.since_ms,
-            by: drain.by,
-            reason: drain.reason,
-            deadline_ms: drain.deadline_ms,
-            empty_since_ms: drain.empty_since_ms,
-            moved: drain.moved,
-            forced: drain.forced,
-            maintenance: Some(drain.maintenance).filter(|number| *number > 0),
+            drain: from.drain.unwrap_or_default().into(),
             tasks: from.tasks,
             leaving: from.leaving.into_iter().map(Into::into).collect(),
         }
@@ -150,8 +165,8 @@ impl DrainedMachine {
     /// How far it is, in a line.
     #[must_use]
     pub fn progress(&self, now_ms: u64) -> String {
-        match self.empty_since_ms {
-            Some(since) if since <= now_ms => match self.forced {
+        match self.drain.empty_since_ms {
+            Some(since) if since <= now_ms => match self.drain.forced {
                 0 => "empty".to_owned(),
                 forced => format!("empty, {forced} tasks pushed out at the deadline"),
             },

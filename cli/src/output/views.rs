@@ -2,6 +2,7 @@
 //! changed. Times are milliseconds since the Unix epoch, sizes bytes, processors thousandths.
 
 use super::cron::Cron;
+use super::drains::MachineDrain;
 use super::usage::{Usage, health};
 use borg_proto::ReplicaId;
 use borg_proto::wire::pb;
@@ -307,20 +308,6 @@ pub struct Machine {
     pub drain: Option<MachineDrain>,
 }
 
-/// That a machine is drained.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[allow(missing_docs, reason = "the fields are those of borg.v1.Drain, documented there")]
-pub struct MachineDrain {
-    pub since_ms: u64,
-    pub by: String,
-    pub reason: String,
-    pub deadline_ms: u64,
-    pub empty_since_ms: Option<u64>,
-    pub moved: u32,
-    pub forced: u32,
-    pub maintenance: Option<u64>,
-}
-
 /// Why a machine takes no tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of borg.v1.ClosedMachine, documented there")]
@@ -380,16 +367,7 @@ impl From<pb::Machine> for Machine {
                 by: closed.by,
                 reason: closed.reason,
             }),
-            drain: machine.drain.map(|drain| MachineDrain {
-                since_ms: drain.since_ms,
-                by: drain.by,
-                reason: drain.reason,
-                deadline_ms: drain.deadline_ms,
-                empty_since_ms: drain.empty_since_ms,
-                moved: drain.moved,
-                forced: drain.forced,
-                maintenance: Some(drain.maintenance).filter(|number| *number > 0),
-            }),
+            drain: machine.drain.map(Into::into),
         }
     }
 }
