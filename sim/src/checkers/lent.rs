@@ -1,4 +1,4 @@
-//! I30: what is lent harms no prod. The limits of prod are within each machine's capacity, and no task of prod
+//! I15: what is lent harms no prod. The limits of prod are within each machine's capacity, and no task of prod
 //! ends, or leaves its machine, because of what others use.
 //!
 //! Adds limits up from the jobs by itself; shares nothing with what the cell asks.

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A thing that must always hold. The numbers that are missing between the printed ones belong to
-/// parts of the cell that are not there yet (budgets, isolation).
+/// parts of the cell that are not there yet (isolation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invariant {
     /// At most one leader in a term.
@@ -109,7 +109,7 @@ impl fmt::Display for Invariant {
             Self::Quota => "I14 quota",
             Self::Privileges => "I25 privileges",
             Self::Kinds => "kinds of jobs",
-            Self::Lent => "I30 what is lent harms no prod",
+            Self::Lent => "I15 what is lent harms no prod",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",
             Self::Settles => "I21 liveness",
