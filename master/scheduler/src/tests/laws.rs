@@ -368,10 +368,10 @@ pub(super) fn has_no_choice(cell: &Cell, task: TaskId) -> bool {
     spec.alloc_set.is_some() || spec.kind == JobKind::Daemon
 }
 
-/// The decisions, those of a gang together.
+/// The decisions, those of a gang together; whoever of it leaves a machine goes alone.
 fn together<'a>(cell: &Cell, decisions: &'a [Assignment]) -> Vec<&'a [Assignment]> {
     let gang = |d: &Assignment| cell.spec(d.task).gang && !cell.state.leaves(d.task);
-    decisions.chunk_by(|one, two| gang(one) && one.task.job == two.task.job).collect()
+    decisions.chunk_by(|one, two| gang(one) && gang(two) && one.task.job == two.task.job).collect()
 }
 
 /// A copy of a cell in which no job is a gang, so that its tasks can be placed one by one.
