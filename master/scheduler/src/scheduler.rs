@@ -298,10 +298,10 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.at = now;
+        self.settle_rates();
         // Who was stuck may be asleep after that, for a back-off that is over.
         self.wake_stuck();
         self.wake_overdue(now);
-        self.settle_rates();
         self.queue.wake(now);
         for job in self.gangs.rested(now, &self.machines) {
             for (_, need) in self.needs.range(Cohort::all_of(job)) {
