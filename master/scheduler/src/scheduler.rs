@@ -351,7 +351,7 @@ impl Scheduler {
     }
 
     /// Takes a job out of the queue until its class may fit somewhere.
-    fn park(&mut self, cohort: Cohort) {
+    pub(crate) fn park(&mut self, cohort: Cohort) {
         let key = self.needs[&cohort].class.clone();
         if let Some(class) = self.classes.get_mut(&key) {
             let reach = class.park(&self.machines, self.retry.contains(&key));
