@@ -329,6 +329,19 @@ impl CellState {
         if job.spec.kind == JobKind::Daemon && job.is_alive() {
             self.audit_daemon(job, found);
         }
+        let out = |index: &u32| *index >= job.slots();
+        found.check(
+            job.dropped.is_empty()
+                || job.is_alive() && job.spec.exclusive && job.dropped.keys().all(out),
+            "a live exclusive job waits for slots that were taken out",
+            name,
+        );
+        let numbers = job.dropped.values().map(|(_, number)| *number);
+        found.check(
+            numbers.max().is_none_or(|number| number <= job.retired),
+            "what was taken out has retired",
+            name,
+        );
         let pins = job.tasks.iter().filter(|task| task.pinned.is_some()).count();
         found.check(
             pins == job.homes.len() && (pins == 0 || job.spec.kind == JobKind::Daemon),
@@ -652,6 +665,8 @@ impl CellState {
                 {
                     clashes.push(format!(
                         "port {port} of machine {} is given to {id} too",
+            let dropped = job.dropped.keys().map(|index| TaskId { job: job.id, index: *index });
+            lingering.extend(dropped);
                         machine.name
                     ));
                 }

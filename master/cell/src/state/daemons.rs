@@ -200,7 +200,7 @@ impl Turn<'_> {
 }
 
 /// Whether the last incarnation of a dead task may still run: the cell ended it, and no machine said so.
-fn may_run_on(task: &Task) -> bool {
+pub(super) fn may_run_on(task: &Task) -> bool {
     let TaskState::Dead { end, .. } = &task.state else { return false };
     let told = match end {
         TaskEnd::Finished => true,
@@ -216,7 +216,7 @@ fn may_run_on(task: &Task) -> bool {
 }
 
 /// A slot for changing.
-fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
+pub(super) fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
     job.tasks.get_mut(usize::try_from(index).ok()?).map(Arc::make_mut)
 }
 
