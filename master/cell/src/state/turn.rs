@@ -24,6 +24,10 @@ pub(super) struct Turn<'a> {
     pub(super) stirred: BTreeSet<JobId>,
     /// Tasks that went down and are to get the version of an update.
     pub(super) downed: BTreeSet<TaskId>,
+    /// Jobs of which runs that took too long were ended in this entry.
+    pub(super) timed_out: BTreeSet<JobId>,
+    /// Slots of daemons that got another version, by which their machines may not do any more.
+    pub(super) revised: BTreeSet<TaskId>,
 }
 
 impl<'a> Turn<'a> {
@@ -36,6 +40,8 @@ impl<'a> Turn<'a> {
             over: VecDeque::new(),
             stirred: BTreeSet::new(),
             downed: BTreeSet::new(),
+            timed_out: BTreeSet::new(),
+            revised: BTreeSet::new(),
         }
     }
 
