@@ -57,10 +57,11 @@ impl Turn<'_> {
         u32::try_from(found.count()).unwrap_or(u32::MAX)
     }
 
-    /// A job has another specification: what follows from it for its kind.
-    pub(super) fn heed_kind(&mut self, id: JobId) {
+    /// A job has another specification than `before`: what follows from it for its kind.
+    pub(super) fn heed_kind(&mut self, id: JobId, before: &JobSpec) {
         self.recount_run_out(id);
-        self.reschedule(id);
+        self.reschedule(id, before);
+        self.fit_everywhere(id);
     }
 
     /// Gives a daemon the slots that it should have, on all machines.

@@ -228,6 +228,23 @@ impl<'a> Turn<'a> {
         Ok(Answer::None)
     }
 
+    /// Does something of which nothing is left when it is refused: for what changes as it goes what its next
+    /// step finds, so it is tried for real. The copies are cheap.
+    pub(super) fn attempt<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        let (state, events) = (self.state.clone(), self.events.len());
+        let (over, stirred) = (self.over.clone(), self.stirred.clone());
+        let (downed, revised) = (self.downed.clone(), self.revised.clone());
+        act(self).inspect_err(|_| {
+            *self.state = state;
+            self.events.truncate(events);
+            (self.over, self.stirred) = (over, stirred);
+            (self.downed, self.revised) = (downed, revised);
+        })
+    }
+
     /// Something of a job may go on at the end of this entry.
     pub(super) fn stir(&mut self, id: JobId) {
         self.stirred.insert(id);

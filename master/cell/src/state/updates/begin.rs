@@ -199,6 +199,8 @@ impl Turn<'_> {
     /// Makes a version that nothing stands against the one in force.
     pub(super) fn install(&mut self, asked: Prepared) {
         let (id, at) = (asked.job, self.at);
+        // What is due already is as the version says that is still in force.
+        self.tick(id);
         let Some(before) = self.state.jobs.get(&id).cloned() else { return };
         let spec = asked.spec.clone();
         let (there, wanted) = (before.slots(), before.slots_under(&spec));
@@ -219,7 +221,7 @@ impl Turn<'_> {
             self.recount_crowds(id);
         }
         self.respect_cap(id);
-        self.heed_kind(id);
+        self.heed_kind(id, &before.spec);
         let change =
             if asked.why.is_empty() { UpdateChange::Begun } else { UpdateChange::RollsBack };
         self.emit(EventKind::JobUpdated { job: id, change });
