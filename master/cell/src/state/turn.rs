@@ -253,10 +253,7 @@ impl<'a> Turn<'a> {
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
         self.proceed_update(id);
-        // Another version may run on other machines.
-        if self.state.job(id).is_some_and(|job| job.update().is_some()) {
-            self.fit_everywhere(id);
-        }
+        self.fit_revised(id);
         self.run_out(id);
         self.tick(id);
         self.set_alarm(Due::Job(id));
@@ -277,6 +274,16 @@ impl<'a> Turn<'a> {
             .expect("rules look machines up before they change them");
         Arc::make_mut(machine)
     }
+}
+
+/// Takes the tasks of one job out of a set.
+pub(super) fn take_of(from: &mut BTreeSet<TaskId>, job: JobId) -> Vec<TaskId> {
+    let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
+    let found: Vec<TaskId> = from.range(first..=last).copied().collect();
+    for task in &found {
+        from.remove(task);
+    }
+    found
 }
 
 fn needs_user<'c>(by: &'c Principal, what: &str) -> Result<&'c UserName, Rejection> {
