@@ -6,7 +6,7 @@
 //! is decided here; the room there is made by the scheduler like any other, pushing out lower priorities.
 //!
 //! A machine that is closed gets no new slots, and keeps those that it has. Quota is looked at when the job is
-//! submitted, for the machines that are there; a slot for a machine that comes later is charged beyond it, as
+//! submitted or updated, for the machines that are there; a slot for a machine that comes later is charged beyond it, as
 //! the operators who run daemons need them everywhere.
 //!
 //! A task that is there is judged by its own version of the job, whatever is to come by the newest one. So
@@ -67,6 +67,20 @@ impl Turn<'_> {
         let found =
             machines.filter(|machine| machine.suits(user, spec) && machine.closed.is_none());
         u32::try_from(found.count()).unwrap_or(u32::MAX)
+    }
+
+    /// On how many more machines a daemon would run than it does; none of it was killed there.
+    pub(super) fn machines_gained(&self, job: &Job) -> u32 {
+        if !self.state.daemons.contains(&job.id) {
+            return 0;
+        }
+        let free = |machine: &&Machine| {
+            let slot = job.homes.get(&machine.id).and_then(|index| job.task(*index));
+            slot.is_none_or(Task::is_withdrawn) && machine.closed.is_none()
+        };
+        let machines = self.state.machines().filter(free);
+        let gained = machines.filter(|machine| machine.suits(job.owner(), &job.spec));
+        u32::try_from(gained.count()).unwrap_or(u32::MAX)
     }
 
     /// A job has another specification than `before`: what follows from it for its kind.
@@ -514,6 +528,31 @@ mod tests {
         assert_eq!(homes(&cell, job), [Some(amd.0), Some(arm.0)], "a wider one brings it back");
         undo(&mut cell, "ann/exporter");
         assert_eq!(homes(&cell, job), [Some(amd.0), None]);
+    }
+
+    fn enforce_quota(cell: &mut Cell, on: bool) {
+        let bands = vec![exporter().priority.band()];
+        cell.apply(user("admin"), Action::EnforceQuota { bands, on }).unwrap();
+    }
+
+    #[test]
+    fn an_update_to_more_machines_asks_for_quota_like_a_new_job() {
+        let mut cell = Cell::at_level(6);
+        let [amd, arm] = two_kinds(&mut cell);
+        let job = cell.submit("ann", on_amd());
+        enforce_quota(&mut cell, true);
+        let labelled = |mut spec: JobSpec| {
+            spec.labels.insert("a".into(), "b".into());
+            spec
+        };
+        update(&mut cell, labelled(on_amd())).unwrap();
+        settle(&mut cell, job);
+        let refused = update(&mut cell, exporter()).unwrap_err();
+        assert!(refused.contains("quota"), "{refused}");
+        assert_eq!(homes(&cell, job), [Some(amd.0)]);
+        enforce_quota(&mut cell, false);
+        update(&mut cell, exporter()).unwrap();
+        assert_eq!(homes(&cell, job), [Some(amd.0), Some(arm.0)]);
     }
 
     /// Of two kinds of machines an update goes from one to the other.

@@ -145,9 +145,12 @@ impl Turn<'_> {
     /// Whether an owner's quota allows what an update makes of a job. One that grows in nothing always
     /// may.
     fn check_changed_quota(&self, job: &Job, after: &Job) -> Result<(), Rejection> {
-        let alive = |job: &Job| job.tasks.iter().filter(|task| !task.is_dead()).count();
+        let alive = |job: &Job| {
+            let alive = job.tasks.iter().filter(|task| !task.is_dead()).count();
+            u32::try_from(alive).unwrap_or(u32::MAX)
+        };
         let total = |job: &Job| -> BTreeMap<_, Total> {
-            let tasks = u32::try_from(alive(job)).unwrap_or(u32::MAX);
+            let tasks = alive(job).saturating_add(self.machines_gained(job));
             job.charges()
                 .into_iter()
                 .map(|(owner, each)| (owner, Total::of(&each, tasks)))
