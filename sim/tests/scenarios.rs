@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! machines N                      begins a cell of five masters; machine mI is in rack r(I mod 3)
-//! submit JOB [tasks=N] [batch] [prod] [checked] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
+//! submit JOB [tasks=N] [batch] [prod] [checked] [exclusive] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
 //!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
 //! kill JOB
 //! update JOB [options as of submit, all of them] [canary=TASKS] [healthy=10s] [deadline=60s]
@@ -430,6 +430,7 @@ fn spec(name: &str, options: &[&str]) -> JobSpec {
             "batch" => builder.batch(0),
             "prod" => builder.prod(),
             "checked" => builder.checked(),
+            "exclusive" => builder.exclusive(),
             "play" => builder.plays(Play::read(&["/sim/play".to_owned(), value.to_owned()])),
             "spread" => builder.spread(pair().0, pair().1.parse().unwrap()),
             "only" => builder.only_on(pair().0, pair().1),

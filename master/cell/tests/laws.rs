@@ -145,6 +145,12 @@ fn update(state: &CellState, a: u8, b: u8, c: u8) -> Action {
             }
             4 => task.grace_ms = Millis(c.into()),
             5 => task.spread = vec![Spread { attribute: "rack".into(), max: 1 + u32::from(c % 3) }],
+            6 => {
+                let (attribute, op) = ("rack".to_owned(), ConstraintOp::Equal);
+                let values = vec![["r1", "r2"][usize::from(c % 2)].to_owned()];
+                task.constraints = vec![Constraint { attribute, op, values, soft: false }];
+                task.constraints.truncate(usize::from(c % 3));
+            }
             _ => {}
         })
     });

@@ -24,7 +24,7 @@ use borg_proto::wire::{
 use borg_proto::{
     JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
 };
-use imbl::Vector;
+use imbl::{OrdMap, Vector};
 use pb::checkpoint_task as wire;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -150,8 +150,21 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         versions: updates::versions(job),
         update: job.update().map(updates::update),
         retired: job.retired,
+        dropped: job.dropped.iter().map(dropped).collect(),
         disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
     }
+}
+
+fn dropped((index, (machine, incarnation)): (&u32, &(MachineId, u32))) -> pb::CheckpointDropped {
+    pb::CheckpointDropped { index: *index, machine: machine.0, incarnation: *incarnation }
+}
+
+fn read_dropped(of: &[pb::CheckpointDropped]) -> Result<OrdMap<u32, (MachineId, u32)>, WireError> {
+    if of.len() > MAX_TASKS as usize {
+        let why = format!("are more than {MAX_TASKS}");
+        return Err(WireError::new("dropped", format!("{} slots", of.len()), why));
+    }
+    Ok(of.iter().map(|d| (d.index, (MachineId(d.machine), d.incarnation))).collect())
 }
 
 /// Equal neighbours as one entry: most slots of a large job are alike.
@@ -211,7 +224,8 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
     let update = job.update.map(updates::read_update).transpose();
     let update = update.map_err(|e| e.within("update"))?.map(Arc::new);
     let retired = job.retired;
-    let mut job_read = Job { spec, tasks, versions, update, retired, disrupted, ..bare };
+    let dropped = read_dropped(&job.dropped)?;
+    let mut job_read = Job { spec, tasks, versions, update, retired, dropped, disrupted, ..bare };
     job_read.recount_versions();
     job_read.rerun_at = job.rerun_at_ms.map(Millis);
     let stopped = job.stopped.map(read_end).transpose();

@@ -14,7 +14,7 @@ use borg_proto::cron::MOST_RUNS;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::spec::MAX_TASKS;
-use borg_proto::task::{TaskEnd, TaskState};
+use borg_proto::task::TaskState;
 use borg_proto::{Band, JobId, JobKey, JobKind, MachineId, Millis, TaskId};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -329,6 +329,19 @@ impl CellState {
         if job.spec.kind == JobKind::Daemon && job.is_alive() {
             self.audit_daemon(job, found);
         }
+        let out = |index: &u32| *index >= job.slots();
+        found.check(
+            job.dropped.is_empty()
+                || job.is_alive() && job.spec.exclusive && job.dropped.keys().all(out),
+            "a live exclusive job waits for slots that were taken out",
+            name,
+        );
+        let numbers = job.dropped.values().map(|(_, number)| *number);
+        found.check(
+            numbers.max().is_none_or(|number| number <= job.retired),
+            "what was taken out has retired",
+            name,
+        );
         let pins = job.tasks.iter().filter(|task| task.pinned.is_some()).count();
         found.check(
             pins == job.homes.len() && (pins == 0 || job.spec.kind == JobKind::Daemon),
@@ -339,10 +352,7 @@ impl CellState {
 
     fn audit_daemon(&self, job: &Job, found: &mut Findings) {
         let name = || job.key.to_string();
-        let suits = |machine: &Machine| {
-            let index = job.homes.get(&machine.id);
-            machine.suits(job.owner(), index.map_or(&job.spec, |index| job.spec_of(*index)))
-        };
+        let suits = |machine: &Machine| machine.suits(job.owner(), job.spec_on(machine.id));
         for (id, task) in self.tasks_of(job.id) {
             let home = task.pinned.map(|home| self.machine(home));
             let lives = !task.is_dead();
@@ -365,11 +375,8 @@ impl CellState {
         let full = self.live_slots >= MAX_LIVE_SLOTS || job.slots() >= MAX_TASKS;
         let lacks = |machine: &Machine| {
             let slot = job.homes.get(&machine.id).and_then(|index| job.task(*index));
-            let dead = slot.is_none_or(|task| match &task.state {
-                TaskState::Dead { end, .. } => *end == TaskEnd::Withdrawn,
-                TaskState::Pending { .. } | TaskState::Running(_) => false,
-            });
-            suits(machine) && machine.closed.is_none() && dead
+            let away = slot.is_none_or(Task::is_withdrawn);
+            suits(machine) && machine.closed.is_none() && away
         };
         found.check(full || !self.machines().any(lacks), "a daemon is on each machine", name);
     }
@@ -402,7 +409,8 @@ impl CellState {
             "only a pending exclusive task waits for its last incarnation",
             name,
         );
-        found.check(pending || !task.stopped, "only a pending task is stopped", name);
+        let may_wait = pending || task.is_withdrawn();
+        found.check(may_wait || !task.stopped, "only a task that may come is stopped", name);
         let places: BTreeSet<_> = task.crashes.iter().map(|crash| crash.machine).collect();
         found.check(
             places.len() == task.crashes.len() && places.len() <= super::MAX_CRASHES,
@@ -657,6 +665,8 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
+            let dropped = job.dropped.keys().map(|index| TaskId { job: job.id, index: *index });
+            lingering.extend(dropped);
             for (owner, each) in bare.charges() {
                 self.quotas.charge(owner, &each, bare.counts.alive());
             }

@@ -225,6 +225,7 @@ impl Turn<'_> {
         if let Some(set) = key.and_then(|key| self.state.job_keys.get(&key).copied()) {
             self.job_mut(set).tenants.remove(&id);
         }
+        self.forget_dropped(id);
         self.leave_parent(id, &end);
         self.state.daemons.remove(&id);
         self.state.live_slots -= slots;

@@ -393,10 +393,10 @@ impl CellState {
         self.downs.iter().copied()
     }
 
-    /// Exclusive tasks that are not placed because their last incarnation may still run: where,
-    /// and which.
+    /// Incarnations of exclusive tasks that may still run although their task is not placed, or was taken
+    /// out of its job: where, and which.
     pub fn lingering(&self) -> impl Iterator<Item = (MachineId, IncarnationId)> {
-        self.lingering.iter().filter_map(|id| self.task(*id)?.lingering(*id))
+        self.lingering.iter().filter_map(|id| self.job(id.job)?.lingering(id.index))
     }
 
     /// The cell's name.

@@ -24,6 +24,10 @@ pub(super) struct Turn<'a> {
     pub(super) stirred: BTreeSet<JobId>,
     /// Tasks that went down and are to get the version of an update.
     pub(super) downed: BTreeSet<TaskId>,
+    /// Jobs of which runs that took too long were ended in this entry.
+    pub(super) timed_out: BTreeSet<JobId>,
+    /// Slots of daemons that got another version, by which their machines may not do any more.
+    pub(super) revised: BTreeSet<TaskId>,
 }
 
 impl<'a> Turn<'a> {
@@ -36,6 +40,8 @@ impl<'a> Turn<'a> {
             over: VecDeque::new(),
             stirred: BTreeSet::new(),
             downed: BTreeSet::new(),
+            timed_out: BTreeSet::new(),
+            revised: BTreeSet::new(),
         }
     }
 
@@ -222,6 +228,23 @@ impl<'a> Turn<'a> {
         Ok(Answer::None)
     }
 
+    /// Does something of which nothing is left when it is refused: for what changes as it goes what its next
+    /// step finds, so it is tried for real. The copies are cheap.
+    pub(super) fn attempt<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        let (state, events) = (self.state.clone(), self.events.len());
+        let (over, stirred) = (self.over.clone(), self.stirred.clone());
+        let (downed, revised) = (self.downed.clone(), self.revised.clone());
+        act(self).inspect_err(|_| {
+            *self.state = state;
+            self.events.truncate(events);
+            (self.over, self.stirred) = (over, stirred);
+            (self.downed, self.revised) = (downed, revised);
+        })
+    }
+
     /// Something of a job may go on at the end of this entry.
     pub(super) fn stir(&mut self, id: JobId) {
         self.stirred.insert(id);
@@ -230,10 +253,7 @@ impl<'a> Turn<'a> {
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
         self.proceed_update(id);
-        // Another version may run on other machines.
-        if self.state.job(id).is_some_and(|job| job.update().is_some()) {
-            self.fit_everywhere(id);
-        }
+        self.fit_revised(id);
         self.run_out(id);
         self.tick(id);
         self.set_alarm(Due::Job(id));
@@ -254,6 +274,16 @@ impl<'a> Turn<'a> {
             .expect("rules look machines up before they change them");
         Arc::make_mut(machine)
     }
+}
+
+/// Takes the tasks of one job out of a set.
+pub(super) fn take_of(from: &mut BTreeSet<TaskId>, job: JobId) -> Vec<TaskId> {
+    let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
+    let found: Vec<TaskId> = from.range(first..=last).copied().collect();
+    for task in &found {
+        from.remove(task);
+    }
+    found
 }
 
 fn needs_user<'c>(by: &'c Principal, what: &str) -> Result<&'c UserName, Rejection> {

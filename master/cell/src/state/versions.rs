@@ -242,6 +242,7 @@ impl Turn<'_> {
             self.job_mut(id.job).give_version(id.index, version);
         }
         self.enter(id, &state);
+        self.note_revised(id);
     }
 
     /// Counts the tasks of a job anew where they are, as its newest version says how they spread.

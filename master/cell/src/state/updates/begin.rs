@@ -145,9 +145,12 @@ impl Turn<'_> {
     /// Whether an owner's quota allows what an update makes of a job. One that grows in nothing always
     /// may.
     fn check_changed_quota(&self, job: &Job, after: &Job) -> Result<(), Rejection> {
-        let alive = |job: &Job| job.tasks.iter().filter(|task| !task.is_dead()).count();
+        let alive = |job: &Job| {
+            let alive = job.tasks.iter().filter(|task| !task.is_dead()).count();
+            u32::try_from(alive).unwrap_or(u32::MAX)
+        };
         let total = |job: &Job| -> BTreeMap<_, Total> {
-            let tasks = u32::try_from(alive(job)).unwrap_or(u32::MAX);
+            let tasks = alive(job).saturating_add(self.machines_gained(job));
             job.charges()
                 .into_iter()
                 .map(|(owner, each)| (owner, Total::of(&each, tasks)))
@@ -199,6 +202,8 @@ impl Turn<'_> {
     /// Makes a version that nothing stands against the one in force.
     pub(super) fn install(&mut self, asked: Prepared) {
         let (id, at) = (asked.job, self.at);
+        // What is due already is as the version says that is still in force.
+        self.tick(id);
         let Some(before) = self.state.jobs.get(&id).cloned() else { return };
         let spec = asked.spec.clone();
         let (there, wanted) = (before.slots(), before.slots_under(&spec));
@@ -219,7 +224,7 @@ impl Turn<'_> {
             self.recount_crowds(id);
         }
         self.respect_cap(id);
-        self.heed_kind(id);
+        self.heed_kind(id, &before.spec);
         let change =
             if asked.why.is_empty() { UpdateChange::Begun } else { UpdateChange::RollsBack };
         self.emit(EventKind::JobUpdated { job: id, change });

@@ -5,7 +5,7 @@
 
 use super::super::disruption::Blocked;
 use super::super::observe::is_own_fault;
-use super::super::turn::Turn;
+use super::super::turn::{Turn, take_of};
 use super::super::versions::noted;
 use super::super::{Job, Task};
 use super::effect::Judge;
@@ -62,7 +62,7 @@ impl Turn<'_> {
 
     /// Goes on with a job's update as far as it may.
     pub(in crate::state) fn proceed_update(&mut self, id: JobId) {
-        let downed = self.take_downed(id);
+        let downed = take_of(&mut self.downed, id);
         let Some((job, mut update, mut judge)) = self.open_update(id) else { return };
         match update.state {
             UpdateState::Rolling | UpdateState::Canary => {}
@@ -97,15 +97,6 @@ impl Turn<'_> {
         let update = job.update()?.clone();
         let judge = Judge::new(&job, update.to)?;
         Some((job, update, judge))
-    }
-
-    fn take_downed(&mut self, id: JobId) -> Vec<TaskId> {
-        let (first, last) = (TaskId { job: id, index: 0 }, TaskId { job: id, index: u32::MAX });
-        let found: Vec<TaskId> = self.downed.range(first..=last).copied().collect();
-        for task in &found {
-            self.downed.remove(task);
-        }
-        found
     }
 
     /// Gives a task the new version if it loses nothing by that.
