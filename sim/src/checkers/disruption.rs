@@ -283,7 +283,9 @@ impl Disruptions {
             let most = spec.effective_disruption().map(|budget| budget.most.of(tasks));
             let out = known.dead.union(&known.held).copied().collect();
             let alive = (size + known.withdrawn.len()).saturating_sub(within(&out));
-            (alive.saturating_sub(within(&known.serving)), most)
+            // Those that the job's own cap holds back are not down.
+            let cap = spec.concurrent.map_or(usize::MAX, |most| most as usize);
+            (alive.min(cap).saturating_sub(within(&known.serving)), most)
         };
         let rooms: Vec<_> = in_force.map(|version| room(&version.spec)).collect();
         let allowed =

@@ -24,9 +24,9 @@ const MOST_VERSIONS: usize = MAX_KEPT_VERSIONS + MAX_VERSIONS_IN_USE + 4;
 pub(super) fn refusal(of: &U) -> (u32, Vec<u64>, Vec<String>) {
     match of {
         U::Over { job, state } => (240, vec![], vec![job.to_string(), state.to_string()]),
-        U::UnderWay { job, from, to, by, state, since } => (
+        U::UnderWay { job, from, to, by, state, since, back } => (
             241,
-            vec![(*from).into(), (*to).into(), since.0],
+            vec![(*from).into(), (*to).into(), since.0, (*back).into()],
             vec![job.to_string(), by.to_string(), state.clone()],
         ),
         U::VersionGone { job, version, kept } => {
@@ -56,6 +56,7 @@ pub(super) fn read(kind: u32, from: &mut Fields) -> Result<U, WireError> {
             from: from.small()?,
             to: from.small()?,
             since: Millis(from.number()?),
+            back: from.number()? != 0,
             job: from.name()?,
             by: from.name()?,
             state: from.text()?,
@@ -150,6 +151,9 @@ pub(super) fn update(update: &Update) -> pb::CheckpointUpdate {
         failed: ranges(&update.failed),
         trouble: update.trouble.clone(),
         blocked_until_ms: update.blocked_until.map_or(0, |until| until.0),
+        blocked_since_ms: update.blocked_since.map(|since| since.0),
+        passed_over: update.passed_over,
+        counts_from_ms: update.counts_from.0,
     }
 }
 
@@ -176,6 +180,9 @@ pub(super) fn read_update(from: pb::CheckpointUpdate) -> Result<Update, WireErro
         failed: read_ranges("failed", &from.failed)?,
         trouble: by("trouble", from.trouble)?,
         blocked_until: (from.blocked_until_ms > 0).then_some(Millis(from.blocked_until_ms)),
+        blocked_since: from.blocked_since_ms.map(Millis),
+        passed_over: from.passed_over,
+        counts_from: Millis(from.counts_from_ms),
     })
 }
 

@@ -67,10 +67,13 @@ impl Job {
         self.is_alloc_set() || (up && self.health(index, placement).serves())
     }
 
-    /// How many of its tasks are down: alive, and not serving. Nobody waits for those that are stopped.
+    /// How many of its tasks are down: alive, and not serving. Nobody waits for those that are stopped, nor
+    /// for those that its own cap holds back.
     #[must_use]
     pub fn down(&self) -> u32 {
-        self.counts.alive() - self.counts.serving - self.counts.held
+        let wanted = self.counts.alive() - self.counts.held;
+        let wanted = self.spec.concurrent.map_or(wanted, |most| wanted.min(most));
+        wanted.saturating_sub(self.counts.serving)
     }
 
     /// Whether one more of its tasks, which serves, may be taken down at a moment of cell time.
@@ -109,6 +112,12 @@ impl Job {
 }
 
 impl CellState {
+    /// Whether nothing is moved by the cell's own choice at a moment of cell time: in safe mode, and in a cell
+    /// that was just restored, which could not place again what it takes down.
+    pub(super) fn holds_still(&self, at: Millis) -> bool {
+        self.safe_mode.is_some() || at < self.place_after()
+    }
+
     /// Whether the cell may take a task off its machine on purpose at a moment of cell time. Always when
     /// that costs nothing, because it does not serve.
     ///

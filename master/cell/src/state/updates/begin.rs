@@ -13,7 +13,7 @@ use borg_proto::names::shorten;
 use borg_proto::spec::{SpecError, TaskLabels};
 use borg_proto::task::EvictCause;
 use borg_proto::update::{Revision, UpdateOptions};
-use borg_proto::{JobId, JobKey, JobSpec, TaskId, UserName};
+use borg_proto::{JobId, JobKey, JobSpec, Millis, TaskId, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -42,6 +42,18 @@ impl Job {
             (Some(asked), Some(budget)) => asked.min(budget),
             (Some(most), None) | (None, Some(most)) => most,
             (None, None) => DEFAULT_MOST.of(tasks),
+        }
+    }
+}
+
+impl Update {
+    /// Whether another one may begin: it is done, or it goes back and somebody, or its deadline, paused
+    /// it. What follows then may be what mends it, and there is nothing else to go back to.
+    fn gives_way(&self) -> bool {
+        match self.state {
+            UpdateState::Done => true,
+            UpdateState::Paused { .. } => self.goes_back(),
+            UpdateState::Rolling | UpdateState::Canary => false,
         }
     }
 }
@@ -77,11 +89,12 @@ impl Turn<'_> {
         super::super::lives::check_spec(&spec)?;
         check_fixed(job, &spec).map_err(Rejection::Spec)?;
         options.check(job.slots_under(&spec)).map_err(Rejection::Spec)?;
-        if let Some(update) = job.update().filter(|update| update.is_under_way()) {
+        if let Some(update) = job.update().filter(|update| !update.gives_way()) {
             let (from, to, by) = (update.from, update.to, update.by.clone());
             let (state, since) = (update.state.to_string(), update.since);
-            let job = key.clone();
-            return Err(UpdateRejection::UnderWay { job, from, to, by, state, since }.into());
+            let (job, back) = (key.clone(), update.goes_back());
+            let refused = UpdateRejection::UnderWay { job, from, to, by, state, since, back };
+            return Err(refused.into());
         }
         let restart = *to == Revision::Restart;
         let head = job.head().number;
@@ -183,8 +196,10 @@ impl Turn<'_> {
             } else {
                 task.placement().is_some_and(|placement| placement.serves_since.is_some())
             };
-            let goes = update.is_left(index, task) && stands;
-            restarts += u32::from(goes && judge.restarts(after.version_of(index)).is_some());
+            let id = TaskId { job: after.id, index };
+            let anew =
+                stands && update.is_left(index, task) && self.starts_anew(after, id, &mut judge);
+            restarts += u32::from(anew);
         }
         let job = || after.key.clone();
         if after.spec.gang && (restarts > 0 || update.options.tasks.is_some()) {
@@ -194,6 +209,12 @@ impl Turn<'_> {
             return Err(UpdateRejection::NoBudget { job: job(), tasks: restarts }.into());
         }
         Ok(())
+    }
+
+    /// Whether a placed task would have to start anew, where it is or elsewhere.
+    fn starts_anew(&self, after: &Job, id: TaskId, judge: &mut Judge) -> bool {
+        let from = after.version_of(id.index);
+        judge.restarts(from).is_some() || self.state.stays_with(id, judge.to()).is_err()
     }
 
     /// Makes a version that nothing stands against the one in force.
@@ -301,7 +322,7 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
 }
 
 /// The job as it would be, for what is to be checked of it.
-fn after(job: &Job, asked: &Prepared, at: borg_proto::Millis) -> Job {
+fn after(job: &Job, asked: &Prepared, at: Millis) -> Job {
     let mut after = job.clone();
     let wanted = job.slots_under(&asked.spec);
     let there = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -314,7 +335,7 @@ fn after(job: &Job, asked: &Prepared, at: borg_proto::Millis) -> Job {
 }
 
 /// Puts the version in force and the update in its place.
-fn begin(job: &mut Job, asked: &Prepared, at: borg_proto::Millis) {
+fn begin(job: &mut Job, asked: &Prepared, at: Millis) {
     let from = job.head().number;
     let to = from + 1;
     let bare = Version::new(to, asked.spec.clone(), at, asked.by.clone());
@@ -334,6 +355,9 @@ fn begin(job: &mut Job, asked: &Prepared, at: borg_proto::Millis) {
         failed: BTreeSet::new(),
         trouble: String::new(),
         blocked_until: None,
+        blocked_since: None,
+        passed_over: false,
+        counts_from: Millis(0),
     }));
     job.add_version(Version { note: asked.note.clone(), restart: asked.restart, ..bare });
 }

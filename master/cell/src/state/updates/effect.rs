@@ -67,6 +67,11 @@ impl Judge {
         Some(Self { to, known: BTreeMap::new() })
     }
 
+    /// The version that tasks are to have.
+    pub(super) fn to(&self) -> &Version {
+        &self.to
+    }
+
     /// What of it needs a new process, if anything does.
     pub(super) fn restarts(&mut self, from: &Version) -> Option<&str> {
         let to = &self.to;
@@ -97,7 +102,7 @@ fn needs_process(from: &Version, to: &Version) -> Option<String> {
 
 impl CellState {
     /// Whether a placed task can have another version without a new process, as far as its machine goes.
-    fn stays_with(&self, id: TaskId, to: &Version) -> Result<(), String> {
+    pub(super) fn stays_with(&self, id: TaskId, to: &Version) -> Result<(), String> {
         let Some(job) = self.job(id.job) else { return Ok(()) };
         let placement = job.task(id.index).and_then(|task| task.placement());
         let machine = placement.and_then(|placement| self.machine(placement.machine));

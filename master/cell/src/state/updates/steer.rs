@@ -68,6 +68,7 @@ impl Turn<'_> {
             // What was seen is known to whoever goes on.
             failed: BTreeSet::new(),
             trouble: String::new(),
+            blocked_since: None,
             ..update.clone()
         };
         self.job_mut(id).update = Some(Arc::new(resumed));

@@ -42,9 +42,17 @@ impl Turn<'_> {
         }
     }
 
+    /// What holds for all updates that are under way is other than before.
+    pub(in crate::state) fn stir_updates(&mut self) {
+        let jobs = self.state.jobs();
+        let updated = jobs.filter(|job| job.update().is_some_and(Update::is_under_way));
+        let updated: Vec<JobId> = updated.map(|job| job.id).collect();
+        updated.into_iter().for_each(|id| self.stir(id));
+    }
+
     fn note_trouble(&mut self, id: TaskId, trouble: String) {
         if let Some(update) = &mut self.job_mut(id.job).update {
-            Arc::make_mut(update).note(id.index, trouble);
+            Arc::make_mut(update).note(id.index, &trouble);
         }
     }
 
@@ -62,11 +70,17 @@ impl Turn<'_> {
 
     /// Goes on with a job's update as far as it may.
     pub(in crate::state) fn proceed_update(&mut self, id: JobId) {
+        self.end_stillness(id);
         let downed = self.take_downed(id);
         let Some((job, mut update, mut judge)) = self.open_update(id) else { return };
         match update.state {
             UpdateState::Rolling | UpdateState::Canary => {}
             UpdateState::Paused { .. } | UpdateState::Done => return,
+        }
+        if self.state.holds_still(self.at) {
+            update.passed_over = true;
+            self.job_mut(id).update = Some(Arc::new(update));
+            return;
         }
         update.settle(&job, self.at);
         let bad = !update.goes_back() && update.failures() > update.options.failures;
@@ -82,6 +96,12 @@ impl Turn<'_> {
                 }
             }
             self.take_turns(id, &mut update, &mut judge);
+            if let Some(why) = self.blocked_too_long(id, &update) {
+                update.note_trouble(&why);
+                self.job_mut(id).update = Some(Arc::new(update.clone()));
+                self.give_up_update(id, &update);
+                return;
+            }
         }
         let over = update.state == UpdateState::Rolling
             && update.moving.is_empty()
@@ -90,6 +110,32 @@ impl Turn<'_> {
         if over {
             self.arrive(id);
         }
+    }
+
+    /// What was passed over while nothing moved is made up for, and deadlines count from now on.
+    fn end_stillness(&mut self, id: JobId) {
+        let update = self.state.job(id).and_then(Job::update);
+        let waited = update.is_some_and(|update| update.passed_over && update.is_under_way());
+        if !waited || self.state.holds_still(self.at) {
+            return;
+        }
+        let at = self.at;
+        if let Some(update) = &mut self.job_mut(id).update {
+            let update = Arc::make_mut(update);
+            (update.passed_over, update.counts_from) = (false, at);
+        }
+        if self.state.job(id).and_then(Job::update).is_some_and(Update::is_rolling) {
+            self.sweep_update(id);
+        }
+    }
+
+    /// Why the next task did not go, when that has lasted until its deadline.
+    fn blocked_too_long(&self, id: JobId, update: &Update) -> Option<String> {
+        update.blocked_due().filter(|due| *due <= self.at)?;
+        let job = self.state.job(id)?;
+        let (index, why) =
+            (update.at_place(update.place, job.slots())?, job.may_lose_one(self.at).err()?);
+        Some(format!("task {index} could not go within {} s: {why}", update.deadline_s()))
     }
 
     fn open_update(&self, id: JobId) -> Option<(Arc<Job>, Update, Judge)> {
@@ -118,7 +164,7 @@ impl Turn<'_> {
                 update.moving.insert(id.index);
                 self.forgive(id);
             }
-        } else if !serves {
+        } else if !serves && !self.state.holds_still(self.at) {
             // Where it goes is for the scheduler when its machine has no room for it.
             let _stays = self.renew(id, update.to).is_ok();
             update.moving.insert(id.index);
@@ -140,6 +186,8 @@ impl Turn<'_> {
     /// Lets tasks that serve go, one after another, as far as budget and order allow.
     fn take_turns(&mut self, id: JobId, update: &mut Update, judge: &mut Judge) {
         update.blocked_until = None;
+        let blocked_since = update.blocked_since.take();
+        let first = update.place;
         loop {
             let Some(job) = self.state.job(id) else { return };
             let (tasks, at_once) = (job.slots(), job.at_once(update));
@@ -156,14 +204,18 @@ impl Turn<'_> {
             };
             if !self.update_in_place(next, judge, true) {
                 let moving = u32::try_from(update.moving.len()).unwrap_or(u32::MAX);
-                if moving >= at_once {
+                // With none on its way it is the budget that is in the way, also one of zero.
+                if moving > 0 && moving >= at_once {
                     return;
                 }
                 if let Err(blocked) = self.state.may_disrupt(next, self.at) {
-                    update.blocked_until = match blocked {
-                        Blocked::Rate { until, .. } => Some(until),
-                        Blocked::Down { .. } => None,
-                    };
+                    match blocked {
+                        Blocked::Rate { until, .. } => update.blocked_until = Some(until),
+                        Blocked::Down { .. } => {
+                            let before = blocked_since.filter(|_| update.place == first);
+                            update.blocked_since = before.or(Some(self.at));
+                        }
+                    }
                     return;
                 }
                 let _stays = self.renew(next, update.to).is_ok();
@@ -190,14 +242,15 @@ impl Turn<'_> {
         }
     }
 
-    /// Too many tasks turned out bad.
+    /// Too many tasks turned out bad, or it was in the way of its tasks for too long. One that goes back
+    /// already has nowhere else to go.
     fn give_up_update(&mut self, id: JobId, update: &Update) {
         match update.options.on_failure {
-            OnFailure::RollBack => {
+            OnFailure::RollBack if !update.goes_back() => {
                 let by = update.by.clone();
                 self.take_back(id, &format!("rolled back: {}", update.trouble), &by);
             }
-            OnFailure::Pause => {
+            OnFailure::RollBack | OnFailure::Pause => {
                 let by = noted(&format!("the cell, as {}", update.trouble));
                 self.set_update_state(id, UpdateState::Paused { by });
                 self.tell_update(id, UpdateChange::Paused);
@@ -207,14 +260,24 @@ impl Turn<'_> {
 }
 
 impl Update {
-    fn note(&mut self, index: u32, trouble: String) {
-        if self.failed.is_empty() {
-            self.trouble = noted(&trouble);
-        }
+    fn note(&mut self, index: u32, trouble: &str) {
+        self.note_trouble(trouble);
         self.failed.insert(index);
     }
 
-    /// Takes out who has arrived, and notes who took too long.
+    /// The first trouble is the one that is told.
+    fn note_trouble(&mut self, trouble: &str) {
+        if self.trouble.is_empty() {
+            self.trouble = noted(trouble);
+        }
+    }
+
+    fn deadline_s(&self) -> u64 {
+        self.options.deadline_ms.0.div_ceil(1_000)
+    }
+
+    /// Takes out who has arrived, and who failed or took too long: these are counted, and waited for no
+    /// longer.
     fn settle(&mut self, job: &Job, at: Millis) {
         let moving = std::mem::take(&mut self.moving);
         for index in moving {
@@ -222,15 +285,14 @@ impl Update {
             if task.is_stopped() || task.version != self.to {
                 continue;
             }
-            let due = task.due_in(self, index).is_some_and(|due| due <= at);
-            if due && task.serves_since().is_some() {
-                continue;
+            let due = task.due_in(self).is_some_and(|due| due <= at);
+            if due && task.serves_since().is_none() {
+                let seconds = self.deadline_s();
+                self.note(index, &format!("task {index} did not serve within {seconds} s"));
             }
-            if due {
-                let seconds = self.options.deadline_ms.0.div_ceil(1_000);
-                self.note(index, format!("task {index} did not serve within {seconds} s"));
+            if !due && !self.failed.contains(&index) {
+                self.moving.insert(index);
             }
-            self.moving.insert(index);
         }
     }
 }

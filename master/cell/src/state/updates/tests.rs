@@ -9,6 +9,8 @@ use borg_proto::update::{OnFailure, Order, Revision, Steer};
 use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Priority};
 use std::sync::Arc;
 
+mod ends;
+
 const MIB: u64 = 1 << 20;
 
 /// A cell on the present level, with so many machines of 1,000 m.
