@@ -273,7 +273,7 @@ impl Turn<'_> {
         let older = older.filter(|placement| placement.machine == found.machine);
         let version = job.version_of(task.index);
         let asked = version.spec.asked();
-        let free = self.state.most_room_on(machine, job.priority().is_prod());
+        let free = self.state.most_room_on(machine, version.is_prod());
         let (mut free, mut there) = (free, Told::of(machine));
         if older.is_some() {
             free = free.plus(&asked);

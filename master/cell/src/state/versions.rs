@@ -64,7 +64,22 @@ impl Version {
     }
 }
 
+impl Version {
+    /// Whether a task of it is of prod.
+    #[must_use]
+    pub fn is_prod(&self) -> bool {
+        self.spec.priority.is_prod()
+    }
+}
+
 impl Job {
+    /// Whether one of its slots stands as prod does, on room of its own: as its own version says, so that a
+    /// task of a job that becomes prod stands as it stood until its update finds it such room.
+    #[must_use]
+    pub fn stands_as_prod(&self, index: u32) -> bool {
+        self.version_of(index).is_prod()
+    }
+
     /// Its newest version.
     #[must_use]
     pub fn head(&self) -> &Version {

@@ -72,7 +72,7 @@ impl Turn<'_> {
         let Some(prepared) = prepared else { return Ok(Answer::Version(head)) };
         let id = prepared.job;
         self.install(prepared);
-        self.sweep_update(id);
+        self.sweep_update(id, false);
         Ok(Answer::Version(head + 1))
     }
 
@@ -225,14 +225,10 @@ impl Turn<'_> {
         let (there, wanted) = (before.slots(), before.slots_under(&spec));
         self.drop_slots(id, wanted, &asked.by);
         let more = wanted.saturating_sub(there);
-        let of_prod = |spec: &JobSpec| spec.priority.is_prod();
-        let counted =
-            if of_prod(&before.spec) == of_prod(&spec) { vec![] } else { self.unseat(id) };
         self.amend(id, |job| {
             begin(job, &asked, at);
             job.add_slots(more, at);
         });
-        self.seat_again(counted);
         self.state.live_slots += u64::from(more);
         let new = (there..wanted).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);

@@ -73,7 +73,7 @@ impl Turn<'_> {
         };
         self.job_mut(id).update = Some(Arc::new(resumed));
         self.tell_update(id, UpdateChange::Resumed);
-        self.sweep_update(id);
+        self.sweep_update(id, false);
         self.stir(id);
     }
 
@@ -120,7 +120,7 @@ impl Turn<'_> {
         let (by, restart) = (by.clone(), false);
         let reach = BTreeSet::from([update.from, update.to]);
         self.install(Prepared { job: id, spec, by, note, restart, options, reach, why });
-        self.sweep_update(id);
+        self.sweep_update(id, false);
     }
 
     /// What was, with as many tasks as there are when there is no room for more again.

@@ -57,12 +57,12 @@ impl Turn<'_> {
     }
 
     /// Gives all tasks the new version that lose nothing by it: those of which the process goes on, and
-    /// those that do not serve.
-    pub(in crate::state) fn sweep_update(&mut self, id: JobId) {
+    /// those that do not serve. To `tell` of each is needless where the update as a whole is told of.
+    pub(in crate::state) fn sweep_update(&mut self, id: JobId, tell: bool) {
         let Some((job, mut update, mut judge)) = self.open_update(id) else { return };
         for (task, index) in job.tasks.iter().zip(0..) {
             if update.may_go(index, task) {
-                self.give_freely(TaskId { job: id, index }, &mut update, &mut judge, false);
+                self.give_freely(TaskId { job: id, index }, &mut update, &mut judge, tell);
             }
         }
         self.job_mut(id).update = Some(Arc::new(update));
@@ -125,7 +125,7 @@ impl Turn<'_> {
             (update.passed_over, update.counts_from) = (false, at);
         }
         if self.state.job(id).and_then(Job::update).is_some_and(Update::is_rolling) {
-            self.sweep_update(id);
+            self.sweep_update(id, true);
         }
     }
 

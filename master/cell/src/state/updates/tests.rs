@@ -10,6 +10,7 @@ use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Priority};
 use std::sync::Arc;
 
 mod ends;
+mod priority;
 
 const MIB: u64 = 1 << 20;
 
