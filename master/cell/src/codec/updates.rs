@@ -4,7 +4,7 @@ use super::outcome::Fields;
 use super::parts::{by, missing, name};
 use crate::rejection::UpdateRejection as U;
 use crate::state::{
-    FIRST_VERSION, Job, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Update,
+    FIRST_VERSION, Job, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, OnTheWay, Update,
     UpdateState, Version,
 };
 use borg_proto::spec::MAX_TASKS;
@@ -147,8 +147,8 @@ pub(super) fn update(update: &Update) -> pb::CheckpointUpdate {
         past_canary: update.past_canary,
         reach: update.reach.iter().copied().collect(),
         place: update.place,
-        moving: ranges(&update.moving),
-        failed: ranges(&update.failed),
+        moving: ranges(update.moving.indexes()),
+        failed: ranges(update.failed.iter().copied()),
         trouble: update.trouble.clone(),
         blocked_until_ms: update.blocked_until.map_or(0, |until| until.0),
         blocked_since_ms: update.blocked_since.map(|since| since.0),
@@ -176,8 +176,8 @@ pub(super) fn read_update(from: pb::CheckpointUpdate) -> Result<Update, WireErro
         past_canary: from.past_canary,
         reach: from.reach.into_iter().collect(),
         place: from.place,
-        moving: read_ranges("moving", &from.moving)?,
-        failed: read_ranges("failed", &from.failed)?,
+        moving: OnTheWay::untimed(read_ranges("moving", &from.moving)?),
+        failed: read_ranges("failed", &from.failed)?.into_iter().collect(),
         trouble: by("trouble", from.trouble)?,
         blocked_until: (from.blocked_until_ms > 0).then_some(Millis(from.blocked_until_ms)),
         blocked_since: from.blocked_since_ms.map(Millis),
@@ -186,12 +186,12 @@ pub(super) fn read_update(from: pb::CheckpointUpdate) -> Result<Update, WireErro
     })
 }
 
-fn ranges(indexes: &BTreeSet<u32>) -> Vec<pb::IndexRange> {
+fn ranges(indexes: impl Iterator<Item = u32>) -> Vec<pb::IndexRange> {
     let mut ranges: Vec<pb::IndexRange> = Vec::new();
     for index in indexes {
         match ranges.last_mut() {
-            Some(last) if last.last + 1 == *index => last.last = *index,
-            Some(_) | None => ranges.push(pb::IndexRange { first: *index, last: *index }),
+            Some(last) if last.last + 1 == index => last.last = index,
+            Some(_) | None => ranges.push(pb::IndexRange { first: index, last: index }),
         }
     }
     ranges

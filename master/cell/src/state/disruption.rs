@@ -211,6 +211,7 @@ impl Turn<'_> {
                     job.counts.serving += 1;
                 }
             }
+            job.time_update();
         }
     }
 }

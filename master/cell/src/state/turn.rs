@@ -22,8 +22,8 @@ pub(super) struct Turn<'a> {
     pub(super) over: VecDeque<(JobId, JobState)>,
     /// Jobs of which something waits that may go on now.
     pub(super) stirred: BTreeSet<JobId>,
-    /// Tasks that went down and are to get the version of an update.
-    pub(super) downed: BTreeSet<TaskId>,
+    /// Tasks that changed while an update of their job was under way.
+    pub(super) touched: BTreeSet<TaskId>,
 }
 
 impl<'a> Turn<'a> {
@@ -35,7 +35,7 @@ impl<'a> Turn<'a> {
             events: Vec::new(),
             over: VecDeque::new(),
             stirred: BTreeSet::new(),
-            downed: BTreeSet::new(),
+            touched: BTreeSet::new(),
         }
     }
 

@@ -15,17 +15,20 @@
 
 mod begin;
 mod effect;
+mod on_the_way;
 mod order;
 mod shrink;
 mod steer;
 mod step;
 
 pub use effect::{Effect, MOST_TRIED, UpdatePlan};
+pub(crate) use on_the_way::OnTheWay;
 
 use super::{CellState, Job, Task};
 use borg_proto::task::{Phase, TaskState};
 use borg_proto::update::UpdateOptions;
 use borg_proto::{Health, IndexSet, Millis, TaskId, UserName};
+use imbl::OrdSet;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -82,9 +85,9 @@ pub struct Update {
     /// How many places of the order were gone through.
     pub(crate) place: u32,
     /// Tasks that have the new version and have not served for long enough yet.
-    pub(crate) moving: BTreeSet<u32>,
+    pub(crate) moving: OnTheWay,
     /// Tasks that failed as the new version.
-    pub(crate) failed: BTreeSet<u32>,
+    pub(crate) failed: OrdSet<u32>,
     /// How the first of them did.
     pub(crate) trouble: String,
     /// When the rate of the budget lets the next task go.
@@ -170,7 +173,7 @@ impl Job {
     /// How many tasks its update still has to deal with.
     #[must_use]
     pub fn progress(&self, update: &Update) -> Progress {
-        let moving = u32::try_from(update.moving.len()).unwrap_or(u32::MAX);
+        let moving = update.moving.count();
         let of_it = self.slots_of.get(&update.to).copied().unwrap_or(0);
         let left = self.tasks.iter().zip(0..).filter(|(task, index)| update.is_left(*index, task));
         let left = u32::try_from(left.count()).unwrap_or(u32::MAX);
@@ -180,10 +183,10 @@ impl Job {
     /// When its update goes on by itself, in cell time.
     pub(super) fn update_due(&self) -> Option<Millis> {
         let update = self.update().filter(|update| update.is_rolling())?;
-        let moving = update.moving.iter();
-        let due = moving.filter_map(|index| self.task(*index)?.due_in(update));
         let passed_over = update.passed_over.then_some(update.since);
-        due.chain(update.blocked_until).chain(update.blocked_due()).chain(passed_over).min()
+        let due =
+            [update.moving.next_due(), update.blocked_until, update.blocked_due(), passed_over];
+        due.into_iter().flatten().min()
     }
 
     /// What an open update waits for at a moment of cell time, for people.
@@ -204,8 +207,8 @@ impl Job {
             }
             UpdateState::Rolling => {
                 let first = update.moving.first().and_then(|index| {
-                    let task = self.task(*index)?;
-                    Some(self.told(*index, task, update, at))
+                    let task = self.task(index)?;
+                    Some(self.told(index, task, update, at))
                 });
                 let blocked = || self.told_blocked(update, at);
                 first.or_else(blocked).unwrap_or_default()

@@ -5,7 +5,7 @@ use super::super::quota::Total;
 use super::super::turn::Turn;
 use super::super::{Answer, Job, MAX_VERSIONS_IN_USE, Version};
 use super::effect::Judge;
-use super::{Update, UpdateState};
+use super::{OnTheWay, Update, UpdateState};
 use crate::event::{EventKind, UpdateChange};
 use crate::rejection::{AllocRejection, Rejection, UpdateRejection};
 use borg_proto::disruption::DEFAULT_MOST;
@@ -14,6 +14,7 @@ use borg_proto::spec::{SpecError, TaskLabels};
 use borg_proto::task::EvictCause;
 use borg_proto::update::{Revision, UpdateOptions};
 use borg_proto::{JobId, JobKey, JobSpec, Millis, TaskId, UserName};
+use imbl::OrdSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -347,8 +348,8 @@ fn begin(job: &mut Job, asked: &Prepared, at: Millis) {
         past_canary: false,
         reach: asked.reach.clone(),
         place: 0,
-        moving: BTreeSet::new(),
-        failed: BTreeSet::new(),
+        moving: OnTheWay::default(),
+        failed: OrdSet::new(),
         trouble: String::new(),
         blocked_until: None,
         blocked_since: None,

@@ -13,6 +13,7 @@ use crate::rejection::{Rejection, UpdateRejection};
 use borg_proto::disruption::{Disruption, Share};
 use borg_proto::update::{Steer, UpdateOptions};
 use borg_proto::{JobId, JobKey, JobSpec, UserName};
+use imbl::OrdSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ impl Turn<'_> {
             state: UpdateState::Rolling,
             since: at,
             // What was seen is known to whoever goes on.
-            failed: BTreeSet::new(),
+            failed: OrdSet::new(),
             trouble: String::new(),
             blocked_since: None,
             ..update.clone()

@@ -30,13 +30,9 @@ impl Turn<'_> {
         if !update.is_under_way() {
             return;
         }
-        let serves = task.placement().is_some_and(|placement| placement.serves_since.is_some());
-        let down = !serves && update.is_left(id.index, task);
         let trouble = trouble(update, id.index, task, from, change);
         self.stir(id.job);
-        if down {
-            self.downed.insert(id);
-        }
+        self.touched.insert(id);
         if let Some(trouble) = trouble {
             self.note_trouble(id, trouble);
         }
@@ -70,8 +66,9 @@ impl Turn<'_> {
 
     /// Goes on with a job's update as far as it may.
     pub(in crate::state) fn proceed_update(&mut self, id: JobId) {
+        let touched = self.take_touched(id);
+        self.look_again(id, &touched);
         self.end_stillness(id);
-        let downed = self.take_downed(id);
         let Some((job, mut update, mut judge)) = self.open_update(id) else { return };
         match update.state {
             UpdateState::Rolling | UpdateState::Canary => {}
@@ -90,8 +87,9 @@ impl Turn<'_> {
             return;
         }
         if update.state == UpdateState::Rolling {
-            for task in downed {
-                if self.state.task(task).is_some_and(|found| update.may_go(task.index, found)) {
+            for task in touched {
+                let found = self.state.task(task).filter(|found| found.serves_since().is_none());
+                if found.is_some_and(|found| update.may_go(task.index, found)) {
                     self.give_freely(task, &mut update, &mut judge, true);
                 }
             }
@@ -104,7 +102,7 @@ impl Turn<'_> {
             }
         }
         let over = update.state == UpdateState::Rolling
-            && update.moving.is_empty()
+            && update.moving.count() == 0
             && update.place >= update.places(job.slots());
         self.job_mut(id).update = Some(Arc::new(update));
         if over {
@@ -124,6 +122,7 @@ impl Turn<'_> {
             let update = Arc::make_mut(update);
             (update.passed_over, update.counts_from) = (false, at);
         }
+        self.job_mut(id).time_update();
         if self.state.job(id).and_then(Job::update).is_some_and(Update::is_rolling) {
             self.sweep_update(id, true);
         }
@@ -145,13 +144,32 @@ impl Turn<'_> {
         Some((job, update, judge))
     }
 
-    fn take_downed(&mut self, id: JobId) -> Vec<TaskId> {
+    fn take_touched(&mut self, id: JobId) -> Vec<TaskId> {
         let (first, last) = (TaskId { job: id, index: 0 }, TaskId { job: id, index: u32::MAX });
-        let found: Vec<TaskId> = self.downed.range(first..=last).copied().collect();
+        let found: Vec<TaskId> = self.touched.range(first..=last).copied().collect();
         for task in &found {
-            self.downed.remove(task);
+            self.touched.remove(task);
         }
         found
+    }
+
+    /// Tasks changed: those that are on their way may be due at another time.
+    fn look_again(&mut self, id: JobId, touched: &[TaskId]) {
+        let Some(job) = self.state.jobs.get(&id).filter(|_| !touched.is_empty()).cloned() else {
+            return;
+        };
+        let Some(update) = &mut self.job_mut(id).update else { return };
+        let update = Arc::make_mut(update);
+        for task in touched {
+            update.look_again(task.index, job.task(task.index));
+        }
+    }
+
+    /// A task has the new version and is waited for.
+    fn sets_out(&self, id: TaskId, update: &mut Update) {
+        if let Some(task) = self.state.task(id) {
+            update.sets_out(id.index, task);
+        }
     }
 
     /// Gives a task the new version if it loses nothing by that.
@@ -161,13 +179,13 @@ impl Turn<'_> {
         let waits_for_it = task.streak > 0 || task.on_its_way_since().is_some();
         if self.update_in_place(id, judge, tell) {
             if !placed && waits_for_it && !self.state.is_stopped(id) {
-                update.moving.insert(id.index);
                 self.forgive(id);
+                self.sets_out(id, update);
             }
         } else if !serves && !self.state.holds_still(self.at) {
             // Where it goes is for the scheduler when its machine has no room for it.
             let _stays = self.renew(id, update.to).is_ok();
-            update.moving.insert(id.index);
+            self.sets_out(id, update);
         }
     }
 
@@ -203,7 +221,7 @@ impl Turn<'_> {
                 continue;
             };
             if !self.update_in_place(next, judge, true) {
-                let moving = u32::try_from(update.moving.len()).unwrap_or(u32::MAX);
+                let moving = update.moving.count();
                 // With none on its way it is the budget that is in the way, also one of zero.
                 if moving > 0 && moving >= at_once {
                     return;
@@ -219,7 +237,7 @@ impl Turn<'_> {
                     return;
                 }
                 let _stays = self.renew(next, update.to).is_ok();
-                update.moving.insert(next.index);
+                self.sets_out(next, update);
             }
             update.place += 1;
         }
@@ -260,7 +278,7 @@ impl Turn<'_> {
 }
 
 impl Update {
-    fn note(&mut self, index: u32, trouble: &str) {
+    pub(super) fn note(&mut self, index: u32, trouble: &str) {
         self.note_trouble(trouble);
         self.failed.insert(index);
     }
@@ -272,28 +290,8 @@ impl Update {
         }
     }
 
-    fn deadline_s(&self) -> u64 {
+    pub(super) fn deadline_s(&self) -> u64 {
         self.options.deadline_ms.0.div_ceil(1_000)
-    }
-
-    /// Takes out who has arrived, and who failed or took too long: these are counted, and waited for no
-    /// longer.
-    fn settle(&mut self, job: &Job, at: Millis) {
-        let moving = std::mem::take(&mut self.moving);
-        for index in moving {
-            let Some(task) = job.task(index).filter(|task| !task.is_dead()) else { continue };
-            if task.is_stopped() || task.version != self.to {
-                continue;
-            }
-            let due = task.due_in(self).is_some_and(|due| due <= at);
-            if due && task.serves_since().is_none() {
-                let seconds = self.deadline_s();
-                self.note(index, &format!("task {index} did not serve within {seconds} s"));
-            }
-            if !due && !self.failed.contains(&index) {
-                self.moving.insert(index);
-            }
-        }
     }
 }
 
