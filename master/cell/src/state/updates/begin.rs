@@ -140,7 +140,7 @@ impl Turn<'_> {
 
     fn check_update(&self, job: &Job, asked: &Prepared) -> Result<(), Rejection> {
         let (spec, owner) = (&asked.spec, job.owner());
-        if job.slots_of.len() >= MAX_VERSIONS_IN_USE || job.head().number == u32::MAX {
+        if job.versions_in_use() >= MAX_VERSIONS_IN_USE || job.head().number == u32::MAX {
             let most = u32::try_from(MAX_VERSIONS_IN_USE).unwrap_or(u32::MAX);
             return Err(UpdateRejection::ManyVersions { job: job.key.clone(), most }.into());
         }
@@ -228,6 +228,7 @@ impl Turn<'_> {
         let more = wanted.saturating_sub(there);
         self.amend(id, |job| {
             begin(job, &asked, at);
+            job.let_go_of_versions();
             job.add_slots(more, at);
         });
         self.state.live_slots += u64::from(more);
