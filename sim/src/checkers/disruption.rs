@@ -178,10 +178,7 @@ impl Disruptions {
         } else {
             known.serving.remove(&task.index);
         }
-        let stops = matches!(
-            change,
-            TaskChange::Stopped { .. } | TaskChange::Evicted(EvictCause::Stopped { .. })
-        );
+        let stops = matches!(change, TaskChange::Stopped { .. });
         let starts = matches!(change, TaskChange::Released | TaskChange::Placed { .. });
         if stops {
             known.held.insert(task.index);
@@ -252,6 +249,7 @@ impl Disruptions {
             EvictCause::Updated { .. } | EvictCause::Reclaimed => false,
             // Its owner's word needs no budget.
             EvictCause::Stopped { .. }
+            | EvictCause::Capped { .. }
             | EvictCause::MachineDown
             | EvictCause::Shrunk
             | EvictCause::Resized => return Ok(()),

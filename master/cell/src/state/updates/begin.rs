@@ -253,7 +253,7 @@ impl Turn<'_> {
             .rev()
             .filter(|index| job.task(*index).is_some_and(|task| task.placement().is_some()));
         let excess = job.counts.running.saturating_sub(most);
-        let cause = EvictCause::Stopped { by: format!("its job's cap of {most} at once") };
+        let cause = EvictCause::Capped { most };
         for index in standing.take(usize::try_from(excess).unwrap_or(usize::MAX)) {
             self.evict(TaskId { job: id, index }, &cause);
         }

@@ -229,6 +229,22 @@ fn tasks_over_their_jobs_cap_are_not_down() {
     assert_eq!(shown(&cell, job), "2+ 2- 2. 2.");
 }
 
+/// Nobody stopped them, and no budget is asked: it is their owner's word.
+#[test]
+fn a_lower_cap_takes_the_last_tasks_down_and_says_why() {
+    let (mut cell, machines) = cell(1);
+    let spec = JobSpec { name: "web".parse().unwrap(), ..batch("web", 3, 100, 4 * MIB) };
+    let job = run(&mut cell, spec, &machines);
+    let mut capped = cell.state.job(job).unwrap().spec.as_ref().clone();
+    capped.concurrent = Some(1);
+    update(&mut cell, capped, quick()).unwrap();
+    assert_eq!((shown(&cell, job).as_str(), state(&cell, job).as_str()), ("2+ 2. 2.", "done"));
+    let last = cell.state.task(TaskId { job, index: 2 }).unwrap().last_evict.clone().unwrap();
+    assert_eq!(last.to_string(), "its job lets 1 tasks run at once");
+    assert_eq!(cell.state.job(job).unwrap().down(), 0);
+    later(&mut cell, 1_000);
+}
+
 fn safe_mode(cell: &mut Cell, on: bool) {
     cell.observe(Observation::Silence { safe_mode: on, silent: 2, machines: 3 });
 }
