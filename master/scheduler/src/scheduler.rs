@@ -811,7 +811,9 @@ impl Scheduler {
         let spec = asked_by(found, version);
         let set = self.state.alloc_set_of(found).map(|set| set.id);
         let group = self.machines.access.group(found.owner());
-        let need = Arc::new(Need::new(cohort, group, &spec, set, &mut self.machines));
+        let prod = version.is_prod();
+        let need = Need::new(cohort, group, &spec, set, &mut self.machines).of_version(prod);
+        let need = Arc::new(need);
         self.needs.insert(cohort, need.clone());
         need
     }

@@ -156,7 +156,11 @@ impl World {
                 TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::Stopped { .. }
                 | TaskChange::Updated { .. }
-                | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
+                | TaskChange::Evicted(
+                    EvictCause::Updated { .. }
+                    | EvictCause::Stopped { .. }
+                    | EvictCause::Capped { .. },
+                )
                 | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)

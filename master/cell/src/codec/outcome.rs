@@ -565,7 +565,7 @@ mod tests {
         let state = || "rolling".to_owned();
         vec![
             U::Over { job: job(), state: JobState::Killed },
-            U::UnderWay { job: job(), from: 1, to: 2, by, state: state(), since },
+            U::UnderWay { job: job(), from: 1, to: 2, by, state: state(), since, back: true },
             U::VersionGone { job: job(), version: 1, kept: vec![4, 5] },
             U::NoBudget { job: job(), tasks: 3 },
             U::Gang { job: job() },

@@ -425,6 +425,7 @@ pub(super) fn write_evict(cause: &EvictCause) -> wire::evict::Cause {
         EvictCause::Reclaimed => wire::evict::Cause::Reclaimed(true),
         EvictCause::Updated { version } => wire::evict::Cause::Updated(*version),
         EvictCause::Stopped { by } => wire::evict::Cause::StoppedBy(by.clone()),
+        EvictCause::Capped { most } => wire::evict::Cause::Capped(*most),
     }
 }
 
@@ -440,6 +441,7 @@ pub(super) fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireEr
         wire::evict::Cause::Reclaimed(_) => EvictCause::Reclaimed,
         wire::evict::Cause::Updated(version) => EvictCause::Updated { version },
         wire::evict::Cause::StoppedBy(who) => EvictCause::Stopped { by: by("stopped_by", who)? },
+        wire::evict::Cause::Capped(most) => EvictCause::Capped { most },
     })
 }
 

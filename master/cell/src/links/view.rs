@@ -598,7 +598,7 @@ fn wanted(
             tasks: if job.spec.kind.stands() { task.index + 1 } else { job.spec.tasks },
             spec: job.task_spec(task.index).clone(),
             ports: placed.ports.clone(),
-            priority: job.spec.priority,
+            priority: job.spec_of(id.task.index).priority,
             appclass: job.spec.effective_appclass(),
             restart: matches!(job.spec.kind, JobKind::Service | JobKind::Daemon),
             exclusive: job.spec.exclusive,

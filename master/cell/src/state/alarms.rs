@@ -47,16 +47,6 @@ impl Alarms {
     }
 }
 
-impl Job {
-    /// When something is to happen to it, if anything is.
-    fn due(&self) -> Option<Millis> {
-        if !self.is_alive() {
-            return None;
-        }
-        [self.update_due(), self.timeout_due(), self.cron_due()].into_iter().flatten().min()
-    }
-}
-
 impl CellState {
     /// The earliest time at which something is to happen, in cell time.
     #[must_use]
@@ -66,9 +56,20 @@ impl CellState {
 
     fn due(&self, whose: Due) -> Option<Millis> {
         match whose {
-            Due::Job(id) => self.job(id).and_then(Job::due),
+            Due::Job(id) => self.job(id).and_then(|job| self.job_due(job)),
             Due::Machine(id) => self.machine(id).and_then(|machine| self.drain_due(machine)),
         }
+    }
+
+    /// When something is to happen to a job, if anything is.
+    fn job_due(&self, job: &Job) -> Option<Millis> {
+        if !job.is_alive() {
+            return None;
+        }
+        // Deadlines of updates wait while nothing moves.
+        let update = job.update_due().filter(|_| self.safe_mode.is_none());
+        let update = update.map(|due| due.max(self.place_after()));
+        [update, job.timeout_due(), job.cron_due()].into_iter().flatten().min()
     }
 
     /// Makes all alarms anew from what they follow from.

@@ -226,11 +226,11 @@ impl CellState {
                 "an open update leads from one version of a live job to the last",
                 name,
             );
-            let new = |index: &u32| {
-                job.task(*index).is_none_or(|task| task.is_dead() || task.version == update.to)
+            let new = |index: u32| {
+                job.task(index).is_none_or(|task| task.is_dead() || task.version == update.to)
             };
             found.check(
-                update.moving.iter().all(new),
+                update.moving.indexes().all(new),
                 "what is on its way has the new version",
                 name,
             );
@@ -632,6 +632,7 @@ impl CellState {
             bare.homes = OrdMap::new();
             bare.vacant = OrdSet::new();
             bare.recount_versions();
+            bare.time_update();
             bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
             for (task, index) in job.tasks.iter().zip(0..) {
                 let id = TaskId { job: job.id, index };

@@ -202,6 +202,7 @@ impl Out {
                     EvictCause::Reclaimed => (220, ""),
                     EvictCause::Updated { .. } => (240, ""),
                     EvictCause::Stopped { by } => (241, by.as_str()),
+                    EvictCause::Capped { .. } => (242, ""),
                 };
                 self.numbers(&[5, kind]);
                 self.text(by.as_bytes());

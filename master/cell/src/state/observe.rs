@@ -171,6 +171,7 @@ impl Turn<'_> {
         self.state.safe_mode = safe_mode.then_some(SafeMode { since: self.at, silent, machines });
         self.emit(EventKind::SafeMode { on: safe_mode, silent, machines });
         self.reset_drains();
+        self.stir_updates();
     }
 
     /// Takes machines for down because an operator says so. All or none.

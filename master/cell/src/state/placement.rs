@@ -171,8 +171,7 @@ impl Turn<'_> {
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = version.spec.asked();
         let mut left = Cow::Borrowed(machine);
-        let room =
-            |left: &Machine| self.state.room_on(left, job.priority().is_prod(), decided.lent);
+        let room = |left: &Machine| self.state.room_on(left, version.is_prod(), decided.lent);
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
         for victim in &decided.victims {
@@ -197,9 +196,8 @@ impl Turn<'_> {
                 });
             }
             if !chosen.contains(&id) {
-                let prod = theirs.priority().is_prod();
                 let theirs = theirs.version_of(id.index);
-                left.to_mut().gives_back(theirs, prod);
+                left.to_mut().gives_back(theirs);
                 there.leaves(theirs);
                 chosen.push(id);
             }

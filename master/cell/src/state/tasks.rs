@@ -320,8 +320,8 @@ impl Turn<'_> {
         let TaskState::Running(placement) = from else { return };
         let at = self.at;
         let (job, machine) = self.pair(id, placement.machine);
-        let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
-        machine.gives_back(version, prod);
+        let version = job.version_of(id.index);
+        machine.gives_back(version);
         machine.target_bytes -= version.target_bytes;
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
@@ -365,8 +365,8 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
-    let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
-    machine.gives(version, prod);
+    let version = job.version_of(id.index);
+    machine.gives(version);
     machine.target_bytes += version.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(placement.machine_ports());

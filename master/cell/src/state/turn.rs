@@ -22,8 +22,8 @@ pub(super) struct Turn<'a> {
     pub(super) over: VecDeque<(JobId, JobState)>,
     /// Jobs of which something waits that may go on now.
     pub(super) stirred: BTreeSet<JobId>,
-    /// Tasks that went down and are to get the version of an update.
-    pub(super) downed: BTreeSet<TaskId>,
+    /// Tasks that changed while an update of their job was under way.
+    pub(super) touched: BTreeSet<TaskId>,
     /// Jobs of which runs that took too long were ended in this entry.
     pub(super) timed_out: BTreeSet<JobId>,
     /// Slots of daemons that got another version, by which their machines may not do any more.
@@ -39,7 +39,7 @@ impl<'a> Turn<'a> {
             events: Vec::new(),
             over: VecDeque::new(),
             stirred: BTreeSet::new(),
-            downed: BTreeSet::new(),
+            touched: BTreeSet::new(),
             timed_out: BTreeSet::new(),
             revised: BTreeSet::new(),
         }
@@ -236,12 +236,12 @@ impl<'a> Turn<'a> {
     ) -> Result<T, Rejection> {
         let (state, events) = (self.state.clone(), self.events.len());
         let (over, stirred) = (self.over.clone(), self.stirred.clone());
-        let (downed, revised) = (self.downed.clone(), self.revised.clone());
+        let (touched, revised) = (self.touched.clone(), self.revised.clone());
         act(self).inspect_err(|_| {
             *self.state = state;
             self.events.truncate(events);
             (self.over, self.stirred) = (over, stirred);
-            (self.downed, self.revised) = (downed, revised);
+            (self.touched, self.revised) = (touched, revised);
         })
     }
 
