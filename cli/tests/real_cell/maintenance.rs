@@ -105,8 +105,8 @@ fn a_drained_machine_is_left_one_by_one_and_a_deadline_overrules_a_budget() {
 
     // A machine that somebody needs again has not become empty by that.
     let held = machine_of(&cell, &still, 0);
+    let drain = ["drain", held.as_str(), "--reason", "new disk", "--watch"];
     let watched = std::thread::scope(|scope| {
-        let drain = ["drain", held.as_str(), "--reason", "new disk", "--watch"];
         let watching = scope.spawn(|| cell.borgctl(&drain));
         let began = now();
         while drained(&cell, &held).is_null() {
