@@ -93,6 +93,8 @@ pub(crate) struct Metrics {
     pub state_age: Gauge<f64, AtomicU64>,
     /// Watchers of names.
     pub name_watchers: Gauge,
+    /// Endpoints that they watch together.
+    pub watched_endpoints: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -151,6 +153,7 @@ impl Metrics {
             dns: DnsMetrics::new(),
             state_age: Gauge::default(),
             name_watchers: Gauge::default(),
+            watched_endpoints: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("borgmaster");
         let m = &metrics;
@@ -256,6 +259,9 @@ impl Metrics {
         registry.register_with_unit("state_age", what, Unit::Seconds, m.state_age.clone());
         let what = "Watchers of names at this replica";
         registry.register("name_watchers", what, m.name_watchers.clone());
+        let what =
+            "Endpoints that watchers of names at this replica watch, each counted for each of them";
+        registry.register("watched_endpoints", what, m.watched_endpoints.clone());
         (metrics, Exposition { registry })
     }
 

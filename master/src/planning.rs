@@ -13,7 +13,7 @@
 
 mod token;
 
-use crate::changes::{Door, reply_of};
+use crate::changes::{Door, Place, reply_of};
 use crate::clock;
 use crate::feed::View;
 use crate::peers::Peers;
@@ -34,7 +34,7 @@ use borg_scheduler::{DrainPlan, JobPlan, MOST_PLANNED, Novelty, Plan, Scheduler}
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 
 /// The level of entries at which all masters know plans. One that does not would take a job and not
@@ -65,10 +65,66 @@ pub(crate) struct Planner {
     pub peers: Peers,
     /// This replica.
     pub own: ReplicaId,
+    /// Who may plan.
+    turns: Turns,
+}
+
+/// One plan is made at a time, as it takes memory and time; few wait.
+#[derive(Debug)]
+struct Turns {
     /// What each user has under way.
-    pub door: Door,
-    /// Held while a plan is made: a copy takes memory, and time of the scheduler.
-    pub one: Arc<Semaphore>,
+    door: Door,
+    one: Arc<Semaphore>,
+}
+
+/// Held while a plan is made.
+#[derive(Debug)]
+struct Turn {
+    _place: Place,
+    _one: OwnedSemaphorePermit,
+}
+
+impl Turns {
+    /// None is taken; so many may wait.
+    fn new(waiting: usize) -> Self {
+        Self { door: Door::new(waiting), one: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// A user's turn, when those before are over.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many wait.
+    async fn next(&self, user: &UserName, bytes: usize) -> Result<Turn, Status> {
+        let place = self.door.enter(user, bytes);
+        let place = place.map_err(|shed| rpc::overloaded(&shed.to_string(), shed.retry_after))?;
+        let one = self.one.clone().acquire_owned().await.map_err(|_| stopping())?;
+        Ok(Turn { _place: place, _one: one })
+    }
+}
+
+impl Turn {
+    /// Makes a plan on a thread of its own. The turn ends with it, and not with whoever waits for it.
+    async fn make<T: Send + 'static>(
+        self,
+        plan: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let work = move || {
+            let _turn = self;
+            // A plan only looks: a panic harms nothing but its answer.
+            guarded(plan)
+        };
+        let began = clock::stopwatch();
+        let made = tokio::task::spawn_blocking(work).await.map_err(|_| stopping())?;
+        tracing::debug!(seconds = began.seconds(), "planned");
+        made.map_err(|said| {
+            tracing::error!(panic = said, "this master panicked over a plan: report this");
+            Status::internal(format!("cannot be planned: the master failed over it ({said})"))
+        })
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("this master is stopping")
 }
 
 /// A copy of the scheduler to plan with.
@@ -88,8 +144,7 @@ impl Planner {
         peers: Peers,
         own: ReplicaId,
     ) -> Arc<Self> {
-        let (door, one) = (Door::new(WAITING), Arc::new(Semaphore::new(1)));
-        Arc::new(Self { scheduler, view, peers, own, door, one })
+        Arc::new(Self { scheduler, view, peers, own, turns: Turns::new(WAITING) })
     }
 
     /// What would become of a user's jobs, wherever the leader is.
@@ -230,6 +285,18 @@ impl Planner {
         self.on_copy(user, bytes, move |scheduler, now| scheduler.plan(&who, &specs, now)).await
     }
 
+    /// Makes a plan of a state alone, for which no scheduler is needed.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many wait.
+    pub(crate) async fn alone<T: Send + 'static>(
+        &self,
+        user: &UserName,
+        plan: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        self.turns.next(user, 0).await?.make(plan).await
+    }
+
     /// Does something with a copy of the scheduler, one at a time.
     async fn on_copy<T: Send + 'static>(
         &self,
@@ -237,26 +304,15 @@ impl Planner {
         bytes: usize,
         make: impl FnOnce(Scheduler, Millis) -> T + Send + 'static,
     ) -> Result<(CellState, T), Status> {
-        let stopping = || Status::unavailable("this master is stopping");
-        let place = self.door.enter(user, bytes);
-        let _place = place.map_err(|shed| rpc::overloaded(&shed.to_string(), shed.retry_after))?;
-        let turn = self.one.clone().acquire_owned().await.map_err(|_| stopping())?;
+        let turn = self.turns.next(user, bytes).await?;
         let Copy { scheduler, now } = self.scheduler.copy().await.ok_or_else(|| {
             rpc::overloaded("too many questions wait for the scheduler", Millis(1_000))
         })?;
-        let work = move || {
-            let _turn = turn;
+        let plan = move || {
             let state = scheduler.state().clone();
-            // A plan only looks: a panic harms nothing but its answer.
-            guarded(|| make(scheduler, now)).map(|plan| (state, plan))
+            (state, make(scheduler, now))
         };
-        let began = clock::stopwatch();
-        let made = tokio::task::spawn_blocking(work).await.map_err(|_| stopping())?;
-        tracing::debug!(seconds = began.seconds(), "planned");
-        made.map_err(|said| {
-            tracing::error!(panic = said, "the scheduler panicked over a plan: report this");
-            Status::internal(format!("cannot be planned: the scheduler failed over it ({said})"))
-        })
+        turn.make(plan).await
     }
 }
 
@@ -375,5 +431,34 @@ fn field(difference: &Difference) -> pb::FieldChange {
         field: difference.field.clone(),
         old: difference.old.clone(),
         new: difference.new.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else as many threads would go through as many states as somebody asks for.
+    #[tokio::test]
+    async fn plans_are_made_one_at_a_time_and_few_wait() {
+        let turns = Arc::new(Turns::new(4));
+        let ann: UserName = "ann".parse().unwrap();
+        let first = turns.next(&ann, 0).await.unwrap();
+        let waits = |user: UserName| {
+            let turns = turns.clone();
+            tokio::spawn(async move { turns.next(&user, 0).await.map(drop) })
+        };
+        let second = waits(ann.clone());
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished(), "the first one's is not over");
+        let full = turns.next(&ann, 0).await.unwrap_err();
+        assert_eq!(full.code(), tonic::Code::ResourceExhausted);
+        assert!(rpc::retry_after(&full).is_some(), "it says when to ask again");
+        assert_eq!(first.make(|| 7).await.unwrap(), 7);
+        second.await.unwrap().unwrap();
+        let failed = turns.next(&ann, 0).await.unwrap().make(|| panic!("of a plan")).await;
+        let failed: Result<(), Status> = failed;
+        assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal);
+        turns.next(&ann, 0).await.unwrap();
     }
 }

@@ -60,13 +60,7 @@ impl IndexSet {
             return Err(IndexSetError::Beyond((*last).into()));
         }
         ranges.sort_unstable();
-        let mut joined: Vec<(u32, u32)> = Vec::new();
-        for (first, last) in ranges {
-            match joined.last_mut() {
-                Some((_, end)) if first <= end.saturating_add(1) => *end = (*end).max(last),
-                Some(_) | None => joined.push((first, last)),
-            }
-        }
+        let joined = join(ranges);
         match joined.len() {
             0 => Err(IndexSetError::Empty),
             many if many > MAX_RANGES => Err(IndexSetError::TooMany(many)),
@@ -140,9 +134,32 @@ impl FromStr for IndexSet {
     }
 }
 
-impl fmt::Display for IndexSet {
+/// Those that overlap or follow each other are one. They are in order.
+fn join(ranges: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
+    let mut joined: Vec<(u32, u32)> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = (*end).max(last),
+            Some(_) | None => joined.push((first, last)),
+        }
+    }
+    joined
+}
+
+/// A list of indexes as a set of them is written, however many ranges that takes.
+#[must_use]
+pub fn in_ranges(indexes: &[u32]) -> String {
+    let mut ranges: Vec<(u32, u32)> = indexes.iter().map(|index| (*index, *index)).collect();
+    ranges.sort_unstable();
+    Ranges(&join(ranges)).to_string()
+}
+
+/// Ranges as they are written.
+struct Ranges<'a>(&'a [(u32, u32)]);
+
+impl fmt::Display for Ranges<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (first, last)) in self.ranges.iter().enumerate() {
+        for (n, (first, last)) in self.0.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };
             if first == last {
                 write!(f, "{comma}{first}")?;
@@ -151,6 +168,12 @@ impl fmt::Display for IndexSet {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for IndexSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ranges(&self.ranges).fmt(f)
     }
 }
 
@@ -189,6 +212,7 @@ mod tests {
             ["0-2,7", "0-2", "0-1"].map(|s| Some(s.to_owned()))
         );
         assert_eq!(below(0), None);
+        assert_eq!([in_ranges(&[7, 1, 0, 2, 1]), in_ranges(&[])], ["0-2,7", ""]);
         let has: Vec<u32> = (0..9).filter(|index| set.contains(*index)).collect();
         assert_eq!(has, [0, 1, 2, 7]);
     }
@@ -212,5 +236,7 @@ mod tests {
             "1001 ranges of indexes are more than 1000"
         );
         assert_eq!(IndexSet::new([]).unwrap_err(), IndexSetError::Empty);
+        let apart: Vec<u32> = (0..1_001).map(|n| 2 * n).collect();
+        assert!(in_ranges(&apart).ends_with(",1998,2000"), "a list has no bound");
     }
 }

@@ -269,11 +269,21 @@ async fn over(
     if waits && !for_somebody {
         return Ok(None);
     }
-    if watched.all_serve && !waits && !all_serve(client, key).await? {
-        return Ok(None);
+    // A job that has ended has no update any more, as one of which all is done.
+    let mut lost = None;
+    if !waits {
+        let index = answer.read.as_ref().map_or(0, |read| read.index);
+        let Some(job) = job_since(client, key, index).await? else { return Ok(None) };
+        lost = how_lost(&job);
+        if lost.is_none() && watched.all_serve && !serves(&job) {
+            return Ok(None);
+        }
     }
     if out.is_json() {
         out.json(&Shown::from(answer), false)?;
+    }
+    if let Some(lost) = lost {
+        return Ok(Some(Err(lost)));
     }
     if let Some(update) = open.filter(|_| for_somebody) {
         let text = format!("{key}: {}", update.waiting_for);
@@ -303,10 +313,47 @@ async fn over(
     Ok(Some(Ok(())))
 }
 
-pub(super) async fn all_serve(client: &mut Client, key: &JobKey) -> Result<bool, Failure> {
-    let what = format!("status of {key}");
-    let job = super::inspect::get_job(client, &what, key).await?.job.unwrap_or_default();
-    Ok(job.up + job.stopped + job.finished + job.failed + job.killed >= job.tasks)
+/// Whether all tasks of a job serve that are to, at this entry or later.
+///
+/// # Errors
+/// When the job was killed or failed.
+pub(super) async fn all_serve(
+    client: &mut Client,
+    key: &JobKey,
+    index: u64,
+) -> Result<bool, Failure> {
+    let Some(job) = job_since(client, key, index).await? else { return Ok(false) };
+    how_lost(&job).map_or_else(|| Ok(serves(&job)), Err)
+}
+
+/// A job as it is at this entry or later; nothing when the master that was asked has not heard of that yet.
+async fn job_since(
+    client: &mut Client,
+    key: &JobKey,
+    index: u64,
+) -> Result<Option<pb::JobSummary>, Failure> {
+    let answer = super::inspect::get_job(client, &format!("status of {key}"), key).await?;
+    let is_new = answer.read.is_some_and(|read| read.index >= index);
+    Ok(answer.job.filter(|_| is_new))
+}
+
+fn serves(job: &pb::JobSummary) -> bool {
+    job.up + job.stopped + job.finished + job.failed + job.killed >= job.tasks
+}
+
+/// Why nothing comes of a job any more, if it did not end well.
+fn how_lost(job: &pb::JobSummary) -> Option<Failure> {
+    let how = match job.state() {
+        pb::JobState::Failed => "failed",
+        pb::JobState::Killed => "was killed",
+        pb::JobState::Waiting
+        | pb::JobState::Pending
+        | pb::JobState::Running
+        | pb::JobState::Finished
+        | pb::JobState::Unspecified => return None,
+    };
+    let text = format!("{}: the job {how}: {}", job.job, job.note);
+    Some(Failure::new(Code::JobFailed, text.trim_end_matches([':', ' '])))
 }
 
 async fn outcome_of(client: &mut Client, key: &JobKey, version: u32) -> Result<String, Failure> {
@@ -371,4 +418,26 @@ pub(super) async fn history(client: &mut Client, job: &str, out: Output) -> Resu
 pub(super) fn changed(field: &pb::FieldChange) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
     format!("{}: {} -> {}", field.field, text(&field.old), text(&field.new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_lost_that_ended_and_not_well() {
+        let job = |state: pb::JobState, note: &str| pb::JobSummary {
+            job: "ann/web".into(),
+            state: state.into(),
+            note: note.into(),
+            ..pb::JobSummary::default()
+        };
+        let told = |job| how_lost(&job).map(|failure| (failure.code, failure.text));
+        let killed = "ann/web: the job was killed: by bob".to_owned();
+        assert_eq!(told(job(pb::JobState::Killed, "by bob")), Some((Code::JobFailed, killed)));
+        let failed = "ann/web: the job failed".to_owned();
+        assert_eq!(told(job(pb::JobState::Failed, "")), Some((Code::JobFailed, failed)));
+        assert_eq!(told(job(pb::JobState::Finished, "")), None);
+        assert_eq!(told(job(pb::JobState::Running, "")), None);
+    }
 }

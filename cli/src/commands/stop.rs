@@ -106,7 +106,7 @@ pub(super) async fn start(
             master.start_tasks(request).await
         })
         .await?;
-    while args.watch && !all_serve(client, &key).await? {
+    while args.watch && !all_serve(client, &key, answer.index).await? {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     if out.is_json() {

@@ -11,9 +11,10 @@ use crate::target::TargetArgs;
 use borg_proto::disruption::Share;
 use borg_proto::update::{OnFailure, Order, UpdateOptions};
 use borg_proto::wire::pb;
-use borg_proto::{IndexSet, JobKey, Millis};
+use borg_proto::{IndexSet, JobKey, JobSpec, Millis};
 use clap::{Args, ValueEnum};
 use pb::update_job::To;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -180,6 +181,33 @@ pub(super) async fn update(
     Ok(())
 }
 
+/// A job that was updated.
+#[derive(Debug, Serialize)]
+pub(super) struct Updated {
+    pub(super) job: JobKey,
+    version: u32,
+    index: u64,
+}
+
+impl Updated {
+    /// What there is to wait for.
+    pub(super) fn to_watch(&self) -> Watched {
+        Watched { version: self.version, index: self.index, all_serve: false }
+    }
+}
+
+/// Updates a live job as when nothing but a file is given.
+pub(super) async fn live(
+    client: &mut Client,
+    spec: &JobSpec,
+    out: Output,
+) -> Result<Updated, Failure> {
+    let job = spec.key(client.user());
+    let updated = begin(client, job, To::Spec(spec.into()), &UpdateOptions::default()).await?;
+    tell(&updated, out)?;
+    Ok(updated)
+}
+
 pub(super) async fn rollback(
     client: &mut Client,
     args: RollbackArgs,
@@ -221,30 +249,50 @@ async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failu
     let Asked { key, to, mut options, which, plan, watch } = asked;
     options.tasks = which.chosen(client, &key).await?;
     let scales = matches!(to, To::Tasks(_));
-    let update =
-        pb::UpdateJob { job: key.to_string(), to: Some(to), options: Some((&options).into()) };
     if plan {
+        let update = message(&key, to, &options);
         return self::plan(client, &key, update, out).await;
     }
-    let message = pb::UpdateJobRequest { update: Some(update), request_id: request_id() };
-    let what = format!("update {key}");
+    let updated = begin(client, key, to, &options).await?;
+    if watch {
+        let watched = Watched { all_serve: scales, ..updated.to_watch() };
+        return rollout::watch(client, &updated.job, &watched, out).await;
+    }
+    if out.is_json() {
+        return out.json(&updated, false);
+    }
+    tell(&updated, out)
+}
+
+fn message(key: &JobKey, to: To, options: &UpdateOptions) -> pb::UpdateJob {
+    pb::UpdateJob { job: key.to_string(), to: Some(to), options: Some(options.into()) }
+}
+
+async fn begin(
+    client: &mut Client,
+    job: JobKey,
+    to: To,
+    options: &UpdateOptions,
+) -> Result<Updated, Failure> {
+    let update = Some(message(&job, to, options));
+    let message = pb::UpdateJobRequest { update, request_id: request_id() };
+    let what = format!("update {job}");
     let answer = client
         .call(&what, Kind::Change, message, async |mut master, request| {
             master.update_job(request).await
         })
         .await?;
-    let version = answer.version;
-    if watch {
-        let watched = Watched { version, index: answer.index, all_serve: scales };
-        return rollout::watch(client, &key, &watched, out).await;
-    }
+    Ok(Updated { job, version: answer.version, index: answer.index })
+}
+
+/// To a person.
+fn tell(updated: &Updated, out: Output) -> Result<(), Failure> {
     if out.is_json() {
-        let told = serde_json::json!({ "job": key, "version": version, "index": answer.index });
-        out.json(&told, false)?;
-    } else {
-        out.line(&format!("{key}: version {version}"))?;
-        note(&format!("how far it is: borgctl rollout status {key}"));
+        return Ok(());
     }
+    let Updated { job, version, .. } = updated;
+    out.line(&format!("{job}: version {version}"))?;
+    note(&format!("how far it is: borgctl rollout status {job}"));
     Ok(())
 }
 

@@ -63,7 +63,7 @@ pub enum Rejection {
     #[error("job {job} is a service and never finishes: nothing can start after it")]
     AfterService { job: JobKey },
 
-    #[error("job {job} exists and is {state}: borgctl update changes it")]
+    #[error("job {job} exists and is {state}: borgctl update FILE changes it")]
     JobAlive { job: JobKey, state: JobState },
 
     #[error("there is no job {job}")]

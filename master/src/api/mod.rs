@@ -393,12 +393,10 @@ impl Borgmaster for Api {
         let Action::UpdateJob { job, to, options } = asked else {
             return Err(Status::internal("an update is something else"));
         };
-        let state = view.state.clone();
+        let (state, who) = (view.state.clone(), user.clone());
         // It goes through all tasks of a job.
-        let planned = tokio::task::spawn_blocking(move || {
-            state.plan_update(&user, &job, &to, &options, clock::now())
-        });
-        let planned = planned.await.map_err(|_| Status::internal("the plan was given up"))?;
+        let plan = move || state.plan_update(&who, &job, &to, &options, clock::now());
+        let planned = self.changes.planner.alone(&user, plan).await?;
         Ok(Response::new(updates::plan(&view, planned)))
     }
 

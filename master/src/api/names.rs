@@ -4,7 +4,8 @@
 //! who does not listen. A watcher is told the difference between what it was told and what is, so that it costs no
 //! memory to be slow, and nobody is told what is over.
 //!
-//! Invariant: however many watch, they cost no more than a twenty-fifth of a core.
+//! Invariant: however many watch however much, they cost no more than a twenty-fifth of a core, and what they were
+//! told takes bounded memory.
 
 use super::streams::Items;
 use super::{Api, views};
@@ -17,13 +18,17 @@ use borg_cell::state::CellState;
 use borg_proto::slots::{NoSlot, Slot};
 use borg_proto::wire::pb;
 use borg_proto::{Millis, UserName};
+use prometheus_client::metrics::gauge::Gauge;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
-/// Watchers of names at a master. 1,000: our choice; with 100 endpoints each 50 MB.
+/// Watchers of names at a master. 1,000: our choice.
 pub(crate) const WATCHERS: usize = 1_000;
+/// Endpoints that all of them watch together: 100 MB of what was told, and at most 6 s until something new is. Our
+/// choice: 1,000 watchers of jobs of 200 tasks, or 20 of jobs of 10,000.
+const ENDPOINTS: i64 = 200_000;
 /// Messages on their way to a watcher.
 const ON_THE_WAY: usize = 4;
 /// Endpoints in a message: some 100 KB.
@@ -33,11 +38,9 @@ const SLOW: Duration = Duration::from_secs(10);
 /// Time between two looks when nothing happened: for how old the state is, and for machines whose host is
 /// another one. Ours.
 const IDLE: Duration = Duration::from_millis(500);
-/// Longest time that a change waits to be told.
-const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Rests that are shorter are none: tokio counts in milliseconds.
 const LEAST_REST: Duration = Duration::from_millis(2);
-/// Rest of each watcher for a look, and for each of its endpoints: twenty-five times what that costs.
+/// Rest of all watchers for a look of one of them, and for each of its endpoints: twenty-five times what that costs.
 const LOOK: Duration = Duration::from_micros(500);
 const LOOK_AT_ONE: Duration = Duration::from_micros(25);
 
@@ -71,11 +74,10 @@ pub(super) async fn watch(
         view: api.view.clone(),
         fresh: api.fresh.clone(),
         max_age: api.names_max_age,
-        metrics: api.metrics.clone(),
+        load: Load::new(&api.metrics),
         _place: place,
     };
-    api.metrics.name_watchers.inc();
-    let (stop, counted) = (api.stop.clone(), api.metrics.name_watchers.clone());
+    let stop = api.stop.clone();
     tokio::spawn(async move {
         let gone = teller.out.clone();
         tokio::select! {
@@ -83,7 +85,6 @@ pub(super) async fn watch(
             () = gone.closed() => {}
             () = teller.tell(view.state) => {}
         }
-        counted.dec();
     });
     Ok(Box::pin(ReceiverStream::new(items)))
 }
@@ -95,8 +96,59 @@ struct Teller {
     view: watch::Receiver<View>,
     fresh: Freshness,
     max_age: Millis,
-    metrics: Metrics,
+    load: Load,
     _place: Slot,
+}
+
+/// What one watcher is among all of a master's.
+struct Load {
+    watchers: Gauge,
+    /// Of all.
+    endpoints: Gauge,
+    /// Of this one.
+    own: i64,
+}
+
+impl Load {
+    /// One more watches, nothing yet.
+    fn new(metrics: &Metrics) -> Self {
+        metrics.name_watchers.inc();
+        let (watchers, endpoints) =
+            (metrics.name_watchers.clone(), metrics.watched_endpoints.clone());
+        Self { watchers, endpoints, own: 0 }
+    }
+
+    /// So many endpoints are watched by this one from now on.
+    ///
+    /// # Errors
+    /// When they have become more, and are too many with those of all others.
+    fn watches(&mut self, endpoints: usize) -> Result<(), Status> {
+        let more = i64::try_from(endpoints).unwrap_or(i64::MAX) - self.own;
+        self.own += more;
+        let all = self.endpoints.inc_by(more) + more;
+        if more > 0 && all > ENDPOINTS {
+            return Err(Status::resource_exhausted(format!(
+                "{all} endpoints are watched at this master with these {endpoints}, most is {ENDPOINTS}: watch \
+                 at another master, or single tasks"
+            )));
+        }
+        Ok(())
+    }
+
+    /// How long each watcher rests between two looks: longer the more watch, and the more they watch.
+    fn rest(&self) -> Duration {
+        let count = |gauge: &Gauge| u32::try_from(gauge.get()).unwrap_or(u32::MAX);
+        let looks = LOOK.saturating_mul(count(&self.watchers));
+        let each = LOOK_AT_ONE.saturating_mul(count(&self.endpoints));
+        looks.saturating_add(each).max(LEAST_REST)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.watchers.dec();
+        self.endpoints.dec_by(self.own);
+    }
 }
 
 /// The watcher took nothing for too long, or is gone.
@@ -114,7 +166,12 @@ impl Teller {
             let is_due = looked.as_ref().is_none_or(|looked| looked.elapsed() >= IDLE);
             let change = if is_due || self.followed.has_news(&state) {
                 looked = Some(clock::stopwatch());
-                self.followed.look(&state)
+                let change = self.followed.look(&state);
+                if let Err(too_many) = self.load.watches(self.followed.len()) {
+                    drop(self.out.send(Err(too_many)).await);
+                    return;
+                }
+                change
             } else {
                 Change::default()
             };
@@ -134,7 +191,7 @@ impl Teller {
                     return;
                 }
             }
-            tokio::time::sleep(self.rest()).await;
+            tokio::time::sleep(self.load.rest()).await;
             if let Ok(Err(_)) = tokio::time::timeout(IDLE, self.view.changed()).await {
                 return;
             }
@@ -151,14 +208,6 @@ impl Teller {
             }
         }
         Ok(())
-    }
-
-    /// Longer the more watch, and the more each of them watches.
-    fn rest(&self) -> Duration {
-        let watchers = u32::try_from(self.metrics.name_watchers.get()).unwrap_or(1);
-        let endpoints = u32::try_from(self.followed.len()).unwrap_or(u32::MAX);
-        let look = LOOK.saturating_add(LOOK_AT_ONE.saturating_mul(endpoints));
-        look.saturating_mul(watchers).clamp(LEAST_REST, LONGEST_REST)
     }
 }
 
@@ -207,6 +256,38 @@ mod tests {
             up: true,
             health: Health::Healthy,
         }
+    }
+
+    /// By what a look costs: 20 us, and 1 us for each endpoint.
+    #[test]
+    fn watchers_cost_a_twenty_fifth_of_a_core_at_most_and_wait_for_seconds_at_most() {
+        for (watchers, each) in [(1, 3), (1_000, 0), (1_000, 200), (20, 10_000), (500, 400)] {
+            let metrics = Metrics::new().0;
+            let mut all: Vec<Load> = (0..watchers).map(|_| Load::new(&metrics)).collect();
+            for one in &mut all {
+                one.watches(each).unwrap();
+            }
+            let look = Duration::from_micros(20 + each as u64);
+            let (cost, rest) = (look * watchers, all[0].rest());
+            assert!(cost * 25 <= rest, "{watchers} of {each}: {cost:?} each {rest:?}");
+            assert!(rest <= Duration::from_secs(6), "{watchers} of {each}: {rest:?}");
+            drop(all);
+            assert_eq!((metrics.name_watchers.get(), metrics.watched_endpoints.get()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn who_watches_more_than_there_is_room_for_is_refused_and_the_others_stay() {
+        let metrics = Metrics::new().0;
+        let [mut first, mut second] = [Load::new(&metrics), Load::new(&metrics)];
+        first.watches(150_000).unwrap();
+        let refused = second.watches(50_001).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("200001 endpoints"), "{}", refused.message());
+        first.watches(150_000).unwrap();
+        first.watches(149_000).unwrap();
+        drop(second);
+        first.watches(200_000).unwrap();
     }
 
     #[test]

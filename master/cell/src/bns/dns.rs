@@ -21,8 +21,8 @@ use borg_proto::names::{PortName, ReplicaId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Tasks that are looked at for one answer with addresses: many may share a machine, and so an address. Of larger
-/// jobs the next answer shows others. A thousand, 0.1 ms: our choice.
+/// Tasks that are looked at for one answer: many may share a machine, and so an address, or have no such port. Of
+/// larger jobs the next answer shows others. A thousand, 0.1 ms: our choice.
 const MOST_LOOKED_AT: usize = 1_000;
 
 /// What is asked of a name.
@@ -172,7 +172,8 @@ impl Names {
 }
 
 /// The addresses of tasks in service. A name may have many of them, but is another name for one host at the
-/// most: when none of the tasks has an address, for that of the first that has a host.
+/// most: when none of the tasks has an address of any kind, for that of the first that has a host. With an address of
+/// one kind and an alias for the other, whoever remembers the alias would lose the address (RFC 2181, section 10.1).
 fn addresses(
     state: &CellState,
     job: &Job,
@@ -180,9 +181,10 @@ fn addresses(
     (wanted, most): (Wanted, usize),
     reply: &mut Reply,
 ) {
-    let (mut seen, mut alias) = (BTreeSet::new(), None);
+    let (mut seen, mut alias, mut has_address) = (BTreeSet::new(), None, false);
     for index in order.take(MOST_LOOKED_AT) {
         let Some(place) = serving(state, job, index) else { continue };
+        has_address |= matches!(place.host, Host::Address(_));
         match place.host {
             Host::Address(address) if is_wanted(address, wanted) => {
                 if !seen.insert(address) {
@@ -198,7 +200,7 @@ fn addresses(
             Host::Name(name) => alias = alias.or(Some(name)),
         }
     }
-    if let Some(name) = alias.filter(|_| reply.answers.is_empty()) {
+    if let Some(name) = alias.filter(|_| !has_address) {
         reply.say(Data::Alias(Name::Host(name.to_owned())));
     }
 }
@@ -212,13 +214,14 @@ fn services(
     most: usize,
     reply: &mut Reply,
 ) {
-    for index in order {
+    for index in order.take(MOST_LOOKED_AT) {
         let Some(place) = serving(state, job, index) else { continue };
         let target = match place.host {
             Host::Address(_) => Name::Task(job.key.clone(), index),
             Host::Name("") => continue,
             Host::Name(name) => Name::Host(name.to_owned()),
         };
+        let before = reply.answers.len();
         let ports = job.task_spec(index).ports.iter().zip(place.ports);
         for (_, port) in ports.filter(|(name, _)| only.is_none_or(|only| only == *name)) {
             if reply.answers.len() == most {
@@ -227,7 +230,9 @@ fn services(
             }
             reply.say(Data::Service(*port, target.clone()));
         }
-        if let Host::Address(address) = place.host {
+        if let Host::Address(address) = place.host
+            && reply.answers.len() > before
+        {
             reply.additional.push(Record { of: target, data: Data::Address(address) });
         }
     }

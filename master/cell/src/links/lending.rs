@@ -15,7 +15,7 @@ use crate::state::{CellState, Job, Machine};
 use borg_proto::command::Observation;
 use borg_proto::poll::TaskStatus;
 use borg_proto::reclamation::{Amounts, Numbers};
-use borg_proto::{IncarnationId, MachineId, Millis, TaskId};
+use borg_proto::{IncarnationId, MachineId, Millis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -266,7 +266,8 @@ impl Links {
         (now, time): (Millis, Millis),
         state: &CellState,
     ) {
-        let Some(id) = who_goes(machine, beyond, time, state) else { return };
+        let used = |id: &IncarnationId| self.usage.get(id).and_then(counted).unwrap_or_default();
+        let Some(id) = who_goes(machine, beyond, used, time, state) else { return };
         tracing::warn!(machine = %machine.name, %id, "lent room is used by whoever holds it: it goes");
         self.lending.reclaims.push_back(now);
         self.other.push(Observation::TaskReclaimed { id });
@@ -343,26 +344,41 @@ impl Links {
     }
 }
 
-/// Who leaves a machine that is full: not prod, the lowest priority first, then the youngest job, and whoever's
-/// going makes room of what is used too much.
+/// Who leaves a machine that is full: not prod, and whoever's going makes room of what is used too much. The lowest
+/// priority first, of one priority whoever makes most room, then the youngest job.
 fn who_goes(
     machine: &Machine,
     beyond: Amounts,
+    used: impl Fn(&IncarnationId) -> Amounts,
     time: Millis,
     state: &CellState,
 ) -> Option<IncarnationId> {
-    let may_go = |task: &&TaskId| {
-        let job = state.job(task.job);
-        let goes = |job: &Job| {
-            let limit = Amounts::from(&job.task_spec(task.index).limit);
-            let frees = !limit.least(beyond).is_nothing();
-            !job.stands_as_prod(task.index) && job.spec.alloc_set.is_none() && frees
-        };
-        job.is_some_and(goes) && state.may_disrupt(**task, time).is_ok()
+    let ranked = machine.tasks.iter().filter_map(|task| {
+        let job = state.job(task.job)?;
+        if job.stands_as_prod(task.index) || job.spec.alloc_set.is_some() {
+            return None;
+        }
+        let id = job.task(task.index)?.running(*task)?;
+        // What it uses beyond its limit is given back without its going.
+        let limit = Amounts::from(&job.task_spec(task.index).limit);
+        let frees = part_of(used(&id).least(limit), beyond);
+        let may_go = frees > 0 && state.may_disrupt(*task, time).is_ok();
+        may_go.then_some(((job.priority(), Reverse(frees), Reverse(*task)), id))
+    });
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, id)| id)
+}
+
+/// How much of what is wanted would be there, in thousandths of each resource, one with the other; anything at all
+/// is at least one.
+fn part_of(room: Amounts, wanted: Amounts) -> u64 {
+    let part = |room: u64, wanted: u64| {
+        if wanted == 0 || room == 0 {
+            0
+        } else {
+            (room.min(wanted).saturating_mul(1_000) / wanted).max(1)
+        }
     };
-    let rank = |task: &&TaskId| (state.job(task.job).map(Job::priority), Reverse(**task));
-    let task = *machine.tasks.iter().filter(may_go).min_by_key(rank)?;
-    state.task(task)?.running(task)
+    room.zip(wanted, part).each().iter().sum()
 }
 
 #[cfg(test)]

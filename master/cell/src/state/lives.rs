@@ -373,7 +373,7 @@ mod tests {
         let again = cell.try_submit("ann", service("web", 1, 100, 4 * MIB)).unwrap_err();
         assert_eq!(
             again.to_string(),
-            "job ann/web exists and is pending: borgctl update changes it"
+            "job ann/web exists and is pending: borgctl update FILE changes it"
         );
         cell.kill("ann", "ann/web", &[]).unwrap();
         let second = cell.submit("ann", service("web", 1, 100, 4 * MIB));

@@ -96,7 +96,7 @@ fn a_live_job_is_told_as_it_is_or_with_what_differs() {
     assert_eq!(fields, ["tasks", "task.limit.cpu_milli"]);
     assert_eq!(
         other.refusal.unwrap().to_string(),
-        "job ann/planned exists and is running: borgctl update changes it"
+        "job ann/planned exists and is running: borgctl update FILE changes it"
     );
     assert_eq!(other.before, Some(cell.state.jobs().last().unwrap().id));
 }

@@ -187,6 +187,70 @@ fn an_answer_has_as_many_records_as_are_wanted_and_says_that_there_are_more() {
     assert_eq!((reply.answers.len(), reply.more), (1, true));
 }
 
+/// A batch job of many tasks would make an answer that is as large as the job.
+#[test]
+fn who_has_no_ports_is_no_host_of_services() {
+    let mut cell = Cell::new();
+    let machine = cell.machine("m-1", 100_000, 1 << 40);
+    let job = cell.submit("ann", service("silent", 3, 100, 4 << 20));
+    for index in 0..3 {
+        let id = cell.place(job, index, machine).unwrap();
+        cell.up(id);
+    }
+    let mut names = Names::new(cell.state);
+    let reply = ask(&mut names, "silent.ann", Wanted::Srv);
+    assert_eq!((reply.exists, reply.answers.len(), reply.additional.len()), (true, 0, 0));
+}
+
+#[test]
+fn a_large_job_is_not_gone_through_for_services_that_it_has_not() {
+    let (cell, _) = web(1);
+    let job = cell.state.job_named(&"ann/web".parse().unwrap()).unwrap();
+    let other: PortName = "other".parse().unwrap();
+    let mut looked = 0;
+    let order = std::iter::repeat_n(0, 3 * MOST_LOOKED_AT).inspect(|_| looked += 1);
+    services(&cell.state, (job, Some(&other)), order, 10, &mut Reply::default());
+    assert_eq!(looked, MOST_LOOKED_AT);
+}
+
+/// Another name has everything that it is another name for: a resolver that keeps it would look for addresses of
+/// the other kind there, too.
+#[test]
+fn what_has_addresses_of_one_kind_is_no_other_name_for_the_other_kind() {
+    let (mut cell, ids) = web(2);
+    let machine = cell.state.task(ids[0].task).unwrap().placement().unwrap().machine;
+    let mut named = info(100_000, 1 << 40, &[]);
+    named.task_host = "m-1.example.net".into();
+    cell.observe(Observation::MachineUp { machine, info: named });
+    let mut names = Names::new(cell.state);
+    assert_eq!(shown(&ask(&mut names, "web.ann", Wanted::A)), ["@ 10.0.0.2"]);
+    assert!(ask(&mut names, "web.ann", Wanted::Aaaa).answers.is_empty());
+}
+
+#[test]
+fn a_question_about_one_task_does_not_go_through_its_job() {
+    let (cell, _) = web(4);
+    let mut names = Names::new(cell.state);
+    for wanted in [Wanted::A, Wanted::Srv] {
+        assert!(!ask(&mut names, "1.web.ann", wanted).answers.is_empty());
+    }
+    assert_eq!(names.rotations.remembered(), 0);
+    ask(&mut names, "web.ann", Wanted::A);
+    assert_eq!(names.rotations.remembered(), 1);
+}
+
+/// Of every job that ever served, else, all tasks would be kept for as long as the master runs.
+#[test]
+fn what_a_job_was_is_not_kept_in_memory() {
+    let (mut cell, ids) = web(2);
+    let mut names = Names::new(cell.state.clone());
+    ask(&mut names, "web.ann", Wanted::A);
+    let before = std::sync::Arc::downgrade(cell.state.shared_job(ids[0].task.job).unwrap());
+    cell.kill("ann", "ann/web", &[]).unwrap();
+    names.follow(cell.state);
+    assert!(before.upgrade().is_none());
+}
+
 #[test]
 fn a_job_that_came_again_under_its_name_is_the_one_that_answers() {
     let (mut cell, _) = web(1);

@@ -5,7 +5,7 @@ use borg_proto::command::{Action, Assignment, LEVEL};
 use borg_proto::peer::MachineDelta;
 use borg_proto::poll::{TaskReport, Usage};
 use borg_proto::reclamation::NumberSet;
-use borg_proto::{Band, Health, JobSpec, ReplicaId};
+use borg_proto::{Band, Health, JobSpec, ReplicaId, TaskId};
 
 const MIB: u64 = 1 << 20;
 
@@ -213,6 +213,25 @@ fn lent_room_that_is_needed_for_long_is_taken_back_from_others_than_prod() {
     rig.cell.observe(Observation::TaskReclaimed { id: rest[0] });
     rig.wait(3_600);
     assert_eq!(rig.goes(), [], "prod never, though it needs all");
+}
+
+/// Whoever uses nothing would lose its place for nothing, and the next one a minute later.
+#[test]
+fn who_uses_the_room_goes_and_not_who_only_holds_it() {
+    let mut rig = Rig::new();
+    let prod = rig.runs(web("web", 8_000), 0);
+    let little = rig.runs(batch("little", 1, 3_000, 100 * MIB), 7_000);
+    let much = rig.runs(batch("much", 1, 3_000, 100 * MIB), 7_000);
+    let idle = rig.runs(batch("idle", 1, 3_000, 100 * MIB), 7_000);
+    for (id, uses) in [(prod, 7_900), (little, 200), (much, 2_000), (idle, 0)] {
+        rig.uses(id, uses);
+    }
+    rig.wait(310);
+    assert_eq!(rig.goes(), [much], "it makes most room");
+    rig.cell.observe(Observation::TaskReclaimed { id: much });
+    rig.uses(prod, 9_500);
+    rig.wait(3_600);
+    assert_eq!(rig.goes(), [], "prod uses at most its limit, which is there");
 }
 
 #[test]
