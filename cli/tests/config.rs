@@ -67,8 +67,11 @@ fn resources_with(fields: &str) -> String {
 async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut seen = 0;
-    for entry in fs::read_dir(&examples).unwrap() {
-        let path = entry.unwrap().path();
+    let within = |dir: &Path| -> Vec<PathBuf> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let (dirs, files): (Vec<_>, Vec<_>) = within(&examples).into_iter().partition(|p| p.is_dir());
+    for path in files.into_iter().chain(dirs.iter().flat_map(|dir| within(dir))) {
         if path.extension().is_none_or(|ext| ext != "bcl") {
             continue;
         }
@@ -88,9 +91,12 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
         (wordcount[0].tasks, wordcount[1].after[0].to_string()),
         (8, "ann/wordcount".to_owned())
     );
-    let shared = load(&examples.join("server-with-logsaver.bcl"), &no_args()).await.unwrap().jobs;
-    assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 2));
+    let saved = examples.join("server-with-logsaver/server-with-logsaver.bcl");
+    let shared = load(&saved, &options()).await.unwrap().jobs;
+    assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 1));
+    assert_eq!(shared[0].keep_data_ms, Some(Millis(3 * 86_400_000)));
     assert!(shared[1..].iter().all(|job| job.alloc_set == Some("ann/room".parse().unwrap())));
+    assert_eq!([shared[1].rescue, shared[2].rescue], [false, true]);
     let web = load(&examples.join("hello-web.bcl"), &no_args()).await.unwrap().jobs;
     assert_eq!((web[0].tasks, web[0].task.ports.len(), web[0].priority.get()), (3, 1, 120));
     assert_eq!(web[0].task.command[0], env!("CARGO_BIN_EXE_borgctl"));

@@ -38,7 +38,12 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         start: None,
         address: None,
     };
-    MachineReport { info, tasks: tasks.iter().map(task).collect(), blobs: Vec::new() }
+    MachineReport {
+        info,
+        tasks: tasks.iter().map(task).collect(),
+        blobs: Vec::new(),
+        data: Vec::new(),
+    }
 }
 
 fn machine() -> MachineName {
@@ -150,10 +155,11 @@ proptest! {
                         info: delta.info.unwrap(),
                         tasks: delta.tasks,
                         blobs: Vec::new(),
+                        data: Vec::new(),
                     });
                     (seq, resync) = (delta.seq, false);
                 } else if let (Some(old), true) = (&held, delta.seq == seq + 1) {
-                    let news = borg_linkshard::Difference { info: delta.info, tasks: delta.tasks, gone: delta.gone };
+                    let news = borg_linkshard::Difference { info: delta.info, tasks: delta.tasks, gone: delta.gone, data: delta.data };
                     held = Some(fold(old, &news));
                     seq = delta.seq;
                 } else {
@@ -352,6 +358,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         appclass: borg_proto::AppClass::Batch,
         restart: true,
         exclusive: true,
+        shared: None,
         packages: Vec::new(),
     };
     let target = borg_proto::poll::Target { tasks: vec![task], ..Default::default() };

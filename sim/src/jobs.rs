@@ -137,6 +137,8 @@ pub fn job(name: &str) -> JobBuilder {
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
+        keep_data_ms: None,
+        rescue: false,
     };
     JobBuilder { spec, task }
 }

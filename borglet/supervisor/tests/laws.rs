@@ -256,6 +256,9 @@ impl Machine {
                 self.probed.insert(*run);
                 self.to_begin.insert(*run);
             }
+            Effect::MeasureData { .. } | Effect::DropData { .. } => {
+                panic!("no task here shares anything: {effect:?}")
+            }
             Effect::ExpectBlob { .. }
             | Effect::FetchBlob { .. }
             | Effect::Unpack { .. }

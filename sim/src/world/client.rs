@@ -162,6 +162,7 @@ impl Clients {
                 | Action::Kill { .. }
                 | Action::Rerun { .. }
                 | Action::OrderCron { .. }
+                | Action::RescueData { .. }
                 | Action::InviteMaster { .. }
                 | Action::JoinMaster { .. }
                 | Action::RemoveMaster { .. }

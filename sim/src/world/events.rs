@@ -182,6 +182,7 @@ impl World {
                     self.hit(Mark::MaintenanceOver);
                 }
             }
+            EventKind::DataChanged { .. } => {}
             EventKind::CronChanged(job) => self.ticked(state, *job),
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };

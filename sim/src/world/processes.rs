@@ -79,6 +79,12 @@ impl World {
             let cause = FailureCause::start("/sim/play: no such program");
             return self.tell_borglet_later(index, run, cause);
         }
+        if let Some(shared) = &launch.shared
+            && let Err(cause) = self.share_data(index, shared)
+        {
+            return self.tell_borglet_later(index, run, cause);
+        }
+        let host = &mut self.machines[index];
         let (boot, state) = (host.boot, ContainerState::Starting);
         let (grace, ports, task) = (launch.grace, launch.ports, Some(launch.task));
         let failures = launch.failures;

@@ -216,7 +216,7 @@ fn may_run_on(task: &Task) -> bool {
 }
 
 /// A slot for changing.
-fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
+pub(super) fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
     job.tasks.get_mut(usize::try_from(index).ok()?).map(Arc::make_mut)
 }
 
