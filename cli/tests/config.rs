@@ -67,7 +67,7 @@ fn resources_with(fields: &str) -> String {
 async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut seen = 0;
-    let within = |dir: &Path| -> Vec<PathBuf> {
+    let within = |dir: &Path| -> Vec<std::path::PathBuf> {
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
     };
     let (dirs, files): (Vec<_>, Vec<_>) = within(&examples).into_iter().partition(|p| p.is_dir());
@@ -94,7 +94,7 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
     let saved = examples.join("server-with-logsaver/server-with-logsaver.bcl");
     let shared = load(&saved, &options()).await.unwrap().jobs;
     assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 1));
-    assert_eq!(shared[0].keep_data_ms, Some(Millis(3 * 86_400_000)));
+    assert_eq!(shared[0].keep_data_ms, Some(borg_proto::Millis(3 * 86_400_000)));
     assert!(shared[1..].iter().all(|job| job.alloc_set == Some("ann/room".parse().unwrap())));
     assert_eq!([shared[1].rescue, shared[2].rescue], [false, true]);
     let web = load(&examples.join("hello-web.bcl"), &no_args()).await.unwrap().jobs;

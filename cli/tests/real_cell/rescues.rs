@@ -62,7 +62,7 @@ impl Rig {
 
     /// The directories of allocs on the disk of a machine.
     fn directories(&self, machine: &str) -> Vec<PathBuf> {
-        let data = self.cell.layout().borglet(machine).join("data");
+        let data = self.cell.layout().data(machine).join("data");
         let all = fs::read_dir(data).into_iter().flatten().filter_map(Result::ok);
         all.map(|entry| entry.path()).collect()
     }
@@ -144,7 +144,7 @@ fn kept_data_survives_the_borglet_is_dropped_by_its_owner_and_nonsense_is_named(
     rig.drain(&first);
     rig.until_kept(|kept| kept.first().is_some_and(|one| one["run"].is_string()));
     let record = cell.record();
-    let borglet = record.daemons.iter().find(|daemon| daemon.name == first).unwrap();
+    let borglet = record.daemons().find(|daemon| daemon.name == first).unwrap();
     let killed = crate::cell::Killed::of(borglet);
     cell.kill(std::slice::from_ref(&killed));
     cell.start_again(&[killed]);
