@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 fn options() -> Options {
-    let args = [("dir", "/data"), ("out", "/out")]
+    let args = [("dir", "/data"), ("out", "/out"), ("archive", "/archive")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     Options {
         user: "ann".parse().unwrap(),

@@ -185,9 +185,9 @@ marks! {
     LocalRestart = "service restarted by its machine",
     /// A task found its port taken.
     PortTaken = "port taken on the machine",
-    /// A program could not be started.
     /// A machine removed a directory of an alloc.
     DataDropped = "directory of an alloc removed by its machine",
+    /// A program could not be started.
     StartFailed = "program could not be started",
     /// A task had to be killed with signal 9.
     KilledHard = "task ignored SIGTERM and was killed",
