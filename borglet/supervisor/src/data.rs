@@ -66,11 +66,13 @@ impl Data {
         }
     }
 
-    /// What follows from which directories tasks use; whether there is anything new to tell.
+    /// What follows from which directories tasks use; whether there is anything new to tell. While it is `unknown` what
+    /// some task uses, it may be any.
     pub(crate) fn settle(
         &mut self,
         used: &BTreeSet<IncarnationId>,
         saved: &BTreeSet<IncarnationId>,
+        unknown: bool,
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.all.is_empty() && self.listed.is_empty() && used.is_empty() {
@@ -89,7 +91,7 @@ impl Data {
         let drops = self.spares == Some(false);
         let listed = &self.listed;
         self.all.retain(|alloc, state| {
-            let idle = !used.contains(alloc);
+            let idle = !unknown && !used.contains(alloc);
             if idle && drops && !listed.contains_key(alloc) {
                 if !matches!(state, State::Gone(_)) {
                     effects.push(Effect::DropData { alloc: *alloc });
@@ -168,9 +170,11 @@ impl Supervisor {
             shared.map(|shared| (shared.alloc, shared.rescue))
         };
         let using: Vec<(IncarnationId, bool)> = self.tasks.values().filter_map(uses).collect();
+        let unknown = |task: &Task| task.shares_unknown && task.is_live();
+        let unknown = self.tasks.values().any(unknown);
         let used = using.iter().map(|(alloc, _)| *alloc).collect();
         let saved = using.iter().filter(|(_, rescue)| *rescue).map(|(alloc, _)| *alloc).collect();
-        self.number += u64::from(self.data.settle(&used, &saved, effects));
+        self.number += u64::from(self.data.settle(&used, &saved, unknown, effects));
     }
 
     /// How many directories of allocs are there, and what those take that no task uses, in bytes.

@@ -146,6 +146,8 @@ pub(crate) struct Task {
     pub(crate) layers: Vec<Digest>,
     /// The directory that it shares.
     pub(crate) shared: Option<SharedData>,
+    /// Whether it may share one that is not known: it was found, and not what it was started for.
+    pub(crate) shares_unknown: bool,
 }
 
 impl Task {
@@ -179,6 +181,7 @@ impl Task {
             start: None,
             layers: layers(&task.packages).map(|layer| layer.digest).collect(),
             shared: task.shared.clone(),
+            shares_unknown: false,
         }
     }
 
@@ -192,6 +195,7 @@ impl Task {
             }
         };
         let shared = found.task.as_ref().and_then(|task| task.shared.clone());
+        let shares_unknown = found.task.is_none();
         Self {
             want: found.task.filter(|task| !task.exclusive),
             phase,
@@ -220,6 +224,7 @@ impl Task {
             start: None,
             layers: found.layers,
             shared,
+            shares_unknown,
         }
     }
 
@@ -388,6 +393,7 @@ impl Task {
         self.want = Some(task.clone());
         self.layers = layers(&task.packages).map(|layer| layer.digest).collect();
         self.shared.clone_from(&task.shared);
+        self.shares_unknown = false;
         self.resume(now, config);
     }
 

@@ -1,5 +1,6 @@
 //! Sentences about one machine.
 
+mod data;
 mod packages;
 
 use crate::fixture::{fence, poll, target_task};
