@@ -3,6 +3,7 @@
 use super::processes::ContainerState;
 use super::{Happening, World, number};
 use crate::checkers::Invariant;
+use crate::jobs::Play;
 use crate::marks::Mark;
 use borg_proto::poll::SharedData;
 use borg_proto::{FailureCause, IncarnationId, Millis};
@@ -27,6 +28,13 @@ impl World {
         let bytes = self.dice.below(1 << 30);
         self.machines[index].data.entry(shared.alloc).or_insert(bytes);
         Ok(())
+    }
+
+    /// What a log saver does with what is left: it works for a while, and may fail while faults are allowed.
+    pub(crate) fn rescue_play(&mut self) -> Play {
+        let fails = !self.faults.is_over() && self.dice.chance(300);
+        let after = self.dice.between(200, 2_000);
+        Play::Exit { after, code: i32::from(fails) }
     }
 
     /// Whoever begins to save data does so when nobody else uses it.
