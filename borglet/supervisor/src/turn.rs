@@ -224,6 +224,7 @@ impl<T: Into<String>> From<T> for ProbeFailure {
 
 /// Something to be done. Effects of one turn are carried out in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an answer, the largest, is what most effects are")]
 pub enum Effect {
     /// To be durable before any later effect is begun; when that fails the borglet must stop.
     /// `generation` need not be kept.

@@ -527,6 +527,8 @@ fn mark(effect: &Effect) -> Option<&'static str> {
         Effect::Remove { .. } => "remove",
         Effect::Start(_)
         | Effect::Answer { .. }
+        | Effect::MeasureData { .. }
+        | Effect::DropData { .. }
         | Effect::ExpectBlob { .. }
         | Effect::FetchBlob { .. }
         | Effect::Unpack { .. }

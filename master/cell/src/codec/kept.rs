@@ -2,7 +2,6 @@
 
 use super::parts::{by, missing, name};
 use crate::state::{CellState, Kept};
-use borg_proto::names::NameError;
 use borg_proto::wire::{WireError, pb};
 use borg_proto::{IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
 use std::sync::Arc;
@@ -54,7 +53,7 @@ fn read(kept: pb::CheckpointKept) -> Result<Kept, WireError> {
     Ok(Kept {
         number: kept.number,
         alloc: IncarnationId { task, number: kept.incarnation },
-        set: name::<JobKey>("set", kept.set.parse::<JobKey>().map_err(NameError::from))?,
+        set: name::<JobKey>("set", kept.set.parse())?,
         machine: MachineId(kept.machine),
         since: Millis(kept.since_ms),
         until: Millis(kept.until_ms),
