@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 fn options() -> Options {
-    let args = [("dir", "/data"), ("out", "/out"), ("archive", "/archive")]
+    let args = [("dir", "/data"), ("out", "/out")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     Options {
         user: "ann".parse().unwrap(),
@@ -77,6 +77,7 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
         }
         let text = fs::read_to_string(&path).unwrap();
         let mut options = options();
+        options.args.insert("archive".to_owned(), "/archive".to_owned());
         options.args.retain(|name, _| text.contains(&format!("arg(\"{name}\"")));
         let jobs = load(&path, &options).await.unwrap().jobs;
         for job in &jobs {
@@ -92,7 +93,8 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
         (8, "ann/wordcount".to_owned())
     );
     let saved = examples.join("server-with-logsaver/server-with-logsaver.bcl");
-    let shared = load(&saved, &options()).await.unwrap().jobs;
+    let archive = [("archive".to_owned(), "/archive".to_owned())].into();
+    let shared = load(&saved, &Options { args: archive, ..options() }).await.unwrap().jobs;
     assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 1));
     assert_eq!(shared[0].keep_data_ms, Some(borg_proto::Millis(3 * 86_400_000)));
     assert!(shared[1..].iter().all(|job| job.alloc_set == Some("ann/room".parse().unwrap())));
@@ -100,6 +102,35 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
     let web = load(&examples.join("hello-web.bcl"), &no_args()).await.unwrap().jobs;
     assert_eq!((web[0].tasks, web[0].task.ports.len(), web[0].priority.get()), (3, 1, 120));
     assert_eq!(web[0].task.command[0], env!("CARGO_BIN_EXE_borgctl"));
+}
+
+#[test]
+fn what_is_kept_of_allocs_and_who_saves_it_is_checked() {
+    let set = |fields: &str| {
+        format!(
+            "alloc_set(name = \"room\", {fields}, resources = resources(cpu = 1, ram = 64*MiB))\n"
+        )
+    };
+    let jobs = accepted(&set("keep_data = \"3d\""));
+    assert_eq!(jobs[0].keep_data_ms, Some(borg_proto::Millis(3 * 86_400_000)));
+    let job = |fields: &str| {
+        format!(
+            "job(name = \"x\", kind = \"service\", command = [\"x\"], {fields}, resources = resources(cpu = 1, ram = 64*MiB))\n"
+        )
+    };
+    assert!(accepted(&job("alloc_set = \"ann/room\", rescue = True"))[0].rescue);
+    for (text, says) in [
+        (set("keep_data = \"10s\""), "keep_data: 10000 is outside 60000 to 2592000000"),
+        (set("keep_data = \"31d\""), "keep_data"),
+        (set("keep_data = True"), "is not a time"),
+        (set("rescue = True"), "rescue"),
+        (job("keep_data = \"3d\""), "keep_data"),
+        (job("rescue = True"), "rescue: true is for jobs in an alloc set: name it with alloc_set"),
+        (job("alloc_set = \"room\", rescue = 1"), "rescue"),
+    ] {
+        let refused = refused(&text);
+        assert!(refused.contains(says), "{text}: {refused}");
+    }
 }
 
 #[test]
