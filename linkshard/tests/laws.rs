@@ -7,8 +7,8 @@ use borg_proto::peer::{
     MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardSession, ShardStamp,
 };
 use borg_proto::poll::{
-    MachineReport, PollAnswer, PollRefusal, ReportVersion, TargetDigest, TaskReport, TaskStatus,
-    Usage,
+    DataReport, DataStatus, MachineReport, PollAnswer, PollRefusal, ReportVersion, TargetDigest,
+    TaskReport, TaskStatus, Usage,
 };
 use borg_proto::resources::Resources;
 use borg_proto::time::Millis;
@@ -24,6 +24,14 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         boot_id: boot.to_string(),
         missing_isolation: Vec::new(),
         task_host: "127.0.0.1".into(),
+    };
+    let data = |(index, pid): (&u8, &u8)| DataReport {
+        alloc: IncarnationId { task: TaskId { job: JobId(2), index: (*index).into() }, number: 1 },
+        status: match pid % 3 {
+            0 => DataStatus::InUse,
+            1 => DataStatus::AtRest { bytes: (*pid).into() },
+            _ => DataStatus::Gone { why: pid.to_string() },
+        },
     };
     let task = |(index, pid): (&u8, &u8)| TaskReport {
         id: IncarnationId { task: TaskId { job: JobId(1), index: (*index).into() }, number: 1 },
@@ -42,7 +50,7 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         info,
         tasks: tasks.iter().map(task).collect(),
         blobs: Vec::new(),
-        data: Vec::new(),
+        data: tasks.iter().map(data).collect(),
     }
 }
 
@@ -155,7 +163,7 @@ proptest! {
                         info: delta.info.unwrap(),
                         tasks: delta.tasks,
                         blobs: Vec::new(),
-                        data: Vec::new(),
+                        data: delta.data.unwrap(),
                     });
                     (seq, resync) = (delta.seq, false);
                 } else if let (Some(old), true) = (&held, delta.seq == seq + 1) {
@@ -178,7 +186,8 @@ proptest! {
                 out = Some(newest);
             }
         }
-        prop_assert_eq!(held.unwrap().tasks, report(0, states.last().unwrap()).tasks);
+        let (held, last) = (held.unwrap(), report(0, states.last().unwrap()));
+        prop_assert_eq!((held.tasks, held.data), (last.tasks, last.data));
     }
 }
 

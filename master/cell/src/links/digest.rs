@@ -208,6 +208,10 @@ mod tests {
     fn whatever_differs_has_another_name_and_what_is_the_same_has_the_same() {
         let other = TaskId { job: JobId(3), index: 2 };
         let end = IncarnationId { task: other, number: 1 };
+        let left = |number| TargetData { alloc: end, left: NonZeroU64::new(number) };
+        let shared = |name: &str, rescue, charged| {
+            Some(SharedData { alloc: end, name: name.parse().unwrap(), rescue, charged })
+        };
         let all = [
             target(|_| {}),
             target(|task| task.id.number = 3),
@@ -231,6 +235,13 @@ mod tests {
             Target { spare: true, ..target(|_| {}) },
             Target { spare: true, ends: vec![end], ..target(|_| {}) },
             Target { tasks: vec![task(), task()], ..Target::default() },
+            Target { data: vec![TargetData { alloc: end, left: None }], ..target(|_| {}) },
+            Target { data: vec![left(1)], ..target(|_| {}) },
+            Target { data: vec![left(2)], ..target(|_| {}) },
+            target(|task| task.shared = shared("ann/room/1", false, false)),
+            target(|task| task.shared = shared("ann/room/1", true, false)),
+            target(|task| task.shared = shared("ann/room/1", false, true)),
+            target(|task| task.shared = shared("ann/hall/1", false, true)),
             Target::default(),
         ];
         let names: Vec<u64> = all.iter().map(|target| Digests::default().of(target).0).collect();
