@@ -303,7 +303,7 @@ fn show(drains: &Drains, out: Output) -> Result<(), Failure> {
         let left = match one.drain.empty_since_ms {
             Some(since) if since <= now => format!("empty for {}", age(now - since)),
             Some(_) => "empty, its last tasks are ending".to_owned(),
-            None => format!("{} tasks left", one.tasks),
+            None => one.left(),
         };
         let deadline = match (one.drain.empty_since_ms, one.drain.deadline_ms.checked_sub(now)) {
             (Some(_), _) => "-".to_owned(),

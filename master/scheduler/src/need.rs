@@ -59,7 +59,8 @@ pub(crate) struct Need {
     /// The alloc set in whose allocs the tasks run: then only ports are asked of the machine, and
     /// there is no choice of machines.
     pub(crate) alloc_set: Option<JobId>,
-    /// Whether each task has a machine of its own, of a daemon: then there is no choice either.
+    /// Whether each task belongs to a machine, of a daemon or of a run that saves data: then there is no choice
+    /// either.
     pub(crate) pinned: bool,
     /// Whether the tasks are allocs, which take whoever is in them along.
     pub(crate) is_alloc: bool,
@@ -205,6 +206,11 @@ impl Need {
             gang,
             cap,
         }
+    }
+
+    /// The same of tasks that belong to a machine, whatever the kind of their job.
+    pub(crate) fn pinned(self) -> Self {
+        Self { pinned: true, class: ClassKey::Job(self.cohort), ..self }
     }
 
     /// Which of the two kinds of work it is that machines mix.

@@ -94,6 +94,7 @@ impl Lifecycle {
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
             | EventKind::CronChanged(_)
+            | EventKind::DataChanged { .. }
             | EventKind::AllocsResized(_)
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)

@@ -13,11 +13,11 @@ use crate::marks::Mark;
 use borg_cell::master::{Input, Outcome};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
-use borg_proto::command::{Action, AllocSize, Command, CronOrder, Principal, RequestId};
+use borg_proto::command::{Action, AllocSize, Command, CronOrder, DataOrder, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::update::{Order, Revision, Steer, UpdateOptions};
-use borg_proto::{JobKey, JobKind, JobSpec, MachineName, Millis, ReplicaId, UserName};
+use borg_proto::{JobKey, JobKind, JobSpec, MachineName, Millis, ReplicaId, TaskName, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -162,6 +162,7 @@ impl Clients {
                 | Action::Kill { .. }
                 | Action::Rerun { .. }
                 | Action::OrderCron { .. }
+                | Action::RescueData { .. }
                 | Action::InviteMaster { .. }
                 | Action::JoinMaster { .. }
                 | Action::RemoveMaster { .. }
@@ -287,7 +288,8 @@ impl World {
                 let others = [key(format!("job{}", dice.below(5)))];
                 let spec = jobs::random(dice, &name, &others);
                 let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
-                let spec = if self.setup.drains { jobs::budget_some(spec) } else { spec };
+                let spec =
+                    if self.setup.drains { jobs::keep_some(jobs::budget_some(spec)) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
             thrown @ 55..=74 => {
@@ -305,6 +307,11 @@ impl World {
                 let any = TEST_CLIENT + 1 + dice.index(self.clients.joiners - TEST_CLIENT - 1);
                 // Nothing more is thrown for these: seeds that are kept go on meeting what they were
                 // kept for.
+                if thrown == 79 {
+                    let alloc = TaskName { job: key(name), index: 0 };
+                    let (number, order) = (None, DataOrder::Rescue);
+                    return Some(Asked::Change(Action::RescueData { alloc, number, order }));
+                }
                 if thrown < 80 {
                     let size = AllocSize {
                         cpu_milli: Some(thrown % 5 * 500 + 200),

@@ -649,6 +649,11 @@ mod tests {
             A::TooSmall { alloc: alloc(), short: Dimension::Ram, size: 1, used: 2 },
             A::TooLarge { set: set() },
             A::Fewer { set: set(), there: 4, asked: 3 },
+            A::KeepsNothing { set: set() },
+            A::TwoSavers { set: set(), job: "ann/saver".parse().unwrap() },
+            A::NothingKept { alloc: alloc() },
+            A::NoSaver { set: set() },
+            A::RunOfData { job: "ann/saver-rescue-1".parse().unwrap() },
         ]
     }
 

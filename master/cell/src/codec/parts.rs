@@ -3,6 +3,7 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
+use super::kept;
 use super::kinds;
 use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
@@ -152,6 +153,8 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         retired: job.retired,
         dropped: job.dropped.iter().map(dropped).collect(),
         disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
+        saver: job.saver.as_deref().map(Into::into),
+        rescues: job.rescues.unwrap_or(0),
     }
 }
 
@@ -227,6 +230,8 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
     let dropped = read_dropped(&job.dropped)?;
     let mut job_read = Job { spec, tasks, versions, update, retired, dropped, disrupted, ..bare };
     job_read.recount_versions();
+    job_read.saver = kept::read_saver(job.saver)?;
+    job_read.rescues = Some(job.rescues).filter(|number| *number > 0);
     job_read.rerun_at = job.rerun_at_ms.map(Millis);
     let stopped = job.stopped.map(read_end).transpose();
     job_read.stopped = stopped.map_err(|e| e.within("stopped"))?;

@@ -57,6 +57,7 @@ impl CellState {
             self.audit_job(job, &mut found);
         }
         self.audit_drains(&mut found);
+        self.audit_kept(&mut found);
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
         self.audit_choices(&mut found);
@@ -187,6 +188,44 @@ impl CellState {
             self.maintenances.len() <= super::MAX_MAINTENANCES,
             "maintenances are few",
             || self.maintenances.len().to_string(),
+        );
+    }
+
+    fn audit_kept(&self, found: &mut Findings) {
+        let mut left = BTreeSet::new();
+        for (number, kept) in &self.kept {
+            let name = || format!("{number}, of {}", kept.name());
+            found.check(
+                kept.number == *number && *number <= self.last_kept,
+                "kept data is filed under its number, which is never reused",
+                name,
+            );
+            found.check(
+                self.machines.contains_key(&kept.machine) && left.insert(kept.alloc),
+                "data is kept once, on a machine of the cell",
+                name,
+            );
+            let running = self.task(kept.alloc.task).and_then(|task| task.running(kept.alloc.task));
+            found.check(running != Some(kept.alloc), "what is kept was left behind", name);
+            let run = kept.run.map(|run| self.job(run));
+            found.check(
+                run.is_none_or(|run| {
+                    run.is_some_and(|run| run.is_alive() && run.rescues() == Some(*number))
+                }),
+                "the run that saves data is alive, and of this data alone",
+                name,
+            );
+            found.check(
+                kept.run.is_none() || kept.bytes.is_some(),
+                "data is saved when no task uses it",
+                name,
+            );
+        }
+        let many = self.kept_by_machine.values().map(|numbers| numbers.len()).max().unwrap_or(0);
+        found.check(
+            many <= super::MAX_KEPT_ON_A_MACHINE,
+            "what is kept on a machine is bounded",
+            || many.to_string(),
         );
     }
 
@@ -344,10 +383,23 @@ impl CellState {
         );
         let pins = job.tasks.iter().filter(|task| task.pinned.is_some()).count();
         found.check(
-            pins == job.homes.len() && (pins == 0 || job.spec.kind == JobKind::Daemon),
+            pins == job.homes.len()
+                && (pins == 0 || job.spec.kind == JobKind::Daemon || job.rescues.is_some()),
             "a daemon has one slot on a machine",
             name,
         );
+        if let Some(number) = job.rescues.filter(|_| job.is_alive()) {
+            let kept = self.kept.get(&number).filter(|kept| kept.run == Some(job.id));
+            let home = job.home(0).zip(kept.map(|kept| kept.machine));
+            found.check(
+                home.is_some_and(|(home, data)| home == data),
+                "a run that saves data belongs where that is",
+                name,
+            );
+        }
+        let savers =
+            job.tenants.iter().filter_map(|id| self.job(*id)).filter(|job| job.spec.rescue);
+        found.check(savers.count() <= 1, "an alloc set has one log saver at most", name);
     }
 
     fn audit_daemon(&self, job: &Job, found: &mut Findings) {
@@ -569,6 +621,11 @@ impl CellState {
             "machines that are drained are indexed",
             || format!("{:?} against {:?}", self.draining, rebuilt.draining),
         );
+        found.check(
+            self.kept_by_machine == rebuilt.kept_by_machine,
+            "kept data is indexed by its machine",
+            || format!("{:?} against {:?}", self.kept_by_machine, rebuilt.kept_by_machine),
+        );
         found.check(self.alarms == rebuilt.alarms, "alarms follow from jobs and machines", || {
             format!("{:?} against {:?}", self.alarms, rebuilt.alarms)
         });
@@ -710,6 +767,11 @@ impl CellState {
         self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
         self.pending = OrdSet::from_iter(pending);
         self.daemons = daemons;
+        self.kept_by_machine = OrdMap::new();
+        for kept in self.kept.values() {
+            let on_it = self.kept_by_machine.entry(kept.machine).or_default();
+            on_it.insert(kept.number);
+        }
         self.lingering = OrdSet::from_iter(lingering);
         self.draining = machines.values().filter(|m| m.drain.is_some()).map(|m| m.id).collect();
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();

@@ -165,6 +165,10 @@ pub struct Job {
     pub(crate) homes: OrdMap<MachineId, u32>,
     /// Of a daemon: slots whose machine is gone for good.
     pub(crate) vacant: OrdSet<u32>,
+    /// Of an alloc set: the last job in it that saves what its allocs leave behind.
+    pub(crate) saver: Option<Arc<JobSpec>>,
+    /// Of a run that saves such data: its number.
+    pub(crate) rescues: Option<u64>,
     /// When tasks of it were disturbed on purpose, as far back as the rate of its budget counts.
     pub(crate) disrupted: Vector<Millis>,
     /// Its slots, by index. Untouched slots share one allocation.
@@ -335,6 +339,8 @@ impl Job {
             run_out: OrdSet::new(),
             homes: OrdMap::new(),
             vacant: OrdSet::new(),
+            saver: None,
+            rescues: None,
             disrupted: Vector::new(),
             tasks,
             crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),

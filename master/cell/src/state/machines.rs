@@ -224,6 +224,7 @@ impl Turn<'_> {
             return Err(Rejection::NoSuchMachine { machine: name.clone() });
         };
         self.clear_machine(id);
+        self.drop_data_of(id);
         self.undrain(id);
         self.vacate_daemons(id);
         self.state.machine_names.remove(name);

@@ -9,7 +9,7 @@
 use super::turn::Turn;
 use super::{Answer, Due, Job, JobEnd};
 use crate::event::EventKind;
-use crate::rejection::{KindRejection, Rejection};
+use crate::rejection::{AllocRejection, KindRejection, Rejection};
 use borg_proto::{JobId, JobKey, JobKind, TaskId, UserName};
 use std::collections::BTreeSet;
 
@@ -88,6 +88,9 @@ fn check_may_rerun(job: &Job, tasks: &[u32]) -> Result<(), Rejection> {
     let key = || job.key.clone();
     if job.spec.kind != JobKind::Batch {
         return Err(KindRejection::RerunKind { job: key(), kind: job.spec.kind }.into());
+    }
+    if job.rescues().is_some() {
+        return Err(AllocRejection::RunOfData { job: key() }.into());
     }
     if let Some((_, JobEnd::DependencyFailed { .. })) = &job.ended {
         return Err(KindRejection::NeverBegan { job: key() }.into());

@@ -235,6 +235,11 @@ impl Turn<'_> {
         } else {
             self.state.pending.remove(&id);
         }
+        if let TaskState::Running(left) = &from
+            && place_of(&from) != now_at
+        {
+            self.leave_data(id, left);
+        }
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
         self.watch_update(id, &from, &change);
         self.emit(EventKind::TaskChanged { task: id, change, machine });

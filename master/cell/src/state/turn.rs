@@ -125,6 +125,10 @@ impl<'a> Turn<'a> {
                 let user = needs_user(by, "resize allocs")?;
                 self.resize_allocs(user, alloc_set, *allocs, *size)
             }
+            Action::RescueData { alloc, number, order } => {
+                let user = needs_user(by, "decide what becomes of data")?;
+                self.order_rescue(user, alloc, *number, *order)
+            }
             Action::SetPolicy { policy, weights } => {
                 self.needs_admin(by, "set the scheduling policy")?;
                 Ok(self.set_policy(*policy, weights))

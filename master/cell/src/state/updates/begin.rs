@@ -135,6 +135,9 @@ impl Turn<'_> {
         if found.is_alloc_set() {
             return Err(UpdateRejection::IsSet { set: job() }.into());
         }
+        if found.rescues().is_some() {
+            return Err(AllocRejection::RunOfData { job: job() }.into());
+        }
         Ok(found)
     }
 
@@ -307,6 +310,7 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
         ("exclusive", old.exclusive == new.exclusive, new.exclusive.to_string()),
         ("alloc_set", old.alloc_set == new.alloc_set, alloc_set(new)),
         ("gang", old.gang == new.gang, new.gang.to_string()),
+        ("rescue", old.rescue == new.rescue, new.rescue.to_string()),
         ("after", old.after == new.after, format!("{} jobs", new.after.len())),
         ("parent", old.parent == new.parent, parent(new)),
     ];
