@@ -216,6 +216,29 @@ pub enum TaskChange {
         /// As what.
         incarnation: u32,
     },
+    /// A successor of it was placed, to take its place.
+    Prepared {
+        /// Where.
+        machine: MachineId,
+        /// As what.
+        incarnation: u32,
+    },
+    /// Its successor is further: up, healthy or reachable.
+    Preparing,
+    /// Its successor is gone; it goes on where it is.
+    Unprepared {
+        /// Why.
+        why: String,
+    },
+    /// Its successor took its place, and what was ends.
+    Replaced {
+        /// Where it was.
+        from: MachineId,
+        /// Where it is.
+        machine: MachineId,
+        /// As what.
+        incarnation: u32,
+    },
     /// Its process runs.
     Up {
         /// Process id on the machine.
@@ -546,6 +569,19 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Updated { version } => ("task.updated", format!("to version {version}")),
         TaskChange::Placed { incarnation, .. } => {
             ("task.placed", format!("on {place} as incarnation {incarnation}"))
+        }
+        TaskChange::Prepared { incarnation, .. } => (
+            "task.prepared",
+            format!("its replacement starts on {place} as incarnation {incarnation}"),
+        ),
+        TaskChange::Preparing => {
+            ("task.preparing", format!("its replacement on {place} is further"))
+        }
+        TaskChange::Unprepared { why } => {
+            ("task.unprepared", format!("its replacement on {place} is gone: {why}"))
+        }
+        TaskChange::Replaced { incarnation, .. } => {
+            ("task.replaced", format!("by incarnation {incarnation} on {place}"))
         }
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),

@@ -88,6 +88,7 @@ fn since_level_6(cell: &mut Cell, machine: MachineId) {
     cell.up(victim);
     lent(cell);
     drained(cell);
+    replaced(cell);
     kinds_of_jobs(cell, machine);
 }
 
@@ -145,6 +146,30 @@ fn drained(cell: &mut Cell) {
     cell.apply(master(), Action::Advance).unwrap();
     cell.apply(user("admin"), Action::UndrainMachines { machines: vec!["m-7".parse().unwrap()] })
         .unwrap();
+}
+
+/// A successor that took over, one that came to nothing, and one that is on its way.
+fn replaced(cell: &mut Cell) {
+    let (out, other) = (cell.machine("m-9", 4000, 1 << 30), cell.machine("m-10", 4000, 1 << 30));
+    let first = cell.submit("ann", service("first", 3, 100, 4 << 20));
+    for index in 0..3 {
+        let id = cell.place(first, index, out).unwrap();
+        cell.up(id);
+    }
+    let machines = vec!["m-9".parse().unwrap()];
+    let (reason, within) = ("new disk".into(), Millis(600_000));
+    let drain = Action::DrainMachines { machines, reason, within, at_once: None, leaves: None };
+    cell.apply(user("admin"), drain).unwrap();
+    let next = cell.place(first, 0, other).unwrap();
+    cell.place(first, 0, other).unwrap_err();
+    cell.place(first, 1, other).unwrap_err();
+    cell.up(next);
+    cell.wait(10_000);
+    cell.apply(master(), Action::Advance).unwrap();
+    let next = cell.place(first, 1, other).unwrap();
+    cell.ended(next, Some(FailureCause::Exit { code: 1 }));
+    let next = cell.place(first, 2, other).unwrap();
+    cell.up(next);
 }
 
 /// Daemons with and without a machine, ticks of all fates, parents and children, ends of level 6.

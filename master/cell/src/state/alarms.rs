@@ -48,12 +48,13 @@ impl Alarms {
 }
 
 impl Job {
-    /// When something is to happen to it, if anything is.
-    fn due(&self) -> Option<Millis> {
+    /// When something is to happen to it, if anything is; `moves` says whether successors may take over.
+    fn due(&self, moves: bool) -> Option<Millis> {
         if !self.is_alive() {
             return None;
         }
-        [self.update_due(), self.timeout_due(), self.cron_due()].into_iter().flatten().min()
+        let own = [self.update_due(), self.timeout_due(), self.cron_due()];
+        own.into_iter().chain([self.successor_due().filter(|_| moves)]).flatten().min()
     }
 }
 
@@ -66,7 +67,7 @@ impl CellState {
 
     fn due(&self, whose: Due) -> Option<Millis> {
         match whose {
-            Due::Job(id) => self.job(id).and_then(Job::due),
+            Due::Job(id) => self.job(id).and_then(|job| job.due(self.safe_mode.is_none())),
             Due::Machine(id) => self.machine(id).and_then(|machine| self.drain_due(machine)),
         }
     }

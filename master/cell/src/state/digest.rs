@@ -177,6 +177,17 @@ impl Out {
             TaskChange::Placed { machine, incarnation } => {
                 self.numbers(&[2, machine.0.into(), (*incarnation).into()]);
             }
+            TaskChange::Prepared { machine, incarnation } => {
+                self.numbers(&[300, machine.0.into(), (*incarnation).into()]);
+            }
+            TaskChange::Preparing => self.number(301),
+            TaskChange::Unprepared { why } => {
+                self.number(302);
+                self.text(why.as_bytes());
+            }
+            TaskChange::Replaced { from, machine, incarnation } => {
+                self.numbers(&[303, from.0.into(), machine.0.into(), (*incarnation).into()]);
+            }
             TaskChange::Up { pid } => self.numbers(&[3, (*pid).into()]),
             TaskChange::BackOff { until, cause } => {
                 self.numbers(&[4, until.0]);

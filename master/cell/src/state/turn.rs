@@ -229,6 +229,7 @@ impl<'a> Turn<'a> {
 
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
+        self.proceed_successors(id);
         self.proceed_update(id);
         // Another version may run on other machines.
         if self.state.job(id).is_some_and(|job| job.update().is_some()) {

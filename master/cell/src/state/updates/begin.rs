@@ -199,6 +199,7 @@ impl Turn<'_> {
     /// Makes a version that nothing stands against the one in force.
     pub(super) fn install(&mut self, asked: Prepared) {
         let (id, at) = (asked.job, self.at);
+        self.drop_successors_of(id, "its job is updated");
         let Some(before) = self.state.jobs.get(&id).cloned() else { return };
         let spec = asked.spec.clone();
         let (there, wanted) = (before.slots(), before.slots_under(&spec));

@@ -42,6 +42,24 @@ impl Turn<'_> {
         }
     }
 
+    /// A task's successor has taken over as another version: the update that it is of waits for it as for others.
+    pub(in crate::state) fn is_on_its_way(&mut self, id: TaskId) {
+        let version = self.state.task(id).map_or(0, |task| task.version);
+        if let Some(update) = self.job_mut(id.job).update.as_mut().filter(|u| u.to == version) {
+            Arc::make_mut(update).moving.insert(id.index);
+        }
+    }
+
+    /// A task's successor as that version came to nothing: it may say something against an update.
+    pub(in crate::state) fn trouble_with_successor(&mut self, id: TaskId, version: u32, why: &str) {
+        let Some(job) = self.state.job(id.job) else { return };
+        let of_it = |update: &&Update| update.to == version && !update.goes_back();
+        let other = job.task(id.index).is_some_and(|task| task.version != version);
+        if other && job.update().filter(of_it).is_some() {
+            self.note_trouble(id, format!("task {} failed to be replaced: {why}", id.index));
+        }
+    }
+
     fn note_trouble(&mut self, id: TaskId, trouble: String) {
         if let Some(update) = &mut self.job_mut(id.job).update {
             Arc::make_mut(update).note(id.index, trouble);
@@ -259,6 +277,10 @@ fn trouble(
         | TaskChange::Renewed
         | TaskChange::Released
         | TaskChange::Placed { .. }
+        | TaskChange::Prepared { .. }
+        | TaskChange::Preparing
+        | TaskChange::Unprepared { .. }
+        | TaskChange::Replaced { .. }
         | TaskChange::Up { .. }
         | TaskChange::Address(_)
         | TaskChange::Evicted(_)
