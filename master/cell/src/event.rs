@@ -223,8 +223,11 @@ pub enum TaskChange {
         /// As what.
         incarnation: u32,
     },
-    /// Its successor is further: up, healthy or reachable.
-    Preparing,
+    /// Its successor is further: up, healthy, reachable, or no longer so.
+    Preparing {
+        /// Whether it serves by now.
+        serves: bool,
+    },
     /// Its successor is gone; it goes on where it is.
     Unprepared {
         /// Why.
@@ -574,8 +577,9 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
             "task.prepared",
             format!("its replacement starts on {place} as incarnation {incarnation}"),
         ),
-        TaskChange::Preparing => {
-            ("task.preparing", format!("its replacement on {place} is further"))
+        TaskChange::Preparing { serves } => {
+            let does = if *serves { "serves" } else { "does not serve yet" };
+            ("task.preparing", format!("its replacement on {place} {does}"))
         }
         TaskChange::Unprepared { why } => {
             ("task.unprepared", format!("its replacement on {place} is gone: {why}"))

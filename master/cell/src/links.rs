@@ -236,7 +236,7 @@ impl Links {
                     change:
                         TaskChange::Up { .. }
                         | TaskChange::BackOff { .. }
-                        | TaskChange::Preparing
+                        | TaskChange::Preparing { .. }
                         | TaskChange::Health(_)
                         | TaskChange::Address(_),
                     machine,

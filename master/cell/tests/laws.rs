@@ -687,7 +687,7 @@ proptest! {
                     TaskChange::Unprepared { .. } => {}
                     TaskChange::Up { .. }
                     | TaskChange::Prepared { .. }
-                    | TaskChange::Preparing
+                    | TaskChange::Preparing { .. }
                     | TaskChange::BackOff { .. }
                     | TaskChange::Health(_)
                     | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
@@ -830,7 +830,7 @@ proptest! {
             for event in &applied.events {
                 let EventKind::TaskChanged { task, change, .. } = &event.kind else { continue };
                 if !matches!(change, TaskChange::Replaced { .. }) {
-                    if !matches!(change, TaskChange::Preparing) {
+                    if !matches!(change, TaskChange::Preparing { .. }) {
                         others.insert(*task);
                     }
                     continue;

@@ -20,10 +20,15 @@ pub fn prod_fits(state: &CellState) -> Result<(), String> {
             continue;
         }
         for (id, task) in state.tasks_of(job.id) {
-            let Some(placement) = task.placement() else { continue };
-            let limit = &job.task_spec(id.index).limit;
-            let sum = sums.entry(placement.machine).or_default();
-            *sum = (sum.0 + limit.cpu_milli, sum.1 + limit.ram_bytes);
+            let placed = task.placement().map(|placed| (placed.machine, job.version_of(id.index)));
+            let next = task
+                .successor()
+                .and_then(|next| Some((next.placement.machine, job.version(next.version)?)));
+            for (machine, version) in placed.into_iter().chain(next) {
+                let limit = &version.spec.task.limit;
+                let sum = sums.entry(machine).or_default();
+                *sum = (sum.0 + limit.cpu_milli, sum.1 + limit.ram_bytes);
+            }
         }
     }
     for (machine, (cpu_milli, ram_bytes)) in sums {

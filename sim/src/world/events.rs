@@ -152,11 +152,15 @@ impl World {
                 TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. } => {
                     self.hit(Mark::Deadline)
                 }
+                TaskChange::Prepared { .. } => self.hit(Mark::Prepared),
+                TaskChange::Replaced { .. } => self.hit(Mark::Replaced),
+                TaskChange::Unprepared { .. } => self.hit(Mark::Unprepared),
                 TaskChange::Renewed => self.hit(Mark::Renewed),
                 TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::Stopped { .. }
                 | TaskChange::Updated { .. }
                 | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
+                | TaskChange::Preparing { .. }
                 | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)

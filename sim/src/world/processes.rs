@@ -266,8 +266,7 @@ impl World {
         let machine =
             self.newest.machine_named(&self.machines[index].name).map(|machine| machine.id);
         let placed = self.newest.task(run.id.task).and_then(|task| task.placement());
-        let wanted =
-            placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
+        let wanted = self.is_wanted(run.id, index);
         let elsewhere = placed.is_some_and(|p| Some(p.machine) != machine);
         // An exclusive one is asked to end shortly before its lease is over.
         let now = self.boot_time(index);

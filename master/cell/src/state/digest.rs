@@ -180,7 +180,7 @@ impl Out {
             TaskChange::Prepared { machine, incarnation } => {
                 self.numbers(&[300, machine.0.into(), (*incarnation).into()]);
             }
-            TaskChange::Preparing => self.number(301),
+            TaskChange::Preparing { serves } => self.numbers(&[301, u64::from(*serves)]),
             TaskChange::Unprepared { why } => {
                 self.number(302);
                 self.text(why.as_bytes());

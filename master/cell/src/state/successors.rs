@@ -403,9 +403,9 @@ impl Turn<'_> {
         if *before == after {
             return;
         }
-        let machine = after.placement.machine;
+        let (machine, serves) = (after.placement.machine, after.placement.serves_since.is_some());
         self.with_task(id, |task| task.successor = Some(Box::new(after)));
-        let change = TaskChange::Preparing;
+        let change = TaskChange::Preparing { serves };
         self.emit(EventKind::TaskChanged { task: id, change, machine: Some(machine) });
         self.stir(id.job);
     }

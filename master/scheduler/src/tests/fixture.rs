@@ -2,7 +2,7 @@
 
 use crate::Scheduler;
 use borg_cell::event::Event;
-use borg_cell::state::{Answer, Applied, CellState, Machine};
+use borg_cell::state::{Answer, Applied, CellState, Machine, Task};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::machine::MachineAddress;
 use borg_proto::reclamation::Amounts;
@@ -121,10 +121,33 @@ impl Cell {
     }
 
     /// What those who stand on a machine lend, without some.
-    pub(super) fn lent_on(&self, machine: &Machine, gone: &[TaskId]) -> Amounts {
-        let staying = machine.tasks.iter().filter(|task| !gone.contains(task));
-        let ids = staying.filter_map(|task| self.state.task(*task)?.running(*task));
-        ids.fold(Amounts::default(), |sum, id| sum.plus(self.lent_by(id)))
+    pub(super) fn lent_on(&self, machine: &Machine, gone: &[IncarnationId]) -> Amounts {
+        let ids = machine.tasks.iter().filter_map(|task| self.state.task(*task)?.running(*task));
+        let staying = ids.filter(|id| !gone.contains(id));
+        staying.fold(Amounts::default(), |sum, id| sum.plus(self.lent_by(id)))
+    }
+
+    /// What takes room of a machine: tasks and successors.
+    pub(super) fn stand_on(&self, machine: &Machine) -> Vec<IncarnationId> {
+        let tasks = machine.tasks.iter().filter_map(|task| self.state.task(*task)?.running(*task));
+        tasks.chain(self.successors().into_iter().filter(|id| self.is_on(*id, machine))).collect()
+    }
+
+    fn is_on(&self, id: IncarnationId, machine: &Machine) -> bool {
+        self.state.placed_as(id).is_some_and(|(placement, _)| placement.machine == machine.id)
+    }
+
+    pub(super) fn successors(&self) -> Vec<IncarnationId> {
+        let tasks = self.state.jobs().flat_map(|job| self.state.tasks_of(job.id));
+        let number = |task: &Task| Some(task.successor()?.placement.incarnation);
+        tasks
+            .filter_map(|(task, found)| Some(IncarnationId { task, number: number(found)? }))
+            .collect()
+    }
+
+    /// What an incarnation asks for, as the version that it runs.
+    pub(super) fn asked_by(&self, id: IncarnationId) -> Resources {
+        self.state.placed_as(id).map(|(_, version)| version.spec.asked()).unwrap_or_default()
     }
 
     pub(super) fn running(&self) -> Vec<IncarnationId> {

@@ -278,7 +278,7 @@ fn trouble(
         | TaskChange::Released
         | TaskChange::Placed { .. }
         | TaskChange::Prepared { .. }
-        | TaskChange::Preparing
+        | TaskChange::Preparing { .. }
         | TaskChange::Unprepared { .. }
         | TaskChange::Replaced { .. }
         | TaskChange::Up { .. }
