@@ -62,6 +62,10 @@ pub fn spares_prod(event: &Event, state: &CellState) -> Result<(), String> {
         TaskChange::Failed { cause, .. } | TaskChange::BackOff { cause, .. } => short(cause),
         TaskChange::Released
         | TaskChange::Placed { .. }
+        | TaskChange::Prepared { .. }
+        | TaskChange::Preparing { .. }
+        | TaskChange::Unprepared { .. }
+        | TaskChange::Replaced { .. }
         | TaskChange::Up { .. }
         | TaskChange::Health(_)
         | TaskChange::Address(_)
