@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! machines N                      begins a cell of five masters; machine mI is in rack r(I mod 3)
-//! submit JOB [tasks=N] [batch] [prod] [checked] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
+//! submit JOB [tasks=N] [batch] [prod] [checked] [play=serve|sick|homely:MACHINE] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
 //!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
 //! kill JOB
 //! fault crash-leader | crash-masters | cut|mute|pause|reboot mI      over cut|mute|pause mI
@@ -316,7 +316,10 @@ fn spec(name: &str, options: &[&str]) -> JobSpec {
             "batch" => builder.batch(0),
             "prod" => builder.prod(),
             "checked" => builder.checked(),
-            "play" => builder.plays(Play::read(&["/sim/play".to_owned(), value.to_owned()])),
+            "play" => {
+                let words = std::iter::once("/sim/play").chain(value.split(':'));
+                builder.plays(Play::read(&words.map(ToOwned::to_owned).collect::<Vec<_>>()))
+            }
             "spread" => builder.spread(pair().0, pair().1.parse().unwrap()),
             "only" => builder.only_on(pair().0, pair().1),
             "cpu" => {

@@ -137,7 +137,12 @@ impl World {
             self.watch_lease(index, boot, run);
         }
         let end = match play {
-            Play::Serve | Play::Stubborn | Play::Sick | Play::Moody { .. } | Play::Missing => None,
+            Play::Serve
+            | Play::Stubborn
+            | Play::Sick
+            | Play::Moody { .. }
+            | Play::Homely { .. }
+            | Play::Missing => None,
             Play::Exit { after, code } => Some((after, code)),
             Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => {
                 Some((after, 1))
@@ -204,6 +209,7 @@ impl World {
         let Some(container) = self.container(index, boot, run) else { return };
         let well = match container.play {
             Play::Sick => false,
+            Play::Homely { below } => (index as u64) < below,
             Play::Moody { failing } => calm || !self.dice.chance(failing),
             Play::Serve
             | Play::Stubborn
