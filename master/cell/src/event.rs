@@ -216,6 +216,8 @@ pub enum TaskChange {
         /// As what.
         incarnation: u32,
     },
+    /// It is to be replaced: a place for its successor is looked for.
+    Awaits,
     /// A successor of it was placed, to take its place.
     Prepared {
         /// Where.
@@ -573,6 +575,7 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Placed { incarnation, .. } => {
             ("task.placed", format!("on {place} as incarnation {incarnation}"))
         }
+        TaskChange::Awaits => ("task.awaits", "room for its replacement".to_owned()),
         TaskChange::Prepared { incarnation, .. } => (
             "task.prepared",
             format!("its replacement starts on {place} as incarnation {incarnation}"),

@@ -22,7 +22,7 @@ use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{MemoryLimit, Spread, TaskLabels};
 use borg_proto::task::RunEnd;
-use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{OnFailure, Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{
     Band, CellName, FailureCause, Health, IndexSet, JobSpec, MachineId, MachineInfo, Millis,
     Priority, Privilege, ReplicaId, Resources, TaskId,
@@ -170,6 +170,13 @@ fn replaced(cell: &mut Cell) {
     cell.ended(next, Some(FailureCause::Exit { code: 1 }));
     let next = cell.place(first, 2, other).unwrap();
     cell.up(next);
+    // Before it leads to a successor, an update waits for one.
+    let awaits = cell.submit("ann", service("awaits", 1, 100, 4 << 20));
+    let id = cell.place(awaits, 0, other).unwrap();
+    cell.up(id);
+    let options = UpdateOptions { replacement: Replacement::First, ..UpdateOptions::default() };
+    let (job, to) = ("ann/awaits".parse().unwrap(), Revision::Restart);
+    cell.apply(user("ann"), Action::UpdateJob { job, to, options: Box::new(options) }).unwrap();
 }
 
 /// Daemons with and without a machine, ticks of all fates, parents and children, ends of level 6.

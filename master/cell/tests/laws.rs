@@ -5,7 +5,7 @@
 use borg_cell::event::{EventKind, TaskChange};
 use borg_cell::fixture::{alloc_set, batch, cron, daemon, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
-use borg_cell::state::{CellState, Machine, Successor};
+use borg_cell::state::{CellState, Job, Machine, Successor, Update};
 use borg_proto::command::{
     Action, AllocSize, Assignment, Command, CronOrder, LEVEL, Observation, Principal,
     RUN_ENDS_SINCE,
@@ -17,7 +17,7 @@ use borg_proto::policy::{Policy, Term};
 use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::task::{EvictCause, RunEnd};
-use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{OnFailure, Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobKind, JobSpec,
     MachineId, Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
@@ -137,6 +137,12 @@ fn begun(state: &CellState, kind: u8) -> Option<(Principal, Action)> {
             (leader, Action::Place { assignments })
         }
         6 => (leader, Action::Observe { changes: tasks().map(serves).collect() }),
+        7 if kind.is_multiple_of(4) => {
+            let replacement = Replacement::First;
+            let options = Box::new(UpdateOptions { replacement, ..UpdateOptions::default() });
+            let job = "ann/d".parse().unwrap();
+            (user("ann"), Action::UpdateJob { job, to: Revision::Restart, options })
+        }
         7 => {
             let (machines, reason) = (vec![name(1)], "disk".into());
             let within = Millis(600_000);
@@ -219,6 +225,8 @@ fn update(state: &CellState, a: u8, b: u8, c: u8) -> Action {
         on_failure: if c.is_multiple_of(4) { OnFailure::Pause } else { OnFailure::RollBack },
         failures: u32::from(b % 7 == 1),
         close: c.is_multiple_of(5),
+        replacement: [Replacement::First, Replacement::ForMoves, Replacement::InPlace]
+            [usize::from(a % 3)],
     };
     Action::UpdateJob { job, to, options: Box::new(options) }
 }
@@ -477,6 +485,12 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
     // Now and then one that leaves its machine.
     let leaving: Vec<TaskId> = state.draining().flat_map(|m| state.leaving(m)).take(40).collect();
+    // Or one that is to be replaced by an update.
+    let awaits = |job: &Job| -> Vec<TaskId> {
+        let awaiting = job.update().into_iter().flat_map(Update::awaiting);
+        awaiting.map(|index| TaskId { job: job.id, index }).collect()
+    };
+    let leaving: Vec<TaskId> = state.jobs().flat_map(awaits).chain(leaving).collect();
     let first: Vec<TaskId> = leaving
         .iter()
         .copied()
@@ -684,7 +698,7 @@ proptest! {
                         // What was pushed out or failed was told before.
                         prop_assert!(before.is_none_or(|(was, _)| was == from));
                     }
-                    TaskChange::Unprepared { .. } => {}
+                    TaskChange::Unprepared { .. } | TaskChange::Awaits => {}
                     TaskChange::Up { .. }
                     | TaskChange::Prepared { .. }
                     | TaskChange::Preparing { .. }
@@ -1015,6 +1029,7 @@ fn the_steps_reach_the_interesting_places() {
         "task.killed",
         "task.released",
         "task.gone",
+        "task.awaits",
         "task.prepared",
         "task.preparing",
         "task.unprepared",

@@ -56,6 +56,12 @@ impl Scheduler {
         } else {
             self.moves.rated.remove(&job);
         }
+        let awaits = found.and_then(|found| found.update()?.awaiting().next()).is_some();
+        if awaits {
+            self.moves.awaited.insert(job);
+        } else {
+            self.moves.awaited.remove(&job);
+        }
         let budget = found.and_then(|found| {
             let gone = self.disturbed(job).count();
             let gone = u32::try_from(gone).unwrap_or(u32::MAX);

@@ -9,7 +9,7 @@
 
 use crate::homes::{Seat, tasks_of};
 use crate::machines::Resident;
-use crate::need::Need;
+use crate::need::{Cohort, Need};
 use crate::scheduler::{Assumed, Scheduler};
 use crate::victims;
 use borg_cell::state::CellState;
@@ -35,6 +35,8 @@ pub(crate) struct Moves {
     last: Option<(Reverse<u16>, TaskId)>,
     /// Before that none is looked at.
     rests_until: Millis,
+    /// Live jobs of which an update has tasks wait for successors.
+    pub(crate) awaited: BTreeSet<JobId>,
     /// Live jobs of which the budget has a rate.
     pub(crate) rated: BTreeSet<JobId>,
 }
@@ -58,8 +60,8 @@ impl Moves {
 
     /// When tasks that leave are looked at again.
     pub(crate) fn next(&self, state: &CellState) -> Option<Millis> {
-        let waits = state.safe_mode().is_none()
-            && state.draining().any(|machine| !state.is_vacated(machine));
+        let leave = || state.draining().any(|machine| !state.is_vacated(machine));
+        let waits = state.safe_mode().is_none() && (!self.awaited.is_empty() || leave());
         waits.then_some(self.rests_until)
     }
 }
@@ -67,8 +69,8 @@ impl Moves {
 impl Scheduler {
     /// Decides for tasks that leave machines, highest priority first.
     pub(crate) fn decide_moves(&mut self, now: Millis, decisions: &mut Vec<Assignment>) {
-        let idle = self.state.draining().next().is_none() || self.state.safe_mode().is_some();
-        if idle || now < self.moves.rests_until {
+        let idle = self.state.draining().next().is_none() && self.moves.awaited.is_empty();
+        if idle || self.state.safe_mode().is_some() || now < self.moves.rests_until {
             return;
         }
         let state = self.state.clone();
@@ -77,7 +79,12 @@ impl Scheduler {
             (Reverse(priority), task)
         };
         let leaving = state.draining().flat_map(|machine| state.leaving(machine));
-        let all: BTreeSet<(Reverse<u16>, TaskId)> = leaving.map(rank).collect();
+        let awaiting = self.moves.awaited.iter().filter_map(|id| {
+            let tasks = state.job(*id)?.update()?.awaiting();
+            Some(tasks.map(|index| TaskId { job: *id, index }))
+        });
+        let all = leaving.chain(awaiting.flatten());
+        let all: BTreeSet<(Reverse<u16>, TaskId)> = all.map(rank).collect();
         let mut looked_at = 0;
         for rank in &all {
             let (_, task) = *rank;
@@ -103,6 +110,13 @@ impl Scheduler {
 
     /// Finds a place for a task that leaves its machine.
     fn decide_move(&mut self, task: TaskId, now: Millis) -> Option<Assignment> {
+        if let Some(version) = self.state.awaits_successor(task) {
+            if !self.may_prepare(task, now) {
+                return None;
+            }
+            let need = self.need(Cohort { job: task.job, version });
+            return self.decide_successor(task, &need, now);
+        }
         let need = self.need_of(task)?.clone();
         if self.state.is_replaced_first(task, now) {
             let found = if self.may_prepare(task, now) {

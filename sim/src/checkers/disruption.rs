@@ -169,7 +169,8 @@ impl Disruptions {
             TaskChange::Up { .. } => !checked,
             TaskChange::Health(health) => health.serves(),
             TaskChange::Replaced { .. } => known.ready.contains(&task.index),
-            TaskChange::Prepared { .. }
+            TaskChange::Awaits
+            | TaskChange::Prepared { .. }
             | TaskChange::Preparing { .. }
             | TaskChange::Unprepared { .. }
             | TaskChange::Address(_)
@@ -245,6 +246,7 @@ impl Disruptions {
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)
             | TaskChange::Address(_)
+            | TaskChange::Awaits
             | TaskChange::Prepared { .. }
             | TaskChange::Preparing { .. }
             | TaskChange::Unprepared { .. }

@@ -62,6 +62,7 @@ pub fn spares_prod(event: &Event, state: &CellState) -> Result<(), String> {
         TaskChange::Failed { cause, .. } | TaskChange::BackOff { cause, .. } => short(cause),
         TaskChange::Released
         | TaskChange::Placed { .. }
+        | TaskChange::Awaits
         | TaskChange::Prepared { .. }
         | TaskChange::Preparing { .. }
         | TaskChange::Unprepared { .. }

@@ -133,9 +133,10 @@ impl Lifecycle {
             (Place::On(_), TaskChange::Prepared { incarnation: new, .. }) if *new > incarnation => {
                 (place, *new)
             }
-            (Place::On(_), TaskChange::Preparing { .. } | TaskChange::Unprepared { .. }) => {
-                (place, incarnation)
-            }
+            (
+                Place::On(_),
+                TaskChange::Awaits | TaskChange::Preparing { .. } | TaskChange::Unprepared { .. },
+            ) => (place, incarnation),
             // Whoever was pushed out or failed waits for a moment, in the same entry.
             (
                 Place::On(_) | Place::Pending,

@@ -16,7 +16,7 @@ use borg_cell::state::Answer;
 use borg_proto::command::{Action, AllocSize, Command, CronOrder, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
-use borg_proto::update::{Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -623,6 +623,11 @@ fn update(job: JobKey, thrown: u64) -> Action {
         canary: (thrown == 92).then(|| "0".parse().ok()).flatten(),
         order: Order::Random(number),
         close: number == 4,
+        replacement: if number.is_multiple_of(2) {
+            Replacement::First
+        } else {
+            Replacement::ForMoves
+        },
         ..UpdateOptions::default()
     };
     Action::UpdateJob { job, to, options: Box::new(options) }

@@ -160,6 +160,7 @@ impl World {
                 TaskChange::Stopped { .. }
                 | TaskChange::Updated { .. }
                 | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
+                | TaskChange::Awaits
                 | TaskChange::Preparing { .. }
                 | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }

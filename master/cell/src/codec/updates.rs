@@ -150,6 +150,7 @@ pub(super) fn update(update: &Update) -> pb::CheckpointUpdate {
         failed: ranges(&update.failed),
         trouble: update.trouble.clone(),
         blocked_until_ms: update.blocked_until.map_or(0, |until| until.0),
+        awaiting: update.awaiting.iter().map(awaiting).collect(),
     }
 }
 
@@ -176,7 +177,21 @@ pub(super) fn read_update(from: pb::CheckpointUpdate) -> Result<Update, WireErro
         failed: read_ranges("failed", &from.failed)?,
         trouble: by("trouble", from.trouble)?,
         blocked_until: (from.blocked_until_ms > 0).then_some(Millis(from.blocked_until_ms)),
+        awaiting: from.awaiting.into_iter().map(read_awaiting).collect::<Result<_, _>>()?,
     })
+}
+
+fn awaiting((index, since): (&u32, &Option<Millis>)) -> pb::checkpoint_update::Awaiting {
+    pb::checkpoint_update::Awaiting { index: *index, since_ms: since.map(|at| at.0) }
+}
+
+fn read_awaiting(
+    from: pb::checkpoint_update::Awaiting,
+) -> Result<(u32, Option<Millis>), WireError> {
+    if from.index >= MAX_TASKS {
+        return Err(WireError::new("awaiting", from.index, "is no index of a task"));
+    }
+    Ok((from.index, from.since_ms.map(Millis)))
 }
 
 fn ranges(indexes: &BTreeSet<u32>) -> Vec<pb::IndexRange> {

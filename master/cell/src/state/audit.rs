@@ -224,6 +224,15 @@ impl CellState {
             let new = |index: &u32| {
                 job.task(*index).is_none_or(|task| task.is_dead() || task.version == update.to)
             };
+            let waits = |index: &u32| {
+                job.task(*index)
+                    .is_none_or(|task| task.placement().is_some() && task.version != update.to)
+            };
+            found.check(
+                update.awaiting.keys().all(waits),
+                "what waits for its replacement is placed, and not of the new version",
+                name,
+            );
             found.check(
                 update.moving.iter().all(new),
                 "what is on its way has the new version",

@@ -177,6 +177,7 @@ impl Out {
             TaskChange::Placed { machine, incarnation } => {
                 self.numbers(&[2, machine.0.into(), (*incarnation).into()]);
             }
+            TaskChange::Awaits => self.number(304),
             TaskChange::Prepared { machine, incarnation } => {
                 self.numbers(&[300, machine.0.into(), (*incarnation).into()]);
             }

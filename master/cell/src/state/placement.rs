@@ -44,6 +44,10 @@ impl Turn<'_> {
 
     /// Places a task that waits, or moves one that leaves a machine which is drained.
     pub(super) fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
+        let awaits = self.state.awaits_successor(asked.task);
+        if let Some(version) = awaits.filter(|_| asked.victims.is_empty()) {
+            return self.prepare(asked, version);
+        }
         if self.state.leaves(asked.task) {
             return self.move_one(asked);
         }

@@ -8,13 +8,14 @@
 //!
 //! All of it is decided here, when entries are applied: a leader has nothing to remember. `begin` says
 //! what may be asked for, `step` which task goes when, `steer` what an owner may say to it, `effect` what
-//! becomes of one task, `order` who is next.
+//! becomes of one task, `first` who is started elsewhere before, `order` who is next.
 //!
 //! Invariants: while an update is open its job has the versions that it leads from and to; what is on its
 //! way is alive and of the new version; a job that is over has none.
 
 mod begin;
 mod effect;
+mod first;
 mod order;
 mod shrink;
 mod steer;
@@ -26,7 +27,7 @@ use super::{CellState, Job, Task};
 use borg_proto::task::{Phase, TaskState};
 use borg_proto::update::UpdateOptions;
 use borg_proto::{Health, IndexSet, Millis, TaskId, UserName};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How far an update is.
@@ -83,6 +84,9 @@ pub struct Update {
     pub(crate) place: u32,
     /// Tasks that have the new version and have not served for long enough yet.
     pub(crate) moving: BTreeSet<u32>,
+    /// Tasks that are to be started elsewhere before they are taken down, and since when each waits for a
+    /// place there; `None` when it waited for long enough.
+    pub(crate) awaiting: BTreeMap<u32, Option<Millis>>,
     /// Tasks that failed as the new version.
     pub(crate) failed: BTreeSet<u32>,
     /// How the first of them did.
@@ -165,7 +169,7 @@ impl Job {
         let update = self.update().filter(|update| update.state == UpdateState::Rolling)?;
         let moving = update.moving.iter();
         let due = moving.filter_map(|index| self.task(*index)?.due_in(update, *index));
-        due.chain(update.blocked_until).min()
+        due.chain(update.blocked_until).chain(self.first_due(update)).min()
     }
 
     /// What an open update waits for at a moment of cell time, for people.
@@ -183,6 +187,7 @@ impl Job {
                     let task = self.task(*index)?;
                     Some(self.told(*index, task, update, at))
                 });
+                let first = first.or_else(|| self.told_of_awaiting(update));
                 let blocked = || self.may_lose_one(at).err().map(|why| why.to_string());
                 first.or_else(blocked).unwrap_or_default()
             }

@@ -4,6 +4,7 @@ use crate::fixture::{Cell, master, service, user, with_task};
 use borg_proto::command::{Action, Observation};
 use borg_proto::disruption::{Disruption, Share};
 use borg_proto::health::{HealthCheck, Probe};
+use borg_proto::update::{Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{JobSpec, MachineName};
 
 const MIB: u64 = 1 << 20;
@@ -275,7 +276,7 @@ fn it_goes_with_its_task_and_when_nobody_leaves_any_more() {
             cell.apply(user("ann"), Action::StopTasks { job, tasks: None }).unwrap();
         },
         |cell| {
-            let to = borg_proto::update::Revision::Tasks(1);
+            let to = Revision::Tasks(1);
             let (job, options) = ("ann/web".parse().unwrap(), Default::default());
             cell.apply(user("ann"), Action::UpdateJob { job, to, options }).unwrap();
         },
@@ -355,4 +356,99 @@ fn a_second_leader_goes_on_from_the_state_alone() {
     cell.apply(master(), Action::Lead { leader: borg_proto::ReplicaId(1), term: 9 }).unwrap();
     serve(&mut cell, next);
     assert_eq!(on(&cell, job, 0), Some(two));
+}
+
+/// The service with other arguments, of which one may be down.
+fn updated(cell: &mut Cell, replacement: Replacement) -> u32 {
+    let spec = with_task(checked("web", 2), |task| task.command.push("v2".into()));
+    let spec = JobSpec { disruption: Some(at_most(1)), ..spec };
+    let options = UpdateOptions { replacement, ..UpdateOptions::default() };
+    let to = Revision::Spec(Arc::new(spec));
+    let job = "ann/web".parse().unwrap();
+    let action = Action::UpdateJob { job, to, options: Box::new(options) };
+    let applied = cell.apply(user("ann"), action).unwrap();
+    let crate::state::Answer::Version(version) = applied.answer else { panic!("{applied:?}") };
+    version
+}
+
+fn update_state(cell: &Cell, job: JobId) -> String {
+    let job = cell.state.job(job).unwrap();
+    job.waits_for_update(job.update().unwrap(), cell.now)
+}
+
+#[test]
+fn an_update_that_asks_for_it_starts_each_task_elsewhere_first() {
+    let (mut cell, job, [_, two, three]) = serving();
+    let version = updated(&mut cell, Replacement::First);
+    assert_eq!(update_state(&cell, job), "task 0 waits for room for its replacement");
+    assert_eq!(cell.state.awaits_successor(id(job, 0)), Some(version));
+    assert_eq!(cell.state.awaits_successor(id(job, 1)), None, "one at a time");
+    for (index, machine) in [(0, two), (1, three)] {
+        let next = cell.place(job, index, machine).unwrap();
+        let started = format!("the replacement of task {index} has to serve first");
+        assert_eq!(update_state(&cell, job), started);
+        serve(&mut cell, next);
+        assert_eq!(task(&cell, job, index).version, 1, "not for long enough yet");
+        cell.wait(10_000);
+        cell.advance();
+        assert_eq!((task(&cell, job, index).version, on(&cell, job, index)), (2, Some(machine)));
+        assert_eq!(cell.state.job(job).unwrap().down(), 0);
+    }
+    assert!(update_state(&cell, job).starts_with("done"));
+    assert_eq!(CellState::decode(&cell.state.encode()).unwrap(), cell.state);
+}
+
+#[test]
+fn without_room_for_a_minute_a_task_starts_anew_where_it_is_within_the_budget() {
+    let (mut cell, job, [one, ..]) = serving();
+    updated(&mut cell, Replacement::First);
+    cell.wait(59_999);
+    cell.advance();
+    assert_eq!((cell.state.job(job).unwrap().down(), task(&cell, job, 0).version), (0, 1));
+    cell.wait(1);
+    cell.advance();
+    assert_eq!((on(&cell, job, 0), task(&cell, job, 0).version), (Some(one), 2));
+    assert_eq!(cell.state.job(job).unwrap().down(), 1);
+}
+
+#[test]
+fn a_replacement_that_fails_is_a_bad_release() {
+    let (mut cell, job, [one, two, _]) = serving();
+    updated(&mut cell, Replacement::First);
+    let next = cell.place(job, 0, two).unwrap();
+    let events = cell.ended(next, Some(FailureCause::Exit { code: 3 }));
+    assert!(kinds(&events, &cell).contains(&"job.update-rolls-back".to_owned()));
+    let found = cell.state.job(job).unwrap();
+    assert_eq!((found.down(), on(&cell, job, 0)), (0, Some(one)), "nobody noticed");
+    let outcome = found.version(2).unwrap().outcome.clone();
+    assert_eq!(outcome, "rolled back: task 0 failed to be replaced: exit code 3");
+}
+
+#[test]
+fn a_paused_update_has_no_replacements_and_begins_again_with_them() {
+    let (mut cell, job, [_, two, _]) = serving();
+    updated(&mut cell, Replacement::First);
+    cell.place(job, 0, two).unwrap();
+    let steer = |verb| Action::SteerUpdate { job: "ann/web".parse().unwrap(), verb };
+    cell.apply(user("ann"), steer(Steer::Pause)).unwrap();
+    assert_eq!(cell.state.machine(two).unwrap().told(), 0);
+    cell.apply(user("ann"), steer(Steer::Resume)).unwrap();
+    assert_eq!(cell.state.awaits_successor(id(job, 0)), Some(2));
+}
+
+#[test]
+fn unless_it_says_otherwise_an_update_replaces_first_who_cannot_stay() {
+    for (replacement, awaits) in [(Replacement::ForMoves, true), (Replacement::InPlace, false)] {
+        let (mut cell, job, _) = serving();
+        // The machine is full but for what the two tasks have.
+        let full = cell.submit("bob", service("full", 1, 9_800, 4 * MIB));
+        cell.place(full, 0, MachineId(0)).unwrap();
+        let spec = with_task(checked("web", 2), |task| task.limit.cpu_milli = 300);
+        let spec = JobSpec { disruption: Some(at_most(1)), ..spec };
+        let options = Box::new(UpdateOptions { replacement, ..UpdateOptions::default() });
+        let (job_key, to) = ("ann/web".parse().unwrap(), Revision::Spec(Arc::new(spec)));
+        cell.apply(user("ann"), Action::UpdateJob { job: job_key, to, options }).unwrap();
+        assert_eq!(cell.state.awaits_successor(id(job, 0)).is_some(), awaits);
+        assert_eq!(cell.state.job(job).unwrap().down(), u32::from(!awaits));
+    }
 }

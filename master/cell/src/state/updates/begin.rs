@@ -332,6 +332,7 @@ fn begin(job: &mut Job, asked: &Prepared, at: borg_proto::Millis) {
         reach: asked.reach.clone(),
         place: 0,
         moving: BTreeSet::new(),
+        awaiting: BTreeMap::new(),
         failed: BTreeSet::new(),
         trouble: String::new(),
         blocked_until: None,

@@ -87,6 +87,9 @@ impl Turn<'_> {
             UpdateState::Paused { .. } | UpdateState::Done => return,
         }
         update.settle(&job, self.at);
+        if update.state == UpdateState::Rolling {
+            self.settle_awaiting(id, &mut update);
+        }
         let bad = !update.goes_back() && update.failures() > update.options.failures;
         if bad {
             self.job_mut(id).update = Some(Arc::new(update.clone()));
@@ -103,6 +106,7 @@ impl Turn<'_> {
         }
         let over = update.state == UpdateState::Rolling
             && update.moving.is_empty()
+            && update.awaiting.is_empty()
             && update.place >= update.places(job.slots());
         self.job_mut(id).update = Some(Arc::new(update));
         if over {
@@ -173,9 +177,13 @@ impl Turn<'_> {
                 continue;
             };
             if !self.update_in_place(next, judge, true) {
-                let moving = u32::try_from(update.moving.len()).unwrap_or(u32::MAX);
-                if moving >= at_once {
+                if update.under_way() >= at_once {
                     return;
+                }
+                if self.goes_first(next, update, judge) {
+                    self.await_successor(next, update);
+                    update.place += 1;
+                    continue;
                 }
                 if let Err(blocked) = self.state.may_disrupt(next, self.at) {
                     update.blocked_until = match blocked {
@@ -277,6 +285,7 @@ fn trouble(
         | TaskChange::Renewed
         | TaskChange::Released
         | TaskChange::Placed { .. }
+        | TaskChange::Awaits
         | TaskChange::Prepared { .. }
         | TaskChange::Preparing { .. }
         | TaskChange::Unprepared { .. }
