@@ -33,7 +33,8 @@ fn until_empty(cell: &Cell, web: &str, tasks: u64, name: &str) -> u64 {
         if drained(cell, name)["empty_since_ms"].is_u64() {
             return most;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "{:#}", drained(cell, name));
+        // A replacement without a health check has to run for ten seconds first.
+        assert!(began.elapsed() < Duration::from_secs(90), "{:#}", drained(cell, name));
     }
 }
 
@@ -50,7 +51,7 @@ fn a_drained_machine_is_left_one_by_one_and_a_deadline_overrules_a_budget() {
     let said = cell.borgctl(&["drain", &first, "--reason", "new kernel", "--deadline", "1h"]).ok();
     assert!(said.contains("what is left after 1h is pushed out"), "{said}");
     let most = until_empty(&cell, &web, 4, &first);
-    assert!(most <= 1, "{most} were down at the same time");
+    assert_eq!(most, 0, "there is room, so nobody is down");
     cell.until_up(&web, 4);
     let one = drained(&cell, &first);
     assert_eq!((&one["forced"], &one["by"]), (&json!(0), &json!("admin")));
@@ -70,11 +71,12 @@ fn a_drained_machine_is_left_one_by_one_and_a_deadline_overrules_a_budget() {
     cell.borgctl(&["undrain", &first]).ok();
     assert!(cell.borgctl(&["drains"]).ok().contains("no machine is drained"));
 
-    // A job that may lose nobody holds its machine until the deadline.
+    // A job that may lose nobody, and not run twice, holds its machine until the deadline.
     cell.borgctl(&["kill", &web]).ok();
     let still = {
         let mut still = job("still", "service", "sleep 1000");
         still["disruption"] = json!({ "most": 0 });
+        still["concurrent"] = json!(1);
         cell.submit(&still)
     };
     cell.until_up(&still, 1);

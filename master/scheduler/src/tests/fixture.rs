@@ -171,6 +171,20 @@ impl Cell {
         self.state.job(id.job).unwrap().spec.priority
     }
 
+    /// Whether a decision about a task is about one that stands somewhere: it leaves, or is replaced.
+    pub(super) fn moves(&self, task: TaskId) -> bool {
+        self.state.leaves(task) || self.state.awaits_successor(task).is_some()
+    }
+
+    /// What a task, or the successor that it waits for, asks for: what it takes is its version's to say, the rest
+    /// the newest one's.
+    pub(super) fn wanted(&self, id: TaskId) -> Arc<JobSpec> {
+        let job = self.state.job(id.job).unwrap();
+        let Some(next) = self.state.awaits_successor(id) else { return self.spec(id) };
+        let task = job.version(next).unwrap().spec.task.clone();
+        Arc::new(JobSpec { task, ..job.spec.as_ref().clone() })
+    }
+
     /// What a task asks for: what it takes is its version's to say, the rest the newest one's.
     pub(super) fn spec(&self, id: TaskId) -> Arc<JobSpec> {
         let job = self.state.job(id.job).unwrap();

@@ -14,7 +14,7 @@ use borg_proto::policy::Policy;
 use borg_proto::reclamation::Number;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::update::{Revision, UpdateOptions};
+use borg_proto::update::{Replacement, Revision, UpdateOptions};
 use borg_proto::{
     FailureCause, IndexSet, JobId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis,
     Priority, Privilege, TaskId,
@@ -307,8 +307,10 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
             let spec = with(job.spec.as_ref().clone(), |task| task.limit.cpu_milli = *cpu_milli);
             let tasks = IndexSet::of_ranges(vec![(0, (*last).min(spec.tasks - 1))]).ok();
             let (job, to) = (job.key.clone(), Revision::Spec(Arc::new(spec)));
-            let options =
-                Box::new(UpdateOptions { tasks, close: true, ..UpdateOptions::default() });
+            let replacement =
+                if *last % 2 == 0 { Replacement::First } else { Replacement::ForMoves };
+            let bare = UpdateOptions::default();
+            let options = Box::new(UpdateOptions { tasks, close: true, replacement, ..bare });
             cell.user("admin", Action::UpdateJob { job, to, options });
         }
         Op::Scale { pick, tasks } => {
@@ -333,7 +335,7 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
 
 /// Without those about tasks that leave machines, which come after the others.
 fn without_moves(cell: &Cell, decisions: &[Assignment]) -> Vec<Assignment> {
-    let waits = |d: &&Assignment| !cell.state.leaves(d.task);
+    let waits = |d: &&Assignment| !cell.moves(d.task);
     let waiting: Vec<Assignment> = decisions.iter().filter(waits).cloned().collect();
     assert_eq!(waiting[..], decisions[..waiting.len()], "who waits comes first");
     waiting
@@ -436,7 +438,7 @@ impl Twin {
 fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions: &[Assignment]) {
     let gangs = together(cell, decisions);
     // Whoever moves comes last, and cannot push out whom the same pass placed.
-    let after_others = decisions.first().is_some_and(|first| !cell.state.leaves(first.task));
+    let after_others = decisions.first().is_some_and(|first| !cell.moves(first.task));
     for gang in gangs {
         let job = gang[0].task.job;
         if cell.spec(gang[0].task).gang && !cell.state.leaves(gang[0].task) {
@@ -447,7 +449,7 @@ fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions
         for decision in gang {
             let (_, _, machine, victims) = reference::best(&twin.0, weights, decision.task)
                 .expect("the reference finds one too");
-            let free_choice = !(after_others && cell.state.leaves(decision.task));
+            let free_choice = !(after_others && cell.moves(decision.task));
             let (found, chosen) = ((machine, &victims), (decision.machine, &decision.victims));
             assert!(!free_choice || found == chosen, "exact best: {found:?}, not {chosen:?}");
             for victim in &decision.victims {
@@ -481,11 +483,22 @@ fn check_nothing_waits(cell: &Cell, twin: &Twin, weights: Weights, victims: &BTr
     }
 }
 
-/// No task that may leave a machine and has another place is left there.
+/// No task that may leave a machine and has another place is left there, nor waits for room for its successor that
+/// is there.
 fn check_nobody_stays(cell: &Cell, weights: Weights) {
+    for job in cell.state.jobs().filter(|job| cell.state.may_still_prepare(job) > 0) {
+        for index in job.update().into_iter().flat_map(|update| update.awaiting()) {
+            let task = TaskId { job: job.id, index };
+            let may = cell.state.is_replaced_first(task, cell.now);
+            if may && cell.state.awaits_successor(task).is_some() {
+                assert_eq!(reference::with_room(cell, weights, task), None, "{task} waits");
+            }
+        }
+    }
     for machine in cell.state.draining() {
         for task in cell.state.leaving(machine) {
-            if cell.state.stays_for(task, cell.now) != Staying::Place {
+            let awaits = cell.state.awaits_successor(task).is_some();
+            if awaits || cell.state.stays_for(task, cell.now) != Staying::Place {
                 continue;
             }
             let down = cell.state.stays_down_for(task, cell.now) == Staying::Place;

@@ -95,7 +95,12 @@ fn on(
     victims: Option<Victims>,
 ) -> Option<Best> {
     let preempting = victims.is_some();
-    let spec = cell.spec(task);
+    let spec = cell.wanted(task);
+    // A successor goes elsewhere.
+    let own = cell.state.task(task).unwrap().placement().map(|placed| placed.machine);
+    if own == Some(machine.id) {
+        return None;
+    }
     let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
     let user = &cell.state.job(task.job).unwrap().key.user;
     let kept_from = |users: &Arc<BTreeSet<UserName>>| !users.contains(user);
