@@ -10,7 +10,12 @@
 //! submit JOB [tasks=N] [batch] [prod] [checked] [play=serve|sick|homely:MACHINE] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
 //!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
 //! kill JOB
-//! fault crash-leader | crash-masters | cut|mute|pause|reboot mI      over cut|mute|pause mI
+//! update JOB [options as of submit, all of them] [canary=TASKS] [healthy=10s] [deadline=60s]
+//! scale JOB N      restart JOB      stop JOB TASKS      start JOB TASKS      pause|resume|undo|close JOB
+//! until-over JOB [within=60s]     until nothing of its update goes on by itself
+//! rollout JOB                     which version is in force, what became of those before, how many tasks are of which
+//! fault crash-leader | crash-masters | cut|mute|pause|reboot MACHINE      over cut|mute|pause MACHINE
+//!                                 MACHINE: mI, or JOB/INDEX for the one where that task was when it was first named so
 //! drain mI[,mJ..]|rI [within=60s] [at-once=N] [force-with=N]      undrain mI[,mJ..]|rI|all
 //! until-empty mI[,mJ..]|rI [within=60s]
 //! drains                          how far it is, and what the first task that is left waits for
@@ -24,9 +29,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 #![expect(clippy::print_stdout, reason = "TRACE=1 tells the story to whoever looks")]
 
-use borg_cell::state::Machine;
+use borg_cell::state::{Job, Machine, UpdateState};
 use borg_proto::command::Action;
 use borg_proto::disruption::Disruption;
+use borg_proto::update::{Revision, Steer, UpdateOptions};
 use borg_proto::{IncarnationId, JobKey, JobSpec, MachineName, Millis};
 use borg_sim::world::World;
 use borg_sim::{Fault, Play, job};
@@ -93,6 +99,8 @@ struct Scene {
     /// Most tasks that were down at once.
     down: BTreeMap<JobKey, u32>,
     processes: BTreeMap<JobKey, BTreeSet<IncarnationId>>,
+    /// Machines that were named by a task.
+    homes: BTreeMap<String, usize>,
 }
 
 impl Scene {
@@ -102,7 +110,7 @@ impl Scene {
         if std::env::var_os("TRACE").is_some() {
             world.journal_mut().trace(Box::new(|line| println!("{line}")));
         }
-        Self { world, down: BTreeMap::new(), processes: BTreeMap::new() }
+        Self { world, down: BTreeMap::new(), processes: BTreeMap::new(), homes: BTreeMap::new() }
     }
 
     fn command(&mut self, line: &str) -> String {
@@ -118,10 +126,51 @@ impl Scene {
             ["kill", name] => {
                 return self.ask(false, Action::Kill { job: key(name), tasks: Vec::new() });
             }
+            ["update", name, ref options @ ..] => return self.update(name, options),
+            ["scale", name, tasks] => {
+                return self.change(name, Revision::Tasks(tasks.parse().unwrap()), &[]);
+            }
+            ["restart", name, ref options @ ..] => {
+                return self.change(name, Revision::Restart, options);
+            }
+            ["stop", name, tasks] => {
+                let (job, tasks) = (key(name), Some(tasks.parse().unwrap()));
+                return self.ask(false, Action::StopTasks { job, tasks });
+            }
+            ["start", name, tasks] => {
+                let (job, tasks) = (key(name), Some(tasks.parse().unwrap()));
+                return self.ask(false, Action::StartTasks { job, tasks });
+            }
+            ["pause" | "resume" | "undo" | "close", name] => {
+                let verb = Steer::ALL.into_iter().find(|verb| verb.to_string() == words[0]);
+                return self
+                    .ask(false, Action::SteerUpdate { job: key(name), verb: verb.unwrap() });
+            }
+            ["until-over", name, ref options @ ..] => {
+                let (job, most) = (key(name), within(options));
+                let over = move |world: &World| {
+                    let job = world.state().job_named(&job);
+                    let update = job.and_then(Job::update);
+                    update.is_none_or(|update| update.state != UpdateState::Rolling)
+                };
+                self.pass(most, &over);
+                return if over(&self.world) {
+                    String::new()
+                } else {
+                    format!("not within {most}\n")
+                };
+            }
+            ["rollout", name] => return self.rollout(name),
             ["fault", "crash-leader"] => self.world.inflict(Fault::CrashLeader),
             ["fault", "crash-masters"] => self.world.inflict(Fault::CrashAllMasters),
-            ["fault", what, machine] => self.world.inflict(fault(what, machine)),
-            ["over", what, machine] => self.world.end_fault(fault(what, machine)),
+            ["fault", what, machine] => {
+                let fault = fault(what, self.numbered(machine));
+                self.world.inflict(fault);
+            }
+            ["over", what, machine] => {
+                let fault = fault(what, self.numbered(machine));
+                self.world.end_fault(fault);
+            }
             ["run", time] => self.pass(millis(time), |_| false),
             ["drain", which, ref options @ ..] => return self.drain(which, options),
             ["undrain", which] => {
@@ -151,11 +200,54 @@ impl Scene {
         String::new()
     }
 
+    /// To a specification: what is not said of it is as `submit` would have it.
+    fn update(&mut self, name: &str, options: &[&str]) -> String {
+        let is_of_update = |option: &&&str| {
+            ["canary=", "healthy=", "deadline="].iter().any(|of| option.starts_with(of))
+        };
+        let (of_update, of_spec): (Vec<&str>, Vec<&str>) =
+            options.iter().partition(|option| is_of_update(option));
+        let spec = Arc::new(spec(name, &of_spec));
+        self.change(name, Revision::Spec(spec), &of_update)
+    }
+
+    fn change(&mut self, name: &str, to: Revision, options: &[&str]) -> String {
+        let said = |key: &str| options.iter().find_map(|option| option.strip_prefix(key));
+        let default = UpdateOptions::default();
+        let options = Box::new(UpdateOptions {
+            canary: said("canary=").map(|tasks| tasks.parse().unwrap()),
+            min_healthy_ms: said("healthy=").map_or(Millis(2_000), millis),
+            deadline_ms: said("deadline=").map_or(Millis(30_000), millis),
+            ..default
+        });
+        self.ask(false, Action::UpdateJob { job: key(name), to, options })
+    }
+
+    fn rollout(&self, name: &str) -> String {
+        let Some(job) = self.world.state().job_named(&key(name)) else {
+            return format!("there is no job {name}\n");
+        };
+        let head = job.head();
+        let mut text = format!("version {} is in force", head.number);
+        if let Some(update) = job.update() {
+            text += &format!(", {}", update.state);
+        }
+        let each = job
+            .slots_by_version()
+            .iter()
+            .map(|(version, tasks)| format!("{tasks} of version {version}"));
+        text += &format!("; {}\n", each.collect::<Vec<_>>().join(", "));
+        for version in job.versions().filter(|version| !version.outcome.is_empty()) {
+            text += &format!("version {}: {}\n", version.number, version.outcome);
+        }
+        text
+    }
+
     /// What a refusal says; nothing when the cell did it.
     fn ask(&mut self, as_admin: bool, action: Action) -> String {
         match self.world.change(as_admin, action) {
             Ok(_) => String::new(),
-            Err(refused) => format!("refused, {:?}: {refused}\n", refused.code()),
+            Err(refused) => format!("refused, {:?}: {}\n", refused.code(), timeless(&refused)),
         }
     }
 
@@ -173,6 +265,17 @@ impl Scene {
                 }
             }
         }
+    }
+
+    /// The number of a machine, by its name or by a task that it has, or had when it was first asked for.
+    fn numbered(&mut self, which: &str) -> usize {
+        let number = |name: &str| name.strip_prefix('m').unwrap().parse().unwrap();
+        let Some((job, index)) = which.split_once('/') else { return number(which) };
+        let state = self.world.state();
+        let task = state.job_named(&key(job)).unwrap().task(index.parse().unwrap()).unwrap();
+        let on = task.placement().and_then(|placement| state.machine(placement.machine));
+        let on = on.map(|machine| number(machine.name.as_str()));
+        *self.homes.entry(which.to_owned()).or_insert_with(|| on.unwrap())
     }
 
     /// Machines by name, those of a rack, or all.
@@ -262,7 +365,11 @@ impl Scene {
             }
         }
         let down = most_down.map_or_else(|| "all".to_owned(), |down| down.to_string());
+        let now_down = job.down();
         let processes = self.incarnations(&key);
+        if most_down.is_some() {
+            self.down.insert(key.clone(), now_down);
+        }
         self.processes.insert(key, processes);
         format!("{} at most {down} down at once\n", text)
     }
@@ -285,6 +392,14 @@ fn key(name: &str) -> JobKey {
     format!("ann/{name}").parse().unwrap()
 }
 
+/// What is said, without the moments that it names.
+fn timeless(said: &impl ToString) -> String {
+    let said = said.to_string();
+    let is_time = |word: &str| word.starts_with("20") && word.contains("Z");
+    let words = said.split(' ').map(|word| if is_time(word) { "TIME." } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn within(options: &[&str]) -> Millis {
     let within = options.iter().find_map(|option| option.strip_prefix("within="));
     within.map_or(Millis(60_000), millis)
@@ -294,8 +409,7 @@ fn millis(text: &str) -> Millis {
     Millis(text.strip_suffix('s').unwrap().parse::<u64>().unwrap() * 1_000)
 }
 
-fn fault(what: &str, machine: &str) -> Fault {
-    let machine = machine.strip_prefix('m').unwrap().parse().unwrap();
+fn fault(what: &str, machine: usize) -> Fault {
     match what {
         "cut" => Fault::CutMachine(machine),
         "mute" => Fault::MuteMachine(machine),

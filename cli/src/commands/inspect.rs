@@ -4,13 +4,14 @@ use super::history::say_when;
 use super::jobs::pair;
 use super::names;
 use super::runs;
+use super::select::SelectArgs;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::privileges::privilege_name;
 use crate::output::views::{Job, JobDetail, Read, Task, Why, WhyWithRuns};
 use crate::output::{Output, age, cores, size};
-use borg_proto::JobKey;
 use borg_proto::wire::{pb, read_indexes};
+use borg_proto::{IndexSet, JobKey};
 use clap::Args;
 use std::time::Duration;
 
@@ -31,8 +32,11 @@ pub(super) struct StatusArgs {
     /// Only this user's jobs
     #[arg(short, long, conflicts_with = "job")]
     user: Option<String>,
-    /// Only jobs with this label; with several, those that have them all
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair, conflicts_with = "job")]
+    /// Of a job only these tasks, as in 0-2,7
+    #[arg(long, value_name = "TASKS", requires = "job")]
+    tasks: Option<IndexSet>,
+    /// Only jobs with this label, or of a job only tasks with it; with several, those that have them all
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
 }
 
@@ -52,13 +56,16 @@ pub(super) async fn status(
     }
     let name = args.job.as_ref().map(|name| names::job_or_task(name, client.user())).transpose()?;
     let task = args.job.as_ref().and_then(|name| names::own_task(name, client.user()));
+    let which = SelectArgs { tasks: args.tasks.clone(), labels: args.labels.clone() };
     let mut before = String::new();
     loop {
         let (text, over) = match &name {
             Some((job, Some(index))) => {
+                which.must_be_empty(args.job.as_deref().unwrap_or_default())?;
                 runs::one_task(client, job, *index, out, args.watch).await?
             }
-            Some((job, None)) => match (one_job(client, job, out, args.watch).await, &task) {
+            Some((job, None)) => match (one_job(client, job, &which, out, args.watch).await, &task)
+            {
                 // A job may have a number for a name: only where there is none it is a task's.
                 (Err(failure), Some(task)) if failure.code == Code::NotFound => {
                     runs::one_task(client, &task.job, task.index, out, args.watch).await?
@@ -145,9 +152,11 @@ pub(super) async fn get_job(
 async fn one_job(
     client: &mut Client,
     key: &JobKey,
+    which: &SelectArgs,
     out: Output,
     watch: bool,
 ) -> Result<(String, bool), Failure> {
+    let chosen = which.chosen(client, key).await?;
     let answer = get_job(client, &format!("status of {key}"), key).await?;
     say_when(client, out, answer.read.as_ref());
     let now = answer.now_ms;
@@ -155,7 +164,8 @@ async fn one_job(
     let over = job.is_over();
     let of_some = answer.spec.as_ref().map(task_labels).unwrap_or_default();
     let loosened = loosened(answer.spec);
-    let tasks: Vec<Task> = answer.tasks.into_iter().map(Task::from).collect();
+    let is_meant = |task: &pb::TaskInfo| chosen.as_ref().is_none_or(|set| set.contains(task.index));
+    let tasks: Vec<Task> = answer.tasks.into_iter().filter(is_meant).map(Task::from).collect();
     if out.is_json() {
         let detail = JobDetail { job, loosened, task_list: tasks };
         return Ok((json(&Read::of(answer.read, detail), watch)?, over));

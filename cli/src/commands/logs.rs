@@ -2,6 +2,7 @@
 
 use super::inspect::get_job;
 use super::names;
+use super::select::SelectArgs;
 use crate::client::Client;
 use crate::exit::{Code, Failure};
 use crate::output::{Output, note};
@@ -31,6 +32,8 @@ const COLOURS: [u8; 6] = [36, 32, 33, 34, 35, 96];
 pub(super) struct LogsArgs {
     /// JOB/INDEX or USER/JOB/INDEX; JOB or USER/JOB for all of its tasks
     task: String,
+    #[command(flatten)]
+    which: SelectArgs,
     /// Go on as more is written, until the task ends
     #[arg(short, long)]
     follow: bool,
@@ -94,6 +97,7 @@ pub(super) async fn logs(client: &mut Client, args: LogsArgs, out: Output) -> Re
         // What reads at once shares this thread.
         return LocalSet::new().run_until(whole_job(client, &job, &args)).await;
     }
+    args.which.must_be_empty(&args.task)?;
     let task = names::task(&args.task, client.user())?;
     let mut chunks = open(client, &task, &args).await?;
     let failed = |status| Failure::from(status).context(&format!("logs of {task}"));
@@ -163,12 +167,15 @@ async fn whole_job(client: &mut Client, job: &JobKey, args: &LogsArgs) -> Result
         ));
     }
     let what = format!("logs of {job}");
+    let chosen = args.which.chosen(client, job).await?;
     let answer = get_job(client, &what, job).await?;
     // Of what was never placed there is nothing to read.
     let placed = answer.tasks.iter().filter(|task| task.incarnation > u32::from(args.previous));
-    let mut tasks: Vec<u32> = placed.map(|task| task.index).collect();
+    let is_meant = |index: &u32| chosen.as_ref().is_none_or(|tasks| tasks.contains(*index));
+    let mut tasks: Vec<u32> = placed.map(|task| task.index).filter(is_meant).collect();
     if tasks.is_empty() {
-        return Err(Failure::new(Code::Refused, format!("{what}: none of its tasks ever ran")));
+        let of = if chosen.is_some() { "these" } else { "its" };
+        return Err(Failure::new(Code::Refused, format!("{what}: none of {of} tasks ever ran")));
     }
     // Followed are as many as can be at once; otherwise one comes after the other.
     let most = if args.follow { TASKS } else { MOST_TASKS };
@@ -210,7 +217,7 @@ async fn whole_job(client: &mut Client, job: &JobKey, args: &LogsArgs) -> Result
 
 impl LogsArgs {
     fn clone_for_task(&self) -> Self {
-        Self { task: String::new(), ..*self }
+        Self { task: String::new(), which: SelectArgs::default(), ..*self }
     }
 }
 

@@ -20,6 +20,24 @@ pub(super) struct SelectArgs {
 }
 
 impl SelectArgs {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_none() && self.labels.is_empty()
+    }
+
+    /// Refuses to choose among tasks where one is named already.
+    ///
+    /// # Errors
+    /// When it says something.
+    pub(super) fn must_be_empty(&self, named: &str) -> Result<(), Failure> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let text =
+            format!("{named} names one task: leave out --tasks and --label, or name the job");
+        Err(Failure::new(Code::Usage, text))
+    }
+
     /// The tasks of a job that are meant; `None`: all.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `stop` and `start`: tasks leave their machines and come back; the job keeps its name and its quota.
 
+use super::inspect::get_job;
 use super::names;
 use super::rollout::all_serve;
 use super::select::SelectArgs;
@@ -15,7 +16,7 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
-pub(super) struct StopArgs {
+pub(super) struct TasksArgs {
     /// JOB, USER/JOB or USER/JOB/INDEX
     job: String,
     #[command(flatten)]
@@ -23,25 +24,38 @@ pub(super) struct StopArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    #[command(flatten)]
+    what: TasksArgs,
+    /// Stay until all of them are off their machines, the grace that they have to end included
+    #[arg(short, long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct StartArgs {
     #[command(flatten)]
-    what: StopArgs,
+    what: TasksArgs,
     /// Stay until they serve
     #[arg(short, long)]
     watch: bool,
 }
 
-impl StopArgs {
+impl TasksArgs {
     async fn chosen(self, client: &mut Client) -> Result<(JobKey, Option<IndexSet>), Failure> {
         let (key, index) = names::job_or_task(&self.job, client.user())?;
-        let one = index.and_then(|index| IndexSet::new([index]).ok());
+        if let Some(index) = index {
+            self.which.must_be_empty(&self.job)?;
+            return Ok((key, IndexSet::new([index]).ok()));
+        }
         let tasks = self.which.chosen(client, &key).await?;
-        Ok((key, tasks.or(one)))
+        Ok((key, tasks))
     }
 }
 
 pub(super) async fn stop(client: &mut Client, args: StopArgs, out: Output) -> Result<(), Failure> {
-    let (key, tasks) = args.chosen(client).await?;
+    let (key, tasks) = args.what.chosen(client).await?;
+    let grace = if args.watch { grace_of(client, &key, tasks.as_ref()).await? } else { None };
     let message = pb::StopTasksRequest {
         job: key.to_string(),
         tasks: write_indexes(tasks.as_ref()),
@@ -53,12 +67,26 @@ pub(super) async fn stop(client: &mut Client, args: StopArgs, out: Output) -> Re
             master.stop_tasks(request).await
         })
         .await?;
+    tokio::time::sleep(grace.unwrap_or_default()).await;
     if out.is_json() {
         let told =
             serde_json::json!({ "job": key, "stopped": answer.tasks, "index": answer.index });
         return out.json(&told, false);
     }
     out.line(&format!("{key}: {} stopped; borgctl start {key}", counted(answer.tasks)))
+}
+
+/// How long those of a job's tasks that are placed may take to end; nothing when none is.
+async fn grace_of(
+    client: &mut Client,
+    key: &JobKey,
+    tasks: Option<&IndexSet>,
+) -> Result<Option<Duration>, Failure> {
+    let answer = get_job(client, &format!("stop {key}"), key).await?;
+    let is_meant = |index: u32| tasks.is_none_or(|tasks| tasks.contains(index));
+    let placed = answer.tasks.iter().any(|task| is_meant(task.index) && !task.machine.is_empty());
+    let grace_ms = answer.spec.and_then(|spec| spec.task).map_or(0, |task| task.grace_ms);
+    Ok(placed.then(|| Duration::from_millis(grace_ms)))
 }
 
 pub(super) async fn start(

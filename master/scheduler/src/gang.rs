@@ -17,7 +17,7 @@ use crate::victims;
 use borg_cell::state::Crash;
 use borg_proto::command::Assignment;
 use borg_proto::{JobId, Millis, TaskId, TaskState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How long a gang that did not fit is not tried again, for each of its tasks. 5 ms: our choice. Where
@@ -33,52 +33,103 @@ const MOST_TAKEN_BACK: usize = 2_000;
 /// When a gang that was not tried for that is tried. 1 ms: our choice; others come first.
 const SOON: Millis = Millis(1);
 
+/// How long a gang that did not fit is not tried again when nothing came free, for each of its tasks. 200 ms:
+/// our choice. As each task takes the best machine that is left, less room can make a gang fit that did not;
+/// that is rare, so it is found out now and then only.
+const LESS_ROOM_REST: Millis = Millis(200);
+
+/// A gang that did not fit lately.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    /// Until when it is not tried at all.
+    until: Millis,
+    /// Until when it is not tried but for what may make it fit.
+    at_length: Millis,
+    /// Whether there was something that may.
+    dozes: bool,
+    /// How the machines were; see [`Gangs::seen`].
+    seen: u64,
+}
+
 /// Gangs that did not fit lately.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gangs {
-    /// Until when each is not tried.
-    rests: BTreeMap<JobId, Millis>,
-    /// Those that are tried again then, as something changed.
-    dozing: BTreeSet<(Millis, JobId)>,
+    rests: BTreeMap<JobId, Rest>,
     /// How many decisions the present pass took back.
     taken_back: usize,
+    /// Versions of the machines that were used up by what was taken back.
+    undone: u64,
 }
 
 impl Gangs {
     /// Whether a class that was woken is a gang that rests. It is tried when it has rested.
     pub(crate) fn dozes(&mut self, class: &ClassKey, now: Millis) -> bool {
         let ClassKey::Job(Cohort { job, .. }) = class else { return false };
-        let Some(until) = self.rests.get(job).filter(|until| **until > now) else { return false };
-        self.dozing.insert((*until, *job));
+        let Some(rest) = self.rests.get_mut(job).filter(|rest| rest.until > now) else {
+            return false;
+        };
+        rest.dozes = true;
         true
     }
 
+    /// What was tried since the machines had the version `before` is taken back.
+    pub(crate) fn undo(&mut self, before: u64, machines: &Machines) {
+        self.undone += machines.version() - before;
+    }
+
+    /// A number that is the same for as long as all machines are as they are.
+    fn seen(&self, machines: &Machines) -> u64 {
+        machines.version() - self.undone
+    }
+
     /// A pass begins: gives the gangs that have rested and are to be tried.
-    pub(crate) fn rested(&mut self, now: Millis) -> Vec<JobId> {
+    pub(crate) fn rested(&mut self, now: Millis, machines: &Machines) -> Vec<JobId> {
         self.taken_back = 0;
+        let seen = self.seen(machines);
         let mut rested = Vec::new();
-        while let Some((_, job)) = self.dozing.first().copied().filter(|(until, _)| *until <= now) {
-            self.dozing.pop_first();
-            rested.push(job);
+        for (job, rest) in &mut self.rests {
+            if rest.ends(seen).is_some_and(|end| end <= now) {
+                (rest.dozes, rest.seen) = (false, seen);
+                rested.push(*job);
+            }
         }
         rested
     }
 
     /// When the next one has.
-    pub(crate) fn next_rested(&self) -> Option<Millis> {
-        self.dozing.first().map(|(until, _)| *until)
+    pub(crate) fn next_rested(&self, machines: &Machines) -> Option<Millis> {
+        let seen = self.seen(machines);
+        self.rests.values().filter_map(|rest| rest.ends(seen)).min()
     }
 
     /// It was placed, or is gone.
     pub(crate) fn forget(&mut self, job: JobId) {
-        if let Some(until) = self.rests.remove(&job) {
-            self.dozing.remove(&(until, job));
-        }
+        self.rests.remove(&job);
     }
 
-    fn rest(&mut self, job: JobId, until: Millis) {
-        self.forget(job);
-        self.rests.insert(job, until);
+    /// A gang of so many tasks did not fit.
+    fn rest(&mut self, job: JobId, tasks: usize, now: Millis, machines: &Machines) {
+        let after = |each: Millis| now + Millis(each.0 * tasks as u64);
+        let (until, at_length) = (after(REST), after(LESS_ROOM_REST));
+        let seen = self.seen(machines);
+        self.rests.insert(job, Rest { until, at_length, dozes: false, seen });
+    }
+
+    /// It was not tried, as others took the time for it.
+    fn put_off(&mut self, job: JobId, now: Millis, machines: &Machines) {
+        let (until, seen) = (now + SOON, self.seen(machines));
+        self.rests.insert(job, Rest { until, at_length: until, dozes: true, seen });
+    }
+}
+
+impl Rest {
+    /// When it ends, if the machines are as `seen`; `None` when nothing calls for another try.
+    fn ends(&self, seen: u64) -> Option<Millis> {
+        match (self.dozes, self.seen == seen) {
+            (true, _) => Some(self.until),
+            (false, false) => Some(self.at_length),
+            (false, true) => None,
+        }
     }
 }
 
@@ -130,14 +181,13 @@ impl Scheduler {
     ) -> bool {
         let job = need.job;
         if self.gangs.taken_back >= MOST_TAKEN_BACK {
-            self.gangs.rest(job, now + SOON);
-            self.gangs.dozing.insert((now + SOON, job));
+            self.gangs.put_off(job, now, &self.machines);
             return false;
         }
         // What others made possible is noted before what is tried here can be mistaken for it.
         self.wake_parked();
         let priority = need.priority;
-        let last = self.queue.last_served(priority);
+        let (last, version) = (self.queue.last_served(priority), self.machines.version());
         let tasks: Vec<TaskId> = self.queue.ready(need.cohort).collect();
         let before = decisions.len();
         for task in &tasks {
@@ -146,7 +196,8 @@ impl Scheduler {
                 self.gangs.taken_back += made.len();
                 self.take_back(&made, now);
                 self.queue.serve_again(priority, last);
-                self.gangs.rest(job, now + Millis(REST.0 * tasks.len() as u64));
+                self.gangs.undo(version, &self.machines);
+                self.gangs.rest(job, tasks.len(), now, &self.machines);
                 return false;
             };
             decisions.push(decision);

@@ -134,10 +134,12 @@ impl Scheduler {
         let inside = self.machines.inside(row, task);
         // What others made possible is noted before what is tried here can be mistaken for it.
         self.wake_parked();
+        let version = self.machines.version();
         self.take_off(&inside);
         self.depart(Seat::of(task));
         let Some((row, overdue)) = self.choose(task, &need, now) else {
             self.stay(task, &inside);
+            self.gangs.undo(version, &self.machines);
             return None;
         };
         let machine = self.machines.id(row).expect("a row that was chosen is a machine's");

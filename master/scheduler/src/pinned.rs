@@ -53,10 +53,11 @@ impl Scheduler {
             && need.hard.iter().all(|filter| filters.holds(*filter, row))
     }
 
-    /// Who has to go for a task on a row, if that is enough; whatever disruption budgets say when it is
-    /// overdue.
+    /// Who has to go for a task on a row, if that is enough: within disruption budgets, and beyond them only
+    /// when that is not enough and it is overdue.
     fn make_way(&self, need: &Need, row: usize, overdue: bool) -> Option<Vec<IncarnationId>> {
-        let (victims, _) = victims::choose(&self.machines, need, row, overdue)?;
+        let choose = |overdue| victims::choose(&self.machines, need, row, overdue);
+        let (victims, _) = choose(false).or_else(|| choose(true).filter(|_| overdue))?;
         Some(victims.into_iter().map(victims::incarnation).collect())
     }
 

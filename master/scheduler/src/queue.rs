@@ -116,6 +116,13 @@ impl Queue {
         }
     }
 
+    /// Takes out all tasks of a job that may go now.
+    pub(crate) fn remove_ready(&mut self, job: JobId) {
+        let cohorts: Vec<Cohort> = self.ready.range(Cohort::all_of(job)).map(|(c, _)| *c).collect();
+        let tasks: Vec<TaskId> = cohorts.into_iter().flat_map(|c| self.ready(c)).collect();
+        tasks.into_iter().for_each(|task| self.remove(task));
+    }
+
     fn leave_place(&mut self, job: Cohort, ready: &Ready) {
         // The level stays when it is empty: it remembers whose turn it was.
         if let Some(level) = self.levels.get_mut(&Reverse(ready.priority))

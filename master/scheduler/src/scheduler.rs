@@ -301,12 +301,12 @@ impl Scheduler {
     /// otherwise.
     pub fn pass(&mut self, now: Millis, max: usize) -> Vec<Assignment> {
         self.at = now;
+        self.settle_rates();
         // Who was stuck may be asleep after that, for a back-off that is over.
         self.wake_stuck();
         self.wake_overdue(now);
-        self.settle_rates();
         self.queue.wake(now);
-        for job in self.gangs.rested(now) {
+        for job in self.gangs.rested(now, &self.machines) {
             for (_, need) in self.needs.range(Cohort::all_of(job)) {
                 self.queue.wake_class(&need.class);
             }
@@ -430,7 +430,7 @@ impl Scheduler {
     /// having changed; it may have passed already.
     #[must_use]
     pub fn next_wakeup(&self, now: Millis) -> Option<Millis> {
-        let others = self.cooled.into_iter().chain(self.gangs.next_rested());
+        let others = self.cooled.into_iter().chain(self.gangs.next_rested(&self.machines));
         let others = others.chain(self.waits.next()).chain(self.moves.next(&self.state));
         let next = self.queue.next_waking().into_iter().chain(others).min();
         next.map(|at| at.max(now))
@@ -899,11 +899,12 @@ impl Scheduler {
     /// to be settled after that.
     fn forget_specs(&mut self, job: JobId) {
         let tasks: Vec<TaskId> = self.state.tasks_of(job).map(|(id, _)| id).collect();
-        for task in &tasks {
-            self.depart(Seat::of(*task));
-            self.depart(Seat::after(*task));
-            self.queue.remove(*task);
+        for task in tasks {
+            self.depart(Seat::of(task));
+            self.depart(Seat::after(task));
         }
+        // Those of slots that are no more keep none of the rest parked.
+        self.queue.remove_ready(job);
         self.forget_needs(job);
     }
 

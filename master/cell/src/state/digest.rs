@@ -182,10 +182,8 @@ impl Out {
                 self.numbers(&[300, machine.0.into(), (*incarnation).into()]);
             }
             TaskChange::Preparing { serves } => self.numbers(&[301, u64::from(*serves)]),
-            TaskChange::Unprepared { why } => {
-                self.number(302);
-                self.text(why.as_bytes());
-            }
+            // Why is words for people, which another version may put otherwise.
+            TaskChange::Unprepared { .. } => self.number(302),
             TaskChange::Replaced { from, machine, incarnation } => {
                 self.numbers(&[303, from.0.into(), machine.0.into(), (*incarnation).into()]);
             }

@@ -2,8 +2,9 @@
 
 use super::fixture::{Cell, EVERYTHING, GIB, info, job};
 use crate::{Config, Scheduler};
-use borg_cell::state::Task;
-use borg_proto::command::{Action, Observation};
+use borg_cell::state::{OVERDUE, Task};
+use borg_proto::command::{Action, Observation, SERVICES_SINCE};
+use borg_proto::disruption::{Disruption, Share};
 use borg_proto::{JobId, JobKey, JobKind, JobSpec, MachineId, TaskId};
 
 fn daemon(priority: u64, cpu_milli: u64) -> JobSpec {
@@ -85,6 +86,31 @@ fn a_daemon_without_room_waits_for_its_machine_and_says_so() {
     cell.observe(Observation::MachineUp { machine, info: info(1_000, 4 * GIB / GIB, None, 0) });
     pass(&mut cell, &mut scheduler);
     assert_eq!(places(&cell, &key), [Some(machine)]);
+}
+
+#[test]
+fn a_daemon_that_waited_long_keeps_to_budgets_where_that_is_enough() {
+    let mut cell = Cell::new();
+    let machine = cell.add_machine(info(1_000, 4, None, 0));
+    let mut scheduler = Scheduler::new(&cell.state, Config::default());
+    cell.master(Action::RaiseLevel { level: SERVICES_SINCE });
+    let none = Some(Disruption { most: Share::Tasks(0), rate: None });
+    let spared = cell.submit("bob", JobSpec { disruption: none, ..job(1, 50, 250, 1) });
+    let pushed = cell.submit("bob", job(1, 100, 250, 1));
+    let prod = cell.submit("bob", job(1, 200, 500, 1));
+    pass(&mut cell, &mut scheduler);
+    for id in cell.running() {
+        let since = cell.now;
+        cell.observe(Observation::TaskUp { id, pid: 1, since, restarts: 0, run: None });
+    }
+    let key = cell.submit("ann", daemon(200, 750));
+    pass(&mut cell, &mut scheduler);
+    assert_eq!(places(&cell, &key), [None], "production is in its way");
+    cell.now = cell.now + OVERDUE;
+    cell.user("bob", Action::Kill { job: prod, tasks: Vec::new() });
+    pass(&mut cell, &mut scheduler);
+    let found = [&key, &spared, &pushed].map(|job| places(&cell, job));
+    assert_eq!(found, [vec![Some(machine)], vec![Some(machine)], vec![None]]);
 }
 
 #[test]

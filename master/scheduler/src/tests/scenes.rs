@@ -3,14 +3,16 @@
 use super::fixture::{Cell, EVERYTHING, GIB, allocs, info, job, with, within};
 use crate::{Config, Reason, Scheduler};
 use borg_cell::state::{CRASH_COOL_DOWN, NOTES_LEVEL};
-use borg_proto::command::{Action, Observation};
+use borg_proto::command::{Action, Observation, SERVICES_SINCE};
 use borg_proto::machine::{IMAGES, NO_IMAGES};
 use borg_proto::package::{Digest, ImageConfig, Layer, Package, PackageKind};
 use borg_proto::policy::Policy;
 use borg_proto::resources::Dimension;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::{FailureCause, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
+use borg_proto::update::{Revision, UpdateOptions};
+use borg_proto::{FailureCause, IndexSet, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A cell of equal machines, and a scheduler that knows it.
 fn cell_of(machines: u32, cpu_milli: u64, ram_gib: u64) -> (Cell, Scheduler) {
@@ -671,4 +673,34 @@ fn who_waits_for_somebody_to_start_is_placed_over_them_once_they_have() {
     let decided = scheduler.pass(cell.now, EVERYTHING);
     assert_eq!(decided.iter().map(|d| d.task).collect::<Vec<_>>(), [task(&cell, &large, 0)]);
     assert_eq!(decided[0].victims.len(), 1);
+}
+
+#[test]
+fn what_is_left_of_a_job_that_waited_and_was_scaled_down_is_placed() {
+    let mut cell = Cell::new();
+    let machine = cell.add_machine(info(100, 4, None, 0));
+    let mut scheduler = Scheduler::new(&cell.state, Config::default());
+    cell.master(Action::RaiseLevel { level: SERVICES_SINCE });
+    let job = cell.submit("ann", job(4, 100, 500, 1));
+    let spec = cell.state.job_named(&job).unwrap().spec.as_ref().clone();
+    let update = |cell: &mut Cell, scheduler: &mut Scheduler, to, first: Option<IndexSet>| {
+        let options = UpdateOptions { tasks: first, close: true, ..UpdateOptions::default() };
+        let (job, options) = (job.clone(), Box::new(options));
+        cell.user("admin", Action::UpdateJob { job, to, options });
+        cell.tell(scheduler);
+    };
+    let other = Arc::new(with(spec, |task| task.limit.cpu_milli = 400));
+    // The others keep their version, of which they wait.
+    update(
+        &mut cell,
+        &mut scheduler,
+        Revision::Spec(other),
+        IndexSet::of_ranges(vec![(0, 0)]).ok(),
+    );
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), [], "too large for the machine");
+    update(&mut cell, &mut scheduler, Revision::Tasks(2), None);
+    let info = info(1000, 4, None, 0);
+    cell.observe(Observation::MachineUp { machine, info });
+    cell.tell(&mut scheduler);
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING).len(), 2);
 }

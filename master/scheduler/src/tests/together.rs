@@ -4,7 +4,7 @@ use super::fixture::{Cell, EVERYTHING, info, job, with};
 use crate::gang::REST;
 use crate::{Config, Scheduler};
 use borg_proto::command::{Action, Observation};
-use borg_proto::spec::{Constraint, ConstraintOp};
+use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{FailureCause, JobKey, JobSpec, Millis, TaskId};
 
 /// Machines of four cores each.
@@ -206,4 +206,33 @@ fn a_gang_that_no_machine_will_do_for_says_why() {
         "0 of 2 tasks fit; it is a gang: all or none; for the next one, 0 of 2 machines fit: 2 do not meet \
          rack = r7"
     );
+}
+
+/// Whoever comes first takes the best machine, and with it the only rack and the only architecture that
+/// the second could have.
+#[test]
+fn a_gang_that_fits_with_less_room_is_tried_again() {
+    let mut cell = Cell::new();
+    let mut machine = |cpu_milli: u64, rack: &str, arch: &str| {
+        let mut info = info(cpu_milli, 64, None, 0);
+        info.attributes.insert("rack".into(), rack.into());
+        info.attributes.insert("arch".into(), arch.into());
+        let id = cell.add_machine(info);
+        cell.state.machine(id).unwrap().name.clone()
+    };
+    let best = machine(1000, "r0", "a");
+    machine(4000, "r0", "b");
+    machine(4000, "r1", "a");
+    let mut scheduler = Scheduler::new(&cell.state, Config::default());
+    let apart = |attribute: &str| Spread { attribute: attribute.into(), max: 1 };
+    let spec = with(gang(2, 100, 500), |task| task.spread = ["rack", "arch"].map(apart).to_vec());
+    submit(&mut cell, &mut scheduler, "ann", spec);
+    assert_eq!(pass(&mut cell, &mut scheduler), 0);
+    assert_eq!(scheduler.next_wakeup(cell.now), None, "nothing changes");
+    let close = Action::CloseMachines { machines: vec![best], reason: "a reason".to_owned() };
+    cell.user("admin", close);
+    cell.tell(&mut scheduler);
+    assert_eq!(pass(&mut cell, &mut scheduler), 0, "it rests");
+    cell.now = scheduler.next_wakeup(cell.now).expect("it has less room now");
+    assert_eq!(pass(&mut cell, &mut scheduler), 2);
 }
