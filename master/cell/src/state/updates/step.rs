@@ -155,8 +155,10 @@ impl Turn<'_> {
     fn blocked_too_long(&self, id: JobId, update: &Update) -> Option<String> {
         update.blocked_due().filter(|due| *due <= self.at)?;
         let job = self.state.job(id)?;
-        let next = update.at_place(update.place, job.slots());
-        let index = next.or_else(|| update.waited_in_vain())?;
+        let tasks = job.slots();
+        let next = || update.at_place(update.place, tasks);
+        let has_next = update.place < update.places(tasks);
+        let index = if has_next { next() } else { update.waited_in_vain() }?;
         let why = job.may_lose_one(self.at).err()?;
         Some(format!("task {index} could not go within {} s: {why}", update.deadline_s()))
     }
