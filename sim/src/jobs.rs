@@ -500,7 +500,7 @@ pub fn budget_some(mut spec: JobSpec) -> JobSpec {
 #[must_use]
 pub fn keep_some(mut spec: JobSpec) -> JobSpec {
     let cpu_milli = spec.task.limit.cpu_milli;
-    if spec.kind == JobKind::AllocSet && !cpu_milli.is_multiple_of(4) {
+    if spec.kind == JobKind::AllocSet && !(cpu_milli / 100).is_multiple_of(4) {
         spec.keep_data_ms = Some(Millis(60_000 + cpu_milli * 10));
     }
     let saves = matches!(spec.kind, JobKind::Service | JobKind::Batch);

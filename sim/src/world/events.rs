@@ -103,6 +103,9 @@ impl World {
                     return self.hit(Mark::PlacedInAlloc);
                 }
                 // There is but one machine for it, whether or not it failed there.
+                if state.job(task.job).is_some_and(|job| job.rescues().is_some()) {
+                    return;
+                }
                 if state.job(task.job).is_some_and(|job| job.spec.kind == JobKind::Daemon) {
                     return self.hit(Mark::DaemonPlaced);
                 }

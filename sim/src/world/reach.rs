@@ -22,11 +22,14 @@ impl World {
         let mut copies = std::mem::take(&mut self.checks.copies);
         let leader = self.governor();
         let term = self.newest.leader().map_or(0, |(_, term)| term);
+        // A restored cell ends nothing of what it does not know before it has heard all machines; that may be a
+        // task and its successor.
+        let hears_out = self.newest.spares(self.now());
         let patience = |id: IncarnationId, machine: usize| {
             let host = &self.machines[machine];
             let known = self.newest.machine_named(&host.name);
             let up = known.is_some_and(|machine| machine.state == MachineState::Up);
-            let ordered = up && leader.is_some_and(|leader| self.can_order(leader, machine));
+            let ordered = up && !hears_out && leader.is_some_and(|leader| self.can_order(leader, machine));
             let grace = host.processes.get(&id).map_or(Millis(0), |container| container.grace);
             ordered.then_some(self.setup.machine_down_after + ORDERED + grace)
         };

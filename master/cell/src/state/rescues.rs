@@ -61,7 +61,8 @@ fn run_spec(saver: &JobSpec, number: u64) -> Option<JobSpec> {
         rescue: false,
         after: Vec::new(),
         parent: None,
-        exclusive: false,
+        // One that was pushed out may take its time to end, and nobody saves what another is saving.
+        exclusive: true,
         retries: RETRIES,
         max_failures: 0,
         deadline_ms: None,
