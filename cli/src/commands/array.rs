@@ -3,7 +3,8 @@
 use super::history::say_when;
 use super::inspect::get_job;
 use super::names;
-use crate::client::{Client, Kind, request_id};
+use super::select::SelectArgs;
+use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::views::Task;
 use crate::output::{Output, note};
@@ -58,22 +59,23 @@ pub(super) struct TaskIdsArgs {
     /// Only those; may be given several times [default: all]
     #[arg(long, value_enum)]
     filter: Vec<Filter>,
+    #[command(flatten)]
+    which: SelectArgs,
     /// How they are printed
     #[arg(long, value_enum, default_value = "ranges")]
     format: Shape,
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true))]
+#[command(group = clap::ArgGroup::new("which").args(["tasks", "labels", "filter"]).multiple(true).required(true))]
 pub(super) struct RerunArgs {
     /// JOB or USER/JOB, a batch job
     job: String,
-    /// Which tasks, as in 0-3,7
-    #[arg(long, value_name = "INDEXES", group = "which")]
-    tasks: Option<IndexSet>,
-    /// Those that ended so; may be given several times
-    #[arg(long, value_enum, group = "which")]
+    /// Only those that ended so; may be given several times
+    #[arg(long, value_enum)]
     filter: Vec<Filter>,
+    #[command(flatten)]
+    which: SelectArgs,
 }
 
 pub(super) async fn task_ids(
@@ -82,7 +84,7 @@ pub(super) async fn task_ids(
     out: Output,
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
-    let found = find(client, &key, &args.filter, out).await?;
+    let found = find(client, &key, &args.filter, &args.which, out).await?;
     if out.is_json() {
         let tasks: Vec<u32> = found.iter().flat_map(IndexSet::iter).collect();
         return out.json(&serde_json::json!({ "job": key, "tasks": tasks }), false);
@@ -99,14 +101,17 @@ async fn find(
     client: &mut Client,
     key: &JobKey,
     filters: &[Filter],
+    which: &SelectArgs,
     out: Output,
 ) -> Result<Option<IndexSet>, Failure> {
+    let chosen = which.chosen(client, key).await?;
     let answer = get_job(client, &format!("tasks of {key}"), key).await?;
     say_when(client, out, answer.read.as_ref());
     let wanted =
         |task: &Task| filters.is_empty() || filters.iter().any(|filter| filter.takes(task.phase));
+    let is_chosen = |task: &Task| chosen.as_ref().is_none_or(|set| set.contains(task.index));
     let tasks = answer.tasks.into_iter().map(Task::from);
-    let found: Vec<u32> = tasks.filter(wanted).map(|task| task.index).collect();
+    let found: Vec<u32> = tasks.filter(is_chosen).filter(wanted).map(|task| task.index).collect();
     if found.is_empty() {
         return Ok(None);
     }
@@ -120,9 +125,11 @@ pub(super) async fn rerun(
     out: Output,
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
-    let tasks = match args.tasks {
-        Some(tasks) => Some(tasks),
-        None => find(client, &key, &args.filter, out).await?,
+    // What is named and cannot run again is for the cell to refuse.
+    let tasks = if args.filter.is_empty() {
+        args.which.chosen(client, &key).await?
+    } else {
+        find(client, &key, &args.filter, &args.which, out).await?
     };
     let Some(tasks) = tasks else {
         let which: Vec<String> = args.filter.iter().map(|filter| filter.word()).collect();
@@ -132,7 +139,7 @@ pub(super) async fn rerun(
     let message = pb::RerunRequest {
         job: key.to_string(),
         tasks: tasks.iter().collect(),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = format!("rerun {key}");
     let answer =

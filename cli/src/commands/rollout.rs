@@ -1,7 +1,7 @@
 //! `rollout`, and `history` of one job: how far an update is, and what is to become of it.
 
-use super::names;
-use crate::client::{Client, Kind, request_id};
+use super::{examples, names};
+use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, age, note};
 use borg_proto::JobKey;
@@ -18,14 +18,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, Subcommand)]
 pub(super) enum RolloutCommand {
     /// Show how far the update of a job is, and what it waits for
+    #[command(after_help = examples::ROLLOUT_STATUS)]
     Status(StatusArgs),
     /// Let no more tasks go for now
+    #[command(after_help = examples::ROLLOUT_PAUSE)]
     Pause(JobArgs),
     /// Let tasks go again; also those after the canary
+    #[command(after_help = examples::ROLLOUT_RESUME)]
     Resume(JobArgs),
     /// Take the tasks back to what they were, in the middle or after
+    #[command(visible_alias = "abort", after_help = examples::ROLLOUT_UNDO)]
     Undo(JobArgs),
     /// Say that it is good: it cannot be undone any more
+    #[command(after_help = examples::ROLLOUT_CLOSE)]
     Close(JobArgs),
 }
 
@@ -127,7 +132,7 @@ pub(super) async fn run(
     let message = pb::SteerUpdateRequest {
         job: key.to_string(),
         verb: pb::UpdateVerb::from(verb).into(),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = format!("{verb} the update of {key}");
     let answer = client
@@ -192,7 +197,10 @@ fn counts(update: &pb::UpdateInfo) -> String {
     format!("{} done, {} on their way, {} left{failed}", update.done, update.moving, update.left)
 }
 
-async fn get(client: &mut Client, key: &JobKey) -> Result<pb::GetUpdateResponse, Failure> {
+pub(super) async fn get(
+    client: &mut Client,
+    key: &JobKey,
+) -> Result<pb::GetUpdateResponse, Failure> {
     let message = pb::GetUpdateRequest { job: key.to_string() };
     client
         .call(&format!("rollout of {key}"), Kind::Read, message, async |mut master, request| {
@@ -272,6 +280,7 @@ async fn over(
     if watched.all_serve && !waits && !all_serve(client, key).await? {
         return Ok(None);
     }
+    let dead = if waits || out.is_json() { String::new() } else { dead(client, key).await? };
     if out.is_json() {
         out.json(&Shown::from(answer), false)?;
     }
@@ -298,15 +307,49 @@ async fn over(
         ))));
     }
     if !out.is_json() {
-        out.line(&format!("{key}: version {} is in force, all is done", head.version))?;
+        out.line(&format!("{key}: version {} is in force, all is done{dead}", head.version))?;
     }
     Ok(Some(Ok(())))
 }
 
+/// Whether all tasks of a job serve, but for those that are stopped or over.
 pub(super) async fn all_serve(client: &mut Client, key: &JobKey) -> Result<bool, Failure> {
-    let what = format!("status of {key}");
-    let job = super::inspect::get_job(client, &what, key).await?.job.unwrap_or_default();
-    Ok(job.up + job.stopped + job.finished + job.failed + job.killed >= job.tasks)
+    let tasks = super::inspect::get_job(client, &format!("status of {key}"), key).await?.tasks;
+    Ok(tasks.iter().all(|task| task.stopped || is_over(task) || serves(task)))
+}
+
+/// Whether a task does what it is for: it runs, and is healthy if somebody looks; an alloc is held.
+pub(super) fn serves(task: &pb::TaskInfo) -> bool {
+    match task.phase() {
+        pb::TaskPhase::Running => {
+            matches!(task.health(), pb::Health::Unspecified | pb::Health::Healthy)
+        }
+        pb::TaskPhase::Held => true,
+        pb::TaskPhase::Pending
+        | pb::TaskPhase::Starting
+        | pb::TaskPhase::BackOff
+        | pb::TaskPhase::Finished
+        | pb::TaskPhase::Failed
+        | pb::TaskPhase::Killed
+        | pb::TaskPhase::Unspecified => false,
+    }
+}
+
+fn is_over(task: &pb::TaskInfo) -> bool {
+    use pb::TaskPhase::{Failed, Finished, Killed};
+    matches!(task.phase(), Finished | Failed | Killed)
+}
+
+/// How many tasks were killed or failed for good: no update brings them back, and who reads that all is
+/// done would not think of them.
+async fn dead(client: &mut Client, key: &JobKey) -> Result<String, Failure> {
+    let job = super::inspect::get_job(client, &format!("status of {key}"), key).await?.job;
+    let job = job.unwrap_or_default();
+    let told = |count: u32, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let told: Vec<String> =
+        [told(job.killed, "killed"), told(job.failed, "failed")].into_iter().flatten().collect();
+    let told = told.join(", ");
+    Ok(if told.is_empty() { told } else { format!("; these stay dead: {told}") })
 }
 
 async fn outcome_of(client: &mut Client, key: &JobKey, version: u32) -> Result<String, Failure> {

@@ -598,6 +598,7 @@ mod tests {
             K::RunAlive { run: job() },
             K::ManyRuns { job: job(), most: 20 },
             K::NoName { made: u64::MAX },
+            K::IsCron { job: job() },
         ]
     }
 

@@ -77,7 +77,7 @@ fn who_leaves_a_machine_comes_after_who_waits_and_moves_one_by_one() {
     cell.tell(&mut scheduler);
     let why = scheduler.explain(task(&cell, &web, 1), cell.now).summary;
     assert!(
-        why.ends_with("which is drained; to leave it waits for 1 of the tasks of ann/j0 are down, its disruption budget is 1"),
+        why.ends_with("which is drained; it stays for now: 1 task of ann/j0 is down, its disruption budget is 1"),
         "{why}"
     );
     // Once the first serves, the other one may push out what is less important.
