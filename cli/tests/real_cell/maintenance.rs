@@ -81,10 +81,12 @@ fn a_drained_machine_is_left_one_by_one_and_a_deadline_overrules_a_budget() {
     let held = machine_of(&cell, &still, 0);
     cell.borgctl(&["drain", &held, "--reason", "new disk", "--deadline", "3s"]).ok();
     let waits = drained(&cell, &held)["leaving"][0]["waits"].clone();
-    let says = format!("0 of the tasks of {still} are down, its disruption budget is 0");
+    let says = format!(
+        "the disruption budget of {still} is 0, which lets none of its tasks go while it serves"
+    );
     assert_eq!(waits, json!(says));
     let why = cell.borgctl(&["why", &format!("{still}/0")]).ok();
-    assert!(why.contains("which is drained; to leave it waits for"), "{why}");
+    assert!(why.contains("which is drained; it stays for now"), "{why}");
     let began = now();
     while drained(&cell, &held)["forced"] != 1 {
         assert!(began.elapsed() < Duration::from_secs(20), "{:#}", drained(&cell, &held));

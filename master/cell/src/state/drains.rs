@@ -74,7 +74,7 @@ impl fmt::Display for Staying {
         match self {
             Self::Budget(blocked) => write!(f, "{blocked}"),
             Self::SafeMode => f.write_str("safe mode: much of the cell is silent, nothing moves"),
-            Self::Place => f.write_str("a place on another machine"),
+            Self::Place => f.write_str("no place on another machine yet"),
         }
     }
 }

@@ -103,7 +103,10 @@ fn a_task_without_another_place_stays_and_says_why() {
     cell.tell(&mut scheduler);
     assert_eq!(settle(&mut cell, &mut scheduler), 0);
     let why = scheduler.explain(task(&cell, &web, 0), cell.now).summary;
-    assert!(why.contains("waits for a place on another machine: 0 of 2 machines fit: "), "{why}");
+    assert!(
+        why.contains("it stays for now: no place on another machine yet: 0 of 2 machines fit: "),
+        "{why}"
+    );
     assert!(why.contains("1 is closed") && why.contains("2 lack cpu"), "{why}");
 }
 

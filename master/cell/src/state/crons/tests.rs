@@ -229,7 +229,7 @@ fn another_schedule_counts_from_the_moment_it_is_in_force() {
 fn what_only_tasks_can_do_is_refused_and_what_a_cron_job_can_is_named() {
     let (mut cell, _) = cell();
     cell.submit("ann", with("0 * * * *", Overlap::Forbid, CatchUp::Last));
-    let key: JobKey = "ann/count".parse().unwrap();
+    let key: JobKey = "ann/backup".parse().unwrap();
     let restart = Action::UpdateJob {
         job: key.clone(),
         to: Revision::Restart,
@@ -239,6 +239,6 @@ fn what_only_tasks_can_do_is_refused_and_what_a_cron_job_can_is_named() {
     let start = Action::StartTasks { job: key, tasks: None };
     for action in [restart, stop, start] {
         let refused = cell.apply(user("ann"), action).unwrap_err().to_string();
-        assert!(refused.contains("borgctl cron pause ann/count"), "{refused}");
+        assert!(refused.contains("borgctl cron pause ann/backup"), "{refused}");
     }
 }
