@@ -204,6 +204,7 @@ impl App {
         );
         let watching = http::serve(
             self.metrics_listener,
+            self.metrics.http_sent_away.clone(),
             self.exposition,
             self.core,
             (self.identity.cell, self.machine),

@@ -8,14 +8,14 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use borg_proto::rpc::{Guests, METRICS_CONTENT_TYPE};
 use borg_proto::{CellName, MachineName};
+use prometheus_client::metrics::counter::Counter;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The content type of the Prometheus text format.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// A core that does not answer for so long is not healthy. Our choice.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -41,9 +41,10 @@ fn silent() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "the supervisor does not answer\n").into_response()
 }
 
-/// Serves until `stop`.
+/// Serves until `stop`; `sent_away` counts connections beyond those that it takes.
 pub(crate) async fn serve(
     listener: TcpListener,
+    sent_away: Counter,
     exposition: Exposition,
     core: Core,
     identity: (CellName, MachineName),
@@ -59,7 +60,7 @@ pub(crate) async fn serve(
             if let Some(page) = pages.page().await {
                 text.push_str(&page.metrics());
             }
-            ([(header::CONTENT_TYPE, TEXT)], text)
+            ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text)
         }
     };
     let people = move || {
@@ -91,5 +92,8 @@ pub(crate) async fn serve(
         .route("/tasks.json", get(programs))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health));
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    let guests = Guests::new(listener, move || {
+        sent_away.inc();
+    });
+    axum::serve(guests, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }

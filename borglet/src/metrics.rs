@@ -15,6 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 pub(crate) struct Metrics {
     /// Polls answered.
     pub(crate) polls: Counter,
+    /// Connections to the address of the metrics that were closed at once.
+    pub(crate) http_sent_away: Counter,
     /// Polls refused: stale, of another cell, or with a queue full.
     pub(crate) refused_polls: Counter,
     /// Containers started.
@@ -58,6 +60,7 @@ impl Metrics {
     pub(crate) fn new() -> (Self, Exposition) {
         let metrics = Self {
             polls: Counter::default(),
+            http_sent_away: Counter::default(),
             refused_polls: Counter::default(),
             starts: Counter::default(),
             failed_starts: Counter::default(),
@@ -78,6 +81,8 @@ impl Metrics {
         registry.register("tasks", "Incarnations on this machine by state", m.tasks.clone());
         registry.register("polls", "Polls answered", m.polls.clone());
         registry.register("refused_polls", "Polls refused", m.refused_polls.clone());
+        let help = "Connections to the metrics' address that were too many";
+        registry.register("http_connections_refused", help, m.http_sent_away.clone());
         registry.register("starts", "Containers started", m.starts.clone());
         registry.register(
             "failed_starts",

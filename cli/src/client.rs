@@ -115,7 +115,8 @@ impl Client {
     /// things in the same order has the same ones, and is done once.
     #[must_use]
     pub fn request_id(&self) -> String {
-        self.request_id_of(self.changes.fetch_add(1, Ordering::Relaxed))
+        // Apart from those with a number of their own.
+        format!("{}.{}", self.request, self.changes.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The request id of a change that has a number of its own.

@@ -23,7 +23,7 @@ pub enum Code {
     Permission = 6,
     /// No master answered in time, or they have no majority.
     Unavailable = 7,
-    /// The job that was waited for did not finish well.
+    /// What was waited for did not come, or not well: a job, an update, an empty machine.
     JobFailed = 8,
 }
 

@@ -430,6 +430,7 @@ impl App {
             };
             tokio::spawn(http::serve(
                 listener,
+                self.metrics.http_sent_away.clone(),
                 self.exposition,
                 Box::new(before),
                 healthy,

@@ -6,7 +6,8 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use borg_proto::rpc::METRICS_CONTENT_TYPE;
+use borg_proto::rpc::{Guests, METRICS_CONTENT_TYPE};
+use prometheus_client::metrics::counter::Counter;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,12 +18,13 @@ pub(crate) type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
 /// Brings metrics up to date that are only counted when somebody looks.
 pub(crate) type Refresh = Box<dyn Fn() + Send + Sync>;
 
-/// Serves until `stop`.
+/// Serves until `stop`; `sent_away` counts connections beyond those that it takes.
 ///
 /// # Errors
 /// When the listener fails.
 pub(crate) async fn serve(
     listener: TcpListener,
+    sent_away: Counter,
     exposition: Exposition,
     refresh: Refresh,
     healthy: Healthy,
@@ -48,5 +50,8 @@ pub(crate) async fn serve(
     if let Some(targets) = targets {
         routes = routes.route("/sd", get(discovery::targets).with_state(targets));
     }
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    let guests = Guests::new(listener, move || {
+        sent_away.inc();
+    });
+    axum::serve(guests, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -15,6 +15,8 @@ use std::sync::atomic::AtomicU64;
 /// fit in one test.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
+    /// Connections to the address of the metrics that were closed at once.
+    pub http_sent_away: Counter,
     /// 1 while this replica leads.
     pub leading: Gauge,
     /// Raft term.
@@ -115,6 +117,7 @@ impl Metrics {
             leading: Gauge::default(),
             term: Gauge::default(),
             applied_index: Gauge::default(),
+            http_sent_away: Counter::default(),
             proposals: Counter::default(),
             refusals: Counter::default(),
             log_writes: Counter::default(),
@@ -157,6 +160,8 @@ impl Metrics {
         registry.register("leading", "1 while this replica leads", m.leading.clone());
         registry.register("raft_term", "Raft term", m.term.clone());
         registry.register("applied_index", "Last log entry applied", m.applied_index.clone());
+        let help = "Connections to the metrics' address that were too many";
+        registry.register("http_connections_refused", help, m.http_sent_away.clone());
         registry.register("proposals", "Changes proposed by clients", m.proposals.clone());
         registry.register("refusals", "Changes that the state refused", m.refusals.clone());
         registry.register("log_writes", "Durable writes of the log", m.log_writes.clone());

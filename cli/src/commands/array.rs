@@ -5,9 +5,10 @@ use super::inspect::get_job;
 use super::names;
 use super::select::SelectArgs;
 use crate::client::{Client, Kind};
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::output::views::Task;
 use crate::output::{Output, note};
+use borg_proto::indexes::in_ranges;
 use borg_proto::wire::pb;
 use borg_proto::{IndexSet, JobKey};
 use clap::{Args, ValueEnum};
@@ -86,24 +87,24 @@ pub(super) async fn task_ids(
     let key = names::job(&args.job, client.user())?;
     let found = find(client, &key, &args.filter, &args.which, out).await?;
     if out.is_json() {
-        let tasks: Vec<u32> = found.iter().flat_map(IndexSet::iter).collect();
-        return out.json(&serde_json::json!({ "job": key, "tasks": tasks }), false);
+        return out.json(&serde_json::json!({ "job": key, "tasks": found }), false);
     }
-    let Some(found) = found else { return Ok(()) };
     match args.format {
-        Shape::Ranges => out.line(&found.to_string()),
+        Shape::Ranges if found.is_empty() => Ok(()),
+        Shape::Ranges => out.line(&in_ranges(&found)),
         Shape::Lines => found.iter().try_for_each(|index| out.line(&index.to_string())),
     }
 }
 
-/// The tasks of a job that are as far as one of the filters says.
+/// The tasks of a job that are as far as one of the filters says: a list, as a set has no room for many that are
+/// apart from each other.
 async fn find(
     client: &mut Client,
     key: &JobKey,
     filters: &[Filter],
     which: &SelectArgs,
     out: Output,
-) -> Result<Option<IndexSet>, Failure> {
+) -> Result<Vec<u32>, Failure> {
     let chosen = which.chosen(client, key).await?;
     let answer = get_job(client, &format!("tasks of {key}"), key).await?;
     say_when(client, out, answer.read.as_ref());
@@ -111,12 +112,7 @@ async fn find(
         |task: &Task| filters.is_empty() || filters.iter().any(|filter| filter.takes(task.phase));
     let is_chosen = |task: &Task| chosen.as_ref().is_none_or(|set| set.contains(task.index));
     let tasks = answer.tasks.into_iter().map(Task::from);
-    let found: Vec<u32> = tasks.filter(is_chosen).filter(wanted).map(|task| task.index).collect();
-    if found.is_empty() {
-        return Ok(None);
-    }
-    let set = IndexSet::new(found).map(Some);
-    set.map_err(|error| Failure::new(Code::Refused, error.to_string()))
+    Ok(tasks.filter(is_chosen).filter(wanted).map(|task| task.index).collect())
 }
 
 pub(super) async fn rerun(
@@ -126,29 +122,25 @@ pub(super) async fn rerun(
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
     // What is named and cannot run again is for the cell to refuse.
-    let tasks = if args.filter.is_empty() {
-        args.which.chosen(client, &key).await?
+    let tasks: Vec<u32> = if args.filter.is_empty() {
+        args.which.chosen(client, &key).await?.iter().flat_map(IndexSet::iter).collect()
     } else {
         find(client, &key, &args.filter, &args.which, out).await?
     };
-    let Some(tasks) = tasks else {
+    if tasks.is_empty() {
         let which: Vec<String> = args.filter.iter().map(|filter| filter.word()).collect();
         note(&format!("{key} has no tasks that are {}", which.join(" or ")));
         return Ok(());
-    };
-    let message = pb::RerunRequest {
-        job: key.to_string(),
-        tasks: tasks.iter().collect(),
-        request_id: client.request_id(),
-    };
+    }
+    let request_id = client.request_id();
+    let message = pb::RerunRequest { job: key.to_string(), tasks: tasks.clone(), request_id };
     let what = format!("rerun {key}");
     let answer =
         client.call(&what, Kind::Change, message, async |mut to, request| to.rerun(request).await);
     let pb::RerunResponse { tasks: many, index } = answer.await?;
     if out.is_json() {
-        let tasks: Vec<u32> = tasks.iter().collect();
         return out.json(&serde_json::json!({ "job": key, "tasks": tasks, "index": index }), false);
     }
     let word = if many == 1 { "task runs" } else { "tasks run" };
-    out.line(&format!("{key}: {many} {word} again: {tasks}"))
+    out.line(&format!("{key}: {many} {word} again: {}", in_ranges(&tasks)))
 }

@@ -5,7 +5,7 @@ use crate::client::{Client, Kind};
 use crate::clock;
 use crate::config::units;
 use crate::exit::{Code, Failure};
-use crate::output::drains::{Drains, Plan, counted};
+use crate::output::drains::{DrainedMachine, Drains, Maintenance, Plan, counted};
 use crate::output::views::Read;
 use crate::output::{Output, age, note};
 use borg_proto::disruption::Share;
@@ -209,7 +209,15 @@ pub(super) async fn drain(
         };
         out.line(&how)?;
     }
-    if args.watch { follow(client, &names, at_once.is_some(), out).await } else { Ok(()) }
+    if !args.watch {
+        return Ok(());
+    }
+    let wanted: BTreeSet<String> = names.into_iter().collect();
+    let watched = match at_once {
+        None => Watched::Emptied { wanted, empty: BTreeSet::new() },
+        Some(_) => Watched::Maintained { wanted, number: None, left: count },
+    };
+    follow(client, watched, answer.index, out).await
 }
 
 async fn plan(
@@ -402,39 +410,77 @@ impl Progress {
     }
 }
 
-/// Until the machines are empty, or a maintenance of them is over.
-async fn follow(
-    client: &mut Client,
-    names: &[String],
-    rolling: bool,
-    out: Output,
-) -> Result<(), Failure> {
-    let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    let mut progress = Progress::new(out);
-    let mut part_of = None;
-    loop {
-        let answer = ask(client).await?;
-        let (now, drains) = (answer.now_ms, Drains::from(answer));
-        let ours: Vec<_> =
-            drains.machines.iter().filter(|one| wanted.contains(one.name.as_str())).collect();
-        part_of = part_of.or_else(|| ours.iter().find_map(|one| one.drain.maintenance));
-        if out.is_json() {
-            out.json(&drains, true)?;
-        } else {
-            for one in &ours {
-                progress.tell(&one.name, one.progress(now))?;
+/// What is followed.
+#[derive(Debug)]
+enum Watched {
+    /// Until all of these machines are empty, or were once.
+    Emptied { wanted: BTreeSet<String>, empty: BTreeSet<String> },
+    /// Until the maintenance of these machines is over, of which so many have not had their turn.
+    Maintained { wanted: BTreeSet<String>, number: Option<u64>, left: u32 },
+}
+
+impl Watched {
+    fn wanted(&self) -> &BTreeSet<String> {
+        match self {
+            Self::Emptied { wanted, .. } | Self::Maintained { wanted, .. } => wanted,
+        }
+    }
+
+    /// Takes in how it is now. Gives of how many machines all is done, and whether it is of all.
+    ///
+    /// # Errors
+    /// When somebody ended it before it was done.
+    fn look(&mut self, drains: &Drains, now: u64) -> Result<(u32, bool), Failure> {
+        let is_empty =
+            |one: &&DrainedMachine| one.drain.empty_since_ms.is_some_and(|since| since <= now);
+        let ended = |text: String| Err(Failure::new(Code::JobFailed, text));
+        match self {
+            Self::Emptied { wanted, empty } => {
+                let ours = drains.machines.iter().filter(|one| wanted.contains(&one.name));
+                empty.extend(ours.clone().filter(is_empty).map(|one| one.name.clone()));
+                let there: BTreeSet<&String> = ours.map(|one| &one.name).collect();
+                let lost = |name: &&String| !there.contains(*name) && !empty.contains(*name);
+                let lost: Vec<&str> = wanted.iter().filter(lost).map(String::as_str).collect();
+                if !lost.is_empty() {
+                    let lost = lost.join(", ");
+                    return ended(format!("{lost}: drained no more, and was not seen empty"));
+                }
+                Ok((counted(empty.len()), empty.len() == wanted.len()))
+            }
+            Self::Maintained { wanted, number, left } => {
+                let ours = drains.machines.iter().filter(|one| wanted.contains(&one.name));
+                *number = number.or_else(|| ours.filter_map(|one| one.drain.maintenance).max());
+                let is_it = |one: &&Maintenance| Some(one.number) == *number;
+                if let Some(found) = drains.maintenances.iter().find(is_it) {
+                    *left = found.left;
+                    return Ok((found.done, false));
+                }
+                if *left > 0 {
+                    return ended(format!("the maintenance is over, {left} machines had no turn"));
+                }
+                Ok((counted(wanted.len()), true))
             }
         }
-        let busy =
-            ours.iter().filter(|one| one.drain.empty_since_ms.is_none_or(|at| at > now)).count();
-        let under_way =
-            drains.maintenances.iter().find(|one| rolling && Some(one.number) == part_of);
-        if let Some(maintenance) = under_way {
-            progress.count(maintenance.done as usize, wanted.len());
-        } else if !rolling {
-            progress.count(wanted.len() - busy, wanted.len());
-        }
-        if under_way.is_none() && busy == 0 {
+    }
+}
+
+fn counted(machines: usize) -> u32 {
+    u32::try_from(machines).unwrap_or(u32::MAX)
+}
+
+/// Until it is done, from this entry on.
+async fn follow(
+    client: &mut Client,
+    mut watched: Watched,
+    since: u64,
+    out: Output,
+) -> Result<(), Failure> {
+    let mut progress = Progress::new(out);
+    loop {
+        let answer = ask(client).await?;
+        // A master that is behind has not heard of it.
+        let is_new = answer.read.as_ref().is_some_and(|read| read.index >= since);
+        if is_new && look(&mut watched, answer, &mut progress)? {
             break;
         }
         tokio::time::sleep(LOOK).await;
@@ -442,19 +488,95 @@ async fn follow(
     if let Some(bar) = &progress.bar {
         bar.finish_and_clear();
     }
-    if !out.is_json() {
-        let what = several(names);
-        out.line(&if rolling { format!("{what}: done") } else { format!("{what}: empty") })?;
-        if !rolling {
+    if out.is_json() {
+        return Ok(());
+    }
+    let names: Vec<String> = watched.wanted().iter().cloned().collect();
+    let what = several(&names);
+    match watched {
+        Watched::Maintained { .. } => out.line(&format!("{what}: done")),
+        Watched::Emptied { .. } => {
+            out.line(&format!("{what}: empty"))?;
             note("no task comes to them until: borgctl undrain");
+            Ok(())
         }
     }
-    Ok(())
+}
+
+/// Shows how it is; says whether it is done.
+fn look(
+    watched: &mut Watched,
+    answer: pb::ListDrainsResponse,
+    progress: &mut Progress,
+) -> Result<bool, Failure> {
+    let (now, drains) = (answer.now_ms, Drains::from(answer));
+    if progress.out.is_json() {
+        progress.out.json(&drains, true)?;
+    } else {
+        for one in drains.machines.iter().filter(|one| watched.wanted().contains(&one.name)) {
+            progress.tell(&one.name, one.progress(now))?;
+        }
+    }
+    let (done, is_all) = watched.look(&drains, now)?;
+    progress.count(done as usize, watched.wanted().len());
+    Ok(is_all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn machine(name: &str, empty_since_ms: Option<u64>, maintenance: u64) -> pb::DrainedMachine {
+        let drain = pb::Drain { empty_since_ms, maintenance, ..pb::Drain::default() };
+        pb::DrainedMachine { name: name.into(), drain: Some(drain), ..Default::default() }
+    }
+
+    fn look(
+        watched: &mut Watched,
+        machines: Vec<pb::DrainedMachine>,
+        maintenance: Option<(u32, u32)>,
+    ) -> Result<(u32, bool), String> {
+        let told = |(left, done)| pb::Maintenance { number: 7, left, done, ..Default::default() };
+        let maintenances = maintenance.map(told).into_iter().collect();
+        let drains = pb::ListDrainsResponse { machines, maintenances, ..Default::default() };
+        watched.look(&drains.into(), 100).map_err(|failure| {
+            assert_eq!(failure.code, Code::JobFailed);
+            failure.text
+        })
+    }
+
+    fn names() -> BTreeSet<String> {
+        ["m-1", "m-2"].map(str::to_owned).into()
+    }
+
+    #[test]
+    fn machines_are_empty_that_were_seen_so_and_others_that_are_gone_are_lost() {
+        let mut watched = Watched::Emptied { wanted: names(), empty: BTreeSet::new() };
+        let (first, busy) = (machine("m-1", Some(50), 0), machine("m-2", None, 0));
+        let other = machine("m-9", Some(50), 0);
+        assert_eq!(look(&mut watched, vec![first, busy.clone(), other], None), Ok((1, false)));
+        // Somebody needed it again.
+        assert_eq!(look(&mut watched, vec![busy], None), Ok((1, false)));
+        let ending = machine("m-2", Some(101), 0);
+        assert_eq!(look(&mut watched, vec![ending], None), Ok((1, false)));
+        let lost = look(&mut watched, vec![], None).unwrap_err();
+        assert_eq!(lost, "m-2: drained no more, and was not seen empty");
+        assert_eq!(look(&mut watched, vec![machine("m-2", Some(100), 0)], None), Ok((2, true)));
+    }
+
+    #[test]
+    fn a_maintenance_is_done_when_all_had_their_turn_and_else_somebody_ended_it() {
+        let begun = || Watched::Maintained { wanted: names(), number: None, left: 2 };
+        let mut watched = begun();
+        let first = machine("m-1", None, 7);
+        assert_eq!(look(&mut watched, vec![first.clone()], Some((1, 0))), Ok((0, false)));
+        assert_eq!(look(&mut watched, vec![machine("m-2", None, 7)], Some((0, 1))), Ok((1, false)));
+        assert_eq!(look(&mut watched, vec![], None), Ok((2, true)));
+        let mut watched = begun();
+        assert_eq!(look(&mut watched, vec![first], Some((1, 0))), Ok((0, false)));
+        let ended = look(&mut watched, vec![], None).unwrap_err();
+        assert_eq!(ended, "the maintenance is over, 1 machines had no turn");
+    }
 
     #[test]
     fn a_batch_is_at_least_one_machine_and_not_more_than_all() {

@@ -2,7 +2,8 @@
 
 use super::rollout::serves;
 use super::select::{SelectArgs, told};
-use super::{must_exist, names, plan};
+use super::update::Updated;
+use super::{must_exist, names, plan, rollout, update};
 use crate::client::{Client, Kind};
 use crate::config::{self, Evaluated, Options};
 use crate::exit::{Code, Failure};
@@ -10,7 +11,7 @@ use crate::output::views::{Job, Submitted};
 use crate::output::{Output, note};
 use crate::target::TargetArgs;
 use borg_proto::wire::pb;
-use borg_proto::{JobKey, JobKind, JobSpec, UserName};
+use borg_proto::{IndexSet, JobKey, JobKind, JobSpec, UserName};
 use clap::Args;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ pub(super) struct SubmitArgs {
     /// Only if this plan of the file still holds; jobs that it found live and just so are left alone
     #[arg(long, value_name = "TOKEN")]
     plan: Option<String>,
+    /// Update jobs of the file that are live, as `update` does when nothing else is said; submit the others
+    #[arg(long, conflicts_with = "plan")]
+    update: bool,
 }
 
 #[derive(Debug, Args)]
@@ -95,7 +99,7 @@ pub(super) async fn submit(
     let target = target.resolve()?;
     let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
     let mut client = Client::new(&target)?;
-    let mut submitted = Vec::new();
+    let (mut submitted, mut updated) = (Vec::new(), Vec::new());
     let jobs = match &args.plan {
         // Whether the plan holds as a whole is asked for first, so that not a part of it is done. Not when
         // a part may have been done under this id before: then each job is checked by itself.
@@ -111,19 +115,40 @@ pub(super) async fn submit(
             number: u32::try_from(*n).unwrap_or(u32::MAX),
         });
         let request_id = client.request_id_of(u32::try_from(*n).unwrap_or(u32::MAX));
-        submitted.push(submit_one(&mut client, job, request_id, planned, out).await?);
-    }
-    if out.is_json() && !args.wait {
-        return match submitted.as_slice() {
-            [one] => out.json(one, false),
-            several => out.json(&several, false),
-        };
+        match submit_one(&mut client, job, request_id, planned, out).await {
+            Ok(one) => submitted.push((one, job.kind)),
+            Err(failure) if args.update && failure.code == Code::AlreadyExists => {
+                updated.push(update::live(&mut client, job, out).await?);
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     if args.wait {
-        let kinds = jobs.iter().map(|(_, job)| job.kind);
-        return wait(&mut client, submitted.into_iter().zip(kinds).collect(), out).await;
+        for one in &updated {
+            rollout::watch(&mut client, &one.job, &one.to_watch(), out).await?;
+        }
+        // Nothing is told of no jobs where there were others.
+        let is_rest = !submitted.is_empty() || updated.is_empty();
+        return if is_rest { wait(&mut client, submitted, out).await } else { Ok(()) };
     }
-    Ok(())
+    if out.is_json() { told_json(&submitted, &updated, out) } else { Ok(()) }
+}
+
+/// What was done, as JSON: one object, or a list when it was not one.
+fn told_json(
+    submitted: &[(Submitted, JobKind)],
+    updated: &[Updated],
+    out: Output,
+) -> Result<(), Failure> {
+    match (submitted, updated) {
+        ([(one, _)], []) => out.json(one, false),
+        ([], [one]) => out.json(one, false),
+        _ => {
+            let submitted = submitted.iter().map(|(one, _)| serde_json::json!(one));
+            let updated = updated.iter().map(|one| serde_json::json!(one));
+            out.json(&submitted.chain(updated).collect::<Vec<_>>(), false)
+        }
+    }
 }
 
 /// The jobs of a planned file that are to be submitted, with their numbers: not those that are live and
@@ -265,9 +290,15 @@ pub(super) async fn kill(client: &mut Client, args: KillArgs, out: Output) -> Re
         return Ok(());
     };
     let (job, index) = names::job_or_task(&name, client.user())?;
-    let chosen = args.which.chosen(client, &job).await?;
-    let chosen = chosen.map(|tasks| tasks.iter().collect::<Vec<u32>>());
-    kill_one(client, &job, chosen.unwrap_or_else(|| index.into_iter().collect()), out).await
+    let tasks = match index {
+        Some(index) => {
+            args.which.must_be_empty(&name)?;
+            vec![index]
+        }
+        // No index at all: the job.
+        None => args.which.chosen(client, &job).await?.iter().flat_map(IndexSet::iter).collect(),
+    };
+    kill_one(client, &job, tasks, out).await
 }
 
 /// One's own live jobs that have these labels.

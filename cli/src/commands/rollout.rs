@@ -277,12 +277,21 @@ async fn over(
     if waits && !for_somebody {
         return Ok(None);
     }
-    if watched.all_serve && !waits && !all_serve(client, key).await? {
-        return Ok(None);
+    // A job that has ended has no update any more, as one of which all is done.
+    let (mut lost, mut over) = (None, String::new());
+    if !waits {
+        let index = answer.read.as_ref().map_or(0, |read| read.index);
+        let Some(found) = job_since(client, key, index).await? else { return Ok(None) };
+        (lost, over) = (how_lost(&found), dead(&found));
+        if lost.is_none() && watched.all_serve && !found.tasks.iter().all(is_well) {
+            return Ok(None);
+        }
     }
-    let dead = if waits || out.is_json() { String::new() } else { dead(client, key).await? };
     if out.is_json() {
         out.json(&Shown::from(answer), false)?;
+    }
+    if let Some(lost) = lost {
+        return Ok(Some(Err(lost)));
     }
     if let Some(update) = open.filter(|_| for_somebody) {
         let text = format!("{key}: {}", update.waiting_for);
@@ -307,15 +316,39 @@ async fn over(
         ))));
     }
     if !out.is_json() {
-        out.line(&format!("{key}: version {} is in force, all is done{dead}", head.version))?;
+        out.line(&format!("{key}: version {} is in force, all is done{over}", head.version))?;
     }
     Ok(Some(Ok(())))
 }
 
-/// Whether all tasks of a job serve, but for those that are stopped or over.
-pub(super) async fn all_serve(client: &mut Client, key: &JobKey) -> Result<bool, Failure> {
-    let tasks = super::inspect::get_job(client, &format!("status of {key}"), key).await?.tasks;
-    Ok(tasks.iter().all(|task| task.stopped || is_over(task) || serves(task)))
+/// Whether all tasks of a job serve that are to, at this entry or later.
+///
+/// # Errors
+/// When the job was killed or failed.
+pub(super) async fn all_serve(
+    client: &mut Client,
+    key: &JobKey,
+    index: u64,
+) -> Result<bool, Failure> {
+    let Some(found) = job_since(client, key, index).await? else { return Ok(false) };
+    how_lost(&found).map_or_else(|| Ok(found.tasks.iter().all(is_well)), Err)
+}
+
+/// A job as it is at this entry or later; nothing when the master that was asked has not heard of that yet.
+async fn job_since(
+    client: &mut Client,
+    key: &JobKey,
+    index: u64,
+) -> Result<Option<pb::GetJobResponse>, Failure> {
+    let answer = super::inspect::get_job(client, &format!("status of {key}"), key).await?;
+    let is_new = answer.read.as_ref().is_some_and(|read| read.index >= index);
+    Ok(Some(answer).filter(|_| is_new))
+}
+
+/// Whether nobody waits for a task: it serves, or is stopped or over.
+fn is_well(task: &pb::TaskInfo) -> bool {
+    use pb::TaskPhase::{Failed, Finished, Killed};
+    task.stopped || matches!(task.phase(), Finished | Failed | Killed) || serves(task)
 }
 
 /// Whether a task does what it is for: it runs, and is healthy if somebody looks; an alloc is held.
@@ -335,21 +368,31 @@ pub(super) fn serves(task: &pb::TaskInfo) -> bool {
     }
 }
 
-fn is_over(task: &pb::TaskInfo) -> bool {
-    use pb::TaskPhase::{Failed, Finished, Killed};
-    matches!(task.phase(), Finished | Failed | Killed)
-}
-
 /// How many tasks were killed or failed for good: no update brings them back, and who reads that all is
 /// done would not think of them.
-async fn dead(client: &mut Client, key: &JobKey) -> Result<String, Failure> {
-    let job = super::inspect::get_job(client, &format!("status of {key}"), key).await?.job;
-    let job = job.unwrap_or_default();
+fn dead(answer: &pb::GetJobResponse) -> String {
+    let job = answer.job.clone().unwrap_or_default();
     let told = |count: u32, what: &str| (count > 0).then(|| format!("{count} {what}"));
     let told: Vec<String> =
         [told(job.killed, "killed"), told(job.failed, "failed")].into_iter().flatten().collect();
     let told = told.join(", ");
-    Ok(if told.is_empty() { told } else { format!("; these stay dead: {told}") })
+    if told.is_empty() { told } else { format!("; these stay dead: {told}") }
+}
+
+/// Why nothing comes of a job any more, if it did not end well.
+fn how_lost(answer: &pb::GetJobResponse) -> Option<Failure> {
+    let job = answer.job.as_ref()?;
+    let how = match job.state() {
+        pb::JobState::Failed => "failed",
+        pb::JobState::Killed => "was killed",
+        pb::JobState::Waiting
+        | pb::JobState::Pending
+        | pb::JobState::Running
+        | pb::JobState::Finished
+        | pb::JobState::Unspecified => return None,
+    };
+    let text = format!("{}: the job {how}: {}", job.job, job.note);
+    Some(Failure::new(Code::JobFailed, text.trim_end_matches([':', ' '])))
 }
 
 async fn outcome_of(client: &mut Client, key: &JobKey, version: u32) -> Result<String, Failure> {
@@ -414,4 +457,26 @@ pub(super) async fn history(client: &mut Client, job: &str, out: Output) -> Resu
 pub(super) fn changed(field: &pb::FieldChange) -> String {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
     format!("{}: {} -> {}", field.field, text(&field.old), text(&field.new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_lost_that_ended_and_not_well() {
+        let job = |state: pb::JobState, note: &str| pb::JobSummary {
+            job: "ann/web".into(),
+            state: state.into(),
+            note: note.into(),
+            ..pb::JobSummary::default()
+        };
+        let told = |job| how_lost(&job).map(|failure| (failure.code, failure.text));
+        let killed = "ann/web: the job was killed: by bob".to_owned();
+        assert_eq!(told(job(pb::JobState::Killed, "by bob")), Some((Code::JobFailed, killed)));
+        let failed = "ann/web: the job failed".to_owned();
+        assert_eq!(told(job(pb::JobState::Failed, "")), Some((Code::JobFailed, failed)));
+        assert_eq!(told(job(pb::JobState::Finished, "")), None);
+        assert_eq!(told(job(pb::JobState::Running, "")), None);
+    }
 }

@@ -109,7 +109,7 @@ pub(super) async fn start(
         })
         .await
         .map_err(|failure| names::meant_a_task(failure, &key, client.user()))?;
-    while args.watch && !all_serve(client, &key).await? {
+    while args.watch && !all_serve(client, &key, answer.index).await? {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     if out.is_json() {

@@ -15,6 +15,7 @@ use borg_proto::wire::pb;
 use borg_proto::{IndexSet, JobKey, JobKind, JobSpec, Millis};
 use clap::{Args, ValueEnum};
 use pb::update_job::To;
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// How an update is done: the same words for every command that begins one.
@@ -200,7 +201,7 @@ pub(super) async fn update(
     let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
     let mut client = Client::new(&target)?;
     let mut all = Vec::new();
-    for spec in meant(&mut client, &evaluated.jobs, out).await? {
+    for spec in meant(&mut client, &evaluated.jobs).await? {
         let (key, to) = (spec.key(client.user()), To::Spec(spec.into()));
         all.push(args.how.asked(&mut client, "update", key, to).await?);
     }
@@ -225,11 +226,7 @@ pub(super) async fn update(
 
 /// The jobs of a file that an update is about. Alloc sets that are just so are not, nor what does not live;
 /// both are told of.
-async fn meant<'a>(
-    client: &mut Client,
-    jobs: &'a [JobSpec],
-    out: Output,
-) -> Result<Vec<&'a JobSpec>, Failure> {
+async fn meant<'a>(client: &mut Client, jobs: &'a [JobSpec]) -> Result<Vec<&'a JobSpec>, Failure> {
     if let [one] = jobs
         && one.kind != JobKind::AllocSet
     {
@@ -244,7 +241,7 @@ async fn meant<'a>(
                 note(&format!("{key}: does not live, and is left alone; borgctl submit runs it"))
             }
             pb::PlannedChange::None if is_set => {
-                tell(out, &format!("= {key}: an alloc set, and just so"))?;
+                note(&format!("= {key}: an alloc set, and just so"));
             }
             pb::PlannedChange::Differs if is_set => {
                 return Err(set_differs(&key, planned));
@@ -274,8 +271,33 @@ fn set_differs(key: &JobKey, planned: &pb::JobPlan) -> Failure {
     Failure::new(Code::Refused, text)
 }
 
-fn tell(out: Output, line: &str) -> Result<(), Failure> {
-    if out.is_json() { Ok(()) } else { out.line(line) }
+/// A job that was updated.
+#[derive(Debug, Serialize)]
+pub(super) struct Updated {
+    pub(super) job: JobKey,
+    version: u32,
+    index: u64,
+}
+
+impl Updated {
+    /// What there is to wait for.
+    pub(super) fn to_watch(&self) -> Watched {
+        Watched { version: self.version, index: self.index, all_serve: false }
+    }
+}
+
+/// Updates a live job as when nothing but a file is given.
+pub(super) async fn live(
+    client: &mut Client,
+    spec: &JobSpec,
+    out: Output,
+) -> Result<Updated, Failure> {
+    let job = spec.key(client.user());
+    let (to, options) = (To::Spec(spec.into()), UpdateOptions::default());
+    let asked = Asked { verb: "update", key: job, to, options, plan: false, watch: false };
+    let updated = begin(client, &asked).await?;
+    tell(&updated, out)?;
+    Ok(updated)
 }
 
 pub(super) async fn rollback(
@@ -317,8 +339,29 @@ async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failu
     if asked.plan {
         return plan(client, &asked, out).await;
     }
-    let key = &asked.key;
-    let before = version_of(client, key).await?;
+    let before = version_of(client, &asked.key).await?;
+    let updated = begin(client, &asked).await?;
+    let scales = matches!(asked.to, To::Tasks(_));
+    // What is said again may have been done before, and then is no news.
+    if before == Some(updated.version) && !client.repeats() && !out.is_json() {
+        let Updated { job, version, .. } = &updated;
+        out.line(&format!("{job}: version {version} is in force and just so: nothing changes"))?;
+        // More tasks that were asked for before may be on their way.
+        if !(asked.watch && scales) {
+            return Ok(());
+        }
+    }
+    if asked.watch {
+        let watched = Watched { all_serve: scales, ..updated.to_watch() };
+        return rollout::watch(client, &updated.job, &watched, out).await;
+    }
+    if out.is_json() {
+        return out.json(&updated, false);
+    }
+    tell(&updated, out)
+}
+
+async fn begin(client: &mut Client, asked: &Asked) -> Result<Updated, Failure> {
     let request_id = client.request_id();
     let message = pb::UpdateJobRequest { update: Some(asked.message()), request_id };
     let answer = client
@@ -326,28 +369,18 @@ async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failu
             master.update_job(request).await
         })
         .await
-        .map_err(|failure| names::meant_a_task(failure, key, client.user()))?;
-    let version = answer.version;
-    let scales = matches!(asked.to, To::Tasks(_));
-    // What is said again may have been done before, and then is no news.
-    if before == Some(version) && !client.repeats() && !out.is_json() {
-        out.line(&format!("{key}: version {version} is in force and just so: nothing changes"))?;
-        // More tasks that were asked for before may be on their way.
-        if !(asked.watch && scales) {
-            return Ok(());
-        }
-    }
-    if asked.watch {
-        let watched = Watched { version, index: answer.index, all_serve: scales };
-        return rollout::watch(client, key, &watched, out).await;
-    }
+        .map_err(|failure| names::meant_a_task(failure, &asked.key, client.user()))?;
+    Ok(Updated { job: asked.key.clone(), version: answer.version, index: answer.index })
+}
+
+/// To a person.
+fn tell(updated: &Updated, out: Output) -> Result<(), Failure> {
     if out.is_json() {
-        let told = serde_json::json!({ "job": key, "version": version, "index": answer.index });
-        out.json(&told, false)?;
-    } else {
-        out.line(&format!("{key}: version {version}"))?;
-        note(&format!("how far it is: borgctl rollout status {key}"));
+        return Ok(());
     }
+    let Updated { job, version, .. } = updated;
+    out.line(&format!("{job}: version {version}"))?;
+    note(&format!("how far it is: borgctl rollout status {job}"));
     Ok(())
 }
 

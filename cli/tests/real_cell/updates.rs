@@ -188,6 +188,14 @@ fn a_job_is_scaled_restarted_stopped_and_started_by_command() {
     let anew = cell.until_up(&name, 3);
     assert!(anew.iter().all(|pid| !three.contains(pid)), "{three:?} {anew:?}");
 
+    let task = format!("{name}/0");
+    for more in [["--tasks", "1"], ["--label", "ring=outer"]] {
+        for verb in ["kill", "stop"] {
+            let said = cell.borgctl(&[&[verb, task.as_str()][..], &more].concat()).failed(2);
+            assert!(said.contains("names one task: leave out --tasks and --label"), "{said}");
+        }
+    }
+    assert_eq!(cell.until_up(&name, 3), anew);
     let said = cell.borgctl(&["stop", &name, "--tasks", "0,2"]).ok();
     assert!(said.contains("2 tasks stopped"), "{said}");
     let status = cell.until(&name, |status| status["up"] == 1);
@@ -232,8 +240,8 @@ fn a_file_is_looked_at_as_a_whole_before_anything_of_it_begins() {
     let mut file = json!([room, two, file[0]]);
     let done = update(&file, &["--watch"]);
     assert!(done.err.contains("admin/up-file-2: does not live, and is left alone"), "{done:?}");
+    assert!(done.err.contains("= admin/up-room: an alloc set, and just so"), "{done:?}");
     let said = done.ok();
-    assert!(said.contains("= admin/up-room: an alloc set, and just so"), "{said}");
     assert!(said.contains("admin/up-file-1: version 2 is in force, all is done"), "{said}");
     let same = update(&file, &["--watch"]).ok();
     assert!(same.contains("version 2 is in force and just so: nothing changes"), "{same}");
@@ -257,4 +265,48 @@ fn a_task_that_was_killed_stays_dead_and_that_is_said() {
     let done = cell.borgctl(&["restart", &name, "--min-healthy", "0s", "--watch"]).ok();
     assert!(done.contains("all is done; these stay dead: 1 killed"), "{done}");
     cell.borgctl(&["kill", &name]).ok();
+}
+
+/// A job that is over has no update any more, as one of which all is done.
+#[test]
+fn who_watches_an_update_is_told_that_the_job_was_killed() {
+    let cell = Cell::shared();
+    let mut web = service("up-killed", 2, "exec sleep 1000");
+    let name = cell.submit(&web);
+    cell.until_up(&name, 2);
+    web["task"]["command"] = json!(["sh", "-c", "exec sleep 2000"]);
+    let slowly = ["update", "-", "--most", "1", "--min-healthy", "5m", "--watch"];
+    let watched = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| cell.borgctl_with(&slowly, &web.to_string()));
+        cell.until(&name, |status| status["version"] == 2);
+        cell.borgctl(&["kill", &name]).ok();
+        watching.join().unwrap()
+    });
+    let said = watched.failed(8);
+    assert!(said.contains("admin/up-killed: the job was killed"), "{said}");
+    let said = cell.borgctl(&["rollout", "status", &name, "--watch"]).failed(8);
+    assert!(said.contains("admin/up-killed: the job was killed"), "{said}");
+}
+
+#[test]
+fn submit_of_a_live_job_says_what_updates_it_and_does_that_when_asked_to() {
+    let cell = Cell::shared();
+    let mut web = service("up-submit", 1, "exec sleep 1000");
+    let name = cell.submit(&web);
+    let before = cell.until_up(&name, 1);
+    web["labels"] = json!({ "team": "search" });
+    let said = cell.borgctl_with(&["submit", "-"], &web.to_string()).failed(5);
+    assert!(said.contains("exists and is running: borgctl update FILE changes it"), "{said}");
+    let both = json!([web, service("up-submit-new", 1, "exec sleep 1000")]).to_string();
+    let said = cell.borgctl_with(&["submit", "-", "--update", "--wait"], &both).ok();
+    assert!(said.contains("admin/up-submit: version 2"), "{said}");
+    assert!(said.contains("admin/up-submit-new\n"), "{said}");
+    assert_eq!(cell.until_up(&name, 1), before, "labels change in place");
+    let again = cell.borgctl_with(&["-o", "json", "submit", "-", "--update"], &both).ok();
+    let again: Value = serde_json::from_str(&again).unwrap();
+    let versions: Vec<_> = again.as_array().unwrap().iter().map(|one| &one["version"]).collect();
+    assert_eq!(versions, [2, 1], "done again, it changes nothing");
+    for name in [name.as_str(), "up-submit-new"] {
+        cell.borgctl(&["kill", name]).ok();
+    }
 }

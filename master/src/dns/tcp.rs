@@ -4,9 +4,7 @@
 //! or takes nothing, has none for longer than [`PATIENCE`].
 
 use super::{Carrier, DnsMetrics, LONGEST_QUESTION, Shared};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use borg_proto::rpc::{Place, Places};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,45 +19,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after the system gave no connection, as when all files are in use. Ours.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Who has how many connections.
-type Open = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
-
-/// A connection's place, until it is dropped.
+/// A connection that is counted, until it is dropped.
 #[derive(Debug)]
-struct Place {
-    open: Open,
-    of: IpAddr,
+struct Counted {
+    _place: Place,
     metrics: DnsMetrics,
 }
 
-impl Place {
-    fn take(open: &Open, of: IpAddr, metrics: &DnsMetrics) -> Option<Self> {
-        let mut places = open.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = places.get(&of).copied().unwrap_or(0);
-        if own >= OF_ONE || places.values().sum::<usize>() >= CONNECTIONS {
-            metrics.refused_connections.inc();
-            return None;
-        }
-        places.insert(of, own + 1);
+impl Counted {
+    fn new(place: Place, metrics: DnsMetrics) -> Self {
         metrics.connections.inc();
-        Some(Self { open: open.clone(), of, metrics: metrics.clone() })
+        Self { _place: place, metrics }
     }
 }
 
-impl Drop for Place {
+impl Drop for Counted {
     fn drop(&mut self) {
-        let mut places = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        match places.get_mut(&self.of) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => drop(places.remove(&self.of)),
-        }
         self.metrics.connections.dec();
     }
 }
 
 /// Serves connections for ever.
 pub(super) async fn connections(listener: TcpListener, shared: &Shared, metrics: &DnsMetrics) {
-    let open = Open::default();
+    let places = Places::new(CONNECTIONS, OF_ONE);
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -70,10 +52,13 @@ pub(super) async fn connections(listener: TcpListener, shared: &Shared, metrics:
             }
         };
         // What finds no place is closed at once, and its client asks another master.
-        let Some(place) = Place::take(&open, from.ip(), metrics) else { continue };
+        let Some(place) = places.take(from.ip()) else {
+            metrics.refused_connections.inc();
+            continue;
+        };
         let (shared, metrics) = (shared.clone(), metrics.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let _counted = Counted::new(place, metrics.clone());
             converse(stream, &shared, &metrics).await;
         });
     }

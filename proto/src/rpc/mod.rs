@@ -2,7 +2,7 @@
 //!
 //! Every connection is TLS with a certificate of the cell's CA on both ends (`tls`); `caller`
 //! reads who that is, `channel` has the settings that keep a connection to a dead machine from
-//! hanging, `pace` one to whoever sends a blob too slowly, `status` turns errors into gRPC codes and back into sentences for people. What a
+//! hanging, `pace` one to whoever sends a blob too slowly, `places` and `guests` those who need no certificate from taking all, `status` turns errors into gRPC codes and back into sentences for people. What a
 //! caller may do beyond its role is left to the services.
 //!
 //! Invariant: no request is answered before its caller's certificate was checked against the
@@ -11,7 +11,10 @@
 mod caller;
 mod channel;
 mod exposition;
+#[cfg(feature = "guests")]
+mod guests;
 mod pace;
+mod places;
 mod status;
 mod tls;
 
@@ -28,7 +31,10 @@ pub use channel::{
     peer_server, serve_incoming, server,
 };
 pub use exposition::{METRICS_CONTENT_TYPE, prometheus_text};
+#[cfg(feature = "guests")]
+pub use guests::{GUESTS, GUESTS_OF_ONE, Guest, Guests};
 pub use pace::{Pace, Paced};
+pub use places::{Place, Places};
 pub use status::{explain, overloaded, refusal_of, retry_after, status_of, status_of_refusal};
 pub use tls::{
     CA_FILE, CERT_FILE, Credentials, CredentialsError, KEY_FILE, client_tls, server_tls,

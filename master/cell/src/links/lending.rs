@@ -15,7 +15,7 @@ use crate::state::{CellState, Job, Machine};
 use borg_proto::command::Observation;
 use borg_proto::poll::TaskStatus;
 use borg_proto::reclamation::{Amounts, Numbers};
-use borg_proto::{IncarnationId, MachineId, Millis, TaskId};
+use borg_proto::{IncarnationId, MachineId, Millis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;

@@ -5,7 +5,7 @@ use borg_proto::command::{Action, Assignment, LEVEL};
 use borg_proto::peer::MachineDelta;
 use borg_proto::poll::{TaskReport, Usage};
 use borg_proto::reclamation::NumberSet;
-use borg_proto::{Band, Health, JobSpec, ReplicaId};
+use borg_proto::{Band, Health, JobSpec, ReplicaId, TaskId};
 
 const MIB: u64 = 1 << 20;
 
