@@ -282,7 +282,7 @@ async fn over(
     if !waits {
         let index = answer.read.as_ref().map_or(0, |read| read.index);
         let Some(found) = job_since(client, key, index).await? else { return Ok(None) };
-        (lost, over) = (how_lost(&found), dead(&found));
+        (lost, over) = (found.job.as_ref().and_then(how_lost), dead(&found));
         if lost.is_none() && watched.all_serve && !found.tasks.iter().all(is_well) {
             return Ok(None);
         }
@@ -331,7 +331,8 @@ pub(super) async fn all_serve(
     index: u64,
 ) -> Result<bool, Failure> {
     let Some(found) = job_since(client, key, index).await? else { return Ok(false) };
-    how_lost(&found).map_or_else(|| Ok(found.tasks.iter().all(is_well)), Err)
+    let lost = found.job.as_ref().and_then(how_lost);
+    lost.map_or_else(|| Ok(found.tasks.iter().all(is_well)), Err)
 }
 
 /// A job as it is at this entry or later; nothing when the master that was asked has not heard of that yet.
@@ -380,8 +381,7 @@ fn dead(answer: &pb::GetJobResponse) -> String {
 }
 
 /// Why nothing comes of a job any more, if it did not end well.
-fn how_lost(answer: &pb::GetJobResponse) -> Option<Failure> {
-    let job = answer.job.as_ref()?;
+fn how_lost(job: &pb::JobSummary) -> Option<Failure> {
     let how = match job.state() {
         pb::JobState::Failed => "failed",
         pb::JobState::Killed => "was killed",
