@@ -145,6 +145,8 @@ impl Machine {
                     | Effect::FetchBlob { .. }
                     | Effect::Unpack { .. }
                     | Effect::DropBlob { .. }
+                    | Effect::MeasureData { .. }
+                    | Effect::DropData { .. }
                     | Effect::Remove { .. } => {}
                 }
             }

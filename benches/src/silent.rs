@@ -179,6 +179,7 @@ impl Cell {
             info: reachable.then(|| info(64_000, 256 << 30, &[])),
             tasks: said,
             gone: Vec::new(),
+            data: None,
         }
     }
 }

@@ -124,7 +124,7 @@ impl App {
             news.clone(),
         )
         .await?;
-        let (tasks, adopted, next_runs) =
+        let (tasks, adopted, next_runs, data) =
             Tasks::open(&home, &config, metrics.clone(), packages.clone(), news).await?;
         let missing_isolation = tasks.missing_isolation();
         let (addresses, images) = (tasks.addresses(), tasks.runs_images());
@@ -136,6 +136,7 @@ impl App {
         let sampler = Sampler::new(home.path().to_owned(), supervision.disk_reserve);
         let supervisor = Supervisor::new(supervision, remembered, adopted, info)
             .with_runs(next_runs)
+            .with_data(data)
             .with_blobs(cached);
         let (listener, addr) = listen(config.listen).await?;
         let (metrics_listener, metrics_addr) = listen(config.metrics_listen).await?;

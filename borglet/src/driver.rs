@@ -145,6 +145,7 @@ pub(crate) async fn run(
             driver.turn(input).await?;
         }
         driver.metrics.set_tasks(driver.supervisor.counts());
+        driver.metrics.set_data(driver.supervisor.data_held());
     }
 }
 
@@ -225,6 +226,8 @@ impl Driver {
                 }
                 Effect::Unpack { layer, order } => self.packages.unpack(layer, order),
                 Effect::DropBlob { digest } => self.packages.drop_blob(digest),
+                Effect::MeasureData { alloc } => self.tasks.measure_data(alloc),
+                Effect::DropData { alloc } => self.tasks.drop_data(alloc),
                 Effect::Start(launch) => self.tasks.start(*launch),
                 Effect::Terminate { run } => self.tasks.terminate(run),
                 Effect::Kill { run } => self.tasks.kill(run),

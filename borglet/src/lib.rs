@@ -15,6 +15,7 @@ mod command;
 pub mod config;
 mod config_file;
 pub mod container;
+mod data;
 mod disk;
 mod driver;
 pub mod executor;

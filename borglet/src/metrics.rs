@@ -42,6 +42,8 @@ pub(crate) struct Metrics {
     /// Bytes of blobs that went to other machines.
     pub(crate) blob_bytes_out: Counter,
     tasks: Family<State, Gauge>,
+    data_directories: Gauge,
+    data_bytes: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,11 +76,17 @@ impl Metrics {
             blob_bytes_in: Counter::default(),
             blob_bytes_out: Counter::default(),
             tasks: Family::default(),
+            data_directories: Gauge::default(),
+            data_bytes: Gauge::default(),
         };
         metrics.set_tasks(Counts::default());
         let mut registry = Registry::with_prefix("borglet");
         let m = &metrics;
         registry.register("tasks", "Incarnations on this machine by state", m.tasks.clone());
+        let help = "Directories of allocs on this machine";
+        registry.register("data_directories", help, m.data_directories.clone());
+        let help = "What directories of allocs take that no task uses";
+        registry.register_with_unit("idle_data", help, Unit::Bytes, m.data_bytes.clone());
         registry.register("polls", "Polls answered", m.polls.clone());
         registry.register("refused_polls", "Polls refused", m.refused_polls.clone());
         let help = "Connections to the metrics' address that were too many";
@@ -106,6 +114,12 @@ impl Metrics {
         registry.register_with_unit("blob_in", "Blobs that came", Unit::Bytes, came);
         registry.register_with_unit("blob_out", "Blobs sent to machines", Unit::Bytes, went);
         (metrics, Exposition { registry })
+    }
+
+    /// How many directories of allocs there are, and what those take that no task uses.
+    pub(crate) fn set_data(&self, (directories, bytes): (usize, u64)) {
+        self.data_directories.set(i64::try_from(directories).unwrap_or(i64::MAX));
+        self.data_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// How many incarnations are in which state.

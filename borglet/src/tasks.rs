@@ -8,6 +8,7 @@
 use crate::clock;
 use crate::config::{Config, Isolation};
 use crate::container::{ContainerId, ExitRecord, Outcome, StartError, Started};
+use crate::data::DataDirs;
 use crate::executor::{ActError, Executor, ExecutorConfig, Found, OpenError, Signal};
 use crate::home::{Home, HomeError};
 use crate::isolation::IsolationWanted;
@@ -19,7 +20,7 @@ use crate::packages::Packages;
 use crate::runs::{Note, container_spec, failure, pid, run_of, runs_of};
 use crate::volumes::{Volumes, real};
 use crate::{probe, procfs};
-use borg_proto::poll::TargetTask;
+use borg_proto::poll::{SharedData, TargetTask};
 use borg_proto::task::RunEnd;
 use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
 use borg_proto::wire::pb;
@@ -57,6 +58,9 @@ pub enum TasksError {
     /// The directory does not say whose it is.
     #[error(transparent)]
     Home(#[from] HomeError),
+    /// What allocs left behind cannot be listed.
+    #[error("list what allocs left behind")]
+    Data(#[source] io::Error),
     /// The containers of an earlier process cannot be listed.
     #[error("adopt the containers of an earlier borglet")]
     Adopt(#[source] io::Error),
@@ -72,9 +76,14 @@ pub enum TasksError {
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks(Arc<Inner>);
 
+/// Tasks as they were taken over: what is there of them, with which runs others go on, and the directories of allocs.
+pub(crate) type Opened =
+    (Tasks, Vec<Adopted>, BTreeMap<IncarnationId, NextRun>, Vec<IncarnationId>);
+
 #[derive(Debug)]
 struct Inner {
     executor: Executor,
+    data: DataDirs,
     /// Bounded; whoever has news of a start or an end waits for room, so none is lost.
     news: mpsc::Sender<Input>,
     metrics: Metrics,
@@ -87,6 +96,8 @@ struct Inner {
     probes: Semaphore,
     /// What runs. Never held over anything that waits.
     live: Mutex<BTreeMap<IncarnationId, (Run, ContainerId)>>,
+    /// Directories of allocs that count as files of those who run there. Likewise.
+    charged: Mutex<BTreeMap<ContainerId, PathBuf>>,
 }
 
 impl Tasks {
@@ -97,7 +108,7 @@ impl Tasks {
         metrics: Metrics,
         packages: Packages,
         news: mpsc::Sender<Input>,
-    ) -> Result<(Self, Vec<Adopted>, BTreeMap<IncarnationId, NextRun>), TasksError> {
+    ) -> Result<Opened, TasksError> {
         let mut setup = ExecutorConfig::new(home.path().to_owned(), home.cgroup()?);
         setup.isolation = match config.isolation {
             Isolation::Auto => IsolationWanted::FULL,
@@ -114,8 +125,12 @@ impl Tasks {
             Ok::<_, TasksError>((executor, found, next, networks))
         })
         .await?;
+        let at = home.path().to_owned();
+        let opened = blocking(move || DataDirs::open(&at)).await;
+        let (data, left) = opened.map_err(TasksError::Data)?;
         let inner = Inner {
             executor,
+            data,
             news,
             metrics,
             packages,
@@ -125,17 +140,20 @@ impl Tasks {
             starts: Semaphore::new(STARTS_AT_ONCE),
             probes: Semaphore::new(PROBES_AT_ONCE),
             live: Mutex::default(),
+            charged: Mutex::default(),
         };
         let tasks = Self(Arc::new(inner));
         let mut adopted = Vec::with_capacity(found.len());
         for (container, one) in found {
             if matches!(one.state, AdoptedState::Running { .. }) {
                 tasks.live().insert(one.run.id, (one.run, container.clone()));
+                let shared = one.task.as_ref().and_then(|task| task.shared.as_ref());
+                tasks.charge(&container, shared);
                 tasks.watch(one.run, container);
             }
             adopted.push(one);
         }
-        Ok((tasks, adopted, next))
+        Ok((tasks, adopted, next, left))
     }
 
     /// What isolation tasks do not get here, for people.
@@ -216,7 +234,10 @@ impl Tasks {
         let fail = |why: String| FailureCause::start(&why);
         self.clean_up(launch.run.id).map_err(|error| fail(in_full(&error)))?;
         let binds = launch.volumes.iter().map(|volume| self.0.volumes.bind(volume));
-        let binds = binds.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+        let mut binds = binds.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+        let shared = launch.shared.as_ref().map(|shared| self.0.data.share(shared));
+        let shared = shared.transpose().map_err(fail)?;
+        binds.extend(shared.clone());
         let own = launch.task.spec.network.is_own();
         if let Some(&port) = launch.ports.iter().find(|&&port| !own && is_taken(port)) {
             return Err(FailureCause::PortTaken { port });
@@ -224,6 +245,9 @@ impl Tasks {
         let layer = |digest| self.0.packages.store().layer(digest);
         let mut spec =
             container_spec(launch, binds, self.0.lease_file.clone(), layer).map_err(fail)?;
+        if let Some(bind) = shared {
+            spec.env.push(("BORG_ALLOC_DIR".to_owned(), bind.path.to_string_lossy().into_owned()));
+        }
         spec.words = pb::TargetTask::from(&launch.task).encode_to_vec();
         let container = spec.id.clone();
         let started = match self.0.executor.start(spec.clone()) {
@@ -238,7 +262,47 @@ impl Tasks {
             StartError::NoAddress { .. } => FailureCause::NoAddress,
             error => fail(error.to_string()),
         })?;
+        self.charge(&container, launch.shared.as_ref());
         Ok((container, started))
+    }
+
+    /// Counts what is in a directory of an alloc as files of a container.
+    fn charge(&self, container: &ContainerId, shared: Option<&SharedData>) {
+        if let Some(shared) = shared.filter(|shared| shared.charged) {
+            let path = self.0.data.path(shared.alloc);
+            self.charged().insert(container.clone(), path);
+        }
+    }
+
+    fn charged(&self) -> MutexGuard<'_, BTreeMap<ContainerId, PathBuf>> {
+        self.0.charged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a container writes to disk, logs aside.
+    pub(crate) fn written(&self, container: &ContainerId) -> Vec<PathBuf> {
+        let mut all = self.0.executor.written(container);
+        all.extend(self.charged().get(container).cloned());
+        all
+    }
+
+    /// Finds out what a directory of an alloc takes; told.
+    pub(crate) fn measure_data(&self, alloc: IncarnationId) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            let data = tasks.0.data.clone();
+            let bytes = blocking(move || data.measure(alloc)).await;
+            tasks.tell(Input::DataMeasured { alloc, bytes }).await;
+        });
+    }
+
+    /// Removes a directory of an alloc.
+    pub(crate) fn drop_data(&self, alloc: IncarnationId) {
+        let data = self.0.data.clone();
+        drop(tokio::task::spawn_blocking(move || match data.remove(alloc) {
+            Ok(()) => tracing::info!(%alloc, "data of an alloc removed"),
+            // The next start of the borglet finds it and tries again.
+            Err(error) => tracing::warn!(%alloc, %error, "data of an alloc not removed"),
+        }));
     }
 
     /// Whether logs were all that was left of a container, and are gone now. What is more than
@@ -270,6 +334,7 @@ impl Tasks {
             };
             tracing::info!(%container, failure = failure.as_ref().map(tracing::field::display), "ended");
             tasks.live().retain(|_, (live, _)| *live != run);
+            tasks.charged().remove(&container);
             tasks.0.metrics.exits.inc();
             if matches!(failure, Some(FailureCause::OutOfMemory { .. })) {
                 tasks.0.metrics.out_of_memory.inc();

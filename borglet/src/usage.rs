@@ -94,7 +94,7 @@ fn look(
     let executor = tasks.executor();
     let cpu_us = executor.cpu_us(container).ok()?;
     // Before it is passed over as idle: what wrote last may rest by now.
-    let taken = walks.look(executor, container, cpu_us, tight);
+    let taken = walks.look(tasks, container, cpu_us, tight);
     let idle = |known: &Known| {
         cpu_us > 0 && known.cpu_us == cpu_us && known.looked.millis() < IDLE_EVERY_MS
     };

@@ -6,7 +6,7 @@
 use crate::clock::{self, Stopwatch};
 use crate::container::ContainerId;
 use crate::disk::{self, Taken};
-use crate::executor::Executor;
+use crate::tasks::Tasks;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
@@ -51,7 +51,7 @@ impl Walks {
     /// What a container's files take as far as is known, and begins another walk when one is due.
     pub(crate) fn look(
         &self,
-        executor: &Executor,
+        tasks: &Tasks,
         container: &ContainerId,
         cpu_us: u64,
         tight: bool,
@@ -62,11 +62,11 @@ impl Walks {
             && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
         {
             self.known().insert(container.clone(), Walk { cpu_us, ended: None, taken });
-            let (walks, executor, container) = (self.clone(), executor.clone(), container.clone());
+            let (walks, tasks, container) = (self.clone(), tasks.clone(), container.clone());
             drop(tokio::task::spawn_blocking(move || {
                 let since = clock::stopwatch();
-                let taken =
-                    disk::taken(&executor.written(&container), &executor.processes(&container));
+                let processes = tasks.executor().processes(&container);
+                let taken = disk::taken(&tasks.written(&container), &processes);
                 if let Some(walk) = walks.known().get_mut(&container) {
                     (walk.ended, walk.taken) = (Some((clock::stopwatch(), since.millis())), taken);
                 }

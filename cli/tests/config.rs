@@ -67,13 +67,17 @@ fn resources_with(fields: &str) -> String {
 async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut seen = 0;
-    for entry in fs::read_dir(&examples).unwrap() {
-        let path = entry.unwrap().path();
+    let within = |dir: &Path| -> Vec<std::path::PathBuf> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let (dirs, files): (Vec<_>, Vec<_>) = within(&examples).into_iter().partition(|p| p.is_dir());
+    for path in files.into_iter().chain(dirs.iter().flat_map(|dir| within(dir))) {
         if path.extension().is_none_or(|ext| ext != "bcl") {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
         let mut options = options();
+        options.args.insert("archive".to_owned(), "/archive".to_owned());
         options.args.retain(|name, _| text.contains(&format!("arg(\"{name}\"")));
         let jobs = load(&path, &options).await.unwrap().jobs;
         for job in &jobs {
@@ -88,12 +92,45 @@ async fn every_example_evaluates_and_the_simplest_job_has_five_lines() {
         (wordcount[0].tasks, wordcount[1].after[0].to_string()),
         (8, "ann/wordcount".to_owned())
     );
-    let shared = load(&examples.join("server-with-logsaver.bcl"), &no_args()).await.unwrap().jobs;
-    assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 2));
+    let saved = examples.join("server-with-logsaver/server-with-logsaver.bcl");
+    let archive = [("archive".to_owned(), "/archive".to_owned())].into();
+    let shared = load(&saved, &Options { args: archive, ..options() }).await.unwrap().jobs;
+    assert_eq!((shared[0].kind, shared[0].tasks), (JobKind::AllocSet, 1));
+    assert_eq!(shared[0].keep_data_ms, Some(borg_proto::Millis(3 * 86_400_000)));
     assert!(shared[1..].iter().all(|job| job.alloc_set == Some("ann/room".parse().unwrap())));
+    assert_eq!([shared[1].rescue, shared[2].rescue], [false, true]);
     let web = load(&examples.join("hello-web.bcl"), &no_args()).await.unwrap().jobs;
     assert_eq!((web[0].tasks, web[0].task.ports.len(), web[0].priority.get()), (3, 1, 120));
     assert_eq!(web[0].task.command[0], env!("CARGO_BIN_EXE_borgctl"));
+}
+
+#[test]
+fn what_is_kept_of_allocs_and_who_saves_it_is_checked() {
+    let set = |fields: &str| {
+        format!(
+            "alloc_set(name = \"room\", {fields}, resources = resources(cpu = 1, ram = 64*MiB))\n"
+        )
+    };
+    let jobs = accepted(&set("keep_data = \"3d\""));
+    assert_eq!(jobs[0].keep_data_ms, Some(borg_proto::Millis(3 * 86_400_000)));
+    let job = |fields: &str| {
+        format!(
+            "job(name = \"x\", kind = \"service\", command = [\"x\"], {fields}, resources = resources(cpu = 1, ram = 64*MiB))\n"
+        )
+    };
+    assert!(accepted(&job("alloc_set = \"ann/room\", rescue = True"))[0].rescue);
+    for (text, says) in [
+        (set("keep_data = \"10s\""), "keep_data: 10000 is outside 60000 to 2592000000"),
+        (set("keep_data = \"31d\""), "keep_data"),
+        (set("keep_data = True"), "is not a time"),
+        (set("rescue = True"), "rescue"),
+        (job("keep_data = \"3d\""), "keep_data"),
+        (job("rescue = True"), "rescue: true is for jobs in an alloc set: name it with alloc_set"),
+        (job("alloc_set = \"room\", rescue = 1"), "rescue"),
+    ] {
+        let refused = refused(&text);
+        assert!(refused.contains(says), "{text}: {refused}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::IncarnationId;
-use borg_proto::poll::{MachineReport, TaskReport};
+use borg_proto::poll::{DataReport, MachineReport, TaskReport};
 use std::cmp::Ordering;
 
 /// How one report differs from an older one of the same machine.
@@ -17,13 +17,15 @@ pub struct Difference {
     pub tasks: Vec<TaskReport>,
     /// Incarnations that are no longer there.
     pub gone: Vec<IncarnationId>,
+    /// All that it says of data, when that changed.
+    pub data: Option<Vec<DataReport>>,
 }
 
 impl Difference {
     /// Whether there is nothing to say.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.info.is_none() && self.tasks.is_empty() && self.gone.is_empty()
+        self.info.is_none() && self.tasks.is_empty() && self.gone.is_empty() && self.data.is_none()
     }
 }
 
@@ -32,6 +34,7 @@ impl Difference {
 pub fn difference(old: &MachineReport, new: &MachineReport) -> Difference {
     let mut found = Difference {
         info: (old.info != new.info).then(|| new.info.clone()),
+        data: (old.data != new.data).then(|| new.data.clone()),
         ..Difference::default()
     };
     let mut before = old.tasks.iter().peekable();
@@ -77,6 +80,7 @@ pub fn fold(old: &MachineReport, difference: &Difference) -> MachineReport {
     let kept = old.tasks.iter().filter(|task| !replaced(task.id)).cloned();
     let mut tasks: Vec<_> = kept.chain(difference.tasks.iter().cloned()).collect();
     tasks.sort_by_key(|task| task.id);
+    let data = difference.data.clone().unwrap_or_else(|| old.data.clone());
     // Who holds which blobs is told to nobody.
-    MachineReport { info, tasks, blobs: Vec::new() }
+    MachineReport { info, tasks, blobs: Vec::new(), data }
 }

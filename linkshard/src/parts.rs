@@ -1,7 +1,7 @@
 //! Long reports in several messages.
 
 use borg_proto::peer::MachineDelta;
-use borg_proto::poll::TaskStatus;
+use borg_proto::poll::{DataStatus, TaskStatus};
 
 /// Bytes of differences in one report, about. Ours.
 const MAX_REPORT_BYTES: usize = 1 << 20;
@@ -49,7 +49,12 @@ fn about_bytes(delta: &MachineDelta) -> usize {
         let texts = text + ended + run + task.status_line.len();
         texts + window + task.ports.len() * 4 + 2 * ITEM_BYTES
     });
-    ITEM_BYTES + info + tasks.sum::<usize>() + delta.gone.len() * ITEM_BYTES
+    let data = delta.data.iter().flatten().map(|data| match &data.status {
+        DataStatus::Gone { why } => why.len() + ITEM_BYTES,
+        DataStatus::InUse | DataStatus::AtRest { .. } => ITEM_BYTES,
+    });
+    let (tasks, data) = (tasks.sum::<usize>(), data.sum::<usize>());
+    ITEM_BYTES + info + tasks + delta.gone.len() * ITEM_BYTES + data
 }
 
 #[cfg(test)]
@@ -116,6 +121,7 @@ mod tests {
                 info: None,
                 tasks: vec![TaskReport::try_from(report).unwrap(); 50],
                 gone: Vec::new(),
+                data: None,
             };
             let (taken, is) = (about_bytes(&delta), pb::MachineDelta::from(&delta).encoded_len());
             assert!(is <= taken && taken <= 10 * is, "{is} bytes are taken for {taken}");

@@ -9,7 +9,7 @@
 //! moment at which a majority of the masters followed the leader, and of which the leader knows
 //! that the machine answers (docs/adr/0009).
 
-use crate::diff::difference;
+use crate::diff::{Difference, difference};
 use crate::parts::in_parts;
 use crate::spread::{Push, Spread};
 use borg_proto::names::{CellName, IncarnationId, MachineName, ReplicaId};
@@ -747,12 +747,13 @@ fn tell(
                 polled.told = Some(report);
                 return None;
             }
-            let (info, tasks, gone) = (news.info, news.tasks, news.gone);
-            MachineDelta { info, tasks, gone, full: false, ..empty(machine) }
+            let Difference { info, tasks, gone, data } = news;
+            MachineDelta { info, tasks, gone, data, full: false, ..empty(machine) }
         }
         Some(_) | None => MachineDelta {
             info: Some(report.info.clone()),
             tasks: report.tasks.clone(),
+            data: Some(report.data.clone()),
             full: true,
             ..empty(machine)
         },
@@ -784,6 +785,7 @@ fn empty(machine: &MachineName) -> MachineDelta {
         info: None,
         tasks: Vec::new(),
         gone: Vec::new(),
+        data: None,
     }
 }
 

@@ -7,8 +7,8 @@ use borg_proto::peer::{
     MachineAck, MachineDelta, ShardMachine, ShardOrders, ShardSession, ShardStamp,
 };
 use borg_proto::poll::{
-    MachineReport, PollAnswer, PollRefusal, ReportVersion, TargetDigest, TaskReport, TaskStatus,
-    Usage,
+    DataReport, DataStatus, MachineReport, PollAnswer, PollRefusal, ReportVersion, TargetDigest,
+    TaskReport, TaskStatus, Usage,
 };
 use borg_proto::resources::Resources;
 use borg_proto::time::Millis;
@@ -25,6 +25,14 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         missing_isolation: Vec::new(),
         task_host: "127.0.0.1".into(),
     };
+    let data = |(index, pid): (&u8, &u8)| DataReport {
+        alloc: IncarnationId { task: TaskId { job: JobId(2), index: (*index).into() }, number: 1 },
+        status: match pid % 3 {
+            0 => DataStatus::InUse,
+            1 => DataStatus::AtRest { bytes: (*pid).into() },
+            _ => DataStatus::Gone { why: pid.to_string() },
+        },
+    };
     let task = |(index, pid): (&u8, &u8)| TaskReport {
         id: IncarnationId { task: TaskId { job: JobId(1), index: (*index).into() }, number: 1 },
         status: TaskStatus::Up { pid: (*pid).into(), since: Millis(0) },
@@ -38,7 +46,12 @@ fn report(boot: u8, tasks: &BTreeMap<u8, u8>) -> MachineReport {
         start: None,
         address: None,
     };
-    MachineReport { info, tasks: tasks.iter().map(task).collect(), blobs: Vec::new() }
+    MachineReport {
+        info,
+        tasks: tasks.iter().map(task).collect(),
+        blobs: Vec::new(),
+        data: tasks.iter().map(data).collect(),
+    }
 }
 
 fn machine() -> MachineName {
@@ -150,10 +163,11 @@ proptest! {
                         info: delta.info.unwrap(),
                         tasks: delta.tasks,
                         blobs: Vec::new(),
+                        data: delta.data.unwrap(),
                     });
                     (seq, resync) = (delta.seq, false);
                 } else if let (Some(old), true) = (&held, delta.seq == seq + 1) {
-                    let news = borg_linkshard::Difference { info: delta.info, tasks: delta.tasks, gone: delta.gone };
+                    let news = borg_linkshard::Difference { info: delta.info, tasks: delta.tasks, gone: delta.gone, data: delta.data };
                     held = Some(fold(old, &news));
                     seq = delta.seq;
                 } else {
@@ -172,7 +186,8 @@ proptest! {
                 out = Some(newest);
             }
         }
-        prop_assert_eq!(held.unwrap().tasks, report(0, states.last().unwrap()).tasks);
+        let (held, last) = (held.unwrap(), report(0, states.last().unwrap()));
+        prop_assert_eq!((held.tasks, held.data), (last.tasks, last.data));
     }
 }
 
@@ -352,6 +367,7 @@ fn exclusive_orders(session: u64) -> ShardOrders {
         appclass: borg_proto::AppClass::Batch,
         restart: true,
         exclusive: true,
+        shared: None,
         packages: Vec::new(),
     };
     let target = borg_proto::poll::Target { tasks: vec![task], ..Default::default() };

@@ -6,7 +6,7 @@
 use crate::health::Health;
 use crate::indexes::IndexSet;
 use crate::machine::{MachineAddress, MachineId, MachineInfo};
-use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, UserName};
+use crate::names::{IncarnationId, JobKey, MachineName, ReplicaId, TaskId, TaskName, UserName};
 use crate::package::{Package, PackageKey};
 use crate::policy::{Policy, Term};
 use crate::priority::Band;
@@ -19,6 +19,7 @@ use crate::time::Millis;
 use crate::update::{Revision, Steer, UpdateOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// Chosen by the client, so that a repeated call is recognised: any text of 1 to 64 bytes.
@@ -73,6 +74,15 @@ impl AllocSize {
             ..limit.clone()
         }
     }
+}
+
+/// What becomes of data that an alloc left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DataOrder {
+    /// A run of the log saver is made now.
+    Rescue,
+    /// It is given up.
+    Drop,
 }
 
 /// What a cron job is told.
@@ -216,6 +226,15 @@ pub enum Action {
         allocs: Option<u32>,
         /// How large each is from here on.
         size: AllocSize,
+    },
+    /// Decide what becomes of data that an alloc left behind.
+    RescueData {
+        /// The alloc.
+        alloc: TaskName,
+        /// Which of what it left behind, by number; `None`: all.
+        number: Option<NonZeroU64>,
+        /// What becomes of it.
+        order: DataOrder,
     },
     /// Choose another scheduling policy, or single weights of it. What runs does not move.
     SetPolicy {
@@ -398,6 +417,7 @@ impl Action {
             | Self::EndMaintenance { .. }
             | Self::Rerun { .. }
             | Self::OrderCron { .. }
+            | Self::RescueData { .. }
             | Self::Advance => SERVICES_SINCE,
             Self::SetPolicy { .. }
             | Self::KeepMachines { .. }
@@ -419,7 +439,9 @@ impl Observation {
             Self::TaskBackOff { cause, .. } => cause.level(),
             Self::TaskEnded { failure, .. } => failure.as_ref().map_or(1, FailureCause::level),
             Self::TaskHealth { .. } | Self::TaskAddress { .. } => 5,
-            Self::TaskReclaimed { .. } => SERVICES_SINCE,
+            Self::TaskReclaimed { .. } | Self::DataAtRest { .. } | Self::DataGone { .. } => {
+                SERVICES_SINCE
+            }
             Self::TaskGone { .. } | Self::Silence { .. } | Self::TaskAdopted { .. } => 2,
         }
     }
@@ -538,6 +560,24 @@ pub enum Observation {
     TaskReclaimed {
         /// Which incarnation.
         id: IncarnationId,
+    },
+    /// No task uses any more what an alloc left behind on a machine.
+    DataAtRest {
+        /// Where.
+        machine: MachineId,
+        /// Which incarnation of the alloc.
+        alloc: IncarnationId,
+        /// What it takes on the disk.
+        bytes: u64,
+    },
+    /// What an alloc left behind on a machine is not there, and never comes back.
+    DataGone {
+        /// Where.
+        machine: MachineId,
+        /// Which incarnation of the alloc.
+        alloc: IncarnationId,
+        /// Why, for people.
+        why: String,
     },
     /// In a cell that was restored from a backup: an incarnation runs that was placed after the
     /// backup was taken. It is its task's placement from here on.

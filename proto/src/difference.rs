@@ -50,6 +50,8 @@ impl JobSpec {
             labels,
             disruption: _,
             task_labels,
+            keep_data_ms,
+            rescue,
         } = self;
         let mut found = Found::default();
         found.shown("name", name, &new.name);
@@ -68,6 +70,8 @@ impl JobSpec {
         found.shown("max_failures", max_failures, &new.max_failures);
         found.maybe("timeout_ms", timeout_ms.as_ref(), new.timeout_ms.as_ref());
         found.maybe("deadline_ms", deadline_ms.as_ref(), new.deadline_ms.as_ref());
+        found.maybe("keep_data_ms", keep_data_ms.as_ref(), new.keep_data_ms.as_ref());
+        found.shown("rescue", rescue, &new.rescue);
         found.cron(cron.as_ref(), new.cron.as_ref());
         found.pairs("labels", labels, &new.labels, false);
         let (budget, wanted) = (self.effective_disruption(), new.effective_disruption());

@@ -6,7 +6,7 @@
 
 use crate::machine::MachineInfo;
 use crate::names::{IncarnationId, MachineName, ReplicaId};
-use crate::poll::{Target, TargetDigest, TaskReport, Usage};
+use crate::poll::{DataReport, Target, TargetDigest, TaskReport, Usage};
 use crate::time::Millis;
 use std::sync::Arc;
 
@@ -114,4 +114,6 @@ pub struct MachineDelta {
     pub tasks: Vec<TaskReport>,
     /// Incarnations that the machine no longer has anything of. Empty when `full`.
     pub gone: Vec<IncarnationId>,
+    /// All that the machine says of data, when that changed or `full`.
+    pub data: Option<Vec<DataReport>>,
 }

@@ -12,6 +12,7 @@ use crate::spec::TaskSpec;
 use crate::task::{FailureCause, RunEnd};
 use crate::time::Millis;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// How long an exclusive task lives without news from a master, counted by its machine's clock from
@@ -148,6 +149,31 @@ pub struct Target {
     /// What ends although the rest is spared; ordered. Empty without `spare`, as everything that is
     /// not listed ends then.
     pub ends: Vec<IncarnationId>,
+    /// Directories of allocs that the machine keeps; ordered by alloc. Others go when no task uses them, unless
+    /// `spare`.
+    pub data: Vec<TargetData>,
+}
+
+/// A directory of an alloc that a machine keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetData {
+    /// Whose.
+    pub alloc: IncarnationId,
+    /// Set when the alloc has left the machine: what left earlier has the smaller number.
+    pub left: Option<NonZeroU64>,
+}
+
+/// The directory that the tasks of an alloc share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedData {
+    /// Whose. Another incarnation has another one.
+    pub alloc: IncarnationId,
+    /// The alloc's name, for the task's environment.
+    pub name: TaskName,
+    /// Whether the alloc has left, and this task saves what is there.
+    pub rescue: bool,
+    /// Whether what is in it counts as this task's own files, for its disk limit.
+    pub charged: bool,
 }
 
 /// One incarnation that a machine should run.
@@ -173,6 +199,8 @@ pub struct TargetTask {
     pub exclusive: bool,
     /// The packages that `spec` names: the image first, if there is one, then the others in its order.
     pub packages: Vec<Arc<Package>>,
+    /// The directory that it shares with the other tasks of its alloc.
+    pub shared: Option<SharedData>,
 }
 
 /// The answer: everything that the machine has to say.
@@ -205,6 +233,34 @@ pub struct MachineReport {
     pub tasks: Vec<TaskReport>,
     /// Blobs that it wants, and those that it can give to others; ordered by digest.
     pub blobs: Vec<BlobReport>,
+    /// What became of what allocs left behind here; ordered by alloc.
+    pub data: Vec<DataReport>,
+}
+
+/// What a machine says of what an alloc left behind there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataReport {
+    /// Whose.
+    pub alloc: IncarnationId,
+    /// How it is.
+    pub status: DataStatus,
+}
+
+/// How it is with a directory of an alloc.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataStatus {
+    /// A task may still use it.
+    InUse,
+    /// No task uses it.
+    AtRest {
+        /// What it takes on the disk.
+        bytes: u64,
+    },
+    /// It is not there, and never comes back.
+    Gone {
+        /// Why, for people; at most [`MAX_CAUSE_BYTES`](crate::task::MAX_CAUSE_BYTES).
+        why: String,
+    },
 }
 
 /// What a machine says of one incarnation.

@@ -56,6 +56,13 @@ pub const MAX_TIMEOUT: Millis = Millis::from_secs(366 * 86_400);
 /// Longest grace period between SIGTERM and SIGKILL: 10 minutes, our choice.
 pub const MAX_GRACE: Millis = Millis(600_000);
 
+/// Least time for which data of an alloc is kept: 1 minute, our choice; no run of a log saver can be counted on
+/// within less.
+pub const MIN_KEEP_DATA: Millis = Millis::from_secs(60);
+/// Longest such time: 30 days, our choice. The paper (section 4) says "typically a few days"; a disk that is full of
+/// what nobody fetched in a month helps nobody.
+pub const MAX_KEEP_DATA: Millis = Millis::from_secs(30 * 86_400);
+
 /// How a job lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,6 +181,14 @@ pub struct JobSpec {
     /// How much of it the cell may disturb at once; `None`: see [`JobSpec::effective_disruption`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disruption: Option<Disruption>,
+    /// Alloc set: how long the machine keeps what tasks of an alloc left in the directory that they share, once
+    /// the alloc has left it. `None`: they share none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_data_ms: Option<Millis>,
+    /// Of a job in an alloc set that keeps data: a run of it is made wherever an alloc left data behind, until one
+    /// succeeds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rescue: bool,
 }
 
 /// Labels of some tasks of a job.
@@ -519,6 +534,7 @@ impl JobSpec {
         }
         self.check_gang()?;
         self.check_batch()?;
+        self.check_rescue()?;
         self.check_cron()?;
         self.disruption.map_or(Ok(()), |budget| budget.check())?;
         check_pairs("labels", &self.labels)?;
@@ -574,6 +590,29 @@ impl JobSpec {
             check_range(field, time.0, MIN_TIMEOUT.0, MAX_TIMEOUT.0)?;
         }
         Ok(())
+    }
+
+    /// Data is an alloc's to leave behind, and saved by a job in its set.
+    fn check_rescue(&self) -> Result<(), SpecError> {
+        if let Some(time) = self.keep_data_ms {
+            if self.kind != JobKind::AllocSet {
+                let why = format!("is for alloc sets, and this is a {}", self.kind.word());
+                return refuse("keep_data_ms", time.0, why);
+            }
+            check_range("keep_data_ms", time.0, MIN_KEEP_DATA.0, MAX_KEEP_DATA.0)?;
+        }
+        if !self.rescue {
+            return Ok(());
+        }
+        let saves = matches!(self.kind, JobKind::Service | JobKind::Batch);
+        let why = match (saves, &self.alloc_set) {
+            (false, _) => {
+                format!("is for services and batch jobs, and this is a {}", self.kind.word())
+            }
+            (true, None) => "is for jobs in an alloc set: name it with alloc_set".to_owned(),
+            (true, Some(_)) => return Ok(()),
+        };
+        refuse("rescue", true, why)
     }
 
     /// Where its tasks are and how many there are is not a daemon's to say.
@@ -676,6 +715,8 @@ impl JobSpec {
             || self.deadline_ms.is_some()
             || self.disruption.is_some()
             || !self.task_labels.is_empty()
+            || self.keep_data_ms.is_some()
+            || self.rescue
             || !self.task.reclaim;
         if since_6 {
             return 6;

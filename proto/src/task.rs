@@ -407,6 +407,11 @@ pub enum EvictCause {
         /// Who said so.
         by: String,
     },
+    /// Its job lets fewer tasks run at once than before.
+    Capped {
+        /// How many.
+        most: u32,
+    },
 }
 
 impl EvictCause {
@@ -421,7 +426,8 @@ impl EvictCause {
             | Self::Shrunk
             | Self::Resized
             | Self::Reclaimed
-            | Self::Stopped { .. } => false,
+            | Self::Stopped { .. }
+            | Self::Capped { .. } => false,
         }
     }
 }
@@ -437,6 +443,7 @@ impl fmt::Display for EvictCause {
             Self::Resized => f.write_str("machine has no room for the alloc's new size"),
             Self::Updated { version } => write!(f, "updated to version {version}"),
             Self::Stopped { by } => write!(f, "stopped by {}", shorten(by)),
+            Self::Capped { most } => write!(f, "its job lets {most} tasks run at once"),
         }
     }
 }

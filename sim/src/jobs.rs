@@ -137,6 +137,8 @@ pub fn job(name: &str) -> JobBuilder {
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
+        keep_data_ms: None,
+        rescue: false,
     };
     JobBuilder { spec, task }
 }
@@ -340,6 +342,20 @@ impl JobBuilder {
         self
     }
 
+    /// Of an alloc set: keeps for so long what its allocs leave behind.
+    #[must_use]
+    pub fn keeps_data(mut self, time: Millis) -> Self {
+        self.spec.keep_data_ms = Some(time);
+        self
+    }
+
+    /// Of a job in such a set: saves that.
+    #[must_use]
+    pub fn rescues(mut self) -> Self {
+        self.spec.rescue = true;
+        self
+    }
+
     /// In the allocs of that set, where they are.
     #[must_use]
     pub fn within(mut self, alloc_set: JobKey) -> Self {
@@ -473,6 +489,18 @@ pub fn budget_some(mut spec: JobSpec) -> JobSpec {
     spec
 }
 
+/// Some alloc sets keep what their allocs leave behind, and some jobs in them save it. Nothing is thrown for that.
+#[must_use]
+pub fn keep_some(mut spec: JobSpec) -> JobSpec {
+    let cpu_milli = spec.task.limit.cpu_milli;
+    if spec.kind == JobKind::AllocSet && !cpu_milli.is_multiple_of(4) {
+        spec.keep_data_ms = Some(Millis(60_000 + cpu_milli * 10));
+    }
+    let saves = matches!(spec.kind, JobKind::Service | JobKind::Batch);
+    spec.rescue = saves && spec.alloc_set.is_some() && cpu_milli.is_multiple_of(2);
+    spec
+}
+
 /// Some do without some isolation. Nothing is thrown for that.
 #[must_use]
 pub fn loosen_some(mut spec: JobSpec) -> JobSpec {
@@ -508,7 +536,7 @@ mod tests {
         for _ in 0..1_000 {
             let spec = random(&mut dice, "job", &["ann/x".parse().unwrap()]);
             spec.check().unwrap();
-            budget_some(loosen_some(spec)).check().unwrap();
+            keep_some(budget_some(loosen_some(spec))).check().unwrap();
         }
     }
 }

@@ -185,6 +185,14 @@ marks! {
     LocalRestart = "service restarted by its machine",
     /// A task found its port taken.
     PortTaken = "port taken on the machine",
+    /// An alloc left data behind.
+    DataKept = "alloc left data behind",
+    /// What an alloc left behind was saved.
+    DataRescued = "data of an alloc rescued",
+    /// A run that saves data could not be made, or was ended.
+    DataNotRescued = "data of an alloc not rescued",
+    /// A machine removed a directory of an alloc.
+    DataDropped = "directory of an alloc removed by its machine",
     /// A program could not be started.
     StartFailed = "program could not be started",
     /// A task had to be killed with signal 9.

@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! machines N                      begins a cell of five masters; machine mI is in rack r(I mod 3)
-//! submit JOB [tasks=N] [batch] [prod] [checked] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
+//! submit JOB [tasks=N] [batch] [prod] [checked] [exclusive] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
 //!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
+//!            [allocs] [keep=3600s]    an alloc set, which keeps what its allocs leave behind
+//!            [in=SET] [rescues]       in the allocs of a set, and saves that
 //! kill JOB
 //! update JOB [options as of submit, all of them] [canary=TASKS] [healthy=10s] [deadline=60s]
 //! scale JOB N      restart JOB      stop JOB TASKS      start JOB TASKS      pause|resume|undo|close JOB
@@ -17,6 +19,7 @@
 //! fault crash-leader | crash-masters | cut|mute|pause|reboot MACHINE      over cut|mute|pause MACHINE
 //!                                 MACHINE: mI, or JOB/INDEX for the one where that task was when it was first named so
 //! drain mI[,mJ..]|rI [within=60s] [at-once=N] [force-with=N]      undrain mI[,mJ..]|rI|all
+//! kept                            what allocs left behind, and how far it is
 //! until-empty mI[,mJ..]|rI [within=60s]
 //! drains                          how far it is, and what the first task that is left waits for
 //! until JOB up=N|serving=N [within=60s]
@@ -29,7 +32,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 #![expect(clippy::print_stdout, reason = "TRACE=1 tells the story to whoever looks")]
 
-use borg_cell::state::{Job, Machine, UpdateState};
+use borg_cell::state::{Job, Kept, Machine, UpdateState};
 use borg_proto::command::Action;
 use borg_proto::disruption::Disruption;
 use borg_proto::update::{Revision, Steer, UpdateOptions};
@@ -173,6 +176,7 @@ impl Scene {
             }
             ["run", time] => self.pass(millis(time), |_| false),
             ["drain", which, ref options @ ..] => return self.drain(which, options),
+            ["kept"] => return self.kept(),
             ["undrain", which] => {
                 let machines = self.machines(which);
                 return self.ask(true, Action::UndrainMachines { machines });
@@ -327,6 +331,17 @@ impl Scene {
         text
     }
 
+    fn kept(&self) -> String {
+        let state = self.world.state();
+        let name = |kept: &Kept| state.machine(kept.machine).map(|found| found.name.to_string());
+        let line = |kept: &Kept| {
+            let machine = name(kept).unwrap_or_default();
+            format!("{} on {machine}: {}\n", kept.name(), kept.note(state))
+        };
+        let all: String = state.kept().map(line).collect();
+        if all.is_empty() { "nothing is kept\n".to_owned() } else { all }
+    }
+
     fn until(&mut self, name: &str, what: &str, options: &[&str]) -> String {
         let within = within(options);
         let (which, number) = what.split_once('=').unwrap();
@@ -430,7 +445,12 @@ fn spec(name: &str, options: &[&str]) -> JobSpec {
             "batch" => builder.batch(0),
             "prod" => builder.prod(),
             "checked" => builder.checked(),
+            "exclusive" => builder.exclusive(),
             "play" => builder.plays(Play::read(&["/sim/play".to_owned(), value.to_owned()])),
+            "allocs" => builder.alloc_set(),
+            "keep" => builder.keeps_data(millis(value)),
+            "in" => builder.within(key(value)),
+            "rescues" => builder.rescues(),
             "spread" => builder.spread(pair().0, pair().1.parse().unwrap()),
             "only" => builder.only_on(pair().0, pair().1),
             "cpu" => {

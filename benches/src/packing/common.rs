@@ -199,6 +199,8 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
+        keep_data_ms: None,
+        rescue: false,
     })
 }
 

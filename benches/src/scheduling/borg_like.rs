@@ -329,6 +329,8 @@ fn job_spec(
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
+        keep_data_ms: None,
+        rescue: false,
     };
     spec.check()?;
     Ok(spec)

@@ -37,6 +37,7 @@ pub(crate) fn target_task(job: u64, index: u32, restart: bool) -> TargetTask {
         restart,
         exclusive: false,
         packages: Vec::new(),
+        shared: None,
     }
 }
 

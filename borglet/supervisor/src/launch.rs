@@ -59,6 +59,7 @@ pub(crate) fn launch(
         cpu_cap_milli: spec.cpu_cap_milli,
         ports: task.ports.clone(),
         volumes: spec.volumes.clone(),
+        shared: task.shared.clone(),
         appclass: task.appclass,
         priority: task.priority,
         grace: spec.grace_ms,
@@ -111,6 +112,12 @@ fn environment(
     set("TASK", task.name.index.to_string());
     set("TASKS", task.tasks.to_string());
     set("INCARNATION", task.id.number.to_string());
+    if let Some(shared) = &task.shared {
+        set("ALLOC", shared.name.to_string());
+        if shared.rescue {
+            set("RESCUE", "1".to_owned());
+        }
+    }
     for (name, port) in task.spec.ports.iter().zip(&task.ports) {
         set(&format!("PORT_{}", name.as_str().to_uppercase().replace('-', "_")), port.to_string());
     }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod data;
 mod fairness;
 #[cfg(test)]
 mod fixture;

@@ -67,6 +67,11 @@ impl Supervisor {
                 0 => 0,
                 _ => self.packages.give_back(now, &self.used_layers(), effects),
             };
+            // What nobody uses goes before whoever runs.
+            let short = match short {
+                0 => 0,
+                short => self.data.give_back(now, short, effects),
+            };
             let of = |limit: &Resources, usage: &Usage| (limit.disk_bytes, usage.disk_bytes);
             self.give_up(now, Shortage::Disk, short, of, effects);
         }

@@ -1,5 +1,6 @@
 //! The supervisor: fencing, the comparison of target and actual, and the answers it holds back.
 
+use crate::data::Data;
 use crate::fairness::Fairness;
 use crate::launch::launch;
 use crate::packages::{Cached, Packages, Progress, Unfit, name_of};
@@ -31,13 +32,14 @@ pub struct Supervisor {
     digest: TargetDigest,
     pub(crate) tasks: BTreeMap<IncarnationId, Task>,
     pub(crate) packages: Packages,
+    pub(crate) data: Data,
     /// With which runs what is wanted begins, if there were runs before.
     next_runs: BTreeMap<IncarnationId, NextRun>,
     pub(crate) fairness: Fairness,
     /// Until when exclusive tasks may run, if the masters were heard of at all; docs/adr/0009.
     lease: Option<Millis>,
     /// Grows when any status changes.
-    number: u64,
+    pub(crate) number: u64,
     /// Whether it goes on with what was adopted.
     resumed: bool,
     /// Answers held back, oldest first.
@@ -67,6 +69,7 @@ impl Supervisor {
         Self {
             config,
             packages,
+            data: Data::default(),
             info,
             obeyed,
             has_target: false,
@@ -95,6 +98,13 @@ impl Supervisor {
         self
     }
 
+    /// The same with directories of allocs that the earlier process left.
+    #[must_use]
+    pub fn with_data(mut self, found: Vec<IncarnationId>) -> Self {
+        self.data.adopt(found);
+        self
+    }
+
     /// Takes one input at moment `now` and returns what is to be done, in order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -117,6 +127,11 @@ impl Supervisor {
                 self.not_unpacked(now, (digest, order), trouble, &mut effects);
             }
             Input::BlobProgress(have) => self.packages.progressed(&have),
+            Input::DataMeasured { alloc, bytes } => {
+                let told = self.data.report();
+                self.data.measured(alloc, bytes);
+                self.number += u64::from(told != self.data.report());
+            }
             Input::Usage { machine, tasks } => self.measured(now, &machine, tasks, &mut effects),
             Input::ProbeBegun { run } => {
                 if let Some(task) = live(&mut self.tasks, run) {
@@ -141,6 +156,7 @@ impl Supervisor {
         self.do_what_is_due(now, &mut effects);
         self.bring_packages(now, &mut effects);
         self.give_notice(now, &mut effects);
+        self.settle_data(&mut effects);
         self.number += u64::from(self.packages.changes() != blobs);
         self.answer_held(now, self.number != before, &mut effects);
         effects
@@ -171,7 +187,8 @@ impl Supervisor {
     pub fn report(&self) -> (ReportVersion, MachineReport) {
         let tasks = self.tasks.values().map(|task| task.report(&self.packages)).collect();
         let blobs = self.packages.report();
-        (self.version(), MachineReport { info: self.info.clone(), tasks, blobs })
+        let (info, data) = (self.info.clone(), self.data.report());
+        (self.version(), MachineReport { info, tasks, blobs, data })
     }
 
     /// How far an incarnation is; `None` when the machine has nothing of it.
@@ -329,6 +346,7 @@ impl Supervisor {
     fn obey(&mut self, now: Millis, target: &Target, effects: &mut Vec<Effect>) {
         let wanted: BTreeMap<IncarnationId, &TargetTask> =
             target.tasks.iter().map(|task| (task.id, task)).collect();
+        self.data.obey(target);
         let ends = |id: &IncarnationId| !target.spare || target.ends.binary_search(id).is_ok();
         let unwanted: Vec<_> =
             self.tasks.keys().filter(|id| !wanted.contains_key(id) && ends(id)).copied().collect();

@@ -5,7 +5,7 @@ use crate::packages::{Packages, Progress, layers};
 use crate::turn::{Adopted, AdoptedState, Config, Effect, NextRun, ProbeFailure, Run, TaskUse};
 use crate::window::Window;
 use borg_proto::package::Digest;
-use borg_proto::poll::{StartTime, TargetTask, TaskReport, TaskStatus, Usage};
+use borg_proto::poll::{SharedData, StartTime, TargetTask, TaskReport, TaskStatus, Usage};
 use borg_proto::task::RunEnd;
 use borg_proto::text::{MAX_LAST_LINES_BYTES, last_lines};
 use borg_proto::{FailureCause, Health, Millis};
@@ -144,6 +144,10 @@ pub(crate) struct Task {
     pub(crate) start: Option<StartTime>,
     /// Layers that it uses or waits for.
     pub(crate) layers: Vec<Digest>,
+    /// The directory that it shares.
+    pub(crate) shared: Option<SharedData>,
+    /// Whether it may share one that is not known: it was found, and not what it was started for.
+    pub(crate) shares_unknown: bool,
 }
 
 impl Task {
@@ -176,6 +180,8 @@ impl Task {
             packed_at: None,
             start: None,
             layers: layers(&task.packages).map(|layer| layer.digest).collect(),
+            shared: task.shared.clone(),
+            shares_unknown: false,
         }
     }
 
@@ -188,6 +194,8 @@ impl Task {
                 (Phase::Ended { at, failure: failure.clone() }, failure)
             }
         };
+        let shared = found.task.as_ref().and_then(|task| task.shared.clone());
+        let shares_unknown = found.task.is_none();
         Self {
             want: found.task.filter(|task| !task.exclusive),
             phase,
@@ -215,6 +223,8 @@ impl Task {
             packed_at: None,
             start: None,
             layers: found.layers,
+            shared,
+            shares_unknown,
         }
     }
 
@@ -382,6 +392,8 @@ impl Task {
         self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
         self.layers = layers(&task.packages).map(|layer| layer.digest).collect();
+        self.shared.clone_from(&task.shared);
+        self.shares_unknown = false;
         self.resume(now, config);
     }
 

@@ -1,5 +1,6 @@
 //! Sentences about one machine.
 
+mod data;
 mod packages;
 
 use crate::fixture::{fence, poll, target_task};
@@ -599,7 +600,10 @@ fn restored(generation: u64, tasks: &[&TargetTask], ends: &[IncarnationId]) -> P
     let tasks = tasks.iter().copied().cloned().collect();
     let (spare, ends) = (true, ends.to_vec());
     let fence = Fence { epoch: 2, term: 1, session: 1, generation };
-    PollRequest { target: Some(Arc::new(Target { tasks, spare, ends })), ..poll(fence, None) }
+    PollRequest {
+        target: Some(Arc::new(Target { tasks, spare, ends, data: Vec::new() })),
+        ..poll(fence, None)
+    }
 }
 
 /// A backup is restored: the cell does not know of one task, knows that one is over, and knows one.

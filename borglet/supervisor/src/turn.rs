@@ -4,7 +4,7 @@ use crate::volumes::AllowedVolume;
 use borg_proto::names::PackageName;
 use borg_proto::package::{Digest, Layer};
 use borg_proto::poll::{
-    FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, Usage,
+    FENCE_AFTER, Fence, PollAnswer, PollRefusal, PollRequest, SharedData, TargetTask, Usage,
 };
 use borg_proto::spec::{MemoryLimit, Volume};
 use borg_proto::task::RunEnd;
@@ -162,6 +162,13 @@ pub enum Input {
         /// How the run ended.
         end: Arc<RunEnd>,
     },
+    /// How large a directory of an alloc is, which was asked for; `None`: it is not there.
+    DataMeasured {
+        /// Whose.
+        alloc: IncarnationId,
+        /// What it takes on the disk.
+        bytes: Option<u64>,
+    },
     /// What the machine and its tasks use, once a second. Unknown tasks are ignored.
     Usage {
         /// The machine.
@@ -217,6 +224,7 @@ impl<T: Into<String>> From<T> for ProbeFailure {
 
 /// Something to be done. Effects of one turn are carried out in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an answer, the largest, is what most effects are")]
 pub enum Effect {
     /// To be durable before any later effect is begun; when that fails the borglet must stop.
     /// `generation` need not be kept.
@@ -261,6 +269,16 @@ pub enum Effect {
     DropBlob {
         /// Which.
         digest: Digest,
+    },
+    /// Find out what a directory of an alloc takes on the disk. No task uses it. Answered by `DataMeasured`.
+    MeasureData {
+        /// Whose.
+        alloc: IncarnationId,
+    },
+    /// Remove a directory of an alloc. No task uses it, nor will any.
+    DropData {
+        /// Whose.
+        alloc: IncarnationId,
     },
     /// Start a container; what is left of an earlier run of the incarnation goes first, except
     /// its logs. Answered by `Started` or `StartFailed`.
@@ -381,6 +399,8 @@ pub struct Launch {
     pub ports: Vec<u16>,
     /// Directories that it sees; all allowed.
     pub volumes: Vec<Volume>,
+    /// The directory that it shares: made if it is not there, unless it is to be saved. Told as `BORG_ALLOC_DIR`.
+    pub shared: Option<SharedData>,
     /// How the machine shares itself.
     pub appclass: AppClass,
     /// Order in which a machine gives up room.

@@ -256,6 +256,9 @@ impl Machine {
                 self.probed.insert(*run);
                 self.to_begin.insert(*run);
             }
+            Effect::MeasureData { .. } | Effect::DropData { .. } => {
+                panic!("no task here shares anything: {effect:?}")
+            }
             Effect::ExpectBlob { .. }
             | Effect::FetchBlob { .. }
             | Effect::Unpack { .. }
@@ -524,6 +527,8 @@ fn mark(effect: &Effect) -> Option<&'static str> {
         Effect::Remove { .. } => "remove",
         Effect::Start(_)
         | Effect::Answer { .. }
+        | Effect::MeasureData { .. }
+        | Effect::DropData { .. }
         | Effect::ExpectBlob { .. }
         | Effect::FetchBlob { .. }
         | Effect::Unpack { .. }

@@ -205,7 +205,9 @@ impl Machine {
                 assert_eq!(missing, None, "{} starts without a layer", launch.run);
                 self.starting.insert(launch.run, *launch);
             }
-            Effect::Terminate { .. }
+            Effect::MeasureData { .. }
+            | Effect::DropData { .. }
+            | Effect::Terminate { .. }
             | Effect::Kill { .. }
             | Effect::CapCpu { .. }
             | Effect::ShareCpu { .. }

@@ -373,6 +373,7 @@ pub(crate) fn shell(job: u64, index: u32, script: &str) -> TargetTask {
         appclass: AppClass::Batch,
         restart: false,
         exclusive: false,
+        shared: None,
         packages: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use crate::client::{Client, Kind};
 use crate::clock;
 use crate::config::units;
 use crate::exit::{Code, Failure};
-use crate::output::drains::{DrainedMachine, Drains, Maintenance, Plan, counted as tasks};
+use crate::output::drains::{DrainedMachine, Drains, Maintenance, Plan};
 use crate::output::views::Read;
 use crate::output::{Output, age, note};
 use borg_proto::disruption::Share;
@@ -339,7 +339,7 @@ fn show(drains: &Drains, out: Output) -> Result<(), Failure> {
         let left = match one.drain.empty_since_ms {
             Some(since) if since <= now => format!("empty for {}", age(now - since)),
             Some(_) => "empty, its last tasks are ending".to_owned(),
-            None => format!("{} left", tasks(one.tasks)),
+            None => one.left(),
         };
         let deadline = match (one.drain.empty_since_ms, one.drain.deadline_ms.checked_sub(now)) {
             (Some(_), _) => "-".to_owned(),

@@ -189,6 +189,9 @@ async fn one_job(
     if let Some(parent) = &job.parent {
         head.push_str(&format!("\nends with {parent}"));
     }
+    if let Some(alloc) = &job.rescues {
+        head.push_str(&format!("\nrescues what alloc {alloc} left behind"));
+    }
     if let Some(cron) = &job.cron {
         let made = if cron.made == 1 { "run" } else { "runs" };
         head.push_str(&format!("\nat {} (UTC), {} {made} made", cron.schedule, cron.made));

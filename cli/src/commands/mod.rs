@@ -31,6 +31,7 @@ mod privilege;
 mod quota;
 mod reclaimed;
 mod reclamation;
+mod rescue;
 mod resize;
 mod resolve;
 mod rollout;
@@ -133,6 +134,8 @@ enum Command {
     /// Change how large the allocs of an alloc set are, or how many there are
     #[command(after_help = examples::RESIZE)]
     Resize(resize::ResizeArgs),
+    /// Show what allocs left behind on machines; have it rescued now, or give it up
+    Rescue(rescue::RescueArgs),
     /// Tell why a task is pending, or where it runs
     #[command(after_help = examples::WHY)]
     Why(inspect::WhyArgs),
@@ -211,6 +214,7 @@ impl Command {
             | Self::Resolve(_)
             | Self::TaskIds(_) => true,
             Self::Cron(command) => command.only_shows(),
+            Self::Rescue(args) => args.only_shows(),
             Self::Quota(args) => args.only_shows(),
             Self::Policy(args) => args.only_shows(),
             Self::Reclamation(args) => args.only_shows(),
@@ -271,13 +275,13 @@ impl Cli {
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--at shows the past, which only status, machines, drains, quota, privilege list, policy, reclamation, resolve, task-ids and cron history know",
+                "--at shows the past, which only status, machines, drains, quota, privilege list, policy, reclamation, resolve, rescue, task-ids and cron history know",
             ));
         }
         if target.consistent && !(command.knows_the_past() || matches!(command, Command::Why(_))) {
             return Err(Failure::new(
                 command.code_of_misuse(),
-                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, reclamation, why, resolve, task-ids and cron history",
+                "--consistent is for commands that read the state: status, machines, drains, quota, privilege list, policy, reclamation, why, resolve, rescue, task-ids and cron history",
             ));
         }
         let client = || Client::new(&target.resolve()?);
@@ -308,6 +312,7 @@ impl Cli {
             Command::TaskIds(args) => array::task_ids(&mut client()?, args, out).await,
             Command::Rerun(args) => array::rerun(&mut client()?, args, out).await,
             Command::Cron(command) => cron::run(&mut client()?, command, out).await,
+            Command::Rescue(args) => rescue::run(&mut client()?, args, out).await,
             Command::Why(args) => inspect::why(&mut client()?, args, out).await,
             Command::Machines(args) => machines::machines(&mut client()?, args, out).await,
             Command::Machine(command) => machines::change(&mut client()?, command, out).await,

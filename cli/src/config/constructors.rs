@@ -15,8 +15,8 @@ use borg_proto::health::HealthCheck;
 use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
 use borg_proto::spec::{
-    Constraint, ConstraintOp, MAX_GRACE, MAX_TASKS, MIN_CPU_CAP_MILLI, MIN_RAM_BYTES, MemoryLimit,
-    SpecError, Spread, TaskLabels, Volume,
+    Constraint, ConstraintOp, MAX_GRACE, MAX_KEEP_DATA, MAX_TASKS, MIN_CPU_CAP_MILLI,
+    MIN_RAM_BYTES, MemoryLimit, SpecError, Spread, TaskLabels, Volume,
 };
 use borg_proto::submitted;
 use borg_proto::{
@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
-const JOB: [&str; 16] = [
+const JOB: [&str; 17] = [
     "name",
     "kind",
     "tasks",
@@ -51,8 +51,9 @@ const JOB: [&str; 16] = [
     "task_labels",
     "disruption",
     "disruption_rate",
+    "rescue",
 ];
-const ALLOC_SET: [&str; 12] = [
+const ALLOC_SET: [&str; 13] = [
     "name",
     "allocs",
     "priority",
@@ -65,6 +66,7 @@ const ALLOC_SET: [&str; 12] = [
     "labels",
     "disruption",
     "disruption_rate",
+    "keep_data",
 ];
 const TASK: [&str; 17] = [
     "command",
@@ -382,6 +384,8 @@ fn build_job<'v>(
         labels: fields.pairs("labels")?,
         task_labels: task_labels(fields)?,
         disruption: disruption(fields)?,
+        keep_data_ms: None,
+        rescue: fields.flag("rescue")?,
         task: Arc::new(the_task(session, fields, heap)?),
     };
     job.check()
@@ -419,6 +423,8 @@ fn build_alloc_set<'v>(
         labels: fields.pairs("labels")?,
         task_labels: Vec::new(),
         disruption: disruption(fields)?,
+        keep_data_ms: fields.time("keep_data", MAX_KEEP_DATA)?,
+        rescue: false,
         task: Arc::new(TaskSpec {
             command: Vec::new(),
             env: BTreeMap::new(),

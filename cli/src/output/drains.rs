@@ -22,6 +22,7 @@ pub struct DrainedMachine {
     pub drain: MachineDrain,
     pub tasks: u32,
     pub leaving: Vec<LeavingTask>,
+    pub kept: u32,
 }
 
 /// That a machine is drained.
@@ -114,6 +115,7 @@ impl From<pb::DrainedMachine> for DrainedMachine {
             drain: from.drain.unwrap_or_default().into(),
             tasks: from.tasks,
             leaving: from.leaving.into_iter().map(Into::into).collect(),
+            kept: from.kept,
         }
     }
 }
@@ -162,6 +164,15 @@ impl From<pb::PlanDrainResponse> for Plan {
 }
 
 impl DrainedMachine {
+    /// What is still on it.
+    #[must_use]
+    pub fn left(&self) -> String {
+        match self.kept {
+            0 => format!("{} left", counted(self.tasks)),
+            kept => format!("{} left, data of {kept} allocs to rescue", counted(self.tasks)),
+        }
+    }
+
     /// How far it is, in a line.
     #[must_use]
     pub fn progress(&self, now_ms: u64) -> String {
@@ -174,15 +185,14 @@ impl DrainedMachine {
             None => {
                 let first = self.leaving.first();
                 let waits = first.map(|one| format!(": {} stays for now: {}", one.task, one.waits));
-                format!("{} left{}", counted(self.tasks), waits.unwrap_or_default())
+                self.left() + &waits.unwrap_or_default()
             }
         }
     }
 }
 
 /// So many tasks.
-#[must_use]
-pub fn counted(tasks: u32) -> String {
+fn counted(tasks: u32) -> String {
     if tasks == 1 { "1 task".to_owned() } else { format!("{tasks} tasks") }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cron;
 pub mod drains;
+pub mod kept;
 pub mod privileges;
 pub mod usage;
 pub mod views;

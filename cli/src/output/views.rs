@@ -70,6 +70,7 @@ pub struct Job {
     pub labels: BTreeMap<String, String>,
     pub parent: Option<String>,
     pub cron: Option<Cron>,
+    pub rescues: Option<String>,
 }
 
 impl From<pb::JobSummary> for Job {
@@ -102,6 +103,7 @@ impl From<pb::JobSummary> for Job {
             labels: job.labels,
             parent: Some(job.parent).filter(|parent| !parent.is_empty()),
             cron: job.cron.map(Cron::from),
+            rescues: Some(job.rescues).filter(|alloc| !alloc.is_empty()),
         }
     }
 }

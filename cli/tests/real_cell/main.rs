@@ -27,6 +27,7 @@ mod plans;
 mod privileges;
 mod quota;
 mod reclamation;
+mod rescues;
 mod subsets;
 mod survival;
 mod updates;

@@ -8,6 +8,7 @@
 
 mod allocs;
 mod drains;
+mod kept;
 mod kinds;
 mod outcome;
 mod packages;
@@ -145,6 +146,8 @@ impl From<&CellState> for pb::CheckpointState {
             maintenances: state.maintenances().map(drains::write_maintenance).collect(),
             last_maintenance: state.last_maintenance,
             forced: state.forced,
+            kept: state.kept().map(kept::write).collect(),
+            last_kept: state.last_kept,
         }
     }
 }
@@ -216,6 +219,7 @@ fn read(message: pb::CheckpointState) -> Result<CellState, DecodeError> {
     }
     privileges::read_all(&mut state, message.privileges)?;
     state.forced = message.forced;
+    kept::read_all(&mut state, message.kept, message.last_kept)?;
     drains::read_maintenances(&mut state, message.maintenances, message.last_maintenance)?;
     for (i, master) in message.masters.into_iter().enumerate() {
         let (id, record) =

@@ -12,7 +12,7 @@ use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::time::Date;
 use borg_proto::{
     Band, Health, JobId, JobKey, MachineId, MachineName, Millis, Privilege, ReplicaId, TaskId,
-    UserName,
+    TaskName, UserName,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -53,6 +53,15 @@ pub enum EventKind {
     },
     /// A cron job was paused or resumed, or something became of a tick of it.
     CronChanged(JobId),
+    /// Something happened to what an alloc left behind.
+    DataChanged {
+        /// The alloc.
+        alloc: TaskName,
+        /// Where the data is.
+        machine: MachineId,
+        /// What.
+        change: DataChange,
+    },
     /// A dead job left the state: replaced under its name, or old.
     JobForgotten(JobId, JobKey),
     /// Something happened to a task.
@@ -118,6 +127,38 @@ pub enum EventKind {
     },
     /// A master was invited, joined, was taken out, or is on its way.
     MastersChanged,
+}
+
+/// What happened to what an alloc left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataChange {
+    /// It is kept from here on.
+    Kept {
+        /// Until when.
+        until: Millis,
+    },
+    /// No task uses it any more.
+    AtRest {
+        /// What it takes on the disk.
+        bytes: u64,
+    },
+    /// A run that saves it was made.
+    Rescuing {
+        /// That job.
+        run: JobKey,
+    },
+    /// No run saves it now.
+    NotRescued {
+        /// Why.
+        why: String,
+    },
+    /// It was saved, and is kept no longer.
+    Rescued,
+    /// It was not saved, and is kept no longer.
+    Gone {
+        /// Why.
+        why: String,
+    },
 }
 
 /// What became of a privilege.
@@ -298,6 +339,7 @@ pub fn describe(events: &[Event], state: &CellState) -> Vec<(String, String, Str
             | EventKind::AllocsResized(_)
             | EventKind::JobChanged { .. }
             | EventKind::TaskChanged { .. }
+            | EventKind::DataChanged { .. }
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }
             | EventKind::QuotaChanged(_)
@@ -375,6 +417,12 @@ impl Event {
             EventKind::CronChanged(id) => {
                 let detail = state.job(*id).map(Job::told_of_ticks).unwrap_or_default();
                 ("cron.changed", job_name(names, *id), detail)
+            }
+            EventKind::DataChanged { alloc, machine, change } => {
+                let (kind, detail) = describe_data(change);
+                let place = machine_name(names, *machine);
+                let detail = if detail.is_empty() { detail } else { format!("; {detail}") };
+                (kind, alloc.to_string(), format!("on {place}{detail}"))
             }
             EventKind::JobForgotten(_, key) => ("job.forgotten", key.to_string(), String::new()),
             EventKind::TaskChanged { task, change, machine } => {
@@ -494,6 +542,17 @@ fn what_changed(job: &Job) -> String {
         (true, _) => String::new(),
         (false, 0) => format!(": {}", told.join(", ")),
         (false, more) => format!(": {} and {more} more", told.join(", ")),
+    }
+}
+
+fn describe_data(change: &DataChange) -> (&'static str, String) {
+    match change {
+        DataChange::Kept { until } => ("data.kept", format!("until {}", Date(*until))),
+        DataChange::AtRest { bytes } => ("data.at-rest", format!("{bytes} bytes")),
+        DataChange::Rescuing { run } => ("data.rescuing", format!("by {run}")),
+        DataChange::NotRescued { why } => ("data.not-rescued", why.clone()),
+        DataChange::Rescued => ("data.rescued", String::new()),
+        DataChange::Gone { why } => ("data.gone", why.clone()),
     }
 }
 

@@ -342,6 +342,8 @@ fn job(
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
+        keep_data_ms: None,
+        rescue: false,
     }
 }
 

@@ -253,6 +253,8 @@ impl Links {
                     let placed = state.tasks_of(*job).filter_map(|(_, task)| task.placement());
                     touched.extend(placed.map(|placement| placement.machine));
                 }
+                // What machines keep.
+                EventKind::DataChanged { machine, .. } => drop(touched.insert(*machine)),
                 EventKind::JobUpdated { .. } => {}
                 EventKind::JobSubmitted(_)
                 | EventKind::CronChanged(_)

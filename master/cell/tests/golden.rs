@@ -12,7 +12,7 @@ use borg_cell::fixture::{
 use borg_cell::state::CellState;
 use borg_proto::Network;
 use borg_proto::command::{
-    Action, AllocSize, Assignment, Command, CronOrder, Observation, Principal,
+    Action, AllocSize, Assignment, Command, CronOrder, DataOrder, Observation, Principal,
 };
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
@@ -27,6 +27,7 @@ use borg_proto::{
     Band, CellName, FailureCause, Health, IndexSet, JobSpec, MachineId, MachineInfo, Millis,
     Priority, Privilege, ReplicaId, Resources, TaskId,
 };
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -88,6 +89,7 @@ fn since_level_6(cell: &mut Cell, machine: MachineId) {
     cell.up(victim);
     lent(cell);
     drained(cell);
+    kept_data(cell);
     kinds_of_jobs(cell, machine);
 }
 
@@ -145,6 +147,39 @@ fn drained(cell: &mut Cell) {
     cell.apply(master(), Action::Advance).unwrap();
     cell.apply(user("admin"), Action::UndrainMachines { machines: vec!["m-7".parse().unwrap()] })
         .unwrap();
+}
+
+/// What allocs left behind: in use, being saved, with a run that somebody ended, and gone.
+fn kept_data(cell: &mut Cell) {
+    let machine = cell.machine("m-9", 4000, 1 << 30);
+    let mid = |spec| JobSpec { priority: Priority::new(116).unwrap(), ..spec };
+    let keeps =
+        JobSpec { keep_data_ms: Some(Millis(3_600_000)), ..alloc_set("keeps", 5, 100, 64 << 20) };
+    let set = cell.submit("ina", mid(keeps));
+    let saves = JobSpec { rescue: true, ..within(service("saves", 1, 10, 4 << 20), "ina/keeps") };
+    cell.submit("ina", mid(saves.clone()));
+    cell.try_submit("ina", JobSpec { name: "again".parse().unwrap(), ..mid(saves) }).unwrap_err();
+    let allocs: Vec<_> = (0..4).map(|index| cell.place(set, index, machine).unwrap()).collect();
+    cell.observe(Observation::MachineDown { machine });
+    let info = cell.state.machine(machine).unwrap().info.as_deref().unwrap().clone();
+    cell.observe(Observation::MachineUp { machine, info });
+    for alloc in &allocs[1..] {
+        cell.observe(Observation::DataAtRest { machine, alloc: *alloc, bytes: 1 << 20 });
+    }
+    cell.kill("ina", "ina/saves-rescue-2", &[]).unwrap();
+    let run = cell.state.job_named(&"ina/saves-rescue-3".parse().unwrap()).unwrap().id;
+    let run = cell.place(run, 0, machine).unwrap();
+    cell.up(run);
+    let why = "the machine was short of disk".to_owned();
+    cell.observe(Observation::DataGone { machine, alloc: allocs[3], why });
+    let rescue = |order| {
+        let number = NonZeroU64::new(2);
+        Action::RescueData { alloc: "ina/keeps/1".parse().unwrap(), number, order }
+    };
+    cell.apply(user("ina"), rescue(DataOrder::Rescue)).unwrap();
+    cell.apply(user("ann"), rescue(DataOrder::Drop)).unwrap_err();
+    cell.kill("ina", "ina/saves-rescue-2", &[]).unwrap();
+    assert_eq!(cell.state.kept().count(), 3);
 }
 
 /// Daemons with and without a machine, ticks of all fates, parents and children, ends of level 6.

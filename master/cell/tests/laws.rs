@@ -7,7 +7,7 @@ use borg_cell::fixture::{alloc_set, batch, cron, daemon, info, service, user, wi
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, Machine};
 use borg_proto::command::{
-    Action, AllocSize, Assignment, Command, CronOrder, LEVEL, Observation, Principal,
+    Action, AllocSize, Assignment, Command, CronOrder, DataOrder, LEVEL, Observation, Principal,
     RUN_ENDS_SINCE,
 };
 use borg_proto::cron::{CatchUp, Overlap};
@@ -145,6 +145,12 @@ fn update(state: &CellState, a: u8, b: u8, c: u8) -> Action {
             }
             4 => task.grace_ms = Millis(c.into()),
             5 => task.spread = vec![Spread { attribute: "rack".into(), max: 1 + u32::from(c % 3) }],
+            6 => {
+                let (attribute, op) = ("rack".to_owned(), ConstraintOp::Equal);
+                let values = vec![["r1", "r2"][usize::from(c % 2)].to_owned()];
+                task.constraints = vec![Constraint { attribute, op, values, soft: false }];
+                task.constraints.truncate(usize::from(c % 3));
+            }
             _ => {}
         })
     });
@@ -375,8 +381,14 @@ fn kinds(state: &CellState, owner: &str, a: u8, b: u8, c: u8) -> Action {
 
 /// An alloc set, another size for one, or a job in one.
 fn allocs(a: u8, b: u8, c: u8) -> Action {
-    let key = |of: u8| format!("{}/a{}", ["ann", "bob"][usize::from(of % 2)], of % 2);
+    let key = |of: u8| format!("{}/a", ["ann", "bob"][usize::from(of % 2)]);
     let size = 400 + u64::from(b) * 2;
+    if a % 16 == 12 {
+        let alloc = format!("{}/{}", key(c), b % 4).parse().unwrap();
+        let order = if c.is_multiple_of(3) { DataOrder::Drop } else { DataOrder::Rescue };
+        let number = std::num::NonZeroU64::new(u64::from(c / 64));
+        return Action::RescueData { alloc, number, order };
+    }
     if a.is_multiple_of(4) {
         let allocs = b.is_multiple_of(2).then_some(u32::from(b % 8));
         let cpu_milli = (!b.is_multiple_of(3)).then_some(size);
@@ -385,14 +397,17 @@ fn allocs(a: u8, b: u8, c: u8) -> Action {
         return Action::ResizeAllocs { alloc_set: key(c).parse().unwrap(), allocs, size };
     }
     let spec = if a.is_multiple_of(2) {
-        let set = alloc_set(&format!("a{}", c % 2), u32::from(b % 5), size, 8 << 20);
+        let set = alloc_set("a", u32::from(b % 5), size, 8 << 20);
         let after = if c.is_multiple_of(8) { vec!["ann/j1".parse().unwrap()] } else { Vec::new() };
-        JobSpec { after, ..set }
+        let keep_data_ms = (!b.is_multiple_of(8)).then(|| Millis(60_000 + u64::from(b) * 500));
+        JobSpec { after, keep_data_ms, ..set }
     } else {
         let spec = JobSpec { after: Vec::new(), ..job(a, b, c) };
         let at_once = a % 16 == 3;
         let (gang, concurrent) = (spec.gang && at_once, spec.concurrent.filter(|_| at_once));
-        within(JobSpec { gang, concurrent, ..spec }, &key(c))
+        let spec = within(JobSpec { gang, concurrent, ..spec }, &key(c));
+        let name = format!("t{}", a / 2 % 4).parse().unwrap();
+        JobSpec { name, rescue: (a / 2).is_multiple_of(2), ..spec }
     };
     let spec = with_task(spec, |task| {
         if a % 16 != 1 {
@@ -429,7 +444,16 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     // Now and then one that leaves its machine.
     let leaving: Vec<TaskId> = state.draining().flat_map(|m| state.leaving(m)).take(40).collect();
     let leaving = pick(&leaving, b).filter(|_| a % 3 == 1);
-    let task = leaving.or_else(|| pick(&pending, b)).filter(|_| !hostile).unwrap_or(stranger);
+    // Or one that has its place already: in an alloc, or where the data is that it saves.
+    let has_place = |id: &&TaskId| {
+        let alloc = state.alloc_of(**id).and_then(|alloc| state.task(alloc));
+        let saves = state.job(id.job).is_some_and(|job| job.rescues().is_some());
+        saves || alloc.is_some_and(|alloc| alloc.placement().is_some())
+    };
+    let placeable: Vec<TaskId> = pending.iter().filter(has_place).copied().collect();
+    let placeable = pick(&placeable, b).filter(|_| a % 5 == 2);
+    let task = leaving.or(placeable).or_else(|| pick(&pending, b));
+    let task = task.filter(|_| !hostile).unwrap_or(stranger);
     let machine = pick(&machines, c).map_or(MachineId(u32::from(c)), |machine| machine.id);
     // Most tasks in allocs are decided for where their alloc is.
     let alloc = state.alloc_of(task).and_then(|alloc| state.task(alloc)?.placement());
@@ -492,6 +516,16 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             Observation::MachineUp { machine, info }
         }
         3 if c % 4 == 2 => Observation::TaskReclaimed { id },
+        3 | 7 if c % 2 == 1 => {
+            let kept: Vec<_> = state.kept().map(|kept| (kept.machine, kept.alloc)).collect();
+            let (machine, alloc) = pick(&kept, b).unwrap_or((machine, old));
+            if c % 16 == 1 {
+                let why = "ß".repeat(usize::from(c));
+                Observation::DataGone { machine, alloc, why }
+            } else {
+                Observation::DataAtRest { machine, alloc, bytes: c.into() }
+            }
+        }
         3 => Observation::MachineDown { machine },
         4 => Observation::TaskUp {
             id,
@@ -921,6 +955,10 @@ fn the_steps_reach_the_interesting_places() {
         "task.placed in an alloc",
         "task.evicted in an alloc",
         "allocs.resized",
+        "data.kept",
+        "data.at-rest",
+        "data.rescuing",
+        "data.gone",
         "cron.changed",
         "task.renewed",
         "task.withdrawn",

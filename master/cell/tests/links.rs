@@ -157,6 +157,7 @@ impl Rig {
             info: Some(info(4_000, 8 * GIB, &[])),
             tasks: tasks.iter().map(|(id, status)| task(*id, status.clone())).collect(),
             gone: Vec::new(),
+            data: None,
         };
         self.said.insert(name(number), delta.clone());
         delta

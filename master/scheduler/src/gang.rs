@@ -16,7 +16,7 @@ use crate::victims;
 use borg_cell::state::Crash;
 use borg_proto::command::Assignment;
 use borg_proto::{JobId, Millis, TaskId, TaskState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How long a gang that did not fit is not tried again, for each of its tasks. 5 ms: our choice. Where
@@ -184,7 +184,7 @@ impl Scheduler {
         now: Millis,
         decisions: &mut Vec<Assignment>,
     ) -> bool {
-        let job = need.job;
+        let (job, cohort) = (need.job, need.cohort);
         if self.gangs.taken_back >= MOST_TAKEN_BACK {
             self.gangs.put_off(job, now, &self.machines);
             return false;
@@ -193,9 +193,9 @@ impl Scheduler {
         self.wake_parked();
         let priority = need.priority;
         let (last, version) = (self.queue.last_served(priority), self.machines.version());
-        let tasks: Vec<TaskId> = self.queue.ready(need.cohort).collect();
+        let tasks = self.ready_gang(job);
         let before = decisions.len();
-        for task in &tasks {
+        for (task, need) in &tasks {
             let Some(decision) = self.decide(*task, need, now) else {
                 let made = decisions.split_off(before);
                 self.gangs.taken_back += made.len();
@@ -203,12 +203,24 @@ impl Scheduler {
                 self.queue.serve_again(priority, last);
                 self.gangs.undo(version, &self.machines);
                 self.gangs.rest(job, tasks.len(), now, &self.machines);
+                let others: BTreeSet<Cohort> = tasks.iter().map(|(_, need)| need.cohort).collect();
+                others.into_iter().filter(|one| *one != cohort).for_each(|one| self.park(one));
                 return false;
             };
             decisions.push(decision);
         }
         self.gangs.forget(job);
         true
+    }
+
+    /// The tasks of a job that may be decided now with what each asks for, of whatever version.
+    fn ready_gang(&self, job: JobId) -> Vec<(TaskId, Arc<Need>)> {
+        let needs = self.needs.range(Cohort::all_of(job)).map(|(_, need)| need);
+        let ready =
+            needs.flat_map(|need| self.queue.ready(need.cohort).map(|id| (id, need.clone())));
+        let mut ready: Vec<_> = ready.collect();
+        ready.sort_by_key(|(id, _)| *id);
+        ready
     }
 
     fn take_back(&mut self, made: &[Assignment], now: Millis) {
@@ -241,31 +253,34 @@ impl Scheduler {
                 "waits for {unready} {tasks} of its gang to be ready: all or none"
             ));
         }
-        let tasks: Vec<TaskId> = tasks.into_iter().map(|(id, _)| id).collect();
-        let crashes = |task: &TaskId| -> Vec<Crash> {
-            self.state.task(*task).map(|task| task.avoids(now).collect()).unwrap_or_default()
-        };
-        let crashes: Vec<_> = tasks.iter().map(|task| (*task, crashes(task))).collect();
-        fit(self.machines.clone(), &self.config.weights, need, &crashes)
+        let asked = tasks.into_iter().filter_map(|(id, _)| {
+            let crashes = self.state.task(id).map(|task| task.avoids(now).collect());
+            Some((id, self.need_of(id)?.clone(), crashes.unwrap_or_default()))
+        });
+        fit(self.machines.clone(), &self.config.weights, &asked.collect::<Vec<_>>())
     }
 }
 
-/// Places `tasks`, each with where it failed, one after the other in a copy. Says what stops the first
-/// that finds no machine.
+/// Places tasks, each with what it asks for and where it failed, one after the other in a copy. Says what stops
+/// the first that finds no machine.
 fn fit(
     mut machines: Machines,
     weights: &Weights,
-    need: &Arc<Need>,
-    tasks: &[(TaskId, Vec<Crash>)],
+    tasks: &[(TaskId, Arc<Need>, Vec<Crash>)],
 ) -> Option<String> {
-    let mut class = Class::new(need.clone(), &machines, weights);
-    for (placed, (task, crashes)) in tasks.iter().enumerate() {
-        let avoid = avoided(crashes, &mut class, &machines, weights);
+    let mut classes: BTreeMap<Cohort, Class> = BTreeMap::new();
+    for (_, need, _) in tasks {
+        let new = || Class::new(need.clone(), &machines, weights);
+        classes.entry(need.cohort).or_insert_with(new);
+    }
+    for (placed, (task, need, crashes)) in tasks.iter().enumerate() {
+        let class = classes.get_mut(&need.cohort)?;
+        let avoid = avoided(crashes, class, &machines, weights);
         let plain = class.best(&machines, weights, true, &avoid).map(|(_, row)| row);
         let row = plain.or_else(|| class.best_preempting(&machines, weights, true, &avoid));
         let Some(row) = row else {
             let within = Preempting::WithinBudgets;
-            let stops = explain::count(&mut class, &machines, weights, within, &avoid);
+            let stops = explain::count(class, &machines, weights, within, &avoid);
             return Some(format!(
                 "{placed} of {} tasks fit; it is a gang: all or none; for the next one, {}",
                 tasks.len(),
@@ -284,9 +299,8 @@ fn fit(
             }
             machines.remove(victim);
         }
-        let (task, need) = (*task, need.clone());
-        machines.add(row, Resident::proposed(task, need));
-        class.count(&machines, weights, row, true);
+        machines.add(row, Resident::proposed(*task, need.clone()));
+        classes.values_mut().for_each(|class| class.count(&machines, weights, row, true));
     }
     None
 }

@@ -89,9 +89,14 @@ impl Scheduler {
         let woken = self.stuck.iter().filter(|(machine, (since, _))| grown(machine, *since));
         let woken: Vec<MachineId> = woken.map(|(machine, _)| *machine).collect();
         for machine in woken {
-            let (_, tasks) = self.stuck.remove(&machine).unwrap_or_default();
-            tasks.into_iter().for_each(|task| self.settle(task));
+            self.wake_stuck_on(machine);
         }
+    }
+
+    /// Those whom only this machine kept from starting try again.
+    pub(crate) fn wake_stuck_on(&mut self, machine: MachineId) {
+        let (_, tasks) = self.stuck.remove(&machine).unwrap_or_default();
+        tasks.into_iter().for_each(|task| self.settle(task));
     }
 
     /// The alloc set in which a job's tasks run, or that the job is; also of tasks that are no more.

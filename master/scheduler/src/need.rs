@@ -38,6 +38,8 @@ pub(crate) struct Need {
     /// Of the job's tasks those that ask for this.
     pub(crate) cohort: Cohort,
     pub(crate) priority: Priority,
+    /// Whether they stand as prod does, which their own version says.
+    prod: bool,
     /// How many tasks the job has.
     pub(crate) tasks: u32,
     /// Grains of each column of which it asks for any: (column, grains), devices last.
@@ -57,7 +59,8 @@ pub(crate) struct Need {
     /// The alloc set in whose allocs the tasks run: then only ports are asked of the machine, and
     /// there is no choice of machines.
     pub(crate) alloc_set: Option<JobId>,
-    /// Whether each task has a machine of its own, of a daemon: then there is no choice either.
+    /// Whether each task belongs to a machine, of a daemon or of a run that saves data: then there is no choice
+    /// either.
     pub(crate) pinned: bool,
     /// Whether the tasks are allocs, which take whoever is in them along.
     pub(crate) is_alloc: bool,
@@ -187,6 +190,7 @@ impl Need {
             job: cohort.job,
             cohort,
             priority,
+            prod: priority.is_prod(),
             tasks,
             asks,
             task,
@@ -204,9 +208,23 @@ impl Need {
         }
     }
 
+    /// The same of tasks that belong to a machine, whatever the kind of their job.
+    pub(crate) fn pinned(self) -> Self {
+        Self { pinned: true, class: ClassKey::Job(self.cohort), ..self }
+    }
+
     /// Which of the two kinds of work it is that machines mix.
     pub(crate) fn kind(&self) -> Kind {
-        if self.priority.is_prod() { Kind::Prod } else { Kind::Rest }
+        if self.prod { Kind::Prod } else { Kind::Rest }
+    }
+
+    /// The same of a version that is of prod, or not, as its job may have become the other since. No other job's
+    /// tasks get its answers then.
+    pub(crate) fn of_version(mut self, prod: bool) -> Self {
+        if self.prod != prod {
+            (self.prod, self.class) = (prod, ClassKey::Job(self.cohort));
+        }
+        self
     }
 
     /// What may be lent of one of its tasks of which so much is not needed: no more than what it holds.

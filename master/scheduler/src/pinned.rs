@@ -1,4 +1,4 @@
-//! Tasks of daemons: each has a machine of its own, and no other is looked at.
+//! Tasks that belong to a machine, those of daemons and runs that save what is there: no other is looked at.
 //!
 //! The cell says which machine that is; here room is made for it there as for any other task, by pushing out
 //! lower priorities if need be. A task for which there is none leaves the queue until its machine changes, as
@@ -12,14 +12,14 @@ use crate::queue::NEVER;
 use crate::scheduler::Scheduler;
 use crate::victims;
 use borg_cell::rejection::Rejection;
-use borg_cell::state::Task;
+use borg_cell::state::{MachineState, Task};
 use borg_proto::command::Assignment;
 use borg_proto::{IncarnationId, MachineId, Millis, TaskId, TaskState};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Scheduler {
-    /// Decides for the first task of a daemon for which there is room on its machine.
+    /// Decides for the first task of such a job for which there is room on its machine.
     pub(crate) fn decide_pinned(&mut self, need: &Arc<Need>, now: Millis) -> Option<Assignment> {
         while let Some(task) = self.queue.first(need.cohort) {
             let job = self.state.job(need.job)?;
@@ -29,7 +29,7 @@ impl Scheduler {
             let overdue_at = slot.and_then(Task::overdue_at);
             let mut again = NEVER;
             if let Some(machine) = home {
-                let found = self.machines.row(machine).filter(|row| self.may_enter(need, *row));
+                let found = self.row_for(need, machine);
                 let victims = found.and_then(|row| Some((row, self.make_way(need, row, overdue)?)));
                 if let Some((row, victims)) = victims {
                     return Some(self.assume(task, need, (row, machine), victims));
@@ -45,12 +45,18 @@ impl Scheduler {
         None
     }
 
-    /// Whether a row's machine takes new tasks of such a user, and meets what they ask of it.
-    fn may_enter(&self, need: &Need, row: usize) -> bool {
+    /// A machine's row, if it takes new tasks of such a job, and meets what they ask of it.
+    fn row_for(&self, need: &Need, machine: MachineId) -> Option<usize> {
         let Machines { rooms, access, filters, .. } = &self.machines;
-        rooms.is_open(row)
-            && access.admits(need.group, row)
-            && need.hard.iter().all(|filter| filters.holds(*filter, row))
+        let row = self.machines.row(machine)?;
+        let (job, found) = (self.state.job(need.job)?, self.state.machine(machine)?);
+        // What is saved on a drained machine is saved there: the state says for how long.
+        let open = match job.rescues() {
+            Some(_) => found.state == MachineState::Up && self.state.admits(job, found).is_ok(),
+            None => rooms.is_open(row) && access.admits(need.group, row),
+        };
+        let meets = need.hard.iter().all(|filter| filters.holds(*filter, row));
+        (open && meets).then_some(row)
     }
 
     /// Who has to go for a task on a row, if that is enough: within disruption budgets, and beyond them only
@@ -61,7 +67,7 @@ impl Scheduler {
         Some(victims.into_iter().map(victims::incarnation).collect())
     }
 
-    /// Why a task of a daemon is on its machine, or not yet.
+    /// Why such a task is on its machine, or not yet.
     pub(crate) fn explain_pinned(&self, task: TaskId, now: Millis) -> Explanation {
         let found = self.state.task(task);
         let mut told = explain::settled(&self.state, task, found);
@@ -74,12 +80,15 @@ impl Scheduler {
         let not_before = match &found.state {
             TaskState::Pending { not_before, .. } => *not_before,
             TaskState::Running(_) => {
-                told.summary += ", where it belongs, as each machine has one";
+                told.summary += match job.rescues() {
+                    Some(_) => ", where the data is that it saves",
+                    None => ", where it belongs, as each machine has one",
+                };
                 return told;
             }
             TaskState::Dead { .. } => return told,
         };
-        let victims = self.machines.row(home).filter(|row| self.may_enter(need, *row));
+        let victims = self.row_for(need, home);
         let victims = victims.and_then(|row| self.make_way(need, row, found.is_overdue(now)));
         told.ahead = self.queue.ahead(job.priority());
         (told.machines, told.feasible) = (1, u32::from(victims.is_some()));
@@ -105,7 +114,7 @@ impl Scheduler {
         else {
             return format!("belongs on {name}, which is gone");
         };
-        if let Err(refused) = machine.admits(job.owner()) {
+        if let Err(refused) = self.state.admits(job, machine) {
             return format!("belongs there, but {refused}");
         }
         let (free, asked) = (machine.free(), job.spec_of(task.index).asked());

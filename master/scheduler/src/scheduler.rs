@@ -254,6 +254,7 @@ impl Scheduler {
                 // A job's state follows from its tasks, which have events of their own.
                 EventKind::JobChanged { .. }
                 | EventKind::CronChanged(_)
+                | EventKind::DataChanged { .. }
                 | EventKind::MastersChanged
                 | EventKind::SafeMode { .. }
                 | EventKind::QuotaChanged(_)
@@ -266,6 +267,10 @@ impl Scheduler {
         }
         for machine in machines {
             self.settle_machine(machine);
+            // A drain may wait longer for those who save what is there, though no room came of that.
+            if self.state.machine(machine).is_some_and(|found| found.drain.is_some()) {
+                self.wake_stuck_on(machine);
+            }
         }
         if self.machines.has_learnt_names() {
             let state = self.state.clone();
@@ -351,7 +356,7 @@ impl Scheduler {
     }
 
     /// Takes a job out of the queue until its class may fit somewhere.
-    fn park(&mut self, cohort: Cohort) {
+    pub(crate) fn park(&mut self, cohort: Cohort) {
         let key = self.needs[&cohort].class.clone();
         if let Some(class) = self.classes.get_mut(&key) {
             let reach = class.park(&self.machines, self.retry.contains(&key));
@@ -811,7 +816,9 @@ impl Scheduler {
         let spec = asked_by(found, version);
         let set = self.state.alloc_set_of(found).map(|set| set.id);
         let group = self.machines.access.group(found.owner());
-        let need = Arc::new(Need::new(cohort, group, &spec, set, &mut self.machines));
+        let prod = version.is_prod();
+        let need = Need::new(cohort, group, &spec, set, &mut self.machines).of_version(prod);
+        let need = Arc::new(if found.rescues().is_some() { need.pinned() } else { need });
         self.needs.insert(cohort, need.clone());
         need
     }

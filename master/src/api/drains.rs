@@ -61,6 +61,10 @@ fn machine(state: &CellState, machine: &Machine, most: usize, now: Millis) -> pb
         drain: machine.drain.as_deref().map(drain),
         tasks: u32::try_from(machine.tasks.len()).unwrap_or(u32::MAX),
         leaving: leaving.collect(),
+        kept: u32::try_from(
+            state.kept_on(machine.id).filter(|kept| kept.awaits_rescue() && !kept.overdue).count(),
+        )
+        .unwrap_or(u32::MAX),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod deadline;
 mod drains;
+mod kept;
 pub(crate) mod names;
 mod packages;
 mod privileges;
@@ -460,6 +461,24 @@ impl Borgmaster for Api {
             return Err(Status::internal("the cell accepted something else"));
         };
         Ok(Response::new(pb::RerunResponse { tasks, index: done.index }))
+    }
+
+    async fn rescue_data(
+        &self,
+        request: Request<pb::RescueDataRequest>,
+    ) -> Result<Response<pb::RescueDataResponse>, Status> {
+        let done = self.changed(request, "RescueData").await?;
+        Ok(Response::new(pb::RescueDataResponse { index: done.index }))
+    }
+
+    async fn list_kept_data(
+        &self,
+        request: Request<pb::ListKeptDataRequest>,
+    ) -> Result<Response<pb::ListKeptDataResponse>, Status> {
+        let user = self.user(&request, "ListKeptData")?;
+        let (view, past) = (self.view_for(&user, &request).await?, shows_the_past(&request));
+        let only = &request.get_ref().user;
+        Ok(Response::new(kept::list(&view, only, now_in(&view, past))))
     }
 
     async fn order_cron(

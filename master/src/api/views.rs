@@ -81,7 +81,14 @@ pub(super) fn job_summary(state: &CellState, job: &Job) -> pb::JobSummary {
         stopped: if job.waits_for.is_empty() { job.counts.held } else { 0 },
         parent: job.spec.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
         cron: kinds::cron_info(job),
+        rescues: rescues(state, job),
     }
+}
+
+/// The alloc whose data it saves, of a run that was made for that.
+fn rescues(state: &CellState, job: &Job) -> String {
+    let kept = job.rescues().and_then(|number| state.kept_data(number));
+    kept.map(|kept| kept.name().to_string()).unwrap_or_default()
 }
 
 /// A job with what only those ask for who ask for one.

@@ -3,6 +3,7 @@
 use super::access;
 use super::cause::{read_run, replica, task_id};
 use super::cron;
+use super::data;
 use super::drain;
 use super::error::{At, WireError, check_line, check_range, each, port, required};
 use super::health::read_health;
@@ -22,6 +23,7 @@ use crate::machine::MachineId;
 use crate::names::{IncarnationId, ReplicaId};
 use crate::spec::{MAX_PORTS, MAX_TASKS};
 use crate::submitted;
+use crate::task::MAX_CAUSE_BYTES;
 use crate::time::Millis;
 use pb::command::{Action as PbAction, By};
 use pb::observation as seen;
@@ -224,6 +226,9 @@ impl From<&Action> for PbAction {
                     disk_bytes: size.disk_bytes,
                 })
             }
+            Action::RescueData { alloc, number, order } => {
+                Self::RescueData(data::write_order(alloc, *number, *order))
+            }
             Action::SetPolicy { policy, weights } => {
                 Self::SetPolicy(policy::write(*policy, weights))
             }
@@ -322,6 +327,7 @@ impl TryFrom<PbAction> for Action {
             PbAction::RemoveQuota(remove) => quota::remove(&remove).at("remove_quota"),
             PbAction::EnforceQuota(enforce) => quota::enforce(enforce).at("enforce_quota"),
             PbAction::ResizeAllocs(resize) => resize_allocs(&resize).at("resize_allocs"),
+            PbAction::RescueData(order) => data::order(&order).at("rescue_data"),
             PbAction::SetPolicy(set) => policy::set(&set).at("set_policy"),
             PbAction::SetReclamation(set) => reclamation::set(&set).at("set_reclamation"),
             PbAction::KeepMachines(keep) => access::keep(keep).at("keep_machines"),
@@ -499,6 +505,18 @@ impl From<&Observation> for pb::Observation {
             Observation::TaskReclaimed { id } => {
                 seen::Kind::TaskReclaimed(seen::TaskReclaimed { id: Some(id.into()) })
             }
+            Observation::DataAtRest { machine, alloc, bytes } => {
+                seen::Kind::DataAtRest(seen::DataAtRest {
+                    machine: machine.0,
+                    alloc: Some(alloc.into()),
+                    bytes: *bytes,
+                })
+            }
+            Observation::DataGone { machine, alloc, why } => seen::Kind::DataGone(seen::DataGone {
+                machine: machine.0,
+                alloc: Some(alloc.into()),
+                why: why.clone(),
+            }),
             Observation::TaskAddress { id, address } => {
                 seen::Kind::TaskAddress(seen::TaskAddress {
                     id: Some(id.into()),
@@ -557,6 +575,19 @@ impl TryFrom<pb::Observation> for Observation {
             },
             seen::Kind::TaskReclaimed(seen::TaskReclaimed { id }) => {
                 Self::TaskReclaimed { id: incarnation("id", id)? }
+            }
+            seen::Kind::DataAtRest(rest) => Self::DataAtRest {
+                machine: MachineId(rest.machine),
+                alloc: incarnation("alloc", rest.alloc)?,
+                bytes: rest.bytes,
+            },
+            seen::Kind::DataGone(gone) => {
+                check_line("why", &gone.why, MAX_CAUSE_BYTES)?;
+                Self::DataGone {
+                    machine: MachineId(gone.machine),
+                    alloc: incarnation("alloc", gone.alloc)?,
+                    why: gone.why,
+                }
             }
             seen::Kind::TaskAddress(seen::TaskAddress { id, address }) => Self::TaskAddress {
                 id: incarnation("id", id)?,
@@ -634,6 +665,15 @@ impl TryFrom<pb::RerunRequest> for Change {
     type Error = WireError;
     fn try_from(r: pb::RerunRequest) -> Result<Self, WireError> {
         let action = cron::rerun(&pb::RerunJob { job: r.job, tasks: r.tasks })?;
+        Ok(Self { action, request: request_id("request_id", &r.request_id)? })
+    }
+}
+
+impl TryFrom<pb::RescueDataRequest> for Change {
+    type Error = WireError;
+    fn try_from(r: pb::RescueDataRequest) -> Result<Self, WireError> {
+        let action =
+            data::order(&pb::RescueData { alloc: r.alloc, number: r.number, drop: r.drop })?;
         Ok(Self { action, request: request_id("request_id", &r.request_id)? })
     }
 }

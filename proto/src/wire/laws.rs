@@ -287,6 +287,7 @@ fn ordered() -> pb::TargetTask {
         restart: true,
         exclusive: true,
         packages: Vec::new(),
+        shared: None,
     }
 }
 

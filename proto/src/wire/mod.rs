@@ -11,6 +11,7 @@ mod access;
 mod cause;
 mod command;
 mod cron;
+mod data;
 mod disruption;
 mod drain;
 mod error;

@@ -1,6 +1,7 @@
 //! The leader's orders to its link shards and their differences.
 
 use super::cause::replica;
+use super::data;
 use super::error::{At, WireError, check_range, each, required};
 use super::machine::check_address;
 use super::pb;
@@ -122,6 +123,10 @@ impl From<&MachineDelta> for pb::MachineDelta {
             tasks: d.tasks.iter().map(Into::into).collect(),
             gone: d.gone.iter().map(Into::into).collect(),
             obeyed: d.obeyed,
+            data: d
+                .data
+                .as_ref()
+                .map(|data| pb::DataReports { data: data.iter().map(Into::into).collect() }),
         }
     }
 }
@@ -139,6 +144,7 @@ impl TryFrom<pb::MachineDelta> for MachineDelta {
             info: d.info.map(TryInto::try_into).transpose().at("info")?,
             tasks: each("tasks", d.tasks, MAX_TASKS_PER_MACHINE, TaskReport::try_from)?,
             gone: each("gone", d.gone, MAX_TASKS_PER_MACHINE, IncarnationId::try_from)?,
+            data: d.data.map(|data| data::read_reports(data.data)).transpose()?,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The exchange of a link shard and a borglet.
 
 use super::cause::read_run;
+use super::data;
 use super::error::{At, WireError, check_ordered, check_range, each, port, required};
 use super::health::read_health;
 use super::package::MAX_BLOBS;
@@ -119,6 +120,7 @@ impl From<&TargetTask> for pb::TargetTask {
             restart: t.restart,
             exclusive: t.exclusive,
             packages: t.packages.iter().map(|package| (&**package).into()).collect(),
+            shared: t.shared.as_ref().map(Into::into),
         }
     }
 }
@@ -145,6 +147,7 @@ impl TryFrom<pb::TargetTask> for TargetTask {
             packages: each("packages", t.packages, MAX_TASK_PACKAGES + 1, |package| {
                 Package::try_from(package).map(Arc::new)
             })?,
+            shared: t.shared.map(TryInto::try_into).transpose().at("shared")?,
         };
         if task.ports.len() != task.spec.ports.len() {
             let why = format!("are not one for each of the {} named ports", task.spec.ports.len());
@@ -177,6 +180,7 @@ impl From<&Target> for pb::Target {
             tasks: target.tasks.iter().map(Into::into).collect(),
             spare: target.spare,
             ends: target.ends.iter().map(Into::into).collect(),
+            data: target.data.iter().map(Into::into).collect(),
         }
     }
 }
@@ -192,7 +196,8 @@ impl TryFrom<pb::Target> for Target {
             let many = format!("{} incarnations", ends.len());
             return Err(WireError::new("ends", many, "are named though nothing is spared"));
         }
-        Ok(Self { tasks, spare: target.spare, ends })
+        let data = data::read_targets(target.data)?;
+        Ok(Self { tasks, spare: target.spare, ends, data })
     }
 }
 
@@ -326,6 +331,7 @@ impl From<&MachineReport> for pb::MachineReport {
             info: Some((&r.info).into()),
             tasks: r.tasks.iter().map(Into::into).collect(),
             blobs: r.blobs.iter().map(Into::into).collect(),
+            data: r.data.iter().map(Into::into).collect(),
         }
     }
 }
@@ -337,7 +343,8 @@ impl TryFrom<pb::MachineReport> for MachineReport {
         check_ordered("tasks", &tasks, |task| task.id)?;
         let blobs = each("blobs", r.blobs, MAX_BLOBS, BlobReport::try_from)?;
         check_ordered("blobs", &blobs, |blob| blob.digest)?;
-        Ok(Self { info: required("info", r.info)?.try_into().at("info")?, tasks, blobs })
+        let info = required("info", r.info)?.try_into().at("info")?;
+        Ok(Self { info, tasks, blobs, data: data::read_reports(r.data)? })
     }
 }
 

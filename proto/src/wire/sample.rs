@@ -1,7 +1,8 @@
 //! Arbitrary values of the vocabulary, each within its bounds, for the laws of the wire.
 
 use crate::command::{
-    Action, AllocSize, Assignment, Command, CronOrder, MAX_GIVEN_UP, Observation, Principal,
+    Action, AllocSize, Assignment, Command, CronOrder, DataOrder, MAX_GIVEN_UP, Observation,
+    Principal,
 };
 use crate::cron::{CatchUp, Cron, LEAST_START_BY, MOST_KEPT, MOST_START_BY, Overlap};
 use crate::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS, Rate, Share};
@@ -21,17 +22,17 @@ use crate::peer::{
 };
 use crate::policy::{MAX_WEIGHT, Policy, Term};
 use crate::poll::{
-    AnswerStamp, BlobReport, BlobSource, Fence, Holder, MachineReport, Percentiles, PollAnswer,
-    PollRequest, ReportVersion, StartTime, Target, TargetDigest, TargetTask, TaskReport,
-    TaskStatus, Usage, UsageWindow,
+    AnswerStamp, BlobReport, BlobSource, DataReport, DataStatus, Fence, Holder, MachineReport,
+    Percentiles, PollAnswer, PollRequest, ReportVersion, SharedData, StartTime, Target, TargetData,
+    TargetDigest, TargetTask, TaskReport, TaskStatus, Usage, UsageWindow,
 };
 use crate::priority::{AppClass, Band, Priority};
 use crate::privilege::Privilege;
 use crate::reclamation::{Amounts, Number, NumberSet};
 use crate::resources::Resources;
 use crate::spec::{
-    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_TASKS, MAX_TIMEOUT, MIN_TIMEOUT,
-    MemoryLimit, Spread, TaskLabels, TaskSpec, Volume,
+    Constraint, ConstraintOp, JobKind, JobSpec, MAX_GANG, MAX_KEEP_DATA, MAX_TASKS, MAX_TIMEOUT,
+    MIN_KEEP_DATA, MIN_TIMEOUT, MemoryLimit, Spread, TaskLabels, TaskSpec, Volume,
 };
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
@@ -45,6 +46,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -325,12 +327,14 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
             option::of(job_key()),
             caps(),
             cron(),
+            option::of((MIN_KEEP_DATA.0..=MAX_KEEP_DATA.0).prop_map(Millis)),
         ),
     )
         .prop_map(
             |(name, kind, tasks, priority, appclass, task, after, bounds, at_once, more)| {
                 let (retries, exclusive, alloc_set) = bounds;
-                let (labels, parent, (max_failures, timeout_ms, deadline_ms), cron) = more;
+                let (labels, parent, caps, cron, keep_data_ms) = more;
+                let (max_failures, timeout_ms, deadline_ms) = caps;
                 let (gang, concurrent, disruption) = at_once;
                 let (labels, of_some) = labels;
                 let of_some = of_some.map(|labels| TaskLabels {
@@ -359,6 +363,8 @@ pub(super) fn job_spec() -> impl Strategy<Value = JobSpec> {
                     labels,
                     disruption,
                     task_labels: of_some.into_iter().collect(),
+                    keep_data_ms,
+                    rescue: true,
                 };
                 without_what_its_kind_rules_out(&mut spec);
                 without_what_allocs_rule_out(&mut spec);
@@ -404,6 +410,11 @@ fn without_what_its_kind_rules_out(spec: &mut JobSpec) {
     } else {
         spec.cron = None;
     }
+    if spec.kind != JobKind::AllocSet {
+        spec.keep_data_ms = None;
+    }
+    let saves = matches!(spec.kind, JobKind::Service | JobKind::Batch);
+    spec.rescue &= saves && spec.alloc_set.is_some();
     if !spec.kind.completes() {
         (spec.max_failures, spec.timeout_ms, spec.deadline_ms) = (0, None, None);
     }
@@ -506,8 +517,11 @@ fn target_task() -> impl Strategy<Value = TargetTask> {
         appclass(),
         any::<[bool; 2]>(),
         vec(package(), 3),
+        option::of(shared()),
     )
-        .prop_map(|(id, job, more, (spec, ports), priority, appclass, flags, mut packages)| {
+        .prop_map(|of| {
+            let (id, job, more, (spec, ports), priority, appclass, flags, mut packages, shared) =
+                of;
             let named = usize::from(spec.image.is_some()) + spec.packages.len();
             packages.truncate(named);
             TargetTask {
@@ -521,19 +535,51 @@ fn target_task() -> impl Strategy<Value = TargetTask> {
                 restart: flags[0],
                 exclusive: flags[1],
                 packages,
+                shared,
             }
         })
 }
 
+fn shared() -> impl Strategy<Value = SharedData> {
+    (incarnation(), job_key(), any::<[bool; 2]>()).prop_map(|(alloc, job, [rescue, charged])| {
+        let name = TaskName { job, index: alloc.task.index };
+        SharedData { alloc, name, rescue, charged }
+    })
+}
+
+fn target_data() -> impl Strategy<Value = Vec<TargetData>> {
+    let one = (incarnation(), any::<u64>())
+        .prop_map(|(alloc, left)| TargetData { alloc, left: NonZeroU64::new(left) });
+    vec(one, 0..3).prop_map(|mut data| {
+        data.sort_by_key(|data| data.alloc);
+        data.dedup_by_key(|data| data.alloc);
+        data
+    })
+}
+
+fn data_reports() -> impl Strategy<Value = Vec<DataReport>> {
+    let status = prop_oneof![
+        Just(DataStatus::InUse),
+        any::<u64>().prop_map(|bytes| DataStatus::AtRest { bytes }),
+        "[a-z ]{0,20}".prop_map(|why| DataStatus::Gone { why }),
+    ];
+    let one = (incarnation(), status).prop_map(|(alloc, status)| DataReport { alloc, status });
+    vec(one, 0..3).prop_map(|mut data| {
+        data.sort_by_key(|data| data.alloc);
+        data.dedup_by_key(|data| data.alloc);
+        data
+    })
+}
+
 fn target() -> impl Strategy<Value = Arc<Target>> {
     let ends = option::of(vec(incarnation(), 0..3));
-    (vec(target_task(), 0..3), ends).prop_map(|(mut tasks, ends)| {
+    (vec(target_task(), 0..3), ends, target_data()).prop_map(|(mut tasks, ends, data)| {
         tasks.sort_by_key(|task| task.id);
         tasks.dedup_by_key(|task| task.id);
         let (spare, mut ends) = (ends.is_some(), ends.unwrap_or_default());
         ends.sort();
         ends.dedup();
-        Arc::new(Target { tasks, spare, ends })
+        Arc::new(Target { tasks, spare, ends, data })
     })
 }
 
@@ -672,11 +718,11 @@ pub(super) fn poll_answer() -> impl Strategy<Value = PollAnswer> {
         blobs.sort_by_key(|blob| blob.digest);
         blobs
     });
-    (version(), any::<[u64; 4]>(), machine_info(), tasks, blobs, millis()).prop_map(
-        |(version, [epoch, term, session, generation], info, tasks, blobs, at)| PollAnswer {
+    (version(), any::<[u64; 4]>(), machine_info(), tasks, blobs, data_reports(), millis()).prop_map(
+        |(version, [epoch, term, session, generation], info, tasks, blobs, data, at)| PollAnswer {
             version,
             obeyed: Fence { epoch, term, session, generation },
-            report: MachineReport { info, tasks, blobs },
+            report: MachineReport { info, tasks, blobs, data },
             at,
         },
     )
@@ -720,20 +766,20 @@ pub(super) fn orders() -> impl Strategy<Value = ShardOrders> {
 
 /// A shard's differences.
 pub(super) fn report() -> impl Strategy<Value = ShardReport> {
-    let delta =
-        (
-            name::<MachineName>(),
-            1..=u64::MAX,
-            any::<bool>(),
-            any::<bool>(),
-            any::<u64>(),
-            option::of(machine_info()),
-            vec(task_report(), 0..3),
-            vec(incarnation(), 0..3),
-        )
-            .prop_map(|(machine, seq, full, reachable, obeyed, info, tasks, gone)| {
-                MachineDelta { machine, seq, full, reachable, obeyed, info, tasks, gone }
-            });
+    let delta = (
+        name::<MachineName>(),
+        1..=u64::MAX,
+        any::<bool>(),
+        any::<bool>(),
+        any::<u64>(),
+        option::of(machine_info()),
+        vec(task_report(), 0..3),
+        vec(incarnation(), 0..3),
+        option::of(data_reports()),
+    )
+        .prop_map(|(machine, seq, full, reachable, obeyed, info, tasks, gone, data)| {
+            MachineDelta { machine, seq, full, reachable, obeyed, info, tasks, gone, data }
+        });
     let usage = vec((incarnation(), usage()), 0..3);
     (session(), replica(), vec(delta, 0..3), usage, stamp(), vec(name(), 0..3)).prop_map(
         |(session, from, deltas, usage, stamp, wanting)| ShardReport {
@@ -764,6 +810,12 @@ fn observation() -> impl Strategy<Value = Observation> {
             .prop_map(|(id, at, failure, run)| Observation::TaskEnded { id, at, failure, run }),
         incarnation().prop_map(|id| Observation::TaskGone { id }),
         incarnation().prop_map(|id| Observation::TaskReclaimed { id }),
+        (any::<u32>(), incarnation(), any::<u64>()).prop_map(|(machine, alloc, bytes)| {
+            Observation::DataAtRest { machine: MachineId(machine), alloc, bytes }
+        }),
+        (any::<u32>(), incarnation(), "[a-z ]{0,20}").prop_map(|(machine, alloc, why)| {
+            Observation::DataGone { machine: MachineId(machine), alloc, why }
+        }),
         (incarnation(), health()).prop_map(|(id, health)| Observation::TaskHealth { id, health }),
         (incarnation(), 1..u32::MAX).prop_map(|(id, address)| Observation::TaskAddress {
             id,
@@ -900,6 +952,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
                 Action::ResizeAllocs { alloc_set, allocs, size }
             }
         ),
+        data_order(),
         policy(),
         reclamation(),
         (vec(name(), 1..5), btree_set(name(), 0..4))
@@ -926,6 +979,14 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         by,
         request,
         action,
+    })
+}
+
+fn data_order() -> impl Strategy<Value = Action> {
+    let order = proptest::sample::select(&[DataOrder::Rescue, DataOrder::Drop][..]);
+    (job_key(), 0..MAX_TASKS, any::<u64>(), order).prop_map(|(job, index, number, order)| {
+        let (alloc, number) = (TaskName { job, index }, NonZeroU64::new(number));
+        Action::RescueData { alloc, number, order }
     })
 }
 

@@ -312,6 +312,8 @@ impl From<&JobSpec> for pb::JobSpec {
             labels: j.labels.clone(),
             disruption: j.disruption.as_ref().map(Into::into),
             task_labels: j.task_labels.iter().map(write_task_labels).collect(),
+            keep_data_ms: j.keep_data_ms.map_or(0, |time| time.0),
+            rescue: j.rescue,
         }
     }
 }
@@ -343,6 +345,8 @@ impl TryFrom<pb::JobSpec> for JobSpec {
             labels: j.labels,
             disruption: j.disruption.map(TryInto::try_into).transpose().at("disruption")?,
             task_labels: each("task_labels", j.task_labels, MAX_TASK_LABELS, read_task_labels)?,
+            keep_data_ms: (j.keep_data_ms > 0).then_some(Millis(j.keep_data_ms)),
+            rescue: j.rescue,
         };
         spec.check()?;
         Ok(spec)

@@ -178,10 +178,7 @@ impl Disruptions {
         } else {
             known.serving.remove(&task.index);
         }
-        let stops = matches!(
-            change,
-            TaskChange::Stopped { .. } | TaskChange::Evicted(EvictCause::Stopped { .. })
-        );
+        let stops = matches!(change, TaskChange::Stopped { .. });
         let starts = matches!(change, TaskChange::Released | TaskChange::Placed { .. });
         if stops {
             known.held.insert(task.index);
@@ -252,6 +249,7 @@ impl Disruptions {
             EvictCause::Updated { .. } | EvictCause::Reclaimed => false,
             // Its owner's word needs no budget.
             EvictCause::Stopped { .. }
+            | EvictCause::Capped { .. }
             | EvictCause::MachineDown
             | EvictCause::Shrunk
             | EvictCause::Resized => return Ok(()),
@@ -283,7 +281,9 @@ impl Disruptions {
             let most = spec.effective_disruption().map(|budget| budget.most.of(tasks));
             let out = known.dead.union(&known.held).copied().collect();
             let alive = (size + known.withdrawn.len()).saturating_sub(within(&out));
-            (alive.saturating_sub(within(&known.serving)), most)
+            // Those that the job's own cap holds back are not down.
+            let cap = spec.concurrent.map_or(usize::MAX, |most| most as usize);
+            (alive.min(cap).saturating_sub(within(&known.serving)), most)
         };
         let rooms: Vec<_> = in_force.map(|version| room(&version.spec)).collect();
         let allowed =

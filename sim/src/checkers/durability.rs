@@ -105,6 +105,7 @@ impl Durability {
                 | Action::Kill { .. }
                 | Action::Rerun { .. }
                 | Action::OrderCron { .. }
+                | Action::RescueData { .. }
                 | Action::AddMachine { .. }
                 | Action::RemoveMachine { .. }
                 | Action::InviteMaster { .. }

@@ -289,6 +289,7 @@ pub fn asked(action: &Action, by: &borg_proto::UserName) -> Option<(JobKey, JobA
         }
         Action::AddMachine { .. }
         | Action::OrderCron { .. }
+        | Action::RescueData { .. }
         | Action::RemoveMachine { .. }
         | Action::GiveUp { .. }
         | Action::InviteMaster { .. }

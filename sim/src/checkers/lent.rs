@@ -4,7 +4,7 @@
 //! Adds limits up from the jobs by itself; shares nothing with what the cell asks.
 
 use borg_cell::event::{Event, EventKind, TaskChange};
-use borg_cell::state::CellState;
+use borg_cell::state::{CellState, Version};
 use borg_proto::task::EvictCause;
 use borg_proto::{FailureCause, MachineId};
 use std::collections::BTreeMap;
@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 /// Which machine they do not fit.
 pub fn prod_fits(state: &CellState) -> Result<(), String> {
     let mut sums: BTreeMap<MachineId, (u64, u64)> = BTreeMap::new();
-    for job in state.jobs().filter(|job| job.spec.priority.is_prod() && job.is_alive()) {
+    for job in state.jobs().filter(|job| job.is_alive()) {
         if job.spec.alloc_set.is_some() {
             continue;
         }
         for (id, task) in state.tasks_of(job.id) {
-            let Some(placement) = task.placement() else { continue };
+            let of_prod = job.spec_of(id.index).priority.is_prod();
+            let Some(placement) = task.placement().filter(|_| of_prod) else { continue };
             let limit = &job.task_spec(id.index).limit;
             let sum = sums.entry(placement.machine).or_default();
             *sum = (sum.0 + limit.cpu_milli, sum.1 + limit.ram_bytes);
@@ -48,6 +49,11 @@ pub fn spares_prod(event: &Event, state: &CellState) -> Result<(), String> {
     let Some(job) = state.job(task.job).filter(|job| job.spec.priority.is_prod()) else {
         return Ok(());
     };
+    // Until its update moves it a task of a job that becomes prod stands on lent room.
+    let was_prod = |number| job.version(number).is_none_or(Version::is_prod);
+    if job.update().is_some_and(|update| !was_prod(update.from)) {
+        return Ok(());
+    }
     let short = |cause: &FailureCause| match cause {
         FailureCause::Short { limit_bytes, used_bytes, .. } => used_bytes <= limit_bytes,
         _ => false,

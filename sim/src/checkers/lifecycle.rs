@@ -76,11 +76,14 @@ impl Lifecycle {
                 Ok(())
             }
             EventKind::TaskChanged { task, change, .. } => self.step(*task, change),
-            // A slot that was taken out may be there again.
+            // A slot that was taken out may be there again, an exclusive one with the number of who may still run.
             EventKind::JobUpdated { job, .. } => {
+                let spec = state.job(*job).map(|job| &job.spec);
+                let waits = spec.is_some_and(|spec| spec.exclusive && !spec.kind.stands());
                 for (task, now) in state.tasks_of(*job).filter(|(_, task)| !task.is_dead()) {
                     let known = self.tasks.entry(task).or_insert((Place::Pending, 0));
-                    if known.0 == Place::Dead && now.incarnations == 0 {
+                    let waited_for = waits && now.incarnations == known.1;
+                    if known.0 == Place::Dead && (now.incarnations == 0 || waited_for) {
                         known.0 = Place::Pending;
                     }
                 }
@@ -91,6 +94,7 @@ impl Lifecycle {
             | EventKind::MachineRemoved(..)
             | EventKind::JobChanged { .. }
             | EventKind::CronChanged(_)
+            | EventKind::DataChanged { .. }
             | EventKind::AllocsResized(_)
             | EventKind::PackagePut(_)
             | EventKind::PackageRemoved(_)

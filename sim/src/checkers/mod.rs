@@ -72,6 +72,9 @@ pub enum Invariant {
     Kinds,
     /// What is lent harms no prod.
     Lent,
+    /// What allocs left behind stays until it is saved or its time is over, and is saved by one at a time when nobody
+    /// uses it.
+    KeptData,
     /// The state's own audit: room, ports, counts, indexes.
     Audit,
     /// A majority that is well and connected has a leader within two seconds.
@@ -109,6 +112,7 @@ impl fmt::Display for Invariant {
             Self::Quota => "I14 quota",
             Self::Privileges => "I25 privileges",
             Self::Kinds => "kinds of jobs",
+            Self::KeptData => "I33 kept data",
             Self::Lent => "I15 what is lent harms no prod",
             Self::Audit => "I15 audit of the state",
             Self::Elects => "I21 elections",

@@ -41,6 +41,7 @@ pub fn admitted(events: &[Event], state: &CellState) -> Result<(), String> {
             | EventKind::JobChanged { .. }
             | EventKind::JobForgotten(..)
             | EventKind::CronChanged(_)
+            | EventKind::DataChanged { .. }
             | EventKind::TaskChanged { .. }
             | EventKind::MastersChanged
             | EventKind::SafeMode { .. }

@@ -139,7 +139,7 @@ mod tests {
             address: None,
         };
         let tasks = tasks.iter().map(task).collect();
-        MachineReport { info, tasks, blobs: Vec::new() }
+        MachineReport { info, tasks, blobs: Vec::new(), data: Vec::new() }
     }
 
     const M: MachineId = MachineId(0);

@@ -8,16 +8,16 @@
 use super::replica::Replica;
 use super::{Happening, World, index_of, machine, number, words};
 use crate::checkers::{Invariant, job_history};
-use crate::jobs;
+use crate::jobs::{self, Play};
 use crate::marks::Mark;
 use borg_cell::master::{Input, Outcome};
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
-use borg_proto::command::{Action, AllocSize, Command, CronOrder, Principal, RequestId};
+use borg_proto::command::{Action, AllocSize, Command, CronOrder, DataOrder, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::update::{Order, Revision, Steer, UpdateOptions};
-use borg_proto::{JobKey, MachineName, Millis, ReplicaId, UserName};
+use borg_proto::{JobKey, JobKind, JobSpec, MachineName, Millis, ReplicaId, TaskName, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -162,6 +162,7 @@ impl Clients {
                 | Action::Kill { .. }
                 | Action::Rerun { .. }
                 | Action::OrderCron { .. }
+                | Action::RescueData { .. }
                 | Action::InviteMaster { .. }
                 | Action::JoinMaster { .. }
                 | Action::RemoveMaster { .. }
@@ -287,7 +288,8 @@ impl World {
                 let others = [key(format!("job{}", dice.below(5)))];
                 let spec = jobs::random(dice, &name, &others);
                 let spec = if self.setup.quotas { jobs::loosen_some(spec) } else { spec };
-                let spec = if self.setup.drains { jobs::budget_some(spec) } else { spec };
+                let spec =
+                    if self.setup.drains { jobs::keep_some(jobs::budget_some(spec)) } else { spec };
                 Asked::Change(Action::SubmitJob { spec: Arc::new(spec) })
             }
             thrown @ 55..=74 => {
@@ -305,6 +307,11 @@ impl World {
                 let any = TEST_CLIENT + 1 + dice.index(self.clients.joiners - TEST_CLIENT - 1);
                 // Nothing more is thrown for these: seeds that are kept go on meeting what they were
                 // kept for.
+                if thrown == 79 {
+                    let alloc = TaskName { job: key(name), index: 0 };
+                    let (number, order) = (None, DataOrder::Rescue);
+                    return Some(Asked::Change(Action::RescueData { alloc, number, order }));
+                }
                 if thrown < 80 {
                     let size = AllocSize {
                         cpu_milli: Some(thrown % 5 * 500 + 200),
@@ -328,7 +335,11 @@ impl World {
                 let user = self.clients.list[any].user.clone();
                 Asked::Read(JobKey { user, ..key(name) })
             }
-            thrown @ 90..=94 => Asked::Change(update(key(name), thrown)),
+            thrown @ 90..=94 => {
+                let job = key(name);
+                let spec = self.state().job_named(&job).map(|job| job.spec.clone());
+                Asked::Change(update(job, spec.as_deref(), thrown))
+            }
             _ => Asked::Again,
         })
     }
@@ -604,28 +615,49 @@ impl World {
     }
 }
 
-/// Something to do to a job's tasks one after another, or a word to that. As many tasks as there were
-/// stay alive.
-fn update(job: JobKey, thrown: u64) -> Action {
+/// Something to do to a job's tasks one after another, or a word to that. What it is follows from `thrown` and
+/// the job's name.
+fn update(job: JobKey, spec: Option<&JobSpec>, thrown: u64) -> Action {
     let number = u64::from(*job.name.as_str().as_bytes().last().unwrap_or(&b'0') - b'0');
-    if thrown == 94 {
-        let verb = Steer::ALL[usize::try_from(number % 4).unwrap_or(0)];
-        return Action::SteerUpdate { job, verb };
-    }
-    let to = if thrown == 93 {
-        Revision::Version(u32::try_from(number % 3 + 1).unwrap_or(1))
-    } else {
-        Revision::Restart
+    let first = || "0".parse().ok();
+    let to = match (thrown, number) {
+        (94, 4) => return Action::StopTasks { job, tasks: first() },
+        (93, 4) => return Action::StartTasks { job, tasks: None },
+        (94, _) => {
+            let verb = Steer::ALL[usize::try_from(number % 4).unwrap_or(0)];
+            return Action::SteerUpdate { job, verb };
+        }
+        (93, _) => Revision::Version(u32::try_from(number + 1).unwrap_or(1)),
+        (91 | 92, _) => {
+            let release = spec.map(|spec| release(spec, thrown == 91 && number % 2 == 1));
+            release.map_or(Revision::Restart, |spec| Revision::Spec(Arc::new(spec)))
+        }
+        _ => Revision::Restart,
     };
     let options = UpdateOptions {
         min_healthy_ms: Millis(1_000),
         deadline_ms: Millis(15_000),
-        canary: (thrown == 92).then(|| "0".parse().ok()).flatten(),
+        canary: if thrown == 92 { first() } else { None },
         order: Order::Random(number),
         close: number == 4,
         ..UpdateOptions::default()
     };
     Action::UpdateJob { job, to, options: Box::new(options) }
+}
+
+/// A new release of a job: it wants more of a processor, and may be bad for as long as faults come. An alloc set
+/// stays as it is. As many tasks as there were stay alive.
+fn release(spec: &JobSpec, bad: bool) -> JobSpec {
+    let mut spec = spec.clone();
+    if spec.kind == JobKind::AllocSet {
+        return spec;
+    }
+    let task = Arc::make_mut(&mut spec.task);
+    task.limit.cpu_milli = (task.limit.cpu_milli + 50).min(2_000);
+    if bad {
+        task.command = Play::Moody { failing: 900 }.command();
+    }
+    spec
 }
 
 /// What the admin says to add a machine.

@@ -4,7 +4,7 @@ use super::World;
 use super::replica::DOWNS_PER_MINUTE;
 use crate::checkers::{Invariant, crashes, lent};
 use crate::marks::Mark;
-use borg_cell::event::{Event, EventKind, TaskChange, UpdateChange};
+use borg_cell::event::{DataChange, Event, EventKind, TaskChange, UpdateChange};
 use borg_cell::state::{CellState, JobState, MachineState, Task};
 use borg_proto::task::{EvictCause, FailureCause, Phase};
 use borg_proto::{IncarnationId, JobId, JobKind, MachineId, TaskId, TaskState};
@@ -156,7 +156,11 @@ impl World {
                 TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::Stopped { .. }
                 | TaskChange::Updated { .. }
-                | TaskChange::Evicted(EvictCause::Updated { .. } | EvictCause::Stopped { .. })
+                | TaskChange::Evicted(
+                    EvictCause::Updated { .. }
+                    | EvictCause::Stopped { .. }
+                    | EvictCause::Capped { .. },
+                )
                 | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)
@@ -182,6 +186,14 @@ impl World {
                     self.hit(Mark::MaintenanceOver);
                 }
             }
+            EventKind::DataChanged { change, .. } => match change {
+                DataChange::Kept { .. } => self.hit(Mark::DataKept),
+                DataChange::Rescued => self.hit(Mark::DataRescued),
+                DataChange::NotRescued { .. } => self.hit(Mark::DataNotRescued),
+                DataChange::AtRest { .. }
+                | DataChange::Rescuing { .. }
+                | DataChange::Gone { .. } => {}
+            },
             EventKind::CronChanged(job) => self.ticked(state, *job),
             EventKind::SafeMode { on, .. } => {
                 let mark = if *on { Mark::SafeMode } else { Mark::SafeModeOver };

@@ -42,6 +42,8 @@ pub(crate) struct Host {
     /// On its disk.
     fence: Fence,
     pub(crate) processes: BTreeMap<IncarnationId, Container>,
+    /// Directories of allocs on its disk, and what they take.
+    pub(crate) data: BTreeMap<IncarnationId, u64>,
     /// Runs that an earlier borglet did not live to see begin.
     never_began: BTreeMap<IncarnationId, NextRun>,
     pub(crate) next_pid: u32,
@@ -107,6 +109,7 @@ impl Host {
             boot: 1,
             fence: Fence::default(),
             processes: BTreeMap::new(),
+            data: BTreeMap::new(),
             never_began: BTreeMap::new(),
             next_pid: 100,
             life: 0,
@@ -218,7 +221,8 @@ impl World {
         let running = adopted.iter().any(|one| matches!(one.state, AdoptedState::Running { .. }));
         let ended = adopted.iter().any(|one| matches!(one.state, AdoptedState::Ended { .. }));
         let supervisor = Supervisor::new(config, host.fence, adopted, host.info.clone())
-            .with_runs(host.never_began.clone());
+            .with_runs(host.never_began.clone())
+            .with_data(host.data.keys().copied().collect());
         host.life += 1;
         host.dies_after = None;
         host.paused = false;
@@ -406,6 +410,8 @@ impl World {
             | Effect::FetchBlob { .. }
             | Effect::Unpack { .. }
             | Effect::DropBlob { .. } => unreachable!("no simulated job names packages"),
+            Effect::MeasureData { alloc } => self.measure_data(index, alloc),
+            Effect::DropData { alloc } => self.drop_data(index, alloc),
             Effect::Start(launch) => self.launch(index, *launch),
             Effect::Terminate { run } => self.signal(index, run, TERM),
             Effect::Kill { run } => {

@@ -10,6 +10,7 @@ mod api;
 mod choices;
 mod client;
 mod clock;
+mod data;
 mod drains;
 mod events;
 mod fault;
@@ -45,7 +46,7 @@ use borg_proto::command::{Assignment, LEVEL};
 use borg_proto::peer::{ShardOrders, ShardReport};
 use borg_proto::poll::{PollAnswer, PollRequest};
 use borg_proto::wire::pb;
-use borg_proto::{FailureCause, JobId, Millis, ReplicaId};
+use borg_proto::{FailureCause, IncarnationId, JobId, Millis, ReplicaId};
 use borglet_supervisor::Run;
 use client::Clients;
 use machine::Host;
@@ -138,6 +139,7 @@ pub(crate) enum Happening {
     ProcessOver { machine: usize, boot: u32, run: Run, failure: Option<FailureCause> },
     LeaseOver { machine: usize, boot: u32, run: Run },
     UsageMeasured { machine: usize, life: u32 },
+    DataMeasured { machine: usize, life: u32, alloc: IncarnationId },
     Probed { machine: usize, life: u32, run: Run, well: bool },
     ClientWakes { client: usize },
     CallArrives { call: Box<client::Call>, to: usize },
@@ -312,6 +314,9 @@ impl World {
             }
             Happening::LeaseOver { machine, boot, run } => self.lease_over(machine, boot, run),
             Happening::UsageMeasured { machine, life } => self.usage_measured(machine, life),
+            Happening::DataMeasured { machine, life, alloc } => {
+                self.data_measured(machine, life, alloc)
+            }
             Happening::Probed { machine, life, run, well } => {
                 self.probe_answered(machine, life, run, well);
             }

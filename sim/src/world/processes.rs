@@ -79,6 +79,14 @@ impl World {
             let cause = FailureCause::start("/sim/play: no such program");
             return self.tell_borglet_later(index, run, cause);
         }
+        if let Some(shared) = &launch.shared
+            && let Err(cause) = self.share_data(index, shared)
+        {
+            return self.tell_borglet_later(index, run, cause);
+        }
+        let rescues = launch.shared.as_ref().is_some_and(|shared| shared.rescue);
+        let play = if rescues { self.rescue_play() } else { play };
+        let host = &mut self.machines[index];
         let (boot, state) = (host.boot, ContainerState::Starting);
         let (grace, ports, task) = (launch.grace, launch.ports, Some(launch.task));
         let failures = launch.failures;

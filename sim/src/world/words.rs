@@ -3,7 +3,7 @@
 use super::World;
 use borg_cell::rejection::Rejection;
 use borg_cell::state::Answer;
-use borg_proto::command::{Action, Assignment};
+use borg_proto::command::{Action, Assignment, DataOrder};
 use borg_proto::update::Revision;
 use borg_proto::{IncarnationId, TaskId, TaskState};
 
@@ -76,6 +76,11 @@ pub(crate) fn wanted(action: &Action) -> String {
         Action::Kill { job, tasks } if tasks.is_empty() => format!("kill {job}"),
         Action::Kill { job, tasks } => format!("kill tasks {tasks:?} of {job}"),
         Action::Rerun { job, tasks } => format!("run tasks {tasks:?} of {job} again"),
+        Action::RescueData { alloc, number, order } => {
+            let word = if *order == DataOrder::Drop { "drop" } else { "rescue" };
+            let of = number.map_or_else(|| "all".to_owned(), |number| format!("{number}"));
+            format!("{word} {of} of what {alloc} left behind")
+        }
         Action::OrderCron { job, order } => format!("{order:?} cron job {job}").to_lowercase(),
         Action::AddMachine { machine } => format!("add machine {}", machine.name),
         Action::RemoveMachine { machine } => format!("remove machine {machine}"),

@@ -6,7 +6,7 @@ use crate::rejection::AllocRejection as A;
 use borg_proto::wire::WireError;
 
 /// The kinds of these refusals.
-pub(super) const KINDS: std::ops::RangeInclusive<u32> = 90..=103;
+pub(super) const KINDS: std::ops::RangeInclusive<u32> = 90..=108;
 
 pub(super) fn refusal(of: &A) -> (u32, Vec<u64>, Vec<String>) {
     match of {
@@ -35,6 +35,11 @@ pub(super) fn refusal(of: &A) -> (u32, Vec<u64>, Vec<String>) {
             (101, vec![dimension, *size, *used], vec![device.to_owned(), alloc.to_string()])
         }
         A::TooLarge { set } => (103, vec![], vec![set.to_string()]),
+        A::KeepsNothing { set } => (104, vec![], vec![set.to_string()]),
+        A::TwoSavers { set, job } => (105, vec![], vec![set.to_string(), job.to_string()]),
+        A::NothingKept { alloc } => (106, vec![], vec![alloc.to_string()]),
+        A::NoSaver { set } => (107, vec![], vec![set.to_string()]),
+        A::RunOfData { job } => (108, vec![], vec![job.to_string()]),
         A::Fewer { set, there, asked } => {
             (102, vec![(*there).into(), (*asked).into()], vec![set.to_string()])
         }
@@ -67,6 +72,11 @@ pub(super) fn read(kind: u32, from: &mut Fields) -> Result<A, WireError> {
         },
         102 => A::Fewer { there: from.small()?, asked: from.small()?, set: from.name()? },
         103 => A::TooLarge { set: from.name()? },
+        104 => A::KeepsNothing { set: from.name()? },
+        105 => A::TwoSavers { set: from.name()?, job: from.name()? },
+        106 => A::NothingKept { alloc: from.name()? },
+        107 => A::NoSaver { set: from.name()? },
+        108 => A::RunOfData { job: from.name()? },
         other => {
             return Err(WireError::new("kind", other, "is no refusal about alloc sets"));
         }

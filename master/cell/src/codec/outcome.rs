@@ -565,7 +565,7 @@ mod tests {
         let state = || "rolling".to_owned();
         vec![
             U::Over { job: job(), state: JobState::Killed },
-            U::UnderWay { job: job(), from: 1, to: 2, by, state: state(), since },
+            U::UnderWay { job: job(), from: 1, to: 2, by, state: state(), since, back: true },
             U::VersionGone { job: job(), version: 1, kept: vec![4, 5] },
             U::NoBudget { job: job(), tasks: 3 },
             U::Gang { job: job() },
@@ -598,6 +598,7 @@ mod tests {
             K::RunAlive { run: job() },
             K::ManyRuns { job: job(), most: 20 },
             K::NoName { made: u64::MAX },
+            K::AfterParent { job: job(), first: job() },
             K::IsCron { job: job() },
         ]
     }
@@ -649,6 +650,11 @@ mod tests {
             A::TooSmall { alloc: alloc(), short: Dimension::Ram, size: 1, used: 2 },
             A::TooLarge { set: set() },
             A::Fewer { set: set(), there: 4, asked: 3 },
+            A::KeepsNothing { set: set() },
+            A::TwoSavers { set: set(), job: "ann/saver".parse().unwrap() },
+            A::NothingKept { alloc: alloc() },
+            A::NoSaver { set: set() },
+            A::RunOfData { job: "ann/saver-rescue-1".parse().unwrap() },
         ]
     }
 

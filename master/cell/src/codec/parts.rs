@@ -3,6 +3,7 @@
 //! Bounds of single fields are checked here, with the names of the fields; what the parts say
 //! about each other is left to the audit.
 
+use super::kept;
 use super::kinds;
 use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
@@ -24,7 +25,7 @@ use borg_proto::wire::{
 use borg_proto::{
     JobId, JobSpec, MachineId, MachineInfo, MachineName, Millis, ReplicaId, UserName,
 };
-use imbl::Vector;
+use imbl::{OrdMap, Vector};
 use pb::checkpoint_task as wire;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -150,8 +151,23 @@ pub(super) fn job(job: &Job) -> pb::CheckpointJob {
         versions: updates::versions(job),
         update: job.update().map(updates::update),
         retired: job.retired,
+        dropped: job.dropped.iter().map(dropped).collect(),
         disrupted_ms: job.disrupted.iter().map(|at| at.0).collect(),
+        saver: job.saver.as_deref().map(Into::into),
+        rescues: job.rescues.unwrap_or(0),
     }
+}
+
+fn dropped((index, (machine, incarnation)): (&u32, &(MachineId, u32))) -> pb::CheckpointDropped {
+    pb::CheckpointDropped { index: *index, machine: machine.0, incarnation: *incarnation }
+}
+
+fn read_dropped(of: &[pb::CheckpointDropped]) -> Result<OrdMap<u32, (MachineId, u32)>, WireError> {
+    if of.len() > MAX_TASKS as usize {
+        let why = format!("are more than {MAX_TASKS}");
+        return Err(WireError::new("dropped", format!("{} slots", of.len()), why));
+    }
+    Ok(of.iter().map(|d| (d.index, (MachineId(d.machine), d.incarnation))).collect())
 }
 
 /// Equal neighbours as one entry: most slots of a large job are alike.
@@ -211,8 +227,11 @@ pub(super) fn read_job(job: pb::CheckpointJob, slots: &mut u64) -> Result<Job, W
     let update = job.update.map(updates::read_update).transpose();
     let update = update.map_err(|e| e.within("update"))?.map(Arc::new);
     let retired = job.retired;
-    let mut job_read = Job { spec, tasks, versions, update, retired, disrupted, ..bare };
+    let dropped = read_dropped(&job.dropped)?;
+    let mut job_read = Job { spec, tasks, versions, update, retired, dropped, disrupted, ..bare };
     job_read.recount_versions();
+    job_read.saver = kept::read_saver(job.saver)?;
+    job_read.rescues = Some(job.rescues).filter(|number| *number > 0);
     job_read.rerun_at = job.rerun_at_ms.map(Millis);
     let stopped = job.stopped.map(read_end).transpose();
     job_read.stopped = stopped.map_err(|e| e.within("stopped"))?;
@@ -411,6 +430,7 @@ pub(super) fn write_evict(cause: &EvictCause) -> wire::evict::Cause {
         EvictCause::Reclaimed => wire::evict::Cause::Reclaimed(true),
         EvictCause::Updated { version } => wire::evict::Cause::Updated(*version),
         EvictCause::Stopped { by } => wire::evict::Cause::StoppedBy(by.clone()),
+        EvictCause::Capped { most } => wire::evict::Cause::Capped(*most),
     }
 }
 
@@ -426,6 +446,7 @@ pub(super) fn read_evict(cause: wire::evict::Cause) -> Result<EvictCause, WireEr
         wire::evict::Cause::Reclaimed(_) => EvictCause::Reclaimed,
         wire::evict::Cause::Updated(version) => EvictCause::Updated { version },
         wire::evict::Cause::StoppedBy(who) => EvictCause::Stopped { by: by("stopped_by", who)? },
+        wire::evict::Cause::Capped(most) => EvictCause::Capped { most },
     })
 }
 

@@ -4,7 +4,7 @@ use super::outcome::Fields;
 use super::parts::{by, missing, name};
 use crate::rejection::UpdateRejection as U;
 use crate::state::{
-    FIRST_VERSION, Job, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Update,
+    FIRST_VERSION, Job, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, OnTheWay, Update,
     UpdateState, Version,
 };
 use borg_proto::spec::MAX_TASKS;
@@ -24,9 +24,9 @@ const MOST_VERSIONS: usize = MAX_KEPT_VERSIONS + MAX_VERSIONS_IN_USE + 4;
 pub(super) fn refusal(of: &U) -> (u32, Vec<u64>, Vec<String>) {
     match of {
         U::Over { job, state } => (240, vec![], vec![job.to_string(), state.to_string()]),
-        U::UnderWay { job, from, to, by, state, since } => (
+        U::UnderWay { job, from, to, by, state, since, back } => (
             241,
-            vec![(*from).into(), (*to).into(), since.0],
+            vec![(*from).into(), (*to).into(), since.0, (*back).into()],
             vec![job.to_string(), by.to_string(), state.clone()],
         ),
         U::VersionGone { job, version, kept } => {
@@ -56,6 +56,7 @@ pub(super) fn read(kind: u32, from: &mut Fields) -> Result<U, WireError> {
             from: from.small()?,
             to: from.small()?,
             since: Millis(from.number()?),
+            back: from.number()? != 0,
             job: from.name()?,
             by: from.name()?,
             state: from.text()?,
@@ -146,10 +147,13 @@ pub(super) fn update(update: &Update) -> pb::CheckpointUpdate {
         past_canary: update.past_canary,
         reach: update.reach.iter().copied().collect(),
         place: update.place,
-        moving: ranges(&update.moving),
-        failed: ranges(&update.failed),
+        moving: ranges(update.moving.indexes()),
+        failed: ranges(update.failed.iter().copied()),
         trouble: update.trouble.clone(),
         blocked_until_ms: update.blocked_until.map_or(0, |until| until.0),
+        blocked_since_ms: update.blocked_since.map(|since| since.0),
+        passed_over: update.passed_over,
+        counts_from_ms: update.counts_from.0,
     }
 }
 
@@ -172,19 +176,22 @@ pub(super) fn read_update(from: pb::CheckpointUpdate) -> Result<Update, WireErro
         past_canary: from.past_canary,
         reach: from.reach.into_iter().collect(),
         place: from.place,
-        moving: read_ranges("moving", &from.moving)?,
-        failed: read_ranges("failed", &from.failed)?,
+        moving: OnTheWay::untimed(read_ranges("moving", &from.moving)?),
+        failed: read_ranges("failed", &from.failed)?.into_iter().collect(),
         trouble: by("trouble", from.trouble)?,
         blocked_until: (from.blocked_until_ms > 0).then_some(Millis(from.blocked_until_ms)),
+        blocked_since: from.blocked_since_ms.map(Millis),
+        passed_over: from.passed_over,
+        counts_from: Millis(from.counts_from_ms),
     })
 }
 
-fn ranges(indexes: &BTreeSet<u32>) -> Vec<pb::IndexRange> {
+fn ranges(indexes: impl Iterator<Item = u32>) -> Vec<pb::IndexRange> {
     let mut ranges: Vec<pb::IndexRange> = Vec::new();
     for index in indexes {
         match ranges.last_mut() {
-            Some(last) if last.last + 1 == *index => last.last = *index,
-            Some(_) | None => ranges.push(pb::IndexRange { first: *index, last: *index }),
+            Some(last) if last.last + 1 == index => last.last = index,
+            Some(_) | None => ranges.push(pb::IndexRange { first: index, last: index }),
         }
     }
     ranges

@@ -6,16 +6,22 @@
 use borg_proto::JobId;
 use borg_proto::TaskSpec;
 use borg_proto::package::{Digest, Package};
-use borg_proto::poll::{Target, TargetDigest, TargetTask};
+use borg_proto::poll::{SharedData, Target, TargetData, TargetDigest, TargetTask};
 use borg_proto::wire::pb;
 use prost::Message;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Comes before a task's packages. No task begins like this: its job would have the number that is given
 /// to none.
 const PACKAGES: [u8; 8] = u64::MAX.to_le_bytes();
+
+/// Comes before what a machine keeps of allocs, in the same way.
+const DATA: [u8; 8] = (u64::MAX - 1).to_le_bytes();
+/// Comes before what a task shares with those of its alloc, in the same way.
+const SHARED: [u8; 8] = (u64::MAX - 2).to_le_bytes();
 
 /// How many versions of one job are known here at once: while an update is under way there are two.
 const VERSIONS: usize = 4;
@@ -46,7 +52,7 @@ impl Digests {
     /// The name of a target.
     pub(super) fn of(&mut self, target: &Target) -> TargetDigest {
         // Every field: what is left out would not be sent when it changes.
-        let Target { tasks, spare, ends } = target;
+        let Target { tasks, spare, ends, data } = target;
         // Numbers of fixed width and lengths before texts: no two targets have the same bytes.
         let mut bytes = Vec::with_capacity(128 * (tasks.len() + 1));
         bytes.push(u8::from(*spare));
@@ -56,6 +62,15 @@ impl Digests {
         }
         for task in tasks {
             self.put(&mut bytes, task);
+        }
+        // Without data a target is named as it was before there was any.
+        if !data.is_empty() {
+            bytes.extend_from_slice(&DATA);
+            bytes.extend_from_slice(&(data.len() as u64).to_le_bytes());
+            for TargetData { alloc, left } in data {
+                put_id(&mut bytes, alloc.task.job, alloc.task.index, alloc.number);
+                bytes.extend_from_slice(&left.map_or(0, NonZeroU64::get).to_le_bytes());
+            }
         }
         TargetDigest(xxh3_64(&bytes).max(1))
     }
@@ -78,6 +93,7 @@ impl Digests {
             restart,
             exclusive,
             packages,
+            shared,
         } = task;
         put_id(bytes, id.task.job, id.task.index, id.number);
         for text in [name.job.user.as_str(), name.job.name.as_str()] {
@@ -104,6 +120,14 @@ impl Digests {
                 bytes.extend_from_slice(name.as_bytes());
                 bytes.extend_from_slice(&digest.0);
             }
+        }
+        if let Some(SharedData { alloc, name, rescue, charged }) = shared {
+            bytes.extend_from_slice(&SHARED);
+            put_id(bytes, alloc.task.job, alloc.task.index, alloc.number);
+            let name = name.to_string();
+            bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(&[u8::from(*rescue), u8::from(*charged)]);
         }
     }
 
@@ -158,6 +182,7 @@ mod tests {
             restart: true,
             exclusive: false,
             packages: Vec::new(),
+            shared: None,
         }
     }
 
@@ -183,6 +208,10 @@ mod tests {
     fn whatever_differs_has_another_name_and_what_is_the_same_has_the_same() {
         let other = TaskId { job: JobId(3), index: 2 };
         let end = IncarnationId { task: other, number: 1 };
+        let left = |number| TargetData { alloc: end, left: NonZeroU64::new(number) };
+        let shared = |name: &str, rescue, charged| {
+            Some(SharedData { alloc: end, name: name.parse().unwrap(), rescue, charged })
+        };
         let all = [
             target(|_| {}),
             target(|task| task.id.number = 3),
@@ -206,6 +235,13 @@ mod tests {
             Target { spare: true, ..target(|_| {}) },
             Target { spare: true, ends: vec![end], ..target(|_| {}) },
             Target { tasks: vec![task(), task()], ..Target::default() },
+            Target { data: vec![TargetData { alloc: end, left: None }], ..target(|_| {}) },
+            Target { data: vec![left(1)], ..target(|_| {}) },
+            Target { data: vec![left(2)], ..target(|_| {}) },
+            target(|task| task.shared = shared("ann/room/1", false, false)),
+            target(|task| task.shared = shared("ann/room/1", true, false)),
+            target(|task| task.shared = shared("ann/room/1", false, true)),
+            target(|task| task.shared = shared("ann/hall/1", false, true)),
             Target::default(),
         ];
         let names: Vec<u64> = all.iter().map(|target| Digests::default().of(target).0).collect();

@@ -222,7 +222,8 @@ impl Links {
                 continue;
             };
             let used = self.usage.get(&id).and_then(counted);
-            let of_kind = if job.priority().is_prod() { &mut sums.prod } else { &mut sums.others };
+            let of_kind =
+                if job.stands_as_prod(task.index) { &mut sums.prod } else { &mut sums.others };
             of_kind.used = of_kind.used.plus(used.unwrap_or_default());
             sums.unknown += u32::from(used.is_none() && !job.is_alloc_set());
             let limit = Amounts::from(&job.task_spec(task.index).limit);
@@ -354,7 +355,7 @@ fn who_goes(
 ) -> Option<IncarnationId> {
     let ranked = machine.tasks.iter().filter_map(|task| {
         let job = state.job(task.job)?;
-        if job.priority().is_prod() || job.spec.alloc_set.is_some() {
+        if job.stands_as_prod(task.index) || job.spec.alloc_set.is_some() {
             return None;
         }
         let id = job.task(task.index)?.running(*task)?;

@@ -10,12 +10,17 @@ use borg_proto::command::{Observation, RUN_ENDS_SINCE};
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
 use borg_proto::peer::MachineDelta;
-use borg_proto::poll::{MachineReport, Target, TargetDigest, TargetTask, TaskReport, TaskStatus};
+use borg_proto::poll::{
+    DataReport, DataStatus, MachineReport, SharedData, Target, TargetData, TargetDigest,
+    TargetTask, TaskReport, TaskStatus,
+};
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{
-    Health, IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskState,
+    Health, IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId,
+    TaskState,
 };
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// The level of entries that [`Observation::TaskAdopted`] came with.
@@ -123,6 +128,7 @@ struct Seen {
     obeyed: u64,
     info: Option<MachineInfo>,
     tasks: BTreeMap<IncarnationId, TaskReport>,
+    data: Vec<DataReport>,
 }
 
 impl Link {
@@ -269,6 +275,7 @@ impl Link {
         }
         if delta.full {
             seen.tasks.clear();
+            seen.data.clear();
             seen.whole = true;
         } else if !seen.whole || delta.seq != seen.seq + 1 {
             seen.whole = false;
@@ -282,6 +289,9 @@ impl Link {
         seen.obeyed = delta.obeyed;
         if delta.info.is_some() {
             seen.info = delta.info;
+        }
+        if let Some(data) = delta.data {
+            seen.data = data;
         }
         for id in &delta.gone {
             seen.tasks.remove(id);
@@ -353,6 +363,7 @@ impl Link {
                 None => {}
             }
         }
+        found.extend(data_news(self.id, &seen.data, state));
         if self.target.spare && state.level() >= ADOPTED_SINCE {
             found.extend(self.newer(state));
         }
@@ -433,7 +444,7 @@ impl Link {
         let info = seen.info.clone().filter(|_| seen.whole && seen.reachable)?;
         let tasks = seen.tasks.values().cloned().collect();
         // Who has which blobs is the shards' business.
-        Some(MachineReport { info, tasks, blobs: Vec::new() })
+        Some(MachineReport { info, tasks, blobs: Vec::new(), data: seen.data.clone() })
     }
 
     /// How long it was seen to be silent since it last answered; 0 when it is not silent now.
@@ -563,11 +574,7 @@ fn address(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observa
 }
 
 /// A task that a machine is told to run: not an alloc, which runs nothing.
-fn told_of(
-    machine: MachineId,
-    task: borg_proto::TaskId,
-    state: &CellState,
-) -> Option<(&Job, &Placement)> {
+fn told_of(machine: MachineId, task: TaskId, state: &CellState) -> Option<(&Job, &Placement)> {
     let job = state.job(task.job).filter(|job| !job.is_alloc_set())?;
     match &job.task(task.index)?.state {
         TaskState::Running(placed) if placed.machine == machine => Some((job, placed)),
@@ -598,14 +605,65 @@ fn wanted(
             tasks: if job.spec.kind.stands() { task.index + 1 } else { job.spec.tasks },
             spec: job.task_spec(task.index).clone(),
             ports: placed.ports.clone(),
-            priority: job.spec.priority,
+            priority: job.spec_of(id.task.index).priority,
             appclass: job.spec.effective_appclass(),
             restart: matches!(job.spec.kind, JobKind::Service | JobKind::Daemon),
             exclusive: job.spec.exclusive,
             packages: state.packages_of(job, task.index),
+            shared: shared(job, task.index, state),
         });
     }
-    Target { tasks, spare, ..Target::default() }
+    Target { tasks, spare, data: kept(machine, state), ..Target::default() }
+}
+
+/// Directories of allocs that a machine keeps: of those that are there, and of those that left.
+fn kept(machine: &Machine, state: &CellState) -> Vec<TargetData> {
+    let there = state.sharing_on(machine.id).map(|alloc| TargetData { alloc, left: None });
+    let left = state
+        .kept_on(machine.id)
+        .map(|kept| TargetData { alloc: kept.alloc, left: NonZeroU64::new(kept.number) });
+    let mut all: Vec<TargetData> = there.chain(left).collect();
+    all.sort_by_key(|data| data.alloc);
+    all
+}
+
+/// The directory that a placed task shares with others.
+fn shared(job: &Job, index: u32, state: &CellState) -> Option<SharedData> {
+    if let Some(kept) = job.rescues().and_then(|number| state.kept_data(number)) {
+        return Some(SharedData {
+            alloc: kept.alloc,
+            name: kept.name(),
+            rescue: true,
+            charged: false,
+        });
+    }
+    let set = state.alloc_set_of(job).filter(|set| set.spec.keep_data_ms.is_some())?;
+    let alloc = TaskId { job: set.id, index };
+    let name = TaskName { job: set.key.clone(), index };
+    let alloc = state.task(alloc)?.running(alloc)?;
+    // Of a log saver everybody wrote what is there but itself.
+    Some(SharedData { alloc, name, rescue: false, charged: !job.spec.rescue })
+}
+
+/// What a machine says of data that the state does not say.
+fn data_news<'a>(
+    machine: MachineId,
+    said: &'a [DataReport],
+    state: &'a CellState,
+) -> impl Iterator<Item = Observation> + 'a {
+    said.iter().filter_map(move |report| {
+        let alloc = report.alloc;
+        let kept = state.kept_on(machine).find(|kept| kept.alloc == alloc)?;
+        match &report.status {
+            DataStatus::AtRest { bytes } if kept.bytes.is_none() => {
+                Some(Observation::DataAtRest { machine, alloc, bytes: *bytes })
+            }
+            DataStatus::Gone { why } => {
+                Some(Observation::DataGone { machine, alloc, why: why.clone() })
+            }
+            DataStatus::InUse | DataStatus::AtRest { .. } => None,
+        }
+    })
 }
 
 #[cfg(test)]
@@ -740,6 +798,7 @@ mod tests {
             info: machine.info.as_deref().cloned(),
             tasks: vec![report(runs)],
             gone: Vec::new(),
+            data: None,
         };
         link.fold(cell.now, said);
         assert!(link.renew_target(machine, state, true, digests).is_some());
@@ -793,6 +852,7 @@ mod tests {
             info: Some(info(1000, 64 * MIB, &[])),
             tasks: all.map(report).to_vec(),
             gone: Vec::new(),
+            data: None,
         };
         link.fold(cell.now, said);
         assert_eq!((link.strangers, link.spared()), (4, 4));
@@ -809,6 +869,8 @@ mod tests {
                 | Observation::TaskEnded { .. }
                 | Observation::TaskGone { .. }
                 | Observation::TaskReclaimed { .. }
+                | Observation::DataAtRest { .. }
+                | Observation::DataGone { .. }
                 | Observation::TaskHealth { .. }
                 | Observation::TaskAddress { .. }
                 | Observation::Silence { .. } => None,

@@ -44,6 +44,16 @@ pub enum AllocRejection {
          that no job uses"
     )]
     Fewer { set: JobKey, there: u32, asked: u32 },
+    #[error("rescue: alloc set {set} keeps no data: give it keep_data, or leave rescue out")]
+    KeepsNothing { set: JobKey },
+    #[error("rescue: job {job} rescues in alloc set {set} already, and one is enough")]
+    TwoSavers { set: JobKey, job: JobKey },
+    #[error("nothing is kept of alloc {alloc}: borgctl rescue shows what is kept")]
+    NothingKept { alloc: TaskName },
+    #[error("no job of alloc set {set} rescues: submit one with rescue = True")]
+    NoSaver { set: JobKey },
+    #[error("{job} was made for data that is kept: borgctl rescue says what becomes of that")]
+    RunOfData { job: JobKey },
 }
 
 impl AllocRejection {
@@ -51,7 +61,7 @@ impl AllocRejection {
     #[must_use]
     pub fn code(&self) -> RejectionCode {
         match self {
-            Self::NoSuchSet { .. } => RejectionCode::NotFound,
+            Self::NoSuchSet { .. } | Self::NothingKept { .. } => RejectionCode::NotFound,
             Self::OfOthers { .. } => RejectionCode::PermissionDenied,
             Self::NotASet { .. }
             | Self::AboveSet { .. }
@@ -62,6 +72,10 @@ impl AllocRejection {
             | Self::NotPlaced { .. }
             | Self::Elsewhere { .. }
             | Self::TooSmall { .. }
+            | Self::KeepsNothing { .. }
+            | Self::TwoSavers { .. }
+            | Self::NoSaver { .. }
+            | Self::RunOfData { .. }
             | Self::TooLarge { .. } => RejectionCode::FailedPrecondition,
             Self::SetFull { .. } | Self::NoRoom { .. } => RejectionCode::ResourceExhausted,
         }

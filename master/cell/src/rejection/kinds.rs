@@ -20,6 +20,10 @@ pub enum KindRejection {
     OwnParent { job: JobKey },
     #[error("job {job} is a {} job and never finishes: nothing can start after it", kind.word())]
     AfterStanding { job: JobKey, kind: JobKind },
+    #[error(
+        "after: job {job} ends with {first}, so it cannot start after it: leave out `parent`, or this of `after`"
+    )]
+    AfterParent { job: JobKey, first: JobKey },
     #[error("job {job} has no tasks of its own")]
     NoTasks { job: JobKey },
     #[error("task {task} belongs on machine {home}, not on {machine}")]
@@ -56,6 +60,7 @@ impl KindRejection {
             Self::ParentOfOthers { .. } => RejectionCode::PermissionDenied,
             Self::OwnParent { .. }
             | Self::AfterStanding { .. }
+            | Self::AfterParent { .. }
             | Self::RerunKind { .. }
             | Self::NotCron { .. }
             | Self::IsCron { .. } => RejectionCode::InvalidArgument,

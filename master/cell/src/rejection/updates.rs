@@ -14,10 +14,19 @@ pub enum UpdateRejection {
     Over { job: JobKey, state: JobState },
     #[error(
         "job {job} is on its way from version {from} to version {to} already: {by}'s update is {state} since \
-         {}. Wait for it, or say borgctl rollout undo {job}",
-        Date(*since)
+         {}. Wait for it, or say {}",
+        Date(*since),
+        way_out(job, *back)
     )]
-    UnderWay { job: JobKey, from: u32, to: u32, by: UserName, state: String, since: Millis },
+    UnderWay {
+        job: JobKey,
+        from: u32,
+        to: u32,
+        by: UserName,
+        state: String,
+        since: Millis,
+        back: bool,
+    },
     #[error("version {version} of {job} is not kept: there are {}", listed(kept))]
     VersionGone { job: JobKey, version: u32, kept: Vec<u32> },
     #[error(
@@ -49,6 +58,14 @@ fn not_now(job: &JobKey, verb: Steer) -> String {
         ),
         Steer::Pause | Steer::Resume | Steer::Undo => format!(": there is nothing to {verb}"),
     }
+}
+
+/// What lets another update begin.
+fn way_out(job: &JobKey, back: bool) -> String {
+    if back {
+        return format!("borgctl rollout pause {job} first");
+    }
+    format!("borgctl rollout undo {job}")
 }
 
 fn listed(kept: &[u32]) -> String {

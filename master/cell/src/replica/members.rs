@@ -226,6 +226,7 @@ impl Replica {
             | Action::ResizeAllocs { .. }
             | Action::Rerun { .. }
             | Action::OrderCron { .. }
+            | Action::RescueData { .. }
             | Action::SetPolicy { .. }
             | Action::SetReclamation { .. }
             | Action::KeepMachines { .. }

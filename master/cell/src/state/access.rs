@@ -29,12 +29,19 @@ impl Machine {
     /// # Errors
     /// When it is closed or drained, or kept for others.
     pub fn admits(&self, user: &UserName) -> Result<(), Rejection> {
+        self.admits_beside_drain(user)?;
+        let Some(drain) = &self.drain else { return Ok(()) };
+        let (machine, reason) = (self.name.clone(), format!("drained: {}", drain.reason));
+        Err(Rejection::MachineClosed { machine, reason })
+    }
+
+    /// The same of tasks that may be there while it is drained.
+    ///
+    /// # Errors
+    /// When it is closed, or kept for others.
+    pub fn admits_beside_drain(&self, user: &UserName) -> Result<(), Rejection> {
         if let Some(closed) = &self.closed {
             let (machine, reason) = (self.name.clone(), closed.reason.clone());
-            return Err(Rejection::MachineClosed { machine, reason });
-        }
-        if let Some(drain) = &self.drain {
-            let (machine, reason) = (self.name.clone(), format!("drained: {}", drain.reason));
             return Err(Rejection::MachineClosed { machine, reason });
         }
         if self.is_kept_from(user) {

@@ -1,11 +1,11 @@
-//! What is to happen at a time: alarms of jobs and machines.
+//! What is to happen at a time: alarms of jobs, machines and kept data.
 //!
 //! Nothing in a deciding crate wakes by itself. What waits for a time is a fact of its noun; the leader
 //! proposes [`Action::Advance`](borg_proto::command::Action::Advance) when the earliest of those times has
 //! come, and what follows is decided here, when that entry is applied. So it happens once, in the order of
 //! the log, whoever leads. What a noun does when its time has come is with the noun.
 //!
-//! Invariant: alarms follow from jobs and machines; each of these has at most one.
+//! Invariant: alarms follow from jobs, machines and kept data; each of these has at most one.
 
 use super::turn::Turn;
 use super::{Answer, CellState, Job};
@@ -23,6 +23,8 @@ pub enum Due {
     Job(JobId),
     /// Something of a machine.
     Machine(MachineId),
+    /// Something of what an alloc left behind.
+    Kept(u64),
 }
 
 /// All alarms, in cell time.
@@ -47,16 +49,6 @@ impl Alarms {
     }
 }
 
-impl Job {
-    /// When something is to happen to it, if anything is.
-    fn due(&self) -> Option<Millis> {
-        if !self.is_alive() {
-            return None;
-        }
-        [self.update_due(), self.timeout_due(), self.cron_due()].into_iter().flatten().min()
-    }
-}
-
 impl CellState {
     /// The earliest time at which something is to happen, in cell time.
     #[must_use]
@@ -66,15 +58,29 @@ impl CellState {
 
     fn due(&self, whose: Due) -> Option<Millis> {
         match whose {
-            Due::Job(id) => self.job(id).and_then(Job::due),
+            Due::Job(id) => self.job(id).and_then(|job| self.job_due(job)),
             Due::Machine(id) => self.machine(id).and_then(|machine| self.drain_due(machine)),
+            Due::Kept(number) => self.kept_data(number).map(super::Kept::due),
         }
+    }
+
+    /// When something is to happen to a job, if anything is.
+    fn job_due(&self, job: &Job) -> Option<Millis> {
+        if !job.is_alive() {
+            return None;
+        }
+        // Deadlines of updates wait while nothing moves.
+        let update = job.update_due().filter(|_| self.safe_mode.is_none());
+        let update = update.map(|due| due.max(self.place_after()));
+        [update, job.timeout_due(), job.cron_due()].into_iter().flatten().min()
     }
 
     /// Makes all alarms anew from what they follow from.
     pub(super) fn wind_alarms(&mut self) {
         let jobs = self.jobs.keys().map(|id| Due::Job(*id));
-        let all: Vec<Due> = jobs.chain(self.machines.keys().map(|id| Due::Machine(*id))).collect();
+        let machines = self.machines.keys().map(|id| Due::Machine(*id));
+        let kept = self.kept.keys().map(|number| Due::Kept(*number));
+        let all: Vec<Due> = jobs.chain(machines).chain(kept).collect();
         self.alarms = Alarms::default();
         for whose in all {
             let at = self.due(whose);
@@ -93,6 +99,7 @@ impl Turn<'_> {
             match whose {
                 Due::Job(id) => self.stir(id),
                 Due::Machine(id) => self.machine_alarm(id),
+                Due::Kept(number) => self.kept_alarm(number),
             }
         }
         Answer::None

@@ -155,6 +155,7 @@ impl Turn<'_> {
             let most = u32::try_from(MAX_TENANTS).unwrap_or(u32::MAX);
             return Err(AllocRejection::SetFull { set: set(), most });
         }
+        self.check_saver(job, spec)?;
         Ok(Some(job.id))
     }
 

@@ -14,7 +14,7 @@ use borg_proto::cron::MOST_RUNS;
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MAX_KEPT_FOR;
 use borg_proto::spec::MAX_TASKS;
-use borg_proto::task::{TaskEnd, TaskState};
+use borg_proto::task::TaskState;
 use borg_proto::{Band, JobId, JobKey, JobKind, MachineId, Millis, TaskId};
 use imbl::{OrdMap, OrdSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +57,7 @@ impl CellState {
             self.audit_job(job, &mut found);
         }
         self.audit_drains(&mut found);
+        self.audit_kept(&mut found);
         self.audit_requests(&mut found);
         self.audit_quotas(&mut found);
         self.audit_choices(&mut found);
@@ -190,6 +191,44 @@ impl CellState {
         );
     }
 
+    fn audit_kept(&self, found: &mut Findings) {
+        let mut left = BTreeSet::new();
+        for (number, kept) in &self.kept {
+            let name = || format!("{number}, of {}", kept.name());
+            found.check(
+                kept.number == *number && *number <= self.last_kept,
+                "kept data is filed under its number, which is never reused",
+                name,
+            );
+            found.check(
+                self.machines.contains_key(&kept.machine) && left.insert(kept.alloc),
+                "data is kept once, on a machine of the cell",
+                name,
+            );
+            let running = self.task(kept.alloc.task).and_then(|task| task.running(kept.alloc.task));
+            found.check(running != Some(kept.alloc), "what is kept was left behind", name);
+            let run = kept.run.map(|run| self.job(run));
+            found.check(
+                run.is_none_or(|run| {
+                    run.is_some_and(|run| run.is_alive() && run.rescues() == Some(*number))
+                }),
+                "the run that saves data is alive, and of this data alone",
+                name,
+            );
+            found.check(
+                kept.run.is_none() || kept.bytes.is_some(),
+                "data is saved when no task uses it",
+                name,
+            );
+        }
+        let many = self.kept_by_machine.values().map(|numbers| numbers.len()).max().unwrap_or(0);
+        found.check(
+            many <= super::MAX_KEPT_ON_A_MACHINE,
+            "what is kept on a machine is bounded",
+            || many.to_string(),
+        );
+    }
+
     fn audit_job(&self, job: &Job, found: &mut Findings) {
         let name = || job.key.to_string();
         found.check(self.job_keys.get(&job.key) == Some(&job.id), "a job's name is its own", name);
@@ -226,11 +265,11 @@ impl CellState {
                 "an open update leads from one version of a live job to the last",
                 name,
             );
-            let new = |index: &u32| {
-                job.task(*index).is_none_or(|task| task.is_dead() || task.version == update.to)
+            let new = |index: u32| {
+                job.task(index).is_none_or(|task| task.is_dead() || task.version == update.to)
             };
             found.check(
-                update.moving.iter().all(new),
+                update.moving.indexes().all(new),
                 "what is on its way has the new version",
                 name,
             );
@@ -329,20 +368,43 @@ impl CellState {
         if job.spec.kind == JobKind::Daemon && job.is_alive() {
             self.audit_daemon(job, found);
         }
+        let out = |index: &u32| *index >= job.slots();
+        found.check(
+            job.dropped.is_empty()
+                || job.is_alive() && job.spec.exclusive && job.dropped.keys().all(out),
+            "a live exclusive job waits for slots that were taken out",
+            name,
+        );
+        let numbers = job.dropped.values().map(|(_, number)| *number);
+        found.check(
+            numbers.max().is_none_or(|number| number <= job.retired),
+            "what was taken out has retired",
+            name,
+        );
         let pins = job.tasks.iter().filter(|task| task.pinned.is_some()).count();
         found.check(
-            pins == job.homes.len() && (pins == 0 || job.spec.kind == JobKind::Daemon),
+            pins == job.homes.len()
+                && (pins == 0 || job.spec.kind == JobKind::Daemon || job.rescues.is_some()),
             "a daemon has one slot on a machine",
             name,
         );
+        if let Some(number) = job.rescues.filter(|_| job.is_alive()) {
+            let kept = self.kept.get(&number).filter(|kept| kept.run == Some(job.id));
+            let home = job.home(0).zip(kept.map(|kept| kept.machine));
+            found.check(
+                home.is_some_and(|(home, data)| home == data),
+                "a run that saves data belongs where that is",
+                name,
+            );
+        }
+        let savers =
+            job.tenants.iter().filter_map(|id| self.job(*id)).filter(|job| job.spec.rescue);
+        found.check(savers.count() <= 1, "an alloc set has one log saver at most", name);
     }
 
     fn audit_daemon(&self, job: &Job, found: &mut Findings) {
         let name = || job.key.to_string();
-        let suits = |machine: &Machine| {
-            let index = job.homes.get(&machine.id);
-            machine.suits(job.owner(), index.map_or(&job.spec, |index| job.spec_of(*index)))
-        };
+        let suits = |machine: &Machine| machine.suits(job.owner(), job.spec_on(machine.id));
         for (id, task) in self.tasks_of(job.id) {
             let home = task.pinned.map(|home| self.machine(home));
             let lives = !task.is_dead();
@@ -365,11 +427,8 @@ impl CellState {
         let full = self.live_slots >= MAX_LIVE_SLOTS || job.slots() >= MAX_TASKS;
         let lacks = |machine: &Machine| {
             let slot = job.homes.get(&machine.id).and_then(|index| job.task(*index));
-            let dead = slot.is_none_or(|task| match &task.state {
-                TaskState::Dead { end, .. } => *end == TaskEnd::Withdrawn,
-                TaskState::Pending { .. } | TaskState::Running(_) => false,
-            });
-            suits(machine) && machine.closed.is_none() && dead
+            let away = slot.is_none_or(Task::is_withdrawn);
+            suits(machine) && machine.closed.is_none() && away
         };
         found.check(full || !self.machines().any(lacks), "a daemon is on each machine", name);
     }
@@ -402,7 +461,8 @@ impl CellState {
             "only a pending exclusive task waits for its last incarnation",
             name,
         );
-        found.check(pending || !task.stopped, "only a pending task is stopped", name);
+        let may_wait = pending || task.is_withdrawn();
+        found.check(may_wait || !task.stopped, "only a task that may come is stopped", name);
         let places: BTreeSet<_> = task.crashes.iter().map(|crash| crash.machine).collect();
         found.check(
             places.len() == task.crashes.len() && places.len() <= super::MAX_CRASHES,
@@ -561,6 +621,11 @@ impl CellState {
             "machines that are drained are indexed",
             || format!("{:?} against {:?}", self.draining, rebuilt.draining),
         );
+        found.check(
+            self.kept_by_machine == rebuilt.kept_by_machine,
+            "kept data is indexed by its machine",
+            || format!("{:?} against {:?}", self.kept_by_machine, rebuilt.kept_by_machine),
+        );
         found.check(self.alarms == rebuilt.alarms, "alarms follow from jobs and machines", || {
             format!("{:?} against {:?}", self.alarms, rebuilt.alarms)
         });
@@ -624,6 +689,7 @@ impl CellState {
             bare.homes = OrdMap::new();
             bare.vacant = OrdSet::new();
             bare.recount_versions();
+            bare.time_update();
             bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
             for (task, index) in job.tasks.iter().zip(0..) {
                 let id = TaskId { job: job.id, index };
@@ -657,6 +723,8 @@ impl CellState {
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
             }
+            let dropped = job.dropped.keys().map(|index| TaskId { job: job.id, index: *index });
+            lingering.extend(dropped);
             for (owner, each) in bare.charges() {
                 self.quotas.charge(owner, &each, bare.counts.alive());
             }
@@ -699,6 +767,11 @@ impl CellState {
         self.dead_jobs = jobs.iter().filter_map(|job| Some((job.ended_at()?, job.id))).collect();
         self.pending = OrdSet::from_iter(pending);
         self.daemons = daemons;
+        self.kept_by_machine = OrdMap::new();
+        for kept in self.kept.values() {
+            let on_it = self.kept_by_machine.entry(kept.machine).or_default();
+            on_it.insert(kept.number);
+        }
         self.lingering = OrdSet::from_iter(lingering);
         self.draining = machines.values().filter(|m| m.drain.is_some()).map(|m| m.id).collect();
         self.machines = machines.into_iter().map(|(id, machine)| (id, Arc::new(machine))).collect();

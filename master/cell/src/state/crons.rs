@@ -225,7 +225,7 @@ impl Turn<'_> {
             self.skip(id, tick, false, format!("missed: {} s late", late.0 / 1_000));
             return;
         }
-        if let Err(why) = self.make_run(id, cron, tick, false) {
+        if let Err(why) = self.attempt(|turn| turn.make_run(id, cron, tick, false)) {
             self.skip(id, tick, false, why.to_string());
         }
     }
@@ -236,14 +236,14 @@ impl Turn<'_> {
         self.cron_mut(id).history.push_back(Tick { tick, at, ordered, fate });
     }
 
-    /// Makes a run, if that may be.
+    /// Makes a run, if that may be. It may end others first, so it is to be attempted.
     fn make_run(
         &mut self,
         id: JobId,
         cron: &Cron,
         tick: Millis,
         ordered: bool,
-    ) -> Result<JobKey, Rejection> {
+    ) -> Result<(JobId, JobKey), Rejection> {
         let job = self.job_mut(id).clone();
         let (user, live) = (job.owner().clone(), job.live_runs());
         let key = |id: &JobId| self.state.job(*id).map(|job| job.key.clone());
@@ -274,7 +274,7 @@ impl Turn<'_> {
         let at = self.at;
         let fate = Fate::Run { id: run, job: key.clone(), ended: None };
         self.cron_mut(id).history.push_back(Tick { tick, at, ordered, fate });
-        Ok(key)
+        Ok((run, key))
     }
 
     /// The next run whose name no live job has.
@@ -365,6 +365,8 @@ impl Turn<'_> {
     }
 
     fn set_paused(&mut self, id: JobId, paused: bool, next: Option<Millis>) {
+        // A tick that is due came before.
+        self.tick(id);
         let cron = self.cron_mut(id);
         (cron.paused, cron.next) = (paused, next);
         self.emit(EventKind::CronChanged(id));
@@ -373,32 +375,20 @@ impl Turn<'_> {
 
     /// Makes a run now, or changes nothing.
     fn order_run(&mut self, id: JobId, cron: &Cron) -> Result<Answer, Rejection> {
-        // Making it may end others first, so it is tried for real. The copy is cheap.
-        let before = self.state.clone();
-        let (events, over, stirred) = (self.events.len(), self.over.clone(), self.stirred.clone());
-        let made = self.make_run(id, cron, self.at, true);
-        let found = made.map(|key| (self.state.job_keys.get(&key).copied(), key));
-        match found {
-            Ok((Some(run), key)) => {
-                self.emit(EventKind::CronChanged(id));
-                self.stir(id);
-                Ok(Answer::Job { id: run, key })
-            }
-            Ok((None, _)) => unreachable!("a run that was made has its name"),
-            Err(refused) => {
-                *self.state = before;
-                self.events.truncate(events);
-                (self.over, self.stirred) = (over, stirred);
-                Err(refused)
-            }
-        }
+        let (run, key) = self.attempt(|turn| turn.make_run(id, cron, turn.at, true))?;
+        self.emit(EventKind::CronChanged(id));
+        self.stir(id);
+        Ok(Answer::Job { id: run, key })
     }
 
-    /// Another schedule counts from now on.
-    pub(super) fn reschedule(&mut self, id: JobId) {
+    /// Another schedule than `before` counts from now on.
+    pub(super) fn reschedule(&mut self, id: JobId, before: &JobSpec) {
         let at = self.at;
         let job = self.job_mut(id);
-        let Some(schedule) = job.spec.cron.as_ref().map(|cron| cron.schedule.clone()) else {
+        let schedule = |spec: &JobSpec| spec.cron.as_ref().map(|cron| cron.schedule.clone());
+        let Some(schedule) =
+            schedule(&job.spec).filter(|now| schedule(before).as_ref() != Some(now))
+        else {
             return;
         };
         if let Some(cron) = &mut job.cron

@@ -6,14 +6,18 @@
 //! is decided here; the room there is made by the scheduler like any other, pushing out lower priorities.
 //!
 //! A machine that is closed gets no new slots, and keeps those that it has. Quota is looked at when the job is
-//! submitted, for the machines that are there; a slot for a machine that comes later is charged beyond it, as
+//! submitted or updated, for the machines that are there; a slot for a machine that comes later is charged beyond it, as
 //! the operators who run daemons need them everywhere.
+//!
+//! A task that is there is judged by its own version of the job, whatever is to come by the newest one. So
+//! machines are looked at anew when a version is put in force, and a task's own when it gets it.
 //!
 //! Invariants: a live slot's machine is up and one on which the job runs, and each such machine has one
 //! slot, alive or killed by somebody, if it is open. How many slots there are is at most how many machines there
 //! were at once.
 
-use super::turn::Turn;
+use super::stops::NEVER;
+use super::turn::{Turn, take_of};
 use super::{Job, Machine, MachineState, Task};
 use crate::event::{EventKind, TaskChange};
 use borg_proto::machine::{IMAGES, NO_IMAGES};
@@ -41,6 +45,14 @@ impl Machine {
 }
 
 impl Job {
+    /// The specification that says whether a daemon runs on a machine: of a task that is there its own
+    /// version, as the newest one has not reached it; of one that would come, the newest.
+    pub(super) fn spec_on(&self, machine: MachineId) -> &Arc<JobSpec> {
+        let alive = |index: &&u32| self.task(**index).is_some_and(|task| !task.is_dead());
+        let there = self.homes.get(&machine).filter(alive);
+        there.map_or(&self.spec, |index| self.spec_of(*index))
+    }
+
     /// The machine to which one of its slots belongs, of a daemon.
     #[must_use]
     pub fn home(&self, index: u32) -> Option<MachineId> {
@@ -57,20 +69,53 @@ impl Turn<'_> {
         u32::try_from(found.count()).unwrap_or(u32::MAX)
     }
 
-    /// A job has another specification: what follows from it for its kind.
-    pub(super) fn heed_kind(&mut self, id: JobId) {
+    /// On how many more machines a daemon would run than it does; none of it was killed there.
+    pub(super) fn machines_gained(&self, job: &Job) -> u32 {
+        if !self.state.daemons.contains(&job.id) {
+            return 0;
+        }
+        let free = |machine: &&Machine| {
+            let slot = job.homes.get(&machine.id).and_then(|index| job.task(*index));
+            slot.is_none_or(Task::is_withdrawn) && machine.closed.is_none()
+        };
+        let machines = self.state.machines().filter(free);
+        let gained = machines.filter(|machine| machine.suits(job.owner(), &job.spec));
+        u32::try_from(gained.count()).unwrap_or(u32::MAX)
+    }
+
+    /// A job has another specification than `before`: what follows from it for its kind.
+    pub(super) fn heed_kind(&mut self, id: JobId, before: &JobSpec) {
         self.recount_run_out(id);
-        self.reschedule(id);
+        self.reschedule(id, before);
+        self.fit_everywhere(id);
     }
 
     /// Gives a daemon the slots that it should have, on all machines.
-    pub(super) fn fit_everywhere(&mut self, id: JobId) {
+    fn fit_everywhere(&mut self, id: JobId) {
         if !self.state.daemons.contains(&id) {
             return;
         }
         let machines: Vec<MachineId> = self.state.machines.keys().copied().collect();
         for machine in machines {
             self.fit_daemon(id, machine);
+        }
+    }
+
+    /// To be called when a slot of a job has another version.
+    pub(super) fn note_revised(&mut self, id: TaskId) {
+        if self.state.daemons.contains(&id.job) {
+            self.revised.insert(id);
+            self.stir(id.job);
+        }
+    }
+
+    /// Slots that got another version in this entry leave machines that it does not run on.
+    pub(super) fn fit_revised(&mut self, id: JobId) {
+        for task in take_of(&mut self.revised, id) {
+            let home = self.state.job(id).and_then(|job| job.home(task.index));
+            if let Some(home) = home {
+                self.fit_daemon(id, home);
+            }
         }
     }
 
@@ -112,6 +157,8 @@ impl Turn<'_> {
         job.vacant.insert(id.index);
         if let Some(task) = slot(job, id.index) {
             task.pinned = None;
+            // Whoever stopped it meant the one on that machine.
+            task.stopped = false;
         }
     }
 
@@ -123,23 +170,21 @@ impl Turn<'_> {
         if !job.is_alive() || job.stopped.is_some() {
             return;
         }
-        let index = job.homes.get(&machine).copied();
-        let spec = index.map_or(&job.spec, |index| job.spec_of(index));
-        let (suits, closed) = (found.suits(job.owner(), spec), found.closed.is_some());
-        let dead = |index: u32| match &job.task(index)?.state {
-            TaskState::Dead { end, .. } => Some(end.clone()),
-            TaskState::Pending { .. } | TaskState::Running(_) => None,
-        };
-        match (suits, index.map(|index| (index, dead(index)))) {
-            (true, None) if !closed => self.make_slot(id, machine),
-            (true, Some((index, Some(TaskEnd::Withdrawn)))) if !closed => {
+        let suits = found.suits(job.owner(), job.spec_on(machine));
+        let comes = suits && found.closed.is_none();
+        let home = job.homes.get(&machine).and_then(|index| Some((*index, job.task(*index)?)));
+        match home {
+            None if comes => self.make_slot(id, machine),
+            Some((index, task)) if comes && task.is_withdrawn() => {
                 self.bring_back(TaskId { job: id, index });
             }
-            (false, Some((index, None))) => {
+            Some((index, task)) if !suits && !task.is_dead() => {
                 self.end_task(TaskId { job: id, index }, TaskEnd::Withdrawn);
+                // The newest version may run where the task's own does not.
+                self.fit_daemon(id, machine);
             }
             // As it should be; or killed, which holds while the machine is there.
-            (true | false, None | Some(_)) => {}
+            None | Some(_) => {}
         }
     }
 
@@ -188,7 +233,7 @@ impl Turn<'_> {
         let waits = self.state.job(id.job).is_some_and(|job| !job.waits_for.is_empty());
         let exclusive = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let lingers = exclusive && self.state.task(id).is_some_and(may_run_on);
-        let not_before = Millis(if waits { u64::MAX } else { 0 });
+        let not_before = if waits || self.state.is_stopped(id) { NEVER } else { Millis(0) };
         let to = TaskState::Pending { since: self.at, not_before };
         self.change_task(id, to, TaskChange::Renewed, |task| {
             task.lingers = lingers;
@@ -200,7 +245,7 @@ impl Turn<'_> {
 }
 
 /// Whether the last incarnation of a dead task may still run: the cell ended it, and no machine said so.
-fn may_run_on(task: &Task) -> bool {
+pub(super) fn may_run_on(task: &Task) -> bool {
     let TaskState::Dead { end, .. } = &task.state else { return false };
     let told = match end {
         TaskEnd::Finished => true,
@@ -216,7 +261,7 @@ fn may_run_on(task: &Task) -> bool {
 }
 
 /// A slot for changing.
-fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
+pub(super) fn slot(job: &mut Job, index: u32) -> Option<&mut Task> {
     job.tasks.get_mut(usize::try_from(index).ok()?).map(Arc::make_mut)
 }
 
@@ -226,8 +271,8 @@ mod tests {
     use crate::state::{JobState, Task};
     use borg_proto::command::{Action, Observation};
     use borg_proto::spec::{Constraint, ConstraintOp};
-    use borg_proto::update::{Revision, UpdateOptions};
-    use borg_proto::{FailureCause, JobId, JobSpec, MachineId, TaskId};
+    use borg_proto::update::{Revision, Steer, UpdateOptions};
+    use borg_proto::{FailureCause, IndexSet, JobId, JobSpec, MachineId, TaskId};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -236,14 +281,18 @@ mod tests {
         daemon("exporter", 100, 4 * MIB)
     }
 
-    fn on_amd() -> JobSpec {
+    fn on_arch(arch: &str) -> JobSpec {
         let arch = Constraint {
             attribute: "arch".into(),
             op: ConstraintOp::Equal,
-            values: vec!["amd64".into()],
+            values: vec![arch.into()],
             soft: false,
         };
         with_task(exporter(), |task| task.constraints = vec![arch])
+    }
+
+    fn on_amd() -> JobSpec {
+        on_arch("amd64")
     }
 
     /// The machines of the live slots, by index.
@@ -422,6 +471,145 @@ mod tests {
         assert_eq!(homes(&cell, job), [Some(amd.0), None]);
         let scaled = JobSpec { tasks: 3, ..exporter() };
         assert!(update(&mut cell, scaled).unwrap_err().contains("says nothing of a daemon"));
+    }
+
+    /// Two machines, of which one is no amd64.
+    fn two_kinds(cell: &mut Cell) -> [MachineId; 2] {
+        ["amd64", "arm64"]
+            .map(|arch| cell.machine_with(arch, info(1000, 64 * MIB, &[("arch", arch)])))
+    }
+
+    fn update_with(cell: &mut Cell, spec: JobSpec, close: bool) {
+        let job = format!("ann/{}", spec.name).parse().unwrap();
+        let options = Box::new(UpdateOptions { close, ..UpdateOptions::default() });
+        let to = Revision::Spec(Arc::new(spec));
+        cell.apply(user("ann"), Action::UpdateJob { job, to, options }).unwrap();
+    }
+
+    fn undo(cell: &mut Cell, job: &str) {
+        let (job, verb) = (job.parse().unwrap(), Steer::Undo);
+        cell.apply(user("ann"), Action::SteerUpdate { job, verb }).unwrap();
+    }
+
+    /// Slots that wait get the new version in the entry that closes the update.
+    #[test]
+    fn an_update_that_closes_at_once_leaves_machines_that_will_not_do_any_more() {
+        let mut cell = Cell::at_level(6);
+        let [amd, _] = two_kinds(&mut cell);
+        let job = cell.submit("ann", exporter());
+        update_with(&mut cell, on_amd(), true);
+        assert_eq!(cell.state.job(job).unwrap().update(), None);
+        assert_eq!(homes(&cell, job), [Some(amd.0), None]);
+    }
+
+    #[test]
+    fn an_update_that_is_undone_leaves_the_machines_that_it_brought() {
+        let mut cell = Cell::at_level(6);
+        let [amd, arm] = two_kinds(&mut cell);
+        let job = cell.submit("ann", on_amd());
+        update_with(&mut cell, exporter(), false);
+        assert_eq!(homes(&cell, job), [Some(amd.0), Some(arm.0)]);
+        undo(&mut cell, "ann/exporter");
+        assert_eq!(homes(&cell, job), [Some(amd.0), None]);
+    }
+
+    /// A slot that is not there is of the newest version when it comes back, so that says where.
+    #[test]
+    fn a_machine_that_comes_back_is_judged_by_the_newest_version() {
+        let mut cell = Cell::at_level(6);
+        let [amd, arm] = two_kinds(&mut cell);
+        let job = cell.submit("ann", exporter());
+        cell.observe(Observation::MachineDown { machine: arm });
+        update_with(&mut cell, on_amd(), true);
+        let back = info(1000, 64 * MIB, &[("arch", "arm64")]);
+        cell.observe(Observation::MachineUp { machine: arm, info: back });
+        assert_eq!(homes(&cell, job), [Some(amd.0), None]);
+        update_with(&mut cell, exporter(), false);
+        assert_eq!(homes(&cell, job), [Some(amd.0), Some(arm.0)], "a wider one brings it back");
+        undo(&mut cell, "ann/exporter");
+        assert_eq!(homes(&cell, job), [Some(amd.0), None]);
+    }
+
+    fn enforce_quota(cell: &mut Cell, on: bool) {
+        let bands = vec![exporter().priority.band()];
+        cell.apply(user("admin"), Action::EnforceQuota { bands, on }).unwrap();
+    }
+
+    #[test]
+    fn an_update_to_more_machines_asks_for_quota_like_a_new_job() {
+        let mut cell = Cell::at_level(6);
+        let [amd, arm] = two_kinds(&mut cell);
+        let job = cell.submit("ann", on_amd());
+        enforce_quota(&mut cell, true);
+        let labelled = |mut spec: JobSpec| {
+            spec.labels.insert("a".into(), "b".into());
+            spec
+        };
+        update(&mut cell, labelled(on_amd())).unwrap();
+        settle(&mut cell, job);
+        let refused = update(&mut cell, exporter()).unwrap_err();
+        assert!(refused.contains("quota"), "{refused}");
+        assert_eq!(homes(&cell, job), [Some(amd.0)]);
+        enforce_quota(&mut cell, false);
+        update(&mut cell, exporter()).unwrap();
+        assert_eq!(homes(&cell, job), [Some(amd.0), Some(arm.0)]);
+    }
+
+    /// Of two kinds of machines an update goes from one to the other.
+    #[test]
+    fn a_daemon_moves_from_some_machines_to_others() {
+        let mut cell = Cell::at_level(6);
+        let [amd, arm] = two_kinds(&mut cell);
+        let job = cell.submit("ann", on_amd());
+        let id = cell.place(job, 0, amd).unwrap();
+        cell.up(id);
+        update_with(&mut cell, on_arch("arm64"), true);
+        settle(&mut cell, job);
+        assert_eq!(homes(&cell, job), [None, Some(arm.0)]);
+        assert_eq!(cell.state.job(job).unwrap().update(), None);
+    }
+
+    fn order(cell: &mut Cell, stop: bool, index: u32) {
+        let job = "ann/exporter".parse().unwrap();
+        let tasks = IndexSet::new([index]).ok();
+        let action =
+            if stop { Action::StopTasks { job, tasks } } else { Action::StartTasks { job, tasks } };
+        cell.apply(user("ann"), action).unwrap();
+    }
+
+    /// Whether a slot may be placed.
+    fn may_start(cell: &Cell, job: JobId, index: u32, machine: MachineId) -> bool {
+        cell.clone().place(job, index, machine).is_ok()
+    }
+
+    #[test]
+    fn a_task_that_was_stopped_is_held_back_when_its_machine_comes_back() {
+        let mut cell = Cell::at_level(6);
+        let machine = cell.machine("a", 1000, 64 * MIB);
+        let job = cell.submit("ann", exporter());
+        let down = |cell: &mut Cell| cell.observe(Observation::MachineDown { machine });
+        let back = |cell: &mut Cell| {
+            cell.observe(Observation::MachineUp { machine, info: info(1000, 64 * MIB, &[]) })
+        };
+        order(&mut cell, true, 0);
+        down(&mut cell);
+        back(&mut cell);
+        assert!(!may_start(&cell, job, 0, machine));
+        order(&mut cell, false, 0);
+        assert!(may_start(&cell, job, 0, machine));
+        down(&mut cell);
+        order(&mut cell, true, 0);
+        back(&mut cell);
+        assert!(!may_start(&cell, job, 0, machine), "stopped while it was away");
+        down(&mut cell);
+        order(&mut cell, false, 0);
+        assert_eq!(homes(&cell, job), [None], "a start brings no machine back");
+        back(&mut cell);
+        assert!(may_start(&cell, job, 0, machine), "started while it was away");
+        order(&mut cell, true, 0);
+        remove(&mut cell, "a");
+        let other = cell.machine("b", 1000, 64 * MIB);
+        assert!(may_start(&cell, job, 0, other), "another machine's was never stopped");
     }
 
     /// Slots come while it waits for another job, and are let go together.

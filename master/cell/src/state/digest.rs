@@ -7,7 +7,8 @@
 use super::{Applied, JobState};
 use crate::codec;
 use crate::event::{
-    AccessChange, Event, EventKind, PrivilegeChange, QuotaChange, TaskChange, UpdateChange,
+    AccessChange, DataChange, Event, EventKind, PrivilegeChange, QuotaChange, TaskChange,
+    UpdateChange,
 };
 use crate::rejection::Rejection;
 use crate::store::Membership;
@@ -103,6 +104,11 @@ impl Out {
                 self.numbers(&[5, job.0, job_state(*from), job_state(*to)]);
             }
             EventKind::CronChanged(id) => self.numbers(&[280, id.0]),
+            EventKind::DataChanged { alloc, machine, change } => {
+                self.numbers(&[71, alloc.index.into(), machine.0.into()]);
+                self.text(alloc.job.to_string().as_bytes());
+                self.data(change);
+            }
             EventKind::JobForgotten(id, key) => {
                 self.numbers(&[6, id.0]);
                 self.text(key.to_string().as_bytes());
@@ -159,6 +165,26 @@ impl Out {
         }
     }
 
+    fn data(&mut self, change: &DataChange) {
+        match change {
+            DataChange::Kept { until } => self.numbers(&[1, until.0]),
+            DataChange::AtRest { bytes } => self.numbers(&[2, *bytes]),
+            DataChange::Rescuing { run } => {
+                self.number(3);
+                self.text(run.to_string().as_bytes());
+            }
+            DataChange::NotRescued { why } => {
+                self.number(4);
+                self.text(why.as_bytes());
+            }
+            DataChange::Rescued => self.number(5),
+            DataChange::Gone { why } => {
+                self.number(6);
+                self.text(why.as_bytes());
+            }
+        }
+    }
+
     fn quota(&mut self, change: &QuotaChange) {
         let (kind, user, band) = match change {
             QuotaChange::Set { user, band } => (1, user.as_str(), band),
@@ -202,6 +228,7 @@ impl Out {
                     EvictCause::Reclaimed => (220, ""),
                     EvictCause::Updated { .. } => (240, ""),
                     EvictCause::Stopped { by } => (241, by.as_str()),
+                    EvictCause::Capped { .. } => (242, ""),
                 };
                 self.numbers(&[5, kind]);
                 self.text(by.as_bytes());

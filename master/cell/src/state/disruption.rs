@@ -10,7 +10,7 @@
 use super::turn::Turn;
 use super::{CellState, Job, Task};
 use borg_proto::command::SERVICES_SINCE;
-use borg_proto::disruption::Disruption;
+use borg_proto::disruption::{Disruption, MAX_RATE_PER, MAX_RATE_TASKS};
 use borg_proto::task::{Phase, Placement, TaskState};
 use borg_proto::time::Date;
 use borg_proto::{JobId, JobKey, Millis, TaskId};
@@ -74,10 +74,13 @@ impl Job {
         self.is_alloc_set() || (up && self.health(index, placement).serves())
     }
 
-    /// How many of its tasks are down: alive, and not serving. Nobody waits for those that are stopped.
+    /// How many of its tasks are down: alive, and not serving. Nobody waits for those that are stopped, nor
+    /// for those that its own cap holds back.
     #[must_use]
     pub fn down(&self) -> u32 {
-        self.counts.alive() - self.counts.serving - self.counts.held
+        let wanted = self.counts.alive() - self.counts.held;
+        let wanted = self.spec.concurrent.map_or(wanted, |most| wanted.min(most));
+        wanted.saturating_sub(self.counts.serving)
     }
 
     /// Whether one more of its tasks, which serves, may be taken down at a moment of cell time.
@@ -116,6 +119,12 @@ impl Job {
 }
 
 impl CellState {
+    /// Whether nothing is moved by the cell's own choice at a moment of cell time: in safe mode, and in a cell
+    /// that was just restored, which could not place again what it takes down.
+    pub(super) fn holds_still(&self, at: Millis) -> bool {
+        self.safe_mode.is_some() || at < self.place_after()
+    }
+
     /// Whether the cell may take a task off its machine on purpose at a moment of cell time. Always when
     /// that costs nothing, because it does not serve.
     ///
@@ -168,13 +177,18 @@ impl Turn<'_> {
     /// Notes, for the rate of its job's budget, that a task is about to be disturbed on purpose.
     pub(super) fn note_disruption(&mut self, task: TaskId) {
         let Some(job) = self.state.job(task.job) else { return };
-        let rate = job.spec.effective_disruption().and_then(|budget| budget.rate);
+        let rated = job.spec.effective_disruption().is_some_and(|budget| budget.rate.is_some());
         let serves = job.task(task.index).and_then(Task::placement);
         let serves = serves.is_some_and(|placement| placement.serves_since.is_some());
-        let (Some(rate), true, at) = (rate, serves, self.at) else { return };
+        if !rated || !serves {
+            return;
+        }
+        let at = self.at;
         let noted = &mut self.job_mut(task.job).disrupted;
         noted.push_back(at);
-        while noted.len() > rate.tasks as usize {
+        // As many as any rate may count, as long: an update may bring another one.
+        let old = |first: &Millis| at.since(*first) >= MAX_RATE_PER;
+        while noted.len() > MAX_RATE_TASKS as usize || noted.front().is_some_and(old) {
             noted.pop_front();
         }
     }
@@ -209,17 +223,19 @@ impl Turn<'_> {
                     job.counts.serving += 1;
                 }
             }
+            job.time_update();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::fixture::{Cell, batch, master, service, with_task};
+    use crate::fixture::{Cell, batch, master, service, user, with_task};
     use crate::state::CellState;
     use borg_proto::command::{Action, Observation};
     use borg_proto::disruption::{Disruption, Rate, Share};
     use borg_proto::health::{HealthCheck, Probe};
+    use borg_proto::update::Revision;
     use borg_proto::{Health, IncarnationId, JobId, JobSpec, Millis, TaskId};
 
     const MIB: u64 = 1 << 20;
@@ -309,6 +325,33 @@ mod tests {
         assert_eq!(CellState::decode(&cell.state.encode()).unwrap(), cell.state);
         cell.now = started + Millis(120_000);
         assert_eq!(blocked(&cell, job, 2), "");
+    }
+
+    #[test]
+    fn another_rate_counts_what_was_disturbed_under_the_one_before() {
+        let mut cell = serving();
+        let mut spec = batch("low", 6, 1_000, 4 * MIB);
+        let rated = |tasks, per_s| {
+            let rate = Some(Rate { tasks, per_ms: Millis::from_secs(per_s) });
+            Some(Disruption { most: Share::Percent(100), rate })
+        };
+        spec.disruption = rated(2, 60);
+        let (job, ids) = job(&mut cell, spec.clone());
+        ids.iter().for_each(|id| drop(cell.up(*id)));
+        let machine = cell.state.machines().next().unwrap().id;
+        let more = cell.submit("bob", service("more", 1, 6_000, 4 * MIB));
+        cell.place_over(more, 0, machine, vec![ids[0], ids[1]]).unwrap();
+        cell.wait(60_000);
+        let most = cell.submit("bob", service("most", 1, 2_000, 4 * MIB));
+        cell.place_over(most, 0, machine, vec![ids[2], ids[3]]).unwrap();
+        assert_eq!(cell.state.job(job).unwrap().down(), 4);
+        let next = JobSpec { disruption: rated(5, 600), ..spec };
+        let (to, key) = (Revision::Spec(std::sync::Arc::new(next)), "ann/low".parse().unwrap());
+        let update = Action::UpdateJob { job: key, to, options: Box::default() };
+        cell.apply(user("ann"), update).unwrap();
+        let left = cell.state.job(job).unwrap().may_still_lose(2, cell.now);
+        assert_eq!(left, Some(1), "four of the five are used up");
+        assert_eq!(CellState::decode(&cell.state.encode()).unwrap(), cell.state);
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! Leaves finding places to schedulers, how much disruption a job bears to `disruption`, and the order
 //! of many machines to `maintenance`.
 //!
+//! Data that allocs left behind there is saved first, by runs that are placed there in spite of the drain: until the
+//! deadline, a machine with such data is not empty.
+//!
 //! Tasks of daemons belong to their machine: they stay, and a machine with nothing else is empty.
 //!
 //! Invariants: a machine that is drained has `empty_since` set exactly while nothing else is placed on it;
@@ -89,7 +92,10 @@ impl CellState {
     /// it.
     #[must_use]
     pub fn leaves(&self, task: TaskId) -> bool {
-        let goes = |job: &&super::Job| job.spec.alloc_set.is_none() && !job.spec.stays_on_drain();
+        let goes = |job: &&super::Job| {
+            let stays = job.spec.stays_on_drain() || job.rescues().is_some();
+            job.spec.alloc_set.is_none() && !stays
+        };
         let Some(job) = self.job(task.job).filter(goes) else { return false };
         let placement = job.task(task.index).and_then(super::Task::placement);
         placement.is_some_and(|placement| self.draining.contains(&placement.machine))
@@ -128,11 +134,12 @@ impl CellState {
         (!waits).then(|| drain.deadline.max(self.place_after()))
     }
 
-    /// Whether nothing is placed on a machine but what stays there when it is drained.
+    /// Whether nothing is placed on a machine but what stays there when it is drained, nor any data there waits to
+    /// be saved first.
     #[must_use]
     pub fn is_vacated(&self, machine: &Machine) -> bool {
         let stays = |task: &TaskId| self.job(task.job).is_some_and(|job| job.spec.stays_on_drain());
-        machine.tasks.iter().all(stays)
+        machine.tasks.iter().all(stays) && !self.holds_unsaved(machine.id)
     }
 
     /// Machines that would take tasks were these out of service, and what they have free.
@@ -227,6 +234,7 @@ impl Turn<'_> {
         let same = before.as_deref() == Some(&drain);
         machine.drain = Some(Arc::new(drain));
         self.state.draining.insert(id);
+        self.set_overdue(id, false);
         if !same {
             self.emit(EventKind::MachineAccess(id, AccessChange::Draining));
         }
@@ -247,6 +255,7 @@ impl Turn<'_> {
     pub(super) fn undrain(&mut self, id: MachineId) {
         let Some(drain) = self.machine_mut(id).drain.take() else { return };
         self.state.draining.remove(&id);
+        self.set_overdue(id, false);
         self.emit(EventKind::MachineAccess(id, AccessChange::Undrained));
         self.set_alarm(Due::Machine(id));
         if let Some(number) = drain.maintenance {
@@ -305,6 +314,8 @@ impl Turn<'_> {
             self.push_out(task, &EvictCause::Drained);
             self.count_leaving(id, |drain| drain.forced = drain.forced.saturating_add(1));
         }
+        self.set_overdue(id, true);
+        self.note_emptiness(id);
     }
 
     /// Changes what a machine that is drained counts.

@@ -11,7 +11,9 @@ use super::tasks::Task;
 use super::updates::Update;
 use super::versions::{FIRST_VERSION, Version};
 use borg_proto::task::{FailureCause, Phase, Placement, TaskEnd, TaskState};
-use borg_proto::{Health, JobId, JobKey, JobSpec, MachineId, Millis, Priority, UserName};
+use borg_proto::{
+    Health, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis, Priority, TaskId, UserName,
+};
 use imbl::{OrdMap, OrdSet, Vector};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -134,6 +136,9 @@ pub struct Job {
     pub(crate) update: Option<Arc<Update>>,
     /// The highest number of an incarnation of slots that were taken out.
     pub(crate) retired: u32,
+    /// Of an exclusive job: which incarnations of slots that were taken out may still run, and where. A slot
+    /// that takes such a one's place waits for that.
+    pub(crate) dropped: OrdMap<u32, (MachineId, u32)>,
     /// When it was accepted.
     pub submitted_at: Millis,
     /// How many tasks are where.
@@ -160,6 +165,10 @@ pub struct Job {
     pub(crate) homes: OrdMap<MachineId, u32>,
     /// Of a daemon: slots whose machine is gone for good.
     pub(crate) vacant: OrdSet<u32>,
+    /// Of an alloc set: the last job in it that saves what its allocs leave behind.
+    pub(crate) saver: Option<Arc<JobSpec>>,
+    /// Of a run that saves such data: its number.
+    pub(crate) rescues: Option<u64>,
     /// When tasks of it were disturbed on purpose, as far back as the rate of its budget counts.
     pub(crate) disrupted: Vector<Millis>,
     /// Its slots, by index. Untouched slots share one allocation.
@@ -312,6 +321,7 @@ impl Job {
             slots_of,
             update: None,
             retired: 0,
+            dropped: OrdMap::new(),
             submitted_at,
             counts: TaskCounts {
                 pending: slots,
@@ -329,6 +339,8 @@ impl Job {
             run_out: OrdSet::new(),
             homes: OrdMap::new(),
             vacant: OrdSet::new(),
+            saver: None,
+            rescues: None,
             disrupted: Vector::new(),
             tasks,
             crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),
@@ -336,7 +348,18 @@ impl Job {
         }
     }
 
-    /// Adds slots that were never placed at the end.
+    /// The incarnation of one of its slots, present or taken out, that may still run although the slot is not
+    /// placed.
+    #[must_use]
+    pub fn lingering(&self, index: u32) -> Option<(MachineId, IncarnationId)> {
+        let task = TaskId { job: self.id, index };
+        match self.dropped.get(&index).copied() {
+            Some((machine, number)) => Some((machine, IncarnationId { task, number })),
+            None => self.task(index)?.lingering(task),
+        }
+    }
+
+    /// Adds slots at the end. They were never placed; an exclusive one waits for who was in its place before.
     pub(crate) fn add_slots(&mut self, more: u32, at: Millis) {
         let not_before = Millis(if self.waits_for.is_empty() { 0 } else { u64::MAX });
         let version = self.head().number;
@@ -346,6 +369,15 @@ impl Job {
         self.counts.held += if not_before == super::stops::NEVER { more } else { 0 };
         if more > 0 {
             *self.slots_of.entry(version).or_default() += more;
+        }
+        let slots = self.slots();
+        let replaced = self.dropped.keys().copied().take_while(|index| *index < slots);
+        for index in replaced.collect::<Vec<_>>() {
+            let slot = usize::try_from(index).ok().and_then(|index| self.tasks.get_mut(index));
+            if let (Some(slot), Some(last)) = (slot, self.dropped.remove(&index)) {
+                let task = Arc::make_mut(slot);
+                (task.incarnations, task.last_place, task.lingers) = (last.1, Some(last), true);
+            }
         }
     }
 

@@ -37,11 +37,9 @@ impl Turn<'_> {
     ) -> Result<Answer, Rejection> {
         check_spec(spec)?;
         let key = spec.key(user);
-        let old = self.state.job_named(&key);
-        if let Some(old) = old.filter(|old| old.is_alive()) {
+        if let Some(old) = self.state.job_named(&key).filter(|old| old.is_alive()) {
             return Err(Rejection::JobAlive { job: key, state: old.state() });
         }
-        let old = old.map(|old| old.id);
         let waits_for = self.awaited(&key, &spec.after)?;
         let first = self.first_tasks(user, spec);
         self.check_room(spec.kind, first)?;
@@ -51,7 +49,28 @@ impl Turn<'_> {
         self.check_privileges(user, spec)?;
         self.check_quota(user, spec.priority, &spec.charged(), first)?;
 
-        if let Some(old) = old {
+        let id = self.accept(user, spec, waits_for);
+        if let Some(set) = set {
+            self.job_mut(set).tenants.insert(id);
+            if spec.rescue {
+                self.note_saver(set, spec);
+            }
+        }
+        if let Some(parent) = parent {
+            self.job_mut(parent).children.insert(id);
+        }
+        Ok(Answer::Job { id, key })
+    }
+
+    /// Takes a job in against which nothing stands, in place of a dead one of its name.
+    pub(super) fn accept(
+        &mut self,
+        user: &UserName,
+        spec: &Arc<JobSpec>,
+        waits_for: BTreeSet<JobId>,
+    ) -> JobId {
+        let key = spec.key(user);
+        if let Some(old) = self.state.job_keys.get(&key).copied() {
             self.forget(old);
         }
         let id = JobId(self.state.next_job);
@@ -59,24 +78,18 @@ impl Turn<'_> {
         for awaited in &waits_for {
             self.job_mut(*awaited).dependents.insert(id);
         }
-        if let Some(set) = set {
-            self.job_mut(set).tenants.insert(id);
-        }
-        if let Some(parent) = parent {
-            self.job_mut(parent).children.insert(id);
-        }
         let job = Job::new(id, user, spec.clone(), waits_for, self.at);
         let slots = job.slots();
         self.charge(&job);
         self.use_packages(&job);
         self.state.pending.extend((0..slots).map(|index| TaskId { job: id, index }));
         self.state.live_slots += u64::from(slots);
-        self.state.job_keys.insert(key.clone(), id);
+        self.state.job_keys.insert(key, id);
         self.state.jobs.insert(id, Arc::new(job));
         self.emit(EventKind::JobSubmitted(id));
         self.begin_daemon(id);
         self.set_alarm(Due::Job(id));
-        Ok(Answer::Job { id, key })
+        id
     }
 
     /// The jobs of `after` that have not finished yet.
@@ -228,7 +241,15 @@ impl Turn<'_> {
         }
         if let Some(set) = key.and_then(|key| self.state.job_keys.get(&key).copied()) {
             self.job_mut(set).tenants.remove(&id);
+            if let Some(spec) = self.state.job(id).map(|job| job.spec.clone()).filter(|s| s.rescue)
+            {
+                self.note_saver(set, &spec);
+            }
         }
+        if let Some(number) = self.state.job(id).and_then(Job::rescues) {
+            self.rescue_ended(number, id, &end);
+        }
+        self.forget_dropped(id);
         self.leave_parent(id, &end);
         self.state.daemons.remove(&id);
         self.state.live_slots -= slots;

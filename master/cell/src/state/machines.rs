@@ -139,20 +139,20 @@ impl Machine {
         self.info.as_ref().map_or_else(Resources::default, |info| info.capacity.minus(&self.used))
     }
 
-    /// Counts one task of a version less, of prod or not.
-    pub(super) fn gives_back(&mut self, version: &Version, prod: bool) {
+    /// Counts one task of a version less.
+    pub(super) fn gives_back(&mut self, version: &Version) {
         let asked = version.spec.asked();
         self.used = self.used.minus(&asked);
-        if prod {
+        if version.is_prod() {
             self.used_by_prod = self.used_by_prod.minus(&asked);
         }
     }
 
-    /// Counts one task of a version more, of prod or not.
-    pub(super) fn gives(&mut self, version: &Version, prod: bool) {
+    /// Counts one task of a version more.
+    pub(super) fn gives(&mut self, version: &Version) {
         let asked = version.spec.asked();
         self.used = self.used.plus(&asked);
-        if prod {
+        if version.is_prod() {
             self.used_by_prod = self.used_by_prod.plus(&asked);
         }
     }
@@ -224,6 +224,7 @@ impl Turn<'_> {
             return Err(Rejection::NoSuchMachine { machine: name.clone() });
         };
         self.clear_machine(id);
+        self.drop_data_of(id);
         self.undrain(id);
         self.vacate_daemons(id);
         self.state.machine_names.remove(name);

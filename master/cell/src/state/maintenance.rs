@@ -5,6 +5,8 @@
 //! it was empty and restarted, or when it leaves the cell; then the next one's turn has come. All of that is
 //! state: whoever leads goes on where the last leader was, and no client has to stay.
 //!
+//! A machine that is drained when its turn comes is left out: whoever drained it says when it is back.
+//!
 //! Invariants: a machine is out for one maintenance at most; as long as machines are left, as many are drained for a maintenance as may be at once.
 
 use super::drains::Order;
@@ -140,12 +142,9 @@ impl Turn<'_> {
         while out < most
             && let Some(id) = Arc::make_mut(&mut maintenance).left.pop_front()
         {
-            // It may have left the cell meanwhile, or be out for another maintenance, which has it then.
-            let free = |machine: &Machine| {
-                let part = machine.drain.as_ref().and_then(|drain| drain.maintenance);
-                part.is_none_or(|other| other == number)
-            };
-            if self.state.machine(id).is_some_and(free) {
+            // It may have left the cell meanwhile, or be out for another reason: its restart would not mean that
+            // it may serve again.
+            if self.state.machine(id).is_some_and(|machine| machine.drain.is_none()) {
                 self.drain(id, &order);
                 out += 1;
             }

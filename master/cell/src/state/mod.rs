@@ -4,7 +4,7 @@
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of jobs that hang together (`parents`), of daemons (`daemons`) and cron jobs (`crons`), of what
 //! takes too long (`run_out`) or runs again (`rerun`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of what allocs leave behind there (`kept`, `rescues`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -23,6 +23,7 @@ pub mod disruption;
 mod drains;
 mod gang;
 mod jobs;
+mod kept;
 pub mod lives;
 mod machines;
 mod maintenance;
@@ -38,6 +39,7 @@ pub mod quota;
 mod reclamation;
 pub mod requests;
 mod rerun;
+mod rescues;
 mod restored;
 mod run_out;
 pub mod runs;
@@ -54,14 +56,17 @@ pub use crons::{CronState, Fate, MAX_TICK_TEXT, Tick};
 pub use disruption::Blocked;
 pub use drains::{Drain, Staying};
 pub use jobs::{Job, JobEnd, JobState, TaskCounts};
+pub use kept::{Kept, MAX_KEPT_OF_A_SET, MAX_KEPT_ON_A_MACHINE};
 pub use machines::{MAX_TARGET_BYTES, MAX_TASKS_ON_A_MACHINE, Machine, MachineState, target_bytes};
 pub use maintenance::{MAX_MAINTENANCES, Maintenance};
 pub use masters::{MAX_MASTERS, MasterRecord, Standing};
 pub use moves::OVERDUE;
 pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
+pub use rescues::{MAX_WHY_BYTES, RESCUE_AGAIN};
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
+pub(crate) use updates::OnTheWay;
 pub use updates::{Progress, Update, UpdateState};
 pub use versions::{
     FIRST_VERSION, MAX_KEPT_VERSIONS, MAX_NOTE_BYTES, MAX_VERSIONS_IN_USE, Version,
@@ -127,6 +132,10 @@ pub struct CellState {
     pub(crate) last_maintenance: u64,
     /// Tasks that were pushed out over a disruption budget, as a deadline had come.
     pub(crate) forced: u64,
+    /// What allocs left behind on machines, by number.
+    pub(crate) kept: OrdMap<u64, Arc<Kept>>,
+    /// The number of the last of it.
+    pub(crate) last_kept: u64,
     /// What clients asked for lately, and what came of it.
     pub(crate) requests: requests::Requests,
     // Indexes: follow from the above, and are rebuilt from it when a checkpoint is read.
@@ -143,6 +152,8 @@ pub struct CellState {
     pub(crate) dead_jobs: OrdSet<(Millis, JobId)>,
     /// Daemons that are alive.
     pub(crate) daemons: OrdSet<JobId>,
+    /// What allocs left behind on each machine that has any.
+    pub(crate) kept_by_machine: OrdMap<MachineId, OrdSet<u64>>,
     /// Slots of jobs that are alive.
     pub(crate) live_slots: u64,
     /// Slots of dead jobs.
@@ -244,6 +255,8 @@ impl CellState {
             maintenances: OrdMap::new(),
             last_maintenance: 0,
             forced: 0,
+            kept: OrdMap::new(),
+            last_kept: 0,
             requests: requests::Requests::default(),
             machine_names: OrdMap::new(),
             job_keys: OrdMap::new(),
@@ -253,6 +266,7 @@ impl CellState {
             draining: OrdSet::new(),
             dead_jobs: OrdSet::new(),
             daemons: OrdSet::new(),
+            kept_by_machine: OrdMap::new(),
             live_slots: 0,
             dead_slots: 0,
         }
@@ -393,10 +407,10 @@ impl CellState {
         self.downs.iter().copied()
     }
 
-    /// Exclusive tasks that are not placed because their last incarnation may still run: where,
-    /// and which.
+    /// Incarnations of exclusive tasks that may still run although their task is not placed, or was taken
+    /// out of its job: where, and which.
     pub fn lingering(&self) -> impl Iterator<Item = (MachineId, IncarnationId)> {
-        self.lingering.iter().filter_map(|id| self.task(*id)?.lingering(*id))
+        self.lingering.iter().filter_map(|id| self.job(id.job)?.lingering(id.index))
     }
 
     /// The cell's name.

@@ -59,6 +59,12 @@ impl Turn<'_> {
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
                 Observation::TaskReclaimed { id } => self.task_reclaimed(*id),
+                Observation::DataAtRest { machine, alloc, bytes } => {
+                    self.data_at_rest(*machine, *alloc, *bytes);
+                }
+                Observation::DataGone { machine, alloc, why } => {
+                    self.data_gone(*machine, *alloc, why);
+                }
                 Observation::TaskHealth { id, health } => self.task_health(*id, *health),
                 Observation::TaskAddress { id, address } => self.task_address(*id, *address),
                 Observation::Silence { safe_mode, silent, machines } => {
@@ -171,6 +177,7 @@ impl Turn<'_> {
         self.state.safe_mode = safe_mode.then_some(SafeMode { since: self.at, silent, machines });
         self.emit(EventKind::SafeMode { on: safe_mode, silent, machines });
         self.reset_drains();
+        self.stir_updates();
     }
 
     /// Takes machines for down because an operator says so. All or none.

@@ -1,7 +1,8 @@
 //! Jobs that hang together: a child ends with its parent, a dependent fails with what it waits for, and a
 //! job that stands is ended as a whole.
 //!
-//! A parent is a job of the same user that is alive when its child is accepted; so there are no cycles.
+//! A parent is a job of the same user that is alive when its child is accepted; so there are no cycles. Nobody
+//! starts after a job with which it ends.
 //!
 //! Invariants: a live job's parent is alive; when a job ends, in whatever way, its children end in the same
 //! entry, and theirs.
@@ -65,9 +66,19 @@ impl Turn<'_> {
         }
         match self.state.job_named(&parent) {
             None => Err(KindRejection::NoParent { parent }),
-            Some(found) if found.is_alive() => Ok(Some(found.id)),
+            Some(found) if found.is_alive() => match self.ends_with(found, &spec.after) {
+                Some(first) => Err(KindRejection::AfterParent { job, first }),
+                None => Ok(Some(found.id)),
+            },
             Some(found) => Err(KindRejection::ParentOver { parent, state: found.state() }),
         }
+    }
+
+    /// Which of some jobs a live one is, or ends with.
+    fn ends_with(&self, job: &Job, some: &[JobKey]) -> Option<JobKey> {
+        let parent = |job: &&Job| self.state.job_named(job.spec.parent.as_ref()?);
+        let mut line = std::iter::successors(Some(job), parent).filter(|_| !some.is_empty());
+        line.find(|job| some.contains(&job.key)).map(|job| job.key.clone())
     }
 
     /// Ends a job with all of its tasks that are alive; gives their number.
@@ -179,6 +190,26 @@ mod tests {
         cell.kill("ann", "ann/web", &[]).unwrap();
         let refused = cell.try_submit("ann", child("child", "ann/web")).unwrap_err();
         assert_eq!(refused.to_string(), "parent: job ann/web is over: killed");
+    }
+
+    /// It would always be killed in the moment in which it could start.
+    #[test]
+    fn no_job_starts_after_one_with_which_it_ends() {
+        let mut cell = Cell::at_level(6);
+        cell.submit("ann", batch("parent", 1, 100, 4 * MIB));
+        let after =
+            |spec: JobSpec, first: &str| JobSpec { after: vec![first.parse().unwrap()], ..spec };
+        let mut refused =
+            |spec: JobSpec| cell.try_submit("ann", spec).map_err(|refused| refused.to_string());
+        refused(child("child", "ann/parent")).unwrap();
+        assert_eq!(
+            refused(after(child("x", "ann/parent"), "ann/parent")).unwrap_err(),
+            "after: job ann/x ends with ann/parent, so it cannot start after it: leave out \
+             `parent`, or this of `after`"
+        );
+        let told = refused(after(child("x", "ann/child"), "ann/parent")).unwrap_err();
+        assert!(told.starts_with("after: job ann/x ends with ann/parent"), "{told}");
+        refused(after(child("sibling", "ann/parent"), "ann/child")).unwrap();
     }
 
     #[test]

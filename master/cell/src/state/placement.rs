@@ -101,6 +101,7 @@ impl Turn<'_> {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
         self.check_home(job, asked.task, machine)?;
+        self.state.admits(job, machine)?;
         check_machine(job, asked.task.index, machine)?;
         self.state.check_alloc(job, asked.task.index, machine)?;
         let version = job.version_of(asked.task.index);
@@ -125,9 +126,10 @@ impl Turn<'_> {
         Ok(Plan { victims, ports, devices, incarnation })
     }
 
-    /// A daemon's slot is placed on its own machine.
+    /// A daemon's slot is placed on its own machine, a run that saves data where that is.
     fn check_home(&self, job: &Job, task: TaskId, machine: &Machine) -> Result<(), Rejection> {
-        let home = job.home(task.index).filter(|_| job.spec.kind == JobKind::Daemon);
+        let pinned = job.spec.kind == JobKind::Daemon || job.rescues().is_some();
+        let home = job.home(task.index).filter(|_| pinned);
         let Some(home) = home.filter(|home| *home != machine.id) else { return Ok(()) };
         let Some(home) = self.state.machine(home).map(|home| home.name.clone()) else {
             return Err(Rejection::MachineGone { machine: home });
@@ -171,8 +173,7 @@ impl Turn<'_> {
     ) -> Result<Vec<TaskId>, Rejection> {
         let asked = version.spec.asked();
         let mut left = Cow::Borrowed(machine);
-        let room =
-            |left: &Machine| self.state.room_on(left, job.priority().is_prod(), decided.lent);
+        let room = |left: &Machine| self.state.room_on(left, version.is_prod(), decided.lent);
         let mut there = Told::of(machine);
         let mut chosen = Vec::new();
         for victim in &decided.victims {
@@ -197,9 +198,8 @@ impl Turn<'_> {
                 });
             }
             if !chosen.contains(&id) {
-                let prod = theirs.priority().is_prod();
                 let theirs = theirs.version_of(id.index);
-                left.to_mut().gives_back(theirs, prod);
+                left.to_mut().gives_back(theirs);
                 there.leaves(theirs);
                 chosen.push(id);
             }
@@ -288,7 +288,6 @@ fn check_machine(job: &Job, index: u32, machine: &Machine) -> Result<(), Rejecti
     let Some(info) = machine.info.as_ref().filter(|_| machine.state == MachineState::Up) else {
         return Err(Rejection::MachineNotUp { machine: name(), state: machine.state });
     };
-    machine.admits(job.owner())?;
     let unmet =
         job.task_spec(index).constraints.iter().find(|c| !c.soft && !c.holds(&info.attributes));
     if let Some(constraint) = unmet {

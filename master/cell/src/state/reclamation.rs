@@ -9,13 +9,13 @@
 //! Invariant: prod never stands on lent room.
 
 use super::turn::Turn;
-use super::{Answer, CellState, Machine, Task};
+use super::{Answer, CellState, Machine};
 use crate::event::EventKind;
 use borg_proto::Resources;
 use borg_proto::command::SERVICES_SINCE;
 use borg_proto::reclamation::{Amounts, MOST_PERCENT, Number, NumberSet, Reclamation};
-use borg_proto::task::{EvictCause, TaskState};
-use borg_proto::{IncarnationId, JobId, TaskId};
+use borg_proto::task::EvictCause;
+use borg_proto::{IncarnationId, TaskId};
 use std::collections::BTreeMap;
 
 impl CellState {
@@ -116,34 +116,12 @@ impl Turn<'_> {
         Answer::None
     }
 
-    /// Takes the placed tasks of a job out of their machines' sums, while it changes whether they are of prod.
-    pub(super) fn unseat(&mut self, id: JobId) -> Vec<(TaskId, TaskState)> {
-        let placed = self.state.tasks_of(id).map(|(id, task)| (id, task.state.clone()));
-        let placed: Vec<(TaskId, TaskState)> =
-            placed.filter(|(_, state)| matches!(state, TaskState::Running(_))).collect();
-        placed.iter().for_each(|(task, state)| self.leave(*task, state));
-        placed
-    }
-
-    /// Puts them back. Those for whose limits prod has no room of its own, where they are, wait for another place.
-    pub(super) fn seat_again(&mut self, placed: Vec<(TaskId, TaskState)>) {
-        placed.iter().for_each(|(task, state)| self.enter(*task, state));
-        for (task, _) in placed.into_iter().rev() {
-            let place = self.state.task(task).and_then(Task::placement);
-            let machine = place.and_then(|place| self.state.machine(place.machine));
-            let lends = self.state.level >= SERVICES_SINCE;
-            if machine.is_some_and(|machine| !machine.is_sound(lends)) {
-                self.evict(task, &EvictCause::Shrunk);
-            }
-        }
-    }
-
     /// The leader takes lent room back that a task stands on, as far as its job's budget allows. Prod stands on
     /// none.
     pub(super) fn task_reclaimed(&mut self, id: IncarnationId) {
         let TaskId { job, .. } = id.task;
         let there = self.state.task(id.task).and_then(|task| task.running(id.task)) == Some(id);
-        let prod = self.state.job(job).is_none_or(|job| job.priority().is_prod());
+        let prod = self.state.job(job).is_none_or(|job| job.stands_as_prod(id.task.index));
         if there && !prod && self.state.may_disrupt(id.task, self.at).is_ok() {
             self.note_disruption(id.task);
             self.evict(id.task, &EvictCause::Reclaimed);

@@ -1,7 +1,7 @@
 //! Running single tasks of a batch job again.
 //!
 //! A job that is over comes alive with just these; the others stay as they ended. Its tasks go on with the
-//! next incarnation numbers and with all of their retries, its deadline begins anew. All that is asked of a new job
+//! next incarnation numbers, as the newest version of the job and with all of their retries, its deadline begins anew. All that is asked of a new job
 //! is asked again: quota, privileges, packages, its parent.
 //!
 //! Invariant: only a batch job that began comes back.
@@ -9,7 +9,7 @@
 use super::turn::Turn;
 use super::{Answer, Due, Job, JobEnd};
 use crate::event::EventKind;
-use crate::rejection::{KindRejection, Rejection};
+use crate::rejection::{AllocRejection, KindRejection, Rejection};
 use borg_proto::{JobId, JobKey, JobKind, TaskId, UserName};
 use std::collections::BTreeSet;
 
@@ -36,8 +36,11 @@ impl Turn<'_> {
             self.check_revival(job)?;
             self.revive(id);
         }
+        let newest = self.state.job(id).map_or(0, |job| job.head().number);
         for index in &tasks {
-            self.come_back(TaskId { job: id, index: *index });
+            let task = TaskId { job: id, index: *index };
+            self.change_version(task, newest);
+            self.come_back(task);
         }
         self.set_alarm(Due::Job(id));
         Ok(Answer::Rerun { tasks: many })
@@ -86,6 +89,9 @@ fn check_may_rerun(job: &Job, tasks: &[u32]) -> Result<(), Rejection> {
     if job.spec.kind != JobKind::Batch {
         return Err(KindRejection::RerunKind { job: key(), kind: job.spec.kind }.into());
     }
+    if job.rescues().is_some() {
+        return Err(AllocRejection::RunOfData { job: key() }.into());
+    }
     if let Some((_, JobEnd::DependencyFailed { .. })) = &job.ended {
         return Err(KindRejection::NeverBegan { job: key() }.into());
     }
@@ -99,10 +105,11 @@ fn check_may_rerun(job: &Job, tasks: &[u32]) -> Result<(), Rejection> {
 
 #[cfg(test)]
 mod tests {
-    use crate::fixture::{Cell, batch, service, user};
+    use crate::fixture::{Cell, batch, service, user, with_task};
     use crate::rejection::Rejection;
     use crate::state::{Answer, JobState};
     use borg_proto::command::{Action, Observation};
+    use borg_proto::update::Revision;
     use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Millis, TaskId};
 
     const MIB: u64 = 1 << 20;
@@ -184,6 +191,38 @@ mod tests {
         cell.ended(third, None);
         rerun(&mut cell, "ann", "ann/alone", &[0]).unwrap();
         cell.place(job, 0, machine).unwrap();
+    }
+
+    /// What failed is run again when it is mended.
+    #[test]
+    fn what_runs_again_is_of_the_newest_version() {
+        let (mut cell, job, machine) = array();
+        let again = |cell: &mut Cell, index: u32| {
+            rerun(cell, "ann", "ann/array", &[index]).unwrap();
+            cell.place(job, index, machine).unwrap()
+        };
+        let first = again(&mut cell, 1);
+        let spec = cell.state.job(job).unwrap().spec.as_ref().clone();
+        let spec = with_task(spec, |task| task.command = vec!["/bin/mended".into()]);
+        let to = Revision::Spec(std::sync::Arc::new(spec));
+        let key = "ann/array".parse().unwrap();
+        let update = Action::UpdateJob { job: key, to, options: Box::default() };
+        cell.apply(user("ann"), update).unwrap();
+        let running = TaskId { job, index: 1 };
+        let updated = cell.state.task(running).unwrap().running(running).unwrap();
+        assert!(updated.number > first.number, "what ran is updated");
+        let version = |cell: &Cell, index| cell.state.job(job).unwrap().version_of(index).number;
+        assert_eq!([1, 2].map(|index| version(&cell, index)), [2, 1]);
+        again(&mut cell, 2);
+        cell.ended(updated, None);
+        let id = TaskId { job, index: 2 };
+        let id = cell.state.task(id).unwrap().running(id).unwrap();
+        cell.ended(id, None);
+        assert_eq!(cell.state.job(job).unwrap().state(), JobState::Finished);
+        again(&mut cell, 0);
+        assert_eq!([0, 1, 2, 3].map(|index| version(&cell, index)), [2, 2, 2, 1]);
+        assert_eq!(cell.state.job(job).unwrap().task_spec(0).command, ["/bin/mended"]);
+        assert_eq!(cell.state.audit(), []);
     }
 
     #[test]

@@ -105,6 +105,8 @@ impl CellState {
         let last = slots.map(|task| task.incarnations).max().unwrap_or(0).max(before).max(retired);
         let incarnations = last.saturating_add(INCARNATIONS);
         self.restored = Some(Restored { spare, window: None, incarnations });
+        // Without a window nothing moves, and no deadline comes.
+        self.wind_alarms();
         // Over everything, so that masters which were not given the same are told apart.
         self.digest = xxh3_128(&self.encode());
         let place = Position { index: self.applied, term };
@@ -174,6 +176,7 @@ impl Turn<'_> {
             let place_after = Millis(at.0.saturating_add(HEAR_OUT.0));
             restored.window = Some(Window { spare_until, place_after });
             self.reset_drains();
+            self.stir_updates();
         }
     }
 
@@ -273,7 +276,7 @@ impl Turn<'_> {
         let older = older.filter(|placement| placement.machine == found.machine);
         let version = job.version_of(task.index);
         let asked = version.spec.asked();
-        let free = self.state.most_room_on(machine, job.priority().is_prod());
+        let free = self.state.most_room_on(machine, version.is_prod());
         let (mut free, mut there) = (free, Told::of(machine));
         if older.is_some() {
             free = free.plus(&asked);

@@ -57,9 +57,16 @@ impl Turn<'_> {
             return;
         }
         let Some(after) = job.spec.timeout_ms else { return };
+        // Each end stirs its job again; what is left is for the next entry, as the alarm stays due.
+        if self.timed_out.contains(&id) {
+            return;
+        }
         let retries = job.spec.retries;
         let over = job.run_out.iter().take_while(|(until, _)| *until <= at).take(MOST_AT_ONCE);
         let over: Vec<TaskId> = over.map(|(_, index)| TaskId { job: id, index: *index }).collect();
+        if !over.is_empty() {
+            self.timed_out.insert(id);
+        }
         for task in over {
             // The end of one may have ended the others.
             if self.state.task(task).is_some_and(|task| task.placement().is_some()) {
@@ -73,14 +80,20 @@ impl Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::fixture::{Cell, batch};
+    use super::MOST_AT_ONCE;
+    use crate::fixture::{Cell, batch, master, with_task};
     use crate::state::JobState;
-    use borg_proto::{FailureCause, JobId, JobSpec, Millis, TaskId, TaskState};
+    use borg_proto::command::{Action, Assignment};
+    use borg_proto::{FailureCause, JobId, JobSpec, Millis, TaskId, TaskSpec, TaskState};
 
     const MIB: u64 = 1 << 20;
 
     fn timed() -> JobSpec {
         JobSpec { timeout_ms: Some(Millis(10_000)), retries: 1, ..batch("crunch", 2, 100, 4 * MIB) }
+    }
+
+    fn tiny(task: &mut TaskSpec) {
+        task.limit.cpu_milli = 1;
     }
 
     fn note(cell: &Cell, job: JobId) -> String {
@@ -106,6 +119,29 @@ mod tests {
         cell.wait(10_000);
         cell.advance();
         assert_eq!(note(&cell, job), "task 0 failed: timeout after 10000 ms");
+        assert_eq!(cell.state.next_alarm(), None);
+    }
+
+    /// An entry that ends very many would hold up the others.
+    #[test]
+    fn so_many_run_out_in_one_entry_and_the_rest_in_the_next() {
+        let mut cell = Cell::at_level(6);
+        let tasks = u32::try_from(MOST_AT_ONCE + 200).unwrap();
+        let machines = ["m-1", "m-2"].map(|name| cell.machine(name, 1000, 1 << 40));
+        let job = cell.submit("ann", JobSpec { tasks, ..with_task(timed(), tiny) });
+        let place = |index: u32| {
+            Assignment::new(TaskId { job, index }, machines[usize::from(index >= 600)])
+        };
+        let assignments = (0..tasks).map(place).collect();
+        cell.apply(master(), Action::Place { assignments }).unwrap();
+        let running = |cell: &Cell| cell.state.job(job).unwrap().counts.running;
+        assert_eq!(running(&cell), tasks);
+        cell.wait(10_000);
+        cell.advance();
+        assert_eq!(running(&cell), 200);
+        assert!(cell.state.next_alarm().is_some_and(|at| at <= cell.now), "the next entry is due");
+        cell.advance();
+        assert_eq!(running(&cell), 0);
         assert_eq!(cell.state.next_alarm(), None);
     }
 

@@ -4,8 +4,11 @@
 //! A stopped task is pending with no time at which it may be placed. It is its owner's word, so no
 //! disruption budget is asked; nor does it count as down: nobody waits for it.
 //!
-//! Invariant: only a pending task is stopped.
+//! A daemon's task whose machine is away can be stopped too: it is held back when that comes.
+//!
+//! Invariant: only a task that may come is stopped: a pending one, or a daemon's without its machine.
 
+use super::daemons::slot;
 use super::runs::RunOver;
 use super::turn::Turn;
 use super::{Answer, Job, Task};
@@ -40,11 +43,24 @@ impl Turn<'_> {
         if job.spec.gang && u32::try_from(alive.len()) != Ok(job.counts.alive()) {
             return Err(UpdateRejection::GangParted { job: key.clone() }.into());
         }
-        let chosen = chosen(job, tasks, |task| !task.is_dead() && !task.is_stopped())?;
+        let may_come = |task: &Task| !task.is_dead() || task.is_withdrawn();
+        let chosen = chosen(job, tasks, |task| may_come(task) && !task.is_stopped())?;
         for task in &chosen {
-            self.stop_task(*task, user);
+            if !self.hold_back(*task, true) {
+                self.stop_task(*task, user);
+            }
         }
         Ok(Answer::Killed { tasks: u32::try_from(chosen.len()).unwrap_or(u32::MAX) })
+    }
+
+    /// Says of a task without its machine whether it waits for somebody when that comes; `false` of any
+    /// other.
+    fn hold_back(&mut self, id: TaskId, stopped: bool) -> bool {
+        let away = self.state.task(id).is_some_and(Task::is_withdrawn);
+        if away && let Some(task) = slot(self.job_mut(id.job), id.index) {
+            task.stopped = stopped;
+        }
+        away
     }
 
     fn stop_task(&mut self, id: TaskId, by: &UserName) {
@@ -75,6 +91,9 @@ impl Turn<'_> {
         let chosen = chosen(job, tasks, Task::is_stopped)?;
         let waits = !job.waits_for.is_empty();
         for task in &chosen {
+            if self.hold_back(*task, false) {
+                continue;
+            }
             let not_before = if waits { NEVER } else { Millis(0) };
             let to = TaskState::Pending { since: self.at, not_before };
             self.change_task(*task, to, TaskChange::Released, |task| {

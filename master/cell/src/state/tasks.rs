@@ -42,7 +42,7 @@ pub struct Task {
     pub pinned: Option<MachineId>,
     /// The version of its job that it runs, or is to run when it is placed next.
     pub version: u32,
-    /// Whether it is held back until somebody starts it.
+    /// Whether it is held back until somebody starts it; of a daemon's without its machine, when that comes.
     pub stopped: bool,
 }
 
@@ -94,6 +94,12 @@ impl Task {
     #[must_use]
     pub fn is_dead(&self) -> bool {
         matches!(self.state, TaskState::Dead { .. })
+    }
+
+    /// Of a daemon: whether it is only over as long as its machine does not do.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        matches!(self.state, TaskState::Dead { end: TaskEnd::Withdrawn, .. })
     }
 
     /// The machines that it should keep away from at `now`, the last one last.
@@ -197,8 +203,9 @@ impl Turn<'_> {
         note(task);
         // What is over for good is not placed again, so nobody waits for its last incarnation.
         task.lingers &= !task.is_dead();
-        task.stopped &= !task.is_dead();
-        let lingers = task.lingers;
+        // What is only without its machine is held back when that is there again.
+        task.stopped &= !task.is_dead() || task.is_withdrawn();
+        let lingers = task.lingers || job.dropped.contains_key(&id.index);
         let (dead, was_dead) = (task.is_dead(), matches!(from, TaskState::Dead { .. }));
         job.counts.subtract(&from);
         let (after, alive) = (job.state(), job.counts.alive());
@@ -227,6 +234,11 @@ impl Turn<'_> {
             self.state.pending.insert(id);
         } else {
             self.state.pending.remove(&id);
+        }
+        if let TaskState::Running(left) = &from
+            && place_of(&from) != now_at
+        {
+            self.leave_data(id, left);
         }
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
         self.watch_update(id, &from, &change);
@@ -264,17 +276,17 @@ impl Turn<'_> {
 
     /// The incarnation of an exclusive task that was taken off its machine surely runs no more.
     pub(super) fn task_gone(&mut self, id: IncarnationId) {
-        let Some(task) = self.state.task(id.task) else { return };
-        let Some((machine, lingering)) = task.lingering(id.task) else { return };
-        if lingering != id {
-            return;
+        let TaskId { job, index } = id.task;
+        let found = self.state.job(job).and_then(|job| job.lingering(index));
+        let Some((machine, _)) = found.filter(|(_, lingering)| *lingering == id) else { return };
+        let job = self.job_mut(job);
+        if job.dropped.remove(&index).is_none() {
+            let slot = usize::try_from(index).ok().and_then(|index| job.tasks.get_mut(index));
+            Arc::make_mut(slot.expect("the task was just found there")).lingers = false;
+            let change = TaskChange::Gone { incarnation: id.number };
+            self.emit(EventKind::TaskChanged { task: id.task, change, machine: Some(machine) });
         }
-        let job = self.job_mut(id.task.job);
-        let slot = usize::try_from(id.task.index).ok().and_then(|index| job.tasks.get_mut(index));
-        Arc::make_mut(slot.expect("the task was just found there")).lingers = false;
         self.state.lingering.remove(&id.task);
-        let change = TaskChange::Gone { incarnation: id.number };
-        self.emit(EventKind::TaskChanged { task: id.task, change, machine: Some(machine) });
         self.note_emptiness(machine);
     }
 
@@ -313,8 +325,8 @@ impl Turn<'_> {
         let TaskState::Running(placement) = from else { return };
         let at = self.at;
         let (job, machine) = self.pair(id, placement.machine);
-        let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
-        machine.gives_back(version, prod);
+        let version = job.version_of(id.index);
+        machine.gives_back(version);
         machine.target_bytes -= version.target_bytes;
         machine.tasks.remove(&id);
         for port in placement.machine_ports() {
@@ -358,8 +370,8 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
-    let (version, prod) = (job.version_of(id.index), job.priority().is_prod());
-    machine.gives(version, prod);
+    let version = job.version_of(id.index);
+    machine.gives(version);
     machine.target_bytes += version.target_bytes;
     machine.tasks.insert(id);
     machine.ports.extend(placement.machine_ports());

@@ -22,8 +22,12 @@ pub(super) struct Turn<'a> {
     pub(super) over: VecDeque<(JobId, JobState)>,
     /// Jobs of which something waits that may go on now.
     pub(super) stirred: BTreeSet<JobId>,
-    /// Tasks that went down and are to get the version of an update.
-    pub(super) downed: BTreeSet<TaskId>,
+    /// Tasks that changed while an update of their job was under way.
+    pub(super) touched: BTreeSet<TaskId>,
+    /// Jobs of which runs that took too long were ended in this entry.
+    pub(super) timed_out: BTreeSet<JobId>,
+    /// Slots of daemons that got another version, by which their machines may not do any more.
+    pub(super) revised: BTreeSet<TaskId>,
 }
 
 impl<'a> Turn<'a> {
@@ -35,7 +39,9 @@ impl<'a> Turn<'a> {
             events: Vec::new(),
             over: VecDeque::new(),
             stirred: BTreeSet::new(),
-            downed: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            timed_out: BTreeSet::new(),
+            revised: BTreeSet::new(),
         }
     }
 
@@ -118,6 +124,10 @@ impl<'a> Turn<'a> {
             Action::ResizeAllocs { alloc_set, allocs, size } => {
                 let user = needs_user(by, "resize allocs")?;
                 self.resize_allocs(user, alloc_set, *allocs, *size)
+            }
+            Action::RescueData { alloc, number, order } => {
+                let user = needs_user(by, "decide what becomes of data")?;
+                self.order_rescue(user, alloc, *number, *order)
             }
             Action::SetPolicy { policy, weights } => {
                 self.needs_admin(by, "set the scheduling policy")?;
@@ -222,6 +232,23 @@ impl<'a> Turn<'a> {
         Ok(Answer::None)
     }
 
+    /// Does something of which nothing is left when it is refused: for what changes as it goes what its next
+    /// step finds, so it is tried for real. The copies are cheap.
+    pub(super) fn attempt<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        let (state, events) = (self.state.clone(), self.events.len());
+        let (over, stirred) = (self.over.clone(), self.stirred.clone());
+        let (touched, revised) = (self.touched.clone(), self.revised.clone());
+        act(self).inspect_err(|_| {
+            *self.state = state;
+            self.events.truncate(events);
+            (self.over, self.stirred) = (over, stirred);
+            (self.touched, self.revised) = (touched, revised);
+        })
+    }
+
     /// Something of a job may go on at the end of this entry.
     pub(super) fn stir(&mut self, id: JobId) {
         self.stirred.insert(id);
@@ -230,10 +257,7 @@ impl<'a> Turn<'a> {
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
         self.proceed_update(id);
-        // Another version may run on other machines.
-        if self.state.job(id).is_some_and(|job| job.update().is_some()) {
-            self.fit_everywhere(id);
-        }
+        self.fit_revised(id);
         self.run_out(id);
         self.tick(id);
         self.set_alarm(Due::Job(id));
@@ -254,6 +278,16 @@ impl<'a> Turn<'a> {
             .expect("rules look machines up before they change them");
         Arc::make_mut(machine)
     }
+}
+
+/// Takes the tasks of one job out of a set.
+pub(super) fn take_of(from: &mut BTreeSet<TaskId>, job: JobId) -> Vec<TaskId> {
+    let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
+    let found: Vec<TaskId> = from.range(first..=last).copied().collect();
+    for task in &found {
+        from.remove(task);
+    }
+    found
 }
 
 fn needs_user<'c>(by: &'c Principal, what: &str) -> Result<&'c UserName, Rejection> {

@@ -15,17 +15,20 @@
 
 mod begin;
 mod effect;
+mod on_the_way;
 mod order;
 mod shrink;
 mod steer;
 mod step;
 
 pub use effect::{Effect, MOST_TRIED, UpdatePlan};
+pub(crate) use on_the_way::OnTheWay;
 
 use super::{CellState, Job, Task};
 use borg_proto::task::{Phase, TaskState};
 use borg_proto::update::UpdateOptions;
 use borg_proto::{Health, IndexSet, Millis, TaskId, UserName};
+use imbl::OrdSet;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -82,13 +85,19 @@ pub struct Update {
     /// How many places of the order were gone through.
     pub(crate) place: u32,
     /// Tasks that have the new version and have not served for long enough yet.
-    pub(crate) moving: BTreeSet<u32>,
+    pub(crate) moving: OnTheWay,
     /// Tasks that failed as the new version.
-    pub(crate) failed: BTreeSet<u32>,
+    pub(crate) failed: OrdSet<u32>,
     /// How the first of them did.
     pub(crate) trouble: String,
     /// When the rate of the budget lets the next task go.
     pub(crate) blocked_until: Option<Millis>,
+    /// Since when the next task could not go, as too many are down.
+    pub(crate) blocked_since: Option<Millis>,
+    /// Whether something of it was passed over, as nothing moved in the cell.
+    pub(crate) passed_over: bool,
+    /// Deadlines count from here at the earliest: before it nothing moved.
+    pub(crate) counts_from: Millis,
 }
 
 impl Update {
@@ -107,10 +116,21 @@ impl Update {
         }
     }
 
+    /// Whether tasks go.
+    fn is_rolling(&self) -> bool {
+        self.state == UpdateState::Rolling
+    }
+
     /// How many tasks of the new version failed.
     #[must_use]
     pub fn failures(&self) -> u32 {
         u32::try_from(self.failed.len()).unwrap_or(u32::MAX)
+    }
+
+    /// When it is decided about that the next task could not go.
+    fn blocked_due(&self) -> Option<Millis> {
+        let since = self.blocked_since?.max(self.counts_from);
+        Some(since + self.options.deadline_ms)
     }
 
     /// The tasks that go alone at first, while they do.
@@ -135,7 +155,7 @@ impl Update {
 /// How many tasks of an update are where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Have the new version and have served for long enough, or are over.
+    /// Have the new version and have served for long enough, or failed, or are over.
     pub done: u32,
     /// Have the new version, not for long enough.
     pub moving: u32,
@@ -153,7 +173,7 @@ impl Job {
     /// How many tasks its update still has to deal with.
     #[must_use]
     pub fn progress(&self, update: &Update) -> Progress {
-        let moving = u32::try_from(update.moving.len()).unwrap_or(u32::MAX);
+        let moving = update.moving.count();
         let of_it = self.slots_of.get(&update.to).copied().unwrap_or(0);
         let left = self.tasks.iter().zip(0..).filter(|(task, index)| update.is_left(*index, task));
         let left = u32::try_from(left.count()).unwrap_or(u32::MAX);
@@ -162,10 +182,11 @@ impl Job {
 
     /// When its update goes on by itself, in cell time.
     pub(super) fn update_due(&self) -> Option<Millis> {
-        let update = self.update().filter(|update| update.state == UpdateState::Rolling)?;
-        let moving = update.moving.iter();
-        let due = moving.filter_map(|index| self.task(*index)?.due_in(update, *index));
-        due.chain(update.blocked_until).min()
+        let update = self.update().filter(|update| update.is_rolling())?;
+        let passed_over = update.passed_over.then_some(update.since);
+        let due =
+            [update.moving.next_due(), update.blocked_until, update.blocked_due(), passed_over];
+        due.into_iter().flatten().min()
     }
 
     /// What an open update waits for at a moment of cell time, for people.
@@ -173,20 +194,34 @@ impl Job {
     pub fn waits_for_update(&self, update: &Update, at: Millis) -> String {
         match &update.state {
             UpdateState::Done => "done: it can be undone until it is closed".to_owned(),
-            UpdateState::Paused { by } => format!("paused by {by}: resume or undo"),
+            UpdateState::Paused { by } => {
+                let other = if update.goes_back() { ", or update it again" } else { " or undo" };
+                format!("paused by {by}: resume{other}")
+            }
             UpdateState::Canary => {
                 let canary = update.options.canary.as_ref().map(ToString::to_string);
                 format!("canary {} is good: resume or undo", canary.unwrap_or_default())
             }
+            UpdateState::Rolling if update.passed_over => {
+                "nothing moves: safe mode, or a cell that was just restored".to_owned()
+            }
             UpdateState::Rolling => {
                 let first = update.moving.first().and_then(|index| {
-                    let task = self.task(*index)?;
-                    Some(self.told(*index, task, update, at))
+                    let task = self.task(index)?;
+                    Some(self.told(index, task, update, at))
                 });
-                let blocked = || self.may_lose_one(at).err().map(|why| why.to_string());
+                let blocked = || self.told_blocked(update, at);
                 first.or_else(blocked).unwrap_or_default()
             }
         }
+    }
+
+    /// What is in the way of the next task, and until when that may last.
+    fn told_blocked(&self, update: &Update, at: Millis) -> Option<String> {
+        let why = self.may_lose_one(at).err()?;
+        let left = update.blocked_due().map(|due| due.since(at).0);
+        let until = left.map(|ms| format!("; its deadline is in {ms} ms")).unwrap_or_default();
+        Some(format!("{why}{until}"))
     }
 
     fn told(&self, index: u32, task: &Task, update: &Update, at: Millis) -> String {
@@ -230,12 +265,12 @@ impl Task {
     }
 
     /// When a task on its way has served for long enough, or took too long.
-    fn due_in(&self, update: &Update, index: u32) -> Option<Millis> {
+    fn due_in(&self, update: &Update) -> Option<Millis> {
         if let Some(since) = self.serves_since() {
             return Some(since + update.options.min_healthy_ms);
         }
-        let failed = update.failed.contains(&index);
-        self.on_its_way_since().filter(|_| !failed).map(|since| since + update.options.deadline_ms)
+        let since = self.on_its_way_since()?.max(update.counts_from);
+        Some(since + update.options.deadline_ms)
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub const FIRST_VERSION: u32 = 1;
 /// How many versions are kept to go back to, beside those that tasks have. 10: our choice.
 pub const MAX_KEPT_VERSIONS: usize = 10;
-/// How many versions the tasks of one job may have at once. 8: our choice; each takes as much as a
+/// How many versions the live tasks of one job may have at once. 8: our choice; each takes as much as a
 /// specification, and its user pays for the largest.
 pub const MAX_VERSIONS_IN_USE: usize = 8;
 /// Longest note of a version in bytes: our choice.
@@ -64,7 +64,22 @@ impl Version {
     }
 }
 
+impl Version {
+    /// Whether a task of it is of prod.
+    #[must_use]
+    pub fn is_prod(&self) -> bool {
+        self.spec.priority.is_prod()
+    }
+}
+
 impl Job {
+    /// Whether one of its slots stands as prod does, on room of its own: as its own version says, so that a
+    /// task of a job that becomes prod stands as it stood until its update finds it such room.
+    #[must_use]
+    pub fn stands_as_prod(&self, index: u32) -> bool {
+        self.version_of(index).is_prod()
+    }
+
     /// Its newest version.
     #[must_use]
     pub fn head(&self) -> &Version {
@@ -107,6 +122,26 @@ impl Job {
     #[must_use]
     pub fn slots_by_version(&self) -> &BTreeMap<u32, u32> {
         &self.slots_of
+    }
+
+    /// How many versions its live tasks have.
+    pub(crate) fn versions_in_use(&self) -> usize {
+        let live = self.tasks.iter().filter(|task| !task.is_dead());
+        live.map(|task| task.version).collect::<BTreeSet<u32>>().len()
+    }
+
+    /// When its tasks have as many versions as they may, those of dead tasks alone are let go: whatever runs again
+    /// is of the newest one.
+    pub(crate) fn let_go_of_versions(&mut self) {
+        if self.slots_of.len() < MAX_VERSIONS_IN_USE {
+            return;
+        }
+        let live = self.tasks.iter().filter(|task| !task.is_dead());
+        let live: BTreeSet<u32> = live.map(|task| task.version).collect();
+        let dead = self.tasks.iter().zip(0..).filter(|(task, _)| !live.contains(&task.version));
+        let dead: Vec<u32> = dead.map(|(_, index)| index).collect();
+        let newest = self.head().number;
+        dead.into_iter().for_each(|index| self.give_version(index, newest));
     }
 
     /// The versions that its tasks may need: those that slots have, the newest, and those that an
@@ -242,6 +277,7 @@ impl Turn<'_> {
             self.job_mut(id.job).give_version(id.index, version);
         }
         self.enter(id, &state);
+        self.note_revised(id);
     }
 
     /// Counts the tasks of a job anew where they are, as its newest version says how they spread.

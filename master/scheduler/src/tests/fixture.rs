@@ -148,6 +148,11 @@ impl Cell {
         self.state.job(id.job).unwrap().spec.priority
     }
 
+    /// Whether a task stands as prod does: its own version says so.
+    pub(super) fn is_prod(&self, id: TaskId) -> bool {
+        self.state.job(id.job).unwrap().spec_of(id.index).priority.is_prod()
+    }
+
     /// What a task asks for: what it takes is its version's to say, the rest the newest one's.
     pub(super) fn spec(&self, id: TaskId) -> Arc<JobSpec> {
         let job = self.state.job(id.job).unwrap();
@@ -220,6 +225,8 @@ pub(super) fn job(tasks: u32, priority: u64, cpu_milli: u64, ram_gib: u64) -> Jo
         labels: BTreeMap::new(),
         disruption: None,
         task_labels: Vec::new(),
+        keep_data_ms: None,
+        rescue: false,
     }
 }
 

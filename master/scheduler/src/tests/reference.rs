@@ -140,11 +140,11 @@ fn on(
         })
     };
     // The limits of prod have room of their own; others may stand on what is lent.
-    let prod = spec.priority.is_prod();
+    let prod = cell.is_prod(task);
     let left = |gone: &[TaskId]| {
         let mut without = machine.clone();
         let staying = |t: &&TaskId| !gone.contains(t);
-        let of_prod = machine.tasks.iter().filter(staying).filter(|t| cell.priority(**t).is_prod());
+        let of_prod = machine.tasks.iter().filter(staying).filter(|t| cell.is_prod(**t));
         let of_prod = of_prod.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).asked()));
         let (all, lent) = (used(gone), cell.lent_on(machine, gone));
         let most = cell.state.reclaims().numbers.most_percent;
@@ -227,7 +227,7 @@ fn on(
         });
     }
     // What the other kind of work has of the machine before anybody is pushed out.
-    let is_other = |t: &&TaskId| cell.priority(**t).is_prod() != spec.priority.is_prod();
+    let is_other = |t: &&TaskId| cell.is_prod(**t) != cell.is_prod(task);
     let others = machine.tasks.iter().filter(is_other);
     let others: u64 = others.map(|t| cell.spec(*t).asked().cpu_milli).sum();
     let mix = share(others, info.capacity.cpu_milli);

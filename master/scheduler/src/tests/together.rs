@@ -3,9 +3,11 @@
 use super::fixture::{Cell, EVERYTHING, info, job, with};
 use crate::gang::REST;
 use crate::{Config, Scheduler};
-use borg_proto::command::{Action, Observation};
+use borg_proto::command::{Action, Observation, SERVICES_SINCE};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::{FailureCause, JobKey, JobSpec, Millis, TaskId};
+use borg_proto::update::{Revision, UpdateOptions};
+use borg_proto::{FailureCause, IndexSet, JobKey, JobSpec, Millis, TaskId};
+use std::sync::Arc;
 
 /// Machines of four cores each.
 fn cell_of(machines: u32) -> (Cell, Scheduler) {
@@ -235,4 +237,27 @@ fn a_gang_that_fits_with_less_room_is_tried_again() {
     assert_eq!(pass(&mut cell, &mut scheduler), 0, "it rests");
     cell.now = scheduler.next_wakeup(cell.now).expect("it has less room now");
     assert_eq!(pass(&mut cell, &mut scheduler), 2);
+}
+
+#[test]
+fn a_gang_of_which_a_task_has_another_version_is_placed_whole() {
+    let (mut cell, mut scheduler) = cell_of(1);
+    cell.master(Action::RaiseLevel { level: SERVICES_SINCE });
+    let key = submit(&mut cell, &mut scheduler, "ann", gang(3, 100, 1_500));
+    assert_eq!(pass(&mut cell, &mut scheduler), 0);
+    let spec = cell.state.job_named(&key).unwrap().spec.as_ref().clone();
+    let to = Revision::Spec(Arc::new(with(spec, |task| task.limit.cpu_milli = 1_400)));
+    let canary = IndexSet::of_ranges(vec![(1, 1)]).ok();
+    let options = Box::new(UpdateOptions { canary, ..UpdateOptions::default() });
+    cell.user("admin", Action::UpdateJob { job: key.clone(), to, options });
+    cell.tell(&mut scheduler);
+    assert_eq!(cell.state.task(task(&cell, &key, 1)).unwrap().version, 2);
+    cell.now = cell.now + Millis(1_000);
+    assert_eq!(pass(&mut cell, &mut scheduler), 0, "two of them fit");
+    assert_eq!(scheduler.pass(cell.now, EVERYTHING), [], "it is not tried twice");
+    assert!(why(&cell, &scheduler, &key, 0).starts_with("2 of 3 tasks fit"));
+    let machine = cell.add_machine(info(2_000, 64, None, 0));
+    cell.tell(&mut scheduler);
+    cell.now = cell.now + Millis(1_000);
+    assert_eq!(pass(&mut cell, &mut scheduler), 3, "with {machine:?} all fit");
 }

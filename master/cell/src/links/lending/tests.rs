@@ -73,6 +73,7 @@ impl Rig {
             info: machine.info.as_deref().cloned(),
             tasks: self.said.values().cloned().collect(),
             gone: Vec::new(),
+            data: None,
         };
         self.links.links.get_mut(&self.machine).unwrap().fold(self.cell.now, delta);
     }

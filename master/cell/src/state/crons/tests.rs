@@ -6,6 +6,7 @@ use borg_proto::cron::{CatchUp, Overlap};
 use borg_proto::time::Date;
 use borg_proto::update::{Revision, UpdateOptions};
 use borg_proto::{FailureCause, JobId, JobKey, JobSpec, MachineId, Millis};
+use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
 const MINUTE: u64 = 60_000;
@@ -179,7 +180,7 @@ fn what_stands_against_a_run_is_noted_and_the_next_tick_tries_again() {
     let enforce = Action::EnforceQuota { bands: vec![borg_proto::Band::Batch], on: false };
     cell.apply(user("admin"), enforce).unwrap();
     next(&mut cell);
-    assert_eq!(history(&cell)[1], "00:18 backup-3", "names that are taken are left out");
+    assert_eq!(history(&cell)[1], "00:18 backup-2", "names that are taken are left out");
 }
 
 #[test]
@@ -217,7 +218,7 @@ fn a_cron_job_that_is_killed_takes_its_runs_along() {
 fn another_schedule_counts_from_the_moment_it_is_in_force() {
     let (mut cell, _) = cell();
     cell.submit("ann", cron("backup", "0 0 * * *"));
-    let spec = std::sync::Arc::new(cron("backup", "*/10 * * * *"));
+    let spec = Arc::new(cron("backup", "*/10 * * * *"));
     let (to, options) = (Revision::Spec(spec), Box::new(UpdateOptions::default()));
     let job = "ann/backup".parse().unwrap();
     cell.apply(user("ann"), Action::UpdateJob { job, to, options }).unwrap();
@@ -241,4 +242,49 @@ fn what_only_tasks_can_do_is_refused_and_what_a_cron_job_can_is_named() {
         let refused = cell.apply(user("ann"), action).unwrap_err().to_string();
         assert!(refused.contains("borgctl cron pause ann/backup"), "{refused}");
     }
+}
+
+fn update(cell: &mut Cell, spec: JobSpec) {
+    let job = "ann/backup".parse().unwrap();
+    let (to, options) = (Revision::Spec(Arc::new(spec)), Box::new(UpdateOptions::default()));
+    cell.apply(user("ann"), Action::UpdateJob { job, to, options }).unwrap();
+}
+
+/// Before the leader has said that its time has come.
+#[test]
+fn a_tick_that_is_due_is_fired_before_anything_else_is_done_to_the_job() {
+    let due = |spec: JobSpec, act: &dyn Fn(&mut Cell, JobSpec)| {
+        let (mut cell, _) = cell();
+        cell.submit("ann", spec.clone());
+        cell.now = Millis(20 * MINUTE + 5_000);
+        act(&mut cell, spec);
+        cell.advance();
+        (history(&cell), cell.state.next_alarm())
+    };
+    let tenth = || cron("backup", "*/10 * * * *");
+    let made = || vec!["00:20 backup-1".to_owned()];
+    let labels = |cell: &mut Cell, mut spec: JobSpec| {
+        spec.labels.insert("ring".into(), "outer".into());
+        update(cell, spec);
+    };
+    assert_eq!(due(tenth(), &labels), (made(), Some(Millis(30 * MINUTE))));
+    let schedule = |cell: &mut Cell, _: JobSpec| update(cell, cron("backup", "25 * * * *"));
+    assert_eq!(due(tenth(), &schedule), (made(), Some(Millis(25 * MINUTE))));
+    let pause = |cell: &mut Cell, _: JobSpec| drop(order(cell, CronOrder::Pause).unwrap());
+    assert_eq!(due(tenth(), &pause), (made(), None));
+}
+
+#[test]
+fn a_run_is_replaced_only_when_the_next_one_may_be_made() {
+    let (mut cell, machine) = cell();
+    cell.submit("ann", with("* * * * *", Overlap::Replace, CatchUp::Last));
+    next(&mut cell);
+    let run = cell.place(job(&cell, "backup-1").id, 0, machine).unwrap();
+    let band = job(&cell, "backup").priority().band();
+    cell.apply(user("admin"), Action::EnforceQuota { bands: vec![band], on: true }).unwrap();
+    next(&mut cell);
+    assert!(cell.state.task(run.task).unwrap().placement().is_some(), "{:?}", history(&cell));
+    let told = history(&cell);
+    assert_eq!(told[0], "00:17 backup-1");
+    assert!(told[1].contains("quota"), "{told:?}");
 }

@@ -204,25 +204,3 @@ fn what_was_decided_is_in_a_checkpoint() {
     assert_eq!(back, cell.state);
     assert_eq!(back.reclaims().to_string(), "aggressive hold-s=60 margin-percent=15");
 }
-
-/// For whoever changes the priority of a job that runs.
-#[test]
-fn tasks_that_become_prod_leave_where_prod_has_no_room_of_its_own() {
-    let (mut cell, machine) = cell();
-    let web = cell.submit("ann", prod("web", 1, 500));
-    let count = cell.submit("bob", batch("count", 3, 300, 10 * MIB));
-    place(&mut cell, (web, 0), machine, 0, &[]).unwrap();
-    for index in 0..3 {
-        place(&mut cell, (count, index), machine, 400, &[]).unwrap();
-    }
-    let mut turn = super::Turn::new(&mut cell.state);
-    let placed = turn.unseat(count);
-    let spec = std::sync::Arc::make_mut(&mut turn.job_mut(count).spec);
-    spec.priority = Band::Production.default_priority();
-    turn.seat_again(placed);
-    let waits =
-        |index| cell.state.task(TaskId { job: count, index }).unwrap().placement().is_none();
-    assert_eq!([0, 1, 2].map(waits), [false, true, true]);
-    let machine = cell.state.machine(machine).unwrap();
-    assert_eq!((machine.used.cpu_milli, machine.used_by_prod.cpu_milli), (800, 800));
-}

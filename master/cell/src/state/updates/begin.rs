@@ -5,7 +5,7 @@ use super::super::quota::Total;
 use super::super::turn::Turn;
 use super::super::{Answer, Job, MAX_VERSIONS_IN_USE, Version};
 use super::effect::Judge;
-use super::{Update, UpdateState};
+use super::{OnTheWay, Update, UpdateState};
 use crate::event::{EventKind, UpdateChange};
 use crate::rejection::{AllocRejection, KindRejection, Rejection, UpdateRejection};
 use borg_proto::disruption::DEFAULT_MOST;
@@ -13,7 +13,8 @@ use borg_proto::names::shorten;
 use borg_proto::spec::{SpecError, TaskLabels};
 use borg_proto::task::EvictCause;
 use borg_proto::update::{Revision, UpdateOptions};
-use borg_proto::{JobId, JobKey, JobKind, JobSpec, TaskId, UserName};
+use borg_proto::{JobId, JobKey, JobKind, JobSpec, Millis, TaskId, UserName};
+use imbl::OrdSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -46,6 +47,18 @@ impl Job {
     }
 }
 
+impl Update {
+    /// Whether another one may begin: it is done, or it goes back and somebody, or its deadline, paused
+    /// it. What follows then may be what mends it, and there is nothing else to go back to.
+    fn gives_way(&self) -> bool {
+        match self.state {
+            UpdateState::Done => true,
+            UpdateState::Paused { .. } => self.goes_back(),
+            UpdateState::Rolling | UpdateState::Canary => false,
+        }
+    }
+}
+
 impl Turn<'_> {
     /// Begins an update. One that changes nothing is fine and does nothing.
     pub(in crate::state) fn update_job(
@@ -60,7 +73,7 @@ impl Turn<'_> {
         let Some(prepared) = prepared else { return Ok(Answer::Version(head)) };
         let id = prepared.job;
         self.install(prepared);
-        self.sweep_update(id);
+        self.sweep_update(id, false);
         Ok(Answer::Version(head + 1))
     }
 
@@ -82,11 +95,12 @@ impl Turn<'_> {
         super::super::lives::check_spec(&spec)?;
         check_fixed(job, &spec).map_err(Rejection::Spec)?;
         options.check(job.slots_under(&spec)).map_err(Rejection::Spec)?;
-        if let Some(update) = job.update().filter(|update| update.is_under_way()) {
+        if let Some(update) = job.update().filter(|update| !update.gives_way()) {
             let (from, to, by) = (update.from, update.to, update.by.clone());
             let (state, since) = (update.state.to_string(), update.since);
-            let job = key.clone();
-            return Err(UpdateRejection::UnderWay { job, from, to, by, state, since }.into());
+            let (job, back) = (key.clone(), update.goes_back());
+            let refused = UpdateRejection::UnderWay { job, from, to, by, state, since, back };
+            return Err(refused.into());
         }
         let restart = *to == Revision::Restart;
         let head = job.head().number;
@@ -126,6 +140,9 @@ impl Turn<'_> {
         if found.is_alloc_set() {
             return Err(UpdateRejection::IsSet { set: job() }.into());
         }
+        if found.rescues().is_some() {
+            return Err(AllocRejection::RunOfData { job: job() }.into());
+        }
         Ok(found)
     }
 
@@ -144,7 +161,7 @@ impl Turn<'_> {
 
     fn check_update(&self, job: &Job, asked: &Prepared) -> Result<(), Rejection> {
         let (spec, owner) = (&asked.spec, job.owner());
-        if job.slots_of.len() >= MAX_VERSIONS_IN_USE || job.head().number == u32::MAX {
+        if job.versions_in_use() >= MAX_VERSIONS_IN_USE || job.head().number == u32::MAX {
             let most = u32::try_from(MAX_VERSIONS_IN_USE).unwrap_or(u32::MAX);
             return Err(UpdateRejection::ManyVersions { job: job.key.clone(), most }.into());
         }
@@ -163,9 +180,12 @@ impl Turn<'_> {
     /// Whether an owner's quota allows what an update makes of a job. One that grows in nothing always
     /// may.
     fn check_changed_quota(&self, job: &Job, after: &Job) -> Result<(), Rejection> {
-        let alive = |job: &Job| job.tasks.iter().filter(|task| !task.is_dead()).count();
+        let alive = |job: &Job| {
+            let alive = job.tasks.iter().filter(|task| !task.is_dead()).count();
+            u32::try_from(alive).unwrap_or(u32::MAX)
+        };
         let total = |job: &Job| -> BTreeMap<_, Total> {
-            let tasks = u32::try_from(alive(job)).unwrap_or(u32::MAX);
+            let tasks = alive(job).saturating_add(self.machines_gained(job));
             job.charges()
                 .into_iter()
                 .map(|(owner, each)| (owner, Total::of(&each, tasks)))
@@ -201,8 +221,10 @@ impl Turn<'_> {
             } else {
                 task.placement().is_some_and(|placement| placement.serves_since.is_some())
             };
-            let goes = update.is_left(index, task) && stands;
-            restarts += u32::from(goes && judge.restarts(after.version_of(index)).is_some());
+            let id = TaskId { job: after.id, index };
+            let anew =
+                stands && update.is_left(index, task) && self.starts_anew(after, id, &mut judge);
+            restarts += u32::from(anew);
         }
         let job = || after.key.clone();
         if after.spec.gang && (restarts > 0 || update.options.tasks.is_some()) {
@@ -214,22 +236,27 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// Whether a placed task would have to start anew, where it is or elsewhere.
+    fn starts_anew(&self, after: &Job, id: TaskId, judge: &mut Judge) -> bool {
+        let from = after.version_of(id.index);
+        judge.restarts(from).is_some() || self.state.stays_with(id, judge.to()).is_err()
+    }
+
     /// Makes a version that nothing stands against the one in force.
     pub(super) fn install(&mut self, asked: Prepared) {
         let (id, at) = (asked.job, self.at);
+        // What is due already is as the version says that is still in force.
+        self.tick(id);
         let Some(before) = self.state.jobs.get(&id).cloned() else { return };
         let spec = asked.spec.clone();
         let (there, wanted) = (before.slots(), before.slots_under(&spec));
         self.drop_slots(id, wanted, &asked.by);
         let more = wanted.saturating_sub(there);
-        let of_prod = |spec: &JobSpec| spec.priority.is_prod();
-        let counted =
-            if of_prod(&before.spec) == of_prod(&spec) { vec![] } else { self.unseat(id) };
         self.amend(id, |job| {
             begin(job, &asked, at);
+            job.let_go_of_versions();
             job.add_slots(more, at);
         });
-        self.seat_again(counted);
         self.state.live_slots += u64::from(more);
         let new = (there..wanted).map(|index| TaskId { job: id, index });
         self.state.pending.extend(new);
@@ -237,7 +264,7 @@ impl Turn<'_> {
             self.recount_crowds(id);
         }
         self.respect_cap(id);
-        self.heed_kind(id);
+        self.heed_kind(id, &before.spec);
         let change =
             if asked.why.is_empty() { UpdateChange::Begun } else { UpdateChange::RollsBack };
         self.emit(EventKind::JobUpdated { job: id, change });
@@ -252,7 +279,7 @@ impl Turn<'_> {
             .rev()
             .filter(|index| job.task(*index).is_some_and(|task| task.placement().is_some()));
         let excess = job.counts.running.saturating_sub(most);
-        let cause = EvictCause::Stopped { by: format!("its job's cap of {most} at once") };
+        let cause = EvictCause::Capped { most };
         for index in standing.take(usize::try_from(excess).unwrap_or(usize::MAX)) {
             self.evict(TaskId { job: id, index }, &cause);
         }
@@ -301,6 +328,7 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
         ("exclusive", old.exclusive == new.exclusive, new.exclusive.to_string()),
         ("alloc_set", old.alloc_set == new.alloc_set, alloc_set(new)),
         ("gang", old.gang == new.gang, new.gang.to_string()),
+        ("rescue", old.rescue == new.rescue, new.rescue.to_string()),
         ("after", old.after == new.after, format!("{} jobs", new.after.len())),
         ("parent", old.parent == new.parent, parent(new)),
     ];
@@ -319,7 +347,7 @@ fn check_fixed(job: &Job, new: &JobSpec) -> Result<(), SpecError> {
 }
 
 /// The job as it would be, for what is to be checked of it.
-fn after(job: &Job, asked: &Prepared, at: borg_proto::Millis) -> Job {
+fn after(job: &Job, asked: &Prepared, at: Millis) -> Job {
     let mut after = job.clone();
     let wanted = job.slots_under(&asked.spec);
     let there = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -332,7 +360,7 @@ fn after(job: &Job, asked: &Prepared, at: borg_proto::Millis) -> Job {
 }
 
 /// Puts the version in force and the update in its place.
-fn begin(job: &mut Job, asked: &Prepared, at: borg_proto::Millis) {
+fn begin(job: &mut Job, asked: &Prepared, at: Millis) {
     let from = job.head().number;
     let to = from + 1;
     let bare = Version::new(to, asked.spec.clone(), at, asked.by.clone());
@@ -348,10 +376,13 @@ fn begin(job: &mut Job, asked: &Prepared, at: borg_proto::Millis) {
         past_canary: false,
         reach: asked.reach.clone(),
         place: 0,
-        moving: BTreeSet::new(),
-        failed: BTreeSet::new(),
+        moving: OnTheWay::default(),
+        failed: OrdSet::new(),
         trouble: String::new(),
         blocked_until: None,
+        blocked_since: None,
+        passed_over: false,
+        counts_from: Millis(0),
     }));
     job.add_version(Version { note: asked.note.clone(), restart: asked.restart, ..bare });
 }

@@ -1,7 +1,8 @@
 //! What becomes of a task when it gets another version: the same for a plan and for the real thing.
 //!
 //! In place goes what needs no new process: what the job as a whole is, how its tasks spread, the grace
-//! period, and constraints that its machine meets. All else of a task is given to its process as it
+//! period, and constraints that its machine meets. So does a change between prod and the rest, where the machine
+//! has room for it: prod stands on none that is lent. All else of a task is given to its process as it
 //! starts. A task starts anew on its machine if that has room for the new version, else wherever the
 //! scheduler finds some.
 
@@ -10,7 +11,7 @@ use super::super::{CellState, Job, MAX_TARGET_BYTES, Machine, Version};
 use super::begin::Prepared;
 use crate::event::TaskChange;
 use crate::rejection::Rejection;
-use borg_proto::command::Assignment;
+use borg_proto::command::{Assignment, SERVICES_SINCE};
 use borg_proto::difference::Difference;
 use borg_proto::task::EvictCause;
 use borg_proto::update::{Revision, UpdateOptions};
@@ -71,6 +72,11 @@ impl Judge {
         Some(Self { to, known: BTreeMap::new() })
     }
 
+    /// The version that tasks are to have.
+    pub(super) fn to(&self) -> &Version {
+        &self.to
+    }
+
     /// What of it needs a new process, if anything does.
     pub(super) fn restarts(&mut self, from: &Version) -> Option<&str> {
         let to = &self.to;
@@ -101,7 +107,7 @@ fn needs_process(from: &Version, to: &Version) -> Option<String> {
 
 impl CellState {
     /// Whether a placed task can have another version without a new process, as far as its machine goes.
-    fn stays_with(&self, id: TaskId, to: &Version) -> Result<(), String> {
+    pub(super) fn stays_with(&self, id: TaskId, to: &Version) -> Result<(), String> {
         let Some(job) = self.job(id.job) else { return Ok(()) };
         let placement = job.task(id.index).and_then(|task| task.placement());
         let machine = placement.and_then(|placement| self.machine(placement.machine));
@@ -113,7 +119,16 @@ impl CellState {
         if let Some(constraint) = unmet {
             return Err(format!("machine {} does not meet: {constraint}", machine.name));
         }
-        let without = machine.target_bytes - job.version_of(id.index).target_bytes;
+        let from = job.version_of(id.index);
+        if from.is_prod() != to.is_prod() {
+            let mut after = machine.clone();
+            after.gives_back(from);
+            after.gives(to);
+            if !after.is_sound(self.level >= SERVICES_SINCE) {
+                return Err(format!("machine {} has no room for it by its limit", machine.name));
+            }
+        }
+        let without = machine.target_bytes - from.target_bytes;
         if without + to.target_bytes > MAX_TARGET_BYTES {
             return Err(format!("machine {} is told too much already", machine.name));
         }
@@ -190,12 +205,12 @@ impl Turn<'_> {
         if job.task(id.index).is_none_or(|task| task.placement().is_none()) {
             return Effect::Start;
         }
-        let why = match judge.restarts(job.version_of(id.index)) {
-            Some(why) => why.to_owned(),
-            None => match self.state.stays_with(id, &judge.to) {
-                Ok(()) => return Effect::InPlace,
-                Err(why) => why,
-            },
+        let why = judge.restarts(job.version_of(id.index)).map(ToOwned::to_owned);
+        let why = why.or_else(|| self.state.stays_with(id, &judge.to).err());
+        let Some(why) = why else {
+            // It may take the room that the next one would have needed.
+            self.change_version(id, judge.to.number);
+            return Effect::InPlace;
         };
         if *tried >= MOST_TRIED {
             return Effect::Restart(why);

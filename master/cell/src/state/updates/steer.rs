@@ -13,6 +13,7 @@ use crate::rejection::{Rejection, UpdateRejection};
 use borg_proto::disruption::{Disruption, Share};
 use borg_proto::update::{Steer, UpdateOptions};
 use borg_proto::{JobId, JobKey, JobSpec, UserName};
+use imbl::OrdSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -66,13 +67,14 @@ impl Turn<'_> {
             state: UpdateState::Rolling,
             since: at,
             // What was seen is known to whoever goes on.
-            failed: BTreeSet::new(),
+            failed: OrdSet::new(),
             trouble: String::new(),
+            blocked_since: None,
             ..update.clone()
         };
         self.job_mut(id).update = Some(Arc::new(resumed));
         self.tell_update(id, UpdateChange::Resumed);
-        self.sweep_update(id);
+        self.sweep_update(id, false);
         self.stir(id);
     }
 
@@ -119,7 +121,7 @@ impl Turn<'_> {
         let (by, restart) = (by.clone(), false);
         let reach = BTreeSet::from([update.from, update.to]);
         self.install(Prepared { job: id, spec, by, note, restart, options, reach, why });
-        self.sweep_update(id);
+        self.sweep_update(id, false);
     }
 
     /// What was, with as many tasks as there are when there is no room for more again.

@@ -5,7 +5,7 @@
 
 use super::super::disruption::Blocked;
 use super::super::observe::is_own_fault;
-use super::super::turn::Turn;
+use super::super::turn::{Turn, take_of};
 use super::super::versions::noted;
 use super::super::{Job, Task};
 use super::effect::Judge;
@@ -30,31 +30,35 @@ impl Turn<'_> {
         if !update.is_under_way() {
             return;
         }
-        let serves = task.placement().is_some_and(|placement| placement.serves_since.is_some());
-        let down = !serves && update.is_left(id.index, task);
         let trouble = trouble(update, id.index, task, from, change);
         self.stir(id.job);
-        if down {
-            self.downed.insert(id);
-        }
+        self.touched.insert(id);
         if let Some(trouble) = trouble {
             self.note_trouble(id, trouble);
         }
     }
 
+    /// What holds for all updates that are under way is other than before.
+    pub(in crate::state) fn stir_updates(&mut self) {
+        let jobs = self.state.jobs();
+        let updated = jobs.filter(|job| job.update().is_some_and(Update::is_under_way));
+        let updated: Vec<JobId> = updated.map(|job| job.id).collect();
+        updated.into_iter().for_each(|id| self.stir(id));
+    }
+
     fn note_trouble(&mut self, id: TaskId, trouble: String) {
         if let Some(update) = &mut self.job_mut(id.job).update {
-            Arc::make_mut(update).note(id.index, trouble);
+            Arc::make_mut(update).note(id.index, &trouble);
         }
     }
 
     /// Gives all tasks the new version that lose nothing by it: those of which the process goes on, and
-    /// those that do not serve.
-    pub(in crate::state) fn sweep_update(&mut self, id: JobId) {
+    /// those that do not serve. To `tell` of each is needless where the update as a whole is told of.
+    pub(in crate::state) fn sweep_update(&mut self, id: JobId, tell: bool) {
         let Some((job, mut update, mut judge)) = self.open_update(id) else { return };
         for (task, index) in job.tasks.iter().zip(0..) {
             if update.may_go(index, task) {
-                self.give_freely(TaskId { job: id, index }, &mut update, &mut judge, false);
+                self.give_freely(TaskId { job: id, index }, &mut update, &mut judge, tell);
             }
         }
         self.job_mut(id).update = Some(Arc::new(update));
@@ -62,11 +66,18 @@ impl Turn<'_> {
 
     /// Goes on with a job's update as far as it may.
     pub(in crate::state) fn proceed_update(&mut self, id: JobId) {
-        let downed = self.take_downed(id);
+        let touched = take_of(&mut self.touched, id);
+        self.look_again(id, &touched);
+        self.end_stillness(id);
         let Some((job, mut update, mut judge)) = self.open_update(id) else { return };
         match update.state {
             UpdateState::Rolling | UpdateState::Canary => {}
             UpdateState::Paused { .. } | UpdateState::Done => return,
+        }
+        if self.state.holds_still(self.at) {
+            update.passed_over = true;
+            self.job_mut(id).update = Some(Arc::new(update));
+            return;
         }
         update.settle(&job, self.at);
         let bad = !update.goes_back() && update.failures() > update.options.failures;
@@ -76,20 +87,54 @@ impl Turn<'_> {
             return;
         }
         if update.state == UpdateState::Rolling {
-            for task in downed {
-                if self.state.task(task).is_some_and(|found| update.may_go(task.index, found)) {
+            for task in touched {
+                let found = self.state.task(task).filter(|found| found.serves_since().is_none());
+                if found.is_some_and(|found| update.may_go(task.index, found)) {
                     self.give_freely(task, &mut update, &mut judge, true);
                 }
             }
             self.take_turns(id, &mut update, &mut judge);
+            if let Some(why) = self.blocked_too_long(id, &update) {
+                update.note_trouble(&why);
+                self.job_mut(id).update = Some(Arc::new(update.clone()));
+                self.give_up_update(id, &update);
+                return;
+            }
         }
         let over = update.state == UpdateState::Rolling
-            && update.moving.is_empty()
+            && update.moving.count() == 0
             && update.place >= update.places(job.slots());
         self.job_mut(id).update = Some(Arc::new(update));
         if over {
             self.arrive(id);
         }
+    }
+
+    /// What was passed over while nothing moved is made up for, and deadlines count from now on.
+    fn end_stillness(&mut self, id: JobId) {
+        let update = self.state.job(id).and_then(Job::update);
+        let waited = update.is_some_and(|update| update.passed_over && update.is_under_way());
+        if !waited || self.state.holds_still(self.at) {
+            return;
+        }
+        let at = self.at;
+        if let Some(update) = &mut self.job_mut(id).update {
+            let update = Arc::make_mut(update);
+            (update.passed_over, update.counts_from) = (false, at);
+        }
+        self.job_mut(id).time_update();
+        if self.state.job(id).and_then(Job::update).is_some_and(Update::is_rolling) {
+            self.sweep_update(id, true);
+        }
+    }
+
+    /// Why the next task did not go, when that has lasted until its deadline.
+    fn blocked_too_long(&self, id: JobId, update: &Update) -> Option<String> {
+        update.blocked_due().filter(|due| *due <= self.at)?;
+        let job = self.state.job(id)?;
+        let (index, why) =
+            (update.at_place(update.place, job.slots())?, job.may_lose_one(self.at).err()?);
+        Some(format!("task {index} could not go within {} s: {why}", update.deadline_s()))
     }
 
     fn open_update(&self, id: JobId) -> Option<(Arc<Job>, Update, Judge)> {
@@ -99,13 +144,23 @@ impl Turn<'_> {
         Some((job, update, judge))
     }
 
-    fn take_downed(&mut self, id: JobId) -> Vec<TaskId> {
-        let (first, last) = (TaskId { job: id, index: 0 }, TaskId { job: id, index: u32::MAX });
-        let found: Vec<TaskId> = self.downed.range(first..=last).copied().collect();
-        for task in &found {
-            self.downed.remove(task);
+    /// Tasks changed: those that are on their way may be due at another time.
+    fn look_again(&mut self, id: JobId, touched: &[TaskId]) {
+        let Some(job) = self.state.jobs.get(&id).filter(|_| !touched.is_empty()).cloned() else {
+            return;
+        };
+        let Some(update) = &mut self.job_mut(id).update else { return };
+        let update = Arc::make_mut(update);
+        for task in touched {
+            update.look_again(task.index, job.task(task.index));
         }
-        found
+    }
+
+    /// A task has the new version and is waited for.
+    fn sets_out(&self, id: TaskId, update: &mut Update) {
+        if let Some(task) = self.state.task(id) {
+            update.sets_out(id.index, task);
+        }
     }
 
     /// Gives a task the new version if it loses nothing by that.
@@ -115,13 +170,13 @@ impl Turn<'_> {
         let waits_for_it = task.streak > 0 || task.on_its_way_since().is_some();
         if self.update_in_place(id, judge, tell) {
             if !placed && waits_for_it && !self.state.is_stopped(id) {
-                update.moving.insert(id.index);
                 self.forgive(id);
+                self.sets_out(id, update);
             }
-        } else if !serves {
+        } else if !serves && !self.state.holds_still(self.at) {
             // Where it goes is for the scheduler when its machine has no room for it.
             let _stays = self.renew(id, update.to).is_ok();
-            update.moving.insert(id.index);
+            self.sets_out(id, update);
         }
     }
 
@@ -140,6 +195,8 @@ impl Turn<'_> {
     /// Lets tasks that serve go, one after another, as far as budget and order allow.
     fn take_turns(&mut self, id: JobId, update: &mut Update, judge: &mut Judge) {
         update.blocked_until = None;
+        let blocked_since = update.blocked_since.take();
+        let first = update.place;
         loop {
             let Some(job) = self.state.job(id) else { return };
             let (tasks, at_once) = (job.slots(), job.at_once(update));
@@ -155,19 +212,23 @@ impl Turn<'_> {
                 continue;
             };
             if !self.update_in_place(next, judge, true) {
-                let moving = u32::try_from(update.moving.len()).unwrap_or(u32::MAX);
-                if moving >= at_once {
+                let moving = update.moving.count();
+                // With none on its way it is the budget that is in the way, also one of zero.
+                if moving > 0 && moving >= at_once {
                     return;
                 }
                 if let Err(blocked) = self.state.may_disrupt(next, self.at) {
-                    update.blocked_until = match blocked {
-                        Blocked::Rate { until, .. } => Some(until),
-                        Blocked::Down { .. } => None,
-                    };
+                    match blocked {
+                        Blocked::Rate { until, .. } => update.blocked_until = Some(until),
+                        Blocked::Down { .. } => {
+                            let before = blocked_since.filter(|_| update.place == first);
+                            update.blocked_since = before.or(Some(self.at));
+                        }
+                    }
                     return;
                 }
                 let _stays = self.renew(next, update.to).is_ok();
-                update.moving.insert(next.index);
+                self.sets_out(next, update);
             }
             update.place += 1;
         }
@@ -190,14 +251,15 @@ impl Turn<'_> {
         }
     }
 
-    /// Too many tasks turned out bad.
+    /// Too many tasks turned out bad, or it was in the way of its tasks for too long. One that goes back
+    /// already has nowhere else to go.
     fn give_up_update(&mut self, id: JobId, update: &Update) {
         match update.options.on_failure {
-            OnFailure::RollBack => {
+            OnFailure::RollBack if !update.goes_back() => {
                 let by = update.by.clone();
                 self.take_back(id, &format!("rolled back: {}", update.trouble), &by);
             }
-            OnFailure::Pause => {
+            OnFailure::RollBack | OnFailure::Pause => {
                 let by = noted(&format!("the cell, as {}", update.trouble));
                 self.set_update_state(id, UpdateState::Paused { by });
                 self.tell_update(id, UpdateChange::Paused);
@@ -207,31 +269,20 @@ impl Turn<'_> {
 }
 
 impl Update {
-    fn note(&mut self, index: u32, trouble: String) {
-        if self.failed.is_empty() {
-            self.trouble = noted(&trouble);
-        }
+    pub(super) fn note(&mut self, index: u32, trouble: &str) {
+        self.note_trouble(trouble);
         self.failed.insert(index);
     }
 
-    /// Takes out who has arrived, and notes who took too long.
-    fn settle(&mut self, job: &Job, at: Millis) {
-        let moving = std::mem::take(&mut self.moving);
-        for index in moving {
-            let Some(task) = job.task(index).filter(|task| !task.is_dead()) else { continue };
-            if task.is_stopped() || task.version != self.to {
-                continue;
-            }
-            let due = task.due_in(self, index).is_some_and(|due| due <= at);
-            if due && task.serves_since().is_some() {
-                continue;
-            }
-            if due {
-                let seconds = self.options.deadline_ms.0.div_ceil(1_000);
-                self.note(index, format!("task {index} did not serve within {seconds} s"));
-            }
-            self.moving.insert(index);
+    /// The first trouble is the one that is told.
+    fn note_trouble(&mut self, trouble: &str) {
+        if self.trouble.is_empty() {
+            self.trouble = noted(trouble);
         }
+    }
+
+    pub(super) fn deadline_s(&self) -> u64 {
+        self.options.deadline_ms.0.div_ceil(1_000)
     }
 }
 

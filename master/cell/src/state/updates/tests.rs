@@ -9,6 +9,9 @@ use borg_proto::update::{OnFailure, Order, Revision, Steer};
 use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Priority};
 use std::sync::Arc;
 
+mod ends;
+mod priority;
+
 const MIB: u64 = 1 << 20;
 
 /// A cell on the present level, with so many machines of 1,000 m.
@@ -637,6 +640,28 @@ fn a_rollback_takes_a_version_that_is_kept_and_old_ones_are_forgotten() {
     let found = cell.state.job(job).unwrap();
     assert_eq!(found.spec, found.version(9).unwrap().spec);
     assert_eq!(found.head().note, "back to version 9");
+}
+
+/// Each release found a task of the array that was done, or that had failed.
+#[test]
+fn versions_that_only_dead_tasks_have_do_not_lock_a_job() {
+    let (mut cell, machines) = cell(1);
+    let spec = JobSpec { name: "web".parse().unwrap(), ..batch("web", 12, 10, 4 * MIB) };
+    let job = run(&mut cell, JobSpec { max_failures: 12, ..spec }, &machines);
+    for n in 0..11 {
+        let task = TaskId { job, index: n };
+        let id = cell.state.task(task).unwrap().running(task).unwrap();
+        cell.ended(id, None);
+        let spec = other(&cell, job, &format!("v{n}"));
+        let options = UpdateOptions { most: Some(Share::Percent(100)), close: true, ..quick() };
+        update(&mut cell, spec, options).unwrap();
+        come_up(&mut cell, job);
+        later(&mut cell, 1_000);
+        assert_eq!(cell.state.audit(), []);
+        assert!(cell.state.job(job).unwrap().slots_by_version().len() <= 8);
+    }
+    let version = |index| cell.state.job(job).unwrap().version_of(index).number;
+    assert_eq!((version(10), version(11)), (11, 12), "those that are kept are told truly");
 }
 
 #[test]
