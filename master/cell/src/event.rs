@@ -534,7 +534,7 @@ fn what_changed(job: &Job) -> String {
     if !head.note.is_empty() {
         return format!(": {}", head.note);
     }
-    let before = job.versions().filter(|version| version.number < head.number).next_back();
+    let before = job.versions().rfind(|version| version.number < head.number);
     let fields = before.map(|before| before.spec.differences(&head.spec)).unwrap_or_default();
     let more = fields.len().saturating_sub(TOLD);
     let told: Vec<String> = fields.into_iter().take(TOLD).map(|found| found.field).collect();
