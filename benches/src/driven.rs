@@ -229,11 +229,15 @@ impl Driven {
     fn fold(&mut self, event: &Event) {
         let EventKind::TaskChanged { task, change, .. } = &event.kind else { return };
         match change {
-            TaskChange::Placed { incarnation, .. } => {
+            TaskChange::Placed { incarnation, .. } | TaskChange::Replaced { incarnation, .. } => {
+                let id = IncarnationId { task: *task, number: *incarnation };
+                if let Some(at) = self.place_of.get(task) {
+                    self.running[*at].id = id;
+                    return;
+                }
                 let cpu_milli =
                     self.state.job(task.job).map_or(0, |job| job.spec.task.limit.cpu_milli);
                 self.place_of.insert(*task, self.running.len());
-                let id = IncarnationId { task: *task, number: *incarnation };
                 self.running.push(Placed { id, cpu_milli });
                 self.cpu_placed += cpu_milli;
             }
@@ -254,6 +258,10 @@ impl Driven {
             | TaskChange::Stopped { .. }
             | TaskChange::Updated { .. }
             | TaskChange::Renewed
+            | TaskChange::Awaits
+            | TaskChange::Prepared { .. }
+            | TaskChange::Preparing { .. }
+            | TaskChange::Unprepared { .. }
             | TaskChange::Up { .. }
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)

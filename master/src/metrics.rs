@@ -73,6 +73,8 @@ pub(crate) struct Metrics {
     pub pending_tasks: Gauge,
     /// Tasks on machines that are drained.
     pub leaving_tasks: Gauge,
+    /// Tasks that are started elsewhere before they leave.
+    pub replacing_tasks: Gauge,
     /// Tasks that were pushed out over a disruption budget, since the cell began.
     pub forced_disruptions: Gauge,
     /// Time of one scheduling pass.
@@ -143,6 +145,7 @@ impl Metrics {
             reclaimed_tasks: Counter::default(),
             pending_tasks: Gauge::default(),
             leaving_tasks: Gauge::default(),
+            replacing_tasks: Gauge::default(),
             forced_disruptions: Gauge::default(),
             pass_seconds: seconds(),
             placements: Counter::default(),
@@ -237,6 +240,8 @@ impl Metrics {
         registry.register("pending_tasks", "Tasks waiting to be placed", m.pending_tasks.clone());
         let what = "Tasks on machines that are drained";
         registry.register("leaving_tasks", what, m.leaving_tasks.clone());
+        let what = "Tasks that are started elsewhere before they leave their machine";
+        registry.register("replacing_tasks", what, m.replacing_tasks.clone());
         let what = "Tasks pushed out over a disruption budget since the cell began";
         registry.register("forced_disruptions", what, m.forced_disruptions.clone());
         let pass = m.pass_seconds.clone();

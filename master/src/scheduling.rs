@@ -231,6 +231,8 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
             let leaving: usize = state.draining().map(|machine| machine.tasks.len()).sum();
             metrics.leaving_tasks.set(i64::try_from(leaving).unwrap_or(i64::MAX));
+            let replacing: usize = state.machines().map(|machine| machine.successors.len()).sum();
+            metrics.replacing_tasks.set(i64::try_from(replacing).unwrap_or(i64::MAX));
             metrics.forced_disruptions.set(i64::try_from(state.forced()).unwrap_or(i64::MAX));
             survive(&mut scheduler, metrics, |scheduler| {
                 if letter.afresh {

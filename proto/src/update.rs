@@ -59,6 +59,18 @@ pub enum OnFailure {
     Pause,
 }
 
+/// Whether a task that has to start anew is started elsewhere first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replacement {
+    /// Only one that cannot stay where it is. The others start anew on their machine, where their data is.
+    #[default]
+    ForMoves,
+    /// Each of them, where there is room: nobody is down for the update.
+    First,
+    /// None: each is taken down, and started where it is, or elsewhere.
+    InPlace,
+}
+
 /// How an update is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdateOptions {
@@ -81,6 +93,8 @@ pub struct UpdateOptions {
     pub failures: u32,
     /// Whether it cannot be undone any more as soon as it is done.
     pub close: bool,
+    /// Which tasks are started elsewhere before they are taken down.
+    pub replacement: Replacement,
 }
 
 impl Default for UpdateOptions {
@@ -95,6 +109,7 @@ impl Default for UpdateOptions {
             on_failure: OnFailure::RollBack,
             failures: 0,
             close: false,
+            replacement: Replacement::ForMoves,
         }
     }
 }

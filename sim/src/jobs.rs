@@ -41,6 +41,11 @@ pub enum Play {
         /// Thousandths.
         failing: u64,
     },
+    /// Runs on, and never answers its health check well on machines from that number on.
+    Homely {
+        /// The machine's number.
+        below: u64,
+    },
     /// The program does not exist.
     Missing,
 }
@@ -58,6 +63,7 @@ impl Play {
             }
             Self::Sick => vec!["sick".into()],
             Self::Moody { failing } => vec!["moody".into(), failing.to_string()],
+            Self::Homely { below } => vec!["homely".into(), below.to_string()],
             Self::Missing => vec!["missing".into()],
         };
         std::iter::once("/sim/play".to_owned()).chain(words).collect()
@@ -72,6 +78,7 @@ impl Play {
             ["/sim/play", "stubborn"] => Self::Stubborn,
             ["/sim/play", "missing"] => Self::Missing,
             ["/sim/play", "sick"] => Self::Sick,
+            ["/sim/play", "homely", below] => Self::Homely { below: number(below) },
             ["/sim/play", "moody", failing] => Self::Moody { failing: number(failing) },
             ["/sim/play", "exit", after, code] => {
                 Self::Exit { after: number(after), code: code.parse().unwrap_or(1) }

@@ -119,6 +119,12 @@ marks! {
     ExclusiveFencedAlone = "exclusive task ended with its lease, its borglet dead",
     /// An exclusive task was set free after its last incarnation was surely over.
     ExclusiveFreed = "exclusive task free to be placed again",
+    /// A task was started elsewhere before it left its machine.
+    Prepared = "successor started",
+    /// A successor took over.
+    Replaced = "successor took over",
+    /// A successor came to nothing, or was needed no more.
+    Unprepared = "successor given up",
     /// Two schedulers of a master decided for the same task at once.
     DecidedTwice = "two schedulers decided for one task",
     /// A gang was placed as a whole.

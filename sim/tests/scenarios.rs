@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! machines N                      begins a cell of five masters; machine mI is in rack r(I mod 3)
-//! submit JOB [tasks=N] [batch] [prod] [checked] [exclusive] [play=serve|sick] [cpu=N] [ram=MIB] [spread=ATTRIBUTE:N]
+//! submit JOB [tasks=N] [batch] [prod] [checked] [exclusive] [play=serve|sick|homely:MACHINE] [cpu=N] [ram=MIB]
+//!            [spread=ATTRIBUTE:N]
 //!            [budget=N|P%] [only=ATTRIBUTE:VALUE]
 //!            [allocs] [keep=3600s]    an alloc set, which keeps what its allocs leave behind
 //!            [in=SET] [rescues]       in the allocs of a set, and saves that
@@ -446,7 +447,10 @@ fn spec(name: &str, options: &[&str]) -> JobSpec {
             "prod" => builder.prod(),
             "checked" => builder.checked(),
             "exclusive" => builder.exclusive(),
-            "play" => builder.plays(Play::read(&["/sim/play".to_owned(), value.to_owned()])),
+            "play" => {
+                let words = std::iter::once("/sim/play").chain(value.split(':'));
+                builder.plays(Play::read(&words.map(ToOwned::to_owned).collect::<Vec<_>>()))
+            }
             "allocs" => builder.alloc_set(),
             "keep" => builder.keeps_data(millis(value)),
             "in" => builder.within(key(value)),

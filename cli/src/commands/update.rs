@@ -10,7 +10,9 @@ use crate::exit::{Code, Failure};
 use crate::output::{Output, note};
 use crate::target::TargetArgs;
 use borg_proto::disruption::Share;
-use borg_proto::update::{MAX_DEADLINE, MAX_MIN_HEALTHY, OnFailure, Order, UpdateOptions};
+use borg_proto::update::{
+    MAX_DEADLINE, MAX_MIN_HEALTHY, OnFailure, Order, Replacement, UpdateOptions,
+};
 use borg_proto::wire::pb;
 use borg_proto::{IndexSet, JobKey, JobKind, JobSpec, Millis};
 use clap::{Args, ValueEnum};
@@ -44,6 +46,10 @@ pub(super) struct HowArgs {
     /// How many tasks may fail
     #[arg(long, value_name = "N", default_value = "0")]
     failures: u32,
+    /// Which tasks are started elsewhere, where there is room, before they are taken down: first: all that
+    /// start anew; in-place: none; when not said, those that cannot stay where they are
+    #[arg(long, value_enum, value_name = "HOW")]
+    replacement: Option<Replaced>,
     /// It cannot be undone any more once it is done
     #[arg(long)]
     close: bool,
@@ -61,6 +67,14 @@ enum Failing {
     RollBack,
     /// It waits for `rollout resume` or `rollout undo`
     Pause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Replaced {
+    /// A replacement serves before the task is taken down, where there is room
+    First,
+    /// Each task is taken down and started anew, within the disruption budget
+    InPlace,
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +180,11 @@ impl HowArgs {
             },
             failures: self.failures,
             close: self.close,
+            replacement: match self.replacement {
+                None => Replacement::ForMoves,
+                Some(Replaced::First) => Replacement::First,
+                Some(Replaced::InPlace) => Replacement::InPlace,
+            },
         }
     }
 }

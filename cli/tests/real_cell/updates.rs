@@ -101,6 +101,44 @@ async fn a_release_and_a_broken_release_of_the_example_fail_no_request() {
     }
 }
 
+/// There is but one task, and whoever asks it notices neither that its machine is emptied nor that it is
+/// updated: each time its replacement serves first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_task_is_moved_and_updated_without_a_failed_request_where_there_is_room() {
+    let cell = Arc::new(Cell::up(1, 3));
+    let file = example();
+    let submit = ["submit", "--wait", &file, "--arg", "tasks=1"];
+    let web = cell.borgctl(&submit).ok().trim().to_owned();
+    let place = |status: &Value| status["task_list"][0]["machine"].as_str().unwrap().to_owned();
+    let healthy = |status: &Value| status["task_list"][0]["health"] == "healthy";
+    let first = place(&cell.until(&web, healthy));
+    let asker = Arc::new(Asker::default());
+    let asking = tokio::spawn(asker.clone().ask(cell.admin(0), web.clone()));
+    let told = {
+        let (cell, first) = (cell.clone(), first.clone());
+        let drain =
+            move || cell.borgctl(&["drain", &first, "--reason", "new kernel", "--watch"]).ok();
+        tokio::task::spawn_blocking(drain).await.unwrap()
+    };
+    assert!(told.contains("empty") && !told.contains("pushed out at the deadline"), "{told}");
+    let second = place(&cell.status(&web));
+    assert_ne!(first, second);
+    let updated = {
+        let (cell, file) = (cell.clone(), file.clone());
+        let arg = ["--arg", "tasks=1", "--arg", "version=v2"];
+        let how = ["--replacement", "first", "--min-healthy", "500ms", "--watch"];
+        let update = move || cell.borgctl(&[&["update", &file][..], &arg, &how].concat()).ok();
+        tokio::task::spawn_blocking(update).await.unwrap()
+    };
+    assert!(updated.contains("version 2 is in force"), "{updated}");
+    assert_ne!(place(&cell.status(&web)), second, "its replacement was elsewhere");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    asker.stop.store(true, Ordering::Relaxed);
+    asking.await.unwrap().unwrap();
+    let answered = asker.answered.load(Ordering::Relaxed);
+    assert!(answered > 100, "only {answered} requests");
+}
+
 fn service(name: &str, tasks: u32, script: &str) -> Value {
     let mut service = job(name, "service", script);
     service["tasks"] = json!(tasks);

@@ -257,6 +257,34 @@ pub enum TaskChange {
         /// As what.
         incarnation: u32,
     },
+    /// It is to be replaced: a place for its successor is looked for.
+    Awaits,
+    /// A successor of it was placed, to take its place.
+    Prepared {
+        /// Where.
+        machine: MachineId,
+        /// As what.
+        incarnation: u32,
+    },
+    /// Its successor is further: up, healthy, reachable, or no longer so.
+    Preparing {
+        /// Whether it serves by now.
+        serves: bool,
+    },
+    /// Its successor is gone; it goes on where it is.
+    Unprepared {
+        /// Why.
+        why: String,
+    },
+    /// Its successor took its place, and what was ends.
+    Replaced {
+        /// Where it was.
+        from: MachineId,
+        /// Where it is.
+        machine: MachineId,
+        /// As what.
+        incarnation: u32,
+    },
     /// Its process runs.
     Up {
         /// Process id on the machine.
@@ -629,6 +657,21 @@ fn describe_task(change: &TaskChange, place: &str) -> (&'static str, String) {
         TaskChange::Updated { version } => ("task.updated", format!("to version {version}")),
         TaskChange::Placed { incarnation, .. } => {
             ("task.placed", format!("on {place} as incarnation {incarnation}"))
+        }
+        TaskChange::Awaits => ("task.awaits", "room for its replacement".to_owned()),
+        TaskChange::Prepared { incarnation, .. } => (
+            "task.prepared",
+            format!("its replacement starts on {place} as incarnation {incarnation}"),
+        ),
+        TaskChange::Preparing { serves } => {
+            let does = if *serves { "serves" } else { "does not serve yet" };
+            ("task.preparing", format!("its replacement on {place} {does}"))
+        }
+        TaskChange::Unprepared { why } => {
+            ("task.unprepared", format!("its replacement on {place} is gone: {why}"))
+        }
+        TaskChange::Replaced { incarnation, .. } => {
+            ("task.replaced", format!("by incarnation {incarnation} on {place}"))
         }
         TaskChange::Up { pid } => ("task.up", format!("on {place} with pid {pid}")),
         TaskChange::BackOff { cause, .. } => ("task.backoff", format!("on {place}: {cause}")),

@@ -236,6 +236,7 @@ impl Links {
                     change:
                         TaskChange::Up { .. }
                         | TaskChange::BackOff { .. }
+                        | TaskChange::Preparing { .. }
                         | TaskChange::Health(_)
                         | TaskChange::Address(_),
                     machine,
@@ -243,8 +244,10 @@ impl Links {
                 } => progressed.extend(*machine),
                 EventKind::TaskChanged { change, machine, .. } => {
                     touched.extend(*machine);
-                    if let TaskChange::Placed { machine, .. } = change {
-                        touched.insert(*machine);
+                    if let TaskChange::Placed { machine: other, .. }
+                    | TaskChange::Replaced { from: other, .. } = change
+                    {
+                        touched.insert(*other);
                     }
                 }
                 EventKind::JobForgotten(id, _) => self.digests.forget(*id),

@@ -22,7 +22,7 @@ use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{MemoryLimit, Spread, TaskLabels};
 use borg_proto::task::RunEnd;
-use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{OnFailure, Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{
     Band, CellName, FailureCause, Health, IndexSet, JobSpec, MachineId, MachineInfo, Millis,
     Priority, Privilege, ReplicaId, Resources, TaskId,
@@ -90,6 +90,7 @@ fn since_level_6(cell: &mut Cell, machine: MachineId) {
     lent(cell);
     drained(cell);
     kept_data(cell);
+    replaced(cell);
     kinds_of_jobs(cell, machine);
 }
 
@@ -180,6 +181,37 @@ fn kept_data(cell: &mut Cell) {
     cell.apply(user("ann"), rescue(DataOrder::Drop)).unwrap_err();
     cell.kill("ina", "ina/saves-rescue-2", &[]).unwrap();
     assert_eq!(cell.state.kept().count(), 3);
+}
+
+/// A successor that took over, one that came to nothing, and one that is on its way.
+fn replaced(cell: &mut Cell) {
+    let (out, other) = (cell.machine("m-11", 4000, 1 << 30), cell.machine("m-12", 4000, 1 << 30));
+    let first = cell.submit("ann", service("first", 3, 100, 4 << 20));
+    for index in 0..3 {
+        let id = cell.place(first, index, out).unwrap();
+        cell.up(id);
+    }
+    let machines = vec!["m-11".parse().unwrap()];
+    let (reason, within) = ("new disk".into(), Millis(600_000));
+    let drain = Action::DrainMachines { machines, reason, within, at_once: None, leaves: None };
+    cell.apply(user("admin"), drain).unwrap();
+    let next = cell.place(first, 0, other).unwrap();
+    cell.place(first, 0, other).unwrap_err();
+    cell.place(first, 1, other).unwrap_err();
+    cell.up(next);
+    cell.wait(10_000);
+    cell.apply(master(), Action::Advance).unwrap();
+    let next = cell.place(first, 1, other).unwrap();
+    cell.ended(next, Some(FailureCause::Exit { code: 1 }));
+    let next = cell.place(first, 2, other).unwrap();
+    cell.up(next);
+    // Before it leads to a successor, an update waits for one.
+    let awaits = cell.submit("ann", service("awaits", 1, 100, 4 << 20));
+    let id = cell.place(awaits, 0, other).unwrap();
+    cell.up(id);
+    let options = UpdateOptions { replacement: Replacement::First, ..UpdateOptions::default() };
+    let (job, to) = ("ann/awaits".parse().unwrap(), Revision::Restart);
+    cell.apply(user("ann"), Action::UpdateJob { job, to, options: Box::new(options) }).unwrap();
 }
 
 /// Daemons with and without a machine, ticks of all fates, parents and children, ends of level 6.

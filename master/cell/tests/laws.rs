@@ -5,7 +5,7 @@
 use borg_cell::event::{EventKind, TaskChange};
 use borg_cell::fixture::{alloc_set, batch, cron, daemon, info, service, user, with_task, within};
 use borg_cell::rejection::Rejection;
-use borg_cell::state::{CellState, Machine};
+use borg_cell::state::{CellState, Job, Machine, Successor, Update};
 use borg_proto::command::{
     Action, AllocSize, Assignment, Command, CronOrder, DataOrder, LEVEL, Observation, Principal,
     RUN_ENDS_SINCE,
@@ -17,7 +17,7 @@ use borg_proto::policy::{Policy, Term};
 use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::task::{EvictCause, RunEnd};
-use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{OnFailure, Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{
     Band, CellName, FailureCause, IncarnationId, IndexSet, JobId, JobKey, JobKind, JobSpec,
     MachineId, Millis, Priority, Privilege, ReplicaId, Resources, TaskId, UserName,
@@ -44,6 +44,9 @@ fn pick<T: Clone>(from: &[T], by: u8) -> Option<T> {
 /// The command of a step. Most fit the state; one in eight names things that are not there.
 fn command(state: &CellState, step: Step, request: bool) -> Command {
     let [kind, a, b, c, d] = step;
+    if let Some((by, action)) = begun(state, kind) {
+        return Command { at: Millis(1_000), by, request: None, action };
+    }
     let by_user = pick(&["ann", "bob", "admin"], d).unwrap();
     let (by, action) = match kind % 16 {
         0 => (user("admin"), add_machine(a)),
@@ -97,6 +100,58 @@ fn command(state: &CellState, step: Step, request: bool) -> Command {
         (request && matches!(by, Principal::User(_))).then(|| format!("r{}", a ^ b).into());
     let at = Millis(state.clock().0.saturating_sub(10) + u64::from(d) * 100);
     Command { at, by, request, action }
+}
+
+/// Every other log begins with a machine that is drained while a service serves on it, and another one that has
+/// room for all: by chance alone that is rare.
+fn begun(state: &CellState, kind: u8) -> Option<(Principal, Action)> {
+    let name =
+        |number: usize| -> borg_proto::MachineName { format!("d-{number}").parse().unwrap() };
+    let first = state.applied() == 0 && kind.is_multiple_of(2);
+    if !first && state.machine_named(&name(1)).is_none() {
+        return None;
+    }
+    let machine = |number| MachineAddress { name: name(number), address: "d:1".into() };
+    let up = |number| {
+        let machine = MachineId(number);
+        Observation::MachineUp { machine, info: info(4_000, 1 << 30, &[("rack", "r1")]) }
+    };
+    let job: Option<JobId> = state.jobs().next().map(|job| job.id);
+    let tasks = || (0..3).filter_map(|index| Some(TaskId { job: job?, index }));
+    let serves = |task: TaskId| {
+        let id = IncarnationId { task, number: 1 };
+        Observation::TaskUp { id, pid: 7, since: Millis(1), restarts: 0, run: None }
+    };
+    let leader = Principal::Master(ReplicaId(1));
+    Some(match state.applied() {
+        0 => (user("admin"), Action::AddMachine { machine: machine(1) }),
+        1 => (leader, Action::RaiseLevel { level: LEVEL }),
+        2 => (user("admin"), Action::AddMachine { machine: machine(2) }),
+        3 => (leader, Action::Observe { changes: vec![up(0), up(1)] }),
+        4 => {
+            let spec = Arc::new(service("d", 3, 400, 4 << 20));
+            (user("ann"), Action::SubmitJob { spec })
+        }
+        5 => {
+            let assignments = tasks().map(|task| Assignment::new(task, MachineId(0))).collect();
+            (leader, Action::Place { assignments })
+        }
+        6 => (leader, Action::Observe { changes: tasks().map(serves).collect() }),
+        7 if kind.is_multiple_of(4) => {
+            let replacement = Replacement::First;
+            let options = Box::new(UpdateOptions { replacement, ..UpdateOptions::default() });
+            let job = "ann/d".parse().unwrap();
+            (user("ann"), Action::UpdateJob { job, to: Revision::Restart, options })
+        }
+        7 => {
+            let (machines, reason) = (vec![name(1)], "disk".into());
+            let within = Millis(600_000);
+            let drain =
+                Action::DrainMachines { machines, reason, within, at_once: None, leaves: None };
+            (user("admin"), drain)
+        }
+        _ => return None,
+    })
 }
 
 /// What is asked of updates, and of stopping and starting tasks: mostly of jobs that are there.
@@ -176,6 +231,8 @@ fn update(state: &CellState, a: u8, b: u8, c: u8) -> Action {
         on_failure: if c.is_multiple_of(4) { OnFailure::Pause } else { OnFailure::RollBack },
         failures: u32::from(b % 7 == 1),
         close: c.is_multiple_of(5),
+        replacement: [Replacement::First, Replacement::ForMoves, Replacement::InPlace]
+            [usize::from(a % 3)],
     };
     Action::UpdateJob { job, to, options: Box::new(options) }
 }
@@ -251,9 +308,9 @@ fn quota(state: &CellState, a: u8, b: u8, c: u8) -> Action {
     let who: UserName = ["ann", "bob", "admin"][usize::from(c % 3)].parse().unwrap();
     let band = Band::ALL[usize::from(b % 5)];
     match a % 8 {
-        0 => Action::RaiseLevel { level: LEVEL },
+        0 | 3 => Action::RaiseLevel { level: LEVEL },
         1 => Action::RemoveQuota { user: who, band },
-        2 | 3 => Action::EnforceQuota { bands: vec![band], on: !c.is_multiple_of(4) },
+        2 => Action::EnforceQuota { bands: vec![band], on: !c.is_multiple_of(4) },
         _ => {
             let time =
                 |of: u8| of.is_multiple_of(2).then(|| state.clock() + Millis(u64::from(of) * 20));
@@ -443,7 +500,18 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let stranger = TaskId { job: JobId(u64::from(b)), index: u32::from(c) };
     // Now and then one that leaves its machine.
     let leaving: Vec<TaskId> = state.draining().flat_map(|m| state.leaving(m)).take(40).collect();
-    let leaving = pick(&leaving, b).filter(|_| a % 3 == 1);
+    // Or one that is to be replaced by an update.
+    let awaits = |job: &Job| -> Vec<TaskId> {
+        let awaiting = job.update().into_iter().flat_map(Update::awaiting);
+        awaiting.map(|index| TaskId { job: job.id, index }).collect()
+    };
+    let leaving: Vec<TaskId> = state.jobs().flat_map(awaits).chain(leaving).collect();
+    let first: Vec<TaskId> = leaving
+        .iter()
+        .copied()
+        .filter(|task| state.is_replaced_first(*task, state.clock()))
+        .collect();
+    let leaving = pick(&first, b).or_else(|| pick(&leaving, b)).filter(|_| a % 3 == 1);
     // Or one that has its place already: in an alloc, or where the data is that it saves.
     let has_place = |id: &&TaskId| {
         let alloc = state.alloc_of(**id).and_then(|alloc| state.task(alloc));
@@ -460,8 +528,14 @@ fn assignment(state: &CellState, a: u8, b: u8, c: u8) -> Assignment {
     let machine = alloc.filter(|_| !c.is_multiple_of(8)).map_or(machine, |home| home.machine);
     let home = state.task(task).and_then(|task| task.pinned);
     let machine = home.filter(|_| !c.is_multiple_of(8)).unwrap_or(machine);
-    let on = pick(&machines, c)
-        .map(|m| m.tasks.iter().filter_map(|id| state.task(*id)?.running(*id)).collect());
+    let successor = |(task, found): (TaskId, &Successor)| IncarnationId {
+        task,
+        number: found.placement.incarnation,
+    };
+    let on = pick(&machines, c).map(|m| {
+        let tasks = m.tasks.iter().filter_map(|id| state.task(*id)?.running(*id));
+        state.successors_on(m).map(successor).chain(tasks).collect()
+    });
     let mut victims: Vec<IncarnationId> = on.unwrap_or_default();
     victims.truncate(usize::from(a % 4));
     if hostile {
@@ -491,11 +565,19 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
     let machines: Vec<MachineId> = state.machines().map(|machine| machine.id).collect();
     let machine =
         pick(&machines, b).filter(|_| !a.is_multiple_of(16)).unwrap_or(MachineId(u32::from(b)));
-    let running: Vec<IncarnationId> = state
+    let mut running: Vec<IncarnationId> = state
         .jobs()
         .flat_map(|job| state.tasks_of(job.id))
         .filter_map(|(id, task)| task.running(id))
         .collect();
+    // Of successors more is heard than of others: there are few.
+    let successors = state.machines().flat_map(|machine| state.successors_on(machine));
+    let successors: Vec<IncarnationId> = successors
+        .map(|(task, found)| IncarnationId { task, number: found.placement.incarnation })
+        .collect();
+    if a >= 128 && !successors.is_empty() {
+        running = successors;
+    }
     let old =
         IncarnationId { task: TaskId { job: JobId(u64::from(b)), index: 0 }, number: u32::from(c) };
     let id = pick(&running, b).filter(|_| !a.is_multiple_of(16)).unwrap_or(old);
@@ -531,7 +613,7 @@ fn observation(state: &CellState, a: u8, b: u8, c: u8) -> Observation {
             id,
             pid: c.into(),
             since: Millis(u64::MAX),
-            restarts: u32::from(c) << 24,
+            restarts: if a >= 128 { 0 } else { u32::from(c) << 24 },
             run: told(state, &cause, b, c),
         },
         5 => {
@@ -645,7 +727,15 @@ proptest! {
                     TaskChange::Placed { machine, incarnation } => {
                         prop_assert_eq!(placed.insert(task, (machine, incarnation)), None);
                     }
+                    TaskChange::Replaced { from, machine, incarnation } => {
+                        let before = placed.insert(task, (machine, incarnation));
+                        // What was pushed out or failed was told before.
+                        prop_assert!(before.is_none_or(|(was, _)| was == from));
+                    }
+                    TaskChange::Unprepared { .. } | TaskChange::Awaits => {}
                     TaskChange::Up { .. }
+                    | TaskChange::Prepared { .. }
+                    | TaskChange::Preparing { .. }
                     | TaskChange::BackOff { .. }
                     | TaskChange::Health(_)
                     | TaskChange::Address(_) => prop_assert!(placed.contains_key(&task)),
@@ -772,6 +862,34 @@ proptest! {
                 let Some(rate) = budget.rate else { continue };
                 let recent = lately.iter().filter(|at| state.clock().since(**at) < rate.per_ms).count();
                 prop_assert!(recent <= rate.tasks as usize, "{}: {} lately after {:?}", job.key, recent, command);
+            }
+        }
+    }
+
+    /// Whoever is replaced by a successor that serves is not down for a moment.
+    #[test]
+    fn no_successor_that_serves_takes_a_task_down(steps in steps()) {
+        let mut state = empty();
+        for step in &steps {
+            let command = command(&state, *step, true);
+            let before = state.clone();
+            let Ok(applied) = state.apply(state.applied() + 1, &command) else { continue };
+            let mut others = std::collections::BTreeSet::new();
+            for event in &applied.events {
+                let EventKind::TaskChanged { task, change, .. } = &event.kind else { continue };
+                if !matches!(change, TaskChange::Replaced { .. }) {
+                    if !matches!(change, TaskChange::Preparing { .. }) {
+                        others.insert(*task);
+                    }
+                    continue;
+                }
+                if others.contains(task) {
+                    continue;
+                }
+                let serves = |state: &CellState| {
+                    state.task(*task).and_then(|task| task.placement()).is_some_and(|p| p.serves_since.is_some())
+                };
+                prop_assert!(!serves(&before) || serves(&state), "{} after {:?}", task, command);
             }
         }
     }
@@ -945,6 +1063,11 @@ fn the_steps_reach_the_interesting_places() {
         "task.killed",
         "task.released",
         "task.gone",
+        "task.awaits",
+        "task.prepared",
+        "task.preparing",
+        "task.unprepared",
+        "task.replaced",
         "task.stopped",
         "job.update",
         "job.update-done",

@@ -136,6 +136,12 @@ fn command(cell: &mut Cell, line: &str) -> Result<String, Rejection> {
         ["place", task, machine, "over", ref victims @ ..] => {
             place(cell, task, machine, victims).map(|_: IncarnationId| ())?
         }
+        ["up", task, "next"] => {
+            let task = incarnation(cell, task).task;
+            let next = cell.state.task(task).unwrap().successor().unwrap();
+            let number = next.placement.incarnation;
+            cell.up(IncarnationId { task, number });
+        }
         ["up", task] => {
             let id = incarnation(cell, task);
             cell.up(id);

@@ -10,7 +10,7 @@ use borg_proto::command::{Action, Assignment, Observation};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
 use borg_proto::task::{EvictCause, Phase};
-use borg_proto::update::{OnFailure, Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{OnFailure, Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{
     FailureCause, Health, IncarnationId, JobId, MachineId, Millis, TaskId, TaskState,
 };
@@ -168,6 +168,11 @@ impl Play {
                     on_failure: if b % 4 == 3 { OnFailure::Pause } else { OnFailure::RollBack },
                     failures: u32::from(c % 3),
                     close: a.is_multiple_of(3),
+                    replacement: if a % 4 == 3 {
+                        Replacement::First
+                    } else {
+                        Replacement::ForMoves
+                    },
                 };
                 self.apply(Action::UpdateJob { job: job(), to, options: Box::new(options) });
             }

@@ -56,6 +56,12 @@ impl Scheduler {
         } else {
             self.moves.rated.remove(&job);
         }
+        let awaits = found.and_then(|found| found.update()?.awaiting().next()).is_some();
+        if awaits {
+            self.moves.awaited.insert(job);
+        } else {
+            self.moves.awaited.remove(&job);
+        }
         let budget = found.and_then(|found| {
             let gone = self.disturbed(job).count();
             let gone = u32::try_from(gone).unwrap_or(u32::MAX);
@@ -75,8 +81,9 @@ impl Scheduler {
 
     /// The tasks of a job that serve, and that assumed decisions push out or move.
     fn disturbed(&self, job: JobId) -> impl Iterator<Item = TaskId> {
-        let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
-        let pushed = self.leaving.range(first..=last).map(|(task, _)| *task);
+        // Nobody is served by successors.
+        let pushed = self.leaving_of(job).filter(|id| !self.state.is_successor(*id));
+        let pushed = pushed.map(|id| id.task);
         let serves = |task: &TaskId| {
             let placed = self.state.task(*task).and_then(Task::placement);
             placed.is_some_and(|placement| placement.serves_since.is_some())

@@ -95,6 +95,9 @@ impl Scheduler {
                 break;
             }
             self.let_serve(&serve, at);
+            let after = self.let_take_over(at);
+            plan.foreseen = plan.foreseen + after.since(at);
+            at = after;
         }
         plan.stay = self.who_stays(&plan.machines, at);
         Ok(plan)
@@ -120,7 +123,9 @@ impl Scheduler {
     fn let_serve(&mut self, who: &[Serving], at: Millis) {
         let id = |serving: &Serving| {
             let task = self.state().task(serving.task)?;
-            task.running(serving.task)
+            let next = task.successor().map(|next| next.placement.incarnation);
+            let next = next.map(|number| IncarnationId { task: serving.task, number });
+            next.or_else(|| task.running(serving.task))
         };
         let up = |id: IncarnationId| {
             let run = Observation::TaskUp { id, pid: 1, since: at, restarts: 0, run: None };
@@ -128,6 +133,19 @@ impl Scheduler {
         };
         let changes: Vec<Observation> = who.iter().filter_map(id).flat_map(up).collect();
         let _refused = self.try_action(leader(self.state()), Action::Observe { changes }, at);
+    }
+
+    /// Successors that serve take over, those without a health check after a while; gives when that is done.
+    fn let_take_over(&mut self, from: Millis) -> Millis {
+        let mut at = from;
+        let under_way = |state: &CellState| state.machines().any(|m| !m.successors.is_empty());
+        while under_way(self.state())
+            && let Some(due) = self.state().next_alarm().filter(|due| *due > at)
+        {
+            at = due;
+            let _refused = self.try_action(leader(self.state()), Action::Advance, at);
+        }
+        at
     }
 
     /// Who is left on machines in the end.
@@ -140,7 +158,10 @@ impl Scheduler {
     /// What a task that leaves its machine waits for.
     pub(crate) fn why_it_stays(&self, task: TaskId, now: Millis) -> String {
         match self.state().stays_for(task, now) {
-            why @ (Staying::Budget(_) | Staying::SafeMode) => why.to_string(),
+            why @ (Staying::Budget(_)
+            | Staying::SafeMode
+            | Staying::Successor(_)
+            | Staying::Preparing { .. }) => why.to_string(),
             Staying::Place => {
                 let places = self.places_for(task, now);
                 format!("{}: {places}", Staying::Place)

@@ -6,6 +6,7 @@
 use crate::access::Group;
 use crate::class::Class;
 use crate::explain::{Counted, Preempting, count, sentence};
+use crate::homes::Seat;
 use crate::machines::{Machines, Resident};
 use crate::need::{Cohort, Need};
 use crate::reasons::Rejected;
@@ -39,7 +40,7 @@ pub(crate) fn fit(mut machines: Machines, weights: &Weights, spec: &JobSpec, mos
     let mut tasks = 0;
     while tasks < most {
         let Some((_, row)) = class.best(&machines, weights, true, &[]) else { break };
-        machines.add(row, Resident::proposed(TaskId { job, index: tasks }, need.clone()));
+        machines.add(row, Resident::proposed(Seat::of(TaskId { job, index: tasks }), need.clone()));
         class.count(&machines, weights, row, true);
         tasks += 1;
     }

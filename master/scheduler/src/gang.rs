@@ -8,6 +8,7 @@
 
 use crate::class::Class;
 use crate::explain::{self, Preempting, sentence};
+use crate::homes::Seat;
 use crate::machines::{Machines, Resident};
 use crate::need::{ClassKey, Cohort, Need};
 use crate::scheduler::{Scheduler, avoided};
@@ -152,12 +153,6 @@ impl Scheduler {
         waiting.saturating_sub(self.queue.ready_of(job)) + self.leaving_of(job).count()
     }
 
-    /// The tasks of a job that an assumed decision pushes out.
-    fn leaving_of(&self, job: JobId) -> impl Iterator<Item = &TaskId> {
-        let (first, last) = (TaskId { job, index: 0 }, TaskId { job, index: u32::MAX });
-        self.leaving.range(first..=last).map(|(task, _)| task)
-    }
-
     /// Takes a job out of the queue until one of its tasks changes.
     pub(crate) fn hold(&mut self, cohort: Cohort) {
         self.queue.park(cohort, &ClassKey::Held(cohort));
@@ -291,15 +286,15 @@ fn fit(
             .expect("the machine was found by the same choice");
         let disturbed = victims.iter().flat_map(|victim| machines.disturbed_with(row, victim));
         let disturbed: Vec<JobId> = disturbed.collect();
-        let victims: Vec<TaskId> = victims.into_iter().map(|victim| victim.task).collect();
+        let victims: Vec<Seat> = victims.into_iter().map(Resident::seat).collect();
         disturbed.into_iter().for_each(|job| machines.spend(job));
         for victim in victims {
-            for inside in machines.inside(row, victim) {
-                machines.remove(inside.task);
+            for inside in machines.inside(row, victim.task) {
+                machines.remove(Seat::of(inside.task));
             }
             machines.remove(victim);
         }
-        machines.add(row, Resident::proposed(*task, need.clone()));
+        machines.add(row, Resident::proposed(Seat::of(*task), need.clone()));
         classes.values_mut().for_each(|class| class.count(&machines, weights, row, true));
     }
     None

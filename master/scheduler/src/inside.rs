@@ -30,7 +30,7 @@ impl Scheduler {
         let job = self.state.job(task.job).ok_or(Homeless::Undecided)?;
         let machine = self.state.place_in_alloc(job, task.index).map_err(Homeless::Refused)?;
         let alloc = self.state.alloc_of(task).ok_or(Homeless::Undecided)?;
-        if self.leaving.contains_key(&alloc) {
+        if self.is_leaving(alloc) {
             return Err(Homeless::Undecided);
         }
         let limit =

@@ -14,7 +14,7 @@
 use crate::access::Access;
 use crate::domain::Domain;
 use crate::filters::Filters;
-use crate::homes::Homes;
+use crate::homes::{Homes, Role, Seat};
 use crate::need::Need;
 use crate::rooms::{
     BLOCK, CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PER_DEVICE, PORTS, RAM, Rooms, TARGET, TASKS,
@@ -38,6 +38,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Resident {
     pub(crate) task: TaskId,
+    /// Whether it is the task, or its successor.
+    pub(crate) role: Role,
     /// Its incarnation; `None` while its placement is only proposed, which also means that it
     /// cannot be pushed out.
     pub(crate) incarnation: Option<u32>,
@@ -62,16 +64,22 @@ pub(crate) struct Budget {
 }
 
 impl Resident {
-    /// A task of which the placement is only proposed.
-    pub(crate) fn proposed(task: TaskId, need: Arc<Need>) -> Self {
+    /// A task, or its successor, of which the placement is only proposed.
+    pub(crate) fn proposed(Seat { task, role }: Seat, need: Arc<Need>) -> Self {
         Self {
             task,
+            role,
             incarnation: None,
             need,
             serves: false,
             lent: Amounts::default(),
             devices: Vec::new(),
         }
+    }
+
+    /// Who it is.
+    pub(crate) fn seat(&self) -> Seat {
+        Seat { task: self.task, role: self.role }
     }
 
     /// The order in which residents are pushed out: lowest priority first, of equal priority the
@@ -538,7 +546,7 @@ impl Machines {
             let (asks, kind, lent) = (&resident.need.asks, resident.need.kind(), resident.lent);
             self.rooms.take(from, asks, lent, kind, false);
             self.rooms.take(to, asks, lent, kind, true);
-            self.homes.put(resident.task, to);
+            self.homes.put(resident.seat(), to);
         }
         self.rows[to].residents = residents;
         self.vacate(from);
@@ -585,8 +593,8 @@ impl Machines {
             self.settle_devices(row);
         }
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), true);
-        let before = self.homes.put(resident.task, row);
-        debug_assert!(before.is_none(), "a task stands on one machine");
+        let before = self.homes.put(resident.seat(), row);
+        debug_assert!(before.is_none(), "a task stands on one machine, and so does its successor");
         count(&mut self.standing, resident.need.priority, true);
         if resident.incarnation.is_none() {
             count(&mut self.starting, resident.need.priority, true);
@@ -608,11 +616,11 @@ impl Machines {
             .unwrap_or_default()
     }
 
-    /// Takes a task from its machine.
-    pub(crate) fn remove(&mut self, task: TaskId) -> Option<(usize, Resident)> {
-        let row = self.homes.take(task)?;
+    /// Takes somebody from their machine.
+    pub(crate) fn remove(&mut self, seat: Seat) -> Option<(usize, Resident)> {
+        let row = self.homes.take(seat)?;
         let residents = &mut self.rows[row].residents;
-        let at = residents.iter().position(|r| r.task == task).expect("home names its machine");
+        let at = residents.iter().position(|r| r.seat() == seat).expect("home names its machine");
         let resident = residents.remove(at);
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), false);
         if resident.need.has_devices() {
@@ -634,7 +642,7 @@ impl Machines {
 
     /// An incarnation lends so much of its limit by now, if it stands anywhere.
     pub(crate) fn lend(&mut self, id: IncarnationId, lent: Amounts) {
-        let Some(row) = self.homes.get(id.task) else { return };
+        let Some(row) = self.homes.get(Seat::of(id.task)) else { return };
         let residents = &mut self.rows[row].residents;
         let there = |r: &&mut Resident| r.task == id.task && r.incarnation == Some(id.number);
         let Some(resident) = residents.iter_mut().find(there) else { return };
@@ -661,13 +669,13 @@ impl Machines {
     /// Notes that a proposed placement was committed as that incarnation: room is as before, but
     /// from now on the task can be pushed out. Answers whether it stood there
     /// as of that version of its job.
-    pub(crate) fn confirm(&mut self, task: TaskId, placement: &Placement, version: u32) -> bool {
+    pub(crate) fn confirm(&mut self, seat: Seat, placement: &Placement, version: u32) -> bool {
         let row = self.row(placement.machine);
-        let Some(row) = row.filter(|row| self.homes.get(task) == Some(*row)) else {
+        let Some(row) = row.filter(|row| self.homes.get(seat) == Some(*row)) else {
             return false;
         };
         let there = &mut self.rows[row];
-        let resident = there.residents.iter_mut().find(|r| r.task == task);
+        let resident = there.residents.iter_mut().find(|r| r.seat() == seat);
         let resident = resident.expect("home names its machine");
         if resident.need.cohort.version != version {
             return false;
@@ -676,7 +684,9 @@ impl Machines {
             // Others were placed in between: it got other devices than those it was thought to get.
             return false;
         }
-        let (incarnation, serves) = (placement.incarnation, placement.serves_since.is_some());
+        let incarnation = placement.incarnation;
+        // Nobody is served by a successor.
+        let serves = seat.role == Role::Task && placement.serves_since.is_some();
         if resident.incarnation != Some(incarnation) || resident.serves != serves {
             if resident.incarnation.is_none() {
                 count(&mut self.starting, resident.need.priority, false);
@@ -747,10 +757,10 @@ impl Machines {
         std::iter::once(gone).chain(inside).filter(|one| one.serves).map(|one| one.task.job)
     }
 
-    /// The resident that a task is, and its row.
-    pub(crate) fn resident(&self, task: TaskId) -> Option<(usize, &Resident)> {
-        let row = self.homes.get(task)?;
-        Some((row, self.rows[row].residents.iter().find(|resident| resident.task == task)?))
+    /// The resident that somebody is, and the row.
+    pub(crate) fn resident(&self, seat: Seat) -> Option<(usize, &Resident)> {
+        let row = self.homes.get(seat)?;
+        Some((row, self.rows[row].residents.iter().find(|resident| resident.seat() == seat)?))
     }
 
     fn next_version(&mut self) -> u64 {

@@ -11,6 +11,7 @@ use crate::class::Class;
 use crate::explain::{self, Explanation, Preempting, Together};
 use crate::fit::{self, Fit};
 use crate::gang::Gangs;
+use crate::homes::{Seat, tasks_of};
 use crate::inside::Stuck;
 use crate::lot::Lot;
 use crate::machines::{Machines, Resident};
@@ -21,7 +22,7 @@ use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
 use borg_cell::event::{AccessChange, Event, EventKind};
-use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Task, Version};
+use borg_cell::state::{CRASH_COOL_DOWN, CellState, Crash, Job, Successor, Task, Version};
 use borg_proto::command::Assignment;
 use borg_proto::reclamation::Amounts;
 use borg_proto::task::{EvictCause, Placement};
@@ -62,7 +63,9 @@ impl Default for Config {
 pub(crate) struct Assumed {
     pub(crate) machine: MachineId,
     /// Who goes, tasks in allocs that go included.
-    pub(crate) victims: Vec<TaskId>,
+    pub(crate) victims: Vec<IncarnationId>,
+    /// Whether it is about the task's successor.
+    pub(crate) prepares: bool,
 }
 
 /// Decides which task goes where.
@@ -101,7 +104,7 @@ pub struct Scheduler {
     pub(crate) at: Millis,
     pub(crate) gangs: Gangs,
     /// Incarnations that an assumed decision pushes out.
-    pub(crate) leaving: BTreeMap<TaskId, u32>,
+    pub(crate) leaving: BTreeSet<IncarnationId>,
     pub(crate) stuck: Stuck,
     pub(crate) moves: Moves,
     pub(crate) waits: Waits,
@@ -150,7 +153,7 @@ impl Scheduler {
             cooled: None,
             at: Millis(0),
             gangs: Gangs::default(),
-            leaving: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             stuck: Stuck::default(),
             moves: Moves::default(),
             waits: Waits::default(),
@@ -422,9 +425,9 @@ impl Scheduler {
             self.settle_budget(task.job);
         }
         for victim in victims {
-            self.settle(victim);
-            self.settle_neighbours(victim);
-            self.settle_budget(victim.job);
+            self.settle(victim.task);
+            self.settle_neighbours(victim.task);
+            self.settle_budget(victim.task.job);
         }
     }
 
@@ -618,22 +621,73 @@ impl Scheduler {
         }
         self.take_off(&leaving);
         let lent = self.lent_for(row, need);
-        self.arrive(row, Resident::proposed(task, need.clone()));
+        self.arrive(row, Resident::proposed(Seat::of(task), need.clone()));
         self.queue.served(need.cohort);
         self.queue.remove(task);
-        let assumed = Assumed { machine, victims: leaving.iter().map(|v| v.task).collect() };
+        let assumed = Assumed { machine, victims: leaving, prepares: false };
         self.assumed.insert(task, assumed);
         Assignment { task, machine, victims, lent }
+    }
+
+    /// Who an incarnation is, by the state.
+    pub(crate) fn seat_of(&self, id: IncarnationId) -> Seat {
+        if self.state.is_successor(id) { Seat::after(id.task) } else { Seat::of(id.task) }
+    }
+
+    /// Incarnations of a job that assumed decisions push out.
+    pub(crate) fn leaving_of(&self, job: JobId) -> impl Iterator<Item = IncarnationId> {
+        let tasks = tasks_of(job);
+        let first = IncarnationId { task: *tasks.start(), number: 0 };
+        let last = IncarnationId { task: *tasks.end(), number: u32::MAX };
+        self.leaving.range(first..=last).copied()
+    }
+
+    /// Whether an assumed decision pushes a task out.
+    pub(crate) fn is_leaving(&self, task: TaskId) -> bool {
+        self.leaving_of(task.job).any(|id| id.task == task)
     }
 
     /// Takes tasks off their machines that a decision pushes out.
     pub(crate) fn take_off(&mut self, leaving: &[IncarnationId]) {
         for gone in leaving {
-            self.depart(gone.task);
-            self.leaving.insert(gone.task, gone.number);
+            self.depart(self.seat_of(*gone));
+            self.leaving.insert(*gone);
         }
         let jobs: BTreeSet<JobId> = leaving.iter().map(|gone| gone.task.job).collect();
         jobs.into_iter().for_each(|job| self.settle_budget(job));
+    }
+
+    /// The class of a task, made if it was forgotten.
+    fn class_for(&mut self, need: &Arc<Need>) {
+        let weights = self.config.weights;
+        // Constraints have other numbers when nobody had them for a while.
+        let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
+        if !self.classes.get(&need.class).is_some_and(|class| same(class)) {
+            self.forget_old_classes();
+            let class = Class::new(need.clone(), &self.machines, &weights);
+            self.classes.insert(need.class.clone(), Box::new(class));
+        }
+        let class = self.classes.get_mut(&need.class).expect("put there if it was not");
+        self.uses += 1;
+        class.used_at = self.uses;
+    }
+
+    /// The row with room that is best for a task's successor: not the one where the task is.
+    pub(crate) fn choose_other(
+        &mut self,
+        task: TaskId,
+        need: &Arc<Need>,
+        not: usize,
+        now: Millis,
+    ) -> Option<usize> {
+        let Config { weights, caches, .. } = self.config;
+        self.class_for(need);
+        let class = self.classes.get_mut(&need.class).expect("put there if it was not");
+        let crashes: Vec<Crash> =
+            self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
+        let mut avoid = avoided(&crashes, class, &self.machines, &weights);
+        avoid.push(not);
+        class.best(&self.machines, &weights, caches, &avoid).map(|(_, row)| row)
     }
 
     /// The row that is best for a task, with or without room, and whether its victims go beyond their
@@ -645,16 +699,8 @@ impl Scheduler {
         now: Millis,
     ) -> Option<(usize, bool)> {
         let Config { weights, caches, seed, relaxed } = self.config;
-        // Constraints have other numbers when nobody had them for a while.
-        let same = |class: &Class| class.need.hard == need.hard && class.need.soft == need.soft;
-        if !self.classes.get(&need.class).is_some_and(|class| same(class)) {
-            self.forget_old_classes();
-            let class = Class::new(need.clone(), &self.machines, &weights);
-            self.classes.insert(need.class.clone(), Box::new(class));
-        }
+        self.class_for(need);
         let class = self.classes.get_mut(&need.class).expect("put there if it was not");
-        self.uses += 1;
-        class.used_at = self.uses;
         let crashes: Vec<Crash> =
             self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
         let avoid = avoided(&crashes, class, &self.machines, &weights);
@@ -693,6 +739,7 @@ impl Scheduler {
     pub(crate) fn settle(&mut self, task: TaskId) {
         let before = self.aside.hears(task.job);
         self.settle_task(task);
+        self.settle_successor(task);
         self.release(task.job);
         self.aside.done(before);
     }
@@ -705,23 +752,25 @@ impl Scheduler {
         match found.map(|found| &found.state) {
             Some(TaskState::Running(placement)) => {
                 self.queue.remove(task);
-                if self.assumed.contains_key(&task) {
+                if self.assumed.get(&task).is_some_and(|assumed| !assumed.prepares) {
                     // It moves.
                     return;
                 }
-                if self.leaving.get(&task) == Some(&placement.incarnation)
-                    || self.machines.confirm(task, placement, version)
-                {
+                let (id, seat) =
+                    (IncarnationId { task, number: placement.incarnation }, Seat::of(task));
+                if self.leaving.contains(&id) || self.machines.confirm(seat, placement, version) {
                     return;
                 }
                 let Placement { machine, incarnation, devices, .. } = placement.clone();
                 let serves = placement.serves_since.is_some();
-                self.depart(task);
+                self.depart(seat);
                 let need = self.need(cohort);
                 let row = self.machines.row_for(machine);
                 let incarnation = Some(incarnation);
                 let lent = self.lent_by(task, incarnation, &need);
-                self.arrive(row, Resident { task, incarnation, need, lent, serves, devices });
+                let role = seat.role;
+                let there = Resident { task, role, incarnation, need, lent, serves, devices };
+                self.arrive(row, there);
             }
             Some(TaskState::Pending { not_before, .. }) => {
                 let not_before = *not_before;
@@ -730,7 +779,7 @@ impl Scheduler {
                 if self.assumed.contains_key(&task) {
                     return;
                 }
-                self.depart(task);
+                self.depart(Seat::of(task));
                 if self.aside.why(task.job).is_some() {
                     return;
                 }
@@ -742,9 +791,32 @@ impl Scheduler {
             }
             Some(TaskState::Dead { .. }) | None => {
                 self.queue.remove(task);
-                self.depart(task);
+                self.depart(Seat::of(task));
             }
         }
+    }
+
+    /// The same of a task's successor, unless a decision is assumed that makes it one.
+    fn settle_successor(&mut self, task: TaskId) {
+        if self.assumed.get(&task).is_some_and(|assumed| assumed.prepares) {
+            return;
+        }
+        let seat = Seat::after(task);
+        let Some(successor) = self.state.task(task).and_then(Task::successor).cloned() else {
+            self.depart(seat);
+            return;
+        };
+        let Successor { placement, version } = successor;
+        let id = IncarnationId { task, number: placement.incarnation };
+        if self.leaving.contains(&id) || self.machines.confirm(seat, &placement, version) {
+            return;
+        }
+        self.depart(seat);
+        let need = self.need(Cohort { job: task.job, version });
+        let row = self.machines.row_for(placement.machine);
+        let (incarnation, devices) = (Some(placement.incarnation), placement.devices);
+        let bare = Resident::proposed(seat, need);
+        self.arrive(row, Resident { incarnation, devices, ..bare });
     }
 
     fn settle_machine(&mut self, id: MachineId) {
@@ -776,8 +848,9 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn depart(&mut self, task: TaskId) {
-        let Some((row, resident)) = self.machines.remove(task) else { return };
+    pub(crate) fn depart(&mut self, seat: Seat) {
+        let Some((row, resident)) = self.machines.remove(seat) else { return };
+        let task = seat.task;
         if let Some(placed) = self.placed.get_mut(&task.job) {
             *placed -= 1;
             if *placed == 0 {
@@ -807,7 +880,7 @@ impl Scheduler {
         }
     }
 
-    fn need(&mut self, cohort: Cohort) -> Arc<Need> {
+    pub(crate) fn need(&mut self, cohort: Cohort) -> Arc<Need> {
         if let Some(need) = self.needs.get(&cohort) {
             return need.clone();
         }
@@ -834,7 +907,8 @@ impl Scheduler {
     fn forget_specs(&mut self, job: JobId) {
         let tasks: Vec<TaskId> = self.state.tasks_of(job).map(|(id, _)| id).collect();
         for task in tasks {
-            self.depart(task);
+            self.depart(Seat::of(task));
+            self.depart(Seat::after(task));
         }
         // Those of slots that are no more keep none of the rest parked.
         self.queue.remove_ready(job);
@@ -907,7 +981,7 @@ pub(crate) fn avoided(
 pub(crate) struct Contents {
     pub(crate) rooms: BTreeMap<MachineId, [[u64; 4]; 2]>,
     open: BTreeSet<MachineId>,
-    residents: BTreeMap<TaskId, (MachineId, Option<u32>)>,
+    residents: BTreeMap<Seat, (MachineId, Option<u32>)>,
     queued: BTreeSet<TaskId>,
     placed: BTreeMap<JobId, u32>,
     undecided: usize,
@@ -930,7 +1004,7 @@ impl Scheduler {
         };
         let room = |(row, id)| (id, rooms(row));
         let residents = machines().flat_map(|(row, id)| {
-            self.machines.residents(row).iter().map(move |r| (r.task, (id, r.incarnation)))
+            self.machines.residents(row).iter().map(move |r| (r.seat(), (id, r.incarnation)))
         });
         let open = machines().filter(|(row, _)| self.machines.rooms.is_open(*row));
         Contents {

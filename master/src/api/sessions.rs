@@ -89,7 +89,11 @@ pub(super) async fn read_logs(
     let number = match (request.incarnation, request.previous) {
         (0, false) => newest,
         (number, false) => number,
-        (0, true) if newest > 1 => newest - 1,
+        // The numbers of successors that came to nothing are of nobody.
+        (0, true) if newest > 1 => {
+            let mut runs = view.state.runs_of(id).map(|run| run.incarnation);
+            runs.find(|number| *number < newest).unwrap_or(newest - 1)
+        }
         (0, true) => {
             return Err(Status::not_found(format!(
                 "{name} has no previous incarnation: the present one is its first"
@@ -101,9 +105,10 @@ pub(super) async fn read_logs(
             ));
         }
     };
-    if number > newest {
+    if number > task.incarnations {
         return Err(Status::not_found(format!(
-            "{name} has incarnations 1 to {newest}, not {number}"
+            "{name} has incarnations 1 to {}, not {number}",
+            task.incarnations
         )));
     }
     let id = IncarnationId { task: id, number };
@@ -142,7 +147,10 @@ fn machine_of<'v>(
             "machine {machine}, on which {name} ran, was removed: `status {name}` has what is left"
         ))
     };
-    let last = task.last_place.filter(|(_, number)| *number == id.number);
+    let next = task.successor().map(|next| &next.placement);
+    let next = next.filter(|placed| placed.incarnation == id.number);
+    let next = next.map(|placed| (placed.machine, placed.incarnation));
+    let last = task.last_place.filter(|(_, number)| *number == id.number).or(next);
     let machine = match last {
         Some((machine, _)) => {
             view.state.machine(machine).ok_or_else(|| removed("of its last run"))?

@@ -187,7 +187,8 @@ pub(super) fn task_info(
 ) -> pb::TaskInfo {
     let mut info = pb::TaskInfo {
         index: id.index,
-        incarnation: task.incarnations,
+        // That of its successor, if it has one, is another.
+        incarnation: task.last_place.map_or(0, |(_, incarnation)| incarnation),
         failures: task.failures,
         version: task.version,
         stopped: task.is_stopped(),
@@ -236,6 +237,12 @@ pub(super) fn task_info(
         let waits = view.state.stays_for(id, view.state.clock());
         info.note = format!("its machine is drained; it stays for now: {waits}");
     }
+    if info.note.is_empty()
+        && let Some(next) = task.successor()
+        && let Some(machine) = view.state.machine(next.placement.machine)
+    {
+        info.note = format!("its replacement starts on {}", machine.name);
+    }
     info.phase = phase.into();
     info
 }
@@ -247,7 +254,8 @@ fn owned(labels: &BTreeMap<&str, &str>) -> BTreeMap<String, String> {
 /// When a task that is over ended: as its machine said it, or when the cell heard of it.
 fn ended(view: &View, id: TaskId, task: &Task, heard: Millis) -> Millis {
     let last = view.state.runs_of(id).next();
-    let last = last.filter(|run| run.incarnation == task.incarnations && run.at == heard);
+    let newest = task.last_place.map(|(_, incarnation)| incarnation);
+    let last = last.filter(|run| Some(run.incarnation) == newest && run.at == heard);
     let told = last.and_then(|run| run.told.as_ref());
     // Clocks of machines go their own ways; nothing ended later than it was heard of.
     told.map_or(heard, |told| told.ended.min(heard))

@@ -37,7 +37,7 @@ use crate::spec::{
 use crate::task::{FailureCause, RunEnd, Shortage};
 use crate::time::Millis;
 use crate::update::{
-    MAX_DEADLINE, MAX_MIN_HEALTHY, OnFailure, Order, Revision, Steer, UpdateOptions,
+    MAX_DEADLINE, MAX_MIN_HEALTHY, OnFailure, Order, Replacement, Revision, Steer, UpdateOptions,
 };
 use crate::wire::read_address;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -275,8 +275,8 @@ fn update() -> impl Strategy<Value = Action> {
     ];
     let times = (0..=MAX_MIN_HEALTHY.0, 1..=MAX_DEADLINE.0, 0..=MAX_TASKS);
     let sets = (option::of(share()), option::of(indexes()), option::of(indexes()));
-    (job_key(), to, order, times, sets, any::<(bool, bool)>()).prop_map(
-        |(job, to, order, times, (most, canary, tasks), (pause, close))| {
+    (job_key(), to, order, times, sets, any::<(bool, bool, u8)>()).prop_map(
+        |(job, to, order, times, (most, canary, tasks), (pause, close, replaced))| {
             let options = UpdateOptions {
                 most,
                 min_healthy_ms: Millis(times.0),
@@ -287,6 +287,11 @@ fn update() -> impl Strategy<Value = Action> {
                 on_failure: if pause { OnFailure::Pause } else { OnFailure::RollBack },
                 failures: times.2,
                 close,
+                replacement: match replaced % 3 {
+                    0 => Replacement::ForMoves,
+                    1 => Replacement::First,
+                    _ => Replacement::InPlace,
+                },
             };
             Action::UpdateJob { job, to, options: Box::new(options) }
         },

@@ -11,7 +11,7 @@ use crate::submitted;
 use crate::time::Millis;
 use crate::update::{
     DEFAULT_DEADLINE, DEFAULT_MIN_HEALTHY, MAX_DEADLINE, MAX_MIN_HEALTHY, MAX_ORDER, OnFailure,
-    Order, Revision, Steer, UpdateOptions,
+    Order, Replacement, Revision, Steer, UpdateOptions,
 };
 use pb::update_job::To;
 use std::sync::Arc;
@@ -86,6 +86,12 @@ impl From<&UpdateOptions> for pb::UpdateOptions {
             pause_on_failure: options.on_failure == OnFailure::Pause,
             failures: options.failures,
             close: options.close,
+            replacement: match options.replacement {
+                Replacement::ForMoves => pb::Replacement::Unspecified,
+                Replacement::First => pb::Replacement::First,
+                Replacement::InPlace => pb::Replacement::InPlace,
+            }
+            .into(),
         }
     }
 }
@@ -122,6 +128,15 @@ impl TryFrom<pb::UpdateOptions> for UpdateOptions {
             },
             failures: options.failures,
             close: options.close,
+            replacement: match pb::Replacement::try_from(options.replacement) {
+                Ok(pb::Replacement::Unspecified) => Replacement::ForMoves,
+                Ok(pb::Replacement::First) => Replacement::First,
+                Ok(pb::Replacement::InPlace) => Replacement::InPlace,
+                Err(_) => {
+                    let why = "is none of: not said, first, in place";
+                    return Err(WireError::new("replacement", options.replacement, why));
+                }
+            },
         })
     }
 }

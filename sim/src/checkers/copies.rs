@@ -87,7 +87,8 @@ impl Copies {
 
     /// Looks at all slots with more than one running incarnation, under a leader's term.
     /// `patience` says how long an older one may run on a machine that is not excused, or `None`
-    /// when it is.
+    /// when it is. Two of a slot are fine while the cell wants both: the task and its successor, as
+    /// `wanted` says.
     ///
     /// # Errors
     /// When an older copy has run for longer than that.
@@ -95,6 +96,7 @@ impl Copies {
         &mut self,
         now: Millis,
         term: u64,
+        wanted: impl Fn(IncarnationId, usize) -> bool,
         patience: impl Fn(IncarnationId, usize) -> Option<Millis>,
     ) -> Result<(), String> {
         if term != self.office {
@@ -103,8 +105,15 @@ impl Copies {
         }
         for task in &self.doubled {
             let copies: Vec<_> = self.copies_of(*task).collect();
-            let Some(((newest, there), older)) = copies.split_last() else { continue };
-            for (id, machine) in older {
+            let is_wanted = |(id, machine): &&(IncarnationId, usize)| wanted(*id, *machine);
+            // A successor that was given up is newer than what the cell wants.
+            let best = copies.iter().rev().find(is_wanted).or(copies.last());
+            let Some((newest, there)) = best.copied() else { continue };
+            for (id, machine) in copies.iter().filter(|(id, _)| *id != newest) {
+                if wanted(*id, *machine) {
+                    self.unexcused.remove(&(*id, *machine));
+                    continue;
+                }
                 let Some(patience) = patience(*id, *machine) else {
                     self.unexcused.remove(&(*id, *machine));
                     continue;
@@ -194,7 +203,8 @@ mod tests {
     fn an_older_copy_that_nothing_excuses_is_noticed_when_patience_is_over() {
         let (mut copies, _) = doubled();
         assert!(copies.any_doubled());
-        let mut look = |now| copies.only_newest_last(Millis(now), 1, |_, _| Some(Millis(100)));
+        let mut look =
+            |now| copies.only_newest_last(Millis(now), 1, |_, _| false, |_, _| Some(Millis(100)));
         look(1_000).unwrap();
         look(1_100).unwrap();
         let found = look(1_101).unwrap_err();
@@ -205,21 +215,26 @@ mod tests {
     fn an_excuse_and_a_new_leader_begin_the_count_anew() {
         let (mut copies, _) = doubled();
         let strict = |_: IncarnationId, _: usize| Some(Millis(100));
-        copies.only_newest_last(Millis(0), 1, strict).unwrap();
+        copies.only_newest_last(Millis(0), 1, |_, _| false, strict).unwrap();
         copies
-            .only_newest_last(Millis(200), 1, |_, machine| (machine != 3).then_some(Millis(0)))
+            .only_newest_last(
+                Millis(200),
+                1,
+                |_, _| false,
+                |_, machine| (machine != 3).then_some(Millis(0)),
+            )
             .unwrap();
-        copies.only_newest_last(Millis(250), 1, strict).unwrap();
-        copies.only_newest_last(Millis(400), 2, strict).unwrap();
-        assert!(copies.only_newest_last(Millis(501), 2, strict).is_err());
+        copies.only_newest_last(Millis(250), 1, |_, _| false, strict).unwrap();
+        copies.only_newest_last(Millis(400), 2, |_, _| false, strict).unwrap();
+        assert!(copies.only_newest_last(Millis(501), 2, |_, _| false, strict).is_err());
     }
 
     #[test]
     fn a_slot_whose_older_copy_ended_in_time_is_well() {
         let (mut copies, old) = doubled();
-        copies.only_newest_last(Millis(0), 1, |_, _| Some(Millis(100))).unwrap();
+        copies.only_newest_last(Millis(0), 1, |_, _| false, |_, _| Some(Millis(100))).unwrap();
         copies.stopped(old, 3);
         assert!(!copies.any_doubled());
-        copies.only_newest_last(Millis(900), 1, |_, _| Some(Millis(100))).unwrap();
+        copies.only_newest_last(Millis(900), 1, |_, _| false, |_, _| Some(Millis(100))).unwrap();
     }
 }

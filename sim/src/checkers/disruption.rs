@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[derive(Debug, Default)]
 struct Known {
     serving: BTreeSet<u32>,
+    /// Those of which a successor serves already.
+    ready: BTreeSet<u32>,
     dead: BTreeSet<u32>,
     /// Of a daemon: slots that a machine gave it, and those that lost theirs.
     given: BTreeSet<u32>,
@@ -65,6 +67,10 @@ impl Disruptions {
                         if job.is_alloc_set() || well {
                             known.serving.insert(id.index);
                         }
+                        let next = task.successor().map(|next| next.placement.serves_since);
+                        if next.flatten().is_some() {
+                            known.ready.insert(id.index);
+                        }
                     }
                     TaskState::Dead { end, .. } => {
                         known.dead.insert(id.index);
@@ -104,7 +110,10 @@ impl Disruptions {
         }
         match &event.kind {
             EventKind::TaskChanged { task, change, machine } => {
-                if matches!(change, TaskChange::Evicted(EvictCause::Drained)) {
+                if matches!(
+                    change,
+                    TaskChange::Evicted(EvictCause::Drained) | TaskChange::Replaced { .. }
+                ) {
                     if self.moved.0 != event.index {
                         self.moved = (event.index, BTreeSet::new());
                     }
@@ -114,6 +123,7 @@ impl Disruptions {
                     TaskChange::Evicted(cause) => {
                         self.pushed_out(event, state, *task, cause, *machine)
                     }
+                    TaskChange::Replaced { .. } => self.replaced(event, *task),
                     _ => Ok(()),
                 };
                 self.follow(event.at, state, *task, change);
@@ -158,7 +168,12 @@ impl Disruptions {
             TaskChange::Placed { .. } => alloc,
             TaskChange::Up { .. } => !checked,
             TaskChange::Health(health) => health.serves(),
-            TaskChange::Address(_)
+            TaskChange::Replaced { .. } => known.ready.contains(&task.index),
+            TaskChange::Awaits
+            | TaskChange::Prepared { .. }
+            | TaskChange::Preparing { .. }
+            | TaskChange::Unprepared { .. }
+            | TaskChange::Address(_)
             | TaskChange::Released
             | TaskChange::Updated { .. }
             | TaskChange::Gone { .. } => known.serving.contains(&task.index),
@@ -177,6 +192,14 @@ impl Disruptions {
             known.serving.insert(task.index);
         } else {
             known.serving.remove(&task.index);
+        }
+        match change {
+            TaskChange::Preparing { serves: true } => drop(known.ready.insert(task.index)),
+            TaskChange::Preparing { serves: false }
+            | TaskChange::Prepared { .. }
+            | TaskChange::Unprepared { .. }
+            | TaskChange::Replaced { .. } => drop(known.ready.remove(&task.index)),
+            _ => {}
         }
         let stops = matches!(change, TaskChange::Stopped { .. });
         let starts = matches!(change, TaskChange::Released | TaskChange::Placed { .. });
@@ -203,7 +226,9 @@ impl Disruptions {
             TaskChange::Failed { again: Some(not_before), .. } => {
                 self.waits.insert(task, at.max(*not_before));
             }
-            TaskChange::Placed { .. } | TaskChange::Stopped { .. } => {
+            TaskChange::Placed { .. }
+            | TaskChange::Replaced { .. }
+            | TaskChange::Stopped { .. } => {
                 self.waits.remove(&task);
             }
             TaskChange::Failed { again: None, .. }
@@ -218,9 +243,22 @@ impl Disruptions {
             | TaskChange::BackOff { .. }
             | TaskChange::Health(_)
             | TaskChange::Address(_)
+            | TaskChange::Awaits
+            | TaskChange::Prepared { .. }
+            | TaskChange::Preparing { .. }
+            | TaskChange::Unprepared { .. }
             | TaskChange::Updated { .. }
             | TaskChange::Gone { .. } => {}
         }
+    }
+
+    /// A successor takes over: by choice only when it serves. Whoever was pushed out or failed waits since.
+    fn replaced(&self, event: &Event, task: TaskId) -> Result<(), String> {
+        let ready = self.jobs.get(&task.job).is_some_and(|job| job.ready.contains(&task.index));
+        if ready || self.waits.contains_key(&task) {
+            return Ok(());
+        }
+        Err(format!("task {task} is replaced at entry {} by what does not serve", event.index))
     }
 
     /// A task is pushed out, and is down from here on.

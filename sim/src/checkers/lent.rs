@@ -20,11 +20,18 @@ pub fn prod_fits(state: &CellState) -> Result<(), String> {
             continue;
         }
         for (id, task) in state.tasks_of(job.id) {
-            let of_prod = job.spec_of(id.index).priority.is_prod();
-            let Some(placement) = task.placement().filter(|_| of_prod) else { continue };
-            let limit = &job.task_spec(id.index).limit;
-            let sum = sums.entry(placement.machine).or_default();
-            *sum = (sum.0 + limit.cpu_milli, sum.1 + limit.ram_bytes);
+            let placed = task.placement().map(|placed| (placed.machine, job.version_of(id.index)));
+            let next = task
+                .successor()
+                .and_then(|next| Some((next.placement.machine, job.version(next.version)?)));
+            for (machine, version) in placed.into_iter().chain(next) {
+                if !version.spec.priority.is_prod() {
+                    continue;
+                }
+                let limit = &version.spec.task.limit;
+                let sum = sums.entry(machine).or_default();
+                *sum = (sum.0 + limit.cpu_milli, sum.1 + limit.ram_bytes);
+            }
         }
     }
     for (machine, (cpu_milli, ram_bytes)) in sums {
@@ -63,6 +70,11 @@ pub fn spares_prod(event: &Event, state: &CellState) -> Result<(), String> {
         TaskChange::Failed { cause, .. } | TaskChange::BackOff { cause, .. } => short(cause),
         TaskChange::Released
         | TaskChange::Placed { .. }
+        | TaskChange::Awaits
+        | TaskChange::Prepared { .. }
+        | TaskChange::Preparing { .. }
+        | TaskChange::Unprepared { .. }
+        | TaskChange::Replaced { .. }
         | TaskChange::Up { .. }
         | TaskChange::Health(_)
         | TaskChange::Address(_)

@@ -134,6 +134,20 @@ impl Lifecycle {
             {
                 (Place::On(*machine), *new)
             }
+            (Place::On(_), TaskChange::Prepared { incarnation: new, .. }) if *new > incarnation => {
+                (place, *new)
+            }
+            (
+                Place::On(_),
+                TaskChange::Awaits | TaskChange::Preparing { .. } | TaskChange::Unprepared { .. },
+            ) => (place, incarnation),
+            // Whoever was pushed out or failed waits for a moment, in the same entry.
+            (
+                Place::On(_) | Place::Pending,
+                TaskChange::Replaced { from, machine, incarnation: next },
+            ) if *next <= incarnation && (place == Place::On(*from) || place == Place::Pending) => {
+                (Place::On(*machine), incarnation)
+            }
             (
                 Place::On(_),
                 TaskChange::Up { .. }

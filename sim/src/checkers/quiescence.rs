@@ -163,6 +163,10 @@ impl World {
                     placement.phase,
                 );
             }
+            for (task, next) in state.successors_on(machine) {
+                let number = next.placement.incarnation;
+                wanted.insert(IncarnationId { task, number }, next.placement.phase);
+            }
             for (id, pid) in host.running() {
                 match wanted.remove(&id) {
                     Some(Phase::Up { pid: known, .. }) if known == pid => {}

@@ -16,7 +16,7 @@ use borg_cell::state::Answer;
 use borg_proto::command::{Action, AllocSize, Command, CronOrder, DataOrder, Principal, RequestId};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
-use borg_proto::update::{Order, Revision, Steer, UpdateOptions};
+use borg_proto::update::{Order, Replacement, Revision, Steer, UpdateOptions};
 use borg_proto::{JobKey, JobKind, JobSpec, MachineName, Millis, ReplicaId, TaskName, UserName};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -640,6 +640,11 @@ fn update(job: JobKey, spec: Option<&JobSpec>, thrown: u64) -> Action {
         canary: if thrown == 92 { first() } else { None },
         order: Order::Random(number),
         close: number == 4,
+        replacement: if number.is_multiple_of(2) {
+            Replacement::First
+        } else {
+            Replacement::ForMoves
+        },
         ..UpdateOptions::default()
     };
     Action::UpdateJob { job, to, options: Box::new(options) }

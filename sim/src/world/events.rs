@@ -152,6 +152,9 @@ impl World {
                 TaskChange::Failed { cause: FailureCause::Deadline { .. }, .. } => {
                     self.hit(Mark::Deadline)
                 }
+                TaskChange::Prepared { .. } => self.hit(Mark::Prepared),
+                TaskChange::Replaced { .. } => self.hit(Mark::Replaced),
+                TaskChange::Unprepared { .. } => self.hit(Mark::Unprepared),
                 TaskChange::Renewed => self.hit(Mark::Renewed),
                 TaskChange::Failed { again: Some(_), .. } => self.hit(Mark::TaskRetried),
                 TaskChange::Stopped { .. }
@@ -161,6 +164,8 @@ impl World {
                     | EvictCause::Stopped { .. }
                     | EvictCause::Capped { .. },
                 )
+                | TaskChange::Awaits
+                | TaskChange::Preparing { .. }
                 | TaskChange::Placed { .. }
                 | TaskChange::Up { .. }
                 | TaskChange::Health(_)

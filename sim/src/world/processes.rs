@@ -145,7 +145,12 @@ impl World {
             self.watch_lease(index, boot, run);
         }
         let end = match play {
-            Play::Serve | Play::Stubborn | Play::Sick | Play::Moody { .. } | Play::Missing => None,
+            Play::Serve
+            | Play::Stubborn
+            | Play::Sick
+            | Play::Moody { .. }
+            | Play::Homely { .. }
+            | Play::Missing => None,
             Play::Exit { after, code } => Some((after, code)),
             Play::Flaky { after, failing } if !calm && self.dice.chance(failing) => {
                 Some((after, 1))
@@ -212,6 +217,7 @@ impl World {
         let Some(container) = self.container(index, boot, run) else { return };
         let well = match container.play {
             Play::Sick => false,
+            Play::Homely { below } => (index as u64) < below,
             Play::Moody { failing } => calm || !self.dice.chance(failing),
             Play::Serve
             | Play::Stubborn
@@ -274,8 +280,7 @@ impl World {
         let machine =
             self.newest.machine_named(&self.machines[index].name).map(|machine| machine.id);
         let placed = self.newest.task(run.id.task).and_then(|task| task.placement());
-        let wanted =
-            placed.is_some_and(|p| p.incarnation == run.id.number && Some(p.machine) == machine);
+        let wanted = self.is_wanted(run.id, index);
         let elsewhere = placed.is_some_and(|p| Some(p.machine) != machine);
         // An exclusive one is asked to end shortly before its lease is over.
         let now = self.boot_time(index);

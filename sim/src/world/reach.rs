@@ -30,9 +30,16 @@ impl World {
             let grace = host.processes.get(&id).map_or(Millis(0), |container| container.grace);
             ordered.then_some(self.setup.machine_down_after + ORDERED + grace)
         };
-        let result = copies.only_newest_last(self.now(), term, patience);
+        let wanted = |id: IncarnationId, machine: usize| self.is_wanted(id, machine);
+        let result = copies.only_newest_last(self.now(), term, wanted, patience);
         self.checks.copies = copies;
         self.check(Invariant::SingleCopy, result);
+    }
+
+    /// Whether the newest state has an incarnation on a machine, as a task or as the successor of one.
+    pub(crate) fn is_wanted(&self, id: IncarnationId, machine: usize) -> bool {
+        let there = self.newest.machine_named(&self.machines[machine].name).map(|there| there.id);
+        self.newest.placed_as(id).is_some_and(|(placed, _)| Some(placed.machine) == there)
     }
 
     /// The leader of the newest state, if it is there, in office and heard by a majority.

@@ -12,7 +12,7 @@ use borg_proto::{MachineId, Millis, TaskId, UserName};
 use std::sync::Arc;
 
 /// The kinds of these refusals.
-pub(super) const KINDS: std::ops::RangeInclusive<u32> = 260..=266;
+pub(super) const KINDS: std::ops::RangeInclusive<u32> = 260..=269;
 
 pub(super) fn refusal(of: &D) -> (u32, Vec<u64>, Vec<String>) {
     let id = |task: &TaskId| vec![task.job.0, task.index.into()];
@@ -38,6 +38,11 @@ pub(super) fn refusal(of: &D) -> (u32, Vec<u64>, Vec<String>) {
             (265, vec![(*left).into(), (*of).into(), (*known).into()], vec![])
         }
         D::NoSuchMaintenance { number } => (266, vec![*number], vec![]),
+        D::HasSuccessor { task } => (267, id(task), vec![]),
+        D::Preparing { task, job, most } => {
+            (268, [id(task), vec![(*most).into()]].concat(), vec![job.to_string()])
+        }
+        D::SameMachine { task, machine } => (269, id(task), vec![machine.to_string()]),
     }
 }
 
@@ -63,6 +68,12 @@ pub(super) fn read(kind: u32, from: &mut Fields) -> Result<D, WireError> {
         }
         265 => D::OtherLeft { left: from.small()?, of: from.small()?, known: from.small()? },
         266 => D::NoSuchMaintenance { number: from.number()? },
+        267 => D::HasSuccessor { task: from.task()? },
+        268 => {
+            let (task, most) = (from.task()?, from.small()?);
+            D::Preparing { task, job: from.name()?, most }
+        }
+        269 => D::SameMachine { task: from.task()?, machine: from.name()? },
         other => return Err(WireError::new("kind", other, "is no refusal about drained machines")),
     })
 }

@@ -555,6 +555,9 @@ mod tests {
             D::TooLittleLeft { left: 1, of: 4, short: Some((1, 2, Dimension::Ram)) },
             D::OtherLeft { left: 0, of: 4, known: 2 },
             D::NoSuchMaintenance { number: 7 },
+            D::HasSuccessor { task },
+            D::Preparing { task, job: job(), most: 2 },
+            D::SameMachine { task, machine: "m-1".parse().expect("a name") },
         ]
     }
 

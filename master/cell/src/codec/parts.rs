@@ -9,7 +9,7 @@ use super::{drains, updates};
 use crate::state::lives::{DEAD_SLOTS_KEPT, MAX_LIVE_SLOTS};
 use crate::state::{
     Closed, Crash, FIRST_VERSION, Job, JobEnd, MAX_CRASHES, Machine, MachineState, MasterRecord,
-    Restored, Standing, Task, Version, Window,
+    Restored, Standing, Successor, Task, Vain, Version, Window,
 };
 use borg_proto::disruption::MAX_RATE_TASKS;
 use borg_proto::names::NameError;
@@ -273,6 +273,12 @@ fn task(task: &Task) -> pb::CheckpointTask {
         pinned: task.pinned.map(|machine| machine.0),
         version: if task.version == FIRST_VERSION { 0 } else { task.version },
         stopped: task.stopped,
+        successor: task.successor().map(|successor| wire::Successor {
+            placement: Some(running(&successor.placement)),
+            version: successor.version,
+        }),
+        vain: task.vain.tries,
+        vain_until_ms: task.vain.until.0,
         alike: 0,
     }
 }
@@ -282,6 +288,7 @@ fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
     let last_failure = task.last_failure.map(FailureCause::try_from).transpose();
     let last_evict =
         task.last_evict.map(|e| read_evict(e.cause.ok_or_else(|| missing("last_evict"))?));
+    let successor = task.successor.map(read_successor).transpose();
     Ok(Task {
         state,
         incarnations: task.incarnations,
@@ -295,7 +302,14 @@ fn read_task(task: pb::CheckpointTask) -> Result<Task, WireError> {
         pinned: task.pinned.map(MachineId),
         version: if task.version == 0 { FIRST_VERSION } else { task.version },
         stopped: task.stopped,
+        successor: successor.map_err(|e| e.within("successor"))?,
+        vain: Vain { tries: task.vain, until: Millis(task.vain_until_ms) },
     })
+}
+
+fn read_successor(from: wire::Successor) -> Result<Box<Successor>, WireError> {
+    let placement = from.placement.ok_or_else(|| missing("placement"))?;
+    Ok(Box::new(Successor { placement: read_running(placement)?, version: from.version }))
 }
 
 fn crashes(crashes: &[wire::Crash]) -> Result<Vec<Crash>, WireError> {
@@ -312,25 +326,29 @@ fn state(state: &TaskState) -> wire::State {
         TaskState::Pending { since, not_before } => {
             wire::State::Pending(wire::Pending { since_ms: since.0, not_before_ms: not_before.0 })
         }
-        TaskState::Running(placement) => wire::State::Running(wire::Running {
-            machine: placement.machine.0,
-            incarnation: placement.incarnation,
-            placed_at_ms: placement.placed_at.0,
-            ports: placement.ports.iter().copied().map(Into::into).collect(),
-            devices: placement.devices.iter().map(device_share).collect(),
-            restarts: placement.restarts,
-            health: pb::Health::from(placement.health).into(),
-            address: write_address(placement.address),
-            serves_since_ms: placement.serves_since.map(|at| at.0),
-            phase: match placement.phase {
-                Phase::Starting => None,
-                Phase::Up { pid, since } => {
-                    Some(wire::running::Phase::Up(wire::Up { pid, since_ms: since.0 }))
-                }
-                Phase::BackOff { until } => Some(wire::running::Phase::BackOffUntilMs(until.0)),
-            },
-        }),
+        TaskState::Running(placement) => wire::State::Running(running(placement)),
         TaskState::Dead { at, end } => wire::State::Dead(dead(*at, end)),
+    }
+}
+
+fn running(placement: &Placement) -> wire::Running {
+    wire::Running {
+        machine: placement.machine.0,
+        incarnation: placement.incarnation,
+        placed_at_ms: placement.placed_at.0,
+        ports: placement.ports.iter().copied().map(Into::into).collect(),
+        devices: placement.devices.iter().map(device_share).collect(),
+        restarts: placement.restarts,
+        health: pb::Health::from(placement.health).into(),
+        address: write_address(placement.address),
+        serves_since_ms: placement.serves_since.map(|at| at.0),
+        phase: match placement.phase {
+            Phase::Starting => None,
+            Phase::Up { pid, since } => {
+                Some(wire::running::Phase::Up(wire::Up { pid, since_ms: since.0 }))
+            }
+            Phase::BackOff { until } => Some(wire::running::Phase::BackOffUntilMs(until.0)),
+        },
     }
 }
 
@@ -391,32 +409,34 @@ fn read_state(state: wire::State) -> Result<TaskState, WireError> {
             since: Millis(pending.since_ms),
             not_before: Millis(pending.not_before_ms),
         },
-        wire::State::Running(running) => {
-            if running.ports.len() > MAX_PORTS {
-                return Err(WireError::new("ports", running.ports.len(), "are too many"));
-            }
-            TaskState::Running(Placement {
-                machine: MachineId(running.machine),
-                incarnation: running.incarnation,
-                placed_at: Millis(running.placed_at_ms),
-                ports: running.ports.into_iter().map(port).collect::<Result<_, _>>()?,
-                devices: read_device_shares(running.devices)?,
-                phase: match running.phase {
-                    None => Phase::Starting,
-                    Some(wire::running::Phase::Up(up)) => {
-                        Phase::Up { pid: up.pid, since: Millis(up.since_ms) }
-                    }
-                    Some(wire::running::Phase::BackOffUntilMs(until)) => {
-                        Phase::BackOff { until: Millis(until) }
-                    }
-                },
-                restarts: running.restarts,
-                health: read_health("health", running.health)?,
-                address: read_address(running.address),
-                serves_since: running.serves_since_ms.map(Millis),
-            })
-        }
+        wire::State::Running(running) => TaskState::Running(read_running(running)?),
         wire::State::Dead(dead) => TaskState::Dead { at: Millis(dead.at_ms), end: read_end(dead)? },
+    })
+}
+
+fn read_running(running: wire::Running) -> Result<Placement, WireError> {
+    if running.ports.len() > MAX_PORTS {
+        return Err(WireError::new("ports", running.ports.len(), "are too many"));
+    }
+    Ok(Placement {
+        machine: MachineId(running.machine),
+        incarnation: running.incarnation,
+        placed_at: Millis(running.placed_at_ms),
+        ports: running.ports.into_iter().map(port).collect::<Result<_, _>>()?,
+        devices: read_device_shares(running.devices)?,
+        phase: match running.phase {
+            None => Phase::Starting,
+            Some(wire::running::Phase::Up(up)) => {
+                Phase::Up { pid: up.pid, since: Millis(up.since_ms) }
+            }
+            Some(wire::running::Phase::BackOffUntilMs(until)) => {
+                Phase::BackOff { until: Millis(until) }
+            }
+        },
+        restarts: running.restarts,
+        health: read_health("health", running.health)?,
+        address: read_address(running.address),
+        serves_since: running.serves_since_ms.map(Millis),
     })
 }
 

@@ -154,6 +154,7 @@ pub(super) fn update(update: &Update) -> pb::CheckpointUpdate {
         blocked_since_ms: update.blocked_since.map(|since| since.0),
         passed_over: update.passed_over,
         counts_from_ms: update.counts_from.0,
+        awaiting: update.awaiting.iter().map(awaiting).collect(),
     }
 }
 
@@ -183,7 +184,21 @@ pub(super) fn read_update(from: pb::CheckpointUpdate) -> Result<Update, WireErro
         blocked_since: from.blocked_since_ms.map(Millis),
         passed_over: from.passed_over,
         counts_from: Millis(from.counts_from_ms),
+        awaiting: from.awaiting.into_iter().map(read_awaiting).collect::<Result<_, _>>()?,
     })
+}
+
+fn awaiting((index, since): (&u32, &Option<Millis>)) -> pb::checkpoint_update::Awaiting {
+    pb::checkpoint_update::Awaiting { index: *index, since_ms: since.map(|at| at.0) }
+}
+
+fn read_awaiting(
+    from: pb::checkpoint_update::Awaiting,
+) -> Result<(u32, Option<Millis>), WireError> {
+    if from.index >= MAX_TASKS {
+        return Err(WireError::new("awaiting", from.index, "is no index of a task"));
+    }
+    Ok((from.index, from.since_ms.map(Millis)))
 }
 
 fn ranges(indexes: impl Iterator<Item = u32>) -> Vec<pb::IndexRange> {

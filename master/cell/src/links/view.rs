@@ -5,7 +5,7 @@
 
 use super::digest::Digests;
 use crate::state::observe::failures_within;
-use crate::state::{CellState, Job, Machine, MachineState, Stranger};
+use crate::state::{CellState, Job, Machine, MachineState, Stranger, Version};
 use borg_proto::command::{Observation, RUN_ENDS_SINCE};
 use borg_proto::machine::MachineInfo;
 use borg_proto::names::TaskName;
@@ -17,7 +17,6 @@ use borg_proto::poll::{
 use borg_proto::task::{FailureCause, Phase, Placement};
 use borg_proto::{
     Health, IncarnationId, JobKind, MachineId, MachineName, Millis, Priority, ReplicaId, TaskId,
-    TaskState,
 };
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -343,14 +342,12 @@ impl Link {
         {
             found.push(Observation::MachineUp { machine: self.id, info: info.clone() });
         }
-        for task in &machine.tasks {
-            let Some((job, placed)) = told_of(self.id, *task, state) else { continue };
-            let id = IncarnationId { task: *task, number: placed.incarnation };
+        for Told { id, version, placed, .. } in told(machine, state) {
             match seen.tasks.get(&id) {
                 Some(report) => {
                     found.extend(difference(placed, report, state.level()));
-                    found.extend(verdict(job, placed, report));
-                    found.extend(address(job, placed, report));
+                    found.extend(verdict(version, placed, report));
+                    found.extend(address(version, placed, report));
                 }
                 None if self.is_without(id, state) => {
                     found.push(Observation::TaskEnded {
@@ -554,32 +551,57 @@ fn difference(placed: &Placement, report: &TaskReport, level: u32) -> Option<Obs
 
 /// What a report says of a task's health that the state does not say. That it is still starting goes
 /// without saying.
-fn verdict(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observation> {
+fn verdict(version: &Version, placed: &Placement, report: &TaskReport) -> Option<Observation> {
     let said = report.health;
     let told = matches!(said, Health::Healthy | Health::Unhealthy);
     let up = matches!(report.status, TaskStatus::Up { .. });
-    let checked = job.task_spec(report.id.task.index).health.is_some();
+    let checked = version.spec.task.health.is_some();
     (told && up && checked && placed.health != said)
         .then_some(Observation::TaskHealth { id: report.id, health: said })
 }
 
 /// The address of a task's process, when the state does not say it, or says it of another process.
-fn address(job: &Job, placed: &Placement, report: &TaskReport) -> Option<Observation> {
+fn address(version: &Version, placed: &Placement, report: &TaskReport) -> Option<Observation> {
     let TaskStatus::Up { pid, since } = report.status else { return None };
     let same = placed.phase == Phase::Up { pid, since } && placed.restarts == report.restarts;
-    let own = job.task_spec(report.id.task.index).network.is_own();
+    let own = version.spec.task.network.is_own();
     let address = report.address.filter(|_| own)?;
     (!same || placed.address != Some(address))
         .then_some(Observation::TaskAddress { id: report.id, address })
 }
 
-/// A task that a machine is told to run: not an alloc, which runs nothing.
-fn told_of(machine: MachineId, task: TaskId, state: &CellState) -> Option<(&Job, &Placement)> {
-    let job = state.job(task.job).filter(|job| !job.is_alloc_set())?;
-    match &job.task(task.index)?.state {
-        TaskState::Running(placed) if placed.machine == machine => Some((job, placed)),
-        TaskState::Running(_) | TaskState::Pending { .. } | TaskState::Dead { .. } => None,
+/// What a machine is told to run of a task, as such or as its successor.
+struct Told<'a> {
+    id: IncarnationId,
+    job: &'a Job,
+    version: &'a Version,
+    placed: &'a Placement,
+}
+
+/// All that a machine is told to run, by incarnation. Allocs run nothing.
+fn told<'a>(machine: &'a Machine, state: &'a CellState) -> Vec<Told<'a>> {
+    let runs = |task: TaskId| state.job(task.job).filter(|job| !job.is_alloc_set());
+    let tasks = machine.tasks.iter().filter_map(|task| {
+        let (job, placed) = (runs(*task)?, state.task(*task)?.placement()?);
+        Some((*task, job, job.version_of(task.index), placed))
+    });
+    let successors = state.successors_on(machine).filter_map(|(task, successor)| {
+        let job = runs(task)?;
+        Some((task, job, job.version(successor.version)?, &successor.placement))
+    });
+    let here = tasks.chain(successors).filter(|(.., placed)| placed.machine == machine.id);
+    let mut all: Vec<Told<'a>> = here
+        .map(|(task, job, version, placed)| Told {
+            id: IncarnationId { task, number: placed.incarnation },
+            job,
+            version,
+            placed,
+        })
+        .collect();
+    if !machine.successors.is_empty() {
+        all.sort_by_key(|told| told.id);
     }
+    all
 }
 
 /// What a machine should run, and whether it keeps what it has beside that (`spare`). A restored cell
@@ -591,26 +613,25 @@ fn wanted(
     spare: bool,
     had: impl Fn(&IncarnationId) -> bool,
 ) -> Target {
-    let mut tasks = Vec::with_capacity(machine.tasks.len());
-    for task in &machine.tasks {
-        let Some((job, placed)) = told_of(machine.id, *task, state) else { continue };
-        let id = IncarnationId { task: *task, number: placed.incarnation };
+    let mut tasks = Vec::with_capacity(machine.told());
+    for Told { id, job, version, placed } in told(machine, state) {
+        let index = id.task.index;
         if spare && state.is_of_before(id) && !had(&id) {
             continue;
         }
         tasks.push(TargetTask {
             id,
-            name: TaskName { job: job.key.clone(), index: task.index },
+            name: TaskName { job: job.key.clone(), index },
             // How many a daemon has changes all the time, and no machine's orders should with it.
-            tasks: if job.spec.kind.stands() { task.index + 1 } else { job.spec.tasks },
-            spec: job.task_spec(task.index).clone(),
+            tasks: if job.spec.kind.stands() { index + 1 } else { job.spec.tasks },
+            spec: version.spec.task.clone(),
             ports: placed.ports.clone(),
             priority: job.spec_of(id.task.index).priority,
             appclass: job.spec.effective_appclass(),
             restart: matches!(job.spec.kind, JobKind::Service | JobKind::Daemon),
             exclusive: job.spec.exclusive,
-            packages: state.packages_of(job, task.index),
-            shared: shared(job, task.index, state),
+            packages: state.packages_of(job, version),
+            shared: shared(job, index, state),
         });
     }
     Target { tasks, spare, data: kept(machine, state), ..Target::default() }
@@ -708,8 +729,8 @@ mod tests {
         });
         let said = |id| TaskReport { address: Some([10, 88, 3, 2].into()), ..report(id) };
         let told = |cell: &Cell, report: TaskReport| {
-            let (job, placed) = told_of(machine, report.id.task, &cell.state).unwrap();
-            address(job, placed, &report)
+            let (placed, version) = cell.state.placed_as(report.id).unwrap();
+            address(version, placed, &report)
         };
         let told_now = told(&cell, said(own));
         let expected = Observation::TaskAddress { id: own, address: [10, 88, 3, 2].into() };

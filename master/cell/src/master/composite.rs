@@ -141,7 +141,7 @@ impl Master {
     /// What is reserved for an incarnation, as far as anything is known of it. Only the leader knows.
     #[must_use]
     pub fn reserved(&self, id: IncarnationId) -> Option<Amounts> {
-        let machine = self.state().task(id.task)?.placement()?.machine;
+        let machine = self.state().placed_as(id)?.0.machine;
         self.links.as_ref()?.reserved(machine, id)
     }
 
@@ -155,14 +155,14 @@ impl Master {
     /// What an incarnation that is placed last said of itself; `None` when that is nothing. Only the leader knows.
     #[must_use]
     pub fn status_line(&self, id: IncarnationId) -> Option<String> {
-        let machine = self.state().task(id.task)?.placement()?.machine;
+        let machine = self.state().placed_as(id)?.0.machine;
         self.links.as_ref()?.status_line(machine, id)
     }
 
     /// What a machine last said of an incarnation that is placed there. Only the leader knows.
     #[must_use]
     pub fn told_of(&self, id: IncarnationId) -> Option<&TaskReport> {
-        let machine = self.state().task(id.task)?.placement()?.machine;
+        let machine = self.state().placed_as(id)?.0.machine;
         self.links.as_ref()?.told_of(machine, id)
     }
 

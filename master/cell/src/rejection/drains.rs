@@ -2,8 +2,8 @@
 
 use super::{RejectionCode, in_units, noun};
 use crate::state::Blocked;
-use borg_proto::TaskId;
 use borg_proto::resources::Dimension;
+use borg_proto::{JobKey, MachineName, TaskId};
 
 /// Why a machine is not drained, or a task does not leave.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +15,14 @@ pub enum DrainRejection {
         "task {task} leaves no machine in safe mode: much of the cell is silent, nothing moves"
     )]
     SafeMode { task: TaskId },
+    #[error("task {task} is being replaced already")]
+    HasSuccessor { task: TaskId },
+    #[error(
+        "task {task} waits: {most} tasks of {job} are being replaced, as many as may be at once"
+    )]
+    Preparing { task: TaskId, job: JobKey, most: u32 },
+    #[error("task {task} is on machine {machine} already: its replacement goes to another one")]
+    SameMachine { task: TaskId, machine: MachineName },
     #[error("{}", too_little(*left, *of, short.as_ref()))]
     TooLittleLeft {
         left: u32,
@@ -38,6 +46,9 @@ impl DrainRejection {
         match self {
             Self::Budget { .. }
             | Self::SafeMode { .. }
+            | Self::HasSuccessor { .. }
+            | Self::Preparing { .. }
+            | Self::SameMachine { .. }
             | Self::TooLittleLeft { .. }
             | Self::OtherLeft { .. } => RejectionCode::FailedPrecondition,
             Self::NoSuchMaintenance { .. } => RejectionCode::NotFound,

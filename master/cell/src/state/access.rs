@@ -75,6 +75,7 @@ impl Turn<'_> {
             if self.machine_mut(id).kept_for != kept_for {
                 self.machine_mut(id).kept_for.clone_from(&kept_for);
                 self.emit(EventKind::MachineAccess(id, AccessChange::Kept));
+                self.clear_successors(id, "its machine is kept for others");
                 self.fit_daemons(id);
             }
         }
@@ -96,6 +97,7 @@ impl Turn<'_> {
             if machine.closed.as_deref() != Some(&closed) {
                 machine.closed = Some(Arc::new(closed));
                 self.emit(EventKind::MachineAccess(id, AccessChange::Closed));
+                self.clear_successors(id, "its machine is closed");
             }
         }
         Ok(Answer::None)

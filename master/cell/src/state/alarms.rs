@@ -72,7 +72,8 @@ impl CellState {
         // Deadlines of updates wait while nothing moves.
         let update = job.update_due().filter(|_| self.safe_mode.is_none());
         let update = update.map(|due| due.max(self.place_after()));
-        [update, job.timeout_due(), job.cron_due()].into_iter().flatten().min()
+        let successor = job.successor_due().filter(|_| self.safe_mode.is_none());
+        [update, successor, job.timeout_due(), job.cron_due()].into_iter().flatten().min()
     }
 
     /// Makes all alarms anew from what they follow from.

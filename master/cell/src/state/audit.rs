@@ -114,18 +114,13 @@ impl CellState {
             "capacity is never exceeded by more than is lent",
             || format!("{}: {:?} over {capacity:?}", machine.name, machine.used),
         );
-        let told = machine.tasks.len() <= super::MAX_TASKS_ON_A_MACHINE as usize
+        let told = machine.told() <= super::MAX_TASKS_ON_A_MACHINE as usize
             && machine.target_bytes <= super::MAX_TARGET_BYTES;
         found.check(told, "what a machine runs goes into one message", || {
-            format!(
-                "{}: {} tasks, {} bytes",
-                machine.name,
-                machine.tasks.len(),
-                machine.target_bytes
-            )
+            format!("{}: {} tasks, {} bytes", machine.name, machine.told(), machine.target_bytes)
         });
         found.check(
-            machine.tasks.is_empty() || machine.state == MachineState::Up,
+            machine.told() == 0 || machine.state == MachineState::Up,
             "only machines that are up hold tasks",
             name,
         );
@@ -268,6 +263,15 @@ impl CellState {
             let new = |index: u32| {
                 job.task(index).is_none_or(|task| task.is_dead() || task.version == update.to)
             };
+            let waits = |index: &u32| {
+                job.task(*index)
+                    .is_none_or(|task| task.placement().is_some() && task.version != update.to)
+            };
+            found.check(
+                update.awaiting.keys().all(waits),
+                "what waits for its replacement is placed, and not of the new version",
+                name,
+            );
             found.check(
                 update.moving.indexes().all(new),
                 "what is on its way has the new version",
@@ -454,7 +458,8 @@ impl CellState {
     fn audit_task(&self, job: &Job, id: TaskId, task: &Task, waiting: bool, found: &mut Findings) {
         let name = || format!("{}/{}", job.key, id.index);
         let last = task.last_place.map_or(0, |(_, incarnation)| incarnation);
-        found.check(last == task.incarnations, "incarnations count placements", name);
+        found.check(last <= task.incarnations, "incarnations count placements", name);
+        self.audit_successor(job, id, task, found);
         let pending = matches!(task.state, TaskState::Pending { .. });
         found.check(
             !task.lingers || (pending && job.spec.exclusive && task.incarnations > 0),
@@ -509,6 +514,48 @@ impl CellState {
             }
             TaskState::Dead { .. } => {}
         }
+    }
+
+    fn audit_successor(&self, job: &Job, id: TaskId, task: &Task, found: &mut Findings) {
+        let Some(successor) = task.successor() else { return };
+        let name = || format!("{}/{}", job.key, id.index);
+        let placement = &successor.placement;
+        let apart = task.placement().is_some_and(|placed| {
+            placed.machine != placement.machine && placed.incarnation < placement.incarnation
+        });
+        found.check(
+            apart && placement.incarnation == task.incarnations,
+            "only a placed task has a successor, elsewhere and of a higher incarnation",
+            name,
+        );
+        let machine = self.machine(placement.machine);
+        found.check(
+            machine.is_some_and(|machine| {
+                machine.successors.contains(&id)
+                    && machine.closed.is_none()
+                    && machine.drain.is_none()
+            }),
+            "a successor is on a machine of the cell that is neither closed nor drained",
+            name,
+        );
+        found.check(job.may_have_successors(), "only tasks of such jobs have successors", name);
+        let version = job.version(successor.version);
+        found.check(
+            version.is_some_and(|version| version.spec.task.ports.len() == placement.ports.len()),
+            "a successor's version is kept, and it has its ports",
+            name,
+        );
+        let updated = job.update().is_some_and(|update| update.to == successor.version);
+        found.check(
+            successor.version == task.version || updated,
+            "a successor is of its task's version, or of that of an open update",
+            name,
+        );
+        found.check(
+            placement.serves_since.is_some() == job.successor_serves(successor),
+            "it is noted since when a successor serves",
+            name,
+        );
     }
 
     fn audit_requests(&self, found: &mut Findings) {
@@ -686,6 +733,7 @@ impl CellState {
             bare.tenants = BTreeSet::new();
             bare.children = BTreeSet::new();
             bare.run_out = OrdSet::new();
+            bare.succeeded = OrdSet::new();
             bare.homes = OrdMap::new();
             bare.vacant = OrdSet::new();
             bare.recount_versions();
@@ -722,6 +770,17 @@ impl CellState {
                     ));
                 }
                 super::tasks::seat(&mut bare, machine, id, placement);
+                let Some(successor) = task.successor() else { continue };
+                let on = successor.placement.machine;
+                match machines.get_mut(&on) {
+                    Some(machine) => {
+                        super::successors::seat_successor(&mut bare, machine, id, successor);
+                    }
+                    None => clashes.push(format!(
+                        "the successor of task {id} is on machine {}, which is not there",
+                        on.0
+                    )),
+                }
             }
             let dropped = job.dropped.keys().map(|index| TaskId { job: job.id, index: *index });
             lingering.extend(dropped);

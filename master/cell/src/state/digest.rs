@@ -203,6 +203,16 @@ impl Out {
             TaskChange::Placed { machine, incarnation } => {
                 self.numbers(&[2, machine.0.into(), (*incarnation).into()]);
             }
+            TaskChange::Awaits => self.number(304),
+            TaskChange::Prepared { machine, incarnation } => {
+                self.numbers(&[300, machine.0.into(), (*incarnation).into()]);
+            }
+            TaskChange::Preparing { serves } => self.numbers(&[301, u64::from(*serves)]),
+            // Why is words for people, which another version may put otherwise.
+            TaskChange::Unprepared { .. } => self.number(302),
+            TaskChange::Replaced { from, machine, incarnation } => {
+                self.numbers(&[303, from.0.into(), machine.0.into(), (*incarnation).into()]);
+            }
             TaskChange::Up { pid } => self.numbers(&[3, (*pid).into()]),
             TaskChange::BackOff { until, cause } => {
                 self.numbers(&[4, until.0]);

@@ -20,7 +20,7 @@ use super::{Answer, Blocked, CellState, Due, Machine, MachineState};
 use crate::event::{AccessChange, EventKind};
 use crate::rejection::{DrainRejection, Rejection};
 use borg_proto::task::EvictCause;
-use borg_proto::{MachineId, MachineName, Millis, Resources, TaskId, UserName};
+use borg_proto::{JobKey, MachineId, MachineName, Millis, Resources, TaskId, UserName};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -68,6 +68,15 @@ pub enum Staying {
     Budget(Blocked),
     /// Nothing moves in safe mode.
     SafeMode,
+    /// It is being replaced: its successor starts there.
+    Successor(MachineName),
+    /// As many tasks of its job are being replaced as may be at once.
+    Preparing {
+        /// Of which job.
+        job: JobKey,
+        /// How many may be.
+        most: u32,
+    },
     /// Nothing but a place elsewhere, which a scheduler has to find.
     Place,
 }
@@ -77,6 +86,10 @@ impl fmt::Display for Staying {
         match self {
             Self::Budget(blocked) => write!(f, "{blocked}"),
             Self::SafeMode => f.write_str("safe mode: much of the cell is silent, nothing moves"),
+            Self::Successor(machine) => write!(f, "its replacement starts on {machine}"),
+            Self::Preparing { job, most } => {
+                write!(f, "other tasks of {job} are replaced first, {most} at a time")
+            }
             Self::Place => f.write_str("no place on another machine yet"),
         }
     }
@@ -119,6 +132,23 @@ impl CellState {
         if self.safe_mode.is_some() {
             return Staying::SafeMode;
         }
+        if let Some(successor) = self.task(task).and_then(super::Task::successor) {
+            let machine = self.machine(successor.placement.machine);
+            return machine.map_or(Staying::Place, |on| Staying::Successor(on.name.clone()));
+        }
+        if let Some(job) = self.job(task.job).filter(|_| self.is_replaced_first(task, at)) {
+            let (job, most) = (job, job.most_successors());
+            return match self.may_still_prepare(job) {
+                0 => Staying::Preparing { job: job.key.clone(), most },
+                _ => Staying::Place,
+            };
+        }
+        self.stays_down_for(task, at)
+    }
+
+    /// What keeps a task that leaves where it is when it has to be taken down for that, at cell time `at`.
+    #[must_use]
+    pub fn stays_down_for(&self, task: TaskId, at: Millis) -> Staying {
         match self.goes_with(task).find_map(|id| self.may_disrupt(id, at).err()) {
             Some(blocked) => Staying::Budget(blocked),
             None => Staying::Place,
@@ -238,6 +268,7 @@ impl Turn<'_> {
         if !same {
             self.emit(EventKind::MachineAccess(id, AccessChange::Draining));
         }
+        self.clear_successors(id, "its machine is drained");
         self.note_emptiness(id);
     }
 
@@ -256,6 +287,7 @@ impl Turn<'_> {
         let Some(drain) = self.machine_mut(id).drain.take() else { return };
         self.state.draining.remove(&id);
         self.set_overdue(id, false);
+        self.drop_successors_from(id);
         self.emit(EventKind::MachineAccess(id, AccessChange::Undrained));
         self.set_alarm(Due::Machine(id));
         if let Some(number) = drain.maintenance {

@@ -12,7 +12,8 @@ use super::updates::Update;
 use super::versions::{FIRST_VERSION, Version};
 use borg_proto::task::{FailureCause, Phase, Placement, TaskEnd, TaskState};
 use borg_proto::{
-    Health, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis, Priority, TaskId, UserName,
+    Health, IncarnationId, JobId, JobKey, JobSpec, MachineId, Millis, Priority, TaskId, TaskSpec,
+    UserName,
 };
 use imbl::{OrdMap, OrdSet, Vector};
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,6 +172,8 @@ pub struct Job {
     pub(crate) rescues: Option<u64>,
     /// When tasks of it were disturbed on purpose, as far back as the rate of its budget counts.
     pub(crate) disrupted: Vector<Millis>,
+    /// Slots that have a successor.
+    pub(crate) succeeded: OrdSet<u32>,
     /// Its slots, by index. Untouched slots share one allocation.
     pub(crate) tasks: Vector<Arc<Task>>,
     /// For each entry of the specification's `spread`: placed tasks by value of its attribute.
@@ -181,12 +184,7 @@ impl Job {
     /// How the task in one of its slots is by its health check, placed there. No verdict yet means that it is starting.
     #[must_use]
     pub fn health(&self, index: u32, placement: &Placement) -> Health {
-        let up = matches!(placement.phase, Phase::Up { .. });
-        match placement.health {
-            _ if !up || self.task_spec(index).health.is_none() => Health::Unchecked,
-            Health::Unchecked | Health::Starting => Health::Starting,
-            verdict @ (Health::Healthy | Health::Unhealthy) => verdict,
-        }
+        health_of(self.task_spec(index), placement)
     }
 
     /// How far it is.
@@ -295,6 +293,16 @@ impl Job {
     }
 }
 
+/// How a task that runs such a specification is by its health check, placed there.
+pub(super) fn health_of(task: &TaskSpec, placement: &Placement) -> Health {
+    let up = matches!(placement.phase, Phase::Up { .. });
+    match placement.health {
+        _ if !up || task.health.is_none() => Health::Unchecked,
+        Health::Unchecked | Health::Starting => Health::Starting,
+        verdict @ (Health::Healthy | Health::Unhealthy) => verdict,
+    }
+}
+
 impl Job {
     /// A job that was just accepted: all slots alike, in one allocation.
     pub(crate) fn new(
@@ -342,6 +350,7 @@ impl Job {
             saver: None,
             rescues: None,
             disrupted: Vector::new(),
+            succeeded: OrdSet::new(),
             tasks,
             crowds: spec.task.spread.iter().map(|_| OrdMap::new()).collect(),
             spec,

@@ -2,8 +2,8 @@
 //!
 //! Leaves what a machine reports to `observe` and what is put on it to `placement`.
 //!
-//! Invariant: `used`, `used_by_prod`, `target_bytes`, `tasks` and `ports` are exactly the sums over the tasks placed
-//! on it.
+//! Invariant: `used`, `used_by_prod`, `target_bytes`, `tasks`, `successors` and `ports` are exactly the sums over the
+//! tasks placed on it and the successors there.
 
 use super::turn::Turn;
 use super::{Answer, Closed, Drain, Version};
@@ -12,7 +12,7 @@ use crate::event::EventKind;
 use crate::rejection::Rejection;
 use borg_proto::machine::MachineAddress;
 use borg_proto::package::MAX_PACKAGE_BYTES;
-use borg_proto::task::EvictCause;
+use borg_proto::task::{EvictCause, Placement};
 use borg_proto::wire::{MAX_MACHINES, pb};
 use borg_proto::{
     JobKind, JobSpec, MachineId, MachineInfo, MachineName, Millis, Resources, TaskId, UserName,
@@ -101,6 +101,8 @@ pub struct Machine {
     pub target_bytes: u64,
     /// The tasks placed on it.
     pub tasks: BTreeSet<TaskId>,
+    /// The tasks whose successors are on it: they are placed elsewhere.
+    pub successors: BTreeSet<TaskId>,
     /// Which of its devices are given out.
     pub devices: Devices,
     /// Ports handed out on it.
@@ -127,6 +129,7 @@ impl Machine {
             used_by_prod: Resources::default(),
             target_bytes: 0,
             tasks: BTreeSet::new(),
+            successors: BTreeSet::new(),
             devices: Devices::default(),
             ports: BTreeSet::new(),
             next_port: 0,
@@ -155,6 +158,38 @@ impl Machine {
         if version.is_prod() {
             self.used_by_prod = self.used_by_prod.plus(&asked);
         }
+    }
+
+    /// Takes what a placement as a version of its job needs of it.
+    pub(super) fn holds(&mut self, version: &Version, placement: &Placement) {
+        self.gives(version);
+        self.target_bytes += version.target_bytes;
+        self.ports.extend(placement.machine_ports());
+        self.devices.take(&placement.devices, true);
+    }
+
+    /// Gives it back.
+    pub(super) fn releases(&mut self, version: &Version, placement: &Placement) {
+        self.gives_back(version);
+        self.target_bytes -= version.target_bytes;
+        for port in placement.machine_ports() {
+            self.ports.remove(port);
+        }
+        self.devices.take(&placement.devices, false);
+    }
+
+    /// Something that left it may go on ending there until that time.
+    pub(super) fn ends_until(&mut self, until: Millis) {
+        if let Some(drain) = &mut self.drain {
+            let drain = Arc::make_mut(drain);
+            drain.ending_until = drain.ending_until.max(until);
+        }
+    }
+
+    /// How many tasks and successors it is told to run.
+    #[must_use]
+    pub fn told(&self) -> usize {
+        self.tasks.len() + self.successors.len()
     }
 
     /// The value of an attribute as `spread` sees it: the machine's name for `machine`, empty for
@@ -235,6 +270,7 @@ impl Turn<'_> {
 
     /// Sends all tasks of a machine that is gone back to pending.
     pub(super) fn clear_machine(&mut self, id: MachineId) {
+        self.clear_successors(id, "its machine is gone");
         for task in self.machine_mut(id).tasks.clone() {
             self.evict(task, &EvictCause::MachineDown);
         }

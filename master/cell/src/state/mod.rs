@@ -4,7 +4,7 @@
 //! have a file each (`machines`, `jobs`, `tasks`), as have the rules of accepting and ending jobs
 //! (`lives`), of jobs that hang together (`parents`), of daemons (`daemons`) and cron jobs (`crons`), of what
 //! takes too long (`run_out`) or runs again (`rerun`), of placing (`placement`), of taking in what machines report (`observe`), of going on
-//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of what allocs leave behind there (`kept`, `rescues`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
+//! from a backup (`restored`), of quota (`quota`), of who may use machines (`access`), of emptying them (`drains`, `maintenance`), of starting a task elsewhere before it leaves (`moves`, `successors`), of what allocs leave behind there (`kept`, `rescues`), of packages (`packages`), of what users may (`privileges`), of how the scheduler chooses (`policy`), of what is lent (`reclamation`), of what stays known of runs (`runs`) and of repeated requests (`requests`); `turn` leads each command to its rule. `audit` says
 //! what must always hold. Soft state (usage, poll health) is not here.
 //!
 //! Invariants: the same entries give the same state, byte for byte, on every replica: no clock,
@@ -44,6 +44,7 @@ mod restored;
 mod run_out;
 pub mod runs;
 mod stops;
+mod successors;
 mod tasks;
 mod turn;
 pub mod updates;
@@ -65,6 +66,7 @@ pub use packages::{PackageRecord, PackagesMark};
 pub use privileges::GrantedPrivilege;
 pub use rescues::{MAX_WHY_BYTES, RESCUE_AGAIN};
 pub use restored::{HEAR_OUT, Restored, Stranger, Window};
+pub use successors::{MAX_VAIN, READY_WITHIN, Successor, VAIN_REST, Vain};
 pub use tasks::{CRASH_COOL_DOWN, Crash, MAX_CRASHES, Task};
 pub(crate) use updates::OnTheWay;
 pub use updates::{Progress, Update, UpdateState};

@@ -54,10 +54,17 @@ impl Turn<'_> {
     /// Moves a task that leaves its machine.
     pub(super) fn move_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
         let task = asked.task;
-        match self.state.stays_for(task, self.at) {
+        if asked.victims.is_empty() && self.state.is_replaced_first(task, self.at) {
+            let version = self.state.task(task).map_or(0, |found| found.version);
+            return self.prepare(asked, version);
+        }
+        if self.state.task(task).is_some_and(|found| found.successor.is_some()) {
+            return Err(DrainRejection::HasSuccessor { task }.into());
+        }
+        match self.state.stays_down_for(task, self.at) {
             Staying::SafeMode => return Err(DrainRejection::SafeMode { task }.into()),
             Staying::Budget(blocked) => return Err(DrainRejection::Budget { task, blocked }.into()),
-            Staying::Place => {}
+            Staying::Successor(_) | Staying::Preparing { .. } | Staying::Place => {}
         }
         let from = self.state.task(task).and_then(Task::placement).map(|placed| placed.machine);
         // Each step changes what the next one finds, so they are tried for real. The copy is cheap.

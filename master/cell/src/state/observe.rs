@@ -5,6 +5,7 @@
 
 use super::restored::Found;
 use super::runs::RunOver;
+use super::successors::Said;
 use super::tasks::{crowd_in, crowd_out};
 use super::turn::Turn;
 use super::{Answer, DOWNS_REMEMBERED, MachineState, SafeMode};
@@ -43,6 +44,10 @@ impl Turn<'_> {
                 Observation::MachineDown { machine } => self.machine_lost(*machine),
                 Observation::TaskUp { id, pid, since, restarts, run } => {
                     let phase = Phase::Up { pid: *pid, since: *since };
+                    let said = Said::Up { phase, restarts: *restarts };
+                    if self.successor_reports(*id, said) {
+                        continue;
+                    }
                     // A service that ends has failed, whatever its code.
                     let failed = |run: &RunEnd| {
                         run.failure.clone().unwrap_or(FailureCause::Exit { code: 0 })
@@ -52,10 +57,17 @@ impl Turn<'_> {
                 }
                 Observation::TaskBackOff { id, until, restarts, cause, run } => {
                     let phase = Phase::BackOff { until: *until };
+                    let said = Said::Over { cause: Some(cause), told: run.as_deref() };
+                    if self.successor_reports(*id, said) {
+                        continue;
+                    }
                     self.task_phase(*id, phase, *restarts, Some(cause), run.as_deref());
                 }
                 Observation::TaskEnded { id, at: _, failure, run } => {
-                    self.task_ended(*id, failure.as_ref(), run.as_deref())
+                    let said = Said::Over { cause: failure.as_ref(), told: run.as_deref() };
+                    if !self.successor_reports(*id, said) {
+                        self.task_ended(*id, failure.as_ref(), run.as_deref());
+                    }
                 }
                 Observation::TaskGone { id } => self.task_gone(*id),
                 Observation::TaskReclaimed { id } => self.task_reclaimed(*id),
@@ -65,8 +77,16 @@ impl Turn<'_> {
                 Observation::DataGone { machine, alloc, why } => {
                     self.data_gone(*machine, *alloc, why);
                 }
-                Observation::TaskHealth { id, health } => self.task_health(*id, *health),
-                Observation::TaskAddress { id, address } => self.task_address(*id, *address),
+                Observation::TaskHealth { id, health } => {
+                    if !self.successor_reports(*id, Said::Health(*health)) {
+                        self.task_health(*id, *health);
+                    }
+                }
+                Observation::TaskAddress { id, address } => {
+                    if !self.successor_reports(*id, Said::Address(*address)) {
+                        self.task_address(*id, *address);
+                    }
+                }
                 Observation::Silence { safe_mode, silent, machines } => {
                     self.silence(*safe_mode, *silent, *machines);
                 }
@@ -109,7 +129,7 @@ impl Turn<'_> {
         let machine = self.machine_mut(id);
         machine.info = Some(info);
         let after = machine.clone();
-        for task in &before.tasks {
+        for task in before.tasks.iter().chain(&before.successors) {
             let job = self.job_mut(task.job);
             crowd_out(job, &before);
             crowd_in(job, &after);
@@ -119,6 +139,7 @@ impl Turn<'_> {
     /// Evicts what a machine no longer has room or ports for: lowest priority first, then the
     /// youngest job. It was overdrawn by so much before, and may be so on.
     fn shed(&mut self, id: MachineId, overdrawn: Amounts) {
+        self.shed_successors(id, overdrawn);
         let machine = self.machine_mut(id);
         let range = machine.port_range();
         let tasks = machine.tasks.clone();
@@ -170,6 +191,19 @@ impl Turn<'_> {
         }
     }
 
+    /// Nobody is served by successors: they go before any task, together.
+    fn shed_successors(&mut self, id: MachineId, overdrawn: Amounts) {
+        let most_percent = self.state.reclaims().numbers.most_percent;
+        let machine = self.machine_mut(id);
+        let range = machine.port_range();
+        let fits = machine.ports.iter().all(|port| range.contains(&u32::from(*port)))
+            && machine.info.as_ref().is_some_and(|info| machine.devices.is_within(&info.capacity))
+            && machine.is_within(overdrawn, most_percent);
+        if !fits {
+            self.clear_successors(id, "its machine shrank");
+        }
+    }
+
     fn silence(&mut self, safe_mode: bool, silent: u32, machines: u32) {
         if safe_mode == self.state.safe_mode.is_some() {
             return;
@@ -178,6 +212,7 @@ impl Turn<'_> {
         self.emit(EventKind::SafeMode { on: safe_mode, silent, machines });
         self.reset_drains();
         self.stir_updates();
+        self.stir_successors();
     }
 
     /// Takes machines for down because an operator says so. All or none.
@@ -389,6 +424,9 @@ impl Turn<'_> {
             }
             return;
         }
+        if self.follows_failed(id, &cause, note.clone()) {
+            return;
+        }
         let not_before = match wait(&cause, streak) {
             Millis(0) => Millis(0),
             // The largest number stands for a wait for other jobs.
@@ -396,6 +434,26 @@ impl Turn<'_> {
         };
         let to = TaskState::Pending { since: self.at, not_before };
         self.change_task(id, to, TaskChange::Failed { cause, again: Some(not_before) }, note);
+    }
+}
+
+impl Turn<'_> {
+    /// The successor of a task that failed takes its place, if it has one.
+    fn follows_failed(
+        &mut self,
+        id: TaskId,
+        cause: &FailureCause,
+        note: impl FnOnce(&mut super::Task),
+    ) -> bool {
+        let Some(task) = self.state.task(id).filter(|task| task.successor().is_some()) else {
+            return false;
+        };
+        let machine = task.placement().map(|placement| placement.machine);
+        let (from, again) = (task.state.clone(), Some(Millis(0)));
+        let change = TaskChange::Failed { cause: cause.clone(), again };
+        self.watch_update(id, &from, &change);
+        self.emit(EventKind::TaskChanged { task: id, change, machine });
+        self.take_over(id, note)
     }
 }
 
@@ -477,7 +535,7 @@ fn wait(cause: &FailureCause, streak: u32) -> Millis {
 }
 
 /// The cause as it can be written to a checkpoint: texts cut, absurd ports dropped.
-fn storable(cause: &FailureCause) -> FailureCause {
+pub(super) fn storable(cause: &FailureCause) -> FailureCause {
     FailureCause::try_from(pb::FailureCause::from(cause)).unwrap_or(FailureCause::Lost)
 }
 

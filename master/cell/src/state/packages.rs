@@ -7,7 +7,7 @@
 //! live job names are there; all packages say the same of a layer.
 
 use super::turn::Turn;
-use super::{Answer, CellState, Job};
+use super::{Answer, CellState, Job, Version};
 use crate::event::EventKind;
 use crate::rejection::{PackageRejection, Rejection};
 use borg_proto::package::{Digest, Layer, Package, PackageKey, PackageKind};
@@ -86,9 +86,9 @@ impl CellState {
     /// The packages of a task of a live job: the image first, if it has one, then the others as its
     /// version names them.
     #[must_use]
-    pub fn packages_of(&self, job: &Job, index: u32) -> Vec<Arc<Package>> {
+    pub fn packages_of(&self, job: &Job, version: &Version) -> Vec<Arc<Package>> {
         let of = |key: PackageKey| self.package(&key).map(|record| record.package.clone());
-        named(job.spec_of(index), job.owner()).filter_map(of).collect()
+        named(&version.spec, job.owner()).filter_map(of).collect()
     }
 
     /// Whether this very package is there, if a user may put it.

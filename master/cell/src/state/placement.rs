@@ -44,6 +44,10 @@ impl Turn<'_> {
 
     /// Places a task that waits, or moves one that leaves a machine which is drained.
     pub(super) fn place_one(&mut self, asked: &Assignment) -> Result<IncarnationId, Rejection> {
+        let awaits = self.state.awaits_successor(asked.task);
+        if let Some(version) = awaits.filter(|_| asked.victims.is_empty()) {
+            return self.prepare(asked, version);
+        }
         if self.state.leaves(asked.task) {
             return self.move_one(asked);
         }
@@ -55,28 +59,15 @@ impl Turn<'_> {
         let by =
             self.state.job(asked.task.job).map(|job| format!("{}/{}", job.key, asked.task.index));
         let cause = EvictCause::Preempted { by: by.unwrap_or_default() };
-        for victim in plan.victims {
-            self.push_out(victim, &cause);
+        for victim in &plan.victims {
+            if self.state.is_successor(*victim) {
+                self.fail_successor(victim.task, &cause.to_string(), false);
+            } else {
+                self.push_out(victim.task, &cause);
+            }
         }
-        let (machine, incarnation) = (asked.machine, plan.incarnation);
-        let index = asked.task.index;
-        let own = |job: &Job| job.task_spec(index).network.is_own();
-        let own = self.state.job(asked.task.job).is_some_and(own);
-        if let Some(last) = plan.ports.last().filter(|_| !own) {
-            self.machine_mut(machine).next_port = last.wrapping_add(1);
-        }
-        let placement = Placement {
-            machine,
-            incarnation,
-            placed_at: self.at,
-            ports: plan.ports,
-            devices: plan.devices,
-            phase: Phase::Starting,
-            restarts: 0,
-            health: Health::Unchecked,
-            address: None,
-            serves_since: None,
-        };
+        let placement = self.occupy(asked, plan);
+        let (machine, incarnation) = (placement.machine, placement.incarnation);
         let change = TaskChange::Placed { machine, incarnation };
         self.change_task(asked.task, TaskState::Running(placement), change, |task| {
             task.incarnations = incarnation;
@@ -85,31 +76,86 @@ impl Turn<'_> {
         Ok(IncarnationId { task: asked.task, number: incarnation })
     }
 
+    /// A placement that begins now, as it was planned.
+    pub(super) fn occupy(&mut self, asked: &Assignment, plan: Plan) -> Placement {
+        let Plan { ports, devices, incarnation, own, .. } = plan;
+        if let Some(last) = ports.last().filter(|_| !own) {
+            self.machine_mut(asked.machine).next_port = last.wrapping_add(1);
+        }
+        Placement {
+            machine: asked.machine,
+            incarnation,
+            placed_at: self.at,
+            ports,
+            devices,
+            phase: Phase::Starting,
+            restarts: 0,
+            health: Health::Unchecked,
+            address: None,
+            serves_since: None,
+        }
+    }
+
     /// Everything that must hold; changes nothing.
     pub(super) fn plan(&self, asked: &Assignment) -> Result<Plan, Rejection> {
-        let (until, now) = (self.state.place_after(), self.at);
-        if now < until {
-            return Err(Rejection::HearingOut { until, now });
-        }
-        let gone = Rejection::TaskGone { task: asked.task };
-        let (Some(job), Some(task)) = (self.state.job(asked.task.job), self.state.task(asked.task))
-        else {
-            return Err(gone);
-        };
+        let (job, task) = self.may_plan(asked.task)?;
         check_task(job, task, asked.task, self.at)?;
         let Some(machine) = self.state.machine(asked.machine) else {
             return Err(Rejection::MachineGone { machine: asked.machine });
         };
         self.check_home(job, asked.task, machine)?;
         self.state.admits(job, machine)?;
-        check_machine(job, asked.task.index, machine)?;
-        self.state.check_alloc(job, asked.task.index, machine)?;
         let version = job.version_of(asked.task.index);
+        check_machine(job, version, machine, None)?;
+        self.state.check_alloc(job, asked.task.index, machine)?;
+        self.plan_room((job, task), version, machine, asked)
+    }
+
+    /// Everything that must hold for a successor as that version; changes nothing.
+    pub(super) fn plan_successor(
+        &self,
+        asked: &Assignment,
+        version: u32,
+    ) -> Result<Plan, Rejection> {
+        let (job, task) = self.may_plan(asked.task)?;
+        let Some(machine) = self.state.machine(asked.machine) else {
+            return Err(Rejection::MachineGone { machine: asked.machine });
+        };
+        let (Some(placed), Some(version)) = (task.placement(), job.version(version)) else {
+            return Err(Rejection::TaskGone { task: asked.task });
+        };
+        if placed.machine == machine.id {
+            let machine = machine.name.clone();
+            return Err(DrainRejection::SameMachine { task: asked.task, machine }.into());
+        }
+        self.state.admits(job, machine)?;
+        // Where it leaves it is not counted: it is to be counted once in the end.
+        check_machine(job, version, machine, self.state.machine(placed.machine))?;
+        self.plan_room((job, task), version, machine, asked)
+    }
+
+    fn may_plan(&self, id: TaskId) -> Result<(&Job, &Task), Rejection> {
+        let (until, now) = (self.state.place_after(), self.at);
+        if now < until {
+            return Err(Rejection::HearingOut { until, now });
+        }
+        let found = self.state.job(id.job).zip(self.state.task(id));
+        found.ok_or(Rejection::TaskGone { task: id })
+    }
+
+    /// What a task that may be placed on a machine gets there, and at whose expense.
+    fn plan_room(
+        &self,
+        (job, task): (&Job, &Task),
+        version: &Version,
+        machine: &Machine,
+        asked: &Assignment,
+    ) -> Result<Plan, Rejection> {
         let overdue = task.is_overdue(self.at);
         let victims = self.make_room(job, version, machine, asked, overdue)?;
-        let freed = victims.iter().filter_map(|id| self.state.task(*id)?.placement());
+        let freed = victims.iter().filter_map(|id| self.state.placed_as(*id));
         let freed: BTreeSet<u16> =
-            freed.flat_map(|placement| placement.machine_ports().iter().copied()).collect();
+            freed.flat_map(|(placement, _)| placement.machine_ports().iter().copied()).collect();
         let wanted = version.spec.task.ports.len();
         let ports = match version.spec.task.network {
             Network::Host => pick_ports(machine, &freed, wanted),
@@ -123,7 +169,8 @@ impl Turn<'_> {
             return Err(Rejection::NotPending { task: asked.task });
         };
         let devices = self.devices_for(version, machine, &victims)?;
-        Ok(Plan { victims, ports, devices, incarnation })
+        let own = version.spec.task.network.is_own();
+        Ok(Plan { victims, ports, devices, incarnation, own })
     }
 
     /// A daemon's slot is placed on its own machine, a run that saves data where that is.
@@ -142,14 +189,14 @@ impl Turn<'_> {
         &self,
         version: &Version,
         machine: &Machine,
-        victims: &[TaskId],
+        victims: &[IncarnationId],
     ) -> Result<Vec<DeviceShare>, Rejection> {
         let asked = version.spec.asked();
         if asked.devices.is_empty() {
             return Ok(Vec::new());
         }
         let mut taken = machine.devices.clone();
-        for victim in victims.iter().filter_map(|id| self.state.task(*id)?.placement()) {
+        for (victim, _) in victims.iter().filter_map(|id| self.state.placed_as(*id)) {
             taken.take(&victim.devices, false);
         }
         let none = Resources::default();
@@ -170,7 +217,7 @@ impl Turn<'_> {
         machine: &Machine,
         decided: &Assignment,
         overdue: bool,
-    ) -> Result<Vec<TaskId>, Rejection> {
+    ) -> Result<Vec<IncarnationId>, Rejection> {
         let asked = version.spec.asked();
         let mut left = Cow::Borrowed(machine);
         let room = |left: &Machine| self.state.room_on(left, version.is_prod(), decided.lent);
@@ -183,10 +230,9 @@ impl Turn<'_> {
             {
                 break;
             }
-            let id = victim.task;
-            let current = self.state.task(id).and_then(|task| task.running(id)) == Some(*victim);
-            let (Some(theirs), true) =
-                (self.state.job(id.job), current && machine.tasks.contains(&id))
+            let there_as = self.state.placed_as(*victim).filter(|(p, _)| p.machine == machine.id);
+            let (Some(theirs), Some((_, their_version))) =
+                (self.state.job(victim.task.job), there_as)
             else {
                 continue;
             };
@@ -197,15 +243,16 @@ impl Turn<'_> {
                     victims: theirs.priority(),
                 });
             }
-            if !chosen.contains(&id) {
-                let theirs = theirs.version_of(id.index);
-                left.to_mut().gives_back(theirs);
-                there.leaves(theirs);
-                chosen.push(id);
+            if !chosen.contains(victim) {
+                left.to_mut().gives_back(their_version);
+                there.leaves(their_version);
+                chosen.push(*victim);
             }
         }
         if !overdue {
-            let going = chosen.iter().flat_map(|id| self.state.goes_with(*id));
+            // Nobody is served by successors.
+            let tasks = chosen.iter().filter(|id| !self.state.is_successor(**id));
+            let going = tasks.flat_map(|id| self.state.goes_with(id.task));
             self.state
                 .may_disrupt_all(going, self.at)
                 .map_err(|(task, blocked)| DrainRejection::Budget { task, blocked })?;
@@ -226,7 +273,7 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn of(machine: &Machine) -> Self {
-        Self { tasks: machine.tasks.len(), bytes: machine.target_bytes }
+        Self { tasks: machine.told(), bytes: machine.target_bytes }
     }
 
     /// A task of the version goes.
@@ -257,10 +304,12 @@ impl Told {
 
 /// What an assignment comes to when nothing stands against it.
 pub(super) struct Plan {
-    victims: Vec<TaskId>,
+    victims: Vec<IncarnationId>,
     ports: Vec<u16>,
     devices: Vec<DeviceShare>,
     incarnation: u32,
+    /// Whether the ports are of a network of its own.
+    own: bool,
 }
 
 fn check_task(job: &Job, task: &Task, id: TaskId, now: Millis) -> Result<(), Rejection> {
@@ -283,19 +332,27 @@ fn check_task(job: &Job, task: &Task, id: TaskId, now: Millis) -> Result<(), Rej
     }
 }
 
-fn check_machine(job: &Job, index: u32, machine: &Machine) -> Result<(), Rejection> {
+/// Whether a machine takes a task of a version, whatever room it has. A task that leaves a machine is not counted
+/// there.
+fn check_machine(
+    job: &Job,
+    version: &Version,
+    machine: &Machine,
+    leaves: Option<&Machine>,
+) -> Result<(), Rejection> {
     let name = || machine.name.clone();
     let Some(info) = machine.info.as_ref().filter(|_| machine.state == MachineState::Up) else {
         return Err(Rejection::MachineNotUp { machine: name(), state: machine.state });
     };
     let unmet =
-        job.task_spec(index).constraints.iter().find(|c| !c.soft && !c.holds(&info.attributes));
+        version.spec.task.constraints.iter().find(|c| !c.soft && !c.holds(&info.attributes));
     if let Some(constraint) = unmet {
         return Err(Rejection::Constraint { machine: name(), constraint: constraint.to_string() });
     }
     for (number, spread) in job.spec.task.spread.iter().enumerate() {
         let value = machine.attribute(&spread.attribute);
-        let there = job.crowd(number, value);
+        let own = leaves.is_some_and(|from| from.attribute(&spread.attribute) == value);
+        let there = job.crowd(number, value).saturating_sub(u32::from(own));
         if there >= spread.max {
             let (attribute, value) = (spread.attribute.clone(), value.to_owned());
             return Err(Rejection::Crowded { attribute, value, there, most: spread.max });

@@ -199,6 +199,7 @@ impl Turn<'_> {
         if !self.can_stay(found) {
             return self.await_end(found);
         }
+        self.drop_successor(id.task, "a newer incarnation is found");
         if self.state.task(id.task).is_some_and(|task| task.placement().is_some()) {
             let by = format!("its own incarnation {}, placed after the backup", id.number);
             self.evict(id.task, &EvictCause::Preempted { by });

@@ -13,7 +13,7 @@
 use super::CellState;
 use super::turn::Turn;
 use borg_proto::command::RUN_ENDS_SINCE;
-use borg_proto::task::{EvictCause, FailureCause, RunEnd};
+use borg_proto::task::{EvictCause, FailureCause, Placement, RunEnd};
 use borg_proto::wire::pb;
 use borg_proto::{JobId, MachineName, Millis, TaskId, UserName};
 use imbl::{OrdMap, OrdSet};
@@ -232,10 +232,21 @@ impl CellState {
 impl Turn<'_> {
     /// Notes how a run of the present incarnation of a task ended, while its placement is still there.
     pub(super) fn note_run(&mut self, id: TaskId, over: RunOver, told: Option<&RunEnd>) {
+        let Some(placement) = self.state.task(id).and_then(super::Task::placement) else { return };
+        self.note_run_of(id, &placement.clone(), over, told);
+    }
+
+    /// The same of an incarnation that is placed so.
+    pub(super) fn note_run_of(
+        &mut self,
+        id: TaskId,
+        placement: &Placement,
+        over: RunOver,
+        told: Option<&RunEnd>,
+    ) {
         if self.state.level < RUN_ENDS_SINCE {
             return;
         }
-        let Some(placement) = self.state.task(id).and_then(super::Task::placement) else { return };
         let Some(machine) = self.state.machine(placement.machine) else { return };
         let Some(job) = self.state.job(id.job) else { return };
         let owner = job.owner().clone();

@@ -3,10 +3,11 @@
 //! `jobs`, `placement` and `observe` decide which change happens; [`Turn::change_task`] carries it
 //! out and keeps machine, pending index, counts and events in step.
 //!
-//! Invariant: a slot is on at most one machine, and its incarnation number never falls.
+//! Invariant: a slot is on at most one machine, its successor aside, and its incarnation number never falls.
 
 use super::machines::Machine;
 use super::runs::RunOver;
+use super::successors::{Successor, Vain};
 use super::turn::Turn;
 use super::{Job, TaskCounts};
 use crate::event::{EventKind, TaskChange};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 pub struct Task {
     /// Where it is in its life.
     pub state: TaskState,
-    /// How often it was placed so far; the number of its present or last incarnation.
+    /// How often it was placed so far, as a successor too; the number of its newest incarnation.
     pub incarnations: u32,
     /// How often it failed by its own fault so far, restarts by a machine included.
     pub failures: u32,
@@ -44,6 +45,10 @@ pub struct Task {
     pub version: u32,
     /// Whether it is held back until somebody starts it; of a daemon's without its machine, when that comes.
     pub stopped: bool,
+    /// What is to take its place; only while it is placed.
+    pub(crate) successor: Option<Box<Successor>>,
+    /// Of its successors those that came to nothing.
+    pub(crate) vain: Vain,
 }
 
 /// A failure of a task on a machine.
@@ -78,6 +83,8 @@ impl Task {
             pinned: None,
             version,
             stopped: false,
+            successor: None,
+            vain: Vain::default(),
         }
     }
 
@@ -189,8 +196,11 @@ impl Turn<'_> {
         change: TaskChange,
         note: impl FnOnce(&mut Task),
     ) {
-        if let TaskState::Running(placement) = &mut to {
-            self.note_serving(id, placement);
+        match &mut to {
+            TaskState::Running(placement) => self.note_serving(id, placement),
+            TaskState::Pending { .. } | TaskState::Dead { .. } => {
+                self.drop_successor(id, "its task is taken down");
+            }
         }
         let now_at = place_of(&to);
         let now_pending = matches!(to, TaskState::Pending { .. });
@@ -266,12 +276,39 @@ impl Turn<'_> {
             self.note_run(id, RunOver::Evicted(cause.clone()), None);
         }
         self.evict_tenants(id, cause);
+        if self.follows_evicted(id, cause) {
+            return;
+        }
         let lingers = self.state.job(id.job).is_some_and(|job| job.spec.exclusive);
         let to = TaskState::Pending { since: self.at, not_before: Millis(0) };
         self.change_task(id, to, TaskChange::Evicted(cause.clone()), |task| {
             task.last_evict = Some(cause.clone());
             task.lingers = lingers;
         });
+    }
+
+    /// The successor of a task that is pushed out takes its place, if it has one; not when the task is to be
+    /// another version, or nothing at all.
+    fn follows_evicted(&mut self, id: TaskId, cause: &EvictCause) -> bool {
+        let ends = match cause {
+            EvictCause::Updated { .. } | EvictCause::Stopped { .. } | EvictCause::Capped { .. } => {
+                true
+            }
+            EvictCause::Preempted { .. }
+            | EvictCause::MachineDown
+            | EvictCause::Drained
+            | EvictCause::Shrunk
+            | EvictCause::Resized
+            | EvictCause::Reclaimed => false,
+        };
+        let Some(task) = self.state.task(id).filter(|task| !ends && task.successor.is_some())
+        else {
+            return false;
+        };
+        let machine = task.placement().map(|placement| placement.machine);
+        let change = TaskChange::Evicted(cause.clone());
+        self.emit(EventKind::TaskChanged { task: id, change, machine });
+        self.take_over(id, |task| task.last_evict = Some(cause.clone()))
     }
 
     /// The incarnation of an exclusive task that was taken off its machine surely runs no more.
@@ -326,17 +363,9 @@ impl Turn<'_> {
         let at = self.at;
         let (job, machine) = self.pair(id, placement.machine);
         let version = job.version_of(id.index);
-        machine.gives_back(version);
-        machine.target_bytes -= version.target_bytes;
+        machine.releases(version, placement);
+        machine.ends_until(at + job.spec.task.grace_ms);
         machine.tasks.remove(&id);
-        for port in placement.machine_ports() {
-            machine.ports.remove(port);
-        }
-        if let Some(drain) = &mut machine.drain {
-            let drain = Arc::make_mut(drain);
-            drain.ending_until = drain.ending_until.max(at + job.spec.task.grace_ms);
-        }
-        machine.devices.take(&placement.devices, false);
         crowd_out(job, machine);
         if let Some(until) = job.runs_until(placement) {
             job.run_out.remove(&(until, id.index));
@@ -350,7 +379,7 @@ impl Turn<'_> {
         seat(job, machine, id, placement);
     }
 
-    fn pair(&mut self, id: TaskId, machine: MachineId) -> (&mut Job, &mut Machine) {
+    pub(super) fn pair(&mut self, id: TaskId, machine: MachineId) -> (&mut Job, &mut Machine) {
         let job = self.state.jobs.get_mut(&id.job).expect("the job holds the task that changes");
         let machine = self
             .state
@@ -371,11 +400,8 @@ fn place_of(state: &TaskState) -> Option<(MachineId, u32)> {
 /// Takes the room of a placed task on its machine.
 pub(crate) fn seat(job: &mut Job, machine: &mut Machine, id: TaskId, placement: &Placement) {
     let version = job.version_of(id.index);
-    machine.gives(version);
-    machine.target_bytes += version.target_bytes;
+    machine.holds(version, placement);
     machine.tasks.insert(id);
-    machine.ports.extend(placement.machine_ports());
-    machine.devices.take(&placement.devices, true);
     crowd_in(job, machine);
     if let Some(until) = job.runs_until(placement) {
         job.run_out.insert((until, id.index));

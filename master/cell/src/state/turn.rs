@@ -256,6 +256,7 @@ impl<'a> Turn<'a> {
 
     /// What waits for a job's tasks, or for a time, goes on if it may.
     pub(super) fn proceed(&mut self, id: JobId) {
+        self.proceed_successors(id);
         self.proceed_update(id);
         self.fit_revised(id);
         self.run_out(id);

@@ -8,13 +8,14 @@
 //!
 //! All of it is decided here, when entries are applied: a leader has nothing to remember. `begin` says
 //! what may be asked for, `step` which task goes when, `steer` what an owner may say to it, `effect` what
-//! becomes of one task, `order` who is next.
+//! becomes of one task, `first` who is started elsewhere before, `order` who is next.
 //!
 //! Invariants: while an update is open its job has the versions that it leads from and to; what is on its
 //! way is alive and of the new version; a job that is over has none.
 
 mod begin;
 mod effect;
+mod first;
 mod on_the_way;
 mod order;
 mod shrink;
@@ -29,7 +30,7 @@ use borg_proto::task::{Phase, TaskState};
 use borg_proto::update::UpdateOptions;
 use borg_proto::{Health, IndexSet, Millis, TaskId, UserName};
 use imbl::OrdSet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How far an update is.
@@ -86,6 +87,9 @@ pub struct Update {
     pub(crate) place: u32,
     /// Tasks that have the new version and have not served for long enough yet.
     pub(crate) moving: OnTheWay,
+    /// Tasks that are to be started elsewhere before they are taken down, and since when each waits for a
+    /// place there; `None` when it waited for long enough.
+    pub(crate) awaiting: BTreeMap<u32, Option<Millis>>,
     /// Tasks that failed as the new version.
     pub(crate) failed: OrdSet<u32>,
     /// How the first of them did.
@@ -184,8 +188,13 @@ impl Job {
     pub(super) fn update_due(&self) -> Option<Millis> {
         let update = self.update().filter(|update| update.is_rolling())?;
         let passed_over = update.passed_over.then_some(update.since);
-        let due =
-            [update.moving.next_due(), update.blocked_until, update.blocked_due(), passed_over];
+        let due = [
+            update.moving.next_due(),
+            update.blocked_until,
+            update.blocked_due(),
+            passed_over,
+            self.first_due(update),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -210,6 +219,7 @@ impl Job {
                     let task = self.task(index)?;
                     Some(self.told(index, task, update, at))
                 });
+                let first = first.or_else(|| self.told_of_awaiting(update));
                 let blocked = || self.told_blocked(update, at);
                 first.or_else(blocked).unwrap_or_default()
             }

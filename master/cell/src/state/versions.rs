@@ -268,6 +268,7 @@ impl Turn<'_> {
             return;
         }
         let (state, before) = (task.state.clone(), task.version);
+        self.drop_successor(id, "its task has another version");
         self.leave(id, &state);
         let last = self.state.job(id.job).and_then(|job| job.slots_of.get(&before)) == Some(&1);
         if last {
@@ -286,8 +287,9 @@ impl Turn<'_> {
         let mut bare = job.as_ref().clone();
         bare.crowds = bare.spec.task.spread.iter().map(|_| OrdMap::new()).collect();
         for task in &job.tasks {
-            let machine = task.placement().and_then(|placed| self.state.machine(placed.machine));
-            if let Some(machine) = machine {
+            let placed = task.placement().into_iter();
+            let all = placed.chain(task.successor().map(|successor| &successor.placement));
+            for machine in all.filter_map(|placed| self.state.machine(placed.machine)) {
                 super::tasks::crowd_in(&mut bare, machine);
             }
         }

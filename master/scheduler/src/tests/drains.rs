@@ -4,7 +4,8 @@ use super::fixture::{Cell, EVERYTHING, allocs, info, job, within};
 use crate::{Config, Scheduler};
 use borg_proto::command::{Action, Observation, SERVICES_SINCE};
 use borg_proto::disruption::{Disruption, Share};
-use borg_proto::{JobKey, JobSpec, MachineId, Millis, TaskId};
+use borg_proto::update::{Replacement, Revision, UpdateOptions};
+use borg_proto::{JobKey, JobKind, JobSpec, MachineId, Millis, TaskId};
 
 fn cell_of(machines: u32, cpu_milli: u64) -> (Cell, Scheduler) {
     let mut cell = Cell::new();
@@ -172,4 +173,101 @@ fn a_budget_holds_off_preemption_for_a_minute_and_is_named() {
     assert!(scheduler.next_wakeup(cell.now) <= Some(cell.now));
     settle(&mut cell, &mut scheduler);
     assert_eq!((down(&cell), cell.state.forced()), (2, 1));
+}
+
+/// A service of prod that may lose so many.
+fn service(tasks: u32, most: u32) -> JobSpec {
+    let kind = JobKind::Service;
+    budget(JobSpec { kind, retries: 0, ..job(tasks, 200, 1000, 1) }, most)
+}
+
+#[test]
+fn where_there_is_room_who_leaves_is_started_elsewhere_first() {
+    let (mut cell, mut scheduler) = cell_of(2, 4000);
+    let web = submit(&mut cell, &mut scheduler, service(2, 0));
+    settle(&mut cell, &mut scheduler);
+    let home = on(&cell, &web, 0).unwrap();
+    let other = MachineId(1 - home.0);
+    cell.user("admin", drain(&format!("m{}", home.0))).unwrap();
+    cell.tell(&mut scheduler);
+    let leaving = (0..2).filter(|index| on(&cell, &web, *index) == Some(home)).count();
+    for left in (0..leaving).rev() {
+        cell.now = cell.now + Millis(100);
+        let decisions = scheduler.pass(cell.now, EVERYTHING);
+        assert_eq!(decisions.len(), 1, "one at a time");
+        assert!(scheduler.pass(cell.now + Millis(200), EVERYTHING).is_empty(), "it is on its way");
+        cell.place(&decisions);
+        cell.tell(&mut scheduler);
+        let task = decisions[0].task;
+        let why = scheduler.explain(task, cell.now).summary;
+        assert!(why.contains(&format!("its replacement starts on m{}", other.0)), "{why}");
+        let id = cell.successors()[0];
+        let since = cell.now;
+        cell.observe(Observation::TaskUp { id, pid: 1, since, restarts: 0, run: None });
+        cell.now = cell.now + Millis(10_000);
+        cell.master(Action::Advance);
+        cell.tell(&mut scheduler);
+        let still = (0..2).filter(|index| on(&cell, &web, *index) == Some(home)).count();
+        assert_eq!((still, cell.state.job_named(&web).unwrap().down()), (left, 0));
+    }
+    assert!(cell.state.machine(home).unwrap().is_drained());
+}
+
+#[test]
+fn a_plan_of_a_drain_tells_of_replacements_and_how_long_they_take() {
+    let (mut cell, mut scheduler) = cell_of(2, 4000);
+    let web = submit(&mut cell, &mut scheduler, service(2, 0));
+    settle(&mut cell, &mut scheduler);
+    let home = on(&cell, &web, 0).unwrap();
+    let there = (0..2).filter(|index| on(&cell, &web, *index) == Some(home)).count();
+    let admin = "admin".parse().unwrap();
+    let drain = drain(&format!("m{}", home.0));
+    let plan = scheduler.clone().plan_drain(&admin, drain, cell.now).unwrap();
+    assert_eq!((plan.moves.len(), plan.stay), (there, Vec::new()));
+    assert!(plan.foreseen >= Millis(10_000), "each has to run for a while");
+}
+
+#[test]
+fn where_there_is_none_it_moves_within_the_budget_over_the_less_important() {
+    let (mut cell, mut scheduler) = cell_of(2, 2000);
+    let web = submit(&mut cell, &mut scheduler, service(2, 1));
+    settle(&mut cell, &mut scheduler);
+    submit(&mut cell, &mut scheduler, job(2, 50, 1000, 1));
+    settle(&mut cell, &mut scheduler);
+    let home = on(&cell, &web, 0).unwrap();
+    let mut known = drain(&format!("m{}", home.0));
+    if let Action::DrainMachines { leaves, .. } = &mut known {
+        *leaves = Some(1);
+    }
+    cell.user("admin", known).unwrap();
+    cell.tell(&mut scheduler);
+    cell.now = cell.now + Millis(100);
+    let decisions = scheduler.pass(cell.now, EVERYTHING);
+    let moves: Vec<_> = decisions.iter().filter(|d| cell.state.leaves(d.task)).collect();
+    assert!(moves.iter().any(|decision| !decision.victims.is_empty()), "{decisions:?}");
+    cell.place(&decisions);
+    assert_eq!(cell.state.job_named(&web).unwrap().down(), 1);
+}
+
+#[test]
+fn who_waits_for_a_replacement_by_an_update_gets_one_elsewhere() {
+    let (mut cell, mut scheduler) = cell_of(2, 4000);
+    let web = submit(&mut cell, &mut scheduler, service(1, 1));
+    settle(&mut cell, &mut scheduler);
+    let home = on(&cell, &web, 0).unwrap();
+    let replacement = Replacement::First;
+    let options = Box::new(UpdateOptions { replacement, ..UpdateOptions::default() });
+    let update = Action::UpdateJob { job: web.clone(), to: Revision::Restart, options };
+    cell.user("ann", update).unwrap();
+    cell.tell(&mut scheduler);
+    assert!(scheduler.next_wakeup(cell.now).is_some());
+    cell.now = cell.now + Millis(100);
+    let decisions = scheduler.pass(cell.now, EVERYTHING);
+    assert_eq!(decisions.len(), 1);
+    assert_ne!(decisions[0].machine, home);
+    cell.place(&decisions);
+    cell.tell(&mut scheduler);
+    assert_eq!((cell.successors().len(), on(&cell, &web, 0)), (1, Some(home)));
+    cell.now = cell.now + Millis(1_000);
+    assert!(scheduler.pass(cell.now, EVERYTHING).is_empty());
 }

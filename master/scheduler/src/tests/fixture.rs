@@ -2,7 +2,7 @@
 
 use crate::Scheduler;
 use borg_cell::event::Event;
-use borg_cell::state::{Answer, Applied, CellState, Machine};
+use borg_cell::state::{Answer, Applied, CellState, Machine, Task};
 use borg_proto::command::{Action, Assignment, Command, Observation, Principal};
 use borg_proto::machine::MachineAddress;
 use borg_proto::reclamation::Amounts;
@@ -121,10 +121,45 @@ impl Cell {
     }
 
     /// What those who stand on a machine lend, without some.
-    pub(super) fn lent_on(&self, machine: &Machine, gone: &[TaskId]) -> Amounts {
-        let staying = machine.tasks.iter().filter(|task| !gone.contains(task));
-        let ids = staying.filter_map(|task| self.state.task(*task)?.running(*task));
-        ids.fold(Amounts::default(), |sum, id| sum.plus(self.lent_by(id)))
+    pub(super) fn lent_on(&self, machine: &Machine, gone: &[IncarnationId]) -> Amounts {
+        let ids = machine.tasks.iter().filter_map(|task| self.state.task(*task)?.running(*task));
+        let staying = ids.filter(|id| !gone.contains(id));
+        staying.fold(Amounts::default(), |sum, id| sum.plus(self.lent_by(id)))
+    }
+
+    /// What takes room of a machine: tasks and successors.
+    pub(super) fn stand_on(&self, machine: &Machine) -> Vec<IncarnationId> {
+        let tasks = machine.tasks.iter().filter_map(|task| self.state.task(*task)?.running(*task));
+        tasks.chain(self.successors().into_iter().filter(|id| self.is_on(*id, machine))).collect()
+    }
+
+    fn is_on(&self, id: IncarnationId, machine: &Machine) -> bool {
+        self.state.placed_as(id).is_some_and(|(placement, _)| placement.machine == machine.id)
+    }
+
+    pub(super) fn successors(&self) -> Vec<IncarnationId> {
+        let tasks = self.state.jobs().flat_map(|job| self.state.tasks_of(job.id));
+        let number = |task: &Task| Some(task.successor()?.placement.incarnation);
+        tasks
+            .filter_map(|(task, found)| Some(IncarnationId { task, number: number(found)? }))
+            .collect()
+    }
+
+    /// What an incarnation asks for, as the version that it runs.
+    pub(super) fn asked_by(&self, id: IncarnationId) -> Resources {
+        self.state.placed_as(id).map(|(_, version)| version.spec.asked()).unwrap_or_default()
+    }
+
+    /// Whether an incarnation stands as prod does: the version that it runs says so.
+    pub(super) fn is_prod_as(&self, id: IncarnationId) -> bool {
+        self.state.placed_as(id).is_some_and(|(_, version)| version.is_prod())
+    }
+
+    /// Whether a task, or the successor that it waits for, is to stand as prod does.
+    pub(super) fn is_to_be_prod(&self, id: TaskId) -> bool {
+        let job = self.state.job(id.job).unwrap();
+        let next = self.state.awaits_successor(id).and_then(|next| job.version(next));
+        next.unwrap_or_else(|| job.version_of(id.index)).is_prod()
     }
 
     pub(super) fn running(&self) -> Vec<IncarnationId> {
@@ -148,9 +183,18 @@ impl Cell {
         self.state.job(id.job).unwrap().spec.priority
     }
 
-    /// Whether a task stands as prod does: its own version says so.
-    pub(super) fn is_prod(&self, id: TaskId) -> bool {
-        self.state.job(id.job).unwrap().spec_of(id.index).priority.is_prod()
+    /// Whether a decision about a task is about one that stands somewhere: it leaves, or is replaced.
+    pub(super) fn moves(&self, task: TaskId) -> bool {
+        self.state.leaves(task) || self.state.awaits_successor(task).is_some()
+    }
+
+    /// What a task, or the successor that it waits for, asks for: what it takes is its version's to say, the rest
+    /// the newest one's.
+    pub(super) fn wanted(&self, id: TaskId) -> Arc<JobSpec> {
+        let job = self.state.job(id.job).unwrap();
+        let Some(next) = self.state.awaits_successor(id) else { return self.spec(id) };
+        let task = job.version(next).unwrap().spec.task.clone();
+        Arc::new(JobSpec { task, ..job.spec.as_ref().clone() })
     }
 
     /// What a task asks for: what it takes is its version's to say, the rest the newest one's.

@@ -14,7 +14,7 @@ use borg_proto::policy::Policy;
 use borg_proto::reclamation::Number;
 use borg_proto::resources::TASK_ADDRESS;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::update::{Revision, UpdateOptions};
+use borg_proto::update::{Replacement, Revision, UpdateOptions};
 use borg_proto::{
     FailureCause, IndexSet, JobId, JobKey, JobKind, JobSpec, MachineId, MachineInfo, Millis,
     Priority, Privilege, TaskId,
@@ -47,6 +47,7 @@ pub(super) enum Op {
     Lend { pick: prop::sample::Index, quarters: u32 },
     Most { percent: u32 },
     Serve { pick: prop::sample::Index },
+    TakeOver,
     Drain { pick: prop::sample::Index, drained: bool },
     Update { pick: prop::sample::Index, cpu_milli: u64, last: u32 },
     Scale { pick: prop::sample::Index, tasks: u32 },
@@ -82,6 +83,10 @@ pub(super) fn a_job() -> impl Strategy<Value = JobSpec> {
             let labels = gang.then(|| (GANG.to_owned(), String::new())).into_iter().collect();
             let bare = job(tasks, priority, cpu * 250, ram);
             let spec = JobSpec { concurrent, gang, labels, disruption, ..bare };
+            // Of these the tasks have successors.
+            let serves = matches!(together, 5 | 6);
+            let (kind_of, retries) = if serves { (JobKind::Service, 0) } else { (spec.kind, 3) };
+            let spec = JobSpec { kind: kind_of, retries, ..spec };
             with(spec, |task| {
                 let constraint = |attribute: &str, op, value: &str, soft| Constraint {
                     attribute: attribute.into(),
@@ -159,7 +164,8 @@ pub(super) fn an_op() -> impl Strategy<Value = Op> {
         2 => (pick(), a_machine()).prop_map(|(pick, info)| Op::Up { pick, info }),
         1 => pick().prop_map(|pick| Op::Remove { pick }),
         2 => prop_oneof![4 => 0u64..5_000, 1 => 20_000u64..70_000].prop_map(|ms| Op::Wait { ms }),
-        4 => pick().prop_map(|pick| Op::Serve { pick }),
+        6 => pick().prop_map(|pick| Op::Serve { pick }),
+        2 => Just(Op::TakeOver),
         2 => (pick(), any::<bool>()).prop_map(|(pick, drained)| Op::Drain { pick, drained }),
         2 => (pick(), 0usize..4).prop_map(|(pick, users)| Op::Keep { pick, users }),
         2 => (pick(), any::<bool>()).prop_map(|(pick, closed)| Op::Close { pick, closed }),
@@ -225,6 +231,7 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
             }
             let id = *pick.get(&running);
             // No crash: the reference knows of no machines that a task keeps away from.
+            let fails = *fails || cell.spec(id.task).kind == JobKind::Service;
             let failure = fails.then_some(FailureCause::PortTaken { port: 20_000 });
             cell.observe(Observation::TaskEnded { id, at: cell.now, failure, run: None });
         }
@@ -268,12 +275,18 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
             cell.user("admin", if *closed { close } else { Action::OpenMachines { machines } });
         }
         Op::Serve { pick } => {
-            let running = cell.running();
+            let mut running = cell.running();
+            running.extend(cell.successors());
             if !running.is_empty() {
                 let (id, since) = (*pick.get(&running), cell.now);
                 cell.observe(Observation::TaskUp { id, pid: 1, since, restarts: 0, run: None });
             }
         }
+        Op::TakeOver if !cell.successors().is_empty() => {
+            cell.now = cell.now + Millis(10_000);
+            cell.master(Action::Advance);
+        }
+        Op::TakeOver => {}
         Op::Drain { pick, drained } => {
             let Some(id) = machine(cell, pick) else { return };
             let machines = vec![cell.state.machine(id).unwrap().name.clone()];
@@ -296,8 +309,10 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
             let spec = with(job.spec.as_ref().clone(), |task| task.limit.cpu_milli = *cpu_milli);
             let tasks = IndexSet::of_ranges(vec![(0, (*last).min(spec.tasks - 1))]).ok();
             let (job, to) = (job.key.clone(), Revision::Spec(Arc::new(spec)));
-            let options =
-                Box::new(UpdateOptions { tasks, close: true, ..UpdateOptions::default() });
+            let replacement =
+                if *last % 2 == 0 { Replacement::First } else { Replacement::ForMoves };
+            let bare = UpdateOptions::default();
+            let options = Box::new(UpdateOptions { tasks, close: true, replacement, ..bare });
             cell.user("admin", Action::UpdateJob { job, to, options });
         }
         Op::Scale { pick, tasks } => {
@@ -322,7 +337,7 @@ pub(super) fn carry_out(cell: &mut Cell, op: &Op) {
 
 /// Without those about tasks that leave machines, which come after the others.
 fn without_moves(cell: &Cell, decisions: &[Assignment]) -> Vec<Assignment> {
-    let waits = |d: &&Assignment| !cell.state.leaves(d.task);
+    let waits = |d: &&Assignment| !cell.moves(d.task);
     let waiting: Vec<Assignment> = decisions.iter().filter(waits).cloned().collect();
     assert_eq!(waiting[..], decisions[..waiting.len()], "who waits comes first");
     waiting
@@ -413,8 +428,7 @@ impl Twin {
             let Some((_, _, machine, victims)) = reference::best(&cell, weights, task) else {
                 return false;
             };
-            let gone: Vec<TaskId> = victims.iter().map(|victim| victim.task).collect();
-            let lent = cell.lent_on(cell.state.machine(machine).unwrap(), &gone);
+            let lent = cell.lent_on(cell.state.machine(machine).unwrap(), &victims);
             cell.place(&[Assignment { task, machine, victims, lent }]);
             true
         })
@@ -426,7 +440,7 @@ impl Twin {
 fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions: &[Assignment]) {
     let gangs = together(cell, decisions);
     // Whoever moves comes last, and cannot push out whom the same pass placed.
-    let after_others = decisions.first().is_some_and(|first| !cell.state.leaves(first.task));
+    let after_others = decisions.first().is_some_and(|first| !cell.moves(first.task));
     for gang in gangs {
         let job = gang[0].task.job;
         if cell.spec(gang[0].task).gang && !cell.state.leaves(gang[0].task) {
@@ -437,7 +451,7 @@ fn check_and_place(cell: &mut Cell, twin: &mut Twin, weights: Weights, decisions
         for decision in gang {
             let (_, _, machine, victims) = reference::best(&twin.0, weights, decision.task)
                 .expect("the reference finds one too");
-            let free_choice = !(after_others && cell.state.leaves(decision.task));
+            let free_choice = !(after_others && cell.moves(decision.task));
             let (found, chosen) = ((machine, &victims), (decision.machine, &decision.victims));
             assert!(!free_choice || found == chosen, "exact best: {found:?}, not {chosen:?}");
             for victim in &decision.victims {
@@ -471,13 +485,32 @@ fn check_nothing_waits(cell: &Cell, twin: &Twin, weights: Weights, victims: &BTr
     }
 }
 
-/// No task that may leave a machine and has another place is left there.
+/// No task that may leave a machine and has another place is left there, nor waits for room for its successor that
+/// is there.
 fn check_nobody_stays(cell: &Cell, weights: Weights) {
+    for job in cell.state.jobs().filter(|job| cell.state.may_still_prepare(job) > 0) {
+        for index in job.update().into_iter().flat_map(|update| update.awaiting()) {
+            let task = TaskId { job: job.id, index };
+            let may = cell.state.is_replaced_first(task, cell.now);
+            if may && cell.state.awaits_successor(task).is_some() {
+                assert_eq!(reference::with_room(cell, weights, task), None, "{task} waits");
+            }
+        }
+    }
     for machine in cell.state.draining() {
         for task in cell.state.leaving(machine) {
-            if cell.state.stays_for(task, cell.now) == Staying::Place {
-                assert_eq!(reference::within_budgets(cell, weights, task), None, "{task} stays");
+            let awaits = cell.state.awaits_successor(task).is_some();
+            if awaits || cell.state.stays_for(task, cell.now) != Staying::Place {
+                continue;
             }
+            let down = cell.state.stays_down_for(task, cell.now) == Staying::Place;
+            let found = if down {
+                reference::within_budgets(cell, weights, task)
+            } else {
+                // It is not taken down, and its successor pushes nobody out.
+                reference::with_room(cell, weights, task)
+            };
+            assert_eq!(found, None, "{task} stays");
         }
     }
 }

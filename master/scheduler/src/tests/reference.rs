@@ -3,7 +3,7 @@
 
 use super::fixture::Cell;
 use crate::Weights;
-use borg_cell::state::{Job, Machine, MachineState};
+use borg_cell::state::{Job, Machine, MachineState, Task};
 use borg_proto::{IncarnationId, MachineId, Resources, TaskId, UserName};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,6 +17,11 @@ pub(super) fn best(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> 
     let overdue = cell.state.task(task).unwrap().is_overdue(cell.now);
     let beyond = || least(cell, weights, task, Some(Victims::Any)).filter(|_| overdue);
     within_budgets(cell, weights, task).or_else(beyond)
+}
+
+/// The same for a task that pushes nobody out.
+pub(super) fn with_room(cell: &Cell, weights: Weights, task: TaskId) -> Option<Best> {
+    least(cell, weights, task, None)
 }
 
 /// The same for a task that is held off by disruption budgets however long it waits.
@@ -43,8 +48,10 @@ enum Victims {
 }
 
 /// Whether so many may go together by their jobs' budgets, of which one decision uses eight at most.
-fn may_go(cell: &Cell, gone: &[TaskId]) -> bool {
-    let all = gone.iter().flat_map(|task| cell.state.goes_with(*task));
+/// Nobody is served by successors.
+fn may_go(cell: &Cell, gone: &[IncarnationId]) -> bool {
+    let tasks = gone.iter().filter(|id| !cell.state.is_successor(**id));
+    let all = tasks.flat_map(|id| cell.state.goes_with(id.task));
     let all: Vec<TaskId> = all.collect();
     let serves = |t: &&TaskId| {
         cell.state.task(**t).unwrap().placement().unwrap().serves_since.is_some()
@@ -88,7 +95,12 @@ fn on(
     victims: Option<Victims>,
 ) -> Option<Best> {
     let preempting = victims.is_some();
-    let spec = cell.spec(task);
+    let spec = cell.wanted(task);
+    // A successor goes elsewhere.
+    let own = cell.state.task(task).unwrap().placement().map(|placed| placed.machine);
+    if own == Some(machine.id) {
+        return None;
+    }
     let info = machine.info.as_ref().filter(|_| machine.state == MachineState::Up)?;
     let user = &cell.state.job(task.job).unwrap().key.user;
     let kept_from = |users: &Arc<BTreeSet<UserName>>| !users.contains(user);
@@ -110,25 +122,33 @@ fn on(
     let there = |attribute: &str| {
         let here = value(machine, attribute);
         let others = cell.state.tasks_of(task.job).filter(|(id, _)| *id != task);
-        let homes = others.filter_map(|(_, t)| t.placement()).map(|p| p.machine);
+        let both = |t: &Task| {
+            t.placement()
+                .into_iter()
+                .chain(t.successor().map(|s| &s.placement))
+                .map(|p| p.machine)
+                .collect::<Vec<_>>()
+        };
+        let homes = others.flat_map(|(_, t)| both(t));
         homes.filter(|m| value(cell.state.machine(*m).unwrap(), attribute) == here).count() as u64
     };
     if spec.task.spread.iter().any(|s| there(&s.attribute) >= s.max.into()) {
         return None;
     }
     let asked = spec.asked();
-    let mut gone: Vec<TaskId> = Vec::new();
-    let used = |gone: &[TaskId]| {
-        let staying = machine.tasks.iter().filter(|t| !gone.contains(t));
-        staying.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).asked()))
+    let mut gone: Vec<IncarnationId> = Vec::new();
+    let there_are = cell.stand_on(machine);
+    let used = |gone: &[IncarnationId]| {
+        let staying = there_are.iter().filter(|t| !gone.contains(t));
+        staying.fold(Resources::default(), |sum, t| sum.plus(&cell.asked_by(*t)))
     };
     // Whole devices have to be idle, a part has to be free of a single one.
-    let devices_fit = |gone: &[TaskId]| {
+    let devices_fit = |gone: &[IncarnationId]| {
         asked.devices.iter().all(|(name, amount)| {
             let all = info.capacity.devices.get(name).copied().unwrap_or(0) / 1000;
             let mut free: Vec<u64> = vec![1000; usize::try_from(all).unwrap()];
-            for task in machine.tasks.iter().filter(|t| !gone.contains(t)) {
-                let placement = cell.state.task(*task).unwrap().placement().unwrap();
+            for id in there_are.iter().filter(|t| !gone.contains(t)) {
+                let placement = cell.state.placed_as(*id).unwrap().0;
                 for share in placement.devices.iter().filter(|share| share.name == *name) {
                     free[usize::from(share.number)] -= u64::from(share.milli);
                 }
@@ -140,12 +160,13 @@ fn on(
         })
     };
     // The limits of prod have room of their own; others may stand on what is lent.
-    let prod = cell.is_prod(task);
-    let left = |gone: &[TaskId]| {
+    let prod = cell.is_to_be_prod(task);
+    let left = |gone: &[IncarnationId]| {
         let mut without = machine.clone();
-        let staying = |t: &&TaskId| !gone.contains(t);
-        let of_prod = machine.tasks.iter().filter(staying).filter(|t| cell.is_prod(**t));
-        let of_prod = of_prod.fold(Resources::default(), |sum, t| sum.plus(&cell.spec(*t).asked()));
+        let staying = |t: &&IncarnationId| !gone.contains(t);
+        let prods = |t: &&IncarnationId| cell.is_prod_as(**t);
+        let of_prod = there_are.iter().filter(staying).filter(prods);
+        let of_prod = of_prod.fold(Resources::default(), |sum, t| sum.plus(&cell.asked_by(*t)));
         let (all, lent) = (used(gone), cell.lent_on(machine, gone));
         let most = cell.state.reclaims().numbers.most_percent;
         let mut left = info.capacity.minus(&all);
@@ -166,16 +187,15 @@ fn on(
         assert_eq!(without.room(prod, lent, most), left, "the state has the same rule");
         left
     };
-    let fits = |gone: &[TaskId]| asked.fits_in(&left(gone)) && devices_fit(gone);
+    let fits = |gone: &[IncarnationId]| asked.fits_in(&left(gone)) && devices_fit(gone);
     if preempting {
-        let mut candidates: Vec<TaskId> = machine
-            .tasks
+        let mut candidates: Vec<IncarnationId> = there_are
             .iter()
             .copied()
-            .filter(|t| spec.priority.may_preempt(cell.priority(*t)))
-            .filter(|t| cell.spec(*t).alloc_set.is_none())
+            .filter(|t| spec.priority.may_preempt(cell.priority(t.task)))
+            .filter(|t| cell.spec(t.task).alloc_set.is_none())
             .collect();
-        candidates.sort_by_key(|t| (cell.priority(*t), std::cmp::Reverse(*t)));
+        candidates.sort_by_key(|t| (cell.priority(t.task), std::cmp::Reverse(t.task)));
         for candidate in candidates {
             if fits(&gone) {
                 break;
@@ -186,7 +206,8 @@ fn on(
             }
         }
         for spared in gone.clone().into_iter().rev() {
-            let without: Vec<TaskId> = gone.iter().copied().filter(|t| *t != spared).collect();
+            let without: Vec<IncarnationId> =
+                gone.iter().copied().filter(|t| *t != spared).collect();
             if fits(&without) {
                 gone = without;
             }
@@ -227,9 +248,9 @@ fn on(
         });
     }
     // What the other kind of work has of the machine before anybody is pushed out.
-    let is_other = |t: &&TaskId| cell.is_prod(**t) != cell.is_prod(task);
-    let others = machine.tasks.iter().filter(is_other);
-    let others: u64 = others.map(|t| cell.spec(*t).asked().cpu_milli).sum();
+    let is_other = |t: &&IncarnationId| cell.is_prod_as(**t) != prod;
+    let others = there_are.iter().filter(is_other);
+    let others: u64 = others.map(|t| cell.asked_by(*t).cpu_milli).sum();
     let mix = share(others, info.capacity.cpu_milli);
     let soft =
         spec.task.constraints.iter().filter(|c| c.soft && !c.holds(&info.attributes)).count();
@@ -241,9 +262,8 @@ fn on(
         + i64::from(weights.power_crowd) * in_power
         - i64::from(weights.mix) * mix
         + i64::from(weights.soft) * (1 << 14) * soft;
-    let highest = || gone.iter().map(|t| cell.priority(*t).get()).max().unwrap_or(0);
-    let many = || gone.iter().map(|t| 1 + inside(cell, *t)).sum();
+    let highest = || gone.iter().map(|t| cell.priority(t.task).get()).max().unwrap_or(0);
+    let many = || gone.iter().map(|t| 1 + inside(cell, t.task)).sum();
     let loss = preempting.then(|| (highest(), many()));
-    let victims = gone.iter().map(|t| cell.state.task(*t).unwrap().running(*t).unwrap()).collect();
-    Some((loss, cost, machine.id, victims))
+    Some((loss, cost, machine.id, gone))
 }

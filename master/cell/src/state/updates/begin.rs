@@ -247,6 +247,7 @@ impl Turn<'_> {
         let (id, at) = (asked.job, self.at);
         // What is due already is as the version says that is still in force.
         self.tick(id);
+        self.drop_successors_of(id, "its job is updated");
         let Some(before) = self.state.jobs.get(&id).cloned() else { return };
         let spec = asked.spec.clone();
         let (there, wanted) = (before.slots(), before.slots_under(&spec));
@@ -377,6 +378,7 @@ fn begin(job: &mut Job, asked: &Prepared, at: Millis) {
         reach: asked.reach.clone(),
         place: 0,
         moving: OnTheWay::default(),
+        awaiting: BTreeMap::new(),
         failed: OrdSet::new(),
         trouble: String::new(),
         blocked_until: None,

@@ -62,7 +62,7 @@ pub const MOST_TRIED: usize = 2_000;
 
 /// Whether tasks of other versions need a new process, found out once for each.
 pub(super) struct Judge {
-    to: Arc<Version>,
+    pub(super) to: Arc<Version>,
     known: BTreeMap<u32, Option<String>>,
 }
 
@@ -257,6 +257,7 @@ impl Turn<'_> {
         let machine = place.machine;
         // On a machine of which more is promised than it has it may stand as it stood.
         let lent = self.state.machine(machine).map(Machine::overdrawn).unwrap_or_default();
+        self.drop_successor(id, "its task starts anew");
         self.note_disruption(id);
         self.evict(id, &EvictCause::Updated { version });
         self.change_version(id, version);

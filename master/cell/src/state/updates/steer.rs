@@ -80,8 +80,14 @@ impl Turn<'_> {
 
     pub(super) fn set_update_state(&mut self, id: JobId, state: UpdateState) {
         let at = self.at;
+        if matches!(state, UpdateState::Paused { .. }) {
+            self.drop_successors_of(id, "the update is paused");
+        }
         if let Some(update) = &mut self.job_mut(id).update {
             let update = Arc::make_mut(update);
+            if state != UpdateState::Rolling {
+                update.await_no_more();
+            }
             (update.state, update.since) = (state, at);
         }
         self.stir(id);
@@ -115,6 +121,7 @@ impl Turn<'_> {
             order: update.options.order.clone(),
             on_failure: update.options.on_failure,
             failures: update.options.failures,
+            replacement: update.options.replacement,
         };
         let spec = with_budget(&job.spec, self.spec_to_go_back_to(&job, &before.spec));
         let note = format!("back to version {}", update.from);

@@ -46,6 +46,25 @@ impl Turn<'_> {
         updated.into_iter().for_each(|id| self.stir(id));
     }
 
+    /// A task's successor has taken over as another version: the update that it is of waits for it as for others.
+    pub(in crate::state) fn is_on_its_way(&mut self, id: TaskId) {
+        let Some(task) = self.state.task(id).cloned() else { return };
+        let update = self.job_mut(id.job).update.as_mut();
+        if let Some(update) = update.filter(|update| update.to == task.version) {
+            Arc::make_mut(update).sets_out(id.index, &task);
+        }
+    }
+
+    /// A task's successor as that version came to nothing: it may say something against an update.
+    pub(in crate::state) fn trouble_with_successor(&mut self, id: TaskId, version: u32, why: &str) {
+        let Some(job) = self.state.job(id.job) else { return };
+        let of_it = |update: &&Update| update.to == version && !update.goes_back();
+        let other = job.task(id.index).is_some_and(|task| task.version != version);
+        if other && job.update().filter(of_it).is_some() {
+            self.note_trouble(id, format!("task {} failed to be replaced: {why}", id.index));
+        }
+    }
+
     fn note_trouble(&mut self, id: TaskId, trouble: String) {
         if let Some(update) = &mut self.job_mut(id.job).update {
             Arc::make_mut(update).note(id.index, &trouble);
@@ -80,6 +99,9 @@ impl Turn<'_> {
             return;
         }
         update.settle(&job, self.at);
+        if update.state == UpdateState::Rolling {
+            self.settle_awaiting(id, &mut update);
+        }
         let bad = !update.goes_back() && update.failures() > update.options.failures;
         if bad {
             self.job_mut(id).update = Some(Arc::new(update.clone()));
@@ -103,6 +125,7 @@ impl Turn<'_> {
         }
         let over = update.state == UpdateState::Rolling
             && update.moving.count() == 0
+            && update.awaiting.is_empty()
             && update.place >= update.places(job.slots());
         self.job_mut(id).update = Some(Arc::new(update));
         if over {
@@ -132,8 +155,11 @@ impl Turn<'_> {
     fn blocked_too_long(&self, id: JobId, update: &Update) -> Option<String> {
         update.blocked_due().filter(|due| *due <= self.at)?;
         let job = self.state.job(id)?;
-        let (index, why) =
-            (update.at_place(update.place, job.slots())?, job.may_lose_one(self.at).err()?);
+        let tasks = job.slots();
+        let next = || update.at_place(update.place, tasks);
+        let has_next = update.place < update.places(tasks);
+        let index = if has_next { next() } else { update.waited_in_vain() }?;
+        let why = job.may_lose_one(self.at).err()?;
         Some(format!("task {index} could not go within {} s: {why}", update.deadline_s()))
     }
 
@@ -157,7 +183,7 @@ impl Turn<'_> {
     }
 
     /// A task has the new version and is waited for.
-    fn sets_out(&self, id: TaskId, update: &mut Update) {
+    pub(super) fn sets_out(&self, id: TaskId, update: &mut Update) {
         if let Some(task) = self.state.task(id) {
             update.sets_out(id.index, task);
         }
@@ -201,6 +227,9 @@ impl Turn<'_> {
             let Some(job) = self.state.job(id) else { return };
             let (tasks, at_once) = (job.slots(), job.at_once(update));
             if update.place >= update.places(tasks) {
+                if update.waited_in_vain().is_some() {
+                    update.blocked_since = blocked_since.or(Some(self.at));
+                }
                 return;
             }
             let index = update.at_place(update.place, tasks);
@@ -212,10 +241,15 @@ impl Turn<'_> {
                 continue;
             };
             if !self.update_in_place(next, judge, true) {
-                let moving = update.moving.count();
+                let moving = update.under_way();
                 // With none on its way it is the budget that is in the way, also one of zero.
                 if moving > 0 && moving >= at_once {
                     return;
+                }
+                if self.goes_first(next, update, judge) {
+                    self.await_successor(next, update);
+                    update.place += 1;
+                    continue;
                 }
                 if let Err(blocked) = self.state.may_disrupt(next, self.at) {
                     match blocked {
@@ -310,6 +344,11 @@ fn trouble(
         | TaskChange::Renewed
         | TaskChange::Released
         | TaskChange::Placed { .. }
+        | TaskChange::Awaits
+        | TaskChange::Prepared { .. }
+        | TaskChange::Preparing { .. }
+        | TaskChange::Unprepared { .. }
+        | TaskChange::Replaced { .. }
         | TaskChange::Up { .. }
         | TaskChange::Address(_)
         | TaskChange::Evicted(_)

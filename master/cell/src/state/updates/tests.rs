@@ -5,7 +5,7 @@ use crate::state::{Answer, JobState};
 use borg_proto::command::{Action, Observation};
 use borg_proto::disruption::{Disruption, Rate, Share};
 use borg_proto::health::{HealthCheck, Probe};
-use borg_proto::update::{OnFailure, Order, Revision, Steer};
+use borg_proto::update::{OnFailure, Order, Replacement, Revision, Steer};
 use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Priority};
 use std::sync::Arc;
 
@@ -44,8 +44,10 @@ fn run(cell: &mut Cell, spec: JobSpec, machines: &[MachineId]) -> JobId {
     job
 }
 
+/// Whoever cannot stay is taken down all the same; what is started elsewhere first is with `successors`.
 fn quick() -> UpdateOptions {
-    UpdateOptions { min_healthy_ms: Millis(1_000), ..UpdateOptions::default() }
+    let replacement = Replacement::InPlace;
+    UpdateOptions { min_healthy_ms: Millis(1_000), replacement, ..UpdateOptions::default() }
 }
 
 fn ask(cell: &mut Cell, by: &str, to: Revision, options: UpdateOptions) -> Result<u32, Rejection> {
