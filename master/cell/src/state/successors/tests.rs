@@ -174,7 +174,7 @@ fn one_that_fails_is_tried_elsewhere_and_after_three_the_budget_decides() {
     assert_eq!(on(&cell, job, 0), Some(one), "it never went away");
     assert_eq!(cell.state.job(job).unwrap().down(), 0);
     let refused = cell.place(job, 0, two).unwrap_err().to_string();
-    assert!(refused.contains("its disruption budget is 0"), "{refused}");
+    assert!(refused.contains("the disruption budget of ann/web is 0"), "{refused}");
     cell.wait(VAIN_REST.0);
     cell.place(job, 0, two).unwrap();
     assert!(task(&cell, job, 0).successor().is_some(), "after a while it is tried again");
