@@ -16,6 +16,8 @@ use borg_proto::identity::any_master_name;
 use borg_proto::rpc::{self, BorgmasterClient, Timeouts, borgmaster_client, channel};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -56,6 +58,12 @@ pub struct Client {
     user: UserName,
     at: Option<At>,
     consistent: bool,
+    /// Begins the request ids of what this client changes.
+    request: String,
+    /// Whether somebody chose it, and so may repeat what was done under it.
+    repeats: bool,
+    /// How many request ids it gave.
+    changes: Arc<AtomicU32>,
 }
 
 impl Client {
@@ -79,6 +87,9 @@ impl Client {
             user: target.user.clone(),
             at: target.at,
             consistent: target.consistent,
+            repeats: target.request_id.is_some(),
+            request: target.request_id.clone().unwrap_or_else(request_id),
+            changes: Arc::default(),
         })
     }
 
@@ -98,6 +109,26 @@ impl Client {
     #[must_use]
     pub fn masters(&self) -> usize {
         self.masters.len()
+    }
+
+    /// The request id of the next change. What begins with the same `--request-id` and changes the same
+    /// things in the same order has the same ones, and is done once.
+    #[must_use]
+    pub fn request_id(&self) -> String {
+        // Apart from those with a number of their own.
+        format!("{}.{}", self.request, self.changes.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The request id of a change that has a number of its own.
+    #[must_use]
+    pub fn request_id_of(&self, number: u32) -> String {
+        format!("{}-{number}", self.request)
+    }
+
+    /// Whether what is asked may have been done before, under the same `--request-id`.
+    #[must_use]
+    pub fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// How long one call may take in all.
@@ -200,8 +231,11 @@ impl Client {
     fn given_up(&self, what: &str, kind: Kind, silent: &BTreeMap<String, String>) -> Failure {
         let time = humantime::format_duration(self.timeout);
         let known = match kind {
-            Kind::Read => "",
-            Kind::Change => "; it may or may not have been done",
+            Kind::Read => String::new(),
+            Kind::Change => format!(
+                "; it may or may not have been done: said again with --request-id {}, it is done once",
+                self.request
+            ),
         };
         let masters = self.masters.len();
         let mut text =

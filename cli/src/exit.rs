@@ -64,6 +64,12 @@ impl Failure {
         Self { code, text: text.into() }
     }
 
+    /// What would be refused with a gRPC status code: the plan of a thing ends as the thing itself would.
+    #[must_use]
+    pub fn planned(code: i32, why: &str) -> Self {
+        Self::from(tonic::Status::new(tonic::Code::from_i32(code), why))
+    }
+
     /// The reader of our output had enough, as `head` does: nothing to complain about.
     #[must_use]
     pub fn reader_gone() -> Self {

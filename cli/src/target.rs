@@ -59,6 +59,18 @@ pub struct TargetArgs {
     /// Show nothing older than this moment: a majority of the masters is asked (status, machines, why, resolve)
     #[arg(long, global = true, conflicts_with = "at")]
     pub consistent: bool,
+    /// Names what is changed: said again with the same one, it is done once [default: a new one]
+    #[arg(long, global = true, value_name = "ID", value_parser = request_name)]
+    pub request_id: Option<String>,
+}
+
+/// A request id that leaves room for a number behind it.
+fn request_name(text: &str) -> Result<String, String> {
+    const MOST: usize = 53;
+    if (1..=MOST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("is not 1 to {MOST} letters, digits and signs"))
 }
 
 /// A cell, and who we are there.
@@ -76,6 +88,8 @@ pub struct Target {
     pub at: Option<At>,
     /// Whether reads must not be older than the moment of asking.
     pub consistent: bool,
+    /// What the request ids of changes begin with; random when left out.
+    pub request_id: Option<String>,
 }
 
 /// The directory of the local cell: `$XDG_STATE_HOME/borg/local`, else
@@ -146,6 +160,7 @@ impl TargetArgs {
             timeout: self.timeout,
             at: self.at,
             consistent: self.consistent,
+            request_id: self.request_id.clone(),
         })
     }
 

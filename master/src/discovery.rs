@@ -68,7 +68,7 @@ impl Wanted {
             T: std::str::FromStr<Err = NameError>,
         {
             let read = |text: &String| text.parse().map_err(|why| format!("{name}: {why}\n"));
-            text.filter(|text| !text.is_empty()).map(read).transpose()
+            text.map(read).transpose()
         }
         Ok(Self {
             job: field("job", asked.job.as_ref())?,
@@ -231,6 +231,8 @@ mod tests {
         assert_eq!(shown(&cell, Some("ann/no"), None, None), [""; 0]);
         let bad = Wanted::read(&Asked { job: Some("web".into()), ..Asked::default() }).unwrap_err();
         assert!(bad.starts_with("job: ") && bad.contains("is not USER/JOB"), "{bad}");
+        let asked = |job: &str| Asked { job: Some(job.into()), ..Asked::default() };
+        assert!(Wanted::read(&asked("")).is_err(), "a name that is missing is not every name");
     }
 
     #[test]

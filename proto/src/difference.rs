@@ -3,6 +3,7 @@
 //! Values of the environment are not told: people keep secrets there, and what is told here ends in
 //! the logs of build machines.
 
+use crate::cron::Cron;
 use crate::disruption::Disruption;
 use crate::names::shorten;
 use crate::spec::{JobSpec, TaskSpec};
@@ -71,7 +72,7 @@ impl JobSpec {
         found.maybe("deadline_ms", deadline_ms.as_ref(), new.deadline_ms.as_ref());
         found.maybe("keep_data_ms", keep_data_ms.as_ref(), new.keep_data_ms.as_ref());
         found.shown("rescue", rescue, &new.rescue);
-        found.maybe("cron", cron.as_ref(), new.cron.as_ref());
+        found.cron(cron.as_ref(), new.cron.as_ref());
         found.pairs("labels", labels, &new.labels, false);
         let (budget, wanted) = (self.effective_disruption(), new.effective_disruption());
         let most = |budget: Option<Disruption>| budget.map(|budget| budget.most);
@@ -148,6 +149,19 @@ impl Found {
         }
     }
 
+    fn cron(&mut self, old: Option<&Cron>, new: Option<&Cron>) {
+        let (Some(old), Some(new)) = (old, new) else {
+            return self.maybe("cron", old, new);
+        };
+        let Cron { schedule, overlap, catch_up, start_by_ms, keep_finished, keep_failed } = old;
+        self.shown("cron.schedule", schedule, &new.schedule);
+        self.shown("cron.overlap", overlap, &new.overlap);
+        self.shown("cron.catch_up", catch_up, &new.catch_up);
+        self.maybe("cron.start_by_ms", start_by_ms.as_ref(), new.start_by_ms.as_ref());
+        self.shown("cron.keep_finished", keep_finished, &new.keep_finished);
+        self.shown("cron.keep_failed", keep_failed, &new.keep_failed);
+    }
+
     fn task(&mut self, old: &TaskSpec, new: &TaskSpec) {
         let TaskSpec {
             command,
@@ -209,6 +223,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cron::Overlap;
     use std::sync::Arc;
 
     fn spec() -> JobSpec {
@@ -251,5 +266,19 @@ mod tests {
         Arc::make_mut(&mut new.task).env.insert("TOKEN".into(), "another secret".into());
         let told = told(&new);
         assert_eq!(told, [r#"task.env.TOKEN: Some("(hidden)") -> Some("(hidden)")"#]);
+    }
+
+    #[test]
+    fn a_cron_job_differs_field_by_field() {
+        let with = |schedule: &str, overlap| {
+            let cron = Cron { overlap, ..Cron::new(schedule.parse().unwrap()) };
+            JobSpec { cron: Some(cron), ..spec() }
+        };
+        let (old, new) = (with("0 0 1 1 *", Overlap::Forbid), with("5 0 1 1 *", Overlap::Replace));
+        let told: Vec<_> = old.differences(&new).into_iter().map(|d| (d.field, d.new)).collect();
+        let expected = [("cron.schedule", "5 0 1 1 *"), ("cron.overlap", "replace")];
+        let expected = expected.map(|(field, new)| (field.to_owned(), Some(new.to_owned())));
+        assert_eq!(told, expected);
+        assert_eq!(spec().differences(&new)[0].field, "cron", "all of it is new");
     }
 }

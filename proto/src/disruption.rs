@@ -31,7 +31,10 @@ pub enum Share {
 
 /// A share as it is written: `3`, or `"10%"`.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a budget is a number of tasks, as in 3, or a share of them, as in \"10%\""
+)]
 enum Written {
     Number(u32),
     Text(String),

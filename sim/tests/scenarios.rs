@@ -327,7 +327,7 @@ impl Scene {
                 &format!("maintenance: {out} out, {} left, {} done\n", one.left.len(), one.done);
         }
         if let Some(waits) = waits {
-            text += &format!("waits for: {waits}\n");
+            text += &format!("stays: {waits}\n");
         }
         text
     }

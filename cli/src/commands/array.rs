@@ -3,7 +3,8 @@
 use super::history::say_when;
 use super::inspect::get_job;
 use super::names;
-use crate::client::{Client, Kind, request_id};
+use super::select::SelectArgs;
+use crate::client::{Client, Kind};
 use crate::exit::Failure;
 use crate::output::views::Task;
 use crate::output::{Output, note};
@@ -59,22 +60,23 @@ pub(super) struct TaskIdsArgs {
     /// Only those; may be given several times [default: all]
     #[arg(long, value_enum)]
     filter: Vec<Filter>,
+    #[command(flatten)]
+    which: SelectArgs,
     /// How they are printed
     #[arg(long, value_enum, default_value = "ranges")]
     format: Shape,
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true))]
+#[command(group = clap::ArgGroup::new("which").args(["tasks", "labels", "filter"]).multiple(true).required(true))]
 pub(super) struct RerunArgs {
     /// JOB or USER/JOB, a batch job
     job: String,
-    /// Which tasks, as in 0-3,7
-    #[arg(long, value_name = "INDEXES", group = "which")]
-    tasks: Option<IndexSet>,
-    /// Those that ended so; may be given several times
-    #[arg(long, value_enum, group = "which")]
+    /// Only those that ended so; may be given several times
+    #[arg(long, value_enum)]
     filter: Vec<Filter>,
+    #[command(flatten)]
+    which: SelectArgs,
 }
 
 pub(super) async fn task_ids(
@@ -83,7 +85,7 @@ pub(super) async fn task_ids(
     out: Output,
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
-    let found = find(client, &key, &args.filter, out).await?;
+    let found = find(client, &key, &args.filter, &args.which, out).await?;
     if out.is_json() {
         return out.json(&serde_json::json!({ "job": key, "tasks": found }), false);
     }
@@ -100,14 +102,17 @@ async fn find(
     client: &mut Client,
     key: &JobKey,
     filters: &[Filter],
+    which: &SelectArgs,
     out: Output,
 ) -> Result<Vec<u32>, Failure> {
+    let chosen = which.chosen(client, key).await?;
     let answer = get_job(client, &format!("tasks of {key}"), key).await?;
     say_when(client, out, answer.read.as_ref());
     let wanted =
         |task: &Task| filters.is_empty() || filters.iter().any(|filter| filter.takes(task.phase));
+    let is_chosen = |task: &Task| chosen.as_ref().is_none_or(|set| set.contains(task.index));
     let tasks = answer.tasks.into_iter().map(Task::from);
-    Ok(tasks.filter(wanted).map(|task| task.index).collect())
+    Ok(tasks.filter(is_chosen).filter(wanted).map(|task| task.index).collect())
 }
 
 pub(super) async fn rerun(
@@ -116,17 +121,19 @@ pub(super) async fn rerun(
     out: Output,
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
-    let tasks: Vec<u32> = match args.tasks {
-        Some(tasks) => tasks.iter().collect(),
-        None => find(client, &key, &args.filter, out).await?,
+    // What is named and cannot run again is for the cell to refuse.
+    let tasks: Vec<u32> = if args.filter.is_empty() {
+        args.which.chosen(client, &key).await?.iter().flat_map(IndexSet::iter).collect()
+    } else {
+        find(client, &key, &args.filter, &args.which, out).await?
     };
     if tasks.is_empty() {
         let which: Vec<String> = args.filter.iter().map(|filter| filter.word()).collect();
         note(&format!("{key} has no tasks that are {}", which.join(" or ")));
         return Ok(());
     }
-    let message =
-        pb::RerunRequest { job: key.to_string(), tasks: tasks.clone(), request_id: request_id() };
+    let request_id = client.request_id();
+    let message = pb::RerunRequest { job: key.to_string(), tasks: tasks.clone(), request_id };
     let what = format!("rerun {key}");
     let answer =
         client.call(&what, Kind::Change, message, async |mut to, request| to.rerun(request).await);

@@ -3,7 +3,7 @@
 //! Saving and settling ask the cell; inspecting and restoring need no more than the file, as there
 //! may be no cell any more.
 
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::Failure;
 use crate::output::Output;
 use borg_proto::wire::pb;
@@ -51,7 +51,7 @@ pub(super) async fn run(
 }
 
 async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
-    let message = pb::SettleRequest { request_id: request_id() };
+    let message = pb::SettleRequest { request_id: client.request_id() };
     let answer = client
         .call("settle", Kind::Change, message, async |mut master, request| {
             master.settle(request).await

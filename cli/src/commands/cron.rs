@@ -2,8 +2,8 @@
 
 use super::history::say_when;
 use super::inspect::get_job;
-use super::names;
-use crate::client::{Client, Kind, request_id};
+use super::{examples, names};
+use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::views::{Job, Read};
 use crate::output::{Output, table};
@@ -15,12 +15,16 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(super) enum CronCommand {
     /// Make no more runs of a cron job until it is resumed; what runs goes on
+    #[command(after_help = examples::CRON_PAUSE)]
     Pause(CronJob),
     /// Make runs again, from the next tick on
+    #[command(after_help = examples::CRON_RESUME)]
     Resume(CronJob),
     /// Make a run now, as if there was a tick
+    #[command(after_help = examples::CRON_RUN)]
     Run(CronJob),
     /// Show what became of the last ticks, the newest first
+    #[command(after_help = examples::CRON_HISTORY)]
     History(CronJob),
 }
 
@@ -49,7 +53,7 @@ pub(super) async fn run(
         CronCommand::History(args) => return history(client, &args.job, out).await,
     };
     let job = names::job(&job, client.user())?.to_string();
-    let request_id = request_id();
+    let request_id = client.request_id();
     let message = pb::OrderCronRequest { job: job.clone(), order: order.into(), request_id };
     let what = format!("cron job {job}");
     let answer = client

@@ -1,15 +1,18 @@
 //! `drain`, `undrain` and `drains`: empty machines for maintenance, and follow how far that is.
 
 use super::history::say_when;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::clock;
+use crate::config::units;
 use crate::exit::{Code, Failure};
 use crate::output::drains::{DrainedMachine, Drains, Maintenance, Plan};
 use crate::output::views::Read;
 use crate::output::{Output, age, note};
-use borg_proto::MachineName;
 use borg_proto::disruption::Share;
+use borg_proto::machine::MAX_DRAIN_TIME;
+use borg_proto::names::shorten;
 use borg_proto::wire::pb;
+use borg_proto::{MachineName, Millis};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,13 +47,16 @@ pub(super) struct DrainArgs {
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// How long each machine may take; then what is left is pushed out whatever disruption budgets say
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
-    deadline: Duration,
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = deadline)]
+    deadline: Millis,
+    /// Push out at once all that is there, whatever disruption budgets say
+    #[arg(long, conflicts_with = "deadline")]
+    now: bool,
     /// One after the other: the next begins when one is undrained, or has restarted empty
     #[arg(long)]
     rolling: bool,
     /// With --rolling: how many may be out of service at a time, a number or a share of the machines
-    #[arg(long, value_name = "N|N%", default_value = "5%", requires = "rolling")]
+    #[arg(long, value_name = "N|N%", default_value = "5%", requires = "rolling", value_parser = batch)]
     batch: Share,
     /// Drain so much that only so many machines are left that take tasks
     #[arg(long, value_name = "N")]
@@ -77,6 +83,33 @@ pub(super) struct DrainsArgs {
     /// Show it anew each second
     #[arg(long)]
     watch: bool,
+}
+
+fn deadline(text: &str) -> Result<Millis, String> {
+    let time = units::duration_within(text, Millis(0), MAX_DRAIN_TIME)?;
+    if time == Millis(0) {
+        return Err("pushes out at once all that is there, over all disruption budgets: if that is meant, say \
+                    --now in its place"
+            .to_owned());
+    }
+    Ok(time)
+}
+
+/// A number of machines, or a share of them: at least one, and not more than all.
+fn batch(text: &str) -> Result<Share, String> {
+    let share: Share = text.parse().map_err(|_| {
+        format!(
+            "{:?} is neither a number of machines, as in 3, nor a share, as in 10%",
+            shorten(text)
+        )
+    })?;
+    match share {
+        Share::Tasks(0) | Share::Percent(0) => Err(format!(
+            "{share} machines at a time never end: allowed are 1 or more, or 1% to 100%"
+        )),
+        Share::Percent(101..) => Err(format!("{share} is outside 1% to 100%")),
+        Share::Tasks(_) | Share::Percent(_) => Ok(share),
+    }
 }
 
 impl Which {
@@ -144,19 +177,20 @@ pub(super) async fn drain(
 ) -> Result<(), Failure> {
     let names = args.which.names(client, args.all).await?;
     let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    let within = if args.now { Millis(0) } else { args.deadline };
     let at_once = args.rolling.then(|| args.batch.of(count).max(1));
     let message = pb::DrainMachinesRequest {
         machines: names.clone(),
         reason: args.reason,
-        within_ms: u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX),
+        within_ms: within.0,
         at_once,
         leaves: args.force_with,
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     if args.dry_run {
         return plan(client, message, out).await;
     }
-    let (deadline, what) = (args.deadline, several(&names));
+    let what = several(&names);
     let answer = client
         .call(&format!("drain {what}"), Kind::Change, message, async |mut to, request| {
             to.drain_machines(request).await
@@ -166,8 +200,9 @@ pub(super) async fn drain(
         let done = serde_json::json!({ "machines": names, "index": answer.index });
         out.json(&done, args.watch)?;
     } else {
-        let time = humantime::format_duration(deadline);
+        let time = humantime::format_duration(Duration::from_millis(within.0));
         let how = match at_once {
+            None if args.now => format!("draining {what}: what is there is pushed out at once"),
             None => format!("draining {what}: what is left after {time} is pushed out"),
             Some(1) => format!("draining {what}, one at a time, each within {time}"),
             Some(many) => format!("draining {what}, {many} at a time, each within {time}"),
@@ -195,12 +230,13 @@ async fn plan(
             to.plan_drain(request).await
         })
         .await?;
+    let code = answer.refusal_code;
     let plan = Plan::from(answer);
+    if !plan.refusal.is_empty() {
+        return Err(Failure::planned(code, &plan.refusal).context("would be refused"));
+    }
     if out.is_json() {
         return out.json(&plan, false);
-    }
-    if !plan.refusal.is_empty() {
-        return Err(Failure::new(Code::Refused, format!("would be refused: {}", plan.refusal)));
     }
     let rows = plan.moves.iter().map(|one| {
         let over = if one.victims.is_empty() {
@@ -232,7 +268,7 @@ pub(super) async fn undrain(
 ) -> Result<(), Failure> {
     let (text, index) = match args.maintenance {
         Some(number) => {
-            let message = pb::EndMaintenanceRequest { number, request_id: request_id() };
+            let message = pb::EndMaintenanceRequest { number, request_id: client.request_id() };
             let what = format!("end maintenance {number}");
             let answer = client
                 .call(&what, Kind::Change, message, async |mut to, request| {
@@ -249,7 +285,7 @@ pub(super) async fn undrain(
         None => {
             let machines = args.which.names(client, false).await?;
             let what = several(&machines);
-            let message = pb::UndrainMachinesRequest { machines, request_id: request_id() };
+            let message = pb::UndrainMachinesRequest { machines, request_id: client.request_id() };
             let answer = client
                 .call(&format!("undrain {what}"), Kind::Change, message, async |mut to, request| {
                     to.undrain_machines(request).await
@@ -323,7 +359,7 @@ fn show(drains: &Drains, out: Output) -> Result<(), Failure> {
     out.table(["machine", "state", "moved", "forced", "deadline", "by", "reason"], rows)?;
     for machine in &drains.machines {
         for one in &machine.leaving {
-            out.line(&format!("{} on {} waits for {}", one.task, machine.name, one.waits))?;
+            out.line(&format!("{} on {} stays for now: {}", one.task, machine.name, one.waits))?;
         }
     }
     for one in &drains.maintenances {
@@ -540,5 +576,22 @@ mod tests {
         assert_eq!(look(&mut watched, vec![first], Some((1, 0))), Ok((0, false)));
         let ended = look(&mut watched, vec![], None).unwrap_err();
         assert_eq!(ended, "the maintenance is over, 1 machines had no turn");
+    }
+
+    #[test]
+    fn a_batch_is_at_least_one_machine_and_not_more_than_all() {
+        assert_eq!((batch("3"), batch("100%")), (Ok(Share::Tasks(3)), Ok(Share::Percent(100))));
+        for (bad, why) in
+            [("0", "1% to 100%"), ("0%", "1% to 100%"), ("200%", "1% to 100%"), ("x", "as in 3")]
+        {
+            assert!(batch(bad).unwrap_err().contains(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_of_nothing_has_another_word_and_bounds_are_told_as_times() {
+        assert_eq!(deadline("1h"), Ok(Millis(3_600_000)));
+        assert!(deadline("0s").unwrap_err().contains("--now"));
+        assert!(deadline("999999999h").unwrap_err().ends_with("is outside 0s to 30days"));
     }
 }

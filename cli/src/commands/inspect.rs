@@ -42,8 +42,11 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct WhyArgs {
-    /// JOB/INDEX or USER/JOB/INDEX
+    /// JOB/INDEX or USER/JOB/INDEX; with --tasks or --label, JOB or USER/JOB
+    #[arg(value_name = "TASK|JOB")]
     task: String,
+    #[command(flatten)]
+    which: SelectArgs,
 }
 
 pub(super) async fn status(
@@ -266,8 +269,37 @@ pub(super) fn json(value: &impl serde::Serialize, one_line: bool) -> Result<Stri
     Ok(text.map_err(std::io::Error::from)?)
 }
 
+/// Most tasks that one command explains: of each a master is asked by itself. Our choice.
+const MOST_WHYS: usize = 100;
+
 pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Result<(), Failure> {
-    let task = names::task(&args.task, client.user())?.to_string();
+    if args.which.is_empty() {
+        let task = names::task(&args.task, client.user())?.to_string();
+        return why_one(client, task, false, out).await;
+    }
+    let key = names::job(&args.task, client.user())?;
+    let chosen = args.which.chosen(client, &key).await?;
+    let tasks: Vec<u32> = chosen.iter().flat_map(IndexSet::iter).collect();
+    if tasks.len() > MOST_WHYS {
+        let many = tasks.len();
+        let text = format!(
+            "--tasks: {many} tasks are more than the {MOST_WHYS} that are explained at once"
+        );
+        return Err(Failure::new(Code::Usage, text));
+    }
+    for index in tasks {
+        why_one(client, format!("{key}/{index}"), true, out).await?;
+    }
+    Ok(())
+}
+
+/// Why one task is where it is; as JSON on a line of its own where others follow.
+async fn why_one(
+    client: &mut Client,
+    task: String,
+    of_several: bool,
+    out: Output,
+) -> Result<(), Failure> {
     let message = pb::WhyRequest { task: task.clone() };
     let answer = client
         .call(&format!("why {task}"), Kind::Read, message, async |mut master, request| {
@@ -279,7 +311,7 @@ pub(super) async fn why(client: &mut Client, args: WhyArgs, out: Output) -> Resu
     let why = Why::new(task, answer);
     let runs = runs::of_task(client, &why.task).await?;
     if out.is_json() {
-        return out.json(&Read::of(read, WhyWithRuns { why, runs: runs.list }), false);
+        return out.json(&Read::of(read, WhyWithRuns { why, runs: runs.list }), of_several);
     }
     out.line(&format!("{}: {}", why.task, why.summary))?;
     if let Some(text) = runs.last_trouble() {

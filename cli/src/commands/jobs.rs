@@ -1,9 +1,10 @@
 //! `submit`, `kill` and `eval`.
 
+use super::rollout::serves;
 use super::select::{SelectArgs, told};
 use super::update::Updated;
 use super::{must_exist, names, plan, rollout, update};
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::config::{self, Evaluated, Options};
 use crate::exit::{Code, Failure};
 use crate::output::views::{Job, Submitted};
@@ -27,10 +28,7 @@ pub(super) struct SubmitArgs {
     /// A value for arg("NAME") in the file
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
     args: Vec<(String, String)>,
-    /// Names this submission: repeated with the same one, it is done once [default: a new one]
-    #[arg(long, value_name = "ID", value_parser = request_name)]
-    request_id: Option<String>,
-    /// Wait until batch jobs have ended and services are up
+    /// Wait until batch jobs have ended, and all tasks of services and daemons serve
     #[arg(long)]
     wait: bool,
     /// Only if this plan of the file still holds; jobs that it found live and just so are left alone
@@ -65,15 +63,6 @@ pub(super) struct KillArgs {
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
-}
-
-/// A request id that leaves room for the number of each job of the file.
-fn request_name(text: &str) -> Result<String, String> {
-    const MOST: usize = 56;
-    if (1..=MOST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(text.to_owned());
-    }
-    Err(format!("is not 1 to {MOST} letters, digits and signs"))
 }
 
 pub(super) async fn evaluate(
@@ -111,33 +100,25 @@ pub(super) async fn submit(
     let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
     let mut client = Client::new(&target)?;
     let (mut submitted, mut updated) = (Vec::new(), Vec::new());
-    let request = args.request_id;
     let jobs = match &args.plan {
         // Whether the plan holds as a whole is asked for first, so that not a part of it is done. Not when
         // a part may have been done under this id before: then each job is checked by itself.
         Some(token) => {
-            let whole = if request.is_none() { token.clone() } else { String::new() };
+            let whole = if client.repeats() { String::new() } else { token.clone() };
             new_ones(&mut client, &evaluated.jobs, whole).await?
         }
         None => evaluated.jobs.iter().enumerate().collect(),
     };
-    let request = request.unwrap_or_else(request_id);
     for (n, job) in &jobs {
         let planned = args.plan.as_ref().map(|token| pb::PlannedJob {
             token: token.clone(),
             number: u32::try_from(*n).unwrap_or(u32::MAX),
         });
-        match submit_one(&mut client, job, format!("{request}-{n}"), planned, out).await {
+        let request_id = client.request_id_of(u32::try_from(*n).unwrap_or(u32::MAX));
+        match submit_one(&mut client, job, request_id, planned, out).await {
             Ok(one) => submitted.push((one, job.kind)),
             Err(failure) if args.update && failure.code == Code::AlreadyExists => {
                 updated.push(update::live(&mut client, job, out).await?);
-            }
-            Err(failure) if failure.code == Code::Unavailable => {
-                let text = format!(
-                    "{}\nrepeated with --request-id {request}, it is done once",
-                    failure.text
-                );
-                return Err(Failure { text, ..failure });
             }
             Err(failure) => return Err(failure),
         }
@@ -215,7 +196,7 @@ async fn submit_one(
     })
 }
 
-/// Waits until batch jobs have ended and all tasks of services are up.
+/// Waits until batch jobs have ended, and all tasks of what goes on for ever serve.
 async fn wait(
     client: &mut Client,
     mut open: Vec<(Submitted, JobKind)>,
@@ -226,7 +207,7 @@ async fn wait(
     let accepted = tokio::time::Instant::now();
     while !open.is_empty() {
         for (submitted, kind) in std::mem::take(&mut open) {
-            let Some(job) = look(client, &submitted).await? else {
+            let Some((job, serve)) = look(client, &submitted).await? else {
                 if accepted.elapsed() > client.timeout() {
                     let text = format!("{} was accepted but no master shows it", submitted.job);
                     return Err(Failure::new(Code::Unavailable, text));
@@ -243,7 +224,7 @@ async fn wait(
                 shown.insert(job.job.clone(), line);
             }
             // A cron job is there as soon as it is accepted: its runs come with time.
-            let there = kind == JobKind::Cron || (kind != JobKind::Batch && job.up == job.tasks);
+            let there = kind == JobKind::Cron || (kind != JobKind::Batch && serve);
             if job.is_over() || there {
                 done.push(job);
             } else {
@@ -273,8 +254,9 @@ async fn wait(
 }
 
 /// The job as a master knows it. Any master may answer, and one that is a little behind knows
-/// nothing of it yet, or only an earlier job of that name: then there is nothing to tell.
-async fn look(client: &mut Client, submitted: &Submitted) -> Result<Option<Job>, Failure> {
+/// nothing of it yet, or only an earlier job of that name: then there is nothing to tell. With it, whether
+/// all of its tasks serve.
+async fn look(client: &mut Client, submitted: &Submitted) -> Result<Option<(Job, bool)>, Failure> {
     let name = &submitted.job;
     let message = pb::GetJobRequest { job: name.clone() };
     let asked = client
@@ -282,14 +264,17 @@ async fn look(client: &mut Client, submitted: &Submitted) -> Result<Option<Job>,
             master.get_job(request).await
         })
         .await;
-    let job = match asked {
-        Ok(answer) => Job::from(answer.job.unwrap_or_default()),
+    let (job, serve) = match asked {
+        Ok(answer) => {
+            let serve = answer.tasks.iter().all(serves);
+            (Job::from(answer.job.unwrap_or_default()), serve)
+        }
         Err(failure) if failure.code == Code::NotFound => return Ok(None),
         Err(failure) => return Err(failure),
     };
     match job.job_id.cmp(&submitted.job_id) {
         Ordering::Less => Ok(None),
-        Ordering::Equal => Ok(Some(job)),
+        Ordering::Equal => Ok(Some((job, serve))),
         Ordering::Greater => {
             let text = format!("{name} was replaced by another job of that name");
             Err(Failure::new(Code::JobFailed, text))
@@ -345,12 +330,13 @@ async fn kill_one(
     tasks: Vec<u32>,
     out: Output,
 ) -> Result<(), Failure> {
-    let message = pb::KillRequest { job: job.to_string(), tasks, request_id: request_id() };
+    let message = pb::KillRequest { job: job.to_string(), tasks, request_id: client.request_id() };
     let answer = client
         .call(&format!("kill {job}"), Kind::Change, message, async |mut master, request| {
             master.kill(request).await
         })
-        .await?;
+        .await
+        .map_err(|failure| names::meant_a_task(failure, job, client.user()))?;
     if out.is_json() {
         return out.json(
             &serde_json::json!({ "job": job, "killed": answer.killed, "index": answer.index }),

@@ -2,7 +2,7 @@
 
 use super::history::say_when;
 use super::install;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::clock;
 use crate::exit::Failure;
 use crate::output::views::{Machine, Read};
@@ -147,7 +147,7 @@ async fn give_up(client: &mut Client, machines: Vec<String>, out: Output) -> Res
             several => format!("give up {} machines", several.len()),
         };
         let message =
-            pb::GiveUpMachinesRequest { machines: part.to_vec(), request_id: request_id() };
+            pb::GiveUpMachinesRequest { machines: part.to_vec(), request_id: client.request_id() };
         let answer = client
             .call(&what, Kind::Change, message, async |mut master, request| {
                 master.give_up_machines(request).await
@@ -253,8 +253,11 @@ pub(super) async fn change(
                 install::write(&ca, &dir, &name, &address)?;
                 text.push_str(&install::what_to_do(&dir, &address));
             }
-            let message =
-                pb::AddMachineRequest { name: name.to_string(), address, request_id: request_id() };
+            let message = pb::AddMachineRequest {
+                name: name.to_string(),
+                address,
+                request_id: client.request_id(),
+            };
             let answer = client
                 .call(
                     &format!("add machine {name}"),
@@ -266,8 +269,10 @@ pub(super) async fn change(
             (text, answer.index)
         }
         MachineCommand::Remove { name } => {
-            let message =
-                pb::RemoveMachineRequest { name: name.to_string(), request_id: request_id() };
+            let message = pb::RemoveMachineRequest {
+                name: name.to_string(),
+                request_id: client.request_id(),
+            };
             let answer = client
                 .call(
                     &format!("remove machine {name}"),
@@ -284,7 +289,7 @@ pub(super) async fn change(
                 machines: machines.iter().map(ToString::to_string).collect(),
                 everybody: users.is_empty(),
                 users: users.iter().map(ToString::to_string).collect(),
-                request_id: request_id(),
+                request_id: client.request_id(),
             };
             let answer = client
                 .call(&format!("keep {named}"), Kind::Change, message, async |mut to, request| {
@@ -297,7 +302,8 @@ pub(super) async fn change(
         MachineCommand::Close { machines, reason } => {
             let named = list_of(&machines);
             let machines = machines.iter().map(ToString::to_string).collect();
-            let message = pb::CloseMachinesRequest { machines, reason, request_id: request_id() };
+            let message =
+                pb::CloseMachinesRequest { machines, reason, request_id: client.request_id() };
             let answer = client
                 .call(&format!("close {named}"), Kind::Change, message, async |mut to, request| {
                     to.close_machines(request).await
@@ -312,7 +318,7 @@ pub(super) async fn change(
         MachineCommand::Open { machines } => {
             let named = list_of(&machines);
             let machines = machines.iter().map(ToString::to_string).collect();
-            let message = pb::OpenMachinesRequest { machines, request_id: request_id() };
+            let message = pb::OpenMachinesRequest { machines, request_id: client.request_id() };
             let answer = client
                 .call(&format!("open {named}"), Kind::Change, message, async |mut to, request| {
                     to.open_machines(request).await

@@ -1,6 +1,6 @@
 //! `masters`: list them, and add, replace and remove some.
 
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::views::Master;
 use crate::output::{Output, note};
@@ -85,7 +85,8 @@ pub(super) async fn run(
             invite(client, new, Some(old), wait, out).await
         }
         Some(MastersCommand::Remove { master, wait }) => {
-            let message = pb::RemoveMasterRequest { number: master, request_id: request_id() };
+            let message =
+                pb::RemoveMasterRequest { number: master, request_id: client.request_id() };
             let what = format!("remove master {master}");
             let index = client
                 .call(&what, Kind::Change, message, async |mut to, request| {
@@ -113,7 +114,7 @@ async fn invite(
         number,
         address: address.clone(),
         replaces: replaces.unwrap_or(0),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = match replaces {
         None => format!("add master {number}"),

@@ -10,6 +10,7 @@ mod cron;
 mod drain;
 mod events;
 pub mod example;
+mod examples;
 mod exec;
 mod exporter;
 #[cfg(feature = "daemons")]
@@ -84,19 +85,25 @@ enum Command {
     /// Tell what would become of the jobs of a file, and change nothing
     Plan(plan::PlanArgs),
     /// Make live jobs what a file says, their tasks one after another
+    #[command(after_help = examples::UPDATE)]
     Update(update::UpdateArgs),
     /// Show how far an update is; pause, resume, undo or close it
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::ROLLOUT)]
     Rollout(rollout::RolloutCommand),
     /// Make a job again what it was in a version, its tasks one after another
+    #[command(after_help = examples::ROLLBACK)]
     Rollback(update::RollbackArgs),
     /// Change how many tasks a job has
+    #[command(after_help = examples::SCALE)]
     Scale(update::ScaleArgs),
     /// Start the tasks of a job anew, one after another
+    #[command(after_help = examples::RESTART)]
     Restart(update::RestartArgs),
     /// Take tasks off their machines until they are started; the job stays
+    #[command(after_help = examples::STOP)]
     Stop(stop::StopArgs),
     /// Let tasks that were stopped run again
+    #[command(after_help = examples::START)]
     Start(stop::StartArgs),
     /// List jobs, or one job's tasks
     Status(inspect::StatusArgs),
@@ -111,21 +118,26 @@ enum Command {
     /// Make a task's port a port of this computer
     Port(port::PortArgs),
     /// Show what tasks use and say of themselves, as it changes
+    #[command(after_help = examples::TOP)]
     Top(top::TopArgs),
     /// End a job, or one of its tasks
     Kill(jobs::KillArgs),
     /// Print which tasks of a job failed, finished, run or wait
+    #[command(after_help = examples::TASK_IDS)]
     TaskIds(array::TaskIdsArgs),
     /// Run dead tasks of a batch job again, and no others
+    #[command(after_help = examples::RERUN)]
     Rerun(array::RerunArgs),
     /// Pause and resume cron jobs, make runs of them, show what became of their ticks
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::CRON)]
     Cron(cron::CronCommand),
     /// Change how large the allocs of an alloc set are, or how many there are
+    #[command(after_help = examples::RESIZE)]
     Resize(resize::ResizeArgs),
     /// Show what allocs left behind on machines; have it rescued now, or give it up
     Rescue(rescue::RescueArgs),
     /// Tell why a task is pending, or where it runs
+    #[command(after_help = examples::WHY)]
     Why(inspect::WhyArgs),
     /// List the cell's machines, or give silent ones up
     Machines(machines::MachinesArgs),
@@ -133,10 +145,13 @@ enum Command {
     #[command(subcommand)]
     Machine(machines::MachineCommand),
     /// Empty machines for maintenance, as disruption budgets allow. Needs admin
+    #[command(after_help = examples::DRAIN)]
     Drain(drain::DrainArgs),
     /// Drain machines no more: tasks are placed on them again. Needs admin
+    #[command(after_help = examples::UNDRAIN)]
     Undrain(drain::UndrainArgs),
     /// List machines that are drained, and what is left on them and why
+    #[command(after_help = examples::DRAINS)]
     Drains(drain::DrainsArgs),
     /// List the cell's masters; add, replace or remove some
     Masters(masters::MastersArgs),
@@ -148,13 +163,16 @@ enum Command {
     /// Show how the scheduler chooses among machines, or change it
     Policy(policy::PolicyArgs),
     /// Show how much is lent of the room that tasks hold and do not use, or change it
+    #[command(after_help = examples::RECLAMATION)]
     Reclamation(reclamation::ReclamationArgs),
     /// Put, list, show and remove packages: directories, programs and images for tasks
     #[command(subcommand)]
     Package(package::PackageCommand),
     /// Find host and port of tasks by name
+    #[command(after_help = examples::RESOLVE)]
     Resolve(resolve::ResolveArgs),
     /// List the versions of a job; without one, the checkpoints that a master keeps, for --at
+    #[command(after_help = examples::HISTORY)]
     History {
         /// JOB or USER/JOB
         job: Option<String>,

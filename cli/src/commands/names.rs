@@ -35,6 +35,17 @@ pub(super) fn own_task(text: &str, own: &UserName) -> Option<TaskName> {
     (text.matches('/').count() == 1).then(|| task(text, own).ok()).flatten()
 }
 
+/// Where there is no job `USER/N`, most likely a task of one's own was meant: says how that is named.
+pub(super) fn meant_a_task(mut failure: Failure, key: &JobKey, own: &UserName) -> Failure {
+    if failure.code == Code::NotFound && key.name.as_str().parse::<u32>().is_ok() {
+        let (job, index) = (&key.user, &key.name);
+        failure.text.push_str(&format!(
+            "; task {index} of a job {job} is {own}/{job}/{index}, or {job} --tasks {index}"
+        ));
+    }
+    failure
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +61,10 @@ mod tests {
         for bad in ["", "a/b/c/d", "../x", "WEB", "é"] {
             assert_eq!(job_or_task(bad, &own).unwrap_err().code, Code::Usage, "{bad}");
         }
+        let gone = || Failure::new(Code::NotFound, "there is no job web/0");
+        let told = meant_a_task(gone(), &job("web/0", &own).unwrap(), &own).text;
+        assert!(told.ends_with("is ann/web/0, or web --tasks 0"), "{told}");
+        assert_eq!(meant_a_task(gone(), &job("web", &own).unwrap(), &own), gone());
         assert!(task("web", &own).is_err() && task("web/x", &own).is_err());
         assert_eq!(own_task("web/3", &own).unwrap().to_string(), "ann/web/3");
         assert_eq!([own_task("web", &own), own_task("bob/web", &own)], [None, None]);

@@ -1,6 +1,6 @@
 //! `package put`, `list`, `show` and `remove`.
 
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, note, size};
 use crate::packages;
@@ -201,7 +201,8 @@ fn read(info: &pb::PackageInfo, whole: bool) -> Result<Shown, Failure> {
 
 async fn remove(client: &mut Client, name: &PackageRef, out: Output) -> Result<(), Failure> {
     let package = name.of(client.user()).to_string();
-    let message = pb::RemovePackageRequest { package: package.clone(), request_id: request_id() };
+    let message =
+        pb::RemovePackageRequest { package: package.clone(), request_id: client.request_id() };
     client
         .call("package remove", Kind::Change, message, async |mut client, request| {
             client.remove_package(request).await

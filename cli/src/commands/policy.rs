@@ -1,7 +1,7 @@
 //! `policy`: show how the scheduler chooses among machines that will do, and change it.
 
 use super::history::say_when;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::output::views::{Policy, Read};
@@ -59,7 +59,7 @@ impl FromStr for Choice {
 }
 
 /// What was chosen, each at most once.
-fn request_of(choices: &[Choice]) -> Result<pb::SetPolicyRequest, String> {
+fn request_of(choices: &[Choice], request_id: String) -> Result<pb::SetPolicyRequest, String> {
     let mut policy = None;
     let mut weights = BTreeMap::new();
     for choice in choices {
@@ -76,7 +76,7 @@ fn request_of(choices: &[Choice]) -> Result<pb::SetPolicyRequest, String> {
     Ok(pb::SetPolicyRequest {
         policy: policy.map(|named| named.to_string()).unwrap_or_default(),
         weights,
-        request_id: request_id(),
+        request_id,
     })
 }
 
@@ -88,7 +88,8 @@ pub(super) async fn run(client: &mut Client, args: PolicyArgs, out: Output) -> R
 }
 
 async fn set(client: &mut Client, choices: &[Choice], out: Output) -> Result<(), Failure> {
-    let message = request_of(choices).map_err(|why| Failure::new(crate::exit::Code::Usage, why))?;
+    let message = request_of(choices, client.request_id())
+        .map_err(|why| Failure::new(crate::exit::Code::Usage, why))?;
     let answer = client
         .call("set the scheduling policy", Kind::Change, message, async |mut to, request| {
             to.set_policy(request).await
@@ -136,6 +137,6 @@ mod tests {
         assert_eq!(choice("fit=x").unwrap_err(), "fit: \"x\" is not a whole number");
         assert_eq!(choice("strand=-1").unwrap_err(), "strand: -1 is outside 0 to 1000");
         let twice = [Choice::Weight(Term::Fit, 1), Choice::Weight(Term::Fit, 2)];
-        assert_eq!(request_of(&twice).unwrap_err(), "fit is given twice");
+        assert_eq!(request_of(&twice, String::new()).unwrap_err(), "fit is given twice");
     }
 }

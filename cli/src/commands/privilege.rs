@@ -2,7 +2,7 @@
 //! back.
 
 use super::history::say_when;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::Failure;
 use crate::output::privileges::UserPrivilege;
 use crate::output::views::Read;
@@ -72,7 +72,7 @@ async fn grant(
     let message = pb::GrantPrivilegeRequest {
         user: user.to_string(),
         privilege: pb::Privilege::from(privilege).into(),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let answer = client.call(&what, Kind::Change, message, async |mut to, request| {
         to.grant_privilege(request).await
@@ -94,7 +94,7 @@ async fn revoke(
     let message = pb::RevokePrivilegeRequest {
         user: user.to_string(),
         privilege: pb::Privilege::from(privilege).into(),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let answer = client.call(&what, Kind::Change, message, async |mut to, request| {
         to.revoke_privilege(request).await

@@ -2,7 +2,7 @@
 //! where it is enforced.
 
 use super::history::say_when;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::config::units;
 use crate::exit::Failure;
 use crate::output::views::{Amount, Quota, Read};
@@ -155,7 +155,7 @@ pub(super) async fn run(client: &mut Client, args: QuotaArgs, out: Output) -> Re
                 from_ms: from.map(|at| at.0),
                 until_ms: until.map(|at| at.0),
                 oversell,
-                request_id: request_id(),
+                request_id: client.request_id(),
             };
             let answer = client.call(&what, Kind::Change, message, async |mut to, request| {
                 to.set_quota(request).await
@@ -167,7 +167,7 @@ pub(super) async fn run(client: &mut Client, args: QuotaArgs, out: Output) -> Re
             let message = pb::RemoveQuotaRequest {
                 user: user.to_string(),
                 band: pb::Band::from(band).into(),
-                request_id: request_id(),
+                request_id: client.request_id(),
             };
             let answer = client.call(&what, Kind::Change, message, async |mut to, request| {
                 to.remove_quota(request).await
@@ -198,7 +198,7 @@ async fn enforce(
     let message = pb::EnforceQuotaRequest {
         bands: bands.iter().map(|band| pb::Band::from(*band).into()).collect(),
         on,
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let answer = client
         .call(what, Kind::Change, message, async |mut to, request| to.enforce_quota(request).await);

@@ -1,7 +1,7 @@
 //! `reclamation`: show how much is lent of the room that tasks hold and do not use, and change it.
 
 use super::history::say_when;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::Failure;
 use crate::output::Output;
 use crate::output::views::{Read, Reclamation};
@@ -59,7 +59,7 @@ impl FromStr for Choice {
 }
 
 /// What was chosen, each at most once.
-fn request_of(choices: &[Choice]) -> Result<pb::SetReclamationRequest, String> {
+fn request_of(choices: &[Choice], request_id: String) -> Result<pb::SetReclamationRequest, String> {
     let mut named = None;
     let mut numbers = BTreeMap::new();
     for choice in choices {
@@ -76,7 +76,7 @@ fn request_of(choices: &[Choice]) -> Result<pb::SetReclamationRequest, String> {
     Ok(pb::SetReclamationRequest {
         named: named.map(|named| named.to_string()).unwrap_or_default(),
         numbers,
-        request_id: request_id(),
+        request_id,
     })
 }
 
@@ -92,7 +92,8 @@ pub(super) async fn run(
 }
 
 async fn set(client: &mut Client, choices: &[Choice], out: Output) -> Result<(), Failure> {
-    let message = request_of(choices).map_err(|why| Failure::new(crate::exit::Code::Usage, why))?;
+    let message = request_of(choices, client.request_id())
+        .map_err(|why| Failure::new(crate::exit::Code::Usage, why))?;
     let answer = client
         .call("set how much is lent", Kind::Change, message, async |mut to, request| {
             to.set_reclamation(request).await
@@ -148,6 +149,6 @@ mod tests {
             "most-percent: 99 is outside 100 to 400"
         );
         let twice = [Choice::Number(Number::Hold, 1), Choice::Number(Number::Hold, 2)];
-        assert_eq!(request_of(&twice).unwrap_err(), "hold-s is given twice");
+        assert_eq!(request_of(&twice, String::new()).unwrap_err(), "hold-s is given twice");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::history::say_when;
 use super::names;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::clock;
 use crate::exit::{Code, Failure};
 use crate::output::kept::{KeptData, KeptList};
@@ -49,8 +49,12 @@ async fn change(
     out: Output,
 ) -> Result<(), Failure> {
     let (number, drop) = (args.number.unwrap_or(0), args.drop);
-    let message =
-        pb::RescueDataRequest { alloc: alloc.clone(), number, drop, request_id: request_id() };
+    let message = pb::RescueDataRequest {
+        alloc: alloc.clone(),
+        number,
+        drop,
+        request_id: client.request_id(),
+    };
     let what = format!("what alloc {alloc} left behind");
     let answer = client
         .call(&what, Kind::Change, message, async |mut to, request| to.rescue_data(request).await);

@@ -1,7 +1,7 @@
 //! `resize`: change the size of an alloc set.
 
 use super::names;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::config::units;
 use crate::exit::{Code, Failure};
 use crate::output::Output;
@@ -51,7 +51,7 @@ pub(super) async fn run(client: &mut Client, args: ResizeArgs, out: Output) -> R
         cpu_milli: cpu,
         ram_bytes: ram,
         disk_bytes: disk,
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = format!("resize {set}");
     let answer = client.call(&what, Kind::Change, message, async |mut to, request| {

@@ -2,10 +2,12 @@
 
 use super::history::say_when;
 use super::names;
+use super::select::SelectArgs;
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::views::{Endpoint, Read};
 use crate::output::{Output, note};
+use borg_proto::IndexSet;
 use borg_proto::wire::pb;
 use clap::Args;
 use serde::Serialize;
@@ -20,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct ResolveArgs {
     /// JOB, USER/JOB or USER/JOB/INDEX
     name: String,
+    #[command(flatten)]
+    which: SelectArgs,
     /// Go on, and print what changes as it changes
     #[arg(short, long)]
     watch: bool,
@@ -30,15 +34,18 @@ pub(super) async fn resolve(
     args: ResolveArgs,
     out: Output,
 ) -> Result<(), Failure> {
-    let name = match names::job_or_task(&args.name, client.user())? {
-        (job, None) => job.to_string(),
-        (job, Some(index)) => format!("{job}/{index}"),
+    let (name, only) = match names::job_or_task(&args.name, client.user())? {
+        (job, None) => (job.to_string(), args.which.chosen(client, &job).await?),
+        (job, Some(index)) => {
+            args.which.must_be_empty(&args.name)?;
+            (format!("{job}/{index}"), None)
+        }
     };
     if args.watch {
         if client.at().is_some() {
             return Err(Failure::new(Code::Usage, "--watch with --at: the past does not change"));
         }
-        return watch(client, &name, out).await;
+        return watch(client, &name, only, out).await;
     }
     let message = pb::ResolveRequest { name: name.clone() };
     let answer = client
@@ -47,7 +54,9 @@ pub(super) async fn resolve(
         })
         .await?;
     say_when(client, out, answer.read.as_ref());
-    let endpoints: Vec<Endpoint> = answer.endpoints.into_iter().map(Endpoint::from).collect();
+    let endpoints = answer.endpoints.into_iter().map(Endpoint::from);
+    let meant = |endpoint: &Endpoint| is_of(&endpoint.task, only.as_ref());
+    let endpoints: Vec<Endpoint> = endpoints.filter(meant).collect();
     if out.is_json() {
         return out.json(&Read::each(answer.read, endpoints), false);
     }
@@ -56,6 +65,12 @@ pub(super) async fn resolve(
         [endpoint.task, endpoint.port_name, address, state.to_owned()]
     });
     out.table(["task", "port", "address", "state"], rows)
+}
+
+/// Whether `USER/JOB/INDEX` is one of these.
+fn is_of(task: &str, only: Option<&IndexSet>) -> bool {
+    let index = || task.rsplit_once('/').and_then(|(_, index)| index.parse().ok());
+    only.is_none_or(|only| index().is_some_and(|index| only.contains(index)))
 }
 
 fn address(endpoint: &Endpoint) -> String {
@@ -83,6 +98,8 @@ struct Known {
     begun: bool,
     /// The parts of a change of which more are to come.
     parts: Vec<pb::NamesUpdate>,
+    /// Those that are looked at; `None`: all.
+    only: Option<IndexSet>,
 }
 
 /// What is printed, as JSON.
@@ -122,6 +139,7 @@ impl Known {
                 now.remove(&(gone.task, gone.port_name));
             }
             let endpoints = part.endpoints.into_iter().map(Endpoint::from);
+            let endpoints = endpoints.filter(|e| is_of(&e.task, self.only.as_ref()));
             now.extend(endpoints.map(|e| ((e.task.clone(), e.port_name.clone()), e)));
         }
         let gone = self.endpoints.keys().filter(|key| !now.contains_key(key));
@@ -140,8 +158,13 @@ impl Known {
 }
 
 /// Until interrupted. When a master goes away, or knows too little, goes on at another one.
-async fn watch(client: &mut Client, name: &str, out: Output) -> Result<(), Failure> {
-    let mut known = Known::default();
+async fn watch(
+    client: &mut Client,
+    name: &str,
+    only: Option<IndexSet>,
+    out: Output,
+) -> Result<(), Failure> {
+    let mut known = Known { only, ..Known::default() };
     loop {
         let message = pb::WatchNamesRequest { name: name.to_owned(), at_least_index: known.index };
         let mut stream: Streaming<pb::NamesUpdate> = client
@@ -231,6 +254,17 @@ mod tests {
         assert_eq!((other.full, other.endpoints.len(), other.gone.len()), (false, 1, 1));
         assert_eq!(other.gone[0].task, "ann/web/0");
         assert_eq!(known.index, 7);
+    }
+
+    #[test]
+    fn of_some_tasks_only_these_are_news() {
+        let only = "1,3".parse().ok();
+        let mut known = Known { only, ..Known::default() };
+        let all = vec![endpoint(0, true), endpoint(1, true)];
+        let first = known.take(update(5, true, all.clone())).unwrap();
+        assert_eq!(first.endpoints.iter().map(|e| &e.task).collect::<Vec<_>>(), ["ann/web/1"]);
+        assert_eq!(known.take(update(6, true, vec![endpoint(0, false), endpoint(1, true)])), None);
+        assert!(is_of("ann/web/12", None) && !is_of("ann/web/12", known.only.as_ref()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `rollout`, and `history` of one job: how far an update is, and what is to become of it.
 
-use super::names;
-use crate::client::{Client, Kind, request_id};
+use super::{examples, names};
+use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, age, note};
 use borg_proto::JobKey;
@@ -18,14 +18,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, Subcommand)]
 pub(super) enum RolloutCommand {
     /// Show how far the update of a job is, and what it waits for
+    #[command(after_help = examples::ROLLOUT_STATUS)]
     Status(StatusArgs),
     /// Let no more tasks go for now
+    #[command(after_help = examples::ROLLOUT_PAUSE)]
     Pause(JobArgs),
     /// Let tasks go again; also those after the canary
+    #[command(after_help = examples::ROLLOUT_RESUME)]
     Resume(JobArgs),
     /// Take the tasks back to what they were, in the middle or after
+    #[command(visible_alias = "abort", after_help = examples::ROLLOUT_UNDO)]
     Undo(JobArgs),
     /// Say that it is good: it cannot be undone any more
+    #[command(after_help = examples::ROLLOUT_CLOSE)]
     Close(JobArgs),
 }
 
@@ -127,7 +132,7 @@ pub(super) async fn run(
     let message = pb::SteerUpdateRequest {
         job: key.to_string(),
         verb: pb::UpdateVerb::from(verb).into(),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = format!("{verb} the update of {key}");
     let answer = client
@@ -192,7 +197,10 @@ fn counts(update: &pb::UpdateInfo) -> String {
     format!("{} done, {} on their way, {} left{failed}", update.done, update.moving, update.left)
 }
 
-async fn get(client: &mut Client, key: &JobKey) -> Result<pb::GetUpdateResponse, Failure> {
+pub(super) async fn get(
+    client: &mut Client,
+    key: &JobKey,
+) -> Result<pb::GetUpdateResponse, Failure> {
     let message = pb::GetUpdateRequest { job: key.to_string() };
     client
         .call(&format!("rollout of {key}"), Kind::Read, message, async |mut master, request| {
@@ -270,12 +278,12 @@ async fn over(
         return Ok(None);
     }
     // A job that has ended has no update any more, as one of which all is done.
-    let mut lost = None;
+    let (mut lost, mut over) = (None, String::new());
     if !waits {
         let index = answer.read.as_ref().map_or(0, |read| read.index);
-        let Some(job) = job_since(client, key, index).await? else { return Ok(None) };
-        lost = how_lost(&job);
-        if lost.is_none() && watched.all_serve && !serves(&job) {
+        let Some(found) = job_since(client, key, index).await? else { return Ok(None) };
+        (lost, over) = (found.job.as_ref().and_then(how_lost), dead(&found));
+        if lost.is_none() && watched.all_serve && !found.tasks.iter().all(is_well) {
             return Ok(None);
         }
     }
@@ -308,7 +316,7 @@ async fn over(
         ))));
     }
     if !out.is_json() {
-        out.line(&format!("{key}: version {} is in force, all is done", head.version))?;
+        out.line(&format!("{key}: version {} is in force, all is done{over}", head.version))?;
     }
     Ok(Some(Ok(())))
 }
@@ -322,8 +330,9 @@ pub(super) async fn all_serve(
     key: &JobKey,
     index: u64,
 ) -> Result<bool, Failure> {
-    let Some(job) = job_since(client, key, index).await? else { return Ok(false) };
-    how_lost(&job).map_or_else(|| Ok(serves(&job)), Err)
+    let Some(found) = job_since(client, key, index).await? else { return Ok(false) };
+    let lost = found.job.as_ref().and_then(how_lost);
+    lost.map_or_else(|| Ok(found.tasks.iter().all(is_well)), Err)
 }
 
 /// A job as it is at this entry or later; nothing when the master that was asked has not heard of that yet.
@@ -331,14 +340,44 @@ async fn job_since(
     client: &mut Client,
     key: &JobKey,
     index: u64,
-) -> Result<Option<pb::JobSummary>, Failure> {
+) -> Result<Option<pb::GetJobResponse>, Failure> {
     let answer = super::inspect::get_job(client, &format!("status of {key}"), key).await?;
-    let is_new = answer.read.is_some_and(|read| read.index >= index);
-    Ok(answer.job.filter(|_| is_new))
+    let is_new = answer.read.as_ref().is_some_and(|read| read.index >= index);
+    Ok(Some(answer).filter(|_| is_new))
 }
 
-fn serves(job: &pb::JobSummary) -> bool {
-    job.up + job.stopped + job.finished + job.failed + job.killed >= job.tasks
+/// Whether nobody waits for a task: it serves, or is stopped or over.
+fn is_well(task: &pb::TaskInfo) -> bool {
+    use pb::TaskPhase::{Failed, Finished, Killed};
+    task.stopped || matches!(task.phase(), Finished | Failed | Killed) || serves(task)
+}
+
+/// Whether a task does what it is for: it runs, and is healthy if somebody looks; an alloc is held.
+pub(super) fn serves(task: &pb::TaskInfo) -> bool {
+    match task.phase() {
+        pb::TaskPhase::Running => {
+            matches!(task.health(), pb::Health::Unspecified | pb::Health::Healthy)
+        }
+        pb::TaskPhase::Held => true,
+        pb::TaskPhase::Pending
+        | pb::TaskPhase::Starting
+        | pb::TaskPhase::BackOff
+        | pb::TaskPhase::Finished
+        | pb::TaskPhase::Failed
+        | pb::TaskPhase::Killed
+        | pb::TaskPhase::Unspecified => false,
+    }
+}
+
+/// How many tasks were killed or failed for good: no update brings them back, and who reads that all is
+/// done would not think of them.
+fn dead(answer: &pb::GetJobResponse) -> String {
+    let job = answer.job.clone().unwrap_or_default();
+    let told = |count: u32, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let told: Vec<String> =
+        [told(job.killed, "killed"), told(job.failed, "failed")].into_iter().flatten().collect();
+    let told = told.join(", ");
+    if told.is_empty() { told } else { format!("; these stay dead: {told}") }
 }
 
 /// Why nothing comes of a job any more, if it did not end well.

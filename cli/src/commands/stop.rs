@@ -4,7 +4,7 @@ use super::inspect::get_job;
 use super::names;
 use super::rollout::all_serve;
 use super::select::SelectArgs;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
 use crate::exit::Failure;
 use crate::output::Output;
 use borg_proto::wire::{pb, write_indexes};
@@ -48,7 +48,8 @@ impl TasksArgs {
             self.which.must_be_empty(&self.job)?;
             return Ok((key, IndexSet::new([index]).ok()));
         }
-        let tasks = self.which.chosen(client, &key).await?;
+        let chosen = self.which.chosen(client, &key).await;
+        let tasks = chosen.map_err(|failure| names::meant_a_task(failure, &key, client.user()))?;
         Ok((key, tasks))
     }
 }
@@ -59,14 +60,15 @@ pub(super) async fn stop(client: &mut Client, args: StopArgs, out: Output) -> Re
     let message = pb::StopTasksRequest {
         job: key.to_string(),
         tasks: write_indexes(tasks.as_ref()),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = format!("stop {key}");
     let answer = client
         .call(&what, Kind::Change, message, async |mut master, request| {
             master.stop_tasks(request).await
         })
-        .await?;
+        .await
+        .map_err(|failure| names::meant_a_task(failure, &key, client.user()))?;
     tokio::time::sleep(grace.unwrap_or_default()).await;
     if out.is_json() {
         let told =
@@ -98,14 +100,15 @@ pub(super) async fn start(
     let message = pb::StartTasksRequest {
         job: key.to_string(),
         tasks: write_indexes(tasks.as_ref()),
-        request_id: request_id(),
+        request_id: client.request_id(),
     };
     let what = format!("start {key}");
     let answer = client
         .call(&what, Kind::Change, message, async |mut master, request| {
             master.start_tasks(request).await
         })
-        .await?;
+        .await
+        .map_err(|failure| names::meant_a_task(failure, &key, client.user()))?;
     while args.watch && !all_serve(client, &key, answer.index).await? {
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -1,13 +1,14 @@
 //! `top`: what tasks use, as it changes.
 
 use super::inspect::get_job;
+use super::select::SelectArgs;
 use super::{names, reclaimed};
 use crate::client::{Client, Kind};
 use crate::exit::{Code, Failure};
 use crate::output::views::{Amounts, phase};
 use crate::output::{Output, age, cores, size};
 use borg_proto::wire::pb;
-use borg_proto::{JobKey, UserName};
+use borg_proto::{IndexSet, JobKey, UserName};
 use clap::Args;
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -28,8 +29,10 @@ pub(super) struct TopArgs {
     #[arg(short, long, conflicts_with = "name")]
     user: Option<UserName>,
     /// Per machine what its tasks may use, need and use, and what of that is reclaimed room
-    #[arg(long, conflicts_with_all = ["name", "user"])]
+    #[arg(long, conflicts_with_all = ["name", "user", "tasks", "labels"])]
     reclaimed: bool,
+    #[command(flatten)]
+    which: SelectArgs,
     /// Again and again, also where that is no terminal
     #[arg(short, long)]
     watch: bool,
@@ -58,13 +61,13 @@ pub(super) async fn top(client: &mut Client, args: TopArgs, out: Output) -> Resu
         return top_reclaimed(client, args.watch, out).await;
     }
     let name = args.name.map(|name| names::job_or_task(&name, client.user())).transpose()?;
+    let only = meant(client, name.as_ref(), &args.which).await?;
     let user = args.user.unwrap_or_else(|| client.user().clone());
     loop {
         let (jobs, left_out) = match &name {
             Some((job, _)) => (vec![job.clone()], 0),
             None => live_jobs(client, &user).await?,
         };
-        let only = name.as_ref().and_then(|(_, index)| *index);
         let (mut rows, mut now) = (Vec::new(), 0);
         for job in jobs {
             let answer = match (get_job(client, "top", &job).await, &name) {
@@ -73,7 +76,7 @@ pub(super) async fn top(client: &mut Client, args: TopArgs, out: Output) -> Resu
                 (answer, _) => answer?,
             };
             now = answer.now_ms;
-            rows.extend(rows_of(&job, answer, only));
+            rows.extend(rows_of(&job, answer, only.as_ref()));
         }
         if let (Some((job, Some(index))), true) = (&name, rows.is_empty()) {
             return Err(Failure::new(Code::NotFound, format!("top: {job}/{index} does not run")));
@@ -84,6 +87,26 @@ pub(super) async fn top(client: &mut Client, args: TopArgs, out: Output) -> Resu
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Which tasks of the job that is named; `None`: all.
+async fn meant(
+    client: &mut Client,
+    name: Option<&(JobKey, Option<u32>)>,
+    which: &SelectArgs,
+) -> Result<Option<IndexSet>, Failure> {
+    match name {
+        Some((job, Some(index))) => {
+            which.must_be_empty(&format!("{job}/{index}"))?;
+            Ok(IndexSet::new([*index]).ok())
+        }
+        Some((job, None)) => which.chosen(client, job).await,
+        None if which.is_empty() => Ok(None),
+        None => {
+            let text = "--tasks and --label say which tasks of a job: name the job";
+            Err(Failure::new(Code::Usage, text))
+        }
     }
 }
 
@@ -112,14 +135,15 @@ async fn live_jobs(client: &mut Client, user: &UserName) -> Result<(Vec<JobKey>,
     Ok((jobs, left_out))
 }
 
-fn rows_of(job: &JobKey, answer: pb::GetJobResponse, only: Option<u32>) -> Vec<Row> {
+fn rows_of(job: &JobKey, answer: pb::GetJobResponse, only: Option<&IndexSet>) -> Vec<Row> {
     let limit = answer.spec.and_then(|spec| spec.task).and_then(|task| task.limit);
     let limit = limit.unwrap_or_default();
     let runs = |task: &pb::TaskInfo| {
         use pb::TaskPhase::{BackOff, Running, Starting};
         matches!(task.phase(), Running | Starting | BackOff)
     };
-    let wanted = |task: &pb::TaskInfo| runs(task) && only.is_none_or(|only| only == task.index);
+    let wanted =
+        |task: &pb::TaskInfo| runs(task) && only.is_none_or(|only| only.contains(task.index));
     let row = |task: pb::TaskInfo| Row {
         task: format!("{job}/{}", task.index),
         phase: phase(task.phase()),

@@ -4,19 +4,21 @@ use super::jobs::{evaluate, pair};
 use super::names;
 use super::rollout::{self, Watched};
 use super::select::SelectArgs;
-use crate::client::{Client, Kind, request_id};
+use crate::client::{Client, Kind};
+use crate::config::units;
 use crate::exit::{Code, Failure};
 use crate::output::{Output, note};
 use crate::target::TargetArgs;
 use borg_proto::disruption::Share;
-use borg_proto::update::{OnFailure, Order, Replacement, UpdateOptions};
+use borg_proto::update::{
+    MAX_DEADLINE, MAX_MIN_HEALTHY, OnFailure, Order, Replacement, UpdateOptions,
+};
 use borg_proto::wire::pb;
-use borg_proto::{IndexSet, JobKey, JobSpec, Millis};
+use borg_proto::{IndexSet, JobKey, JobKind, JobSpec, Millis};
 use clap::{Args, ValueEnum};
 use pb::update_job::To;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// How an update is done: the same words for every command that begins one.
 #[derive(Debug, Clone, Args)]
@@ -25,11 +27,11 @@ pub(super) struct HowArgs {
     #[arg(long, value_name = "N|P%", value_parser = share)]
     most: Option<Share>,
     /// How long a task must serve before the next one goes
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
-    min_healthy: Duration,
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = min_healthy)]
+    min_healthy: Millis,
     /// How long a task may take from being placed until it serves
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
-    deadline: Duration,
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = deadline)]
+    deadline: Millis,
     /// These go first, and alone until `rollout resume`, as in 0-2
     #[arg(long, value_name = "TASKS")]
     canary: Option<IndexSet>,
@@ -120,6 +122,14 @@ pub(super) struct RestartArgs {
     how: HowArgs,
 }
 
+fn min_healthy(text: &str) -> Result<Millis, String> {
+    units::duration_within(text, Millis(0), MAX_MIN_HEALTHY)
+}
+
+fn deadline(text: &str) -> Result<Millis, String> {
+    units::duration_within(text, Millis(1), MAX_DEADLINE)
+}
+
 fn share(text: &str) -> Result<Share, String> {
     text.parse::<Share>().map_err(|error| error.to_string())
 }
@@ -142,12 +152,25 @@ fn order(text: &str) -> Result<Order, String> {
 }
 
 impl HowArgs {
+    async fn asked(
+        &self,
+        client: &mut Client,
+        verb: &'static str,
+        key: JobKey,
+        to: To,
+    ) -> Result<Asked, Failure> {
+        let mut options = self.options();
+        let chosen = self.which.chosen(client, &key).await;
+        options.tasks =
+            chosen.map_err(|failure| names::meant_a_task(failure, &key, client.user()))?;
+        Ok(Asked { verb, key, to, options, plan: self.plan, watch: self.watch })
+    }
+
     fn options(&self) -> UpdateOptions {
-        let ms = |time: Duration| Millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         UpdateOptions {
             most: self.most,
-            min_healthy_ms: ms(self.min_healthy),
-            deadline_ms: ms(self.deadline),
+            min_healthy_ms: self.min_healthy,
+            deadline_ms: self.deadline,
             canary: self.canary.clone(),
             tasks: None,
             order: self.order.clone(),
@@ -168,12 +191,24 @@ impl HowArgs {
 
 /// What is asked for, and what to do with the answer.
 struct Asked {
+    /// The command, for errors.
+    verb: &'static str,
     key: JobKey,
     to: To,
     options: UpdateOptions,
-    which: SelectArgs,
     plan: bool,
     watch: bool,
+}
+
+impl Asked {
+    fn message(&self) -> pb::UpdateJob {
+        let (job, to) = (self.key.to_string(), Some(self.to.clone()));
+        pb::UpdateJob { job, to, options: Some((&self.options).into()) }
+    }
+
+    fn what(&self) -> String {
+        format!("{} {}", self.verb, self.key)
+    }
 }
 
 pub(super) async fn update(
@@ -184,18 +219,75 @@ pub(super) async fn update(
     let target = target.resolve()?;
     let evaluated = evaluate(&args.file, args.args, target.user.clone()).await?;
     let mut client = Client::new(&target)?;
-    for spec in &evaluated.jobs {
-        let asked = Asked {
-            key: spec.key(client.user()),
-            to: To::Spec(spec.into()),
-            options: args.how.options(),
-            which: args.how.which.clone(),
-            plan: args.how.plan,
-            watch: args.how.watch,
-        };
-        ask(&mut client, asked, out).await?;
+    let mut all = Vec::new();
+    for spec in meant(&mut client, &evaluated.jobs).await? {
+        let (key, to) = (spec.key(client.user()), To::Spec(spec.into()));
+        all.push(args.how.asked(&mut client, "update", key, to).await?);
     }
-    Ok(())
+    if all.len() > 1 && !args.how.plan {
+        // Nothing of the file is begun when a part of it would be refused.
+        for asked in &all {
+            foresee(&mut client, asked).await?;
+        }
+    }
+    let mut refused = None;
+    for asked in all {
+        match ask(&mut client, asked, out).await {
+            // A plan tells of all jobs.
+            Err(failure) if args.how.plan && failure.code != Code::Unavailable => {
+                refused = refused.or(Some(failure));
+            }
+            done => done?,
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// The jobs of a file that an update is about. Alloc sets that are just so are not, nor what does not live;
+/// both are told of.
+async fn meant<'a>(client: &mut Client, jobs: &'a [JobSpec]) -> Result<Vec<&'a JobSpec>, Failure> {
+    if let [one] = jobs
+        && one.kind != JobKind::AllocSet
+    {
+        return Ok(vec![one]);
+    }
+    let planned = super::plan::ask(client, jobs, String::new()).await?.jobs;
+    let mut meant = Vec::new();
+    for (job, planned) in jobs.iter().zip(&planned) {
+        let (key, is_set) = (job.key(client.user()), job.kind == JobKind::AllocSet);
+        match planned.change() {
+            pb::PlannedChange::New => {
+                note(&format!("{key}: does not live, and is left alone; borgctl submit runs it"))
+            }
+            pb::PlannedChange::None if is_set => {
+                note(&format!("= {key}: an alloc set, and just so"));
+            }
+            pb::PlannedChange::Differs if is_set => {
+                return Err(set_differs(&key, planned));
+            }
+            pb::PlannedChange::None
+            | pb::PlannedChange::Differs
+            | pb::PlannedChange::Unspecified => meant.push(job),
+        }
+    }
+    let nothing_lives = planned.iter().all(|job| job.change() == pb::PlannedChange::New);
+    match jobs.first().filter(|_| nothing_lives) {
+        Some(job) => {
+            let text = format!("update {}: no job of the file lives", job.key(client.user()));
+            Err(Failure::new(Code::NotFound, text))
+        }
+        None => Ok(meant),
+    }
+}
+
+fn set_differs(key: &JobKey, planned: &pb::JobPlan) -> Failure {
+    let fields: Vec<String> = planned.fields.iter().map(rollout::changed).collect();
+    let text = format!(
+        "update {key}: an alloc set has no versions, and this one differs ({}): change its size with \
+         borgctl resize {key}; nothing of the file was begun",
+        fields.join(", ")
+    );
+    Failure::new(Code::Refused, text)
 }
 
 /// A job that was updated.
@@ -220,7 +312,9 @@ pub(super) async fn live(
     out: Output,
 ) -> Result<Updated, Failure> {
     let job = spec.key(client.user());
-    let updated = begin(client, job, To::Spec(spec.into()), &UpdateOptions::default()).await?;
+    let (to, options) = (To::Spec(spec.into()), UpdateOptions::default());
+    let asked = Asked { verb: "update", key: job, to, options, plan: false, watch: false };
+    let updated = begin(client, &asked).await?;
     tell(&updated, out)?;
     Ok(updated)
 }
@@ -231,9 +325,8 @@ pub(super) async fn rollback(
     out: Output,
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
-    let (options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
-    let (to, which) = (To::Version(args.back_to), args.how.which);
-    ask(client, Asked { key, to, options, which, plan, watch }, out).await
+    let asked = args.how.asked(client, "rollback", key, To::Version(args.back_to)).await?;
+    ask(client, asked, out).await
 }
 
 pub(super) async fn scale(
@@ -246,8 +339,8 @@ pub(super) async fn scale(
     // More or fewer tasks are no release: nothing needs to be watched for long.
     let options =
         UpdateOptions { min_healthy_ms: Millis(0), close: true, ..UpdateOptions::default() };
-    let (to, which) = (To::Tasks(args.count), SelectArgs::default());
-    ask(client, Asked { key, to, options, which, plan, watch }, out).await
+    let (verb, to) = ("scale", To::Tasks(args.count));
+    ask(client, Asked { verb, key, to, options, plan, watch }, out).await
 }
 
 pub(super) async fn restart(
@@ -256,22 +349,28 @@ pub(super) async fn restart(
     out: Output,
 ) -> Result<(), Failure> {
     let key = names::job(&args.job, client.user())?;
-    let (mut options, plan, watch) = (args.how.options(), args.how.plan, args.how.watch);
-    options.close = true;
-    let (to, which) = (To::Restart(true), args.how.which);
-    ask(client, Asked { key, to, options, which, plan, watch }, out).await
+    let mut asked = args.how.asked(client, "restart", key, To::Restart(true)).await?;
+    asked.options.close = true;
+    ask(client, asked, out).await
 }
 
 async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failure> {
-    let Asked { key, to, mut options, which, plan, watch } = asked;
-    options.tasks = which.chosen(client, &key).await?;
-    let scales = matches!(to, To::Tasks(_));
-    if plan {
-        let update = message(&key, to, &options);
-        return self::plan(client, &key, update, out).await;
+    if asked.plan {
+        return plan(client, &asked, out).await;
     }
-    let updated = begin(client, key, to, &options).await?;
-    if watch {
+    let before = version_of(client, &asked.key).await?;
+    let updated = begin(client, &asked).await?;
+    let scales = matches!(asked.to, To::Tasks(_));
+    // What is said again may have been done before, and then is no news.
+    if before == Some(updated.version) && !client.repeats() && !out.is_json() {
+        let Updated { job, version, .. } = &updated;
+        out.line(&format!("{job}: version {version} is in force and just so: nothing changes"))?;
+        // More tasks that were asked for before may be on their way.
+        if !(asked.watch && scales) {
+            return Ok(());
+        }
+    }
+    if asked.watch {
         let watched = Watched { all_serve: scales, ..updated.to_watch() };
         return rollout::watch(client, &updated.job, &watched, out).await;
     }
@@ -281,25 +380,16 @@ async fn ask(client: &mut Client, asked: Asked, out: Output) -> Result<(), Failu
     tell(&updated, out)
 }
 
-fn message(key: &JobKey, to: To, options: &UpdateOptions) -> pb::UpdateJob {
-    pb::UpdateJob { job: key.to_string(), to: Some(to), options: Some(options.into()) }
-}
-
-async fn begin(
-    client: &mut Client,
-    job: JobKey,
-    to: To,
-    options: &UpdateOptions,
-) -> Result<Updated, Failure> {
-    let update = Some(message(&job, to, options));
-    let message = pb::UpdateJobRequest { update, request_id: request_id() };
-    let what = format!("update {job}");
+async fn begin(client: &mut Client, asked: &Asked) -> Result<Updated, Failure> {
+    let request_id = client.request_id();
+    let message = pb::UpdateJobRequest { update: Some(asked.message()), request_id };
     let answer = client
-        .call(&what, Kind::Change, message, async |mut master, request| {
+        .call(&asked.what(), Kind::Change, message, async |mut master, request| {
             master.update_job(request).await
         })
-        .await?;
-    Ok(Updated { job, version: answer.version, index: answer.index })
+        .await
+        .map_err(|failure| names::meant_a_task(failure, &asked.key, client.user()))?;
+    Ok(Updated { job: asked.key.clone(), version: answer.version, index: answer.index })
 }
 
 /// To a person.
@@ -313,22 +403,39 @@ fn tell(updated: &Updated, out: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn plan(
-    client: &mut Client,
-    key: &JobKey,
-    update: pb::UpdateJob,
-    out: Output,
-) -> Result<(), Failure> {
-    let message = pb::PlanUpdateRequest { update: Some(update) };
+/// The version in force, if there is such a job.
+async fn version_of(client: &mut Client, key: &JobKey) -> Result<Option<u32>, Failure> {
+    match rollout::get(client, key).await {
+        Ok(answer) => Ok(answer.head.map(|head| head.version)),
+        Err(failure) if failure.code == Code::NotFound => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// What would become of the tasks, were it asked for.
+///
+/// # Errors
+/// What it would be refused with.
+async fn foresee(client: &mut Client, asked: &Asked) -> Result<pb::PlanUpdateResponse, Failure> {
+    let message = pb::PlanUpdateRequest { update: Some(asked.message()) };
     let answer = client
-        .call(&format!("plan {key}"), Kind::Read, message, async |mut master, request| {
+        .call(&asked.what(), Kind::Read, message, async |mut master, request| {
             master.plan_update(request).await
         })
-        .await?;
-    if let Some(refusal) = answer.refusal {
-        let text = format!("the update of {key} would be refused: {}", refusal.why);
-        return Err(Failure::new(Code::Refused, text));
+        .await
+        .map_err(|failure| names::meant_a_task(failure, &asked.key, client.user()))?;
+    match answer.refusal {
+        Some(refusal) => {
+            let failure = Failure::planned(refusal.code, &refusal.why);
+            Err(failure
+                .context(&format!("{} would be refused, and nothing was begun", asked.what())))
+        }
+        None => Ok(answer),
     }
+}
+
+async fn plan(client: &mut Client, asked: &Asked, out: Output) -> Result<(), Failure> {
+    let (answer, key) = (foresee(client, asked).await?, &asked.key);
     let changes = answer.version != answer.from_version;
     if out.is_json() {
         return out.json(&planned_json(key, &answer), false);
@@ -368,6 +475,8 @@ fn effect_name(effect: pb::UpdateEffect) -> &'static str {
         pb::UpdateEffect::Move => "moves",
         pb::UpdateEffect::Start => "does not run, and starts as the new version",
         pb::UpdateEffect::End => "ends",
+        pb::UpdateEffect::New => "new, and starts",
+        pb::UpdateEffect::Over => "is over, and stays so",
         pb::UpdateEffect::Unspecified => "unknown",
     }
 }
@@ -380,6 +489,8 @@ fn planned_json(key: &JobKey, answer: &pb::PlanUpdateResponse) -> serde_json::Va
         pb::UpdateEffect::Move => "move",
         pb::UpdateEffect::Start => "start",
         pb::UpdateEffect::End => "end",
+        pb::UpdateEffect::New => "new",
+        pb::UpdateEffect::Over => "over",
         pb::UpdateEffect::Unspecified => "unknown",
     };
     let effects = answer.effects.iter().map(|effect| {

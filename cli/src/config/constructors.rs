@@ -10,7 +10,7 @@ use super::fields::{FieldError, Fields, show, thousandths};
 use super::kinds;
 use super::session::{Piece, Session};
 use super::units;
-use borg_proto::disruption::{DEFAULT_MOST, Disruption, Rate, Share};
+use borg_proto::disruption::{DEFAULT_MOST, Disruption, MAX_RATE_PER, Rate, Share};
 use borg_proto::health::HealthCheck;
 use borg_proto::names::{NameError, PortName, shorten};
 use borg_proto::priority::{Band, MAX_PRIORITY};
@@ -326,7 +326,8 @@ fn rate(text: &str) -> Result<Rate, String> {
         || format!("{:?} is not a number of tasks in a time, as in \"5 in 1h\"", shorten(text));
     let (tasks, per) = text.split_once(" in ").ok_or_else(wrong)?;
     let tasks = tasks.trim().parse().map_err(|_| wrong())?;
-    let per_ms = units::duration(per.trim()).map_err(|_| wrong())?;
+    units::duration(per.trim()).map_err(|_| wrong())?;
+    let per_ms = units::duration_within(per.trim(), Millis(1), MAX_RATE_PER)?;
     Ok(Rate { tasks, per_ms })
 }
 

@@ -6,6 +6,7 @@
 
 use borg_proto::Millis;
 use borg_proto::names::shorten;
+use std::time::Duration;
 
 /// Units of size for configuration, in bytes.
 pub(crate) const SIZES: [(&str, i64); 8] = [
@@ -75,6 +76,16 @@ pub(crate) fn duration(text: &str) -> Result<Millis, String> {
         .map_err(|_| format!("{:?} is not {example}", shorten(text)))
 }
 
+/// A length of time within bounds, both of which are allowed.
+pub(crate) fn duration_within(text: &str, least: Millis, most: Millis) -> Result<Millis, String> {
+    let time = duration(text)?;
+    if (least..=most).contains(&time) {
+        return Ok(time);
+    }
+    let told = |time: Millis| humantime::format_duration(Duration::from_millis(time.0)).to_string();
+    Err(format!("{:?} is outside {} to {}", shorten(text), told(least), told(most)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +109,9 @@ mod tests {
         assert_eq!(duration("1h 30m"), Ok(Millis(5_400_000)));
         assert_eq!(duration("500ms"), Ok(Millis(500)));
         assert!(duration("500us").unwrap_err().contains("finer"));
+        let within = |text| duration_within(text, Millis(0), Millis(86_400_000));
+        assert_eq!(within("1d"), Ok(Millis(86_400_000)));
+        assert_eq!(within("999999999h").unwrap_err(), "\"999999999h\" is outside 0s to 1day");
         assert!(duration("soon").unwrap_err().contains("\"soon\" is not a time"));
     }
 }

@@ -162,6 +162,7 @@ async fn start(say: &Narrator, dir: &Path, text: &Path) -> Result<(LocalCell, Cl
         timeout: Duration::from_secs(10),
         at: None,
         consistent: false,
+        request_id: None,
     };
     let mut client = Client::new(&target.resolve()?)?;
     local::add_machines_and_wait(&layout, &cell, &mut client, |what| say.progress(what)).await?;

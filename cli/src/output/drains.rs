@@ -168,8 +168,8 @@ impl DrainedMachine {
     #[must_use]
     pub fn left(&self) -> String {
         match self.kept {
-            0 => format!("{} tasks left", self.tasks),
-            kept => format!("{} tasks left, data of {kept} allocs to rescue", self.tasks),
+            0 => format!("{} left", counted(self.tasks)),
+            kept => format!("{} left, data of {kept} allocs to rescue", counted(self.tasks)),
         }
     }
 
@@ -179,16 +179,21 @@ impl DrainedMachine {
         match self.drain.empty_since_ms {
             Some(since) if since <= now_ms => match self.drain.forced {
                 0 => "empty".to_owned(),
-                forced => format!("empty, {forced} tasks pushed out at the deadline"),
+                forced => format!("empty, {} pushed out at the deadline", counted(forced)),
             },
             Some(_) => "empty, its last tasks are ending".to_owned(),
             None => {
                 let first = self.leaving.first();
-                let waits = first.map(|one| format!(": {} waits for {}", one.task, one.waits));
+                let waits = first.map(|one| format!(": {} stays for now: {}", one.task, one.waits));
                 self.left() + &waits.unwrap_or_default()
             }
         }
     }
+}
+
+/// So many tasks.
+fn counted(tasks: u32) -> String {
+    if tasks == 1 { "1 task".to_owned() } else { format!("{tasks} tasks") }
 }
 
 impl Maintenance {
@@ -212,23 +217,21 @@ impl Plan {
     /// All of it in a line.
     #[must_use]
     pub fn summary(&self) -> String {
-        let many =
-            |count: u32| if count == 1 { "1 task".to_owned() } else { format!("{count} tasks") };
-        let counted =
+        let all =
             |told: usize, more: u32| u32::try_from(told).unwrap_or(u32::MAX).saturating_add(more);
-        let moves = counted(self.moves.len(), self.more_moves);
-        let stay = counted(self.stay.len(), self.more_stay);
+        let moves = all(self.moves.len(), self.more_moves);
+        let stay = all(self.stay.len(), self.more_stay);
         let steps =
             if self.steps == 1 { "1 step".to_owned() } else { format!("{} steps", self.steps) };
         let moves = match moves {
             0 => "nobody would move".to_owned(),
             count => {
-                format!("{} would move in {steps}, about {}", many(count), age(self.foreseen_ms))
+                format!("{} would move in {steps}, about {}", counted(count), age(self.foreseen_ms))
             }
         };
         let stay = match stay {
             0 => String::new(),
-            count => format!("; {} would be pushed out at the deadline", many(count)),
+            count => format!("; {} would be pushed out at the deadline", counted(count)),
         };
         format!("{}: {moves}{stay}; nothing was done", self.machines.join(", "))
     }

@@ -4,7 +4,7 @@
 //! where it ended. When that master does not answer, another one is tried, which may have some of it too.
 
 use super::Prepared;
-use crate::client::{Client, request_id};
+use crate::client::Client;
 use crate::exit::{Code, Failure};
 use borg_proto::package::{BLOB_CHUNK_BYTES, Layer, Package};
 use borg_proto::rpc::BorgmasterClient;
@@ -37,7 +37,8 @@ pub async fn put(
     package: &Package,
     prepared: &Prepared,
 ) -> Result<(pb::PutPackageResponse, u64), Failure> {
-    let request = pb::PutPackageRequest { package: Some(package.into()), request_id: request_id() };
+    let request =
+        pb::PutPackageRequest { package: Some(package.into()), request_id: client.request_id() };
     let mut sent = 0;
     let mut last = None;
     for _ in 0..client.masters() * ROUNDS {

@@ -234,6 +234,7 @@ impl Cell {
             timeout: PATIENCE,
             at: None,
             consistent: false,
+            request_id: None,
         }
     }
 

@@ -28,6 +28,7 @@ mod privileges;
 mod quota;
 mod reclamation;
 mod rescues;
+mod subsets;
 mod survival;
 mod updates;
 mod watch;

@@ -92,10 +92,12 @@ fn a_drained_machine_is_left_one_by_one_and_a_deadline_overrules_a_budget() {
     let held = machine_of(&cell, &still, 0);
     cell.borgctl(&["drain", &held, "--reason", "new disk", "--deadline", "3s"]).ok();
     let waits = drained(&cell, &held)["leaving"][0]["waits"].clone();
-    let says = format!("0 of the tasks of {still} are down, its disruption budget is 0");
+    let says = format!(
+        "the disruption budget of {still} is 0, which lets none of its tasks go while it serves"
+    );
     assert_eq!(waits, json!(says));
     let why = cell.borgctl(&["why", &format!("{still}/0")]).ok();
-    assert!(why.contains("which is drained; to leave it waits for"), "{why}");
+    assert!(why.contains("which is drained; it stays for now"), "{why}");
     let began = now();
     while drained(&cell, &held)["forced"] != 1 {
         assert!(began.elapsed() < Duration::from_secs(20), "{:#}", drained(&cell, &held));
@@ -136,13 +138,18 @@ fn too_much_is_not_drained_and_nonsense_is_named() {
     let said = cell.borgctl(&[&all[..], &["--dry-run"]].concat()).failed(3);
     assert!(said.contains("would be refused: would leave 0 of 2"), "{said}");
     cell.borgctl(&[&all[..], &["--force-with", "1"]].concat()).failed(3);
+    let long = "x".repeat(4_000);
     for (args, code, says) in [
         (&["drain", "--reason", "x"][..], 2, "no machine is named"),
         (&["drain", "nobody", "--reason", "x"], 4, "there is no machine nobody"),
         (&["drain", "--rack", "r9", "--reason", "x"], 4, "no machine of the cell has rack=r9"),
         (&["drain", "--label", "zone", "--reason", "x"], 2, "is not KEY=VALUE"),
         (&["drain", names[0], "--reason", " "], 3, "reason: nothing is given"),
-        (&["drain", names[0], "--reason", "x", "--deadline", "31days"], 3, "within_ms"),
+        (&["drain", names[0], "--reason", "x", "--deadline", "31days"], 2, "0s to 30days"),
+        (&["drain", names[0], "--reason", "x", "--deadline", "0s"], 2, "say --now"),
+        (&["drain", names[0], "--reason", &long], 3, "(4000 bytes)"),
+        (&["drain", "--all", "--rolling", "--batch", "0%", "--reason", "x"], 2, "1% to 100%"),
+        (&["--at", "-1ms", "drains"], 0, ""),
         (&["undrain"], 2, "no machine is named"),
         (&["undrain", "--maintenance", "7"], 4, "there is no maintenance 7"),
     ] {

@@ -245,6 +245,66 @@ fn a_job_is_scaled_restarted_stopped_and_started_by_command() {
     cell.borgctl(&["kill", &name]).ok();
 }
 
+#[test]
+fn a_file_is_looked_at_as_a_whole_before_anything_of_it_begins() {
+    let cell = Cell::shared();
+    let (one, two) =
+        (service("up-file-1", 1, "exec sleep 1000"), service("up-file-2", 1, "exec sleep 1000"));
+    let [first, second] = [cell.submit(&one), cell.submit(&two)];
+    cell.until_up(&first, 1);
+    cell.until_up(&second, 1);
+    let update = |file: &Value, args: &[&str]| {
+        let args = [&["update", "-", "--min-healthy", "0s"], args].concat();
+        cell.borgctl_with(&args, &file.to_string())
+    };
+    let mut file = json!([one, two]);
+    file[0]["task"]["command"] = json!(["sh", "-c", "exec sleep 2000"]);
+    file[1]["exclusive"] = json!(true);
+    let refused = update(&file, &[]).failed(3);
+    let whole = "update admin/up-file-2 would be refused, and nothing was begun: exclusive: true";
+    assert!(refused.contains(whole), "{refused}");
+    assert_eq!(versions(cell, &first).len(), 1);
+    let plan = update(&file, &["--plan"]);
+    assert!(plan.out.contains("~ admin/up-file-1: version 1 -> 2"), "{plan:?}");
+    plan.failed(3);
+
+    // What does not live, and an alloc set that is as it was, are told of and left alone.
+    let room = json!({
+        "name": "up-room", "kind": "alloc_set", "tasks": 1,
+        "task": { "limit": { "cpu_milli": 50, "ram_bytes": 32 << 20 } },
+    });
+    cell.submit(&room);
+    cell.borgctl(&["kill", &second]).ok();
+    let mut file = json!([room, two, file[0]]);
+    let done = update(&file, &["--watch"]);
+    assert!(done.err.contains("admin/up-file-2: does not live, and is left alone"), "{done:?}");
+    assert!(done.err.contains("= admin/up-room: an alloc set, and just so"), "{done:?}");
+    let said = done.ok();
+    assert!(said.contains("admin/up-file-1: version 2 is in force, all is done"), "{said}");
+    let same = update(&file, &["--watch"]).ok();
+    assert!(same.contains("version 2 is in force and just so: nothing changes"), "{same}");
+    file[0]["task"]["limit"]["cpu_milli"] = json!(60);
+    let refused = update(&file, &[]).failed(3);
+    assert!(refused.contains("borgctl resize admin/up-room"), "{refused}");
+    for job in [first.as_str(), "admin/up-room"] {
+        cell.borgctl(&["kill", job]).ok();
+    }
+}
+
+#[test]
+fn a_task_that_was_killed_stays_dead_and_that_is_said() {
+    let cell = Cell::shared();
+    let name = cell.submit(&service("up-dead", 3, "exec sleep 1000"));
+    cell.until_up(&name, 3);
+    cell.borgctl(&["kill", &name, "--tasks", "1"]).ok();
+    let plan = cell.borgctl(&["scale", &name, "4", "--plan"]).ok();
+    assert!(plan.contains("task 1: is over, and stays so"), "{plan}");
+    assert!(plan.contains("task 3: new, and starts"), "{plan}");
+    let done = cell.borgctl(&["restart", &name, "--min-healthy", "0s", "--watch"]).ok();
+    assert!(done.contains("all is done; these stay dead: 1 killed"), "{done}");
+    cell.borgctl(&["kill", &name]).ok();
+}
+
 /// A job that is over has no update any more, as one of which all is done.
 #[test]
 fn who_watches_an_update_is_told_that_the_job_was_killed() {

@@ -541,12 +541,36 @@ fn describe_update(change: UpdateChange, job: Option<&Job>) -> (&'static str, St
         UpdateChange::RolledBack => "job.update-rolled-back",
         UpdateChange::Closed => "job.update-closed",
     };
-    let Some(update) = job.and_then(Job::update) else { return (kind, String::new()) };
-    let mut detail = format!("from version {} to {}", update.from, update.to);
-    if update.goes_back() {
-        detail = format!("{detail}: {}", update.why);
-    }
+    let Some(job) = job else { return (kind, String::new()) };
+    let detail = match job.update() {
+        Some(update) if update.goes_back() => {
+            format!("from version {} to {}: {}", update.from, update.to, update.why)
+        }
+        Some(update) => {
+            format!("from version {} to {}{}", update.from, update.to, what_changed(job))
+        }
+        // It was closed in the entry in which it was done.
+        None => format!("version {}{}", job.head().number, what_changed(job)),
+    };
     (kind, detail)
+}
+
+/// What the newest version of a job changed, as far as that fits a line.
+fn what_changed(job: &Job) -> String {
+    const TOLD: usize = 3;
+    let head = job.head();
+    if !head.note.is_empty() {
+        return format!(": {}", head.note);
+    }
+    let before = job.versions().rfind(|version| version.number < head.number);
+    let fields = before.map(|before| before.spec.differences(&head.spec)).unwrap_or_default();
+    let more = fields.len().saturating_sub(TOLD);
+    let told: Vec<String> = fields.into_iter().take(TOLD).map(|found| found.field).collect();
+    match (told.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(": {}", told.join(", ")),
+        (false, more) => format!(": {} and {more} more", told.join(", ")),
+    }
 }
 
 fn describe_data(change: &DataChange) -> (&'static str, String) {

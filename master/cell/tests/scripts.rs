@@ -415,7 +415,7 @@ fn drains(cell: &Cell) -> String {
         out += &format!("{} {how}, {moved} moved, {forced} forced\n", machine.name);
         for task in cell.state.leaving(machine) {
             let waits = cell.state.stays_for(task, cell.now);
-            out += &format!("  {} waits for: {waits}\n", name(task));
+            out += &format!("  {} stays: {waits}\n", name(task));
         }
     }
     for one in cell.state.maintenances() {

@@ -466,7 +466,7 @@ impl Scheduler {
                 self.tell_standing(&mut told, task, placement.machine, need);
                 if self.state.leaves(task) {
                     let waits = self.why_it_stays(task, now);
-                    told.summary += &format!(", which is drained; to leave it waits for {waits}");
+                    told.summary += &format!(", which is drained; it stays for now: {waits}");
                 }
                 told.summary += &self.about_reclaimed(placement.machine, need);
                 return told;

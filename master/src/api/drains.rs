@@ -90,8 +90,10 @@ pub(super) fn plan(
     let plan = match plan {
         Ok(plan) => plan,
         Err(refused) => {
-            let refusal = changes::refusal(&refused).message().to_owned();
-            return pb::PlanDrainResponse { refusal, read: Some(read), ..Default::default() };
+            let status = changes::refusal(&refused);
+            let (refusal, refusal_code) = (status.message().to_owned(), status.code().into());
+            let read = Some(read);
+            return pb::PlanDrainResponse { refusal, refusal_code, read, ..Default::default() };
         }
     };
     let beyond = |all: usize| u32::try_from(all.saturating_sub(MAX_MOVES_TOLD)).unwrap_or(u32::MAX);
@@ -114,6 +116,7 @@ pub(super) fn plan(
         steps: plan.steps,
         foreseen_ms: plan.foreseen.0,
         refusal: String::new(),
+        refusal_code: 0,
         machines: plan.machines.iter().map(|id| machine_name(state, *id)).collect(),
         read: Some(read),
     }

@@ -56,11 +56,12 @@ use tonic::{Request, Response, Status, Streaming};
 /// Metadata of a read that must not be older than the moment of asking.
 const CONSISTENT: &str = "borg-consistent";
 /// Calls that can show the past.
-const KNOW_THE_PAST: [&str; 10] = [
+const KNOW_THE_PAST: [&str; 11] = [
     "ListJobs",
     "GetJob",
     "ListRuns",
     "ListMachines",
+    "ListDrains",
     "ListQuotas",
     "ListPackages",
     "ListPrivileges",

@@ -66,6 +66,8 @@ fn effects(all: &[Effect]) -> Vec<pb::plan_update_response::Effect> {
             Effect::None => (pb::UpdateEffect::None, String::new()),
             Effect::InPlace => (pb::UpdateEffect::InPlace, String::new()),
             Effect::Start => (pb::UpdateEffect::Start, String::new()),
+            Effect::New => (pb::UpdateEffect::New, String::new()),
+            Effect::Over => (pb::UpdateEffect::Over, String::new()),
             Effect::Restart(why) => (pb::UpdateEffect::Restart, why.clone()),
             Effect::Move(why) => (pb::UpdateEffect::Move, why.clone()),
             Effect::End => (pb::UpdateEffect::End, String::new()),

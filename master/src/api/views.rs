@@ -235,7 +235,7 @@ pub(super) fn task_info(
     };
     if info.note.is_empty() && view.state.leaves(id) {
         let waits = view.state.stays_for(id, view.state.clock());
-        info.note = format!("its machine is drained; waits for {waits}");
+        info.note = format!("its machine is drained; it stays for now: {waits}");
     }
     if info.note.is_empty()
         && let Some(next) = task.successor()

@@ -204,10 +204,12 @@ impl Field {
         if let Some(place) = named {
             return Ok(self.least + place as u64);
         }
+        if word.is_empty() {
+            return wrong(at, format!("there is no {} here", self.name));
+        }
         let Some(value) = number(word) else {
-            let what = if word.is_empty() { "nothing" } else { word };
             let or = if self.names.is_empty() { "" } else { " or a name of three letters" };
-            return wrong(at, format!("{} {} is not a number{or}", self.name, shorten(what)));
+            return wrong(at, format!("{} {} is not a number{or}", self.name, shorten(word)));
         };
         if !(self.least..=self.most).contains(&value) {
             let (name, least, most) = (self.name, self.least, self.most);

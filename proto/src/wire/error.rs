@@ -104,11 +104,12 @@ pub(super) fn check_range(field: &str, value: u64, least: u64, most: u64) -> Res
 /// A line of text of at most `most` bytes, without control characters.
 pub(super) fn check_line(field: &str, text: &str, most: usize) -> Result<(), WireError> {
     if text.len() > most {
-        return Err(WireError::new(
-            field,
-            format!("{:?}", shorten(text)),
-            format!("is longer than {most} bytes"),
-        ));
+        // Shortened here: a second time would cut the length that it tells.
+        return Err(WireError {
+            field: field.to_owned(),
+            value: format!("{:?}", shorten(text)),
+            why: format!("is longer than {most} bytes"),
+        });
     }
     if text.chars().any(char::is_control) {
         return Err(WireError::new(field, format!("{text:?}"), "has a control character"));

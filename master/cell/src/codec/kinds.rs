@@ -10,7 +10,7 @@ use borg_proto::wire::{WireError, pb};
 use borg_proto::{JobId, JobKind, Millis};
 
 /// The kinds of these refusals.
-pub(super) const KINDS: std::ops::RangeInclusive<u32> = 280..=295;
+pub(super) const KINDS: std::ops::RangeInclusive<u32> = 280..=296;
 /// Most ticks that a checkpoint may have of one cron job: finished and other runs, live ones and skipped.
 const MAX_TICKS: usize = 1_000;
 
@@ -40,6 +40,7 @@ pub(super) fn refusal(of: &K) -> (u32, Vec<u64>, Vec<String>) {
         K::ManyRuns { job, most } => (293, vec![(*most).into()], vec![job.to_string()]),
         K::NoName { made } => (294, vec![*made], vec![]),
         K::AfterParent { job, first } => (295, vec![], vec![job.to_string(), first.to_string()]),
+        K::IsCron { job } => (296, vec![], vec![job.to_string()]),
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn read(number: u32, from: &mut Fields) -> Result<K, WireError> {
         293 => K::ManyRuns { most: from.small()?, job: from.name()? },
         294 => K::NoName { made: from.number()? },
         295 => K::AfterParent { job: from.name()?, first: from.name()? },
+        296 => K::IsCron { job: from.name()? },
         other => return Err(WireError::new("kind", other, "is no refusal about kinds of jobs")),
     })
 }

@@ -602,6 +602,7 @@ mod tests {
             K::ManyRuns { job: job(), most: 20 },
             K::NoName { made: u64::MAX },
             K::AfterParent { job: job(), first: job() },
+            K::IsCron { job: job() },
         ]
     }
 

@@ -36,6 +36,11 @@ pub enum KindRejection {
     TaskAlive { job: JobKey, index: u32 },
     #[error("{job} is a {} job: it has no schedule", kind.word())]
     NotCron { job: JobKey, kind: JobKind },
+    #[error(
+        "job {job} is a cron job, which runs nothing itself: borgctl cron pause {job} lets it make no more runs, \
+         cron resume lets it again, and what is done to a run is said of the run, as in {job}-1"
+    )]
+    IsCron { job: JobKey },
     #[error("cron job {job} is over: {state}")]
     CronOver { job: JobKey, state: JobState },
     #[error("its run {run} is not over, and overlap is forbid")]
@@ -57,7 +62,8 @@ impl KindRejection {
             | Self::AfterStanding { .. }
             | Self::AfterParent { .. }
             | Self::RerunKind { .. }
-            | Self::NotCron { .. } => RejectionCode::InvalidArgument,
+            | Self::NotCron { .. }
+            | Self::IsCron { .. } => RejectionCode::InvalidArgument,
             Self::ParentOver { .. }
             | Self::Pinned { .. }
             | Self::NeverBegan { .. }

@@ -47,8 +47,17 @@ pub enum UpdateRejection {
     GangParted { job: JobKey },
     #[error("there is no update of {job} to {verb}")]
     NoUpdate { job: JobKey, verb: Steer },
-    #[error("the update of {job} is {state}: there is nothing to {verb}")]
+    #[error("the update of {job} is {state}{}", not_now(job, *verb))]
     NotNow { job: JobKey, verb: Steer, state: String },
+}
+
+fn not_now(job: &JobKey, verb: Steer) -> String {
+    match verb {
+        Steer::Close => format!(
+            ", and only one that is done is closed: let it go on, or say borgctl rollout undo {job}"
+        ),
+        Steer::Pause | Steer::Resume | Steer::Undo => format!(": there is nothing to {verb}"),
+    }
 }
 
 /// What lets another update begin.

@@ -46,8 +46,15 @@ pub enum Blocked {
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Down { job, most: 0, .. } => write!(
+                f,
+                "the disruption budget of {job} is 0, which lets none of its tasks go while it serves"
+            ),
+            Self::Down { job, down: 1, most } => {
+                write!(f, "1 task of {job} is down, its disruption budget is {most}")
+            }
             Self::Down { job, down, most } => {
-                write!(f, "{down} of the tasks of {job} are down, its disruption budget is {most}")
+                write!(f, "{down} tasks of {job} are down, its disruption budget is {most}")
             }
             Self::Rate { job, tasks, per, until } => write!(
                 f,
@@ -263,7 +270,7 @@ mod tests {
         assert_eq!(cell.state.job(job).unwrap().down(), 0);
         assert_eq!(blocked(&cell, job, 0), "");
         cell.ended(ids[2], None);
-        let why = "1 of the tasks of ann/web are down, its disruption budget is 1";
+        let why = "1 task of ann/web is down, its disruption budget is 1";
         assert_eq!(blocked(&cell, job, 0), why);
         assert_eq!(blocked(&cell, job, 2), "", "it is down already");
         assert_eq!(cell.state.audit(), []);

@@ -86,11 +86,11 @@ impl fmt::Display for Staying {
         match self {
             Self::Budget(blocked) => write!(f, "{blocked}"),
             Self::SafeMode => f.write_str("safe mode: much of the cell is silent, nothing moves"),
-            Self::Successor(machine) => write!(f, "its replacement, which starts on {machine}"),
+            Self::Successor(machine) => write!(f, "its replacement starts on {machine}"),
             Self::Preparing { job, most } => {
-                write!(f, "other tasks of {job}, of which {most} are replaced at a time")
+                write!(f, "other tasks of {job} are replaced first, {most} at a time")
             }
-            Self::Place => f.write_str("a place on another machine"),
+            Self::Place => f.write_str("no place on another machine yet"),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use super::daemons::MAX_DAEMONS;
 use super::turn::Turn;
+use super::versions::noted;
 use super::{Answer, Due, Job, JobEnd, JobState};
 use crate::event::{EventKind, TaskChange};
 use crate::rejection::{AllocRejection, KindRejection, Rejection};
@@ -227,7 +228,10 @@ impl Turn<'_> {
         let job = self.job_mut(id);
         let end = job.verdict();
         job.ended = Some((at, end.clone()));
-        job.update = None;
+        if let Some(update) = job.update.take().filter(|update| update.is_under_way()) {
+            let outcome = format!("the job ended in the middle of it: {}", job.state());
+            job.note_outcome(update.to, &noted(&outcome));
+        }
         job.forget_versions();
         let (to, slots) = (job.state(), u64::from(job.slots()));
         let waits_for = std::mem::take(&mut job.waits_for);

@@ -38,7 +38,7 @@ impl Turn<'_> {
         key: &JobKey,
         tasks: Option<&IndexSet>,
     ) -> Result<Answer, Rejection> {
-        let job = self.updatable(user, key)?;
+        let job = self.running(user, key)?;
         let alive = chosen(job, tasks, |task| !task.is_dead())?;
         if job.spec.gang && u32::try_from(alive.len()) != Ok(job.counts.alive()) {
             return Err(UpdateRejection::GangParted { job: key.clone() }.into());
@@ -87,7 +87,7 @@ impl Turn<'_> {
         key: &JobKey,
         tasks: Option<&IndexSet>,
     ) -> Result<Answer, Rejection> {
-        let job = self.updatable(user, key)?;
+        let job = self.running(user, key)?;
         let chosen = chosen(job, tasks, Task::is_stopped)?;
         let waits = !job.waits_for.is_empty();
         for task in &chosen {

@@ -64,7 +64,7 @@ fn what_is_no_schedule_is_told_with_the_place_and_what_is_allowed() {
     );
     assert_eq!(refused("9-3 * * * *"), "at character 1: minute 9 to 3 goes backwards");
     assert_eq!(refused("*/0 * * * *"), "at character 3: step 0 is not 1 to 59");
-    assert_eq!(refused("0, * * * *"), "at character 3: minute nothing is not a number");
+    assert_eq!(refused("0, * * * *"), "at character 3: there is no minute here");
     assert_eq!(
         refused("* * * *"),
         "at character 8: five fields are needed, minute hour day month weekday, and there are 4"

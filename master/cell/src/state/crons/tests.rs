@@ -5,7 +5,7 @@ use borg_proto::command::{Action, CronOrder};
 use borg_proto::cron::{CatchUp, Overlap};
 use borg_proto::time::Date;
 use borg_proto::update::{Revision, UpdateOptions};
-use borg_proto::{FailureCause, JobId, JobSpec, MachineId, Millis};
+use borg_proto::{FailureCause, JobId, JobKey, JobSpec, MachineId, Millis};
 use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
@@ -224,6 +224,24 @@ fn another_schedule_counts_from_the_moment_it_is_in_force() {
     cell.apply(user("ann"), Action::UpdateJob { job, to, options }).unwrap();
     next(&mut cell);
     assert_eq!(history(&cell), ["00:20 backup-1"]);
+}
+
+#[test]
+fn what_only_tasks_can_do_is_refused_and_what_a_cron_job_can_is_named() {
+    let (mut cell, _) = cell();
+    cell.submit("ann", with("0 * * * *", Overlap::Forbid, CatchUp::Last));
+    let key: JobKey = "ann/backup".parse().unwrap();
+    let restart = Action::UpdateJob {
+        job: key.clone(),
+        to: Revision::Restart,
+        options: Box::new(UpdateOptions::default()),
+    };
+    let stop = Action::StopTasks { job: key.clone(), tasks: None };
+    let start = Action::StartTasks { job: key, tasks: None };
+    for action in [restart, stop, start] {
+        let refused = cell.apply(user("ann"), action).unwrap_err().to_string();
+        assert!(refused.contains("borgctl cron pause ann/backup"), "{refused}");
+    }
 }
 
 fn update(cell: &mut Cell, spec: JobSpec) {

@@ -7,13 +7,13 @@ use super::super::{Answer, Job, MAX_VERSIONS_IN_USE, Version};
 use super::effect::Judge;
 use super::{OnTheWay, Update, UpdateState};
 use crate::event::{EventKind, UpdateChange};
-use crate::rejection::{AllocRejection, Rejection, UpdateRejection};
+use crate::rejection::{AllocRejection, KindRejection, Rejection, UpdateRejection};
 use borg_proto::disruption::DEFAULT_MOST;
 use borg_proto::names::shorten;
 use borg_proto::spec::{SpecError, TaskLabels};
 use borg_proto::task::EvictCause;
 use borg_proto::update::{Revision, UpdateOptions};
-use borg_proto::{JobId, JobKey, JobSpec, Millis, TaskId, UserName};
+use borg_proto::{JobId, JobKey, JobKind, JobSpec, Millis, TaskId, UserName};
 use imbl::OrdSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -85,7 +85,12 @@ impl Turn<'_> {
         to: &Revision,
         options: &UpdateOptions,
     ) -> Result<Option<Prepared>, Rejection> {
-        let job = self.updatable(user, key)?;
+        let job = match to {
+            Revision::Restart => self.running(user, key)?,
+            Revision::Spec(_) | Revision::Version(_) | Revision::Tasks(_) => {
+                self.updatable(user, key)?
+            }
+        };
         let (spec, note) = revised(job, to)?;
         super::super::lives::check_spec(&spec)?;
         check_fixed(job, &spec).map_err(Rejection::Spec)?;
@@ -139,6 +144,19 @@ impl Turn<'_> {
             return Err(AllocRejection::RunOfData { job: job() }.into());
         }
         Ok(found)
+    }
+
+    /// The same, with tasks of its own.
+    pub(in crate::state) fn running(
+        &self,
+        user: &UserName,
+        key: &JobKey,
+    ) -> Result<&Job, Rejection> {
+        let found = self.updatable(user, key)?;
+        match found.spec.kind {
+            JobKind::Cron => Err(KindRejection::IsCron { job: key.clone() }.into()),
+            JobKind::Service | JobKind::Batch | JobKind::Daemon | JobKind::AllocSet => Ok(found),
+        }
     }
 
     fn check_update(&self, job: &Job, asked: &Prepared) -> Result<(), Rejection> {

@@ -28,6 +28,10 @@ pub enum Effect {
     InPlace,
     /// It does not run, and starts as the new version.
     Start,
+    /// It is one more than there were, and starts.
+    New,
+    /// It is over, and no update brings it back.
+    Over,
     /// It starts anew where it is.
     Restart(String),
     /// It starts anew, and not where it is: why.
@@ -168,7 +172,7 @@ impl Turn<'_> {
         };
         let differences = before.spec.differences(&prepared.spec);
         let Prepared { spec, .. } = &prepared;
-        let tasks = before.slots_under(spec);
+        let (tasks, stands) = (before.slots_under(spec), spec.kind.stands());
         self.install(prepared);
         let Some(job) = self.state.job(before.id).cloned() else {
             return Err(Rejection::NoSuchJob { job: key.clone() });
@@ -181,14 +185,17 @@ impl Turn<'_> {
         let mut effects = Vec::with_capacity(before.tasks.len());
         for (task, index) in before.tasks.iter().zip(0..) {
             let id = TaskId { job: job.id, index };
-            effects.push(if index >= tasks {
-                if task.is_dead() { Effect::None } else { Effect::End }
+            effects.push(if task.is_dead() && !stands {
+                Effect::Over
+            } else if index >= tasks {
+                Effect::End
             } else if job.task(index).is_none_or(|task| !update.is_left(index, task)) {
                 Effect::None
             } else {
                 self.foreseen(id, &mut judge, &mut tried)
             });
         }
+        effects.extend((before.slots()..tasks).map(|_| Effect::New));
         let at_once = job.at_once(&update);
         Ok(UpdatePlan { from, to: job.head().number, differences, at_once, effects })
     }
@@ -213,6 +220,7 @@ impl Turn<'_> {
         let moved = Turn::new(&mut copy).renew(id, judge.to.number);
         match moved {
             Ok(()) => Effect::Restart(why),
+            Err(refused) if refused.to_string() == why => Effect::Move(why),
             Err(refused) => Effect::Move(format!("{why}; {refused}")),
         }
     }

@@ -162,7 +162,7 @@ fn with_budget(now: &JobSpec, before: Arc<JobSpec>) -> Arc<JobSpec> {
 
 impl Job {
     /// Says what came of a version.
-    pub(super) fn note_outcome(&mut self, number: u32, outcome: &str) {
+    pub(in crate::state) fn note_outcome(&mut self, number: u32, outcome: &str) {
         let found = self.versions.iter_mut().find(|version| version.number == number);
         if let Some(version) = found {
             Arc::make_mut(version).outcome = outcome.to_owned();

@@ -317,7 +317,8 @@ fn it_can_be_paused_resumed_undone_in_the_middle_and_after_and_closed() {
     update(&mut cell, spec, quick()).unwrap();
     assert_eq!(
         refused(&mut cell, Steer::Close),
-        "the update of ann/web is rolling: there is nothing to close"
+        "the update of ann/web is rolling, and only one that is done is closed: let it go on, or say borgctl \
+         rollout undo ann/web"
     );
     steer(&mut cell, Steer::Pause).unwrap();
     come_up(&mut cell, job);
@@ -732,6 +733,11 @@ fn the_death_of_a_job_ends_its_update() {
     cell.kill("ann", "ann/web", &[]).unwrap();
     assert_eq!(state(&cell, job), "none");
     assert_eq!(cell.state.next_alarm(), None);
+    let head = cell.state.job(job).unwrap().head();
+    assert_eq!(
+        (head.number, head.outcome.as_str()),
+        (2, "the job ended in the middle of it: killed")
+    );
 }
 
 #[test]
@@ -752,8 +758,32 @@ fn a_task_of_which_the_machine_no_longer_meets_the_constraints_moves() {
     let key = "ann/web".parse().unwrap();
     let plan = cell.state.plan_update(&ann, &key, &to, &quick(), cell.now).unwrap();
     assert!(
-        matches!(&plan.effects[0], Effect::Move(why) if why.contains("does not meet: disk = ssd"))
+        matches!(&plan.effects[0], Effect::Move(why) if why == "machine old does not meet: disk = ssd"),
+        "{plan:?}"
     );
     update(&mut cell, spec, quick()).unwrap();
     assert_eq!(shown(&cell, job), "2.");
+}
+
+#[test]
+fn a_plan_names_tasks_that_are_new_and_those_that_stay_dead() {
+    let (mut cell, machines) = cell(3);
+    let job = run(&mut cell, web(3, |_| ()), &machines);
+    cell.kill("ann", "ann/web", &[1]).unwrap();
+    let (ann, key) = ("ann".parse().unwrap(), "ann/web".parse().unwrap());
+    let plan =
+        |cell: &Cell, to| cell.state.plan_update(&ann, &key, &to, &quick(), cell.now).unwrap();
+    let more = plan(&cell, Revision::Tasks(5)).effects;
+    let expected = [Effect::InPlace, Effect::Over, Effect::InPlace, Effect::New, Effect::New];
+    assert_eq!(more, expected);
+    assert_eq!(plan(&cell, Revision::Tasks(2)).effects[1..], [Effect::Over, Effect::End]);
+    let spec = Arc::new(other(&cell, job, "v2"));
+    assert_eq!(plan(&cell, Revision::Spec(spec.clone())).effects[1], Effect::Over);
+    update(&mut cell, spec.as_ref().clone(), quick()).unwrap();
+    for _ in 0..2 {
+        come_up(&mut cell, job);
+        later(&mut cell, 1_000);
+    }
+    assert_eq!(state(&cell, job), "done");
+    assert!(cell.state.task(TaskId { job, index: 1 }).unwrap().is_dead(), "as the plan said");
 }

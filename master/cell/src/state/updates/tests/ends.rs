@@ -111,7 +111,7 @@ fn what_failed_and_uses_up_the_budget_is_decided_about_by_the_deadline() {
     assert_eq!((shown(&cell, job).as_str(), state(&cell, job).as_str()), ("2- 1+ 1+", "rolling"));
     assert_eq!(
         waits(&cell, job),
-        "1 of the tasks of ann/web are down, its disruption budget is 1; its deadline is in 5000 ms"
+        "1 task of ann/web is down, its disruption budget is 1; its deadline is in 5000 ms"
     );
     later(&mut cell, 5_000);
     assert_eq!(shown(&cell, job), "3- 3+ 3+", "it goes back");
@@ -136,7 +136,7 @@ fn an_update_that_a_task_it_may_not_touch_holds_up_is_given_up_at_its_deadline()
     let outcome = cell.state.job(job).unwrap().version(2).unwrap().outcome.clone();
     assert_eq!(
         outcome,
-        "rolled back: task 0 could not go within 5 s: 1 of the tasks of ann/web are down, its disruption \
+        "rolled back: task 0 could not go within 5 s: 1 task of ann/web is down, its disruption \
          budget is 1"
     );
     let pauses = UpdateOptions { on_failure: OnFailure::Pause, ..options };
@@ -168,7 +168,7 @@ fn a_rollback_that_the_budget_holds_up_pauses_at_its_deadline() {
     later(&mut cell, 5_000);
     assert_eq!(
         waits(&cell, job),
-        "paused by the cell, as task 0 could not go within 5 s: 1 of the tasks of ann/web are down, its \
+        "paused by the cell, as task 0 could not go within 5 s: 1 task of ann/web is down, its \
          disruption budget is 1: resume, or update it again"
     );
     heal(&mut cell, job);
