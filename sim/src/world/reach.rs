@@ -29,7 +29,8 @@ impl World {
             let host = &self.machines[machine];
             let known = self.newest.machine_named(&host.name);
             let up = known.is_some_and(|machine| machine.state == MachineState::Up);
-            let ordered = up && !hears_out && leader.is_some_and(|leader| self.can_order(leader, machine));
+            let ordered =
+                up && !hears_out && leader.is_some_and(|leader| self.can_order(leader, machine));
             let grace = host.processes.get(&id).map_or(Millis(0), |container| container.grace);
             ordered.then_some(self.setup.machine_down_after + ORDERED + grace)
         };
