@@ -131,7 +131,7 @@ async fn without_masters_a_change_fails_at_its_deadline_and_says_that_nothing_is
     let failed = run(&args, HELLO).await;
     assert_eq!(failed.code, 7);
     assert!(before.elapsed().as_millis() < 5_000);
-    let expected = "error: submit ann/hello: none of 2 masters could answer within 600ms; it may or may not have been done\n  127.0.0.1:";
+    let expected = "error: submit ann/hello: none of 2 masters could answer within 600ms; it may or may not have been done: said again with --request-id ";
     assert!(failed.err.starts_with(expected), "{}", failed.err);
     assert!(failed.err.contains("connection refused"), "{}", failed.err);
     assert_eq!(failed.out, "");

@@ -195,8 +195,6 @@ marks! {
     DataKept = "alloc left data behind",
     /// What an alloc left behind was saved.
     DataRescued = "data of an alloc rescued",
-    /// A run that saves data could not be made, or was ended.
-    DataNotRescued = "data of an alloc not rescued",
     /// A machine removed a directory of an alloc.
     DataDropped = "directory of an alloc removed by its machine",
     /// A program could not be started.

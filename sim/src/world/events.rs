@@ -124,6 +124,9 @@ impl World {
                 self.checks.access_changed.insert(*id, event.at);
                 self.note_drain(state, *id, *change);
             }
+            // Runs that save data are made by the cell, and nobody is told of them.
+            EventKind::JobSubmitted(job)
+                if state.job(*job).is_some_and(|job| job.rescues().is_some()) => {}
             EventKind::JobSubmitted(job) => self.checks.durability.submitted(*job, event.index),
             EventKind::JobChanged { to: JobState::Failed, .. } => {
                 self.hit(Mark::JobFailed);
@@ -197,8 +200,8 @@ impl World {
             EventKind::DataChanged { change, .. } => match change {
                 DataChange::Kept { .. } => self.hit(Mark::DataKept),
                 DataChange::Rescued => self.hit(Mark::DataRescued),
-                DataChange::NotRescued { .. } => self.hit(Mark::DataNotRescued),
-                DataChange::AtRest { .. }
+                DataChange::NotRescued { .. }
+                | DataChange::AtRest { .. }
                 | DataChange::Rescuing { .. }
                 | DataChange::Gone { .. } => {}
             },

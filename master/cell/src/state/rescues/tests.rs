@@ -114,8 +114,10 @@ fn a_deadline_comes_before_what_is_not_saved_and_the_run_goes_on_when_the_machin
     rig.moved(60_000);
     rig.at_rest();
     let run = rig.run().unwrap();
-    rig.cell.place(run, 0, rig.machines[0]).unwrap();
+    let id = rig.cell.place(run, 0, rig.machines[0]).unwrap();
     rig.advance(60_000);
+    assert!(!rig.drained(), "the run ends");
+    rig.cell.observe(Observation::TaskGone { id });
     assert!(rig.drained(), "the deadline decides");
     let refused = rig.cell.place(run, 0, rig.machines[0]).unwrap_err();
     assert_eq!(refused.to_string(), "machine m-1 is closed to new tasks: drained: kernel");
