@@ -184,7 +184,22 @@ mod tests {
         cell.observe(Observation::TaskGone { id: ran_out });
         let killed = cell.place(job, 0, machine).unwrap();
         cell.kill("ann", "ann/alone", &[]).unwrap();
+        let drain = Action::DrainMachines {
+            machines: vec!["m-1".parse().unwrap()],
+            reason: "new disk".to_owned(),
+            within: Millis(60_000),
+            at_once: None,
+            leaves: Some(0),
+        };
+        cell.apply(user("admin"), drain).unwrap();
         rerun(&mut cell, "ann", "ann/alone", &[0]).unwrap();
+        assert_eq!(
+            cell.state.audit(),
+            [],
+            "the drained machine is not empty, as it may still run there"
+        );
+        let machines = vec!["m-1".parse().unwrap()];
+        cell.apply(user("admin"), Action::UndrainMachines { machines }).unwrap();
         assert_eq!(cell.place(job, 0, machine).unwrap_err().to_string(), told);
         cell.observe(Observation::TaskGone { id: killed });
         let third = cell.place(job, 0, machine).unwrap();

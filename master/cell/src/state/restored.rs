@@ -250,6 +250,7 @@ impl Turn<'_> {
         task.last_place = Some((machine, id.number));
         task.lingers = true;
         self.state.lingering.insert(id.task);
+        self.note_emptiness(machine);
     }
 
     /// The devices that count as its own. Machines do not say which those are, so they are picked

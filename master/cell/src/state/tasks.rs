@@ -210,6 +210,7 @@ impl Turn<'_> {
         let slot = usize::try_from(id.index).ok().and_then(|index| job.tasks.get_mut(index));
         let task = Arc::make_mut(slot.expect("rules look tasks up before they change them"));
         let from = std::mem::replace(&mut task.state, to.clone());
+        let lingered_at = task.last_place.filter(|_| task.lingers);
         note(task);
         // What is over for good is not placed again, so nobody waits for its last incarnation.
         task.lingers &= !task.is_dead();
@@ -234,9 +235,9 @@ impl Turn<'_> {
             self.leave(id, &from);
             self.enter(id, &to);
         }
-        let lingered = if lingers {
-            self.state.lingering.insert(id);
-            false
+        // Begins or ends to linger.
+        let turned = if lingers {
+            self.state.lingering.insert(id).is_none()
         } else {
             self.state.lingering.remove(&id).is_some()
         };
@@ -253,9 +254,9 @@ impl Turn<'_> {
         let machine = now_at.or(place_of(&from)).map(|(machine, _)| machine);
         self.watch_update(id, &from, &change);
         self.emit(EventKind::TaskChanged { task: id, change, machine });
-        if place_of(&from) != now_at || lingered {
+        if place_of(&from) != now_at || turned {
             let last = self.state.task(id).and_then(|task| task.last_place);
-            let places = [place_of(&from), now_at, last.filter(|_| lingered)];
+            let places = [place_of(&from), now_at, last, lingered_at];
             places.into_iter().flatten().for_each(|(machine, _)| self.note_emptiness(machine));
         }
         if alive == 0 && over {
