@@ -26,6 +26,7 @@ mod drain_plan;
 mod explain;
 mod filters;
 mod fit;
+mod fold;
 mod gang;
 mod homes;
 mod inside;
