@@ -392,7 +392,10 @@ impl Task {
         self.ports.clone_from(&task.ports);
         self.want = Some(task.clone());
         self.layers = layers(&task.packages).map(|layer| layer.digest).collect();
-        self.shared.clone_from(&task.shared);
+        // What runs goes on using the directory that it was started with, whatever the target says by now.
+        if self.shares_unknown || !self.is_live() {
+            self.shared.clone_from(&task.shared);
+        }
         self.shares_unknown = false;
         self.resume(now, config);
     }
@@ -485,6 +488,7 @@ impl Task {
 
     /// A start is ordered, or was before and goes on.
     pub(crate) fn ordered(&mut self, now: Millis) {
+        self.shared = self.want.as_ref().and_then(|want| want.shared.clone());
         self.ordered_at.get_or_insert(now);
     }
 

@@ -9,7 +9,7 @@ use crate::jobs::Play;
 use crate::marks::Mark;
 use borg_cell::state::Stranger;
 use borg_proto::poll::TargetTask;
-use borg_proto::{FailureCause, Millis};
+use borg_proto::{FailureCause, JobKind, Millis};
 use borglet_supervisor::{Input, Launch, Run};
 
 /// How long before its end the notice of a lease may come: a sixth of it.
@@ -305,6 +305,11 @@ impl World {
         };
         self.check(Invariant::TasksSurvive, result);
         let spared = self.spared_until.is_some_and(|until| self.now() < until);
+        // A daemon's slot may belong to another machine than in the time that is lost.
+        let is_away = self.newest.job(run.id.task.job).is_some_and(|job| {
+            job.spec.kind == JobKind::Daemon && job.home(run.id.task.index) != machine
+        });
+        let spared = spared && !is_away;
         if spared && !wanted && !fenced && self.newest.stranger(run.id) != Stranger::Over {
             let what = format!("m{index} ends {run}, of which a restored cell knows nothing bad");
             self.check(Invariant::Restore, Err(what));

@@ -159,3 +159,20 @@ fn a_full_disk_costs_what_left_first_before_any_task() {
     assert!(left(RESERVE - 950).iter().any(|effect| matches!(effect, Effect::Kill { .. })));
     assert!(told(&b).iter().all(|(_, status)| gone(status)), "{:?}", told(&b));
 }
+
+/// After a cell was restored from a backup its allocs may have other incarnations than what runs was told of.
+#[test]
+fn what_runs_keeps_the_directory_that_it_was_started_with() {
+    let before = sharing(0, 3, false);
+    let after = TargetTask { shared: sharing(0, 4, false).shared, ..before.clone() };
+    let mut b = bench(vec![]);
+    b.poll(order(1, &[&before], &[(3, 0)], false));
+    b.start(before.id, 0, 1);
+    let drop = Effect::DropData { alloc: alloc(3) };
+    let effects = work(b.poll(order(2, &[&after], &[(4, 0)], false)));
+    assert!(!effects.contains(&drop), "{effects:?}");
+    b.exit(before.id, 0, None);
+    // Started again it uses the new one.
+    let effects = work(b.later(60_000));
+    assert!(effects.contains(&drop), "{effects:?}");
+}

@@ -114,11 +114,22 @@ impl Turn<'_> {
     /// Takes out whose successor took over, or who went down meanwhile; those who found no room for long enough go
     /// within the budget.
     pub(super) fn settle_awaiting(&mut self, id: JobId, update: &mut Update) {
+        self.let_go_of_awaiting(id, update);
         let waiting: Vec<(u32, Option<Millis>)> =
             update.awaiting.iter().map(|(index, since)| (*index, *since)).collect();
         for (index, since) in waiting {
             let task = TaskId { job: id, index };
-            let Some(found) = self.state.task(task) else {
+            if self.state.task(task).is_some_and(|found| found.successor().is_none()) {
+                self.wait_or_renew(task, since, update);
+            }
+        }
+    }
+
+    /// Takes out whose successor took over, or who went down meanwhile.
+    pub(super) fn let_go_of_awaiting(&self, id: JobId, update: &mut Update) {
+        let waiting: Vec<u32> = update.awaiting().collect();
+        for index in waiting {
+            let Some(found) = self.state.task(TaskId { job: id, index }) else {
                 update.awaiting.remove(&index);
                 continue;
             };
@@ -126,8 +137,6 @@ impl Turn<'_> {
                 update.awaiting.remove(&index);
                 // Whoever went down has the new version by now, or gets it when its turn comes again.
                 update.place = if found.version == update.to { update.place } else { 0 };
-            } else if found.successor().is_none() {
-                self.wait_or_renew(task, since, update);
             }
         }
     }

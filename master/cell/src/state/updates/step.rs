@@ -95,6 +95,7 @@ impl Turn<'_> {
         }
         if self.state.holds_still(self.at) {
             update.passed_over = true;
+            self.let_go_of_awaiting(id, &mut update);
             self.job_mut(id).update = Some(Arc::new(update));
             return;
         }
