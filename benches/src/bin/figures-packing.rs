@@ -7,7 +7,8 @@
 
 use borg_benches::Error;
 use borg_benches::figures::{figure, progress, step};
-use borg_benches::packing::{arrivals, common, compaction, data, first_fit, openb, policies};
+use borg_benches::packing::{arrivals, compaction, data, first_fit, policies};
+use borg_fauxmaster::sources::{common, openb};
 
 /// Synthetic cells; the last ones only by name.
 const CELLS: [&str; 4] = ["dev200", "dev1000", "dev1000b", "dev10000"];

@@ -6,10 +6,11 @@
 //! skipped. The order for a seed is not the published one, which came from another generator.
 
 use super::Policy;
-use super::openb::{Pod, gpus_milli, job};
 use crate::Error;
-use crate::driven::{Driven, Timed};
-use crate::scheduling::borg_like::shuffle;
+use crate::driven::Timed;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::shuffle;
+use borg_fauxmaster::sources::openb::{Pod, gpus_milli, job};
 use borg_proto::{MachineInfo, UserName};
 use borg_scheduler::Config;
 use borg_sim::dice::Dice;
@@ -140,9 +141,10 @@ pub fn mean(
 
 #[cfg(test)]
 mod tests {
-    use super::super::common::machine_of;
-    use super::super::{data, openb, policies};
+    use super::super::{data, policies};
     use super::*;
+    use borg_fauxmaster::sources::common::machine_of;
+    use borg_fauxmaster::sources::openb;
     use borg_proto::Resources;
     use std::collections::BTreeMap;
 

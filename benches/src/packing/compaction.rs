@@ -7,11 +7,12 @@
 //! Not as in the paper: every task has to find a place, picky ones too.
 
 use super::Policy;
-use super::common::Written;
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
 use crate::figures::{percentile, step};
-use crate::scheduling::borg_like::shuffle;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::shuffle;
+use borg_fauxmaster::sources::common::Written;
 use borg_proto::{MachineInfo, UserName};
 use borg_scheduler::Config;
 use borg_sim::dice::Dice;
@@ -123,9 +124,9 @@ fn holds(cell: &Written, machines: &[MachineInfo], policy: Policy) -> Result<boo
 
 #[cfg(test)]
 mod tests {
-    use super::super::common::{job_of, machine_of};
     use super::super::{best_fit, hybrid};
     use super::*;
+    use borg_fauxmaster::sources::common::{job_of, machine_of};
     use borg_proto::Resources;
     use std::collections::BTreeMap;
     use std::sync::Arc;

@@ -9,11 +9,8 @@
 
 pub mod archive;
 pub mod arrivals;
-pub mod common;
 pub mod compaction;
 pub mod first_fit;
-pub mod openb;
-pub mod table;
 pub mod vectorpack;
 
 use borg_scheduler::Weights;

@@ -1,8 +1,9 @@
 //! A cell in use: tasks end, jobs arrive, and about as much is allocated as before.
 
-use super::borg_like::{Mix, jobs, shuffle};
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::{Mix, jobs, shuffle};
 use borg_proto::{JobKind, JobSpec, Resources, UserName};
 use borg_sim::dice::Dice;
 use std::sync::Arc;
