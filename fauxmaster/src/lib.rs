@@ -15,10 +15,13 @@
 #![warn(missing_docs)]
 
 pub mod answer;
+pub mod bound;
 pub mod driven;
+pub mod parallel;
 pub mod questions;
 pub mod sources;
 pub mod spread;
+pub mod work;
 
 pub use driven::Driven;
 

@@ -9,7 +9,6 @@ use super::Policy;
 use crate::Error;
 use crate::driven::Timed;
 use borg_fauxmaster::Driven;
-use borg_fauxmaster::sources::borg_like::shuffle;
 use borg_fauxmaster::sources::openb::{Pod, gpus_milli, job};
 use borg_proto::{MachineInfo, UserName};
 use borg_scheduler::Config;
@@ -98,7 +97,7 @@ impl Mean {
 fn tuned(pods: &[Pod], capacity: u64, seed: u64) -> Result<Vec<&Pod>, Error> {
     let mut dice = Dice::new(seed);
     let mut order: Vec<&Pod> = pods.iter().collect();
-    shuffle(&mut order, &mut dice);
+    dice.shuffle(&mut order);
     let wanted = capacity * TUNED_PCT / 100;
     let mut asked: u64 = order.iter().map(|pod| pod.gpus_milli()).sum();
     if asked == 0 {

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::driven::Timed;
 use borg_fauxmaster::Driven;
-use borg_fauxmaster::sources::borg_like::{Mix, jobs, shuffle};
+use borg_fauxmaster::sources::borg_like::{Mix, jobs};
 use borg_proto::{JobKind, JobSpec, Resources, UserName};
 use borg_sim::dice::Dice;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub fn mix(
     let mut dice = Dice::new(seed);
     let infos: Vec<_> = cell.state.machines().filter_map(|m| m.info.as_deref().cloned()).collect();
     let mut arrivals = jobs(&infos, mix, &format!("c{seed}-"), &mut dice)?;
-    shuffle(&mut arrivals, &mut dice);
+    dice.shuffle(&mut arrivals);
     let level = cell.cpu_placed();
     timed.reset();
     let mut round = 0;
