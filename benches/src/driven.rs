@@ -32,11 +32,49 @@ struct Placed {
     cpu_milli: u64,
 }
 
+/// Processor time that applying took, in milliseconds, by what the entries were about.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Applying {
+    /// Submitting jobs.
+    pub submit_ms: f64,
+    /// Placing tasks.
+    pub place_ms: f64,
+    /// Seeing tasks up.
+    pub up_ms: f64,
+    /// Seeing tasks end, and killing jobs.
+    pub end_ms: f64,
+}
+
+impl Applying {
+    /// All of it.
+    #[must_use]
+    pub fn total_ms(&self) -> f64 {
+        self.submit_ms + self.place_ms + self.up_ms + self.end_ms
+    }
+
+    /// Counts the time that an entry took.
+    fn add(&mut self, action: &Action, ms: f64) {
+        match action {
+            Action::SubmitJob { .. } => self.submit_ms += ms,
+            Action::Place { .. } => self.place_ms += ms,
+            Action::Kill { .. } => self.end_ms += ms,
+            Action::Observe { changes } => match changes.first() {
+                Some(Observation::TaskUp { .. }) => self.up_ms += ms,
+                Some(Observation::TaskEnded { .. }) => self.end_ms += ms,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+}
+
 /// A cell that is driven by commands of our own.
 #[derive(Debug, Clone)]
 pub struct Driven {
     /// The state.
     pub state: CellState,
+    /// What applying took so far.
+    pub applying: Applying,
     /// Events that no scheduler was told yet.
     news: Vec<Event>,
     at: Millis,
@@ -57,6 +95,7 @@ impl Driven {
     pub fn with_machines(machines: &[MachineInfo]) -> Result<Self, Error> {
         let mut cell = Self {
             state: CellState::found(CellName::new("driven")?, &[], LEVEL),
+            applying: Applying::default(),
             news: Vec::new(),
             at: Millis(1_000_000),
             running: Vec::new(),
@@ -218,7 +257,9 @@ impl Driven {
 
     fn apply(&mut self, by: Principal, action: Action) -> Result<Answer, Error> {
         let command = Command { at: self.at, by, request: None, action };
+        let began = clock::processor_ms()?;
         let applied = self.state.apply(self.state.applied() + 1, &command)?;
+        self.applying.add(&command.action, clock::processor_ms()? - began);
         for event in &applied.events {
             self.fold(event);
         }
