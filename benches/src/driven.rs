@@ -326,6 +326,9 @@ pub struct Timed {
     pub decided: u64,
     /// Incarnations that these pushed out.
     pub pushed_out: u64,
+    /// Whether it lets go of the state while that is changed, as one does who is alone with it; a
+    /// Borgmaster's scheduler keeps it, on a thread of its own.
+    pub alone: bool,
 }
 
 impl Timed {
@@ -334,7 +337,14 @@ impl Timed {
     pub fn new(cell: &mut Driven, config: Config) -> Self {
         cell.news.clear();
         let scheduler = Scheduler::new(&cell.state, config);
-        Self { scheduler, pass_ms: 0.0, follow_ms: 0.0, decided: 0, pushed_out: 0 }
+        Self {
+            scheduler,
+            pass_ms: 0.0,
+            follow_ms: 0.0,
+            decided: 0,
+            pushed_out: 0,
+            alone: false,
+        }
     }
 
     /// Forgets times and counts.
@@ -383,6 +393,9 @@ impl Timed {
         self.follow(cell)?;
         loop {
             let decisions = self.pass(cell, DECISIONS)?;
+            if self.alone {
+                self.scheduler.let_go();
+            }
             if decisions.is_empty() {
                 return Ok(());
             }

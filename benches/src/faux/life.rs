@@ -53,7 +53,7 @@ impl Life {
     }
 }
 
-/// `placements` decided in a filled cell in which as much ends as comes, see [`churn::mix`].
+/// `placements` decided by a scheduler that is alone with its state, in a filled cell in which as much ends as comes, see [`churn::mix`].
 ///
 /// # Errors
 /// When state and scheduler disagree.
@@ -64,6 +64,7 @@ pub fn measure(
     placements: u64,
 ) -> Result<Life, Error> {
     cell.applying = Applying::default();
+    timed.alone = true;
     churn::mix(cell, timed, mix, placements, 21)?;
     Ok(Life::of(timed, cell.applying))
 }
