@@ -1,4 +1,6 @@
-//! Figures: how they are summed up and said.
+//! Figures: how they are said.
+
+pub use borg_fauxmaster::spread::{median, percentile};
 
 /// Prints one figure, `GROUP.NAME VALUE UNIT`, as `./ci figures` passes it on.
 #[expect(clippy::print_stdout, reason = "figures go to standard output")]
@@ -34,26 +36,11 @@ pub fn load() -> String {
     text.split(' ').next().unwrap_or("?").to_owned()
 }
 
-/// The sample that `percent` of all samples do not exceed (nearest rank); 0 of no samples.
-#[must_use]
-pub fn percentile(samples: &[f64], percent: usize) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or(0.0)
-}
-
 /// A line to read about one part of what was measured, in milliseconds.
 #[must_use]
 pub fn part(name: &str, samples: &[f64]) -> String {
     let (p50, p99) = (median(samples), percentile(samples, 99));
     format!("  {name:<24} p50 {p50:>7.1} ms  p99 {p99:>7.1} ms")
-}
-
-/// The middle one.
-#[must_use]
-pub fn median(samples: &[f64]) -> f64 {
-    percentile(samples, 50)
 }
 
 #[cfg(test)]

@@ -49,6 +49,13 @@ impl Dice {
         permille > 0 && self.below(1_000) < permille
     }
 
+    /// Puts them into an order of chance.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.index(last + 1));
+        }
+    }
+
     /// One of several, which are not none.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.index(from.len())]

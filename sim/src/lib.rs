@@ -1,4 +1,4 @@
-//! The simulated world, the runs of `cellsim`, and Fauxmaster.
+//! The simulated world, and the runs of `cellsim`.
 //!
 //! Links the deciding crates only: masters, scheduler, link shards and supervisors run here exactly
 //! as in a real cell, on virtual time, with a network, disks, machines and clients that are played.
@@ -14,7 +14,6 @@ pub mod agenda;
 pub mod checkers;
 pub mod dice;
 pub mod disk;
-pub mod fauxmaster;
 pub mod jobs;
 pub mod journal;
 pub mod marks;

@@ -4,8 +4,8 @@
 use borg_benches::Error;
 use borg_benches::faux::{fork, life, resident_mib};
 use borg_benches::figures::{figure, load, progress, wanted};
-use borg_benches::scheduling::borg_like::Mix;
 use borg_benches::scheduling::filled;
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
 
 /// 10,000 machines: the median cell of the Borg paper (section 2.2).

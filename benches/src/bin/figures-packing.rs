@@ -7,7 +7,9 @@
 
 use borg_benches::Error;
 use borg_benches::figures::{figure, progress, step};
-use borg_benches::packing::{arrivals, common, compaction, data, first_fit, openb, policies};
+use borg_benches::packing::{arrivals, data, first_fit, policies};
+use borg_fauxmaster::questions::compact::{Options, compact};
+use borg_fauxmaster::sources::{common, openb};
 
 /// Synthetic cells; the last ones only by name.
 const CELLS: [&str; 4] = ["dev200", "dev1000", "dev1000b", "dev10000"];
@@ -38,7 +40,10 @@ fn main() -> Result<(), Error> {
             }
             let Some(folder) = found(&format!("synthetic/{cell}")) else { continue };
             let read = common::read(&folder)?;
-            let compacted = compaction::compact(&read, policy, compaction::SEEDS)?;
+            let options = Options { weights: policy.weights, threads: 2, ..Options::default() };
+            let compacted = compact(&read, &options, |kept| {
+                step(&format!("  {} seed {}: {} machines", policy.name, kept.seed, kept.machines));
+            })?;
             figure(&format!("packing.{name}"), compacted.p90(), "machines");
         }
     }

@@ -6,11 +6,11 @@
 use borg_benches::committed::{self, Wish};
 use borg_benches::figures::{figure, load, step, wanted};
 use borg_benches::local_cell::LocalCell;
-use borg_benches::scheduling::borg_like::Mix;
 use borg_benches::scheduling::churn::{self, Churn};
 use borg_benches::scheduling::scratch::{self, Scratch};
 use borg_benches::scheduling::{ablation, filled, hopeless, online, preempt, relaxed};
 use borg_benches::{Error, fill, machines};
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
 use std::path::Path;
 use tokio::net::TcpListener;

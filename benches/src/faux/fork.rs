@@ -1,11 +1,11 @@
 //! A copy of a loaded cell with its scheduler, and a first decision in it.
 
 use super::resident_mib;
-use crate::driven::{DECISIONS, Driven};
 use crate::figures::median;
 use crate::{Error, clock};
 use borg_cell::fixture::{batch, user};
 use borg_cell::state::CellState;
+use borg_fauxmaster::driven::{DECISIONS, Driven};
 use borg_proto::command::{Action, Command};
 use borg_scheduler::{Config, Scheduler};
 use std::sync::Arc;
@@ -86,8 +86,8 @@ pub fn measure(cell: &Driven, scheduler: &Scheduler, config: Config) -> Result<F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduling::borg_like::Mix;
     use crate::scheduling::filled;
+    use borg_fauxmaster::sources::borg_like::Mix;
 
     #[test]
     fn forks_of_a_small_cell_decide() {

@@ -1,9 +1,10 @@
 //! Where the time of a task's life goes: submitted, placed, seen up, ended, and followed all along.
 
 use crate::Error;
-use crate::driven::{Applying, Driven, Timed};
-use crate::scheduling::borg_like::Mix;
+use crate::driven::{Applying, Timed};
 use crate::scheduling::churn;
+use borg_fauxmaster::driven::Driven;
+use borg_fauxmaster::sources::borg_like::Mix;
 
 /// What a life costs, in microseconds for each placement.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +64,7 @@ pub fn measure(
     mix: Mix,
     placements: u64,
 ) -> Result<Life, Error> {
-    cell.applying = Applying::default();
     timed.alone = true;
     churn::mix(cell, timed, mix, placements, 21)?;
-    Ok(Life::of(timed, cell.applying))
+    Ok(Life::of(timed, timed.applying))
 }

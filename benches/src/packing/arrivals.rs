@@ -6,10 +6,10 @@
 //! skipped. The order for a seed is not the published one, which came from another generator.
 
 use super::Policy;
-use super::openb::{Pod, gpus_milli, job};
 use crate::Error;
-use crate::driven::{Driven, Timed};
-use crate::scheduling::borg_like::shuffle;
+use crate::driven::Timed;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::openb::{Pod, gpus_milli, job};
 use borg_proto::{MachineInfo, UserName};
 use borg_scheduler::Config;
 use borg_sim::dice::Dice;
@@ -97,7 +97,7 @@ impl Mean {
 fn tuned(pods: &[Pod], capacity: u64, seed: u64) -> Result<Vec<&Pod>, Error> {
     let mut dice = Dice::new(seed);
     let mut order: Vec<&Pod> = pods.iter().collect();
-    shuffle(&mut order, &mut dice);
+    dice.shuffle(&mut order);
     let wanted = capacity * TUNED_PCT / 100;
     let mut asked: u64 = order.iter().map(|pod| pod.gpus_milli()).sum();
     if asked == 0 {
@@ -140,9 +140,10 @@ pub fn mean(
 
 #[cfg(test)]
 mod tests {
-    use super::super::common::machine_of;
-    use super::super::{data, openb, policies};
+    use super::super::{data, policies};
     use super::*;
+    use borg_fauxmaster::sources::common::machine_of;
+    use borg_fauxmaster::sources::openb;
     use borg_proto::Resources;
     use std::collections::BTreeMap;
 

@@ -2,12 +2,13 @@
 //! of bins has to come out for every one.
 
 use super::archive::Archive;
-use super::common::{job_of, machine_of};
 use super::in_order;
 use super::vectorpack::{Instance, instance, orders, published_first_fit};
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
 use crate::figures::step;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::common::{job_of, machine_of};
 use borg_proto::{Resources, UserName};
 use borg_scheduler::Config;
 use std::collections::{BTreeMap, BTreeSet};

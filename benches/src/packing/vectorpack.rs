@@ -4,8 +4,8 @@
 //! item: its size in each dimension and how often it occurs. The published heuristics took the items in
 //! an order of chance that is given by their number: first item `order[0]` of the file, and so on.
 
-use super::table::Table;
 use crate::Error;
+use borg_fauxmaster::sources::table::Table;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
@@ -98,7 +98,7 @@ pub fn orders(path: &Path) -> Result<Orders, Error> {
 pub fn published_first_fit(path: &Path) -> Result<Vec<(String, usize)>, Error> {
     let table = Table::read(path, '\t')?;
     let (name, bins) = (table.column("instance_name")?, table.column("FF")?);
-    let of = |row: super::table::Row<'_>| {
+    let of = |row: borg_fauxmaster::sources::table::Row<'_>| {
         Ok((row.text(name).to_owned(), row.value(bins, "a number of bins")?))
     };
     table.rows().map(of).collect()

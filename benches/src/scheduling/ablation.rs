@@ -1,8 +1,8 @@
 //! What each idea buys: the same work with one of them switched off.
 
-use super::borg_like::Mix;
 use super::scratch;
 use crate::Error;
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
 
 /// Switches, by the name that their figure has, and the configuration without.

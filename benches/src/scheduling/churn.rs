@@ -1,8 +1,9 @@
 //! A cell in use: tasks end, jobs arrive, and about as much is allocated as before.
 
-use super::borg_like::{Mix, jobs, shuffle};
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::{Timed, timing};
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::{Mix, jobs};
 use borg_proto::{JobKind, JobSpec, Resources, UserName};
 use borg_sim::dice::Dice;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub fn mix(
     let mut dice = Dice::new(seed);
     let infos: Vec<_> = cell.state.machines().filter_map(|m| m.info.as_deref().cloned()).collect();
     let mut arrivals = jobs(&infos, mix, &format!("c{seed}-"), &mut dice)?;
-    shuffle(&mut arrivals, &mut dice);
+    dice.shuffle(&mut arrivals);
     let level = cell.cpu_placed();
     timed.reset();
     let mut round = 0;
@@ -65,9 +66,10 @@ pub fn mix(
                 break 'arriving;
             }
             while cell.cpu_placed() > level {
-                end_something(cell, &mut dice)?;
+                timing(&mut timed.applying.end_ms, || end_something(cell, &mut dice))??;
             }
-            cell.submit(owner, renamed(spec, round)?)?;
+            let spec = renamed(spec, round)?;
+            timing(&mut timed.applying.submit_ms, || cell.submit(owner, spec))??;
             timed.settle(cell)?;
             cell.wait(10);
         }

@@ -1,10 +1,11 @@
 //! The same work beside a hundred thousand tasks that fit nowhere: what they cost the others.
 
-use super::borg_like::Mix;
 use super::filled;
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
 use borg_cell::fixture::{batch, service, with_task};
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
 use borg_proto::{JobId, UserName};
 use borg_scheduler::Config;

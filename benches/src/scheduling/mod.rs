@@ -5,7 +5,6 @@
 //! which has one thread: what they would be on a core of its own.
 
 pub mod ablation;
-pub mod borg_like;
 pub mod churn;
 pub mod hopeless;
 pub mod online;
@@ -14,8 +13,9 @@ pub mod relaxed;
 pub mod scratch;
 
 use crate::Error;
-use crate::driven::{Driven, Timed};
-use borg_like::{BorgLike, Mix, borg_like};
+use crate::driven::Timed;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::{BorgLike, Mix, borg_like};
 use borg_scheduler::Config;
 
 /// Seed of all cells of the figures.

@@ -1,11 +1,12 @@
 //! One task arrives in a nearly full cell in which things happen: how long it waits for its decision.
 
-use super::borg_like::Mix;
 use super::filled;
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
 use crate::figures::percentile;
 use borg_cell::fixture::{batch, service};
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_proto::{JobId, UserName};
 use borg_scheduler::Config;
 use borg_sim::dice::Dice;
@@ -95,7 +96,7 @@ impl Around {
         cell.wait(1_000 / LOOKS_PER_S);
         timed.reset();
         timed.follow(cell)?;
-        let decisions = timed.pass(cell, crate::driven::DECISIONS)?;
+        let decisions = timed.pass(cell, borg_fauxmaster::driven::DECISIONS)?;
         let took = timed.total_ms();
         if decisions.is_empty() {
             return Err("the task found no machine".into());

@@ -1,11 +1,12 @@
 //! Production arrives in a cell that is full of batch work: somebody has to go for every task.
 
 use super::SEED;
-use super::borg_like::{Mix, borg_like};
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
 use crate::figures::median;
 use borg_cell::fixture::{batch, service};
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::{Mix, borg_like};
 use borg_proto::UserName;
 use borg_scheduler::Config;
 use borg_sim::dice::Dice;

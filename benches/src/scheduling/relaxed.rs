@@ -1,8 +1,8 @@
 //! Relaxed randomization beside the exact scan: what it saves in time and what it costs in packing.
 
-use super::borg_like::Mix;
 use super::scratch;
 use crate::Error;
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
 
 /// A cell of the mix from scratch, timed as `scratch` does.

@@ -1,10 +1,11 @@
 //! A whole cell from scratch: all machines up and empty, all jobs submitted, nothing placed.
 
-use super::borg_like::Mix;
 use super::submitted;
 use crate::Error;
-use crate::driven::{Driven, Timed};
+use crate::driven::Timed;
 use crate::figures::median;
+use borg_fauxmaster::Driven;
+use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
 
 /// What it took.

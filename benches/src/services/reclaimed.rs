@@ -20,9 +20,9 @@
 //! Not modelled: how much slower a process is when processors are short; how often they are is told instead.
 
 use crate::Error;
-use crate::scheduling::borg_like::{BorgLike, Mix, borg_like};
 use borg_cell::state::CellState;
 use borg_cell::state::runs::RunOver;
+use borg_fauxmaster::sources::borg_like::{BorgLike, Mix, borg_like};
 use borg_proto::command::Action;
 use borg_proto::task::{EvictCause, FailureCause};
 use borg_proto::{Band, JobKind, JobSpec, Millis};

@@ -104,7 +104,7 @@ fn machine_infos(count: u32, dice: &mut Dice) -> Vec<MachineInfo> {
         let (cpu, ram, _) = *shape.unwrap_or(&SHAPES[4]);
         infos.push(machine_info(cpu, ram, dice));
     }
-    shuffle(&mut infos, dice);
+    dice.shuffle(&mut infos);
     for (number, info) in (0..).zip(&mut infos) {
         let rack: u32 = number / RACK;
         info.attributes.insert("rack".into(), format!("r{rack}"));
@@ -345,13 +345,6 @@ fn constraint(dice: &mut Dice) -> Constraint {
         _ => ("kernel", ConstraintOp::NotEqual, "4"),
     };
     Constraint { attribute: attribute.into(), op, values: vec![value.into()], soft: false }
-}
-
-/// Puts them into an order of chance.
-pub fn shuffle<T>(items: &mut [T], dice: &mut Dice) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, dice.index(last + 1));
-    }
 }
 
 #[cfg(test)]

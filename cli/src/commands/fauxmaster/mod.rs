@@ -5,7 +5,8 @@ use crate::client::Client;
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::target::TargetArgs;
-use borg_sim::fauxmaster::{self, FitReport};
+use borg_fauxmaster::questions::fit::{FitReport, fit};
+use borg_fauxmaster::sources::synthetic::synthetic;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -54,14 +55,15 @@ pub(super) async fn run(
     };
     let state = match (args.checkpoint, args.synthetic) {
         (Some(file), _) => backup::load(&file, MOST_BYTES)?,
-        (None, Some(machines)) => fauxmaster::synthetic(machines, args.seed),
+        (None, Some(machines)) => synthetic(machines, args.seed)
+            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?,
         (None, None) => backup::live_state(&mut Client::new(&target.resolve()?)?, false).await?,
     };
     if let Some(set) = &spec.alloc_set {
         let text = format!("alloc_set: fit looks at machines, not into {set}: leave it out");
         return Err(Failure::new(Code::Refused, text));
     }
-    show(&fauxmaster::fit(&state, &spec, args.most), out)
+    show(&fit(&state, &spec, args.most), out)
 }
 
 fn show(report: &FitReport, out: Output) -> Result<(), Failure> {

@@ -11,29 +11,15 @@
 
 use super::table::{Row, Table, TableError};
 use crate::Error;
+use crate::work::Work;
 use borg_proto::spec::{Constraint, ConstraintOp, MIN_CPU_MILLI, MIN_RAM_BYTES, Spread};
-use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, Priority, Resources, TaskSpec};
+use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, Priority, Resources, TaskSpec, UserName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Machines and tasks.
-#[derive(Debug, Clone)]
-pub struct Written {
-    /// Facts of the machines in the order of the file.
-    pub machines: Vec<MachineInfo>,
-    /// Jobs in the order of the file.
-    pub jobs: Vec<Arc<JobSpec>>,
-}
-
-impl Written {
-    /// How many tasks there are.
-    #[must_use]
-    pub fn tasks(&self) -> u64 {
-        self.jobs.iter().map(|job| u64::from(job.tasks)).sum()
-    }
-}
-
+/// Who owns the tasks; the format has no users.
+const OWNER: &str = "all";
 /// Columns of tasks that are no resources.
 const OF_TASKS: [&str; 6] = ["task_id", "count", "priority", "job", "constraint", "max_per_node"];
 
@@ -41,10 +27,10 @@ const OF_TASKS: [&str; 6] = ["task_id", "count", "priority", "job", "constraint"
 ///
 /// # Errors
 /// When a file is not in the format, or asks for what our jobs cannot say.
-pub fn read(folder: &Path) -> Result<Written, Error> {
+pub fn read(folder: &Path) -> Result<Work, Error> {
     let nodes = Table::read(&folder.join("nodes.csv"), ',')?;
     let tasks = Table::read(&folder.join("tasks.csv"), ',')?;
-    nodes.column("node_id")?;
+    let id = nodes.column("node_id")?;
     tasks.column("task_id")?;
     let resources: Vec<&str> = tasks
         .columns()
@@ -55,8 +41,11 @@ pub fn read(folder: &Path) -> Result<Written, Error> {
     for name in &resources {
         nodes.column(name)?;
     }
-    let machines =
-        nodes.rows().map(|row| machine(&nodes, row, &resources)).collect::<Result<_, _>>()?;
+    let named = |row: Row<'_>| {
+        Ok::<_, TableError>((row.text(id).to_owned(), machine(&nodes, row, &resources)?))
+    };
+    let machines = nodes.rows().map(named).collect::<Result<_, _>>()?;
+    let owner: UserName = OWNER.parse()?;
     let mut names = BTreeSet::new();
     let mut jobs = Vec::new();
     for row in tasks.rows() {
@@ -69,9 +58,9 @@ pub fn read(folder: &Path) -> Result<Written, Error> {
                 .field_error(column, "a job of its own, as limits count over it")
                 .into());
         }
-        jobs.push(Arc::new(spec));
+        jobs.push((owner.clone(), Arc::new(spec)));
     }
-    Ok(Written { machines, jobs })
+    Ok(Work { machines, jobs, tied: 0 })
 }
 
 fn amounts(table: &Table, row: Row<'_>, resources: &[&str]) -> Result<Resources, TableError> {
@@ -238,7 +227,7 @@ fn constraint(text: &str) -> Option<Constraint> {
 mod tests {
     use super::*;
 
-    fn written(nodes: &str, tasks: &str) -> Result<Written, Error> {
+    fn written(nodes: &str, tasks: &str) -> Result<Work, Error> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("nodes.csv"), nodes).unwrap();
         std::fs::write(folder.path().join("tasks.csv"), tasks).unwrap();
@@ -253,9 +242,9 @@ mod tests {
         let tasks = "task_id,cpu_milli,mem_mib,gpu_milli,count,priority,job,constraint,max_per_node,max_per.rack\n\
                      t0,0,64,500,3,200,j0,kernel>=4;ssd!?;rack~r0|r1,1,2\n";
         let read = written(NODES, tasks).unwrap();
-        assert_eq!(read.machines[0].attributes["rack"], "r0");
-        assert_eq!(read.machines[0].capacity.devices["gpu_milli"], 2_000);
-        let job = &read.jobs[0];
+        assert_eq!(read.machines[0].1.attributes["rack"], "r0");
+        assert_eq!(read.machines[0].1.capacity.devices["gpu_milli"], 2_000);
+        let job = &read.jobs[0].1;
         assert_eq!((job.tasks, job.priority.get(), job.task.limit.cpu_milli), (3, 200, 1));
         let texts: Vec<_> = job.task.constraints.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["kernel >= 4", "ssd absent", "rack in r0 r1"]);

@@ -1,0 +1,275 @@
+//! A cell in this process: its real state, driven by real commands on virtual time.
+//!
+//! Every change goes through [`CellState::apply`]; nothing here places anything. Whoever decides takes the news
+//! and gives back decisions.
+//!
+//! Invariant: `running` is what the state says runs.
+
+use crate::Error;
+use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::fixture::{master, user};
+use borg_cell::state::{Answer, CellState};
+use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Principal};
+use borg_proto::identity::ADMIN;
+use borg_proto::machine::MachineAddress;
+use borg_proto::{
+    Band, CellName, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis,
+    Resources, TaskId, UserName,
+};
+use borg_sim::dice::Dice;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Most decisions of one pass, as in a Borgmaster.
+pub const DECISIONS: usize = 512;
+
+/// A placed task.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    id: IncarnationId,
+    cpu_milli: u64,
+}
+
+/// A cell that is driven by commands of our own.
+#[derive(Debug, Clone)]
+pub struct Driven {
+    /// The state.
+    pub state: CellState,
+    /// Events that no scheduler was told yet.
+    news: Vec<Event>,
+    at: Millis,
+    running: Vec<Placed>,
+    place_of: BTreeMap<TaskId, usize>,
+    cpu_placed: u64,
+    /// Incarnations that were placed and not seen to run yet.
+    starting: Vec<IncarnationId>,
+    /// Owners who may use the monitoring band.
+    watchers: BTreeSet<UserName>,
+}
+
+impl Driven {
+    /// A cell with these machines, all up.
+    ///
+    /// # Errors
+    /// When the state refuses one.
+    pub fn with_machines(machines: &[MachineInfo]) -> Result<Self, Error> {
+        let mut cell = Self {
+            state: CellState::found(CellName::new("driven")?, &[], LEVEL),
+            news: Vec::new(),
+            at: Millis(1_000_000),
+            running: Vec::new(),
+            place_of: BTreeMap::new(),
+            cpu_placed: 0,
+            starting: Vec::new(),
+            watchers: BTreeSet::new(),
+        };
+        let mut up = Vec::with_capacity(machines.len());
+        for (number, info) in (0..).zip(machines) {
+            let name = format!("m-{number}").parse()?;
+            let machine = MachineAddress { name, address: "m:1".into() };
+            cell.apply(user(ADMIN), Action::AddMachine { machine })?;
+            up.push(Observation::MachineUp { machine: MachineId(number), info: info.clone() });
+        }
+        cell.apply(master(), Action::Observe { changes: up })?;
+        Ok(cell)
+    }
+
+    /// Cell time of the next command.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        self.at
+    }
+
+    /// What happened since this was asked last: what a scheduler has to follow.
+    pub fn take_news(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Lets time pass.
+    pub fn wait(&mut self, ms: u64) {
+        self.at = self.at + Millis(ms);
+    }
+
+    /// Processor time of all placed tasks, in thousandths of a core.
+    #[must_use]
+    pub fn cpu_placed(&self) -> u64 {
+        self.cpu_placed
+    }
+
+    /// Processor time of all machines, in thousandths of a core.
+    #[must_use]
+    pub fn cpu_capacity(&self) -> u64 {
+        self.state.machines().filter_map(|m| Some(m.info.as_ref()?.capacity.cpu_milli)).sum()
+    }
+
+    /// How many tasks are placed.
+    #[must_use]
+    pub fn placed(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Submits a job. An owner who comes with monitoring gets the right to it first.
+    ///
+    /// # Errors
+    /// When the state refuses it.
+    pub fn submit(&mut self, owner: &UserName, spec: Arc<JobSpec>) -> Result<JobId, Error> {
+        if spec.priority.band() == Band::Monitoring && self.watchers.insert(owner.clone()) {
+            let right = Action::SetQuota {
+                user: owner.clone(),
+                band: Band::Monitoring,
+                amount: Resources { cpu_milli: 1, ..Resources::default() },
+                from: None,
+                until: None,
+                oversell: true,
+            };
+            self.apply(user(ADMIN), right)?;
+        }
+        match self.apply(Principal::User(owner.clone()), Action::SubmitJob { spec })? {
+            Answer::Job { id, .. } => Ok(id),
+            other => Err(format!("a submit was answered with {other:?}").into()),
+        }
+    }
+
+    /// Applies decisions of the scheduler in one entry.
+    ///
+    /// # Errors
+    /// When the state refuses the entry or any of them: with nothing in between, scheduler and state
+    /// have to agree.
+    pub fn place(&mut self, assignments: Vec<Assignment>) -> Result<(), Error> {
+        if assignments.is_empty() {
+            return Ok(());
+        }
+        match self.apply(master(), Action::Place { assignments })? {
+            Answer::Placed { results } => {
+                for result in results {
+                    self.starting.push(result?);
+                }
+                Ok(())
+            }
+            other => Err(format!("a placement was answered with {other:?}").into()),
+        }
+    }
+
+    /// All that was placed since the last call is seen to run.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub fn start_placed(&mut self) -> Result<(), Error> {
+        let since = self.at;
+        let up = |id| Observation::TaskUp { id, pid: 100, since, restarts: 0, run: None };
+        let changes: Vec<_> = self.starting.drain(..).map(up).collect();
+        self.observe(changes)
+    }
+
+    /// These incarnations exit with 0.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub fn end(&mut self, ids: &[IncarnationId]) -> Result<(), Error> {
+        let at = self.at;
+        let ended =
+            |id: &IncarnationId| Observation::TaskEnded { id: *id, at, failure: None, run: None };
+        self.observe(ids.iter().map(ended).collect())
+    }
+
+    /// Kills a job.
+    ///
+    /// # Errors
+    /// When the state refuses.
+    pub fn kill(&mut self, key: JobKey) -> Result<(), Error> {
+        let owner = Principal::User(key.user.clone());
+        self.apply(owner, Action::Kill { job: key, tasks: Vec::new() })?;
+        Ok(())
+    }
+
+    /// Kills every task that is pending; what runs stays. Gives how many there were.
+    ///
+    /// # Errors
+    /// When the state refuses.
+    pub fn kill_pending(&mut self) -> Result<usize, Error> {
+        let mut by_job = BTreeMap::<JobId, Vec<u32>>::new();
+        for task in self.state.pending() {
+            by_job.entry(task.job).or_default().push(task.index);
+        }
+        let count = by_job.values().map(Vec::len).sum();
+        for (job, tasks) in by_job {
+            let Some(key) = self.state.job(job).map(|job| job.key.clone()) else { continue };
+            let owner = Principal::User(key.user.clone());
+            self.apply(owner, Action::Kill { job: key, tasks })?;
+        }
+        Ok(count)
+    }
+
+    /// One of the placed tasks, by chance.
+    #[must_use]
+    pub fn any_placed(&self, dice: &mut Dice) -> Option<IncarnationId> {
+        (!self.running.is_empty()).then(|| dice.pick(&self.running).id)
+    }
+
+    /// The incarnations of a job that are placed, by index.
+    pub fn placed_of(&self, job: JobId) -> impl Iterator<Item = IncarnationId> + '_ {
+        let all = TaskId { job, index: 0 }..=TaskId { job, index: u32::MAX };
+        self.place_of.range(all).map(|(_, at)| self.running[*at].id)
+    }
+
+    fn observe(&mut self, changes: Vec<Observation>) -> Result<(), Error> {
+        if !changes.is_empty() {
+            self.apply(master(), Action::Observe { changes })?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, by: Principal, action: Action) -> Result<Answer, Error> {
+        let command = Command { at: self.at, by, request: None, action };
+        let applied = self.state.apply(self.state.applied() + 1, &command)?;
+        for event in &applied.events {
+            self.fold(event);
+        }
+        self.news.extend(applied.events);
+        Ok(applied.answer)
+    }
+
+    fn fold(&mut self, event: &Event) {
+        let EventKind::TaskChanged { task, change, .. } = &event.kind else { return };
+        match change {
+            TaskChange::Placed { incarnation, .. } | TaskChange::Replaced { incarnation, .. } => {
+                let id = IncarnationId { task: *task, number: *incarnation };
+                if let Some(at) = self.place_of.get(task) {
+                    self.running[*at].id = id;
+                    return;
+                }
+                let cpu_milli =
+                    self.state.job(task.job).map_or(0, |job| job.spec.task.limit.cpu_milli);
+                self.place_of.insert(*task, self.running.len());
+                self.running.push(Placed { id, cpu_milli });
+                self.cpu_placed += cpu_milli;
+            }
+            TaskChange::Evicted(_)
+            | TaskChange::Failed { .. }
+            | TaskChange::Finished
+            | TaskChange::Killed { .. }
+            | TaskChange::ParentEnded { .. }
+            | TaskChange::Withdrawn
+            | TaskChange::DependencyFailed { .. } => {
+                let Some(at) = self.place_of.remove(task) else { return };
+                self.cpu_placed -= self.running.swap_remove(at).cpu_milli;
+                if let Some(moved) = self.running.get(at) {
+                    self.place_of.insert(moved.id.task, at);
+                }
+            }
+            TaskChange::Released
+            | TaskChange::Stopped { .. }
+            | TaskChange::Updated { .. }
+            | TaskChange::Renewed
+            | TaskChange::Awaits
+            | TaskChange::Prepared { .. }
+            | TaskChange::Preparing { .. }
+            | TaskChange::Unprepared { .. }
+            | TaskChange::Up { .. }
+            | TaskChange::BackOff { .. }
+            | TaskChange::Health(_)
+            | TaskChange::Address(_)
+            | TaskChange::Gone { .. } => {}
+        }
+    }
+}
