@@ -1,10 +1,5 @@
 //! `borgctl`: one file that is everything, by its first argument.
 
-use borg_proto::panics;
-use borgctl::commands::Cli;
-use borgctl::exit::{Code, Failure};
-use borgctl::output::note;
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,38 +7,7 @@ fn main() -> ExitCode {
     if let Some(code) = daemon() {
         return code;
     }
-    panics::end_the_process();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            note(&format!("error: cannot start: {error}"));
-            return Code::Internal.into();
-        }
-    };
-    match runtime.block_on(cli.run()) {
-        Ok(success) => success.into(),
-        Err(failure) if failure == Failure::reader_gone() => ExitCode::SUCCESS,
-        Err(failure) => {
-            note(&format!("error: {failure}"));
-            failure.code.into()
-        }
-    }
-}
-
-/// A wrong command line, or a question for help.
-fn usage(error: &clap::Error) -> ExitCode {
-    // Nobody is left to tell when the output is closed.
-    error.print().ok();
-    match error.use_stderr() {
-        // With 2 it says that there are changes.
-        true if Cli::is_plan(std::env::args_os()) => Code::Internal.into(),
-        true => Code::Usage.into(),
-        false => ExitCode::SUCCESS,
-    }
+    borgctl::program(std::env::args_os())
 }
 
 /// Runs as one of the daemons when called as one.

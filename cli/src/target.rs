@@ -45,7 +45,13 @@ pub struct TargetArgs {
     #[arg(long, global = true, env = "BORG_CELL_DIR", value_name = "DIR")]
     pub cell_dir: Option<PathBuf>,
     /// Addresses of the masters instead of those in client.json
-    #[arg(long = "master", global = true, value_delimiter = ',', value_name = "HOST:PORT,..")]
+    #[arg(
+        long = "master",
+        visible_alias = "cell",
+        global = true,
+        value_delimiter = ',',
+        value_name = "HOST:PORT,.."
+    )]
     pub masters: Vec<String>,
     /// Directory of the credentials instead of that in client.json
     #[arg(long, global = true, value_name = "DIR")]

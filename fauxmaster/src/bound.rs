@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 /// The weights of a search add up to this.
 const WHOLE: u64 = 16;
+/// All that the machines have of one resource. 2 to the 80th: sums stay under 2 to the 128th as long as tasks ask for less than ten
+/// million million times as much.
+const ONE: u128 = 1 << 80;
 
 /// A lower bound on the machines that tasks need, when any of `machines` may be kept. `None` when all of them
 /// together do not suffice. Tasks in allocs stand in those and ask for nothing of their own.
@@ -50,16 +53,16 @@ pub fn machines_needed(machines: &[&MachineInfo], jobs: &[&JobSpec]) -> Option<u
     Some(needed)
 }
 
-/// Resources as columns, in units in which all machines together have about the same of each.
+/// Resources as columns, each as a part of what all machines together have of it.
 struct Scale {
     devices: BTreeSet<Arc<str>>,
-    units: Vec<u64>,
+    factors: Vec<u128>,
 }
 
 impl Scale {
     fn of(machines: &[&MachineInfo], jobs: &[&JobSpec]) -> Self {
         let devices = jobs.iter().flat_map(|job| job.task.limit.devices.keys().cloned());
-        let mut scale = Self { devices: devices.collect(), units: Vec::new() };
+        let mut scale = Self { devices: devices.collect(), factors: Vec::new() };
         let sums = machines.iter().map(|machine| scale.columns(&machine.capacity)).fold(
             Vec::new(),
             |mut sums: Vec<u128>, columns| {
@@ -68,9 +71,8 @@ impl Scale {
                 sums
             },
         );
-        // A millionth of the cell: fine enough, and 128 bits hold all sums.
-        let unit = |sum: u128| u64::try_from(sum / 1_000_000).unwrap_or(u64::MAX).max(1);
-        scale.units = sums.into_iter().map(unit).collect();
+        // Rounded down for machines and tasks alike, so the bound stays true.
+        scale.factors = sums.into_iter().map(|sum| ONE / sum.max(1)).collect();
         scale
     }
 
@@ -82,14 +84,12 @@ impl Scale {
 
     /// The weighted sum, in a unit that is the same for machines and tasks.
     fn weigh(&self, columns: &[u64], weights: &[u64]) -> u128 {
-        let product: u128 = 1 << 40;
-        let parts = columns.iter().zip(weights).zip(&self.units);
+        let parts = columns.iter().zip(weights).zip(&self.factors);
         parts
-            .map(|((amount, weight), unit)| {
-                let factor = product / u128::from(*unit) * u128::from(*weight);
-                u128::from(*amount) * factor
+            .map(|((amount, weight), factor)| {
+                u128::from(*amount).saturating_mul(u128::from(*weight)).saturating_mul(*factor)
             })
-            .sum()
+            .fold(0, u128::saturating_add)
     }
 }
 

@@ -16,6 +16,7 @@ use borg_proto::{
     Band, CellName, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis,
     Resources, TaskId, UserName,
 };
+use borg_scheduler::Scheduler;
 use borg_sim::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -148,6 +149,32 @@ impl Driven {
             }
             other => Err(format!("a placement was answered with {other:?}").into()),
         }
+    }
+
+    /// Passes of [`DECISIONS`] decisions, each applied and followed, until one decides nothing, as a Borgmaster makes
+    /// them. What is placed is seen to run. Gives how many there were.
+    ///
+    /// # Errors
+    /// When state and scheduler disagree.
+    pub fn settle(&mut self, scheduler: &mut Scheduler) -> Result<u64, Error> {
+        let mut decided = 0;
+        self.tell(scheduler);
+        loop {
+            let decisions = scheduler.pass(self.at, DECISIONS);
+            if decisions.is_empty() {
+                return Ok(decided);
+            }
+            decided += u64::try_from(decisions.len())?;
+            self.place(decisions)?;
+            self.start_placed()?;
+            self.tell(scheduler);
+        }
+    }
+
+    /// Tells a scheduler what happened since one was told last.
+    pub fn tell(&mut self, scheduler: &mut Scheduler) {
+        let news = self.take_news();
+        scheduler.follow(self.state.clone(), &news);
     }
 
     /// All that was placed since the last call is seen to run.

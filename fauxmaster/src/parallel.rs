@@ -42,6 +42,6 @@ mod tests {
         for threads in [0, 1, 8, 1_000] {
             assert_eq!(each(&inputs, threads, |n| n * n), wanted);
         }
-        assert_eq!(each(&[], 3, |n: &u64| *n), []);
+        assert!(each(&[], 3, |n: &u64| *n).is_empty());
     }
 }

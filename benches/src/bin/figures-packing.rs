@@ -7,7 +7,8 @@
 
 use borg_benches::Error;
 use borg_benches::figures::{figure, progress, step};
-use borg_benches::packing::{arrivals, data, first_fit, policies};
+use borg_benches::packing::{arrivals, data, first_fit};
+use borg_fauxmaster::questions::Policy;
 use borg_fauxmaster::questions::compact::{Options, compact};
 use borg_fauxmaster::sources::{common, openb};
 
@@ -33,14 +34,14 @@ fn main() -> Result<(), Error> {
         figure("packing.triplet_first_fit_equal", compared.equal as f64, "instances");
     }
     for (n, cell) in CELLS.iter().enumerate() {
-        for policy in policies() {
+        for policy in Policy::ALL {
             let name = format!("synthetic_{cell}_{}_machines", policy.name);
             if !(named(&name) || (only.is_empty() && n < QUICK_CELLS)) {
                 continue;
             }
             let Some(folder) = found(&format!("synthetic/{cell}")) else { continue };
             let read = common::read(&folder)?;
-            let options = Options { weights: policy.weights, threads: 2, ..Options::default() };
+            let options = Options { policy, threads: 2, ..Options::default() };
             let compacted = compact(&read, &options, |kept| {
                 step(&format!("  {} seed {}: {} machines", policy.name, kept.seed, kept.machines));
             })?;
@@ -48,7 +49,7 @@ fn main() -> Result<(), Error> {
         }
     }
     for workload in openb::WORKLOADS {
-        for policy in policies() {
+        for policy in Policy::ALL {
             let name = format!("openb_{workload}_{}", policy.name);
             if !only.is_empty() && !named(&name) {
                 continue;

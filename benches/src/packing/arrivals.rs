@@ -5,10 +5,10 @@
 //! at the end, until all together ask for 130 % of the cell's GPUs. Nothing leaves; what fits nowhere is
 //! skipped. The order for a seed is not the published one, which came from another generator.
 
-use super::Policy;
 use crate::Error;
 use crate::driven::Timed;
 use borg_fauxmaster::Driven;
+use borg_fauxmaster::questions::Policy;
 use borg_fauxmaster::sources::openb::{Pod, gpus_milli, job};
 use borg_proto::{MachineInfo, UserName};
 use borg_scheduler::Config;
@@ -140,8 +140,9 @@ pub fn mean(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{data, policies};
+    use super::super::data;
     use super::*;
+    use borg_fauxmaster::questions::Policy;
     use borg_fauxmaster::sources::common::machine_of;
     use borg_fauxmaster::sources::openb;
     use borg_proto::Resources;
@@ -167,7 +168,7 @@ mod tests {
         };
         for pods in [10, 200] {
             let pods: Vec<_> = (0..pods).map(pod).collect();
-            for policy in policies() {
+            for policy in Policy::ALL {
                 let found = mean(&machines, &pods, policy, 1..=2).unwrap();
                 assert_eq!(found, Allocated { at_100: 100.0, at_130: 100.0, skipped: 60 });
             }

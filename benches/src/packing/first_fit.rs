@@ -2,12 +2,12 @@
 //! of bins has to come out for every one.
 
 use super::archive::Archive;
-use super::in_order;
 use super::vectorpack::{Instance, instance, orders, published_first_fit};
 use crate::Error;
 use crate::driven::Timed;
 use crate::figures::step;
 use borg_fauxmaster::Driven;
+use borg_fauxmaster::questions::Policy;
 use borg_fauxmaster::sources::common::{job_of, machine_of};
 use borg_proto::{Resources, UserName};
 use borg_scheduler::Config;
@@ -74,7 +74,7 @@ fn bins_needed(instance: &Instance, order: &[usize]) -> Result<Option<usize>, Er
         let spec = job_of(&format!("i{item}"), 1, amounts(&items[*item]))?;
         cell.submit(&owner, Arc::new(spec))?;
     }
-    let config = Config { weights: in_order().weights, ..Config::default() };
+    let config = Config { weights: Policy::FIRST_FIT.weights, ..Config::default() };
     let mut timed = Timed::new(&mut cell, config);
     let decisions = timed.pass(&cell, usize::MAX)?;
     if decisions.len() != items.len() {

@@ -258,6 +258,15 @@ impl Command {
 }
 
 impl Command {
+    /// Whether it can answer in CSV.
+    fn knows_csv(&self) -> bool {
+        match self {
+            #[cfg(feature = "daemons")]
+            Self::Fauxmaster(_) => true,
+            _ => false,
+        }
+    }
+
     /// The exit code when it is used wrongly: with 2, `plan` says that there are changes.
     fn code_of_misuse(&self) -> Code {
         if matches!(self, Self::Plan(_)) { Code::Internal } else { Code::Usage }
@@ -272,6 +281,12 @@ impl Cli {
     pub async fn run(self) -> Result<Success, Failure> {
         let Self { target, output, command } = self;
         let out = Output::new(output);
+        if output == Format::Csv && !command.knows_csv() {
+            return Err(Failure::new(
+                command.code_of_misuse(),
+                "--output csv: only fauxmaster answers in CSV, all else in table or json",
+            ));
+        }
         if target.at.is_some() && !command.knows_the_past() {
             return Err(Failure::new(
                 command.code_of_misuse(),

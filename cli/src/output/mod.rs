@@ -19,6 +19,8 @@ pub enum Format {
     Table,
     /// One JSON document, or one a line for commands that go on.
     Json,
+    /// Tables for spreadsheets; only `fauxmaster` has it.
+    Csv,
 }
 
 /// Where answers go.
@@ -41,10 +43,16 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// Which form is wanted.
+    #[must_use]
+    pub fn format(self) -> Format {
+        self.format
+    }
+
     /// Whether a person reads along.
     #[must_use]
     pub fn is_terminal(self) -> bool {
-        self.terminal && !self.is_json()
+        self.terminal && self.format == Format::Table
     }
 
     /// Prints a line.
@@ -103,6 +111,13 @@ impl Output {
 pub fn note(text: &str) {
     // Nobody is left to tell when standard error is closed.
     writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Tells a person how far a long command is; nothing where standard error goes elsewhere.
+pub fn step(text: &str) {
+    if io::stderr().is_terminal() {
+        note(text);
+    }
 }
 
 /// Rows in columns without borders.

@@ -13,7 +13,10 @@
 //! A longer prefix may rarely fail where a shorter one does not; halving does not look for that. So the number of a
 //! seed depends on where the search begins, which follows from the work alone, never from other seeds.
 
+use super::Policy;
+use crate::answer::{Answer, Axis, Chart, Column, Spread, Table};
 use crate::bound::machines_needed;
+use crate::sources::loaded::Loaded;
 use crate::spread::percentile;
 use crate::work::Work;
 use crate::{Driven, Error, parallel};
@@ -35,7 +38,7 @@ const COPIES: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// What makes a machine the best.
-    pub weights: Weights,
+    pub policy: Policy,
     /// The first seed.
     pub first_seed: u64,
     /// How many seeds.
@@ -46,7 +49,24 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { weights: Weights::hybrid(), first_seed: 1, seeds: SEEDS, threads: 1 }
+        Self { policy: Policy::HYBRID, first_seed: 1, seeds: SEEDS, threads: 1 }
+    }
+}
+
+impl Options {
+    /// The seeds in order.
+    #[must_use]
+    pub fn seed_list(&self) -> Vec<u64> {
+        (self.first_seed..).zip(0..self.seeds).map(|(seed, _)| seed).collect()
+    }
+
+    /// What an answer depends on, but for the seeds.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        vec![
+            ("policy".to_owned(), self.policy.name.to_owned()),
+            ("waiting_permille".to_owned(), WAITING_PERMILLE.to_string()),
+        ]
     }
 }
 
@@ -115,9 +135,8 @@ pub fn compact(
     options: &Options,
     tell: impl Fn(&Kept) + Sync,
 ) -> Result<Compacted, Error> {
-    let ready = Ready::new(work, options.weights);
-    let seeds: Vec<u64> = (options.first_seed..).zip(0..options.seeds).map(|(s, _)| s).collect();
-    let found = parallel::each(&seeds, options.threads, |seed| {
+    let ready = Ready::new(work, options.policy.weights);
+    let found = parallel::each(&options.seed_list(), options.threads, |seed| {
         let kept = ready.needed(*seed)?;
         tell(&kept);
         Ok::<_, Error>(kept)
@@ -145,6 +164,66 @@ pub fn packing(work: &Work, weights: Weights, kept: &Kept) -> Result<Packing, Er
         places
     });
     Ok(Packing { places: places.collect(), machines })
+}
+
+/// The answer for people.
+#[must_use]
+pub fn answer(loaded: &Loaded, work: &Work, options: &Options, found: &Compacted) -> Answer {
+    let p90 = found.p90();
+    let all = found.samples();
+    let (least, most) = (percentile(&all, 0), percentile(&all, 100));
+    let bound = match found.bound {
+        None => "all machines without copies do not suffice".to_owned(),
+        Some(bound) => {
+            #[expect(clippy::cast_precision_loss, reason = "counts of machines are small")]
+            let over = p90 / bound.max(1) as f64;
+            format!("no packing needs fewer than {bound}: {over:.3} of that")
+        }
+    };
+    let mut summary = vec![
+        format!(
+            "{p90:.0} of {} machines hold the work (90th percentile of {} orders, {least:.0} to {most:.0}).",
+            work.machines.len(),
+            all.len()
+        ),
+        format!("{}.", capital(&bound)),
+    ];
+    if work.tied > 0 {
+        summary.push(format!("{} tasks of daemons are left out.", work.tied));
+    }
+    let row = |kept: &Kept| {
+        let machines = u64::try_from(kept.machines).unwrap_or(u64::MAX);
+        vec![kept.seed.into(), machines.into(), kept.waiting.into(), kept.tries.into()]
+    };
+    let columns = ["seed", "machines", "picky_tasks_waiting", "tries"].map(Column::plain);
+    #[expect(clippy::cast_precision_loss, reason = "counts of machines are small")]
+    let spread = Spread {
+        name: options.policy.name.to_owned(),
+        samples: all,
+        bound: found.bound.map(|bound| bound as f64),
+    };
+    Answer {
+        question: "compact".to_owned(),
+        provenance: loaded.provenance(options.seed_list(), options.parameters()),
+        summary,
+        tables: vec![Table {
+            name: "kept".to_owned(),
+            title: "Machines kept, by order of chance".to_owned(),
+            columns: columns.into(),
+            rows: found.kept.iter().map(row).collect(),
+        }],
+        charts: vec![Chart::Boxes {
+            name: "machines".to_owned(),
+            title: "Machines that hold the work".to_owned(),
+            y: Axis { label: "machines".to_owned(), unit: String::new() },
+            boxes: vec![spread],
+        }],
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// A workload that is ready to be packed, as often as it takes.
@@ -270,8 +349,7 @@ impl<'a> Ready<'a> {
                 return Ok(Tried { cell, jobs });
             }
             cell.place(decisions)?;
-            let news = cell.take_news();
-            scheduler.follow(cell.state.clone(), &news);
+            cell.tell(&mut scheduler);
         }
     }
 }
@@ -318,8 +396,8 @@ mod tests {
     fn equal_machines_are_needed_in_proportion_copies_included() {
         for (tasks, needed, bound) in [(20, 5, Some(5)), (39, 10, Some(10)), (60, 15, None)] {
             let work = work(10, vec![core_each(tasks)]);
-            for weights in [Weights::hybrid(), Weights::best_fit(), Weights::worst_fit()] {
-                let options = Options { weights, seeds: 3, ..Options::default() };
+            for policy in Policy::ALL {
+                let options = Options { policy, seeds: 3, ..Options::default() };
                 let found = compact(&work, &options, |_| {}).unwrap();
                 assert_eq!(found.samples(), vec![f64::from(needed); 3]);
                 assert_eq!((found.p90(), found.bound), (f64::from(needed), bound));

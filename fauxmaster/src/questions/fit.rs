@@ -1,95 +1,95 @@
-//! How many more tasks of a job would fit into a cell, and what stops the next one.
+//! How many more tasks of a job would fit into a cell, by band, and what stops the next one.
 //!
 //! Placed one by one in a copy with the production scan; nobody is pushed out.
 
-use borg_cell::codec::DecodeError;
-use borg_cell::state::CellState;
-use borg_proto::JobSpec;
+use crate::Error;
+use crate::answer::{Answer, Axis, Chart, Column, Table, Value};
+use crate::sources::loaded::Loaded;
+use borg_proto::{Band, JobSpec};
 use borg_scheduler::{Config, Scheduler};
-use serde::Serialize;
 
-/// How many more tasks of a job fit into a cell.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FitReport {
-    /// The job's name.
-    pub job: String,
-    /// How many tasks were asked about.
-    pub asked: u32,
-    /// How many of them fit, pushing nobody out.
-    pub fit: u32,
-    /// How many machines the cell has.
-    pub machines: u32,
-    /// How many of them could take the first task.
-    pub machines_for_first: u32,
-    /// What stops one more task: reason and number of machines, most frequent first.
-    pub stopped_by: Vec<Stop>,
-    /// The same in one sentence.
-    pub summary: String,
-}
-
-/// One reason why machines take no more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stop {
-    /// In words.
-    pub reason: String,
-    /// On how many machines.
-    pub machines: u32,
-}
-
-/// How many more tasks of `spec`, at most `most`, fit into the cell as it is. Nothing changes.
-#[must_use]
-pub fn fit(state: &CellState, spec: &JobSpec, most: u32) -> FitReport {
-    let found = Scheduler::new(state, Config::default()).fit(spec, most);
-    let stop = |rejected: &borg_scheduler::Rejected| Stop {
-        reason: rejected.to_string(),
-        machines: rejected.machines,
-    };
-    FitReport {
-        job: spec.name.to_string(),
-        asked: most,
-        fit: found.tasks,
-        machines: u32::try_from(state.machines().count()).unwrap_or(u32::MAX),
-        machines_for_first: found.machines,
-        stopped_by: found.stopped_by.iter().map(stop).collect(),
-        summary: found.summary,
-    }
-}
-
-/// Reads what a cell handed out as its checkpoint.
+/// How many more tasks of `spec`, at most `most`, fit into the cell as it is: at its own priority, and at the least
+/// of each other band, as tasks of production are fitted by limits and all others by reservations. Nothing changes.
 ///
 /// # Errors
-/// When it cannot be read, or breaks the rules of the state.
-pub fn load_checkpoint(bytes: &[u8]) -> Result<CellState, DecodeError> {
-    CellState::decode(bytes)
+/// When the cell cannot be made of what was loaded.
+pub fn fit(loaded: &Loaded, spec: &JobSpec, most: u32) -> Result<Answer, Error> {
+    let state = loaded.state()?;
+    let scheduler = Scheduler::new(&state, Config::default());
+    let found = scheduler.fit(spec, most);
+    let stops = found
+        .stopped_by
+        .iter()
+        .map(|rejected| vec![rejected.machines.into(), Value::Text(rejected.to_string())]);
+    let mut bands = Vec::new();
+    for band in Band::ALL {
+        let own = band == spec.priority.band();
+        let priority = if own { spec.priority } else { band.default_priority() };
+        let fits = scheduler.fit(&JobSpec { priority, ..spec.clone() }, most);
+        bands.push((band.to_string(), fits.tasks));
+    }
+    let machines = u32::try_from(state.machines().count()).unwrap_or(u32::MAX);
+    let by_band = bands.iter().map(|(band, tasks)| vec![band.as_str().into(), (*tasks).into()]);
+    Ok(Answer {
+        question: "fit".to_owned(),
+        provenance: loaded.provenance(
+            Vec::new(),
+            vec![("job".to_owned(), spec.name.to_string()), ("most".to_owned(), most.to_string())],
+        ),
+        summary: vec![
+            format!("{}.", found.summary),
+            format!("{} of {machines} machines could take the first one.", found.machines),
+        ],
+        tables: vec![
+            Table {
+                name: "bands".to_owned(),
+                title: "More tasks that fit, by band, pushing nobody out".to_owned(),
+                columns: ["band", "tasks"].map(Column::plain).into(),
+                rows: by_band.collect(),
+            },
+            Table {
+                name: "stopped_by".to_owned(),
+                title: "Why machines take no more".to_owned(),
+                columns: ["machines", "reason"].map(Column::plain).into(),
+                rows: stops.collect(),
+            },
+        ],
+        charts: vec![Chart::Bars {
+            name: "bands".to_owned(),
+            title: format!("More tasks of {} that fit", spec.name),
+            y: Axis { label: "tasks".to_owned(), unit: String::new() },
+            parts: vec![String::new()],
+            bars: bands.into_iter().map(|(band, tasks)| (band, vec![f64::from(tasks)])).collect(),
+            stacked: false,
+        }],
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::synthetic::synthetic;
     use borg_sim::job;
+
+    fn told(answer: &Answer, table: usize, row: usize, column: usize) -> String {
+        crate::reports::written(&answer.tables[table].rows[row][column])
+    }
 
     #[test]
     fn what_a_cell_saved_answers_as_the_cell_does_and_says_what_stops_the_next_task() {
-        let cell = synthetic(10, 1).unwrap();
+        let cell = Loaded::made_up(10, 1).unwrap();
         let spec = job("big").limit(8_000, 16_384).spec();
-        let report = fit(&load_checkpoint(&cell.encode()).unwrap(), &spec, 1_000);
-        assert_eq!(report, fit(&cell, &spec, 1_000));
-        assert!(report.fit > 0 && report.fit < 1_000, "{report:?}");
-        let (first, counted) = (report.stopped_by.first().unwrap(), &report.summary);
-        assert!(first.machines > 0 && counted.contains("tasks fit"), "{report:?}");
+        let answer = fit(&cell, &spec, 1_000).unwrap();
+        assert_eq!(answer, fit(&cell.clone(), &spec, 1_000).unwrap());
+        assert!(answer.summary[0].contains("of 1000 tasks fit; for the next one"), "{answer:?}");
+        let at_most = told(&answer, 0, 0, 1).parse::<u32>().unwrap();
+        assert!((1..1_000).contains(&at_most) && !answer.tables[1].rows.is_empty(), "{answer:?}");
     }
 
     #[test]
     fn a_job_that_fits_nowhere_is_told_why() {
         let spec = job("huge").limit(100, 10 << 20).spec();
-        let report = fit(&synthetic(3, 1).unwrap(), &spec, 5);
-        assert_eq!((report.fit, report.machines_for_first, report.machines), (0, 0, 3));
-        assert!(report.summary.contains("memory"), "{report:?}");
-    }
-
-    #[test]
-    fn bytes_that_are_no_checkpoint_are_refused() {
-        assert!(matches!(load_checkpoint(b"hello"), Err(DecodeError::NotAState)));
+        let answer = fit(&Loaded::made_up(3, 1).unwrap(), &spec, 5).unwrap();
+        assert!(answer.summary[0].starts_with("0 of 5 tasks fit"), "{answer:?}");
+        assert!(answer.summary[0].contains("memory"), "{answer:?}");
     }
 }

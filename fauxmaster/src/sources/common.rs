@@ -11,6 +11,9 @@
 
 use super::table::{Row, Table, TableError};
 use crate::Error;
+use crate::answer::{self, Column, Value};
+use crate::questions::compact::Packing;
+use crate::reports::{csv, write::whole};
 use crate::work::Work;
 use borg_proto::spec::{Constraint, ConstraintOp, MIN_CPU_MILLI, MIN_RAM_BYTES, Spread};
 use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, Priority, Resources, TaskSpec, UserName};
@@ -193,6 +196,140 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
     })
 }
 
+/// Writes work and where it was packed, so that others can check it: `nodes.csv`, `tasks.csv`, `order.csv`,
+/// `placements.csv`.
+///
+/// # Errors
+/// When the disk does not take it. Each file is whole or not there.
+pub fn write(folder: &Path, work: &Work, packing: &Packing) -> Result<(), Error> {
+    std::fs::create_dir_all(folder)?;
+    let put = |name: &str, table: &answer::Table| {
+        let path = folder.join(name);
+        whole(&path, csv::table(table).as_bytes())
+            .map_err(|error| Error::from(format!("{}: {error}", path.display())))
+    };
+    put("nodes.csv", &nodes_of(&packing.machines))?;
+    put("tasks.csv", &tasks_of(work))?;
+    let order = packing.machines.iter().map(|(name, _)| vec![name.as_str().into()]);
+    put("order.csv", &table_of(&["node_id".to_owned()], order.collect()))?;
+    let places = (0..).zip(&packing.places).flat_map(|(job, places): (usize, _)| {
+        let node = |at: &usize| packing.machines[*at].0.as_str();
+        let row = move |(at, count): (&usize, &u32)| {
+            vec![task_id(job).into(), Value::from(node(at)), (*count).into()]
+        };
+        places.iter().map(row)
+    });
+    let head = ["task_id", "node_id", "count"].map(str::to_owned);
+    put("placements.csv", &table_of(&head, places.collect()))
+}
+
+fn task_id(job: usize) -> String {
+    format!("t{job}")
+}
+
+fn table_of(head: &[String], rows: Vec<Vec<Value>>) -> answer::Table {
+    let columns = head.iter().map(|name| Column::plain(name)).collect();
+    answer::Table { name: String::new(), title: String::new(), columns, rows }
+}
+
+/// Columns of resources, and their amounts.
+fn resources_of(amounts: &Resources, devices: &BTreeSet<String>) -> Vec<Value> {
+    let device = |name: &String| amounts.devices.get(name.as_str()).copied().unwrap_or(0);
+    [amounts.cpu_milli, amounts.ram_bytes >> 20, amounts.disk_bytes >> 20]
+        .into_iter()
+        .chain(devices.iter().map(device))
+        .map(Value::from)
+        .collect()
+}
+
+fn resource_names(devices: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    ["cpu_milli", "mem_mib", "disk_mib"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(devices.iter().cloned())
+}
+
+fn devices_of<'a>(all: impl Iterator<Item = &'a Resources>) -> BTreeSet<String> {
+    all.flat_map(|amounts| amounts.devices.keys()).map(ToString::to_string).collect()
+}
+
+fn nodes_of(machines: &[(String, MachineInfo)]) -> answer::Table {
+    let devices = devices_of(machines.iter().map(|(_, info)| &info.capacity));
+    let keys: BTreeSet<&String> =
+        machines.iter().flat_map(|(_, info)| info.attributes.keys()).collect();
+    // Both, as constraints ask for attributes and limits for levels.
+    let names = ["attr.", "dom."]
+        .iter()
+        .flat_map(|kind| keys.iter().map(move |key| format!("{kind}{key}")));
+    let head: Vec<String> =
+        ["node_id".to_owned()].into_iter().chain(resource_names(&devices)).chain(names).collect();
+    let row = |(name, info): &(String, MachineInfo)| {
+        let attributes = keys.iter().chain(&keys).map(|key| {
+            info.attributes.get(*key).map_or(Value::Nothing, |value| value.as_str().into())
+        });
+        let amounts = resources_of(&info.capacity, &devices);
+        [name.as_str().into()].into_iter().chain(amounts).chain(attributes).collect()
+    };
+    table_of(&head, machines.iter().map(row).collect())
+}
+
+fn tasks_of(work: &Work) -> answer::Table {
+    let devices = devices_of(work.jobs.iter().map(|(_, spec)| &spec.task.limit));
+    let levels: BTreeSet<&str> = work
+        .jobs
+        .iter()
+        .flat_map(|(_, spec)| spec.task.spread.iter().map(|spread| spread.attribute.as_str()))
+        .filter(|level| *level != "machine")
+        .collect();
+    let rest = ["count", "priority", "job", "constraint", "max_per_node"].map(str::to_owned);
+    let head: Vec<String> = ["task_id".to_owned()]
+        .into_iter()
+        .chain(resource_names(&devices))
+        .chain(rest)
+        .chain(levels.iter().map(|level| format!("max_per.{level}")))
+        .collect();
+    let row = |(n, (_, spec)): (usize, &(UserName, Arc<JobSpec>))| {
+        let most = |level: &str| {
+            let found = spec.task.spread.iter().find(|spread| spread.attribute == level);
+            found.map_or(Value::Nothing, |spread| spread.max.into())
+        };
+        let hard: Vec<String> =
+            spec.task.constraints.iter().filter(|one| !one.soft).map(form).collect();
+        let mut row = vec![Value::from(task_id(n))];
+        row.extend(resources_of(&spec.task.limit, &devices));
+        row.extend([
+            spec.tasks.into(),
+            u64::from(spec.priority.get()).into(),
+            format!("j{n}").into(),
+            hard.join(";").into(),
+            most("machine"),
+        ]);
+        row.extend(levels.iter().map(|level| most(level)));
+        row
+    };
+    table_of(&head, work.jobs.iter().enumerate().map(row).collect())
+}
+
+/// A constraint in the format's own form.
+fn form(constraint: &Constraint) -> String {
+    let Constraint { attribute, op, values, .. } = constraint;
+    let number = || values.first().and_then(|value| value.parse::<i64>().ok()).unwrap_or(0);
+    match op {
+        ConstraintOp::Present => format!("{attribute}?"),
+        ConstraintOp::Absent => format!("{attribute}!?"),
+        ConstraintOp::In => format!("{attribute}~{}", values.join("|")),
+        // The format has no strict comparisons; these are of whole numbers.
+        ConstraintOp::Less => format!("{attribute}<={}", number().saturating_sub(1)),
+        ConstraintOp::Greater => format!("{attribute}>={}", number().saturating_add(1)),
+        ConstraintOp::Equal
+        | ConstraintOp::NotEqual
+        | ConstraintOp::LessEqual
+        | ConstraintOp::GreaterEqual => {
+            format!("{attribute}{}{}", op.symbol(), values.first().map_or("", String::as_str))
+        }
+    }
+}
+
 const FORMS: &str = "constraints of the forms key=v key!=v key~a|b key>=n key<=n key? key!?";
 
 fn constraint(text: &str) -> Option<Constraint> {
@@ -251,6 +388,23 @@ mod tests {
         let limits: Vec<_> =
             job.task.spread.iter().map(|s| (s.attribute.as_str(), s.max)).collect();
         assert_eq!(limits, [("machine", 1), ("rack", 2)]);
+    }
+
+    /// What is written is read again as the same work, placed as it was.
+    #[test]
+    fn what_was_written_is_read_as_the_same_work() {
+        let tasks = "task_id,cpu_milli,mem_mib,gpu_milli,count,priority,job,constraint,max_per_node,max_per.rack\n\
+                     t0,10,64,500,3,200,j0,kernel>=4;ssd!?;rack~r0|r1,1,2\n";
+        let work = written(NODES, tasks).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let packing =
+            Packing { machines: work.machines.clone(), places: vec![BTreeMap::from([(0, 1)])] };
+        write(folder.path(), &work, &packing).unwrap();
+        let again = read(folder.path()).unwrap();
+        assert_eq!(again.machines, work.machines);
+        assert_eq!(again.jobs, work.jobs);
+        let places = std::fs::read_to_string(folder.path().join("placements.csv")).unwrap();
+        assert_eq!(places, "task_id,node_id,count\r\nt0,m0,1\r\n");
     }
 
     #[test]

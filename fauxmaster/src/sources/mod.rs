@@ -5,6 +5,7 @@
 
 pub mod borg_like;
 pub mod common;
+pub mod loaded;
 pub mod openb;
 pub mod synthetic;
 pub mod table;

@@ -1,0 +1,80 @@
+//! `fauxmaster compact`: the smallest cell that still holds the work.
+
+use super::source::{ShowArgs, SourceArgs, made};
+use crate::exit::Failure;
+use crate::output::{Output, step};
+use crate::target::TargetArgs;
+use borg_fauxmaster::questions::Policy;
+use borg_fauxmaster::questions::compact::{self, Options, SEEDS};
+use borg_fauxmaster::sources::common;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(in crate::commands) struct CompactArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    orders: OrderArgs,
+    /// What makes a machine the best
+    #[arg(long, value_name = "POLICY", default_value = "hybrid", value_parser = policy)]
+    policy: Policy,
+    /// Write nodes.csv, tasks.csv, order.csv and placements.csv of the 90th percentile there
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+/// How often something is tried, and how many at a time.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Seeds")]
+pub(super) struct OrderArgs {
+    /// Orders of machines to try
+    #[arg(long, default_value_t = SEEDS, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// Threads; the answer is the same for any number [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=256))]
+    threads: Option<u64>,
+}
+
+impl OrderArgs {
+    pub(super) fn options(self, policy: Policy) -> Options {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let asked = self.threads.and_then(|threads| usize::try_from(threads).ok());
+        Options {
+            policy,
+            first_seed: self.first_seed,
+            seeds: self.seeds,
+            threads: asked.unwrap_or(cores),
+        }
+    }
+}
+
+pub(super) fn policy(text: &str) -> Result<Policy, String> {
+    let all = || Policy::ALL.into_iter().chain([Policy::FIRST_FIT]);
+    let found = all().find(|policy| policy.name == text.replace('-', "_"));
+    let names: Vec<&str> = all().map(|policy| policy.name).collect();
+    found.ok_or_else(|| format!("is none of {}", names.join(", ")))
+}
+
+pub(super) async fn run(
+    args: CompactArgs,
+    target: &TargetArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let loaded = args.source.load(target).await?;
+    let work = loaded.work();
+    let options = args.orders.options(args.policy);
+    let found = made(compact::compact(&work, &options, |kept| {
+        step(&format!("seed {}: {} machines", kept.seed, kept.machines));
+    }))?;
+    if let (Some(folder), Some(kept)) = (&args.write, found.typical()) {
+        let packed = made(compact::packing(&work, args.policy.weights, kept))?;
+        made(common::write(folder, &work, &packed))?;
+    }
+    args.show.show(&compact::answer(&loaded, &work, &options, &found), out)
+}

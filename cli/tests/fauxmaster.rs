@@ -1,0 +1,114 @@
+//! `fauxmaster` as people call it.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const JOB: &str = r#"{"name":"web","kind":"service","tasks":3,
+    "task":{"command":["/bin/web"],"limit":{"cpu_milli":4000,"ram_bytes":8589934592}}}"#;
+
+fn fauxmaster(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fauxmaster"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it was built");
+    // Whoever refuses at once does not read.
+    child.stdin.take().expect("it was asked for").write_all(input.as_bytes()).ok();
+    child.wait_with_output().expect("it ends")
+}
+
+fn answer(args: &[&str], input: &str) -> String {
+    let output = fauxmaster(args, input);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn refusal(args: &[&str], input: &str) -> String {
+    let output = fauxmaster(args, input);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    String::from_utf8(output.stderr).expect("text")
+}
+
+const MADE_UP: [&str; 4] = ["--synthetic", "borg-like", "--machines", "40"];
+
+fn asked<'a>(question: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [question, &MADE_UP, more].concat()
+}
+
+#[test]
+fn the_same_question_has_the_same_bytes_for_an_answer_on_any_number_of_threads() {
+    for form in ["table", "json", "csv"] {
+        let on = |threads| {
+            let more = ["--seeds", "3", "--threads", threads, "-o", form];
+            answer(&asked(&["compact"], &more), "")
+        };
+        let one = on("1");
+        assert_eq!(one, on("8"));
+        assert!(one.contains("borg-like cell of 40 machines, seed 1"), "{one}");
+    }
+    let fit = asked(&["fit", "-"], &["-o", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&answer(&fit, JOB)).unwrap();
+    assert_eq!(told["tables"]["bands"].as_array().unwrap().len(), 5, "{told}");
+    assert!(!told["tables"]["stopped_by"].as_array().unwrap().is_empty(), "{told}");
+}
+
+/// Job files are evaluated by the program itself, whatever its name.
+#[test]
+fn a_job_of_the_config_language_can_be_asked_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.bcl");
+    let text = "job(name = 'web', kind = 'service', command = ['/bin/web'], \
+                resources = resources(cpu = 4, ram = 8 * GiB))";
+    std::fs::write(&file, text).unwrap();
+    let told = answer(&asked(&["fit", file.to_str().unwrap()], &[]), "");
+    assert!(told.contains("tasks fit; for the next one"), "{told}");
+}
+
+#[test]
+fn a_compacted_cell_is_written_in_the_common_format_and_can_be_asked_about_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    answer(&asked(&["compact"], &["--seeds", "1", "--write", path]), "");
+    let lines = |file: &str| {
+        std::fs::read_to_string(Path::new(path).join(file)).unwrap().lines().count() - 1
+    };
+    assert_eq!(lines("nodes.csv"), lines("order.csv"));
+    let again = answer(&["compact", "--common", path, "--seeds", "1", "-o", "json"], "");
+    let told: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(told["tables"]["kept"].as_array().unwrap().len(), 1, "{told}");
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_with_what_is_wrong_and_what_to_do() {
+    let bad = JOB.replace("\"tasks\":3", "\"tasks\":0");
+    assert!(refusal(&asked(&["fit", "-"], &[]), &bad).contains("tasks: 0"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("checkpoint");
+    std::fs::write(&file, "no checkpoint").unwrap();
+    let file = file.to_str().unwrap();
+    assert!(refusal(&["fit", "-", "--checkpoint", file], JOB).contains("this is no checkpoint"));
+    let both = refusal(&asked(&["fit", "-"], &["--checkpoint", file]), JOB);
+    assert!(both.contains("cannot be used with"), "{both}");
+    assert!(refusal(&asked(&["compact"], &["--policy", "worst"]), "").contains("hybrid, best_fit"));
+    std::fs::write(folder.path().join("nodes.csv"), "node_id,cpu_milli\n").unwrap();
+    std::fs::write(folder.path().join("tasks.csv"), "task_id,cpu_milli\nt,1\n").unwrap();
+    let empty = refusal(&["compact", "--common", folder.path().to_str().unwrap()], "");
+    assert!(empty.contains("no row in nodes.csv"), "{empty}");
+    let csv = Command::new(env!("CARGO_BIN_EXE_borgctl")).args(["status", "-o", "csv"]).output();
+    let csv = String::from_utf8(csv.unwrap().stderr).unwrap();
+    assert!(csv.contains("only fauxmaster answers in CSV"), "{csv}");
+}
+
+#[test]
+fn a_report_needs_nothing_but_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("cell.html");
+    answer(&asked(&["compact"], &["--seeds", "2", "--report", page.to_str().unwrap()]), "");
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("<svg") && text.contains("90th percentile of 2 orders"), "{text}");
+    assert!(folder.path().join("cell-data/kept.csv").exists());
+    assert!(folder.path().join("cell-data/machines.svg").exists());
+}

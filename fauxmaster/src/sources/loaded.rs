@@ -1,0 +1,103 @@
+//! What a question is asked of: a cell as it is, or machines and work that are only written down.
+
+use super::common;
+use super::synthetic::synthetic;
+use crate::answer::Provenance;
+use crate::work::Work;
+use crate::{Driven, Error};
+use borg_cell::state::CellState;
+use borg_scheduler::{Config, Scheduler};
+use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A cell, or work that has no cell yet.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it is, for people.
+    pub source: String,
+    /// 64-bit hash (xxh3) of the state or of the files.
+    pub digest: u64,
+    holds: Holds,
+}
+
+#[derive(Debug, Clone)]
+enum Holds {
+    Cell(Box<CellState>),
+    Work(Work),
+}
+
+impl Loaded {
+    /// A cell as it is.
+    #[must_use]
+    pub fn cell(source: String, state: CellState) -> Self {
+        Self { source, digest: xxh3_64(&state.encode()), holds: Holds::Cell(Box::new(state)) }
+    }
+
+    /// A made-up cell.
+    ///
+    /// # Errors
+    /// When state and scheduler disagree.
+    pub fn made_up(machines: u32, seed: u64) -> Result<Self, Error> {
+        let source = format!("borg-like cell of {machines} machines, seed {seed}");
+        Ok(Self::cell(source, synthetic(machines, seed)?))
+    }
+
+    /// A folder with `nodes.csv` and `tasks.csv` in the common format.
+    ///
+    /// # Errors
+    /// When a file is not in the format; it says file, line and column.
+    pub fn folder(path: &Path) -> Result<Self, Error> {
+        let work = common::read(path)?;
+        if work.machines.is_empty() || work.jobs.is_empty() {
+            let missing = if work.machines.is_empty() { "nodes.csv" } else { "tasks.csv" };
+            return Err(format!("{}: there is no row in {missing}", path.display()).into());
+        }
+        let mut bytes = Vec::new();
+        for file in ["nodes.csv", "tasks.csv"] {
+            bytes.extend(std::fs::read(path.join(file))?);
+        }
+        let source = format!("common format, {} machines", work.machines.len());
+        Ok(Self { source, digest: xxh3_64(&bytes), holds: Holds::Work(work) })
+    }
+
+    /// Its machines and its work, apart from one another.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        match &self.holds {
+            Holds::Cell(state) => Work::of_cell(state),
+            Holds::Work(work) => work.clone(),
+        }
+    }
+
+    /// It as a cell: work without one is placed by the production scheduler first, as far as it fits.
+    ///
+    /// # Errors
+    /// When state and scheduler disagree.
+    pub fn state(&self) -> Result<CellState, Error> {
+        let work = match &self.holds {
+            Holds::Cell(state) => return Ok(CellState::clone(state)),
+            Holds::Work(work) => work,
+        };
+        let machines: Vec<_> = work.machines.iter().map(|(_, info)| info.clone()).collect();
+        let mut cell = Driven::with_machines(&machines)?;
+        for (owner, spec) in &work.jobs {
+            cell.submit(owner, spec.clone())?;
+        }
+        let mut scheduler = Scheduler::new(&cell.state, Config::default());
+        cell.settle(&mut scheduler)?;
+        Ok(cell.state)
+    }
+
+    /// Where an answer about it comes from.
+    #[must_use]
+    pub fn provenance(&self, seeds: Vec<u64>, mut parameters: Vec<(String, String)>) -> Provenance {
+        parameters.sort();
+        Provenance {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            source: self.source.clone(),
+            digest: format!("{:016x}", self.digest),
+            seeds,
+            parameters,
+        }
+    }
+}
