@@ -2,6 +2,7 @@
 
 pub mod compact;
 pub mod fit;
+pub mod show;
 
 use borg_scheduler::Weights;
 
