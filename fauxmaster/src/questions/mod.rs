@@ -3,6 +3,8 @@
 pub mod compact;
 pub mod fit;
 pub mod show;
+pub mod study;
+pub mod variants;
 
 use borg_scheduler::Weights;
 

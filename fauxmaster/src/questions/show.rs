@@ -13,15 +13,12 @@ use std::collections::BTreeMap;
 
 /// Fields along one side of the map of machines: 5 % each.
 const FIELDS: usize = 20;
-/// How many tasks stand for all when it is asked what room is of use. 100: our choice; a machine has few
-/// enough sizes of room that more change a percentage in its second digit.
-const TYPICAL: usize = 100;
 /// Of how many jobs the scheduler is asked why they wait. One question looks at all machines.
 const MOST_ASKED: usize = 200;
 
 /// What is told of: its name, its unit, and how much there is in that unit.
 const RESOURCES: [(&str, &str, fn(&Resources) -> f64); 3] =
-    [("cpu", "cores", cores), ("ram", "GiB", ram), ("disk", "GiB", disk)];
+    [("cpu", "cores", cores), ("memory", "GiB", ram), ("disk", "GiB", disk)];
 
 #[expect(clippy::cast_precision_loss, reason = "told with two digits")]
 fn cores(of: &Resources) -> f64 {
@@ -49,13 +46,8 @@ pub fn show(loaded: &Loaded) -> Result<Answer, Error> {
     let waiting = waiting(&state);
     Ok(Answer {
         question: "show".to_owned(),
-        provenance: loaded.provenance(
-            Vec::new(),
-            vec![
-                ("most_asked".to_owned(), MOST_ASKED.to_string()),
-                ("typical_tasks".to_owned(), TYPICAL.to_string()),
-            ],
-        ),
+        provenance: loaded
+            .provenance(Vec::new(), vec![("most_asked".to_owned(), MOST_ASKED.to_string())]),
         summary: summary(&state, &rooms),
         tables: vec![rooms.table(), table_of_bands(&bands), table_of_waiting(&waiting)],
         charts: vec![
@@ -81,13 +73,13 @@ fn summary(state: &CellState, rooms: &Rooms) -> Vec<String> {
     let stranded = |n: usize| 100.0 * share(rooms.stranded[n], rooms.capacity[n]);
     vec![
         format!(
-            "{up} of {} machines are up; {placed} tasks are placed, {} are pending.",
+            "{} machines; {up} are up, {placed} tasks are placed, {} are pending.",
             state.machines_len(),
             state.pending_len()
         ),
         format!(
-            "Limits take {:.1} % of the processors and {:.1} % of the memory; {:.1} % and {:.1} % are stranded: free, but \
-             with too little of the rest beside it for a typical task.",
+            "Limits take {:.1} % of the processors and {:.1} % of the memory; {:.1} % and {:.1} % are stranded: free \
+             where another resource is scarcer.",
             of(0),
             of(1),
             stranded(0),
@@ -114,18 +106,18 @@ struct Rooms {
 
 impl Rooms {
     fn of(state: &CellState) -> Self {
-        let typical = typical(state);
         let mut rooms =
             Self { capacity: [0.0; 3], used: [0.0; 3], free: [0.0; 3], stranded: [0.0; 3] };
         for machine in state.machines().filter(|machine| is_up(machine)) {
             let Some(info) = &machine.info else { continue };
-            let free = machine.free();
-            let useless = useless(&free, &typical);
-            for (n, (_, _, amount)) in RESOURCES.iter().enumerate() {
-                rooms.capacity[n] += amount(&info.capacity);
-                rooms.used[n] += amount(&machine.used);
-                rooms.free[n] += amount(&free);
-                rooms.stranded[n] += amount(&free) * useless;
+            let [capacity, used, free] = [&info.capacity, &machine.used, &machine.free()]
+                .map(|of| RESOURCES.map(|(_, _, amount)| amount(of)));
+            let stranded = stranded(free, capacity);
+            for n in 0..RESOURCES.len() {
+                rooms.capacity[n] += capacity[n];
+                rooms.used[n] += used[n];
+                rooms.free[n] += free[n];
+                rooms.stranded[n] += stranded[n];
             }
         }
         rooms
@@ -146,8 +138,9 @@ impl Rooms {
         };
         Table {
             name: "resources".to_owned(),
-            title: "Machines that are up, by limits; stranded: free, but of no use for a typical task of the cell"
-                .to_owned(),
+            title:
+                "Machines that are up, by limits; stranded: free where another resource is scarcer"
+                    .to_owned(),
             columns: vec![
                 Column::plain("resource"),
                 Column::plain("unit"),
@@ -181,32 +174,14 @@ impl Rooms {
     }
 }
 
-/// Tasks of the cell that stand for all: live ones by what they ask for, evenly spaced in order of size.
-fn typical(state: &CellState) -> Vec<Resources> {
-    let mut sizes = BTreeMap::<(u64, u64, u64), usize>::new();
-    for job in state.jobs().filter(|job| job.is_alive()) {
-        for (id, _) in state.tasks_of(job.id).filter(|(_, task)| !task.is_dead()) {
-            let asked = job.spec_of(id.index).asked();
-            *sizes.entry((asked.cpu_milli, asked.ram_bytes, asked.disk_bytes)).or_default() += 1;
-        }
-    }
-    let all: usize = sizes.values().sum();
-    let mut ranks = (0..TYPICAL.min(all)).map(|n| n * all / TYPICAL.min(all)).peekable();
-    let (mut typical, mut seen) = (Vec::new(), 0);
-    for ((cpu_milli, ram_bytes, disk_bytes), count) in sizes {
-        seen += count;
-        while ranks.next_if(|rank| *rank < seen).is_some() {
-            typical.push(Resources { cpu_milli, ram_bytes, disk_bytes, ..Resources::default() });
-        }
-    }
-    typical
-}
-
-/// To which share of tasks so much room is of no use.
-#[expect(clippy::cast_precision_loss, reason = "at most a hundred")]
-fn useless(free: &Resources, typical: &[Resources]) -> f64 {
-    let without = typical.iter().filter(|asked| !asked.fits_in(free)).count();
-    share(without as f64, typical.len() as f64)
+/// What is free on a machine and cannot be used in proportion: of each resource, how much larger its free share is than
+/// the smallest.
+fn stranded(free: [f64; 3], capacity: [f64; 3]) -> [f64; 3] {
+    let shares = [0, 1, 2].map(|n| share(free[n], capacity[n]));
+    // What a machine has nothing of strands nothing.
+    let had = shares.iter().zip(capacity).filter(|(_, capacity)| *capacity > 0.0);
+    let least = had.map(|(share, _)| *share).fold(1.0, f64::min);
+    [0, 1, 2].map(|n| (shares[n] - least).max(0.0) * capacity[n])
 }
 
 /// What a band has.
@@ -253,7 +228,7 @@ fn table_of_bands(bands: &[OfBand]) -> Table {
             Column::plain("placed"),
             Column::plain("pending"),
             Column::of("cpu", "cores"),
-            Column::of("ram", "GiB"),
+            Column::of("memory", "GiB"),
             Column::of("disk", "GiB"),
         ],
         rows: bands.iter().map(row).collect(),
@@ -379,9 +354,9 @@ mod tests {
         }
     }
 
-    /// With all memory of a machine taken its processors are stranded, as every task wants memory.
+    /// With all memory of a machine taken its processors are stranded.
     #[test]
-    fn what_no_task_can_use_is_stranded_and_who_waits_is_told_for_what() {
+    fn what_is_free_beside_nothing_is_stranded_and_who_waits_is_told_for_what() {
         let mut cell = crate::Driven::with_machines(&[info(4_000, 4 << 30, &[])]).unwrap();
         let owner: borg_proto::UserName = "ann".parse().unwrap();
         for spec in [service("full", 1, 1_000, 4 << 30), service("late", 2, 1_000, 4 << 30)] {
@@ -398,7 +373,7 @@ mod tests {
     fn a_cell_with_nothing_in_it_can_be_shown() {
         let cell = crate::Driven::with_machines(&[]).unwrap();
         let answer = show(&Loaded::cell("of the test".into(), cell.state)).unwrap();
-        assert!(answer.summary[0].starts_with("0 of 0 machines"), "{answer:?}");
+        assert!(answer.summary[0].starts_with("0 machines; 0 are up"), "{answer:?}");
         assert!(crate::reports::html::html(&answer).contains("nothing to show"));
     }
 }

@@ -4,6 +4,7 @@ mod compact;
 mod fit;
 mod show;
 mod source;
+mod sweep;
 
 use crate::exit::Failure;
 use crate::output::Output;
@@ -18,6 +19,13 @@ pub(super) enum FauxmasterCommand {
     Fit(fit::FitArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
     Compact(compact::CompactArgs),
+    /// Policies side by side on the same work: machines needed
+    Compare(sweep::CompareArgs),
+    /// Machines needed when one thing about the work or the machines is otherwise
+    #[command(subcommand)]
+    Sweep(sweep::SweepCommand),
+    /// A cell as it is: what is given to whom, stranded and waited for, and how full machines are
+    Show(show::CellArgs),
 }
 
 pub(super) async fn run(
@@ -29,5 +37,8 @@ pub(super) async fn run(
         FauxmasterCommand::Show(args) => show::run(args, target, out).await,
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
+        FauxmasterCommand::Compare(args) => sweep::compare(args, target, out).await,
+        FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
+        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
     }
 }
