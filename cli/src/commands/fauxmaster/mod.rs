@@ -13,6 +13,8 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FauxmasterCommand {
+    /// A cell as it is: what is given out to whom, what is stranded, who waits and why
+    Show(show::CellArgs),
     /// How many more tasks of a job would fit, by band, and what stops the next one
     Fit(fit::FitArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
@@ -32,6 +34,7 @@ pub(super) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     match command {
+        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
         FauxmasterCommand::Compare(args) => sweep::compare(args, target, out).await,
