@@ -2,6 +2,9 @@
 //!
 //! Without it these say why they skip; `BORG_PRIVILEGED=1` makes that a failure.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
 use borg_fauxmaster::answer::{
     Answer, Axis, Chart, Column, Point, Provenance, Series, Spread, Table,
 };
@@ -43,15 +46,15 @@ fn has_browser() -> bool {
 
 /// A proxy that answers nothing and keeps the first line of what it is asked. Ends with the test.
 fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let keeps = asked.clone();
     let keep = move |stream: TcpStream| {
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a second is a time");
         let mut line = String::new();
         if BufReader::new(stream).read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-            keeps.lock().unwrap().push(line);
+            keeps.lock().expect("nobody panics with it").push(line);
         }
     };
     std::thread::spawn(move || listener.incoming().flatten().for_each(keep));

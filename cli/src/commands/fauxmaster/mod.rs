@@ -24,8 +24,6 @@ pub(super) enum FauxmasterCommand {
     /// Machines needed when one thing about the work or the machines is otherwise
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
-    /// A cell as it is: what is given to whom, stranded and waited for, and how full machines are
-    Show(show::CellArgs),
 }
 
 pub(super) async fn run(
@@ -39,6 +37,5 @@ pub(super) async fn run(
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
         FauxmasterCommand::Compare(args) => sweep::compare(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
-        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
     }
 }
