@@ -258,7 +258,7 @@ mod tests {
     use crate::sources::loaded::Loaded;
 
     fn work() -> (Loaded, Work) {
-        let loaded = Loaded::made_up(60, 2).unwrap();
+        let loaded = Loaded::made_up(30, 2).unwrap();
         let work = loaded.work();
         (loaded, work)
     }
@@ -277,7 +277,7 @@ mod tests {
         let gib = 1 << 30;
         for study in [
             prod_apart(&work, policy),
-            users_apart(&work, policy, 20 * gib),
+            users_apart(&work, policy, 10 * gib),
             smaller_cells(&work, policy, &[2, 5]),
             bucketed(&work, policy),
             reserved(&work, policy, &[50]),
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn what_is_apart_or_larger_needs_no_fewer_machines_and_what_is_smaller_no_more() {
         let (loaded, work) = work();
-        let options = Options { seeds: 3, threads: 2, ..Options::default() };
+        let options = Options { seeds: 1, threads: 2, ..Options::default() };
         let more = |study: &Study| {
             let needs = study::run(study, &options, |_| {}).unwrap();
             let told = study::answer(&loaded, study, &options, &needs);
