@@ -85,7 +85,7 @@ fn charts(things: usize, each: usize, first: usize) -> Vec<Chart> {
 
 /// Elements and texts of a drawing. Panics where it is no XML.
 fn read(drawn: &str) -> Vec<(String, String)> {
-    let (mut open, mut elements) = (Vec::new(), Vec::new());
+    let (mut open, mut elements) = (Vec::new(), Vec::<(String, String)>::new());
     let mut rest = drawn;
     while let Some(at) = rest.find('<') {
         let (text, tag) = rest.split_at(at);
