@@ -103,6 +103,21 @@ fn what_cannot_be_asked_is_refused_with_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
+fn policies_and_settings_are_compared_with_the_first_and_say_what_was_published() {
+    let compared = answer(&asked(&["compare"], &["--seeds", "2", "-o", "json"]), "");
+    let told: serde_json::Value = serde_json::from_str(&compared).unwrap();
+    let rows = told["tables"]["settings"].as_array().unwrap();
+    assert_eq!(rows.len(), 3, "{told}");
+    assert!(rows[2]["more_median"].as_f64().unwrap() > 0.0, "worst fit needs more: {told}");
+    let cells = answer(&asked(&["sweep", "cells", "2,4"], &["--seeds", "1", "-o", "csv"]), "");
+    assert_eq!(cells.lines().count(), 5, "{cells}");
+    let shown = answer(&asked(&["sweep", "buckets"], &["--seeds", "1"]), "");
+    assert!(shown.contains("Published: 30 to 50 %"), "{shown}");
+    assert!(refusal(&asked(&["sweep", "cells"], &["0"]), "").contains("1..=1000"));
+    assert!(answer(&asked(&["show"], &[]), "").contains("40 machines;"));
+}
+
+#[test]
 fn a_report_needs_nothing_but_itself() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("cell.html");

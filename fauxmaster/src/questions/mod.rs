@@ -2,6 +2,9 @@
 
 pub mod compact;
 pub mod fit;
+pub mod show;
+pub mod study;
+pub mod variants;
 
 use borg_scheduler::Weights;
 

@@ -2,7 +2,9 @@
 
 mod compact;
 mod fit;
+mod show;
 mod source;
+mod sweep;
 
 use crate::exit::Failure;
 use crate::output::Output;
@@ -11,10 +13,19 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FauxmasterCommand {
+    /// A cell as it is: what is given out to whom, what is stranded, who waits and why
+    Show(show::CellArgs),
     /// How many more tasks of a job would fit, by band, and what stops the next one
     Fit(fit::FitArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
     Compact(compact::CompactArgs),
+    /// Policies side by side on the same work: machines needed
+    Compare(sweep::CompareArgs),
+    /// Machines needed when one thing about the work or the machines is otherwise
+    #[command(subcommand)]
+    Sweep(sweep::SweepCommand),
+    /// A cell as it is: what is given to whom, stranded and waited for, and how full machines are
+    Show(show::CellArgs),
 }
 
 pub(super) async fn run(
@@ -23,7 +34,11 @@ pub(super) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     match command {
+        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
+        FauxmasterCommand::Compare(args) => sweep::compare(args, target, out).await,
+        FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
+        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
     }
 }
