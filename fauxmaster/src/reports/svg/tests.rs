@@ -95,7 +95,9 @@ fn read(drawn: &str) -> Vec<(String, String)> {
         assert_eq!(inner.matches('"').count() % 2, 0, "{inner}");
         if let Some(closed) = inner.strip_prefix('/') {
             assert_eq!(open.pop(), Some(closed), "{drawn}");
-            elements.last_mut().map(|(_, told): &mut (String, String)| told.push_str(text.trim()));
+            if let Some((_, told)) = elements.last_mut() {
+                told.push_str(text.trim());
+            }
         } else {
             elements.push((inner.to_owned(), String::new()));
             if !inner.ends_with('/') {
