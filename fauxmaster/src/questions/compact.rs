@@ -366,7 +366,7 @@ fn is_picky(spec: &JobSpec, machines: &[(String, MachineInfo)]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::sources::borg_like::{Mix, borg_like};
     use crate::sources::common::{job_of, machine_of};
@@ -377,7 +377,7 @@ mod tests {
         Resources { cpu_milli, ram_bytes: 1 << 40, ..Resources::default() }
     }
 
-    fn work(machines: usize, jobs: Vec<JobSpec>) -> Work {
+    pub(in crate::questions) fn work(machines: usize, jobs: Vec<JobSpec>) -> Work {
         let machine = |n| (format!("m{n}"), machine_of(room(4_000), BTreeMap::new()));
         let owner: UserName = "all".parse().unwrap();
         Work {

@@ -1,5 +1,6 @@
 //! `borgctl fauxmaster`, and the program `fauxmaster`: questions about a cell, answered by the code that runs it.
 
+mod check;
 mod compact;
 mod fit;
 mod source;
@@ -13,6 +14,8 @@ use clap::Subcommand;
 pub(super) enum FauxmasterCommand {
     /// How many more tasks of a job would fit, by band, and what stops the next one
     Fit(fit::FitArgs),
+    /// What a change would do: who would be pushed out, who would wait
+    Check(check::CheckArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
     Compact(compact::CompactArgs),
 }
@@ -24,6 +27,7 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     match command {
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
+        FauxmasterCommand::Check(args) => check::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
     }
 }
