@@ -52,8 +52,7 @@ impl Journal {
             })?;
             known.insert((key, kept.seed), kept);
         }
-        let file =
-            OpenOptions::new().create(true).append(true).open(path).map_err(wrong)?;
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(wrong)?;
         if whole < text.len() {
             file.set_len(u64::try_from(whole)?).map_err(wrong)?;
         }

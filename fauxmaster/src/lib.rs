@@ -17,11 +17,13 @@
 pub mod answer;
 pub mod bound;
 pub mod driven;
+pub mod journal;
 pub mod parallel;
 pub mod questions;
 pub mod reports;
 pub mod sources;
 pub mod spread;
+pub mod variation;
 pub mod work;
 
 pub use driven::Driven;

@@ -196,15 +196,13 @@ fn jobs(work: &Work, change: impl Fn(&mut JobSpec)) -> Work {
 }
 
 /// Cells of the jobs for which `cell` says the same, in that order. Whoever stands in an alloc goes where that goes.
-fn divided<K: Ord + Clone>(
-    work: &Work,
-    mut cell: impl FnMut(&JobKey, &JobSpec) -> K,
-) -> Vec<Work> {
+fn divided<K: Ord + Clone>(work: &Work, mut cell: impl FnMut(&JobKey, &JobSpec) -> K) -> Vec<Work> {
     let mut homes = BTreeMap::<JobKey, K>::new();
     let mut cells = BTreeMap::<K, Work>::new();
     // Alloc sets first: what is in them may come before them.
     for hosts in [true, false] {
-        for (owner, spec) in work.jobs.iter().filter(|(_, spec)| spec.alloc_set.is_none() == hosts) {
+        for (owner, spec) in work.jobs.iter().filter(|(_, spec)| spec.alloc_set.is_none() == hosts)
+        {
             let home = spec.alloc_set.clone().unwrap_or_else(|| spec.key(owner));
             let which = homes.entry(home.clone()).or_insert_with(|| cell(&home, spec)).clone();
             let empty = || Work { machines: work.machines.clone(), ..Work::default() };
@@ -222,7 +220,8 @@ fn largest_users(work: &Work, most: usize) -> BTreeMap<UserName, UserName> {
         *asked.entry(owner).or_default() +=
             u128::from(spec.task.limit.ram_bytes) * u128::from(spec.tasks);
     }
-    let sorted: BTreeSet<_> = asked.into_iter().map(|(user, ram)| (std::cmp::Reverse(ram), user)).collect();
+    let sorted: BTreeSet<_> =
+        asked.into_iter().map(|(user, ram)| (std::cmp::Reverse(ram), user)).collect();
     sorted.into_iter().take(most).map(|(_, user)| (user.clone(), user.clone())).collect()
 }
 
@@ -236,7 +235,8 @@ fn bucketed(limit: &mut Resources, machines: &[(String, MachineInfo)]) {
     }
     let able = machines.iter().map(|(_, info)| &info.capacity).filter(|room| asked.fits_in(room));
     let whole = able.min_by_key(|room| (room.ram_bytes, room.cpu_milli));
-    let (cpu, ram) = whole.map_or((asked.cpu_milli, asked.ram_bytes), |m| (m.cpu_milli, m.ram_bytes));
+    let (cpu, ram) =
+        whole.map_or((asked.cpu_milli, asked.ram_bytes), |m| (m.cpu_milli, m.ram_bytes));
     (limit.cpu_milli, limit.ram_bytes) = (cpu, ram);
 }
 
@@ -280,7 +280,8 @@ mod tests {
 
     #[test]
     fn amounts_are_rounded_up_to_powers_of_two_and_never_beyond_a_whole_machine() {
-        for (amount, wanted) in [(1, 500), (500, 500), (501, 1_000), (1_001, 2_000), (2_000, 2_000)] {
+        for (amount, wanted) in [(1, 500), (500, 500), (501, 1_000), (1_001, 2_000), (2_000, 2_000)]
+        {
             assert_eq!(rounded(amount, LEAST_CPU_MILLI), wanted);
         }
         let work = work();

@@ -2,7 +2,11 @@
 
 pub mod check;
 pub mod compact;
+pub mod compare;
 pub mod fit;
+pub mod price;
+pub mod sweep;
+pub mod tune;
 
 use borg_scheduler::Weights;
 

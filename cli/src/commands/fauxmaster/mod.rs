@@ -2,8 +2,12 @@
 
 mod check;
 mod compact;
+mod compare;
 mod fit;
+mod price;
 mod source;
+mod sweep;
+mod tune;
 
 use crate::exit::Failure;
 use crate::output::Output;
@@ -18,6 +22,14 @@ pub(super) enum FauxmasterCommand {
     Check(check::CheckArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
     Compact(compact::CompactArgs),
+    /// Policies side by side: machines needed, what is stranded, who is pushed out
+    Compare(compare::CompareArgs),
+    /// Machines needed as one thing is varied, as curves
+    Sweep(sweep::SweepArgs),
+    /// The cheapest mix of machine shapes that holds the work
+    Price(price::PriceArgs),
+    /// Weights of the scheduler with which the work needs the fewest machines
+    Tune(tune::TuneArgs),
 }
 
 pub(super) async fn run(
@@ -29,5 +41,9 @@ pub(super) async fn run(
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
         FauxmasterCommand::Check(args) => check::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
+        FauxmasterCommand::Compare(args) => compare::run(args, target, out).await,
+        FauxmasterCommand::Sweep(args) => sweep::run(args, target, out).await,
+        FauxmasterCommand::Price(args) => price::run(args, target, out).await,
+        FauxmasterCommand::Tune(args) => tune::run(args, target, out).await,
     }
 }
