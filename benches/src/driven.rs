@@ -6,6 +6,31 @@ use borg_fauxmaster::driven::{DECISIONS, Driven};
 use borg_proto::command::Assignment;
 use borg_scheduler::{Config, Scheduler};
 
+/// Processor time that changing the cell took, in milliseconds, by what it was about: applying entries, and a
+/// little for the books of [`Driven`].
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Applying {
+    /// Submitting jobs.
+    pub submit_ms: f64,
+    /// Placing tasks.
+    pub place_ms: f64,
+    /// Seeing tasks up.
+    pub up_ms: f64,
+    /// Seeing tasks end, and killing jobs.
+    pub end_ms: f64,
+}
+
+/// Does something, and adds the processor time that it took.
+///
+/// # Errors
+/// When the kernel does not tell the time.
+pub fn timing<T>(spent_ms: &mut f64, work: impl FnOnce() -> T) -> Result<T, Error> {
+    let began = clock::processor_ms()?;
+    let done = work();
+    *spent_ms += clock::processor_ms()? - began;
+    Ok(done)
+}
+
 /// A scheduler whose time is taken: processor time of this process, in milliseconds, so the figure
 /// does not depend on who else is on the computer.
 #[derive(Debug, Clone)]
@@ -20,6 +45,11 @@ pub struct Timed {
     pub decided: u64,
     /// Incarnations that these pushed out.
     pub pushed_out: u64,
+    /// What changing the cell took so far.
+    pub applying: Applying,
+    /// Whether it lets go of the state while that is changed, as one does who is alone with it; a
+    /// Borgmaster's scheduler keeps it, on a thread of its own.
+    pub alone: bool,
 }
 
 impl Timed {
@@ -28,12 +58,21 @@ impl Timed {
     pub fn new(cell: &mut Driven, config: Config) -> Self {
         drop(cell.take_news());
         let scheduler = Scheduler::new(&cell.state, config);
-        Self { scheduler, pass_ms: 0.0, follow_ms: 0.0, decided: 0, pushed_out: 0 }
+        Self {
+            scheduler,
+            pass_ms: 0.0,
+            follow_ms: 0.0,
+            decided: 0,
+            pushed_out: 0,
+            applying: Applying::default(),
+            alone: false,
+        }
     }
 
     /// Forgets times and counts.
     pub fn reset(&mut self) {
         (self.pass_ms, self.follow_ms, self.decided, self.pushed_out) = (0.0, 0.0, 0, 0);
+        self.applying = Applying::default();
     }
 
     /// Spent in all so far, in milliseconds.
@@ -76,11 +115,14 @@ impl Timed {
         self.follow(cell)?;
         loop {
             let decisions = self.pass(cell, DECISIONS)?;
+            if self.alone {
+                self.scheduler.let_go();
+            }
             if decisions.is_empty() {
                 return Ok(());
             }
-            cell.place(decisions)?;
-            cell.start_placed()?;
+            timing(&mut self.applying.place_ms, || cell.place(decisions))??;
+            timing(&mut self.applying.up_ms, || cell.start_placed())??;
             self.follow(cell)?;
         }
     }

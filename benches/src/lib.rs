@@ -7,7 +7,8 @@
 //! `submit`, `failover` and `start_cost` measure it. `fill` gives it thousands of simulated
 //! `machines`; `committed` has them run work that arrives; `acked`, `outage` and `masters` measure
 //! its masters, beside `etcd`. `names` asks it over DNS. `borglet` measures machines with real containers, beside other runtimes and with
-//! bullies beside a victim. `services` measures what owners of services wait for. `torture` does to a real cell what disks, kernels and networks do.
+//! bullies beside a victim. `faux` measures what cells in virtual time cost: a fork, and the life of a task.
+//! `services` measures what owners of services wait for. `torture` does to a real cell what disks, kernels and networks do.
 //! Nothing here links a daemon: what is measured and tortured are the programs that people run.
 //!
 //! Invariant: figures alone go to standard output, one a line; the way there goes to standard error.
@@ -23,6 +24,7 @@ pub mod committed;
 pub mod driven;
 pub mod etcd;
 pub mod failover;
+pub mod faux;
 pub mod figures;
 pub mod fill;
 pub mod local_cell;

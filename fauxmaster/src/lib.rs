@@ -23,7 +23,6 @@ pub mod questions;
 pub mod reports;
 pub mod sources;
 pub mod spread;
-pub mod variation;
 pub mod work;
 
 pub use driven::Driven;

@@ -1,7 +1,7 @@
 //! A cell in use: tasks end, jobs arrive, and about as much is allocated as before.
 
 use crate::Error;
-use crate::driven::Timed;
+use crate::driven::{Timed, timing};
 use borg_fauxmaster::Driven;
 use borg_fauxmaster::sources::borg_like::{Mix, jobs};
 use borg_proto::{JobKind, JobSpec, Resources, UserName};
@@ -66,9 +66,10 @@ pub fn mix(
                 break 'arriving;
             }
             while cell.cpu_placed() > level {
-                end_something(cell, &mut dice)?;
+                timing(&mut timed.applying.end_ms, || end_something(cell, &mut dice))??;
             }
-            cell.submit(owner, renamed(spec, round)?)?;
+            let spec = renamed(spec, round)?;
+            timing(&mut timed.applying.submit_ms, || cell.submit(owner, spec))??;
             timed.settle(cell)?;
             cell.wait(10);
         }

@@ -267,13 +267,13 @@ pub(super) fn order(work: &Work, seed: u64) -> Vec<(String, MachineInfo)> {
 }
 
 /// A workload that is ready to be packed, as often as it takes.
-struct Ready<'a> {
+pub(super) struct Ready<'a> {
     work: &'a Work,
     weights: Weights,
     /// The jobs as they are submitted.
     jobs: Vec<Arc<JobSpec>>,
     picky: Vec<bool>,
-    bound: Option<usize>,
+    pub(super) bound: Option<usize>,
 }
 
 /// A cell in which the work was submitted and placed as far as it fits.
@@ -283,7 +283,7 @@ struct Tried {
 }
 
 impl<'a> Ready<'a> {
-    fn new(work: &'a Work, weights: Weights) -> Self {
+    pub(super) fn new(work: &'a Work, weights: Weights) -> Self {
         let half = work.machines.len() / 2;
         let soften = |spec: &Arc<JobSpec>| {
             let mut spec = spec.clone();
@@ -305,7 +305,7 @@ impl<'a> Ready<'a> {
 
     /// The shortest prefix of a seed's order that holds the work. The search begins at the lower bound and goes
     /// up in growing steps until one holds.
-    fn needed(&self, seed: u64) -> Result<Kept, Error> {
+    pub(super) fn needed(&self, seed: u64) -> Result<Kept, Error> {
         let order = order(self.work, seed);
         let mut tries = 0;
         let mut holds = |count: usize| {

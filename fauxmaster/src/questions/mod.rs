@@ -5,8 +5,10 @@ pub mod compact;
 pub mod compare;
 pub mod fit;
 pub mod price;
-pub mod sweep;
+pub mod show;
+pub mod study;
 pub mod tune;
+pub mod variants;
 
 use borg_scheduler::Weights;
 

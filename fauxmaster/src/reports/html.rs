@@ -14,7 +14,7 @@ const STYLE: &str = "\
 body{margin:0 auto;max-width:1100px;padding:1.5rem;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}\
 h1{font-size:1.5rem;margin:0 0 .5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}\
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:1rem;margin:1.5rem 0}\
-figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow:hidden}svg{display:block;width:100%;height:auto}\
+figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow-x:auto}svg{display:block;width:100%;min-width:30rem;height:auto}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}\
 th,td{padding:.25rem .75rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}\
 td.n,th.n{text-align:right}footer{margin-top:2rem;color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}";

@@ -26,10 +26,15 @@ pub fn text(answer: &Answer) -> String {
 pub fn origin(provenance: &Provenance) -> String {
     let Provenance { version, source, digest, seeds, parameters } = provenance;
     let mut text = format!("fauxmaster {version}; {source}, {digest}");
+    let follow = seeds.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
     match seeds.as_slice() {
         [] => {}
         [one] => append(&mut text, format_args!("; seed {one}")),
-        [first, .., last] => append(&mut text, format_args!("; seeds {first} to {last}")),
+        [first, .., last] if follow => append(&mut text, format_args!("; seeds {first} to {last}")),
+        all => {
+            let all: Vec<String> = all.iter().map(u64::to_string).collect();
+            append(&mut text, format_args!("; seeds {}", all.join(" ")));
+        }
     }
     for (name, value) in parameters {
         append(&mut text, format_args!("; {name} {value}"));

@@ -1,16 +1,18 @@
-//! A report on disk: the page, and beside it a directory with every table as CSV and every picture as SVG.
+//! A report on disk: the page, and beside it a directory with every table and chart as CSV and every picture as SVG.
 //!
-//! Each file gets its name when it is whole and synced, the page last: whoever sees it has all of it.
+//! All files are written whole and synced under other names before the first gets its own, the page last: a disk
+//! that fills up on the way leaves an earlier report as it was.
 
 use super::{csv, html, svg};
 use crate::answer::Answer;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// A file of a report cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: the report cannot be written: {source}; what is there of it is no report, make room and ask again", path.display())]
+#[error("{}: the report cannot be written: {source}; nothing of it is kept, make room or name another place and ask again", path.display())]
 pub struct WriteError {
     /// Which.
     pub path: PathBuf,
@@ -22,23 +24,18 @@ pub struct WriteError {
 /// Writes a report to `page`, and its data to the directory of the same name that ends in `-data`.
 ///
 /// # Errors
-/// When the disk does not take it. An earlier page is not touched then.
+/// When the disk does not take it. An earlier report is not touched then.
 pub fn report(answer: &Answer, page: &Path) -> Result<(), WriteError> {
     let directory = data_of(page);
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| WriteError { path, source }
-    };
-    fs::create_dir_all(&directory).map_err(failed(&directory))?;
-    for table in &answer.tables {
-        let path = directory.join(format!("{}.csv", table.name));
-        whole(&path, csv::table(table).as_bytes()).map_err(failed(&path))?;
+    let is_new = !directory.exists();
+    let done = fs::create_dir_all(&directory)
+        .map_err(|source| WriteError { path: directory.clone(), source })
+        .and_then(|()| together(&files(answer, page, &directory)));
+    if done.is_err() && is_new {
+        // Only if nothing is in it, and it may not even have been made.
+        fs::remove_dir(&directory).ok();
     }
-    for chart in &answer.charts {
-        let path = directory.join(format!("{}.svg", svg::name(chart)));
-        whole(&path, svg::svg(chart).as_bytes()).map_err(failed(&path))?;
-    }
-    whole(page, html::html(answer).as_bytes()).map_err(failed(page))
+    done
 }
 
 /// The directory beside a page.
@@ -48,18 +45,71 @@ pub fn data_of(page: &Path) -> PathBuf {
     page.with_file_name(format!("{stem}-data"))
 }
 
+/// All files of a report in the order in which they get their names.
+fn files(answer: &Answer, page: &Path, directory: &Path) -> Vec<(PathBuf, String)> {
+    let mut data = BTreeMap::new();
+    let origin = &answer.provenance;
+    for chart in &answer.charts {
+        let name = svg::name(chart);
+        data.insert(format!("{name}.csv"), csv::file(&csv::of_chart(chart), origin));
+        data.insert(format!("{name}.svg"), svg::file(chart, origin));
+    }
+    // A table that has the name of a chart is its data.
+    for table in &answer.tables {
+        data.insert(format!("{}.csv", table.name), csv::file(table, origin));
+    }
+    let data = data.into_iter().map(|(name, text)| (directory.join(name), text));
+    data.chain([(page.to_owned(), html::html(answer))]).collect()
+}
+
+/// Writes files so that all get their names or, as far as disks allow, none.
+fn together(files: &[(PathBuf, String)]) -> Result<(), WriteError> {
+    let written = files.iter().try_for_each(|(path, text)| {
+        staged(path, text.as_bytes()).map_err(|source| WriteError { path: path.clone(), source })
+    });
+    let named = written.and_then(|()| {
+        files.iter().try_for_each(|(path, _)| {
+            let named = fs::rename(partial(path), path).and_then(|()| sync_folder(path));
+            named.map_err(|source| WriteError { path: path.clone(), source })
+        })
+    });
+    if named.is_err() {
+        for (path, _) in files {
+            // It may not even have been made.
+            fs::remove_file(partial(path)).ok();
+        }
+    }
+    named
+}
+
 /// Writes a file under another name first; nothing is left of what does not fit.
 pub(crate) fn whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.partial"));
-    let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, path));
+    let written = staged(path, bytes)
+        .and_then(|()| fs::rename(partial(path), path))
+        .and_then(|()| sync_folder(path));
     if written.is_err() {
         // It may not even have been made.
-        fs::remove_file(&partial).ok();
+        fs::remove_file(partial(path)).ok();
     }
     written
+}
+
+fn staged(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(partial(path))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A name that lasts is one that its directory has on disk.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// What a file is called until it is whole.
+fn partial(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.partial"))
 }
 
 #[cfg(test)]
@@ -70,7 +120,12 @@ mod tests {
     fn answer() -> Answer {
         Answer {
             question: "compact".into(),
-            provenance: Provenance::default(),
+            provenance: Provenance {
+                version: "0".into(),
+                source: "of the test".into(),
+                digest: "00ff".into(),
+                ..Provenance::default()
+            },
             summary: vec!["<b>not bold</b>".into()],
             tables: vec![Table {
                 name: "kept".into(),
@@ -91,35 +146,68 @@ mod tests {
         }
     }
 
+    fn names_in(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn a_report_is_one_page_with_everything_in_it_and_its_data_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let page = folder.path().join("r.html");
         report(&answer(), &page).unwrap();
         let text = fs::read_to_string(&page).unwrap();
-        assert!(
-            text.contains("&lt;b&gt;not bold")
-                && text.contains("<svg")
-                && text.contains("default-src 'none'")
-        );
+        for part in ["&lt;b&gt;not bold", "<svg", "default-src 'none'"] {
+            assert!(text.contains(part), "{text}");
+        }
         assert!(!text.contains("src=\"http") && !text.contains("<script"));
-        let mut names: Vec<_> = fs::read_dir(folder.path().join("r-data"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["kept.csv", "machines.svg"]);
+        let data = folder.path().join("r-data");
+        assert_eq!(names_in(&data), ["kept.csv", "machines.csv", "machines.svg"]);
+        for name in names_in(&data) {
+            let text = fs::read_to_string(data.join(name)).unwrap();
+            assert!(text.contains("fauxmaster 0; of the test, 00ff"), "{text}");
+        }
+        let machines = fs::read_to_string(data.join("machines.csv")).unwrap();
+        assert!(
+            machines
+                .ends_with("name,sample,value\r\nhybrid,0,1\r\nhybrid,1,2\r\nhybrid,bound,0.5\r\n"),
+            "{machines}"
+        );
+    }
+
+    /// Each file in turn is in the way of its partial one, the page too.
+    #[test]
+    fn what_cannot_be_written_leaves_the_earlier_report_and_nothing_half_done() {
+        for in_the_way in
+            ["r-data/.kept.csv.partial", "r-data/.machines.svg.partial", ".r.html.partial"]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let page = folder.path().join("r.html");
+            report(&answer(), &page).unwrap();
+            let before = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+            let files = ["r.html", "r-data/kept.csv", "r-data/machines.svg"];
+            let earlier = files.map(before);
+            fs::create_dir(folder.path().join(in_the_way)).unwrap();
+            let mut other = answer();
+            other.provenance.digest = "other".into();
+            let error = report(&other, &page).unwrap_err().to_string();
+            assert!(error.contains("make room"), "{error}");
+            fs::remove_dir(folder.path().join(in_the_way)).unwrap();
+            assert_eq!(files.map(before), earlier);
+            assert_eq!(names_in(folder.path()), ["r-data", "r.html"]);
+            assert_eq!(names_in(&folder.path().join("r-data")).len(), 3);
+        }
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_the_earlier_page_and_nothing_half_done() {
+    fn a_report_with_no_place_for_its_data_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let page = folder.path().join("r.html");
-        fs::write(&page, "before").unwrap();
         fs::write(folder.path().join("r-data"), "in the way").unwrap();
-        let error = report(&answer(), &page).unwrap_err().to_string();
+        let error = report(&answer(), &folder.path().join("r.html")).unwrap_err().to_string();
         assert!(error.contains("r-data") && error.contains("make room"), "{error}");
-        assert_eq!(fs::read_to_string(&page).unwrap(), "before");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(names_in(folder.path()), ["r-data"]);
     }
 }

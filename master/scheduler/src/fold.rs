@@ -129,7 +129,7 @@ impl Scheduler {
         }
         self.machines.add(row, resident);
         for need in self.related(&need) {
-            if let Some(class) = self.classes.get_mut(&need.class) {
+            if let Some(class) = self.classes.get_mut(&need.class).map(Arc::make_mut) {
                 class.count(&self.machines, &self.config.weights, row, true);
             }
         }
@@ -146,7 +146,7 @@ impl Scheduler {
             self.release(task.job);
         }
         for need in self.related(&resident.need) {
-            if let Some(class) = self.classes.get_mut(&need.class) {
+            if let Some(class) = self.classes.get_mut(&need.class).map(Arc::make_mut) {
                 class.count(&self.machines, &self.config.weights, row, false);
                 if self.queue.has_parked(&need.class) {
                     self.loosened.insert(need.class.clone());

@@ -6,6 +6,7 @@
 use borg_proto::{JobId, TaskId};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// No row has this number.
 const NOWHERE: u32 = u32::MAX;
@@ -52,8 +53,8 @@ pub(crate) struct Homes {
 
 #[derive(Debug, Clone, Default)]
 struct Rows {
-    /// By index of the task.
-    of: Vec<u32>,
+    /// By index of the task. Copies share those of jobs that neither changed.
+    of: Arc<Vec<u32>>,
     standing: u32,
 }
 
@@ -73,11 +74,12 @@ impl Homes {
             return self.successors.insert(task, row);
         }
         let rows = self.jobs.entry(task.job).or_default();
-        if rows.of.len() <= slot(task) {
-            rows.of.resize(slot(task) + 1, NOWHERE);
+        let of = Arc::make_mut(&mut rows.of);
+        if of.len() <= slot(task) {
+            of.resize(slot(task) + 1, NOWHERE);
         }
         let row = u32::try_from(row).expect("there are far fewer rows than 2^32");
-        let before = std::mem::replace(&mut rows.of[slot(task)], row);
+        let before = std::mem::replace(&mut of[slot(task)], row);
         rows.standing += u32::from(before == NOWHERE);
         (before != NOWHERE).then_some(before as usize)
     }
@@ -88,7 +90,7 @@ impl Homes {
             return self.successors.remove(&task);
         }
         let rows = self.jobs.get_mut(&task.job)?;
-        let row = std::mem::replace(rows.of.get_mut(slot(task))?, NOWHERE);
+        let row = std::mem::replace(Arc::make_mut(&mut rows.of).get_mut(slot(task))?, NOWHERE);
         if row == NOWHERE {
             return None;
         }
@@ -101,7 +103,7 @@ impl Homes {
 
     /// The rows of a job's tasks and their successors, one for each that stands somewhere.
     pub(crate) fn of_job(&self, job: JobId) -> impl Iterator<Item = usize> + '_ {
-        let rows = self.jobs.get(&job).into_iter().flat_map(|rows| &rows.of);
+        let rows = self.jobs.get(&job).into_iter().flat_map(|rows| rows.of.iter());
         let tasks = rows.filter(|row| **row != NOWHERE).map(|row| *row as usize);
         tasks.chain(self.successors.range(tasks_of(job)).map(|(_, row)| *row))
     }

@@ -134,11 +134,21 @@ struct Row {
     devices: Devices,
 }
 
+impl Row {
+    /// The same with nobody on it who could be pushed out.
+    fn without_residents(&self) -> Self {
+        let Self { id, ref name, ref info, up, closed, residents: _, ref devices } = *self;
+        let (name, info, devices) = (name.clone(), info.clone(), devices.clone());
+        Self { id, name, info, up, closed, residents: Vec::new(), devices }
+    }
+}
+
 /// All machines.
 #[derive(Debug, Clone)]
 pub(crate) struct Machines {
     pub(crate) rooms: Rooms,
-    rows: Vec<Row>,
+    /// Copies of all machines share the rows that none of them changed.
+    rows: Vec<Arc<Row>>,
     row_of: BTreeMap<MachineId, usize>,
     /// Rows without a machine, by shape.
     vacant: BTreeMap<usize, BTreeSet<usize>>,
@@ -232,7 +242,7 @@ impl Machines {
         let shape = self.rooms.number(&Vec::new());
         let row = self.vacant_row(shape);
         self.row_of.insert(id, row);
-        self.rows[row].id = Some(id);
+        self.row_mut(row).id = Some(id);
         row
     }
 
@@ -284,8 +294,8 @@ impl Machines {
 
     /// Whether the machine of a row is up and answers just now.
     pub(crate) fn answers(&self, row: usize) -> bool {
-        let Row { id, up, .. } = &self.rows[row];
-        *up && id.is_some_and(|id| !self.silent.contains(&id))
+        let Row { id, up, .. } = *self.rows[row];
+        up && id.is_some_and(|id| !self.silent.contains(&id))
     }
 
     /// Whether the machine of a row was closed by an operator.
@@ -426,7 +436,7 @@ impl Machines {
 
     /// A copy to try placements in: room, names and facts, but nobody who could be pushed out.
     pub(crate) fn without_residents(&self) -> Self {
-        let empty = |row: &Row| Row { residents: Vec::new(), ..row.clone() };
+        let empty = |row: &Arc<Row>| Arc::new(row.without_residents());
         Self {
             rows: self.rows.iter().map(empty).collect(),
             homes: Homes::default(),
@@ -475,11 +485,12 @@ impl Machines {
             None => self.vacant_row(shape),
         };
         self.row_of.insert(id, row);
-        self.rows[row].id = Some(id);
-        self.rows[row].up = up && info.is_some();
-        self.rows[row].closed = closed;
-        self.rows[row].name = name;
-        self.rows[row].info = info;
+        let there = self.row_mut(row);
+        there.id = Some(id);
+        there.up = up && info.is_some();
+        there.closed = closed;
+        there.name = name;
+        there.info = info;
         for (attribute, domain) in &mut self.domains {
             domain.set(row, self.rows[row].info.as_deref(), attribute);
         }
@@ -526,7 +537,7 @@ impl Machines {
             return row;
         }
         let b = self.rooms.add_block(shape);
-        self.rows.resize_with((b + 1) * BLOCK, Row::default);
+        self.rows.resize((b + 1) * BLOCK, Arc::default());
         self.versions.push(Versions::default());
         for (_, domain) in &mut self.domains {
             domain.grow(self.rows.len());
@@ -540,21 +551,22 @@ impl Machines {
     /// Gives a machine a row among those of another shape, with all who stand there.
     fn move_to(&mut self, from: usize, shape: usize) -> usize {
         let to = self.vacant_row(shape);
-        let residents = std::mem::take(&mut self.rows[from].residents);
-        self.rows[to].devices = std::mem::take(&mut self.rows[from].devices);
+        let left = std::mem::take(self.row_mut(from));
+        let residents = left.residents;
+        self.row_mut(to).devices = left.devices;
         for resident in &residents {
             let (asks, kind, lent) = (&resident.need.asks, resident.need.kind(), resident.lent);
             self.rooms.take(from, asks, lent, kind, false);
             self.rooms.take(to, asks, lent, kind, true);
             self.homes.put(resident.seat(), to);
         }
-        self.rows[to].residents = residents;
+        self.row_mut(to).residents = residents;
         self.vacate(from);
         to
     }
 
     fn vacate(&mut self, row: usize) {
-        self.rows[row] = Row::default();
+        self.rows[row] = Arc::default();
         let empty = vec![0; self.rooms.columns()];
         self.rooms.furnish(row, &empty, u64::MAX);
         self.rooms.set_open(row, false);
@@ -589,7 +601,7 @@ impl Machines {
             if resident.incarnation.is_none() {
                 resident.devices = self.devices_for(row, &resident.need);
             }
-            self.rows[row].devices.take(&resident.devices, true);
+            self.row_mut(row).devices.take(&resident.devices, true);
             self.settle_devices(row);
         }
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), true);
@@ -599,7 +611,7 @@ impl Machines {
         if resident.incarnation.is_none() {
             count(&mut self.starting, resident.need.priority, true);
         }
-        let residents = &mut self.rows[row].residents;
+        let residents = &mut self.row_mut(row).residents;
         let at = residents.partition_point(|other| other.place() < resident.place());
         residents.insert(at, resident);
         let version = self.next_version();
@@ -619,12 +631,12 @@ impl Machines {
     /// Takes somebody from their machine.
     pub(crate) fn remove(&mut self, seat: Seat) -> Option<(usize, Resident)> {
         let row = self.homes.take(seat)?;
-        let residents = &mut self.rows[row].residents;
+        let residents = &mut self.row_mut(row).residents;
         let at = residents.iter().position(|r| r.seat() == seat).expect("home names its machine");
         let resident = residents.remove(at);
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), false);
         if resident.need.has_devices() {
-            self.rows[row].devices.take(&resident.devices, false);
+            self.row_mut(row).devices.take(&resident.devices, false);
             self.settle_devices(row);
         }
         count(&mut self.standing, resident.need.priority, false);
@@ -643,7 +655,7 @@ impl Machines {
     /// An incarnation lends so much of its limit by now, if it stands anywhere.
     pub(crate) fn lend(&mut self, id: IncarnationId, lent: Amounts) {
         let Some(row) = self.homes.get(Seat::of(id.task)) else { return };
-        let residents = &mut self.rows[row].residents;
+        let residents = &mut self.row_mut(row).residents;
         let there = |r: &&mut Resident| r.task == id.task && r.incarnation == Some(id.number);
         let Some(resident) = residents.iter_mut().find(there) else { return };
         let (before, lent) = (resident.lent, resident.need.lends(lent));
@@ -674,9 +686,9 @@ impl Machines {
         let Some(row) = row.filter(|row| self.homes.get(seat) == Some(*row)) else {
             return false;
         };
-        let there = &mut self.rows[row];
-        let resident = there.residents.iter_mut().find(|r| r.seat() == seat);
-        let resident = resident.expect("home names its machine");
+        let residents = &self.rows[row].residents;
+        let at = residents.iter().position(|r| r.seat() == seat).expect("home names its machine");
+        let resident = &residents[at];
         if resident.need.cohort.version != version {
             return false;
         }
@@ -692,6 +704,7 @@ impl Machines {
                 count(&mut self.starting, resident.need.priority, false);
             }
             let cheaper = resident.serves && !serves;
+            let resident = &mut self.row_mut(row).residents[at];
             resident.incarnation = Some(incarnation);
             resident.serves = serves;
             let version = self.next_version();
@@ -761,6 +774,11 @@ impl Machines {
     pub(crate) fn resident(&self, seat: Seat) -> Option<(usize, &Resident)> {
         let row = self.homes.get(seat)?;
         Some((row, self.rows[row].residents.iter().find(|resident| resident.seat() == seat)?))
+    }
+
+    /// A row for changing.
+    fn row_mut(&mut self, row: usize) -> &mut Row {
+        Arc::make_mut(&mut self.rows[row])
     }
 
     fn next_version(&mut self) -> u64 {

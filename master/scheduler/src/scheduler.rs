@@ -78,7 +78,8 @@ pub struct Scheduler {
     pub(crate) needs: BTreeMap<Cohort, Arc<Need>>,
     /// Tasks of jobs with a cap that stand on machines.
     pub(crate) placed: BTreeMap<JobId, u32>,
-    pub(crate) classes: BTreeMap<ClassKey, Box<Class>>,
+    /// Copies of the scheduler share those that neither used since.
+    pub(crate) classes: BTreeMap<ClassKey, Arc<Class>>,
     /// Counts uses of classes.
     uses: u64,
     pub(crate) assumed: BTreeMap<TaskId, Assumed>,
@@ -297,6 +298,14 @@ impl Scheduler {
         }
     }
 
+    /// Lets go of the state that it followed, so that whoever applies the next entries is the only one who
+    /// holds it, and changes it in place: copying what two of them share is a third of the time of a cell
+    /// that is applied and followed on one thread. Until the next [`Self::follow`] it may not be asked or told
+    /// anything else; what it has folded stays.
+    pub fn let_go(&mut self) {
+        self.state = CellState::new(self.state.cell().clone());
+    }
+
     /// Decides where waiting tasks go, at most `max` of them but for the last gang, in the order in which
     /// they must be applied. The decisions are assumed to hold until [`Self::follow`] or [`Self::refused`] says
     /// otherwise.
@@ -357,7 +366,7 @@ impl Scheduler {
     /// Takes a job out of the queue until its class may fit somewhere.
     pub(crate) fn park(&mut self, cohort: Cohort) {
         let key = self.needs[&cohort].class.clone();
-        if let Some(class) = self.classes.get_mut(&key) {
+        if let Some(class) = self.classes.get_mut(&key).map(Arc::make_mut) {
             let reach = class.park(&self.machines, self.retry.contains(&key));
             self.lot.put(&key, reach);
         }
@@ -388,7 +397,7 @@ impl Scheduler {
                 continue;
             };
             let before = self.aside.decides(class.need.job);
-            if class.wakes(&self.machines, &weights, &grown) {
+            if Arc::make_mut(class).wakes(&self.machines, &weights, &grown) {
                 self.wake(&key);
             } else {
                 // Whoever is about to start there can be pushed out as soon as they have.
@@ -661,9 +670,10 @@ impl Scheduler {
         if !self.classes.get(&need.class).is_some_and(|class| same(class)) {
             self.forget_old_classes();
             let class = Class::new(need.clone(), &self.machines, &weights);
-            self.classes.insert(need.class.clone(), Box::new(class));
+            self.classes.insert(need.class.clone(), Arc::new(class));
         }
-        let class = self.classes.get_mut(&need.class).expect("put there if it was not");
+        let class = self.classes.get_mut(&need.class).map(Arc::make_mut);
+        let class = class.expect("put there if it was not");
         self.uses += 1;
         class.used_at = self.uses;
     }
@@ -678,7 +688,8 @@ impl Scheduler {
     ) -> Option<usize> {
         let Config { weights, caches, .. } = self.config;
         self.class_for(need);
-        let class = self.classes.get_mut(&need.class).expect("put there if it was not");
+        let class = self.classes.get_mut(&need.class).map(Arc::make_mut);
+        let class = class.expect("put there if it was not");
         let crashes: Vec<Crash> =
             self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
         let mut avoid = avoided(&crashes, class, &self.machines, &weights);
@@ -696,7 +707,8 @@ impl Scheduler {
     ) -> Option<(usize, bool)> {
         let Config { weights, caches, seed, relaxed } = self.config;
         self.class_for(need);
-        let class = self.classes.get_mut(&need.class).expect("put there if it was not");
+        let class = self.classes.get_mut(&need.class).map(Arc::make_mut);
+        let class = class.expect("put there if it was not");
         let crashes: Vec<Crash> =
             self.state.task(task).map(|task| task.avoids(now).collect()).unwrap_or_default();
         let avoid = avoided(&crashes, class, &self.machines, &weights);

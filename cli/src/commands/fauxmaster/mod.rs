@@ -5,6 +5,7 @@ mod compact;
 mod compare;
 mod fit;
 mod price;
+mod show;
 mod source;
 mod sweep;
 mod tune;
@@ -16,16 +17,19 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FauxmasterCommand {
+    /// A cell as it is: what is given out to whom, what is stranded, who waits and why
+    Show(show::CellArgs),
     /// How many more tasks of a job would fit, by band, and what stops the next one
     Fit(fit::FitArgs),
     /// What a change would do: who would be pushed out, who would wait
     Check(check::CheckArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
     Compact(compact::CompactArgs),
-    /// Policies side by side: machines needed, what is stranded, who is pushed out
+    /// Policies side by side on the same work: machines needed, what is stranded, who is pushed out
     Compare(compare::CompareArgs),
-    /// Machines needed as one thing is varied, as curves
-    Sweep(sweep::SweepArgs),
+    /// Machines needed when one thing about the work or the machines is otherwise
+    #[command(subcommand)]
+    Sweep(sweep::SweepCommand),
     /// The cheapest mix of machine shapes that holds the work
     Price(price::PriceArgs),
     /// Weights of the scheduler with which the work needs the fewest machines
@@ -38,11 +42,12 @@ pub(super) async fn run(
     out: Output,
 ) -> Result<(), Failure> {
     match command {
+        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
         FauxmasterCommand::Check(args) => check::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
         FauxmasterCommand::Compare(args) => compare::run(args, target, out).await,
-        FauxmasterCommand::Sweep(args) => sweep::run(args, target, out).await,
+        FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
         FauxmasterCommand::Price(args) => price::run(args, target, out).await,
         FauxmasterCommand::Tune(args) => tune::run(args, target, out).await,
     }

@@ -1,26 +1,52 @@
-//! `fauxmaster sweep`: machines needed as one thing is varied.
+//! `fauxmaster sweep`: machines needed under several settings.
 
-use super::compact::{OrderArgs, ResumeArgs, policy};
+use super::compact::{OrderArgs, policy};
 use super::source::{ShowArgs, SourceArgs, made};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::questions::Policy;
-use borg_fauxmaster::questions::sweep::{Range, sweep};
-use borg_fauxmaster::variation::Parameter;
-use clap::Args;
+use borg_fauxmaster::questions::study::{self, Study};
+use borg_fauxmaster::questions::variants;
+use borg_fauxmaster::sources::loaded::Loaded;
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(in crate::commands) enum SweepCommand {
+    /// Production in a cell of its own
+    ProdApart(SweepArgs),
+    /// Large users in cells of their own
+    UsersApart {
+        /// Users whose tasks ask for more memory than this together
+        #[arg(long, value_name = "GIB", default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+        over: u64,
+        #[command(flatten)]
+        args: SweepArgs,
+    },
+    /// Jobs dealt out to several cells
+    Cells {
+        /// Numbers of cells
+        #[arg(value_name = "CELLS", required = true, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        cells: Vec<u32>,
+        #[command(flatten)]
+        args: SweepArgs,
+    },
+    /// Requests of production rounded up to powers of two
+    Buckets(SweepArgs),
+    /// What non-prod work has reserved of its limits
+    Reserved {
+        /// In percent
+        #[arg(value_name = "PERCENT", required = true, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100))]
+        percents: Vec<u32>,
+        #[command(flatten)]
+        args: SweepArgs,
+    },
+    /// All machines of one shape, for each shape of the cell
+    Shapes(SweepArgs),
+}
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct SweepArgs {
-    /// machine-size, memory and overcommit in per cent of today; cells and users by count; prod (in cells of its own)
-    /// and buckets (of powers of two) are 0 or 1
-    parameter: Parameter,
-    /// Its values, as in 50..200; prod and buckets need none
-    #[arg(value_name = "FROM..TO", value_parser = range)]
-    range: Option<(u64, u64)>,
-    /// From one value to the next [default: a fifth of the range, at least 1]
-    #[arg(long)]
-    step: Option<u64>,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
@@ -29,28 +55,59 @@ pub(in crate::commands) struct SweepArgs {
     #[arg(long, value_name = "POLICY", default_value = "hybrid", value_parser = policy)]
     policy: Policy,
     #[command(flatten)]
-    resume: ResumeArgs,
-    #[command(flatten)]
     show: ShowArgs,
 }
 
-fn range(text: &str) -> Result<(u64, u64), String> {
-    let wrong = || format!("{text:?} is not FROM..TO, as in 50..200");
-    let (from, to) = text.split_once("..").ok_or_else(wrong)?;
-    Ok((from.parse().map_err(|_| wrong())?, to.parse().map_err(|_| wrong())?))
+pub(super) async fn sweep(
+    command: SweepCommand,
+    target: &TargetArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let (args, what) = match command {
+        SweepCommand::ProdApart(args) => (args, What::ProdApart),
+        SweepCommand::UsersApart { over, args } => (args, What::UsersApart(over << 30)),
+        SweepCommand::Cells { cells, args } => (args, What::Cells(cells)),
+        SweepCommand::Buckets(args) => (args, What::Buckets),
+        SweepCommand::Reserved { percents, args } => (args, What::Reserved(percents)),
+        SweepCommand::Shapes(args) => (args, What::Shapes),
+    };
+    let loaded = args.source.load(target).await?;
+    let (work, policy) = (loaded.work(), args.policy);
+    let study = match what {
+        What::ProdApart => variants::prod_apart(&work, policy),
+        What::UsersApart(over) => variants::users_apart(&work, policy, over),
+        What::Cells(cells) => variants::smaller_cells(&work, policy, &cells),
+        What::Buckets => variants::bucketed(&work, policy),
+        What::Reserved(percents) => variants::reserved(&work, policy, &percents),
+        What::Shapes => variants::shapes(&work, policy),
+    };
+    answer(&loaded, &study, args.orders, args.show, out)
 }
 
-pub(super) async fn run(args: SweepArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
-    let switch = matches!(args.parameter, Parameter::Prod | Parameter::Buckets);
-    let Some((from, to)) = args.range.or_else(|| switch.then_some((0, 1))) else {
-        let text = format!("{} takes a range: FROM..TO, as in 50..200", args.parameter);
-        return Err(Failure::new(Code::Usage, text));
-    };
-    let step_by = args.step.unwrap_or_else(|| (to.saturating_sub(from) / 5).max(1));
-    let range = made(Range::new(args.parameter, from, to, step_by))?;
-    let options = args.orders.options(args.policy);
-    let journal = args.resume.journal()?;
-    let loaded = args.source.load(target).await?;
-    let tell = |value| step(&format!("{} {value}: done", args.parameter));
-    args.show.show(&made(sweep(&loaded, &range, &options, &journal, tell))?, out)
+/// What is varied, apart from what all sweeps take.
+enum What {
+    ProdApart,
+    UsersApart(u64),
+    Cells(Vec<u32>),
+    Buckets,
+    Reserved(Vec<u32>),
+    Shapes,
+}
+
+fn answer(
+    loaded: &Loaded,
+    study: &Study,
+    orders: OrderArgs,
+    show: ShowArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    if study.settings.iter().all(|setting| setting.cells.iter().all(|work| work.jobs.is_empty())) {
+        return Err(Failure::new(
+            Code::Refused,
+            "there is no work in the cell: nothing to compare",
+        ));
+    }
+    let options = orders.options(Policy::HYBRID);
+    let needs = made(study::run(study, &options, step))?;
+    show.show(&study::answer(loaded, study, &options, &needs), out)
 }

@@ -3,6 +3,7 @@
 mod aside;
 mod drains;
 mod fixture;
+mod forks;
 mod laws;
 mod lending;
 mod pinned;

@@ -1,0 +1,50 @@
+//! The figures of a cell in virtual time: forks, loads, and where the time of a task's life goes.
+//! `BORG_FIGURES` names some of them, by the beginnings of their names and separated by commas.
+
+use borg_benches::Error;
+use borg_benches::faux::{fork, life, resident_mib};
+use borg_benches::figures::{figure, load, progress, wanted};
+use borg_benches::scheduling::filled;
+use borg_fauxmaster::sources::borg_like::Mix;
+use borg_scheduler::Config;
+
+/// 10,000 machines: the median cell of the Borg paper (section 2.2).
+const MACHINES: u32 = 10_000;
+/// 100,000 machines: ten times that, 1,500,000 tasks.
+const MANY: u32 = 100_000;
+/// Placements that the lives of tasks are measured over.
+const PLACEMENTS: u64 = 200_000;
+
+fn main() -> Result<(), Error> {
+    let config = Config::default();
+    if wanted(&["fork_ms", "load_10k_s", "life"]) {
+        let (mut cell, mut timed) = filled(MACHINES, Mix::BORG, config)?;
+        progress(&format!("load {}; {} tasks placed", load(), cell.placed()));
+        if wanted(&["fork_ms", "load_10k_s"]) {
+            let found = fork::measure(&cell, &timed.scheduler, config)?;
+            figure("faux.fork_ms", found.fork_ms, "ms");
+            figure("faux.fork_copy_ms", found.copy_ms, "ms");
+            figure("faux.fork_mib", found.fork_mib, "MiB");
+            figure("faux.load_10k_s", found.read_s + found.know_s, "s");
+            figure("faux.load_10k_read_s", found.read_s, "s");
+        }
+        if wanted(&["life"]) {
+            let life = life::measure(&mut cell, &mut timed, Mix::BORG, PLACEMENTS)?;
+            figure("faux.life_us", life.total_us(), "us");
+            figure("faux.life_pass_us", life.pass_us, "us");
+            figure("faux.life_follow_us", life.follow_us, "us");
+            figure("faux.life_submit_us", life.submit_us, "us");
+            figure("faux.life_place_us", life.place_us, "us");
+            figure("faux.life_up_us", life.up_us, "us");
+            figure("faux.life_end_us", life.end_us, "us");
+            figure("faux.life_events_per_s", life.events_per_s(), "1/s");
+        }
+    }
+    if wanted(&["rss_100k_mib"]) {
+        let before = resident_mib()?;
+        let held = filled(MANY, Mix::BORG, config)?;
+        figure("faux.rss_100k_mib", resident_mib()? - before, "MiB");
+        drop(held);
+    }
+    Ok(())
+}
