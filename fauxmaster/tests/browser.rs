@@ -2,9 +2,6 @@
 //!
 //! Without it these say why they skip; `BORG_PRIVILEGED=1` makes that a failure.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
-
 use borg_fauxmaster::answer::{
     Answer, Axis, Chart, Column, Point, Provenance, Series, Spread, Table,
 };
@@ -34,13 +31,15 @@ struct Shown {
     picture: u64,
 }
 
+/// Whether there is a browser; says so when not.
+#[expect(clippy::print_stdout, reason = "`./ci test` shows lines that begin with `skip`")]
 fn has_browser() -> bool {
     if Command::new("chromium").arg("--version").output().is_ok() {
         return true;
     }
     let why = "there is no chromium: Debian's package chromium has it";
     assert!(std::env::var_os("BORG_PRIVILEGED").is_none(), "{why}");
-    eprintln!("skipped: {why}");
+    println!("skipped: {why}");
     false
 }
 
@@ -51,7 +50,7 @@ fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let keeps = asked.clone();
     let keep = move |stream: TcpStream| {
-        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a second is a time");
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("that is a time");
         let mut line = String::new();
         if BufReader::new(stream).read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
             keeps.lock().expect("nobody panics with it").push(line);
@@ -69,9 +68,9 @@ fn is_own(request: &str) -> bool {
 }
 
 fn shown(page: &str, wide: u32, dark: bool) -> Shown {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("there is room");
     let at = |name: &str| folder.path().join(name);
-    std::fs::write(at("page.html"), page).unwrap();
+    std::fs::write(at("page.html"), page).expect("there is room");
     let (port, asked) = proxy();
     let mut command = Command::new("timeout");
     command.args(["-k", "5", "120", "chromium", "--headless=new", "--no-sandbox", "--disable-gpu"]);
@@ -87,17 +86,23 @@ fn shown(page: &str, wide: u32, dark: bool) -> Shown {
     }
     command.arg(format!("--screenshot={}", at("page.png").display()));
     command.arg(format!("file://{}", at("page.html").display()));
-    let output = command.output().unwrap();
+    let output = command.output().expect("timeout is of coreutils");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let log = text(&output.stderr);
     assert!(output.status.success(), "{log}");
     keep(&at("page.png"), &format!("{wide}-{dark}"));
-    let requests = asked.lock().unwrap().iter().filter(|line| !is_own(line)).cloned().collect();
+    let requests = asked
+        .lock()
+        .expect("nobody panics with it")
+        .iter()
+        .filter(|line| !is_own(line))
+        .cloned()
+        .collect();
     Shown {
         dom: text(&output.stdout),
         console: log.lines().filter(|line| line.contains(":CONSOLE:")).map(str::to_owned).collect(),
         requests,
-        picture: std::fs::metadata(at("page.png")).unwrap().len(),
+        picture: std::fs::metadata(at("page.png")).expect("it was taken").len(),
     }
 }
 
@@ -105,7 +110,7 @@ fn shown(page: &str, wide: u32, dark: bool) -> Shown {
 fn keep(picture: &Path, name: &str) {
     if let Some(folder) = std::env::var_os("BORG_PICTURES") {
         let to = Path::new(&folder).join(format!("report-{name}.png"));
-        std::fs::copy(picture, to).unwrap();
+        std::fs::copy(picture, to).expect("there is room");
     }
 }
 
