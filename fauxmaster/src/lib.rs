@@ -19,6 +19,7 @@ pub mod bound;
 pub mod driven;
 pub mod parallel;
 pub mod questions;
+pub mod replay;
 pub mod reports;
 pub mod sources;
 pub mod spread;

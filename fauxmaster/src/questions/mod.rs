@@ -2,6 +2,7 @@
 
 pub mod compact;
 pub mod fit;
+pub mod replay;
 pub mod show;
 pub mod study;
 pub mod variants;

@@ -2,6 +2,7 @@
 
 mod compact;
 mod fit;
+mod replay;
 mod show;
 mod source;
 mod sweep;
@@ -24,8 +25,8 @@ pub(super) enum FauxmasterCommand {
     /// Machines needed when one thing about the work or the machines is otherwise
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
-    /// A cell as it is: what is given to whom, stranded and waited for, and how full machines are
-    Show(show::CellArgs),
+    /// A stretch of time: work arrives, starts, ends and is pushed out, as the cell would decide
+    Replay(replay::ReplayArgs),
 }
 
 pub(super) async fn run(
@@ -39,6 +40,6 @@ pub(super) async fn run(
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
         FauxmasterCommand::Compare(args) => sweep::compare(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
-        FauxmasterCommand::Show(args) => show::run(args, target, out).await,
+        FauxmasterCommand::Replay(args) => replay::run(args, target, out).await,
     }
 }
