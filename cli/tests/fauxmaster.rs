@@ -106,15 +106,51 @@ fn what_cannot_be_asked_is_refused_with_what_is_wrong_and_what_to_do() {
 fn policies_and_settings_are_compared_with_the_first_and_say_what_was_published() {
     let compared = answer(&asked(&["compare"], &["--seeds", "2", "-o", "json"]), "");
     let told: serde_json::Value = serde_json::from_str(&compared).unwrap();
-    let rows = told["tables"]["settings"].as_array().unwrap();
+    let rows = told["tables"]["needed"].as_array().unwrap();
     assert_eq!(rows.len(), 3, "{told}");
-    assert!(rows[2]["more_median"].as_f64().unwrap() > 0.0, "worst fit needs more: {told}");
+    assert_eq!(told["tables"]["arrivals"].as_array().unwrap().len(), 15, "{told}");
+    // Which of them needs the fewest says nothing in a cell of 40 machines; each is told with its spread.
+    for row in rows {
+        let [least, middle, most] = ["machines_least", "machines_median", "machines_most"]
+            .map(|name| row[name].as_f64().unwrap());
+        assert!(least > 0.0 && least <= middle && middle <= most, "{told}");
+    }
+    let first = told["summary"][0].as_str().unwrap();
+    assert!(first.contains("+0.0 % against hybrid (median, +0.0 to +0.0)"), "{told}");
+    let refused = refusal(&asked(&["compare", "hybrid,strand=x"], &[]), "");
+    assert!(refused.contains("is not a whole number"), "{refused}");
     let cells = answer(&asked(&["sweep", "cells", "2,4"], &["--seeds", "1", "-o", "csv"]), "");
     assert_eq!(cells.lines().count(), 5, "{cells}");
     let shown = answer(&asked(&["sweep", "buckets"], &["--seeds", "1"]), "");
     assert!(shown.contains("Published: 30 to 50 %"), "{shown}");
     assert!(refusal(&asked(&["sweep", "cells"], &["0"]), "").contains("1..=1000"));
     assert!(answer(&asked(&["show"], &[]), "").contains("40 machines;"));
+}
+
+#[test]
+fn a_change_is_checked_and_a_refused_one_says_why() {
+    let told = answer(&asked(&["check"], &["submit", "-"]), JOB);
+    assert!(told.contains("pushed out"), "{told}");
+    let drained = answer(&asked(&["check"], &["-o", "json", "drain", "m-1", "m-2"]), "");
+    let drained: serde_json::Value = serde_json::from_str(&drained).unwrap();
+    assert!(!drained["tables"]["jobs"].as_array().unwrap().is_empty(), "{drained}");
+    assert!(refusal(&asked(&["check"], &["remove", "m-99"]), "").contains("m-99"));
+    assert!(refusal(&asked(&["check"], &["quota", "u1", "batch", "cpu=x"]), "").contains("cpu"));
+}
+
+#[test]
+fn mixes_are_priced_and_weights_searched_and_what_was_computed_is_kept() {
+    let shapes = ["--shape", "big:20:cpu=32,ram=128GiB,disk=4TiB", "--seeds", "1"];
+    let priced = answer(&asked(&["price"], &shapes), "");
+    assert!(priced.contains("big 100 %") && priced.contains("costs less than"), "{priced}");
+    assert!(refusal(&asked(&["price"], &["--shape", "big:cpu=32"]), "").contains("NAME:COST"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("resume");
+    let more = ["--seeds", "1", "--tries", "2", "--resume", file.to_str().unwrap()];
+    let first = answer(&asked(&["tune"], &more), "");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(first, answer(&asked(&["tune"], &more), ""));
+    assert_eq!(kept, std::fs::read_to_string(&file).unwrap(), "nothing was computed again");
 }
 
 #[test]

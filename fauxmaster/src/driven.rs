@@ -8,12 +8,13 @@
 use crate::Error;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::fixture::{master, user};
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{Answer, CellState};
 use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Principal};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
 use borg_proto::{
-    Band, CellName, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis,
+    Band, CellName, Health, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis,
     Resources, TaskId, UserName,
 };
 use borg_scheduler::Scheduler;
@@ -75,10 +76,43 @@ impl Driven {
         Ok(cell)
     }
 
+    /// A cell that is there already, at its own time: to carry on from here in a copy.
+    #[must_use]
+    pub fn of_state(state: CellState) -> Self {
+        let mut cell = Self {
+            news: Vec::new(),
+            at: state.clock(),
+            running: Vec::new(),
+            place_of: BTreeMap::new(),
+            cpu_placed: 0,
+            starting: Vec::new(),
+            watchers: BTreeSet::new(),
+            state,
+        };
+        let jobs: Vec<_> =
+            cell.state.jobs().map(|job| (job.id, job.spec.task.limit.cpu_milli)).collect();
+        for (job, cpu_milli) in jobs {
+            for (task, id) in
+                cell.state.tasks_of(job).filter_map(|(id, task)| Some((id, task.running(id)?)))
+            {
+                cell.place_of.insert(task, cell.running.len());
+                cell.running.push(Placed { id, cpu_milli });
+                cell.cpu_placed += cpu_milli;
+            }
+        }
+        cell
+    }
+
     /// Cell time of the next command.
     #[must_use]
     pub fn now(&self) -> Millis {
         self.at
+    }
+
+    /// Who leads: what the master does by itself is by this one.
+    #[must_use]
+    pub fn leader(&self) -> Principal {
+        self.state.leader().map_or_else(master, |(leader, _)| Principal::Master(leader))
     }
 
     /// What happened since this was asked last: what a scheduler has to follow.
@@ -140,7 +174,7 @@ impl Driven {
         if assignments.is_empty() {
             return Ok(());
         }
-        match self.apply(master(), Action::Place { assignments })? {
+        match self.apply(self.leader(), Action::Place { assignments })? {
             Answer::Placed { results } => {
                 for result in results {
                     self.starting.push(result?);
@@ -186,6 +220,17 @@ impl Driven {
         let up = |id| Observation::TaskUp { id, pid: 100, since, restarts: 0, run: None };
         let changes: Vec<_> = self.starting.drain(..).map(up).collect();
         self.observe(changes)
+    }
+
+    /// All that was placed since the last call is seen to run, and is healthy.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub fn serve_placed(&mut self) -> Result<(), Error> {
+        let placed = self.starting.clone();
+        self.start_placed()?;
+        let healthy = |id| Observation::TaskHealth { id, health: Health::Healthy };
+        self.observe(placed.into_iter().map(healthy).collect())
     }
 
     /// These incarnations exit with 0.
@@ -250,12 +295,16 @@ impl Driven {
     /// When the state refuses the entry.
     pub(crate) fn observe(&mut self, changes: Vec<Observation>) -> Result<(), Error> {
         if !changes.is_empty() {
-            self.apply(master(), Action::Observe { changes })?;
+            self.apply(self.leader(), Action::Observe { changes })?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, by: Principal, action: Action) -> Result<Answer, Error> {
+    /// Has an entry applied, whoever it is by.
+    ///
+    /// # Errors
+    /// Why the state refuses it.
+    pub fn apply(&mut self, by: Principal, action: Action) -> Result<Answer, Rejection> {
         let command = Command { at: self.at, by, request: None, action };
         let applied = self.state.apply(self.state.applied() + 1, &command)?;
         for event in &applied.events {

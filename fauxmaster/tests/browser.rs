@@ -31,27 +31,29 @@ struct Shown {
     picture: u64,
 }
 
+/// Whether there is a browser; says so when not.
+#[expect(clippy::print_stdout, reason = "`./ci test` shows lines that begin with `skip`")]
 fn has_browser() -> bool {
     if Command::new("chromium").arg("--version").output().is_ok() {
         return true;
     }
     let why = "there is no chromium: Debian's package chromium has it";
     assert!(std::env::var_os("BORG_PRIVILEGED").is_none(), "{why}");
-    eprintln!("skipped: {why}");
+    println!("skipped: {why}");
     false
 }
 
 /// A proxy that answers nothing and keeps the first line of what it is asked. Ends with the test.
 fn proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let keeps = asked.clone();
     let keep = move |stream: TcpStream| {
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("that is a time");
         let mut line = String::new();
         if BufReader::new(stream).read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-            keeps.lock().unwrap().push(line);
+            keeps.lock().expect("nobody panics with it").push(line);
         }
     };
     std::thread::spawn(move || listener.incoming().flatten().for_each(keep));
@@ -66,9 +68,9 @@ fn is_own(request: &str) -> bool {
 }
 
 fn shown(page: &str, wide: u32, dark: bool) -> Shown {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("there is room");
     let at = |name: &str| folder.path().join(name);
-    std::fs::write(at("page.html"), page).unwrap();
+    std::fs::write(at("page.html"), page).expect("there is room");
     let (port, asked) = proxy();
     let mut command = Command::new("timeout");
     command.args(["-k", "5", "120", "chromium", "--headless=new", "--no-sandbox", "--disable-gpu"]);
@@ -84,17 +86,23 @@ fn shown(page: &str, wide: u32, dark: bool) -> Shown {
     }
     command.arg(format!("--screenshot={}", at("page.png").display()));
     command.arg(format!("file://{}", at("page.html").display()));
-    let output = command.output().unwrap();
+    let output = command.output().expect("timeout is of coreutils");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let log = text(&output.stderr);
     assert!(output.status.success(), "{log}");
     keep(&at("page.png"), &format!("{wide}-{dark}"));
-    let requests = asked.lock().unwrap().iter().filter(|line| !is_own(line)).cloned().collect();
+    let requests = asked
+        .lock()
+        .expect("nobody panics with it")
+        .iter()
+        .filter(|line| !is_own(line))
+        .cloned()
+        .collect();
     Shown {
         dom: text(&output.stdout),
         console: log.lines().filter(|line| line.contains(":CONSOLE:")).map(str::to_owned).collect(),
         requests,
-        picture: std::fs::metadata(at("page.png")).unwrap().len(),
+        picture: std::fs::metadata(at("page.png")).expect("it was taken").len(),
     }
 }
 
@@ -102,7 +110,7 @@ fn shown(page: &str, wide: u32, dark: bool) -> Shown {
 fn keep(picture: &Path, name: &str) {
     if let Some(folder) = std::env::var_os("BORG_PICTURES") {
         let to = Path::new(&folder).join(format!("report-{name}.png"));
-        std::fs::copy(picture, to).unwrap();
+        std::fs::copy(picture, to).expect("there is room");
     }
 }
 

@@ -23,6 +23,8 @@ const SPARE: Millis = Millis(50_000);
 const STAYS: Millis = Millis(2_500);
 /// How long an entry may take from the leader to the others when nothing fails: some round trips.
 const ON_ITS_WAY: Millis = Millis(100);
+/// Of so many seeds one has the decisions of its busiest scheduler taken again: each pass costs as much as it did.
+const DECIDED_AGAIN_EVERY: u64 = 4;
 /// Stack of a run's thread: a world is deep in debug builds.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -216,6 +218,9 @@ fn look_at_the_end(world: &mut World) {
     let found = |what: Option<String>| what.map_or(Ok(()), Err);
     world.check(Invariant::DeltaSound, found(misread));
     world.check(Invariant::SameState, found(world.not_replayed()));
+    if world.setup.seed.is_multiple_of(DECIDED_AGAIN_EVERY) {
+        world.check(Invariant::SameDecisions, found(world.decided_otherwise()));
+    }
     world.check_histories();
     let late = found(world.late_drains());
     world.check(Invariant::Disruption, late);

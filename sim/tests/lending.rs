@@ -51,6 +51,23 @@ fn work_runs_on_what_prod_holds_and_does_not_use_also_after_the_leader_died() {
     assert_eq!((world.running(&web), world.running(&count)), (2, 4), "nobody had to go for it");
 }
 
+/// What is lent is in no log: whoever takes the decisions again has it from what was recorded alone.
+#[test]
+fn decisions_on_lent_room_are_taken_again_from_what_was_recorded() {
+    let mut world = hasty_cell(2);
+    let web = job("web").tasks(2).prod().limit(4_000, 3_000).spread("machine", 1);
+    let web = world.submit(web.uses(same(250), same(250)));
+    world.run_until_acknowledged(&web).unwrap();
+    let count = job("count").tasks(4).limit(1_000, 500).uses(same(500), same(500));
+    let count = world.submit(count);
+    world.run_until("count runs on lent room", Millis(10 * MINUTE.0), |world| {
+        world.running(&count) == 4
+    });
+    assert_eq!(world.decided_otherwise(), None);
+    let (passes, decisions) = world.decided_again().unwrap();
+    assert!(passes > 20 && decisions >= 6, "{decisions} decisions in {passes} passes");
+}
+
 /// Prod wants its memory back: others are ended by their machine, prod is not.
 #[test]
 fn when_prod_uses_its_memory_after_all_others_go_and_prod_stays() {

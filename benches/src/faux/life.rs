@@ -1,4 +1,5 @@
-//! Where the time of a task's life goes: submitted, placed, seen up, ended, and followed all along.
+//! Where the time of a task's life goes: submitted, placed, seen up, ended, and followed all along. What the
+//! driver of the cell keeps for itself, and choosing who ends, is counted with what it does.
 
 use crate::Error;
 use crate::driven::{Applying, Timed};

@@ -85,7 +85,7 @@ pub(super) struct DrainsArgs {
     watch: bool,
 }
 
-fn deadline(text: &str) -> Result<Millis, String> {
+pub(super) fn deadline(text: &str) -> Result<Millis, String> {
     let time = units::duration_within(text, Millis(0), MAX_DRAIN_TIME)?;
     if time == Millis(0) {
         return Err("pushes out at once all that is there, over all disruption budgets: if that is meant, say \

@@ -37,7 +37,7 @@ enum PolicyCommand {
 
 /// A policy or a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Choice {
+pub(super) enum Choice {
     Named(Named),
     Weight(Term, i16),
 }
@@ -58,24 +58,35 @@ impl FromStr for Choice {
     }
 }
 
+/// A policy and weights.
+type Chosen = (Option<Named>, BTreeMap<Term, i16>);
+
 /// What was chosen, each at most once.
-fn request_of(choices: &[Choice], request_id: String) -> Result<pb::SetPolicyRequest, String> {
+pub(super) fn chosen(choices: &[Choice]) -> Result<Chosen, String> {
     let mut policy = None;
     let mut weights = BTreeMap::new();
     for choice in choices {
         let twice = match choice {
             Choice::Named(named) => policy.replace(*named).map(|_| "a policy".to_owned()),
             Choice::Weight(term, weight) => {
-                weights.insert(term.to_string(), (*weight).into()).map(|_| term.to_string())
+                weights.insert(*term, *weight).map(|_| term.to_string())
             }
         };
         if let Some(what) = twice {
             return Err(format!("{what} is given twice"));
         }
     }
+    Ok((policy, weights))
+}
+
+fn request_of(choices: &[Choice], request_id: String) -> Result<pb::SetPolicyRequest, String> {
+    let (policy, weights) = chosen(choices)?;
     Ok(pb::SetPolicyRequest {
         policy: policy.map(|named| named.to_string()).unwrap_or_default(),
-        weights,
+        weights: weights
+            .into_iter()
+            .map(|(term, weight)| (term.to_string(), weight.into()))
+            .collect(),
         request_id,
     })
 }

@@ -10,7 +10,7 @@ use crate::output::{Output, cores, note, size};
 use borg_proto::names::shorten;
 use borg_proto::time::Date;
 use borg_proto::wire::pb;
-use borg_proto::{Band, Millis, UserName};
+use borg_proto::{Band, Millis, Resources, UserName};
 use clap::{Args, Subcommand};
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -75,7 +75,14 @@ enum QuotaCommand {
 
 /// `cpu=8,ram=32GiB`.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Asked(pb::Resources);
+pub(super) struct Asked(pb::Resources);
+
+impl Asked {
+    /// The amount, checked.
+    pub(super) fn amount(self) -> Result<Resources, String> {
+        self.0.try_into().map_err(|error: borg_proto::wire::WireError| error.to_string())
+    }
+}
 
 impl FromStr for Asked {
     type Err = String;

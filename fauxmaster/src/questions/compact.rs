@@ -16,6 +16,7 @@
 use super::Policy;
 use crate::answer::{Answer, Axis, Chart, Column, Spread, Table};
 use crate::bound::machines_needed;
+use crate::journal::Journal;
 use crate::sources::loaded::Loaded;
 use crate::spread::percentile;
 use crate::work::Work;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 /// Orders of machines that are tried (Borg paper, section 5.1).
 pub const SEEDS: u64 = 11;
 /// Of a thousand tasks, as many may wait if they are picky (Borg paper, section 5.1).
-const WAITING_PERMILLE: u64 = 2;
+pub(super) const WAITING_PERMILLE: u64 = 2;
 /// Copies of the cell, at most, beside the cell: where the machines do not suffice, copies of them follow in the
 /// order. 3, as in the paper's study of large requests (section 5.4).
 const COPIES: usize = 3;
@@ -135,9 +136,28 @@ pub fn compact(
     options: &Options,
     tell: impl Fn(&Kept) + Sync,
 ) -> Result<Compacted, Error> {
+    resumed(work, options, &Journal::none(), tell)
+}
+
+/// The same, but for the seeds that are known already; all others are kept as they are done.
+///
+/// # Errors
+/// As for [`compact`], and when the file cannot be written.
+pub fn resumed(
+    work: &Work,
+    options: &Options,
+    journal: &Journal,
+    tell: impl Fn(&Kept) + Sync,
+) -> Result<Compacted, Error> {
     let ready = Ready::new(work, options.policy.weights);
+    let key = journal.key(work, options.policy.weights);
     let found = parallel::each(&options.seed_list(), options.threads, |seed| {
-        let kept = ready.needed(*seed)?;
+        let known = journal.find(key, *seed);
+        let is_new = known.is_none();
+        let kept = known.map_or_else(|| ready.needed(*seed), Ok)?;
+        if is_new {
+            journal.keep(key, &kept)?;
+        }
         tell(&kept);
         Ok::<_, Error>(kept)
     });
@@ -151,7 +171,7 @@ pub fn compact(
 /// When state and scheduler disagree.
 pub fn packing(work: &Work, weights: Weights, kept: &Kept) -> Result<Packing, Error> {
     let ready = Ready::new(work, weights);
-    let mut machines = ready.order(kept.seed);
+    let mut machines = order(work, kept.seed);
     machines.truncate(kept.machines);
     let tried = ready.fill(&machines)?;
     let places = tried.jobs.iter().map(|job| {
@@ -226,6 +246,26 @@ fn capital(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
+/// The machines in an order of chance, then copies of them, in racks and power domains of their own.
+pub(super) fn order(work: &Work, seed: u64) -> Vec<(String, MachineInfo)> {
+    let mut dice = Dice::new(seed);
+    let mut all = Vec::new();
+    for copy in 0..=COPIES {
+        let mut some = work.machines.clone();
+        dice.shuffle(&mut some);
+        for (name, machine) in some.iter_mut().filter(|_| copy > 0) {
+            name.push_str(&format!("-copy{copy}"));
+            for level in ["rack", "pdu"] {
+                if let Some(value) = machine.attributes.get_mut(level) {
+                    value.push_str(&format!("-copy{copy}"));
+                }
+            }
+        }
+        all.extend(some);
+    }
+    all
+}
+
 /// A workload that is ready to be packed, as often as it takes.
 pub(super) struct Ready<'a> {
     work: &'a Work,
@@ -263,30 +303,10 @@ impl<'a> Ready<'a> {
         Self { work, weights, jobs, picky, bound }
     }
 
-    /// The machines in an order of chance, then copies of them, in racks and power domains of their own.
-    fn order(&self, seed: u64) -> Vec<(String, MachineInfo)> {
-        let mut dice = Dice::new(seed);
-        let mut all = Vec::new();
-        for copy in 0..=COPIES {
-            let mut some = self.work.machines.clone();
-            dice.shuffle(&mut some);
-            for (name, machine) in some.iter_mut().filter(|_| copy > 0) {
-                name.push_str(&format!("-copy{copy}"));
-                for level in ["rack", "pdu"] {
-                    if let Some(value) = machine.attributes.get_mut(level) {
-                        value.push_str(&format!("-copy{copy}"));
-                    }
-                }
-            }
-            all.extend(some);
-        }
-        all
-    }
-
     /// The shortest prefix of a seed's order that holds the work. The search begins at the lower bound and goes
     /// up in growing steps until one holds.
     pub(super) fn needed(&self, seed: u64) -> Result<Kept, Error> {
-        let order = self.order(seed);
+        let order = order(self.work, seed);
         let mut tries = 0;
         let mut holds = |count: usize| {
             tries += 1;
@@ -366,7 +386,7 @@ fn is_picky(spec: &JobSpec, machines: &[(String, MachineInfo)]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::sources::borg_like::{Mix, borg_like};
     use crate::sources::common::{job_of, machine_of};
@@ -377,7 +397,7 @@ mod tests {
         Resources { cpu_milli, ram_bytes: 1 << 40, ..Resources::default() }
     }
 
-    fn work(machines: usize, jobs: Vec<JobSpec>) -> Work {
+    pub(in crate::questions) fn work(machines: usize, jobs: Vec<JobSpec>) -> Work {
         let machine = |n| (format!("m{n}"), machine_of(room(4_000), BTreeMap::new()));
         let owner: UserName = "all".parse().unwrap();
         Work {
@@ -424,6 +444,22 @@ mod tests {
         let placed: u64 =
             packed.places.iter().flat_map(|of| of.values()).map(|n| u64::from(*n)).sum();
         assert_eq!((placed + kept.waiting, packed.machines.len()), (work.tasks(), kept.machines));
+    }
+
+    #[test]
+    fn seeds_that_are_known_are_not_computed_again_and_the_answer_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resume");
+        let work = work(10, vec![core_each(20)]);
+        let first = Options { seeds: 2, ..Options::default() };
+        let all = Options { seeds: 4, ..Options::default() };
+        resumed(&work, &first, &Journal::open(&path).unwrap(), |_| {}).unwrap();
+        // Would it be computed again, the answer would be 5.
+        let text = std::fs::read_to_string(&path).unwrap().replace(" 5 0 ", " 6 0 ");
+        std::fs::write(&path, text).unwrap();
+        let found = resumed(&work, &all, &Journal::open(&path).unwrap(), |_| {}).unwrap();
+        assert_eq!(found.samples(), [6.0, 6.0, 5.0, 5.0]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4);
     }
 
     /// One task of two hundred that nearly no machine can take may wait; ten of them may not.

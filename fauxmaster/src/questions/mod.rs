@@ -1,10 +1,14 @@
 //! What can be asked. Each module is one question: what it means, and how it is answered.
 
+pub mod check;
 pub mod compact;
+pub mod compare;
 pub mod fit;
+pub mod price;
 pub mod replay;
 pub mod show;
 pub mod study;
+pub mod tune;
 pub mod variants;
 
 use borg_scheduler::Weights;

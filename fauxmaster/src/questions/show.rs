@@ -16,8 +16,10 @@ const FIELDS: usize = 20;
 /// Of how many jobs the scheduler is asked why they wait. One question looks at all machines.
 const MOST_ASKED: usize = 200;
 
-/// What is told of: its name, its unit, and how much there is in that unit.
-const RESOURCES: [(&str, &str, fn(&Resources) -> f64); 3] =
+/// A resource: its name, its unit, and how much there is in that unit.
+type Told = (&'static str, &'static str, fn(&Resources) -> f64);
+/// What is told of.
+const RESOURCES: [Told; 3] =
     [("cpu", "cores", cores), ("memory", "GiB", ram), ("disk", "GiB", disk)];
 
 #[expect(clippy::cast_precision_loss, reason = "told with two digits")]
@@ -124,7 +126,7 @@ impl Rooms {
     }
 
     fn table(&self) -> Table {
-        let row = |(n, (name, unit, _)): (usize, &(&str, &str, fn(&Resources) -> f64))| {
+        let row = |(n, (name, unit, _)): (usize, &Told)| {
             let number = |of: f64| Value::Number(of, 1);
             vec![
                 (*name).into(),
@@ -157,7 +159,7 @@ impl Rooms {
     /// What each resource is given out to, in percent of what there is.
     fn chart(&self, bands: &[OfBand]) -> Chart {
         let percent = |n: usize, amount: f64| 100.0 * share(amount, self.capacity[n]);
-        let bar = |(n, (name, ..)): (usize, &(&str, &str, fn(&Resources) -> f64))| {
+        let bar = |(n, (name, ..)): (usize, &Told)| {
             let given = bands.iter().map(|of| percent(n, of.limits[n]));
             let rest = [self.stranded[n], self.free[n] - self.stranded[n]].map(|of| percent(n, of));
             ((*name).to_owned(), given.chain(rest).collect())

@@ -19,24 +19,6 @@ const DEAL_SEED: u64 = 1;
 
 type Job = (UserName, Arc<JobSpec>);
 
-/// Policies side by side.
-#[must_use]
-pub fn policies(work: &Work, policies: &[Policy]) -> Study {
-    let setting = |policy: &Policy| Setting {
-        name: policy.name.to_owned(),
-        x: 0.0,
-        policy: *policy,
-        cells: vec![work.clone()],
-    };
-    Study {
-        question: "compare",
-        title: "Machines needed, by policy".to_owned(),
-        settings: policies.iter().map(setting).collect(),
-        remarks: vec!["Published: the hybrid score of Borg packs 3 to 5 % better than best fit (section 3.2).".to_owned()],
-        axis: None,
-    }
-}
-
 /// Production in a cell of its own, and all else in another (section 5.2).
 #[must_use]
 pub fn prod_apart(work: &Work, policy: Policy) -> Study {
@@ -304,6 +286,5 @@ mod tests {
         assert!(more(&prod_apart(&work, Policy::HYBRID)) >= 0.0);
         assert!(more(&bucketed(&work, Policy::HYBRID)) > 0.0);
         assert!(more(&reserved(&work, Policy::HYBRID, &[40])) < 0.0);
-        assert!(more(&policies(&work, &[Policy::HYBRID, Policy::WORST_FIT])) > 0.0);
     }
 }

@@ -75,6 +75,9 @@ fn table(out: &mut String, table: &Table) {
         out.push_str("</tr>\n");
     }
     out.push_str("</table></div>\n");
+    if table.rows.is_empty() {
+        out.push_str("<p>Nothing.</p>\n");
+    }
     if table.rows.len() > MOST_ROWS {
         let left = table.rows.len() - MOST_ROWS;
         out.push_str(&format!("<p>{left} more rows are in {}.csv.</p>\n", escaped(&table.name)));

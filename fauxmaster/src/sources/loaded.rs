@@ -33,6 +33,12 @@ impl Loaded {
         Self { source, digest: xxh3_64(&state.encode()), holds: Holds::Cell(Box::new(state)) }
     }
 
+    /// Machines and work by themselves.
+    #[must_use]
+    pub fn of_work(source: String, work: Work) -> Self {
+        Self { digest: xxh3_64(source.as_bytes()), source, holds: Holds::Work(work) }
+    }
+
     /// A made-up cell.
     ///
     /// # Errors

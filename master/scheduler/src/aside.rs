@@ -57,6 +57,18 @@ impl Scheduler {
     }
 }
 
+impl Scheduler {
+    /// Jobs that are set aside, with what the panic said.
+    pub(crate) fn set_aside(&self) -> Vec<(JobId, String)> {
+        self.aside.jobs.iter().map(|(job, said)| (*job, said.clone())).collect()
+    }
+
+    /// Sets jobs aside over which another scheduler panicked; in force when this one begins again.
+    pub(crate) fn leave_out(&mut self, jobs: &[(JobId, String)]) {
+        self.aside.jobs.extend(jobs.iter().cloned());
+    }
+}
+
 /// Who had the turn before.
 #[derive(Debug)]
 pub(crate) struct Turn(Option<JobId>);

@@ -39,6 +39,7 @@ mod pinned;
 mod plan;
 mod queue;
 mod reasons;
+pub mod recording;
 mod relaxed;
 mod rooms;
 mod scheduler;

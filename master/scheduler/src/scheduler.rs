@@ -71,7 +71,7 @@ pub struct Scheduler {
     pub(crate) state: CellState,
     pub(crate) machines: Machines,
     /// Machines that do not answer just now, whatever the state says of them.
-    silent: BTreeSet<MachineId>,
+    pub(crate) silent: BTreeSet<MachineId>,
     /// What placed tasks lend of their limits, as the leader told last.
     pub(crate) lent: BTreeMap<TaskId, (u32, Amounts)>,
     pub(crate) queue: Queue,

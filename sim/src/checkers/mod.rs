@@ -5,6 +5,7 @@
 
 pub mod copies;
 pub mod crashes;
+pub mod decisions;
 pub mod disruption;
 pub mod downs;
 pub mod durability;
@@ -44,6 +45,8 @@ pub enum Invariant {
     OnceOnly,
     /// Equal states after equal entries.
     SameState,
+    /// What a scheduler was told, played again on the log, gives its decisions again.
+    SameDecisions,
     /// An incarnation belongs to one machine and runs there once at most.
     SingleCopy,
     /// An exclusive task never runs twice, whatever is cut off.
@@ -99,6 +102,7 @@ impl fmt::Display for Invariant {
             Self::Linearizable => "I3 linearizable answers",
             Self::OnceOnly => "I4 one effect per request",
             Self::SameState => "I5 replica equality",
+            Self::SameDecisions => "same decisions",
             Self::SingleCopy => "I6 single copy",
             Self::Exclusive => "I7 exclusive tasks never twice",
             Self::DownRate => "I19 rate of machines given up",
@@ -161,6 +165,7 @@ pub struct Checks {
     pub(crate) lifecycle: lifecycle::Lifecycle,
     pub(crate) disruptions: disruption::Disruptions,
     pub(crate) log: log::Log,
+    pub(crate) decisions: decisions::Decisions,
     pub(crate) views: views::Views,
     /// Machines that are down, for the mark of their return.
     pub(crate) down_machines: BTreeSet<MachineId>,
@@ -185,6 +190,7 @@ impl Checks {
             lifecycle: lifecycle::Lifecycle::default(),
             disruptions: disruption::Disruptions::default(),
             log: log::Log::new(masters),
+            decisions: decisions::Decisions::default(),
             views: views::Views::new(machines),
             down_machines: BTreeSet::new(),
             access_changed: BTreeMap::new(),
@@ -205,6 +211,7 @@ impl Checks {
         self.lifecycle = lifecycle::Lifecycle::restored(state);
         self.disruptions = disruption::Disruptions::restored(state);
         self.log = log::Log::new(masters);
+        self.decisions = decisions::Decisions::default();
         self.views.restored();
         let down = state.machines().filter(|machine| machine.state == MachineState::Down);
         self.down_machines = down.map(|machine| machine.id).collect();

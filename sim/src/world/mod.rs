@@ -22,7 +22,7 @@ mod quota;
 mod reach;
 mod replica;
 mod restore;
-mod scheduling;
+pub(crate) mod scheduling;
 mod shard;
 mod storm;
 mod words;

@@ -8,6 +8,7 @@ use super::clock::Clock;
 use super::scheduling::Letter;
 use super::shard::COMPARE;
 use super::{Happening, PeerMessage, World, index_of, number, replica_id};
+use crate::checkers::decisions::Recording;
 use crate::checkers::{Invariant, lent, privileges, quota};
 use crate::dice::Dice;
 use crate::disk::{Reached, SimDisk, SimStore};
@@ -69,6 +70,8 @@ pub(crate) struct Process {
     wrote: Option<u64>,
     /// In some worlds two.
     pub(crate) schedulers: Vec<Scheduler>,
+    /// What each of these was told and decided.
+    pub(crate) recordings: Vec<Recording>,
     pub(crate) letter: Letter,
     pub(crate) scheduler_due: bool,
     pub(crate) leads: bool,
@@ -178,7 +181,10 @@ impl World {
         let second = Config { weights: Weights::worst_fit(), seed: 1, ..Config::default() };
         let second = self.setup.two_schedulers.then_some(second);
         let configs = [Config::default()].into_iter().chain(second);
-        let schedulers = configs.map(|config| Scheduler::new(master.state(), config)).collect();
+        let schedulers: Vec<Scheduler> =
+            configs.map(|config| Scheduler::new(master.state(), config)).collect();
+        let begin = |scheduler| Recording::begin(scheduler, &master);
+        let recordings = schedulers.iter().map(begin).collect();
         let process = Process {
             master,
             store,
@@ -188,6 +194,7 @@ impl World {
             writing: None,
             wrote: None,
             schedulers,
+            recordings,
             letter: Letter::default(),
             scheduler_due: false,
             leads: false,
@@ -384,6 +391,7 @@ impl World {
             installed.map(|made| made.term).or_else(|| process.store.term_of(first.index - 1))
         });
         let Err(error) = process.store.write(&batch.as_batch()) else {
+            self.checks.decisions.written(&batch.entries);
             let result = self.checks.log.written(index, &batch.as_batch(), before);
             self.check(Invariant::OneLog, result);
             return true;

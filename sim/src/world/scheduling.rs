@@ -4,6 +4,7 @@
 
 use super::{Happening, World, number};
 use crate::checkers::Invariant;
+use crate::checkers::decisions::Recording;
 use crate::marks::Mark;
 use borg_cell::event::Event;
 use borg_cell::master::Input;
@@ -11,7 +12,7 @@ use borg_cell::state::CellState;
 use borg_proto::command::Assignment;
 use borg_proto::reclamation::Amounts;
 use borg_proto::{IncarnationId, Millis, TaskId};
-use borg_scheduler::Scheduler;
+use borg_scheduler::{Scheduler, SetAside};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Placements proposed at once, as in production.
@@ -92,14 +93,20 @@ impl World {
         let letter = std::mem::take(&mut process.letter);
         process.leads = letter.leads.unwrap_or(process.leads);
         let leads = process.leads;
-        let attend = |scheduler: &mut Scheduler| {
+        let attend = |(scheduler, recording): (&mut Scheduler, &mut Recording)| {
             scheduler.avoid(silent.clone());
-            scheduler.survive(|scheduler| {
+            recording.heeds(&silent, &letter);
+            let decided = scheduler.survive(|scheduler| {
                 heed(scheduler, &letter);
-                if leads && may_place { scheduler.pass(now, BATCH) } else { Vec::new() }
-            })
+                (leads && may_place).then(|| scheduler.pass(now, BATCH))
+            })?;
+            if let Some(decided) = &decided {
+                recording.decides(now, BATCH, decided);
+            }
+            Ok(decided.unwrap_or_default())
         };
-        let attended: Result<Vec<_>, _> = process.schedulers.iter_mut().map(attend).collect();
+        let both = process.schedulers.iter_mut().zip(&mut process.recordings);
+        let attended: Result<Vec<_>, Vec<SetAside>> = both.map(attend).collect();
         let decided = match attended {
             Ok(decided) => decided,
             Err(blamed) => {

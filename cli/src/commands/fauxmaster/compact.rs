@@ -4,6 +4,7 @@ use super::source::{ShowArgs, SourceArgs, made};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
+use borg_fauxmaster::journal::Journal;
 use borg_fauxmaster::questions::Policy;
 use borg_fauxmaster::questions::compact::{self, Options, SEEDS};
 use borg_fauxmaster::sources::common;
@@ -23,7 +24,23 @@ pub(in crate::commands) struct CompactArgs {
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
     #[command(flatten)]
+    resume: ResumeArgs,
+    #[command(flatten)]
     show: ShowArgs,
+}
+
+/// Where what was computed is kept.
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    /// Keep what was computed in this file as it comes, and go on from what is in it
+    #[arg(long, value_name = "FILE", help_heading = "Seeds")]
+    resume: Option<PathBuf>,
+}
+
+impl ResumeArgs {
+    pub(super) fn journal(&self) -> Result<Journal, Failure> {
+        self.resume.as_deref().map_or_else(|| Ok(Journal::none()), |file| made(Journal::open(file)))
+    }
 }
 
 /// How often something is tried, and how many at a time.
@@ -69,7 +86,8 @@ pub(super) async fn run(
     let loaded = args.source.load(target).await?;
     let work = loaded.work();
     let options = args.orders.options(args.policy);
-    let found = made(compact::compact(&work, &options, |kept| {
+    let journal = args.resume.journal()?;
+    let found = made(compact::resumed(&work, &options, &journal, |kept| {
         step(&format!("seed {}: {} machines", kept.seed, kept.machines));
     }))?;
     if let (Some(folder), Some(kept)) = (&args.write, found.typical()) {

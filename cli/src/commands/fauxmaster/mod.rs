@@ -1,11 +1,15 @@
 //! `borgctl fauxmaster`, and the program `fauxmaster`: questions about a cell, answered by the code that runs it.
 
+mod check;
 mod compact;
+mod compare;
 mod fit;
+mod price;
 mod replay;
 mod show;
 mod source;
 mod sweep;
+mod tune;
 
 use crate::exit::Failure;
 use crate::output::Output;
@@ -18,15 +22,21 @@ pub(super) enum FauxmasterCommand {
     Show(show::CellArgs),
     /// How many more tasks of a job would fit, by band, and what stops the next one
     Fit(fit::FitArgs),
+    /// What a change would do: who would be pushed out, who would wait
+    Check(check::CheckArgs),
     /// The smallest cell that still holds the work: repacked from scratch, over many orders of machines
     Compact(compact::CompactArgs),
-    /// Policies side by side on the same work: machines needed
-    Compare(sweep::CompareArgs),
+    /// Policies side by side on the same work: machines needed, what is stranded, who is pushed out
+    Compare(compare::CompareArgs),
     /// Machines needed when one thing about the work or the machines is otherwise
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
     /// A stretch of time: work arrives, starts, ends and is pushed out, as the cell would decide
     Replay(replay::ReplayArgs),
+    /// The cheapest mix of machine shapes that holds the work
+    Price(price::PriceArgs),
+    /// Weights of the scheduler with which the work needs the fewest machines
+    Tune(tune::TuneArgs),
 }
 
 pub(super) async fn run(
@@ -37,9 +47,12 @@ pub(super) async fn run(
     match command {
         FauxmasterCommand::Show(args) => show::run(args, target, out).await,
         FauxmasterCommand::Fit(args) => fit::run(args, target, out).await,
+        FauxmasterCommand::Check(args) => check::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
-        FauxmasterCommand::Compare(args) => sweep::compare(args, target, out).await,
+        FauxmasterCommand::Compare(args) => compare::run(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
         FauxmasterCommand::Replay(args) => replay::run(args, target, out).await,
+        FauxmasterCommand::Price(args) => price::run(args, target, out).await,
+        FauxmasterCommand::Tune(args) => tune::run(args, target, out).await,
     }
 }

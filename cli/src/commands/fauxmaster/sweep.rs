@@ -1,4 +1,4 @@
-//! `fauxmaster compare` and `fauxmaster sweep`: machines needed under several settings.
+//! `fauxmaster sweep`: machines needed under several settings.
 
 use super::compact::{OrderArgs, policy};
 use super::source::{ShowArgs, SourceArgs, made};
@@ -10,19 +10,6 @@ use borg_fauxmaster::questions::study::{self, Study};
 use borg_fauxmaster::questions::variants;
 use borg_fauxmaster::sources::loaded::Loaded;
 use clap::{Args, Subcommand};
-
-#[derive(Debug, Args)]
-pub(in crate::commands) struct CompareArgs {
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    orders: OrderArgs,
-    /// Policies; the others are compared with the first
-    #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "best_fit,hybrid,worst_fit", value_parser = policy)]
-    policies: Vec<Policy>,
-    #[command(flatten)]
-    show: ShowArgs,
-}
 
 #[derive(Debug, Subcommand)]
 pub(in crate::commands) enum SweepCommand {
@@ -69,16 +56,6 @@ pub(in crate::commands) struct SweepArgs {
     policy: Policy,
     #[command(flatten)]
     show: ShowArgs,
-}
-
-pub(super) async fn compare(
-    args: CompareArgs,
-    target: &TargetArgs,
-    out: Output,
-) -> Result<(), Failure> {
-    let loaded = args.source.load(target).await?;
-    let study = variants::policies(&loaded.work(), &args.policies);
-    answer(&loaded, &study, args.orders, args.show, out)
 }
 
 pub(super) async fn sweep(

@@ -1,6 +1,6 @@
 //! Amounts side by side or on top of one another. Where names are too long to stand under their bars, the bars lie.
 
-use super::drawing::{Drawing, LETTER, WIDTH, colour, cut, letters};
+use super::drawing::{Drawing, LETTER, WIDTH, colour, cut, fits, letters};
 use super::scale::Scale;
 use crate::answer::Axis;
 
@@ -135,13 +135,8 @@ pub(super) fn name_under(out: &mut Drawing, n: usize, of: usize, middle: f64, na
     if !n.is_multiple_of(every) {
         return;
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a small positive number"
-    )]
-    let most = (out.wide() / of.div_ceil(every) as f64 / LETTER) as usize;
+    #[expect(clippy::cast_precision_loss, reason = "some bars")]
+    let most = fits(out.wide() / of.div_ceil(every) as f64);
     let below = out.base + 18.0;
     out.text((middle, below), "small mid", &cut(name, most));
 }

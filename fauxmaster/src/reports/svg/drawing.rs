@@ -47,7 +47,7 @@ impl Drawing {
             base: top + TALL,
             left: LEFT,
         };
-        drawing.text((16.0, 22.0), "title", &cut(title, 80));
+        drawing.text((16.0, 22.0), "title", &cut(title, 70));
         drawing
     }
 
@@ -151,7 +151,8 @@ impl Drawing {
             self.text((x, self.base + 18.0), "small mid", &scale.told(tick));
         }
         let middle = self.left + self.wide() / 2.0;
-        self.text((middle, self.base + 40.0), "small mid", &cut(&labelled(axis), 80));
+        let label = cut(&labelled(axis), fits(self.wide()));
+        self.text((middle, self.base + 40.0), "small mid", &label);
     }
 
     pub(super) fn nothing(&mut self) {
@@ -190,6 +191,17 @@ pub(super) fn letters(text: &str) -> f64 {
     text.chars().count() as f64
 }
 
+/// How many letters there is room for.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a small positive number"
+)]
+pub(super) fn fits(wide: f64) -> usize {
+    (wide / LETTER) as usize
+}
+
+/// So many letters of a text at most.
 pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();

@@ -6,7 +6,7 @@ use crate::answer::{Axis, Point, Series};
 
 pub(super) fn draw(title: &str, (x, y): (&Axis, &Axis), series: &[Series]) -> Drawing {
     let mut out = Drawing::new(title);
-    let points = || series.iter().flat_map(|one| known(one));
+    let points = || series.iter().flat_map(known);
     let heights = |point: Point| {
         let (low, high) = point.between.unwrap_or((point.y, point.y));
         [point.y, low, high]

@@ -2,8 +2,9 @@
 
 /// Amounts beyond this are drawn at the edge: their differences would be no numbers.
 const FARTHEST: f64 = 1e100;
-/// The least difference that is drawn.
+/// The least difference that is drawn, and the least part of what differs.
 const NEAREST: f64 = 1e-12;
+const EQUAL: f64 = 1e-4;
 /// Into how many steps an axis is parted, about.
 const STEPS: f64 = 5.0;
 
@@ -28,12 +29,11 @@ impl Scale {
             Some((f64::min(least, value), f64::max(most, value)))
         })?;
         let least = if least > 0.0 && least < most * 0.6 { 0.0 } else { least };
-        // Equal values stand in the middle of something that is worth a look.
-        let wide = (most - least).max(least.abs().max(most.abs()) * 1e-9).max(NEAREST);
-        let (least, most) =
-            if most - least < wide { (least - wide, most + wide) } else { (least, most) };
+        let (least, most) = apart(least, most);
         let step = round_step((most - least) / STEPS);
-        Some(Self { least: (least / step).floor() * step, most: (most / step).ceil() * step, step })
+        // Sums of parts of a whole are a little off it.
+        let (below, above) = ((least / step + 1e-9).floor(), (most / step - 1e-9).ceil());
+        Some(Self { least: below * step, most: above * step, step })
     }
 
     /// Where numbers are written.
@@ -45,7 +45,9 @@ impl Scale {
 
     /// How far along the axis a value is, from 0 to 1.
     pub(super) fn part(self, value: f64) -> f64 {
-        ((value.clamp(-FARTHEST, FARTHEST) - self.least) / (self.most - self.least)).clamp(0.0, 1.0)
+        // The ends of an axis lie a little beyond what is on it.
+        let value = value.clamp(-10.0 * FARTHEST, 10.0 * FARTHEST);
+        ((value - self.least) / (self.most - self.least)).clamp(0.0, 1.0)
     }
 
     /// A tick in as few letters as tell it from the next one; all of an axis have the same unit.
@@ -55,7 +57,7 @@ impl Scale {
             return "0".to_owned();
         }
         if far >= 1e15 || self.step < 1e-4 && far < 1.0 {
-            let digits = usize::from(round_step(self.step) / far < 0.01) + 1;
+            let digits = digits_of(self.step / 10f64.powf(far.log10().floor()));
             return short(&format!("{tick:.digits$e}"));
         }
         let (by, name) = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")]
@@ -65,6 +67,19 @@ impl Scale {
         let digits = digits_of(self.step / by);
         format!("{:.digits$}{name}", tick / by)
     }
+}
+
+/// Values that are next to equal stand in the middle of something that can be told.
+fn apart(least: f64, most: f64) -> (f64, f64) {
+    let far = least.abs().max(most.abs());
+    if far == 0.0 {
+        return (0.0, 1.0);
+    }
+    if most - least < (far * EQUAL).max(NEAREST) {
+        let by = (far / 2.0).max(NEAREST);
+        return (least - by, most + by);
+    }
+    (least, most)
 }
 
 /// `2.0e-6` as `2e-6`.

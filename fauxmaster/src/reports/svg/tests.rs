@@ -85,7 +85,7 @@ fn charts(things: usize, each: usize, first: usize) -> Vec<Chart> {
 
 /// Elements and texts of a drawing. Panics where it is no XML.
 fn read(drawn: &str) -> Vec<(String, String)> {
-    let (mut open, mut elements) = (Vec::new(), Vec::new());
+    let (mut open, mut elements) = (Vec::new(), Vec::<(String, String)>::new());
     let mut rest = drawn;
     while let Some(at) = rest.find('<') {
         let (text, tag) = rest.split_at(at);
@@ -95,7 +95,9 @@ fn read(drawn: &str) -> Vec<(String, String)> {
         assert_eq!(inner.matches('"').count() % 2, 0, "{inner}");
         if let Some(closed) = inner.strip_prefix('/') {
             assert_eq!(open.pop(), Some(closed), "{drawn}");
-            elements.last_mut().map(|(_, told): &mut (String, String)| told.push_str(text.trim()));
+            if let Some((_, told)) = elements.last_mut() {
+                told.push_str(text.trim());
+            }
         } else {
             elements.push((inner.to_owned(), String::new()));
             if !inner.ends_with('/') {

@@ -4,6 +4,7 @@
 //! applied them when they were agreed.
 
 use super::members;
+use crate::event::Event;
 use crate::state::CellState;
 use crate::store::{EntryKind, LogEntry, Membership};
 use borg_proto::Millis;
@@ -18,7 +19,7 @@ pub fn time_of(entry: &LogEntry) -> Result<Option<Millis>, String> {
 }
 
 /// Applies `entry`, which must be the one after those that `state` has; `members` is Raft's
-/// configuration there.
+/// configuration there. Gives what happened, as the replica told its followers then.
 ///
 /// # Errors
 /// When the entry cannot be understood, or is another one. The state is as it was.
@@ -26,21 +27,20 @@ pub fn replay(
     state: &mut CellState,
     members: &mut Membership,
     entry: &LogEntry,
-) -> Result<(), String> {
+) -> Result<Vec<Event>, String> {
     if entry.index != state.applied() + 1 {
         return Err(format!("entry {} does not follow {}", entry.index, state.applied()));
     }
     if entry.kind == EntryKind::ConfChangeV2 {
         *members = members::after(members, &entry.data)?;
-        state.change_members(entry.index, members);
-        return Ok(());
+        return Ok(state.change_members(entry.index, members));
     }
-    match command(entry)? {
-        // A refusal is an ordinary outcome, and was one then.
-        Some(command) => drop(state.apply(entry.index, &command)),
-        None => state.skip(entry.index),
-    }
-    Ok(())
+    let Some(command) = command(entry)? else {
+        state.skip(entry.index);
+        return Ok(Vec::new());
+    };
+    // A refusal is an ordinary outcome, and was one then.
+    Ok(state.apply(entry.index, &command).map(|applied| applied.events).unwrap_or_default())
 }
 
 /// The command in an entry; the empty entry of a new leader has none, nor has a change of the members.
