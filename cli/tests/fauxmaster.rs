@@ -163,3 +163,15 @@ fn a_report_needs_nothing_but_itself() {
     assert!(folder.path().join("cell-data/kept.csv").exists());
     assert!(folder.path().join("cell-data/machines.svg").exists());
 }
+
+#[test]
+fn a_stretch_of_time_is_replayed_with_the_same_bytes_each_time() {
+    let more = ["--hours", "2", "--losses", "30", "-o", "json"];
+    let once = answer(&asked(&["replay"], &more), "");
+    assert_eq!(once, answer(&asked(&["replay"], &more), ""));
+    let told: serde_json::Value = serde_json::from_str(&once).unwrap();
+    assert_eq!(told["tables"]["over_time"].as_array().unwrap().len(), 24, "{told}");
+    assert!(!told["tables"]["waits"].as_array().unwrap().is_empty(), "{told}");
+    let refused = refusal(&asked(&["replay"], &["--losses", "31"]), "");
+    assert!(refused.contains("31 is not in 0..=30"), "{refused}");
+}

@@ -284,7 +284,16 @@ impl Driven {
         self.place_of.range(all).map(|(_, at)| self.running[*at].id)
     }
 
-    fn observe(&mut self, changes: Vec<Observation>) -> Result<(), Error> {
+    /// Placed since the last call, and not seen to run: whoever asks sees them start.
+    pub(crate) fn take_placed(&mut self) -> Vec<IncarnationId> {
+        std::mem::take(&mut self.starting)
+    }
+
+    /// One entry with what was seen of machines and tasks.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub(crate) fn observe(&mut self, changes: Vec<Observation>) -> Result<(), Error> {
         if !changes.is_empty() {
             self.apply(self.leader(), Action::Observe { changes })?;
         }

@@ -20,6 +20,7 @@ pub mod driven;
 pub mod journal;
 pub mod parallel;
 pub mod questions;
+pub mod replay;
 pub mod reports;
 pub mod sources;
 pub mod spread;

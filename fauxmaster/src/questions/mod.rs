@@ -5,6 +5,7 @@ pub mod compact;
 pub mod compare;
 pub mod fit;
 pub mod price;
+pub mod replay;
 pub mod show;
 pub mod study;
 pub mod tune;

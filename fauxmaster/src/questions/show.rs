@@ -261,7 +261,7 @@ fn machines_by_use(state: &CellState) -> Chart {
 }
 
 /// Pending tasks by reason, most first: the first pending task of each job is asked about, as all of a job are alike.
-fn waiting(state: &CellState) -> Vec<(String, u64)> {
+pub(super) fn waiting(state: &CellState) -> Vec<(String, u64)> {
     let mut by_job = BTreeMap::<JobId, (TaskId, u64)>::new();
     for task in state.pending() {
         by_job.entry(task.job).or_insert((task, 0)).1 += 1;

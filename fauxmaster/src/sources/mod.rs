@@ -9,3 +9,4 @@ pub mod loaded;
 pub mod openb;
 pub mod synthetic;
 pub mod table;
+pub mod workload;

@@ -5,6 +5,7 @@ mod compact;
 mod compare;
 mod fit;
 mod price;
+mod replay;
 mod show;
 mod source;
 mod sweep;
@@ -30,6 +31,8 @@ pub(super) enum FauxmasterCommand {
     /// Machines needed when one thing about the work or the machines is otherwise
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
+    /// A stretch of time: work arrives, starts, ends and is pushed out, as the cell would decide
+    Replay(replay::ReplayArgs),
     /// The cheapest mix of machine shapes that holds the work
     Price(price::PriceArgs),
     /// Weights of the scheduler with which the work needs the fewest machines
@@ -48,6 +51,7 @@ pub(super) async fn run(
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
         FauxmasterCommand::Compare(args) => compare::run(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
+        FauxmasterCommand::Replay(args) => replay::run(args, target, out).await,
         FauxmasterCommand::Price(args) => price::run(args, target, out).await,
         FauxmasterCommand::Tune(args) => tune::run(args, target, out).await,
     }

@@ -1,0 +1,47 @@
+//! `fauxmaster replay`: a stretch of time in a cell.
+
+use super::source::{ShowArgs, SourceArgs, made};
+use crate::exit::Failure;
+use crate::output::{Output, step};
+use crate::target::TargetArgs;
+use borg_fauxmaster::questions::replay::{self, Options};
+use borg_fauxmaster::replay::Settings;
+use borg_proto::Millis;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(in crate::commands) struct ReplayArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// How long
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8_784))]
+    hours: u64,
+    /// Minutes between two looks at how full the cell is
+    #[arg(long, value_name = "MINUTES", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    every: u64,
+    /// Seconds from placed to up
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    startup: u64,
+    /// How often each machine is lost in 30 days
+    #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=30))]
+    losses: u64,
+    /// Of run times and lost machines
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
+    let options = Options {
+        lasts: Millis::from_secs(args.hours * 3_600),
+        losses_a_month: args.losses,
+        seed: args.seed,
+        settings: Settings::new(
+            Millis::from_secs(args.startup),
+            Millis::from_secs(args.every * 60),
+        ),
+    };
+    let loaded = args.source.load(target).await?;
+    args.show.show(&made(replay::replay(&loaded, &options, step))?, out)
+}

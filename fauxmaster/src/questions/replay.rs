@@ -1,0 +1,271 @@
+//! What a stretch of time does to a cell: how full it is, how long work waits, who is pushed out and why.
+
+use super::show::waiting;
+use crate::Error;
+use crate::answer::{Answer, Axis, Chart, Column, Point, Series, Table, Value};
+use crate::replay::books::{Books, Look, OfBand};
+use crate::replay::{Replay, Settings};
+use crate::sources::loaded::Loaded;
+use crate::sources::workload::Workload;
+use crate::spread::percentile;
+use borg_proto::{Band, Millis};
+use std::sync::Arc;
+
+/// After so many looks whoever waits for the answer hears of it.
+const TELL_EVERY: usize = 12;
+const HOUR_MS: f64 = 3_600_000.0;
+
+/// Which stretch of time.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long it is.
+    pub lasts: Millis,
+    /// How often each machine is lost in 30 days.
+    pub losses_a_month: u64,
+    /// Of run times and lost machines.
+    pub seed: u64,
+    /// How it is replayed.
+    pub settings: Settings,
+}
+
+/// Replays a steady workload made of the work of a cell ([`Workload::steady`]); `tell` hears how far it is.
+///
+/// # Errors
+/// When there is no work, the state refuses a job, or state and scheduler disagree.
+pub fn replay(loaded: &Loaded, options: &Options, tell: impl Fn(&str)) -> Result<Answer, Error> {
+    let work = loaded.work();
+    if work.jobs.is_empty() {
+        return Err("there is no work in the cell: nothing to replay".into());
+    }
+    let workload = Workload::steady(work, options.lasts, options.losses_a_month, options.seed)?;
+    let mut replay = Replay::new(Arc::new(workload), options.settings)?;
+    let part = options.settings.every.0.saturating_mul(TELL_EVERY as u64).max(1);
+    let mut until = Millis(0);
+    while until < options.lasts {
+        until = Millis(until.0.saturating_add(part)).min(options.lasts);
+        replay.run_until(until)?;
+        tell(&format!("{:.1} h: {} events", hours(until), replay.books.counts.events()));
+    }
+    Ok(answer(loaded, options, &replay))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "told with few digits")]
+fn hours(time: Millis) -> f64 {
+    time.0 as f64 / HOUR_MS
+}
+
+fn answer(loaded: &Loaded, options: &Options, replay: &Replay) -> Answer {
+    let books = &replay.books;
+    let parameters = [
+        ("every_ms", options.settings.every.0),
+        ("hours_ms", options.lasts.0),
+        ("losses_a_month", options.losses_a_month),
+        ("startup_ms", options.settings.startup.0),
+    ];
+    let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_string()));
+    Answer {
+        question: "replay".to_owned(),
+        provenance: loaded.provenance(vec![options.seed], parameters.to_vec()),
+        summary: summary(books, options.lasts),
+        tables: vec![
+            counts(books),
+            waits(books),
+            evictions(books),
+            still(replay),
+            over_time(books),
+        ],
+        charts: vec![how_full(books), who_waits(books)],
+    }
+}
+
+fn summary(books: &Books, lasts: Millis) -> Vec<String> {
+    let counts = books.counts;
+    let evictions: u64 = books.bands.iter().filter(|(band, _)| band.is_prod()).map(evicted).sum();
+    let mean = |of: fn(&Look) -> f64| {
+        let shares: Vec<f64> = books.looks.iter().map(of).collect();
+        percentile(&shares, 50)
+    };
+    vec![
+        format!(
+            "{:.1} hours: {} jobs submitted, {} tasks placed, {} ended, {} pushed out, {} of them of production.",
+            hours(lasts),
+            counts.submits,
+            counts.placements,
+            counts.ends,
+            counts.evictions,
+            evictions
+        ),
+        format!(
+            "Half of the time limits took {:.1} % of the processors and {:.1} % of the memory or more.",
+            mean(cpu),
+            mean(ram)
+        ),
+    ]
+}
+
+fn evicted((_, of): (&Band, &OfBand)) -> u64 {
+    of.evictions.values().sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "told with few digits")]
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+fn cpu(look: &Look) -> f64 {
+    percent(look.cpu_limits, look.cpu_milli)
+}
+
+fn ram(look: &Look) -> f64 {
+    percent(look.ram_limits, look.ram_bytes)
+}
+
+fn counts(books: &Books) -> Table {
+    let counts = books.counts;
+    let rows = [
+        ("jobs submitted", counts.submits),
+        ("tasks placed", counts.placements),
+        ("tasks up", counts.starts),
+        ("tasks ended", counts.ends),
+        ("tasks pushed out", counts.evictions),
+        ("passes of the scheduler", counts.passes),
+    ];
+    Table {
+        name: "counts".to_owned(),
+        title: "What happened".to_owned(),
+        columns: vec![Column::plain("what"), Column::plain("times")],
+        rows: rows.into_iter().map(|(what, times)| vec![what.into(), times.into()]).collect(),
+    }
+}
+
+fn waits(books: &Books) -> Table {
+    let seconds = |waits: &[u64]| -> Vec<Value> {
+        #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
+        let waits: Vec<f64> = waits.iter().map(|ms| *ms as f64 / 1e3).collect();
+        let at = |percent| {
+            if waits.is_empty() {
+                Value::Nothing
+            } else {
+                Value::Number(percentile(&waits, percent), 1)
+            }
+        };
+        vec![Value::Count(waits.len() as u64), at(50), at(90), at(99), at(100)]
+    };
+    let row = |(band, first, waits): (&Band, &str, &[u64])| {
+        [vec![band.name().into(), first.into()], seconds(waits)].concat()
+    };
+    let both = books.bands.iter().flat_map(|(band, of)| {
+        [(band, "first", of.waits.as_slice()), (band, "again", of.waits_again.as_slice())]
+    });
+    Table {
+        name: "waits".to_owned(),
+        title:
+            "From pending to placed, by band: for the first time, and after having been pushed out"
+                .to_owned(),
+        columns: vec![
+            Column::plain("band"),
+            Column::plain("placed"),
+            Column::plain("tasks"),
+            Column::of("p50", "s"),
+            Column::of("p90", "s"),
+            Column::of("p99", "s"),
+            Column::of("most", "s"),
+        ],
+        rows: both.map(row).collect(),
+    }
+}
+
+fn evictions(books: &Books) -> Table {
+    let mut rows = Vec::new();
+    for (band, of) in &books.bands {
+        for (cause, times) in &of.evictions {
+            #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
+            let rate = *times as f64 * 1e3 / (of.placed_ms as f64 / HOUR_MS).max(1e-9);
+            rows.push(vec![
+                band.name().into(),
+                (*cause).into(),
+                (*times).into(),
+                Value::Number(rate, 3),
+            ]);
+        }
+    }
+    Table {
+        name: "evictions".to_owned(),
+        title: "Tasks pushed out, by band and cause".to_owned(),
+        columns: vec![
+            Column::plain("band"),
+            Column::plain("cause"),
+            Column::plain("tasks"),
+            Column::of("rate", "per 1,000 task hours"),
+        ],
+        rows,
+    }
+}
+
+/// Who waits at the end.
+fn still(replay: &Replay) -> Table {
+    let rows = waiting(replay.state()).into_iter();
+    Table {
+        name: "waiting".to_owned(),
+        title: "Tasks that wait at the end, by what most machines lack for them".to_owned(),
+        columns: vec![Column::plain("why"), Column::plain("tasks")],
+        rows: rows.map(|(why, tasks)| vec![why.into(), tasks.into()]).collect(),
+    }
+}
+
+fn over_time(books: &Books) -> Table {
+    let row = |look: &Look| {
+        vec![
+            Value::Number(hours(look.at), 3),
+            look.machines.into(),
+            Value::Number(cpu(look), 2),
+            Value::Number(ram(look), 2),
+            look.placed.into(),
+            look.pending.into(),
+        ]
+    };
+    Table {
+        name: "over_time".to_owned(),
+        title: "How full the cell is by limits, over time".to_owned(),
+        columns: vec![
+            Column::of("at", "h"),
+            Column::plain("machines_up"),
+            Column::of("cpu", "%"),
+            Column::of("memory", "%"),
+            Column::plain("placed"),
+            Column::plain("pending"),
+        ],
+        rows: books.looks.iter().map(row).collect(),
+    }
+}
+
+fn curve(name: &str, books: &Books, of: fn(&Look) -> f64) -> Series {
+    let point = |look: &Look| Point { x: hours(look.at), y: of(look), between: None };
+    Series { name: name.to_owned(), points: books.looks.iter().map(point).collect() }
+}
+
+fn axis(label: &str, unit: &str) -> Axis {
+    Axis { label: label.to_owned(), unit: unit.to_owned() }
+}
+
+fn how_full(books: &Books) -> Chart {
+    Chart::Lines {
+        name: "allocated".to_owned(),
+        title: "Given out by limits".to_owned(),
+        x: axis("time", "h"),
+        y: axis("share of the machines that are up", "%"),
+        series: vec![curve("processors", books, cpu), curve("memory", books, ram)],
+    }
+}
+
+fn who_waits(books: &Books) -> Chart {
+    #[expect(clippy::cast_precision_loss, reason = "drawn")]
+    let pending = |look: &Look| look.pending as f64;
+    Chart::Lines {
+        name: "pending_tasks".to_owned(),
+        title: "Tasks that wait".to_owned(),
+        x: axis("time", "h"),
+        y: axis("tasks", ""),
+        series: vec![curve("pending", books, pending)],
+    }
+}

@@ -1,0 +1,189 @@
+//! What is counted while a cell is replayed: how long tasks wait, who is pushed out and why, how full machines are.
+//!
+//! Invariant: a task is in one of three: it waits, it is placed, or it is not counted any more.
+
+use borg_cell::event::TaskChange;
+use borg_cell::state::{CellState, MachineState};
+use borg_proto::task::EvictCause;
+use borg_proto::{Band, JobId, Millis, TaskId};
+use std::collections::BTreeMap;
+
+/// How often what happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Jobs submitted.
+    pub submits: u64,
+    /// Tasks placed.
+    pub placements: u64,
+    /// Tasks seen up.
+    pub starts: u64,
+    /// Tasks that ended by themselves.
+    pub ends: u64,
+    /// Tasks pushed out.
+    pub evictions: u64,
+    /// Passes of the scheduler.
+    pub passes: u64,
+}
+
+impl Counts {
+    /// All that happened to jobs and tasks; passes are no events.
+    #[must_use]
+    pub fn events(self) -> u64 {
+        self.submits + self.placements + self.starts + self.ends + self.evictions
+    }
+}
+
+/// The cell at one moment: amounts of machines that are up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// When, from the beginning.
+    pub at: Millis,
+    /// Machines that are up.
+    pub machines: u64,
+    /// Processor time there is, in thousandths of a core.
+    pub cpu_milli: u64,
+    /// Processor time given out by limits.
+    pub cpu_limits: u64,
+    /// Memory there is, in bytes.
+    pub ram_bytes: u64,
+    /// Memory given out by limits.
+    pub ram_limits: u64,
+    /// Tasks placed.
+    pub placed: u64,
+    /// Tasks that wait.
+    pub pending: u64,
+}
+
+/// What happened to the tasks of one band.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OfBand {
+    /// From submitted to placed for the first time, in milliseconds.
+    pub waits: Vec<u64>,
+    /// From pushed out to placed again.
+    pub waits_again: Vec<u64>,
+    /// Evictions by cause.
+    pub evictions: BTreeMap<&'static str, u64>,
+    /// Tasks placed now.
+    pub placed: u64,
+    /// Time that tasks were placed, all together, in milliseconds.
+    pub placed_ms: u64,
+}
+
+/// Since when a task waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Waits {
+    since: Millis,
+    again: bool,
+}
+
+/// What was counted so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Books {
+    /// How often what happened.
+    pub counts: Counts,
+    /// By band.
+    pub bands: BTreeMap<Band, OfBand>,
+    /// The cell over time.
+    pub looks: Vec<Look>,
+    at: Millis,
+    waiting: BTreeMap<TaskId, Waits>,
+}
+
+impl Books {
+    /// Time went on to this moment.
+    pub(super) fn advance(&mut self, at: Millis) {
+        let passed = at.since(self.at).0;
+        for band in self.bands.values_mut() {
+            band.placed_ms += band.placed * passed;
+        }
+        self.at = at;
+    }
+
+    /// A job with so many tasks arrived.
+    pub(super) fn submitted(&mut self, job: JobId, tasks: u32) {
+        self.counts.submits += 1;
+        for index in 0..tasks {
+            let waits = Waits { since: self.at, again: false };
+            self.waiting.insert(TaskId { job, index }, waits);
+        }
+    }
+
+    /// Something happened to a task.
+    pub(super) fn note(&mut self, task: TaskId, band: Band, change: &TaskChange) {
+        let of = self.bands.entry(band).or_default();
+        match change {
+            TaskChange::Placed { .. } => {
+                self.counts.placements += 1;
+                of.placed += 1;
+                if let Some(waits) = self.waiting.remove(&task) {
+                    let list = if waits.again { &mut of.waits_again } else { &mut of.waits };
+                    list.push(self.at.since(waits.since).0);
+                }
+            }
+            TaskChange::Up { .. } => self.counts.starts += 1,
+            TaskChange::Evicted(cause) => {
+                self.counts.evictions += 1;
+                *of.evictions.entry(name(cause)).or_default() += 1;
+                of.placed = of.placed.saturating_sub(1);
+                self.waiting.insert(task, Waits { since: self.at, again: true });
+            }
+            TaskChange::Finished => {
+                self.counts.ends += 1;
+                of.placed = of.placed.saturating_sub(1);
+            }
+            TaskChange::Failed { .. }
+            | TaskChange::Killed { .. }
+            | TaskChange::ParentEnded { .. }
+            | TaskChange::Withdrawn
+            | TaskChange::DependencyFailed { .. } => {
+                if self.waiting.remove(&task).is_none() {
+                    of.placed = of.placed.saturating_sub(1);
+                }
+            }
+            TaskChange::Replaced { .. }
+            | TaskChange::Released
+            | TaskChange::Stopped { .. }
+            | TaskChange::Updated { .. }
+            | TaskChange::Renewed
+            | TaskChange::Awaits
+            | TaskChange::Prepared { .. }
+            | TaskChange::Preparing { .. }
+            | TaskChange::Unprepared { .. }
+            | TaskChange::BackOff { .. }
+            | TaskChange::Health(_)
+            | TaskChange::Address(_)
+            | TaskChange::Gone { .. } => {}
+        }
+    }
+
+    /// Looks at how full the cell is.
+    pub(super) fn look(&mut self, state: &CellState) {
+        let mut look = Look { at: self.at, ..Look::default() };
+        for machine in state.machines().filter(|machine| machine.state == MachineState::Up) {
+            let Some(info) = &machine.info else { continue };
+            look.machines += 1;
+            look.cpu_milli += info.capacity.cpu_milli;
+            look.ram_bytes += info.capacity.ram_bytes;
+            look.cpu_limits += machine.used.cpu_milli;
+            look.ram_limits += machine.used.ram_bytes;
+        }
+        look.placed = self.bands.values().map(|band| band.placed).sum();
+        look.pending = u64::try_from(state.pending_len()).unwrap_or(u64::MAX);
+        self.looks.push(look);
+    }
+}
+
+/// A cause without its particulars.
+fn name(cause: &EvictCause) -> &'static str {
+    match cause {
+        EvictCause::Preempted { .. } => "preempted",
+        EvictCause::MachineDown => "machine down",
+        EvictCause::Drained => "drained",
+        EvictCause::Shrunk => "machine shrunk",
+        EvictCause::Resized => "alloc resized",
+        EvictCause::Reclaimed => "lent room reclaimed",
+        EvictCause::Updated { .. } => "updated",
+        EvictCause::Stopped { .. } => "stopped",
+        EvictCause::Capped { .. } => "capped",
+    }
+}

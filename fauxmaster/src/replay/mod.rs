@@ -1,0 +1,262 @@
+//! A stretch of a cell's life in virtual time: work arrives, starts, ends and is pushed out, machines are lost and
+//! come back.
+//!
+//! Everything is decided by the production state machine and scheduler; here is the agenda of what happens when,
+//! and [`books`] has what is counted. Time jumps from one moment at which something happens to the next. A task
+//! is up some time after it was placed, and ends when it has run for its time; pushed out, it begins anew.
+//!
+//! Leaves to others: where work comes from (`sources::workload`), what is made of the counts
+//! (`questions::replay`).
+//!
+//! Invariants: a replay is a function of workload and settings. One that was stopped at a moment and goes on, or
+//! a copy of it, is where it would be without the stop.
+
+pub mod books;
+
+use crate::Error;
+use crate::driven::{DECISIONS, Driven};
+use crate::sources::workload::{Runs, Workload};
+use books::Books;
+use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_proto::command::Observation;
+use borg_proto::{Band, IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId};
+use borg_scheduler::{Config, Scheduler};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Most observations of one entry, as in a Borgmaster.
+const CHANGES: usize = 1_000;
+
+/// Settings of a replay.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// From placed to up. 25 s is the median in the Borg paper (section 3.2).
+    pub startup: Millis,
+    /// Time between two looks at how full the cell is. Tasks that wait are tried anew then too.
+    pub every: Millis,
+    /// What makes a machine the best, and all else that the scheduler is told.
+    pub config: Config,
+}
+
+impl Settings {
+    /// With the scheduler as it is unless told otherwise.
+    #[must_use]
+    pub fn new(startup: Millis, every: Millis) -> Self {
+        Self { startup, every, config: Config::default() }
+    }
+}
+
+/// A cell in the middle of a replay. A copy goes on by itself.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    workload: Arc<Workload>,
+    settings: Settings,
+    cell: Driven,
+    scheduler: Scheduler,
+    /// Cell time at which the workload begins.
+    begin: Millis,
+    arrived: usize,
+    jobs: BTreeMap<JobId, Known>,
+    agenda: BTreeMap<Millis, Moment>,
+    next_look: Millis,
+    /// What happened so far.
+    pub books: Books,
+}
+
+/// What is known of a job that arrived.
+#[derive(Debug, Clone)]
+struct Known {
+    band: Band,
+    runs: Runs,
+}
+
+/// What happens at one time.
+#[derive(Debug, Clone, Default)]
+struct Moment {
+    up: Vec<IncarnationId>,
+    over: Vec<IncarnationId>,
+    lost: Vec<usize>,
+    back: Vec<usize>,
+}
+
+impl Replay {
+    /// At the beginning of a workload: its machines are up, and nothing runs.
+    ///
+    /// # Errors
+    /// When the state refuses a machine.
+    pub fn new(workload: Arc<Workload>, settings: Settings) -> Result<Self, Error> {
+        if settings.every == Millis(0) {
+            return Err("time between two looks: 0 ms; it has to be more than nothing".into());
+        }
+        let machines: Vec<_> = workload.machines.iter().map(|(_, info)| info.clone()).collect();
+        let mut cell = Driven::with_machines(&machines)?;
+        drop(cell.take_news());
+        let mut agenda = BTreeMap::<Millis, Moment>::new();
+        for loss in &workload.losses {
+            agenda.entry(loss.at).or_default().lost.push(loss.machine);
+            agenda.entry(loss.back).or_default().back.push(loss.machine);
+        }
+        Ok(Self {
+            scheduler: Scheduler::new(&cell.state, settings.config),
+            begin: cell.now(),
+            workload,
+            settings,
+            cell,
+            arrived: 0,
+            jobs: BTreeMap::new(),
+            agenda,
+            next_look: Millis(0),
+            books: Books::default(),
+        })
+    }
+
+    /// The state of the cell as it is now.
+    #[must_use]
+    pub fn state(&self) -> &borg_cell::state::CellState {
+        &self.cell.state
+    }
+
+    /// Lets everything happen that does so before a time, counted from the beginning.
+    ///
+    /// # Errors
+    /// When the state refuses an arrival, or state and scheduler disagree.
+    pub fn run_until(&mut self, end: Millis) -> Result<(), Error> {
+        while let Some(at) = self.next().filter(|at| *at < end) {
+            self.step(at)?;
+        }
+        Ok(())
+    }
+
+    /// When something happens next.
+    fn next(&self) -> Option<Millis> {
+        let arrival = self.workload.arrivals.get(self.arrived).map(|arrival| arrival.at);
+        let moment = self.agenda.first_key_value().map(|(at, _)| *at);
+        [arrival, moment, Some(self.next_look)].into_iter().flatten().min()
+    }
+
+    fn step(&mut self, at: Millis) -> Result<(), Error> {
+        self.cell.wait((self.begin + at).since(self.cell.now()).0);
+        self.books.advance(at);
+        self.arrive(at)?;
+        if let Some(moment) = self.agenda.remove(&at) {
+            self.see(moment)?;
+        }
+        self.settle(at)?;
+        if at == self.next_look {
+            self.next_look = at + self.settings.every;
+            self.books.look(&self.cell.state);
+        }
+        Ok(())
+    }
+
+    /// Submits what arrives by now.
+    fn arrive(&mut self, at: Millis) -> Result<(), Error> {
+        let workload = Arc::clone(&self.workload);
+        let due = workload.arrivals[self.arrived..].iter().take_while(|arrival| arrival.at <= at);
+        for arrival in due {
+            let spec = named(&arrival.spec, &arrival.name)?;
+            let (band, tasks) = (spec.priority.band(), spec.tasks);
+            let id = self
+                .cell
+                .submit(&arrival.owner, spec)
+                .map_err(|error| format!("job {} at {} ms: {error}", arrival.name, at.0))?;
+            self.jobs.insert(id, Known { band, runs: arrival.runs.clone() });
+            self.books.submitted(id, tasks);
+            self.arrived += 1;
+        }
+        Ok(())
+    }
+
+    /// What machines and tasks do at one time, in as few entries as a Borgmaster makes of it.
+    fn see(&mut self, moment: Moment) -> Result<(), Error> {
+        let now = self.cell.now();
+        let mut changes = Vec::new();
+        for machine in moment.lost {
+            changes.push(Observation::MachineDown { machine: number(machine)? });
+        }
+        for machine in moment.back {
+            let info = self.workload.machines[machine].1.clone();
+            changes.push(Observation::MachineUp { machine: number(machine)?, info });
+        }
+        // Whoever was pushed out meanwhile is another incarnation by now.
+        let still = |id: &IncarnationId| {
+            let task = self.cell.state.task(id.task);
+            task.and_then(|task| task.running(id.task)) == Some(*id)
+        };
+        let over = moment.over.into_iter().filter(still);
+        changes.extend(over.map(|id| Observation::TaskEnded {
+            id,
+            at: now,
+            failure: None,
+            run: None,
+        }));
+        let up = moment.up.into_iter().filter(still);
+        changes.extend(up.map(|id| Observation::TaskUp {
+            id,
+            pid: 100,
+            since: now,
+            restarts: 0,
+            run: None,
+        }));
+        for part in changes.chunks(CHANGES) {
+            self.cell.observe(part.to_vec())?;
+        }
+        Ok(())
+    }
+
+    /// Passes until one decides nothing, each applied and followed. None when nothing changed and nobody waits.
+    fn settle(&mut self, at: Millis) -> Result<(), Error> {
+        self.follow(at);
+        while self.cell.state.pending_len() > 0 {
+            let decisions = self.scheduler.pass(self.cell.now(), DECISIONS);
+            self.books.counts.passes += 1;
+            if decisions.is_empty() {
+                break;
+            }
+            self.cell.place(decisions)?;
+            let up = self.agenda.entry(at + self.settings.startup).or_default();
+            up.up.extend(self.cell.take_placed());
+            self.follow(at);
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, at: Millis) {
+        let news = self.cell.take_news();
+        for event in &news {
+            self.note(event, at);
+        }
+        self.scheduler.follow(self.cell.state.clone(), &news);
+    }
+
+    fn note(&mut self, event: &Event, at: Millis) {
+        let EventKind::TaskChanged { task, change, .. } = &event.kind else { return };
+        let Some(known) = self.jobs.get(&task.job) else { return };
+        if let TaskChange::Up { .. } = change
+            && let Some(run) = known.runs.of(task.index)
+            && let Some(id) = self.running(*task)
+        {
+            self.agenda.entry(at + run).or_default().over.push(id);
+        }
+        self.books.note(*task, known.band, change);
+    }
+
+    fn running(&self, task: TaskId) -> Option<IncarnationId> {
+        self.cell.state.task(task)?.running(task)
+    }
+}
+
+/// A job under another name.
+fn named(spec: &Arc<JobSpec>, name: &str) -> Result<Arc<JobSpec>, Error> {
+    if spec.name.as_str() == name {
+        return Ok(Arc::clone(spec));
+    }
+    Ok(Arc::new(JobSpec { name: name.parse()?, ..JobSpec::clone(spec) }))
+}
+
+fn number(machine: usize) -> Result<MachineId, Error> {
+    Ok(MachineId(u32::try_from(machine)?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+use super::*;
+use crate::sources::synthetic::synthetic;
+use crate::work::Work;
+
+fn settings() -> Settings {
+    Settings { startup: Millis(25_000), every: Millis(300_000), config: Config::default() }
+}
+const HOUR: Millis = Millis::from_secs(3_600);
+
+fn workload(losses_a_month: u64) -> Arc<Workload> {
+    let work = Work::of_cell(&synthetic(40, 3).unwrap());
+    Arc::new(Workload::steady(work, Millis(HOUR.0 * 12), losses_a_month, 5).unwrap())
+}
+
+fn replayed(until: Millis, losses_a_month: u64) -> Replay {
+    let mut replay = Replay::new(workload(losses_a_month), settings()).unwrap();
+    replay.run_until(until).unwrap();
+    replay
+}
+
+#[test]
+fn what_is_counted_is_what_the_state_says_and_the_state_is_sound() {
+    let replay = replayed(Millis(HOUR.0 * 6), 30);
+    let (books, state) = (&replay.books, replay.state());
+    assert_eq!(state.audit(), []);
+    let placed: usize = state.machines().map(|machine| machine.tasks.len()).sum();
+    assert_eq!(books.bands.values().map(|band| band.placed).sum::<u64>(), placed as u64);
+    let counts = books.counts;
+    assert_eq!(counts.placements, counts.ends + counts.evictions + placed as u64);
+    assert!(counts.ends > 0 && counts.starts > counts.ends, "{counts:?}");
+    assert_eq!(books.looks.len(), 72);
+    let down: u64 =
+        books.bands.values().filter_map(|band| band.evictions.get("machine down")).sum();
+    assert!(down > 0, "machines were lost: {:?}", replay.workload.losses);
+}
+
+/// One that is saved in the middle is where one is that never stopped, and so is a copy of it.
+#[test]
+fn a_replay_that_stopped_goes_on_as_if_it_had_not() {
+    let whole = replayed(Millis(HOUR.0 * 4), 30);
+    for stop in [1, HOUR.0, HOUR.0 * 2 + 12_345] {
+        let mut stopped = replayed(Millis(stop), 30);
+        let mut copy = stopped.clone();
+        stopped.run_until(Millis(HOUR.0 * 4)).unwrap();
+        copy.run_until(Millis(HOUR.0 * 4)).unwrap();
+        for one in [&stopped, &copy] {
+            assert_eq!(one.books, whole.books, "stopped at {stop}");
+            assert_eq!(one.state().encode(), whole.state().encode());
+        }
+    }
+}
+
+/// A task is up when its start-up is over and not before, and ends when it has run for its time after that.
+#[test]
+fn tasks_start_and_end_at_their_time() {
+    let mut made = Workload::clone(&workload(0));
+    let batch = |arrival: &crate::sources::workload::Arrival| arrival.runs != Runs::Forever;
+    made.arrivals.retain(batch);
+    made.arrivals.truncate(1);
+    made.arrivals[0].runs = Runs::Each(Millis(100_000));
+    let tasks = u64::from(made.arrivals[0].spec.tasks);
+    let mut replay = Replay::new(Arc::new(made), settings()).unwrap();
+    let mut seen = |until| {
+        replay.run_until(Millis(until)).unwrap();
+        let counts = replay.books.counts;
+        (counts.placements, counts.starts, counts.ends)
+    };
+    assert_eq!(seen(1), (tasks, 0, 0));
+    assert_eq!(seen(25_000), (tasks, 0, 0));
+    assert_eq!(seen(25_001), (tasks, tasks, 0));
+    assert_eq!(seen(125_000), (tasks, tasks, 0));
+    assert_eq!(seen(125_001), (tasks, tasks, tasks));
+}
+
+#[test]
+fn looks_without_time_between_them_are_refused() {
+    let settings = Settings { every: Millis(0), ..settings() };
+    let refused = Replay::new(workload(0), settings).unwrap_err();
+    assert!(refused.to_string().starts_with("time between two looks: 0 ms"), "{refused}");
+}

@@ -1,0 +1,198 @@
+//! Work that comes over time: which job arrives when, how long its tasks run, which machines are lost meanwhile.
+//!
+//! Times are counted from the beginning of the workload.
+//!
+//! Invariant: arrivals are in order of time.
+
+use crate::Error;
+use crate::work::Work;
+use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, UserName};
+use borg_sim::dice::Dice;
+use std::sync::Arc;
+
+/// How long the tasks of made-up batch jobs run at least. 5 minutes: our choice.
+const SHORTEST: Millis = Millis::from_secs(300);
+/// Doublings from the shortest run to the longest: 5 minutes to 5 hours. Ours.
+const DOUBLINGS: u64 = 6;
+/// How long a lost machine is away. 30 minutes: our choice.
+const AWAY: Millis = Millis::from_secs(1_800);
+/// In how many days each machine is lost once, on the average, at a rate of 1. Ours.
+const MONTH_DAYS: u64 = 30;
+const DAY_MS: u64 = 86_400_000;
+
+/// Machines, and what happens to them.
+#[derive(Debug, Clone, Default)]
+pub struct Workload {
+    /// Names and facts of the machines.
+    pub machines: Vec<(String, MachineInfo)>,
+    /// Jobs, in order of time.
+    pub arrivals: Vec<Arrival>,
+    /// Machines that are lost, in order of time.
+    pub losses: Vec<Loss>,
+}
+
+/// A job that arrives.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// When.
+    pub at: Millis,
+    /// Whose it is.
+    pub owner: UserName,
+    /// What it is; many arrivals may share one.
+    pub spec: Arc<JobSpec>,
+    /// Its name, unique in the workload.
+    pub name: String,
+    /// How long its tasks run.
+    pub runs: Runs,
+}
+
+/// How long the tasks of a job run from when they are up. Whoever is pushed out begins anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Runs {
+    /// Until somebody stops them.
+    Forever,
+    /// All for so long.
+    Each(Millis),
+    /// Each for a time of its own, by index.
+    ByIndex(Arc<[Millis]>),
+}
+
+impl Runs {
+    /// How long the task with this index runs; `None` when it does not end.
+    #[must_use]
+    pub fn of(&self, index: u32) -> Option<Millis> {
+        match self {
+            Self::Forever => None,
+            Self::Each(time) => Some(*time),
+            Self::ByIndex(times) => times.get(usize::try_from(index).ok()?).copied(),
+        }
+    }
+}
+
+/// A machine that is taken for down, and comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// When it is taken for down.
+    pub at: Millis,
+    /// Its place in [`Workload::machines`].
+    pub machine: usize,
+    /// When it is there again.
+    pub back: Millis,
+}
+
+impl Workload {
+    /// A steady cell: services of the work are there from the beginning to the end; a batch job runs for a time
+    /// of its own, and another like it arrives when it should be over, so that as much is asked for at any time.
+    /// Each machine is lost `losses_a_month` times in 30 days.
+    ///
+    /// # Errors
+    /// When `losses_a_month` is more than a machine that comes back after half an hour can be lost.
+    pub fn steady(
+        work: Work,
+        lasts: Millis,
+        losses_a_month: u64,
+        seed: u64,
+    ) -> Result<Self, Error> {
+        if losses_a_month > MONTH_DAYS {
+            return Err(
+                format!("losses a month: {losses_a_month}; 0 to {MONTH_DAYS} are allowed").into()
+            );
+        }
+        let mut dice = Dice::new(seed);
+        let mut arrivals = Vec::new();
+        for (number, (owner, spec)) in work.jobs.into_iter().enumerate() {
+            let arrival = |at, runs, name| Arrival {
+                at,
+                owner: owner.clone(),
+                spec: spec.clone(),
+                name,
+                runs,
+            };
+            if spec.kind != JobKind::Batch {
+                arrivals.push(arrival(Millis(0), Runs::Forever, format!("w{number}")));
+                continue;
+            }
+            let run = run_time(&mut dice);
+            // The first one is somewhere in its life as the workload begins.
+            let first = dice.between(1, run.0);
+            arrivals.push(arrival(Millis(0), Runs::Each(Millis(first)), format!("w{number}-0")));
+            let later = (0..).map(|n| first + n * run.0).take_while(|at| *at < lasts.0);
+            for (n, at) in (1..).zip(later) {
+                let name = format!("w{number}-{n}");
+                arrivals.push(arrival(Millis(at), Runs::Each(run), name));
+            }
+        }
+        arrivals.sort_by_key(|arrival| arrival.at);
+        let losses = losses(work.machines.len(), lasts, losses_a_month, &mut dice);
+        Ok(Self { machines: work.machines, arrivals, losses })
+    }
+}
+
+/// As many of each doubling as of any other.
+fn run_time(dice: &mut Dice) -> Millis {
+    let least = SHORTEST.0 << dice.below(DOUBLINGS);
+    Millis(dice.between(least, 2 * least))
+}
+
+fn losses(machines: usize, lasts: Millis, a_month: u64, dice: &mut Dice) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    if a_month == 0 {
+        return losses;
+    }
+    let usually = MONTH_DAYS * DAY_MS / a_month;
+    for machine in 0..machines {
+        // Evenly from nothing to twice the usual time: the mean is what was asked for.
+        let mut at = dice.between(1, 2 * usually);
+        while at < lasts.0 {
+            let back = Millis(at) + AWAY;
+            losses.push(Loss { at: Millis(at), machine, back });
+            at = back.0 + dice.between(1, 2 * usually);
+        }
+    }
+    losses.sort_by_key(|loss| (loss.at, loss.machine));
+    losses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::synthetic::synthetic;
+
+    const DAY: Millis = Millis(DAY_MS);
+
+    #[test]
+    fn a_steady_workload_asks_for_as_much_at_any_time_and_repeats() {
+        let work = Work::of_cell(&synthetic(40, 3).unwrap());
+        let tasks = work.tasks();
+        let made = Workload::steady(work.clone(), DAY, 3, 5).unwrap();
+        assert!(made.arrivals.is_sorted_by_key(|arrival| arrival.at));
+        let alive = |at: u64| -> u64 {
+            let lives = |arrival: &&Arrival| {
+                let ends = arrival.runs.of(0).map_or(u64::MAX, |run| arrival.at.0 + run.0);
+                arrival.at.0 <= at && at < ends
+            };
+            made.arrivals.iter().filter(lives).map(|a| u64::from(a.spec.tasks)).sum()
+        };
+        for hour in 0..24 {
+            assert_eq!(alive(hour * 3_600_000), tasks, "hour {hour}");
+        }
+        let again = Workload::steady(work, DAY, 3, 5).unwrap();
+        let names = |made: &Workload| -> Vec<(Millis, String)> {
+            made.arrivals.iter().map(|a| (a.at, a.name.clone())).collect()
+        };
+        assert_eq!((names(&again), again.losses), (names(&made), made.losses));
+    }
+
+    #[test]
+    fn machines_are_lost_as_often_as_asked_for_and_not_twice_at_once() {
+        let lost = losses(1_000, DAY, 30, &mut Dice::new(1));
+        assert!((300..1_100).contains(&lost.len()), "{}", lost.len());
+        let mut away = vec![Millis(0); 1_000];
+        for loss in &lost {
+            assert!(loss.at > away[loss.machine]);
+            away[loss.machine] = loss.back;
+        }
+        let refused = Workload::steady(Work::default(), DAY, 31, 1).unwrap_err();
+        assert_eq!(refused.to_string(), "losses a month: 31; 0 to 30 are allowed");
+    }
+}
