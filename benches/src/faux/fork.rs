@@ -47,7 +47,7 @@ impl Fork {
     }
 }
 
-/// Forks a cell, [`HELD`] times at once; loads it from the bytes of a checkpoint.
+/// Forks a cell, `HELD` times at once; loads it from the bytes of a checkpoint.
 ///
 /// # Errors
 /// When the state refuses a command or its own bytes, or a fork decides nothing.

@@ -2,7 +2,7 @@
 //!
 //! `common` reads the format in which anyone can check a packing, `openb` the GPU cell of Alibaba,
 //! `vectorpack` instances of vector bin packing; `table` and `archive` are what they read with.
-//! `arrivals` and `first_fit` put them into a real [`Driven`](crate::driven::Driven) cell,
+//! `arrivals` and `first_fit` put them into a real [`Driven`](borg_fauxmaster::Driven) cell,
 //! in which the real scheduler decides.
 //!
 //! The data is not part of the project: it is looked for in [`data`]; what is not there is skipped.

@@ -13,7 +13,7 @@ use borg_scheduler::Config;
 pub struct Scratch {
     /// One pass without a limit on decisions by a scheduler that knows the cell, in seconds: median.
     pub pass_s: f64,
-    /// The same work in passes of [`DECISIONS`](crate::driven::DECISIONS), each applied and
+    /// The same work in passes of [`DECISIONS`](borg_fauxmaster::driven::DECISIONS), each applied and
     /// followed, passes and following together, in seconds: once.
     pub live_s: f64,
     /// Of these, following.
