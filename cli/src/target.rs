@@ -109,6 +109,13 @@ pub fn default_cell_dir() -> PathBuf {
 }
 
 impl TargetArgs {
+    /// Whom the cell knows us as; `nobody` where there is no cell to ask as somebody.
+    #[must_use]
+    pub fn user(&self) -> UserName {
+        let nobody = || "nobody".parse().expect("nobody is a name");
+        self.resolve().map_or_else(|_| nobody(), |target| target.user)
+    }
+
     /// The cell's directory.
     #[must_use]
     pub fn dir(&self) -> PathBuf {

@@ -29,8 +29,7 @@ pub struct Provenance {
     pub version: String,
     /// The cell or trace, as it was named.
     pub source: String,
-    /// 64-bit hash (xxh3) of the bytes of the source, in hexadecimal digits; of made-up cells, of the encoded
-    /// state.
+    /// 64-bit hash (xxh3) in hexadecimal digits: of the encoded state, or of machines and work as they were read.
     pub digest: String,
     /// Seeds, in order.
     pub seeds: Vec<u64>,

@@ -15,7 +15,7 @@ fn checked(work: &Work, policy: Policy) -> packcheck::Found {
     let packed = packing(work, policy.weights, found.typical().expect("there is a seed"))
         .expect("it fitted");
     let folder = tempfile::tempdir().expect("a directory");
-    common::write(folder.path(), work, &packed).expect("there is room");
+    common::write(folder.path(), &packed).expect("there is room");
     packcheck::check_folder(folder.path()).expect("it is in the format")
 }
 
@@ -48,7 +48,7 @@ fn what_is_altered_is_found() {
         *places = [(dice.index(all / 2), moved)].into();
     }
     let folder = tempfile::tempdir().unwrap();
-    common::write(folder.path(), &work, &packed).unwrap();
+    common::write(folder.path(), &packed).unwrap();
     let found = packcheck::check_folder(folder.path()).unwrap();
     assert!(found.violations.len() > all / 4, "{}", found.summary());
 }

@@ -5,11 +5,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os();
-    let own = args.next().into_iter();
-    let mut args = args.peekable();
+    let mut args = std::env::args_os().skip(1).peekable();
     // Job files are evaluated by this very program in a process of their own.
     let evaluates = args.peek().is_some_and(|first| first == guard::COMMAND);
     let question: Option<OsString> = (!evaluates).then(|| "fauxmaster".into());
-    borgctl::program(own.chain(question).chain(args))
+    borgctl::program(std::iter::once("borgctl".into()).chain(question).chain(args))
 }

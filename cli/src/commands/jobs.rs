@@ -80,10 +80,7 @@ pub(super) async fn evaluate(
 }
 
 pub(super) async fn eval(target: &TargetArgs, args: EvalArgs, out: Output) -> Result<(), Failure> {
-    let nobody = || "nobody".parse().expect("nobody is a name");
-    let user = args
-        .user
-        .unwrap_or_else(|| target.resolve().map_or_else(|_| nobody(), |target| target.user));
+    let user = args.user.unwrap_or_else(|| target.user());
     let evaluated = evaluate(&args.file, args.args, user).await?;
     match evaluated.jobs.as_slice() {
         [job] => out.json(job, false),

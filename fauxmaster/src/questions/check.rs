@@ -130,13 +130,14 @@ impl Fork {
             let now = self.cell.now();
             let alarm = self.cell.state.next_alarm();
             let next = alarm.into_iter().chain(self.scheduler.next_wakeup(now)).min();
-            let Some(next) = next.filter(|next| *next <= until) else { break };
+            let Some(next) = next.filter(|next| *next <= until) else { return Ok(()) };
             self.cell.wait(next.since(now).0.max(1));
             if alarm.is_some_and(|at| at <= self.cell.now()) {
                 self.cell.apply(self.cell.leader(), Action::Advance)?;
             }
         }
-        Ok(())
+        Err(format!("something happens at more than {MOMENTS} moments: ask about a shorter time")
+            .into())
     }
 
     /// All that is decided at this moment.

@@ -123,7 +123,9 @@ impl Compacted {
 pub struct Packing {
     /// The machines that are kept, in their order.
     pub machines: Vec<(String, MachineInfo)>,
-    /// Of each job in the order of the work, how many tasks are on which of these.
+    /// The jobs as they were packed: constraints of giants are soft.
+    pub jobs: Vec<Arc<JobSpec>>,
+    /// Of each of these jobs, how many tasks are on which machine, by its place.
     pub places: Vec<BTreeMap<usize, u32>>,
 }
 
@@ -183,7 +185,7 @@ pub fn packing(work: &Work, weights: Weights, kept: &Kept) -> Result<Packing, Er
         }
         places
     });
-    Ok(Packing { places: places.collect(), machines })
+    Ok(Packing { places: places.collect(), machines, jobs: ready.jobs })
 }
 
 /// The answer for people.
@@ -193,11 +195,11 @@ pub fn answer(loaded: &Loaded, work: &Work, options: &Options, found: &Compacted
     let all = found.samples();
     let (least, most) = (percentile(&all, 0), percentile(&all, 100));
     let bound = match found.bound {
-        None => "all machines without copies do not suffice".to_owned(),
+        None => "All machines without copies do not suffice.".to_owned(),
         Some(bound) => {
             #[expect(clippy::cast_precision_loss, reason = "counts of machines are small")]
             let over = p90 / bound.max(1) as f64;
-            format!("no packing needs fewer than {bound}: {over:.3} of that")
+            format!("No packing needs fewer than {bound}: {over:.3} of that.")
         }
     };
     let mut summary = vec![
@@ -206,7 +208,7 @@ pub fn answer(loaded: &Loaded, work: &Work, options: &Options, found: &Compacted
             work.machines.len(),
             all.len()
         ),
-        format!("{}.", capital(&bound)),
+        bound,
     ];
     if work.tied > 0 {
         summary.push(format!("{} tasks of daemons are left out.", work.tied));
@@ -239,11 +241,6 @@ pub fn answer(loaded: &Loaded, work: &Work, options: &Options, found: &Compacted
             boxes: vec![spread],
         }],
     }
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// The machines in an order of chance, then copies of them, in racks and power domains of their own.

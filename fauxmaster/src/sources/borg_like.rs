@@ -17,11 +17,11 @@
 //!
 //! All in whole numbers from one seed: the same cell everywhere.
 
+use super::common::job_of;
 use crate::Error;
 use borg_proto::spec::{Constraint, ConstraintOp, Spread};
-use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, Priority, Resources, TaskSpec, UserName};
+use borg_proto::{JobKind, JobSpec, MachineInfo, Priority, Resources, UserName};
 use borg_sim::dice::Dice;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Machine shapes of the cell of 2011 (google/cluster-data): processor time and memory in
@@ -284,54 +284,20 @@ fn job_spec(
             spread.push(Spread { attribute: "rack".into(), max });
         }
     }
-    let ports = if draft.is_prod() { vec!["http".parse()?] } else { Vec::new() };
-    let task = TaskSpec {
-        command: vec!["/bin/true".into()],
-        env: BTreeMap::new(),
-        limit: Resources {
-            cpu_milli: draft.cpu_milli,
-            ram_bytes: draft.ram_mib << 20,
-            disk_bytes: dice.between(64, 16_384) << 20,
-            ..Resources::default()
-        },
-        ports,
-        constraints: constraints.into_iter().collect(),
-        spread,
-        volumes: Vec::new(),
-        grace_ms: Millis(5_000),
-        memory: borg_proto::spec::MemoryLimit::Hard,
-        cpu_cap_milli: None,
-        health: None,
-        image: None,
-        packages: Vec::new(),
-        network: borg_proto::Network::Host,
-        loosen: BTreeSet::new(),
-        reclaim: true,
+    let limit = Resources {
+        cpu_milli: draft.cpu_milli,
+        ram_bytes: draft.ram_mib << 20,
+        disk_bytes: dice.between(64, 16_384) << 20,
+        ..Resources::default()
     };
-    let spec = JobSpec {
-        name: name.parse()?,
-        kind: if draft.is_prod() { JobKind::Service } else { JobKind::Batch },
-        tasks: draft.tasks,
-        priority: Priority::new(draft.priority)?,
-        appclass: None,
-        task: Arc::new(task),
-        after: Vec::new(),
-        retries: 0,
-        exclusive: false,
-        alloc_set: None,
-        gang: false,
-        concurrent: None,
-        parent: None,
-        max_failures: 0,
-        timeout_ms: None,
-        deadline_ms: None,
-        cron: None,
-        labels: BTreeMap::new(),
-        disruption: None,
-        task_labels: Vec::new(),
-        keep_data_ms: None,
-        rescue: false,
-    };
+    let mut spec = job_of(&name, draft.tasks, limit)?;
+    spec.priority = Priority::new(draft.priority)?;
+    let task = Arc::make_mut(&mut spec.task);
+    (task.constraints, task.spread) = (constraints.into_iter().collect(), spread);
+    if draft.is_prod() {
+        spec.kind = JobKind::Service;
+        task.ports = vec!["http".parse()?];
+    }
     spec.check()?;
     Ok(spec)
 }

@@ -196,12 +196,12 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
     })
 }
 
-/// Writes work and where it was packed, so that others can check it: `nodes.csv`, `tasks.csv`, `order.csv`,
-/// `placements.csv`.
+/// Writes down a packing, so that others can check it: `nodes.csv`, `tasks.csv`, `order.csv`, `placements.csv`. Tasks that
+/// stand in allocs are left out, as the format has none: the allocs hold the room.
 ///
 /// # Errors
 /// When the disk does not take it. Each file is whole or not there.
-pub fn write(folder: &Path, work: &Work, packing: &Packing) -> Result<(), Error> {
+pub fn write(folder: &Path, packing: &Packing) -> Result<(), Error> {
     std::fs::create_dir_all(folder)?;
     let put = |name: &str, table: &answer::Table| {
         let path = folder.join(name);
@@ -209,10 +209,12 @@ pub fn write(folder: &Path, work: &Work, packing: &Packing) -> Result<(), Error>
             .map_err(|error| Error::from(format!("{}: {error}", path.display())))
     };
     put("nodes.csv", &nodes_of(&packing.machines))?;
-    put("tasks.csv", &tasks_of(work))?;
+    put("tasks.csv", &tasks_of(&packing.jobs))?;
     let order = packing.machines.iter().map(|(name, _)| vec![name.as_str().into()]);
     put("order.csv", &table_of(&["node_id".to_owned()], order.collect()))?;
-    let places = (0..).zip(&packing.places).flat_map(|(job, places): (usize, _)| {
+    let own = (0..).zip(&packing.jobs).zip(&packing.places);
+    let own = own.filter(|((_, spec), _)| spec.alloc_set.is_none());
+    let places = own.flat_map(|((job, _), places): ((usize, _), _)| {
         let node = |at: &usize| packing.machines[*at].0.as_str();
         let row = move |(at, count): (&usize, &u32)| {
             vec![task_id(job).into(), Value::from(node(at)), (*count).into()]
@@ -273,12 +275,11 @@ fn nodes_of(machines: &[(String, MachineInfo)]) -> answer::Table {
     table_of(&head, machines.iter().map(row).collect())
 }
 
-fn tasks_of(work: &Work) -> answer::Table {
-    let devices = devices_of(work.jobs.iter().map(|(_, spec)| &spec.task.limit));
-    let levels: BTreeSet<&str> = work
-        .jobs
+fn tasks_of(jobs: &[Arc<JobSpec>]) -> answer::Table {
+    let devices = devices_of(jobs.iter().map(|spec| &spec.task.limit));
+    let levels: BTreeSet<&str> = jobs
         .iter()
-        .flat_map(|(_, spec)| spec.task.spread.iter().map(|spread| spread.attribute.as_str()))
+        .flat_map(|spec| spec.task.spread.iter().map(|spread| spread.attribute.as_str()))
         .filter(|level| *level != "machine")
         .collect();
     let rest = ["count", "priority", "job", "constraint", "max_per_node"].map(str::to_owned);
@@ -288,7 +289,7 @@ fn tasks_of(work: &Work) -> answer::Table {
         .chain(rest)
         .chain(levels.iter().map(|level| format!("max_per.{level}")))
         .collect();
-    let row = |(n, (_, spec)): (usize, &(UserName, Arc<JobSpec>))| {
+    let row = |(n, spec): (usize, &Arc<JobSpec>)| {
         let most = |level: &str| {
             let found = spec.task.spread.iter().find(|spread| spread.attribute == level);
             found.map_or(Value::Nothing, |spread| spread.max.into())
@@ -307,7 +308,8 @@ fn tasks_of(work: &Work) -> answer::Table {
         row.extend(levels.iter().map(|level| most(level)));
         row
     };
-    table_of(&head, work.jobs.iter().enumerate().map(row).collect())
+    let own = jobs.iter().enumerate().filter(|(_, spec)| spec.alloc_set.is_none());
+    table_of(&head, own.map(row).collect())
 }
 
 /// A constraint in the format's own form.
@@ -397,9 +399,12 @@ mod tests {
                      t0,10,64,500,3,200,j0,kernel>=4;ssd!?;rack~r0|r1,1,2\n";
         let work = written(NODES, tasks).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let packing =
-            Packing { machines: work.machines.clone(), places: vec![BTreeMap::from([(0, 1)])] };
-        write(folder.path(), &work, &packing).unwrap();
+        let packing = Packing {
+            machines: work.machines.clone(),
+            jobs: work.jobs.iter().map(|(_, spec)| spec.clone()).collect(),
+            places: vec![BTreeMap::from([(0, 1)])],
+        };
+        write(folder.path(), &packing).unwrap();
         let again = read(folder.path()).unwrap();
         assert_eq!(again.machines, work.machines);
         assert_eq!(again.jobs, work.jobs);

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub struct Loaded {
     /// What it is, for people.
     pub source: String,
-    /// 64-bit hash (xxh3) of the state or of the files.
+    /// 64-bit hash (xxh3) of the encoded state, or of machines and work as they were read.
     pub digest: u64,
     holds: Holds,
 }
@@ -36,7 +36,8 @@ impl Loaded {
     /// Machines and work by themselves.
     #[must_use]
     pub fn of_work(source: String, work: Work) -> Self {
-        Self { digest: xxh3_64(source.as_bytes()), source, holds: Holds::Work(work) }
+        let digest = xxh3_64(format!("{work:?}").as_bytes());
+        Self { source, digest, holds: Holds::Work(work) }
     }
 
     /// A made-up cell.
@@ -58,12 +59,8 @@ impl Loaded {
             let missing = if work.machines.is_empty() { "nodes.csv" } else { "tasks.csv" };
             return Err(format!("{}: there is no row in {missing}", path.display()).into());
         }
-        let mut bytes = Vec::new();
-        for file in ["nodes.csv", "tasks.csv"] {
-            bytes.extend(std::fs::read(path.join(file))?);
-        }
         let source = format!("common format, {} machines", work.machines.len());
-        Ok(Self { source, digest: xxh3_64(&bytes), holds: Holds::Work(work) })
+        Ok(Self::of_work(source, work))
     }
 
     /// Its machines and its work, apart from one another.

@@ -115,9 +115,7 @@ async fn submit(
     user: Option<UserName>,
     target: &TargetArgs,
 ) -> Result<Change, Failure> {
-    let nobody = || "nobody".parse().expect("nobody is a name");
-    let owner = || target.resolve().map_or_else(|_| nobody(), |target| target.user);
-    let user = user.unwrap_or_else(owner);
+    let user = user.unwrap_or_else(|| target.user());
     let evaluated = jobs::evaluate(&file, args, user.clone()).await?;
     let names: Vec<String> = evaluated.jobs.iter().map(|job| job.name.to_string()).collect();
     let submit = |spec| (Principal::User(user.clone()), Action::SubmitJob { spec: Arc::new(spec) });

@@ -92,7 +92,7 @@ pub(super) async fn run(
     }))?;
     if let (Some(folder), Some(kept)) = (&args.write, found.typical()) {
         let packed = made(compact::packing(&work, args.policy.weights, kept))?;
-        made(common::write(folder, &work, &packed))?;
+        made(common::write(folder, &packed))?;
     }
     args.show.show(&compact::answer(&loaded, &work, &options, &found), out)
 }

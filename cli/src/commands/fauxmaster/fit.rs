@@ -26,9 +26,7 @@ pub(in crate::commands) struct FitArgs {
 }
 
 pub(super) async fn run(args: FitArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
-    let nobody = || "nobody".parse().expect("nobody is a name");
-    let user = target.resolve().map_or_else(|_| nobody(), |target| target.user);
-    let mut evaluated = jobs::evaluate(&args.file, args.args, user).await?;
+    let mut evaluated = jobs::evaluate(&args.file, args.args, target.user()).await?;
     let (Some(spec), true) = (evaluated.jobs.pop(), evaluated.jobs.is_empty()) else {
         let text = format!("{}: fit takes a file with exactly one job", args.file.display());
         return Err(Failure::new(Code::Refused, text));
