@@ -27,6 +27,10 @@ const OF_TASKS: [&str; 6] = ["task_id", "count", "priority", "job", "constraint"
 const POOLS: [&str; 3] = ["cpu_milli", "mem_mib", "disk_mib"];
 /// Thousandths of a whole device.
 const WHOLE: u64 = 1_000;
+/// Most thousandths of devices of one kind that a machine may have: 1,000 devices, far over what is built.
+const MOST_DEVICES: u64 = 1_000 * WHOLE;
+/// How often a part is put on a device until it counts as not decided whether all of a machine fit.
+const STEPS: u32 = 1_000_000;
 
 /// What came of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +99,15 @@ pub enum Violation {
         /// What it has.
         has: u64,
     },
+    /// Parts of devices do not fit on single ones, though there is enough of them together.
+    Devices {
+        /// The machine.
+        node: String,
+        /// The devices.
+        resource: String,
+        /// Whether that is sure. If not, looking at everything would have taken too long.
+        decided: bool,
+    },
     /// A machine does not meet a constraint.
     Constraint {
         /// The task.
@@ -134,6 +147,15 @@ impl fmt::Display for Violation {
             Self::Capacity { node, resource, placed, has } => {
                 write!(f, "node {node}: {placed} of {resource} are placed, it has {has}")
             }
+            Self::Devices { node, resource, decided: true } => {
+                write!(f, "node {node}: parts of {resource} do not fit on single devices")
+            }
+            Self::Devices { node, resource, decided: false } => {
+                write!(
+                    f,
+                    "node {node}: whether parts of {resource} fit on single devices was not decided"
+                )
+            }
             Self::Constraint { task, node, constraint } => {
                 write!(f, "task {task} on node {node}: {constraint} does not hold")
             }
@@ -151,8 +173,6 @@ struct Node {
     attributes: BTreeMap<String, String>,
     levels: BTreeMap<String, String>,
     used: Vec<u64>,
-    /// Of devices: what each has left, by resource.
-    devices: BTreeMap<usize, Vec<u64>>,
 }
 
 /// A row of tasks.
@@ -198,14 +218,13 @@ fn read_nodes(file: &File, resources: &[String]) -> Result<BTreeMap<String, Node
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect()
         };
-        let devices =
-            resources.iter().enumerate().filter(|(_, name)| !POOLS.contains(&name.as_str()));
-        let devices = devices
-            .map(|(n, _)| (n, vec![WHOLE; usize::try_from(has[n] / WHOLE).unwrap_or(0)]))
-            .collect();
+        for (name, amount) in resources.iter().zip(&has) {
+            if !POOLS.contains(&name.as_str()) && *amount > MOST_DEVICES {
+                return Err(row.wrong(name, &format!("at most {MOST_DEVICES}")));
+            }
+        }
         let used = vec![0; has.len()];
-        let node =
-            Node { has, attributes: of_kind("attr."), levels: of_kind("dom."), used, devices };
+        let node = Node { has, attributes: of_kind("attr."), levels: of_kind("dom."), used };
         if nodes.insert(row.text(id).to_owned(), node).is_some() {
             return Err(row.wrong("node_id", "an id that no earlier line has"));
         }
@@ -293,13 +312,13 @@ fn check(
         };
         let has_count = placements.find("count").is_some_and(|n| !row.text(n).is_empty());
         let count = if has_count { row.number("count")? } else { 1 };
-        *placed_of.entry(task_name).or_default() += count;
+        add(placed_of.entry(task_name).or_default(), count);
         used.insert(node_name);
         if kept.is_some_and(|kept| !kept.contains(node_name)) {
             violations.push(Violation::NotKept { node: node_name.to_owned() });
         }
         for (sum, asked) in node.used.iter_mut().zip(&task.asks) {
-            *sum = sum.saturating_add(asked.saturating_mul(count));
+            add(sum, asked.saturating_mul(count));
         }
         whole.push((node_name, task, count));
         for constraint in &task.constraints {
@@ -311,11 +330,11 @@ fn check(
                 });
             }
         }
-        *crowds.entry((&task.job, "node", node_name.to_owned())).or_default() += count;
+        add(crowds.entry((&task.job, "node", node_name.to_owned())).or_default(), count);
         for (level, place) in &node.levels {
             let key = task.most.get_key_value(level).map(|(key, _)| key.as_str());
             if let Some(key) = key {
-                *crowds.entry((&task.job, key, place.clone())).or_default() += count;
+                add(crowds.entry((&task.job, key, place.clone())).or_default(), count);
             }
         }
     }
@@ -331,18 +350,27 @@ fn check(
     violations.extend(crowded(tasks, &crowds));
     let may = |name: &String| kept.is_none_or(|kept| kept.contains(name));
     let amounts = resources.iter().enumerate().map(|(n, name)| {
-        let placed = nodes.values().map(|node| node.used[n]).sum();
-        let all = nodes.iter().filter(|(name, _)| may(name)).map(|(_, node)| node.has[n]).sum();
+        let placed = total(nodes.values().map(|node| node.used[n]));
+        let kept = nodes.iter().filter(|(name, _)| may(name));
+        let all = total(kept.map(|(_, node)| node.has[n]));
         (name.clone(), placed, all)
     });
     Ok(Found {
-        placed: placed_of.values().sum(),
-        tasks: tasks.values().map(|task| task.count).sum(),
+        placed: total(placed_of.values().copied()),
+        tasks: total(tasks.values().map(|task| task.count)),
         used: used.len(),
         machines: nodes.keys().filter(|name| may(name)).count(),
         amounts: amounts.collect(),
         violations,
     })
+}
+
+fn add(sum: &mut u64, amount: u64) {
+    *sum = sum.saturating_add(amount);
+}
+
+fn total(amounts: impl Iterator<Item = u64>) -> u64 {
+    amounts.fold(0, u64::saturating_add)
 }
 
 fn overfull(resources: &[String], nodes: &BTreeMap<String, Node>) -> Vec<Violation> {
@@ -362,45 +390,62 @@ fn overfull(resources: &[String], nodes: &BTreeMap<String, Node>) -> Vec<Violati
     violations
 }
 
-/// Whole devices first, then parts from the largest down, each on the fullest device that still has it: parts of one
-/// device that fit at all fit so unless they are many and odd, which no packing by machine could promise either.
+/// Machines whose parts of devices do not fit on single ones. Those that have too much of the resource as a whole are
+/// told already.
 fn broken_devices(
     resources: &[String],
-    nodes: &mut BTreeMap<String, Node>,
+    nodes: &BTreeMap<String, Node>,
     placed: Vec<(&str, &Task, u64)>,
 ) -> Vec<Violation> {
     let mut asked = BTreeMap::<(&str, usize), Vec<u64>>::new();
-    for (node, task, count) in placed {
-        let devices: Vec<usize> = nodes[node].devices.keys().copied().collect();
-        for device in devices.into_iter().filter(|n| task.asks[*n] > 0) {
-            let some = asked.entry((node, device)).or_default();
-            some.extend((0..count).map(|_| task.asks[device]));
+    for (name, task, count) in placed {
+        let node = &nodes[name];
+        for (device, ask) in task.asks.iter().enumerate().filter(|(_, ask)| **ask > 0) {
+            if POOLS.contains(&resources[device].as_str()) || node.used[device] > node.has[device] {
+                continue;
+            }
+            let parts = asked.entry((name, device)).or_default();
+            for _ in 0..count {
+                // From one device on, whole ones.
+                let whole = if *ask < WHOLE { 0 } else { ask.div_ceil(WHOLE) };
+                parts.extend((0..whole).map(|_| WHOLE));
+                parts.extend((whole == 0).then_some(*ask));
+            }
         }
     }
     let mut violations = Vec::new();
     for ((name, device), mut parts) in asked {
         parts.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(node) = nodes.get_mut(name) else { continue };
-        let Some(left) = node.devices.get_mut(&device) else { continue };
-        for part in parts {
-            let (each, many) = if part < WHOLE { (part, 1) } else { (WHOLE, part.div_ceil(WHOLE)) };
-            for _ in 0..many {
-                let fullest = left.iter_mut().filter(|left| **left >= each).min();
-                if let Some(found) = fullest {
-                    *found -= each;
-                } else {
-                    violations.push(Violation::Capacity {
-                        node: name.to_owned(),
-                        resource: format!("{} of one device", resources[device]),
-                        placed: each,
-                        has: left.iter().copied().max().unwrap_or(0),
-                    });
-                    break;
-                }
-            }
+        let many = usize::try_from(nodes[name].has[device] / WHOLE).unwrap_or(usize::MAX);
+        let mut steps = STEPS;
+        if !fit_on(&parts, &mut vec![WHOLE; many.min(parts.len())], &mut steps) {
+            let (node, resource) = (name.to_owned(), resources[device].clone());
+            violations.push(Violation::Devices { node, resource, decided: steps > 0 });
         }
     }
     violations
+}
+
+/// Whether parts, the largest first, fit on single devices that have so much left. Looks at everything, but devices that
+/// have the same left only once, and no more than so many times.
+fn fit_on(parts: &[u64], left: &mut [u64], steps: &mut u32) -> bool {
+    let Some((part, rest)) = parts.split_first() else { return true };
+    let mut tried = BTreeSet::new();
+    for at in 0..left.len() {
+        if left[at] < *part || !tried.insert(left[at]) {
+            continue;
+        }
+        if *steps == 0 {
+            return false;
+        }
+        *steps -= 1;
+        left[at] -= part;
+        if fit_on(rest, left, steps) {
+            return true;
+        }
+        left[at] += part;
+    }
+    false
 }
 
 fn crowded(

@@ -42,7 +42,7 @@ fn each_kind_of_violation_is_found_and_named() {
         ("v,a,1\n", "task v: there is none of that name"),
         ("u,d,1\n", "node d: there is none of that name"),
         ("t,a,1\n", "task t on node a: kernel>=6 does not hold"),
-        ("u,a,3\n", "node a: 600 of gpu_milli of one device are placed, it has 400"),
+        ("u,a,3\n", "node a: parts of gpu_milli do not fit on single devices"),
         ("t,b,2\nt,b,1\n", "job j: 3 tasks on node b, at most 2"),
     ] {
         assert_eq!(violations(placements), [wrong], "{placements}");
@@ -73,4 +73,19 @@ fn what_is_not_in_the_format_is_said_with_file_line_and_column() {
     assert_eq!(wrong, "placements.csv:2: column count: \"x\" is not a whole number");
     let short = checked("t,b\n", None).unwrap_err();
     assert_eq!(short, "placements.csv:2: 2 fields, not 3");
+}
+
+/// Two devices: the largest parts first on the fullest would leave 200 and 200 for the last of 300.
+#[test]
+fn parts_that_fit_only_in_one_way_are_found_to_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("nodes.csv", "node_id,gpu_milli\na,2000\n");
+    write("tasks.csv", "task_id,gpu_milli,count\nx,400,2\ny,300,4\n");
+    write("placements.csv", "task_id,node_id,count\nx,a,2\ny,a,4\n");
+    assert_eq!(check_folder(folder.path()).unwrap().violations, []);
+    // Counts that no sum can hold are told, and take no memory.
+    let most = u64::MAX;
+    write("placements.csv", &format!("task_id,node_id,count\nx,a,{most}\ny,a,{most}\n"));
+    assert_eq!(check_folder(folder.path()).unwrap().violations.len(), 3);
 }
