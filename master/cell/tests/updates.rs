@@ -27,6 +27,9 @@ struct Play {
     cell: Cell,
     job: JobId,
     machines: Vec<MachineId>,
+    /// Whether the last update changed how many tasks there are: it leaves those of older versions as they are,
+    /// also when it came in place of one that was paused on its way back.
+    resized: bool,
 }
 
 impl Play {
@@ -40,7 +43,7 @@ impl Play {
         });
         spec.disruption = Some(budget);
         let job = cell.submit("ann", spec);
-        let mut play = Self { cell, job, machines };
+        let mut play = Self { cell, job, machines, resized: false };
         play.settle();
         play
     }
@@ -52,7 +55,11 @@ impl Play {
         };
         let before = self.cell.state.clone();
         let seen = self.cell.events.len();
+        let head = self.head();
         let done = self.cell.apply(by, action.clone()).is_ok();
+        if self.head() > head {
+            self.resized = matches!(action, Action::UpdateJob { to: Revision::Tasks(_), .. });
+        }
         let state = &self.cell.state;
         let mut touched = BTreeSet::new();
         for event in self.cell.events[seen..].iter().filter(|_| done) {
@@ -72,6 +79,10 @@ impl Play {
             next.is_none_or(|at| at > state.clock()) || !matches!(action, Action::Advance),
             "an alarm rings for ever"
         );
+    }
+
+    fn head(&self) -> u32 {
+        self.cell.state.job(self.job).unwrap().head().number
     }
 
     fn observe(&mut self, change: Observation) {
@@ -252,7 +263,8 @@ proptest! {
         prop_assert_eq!(job.down(), 0);
         if let Some(update) = update {
             let all = play.cell.state.tasks_of(play.job).all(|(_, task)| task.version == update.to);
-            prop_assert!(all || update.options.tasks.is_some());
+            prop_assert!(all || play.resized || update.options.tasks.is_some());
+            prop_assert_eq!(job.progress(update).left, 0);
         }
     }
 }
