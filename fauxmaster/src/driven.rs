@@ -300,6 +300,17 @@ impl Driven {
         Ok(())
     }
 
+    /// What is due by now happens, as when a Borgmaster's time goes on.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub(crate) fn ring(&mut self) -> Result<(), Error> {
+        if self.state.next_alarm().is_some_and(|at| at <= self.at) {
+            self.apply(self.leader(), Action::Advance)?;
+        }
+        Ok(())
+    }
+
     /// Has an entry applied, whoever it is by.
     ///
     /// # Errors

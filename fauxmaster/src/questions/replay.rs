@@ -7,7 +7,7 @@ use crate::replay::books::{Books, Look, OfBand};
 use crate::replay::{Replay, Settings};
 use crate::sources::loaded::Loaded;
 use crate::sources::workload::Workload;
-use crate::spread::percentile;
+use crate::spread::{Counted, percentile};
 use borg_proto::{Band, Millis};
 use std::sync::Arc;
 
@@ -37,7 +37,8 @@ pub fn replay(loaded: &Loaded, options: &Options, tell: impl Fn(&str)) -> Result
     if work.jobs.is_empty() {
         return Err("there is no work in the cell: nothing to replay".into());
     }
-    let workload = Workload::steady(work, options.lasts, options.losses_a_month, options.seed)?;
+    let (lasts, startup) = (options.lasts, options.settings.startup);
+    let workload = Workload::steady(work, lasts, startup, options.losses_a_month, options.seed)?;
     let mut replay = Replay::new(Arc::new(workload), options.settings)?;
     let part = options.settings.every.0.saturating_mul(TELL_EVERY as u64).max(1);
     let mut until = Millis(0);
@@ -139,24 +140,19 @@ fn counts(books: &Books) -> Table {
 }
 
 fn waits(books: &Books) -> Table {
-    let seconds = |waits: &[u64]| -> Vec<Value> {
+    let seconds = |waits: &Counted| -> Vec<Value> {
         #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
-        let waits: Vec<f64> = waits.iter().map(|ms| *ms as f64 / 1e3).collect();
-        let at = |percent| {
-            if waits.is_empty() {
-                Value::Nothing
-            } else {
-                Value::Number(percentile(&waits, percent), 1)
-            }
-        };
-        vec![Value::Count(waits.len() as u64), at(50), at(90), at(99), at(100)]
+        let told = |ms: u64| Value::Number(ms as f64 / 1e3, 1);
+        let at = |percent| waits.percentile(percent).map_or(Value::Nothing, told);
+        vec![Value::Count(waits.count()), at(50), at(90), at(99), at(100)]
     };
-    let row = |(band, first, waits): (&Band, &str, &[u64])| {
+    let row = |(band, first, waits): (&Band, &str, &Counted)| {
         [vec![band.name().into(), first.into()], seconds(waits)].concat()
     };
-    let both = books.bands.iter().flat_map(|(band, of)| {
-        [(band, "first", of.waits.as_slice()), (band, "again", of.waits_again.as_slice())]
-    });
+    let both = books
+        .bands
+        .iter()
+        .flat_map(|(band, of)| [(band, "first", &of.waits), (band, "again", &of.waits_again)]);
     Table {
         name: "waits".to_owned(),
         title:

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a task is in one of three: it waits, it is placed, or it is not counted any more.
 
+use crate::spread::Counted;
 use borg_cell::event::TaskChange;
 use borg_cell::state::{CellState, MachineState};
 use borg_proto::task::EvictCause;
@@ -58,9 +59,9 @@ pub struct Look {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OfBand {
     /// From submitted to placed for the first time, in milliseconds.
-    pub waits: Vec<u64>,
+    pub waits: Counted,
     /// From pushed out to placed again.
-    pub waits_again: Vec<u64>,
+    pub waits_again: Counted,
     /// Evictions by cause.
     pub evictions: BTreeMap<&'static str, u64>,
     /// Tasks placed now.
@@ -117,7 +118,7 @@ impl Books {
                 of.placed += 1;
                 if let Some(waits) = self.waiting.remove(&task) {
                     let list = if waits.again { &mut of.waits_again } else { &mut of.waits };
-                    list.push(self.at.since(waits.since).0);
+                    list.add(self.at.since(waits.since).0);
                 }
             }
             TaskChange::Up { .. } => self.counts.starts += 1,

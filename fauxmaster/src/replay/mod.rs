@@ -27,11 +27,17 @@ use std::sync::Arc;
 /// Most observations of one entry, as in a Borgmaster.
 const CHANGES: usize = 1_000;
 
+/// How long a Borgmaster gathers what it is told, unless said otherwise. 100 ms: ours; a commit takes some of it.
+const GATHER: Millis = Millis(100);
+
 /// Settings of a replay.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// From placed to up. 25 s is the median in the Borg paper (section 3.2).
     pub startup: Millis,
+    /// For how long a Borgmaster gathers what machines tell of their tasks before it makes an entry of it: a start or
+    /// an end is seen at the next multiple of this.
+    pub gather: Millis,
     /// Time between two looks at how full the cell is. Tasks that wait are tried anew then too.
     pub every: Millis,
     /// What makes a machine the best, and all else that the scheduler is told.
@@ -42,7 +48,7 @@ impl Settings {
     /// With the scheduler as it is unless told otherwise.
     #[must_use]
     pub fn new(startup: Millis, every: Millis) -> Self {
-        Self { startup, every, config: Config::default() }
+        Self { startup, gather: GATHER, every, config: Config::default() }
     }
 }
 
@@ -85,8 +91,12 @@ impl Replay {
     /// # Errors
     /// When the state refuses a machine.
     pub fn new(workload: Arc<Workload>, settings: Settings) -> Result<Self, Error> {
-        if settings.every == Millis(0) {
-            return Err("time between two looks: 0 ms; it has to be more than nothing".into());
+        for (what, time) in [("two looks", settings.every), ("two entries", settings.gather)] {
+            if time == Millis(0) {
+                return Err(
+                    format!("time between {what}: 0 ms; it has to be more than nothing").into()
+                );
+            }
         }
         let machines: Vec<_> = workload.machines.iter().map(|(_, info)| info.clone()).collect();
         let mut cell = Driven::with_machines(&machines)?;
@@ -131,12 +141,15 @@ impl Replay {
     fn next(&self) -> Option<Millis> {
         let arrival = self.workload.arrivals.get(self.arrived).map(|arrival| arrival.at);
         let moment = self.agenda.first_key_value().map(|(at, _)| *at);
-        [arrival, moment, Some(self.next_look)].into_iter().flatten().min()
+        let alarm = self.cell.state.next_alarm().map(|at| at.since(self.begin));
+        [arrival, moment, alarm, Some(self.next_look)].into_iter().flatten().min()
     }
 
     fn step(&mut self, at: Millis) -> Result<(), Error> {
         self.cell.wait((self.begin + at).since(self.cell.now()).0);
         self.books.advance(at);
+        self.scheduler.let_go();
+        self.cell.ring()?;
         self.arrive(at)?;
         if let Some(moment) = self.agenda.remove(&at) {
             self.see(moment)?;
@@ -213,9 +226,10 @@ impl Replay {
             if decisions.is_empty() {
                 break;
             }
+            self.scheduler.let_go();
             self.cell.place(decisions)?;
-            let up = self.agenda.entry(at + self.settings.startup).or_default();
-            up.up.extend(self.cell.take_placed());
+            let placed = self.cell.take_placed();
+            self.seen(at + self.settings.startup).up.extend(placed);
             self.follow(at);
         }
         Ok(())
@@ -229,16 +243,29 @@ impl Replay {
         self.scheduler.follow(self.cell.state.clone(), &news);
     }
 
+    /// The moment at which it is seen what a task does at a time.
+    fn seen(&mut self, at: Millis) -> &mut Moment {
+        let gather = self.settings.gather.0;
+        self.agenda.entry(Millis(at.0.next_multiple_of(gather))).or_default()
+    }
+
     fn note(&mut self, event: &Event, at: Millis) {
-        let EventKind::TaskChanged { task, change, .. } = &event.kind else { return };
+        let (task, change) = match &event.kind {
+            EventKind::TaskChanged { task, change, .. } => (task, change),
+            EventKind::JobForgotten(job, _) => {
+                self.jobs.remove(job);
+                return;
+            }
+            _ => return,
+        };
         let Some(known) = self.jobs.get(&task.job) else { return };
+        let (band, run) = (known.band, known.runs.of(task.index));
         if let TaskChange::Up { .. } = change
-            && let Some(run) = known.runs.of(task.index)
-            && let Some(id) = self.running(*task)
+            && let Some((run, id)) = run.zip(self.running(*task))
         {
-            self.agenda.entry(at + run).or_default().over.push(id);
+            self.seen(at + run).over.push(id);
         }
-        self.books.note(*task, known.band, change);
+        self.books.note(*task, band, change);
     }
 
     fn running(&self, task: TaskId) -> Option<IncarnationId> {

@@ -3,13 +3,15 @@ use crate::sources::synthetic::synthetic;
 use crate::work::Work;
 
 fn settings() -> Settings {
-    Settings { startup: Millis(25_000), every: Millis(300_000), config: Config::default() }
+    Settings::new(Millis(25_000), Millis(300_000))
 }
 const HOUR: Millis = Millis::from_secs(3_600);
 
 fn workload(losses_a_month: u64) -> Arc<Workload> {
     let work = Work::of_cell(&synthetic(40, 3).unwrap());
-    Arc::new(Workload::steady(work, Millis(HOUR.0 * 12), losses_a_month, 5).unwrap())
+    Arc::new(
+        Workload::steady(work, Millis(HOUR.0 * 12), settings().startup, losses_a_month, 5).unwrap(),
+    )
 }
 
 fn replayed(until: Millis, losses_a_month: u64) -> Replay {

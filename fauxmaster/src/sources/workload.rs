@@ -82,14 +82,15 @@ pub struct Loss {
 
 impl Workload {
     /// A steady cell: services of the work are there from the beginning to the end; a batch job runs for a time
-    /// of its own, and another like it arrives when it should be over, so that as much is asked for at any time.
-    /// Each machine is lost `losses_a_month` times in 30 days.
+    /// of its own, and another like it arrives when it should be over, its `startup` counted, so that as much is
+    /// asked for at any time. Each machine is lost `losses_a_month` times in 30 days.
     ///
     /// # Errors
     /// When `losses_a_month` is more than a machine that comes back after half an hour can be lost.
     pub fn steady(
         work: Work,
         lasts: Millis,
+        startup: Millis,
         losses_a_month: u64,
         seed: u64,
     ) -> Result<Self, Error> {
@@ -116,7 +117,8 @@ impl Workload {
             // The first one is somewhere in its life as the workload begins.
             let first = dice.between(1, run.0);
             arrivals.push(arrival(Millis(0), Runs::Each(Millis(first)), format!("w{number}-0")));
-            let later = (0..).map(|n| first + n * run.0).take_while(|at| *at < lasts.0);
+            let begins = |n| first + startup.0 + n * (run.0 + startup.0);
+            let later = (0..).map(begins).take_while(|at| *at < lasts.0);
             for (n, at) in (1..).zip(later) {
                 let name = format!("w{number}-{n}");
                 arrivals.push(arrival(Millis(at), Runs::Each(run), name));
@@ -159,16 +161,18 @@ mod tests {
     use crate::sources::synthetic::synthetic;
 
     const DAY: Millis = Millis(DAY_MS);
+    const STARTUP: Millis = Millis(25_000);
 
     #[test]
     fn a_steady_workload_asks_for_as_much_at_any_time_and_repeats() {
         let work = Work::of_cell(&synthetic(40, 3).unwrap());
         let tasks = work.tasks();
-        let made = Workload::steady(work.clone(), DAY, 3, 5).unwrap();
+        let made = Workload::steady(work.clone(), DAY, STARTUP, 3, 5).unwrap();
         assert!(made.arrivals.is_sorted_by_key(|arrival| arrival.at));
         let alive = |at: u64| -> u64 {
             let lives = |arrival: &&Arrival| {
-                let ends = arrival.runs.of(0).map_or(u64::MAX, |run| arrival.at.0 + run.0);
+                let ends =
+                    arrival.runs.of(0).map_or(u64::MAX, |run| arrival.at.0 + STARTUP.0 + run.0);
                 arrival.at.0 <= at && at < ends
             };
             made.arrivals.iter().filter(lives).map(|a| u64::from(a.spec.tasks)).sum()
@@ -176,7 +180,7 @@ mod tests {
         for hour in 0..24 {
             assert_eq!(alive(hour * 3_600_000), tasks, "hour {hour}");
         }
-        let again = Workload::steady(work, DAY, 3, 5).unwrap();
+        let again = Workload::steady(work, DAY, STARTUP, 3, 5).unwrap();
         let names = |made: &Workload| -> Vec<(Millis, String)> {
             made.arrivals.iter().map(|a| (a.at, a.name.clone())).collect()
         };
@@ -192,7 +196,7 @@ mod tests {
             assert!(loss.at > away[loss.machine]);
             away[loss.machine] = loss.back;
         }
-        let refused = Workload::steady(Work::default(), DAY, 31, 1).unwrap_err();
+        let refused = Workload::steady(Work::default(), DAY, STARTUP, 31, 1).unwrap_err();
         assert_eq!(refused.to_string(), "losses a month: 31; 0 to 30 are allowed");
     }
 }
