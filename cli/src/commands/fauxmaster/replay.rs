@@ -8,6 +8,7 @@ use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::questions::replay::{self, Options};
 use borg_fauxmaster::replay::Settings;
+use borg_fauxmaster::sources::workload::Steady;
 use borg_proto::Millis;
 use clap::Args;
 use std::path::PathBuf;
@@ -28,6 +29,9 @@ pub(in crate::commands) struct ReplayArgs {
     /// Seconds from placed to up
     #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     startup: u64,
+    /// Seconds that tasks of batch jobs run at least, and at most 64 times as long
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    shortest: u64,
     /// How often each machine is lost in 30 days
     #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=30))]
     losses: u64,
@@ -43,15 +47,17 @@ pub(in crate::commands) struct ReplayArgs {
 
 pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let hours = |hours: u64| Millis::from_secs(hours.saturating_mul(3_600));
+    let startup = Millis::from_secs(args.startup);
     let options = Options {
-        lasts: hours(args.hours),
+        load: Steady {
+            lasts: hours(args.hours),
+            startup,
+            shortest: Millis::from_secs(args.shortest),
+            losses_a_month: args.losses,
+            seed: args.seed,
+        },
         from: hours(args.from),
-        losses_a_month: args.losses,
-        seed: args.seed,
-        settings: Settings::new(
-            Millis::from_secs(args.startup),
-            Millis::from_secs(args.every * 60),
-        ),
+        settings: Settings::new(startup, Millis::from_secs(args.every * 60)),
     };
     let loaded = args.source.load(target).await?;
     let replay = move |go_on: &GoOn| {
