@@ -71,7 +71,7 @@ pub(crate) struct Runs {
     runs: OrdMap<u64, Arc<TaskRun>>,
     failures: Share,
     others: Share,
-    by_task: OrdMap<TaskId, Vec<u64>>,
+    by_task: OrdSet<(TaskId, u64)>,
     by_job: OrdMap<JobId, OfJob>,
 }
 
@@ -87,27 +87,43 @@ struct OfJob {
 struct Share {
     count: usize,
     of_users: OrdMap<UserName, OrdSet<u64>>,
+    /// How many each user has.
+    sizes: OrdSet<(usize, UserName)>,
 }
 
 impl Share {
     fn add(&mut self, owner: &UserName, number: u64) {
-        self.of_users.entry(owner.clone()).or_default().insert(number);
-        self.count += 1;
+        let numbers = self.of_users.entry(owner.clone()).or_default();
+        let before = numbers.len();
+        numbers.insert(number);
+        let now = numbers.len();
+        self.resized(owner, before, now);
     }
 
     fn remove(&mut self, owner: &UserName, number: u64) {
         let Some(numbers) = self.of_users.get_mut(owner) else { return };
-        self.count -= usize::from(numbers.remove(&number).is_some());
-        if numbers.is_empty() {
+        let before = numbers.len();
+        numbers.remove(&number);
+        let now = numbers.len();
+        if now == 0 {
             self.of_users.remove(owner);
+        }
+        self.resized(owner, before, now);
+    }
+
+    fn resized(&mut self, owner: &UserName, before: usize, now: usize) {
+        self.count = self.count + now - before;
+        self.sizes.remove(&(before, owner.clone()));
+        if now > 0 {
+            self.sizes.insert((now, owner.clone()));
         }
     }
 
     /// What goes when there is one too many: the oldest of whoever has the most, of the last by name when
     /// there are several.
     fn too_much(&self) -> Option<u64> {
-        let most = || self.of_users.values().max_by_key(|numbers| numbers.len());
-        if self.count > RUNS_KEPT { most()?.get_min().copied() } else { None }
+        let (_, most) = self.sizes.get_max().filter(|_| self.count > RUNS_KEPT)?;
+        self.of_users.get(most)?.get_min().copied()
     }
 }
 
@@ -122,19 +138,21 @@ impl Runs {
     pub(crate) fn add(&mut self, number: u64, owner: &UserName, run: TaskRun) {
         let (task, failure) = (run.task, run.is_failure());
         self.runs.insert(number, Arc::new(run));
-        self.by_task.entry(task).or_default().push(number);
+        self.by_task.insert((task, number));
         let none = || OfJob { owner: owner.clone(), numbers: OrdSet::new() };
         let of_job = &mut self.by_job.entry(task.job).or_insert_with(none).numbers;
         of_job.insert(number);
+        let of_job = of_job.len();
         self.share(failure).add(owner, number);
         // One after the other: what a task lets go, its job has to let go no more.
-        let of_task = self.by_task.get(&task).filter(|of_task| of_task.len() > RUNS_OF_A_TASK);
-        if let Some(number) = of_task.and_then(|of_task| self.least_worth(of_task.iter())) {
+        let more_of_task = self.of_task(task).nth(RUNS_OF_A_TASK).is_some();
+        let of_task = more_of_task.then(|| self.least_worth(self.of_task(task))).flatten();
+        if let Some(number) = of_task {
             self.drop_run(number);
-        }
-        let of_job = self.by_job.get(&task.job).map(|of_job| &of_job.numbers);
-        let of_job = of_job.filter(|of_job| of_job.len() > RUNS_OF_A_JOB);
-        if let Some(number) = of_job.and_then(|of_job| self.least_worth(of_job.iter())) {
+        } else if of_job > RUNS_OF_A_JOB
+            && let Some(of_job) = self.by_job.get(&task.job)
+            && let Some(number) = self.least_worth(of_job.numbers.iter().copied())
+        {
             self.drop_run(number);
         }
         if let Some(number) = self.share(failure).too_much() {
@@ -142,15 +160,24 @@ impl Runs {
         }
     }
 
+    /// The numbers of a task's runs, in order.
+    fn of_task(&self, task: TaskId) -> impl DoubleEndedIterator<Item = u64> {
+        self.by_task.range((task, 0)..=(task, u64::MAX)).map(|(_, number)| *number)
+    }
+
     /// The oldest that is no failure, else the oldest; but never the newest.
-    fn least_worth<'a>(
-        &self,
-        numbers: impl DoubleEndedIterator<Item = &'a u64> + Clone,
-    ) -> Option<u64> {
-        let mut older = numbers;
-        older.next_back();
-        let is_other = |number: &&u64| self.runs.get(*number).is_some_and(|run| !run.is_failure());
-        older.clone().find(is_other).or_else(|| older.clone().next()).copied()
+    fn least_worth(&self, numbers: impl Iterator<Item = u64>) -> Option<u64> {
+        let mut numbers = numbers.peekable();
+        let oldest = numbers.next()?;
+        numbers.peek()?;
+        let mut older = Some(oldest);
+        while let Some(number) = older {
+            if self.runs.get(&number).is_some_and(|run| !run.is_failure()) {
+                return Some(number);
+            }
+            older = numbers.next().filter(|_| numbers.peek().is_some());
+        }
+        Some(oldest)
     }
 
     fn share(&mut self, failure: bool) -> &mut Share {
@@ -159,18 +186,14 @@ impl Runs {
 
     fn drop_run(&mut self, number: u64) {
         let Some(run) = self.runs.remove(&number) else { return };
-        if let Some(of_task) = self.by_task.get_mut(&run.task) {
-            of_task.retain(|other| *other != number);
-            if of_task.is_empty() {
-                self.by_task.remove(&run.task);
-            }
-        }
-        let Some(mut of_job) = self.by_job.remove(&run.task.job) else { return };
-        self.share(run.is_failure()).remove(&of_job.owner, number);
+        self.by_task.remove(&(run.task, number));
+        let Some(of_job) = self.by_job.get_mut(&run.task.job) else { return };
         of_job.numbers.remove(&number);
-        if !of_job.numbers.is_empty() {
-            self.by_job.insert(run.task.job, of_job);
+        let owner = of_job.owner.clone();
+        if of_job.numbers.is_empty() {
+            self.by_job.remove(&run.task.job);
         }
+        self.share(run.is_failure()).remove(&owner, number);
     }
 
     /// Lets go of all that is kept of a job.
@@ -183,7 +206,7 @@ impl Runs {
 
     /// Lets go of all that is kept of a task.
     pub(super) fn forget_task(&mut self, task: TaskId) {
-        for number in self.by_task.get(&task).cloned().unwrap_or_default() {
+        for number in self.of_task(task).collect::<Vec<_>>() {
             self.drop_run(number);
         }
     }
@@ -197,8 +220,8 @@ impl Runs {
 impl CellState {
     /// How the last runs of a task ended that are still known, the newest first.
     pub fn runs_of(&self, task: TaskId) -> impl Iterator<Item = &TaskRun> {
-        let numbers = self.runs.by_task.get(&task).map(Vec::as_slice).unwrap_or_default();
-        numbers.iter().rev().filter_map(|number| self.runs.runs.get(number).map(Arc::as_ref))
+        let numbers = self.runs.of_task(task).rev();
+        numbers.filter_map(|number| self.runs.runs.get(&number).map(Arc::as_ref))
     }
 
     /// What is wrong with the runs that are kept, in words.
@@ -310,7 +333,7 @@ mod tests {
         );
         runs.forget(JobId(2));
         assert_eq!(runs.iter().count(), RUNS_OF_A_TASK);
-        assert_eq!(runs.by_task.len(), 1);
+        assert_eq!(runs.by_task.len(), RUNS_OF_A_TASK);
     }
 
     /// Five drains, and the crash before them is still explained.
