@@ -71,15 +71,22 @@ pub(crate) struct Runs {
     runs: OrdMap<u64, Arc<TaskRun>>,
     failures: Share,
     others: Share,
-    by_task: OrdSet<(TaskId, u64)>,
     by_job: OrdMap<JobId, OfJob>,
 }
 
-/// The numbers of a job's runs.
+/// The runs of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct OfJob {
     owner: UserName,
-    numbers: OrdSet<u64>,
+    /// Number, and index of the task, by number: few enough to be looked through.
+    runs: Vec<(u64, u32)>,
+}
+
+impl OfJob {
+    /// The numbers of one task's, in order.
+    fn of_task(&self, index: u32) -> impl DoubleEndedIterator<Item = u64> {
+        self.runs.iter().filter(move |(_, other)| *other == index).map(|(number, _)| *number)
+    }
 }
 
 /// The numbers of failures, or of other runs.
@@ -138,21 +145,10 @@ impl Runs {
     pub(crate) fn add(&mut self, number: u64, owner: &UserName, run: TaskRun) {
         let (task, failure) = (run.task, run.is_failure());
         self.runs.insert(number, Arc::new(run));
-        self.by_task.insert((task, number));
-        let none = || OfJob { owner: owner.clone(), numbers: OrdSet::new() };
-        let of_job = &mut self.by_job.entry(task.job).or_insert_with(none).numbers;
-        of_job.insert(number);
-        let of_job = of_job.len();
+        let none = || OfJob { owner: owner.clone(), runs: Vec::new() };
+        self.by_job.entry(task.job).or_insert_with(none).runs.push((number, task.index));
         self.share(failure).add(owner, number);
-        // One after the other: what a task lets go, its job has to let go no more.
-        let more_of_task = self.of_task(task).nth(RUNS_OF_A_TASK).is_some();
-        let of_task = more_of_task.then(|| self.least_worth(self.of_task(task))).flatten();
-        if let Some(number) = of_task {
-            self.drop_run(number);
-        } else if of_job > RUNS_OF_A_JOB
-            && let Some(of_job) = self.by_job.get(&task.job)
-            && let Some(number) = self.least_worth(of_job.numbers.iter().copied())
-        {
+        if let Some(number) = self.too_much_of(task) {
             self.drop_run(number);
         }
         if let Some(number) = self.share(failure).too_much() {
@@ -160,9 +156,21 @@ impl Runs {
         }
     }
 
+    /// What goes when there is one too many of a task, or of its job. Never both: what a task lets go, its job has
+    /// to let go no more.
+    fn too_much_of(&self, task: TaskId) -> Option<u64> {
+        let of_job = self.by_job.get(&task.job)?;
+        if of_job.of_task(task.index).nth(RUNS_OF_A_TASK).is_some() {
+            return self.least_worth(of_job.of_task(task.index));
+        }
+        let all = of_job.runs.iter().map(|(number, _)| *number);
+        if of_job.runs.len() > RUNS_OF_A_JOB { self.least_worth(all) } else { None }
+    }
+
     /// The numbers of a task's runs, in order.
     fn of_task(&self, task: TaskId) -> impl DoubleEndedIterator<Item = u64> {
-        self.by_task.range((task, 0)..=(task, u64::MAX)).map(|(_, number)| *number)
+        let of_job = self.by_job.get(&task.job).into_iter();
+        of_job.flat_map(move |of_job| of_job.of_task(task.index))
     }
 
     /// The oldest that is no failure, else the oldest; but never the newest.
@@ -186,11 +194,10 @@ impl Runs {
 
     fn drop_run(&mut self, number: u64) {
         let Some(run) = self.runs.remove(&number) else { return };
-        self.by_task.remove(&(run.task, number));
         let Some(of_job) = self.by_job.get_mut(&run.task.job) else { return };
-        of_job.numbers.remove(&number);
+        of_job.runs.retain(|(other, _)| *other != number);
         let owner = of_job.owner.clone();
-        if of_job.numbers.is_empty() {
+        if of_job.runs.is_empty() {
             self.by_job.remove(&run.task.job);
         }
         self.share(run.is_failure()).remove(&owner, number);
@@ -198,8 +205,8 @@ impl Runs {
 
     /// Lets go of all that is kept of a job.
     pub(super) fn forget(&mut self, job: JobId) {
-        let numbers = self.by_job.get(&job).map(|of_job| of_job.numbers.clone());
-        for number in numbers.unwrap_or_default() {
+        let runs = self.by_job.get(&job).map(|of_job| of_job.runs.clone());
+        for (number, _) in runs.unwrap_or_default() {
             self.drop_run(number);
         }
     }
@@ -325,15 +332,11 @@ mod tests {
         for index in 0..2 * u32::try_from(RUNS_OF_A_JOB).unwrap() {
             runs.note(&user("ann"), run(2, index, true));
         }
-        assert_eq!(runs.by_job[&JobId(2)].numbers.len(), RUNS_OF_A_JOB);
-        assert_eq!(
-            runs.by_job[&JobId(1)].numbers.len(),
-            RUNS_OF_A_TASK,
-            "another job loses nothing"
-        );
+        assert_eq!(runs.by_job[&JobId(2)].runs.len(), RUNS_OF_A_JOB);
+        assert_eq!(runs.by_job[&JobId(1)].runs.len(), RUNS_OF_A_TASK, "another job loses nothing");
         runs.forget(JobId(2));
         assert_eq!(runs.iter().count(), RUNS_OF_A_TASK);
-        assert_eq!(runs.by_task.len(), RUNS_OF_A_TASK);
+        assert_eq!(runs.by_job.len(), 1);
     }
 
     /// Five drains, and the crash before them is still explained.
