@@ -168,18 +168,38 @@ impl Driven {
     /// Applies decisions of the scheduler in one entry.
     ///
     /// # Errors
-    /// When the state refuses the entry or any of them: with nothing in between, scheduler and state
+    /// When the state refuses the entry or any of them: with nothing in between and nothing lent, scheduler and state
     /// have to agree.
     pub fn place(&mut self, assignments: Vec<Assignment>) -> Result<(), Error> {
-        if assignments.is_empty() {
-            return Ok(());
+        match self.place_what_fits(assignments)?.into_iter().next() {
+            None => Ok(()),
+            Some((_, why)) => Err(why.into()),
         }
+    }
+
+    /// The same; gives those that the state refuses, with why. It counts bytes where the scheduler counts coarser amounts:
+    /// it may spare a victim on whose room a later decision of the same entry counted, when lent room was nearly enough.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub fn place_what_fits(
+        &mut self,
+        assignments: Vec<Assignment>,
+    ) -> Result<Vec<(TaskId, Rejection)>, Error> {
+        if assignments.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tasks: Vec<TaskId> = assignments.iter().map(|one| one.task).collect();
         match self.apply(self.leader(), Action::Place { assignments })? {
             Answer::Placed { results } => {
-                for result in results {
-                    self.starting.push(result?);
+                let mut refused = Vec::new();
+                for (task, result) in tasks.into_iter().zip(results) {
+                    match result {
+                        Ok(id) => self.starting.push(id),
+                        Err(why) => refused.push((task, why)),
+                    }
                 }
-                Ok(())
+                Ok(refused)
             }
             other => Err(format!("a placement was answered with {other:?}").into()),
         }

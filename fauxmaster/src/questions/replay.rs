@@ -179,6 +179,7 @@ fn counts(books: &Books) -> Table {
         ("tasks ended", counts.ends),
         ("tasks pushed out", counts.evictions),
         ("tasks failed", counts.failures),
+        ("decisions refused", counts.refused),
         ("passes of the scheduler", counts.passes),
     ];
     Table {

@@ -25,6 +25,8 @@ pub struct Counts {
     pub evictions: u64,
     /// Tasks that failed.
     pub failures: u64,
+    /// Decisions that the state refused.
+    pub refused: u64,
     /// Passes of the scheduler.
     pub passes: u64,
 }

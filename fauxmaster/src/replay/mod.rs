@@ -271,10 +271,14 @@ impl Replay {
                 break;
             }
             self.scheduler.let_go();
-            self.cell.place(decisions)?;
+            let refused = self.cell.place_what_fits(decisions)?;
             let placed = self.cell.take_placed();
             self.seen(at + self.settings.startup).up.extend(placed);
             self.follow(at);
+            self.books.counts.refused += refused.len() as u64;
+            for (task, _) in refused {
+                self.scheduler.refused(task);
+            }
         }
         Ok(())
     }
