@@ -7,6 +7,7 @@ pub mod borg_like;
 pub mod common;
 pub mod loaded;
 pub mod openb;
+pub mod rows;
 pub mod synthetic;
 pub mod table;
 pub mod workload;
