@@ -25,6 +25,8 @@ pub enum Code {
     Unavailable = 7,
     /// What was waited for did not come, or not well: a job, an update, an empty machine.
     JobFailed = 8,
+    /// Ctrl-C: what was computed until then was told. 128 and the signal, as shells have it.
+    Stopped = 130,
 }
 
 /// How a command went that did not fail.

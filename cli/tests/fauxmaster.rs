@@ -1,8 +1,11 @@
 //! `fauxmaster` as people call it.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 const JOB: &str = r#"{"name":"web","kind":"service","tasks":3,
     "task":{"command":["/bin/web"],"limit":{"cpu_milli":4000,"ram_bytes":8589934592}}}"#;
@@ -174,4 +177,48 @@ fn a_stretch_of_time_is_replayed_with_the_same_bytes_each_time() {
     assert!(!told["tables"]["waits"].as_array().unwrap().is_empty(), "{told}");
     let refused = refusal(&asked(&["replay"], &["--losses", "31"]), "");
     assert!(refused.contains("31 is not in 0..=30"), "{refused}");
+}
+
+/// What a replay ends with is a checkpoint, and what it leaves out at first is not told.
+#[test]
+fn a_replayed_cell_is_saved_and_asked_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("noon");
+    let file = file.to_str().unwrap();
+    let more = ["--hours", "3", "--from", "1", "--save", file, "-o", "json"];
+    let told = answer(&asked(&["replay"], &more), "");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let over_time = told["tables"]["over_time"].as_array().unwrap();
+    assert_eq!((over_time.len(), over_time[0]["at"].as_f64()), (24, Some(1.0)), "{told}");
+    let shown = answer(&["show", "--checkpoint", file], "");
+    assert!(shown.contains("40 machines;"), "{shown}");
+    let refused = refusal(&asked(&["replay"], &["--hours", "3", "--from", "3"]), "");
+    assert!(refused.contains("nothing is left of 3.0 h"), "{refused}");
+}
+
+/// Ctrl-C: what was computed is told, and how far that is.
+#[test]
+fn a_replay_that_is_stopped_tells_what_it_has() {
+    let child = Command::new(env!("CARGO_BIN_EXE_fauxmaster"))
+        .args(asked(&["replay"], &["--hours", "8784", "-o", "json"]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it was built");
+    let status = format!("/proc/{}/status", child.id());
+    let catches = || {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        u64::from_str_radix(caught, 16).unwrap() & (1 << (Signal::SIGINT as u32 - 1)) != 0
+    };
+    while !catches() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let last = told["summary"].as_array().unwrap().last().unwrap().as_str().unwrap();
+    assert!(last.starts_with("Stopped at") && last.contains("of 8784.0 h"), "{last}");
 }

@@ -10,7 +10,7 @@ use borg_proto::wire::pb;
 use clap::Subcommand;
 
 #[cfg(feature = "daemons")]
-pub(super) use file::{InspectArgs, RestoreArgs, live_state, load};
+pub(super) use file::{InspectArgs, RestoreArgs, live_state, load, write};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
@@ -137,6 +137,28 @@ mod file {
         stale: bool,
         out: Output,
     ) -> Result<(), Failure> {
+        let (dir, name) = place(file)?;
+        let state = live_state(client, stale).await?;
+        let bytes = written(dir, name, &state)?;
+        if out.is_json() {
+            return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
+        }
+        out.line(&format!("{}: {bytes} bytes, entry {}", file.display(), state.applied()))
+    }
+
+    /// Writes a state as `backup save` does.
+    pub(in super::super) fn write(file: &Path, state: &CellState) -> Result<(), Failure> {
+        let (dir, name) = place(file)?;
+        written(dir, name, state).map(|_| ())
+    }
+
+    fn written(dir: &Path, name: &str, state: &CellState) -> Result<u64, Failure> {
+        store::save_state(dir, name, state)
+            .map_err(|error| Failure::new(Code::Internal, in_full(&error)))
+    }
+
+    /// Directory and name of a file that may be made or replaced.
+    fn place(file: &Path) -> Result<(&Path, &str), Failure> {
         // The file is made beside and renamed: what is no plain file would be replaced by one.
         let there = std::fs::symlink_metadata(file);
         if there.is_ok_and(|there| !there.is_file()) {
@@ -148,14 +170,8 @@ mod file {
             let what = format!("{} is no name for a file in UTF-8", file.display());
             return Err(Failure::new(Code::Usage, what));
         };
-        let state = live_state(client, stale).await?;
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let bytes = store::save_state(dir.unwrap_or(Path::new(".")), name, &state)
-            .map_err(|error| Failure::new(Code::Internal, in_full(&error)))?;
-        if out.is_json() {
-            return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
-        }
-        out.line(&format!("{}: {bytes} bytes, entry {}", file.display(), state.applied()))
+        Ok((dir.unwrap_or(Path::new(".")), name))
     }
 
     /// The cell's state now. What the answering master has, if `stale`.

@@ -8,11 +8,11 @@ use crate::replay::{Replay, Settings};
 use crate::sources::loaded::Loaded;
 use crate::sources::workload::Workload;
 use crate::spread::{Counted, percentile};
+use borg_cell::state::CellState;
 use borg_proto::{Band, Millis};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// After so many looks whoever waits for the answer hears of it.
-const TELL_EVERY: usize = 12;
 const HOUR_MS: f64 = 3_600_000.0;
 
 /// Which stretch of time.
@@ -20,6 +20,8 @@ const HOUR_MS: f64 = 3_600_000.0;
 pub struct Options {
     /// How long it is.
     pub lasts: Millis,
+    /// What happens before is left out of the answer: the cell fills up meanwhile.
+    pub from: Millis,
     /// How often each machine is lost in 30 days.
     pub losses_a_month: u64,
     /// Of run times and lost machines.
@@ -28,26 +30,61 @@ pub struct Options {
     pub settings: Settings,
 }
 
-/// Replays a steady workload made of the work of a cell ([`Workload::steady`]); `tell` hears how far it is.
+/// What became of a replay.
+#[derive(Debug, Clone)]
+pub struct Replayed {
+    /// The answer.
+    pub answer: Answer,
+    /// The cell as it was in the end.
+    pub state: CellState,
+    /// When that was, if it was stopped before its time.
+    pub stopped: Option<Millis>,
+}
+
+/// Replays a steady workload made of the work of a cell ([`Workload::steady`]). `tell` hears how far it is, and may
+/// stop it there: the answer is of the time until then.
 ///
 /// # Errors
-/// When there is no work, the state refuses a job, or state and scheduler disagree.
-pub fn replay(loaded: &Loaded, options: &Options, tell: impl Fn(&str)) -> Result<Answer, Error> {
+/// When there is no work, nothing is left to tell of, the state refuses a job, or state and scheduler disagree.
+pub fn replay(
+    loaded: &Loaded,
+    options: &Options,
+    tell: impl Fn(&str) -> ControlFlow<()>,
+) -> Result<Replayed, Error> {
     let work = loaded.work();
     if work.jobs.is_empty() {
         return Err("there is no work in the cell: nothing to replay".into());
     }
-    let (lasts, startup) = (options.lasts, options.settings.startup);
+    let (lasts, from) = (options.lasts, options.from);
+    if from >= lasts {
+        let (from, lasts) = (hours(from), hours(lasts));
+        let why =
+            format!("from {from:.1} h: nothing is left of {lasts:.1} h; begin before the end");
+        return Err(why.into());
+    }
+    let startup = options.settings.startup;
     let workload = Workload::steady(work, lasts, startup, options.losses_a_month, options.seed)?;
     let mut replay = Replay::new(Arc::new(workload), options.settings)?;
-    let part = options.settings.every.0.saturating_mul(TELL_EVERY as u64).max(1);
-    let mut until = Millis(0);
-    while until < options.lasts {
-        until = Millis(until.0.saturating_add(part)).min(options.lasts);
-        replay.run_until(until)?;
-        tell(&format!("{:.1} h: {} events", hours(until), replay.books.counts.events()));
+    let mut at = Millis(0);
+    let mut stopped = None;
+    while at < lasts && stopped.is_none() {
+        let end = if at < from { from } else { lasts };
+        at = (at + options.settings.every).min(end);
+        replay.run_until(at)?;
+        let far = format!("{:.1} h: {} events", hours(at), replay.books.counts.events());
+        stopped = tell(&far).is_break().then_some(at).filter(|at| *at < lasts);
+        if at == from {
+            replay.books.begin_anew();
+        }
     }
-    Ok(answer(loaded, options, &replay))
+    if at < from {
+        let (at, from) = (hours(at), hours(from));
+        return Err(
+            format!("stopped at {at:.1} h: there is nothing to tell before {from:.1} h").into()
+        );
+    }
+    let answer = answer(loaded, options, &replay, at);
+    Ok(Replayed { answer, state: replay.state().clone(), stopped })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
@@ -55,10 +92,12 @@ fn hours(time: Millis) -> f64 {
     time.0 as f64 / HOUR_MS
 }
 
-fn answer(loaded: &Loaded, options: &Options, replay: &Replay) -> Answer {
+fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> Answer {
     let books = &replay.books;
     let parameters = [
         ("every_ms", options.settings.every.0),
+        ("from_ms", options.from.0),
+        ("gather_ms", options.settings.gather.0),
         ("hours_ms", options.lasts.0),
         ("losses_a_month", options.losses_a_month),
         ("startup_ms", options.settings.startup.0),
@@ -67,7 +106,7 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay) -> Answer {
     Answer {
         question: "replay".to_owned(),
         provenance: loaded.provenance(vec![options.seed], parameters.to_vec()),
-        summary: summary(books, options.lasts),
+        summary: summary(books, options, end),
         tables: vec![
             counts(books),
             waits(books),
@@ -79,17 +118,17 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay) -> Answer {
     }
 }
 
-fn summary(books: &Books, lasts: Millis) -> Vec<String> {
+fn summary(books: &Books, options: &Options, end: Millis) -> Vec<String> {
     let counts = books.counts;
     let evictions: u64 = books.bands.iter().filter(|(band, _)| band.is_prod()).map(evicted).sum();
     let mean = |of: fn(&Look) -> f64| {
         let shares: Vec<f64> = books.looks.iter().map(of).collect();
         percentile(&shares, 50)
     };
-    vec![
+    let mut told = vec![
         format!(
             "{:.1} hours: {} jobs submitted, {} tasks placed, {} ended, {} pushed out, {} of them of production.",
-            hours(lasts),
+            hours(end.since(options.from)),
             counts.submits,
             counts.placements,
             counts.ends,
@@ -101,7 +140,14 @@ fn summary(books: &Books, lasts: Millis) -> Vec<String> {
             mean(cpu),
             mean(ram)
         ),
-    ]
+    ];
+    if end < options.lasts {
+        let (end, lasts) = (hours(end), hours(options.lasts));
+        told.push(format!(
+            "Stopped at {end:.1} h of {lasts:.1} h: all this is of the time until then."
+        ));
+    }
+    told
 }
 
 fn evicted((_, of): (&Band, &OfBand)) -> u64 {

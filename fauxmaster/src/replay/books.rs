@@ -100,6 +100,15 @@ impl Books {
         self.at = at;
     }
 
+    /// What was counted so far is forgotten; who is placed and who waits is known still.
+    pub(crate) fn begin_anew(&mut self) {
+        self.counts = Counts::default();
+        self.looks.clear();
+        for of in self.bands.values_mut() {
+            *of = OfBand { placed: of.placed, ..OfBand::default() };
+        }
+    }
+
     /// A job with so many tasks arrived.
     pub(super) fn submitted(&mut self, job: JobId, tasks: u32) {
         self.counts.submits += 1;

@@ -8,6 +8,7 @@ mod price;
 mod replay;
 mod show;
 mod source;
+mod stop;
 mod sweep;
 mod tune;
 

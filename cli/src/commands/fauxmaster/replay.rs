@@ -1,6 +1,8 @@
 //! `fauxmaster replay`: a stretch of time in a cell.
 
+use super::super::backup;
 use super::source::{ShowArgs, SourceArgs, made};
+use super::stop::{GoOn, stoppable, stopped};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -8,6 +10,7 @@ use borg_fauxmaster::questions::replay::{self, Options};
 use borg_fauxmaster::replay::Settings;
 use borg_proto::Millis;
 use clap::Args;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct ReplayArgs {
@@ -16,6 +19,9 @@ pub(in crate::commands) struct ReplayArgs {
     /// How long
     #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8_784))]
     hours: u64,
+    /// What happens before is left out of the answer: the cell fills up meanwhile
+    #[arg(long, value_name = "HOURS", default_value_t = 0)]
+    from: u64,
     /// Minutes between two looks at how full the cell is
     #[arg(long, value_name = "MINUTES", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_440))]
     every: u64,
@@ -25,6 +31,9 @@ pub(in crate::commands) struct ReplayArgs {
     /// How often each machine is lost in 30 days
     #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=30))]
     losses: u64,
+    /// Write the cell as it is in the end there, as a checkpoint of which everything else can be asked
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// Of run times and lost machines
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -33,8 +42,10 @@ pub(in crate::commands) struct ReplayArgs {
 }
 
 pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
+    let hours = |hours: u64| Millis::from_secs(hours.saturating_mul(3_600));
     let options = Options {
-        lasts: Millis::from_secs(args.hours * 3_600),
+        lasts: hours(args.hours),
+        from: hours(args.from),
         losses_a_month: args.losses,
         seed: args.seed,
         settings: Settings::new(
@@ -43,5 +54,19 @@ pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> R
         ),
     };
     let loaded = args.source.load(target).await?;
-    args.show.show(&made(replay::replay(&loaded, &options, step))?, out)
+    let replay = move |go_on: &GoOn| {
+        replay::replay(&loaded, &options, |far| {
+            step(far);
+            go_on.ask()
+        })
+    };
+    let found = made(stoppable(replay).await?)?;
+    if let Some(file) = args.save {
+        backup::write(&file, &found.state)?;
+    }
+    args.show.show(&found.answer, out)?;
+    match found.stopped {
+        None => Ok(()),
+        Some(_) => Err(stopped()),
+    }
 }
