@@ -41,7 +41,7 @@ pub struct Replayed {
     pub stopped: Option<Millis>,
 }
 
-/// Replays a steady workload made of the work of a cell ([`Workload::steady`]). `tell` hears how far it is, and may
+/// Replays a trace, or a steady workload made of the work of a cell ([`Workload::steady`]). `tell` hears how far it is, and may
 /// stop it there: the answer is of the time until then.
 ///
 /// # Errors
@@ -51,10 +51,6 @@ pub fn replay(
     options: &Options,
     tell: impl Fn(&str) -> ControlFlow<()>,
 ) -> Result<Replayed, Error> {
-    let work = loaded.work();
-    if work.jobs.is_empty() {
-        return Err("there is no work in the cell: nothing to replay".into());
-    }
     let (lasts, from) = (options.lasts, options.from);
     if from >= lasts {
         let (from, lasts) = (hours(from), hours(lasts));
@@ -62,9 +58,7 @@ pub fn replay(
             format!("from {from:.1} h: nothing is left of {lasts:.1} h; begin before the end");
         return Err(why.into());
     }
-    let startup = options.settings.startup;
-    let workload = Workload::steady(work, lasts, startup, options.losses_a_month, options.seed)?;
-    let mut replay = Replay::new(Arc::new(workload), options.settings)?;
+    let mut replay = Replay::new(workload(loaded, options)?, options.settings)?;
     let mut at = Millis(0);
     let mut stopped = None;
     while at < lasts && stopped.is_none() {
@@ -87,6 +81,25 @@ pub fn replay(
     Ok(Replayed { answer, state: replay.state().clone(), stopped })
 }
 
+/// What is replayed.
+fn workload(loaded: &Loaded, options: &Options) -> Result<Arc<Workload>, Error> {
+    let Options { lasts, losses_a_month, seed, .. } = *options;
+    if let Some(trace) = loaded.as_trace() {
+        if losses_a_month > 0 {
+            let why = format!(
+                "losses a month: {losses_a_month}; machines of a trace are lost as it tells: leave it out"
+            );
+            return Err(why.into());
+        }
+        return Ok(Arc::clone(&trace.workload));
+    }
+    let work = loaded.work();
+    if work.jobs.is_empty() {
+        return Err("there is no work in the cell: nothing to replay".into());
+    }
+    Workload::steady(work, lasts, options.settings.startup, losses_a_month, seed).map(Arc::new)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
 fn hours(time: Millis) -> f64 {
     time.0 as f64 / HOUR_MS
@@ -103,17 +116,15 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> A
         ("startup_ms", options.settings.startup.0),
     ];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_string()));
+    let tables = [counts(books), waits(books), evictions(books)]
+        .into_iter()
+        .chain(refused(books))
+        .chain([still(replay), over_time(books)]);
     Answer {
         question: "replay".to_owned(),
         provenance: loaded.provenance(vec![options.seed], parameters.to_vec()),
         summary: summary(books, options, end),
-        tables: vec![
-            counts(books),
-            waits(books),
-            evictions(books),
-            still(replay),
-            over_time(books),
-        ],
+        tables: tables.collect(),
         charts: vec![how_full(books), who_waits(books)],
     }
 }
@@ -242,6 +253,17 @@ fn evictions(books: &Books) -> Table {
         ],
         rows,
     }
+}
+
+/// Jobs that never came in, if there are any.
+fn refused(books: &Books) -> Option<Table> {
+    let rows = books.refused.iter().map(|(why, jobs)| vec![why.as_str().into(), (*jobs).into()]);
+    (!books.refused.is_empty()).then(|| Table {
+        name: "refused".to_owned(),
+        title: "Jobs that the cell refused, by reason".to_owned(),
+        columns: vec![Column::plain("why"), Column::plain("jobs")],
+        rows: rows.collect(),
+    })
 }
 
 /// Who waits at the end.

@@ -4,6 +4,7 @@
 
 use crate::spread::Counted;
 use borg_cell::event::TaskChange;
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, MachineState};
 use borg_proto::task::EvictCause;
 use borg_proto::{Band, JobId, Millis, TaskId};
@@ -82,6 +83,8 @@ struct Waits {
 pub struct Books {
     /// How often what happened.
     pub counts: Counts,
+    /// Jobs that the state refused, by reason.
+    pub refused: BTreeMap<String, u64>,
     /// By band.
     pub bands: BTreeMap<Band, OfBand>,
     /// The cell over time.
@@ -116,6 +119,11 @@ impl Books {
             let waits = Waits { since: self.at, again: false };
             self.waiting.insert(TaskId { job, index }, waits);
         }
+    }
+
+    /// The state refused a job.
+    pub(super) fn refused(&mut self, why: &Rejection) {
+        *self.refused.entry(reason(why)).or_default() += 1;
     }
 
     /// Something happened to a task.
@@ -180,6 +188,18 @@ impl Books {
         look.placed = self.bands.values().map(|band| band.placed).sum();
         look.pending = u64::try_from(state.pending_len()).unwrap_or(u64::MAX);
         self.looks.push(look);
+    }
+}
+
+/// Why a job was refused, without what is particular to it.
+fn reason(why: &Rejection) -> String {
+    match why {
+        Rejection::NoQuota(_) => "no quota in its band".to_owned(),
+        Rejection::QuotaTooSmall(_) => "more than is left of its user's quota".to_owned(),
+        Rejection::JobAlive { .. } => "its user has a job of that name".to_owned(),
+        Rejection::CellFull { what, most, .. } => format!("the cell has its {most} {what}"),
+        Rejection::Spec(error) => error.to_string(),
+        other => format!("{:?}", other.code()),
     }
 }
 

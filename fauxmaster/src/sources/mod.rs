@@ -10,4 +10,5 @@ pub mod openb;
 pub mod rows;
 pub mod synthetic;
 pub mod table;
+pub mod trace;
 pub mod workload;

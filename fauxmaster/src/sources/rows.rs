@@ -29,10 +29,9 @@ const LONGEST: usize = 1 << 20;
 pub struct Shape {
     /// What is between two fields.
     pub separator: Separator,
-    /// Names of the columns that are read. Several names for one are separated by `|`.
+    /// Names of the columns that are read. Several names for one are separated by `|`; one that may be missing ends
+    /// with `?`.
     pub columns: &'static [&'static str],
-    /// How many of them, counted from the last, may be missing.
-    pub optional: usize,
     /// Whether the first line names the columns; without one they are in the order of `columns`.
     pub head: bool,
     /// Lines that begin with this are no rows.
@@ -42,14 +41,14 @@ pub struct Shape {
 impl Shape {
     /// Commas between fields, names in the first line.
     #[must_use]
-    pub const fn named(columns: &'static [&'static str], optional: usize) -> Self {
-        Self { separator: Separator::Comma, columns, optional, head: true, comment: None }
+    pub const fn named(columns: &'static [&'static str]) -> Self {
+        Self { separator: Separator::Comma, columns, head: true, comment: None }
     }
 
     /// Commas between fields, columns by their place.
     #[must_use]
     pub const fn placed(columns: &'static [&'static str]) -> Self {
-        Self { separator: Separator::Comma, columns, optional: 0, head: false, comment: None }
+        Self { separator: Separator::Comma, columns, head: false, comment: None }
     }
 }
 
@@ -91,13 +90,31 @@ impl Reading {
         &mut self,
         path: &Path,
         shape: &Shape,
+        each: impl FnMut(&Record<'_>) -> Result<(), TableError>,
+    ) -> Result<(), TableError> {
+        self.table_with_comments(path, shape, |_| {}, each)
+    }
+
+    /// As [`table`](Self::table); `comments` gets the lines that are none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn table_with_comments(
+        &mut self,
+        path: &Path,
+        shape: &Shape,
+        mut comments: impl FnMut(&str),
         mut each: impl FnMut(&Record<'_>) -> Result<(), TableError>,
     ) -> Result<(), TableError> {
         let mut lines = Lines::open(path)?;
         let mut fields = Fields::new(shape);
         while lines.next(&mut self.hash)? {
             let row = lines.text().and_then(|text| {
-                if text.is_empty() || shape.comment.is_some_and(|sign| text.starts_with(sign)) {
+                if text.is_empty() {
+                    return Ok(false);
+                }
+                if shape.comment.is_some_and(|sign| text.starts_with(sign)) {
+                    comments(text);
                     return Ok(false);
                 }
                 if fields.take_head(path, text)? {

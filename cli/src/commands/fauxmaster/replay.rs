@@ -12,22 +12,27 @@ use borg_proto::Millis;
 use clap::Args;
 use std::path::PathBuf;
 
+/// How long a cell is replayed unless told otherwise.
+const HOURS: u64 = 24;
+/// From placed to up: the median in the Borg paper (section 3.2).
+const STARTUP_SECS: u64 = 25;
+
 #[derive(Debug, Args)]
 pub(in crate::commands) struct ReplayArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// How long
-    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8_784))]
-    hours: u64,
+    /// How long [default: 24, a trace until its end]
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=8_784))]
+    hours: Option<u64>,
     /// What happens before is left out of the answer: the cell fills up meanwhile
     #[arg(long, value_name = "HOURS", default_value_t = 0)]
     from: u64,
     /// Minutes between two looks at how full the cell is
     #[arg(long, value_name = "MINUTES", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_440))]
     every: u64,
-    /// Seconds from placed to up
-    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
-    startup: u64,
+    /// Seconds from placed to up [default: 25, 0 for a trace, whose run times have it in them]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    startup: Option<u64>,
     /// How often each machine is lost in 30 days
     #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=30))]
     losses: u64,
@@ -43,17 +48,17 @@ pub(in crate::commands) struct ReplayArgs {
 
 pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let hours = |hours: u64| Millis::from_secs(hours.saturating_mul(3_600));
+    let loaded = args.source.load(target).await?;
+    let trace = loaded.as_trace();
+    let lasts = args.hours.map(hours).or(trace.map(|trace| trace.ends));
+    let startup = args.startup.unwrap_or(if trace.is_some() { 0 } else { STARTUP_SECS });
     let options = Options {
-        lasts: hours(args.hours),
+        lasts: lasts.unwrap_or(hours(HOURS)),
         from: hours(args.from),
         losses_a_month: args.losses,
         seed: args.seed,
-        settings: Settings::new(
-            Millis::from_secs(args.startup),
-            Millis::from_secs(args.every * 60),
-        ),
+        settings: Settings::new(Millis::from_secs(startup), Millis::from_secs(args.every * 60)),
     };
-    let loaded = args.source.load(target).await?;
     let replay = move |go_on: &GoOn| {
         replay::replay(&loaded, &options, |far| {
             step(far);

@@ -46,10 +46,10 @@ impl<'s> Fields<'s> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         self.find(text);
         let names: Vec<&str> = self.found.iter().map(|at| unquoted(&text[at.clone()])).collect();
-        let needed = self.shape.columns.len() - self.shape.optional;
-        for (n, column) in self.shape.columns.iter().enumerate() {
-            let place = names.iter().position(|name| column.split('|').any(|known| known == *name));
-            if place.is_none() && n < needed {
+        for column in self.shape.columns {
+            let (known, optional) = known_names(column);
+            let place = names.iter().position(|name| known.split('|').any(|known| known == *name));
+            if place.is_none() && !optional {
                 return Err(TableError::NoColumn {
                     path: path.to_owned(),
                     column: first_name(column).to_owned(),
@@ -199,7 +199,13 @@ fn short(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn first_name(names: &str) -> &str {
+/// The names of a column of a shape, and whether it may be missing.
+fn known_names(column: &str) -> (&str, bool) {
+    column.strip_suffix('?').map_or((column, false), |names| (names, true))
+}
+
+fn first_name(column: &str) -> &str {
+    let (names, _) = known_names(column);
     names.split('|').next().unwrap_or(names)
 }
 

@@ -3,7 +3,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
 
-const SHAPE: Shape = Shape::named(&["id", "cpu|cpus", "note"], 1);
+const SHAPE: Shape = Shape::named(&["id", "cpu|cpus", "note?"]);
 
 fn packed(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
