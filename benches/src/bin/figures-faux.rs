@@ -2,8 +2,8 @@
 //! `BORG_FIGURES` names some of them, by the beginnings of their names and separated by commas.
 
 use borg_benches::Error;
-use borg_benches::faux::{fork, life, resident_mib};
-use borg_benches::figures::{figure, load, progress, wanted};
+use borg_benches::faux::{day, fork, life, resident_mib};
+use borg_benches::figures::{figure, load, progress, step, wanted};
 use borg_benches::scheduling::filled;
 use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
@@ -12,6 +12,9 @@ use borg_scheduler::Config;
 const MACHINES: u32 = 10_000;
 /// 100,000 machines: ten times that, 1,500,000 tasks.
 const MANY: u32 = 100_000;
+/// Tasks that arrive each minute in a cell of the Borg paper (section 3.4).
+const A_MINUTE: f64 = 10_000.0;
+const DAY_MINUTES: u64 = 24 * 60;
 /// Placements that the lives of tasks are measured over.
 const PLACEMENTS: u64 = 200_000;
 
@@ -39,6 +42,14 @@ fn main() -> Result<(), Error> {
             figure("faux.life_end_us", life.end_us, "us");
             figure("faux.life_events_per_s", life.events_per_s(), "1/s");
         }
+    }
+    if wanted(&["day_10k_s", "events_per_s"]) {
+        let day = day::measure(MACHINES, A_MINUTE, DAY_MINUTES, |minute| {
+            step(&format!("minute {minute} of {DAY_MINUTES}"));
+        })?;
+        progress(&format!("load {}; {:.0} tasks a minute", load(), day.tasks_a_minute));
+        figure("faux.day_10k_s", day.took_s, "s");
+        figure("faux.events_per_s", day.events_per_s(), "1/s");
     }
     if wanted(&["rss_100k_mib"]) {
         let before = resident_mib()?;

@@ -1,9 +1,11 @@
 //! What a cell in virtual time costs: copies of it to ask "what if", and the lives of its tasks.
 //!
 //! As Fauxmaster holds it: a state and the scheduler that knows all of it, one thread, no log and no
-//! sockets. `fork` copies both and decides in the copy; `life` says where the time of a task's life goes.
+//! sockets. `fork` copies both and decides in the copy; `life` says where the time of a task's life goes;
+//! `day` replays a day.
 //! Times are processor time of this process; memory is what the kernel counts as resident.
 
+pub mod day;
 pub mod fork;
 pub mod life;
 

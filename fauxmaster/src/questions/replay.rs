@@ -6,7 +6,7 @@ use crate::answer::{Answer, Axis, Chart, Column, Point, Series, Table, Value};
 use crate::replay::books::{Books, Look, OfBand};
 use crate::replay::{Replay, Settings};
 use crate::sources::loaded::Loaded;
-use crate::sources::workload::Workload;
+use crate::sources::workload::{Steady, Workload};
 use crate::spread::{Counted, percentile};
 use borg_cell::state::CellState;
 use borg_proto::{Band, Millis};
@@ -18,14 +18,10 @@ const HOUR_MS: f64 = 3_600_000.0;
 /// Which stretch of time.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How long it is.
-    pub lasts: Millis,
+    /// The load of it.
+    pub load: Steady,
     /// What happens before is left out of the answer: the cell fills up meanwhile.
     pub from: Millis,
-    /// How often each machine is lost in 30 days.
-    pub losses_a_month: u64,
-    /// Of run times and lost machines.
-    pub seed: u64,
     /// How it is replayed.
     pub settings: Settings,
 }
@@ -51,14 +47,14 @@ pub fn replay(
     options: &Options,
     tell: impl Fn(&str) -> ControlFlow<()>,
 ) -> Result<Replayed, Error> {
-    let (lasts, from) = (options.lasts, options.from);
+    let (lasts, from) = (options.load.lasts, options.from);
     if from >= lasts {
         let (from, lasts) = (hours(from), hours(lasts));
         let why =
             format!("from {from:.1} h: nothing is left of {lasts:.1} h; begin before the end");
         return Err(why.into());
     }
-    let mut replay = Replay::new(workload(loaded, options)?, options.settings)?;
+    let mut replay = Replay::new(workload(loaded, &options.load)?, options.settings)?;
     let mut at = Millis(0);
     let mut stopped = None;
     while at < lasts && stopped.is_none() {
@@ -82,12 +78,12 @@ pub fn replay(
 }
 
 /// What is replayed.
-fn workload(loaded: &Loaded, options: &Options) -> Result<Arc<Workload>, Error> {
-    let Options { lasts, losses_a_month, seed, .. } = *options;
+fn workload(loaded: &Loaded, load: &Steady) -> Result<Arc<Workload>, Error> {
     if let Some(trace) = loaded.as_trace() {
-        if losses_a_month > 0 {
+        if load.losses_a_month > 0 {
             let why = format!(
-                "losses a month: {losses_a_month}; machines of a trace are lost as it tells: leave it out"
+                "losses a month: {}; machines of a trace are lost as it tells: leave it out",
+                load.losses_a_month
             );
             return Err(why.into());
         }
@@ -97,7 +93,7 @@ fn workload(loaded: &Loaded, options: &Options) -> Result<Arc<Workload>, Error> 
     if work.jobs.is_empty() {
         return Err("there is no work in the cell: nothing to replay".into());
     }
-    Workload::steady(work, lasts, options.settings.startup, losses_a_month, seed).map(Arc::new)
+    Workload::steady(work, load).map(Arc::new)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
@@ -111,8 +107,9 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> A
         ("every_ms", options.settings.every.0),
         ("from_ms", options.from.0),
         ("gather_ms", options.settings.gather.0),
-        ("hours_ms", options.lasts.0),
-        ("losses_a_month", options.losses_a_month),
+        ("hours_ms", options.load.lasts.0),
+        ("losses_a_month", options.load.losses_a_month),
+        ("shortest_ms", options.load.shortest.0),
         ("startup_ms", options.settings.startup.0),
     ];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_string()));
@@ -122,7 +119,7 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> A
         .chain([still(replay), over_time(books)]);
     Answer {
         question: "replay".to_owned(),
-        provenance: loaded.provenance(vec![options.seed], parameters.to_vec()),
+        provenance: loaded.provenance(vec![options.load.seed], parameters.to_vec()),
         summary: summary(books, options, end),
         tables: tables.collect(),
         charts: vec![how_full(books), who_waits(books)],
@@ -152,8 +149,8 @@ fn summary(books: &Books, options: &Options, end: Millis) -> Vec<String> {
             mean(ram)
         ),
     ];
-    if end < options.lasts {
-        let (end, lasts) = (hours(end), hours(options.lasts));
+    if end < options.load.lasts {
+        let (end, lasts) = (hours(end), hours(options.load.lasts));
         told.push(format!(
             "Stopped at {end:.1} h of {lasts:.1} h: all this is of the time until then."
         ));

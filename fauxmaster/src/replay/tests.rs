@@ -1,5 +1,6 @@
 use super::*;
 use crate::sources::synthetic::synthetic;
+use crate::sources::workload::Steady;
 use crate::work::Work;
 
 fn settings() -> Settings {
@@ -9,9 +10,14 @@ const HOUR: Millis = Millis::from_secs(3_600);
 
 fn workload(losses_a_month: u64) -> Arc<Workload> {
     let work = Work::of_cell(&synthetic(40, 3).unwrap());
-    Arc::new(
-        Workload::steady(work, Millis(HOUR.0 * 12), settings().startup, losses_a_month, 5).unwrap(),
-    )
+    let how = Steady {
+        lasts: Millis(HOUR.0 * 12),
+        startup: settings().startup,
+        shortest: Millis::from_secs(300),
+        losses_a_month,
+        seed: 5,
+    };
+    Arc::new(Workload::steady(work, &how).unwrap())
 }
 
 fn replayed(until: Millis, losses_a_month: u64) -> Replay {

@@ -10,9 +10,7 @@ use borg_proto::{JobKind, JobSpec, MachineInfo, Millis, UserName};
 use borg_sim::dice::Dice;
 use std::sync::Arc;
 
-/// How long the tasks of made-up batch jobs run at least. 5 minutes: our choice.
-const SHORTEST: Millis = Millis::from_secs(300);
-/// Doublings from the shortest run to the longest: 5 minutes to 5 hours. Ours.
+/// Doublings from the shortest run of a made-up batch task to the longest: from 5 minutes to 5 hours. Ours.
 const DOUBLINGS: u64 = 6;
 /// How long a lost machine is away. 30 minutes: our choice.
 const AWAY: Millis = Millis::from_secs(1_800);
@@ -90,24 +88,38 @@ pub struct Loss {
     pub back: Millis,
 }
 
+/// How a made-up workload that stays the same is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Steady {
+    /// How long it is.
+    pub lasts: Millis,
+    /// From placed to up, as it will be replayed.
+    pub startup: Millis,
+    /// How long tasks of batch jobs run at least; at most 64 times as long.
+    pub shortest: Millis,
+    /// How often each machine is lost in 30 days; away for half an hour each time.
+    pub losses_a_month: u64,
+    /// Of run times and lost machines.
+    pub seed: u64,
+}
+
 impl Workload {
     /// A steady cell: services of the work are there from the beginning to the end; a batch job runs for a time
-    /// of its own, and another like it arrives when it should be over, its `startup` counted, so that as much is
-    /// asked for at any time. Each machine is lost `losses_a_month` times in 30 days.
+    /// of its own, and another like it arrives when it should be over, its start-up counted, so that as much is
+    /// asked for at any time.
     ///
     /// # Errors
-    /// When `losses_a_month` is more than a machine that comes back after half an hour can be lost.
-    pub fn steady(
-        work: Work,
-        lasts: Millis,
-        startup: Millis,
-        losses_a_month: u64,
-        seed: u64,
-    ) -> Result<Self, Error> {
+    /// When tasks would run for no time, or machines be lost more often than ones that come back after half an hour
+    /// can be.
+    pub fn steady(work: Work, how: &Steady) -> Result<Self, Error> {
+        let Steady { lasts, startup, shortest, losses_a_month, seed } = *how;
         if losses_a_month > MONTH_DAYS {
             return Err(
                 format!("losses a month: {losses_a_month}; 0 to {MONTH_DAYS} are allowed").into()
             );
+        }
+        if shortest == Millis(0) {
+            return Err("shortest run of a batch task: 0 ms; it has to be more than nothing".into());
         }
         let mut dice = Dice::new(seed);
         let mut arrivals = Vec::new();
@@ -123,7 +135,7 @@ impl Workload {
                 arrivals.push(arrival(Millis(0), Runs::Forever, format!("w{number}")));
                 continue;
             }
-            let run = run_time(&mut dice);
+            let run = run_time(shortest, &mut dice);
             // The first one is somewhere in its life as the workload begins.
             let first = dice.between(1, run.0);
             arrivals.push(arrival(Millis(0), Runs::Each(Millis(first)), format!("w{number}-0")));
@@ -141,9 +153,9 @@ impl Workload {
 }
 
 /// As many of each doubling as of any other.
-fn run_time(dice: &mut Dice) -> Millis {
-    let least = SHORTEST.0 << dice.below(DOUBLINGS);
-    Millis(dice.between(least, 2 * least))
+fn run_time(shortest: Millis, dice: &mut Dice) -> Millis {
+    let least = shortest.0.saturating_mul(1 << dice.below(DOUBLINGS));
+    Millis(dice.between(least, least.saturating_mul(2)))
 }
 
 fn losses(machines: usize, lasts: Millis, a_month: u64, dice: &mut Dice) -> Vec<Loss> {
@@ -172,12 +184,19 @@ mod tests {
 
     const DAY: Millis = Millis(DAY_MS);
     const STARTUP: Millis = Millis(25_000);
+    const STEADY: Steady = Steady {
+        lasts: DAY,
+        startup: STARTUP,
+        shortest: Millis::from_secs(300),
+        losses_a_month: 3,
+        seed: 5,
+    };
 
     #[test]
     fn a_steady_workload_asks_for_as_much_at_any_time_and_repeats() {
         let work = Work::of_cell(&synthetic(40, 3).unwrap());
         let tasks = work.tasks();
-        let made = Workload::steady(work.clone(), DAY, STARTUP, 3, 5).unwrap();
+        let made = Workload::steady(work.clone(), &STEADY).unwrap();
         assert!(made.arrivals.is_sorted_by_key(|arrival| arrival.at));
         let alive = |at: u64| -> u64 {
             let lives = |arrival: &&Arrival| {
@@ -190,7 +209,7 @@ mod tests {
         for hour in 0..24 {
             assert_eq!(alive(hour * 3_600_000), tasks, "hour {hour}");
         }
-        let again = Workload::steady(work, DAY, STARTUP, 3, 5).unwrap();
+        let again = Workload::steady(work, &STEADY).unwrap();
         let names = |made: &Workload| -> Vec<(Millis, String)> {
             made.arrivals.iter().map(|a| (a.at, a.name.clone())).collect()
         };
@@ -206,7 +225,9 @@ mod tests {
             assert!(loss.at > away[loss.machine]);
             away[loss.machine] = loss.back;
         }
-        let refused = Workload::steady(Work::default(), DAY, STARTUP, 31, 1).unwrap_err();
-        assert_eq!(refused.to_string(), "losses a month: 31; 0 to 30 are allowed");
+        let refused = |how| Workload::steady(Work::default(), &how).unwrap_err().to_string();
+        let often = Steady { losses_a_month: 31, ..STEADY };
+        assert_eq!(refused(often), "losses a month: 31; 0 to 30 are allowed");
+        assert!(refused(Steady { shortest: Millis(0), ..STEADY }).contains("0 ms"));
     }
 }

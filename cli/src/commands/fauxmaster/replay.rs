@@ -8,6 +8,7 @@ use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::questions::replay::{self, Options};
 use borg_fauxmaster::replay::Settings;
+use borg_fauxmaster::sources::workload::Steady;
 use borg_proto::Millis;
 use clap::Args;
 use std::path::PathBuf;
@@ -33,6 +34,9 @@ pub(in crate::commands) struct ReplayArgs {
     /// Seconds from placed to up [default: 25, 0 for a trace, whose run times have it in them]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3_600))]
     startup: Option<u64>,
+    /// Seconds that tasks of batch jobs run at least, and at most 64 times as long
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    shortest: u64,
     /// How often each machine is lost in 30 days
     #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=30))]
     losses: u64,
@@ -52,12 +56,17 @@ pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> R
     let trace = loaded.as_trace();
     let lasts = args.hours.map(hours).or(trace.map(|trace| trace.ends));
     let startup = args.startup.unwrap_or(if trace.is_some() { 0 } else { STARTUP_SECS });
+    let startup = Millis::from_secs(startup);
     let options = Options {
-        lasts: lasts.unwrap_or(hours(HOURS)),
+        load: Steady {
+            lasts: lasts.unwrap_or(hours(HOURS)),
+            startup,
+            shortest: Millis::from_secs(args.shortest),
+            losses_a_month: args.losses,
+            seed: args.seed,
+        },
         from: hours(args.from),
-        losses_a_month: args.losses,
-        seed: args.seed,
-        settings: Settings::new(Millis::from_secs(startup), Millis::from_secs(args.every * 60)),
+        settings: Settings::new(startup, Millis::from_secs(args.every * 60)),
     };
     let replay = move |go_on: &GoOn| {
         replay::replay(&loaded, &options, |far| {

@@ -71,15 +71,22 @@ pub(crate) struct Runs {
     runs: OrdMap<u64, Arc<TaskRun>>,
     failures: Share,
     others: Share,
-    by_task: OrdMap<TaskId, Vec<u64>>,
     by_job: OrdMap<JobId, OfJob>,
 }
 
-/// The numbers of a job's runs.
+/// The runs of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct OfJob {
     owner: UserName,
-    numbers: OrdSet<u64>,
+    /// Number, and index of the task, by number: few enough to be looked through.
+    runs: Vec<(u64, u32)>,
+}
+
+impl OfJob {
+    /// The numbers of one task's, in order.
+    fn of_task(&self, index: u32) -> impl DoubleEndedIterator<Item = u64> {
+        self.runs.iter().filter(move |(_, other)| *other == index).map(|(number, _)| *number)
+    }
 }
 
 /// The numbers of failures, or of other runs.
@@ -87,27 +94,43 @@ struct OfJob {
 struct Share {
     count: usize,
     of_users: OrdMap<UserName, OrdSet<u64>>,
+    /// How many each user has.
+    sizes: OrdSet<(usize, UserName)>,
 }
 
 impl Share {
     fn add(&mut self, owner: &UserName, number: u64) {
-        self.of_users.entry(owner.clone()).or_default().insert(number);
-        self.count += 1;
+        let numbers = self.of_users.entry(owner.clone()).or_default();
+        let before = numbers.len();
+        numbers.insert(number);
+        let now = numbers.len();
+        self.resized(owner, before, now);
     }
 
     fn remove(&mut self, owner: &UserName, number: u64) {
         let Some(numbers) = self.of_users.get_mut(owner) else { return };
-        self.count -= usize::from(numbers.remove(&number).is_some());
-        if numbers.is_empty() {
+        let before = numbers.len();
+        numbers.remove(&number);
+        let now = numbers.len();
+        if now == 0 {
             self.of_users.remove(owner);
+        }
+        self.resized(owner, before, now);
+    }
+
+    fn resized(&mut self, owner: &UserName, before: usize, now: usize) {
+        self.count = self.count + now - before;
+        self.sizes.remove(&(before, owner.clone()));
+        if now > 0 {
+            self.sizes.insert((now, owner.clone()));
         }
     }
 
     /// What goes when there is one too many: the oldest of whoever has the most, of the last by name when
     /// there are several.
     fn too_much(&self) -> Option<u64> {
-        let most = || self.of_users.values().max_by_key(|numbers| numbers.len());
-        if self.count > RUNS_KEPT { most()?.get_min().copied() } else { None }
+        let (_, most) = self.sizes.get_max().filter(|_| self.count > RUNS_KEPT)?;
+        self.of_users.get(most)?.get_min().copied()
     }
 }
 
@@ -122,19 +145,10 @@ impl Runs {
     pub(crate) fn add(&mut self, number: u64, owner: &UserName, run: TaskRun) {
         let (task, failure) = (run.task, run.is_failure());
         self.runs.insert(number, Arc::new(run));
-        self.by_task.entry(task).or_default().push(number);
-        let none = || OfJob { owner: owner.clone(), numbers: OrdSet::new() };
-        let of_job = &mut self.by_job.entry(task.job).or_insert_with(none).numbers;
-        of_job.insert(number);
+        let none = || OfJob { owner: owner.clone(), runs: Vec::new() };
+        self.by_job.entry(task.job).or_insert_with(none).runs.push((number, task.index));
         self.share(failure).add(owner, number);
-        // One after the other: what a task lets go, its job has to let go no more.
-        let of_task = self.by_task.get(&task).filter(|of_task| of_task.len() > RUNS_OF_A_TASK);
-        if let Some(number) = of_task.and_then(|of_task| self.least_worth(of_task.iter())) {
-            self.drop_run(number);
-        }
-        let of_job = self.by_job.get(&task.job).map(|of_job| &of_job.numbers);
-        let of_job = of_job.filter(|of_job| of_job.len() > RUNS_OF_A_JOB);
-        if let Some(number) = of_job.and_then(|of_job| self.least_worth(of_job.iter())) {
+        if let Some(number) = self.too_much_of(task) {
             self.drop_run(number);
         }
         if let Some(number) = self.share(failure).too_much() {
@@ -142,15 +156,36 @@ impl Runs {
         }
     }
 
+    /// What goes when there is one too many of a task, or of its job. Never both: what a task lets go, its job has
+    /// to let go no more.
+    fn too_much_of(&self, task: TaskId) -> Option<u64> {
+        let of_job = self.by_job.get(&task.job)?;
+        if of_job.of_task(task.index).nth(RUNS_OF_A_TASK).is_some() {
+            return self.least_worth(of_job.of_task(task.index));
+        }
+        let all = of_job.runs.iter().map(|(number, _)| *number);
+        if of_job.runs.len() > RUNS_OF_A_JOB { self.least_worth(all) } else { None }
+    }
+
+    /// The numbers of a task's runs, in order.
+    fn of_task(&self, task: TaskId) -> impl DoubleEndedIterator<Item = u64> {
+        let of_job = self.by_job.get(&task.job).into_iter();
+        of_job.flat_map(move |of_job| of_job.of_task(task.index))
+    }
+
     /// The oldest that is no failure, else the oldest; but never the newest.
-    fn least_worth<'a>(
-        &self,
-        numbers: impl DoubleEndedIterator<Item = &'a u64> + Clone,
-    ) -> Option<u64> {
-        let mut older = numbers;
-        older.next_back();
-        let is_other = |number: &&u64| self.runs.get(*number).is_some_and(|run| !run.is_failure());
-        older.clone().find(is_other).or_else(|| older.clone().next()).copied()
+    fn least_worth(&self, numbers: impl Iterator<Item = u64>) -> Option<u64> {
+        let mut numbers = numbers.peekable();
+        let oldest = numbers.next()?;
+        numbers.peek()?;
+        let mut older = Some(oldest);
+        while let Some(number) = older {
+            if self.runs.get(&number).is_some_and(|run| !run.is_failure()) {
+                return Some(number);
+            }
+            older = numbers.next().filter(|_| numbers.peek().is_some());
+        }
+        Some(oldest)
     }
 
     fn share(&mut self, failure: bool) -> &mut Share {
@@ -159,31 +194,26 @@ impl Runs {
 
     fn drop_run(&mut self, number: u64) {
         let Some(run) = self.runs.remove(&number) else { return };
-        if let Some(of_task) = self.by_task.get_mut(&run.task) {
-            of_task.retain(|other| *other != number);
-            if of_task.is_empty() {
-                self.by_task.remove(&run.task);
-            }
+        let Some(of_job) = self.by_job.get_mut(&run.task.job) else { return };
+        of_job.runs.retain(|(other, _)| *other != number);
+        let owner = of_job.owner.clone();
+        if of_job.runs.is_empty() {
+            self.by_job.remove(&run.task.job);
         }
-        let Some(mut of_job) = self.by_job.remove(&run.task.job) else { return };
-        self.share(run.is_failure()).remove(&of_job.owner, number);
-        of_job.numbers.remove(&number);
-        if !of_job.numbers.is_empty() {
-            self.by_job.insert(run.task.job, of_job);
-        }
+        self.share(run.is_failure()).remove(&owner, number);
     }
 
     /// Lets go of all that is kept of a job.
     pub(super) fn forget(&mut self, job: JobId) {
-        let numbers = self.by_job.get(&job).map(|of_job| of_job.numbers.clone());
-        for number in numbers.unwrap_or_default() {
+        let runs = self.by_job.get(&job).map(|of_job| of_job.runs.clone());
+        for (number, _) in runs.unwrap_or_default() {
             self.drop_run(number);
         }
     }
 
     /// Lets go of all that is kept of a task.
     pub(super) fn forget_task(&mut self, task: TaskId) {
-        for number in self.by_task.get(&task).cloned().unwrap_or_default() {
+        for number in self.of_task(task).collect::<Vec<_>>() {
             self.drop_run(number);
         }
     }
@@ -197,8 +227,8 @@ impl Runs {
 impl CellState {
     /// How the last runs of a task ended that are still known, the newest first.
     pub fn runs_of(&self, task: TaskId) -> impl Iterator<Item = &TaskRun> {
-        let numbers = self.runs.by_task.get(&task).map(Vec::as_slice).unwrap_or_default();
-        numbers.iter().rev().filter_map(|number| self.runs.runs.get(number).map(Arc::as_ref))
+        let numbers = self.runs.of_task(task).rev();
+        numbers.filter_map(|number| self.runs.runs.get(&number).map(Arc::as_ref))
     }
 
     /// What is wrong with the runs that are kept, in words.
@@ -302,15 +332,11 @@ mod tests {
         for index in 0..2 * u32::try_from(RUNS_OF_A_JOB).unwrap() {
             runs.note(&user("ann"), run(2, index, true));
         }
-        assert_eq!(runs.by_job[&JobId(2)].numbers.len(), RUNS_OF_A_JOB);
-        assert_eq!(
-            runs.by_job[&JobId(1)].numbers.len(),
-            RUNS_OF_A_TASK,
-            "another job loses nothing"
-        );
+        assert_eq!(runs.by_job[&JobId(2)].runs.len(), RUNS_OF_A_JOB);
+        assert_eq!(runs.by_job[&JobId(1)].runs.len(), RUNS_OF_A_TASK, "another job loses nothing");
         runs.forget(JobId(2));
         assert_eq!(runs.iter().count(), RUNS_OF_A_TASK);
-        assert_eq!(runs.by_task.len(), 1);
+        assert_eq!(runs.by_job.len(), 1);
     }
 
     /// Five drains, and the crash before them is still explained.
