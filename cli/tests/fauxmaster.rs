@@ -189,7 +189,7 @@ fn a_replayed_cell_is_saved_and_asked_about() {
     let told = answer(&asked(&["replay"], &more), "");
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     let over_time = told["tables"]["over_time"].as_array().unwrap();
-    assert_eq!((over_time.len(), over_time[0]["at"].as_f64()), (24, Some(1.0)), "{told}");
+    assert_eq!((over_time.len(), over_time[0]["at_h"].as_f64()), (24, Some(1.0)), "{told}");
     let shown = answer(&["show", "--checkpoint", file], "");
     assert!(shown.contains("40 machines;"), "{shown}");
     let refused = refusal(&asked(&["replay"], &["--hours", "3", "--from", "3"]), "");

@@ -185,6 +185,20 @@ impl Column {
     pub fn of(name: &str, unit: &str) -> Self {
         Self { name: name.to_owned(), unit: unit.to_owned() }
     }
+
+    /// The name for programs: with the unit, which is nowhere else for them, as in `p50_s` or `cpu_percent`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let unit = self.unit.replace('%', "percent").replace(',', "").to_lowercase();
+        let words =
+            unit.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let mut key = self.name.clone();
+        for word in words {
+            key.push('_');
+            key.push_str(word);
+        }
+        key
+    }
 }
 
 impl From<&str> for Value {
@@ -208,5 +222,20 @@ impl From<u64> for Value {
 impl From<u32> for Value {
     fn from(count: u32) -> Self {
         Self::Count(count.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_find_the_unit_in_the_name() {
+        let key = |name, unit| Column::of(name, unit).key();
+        assert_eq!(key("p50", "s"), "p50_s");
+        assert_eq!(key("cpu", "%"), "cpu_percent");
+        assert_eq!(key("memory", "GiB"), "memory_gib");
+        assert_eq!(key("rate", "per 1,000 task hours"), "rate_per_1000_task_hours");
+        assert_eq!(key("tasks", ""), "tasks");
     }
 }

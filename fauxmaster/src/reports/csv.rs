@@ -111,7 +111,7 @@ pub fn table(table: &Table) -> String {
         out.push_str(&cells.iter().map(|cell| field(cell)).collect::<Vec<_>>().join(","));
         out.push_str("\r\n");
     };
-    put(table.columns.iter().map(|column| column.name.clone()).collect());
+    put(table.columns.iter().map(Column::key).collect());
     table.rows.iter().for_each(|row| put(row.iter().map(written).collect()));
     out
 }
@@ -131,7 +131,6 @@ fn field(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::{Column, Value};
 
     #[test]
     fn what_would_break_a_row_is_quoted_and_formulas_are_disarmed() {

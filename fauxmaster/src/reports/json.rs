@@ -34,7 +34,7 @@ pub fn json(answer: &Answer) -> String {
 fn rows(table: &Table) -> Json {
     let row = |row: &Vec<Value>| {
         let fields = table.columns.iter().zip(row);
-        Json::Object(fields.map(|(column, cell)| (column.name.clone(), value(cell))).collect())
+        Json::Object(fields.map(|(column, cell)| (column.key(), value(cell))).collect())
     };
     Json::Array(table.rows.iter().map(row).collect())
 }
