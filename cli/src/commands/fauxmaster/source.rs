@@ -59,7 +59,7 @@ struct TraceArgs {
     /// The moment of the trace that questions are about which are of one moment; replay is of all of it [default:
     /// when most processor time is asked for]
     #[arg(long, value_name = "HOURS", requires = "trace", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
-    at: Option<u64>,
+    moment: Option<u64>,
 }
 
 impl TraceArgs {
@@ -70,7 +70,7 @@ impl TraceArgs {
             machines: self.trace_machines,
         };
         step(&format!("reading {}", path.display()));
-        let at = self.at.map(|hours| Millis::from_secs(hours * 3_600));
+        let at = self.moment.map(|hours| Millis::from_secs(hours * 3_600));
         made(trace::read(kind, path, choices).and_then(|trace| Loaded::trace(trace, at)))
     }
 }
