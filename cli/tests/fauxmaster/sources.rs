@@ -1,5 +1,7 @@
 //! Checkpoints and traces that are not what they should be, and traces as people ask about them.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test, and the panic says where")]
+
 use super::{JOB, answer, fauxmaster, refusal};
 use std::fs;
 use std::path::{Path, PathBuf};

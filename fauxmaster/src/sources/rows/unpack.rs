@@ -48,7 +48,7 @@ impl Unpacked {
     pub(super) fn count(&mut self, line: usize, bytes: usize) -> Result<(), TableError> {
         self.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
         let Some(packed) = &self.packed else { return Ok(()) };
-        let most = packed.get().saturating_mul(MOST_TIMES).max(SMALL).min(MOST_BYTES);
+        let most = packed.get().saturating_mul(MOST_TIMES).clamp(SMALL, MOST_BYTES);
         if self.bytes > most {
             let (path, packed, unpacked) = (self.path.clone(), packed.get(), self.bytes);
             return Err(TableError::Bomb { path, line, packed, unpacked, most });
