@@ -53,7 +53,6 @@ impl Shape {
 }
 
 /// What was read so far of the tables of one source.
-#[derive(Clone)]
 pub struct Reading {
     skip: bool,
     /// Rows that were skipped.
@@ -132,7 +131,7 @@ impl Reading {
         fields.had_head(path)
     }
 
-    /// Reads the lines of a text that is no table of rows; `each` gets them with their numbers.
+    /// Reads the lines of a text that is no table of rows, but for empty ones; `each` gets them with their numbers.
     ///
     /// # Errors
     /// When the file cannot be read or unpacked, a line is far too long, or `each` gives one back.
@@ -143,7 +142,10 @@ impl Reading {
     ) -> Result<(), TableError> {
         let mut lines = Lines::open(path)?;
         while lines.next(&mut self.hash)? {
-            each(lines.line, lines.text()?)?;
+            let text = lines.text()?;
+            if !text.is_empty() {
+                each(lines.line, text)?;
+            }
         }
         Ok(())
     }

@@ -239,7 +239,7 @@ impl Steps<'_> {
             return Err(wrong(&path, line, "time", &seconds.to_string(), expected));
         }
         self.last = seconds;
-        let mut lives = self.lives.get(line - 1).map_or(&[][..], Vec::as_slice).iter();
+        let mut lives = self.lives.get(self.found.len()).map_or(&[][..], Vec::as_slice).iter();
         let mut batches = vec![Vec::new()];
         for word in words {
             if word == END_OF_BATCH {

@@ -55,9 +55,10 @@ struct Job {
     /// For how long it ran; none when it ran at the end of the trace.
     run: Option<Millis>,
     class: u8,
-    /// Place in the priorities, and tasks: drawn.
+    /// Place in the priorities, tasks, and place in the sizes of all priorities: drawn.
     priority: usize,
     tasks: u32,
+    size: usize,
 }
 
 /// What is counted of a priority.
@@ -79,7 +80,7 @@ pub(super) fn read(folder: &Path, reading: &mut Reading, seed: u64) -> Result<Dr
     let mut placements = 0;
     for job in &jobs {
         let of = &priorities[job.priority];
-        let (cpu_milli, ram_mib) = sizes[job.priority * SIZES + dice.index(SIZES)];
+        let (cpu_milli, ram_mib) = sizes[job.size];
         let asked = Asked {
             priority: priority_of_2011(of.priority).unwrap_or(0),
             cpu_milli,
@@ -201,6 +202,7 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
             class: row.value(4, "a scheduling class, 0 to 3")?,
             priority: 0,
             tasks: 0,
+            size: 0,
         });
         Ok(())
     })?;
@@ -255,6 +257,7 @@ fn give_tasks(jobs: &mut [Job], priorities: &[OfPriority], dice: &mut Dice) {
         let all = drawn[job.priority];
         let tasks = ((scaled + dice.below(all)) / all).clamp(1, MOST_TASKS);
         job.tasks = coarse(u32::try_from(tasks).unwrap_or(1));
+        job.size = job.priority * SIZES + dice.index(SIZES);
     }
 }
 
@@ -267,7 +270,7 @@ fn coarse(tasks: u32) -> u32 {
     tasks - tasks % step + step / 2
 }
 
-/// [`SIZES`] sizes for each priority, by how many tasks there are of it on the average.
+/// [`SIZES`] sizes for each priority, by how many tasks there are of each on the average.
 fn draw_sizes(
     jobs: &[Job],
     priorities: &[OfPriority],
@@ -275,19 +278,16 @@ fn draw_sizes(
     end: Millis,
     dice: &mut Dice,
 ) -> Vec<(u64, u64)> {
-    let mut task_ms = vec![0u128; priorities.len()];
+    let mut task_ms = vec![0u128; priorities.len() * SIZES];
     for job in jobs {
         let left = end.since(job.at);
         let run = job.run.unwrap_or(left).min(left);
-        task_ms[job.priority] += u128::from(run.0) * u128::from(job.tasks);
+        task_ms[job.size] += u128::from(run.0) * u128::from(job.tasks);
     }
-    let mut tasks = Vec::new();
-    for (of, task_ms) in priorities.iter().zip(task_ms) {
-        let at_a_time = task_ms / u128::from(end.0.max(1)) / SIZES as u128;
-        let each = u32::try_from(at_a_time).unwrap_or(u32::MAX).max(1);
-        tasks.extend([(priority_of_2011(of.priority).unwrap_or(0), each); SIZES]);
-    }
-    sizes(&tasks, machines.iter(), Mix::BORG, dice)
+    let of = priorities.iter().flat_map(|of| [priority_of_2011(of.priority).unwrap_or(0); SIZES]);
+    let at_a_time = task_ms.into_iter().map(|task_ms| task_ms / u128::from(end.0.max(1)));
+    let tasks = at_a_time.map(|tasks| u32::try_from(tasks).unwrap_or(u32::MAX).max(1));
+    sizes(&of.zip(tasks).collect::<Vec<_>>(), machines.iter(), Mix::BORG, dice)
 }
 
 /// How often a job comes: as often as a task of its priority was placed. One that is there at the end comes once.

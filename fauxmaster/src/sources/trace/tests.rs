@@ -2,6 +2,7 @@ use super::*;
 use crate::replay::{Replay, Settings};
 use crate::sources::loaded::Loaded;
 use crate::sources::workload::{Loss, Runs};
+use borg_proto::Resources;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::fs;
@@ -399,7 +400,8 @@ fn azure_of(arrivals: &str, lives: &str) -> Folder {
 
 #[test]
 fn machines_of_a_tenant_live_for_a_time_in_their_bin() {
-    let folder = azure_of("900 b,b,d,|,d,|\n1200 b,|\n", "900 U0,C1,U1,|,C0,|\n1200 U0,|\n");
+    let folder =
+        azure_of("\n900 b,b,d,|,d,|\r\n\n1200 b,|\n\n", "900 U0,C1,U1,|,C0,|\n1200 U0,|\n");
     let trace = folder.read(Kind::AzureV1, STRICT).unwrap();
     let of_one = told(&trace);
     assert!(of_one[0].starts_with("b0 u0 @0 2x1000m/1792M p200 ["), "{of_one:?}");
@@ -512,14 +514,19 @@ fn a_number_of_machines_is_refused_where_the_trace_has_its_own() {
     assert!(error.to_string().contains("has its own: leave it out"), "{error}");
 }
 
+/// Where public traces are: as in the benches.
+fn data() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    std::env::var_os("BORG_DATA").map_or_else(built, PathBuf::from)
+}
+
 /// Real traces, where they are.
 #[test]
 fn the_public_traces_are_read_as_published() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     for (kind, folder, machines, tasks) in
         [(Kind::Openb, "openb-fgd", 1_523, 8_152), (Kind::AzureV1, "azure-v1", 1_000, 259_159)]
     {
-        let path = data.join(folder);
+        let path = data().join(folder);
         if !path.exists() {
             eprintln!("skipped: there is no {}", path.display());
             continue;
@@ -528,5 +535,37 @@ fn the_public_traces_are_read_as_published() {
         let sum: u64 =
             trace.workload.arrivals.iter().map(|arrival| u64::from(arrival.spec.tasks)).sum();
         assert_eq!((trace.workload.machines.len(), sum), (machines, tasks), "{kind}");
+    }
+}
+
+/// The month that is drawn has the placements that were counted, and asks for what it is to ask for on the average.
+#[test]
+fn the_condensed_month_has_its_placements_and_fills_three_quarters_of_its_cell() {
+    let path = data().join("google2011");
+    if !path.exists() {
+        eprintln!("skipped: there is no {}", path.display());
+        return;
+    }
+    let trace = read(Kind::Google2011Jobs, &path, STRICT).unwrap();
+    let Workload { machines, arrivals, .. } = &*trace.workload;
+    assert_eq!(machines.len(), 12_583);
+    let tasks: u64 = arrivals.iter().map(|arrival| u64::from(arrival.spec.tasks)).sum();
+    assert!((46_000_000..49_000_000).contains(&tasks), "{tasks}");
+    let asked = |prod: bool, of: fn(&Resources) -> u64| {
+        let jobs = arrivals.iter().filter(|arrival| arrival.spec.priority.is_prod() == prod);
+        let of_job = |arrival: &Arrival| {
+            let left = trace.ends.since(arrival.at);
+            let run = arrival.runs.of(0).unwrap_or(left).min(left);
+            let each = of(&arrival.spec.task.limit);
+            u128::from(run.0) * u128::from(each) * u128::from(arrival.spec.tasks)
+        };
+        let has: u64 = machines.iter().map(|(_, info)| of(&info.capacity)).sum();
+        jobs.map(of_job).sum::<u128>() * 100 / u128::from(has) / u128::from(trace.ends.0)
+    };
+    let (cpu, ram): (fn(&Resources) -> u64, fn(&Resources) -> u64) =
+        (|of| of.cpu_milli, |of| of.ram_bytes);
+    let percent = [asked(true, cpu), asked(false, cpu), asked(true, ram), asked(false, ram)];
+    for (found, meant) in percent.into_iter().zip([52, 22, 41, 33]) {
+        assert!(found.abs_diff(meant) <= 2, "{percent:?}");
     }
 }
