@@ -225,3 +225,24 @@ fn a_replay_that_is_stopped_tells_what_it_has() {
     let last = told["summary"].as_array().unwrap().last().unwrap().as_str().unwrap();
     assert!(last.starts_with("Stopped at") && last.contains("of 8784.0 h"), "{last}");
 }
+
+/// Each rack, and machines by chance; the same bytes on any number of threads.
+#[test]
+fn the_loss_of_machines_is_told_and_what_is_not_there_is_refused() {
+    let on = |threads: &str, loss: &[&str]| {
+        let more = [&["--threads", threads, "-o", "json"], loss].concat();
+        answer(&asked(&["fail"], &more), "")
+    };
+    let racks = on("1", &["rack"]);
+    assert_eq!(racks, on("8", &["rack"]));
+    let told: serde_json::Value = serde_json::from_str(&racks).unwrap();
+    assert!(!told["tables"]["bands"].as_array().unwrap().is_empty(), "{told}");
+    let told: serde_json::Value =
+        serde_json::from_str(&on("2", &["random", "2", "--seeds", "3"])).unwrap();
+    assert_eq!(told["tables"]["losses"].as_array().unwrap().len(), 3, "{told}");
+    assert_eq!(told["provenance"]["seeds"], serde_json::json!([1, 2, 3]), "{told}");
+    let refused = |loss: &[&str]| refusal(&asked(&["fail"], loss), "");
+    assert!(refused(&["machine", "m-99"]).contains("there are m-0, m-1"));
+    assert!(refused(&["rack", "r99"]).contains("no machine that is up has it"));
+    assert!(refused(&["random", "41"]).contains("1 to 40 machines are up"));
+}

@@ -19,6 +19,13 @@ pub struct Counted {
 }
 
 impl Counted {
+    /// Of these samples.
+    pub fn of(samples: impl IntoIterator<Item = u64>) -> Self {
+        let mut counted = Self::default();
+        samples.into_iter().for_each(|sample| counted.add(sample));
+        counted
+    }
+
     /// One more sample.
     pub fn add(&mut self, value: u64) {
         *self.times.entry(value).or_default() += 1;

@@ -24,6 +24,7 @@ use crate::past::Past;
 use crate::peer_service::PeerService;
 use crate::peers::Peers;
 use crate::planning::Planner;
+use crate::recording::{self, Recorder};
 use crate::scheduling::{self, Mailbox};
 use crate::store::History;
 use crate::threads::{RuntimeThread, give_way};
@@ -341,8 +342,11 @@ impl App {
         .map_err(|source| AppError::Blobs { dir: blob_dir.display().to_string(), source })?;
         tokio::spawn(blobs.clone().tend(stop.clone()));
 
-        let mut deciding =
-            spawn_scheduler(&scheduler, self.master.state().clone(), &turns, &self.metrics)?;
+        let recorded = self.config.dir.join(recording::DIR);
+        let recorder = Recorder::start(recorded, self.config.decisions_mib << 20, &self.metrics)
+            .map_err(AppError::Thread)?;
+        let state = self.master.state().clone();
+        let mut deciding = spawn_scheduler(&scheduler, state, &turns, &self.metrics, recorder)?;
         let checkpoints = CheckpointThreads::start(Hands {
             files: self.store.checkpoints(),
             peers: peers.clone(),
@@ -535,10 +539,12 @@ fn spawn_scheduler(
     state: borg_cell::state::CellState,
     turns: &Inbox,
     metrics: &Metrics,
+    recorder: Recorder,
 ) -> Result<tokio::sync::oneshot::Receiver<()>, AppError> {
     let (mailbox, turns, metrics) = (mailbox.clone(), turns.clone(), metrics.clone());
     spawn("scheduler", move || {
-        scheduling::run(&mailbox, &state, borg_scheduler::Config::default(), &turns, &metrics);
+        let config = borg_scheduler::Config::default();
+        scheduling::run(&mailbox, &state, config, &turns, &metrics, recorder);
     })
 }
 

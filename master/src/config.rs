@@ -96,6 +96,10 @@ pub struct Config {
     /// Most MiB of checkpoints and of the log between them.
     #[arg(long, default_value_t = 4_096)]
     pub keep_mib: u64,
+    /// Most MiB of recordings of what the scheduler is told and decides while this master leads, so that decisions can
+    /// be taken again later. 0: nothing is recorded.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1_048_576))]
+    pub decisions_mib: u64,
     /// Most MiB of blobs of packages. Uploads beyond that are refused. The same for all masters of a cell.
     #[arg(long, default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..=1_073_741_824))]
     pub blobs_mib: u64,

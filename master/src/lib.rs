@@ -34,6 +34,7 @@ mod past;
 mod peer_service;
 mod peers;
 mod planning;
+mod recording;
 mod reserved;
 mod said;
 mod scheduling;

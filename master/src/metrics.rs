@@ -77,6 +77,10 @@ pub(crate) struct Metrics {
     pub replacing_tasks: Gauge,
     /// Tasks that were pushed out over a disruption budget, since the cell began.
     pub forced_disruptions: Gauge,
+    /// Bytes written of what the scheduler was told and decided.
+    pub recorded_bytes: Counter,
+    /// Recordings of it that were cut off, as the disk did not take them.
+    pub recordings_cut: Counter,
     /// Time of one scheduling pass.
     pub pass_seconds: Histogram,
     /// Placements proposed.
@@ -143,6 +147,8 @@ impl Metrics {
             reclaimed_cpu: Gauge::default(),
             reclaimed_ram: Gauge::default(),
             reclaimed_tasks: Counter::default(),
+            recorded_bytes: Counter::default(),
+            recordings_cut: Counter::default(),
             pending_tasks: Gauge::default(),
             leaving_tasks: Gauge::default(),
             replacing_tasks: Gauge::default(),
@@ -244,6 +250,10 @@ impl Metrics {
         registry.register("replacing_tasks", what, m.replacing_tasks.clone());
         let what = "Tasks pushed out over a disruption budget since the cell began";
         registry.register("forced_disruptions", what, m.forced_disruptions.clone());
+        let what = "What the scheduler was told and decided, as written to disk";
+        registry.register_with_unit("recorded", what, Unit::Bytes, m.recorded_bytes.clone());
+        let what = "Recordings of decisions that were cut off, as the disk did not take them";
+        registry.register("recordings_cut", what, m.recordings_cut.clone());
         let pass = m.pass_seconds.clone();
         registry.register_with_unit(
             "scheduling_pass",

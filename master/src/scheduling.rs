@@ -10,12 +10,14 @@ use crate::clock;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::planning::Copy;
+use crate::recording::Recorder;
 use borg_cell::event::Event;
 use borg_cell::state::CellState;
 use borg_proto::names::TaskId;
 use borg_proto::panics::guarded;
 use borg_proto::reclamation::Amounts;
-use borg_proto::{IncarnationId, MachineId, Millis};
+use borg_proto::{IncarnationId, JobId, MachineId, Millis};
+use borg_scheduler::recording::{Decided, Recorded};
 use borg_scheduler::{Config, Explanation, Scheduler, SetAside};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -208,14 +210,22 @@ pub(crate) fn run(
     config: Config,
     decisions: &Inbox,
     metrics: &Metrics,
+    recorder: Recorder,
 ) {
     let mut scheduler = Scheduler::unread(state, config);
-    survive(&mut scheduler, metrics, |scheduler| scheduler.start_afresh(state));
-    attend(scheduler, mailbox, decisions, metrics);
+    // Jobs that it panics over are told of and left out; there is nothing else to be done about them.
+    drop(survive(&mut scheduler, metrics, |scheduler| scheduler.start_afresh(state)));
+    attend(scheduler, mailbox, decisions, metrics, recorder);
 }
 
 /// Does what the mailbox says.
-fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metrics: &Metrics) {
+fn attend(
+    mut scheduler: Scheduler,
+    mailbox: &Mailbox,
+    decisions: &Inbox,
+    metrics: &Metrics,
+    mut recorder: Recorder,
+) {
     let mut leads = false;
     let mut nap = NAP;
     let mut ahead = Millis(0);
@@ -226,6 +236,9 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
             return;
         }
         leads = letter.leads.unwrap_or(leads);
+        if !leads {
+            recorder.end();
+        }
         if let Some(state) = letter.state {
             let pending = state.pending_len();
             metrics.pending_tasks.set(i64::try_from(pending).unwrap_or(i64::MAX));
@@ -234,27 +247,46 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
             let replacing: usize = state.machines().map(|machine| machine.successors.len()).sum();
             metrics.replacing_tasks.set(i64::try_from(replacing).unwrap_or(i64::MAX));
             metrics.forced_disruptions.set(i64::try_from(state.forced()).unwrap_or(i64::MAX));
-            survive(&mut scheduler, metrics, |scheduler| {
-                if letter.afresh {
+            let index = state.applied();
+            let begins = leads && recorder.begins(&state);
+            if begins {
+                recorder.begin(&scheduler, &state);
+            } else if letter.afresh {
+                recorder.record(&Recorded::Afresh { index });
+            } else {
+                recorder.record(&Recorded::Follow { index });
+            }
+            drop(survive(&mut scheduler, metrics, |scheduler| {
+                if letter.afresh || begins {
                     scheduler.start_afresh(&state);
                 } else {
                     scheduler.follow(state, &letter.events);
                 }
-            });
+            }));
         }
         if let Some(silent) = letter.silent {
+            if recorder.records() {
+                let machines = silent.iter().copied().collect();
+                recorder.record(&Recorded::Silent { machines });
+            }
             scheduler.avoid(silent);
         }
         if letter.lent_afresh || letter.leads == Some(false) {
+            recorder.record(&Recorded::LendNothing);
             scheduler.lend_nothing();
         }
         if !letter.lent.is_empty() {
-            scheduler.lend(&letter.lent.into_iter().collect::<Vec<_>>());
+            let news: Vec<(IncarnationId, Amounts)> = letter.lent.into_iter().collect();
+            scheduler.lend(&news);
+            recorder.record(&Recorded::Lend { news });
+        }
+        if !letter.reconsider.is_empty() && recorder.records() {
+            recorder.record(&Recorded::Refused { tasks: letter.reconsider.clone() });
         }
         // Whoever begins again meanwhile has forgotten what was decided, and the rest of these with it.
-        survive(&mut scheduler, metrics, |scheduler| {
+        drop(survive(&mut scheduler, metrics, |scheduler| {
             letter.reconsider.iter().for_each(|task| scheduler.refused(*task));
-        });
+        }));
         let now = clock::now() + ahead;
         let began = clock::stopwatch();
         let mut questions = letter.questions.into_iter();
@@ -265,23 +297,28 @@ fn attend(mut scheduler: Scheduler, mailbox: &Mailbox, decisions: &Inbox, metric
             }
         }
         mailbox.ask_again(questions.collect());
-        nap = if leads { decide(&mut scheduler, ahead, decisions, metrics) } else { NAP };
+        nap = match leads {
+            true => decide(&mut scheduler, ahead, decisions, metrics, &mut recorder),
+            false => NAP,
+        };
+        recorder.turn();
     }
 }
 
-/// Does something with the scheduler; `None` when it panicked over a job, which is set aside then.
+/// Does something with the scheduler; else the jobs over which it panicked, which are set aside now.
 fn survive<T>(
     scheduler: &mut Scheduler,
     metrics: &Metrics,
     work: impl FnOnce(&mut Scheduler) -> T,
-) -> Option<T> {
+) -> Result<T, Vec<JobId>> {
     let survived = scheduler.survive(work);
     let jobs = i64::try_from(scheduler.jobs_aside()).unwrap_or(i64::MAX);
     metrics.jobs_aside.set(jobs);
     let blamed = match survived {
-        Ok(done) => return Some(done),
+        Ok(done) => return Ok(done),
         Err(blamed) => blamed,
     };
+    let jobs = blamed.iter().map(|one| one.job).collect();
     for SetAside { job, name, said } in blamed {
         metrics.scheduler_panics.inc();
         tracing::error!(
@@ -292,7 +329,7 @@ fn survive<T>(
              and report this"
         );
     }
-    None
+    Err(jobs)
 }
 
 /// Answers a question. Looking changes nothing, so a panic harms nothing but the answer.
@@ -311,14 +348,21 @@ fn decide(
     ahead: Millis,
     decisions: &Inbox,
     metrics: &Metrics,
+    recorder: &mut Recorder,
 ) -> Duration {
     let began = clock::stopwatch();
     let now = clock::now() + ahead;
-    let Some(assignments) = survive(scheduler, metrics, |scheduler| scheduler.pass(now, BATCH))
-    else {
-        return Duration::ZERO;
+    let assignments = match survive(scheduler, metrics, |scheduler| scheduler.pass(now, BATCH)) {
+        Ok(assignments) => assignments,
+        Err(jobs) => {
+            recorder.record(&passed(now, Decided::Panicked(jobs)));
+            return Duration::ZERO;
+        }
     };
     metrics.pass_seconds.observe(began.seconds());
+    if recorder.records() {
+        recorder.record(&passed(now, Decided::Placed(assignments.clone())));
+    }
     if assignments.is_empty() {
         let wake = scheduler.next_wakeup(now).map(|at| Duration::from_millis(at.since(now).0));
         return wake.map_or(NAP, |nap| nap.clamp(Duration::from_millis(1), NAP));
@@ -328,13 +372,16 @@ fn decide(
     Duration::ZERO
 }
 
+fn passed(now: Millis, decided: Decided) -> Recorded {
+    Recorded::Pass { now, max: BATCH as u64, decided }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::driver::Turn;
     use borg_cell::fixture::{Cell, batch};
     use borg_cell::master::Input;
-    use borg_proto::JobId;
     use borg_scheduler::Trap;
     use std::collections::BTreeSet;
 
@@ -346,10 +393,11 @@ mod tests {
         let inbox = Inbox::new(10, metrics.clone());
         let mut scheduler = Scheduler::unread(&cell.state, Config::default());
         scheduler.trap(bad, trap);
-        survive(&mut scheduler, &metrics, |scheduler| scheduler.start_afresh(&cell.state));
+        drop(survive(&mut scheduler, &metrics, |scheduler| scheduler.start_afresh(&cell.state)));
         let mailbox = Mailbox::default();
         let why = std::thread::scope(|scope| {
-            scope.spawn(|| attend(scheduler, &mailbox, &inbox, &metrics));
+            let recorder = Recorder::off(&metrics);
+            scope.spawn(|| attend(scheduler, &mailbox, &inbox, &metrics, recorder));
             mailbox.lead(true);
             let mut turn = Vec::new();
             assert!(inbox.take(Ok(0), &mut turn));

@@ -7,7 +7,7 @@ use crate::answer::{Answer, Axis, Chart, Column, Table, Value};
 use crate::sources::loaded::Loaded;
 use borg_cell::state::{CellState, Machine, MachineState};
 use borg_proto::resources::Resources;
-use borg_proto::{Band, JobId, TaskId};
+use borg_proto::{Band, JobId, Millis, TaskId};
 use borg_scheduler::{Config, Explanation, Reason, Scheduler};
 use std::collections::BTreeMap;
 
@@ -260,20 +260,29 @@ fn machines_by_use(state: &CellState) -> Chart {
     }
 }
 
-/// Pending tasks by reason, most first: the first pending task of each job is asked about, as all of a job are alike.
+/// Pending tasks by reason, most first.
 pub(super) fn waiting(state: &CellState) -> Vec<(String, u64)> {
-    let mut by_job = BTreeMap::<JobId, (TaskId, u64)>::new();
-    for task in state.pending() {
-        by_job.entry(task.job).or_insert((task, 0)).1 += 1;
-    }
-    if by_job.is_empty() {
+    if state.pending_len() == 0 {
         return Vec::new();
     }
     let scheduler = Scheduler::new(state, Config::default());
+    reasons(&scheduler, state.pending(), state.clock())
+}
+
+/// Tasks that wait by reason, most first: the first task of each job is asked about, as all of a job are alike.
+pub(super) fn reasons(
+    scheduler: &Scheduler,
+    tasks: impl Iterator<Item = TaskId>,
+    at: Millis,
+) -> Vec<(String, u64)> {
+    let mut by_job = BTreeMap::<JobId, (TaskId, u64)>::new();
+    for task in tasks {
+        by_job.entry(task.job).or_insert((task, 0)).1 += 1;
+    }
     let mut by_reason = BTreeMap::<String, u64>::new();
     for (asked, (task, count)) in by_job.into_values().enumerate() {
         let why = if asked < MOST_ASKED {
-            reason(&scheduler.explain(task, state.clock()))
+            reason(&scheduler.explain(task, at))
         } else {
             format!("not asked: only the first {MOST_ASKED} jobs are")
         };

@@ -14,7 +14,7 @@ mod digest;
 mod division;
 mod lease;
 mod lending;
-mod silence;
+pub mod silence;
 mod view;
 
 use crate::event::{Event, EventKind, TaskChange};
@@ -29,8 +29,7 @@ use division::{Liveness, owner};
 use lease::Leases;
 use lending::Lending;
 pub use lending::{Reserved, Sums};
-use silence::{Silence, urgency};
-use std::cmp::Reverse;
+use silence::{Quiet, Silence};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use view::{Folded, Link};
@@ -534,29 +533,22 @@ impl Links {
 
     fn notice_silence(&mut self, now: Millis, state: &CellState) {
         self.other.extend(self.silence.update(&self.config, now, state));
-        let room = self.silence.allowance(&self.config);
-        if room == 0 {
-            return;
-        }
-        // Those that are half way there already have their place before others that are due.
-        let soon = Millis(self.config.machine_down_after.0 / 2);
-        let coming = self.silence.silent().iter().filter(|id| {
-            let link = &self.links[*id];
+        let quiet = self.silence.silent().iter().filter_map(|id| {
+            let link = &self.links[id];
             let seen = self.shards.get(&link.shard).is_some_and(|shard| {
                 shard.confirmed && now.since(shard.reported_at) < self.config.shard_silent_after
             });
-            seen && !link.is_given_up() && link.silent_for(now) >= soon
+            (seen && !link.is_given_up()).then(|| Quiet {
+                machine: *id,
+                top_priority: link.top_priority(),
+                silent_for: link.silent_for(now),
+            })
         });
-        let mut coming: Vec<MachineId> = coming.copied().collect();
-        coming.sort_by_cached_key(|id| Reverse(urgency(&self.links[id], now)));
-        for id in coming.into_iter().take(room) {
+        let quiet: Vec<Quiet> = quiet.collect();
+        for id in self.silence.give_up(&self.config, now, quiet) {
             let link = self.links.get_mut(&id).expect("it was just found there");
-            if link.silent_for(now) < self.config.machine_down_after {
-                continue;
-            }
             tracing::warn!(machine = %link.name, silent_ms = link.silent_for(now).0, "given up");
             link.give_up();
-            self.silence.took(now);
             self.dirty.insert(id);
         }
     }

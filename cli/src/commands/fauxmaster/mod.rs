@@ -3,6 +3,7 @@
 mod check;
 mod compact;
 mod compare;
+mod fail;
 mod fit;
 mod price;
 mod replay;
@@ -29,6 +30,8 @@ pub(super) enum FauxmasterCommand {
     Compact(compact::CompactArgs),
     /// Policies side by side on the same work: machines needed, what is stranded, who is pushed out
     Compare(compare::CompareArgs),
+    /// What the loss of machines does: what goes down, how long until it is up again, what never fits
+    Fail(fail::FailArgs),
     /// Machines needed when one thing about the work or the machines is otherwise
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
@@ -51,6 +54,7 @@ pub(super) async fn run(
         FauxmasterCommand::Check(args) => check::run(args, target, out).await,
         FauxmasterCommand::Compact(args) => compact::run(args, target, out).await,
         FauxmasterCommand::Compare(args) => compare::run(args, target, out).await,
+        FauxmasterCommand::Fail(args) => fail::run(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
         FauxmasterCommand::Replay(args) => replay::run(args, target, out).await,
         FauxmasterCommand::Price(args) => price::run(args, target, out).await,

@@ -11,10 +11,10 @@
 //! term counts as lost when the share is measured, and never as silent.
 
 use super::Config;
-use super::view::{Link, Standing};
-use crate::state::{CellState, DOWNS_REMEMBERED};
+use crate::state::{CellState, DOWNS_REMEMBERED, Machine, MachineState};
 use borg_proto::command::Observation;
-use borg_proto::{MachineId, Millis};
+use borg_proto::{MachineId, Millis, Priority};
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 
 const MINUTE: Millis = DOWNS_REMEMBERED;
@@ -24,9 +24,31 @@ const COUNTS_FOR: Millis = Millis::from_secs(3_600);
 /// A change of safe mode is proposed again after this time.
 const SAY_AGAIN: Millis = Millis::from_secs(1);
 
+/// How a machine counts towards the silent share of the cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Up, and nothing was heard of it in this session.
+    Unheard,
+    /// Up and answering.
+    Answering,
+    /// Up and silent.
+    Silent,
+    /// Taken for down by a leader, at that moment by this leader's clock.
+    Lost(Millis),
+    /// New, or given up by an operator.
+    Other,
+}
+
+impl Standing {
+    /// Whether a leader took the machine for down, rather than an operator.
+    pub(super) fn is_lost(machine: &Machine) -> bool {
+        machine.state == MachineState::Down && !machine.given_up
+    }
+}
+
 /// Machines by how they stand.
 #[derive(Debug, Default)]
-pub(super) struct Silence {
+pub struct Silence {
     /// Up, and not heard of in this term or session.
     unheard: usize,
     /// Up and answering.
@@ -45,14 +67,15 @@ pub(super) struct Silence {
 
 impl Silence {
     /// As a new leader begins: what happened in the last minute is known from the state.
-    pub(super) fn new(state: &CellState, now: Millis) -> Self {
+    #[must_use]
+    pub fn new(state: &CellState, now: Millis) -> Self {
         let ages = state.downs().map(|at| state.clock().since(at));
         let downs = ages.map(|age| Millis(now.0.saturating_sub(age.0))).collect();
         Self { downs, safe_mode: state.safe_mode().is_some(), ..Self::default() }
     }
 
     /// Counts a machine that stands like that from now on, or no longer.
-    pub(super) fn count(&mut self, id: MachineId, standing: Standing, comes: bool) {
+    pub fn count(&mut self, id: MachineId, standing: Standing, comes: bool) {
         let step = |n: &mut usize| *n = if comes { *n + 1 } else { *n - 1 };
         match standing {
             Standing::Other => {}
@@ -76,7 +99,7 @@ impl Silence {
     }
 
     /// Lets time pass; gives the change of safe mode that the log should know.
-    pub(super) fn update(
+    pub fn update(
         &mut self,
         config: &Config,
         now: Millis,
@@ -131,6 +154,28 @@ impl Silence {
         })
     }
 
+    /// Which of these silent machines are taken for down now: as many as the rate allows, the most urgent first.
+    /// Those that are half way there already have their place before others that are due.
+    pub fn give_up(
+        &mut self,
+        config: &Config,
+        now: Millis,
+        silent: impl IntoIterator<Item = Quiet>,
+    ) -> Vec<MachineId> {
+        let room = self.allowance(config);
+        if room == 0 {
+            return Vec::new();
+        }
+        let soon = Millis(config.machine_down_after.0 / 2);
+        let mut coming: Vec<Quiet> =
+            silent.into_iter().filter(|quiet| quiet.silent_for >= soon).collect();
+        coming.sort_by_key(|quiet| Reverse((quiet.top_priority, quiet.silent_for)));
+        coming.truncate(room);
+        coming.retain(|quiet| quiet.silent_for >= config.machine_down_after);
+        self.downs.extend(coming.iter().map(|_| now));
+        coming.into_iter().map(|quiet| quiet.machine).collect()
+    }
+
     /// How many machines may be taken for down now.
     pub(super) fn allowance(&self, config: &Config) -> usize {
         if self.safe_mode || self.calm_since.is_some() {
@@ -152,17 +197,14 @@ impl Silence {
         (most * room / limit.max(1)).max(1)
     }
 
-    /// One machine was taken for down.
-    pub(super) fn took(&mut self, now: Millis) {
-        self.downs.push_back(now);
-    }
-
     /// Machines that are up and should answer, and those lost lately.
     fn all(&self) -> usize {
         self.answering + self.unheard + self.silent.len() + self.lost.len()
     }
 
-    pub(super) fn silent(&self) -> &BTreeSet<MachineId> {
+    /// Machines that are silent.
+    #[must_use]
+    pub fn silent(&self) -> &BTreeSet<MachineId> {
         &self.silent
     }
 
@@ -170,15 +212,23 @@ impl Silence {
         self.answering
     }
 
-    pub(super) fn safe_mode(&self) -> bool {
+    /// Whether nobody is given up, as too much is silent.
+    #[must_use]
+    pub fn safe_mode(&self) -> bool {
         self.safe_mode
     }
 }
 
-/// The order in which silent machines are given up: those with the tasks of the highest priority
-/// first, then those that are silent for the longest.
-pub(super) fn urgency(link: &Link, now: Millis) -> impl Ord + use<> {
-    (link.top_priority(), link.silent_for(now))
+/// A silent machine, as it counts for who is given up first: whoever has a task of the highest priority, then who is
+/// silent for the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quiet {
+    /// Which.
+    pub machine: MachineId,
+    /// The highest priority of a task there.
+    pub top_priority: Option<Priority>,
+    /// For how long nothing was heard of it.
+    pub silent_for: Millis,
 }
 
 #[cfg(test)]
@@ -218,12 +268,34 @@ mod tests {
     fn no_more_machines_in_any_minute_than_allowed() {
         let mut silence = cell_of(10_000, 50);
         assert_eq!(moves(&mut silence, 0), 59);
-        for _ in 0..50 {
-            silence.took(Millis(1_000));
-        }
+        let quiet = |id| Quiet {
+            machine: MachineId(id),
+            top_priority: None,
+            silent_for: Config::default().machine_down_after,
+        };
+        let gone = silence.give_up(&Config::default(), Millis(1_000), (0..50).map(quiet));
+        assert_eq!(gone.len(), 50);
         assert_eq!(moves(&mut silence, 2_000), 9);
         assert_eq!(moves(&mut silence, 60_999), 9);
         assert_eq!(moves(&mut silence, 61_000), 59);
+    }
+
+    /// Who matters most goes first, and keeps the place while it is not due yet.
+    #[test]
+    fn the_most_urgent_are_given_up_first() {
+        let config = Config { downs_per_minute: 2, ..Config::default() };
+        let quiet = |id, priority: u64, silent_ms| Quiet {
+            machine: MachineId(id),
+            top_priority: Some(Priority::new(priority).unwrap()),
+            silent_for: Millis(silent_ms),
+        };
+        let all = [quiet(1, 100, 60_000), quiet(2, 200, 10_000), quiet(3, 200, 20_000)];
+        let mut silence = cell_of(10, 3);
+        assert_eq!(silence.give_up(&config, Millis(0), all), [MachineId(3), MachineId(2)]);
+        assert_eq!(silence.give_up(&config, Millis(1), all), [], "two a minute");
+        let mut silence = cell_of(10, 3);
+        let early = [quiet(1, 100, 60_000), quiet(2, 200, 9_999), quiet(3, 200, 4_999)];
+        assert_eq!(silence.give_up(&config, Millis(0), early), [MachineId(1)]);
     }
 
     #[test]

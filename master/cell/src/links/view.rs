@@ -4,6 +4,7 @@
 //! makes the view stale until a full report.
 
 use super::digest::Digests;
+use super::silence::Standing;
 use crate::state::observe::failures_within;
 use crate::state::{CellState, Job, Machine, MachineState, Stranger, Version};
 use borg_proto::command::{Observation, RUN_ENDS_SINCE};
@@ -71,28 +72,6 @@ pub(super) struct Link {
     on_its_way: Option<Vec<Observation>>,
     /// What was applied last and changed nothing, so that it is not said for ever.
     in_vain: Vec<Observation>,
-}
-
-/// How a machine counts towards the silent share of the cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Up, and nothing was heard of it in this session.
-    Unheard,
-    /// Up and answering.
-    Answering,
-    /// Up and silent.
-    Silent,
-    /// Taken for down by a leader, at that moment by this leader's clock.
-    Lost(Millis),
-    /// New, or given up by an operator.
-    Other,
-}
-
-impl Standing {
-    /// Whether a leader took the machine for down, rather than an operator.
-    pub(super) fn is_lost(machine: &Machine) -> bool {
-        machine.state == MachineState::Down && !machine.given_up
-    }
 }
 
 /// How the state has a machine.
