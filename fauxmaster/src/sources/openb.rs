@@ -8,6 +8,7 @@
 use super::common::{job_of, machine_of};
 use super::rows::{Reading, Record, Shape};
 use super::table::{Table, TableError};
+use super::trace::MOST_MACHINES;
 use crate::Error;
 use borg_proto::spec::{Constraint, ConstraintOp};
 use borg_proto::{JobSpec, MachineInfo, Resources};
@@ -119,6 +120,9 @@ pub(super) fn nodes_read(
             ..Resources::default()
         };
         let attributes = BTreeMap::from([(MODEL.to_owned(), row.text(4).to_owned())]);
+        if machines.len() == MOST_MACHINES {
+            return Err(row.field_error(0, format!("one of at most {MOST_MACHINES} machines")));
+        }
         machines.push((row.text(0).to_owned(), machine_of(capacity, attributes)));
         Ok(())
     })?;

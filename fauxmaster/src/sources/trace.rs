@@ -16,6 +16,8 @@ mod google2011_jobs;
 mod openb;
 mod swf;
 
+pub(super) use draft::MOST_MACHINES;
+
 use super::rows::Reading;
 use super::workload::{Arrival, Workload};
 use crate::Error;

@@ -1,7 +1,8 @@
 //! A trace while it is read: jobs of few distinct shapes, machines that come and go, what was left out.
 
 use super::super::common::{job_of, machine_of};
-use super::super::rows::Reading;
+use super::super::rows::{Reading, Record};
+use super::super::table::TableError;
 use super::super::workload::{Arrival, Loss, Runs, Workload};
 use super::{Choices, Kind, Trace};
 use crate::Error;
@@ -14,11 +15,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Most jobs of a trace. 5 million: our choice; the largest public one has half of that in a cell.
-const MOST_JOBS: usize = 5_000_000;
+pub(super) const MOST_JOBS: usize = 5_000_000;
 /// Most machines of a trace: our choice, ten times the largest cells.
-pub(super) const MOST_MACHINES: usize = 100_000;
+pub(in super::super) const MOST_MACHINES: usize = 100_000;
 /// When a machine is back that the trace never tells of again.
 const NEVER: Millis = Millis(u64::MAX);
+
+/// That there are no more jobs than [`MOST_JOBS`], with this row, which names one in a column.
+pub(super) fn room(row: &Record<'_>, column: usize, jobs: usize) -> Result<(), TableError> {
+    if jobs < MOST_JOBS {
+        return Ok(());
+    }
+    Err(row.field_error(column, format!("one of at most {MOST_JOBS} jobs")))
+}
 
 /// What tasks of a job ask for: what is equal here is one specification in memory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

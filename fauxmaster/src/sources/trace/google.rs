@@ -9,7 +9,7 @@ mod machines;
 use super::super::borg_like::{LARGEST_CPU_MILLI, LARGEST_RAM_MIB};
 use super::super::rows::{Reading, Record, Shape, parts};
 use super::super::table::TableError;
-use super::draft::{Asked, Draft};
+use super::draft::{Asked, Draft, room};
 use crate::Error;
 use borg_proto::Millis;
 use lives::{Change, Lives};
@@ -236,6 +236,7 @@ fn users_2019(folder: &Path, reading: &mut Reading) -> Result<BTreeMap<u64, Stri
     for path in files {
         reading.table(&path, &COLLECTIONS_2019, |row| {
             let job: u64 = row.value(0, "a number of a collection")?;
+            room(row, 0, users.len())?;
             users.entry(job).or_insert_with(|| row.text(1).to_owned());
             Ok(())
         })?;

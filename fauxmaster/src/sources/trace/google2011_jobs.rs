@@ -15,7 +15,7 @@ use super::super::borg_like::{LARGEST_CPU_MILLI, LARGEST_RAM_MIB, Mix, job_size,
 use super::super::rows::{Reading, Record, Shape};
 use super::super::table::TableError;
 use super::super::workload::Runs;
-use super::draft::{Asked, Draft, MOST_MACHINES};
+use super::draft::{Asked, Draft, MOST_MACHINES, room};
 use super::google::priority_of_2011;
 use crate::Error;
 use borg_proto::{Millis, Resources};
@@ -189,6 +189,7 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
         if end.is_some_and(|end| end < placed) {
             return Err(row.field_error(3, "a time from schedule_us on, or -1"));
         }
+        room(row, 0, numbers.len())?;
         if !numbers.insert(number) {
             return Err(row.field_error(0, "a number that is not there yet"));
         }

@@ -3,7 +3,7 @@
 use super::super::openb::{job, nodes_read, pod};
 use super::super::rows::{Reading, Shape};
 use super::super::workload::{Arrival, Runs};
-use super::draft::Draft;
+use super::draft::{Draft, room};
 use crate::Error;
 use borg_proto::{Millis, UserName};
 use std::collections::BTreeSet;
@@ -59,6 +59,7 @@ pub(super) fn read(path: &Path, reading: &mut Reading) -> Result<Draft, Error> {
         }
         let spec = job(&pod, &pod.name)
             .map_err(|error| row.field_error(NAME, format!("a pod that a cell takes: {error}")))?;
+        room(row, NAME, names.len())?;
         if !names.insert(pod.name.clone()) {
             return Err(row.field_error(NAME, "a name that is not there yet"));
         }

@@ -7,7 +7,7 @@
 use super::super::rows::{Reading, Record, Separator, Shape};
 use super::super::table::TableError;
 use super::super::workload::Runs;
-use super::draft::{Asked, Draft, MOST_MACHINES};
+use super::draft::{Asked, Draft, MOST_MACHINES, room};
 use super::{Choices, Error};
 use borg_proto::spec::{MAX_GANG, MAX_TASKS};
 use borg_proto::{Millis, Resources};
@@ -98,6 +98,7 @@ pub(super) fn read(path: &Path, reading: &mut Reading, choices: Choices) -> Resu
                 never += 1;
                 return Ok(());
             };
+            room(row, JOB, numbers.len())?;
             if !numbers.insert(job.number) {
                 return Err(row.field_error(JOB, "a number that is not there yet"));
             }

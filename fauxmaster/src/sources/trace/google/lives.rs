@@ -6,7 +6,7 @@
 use super::super::super::rows::Record;
 use super::super::super::table::TableError;
 use super::super::super::workload::Runs;
-use super::super::draft::{Asked, Draft};
+use super::super::draft::{Asked, Draft, room};
 use crate::Error;
 use borg_proto::Millis;
 use borg_proto::spec::MAX_TASKS;
@@ -94,6 +94,7 @@ impl Lives {
         if u32::try_from(at).map_or(true, |at| at >= MAX_TASKS) {
             return Err(row.field_error(index, expected()));
         }
+        room(row, job, self.jobs.len())?;
         let job = self.jobs.entry(number).or_default();
         if job.user.is_empty() && !user.is_empty() {
             job.user = match self.users.get_key_value(user) {
