@@ -343,8 +343,9 @@ impl App {
         tokio::spawn(blobs.clone().tend(stop.clone()));
 
         let recorded = self.config.dir.join(recording::DIR);
-        let recorder = Recorder::start(recorded, self.config.decisions_mib << 20, &self.metrics)
-            .map_err(AppError::Thread)?;
+        let recorder =
+            Recorder::start(recorded.clone(), self.config.decisions_mib << 20, &self.metrics)
+                .map_err(AppError::Thread)?;
         let state = self.master.state().clone();
         let mut deciding = spawn_scheduler(&scheduler, state, &turns, &self.metrics, recorder)?;
         let checkpoints = CheckpointThreads::start(Hands {
@@ -461,6 +462,7 @@ impl App {
             view: view_in.clone(),
             caught_up,
             past: Past::new(self.credentials.identity.cell.clone(), self.history),
+            decisions: recorded,
             feed,
             blobs: blobs.clone(),
             scheduler: scheduler.clone(),

@@ -7,6 +7,8 @@
 //!
 //! Invariant: a state that is shown is byte for byte the one that this replica had then.
 
+mod stretch;
+
 use crate::changes::unanswered;
 use crate::clock;
 use crate::driver::Turn;
@@ -83,6 +85,8 @@ enum Missing {
     Gap { after: u64 },
     /// It takes too long.
     TooLong { reached: u64 },
+    /// It is more than one answer may have.
+    TooMuch { reached: u64 },
     /// The replica stops.
     Unanswered,
     /// What is kept cannot be read.
@@ -142,14 +146,14 @@ impl Past {
         cache.iter().find(|(made, _)| *made == moment).map(|(_, state)| state.clone())
     }
 
-    fn make(&self, moment: Moment, live: &mut Live<'_>) -> Result<CellState, Missing> {
-        let kept = self.history.checkpoints();
-        let before = |kept: &&Kept| match moment {
+    /// The newest kept checkpoint at or before a moment with its state; of a young cell, of which all of the log may
+    /// be there, the state before its first entry.
+    fn base(&self, moment: Moment) -> Result<(Option<Kept>, CellState), Missing> {
+        let before = |kept: &Kept| match moment {
             Moment::Index(index) => kept.meta.place.index <= index,
             Moment::Time(time) => kept.meta.at <= time,
         };
-        let mut base = None;
-        for kept in kept.iter().rev().filter(before) {
+        for kept in self.history.checkpoints().into_iter().rev().filter(before) {
             let bytes = self.history.state(&kept.meta).map_err(Missing::unreadable)?;
             let state = CellState::decode(&bytes)
                 .map_err(|error| Missing::Unreadable(error.to_string()))?;
@@ -157,15 +161,14 @@ impl Past {
             if matches!(moment, Moment::Time(time) if state.clock() > time) {
                 continue;
             }
-            base = Some((kept, state));
-            break;
+            return Ok((Some(kept), state));
         }
-        let (base, state) = match base {
-            Some((base, state)) => (Some(base), state),
-            // Of a young cell all of the log may be there.
-            None => (None, CellState::new(self.cell.clone())),
-        };
-        let members = base.map(|base| base.meta.membership.clone()).unwrap_or_default();
+        Ok((None, CellState::new(self.cell.clone())))
+    }
+
+    fn make(&self, moment: Moment, live: &mut Live<'_>) -> Result<CellState, Missing> {
+        let (base, state) = self.base(moment)?;
+        let members = base.as_ref().map(|base| base.meta.membership.clone()).unwrap_or_default();
         let mut making = Making { state, members, moment, done: false, began: clock::stopwatch() };
         let mut failed = None;
         let visit = &mut |entry: LogEntry| match making.take(&entry) {
@@ -183,11 +186,7 @@ impl Past {
         while !making.done {
             let after = making.state.applied();
             let Some(entries) = live(after)? else {
-                let oldest = kept.first().map(|kept| (kept.meta.place.index, kept.meta.at));
-                return Err(match after {
-                    0 => Missing::TooOld { oldest },
-                    _ => Missing::Gap { after },
-                });
+                return Err(self.missed(after));
             };
             if entries.is_empty() {
                 // Nothing has happened since.
@@ -204,6 +203,18 @@ impl Past {
             return Err(Missing::Unborn);
         }
         Ok(making.state)
+    }
+}
+
+impl Past {
+    /// What follows an entry is not there.
+    fn missed(&self, after: u64) -> Missing {
+        let kept = self.history.checkpoints();
+        let oldest = kept.first().map(|kept| (kept.meta.place.index, kept.meta.at));
+        match after {
+            0 => Missing::TooOld { oldest },
+            _ => Missing::Gap { after },
+        }
     }
 }
 
@@ -297,6 +308,10 @@ impl Missing {
             Self::TooLong { reached } => Status::out_of_range(format!(
                 "borg-at: {moment} takes more than {MAX_SECONDS} s to make ({reached} was reached): \
                  ask for a moment soon after a kept checkpoint (borgctl history)"
+            )),
+            Self::TooMuch { reached } => Status::out_of_range(format!(
+                "from {moment} on it is too much for one answer ({reached} was reached): ask for a \
+                 shorter time"
             )),
             Self::Unanswered => unanswered(),
             Self::Unreadable(why) => Status::unavailable(format!(

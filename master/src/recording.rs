@@ -320,7 +320,7 @@ mod tests {
         let (to, from) = sync_channel(2);
         let mut recorder = Recorder::to(Some(to), 1_000, &metrics);
         let mut cell = Cell::new();
-        cell.submit("ann", batch("a", 1, 100, 1 << 20));
+        cell.submit("ann", batch("a", 1, 100, 4 << 20));
         let scheduler = Scheduler::new(&cell.state, Config::default());
         assert!(recorder.begins(&cell.state));
         recorder.begin(&scheduler, &cell.state);

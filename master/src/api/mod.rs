@@ -46,6 +46,7 @@ use borg_proto::spec::MAX_SPEC_BYTES;
 use borg_proto::wire::{Change, WireError, pb, read_update};
 use prost::Message;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -89,6 +90,8 @@ pub(crate) struct Api {
     pub caught_up: CaughtUp,
     /// The states before it.
     pub past: Past,
+    /// Where recordings of the scheduler are.
+    pub decisions: PathBuf,
     /// The stream of events.
     pub feed: Arc<Feed>,
     /// The blobs of packages.
@@ -953,6 +956,27 @@ impl Borgmaster for Api {
             self.confirmed_view(&user).await?
         };
         Ok(Response::new(streams::save_checkpoint(view.state)))
+    }
+
+    type SaveHistoryStream = streams::Items<pb::HistoryChunk>;
+
+    async fn save_history(
+        &self,
+        request: Request<pb::SaveHistoryRequest>,
+    ) -> Result<Response<Self::SaveHistoryStream>, Status> {
+        let user = self.user(&request, "SaveHistory")?;
+        streams::may_save_checkpoints(&user, self.is_admin(&user).await?)?;
+        self.caught_up.check()?;
+        let pb::SaveHistoryRequest { from, to } = request.into_inner();
+        let moment = |field: &str, text: &str| {
+            let wrong = |why: String| Status::invalid_argument(format!("{field}: {why}"));
+            text.parse::<past::Moment>().map_err(wrong)
+        };
+        let (from, to) = (moment("from", &from)?, Some(to).filter(|to| !to.is_empty()));
+        let to = to.map(|to| moment("to", &to)).transpose()?;
+        let driver = &self.changes.driver;
+        let parts = self.past.stretch(from, to, &self.decisions, driver).await?;
+        Ok(Response::new(streams::save_history(parts)))
     }
 
     async fn find_blobs(

@@ -151,3 +151,21 @@ pub(super) fn save_checkpoint(state: CellState) -> Items<pb::CheckpointChunk> {
     });
     Box::pin(ReceiverStream::new(items))
 }
+
+pub(super) fn save_history(parts: Vec<(String, Vec<u8>)>) -> Items<pb::HistoryChunk> {
+    let (out, items) = mpsc::channel(PIECES);
+    tokio::spawn(async move {
+        for (file, bytes) in parts {
+            // Of a file with nothing in it, one piece too.
+            let mut pieces = bytes.chunks(PIECE_BYTES).peekable();
+            let first = pieces.next().unwrap_or_default();
+            for piece in std::iter::once(first).chain(pieces) {
+                let chunk = pb::HistoryChunk { file: file.clone(), data: piece.to_vec() };
+                if out.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(items))
+}

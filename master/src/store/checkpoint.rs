@@ -61,12 +61,7 @@ pub(super) fn write_to(
     draft: &CheckpointDraft<'_>,
     name: impl FnOnce(&CheckpointMeta) -> String,
 ) -> Result<CheckpointMeta, StoreError> {
-    let written = (|| {
-        let mut blocks = BlockWriter::begin(&mut file, Block::Checkpoint, &front(draft))?;
-        blocks.write_all(draft.state)?;
-        blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
-    })();
-    let (file_bytes, file_sum) = match written {
+    let (file_bytes, file_sum) = match put(&mut file, draft) {
         Ok(written) => written,
         Err(error) => return Err(file.give_up(error)),
     };
@@ -79,6 +74,20 @@ pub(super) fn write_to(
     };
     file.finish(&name(&meta))?;
     Ok(meta)
+}
+
+/// Writes the content of a file. Gives its length and its last sum.
+fn put(to: impl Write, draft: &CheckpointDraft<'_>) -> std::io::Result<(u64, u64)> {
+    let mut blocks = BlockWriter::begin(to, Block::Checkpoint, &front(draft))?;
+    blocks.write_all(draft.state)?;
+    blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
+}
+
+/// A checkpoint file, for whoever keeps it elsewhere.
+pub(super) fn file(draft: &CheckpointDraft<'_>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, draft)?;
+    Ok(bytes)
 }
 
 /// Reads the checkpoint file at `path`, which `wanted` means, and verifies all of it.

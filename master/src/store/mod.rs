@@ -51,7 +51,8 @@ use std::sync::Arc;
 
 use borg_cell::state::CellState;
 use borg_cell::store::{
-    CheckpointDraft, CheckpointMeta, LogEntry, LogStore, Position, ReplicaIdentity, StoreError,
+    Checkpoint, CheckpointDraft, CheckpointMeta, LogEntry, LogStore, Position, ReplicaIdentity,
+    StoreError,
 };
 
 use self::archive::Archive;
@@ -93,6 +94,51 @@ pub fn save_state(dir: &Path, name: &str, state: &CellState) -> Result<u64, Stor
 /// When it is no checkpoint of a version that this build reads, or damaged.
 pub fn state_in(path: &Path) -> Result<Arc<[u8]>, StoreError> {
     checkpoint::load_any(path).map(|loaded| loaded.state)
+}
+
+/// A stretch of a cell's past, as files: see `docs/formats.md`, "A stretch of the past".
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    /// The state at its beginning, and who was a master then.
+    pub checkpoint: Checkpoint,
+    /// The entries after it.
+    pub entries: Vec<LogEntry>,
+}
+
+impl Stretch {
+    /// Name of the file with the state at the beginning.
+    pub const CHECKPOINT: &str = "checkpoint";
+    /// Name of the file with the entries.
+    pub const LOG: &str = "log";
+
+    /// The files of a stretch that begins with `draft`: names and contents.
+    ///
+    /// # Errors
+    /// Never of memory.
+    pub fn files(
+        draft: &CheckpointDraft<'_>,
+        entries: &[LogEntry],
+    ) -> std::io::Result<[(&'static str, Vec<u8>); 2]> {
+        let (checkpoint, log) = (checkpoint::file(draft)?, segment::file(entries)?);
+        Ok([(Self::CHECKPOINT, checkpoint), (Self::LOG, log)])
+    }
+
+    /// Reads the files in `dir`, and verifies all of them. The entries follow on the checkpoint.
+    ///
+    /// # Errors
+    /// What the disk says; when a file is damaged, of a newer version, or of another stretch.
+    pub fn read(dir: &Path) -> Result<Self, StoreError> {
+        let checkpoint = checkpoint::load_any(&dir.join(Self::CHECKPOINT))?;
+        let log = dir.join(Self::LOG);
+        let empty = std::fs::metadata(&log).is_ok_and(|file| file.len() == 0);
+        let entries = if empty { Vec::new() } else { segment::read_any(&log)? };
+        let after = checkpoint.meta.place.index;
+        if entries.first().is_some_and(|entry| entry.index != after + 1) {
+            let why = format!("{}: does not follow on {}", log.display(), Self::CHECKPOINT);
+            return Err(StoreError::broken(after, why));
+        }
+        Ok(Self { checkpoint, entries })
+    }
 }
 
 /// The engine that keeps the log.

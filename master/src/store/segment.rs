@@ -60,24 +60,46 @@ pub(super) fn write(
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
     let (first, last) = (first.index, last.index);
     let mut file = Large::create(dir, "saving-segment", pace)?;
-    let written = (|| {
-        let front = [first.to_le_bytes(), last.to_le_bytes()].concat();
-        let mut blocks = BlockWriter::begin(&mut file, Block::Segment, &front)?;
-        for entry in entries {
-            blocks.write_all(&entry.index.to_le_bytes())?;
-            blocks.write_all(&entry.term.to_le_bytes())?;
-            blocks.write_all(&[entry.kind.code()])?;
-            blocks.write_all(&(entry.data.len() as u64).to_le_bytes())?;
-            blocks.write_all(&entry.data)?;
-        }
-        blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
-    })();
-    let segment = match written {
+    let segment = match put(&mut file, first, last, entries) {
         Ok((file_bytes, sum)) => Segment { first, last, sum, file_bytes },
         Err(error) => return Err(file.give_up(error)),
     };
     file.finish(&segment.name())?;
     Ok(Some(segment))
+}
+
+/// Writes the content of a file. Gives its length and its last sum.
+fn put(to: impl Write, first: u64, last: u64, entries: &[LogEntry]) -> std::io::Result<(u64, u64)> {
+    let front = [first.to_le_bytes(), last.to_le_bytes()].concat();
+    let mut blocks = BlockWriter::begin(to, Block::Segment, &front)?;
+    for entry in entries {
+        blocks.write_all(&entry.index.to_le_bytes())?;
+        blocks.write_all(&entry.term.to_le_bytes())?;
+        blocks.write_all(&[entry.kind.code()])?;
+        blocks.write_all(&(entry.data.len() as u64).to_le_bytes())?;
+        blocks.write_all(&entry.data)?;
+    }
+    blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
+}
+
+/// The file of a piece, for whoever keeps it elsewhere; of none, nothing.
+pub(super) fn file(entries: &[LogEntry]) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+        put(&mut bytes, first.index, last.index, entries)?;
+    }
+    Ok(bytes)
+}
+
+/// The entries in the file of a piece that is kept elsewhere, under whatever name.
+pub(super) fn read_any(path: &Path) -> Result<Vec<LogEntry>, StoreError> {
+    let mut entries = Vec::new();
+    let take = &mut |entry| {
+        entries.push(entry);
+        true
+    };
+    walk(path, None, 0, take).map_err(|unreadable| failed(path, 0, unreadable))?;
+    Ok(entries)
 }
 
 /// Shows `visit` the entries of a piece after index `after`, in order, until it says `false`. Gives
@@ -88,34 +110,43 @@ pub(super) fn read(
     after: u64,
     visit: &mut dyn FnMut(LogEntry) -> bool,
 ) -> Result<bool, StoreError> {
-    walk(path, segment, after, visit).map_err(|unreadable| match unreadable {
+    walk(path, Some(segment), after, visit)
+        .map_err(|unreadable| failed(path, segment.first, unreadable))
+}
+
+fn failed(path: &Path, first: u64, unreadable: Unreadable) -> StoreError {
+    match unreadable {
         Unreadable::Unsealed(Unsealed::Damaged(why)) => {
-            StoreError::broken(segment.first, format!("{}: {why}", path.display()))
+            StoreError::broken(first, format!("{}: {why}", path.display()))
         }
         Unreadable::Unsealed(Unsealed::Newer(found)) => {
             let supported = Block::Segment.format();
             StoreError::Version { what: path.display().to_string(), found, supported }
         }
         Unreadable::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            StoreError::Gone { index: segment.first }
+            StoreError::Gone { index: first }
         }
         Unreadable::Io(error) => StoreError::failed(format!("read {}", path.display()), error),
-    })
+    }
 }
 
+/// Goes through a file, which is `segment` where that is given.
 fn walk(
     path: &Path,
-    segment: &Segment,
+    segment: Option<&Segment>,
     after: u64,
     visit: &mut dyn FnMut(LogEntry) -> bool,
 ) -> Result<bool, Unreadable> {
     may(Call::Open)?;
     let file = BufReader::new(File::open(path)?);
     let (mut blocks, _, front) = BlockReader::begin(file, Block::Segment)?;
-    if front != [segment.first.to_le_bytes(), segment.last.to_le_bytes()].concat() {
+    let Some((first, last)) = ends(&front) else {
+        return Unreadable::damaged("its place in the log is not there");
+    };
+    if segment.is_some_and(|segment| (segment.first, segment.last) != (first, last)) {
         return Unreadable::damaged("of another place in the log");
     }
-    let (mut held, mut next) = (Vec::new(), segment.first);
+    let (mut held, mut next) = (Vec::new(), first);
     loop {
         let more = blocks.next(&mut held)?;
         let mut rest = Reader(&held);
@@ -135,10 +166,19 @@ fn walk(
             break;
         }
     }
-    if next != segment.last + 1 || !held.is_empty() || blocks.finish()? != segment.sum {
+    let sum = blocks.finish()?;
+    let whole = next == last.saturating_add(1) && held.is_empty();
+    if !whole || segment.is_some_and(|segment| segment.sum != sum) {
         return Unreadable::damaged("it does not end where it should");
     }
     Ok(true)
+}
+
+/// The first and the last index in a front.
+fn ends(front: &[u8]) -> Option<(u64, u64)> {
+    let (first, rest) = front.split_first_chunk()?;
+    let last = <[u8; 8]>::try_from(rest).ok()?;
+    Some((u64::from_le_bytes(*first), u64::from_le_bytes(last)))
 }
 
 /// The entry at the start of `bytes`, if all of it is there, and what follows it.
