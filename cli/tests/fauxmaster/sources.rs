@@ -173,7 +173,9 @@ fn a_trace_is_replayed_until_its_end_and_asked_about_at_a_moment() {
     assert!(jobs(&[]).contains("3 tasks are placed, 1 are pending"), "{}", jobs(&[]));
     let fits = answer(&["fit", "-", "--trace", &trace, "--moment", "20"], JOB);
     assert!(fits.contains("tasks fit") && fits.contains("Note: "), "{fits}");
-    answer(&["compact", "--trace", &trace, "--moment", "20", "--seeds", "1"], "");
+    let compact = ["compact", "--trace", &trace, "--moment", "1", "--seeds", "2", "--threads"];
+    let on = |threads: &str| answer(&[&compact[..], &[threads]].concat(), "");
+    assert_eq!(on("1"), on("8"));
     let csv = answer(&["show", "--trace", &trace, "-o", "csv"], "");
     assert!(csv.contains("# Note: "), "{csv}");
 }

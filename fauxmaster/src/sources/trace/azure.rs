@@ -5,7 +5,7 @@
 use super::super::rows::Reading;
 use super::super::table::TableError;
 use super::super::workload::Runs;
-use super::draft::{Asked, Draft};
+use super::draft::{Asked, Draft, IN_TIME, LATEST};
 use super::{Choices, Error};
 use borg_proto::{Millis, Resources};
 use borg_sim::dice::Dice;
@@ -242,6 +242,9 @@ impl Steps<'_> {
     fn take(&mut self, line: usize, text: &str) -> Result<(), TableError> {
         let path = self.file();
         let (seconds, words) = stepped(&path, line, text)?;
+        if Millis::from_secs(seconds) > LATEST {
+            return Err(wrong(&path, line, "time", &seconds.to_string(), IN_TIME));
+        }
         let begin = *self.begin.get_or_insert(seconds);
         if seconds < self.last {
             let expected = "a time from that of the line before on";

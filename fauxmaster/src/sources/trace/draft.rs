@@ -21,6 +21,16 @@ pub(in super::super) const MOST_MACHINES: usize = 100_000;
 /// When a machine is back that the trace never tells of again.
 const NEVER: Millis = Millis(u64::MAX);
 
+/// Latest time of a trace. Ten years: our choice; a replay of a time that is wrong would go on until then.
+pub(super) const LATEST: Millis = Millis::from_secs(10 * 365 * 86_400);
+/// What is said of later ones.
+pub(super) const IN_TIME: &str = "a time in the first ten years";
+
+/// That a time, which a row has in a column, is none of a trace that never ends.
+pub(super) fn in_time(row: &Record<'_>, column: usize, at: Millis) -> Result<Millis, TableError> {
+    if at > LATEST { Err(row.field_error(column, IN_TIME)) } else { Ok(at) }
+}
+
 /// That there are no more jobs than [`MOST_JOBS`], with this row, which names one in a column.
 pub(super) fn room(row: &Record<'_>, column: usize, jobs: usize) -> Result<(), TableError> {
     if jobs < MOST_JOBS {

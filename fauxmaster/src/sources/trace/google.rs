@@ -9,7 +9,7 @@ mod machines;
 use super::super::borg_like::{LARGEST_CPU_MILLI, LARGEST_RAM_MIB};
 use super::super::rows::{Reading, Record, Shape, parts};
 use super::super::table::TableError;
-use super::draft::{Asked, Draft, room};
+use super::draft::{Asked, Draft, in_time, room};
 use crate::Error;
 use borg_proto::Millis;
 use lives::{Change, Lives};
@@ -66,7 +66,7 @@ impl Clock {
         if micros >= AFTER_THE_END {
             return Ok(None);
         }
-        let at = Millis(micros / 1_000);
+        let at = in_time(row, column, Millis(micros / 1_000))?;
         if at < self.last {
             return Err(row.field_error(column, IN_ORDER));
         }

@@ -15,7 +15,7 @@ use super::super::borg_like::{LARGEST_CPU_MILLI, LARGEST_RAM_MIB, Mix, job_size,
 use super::super::rows::{Reading, Record, Shape};
 use super::super::table::TableError;
 use super::super::workload::Runs;
-use super::draft::{Asked, Draft, MOST_MACHINES, room};
+use super::draft::{Asked, Draft, MOST_MACHINES, in_time, room};
 use super::google::priority_of_2011;
 use crate::Error;
 use borg_proto::{Millis, Resources};
@@ -178,11 +178,14 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
     reading.table(path, &JOB_SHAPE, |row| {
         let number: u64 = row.value(0, "a number of a job")?;
         let at: u64 = row.value(1, "microseconds, 0 or more")?;
+        let millis = |micros: u64| Millis(micros / 1_000);
         let (placed, end) = (known(row, 2)?, known(row, 3)?);
         let Some(placed) = placed else {
             never += 1;
             return Ok(());
         };
+        in_time(row, 2, millis(placed))?;
+        in_time(row, 3, millis(end.unwrap_or(0)))?;
         if placed < at {
             return Err(row.field_error(2, "a time from submit_us on, or -1"));
         }
@@ -193,7 +196,6 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
         if !numbers.insert(number) {
             return Err(row.field_error(0, "a number that is not there yet"));
         }
-        let millis = |micros: u64| Millis(micros / 1_000);
         draft.lasts(millis(end.unwrap_or(placed)));
         found.push(Job {
             number,

@@ -3,7 +3,7 @@
 use super::super::openb::{job, nodes_read, pod};
 use super::super::rows::{Reading, Shape};
 use super::super::workload::{Arrival, Runs};
-use super::draft::{Draft, room};
+use super::draft::{Draft, in_time, room};
 use crate::Error;
 use borg_proto::{Millis, UserName};
 use std::collections::BTreeSet;
@@ -50,6 +50,8 @@ pub(super) fn read(path: &Path, reading: &mut Reading) -> Result<Draft, Error> {
         let (at, until) = (at?, until?);
         let placed: Option<u32> = row.maybe(SCHEDULED, SECONDS)?;
         unplaced += u64::from(placed.is_none());
+        let second = |time: u32| Millis::from_secs(time.into());
+        in_time(row, DELETED, second(until))?;
         if until < at {
             return Err(row.field_error(DELETED, "a time from creation_time on"));
         }
@@ -63,7 +65,6 @@ pub(super) fn read(path: &Path, reading: &mut Reading) -> Result<Draft, Error> {
         if !names.insert(pod.name.clone()) {
             return Err(row.field_error(NAME, "a name that is not there yet"));
         }
-        let second = |time: u32| Millis::from_secs(time.into());
         let runs = Runs::Each(second(until - from).max(Millis(1)));
         arrivals.push((
             second(until),

@@ -7,7 +7,7 @@
 use super::super::rows::{Reading, Record, Separator, Shape};
 use super::super::table::TableError;
 use super::super::workload::Runs;
-use super::draft::{Asked, Draft, MOST_MACHINES, room};
+use super::draft::{Asked, Draft, MOST_MACHINES, in_time, room};
 use super::{Choices, Error};
 use borg_proto::spec::{MAX_GANG, MAX_TASKS};
 use borg_proto::{Millis, Resources};
@@ -160,6 +160,8 @@ fn job(row: &Record<'_>) -> Result<Option<Job>, TableError> {
         None => known(USED_KB, memory)?.filter(|kb| *kb > 0),
     };
     let run = known(RUN, "seconds, or -1")?.filter(|run| *run > 0);
+    in_time(row, SUBMIT, Millis::from_secs(at.into()))?;
+    in_time(row, RUN, Millis::from_secs(run.unwrap_or(0).into()))?;
     let number = row.value(JOB, "a number of a job, from 0 on")?;
     Ok(run.zip(processors).map(|(run, processors)| Job {
         number,

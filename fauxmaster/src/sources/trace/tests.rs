@@ -4,9 +4,10 @@ use super::*;
 use crate::replay::{Replay, Settings};
 use crate::sources::loaded::Loaded;
 use crate::sources::workload::Runs;
+use borg_sim::dice::Dice;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use google::{MACHINES_2011, TASKS_2011, of_2011};
+use google::{COLLECTIONS_2019, INSTANCES_2019, MACHINES_2011, MACHINES_2019, TASKS_2011, of_2011};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -228,13 +229,16 @@ fn jobs_of_parallel_machines_are_gangs_on_as_many_machines_as_the_head_says() {
     }
 }
 
+const AZURE: [(&str, &str); 4] = [
+    ("flav_map.txt", "1,1.75 b\n16,112 d\n"),
+    ("v1.interval_map.txt", "0 0\n300 1\n600 1\n"),
+    ("v1.dev.txt", "900 b,b,d,|,d,|\n1200 b,|\n"),
+    ("v1.dev.c2100000.txt", "900 U0,C1,U1,|,C0,|\n1200 U0,|\n"),
+];
+
 fn azure_of(arrivals: &str, lives: &str) -> Folder {
-    Folder::of(&[
-        ("flav_map.txt", "1,1.75 b\n16,112 d\n"),
-        ("v1.interval_map.txt", "0 0\n300 1\n600 1\n"),
-        ("v1.dev.txt", arrivals),
-        ("v1.dev.c2100000.txt", lives),
-    ])
+    let [flavours, bins, ..] = AZURE;
+    Folder::of(&[flavours, bins, ("v1.dev.txt", arrivals), ("v1.dev.c2100000.txt", lives)])
 }
 
 #[test]
@@ -320,4 +324,72 @@ fn the_public_traces_are_read_as_published() {
             trace.workload.arrivals.iter().map(|arrival| u64::from(arrival.spec.tasks)).sum();
         assert_eq!((trace.workload.machines.len(), sum), (machines, tasks), "{kind}");
     }
+}
+
+/// Whatever is in a file, it is read or refused, and skipping bad rows changes nothing where there are none.
+#[test]
+fn no_damage_to_a_trace_is_a_panic() {
+    let mut dice = Dice::new(7);
+    let kinds: [(Kind, &[(&str, &str)]); 5] = [
+        (
+            Kind::Google2011,
+            &[("machine_events.csv", MACHINES_2011), ("task_events.csv", TASKS_2011)],
+        ),
+        (
+            Kind::Google2019,
+            &[
+                ("machine_events.csv", MACHINES_2019),
+                ("instance_events.csv", INSTANCES_2019),
+                ("collection_events.csv", COLLECTIONS_2019),
+            ],
+        ),
+        (
+            Kind::Openb,
+            &[("openb_node_list_all_node.csv", NODES), ("openb_pod_list_default.csv", PODS)],
+        ),
+        (Kind::AzureV1, &AZURE),
+        (Kind::Swf, &[("log.swf", SWF)]),
+    ];
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..150 {
+        for (kind, files) in kinds {
+            let folder = Folder::of(files);
+            let (name, text) = *dice.pick(files);
+            folder.put(name, &damaged(text, &mut dice));
+            let path =
+                if kind == Kind::Swf { folder.path(name) } else { folder.0.path().to_owned() };
+            let strict = read(kind, &path, STRICT);
+            let skipped = read(kind, &path, SKIP);
+            match strict {
+                Ok(trace) => {
+                    good += 1;
+                    let again = skipped.unwrap();
+                    assert_eq!((told(&again), again.digest), (told(&trace), trace.digest));
+                    let work = trace.work_at(trace.busiest());
+                    assert!(work.jobs.len() <= trace.workload.arrivals.len());
+                }
+                Err(_) => bad += 1,
+            }
+        }
+    }
+    assert!(good > 20 && bad > 100, "{good} could be read, {bad} could not");
+}
+
+/// A text with something in it changed, left out or said twice.
+fn damaged(text: &str, dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for _ in 0..dice.between(1, 3) {
+        let at = dice.index(bytes.len());
+        match dice.below(4) {
+            0 => bytes[at] = *dice.pick(b"0123456789-,.;\n \"\xff"),
+            1 => drop(bytes.remove(at)),
+            2 => bytes.insert(at, *dice.pick(b"9999-,\n\0")),
+            _ => {
+                let end = (at + 40).min(bytes.len());
+                let again = bytes[at..end].to_vec();
+                bytes.splice(at..at, again);
+            }
+        }
+    }
+    bytes
 }

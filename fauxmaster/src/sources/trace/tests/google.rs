@@ -127,10 +127,11 @@ fn rows_of_2011_that_cannot_be_are_told_with_their_place_or_skipped_and_counted(
     );
 }
 
-const MACHINES_2019: &str = "time,machine_id,type,switch_id,capacity.cpus,capacity.memory,platform_id\n\
+pub(super) const MACHINES_2019: &str = "time,machine_id,type,switch_id,capacity.cpus,capacity.memory,platform_id\n\
                              0,5,1,s1,0.5,0.25,p\n0,6,ADD,s1,1,1,p\n600000000,6,REMOVE,s1,1,1,p\n";
-const COLLECTIONS_2019: &str = "time,collection_id,type,user,priority\n0,100,0,\"a,b\",200\n";
-const INSTANCES_2019: &str = "\
+pub(super) const COLLECTIONS_2019: &str =
+    "time,collection_id,type,user,priority\n0,100,0,\"a,b\",200\n";
+pub(super) const INSTANCES_2019: &str = "\
 time,type,collection_id,priority,instance_index,machine_id,resource_request.cpus,resource_request.memory,alloc_collection_id
 0,SUBMIT,100,200,0,,0.01,0.02,0
 0,2,100,200,0,,0.01,0.02,0
@@ -245,8 +246,8 @@ fn the_condensed_month_has_its_placements_and_fills_three_quarters_of_its_cell()
         let has: u64 = machines.iter().map(|(_, info)| of(&info.capacity)).sum();
         jobs.map(of_job).sum::<u128>() * 100 / u128::from(has) / u128::from(trace.ends.0)
     };
-    let (cpu, ram): (fn(&Resources) -> u64, fn(&Resources) -> u64) =
-        (|of| of.cpu_milli, |of| of.ram_bytes);
+    let cpu: fn(&Resources) -> u64 = |of| of.cpu_milli;
+    let ram: fn(&Resources) -> u64 = |of| of.ram_bytes;
     let percent = [asked(true, cpu), asked(false, cpu), asked(true, ram), asked(false, ram)];
     for (found, meant) in percent.into_iter().zip([52, 22, 41, 33]) {
         assert!(found.abs_diff(meant) <= 2, "{percent:?}");
