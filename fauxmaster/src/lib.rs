@@ -17,6 +17,7 @@
 pub mod answer;
 pub mod bound;
 pub mod driven;
+pub mod history;
 pub mod journal;
 pub mod parallel;
 pub mod questions;

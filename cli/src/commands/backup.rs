@@ -10,7 +10,7 @@ use borg_proto::wire::pb;
 use clap::Subcommand;
 
 #[cfg(feature = "daemons")]
-pub(super) use file::{InspectArgs, RestoreArgs, live_state, load, write};
+pub(super) use file::{HistoryArgs, InspectArgs, RestoreArgs, live_state, load, write};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
@@ -30,6 +30,10 @@ pub(super) enum BackupCommand {
     /// masters were lost; needs no cell
     #[cfg(feature = "daemons")]
     Restore(RestoreArgs),
+    /// Write a stretch of the past to a directory: a state, the log after it, and what the answering master's scheduler
+    /// was told and decided; `fauxmaster verify` and `fauxmaster step` read it
+    #[cfg(feature = "daemons")]
+    History(HistoryArgs),
     /// In a restored cell: end at once what runs and is still unknown, instead of sparing it longer
     Settle,
 }
@@ -46,6 +50,8 @@ pub(super) async fn run(
         BackupCommand::Inspect(args) => file::inspect(&args, out),
         #[cfg(feature = "daemons")]
         BackupCommand::Restore(args) => file::restore(&args, out),
+        #[cfg(feature = "daemons")]
+        BackupCommand::History(args) => file::history(&mut client()?, &args, out).await,
         BackupCommand::Settle => settle(&mut client()?, out).await,
     }
 }
@@ -66,6 +72,7 @@ async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
 /// What needs the cell's own code; all but saving needs no cell.
 #[cfg(feature = "daemons")]
 mod file {
+    use super::super::history::At;
     use crate::client::Client;
     use crate::clock;
     use crate::exit::{Code, Failure};
@@ -81,6 +88,7 @@ mod file {
     use clap::Args;
     use serde::Serialize;
     use std::collections::BTreeSet;
+    use std::io::Write;
     use std::path::{Path, PathBuf};
 
     /// Largest file that is read: 16 GiB, our choice; the state of 10,000 machines takes some MiB.
@@ -123,6 +131,18 @@ mod file {
         /// Which store keeps the log, as in the master's --store
         #[arg(long, default_value_t)]
         store: StoreKind,
+    }
+
+    #[derive(Debug, Args)]
+    pub(in super::super) struct HistoryArgs {
+        /// The directory to make; there must be none yet
+        dir: PathBuf,
+        /// From when: a time like 2026-11-25T20:00:00Z, one like -10m, or an entry of the log
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        from: At,
+        /// Until when [default: now]
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        to: Option<At>,
     }
 
     fn duration(text: &str) -> Result<Millis, String> {
@@ -172,6 +192,59 @@ mod file {
         };
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
         Ok((dir.unwrap_or(Path::new(".")), name))
+    }
+
+    /// Writes a stretch of the past: all of it, or no directory.
+    pub(super) async fn history(
+        client: &mut Client,
+        args: &HistoryArgs,
+        out: Output,
+    ) -> Result<(), Failure> {
+        let dir = &args.dir;
+        if dir.exists() {
+            let what = format!("{} is there: choose another name", dir.display());
+            return Err(Failure::new(Code::AlreadyExists, what));
+        }
+        let from = args.from.metadata();
+        let to = args.to.map(At::metadata).unwrap_or_default();
+        let message = pb::SaveHistoryRequest { from, to };
+        let mut stream = client
+            .open("history", message, async |mut master, request| {
+                master.save_history(request).await
+            })
+            .await?;
+        let beside = dir.with_extension(format!("{}.part", std::process::id()));
+        std::fs::create_dir_all(&beside)?;
+        let mut bytes = 0;
+        let written = async {
+            let mut file: Option<(String, std::fs::File)> = None;
+            while let Some(chunk) = stream.message().await? {
+                if file.as_ref().is_none_or(|(name, _)| *name != chunk.file) {
+                    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+                    if chunk.file.is_empty() || !chunk.file.chars().all(plain) {
+                        let what = format!("{:?} is no name for a file", chunk.file);
+                        return Err(Failure::new(Code::Internal, what));
+                    }
+                    let new = std::fs::File::create_new(beside.join(&chunk.file))?;
+                    file = Some((chunk.file, new));
+                }
+                if let Some((_, file)) = &mut file {
+                    file.write_all(&chunk.data)?;
+                    bytes += chunk.data.len() as u64;
+                }
+            }
+            std::fs::rename(&beside, dir)?;
+            Ok::<_, Failure>(())
+        };
+        if let Err(failure) = written.await {
+            // What is half there is of no use, and the failure is what matters.
+            drop(std::fs::remove_dir_all(&beside));
+            return Err(failure);
+        }
+        if out.is_json() {
+            return out.json(&serde_json::json!({ "dir": dir, "bytes": bytes }), false);
+        }
+        out.line(&format!("{}: {bytes} bytes", dir.display()))
     }
 
     /// The cell's state now. What the answering master has, if `stale`.

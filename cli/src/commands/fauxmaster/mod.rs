@@ -5,6 +5,7 @@ mod compact;
 mod compare;
 mod fail;
 mod fit;
+mod history;
 mod price;
 mod replay;
 mod show;
@@ -37,6 +38,14 @@ pub(super) enum FauxmasterCommand {
     Sweep(sweep::SweepCommand),
     /// A stretch of time: work arrives, starts, ends and is pushed out, as the cell would decide
     Replay(replay::ReplayArgs),
+    /// Take every decision again that was recorded in a stretch of a cell's past, and compare
+    Verify(history::VerifyArgs),
+    /// Go through a stretch of a cell's past, entry by entry, and back
+    Step(history::StepArgs),
+    /// What is different between two moments of a stretch of a cell's past
+    Diff(history::DiffArgs),
+    /// Why a task was where it was, at a moment of a stretch of a cell's past
+    Why(history::WhyArgs),
     /// The cheapest mix of machine shapes that holds the work
     Price(price::PriceArgs),
     /// Weights of the scheduler with which the work needs the fewest machines
@@ -57,6 +66,10 @@ pub(super) async fn run(
         FauxmasterCommand::Fail(args) => fail::run(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
         FauxmasterCommand::Replay(args) => replay::run(args, target, out).await,
+        FauxmasterCommand::Verify(args) => history::verify(args, out),
+        FauxmasterCommand::Step(args) => history::stepping(&args, out),
+        FauxmasterCommand::Diff(args) => history::diff(&args, out),
+        FauxmasterCommand::Why(args) => history::why(&args, out),
         FauxmasterCommand::Price(args) => price::run(args, target, out).await,
         FauxmasterCommand::Tune(args) => tune::run(args, target, out).await,
     }

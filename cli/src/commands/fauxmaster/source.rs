@@ -1,6 +1,8 @@
 //! What a question is asked of, and how its answer is shown: options that all questions share.
 
 use super::super::backup;
+use super::super::history::At;
+use super::history;
 use crate::client::Client;
 use crate::exit::{Code, Failure};
 use crate::output::{Format, Output, step};
@@ -32,6 +34,12 @@ pub(super) struct SourceArgs {
     /// Which of the made-up cells
     #[arg(long = "cell-seed", default_value_t = 1, requires = "synthetic")]
     cell_seed: u64,
+    /// A stretch of a real cell's past, as saved by `borgctl backup history`
+    #[arg(long, value_name = "DIR", group = "source")]
+    history: Option<PathBuf>,
+    /// Which moment of it: an entry, or a time [default: its end]
+    #[arg(long, value_name = "TIME", requires = "history", allow_hyphen_values = true)]
+    when: Option<At>,
     /// A directory with nodes.csv and tasks.csv in the common format
     #[arg(long, value_name = "DIR", group = "source")]
     common: Option<PathBuf>,
@@ -105,6 +113,9 @@ impl SourceArgs {
         if let Some((kind, path)) = &self.trace.trace {
             return self.trace.load(*kind, path);
         }
+        if let Some(folder) = self.history {
+            return history::cell(&folder, self.when);
+        }
         if let Some(folder) = self.common {
             return made(Loaded::folder(&folder));
         }
@@ -139,5 +150,9 @@ impl ShowArgs {
 
 /// What cannot be asked, or not of that.
 pub(super) fn made<T>(found: Result<T, borg_fauxmaster::Error>) -> Result<T, Failure> {
-    found.map_err(|error| Failure::new(Code::Refused, in_full(&*error)))
+    found.map_err(|error| refused(in_full(&*error)))
+}
+
+pub(super) fn refused(why: String) -> Failure {
+    Failure::new(Code::Refused, why)
 }

@@ -1,0 +1,148 @@
+//! A stretch of a real cell's past: a state, the log after it, and what schedulers were told and decided.
+//!
+//! Whoever reads the files makes a [`History`] of them; [`verify`] takes all decisions again, [`stepper`] goes through it
+//! entry by entry.
+//!
+//! Invariant: every state that is shown is the one that the cell had then, byte for byte.
+
+pub mod difference;
+pub mod stepper;
+pub mod verify;
+
+use crate::Error;
+use borg_cell::event::Event;
+use borg_cell::replica::replay::{replay, time_of};
+use borg_cell::state::CellState;
+use borg_cell::store::{LogEntry, Membership};
+use borg_proto::Millis;
+use borg_scheduler::recording::Recorded;
+use borg_scheduler::recording::wire::{End, read};
+
+/// A stretch of the past.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The state before the first entry.
+    pub start: CellState,
+    /// Raft's configuration there.
+    pub members: Membership,
+    /// The entries that follow, without a gap.
+    pub entries: Vec<LogEntry>,
+    /// What schedulers were told and decided, oldest first.
+    pub recordings: Vec<Recording>,
+}
+
+/// What one scheduler was told and decided.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    /// Name of its file.
+    pub name: String,
+    /// What can be believed of it.
+    pub records: Vec<Recorded>,
+    /// How it ends.
+    pub end: End,
+}
+
+/// A moment of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Right after an entry of the log.
+    Index(u64),
+    /// After the last entry up to a time of the cell.
+    Time(Millis),
+}
+
+impl Recording {
+    /// Of the bytes of a file.
+    ///
+    /// # Errors
+    /// When they are none, or of a newer format.
+    pub fn of(name: &str, bytes: &[u8]) -> Result<Self, Error> {
+        let (records, end) = read(bytes).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Self { name: name.to_owned(), records, end })
+    }
+}
+
+impl History {
+    /// The first entry that can be shown a state of: the beginning.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.start.applied()
+    }
+
+    /// The last entry.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.entries.last().map_or(self.first(), |entry| entry.index)
+    }
+
+    /// The entry with an index.
+    #[must_use]
+    pub fn entry(&self, index: u64) -> Option<&LogEntry> {
+        let at = index.checked_sub(self.first() + 1)?;
+        self.entries.get(usize::try_from(at).ok()?)
+    }
+
+    /// The index that a moment means.
+    ///
+    /// # Errors
+    /// When it is not within this stretch, or an entry cannot be read.
+    pub fn index(&self, moment: Moment) -> Result<u64, Error> {
+        let (first, last) = (self.first(), self.last());
+        match moment {
+            Moment::Index(index) if (first..=last).contains(&index) => Ok(index),
+            Moment::Index(index) => {
+                Err(format!("entry {index}: the history has entries {first} to {last}").into())
+            }
+            Moment::Time(time) if time < self.start.clock() => {
+                let begin = self.start.clock().0;
+                Err(format!("time {} ms: the history begins at {begin} ms", time.0).into())
+            }
+            Moment::Time(time) => {
+                let mut found = first;
+                for entry in &self.entries {
+                    if time_of(entry)?.is_some_and(|at| at > time) {
+                        break;
+                    }
+                    found = entry.index;
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    /// The state at a moment.
+    ///
+    /// # Errors
+    /// As of [`History::index`].
+    pub fn state_at(&self, moment: Moment) -> Result<CellState, Error> {
+        let index = self.index(moment)?;
+        let mut past = Past::new(self);
+        while past.state.applied() < index {
+            past.next(self)?;
+        }
+        Ok(past.state)
+    }
+}
+
+/// A state on its way through a history.
+#[derive(Debug, Clone)]
+pub(crate) struct Past {
+    pub(crate) state: CellState,
+    members: Membership,
+}
+
+impl Past {
+    pub(crate) fn new(history: &History) -> Self {
+        Self { state: history.start.clone(), members: history.members.clone() }
+    }
+
+    /// Applies the next entry; gives what happened. `None` when there is none.
+    pub(crate) fn next(&mut self, history: &History) -> Result<Option<Vec<Event>>, Error> {
+        let Some(entry) = history.entry(self.state.applied() + 1) else { return Ok(None) };
+        let events = replay(&mut self.state, &mut self.members, entry);
+        Ok(Some(events.map_err(|why| format!("entry {}: {why}", entry.index))?))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,131 @@
+use super::difference::between;
+use super::stepper::{Breakpoint, Stepper};
+use super::verify::verify;
+use super::*;
+use borg_cell::fixture::{self, batch, master, service};
+use borg_cell::store::EntryKind;
+use borg_proto::command::{Action, Observation};
+use borg_proto::names::TaskName;
+use borg_scheduler::recording::{Begin, Decided};
+use borg_scheduler::{Config, Scheduler};
+
+const GIB: u64 = 1 << 30;
+
+/// A small cell's life with its scheduler recorded: batch fills it, production pushes some out, a machine is lost.
+fn lived() -> History {
+    let mut cell = fixture::Cell::new();
+    let start = cell.state.clone();
+    let mut scheduler = Scheduler::new(&cell.state, Config::default());
+    let begin = Begin::of(&scheduler, cell.state.applied());
+    let mut records = vec![Recorded::Begin(Box::new(begin))];
+    let mut told = 0;
+    let mut decide = |cell: &mut fixture::Cell| {
+        loop {
+            scheduler.follow(cell.state.clone(), &cell.events[told..]);
+            told = cell.events.len();
+            records.push(Recorded::Follow { index: cell.state.applied() });
+            let now = cell.state.clock();
+            let placed = scheduler.pass(now, 10);
+            let decided = Decided::Placed(placed.clone());
+            records.push(Recorded::Pass { now, max: 10, decided });
+            if placed.is_empty() {
+                break;
+            }
+            cell.apply(master(), Action::Place { assignments: placed }).unwrap();
+        }
+    };
+    let machines = [1, 2, 3].map(|n| cell.machine(&format!("m-{n}"), 4_000, 8 * GIB));
+    cell.submit("ann", batch("fill", 12, 1_000, GIB));
+    decide(&mut cell);
+    cell.wait(60_000);
+    cell.submit("bob", service("web", 2, 2_000, GIB));
+    decide(&mut cell);
+    cell.wait(60_000);
+    cell.observe(Observation::MachineDown { machine: machines[0] });
+    decide(&mut cell);
+    let entry = |(index, command): (u64, &borg_proto::command::Command)| LogEntry {
+        index,
+        term: 1,
+        kind: EntryKind::Normal,
+        data: command.encode().into(),
+    };
+    History {
+        start,
+        members: Membership::default(),
+        entries: (1..).zip(&cell.log).map(entry).collect(),
+        recordings: vec![Recording { name: "recording-1".into(), records, end: End::Open }],
+    }
+}
+
+#[test]
+fn what_was_recorded_is_decided_again_and_another_decision_is_told() {
+    let history = lived();
+    let verified = verify(&history, |_| {}).unwrap();
+    assert!(verified.is_identical(), "{verified:?}");
+    let one = &verified.recordings[0];
+    assert!(one.decisions >= 14 && one.passes > 4 && one.left_out == 0, "{one:?}");
+
+    let mut altered = history.clone();
+    let decisive = altered.recordings[0].records.iter_mut().find_map(|one| match one {
+        Recorded::Pass { decided: Decided::Placed(placed), .. } if placed.len() > 1 => Some(placed),
+        _ => None,
+    });
+    decisive.unwrap().swap(0, 1);
+    let verified = verify(&altered, |_| {}).unwrap();
+    assert!(!verified.is_identical());
+    assert!(verified.difference.unwrap().contains("decision 0: then"), "told where");
+
+    let mut none = history.clone();
+    none.recordings.clear();
+    assert!(!verify(&none, |_| {}).unwrap().is_identical(), "nothing was compared");
+    let mut short = history;
+    short.entries.truncate(8);
+    let verified = verify(&short, |_| {}).unwrap();
+    assert!(verified.recordings[0].left_out > 0 && verified.difference.is_none(), "{verified:?}");
+}
+
+#[test]
+fn wherever_it_stands_the_state_is_that_of_then() {
+    let history = lived();
+    let mut states = vec![history.start.encode()];
+    let mut stepper = Stepper::new(&history);
+    while stepper.step().unwrap() {
+        states.push(stepper.state().encode());
+    }
+    assert_eq!(stepper.index(), history.last());
+    for index in [history.last(), 3, 9, 0, 7] {
+        stepper.go(Moment::Index(index)).unwrap();
+        assert_eq!(stepper.state().encode(), states[usize::try_from(index).unwrap()]);
+        let state = history.state_at(Moment::Index(index)).unwrap();
+        assert_eq!(state.encode(), states[usize::try_from(index).unwrap()]);
+    }
+    let late = Moment::Time(Millis(u64::MAX));
+    assert_eq!(history.index(late).unwrap(), history.last());
+    let refused = history.index(Moment::Index(99)).unwrap_err().to_string();
+    assert!(refused.starts_with("entry 99: the history has entries 0 to"), "{refused}");
+}
+
+#[test]
+fn it_stops_at_what_it_is_told_to_and_says_why_and_what_changed() {
+    let history = lived();
+    let mut stepper = Stepper::new(&history);
+    let breakpoint = |text: &str| [Breakpoint::parse(text).unwrap()];
+    assert!(stepper.until(&breakpoint("evicted=ann/fill")).unwrap());
+    let first = stepper.happened().iter().find(|told| told.kind == "task.evicted").unwrap();
+    let task: TaskName = first.subject.parse().unwrap();
+    let before = Moment::Index(stepper.index() - 1);
+    let changed = between(&history.state_at(before).unwrap(), stepper.state());
+    let of_it = changed.iter().find(|one| one.name == task.to_string()).unwrap();
+    assert!(of_it.then.contains("on m-") && of_it.now.starts_with("pending"), "{of_it:?}");
+    let (why, real) = stepper.why(&task).unwrap();
+    assert!(real, "it was recorded what the scheduler knew");
+    assert!(!why.summary.is_empty());
+    assert!(stepper.until(&breakpoint("machine.down=m-1")).unwrap());
+    assert!(!stepper.until(&breakpoint("job.killed")).unwrap());
+    assert_eq!(stepper.index(), history.last());
+    assert!(stepper.why(&"ann/none/0".parse().unwrap()).is_err());
+    assert!(stepper.why(&"ann/fill/99".parse().unwrap()).is_err());
+    for wrong in ["", "=ann", "What?"] {
+        assert!(Breakpoint::parse(wrong).unwrap_err().to_string().contains("no kind of event"));
+    }
+}

@@ -1,0 +1,115 @@
+//! Takes all recorded decisions again with the production code, and compares.
+
+use super::History;
+use crate::Error;
+use crate::answer::{Answer, Column, Provenance, Table, Value};
+use borg_scheduler::recording::wire::End;
+use borg_scheduler::recording::{Player, Stop};
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Of each recording.
+    pub recordings: Vec<OfRecording>,
+    /// The first decision that is another now, if there is one.
+    pub difference: Option<String>,
+}
+
+/// What came of one recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfRecording {
+    /// Its name.
+    pub name: String,
+    /// Passes that were compared.
+    pub passes: u64,
+    /// Decisions that were compared.
+    pub decisions: u64,
+    /// Records that could not be played: after a gap, or beyond the end of the log.
+    pub left_out: u64,
+    /// How the recording ends.
+    pub end: End,
+}
+
+impl Verified {
+    /// Whether anything was compared, and nothing differs.
+    #[must_use]
+    pub fn is_identical(&self) -> bool {
+        self.difference.is_none() && self.recordings.iter().any(|one| one.passes > 0)
+    }
+}
+
+/// Plays everything that was recorded in a history.
+///
+/// # Errors
+/// When an entry of the log cannot be used, or a recording goes back.
+pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error> {
+    let mut player = Player::new(history.start.clone(), history.members.clone());
+    let mut verified = Verified { recordings: Vec::new(), difference: None };
+    for recording in &history.recordings {
+        tell(&format!("{}: {} records", recording.name, recording.records.len()));
+        let before = (player.passes(), player.decisions(), player.left_out());
+        let mut beyond = 0;
+        for (at, recorded) in recording.records.iter().enumerate() {
+            match player.play(recorded, &mut |index| history.entry(index).cloned()) {
+                Ok(()) => {}
+                Err(Stop::NoEntry { .. }) => {
+                    beyond = (recording.records.len() - at) as u64;
+                    break;
+                }
+                Err(Stop::Differs(difference)) => {
+                    verified.difference = Some(format!("{}: {difference}", recording.name));
+                    break;
+                }
+                Err(stop) => return Err(format!("{}: {stop}", recording.name).into()),
+            }
+        }
+        verified.recordings.push(OfRecording {
+            name: recording.name.clone(),
+            passes: player.passes() - before.0,
+            decisions: player.decisions() - before.1,
+            left_out: player.left_out() - before.2 + beyond,
+            end: recording.end.clone(),
+        });
+        if verified.difference.is_some() {
+            break;
+        }
+    }
+    Ok(verified)
+}
+
+/// The same as an answer.
+#[must_use]
+pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
+    let sum = |of: fn(&OfRecording) -> u64| verified.recordings.iter().map(of).sum::<u64>();
+    let (passes, decisions) = (sum(|one| one.passes), sum(|one| one.decisions));
+    let summary = match &verified.difference {
+        Some(difference) => format!("DIFFERENT: {difference}."),
+        None if passes == 0 => {
+            "Nothing was compared: no decisions were recorded in this time. Ask the master that led then.".to_owned()
+        }
+        None => format!("Identical: {passes} passes with {decisions} decisions were taken again."),
+    };
+    let row = |one: &OfRecording| {
+        let end = match one.end {
+            End::Finished => "finished".to_owned(),
+            End::Open => "after a whole frame".to_owned(),
+            End::Torn { at } => format!("cut off or damaged at byte {at}"),
+        };
+        let counts = [one.passes, one.decisions, one.left_out].map(Value::Count);
+        std::iter::once(Value::Text(one.name.clone())).chain(counts).chain([end.into()]).collect()
+    };
+    Answer {
+        question: "verify".to_owned(),
+        provenance,
+        summary: vec![summary],
+        tables: vec![Table {
+            name: "recordings".to_owned(),
+            title: "What was recorded, and taken again".to_owned(),
+            columns: ["recording", "passes", "decisions", "left_out", "ends"]
+                .map(Column::plain)
+                .into(),
+            rows: verified.recordings.iter().map(row).collect(),
+        }],
+        charts: Vec::new(),
+    }
+}
