@@ -29,6 +29,8 @@ use std::sync::Arc;
 
 /// Between two moments of which the busiest is chosen. 5 minutes: our choice.
 const STEP: Millis = Millis::from_secs(300);
+/// A trace that is shorter than so many of them is looked at so many times.
+const LOOKS: u64 = 1_000;
 
 /// Which public format a trace has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,28 +154,32 @@ impl Trace {
         named.into_iter().chain(machines).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// The moment at which most processor time is asked for, of every five minutes of the trace.
+    /// The moment at which most processor time is asked for, of every five minutes of the trace, or of a thousand
+    /// moments of a shorter one.
     #[must_use]
     pub fn busiest(&self) -> Millis {
-        let steps = usize::try_from(self.ends.0 / STEP.0).unwrap_or(0) + 1;
+        let step = STEP.0.min(self.ends.0 / LOOKS).max(1);
+        let steps = usize::try_from(self.ends.0 / step).unwrap_or(0) + 1;
+        // The first moment that is looked at from this one on.
+        let first = |at: Millis| usize::try_from(at.0.div_ceil(step)).unwrap_or(steps).min(steps);
         let mut changes = vec![0i128; steps + 1];
         for arrival in &self.workload.arrivals {
             let cpu = i128::from(arrival.spec.task.limit.cpu_milli);
             for (tasks, run) in arrival.runs.groups(arrival.spec.tasks) {
-                let from = first_step(arrival.at, steps);
-                let to = run.map_or(steps, |run| first_step(arrival.at + run, steps));
+                let from = first(arrival.at);
+                let to = run.map_or(steps, |run| first(arrival.at + run));
                 changes[from] += cpu * i128::from(tasks);
                 changes[to] -= cpu * i128::from(tasks);
             }
         }
         let (mut asked, mut most, mut at) = (0, 0, 0);
-        for (step, change) in (0u64..).zip(&changes[..steps]) {
+        for (number, change) in (0u64..).zip(&changes[..steps]) {
             asked += change;
             if asked > most {
-                (most, at) = (asked, step);
+                (most, at) = (asked, number);
             }
         }
-        Millis(at * STEP.0)
+        Millis(at * step)
     }
 
     /// Machines that are there at a moment, and the jobs that arrived and have tasks that are not over.
@@ -191,11 +197,6 @@ impl Trace {
             .filter_map(|arrival| Some((arrival.owner.clone(), Arc::new(alive(arrival, at)?))));
         Work { machines: there.collect(), jobs: jobs.collect(), tied: 0 }
     }
-}
-
-/// The first moment that is looked at from this one on.
-fn first_step(at: Millis, steps: usize) -> usize {
-    usize::try_from(at.0.div_ceil(STEP.0)).unwrap_or(steps).min(steps)
 }
 
 /// A job with those tasks that are not over.

@@ -275,7 +275,7 @@ fn machines_of_a_tenant_live_for_a_time_in_their_bin() {
 fn questions_of_one_moment_are_of_the_busiest_unless_told_otherwise() {
     let trace =
         openb_of(&PODS.replace("10,100,20", "400,1000,400")).read(Kind::Openb, STRICT).unwrap();
-    assert_eq!(trace.busiest(), Millis(600_000), "of every five minutes");
+    assert_eq!(trace.busiest(), Millis(400_000), "of every second of 1,000");
     let busiest = Loaded::trace(trace.clone(), None).unwrap();
     let names = |loaded: &Loaded| {
         let jobs = loaded.work().jobs;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::sources::workload::Loss;
 use borg_proto::Resources;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const MACHINES_2011: &str = "0,5,0,HofLG,0.5,0.2493\n0,6,0,HofLG,1,1\n60000000,5,1,HofLG,0.5,0.2493\n\
                              90000000,5,0,HofLG,0.5,0.2493\n120000000,7,0,HofLG,0.5,0.5\n";
@@ -57,6 +57,63 @@ fn a_task_of_2011_runs_once_for_as_long_as_it_ran_in_all_and_machines_come_and_g
     let replay = replayed(&trace);
     let counts = replay.books.counts;
     assert!(counts.submits == 2 && counts.placements >= 3 && counts.ends >= 1, "{counts:?}");
+}
+
+/// A task of chance: for how long it was placed in all, if that ended, and what happened to it as rows.
+fn life(job: u64, index: u64, dice: &mut Dice) -> (Option<u64>, Vec<(u64, String)>) {
+    let mut rows = Vec::new();
+    let mut row = |at: u64, event: u64| {
+        let asked = format!("u{},0,{},0.0{},0.01,0,0", job % 3, job % 12, job % 7);
+        rows.push((at, format!("{},,{job},{index},5,{event},{asked}", at * 1_000_000)));
+    };
+    let mut at = dice.between(0, 10_000);
+    let (mut ran, mut ends) = (0, true);
+    for attempt in 0..dice.between(1, 3) {
+        if attempt > 0 || dice.chance(900) {
+            row(at, 0);
+        }
+        at += dice.below(50);
+        row(at, 1);
+        let run = dice.between(1, 500);
+        if dice.chance(100) {
+            ends = false;
+            break;
+        }
+        (at, ran) = (at + run, ran + run);
+        row(at, dice.between(2, 6));
+        at += dice.between(1, 50);
+    }
+    (ends.then_some(ran), rows)
+}
+
+/// What is read of any course of events is, for each task, the sum of its times; and the cell is sound
+/// at the end of its replay.
+#[test]
+fn any_course_of_events_gives_each_task_the_sum_of_its_times() {
+    for seed in 0..10 {
+        let mut dice = Dice::new(seed);
+        let (mut rows, mut meant) = (Vec::new(), BTreeMap::<u64, Vec<Option<u64>>>::new());
+        for job in 1..=dice.between(5, 40) {
+            for index in 0..dice.between(1, 8) {
+                let (ran, mut of_task) = life(job, index, &mut dice);
+                rows.append(&mut of_task);
+                meant.entry(job).or_default().push(ran.map(|seconds| seconds * 1_000));
+            }
+        }
+        rows.sort_by_key(|(at, _)| *at);
+        let text: String = rows.iter().map(|(_, row)| format!("{row}\n")).collect();
+        let trace = of_2011(MACHINES_2011, &text).read(Kind::Google2011, STRICT).unwrap();
+        let mut found = BTreeMap::<u64, Vec<Option<u64>>>::new();
+        for arrival in &trace.workload.arrivals {
+            let job = arrival.name[1..].split_once('-').unwrap().0.parse().unwrap();
+            let runs = (0..arrival.spec.tasks).map(|task| arrival.runs.of(task).map(|run| run.0));
+            found.entry(job).or_default().extend(runs);
+        }
+        found.values_mut().chain(meant.values_mut()).for_each(|runs| runs.sort());
+        assert_eq!(found, meant, "seed {seed}");
+        let replay = replayed(&trace);
+        assert_eq!(replay.books.refused.len(), 0, "seed {seed}");
+    }
 }
 
 #[test]
