@@ -30,7 +30,7 @@ pub(super) enum BackupCommand {
     /// masters were lost; needs no cell
     #[cfg(feature = "daemons")]
     Restore(RestoreArgs),
-    /// Write a stretch of the past to a directory: a state, the log after it, and what the answering master's scheduler
+    /// Write a stretch of the past to a directory: a state, the log after it, and what the leader's scheduler
     /// was told and decided; `fauxmaster verify` and `fauxmaster step` read it
     #[cfg(feature = "daemons")]
     History(HistoryArgs),
@@ -73,7 +73,7 @@ async fn settle(client: &mut Client, out: Output) -> Result<(), Failure> {
 #[cfg(feature = "daemons")]
 mod file {
     use super::super::history::At;
-    use crate::client::Client;
+    use crate::client::{Client, Kind};
     use crate::clock;
     use crate::exit::{Code, Failure};
     use crate::output::{Output, age};
@@ -194,6 +194,23 @@ mod file {
         Ok((dir.unwrap_or(Path::new(".")), name))
     }
 
+    /// Of several masters, the one that leads is asked: it has recorded decisions, at least of late.
+    async fn ask_the_leader(client: &mut Client) -> Result<(), Failure> {
+        for _ in 1..client.masters() {
+            let message = pb::ListHistoryRequest {};
+            let answer = client
+                .call("history", Kind::Read, message, async |mut master, request| {
+                    master.list_history(request).await
+                })
+                .await?;
+            if answer.read.is_some_and(|read| read.leader) {
+                break;
+            }
+            client.pass_over();
+        }
+        Ok(())
+    }
+
     /// Writes a stretch of the past: all of it, or no directory.
     pub(super) async fn history(
         client: &mut Client,
@@ -205,6 +222,7 @@ mod file {
             let what = format!("{} is there: choose another name", dir.display());
             return Err(Failure::new(Code::AlreadyExists, what));
         }
+        ask_the_leader(client).await?;
         let from = args.from.metadata();
         let to = args.to.map(At::metadata).unwrap_or_default();
         let message = pb::SaveHistoryRequest { from, to };

@@ -60,7 +60,7 @@ impl At {
 }
 
 /// A time, in milliseconds since 1970, as people write it.
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_millis(ms);
     humantime::format_rfc3339_millis(time).to_string()
 }

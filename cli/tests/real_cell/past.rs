@@ -1,7 +1,8 @@
 //! The cell as it was: `--at` and `history`.
 
-use crate::cell::{Cell, job};
+use crate::cell::{Cell, Killed, job, within};
 use serde_json::Value;
+use std::path::Path;
 
 /// Index and text of the note that says of which moment an answer is.
 fn moment(said: &str) -> u64 {
@@ -50,4 +51,97 @@ fn a_moment_of_the_past_is_shown_as_it_was() {
         "{said}"
     );
     cell.borgctl(&["history"]).ok();
+}
+
+/// A cell that is busy, loses its leader, and drains a machine: what its schedulers decided is decided again, byte for
+/// byte, and nothing that is altered passes for the same.
+#[test]
+fn decisions_of_a_real_cell_are_taken_again_and_its_past_is_gone_through() {
+    let cell = Cell::up(3, 2);
+    let machines = cell.json(&["machines"]);
+    let cores = machines[0]["capacity"]["cpu_milli"].as_u64().unwrap();
+    let sized = |name: &str, kind: &str, tasks: u64, priority: u64| {
+        let mut job = job(name, kind, "exec sleep 1000");
+        job["tasks"] = tasks.into();
+        job["priority"] = priority.into();
+        job["task"]["limit"]["cpu_milli"] = (cores / 2).into();
+        job
+    };
+    let fill = cell.submit(&sized("fill", "batch", 4, 100));
+    cell.until_up(&fill, 4);
+    let web = cell.submit(&sized("web", "service", 1, 200));
+    cell.until_up(&web, 1);
+    let first = cell.leader();
+    let daemons = cell.record().masters;
+    let victims = [Killed::of(&daemons[first])];
+    cell.kill(&victims);
+    cell.submit(&sized("more", "service", 1, 200));
+    cell.until_up("more", 1);
+    cell.start_again(&victims);
+    let drained = machines[0]["name"].as_str().unwrap();
+    cell.borgctl(&["drain", drained, "--reason", "a test", "--now", "--force-with", "1"]).ok();
+    let second = cell.leader();
+    assert_ne!(first, second);
+    let state = |at: &str| cell.json(&["status", "--at", at]);
+    let gone = || {
+        cell.json(&["machines"])
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|m| m["name"] == drained && m["tasks"] == 0)
+    };
+    within("the machine is empty", gone);
+
+    let folder = tempfile::tempdir().unwrap();
+    let dirs = [first, second].map(|at| {
+        let dir = folder.path().join(format!("from-{at}"));
+        let address = daemons[at].address.clone();
+        let save = ["backup", "history", dir.to_str().unwrap(), "--from", "-1h", "--master"];
+        cell.borgctl(&[save.as_slice(), &[address.as_str()]].concat()).ok();
+        dir
+    });
+    for dir in &dirs {
+        let verify = ["-o", "json", "fauxmaster", "verify", dir.to_str().unwrap()];
+        let told: Value = serde_json::from_str(&cell.borgctl(&verify).ok()).unwrap();
+        let said = told["summary"][0].as_str().unwrap();
+        assert!(said.starts_with("Identical: "), "{told}");
+        let sum = |what: &str| -> u64 {
+            let all = told["tables"]["recordings"].as_array().unwrap();
+            all.iter().map(|one| one[what].as_u64().unwrap()).sum()
+        };
+        assert!(sum("passes") > 5 && sum("decisions") > 0, "{told}");
+    }
+    let dir = dirs[0].to_str().unwrap();
+    let commands = "until evicted; events; diff; state; go 3; step; until job.submitted";
+    let told = cell.borgctl(&["fauxmaster", "step", dir, "-c", commands]).ok();
+    assert!(told.contains("task.evicted admin/fill/") && told.contains("pending"), "{told}");
+    let why = |dir: &Path| {
+        cell.borgctl(&["fauxmaster", "why", dir.to_str().unwrap(), "admin/fill/0"]).ok()
+    };
+    let [ended, leads] = [&dirs[0], &dirs[1]].map(|dir| why(dir));
+    assert!(
+        leads.starts_with("admin/fill/0: ") && !leads.contains("by the state alone"),
+        "{leads}"
+    );
+    assert!(ended.contains("by the state alone"), "it led no more by then: {ended}");
+    let shown = cell.borgctl(&["fauxmaster", "show", "--history", dir, "--when", "12"]).ok();
+    assert!(shown.contains("machines;"), "{shown}");
+    assert!(state("12").is_array());
+    // Whatever byte is altered: refused, cut short or different, and never the same with as much compared.
+    let compared = |told: &str| told.to_owned();
+    let whole = compared(&cell.borgctl(&["fauxmaster", "verify", dir]).ok());
+    let recording = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let files: Vec<_> = recording.collect();
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        for at in (0..bytes.len()).step_by(bytes.len() / 7 + 1) {
+            let mut altered = bytes.clone();
+            altered[at] ^= 0x10;
+            std::fs::write(&file, altered).unwrap();
+            let run = cell.borgctl(&["fauxmaster", "verify", dir]);
+            assert!(run.code != 0 || compared(&run.ok()) != whole, "{}: byte {at}", file.display());
+        }
+        std::fs::write(&file, bytes).unwrap();
+    }
+    assert_eq!(compared(&cell.borgctl(&["fauxmaster", "verify", dir]).ok()), whole);
 }

@@ -4,7 +4,7 @@ use super::History;
 use crate::Error;
 use crate::answer::{Answer, Column, Provenance, Table, Value};
 use borg_scheduler::recording::wire::End;
-use borg_scheduler::recording::{Player, Stop};
+use borg_scheduler::recording::{Player, Recorded, Stop};
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +43,17 @@ impl Verified {
 /// # Errors
 /// When an entry of the log cannot be used, or a recording goes back.
 pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error> {
-    let mut player = Player::new(history.start.clone(), history.members.clone());
+    let born = Player::new(history.start.clone(), history.members.clone());
+    let mut player = born.clone();
     let mut verified = Verified { recordings: Vec::new(), difference: None };
     for recording in &history.recordings {
         tell(&format!("{}: {} records", recording.name, recording.records.len()));
+        // Another leader may have begun a little before the one before it had heard of all.
+        if let Some(Recorded::Begin(begin)) = recording.records.first()
+            && begin.index < player.state().applied()
+        {
+            player = born.clone();
+        }
         let before = (player.passes(), player.decisions(), player.left_out());
         let mut beyond = 0;
         for (at, recorded) in recording.records.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! `fauxmaster verify`, `step`, `diff` and `why`: a stretch of a real cell's past, as `borgctl backup history` saved it.
 
-use super::super::history::At;
+use super::super::history::{self, At};
 use super::source::{ShowArgs, made, refused};
 use crate::clock;
 use crate::exit::{Code, Failure};
@@ -254,7 +254,7 @@ impl Session<'_> {
             ["step", many] => self.step(number(many)?)?,
             ["back"] => self.back(1)?,
             ["back", many] => self.back(number(many)?)?,
-            ["go", at] => self.go(time(at)?)?,
+            ["go", at] => self.go(when(at)?)?,
             ["until", what] => match what.parse::<At>() {
                 Ok(at) => self.go(at)?,
                 Err(_) => {
@@ -280,9 +280,9 @@ impl Session<'_> {
                 self.diff(before, Moment::Index(self.stepper.index()))?;
             }
             ["diff", from] => {
-                self.diff(moment(time(from)?), Moment::Index(self.stepper.index()))?;
+                self.diff(moment(when(from)?), Moment::Index(self.stepper.index()))?;
             }
-            ["diff", from, to] => self.diff(moment(time(from)?), moment(time(to)?))?,
+            ["diff", from, to] => self.diff(moment(when(from)?), moment(when(to)?))?,
             _ => return Err(refused(format!("{line:?}: no such command; help tells them all"))),
         }
         Ok(true)
@@ -330,7 +330,7 @@ impl Session<'_> {
             return self.out.json(&json!({ "index": index, "at_ms": at_ms }), true);
         }
         let (first, last) = (self.history.first(), self.history.last());
-        self.out.line(&format!("entry {index} of {first} to {last}, {at_ms} ms"))
+        self.out.line(&format!("entry {index} of {first} to {last}, {}", history::time(at_ms)))
     }
 
     /// What happened with this entry; `stands`: and where it stands.
@@ -373,6 +373,6 @@ fn number(text: &str) -> Result<u64, Failure> {
     text.parse().map_err(|_| refused(format!("{text:?}: is no number of entries")))
 }
 
-fn time(text: &str) -> Result<At, Failure> {
+fn when(text: &str) -> Result<At, Failure> {
     text.parse().map_err(|error| refused(format!("{text:?}: {error}")))
 }
