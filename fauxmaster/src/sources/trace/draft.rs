@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub(super) const MOST_JOBS: usize = 5_000_000;
 /// Most machines of a trace: our choice, ten times the largest cells.
 pub(in super::super) const MOST_MACHINES: usize = 100_000;
+/// Most reasons that jobs are refused for which are told apart. 20: our choice.
+const REASONS: usize = 20;
 /// When a machine is back that the trace never tells of again.
 const NEVER: Millis = Millis(u64::MAX);
 
@@ -61,6 +63,8 @@ pub(super) struct Draft {
     tasks: BTreeMap<Asked, Arc<TaskSpec>>,
     specs: BTreeMap<(Asked, u32, bool), Arc<JobSpec>>,
     users: BTreeMap<String, UserName>,
+    /// Jobs that a cell would refuse, by reason.
+    refused: BTreeMap<String, u64>,
     /// What was left out or assumed, how often.
     told: BTreeMap<String, u64>,
     ends: Millis,
@@ -142,10 +146,17 @@ impl Draft {
         match self.spec(asked, tasks, gang)? {
             Ok(spec) => self.arrive(Arrival { at, owner, spec, name, runs }),
             Err(why) => {
-                self.tell(&format!("jobs left out, as a cell refuses them: {why}"), 1);
+                self.refuse(why);
                 Ok(())
             }
         }
+    }
+
+    /// A cell would refuse a job. Reasons have values in them: only so many are told apart.
+    fn refuse(&mut self, why: String) {
+        let known = self.refused.contains_key(&why) || self.refused.len() < REASONS;
+        let why = if known { why } else { "other reasons".to_owned() };
+        *self.refused.entry(why).or_default() += 1;
     }
 
     /// A job arrives.
@@ -230,6 +241,11 @@ impl Draft {
         }
         let large = too_large(&self.machines, &self.arrivals);
         self.tell("tasks asked for more than any machine has: they stay pending", large);
+        let refused = self.refused.iter();
+        notes.extend(
+            refused
+                .map(|(why, jobs)| format!("{jobs} jobs left out, as a cell refuses them: {why}")),
+        );
         notes.extend(self.told.iter().map(|(what, times)| format!("{times} {what}")));
         let workload =
             Workload { machines: self.machines, arrivals: self.arrivals, losses: self.losses };

@@ -236,8 +236,10 @@ fn users_2019(folder: &Path, reading: &mut Reading) -> Result<BTreeMap<u64, Stri
     for path in files {
         reading.table(&path, &COLLECTIONS_2019, |row| {
             let job: u64 = row.value(0, "a number of a collection")?;
-            room(row, 0, users.len())?;
-            users.entry(job).or_insert_with(|| row.text(1).to_owned());
+            if !users.contains_key(&job) {
+                room(row, 0, users.len())?;
+                users.insert(job, row.text(1).to_owned());
+            }
             Ok(())
         })?;
     }

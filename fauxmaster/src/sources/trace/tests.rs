@@ -257,6 +257,10 @@ fn machines_of_a_tenant_live_for_a_time_in_their_bin() {
     let other = folder.read(Kind::AzureV1, few).unwrap();
     assert_eq!(other.workload.machines.len(), 3);
     assert_ne!(told(&other), of_one, "another seed");
+    folder.put("flav_map.txt", b"1,1.75 b\n99999999,112 d\n");
+    let without = folder.read(Kind::AzureV1, STRICT).unwrap();
+    assert_eq!(without.workload.arrivals.len(), 2, "{:?}", without.notes);
+    assert!(without.notes[0].starts_with("2 jobs left out, as a cell refuses them: "));
     for (arrivals, lives, why) in [
         ("900 b,|\n", "900 U0,U0,|\n", "v1.dev.txt:1: column flavour: \"the end\" is not as many"),
         ("900 b,b,|\n", "900 U0,|\n", "v1.dev.txt:1: column flavour: \"b\" is not as many"),

@@ -94,7 +94,9 @@ impl Lives {
         if u32::try_from(at).map_or(true, |at| at >= MAX_TASKS) {
             return Err(row.field_error(index, expected()));
         }
-        room(row, job, self.jobs.len())?;
+        if !self.jobs.contains_key(&number) {
+            room(row, job, self.jobs.len())?;
+        }
         let job = self.jobs.entry(number).or_default();
         if job.user.is_empty() && !user.is_empty() {
             job.user = match self.users.get_key_value(user) {
