@@ -13,7 +13,7 @@
 mod digest;
 mod division;
 mod lease;
-mod lending;
+pub mod lending;
 pub mod silence;
 mod view;
 

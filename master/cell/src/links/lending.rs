@@ -5,6 +5,9 @@
 //! when lent room is needed by whoever holds it. All of it is soft: a new leader begins with nothing, and is
 //! where the one before it was as soon as its machines have reported.
 //!
+//! [`Lending`] decides; what machines told it is given by whoever calls: the links of a leader, or a cell in virtual
+//! time, in which Fauxmaster asks what would be lent.
+//!
 //! Invariants: what the scheduler was told of a task is at most [`STALE_AFTER`] old, or off by little. Nothing
 //! is lent of an alloc, whose room is held whether it is used or not, nor of a task that keeps its limit.
 //! Only tasks that are not prod are ever told to go, and few at a time.
@@ -21,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 /// Within this time each machine is looked at once. Ours: as often as shards tell of use.
-const ROUND: Millis = Millis::from_secs(5);
+pub const ROUND: Millis = Millis::from_secs(5);
 /// Time between two looks, each at as many machines as makes a round.
 const LOOK: Millis = Millis(100);
 /// What is lent on a machine is news when it moved by this part of the machine's capacity. Ours: schedulers
@@ -114,9 +117,19 @@ struct Beliefs {
     full_since: Option<Millis>,
 }
 
+/// What a machine told of an incarnation that should run there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// When its process started, by its machine's clock, and how often it was started again before; `None` while it
+    /// is not up.
+    pub up: Option<(Millis, u32)>,
+    /// What it uses, as it counts for a reservation; `None` when that is not known.
+    pub used: Option<Amounts>,
+}
+
 /// What is believed of all machines.
-#[derive(Debug, Default)]
-pub(super) struct Lending {
+#[derive(Debug, Clone, Default)]
+pub struct Lending {
     machines: BTreeMap<MachineId, Beliefs>,
     /// The machine that was looked at last.
     last: Option<MachineId>,
@@ -140,11 +153,12 @@ impl Lending {
         self.machines.remove(&machine);
     }
 
-    pub(super) fn take_news(&mut self) -> Vec<(IncarnationId, Amounts)> {
+    /// What tasks lend by now, as far as that is news since this was asked last.
+    pub fn take_news(&mut self) -> Vec<(IncarnationId, Amounts)> {
         std::mem::take(&mut self.news)
     }
 
-    /// Whose turn it is.
+    /// The machines whose turn it is.
     fn due(&mut self, now: Millis, state: &CellState) -> BTreeSet<MachineId> {
         let mut due = BTreeSet::new();
         if now < self.next_look {
@@ -167,47 +181,62 @@ impl Lending {
     }
 }
 
-impl Links {
-    /// Looks at the machines whose turn it is. `time` is cell time.
-    pub(crate) fn reckon(&mut self, now: Millis, time: Millis, state: &CellState) {
+impl Lending {
+    /// Looks at the machines whose turn it is, and at those of which a task said since the last look that it uses more
+    /// than was reserved. `now` only grows, `time` is cell time. Gives who has to leave a machine as lent room is used
+    /// by whoever holds it.
+    pub(super) fn reckon(
+        &mut self,
+        (now, time): (Millis, Millis),
+        state: &CellState,
+        told: &impl Fn(&Machine, IncarnationId) -> Told,
+    ) -> Vec<IncarnationId> {
         if !state.lends() {
-            self.lending.heard.clear();
+            self.heard.clear();
             self.lend_nothing();
-            return;
+            return Vec::new();
         }
-        let mut due = self.lending.due(now, state);
-        due.extend(self.outgrown(state));
-        for id in due {
-            if let Some(machine) = state.machine(id) {
-                self.look_at(machine, now, time, state);
-            }
-        }
+        let mut due = self.due(now, state);
+        due.extend(self.outgrown(state, told));
+        let machines = due.into_iter().filter_map(|id| state.machine(id));
+        machines.filter_map(|machine| self.look_at(machine, (now, time), state, told)).collect()
     }
 
     /// Machines of which a task said since the last look that it uses more than was reserved.
-    fn outgrown(&mut self, state: &CellState) -> BTreeSet<MachineId> {
+    fn outgrown(
+        &mut self,
+        state: &CellState,
+        told: &impl Fn(&Machine, IncarnationId) -> Told,
+    ) -> BTreeSet<MachineId> {
         let numbers = state.reclaims().numbers;
-        let heard = std::mem::take(&mut self.lending.heard);
+        let heard = std::mem::take(&mut self.heard);
         let outgrown = |id: IncarnationId| {
-            let machine = state.task(id.task)?.placement()?.machine;
-            let belief = self.lending.machines.get(&machine)?.tasks.get(&id)?;
-            let used = counted(self.usage.get(&id)?)?;
-            belief.estimate.is_outgrown(belief.limit, used, &numbers).then_some(machine)
+            let machine = state.machine(state.task(id.task)?.placement()?.machine)?;
+            let belief = self.machines.get(&machine.id)?.tasks.get(&id)?;
+            let used = told(machine, id).used?;
+            belief.estimate.is_outgrown(belief.limit, used, &numbers).then_some(machine.id)
         };
         heard.into_iter().filter_map(outgrown).collect()
     }
 
     /// The cell decided so: whatever was told to be lent is not any more.
     fn lend_nothing(&mut self) {
-        for beliefs in std::mem::take(&mut self.lending.machines).into_values() {
+        for beliefs in std::mem::take(&mut self.machines).into_values() {
             let told = beliefs.tasks.into_iter().filter(|(_, belief)| !belief.told.is_nothing());
-            self.lending.news.extend(told.map(|(id, _)| (id, Amounts::default())));
+            self.news.extend(told.map(|(id, _)| (id, Amounts::default())));
         }
     }
 
-    fn look_at(&mut self, machine: &Machine, now: Millis, time: Millis, state: &CellState) {
+    /// Looks at one machine. Gives who has to leave it.
+    pub fn look_at(
+        &mut self,
+        machine: &Machine,
+        (now, time): (Millis, Millis),
+        state: &CellState,
+        told: &impl Fn(&Machine, IncarnationId) -> Told,
+    ) -> Option<IncarnationId> {
         let numbers = state.reclaims().numbers;
-        let mut beliefs = self.lending.machines.remove(&machine.id).unwrap_or_default();
+        let mut beliefs = self.machines.remove(&machine.id).unwrap_or_default();
         let before = std::mem::take(&mut beliefs.tasks);
         let capacity = machine.info.as_ref().map(|info| Amounts::from(&info.capacity));
         let mut sums = Reserved {
@@ -221,7 +250,8 @@ impl Links {
             let Some(id) = job.task(task.index).and_then(|found| found.running(*task)) else {
                 continue;
             };
-            let used = self.usage.get(&id).and_then(counted);
+            let told = told(machine, id);
+            let used = told.used;
             let of_kind =
                 if job.stands_as_prod(task.index) { &mut sums.prod } else { &mut sums.others };
             of_kind.used = of_kind.used.plus(used.unwrap_or_default());
@@ -232,15 +262,14 @@ impl Links {
             if job.spec.alloc_set.is_some() {
                 continue;
             }
-            let belief = before.get(&id).copied();
-            let belief = self.believe(machine, job, id, belief, used, time, &numbers);
+            let belief = believe(job, id, before.get(&id).copied(), told, time, &numbers);
             let reserved = belief.map_or(limit, |belief| belief.estimate.reserved());
             of_kind.limits = of_kind.limits.plus(limit);
             of_kind.reserved = of_kind.reserved.plus(reserved);
             match (belief, before.get(&id)) {
                 (Some(belief), _) => drop(beliefs.tasks.insert(id, belief)),
                 (None, Some(gone)) if !gone.told.is_nothing() => {
-                    self.lending.news.push((id, Amounts::default()));
+                    self.news.push((id, Amounts::default()));
                 }
                 (None, _) => {}
             }
@@ -250,59 +279,16 @@ impl Links {
         let beyond = uses.minus(sums.capacity.percent(FULL_PERCENT));
         beliefs.full_since = (!beyond.is_nothing()).then(|| beliefs.full_since.unwrap_or(now));
         let lasts = beliefs.full_since.is_some_and(|since| now.since(since) >= RECLAIM_AFTER);
-        if lasts && !machine.overdrawn().is_nothing() && self.lending.may_reclaim(now) {
+        let mut goes = None;
+        if lasts && !machine.overdrawn().is_nothing() && self.may_reclaim(now) {
             // The next one has to go later.
             beliefs.full_since = Some(now.since(RECLAIM_AFTER) + RECLAIM_NEXT);
-            self.take_back(machine, beyond, (now, time), state);
+            let used = |id: &IncarnationId| told(machine, *id).used.unwrap_or_default();
+            goes = who_goes(machine, beyond, used, time, state);
+            self.reclaims.extend(goes.map(|_| now));
         }
-        self.lending.machines.insert(machine.id, beliefs);
-    }
-
-    /// Sends the least important task away from a machine that is full.
-    fn take_back(
-        &mut self,
-        machine: &Machine,
-        beyond: Amounts,
-        (now, time): (Millis, Millis),
-        state: &CellState,
-    ) {
-        let used = |id: &IncarnationId| self.usage.get(id).and_then(counted).unwrap_or_default();
-        let Some(id) = who_goes(machine, beyond, used, time, state) else { return };
-        tracing::warn!(machine = %machine.name, %id, "lent room is used by whoever holds it: it goes");
-        self.lending.reclaims.push_back(now);
-        self.other.push(Observation::TaskReclaimed { id });
-    }
-
-    /// What is believed of an incarnation by now; `None` when nothing of its limit may be lent.
-    #[expect(clippy::too_many_arguments, reason = "a belief depends on that many things")]
-    fn believe(
-        &self,
-        machine: &Machine,
-        job: &Job,
-        id: IncarnationId,
-        before: Option<Belief>,
-        used: Option<Amounts>,
-        time: Millis,
-        numbers: &Numbers,
-    ) -> Option<Belief> {
-        if job.is_alloc_set() || !job.task_spec(id.task.index).reclaim {
-            return None;
-        }
-        let report = self.links.get(&machine.id)?.told_of(id)?;
-        let TaskStatus::Up { since, .. } = report.status else { return None };
-        let limit = Amounts::from(&job.task_spec(id.task.index).limit);
-        let process = (since, report.restarts);
-        let mut belief = before.filter(|before| before.process == process).unwrap_or_else(|| {
-            let placed_at = job.task(id.task.index).and_then(|task| task.placement());
-            // Clocks of machines may be wrong: not before it was placed, nor later than now.
-            let started = placed_at.map_or(since, |placed| since.max(placed.placed_at)).min(time);
-            let told = before.map(|before| before.told).unwrap_or_default();
-            let estimate = Estimate::new(limit, started, numbers);
-            Belief { process, estimate, limit, told }
-        });
-        belief.limit = limit;
-        belief.estimate.look(limit, used, time, numbers);
-        Some(belief)
+        self.machines.insert(machine.id, beliefs);
+        goes
     }
 
     /// Tells the scheduler, if it is news, what the tasks of a machine lend.
@@ -322,8 +308,32 @@ impl Links {
             let now = lends(belief);
             if belief.told != now {
                 belief.told = now;
-                self.lending.news.push((*id, now));
+                self.news.push((*id, now));
             }
+        }
+    }
+
+    /// What is believed of each machine that was looked at.
+    pub fn reservations(&self) -> impl Iterator<Item = (MachineId, &Reserved)> {
+        self.machines.iter().map(|(id, beliefs)| (*id, &beliefs.sums))
+    }
+}
+
+impl Links {
+    /// Looks at the machines whose turn it is. `time` is cell time.
+    pub(crate) fn reckon(&mut self, now: Millis, time: Millis, state: &CellState) {
+        let (links, usage) = (&self.links, &self.usage);
+        let told = |machine: &Machine, id: IncarnationId| {
+            let status = links.get(&machine.id).and_then(|link| link.told_of(id));
+            let up = status.and_then(|report| match report.status {
+                TaskStatus::Up { since, .. } => Some((since, report.restarts)),
+                _ => None,
+            });
+            Told { up, used: usage.get(&id).and_then(counted) }
+        };
+        for id in self.lending.reckon((now, time), state, &told) {
+            tracing::warn!(%id, "lent room is used by whoever holds it: it goes");
+            self.other.push(Observation::TaskReclaimed { id });
         }
     }
 
@@ -340,8 +350,36 @@ impl Links {
 
     /// What is believed of each machine that was looked at.
     pub(crate) fn reservations(&self) -> impl Iterator<Item = (MachineId, &Reserved)> {
-        self.lending.machines.iter().map(|(id, beliefs)| (*id, &beliefs.sums))
+        self.lending.reservations()
     }
+}
+
+/// What is believed of an incarnation by now; `None` when nothing of its limit may be lent.
+fn believe(
+    job: &Job,
+    id: IncarnationId,
+    before: Option<Belief>,
+    told: Told,
+    time: Millis,
+    numbers: &Numbers,
+) -> Option<Belief> {
+    if job.is_alloc_set() || !job.task_spec(id.task.index).reclaim {
+        return None;
+    }
+    let process = told.up?;
+    let limit = Amounts::from(&job.task_spec(id.task.index).limit);
+    let mut belief = before.filter(|before| before.process == process).unwrap_or_else(|| {
+        let placed_at = job.task(id.task.index).and_then(|task| task.placement());
+        // Clocks of machines may be wrong: not before it was placed, nor later than now.
+        let (since, _) = process;
+        let started = placed_at.map_or(since, |placed| since.max(placed.placed_at)).min(time);
+        let told = before.map(|before| before.told).unwrap_or_default();
+        let estimate = Estimate::new(limit, started, numbers);
+        Belief { process, estimate, limit, told }
+    });
+    belief.limit = limit;
+    belief.estimate.look(limit, told.used, time, numbers);
+    Some(belief)
 }
 
 /// Who leaves a machine that is full: not prod, and whoever's going makes room of what is used too much. The lowest
