@@ -107,6 +107,7 @@ impl Books {
     pub(crate) fn begin_anew(&mut self) {
         self.counts = Counts::default();
         self.looks.clear();
+        self.refused.clear();
         for of in self.bands.values_mut() {
             *of = OfBand { placed: of.placed, ..OfBand::default() };
         }
