@@ -8,7 +8,7 @@
 
 use crate::dice::mix;
 use borg_proto::poll::{Percentiles, USAGE_WINDOW, Usage, UsageWindow};
-use borg_proto::{IncarnationId, Millis, TaskSpec};
+use borg_proto::{IncarnationId, Millis, Resources, TaskSpec};
 
 /// The variables of a task's environment that name its models.
 pub(crate) const CPU: &str = "SIM_USES_CPU";
@@ -103,7 +103,14 @@ pub(crate) fn of(task: &TaskSpec, id: IncarnationId, at: Millis) -> Option<Usage
     let model = |name| task.env.get(name).and_then(|text| Model::read(text));
     let (cpu, ram) = (model(CPU)?, model(RAM)?);
     let number = mix(id.task.job.0) ^ mix(u64::from(id.task.index) << 32);
-    let (cpu_limit, ram_limit) = (task.limit.cpu_milli, task.limit.ram_bytes);
+    Some(used(cpu, ram, &task.limit, number, at))
+}
+
+/// What a process with these models of processor time and memory uses at a moment, as its machine measures it: now,
+/// and over the last window that is whole.
+#[must_use]
+pub fn used(cpu: Model, ram: Model, limit: &Resources, number: u64, at: Millis) -> Usage {
+    let (cpu_limit, ram_limit) = (limit.cpu_milli, limit.ram_bytes);
     let uses = |model: Model, limit: u64, at| limit / WHOLE * model.share(number, at);
     let begin = Millis(at.0 / USAGE_WINDOW.0 * USAGE_WINDOW.0).since(USAGE_WINDOW);
     let over = |model: Model, limit| {
@@ -116,12 +123,12 @@ pub(crate) fn of(task: &TaskSpec, id: IncarnationId, at: Millis) -> Option<Usage
         cpu_milli: over(cpu, cpu_limit),
         ram_bytes: over(ram, ram_limit),
     };
-    Some(Usage {
+    Usage {
         cpu_milli: uses(cpu, cpu_limit, at),
         ram_bytes: uses(ram, ram_limit, at),
         window: Some(window),
         ..Usage::default()
-    })
+    }
 }
 
 fn percentiles(mut samples: Vec<u64>) -> Percentiles {

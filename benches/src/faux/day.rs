@@ -52,6 +52,7 @@ pub fn measure(
         lasts: Millis(lasts.0.min(3_600_000)),
         startup: STARTUP,
         shortest: Millis::from_secs(300),
+        batch_percent: 100,
         losses_a_month: 0,
         seed: 1,
     };

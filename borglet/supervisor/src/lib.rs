@@ -23,7 +23,7 @@ mod health;
 mod launch;
 mod measure;
 mod packages;
-mod room;
+pub mod room;
 mod shares;
 mod spare;
 mod supervisor;

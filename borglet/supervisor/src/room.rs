@@ -13,13 +13,15 @@ const WORTH_PART: u64 = 100;
 
 /// A task that takes room on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(crate) run: Run,
-    pub(crate) priority: Priority,
-    /// What it may use. Its limit; with reservations, those (Borg paper, section 5.5).
-    pub(crate) limit: u64,
-    /// What it uses.
-    pub(crate) used: u64,
+pub struct Holder {
+    /// Which start of which incarnation.
+    pub run: Run,
+    /// Lower ones go first.
+    pub priority: Priority,
+    /// What it may use, in bytes.
+    pub limit: u64,
+    /// What it uses, in bytes.
+    pub used: u64,
 }
 
 impl Holder {
@@ -44,7 +46,8 @@ impl Holder {
 
 /// Who has to go so that `short` becomes free, in the order in which they go. What they free may be too
 /// little, when all others have to stay.
-pub(crate) fn victims(holders: &[Holder], short: u64) -> Vec<Holder> {
+#[must_use]
+pub fn victims(holders: &[Holder], short: u64) -> Vec<Holder> {
     let mut order: Vec<Holder> = holders.iter().filter(|one| one.may_go(short)).copied().collect();
     order.sort_by_key(Holder::order);
     let mut freed = 0u64;

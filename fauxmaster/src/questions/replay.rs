@@ -1,5 +1,7 @@
 //! What a stretch of time does to a cell: how full it is, how long work waits, who is pushed out and why.
 
+mod reclaimed;
+
 use super::show::waiting;
 use crate::Error;
 use crate::answer::{Answer, Axis, Chart, Column, Point, Series, Table, Value};
@@ -109,20 +111,27 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> A
         ("gather_ms", options.settings.gather.0),
         ("hours_ms", options.load.lasts.0),
         ("losses_a_month", options.load.losses_a_month),
+        ("batch_percent", options.load.batch_percent),
         ("shortest_ms", options.load.shortest.0),
         ("startup_ms", options.settings.startup.0),
     ];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_string()));
-    let tables = [counts(books), waits(books), evictions(books)]
-        .into_iter()
-        .chain(refused(books))
-        .chain([still(replay), over_time(books)]);
+    let mut parameters = parameters.to_vec();
+    let mut tables = vec![counts(books), waits(books), evictions(books)];
+    tables.extend(refused(books));
+    tables.extend([still(replay), over_time(books)]);
+    let mut charts = vec![how_full(books), who_waits(books)];
+    if let Some(reclaim) = &options.settings.reclaim {
+        parameters.push(("reclaim".to_owned(), format!("{reclaim:?}")));
+        tables.insert(0, reclaimed::steps(books, reclaim));
+        charts.splice(0..0, reclaimed::charts(books));
+    }
     Answer {
         question: "replay".to_owned(),
-        provenance: loaded.provenance(vec![options.load.seed], parameters.to_vec()),
+        provenance: loaded.provenance(vec![options.load.seed], parameters),
         summary: summary(books, options, end),
-        tables: tables.collect(),
-        charts: vec![how_full(books), who_waits(books)],
+        tables,
+        charts,
     }
 }
 
@@ -149,6 +158,7 @@ fn summary(books: &Books, options: &Options, end: Millis) -> Vec<String> {
             mean(ram)
         ),
     ];
+    told.extend(reclaimed::told(books));
     if end < options.load.lasts {
         let (end, lasts) = (hours(end), hours(options.load.lasts));
         told.push(format!(
@@ -183,6 +193,7 @@ fn counts(books: &Books) -> Table {
         ("tasks up", counts.starts),
         ("tasks ended", counts.ends),
         ("tasks pushed out", counts.evictions),
+        ("tasks failed", counts.failures),
         ("passes of the scheduler", counts.passes),
     ];
     Table {

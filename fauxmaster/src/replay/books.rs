@@ -2,12 +2,13 @@
 //!
 //! Invariant: a task is in one of three: it waits, it is placed, or it is not counted any more.
 
+use super::reclaim::Lent;
 use crate::spread::Counted;
 use borg_cell::event::TaskChange;
 use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, MachineState};
 use borg_proto::task::EvictCause;
-use borg_proto::{Band, JobId, Millis, TaskId};
+use borg_proto::{Band, FailureCause, JobId, Millis, TaskId};
 use std::collections::BTreeMap;
 
 /// How often what happened.
@@ -23,6 +24,8 @@ pub struct Counts {
     pub ends: u64,
     /// Tasks pushed out.
     pub evictions: u64,
+    /// Tasks that failed.
+    pub failures: u64,
     /// Passes of the scheduler.
     pub passes: u64,
 }
@@ -31,7 +34,7 @@ impl Counts {
     /// All that happened to jobs and tasks; passes are no events.
     #[must_use]
     pub fn events(self) -> u64 {
-        self.submits + self.placements + self.starts + self.ends + self.evictions
+        self.submits + self.placements + self.starts + self.ends + self.evictions + self.failures
     }
 }
 
@@ -65,6 +68,8 @@ pub struct OfBand {
     pub waits_again: Counted,
     /// Evictions by cause.
     pub evictions: BTreeMap<&'static str, u64>,
+    /// Ended as their machine had no memory left.
+    pub out_of_memory: u64,
     /// Tasks placed now.
     pub placed: u64,
     /// Time that tasks were placed, all together, in milliseconds.
@@ -89,6 +94,12 @@ pub struct Books {
     pub bands: BTreeMap<Band, OfBand>,
     /// The cell over time.
     pub looks: Vec<Look>,
+    /// What is used and lent over time, where that is looked at.
+    pub lent: Vec<Lent>,
+    /// When tasks ended as their machine had no memory left.
+    pub killed: Vec<Millis>,
+    /// When tasks had to give lent room back.
+    pub reclaimed: Vec<Millis>,
     at: Millis,
     waiting: BTreeMap<TaskId, Waits>,
 }
@@ -108,6 +119,9 @@ impl Books {
         self.counts = Counts::default();
         self.looks.clear();
         self.refused.clear();
+        self.lent.clear();
+        self.killed.clear();
+        self.reclaimed.clear();
         for of in self.bands.values_mut() {
             *of = OfBand { placed: of.placed, ..OfBand::default() };
         }
@@ -142,6 +156,9 @@ impl Books {
             TaskChange::Up { .. } => self.counts.starts += 1,
             TaskChange::Evicted(cause) => {
                 self.counts.evictions += 1;
+                if matches!(cause, EvictCause::Reclaimed) {
+                    self.reclaimed.push(self.at);
+                }
                 *of.evictions.entry(name(cause)).or_default() += 1;
                 of.placed = of.placed.saturating_sub(1);
                 self.waiting.insert(task, Waits { since: self.at, again: true });
@@ -150,8 +167,20 @@ impl Books {
                 self.counts.ends += 1;
                 of.placed = of.placed.saturating_sub(1);
             }
-            TaskChange::Failed { .. }
-            | TaskChange::Killed { .. }
+            TaskChange::Failed { cause, again } => {
+                self.counts.failures += 1;
+                if matches!(cause, FailureCause::Short { .. }) {
+                    of.out_of_memory += 1;
+                    self.killed.push(self.at);
+                }
+                if self.waiting.remove(&task).is_none() {
+                    of.placed = of.placed.saturating_sub(1);
+                }
+                if again.is_some() {
+                    self.waiting.insert(task, Waits { since: self.at, again: true });
+                }
+            }
+            TaskChange::Killed { .. }
             | TaskChange::ParentEnded { .. }
             | TaskChange::Withdrawn
             | TaskChange::DependencyFailed { .. } => {

@@ -12,16 +12,21 @@
 //! a copy of it, is where it would be without the stop.
 
 pub mod books;
+pub mod reclaim;
 
 use crate::Error;
 use crate::driven::{DECISIONS, Driven};
 use crate::sources::workload::{Runs, Workload};
 use books::Books;
 use borg_cell::event::{Event, EventKind, TaskChange};
+use borg_cell::fixture::user;
 use borg_cell::rejection::Rejection;
-use borg_proto::command::Observation;
+use borg_proto::command::{Action, Observation};
+use borg_proto::identity::ADMIN;
+use borg_proto::reclamation::NumberSet;
 use borg_proto::{Band, IncarnationId, JobId, JobSpec, MachineId, Millis, TaskId};
 use borg_scheduler::{Config, Scheduler};
+use reclaim::{Found, Reclaim, Reclaiming};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,6 +46,8 @@ pub struct Settings {
     pub gather: Millis,
     /// Time between two looks at how full the cell is. Tasks that wait are tried anew then too.
     pub every: Millis,
+    /// What tasks use, and what is lent of their limits; `None`: that is not looked at.
+    pub reclaim: Option<Reclaim>,
     /// What makes a machine the best, and all else that the scheduler is told.
     pub config: Config,
 }
@@ -49,7 +56,7 @@ impl Settings {
     /// With the scheduler as it is unless told otherwise.
     #[must_use]
     pub fn new(startup: Millis, every: Millis) -> Self {
-        Self { startup, gather: GATHER, every, config: Config::default() }
+        Self { startup, gather: GATHER, every, reclaim: None, config: Config::default() }
     }
 }
 
@@ -66,6 +73,9 @@ pub struct Replay {
     jobs: BTreeMap<JobId, Known>,
     agenda: BTreeMap<Millis, Moment>,
     next_look: Millis,
+    reclaiming: Option<Reclaiming>,
+    /// How many steps of the plan of what is lent are done.
+    planned: usize,
     /// What happened so far.
     pub books: Books,
 }
@@ -117,6 +127,8 @@ impl Replay {
             jobs: BTreeMap::new(),
             agenda,
             next_look: Millis(0),
+            reclaiming: settings.reclaim.map(|reclaim| Reclaiming::new(reclaim.load)),
+            planned: 0,
             books: Books::default(),
         })
     }
@@ -143,7 +155,14 @@ impl Replay {
         let arrival = self.workload.arrivals.get(self.arrived).map(|arrival| arrival.at);
         let moment = self.agenda.first_key_value().map(|(at, _)| *at);
         let alarm = self.cell.state.next_alarm().map(|at| at.since(self.begin));
-        [arrival, moment, alarm, Some(self.next_look)].into_iter().flatten().min()
+        let used = self.reclaiming.as_ref().map(|reclaiming| reclaiming.next);
+        let planned = self.planned().map(|(at, _)| at);
+        [arrival, moment, alarm, used, planned, Some(self.next_look)].into_iter().flatten().min()
+    }
+
+    /// The next step of the plan of what is lent.
+    fn planned(&self) -> Option<(Millis, NumberSet)> {
+        self.settings.reclaim?.plan.get(self.planned).copied()
     }
 
     fn step(&mut self, at: Millis) -> Result<(), Error> {
@@ -151,16 +170,39 @@ impl Replay {
         self.books.advance(at);
         self.scheduler.let_go();
         self.cell.ring()?;
+        if let Some((_, named)) = self.planned().filter(|(from, _)| *from <= at) {
+            self.planned += 1;
+            let action = Action::SetReclamation { named: Some(named), numbers: BTreeMap::new() };
+            self.cell.apply(user(ADMIN), action)?;
+        }
         self.arrive(at)?;
         if let Some(moment) = self.agenda.remove(&at) {
             self.see(moment)?;
         }
         self.settle(at)?;
+        if let Some(reclaiming) = self.reclaiming.as_mut().filter(|one| one.next <= at) {
+            let found = reclaiming.look(at, self.cell.now(), &self.cell.state);
+            self.reclaim(at, found)?;
+        }
         if at == self.next_look {
             self.next_look = at + self.settings.every;
             self.books.look(&self.cell.state);
         }
         Ok(())
+    }
+
+    /// Tells the scheduler what is lent, and the cell who has to go.
+    fn reclaim(&mut self, at: Millis, found: Found) -> Result<(), Error> {
+        self.books.lent.push(found.lent);
+        match found.news {
+            Some(news) => self.scheduler.lend(&news),
+            None => self.scheduler.lend_nothing(),
+        }
+        self.scheduler.let_go();
+        for part in found.changes.chunks(CHANGES) {
+            self.cell.observe(part.to_vec())?;
+        }
+        self.settle(at)
     }
 
     /// Submits what arrives by now.
@@ -193,7 +235,9 @@ impl Replay {
         let now = self.cell.now();
         let mut changes = Vec::new();
         for machine in moment.lost {
-            changes.push(Observation::MachineDown { machine: number(machine)? });
+            let machine = number(machine)?;
+            changes.push(Observation::MachineDown { machine });
+            self.reclaiming.iter_mut().for_each(|one| one.removed(machine));
         }
         for machine in moment.back {
             let info = self.workload.machines[machine].1.clone();

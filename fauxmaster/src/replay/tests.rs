@@ -14,6 +14,7 @@ fn workload(losses_a_month: u64) -> Arc<Workload> {
         lasts: Millis(HOUR.0 * 12),
         startup: settings().startup,
         shortest: Millis::from_secs(300),
+        batch_percent: 100,
         losses_a_month,
         seed: 5,
     };
@@ -104,4 +105,83 @@ fn a_job_that_the_state_refuses_is_counted_by_reason_and_stops_nothing() {
     assert_eq!(*refused[0].0, "its user has a job of that name");
     assert!(refused[1].0.starts_with("tasks: 0"), "{refused:?}");
     assert_eq!(replay.books.counts.submits, jobs - 2);
+}
+
+/// Twice the batch work, and what limits promise is lent.
+fn lent(plan: &'static [(Millis, NumberSet)]) -> Replay {
+    let work = Work::of_cell(&synthetic(40, 3).unwrap());
+    let how = Steady {
+        lasts: Millis(HOUR.0 * 12),
+        startup: settings().startup,
+        shortest: Millis::from_secs(1_200),
+        batch_percent: 250,
+        losses_a_month: 0,
+        seed: 5,
+    };
+    let workload = Arc::new(Workload::steady(work, &how).unwrap());
+    let reclaim = Some(Reclaim { load: reclaim::Load::Mixed, plan });
+    Replay::new(workload, Settings { reclaim, ..settings() }).unwrap()
+}
+
+/// With nothing lent, limits stay within machines; with a plan they go beyond them from its step on, nobody of
+/// production is ended, and the state is sound.
+#[test]
+fn what_is_lent_follows_the_plan_and_production_loses_nothing_by_it() {
+    const PLAN: &[(Millis, NumberSet)] =
+        &[(Millis(0), NumberSet::Off), (Millis(4 * 3_600_000), NumberSet::Aggressive)];
+    let mut replay = lent(PLAN);
+    replay.run_until(Millis(HOUR.0 * 8)).unwrap();
+    assert_eq!(replay.state().audit(), []);
+    let (before, after): (Vec<&reclaim::Lent>, Vec<_>) =
+        replay.books.lent.iter().partition(|lent| lent.at <= Millis(HOUR.0 * 4));
+    assert!(before.iter().all(|lent| lent.sums.reclaimed.is_nothing()), "{before:?}");
+    let most = after.iter().map(|lent| lent.sums.reclaimed.cpu_milli).max().unwrap();
+    assert!(most > 0, "{after:?}");
+    for lent in &replay.books.lent {
+        let all = lent.sums.prod.plus(lent.sums.others);
+        assert!(all.used.fits_in(all.limits) && all.reserved.fits_in(all.limits), "{lent:?}");
+    }
+    for (band, of) in &replay.books.bands {
+        assert!(!band.is_prod() || of.out_of_memory == 0, "{band}: {of:?}");
+    }
+    let placed: usize = replay.state().machines().map(|machine| machine.tasks.len()).sum();
+    assert_eq!(replay.books.bands.values().map(|band| band.placed).sum::<u64>(), placed as u64);
+}
+
+#[test]
+fn a_replay_that_lends_goes_on_after_a_stop_as_if_there_had_been_none() {
+    let mut whole = lent(Reclaim::always(NumberSet::Medium));
+    whole.run_until(Millis(HOUR.0 * 3)).unwrap();
+    let mut stopped = lent(Reclaim::always(NumberSet::Medium));
+    stopped.run_until(Millis(HOUR.0 + 7)).unwrap();
+    let mut copy = stopped.clone();
+    drop(stopped);
+    copy.run_until(Millis(HOUR.0 * 3)).unwrap();
+    assert_eq!(copy.books, whole.books);
+    assert_eq!(copy.state().encode(), whole.state().encode());
+}
+
+/// Memory that is not there takes whoever is not production, by the borglet's own rule.
+#[test]
+fn a_machine_without_memory_ends_tasks_that_are_not_production() {
+    let mut replay = lent(Reclaim::always(NumberSet::Aggressive));
+    replay.run_until(Millis(HOUR.0 * 6)).unwrap();
+    assert!(replay.books.lent.iter().any(|lent| !lent.sums.reclaimed.is_nothing()));
+    // The same machines with limits beyond them, and from one moment on all use all of it.
+    let mut full = replay.clone();
+    full.reclaiming = Some(Reclaiming::new(reclaim::Load::Constant(1_000)));
+    let reclaiming = full.reclaiming.as_mut().unwrap();
+    let found = reclaiming.look(Millis(HOUR.0 * 6), full.cell.now(), &full.cell.state);
+    let ended: Vec<_> = found
+        .changes
+        .iter()
+        .filter_map(|change| match change {
+            Observation::TaskEnded { id, .. } => Some(id.task.job),
+            _ => None,
+        })
+        .collect();
+    assert!(!ended.is_empty(), "limits were beyond some machine's memory");
+    for job in ended {
+        assert!(!full.state().job(job).unwrap().priority().band().is_prod());
+    }
 }

@@ -97,6 +97,8 @@ pub struct Steady {
     pub startup: Millis,
     /// How long tasks of batch jobs run at least; at most 64 times as long.
     pub shortest: Millis,
+    /// How much of the batch work there is, in percent: of 150 every other job comes twice.
+    pub batch_percent: u64,
     /// How often each machine is lost in 30 days; away for half an hour each time.
     pub losses_a_month: u64,
     /// Of run times and lost machines.
@@ -112,7 +114,7 @@ impl Workload {
     /// When tasks would run for no time, or machines be lost more often than ones that come back after half an hour
     /// can be.
     pub fn steady(work: Work, how: &Steady) -> Result<Self, Error> {
-        let Steady { lasts, startup, shortest, losses_a_month, seed } = *how;
+        let Steady { lasts, startup, shortest, batch_percent, losses_a_month, seed } = *how;
         if losses_a_month > MONTH_DAYS {
             return Err(
                 format!("losses a month: {losses_a_month}; 0 to {MONTH_DAYS} are allowed").into()
@@ -132,18 +134,23 @@ impl Workload {
                 runs,
             };
             if spec.kind != JobKind::Batch {
-                arrivals.push(arrival(Millis(0), Runs::Forever, format!("w{number}")));
+                arrivals.push(arrival(Millis(0), Runs::Forever, format!("s{number}")));
                 continue;
             }
-            let run = run_time(shortest, &mut dice);
-            // The first one is somewhere in its life as the workload begins.
-            let first = dice.between(1, run.0);
-            arrivals.push(arrival(Millis(0), Runs::Each(Millis(first)), format!("w{number}-0")));
-            let begins = |n| first + startup.0 + n * (run.0 + startup.0);
-            let later = (0..).map(begins).take_while(|at| *at < lasts.0);
-            for (n, at) in (1..).zip(later) {
-                let name = format!("w{number}-{n}");
-                arrivals.push(arrival(Millis(at), Runs::Each(run), name));
+            let number = number as u64;
+            let upto = |jobs: u64| jobs.saturating_mul(batch_percent) / 100;
+            for copy in upto(number)..upto(number + 1) {
+                let run = run_time(shortest, &mut dice);
+                // The first one is somewhere in its life as the workload begins.
+                let first = dice.between(1, run.0);
+                let runs = Runs::Each(Millis(first));
+                arrivals.push(arrival(Millis(0), runs, format!("w{copy}-0")));
+                let begins = |n| first + startup.0 + n * (run.0 + startup.0);
+                let later = (0..).map(begins).take_while(|at| *at < lasts.0);
+                for (n, at) in (1..).zip(later) {
+                    let name = format!("w{copy}-{n}");
+                    arrivals.push(arrival(Millis(at), Runs::Each(run), name));
+                }
             }
         }
         arrivals.sort_by_key(|arrival| arrival.at);
@@ -188,6 +195,7 @@ mod tests {
         lasts: DAY,
         startup: STARTUP,
         shortest: Millis::from_secs(300),
+        batch_percent: 100,
         losses_a_month: 3,
         seed: 5,
     };

@@ -8,8 +8,10 @@ use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::questions::replay::{self, Options};
 use borg_fauxmaster::replay::Settings;
+use borg_fauxmaster::replay::reclaim::{Load, Reclaim};
 use borg_fauxmaster::sources::workload::Steady;
 use borg_proto::Millis;
+use borg_proto::reclamation::NumberSet;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -22,7 +24,7 @@ const STARTUP_SECS: u64 = 25;
 pub(in crate::commands) struct ReplayArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// How long [default: 24, a trace until its end]
+    /// How long [default: 24, or as long as the scenario; a trace until its end]
     #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=8_784))]
     hours: Option<u64>,
     /// What happens before is left out of the answer: the cell fills up meanwhile
@@ -37,6 +39,15 @@ pub(in crate::commands) struct ReplayArgs {
     /// Seconds that tasks of batch jobs run at least, and at most 64 times as long
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     shortest: u64,
+    /// How much of the cell's batch work there is, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    batch: u64,
+    /// Look at what tasks use (made up), reserve and lend by these numbers: off, baseline, medium or aggressive
+    #[arg(long, value_name = "NUMBERS", conflicts_with = "scenario")]
+    reclaim: Option<NumberSet>,
+    /// A plan that is ready: four-weeks has a week each of baseline, aggressive, medium and baseline
+    #[arg(long, value_enum)]
+    scenario: Option<Scenario>,
     /// How often each machine is lost in 30 days
     #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=30))]
     losses: u64,
@@ -50,23 +61,47 @@ pub(in crate::commands) struct ReplayArgs {
     show: ShowArgs,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Scenario {
+    /// The experiment of the Borg paper (section 5.5, figure 12)
+    FourWeeks,
+}
+
+impl Scenario {
+    fn hours(self) -> u64 {
+        match self {
+            Self::FourWeeks => 4 * 7 * 24,
+        }
+    }
+}
+
 pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let hours = |hours: u64| Millis::from_secs(hours.saturating_mul(3_600));
     let loaded = args.source.load(target).await?;
     let trace = loaded.as_trace();
-    let lasts = args.hours.map(hours).or(trace.map(|trace| trace.ends));
     let startup = args.startup.unwrap_or(if trace.is_some() { 0 } else { STARTUP_SECS });
     let startup = Millis::from_secs(startup);
+    let every = Millis::from_secs(args.every * 60);
+    let plan = match args.scenario {
+        Some(Scenario::FourWeeks) => Some(Reclaim::FOUR_WEEKS),
+        None => args.reclaim.map(Reclaim::always),
+    };
+    let lasts = args.hours.or(args.scenario.map(Scenario::hours)).map(hours);
+    let lasts = lasts.or(trace.map(|trace| trace.ends)).unwrap_or(hours(HOURS));
     let options = Options {
         load: Steady {
-            lasts: lasts.unwrap_or(hours(HOURS)),
+            lasts,
             startup,
             shortest: Millis::from_secs(args.shortest),
+            batch_percent: args.batch,
             losses_a_month: args.losses,
             seed: args.seed,
         },
         from: hours(args.from),
-        settings: Settings::new(startup, Millis::from_secs(args.every * 60)),
+        settings: Settings {
+            reclaim: plan.map(|plan| Reclaim { load: Load::Mixed, plan }),
+            ..Settings::new(startup, every)
+        },
     };
     let replay = move |go_on: &GoOn| {
         replay::replay(&loaded, &options, |far| {

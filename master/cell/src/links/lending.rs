@@ -149,7 +149,7 @@ impl Lending {
     }
 
     /// A machine left the cell.
-    pub(super) fn removed(&mut self, machine: MachineId) {
+    pub fn removed(&mut self, machine: MachineId) {
         self.machines.remove(&machine);
     }
 
