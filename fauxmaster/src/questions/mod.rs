@@ -3,6 +3,7 @@
 pub mod check;
 pub mod compact;
 pub mod compare;
+pub mod estimators;
 pub mod fail;
 pub mod fit;
 pub mod price;

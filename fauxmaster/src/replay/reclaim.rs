@@ -17,7 +17,7 @@ use borg_proto::command::Observation;
 use borg_proto::poll::Usage;
 use borg_proto::reclamation::{Amounts, NumberSet};
 use borg_proto::task::{Phase, Shortage};
-use borg_proto::{FailureCause, IncarnationId, JobKind, MachineId, Millis};
+use borg_proto::{FailureCause, IncarnationId, JobKind, MachineId, Millis, Resources};
 use borg_sim::dice::mix;
 use borg_sim::usage::{Model, used};
 use borglet_supervisor::Run;
@@ -68,8 +68,13 @@ impl Load {
 
     fn of(self, job: &Job, id: IncarnationId, at: Millis) -> Usage {
         let number = mix(id.task.job.0) ^ mix(u64::from(id.task.index) << 32);
-        let (cpu, ram, later) = self.models(job.spec.kind, number);
-        let limit = &job.task_spec(id.task.index).limit;
+        self.usage(job.spec.kind, &job.task_spec(id.task.index).limit, number, at)
+    }
+
+    /// What a task of a kind uses at a time, as its machine measures it; `number` tells tasks apart.
+    #[must_use]
+    pub fn usage(self, kind: JobKind, limit: &Resources, number: u64, at: Millis) -> Usage {
+        let (cpu, ram, later) = self.models(kind, number);
         used(cpu, ram, limit, number, at + later)
     }
 }

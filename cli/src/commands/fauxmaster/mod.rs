@@ -3,6 +3,7 @@
 mod check;
 mod compact;
 mod compare;
+mod estimators;
 mod fail;
 mod fit;
 mod history;
@@ -38,6 +39,8 @@ pub(super) enum FauxmasterCommand {
     Sweep(sweep::SweepCommand),
     /// A stretch of time: work arrives, starts, ends and is pushed out, as the cell would decide
     Replay(replay::ReplayArgs),
+    /// How well what tasks will use is foretold: the cell's own estimator beside others and one that knows
+    Estimators(estimators::EstimatorsArgs),
     /// Take every decision again that was recorded in a stretch of a cell's past, and compare
     Verify(history::VerifyArgs),
     /// Go through a stretch of a cell's past, entry by entry, and back
@@ -66,6 +69,7 @@ pub(super) async fn run(
         FauxmasterCommand::Fail(args) => fail::run(args, target, out).await,
         FauxmasterCommand::Sweep(command) => sweep::sweep(command, target, out).await,
         FauxmasterCommand::Replay(args) => replay::run(args, target, out).await,
+        FauxmasterCommand::Estimators(args) => estimators::run(args, target, out).await,
         FauxmasterCommand::Verify(args) => history::verify(args, out),
         FauxmasterCommand::Step(args) => history::stepping(&args, out),
         FauxmasterCommand::Diff(args) => history::diff(&args, out),

@@ -1,0 +1,38 @@
+//! `fauxmaster estimators`: how well use is foretold.
+
+use super::source::{ShowArgs, SourceArgs, made};
+use crate::exit::Failure;
+use crate::output::{Output, step};
+use crate::target::TargetArgs;
+use borg_fauxmaster::questions::estimators::{self, Options};
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(in crate::commands) struct EstimatorsArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// How often what tasks use is made up anew
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// Threads; the answer is the same for any number [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=256))]
+    threads: Option<u64>,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+pub(super) async fn run(
+    args: EstimatorsArgs,
+    target: &TargetArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let asked = args.threads.and_then(|threads| usize::try_from(threads).ok());
+    let options =
+        Options { first_seed: args.first_seed, seeds: args.seeds, threads: asked.unwrap_or(cores) };
+    let loaded = args.source.load(target).await?;
+    args.show.show(&made(estimators::estimators(&loaded, &options, step))?, out)
+}
