@@ -199,6 +199,7 @@ fn what_cannot_be_asked_of_a_trace_is_refused() {
     assert!(refused(&["--trace", "openb"]).contains("KIND:PATH is expected"));
     assert!(refused(&["--trace", "openb:"]).contains("a path is expected"));
     assert!(refused(&["--trace", &trace, "--losses", "3"]).contains("leave it out"));
+    assert!(refused(&["--trace", &trace, "--batch", "150"]).contains("leave it out"));
     assert!(refused(&["--trace", &trace, "--trace-machines", "3"]).contains("leave it out"));
     assert!(refused(&["--trace", &trace, "--moment", "26"]).contains("the trace is over after"));
     assert!(refused(&["--trace", &trace, "--synthetic", "borg-like"]).contains("cannot be used"));

@@ -89,6 +89,11 @@ fn workload(loaded: &Loaded, load: &Steady) -> Result<Arc<Workload>, Error> {
             );
             return Err(why.into());
         }
+        if load.batch_percent != 100 {
+            let percent = load.batch_percent;
+            let why = format!("batch work: {percent} %; a trace has its own: leave it out");
+            return Err(why.into());
+        }
         return Ok(Arc::clone(&trace.workload));
     }
     let work = loaded.work();
