@@ -2,6 +2,9 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+#[path = "fauxmaster/sources.rs"]
+mod sources;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -35,6 +35,8 @@ pub struct Provenance {
     pub seeds: Vec<u64>,
     /// All other parameters by name, defaults too, in order of name.
     pub parameters: Vec<(String, String)>,
+    /// What was skipped, left out or drawn when the source was read.
+    pub notes: Vec<String>,
 }
 
 /// A table.

@@ -3,6 +3,7 @@
 use borg_fauxmaster::questions::Policy;
 use borg_fauxmaster::questions::compact::{Options, compact, packing};
 use borg_fauxmaster::sources::borg_like::{Mix, borg_like};
+use borg_fauxmaster::sources::trace::{self, Choices, Kind};
 use borg_fauxmaster::sources::{common, openb};
 use borg_fauxmaster::work::Work;
 use borg_sim::dice::Dice;
@@ -77,4 +78,32 @@ fn parts_of_gpus_are_packed_without_a_violation() {
     let work = Work { machines, jobs: jobs.collect(), tied: 0 };
     let found = checked(&work, Policy::HYBRID);
     assert_eq!((found.violations.as_slice(), found.placed), (&[][..], 7), "{}", found.summary());
+}
+
+/// What a trace asks for at its busiest is packed as anything else, tasks that have to be apart too.
+#[test]
+fn a_moment_of_a_trace_is_packed_without_a_violation() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dice = Dice::new(5);
+    let (mut machines, mut tasks) = (String::new(), String::new());
+    for machine in 0..20 {
+        machines.push_str(&format!("0,{machine},0,p,0.5,0.{}\n", dice.between(25, 75)));
+    }
+    for job in 0..40 {
+        let (apart, count) = (dice.below(2), dice.between(1, 6));
+        let asked = format!("0.0{},0.0{},0,{apart}", dice.between(1, 9), dice.between(1, 9));
+        for event in 0..2 {
+            for index in 0..count {
+                tasks.push_str(&format!("{job}000000,,{job},{index},1,{event},u,0,9,{asked}\n"));
+            }
+        }
+    }
+    std::fs::write(folder.path().join("machine_events.csv"), machines).unwrap();
+    std::fs::write(folder.path().join("task_events.csv"), tasks).unwrap();
+    let trace = trace::read(Kind::Google2011, folder.path(), Choices::default()).unwrap();
+    let work = trace.work_at(trace.busiest());
+    assert!(work.tasks() > 40, "{}", work.tasks());
+    let found = checked(&work, Policy::HYBRID);
+    assert_eq!(found.violations, [], "{}", found.summary());
+    assert_eq!(found.placed, work.tasks());
 }

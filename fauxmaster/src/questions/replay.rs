@@ -39,7 +39,7 @@ pub struct Replayed {
     pub stopped: Option<Millis>,
 }
 
-/// Replays a steady workload made of the work of a cell ([`Workload::steady`]). `tell` hears how far it is, and may
+/// Replays a trace, or a steady workload made of the work of a cell ([`Workload::steady`]). `tell` hears how far it is, and may
 /// stop it there: the answer is of the time until then.
 ///
 /// # Errors
@@ -49,10 +49,6 @@ pub fn replay(
     options: &Options,
     tell: impl Fn(&str) -> ControlFlow<()>,
 ) -> Result<Replayed, Error> {
-    let work = loaded.work();
-    if work.jobs.is_empty() {
-        return Err("there is no work in the cell: nothing to replay".into());
-    }
     let (lasts, from) = (options.load.lasts, options.from);
     if from >= lasts {
         let (from, lasts) = (hours(from), hours(lasts));
@@ -60,8 +56,7 @@ pub fn replay(
             format!("from {from:.1} h: nothing is left of {lasts:.1} h; begin before the end");
         return Err(why.into());
     }
-    let workload = Workload::steady(work, &options.load)?;
-    let mut replay = Replay::new(Arc::new(workload), options.settings)?;
+    let mut replay = Replay::new(workload(loaded, &options.load)?, options.settings)?;
     let mut at = Millis(0);
     let mut stopped = None;
     while at < lasts && stopped.is_none() {
@@ -84,6 +79,30 @@ pub fn replay(
     Ok(Replayed { answer, state: replay.state().clone(), stopped })
 }
 
+/// What is replayed.
+fn workload(loaded: &Loaded, load: &Steady) -> Result<Arc<Workload>, Error> {
+    if let Some(trace) = loaded.as_trace() {
+        if load.losses_a_month > 0 {
+            let why = format!(
+                "losses a month: {}; machines of a trace are lost as it tells: leave it out",
+                load.losses_a_month
+            );
+            return Err(why.into());
+        }
+        if load.batch_percent != 100 {
+            let percent = load.batch_percent;
+            let why = format!("batch work: {percent} %; a trace has its own: leave it out");
+            return Err(why.into());
+        }
+        return Ok(Arc::clone(&trace.workload));
+    }
+    let work = loaded.work();
+    if work.jobs.is_empty() {
+        return Err("there is no work in the cell: nothing to replay".into());
+    }
+    Workload::steady(work, load).map(Arc::new)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
 fn hours(time: Millis) -> f64 {
     time.0 as f64 / HOUR_MS
@@ -103,8 +122,9 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> A
     ];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_string()));
     let mut parameters = parameters.to_vec();
-    let mut tables =
-        vec![counts(books), waits(books), evictions(books), still(replay), over_time(books)];
+    let mut tables = vec![counts(books), waits(books), evictions(books)];
+    tables.extend(refused(books));
+    tables.extend([still(replay), over_time(books)]);
     let mut charts = vec![how_full(books), who_waits(books)];
     if let Some(reclaim) = &options.settings.reclaim {
         parameters.push(("reclaim".to_owned(), format!("{reclaim:?}")));
@@ -247,6 +267,17 @@ fn evictions(books: &Books) -> Table {
         ],
         rows,
     }
+}
+
+/// Jobs that never came in, if there are any.
+fn refused(books: &Books) -> Option<Table> {
+    let rows = books.refused.iter().map(|(why, jobs)| vec![why.as_str().into(), (*jobs).into()]);
+    (!books.refused.is_empty()).then(|| Table {
+        name: "refused".to_owned(),
+        title: "Jobs that the cell refused, by reason".to_owned(),
+        columns: vec![Column::plain("why"), Column::plain("jobs")],
+        rows: rows.collect(),
+    })
 }
 
 /// Who waits at the end.

@@ -5,6 +5,7 @@
 use super::reclaim::Lent;
 use crate::spread::Counted;
 use borg_cell::event::TaskChange;
+use borg_cell::rejection::Rejection;
 use borg_cell::state::{CellState, MachineState};
 use borg_proto::task::EvictCause;
 use borg_proto::{Band, FailureCause, JobId, Millis, TaskId};
@@ -89,6 +90,8 @@ struct Waits {
 pub struct Books {
     /// How often what happened.
     pub counts: Counts,
+    /// Jobs that the state refused, by reason.
+    pub refused: BTreeMap<String, u64>,
     /// By band.
     pub bands: BTreeMap<Band, OfBand>,
     /// The cell over time.
@@ -117,6 +120,7 @@ impl Books {
     pub(crate) fn begin_anew(&mut self) {
         self.counts = Counts::default();
         self.looks.clear();
+        self.refused.clear();
         self.lent.clear();
         self.killed.clear();
         self.reclaimed.clear();
@@ -132,6 +136,11 @@ impl Books {
             let waits = Waits { since: self.at, again: false };
             self.waiting.insert(TaskId { job, index }, waits);
         }
+    }
+
+    /// The state refused a job.
+    pub(super) fn refused(&mut self, why: &Rejection) {
+        *self.refused.entry(reason(why)).or_default() += 1;
     }
 
     /// Something happened to a task.
@@ -211,6 +220,18 @@ impl Books {
         look.placed = self.bands.values().map(|band| band.placed).sum();
         look.pending = u64::try_from(state.pending_len()).unwrap_or(u64::MAX);
         self.looks.push(look);
+    }
+}
+
+/// Why a job was refused, without what is particular to it.
+fn reason(why: &Rejection) -> String {
+    match why {
+        Rejection::NoQuota(_) => "no quota in its band".to_owned(),
+        Rejection::QuotaTooSmall(_) => "more than is left of its user's quota".to_owned(),
+        Rejection::JobAlive { .. } => "its user has a job of that name".to_owned(),
+        Rejection::CellFull { what, most, .. } => format!("the cell has its {most} {what}"),
+        Rejection::Spec(error) => error.to_string(),
+        other => format!("{:?}", other.code()),
     }
 }
 

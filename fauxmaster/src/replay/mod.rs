@@ -20,6 +20,7 @@ use crate::sources::workload::{Runs, Workload};
 use books::Books;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::fixture::user;
+use borg_cell::rejection::Rejection;
 use borg_proto::command::{Action, Observation};
 use borg_proto::identity::ADMIN;
 use borg_proto::reclamation::NumberSet;
@@ -141,7 +142,7 @@ impl Replay {
     /// Lets everything happen that does so before a time, counted from the beginning.
     ///
     /// # Errors
-    /// When the state refuses an arrival, or state and scheduler disagree.
+    /// When state and scheduler disagree.
     pub fn run_until(&mut self, end: Millis) -> Result<(), Error> {
         while let Some(at) = self.next().filter(|at| *at < end) {
             self.step(at)?;
@@ -211,13 +212,20 @@ impl Replay {
         for arrival in due {
             let spec = named(&arrival.spec, &arrival.name)?;
             let (band, tasks) = (spec.priority.band(), spec.tasks);
-            let id = self
-                .cell
-                .submit(&arrival.owner, spec)
-                .map_err(|error| format!("job {} at {} ms: {error}", arrival.name, at.0))?;
+            self.arrived += 1;
+            let id = match self.cell.submit(&arrival.owner, spec) {
+                Ok(id) => id,
+                Err(error) => {
+                    // What a cell refuses, as it would refuse its user, goes no further than him.
+                    let why = error
+                        .downcast::<Rejection>()
+                        .map_err(|error| format!("job {} at {} ms: {error}", arrival.name, at.0))?;
+                    self.books.refused(&why);
+                    continue;
+                }
+            };
             self.jobs.insert(id, Known { band, runs: arrival.runs.clone() });
             self.books.submitted(id, tasks);
-            self.arrived += 1;
         }
         Ok(())
     }

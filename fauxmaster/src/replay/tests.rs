@@ -88,6 +88,25 @@ fn looks_without_time_between_them_are_refused() {
     assert!(refused.to_string().starts_with("time between two looks: 0 ms"), "{refused}");
 }
 
+/// A trace may have what no cell takes: the rest of it goes on.
+#[test]
+fn a_job_that_the_state_refuses_is_counted_by_reason_and_stops_nothing() {
+    let mut made = Workload::clone(&workload(0));
+    let again = made.arrivals[0].clone();
+    let mut large = again.clone();
+    large.spec = Arc::new(JobSpec { tasks: 0, ..JobSpec::clone(&again.spec) });
+    large.name = "none".to_owned();
+    made.arrivals.splice(1..1, [again, large]);
+    let jobs = made.arrivals.len() as u64;
+    let mut replay = Replay::new(Arc::new(made), settings()).unwrap();
+    replay.run_until(Millis(HOUR.0 * 13)).unwrap();
+    let refused: Vec<_> = replay.books.refused.iter().collect();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert_eq!(*refused[0].0, "its user has a job of that name");
+    assert!(refused[1].0.starts_with("tasks: 0"), "{refused:?}");
+    assert_eq!(replay.books.counts.submits, jobs - 2);
+}
+
 /// Twice the batch work, and what limits promise is lent.
 fn lent(plan: &'static [(Millis, NumberSet)]) -> Replay {
     let work = Work::of_cell(&synthetic(40, 3).unwrap());

@@ -25,8 +25,9 @@ pub fn file(one: &Table, provenance: &Provenance) -> String {
 }
 
 fn origin(provenance: &Provenance) -> String {
-    let text = text::origin(provenance);
-    format!("# {}\r\n", written(&Value::Text(text)))
+    let told = provenance.notes.iter().map(|note| format!("Note: {note}."));
+    let lines = [text::origin(provenance)].into_iter().chain(told);
+    lines.map(|text| format!("# {}\r\n", written(&Value::Text(text)))).collect()
 }
 
 /// The data of a chart as a table.

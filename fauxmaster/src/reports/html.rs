@@ -44,8 +44,12 @@ pub fn html(answer: &Answer) -> String {
         out.push_str("</div>\n");
     }
     answer.tables.iter().for_each(|one| table(&mut out, one));
+    out.push_str("</main>\n<footer>");
+    for note in &answer.provenance.notes {
+        out.push_str(&format!("Note: {}.<br>\n", escaped(note)));
+    }
     out.push_str(&format!(
-        "</main>\n<footer>{}</footer>\n</body>\n</html>\n",
+        "{}</footer>\n</body>\n</html>\n",
         escaped(&text::origin(&answer.provenance))
     ));
     out

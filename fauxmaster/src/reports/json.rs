@@ -25,6 +25,7 @@ pub fn json(answer: &Answer) -> String {
             "digest": answer.provenance.digest,
             "seeds": answer.provenance.seeds,
             "parameters": parameters,
+            "notes": answer.provenance.notes,
         },
     });
     format!("{document:#}\n")

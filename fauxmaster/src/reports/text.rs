@@ -17,14 +17,17 @@ pub fn text(answer: &Answer) -> String {
         table(&mut out, one);
     }
     line(&mut out, "");
+    for note in &answer.provenance.notes {
+        line(&mut out, &format!("Note: {note}."));
+    }
     line(&mut out, &origin(&answer.provenance));
     out
 }
 
-/// Where an answer comes from, in one line.
+/// Where an answer comes from, in one line; notes are told apart from it.
 #[must_use]
 pub fn origin(provenance: &Provenance) -> String {
-    let Provenance { version, source, digest, seeds, parameters } = provenance;
+    let Provenance { version, source, digest, seeds, parameters, notes: _ } = provenance;
     let mut text = format!("fauxmaster {version}; {source}, {digest}");
     let follow = seeds.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
     match seeds.as_slice() {
@@ -99,6 +102,7 @@ mod tests {
                 digest: "00ff".into(),
                 seeds: vec![1, 2, 3],
                 parameters: vec![("policy".into(), "hybrid".into())],
+                notes: vec!["1 rows skipped".into()],
             },
             summary: vec!["It fits.".into()],
             tables: vec![Table {
@@ -115,7 +119,7 @@ mod tests {
         assert_eq!(
             text(&answer),
             "It fits.\n\nBy shape\nSHAPE       CPU ASKED (millicores)\nlarge  one                       7\n\
-             s                           1234.5\n\nfauxmaster 1; made up, 00ff; seeds 1 to 3; policy hybrid\n"
+             s                           1234.5\n\nNote: 1 rows skipped.\nfauxmaster 1; made up, 00ff; seeds 1 to 3; policy hybrid\n"
         );
     }
 }

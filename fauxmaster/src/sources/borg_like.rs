@@ -176,13 +176,7 @@ pub fn jobs(
         .into_iter()
         .map(|tasks| draft(tasks, dice))
         .collect();
-    let capacity = |of: fn(&Resources) -> u64| {
-        machines.iter().map(|m| of(&m.capacity)).sum::<u64>() * mix.asked_permille / 1_000
-    };
-    let (cpu, ram) = (capacity(|r| r.cpu_milli), capacity(|r| r.ram_bytes) >> 20);
-    // Borg paper, section 2.1.
-    scale(&mut drafts, true, cpu * 70 / 100, ram * 55 / 100);
-    scale(&mut drafts, false, cpu * 30 / 100, ram * 45 / 100);
+    fill(&mut drafts, machines.iter().map(|info| &info.capacity), mix);
     let mut made = Vec::with_capacity(drafts.len());
     for (number, draft) in drafts.iter().enumerate() {
         // The lower of two: user 0 has 1 of 100 jobs, user 199 next to none.
@@ -193,21 +187,50 @@ pub fn jobs(
     Ok(made)
 }
 
+/// Makes jobs ask for as much of these machines as the mix says.
+fn fill<'a>(drafts: &mut [Draft], machines: impl Iterator<Item = &'a Resources>, mix: Mix) {
+    let sums = machines.fold((0, 0), |(cpu, ram), has| (cpu + has.cpu_milli, ram + has.ram_bytes));
+    let asked = |sum: u64| sum * mix.asked_permille / 1_000;
+    let (cpu, ram) = (asked(sums.0), asked(sums.1) >> 20);
+    // Borg paper, section 2.1.
+    scale(drafts, true, cpu * 70 / 100, ram * 55 / 100);
+    scale(drafts, false, cpu * 30 / 100, ram * 45 / 100);
+}
+
+/// What tasks ask for, given of which priority how many there are at a time: thousandths of a core and MiB, drawn as
+/// for a made-up cell, so that all of them ask for as much of the machines as the mix says.
+pub(super) fn sizes<'a>(
+    tasks: &[(u64, u32)],
+    machines: impl Iterator<Item = &'a Resources>,
+    mix: Mix,
+    dice: &mut Dice,
+) -> Vec<(u64, u64)> {
+    let mut drafts: Vec<Draft> =
+        tasks.iter().map(|(priority, tasks)| sized(*tasks, *priority, dice)).collect();
+    fill(&mut drafts, machines, mix);
+    drafts.into_iter().map(|draft| (draft.cpu_milli, draft.ram_mib)).collect()
+}
+
 /// Sizes of jobs with `tasks` tasks together: in each doubling 0.536 times as many jobs as in the one
 /// before, which is a Pareto distribution of exponent 0.9, evenly inside a doubling.
 fn job_sizes(tasks: u32, largest: u32, dice: &mut Dice) -> Vec<u32> {
     let mut sizes = Vec::new();
     let mut left = tasks;
     while left > 0 {
-        let (mut least, mut most) = (1, 1);
-        while most < largest && dice.chance(536) {
-            (least, most) = (most + 1, (most * 2 + 1).min(largest));
-        }
-        let size = u32::try_from(dice.between(least.into(), most.into())).unwrap_or(1).min(left);
+        let size = job_size(536, largest, dice).min(left);
         sizes.push(size);
         left -= size;
     }
     sizes
+}
+
+/// How many tasks a job has, at most `largest`: one, and a doubling more `permille` times in a thousand, again and again.
+pub(super) fn job_size(permille: u64, largest: u32, dice: &mut Dice) -> u32 {
+    let (mut least, mut most) = (1, 1);
+    while most < largest && dice.chance(permille) {
+        (least, most) = (most + 1, (most * 2 + 1).min(largest));
+    }
+    u32::try_from(dice.between(least.into(), most.into())).unwrap_or(1)
 }
 
 fn draft(tasks: u32, dice: &mut Dice) -> Draft {
@@ -217,7 +240,10 @@ fn draft(tasks: u32, dice: &mut Dice) -> Draft {
         at = at.saturating_sub(band.1);
         here
     });
-    let priority = band.map_or(0, |band| band.0);
+    sized(tasks, band.map_or(0, |band| band.0), dice)
+}
+
+fn sized(tasks: u32, priority: u64, dice: &mut Dice) -> Draft {
     // 20 % of what is not production asks for under 0.1 core (Borg paper, section 3.2).
     let tiny = priority < 120 && dice.chance(200);
     let doubled = |base: u64, dice: &mut Dice| {

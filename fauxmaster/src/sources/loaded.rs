@@ -1,11 +1,13 @@
-//! What a question is asked of: a cell as it is, or machines and work that are only written down.
+//! What a question is asked of: a cell as it is, machines and work that are only written down, or a trace of such.
 
 use super::common;
 use super::synthetic::synthetic;
+use super::trace::Trace;
 use crate::answer::Provenance;
 use crate::work::Work;
 use crate::{Driven, Error};
 use borg_cell::state::CellState;
+use borg_proto::Millis;
 use borg_scheduler::{Config, Scheduler};
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
@@ -24,6 +26,7 @@ pub struct Loaded {
 enum Holds {
     Cell(Box<CellState>),
     Work(Work),
+    Trace(Trace, Millis),
 }
 
 impl Loaded {
@@ -63,12 +66,35 @@ impl Loaded {
         Ok(Self::of_work(source, work))
     }
 
-    /// Its machines and its work, apart from one another.
+    /// A trace of work that came and went. Questions that are of one moment are of this one, or else of the busiest.
+    ///
+    /// # Errors
+    /// When the trace is over before that.
+    pub fn trace(trace: Trace, at: Option<Millis>) -> Result<Self, Error> {
+        let Millis(ends) = trace.ends;
+        if let Some(Millis(at)) = at.filter(|at| *at > trace.ends) {
+            return Err(format!("at {at} ms: the trace is over after {ends} ms").into());
+        }
+        let at = at.unwrap_or_else(|| trace.busiest());
+        Ok(Self { source: trace.name(), digest: trace.digest, holds: Holds::Trace(trace, at) })
+    }
+
+    /// The trace, if it is one.
+    #[must_use]
+    pub fn as_trace(&self) -> Option<&Trace> {
+        match &self.holds {
+            Holds::Trace(trace, _) => Some(trace),
+            Holds::Cell(_) | Holds::Work(_) => None,
+        }
+    }
+
+    /// Its machines and its work, apart from one another; of a trace, at its moment.
     #[must_use]
     pub fn work(&self) -> Work {
         match &self.holds {
             Holds::Cell(state) => Work::of_cell(state),
             Holds::Work(work) => work.clone(),
+            Holds::Trace(trace, at) => trace.work_at(*at),
         }
     }
 
@@ -79,12 +105,12 @@ impl Loaded {
     pub fn state(&self) -> Result<CellState, Error> {
         let work = match &self.holds {
             Holds::Cell(state) => return Ok(CellState::clone(state)),
-            Holds::Work(work) => work,
+            Holds::Work(_) | Holds::Trace(..) => self.work(),
         };
         let machines: Vec<_> = work.machines.iter().map(|(_, info)| info.clone()).collect();
         let mut cell = Driven::with_machines(&machines)?;
-        for (owner, spec) in &work.jobs {
-            cell.submit(owner, spec.clone())?;
+        for (owner, spec) in work.jobs {
+            cell.submit(&owner, spec)?;
         }
         let mut scheduler = Scheduler::new(&cell.state, Config::default());
         cell.settle(&mut scheduler)?;
@@ -94,6 +120,12 @@ impl Loaded {
     /// Where an answer about it comes from.
     #[must_use]
     pub fn provenance(&self, seeds: Vec<u64>, mut parameters: Vec<(String, String)>) -> Provenance {
+        let mut notes = Vec::new();
+        if let Holds::Trace(trace, at) = &self.holds {
+            notes.clone_from(&trace.notes);
+            parameters.push(("at_ms".to_owned(), at.0.to_string()));
+            parameters.extend(trace.parameters());
+        }
         parameters.sort();
         Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -101,6 +133,7 @@ impl Loaded {
             digest: format!("{:016x}", self.digest),
             seeds,
             parameters,
+            notes,
         }
     }
 }

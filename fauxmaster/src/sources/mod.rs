@@ -7,6 +7,8 @@ pub mod borg_like;
 pub mod common;
 pub mod loaded;
 pub mod openb;
+pub mod rows;
 pub mod synthetic;
 pub mod table;
+pub mod trace;
 pub mod workload;

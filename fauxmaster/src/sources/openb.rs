@@ -6,7 +6,9 @@
 //! says this in our words.
 
 use super::common::{job_of, machine_of};
-use super::table::Table;
+use super::rows::{Reading, Record, Shape};
+use super::table::{Table, TableError};
+use super::trace::MOST_MACHINES;
 use crate::Error;
 use borg_proto::spec::{Constraint, ConstraintOp};
 use borg_proto::{JobSpec, MachineInfo, Resources};
@@ -56,34 +58,38 @@ impl Pod {
     }
 }
 
+/// Columns of what a pod asks for; the files of multigpu have no models.
+const POD: [&str; 6] = ["name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec?"];
+const GPU_MILLI: usize = 4;
+
 /// Reads a workload.
 ///
 /// # Errors
 /// When the file is not as published.
 pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
-    let table = Table::read(path, ',')?;
-    let [name, cpu, memory, num, milli] =
-        ["name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli"].map(|name| table.column(name));
-    let (name, cpu, memory, num, milli) = (name?, cpu?, memory?, num?, milli?);
-    // The files of multigpu do not have it.
-    let spec = table.find("gpu_spec");
     let mut pods = Vec::new();
-    for row in table.rows() {
-        let models = spec.map_or("", |column| row.text(column)).split('|');
-        let pod = Pod {
-            name: row.text(name).to_owned(),
-            cpu_milli: row.value(cpu, "thousandths of a core")?,
-            memory_mib: row.value(memory, "MiB of memory")?,
-            num_gpu: row.value(num, "a number of GPUs")?,
-            gpu_milli: row.value(milli, "thousandths of a GPU")?,
-            models: models.filter(|model| !model.is_empty()).map(str::to_owned).collect(),
-        };
-        if pod.gpu_milli > 1_000 || (pod.gpu_milli < 1_000 && pod.num_gpu > 1) {
-            return Err(row.field_error(milli, "1000, or less of one GPU").into());
-        }
-        pods.push(pod);
-    }
+    Reading::new(false).table(path, &Shape::named(&POD), |row| {
+        pods.push(pod(row)?);
+        Ok(())
+    })?;
     Ok(pods)
+}
+
+/// What a pod asks for, of a row whose first columns are [`POD`].
+pub(super) fn pod(row: &Record<'_>) -> Result<Pod, TableError> {
+    let models = row.text(5).split('|');
+    let pod = Pod {
+        name: row.text(0).to_owned(),
+        cpu_milli: row.value(1, "thousandths of a core")?,
+        memory_mib: row.value(2, "MiB of memory")?,
+        num_gpu: row.value(3, "a number of GPUs")?,
+        gpu_milli: row.value(GPU_MILLI, "thousandths of a GPU")?,
+        models: models.filter(|model| !model.is_empty()).map(str::to_owned).collect(),
+    };
+    if pod.gpu_milli > 1_000 || (pod.gpu_milli < 1_000 && pod.num_gpu > 1) {
+        return Err(row.field_error(GPU_MILLI, "1000, or less of one GPU"));
+    }
+    Ok(pod)
 }
 
 /// Reads the nodes.
@@ -91,23 +97,35 @@ pub fn pods(path: &Path) -> Result<Vec<Pod>, Error> {
 /// # Errors
 /// When the file is not as published.
 pub fn nodes(path: &Path) -> Result<Vec<MachineInfo>, Error> {
-    let table = Table::read(path, ',')?;
-    let [cpu, memory, gpu, model] =
-        ["cpu_milli", "memory_mib", "gpu", "model"].map(|name| table.column(name));
-    let (cpu, memory, gpu, model) = (cpu?, memory?, gpu?, model?);
+    Ok(nodes_read(path, &mut Reading::new(false))?.into_iter().map(|(_, info)| info).collect())
+}
+
+/// Reads the nodes with their names.
+pub(super) fn nodes_read(
+    path: &Path,
+    reading: &mut Reading,
+) -> Result<Vec<(String, MachineInfo)>, TableError> {
+    let shape = Shape::named(&["sn", "cpu_milli", "memory_mib", "gpu", "model"]);
     let mut machines = Vec::new();
-    for row in table.rows() {
-        let gpus: u64 = row.value(gpu, "a number of GPUs")?;
-        let mib: u64 = row.value(memory, "MiB of memory")?;
+    reading.table(path, &shape, |row| {
+        let mib: u64 = row.value(2, "MiB of memory")?;
+        let gpus: u64 = row.value(3, "a number of GPUs")?;
+        let amounts = mib.checked_mul(1 << 20).zip(gpus.checked_mul(1_000));
+        let (ram_bytes, gpus_milli) =
+            amounts.ok_or_else(|| row.field_error(2, "amounts that a machine can have"))?;
         let capacity = Resources {
-            cpu_milli: row.value(cpu, "thousandths of a core")?,
-            ram_bytes: mib << 20,
-            devices: BTreeMap::from([(GPU.into(), gpus * 1_000)]),
+            cpu_milli: row.value(1, "thousandths of a core")?,
+            ram_bytes,
+            devices: BTreeMap::from([(GPU.into(), gpus_milli)]),
             ..Resources::default()
         };
-        let attributes = BTreeMap::from([(MODEL.to_owned(), row.text(model).to_owned())]);
-        machines.push(machine_of(capacity, attributes));
-    }
+        let attributes = BTreeMap::from([(MODEL.to_owned(), row.text(4).to_owned())]);
+        if machines.len() == MOST_MACHINES {
+            return Err(row.field_error(0, format!("one of at most {MOST_MACHINES} machines")));
+        }
+        machines.push((row.text(0).to_owned(), machine_of(capacity, attributes)));
+        Ok(())
+    })?;
     Ok(machines)
 }
 

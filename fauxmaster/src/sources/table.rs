@@ -42,6 +42,107 @@ pub enum TableError {
         /// What should be.
         expected: String,
     },
+    /// There is a folder where a file should be.
+    #[error("{}: is a folder; a file is expected", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A table is missing in a folder.
+    #[error(
+        "{}: no table {name}: neither {name}.csv nor {name}.csv.gz, and no folder {name} with such parts",
+        folder.display()
+    )]
+    NoTable {
+        /// Where it should be.
+        folder: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// There is nothing in a file.
+    #[error("{}: is empty; a line with the names of the columns is expected", path.display())]
+    Empty {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A packed file ends too early, or is rotten.
+    #[error("{}: packed data ends too early or is damaged after line {line}", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// The last line that was whole.
+        line: usize,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A packed file becomes far too large.
+    #[error(
+        "{}:{line}: {packed} bytes of packed data became {unpacked}, most is {most}: unpack it yourself if it is meant",
+        path.display()
+    )]
+    Bomb {
+        /// Which.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What was read, in bytes.
+        packed: u64,
+        /// What came out of it.
+        unpacked: u64,
+        /// How much may.
+        most: u64,
+    },
+    /// A line is far longer than any of a table.
+    #[error("{}:{line}: the line has more than {most} bytes: this is no table", path.display())]
+    LongLine {
+        /// Of which file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// How long one may be.
+        most: usize,
+    },
+    /// A line is no text.
+    #[error("{}:{line}: byte {byte} of the line is not UTF-8", path.display())]
+    NotText {
+        /// Of which file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Place in the line, from 1.
+        byte: usize,
+    },
+}
+
+impl TableError {
+    /// A file or folder cannot be read.
+    pub(super) fn read(path: &Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.to_owned(), source }
+    }
+
+    /// Whether it is one row that is wrong, and no more than that.
+    #[must_use]
+    pub fn is_of_a_row(&self) -> bool {
+        matches!(self, Self::Field { .. } | Self::NotText { .. })
+    }
+
+    /// What is wrong, without where and what is there.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Field { column, expected, .. } => format!("column {column} is not {expected}"),
+            Self::NotText { .. } => "not UTF-8".to_owned(),
+            Self::Read { .. }
+            | Self::NoColumn { .. }
+            | Self::Folder { .. }
+            | Self::NoTable { .. }
+            | Self::Empty { .. }
+            | Self::Damaged { .. }
+            | Self::Bomb { .. }
+            | Self::LongLine { .. } => self.to_string(),
+        }
+    }
 }
 
 /// A table.
@@ -58,8 +159,8 @@ impl Table {
     /// # Errors
     /// When it cannot be read, has no line of names, or a row has more or fewer fields than that.
     pub fn read(path: &Path, separator: char) -> Result<Self, TableError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TableError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| TableError::read(path, source))?;
         Self::parse(path, &text, separator)
     }
 

@@ -51,7 +51,7 @@ pub enum Runs {
     Forever,
     /// All for so long.
     Each(Millis),
-    /// Each for a time of its own, by index.
+    /// Each for a time of its own, by index; those beyond the last do not end.
     ByIndex(Arc<[Millis]>),
 }
 
@@ -64,6 +64,16 @@ impl Runs {
             Self::Each(time) => Some(*time),
             Self::ByIndex(times) => times.get(usize::try_from(index).ok()?).copied(),
         }
+    }
+
+    /// How many of so many tasks run how long; each by itself where each has a time of its own.
+    pub fn groups(&self, tasks: u32) -> impl Iterator<Item = (u32, Option<Millis>)> + '_ {
+        let (alike, apart) = match self {
+            Self::Forever => (Some((tasks, None)), 0),
+            Self::Each(time) => (Some((tasks, Some(*time))), 0),
+            Self::ByIndex(_) => (None, tasks),
+        };
+        alike.into_iter().chain((0..apart).map(|index| (1, self.of(index))))
     }
 }
 

@@ -15,11 +15,16 @@ use borg_proto::reclamation::NumberSet;
 use clap::Args;
 use std::path::PathBuf;
 
+/// How long a cell is replayed unless told otherwise.
+const HOURS: u64 = 24;
+/// From placed to up: the median in the Borg paper (section 3.2).
+const STARTUP_SECS: u64 = 25;
+
 #[derive(Debug, Args)]
 pub(in crate::commands) struct ReplayArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// How long [default: 24, or as long as the scenario]
+    /// How long [default: 24, or as long as the scenario; a trace until its end]
     #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u64).range(1..=8_784))]
     hours: Option<u64>,
     /// What happens before is left out of the answer: the cell fills up meanwhile
@@ -28,9 +33,9 @@ pub(in crate::commands) struct ReplayArgs {
     /// Minutes between two looks at how full the cell is
     #[arg(long, value_name = "MINUTES", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_440))]
     every: u64,
-    /// Seconds from placed to up
-    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
-    startup: u64,
+    /// Seconds from placed to up [default: 25, 0 for a trace, whose run times have it in them]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    startup: Option<u64>,
     /// Seconds that tasks of batch jobs run at least, and at most 64 times as long
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     shortest: u64,
@@ -72,16 +77,20 @@ impl Scenario {
 
 pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let hours = |hours: u64| Millis::from_secs(hours.saturating_mul(3_600));
-    let startup = Millis::from_secs(args.startup);
+    let loaded = args.source.load(target).await?;
+    let trace = loaded.as_trace();
+    let startup = args.startup.unwrap_or(if trace.is_some() { 0 } else { STARTUP_SECS });
+    let startup = Millis::from_secs(startup);
     let every = Millis::from_secs(args.every * 60);
     let plan = match args.scenario {
         Some(Scenario::FourWeeks) => Some(Reclaim::FOUR_WEEKS),
         None => args.reclaim.map(Reclaim::always),
     };
-    let lasts = args.hours.or(args.scenario.map(Scenario::hours)).unwrap_or(24);
+    let lasts = args.hours.or(args.scenario.map(Scenario::hours)).map(hours);
+    let lasts = lasts.or(trace.map(|trace| trace.ends)).unwrap_or(hours(HOURS));
     let options = Options {
         load: Steady {
-            lasts: hours(lasts),
+            lasts,
             startup,
             shortest: Millis::from_secs(args.shortest),
             batch_percent: args.batch,
@@ -94,7 +103,6 @@ pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> R
             ..Settings::new(startup, every)
         },
     };
-    let loaded = args.source.load(target).await?;
     let replay = move |go_on: &GoOn| {
         replay::replay(&loaded, &options, |far| {
             step(far);

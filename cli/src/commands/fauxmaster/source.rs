@@ -5,13 +5,15 @@ use super::super::history::At;
 use super::history;
 use crate::client::Client;
 use crate::exit::{Code, Failure};
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::answer::Answer;
 use borg_fauxmaster::reports;
 use borg_fauxmaster::sources::loaded::Loaded;
+use borg_fauxmaster::sources::trace::{self, Choices, Kind};
+use borg_proto::{Millis, in_full};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Most bytes that a checkpoint may have: 1 GiB, far over what the largest cells need.
 const MOST_BYTES: u64 = 1 << 30;
@@ -41,6 +43,56 @@ pub(super) struct SourceArgs {
     /// A directory with nodes.csv and tasks.csv in the common format
     #[arg(long, value_name = "DIR", group = "source")]
     common: Option<PathBuf>,
+    #[command(flatten)]
+    trace: TraceArgs,
+}
+
+/// A public trace.
+#[derive(Debug, Args)]
+struct TraceArgs {
+    /// A public trace: google2011, google2011-jobs, google2019, openb, azure-v1 or swf, and its file or directory
+    /// (docs/formats.md)
+    #[arg(long, value_name = "KIND:PATH", group = "source", value_parser = kind_and_path)]
+    trace: Option<(Kind, PathBuf)>,
+    /// Count bad rows of the trace and tell of them, instead of refusing it
+    #[arg(long, requires = "trace")]
+    skip_bad: bool,
+    /// Of what the trace does not tell exactly, and is drawn
+    #[arg(long, default_value_t = 1, requires = "trace")]
+    trace_seed: u64,
+    /// Machines of a trace that has none. azure-v1: of 64 cores and 512 GiB each [default: 1000]; swf: that share
+    /// MaxProcs, 4 GiB a core [default: its MaxNodes, else MaxProcs]
+    #[arg(long, value_name = "N", requires = "trace", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    trace_machines: Option<u32>,
+    /// The moment of the trace that questions are about which are of one moment; replay is of all of it [default:
+    /// when most processor time is asked for]
+    #[arg(long, value_name = "HOURS", requires = "trace", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    moment: Option<u64>,
+}
+
+impl TraceArgs {
+    fn load(&self, kind: Kind, path: &Path) -> Result<Loaded, Failure> {
+        let choices = Choices {
+            skip_bad: self.skip_bad,
+            seed: self.trace_seed,
+            machines: self.trace_machines,
+        };
+        step(&format!("reading {}", path.display()));
+        let at = self.moment.map(|hours| Millis::from_secs(hours * 3_600));
+        made(trace::read(kind, path, choices).and_then(|trace| Loaded::trace(trace, at)))
+    }
+}
+
+fn kind_and_path(text: &str) -> Result<(Kind, PathBuf), String> {
+    let names = || Kind::ALL.map(Kind::name).join(", ");
+    let (kind, path) = text
+        .split_once(':')
+        .ok_or_else(|| format!("KIND:PATH is expected; kinds are {}", names()))?;
+    let known = Kind::named(kind).ok_or_else(|| format!("kind {kind:?} is none of {}", names()))?;
+    if path.is_empty() {
+        return Err(format!("a path is expected after {kind}:"));
+    }
+    Ok((known, path.into()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,6 +109,9 @@ impl SourceArgs {
         }
         if let Some(Synthetic::BorgLike) = self.synthetic {
             return made(Loaded::made_up(self.machines, self.cell_seed));
+        }
+        if let Some((kind, path)) = &self.trace.trace {
+            return self.trace.load(*kind, path);
         }
         if let Some(folder) = self.history {
             return history::cell(&folder, self.when);
@@ -95,7 +150,7 @@ impl ShowArgs {
 
 /// What cannot be asked, or not of that.
 pub(super) fn made<T>(found: Result<T, borg_fauxmaster::Error>) -> Result<T, Failure> {
-    found.map_err(|error| refused(error.to_string()))
+    found.map_err(|error| refused(in_full(&*error)))
 }
 
 pub(super) fn refused(why: String) -> Failure {
