@@ -8,7 +8,7 @@
 //! [`Lending`] decides; what machines told it is given by whoever calls: the links of a leader, or a cell in virtual
 //! time, in which Fauxmaster asks what would be lent.
 //!
-//! Invariants: what the scheduler was told of a task is at most [`STALE_AFTER`] old, or off by little. Nothing
+//! Invariants: what the scheduler was told of a task is at most a minute old, or off by little. Nothing
 //! is lent of an alloc, whose room is held whether it is used or not, nor of a task that keeps its limit.
 //! Only tasks that are not prod are ever told to go, and few at a time.
 
