@@ -2,8 +2,9 @@
 //! `BORG_FIGURES` names some of them, by the beginnings of their names and separated by commas.
 
 use borg_benches::Error;
-use borg_benches::faux::{day, fork, life, resident_mib};
+use borg_benches::faux::{day, fork, life, month, resident_mib};
 use borg_benches::figures::{figure, load, progress, step, wanted};
+use borg_benches::packing::data;
 use borg_benches::scheduling::filled;
 use borg_fauxmaster::sources::borg_like::Mix;
 use borg_scheduler::Config;
@@ -51,11 +52,26 @@ fn main() -> Result<(), Error> {
         figure("faux.day_10k_s", day.took_s, "s");
         figure("faux.events_per_s", day.events_per_s(), "1/s");
     }
+    if wanted(&["google2011_s", "google2011_rss_mib"]) {
+        month()?;
+    }
     if wanted(&["rss_100k_mib"]) {
         let before = resident_mib()?;
         let held = filled(MANY, Mix::BORG, config)?;
         figure("faux.rss_100k_mib", resident_mib()? - before, "MiB");
         drop(held);
     }
+    Ok(())
+}
+
+fn month() -> Result<(), Error> {
+    let Some(dir) = data("google2011") else {
+        progress("the Google trace of 2011 is not there: its month is not replayed");
+        return Ok(());
+    };
+    let month = month::measure(&dir, |hour, hours| step(&format!("hour {hour} of {hours}")))?;
+    progress(&format!("load {}; {} placements", load(), month.counts.placements));
+    figure("faux.google2011_s", month.took_s, "s");
+    figure("faux.google2011_rss_mib", month.peak_mib, "MiB");
     Ok(())
 }
