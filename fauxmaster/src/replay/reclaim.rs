@@ -42,6 +42,15 @@ pub enum Load {
 }
 
 impl Load {
+    /// As a parameter of an answer.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Mixed => "mixed".to_owned(),
+            Self::Constant(share) => format!("constant {share}"),
+        }
+    }
+
     /// Models of processor time and memory, and how much later than others it lives.
     fn models(self, kind: JobKind, number: u64) -> (Model, Model, Millis) {
         if let Self::Constant(share) = self {

@@ -35,6 +35,13 @@ fn beyond(lent: &Lent, of: Of) -> f64 {
     percent(of(lent.sums.reclaimed), all)
 }
 
+/// A plan, as a parameter of the answer.
+pub(super) fn named(reclaim: &Reclaim) -> String {
+    let step = |(from, set): &(Millis, NumberSet)| format!("{set} from {:.1} h", hours(*from));
+    let steps: Vec<String> = reclaim.plan.iter().map(step).collect();
+    format!("{}, use {}", steps.join(", "), reclaim.load.name())
+}
+
 /// A line of the summary, where anything was looked at.
 pub(super) fn told(books: &Books) -> Option<String> {
     if books.lent.is_empty() {
