@@ -64,6 +64,7 @@ fn what_was_recorded_is_decided_again_and_another_decision_is_told() {
     assert!(verified.is_identical(), "{verified:?}");
     let one = &verified.recordings[0];
     assert!(one.decisions >= 14 && one.passes > 4 && one.left_out == 0, "{one:?}");
+    assert_eq!(verified.in_log, one.decisions, "all of them were compared");
 
     let mut altered = history.clone();
     let decisive = altered.recordings[0].records.iter_mut().find_map(|one| match one {
@@ -78,6 +79,12 @@ fn what_was_recorded_is_decided_again_and_another_decision_is_told() {
     let mut none = history.clone();
     none.recordings.clear();
     assert!(!verify(&none, |_| {}).unwrap().is_identical(), "nothing was compared");
+    // A recording that was cut off in the middle: the rest is not passed over in silence.
+    let mut cut = history.clone();
+    let half = cut.recordings[0].records.len() / 2;
+    cut.recordings[0].records.truncate(half);
+    let verified = verify(&cut, |_| {}).unwrap();
+    assert!(verified.is_identical() && verified.recordings[0].decisions < verified.in_log);
     let mut short = history;
     short.entries.truncate(8);
     let verified = verify(&short, |_| {}).unwrap();

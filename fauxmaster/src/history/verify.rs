@@ -3,6 +3,8 @@
 use super::History;
 use crate::Error;
 use crate::answer::{Answer, Column, Provenance, Table, Value};
+use borg_cell::store::{EntryKind, LogEntry};
+use borg_proto::command::{Action, Command};
 use borg_scheduler::recording::wire::End;
 use borg_scheduler::recording::{Player, Recorded, Stop};
 
@@ -11,6 +13,8 @@ use borg_scheduler::recording::{Player, Recorded, Stop};
 pub struct Verified {
     /// Of each recording.
     pub recordings: Vec<OfRecording>,
+    /// Decisions that are in the log.
+    pub in_log: u64,
     /// The first decision that is another now, if there is one.
     pub difference: Option<String>,
 }
@@ -45,7 +49,8 @@ impl Verified {
 pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error> {
     let born = Player::new(history.start.clone(), history.members.clone());
     let mut player = born.clone();
-    let mut verified = Verified { recordings: Vec::new(), difference: None };
+    let mut verified =
+        Verified { recordings: Vec::new(), in_log: in_log(history), difference: None };
     for recording in &history.recordings {
         tell(&format!("{}: {} records", recording.name, recording.records.len()));
         // Another leader may have begun a little before the one before it had heard of all.
@@ -84,6 +89,17 @@ pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error>
     Ok(verified)
 }
 
+/// How many decisions of schedulers are in the log.
+fn in_log(history: &History) -> u64 {
+    let decisions = |entry: &LogEntry| match Command::decode(&entry.data).map(|one| one.action) {
+        Ok(Action::Place { assignments }) => assignments.len() as u64,
+        // What it cannot read replay tells of.
+        Ok(_) | Err(_) => 0,
+    };
+    let normal = history.entries.iter().filter(|entry| entry.kind == EntryKind::Normal);
+    normal.map(decisions).sum()
+}
+
 /// The same as an answer.
 #[must_use]
 pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
@@ -94,7 +110,19 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
         None if passes == 0 => {
             "Nothing was compared: no decisions were recorded in this time. Ask the master that led then.".to_owned()
         }
-        None => format!("Identical: {passes} passes with {decisions} decisions were taken again."),
+        None => {
+            let rest = match verified.in_log.saturating_sub(decisions) {
+                0 => String::new(),
+                rest => format!(
+                    " {rest} were not compared: they were decided while nothing was recorded, or by a master that was not \
+                     asked."
+                ),
+            };
+            format!(
+                "Identical: {passes} passes with {decisions} decisions were taken again; the log has {}.{rest}",
+                verified.in_log
+            )
+        }
     };
     let row = |one: &OfRecording| {
         let end = match one.end {
