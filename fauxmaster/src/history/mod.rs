@@ -16,7 +16,8 @@ use borg_cell::state::CellState;
 use borg_cell::store::{LogEntry, Membership};
 use borg_proto::Millis;
 use borg_scheduler::recording::Recorded;
-use borg_scheduler::recording::wire::{End, read};
+use borg_scheduler::recording::wire::{End, encode, read};
+use xxhash_rust::xxh3::Xxh3;
 
 /// A stretch of the past.
 #[derive(Debug, Clone)]
@@ -82,6 +83,24 @@ impl History {
         self.entries.get(usize::try_from(at).ok()?)
     }
 
+    /// 64-bit hash (xxh3) of state, log and recordings.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut sum = Xxh3::new();
+        sum.update(&self.start.encode());
+        for entry in &self.entries {
+            sum.update(&entry.index.to_le_bytes());
+            sum.update(&entry.data);
+        }
+        let mut bytes = Vec::new();
+        for recorded in self.recordings.iter().flat_map(|one| &one.records) {
+            encode(&mut bytes, recorded);
+            sum.update(&bytes);
+            bytes.clear();
+        }
+        sum.digest()
+    }
+
     /// The index that a moment means.
     ///
     /// # Errors
@@ -99,11 +118,17 @@ impl History {
             }
             Moment::Time(time) => {
                 let mut found = first;
+                // The first entries of a cell have no time yet.
+                let mut timed = self.start.clock() > Millis(0);
                 for entry in &self.entries {
-                    if time_of(entry)?.is_some_and(|at| at > time) {
-                        break;
+                    match time_of(entry)? {
+                        Some(at) if at > time => break,
+                        at => timed |= at.is_some(),
                     }
                     found = entry.index;
+                }
+                if !timed {
+                    return Err(format!("time {} ms: the cell did not exist yet", time.0).into());
                 }
                 Ok(found)
             }

@@ -106,6 +106,8 @@ fn wherever_it_stands_the_state_is_that_of_then() {
         let state = history.state_at(Moment::Index(index)).unwrap();
         assert_eq!(state.encode(), states[usize::try_from(index).unwrap()]);
     }
+    let early = history.index(Moment::Time(Millis(1))).unwrap_err().to_string();
+    assert_eq!(early, "time 1 ms: the cell did not exist yet");
     let late = Moment::Time(Millis(u64::MAX));
     assert_eq!(history.index(late).unwrap(), history.last());
     let refused = history.index(Moment::Index(99)).unwrap_err().to_string();

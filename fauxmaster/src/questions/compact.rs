@@ -154,12 +154,7 @@ pub fn resumed(
     let ready = Ready::new(work, options.policy.weights);
     let key = journal.key(work, options.policy.weights);
     let found = parallel::each(&options.seed_list(), options.threads, |seed| {
-        let known = journal.find(key, *seed);
-        let is_new = known.is_none();
-        let kept = known.map_or_else(|| ready.needed(*seed), Ok)?;
-        if is_new {
-            journal.keep(key, &kept)?;
-        }
+        let kept = ready.known(*seed, journal, key)?;
         tell(&kept);
         Ok::<_, Error>(kept)
     });
@@ -298,6 +293,16 @@ impl<'a> Ready<'a> {
         let sure: Vec<&JobSpec> = sure.map(|(spec, _)| spec.as_ref()).collect();
         let bound = machines_needed(&machines, &sure);
         Self { work, weights, jobs, picky, bound }
+    }
+
+    /// What a seed needs: as it was kept under this key, or computed now and kept.
+    pub(super) fn known(&self, seed: u64, journal: &Journal, key: u64) -> Result<Kept, Error> {
+        if let Some(kept) = journal.find(key, seed) {
+            return Ok(kept);
+        }
+        let kept = self.needed(seed)?;
+        journal.keep(key, &kept)?;
+        Ok(kept)
     }
 
     /// The shortest prefix of a seed's order that holds the work. The search begins at the lower bound and goes

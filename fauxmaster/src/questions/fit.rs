@@ -1,12 +1,17 @@
 //! How many more tasks of a job would fit into a cell, by band, and what stops the next one.
 //!
-//! Placed one by one in a copy with the production scan; nobody is pushed out.
+//! Placed one by one in a copy with the production scan, or set by set by the production scheduler; nobody is pushed
+//! out.
 
 use crate::Error;
 use crate::answer::{Answer, Axis, Chart, Column, Table, Value};
+use crate::driven::{DECISIONS, Driven};
 use crate::sources::loaded::Loaded;
-use borg_proto::{Band, JobSpec};
+use borg_cell::state::CellState;
+use borg_proto::{Band, JobSpec, TaskId, UserName};
 use borg_scheduler::{Config, Scheduler};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// How many more tasks of `spec`, at most `most`, fit into the cell as it is: at its own priority, and at the least
 /// of each other band, as tasks of production are fitted by limits and all others by reservations. Nothing changes.
@@ -65,9 +70,101 @@ pub fn fit(loaded: &Loaded, spec: &JobSpec, most: u32) -> Result<Answer, Error> 
     })
 }
 
+/// How many more whole sets of several jobs, at most `most`, fit into the cell as it is before a task of theirs pends or
+/// anybody is pushed out: at their own priorities, and all at the default of each band. Nothing changes.
+///
+/// # Errors
+/// When there are no jobs, the cell refuses one of them, or state and scheduler disagree.
+pub fn fit_sets(loaded: &Loaded, specs: &[JobSpec], most: u32) -> Result<Answer, Error> {
+    if specs.is_empty() {
+        return Err("there is no job in the set: nothing to fit".into());
+    }
+    let state = loaded.state()?;
+    let origin = Scheduler::new(&state, Config::default());
+    let (own, why) = sets(&state, &origin, specs, most)?;
+    let mut rows = vec![vec!["as they are".into(), own.into()]];
+    let mut bars = vec![("as they are".to_owned(), vec![f64::from(own)])];
+    for band in Band::ALL {
+        let priority = band.default_priority();
+        let specs: Vec<JobSpec> =
+            specs.iter().map(|spec| JobSpec { priority, ..spec.clone() }).collect();
+        let (fit, _) = sets(&state, &origin, &specs, most)?;
+        rows.push(vec![band.name().into(), fit.into()]);
+        bars.push((band.to_string(), vec![f64::from(fit)]));
+    }
+    let set = specs.iter().map(|spec| format!("{} {}", spec.tasks, spec.name));
+    let set = set.collect::<Vec<_>>().join(", ");
+    Ok(Answer {
+        question: "fit".to_owned(),
+        provenance: loaded.provenance(
+            Vec::new(),
+            vec![("most".to_owned(), most.to_string()), ("set".to_owned(), set.clone())],
+        ),
+        summary: vec![format!("{own} of {most} sets of {set} fit; {why}.")],
+        tables: vec![Table {
+            name: "bands".to_owned(),
+            title: "More whole sets that fit, by band, pushing nobody out".to_owned(),
+            columns: ["band", "sets"].map(Column::plain).into(),
+            rows,
+        }],
+        charts: vec![Chart::Bars {
+            name: "bands".to_owned(),
+            title: format!("More sets of {set} that fit"),
+            y: Axis { label: "sets".to_owned(), unit: String::new() },
+            parts: vec![String::new()],
+            bars,
+            stacked: false,
+        }],
+    })
+}
+
+/// How many sets fit, placed one after the other in a copy, and what stops the next one.
+fn sets(
+    state: &CellState,
+    origin: &Scheduler,
+    specs: &[JobSpec],
+    most: u32,
+) -> Result<(u32, String), Error> {
+    let owner: UserName = "fit".parse()?;
+    let (mut cell, mut scheduler) = (Driven::of_state(state.clone()), origin.clone());
+    let waited: BTreeSet<TaskId> = state.pending().collect();
+    for set in 0..most {
+        for (number, spec) in specs.iter().enumerate() {
+            let name = format!("set-{set}-{number}").parse()?;
+            cell.submit(&owner, Arc::new(JobSpec { name, ..spec.clone() }))?;
+        }
+        cell.tell(&mut scheduler);
+        loop {
+            let decisions = scheduler.pass(cell.now(), DECISIONS);
+            if let Some(one) = decisions.iter().find(|one| !one.victims.is_empty()) {
+                let machine =
+                    cell.state.machine(one.machine).map(|machine| machine.name.to_string());
+                let machine = machine.unwrap_or_default();
+                return Ok((
+                    set,
+                    format!("for the next one somebody on {machine} would be pushed out"),
+                ));
+            }
+            if decisions.is_empty() {
+                break;
+            }
+            scheduler.let_go();
+            cell.place(decisions)?;
+            cell.start_placed()?;
+            cell.tell(&mut scheduler);
+        }
+        if let Some(task) = cell.state.pending().find(|task| !waited.contains(task)) {
+            let why = scheduler.explain(task, cell.now()).summary;
+            return Ok((set, format!("of the next one a task would wait: {why}")));
+        }
+    }
+    Ok((most, "more were not tried".to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use borg_cell::fixture::info;
     use borg_sim::job;
 
     fn told(answer: &Answer, table: usize, row: usize, column: usize) -> String {
@@ -83,6 +180,31 @@ mod tests {
         assert!(answer.summary[0].contains("of 1000 tasks fit; for the next one"), "{answer:?}");
         let at_most = told(&answer, 0, 0, 1).parse::<u32>().unwrap();
         assert!((1..1_000).contains(&at_most) && !answer.tables[1].rows.is_empty(), "{answer:?}");
+    }
+
+    /// Whole sets alone count, and what fits by itself need not fit together.
+    #[test]
+    fn sets_of_jobs_fit_as_often_as_all_of_one_does_and_push_nobody_out() {
+        let machines = [info(4_000, 8 << 30, &[]), info(4_000, 8 << 30, &[])];
+        let mut cell = Driven::with_machines(&machines).unwrap();
+        let batch = job("old").tasks(2).limit(1_000, 64).priority(100).spec();
+        cell.submit(&"ann".parse().unwrap(), Arc::new(batch)).unwrap();
+        cell.settle(&mut Scheduler::new(&cell.state, Config::default())).unwrap();
+        let loaded = Loaded::cell("test".to_owned(), cell.state);
+        // Six cores are free: two sets of a large and a small task take all of them but two.
+        let set = [
+            job("web").tasks(1).limit(2_000, 64).priority(200).spec(),
+            job("log").tasks(1).limit(500, 64).priority(100).spec(),
+        ];
+        let answer = fit_sets(&loaded, &set, 10).unwrap();
+        assert_eq!(told(&answer, 0, 0, 1), "2", "{answer:?}");
+        assert!(answer.summary[0].starts_with("2 of 10 sets of 1 web, 1 log fit; "), "{answer:?}");
+        assert_eq!(
+            fit_sets(&loaded, &set, 1).unwrap().summary[0],
+            "1 of 1 sets of 1 web, 1 log fit; more were not tried."
+        );
+        assert!(fit_sets(&loaded, &[], 1).is_err());
+        assert_eq!(loaded.state().unwrap().jobs().count(), 1, "nothing changed");
     }
 
     #[test]

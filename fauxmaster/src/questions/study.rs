@@ -5,6 +5,7 @@
 use super::Policy;
 use super::compact::{Options, Ready};
 use crate::answer::{Answer, Axis, Chart, Column, Point, Series, Spread, Table, Value};
+use crate::journal::Journal;
 use crate::sources::loaded::Loaded;
 use crate::spread::percentile;
 use crate::work::Work;
@@ -47,40 +48,44 @@ pub struct Needs {
     pub bound: Option<usize>,
 }
 
-/// Compacts each setting for each seed; `tell` hears of each cell that is done, in no certain order.
+/// Compacts each setting for each seed, but for what the journal knows already; `tell` hears of each cell that is done,
+/// in no certain order.
 ///
 /// # Errors
 /// When state and scheduler disagree, or a cell does not hold its work with all copies.
 pub fn run(
     study: &Study,
     options: &Options,
+    journal: &Journal,
     tell: impl Fn(&str) + Sync,
 ) -> Result<Vec<Needs>, Error> {
     let seeds = options.seed_list();
-    let ready: Vec<(usize, Ready<'_>)> = study
+    let ready: Vec<(usize, Ready<'_>, u64)> = study
         .settings
         .iter()
         .enumerate()
         .flat_map(|(at, setting)| {
-            setting.cells.iter().map(move |work| (at, Ready::new(work, setting.policy.weights)))
+            let weights = setting.policy.weights;
+            let ready = move |work| (at, Ready::new(work, weights), journal.key(work, weights));
+            setting.cells.iter().map(ready)
         })
         .collect();
     let inputs: Vec<(usize, u64)> =
         (0..ready.len()).flat_map(|n| seeds.iter().map(move |seed| (n, *seed))).collect();
     let found = parallel::each(&inputs, options.threads, |(n, seed)| {
-        let (at, ready) = &ready[*n];
-        let kept = ready.needed(*seed);
+        let (at, ready, key) = &ready[*n];
+        let kept = ready.known(*seed, journal, *key);
         tell(&format!("{}, seed {seed}", study.settings[*at].name));
         kept
     });
     let mut needs =
         vec![Needs { machines: vec![0.0; seeds.len()], bound: Some(0) }; study.settings.len()];
-    for (at, ready) in &ready {
+    for (at, ready, _) in &ready {
         let so_far = needs[*at].bound;
         needs[*at].bound = so_far.and_then(|sum| Some(sum + ready.bound?));
     }
     for ((n, seed), kept) in inputs.iter().zip(found) {
-        let (at, _) = ready[*n];
+        let at = ready[*n].0;
         let kept = kept.map_err(|error| format!("{}: {error}", study.settings[at].name))?;
         let place = seeds.iter().position(|one| one == seed).unwrap_or(0);
         #[expect(clippy::cast_precision_loss, reason = "counts of machines are small")]

@@ -237,6 +237,7 @@ mod tests {
     use super::super::compact::Options;
     use super::super::study;
     use super::*;
+    use crate::journal::Journal;
     use crate::sources::loaded::Loaded;
 
     fn work() -> (Loaded, Work) {
@@ -277,7 +278,7 @@ mod tests {
         let (loaded, work) = work();
         let options = Options { seeds: 1, threads: 2, ..Options::default() };
         let more = |study: &Study| {
-            let needs = study::run(study, &options, |_| {}).unwrap();
+            let needs = study::run(study, &options, &Journal::none(), |_| {}).unwrap();
             let told = study::answer(&loaded, study, &options, &needs);
             assert_eq!(told.tables[0].rows.len(), study.settings.len());
             let sum = |n: usize| needs[n].machines.iter().sum::<f64>();

@@ -5,13 +5,13 @@ use super::source::{ShowArgs, SourceArgs, made};
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::target::TargetArgs;
-use borg_fauxmaster::questions::fit::fit;
+use borg_fauxmaster::questions::fit::{fit, fit_sets};
 use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct FitArgs {
-    /// The file with one job: .bcl, JSON, or - for standard input
+    /// The file: .bcl, JSON, or - for standard input. Of several jobs, whole sets are counted: all tasks of each
     file: PathBuf,
     /// A value for arg("NAME") in the file
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = jobs::pair)]
@@ -26,15 +26,15 @@ pub(in crate::commands) struct FitArgs {
 }
 
 pub(super) async fn run(args: FitArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
-    let mut evaluated = jobs::evaluate(&args.file, args.args, target.user()).await?;
-    let (Some(spec), true) = (evaluated.jobs.pop(), evaluated.jobs.is_empty()) else {
-        let text = format!("{}: fit takes a file with exactly one job", args.file.display());
-        return Err(Failure::new(Code::Refused, text));
-    };
-    if let Some(set) = &spec.alloc_set {
+    let jobs = jobs::evaluate(&args.file, args.args, target.user()).await?.jobs;
+    if let Some(set) = jobs.iter().find_map(|spec| spec.alloc_set.as_ref()) {
         let text = format!("alloc_set: fit looks at machines, not into {set}: leave it out");
         return Err(Failure::new(Code::Refused, text));
     }
     let loaded = args.source.load(target).await?;
-    args.show.show(&made(fit(&loaded, &spec, args.most))?, out)
+    let answer = match jobs.as_slice() {
+        [spec] => fit(&loaded, spec, args.most),
+        specs => fit_sets(&loaded, specs, args.most),
+    };
+    args.show.show(&made(answer)?, out)
 }

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
 use borg_cell::state::CellState;
-use borg_fauxmaster::answer::Provenance;
+use borg_cell::store::StoreError;
 use borg_fauxmaster::history::difference::{Difference, between};
 use borg_fauxmaster::history::stepper::{Breakpoint, Stepper, Told};
 use borg_fauxmaster::history::{History, Moment, Recording, verify};
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 /// Most bytes of a recording that is read: 1 GiB, four times what a master keeps of all unless told otherwise.
 const MOST_BYTES: u64 = 1 << 30;
+const DAMAGED: &str = "damaged, or of another stretch; save it again with borgctl backup history";
 /// Differences that are told to people; programs get all.
 const DIFFERENCES: usize = 200;
 
@@ -31,7 +32,13 @@ pub(super) fn load(dir: &Path) -> Result<History, Failure> {
         let what = format!("{}: is no directory of borgctl backup history", dir.display());
         return Err(Failure::new(Code::NotFound, what));
     }
-    let stretch = Stretch::read(dir).map_err(|error| refused(in_full(&error)))?;
+    let stretch = Stretch::read(dir).map_err(|error| match error {
+        StoreError::Broken { why, .. } => refused(format!("{why}: {DAMAGED}")),
+        StoreError::Gone { .. } => {
+            refused(format!("{}: no log is there: {DAMAGED}", dir.display()))
+        }
+        error => refused(in_full(&error)),
+    })?;
     let start = CellState::decode(&stretch.checkpoint.state).map_err(|error| at(&error))?;
     let mut recordings = Vec::new();
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
@@ -86,11 +93,11 @@ pub(in crate::commands) struct VerifyArgs {
 pub(super) fn verify(args: VerifyArgs, out: Output) -> Result<(), Failure> {
     let history = load(&args.dir)?;
     let verified = made(verify::verify(&history, step))?;
-    let loaded = Loaded::cell(
-        format!("cell {}, entries {} to {}", history.start.cell(), history.first(), history.last()),
-        history.start.clone(),
-    );
-    let provenance: Provenance = loaded.provenance(Vec::new(), Vec::new());
+    let (cell, first, last) = (history.start.cell(), history.first(), history.last());
+    let source = format!("history of cell {cell}, entries {first} to {last}");
+    let mut loaded = Loaded::cell(source, history.start.clone());
+    loaded.digest = history.digest();
+    let provenance = loaded.provenance(Vec::new(), Vec::new());
     args.show.show(&verify::answer(&verified, provenance), out)?;
     if verified.is_identical() {
         return Ok(());

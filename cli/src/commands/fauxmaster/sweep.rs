@@ -1,6 +1,6 @@
 //! `fauxmaster sweep`: machines needed under several settings.
 
-use super::compact::{OrderArgs, policy};
+use super::compact::{OrderArgs, ResumeArgs, policy};
 use super::source::{ShowArgs, SourceArgs, made};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
@@ -55,6 +55,8 @@ pub(in crate::commands) struct SweepArgs {
     #[arg(long, value_name = "POLICY", default_value = "hybrid", value_parser = policy)]
     policy: Policy,
     #[command(flatten)]
+    resume: ResumeArgs,
+    #[command(flatten)]
     show: ShowArgs,
 }
 
@@ -81,7 +83,7 @@ pub(super) async fn sweep(
         What::Reserved(percents) => variants::reserved(&work, policy, &percents),
         What::Shapes => variants::shapes(&work, policy),
     };
-    answer(&loaded, &study, args.orders, args.show, out)
+    answer(&loaded, &study, (args.orders, &args.resume), args.show, out)
 }
 
 /// What is varied, apart from what all sweeps take.
@@ -97,7 +99,7 @@ enum What {
 fn answer(
     loaded: &Loaded,
     study: &Study,
-    orders: OrderArgs,
+    (orders, resume): (OrderArgs, &ResumeArgs),
     show: ShowArgs,
     out: Output,
 ) -> Result<(), Failure> {
@@ -108,6 +110,7 @@ fn answer(
         ));
     }
     let options = orders.options(Policy::HYBRID);
-    let needs = made(study::run(study, &options, step))?;
+    let journal = resume.journal()?;
+    let needs = made(study::run(study, &options, &journal, step))?;
     show.show(&study::answer(loaded, study, &options, &needs), out)
 }
