@@ -67,6 +67,8 @@ pub(crate) struct Past {
     cell: CellName,
     history: History,
     turn: Arc<Semaphore>,
+    /// One stretch is made and sent at a time: it is held in memory meanwhile.
+    sends: Arc<Semaphore>,
     made: Arc<Mutex<VecDeque<(Moment, CellState)>>>,
 }
 
@@ -96,7 +98,13 @@ enum Missing {
 impl Past {
     /// The past of `cell` that `history` keeps.
     pub(crate) fn new(cell: CellName, history: History) -> Self {
-        Self { cell, history, turn: Arc::new(Semaphore::new(1)), made: Arc::default() }
+        Self {
+            cell,
+            history,
+            turn: Arc::new(Semaphore::new(1)),
+            sends: Arc::new(Semaphore::new(1)),
+            made: Arc::default(),
+        }
     }
 
     /// What is kept, oldest first.

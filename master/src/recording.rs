@@ -21,6 +21,8 @@ use borg_scheduler::recording::{Begin, Recorded};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// The directory in a master's directory.
@@ -93,6 +95,8 @@ pub(crate) struct Recorder {
     began: Option<Millis>,
     /// Of this turn.
     records: Vec<u8>,
+    /// Whether the writing thread gave the present file up.
+    gave_up: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
@@ -100,12 +104,18 @@ impl Recorder {
     /// One that records nothing.
     #[cfg(test)]
     pub(crate) fn off(metrics: &Metrics) -> Self {
-        Self::to(None, 0, metrics)
+        Self::to(None, 0, &Arc::default(), metrics)
     }
 
-    fn to(to: Option<SyncSender<Piece>>, file_bytes: u64, metrics: &Metrics) -> Self {
+    fn to(
+        to: Option<SyncSender<Piece>>,
+        file_bytes: u64,
+        gave_up: &Arc<AtomicBool>,
+        metrics: &Metrics,
+    ) -> Self {
         let (records, metrics) = (Vec::new(), metrics.clone());
-        Self { to, file_bytes, written: None, began: None, records, metrics }
+        let gave_up = gave_up.clone();
+        Self { to, file_bytes, written: None, began: None, records, gave_up, metrics }
     }
 
     /// One that has a thread write to `dir`, at most `most` bytes in all; of 0 bytes, one that records nothing.
@@ -114,13 +124,20 @@ impl Recorder {
     /// When there is no thread to be had.
     pub(crate) fn start(dir: PathBuf, most: u64, metrics: &Metrics) -> io::Result<Self> {
         if most == 0 {
-            return Ok(Self::to(None, 0, metrics));
+            return Ok(Self::to(None, 0, &Arc::default(), metrics));
         }
         let (to, from) = sync_channel(FRAMES);
         let file_bytes = most / FILES;
-        let scribe = Scribe { dir, most, file: None, metrics: metrics.clone() };
+        let gave_up = Arc::default();
+        let scribe = Scribe {
+            dir,
+            most,
+            file: None,
+            gave_up: Arc::clone(&gave_up),
+            metrics: metrics.clone(),
+        };
         std::thread::Builder::new().name("recorder".into()).spawn(move || scribe.run(&from))?;
-        Ok(Self::to(Some(to), file_bytes, metrics))
+        Ok(Self::to(Some(to), file_bytes, &gave_up, metrics))
     }
 
     /// Whether the scheduler has to begin anew with this state, so that a file can begin: when none has, or the present
@@ -160,6 +177,10 @@ impl Recorder {
 
     /// The turn is over.
     pub(crate) fn turn(&mut self) {
+        if self.gave_up.swap(false, Ordering::Relaxed) {
+            self.written = None;
+            self.records.clear();
+        }
         if self.records.is_empty() {
             return;
         }
@@ -200,6 +221,7 @@ struct Scribe {
     dir: PathBuf,
     most: u64,
     file: Option<(File, Writer)>,
+    gave_up: Arc<AtomicBool>,
     metrics: Metrics,
 }
 
@@ -210,6 +232,7 @@ impl Scribe {
                 tracing::warn!(dir = %self.dir.display(), %error, "decisions are not recorded for a while");
                 self.metrics.recordings_cut.inc();
                 self.file = None;
+                self.gave_up.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -273,7 +296,13 @@ mod tests {
 
     fn scribe(dir: &Path, most: u64) -> (Scribe, Metrics) {
         let (metrics, _) = Metrics::new();
-        let scribe = Scribe { dir: dir.to_owned(), most, file: None, metrics: metrics.clone() };
+        let scribe = Scribe {
+            dir: dir.to_owned(),
+            most,
+            file: None,
+            gave_up: Arc::default(),
+            metrics: metrics.clone(),
+        };
         (scribe, metrics)
     }
 
@@ -318,7 +347,8 @@ mod tests {
     fn a_writer_that_cannot_follow_cuts_the_file_and_another_begins_later() {
         let (metrics, _) = Metrics::new();
         let (to, from) = sync_channel(2);
-        let mut recorder = Recorder::to(Some(to), 1_000, &metrics);
+        let gave_up = Arc::default();
+        let mut recorder = Recorder::to(Some(to), 1_000, &gave_up, &metrics);
         let mut cell = Cell::new();
         cell.submit("ann", batch("a", 1, 100, 4 << 20));
         let scheduler = Scheduler::new(&cell.state, Config::default());
@@ -335,5 +365,11 @@ mod tests {
         assert!(matches!(from.recv(), Ok(Piece::Frame(_))));
         recorder.end();
         assert!(recorder.begins(&cell.state), "whoever leads again begins at once");
+        recorder.begin(&scheduler, &cell.state);
+        recorder.turn();
+        gave_up.store(true, Ordering::Relaxed);
+        recorder.record(&Recorded::LendNothing);
+        recorder.turn();
+        assert!(!recorder.records(), "the rest of a file that is given up is of no use");
     }
 }

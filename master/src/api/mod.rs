@@ -975,8 +975,8 @@ impl Borgmaster for Api {
         let (from, to) = (moment("from", &from)?, Some(to).filter(|to| !to.is_empty()));
         let to = to.map(|to| moment("to", &to)).transpose()?;
         let driver = &self.changes.driver;
-        let parts = self.past.stretch(from, to, &self.decisions, driver).await?;
-        Ok(Response::new(streams::save_history(parts)))
+        let (parts, turn) = self.past.stretch(from, to, &self.decisions, driver).await?;
+        Ok(Response::new(streams::save_history(parts, turn)))
     }
 
     async fn find_blobs(

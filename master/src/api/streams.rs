@@ -8,6 +8,7 @@ use borg_proto::names::{JobKey, UserName};
 use borg_proto::wire::pb;
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -152,9 +153,14 @@ pub(super) fn save_checkpoint(state: CellState) -> Items<pb::CheckpointChunk> {
     Box::pin(ReceiverStream::new(items))
 }
 
-pub(super) fn save_history(parts: Vec<(String, Vec<u8>)>) -> Items<pb::HistoryChunk> {
+/// The turn of others comes when all is sent.
+pub(super) fn save_history(
+    parts: Vec<(String, Vec<u8>)>,
+    turn: OwnedSemaphorePermit,
+) -> Items<pb::HistoryChunk> {
     let (out, items) = mpsc::channel(PIECES);
     tokio::spawn(async move {
+        let _turn = turn;
         for (file, bytes) in parts {
             // Of a file with nothing in it, one piece too.
             let mut pieces = bytes.chunks(PIECE_BYTES).peekable();

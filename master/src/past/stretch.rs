@@ -12,17 +12,18 @@ use borg_cell::replica::replay;
 use borg_cell::store::{CheckpointDraft, LogEntry, Membership, Position};
 use borg_proto::Millis;
 use std::path::Path;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
-/// Most bytes of entries in a stretch. 512 MiB: ours, days of a busy cell; it is held in memory.
-const MAX_BYTES: usize = 512 << 20;
+/// Most bytes of entries in a stretch. 256 MiB: ours, days of a busy cell; it is held in memory.
+const MAX_BYTES: usize = 256 << 20;
 
 /// A file: its name, and what is in it.
 pub(crate) type Part = (String, Vec<u8>);
 
 impl Past {
     /// The files of the time from one moment to another; none of `to` means until now. `decisions` is the directory of
-    /// recordings.
+    /// recordings. Others wait for the permit until all is sent.
     ///
     /// # Errors
     /// As of [`Past::state`]; OUT_OF_RANGE when it is more than a stretch may be.
@@ -32,20 +33,16 @@ impl Past {
         to: Option<Moment>,
         decisions: &Path,
         driver: &Inbox,
-    ) -> Result<Vec<Part>, Status> {
-        let Ok(turn) = self.turn.clone().try_acquire_owned() else {
+    ) -> Result<(Vec<Part>, OwnedSemaphorePermit), Status> {
+        let Ok(turn) = self.sends.clone().try_acquire_owned() else {
             return Err(Status::resource_exhausted(
-                "others look at the past as well, and this master makes one state at a time: try again",
+                "this master sends a stretch of the past to somebody else, and sends one at a time: try again",
             ));
         };
         let (past, driver, decisions) = (self.clone(), driver.clone(), decisions.to_owned());
-        let making = tokio::task::spawn_blocking(move || {
-            let made = past.files(from, to, &decisions, &driver);
-            drop(turn);
-            made
-        });
+        let making = tokio::task::spawn_blocking(move || past.files(from, to, &decisions, &driver));
         let made = making.await.map_err(|_| Status::internal("making the stretch failed"))?;
-        made.map_err(|missing| missing.status(from))
+        Ok((made.map_err(|missing| missing.status(from))?, turn))
     }
 
     fn files(
