@@ -276,3 +276,32 @@ fn a_killed_sweep_goes_on_from_what_was_kept() {
     // The cell as it is, and two cells beside each other, for each seed.
     assert_eq!(after.lines().count(), 3 * 6, "{after}");
 }
+
+/// On a real file system that is full, in a mount namespace of its own.
+#[test]
+fn a_full_disk_is_told_and_no_half_page_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 77\n\
+                  head -c 49152 /dev/zero > \"$1/fill\"\n\
+                  \"$2\" show --synthetic borg-like --machines 40 --report \"$1/cell.html\"\n\
+                  code=$?\n\
+                  ls -A \"$1\"\n\
+                  exit $code";
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(folder.path())
+        .arg(env!("CARGO_BIN_EXE_fauxmaster"))
+        .output()
+        .expect("util-linux is there");
+    let (out, err) =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).into();
+    if output.status.code() == Some(77) || err.starts_with("unshare:") {
+        assert!(std::env::var_os("BORG_PRIVILEGED").is_none(), "{err}");
+        println!("skipped: no mount namespace here: {err}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{out}{err}");
+    assert!(err.contains("No space left on device") && err.contains("cell"), "{err}");
+    let left: Vec<&str> = out.lines().filter(|name| name.starts_with("cell.html")).collect();
+    assert!(left.is_empty(), "half a page under its name: {out}");
+}
