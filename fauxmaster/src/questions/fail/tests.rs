@@ -1,5 +1,6 @@
 use super::*;
 use crate::Driven;
+use crate::answer::{Table, Value};
 use borg_cell::fixture::{info, service};
 use borg_proto::UserName;
 use borg_scheduler::{Config, Scheduler};
