@@ -344,6 +344,20 @@ mod tests {
     }
 
     #[test]
+    fn of_no_bytes_at_all_nothing_is_recorded() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("decisions");
+        let (metrics, _) = Metrics::new();
+        let mut recorder = Recorder::start(dir.clone(), 0, &metrics).unwrap();
+        let cell = Cell::new();
+        assert!(!recorder.begins(&cell.state));
+        recorder.record(&Recorded::LendNothing);
+        recorder.turn();
+        recorder.end();
+        assert!(!recorder.records() && !dir.exists());
+    }
+
+    #[test]
     fn a_writer_that_cannot_follow_cuts_the_file_and_another_begins_later() {
         let (metrics, _) = Metrics::new();
         let (to, from) = sync_channel(2);

@@ -111,7 +111,7 @@ pub(crate) fn of(task: &TaskSpec, id: IncarnationId, at: Millis) -> Option<Usage
 #[must_use]
 pub fn used(cpu: Model, ram: Model, limit: &Resources, number: u64, at: Millis) -> Usage {
     let (cpu_limit, ram_limit) = (limit.cpu_milli, limit.ram_bytes);
-    let uses = |model: Model, limit: u64, at| limit / WHOLE * model.share(number, at);
+    let uses = |model: Model, limit: u64, at| part(limit, model.share(number, at));
     let begin = Millis(at.0 / USAGE_WINDOW.0 * USAGE_WINDOW.0).since(USAGE_WINDOW);
     let over = |model: Model, limit| {
         let step = USAGE_WINDOW.0 / SAMPLES;
@@ -129,6 +129,11 @@ pub fn used(cpu: Model, ram: Model, limit: &Resources, number: u64, at: Millis) 
         window: Some(window),
         ..Usage::default()
     }
+}
+
+/// So many thousandths of an amount.
+fn part(amount: u64, share: u64) -> u64 {
+    amount / WHOLE * share + amount % WHOLE * share / WHOLE
 }
 
 fn percentiles(mut samples: Vec<u64>) -> Percentiles {
@@ -153,6 +158,16 @@ mod tests {
             assert_eq!(Model::read(&model.write()), Some(model));
         }
         assert_eq!(["", "constant", "constant x", "flat 3"].map(Model::read), [None; 4]);
+    }
+
+    /// Less than a core has thousandths too.
+    #[test]
+    fn a_share_of_a_small_limit_is_not_nothing() {
+        assert_eq!([part(500, 300), part(1_900, 500), part(u64::MAX, WHOLE)], [150, 950, u64::MAX]);
+        let limit = Resources { cpu_milli: 500, ram_bytes: 64 << 20, ..Resources::default() };
+        let usage = used(MODELS[0], MODELS[0], &limit, 7, Millis(1_000_000));
+        assert_eq!((usage.cpu_milli, usage.ram_bytes), (150, (64 << 20) * 3 / 10));
+        assert_eq!(usage.window.unwrap().cpu_milli.p90, 150);
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn main() -> Result<(), Error> {
             figure("faux.fork_mib", found.fork_mib, "MiB");
             figure("faux.load_10k_s", found.read_s + found.know_s, "s");
             figure("faux.load_10k_read_s", found.read_s, "s");
+            figure("faux.afresh_10k_s", found.afresh_s, "s");
         }
         if wanted(&["life"]) {
             let life = life::measure(&mut cell, &mut timed, Mix::BORG, PLACEMENTS)?;

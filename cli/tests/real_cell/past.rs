@@ -141,6 +141,12 @@ fn decisions_of_a_real_cell_are_taken_again_and_its_past_is_gone_through() {
             let run = cell.borgctl(&["fauxmaster", "verify", dir]);
             assert!(run.code != 0 || compared(&run.ok()) != whole, "{}: byte {at}", file.display());
         }
+        for length in [0, 1, bytes.len() / 3, bytes.len() - 1] {
+            std::fs::write(&file, &bytes[..length]).unwrap();
+            let run = cell.borgctl(&["fauxmaster", "verify", dir]);
+            let told = format!("{}: cut to {length}", file.display());
+            assert!(run.code != 0 || compared(&run.ok()) != whole, "{told}");
+        }
         std::fs::write(&file, bytes).unwrap();
     }
     assert_eq!(compared(&cell.borgctl(&["fauxmaster", "verify", dir]).ok()), whole);

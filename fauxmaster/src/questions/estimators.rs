@@ -21,7 +21,7 @@ use borg_sim::dice::mix;
 
 /// How far the oracle sees: a day, as in the paper.
 const AHEAD: usize = 288;
-/// How far predictors look back: ten hours, as in the paper.
+/// How far predictors look back, this moment included: ten hours, as in the paper.
 const BACK: usize = 120;
 /// How many moments are compared: a day of them.
 const COMPARED: usize = 288;
@@ -178,13 +178,13 @@ impl Foretold {
                     add(sum, two(reserved));
                 }
                 if moment >= BACK {
-                    add(&mut tails, tail(&lately.used[moment - BACK..moment]));
+                    add(&mut tails, tail(&lately.used[moment + 1 - BACK..]));
                 }
             }
             for (n, series) in of.iter_mut().enumerate() {
                 series.used.push(used[n]);
                 if (BACK..BACK + COMPARED).contains(&moment) {
-                    let sigma = sigmas(&series.used[moment - BACK..moment]).min(series.limits);
+                    let sigma = sigmas(&series.used[moment + 1 - BACK..]).min(series.limits);
                     let tenths = series.limits / 10 * 9;
                     let [baseline, medium, aggressive] = ours.map(|sum| sum[n]);
                     let both = sigma.max(tails[n]);

@@ -134,7 +134,7 @@ pub struct Lent {
 /// What is lent, and what came of it.
 #[derive(Debug, Clone)]
 pub(super) struct Reclaiming {
-    load: Load,
+    pub(super) load: Load,
     lending: Lending,
     pub(super) next: Millis,
 }

@@ -185,3 +185,19 @@ fn a_machine_without_memory_ends_tasks_that_are_not_production() {
         assert!(!full.state().job(job).unwrap().priority().band().is_prod());
     }
 }
+
+/// Everybody uses all of a limit once the cell has lent much of it: tasks end for want of memory or give room back, and
+/// none of production.
+#[test]
+fn when_all_use_all_of_their_limits_others_end_and_production_does_not() {
+    let mut replay = lent(Reclaim::always(NumberSet::Aggressive));
+    replay.run_until(Millis(HOUR.0 * 6)).unwrap();
+    replay.reclaiming.as_mut().unwrap().load = reclaim::Load::Constant(1_000);
+    replay.run_until(Millis(HOUR.0 * 8)).unwrap();
+    assert_eq!(replay.state().audit(), []);
+    assert!(!replay.books.killed.is_empty(), "{:?}", replay.books.counts);
+    for (band, of) in &replay.books.bands {
+        assert!(!band.is_prod() || of.out_of_memory == 0, "{band}: {of:?}");
+        assert!(!band.is_prod() || of.evictions.is_empty(), "{band}: {of:?}");
+    }
+}
