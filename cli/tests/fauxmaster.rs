@@ -2,6 +2,8 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+#[path = "fauxmaster/disk.rs"]
+mod disk;
 #[path = "fauxmaster/sources.rs"]
 mod sources;
 
@@ -145,6 +147,22 @@ fn a_change_is_checked_and_a_refused_one_says_why() {
 }
 
 #[test]
+fn whole_sets_of_several_jobs_are_counted_and_a_mix_that_is_none_is_refused() {
+    let two = format!("[{JOB},{}]", JOB.replace("\"web\"", "\"db\"").replace(":3,", ":1,"));
+    let sets = answer(&asked(&["fit", "-"], &[]), &two);
+    assert!(sets.contains("sets of 3 web, 1 db fit"), "{sets}");
+    let mixed = answer(&asked(&["fit", "-"], &["--mix", "db:2,web:1"]), &two);
+    assert!(mixed.contains("sets of 2 db, 1 web fit"), "{mixed}");
+    assert!(answer(&asked(&["fit", "-"], &["--mix", "web:2"]), JOB).contains("sets of 2 web fit"));
+    let refused = |mix| refusal(&asked(&["fit", "-"], &["--mix", mix]), &two);
+    assert!(refused("web:1,x:2").contains("x is none of the file's jobs: web, db"));
+    assert!(refused("web:1,web:2").contains("web is given twice"));
+    assert!(refused("web:0").contains("no whole number from 1"));
+    assert!(refused("web").contains("JOB:TASKS"));
+    assert!(refusal(&asked(&["fit", "-"], &[]), "[]").contains("no job"));
+}
+
+#[test]
 fn mixes_are_priced_and_weights_searched_and_what_was_computed_is_kept() {
     let shapes = ["--shape", "big:20:cpu=32,ram=128GiB,disk=4TiB", "--seeds", "1"];
     let priced = answer(&asked(&["price"], &shapes), "");
@@ -275,33 +293,4 @@ fn a_killed_sweep_goes_on_from_what_was_kept() {
     assert!(after.starts_with(whole), "what was there was not computed again");
     // The cell as it is, and two cells beside each other, for each seed.
     assert_eq!(after.lines().count(), 3 * 6, "{after}");
-}
-
-/// On a real file system that is full, in a mount namespace of its own.
-#[test]
-fn a_full_disk_is_told_and_no_half_page_is_left() {
-    let folder = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 77\n\
-                  head -c 49152 /dev/zero > \"$1/fill\"\n\
-                  \"$2\" show --synthetic borg-like --machines 40 --report \"$1/cell.html\"\n\
-                  code=$?\n\
-                  ls -A \"$1\"\n\
-                  exit $code";
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .arg(folder.path())
-        .arg(env!("CARGO_BIN_EXE_fauxmaster"))
-        .output()
-        .expect("util-linux is there");
-    let (out, err) =
-        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).into();
-    if output.status.code() == Some(77) || err.starts_with("unshare:") {
-        assert!(std::env::var_os("BORG_PRIVILEGED").is_none(), "{err}");
-        println!("skipped: no mount namespace here: {err}");
-        return;
-    }
-    assert_eq!(output.status.code(), Some(1), "{out}{err}");
-    assert!(err.contains("No space left on device") && err.contains("cell"), "{err}");
-    let left: Vec<&str> = out.lines().filter(|name| name.starts_with("cell.html")).collect();
-    assert!(left.is_empty(), "half a page under its name: {out}");
 }

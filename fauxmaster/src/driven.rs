@@ -17,7 +17,7 @@ use borg_proto::{
     Band, CellName, Health, IncarnationId, JobId, JobKey, JobSpec, MachineId, MachineInfo, Millis,
     Resources, TaskId, UserName,
 };
-use borg_scheduler::Scheduler;
+use borg_scheduler::{Config, Scheduler};
 use borg_sim::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -73,6 +73,24 @@ impl Driven {
             up.push(Observation::MachineUp { machine: MachineId(number), info: info.clone() });
         }
         cell.apply(master(), Action::Observe { changes: up })?;
+        Ok(cell)
+    }
+
+    /// A cell with these machines whose work stands where the production scheduler put it, as far as it fits.
+    ///
+    /// # Errors
+    /// When the state refuses a machine or a job, or state and scheduler disagree.
+    pub fn filled(
+        machines: &[MachineInfo],
+        jobs: Vec<(UserName, Arc<JobSpec>)>,
+    ) -> Result<Self, Error> {
+        let mut cell = Self::with_machines(machines)?;
+        for (owner, spec) in jobs {
+            cell.submit(&owner, spec)?;
+        }
+        let mut scheduler = Scheduler::new(&cell.state, Config::default());
+        drop(cell.take_news());
+        cell.settle(&mut scheduler)?;
         Ok(cell)
     }
 

@@ -8,7 +8,6 @@ use crate::work::Work;
 use crate::{Driven, Error};
 use borg_cell::state::CellState;
 use borg_proto::Millis;
-use borg_scheduler::{Config, Scheduler};
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -107,14 +106,8 @@ impl Loaded {
             Holds::Cell(state) => return Ok(CellState::clone(state)),
             Holds::Work(_) | Holds::Trace(..) => self.work(),
         };
-        let machines: Vec<_> = work.machines.iter().map(|(_, info)| info.clone()).collect();
-        let mut cell = Driven::with_machines(&machines)?;
-        for (owner, spec) in work.jobs {
-            cell.submit(&owner, spec)?;
-        }
-        let mut scheduler = Scheduler::new(&cell.state, Config::default());
-        cell.settle(&mut scheduler)?;
-        Ok(cell.state)
+        let machines: Vec<_> = work.machines.into_iter().map(|(_, info)| info).collect();
+        Ok(Driven::filled(&machines, work.jobs)?.state)
     }
 
     /// Where an answer about it comes from.

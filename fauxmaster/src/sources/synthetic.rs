@@ -6,7 +6,6 @@
 use super::borg_like::{Mix, borg_like};
 use crate::{Driven, Error};
 use borg_cell::state::CellState;
-use borg_scheduler::{Config, Scheduler};
 
 /// A made-up cell of so many machines whose work stands where the scheduler put it. The same numbers give
 /// the same cell.
@@ -15,14 +14,7 @@ use borg_scheduler::{Config, Scheduler};
 /// When state and scheduler disagree.
 pub fn synthetic(machines: u32, seed: u64) -> Result<CellState, Error> {
     let made = borg_like(machines, Mix::BORG, seed)?;
-    let mut cell = Driven::with_machines(&made.machines)?;
-    for (owner, spec) in made.jobs {
-        cell.submit(&owner, spec)?;
-    }
-    let mut scheduler = Scheduler::new(&cell.state, Config::default());
-    cell.place(scheduler.pass(cell.now(), usize::MAX))?;
-    cell.start_placed()?;
-    Ok(cell.state)
+    Ok(Driven::filled(&made.machines, made.jobs)?.state)
 }
 
 #[cfg(test)]
