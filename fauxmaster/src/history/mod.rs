@@ -56,9 +56,15 @@ impl Recording {
     /// Of the bytes of a file.
     ///
     /// # Errors
-    /// When they are none, or of a newer format.
+    /// When they are none, of a newer format, or damaged before their end: only a last frame may be cut off, as by a
+    /// master that was killed.
     pub fn of(name: &str, bytes: &[u8]) -> Result<Self, Error> {
         let (records, end) = read(bytes).map_err(|error| format!("{name}: {error}"))?;
+        if let End::Torn { at } = end
+            && is_whole(&bytes[at..])
+        {
+            return Err(format!("{name}: damaged at byte {at}: save the history again").into());
+        }
         Ok(Self { name: name.to_owned(), records, end })
     }
 }
@@ -147,6 +153,13 @@ impl History {
         }
         Ok(past.state)
     }
+}
+
+/// Whether all bytes of a frame are there, right or wrong.
+fn is_whole(frame: &[u8]) -> bool {
+    let Some((length, rest)) = frame.split_first_chunk::<4>() else { return false };
+    let sum = 8;
+    usize::try_from(u32::from_le_bytes(*length)).is_ok_and(|length| rest.len() >= length + sum)
 }
 
 /// A state on its way through a history.

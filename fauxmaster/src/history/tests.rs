@@ -91,6 +91,24 @@ fn what_was_recorded_is_decided_again_and_another_decision_is_told() {
     assert!(verified.recordings[0].left_out > 0 && verified.difference.is_none(), "{verified:?}");
 }
 
+/// A frame that is there and wrong is damage; one that is cut off is the end.
+#[test]
+fn a_damaged_recording_is_refused_and_one_that_was_cut_off_is_not() {
+    use borg_scheduler::recording::wire::{Writer, encode};
+    let (mut writer, mut bytes) = Writer::begin();
+    let head = bytes.len();
+    for recorded in &lived().recordings[0].records {
+        let mut frame = Vec::new();
+        encode(&mut frame, recorded);
+        bytes.extend(writer.frame(&frame));
+    }
+    let cut = Recording::of("r", &bytes[..bytes.len() - 3]).unwrap();
+    assert!(matches!(cut.end, End::Torn { .. }) && !cut.records.is_empty());
+    bytes[head + 6] ^= 1;
+    let refused = Recording::of("r", &bytes).unwrap_err().to_string();
+    assert_eq!(refused, format!("r: damaged at byte {head}: save the history again"));
+}
+
 #[test]
 fn wherever_it_stands_the_state_is_that_of_then() {
     let history = lived();

@@ -35,10 +35,14 @@ pub struct OfRecording {
 }
 
 impl Verified {
-    /// Whether anything was compared, and nothing differs.
+    /// Whether anything was compared, of decisions if there are any, and nothing differs.
     #[must_use]
     pub fn is_identical(&self) -> bool {
-        self.difference.is_none() && self.recordings.iter().any(|one| one.passes > 0)
+        let compared = |one: &OfRecording| match self.in_log {
+            0 => one.passes > 0,
+            _ => one.decisions > 0,
+        };
+        self.difference.is_none() && self.recordings.iter().any(compared)
     }
 }
 
@@ -107,7 +111,7 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
     let (passes, decisions) = (sum(|one| one.passes), sum(|one| one.decisions));
     let summary = match &verified.difference {
         Some(difference) => format!("DIFFERENT: {difference}."),
-        None if passes == 0 => {
+        None if !verified.is_identical() => {
             "Nothing was compared: no decisions were recorded in this time. Ask the master that led then.".to_owned()
         }
         None => {
@@ -118,8 +122,9 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
                      asked."
                 ),
             };
+            let all = if rest.is_empty() { "Identical" } else { "Identical as far as it was recorded" };
             format!(
-                "Identical: {passes} passes with {decisions} decisions were taken again; the log has {}.{rest}",
+                "{all}: {passes} passes with {decisions} decisions were taken again; the log has {}.{rest}",
                 verified.in_log
             )
         }

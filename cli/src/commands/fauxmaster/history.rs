@@ -32,6 +32,9 @@ pub(super) fn load(dir: &Path) -> Result<History, Failure> {
         let what = format!("{}: is no directory of borgctl backup history", dir.display());
         return Err(Failure::new(Code::NotFound, what));
     }
+    for name in [Stretch::CHECKPOINT, Stretch::LOG] {
+        plain(&dir.join(name))?;
+    }
     let stretch = Stretch::read(dir).map_err(|error| match error {
         StoreError::Broken { why, .. } => refused(format!("{why}: {DAMAGED}")),
         StoreError::Gone { .. } => {
@@ -50,7 +53,7 @@ pub(super) fn load(dir: &Path) -> Result<History, Failure> {
         if !name.starts_with("recording-") {
             continue;
         }
-        let bytes = std::fs::metadata(&path).map_err(|error| at(&error))?.len();
+        let bytes = plain(&path)?;
         if bytes > MOST_BYTES {
             return Err(refused(format!(
                 "{}: {bytes} bytes, most is {MOST_BYTES}",
@@ -62,6 +65,16 @@ pub(super) fn load(dir: &Path) -> Result<History, Failure> {
     }
     let members = stretch.checkpoint.meta.membership;
     Ok(History { start, members, entries: stretch.entries, recordings })
+}
+
+/// The length of a file that is one: of a pipe or a device nobody knows the end.
+fn plain(path: &Path) -> Result<u64, Failure> {
+    let file = std::fs::symlink_metadata(path)
+        .map_err(|error| refused(format!("{}: {error}: {DAMAGED}", path.display())))?;
+    if !file.is_file() {
+        return Err(refused(format!("{}: is no plain file", path.display())));
+    }
+    Ok(file.len())
 }
 
 /// The moment of a history that is meant.
