@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Something that is otherwise in the later state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Difference {
-    /// machine, job, task or quota.
+    /// machine, job or task.
     pub what: &'static str,
     /// Its name.
     pub name: String,

@@ -122,7 +122,9 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
                      asked."
                 ),
             };
-            let all = if rest.is_empty() { "Identical" } else { "Identical as far as it was recorded" };
+            let torn = |one: &OfRecording| matches!(one.end, End::Torn { .. }) || one.left_out > 0;
+            let whole = rest.is_empty() && !verified.recordings.iter().any(torn);
+            let all = if whole { "Identical" } else { "Identical as far as it was recorded" };
             format!(
                 "{all}: {passes} passes with {decisions} decisions were taken again; the log has {}.{rest}",
                 verified.in_log
