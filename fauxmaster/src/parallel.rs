@@ -6,6 +6,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// So many seeds from the first one on; no more than there are numbers.
+#[must_use]
+pub fn seeds(first: u64, many: u64) -> Vec<u64> {
+    (0..many).map_while(|n| first.checked_add(n)).collect()
+}
+
 /// Does `work` for each input, so many at a time.
 pub fn each<I: Sync, O: Send>(
     inputs: &[I],
@@ -34,6 +40,12 @@ pub fn each<I: Sync, O: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_end_where_numbers_do() {
+        assert_eq!(seeds(3, 2), [3, 4]);
+        assert_eq!(seeds(u64::MAX, 3), [u64::MAX]);
+    }
 
     #[test]
     fn results_come_in_the_order_of_the_inputs_on_any_number_of_threads() {

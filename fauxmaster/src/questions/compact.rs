@@ -58,7 +58,7 @@ impl Options {
     /// The seeds in order.
     #[must_use]
     pub fn seed_list(&self) -> Vec<u64> {
-        (self.first_seed..).zip(0..self.seeds).map(|(seed, _)| seed).collect()
+        parallel::seeds(self.first_seed, self.seeds)
     }
 
     /// What an answer depends on, but for the seeds.

@@ -91,8 +91,10 @@ pub fn estimators(
     if machines.is_empty() {
         return Err("no task is placed in the cell: there is nothing to foretell".into());
     }
-    let seeds: Vec<u64> =
-        (options.first_seed..options.first_seed.saturating_add(options.seeds)).collect();
+    let seeds = parallel::seeds(options.first_seed, options.seeds);
+    if seeds.is_empty() {
+        return Err("seeds: 0; at least one is needed".into());
+    }
     let scores = parallel::each(&seeds, options.threads, |seed| {
         let scores = of_seed(&machines, *seed);
         tell(&format!("seed {seed}"));
@@ -101,11 +103,16 @@ pub fn estimators(
     Ok(answer(loaded, seeds, &scores))
 }
 
-/// Tasks by machine.
+/// Tasks by machine of which something may be lent.
 fn placed(state: &CellState) -> Vec<Vec<Stays>> {
     let of_machine = |machine: &borg_cell::state::Machine| -> Vec<Stays> {
         let tasks = machine.tasks.iter().filter_map(|task| {
-            let job = state.job(task.job).filter(|job| !job.is_alloc_set())?;
+            let job = state.job(task.job)?;
+            // Of what stands in an alloc, and of what keeps its limit, a cell lends nothing.
+            let lends = job.task_spec(task.index).reclaim && job.spec.alloc_set.is_none();
+            if job.is_alloc_set() || !lends {
+                return None;
+            }
             let number = mix(task.job.0) ^ mix(u64::from(task.index) << 32);
             let limit = job.task_spec(task.index).limit.clone();
             Some(Stays { kind: job.spec.kind, limit, number })

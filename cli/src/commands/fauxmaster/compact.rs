@@ -1,6 +1,6 @@
 //! `fauxmaster compact`: the smallest cell that still holds the work.
 
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs, made, threads};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -60,13 +60,11 @@ pub(super) struct OrderArgs {
 
 impl OrderArgs {
     pub(super) fn options(self, policy: Policy) -> Options {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let asked = self.threads.and_then(|threads| usize::try_from(threads).ok());
         Options {
             policy,
             first_seed: self.first_seed,
             seeds: self.seeds,
-            threads: asked.unwrap_or(cores),
+            threads: threads(self.threads),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `fauxmaster estimators`: how well use is foretold.
 
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs, made, threads};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -29,10 +29,8 @@ pub(super) async fn run(
     target: &TargetArgs,
     out: Output,
 ) -> Result<(), Failure> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let asked = args.threads.and_then(|threads| usize::try_from(threads).ok());
     let options =
-        Options { first_seed: args.first_seed, seeds: args.seeds, threads: asked.unwrap_or(cores) };
+        Options { first_seed: args.first_seed, seeds: args.seeds, threads: threads(args.threads) };
     let loaded = args.source.load(target).await?;
     args.show.show(&made(estimators::estimators(&loaded, &options, step))?, out)
 }

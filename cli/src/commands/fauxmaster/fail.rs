@@ -1,7 +1,7 @@
 //! `fauxmaster fail`: what the loss of machines does.
 
 use super::super::drain;
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs, made, threads};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -88,13 +88,11 @@ impl LossCommand {
 }
 
 pub(super) async fn run(args: FailArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let asked = args.threads.and_then(|threads| usize::try_from(threads).ok());
     let options = Options {
         loss: args.loss.loss(),
         startup: Millis::from_secs(args.startup),
         within: args.within,
-        threads: asked.unwrap_or(cores),
+        threads: threads(args.threads),
     };
     let loaded = args.source.load(target).await?;
     args.show.show(&made(fail::fail(&loaded, &options, step))?, out)

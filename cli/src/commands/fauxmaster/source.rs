@@ -156,3 +156,9 @@ pub(super) fn made<T>(found: Result<T, borg_fauxmaster::Error>) -> Result<T, Fai
 pub(super) fn refused(why: String) -> Failure {
     Failure::new(Code::Refused, why)
 }
+
+/// How many threads are to be used: as asked, or one for each core.
+pub(super) fn threads(asked: Option<u64>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    asked.and_then(|threads| usize::try_from(threads).ok()).unwrap_or(cores)
+}

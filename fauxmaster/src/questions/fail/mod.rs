@@ -71,6 +71,9 @@ pub fn fail(
 ) -> Result<Answer, Error> {
     let state = loaded.state()?;
     let cases = cases(&state, &options.loss)?;
+    if cases.is_empty() {
+        return Err("seeds: 0; at least one is needed".into());
+    }
     let lived = parallel::each(&cases, options.threads, |(name, lost)| {
         let outcome = Outage::live(&state, lost, options.startup, options.within)?;
         tell(&format!("{name}: {} tasks down", outcome.hits.len()));
@@ -133,7 +136,7 @@ fn cases(state: &CellState, loss: &Loss) -> Result<Vec<Case>, Error> {
                 Dice::new(seed).shuffle(&mut left);
                 (format!("seed {seed}"), left.into_iter().take(*machines).collect())
             };
-            Ok((*first_seed..first_seed.saturating_add(*seeds)).map(one).collect())
+            Ok(parallel::seeds(*first_seed, *seeds).into_iter().map(one).collect())
         }
     }
 }

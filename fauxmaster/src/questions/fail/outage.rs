@@ -48,6 +48,8 @@ pub(super) struct Room {
 pub(super) struct Outcome {
     /// Tasks that were down at some time.
     pub hits: BTreeMap<TaskId, Hit>,
+    /// Tasks that were over with their machine, as those of daemons are.
+    pub over: u64,
     /// How many machines were lost.
     pub machines: u64,
     /// When the last of them was taken for down, if all were.
@@ -92,6 +94,13 @@ impl Outage {
         }
         let mut outcome = outage.outcome;
         outcome.after = room(&outage.cell.state);
+        // A daemon's task is over with its machine: it needs no other place.
+        let over = |task: &TaskId| {
+            outage.cell.state.task(*task).is_none_or(borg_cell::state::Task::is_dead)
+        };
+        let all = outcome.hits.len();
+        outcome.hits.retain(|task, _| !over(task));
+        outcome.over = (all - outcome.hits.len()) as u64;
         outcome.silent = outage.silent.len() as u64;
         outcome.safe_mode = outage.silence.safe_mode();
         let waits = outcome.hits.iter().filter(|(_, hit)| hit.placed.is_none());
@@ -111,9 +120,15 @@ impl Outage {
         let up = |machine: &&borg_cell::state::Machine| machine.state == MachineState::Up;
         let silent: BTreeSet<MachineId> =
             state.machines().filter(up).map(|one| one.id).filter(|id| lost.contains(id)).collect();
-        for machine in state.machines().filter(up) {
-            let gone = silent.contains(&machine.id);
-            let standing = if gone { Standing::Silent } else { Standing::Answering };
+        for machine in state.machines() {
+            let standing = if silent.contains(&machine.id) {
+                Standing::Silent
+            } else if machine.state == MachineState::Up {
+                Standing::Answering
+            } else {
+                // What was lost lately counts towards safe mode too.
+                Standing::of_down(machine, state, begin)
+            };
             silence.count(machine.id, standing, true);
         }
         let mut scheduler = Scheduler::new(state, Config::default());
@@ -128,6 +143,7 @@ impl Outage {
         }
         let outcome = Outcome {
             hits,
+            over: 0,
             machines: silent.len() as u64,
             given_up: silent.is_empty().then_some(Millis(0)),
             silent: 0,
@@ -272,7 +288,7 @@ fn band(state: &CellState, task: TaskId) -> Option<Band> {
     Some(state.job(task.job)?.spec_of(task.index).priority.band())
 }
 
-/// What machines that are up and answer have.
+/// What machines that the cell takes for up have.
 fn room(state: &CellState) -> Room {
     let mut room = Room::default();
     for machine in state.machines().filter(|machine| machine.state == MachineState::Up) {

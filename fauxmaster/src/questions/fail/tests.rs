@@ -2,7 +2,8 @@ use super::*;
 use crate::Driven;
 use crate::answer::{Table, Value};
 use borg_cell::fixture::{info, service};
-use borg_proto::UserName;
+use borg_proto::command::Observation;
+use borg_proto::{JobKind, UserName};
 use borg_scheduler::{Config, Scheduler};
 use std::sync::Arc;
 
@@ -15,7 +16,9 @@ fn cell(machines: u32, tasks: u32, priority: u64) -> Loaded {
     let owner: UserName = "ann".parse().unwrap();
     let mut spec = service("web", tasks, 1_000, 1 << 30);
     spec.priority = borg_proto::Priority::new(priority).unwrap();
-    cell.submit(&owner, Arc::new(spec)).unwrap();
+    if tasks > 0 {
+        cell.submit(&owner, Arc::new(spec)).unwrap();
+    }
     cell.settle(&mut Scheduler::new(&cell.state, Config::default())).unwrap();
     assert_eq!(cell.state.pending_len(), 0);
     Loaded::cell("test".to_owned(), cell.state)
@@ -112,4 +115,44 @@ fn what_is_not_there_cannot_be_lost() {
     assert_eq!(refused(power), "no machine that is up has attribute power; there are rack");
     let many = Loss::Random { machines: 5, first_seed: 1, seeds: 1 };
     assert_eq!(refused(many), "random 5: 1 to 4 machines are up");
+}
+
+/// Machines that were lost lately count towards safe mode, as for a leader.
+#[test]
+fn what_was_lost_before_counts_too() {
+    let loaded = cell(20, 20, 200);
+    let mut driven = Driven::of_state(loaded.state().unwrap());
+    driven.wait(1_000);
+    let down = (15..19).map(|id| Observation::MachineDown { machine: MachineId(id) }).collect();
+    driven.observe(down).unwrap();
+    driven.wait(600_000);
+    driven.observe(vec![Observation::MachineDown { machine: MachineId(19) }]).unwrap();
+    driven.settle(&mut Scheduler::new(&driven.state, Config::default())).unwrap();
+    let late = Loaded::cell("test".to_owned(), driven.state);
+    let loss = Loss::Machines(["m-0", "m-1"].map(|name| name.parse().unwrap()).into());
+    let answer = asked(&late, loss.clone());
+    assert!(answer.summary.iter().any(|line| line.contains("safe mode")), "7 of 20: {answer:?}");
+    let alone = asked(&cell(20, 20, 200), loss);
+    assert!(alone.summary.iter().all(|line| !line.contains("safe mode")), "2 of 20: {alone:?}");
+}
+
+#[test]
+fn a_daemon_on_a_lost_machine_is_over_and_waits_for_nothing() {
+    let loaded = cell(10, 0, 200);
+    let mut driven = Driven::of_state(loaded.state().unwrap());
+    let mut spec = service("exporter", 1, 100, 1 << 28);
+    spec.kind = JobKind::Daemon;
+    spec.priority = borg_proto::Priority::new(200).unwrap();
+    driven.submit(&"ops".parse().unwrap(), Arc::new(spec)).unwrap();
+    driven.settle(&mut Scheduler::new(&driven.state, Config::default())).unwrap();
+    assert_eq!(driven.placed(), 10);
+    let answer = asked(&Loaded::cell("test".to_owned(), driven.state), machine("m-0"));
+    assert!(
+        answer
+            .summary
+            .iter()
+            .any(|line| line == "1 tasks of daemons are over with their machines."),
+        "{answer:?}"
+    );
+    assert!(table(&answer, "waiting").rows.is_empty() && table(&answer, "bands").rows.is_empty());
 }

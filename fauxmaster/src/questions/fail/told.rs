@@ -3,6 +3,7 @@
 use super::outage::{Hit, Outcome, Room};
 use super::{Loss, Options};
 use crate::answer::{Answer, Axis, Chart, Column, Point, Series, Spread, Table, Value};
+use crate::parallel;
 use crate::sources::loaded::Loaded;
 use crate::spread::Counted;
 use borg_cell::state::CellState;
@@ -21,9 +22,7 @@ pub(super) fn answer(
 ) -> Answer {
     let (name, worst) = &lived[0];
     let seeds = match &options.loss {
-        Loss::Random { first_seed, seeds, .. } => {
-            (*first_seed..first_seed.saturating_add(*seeds)).collect()
-        }
+        Loss::Random { first_seed, seeds, .. } => parallel::seeds(*first_seed, *seeds),
         Loss::Machines(_) | Loss::Domain { .. } | Loss::EachDomain { .. } => Vec::new(),
     };
     let lost = match &options.loss {
@@ -45,9 +44,14 @@ pub(super) fn answer(
     if lived.len() > 1 {
         charts.insert(0, spread(lived));
     }
+    let mut provenance = loaded.provenance(seeds, parameters);
+    if state.lends() {
+        let note = "what tasks lend is not known: everybody is taken to need the whole limit, so less fits than in the cell";
+        provenance.notes.push(note.to_owned());
+    }
     Answer {
         question: "fail".to_owned(),
-        provenance: loaded.provenance(seeds, parameters),
+        provenance,
         summary: summary(options, lived),
         tables,
         charts,
@@ -75,9 +79,14 @@ fn summary(options: &Options, lived: &[(String, Outcome)]) -> Vec<String> {
         "{name}: {} machines and {lost} tasks go down, {pushed} others are pushed out to make room.",
         worst.machines
     ));
+    if worst.over > 0 {
+        told.push(format!("{} tasks of daemons are over with their machines.", worst.over));
+    }
     let last = placed.percentile(100).unwrap_or(0);
     let never = worst.hits.values().filter(|hit| hit.placed.is_none()).count();
-    told.push(if never == 0 {
+    told.push(if worst.hits.is_empty() {
+        "No task has to be placed again.".to_owned()
+    } else if never == 0 {
         format!("All are placed again within {:.1} s.", seconds(last))
     } else {
         let (within, placed) = (seconds(options.within.0), placed.count());

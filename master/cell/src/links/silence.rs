@@ -41,8 +41,18 @@ pub enum Standing {
 
 impl Standing {
     /// Whether a leader took the machine for down, rather than an operator.
-    pub(super) fn is_lost(machine: &Machine) -> bool {
+    fn is_lost(machine: &Machine) -> bool {
         machine.state == MachineState::Down && !machine.given_up
+    }
+
+    /// Of a machine that is not up, by the state: `now` is the leader's clock.
+    #[must_use]
+    pub fn of_down(machine: &Machine, state: &CellState, now: Millis) -> Self {
+        if !Self::is_lost(machine) {
+            return Self::Other;
+        }
+        let age = state.clock().since(machine.since);
+        Self::Lost(Millis(now.0.saturating_sub(age.0)))
     }
 }
 

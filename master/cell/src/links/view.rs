@@ -86,11 +86,11 @@ impl Place {
     fn of(machine: &Machine, state: &CellState, now: Millis) -> Self {
         if machine.state == MachineState::Up {
             Self::Up
-        } else if Standing::is_lost(machine) {
-            let age = state.clock().since(machine.since);
-            Self::Lost(Millis(now.0.saturating_sub(age.0)))
         } else {
-            Self::Other
+            match Standing::of_down(machine, state, now) {
+                Standing::Lost(at) => Self::Lost(at),
+                _ => Self::Other,
+            }
         }
     }
 }
