@@ -45,6 +45,17 @@ pub(crate) enum Moment {
     Time(Millis),
 }
 
+impl Moment {
+    /// Whether it surely is before another one.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Index(index), Self::Index(other)) => index < other,
+            (Self::Time(time), Self::Time(other)) => time < other,
+            (Self::Index(_), Self::Time(_)) | (Self::Time(_), Self::Index(_)) => false,
+        }
+    }
+}
+
 impl FromStr for Moment {
     type Err = String;
 

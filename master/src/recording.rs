@@ -20,6 +20,7 @@ use borg_scheduler::recording::wire::{Writer, encode};
 use borg_scheduler::recording::{Begin, Recorded};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,8 @@ pub(crate) const PREFIX: &str = "recording-";
 const FRAMES: usize = 1_024;
 /// A directory holds about so many files: the oldest goes as a whole.
 const FILES: u64 = 16;
+/// Time until another file begins after the disk did not take one. 10 minutes: our choice.
+const AFTER_A_CUT: Millis = Millis::from_secs(600);
 /// Time between two beginnings at least. 1 minute: our choice, as to begin anew takes a large cell a third of a second.
 const REST: Millis = Millis::from_secs(60);
 
@@ -143,11 +146,13 @@ impl Recorder {
     /// Whether the scheduler has to begin anew with this state, so that a file can begin: when none has, or the present
     /// one is full and nobody waits.
     pub(crate) fn begins(&self, state: &CellState) -> bool {
-        let rested = self.began.is_none_or(|began| clock::now().since(began) >= REST);
+        let rest = if self.written.is_none() { AFTER_A_CUT } else { REST };
+        let rested = self.began.is_none_or(|began| clock::now().since(began) >= rest);
         self.to.is_some()
             && rested
             && match self.written {
-                None => true,
+                // Whoever has just begun to lead begins anyway; else nobody has to wait for it.
+                None => self.began.is_none() || state.pending_len() == 0,
                 Some(written) if written >= 2 * self.file_bytes => true,
                 Some(written) => written >= self.file_bytes && state.pending_len() == 0,
             }
@@ -252,6 +257,9 @@ impl Scribe {
             Piece::Frame(records) => {
                 // Of a file that could not be written the rest is of no use.
                 let Some((file, writer)) = &mut self.file else { return Ok(()) };
+                if file.metadata()?.nlink() == 0 {
+                    return Err(io::Error::other("somebody removed the file"));
+                }
                 let frame = writer.frame(&records);
                 file.write_all(&frame)?;
                 self.metrics.recorded_bytes.inc_by(frame.len() as u64);
@@ -341,6 +349,30 @@ mod tests {
         assert!(scribe.take(Piece::Begin { index: 1, at: Millis(1) }).is_err());
         scribe.take(Piece::Frame(vec![1])).unwrap();
         scribe.take(Piece::End).unwrap();
+    }
+
+    /// Whoever removes the directory loses what was in it, and no more than that for long.
+    #[test]
+    fn a_file_that_was_removed_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("decisions");
+        let (scribe, metrics) = scribe(&dir, 16_000);
+        let gave_up = scribe.gave_up.clone();
+        let (to, from) = sync_channel(10);
+        let thread = std::thread::spawn(move || scribe.run(&from));
+        to.send(Piece::Begin { index: 1, at: Millis(1) }).unwrap();
+        to.send(Piece::Frame(vec![4])).unwrap();
+        while metrics.recorded_bytes.get() == 0 {
+            std::thread::yield_now();
+        }
+        fs::remove_dir_all(&dir).unwrap();
+        to.send(Piece::Frame(vec![4])).unwrap();
+        to.send(Piece::Begin { index: 2, at: Millis(2) }).unwrap();
+        drop(to);
+        thread.join().unwrap();
+        assert!(gave_up.load(Ordering::Relaxed));
+        assert_eq!(metrics.recordings_cut.get(), 1);
+        assert_eq!(recordings(&dir).unwrap().len(), 1, "another begins");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Difference {
     pub now: String,
 }
 
-/// Everything that is different, by kind and name.
+/// Every machine, job and task that is different, by kind and name. Quota, privileges and settings are not looked at.
 #[must_use]
 pub fn between(then: &CellState, now: &CellState) -> Vec<Difference> {
     let mut all = Vec::new();

@@ -16,7 +16,7 @@ use borg_cell::state::CellState;
 use borg_cell::store::{LogEntry, Membership};
 use borg_proto::Millis;
 use borg_scheduler::recording::Recorded;
-use borg_scheduler::recording::wire::{End, encode, read};
+use borg_scheduler::recording::wire::{End, MAX_FRAME_BYTES, encode, read};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A stretch of the past.
@@ -159,7 +159,10 @@ impl History {
 fn is_whole(frame: &[u8]) -> bool {
     let Some((length, rest)) = frame.split_first_chunk::<4>() else { return false };
     let sum = 8;
-    usize::try_from(u32::from_le_bytes(*length)).is_ok_and(|length| rest.len() >= length + sum)
+    // No frame is so long as that: its length is what is wrong.
+    let absurd = |length: usize| length > MAX_FRAME_BYTES;
+    usize::try_from(u32::from_le_bytes(*length))
+        .is_ok_and(|length| absurd(length) || rest.len() >= length + sum)
 }
 
 /// A state on its way through a history.

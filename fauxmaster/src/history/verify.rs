@@ -118,8 +118,8 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
             let rest = match verified.in_log.saturating_sub(decisions) {
                 0 => String::new(),
                 rest => format!(
-                    " {rest} were not compared: they were decided while nothing was recorded, or by a master that was not \
-                     asked."
+                    " {rest} were not compared: they were decided while nothing was recorded, by a master that was not \
+                     asked, or where a recording is cut off."
                 ),
             };
             let torn = |one: &OfRecording| matches!(one.end, End::Torn { .. }) || one.left_out > 0;

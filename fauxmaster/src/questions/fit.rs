@@ -8,7 +8,7 @@ use crate::answer::{Answer, Axis, Chart, Column, Table, Value};
 use crate::driven::{DECISIONS, Driven};
 use crate::sources::loaded::Loaded;
 use borg_cell::state::CellState;
-use borg_proto::{Band, JobSpec, TaskId, UserName};
+use borg_proto::{Band, JobKind, JobSpec, TaskId, UserName};
 use borg_scheduler::{Config, Scheduler};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -79,8 +79,26 @@ pub fn fit_sets(loaded: &Loaded, specs: &[JobSpec], most: u32) -> Result<Answer,
     if specs.is_empty() {
         return Err("there is no job in the set: nothing to fit".into());
     }
-    let state = loaded.state()?;
-    let origin = Scheduler::new(&state, Config::default());
+    for spec in specs {
+        let name = &spec.name;
+        match spec.kind {
+            JobKind::Service | JobKind::Batch | JobKind::AllocSet => {}
+            JobKind::Cron | JobKind::Daemon => {
+                let why = "a cron job asks for nothing by itself and a daemon for a task on each machine: leave it out";
+                return Err(format!("job {name}: kind: {why}").into());
+            }
+        }
+        if !spec.after.is_empty() || spec.parent.is_some() {
+            let why =
+                "sets are fitted at once, whatever waits for what: leave after and parent out";
+            return Err(format!("job {name}: after: {why}").into());
+        }
+    }
+    // Whoever waits now and finds a place is there first.
+    let mut cell = Driven::of_state(loaded.state()?);
+    let mut origin = Scheduler::new(&cell.state, Config::default());
+    cell.settle(&mut origin)?;
+    let state = cell.state;
     let (own, why) = sets(&state, &origin, specs, most)?;
     let mut rows = vec![vec!["as they are".into(), own.into()]];
     let mut bars = vec![("as they are".to_owned(), vec![f64::from(own)])];
@@ -131,7 +149,12 @@ fn sets(
     for set in 0..most {
         for (number, spec) in specs.iter().enumerate() {
             let name = format!("set-{set}-{number}").parse()?;
-            cell.submit(&owner, Arc::new(JobSpec { name, ..spec.clone() }))?;
+            if let Err(why) = cell.submit(&owner, Arc::new(JobSpec { name, ..spec.clone() })) {
+                return match set {
+                    0 => Err(why),
+                    _ => Ok((set, format!("the cell refuses the next one: {why}"))),
+                };
+            }
         }
         cell.tell(&mut scheduler);
         loop {
@@ -204,6 +227,11 @@ mod tests {
             "1 of 1 sets of 1 web, 1 log fit; more were not tried."
         );
         assert!(fit_sets(&loaded, &[], 1).is_err());
+        let mut cron = set[1].clone();
+        cron.kind = JobKind::Cron;
+        assert!(
+            fit_sets(&loaded, &[cron], 1).unwrap_err().to_string().starts_with("job log: kind")
+        );
         assert_eq!(loaded.state().unwrap().jobs().count(), 1, "nothing changed");
     }
 

@@ -974,6 +974,14 @@ impl Borgmaster for Api {
         };
         let (from, to) = (moment("from", &from)?, Some(to).filter(|to| !to.is_empty()));
         let to = to.map(|to| moment("to", &to)).transpose()?;
+        if to.is_some_and(|to| to.is_before(from)) {
+            return Err(Status::invalid_argument("to: is before from: nothing lies between"));
+        }
+        let newest = self.view().state.applied();
+        if matches!(from, past::Moment::Index(index) if index > newest) {
+            let why = format!("from: the newest entry here is {newest}");
+            return Err(Status::out_of_range(why));
+        }
         let driver = &self.changes.driver;
         let (parts, turn) = self.past.stretch(from, to, &self.decisions, driver).await?;
         Ok(Response::new(streams::save_history(parts, turn)))

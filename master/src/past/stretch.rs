@@ -57,9 +57,13 @@ impl Past {
         let in_force = recordings.iter().rev().find(|one| is_before(one, from));
         let further_back = in_force.map(|one| Moment::Index(one.index));
         // A recording may be kept for longer than the states and the log that it needs.
-        let made = further_back.and_then(|moment| self.entries(moment, to, driver).ok());
-        let made = made.map_or_else(|| self.entries(from, to, driver), Ok)?;
-        let (draft, state, entries) = made;
+        let made = further_back.map(|moment| self.entries(moment, to, driver));
+        let (draft, state, entries) = match made {
+            Some(Err(Missing::TooOld { .. } | Missing::Gap { .. })) | None => {
+                self.entries(from, to, driver)?
+            }
+            Some(made) => made?,
+        };
         let draft = CheckpointDraft {
             place: draft.place,
             membership: &draft.membership,

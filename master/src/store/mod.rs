@@ -119,7 +119,8 @@ impl Stretch {
         draft: &CheckpointDraft<'_>,
         entries: &[LogEntry],
     ) -> std::io::Result<[(&'static str, Vec<u8>); 2]> {
-        let (checkpoint, log) = (checkpoint::file(draft)?, segment::file(entries)?);
+        let (checkpoint, log) =
+            (checkpoint::file(draft)?, segment::file(draft.place.index, entries)?);
         Ok([(Self::CHECKPOINT, checkpoint), (Self::LOG, log)])
     }
 
@@ -130,8 +131,7 @@ impl Stretch {
     pub fn read(dir: &Path) -> Result<Self, StoreError> {
         let checkpoint = checkpoint::load_any(&dir.join(Self::CHECKPOINT))?;
         let log = dir.join(Self::LOG);
-        let empty = std::fs::metadata(&log).is_ok_and(|file| file.len() == 0);
-        let entries = if empty { Vec::new() } else { segment::read_any(&log)? };
+        let entries = segment::read_any(&log)?;
         let after = checkpoint.meta.place.index;
         if entries.first().is_some_and(|entry| entry.index != after + 1) {
             let why = format!("{}: does not follow on {}", log.display(), Self::CHECKPOINT);

@@ -82,12 +82,11 @@ fn put(to: impl Write, first: u64, last: u64, entries: &[LogEntry]) -> std::io::
     blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
 }
 
-/// The file of a piece, for whoever keeps it elsewhere; of none, nothing.
-pub(super) fn file(entries: &[LogEntry]) -> std::io::Result<Vec<u8>> {
+/// The file of a piece with the entries after an index, for whoever keeps it elsewhere; there may be none.
+pub(super) fn file(after: u64, entries: &[LogEntry]) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-        put(&mut bytes, first.index, last.index, entries)?;
-    }
+    let last = entries.last().map_or(after, |entry| entry.index);
+    put(&mut bytes, after + 1, last, entries)?;
     Ok(bytes)
 }
 

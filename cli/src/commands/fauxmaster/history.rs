@@ -141,7 +141,7 @@ fn differences(all: &[Difference], out: Output) -> Result<(), Failure> {
         return out.json(&all, false);
     }
     if all.is_empty() {
-        return out.line("nothing is different");
+        return out.line("no machine, job or task is different");
     }
     let rows = all
         .iter()
@@ -296,7 +296,8 @@ impl Session<'_> {
                 explain(&self.stepper, &task, self.out)?;
             }
             ["diff"] => {
-                let before = Moment::Index(self.stepper.index().saturating_sub(1));
+                let before = self.stepper.index().saturating_sub(1).max(self.history.first());
+                let before = Moment::Index(before);
                 self.diff(before, Moment::Index(self.stepper.index()))?;
             }
             ["diff", from] => {

@@ -180,6 +180,11 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
         let at: u64 = row.value(1, "microseconds, 0 or more")?;
         let millis = |micros: u64| Millis(micros / 1_000);
         let (placed, end) = (known(row, 2)?, known(row, 3)?);
+        const CLASS: &str = "a scheduling class, 0 to 3";
+        let (class, user) = (row.value(4, CLASS)?, row.value(5, "a number of a user")?);
+        if class > 3 {
+            return Err(row.field_error(4, CLASS));
+        }
         let Some(placed) = placed else {
             never += 1;
             return Ok(());
@@ -199,10 +204,10 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
         draft.lasts(millis(end.unwrap_or(placed)));
         found.push(Job {
             number,
-            user: row.value(5, "a number of a user")?,
+            user,
             at: millis(at),
             run: end.map(|end| millis(end - placed).max(Millis(1))),
-            class: row.value(4, "a scheduling class, 0 to 3")?,
+            class,
             priority: 0,
             tasks: 0,
             size: 0,

@@ -49,7 +49,6 @@ pub(super) fn read(path: &Path, reading: &mut Reading) -> Result<Draft, Error> {
         let [at, until] = [CREATED, DELETED].map(|column| row.value::<u32>(column, SECONDS));
         let (at, until) = (at?, until?);
         let placed: Option<u32> = row.maybe(SCHEDULED, SECONDS)?;
-        unplaced += u64::from(placed.is_none());
         let second = |time: u32| Millis::from_secs(time.into());
         in_time(row, DELETED, second(until))?;
         if until < at {
@@ -65,6 +64,7 @@ pub(super) fn read(path: &Path, reading: &mut Reading) -> Result<Draft, Error> {
         if !names.insert(pod.name.clone()) {
             return Err(row.field_error(NAME, "a name that is not there yet"));
         }
+        unplaced += u64::from(placed.is_none());
         let runs = Runs::Each(second(until - from).max(Millis(1)));
         arrivals.push((
             second(until),
