@@ -9,7 +9,7 @@ use crate::Error;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::fixture::{master, user};
 use borg_cell::rejection::Rejection;
-use borg_cell::state::{Answer, CellState};
+use borg_cell::state::{Answer, CellState, MachineState};
 use borg_proto::command::{Action, Assignment, Command, LEVEL, Observation, Principal};
 use borg_proto::identity::ADMIN;
 use borg_proto::machine::MachineAddress;
@@ -73,6 +73,19 @@ impl Driven {
             up.push(Observation::MachineUp { machine: MachineId(number), info: info.clone() });
         }
         cell.apply(master(), Action::Observe { changes: up })?;
+        // A cell drops what a machine says that is out of bounds, and so would take it for down.
+        let down = cell.state.machines().find(|machine| machine.state != MachineState::Up);
+        if let Some(refused) = down {
+            let info = usize::try_from(refused.id.0).ok().and_then(|number| machines.get(number));
+            let Resources { cpu_milli, ram_bytes, .. } =
+                info.map(|info| info.capacity.clone()).unwrap_or_default();
+            let number = u64::from(refused.id.0) + 1;
+            let why = format!(
+                "machine {number} of the list: a cell takes no machine of {cpu_milli} millicores and {ram_bytes} bytes \
+                 of memory with these attributes"
+            );
+            return Err(why.into());
+        }
         Ok(cell)
     }
 

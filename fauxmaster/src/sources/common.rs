@@ -44,7 +44,11 @@ pub fn read(folder: &Path) -> Result<Work, Error> {
     for name in &resources {
         nodes.column(name)?;
     }
+    let mut ids = BTreeSet::new();
     let named = |row: Row<'_>| {
+        if !ids.insert(row.text(id).to_owned()) {
+            return Err(row.field_error(id, "an id that no earlier line has"));
+        }
         Ok::<_, TableError>((row.text(id).to_owned(), machine(&nodes, row, &resources)?))
     };
     let machines = nodes.rows().map(named).collect::<Result<_, _>>()?;
@@ -69,11 +73,16 @@ pub fn read(folder: &Path) -> Result<Work, Error> {
 fn amounts(table: &Table, row: Row<'_>, resources: &[&str]) -> Result<Resources, TableError> {
     let mut all = Resources::default();
     for name in resources {
-        let amount: u64 = row.value(table.column(name)?, "a whole number")?;
+        let column = table.column(name)?;
+        let amount: u64 = row.value(column, "a whole number")?;
+        let bytes = || {
+            let bytes = amount.checked_mul(1 << 20);
+            bytes.ok_or_else(|| row.field_error(column, "less than 2^44 MiB"))
+        };
         match *name {
             "cpu_milli" => all.cpu_milli = amount,
-            "mem_mib" => all.ram_bytes = amount << 20,
-            "disk_mib" => all.disk_bytes = amount << 20,
+            "mem_mib" => all.ram_bytes = bytes()?,
+            "disk_mib" => all.disk_bytes = bytes()?,
             device if amount > 0 => drop(all.devices.insert(device.into(), amount)),
             _ => {}
         }
@@ -421,5 +430,27 @@ mod tests {
         assert!(wrong.contains("nodes.csv:1: no column disk_mib"), "{wrong}");
         let wrong = error("task_id,cpu_milli,priority\nt0,1,451\n");
         assert!(wrong.contains("tasks.csv:2: column priority: \"451\" is not"), "{wrong}");
+        let tasks = "task_id,cpu_milli\nt0,1\n";
+        let twice = written("node_id,cpu_milli\nm0,4\nm0,4\n", tasks).unwrap_err().to_string();
+        assert!(
+            twice.contains("nodes.csv:3: column node_id: \"m0\" is not an id that no"),
+            "{twice}"
+        );
+        let huge = "node_id,cpu_milli,mem_mib\nm0,4,18446744073709551615\n";
+        let wrong = written(huge, "task_id,cpu_milli,mem_mib\nt0,1,1\n").unwrap_err().to_string();
+        assert!(wrong.contains("nodes.csv:2: column mem_mib"), "{wrong}");
+    }
+
+    /// It would be taken for down, and the rest of the cell be told of as if it were all.
+    #[test]
+    fn a_machine_that_no_cell_takes_is_told_and_not_left_out() {
+        let nodes = "node_id,cpu_milli\nm0,4000\nm1,10000001\n";
+        let work = written(nodes, "task_id,cpu_milli\nt0,1\n").unwrap();
+        let machines: Vec<_> = work.machines.iter().map(|(_, info)| info.clone()).collect();
+        let refused = crate::Driven::with_machines(&machines).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("machine 2 of the list: a cell takes no machine of 10000001"),
+            "{refused}"
+        );
     }
 }
