@@ -173,7 +173,8 @@ fn job(row: &Record<'_>) -> Result<Option<Job>, TableError> {
     }))
 }
 
-/// As many machines as the head tells, or as was chosen; all processors shared out evenly.
+/// As many machines as the head tells, or as was chosen; all processors shared out, the first machines have one more where
+/// that does not go out evenly.
 fn machines(draft: &mut Draft, head: &Head, choices: Choices, jobs: &[Job]) -> Result<(), Error> {
     let largest = jobs.iter().map(|job| u64::from(job.processors)).max().unwrap_or(1);
     let (count, processors) = match (choices.machines, head.nodes, head.processors) {
@@ -195,8 +196,12 @@ fn machines(draft: &mut Draft, head: &Head, choices: Choices, jobs: &[Job]) -> R
         );
         return Err(why.into());
     }
-    let cores = processors.div_ceil(count.max(1));
+    if count > processors {
+        return Err(format!("{count} machines are more than the {processors} processors").into());
+    }
+    let (each, more) = (processors / count.max(1), processors % count.max(1));
     for number in 0..count {
+        let cores = each + u64::from(number < more);
         let capacity = Resources {
             cpu_milli: cores.saturating_mul(1_000),
             ram_bytes: cores.saturating_mul(RAM_PER_CORE),

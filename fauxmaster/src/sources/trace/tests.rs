@@ -205,6 +205,15 @@ fn jobs_of_parallel_machines_are_gangs_on_as_many_machines_as_the_head_says() {
     assert_eq!(has(&trace), (4, 8_000));
     assert_eq!(trace.notes, ["1 jobs left out, as they never ran"]);
     assert_eq!(replayed(&trace).books.counts.ends, 6);
+    let cores = |machines: u32| {
+        let trace = swf_of(SWF, Choices { machines: Some(machines), ..STRICT })?;
+        let cores = trace.workload.machines.iter().map(|(_, info)| info.capacity.cpu_milli / 1_000);
+        Ok::<Vec<u64>, Error>(cores.collect())
+    };
+    let all: u64 = cores(2).unwrap().iter().sum();
+    let three = cores(3).unwrap();
+    assert_eq!(three.iter().sum::<u64>(), all, "none is made up: {three:?}");
+    assert!(cores(u32::try_from(all + 1).unwrap()).is_err());
     let shared = swf_of(SWF, Choices { machines: Some(2), ..STRICT }).unwrap();
     assert_eq!(has(&shared), (2, 16_000));
     let headless = swf_of(&SWF.replace("Max", "Most"), STRICT).unwrap_err().to_string();
