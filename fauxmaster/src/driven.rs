@@ -237,10 +237,10 @@ impl Driven {
     }
 
     /// Passes of [`DECISIONS`] decisions, each applied and followed, until one decides nothing, as a Borgmaster makes
-    /// them. What is placed is seen to run. Gives how many there were.
+    /// them. What is placed is seen to run. Gives how many there were that the state took.
     ///
     /// # Errors
-    /// When state and scheduler disagree.
+    /// When the state refuses an entry.
     pub fn settle(&mut self, scheduler: &mut Scheduler) -> Result<u64, Error> {
         let mut decided = 0;
         self.tell(scheduler);
@@ -250,9 +250,11 @@ impl Driven {
                 return Ok(decided);
             }
             decided += u64::try_from(decisions.len())?;
-            self.place(decisions)?;
+            let refused = self.place_what_fits(decisions)?;
+            decided -= u64::try_from(refused.len())?;
             self.start_placed()?;
             self.tell(scheduler);
+            refused.iter().for_each(|(task, _)| scheduler.refused(*task));
         }
     }
 

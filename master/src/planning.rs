@@ -30,6 +30,7 @@ use borg_proto::spec::MAX_TASKS;
 use borg_proto::submitted;
 use borg_proto::wire::pb;
 use borg_proto::{JobSpec, Millis};
+use borg_scheduler::recording::Begin;
 use borg_scheduler::{DrainPlan, JobPlan, MOST_PLANNED, Novelty, Plan, Scheduler};
 use prost::Message;
 use std::sync::Arc;
@@ -283,6 +284,18 @@ impl Planner {
     ) -> Result<(CellState, Plan), Status> {
         let who = user.clone();
         self.on_copy(user, bytes, move |scheduler, now| scheduler.plan(&who, &specs, now)).await
+    }
+
+    /// What the scheduler knows beside the state; nothing at a replica that does not lead.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many wait.
+    pub(crate) async fn known(&self, user: &UserName) -> Result<Option<Begin>, Status> {
+        if self.view.borrow().status.leader != Some(self.own) {
+            return Ok(None);
+        }
+        let begin = |scheduler: Scheduler, _| Begin::of(&scheduler, scheduler.state().applied());
+        self.on_copy(user, 0, begin).await.map(|(_, begin)| Some(begin))
     }
 
     /// Makes a plan of a state alone, for which no scheduler is needed.

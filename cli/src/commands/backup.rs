@@ -10,7 +10,7 @@ use borg_proto::wire::pb;
 use clap::Subcommand;
 
 #[cfg(feature = "daemons")]
-pub(super) use file::{HistoryArgs, InspectArgs, RestoreArgs, live_state, load, write};
+pub(super) use file::{HistoryArgs, InspectArgs, RestoreArgs, ask_the_leader, live, load, write};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
@@ -81,7 +81,7 @@ mod file {
     use borg_cell::state::{CellState, Window};
     use borg_cell::store::{CheckpointDraft, ReplicaIdentity, StoreError};
     use borg_master::Member;
-    use borg_master::store::{self, StoreKind};
+    use borg_master::store::{self, Backup, StoreKind};
     use borg_proto::task::{Phase, TaskState};
     use borg_proto::wire::pb;
     use borg_proto::{Millis, in_full};
@@ -158,8 +158,12 @@ mod file {
         out: Output,
     ) -> Result<(), Failure> {
         let (dir, name) = place(file)?;
-        let state = live_state(client, stale).await?;
-        let bytes = written(dir, name, &state)?;
+        if !stale {
+            ask_the_leader(client).await?;
+        }
+        let backup = live(client, stale).await?;
+        let bytes = written(dir, name, &backup)?;
+        let state = &backup.state;
         if out.is_json() {
             return out.json(&serde_json::json!({ "file": file, "bytes": bytes }), false);
         }
@@ -167,14 +171,13 @@ mod file {
     }
 
     /// Writes a state as `backup save` does.
-    pub(in super::super) fn write(file: &Path, state: &CellState) -> Result<(), Failure> {
+    pub(in super::super) fn write(file: &Path, state: CellState) -> Result<(), Failure> {
         let (dir, name) = place(file)?;
-        written(dir, name, state).map(|_| ())
+        written(dir, name, &Backup { state, known: None }).map(|_| ())
     }
 
-    fn written(dir: &Path, name: &str, state: &CellState) -> Result<u64, Failure> {
-        store::save_state(dir, name, state)
-            .map_err(|error| Failure::new(Code::Internal, in_full(&error)))
+    fn written(dir: &Path, name: &str, backup: &Backup) -> Result<u64, Failure> {
+        backup.save(dir, name).map_err(|error| Failure::new(Code::Internal, in_full(&error)))
     }
 
     /// Directory and name of a file that may be made or replaced.
@@ -194,8 +197,9 @@ mod file {
         Ok((dir.unwrap_or(Path::new(".")), name))
     }
 
-    /// Of several masters, the one that leads is asked: it has recorded decisions, at least of late.
-    async fn ask_the_leader(client: &mut Client) -> Result<(), Failure> {
+    /// Of several masters, the one that leads is asked: it has recorded decisions, at least of late, and knows what tasks
+    /// lend.
+    pub(in super::super) async fn ask_the_leader(client: &mut Client) -> Result<(), Failure> {
         for _ in 1..client.masters() {
             let message = pb::ListHistoryRequest {};
             let answer = client
@@ -265,26 +269,29 @@ mod file {
         out.line(&format!("{}: {bytes} bytes", dir.display()))
     }
 
-    /// The cell's state now. What the answering master has, if `stale`.
-    pub(in super::super) async fn live_state(
+    /// The cell now. What the answering master has, if `stale`.
+    pub(in super::super) async fn live(
         client: &mut Client,
         stale: bool,
-    ) -> Result<CellState, Failure> {
+    ) -> Result<Backup, Failure> {
         let message = pb::SaveCheckpointRequest { stale };
         let mut stream = client
             .open("backup", message, async |mut master, request| {
                 master.save_checkpoint(request).await
             })
             .await?;
-        let mut bytes = Vec::new();
+        let (mut state, mut known) = (Vec::new(), Vec::new());
         while let Some(chunk) = stream.message().await? {
-            bytes.extend(chunk.data);
+            state.extend(chunk.data);
+            known.extend(chunk.scheduler);
         }
-        CellState::decode(&bytes).map_err(|error| Failure::new(Code::Internal, error.to_string()))
+        let wrong = |why: String| Failure::new(Code::Internal, why);
+        let state = CellState::decode(&state).map_err(|error| wrong(error.to_string()))?;
+        Ok(Backup { state, known: Backup::known_of(&known).map_err(wrong)? })
     }
 
-    /// The state in a checkpoint file of at most so many bytes, as `backup save` or a master wrote it.
-    pub(in super::super) fn load(file: &Path, most: u64) -> Result<CellState, Failure> {
+    /// What is in a checkpoint file of at most so many bytes, as `backup save` or a master wrote it.
+    pub(in super::super) fn load(file: &Path, most: u64) -> Result<Backup, Failure> {
         let name = file.display();
         let there = std::fs::metadata(file)
             .map_err(|error| Failure::new(Code::NotFound, format!("{name}: {error}")))?;
@@ -295,11 +302,11 @@ mod file {
         if there.len() > most {
             return Err(refused(format!("{} bytes, most is {most}", there.len())));
         }
-        let bytes = store::state_in(file).map_err(|error| match error {
+        let (state, known) = Backup::read(file).map_err(|error| match error {
             StoreError::Broken { .. } => refused(NO_BACKUP.to_owned()),
             error => refused(in_full(&error)),
         })?;
-        CellState::decode(&bytes).map_err(|error| {
+        let state = CellState::decode(&state).map_err(|error| {
             let more = match &error {
                 DecodeError::NotAState | DecodeError::Newer { .. } | DecodeError::TooLarge(_) => "",
                 DecodeError::Malformed(_) | DecodeError::Field(_) | DecodeError::Unsound(_) => {
@@ -307,7 +314,9 @@ mod file {
                 }
             };
             refused(format!("{error}{more}"))
-        })
+        })?;
+        let known = Backup::known_of(&known).map_err(refused)?;
+        Ok(Backup { state, known })
     }
 
     /// What a backup holds, as `-o json` has it.
@@ -329,6 +338,8 @@ mod file {
         jobs: usize,
         jobs_alive: usize,
         tasks: Tasks,
+        /// Tasks of which it is told what they lend of their limits; unset if the scheduler's knowledge is not there.
+        lend: Option<usize>,
     }
 
     #[derive(Debug, Serialize)]
@@ -348,7 +359,7 @@ mod file {
     }
 
     impl Contents {
-        fn of(state: &CellState) -> Self {
+        fn of(Backup { state, known }: &Backup) -> Self {
             let mut tasks = Tasks::default();
             for (_, task) in state.jobs().flat_map(|job| state.tasks_of(job.id)) {
                 *match &task.state {
@@ -382,6 +393,7 @@ mod file {
                 jobs: state.jobs().count(),
                 jobs_alive: state.jobs().filter(|job| job.is_alive()).count(),
                 tasks,
+                lend: known.as_ref().map(|known| known.lent.len()),
             }
         }
     }
@@ -399,6 +411,10 @@ mod file {
         let masters: Vec<String> =
             found.masters.iter().map(|m| format!("{}={}", m.number, m.address)).collect();
         let tasks = &found.tasks;
+        let lend = match found.lend {
+            Some(tasks) => format!("{tasks} tasks, of their limits"),
+            None => "not told: no leader was asked".to_owned(),
+        };
         let rows = [
             ["cell", &found.cell],
             ["format", &found.level.to_string()],
@@ -418,6 +434,7 @@ mod file {
                     tasks.pending, tasks.starting, tasks.up, tasks.back_off, tasks.dead
                 ),
             ],
+            ["lend", &lend],
         ];
         out.table(["what", "value"], rows.map(|row| row.map(str::to_owned)))
     }
@@ -449,7 +466,7 @@ mod file {
             );
             return Err(Failure::new(Code::AlreadyExists, text));
         }
-        let (state, place) = load(&args.file, MOST_BYTES)?.refound(&masters, args.spare);
+        let (state, place) = load(&args.file, MOST_BYTES)?.state.refound(&masters, args.spare);
         let (epoch, cell) = (state.epoch(), state.cell().to_string());
         let replica = state.master_numbered(args.number).map_or(args.number, |id| id.0);
         let identity = ReplicaIdentity { cell: cell.clone(), replica, epoch };

@@ -58,6 +58,29 @@ async fn bad_numbers_are_refused_by_field() {
     }
 }
 
+/// A backup holds what tasks lend, whichever master is asked first, and questions are asked of it with that.
+#[test]
+fn what_tasks_lend_is_in_a_backup() {
+    let cell = Cell::up(3, 1);
+    cell.borgctl(&["reclamation", "set", "aggressive", "hold-s=0", "decay-permille=1000"]).ok();
+    let mut sleeper = job("sleeper", "service", "exec sleep 1000");
+    // Less than a part of the machine is news only a minute later.
+    sleeper["task"]["limit"]["cpu_milli"] = json!(1_000);
+    cell.submit(&sleeper);
+    cell.until_up("sleeper", 1);
+    let file = cell.dir().join("backup");
+    let file = file.to_str().unwrap();
+    within("the sleeper lends", || {
+        cell.borgctl(&["backup", "save", file]).ok();
+        let shown = cell.json(&["fauxmaster", "show", "--checkpoint", file]);
+        shown["provenance"]["notes"][0]
+            .as_str()
+            .is_some_and(|note| note.starts_with("1 tasks lend"))
+    });
+    let contents = cell.json(&["backup", "inspect", file]);
+    assert_eq!((&contents["jobs"], &contents["lend"]), (&json!(1), &json!(1)), "{contents:#}");
+}
+
 /// Any master knows what the leader believes.
 #[test]
 fn what_tasks_need_is_listed_by_machine_at_any_master() {

@@ -11,7 +11,7 @@ use borg_cell::event::describe;
 use borg_cell::state::CellState;
 use borg_proto::names::TaskName;
 use borg_proto::{Millis, TaskId};
-use borg_scheduler::recording::{Player, Recorded, Stop};
+use borg_scheduler::recording::{Begin, Player, Recorded, Stop};
 use borg_scheduler::{Config, Explanation, Scheduler};
 use serde::Serialize;
 
@@ -184,6 +184,15 @@ impl<'a> Stepper<'a> {
             Some(scheduler) => (scheduler.explain(id, now), true),
             None => (Scheduler::new(state, Config::default()).explain(id, now), false),
         })
+    }
+
+    /// What the real scheduler knew here beside the state, where that was recorded.
+    ///
+    /// # Errors
+    /// When an entry of the log cannot be used.
+    pub fn known(&self) -> Result<Option<Begin>, Error> {
+        let scheduler = self.real_scheduler()?;
+        Ok(scheduler.map(|scheduler| Begin::of(&scheduler, self.index())))
     }
 
     /// The scheduler with all that the real one knew here, where that was recorded.

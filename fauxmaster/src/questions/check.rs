@@ -4,9 +4,8 @@
 //! the change's doing. In both, the production scheduler decides and the production state machine carries out, at
 //! each moment at which one of them has something to do.
 //!
-//! Nobody's work ends in that time, as nobody knows when it would; whoever is placed serves at once. Both copies
-//! agree in that. What the leader knows beside the state, such as reservations, is not looked at: everybody is taken
-//! to need the limit that was asked for.
+//! Nobody's work ends in that time, as nobody knows when it would; whoever is placed serves at once, and tasks lend what
+//! they lend at the beginning, if that was told. Both copies agree in that.
 //!
 //! Invariant: the cell that is asked about does not change.
 
@@ -18,7 +17,7 @@ use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::state::CellState;
 use borg_proto::command::{Action, Principal};
 use borg_proto::{Band, JobKey, Millis, TaskId};
-use borg_scheduler::{Config, Scheduler};
+use borg_scheduler::Scheduler;
 use std::collections::BTreeMap;
 
 /// Affected tasks that are named one by one; the sums count all. 200: our choice, more than a person reads.
@@ -74,8 +73,10 @@ pub fn check(
 ) -> Result<Answer, Error> {
     let state = loaded.state()?;
     let none = Change { name: String::new(), entries: Vec::new() };
-    let lived =
-        parallel::each(&[&none, change], threads, |change| Fork::live(&state, change, within));
+    let scheduler = loaded.scheduler(&state);
+    let lived = parallel::each(&[&none, change], threads, |change| {
+        Fork::live(&state, scheduler.clone(), change, within)
+    });
     let [before, after] = <[_; 2]>::try_from(lived).map_err(|_| "two copies were made")?;
     let (before, after) = (before?, after?);
     let affected = affected(&before, &after);
@@ -106,9 +107,13 @@ pub fn check(
 
 impl Fork {
     /// Makes the change in a copy and lets that live on.
-    fn live(state: &CellState, change: &Change, within: Millis) -> Result<Self, Error> {
+    fn live(
+        state: &CellState,
+        scheduler: Scheduler,
+        change: &Change,
+        within: Millis,
+    ) -> Result<Self, Error> {
         let cell = Driven::of_state(state.clone());
-        let scheduler = Scheduler::new(state, Config::default());
         let since = state.pending().map(|task| (task, cell.now())).collect();
         let mut fork = Self { cell, scheduler, since, fates: BTreeMap::new() };
         let until = Millis(fork.cell.now().0.saturating_add(within.0));
@@ -142,15 +147,17 @@ impl Fork {
 
     /// All that is decided at this moment.
     fn decide(&mut self) -> Result<(), Error> {
+        let mut refused = Vec::new();
         loop {
             let news = self.cell.take_news();
             news.iter().for_each(|event| self.note(event));
             self.scheduler.follow(self.cell.state.clone(), &news);
+            refused.drain(..).for_each(|(task, _)| self.scheduler.refused(task));
             let decisions = self.scheduler.pass(self.cell.now(), DECISIONS);
             if decisions.is_empty() {
                 return Ok(());
             }
-            self.cell.place(decisions)?;
+            refused = self.cell.place_what_fits(decisions)?;
             self.cell.serve_placed()?;
         }
     }
@@ -347,7 +354,10 @@ mod tests {
     use super::*;
     use borg_cell::fixture::user;
     use borg_proto::identity::ADMIN;
+    use borg_proto::reclamation::Amounts;
     use borg_proto::{JobSpec, UserName};
+    use borg_scheduler::Config;
+    use borg_scheduler::recording::Begin;
     use borg_sim::job;
     use std::sync::Arc;
 
@@ -357,7 +367,7 @@ mod tests {
         let loaded = Loaded::of_work("test".to_owned(), work);
         let state = loaded.state().unwrap();
         assert_eq!(state.pending_len(), 0);
-        Loaded::cell("test".to_owned(), state)
+        Loaded::cell("test".to_owned(), state, None)
     }
 
     fn core_each(tasks: u32) -> JobSpec {
@@ -389,6 +399,44 @@ mod tests {
         let band = &answer.tables[0].rows[0];
         assert_eq!(band[..4], ["batch".into(), 2_u64.into(), 0_u64.into(), 2_u64.into()]);
         assert_eq!(answer, check(&cell(8), &change, Millis::from_secs(600), 1).unwrap());
+    }
+
+    /// The cell of [`cell`], of which the leader's scheduler had been told more.
+    fn known(tasks: u32, tell: impl FnOnce(&CellState, &mut Scheduler)) -> Loaded {
+        let state = cell(tasks).state().unwrap();
+        let mut scheduler = Scheduler::new(&state, Config::default());
+        tell(&state, &mut scheduler);
+        let known = Begin::of(&scheduler, state.applied());
+        Loaded::cell("test".to_owned(), state, Some(known))
+    }
+
+    /// In a cell that is full by limits.
+    #[test]
+    fn what_tasks_lend_is_room_for_others() {
+        let lending = known(8, |state, scheduler| {
+            let running = state.jobs().flat_map(|job| state.tasks_of(job.id));
+            let running = running.filter_map(|(id, task)| task.running(id));
+            let half = Amounts::of([500, 0, 0]);
+            scheduler.lend(&running.map(|id| (id, half)).collect::<Vec<_>>());
+        });
+        let new =
+            |priority| submitted(job("new").tasks(4).limit(1_000, 4).priority(priority).spec());
+        let waits = |answer: Answer| answer.summary[0].contains("wait");
+        assert!(waits(asked(&cell(8), &new(100))));
+        let answer = asked(&lending, &new(100));
+        assert_eq!(answer.summary, ["Nobody is pushed out, nobody waits longer."]);
+        assert!(answer.provenance.notes[0].starts_with("8 tasks lend"), "{answer:?}");
+        assert_ne!(cell(8).digest, lending.digest);
+    }
+
+    #[test]
+    fn a_machine_that_does_not_answer_takes_nobody() {
+        let silent = known(4, |state, scheduler| {
+            scheduler.avoid(state.machines().map(|machine| machine.id).collect());
+        });
+        let new = submitted(job("new").limit(1_000, 4).spec());
+        assert_eq!(asked(&cell(4), &new).summary, ["Nobody is pushed out, nobody waits longer."]);
+        assert_ne!(asked(&silent, &new).summary, ["Nobody is pushed out, nobody waits longer."]);
     }
 
     #[test]

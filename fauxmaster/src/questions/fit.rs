@@ -9,7 +9,7 @@ use crate::driven::{DECISIONS, Driven};
 use crate::sources::loaded::Loaded;
 use borg_cell::state::CellState;
 use borg_proto::{Band, JobKind, JobSpec, TaskId, UserName};
-use borg_scheduler::{Config, Scheduler};
+use borg_scheduler::Scheduler;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// When the cell cannot be made of what was loaded.
 pub fn fit(loaded: &Loaded, spec: &JobSpec, most: u32) -> Result<Answer, Error> {
     let state = loaded.state()?;
-    let scheduler = Scheduler::new(&state, Config::default());
+    let scheduler = loaded.scheduler(&state);
     let found = scheduler.fit(spec, most);
     let stops = found
         .stopped_by
@@ -96,7 +96,7 @@ pub fn fit_sets(loaded: &Loaded, specs: &[JobSpec], most: u32) -> Result<Answer,
     }
     // Whoever waits now and finds a place is there first.
     let mut cell = Driven::of_state(loaded.state()?);
-    let mut origin = Scheduler::new(&cell.state, Config::default());
+    let mut origin = loaded.scheduler(&cell.state);
     cell.settle(&mut origin)?;
     let state = cell.state;
     let (own, why) = sets(&state, &origin, specs, most)?;
@@ -172,9 +172,10 @@ fn sets(
                 break;
             }
             scheduler.let_go();
-            cell.place(decisions)?;
+            let refused = cell.place_what_fits(decisions)?;
             cell.start_placed()?;
             cell.tell(&mut scheduler);
+            refused.iter().for_each(|(task, _)| scheduler.refused(*task));
         }
         if let Some(task) = cell.state.pending().find(|task| !waited.contains(task)) {
             let why = scheduler.explain(task, cell.now()).summary;
@@ -188,6 +189,7 @@ fn sets(
 mod tests {
     use super::*;
     use borg_cell::fixture::info;
+    use borg_scheduler::Config;
     use borg_sim::job;
 
     fn told(answer: &Answer, table: usize, row: usize, column: usize) -> String {
@@ -213,7 +215,7 @@ mod tests {
         let batch = job("old").tasks(2).limit(1_000, 64).priority(100).spec();
         cell.submit(&"ann".parse().unwrap(), Arc::new(batch)).unwrap();
         cell.settle(&mut Scheduler::new(&cell.state, Config::default())).unwrap();
-        let loaded = Loaded::cell("test".to_owned(), cell.state);
+        let loaded = Loaded::cell("test".to_owned(), cell.state, None);
         // Six cores are free: two sets of a large and a small task take all of them but two.
         let set = [
             job("web").tasks(1).limit(2_000, 64).priority(200).spec(),

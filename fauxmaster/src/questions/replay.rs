@@ -282,7 +282,7 @@ fn refused(books: &Books) -> Option<Table> {
 
 /// Who waits at the end.
 fn still(replay: &Replay) -> Table {
-    let rows = waiting(replay.state()).into_iter();
+    let rows = waiting(replay.state(), replay.scheduler()).into_iter();
     Table {
         name: "waiting".to_owned(),
         title: "Tasks that wait at the end, by what most machines lack for them".to_owned(),

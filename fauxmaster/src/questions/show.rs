@@ -8,7 +8,7 @@ use crate::sources::loaded::Loaded;
 use borg_cell::state::{CellState, Machine, MachineState};
 use borg_proto::resources::Resources;
 use borg_proto::{Band, JobId, Millis, TaskId};
-use borg_scheduler::{Config, Explanation, Reason, Scheduler};
+use borg_scheduler::{Explanation, Reason, Scheduler};
 use std::collections::BTreeMap;
 
 /// Fields along one side of the map of machines: 5 % each.
@@ -45,7 +45,7 @@ pub fn show(loaded: &Loaded) -> Result<Answer, Error> {
     let state = loaded.state()?;
     let rooms = Rooms::of(&state);
     let bands = by_band(&state);
-    let waiting = waiting(&state);
+    let waiting = waiting(&state, &loaded.scheduler(&state));
     Ok(Answer {
         question: "show".to_owned(),
         provenance: loaded
@@ -261,12 +261,8 @@ fn machines_by_use(state: &CellState) -> Chart {
 }
 
 /// Pending tasks by reason, most first.
-pub(super) fn waiting(state: &CellState) -> Vec<(String, u64)> {
-    if state.pending_len() == 0 {
-        return Vec::new();
-    }
-    let scheduler = Scheduler::new(state, Config::default());
-    reasons(&scheduler, state.pending(), state.clock())
+pub(super) fn waiting(state: &CellState, scheduler: &Scheduler) -> Vec<(String, u64)> {
+    reasons(scheduler, state.pending(), state.clock())
 }
 
 /// Tasks that wait by reason, most first: the first task of each job is asked about, as all of a job are alike.
@@ -329,6 +325,7 @@ fn table_of_waiting(waiting: &[(String, u64)]) -> Table {
 mod tests {
     use super::*;
     use borg_cell::fixture::{info, service};
+    use borg_scheduler::Config;
     use std::sync::Arc;
 
     /// What a table says in the row that begins with a name.
@@ -374,7 +371,7 @@ mod tests {
             cell.submit(&owner, Arc::new(spec)).unwrap();
         }
         cell.settle(&mut Scheduler::new(&cell.state, Config::default())).unwrap();
-        let answer = show(&Loaded::cell("of the test".into(), cell.state)).unwrap();
+        let answer = show(&Loaded::cell("of the test".into(), cell.state, None)).unwrap();
         let cpu = row(&answer, "resources", "cpu");
         assert_eq!([number(&cpu[4]), number(&cpu[5])], [3.0, 3.0], "{answer:?}");
         assert_eq!(row(&answer, "pending", "too little ram")[1], Value::Count(2), "{answer:?}");
@@ -383,7 +380,7 @@ mod tests {
     #[test]
     fn a_cell_with_nothing_in_it_can_be_shown() {
         let cell = crate::Driven::with_machines(&[]).unwrap();
-        let answer = show(&Loaded::cell("of the test".into(), cell.state)).unwrap();
+        let answer = show(&Loaded::cell("of the test".into(), cell.state, None)).unwrap();
         assert!(answer.summary[0].starts_with("0 machines; 0 are up"), "{answer:?}");
         assert!(crate::reports::html::html(&answer).contains("nothing to show"));
     }

@@ -139,6 +139,12 @@ impl Replay {
         &self.cell.state
     }
 
+    /// The scheduler, as it is now.
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
     /// Lets everything happen that does so before a time, counted from the beginning.
     ///
     /// # Errors

@@ -8,6 +8,9 @@ use crate::work::Work;
 use crate::{Driven, Error};
 use borg_cell::state::CellState;
 use borg_proto::Millis;
+use borg_scheduler::recording::wire::encode;
+use borg_scheduler::recording::{Begin, Recorded};
+use borg_scheduler::{Config, Scheduler};
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -23,16 +26,22 @@ pub struct Loaded {
 
 #[derive(Debug, Clone)]
 enum Holds {
-    Cell(Box<CellState>),
+    Cell(Box<CellState>, Option<Box<Begin>>),
     Work(Work),
     Trace(Trace, Millis),
 }
 
 impl Loaded {
-    /// A cell as it is.
+    /// A cell as it is, with what its scheduler knew beside the state if that was told: what tasks lend of their limits,
+    /// and which machines do not answer.
     #[must_use]
-    pub fn cell(source: String, state: CellState) -> Self {
-        Self { source, digest: xxh3_64(&state.encode()), holds: Holds::Cell(Box::new(state)) }
+    pub fn cell(source: String, state: CellState, known: Option<Begin>) -> Self {
+        let mut bytes = state.encode();
+        if let Some(begin) = &known {
+            encode(&mut bytes, &Recorded::Begin(Box::new(begin.clone())));
+        }
+        let holds = Holds::Cell(Box::new(state), known.map(Box::new));
+        Self { source, digest: xxh3_64(&bytes), holds }
     }
 
     /// Machines and work by themselves.
@@ -48,7 +57,7 @@ impl Loaded {
     /// When state and scheduler disagree.
     pub fn made_up(machines: u32, seed: u64) -> Result<Self, Error> {
         let source = format!("borg-like cell of {machines} machines, seed {seed}");
-        Ok(Self::cell(source, synthetic(machines, seed)?))
+        Ok(Self::cell(source, synthetic(machines, seed)?, None))
     }
 
     /// A folder with `nodes.csv` and `tasks.csv` in the common format.
@@ -83,7 +92,7 @@ impl Loaded {
     pub fn as_trace(&self) -> Option<&Trace> {
         match &self.holds {
             Holds::Trace(trace, _) => Some(trace),
-            Holds::Cell(_) | Holds::Work(_) => None,
+            Holds::Cell(..) | Holds::Work(_) => None,
         }
     }
 
@@ -91,7 +100,7 @@ impl Loaded {
     #[must_use]
     pub fn work(&self) -> Work {
         match &self.holds {
-            Holds::Cell(state) => Work::of_cell(state),
+            Holds::Cell(state, _) => Work::of_cell(state),
             Holds::Work(work) => work.clone(),
             Holds::Trace(trace, at) => trace.work_at(*at),
         }
@@ -103,11 +112,30 @@ impl Loaded {
     /// When state and scheduler disagree.
     pub fn state(&self) -> Result<CellState, Error> {
         let work = match &self.holds {
-            Holds::Cell(state) => return Ok(CellState::clone(state)),
+            Holds::Cell(state, _) => return Ok(CellState::clone(state)),
             Holds::Work(_) | Holds::Trace(..) => self.work(),
         };
         let machines: Vec<_> = work.machines.into_iter().map(|(_, info)| info).collect();
         Ok(Driven::filled(&machines, work.jobs)?.state)
+    }
+
+    /// What the cell's scheduler knew beside the state.
+    #[must_use]
+    pub fn known(&self) -> Option<&Begin> {
+        match &self.holds {
+            Holds::Cell(_, known) => known.as_deref(),
+            Holds::Work(_) | Holds::Trace(..) => None,
+        }
+    }
+
+    /// The production scheduler of [`Loaded::state`], which knows what the cell's own did. Where that was not told, nothing
+    /// is lent and all machines answer.
+    #[must_use]
+    pub fn scheduler(&self, state: &CellState) -> Scheduler {
+        match self.known() {
+            Some(begin) => begin.scheduler(state),
+            None => Scheduler::new(state, Config::default()),
+        }
     }
 
     /// Where an answer about it comes from.
@@ -118,6 +146,12 @@ impl Loaded {
             notes.clone_from(&trace.notes);
             parameters.push(("at_ms".to_owned(), at.0.to_string()));
             parameters.extend(trace.parameters());
+        }
+        if let Some(begin) = self.known() {
+            let (lend, silent) = (begin.lent.len(), begin.silent.len());
+            notes.push(format!(
+                "{lend} tasks lend of their limits, {silent} machines do not answer"
+            ));
         }
         parameters.sort();
         Provenance {

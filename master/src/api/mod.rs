@@ -32,6 +32,7 @@ use crate::peers;
 use crate::reserved;
 use crate::said::{self, AllSaid};
 use crate::scheduling::Mailbox;
+use crate::store::Backup;
 use borg_cell::master::Master;
 use borg_cell::state::Job;
 use borg_proto::Millis;
@@ -955,7 +956,8 @@ impl Borgmaster for Api {
         } else {
             self.confirmed_view(&user).await?
         };
-        Ok(Response::new(streams::save_checkpoint(view.state)))
+        let known = self.changes.planner.known(&user).await?;
+        Ok(Response::new(streams::save_checkpoint(Backup { state: view.state, known })))
     }
 
     type SaveHistoryStream = streams::Items<pb::HistoryChunk>;

@@ -2,7 +2,7 @@
 
 use super::{Api, bad_name};
 use crate::feed::{Batch, Cut, Forgotten, Place, Watcher};
-use borg_cell::state::CellState;
+use crate::store::Backup;
 use borg_proto::Privilege;
 use borg_proto::names::{JobKey, UserName};
 use borg_proto::wire::pb;
@@ -140,11 +140,15 @@ pub(super) fn may_save_checkpoints(user: &UserName, is_admin: bool) -> Result<()
     Err(Status::permission_denied(why))
 }
 
-pub(super) fn save_checkpoint(state: CellState) -> Items<pb::CheckpointChunk> {
+pub(super) fn save_checkpoint(backup: Backup) -> Items<pb::CheckpointChunk> {
     let (out, items) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
-        for piece in state.encode().chunks(PIECE_BYTES) {
-            let chunk = pb::CheckpointChunk { data: piece.to_vec() };
+        let known = Backup::known_bytes(backup.known.as_ref());
+        let state = backup.state.encode();
+        let of_state = state.chunks(PIECE_BYTES).map(|piece| (piece.to_vec(), Vec::new()));
+        let of_known = known.chunks(PIECE_BYTES).map(|piece| (Vec::new(), piece.to_vec()));
+        for (data, scheduler) in of_state.chain(of_known) {
+            let chunk = pb::CheckpointChunk { data, scheduler };
             if out.blocking_send(Ok(chunk)).is_err() {
                 return;
             }

@@ -5,7 +5,8 @@
 //!
 //! Format 2 is a file of `blocks` whose front has the place, the cell's time, the length of the
 //! state and the membership, and whose content is the state. Format 1 was one sealed block of
-//! place, membership and state; it is still read.
+//! place, membership and state; it is still read. Format 3 is of backups alone: after the state comes
+//! what the leader's scheduler knew beside it.
 //!
 //! Invariant: a state is as long as the front says, and a file long enough for it: few bytes
 //! cannot ask for much memory.
@@ -20,6 +21,7 @@ use borg_cell::codec::MAX_STATE_BYTES;
 use borg_cell::state::CellState;
 use borg_cell::store::{Checkpoint, CheckpointDraft, CheckpointMeta, Membership, StoreError};
 use borg_proto::Millis;
+use borg_scheduler::recording::wire::MAX_FRAME_BYTES;
 
 use super::blocks::{BlockReader, BlockWriter, Unreadable};
 use super::fault::{Call, may};
@@ -32,6 +34,8 @@ use super::record::{
 pub(super) const PREFIX: &str = "checkpoint-";
 /// More than LZ4 can ever make of one byte.
 const MAX_RATIO: u64 = 256;
+/// Longest that what a scheduler knew may be, in bytes: a recording of one frame.
+const MAX_KNOWN_BYTES: u64 = MAX_FRAME_BYTES as u64 + 64;
 /// Longest start of a file of format 1 that is looked at for its place and members, in bytes.
 const GLANCE_BYTES: usize = 64 << 10;
 
@@ -55,13 +59,26 @@ pub(super) fn write(
     write_to(file, draft, |meta| name(&reference(meta)))
 }
 
+/// Writes a backup in `file`: a checkpoint, and what a scheduler knew beside the state. Gives its length in bytes.
+pub(super) fn write_backup(
+    mut file: Large,
+    draft: &CheckpointDraft<'_>,
+    known: &[u8],
+    name: &str,
+) -> Result<u64, StoreError> {
+    match put(&mut file, draft, known) {
+        Ok((bytes, _)) => file.finish(name).map(|()| bytes),
+        Err(error) => Err(file.give_up(error)),
+    }
+}
+
 /// Writes a checkpoint in `file`, and gives it its name.
-pub(super) fn write_to(
+fn write_to(
     mut file: Large,
     draft: &CheckpointDraft<'_>,
     name: impl FnOnce(&CheckpointMeta) -> String,
 ) -> Result<CheckpointMeta, StoreError> {
-    let (file_bytes, file_sum) = match put(&mut file, draft) {
+    let (file_bytes, file_sum) = match put(&mut file, draft, &[]) {
         Ok(written) => written,
         Err(error) => return Err(file.give_up(error)),
     };
@@ -76,17 +93,25 @@ pub(super) fn write_to(
     Ok(meta)
 }
 
-/// Writes the content of a file. Gives its length and its last sum.
-fn put(to: impl Write, draft: &CheckpointDraft<'_>) -> std::io::Result<(u64, u64)> {
-    let mut blocks = BlockWriter::begin(to, Block::Checkpoint, &front(draft))?;
+/// Writes the content of a file, with what was known beside the state if that is anything. Gives its length and its
+/// last sum.
+fn put(to: impl Write, draft: &CheckpointDraft<'_>, known: &[u8]) -> std::io::Result<(u64, u64)> {
+    let mut front = front(draft);
+    let mut kind = Block::Checkpoint;
+    if !known.is_empty() {
+        kind = Block::Backup;
+        front.extend_from_slice(&(known.len() as u64).to_le_bytes());
+    }
+    let mut blocks = BlockWriter::begin(to, kind, &front)?;
     blocks.write_all(draft.state)?;
+    blocks.write_all(known)?;
     blocks.finish().map(|(_, bytes, sum)| (bytes, sum))
 }
 
 /// A checkpoint file, for whoever keeps it elsewhere.
 pub(super) fn file(draft: &CheckpointDraft<'_>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    put(&mut bytes, draft)?;
+    put(&mut bytes, draft, &[])?;
     Ok(bytes)
 }
 
@@ -94,7 +119,7 @@ pub(super) fn file(draft: &CheckpointDraft<'_>) -> std::io::Result<Vec<u8>> {
 pub(super) fn load(path: &Path, wanted: &CheckpointRef) -> Result<Checkpoint, StoreError> {
     let at = wanted.place.index;
     let broken = |why: &str| StoreError::broken(at, format!("{}: {why}", path.display()));
-    let checkpoint = verified(path, at)?;
+    let (checkpoint, _) = verified(path, at)?;
     if checkpoint.meta.file_sum != wanted.sum {
         return Err(broken("not the one that was written"));
     }
@@ -106,15 +131,20 @@ pub(super) fn load(path: &Path, wanted: &CheckpointRef) -> Result<Checkpoint, St
 
 /// Reads whatever checkpoint file is at `path` and verifies all of it.
 pub(super) fn load_any(path: &Path) -> Result<Checkpoint, StoreError> {
+    verified(path, 0).map(|(checkpoint, _)| checkpoint)
+}
+
+/// The same, with what the scheduler knew beside the state; nothing of a file that does not have it.
+pub(super) fn load_backup(path: &Path) -> Result<(Checkpoint, Vec<u8>), StoreError> {
     verified(path, 0)
 }
 
-fn verified(path: &Path, at: u64) -> Result<Checkpoint, StoreError> {
+fn verified(path: &Path, at: u64) -> Result<(Checkpoint, Vec<u8>), StoreError> {
     let broken = |why: &str| StoreError::broken(at, format!("{}: {why}", path.display()));
     read(path).map_err(|unreadable| match unreadable {
         Unreadable::Unsealed(Unsealed::Damaged(why)) => broken(why),
         Unreadable::Unsealed(Unsealed::Newer(found)) => {
-            let supported = Block::Checkpoint.format();
+            let supported = Block::Backup.format();
             StoreError::Version { what: path.display().to_string(), found, supported }
         }
         Unreadable::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -133,7 +163,7 @@ pub(super) fn glance(path: &Path) -> Option<CheckpointMeta> {
     file.read_exact_at(&mut start, 0).ok()?;
     let mut end = [0; TRAILER_BYTES];
     file.read_exact_at(&mut end, file_bytes.checked_sub(TRAILER_BYTES as u64)?).ok()?;
-    let (mut meta, _) = match header(Block::Checkpoint, &start).ok()? {
+    let (mut meta, _) = match header(Block::Backup, &start).ok()? {
         (1, length) => {
             let whole = (HEADER_BYTES + TRAILER_BYTES) as u64;
             if length.checked_add(whole) != Some(file_bytes) {
@@ -141,42 +171,50 @@ pub(super) fn glance(path: &Path) -> Option<CheckpointMeta> {
             }
             (old_front(&mut Reader(&start[HEADER_BYTES..]))?, 0)
         }
-        (_, _) => read_front(Reader(unseal(Block::Checkpoint, &start).ok()?.body))?,
+        (format, _) => {
+            let front = unseal(Block::Backup, &start).ok()?;
+            let (meta, state_bytes, _) = read_front(Reader(front.body), format)?;
+            (meta, state_bytes)
+        }
     };
     (meta.file_bytes, meta.file_sum) = (file_bytes, u64::from_le_bytes(end));
     Some(meta)
 }
 
-fn read(path: &Path) -> Result<Checkpoint, Unreadable> {
+fn read(path: &Path) -> Result<(Checkpoint, Vec<u8>), Unreadable> {
     may(Call::Open)?;
     let file = File::open(path)?;
     let file_bytes = file.metadata()?.len();
     let mut start = [0; HEADER_BYTES];
     file.read_exact_at(&mut start, 0)?;
-    if header(Block::Checkpoint, &start)?.0 == 1 {
+    if header(Block::Backup, &start)?.0 == 1 {
         drop(file);
-        return read_old(path);
+        return Ok((read_old(path)?, Vec::new()));
     }
-    let (mut blocks, _, front) = BlockReader::begin(BufReader::new(file), Block::Checkpoint)?;
-    let Some((mut meta, state_bytes)) = read_front(Reader(&front)) else {
+    let (mut blocks, format, front) = BlockReader::begin(BufReader::new(file), Block::Backup)?;
+    let Some((mut meta, state_bytes, known_bytes)) = read_front(Reader(&front), format) else {
         return Unreadable::damaged("odd front");
     };
-    if state_bytes > MAX_STATE_BYTES.min(file_bytes.saturating_mul(MAX_RATIO)) {
+    let most = file_bytes.saturating_mul(MAX_RATIO);
+    if state_bytes > MAX_STATE_BYTES.min(most) || known_bytes > MAX_KNOWN_BYTES.min(most) {
         return Unreadable::damaged("the state is longer than it can be");
     }
-    let length = usize::try_from(state_bytes).unwrap_or(usize::MAX);
-    let mut state = Vec::with_capacity(length);
+    let as_usize = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let length = as_usize(state_bytes);
+    let whole = length.saturating_add(as_usize(known_bytes));
+    let mut state = Vec::with_capacity(whole);
     while blocks.next(&mut state)? {
-        if state.len() > length {
+        if state.len() > whole {
             return Unreadable::damaged("the state is longer than it says");
         }
     }
-    if state.len() != length {
+    if state.len() != whole {
         return Unreadable::damaged("the state is shorter than it says");
     }
+    let known = state.split_off(length);
     meta.file_sum = blocks.finish()?;
     meta.file_bytes = file_bytes;
-    Ok(Checkpoint { meta, state: Arc::from(state) })
+    Ok((Checkpoint { meta, state: Arc::from(state) }, known))
 }
 
 fn read_old(path: &Path) -> Result<Checkpoint, Unreadable> {
@@ -215,14 +253,13 @@ fn front(draft: &CheckpointDraft<'_>) -> Vec<u8> {
     front
 }
 
-/// All but size and sum of the file, and the length of the state.
-fn read_front(mut front: Reader<'_>) -> Option<(CheckpointMeta, u64)> {
+/// All but size and sum of the file, the length of the state, and of what was known beside it.
+fn read_front(mut front: Reader<'_>, format: u32) -> Option<(CheckpointMeta, u64, u64)> {
     let (place, at, state_bytes) = (front.place()?, Millis(front.u64()?), front.u64()?);
     let membership = membership(&mut front)?;
-    front.0.is_empty().then_some((
-        CheckpointMeta { place, membership, at, file_bytes: 0, file_sum: 0 },
-        state_bytes,
-    ))
+    let known_bytes = if format == Block::Backup.format() { front.u64()? } else { 0 };
+    let meta = CheckpointMeta { place, membership, at, file_bytes: 0, file_sum: 0 };
+    front.0.is_empty().then_some((meta, state_bytes, known_bytes))
 }
 
 fn old_front(body: &mut Reader<'_>) -> Option<CheckpointMeta> {

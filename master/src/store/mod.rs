@@ -25,6 +25,7 @@
 //! ```
 
 mod archive;
+mod backup;
 mod blocks;
 mod check;
 mod checkpoint;
@@ -46,16 +47,14 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
-
 use std::sync::Arc;
 
-use borg_cell::state::CellState;
 use borg_cell::store::{
-    Checkpoint, CheckpointDraft, CheckpointMeta, LogEntry, LogStore, Position, ReplicaIdentity,
-    StoreError,
+    Checkpoint, CheckpointDraft, CheckpointMeta, LogEntry, LogStore, ReplicaIdentity, StoreError,
 };
 
 use self::archive::Archive;
+pub use self::backup::Backup;
 pub use self::check::Check;
 use self::directory::Directory;
 pub use self::directory::{found, owner_of as owner, quarantine};
@@ -67,33 +66,6 @@ pub use self::keep::{Keep, Kept};
 pub fn is_there(dir: &Path) -> bool {
     // What cannot be looked at is there: opening it will say why.
     dir.join("log").try_exists().unwrap_or(true)
-}
-
-/// Writes a state as the checkpoint file `name` of `dir`: all of it or nothing, in place of what was there.
-/// A state does not say in which term its newest entry was made, so the file says 0. Gives its length in
-/// bytes.
-///
-/// # Errors
-/// What the disk says, with the file's path.
-pub fn save_state(dir: &Path, name: &str, state: &CellState) -> Result<u64, StoreError> {
-    let draft = CheckpointDraft {
-        place: Position { index: state.applied(), term: 0 },
-        membership: &state.founding_membership(),
-        at: state.clock(),
-        state: &state.encode(),
-        log: &[],
-    };
-    let temporary = format!(".{name}.{}", std::process::id());
-    let file = files::Large::create(dir, &temporary, files::Pace::Fast)?;
-    checkpoint::write_to(file, &draft, |_| name.to_owned()).map(|meta| meta.file_bytes)
-}
-
-/// The state in a checkpoint file of some directory, opened or not. Reads and verifies all of it.
-///
-/// # Errors
-/// When it is no checkpoint of a version that this build reads, or damaged.
-pub fn state_in(path: &Path) -> Result<Arc<[u8]>, StoreError> {
-    checkpoint::load_any(path).map(|loaded| loaded.state)
 }
 
 /// A stretch of a cell's past, as files: see `docs/formats.md`, "A stretch of the past".

@@ -19,6 +19,9 @@ pub(super) enum Block {
     Head,
     /// A whole checkpoint in format 1; since format 2, what stands before its blocks.
     Checkpoint,
+    /// The same of a checkpoint that has more after the state: format 3 of checkpoints. Whoever reads this reads all of
+    /// them; no master keeps one, so that an older build can read its directory.
+    Backup,
     /// What stands before the blocks of a piece of the log.
     Segment,
 }
@@ -28,7 +31,7 @@ impl Block {
         match self {
             Self::Identity => b"borgownr",
             Self::Head => b"borghead",
-            Self::Checkpoint => b"borgckpt",
+            Self::Checkpoint | Self::Backup => b"borgckpt",
             Self::Segment => b"borgsegm",
         }
     }
@@ -38,6 +41,7 @@ impl Block {
         match self {
             Self::Identity | Self::Segment => 1,
             Self::Head | Self::Checkpoint => 2,
+            Self::Backup => 3,
         }
     }
 }

@@ -90,9 +90,11 @@ pub(super) fn moment(at: At) -> Moment {
 pub(super) fn cell(dir: &Path, at: Option<At>) -> Result<Loaded, Failure> {
     let history = load(dir)?;
     let at = at.map_or(Moment::Index(history.last()), moment);
-    let state = made(history.state_at(at))?;
+    let mut stepper = Stepper::new(&history);
+    made(stepper.go(at))?;
+    let (state, known) = (stepper.state().clone(), made(stepper.known())?);
     let source = format!("history of cell {}, entry {}", state.cell(), state.applied());
-    Ok(Loaded::cell(source, state))
+    Ok(Loaded::cell(source, state, known))
 }
 
 #[derive(Debug, Args)]
@@ -108,7 +110,7 @@ pub(super) fn verify(args: VerifyArgs, out: Output) -> Result<(), Failure> {
     let verified = made(verify::verify(&history, step))?;
     let (cell, first, last) = (history.start.cell(), history.first(), history.last());
     let source = format!("history of cell {cell}, entries {first} to {last}");
-    let mut loaded = Loaded::cell(source, history.start.clone());
+    let mut loaded = Loaded::cell(source, history.start.clone(), None);
     loaded.digest = history.digest();
     let provenance = loaded.provenance(Vec::new(), Vec::new());
     args.show.show(&verify::answer(&verified, provenance), out)?;

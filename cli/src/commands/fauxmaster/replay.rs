@@ -111,7 +111,7 @@ pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> R
     };
     let found = made(stoppable(replay).await?)?;
     if let Some(file) = args.save {
-        backup::write(&file, &found.state)?;
+        backup::write(&file, found.state)?;
     }
     args.show.show(&found.answer, out)?;
     match found.stopped {

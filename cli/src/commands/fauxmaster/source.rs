@@ -11,6 +11,7 @@ use borg_fauxmaster::answer::Answer;
 use borg_fauxmaster::reports;
 use borg_fauxmaster::sources::loaded::Loaded;
 use borg_fauxmaster::sources::trace::{self, Choices, Kind};
+use borg_master::store::Backup;
 use borg_proto::{Millis, in_full};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -104,8 +105,8 @@ enum Synthetic {
 impl SourceArgs {
     pub(super) async fn load(self, target: &TargetArgs) -> Result<Loaded, Failure> {
         if let Some(file) = self.checkpoint {
-            let state = backup::load(&file, MOST_BYTES)?;
-            return Ok(Loaded::cell(format!("checkpoint of cell {}", state.cell()), state));
+            let Backup { state, known } = backup::load(&file, MOST_BYTES)?;
+            return Ok(Loaded::cell(format!("checkpoint of cell {}", state.cell()), state, known));
         }
         if let Some(Synthetic::BorgLike) = self.synthetic {
             return made(Loaded::made_up(self.machines, self.cell_seed));
@@ -119,8 +120,11 @@ impl SourceArgs {
         if let Some(folder) = self.common {
             return made(Loaded::folder(&folder));
         }
-        let state = backup::live_state(&mut Client::new(&target.resolve()?)?, false).await?;
-        Ok(Loaded::cell(format!("live cell {}, entry {}", state.cell(), state.applied()), state))
+        let mut client = Client::new(&target.resolve()?)?;
+        backup::ask_the_leader(&mut client).await?;
+        let Backup { state, known } = backup::live(&mut client, false).await?;
+        let source = format!("live cell {}, entry {}", state.cell(), state.applied());
+        Ok(Loaded::cell(source, state, known))
     }
 }
 

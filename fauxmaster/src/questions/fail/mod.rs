@@ -60,7 +60,8 @@ pub struct Options {
 /// One loss: its name, and the machines.
 type Case = (String, BTreeSet<MachineId>);
 
-/// What the loss of machines would do to a cell. Of several losses, the worst is told of in full.
+/// What the loss of machines would do to a cell. Of several losses, the worst is told of in full. Machines that do not
+/// answer as it is are lost with them.
 ///
 /// # Errors
 /// When there is no such machine or domain, or state and scheduler disagree.
@@ -74,8 +75,12 @@ pub fn fail(
     if cases.is_empty() {
         return Err("seeds: 0; at least one is needed".into());
     }
+    let scheduler = loaded.scheduler(&state);
     let lived = parallel::each(&cases, options.threads, |(name, lost)| {
-        let outcome = Outage::live(&state, lost, options.startup, options.within)?;
+        let mut lost = lost.clone();
+        lost.extend(loaded.known().iter().flat_map(|known| known.silent.iter()));
+        let scheduler = scheduler.clone();
+        let outcome = Outage::live(&state, scheduler, &lost, options.startup, options.within)?;
         tell(&format!("{name}: {} tasks down", outcome.hits.len()));
         Ok::<_, Error>((name.clone(), outcome))
     });

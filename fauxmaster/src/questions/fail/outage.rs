@@ -15,7 +15,7 @@ use borg_cell::state::{CellState, MachineState};
 use borg_proto::command::Observation;
 use borg_proto::task::EvictCause;
 use borg_proto::{Band, Health, IncarnationId, MachineId, Millis, Resources, TaskId};
-use borg_scheduler::{Config, Scheduler};
+use borg_scheduler::Scheduler;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the leader looks who is silent.
@@ -82,11 +82,12 @@ impl Outage {
     /// Loses machines of a cell, and looks at what follows for so long.
     pub(super) fn live(
         state: &CellState,
+        scheduler: Scheduler,
         lost: &BTreeSet<MachineId>,
         startup: Millis,
         within: Millis,
     ) -> Result<Outcome, Error> {
-        let mut outage = Self::new(state, lost, startup);
+        let mut outage = Self::new(state, scheduler, lost, startup);
         let until = outage.begin + within;
         outage.decide()?;
         while let Some(at) = outage.next().filter(|at| *at <= until) {
@@ -113,7 +114,12 @@ impl Outage {
         Ok(outcome)
     }
 
-    fn new(state: &CellState, lost: &BTreeSet<MachineId>, startup: Millis) -> Self {
+    fn new(
+        state: &CellState,
+        mut scheduler: Scheduler,
+        lost: &BTreeSet<MachineId>,
+        startup: Millis,
+    ) -> Self {
         let cell = Driven::of_state(state.clone());
         let begin = cell.now();
         let mut silence = Silence::new(state, begin);
@@ -131,7 +137,6 @@ impl Outage {
             };
             silence.count(machine.id, standing, true);
         }
-        let mut scheduler = Scheduler::new(state, Config::default());
         scheduler.avoid(silent.clone());
         let mut hits = BTreeMap::new();
         let machines = silent.iter().filter_map(|id| state.machine(*id));
@@ -246,18 +251,20 @@ impl Outage {
 
     /// All that is decided at this moment.
     fn decide(&mut self) -> Result<(), Error> {
+        let mut refused = Vec::new();
         loop {
             let news = self.cell.take_news();
             for event in &news {
                 self.note(event);
             }
             self.scheduler.follow(self.cell.state.clone(), &news);
+            refused.drain(..).for_each(|(task, _)| self.scheduler.refused(task));
             let now = self.cell.now();
             let decisions = self.scheduler.pass(now, DECISIONS);
             if decisions.is_empty() {
                 return Ok(());
             }
-            self.cell.place(decisions)?;
+            refused = self.cell.place_what_fits(decisions)?;
             let placed = self.cell.take_placed();
             self.ups.entry(now + self.startup).or_default().extend(placed);
         }

@@ -21,7 +21,7 @@ fn cell(machines: u32, tasks: u32, priority: u64) -> Loaded {
     }
     cell.settle(&mut Scheduler::new(&cell.state, Config::default())).unwrap();
     assert_eq!(cell.state.pending_len(), 0);
-    Loaded::cell("test".to_owned(), cell.state)
+    Loaded::cell("test".to_owned(), cell.state, None)
 }
 
 fn options(loss: Loss) -> Options {
@@ -74,7 +74,7 @@ fn who_is_pushed_out_to_make_room_is_told_of() {
     spec.priority = borg_proto::Priority::new(100).unwrap();
     driven.submit(&"bob".parse().unwrap(), Arc::new(spec)).unwrap();
     driven.settle(&mut Scheduler::new(&driven.state, Config::default())).unwrap();
-    let full = Loaded::cell("test".to_owned(), driven.state);
+    let full = Loaded::cell("test".to_owned(), driven.state, None);
     let answer = asked(&full, Loss::EachDomain { attribute: "rack".to_owned() });
     let losses = table(&answer, "losses");
     assert_eq!(losses.rows.len(), 5);
@@ -128,7 +128,7 @@ fn what_was_lost_before_counts_too() {
     driven.wait(600_000);
     driven.observe(vec![Observation::MachineDown { machine: MachineId(19) }]).unwrap();
     driven.settle(&mut Scheduler::new(&driven.state, Config::default())).unwrap();
-    let late = Loaded::cell("test".to_owned(), driven.state);
+    let late = Loaded::cell("test".to_owned(), driven.state, None);
     let loss = Loss::Machines(["m-0", "m-1"].map(|name| name.parse().unwrap()).into());
     let answer = asked(&late, loss.clone());
     assert!(answer.summary.iter().any(|line| line.contains("safe mode")), "7 of 20: {answer:?}");
@@ -146,7 +146,7 @@ fn a_daemon_on_a_lost_machine_is_over_and_waits_for_nothing() {
     driven.submit(&"ops".parse().unwrap(), Arc::new(spec)).unwrap();
     driven.settle(&mut Scheduler::new(&driven.state, Config::default())).unwrap();
     assert_eq!(driven.placed(), 10);
-    let answer = asked(&Loaded::cell("test".to_owned(), driven.state), machine("m-0"));
+    let answer = asked(&Loaded::cell("test".to_owned(), driven.state, None), machine("m-0"));
     assert!(
         answer
             .summary
