@@ -99,12 +99,22 @@ struct Share {
 }
 
 impl Share {
-    fn add(&mut self, owner: &UserName, number: u64) {
+    /// Adds a number that is larger than all others. Gives one that is too much then, and is not there any more: the
+    /// oldest of whoever has the most, of the last by name when there are several.
+    fn add(&mut self, owner: &UserName, number: u64) -> Option<u64> {
         let numbers = self.of_users.entry(owner.clone()).or_default();
         let before = numbers.len();
         numbers.insert(number);
-        let now = numbers.len();
-        self.resized(owner, before, now);
+        let most = self.sizes.get_max().map(|(size, user)| (*size, user));
+        // Mostly it is the same user's, and nobody has more or fewer than before.
+        if before > 0 && self.count == RUNS_KEPT && most < Some((before + 1, owner)) {
+            return numbers.remove_min();
+        }
+        self.resized(owner, before, before + 1);
+        let (_, most) = self.sizes.get_max().filter(|_| self.count > RUNS_KEPT)?;
+        let (most, oldest) = (most.clone(), self.of_users.get(most)?.get_min().copied()?);
+        self.remove(&most, oldest);
+        Some(oldest)
     }
 
     fn remove(&mut self, owner: &UserName, number: u64) {
@@ -125,13 +135,6 @@ impl Share {
             self.sizes.insert((now, owner.clone()));
         }
     }
-
-    /// What goes when there is one too many: the oldest of whoever has the most, of the last by name when
-    /// there are several.
-    fn too_much(&self) -> Option<u64> {
-        let (_, most) = self.sizes.get_max().filter(|_| self.count > RUNS_KEPT)?;
-        self.of_users.get(most)?.get_min().copied()
-    }
 }
 
 impl Runs {
@@ -147,12 +150,12 @@ impl Runs {
         self.runs.insert(number, Arc::new(run));
         let none = || OfJob { owner: owner.clone(), runs: Vec::new() };
         self.by_job.entry(task.job).or_insert_with(none).runs.push((number, task.index));
-        self.share(failure).add(owner, number);
+        // The share of the cell is looked at last: there may be room in it by then.
         if let Some(number) = self.too_much_of(task) {
             self.drop_run(number);
         }
-        if let Some(number) = self.share(failure).too_much() {
-            self.drop_run(number);
+        if let Some(number) = self.share(failure).add(owner, number) {
+            self.unlink(number);
         }
     }
 
@@ -193,14 +196,21 @@ impl Runs {
     }
 
     fn drop_run(&mut self, number: u64) {
-        let Some(run) = self.runs.remove(&number) else { return };
-        let Some(of_job) = self.by_job.get_mut(&run.task.job) else { return };
+        if let Some((owner, failure)) = self.unlink(number) {
+            self.share(failure).remove(&owner, number);
+        }
+    }
+
+    /// Lets go of a run that its share does not count any more; gives whose it was, and whether it was a failure.
+    fn unlink(&mut self, number: u64) -> Option<(UserName, bool)> {
+        let run = self.runs.remove(&number)?;
+        let of_job = self.by_job.get_mut(&run.task.job)?;
         of_job.runs.retain(|(other, _)| *other != number);
         let owner = of_job.owner.clone();
         if of_job.runs.is_empty() {
             self.by_job.remove(&run.task.job);
         }
-        self.share(run.is_failure()).remove(&owner, number);
+        Some((owner, run.is_failure()))
     }
 
     /// Lets go of all that is kept of a job.
