@@ -64,7 +64,20 @@ fn what_was_recorded_is_decided_again_and_another_decision_is_told() {
     assert!(verified.is_identical(), "{verified:?}");
     let one = &verified.recordings[0];
     assert!(one.decisions >= 14 && one.passes > 4 && one.left_out == 0, "{one:?}");
-    assert_eq!(verified.in_log, one.decisions, "all of them were compared");
+    assert_eq!(
+        (verified.in_log, verified.of_log),
+        (one.decisions, one.decisions),
+        "all were compared"
+    );
+    // The same once more is no more of the log.
+    let mut twice = history.clone();
+    twice.recordings.push(twice.recordings[0].clone());
+    let verified = verify(&twice, |_| {}).unwrap();
+    assert_eq!((verified.in_log, verified.of_log), (one.decisions, one.decisions));
+    // Of another log nothing was compared, whatever was recorded.
+    let mut other = history.clone();
+    other.recordings[0].records.retain(|one| !matches!(one, Recorded::Pass { decided: Decided::Placed(placed), .. } if !placed.is_empty()));
+    assert!(!verify(&other, |_| {}).unwrap().is_identical());
 
     let mut altered = history.clone();
     let decisive = altered.recordings[0].records.iter_mut().find_map(|one| match one {

@@ -3,10 +3,12 @@
 use super::History;
 use crate::Error;
 use crate::answer::{Answer, Column, Provenance, Table, Value};
-use borg_cell::store::{EntryKind, LogEntry};
-use borg_proto::command::{Action, Command};
+use borg_cell::store::EntryKind;
+use borg_proto::command::{Action, Assignment, Command};
+use borg_proto::{MachineId, TaskId};
 use borg_scheduler::recording::wire::End;
-use borg_scheduler::recording::{Player, Recorded, Stop};
+use borg_scheduler::recording::{Decided, Player, Recorded, Stop};
+use std::collections::BTreeMap;
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Verified {
     pub recordings: Vec<OfRecording>,
     /// Decisions that are in the log.
     pub in_log: u64,
+    /// How many of these were compared.
+    pub of_log: u64,
     /// The first decision that is another now, if there is one.
     pub difference: Option<String>,
 }
@@ -35,14 +39,14 @@ pub struct OfRecording {
 }
 
 impl Verified {
-    /// Whether anything was compared, of decisions if there are any, and nothing differs.
+    /// Whether anything was compared, of the log's decisions if it has any, and nothing differs.
     #[must_use]
     pub fn is_identical(&self) -> bool {
-        let compared = |one: &OfRecording| match self.in_log {
-            0 => one.passes > 0,
-            _ => one.decisions > 0,
+        let compared = match self.in_log {
+            0 => self.recordings.iter().any(|one| one.passes > 0),
+            _ => self.of_log > 0,
         };
-        self.difference.is_none() && self.recordings.iter().any(compared)
+        self.difference.is_none() && compared
     }
 }
 
@@ -53,8 +57,13 @@ impl Verified {
 pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error> {
     let born = Player::new(history.start.clone(), history.members.clone());
     let mut player = born.clone();
-    let mut verified =
-        Verified { recordings: Vec::new(), in_log: in_log(history), difference: None };
+    let mut in_log = in_log(history);
+    let mut verified = Verified {
+        recordings: Vec::new(),
+        in_log: in_log.values().sum(),
+        of_log: 0,
+        difference: None,
+    };
     for recording in &history.recordings {
         tell(&format!("{}: {} records", recording.name, recording.records.len()));
         // Another leader may have begun a little before the one before it had heard of all.
@@ -64,10 +73,19 @@ pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error>
             player = born.clone();
         }
         let before = (player.passes(), player.decisions(), player.left_out());
-        let mut beyond = 0;
+        let (mut beyond, mut compared) = (0, 0);
         for (at, recorded) in recording.records.iter().enumerate() {
             match player.play(recorded, &mut |index| history.entry(index).cloned()) {
-                Ok(()) => {}
+                Ok(()) => {
+                    let new = player.decisions() - before.1 - compared;
+                    compared += new;
+                    if let Recorded::Pass { decided: Decided::Placed(placed), .. } = recorded
+                        && new > 0
+                    {
+                        verified.of_log +=
+                            placed.iter().map(|one| take(&mut in_log, one)).sum::<u64>();
+                    }
+                }
                 Err(Stop::NoEntry { .. }) => {
                     beyond = (recording.records.len() - at) as u64;
                     break;
@@ -93,15 +111,30 @@ pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error>
     Ok(verified)
 }
 
-/// How many decisions of schedulers are in the log.
-fn in_log(history: &History) -> u64 {
-    let decisions = |entry: &LogEntry| match Command::decode(&entry.data).map(|one| one.action) {
-        Ok(Action::Place { assignments }) => assignments.len() as u64,
+/// How often which task was put on which machine.
+type Decisions = BTreeMap<(TaskId, MachineId), u64>;
+
+/// The decisions of schedulers that are in the log.
+fn in_log(history: &History) -> Decisions {
+    let mut found = Decisions::new();
+    for entry in history.entries.iter().filter(|entry| entry.kind == EntryKind::Normal) {
         // What it cannot read replay tells of.
-        Ok(_) | Err(_) => 0,
+        let action = Command::decode(&entry.data).map(|one| one.action);
+        let Ok(Action::Place { assignments }) = action else { continue };
+        for one in assignments {
+            *found.entry((one.task, one.machine)).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// One of the log's decisions was compared, if it is there still.
+fn take(in_log: &mut Decisions, one: &Assignment) -> u64 {
+    let Some(left) = in_log.get_mut(&(one.task, one.machine)).filter(|left| **left > 0) else {
+        return 0;
     };
-    let normal = history.entries.iter().filter(|entry| entry.kind == EntryKind::Normal);
-    normal.map(decisions).sum()
+    *left -= 1;
+    1
 }
 
 /// The same as an answer.
@@ -115,19 +148,19 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
             "Nothing was compared: no decisions were recorded in this time. Ask the master that led then.".to_owned()
         }
         None => {
-            let rest = match verified.in_log.saturating_sub(decisions) {
-                0 => String::new(),
-                rest => format!(
-                    " {rest} were not compared: they were decided while nothing was recorded, by a master that was not \
+            let mut rest = String::new();
+            if let missing @ 1.. = verified.in_log - verified.of_log {
+                rest = format!(
+                    " {missing} were not compared: they were decided while nothing was recorded, by a master that was not \
                      asked, or where a recording is cut off."
-                ),
-            };
+                );
+            }
             let torn = |one: &OfRecording| matches!(one.end, End::Torn { .. }) || one.left_out > 0;
             let whole = rest.is_empty() && !verified.recordings.iter().any(torn);
             let all = if whole { "Identical" } else { "Identical as far as it was recorded" };
             format!(
-                "{all}: {passes} passes with {decisions} decisions were taken again; the log has {}.{rest}",
-                verified.in_log
+                "{all}: {passes} passes with {decisions} decisions were taken again; of the {} in the log {} were among them.{rest}",
+                verified.in_log, verified.of_log
             )
         }
     };
