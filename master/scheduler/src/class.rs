@@ -33,12 +33,22 @@ const UNSEEN: Seen = Seen { at: 0, cost: NEVER_MIND, row: 0 };
 /// What a choice with victims is compared by: least loss, then cost, then the order of ties.
 type WithVictims = (Loss, i32, u64, usize);
 
+/// What was found in a block of which somebody has to go, and when.
+#[derive(Debug, Clone, Copy, Default)]
+struct SeenVictims {
+    /// 0: not looked at.
+    at: u64,
+    found: Option<WithVictims>,
+    /// Whether there would be too little room even if all went who may, budgets aside.
+    hopeless: bool,
+}
+
 /// Tasks that get equal answers, see [`crate::need::ClassKey`].
 #[derive(Debug, Clone)]
 pub(crate) struct Class {
     pub(crate) need: Arc<Need>,
     plain: Vec<Seen>,
-    preempting: Vec<(u64, Option<WithVictims>)>,
+    preempting: Vec<SeenVictims>,
     /// Version of the facts that `allowed` and `penalty` are of, per block.
     facts: Vec<u64>,
     /// Rows that meet the hard constraints and take tasks of the user, a word per block; empty when there
@@ -120,7 +130,7 @@ impl Class {
             self.plain[b].at = 0;
         }
         if let Some(seen) = self.preempting.get_mut(b) {
-            seen.0 = 0;
+            seen.at = 0;
         }
     }
 
@@ -210,22 +220,26 @@ impl Class {
             self.nowhere.1 = machines.version();
             return None;
         }
-        self.preempting.resize(machines.rooms.blocks(), (0, None));
+        self.preempting.resize(machines.rooms.blocks(), SeenVictims::default());
         let mut best: Option<WithVictims> = None;
         for b in 0..machines.rooms.blocks() {
             let versions = machines.versions(b);
-            let since = versions.residents.max(versions.facts).max(versions.changed);
-            let seen = self.preempting[b].0;
-            if !caches || seen == 0 || since > seen {
+            let seen = self.preempting[b];
+            // Whoever comes takes no more than he may have to give back, so only what grows gives hope.
+            let since = match seen.hopeless {
+                true => versions.grown.max(versions.facts),
+                false => versions.residents.max(versions.facts).max(versions.changed),
+            };
+            if !caches || seen.at == 0 || since > seen.at {
                 self.learn(machines, weights, b);
-                let found = self.scan_preempting(machines, b, 0, false);
-                self.preempting[b] = (machines.version(), found);
+                let (found, hopeless) = self.scan_preempting(machines, b, 0, false);
+                self.preempting[b] = SeenVictims { at: machines.version(), found, hopeless };
             }
             let except = in_block(avoid, b);
             let found = if except == 0 {
-                self.preempting[b].1
+                self.preempting[b].found
             } else {
-                self.scan_preempting(machines, b, except, false)
+                self.scan_preempting(machines, b, except, false).0
             };
             best = match (best, found) {
                 (Some(best), Some(found)) => Some(best.min(found)),
@@ -281,7 +295,7 @@ impl Class {
             words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b));
         blocks.any(|b| {
             machines.rooms.best(b, self.wanted(0)).0 != NEVER_MIND
-                || (lower && self.scan_preempting(machines, b, 0, false).is_some())
+                || (lower && self.scan_preempting(machines, b, 0, false).0.is_some())
         })
     }
 
@@ -299,22 +313,24 @@ impl Class {
         let mut best: Option<WithVictims> = None;
         for b in 0..machines.rooms.blocks() {
             self.learn(machines, weights, b);
-            let found = self.scan_preempting(machines, b, in_block(avoid, b), true);
+            let (found, _) = self.scan_preempting(machines, b, in_block(avoid, b), true);
             best = best.into_iter().chain(found).min();
         }
         best.map(|(_, _, _, row)| row)
     }
 
+    /// The best row of a block on which somebody has to go first; and whether none could do even if all went who may.
     fn scan_preempting(
         &self,
         machines: &Machines,
         b: usize,
         except: u64,
         overdue: bool,
-    ) -> Option<WithVictims> {
+    ) -> (Option<WithVictims>, bool) {
         if !machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed) {
-            return None;
+            return (None, true);
         }
+        let mut hopeless = true;
         let mut chooser = Chooser::new(machines, &self.need, overdue);
         let mut best: Option<WithVictims> = None;
         for row in rows(b) {
@@ -324,6 +340,10 @@ impl Class {
             {
                 continue;
             }
+            if !machines.might_yield(row, &self.need) {
+                continue;
+            }
+            hopeless = false;
             let bound = best.map(|(loss, ..)| loss);
             let Some(loss) = chooser.choose(row, bound) else { continue };
             if bound.is_some_and(|bound| bound < loss) {
@@ -336,7 +356,7 @@ impl Class {
             let found = (loss, fit + strand + mix + penalty, machines.rooms.rank(row), row);
             best = Some(best.map_or(found, |best| best.min(found)));
         }
-        best
+        (best, hopeless)
     }
 
     /// What each row of a block that will do costs.

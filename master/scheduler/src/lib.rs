@@ -19,6 +19,7 @@ mod access;
 mod advice;
 mod aside;
 mod budgets;
+mod bulk;
 mod class;
 mod crowds;
 mod domain;

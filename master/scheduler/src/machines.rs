@@ -12,6 +12,7 @@
 //! before.
 
 use crate::access::Access;
+use crate::bulk::Bulks;
 use crate::domain::Domain;
 use crate::filters::Filters;
 use crate::homes::{Homes, Role, Seat};
@@ -130,6 +131,7 @@ struct Row {
     closed: bool,
     /// In the order in which they are pushed out.
     residents: Vec<Resident>,
+    bulks: Bulks,
     /// What residents have of single devices.
     devices: Devices,
 }
@@ -137,9 +139,7 @@ struct Row {
 impl Row {
     /// The same with nobody on it who could be pushed out.
     fn without_residents(&self) -> Self {
-        let Self { id, ref name, ref info, up, closed, residents: _, ref devices } = *self;
-        let (name, info, devices) = (name.clone(), info.clone(), devices.clone());
-        Self { id, name, info, up, closed, residents: Vec::new(), devices }
+        Self { residents: Vec::new(), bulks: Bulks::default(), ..self.clone() }
     }
 }
 
@@ -421,6 +421,11 @@ impl Machines {
         &self.rows[row].residents
     }
 
+    /// Whether a task might find room on a row if all went whom it may push out. False is certain, true is not.
+    pub(crate) fn might_yield(&self, row: usize, need: &Need) -> bool {
+        self.rows[row].bulks.might_yield(&self.rooms, row, need)
+    }
+
     /// Who is in an alloc that stands on a row, as far as it is committed.
     pub(crate) fn inside(&self, row: usize, alloc: TaskId) -> Vec<IncarnationId> {
         let residents = self.rows[row].residents.iter();
@@ -554,6 +559,7 @@ impl Machines {
         let left = std::mem::take(self.row_mut(from));
         let residents = left.residents;
         self.row_mut(to).devices = left.devices;
+        self.row_mut(to).bulks = left.bulks;
         for resident in &residents {
             let (asks, kind, lent) = (&resident.need.asks, resident.need.kind(), resident.lent);
             self.rooms.take(from, asks, lent, kind, false);
@@ -611,8 +617,9 @@ impl Machines {
         if resident.incarnation.is_none() {
             count(&mut self.starting, resident.need.priority, true);
         }
-        let residents = &mut self.row_mut(row).residents;
+        let Row { residents, bulks, .. } = self.row_mut(row);
         let at = residents.partition_point(|other| other.place() < resident.place());
+        bulks.insert(at, &resident);
         residents.insert(at, resident);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];
@@ -631,9 +638,10 @@ impl Machines {
     /// Takes somebody from their machine.
     pub(crate) fn remove(&mut self, seat: Seat) -> Option<(usize, Resident)> {
         let row = self.homes.take(seat)?;
-        let residents = &mut self.row_mut(row).residents;
+        let Row { residents, bulks, .. } = self.row_mut(row);
         let at = residents.iter().position(|r| r.seat() == seat).expect("home names its machine");
         let resident = residents.remove(at);
+        bulks.remove(at);
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), false);
         if resident.need.has_devices() {
             self.row_mut(row).devices.take(&resident.devices, false);
@@ -655,14 +663,16 @@ impl Machines {
     /// An incarnation lends so much of its limit by now, if it stands anywhere.
     pub(crate) fn lend(&mut self, id: IncarnationId, lent: Amounts) {
         let Some(row) = self.homes.get(Seat::of(id.task)) else { return };
-        let residents = &mut self.row_mut(row).residents;
-        let there = |r: &&mut Resident| r.task == id.task && r.incarnation == Some(id.number);
-        let Some(resident) = residents.iter_mut().find(there) else { return };
+        let Row { residents, bulks, .. } = self.row_mut(row);
+        let there = |r: &Resident| r.task == id.task && r.incarnation == Some(id.number);
+        let Some(at) = residents.iter().position(there) else { return };
+        let resident = &mut residents[at];
         let (before, lent) = (resident.lent, resident.need.lends(lent));
         if before == lent {
             return;
         }
         resident.lent = lent;
+        bulks.set(at, resident);
         self.rooms.lend(row, before, lent);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];
