@@ -1,13 +1,14 @@
 //! What is different between two states of a cell.
 
-use borg_cell::state::{CellState, Job, Machine, Task};
+use borg_cell::state::{CellState, Job, Machine, Maintenance, Task};
 use borg_proto::task::TaskState;
+use borg_proto::{Band, Millis};
 use std::collections::BTreeMap;
 
 /// Something that is otherwise in the later state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Difference {
-    /// machine, job or task.
+    /// setting, quota, privilege, package, maintenance, machine, job or task.
     pub what: &'static str,
     /// Its name.
     pub name: String,
@@ -17,7 +18,7 @@ pub struct Difference {
     pub now: String,
 }
 
-/// Every machine, job and task that is different, by kind and name. Quota, privileges and settings are not looked at.
+/// Everything that is different of what a user or an operator can ask for or is told of, by kind and name.
 #[must_use]
 pub fn between(then: &CellState, now: &CellState) -> Vec<Difference> {
     let mut all = Vec::new();
@@ -33,10 +34,62 @@ pub fn between(then: &CellState, now: &CellState) -> Vec<Difference> {
             }
         }
     };
+    compare("setting", settings(then), settings(now));
+    compare("quota", quotas(then), quotas(now));
+    compare("privilege", privileges(then), privileges(now));
+    compare("package", packages(then), packages(now));
+    compare("maintenance", maintenances(then), maintenances(now));
     compare("machine", machines(then), machines(now));
     compare("job", jobs(then), jobs(now));
     compare("task", tasks(then), tasks(now));
     all
+}
+
+fn settings(state: &CellState) -> BTreeMap<String, String> {
+    let enforced = Band::ALL.iter().filter(|band| state.enforces_quota(**band));
+    let all = [
+        ("leader", state.leader().map(|(leader, term)| format!("master {leader}, term {term}"))),
+        ("level of entries", Some(state.level().to_string())),
+        ("policy", state.policy().map(|policy| policy.to_string())),
+        ("reclamation", state.reclamation().map(|reclamation| reclamation.to_string())),
+        (
+            "safe mode",
+            state.safe_mode().map(|mode| format!("{} of {} silent", mode.silent, mode.machines)),
+        ),
+        (
+            "bands that need quota",
+            Some(enforced.map(|band| band.name()).collect::<Vec<_>>().join(", ")),
+        ),
+    ];
+    all.into_iter().filter_map(|(name, told)| Some((name.to_owned(), told?))).collect()
+}
+
+fn quotas(state: &CellState) -> BTreeMap<String, String> {
+    let of_one = state.quotas().map(|(user, band, grants)| {
+        let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
+        (format!("{user} {band}"), grants.join("; "))
+    });
+    of_one.collect()
+}
+
+fn privileges(state: &CellState) -> BTreeMap<String, String> {
+    let granted = state.privileges();
+    let granted =
+        granted.map(|(user, what, by)| (format!("{user} {what}"), format!("by {}", by.by)));
+    granted.collect()
+}
+
+fn packages(state: &CellState) -> BTreeMap<String, String> {
+    let told = |at: Millis| format!("put at {} ms", at.0);
+    state.packages().map(|one| (one.package.key.to_string(), told(one.put_at))).collect()
+}
+
+fn maintenances(state: &CellState) -> BTreeMap<String, String> {
+    let told = |one: &Maintenance| {
+        let (done, left) = (one.done, one.left.len());
+        format!("by {}: {done} machines done, {left} left", one.by)
+    };
+    state.maintenances().map(|one| (one.number.to_string(), told(one))).collect()
 }
 
 fn machines(state: &CellState) -> BTreeMap<String, String> {

@@ -14,6 +14,7 @@ use borg_proto::{Millis, TaskId};
 use borg_scheduler::recording::{Begin, Player, Recorded, Stop};
 use borg_scheduler::{Config, Explanation, Scheduler};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Entries between two copies of the state that going back begins with. 1,000: ours, some ten milliseconds.
 const COPY_EVERY: u64 = 1_000;
@@ -143,7 +144,8 @@ impl<'a> Stepper<'a> {
     pub fn go(&mut self, moment: Moment) -> Result<(), Error> {
         let index = self.history.index(moment)?;
         if index < self.index() {
-            let before = self.copies.partition_point(|copy| copy.state.applied() <= index);
+            // From before it, so that what happened with it is known again.
+            let before = self.copies.partition_point(|copy| copy.state.applied() < index);
             // The first copy is the beginning.
             self.past = self.copies[before.saturating_sub(1)].clone();
             self.happened.clear();
@@ -152,18 +154,21 @@ impl<'a> Stepper<'a> {
         Ok(())
     }
 
-    /// On to the next entry with which something happens that is meant by one of these; `false` at the end.
+    /// On to the next entry with which something happens that is meant by one of these. At the end of the history: the
+    /// kinds of what happened instead.
     ///
     /// # Errors
     /// As of [`Stepper::step`].
-    pub fn until(&mut self, breakpoints: &[Breakpoint]) -> Result<bool, Error> {
+    pub fn until(&mut self, breakpoints: &[Breakpoint]) -> Result<Option<BTreeSet<String>>, Error> {
+        let mut kinds = BTreeSet::new();
         while self.step()? {
             let met = |told: &Told| breakpoints.iter().any(|one| one.is_met(told));
             if self.happened.iter().any(met) {
-                return Ok(true);
+                return Ok(None);
             }
+            kinds.extend(self.happened.iter().map(|told| told.kind.clone()));
         }
-        Ok(false)
+        Ok(Some(kinds))
     }
 
     /// Why a task is where it is, as the scheduler explains it here; and whether it knows what the real one knew.

@@ -126,14 +126,17 @@ fn a_damaged_recording_is_refused_and_one_that_was_cut_off_is_not() {
 fn wherever_it_stands_the_state_is_that_of_then() {
     let history = lived();
     let mut states = vec![history.start.encode()];
+    let mut happened = vec![Vec::new()];
     let mut stepper = Stepper::new(&history);
     while stepper.step().unwrap() {
         states.push(stepper.state().encode());
+        happened.push(stepper.happened().to_vec());
     }
     assert_eq!(stepper.index(), history.last());
     for index in [history.last(), 3, 9, 0, 7] {
         stepper.go(Moment::Index(index)).unwrap();
         assert_eq!(stepper.state().encode(), states[usize::try_from(index).unwrap()]);
+        assert_eq!(stepper.happened(), happened[usize::try_from(index).unwrap()], "{index}");
         let state = history.state_at(Moment::Index(index)).unwrap();
         assert_eq!(state.encode(), states[usize::try_from(index).unwrap()]);
     }
@@ -150,7 +153,7 @@ fn it_stops_at_what_it_is_told_to_and_says_why_and_what_changed() {
     let history = lived();
     let mut stepper = Stepper::new(&history);
     let breakpoint = |text: &str| [Breakpoint::parse(text).unwrap()];
-    assert!(stepper.until(&breakpoint("evicted=ann/fill")).unwrap());
+    assert_eq!(stepper.until(&breakpoint("evicted=ann/fill")).unwrap(), None);
     let first = stepper.happened().iter().find(|told| told.kind == "task.evicted").unwrap();
     let task: TaskName = first.subject.parse().unwrap();
     let before = Moment::Index(stepper.index() - 1);
@@ -160,12 +163,43 @@ fn it_stops_at_what_it_is_told_to_and_says_why_and_what_changed() {
     let (why, real) = stepper.why(&task).unwrap();
     assert!(real, "it was recorded what the scheduler knew");
     assert!(!why.summary.is_empty());
-    assert!(stepper.until(&breakpoint("machine.down=m-1")).unwrap());
-    assert!(!stepper.until(&breakpoint("job.killed")).unwrap());
+    assert_eq!(stepper.until(&breakpoint("machine.down=m-1")).unwrap(), None);
+    let instead = stepper.until(&breakpoint("job.kiled")).unwrap().unwrap();
+    assert!(instead.contains("task.placed") && !instead.contains("machine.down"), "{instead:?}");
     assert_eq!(stepper.index(), history.last());
     assert!(stepper.why(&"ann/none/0".parse().unwrap()).is_err());
     assert!(stepper.why(&"ann/fill/99".parse().unwrap()).is_err());
     for wrong in ["", "=ann", "What?"] {
         assert!(Breakpoint::parse(wrong).unwrap_err().to_string().contains("no kind of event"));
     }
+}
+
+#[test]
+fn what_operators_changed_is_a_difference_too() {
+    let mut cell = fixture::Cell::new();
+    let before = cell.state.clone();
+    let admin = fixture::user(borg_proto::identity::ADMIN);
+    let quota = Action::SetQuota {
+        user: "ann".parse().unwrap(),
+        band: borg_proto::Band::Production,
+        amount: borg_proto::Resources { cpu_milli: 1_000, ..Default::default() },
+        from: None,
+        until: None,
+        oversell: true,
+    };
+    let named = Some(borg_proto::reclamation::NumberSet::Off);
+    let reclamation = Action::SetReclamation { named, numbers: Default::default() };
+    let privilege = Action::GrantPrivilege {
+        user: "ann".parse().unwrap(),
+        privilege: borg_proto::Privilege::Admin,
+    };
+    for action in [quota, reclamation, privilege] {
+        cell.apply(admin.clone(), action).unwrap();
+    }
+    let found = between(&before, &cell.state);
+    let names: Vec<(&str, &str)> = found.iter().map(|one| (one.what, one.name.as_str())).collect();
+    let expected =
+        [("setting", "reclamation"), ("quota", "ann production"), ("privilege", "ann admin")];
+    assert_eq!(names, expected, "{found:?}");
+    assert!(found.iter().all(|one| one.then.is_empty() && !one.now.is_empty()), "{found:?}");
 }

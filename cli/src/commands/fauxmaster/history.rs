@@ -16,6 +16,7 @@ use borg_proto::names::TaskName;
 use borg_proto::{Millis, in_full};
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write, stdin};
 use std::path::{Path, PathBuf};
 
@@ -314,7 +315,7 @@ impl Session<'_> {
     fn step(&mut self, many: u64) -> Result<(), Failure> {
         for _ in 0..many {
             if !made(self.stepper.step())? {
-                return self.end();
+                return self.end(&BTreeSet::new());
             }
         }
         self.events(true)
@@ -332,7 +333,10 @@ impl Session<'_> {
     }
 
     fn until(&mut self, breakpoints: &[Breakpoint]) -> Result<(), Failure> {
-        if made(self.stepper.until(breakpoints))? { self.events(true) } else { self.end() }
+        match made(self.stepper.until(breakpoints))? {
+            None => self.events(true),
+            Some(kinds) => self.end(&kinds),
+        }
     }
 
     fn diff(&self, from: Moment, to: Moment) -> Result<(), Failure> {
@@ -340,11 +344,18 @@ impl Session<'_> {
         differences(&between(&state(from)?, &state(to)?), self.out)
     }
 
-    fn end(&self) -> Result<(), Failure> {
+    /// It stands at the end, and what was looked for did not come; this did.
+    fn end(&self, kinds: &BTreeSet<String>) -> Result<(), Failure> {
+        let index = self.stepper.index();
         if self.out.is_json() {
-            return self.out.json(&json!({ "index": self.stepper.index(), "end": true }), true);
+            return self.out.json(&json!({ "index": index, "end": true, "happened": kinds }), true);
         }
-        self.out.line(&format!("the history ends with entry {}", self.stepper.index()))
+        self.out.line(&format!("the history ends with entry {index}"))?;
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        self.out.line(&format!("nothing of that came; what did: {}", kinds.join(", ")))
     }
 
     fn where_it_stands(&self) -> Result<(), Failure> {
