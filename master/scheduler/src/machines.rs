@@ -421,6 +421,11 @@ impl Machines {
         &self.rows[row].residents
     }
 
+    #[cfg(test)]
+    pub(crate) fn bulks(&self, row: usize) -> &Bulks {
+        &self.rows[row].bulks
+    }
+
     /// Whether a task might find room on a row if all went whom it may push out. False is certain, true is not.
     pub(crate) fn might_yield(&self, row: usize, need: &Need) -> bool {
         self.rows[row].bulks.might_yield(&self.rooms, row, need)
@@ -619,7 +624,7 @@ impl Machines {
         }
         let Row { residents, bulks, .. } = self.row_mut(row);
         let at = residents.partition_point(|other| other.place() < resident.place());
-        bulks.insert(at, &resident);
+        bulks.add(&resident);
         residents.insert(at, resident);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];
@@ -641,7 +646,7 @@ impl Machines {
         let Row { residents, bulks, .. } = self.row_mut(row);
         let at = residents.iter().position(|r| r.seat() == seat).expect("home names its machine");
         let resident = residents.remove(at);
-        bulks.remove(at);
+        bulks.remove(&resident);
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), false);
         if resident.need.has_devices() {
             self.row_mut(row).devices.take(&resident.devices, false);
@@ -671,8 +676,9 @@ impl Machines {
         if before == lent {
             return;
         }
+        bulks.remove(resident);
         resident.lent = lent;
-        bulks.set(at, resident);
+        bulks.add(resident);
         self.rooms.lend(row, before, lent);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];
