@@ -2,7 +2,7 @@
 //! `BORG_FIGURES` names some of them, by the beginnings of their names and separated by commas.
 
 use borg_benches::Error;
-use borg_benches::faux::{day, fork, life, month, resident_mib};
+use borg_benches::faux::{day, fork, life, month, questions, resident_mib};
 use borg_benches::figures::{figure, load, progress, step, wanted};
 use borg_benches::packing::data;
 use borg_benches::scheduling::filled;
@@ -21,7 +21,7 @@ const PLACEMENTS: u64 = 200_000;
 
 fn main() -> Result<(), Error> {
     let config = Config::default();
-    if wanted(&["fork_ms", "load_10k_s", "life"]) {
+    if wanted(&["fork_ms", "load_10k_s", "life", "fit_live_10k_s", "check_live_10k_s"]) {
         let (mut cell, mut timed) = filled(MACHINES, Mix::BORG, config)?;
         progress(&format!("load {}; {} tasks placed", load(), cell.placed()));
         if wanted(&["fork_ms", "load_10k_s"]) {
@@ -32,6 +32,11 @@ fn main() -> Result<(), Error> {
             figure("faux.load_10k_s", found.read_s + found.know_s, "s");
             figure("faux.load_10k_read_s", found.read_s, "s");
             figure("faux.afresh_10k_s", found.afresh_s, "s");
+        }
+        if wanted(&["fit_live_10k_s", "check_live_10k_s"]) {
+            let asked = questions::ask(&cell.state.encode())?;
+            figure("faux.fit_live_10k_s", asked.fit_s, "s");
+            figure("faux.check_live_10k_s", asked.check_s, "s");
         }
         if wanted(&["life"]) {
             let life = life::measure(&mut cell, &mut timed, Mix::BORG, PLACEMENTS)?;
@@ -52,6 +57,12 @@ fn main() -> Result<(), Error> {
         progress(&format!("load {}; {:.0} tasks a minute", load(), day.tasks_a_minute));
         figure("faux.day_10k_s", day.took_s, "s");
         figure("faux.events_per_s", day.events_per_s(), "1/s");
+    }
+    if wanted(&["compact_10k_s"]) {
+        let (found, took_s) =
+            questions::compacting(MACHINES, |seed| step(&format!("compacted with seed {seed}")))?;
+        progress(&format!("load {}; {found:?}", load()));
+        figure("faux.compact_10k_s", took_s, "s");
     }
     if wanted(&["google2011_s", "google2011_rss_mib"]) {
         month()?;
