@@ -50,11 +50,21 @@ pub struct Driven {
 }
 
 impl Driven {
-    /// A cell with these machines, all up.
+    /// A cell with these machines, all up, called `m-0` and so on.
     ///
     /// # Errors
     /// When the state refuses one.
     pub fn with_machines(machines: &[MachineInfo]) -> Result<Self, Error> {
+        Self::with_named((0..).map(|number| format!("m-{number}")).zip(machines))
+    }
+
+    /// A cell with these machines, all up. One whose name no cell takes is called after its place, as `m-7`.
+    ///
+    /// # Errors
+    /// When the state refuses one.
+    pub fn with_named<'a>(
+        machines: impl Iterator<Item = (String, &'a MachineInfo)>,
+    ) -> Result<Self, Error> {
         let mut cell = Self {
             state: CellState::found(CellName::new("driven")?, &[], LEVEL),
             news: Vec::new(),
@@ -65,18 +75,23 @@ impl Driven {
             starting: Vec::new(),
             watchers: BTreeSet::new(),
         };
-        let mut up = Vec::with_capacity(machines.len());
-        for (number, info) in (0..).zip(machines) {
-            let name = format!("m-{number}").parse()?;
+        let mut infos = Vec::new();
+        for (number, (name, info)) in machines.enumerate() {
+            let name = name.parse().or_else(|_| format!("m-{number}").parse())?;
             let machine = MachineAddress { name, address: "m:1".into() };
             cell.apply(user(ADMIN), Action::AddMachine { machine })?;
-            up.push(Observation::MachineUp { machine: MachineId(number), info: info.clone() });
+            infos.push(info);
         }
-        cell.apply(master(), Action::Observe { changes: up })?;
+        let up = |(number, info): (u32, &&MachineInfo)| Observation::MachineUp {
+            machine: MachineId(number),
+            info: MachineInfo::clone(info),
+        };
+        let changes = (0..).zip(&infos).map(up).collect();
+        cell.apply(master(), Action::Observe { changes })?;
         // A cell drops what a machine says that is out of bounds, and so would take it for down.
         let down = cell.state.machines().find(|machine| machine.state != MachineState::Up);
         if let Some(refused) = down {
-            let info = usize::try_from(refused.id.0).ok().and_then(|number| machines.get(number));
+            let info = usize::try_from(refused.id.0).ok().and_then(|number| infos.get(number));
             let Resources { cpu_milli, ram_bytes, .. } =
                 info.map(|info| info.capacity.clone()).unwrap_or_default();
             let number = u64::from(refused.id.0) + 1;
@@ -93,11 +108,11 @@ impl Driven {
     ///
     /// # Errors
     /// When the state refuses a machine or a job, or state and scheduler disagree.
-    pub fn filled(
-        machines: &[MachineInfo],
+    pub fn filled<'a>(
+        machines: impl Iterator<Item = (String, &'a MachineInfo)>,
         jobs: Vec<(UserName, Arc<JobSpec>)>,
     ) -> Result<Self, Error> {
-        let mut cell = Self::with_machines(machines)?;
+        let mut cell = Self::with_named(machines)?;
         for (owner, spec) in jobs {
             cell.submit(&owner, spec)?;
         }

@@ -441,9 +441,9 @@ mod tests {
 
     #[test]
     fn a_machine_that_is_removed_leaves_those_waiting_who_find_no_other() {
-        let machine = "m-0".parse().unwrap();
+        let machine = "m0".parse().unwrap();
         let entries = vec![(user(ADMIN), Action::RemoveMachine { machine })];
-        let answer = asked(&cell(6), &Change { name: "remove m-0".to_owned(), entries });
+        let answer = asked(&cell(6), &Change { name: "remove m0".to_owned(), entries });
         let sums = &answer.tables[0].rows[0];
         // 6 tasks on two machines of 4: whatever stood on the one, 2 are too many for the other.
         assert_eq!(sums[3], Value::Count(2), "{answer:?}");

@@ -109,8 +109,8 @@ impl Replay {
                 );
             }
         }
-        let machines: Vec<_> = workload.machines.iter().map(|(_, info)| info.clone()).collect();
-        let mut cell = Driven::with_machines(&machines)?;
+        let machines = workload.machines.iter().map(|(name, info)| (name.clone(), info));
+        let mut cell = Driven::with_named(machines)?;
         drop(cell.take_news());
         let mut agenda = BTreeMap::<Millis, Moment>::new();
         for loss in &workload.losses {

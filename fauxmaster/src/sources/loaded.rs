@@ -115,8 +115,8 @@ impl Loaded {
             Holds::Cell(state, _) => return Ok(CellState::clone(state)),
             Holds::Work(_) | Holds::Trace(..) => self.work(),
         };
-        let machines: Vec<_> = work.machines.into_iter().map(|(_, info)| info).collect();
-        Ok(Driven::filled(&machines, work.jobs)?.state)
+        let machines = work.machines.iter().map(|(name, info)| (name.clone(), info));
+        Ok(Driven::filled(machines, work.jobs)?.state)
     }
 
     /// What the cell's scheduler knew beside the state.
@@ -162,5 +162,21 @@ impl Loaded {
             parameters,
             notes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use borg_cell::fixture::info;
+
+    #[test]
+    fn machines_keep_the_names_that_they_come_with_if_a_cell_takes_them() {
+        let machines = ["rack-7", "a b", "rack-9"];
+        let machines = machines.map(|name| (name.to_owned(), info(1_000, 1 << 30, &[])));
+        let work = Work { machines: machines.into(), ..Work::default() };
+        let state = Loaded::of_work("test".to_owned(), work).state().unwrap();
+        let names: Vec<String> = state.machines().map(|machine| machine.name.to_string()).collect();
+        assert_eq!(names, ["rack-7", "m-1", "rack-9"]);
     }
 }

@@ -14,7 +14,8 @@ use borg_cell::state::CellState;
 /// When state and scheduler disagree.
 pub fn synthetic(machines: u32, seed: u64) -> Result<CellState, Error> {
     let made = borg_like(machines, Mix::BORG, seed)?;
-    Ok(Driven::filled(&made.machines, made.jobs)?.state)
+    let machines = (0..).map(|number| format!("m-{number}")).zip(&made.machines);
+    Ok(Driven::filled(machines, made.jobs)?.state)
 }
 
 #[cfg(test)]
