@@ -265,26 +265,33 @@ fn the_loss_of_machines_is_told_and_what_is_not_there_is_refused() {
     assert!(refused(&["random", "41"]).contains("1 to 40 machines are up"));
 }
 
-/// A sweep that is killed in the middle goes on from what it had, to the same bytes.
+/// A sweep that is stopped or killed in the middle goes on from what it had, to the same bytes.
 #[test]
-fn a_killed_sweep_goes_on_from_what_was_kept() {
+fn a_sweep_goes_on_from_what_was_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("resume");
     let more = ["--seeds", "6", "--threads", "1"];
     let fresh = answer(&asked(&["sweep", "prod-apart"], &more), "");
     let resumed = [&more[..], &["--resume", file.to_str().unwrap()]].concat();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fauxmaster"))
-        .args(asked(&["sweep", "prod-apart"], &resumed))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it was built");
     let kept = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
-    while kept() < 2 && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
+    for (signal, lines) in [(Signal::SIGINT, 1), (Signal::SIGKILL, 3)] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fauxmaster"))
+            .args(asked(&["sweep", "prod-apart"], &resumed))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it was built");
+        while kept() < lines && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        if signal == Signal::SIGINT {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{said}");
+            assert!(said.contains(file.to_str().unwrap()) && said.contains("goes on"), "{said}");
+        }
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
     let before = std::fs::read_to_string(&file).unwrap();
     let whole = &before[..before.rfind('\n').unwrap() + 1];
     assert!(!whole.is_empty());

@@ -1,7 +1,7 @@
 //! `fauxmaster compact`: the smallest cell that still holds the work.
 
 use super::source::{ShowArgs, SourceArgs, made, threads};
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::journal::Journal;
@@ -10,6 +10,8 @@ use borg_fauxmaster::questions::compact::{self, Options, SEEDS};
 use borg_fauxmaster::sources::common;
 use clap::Args;
 use std::path::PathBuf;
+use tokio::signal::ctrl_c;
+use tokio::sync::oneshot;
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct CompactArgs {
@@ -38,8 +40,32 @@ pub(super) struct ResumeArgs {
 }
 
 impl ResumeArgs {
-    pub(super) fn journal(&self) -> Result<Journal, Failure> {
-        self.resume.as_deref().map_or_else(|| Ok(Journal::none()), |file| made(Journal::open(file)))
+    /// Answers on a thread of its own, with what is known already; Ctrl-C ends the wait for it and says what is kept.
+    pub(super) async fn answer<T: Send + 'static>(
+        self,
+        question: impl FnOnce(&Journal) -> Result<T, borg_fauxmaster::Error> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let journal = match &self.resume {
+            Some(file) => made(Journal::open(file))?,
+            None => Journal::none(),
+        };
+        let (done, found) = oneshot::channel();
+        // Not one that the runtime waits for before the process ends.
+        std::thread::spawn(move || done.send(question(&journal)).is_ok());
+        tokio::select! {
+            found = found => made(found.unwrap_or_else(|_| Err("the question ended without an answer".into()))),
+            pressed = ctrl_c() => {
+                pressed?;
+                let what = match &self.resume {
+                    Some(file) => format!(
+                        "stopped: what was computed is in {}, and the same command goes on from there",
+                        file.display()
+                    ),
+                    None => "stopped: nothing is kept, as there was no --resume FILE".to_owned(),
+                };
+                Err(Failure::new(Code::Stopped, what))
+            }
+        }
     }
 }
 
@@ -84,13 +110,15 @@ pub(super) async fn run(
     let loaded = args.source.load(target).await?;
     let work = loaded.work();
     let options = args.orders.options(args.policy);
-    let journal = args.resume.journal()?;
-    let found = made(compact::resumed(&work, &options, &journal, |kept| {
-        step(&format!("seed {}: {} machines", kept.seed, kept.machines));
-    }))?;
-    if let (Some(folder), Some(kept)) = (&args.write, found.typical()) {
-        let packed = made(compact::packing(&work, args.policy.weights, kept))?;
-        made(common::write(folder, &packed))?;
-    }
-    args.show.show(&compact::answer(&loaded, &work, &options, &found), out)
+    let answer = args.resume.answer(move |journal| {
+        let found = compact::resumed(&work, &options, journal, |kept| {
+            step(&format!("seed {}: {} machines", kept.seed, kept.machines));
+        })?;
+        if let (Some(folder), Some(kept)) = (&args.write, found.typical()) {
+            let packed = compact::packing(&work, args.policy.weights, kept)?;
+            common::write(folder, &packed)?;
+        }
+        Ok(compact::answer(&loaded, &work, &options, &found))
+    });
+    args.show.show(&answer.await?, out)
 }

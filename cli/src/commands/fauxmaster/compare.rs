@@ -1,7 +1,7 @@
 //! `fauxmaster compare`: policies side by side on the same work.
 
 use super::compact::{OrderArgs, ResumeArgs};
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs};
 use crate::commands::policy::{Choice, chosen};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
@@ -47,8 +47,10 @@ pub(super) async fn run(
         return Err(Failure::new(Code::Usage, format!("{} is given twice", twice[0])));
     }
     let options = args.orders.options(Policy::HYBRID);
-    let journal = args.resume.journal()?;
     let loaded = args.source.load(target).await?;
-    let tell = |name: &str| step(&format!("{name}: done"));
-    args.show.show(&made(compare(&loaded, &args.policies, &options, &journal, tell))?, out)
+    let policies = args.policies;
+    let answer = args.resume.answer(move |journal| {
+        compare(&loaded, &policies, &options, journal, |name| step(&format!("{name}: done")))
+    });
+    args.show.show(&answer.await?, out)
 }

@@ -1,7 +1,7 @@
 //! `fauxmaster price`: the cheapest mix of machine shapes that holds the work.
 
 use super::compact::{OrderArgs, ResumeArgs, policy};
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs};
 use crate::commands::quota::Asked;
 use crate::exit::Failure;
 use crate::output::{Output, step};
@@ -39,7 +39,9 @@ fn shape(text: &str) -> Result<Shape, String> {
 
 pub(super) async fn run(args: PriceArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let options = args.orders.options(args.policy);
-    let journal = args.resume.journal()?;
     let loaded = args.source.load(target).await?;
-    args.show.show(&made(price(&loaded, &args.shapes, &options, &journal, step))?, out)
+    let shapes = args.shapes;
+    let answer =
+        args.resume.answer(move |journal| price(&loaded, &shapes, &options, journal, step));
+    args.show.show(&answer.await?, out)
 }

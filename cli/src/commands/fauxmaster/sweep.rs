@@ -1,14 +1,13 @@
 //! `fauxmaster sweep`: machines needed under several settings.
 
 use super::compact::{OrderArgs, ResumeArgs, policy};
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::questions::Policy;
-use borg_fauxmaster::questions::study::{self, Study};
+use borg_fauxmaster::questions::study;
 use borg_fauxmaster::questions::variants;
-use borg_fauxmaster::sources::loaded::Loaded;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -83,7 +82,18 @@ pub(super) async fn sweep(
         What::Reserved(percents) => variants::reserved(&work, policy, &percents),
         What::Shapes => variants::shapes(&work, policy),
     };
-    answer(&loaded, &study, (args.orders, &args.resume), args.show, out)
+    if study.settings.iter().all(|setting| setting.cells.iter().all(|work| work.jobs.is_empty())) {
+        return Err(Failure::new(
+            Code::Refused,
+            "there is no work in the cell: nothing to compare",
+        ));
+    }
+    let options = args.orders.options(Policy::HYBRID);
+    let answer = args.resume.answer(move |journal| {
+        let needs = study::run(&study, &options, journal, step)?;
+        Ok(study::answer(&loaded, &study, &options, &needs))
+    });
+    args.show.show(&answer.await?, out)
 }
 
 /// What is varied, apart from what all sweeps take.
@@ -94,23 +104,4 @@ enum What {
     Buckets,
     Reserved(Vec<u32>),
     Shapes,
-}
-
-fn answer(
-    loaded: &Loaded,
-    study: &Study,
-    (orders, resume): (OrderArgs, &ResumeArgs),
-    show: ShowArgs,
-    out: Output,
-) -> Result<(), Failure> {
-    if study.settings.iter().all(|setting| setting.cells.iter().all(|work| work.jobs.is_empty())) {
-        return Err(Failure::new(
-            Code::Refused,
-            "there is no work in the cell: nothing to compare",
-        ));
-    }
-    let options = orders.options(Policy::HYBRID);
-    let journal = resume.journal()?;
-    let needs = made(study::run(study, &options, &journal, step))?;
-    show.show(&study::answer(loaded, study, &options, &needs), out)
 }

@@ -1,7 +1,7 @@
 //! `fauxmaster tune`: weights with which the work needs the fewest machines.
 
 use super::compact::{OrderArgs, ResumeArgs};
-use super::source::{ShowArgs, SourceArgs, made};
+use super::source::{ShowArgs, SourceArgs};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -30,12 +30,13 @@ pub(in crate::commands) struct TuneArgs {
 
 pub(super) async fn run(args: TuneArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let options = args.orders.options(Policy::HYBRID);
-    let journal = args.resume.journal()?;
     let terms = if args.terms.is_empty() { TERMS.into() } else { args.terms };
     let search = Search { terms, tries: usize::try_from(args.tries).unwrap_or(usize::MAX) };
     let loaded = args.source.load(target).await?;
-    let answer = tune(&loaded, &search, &options, &journal, |weights, p90| {
-        step(&format!("{weights:?}: {p90:.0} machines"));
+    let answer = args.resume.answer(move |journal| {
+        tune(&loaded, &search, &options, journal, |weights, p90| {
+            step(&format!("{weights:?}: {p90:.0} machines"));
+        })
     });
-    args.show.show(&made(answer)?, out)
+    args.show.show(&answer.await?, out)
 }
