@@ -232,14 +232,16 @@ impl Class {
             };
             if !caches || seen.at == 0 || since > seen.at {
                 self.learn(machines, weights, b);
-                let (found, hopeless) = self.scan_preempting(machines, b, 0, false);
+                let only = caches && seen.hopeless && versions.facts <= seen.at;
+                let after = if only { seen.at } else { 0 };
+                let (found, hopeless) = self.scan_preempting(machines, b, 0, false, after);
                 self.preempting[b] = SeenVictims { at: machines.version(), found, hopeless };
             }
             let except = in_block(avoid, b);
             let found = if except == 0 {
                 self.preempting[b].found
             } else {
-                self.scan_preempting(machines, b, except, false).0
+                self.scan_preempting(machines, b, except, false, 0).0
             };
             best = match (best, found) {
                 (Some(best), Some(found)) => Some(best.min(found)),
@@ -279,7 +281,7 @@ impl Class {
         self.reach[b / 64] |= u64::from(reached) << (b % 64);
     }
 
-    /// Whether one of the blocks that changed since nothing fitted anywhere has a place now.
+    /// Whether a row that grew since nothing fitted anywhere has a place now.
     pub(crate) fn wakes(&mut self, machines: &Machines, weights: &Weights, grown: &Grown) -> bool {
         self.reach.resize(grown.blocks.len(), 0);
         for (w, facts) in grown.facts.iter().enumerate().filter(|(_, facts)| **facts != 0) {
@@ -295,7 +297,7 @@ impl Class {
             words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b));
         blocks.any(|b| {
             machines.rooms.best(b, self.wanted(0)).0 != NEVER_MIND
-                || (lower && self.scan_preempting(machines, b, 0, false).0.is_some())
+                || (lower && self.scan_preempting(machines, b, 0, false, grown.since).0.is_some())
         })
     }
 
@@ -313,19 +315,21 @@ impl Class {
         let mut best: Option<WithVictims> = None;
         for b in 0..machines.rooms.blocks() {
             self.learn(machines, weights, b);
-            let (found, _) = self.scan_preempting(machines, b, in_block(avoid, b), true);
+            let (found, _) = self.scan_preempting(machines, b, in_block(avoid, b), true, 0);
             best = best.into_iter().chain(found).min();
         }
         best.map(|(_, _, _, row)| row)
     }
 
-    /// The best row of a block on which somebody has to go first; and whether none could do even if all went who may.
+    /// The best row of a block on which somebody has to go first, of those that grew after a version (0: of all); and
+    /// whether none of them could do even if all went who may.
     fn scan_preempting(
         &self,
         machines: &Machines,
         b: usize,
         except: u64,
         overdue: bool,
+        after: u64,
     ) -> (Option<WithVictims>, bool) {
         if !machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed) {
             return (None, true);
@@ -335,6 +339,7 @@ impl Class {
         let mut best: Option<WithVictims> = None;
         for row in rows(b) {
             if except >> (row % BLOCK) & 1 == 1
+                || (after > 0 && machines.grown_at(row) <= after)
                 || !machines.rooms.is_open(row)
                 || !self.is_allowed(row)
             {

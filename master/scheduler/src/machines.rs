@@ -106,6 +106,8 @@ pub(crate) struct Versions {
 /// Blocks as bits, 64 to a word.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Grown {
+    /// After which version.
+    pub(crate) since: u64,
     /// In which something became possible.
     pub(crate) blocks: Vec<u64>,
     /// Those of them in which what is known of a machine changed.
@@ -167,6 +169,8 @@ pub(crate) struct Machines {
     pub(crate) access: Access,
     homes: Homes,
     versions: Vec<Versions>,
+    /// When something became possible on each row that was not before.
+    grown_at: Vec<u64>,
     version: u64,
     /// Residents by priority.
     standing: BTreeMap<Priority, usize>,
@@ -201,6 +205,7 @@ impl Machines {
             access: Access::new(named),
             homes: Homes::default(),
             versions: Vec::new(),
+            grown_at: Vec::new(),
             version: 0,
             standing: BTreeMap::new(),
             starting: BTreeMap::new(),
@@ -248,7 +253,7 @@ impl Machines {
 
     /// Blocks in which something became possible after a version.
     pub(crate) fn grown_since(&self, version: u64) -> Grown {
-        let mut grown = Grown::default();
+        let mut grown = Grown { since: version, ..Grown::default() };
         for (b, versions) in self.versions.iter().enumerate() {
             if b % 64 == 0 {
                 grown.blocks.push(0);
@@ -426,6 +431,11 @@ impl Machines {
         &self.rows[row].bulks
     }
 
+    /// When something became possible on a row that was not before.
+    pub(crate) fn grown_at(&self, row: usize) -> u64 {
+        self.grown_at[row]
+    }
+
     /// Whether a task might find room on a row if all went whom it may push out. False is certain, true is not.
     pub(crate) fn might_yield(&self, row: usize, need: &Need) -> bool {
         self.rows[row].bulks.might_yield(&self.rooms, row, need)
@@ -462,6 +472,7 @@ impl Machines {
             filters: self.filters.clone(),
             access: self.access.clone(),
             versions: self.versions.clone(),
+            grown_at: self.grown_at.clone(),
             version: self.version,
             standing: BTreeMap::new(),
             starting: BTreeMap::new(),
@@ -549,6 +560,7 @@ impl Machines {
         let b = self.rooms.add_block(shape);
         self.rows.resize((b + 1) * BLOCK, Arc::default());
         self.versions.push(Versions::default());
+        self.grown_at.resize((b + 1) * BLOCK, 0);
         for (_, domain) in &mut self.domains {
             domain.grow(self.rows.len());
         }
@@ -604,6 +616,7 @@ impl Machines {
         let version = self.next_version();
         self.versions[row / BLOCK] =
             Versions { changed: version, grown: version, residents: version, facts: version };
+        self.grown_at[row] = version;
     }
 
     /// Puts a task on a machine that has a row.
@@ -661,6 +674,7 @@ impl Machines {
         block.changed = version;
         block.grown = version;
         block.residents = version;
+        self.grown_at[row] = version;
         self.vacate_if_gone(row);
         Some((row, resident))
     }
@@ -686,6 +700,7 @@ impl Machines {
         block.residents = version;
         if !lent.fits_in(before) {
             block.grown = version;
+            self.grown_at[row] = version;
         }
     }
 
@@ -728,6 +743,7 @@ impl Machines {
             block.residents = version;
             if cheaper {
                 block.grown = version;
+                self.grown_at[row] = version;
             }
         }
         true
@@ -755,12 +771,13 @@ impl Machines {
         if before == after {
             return;
         }
-        let blocks: BTreeSet<usize> = self.homes.of_job(job).map(|row| row / BLOCK).collect();
-        for b in blocks {
-            let version = self.next_version();
-            self.versions[b].residents = version;
+        let rows: BTreeSet<usize> = self.homes.of_job(job).collect();
+        let version = self.next_version();
+        for row in rows {
+            self.versions[row / BLOCK].residents = version;
             if after > before {
-                self.versions[b].grown = version;
+                self.versions[row / BLOCK].grown = version;
+                self.grown_at[row] = version;
             }
         }
     }
