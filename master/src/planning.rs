@@ -52,6 +52,8 @@ const MAX_BYTES: usize = 2 << 20;
 const WAITING: usize = 64;
 /// Longest wait for a leader that a plan was passed on to: as long as a client gives one master.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Time after which a scheduler that has not followed far enough is asked again: some entries take as long.
+const FOLLOWS: Duration = Duration::from_millis(20);
 /// Most machines, victims and fields that are told by name.
 const MAX_TOLD: usize = 32;
 
@@ -76,6 +78,8 @@ struct Turns {
     /// What each user has under way.
     door: Door,
     one: Arc<Semaphore>,
+    /// Copies for checkpoints, which wait for no plan.
+    saving: Semaphore,
 }
 
 /// Held while a plan is made.
@@ -88,7 +92,11 @@ struct Turn {
 impl Turns {
     /// None is taken; so many may wait.
     fn new(waiting: usize) -> Self {
-        Self { door: Door::new(waiting), one: Arc::new(Semaphore::new(1)) }
+        Self {
+            door: Door::new(waiting),
+            one: Arc::new(Semaphore::new(1)),
+            saving: Semaphore::new(1),
+        }
     }
 
     /// A user's turn, when those before are over.
@@ -286,16 +294,35 @@ impl Planner {
         self.on_copy(user, bytes, move |scheduler, now| scheduler.plan(&who, &specs, now)).await
     }
 
-    /// What the scheduler knows beside the state; nothing at a replica that does not lead.
-    ///
-    /// # Errors
-    /// RESOURCE_EXHAUSTED when too many wait.
-    pub(crate) async fn known(&self, user: &UserName) -> Result<Option<Begin>, Status> {
+    /// A state no older than an entry, with what the scheduler knows beside it. `None` at a replica that does not lead, and
+    /// when the scheduler is not there soon: a backup must not fail for the sake of that.
+    pub(crate) async fn known(&self, at_least: u64) -> Option<(CellState, Begin)> {
         if self.view.borrow().status.leader != Some(self.own) {
-            return Ok(None);
+            return None;
         }
-        let begin = |scheduler: Scheduler, _| Begin::of(&scheduler, scheduler.state().applied());
-        self.on_copy(user, 0, begin).await.map(|(_, begin)| Some(begin))
+        let copied = async {
+            let _one = self.turns.saving.acquire().await.ok()?;
+            loop {
+                let Copy { scheduler, .. } = self.scheduler.copy().await?;
+                let known = move || {
+                    let state = scheduler.state().clone();
+                    let begin = Begin::of(&scheduler, state.applied());
+                    (state, begin)
+                };
+                let (state, begin) = tokio::task::spawn_blocking(known).await.ok()?;
+                if state.applied() >= at_least {
+                    return Some((state, begin));
+                }
+                tokio::time::sleep(FOLLOWS).await;
+            }
+        };
+        let known = tokio::time::timeout(PATIENCE, copied).await.ok().flatten();
+        if known.is_none() {
+            tracing::warn!(
+                "a checkpoint is sent without what the scheduler knows: it does not answer"
+            );
+        }
+        known
     }
 
     /// Makes a plan of a state alone, for which no scheduler is needed.

@@ -413,7 +413,7 @@ mod file {
         let tasks = &found.tasks;
         let lend = match found.lend {
             Some(tasks) => format!("{tasks} tasks, of their limits"),
-            None => "not told: no leader was asked".to_owned(),
+            None => "not in this file".to_owned(),
         };
         let rows = [
             ["cell", &found.cell],

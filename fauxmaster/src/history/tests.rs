@@ -4,7 +4,7 @@ use super::verify::verify;
 use super::*;
 use borg_cell::fixture::{self, batch, master, service};
 use borg_cell::store::EntryKind;
-use borg_proto::command::{Action, Observation};
+use borg_proto::command::{Action, Command, Observation};
 use borg_proto::names::TaskName;
 use borg_scheduler::recording::{Begin, Decided};
 use borg_scheduler::{Config, Scheduler};
@@ -43,7 +43,7 @@ fn lived() -> History {
     cell.wait(60_000);
     cell.observe(Observation::MachineDown { machine: machines[0] });
     decide(&mut cell);
-    let entry = |(index, command): (u64, &borg_proto::command::Command)| LogEntry {
+    let entry = |(index, command): (u64, &Command)| LogEntry {
         index,
         term: 1,
         kind: EntryKind::Normal,
@@ -74,10 +74,27 @@ fn what_was_recorded_is_decided_again_and_another_decision_is_told() {
     twice.recordings.push(twice.recordings[0].clone());
     let verified = verify(&twice, |_| {}).unwrap();
     assert_eq!((verified.in_log, verified.of_log), (one.decisions, one.decisions));
-    // Of another log nothing was compared, whatever was recorded.
+    // A log that says who was pushed out otherwise than the recording does.
     let mut other = history.clone();
-    other.recordings[0].records.retain(|one| !matches!(one, Recorded::Pass { decided: Decided::Placed(placed), .. } if !placed.is_empty()));
-    assert!(!verify(&other, |_| {}).unwrap().is_identical());
+    let pushes = other.entries.iter_mut().find_map(|entry| {
+        let mut command = Command::decode(&entry.data).unwrap();
+        let Action::Place { assignments } = &mut command.action else { return None };
+        assignments.iter_mut().find(|one| !one.victims.is_empty())?.victims.pop();
+        Some((entry, command))
+    });
+    let (entry, command) = pushes.expect("production pushed somebody out");
+    entry.data = command.encode().into();
+    let verified = verify(&other, |_| {});
+    let told = verified.is_err()
+        || verified.is_ok_and(|verified| verified.not_in_log > 0 || verified.difference.is_some());
+    assert!(told, "the decision of the log is another one");
+    // With nothing of the log recorded, nothing was compared.
+    let mut none = history.clone();
+    none.recordings[0].records.retain(|one| match one {
+        Recorded::Pass { decided: Decided::Placed(placed), .. } => placed.is_empty(),
+        _ => true,
+    });
+    assert!(!verify(&none, |_| {}).unwrap().is_identical());
 
     let mut altered = history.clone();
     let decisive = altered.recordings[0].records.iter_mut().find_map(|one| match one {

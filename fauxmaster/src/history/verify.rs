@@ -4,8 +4,8 @@ use super::History;
 use crate::Error;
 use crate::answer::{Answer, Column, Provenance, Table, Value};
 use borg_cell::store::EntryKind;
+use borg_proto::TaskId;
 use borg_proto::command::{Action, Assignment, Command};
-use borg_proto::{MachineId, TaskId};
 use borg_scheduler::recording::wire::End;
 use borg_scheduler::recording::{Decided, Player, Recorded, Stop};
 use std::collections::BTreeMap;
@@ -19,6 +19,8 @@ pub struct Verified {
     pub in_log: u64,
     /// How many of these were compared.
     pub of_log: u64,
+    /// Decisions that were compared and are not in the log as they were recorded: never committed, or of another log.
+    pub not_in_log: u64,
     /// The first decision that is another now, if there is one.
     pub difference: Option<String>,
 }
@@ -60,8 +62,9 @@ pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error>
     let mut in_log = in_log(history);
     let mut verified = Verified {
         recordings: Vec::new(),
-        in_log: in_log.values().sum(),
+        in_log: in_log.values().map(|of_task| of_task.len() as u64).sum(),
         of_log: 0,
+        not_in_log: 0,
         difference: None,
     };
     for recording in &history.recordings {
@@ -82,8 +85,9 @@ pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error>
                     if let Recorded::Pass { decided: Decided::Placed(placed), .. } = recorded
                         && new > 0
                     {
-                        verified.of_log +=
-                            placed.iter().map(|one| take(&mut in_log, one)).sum::<u64>();
+                        let there = placed.iter().filter(|one| take(&mut in_log, one)).count();
+                        verified.of_log += there as u64;
+                        verified.not_in_log += (placed.len() - there) as u64;
                     }
                 }
                 Err(Stop::NoEntry { .. }) => {
@@ -111,8 +115,8 @@ pub fn verify(history: &History, tell: impl Fn(&str)) -> Result<Verified, Error>
     Ok(verified)
 }
 
-/// How often which task was put on which machine.
-type Decisions = BTreeMap<(TaskId, MachineId), u64>;
+/// Decisions by task, in the order of the log.
+type Decisions = BTreeMap<TaskId, Vec<Assignment>>;
 
 /// The decisions of schedulers that are in the log.
 fn in_log(history: &History) -> Decisions {
@@ -122,19 +126,32 @@ fn in_log(history: &History) -> Decisions {
         let action = Command::decode(&entry.data).map(|one| one.action);
         let Ok(Action::Place { assignments }) = action else { continue };
         for one in assignments {
-            *found.entry((one.task, one.machine)).or_default() += 1;
+            found.entry(one.task).or_default().push(one);
         }
     }
     found
 }
 
-/// One of the log's decisions was compared, if it is there still.
-fn take(in_log: &mut Decisions, one: &Assignment) -> u64 {
-    let Some(left) = in_log.get_mut(&(one.task, one.machine)).filter(|left| **left > 0) else {
-        return 0;
-    };
-    *left -= 1;
-    1
+/// Takes one of the log's decisions that is the same in all, victims and what it counted on included, if there is one.
+fn take(in_log: &mut Decisions, one: &Assignment) -> bool {
+    let Some(of_task) = in_log.get_mut(&one.task) else { return false };
+    let same = of_task.iter().position(|other| other == one);
+    same.map(|at| of_task.remove(at)).is_some()
+}
+
+fn log_table(verified: &Verified) -> Table {
+    let Verified { in_log, of_log, not_in_log, .. } = *verified;
+    let rows = [
+        ("in the log", in_log),
+        ("of these compared", of_log),
+        ("recorded and not in the log", not_in_log),
+    ];
+    Table {
+        name: "decisions".to_owned(),
+        title: "Decisions".to_owned(),
+        columns: ["decisions", "count"].map(Column::plain).into(),
+        rows: rows.map(|(what, count)| vec![what.into(), Value::Count(count)]).into(),
+    }
 }
 
 /// The same as an answer.
@@ -149,8 +166,15 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
         }
         None => {
             let mut rest = String::new();
-            if let missing @ 1.. = verified.in_log - verified.of_log {
+            if verified.not_in_log > 0 {
                 rest = format!(
+                    " {} decisions are not in the log as they were recorded: they were never committed, or this is the \
+                     recording of another log.",
+                    verified.not_in_log
+                );
+            }
+            if let missing @ 1.. = verified.in_log - verified.of_log {
+                rest += &format!(
                     " {missing} were not compared: they were decided while nothing was recorded, by a master that was not \
                      asked, or where a recording is cut off."
                 );
@@ -177,14 +201,17 @@ pub fn answer(verified: &Verified, provenance: Provenance) -> Answer {
         question: "verify".to_owned(),
         provenance,
         summary: vec![summary],
-        tables: vec![Table {
-            name: "recordings".to_owned(),
-            title: "What was recorded, and taken again".to_owned(),
-            columns: ["recording", "passes", "decisions", "left_out", "ends"]
-                .map(Column::plain)
-                .into(),
-            rows: verified.recordings.iter().map(row).collect(),
-        }],
+        tables: vec![
+            log_table(verified),
+            Table {
+                name: "recordings".to_owned(),
+                title: "What was recorded, and taken again".to_owned(),
+                columns: ["recording", "passes", "decisions", "left_out", "ends"]
+                    .map(Column::plain)
+                    .into(),
+                rows: verified.recordings.iter().map(row).collect(),
+            },
+        ],
         charts: Vec::new(),
     }
 }

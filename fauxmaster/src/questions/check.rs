@@ -91,7 +91,7 @@ pub fn check(
     let bands = by(&affected, |one| one.band);
     Ok(Answer {
         question: "check".to_owned(),
-        provenance: loaded.provenance(Vec::new(), parameters),
+        provenance: loaded.provenance_of_scheduler(Vec::new(), parameters),
         summary,
         tables: vec![bands_table(&bands), jobs_table(&affected), tasks_table(&affected)],
         charts: vec![Chart::Bars {

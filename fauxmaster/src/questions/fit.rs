@@ -37,7 +37,7 @@ pub fn fit(loaded: &Loaded, spec: &JobSpec, most: u32) -> Result<Answer, Error> 
     let by_band = bands.iter().map(|(band, tasks)| vec![band.as_str().into(), (*tasks).into()]);
     Ok(Answer {
         question: "fit".to_owned(),
-        provenance: loaded.provenance(
+        provenance: loaded.provenance_of_scheduler(
             Vec::new(),
             vec![("job".to_owned(), spec.name.to_string()), ("most".to_owned(), most.to_string())],
         ),
@@ -114,7 +114,7 @@ pub fn fit_sets(loaded: &Loaded, specs: &[JobSpec], most: u32) -> Result<Answer,
     let set = set.collect::<Vec<_>>().join(", ");
     Ok(Answer {
         question: "fit".to_owned(),
-        provenance: loaded.provenance(
+        provenance: loaded.provenance_of_scheduler(
             Vec::new(),
             vec![("most".to_owned(), most.to_string()), ("set".to_owned(), set.clone())],
         ),

@@ -45,11 +45,17 @@ pub fn show(loaded: &Loaded) -> Result<Answer, Error> {
     let state = loaded.state()?;
     let rooms = Rooms::of(&state);
     let bands = by_band(&state);
-    let waiting = waiting(&state, &loaded.scheduler(&state));
+    // To fold a whole cell takes a while, and mostly nobody waits.
+    let waiting = match state.pending_len() {
+        0 => Vec::new(),
+        _ => waiting(&state, &loaded.scheduler(&state)),
+    };
     Ok(Answer {
         question: "show".to_owned(),
-        provenance: loaded
-            .provenance(Vec::new(), vec![("most_asked".to_owned(), MOST_ASKED.to_string())]),
+        provenance: loaded.provenance_of_scheduler(
+            Vec::new(),
+            vec![("most_asked".to_owned(), MOST_ASKED.to_string())],
+        ),
         summary: summary(&state, &rooms),
         tables: vec![rooms.table(), table_of_bands(&bands), table_of_waiting(&waiting)],
         charts: vec![

@@ -138,6 +138,23 @@ impl Loaded {
         }
     }
 
+    /// Where an answer about it comes from that [`Loaded::scheduler`] has a part in.
+    #[must_use]
+    pub fn provenance_of_scheduler(
+        &self,
+        seeds: Vec<u64>,
+        parameters: Vec<(String, String)>,
+    ) -> Provenance {
+        let mut provenance = self.provenance(seeds, parameters);
+        if let Some(begin) = self.known() {
+            let (lend, silent) = (begin.lent.len(), begin.silent.len());
+            let note =
+                format!("{lend} tasks lend of their limits, {silent} machines do not answer");
+            provenance.notes.push(note);
+        }
+        provenance
+    }
+
     /// Where an answer about it comes from.
     #[must_use]
     pub fn provenance(&self, seeds: Vec<u64>, mut parameters: Vec<(String, String)>) -> Provenance {
@@ -146,12 +163,6 @@ impl Loaded {
             notes.clone_from(&trace.notes);
             parameters.push(("at_ms".to_owned(), at.0.to_string()));
             parameters.extend(trace.parameters());
-        }
-        if let Some(begin) = self.known() {
-            let (lend, silent) = (begin.lent.len(), begin.silent.len());
-            notes.push(format!(
-                "{lend} tasks lend of their limits, {silent} machines do not answer"
-            ));
         }
         parameters.sort();
         Provenance {

@@ -227,7 +227,7 @@ impl Class {
             let seen = self.preempting[b];
             // Whoever comes takes no more than he may have to give back, so only what grows gives hope.
             let since = match seen.hopeless {
-                true => versions.grown.max(versions.facts),
+                true => versions.grown,
                 false => versions.residents.max(versions.facts).max(versions.changed),
             };
             if !caches || seen.at == 0 || since > seen.at {
@@ -346,6 +346,7 @@ impl Class {
                 continue;
             }
             if !machines.might_yield(row, &self.need) {
+                debug_assert!(chooser.choose(row, None).is_none(), "the bound is one");
                 continue;
             }
             hopeless = false;

@@ -141,7 +141,11 @@ struct Row {
 impl Row {
     /// The same with nobody on it who could be pushed out.
     fn without_residents(&self) -> Self {
-        Self { residents: Vec::new(), bulks: Bulks::default(), ..self.clone() }
+        let Self { id, ref name, ref info, up, closed, residents: _, bulks: _, ref devices } =
+            *self;
+        let (name, info, devices) = (name.clone(), info.clone(), devices.clone());
+        let (residents, bulks) = (Vec::new(), Bulks::default());
+        Self { id, name, info, up, closed, residents, bulks, devices }
     }
 }
 

@@ -950,14 +950,17 @@ impl Borgmaster for Api {
         let user = self.user(&request, "SaveCheckpoint")?;
         streams::may_save_checkpoints(&user, self.is_admin(&user).await?)?;
         // A backup of a master that lags would lack what was acknowledged.
-        let view = if request.into_inner().stale {
+        let backup = if request.into_inner().stale {
             self.caught_up.check()?;
-            self.view()
+            Backup { state: self.view().state, known: None }
         } else {
-            self.confirmed_view(&user).await?
+            let state = self.confirmed_view(&user).await?.state;
+            match self.changes.planner.known(state.applied()).await {
+                Some((state, begin)) => Backup { state, known: Some(begin) },
+                None => Backup { state, known: None },
+            }
         };
-        let known = self.changes.planner.known(&user).await?;
-        Ok(Response::new(streams::save_checkpoint(Backup { state: view.state, known })))
+        Ok(Response::new(streams::save_checkpoint(backup)))
     }
 
     type SaveHistoryStream = streams::Items<pb::HistoryChunk>;

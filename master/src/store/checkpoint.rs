@@ -196,8 +196,11 @@ fn read(path: &Path) -> Result<(Checkpoint, Vec<u8>), Unreadable> {
         return Unreadable::damaged("odd front");
     };
     let most = file_bytes.saturating_mul(MAX_RATIO);
-    if state_bytes > MAX_STATE_BYTES.min(most) || known_bytes > MAX_KNOWN_BYTES.min(most) {
+    if state_bytes > MAX_STATE_BYTES.min(most) {
         return Unreadable::damaged("the state is longer than it can be");
+    }
+    if known_bytes > MAX_KNOWN_BYTES.min(most) {
+        return Unreadable::damaged("what the scheduler knew is longer than it can be");
     }
     let as_usize = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
     let length = as_usize(state_bytes);
@@ -205,11 +208,11 @@ fn read(path: &Path) -> Result<(Checkpoint, Vec<u8>), Unreadable> {
     let mut state = Vec::with_capacity(whole);
     while blocks.next(&mut state)? {
         if state.len() > whole {
-            return Unreadable::damaged("the state is longer than it says");
+            return Unreadable::damaged("the content is longer than it says");
         }
     }
     if state.len() != whole {
-        return Unreadable::damaged("the state is shorter than it says");
+        return Unreadable::damaged("the content is shorter than it says");
     }
     let known = state.split_off(length);
     meta.file_sum = blocks.finish()?;

@@ -9,7 +9,7 @@ use crate::{Error, parallel};
 use borg_cell::state::{CellState, MachineState};
 use borg_proto::{MachineId, MachineName, Millis};
 use borg_sim::dice::Dice;
-use outage::{Outage, Outcome};
+use outage::{Before, Outage, Outcome};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,8 +60,8 @@ pub struct Options {
 /// One loss: its name, and the machines.
 type Case = (String, BTreeSet<MachineId>);
 
-/// What the loss of machines would do to a cell. Of several losses, the worst is told of in full. Machines that do not
-/// answer as it is are lost with them.
+/// What the loss of machines would do to a cell. Of several losses, the worst is told of in full.
+/// Machines that do not answer as it is take nobody, count towards safe mode, and are not given up meanwhile.
 ///
 /// # Errors
 /// When there is no such machine or domain, or state and scheduler disagree.
@@ -76,11 +76,10 @@ pub fn fail(
         return Err("seeds: 0; at least one is needed".into());
     }
     let scheduler = loaded.scheduler(&state);
+    let silent = loaded.known().iter().flat_map(|known| known.silent.iter().copied()).collect();
     let lived = parallel::each(&cases, options.threads, |(name, lost)| {
-        let mut lost = lost.clone();
-        lost.extend(loaded.known().iter().flat_map(|known| known.silent.iter()));
-        let scheduler = scheduler.clone();
-        let outcome = Outage::live(&state, scheduler, &lost, options.startup, options.within)?;
+        let before = Before { state: &state, scheduler: &scheduler, silent: &silent };
+        let outcome = Outage::live(before, lost, options.startup, options.within)?;
         tell(&format!("{name}: {} tasks down", outcome.hits.len()));
         Ok::<_, Error>((name.clone(), outcome))
     });

@@ -64,6 +64,15 @@ pub(super) struct Outcome {
     pub waiting: Vec<(String, u64)>,
 }
 
+/// A cell before machines are lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub state: &'a CellState,
+    pub scheduler: &'a Scheduler,
+    /// Machines that do not answer already.
+    pub silent: &'a BTreeSet<MachineId>,
+}
+
 /// A cell in which machines were lost.
 pub(super) struct Outage {
     cell: Driven,
@@ -73,6 +82,8 @@ pub(super) struct Outage {
     begin: Millis,
     startup: Millis,
     silent: BTreeSet<MachineId>,
+    /// Those that did not answer before, and are not given up.
+    mute: BTreeSet<MachineId>,
     ups: BTreeMap<Millis, Vec<IncarnationId>>,
     next_tick: Millis,
     outcome: Outcome,
@@ -81,13 +92,12 @@ pub(super) struct Outage {
 impl Outage {
     /// Loses machines of a cell, and looks at what follows for so long.
     pub(super) fn live(
-        state: &CellState,
-        scheduler: Scheduler,
+        before: Before<'_>,
         lost: &BTreeSet<MachineId>,
         startup: Millis,
         within: Millis,
     ) -> Result<Outcome, Error> {
-        let mut outage = Self::new(state, scheduler, lost, startup);
+        let mut outage = Self::new(before, lost, startup);
         let until = outage.begin + within;
         outage.decide()?;
         while let Some(at) = outage.next().filter(|at| *at <= until) {
@@ -114,12 +124,9 @@ impl Outage {
         Ok(outcome)
     }
 
-    fn new(
-        state: &CellState,
-        mut scheduler: Scheduler,
-        lost: &BTreeSet<MachineId>,
-        startup: Millis,
-    ) -> Self {
+    fn new(before: Before<'_>, lost: &BTreeSet<MachineId>, startup: Millis) -> Self {
+        let Before { state, scheduler, silent: mute } = before;
+        let (mut scheduler, mute) = (scheduler.clone(), mute - lost);
         let cell = Driven::of_state(state.clone());
         let begin = cell.now();
         let mut silence = Silence::new(state, begin);
@@ -127,7 +134,7 @@ impl Outage {
         let silent: BTreeSet<MachineId> =
             state.machines().filter(up).map(|one| one.id).filter(|id| lost.contains(id)).collect();
         for machine in state.machines() {
-            let standing = if silent.contains(&machine.id) {
+            let standing = if silent.contains(&machine.id) || mute.contains(&machine.id) {
                 Standing::Silent
             } else if machine.state == MachineState::Up {
                 Standing::Answering
@@ -137,7 +144,7 @@ impl Outage {
             };
             silence.count(machine.id, standing, true);
         }
-        scheduler.avoid(silent.clone());
+        scheduler.avoid(&silent | &mute);
         let mut hits = BTreeMap::new();
         let machines = silent.iter().filter_map(|id| state.machine(*id));
         for task in machines.flat_map(|machine| machine.tasks.iter()) {
@@ -165,6 +172,7 @@ impl Outage {
             begin,
             startup,
             silent,
+            mute,
             ups: BTreeMap::new(),
             next_tick: begin + TICK,
             outcome,
@@ -218,7 +226,7 @@ impl Outage {
             seen.extend(self.cell.state.lingering().map(|(_, id)| Observation::TaskGone { id }));
         }
         self.cell.observe(seen)?;
-        self.scheduler.avoid(self.silent.clone());
+        self.scheduler.avoid(&self.silent | &self.mute);
         if self.silent.is_empty() && self.outcome.given_up.is_none() {
             self.outcome.given_up = Some(silent_for);
         }

@@ -44,7 +44,7 @@ pub(super) fn answer(
     if lived.len() > 1 {
         charts.insert(0, spread(lived));
     }
-    let mut provenance = loaded.provenance(seeds, parameters);
+    let mut provenance = loaded.provenance_of_scheduler(seeds, parameters);
     if state.lends() {
         let note = "what tasks lend is not known: everybody is taken to need the whole limit, so less fits than in the cell";
         provenance.notes.push(note.to_owned());
