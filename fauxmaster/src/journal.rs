@@ -37,6 +37,10 @@ impl Journal {
     /// When the file cannot be read or written, or a line is not of a journal.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
+        // Of a pipe or a device nobody knows the end.
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(format!("{}: is no plain file", path.display()).into());
+        }
         let text = match std::fs::read_to_string(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             read => read.map_err(wrong)?,

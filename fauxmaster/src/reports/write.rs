@@ -95,6 +95,11 @@ pub(crate) fn whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn staged(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // It gets its name in place of what is there, and a device or a link would be gone then.
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        let what = "something is there that is no plain file";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
     let mut file = File::create(partial(path))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -209,5 +214,18 @@ mod tests {
         let error = report(&answer(), &folder.path().join("r.html")).unwrap_err().to_string();
         assert!(error.contains("r-data") && error.contains("make room"), "{error}");
         assert_eq!(names_in(folder.path()), ["r-data"]);
+    }
+
+    /// A report to a device in its own directory would take the device's place.
+    #[test]
+    fn what_is_no_plain_file_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.html");
+        std::os::unix::fs::symlink("/dev/null", &page).unwrap();
+        let error = report(&answer(), &page).unwrap_err().to_string();
+        assert!(error.contains("page.html") && error.contains("no plain file"), "{error}");
+        assert!(fs::symlink_metadata(&page).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        assert!(whole(&page, b"x").is_err());
     }
 }

@@ -4,6 +4,7 @@ use super::super::policy::{Choice, chosen};
 use super::super::quota::Asked;
 use super::super::{drain, jobs};
 use super::source::{ShowArgs, SourceArgs, made};
+use crate::config::units;
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::target::TargetArgs;
@@ -15,17 +16,24 @@ use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Longest time that is looked at: 30 days, ours; nobody's work ends meanwhile.
+const LONGEST: Millis = Millis::from_secs(30 * 24 * 3_600);
+
 #[derive(Debug, Args)]
 pub(in crate::commands) struct CheckArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// How long to look at what follows, in cell time
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = drain::deadline)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = within)]
     within: Millis,
     #[command(flatten)]
     show: ShowArgs,
     #[command(subcommand)]
     change: ChangeCommand,
+}
+
+fn within(text: &str) -> Result<Millis, String> {
+    units::duration_within(text, Millis(1), LONGEST)
 }
 
 #[derive(Debug, Subcommand)]

@@ -72,6 +72,13 @@ pub(super) async fn sweep(
         SweepCommand::Reserved { percents, args } => (args, What::Reserved(percents)),
         SweepCommand::Shapes(args) => (args, What::Shapes),
     };
+    if let What::Cells(values) | What::Reserved(values) = &what {
+        let mut sorted = values.clone();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Failure::new(Code::Usage, format!("{} is given twice", twice[0])));
+        }
+    }
     let loaded = args.source.load(target).await?;
     let (work, policy) = (loaded.work(), args.policy);
     let study = match what {

@@ -109,7 +109,9 @@ fn cases(state: &CellState, loss: &Loss) -> Result<Vec<Case>, Error> {
                         format!("machine {name}: it is not up: nothing more is lost").into()
                     );
                 }
-                lost.insert(found.id);
+                if !lost.insert(found.id) {
+                    return Err(format!("machine {name}: it is named twice").into());
+                }
             }
             let name = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             Ok(vec![(name, lost)])

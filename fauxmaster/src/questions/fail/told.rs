@@ -45,7 +45,7 @@ pub(super) fn answer(
         charts.insert(0, spread(lived));
     }
     let mut provenance = loaded.provenance_of_scheduler(seeds, parameters);
-    if state.lends() {
+    if state.lends() && loaded.known().is_none() {
         let note = "what tasks lend is not known: everybody is taken to need the whole limit, so less fits than in the cell";
         provenance.notes.push(note.to_owned());
     }
