@@ -3,7 +3,7 @@
 //! As Fauxmaster holds it: a state and the scheduler that knows all of it, one thread, no log and no
 //! sockets. `fork` copies both and decides in the copy; `life` says where the time of a task's life goes;
 //! `day` replays a day, `month` a public trace; `questions` asks what planners ask.
-//! Times are processor time of this process; memory is what the kernel counts as resident.
+//! Times are processor time of this process, but for `questions`; memory is what the kernel counts as resident.
 
 pub mod day;
 pub mod fork;

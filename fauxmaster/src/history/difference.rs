@@ -18,7 +18,7 @@ pub struct Difference {
     pub now: String,
 }
 
-/// Everything that is different of what a user or an operator can ask for or is told of, by kind and name.
+/// Every setting, quota, privilege, package, maintenance, machine, job and task that is different, by kind and name.
 #[must_use]
 pub fn between(then: &CellState, now: &CellState) -> Vec<Difference> {
     let mut all = Vec::new();

@@ -17,7 +17,8 @@ use std::sync::Arc;
 pub struct Backup {
     /// The state.
     pub state: CellState,
-    /// What the leader's scheduler knew beside it, such as what tasks lent; `None` where nobody asked a leader.
+    /// What the leader's scheduler knew beside it, such as what tasks lent; `None` where no leader was asked, or its
+    /// scheduler did not answer.
     pub known: Option<Begin>,
 }
 
@@ -69,7 +70,8 @@ impl Backup {
         };
         let temporary = format!(".{name}.{}", std::process::id());
         let file = files::Large::create(dir, &temporary, files::Pace::Fast)?;
-        checkpoint::write_backup(file, &draft, &Self::known_bytes(known.as_ref()), name)
+        let known = Self::known_bytes(known.as_ref());
+        checkpoint::write_to(file, &draft, &known, |_| name.to_owned()).map(|meta| meta.file_bytes)
     }
 
     /// State and [`Backup::known_bytes`] in a checkpoint file of some directory, opened or not. Reads and verifies all of

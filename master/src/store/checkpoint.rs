@@ -56,29 +56,17 @@ pub(super) fn write(
     pace: Pace,
 ) -> Result<CheckpointMeta, StoreError> {
     let file = Large::create(dir, "saving-checkpoint", pace)?;
-    write_to(file, draft, |meta| name(&reference(meta)))
+    write_to(file, draft, &[], |meta| name(&reference(meta)))
 }
 
-/// Writes a backup in `file`: a checkpoint, and what a scheduler knew beside the state. Gives its length in bytes.
-pub(super) fn write_backup(
+/// Writes a checkpoint in `file`, with what was known beside the state if that is anything, and gives it its name.
+pub(super) fn write_to(
     mut file: Large,
     draft: &CheckpointDraft<'_>,
     known: &[u8],
-    name: &str,
-) -> Result<u64, StoreError> {
-    match put(&mut file, draft, known) {
-        Ok((bytes, _)) => file.finish(name).map(|()| bytes),
-        Err(error) => Err(file.give_up(error)),
-    }
-}
-
-/// Writes a checkpoint in `file`, and gives it its name.
-fn write_to(
-    mut file: Large,
-    draft: &CheckpointDraft<'_>,
     name: impl FnOnce(&CheckpointMeta) -> String,
 ) -> Result<CheckpointMeta, StoreError> {
-    let (file_bytes, file_sum) = match put(&mut file, draft, &[]) {
+    let (file_bytes, file_sum) = match put(&mut file, draft, known) {
         Ok(written) => written,
         Err(error) => return Err(file.give_up(error)),
     };

@@ -1,9 +1,9 @@
 //! `fauxmaster compare`: policies side by side on the same work.
 
 use super::compact::{OrderArgs, ResumeArgs};
-use super::source::{ShowArgs, SourceArgs};
+use super::source::{ShowArgs, SourceArgs, once};
 use crate::commands::policy::{Choice, chosen};
-use crate::exit::{Code, Failure};
+use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
 use borg_fauxmaster::questions::Policy;
@@ -41,11 +41,8 @@ pub(super) async fn run(
     target: &TargetArgs,
     out: Output,
 ) -> Result<(), Failure> {
-    let mut names: Vec<&str> = args.policies.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Failure::new(Code::Usage, format!("{} is given twice", twice[0])));
-    }
+    let names: Vec<&str> = args.policies.iter().map(|(name, _)| name.as_str()).collect();
+    once(&names)?;
     let options = args.orders.options(Policy::HYBRID);
     let loaded = args.source.load(target).await?;
     let policies = args.policies;

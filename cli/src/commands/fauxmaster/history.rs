@@ -144,7 +144,7 @@ fn differences(all: &[Difference], out: Output) -> Result<(), Failure> {
         return out.json(&all, false);
     }
     if all.is_empty() {
-        return out.line("no machine, job or task is different");
+        return out.line("nothing is different of what diff looks at");
     }
     let rows = all
         .iter()

@@ -157,6 +157,17 @@ pub(super) fn made<T>(found: Result<T, borg_fauxmaster::Error>) -> Result<T, Fai
     found.map_err(|error| refused(in_full(&*error)))
 }
 
+/// # Errors
+/// When one of what was given is there twice.
+pub(super) fn once<T: Ord + std::fmt::Display>(given: &[T]) -> Result<(), Failure> {
+    let mut sorted: Vec<&T> = given.iter().collect();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(twice) => Err(Failure::new(Code::Usage, format!("{} is given twice", twice[0]))),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn refused(why: String) -> Failure {
     Failure::new(Code::Refused, why)
 }

@@ -1,7 +1,7 @@
 //! `fauxmaster sweep`: machines needed under several settings.
 
 use super::compact::{OrderArgs, ResumeArgs, policy};
-use super::source::{ShowArgs, SourceArgs};
+use super::source::{ShowArgs, SourceArgs, once};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -73,11 +73,7 @@ pub(super) async fn sweep(
         SweepCommand::Shapes(args) => (args, What::Shapes),
     };
     if let What::Cells(values) | What::Reserved(values) = &what {
-        let mut sorted = values.clone();
-        sorted.sort_unstable();
-        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Failure::new(Code::Usage, format!("{} is given twice", twice[0])));
-        }
+        once(values)?;
     }
     let loaded = args.source.load(target).await?;
     let (work, policy) = (loaded.work(), args.policy);
