@@ -6,7 +6,7 @@ use borg_cell::state::CellState;
 use borg_proto::command::{Action, Observation};
 use borg_proto::spec::{Constraint, ConstraintOp};
 use borg_proto::update::{Revision, Steer, UpdateOptions};
-use borg_proto::{IndexSet, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
+use borg_proto::{Band, IndexSet, JobId, JobKey, JobSpec, MachineId, Millis, TaskId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ type Step = (u8, u8, u8);
 
 const KINDS: [&str; 2] = ["amd64", "arm64"];
 
-/// On all machines, or on those of one kind.
+/// On all machines, or on those of one kind, in one band or another.
 fn exporter(on: u8) -> JobSpec {
     let arch = KINDS.get(usize::from(on % 3)).map(|arch| Constraint {
         attribute: "arch".into(),
@@ -24,10 +24,12 @@ fn exporter(on: u8) -> JobSpec {
         values: vec![(*arch).into()],
         soft: false,
     });
-    with_task(daemon("exporter", 100, 4 << 20), |task| {
+    let spec = with_task(daemon("exporter", 100, 4 << 20), |task| {
         task.constraints = arch.into_iter().collect();
         task.command.push((on / 3 % 2).to_string());
-    })
+    });
+    let priority = [spec.priority, Band::Monitoring.default_priority()][usize::from(on / 6 % 2)];
+    JobSpec { priority, ..spec }
 }
 
 fn key() -> JobKey {
@@ -95,7 +97,7 @@ fn step(cell: &mut Cell, job: JobId, (kind, a, b): Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// [`Cell`] looks at every invariant after each entry: where a daemon is, above all.
     #[test]

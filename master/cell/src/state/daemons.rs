@@ -270,9 +270,10 @@ mod tests {
     use crate::fixture::{Cell, daemon, info, user, with_task};
     use crate::state::{JobState, Task};
     use borg_proto::command::{Action, Observation};
+    use borg_proto::resources::Dimension;
     use borg_proto::spec::{Constraint, ConstraintOp};
     use borg_proto::update::{Revision, Steer, UpdateOptions};
-    use borg_proto::{FailureCause, IndexSet, JobId, JobSpec, MachineId, TaskId};
+    use borg_proto::{Band, FailureCause, IndexSet, JobId, JobSpec, MachineId, TaskId};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -315,11 +316,29 @@ mod tests {
         let third = cell.machine("c", 1000, 64 * MIB);
         assert_eq!(homes(&cell, job), [Some(0), Some(1), Some(2)]);
         let used = cell.state.used_quota(&"ann".parse().unwrap(), exporter().priority.band());
-        assert_eq!(used.get(&borg_proto::resources::Dimension::Cpu), 300);
+        assert_eq!(used.get(&Dimension::Cpu), 300);
         let elsewhere = cell.place(job, 2, machines[0]).unwrap_err();
         assert_eq!(elsewhere.to_string(), "task 1.2 belongs on machine c, not on a");
         cell.place(job, 2, third).unwrap();
         assert_eq!(cell.state.job(job).unwrap().state(), JobState::Running);
+    }
+
+    /// As those that were there before: going back to the version before has to be paid for.
+    #[test]
+    fn a_task_that_comes_while_an_update_can_be_undone_is_charged_in_both_bands() {
+        let mut cell = Cell::at_level(6);
+        cell.machine("a", 1000, 64 * MIB);
+        let job = cell.submit("admin", exporter());
+        let other = JobSpec { priority: Band::Monitoring.default_priority(), ..exporter() };
+        let (to, options) = (Revision::Spec(Arc::new(other)), Box::default());
+        let key = "admin/exporter".parse().unwrap();
+        cell.apply(user("admin"), Action::UpdateJob { job: key, to, options }).unwrap();
+        cell.machine("b", 1000, 64 * MIB);
+        assert_eq!(homes(&cell, job), [Some(0), Some(1)]);
+        for band in [exporter().priority.band(), Band::Monitoring] {
+            let used = cell.state.used_quota(&"admin".parse().unwrap(), band);
+            assert_eq!(used.get(&Dimension::Cpu), 200, "{band:?}");
+        }
     }
 
     #[test]

@@ -245,7 +245,9 @@ impl Turn<'_> {
     /// Takes one more of a job's tasks from its user's quota.
     pub(super) fn charge_one(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
-        self.state.quotas.charge(job.charged_to(), &job.charged(), 1);
+        for (owner, each) in job.charges() {
+            self.state.quotas.charge(owner, &each, 1);
+        }
     }
 
     /// Gives a task that is over for good back to its user's quota.
