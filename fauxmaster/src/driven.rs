@@ -32,6 +32,15 @@ struct Placed {
     cpu_milli: u64,
 }
 
+/// What came of the decisions of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decided {
+    /// How many the state took.
+    pub taken: u64,
+    /// How many it refused.
+    pub refused: u64,
+}
+
 /// A cell that is driven by commands of our own.
 #[derive(Debug, Clone)]
 pub struct Driven {
@@ -39,6 +48,8 @@ pub struct Driven {
     pub state: CellState,
     /// Events that no scheduler was told yet.
     news: Vec<Event>,
+    /// Whose decisions the state refused since.
+    refused: Vec<TaskId>,
     at: Millis,
     running: Vec<Placed>,
     place_of: BTreeMap<TaskId, usize>,
@@ -68,6 +79,7 @@ impl Driven {
         let mut cell = Self {
             state: CellState::found(CellName::new("driven")?, &[], LEVEL),
             news: Vec::new(),
+            refused: Vec::new(),
             at: Millis(1_000_000),
             running: Vec::new(),
             place_of: BTreeMap::new(),
@@ -127,6 +139,7 @@ impl Driven {
     pub fn of_state(state: CellState) -> Self {
         let mut cell = Self {
             news: Vec::new(),
+            refused: Vec::new(),
             at: state.clock(),
             running: Vec::new(),
             place_of: BTreeMap::new(),
@@ -228,7 +241,7 @@ impl Driven {
     ///
     /// # Errors
     /// When the state refuses the entry.
-    pub fn place_what_fits(
+    fn place_what_fits(
         &mut self,
         assignments: Vec<Assignment>,
     ) -> Result<Vec<(TaskId, Rejection)>, Error> {
@@ -251,32 +264,49 @@ impl Driven {
         }
     }
 
-    /// Passes of [`DECISIONS`] decisions, each applied and followed, until one decides nothing, as a Borgmaster makes
-    /// them. What is placed is seen to run. Gives how many there were that the state took.
+    /// Passes until one decides nothing, each applied and followed, as a Borgmaster makes them. What is placed is seen
+    /// to run. Gives how many decisions the state took.
     ///
     /// # Errors
     /// When the state refuses an entry.
     pub fn settle(&mut self, scheduler: &mut Scheduler) -> Result<u64, Error> {
-        let mut decided = 0;
+        let mut taken = 0;
         self.tell(scheduler);
-        loop {
-            let decisions = scheduler.pass(self.at, DECISIONS);
-            if decisions.is_empty() {
-                return Ok(decided);
-            }
-            decided += u64::try_from(decisions.len())?;
-            let refused = self.place_what_fits(decisions)?;
-            decided -= u64::try_from(refused.len())?;
+        while let Some(decided) = self.decide(scheduler)? {
+            taken += decided.taken;
             self.start_placed()?;
             self.tell(scheduler);
-            refused.iter().for_each(|(task, _)| scheduler.refused(*task));
         }
+        Ok(taken)
     }
 
-    /// Tells a scheduler what happened since one was told last.
-    pub fn tell(&mut self, scheduler: &mut Scheduler) {
+    /// One pass of at most [`DECISIONS`] decisions, applied in one entry, of which the scheduler has to be
+    /// [told](Self::tell) before the next. None when it decides nothing. There is an end to it: whoever is refused again
+    /// and again is not decided about for a while.
+    ///
+    /// # Errors
+    /// When the state refuses the entry.
+    pub fn decide(&mut self, scheduler: &mut Scheduler) -> Result<Option<Decided>, Error> {
+        let decisions = scheduler.pass(self.at, DECISIONS);
+        if decisions.is_empty() {
+            return Ok(None);
+        }
+        scheduler.let_go();
+        let all = decisions.len();
+        let refused = self.place_what_fits(decisions)?;
+        self.refused.extend(refused.iter().map(|(task, _)| *task));
+        Ok(Some(Decided {
+            taken: u64::try_from(all - refused.len())?,
+            refused: u64::try_from(refused.len())?,
+        }))
+    }
+
+    /// Tells a scheduler what happened since one was told last, and what came to nothing. Gives what happened.
+    pub fn tell(&mut self, scheduler: &mut Scheduler) -> Vec<Event> {
         let news = self.take_news();
         scheduler.follow(self.state.clone(), &news);
+        self.refused.drain(..).for_each(|task| scheduler.refused(task));
+        news
     }
 
     /// All that was placed since the last call is seen to run.
@@ -435,5 +465,37 @@ impl Driven {
             | TaskChange::Address(_)
             | TaskChange::Gone { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use borg_cell::fixture::info;
+    use borg_sim::job;
+
+    fn cell(cpu_milli: u64) -> Driven {
+        let mut cell = Driven::with_machines(&[info(cpu_milli, 64 << 30, &[])]).unwrap();
+        let spec = job("web").tasks(8).limit(1_000, 4).spec();
+        cell.submit(&"ann".parse().unwrap(), Arc::new(spec)).unwrap();
+        cell
+    }
+
+    /// A scheduler that is wrong about a machine, as none should be, keeps nobody busy for ever.
+    #[test]
+    fn decisions_that_are_refused_again_and_again_come_to_an_end() {
+        let (mut cell, larger) = (cell(4_000), cell(8_000));
+        let mut scheduler = Scheduler::new(&larger.state, Config::default());
+        drop(cell.take_news());
+        assert_eq!(cell.settle(&mut scheduler).unwrap(), 4);
+        assert_eq!(cell.state.pending_len(), 4);
+        assert_eq!(cell.settle(&mut scheduler).unwrap(), 0);
+        assert_eq!(scheduler.next_wakeup(cell.now()), Some(cell.now() + Millis(1_000)));
+        cell.wait(1_000);
+        let decided = cell.decide(&mut scheduler).unwrap();
+        assert_eq!(decided, Some(Decided { taken: 0, refused: 4 }));
+        assert!(cell.decide(&mut scheduler).unwrap().is_none(), "not told yet");
+        cell.tell(&mut scheduler);
+        assert_eq!(scheduler.next_wakeup(cell.now()), Some(cell.now() + Millis(2_000)));
     }
 }

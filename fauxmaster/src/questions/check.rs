@@ -10,7 +10,7 @@
 //! Invariant: the cell that is asked about does not change.
 
 use crate::answer::{Answer, Axis, Chart, Column, Table, Value};
-use crate::driven::{DECISIONS, Driven};
+use crate::driven::Driven;
 use crate::sources::loaded::Loaded;
 use crate::{Error, parallel};
 use borg_cell::event::{Event, EventKind, TaskChange};
@@ -147,19 +147,17 @@ impl Fork {
 
     /// All that is decided at this moment.
     fn decide(&mut self) -> Result<(), Error> {
-        let mut refused = Vec::new();
-        loop {
-            let news = self.cell.take_news();
-            news.iter().for_each(|event| self.note(event));
-            self.scheduler.follow(self.cell.state.clone(), &news);
-            refused.drain(..).for_each(|(task, _)| self.scheduler.refused(task));
-            let decisions = self.scheduler.pass(self.cell.now(), DECISIONS);
-            if decisions.is_empty() {
-                return Ok(());
-            }
-            refused = self.cell.place_what_fits(decisions)?;
+        self.follow();
+        while self.cell.decide(&mut self.scheduler)?.is_some() {
             self.cell.serve_placed()?;
+            self.follow();
         }
+        Ok(())
+    }
+
+    fn follow(&mut self) {
+        let news = self.cell.tell(&mut self.scheduler);
+        news.iter().for_each(|event| self.note(event));
     }
 
     fn note(&mut self, event: &Event) {

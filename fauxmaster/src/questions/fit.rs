@@ -5,10 +5,12 @@
 
 use crate::Error;
 use crate::answer::{Answer, Axis, Chart, Column, Table, Value};
-use crate::driven::{DECISIONS, Driven};
+use crate::driven::Driven;
 use crate::sources::loaded::Loaded;
+use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::state::CellState;
-use borg_proto::{Band, JobKind, JobSpec, TaskId, UserName};
+use borg_proto::task::EvictCause;
+use borg_proto::{Band, JobKind, JobSpec, MachineId, TaskId, UserName};
 use borg_scheduler::Scheduler;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -157,25 +159,17 @@ fn sets(
             }
         }
         cell.tell(&mut scheduler);
-        loop {
-            let decisions = scheduler.pass(cell.now(), DECISIONS);
-            if let Some(one) = decisions.iter().find(|one| !one.victims.is_empty()) {
-                let machine =
-                    cell.state.machine(one.machine).map(|machine| machine.name.to_string());
+        while cell.decide(&mut scheduler)?.is_some() {
+            cell.start_placed()?;
+            let news = cell.tell(&mut scheduler);
+            if let Some(machine) = news.iter().find_map(pushed_out) {
+                let machine = cell.state.machine(machine).map(|machine| machine.name.to_string());
                 let machine = machine.unwrap_or_default();
                 return Ok((
                     set,
                     format!("for the next one somebody on {machine} would be pushed out"),
                 ));
             }
-            if decisions.is_empty() {
-                break;
-            }
-            scheduler.let_go();
-            let refused = cell.place_what_fits(decisions)?;
-            cell.start_placed()?;
-            cell.tell(&mut scheduler);
-            refused.iter().for_each(|(task, _)| scheduler.refused(*task));
         }
         if let Some(task) = cell.state.pending().find(|task| !waited.contains(task)) {
             let why = scheduler.explain(task, cell.now()).summary;
@@ -183,6 +177,18 @@ fn sets(
         }
     }
     Ok((most, "more were not tried".to_owned()))
+}
+
+/// The machine from which somebody went to make room.
+fn pushed_out(event: &Event) -> Option<MachineId> {
+    match event.kind {
+        EventKind::TaskChanged {
+            change: TaskChange::Evicted(EvictCause::Preempted { .. }),
+            machine,
+            ..
+        } => machine,
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub mod books;
 pub mod reclaim;
 
 use crate::Error;
-use crate::driven::{DECISIONS, Driven};
+use crate::driven::Driven;
 use crate::sources::workload::{Runs, Workload};
 use books::Books;
 use borg_cell::event::{Event, EventKind, TaskChange};
@@ -279,30 +279,19 @@ impl Replay {
     fn settle(&mut self, at: Millis) -> Result<(), Error> {
         self.follow(at);
         while self.cell.state.pending_len() > 0 {
-            let decisions = self.scheduler.pass(self.cell.now(), DECISIONS);
             self.books.counts.passes += 1;
-            if decisions.is_empty() {
-                break;
-            }
-            self.scheduler.let_go();
-            let refused = self.cell.place_what_fits(decisions)?;
+            let Some(decided) = self.cell.decide(&mut self.scheduler)? else { break };
+            self.books.counts.refused += decided.refused;
             let placed = self.cell.take_placed();
             self.seen(at + self.settings.startup).up.extend(placed);
             self.follow(at);
-            self.books.counts.refused += refused.len() as u64;
-            for (task, _) in refused {
-                self.scheduler.refused(task);
-            }
         }
         Ok(())
     }
 
     fn follow(&mut self, at: Millis) {
-        let news = self.cell.take_news();
-        for event in &news {
-            self.note(event, at);
-        }
-        self.scheduler.follow(self.cell.state.clone(), &news);
+        let news = self.cell.tell(&mut self.scheduler);
+        news.iter().for_each(|event| self.note(event, at));
     }
 
     /// The moment at which it is seen what a task does at a time.

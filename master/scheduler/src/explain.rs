@@ -241,12 +241,14 @@ pub(crate) fn sentence(machines: u32, feasible: u32, rejections: &[Rejected]) ->
     text
 }
 
-/// What keeps a task waiting because of the others of its job.
-pub(crate) struct Together {
+/// What keeps a task waiting beside the room that it asks for.
+pub(crate) struct HeldUp {
     /// Why its gang is not placed.
     pub(crate) gang: Option<String>,
     /// The job's cap, when it is reached.
     pub(crate) full: Option<u32>,
+    /// Why it may not be placed yet, if it may not.
+    pub(crate) not_yet: String,
 }
 
 /// Explains a pending task for which `counted` was found; `assumed` names the machine that is
@@ -261,7 +263,7 @@ pub(crate) fn pending(
     counted: Counted,
     assumed: Option<String>,
     lingers: Option<String>,
-    together: &Together,
+    held_up: &HeldUp,
 ) -> Explanation {
     let Counted { machines, feasible, rejections } = counted;
     let fits = sentence(machines, feasible, &rejections);
@@ -273,11 +275,11 @@ pub(crate) fn pending(
         self::lingers(&machine)
     } else if let Some(machine) = assumed {
         format!("goes to {machine} as soon as the decision is committed")
-    } else if let Some(cap) = together.full {
+    } else if let Some(cap) = held_up.full {
         format!("{cap} of the job's tasks run, which is its cap")
     } else if not_before > now {
-        back_off(task, not_before, now) + &fits
-    } else if let Some(gang) = &together.gang {
+        held_up.not_yet.clone() + &fits
+    } else if let Some(gang) = &held_up.gang {
         gang.clone()
     } else if feasible > 0 {
         format!("waits for its turn; {fits}")

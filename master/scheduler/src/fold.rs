@@ -60,7 +60,7 @@ impl Scheduler {
                 self.arrive(row, there);
             }
             Some(TaskState::Pending { not_before, .. }) => {
-                let not_before = *not_before;
+                let not_before = self.not_before(task, *not_before);
                 // Until its last incarnation is known to be over, as for who waits for other jobs.
                 let lingers = self.state.task(task).is_some_and(|task| task.lingers);
                 if self.assumed.contains_key(&task) {

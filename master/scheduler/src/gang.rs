@@ -236,6 +236,7 @@ impl Scheduler {
         // By the time of the question; the queue is as of the last pass.
         let waiting = self.state.tasks_of(job).filter_map(|(id, task)| match task.state {
             TaskState::Pending { not_before, .. } => {
+                let not_before = self.not_before(id, not_before);
                 Some((id, not_before <= now && !task.lingers && !self.assumed.contains_key(&id)))
             }
             TaskState::Running(_) | TaskState::Dead { .. } => None,

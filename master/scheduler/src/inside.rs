@@ -128,7 +128,7 @@ impl Scheduler {
             format!("{set}/{}", alloc.index)
         };
         let not_before = match &found.state {
-            TaskState::Pending { not_before, .. } => *not_before,
+            TaskState::Pending { not_before, .. } => self.not_before(task, *not_before),
             TaskState::Running(_) => {
                 told.summary +=
                     &alloc.map(|id| format!(", in alloc {}", name(id))).unwrap_or_default();
@@ -154,7 +154,7 @@ impl Scheduler {
                 self.machine_name(assumed.machine)
             )
         } else {
-            let back_off = explain::back_off(found, not_before, now);
+            let back_off = self.why_not_yet(task, found, not_before, now);
             back_off + &self.why_homeless(task, alloc, now)
         };
         told

@@ -41,6 +41,7 @@ mod plan;
 mod queue;
 mod reasons;
 pub mod recording;
+mod refusals;
 mod relaxed;
 mod rooms;
 mod scheduler;

@@ -78,7 +78,7 @@ impl Scheduler {
         };
         let Some(home) = found.pinned else { return told };
         let not_before = match &found.state {
-            TaskState::Pending { not_before, .. } => *not_before,
+            TaskState::Pending { not_before, .. } => self.not_before(task, *not_before),
             TaskState::Running(_) => {
                 told.summary += match job.rescues() {
                     Some(_) => ", where the data is that it saves",
@@ -99,10 +99,10 @@ impl Scheduler {
         } else if self.assumed.contains_key(&task) {
             format!("goes to {name}, where it belongs, as soon as the decision is committed")
         } else if victims.is_some() {
-            let back_off = explain::back_off(found, not_before, now);
+            let back_off = self.why_not_yet(task, found, not_before, now);
             format!("{back_off}waits for its turn on {name}, where it belongs")
         } else {
-            explain::back_off(found, not_before, now) + &self.why_not_home(task, home)
+            self.why_not_yet(task, found, not_before, now) + &self.why_not_home(task, home)
         };
         told.victims = victims.unwrap_or_default();
         told

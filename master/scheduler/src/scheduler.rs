@@ -8,7 +8,7 @@ use crate::advice::advise;
 use crate::aside::Aside;
 use crate::budgets::Waits;
 use crate::class::Class;
-use crate::explain::{self, Explanation, Preempting, Together};
+use crate::explain::{self, Explanation, HeldUp, Preempting};
 use crate::fit::{self, Fit};
 use crate::fold::asked_by;
 use crate::gang::Gangs;
@@ -19,6 +19,7 @@ use crate::machines::{Machines, Resident};
 use crate::moves::Moves;
 use crate::need::{ClassKey, Cohort, Need};
 use crate::queue::Queue;
+use crate::refusals::Refusals;
 use crate::score::Weights;
 use crate::standing::standings;
 use crate::victims;
@@ -105,6 +106,7 @@ pub struct Scheduler {
     pub(crate) stuck: Stuck,
     pub(crate) moves: Moves,
     pub(crate) waits: Waits,
+    pub(crate) refusals: Refusals,
     /// Jobs over which this scheduler panicked.
     pub(crate) aside: Aside,
 }
@@ -154,6 +156,7 @@ impl Scheduler {
             stuck: Stuck::default(),
             moves: Moves::default(),
             waits: Waits::default(),
+            refusals: Refusals::default(),
             aside: Aside::default(),
         }
     }
@@ -285,7 +288,8 @@ impl Scheduler {
         }
         let jobs: BTreeSet<JobId> = tasks.iter().map(|task| task.job).collect();
         for task in tasks {
-            self.refused(task);
+            self.refusals.forget(task);
+            self.give_back(task);
         }
         for job in jobs {
             self.settle_budget(job);
@@ -412,9 +416,38 @@ impl Scheduler {
         }
     }
 
-    /// The proposed placement of `task` did not happen: it waits again, and its room is free.
+    /// The proposed placement of `task` did not happen: its room is free, and it waits again. When that happens time
+    /// and again without news of the task it is not decided about for a while.
     pub fn refused(&mut self, task: TaskId) {
+        let found = self.state.task(task);
+        if found.is_some_and(|found| matches!(found.state, TaskState::Pending { .. })) {
+            self.refusals.note(task, self.at);
+        }
         self.give_back(task);
+    }
+
+    /// Before when a pending task may not be placed, by its own back-off or for its refusals.
+    pub(crate) fn not_before(&self, task: TaskId, not_before: Millis) -> Millis {
+        self.refusals.of(task).map_or(not_before, |(until, _)| until.max(not_before))
+    }
+
+    /// What is said of a pending task that may not be placed yet; nothing of one that may.
+    pub(crate) fn why_not_yet(
+        &self,
+        task: TaskId,
+        found: &Task,
+        not_before: Millis,
+        now: Millis,
+    ) -> String {
+        match self.refusals.of(task) {
+            Some((until, times)) if until == not_before && until > now => {
+                let seconds = until.since(now).0.div_ceil(1000);
+                format!(
+                    "the cell refused {times} decisions in a row to place it: tried again in {seconds} s; "
+                )
+            }
+            _ => explain::back_off(found, not_before, now),
+        }
     }
 
     /// Takes back what is assumed of a task.
@@ -465,7 +498,7 @@ impl Scheduler {
             return self.explain_pinned(task, now);
         }
         let not_before = match &found.state {
-            TaskState::Pending { not_before, .. } => *not_before,
+            TaskState::Pending { not_before, .. } => self.not_before(task, *not_before),
             TaskState::Running(placement) => {
                 let mut told = explain::settled(&self.state, task, Some(found));
                 self.tell_standing(&mut told, task, placement.machine, need);
@@ -498,7 +531,11 @@ impl Scheduler {
             counted,
             assumed.map(|machine| machine.name.to_string()),
             lingers,
-            &Together { gang, full: need.cap.filter(|cap| self.placed(task.job) >= *cap) },
+            &HeldUp {
+                gang,
+                full: need.cap.filter(|cap| self.placed(task.job) >= *cap),
+                not_yet: self.why_not_yet(task, found, not_before, now),
+            },
         );
         told.ahead = self.queue.ahead(need.priority);
         told.summary += self.about_lent(need, &told.rejections);

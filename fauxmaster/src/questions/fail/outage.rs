@@ -7,7 +7,7 @@
 //! Invariant: an outage is a function of the cell and the machines that are lost.
 
 use crate::Error;
-use crate::driven::{DECISIONS, Driven};
+use crate::driven::Driven;
 use borg_cell::event::{Event, EventKind, TaskChange};
 use borg_cell::links::Config as Rules;
 use borg_cell::links::silence::{Quiet, Silence, Standing};
@@ -259,23 +259,19 @@ impl Outage {
 
     /// All that is decided at this moment.
     fn decide(&mut self) -> Result<(), Error> {
-        let mut refused = Vec::new();
-        loop {
-            let news = self.cell.take_news();
-            for event in &news {
-                self.note(event);
-            }
-            self.scheduler.follow(self.cell.state.clone(), &news);
-            refused.drain(..).for_each(|(task, _)| self.scheduler.refused(task));
-            let now = self.cell.now();
-            let decisions = self.scheduler.pass(now, DECISIONS);
-            if decisions.is_empty() {
-                return Ok(());
-            }
-            refused = self.cell.place_what_fits(decisions)?;
+        self.follow();
+        while self.cell.decide(&mut self.scheduler)?.is_some() {
             let placed = self.cell.take_placed();
-            self.ups.entry(now + self.startup).or_default().extend(placed);
+            let up = self.cell.now() + self.startup;
+            self.ups.entry(up).or_default().extend(placed);
+            self.follow();
         }
+        Ok(())
+    }
+
+    fn follow(&mut self) {
+        let news = self.cell.tell(&mut self.scheduler);
+        news.iter().for_each(|event| self.note(event));
     }
 
     fn note(&mut self, event: &Event) {

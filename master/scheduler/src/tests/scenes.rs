@@ -704,3 +704,36 @@ fn what_is_left_of_a_job_that_waited_and_was_scaled_down_is_placed() {
     cell.tell(&mut scheduler);
     assert_eq!(scheduler.pass(cell.now, EVERYTHING).len(), 2);
 }
+
+/// The state never refuses like this; were it wrong, or the scheduler, nobody would decide for ever.
+#[test]
+fn whoever_is_refused_time_and_again_waits_until_there_is_news_of_him() {
+    let (mut cell, mut scheduler) = cell_of(2, 4000, 24);
+    let key = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 1000, 1));
+    let gang = JobSpec { gang: true, ..job(2, 100, 1000, 1) };
+    let gang = submit(&mut cell, &mut scheduler, "bob", gang);
+    let refuse = |cell: &Cell, scheduler: &mut Scheduler| {
+        let decisions = scheduler.pass(cell.now, EVERYTHING);
+        decisions.iter().for_each(|decision| scheduler.refused(decision.task));
+        decisions.len()
+    };
+    for _ in 0..3 {
+        assert_eq!(refuse(&cell, &mut scheduler), 3);
+    }
+    assert_eq!(refuse(&cell, &mut scheduler), 0);
+    assert_eq!(scheduler.next_wakeup(cell.now), Some(cell.now + Millis(1_000)));
+    let told = why(&cell, &scheduler, &key);
+    let refused = "the cell refused 3 decisions in a row to place it: tried again in 1 s; ";
+    assert!(told.starts_with(refused), "{told}");
+    cell.now = cell.now + Millis(1_000);
+    assert_eq!(refuse(&cell, &mut scheduler), 3);
+    assert_eq!(scheduler.next_wakeup(cell.now), Some(cell.now + Millis(2_000)));
+    // Whoever is withdrawn and comes again starts anew; the gang still waits.
+    cell.user("ann", Action::Kill { job: key, tasks: Vec::new() });
+    let other = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 1000, 1));
+    assert_eq!(place_all(&mut cell, &mut scheduler), 1);
+    assert!(why(&cell, &scheduler, &other).starts_with("placed on"));
+    assert!(why(&cell, &scheduler, &gang).starts_with("the cell refused 4 decisions in a row"));
+    cell.now = cell.now + Millis(2_000);
+    assert_eq!(place_all(&mut cell, &mut scheduler), 2);
+}
