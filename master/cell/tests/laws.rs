@@ -857,7 +857,10 @@ proptest! {
                 if state.forced() > before.forced() {
                     continue;
                 }
-                let down = usize::try_from(job.counts.alive() - job.counts.serving).unwrap() + times.len();
+                // Nobody waits for those that are held back: stopped, or beyond the job's cap.
+                let wanted = job.counts.alive() - job.counts.held;
+                let wanted = wanted.min(job.spec.concurrent.unwrap_or(wanted));
+                let down = usize::try_from(wanted.saturating_sub(job.counts.serving)).unwrap() + times.len();
                 prop_assert!(down <= usize::try_from(budget.most.of(job.spec.tasks)).unwrap(), "{} after {:?}", job.key, command);
                 let Some(rate) = budget.rate else { continue };
                 let recent = lately.iter().filter(|at| state.clock().since(**at) < rate.per_ms).count();
