@@ -10,6 +10,7 @@
 
 use crate::crowds::Crowds;
 use crate::domain::bits;
+use crate::holdings::Want;
 use crate::machines::{Grown, Machines};
 use crate::need::Need;
 use crate::reasons::{Misses, misses};
@@ -49,6 +50,10 @@ pub(crate) struct Class {
     pub(crate) need: Arc<Need>,
     plain: Vec<Seen>,
     preempting: Vec<SeenVictims>,
+    /// Version of the machines as all blocks were last looked at for somebody to push out.
+    scanned_at: u64,
+    /// Blocks that were without hope then, as bits, of a class that is parked and remembers no more.
+    hopeless: Vec<u64>,
     /// Version of the facts that `allowed` and `penalty` are of, per block.
     facts: Vec<u64>,
     /// Rows that meet the hard constraints and take tasks of the user, a word per block; empty when there
@@ -78,6 +83,8 @@ impl Class {
             need,
             plain: Vec::new(),
             preempting: Vec::new(),
+            scanned_at: 0,
+            hopeless: Vec::new(),
             facts: Vec::new(),
             allowed: Vec::new(),
             full: Vec::new(),
@@ -131,6 +138,9 @@ impl Class {
         }
         if let Some(seen) = self.preempting.get_mut(b) {
             seen.at = 0;
+        }
+        if let Some(word) = self.hopeless.get_mut(b / 64) {
+            *word &= !(1 << (b % 64));
         }
     }
 
@@ -220,7 +230,7 @@ impl Class {
             self.nowhere.1 = machines.version();
             return None;
         }
-        self.preempting.resize(machines.rooms.blocks(), SeenVictims::default());
+        self.recall(machines);
         let mut best: Option<WithVictims> = None;
         for b in 0..machines.rooms.blocks() {
             let versions = machines.versions(b);
@@ -235,6 +245,8 @@ impl Class {
                 let only = caches && seen.hopeless && versions.facts <= seen.at;
                 let after = if only { seen.at } else { 0 };
                 let (found, hopeless) = self.scan_preempting(machines, b, 0, false, after);
+                #[cfg(test)]
+                assert_eq!(found, self.scan_preempting(machines, b, 0, false, 0).0, "all rows");
                 self.preempting[b] = SeenVictims { at: machines.version(), found, hopeless };
             }
             let except = in_block(avoid, b);
@@ -248,6 +260,7 @@ impl Class {
                 (best, found) => best.or(found),
             };
         }
+        self.scanned_at = machines.version();
         if best.is_none() && avoid.is_empty() {
             self.nowhere.1 = machines.version();
         }
@@ -265,9 +278,28 @@ impl Class {
         }
         if !soon {
             self.plain = Vec::new();
-            self.preempting = Vec::new();
+            self.hopeless.clear();
+            self.hopeless.resize(blocks.div_ceil(64), 0);
+            for (b, seen) in std::mem::take(&mut self.preempting).into_iter().enumerate() {
+                self.hopeless[b / 64] |= u64::from(seen.hopeless && seen.at > 0) << (b % 64);
+            }
         }
         &self.reach
+    }
+
+    /// Makes room for what is found in each block; a class that was parked knows of some that there was no hope.
+    fn recall(&mut self, machines: &Machines) {
+        if self.preempting.is_empty() {
+            let hopeless =
+                |b: usize| self.hopeless.get(b / 64).is_some_and(|word| word >> (b % 64) & 1 == 1);
+            let seen = |b: usize| match hopeless(b) {
+                true => SeenVictims { at: self.scanned_at, found: None, hopeless: true },
+                false => SeenVictims::default(),
+            };
+            self.preempting = (0..machines.rooms.blocks()).map(seen).collect();
+        }
+        self.preempting.resize(machines.rooms.blocks(), SeenVictims::default());
+        self.hopeless.clear();
     }
 
     /// The blocks in which it could ever fit, of a class that is parked.
@@ -334,6 +366,7 @@ impl Class {
         if !machines.rooms.could_ever_fit(b, &self.need.asks, &self.allowed) {
             return (None, true);
         }
+        let want = Want::of(&self.need);
         let mut hopeless = true;
         let mut chooser = Chooser::new(machines, &self.need, overdue);
         let mut best: Option<WithVictims> = None;
@@ -345,7 +378,7 @@ impl Class {
             {
                 continue;
             }
-            if !machines.might_yield(row, &self.need) {
+            if !want.fits(machines.most_room(row, want.priority, want.kind)) {
                 debug_assert!(chooser.choose(row, None).is_none(), "the bound is one");
                 continue;
             }

@@ -12,14 +12,14 @@
 //! before.
 
 use crate::access::Access;
-use crate::bulk::Bulks;
 use crate::domain::Domain;
 use crate::filters::Filters;
+use crate::holdings::{Grains, Holdings};
 use crate::homes::{Homes, Role, Seat};
 use crate::need::Need;
 use crate::rooms::{
-    BLOCK, CPU, DISK, FIXED_COLUMNS, IDLE, LARGEST, PER_DEVICE, PORTS, RAM, Rooms, TARGET, TASKS,
-    offered, rows, shape,
+    BLOCK, CPU, DISK, FIXED_COLUMNS, IDLE, Kind, LARGEST, PER_DEVICE, PORTS, RAM, Rooms, TARGET,
+    TASKS, offered, rows, shape,
 };
 use crate::score::Weights;
 use borg_cell::devices::Devices;
@@ -133,7 +133,7 @@ struct Row {
     closed: bool,
     /// In the order in which they are pushed out.
     residents: Vec<Resident>,
-    bulks: Bulks,
+    holdings: Holdings,
     /// What residents have of single devices.
     devices: Devices,
 }
@@ -141,11 +141,11 @@ struct Row {
 impl Row {
     /// The same with nobody on it who could be pushed out.
     fn without_residents(&self) -> Self {
-        let Self { id, ref name, ref info, up, closed, residents: _, bulks: _, ref devices } =
+        let Self { id, ref name, ref info, up, closed, residents: _, holdings: _, ref devices } =
             *self;
         let (name, info, devices) = (name.clone(), info.clone(), devices.clone());
-        let (residents, bulks) = (Vec::new(), Bulks::default());
-        Self { id, name, info, up, closed, residents, bulks, devices }
+        let (residents, holdings) = (Vec::new(), Holdings::default());
+        Self { id, name, info, up, closed, residents, holdings, devices }
     }
 }
 
@@ -431,8 +431,8 @@ impl Machines {
     }
 
     #[cfg(test)]
-    pub(crate) fn bulks(&self, row: usize) -> &Bulks {
-        &self.rows[row].bulks
+    pub(crate) fn holdings(&self, row: usize) -> &Holdings {
+        &self.rows[row].holdings
     }
 
     /// When something became possible on a row that was not before.
@@ -440,9 +440,9 @@ impl Machines {
         self.grown_at[row]
     }
 
-    /// Whether a task might find room on a row if all went whom it may push out. False is certain, true is not.
-    pub(crate) fn might_yield(&self, row: usize, need: &Need) -> bool {
-        self.rows[row].bulks.might_yield(&self.rooms, row, need)
+    /// The most room that somebody of a priority and kind might find on a row, if all went whom he may push out.
+    pub(crate) fn most_room(&self, row: usize, priority: Priority, kind: Kind) -> Grains {
+        self.rows[row].holdings.most_room(&self.rooms, row, priority, kind)
     }
 
     /// Who is in an alloc that stands on a row, as far as it is committed.
@@ -580,7 +580,7 @@ impl Machines {
         let left = std::mem::take(self.row_mut(from));
         let residents = left.residents;
         self.row_mut(to).devices = left.devices;
-        self.row_mut(to).bulks = left.bulks;
+        self.row_mut(to).holdings = left.holdings;
         for resident in &residents {
             let (asks, kind, lent) = (&resident.need.asks, resident.need.kind(), resident.lent);
             self.rooms.take(from, asks, lent, kind, false);
@@ -639,9 +639,9 @@ impl Machines {
         if resident.incarnation.is_none() {
             count(&mut self.starting, resident.need.priority, true);
         }
-        let Row { residents, bulks, .. } = self.row_mut(row);
+        let Row { residents, holdings, .. } = self.row_mut(row);
         let at = residents.partition_point(|other| other.place() < resident.place());
-        bulks.add(&resident);
+        holdings.add(&resident);
         residents.insert(at, resident);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];
@@ -660,10 +660,10 @@ impl Machines {
     /// Takes somebody from their machine.
     pub(crate) fn remove(&mut self, seat: Seat) -> Option<(usize, Resident)> {
         let row = self.homes.take(seat)?;
-        let Row { residents, bulks, .. } = self.row_mut(row);
+        let Row { residents, holdings, .. } = self.row_mut(row);
         let at = residents.iter().position(|r| r.seat() == seat).expect("home names its machine");
         let resident = residents.remove(at);
-        bulks.remove(&resident);
+        holdings.remove(&resident);
         self.rooms.take(row, &resident.need.asks, resident.lent, resident.need.kind(), false);
         if resident.need.has_devices() {
             self.row_mut(row).devices.take(&resident.devices, false);
@@ -686,7 +686,7 @@ impl Machines {
     /// An incarnation lends so much of its limit by now, if it stands anywhere.
     pub(crate) fn lend(&mut self, id: IncarnationId, lent: Amounts) {
         let Some(row) = self.homes.get(Seat::of(id.task)) else { return };
-        let Row { residents, bulks, .. } = self.row_mut(row);
+        let Row { residents, holdings, .. } = self.row_mut(row);
         let there = |r: &Resident| r.task == id.task && r.incarnation == Some(id.number);
         let Some(at) = residents.iter().position(there) else { return };
         let resident = &mut residents[at];
@@ -694,9 +694,9 @@ impl Machines {
         if before == lent {
             return;
         }
-        bulks.remove(resident);
+        holdings.remove(resident);
         resident.lent = lent;
-        bulks.add(resident);
+        holdings.add(resident);
         self.rooms.lend(row, before, lent);
         let version = self.next_version();
         let block = &mut self.versions[row / BLOCK];

@@ -12,6 +12,7 @@ use crate::explain::{self, Explanation, HeldUp, Preempting};
 use crate::fit::{self, Fit};
 use crate::fold::asked_by;
 use crate::gang::Gangs;
+use crate::holdings::{Hopes, Want};
 use crate::homes::{Seat, tasks_of};
 use crate::inside::Stuck;
 use crate::lot::Lot;
@@ -371,8 +372,9 @@ impl Scheduler {
     pub(crate) fn park(&mut self, cohort: Cohort) {
         let key = self.needs[&cohort].class.clone();
         if let Some(class) = self.classes.get_mut(&key).map(Arc::make_mut) {
+            let want = Want::of(&class.need);
             let reach = class.park(&self.machines, self.retry.contains(&key));
-            self.lot.put(&key, reach);
+            self.lot.put(&key, want, reach);
         }
         self.queue.park(cohort, &key);
     }
@@ -393,7 +395,9 @@ impl Scheduler {
         self.looked_at = self.machines.version();
         let weights = self.config.weights;
         let facts = grown.has_facts();
-        let keys = if facts { self.lot.all() } else { self.lot.reaching(&grown.blocks) };
+        let mut hopes = Hopes::of(&self.machines, &grown);
+        let hope = |want: &Want| hopes.has(&self.machines, want);
+        let keys = if facts { self.lot.all() } else { self.lot.reaching(&grown.blocks, hope) };
         for key in keys {
             let Some(class) = self.classes.get_mut(&key).filter(|_| self.queue.has_parked(&key))
             else {
@@ -409,7 +413,7 @@ impl Scheduler {
                     self.retry.insert(key.clone());
                 }
                 if facts {
-                    self.lot.put(&key, class.reach());
+                    self.lot.put(&key, Want::of(&class.need), class.reach());
                 }
             }
             self.aside.done(before);
@@ -803,7 +807,7 @@ pub(crate) struct Contents {
     pub(crate) rooms: BTreeMap<MachineId, [[u64; 4]; 2]>,
     open: BTreeSet<MachineId>,
     residents: BTreeMap<Seat, (MachineId, Option<u32>)>,
-    bulks: BTreeMap<MachineId, crate::bulk::Bulks>,
+    holdings: BTreeMap<MachineId, crate::holdings::Holdings>,
     queued: BTreeSet<TaskId>,
     placed: BTreeMap<JobId, u32>,
     undecided: usize,
@@ -833,7 +837,9 @@ impl Scheduler {
             rooms: machines().map(room).collect(),
             open: open.map(|(_, id)| id).collect(),
             residents: residents.collect(),
-            bulks: machines().map(|(row, id)| (id, self.machines.bulks(row).clone())).collect(),
+            holdings: machines()
+                .map(|(row, id)| (id, self.machines.holdings(row).clone()))
+                .collect(),
             queued: self.queue.all(),
             placed: self.placed.clone(),
             undecided: self.assumed.len() + self.leaving.len(),
