@@ -369,7 +369,7 @@ pub enum Action {
 /// The newest level of entries that this build understands. Grows by one with every release that
 /// adds an action, a kind of observation or a field to entries; a cell works on the level that all of
 /// its masters understand.
-pub const LEVEL: u32 = 6;
+pub const LEVEL: u32 = 7;
 
 /// The level of entries that tells how runs ended came with.
 pub const RUN_ENDS_SINCE: u32 = 5;
@@ -377,6 +377,10 @@ pub const RUN_ENDS_SINCE: u32 = 5;
 /// The level of entries from which on the state notes since when tasks serve, has budgets of disruption
 /// and does by itself what was to happen at a time.
 pub const SERVICES_SINCE: u32 = 6;
+
+/// The level of entries from which on a cell may remember what tasks used
+/// ([`crate::reclamation::Numbers::remember_h`]).
+pub const REMEMBERS_SINCE: u32 = 7;
 
 impl Action {
     /// The level of entries that this action came with.
@@ -400,8 +404,12 @@ impl Action {
             | Self::Settle
             | Self::RaiseLevel { .. } => 2,
             Self::SetQuota { .. } | Self::RemoveQuota { .. } | Self::EnforceQuota { .. } => 3,
-            Self::SetReclamation { .. }
-            | Self::GrantPrivilege { privilege: Privilege::Reservation, .. }
+            Self::SetReclamation { named, numbers } => {
+                let remembers =
+                    *named == Some(NumberSet::Daily) || numbers.contains_key(&Number::Remember);
+                if remembers { REMEMBERS_SINCE } else { SERVICES_SINCE }
+            }
+            Self::GrantPrivilege { privilege: Privilege::Reservation, .. }
             | Self::RevokePrivilege { privilege: Privilege::Reservation, .. } => SERVICES_SINCE,
             Self::PutPackage { .. }
             | Self::RemovePackage { .. }

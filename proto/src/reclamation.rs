@@ -122,11 +122,13 @@ pub enum Number {
     Margin,
     /// See [`Numbers::most_percent`].
     Most,
+    /// See [`Numbers::remember_h`].
+    Remember,
 }
 
 impl Number {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [Self::Hold, Self::Decay, Self::Margin, Self::Most];
+    pub const ALL: [Self; 5] = [Self::Hold, Self::Decay, Self::Margin, Self::Most, Self::Remember];
 
     /// Its name for people, with its unit.
     #[must_use]
@@ -136,6 +138,7 @@ impl Number {
             Self::Decay => "decay-permille",
             Self::Margin => "margin-percent",
             Self::Most => "most-percent",
+            Self::Remember => "remember-h",
         }
     }
 
@@ -154,6 +157,10 @@ impl Number {
                 "what the limits of all tasks that are not prod may come to on a machine, in hundredths \
                  of its capacity"
             }
+            Self::Remember => {
+                "hours over which it is remembered what tasks used, to foretell what a machine needs at its worst; \
+                 0: by what each uses now"
+            }
         }
     }
 
@@ -165,6 +172,7 @@ impl Number {
             Self::Decay => (1, 1_000),
             Self::Margin => (0, 400),
             Self::Most => (100, MOST_PERCENT),
+            Self::Remember => (0, 24),
         }
     }
 
@@ -209,6 +217,9 @@ pub struct Numbers {
     /// What the limits of all tasks that are not production may come to on one machine, in hundredths of
     /// its capacity, whatever the reservations say: a bound that every replica can check.
     pub most_percent: u32,
+    /// For so many hours it is remembered what tasks used: reservations are then what a machine needs at the worst of
+    /// these hours, all its tasks together. With 0 each task's follows what it uses itself.
+    pub remember_h: u32,
 }
 
 impl Numbers {
@@ -220,6 +231,7 @@ impl Numbers {
             Number::Decay => self.decay_permille,
             Number::Margin => self.margin_percent,
             Number::Most => self.most_percent,
+            Number::Remember => self.remember_h,
         }
     }
 
@@ -230,6 +242,7 @@ impl Numbers {
             Number::Decay => self.decay_permille = value,
             Number::Margin => self.margin_percent = value,
             Number::Most => self.most_percent = value,
+            Number::Remember => self.remember_h = value,
         }
     }
 
@@ -263,11 +276,15 @@ pub enum NumberSet {
     Medium,
     /// Lends the most.
     Aggressive,
+    /// Lends what nobody needs within a day, as far as the last one tells; of tasks that are not known so long what
+    /// [`Self::Baseline`] does.
+    Daily,
 }
 
 impl NumberSet {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Off, Self::Baseline, Self::Medium, Self::Aggressive];
+    pub const ALL: [Self; 5] =
+        [Self::Off, Self::Baseline, Self::Medium, Self::Aggressive, Self::Daily];
 
     /// Its name for people.
     #[must_use]
@@ -277,18 +294,20 @@ impl NumberSet {
             Self::Baseline => "baseline",
             Self::Medium => "medium",
             Self::Aggressive => "aggressive",
+            Self::Daily => "daily",
         }
     }
 
     /// Its numbers.
     #[must_use]
     pub const fn numbers(self) -> Numbers {
-        let (decay_permille, margin_percent) = match self {
-            Self::Off | Self::Baseline => (50, 25),
-            Self::Medium => (100, 15),
-            Self::Aggressive => (200, 10),
+        let (decay_permille, margin_percent, remember_h) = match self {
+            Self::Off | Self::Baseline => (50, 25, 0),
+            Self::Medium => (100, 15, 0),
+            Self::Aggressive => (200, 10, 0),
+            Self::Daily => (50, 25, 24),
         };
-        Numbers { hold_s: 300, decay_permille, margin_percent, most_percent: 200 }
+        Numbers { hold_s: 300, decay_permille, margin_percent, most_percent: 200, remember_h }
     }
 }
 
@@ -373,7 +392,13 @@ mod tests {
         let numbers = NumberSet::ALL.map(|set| Number::ALL.map(|n| set.numbers().get(n)));
         assert_eq!(
             numbers,
-            [[300, 50, 25, 200], [300, 50, 25, 200], [300, 100, 15, 200], [300, 200, 10, 200]]
+            [
+                [300, 50, 25, 200, 0],
+                [300, 50, 25, 200, 0],
+                [300, 100, 15, 200, 0],
+                [300, 200, 10, 200, 0],
+                [300, 50, 25, 200, 24]
+            ]
         );
     }
 
@@ -381,11 +406,11 @@ mod tests {
     fn what_is_no_name_or_out_of_bounds_is_told_with_what_is() {
         assert_eq!(
             "on".parse::<NumberSet>().unwrap_err(),
-            "\"on\" is no set: off, baseline, medium, aggressive"
+            "\"on\" is no set: off, baseline, medium, aggressive, daily"
         );
         assert_eq!(
             "hold".parse::<Number>().unwrap_err(),
-            "\"hold\" is no number: hold-s, decay-permille, margin-percent, most-percent"
+            "\"hold\" is no number: hold-s, decay-permille, margin-percent, most-percent, remember-h"
         );
         assert_eq!(Number::Most.check(99).unwrap_err(), "is outside 100 to 400");
         assert_eq!(Number::Decay.check(u64::MAX).unwrap_err(), "is outside 1 to 1000");

@@ -29,7 +29,7 @@ impl ReclamationArgs {
 enum ReclamationCommand {
     /// Choose a set of numbers, single numbers, or both; what runs does not move. Needs admin
     Set {
-        /// off, baseline, medium or aggressive, then numbers in place of the set's: medium hold-s=600
+        /// off, baseline, medium, aggressive or daily, then numbers in place of the set's: medium hold-s=600
         #[arg(required = true, value_name = "SET|NUMBER=VALUE", allow_negative_numbers = true)]
         choices: Vec<Choice>,
     },
@@ -138,7 +138,7 @@ mod tests {
         let choice = |text: &str| text.parse::<Choice>();
         assert_eq!(choice("medium"), Ok(Choice::Named(NumberSet::Medium)));
         assert_eq!(choice("hold-s=0"), Ok(Choice::Number(Number::Hold, 0)));
-        assert!(choice("on").unwrap_err().contains("off, baseline, medium, aggressive"));
+        assert!(choice("on").unwrap_err().contains("off, baseline, medium, aggressive, daily"));
         assert!(choice("hold=1").unwrap_err().contains("hold-s, decay-permille"));
         assert_eq!(
             choice("margin-percent=-1").unwrap_err(),

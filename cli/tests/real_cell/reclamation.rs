@@ -23,7 +23,7 @@ fn how_much_is_lent_is_shown_set_within_bounds_and_by_the_admin_alone() {
     assert!(hold.contains("60") && hold.contains("0 to 86400"), "{table}");
 
     let said = cell.borgctl(&["reclamation", "set", "on"]).failed(2);
-    assert!(said.contains("is no set: off, baseline, medium, aggressive"), "{said}");
+    assert!(said.contains("is no set: off, baseline, medium, aggressive, daily"), "{said}");
     let said = cell.borgctl(&["reclamation", "set", "most-percent=99"]).failed(2);
     assert!(said.contains("most-percent: 99 is outside 100 to 400"), "{said}");
     let credentials = cell.credentials_dir("user", "ann");

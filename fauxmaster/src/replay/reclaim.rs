@@ -116,6 +116,7 @@ impl Reclaim {
             NumberSet::Baseline => &[(Millis(0), NumberSet::Baseline)],
             NumberSet::Medium => &[(Millis(0), NumberSet::Medium)],
             NumberSet::Aggressive => &[(Millis(0), NumberSet::Aggressive)],
+            NumberSet::Daily => &[(Millis(0), NumberSet::Daily)],
         }
     }
 }
@@ -208,7 +209,8 @@ fn told(state: &CellState, id: IncarnationId, used: Option<&Usage>) -> Told {
         Phase::Up { since, .. } => Some((since, placement.restarts)),
         Phase::Starting | Phase::BackOff { .. } => None,
     });
-    Told { up, used: used.and_then(counted) }
+    let cpu_milli = used.map_or(0, |used| used.cpu_milli);
+    Told { up, used: used.and_then(counted), cpu_milli }
 }
 
 /// Processor time that is wanted and not there; prod gets its own.

@@ -16,6 +16,7 @@ pub mod codec;
 pub mod devices;
 pub mod event;
 pub mod fixture;
+pub mod foresight;
 pub mod links;
 pub mod master;
 pub mod rejection;

@@ -83,7 +83,7 @@ impl Estimate {
         numbers: &Numbers,
     ) -> Amounts {
         let held = self.started + numbers.hold();
-        let Some(used) = used.filter(|_| now >= held) else {
+        let Some(used) = used.filter(|_| self.is_past_hold(now, numbers)) else {
             self.reserved = limit;
             if self.known || now < held {
                 self.at = now.max(held);
@@ -97,6 +97,12 @@ impl Estimate {
         let fallen = self.reserved.minus(fall(limit, steps, numbers));
         self.reserved = fallen.largest(least).least(limit);
         self.reserved
+    }
+
+    /// Whether it has run for so long that what it uses counts.
+    #[must_use]
+    pub fn is_past_hold(&self, now: Millis, numbers: &Numbers) -> bool {
+        now >= self.started + numbers.hold()
     }
 
     /// Whether it uses more than what its reservation leaves as a margin: then somebody should look at once.
@@ -207,7 +213,7 @@ mod tests {
             decay_permille in 1..=1_000_u32,
             margin_percent in 0..=400_u32,
         ) {
-            let numbers = Numbers { hold_s, decay_permille, margin_percent, most_percent: 100 };
+            let numbers = Numbers { hold_s, decay_permille, margin_percent, most_percent: 100, remember_h: 0 };
             let limit = Amounts::of(limit);
             let mut estimate = Estimate::new(limit, Millis(0), &numbers);
             let (mut now, mut steps, mut known) = (Millis(0), 0, false);

@@ -42,7 +42,7 @@ pub(in crate::commands) struct ReplayArgs {
     /// How much of the cell's batch work there is, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     batch: u64,
-    /// Look at what tasks use (made up), reserve and lend by these numbers: off, baseline, medium or aggressive
+    /// Look at what tasks use (made up), reserve and lend by these numbers: off, baseline, medium, aggressive or daily
     #[arg(long, value_name = "NUMBERS", conflicts_with = "scenario")]
     reclaim: Option<NumberSet>,
     /// A plan that is ready: four-weeks has a week each of baseline, aggressive, medium and baseline

@@ -124,9 +124,13 @@ pub(super) fn read_policy(policy: &pb::CheckpointPolicy) -> Result<CellPolicy, W
 }
 
 pub(super) fn reclamation(of: Reclamation) -> pb::CheckpointReclamation {
+    let own = of.named.numbers();
+    // Masters below that level read no such number; the name says it, unless it was set by itself.
+    let said = |n: &Number| *n != Number::Remember || of.numbers.get(*n) != own.get(*n);
+    let numbers = Number::ALL.into_iter().filter(said);
     pb::CheckpointReclamation {
         named: of.named.to_string(),
-        numbers: Number::ALL.into_iter().map(|n| (n.to_string(), of.numbers.get(n))).collect(),
+        numbers: numbers.map(|n| (n.to_string(), of.numbers.get(n))).collect(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What of their limits the tasks of each machine do not need, as the leader believes, and what it told its
 //! scheduler of that.
 //!
-//! `reservation` estimates one task; here is when each is looked at, what counts as news, and what happens
-//! when lent room is needed by whoever holds it. All of it is soft: a new leader begins with nothing, and is
+//! `reservation` estimates one task, `foresight` those of a machine together, if the cell remembers what tasks used; here
+//! is when each is looked at, what counts as news, and what happens when lent room is needed by whoever holds it. All of it is soft: a new leader begins with nothing, and is
 //! where the one before it was as soon as its machines have reported.
 //!
 //! [`Lending`] decides; what machines told it is given by whoever calls: the links of a leader, or a cell in virtual
@@ -13,6 +13,7 @@
 //! Only tasks that are not prod are ever told to go, and few at a time.
 
 use super::Links;
+use crate::foresight::{self, Known, Profile};
 use crate::reservation::{Estimate, counted};
 use crate::state::{CellState, Job, Machine};
 use borg_proto::command::Observation;
@@ -97,12 +98,19 @@ impl Reserved {
 }
 
 /// What is believed of one incarnation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Belief {
     /// Which process it was: when it started by its machine's clock, and how often it was started again.
     process: (Millis, u32),
     estimate: Estimate,
+    /// Of its last hours; empty in cells that remember nothing.
+    profile: Profile,
+    /// What it uses now: processor time at this moment, of the rest the most of the last minutes.
+    now: Amounts,
+    /// What is reserved for it.
+    reserved: Amounts,
     limit: Amounts,
+    prod: bool,
     /// What the scheduler was told that it lends.
     told: Amounts,
 }
@@ -117,6 +125,27 @@ struct Beliefs {
     full_since: Option<Millis>,
 }
 
+impl Belief {
+    fn known(&self) -> Known<'_> {
+        Known { profile: &self.profile, reserved: self.estimate.reserved(), now: self.now }
+    }
+}
+
+impl Beliefs {
+    /// Settles what is reserved for each task: what it needs by itself, or its part of what all need together.
+    fn reserve(&mut self, time: Millis, numbers: &Numbers) {
+        if numbers.remember_h == 0 {
+            self.tasks.values_mut().for_each(|one| one.reserved = one.estimate.reserved());
+            return;
+        }
+        let known: Vec<Known<'_>> = self.tasks.values().map(Belief::known).collect();
+        let reserved = foresight::reservations(&known, time, numbers.remember_h);
+        for (one, reserved) in self.tasks.values_mut().zip(reserved) {
+            one.reserved = reserved.least(one.limit);
+        }
+    }
+}
+
 /// What a machine told of an incarnation that should run there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Told {
@@ -125,6 +154,8 @@ pub struct Told {
     pub up: Option<(Millis, u32)>,
     /// What it uses, as it counts for a reservation; `None` when that is not known.
     pub used: Option<Amounts>,
+    /// Processor time that it uses at this moment, in millicores.
+    pub cpu_milli: u64,
 }
 
 /// What is believed of all machines.
@@ -237,7 +268,7 @@ impl Lending {
     ) -> Option<IncarnationId> {
         let numbers = state.reclaims().numbers;
         let mut beliefs = self.machines.remove(&machine.id).unwrap_or_default();
-        let before = std::mem::take(&mut beliefs.tasks);
+        let mut before = std::mem::take(&mut beliefs.tasks);
         let capacity = machine.info.as_ref().map(|info| Amounts::from(&info.capacity));
         let mut sums = Reserved {
             capacity: capacity.unwrap_or_default(),
@@ -262,17 +293,21 @@ impl Lending {
             if job.spec.alloc_set.is_some() {
                 continue;
             }
-            let belief = believe(job, id, before.get(&id).copied(), told, time, &numbers);
-            let reserved = belief.map_or(limit, |belief| belief.estimate.reserved());
             of_kind.limits = of_kind.limits.plus(limit);
-            of_kind.reserved = of_kind.reserved.plus(reserved);
-            match (belief, before.get(&id)) {
-                (Some(belief), _) => drop(beliefs.tasks.insert(id, belief)),
-                (None, Some(gone)) if !gone.told.is_nothing() => {
-                    self.news.push((id, Amounts::default()));
+            let before = before.remove(&id);
+            let lent = before.as_ref().map_or(Amounts::default(), |before| before.told);
+            match believe(job, id, before, told, time, &numbers) {
+                Some(belief) => drop(beliefs.tasks.insert(id, belief)),
+                None => {
+                    of_kind.reserved = of_kind.reserved.plus(limit);
+                    self.news.extend((!lent.is_nothing()).then_some((id, Amounts::default())));
                 }
-                (None, _) => {}
             }
+        }
+        beliefs.reserve(time, &numbers);
+        for belief in beliefs.tasks.values() {
+            let of_kind = if belief.prod { &mut sums.prod } else { &mut sums.others };
+            of_kind.reserved = of_kind.reserved.plus(belief.reserved);
         }
         beliefs.sums = sums;
         self.tell(&mut beliefs, now);
@@ -293,7 +328,7 @@ impl Lending {
 
     /// Tells the scheduler, if it is news, what the tasks of a machine lend.
     fn tell(&mut self, beliefs: &mut Beliefs, now: Millis) {
-        let lends: fn(&Belief) -> Amounts = |of| of.limit.minus(of.estimate.reserved());
+        let lends: fn(&Belief) -> Amounts = |of| of.limit.minus(of.reserved);
         let sum = |of: fn(&Belief) -> Amounts| {
             beliefs.tasks.values().map(of).fold(Amounts::default(), Amounts::plus)
         };
@@ -329,7 +364,9 @@ impl Links {
                 TaskStatus::Up { since, .. } => Some((since, report.restarts)),
                 _ => None,
             });
-            Told { up, used: usage.get(&id).and_then(counted) }
+            let usage = usage.get(&id);
+            let cpu_milli = usage.map_or(0, |usage| usage.cpu_milli);
+            Told { up, used: usage.and_then(counted), cpu_milli }
         };
         for id in self.lending.reckon((now, time), state, &told) {
             tracing::warn!(%id, "lent room is used by whoever holds it: it goes");
@@ -345,7 +382,7 @@ impl Links {
     /// What is reserved for an incarnation; `None` when nothing is known of it.
     pub(crate) fn reserved(&self, machine: MachineId, id: IncarnationId) -> Option<Amounts> {
         let belief = self.lending.machines.get(&machine)?.tasks.get(&id)?;
-        Some(belief.estimate.reserved())
+        Some(belief.reserved)
     }
 
     /// What is believed of each machine that was looked at.
@@ -368,17 +405,33 @@ fn believe(
     }
     let process = told.up?;
     let limit = Amounts::from(&job.task_spec(id.task.index).limit);
-    let mut belief = before.filter(|before| before.process == process).unwrap_or_else(|| {
+    let fresh = |before: Option<Belief>| {
         let placed_at = job.task(id.task.index).and_then(|task| task.placement());
         // Clocks of machines may be wrong: not before it was placed, nor later than now.
         let (since, _) = process;
         let started = placed_at.map_or(since, |placed| since.max(placed.placed_at)).min(time);
-        let told = before.map(|before| before.told).unwrap_or_default();
+        let (told, profile) =
+            before.map(|before| (before.told, before.profile)).unwrap_or_default();
         let estimate = Estimate::new(limit, started, numbers);
-        Belief { process, estimate, limit, told }
-    });
+        let (now, reserved, prod) = (Amounts::default(), limit, false);
+        Belief { process, estimate, profile, now, reserved, limit, prod, told }
+    };
+    let mut belief = match before {
+        Some(before) if before.process == process => before,
+        other => fresh(other),
+    };
     belief.limit = limit;
+    belief.prod = job.stands_as_prod(id.task.index);
     belief.estimate.look(limit, told.used, time, numbers);
+    // What is used beyond a limit is given back at once.
+    let used = told.used.map(|used| used.least(limit));
+    let cpu_milli = told.cpu_milli.min(limit.cpu_milli);
+    belief.now = used.map(|used| Amounts { cpu_milli, ..used }).unwrap_or_default();
+    if numbers.remember_h == 0 {
+        belief.profile = Profile::default();
+    } else if let Some(used) = used.filter(|_| belief.estimate.is_past_hold(time, numbers)) {
+        belief.profile.note(time, cpu_milli, used, numbers.remember_h);
+    }
     Some(belief)
 }
 

@@ -131,6 +131,41 @@ fn what_a_task_does_not_need_is_lent_after_the_hold_and_told_in_steps() {
     assert_eq!(rig.wait(3_600), BTreeMap::new(), "nothing is news any more");
 }
 
+/// What is needed by day is not lent by night, and of two that need it at other hours not both at once.
+#[test]
+fn a_cell_that_remembers_a_day_lends_what_its_tasks_do_not_need_together() {
+    let mut rig = Rig::new();
+    let daily = Action::SetReclamation { named: Some(NumberSet::Daily), numbers: [].into() };
+    rig.cell.apply(user("admin"), daily).unwrap();
+    let (early, late) = (rig.runs(web("early", 4_000), 0), rig.runs(web("late", 4_000), 0));
+    let mut lent = BTreeMap::new();
+    // An hour in which use changes tells of much that spreads.
+    let until_the_hour = 3_600 - rig.cell.now.0 / 1_000 % 3_600;
+    rig.wait(until_the_hour);
+    for half_day in 0..4 {
+        let (busy, quiet) = if half_day % 2 == 0 { (early, late) } else { (late, early) };
+        rig.uses(busy, 3_000);
+        rig.uses(quiet, 1_000);
+        lent.extend(rig.wait(12 * 3_600));
+        if half_day == 0 {
+            // Of the day before nothing is known: as with baseline, use, a quarter and what may go unseen; and 2 % of that.
+            assert_eq!(rig.reserved(quiet), Some(1_326));
+        }
+    }
+    // 4,000 of both at every hour of the last day; half of it is of each, as each needs 3,000 at its worst.
+    assert_eq!((rig.reserved(early), rig.reserved(late)), (Some(2_040), Some(2_040)));
+    assert_eq!((lent[&early], lent[&late]), (1_960, 1_960));
+    rig.uses(early, 3_900);
+    rig.uses(late, 3_900);
+    rig.wait(5);
+    assert_eq!(rig.reserved(early), Some(3_978), "what is used now is never lent");
+    let back = Action::SetReclamation { named: Some(NumberSet::Baseline), numbers: [].into() };
+    rig.cell.apply(user("admin"), back).unwrap();
+    rig.uses(early, 1_000);
+    rig.wait(3_600);
+    assert_eq!(rig.reserved(early), Some(1_300), "and nothing is remembered");
+}
+
 #[test]
 fn a_task_that_uses_more_gets_it_back_at_once() {
     let mut rig = Rig::new();

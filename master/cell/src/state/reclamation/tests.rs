@@ -1,6 +1,8 @@
 use crate::fixture::{Cell, alloc_set, batch, info, master, service, user, with_task};
 use crate::rejection::Rejection;
-use borg_proto::command::{Action, Assignment, LEVEL, Observation};
+use borg_proto::command::{
+    Action, Assignment, LEVEL, Observation, REMEMBERS_SINCE, SERVICES_SINCE,
+};
 use borg_proto::reclamation::{Amounts, Number, NumberSet};
 use borg_proto::task::EvictCause;
 use borg_proto::{Band, IncarnationId, JobId, JobSpec, MachineId, Privilege, TaskId};
@@ -184,7 +186,7 @@ fn to_keep_the_whole_limit_reserved_is_a_privilege() {
     );
     let privilege = Privilege::Reservation;
     let grant = Action::GrantPrivilege { user: "ann".parse().unwrap(), privilege };
-    assert_eq!(grant.level(), LEVEL, "older masters do not know it");
+    assert_eq!(grant.level(), SERVICES_SINCE, "older masters do not know it");
     cell.apply(user("admin"), grant).unwrap();
     cell.submit("ann", kept("web"));
     cell.submit("admin", kept("own"));
@@ -203,4 +205,33 @@ fn what_was_decided_is_in_a_checkpoint() {
     let back = crate::state::CellState::decode(&cell.state.encode()).unwrap();
     assert_eq!(back, cell.state);
     assert_eq!(back.reclaims().to_string(), "aggressive hold-s=60 margin-percent=15");
+}
+
+#[test]
+fn what_masters_of_level_6_do_not_know_is_proposed_and_written_by_newer_ones_alone() {
+    let (mut cell, _) = cell();
+    let said = |cell: &Cell| {
+        let bytes = cell.state.encode();
+        bytes.windows(10).any(|part| part == b"remember-h")
+    };
+    let set = |named, numbers: &[(Number, u32)]| {
+        let numbers = numbers.iter().copied().collect();
+        Action::SetReclamation { named: Some(named), numbers }
+    };
+    for (named, remember, shown) in [
+        (NumberSet::Daily, None, "daily"),
+        (NumberSet::Daily, Some(0), "daily remember-h=0"),
+        (NumberSet::Medium, Some(12), "medium remember-h=12"),
+        (NumberSet::Medium, None, "medium"),
+    ] {
+        let numbers: Vec<_> = remember.map(|hours| (Number::Remember, hours)).into_iter().collect();
+        let action = set(named, &numbers);
+        let new = named == NumberSet::Daily || remember.is_some();
+        assert_eq!(action.level(), if new { REMEMBERS_SINCE } else { SERVICES_SINCE });
+        cell.apply(user("admin"), action).unwrap();
+        assert_eq!(cell.state.reclaims().to_string(), shown);
+        assert_eq!(said(&cell), remember.is_some(), "{shown}");
+        let back = crate::state::CellState::decode(&cell.state.encode()).unwrap();
+        assert_eq!(back, cell.state);
+    }
 }
