@@ -100,7 +100,7 @@ fn what_cannot_be_asked_is_refused_with_what_is_wrong_and_what_to_do() {
     assert!(refusal(&["fit", "-", "--checkpoint", file], JOB).contains("this is no checkpoint"));
     let both = refusal(&asked(&["fit", "-"], &["--checkpoint", file]), JOB);
     assert!(both.contains("cannot be used with"), "{both}");
-    assert!(refusal(&asked(&["compact"], &["--policy", "worst"]), "").contains("hybrid, best_fit"));
+    assert!(refusal(&asked(&["compact"], &["--policy", "worst"]), "").contains("hybrid, best-fit"));
     std::fs::write(folder.path().join("nodes.csv"), "node_id,cpu_milli\n").unwrap();
     std::fs::write(folder.path().join("tasks.csv"), "task_id,cpu_milli\nt,1\n").unwrap();
     let empty = refusal(&["compact", "--common", folder.path().to_str().unwrap()], "");
@@ -133,6 +133,52 @@ fn policies_and_settings_are_compared_with_the_first_and_say_what_was_published(
     assert!(shown.contains("Published: 30 to 50 %"), "{shown}");
     assert!(refusal(&asked(&["sweep", "cells"], &["0"]), "").contains("1..=1000"));
     assert!(answer(&asked(&["show"], &[]), "").contains("40 machines;"));
+}
+
+/// What is written would take the place of what was read.
+#[test]
+fn an_answer_is_written_over_no_question_and_options_that_do_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (cell, job) = (path("cell"), path("job.json"));
+    answer(&asked(&["compact"], &["--seeds", "1", "--write", &cell]), "");
+    std::fs::write(&job, JOB).unwrap();
+    let again = format!("{cell}/../cell");
+    for (args, why) in [
+        (vec!["compact", "--common", &cell, "--write", &again], "--common and --write"),
+        (vec!["fit", &job, "--common", &cell, "--report", &job], "--report and the file"),
+        (
+            vec!["compact", "--common", &cell, "--resume", &job, "--report", &job],
+            "--report and --resume",
+        ),
+        (vec!["show", "--common", &cell, "--machines", "5"], "cannot be used with"),
+        (vec!["show", "--common", &cell, "--when", "5"], "cannot be used with"),
+        (vec!["show", "--common", &cell, "--moment", "5"], "cannot be used with"),
+        (vec!["check", "--common", &cell, "remove", "m-0", "m-0"], "m-0 is given twice"),
+        (vec!["fail", "--common", &cell, "--within", "0s", "rack"], "1ms to 30days"),
+    ] {
+        let said = refusal(&args, "");
+        assert!(said.contains(why), "{args:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(&job).unwrap(), JOB);
+}
+
+/// Hours may have gone into it.
+#[test]
+fn an_answer_is_shown_also_when_the_page_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().to_str().unwrap();
+    let output = fauxmaster(&asked(&["show"], &["--report", page]), "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("40 machines;"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no plain file"));
+}
+
+#[test]
+fn of_a_gang_whole_ones_are_counted() {
+    let gang = JOB.replace("\"tasks\":3", "\"tasks\":3,\"gang\":true");
+    let told = answer(&asked(&["fit", "-"], &["--most", "4"]), &gang);
+    assert!(told.contains("of 4 sets of 3 "), "{told}");
 }
 
 #[test]

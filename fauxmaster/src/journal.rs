@@ -13,7 +13,7 @@ use borg_scheduler::Weights;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -21,7 +21,8 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Debug, Default)]
 pub struct Journal {
     known: BTreeMap<(u64, u64), Kept>,
-    file: Option<Mutex<File>>,
+    /// With its name.
+    file: Option<(PathBuf, Mutex<File>)>,
 }
 
 impl Journal {
@@ -60,7 +61,7 @@ impl Journal {
         if whole < text.len() {
             file.set_len(u64::try_from(whole)?).map_err(wrong)?;
         }
-        Ok(Self { known, file: Some(Mutex::new(file)) })
+        Ok(Self { known, file: Some((path.to_owned(), Mutex::new(file))) })
     }
 
     /// What answers about this work with these weights are kept under.
@@ -85,11 +86,14 @@ impl Journal {
     /// # Errors
     /// When the file cannot be written.
     pub fn keep(&self, key: u64, kept: &Kept) -> Result<(), Error> {
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some((path, file)) = &self.file else { return Ok(()) };
         let Kept { seed, machines, waiting, tries } = kept;
         let line = format!("{key:016x} {seed} {machines} {waiting} {tries}\n");
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(line.as_bytes()).map_err(|error| format!("resume file: {error}").into())
+        file.write_all(line.as_bytes()).map_err(|error| {
+            let path = path.display();
+            format!("{path}: {error}: what was computed before is kept there").into()
+        })
     }
 }
 

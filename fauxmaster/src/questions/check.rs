@@ -290,7 +290,7 @@ fn told(affected: &[Affected]) -> String {
         return "Nobody is pushed out, nobody waits longer.".to_owned();
     }
     format!(
-        "{} tasks are pushed out, {} move without an interruption, {} wait that would not; {prod} of production or monitoring are pushed out or wait.",
+        "{} tasks are pushed out, {} move without an interruption, {} wait that would not; {prod} of production or monitoring that is there are pushed out or wait.",
         sums.evicted, sums.moved, sums.waiting
     )
 }

@@ -24,7 +24,7 @@ use crate::{Driven, Error, parallel};
 use borg_proto::{JobId, JobSpec, MachineInfo, TaskId};
 use borg_scheduler::{Config, Scheduler, Weights};
 use borg_sim::dice::Dice;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Orders of machines that are tried (Borg paper, section 5.1).
@@ -298,6 +298,15 @@ impl<'a> Ready<'a> {
     /// What a seed needs: as it was kept under this key, or computed now and kept.
     pub(super) fn known(&self, seed: u64, journal: &Journal, key: u64) -> Result<Kept, Error> {
         if let Some(kept) = journal.find(key, seed) {
+            let all = self.work.machines.len() * (COPIES + 1);
+            if !(self.bound.unwrap_or(0).max(1)..=all).contains(&kept.machines) {
+                let (machines, least) = (kept.machines, self.bound.unwrap_or(1));
+                return Err(format!(
+                    "what was kept for seed {seed} cannot be: {machines} machines, of {least} to {all}; somebody changed the \
+                     file: take another one"
+                )
+                .into());
+            }
             return Ok(kept);
         }
         let kept = self.needed(seed)?;
@@ -321,7 +330,7 @@ impl<'a> Ready<'a> {
             match holds(most)? {
                 Some(waiting) => break waiting,
                 None if most == order.len() => {
-                    return Err(format!("{most} machines do not hold the work").into());
+                    return Err(self.too_little(&order)?.into());
                 }
                 None => (least, most, step) = (most + 1, most + step, step * 2),
             }
@@ -335,6 +344,31 @@ impl<'a> Ready<'a> {
             }
         }
         Ok(Kept { seed, machines: found.0, waiting: found.1, tries })
+    }
+
+    /// Why all machines and their copies do not hold the work.
+    fn too_little(&self, order: &[(String, MachineInfo)]) -> Result<String, Error> {
+        let Tried { mut cell, jobs } = self.fill(order)?;
+        let picky: BTreeSet<JobId> =
+            jobs.iter().zip(&self.picky).filter(|(_, picky)| **picky).map(|(id, _)| *id).collect();
+        let waiting: Vec<TaskId> =
+            cell.state.pending().filter(|task| !picky.contains(&task.job)).collect();
+        let mut scheduler = Scheduler::new(&cell.state, self.config());
+        cell.tell(&mut scheduler);
+        let why = waiting.first().map(|task| {
+            let key = cell.state.job(task.job).map(|job| job.key.to_string()).unwrap_or_default();
+            format!("{key}/{}: {}", task.index, scheduler.explain(*task, cell.now()).summary)
+        });
+        Ok(format!(
+            "{} machines, the cell's own and {COPIES} copies of each, do not hold the work: {} tasks wait, {}",
+            order.len(),
+            waiting.len(),
+            why.unwrap_or_default()
+        ))
+    }
+
+    fn config(&self) -> Config {
+        Config { weights: self.weights, ..Config::default() }
     }
 
     /// Whether these machines hold the work, and how many picky tasks wait then.
@@ -361,8 +395,7 @@ impl<'a> Ready<'a> {
         for ((owner, _), spec) in self.work.jobs.iter().zip(&self.jobs) {
             jobs.push(cell.submit(owner, spec.clone())?);
         }
-        let config = Config { weights: self.weights, ..Config::default() };
-        let mut scheduler = Scheduler::new(&cell.state, config);
+        let mut scheduler = Scheduler::new(&cell.state, self.config());
         drop(cell.take_news());
         // Allocs first, then who stands in them; nobody is pushed out by those who come later.
         loop {

@@ -23,6 +23,10 @@ pub const MOST_SHAPES: usize = 6;
 const EXCHANGES: usize = 10;
 /// How many per cent are exchanged.
 const EXCHANGED: u64 = 10;
+/// The most that one machine may cost, so that sums are told to the last unit. A thousand millions: our choice.
+const MOST_COST: u64 = 1_000_000_000;
+/// Most machines of a mix, as many as a made-up cell may have.
+const MOST_MACHINES: usize = 100_000;
 /// Parts into which the weights of the bound are cut.
 const PARTS: u32 = 16;
 
@@ -133,6 +137,13 @@ fn sound(shapes: &[Shape]) -> Result<(), Error> {
         if shape.cost == 0 || cpu_milli == 0 || ram_bytes == 0 {
             return Err(format!("shape {}: give a cost, cpu and ram over 0", shape.name).into());
         }
+        if shape.cost > MOST_COST {
+            let (name, cost) = (&shape.name, shape.cost);
+            let why = "in larger units, all costs alike";
+            return Err(
+                format!("shape {name}: cost: {cost}, most is {MOST_COST}: give it {why}").into()
+            );
+        }
     }
     Ok(())
 }
@@ -181,7 +192,7 @@ impl Run<'_> {
         if !self.seen.insert(shares.clone()) {
             return Ok(());
         }
-        let bought = bought(self.work, self.shapes, &shares);
+        let bought = bought(self.work, self.shapes, &shares)?;
         let mut priced = Priced { shares, costs: None, machines: Vec::new() };
         // Too little even with copies is an answer here, not an error.
         if let Ok(found) = resumed(&bought, self.options, self.journal, |_| {}) {
@@ -204,7 +215,10 @@ impl Run<'_> {
 }
 
 /// The work, and twice as many machines of the shapes in these shares as it asks for when nothing is lost.
-fn bought(work: &Work, shapes: &[Shape], shares: &[u64]) -> Work {
+///
+/// # Errors
+/// When that would be more than anybody looks at.
+fn bought(work: &Work, shapes: &[Shape], shares: &[u64]) -> Result<Work, Error> {
     let (cpu, ram) = asked(work);
     let mean = |of: fn(&Resources) -> u64| {
         let parts = shapes.iter().zip(shares);
@@ -215,6 +229,13 @@ fn bought(work: &Work, shapes: &[Shape], shares: &[u64]) -> Work {
     let count = |asked: u128, mean: u128| (asked * 200).div_ceil(mean.max(1));
     let most = count(cpu, mean(|r| r.cpu_milli)).max(count(ram, mean(|r| r.ram_bytes)));
     let most = usize::try_from(most).unwrap_or(usize::MAX).max(PARTS as usize);
+    if most > MOST_MACHINES {
+        let mix = name(shapes, shares);
+        return Err(format!(
+            "{mix}: {most} machines to begin with, most is {MOST_MACHINES}: give larger shapes"
+        )
+        .into());
+    }
     let mut got = vec![0_u64; shapes.len()];
     let mut machines = Vec::with_capacity(most);
     for number in 0..most {
@@ -235,7 +256,7 @@ fn bought(work: &Work, shapes: &[Shape], shares: &[u64]) -> Work {
         }
         machines.push((format!("{}-{number}", shapes[at].name), info));
     }
-    Work { machines, ..work.clone() }
+    Ok(Work { machines, ..work.clone() })
 }
 
 fn cost_of(shapes: &[Shape], machine: &str) -> u64 {
@@ -366,5 +387,8 @@ mod tests {
         assert!(refused(&[shape("a-b", 1, 1, 1)]).contains("letters"));
         assert!(refused(&[shape("a", 0, 1, 1)]).contains("cost"));
         assert!(refused(&[shape("tiny", 1, 100, 1)]).contains("no mix"));
+        assert!(refused(&[shape("dear", u64::MAX, 8_000, 32)]).contains("most is 1000000000"));
+        let many = refused(&[shape("dust", 1, 1, 1)]);
+        assert!(many.starts_with("dust 100 %: ") && many.contains("most is 100000"), "{many}");
     }
 }

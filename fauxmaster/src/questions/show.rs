@@ -300,6 +300,9 @@ fn reason(told: &Explanation) -> String {
     if told.not_before.is_some() {
         return "waits for a time or for other jobs".to_owned();
     }
+    if told.all_or_none {
+        return "not all of its gang fit at once".to_owned();
+    }
     if told.feasible > 0 {
         return "can be placed, now or with others pushed out".to_owned();
     }

@@ -34,7 +34,6 @@ pub fn read(folder: &Path) -> Result<Work, Error> {
     let nodes = Table::read(&folder.join("nodes.csv"), ',')?;
     let tasks = Table::read(&folder.join("tasks.csv"), ',')?;
     let id = nodes.column("node_id")?;
-    tasks.column("task_id")?;
     let resources: Vec<&str> = tasks
         .columns()
         .iter()
@@ -49,13 +48,20 @@ pub fn read(folder: &Path) -> Result<Work, Error> {
         if !ids.insert(row.text(id).to_owned()) {
             return Err(row.field_error(id, "an id that no earlier line has"));
         }
+        if row.text(id).is_empty() {
+            return Err(row.field_error(id, "the name of a machine"));
+        }
         Ok::<_, TableError>((row.text(id).to_owned(), machine(&nodes, row, &resources)?))
     };
     let machines = nodes.rows().map(named).collect::<Result<_, _>>()?;
     let owner: UserName = OWNER.parse()?;
-    let mut names = BTreeSet::new();
+    let task = tasks.column("task_id")?;
+    let (mut names, mut task_ids) = (BTreeSet::new(), BTreeSet::new());
     let mut jobs = Vec::new();
     for row in tasks.rows() {
+        if !task_ids.insert(row.text(task).to_owned()) {
+            return Err(row.field_error(task, "an id that no earlier line has").into());
+        }
         let spec = job(&tasks, row, &resources)?;
         if let Some(column) = tasks.find("job")
             && !names.insert(row.text(column).to_owned())
@@ -122,7 +128,8 @@ fn job(table: &Table, row: Row<'_>, resources: &[&str]) -> Result<JobSpec, Error
         _ => Ok(default),
     };
     let id = table.column("task_id")?;
-    let mut spec = job_of(row.text(id), number("count", 1)?, amounts(table, row, resources)?)?;
+    let mut spec = job_of(row.text(id), number("count", 1)?, amounts(table, row, resources)?)
+        .map_err(|error| row.field_error(id, format!("the name of a job: {error}")))?;
     if let Some(column) = table.find("priority") {
         let priority: u64 = row.value(column, "a priority from 0 to 450")?;
         spec.priority = Priority::new(priority)
@@ -211,22 +218,24 @@ pub fn job_of(name: &str, tasks: u32, limit: Resources) -> Result<JobSpec, Error
 /// # Errors
 /// When the disk does not take it. Each file is whole or not there.
 pub fn write(folder: &Path, packing: &Packing) -> Result<(), Error> {
-    std::fs::create_dir_all(folder)?;
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Error::from(format!("{}: {error}", folder.display())))?;
+    let ids = task_ids(&packing.jobs);
     let put = |name: &str, table: &answer::Table| {
         let path = folder.join(name);
         whole(&path, csv::table(table).as_bytes())
             .map_err(|error| Error::from(format!("{}: {error}", path.display())))
     };
     put("nodes.csv", &nodes_of(&packing.machines))?;
-    put("tasks.csv", &tasks_of(&packing.jobs))?;
+    put("tasks.csv", &tasks_of(&packing.jobs, &ids))?;
     let order = packing.machines.iter().map(|(name, _)| vec![name.as_str().into()]);
     put("order.csv", &table_of(&["node_id".to_owned()], order.collect()))?;
-    let own = (0..).zip(&packing.jobs).zip(&packing.places);
+    let own = ids.iter().zip(&packing.jobs).zip(&packing.places);
     let own = own.filter(|((_, spec), _)| spec.alloc_set.is_none());
-    let places = own.flat_map(|((job, _), places): ((usize, _), _)| {
+    let places = own.flat_map(|((id, _), places)| {
         let node = |at: &usize| packing.machines[*at].0.as_str();
         let row = move |(at, count): (&usize, &u32)| {
-            vec![task_id(job).into(), Value::from(node(at)), (*count).into()]
+            vec![id.as_str().into(), Value::from(node(at)), (*count).into()]
         };
         places.iter().map(row)
     });
@@ -234,8 +243,15 @@ pub fn write(folder: &Path, packing: &Packing) -> Result<(), Error> {
     put("placements.csv", &table_of(&head, places.collect()))
 }
 
-fn task_id(job: usize) -> String {
-    format!("t{job}")
+/// Names of jobs, where each has one of its own; the format has no users, of whom several may have a job of one name.
+fn task_ids(jobs: &[Arc<JobSpec>]) -> Vec<String> {
+    let names: BTreeSet<&str> = jobs.iter().map(|spec| spec.name.as_str()).collect();
+    let own = names.len() == jobs.len();
+    let id = |(n, spec): (usize, &Arc<JobSpec>)| match own {
+        true => spec.name.to_string(),
+        false => format!("t{n}"),
+    };
+    jobs.iter().enumerate().map(id).collect()
 }
 
 fn table_of(head: &[String], rows: Vec<Vec<Value>>) -> answer::Table {
@@ -284,7 +300,7 @@ fn nodes_of(machines: &[(String, MachineInfo)]) -> answer::Table {
     table_of(&head, machines.iter().map(row).collect())
 }
 
-fn tasks_of(jobs: &[Arc<JobSpec>]) -> answer::Table {
+fn tasks_of(jobs: &[Arc<JobSpec>], ids: &[String]) -> answer::Table {
     let devices = devices_of(jobs.iter().map(|spec| &spec.task.limit));
     let levels: BTreeSet<&str> = jobs
         .iter()
@@ -305,7 +321,7 @@ fn tasks_of(jobs: &[Arc<JobSpec>]) -> answer::Table {
         };
         let hard: Vec<String> =
             spec.task.constraints.iter().filter(|one| !one.soft).map(form).collect();
-        let mut row = vec![Value::from(task_id(n))];
+        let mut row = vec![Value::from(ids[n].as_str())];
         row.extend(resources_of(&spec.task.limit, &devices));
         row.extend([
             spec.tasks.into(),
@@ -436,6 +452,15 @@ mod tests {
             twice.contains("nodes.csv:3: column node_id: \"m0\" is not an id that no"),
             "{twice}"
         );
+        let nodes = "node_id,cpu_milli\nm0,4\n";
+        for (tasks, why) in [
+            ("t0,1\nt0,1\n", "tasks.csv:3: column task_id: \"t0\" is not an id that no"),
+            ("Bad Name,1\n", "tasks.csv:2: column task_id: \"Bad Name\" is not the name of a job"),
+        ] {
+            let tasks = format!("task_id,cpu_milli\n{tasks}");
+            let wrong = written(nodes, &tasks).unwrap_err().to_string();
+            assert!(wrong.contains(why), "{wrong}");
+        }
         let huge = "node_id,cpu_milli,mem_mib\nm0,4,18446744073709551615\n";
         let wrong = written(huge, "task_id,cpu_milli,mem_mib\nt0,1,1\n").unwrap_err().to_string();
         assert!(wrong.contains("nodes.csv:2: column mem_mib"), "{wrong}");

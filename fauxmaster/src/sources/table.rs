@@ -2,6 +2,7 @@
 //!
 //! Every error says the file, the line, the column, and what was expected there.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -27,6 +28,14 @@ pub enum TableError {
         column: String,
         /// Those that are there.
         found: Vec<String>,
+    },
+    /// Two columns have one name, or names of one thing.
+    #[error("{}:1: there are two columns {column}; which of them counts cannot be known: leave one out", path.display())]
+    Twice {
+        /// Of which file.
+        path: PathBuf,
+        /// The column.
+        column: String,
     },
     /// A field is not what it should be, or is not there.
     #[error("{}:{line}: column {column}: {found:?} is not {expected}", path.display())]
@@ -135,6 +144,7 @@ impl TableError {
             Self::NotText { .. } => "not UTF-8".to_owned(),
             Self::Read { .. }
             | Self::NoColumn { .. }
+            | Self::Twice { .. }
             | Self::Folder { .. }
             | Self::NoTable { .. }
             | Self::Empty { .. }
@@ -168,6 +178,10 @@ impl Table {
         let split = |line: &str| line.split(separator).map(str::to_owned).collect::<Vec<_>>();
         let mut lines = text.lines();
         let columns = split(lines.next().unwrap_or_default());
+        let mut names = BTreeSet::new();
+        if let Some(twice) = columns.iter().find(|name| !names.insert(*name)) {
+            return Err(TableError::Twice { path: path.to_owned(), column: twice.clone() });
+        }
         let rows: Vec<_> = lines.map(split).collect();
         let table = Self { path: path.to_owned(), columns, rows };
         for row in table.rows() {
@@ -276,6 +290,8 @@ mod tests {
         assert_eq!(wrong, "t.csv:3: column cpu: \"x\" is not a whole number");
         let missing = table.column("ram").unwrap_err().to_string();
         assert_eq!(missing, "t.csv:1: no column ram; there are id, cpu");
+        let twice = parse("id,cpu,cpu\na,1,2\n").unwrap_err().to_string();
+        assert!(twice.starts_with("t.csv:1: there are two columns cpu; "), "{twice}");
         let short = parse("id,cpu\na\n").unwrap_err().to_string();
         assert_eq!(short, "t.csv:2: column id: \"field 1\" is not the last of 2 fields");
     }

@@ -43,6 +43,8 @@ pub struct Explanation {
     /// When it may be placed at the earliest, if that is not now. `u64::MAX`: when the jobs are
     /// finished that it waits for.
     pub not_before: Option<Millis>,
+    /// Whether it waits because not all of its gang fit at once, whatever fits by itself.
+    pub all_or_none: bool,
 }
 
 /// Who goes before a pending task.
@@ -287,7 +289,9 @@ pub(crate) fn pending(
         fits
     };
     let not_before = (not_before > now).then_some(not_before);
-    Explanation { summary, machines, feasible, rejections, not_before, ..Explanation::default() }
+    let all_or_none = held_up.gang.is_some();
+    let told = Explanation { summary, machines, feasible, rejections, ..Explanation::default() };
+    Explanation { not_before, all_or_none, ..told }
 }
 
 /// "waits for ann/first to finish".

@@ -3,8 +3,7 @@
 use super::super::policy::{Choice, chosen};
 use super::super::quota::Asked;
 use super::super::{drain, jobs};
-use super::source::{ShowArgs, SourceArgs, made};
-use crate::config::units;
+use super::source::{ShowArgs, SourceArgs, made, once, within};
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::target::TargetArgs;
@@ -15,9 +14,6 @@ use borg_proto::{Band, MachineName, Millis, UserName};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Longest time that is looked at: 30 days, ours; nobody's work ends meanwhile.
-const LONGEST: Millis = Millis::from_secs(30 * 24 * 3_600);
 
 #[derive(Debug, Args)]
 pub(in crate::commands) struct CheckArgs {
@@ -30,10 +26,6 @@ pub(in crate::commands) struct CheckArgs {
     show: ShowArgs,
     #[command(subcommand)]
     change: ChangeCommand,
-}
-
-fn within(text: &str) -> Result<Millis, String> {
-    units::duration_within(text, Millis(1), LONGEST)
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +64,9 @@ enum ChangeCommand {
         /// How long each may take; then what is left is pushed out whatever disruption budgets say
         #[arg(long = "drain-within", value_name = "TIME", default_value = "10m", value_parser = drain::deadline)]
         drain_within: Millis,
+        /// Drain them also if that leaves less room for what has to move than this many machines
+        #[arg(long, value_name = "MACHINES")]
+        force_with: Option<u32>,
     },
     /// Remove machines, without draining them
     Remove {
@@ -98,14 +93,16 @@ impl ChangeCommand {
                 let (policy, weights) = chosen(&choices).map_err(usage)?;
                 ("policy".to_owned(), vec![Action::SetPolicy { policy, weights }])
             }
-            Self::Drain { machines, drain_within: within } => {
+            Self::Drain { machines, drain_within: within, force_with: leaves } => {
+                once(&machines)?;
                 let name = format!("drain {}", names(&machines));
                 let reason = "check".to_owned();
                 let action =
-                    Action::DrainMachines { machines, reason, within, at_once: None, leaves: None };
+                    Action::DrainMachines { machines, reason, within, at_once: None, leaves };
                 (name, vec![action])
             }
             Self::Remove { machines } => {
+                once(&machines)?;
                 let name = format!("remove {}", names(&machines));
                 let remove = |machine| Action::RemoveMachine { machine };
                 (name, machines.into_iter().map(remove).collect())
@@ -138,6 +135,7 @@ fn usage(why: String) -> Failure {
 }
 
 pub(super) async fn run(args: CheckArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
+    args.show.apart(&[args.source.read_from()])?;
     let change = args.change.change(target).await?;
     let loaded = args.source.load(target).await?;
     args.show.show(&made(check(&loaded, &change, args.within, 2))?, out)

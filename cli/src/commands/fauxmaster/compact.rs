@@ -9,7 +9,7 @@ use borg_fauxmaster::questions::Policy;
 use borg_fauxmaster::questions::compact::{self, Options, SEEDS};
 use borg_fauxmaster::sources::common;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio::signal::ctrl_c;
 use tokio::sync::oneshot;
 
@@ -40,6 +40,11 @@ pub(super) struct ResumeArgs {
 }
 
 impl ResumeArgs {
+    /// The file, under the name of its option.
+    pub(super) fn kept_in(&self) -> Option<(&'static str, &Path)> {
+        self.resume.as_deref().map(|file| ("--resume", file))
+    }
+
     /// Answers on a thread of its own, with what is known already; Ctrl-C ends the wait for it and says what is kept.
     pub(super) async fn answer<T: Send + 'static>(
         self,
@@ -98,7 +103,7 @@ impl OrderArgs {
 pub(super) fn policy(text: &str) -> Result<Policy, String> {
     let all = || Policy::ALL.into_iter().chain([Policy::FIRST_FIT]);
     let found = all().find(|policy| policy.name == text.replace('-', "_"));
-    let names: Vec<&str> = all().map(|policy| policy.name).collect();
+    let names: Vec<String> = all().map(|policy| policy.name.replace('_', "-")).collect();
     found.ok_or_else(|| format!("is none of {}", names.join(", ")))
 }
 
@@ -107,18 +112,24 @@ pub(super) async fn run(
     target: &TargetArgs,
     out: Output,
 ) -> Result<(), Failure> {
+    let write = args.write.as_deref().map(|folder| ("--write", folder));
+    args.show.apart(&[args.source.read_from(), args.resume.kept_in(), write])?;
     let loaded = args.source.load(target).await?;
     let work = loaded.work();
-    let options = args.orders.options(args.policy);
+    let (options, writes) = (args.orders.options(args.policy), args.write.is_some());
     let answer = args.resume.answer(move |journal| {
         let found = compact::resumed(&work, &options, journal, |kept| {
             step(&format!("seed {}: {} machines", kept.seed, kept.machines));
         })?;
-        if let (Some(folder), Some(kept)) = (&args.write, found.typical()) {
-            let packed = compact::packing(&work, args.policy.weights, kept)?;
-            common::write(folder, &packed)?;
-        }
-        Ok(compact::answer(&loaded, &work, &options, &found))
+        let kept = found.typical().filter(|_| writes);
+        let packed = kept.map(|kept| compact::packing(&work, args.policy.weights, kept));
+        Ok((compact::answer(&loaded, &work, &options, &found), packed.transpose()?))
     });
-    args.show.show(&answer.await?, out)
+    let (answer, packed) = answer.await?;
+    args.show.show(&answer, out)?;
+    match args.write.zip(packed) {
+        Some((folder, packed)) => common::write(&folder, &packed)
+            .map_err(|error| Failure::new(Code::Internal, error.to_string())),
+        None => Ok(()),
+    }
 }

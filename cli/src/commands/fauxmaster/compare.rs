@@ -44,6 +44,7 @@ pub(super) async fn run(
     let names: Vec<&str> = args.policies.iter().map(|(name, _)| name.as_str()).collect();
     once(&names)?;
     let options = args.orders.options(Policy::HYBRID);
+    args.show.apart(&[args.source.read_from(), args.resume.kept_in()])?;
     let loaded = args.source.load(target).await?;
     let policies = args.policies;
     let answer = args.resume.answer(move |journal| {

@@ -31,6 +31,7 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let options =
         Options { first_seed: args.first_seed, seeds: args.seeds, threads: threads(args.threads) };
+    args.show.apart(&[args.source.read_from()])?;
     let loaded = args.source.load(target).await?;
     args.show.show(&made(estimators::estimators(&loaded, &options, step))?, out)
 }

@@ -1,7 +1,6 @@
 //! `fauxmaster fail`: what the loss of machines does.
 
-use super::super::drain;
-use super::source::{ShowArgs, SourceArgs, made, threads};
+use super::source::{ShowArgs, SourceArgs, made, threads, within};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -14,7 +13,7 @@ pub(in crate::commands) struct FailArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// How long to look at what follows, in cell time
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = drain::deadline)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = within)]
     within: Millis,
     /// Seconds from placed to up
     #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
@@ -94,6 +93,7 @@ pub(super) async fn run(args: FailArgs, target: &TargetArgs, out: Output) -> Res
         within: args.within,
         threads: threads(args.threads),
     };
+    args.show.apart(&[args.source.read_from()])?;
     let loaded = args.source.load(target).await?;
     args.show.show(&made(fail::fail(&loaded, &options, step))?, out)
 }

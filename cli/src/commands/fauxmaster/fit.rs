@@ -30,6 +30,7 @@ pub(in crate::commands) struct FitArgs {
 }
 
 pub(super) async fn run(args: FitArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
+    args.show.apart(&[args.source.read_from(), Some(("the file", &args.file))])?;
     let jobs = jobs::evaluate(&args.file, args.args, target.user()).await?.jobs;
     if let Some(set) = jobs.iter().find_map(|spec| spec.alloc_set.as_ref()) {
         let text = format!("alloc_set: fit looks at machines, not into {set}: leave it out");
@@ -39,7 +40,8 @@ pub(super) async fn run(args: FitArgs, target: &TargetArgs, out: Output) -> Resu
     let jobs = if is_mix { mixed(&jobs, args.mix).map_err(refused)? } else { jobs };
     let loaded = args.source.load(target).await?;
     let answer = match jobs.as_slice() {
-        [spec] if !is_mix => fit(&loaded, spec, args.most),
+        // Of a gang a part is placed never.
+        [spec] if !is_mix && !spec.gang => fit(&loaded, spec, args.most),
         specs => fit_sets(&loaded, specs, args.most),
     };
     args.show.show(&made(answer)?, out)

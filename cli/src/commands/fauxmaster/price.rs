@@ -39,6 +39,7 @@ fn shape(text: &str) -> Result<Shape, String> {
 
 pub(super) async fn run(args: PriceArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let options = args.orders.options(args.policy);
+    args.show.apart(&[args.source.read_from(), args.resume.kept_in()])?;
     let loaded = args.source.load(target).await?;
     let shapes = args.shapes;
     let answer =

@@ -77,6 +77,8 @@ impl Scenario {
 
 pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let hours = |hours: u64| Millis::from_secs(hours.saturating_mul(3_600));
+    let save = args.save.as_deref().map(|file| ("--save", file));
+    args.show.apart(&[args.source.read_from(), save])?;
     let loaded = args.source.load(target).await?;
     let trace = loaded.as_trace();
     let startup = args.startup.unwrap_or(if trace.is_some() { 0 } else { STARTUP_SECS });
@@ -110,10 +112,10 @@ pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> R
         })
     };
     let found = made(stoppable(replay).await?)?;
+    args.show.show(&found.answer, out)?;
     if let Some(file) = args.save {
         backup::write(&file, found.state)?;
     }
-    args.show.show(&found.answer, out)?;
     match found.stopped {
         None => Ok(()),
         Some(_) => Err(stopped()),

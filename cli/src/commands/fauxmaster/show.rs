@@ -16,6 +16,7 @@ pub(in crate::commands) struct CellArgs {
 }
 
 pub(super) async fn run(args: CellArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
+    args.show.apart(&[args.source.read_from()])?;
     let loaded = args.source.load(target).await?;
     args.show.show(&made(show(&loaded))?, out)
 }

@@ -4,6 +4,7 @@ use super::super::backup;
 use super::super::history::At;
 use super::history;
 use crate::client::Client;
+use crate::config::units;
 use crate::exit::{Code, Failure};
 use crate::output::{Format, Output, step};
 use crate::target::TargetArgs;
@@ -19,6 +20,11 @@ use std::path::{Path, PathBuf};
 /// Most bytes that a checkpoint may have: 1 GiB, far over what the largest cells need.
 const MOST_BYTES: u64 = 1 << 30;
 
+// What an option needs is not asked for where that conflicts with what was given: so what goes without is named too.
+const NOT_MADE_UP: [&str; 4] = ["checkpoint", "history", "common", "trace"];
+const NOT_THE_PAST: [&str; 4] = ["checkpoint", "synthetic", "common", "trace"];
+const NO_TRACE: [&str; 4] = ["checkpoint", "synthetic", "history", "common"];
+
 /// What is asked. Without any of these: the cell as it is now.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
@@ -30,16 +36,16 @@ pub(super) struct SourceArgs {
     #[arg(long, value_name = "KIND", group = "source", value_enum)]
     synthetic: Option<Synthetic>,
     /// Machines of the made-up cell
-    #[arg(long, default_value_t = 1_000, requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 1_000, requires = "synthetic", conflicts_with_all = NOT_MADE_UP, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     machines: u32,
     /// Which of the made-up cells
-    #[arg(long = "cell-seed", default_value_t = 1, requires = "synthetic")]
+    #[arg(long = "cell-seed", default_value_t = 1, requires = "synthetic", conflicts_with_all = NOT_MADE_UP)]
     cell_seed: u64,
     /// A stretch of a real cell's past, as saved by `borgctl backup history`
     #[arg(long, value_name = "DIR", group = "source")]
     history: Option<PathBuf>,
     /// Which moment of it: an entry, or a time [default: its end]
-    #[arg(long, value_name = "TIME", requires = "history", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", requires = "history", conflicts_with_all = NOT_THE_PAST, allow_hyphen_values = true)]
     when: Option<At>,
     /// A directory with nodes.csv and tasks.csv in the common format
     #[arg(long, value_name = "DIR", group = "source")]
@@ -56,18 +62,18 @@ struct TraceArgs {
     #[arg(long, value_name = "KIND:PATH", group = "source", value_parser = kind_and_path)]
     trace: Option<(Kind, PathBuf)>,
     /// Count bad rows of the trace and tell of them, instead of refusing it
-    #[arg(long, requires = "trace")]
+    #[arg(long, requires = "trace", conflicts_with_all = NO_TRACE)]
     skip_bad: bool,
     /// Of what the trace does not tell exactly, and is drawn
-    #[arg(long, default_value_t = 1, requires = "trace")]
+    #[arg(long, default_value_t = 1, requires = "trace", conflicts_with_all = NO_TRACE)]
     trace_seed: u64,
     /// Machines of a trace that has none. azure-v1: of 64 cores and 512 GiB each [default: 1000]; swf: that share
     /// MaxProcs, 4 GiB a core [default: its MaxNodes, else MaxProcs]
-    #[arg(long, value_name = "N", requires = "trace", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", requires = "trace", conflicts_with_all = NO_TRACE, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     trace_machines: Option<u32>,
     /// The moment of the trace that questions are about which are of one moment; replay is of all of it [default:
     /// when most processor time is asked for]
-    #[arg(long, value_name = "HOURS", requires = "trace", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    #[arg(long, value_name = "HOURS", requires = "trace", conflicts_with_all = NO_TRACE, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     moment: Option<u64>,
 }
 
@@ -103,6 +109,16 @@ enum Synthetic {
 }
 
 impl SourceArgs {
+    /// The file or directory that is read, under the name of its option.
+    pub(super) fn read_from(&self) -> Option<(&'static str, &Path)> {
+        let trace = self.trace.trace.as_ref().map(|(_, path)| ("--trace", path));
+        let checkpoint = self.checkpoint.as_ref().map(|path| ("--checkpoint", path));
+        let history = self.history.as_ref().map(|path| ("--history", path));
+        let common = self.common.as_ref().map(|path| ("--common", path));
+        let found = trace.or(checkpoint).or(history).or(common);
+        found.map(|(option, path)| (option, path.as_path()))
+    }
+
     pub(super) async fn load(self, target: &TargetArgs) -> Result<Loaded, Failure> {
         if let Some(file) = self.checkpoint {
             let Backup { state, known } = backup::load(&file, MOST_BYTES)?;
@@ -138,18 +154,53 @@ pub(super) struct ShowArgs {
 }
 
 impl ShowArgs {
+    /// # Errors
+    /// When the page would take the place of something that is read or written beside it.
+    pub(super) fn apart(&self, others: &[Option<(&str, &Path)>]) -> Result<(), Failure> {
+        let report = self.report.as_deref().map(|page| ("--report", page));
+        apart(&[&[report], others].concat())
+    }
+
+    /// The answer comes first: a disk that does not take the page costs no more than that.
     pub(super) fn show(self, answer: &Answer, out: Output) -> Result<(), Failure> {
-        if let Some(page) = self.report {
-            reports::write::report(answer, &page)
-                .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-        }
         let text = match out.format() {
             Format::Table => reports::text::text(answer),
             Format::Json => reports::json::json(answer),
             Format::Csv => reports::csv::csv(answer),
         };
-        out.bytes(text.as_bytes())
+        out.bytes(text.as_bytes())?;
+        let Some(page) = self.report else { return Ok(()) };
+        reports::write::report(answer, &page)
+            .map_err(|error| Failure::new(Code::Internal, error.to_string()))
     }
+}
+
+/// # Errors
+/// When two options name one file, and one of them would be written over.
+pub(super) fn apart(files: &[Option<(&str, &Path)>]) -> Result<(), Failure> {
+    let really = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = std::fs::canonicalize(folder.unwrap_or(Path::new(".")));
+        let new = folder.ok().zip(path.file_name()).map(|(folder, name)| folder.join(name));
+        std::fs::canonicalize(path).ok().or(new).unwrap_or_else(|| path.to_owned())
+    };
+    let mut named = std::collections::BTreeMap::new();
+    for (option, path) in files.iter().flatten() {
+        if let Some(other) = named.insert(really(path), option) {
+            let path = path.display();
+            let what = format!("{other} and {option} both name {path}: give each one of its own");
+            return Err(Failure::new(Code::Usage, what));
+        }
+    }
+    Ok(())
+}
+
+/// Longest time that what follows is looked at: 30 days, ours; nobody's work ends meanwhile.
+const LONGEST: Millis = Millis::from_secs(30 * 24 * 3_600);
+
+/// For how long to look at what follows.
+pub(super) fn within(text: &str) -> Result<Millis, String> {
+    units::duration_within(text, Millis(1), LONGEST)
 }
 
 /// What cannot be asked, or not of that.

@@ -75,6 +75,7 @@ pub(super) async fn sweep(
     if let What::Cells(values) | What::Reserved(values) = &what {
         once(values)?;
     }
+    args.show.apart(&[args.source.read_from(), args.resume.kept_in()])?;
     let loaded = args.source.load(target).await?;
     let (work, policy) = (loaded.work(), args.policy);
     let study = match what {

@@ -1,7 +1,7 @@
 //! `fauxmaster tune`: weights with which the work needs the fewest machines.
 
 use super::compact::{OrderArgs, ResumeArgs};
-use super::source::{ShowArgs, SourceArgs};
+use super::source::{ShowArgs, SourceArgs, once};
 use crate::exit::Failure;
 use crate::output::{Output, step};
 use crate::target::TargetArgs;
@@ -31,7 +31,9 @@ pub(in crate::commands) struct TuneArgs {
 pub(super) async fn run(args: TuneArgs, target: &TargetArgs, out: Output) -> Result<(), Failure> {
     let options = args.orders.options(Policy::HYBRID);
     let terms = if args.terms.is_empty() { TERMS.into() } else { args.terms };
+    once(&terms)?;
     let search = Search { terms, tries: usize::try_from(args.tries).unwrap_or(usize::MAX) };
+    args.show.apart(&[args.source.read_from(), args.resume.kept_in()])?;
     let loaded = args.source.load(target).await?;
     let answer = args.resume.answer(move |journal| {
         tune(&loaded, &search, &options, journal, |weights, p90| {

@@ -48,7 +48,12 @@ impl<'s> Fields<'s> {
         let names: Vec<&str> = self.found.iter().map(|at| unquoted(&text[at.clone()])).collect();
         for column in self.shape.columns {
             let (known, optional) = known_names(column);
-            let place = names.iter().position(|name| known.split('|').any(|known| known == *name));
+            let is_it = |name: &&str| known.split('|').any(|known| known == *name);
+            let place = names.iter().position(is_it);
+            if names.iter().filter(|name| is_it(name)).count() > 1 {
+                let column = first_name(column).to_owned();
+                return Err(TableError::Twice { path: path.to_owned(), column });
+            }
             if place.is_none() && !optional {
                 return Err(TableError::NoColumn {
                     path: path.to_owned(),
