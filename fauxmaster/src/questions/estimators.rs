@@ -161,6 +161,7 @@ struct Lately {
     used: Vec<[u64; 2]>,
     ours: [Estimate; OURS.len()],
     profile: Profile,
+    now: Amounts,
 }
 
 impl Foretold {
@@ -174,6 +175,7 @@ impl Foretold {
             .map(|task| Lately {
                 used: Vec::new(),
                 profile: Profile::default(),
+                now: Amounts::default(),
                 ours: OURS.map(|set| {
                     Estimate::new(Amounts::from(&task.limit), Millis(0), &set.numbers())
                 }),
@@ -182,7 +184,7 @@ impl Foretold {
         let remember = NumberSet::Daily.numbers().remember_h;
         for moment in 0..BEFORE + COMPARED + AHEAD {
             let at = BEGIN + Millis(LOOK.0 * moment as u64);
-            let (mut used, mut ours, mut tails) = ([0; 2], [[0; 2]; 3], [0; 2]);
+            let (mut used, mut ours, mut tails) = ([0; 2], [[0; 2]; OURS.len()], [0; 2]);
             for (task, lately) in tasks.iter().zip(&mut lately) {
                 let usage = Load::Mixed.usage(task.kind, &task.limit, task.number ^ mix(seed), at);
                 let now = [usage.cpu_milli, usage.ram_bytes];
@@ -194,7 +196,8 @@ impl Foretold {
                 }
                 let limit = Amounts::from(&task.limit);
                 let most = counted(&usage).unwrap_or_default().least(limit);
-                lately.profile.note(at, now[0].min(limit.cpu_milli), most, remember);
+                lately.now = Amounts { cpu_milli: now[0].min(limit.cpu_milli), ..most };
+                lately.profile.note(at, lately.now.cpu_milli, most, remember);
                 for ((estimate, set), sum) in lately.ours.iter_mut().zip(OURS).zip(&mut ours) {
                     let reserved = estimate.look(limit, counted(&usage), at, &set.numbers());
                     add(sum, two(reserved));
@@ -204,7 +207,7 @@ impl Foretold {
                 }
             }
             let compared = (BEFORE..BEFORE + COMPARED).contains(&moment);
-            let daily = if compared { daily(&lately, limits, at, remember) } else { [0; 2] };
+            let daily = if compared { daily(tasks, &lately, at, remember) } else { [0; 2] };
             for (n, series) in of.iter_mut().enumerate() {
                 series.used.push(used[n]);
                 if compared {
@@ -230,19 +233,16 @@ impl Foretold {
     }
 }
 
-/// What the cell foretells when it remembers a day.
-fn daily(lately: &[Lately], limits: [u64; 2], at: Millis, remember: u32) -> [u64; 2] {
-    let tasks: Vec<Known<'_>> = lately.iter().map(Lately::known).collect();
-    let foretold = two(foresight::foretold(&tasks, at, remember));
-    [foretold[0].min(limits[0]), foretold[1].min(limits[1])]
-}
-
-impl Lately {
-    fn known(&self) -> Known<'_> {
-        let [cpu_milli, ram_bytes] = self.used.last().copied().unwrap_or_default();
-        let now = Amounts { cpu_milli, ram_bytes, disk_bytes: 0 };
-        Known { profile: &self.profile, reserved: self.ours[0].reserved(), now }
-    }
+/// What the cell reserves for all when it remembers a day.
+fn daily(tasks: &[Stays], lately: &[Lately], at: Millis, remember: u32) -> [u64; 2] {
+    let known = tasks.iter().zip(lately).map(|(task, one)| Known {
+        profile: Some(&one.profile),
+        reserved: one.ours[0].reserved(),
+        now: one.now,
+        limit: Amounts::from(&task.limit),
+    });
+    let reserved = foresight::reservations(&known.collect::<Vec<_>>(), at, remember);
+    two(reserved.into_iter().fold(Amounts::default(), Amounts::plus))
 }
 
 impl Series {

@@ -11,7 +11,6 @@
 //! is lent see the same use.
 
 use borg_cell::links::lending::{Lending, Reserved, Told};
-use borg_cell::reservation::counted;
 use borg_cell::state::{CellState, Job, Machine, MachineState};
 use borg_proto::command::Observation;
 use borg_proto::poll::Usage;
@@ -209,8 +208,7 @@ fn told(state: &CellState, id: IncarnationId, used: Option<&Usage>) -> Told {
         Phase::Up { since, .. } => Some((since, placement.restarts)),
         Phase::Starting | Phase::BackOff { .. } => None,
     });
-    let cpu_milli = used.map_or(0, |used| used.cpu_milli);
-    Told { up, used: used.and_then(counted), cpu_milli }
+    Told::of(up, used)
 }
 
 /// Processor time that is wanted and not there; prod gets its own.

@@ -33,7 +33,7 @@ use std::sync::Arc;
 /// What every encoded state begins with.
 pub const MAGIC: [u8; 8] = *b"BORGCELL";
 /// Version of the format that this build writes. It reads all up to this one.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Largest encoded state that is read, in bytes: 4 GiB, our choice, some ten times a cell of
 /// 1,500,000 tasks.
 pub const MAX_STATE_BYTES: u64 = 4 << 30;

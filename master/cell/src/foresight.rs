@@ -1,137 +1,204 @@
-//! What the tasks of a machine may need together within a day, by what they used at each hour of the last one.
+//! What the tasks of a machine may need within a day, by what they used at each hour of the last one.
 //!
 //! What is used now says little of the evening, and what one task used at most says little of many: services live by the
-//! day, and those that burst rarely do so at once. So each task has a [`Profile`] of its hours, and a machine needs, at
-//! its worst hour, the sum of what its tasks used on average and what they spread around that, as independent ones do
-//! together. Of memory, which cannot be taken back, the most of each counts. Predictors of machines' peaks are of Bashir
-//! and others ("Take it to the limit", EuroSys 2021); to go by hours, and by each task, so that they may come and go, is
-//! ours.
+//! day, and those that burst rarely do so at once. So each task has a [`Profile`] of its hours. Of processor time a machine
+//! needs, at its worst hour, the sum of what its tasks used on average and what they spread around that, as independent
+//! ones do together: who gets less for a moment is slower for a moment. Of memory and disk, which cannot be taken back,
+//! the most of each counts. Predictors of machines' peaks are of Bashir and others ("Take it to the limit", EuroSys 2021);
+//! to go by hours, and by each task, so that they may come and go, is ours.
 //!
-//! Invariant: what is foretold of several is no more than the sum of what is foretold of each, and no less than what they
-//! use now. At an hour of which a task knows nothing it counts with what is reserved for it otherwise.
+//! Invariants: a reservation is at least what is used now, and at most the limit; all together are no less than what is
+//! foretold of the machine, or the limits. At an hour of which a task knows nothing it counts with what is reserved for it
+//! otherwise.
 
+use crate::reservation::UNSEEN;
 use borg_proto::Millis;
 use borg_proto::reclamation::Amounts;
 
 const HOUR: Millis = Millis::from_secs(3_600);
+/// A look sooner after another one is no sample of processor time, so that how often somebody looks decides nothing. Ours:
+/// twice the time between two looks of a leader.
+const STEP: Millis = Millis::from_secs(10);
 /// Standard deviations above the mean, doubled. 3.5, ours: the most of a day of looks five minutes apart is 2.8 above it.
 const DOUBLE_SIGMAS: u128 = 7;
 /// Kept above all of it, in hundredths. Ours: few looks tell means and deviations but roughly.
-const MARGIN_PERCENT: u32 = 2;
+const MARGIN_PERCENT: u64 = 2;
 
 /// What a task used in an hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hour {
     /// Since cell time 0.
     number: u64,
-    looks: u32,
-    /// Sum of the processor time of all looks, in millicores, and of its squares.
-    cpu_sum: u64,
-    cpu_squares: u128,
+    /// Mean and standard deviation of its processor time, in millicores.
+    mean: u32,
+    deviation: u32,
     /// The most of memory, and of disk.
     ram_bytes: u64,
     disk_bytes: u64,
 }
 
 impl Hour {
-    const fn new(number: u64) -> Self {
-        Self { number, looks: 0, cpu_sum: 0, cpu_squares: 0, ram_bytes: 0, disk_bytes: 0 }
+    /// Processor time that is rarely exceeded, by one task alone.
+    fn cpu_milli(&self) -> u64 {
+        u64::from(self.mean) + above(u128::from(self.deviation).pow(2))
     }
+}
 
-    /// Mean processor time in millicores, rounded up, and the variance around it.
-    fn cpu(&self) -> (u64, u128) {
-        let (sum, looks) = (u128::from(self.cpu_sum), u128::from(self.looks.max(1)));
-        let around = self.cpu_squares.saturating_sub(sum * sum / looks);
-        (self.cpu_sum.div_ceil(u64::from(self.looks.max(1))), around / (looks - 1).max(1))
+/// The hour that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Open {
+    number: u64,
+    looked_at: Millis,
+    looks: u32,
+    /// Sum of the processor time of all looks, and of its squares.
+    sum: u64,
+    squares: u128,
+    ram_bytes: u64,
+    disk_bytes: u64,
+}
+
+impl Open {
+    fn hour(&self) -> Hour {
+        let Self { number, ram_bytes, disk_bytes, .. } = *self;
+        let (sum, looks) = (u128::from(self.sum), u128::from(self.looks.max(1)));
+        let around = self.squares.saturating_sub(sum * sum / looks) / (looks - 1).max(1);
+        let small = |amount: u128| u32::try_from(amount).unwrap_or(u32::MAX);
+        let (mean, deviation) = (small(sum.div_ceil(looks)), small(around.isqrt()));
+        Hour { number, mean, deviation, ram_bytes, disk_bytes }
     }
 }
 
 /// What a task used in each of its last hours, in order; those are left out in which nobody looked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Profile(Vec<Hour>);
+pub struct Profile {
+    over: Vec<Hour>,
+    open: Option<Open>,
+}
 
 impl Profile {
     /// A look: so much processor time is used at this moment, and so much at most of the rest. Hours that are more than
     /// `remember` ago are forgotten.
     pub fn note(&mut self, now: Millis, cpu_milli: u64, most: Amounts, remember: u32) {
         let number = now.0 / HOUR.0;
-        self.0.retain(|hour| hour.number + u64::from(remember) >= number);
-        if self.0.last().is_none_or(|hour| hour.number < number) {
-            self.0.push(Hour::new(number));
+        let Amounts { ram_bytes, disk_bytes, .. } = most;
+        let open = match &mut self.open {
+            Some(open) if open.number >= number => open,
+            other => {
+                self.over.extend(other.take().map(|open| open.hour()));
+                self.over.retain(|hour| hour.number + u64::from(remember) >= number);
+                let (looks, sum, squares) = (0, 0, 0);
+                let looked_at = Millis(0);
+                let new = Open { number, looked_at, looks, sum, squares, ram_bytes, disk_bytes };
+                other.insert(new)
+            }
+        };
+        open.ram_bytes = open.ram_bytes.max(ram_bytes);
+        open.disk_bytes = open.disk_bytes.max(disk_bytes);
+        if open.looks > 0 && now.since(open.looked_at) < STEP {
+            return;
         }
-        let Some(hour) = self.0.last_mut() else { return };
-        hour.looks = hour.looks.saturating_add(1);
-        hour.cpu_sum = hour.cpu_sum.saturating_add(cpu_milli);
-        hour.cpu_squares = hour.cpu_squares.saturating_add(u128::from(cpu_milli).pow(2));
-        hour.ram_bytes = hour.ram_bytes.max(most.ram_bytes);
-        hour.disk_bytes = hour.disk_bytes.max(most.disk_bytes);
+        open.looked_at = now;
+        open.looks = open.looks.saturating_add(1);
+        open.sum = open.sum.saturating_add(cpu_milli);
+        open.squares = open.squares.saturating_add(u128::from(cpu_milli).pow(2));
     }
 
-    fn at(&self, number: u64) -> Option<&Hour> {
-        let found = self.0.binary_search_by_key(&number, |hour| hour.number).ok()?;
-        self.0.get(found)
+    fn hours(&self) -> impl Iterator<Item = Hour> + '_ {
+        self.over.iter().copied().chain(self.open.as_ref().map(Open::hour))
     }
 }
 
 /// What is known of a task.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// Of its last hours.
-    pub profile: &'a Profile,
+    /// Of its last hours; none while what it uses does not count.
+    pub profile: Option<&'a Profile>,
     /// What is reserved for it when it is looked at by itself, and without a profile.
     pub reserved: Amounts,
-    /// What it uses at this moment.
+    /// What it uses at this moment, of memory and disk in the last minutes; at most its limit.
     pub now: Amounts,
+    /// Its limit.
+    pub limit: Amounts,
 }
 
-/// What these tasks may need together, by their last hours, as many as `remember` and the one that is not over.
-#[must_use]
-pub fn foretold(tasks: &[Known<'_>], now: Millis, remember: u32) -> Amounts {
-    let this = now.0 / HOUR.0;
-    // Of hours before cell time 0, which made-up cells have, nothing is known either.
-    let hours = (0..=u64::from(remember)).map(|ago| this.checked_sub(ago));
-    let worst = hours.map(|hour| together(tasks, hour)).fold(Amounts::default(), Amounts::largest);
-    let used = tasks.iter().map(|task| task.now).fold(Amounts::default(), Amounts::plus);
-    let needed = worst.largest(used);
-    needed.plus(needed.percent(MARGIN_PERCENT))
-}
-
-/// What is reserved for each of these tasks, for all together no more than [`foretold`] of them.
+/// What is reserved for each of these tasks of a machine, by their last hours, as many as `remember` and the one that is
+/// not over.
 #[must_use]
 pub fn reservations(tasks: &[Known<'_>], now: Millis, remember: u32) -> Vec<Amounts> {
-    let together = foretold(tasks, now, remember);
-    let alone: Vec<Amounts> = tasks.iter().map(|task| foretold(&[*task], now, remember)).collect();
-    let all = alone.iter().copied().fold(Amounts::default(), Amounts::plus);
-    let part = alone.iter().map(|alone| {
-        let ([alone, together], all) = ([*alone, together].map(Amounts::each), all.each());
-        Amounts::of([0, 1, 2].map(|n| share(alone[n], together[n], all[n])))
+    let this = now.0 / HOUR.0;
+    // By how long ago the hour began.
+    let mut hours = vec![Together::default(); usize::try_from(remember).unwrap_or(0) + 1];
+    let mut alone = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let mut known = 0;
+        let mut most = task.now;
+        for hour in task.profile.into_iter().flat_map(Profile::hours) {
+            let ago = usize::try_from(this.saturating_sub(hour.number)).unwrap_or(usize::MAX);
+            let Some(together) = hours.get_mut(ago) else { continue };
+            known += 1;
+            let (ram, disk) = (hour.ram_bytes, hour.disk_bytes);
+            most = most.largest(Amounts::of([hour.cpu_milli(), ram, disk]));
+            together.cpu += i128::from(hour.mean) - i128::from(task.reserved.cpu_milli);
+            together.variance += u128::from(hour.deviation).pow(2);
+        }
+        // Of all its hours that are not known it counts with its reservation.
+        hours.iter_mut().for_each(|hour| hour.cpu += i128::from(task.reserved.cpu_milli));
+        if known < hours.len() {
+            most = most.largest(task.reserved);
+        }
+        let unseen = Amounts { cpu_milli: 0, ..UNSEEN };
+        alone.push(with_margin(most).plus(unseen).least(task.limit));
+    }
+    let sum = |of: &dyn Fn(usize) -> u64| (0..tasks.len()).map(of).fold(0, u64::saturating_add);
+    let used = sum(&|n| tasks[n].now.cpu_milli);
+    let all = sum(&|n| alone[n].cpu_milli);
+    let worst = hours.iter().map(Together::cpu_milli).fold(used, u64::max);
+    let needed = with_margin(Amounts::of([worst, 0, 0])).cpu_milli;
+    let (more, spare) = (needed.saturating_sub(used), all.saturating_sub(used));
+    let part = tasks.iter().zip(alone).map(|(task, alone)| {
+        let own = alone.cpu_milli.saturating_sub(task.now.cpu_milli);
+        let cpu_milli = task.now.cpu_milli + share(own, more, spare);
+        Amounts { cpu_milli, ..alone }
     });
     part.collect()
 }
 
-/// `amount * of / whole`, rounded down, and the amount itself where that is not less.
+/// What tasks used together in an hour.
+#[derive(Debug, Clone, Copy, Default)]
+struct Together {
+    /// Means, and reservations of those of which it is not known, in millicores.
+    cpu: i128,
+    variance: u128,
+}
+
+impl Together {
+    fn cpu_milli(&self) -> u64 {
+        u64::try_from(self.cpu).unwrap_or(u64::MAX).saturating_add(above(self.variance))
+    }
+}
+
+/// What is kept above a mean for so much variance, rounded up.
+fn above(variance: u128) -> u64 {
+    let doubled = variance.saturating_mul(DOUBLE_SIGMAS.pow(2)).isqrt();
+    u64::try_from(doubled.div_ceil(2)).unwrap_or(u64::MAX)
+}
+
+/// Rounded up, so that sums of parts are no less than parts of sums.
+fn with_margin(amounts: Amounts) -> Amounts {
+    let margin = |amount: u64| (amount / 100 + 1) * MARGIN_PERCENT;
+    Amounts::of(amounts.each().map(|amount| match amount {
+        0 => 0,
+        _ => amount.saturating_add(margin(amount)),
+    }))
+}
+
+/// `amount * of / whole`, rounded up, and the amount itself where that is not less.
 fn share(amount: u64, of: u64, whole: u64) -> u64 {
     if of >= whole {
         return amount;
     }
-    let part = u128::from(amount) * u128::from(of) / u128::from(whole);
+    let part = (u128::from(amount) * u128::from(of)).div_ceil(u128::from(whole));
     u64::try_from(part).unwrap_or(amount)
-}
-
-fn together(tasks: &[Known<'_>], hour: Option<u64>) -> Amounts {
-    let (mut sum, mut variance) = (Amounts::default(), 0_u128);
-    for task in tasks {
-        let Some(hour) = hour.and_then(|hour| task.profile.at(hour)) else {
-            sum = sum.plus(task.reserved);
-            continue;
-        };
-        let (mean, around) = hour.cpu();
-        sum = sum.plus(Amounts::of([mean, hour.ram_bytes, hour.disk_bytes]));
-        variance = variance.saturating_add(around);
-    }
-    let spread = variance.saturating_mul(DOUBLE_SIGMAS.pow(2)).isqrt() / 2;
-    let spread = u64::try_from(spread).unwrap_or(u64::MAX);
-    sum.plus(Amounts { cpu_milli: spread, ..Amounts::default() })
 }
 
 #[cfg(test)]
@@ -141,6 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     const DAY: u32 = 24;
+    const LIMIT: Amounts = Amounts::of([1 << 40; 3]);
 
     /// A look each five minutes for some hours, beginning at cell time 0.
     fn profile(hours: u64, mut used: impl FnMut(u64) -> u64) -> Profile {
@@ -153,29 +221,34 @@ mod tests {
     }
 
     fn known(profile: &Profile, reserved: u64) -> Known<'_> {
-        Known { profile, reserved: Amounts::of([reserved; 3]), now: Amounts::default() }
+        let (profile, reserved) = (Some(profile), Amounts::of([reserved; 3]));
+        Known { profile, reserved, now: Amounts::default(), limit: LIMIT }
     }
 
+    /// Processor time of all together, and memory without what may go unseen.
     fn of(tasks: &[Known<'_>], at_h: u64) -> [u64; 2] {
-        let [cpu, ram, _] = foretold(tasks, Millis(at_h * HOUR.0), DAY).each();
-        [cpu, ram]
+        let each = reservations(tasks, Millis(at_h * HOUR.0), DAY);
+        let [cpu, ram, _] = each.into_iter().fold(Amounts::default(), Amounts::plus).each();
+        [cpu, ram - tasks.len() as u64 * UNSEEN.ram_bytes]
     }
 
     #[test]
     fn the_worst_hour_of_the_last_day_counts_and_no_older_one() {
         let busy = profile(28, |look| if look / 12 == 3 { 1_000 } else { 100 });
-        assert_eq!(of(&[known(&busy, 0)], 27), [1_020, 1_020]);
-        assert_eq!(of(&[known(&busy, 0)], 28), [102, 102]);
+        assert_eq!(of(&[known(&busy, 0)], 27), [1_022, 1_022]);
+        assert_eq!(of(&[known(&busy, 0)], 28), [104, 104]);
     }
 
     #[test]
     fn hours_that_are_not_known_count_as_what_is_reserved_otherwise() {
         let young = profile(2, |_| 100);
-        assert_eq!(of(&[known(&young, 700)], 2), [714, 714]);
+        assert_eq!(of(&[known(&young, 700)], 2), [716, 716]);
         let old = profile(30, |_| 100);
-        assert_eq!(of(&[known(&old, 700)], 29), [102, 102]);
-        // Whoever never looked knows nothing.
-        assert_eq!(of(&[known(&Profile::default(), 700), known(&old, 9)], 29), [816, 816]);
+        assert_eq!(of(&[known(&old, 700)], 29), [104, 104]);
+        // Whoever never looked knows nothing, and whose use does not count is not known.
+        assert_eq!(of(&[known(&Profile::default(), 700), known(&old, 9)], 29), [819, 820]);
+        let held = Known { profile: None, ..known(&old, 700) };
+        assert_eq!(of(&[held, known(&old, 9)], 29), [819, 820]);
     }
 
     /// Of twelve looks one is a burst to 900.
@@ -184,46 +257,91 @@ mod tests {
         let burst = |number: u64| {
             profile(
                 30,
-                move |look| if (look * 7 + number * 5).is_multiple_of(12) { 900 } else { 100 },
+                move |look| {
+                    if (look * 7 + number * 5).is_multiple_of(12) { 900 } else { 100 }
+                },
             )
         };
         let all: Vec<Profile> = (0..100).map(burst).collect();
         let known: Vec<Known<'_>> = all.iter().map(|profile| known(profile, 0)).collect();
         let (one, [cpu, ram]) = (of(&known[..1], 29)[0], of(&known, 29));
-        assert!((970..1_000).contains(&one), "mean 167 and 3.5 times 231: {one}");
+        assert!((990..1_020).contains(&one), "mean 167 and 3.5 times 231: {one}");
         assert!((25_000..26_000).contains(&cpu), "mean 16,667 and 3.5 times 2,309: {cpu}");
-        assert_eq!(ram, 91_800, "memory is not pooled");
-        let each = reservations(&known, Millis(29 * HOUR.0), DAY);
-        let sum = each.iter().copied().fold(Amounts::default(), Amounts::plus);
-        assert!(sum.cpu_milli <= cpu && sum.cpu_milli + 100 > cpu, "{sum:?}");
+        assert_eq!(ram, 92_000, "memory is not pooled");
+    }
+
+    /// What one is not given for its limit, the others are not short of.
+    #[test]
+    fn a_limit_takes_nothing_from_others() {
+        let step = |number: u64| {
+            profile(30, move |look| if (look / 6 + number) % 2 == 0 { 200 } else { 800 })
+        };
+        let steady = profile(30, |_| 1_000);
+        let steps: Vec<Profile> = (0..4).map(step).collect();
+        let limit = Amounts::of([1_000; 3]);
+        let mut all: Vec<Known<'_>> =
+            steps.iter().map(|profile| Known { limit, ..known(profile, 0) }).collect();
+        let (now, limit) = (Amounts::of([1_000, 0, 0]), Amounts::of([2_000; 3]));
+        all.push(Known { now, limit, ..known(&steady, 0) });
+        let each = reservations(&all, Millis(29 * HOUR.0), DAY);
+        let cpu: Vec<u64> = each.iter().map(|of| of.cpu_milli).collect();
+        assert_eq!(cpu, [1_000, 1_000, 1_000, 1_000, 1_022], "means of 500 and 3.5 times 313 each");
+    }
+
+    #[test]
+    fn looks_in_between_are_no_samples() {
+        let mut profile = profile(1, |_| 100);
+        let before = profile.clone();
+        for ms in 1..1_000 {
+            profile.note(Millis(11 * 300_000 + ms), 9_000, Amounts::of([0, 90, 0]), DAY);
+        }
+        assert_eq!(profile, before);
     }
 
     proptest! {
         #[test]
-        fn together_is_never_more_than_each_by_itself_nor_less_than_what_is_used(
-            used in vec(vec(0..u64::MAX, 1..50), 1..8),
-            reserved in 0..u64::MAX,
-            now in 0..u64::MAX,
+        fn each_has_what_it_uses_and_no_more_than_its_limit_and_all_what_is_foretold(
+            tasks in vec((vec(0..u64::MAX, 1..50), any::<[u64; 3]>(), any::<bool>()), 1..8),
             huge in any::<bool>(),
         ) {
-            let least = if huge { 1 << 60 } else { 100_000 };
-            let all: Vec<Profile> = used
+            let most = if huge { 1 << 40 } else { 100_000 };
+            let all: Vec<(Profile, bool, [Amounts; 3])> = tasks
                 .iter()
-                .map(|used| {
-                    let mut used = used.iter().cycle().map(|used| used % least);
-                    profile(30, |_| used.next().unwrap_or_default())
+                .map(|(used, others, measured)| {
+                    let [limit, reserved, now] = others.map(|amount| amount % most);
+                    let mut used = used.iter().cycle().map(|used| used % (limit + 1));
+                    let profile = profile(30, |_| used.next().unwrap_or_default());
+                    let [reserved, now] = [reserved, now].map(|amount| amount % (limit + 1));
+                    (profile, *measured, [limit, reserved, now].map(|of| Amounts::of([of; 3])))
                 })
                 .collect();
-            let (reserved, now) = (Amounts::of([reserved % least; 3]), Amounts::of([now % least; 3]));
-            let known: Vec<Known<'_>> =
-                all.iter().map(|profile| Known { profile, reserved, now }).collect();
+            let known = |(profile, measured, [limit, reserved, now]): &'_ (Profile, bool, [Amounts; 3])| {
+                (profile.clone(), *measured, *limit, *reserved, *now)
+            };
+            let kept: Vec<_> = all.iter().map(known).collect();
+            let known: Vec<Known<'_>> = kept
+                .iter()
+                .map(|(profile, measured, limit, reserved, now)| Known {
+                    profile: measured.then_some(profile), reserved: *reserved, now: *now, limit: *limit,
+                })
+                .collect();
             let at = Millis(30 * HOUR.0);
-            let together = foretold(&known, at, DAY);
-            let each = reservations(&known, at, DAY);
-            let sum = each.iter().copied().fold(Amounts::default(), Amounts::plus);
-            prop_assert!(sum.fits_in(together), "{:?} {:?}", sum, together);
-            for task in &known {
-                prop_assert!(task.now.fits_in(together));
+            let together = reservations(&known, at, DAY);
+            let sum = |each: &[Amounts]| each.iter().copied().fold(Amounts::default(), Amounts::plus);
+            for (one, task) in together.iter().zip(&known) {
+                prop_assert!(task.now.fits_in(*one) && one.fits_in(task.limit), "{:?} {:?}", one, task);
+            }
+            let alone: Vec<Amounts> =
+                known.iter().flat_map(|task| reservations(&[*task], at, DAY)).collect();
+            let rounding = Amounts::of([known.len() as u64; 3]);
+            prop_assert!(sum(&together).fits_in(sum(&alone).plus(rounding)));
+            // At every hour: what was used on average, of those that are known, or their limits.
+            for ago in 0..=u64::from(DAY) {
+                let hour = known.iter().filter_map(|task| {
+                    let found = task.profile?.hours().find(|hour| hour.number + ago == 30)?;
+                    Some(u64::from(found.mean).min(task.limit.cpu_milli))
+                });
+                prop_assert!(hour.sum::<u64>() <= sum(&together).cpu_milli);
             }
         }
     }

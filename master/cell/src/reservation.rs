@@ -24,7 +24,8 @@ const STEP: Millis = Millis::from_secs(10);
 const STEPS_A_MINUTE: u64 = 6;
 /// Kept above use whatever the margin is: what may be used more without that the leader hears of it (the
 /// epsilons of `borg_linkshard`), of processor time, memory and disk.
-const UNSEEN: Amounts = Amounts { cpu_milli: 50, ram_bytes: 4 << 20, disk_bytes: 4 << 20 };
+pub(crate) const UNSEEN: Amounts =
+    Amounts { cpu_milli: 50, ram_bytes: 4 << 20, disk_bytes: 4 << 20 };
 
 /// What of its use counts for a reservation: `None` when nothing was measured yet. Processor time that nine
 /// tenths of the seconds of the last five minutes stayed below, or what is used now if that is more: who gets

@@ -71,7 +71,16 @@ fn everything() -> Cell {
     since_level_4(&mut cell, one);
     since_level_5(&mut cell, one);
     since_level_6(&mut cell, one);
+    since_level_7(&mut cell);
     cell
+}
+
+/// What came with level 7 of entries.
+fn since_level_7(cell: &mut Cell) {
+    cell.apply(master(), Action::RaiseLevel { level: 7 }).unwrap();
+    let numbers = [(Number::Remember, 12), (Number::Hold, 60)].into();
+    let set = Action::SetReclamation { named: Some(NumberSet::Daily), numbers };
+    cell.apply(user("admin"), set).unwrap();
 }
 
 /// What came with level 6 of entries.

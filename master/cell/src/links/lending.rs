@@ -17,7 +17,7 @@ use crate::foresight::{self, Known, Profile};
 use crate::reservation::{Estimate, counted};
 use crate::state::{CellState, Job, Machine};
 use borg_proto::command::Observation;
-use borg_proto::poll::TaskStatus;
+use borg_proto::poll::{TaskStatus, Usage};
 use borg_proto::reclamation::{Amounts, Numbers};
 use borg_proto::{IncarnationId, MachineId, Millis};
 use std::cmp::Reverse;
@@ -103,10 +103,9 @@ struct Belief {
     /// Which process it was: when it started by its machine's clock, and how often it was started again.
     process: (Millis, u32),
     estimate: Estimate,
-    /// Of its last hours; empty in cells that remember nothing.
-    profile: Profile,
-    /// What it uses now: processor time at this moment, of the rest the most of the last minutes.
-    now: Amounts,
+    /// What it uses now: processor time at this moment, of the rest the most of the last minutes; none while that does
+    /// not count.
+    now: Option<Amounts>,
     /// What is reserved for it.
     reserved: Amounts,
     limit: Amounts,
@@ -119,30 +118,49 @@ struct Belief {
 #[derive(Debug, Clone, Default)]
 struct Beliefs {
     tasks: BTreeMap<IncarnationId, Belief>,
+    /// What those who stand there used, up or not; nothing in cells that do not remember.
+    profiles: BTreeMap<IncarnationId, Profile>,
     sums: Reserved,
     told_at: Millis,
     /// Since when it is full.
     full_since: Option<Millis>,
 }
 
-impl Belief {
-    fn known(&self) -> Known<'_> {
-        Known { profile: &self.profile, reserved: self.estimate.reserved(), now: self.now }
-    }
-}
-
 impl Beliefs {
+    /// Notes what a task uses, if the cell remembers that.
+    fn note(
+        &mut self,
+        id: IncarnationId,
+        belief: &Belief,
+        profile: Option<Profile>,
+        time: Millis,
+        numbers: &Numbers,
+    ) {
+        if numbers.remember_h == 0 {
+            return;
+        }
+        let mut profile = profile.unwrap_or_default();
+        if let Some(now) = belief.now {
+            profile.note(time, now.cpu_milli, now, numbers.remember_h);
+        }
+        self.profiles.insert(id, profile);
+    }
+
     /// Settles what is reserved for each task: what it needs by itself, or its part of what all need together.
     fn reserve(&mut self, time: Millis, numbers: &Numbers) {
         if numbers.remember_h == 0 {
             self.tasks.values_mut().for_each(|one| one.reserved = one.estimate.reserved());
             return;
         }
-        let known: Vec<Known<'_>> = self.tasks.values().map(Belief::known).collect();
+        let known = self.tasks.iter().map(|(id, one)| Known {
+            profile: self.profiles.get(id).filter(|_| one.now.is_some()),
+            reserved: one.estimate.reserved(),
+            now: one.now.unwrap_or_default(),
+            limit: one.limit,
+        });
+        let known: Vec<Known<'_>> = known.collect();
         let reserved = foresight::reservations(&known, time, numbers.remember_h);
-        for (one, reserved) in self.tasks.values_mut().zip(reserved) {
-            one.reserved = reserved.least(one.limit);
-        }
+        self.tasks.values_mut().zip(reserved).for_each(|(one, reserved)| one.reserved = reserved);
     }
 }
 
@@ -156,6 +174,15 @@ pub struct Told {
     pub used: Option<Amounts>,
     /// Processor time that it uses at this moment, in millicores.
     pub cpu_milli: u64,
+}
+
+impl Told {
+    /// By what the machine measured.
+    #[must_use]
+    pub fn of(up: Option<(Millis, u32)>, usage: Option<&Usage>) -> Self {
+        let cpu_milli = usage.map_or(0, |usage| usage.cpu_milli);
+        Self { up, used: usage.and_then(counted), cpu_milli }
+    }
 }
 
 /// What is believed of all machines.
@@ -245,7 +272,11 @@ impl Lending {
             let machine = state.machine(state.task(id.task)?.placement()?.machine)?;
             let belief = self.machines.get(&machine.id)?.tasks.get(&id)?;
             let used = told(machine, id).used?;
-            belief.estimate.is_outgrown(belief.limit, used, &numbers).then_some(machine.id)
+            let outgrown = match numbers.remember_h {
+                0 => belief.estimate.is_outgrown(belief.limit, used, &numbers),
+                _ => !used.least(belief.limit).fits_in(belief.reserved),
+            };
+            outgrown.then_some(machine.id)
         };
         heard.into_iter().filter_map(outgrown).collect()
     }
@@ -269,6 +300,7 @@ impl Lending {
         let numbers = state.reclaims().numbers;
         let mut beliefs = self.machines.remove(&machine.id).unwrap_or_default();
         let mut before = std::mem::take(&mut beliefs.tasks);
+        let mut profiles = std::mem::take(&mut beliefs.profiles);
         let capacity = machine.info.as_ref().map(|info| Amounts::from(&info.capacity));
         let mut sums = Reserved {
             capacity: capacity.unwrap_or_default(),
@@ -297,8 +329,13 @@ impl Lending {
             let before = before.remove(&id);
             let lent = before.as_ref().map_or(Amounts::default(), |before| before.told);
             match believe(job, id, before, told, time, &numbers) {
-                Some(belief) => drop(beliefs.tasks.insert(id, belief)),
+                Some(belief) => {
+                    beliefs.note(id, &belief, profiles.remove(&id), time, &numbers);
+                    beliefs.tasks.insert(id, belief);
+                }
                 None => {
+                    // Whoever is started again is the same, later.
+                    beliefs.profiles.extend(profiles.remove(&id).map(|profile| (id, profile)));
                     of_kind.reserved = of_kind.reserved.plus(limit);
                     self.news.extend((!lent.is_nothing()).then_some((id, Amounts::default())));
                 }
@@ -364,9 +401,7 @@ impl Links {
                 TaskStatus::Up { since, .. } => Some((since, report.restarts)),
                 _ => None,
             });
-            let usage = usage.get(&id);
-            let cpu_milli = usage.map_or(0, |usage| usage.cpu_milli);
-            Told { up, used: usage.and_then(counted), cpu_milli }
+            Told::of(up, usage.get(&id))
         };
         for id in self.lending.reckon((now, time), state, &told) {
             tracing::warn!(%id, "lent room is used by whoever holds it: it goes");
@@ -410,11 +445,10 @@ fn believe(
         // Clocks of machines may be wrong: not before it was placed, nor later than now.
         let (since, _) = process;
         let started = placed_at.map_or(since, |placed| since.max(placed.placed_at)).min(time);
-        let (told, profile) =
-            before.map(|before| (before.told, before.profile)).unwrap_or_default();
+        let told = before.map(|before| before.told).unwrap_or_default();
         let estimate = Estimate::new(limit, started, numbers);
-        let (now, reserved, prod) = (Amounts::default(), limit, false);
-        Belief { process, estimate, profile, now, reserved, limit, prod, told }
+        let prod = job.stands_as_prod(id.task.index);
+        Belief { process, estimate, now: None, reserved: limit, limit, prod, told }
     };
     let mut belief = match before {
         Some(before) if before.process == process => before,
@@ -424,14 +458,8 @@ fn believe(
     belief.prod = job.stands_as_prod(id.task.index);
     belief.estimate.look(limit, told.used, time, numbers);
     // What is used beyond a limit is given back at once.
-    let used = told.used.map(|used| used.least(limit));
-    let cpu_milli = told.cpu_milli.min(limit.cpu_milli);
-    belief.now = used.map(|used| Amounts { cpu_milli, ..used }).unwrap_or_default();
-    if numbers.remember_h == 0 {
-        belief.profile = Profile::default();
-    } else if let Some(used) = used.filter(|_| belief.estimate.is_past_hold(time, numbers)) {
-        belief.profile.note(time, cpu_milli, used, numbers.remember_h);
-    }
+    let used = told.used.filter(|_| belief.estimate.is_past_hold(time, numbers));
+    belief.now = used.map(|used| Amounts { cpu_milli: told.cpu_milli, ..used }.least(limit));
     Some(belief)
 }
 

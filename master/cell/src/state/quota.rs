@@ -242,7 +242,9 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes one more of a job's tasks from its user's quota.
+    /// Takes one more of a job's tasks from its user's quota, in all bands in which it may have to take it. Earlier builds
+    /// took it in the newest one alone until the state was read from a checkpoint again: what that says is right, and no
+    /// level of entries could make both agree.
     pub(super) fn charge_one(&mut self, job: borg_proto::JobId) {
         let Some(job) = self.state.jobs.get(&job) else { return };
         for (owner, each) in job.charges() {

@@ -149,21 +149,53 @@ fn a_cell_that_remembers_a_day_lends_what_its_tasks_do_not_need_together() {
         lent.extend(rig.wait(12 * 3_600));
         if half_day == 0 {
             // Of the day before nothing is known: as with baseline, use, a quarter and what may go unseen; and 2 % of that.
-            assert_eq!(rig.reserved(quiet), Some(1_326));
+            assert_eq!(rig.reserved(quiet), Some(1_328));
         }
     }
-    // 4,000 of both at every hour of the last day; half of it is of each, as each needs 3,000 at its worst.
-    assert_eq!((rig.reserved(early), rig.reserved(late)), (Some(2_040), Some(2_040)));
-    assert_eq!((lent[&early], lent[&late]), (1_960, 1_960));
+    // 4,000 of both at every hour of the last day, though each needs 3,000 at its worst; what is used now is there.
+    assert_eq!((rig.reserved(early), rig.reserved(late)), (Some(1_080), Some(3_003)));
+    assert_eq!(lent[&early] + lent[&late], 8_000 - 4_083);
     rig.uses(early, 3_900);
     rig.uses(late, 3_900);
     rig.wait(5);
-    assert_eq!(rig.reserved(early), Some(3_978), "what is used now is never lent");
+    assert_eq!(rig.reserved(early), Some(3_979), "what is used now is never lent");
     let back = Action::SetReclamation { named: Some(NumberSet::Baseline), numbers: [].into() };
     rig.cell.apply(user("admin"), back).unwrap();
     rig.uses(early, 1_000);
     rig.wait(3_600);
     assert_eq!(rig.reserved(early), Some(1_300), "and nothing is remembered");
+}
+
+/// A day's knowledge outlasts a back-off, but what a process does first says nothing, nor does silence.
+#[test]
+fn what_is_remembered_of_a_task_stays_while_it_is_started_again_and_counts_after_the_hold() {
+    let mut rig = Rig::new();
+    let daily = Action::SetReclamation { named: Some(NumberSet::Daily), numbers: [].into() };
+    rig.cell.apply(user("admin"), daily).unwrap();
+    let (web, other) = (rig.runs(web("web", 4_000), 0), rig.runs(web("other", 4_000), 0));
+    rig.uses(web, 1_000);
+    rig.uses(other, 1_000);
+    rig.wait(26 * 3_600);
+    assert_eq!(rig.reserved(web), Some(1_021));
+    let until = rig.cell.now + Millis(60_000);
+    let report = rig.said.get_mut(&web).unwrap();
+    report.status = TaskStatus::BackOff { until };
+    rig.tell();
+    rig.wait(60);
+    assert_eq!(rig.reserved(web), None, "nothing is lent of who is not up");
+    rig.starts(web, 1);
+    rig.uses(web, 1_000);
+    rig.wait(290);
+    assert_eq!(rig.reserved(web), Some(4_000));
+    rig.wait(20);
+    assert_eq!(rig.reserved(web), Some(1_021), "and what it did the day before is known");
+    rig.links.usage.remove(&web);
+    rig.wait(5);
+    assert_eq!(rig.reserved(web), Some(4_000));
+    // Who leaves takes nothing from who stays.
+    rig.cell.kill("ann", "ann/web", &[]).unwrap();
+    rig.wait(5);
+    assert_eq!(rig.reserved(other), Some(1_022));
 }
 
 #[test]
