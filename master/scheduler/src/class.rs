@@ -245,8 +245,11 @@ impl Class {
                 let only = caches && seen.hopeless && versions.facts <= seen.at;
                 let after = if only { seen.at } else { 0 };
                 let (found, hopeless) = self.scan_preempting(machines, b, 0, false, after);
-                #[cfg(test)]
-                assert_eq!(found, self.scan_preempting(machines, b, 0, false, 0).0, "all rows");
+                debug_assert_eq!(
+                    found,
+                    self.scan_preempting(machines, b, 0, false, 0).0,
+                    "all rows"
+                );
                 self.preempting[b] = SeenVictims { at: machines.version(), found, hopeless };
             }
             let except = in_block(avoid, b);

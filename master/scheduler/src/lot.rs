@@ -24,7 +24,14 @@ impl Lot {
             self.widen(reach.len());
         }
         let place = match self.places.get(key) {
-            Some(place) => *place,
+            Some(place) => {
+                let known = self.keys[*place].as_ref();
+                debug_assert!(
+                    known.is_some_and(|(_, known)| *known == want),
+                    "a class wants one thing"
+                );
+                *place
+            }
             None => self.new_place(key, want),
         };
         let row = &mut self.words[place * self.stride..(place + 1) * self.stride];

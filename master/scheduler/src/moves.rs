@@ -90,6 +90,7 @@ impl Scheduler {
             let (_, task) = *rank;
             if self.moves.last.is_some_and(|last| *rank <= last)
                 || self.assumed.contains_key(&task)
+                || self.refusals.of(task).is_some_and(|(until, _)| now < until)
                 || self.state.task(task).is_none_or(|found| found.successor().is_some())
                 || !(self.may_prepare(task, now) || self.may_leave(task, now))
             {

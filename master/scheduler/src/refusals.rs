@@ -1,9 +1,9 @@
-//! Decisions that came to nothing: one that the state refuses is taken again at once, as the cell went on
-//! meanwhile, but not for ever.
+//! Decisions that come to nothing: what the state refuses is decided again at once, as the cell went on meanwhile,
+//! but not for ever.
 //!
 //! Scheduler and state agree when both know the same, so whoever is refused again and again, with no news of the
-//! task in between, shows a mistake of ours. It must not keep a leader busy, nor fill its log: such a task waits,
-//! longer each time.
+//! task in between, shows a mistake of ours; or nobody takes decisions just now, as while a leader hands over. Neither
+//! must keep a leader busy, nor fill its log: such a task waits, longer each time.
 //!
 //! Invariant: between two pieces of news of a task, its decisions that come to nothing are at most [`AT_ONCE`] at
 //! any one moment, and at most one in [`MOST`] in the long run.

@@ -16,7 +16,7 @@ use crate::holdings::{Hopes, Want};
 use crate::homes::{Seat, tasks_of};
 use crate::inside::Stuck;
 use crate::lot::Lot;
-use crate::machines::{Machines, Resident};
+use crate::machines::{Grown, Machines, Resident};
 use crate::moves::Moves;
 use crate::need::{ClassKey, Cohort, Need};
 use crate::queue::Queue;
@@ -386,6 +386,24 @@ impl Scheduler {
         }
     }
 
+    /// Parked classes that may find room on rows that grew.
+    fn hopeful(&self, grown: &Grown) -> Vec<ClassKey> {
+        if self.lot.len() == 0 {
+            return Vec::new();
+        }
+        let mut hopes = Hopes::of(&self.machines, grown);
+        let keys = self.lot.reaching(&grown.blocks, |want| hopes.has(&self.machines, want));
+        #[cfg(debug_assertions)]
+        for key in self.lot.reaching(&grown.blocks, |want| !hopes.has(&self.machines, want)) {
+            let class = self.classes.get(&key).filter(|_| self.queue.has_parked(&key));
+            let mut copy = class.map(|class| class.as_ref().clone());
+            let wakes =
+                |class: &mut Class| class.wakes(&self.machines, &self.config.weights, grown);
+            debug_assert!(!copy.as_mut().is_some_and(wakes), "the bound is one");
+        }
+        keys
+    }
+
     /// Puts jobs back in their place whose class may fit somewhere since something changed.
     pub(crate) fn wake_parked(&mut self) {
         for class in std::mem::take(&mut self.loosened) {
@@ -395,9 +413,7 @@ impl Scheduler {
         self.looked_at = self.machines.version();
         let weights = self.config.weights;
         let facts = grown.has_facts();
-        let mut hopes = Hopes::of(&self.machines, &grown);
-        let hope = |want: &Want| hopes.has(&self.machines, want);
-        let keys = if facts { self.lot.all() } else { self.lot.reaching(&grown.blocks, hope) };
+        let keys = if facts { self.lot.all() } else { self.hopeful(&grown) };
         for key in keys {
             let Some(class) = self.classes.get_mut(&key).filter(|_| self.queue.has_parked(&key))
             else {
@@ -420,11 +436,10 @@ impl Scheduler {
         }
     }
 
-    /// The proposed placement of `task` did not happen: its room is free, and it waits again. When that happens time
-    /// and again without news of the task it is not decided about for a while.
+    /// The proposed placement of `task` did not happen: its room is free, and it waits again, or stands where it stood.
+    /// When that happens time and again without news of the task it is not decided about for a while.
     pub fn refused(&mut self, task: TaskId) {
-        let found = self.state.task(task);
-        if found.is_some_and(|found| matches!(found.state, TaskState::Pending { .. })) {
+        if self.state.task(task).is_some_and(|found| !found.is_dead()) {
             self.refusals.note(task, self.at);
         }
         self.give_back(task);
@@ -447,7 +462,7 @@ impl Scheduler {
             Some((until, times)) if until == not_before && until > now => {
                 let seconds = until.since(now).0.div_ceil(1000);
                 format!(
-                    "the cell refused {times} decisions in a row to place it: tried again in {seconds} s; "
+                    "{times} decisions in a row to place it came to nothing: tried again in {seconds} s; "
                 )
             }
             _ => explain::back_off(found, not_before, now),

@@ -723,7 +723,7 @@ fn whoever_is_refused_time_and_again_waits_until_there_is_news_of_him() {
     assert_eq!(refuse(&cell, &mut scheduler), 0);
     assert_eq!(scheduler.next_wakeup(cell.now), Some(cell.now + Millis(1_000)));
     let told = why(&cell, &scheduler, &key);
-    let refused = "the cell refused 3 decisions in a row to place it: tried again in 1 s; ";
+    let refused = "3 decisions in a row to place it came to nothing: tried again in 1 s; ";
     assert!(told.starts_with(refused), "{told}");
     cell.now = cell.now + Millis(1_000);
     assert_eq!(refuse(&cell, &mut scheduler), 3);
@@ -733,7 +733,10 @@ fn whoever_is_refused_time_and_again_waits_until_there_is_news_of_him() {
     let other = submit(&mut cell, &mut scheduler, "ann", job(1, 100, 1000, 1));
     assert_eq!(place_all(&mut cell, &mut scheduler), 1);
     assert!(why(&cell, &scheduler, &other).starts_with("placed on"));
-    assert!(why(&cell, &scheduler, &gang).starts_with("the cell refused 4 decisions in a row"));
+    assert!(
+        why(&cell, &scheduler, &gang)
+            .starts_with("4 decisions in a row to place it came to nothing")
+    );
     cell.now = cell.now + Millis(2_000);
     assert_eq!(place_all(&mut cell, &mut scheduler), 2);
 }
