@@ -31,11 +31,31 @@ pub fn report(answer: &Answer, page: &Path) -> Result<(), WriteError> {
     let done = fs::create_dir_all(&directory)
         .map_err(|source| WriteError { path: directory.clone(), source })
         .and_then(|()| together(&files(answer, page, &directory)));
-    if done.is_err() && is_new {
+    match done {
+        Ok(()) => forget_others(&directory, &files(answer, page, &directory)),
         // Only if nothing is in it, and it may not even have been made.
-        fs::remove_dir(&directory).ok();
+        Err(_) if is_new => drop(fs::remove_dir(&directory)),
+        Err(_) => {}
     }
     done
+}
+
+/// Data of an earlier report of that name, to another question, goes: nobody could tell what is of which.
+fn forget_others(directory: &Path, files: &[(PathBuf, String)]) {
+    let Ok(there) = fs::read_dir(directory) else { return };
+    for path in there.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_data = path.extension().is_some_and(|kind| kind == "csv" || kind == "svg");
+        if !is_data || files.iter().any(|(file, _)| *file == path) {
+            continue;
+        }
+        let ours = fs::read_to_string(&path).is_ok_and(|text| {
+            text.starts_with("# fauxmaster ") || text.contains("<desc>fauxmaster ")
+        });
+        if ours {
+            // Left where that fails, as before.
+            fs::remove_file(&path).ok();
+        }
+    }
 }
 
 /// The directory beside a page.
@@ -181,6 +201,20 @@ mod tests {
                 .ends_with("name,sample,value\r\nhybrid,0,1\r\nhybrid,1,2\r\nhybrid,bound,0.5\r\n"),
             "{machines}"
         );
+    }
+
+    #[test]
+    fn data_of_an_earlier_report_goes_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("r.html");
+        report(&answer(), &page).unwrap();
+        let data = folder.path().join("r-data");
+        fs::write(data.join("mine.csv"), "a,b\r\n").unwrap();
+        let mut other = answer();
+        other.tables[0].name = "lost".into();
+        other.charts.clear();
+        report(&other, &page).unwrap();
+        assert_eq!(names_in(&data), ["lost.csv", "mine.csv"]);
     }
 
     /// Each file in turn is in the way of its partial one, the page too.

@@ -199,7 +199,7 @@ fn jobs(path: &Path, reading: &mut Reading, draft: &mut Draft) -> Result<Vec<Job
         }
         room(row, 0, numbers.len())?;
         if !numbers.insert(number) {
-            return Err(row.field_error(0, "a number that is not there yet"));
+            return Err(row.field_error(0, "a number that no earlier line has"));
         }
         draft.lasts(millis(end.unwrap_or(placed)));
         found.push(Job {

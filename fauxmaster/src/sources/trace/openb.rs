@@ -62,7 +62,7 @@ pub(super) fn read(path: &Path, reading: &mut Reading) -> Result<Draft, Error> {
             .map_err(|error| row.field_error(NAME, format!("a pod that a cell takes: {error}")))?;
         room(row, NAME, names.len())?;
         if !names.insert(pod.name.clone()) {
-            return Err(row.field_error(NAME, "a name that is not there yet"));
+            return Err(row.field_error(NAME, "a name that no earlier line has"));
         }
         unplaced += u64::from(placed.is_none());
         let runs = Runs::Each(second(until - from).max(Millis(1)));

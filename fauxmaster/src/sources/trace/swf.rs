@@ -100,7 +100,7 @@ pub(super) fn read(path: &Path, reading: &mut Reading, choices: Choices) -> Resu
             };
             room(row, JOB, numbers.len())?;
             if !numbers.insert(job.number) {
-                return Err(row.field_error(JOB, "a number that is not there yet"));
+                return Err(row.field_error(JOB, "a number that no earlier line has"));
             }
             jobs.push(job);
             Ok(())

@@ -116,7 +116,7 @@ fn pods_come_and_go_at_their_times() {
     );
     let twice = openb_of(&PODS.replace("\nb,", "\na,")).refused(Kind::Openb);
     assert!(
-        twice.ends_with(":3: column name: \"a\" is not a name that is not there yet"),
+        twice.ends_with(":3: column name: \"a\" is not a name that no earlier line has"),
         "{twice}"
     );
     let early = openb_of(&PODS.replace("10,100,20", "-10,100,20")).refused(Kind::Openb);
@@ -219,7 +219,7 @@ fn jobs_of_parallel_machines_are_gangs_on_as_many_machines_as_the_head_says() {
     let headless = swf_of(&SWF.replace("Max", "Most"), STRICT).unwrap_err().to_string();
     assert!(headless.contains("--trace-machines"), "{headless}");
     for (from, to, why) in [
-        ("3 120", "1 120", "column job_number: \"1\" is not a number that is not there yet"),
+        ("3 120", "1 120", "column job_number: \"1\" is not a number that no earlier line has"),
         ("3 120", "3 -5", "column submit_time: \"-5\" is not seconds, 0 or more"),
         ("30 -1 -1 1048576", "-30 -1 -1 1048576", "column run_time: \"-30\" is not seconds, or -1"),
         (

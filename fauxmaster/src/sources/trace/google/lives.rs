@@ -160,7 +160,7 @@ impl Lives {
             }
             (Change::Nothing, _) => task,
             (Change::Submit, Phase::Pending | Phase::Placed) => {
-                return Err(row.field_error(event, "no second submit of a task that is not over"));
+                return Err(row.field_error(event, "the submit of a task that is new or over"));
             }
             (Change::Schedule, Phase::Placed) => {
                 return Err(row.field_error(event, "no placement of a task that is placed"));

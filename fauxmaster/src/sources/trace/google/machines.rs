@@ -84,7 +84,7 @@ impl Machines {
                 draft.regain(known.place, at);
             }
             (Event::Add, Some(_)) => {
-                return Err(row.field_error(id, "a machine that is not there yet"));
+                return Err(row.field_error(id, "a machine that no earlier line added"));
             }
             (Event::Remove, Some(known)) if known.there => {
                 known.there = false;

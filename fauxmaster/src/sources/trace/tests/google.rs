@@ -143,7 +143,7 @@ fn rows_of_2011_that_cannot_be_are_told_with_their_place_or_skipped_and_counted(
         (
             "0,2,100,1,,0",
             "0,2,100,0,,0",
-            "csv:2: column event_type: \"0\" is not no second submit of a task that is not over",
+            "csv:2: column event_type: \"0\" is not the submit of a task that is new or over",
         ),
         (
             "0,2,100,1,,0,alice=,2,9,0.25",
@@ -180,7 +180,7 @@ fn rows_of_2011_that_cannot_be_are_told_with_their_place_or_skipped_and_counted(
     let twice = of_2011(&format!("0,5,0,HofLG,0.5,0.2493\n{MACHINES_2011}"), TASKS_2011);
     assert_eq!(
         twice.refused(Kind::Google2011),
-        "machine_events.csv:2: column machine_id: \"5\" is not a machine that is not there yet"
+        "machine_events.csv:2: column machine_id: \"5\" is not a machine that no earlier line added"
     );
 }
 
