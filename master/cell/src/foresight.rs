@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_limit_takes_nothing_from_others() {
         let step = |number: u64| {
-            profile(30, move |look| if (look / 6 + number) % 2 == 0 { 200 } else { 800 })
+            profile(30, move |look| if (look / 6 + number).is_multiple_of(2) { 200 } else { 800 })
         };
         let steady = profile(30, |_| 1_000);
         let steps: Vec<Profile> = (0..4).map(step).collect();
