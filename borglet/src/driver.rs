@@ -8,12 +8,13 @@ use crate::clock;
 use crate::home::{Home, HomeError};
 use crate::metrics::Metrics;
 use crate::packages::Packages;
-use crate::runs::{name_of, weight};
+use crate::runs::name_of;
 use crate::tasks::{Tasks, blocking};
 use borg_proto::poll::{
     Fence, PollAnswer, PollRefusal, PollRequest, TargetTask, TaskReport, TaskStatus,
 };
 use borg_proto::{IncarnationId, MachineInfo, TaskName, in_full};
+use borglet_supervisor::shares::weight;
 use borglet_supervisor::{Effect, Input, Supervisor};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,9 +12,8 @@ use crate::lease::Lease;
 use borg_proto::package::{Digest, SHOWN_IN};
 use borg_proto::spec::MemoryLimit;
 use borg_proto::task::Shortage;
-use borg_proto::{
-    AppClass, Band, FailureCause, IncarnationId, JobId, Millis, Priority, TaskId, TaskName,
-};
+use borg_proto::{FailureCause, IncarnationId, JobId, Millis, TaskId, TaskName};
+use borglet_supervisor::shares::{rank, weight};
 use borglet_supervisor::{Launch, Run, ShownPackage};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -65,26 +64,6 @@ pub(crate) fn runs_of(
 /// A container's id without its run.
 fn slot(container: &str) -> &str {
     container.rsplit_once('.').map_or(container, |(slot, _)| slot)
-}
-
-/// What a task weighs by its class and band, in thousandths. Any that is latency-sensitive weighs more
-/// than any batch. Our choice; the paper gives none.
-fn rank(appclass: AppClass, priority: Priority) -> u64 {
-    match (appclass, priority.band()) {
-        (AppClass::LatencySensitive, Band::Production | Band::Monitoring) => 1_000,
-        (AppClass::LatencySensitive, Band::Mid) => 600,
-        (AppClass::LatencySensitive, Band::Batch | Band::Free) => 400,
-        (AppClass::Batch, Band::Production | Band::Monitoring) => 200,
-        (AppClass::Batch, Band::Mid) => 100,
-        (AppClass::Batch, Band::Batch) => 50,
-        (AppClass::Batch, Band::Free) => 20,
-    }
-}
-
-/// What a task is promised of the processors, weighed: under contention that is its share, what is idle is for
-/// whoever wants it.
-pub(crate) fn weight(cpu_milli: u64, appclass: AppClass, priority: Priority) -> u64 {
-    (cpu_milli.saturating_mul(rank(appclass, priority)) / 1_000).max(1)
 }
 
 /// 10 to 500: disks know no limits of tasks, so only the rank counts.

@@ -24,7 +24,7 @@ mod launch;
 mod measure;
 mod packages;
 pub mod room;
-mod shares;
+pub mod shares;
 mod spare;
 mod supervisor;
 mod task;

@@ -2,19 +2,44 @@
 //!
 //! The limits of prod always fit the machine; those of others may stand on what prod holds and does not use
 //! (docs/adr/0029). When all want theirs at once, what is beside prod's limits is what the others have together, each
-//! in proportion to its limit. Appclass and band weigh on top of that, which is for who acts on it.
+//! in proportion to its limit. Appclass and band weigh on top of that ([`weight`]), which is for who acts on it.
 //!
 //! Invariant: while the limits of all tasks fit the machine, each weighs its limit.
 
 use crate::supervisor::Supervisor;
 use crate::task::{Phase, Task};
 use crate::turn::Effect;
+use borg_proto::{AppClass, Band, Priority};
 
 /// A whole limit, in thousandths.
 const WHOLE: u64 = 1_000;
 
-/// Which share of their limits tasks that are not prod weigh, in thousandths, never nothing.
-fn share(capacity: u64, prod: u64, others: u64) -> u64 {
+/// What a task weighs by its class and band, in thousandths. Any that is latency-sensitive weighs more
+/// than any batch. Our choice; the paper gives none.
+#[must_use]
+pub fn rank(appclass: AppClass, priority: Priority) -> u64 {
+    match (appclass, priority.band()) {
+        (AppClass::LatencySensitive, Band::Production | Band::Monitoring) => 1_000,
+        (AppClass::LatencySensitive, Band::Mid) => 600,
+        (AppClass::LatencySensitive, Band::Batch | Band::Free) => 400,
+        (AppClass::Batch, Band::Production | Band::Monitoring) => 200,
+        (AppClass::Batch, Band::Mid) => 100,
+        (AppClass::Batch, Band::Batch) => 50,
+        (AppClass::Batch, Band::Free) => 20,
+    }
+}
+
+/// What a task is promised of the processors, in millicores, weighed: under contention that is its share, what is idle
+/// is for whoever wants it.
+#[must_use]
+pub fn weight(cpu_milli: u64, appclass: AppClass, priority: Priority) -> u64 {
+    (cpu_milli.saturating_mul(rank(appclass, priority)) / 1_000).max(1)
+}
+
+/// Which share of their limits tasks that are not prod weigh, in thousandths, never nothing: by what the machine has, and
+/// the limits of prod and of all others, in millicores.
+#[must_use]
+pub fn share(capacity: u64, prod: u64, others: u64) -> u64 {
     let room = capacity.saturating_sub(prod);
     // Among themselves proportions are all that counts.
     if prod == 0 || others <= room {

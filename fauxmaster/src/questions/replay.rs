@@ -128,7 +128,7 @@ fn answer(loaded: &Loaded, options: &Options, replay: &Replay, end: Millis) -> A
     let mut charts = vec![how_full(books), who_waits(books)];
     if let Some(reclaim) = &options.settings.reclaim {
         parameters.push(("reclaim".to_owned(), reclaimed::named(reclaim)));
-        tables.insert(0, reclaimed::steps(books, reclaim));
+        tables.splice(0..0, [reclaimed::steps(books, reclaim), reclaimed::throttled(books)]);
         charts.splice(0..0, reclaimed::charts(books));
     }
     Answer {

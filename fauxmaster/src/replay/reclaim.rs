@@ -4,8 +4,8 @@
 //! which says what the scheduler may lend and who has to give lent room back), and the borglet's choice of who ends when
 //! a machine has no memory left ([`victims`]).
 //!
-//! Processor time that machines do not have is taken from tasks that are not prod; it is counted, and slows nobody down:
-//! a task ends after its time all the same.
+//! Processor time that machines do not have is divided as the kernel does by the weights that a borglet sets
+//! ([`shares`]); what is not got is counted, and slows nobody down: a task ends after its time all the same.
 //!
 //! Invariant: what a task uses follows from its job, its index and the time alone, so that two cells that differ in what
 //! is lent see the same use.
@@ -16,11 +16,14 @@ use borg_proto::command::Observation;
 use borg_proto::poll::Usage;
 use borg_proto::reclamation::{Amounts, NumberSet};
 use borg_proto::task::{Phase, Shortage};
-use borg_proto::{FailureCause, IncarnationId, JobKind, MachineId, Millis, Resources};
+use borg_proto::{
+    Band, FailureCause, IncarnationId, JobKind, MachineId, Millis, Resources, TaskId,
+};
 use borg_sim::dice::mix;
 use borg_sim::usage::{Model, used};
 use borglet_supervisor::Run;
 use borglet_supervisor::room::{Holder, victims};
+use borglet_supervisor::shares;
 use std::collections::BTreeMap;
 
 /// Time between two looks at what everybody uses: the window over which borglets sum it up, so each look has news.
@@ -127,8 +130,8 @@ pub struct Lent {
     pub at: Millis,
     /// Of all machines together, as the leader believes.
     pub sums: Reserved,
-    /// Processor time that tasks that are not prod wanted at this moment and did not get, in thousandths of a core.
-    pub short_milli: u64,
+    /// Processor time that tasks wanted at this moment and did not get, by band as in [`Band::ALL`], in millicores.
+    pub short_milli: [u64; Band::ALL.len()],
 }
 
 /// What is lent, and what came of it.
@@ -162,7 +165,7 @@ impl Reclaiming {
         let mut lent = Lent { at, ..Lent::default() };
         for machine in state.machines().filter(|machine| machine.state == MachineState::Up) {
             let used: BTreeMap<IncarnationId, Usage> = running(machine, state).map(usage).collect();
-            lent.short_milli += short(machine, state, &used);
+            short(machine, state, &used, &mut lent.short_milli);
             let ended = no_memory(machine, state, &used);
             let told = |_: &Machine, id: IncarnationId| told(state, id, used.get(&id));
             let goes = self.lending.look_at(machine, (time, time), state, &told);
@@ -211,16 +214,64 @@ fn told(state: &CellState, id: IncarnationId, used: Option<&Usage>) -> Told {
     Told::of(up, used)
 }
 
-/// Processor time that is wanted and not there; prod gets its own.
-fn short(machine: &Machine, state: &CellState, used: &BTreeMap<IncarnationId, Usage>) -> u64 {
+/// Adds what tasks of each band want of the processors and do not get.
+fn short(
+    machine: &Machine,
+    state: &CellState,
+    used: &BTreeMap<IncarnationId, Usage>,
+    by_band: &mut [u64; Band::ALL.len()],
+) {
     let capacity = machine.info.as_ref().map_or(0, |info| info.capacity.cpu_milli);
-    let wanted: u64 = used.values().map(|usage| usage.cpu_milli).sum();
-    let prod = |id: &IncarnationId| {
-        state.job(id.task.job).is_some_and(|job| job.stands_as_prod(id.task.index))
+    if used.values().map(|usage| usage.cpu_milli).sum::<u64>() <= capacity {
+        return;
+    }
+    let limit = |task: TaskId| {
+        let job = state.job(task.job)?;
+        Some((job.task_spec(task.index).limit.cpu_milli, job.stands_as_prod(task.index)))
     };
-    let others: u64 =
-        used.iter().filter(|(id, _)| !prod(id)).map(|(_, usage)| usage.cpu_milli).sum();
-    wanted.saturating_sub(capacity).min(others)
+    let limits = |prod: bool| {
+        let those = used.keys().filter_map(|id| limit(id.task)).filter(|(_, of)| *of == prod);
+        those.map(|(limit, _)| limit).sum()
+    };
+    let share = shares::share(capacity, limits(true), limits(false));
+    let eater = |(id, usage): (&IncarnationId, &Usage)| {
+        let ((limit, prod), job) = (limit(id.task)?, state.job(id.task.job)?);
+        let spec = job.spec_of(id.task.index);
+        let promised = if prod { limit } else { limit.saturating_mul(share) / WHOLE };
+        let weight = shares::weight(promised, spec.effective_appclass(), spec.priority);
+        Some(Eater { band: spec.priority.band(), wants: usage.cpu_milli, weight })
+    };
+    for (band, short) in divided(capacity, used.iter().filter_map(eater).collect()) {
+        let at = Band::ALL.iter().position(|one| *one == band);
+        at.into_iter().for_each(|at| by_band[at] += short);
+    }
+}
+
+/// A task that wants processor time.
+#[derive(Debug, Clone, Copy)]
+struct Eater {
+    band: Band,
+    wants: u64,
+    weight: u64,
+}
+
+/// What each does not get when processors are divided by weight, and what one does not want is for the others.
+fn divided(capacity: u64, mut eaters: Vec<Eater>) -> Vec<(Band, u64)> {
+    // Who wants the least for its weight is served first: its part is never less than that.
+    let by_need = |a: &Eater, b: &Eater| {
+        let cross = |one: &Eater, other: &Eater| u128::from(one.wants) * u128::from(other.weight);
+        cross(a, b).cmp(&cross(b, a))
+    };
+    eaters.sort_by(by_need);
+    let (mut left, mut weights) = (capacity, eaters.iter().map(|one| u128::from(one.weight)).sum());
+    let serve = |one: Eater| {
+        let part = u128::from(left) * u128::from(one.weight) / u128::max(weights, 1);
+        let got = one.wants.min(u64::try_from(part).unwrap_or(u64::MAX));
+        left -= got;
+        weights -= u128::from(one.weight);
+        (one.band, one.wants - got)
+    };
+    eaters.into_iter().map(serve).collect()
 }
 
 /// Who ends as the machine has less memory than its tasks use.
@@ -253,4 +304,23 @@ fn out_of_memory(one: Holder, at: Millis) -> Observation {
     let (limit_bytes, used_bytes) = (one.limit, one.used);
     let failure = Some(FailureCause::Short { of: Shortage::Memory, limit_bytes, used_bytes });
     Observation::TaskEnded { id: one.run.id, at, failure, run: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_divided_by_weight_and_what_is_left_over_goes_to_the_others() {
+        let eater = |band, wants, weight| Eater { band, wants, weight };
+        let all = vec![
+            eater(Band::Free, 1_000, 20),
+            eater(Band::Production, 2_000, 2_000),
+            eater(Band::Batch, 1_000, 60),
+        ];
+        let short = divided(2_800, all.clone());
+        assert_eq!(short, [(Band::Production, 0), (Band::Batch, 400), (Band::Free, 800)]);
+        assert_eq!(divided(4_000, all).iter().map(|(_, short)| short).sum::<u64>(), 0);
+        assert_eq!(divided(0, vec![eater(Band::Free, 5, 1)]), [(Band::Free, 5)]);
+    }
 }

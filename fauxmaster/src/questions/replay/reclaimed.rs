@@ -5,8 +5,8 @@ use crate::answer::{Chart, Column, Point, Series, Table, Value};
 use crate::replay::books::Books;
 use crate::replay::reclaim::{LOOK, Lent, Reclaim};
 use crate::spread::median;
-use borg_proto::Millis;
 use borg_proto::reclamation::{Amounts, NumberSet};
+use borg_proto::{Band, Millis};
 
 /// An amount of the two that are told of.
 type Of = fn(Amounts) -> u64;
@@ -66,6 +66,31 @@ pub(super) fn told(books: &Books) -> Option<String> {
     ))
 }
 
+/// What a rate that is seen in one look comes to until the next.
+#[expect(clippy::cast_precision_loss, reason = "told with few digits")]
+fn core_hours(milli: u64) -> f64 {
+    milli as f64 / 1e3 * LOOK.0 as f64 / 3_600_000.0
+}
+
+/// Processor time that was wanted and not there, by band.
+pub(super) fn throttled(books: &Books) -> Table {
+    let row = |(n, band): (usize, &Band)| {
+        let short = books.lent.iter().map(|lent| core_hours(lent.short_milli[n])).sum();
+        let looks = books.lent.iter().filter(|lent| lent.short_milli[n] > 0).count() as u64;
+        vec![band.to_string().into(), Value::Number(short, 1), looks.into()]
+    };
+    Table {
+        name: "throttled".to_owned(),
+        title: "Processor time that tasks wanted and did not get, by band".to_owned(),
+        columns: vec![
+            Column::plain("band"),
+            Column::of("cpu_short", "core hours"),
+            Column::plain("looks_with_any"),
+        ],
+        rows: Band::ALL.iter().enumerate().map(row).collect(),
+    }
+}
+
 /// Each step of the plan.
 pub(super) fn steps(books: &Books, reclaim: &Reclaim) -> Table {
     let next = reclaim.plan.iter().skip(1).map(|(at, _)| *at).chain([Millis(u64::MAX)]);
@@ -77,9 +102,7 @@ pub(super) fn steps(books: &Books, reclaim: &Reclaim) -> Table {
             if all.is_empty() { Value::Nothing } else { Value::Number(median(&all), 1) }
         };
         #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
-        let short = looks.iter().map(|lent| lent.short_milli as f64).sum::<f64>() / 1e3
-            * LOOK.0 as f64
-            / 3_600_000.0;
+        let short = looks.iter().map(|lent| core_hours(lent.short_milli.iter().sum())).sum();
         let killed = books.killed.iter().filter(|at| *from <= **at && **at < to).count() as u64;
         let went = books.reclaimed.iter().filter(|at| *from <= **at && **at < to).count() as u64;
         vec![
