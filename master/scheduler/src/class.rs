@@ -281,13 +281,21 @@ impl Class {
         }
         if !soon {
             self.plain = Vec::new();
-            self.hopeless.clear();
-            self.hopeless.resize(blocks.div_ceil(64), 0);
-            for (b, seen) in std::mem::take(&mut self.preempting).into_iter().enumerate() {
-                self.hopeless[b / 64] |= u64::from(seen.hopeless && seen.at > 0) << (b % 64);
-            }
+            self.keep_hopeless();
         }
         &self.reach
+    }
+
+    /// Of what was found in each block only where there was no hope stays, as far as it was looked at again.
+    fn keep_hopeless(&mut self) {
+        let seen = std::mem::take(&mut self.preempting);
+        if seen.is_empty() {
+            return;
+        }
+        self.hopeless = vec![0; seen.len().div_ceil(64)];
+        for (b, seen) in seen.into_iter().enumerate() {
+            self.hopeless[b / 64] |= u64::from(seen.hopeless && seen.at > 0) << (b % 64);
+        }
     }
 
     /// Makes room for what is found in each block; a class that was parked knows of some that there was no hope.
