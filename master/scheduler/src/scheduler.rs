@@ -396,10 +396,8 @@ impl Scheduler {
         #[cfg(debug_assertions)]
         for key in self.lot.reaching(&grown.blocks, |want| !hopes.has(&self.machines, want)) {
             let class = self.classes.get(&key).filter(|_| self.queue.has_parked(&key));
-            let mut copy = class.map(|class| class.as_ref().clone());
-            let wakes =
-                |class: &mut Class| class.wakes(&self.machines, &self.config.weights, grown);
-            debug_assert!(!copy.as_mut().is_some_and(wakes), "the bound is one");
+            let gains = class.is_some_and(|class| class.gains(&self.machines, grown));
+            debug_assert!(!gains, "the bound is one");
         }
         keys
     }
