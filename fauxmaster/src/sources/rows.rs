@@ -109,7 +109,7 @@ impl Reading {
         let mut fields = Fields::new(shape);
         while lines.next(&mut self.hash)? {
             let row = lines.text().and_then(|text| {
-                if text.is_empty() {
+                if text.trim().is_empty() {
                     return Ok(false);
                 }
                 if shape.comment.is_some_and(|sign| text.starts_with(sign)) {
@@ -143,7 +143,7 @@ impl Reading {
         let mut lines = Lines::open(path)?;
         while lines.next(&mut self.hash)? {
             let text = lines.text()?;
-            if !text.is_empty() {
+            if !text.trim().is_empty() {
                 each(lines.line, text)?;
             }
         }
