@@ -101,7 +101,6 @@ pub(super) fn steps(books: &Books, reclaim: &Reclaim) -> Table {
             let all: Vec<f64> = looks.iter().map(|lent| what(lent, of)).collect();
             if all.is_empty() { Value::Nothing } else { Value::Number(median(&all), 1) }
         };
-        #[expect(clippy::cast_precision_loss, reason = "told with few digits")]
         let short = looks.iter().map(|lent| core_hours(lent.short_milli.iter().sum())).sum();
         let killed = books.killed.iter().filter(|at| *from <= **at && **at < to).count() as u64;
         let went = books.reclaimed.iter().filter(|at| *from <= **at && **at < to).count() as u64;
