@@ -172,6 +172,14 @@ fn an_answer_is_shown_also_when_the_page_cannot_be_written() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stdout).unwrap().contains("40 machines;"));
     assert!(String::from_utf8(output.stderr).unwrap().contains("no plain file"));
+    let written = folder.path().join("packed");
+    let more = ["--seeds", "1", "--report", page, "--write", written.to_str().unwrap()];
+    assert_eq!(fauxmaster(&asked(&["compact"], &more), "").status.code(), Some(1));
+    assert!(written.join("placements.csv").is_file());
+    let saved = folder.path().join("saved");
+    let more = ["--hours", "1", "--report", page, "--save", saved.to_str().unwrap()];
+    assert_eq!(fauxmaster(&asked(&["replay"], &more), "").status.code(), Some(1));
+    assert!(saved.is_file());
 }
 
 #[test]

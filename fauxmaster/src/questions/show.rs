@@ -301,7 +301,7 @@ fn reason(told: &Explanation) -> String {
         return "waits for a time or for other jobs".to_owned();
     }
     if told.all_or_none {
-        return "not all of its gang fit at once".to_owned();
+        return "waits for its gang: all or none".to_owned();
     }
     if told.feasible > 0 {
         return "can be placed, now or with others pushed out".to_owned();

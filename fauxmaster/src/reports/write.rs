@@ -27,12 +27,12 @@ pub struct WriteError {
 /// When the disk does not take it. An earlier report is not touched then.
 pub fn report(answer: &Answer, page: &Path) -> Result<(), WriteError> {
     let directory = data_of(page);
-    let is_new = !directory.exists();
+    let (is_new, files) = (!directory.exists(), files(answer, page, &directory));
     let done = fs::create_dir_all(&directory)
         .map_err(|source| WriteError { path: directory.clone(), source })
-        .and_then(|()| together(&files(answer, page, &directory)));
+        .and_then(|()| together(&files));
     match done {
-        Ok(()) => forget_others(&directory, &files(answer, page, &directory)),
+        Ok(()) => forget_others(&directory, &files),
         // Only if nothing is in it, and it may not even have been made.
         Err(_) if is_new => drop(fs::remove_dir(&directory)),
         Err(_) => {}

@@ -335,23 +335,23 @@ impl Class {
             }
         }
         let lower = machines.has_lower(self.need.priority);
-        let words = grown.blocks.iter().zip(&self.reach).map(|(grown, reach)| grown & reach);
-        let mut blocks =
-            words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b));
-        blocks.any(|b| {
+        self.reached(grown).any(|b| {
             machines.rooms.best(b, self.wanted(0)).0 != NEVER_MIND
                 || (lower && self.scan_preempting(machines, b, 0, false, grown.since).0.is_some())
         })
+    }
+
+    /// Blocks that grew and in which it could ever fit.
+    fn reached<'a>(&'a self, grown: &'a Grown) -> impl Iterator<Item = usize> + 'a {
+        let words = grown.blocks.iter().zip(&self.reach).map(|(grown, reach)| grown & reach);
+        words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b))
     }
 
     /// Whether one of the rows that grew has a place for it, which [`crate::holdings::Hopes`] must not miss.
     #[cfg(debug_assertions)]
     pub(crate) fn gains(&self, machines: &Machines, grown: &Grown) -> bool {
         let lower = machines.has_lower(self.need.priority);
-        let words = grown.blocks.iter().zip(&self.reach).map(|(grown, reach)| grown & reach);
-        let mut blocks =
-            words.enumerate().flat_map(|(w, word)| bits(word).map(move |b| w * 64 + b));
-        blocks.any(|b| {
+        self.reached(grown).any(|b| {
             let old = rows(b).filter(|row| machines.grown_at(*row) <= grown.since);
             let old = old.fold(0, |word, row| word | 1 << (row % BLOCK));
             machines.rooms.best(b, self.wanted(old)).0 != NEVER_MIND

@@ -43,7 +43,7 @@ pub struct Explanation {
     /// When it may be placed at the earliest, if that is not now. `u64::MAX`: when the jobs are
     /// finished that it waits for.
     pub not_before: Option<Millis>,
-    /// Whether it waits because not all of its gang fit at once, whatever fits by itself.
+    /// Whether it waits for others of its gang, to be ready or to fit at once, whatever fits by itself.
     pub all_or_none: bool,
 }
 

@@ -36,6 +36,7 @@ mod lot;
 mod machines;
 mod moves;
 mod need;
+mod parking;
 mod pinned;
 mod plan;
 mod queue;

@@ -64,8 +64,8 @@ enum ChangeCommand {
         /// How long each may take; then what is left is pushed out whatever disruption budgets say
         #[arg(long = "drain-within", value_name = "TIME", default_value = "10m", value_parser = drain::deadline)]
         drain_within: Millis,
-        /// Drain them also if that leaves less room for what has to move than this many machines
-        #[arg(long, value_name = "MACHINES")]
+        /// Drain so much that only so many machines are left that take tasks
+        #[arg(long, value_name = "N")]
         force_with: Option<u32>,
     },
     /// Remove machines, without draining them

@@ -126,10 +126,11 @@ pub(super) async fn run(
         Ok((compact::answer(&loaded, &work, &options, &found), packed.transpose()?))
     });
     let (answer, packed) = answer.await?;
-    args.show.show(&answer, out)?;
-    match args.write.zip(packed) {
-        Some((folder, packed)) => common::write(&folder, &packed)
-            .map_err(|error| Failure::new(Code::Internal, error.to_string())),
-        None => Ok(()),
+    // A page that cannot be written costs neither the answer nor the packing.
+    let shown = args.show.show(&answer, out);
+    if let Some((folder, packed)) = args.write.zip(packed) {
+        common::write(&folder, &packed)
+            .map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
     }
+    shown
 }

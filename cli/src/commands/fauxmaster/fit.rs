@@ -40,7 +40,7 @@ pub(super) async fn run(args: FitArgs, target: &TargetArgs, out: Output) -> Resu
     let jobs = if is_mix { mixed(&jobs, args.mix).map_err(refused)? } else { jobs };
     let loaded = args.source.load(target).await?;
     let answer = match jobs.as_slice() {
-        // Of a gang a part is placed never.
+        // No part of a gang is placed.
         [spec] if !is_mix && !spec.gang => fit(&loaded, spec, args.most),
         specs => fit_sets(&loaded, specs, args.most),
     };

@@ -112,10 +112,12 @@ pub(super) async fn run(args: ReplayArgs, target: &TargetArgs, out: Output) -> R
         })
     };
     let found = made(stoppable(replay).await?)?;
-    args.show.show(&found.answer, out)?;
+    // A page that cannot be written costs neither the answer nor the cell.
+    let shown = args.show.show(&found.answer, out);
     if let Some(file) = args.save {
         backup::write(&file, found.state)?;
     }
+    shown?;
     match found.stopped {
         None => Ok(()),
         Some(_) => Err(stopped()),
